@@ -1,0 +1,250 @@
+"""The errors of the library: one family, and the one place where an `OSError` becomes a member.
+
+Each error is also the standard exception that its users catch already, and carries what a log line
+needs: which operation, on which connection, how long it took and how many bytes had been done.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any, ClassVar, Final, TypedDict, Unpack
+
+_PREPOSITIONS: Final = {"recv": "from", "send": "to", "connect": "to"}
+_PARTICIPLES: Final = {"recv": "received", "send": "sent"}
+
+
+class Context(TypedDict, total=False):
+    """What an error knows of the operation that failed; the meanings stand in `SocketkeepError`."""
+
+    operation: str
+    address: str
+    peer: str
+    elapsed: float | None
+    limit: float | None
+    bytes_done: int
+    bytes_wanted: int | None
+
+
+class SocketkeepError(Exception):
+    """Anything that Socketkeep itself raises, but for `Detached`.
+
+    operation: what was being done ("recv_exactly", "send", "listen", ...), "" when it was nothing
+    with a socket.  address: this side's address, peer: the other side's, both as text, "" when
+    not known.  elapsed: seconds since the operation began, limit: the seconds it was given, None
+    where time played no part.  bytes_done: how many bytes of the operation had been done; they are
+    not lost (what was received is still in the buffer, what was sent is sent).  bytes_wanted: how
+    many it was asked for, None when it has no fixed number.  Errors of this family can be pickled.
+    """
+
+    default_reason: ClassVar[str] = "failed"
+
+    def __init__(self, reason: str = "", **context: Unpack[Context]) -> None:
+        self.reason = reason or self.default_reason
+        super().__init__(self.reason)
+        self.operation = context.get("operation", "")
+        self.address = context.get("address", "")
+        self.peer = context.get("peer", "")
+        self.elapsed = context.get("elapsed")
+        self.limit = context.get("limit")
+        self.bytes_done = context.get("bytes_done", 0)
+        self.bytes_wanted = context.get("bytes_wanted")
+
+    def __str__(self) -> str:
+        if not self.operation:
+            return self.reason
+        verb = self.operation.partition("_")[0]
+        other = self.peer or self.address
+        text = self.operation
+        if other:
+            text += f" {_PREPOSITIONS.get(verb, 'on')} {other}"
+        text += f" {self.reason}"
+        if self.limit is not None and self.elapsed is not None:
+            text += f" after {self.elapsed:.2f} s (limit {self.limit:g} s)"
+        participle = _PARTICIPLES.get(verb)
+        if participle and self.bytes_wanted is not None:
+            text += f", {self.bytes_done} of {self.bytes_wanted} bytes {participle}"
+        elif participle and self.bytes_done:
+            text += f", {self.bytes_done} bytes {participle}"
+        return text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.reason, self.__dict__)
+
+
+class SystemFailure(SocketkeepError, OSError):
+    """The part of the family that is also an OSError: `errno` says what the system said, if it did.
+
+    Raised as itself when the system refuses for a reason that has no class of its own.
+    """
+
+    default_errno: ClassVar[int] = 0
+
+    def __init__(
+        self, reason: str = "", *, code: int | None = None, **context: Unpack[Context]
+    ) -> None:
+        super().__init__(reason, **context)
+        self.errno = self.default_errno if code is None else code
+        self.strerror = self.reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.reason, self.__dict__, self.errno)
+
+
+def _rebuild(
+    kind: type[SocketkeepError], reason: str, fields: dict[str, Any], code: int | None = None
+) -> SocketkeepError:
+    error = kind(reason)
+    error.__dict__.update(fields)
+    if isinstance(error, SystemFailure):
+        error.errno = code
+    return error
+
+
+# By the limits the caller set.
+
+
+class WouldBlock(SystemFailure, BlockingIOError):
+    """The operation cannot finish now and the mode says not to wait.  Calling it again goes on."""
+
+    default_reason = "would block"
+    default_errno = errno.EAGAIN
+
+
+class TimedOut(SystemFailure, TimeoutError):
+    """The operation did not finish within its limit.  Calling it again goes on: nothing is lost."""
+
+    default_reason = "timed out"
+    default_errno = errno.ETIMEDOUT
+
+
+class LimitExceeded(SocketkeepError, ValueError):
+    """The peer sent more than the bound without the delimiter.  What it sent is still unread."""
+
+    default_reason = "went past its bound without finding the delimiter"
+
+
+# By the peer, or the network.
+
+
+class PeerClosed(SystemFailure, BrokenPipeError, EOFError):
+    """The peer ended the connection where more was expected of it, or takes no more bytes."""
+
+    default_reason = "failed: the peer closed the connection"
+    default_errno = errno.EPIPE
+
+
+class PeerReset(SystemFailure, ConnectionResetError):
+    """The peer, or something between, reset the connection.  Bytes on their way are lost."""
+
+    default_reason = "failed: the peer reset the connection"
+    default_errno = errno.ECONNRESET
+
+
+class Refused(SystemFailure, ConnectionRefusedError):
+    """Nobody listens at the address."""
+
+    default_reason = "was refused: nobody listens there"
+    default_errno = errno.ECONNREFUSED
+
+
+class Unreachable(SystemFailure):
+    """The network says that the peer cannot be reached."""
+
+    default_reason = "failed: the peer cannot be reached"
+    default_errno = errno.EHOSTUNREACH
+
+
+# By this side.
+
+
+class Closed(SystemFailure):
+    """This side has ended the connection: by `close` or `abort`, or a limit of the server's."""
+
+    default_reason = "failed: the connection was closed by this side"
+    default_errno = errno.EBADF
+
+
+class Released(SystemFailure):
+    """This process let go of the connection: by `release`, or because it was detached."""
+
+    default_reason = "failed: this process has released the connection"
+    default_errno = errno.EBADF
+
+
+class Busy(SocketkeepError, RuntimeError):
+    """Two tasks or threads receive from one connection at once; each byte can go to one only."""
+
+    default_reason = "refused: another receive on this connection is not finished"
+
+
+class StateTooLarge(SocketkeepError, ValueError):
+    """The state given to `commit` encodes to more than the limit.  Nothing was committed."""
+
+
+class StateNotEncodable(SocketkeepError, TypeError):
+    """The state given to `commit` is not made of what msgspec encodes.  Nothing was committed."""
+
+
+class StateMismatch(SocketkeepError, ValueError):
+    """The committed state does not decode to the type that the handler names."""
+
+
+class HandlerError(SocketkeepError, TypeError):
+    """An object given as a handler is not one; the text says why."""
+
+
+class AddressError(SocketkeepError, ValueError):
+    """An address is not written as it should be; the text says how."""
+
+
+class ListenError(SystemFailure):
+    """The address cannot be listened on; the text says why, and names the address."""
+
+
+class OutOfResources(SystemFailure):
+    """The process or the system is out of descriptors or memory; the same call may work later."""
+
+    default_reason = "failed: out of file descriptors or memory"
+    default_errno = errno.EMFILE
+
+
+ANY: Final = "*"
+
+#: (errno, operation) -> the error to raise.  An operation's own row goes before `ANY`.
+TABLE: Final[dict[tuple[int, str], type[SystemFailure]]] = {
+    (errno.EAGAIN, ANY): WouldBlock,
+    (errno.EWOULDBLOCK, ANY): WouldBlock,
+    (errno.EINPROGRESS, "connect"): WouldBlock,
+    (errno.EALREADY, "connect"): WouldBlock,
+    (errno.ETIMEDOUT, ANY): TimedOut,
+    (errno.ECONNRESET, ANY): PeerReset,
+    (errno.ECONNABORTED, ANY): PeerReset,
+    (errno.ENETRESET, ANY): PeerReset,
+    (errno.EPIPE, ANY): PeerClosed,
+    (errno.ESHUTDOWN, ANY): PeerClosed,
+    (errno.ENOTCONN, ANY): PeerClosed,
+    (errno.ECONNREFUSED, ANY): Refused,
+    (errno.EHOSTUNREACH, ANY): Unreachable,
+    (errno.ENETUNREACH, ANY): Unreachable,
+    (errno.ENETDOWN, ANY): Unreachable,
+    (errno.EHOSTDOWN, ANY): Unreachable,
+    (errno.EBADF, ANY): Closed,
+    (errno.ENOTSOCK, ANY): Closed,
+    (errno.EMFILE, ANY): OutOfResources,
+    (errno.ENFILE, ANY): OutOfResources,
+    (errno.ENOBUFS, ANY): OutOfResources,
+    (errno.ENOMEM, ANY): OutOfResources,
+}
+
+
+def translate(error: OSError, **context: Unpack[Context]) -> SystemFailure:
+    """Return the error of the family that stands for `error` in the operation of `context`.
+
+    The one boundary: nothing else in the library turns a system error into one of its own.
+    """
+    code = error.errno or 0
+    operation = context.get("operation", "")
+    kind = TABLE.get((code, operation)) or TABLE.get((code, ANY))
+    if kind is None:
+        return SystemFailure(f"failed: {error.strerror or error}", code=code, **context)
+    return kind(code=code, **context)
