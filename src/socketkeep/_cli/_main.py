@@ -1,0 +1,97 @@
+"""The group of commands, and how what goes wrong is told: one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from socketkeep._cli._exit import DONE, FAILED, INTERRUPTED, USAGE, Failure
+from socketkeep._options import OptionError, nearest
+
+#: Name of each command, which is its module's and its function's, and its line in the help.
+#: Modules are imported when they are called for, so that `status` does not pay for `serve`.
+COMMANDS: Final = {
+    "serve": "Serve TCP and Unix-socket connections with a Python handler.",
+    "status": "Show the state of a running server.",
+    "workers": "List the workers of a running server.",
+    "connections": "List the connections of a running server.",
+    "listeners": "List what a running server listens on.",
+    "reload": "Load the handler's code anew; resumable connections are kept.",
+    "scale": "Change the number of workers.",
+    "drain": "Accept no more; end when the last connection has ended.",
+    "stop": "Stop a server gracefully.",
+    "demo": "Reload a server under load before your eyes.",
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"socketkeep._cli.{cmd_name}")
+        command = getattr(module, cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, _ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            near = nearest(args[0], tuple(COMMANDS))
+            raise click.UsageError(f"there is no command {args[0]!r}{near}; see socketkeep --help")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="socketkeep", message="%(prog)s %(version)s")
+def group() -> None:
+    """Serve TCP and Unix-socket connections, and keep them when the code behind them is replaced.
+
+    Exit codes: 0 done, 1 failed, 2 usage, 3 workers cannot start, 4 the handler's code cannot be
+    loaded.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    arguments: without the program's name; those of the process when None.  A user's mistake is
+    one line on stderr, never a traceback.
+    """
+    try:
+        code = group.main(args=arguments, prog_name="socketkeep", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        return _say(error.format_message(), USAGE)
+    except OptionError as error:
+        return _say(str(error), USAGE)
+    except Failure as failure:
+        return _say(failure.message, failure.code)
+    except BrokenPipeError:
+        # The reader (`| head`) has left.  What is still buffered would fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILED
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    return code if isinstance(code, int) else DONE
+
+
+def _say(message: str, code: int) -> int:
+    # Everything but the first line (a traceback) stands as it came.
+    sys.stderr.write(f"socketkeep: error: {message.rstrip()}\n")
+    return code

@@ -1,0 +1,81 @@
+"""`socketkeep serve`: gather the options, check what can be checked, hand over to the keeper."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from socketkeep._cli._preflight import preflight
+from socketkeep._config import OPTIONS
+from socketkeep._options import FLAG, Option
+from socketkeep._settings import CONFIG_VARIABLE, gather
+
+
+def _metavar(declared: Option) -> str:
+    if declared.metavar:
+        return declared.metavar
+    return "|".join(declared.choices) if declared.choices else declared.kind.name.upper()
+
+
+def _click_option(declared: Option) -> click.Option:
+    # Values stay text here: one parser serves the command line, the environment and TOML.
+    default = declared.default_text if declared.kind is not FLAG else ""
+    text = f"{declared.help}  [{declared.variable}{'; default: ' if default else ''}{default}]"
+    if declared.kind is FLAG:
+        return click.Option(
+            [f"{declared.flags[-1]}/{declared.no_flag}", declared.key], default=None, help=text
+        )
+    return click.Option(
+        [*declared.flags, declared.key],
+        default=None,
+        type=str,
+        multiple=declared.kind.is_list,
+        metavar=_metavar(declared),
+        help=text,
+    )
+
+
+def _with_options(command: Callable[..., int]) -> click.Command:
+    parameters: list[click.Parameter] = [
+        click.Argument(["target"], required=False),
+        *(_click_option(declared) for declared in OPTIONS if declared.flags),
+        click.Option(
+            ["-c", "--config", "config_file"],
+            metavar="FILE.toml",
+            help=f"Read options from this file (keys as the long options, with underscores, at"
+            f" its root or in [socketkeep]).  [{CONFIG_VARIABLE}]",
+        ),
+        click.Option(
+            ["--print-config"],
+            is_flag=True,
+            help="Print the effective options and where each comes from, as TOML, and exit.",
+        ),
+        click.Option(["--check-config"], is_flag=True, help="Check the options and exit."),
+    ]
+    return click.Command(
+        "serve", params=parameters, callback=command, help=command.__doc__, no_args_is_help=False
+    )
+
+
+@_with_options
+def serve(config_file: str | None, print_config: bool, check_config: bool, **flags: Any) -> int:
+    """Serve connections with TARGET: package.module:attribute or path/file.py:attribute.
+
+    An option comes from its flag, else its environment variable, else the TOML file, else its
+    default.
+    """
+    settings = gather(flags, os.environ, config_file)
+    if print_config:
+        click.echo(settings.as_toml(), nl=False)
+        return 0
+    config = settings.config(inherits_listeners=os.environ.get("LISTEN_PID") == str(os.getpid()))
+    preflight(config)
+    if check_config:
+        click.echo("the options are good")
+        return 0
+    from socketkeep._keeper import run
+
+    return run(config)

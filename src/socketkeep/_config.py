@@ -1,0 +1,333 @@
+"""The configuration of one server: every option of `socketkeep serve`, declared here alone."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from socketkeep._options import (
+    DURATION,
+    FLAG,
+    NUMBER,
+    PATH,
+    PERMISSIONS,
+    SIZE,
+    TEXT,
+    TEXTS,
+    Option,
+    options_of,
+)
+
+Model = Literal["auto", "fork", "prefork", "thread", "async"]
+Loop = Literal["auto", "asyncio", "uvloop"]
+Keep = Literal["none", "reload"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["human", "json"]
+
+#: Workers of a model when --workers is 0.  A fork worker forks a process for each connection and
+#: a thread or async worker serves many, so one is enough; a prefork worker serves one at a time.
+DEFAULT_WORKERS: Final = {"fork": 1, "prefork": 8, "thread": 1, "async": 1}
+
+
+def _check_target(target: str) -> None:
+    module, colon, attribute = target.rpartition(":")
+    if not (colon and module and attribute):
+        raise ValueError(
+            f"expected package.module:attribute or path/file.py:attribute, got {target!r}"
+        )
+
+
+def _check_bind(bind: list[str]) -> None:
+    from socketkeep._address import parse_bind
+
+    if not bind:
+        raise ValueError("expected at least one address")
+    seen: set[str] = set()
+    for text in bind:
+        parse_bind(text)
+        if text in seen:
+            raise ValueError(f"{text} is given twice")
+        seen.add(text)
+
+
+def _check_name(name: str) -> None:
+    if name and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", name) is None:
+        raise ValueError(
+            f"expected at most 64 letters, digits, dots, dashes and underscores, got {name!r}"
+        )
+
+
+def _check_control(path: str) -> None:
+    if len(path.encode()) > 107:
+        raise ValueError(
+            f"the path of a Unix socket may have 107 bytes, this one has {len(path.encode())}"
+        )
+
+
+class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Every option of a server, checked.  Durations are seconds, sizes are bytes.
+
+    Plain types only, so that it travels to the template as msgpack.
+    """
+
+    target: Annotated[
+        str,
+        Option(
+            TEXT,
+            (),
+            "What serves the connections: package.module:attribute or path/file.py:attribute,"
+            " a function of one connection, sync or async, or a Service.",
+            check=_check_target,
+        ),
+    ]
+    factory: Annotated[
+        bool,
+        Option(FLAG, ("--factory",), "TARGET is called, without arguments, to get the handler."),
+    ] = False
+    bind: Annotated[
+        list[str],
+        Option(
+            TEXTS,
+            ("-b", "--bind"),
+            "Listen here: host:port, [::1]:port, unix:/path or fd://N; port 0 takes a free one."
+            " Repeatable. Sockets passed by systemd (LISTEN_FDS) are used without it.",
+            metavar="ADDRESS",
+            check=_check_bind,
+        ),
+    ] = msgspec.field(default_factory=lambda: ["127.0.0.1:7000"])
+    model: Annotated[
+        Model,
+        Option(
+            TEXT,
+            ("-k", "--model"),
+            "How a worker serves: fork (a process per connection), prefork (a process serves one"
+            " connection after another), thread, async; auto is async for async handlers and"
+            " fork for the others.",
+            choices=("auto", "fork", "prefork", "thread", "async"),
+        ),
+    ] = "auto"
+    workers: Annotated[
+        int,
+        Option(
+            NUMBER,
+            ("-w", "--workers"),
+            "Number of workers.",
+            minimum=0,
+            zero="the model's default (prefork 8, the others 1)",
+        ),
+    ] = 0
+    threads: Annotated[
+        int,
+        Option(
+            NUMBER,
+            ("--threads",),
+            "Connections that a worker of the thread model serves at a time.",
+            minimum=1,
+        ),
+    ] = 64
+    loop: Annotated[
+        Loop,
+        Option(
+            TEXT,
+            ("--loop",),
+            "Event loop of the async model; auto is uvloop where it is installed.",
+            choices=("auto", "asyncio", "uvloop"),
+        ),
+    ] = "auto"
+    keep: Annotated[
+        Keep,
+        Option(
+            TEXT,
+            ("--keep",),
+            "What keeps the connections of resumable handlers: reload (they outlive reloads and"
+            " scaling down) or none (they are drained).",
+            choices=("none", "reload"),
+        ),
+    ] = "reload"
+    graceful_timeout: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--graceful-timeout",),
+            "How long connections may go on at a stop, a drain, or, if they cannot be kept, a"
+            " reload, before they are closed.",
+            minimum=0,
+            zero="at once",
+        ),
+    ] = 30.0
+    start_timeout: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--start-timeout",),
+            "How long workers may take to become ready; a reload that takes longer is rolled back.",
+            minimum=0,
+            zero="no limit",
+        ),
+    ] = 30.0
+    idle_timeout: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--idle-timeout",),
+            "Close a connection over which nothing has passed for so long.",
+            minimum=0,
+            zero="never",
+        ),
+    ] = 0.0
+    orphan_timeout: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--orphan-timeout",),
+            "How long a connection waits for a worker that takes it before it is closed.",
+            minimum=0,
+            zero="at once",
+        ),
+    ] = 30.0
+    max_connections: Annotated[
+        int,
+        Option(
+            NUMBER,
+            ("--max-connections",),
+            "Serve at most so many connections at a time; others wait in the kernel's queue"
+            " (see --backlog).",
+            minimum=0,
+            zero="no limit",
+        ),
+    ] = 0
+    backlog: Annotated[
+        int,
+        Option(
+            NUMBER,
+            ("--backlog",),
+            "Connections that the kernel queues for a listener; net.core.somaxconn bounds it.",
+            minimum=1,
+        ),
+    ] = 2048
+    unix_mode: Annotated[
+        str,
+        Option(
+            PERMISSIONS,
+            ("--unix-mode",),
+            "Permissions of the Unix sockets that are listened on, in octal.  The default lets"
+            " every user connect, so that a proxy under another user can; the directory's"
+            " permissions still hold.",
+            metavar="OCTAL",
+        ),
+    ] = "0666"
+    worker_lifetime: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--worker-lifetime",),
+            "Replace a worker that has lived so long; its connections move or are drained.",
+            minimum=0,
+            zero="never",
+        ),
+    ] = 0.0
+    worker_lifetime_jitter: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--worker-lifetime-jitter",),
+            "Add a random part of this to each worker's lifetime, so that they are not all"
+            " replaced at once.",
+            minimum=0,
+            zero="none",
+        ),
+    ] = 0.0
+    worker_max_rss: Annotated[
+        int,
+        Option(
+            SIZE,
+            ("--worker-max-rss",),
+            "Replace a worker whose resident memory has grown past this.",
+            minimum=0,
+            zero="never",
+        ),
+    ] = 0
+    replay_limit: Annotated[
+        int,
+        Option(
+            SIZE,
+            ("--replay-limit",),
+            "How much of what a connection has received since its last commit is retained, so"
+            " that it can be moved in the middle of a message.",
+            minimum=0,
+        ),
+    ] = 65536
+    name: Annotated[
+        str,
+        Option(
+            TEXT,
+            ("--name",),
+            "The server's name, by which the other commands find it.  Default: made from TARGET.",
+            check=_check_name,
+        ),
+    ] = ""
+    control: Annotated[
+        str,
+        Option(
+            PATH,
+            ("--control",),
+            "Path of the control socket.  Default: NAME.sock in $SOCKETKEEP_RUNTIME_DIR,"
+            " $XDG_RUNTIME_DIR/socketkeep, /run/socketkeep (root) or /tmp/socketkeep-UID.",
+            check=_check_control,
+        ),
+    ] = ""
+    reload: Annotated[
+        bool,
+        Option(
+            FLAG,
+            ("--reload",),
+            "Reload when the handler's source files change (needs the extra watchfiles).",
+        ),
+    ] = False
+    log_level: Annotated[
+        LogLevel,
+        Option(
+            TEXT,
+            ("--log-level",),
+            "Log events of this level and above.",
+            choices=("debug", "info", "warning", "error"),
+        ),
+    ] = "info"
+    log_format: Annotated[
+        LogFormat,
+        Option(
+            TEXT,
+            ("--log-format",),
+            "One line an event, for people or as JSON.",
+            choices=("human", "json"),
+        ),
+    ] = "human"
+    log_file: Annotated[
+        str,
+        Option(
+            PATH,
+            ("--log-file",),
+            "Append the log to this file, reopened on SIGUSR1.  Default: standard error.",
+        ),
+    ] = ""
+    access_log: Annotated[
+        bool,
+        Option(
+            FLAG,
+            ("--access-log",),
+            "Log each connection at its end: id, peer, duration, bytes, why it ended.",
+        ),
+    ] = False
+
+
+OPTIONS: Final[tuple[Option, ...]] = options_of(ServeConfig)
+
+
+def option(key: str) -> Option:
+    """Return the option of that key; raises KeyError when there is none."""
+    for declared in OPTIONS:
+        if declared.key == key:
+            return declared
+    raise KeyError(key)
