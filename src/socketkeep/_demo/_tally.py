@@ -1,0 +1,52 @@
+"""What clients have noticed, as numbers."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Tally:
+    """The counts of all clients together.  Read it at any time."""
+
+    connections: int = 0
+    requests: int = 0
+    replies: int = 0
+    missing: int = 0  # a later reply came instead, or none came on a connection that lives
+    unanswered: int = 0  # the connection ended before the reply
+    repeated: int = 0
+    out_of_order: int = 0
+    miscounted: int = 0  # the handler's count is not the request's number: its state was lost
+    malformed: int = 0
+    truncated: int = 0  # connections that ended inside a reply
+    fin: int = 0
+    reset: int = 0
+    versions: Counter[str] = field(default_factory=Counter)
+    latencies: array[float] = field(default_factory=lambda: array("d"))  # seconds
+    ends: list[str] = field(default_factory=list)  # one line for each connection that ended
+
+    @property
+    def lost(self) -> int:
+        """Replies that never came, or came without the state that belonged to them."""
+        return self.missing + self.unanswered + self.miscounted + self.malformed + self.truncated
+
+    @property
+    def clean(self) -> bool:
+        """Whether no client noticed anything at all."""
+        return not (self.lost or self.repeated or self.out_of_order or self.fin or self.reset)
+
+    def latency(self, quantile: float) -> float:
+        """Return the latency in seconds below which `quantile` (0 to 1) of the requests lie."""
+        ordered = sorted(self.latencies)
+        return ordered[min(int(len(ordered) * quantile), len(ordered) - 1)] if ordered else 0.0
+
+    def summary(self) -> str:
+        """Return all counts on one line, and how the first connections ended on the next ones."""
+        names = (
+            *("connections", "requests", "replies", "missing", "unanswered", "repeated"),
+            *("out_of_order", "miscounted", "malformed", "truncated", "fin", "reset"),
+        )
+        counts = " ".join(f"{name}={getattr(self, name)}" for name in names)
+        return "\n  ".join([f"{counts} versions={dict(self.versions)}", *self.ends[:10]])

@@ -1,0 +1,34 @@
+"""Real servers and real peers for the tests.
+
+`Server` runs ``socketkeep serve`` in a directory of its own; `Load` and `Storm` are its peers;
+`Capture` watches the wire; `write_handler` writes the code that is served.
+"""
+
+from socketkeep._demo._clients import Load, parse_address
+from socketkeep._demo._tally import Tally
+from tests.harness.capture import Capture, Flags
+from tests.harness.control import ControlError, ask
+from tests.harness.handlers import write_handler, write_source
+from tests.harness.peers import connect, read_reply, read_to_end
+from tests.harness.server import Event, Finished, Server
+from tests.harness.storm import Storm, StormTally
+
+__all__ = [
+    "Capture",
+    "ControlError",
+    "Event",
+    "Finished",
+    "Flags",
+    "Load",
+    "Server",
+    "Storm",
+    "StormTally",
+    "Tally",
+    "ask",
+    "connect",
+    "parse_address",
+    "read_reply",
+    "read_to_end",
+    "write_handler",
+    "write_source",
+]

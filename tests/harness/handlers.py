@@ -1,0 +1,116 @@
+"""The code that the servers of the tests serve, as files of their directory.
+
+Each kind comes as a sync and as an async handler.  `VERSION` is a constant of the file, and every
+reply carries it, so that a reload to a new file is seen in the replies.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+_SYNC: Final[dict[str, str]] = {
+    # The design's: one line, one reply, one commit.
+    "counter": """
+@resumable
+def handle(conn: Connection) -> None:
+    count = conn.state or 0
+    for line in conn.lines():
+        count += 1
+        conn.send(b"%d %s %s\\n" % (count, line, VERSION))
+        conn.commit(count)
+""",
+    # The same, not resumable: drained at a reload.
+    "drained counter": """
+def handle(conn: Connection) -> None:
+    for count, line in enumerate(conn.lines(), 1):
+        conn.send(b"%d %s %s\\n" % (count, line, VERSION))
+""",
+    # A header and its body, in two receives with no commit between.
+    "framed": """
+@resumable
+def handle(conn: Connection) -> None:
+    count = conn.state or 0
+    while True:
+        length = int.from_bytes(conn.recv_exactly(4), "big")
+        body = conn.recv_exactly(length)
+        count += 1
+        conn.send(b"%d %s %s\\n" % (count, body, VERSION))
+        conn.commit(count)
+""",
+    # A reply of as many bytes as the line says: in flight for as long as the peer does not read.
+    "large": """
+def handle(conn: Connection) -> None:
+    for line in conn.lines():
+        conn.send(b"x" * int(line) + b" " + VERSION + b"\\n")
+""",
+    # The handler returns while the peer still sends.
+    "replies and returns": """
+def handle(conn: Connection) -> None:
+    for line in conn.lines():
+        conn.send(b"x" * int(line) + b" " + VERSION + b"\\n")
+        return
+""",
+    "fails": """
+@resumable
+def handle(conn: Connection) -> None:
+    count = conn.state or 0
+    for line in conn.lines():
+        if line == b"fail":
+            raise RuntimeError("the handler was told to fail")
+        count += 1
+        conn.send(b"%d %s %s\\n" % (count, line, VERSION))
+        conn.commit(count)
+""",
+}
+
+_ASYNC: Final[dict[str, str]] = {
+    kind: source.replace("def handle", "async def handle")
+    .replace("for line in conn", "async for line in conn")
+    .replace("conn.send(", "await conn.send(")
+    .replace("conn.recv_exactly(4)", "await conn.recv_exactly(4)")
+    .replace("conn.recv_exactly(length)", "await conn.recv_exactly(length)")
+    .replace("Connection", "AsyncConnection")
+    for kind, source in _SYNC.items()
+}
+# enumerate() takes no asynchronous iterator.
+_ASYNC["drained counter"] = """
+async def handle(conn: AsyncConnection) -> None:
+    count = 0
+    async for line in conn.lines():
+        count += 1
+        await conn.send(b"%d %s %s\\n" % (count, line, VERSION))
+"""
+
+_HEAD: Final = """
+import os
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from socketkeep import AsyncConnection, Connection, Service, resumable
+
+VERSION = b"{version}"
+"""
+
+
+def write_handler(
+    directory: Path, version: str, kind: str = "counter", *, is_async: bool, tail: str = ""
+) -> str:
+    """Write the handler of `kind` to ``handlers.py`` in `directory`; return its TARGET.
+
+    A file that is there is replaced.  tail: more code, at the end.
+    """
+    source = (_ASYNC if is_async else _SYNC)[kind]
+    return write_source(directory, _HEAD.format(version=version) + source + tail)
+
+
+def write_source(directory: Path, source: str) -> str:
+    """Write `source` to ``handlers.py`` in `directory`; return the TARGET of its `handle`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "handlers.py"
+    # Whole or not at all: a server may load it at any moment.
+    new = path.with_suffix(".new")
+    new.write_text(source)
+    new.replace(path)
+    return f"{path}:handle"
