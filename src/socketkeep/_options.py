@@ -204,7 +204,7 @@ class Option:
         elif isinstance(value, str):
             return self.from_text(value, source)
         elif self.kind.python is float:
-            value = float(value)  # type: ignore[arg-type]
+            value = float(value)
         return self._checked(value, value, source)
 
     def _checked(self, value: Any, given: object, source: str) -> Any:

@@ -1,0 +1,114 @@
+"""What is said over a server's control socket, and where that socket is.
+
+A Unix stream socket; each side writes JSON, a line a message.  The client sends one `Request`; the
+server answers with any number of `Progress` and then one `Done`, and closes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+#: A request is short; whoever sends more than this without a newline is not a client of ours.
+MAX_REQUEST: Final = 65536
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One command; `arguments` is empty for all but ``scale`` ({"workers": N})."""
+
+    command: str
+    arguments: dict[str, Any] = {}
+
+
+class Progress(msgspec.Struct, frozen=True, tag_field="event", tag="progress"):
+    """Something worth telling has happened on the way."""
+
+    text: str
+
+
+class Done(msgspec.Struct, frozen=True, tag_field="event", tag="done"):
+    """The command has ended.
+
+    exit: the exit code for the command line.
+    result: what the command returns; a report or a list of them, or None.
+    error: why it failed; its first line says it, others (a traceback) follow.
+    """
+
+    exit: int = 0
+    result: Any = None
+    error: str | None = None
+
+
+Answer: TypeAlias = Progress | Done
+
+_ANSWERS: Final[msgspec.json.Decoder[Answer]] = msgspec.json.Decoder(Answer)
+
+
+def encode(message: Request | Progress | Done) -> bytes:
+    """Return the line that carries `message`."""
+    return msgspec.json.encode(message) + b"\n"
+
+
+def decode_request(line: bytes) -> Request:
+    """Return the request in a line; raises msgspec.DecodeError when there is none in it."""
+    return msgspec.json.decode(line, type=Request)
+
+
+def decode_answer(line: bytes) -> Answer:
+    """Return the answer in a line; raises msgspec.DecodeError when there is none in it."""
+    return _ANSWERS.decode(line)
+
+
+def runtime_dir() -> str:
+    """Return the directory of this user's control sockets, which need not exist."""
+    chosen = os.environ.get("SOCKETKEEP_RUNTIME_DIR")
+    if chosen:
+        return os.path.abspath(chosen)
+    of_session = os.environ.get("XDG_RUNTIME_DIR")
+    if of_session:
+        return os.path.join(of_session, "socketkeep")
+    return "/run/socketkeep" if os.geteuid() == 0 else f"/tmp/socketkeep-{os.geteuid()}"
+
+
+def make_runtime_dir() -> str:
+    """Return `runtime_dir()`, made with mode 0700 if it is missing.
+
+    Raises PermissionError when it belongs to another user: in /tmp anybody can make a directory
+    of that name first, and would then own the server's control socket.  Raises OSError as mkdir.
+    """
+    path = runtime_dir()
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        found = os.lstat(path)
+        if not stat.S_ISDIR(found.st_mode):
+            raise NotADirectoryError(f"{path} is in the way: it is not a directory") from None
+        if found.st_uid != os.geteuid():
+            raise PermissionError(
+                f"{path} belongs to uid {found.st_uid}: give --control PATH, or set"
+                " SOCKETKEEP_RUNTIME_DIR to a directory of your own"
+            ) from None
+    return path
+
+
+def control_path(name: str) -> str:
+    """Return the default path of the control socket of the server of that name."""
+    return os.path.join(runtime_dir(), f"{name}.sock")
+
+
+def default_name(target: str) -> str:
+    """Return the name of a server that was given none: the last part of its module or file.
+
+    ``shop.chat:handle`` and ``examples/chat.py:handle`` are both "chat".
+    """
+    module = target.rpartition(":")[0]
+    if module.endswith(".py") or "/" in module:
+        stem = os.path.basename(module).removesuffix(".py")
+    else:
+        stem = module.rpartition(".")[2]
+    return re.sub(r"[^A-Za-z0-9._-]", "_", stem).lstrip(".-")[:64] or "server"

@@ -1,0 +1,125 @@
+"""What the inspecting commands return, as their JSON has it.
+
+The fields are a promise: they are only ever added to, with a default.  Times are seconds, sizes
+are bytes.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class ListenerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One listener.
+
+    address: as bound, with the port that was chosen when 0 was asked for.
+    backlog: the bound of its queue, as the kernel has it.
+    queued: connections that wait to be accepted; None when the kernel does not say.
+    """
+
+    address: str
+    backlog: int
+    queued: int | None = None
+
+
+class WorkersByState(msgspec.Struct, frozen=True, kw_only=True):
+    """Number of workers in each state."""
+
+    starting: int = 0
+    ready: int = 0
+    draining: int = 0
+
+
+class ConnectionsByState(msgspec.Struct, frozen=True, kw_only=True):
+    """Number of connections in each state.
+
+    `open` is all of them, `kept` those that the keeper has a handle of.
+    """
+
+    open: int = 0
+    owned: int = 0
+    moving: int = 0
+    parked: int = 0
+    orphaned: int = 0
+    kept: int = 0
+
+
+class AttachedByReason(msgspec.Struct, frozen=True, kw_only=True):
+    """Number of times that connections were given to a worker, by why."""
+
+    accepted: int = 0
+    reload: int = 0
+    parked: int = 0
+    crash: int = 0
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts since the server started."""
+
+    accepted: int = 0
+    closed: int = 0
+    reset: int = 0
+    detached: int = 0
+    attached: AttachedByReason = AttachedByReason()
+    lost: int = 0
+    reloads: int = 0
+    upgrades: int = 0
+    worker_deaths: int = 0
+    handler_errors: int = 0
+
+
+class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to ``status``.
+
+    python: its version.  state: "starting", "running", "reloading", "draining" or "stopping".
+    generation: the one that serves new connections.
+    """
+
+    name: str
+    pid: int
+    version: str
+    python: str
+    uptime: float
+    state: str
+    target: str
+    model: str
+    keep: str
+    generation: int
+    listeners: list[ListenerReport]
+    workers: WorkersByState
+    connections: ConnectionsByState
+    totals: Totals
+
+
+class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker; `busy` of its connections are not waiting for input."""
+
+    slot: int
+    pid: int
+    generation: int
+    state: str
+    connections: int
+    busy: int
+    uptime: float
+    rss: int
+
+
+class ConnectionReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One connection.
+
+    owner: the pid of the process that serves it; None when none does.
+    idle: since bytes last passed.  busy: its handler is not waiting for input.
+    """
+
+    id: str
+    peer: str
+    listener: str
+    state: str
+    owner: int | None
+    generation: int
+    epoch: int
+    age: float
+    idle: float
+    bytes_in: int
+    bytes_out: int
+    busy: bool

@@ -1,0 +1,134 @@
+"""What all the commands to a running server share: finding it, asking it, showing the answer."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import click
+import msgspec
+
+from socketkeep._admin._client import QUERY_TIMEOUT, ControlError, ask, find_control
+from socketkeep._admin._protocol import Done
+from socketkeep._cli._exit import FAILED, Failure
+from socketkeep._cli._table import Table, show
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Report = TypeVar("Report")
+
+WATCH_INTERVAL: Final = 1.0
+_CLEAR: Final = "\x1b[H\x1b[2J"
+
+_SERVER_OPTIONS: Final = (
+    click.option(
+        "--control",
+        metavar="PATH",
+        default="",
+        help="Control socket of the server.  [SOCKETKEEP_CONTROL]",
+    ),
+    click.option(
+        "--name",
+        metavar="NAME",
+        default="",
+        help="Name of the server; not needed when one is running.  [SOCKETKEEP_NAME]",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON, whose fields are stable."),
+)
+
+
+def server_options(command: Command) -> Command:
+    """Add --control, --name and --json to a command."""
+    for declared in reversed(_SERVER_OPTIONS):
+        command = declared(command)
+    return command
+
+
+watch_option: Final = click.option(
+    "--watch", is_flag=True, help="Show it anew every second, until Ctrl-C."
+)
+
+
+def request(
+    command: str, control: str, name: str, *, waits: bool, arguments: dict[str, Any] | None = None
+) -> Done:
+    """Ask the server that is meant; its progress goes to stderr.
+
+    waits: the command ends when something has been done, however long that takes.
+
+    Raises Failure with the exit code: no server, or the command failed.
+    """
+    try:
+        done = ask(
+            find_control(control, name),
+            command,
+            arguments,
+            on_progress=_progress,
+            timeout=None if waits else QUERY_TIMEOUT,
+        )
+    except ControlError as error:
+        raise Failure(error.message, error.code) from None
+    if done.exit or done.error:
+        raise Failure(done.error or f"{command} failed", done.exit or FAILED)
+    return done
+
+
+def _progress(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def act(
+    command: str, control: str, name: str, as_json: bool, arguments: dict[str, Any] | None = None
+) -> int:
+    """Run a command that does something, and print what it returned."""
+    done = request(command, control, name, waits=True, arguments=arguments)
+    if as_json:
+        _print_json(done.result)
+    elif isinstance(done.result, dict):
+        for key, value in done.result.items():
+            click.echo(f"{key}: {value}")
+    return 0
+
+
+def inspect(
+    command: str,
+    control: str,
+    name: str,
+    as_json: bool,
+    watch: bool,
+    report: type[Report],
+    tables: Callable[[Report], Sequence[Table]],
+) -> int:
+    """Run a command that shows something; `tables` lays its report out for people."""
+    while True:
+        done = request(command, control, name, waits=False)
+        laid_out = [] if as_json else tables(_typed(done.result, report))
+        if watch and sys.stdout.isatty():
+            sys.stdout.write(_CLEAR)
+        if as_json:
+            _print_json(done.result, indent=-1 if watch else 2)
+        else:
+            show(laid_out)
+        if not watch:
+            return 0
+        time.sleep(WATCH_INTERVAL)
+
+
+def _typed(result: Any, report: type[Report]) -> Report:
+    try:
+        return msgspec.convert(result, report)
+    except msgspec.ValidationError as error:
+        raise Failure(
+            f"the server's answer cannot be read ({error}): it is of another version; --json"
+            " prints it as it is"
+        ) from None
+
+
+def _print_json(result: Any, indent: int = 2) -> None:
+    # As it came, not through the report types: a newer server's new fields are kept.  A negative
+    # indent is one line.
+    written = msgspec.json.format(msgspec.json.encode(result), indent=indent)
+    sys.stdout.write(written.decode() + "\n")
+    sys.stdout.flush()

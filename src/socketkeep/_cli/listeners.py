@@ -1,0 +1,33 @@
+"""`socketkeep listeners`: what is listened on, and how long the queues are."""
+
+from __future__ import annotations
+
+import click
+
+from socketkeep._admin._reports import ListenerReport
+from socketkeep._cli._server import inspect, server_options, watch_option
+from socketkeep._cli._table import Table
+
+
+@click.command()
+@server_options
+@watch_option
+def listeners(control: str, name: str, as_json: bool, watch: bool) -> int:
+    """List the listeners: address, bound of the queue, connections in the queue."""
+    return inspect(
+        "listeners",
+        control,
+        name,
+        as_json,
+        watch,
+        list[ListenerReport],
+        lambda report: [listeners_table(report)],
+    )
+
+
+def listeners_table(reports: list[ListenerReport]) -> Table:
+    """Return the table of listeners."""
+    return Table(
+        ("listener", "backlog", "queued"),
+        [(report.address, report.backlog, report.queued) for report in reports],
+    )

@@ -1,0 +1,54 @@
+"""`socketkeep status`: the server as a whole."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from socketkeep._admin._reports import StatusReport
+from socketkeep._cli._server import inspect, server_options, watch_option
+from socketkeep._cli._table import Table, duration
+from socketkeep._cli.listeners import listeners_table
+
+
+@click.command()
+@server_options
+@watch_option
+def status(control: str, name: str, as_json: bool, watch: bool) -> int:
+    """Show the state of a running server, its connections and its counts."""
+    return inspect("status", control, name, as_json, watch, StatusReport, _tables)
+
+
+def _tables(report: StatusReport) -> list[Table]:
+    about = Table(
+        ("server", report.name),
+        [
+            ("state", report.state),
+            ("target", report.target),
+            ("model", report.model),
+            ("keep", report.keep),
+            ("generation", str(report.generation)),
+            ("uptime", str(duration(report.uptime))),
+            ("pid", str(report.pid)),
+            ("version", f"{report.version}, Python {report.python}"),
+        ],
+    )
+    totals = msgspec.structs.asdict(report.totals)
+    attached = msgspec.structs.asdict(totals.pop("attached"))
+    return [
+        about,
+        listeners_table(report.listeners),
+        _counts("workers", report.workers),
+        _counts("connections", report.connections),
+        Table(
+            ("total", "count"),
+            [
+                *((key.replace("_", " "), value) for key, value in totals.items()),
+                *((f"attached: {key}", value) for key, value in attached.items()),
+            ],
+        ),
+    ]
+
+
+def _counts(title: str, counts: msgspec.Struct) -> Table:
+    return Table((title, "count"), list(msgspec.structs.asdict(counts).items()))
