@@ -1,0 +1,77 @@
+# One virtual environment per Python, made from the lock: .venv for `make`'s own Python,
+# .venv-3.X for the others that `make test-all` finds.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+LOCK := requirements/dev.txt
+STAMP := $(VENV)/.installed
+BIN := $(VENV)/bin
+PYTEST_WORKERS ?= 2
+PYTEST_ARGS ?=
+
+.PHONY: help
+help: ## show the targets
+	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+.PHONY: setup
+setup: $(STAMP) ## make the virtual environment from the lock
+
+# A changed lock or pyproject makes the environment anew, so that nothing stays that is not locked.
+$(STAMP): $(LOCK) pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found: set PYTHON to a Python >= 3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "make: $(PYTHON) is $$($(PYTHON) -V), Socketkeep needs >= 3.11: set PYTHON" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+.PHONY: demo
+demo: setup ## reload a server under 200 connections, and count what was lost
+	$(BIN)/socketkeep demo
+
+.PHONY: test
+test: setup packages lint types docs pytest ## all that CI runs, on one Python
+
+.PHONY: test-all
+test-all: test ## the same, and the tests on those of 3.11, 3.12 and 3.13 that are here
+	@bash tests/each-python $(PYTHON)
+
+.PHONY: packages
+packages: ## install the Debian packages that the tests need, where missing
+	@bash tests/install-debian-packages
+
+.PHONY: lint
+lint: setup ## ruff: lint and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: setup ## mypy
+	$(BIN)/mypy
+
+.PHONY: docs
+docs: setup ## build the documentation, warnings being errors
+	$(BIN)/python -m sphinx -W -n -q --keep-going -b html docs docs/_build/html
+
+.PHONY: pytest
+pytest: setup ## the tests alone
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+.PHONY: lock
+lock: ## resolve the dependencies anew (needs uv)
+	uv pip compile --universal --fork-strategy fewest --python-version 3.11 --upgrade --no-header \
+		--no-emit-index-url --no-annotate --extra dev --quiet pyproject.toml -o $(LOCK)
+
+.PHONY: format
+format: setup ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: clean
+clean: ## remove what the targets above made
+	rm -rf .venv .venv-3.* build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis

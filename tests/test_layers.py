@@ -1,0 +1,143 @@
+"""Lower layers never import upper ones.  The table here is the one statement of the layering."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "src" / "socketkeep"
+
+#: From the lowest to the uppermost; a module may import its own row and those above it in the
+#: table.  ``__init__`` is what ``import socketkeep`` gives: the library's public names.
+LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
+    (
+        "leaf",
+        frozenset(
+            {
+                "_address",
+                "_assignment",
+                "_buffer",
+                "_errors",
+                "_framing",
+                "_handlers",
+                "_modes",
+                "_record",
+            }
+        ),
+    ),
+    ("library", frozenset({"_aio", "_connection", "_forking", "_listener", "_socket"})),
+    ("public names", frozenset({"__init__"})),
+    ("settings", frozenset({"_config", "_log", "_options", "_options_page", "_settings"})),
+    ("wire", frozenset({"_wire"})),
+    ("inspection", frozenset({"_inspect"})),
+    ("processes", frozenset({"_keeper", "_worker"})),
+    ("administration", frozenset({"_admin"})),
+    ("commands", frozenset({"__main__", "_cli", "_demo"})),
+)
+
+#: Modules of one layer that do not know each other all the same.
+STRANGERS = (frozenset({"_keeper", "_worker"}),)
+
+LAYER_OF = {part: number for number, (_, parts) in enumerate(LAYERS) for part in parts}
+
+
+def part_of(module: str) -> str:
+    """Return the row entry that a dotted module name belongs to."""
+    _, _, rest = module.partition(".")
+    return rest.partition(".")[0] or "__init__"
+
+
+def imports(module: str, source: str, *, is_package: bool) -> Iterator[str]:
+    """Yield the dotted names in socketkeep that the source imports, at whatever depth."""
+    package = module if is_package else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if within(alias.name))
+        elif isinstance(node, ast.ImportFrom):
+            origin = node.module or ""
+            if node.level:
+                base = package.split(".")[: len(package.split(".")) - node.level + 1]
+                origin = ".".join([*base, origin]).rstrip(".")
+            if origin == "socketkeep":
+                for alias in node.names:
+                    known = alias.name in LAYER_OF
+                    yield f"socketkeep.{alias.name}" if known else "socketkeep"
+            elif within(origin):
+                yield origin
+
+
+def within(module: str) -> bool:
+    return module == "socketkeep" or module.startswith("socketkeep.")
+
+
+def violations(module: str, source: str, *, is_package: bool) -> list[str]:
+    """Return what the source of the module imports against the table, a line each."""
+    found = []
+    importer = part_of(module)
+    for imported in imports(module, source, is_package=is_package):
+        other = part_of(imported)
+        if other not in LAYER_OF:
+            found.append(f"{module} imports {imported}, which has no layer")
+        elif LAYER_OF[other] > LAYER_OF[importer]:
+            found.append(
+                f"{module} ({LAYERS[LAYER_OF[importer]][0]}) imports {imported} "
+                f"({LAYERS[LAYER_OF[other]][0]}), which is above it"
+            )
+        elif other != importer and any({importer, other} <= pair for pair in STRANGERS):
+            found.append(f"{module} imports {imported}: the two do not know each other")
+    return found
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        names = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        yield ".".join(names[:-1] if names[-1] == "__init__" else names), path
+
+
+def test_every_module_has_a_layer() -> None:
+    missing = {module for module, _ in modules() if part_of(module) not in LAYER_OF}
+    assert not missing, "give these a layer in the table above"
+
+
+def test_no_module_imports_an_upper_layer() -> None:
+    found = [
+        line
+        for module, path in modules()
+        if part_of(module) in LAYER_OF
+        for line in violations(module, path.read_text(), is_package=path.stem == "__init__")
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "reason"),
+    [
+        ("socketkeep._buffer", "import socketkeep._aio", "above it"),
+        ("socketkeep._buffer", "from socketkeep import _aio", "above it"),
+        ("socketkeep._buffer", "from socketkeep import Connection", "above it"),
+        ("socketkeep._buffer", "def f():\n  from ._aio import x", "above it"),
+        ("socketkeep._keeper._loop", "from .._cli import main", "above it"),
+        ("socketkeep._keeper._loop", "from .._worker._run import run", "do not know"),
+        ("socketkeep._cli", "import socketkeep._new", "no layer"),
+        ("socketkeep._log", "if TYPE_CHECKING:\n  from socketkeep._wire import x", "above it"),
+    ],
+)
+def test_the_check_sees(module: str, source: str, reason: str) -> None:
+    (line,) = violations(module, source, is_package=False)
+    assert reason in line
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("socketkeep._cli._serve", "from socketkeep import Connection"),
+        ("socketkeep._keeper._loop", "from socketkeep._wire._channel import Channel"),
+        ("socketkeep._keeper._loop", "from ._table import Table"),
+        ("socketkeep._aio", "import asyncio, socketkeepers"),
+    ],
+)
+def test_the_check_lets_pass(module: str, source: str) -> None:
+    assert violations(module, source, is_package=False) == []
