@@ -1,0 +1,1 @@
+"""What the kernel knows about sockets: their queues, and the processes that hold them."""
