@@ -33,9 +33,14 @@ class Tally:
         return self.missing + self.unanswered + self.miscounted + self.malformed + self.truncated
 
     @property
+    def disordered(self) -> int:
+        """Replies that are wrong whatever became of the connection."""
+        return self.lost - self.unanswered + self.repeated + self.out_of_order
+
+    @property
     def clean(self) -> bool:
         """Whether no client noticed anything at all."""
-        return not (self.lost or self.repeated or self.out_of_order or self.fin or self.reset)
+        return not (self.disordered or self.unanswered or self.fin or self.reset)
 
     def latency(self, quantile: float) -> float:
         """Return the latency in seconds below which `quantile` (0 to 1) of the requests lie."""

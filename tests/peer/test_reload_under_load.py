@@ -1,0 +1,102 @@
+"""Reloads under load: the peers of a resumable handler notice nothing but the new replies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import pytest
+
+from tests.harness import Capture, Load, Server, Storm
+from tests.peer.conftest import Site
+
+CLIENTS: Final = 200
+RELOADS: Final = 5
+NEWCOMERS: Final = 1000
+NEWCOMERS_PER_SECOND: Final = 200.0
+
+
+@contextmanager
+def nothing_ended(load: Load, server: Server, site: Site) -> Iterator[None]:
+    """Confirm, by other witnesses than the clients' own reads, that no connection ended meanwhile.
+
+    The witness is a capture on loopback, or the state that the client's kernel has for each
+    connection where capturing is not allowed.
+    """
+    if site.transport != "ipv4":
+        yield
+        return
+    if Capture.missing():
+        yield
+    else:
+        ports = load.ports()
+        with Capture(server.port) as capture:
+            yield
+            fin, reset = capture.stop().to(ports)
+        assert (fin, reset) == (0, 0)
+    assert load.tcp_states() == {"ESTABLISHED": CLIENTS}
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("fragments", [False, True], ids=["whole", "fragments"])
+def test_nothing_is_lost_through_five_reloads(site: Site, fragments: bool) -> None:
+    """200 clients in a request loop see five new versions, and no other difference."""
+    if fragments and site.transport == "unix":
+        pytest.skip("how a request is cut does not depend on the kind of socket")
+    target = site.write("v0")
+    pause = 0.1 if fragments else 0.05
+    with (
+        site.serve(target, clients=CLIENTS) as server,
+        Load(server.address, CLIENTS, pause=pause, fragments=fragments) as load,
+    ):
+        load.wait_version("v0")
+        with nothing_ended(load, server, site):
+            for number in range(1, RELOADS + 1):
+                site.write(f"v{number}")
+                server.reload()
+                load.wait_version(f"v{number}")
+            tally = load.finish()
+        assert tally.clean, tally.summary()
+        assert set(tally.versions) == {f"v{number}" for number in range(RELOADS + 1)}
+        totals = server.status()["totals"]
+        assert totals["lost"] == 0
+        assert totals["attached"]["accepted"] == CLIENTS
+        assert totals["attached"]["reload"] == totals["detached"] == CLIENTS * RELOADS
+
+
+def test_pipelined_requests_are_not_lost(tcp_site: Site) -> None:
+    """Requests that arrive together, and lie unread while the handler moves, are all answered."""
+    target = tcp_site.write("v0")
+    with (
+        tcp_site.serve(target, clients=20) as server,
+        Load(server.address, 20, pause=0.0, window=50) as load,
+    ):
+        load.wait_version("v0")
+        for version in ("v1", "v2"):
+            tcp_site.write(version)
+            server.reload()
+            load.wait_version(version)
+        tally = load.finish()
+        assert tally.clean, tally.summary()
+
+
+@pytest.mark.timeout(120)
+def test_new_connections_during_a_reload(site: Site) -> None:
+    """1,000 connections made at 200 a second around a reload are all accepted and served."""
+    target = site.write("v0")
+    with (
+        site.serve(target, clients=24, spare=8) as server,
+        Load(server.address, 8, pause=0.05) as load,
+        Storm(server.address, NEWCOMERS, NEWCOMERS_PER_SECOND) as storm,
+    ):
+        load.wait_version("v0")
+        site.write("v1")
+        server.reload()
+        load.wait_version("v1")
+        newcomers = storm.wait()
+        assert newcomers.clean, newcomers
+        assert newcomers.started == NEWCOMERS
+        assert newcomers.versions == {"v0", "v1"}
+        tally = load.finish()
+        assert tally.clean, tally.summary()
