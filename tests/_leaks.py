@@ -1,19 +1,18 @@
 """A pytest plugin: the suite ends with a report of leaked sockets and processes, which fails it.
 
 Each process that runs tests compares its sockets and descendants at the end with those at the
-start.  A daemon that left its parents is found by a variable in its environment: each session adds
-its own part to `MARKER`, and what a session started bears the session's value or a longer one.  (A
-process forked without exec shows its parent's environment as that was at *its* exec, so what an
-xdist worker forked is found by the main process, whose value the worker was started with; what the
-main process forked so, in a run without xdist, is found only while it has not left its parents.)
+start.  It is a subreaper, so a daemon whose parents have gone becomes its child instead of init's.
+(A variable in the environment as the mark of what a session started would not do: setproctitle
+overwrites what /proc shows of it, and a fork without exec shows what the parent's exec was given.)
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import signal
 import time
-import uuid
 from collections.abc import Callable, Generator
 from typing import Final
 
@@ -27,28 +26,25 @@ from tests._processes import (
     open_sockets,
 )
 
-MARKER: Final = "SOCKETKEEP_TEST_SESSION"
 OUTPUT_KEY: Final = "socketkeep_leaks"
+_PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
 
 
 class Watch:
     """What was open when it was made, against what is left later."""
 
-    def __init__(self, part: str, grace: float) -> None:
+    def __init__(self, grace: float) -> None:
+        """Start to watch.  grace: seconds in which what is on its way out may still go."""
         self._grace = grace
-        self.marker = f"{os.environ.get(MARKER, '')}/{part}"
-        os.environ[MARKER] = self.marker
+        if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "cannot become a subreaper")
         self._sockets = set(open_sockets())
         self._processes = descendants(os.getpid(), all_processes())
 
-    def _belongs(self, process: Process) -> bool:
-        value = process.variable(MARKER)
-        return value is not None and (value == self.marker or value.startswith(self.marker + "/"))
-
     def _left_processes(self) -> list[Process]:
-        processes = [process for process in all_processes() if process.alive]
-        ours = descendants(os.getpid(), processes) | set(filter(self._belongs, processes))
-        left = (process for process in ours - self._processes if process.pid != os.getpid())
+        # A zombie holds nothing; whether it is reaped is the business of the tests of that.
+        living = [process for process in all_processes() if process.alive]
+        left = descendants(os.getpid(), living) - self._processes
         return sorted(left, key=lambda process: process.pid)
 
     def _left_sockets(self) -> list[int]:
@@ -62,7 +58,8 @@ class Watch:
         lines = [f"socket: fd {fd}: {describe_socket(fd)}" for fd in self._left_sockets()]
         for process in self._left_processes():
             lines.append(f"process: {process.pid} (parent {process.parent}): {process.command}")
-            os.kill(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
         return lines
 
 
@@ -71,7 +68,7 @@ class WorkerReport:
 
     def __init__(self, config: pytest.Config) -> None:
         self._output: dict[str, object] = config.workeroutput  # type: ignore[attr-defined]
-        self._watch = Watch(os.environ["PYTEST_XDIST_WORKER"], config.getoption("leak_grace"))
+        self._watch = Watch(config.getoption("leak_grace"))
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
@@ -84,7 +81,7 @@ class MainReport:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._watch = Watch(uuid.uuid4().hex, config.getoption("leak_grace"))
+        self._watch = Watch(config.getoption("leak_grace"))
         self._lines: list[str] = []
 
     @pytest.hookimpl(optionalhook=True)

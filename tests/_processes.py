@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process; `started` tells it from a later one with the same pid."""
+    """A process; `started` tells it from a later one with the same pid.
+
+    It equals another reading of the same process, whatever became of its parent since.
+    """
 
     pid: int
     started: int
-    parent: int
-    alive: bool
+    parent: int = field(compare=False)
+    alive: bool = field(compare=False)
 
     @property
     def command(self) -> str:
@@ -25,18 +28,6 @@ class Process:
         except OSError:
             return "?"
         return b" ".join(words).decode(errors="replace").strip() or "?"
-
-    def variable(self, name: str) -> str | None:
-        """The value that the process's environment had for `name` at its last exec."""
-        try:
-            environment = Path(f"/proc/{self.pid}/environ").read_bytes()
-        except OSError:
-            return None
-        for entry in environment.split(b"\0"):
-            key, _, value = entry.partition(b"=")
-            if key == name.encode():
-                return value.decode(errors="replace")
-        return None
 
 
 def read_process(pid: int) -> Process | None:
