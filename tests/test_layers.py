@@ -12,30 +12,40 @@ PACKAGE = Path(__file__).parent.parent / "src" / "socketkeep"
 
 #: From the lowest to the uppermost; a module may import its own row and those above it in the
 #: table.  ``__init__`` is what ``import socketkeep`` gives: the library's public names.
-LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
+LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "leaf",
-        frozenset(
-            {
-                "_address",
-                "_assignment",
-                "_buffer",
-                "_errors",
-                "_framing",
-                "_handlers",
-                "_modes",
-                "_record",
-            }
+        (
+            "_address",
+            "_assignment",
+            "_buffer",
+            "_errors",
+            "_framing",
+            "_handlers",
+            "_modes",
+            "_record",
         ),
     ),
-    ("library", frozenset({"_aio", "_connection", "_forking", "_listener", "_socket"})),
-    ("public names", frozenset({"__init__"})),
-    ("settings", frozenset({"_config", "_log", "_options", "_options_page", "_settings"})),
-    ("wire", frozenset({"_wire"})),
-    ("inspection", frozenset({"_inspect"})),
-    ("processes", frozenset({"_keeper", "_worker"})),
-    ("administration", frozenset({"_admin"})),
-    ("commands", frozenset({"__main__", "_cli", "_demo"})),
+    (
+        "library",
+        (
+            "_aio",
+            "_closing",
+            "_connection",
+            "_exchange",
+            "_forking",
+            "_listener",
+            "_socket",
+            "_waiting",
+        ),
+    ),
+    ("public names", ("__init__",)),
+    ("settings", ("_config", "_log", "_options", "_options_page", "_settings")),
+    ("wire", ("_wire",)),
+    ("inspection", ("_inspect",)),
+    ("processes", ("_keeper", "_worker")),
+    ("administration", ("_admin",)),
+    ("commands", ("__main__", "_cli", "_demo")),
 )
 
 #: Modules of one layer that do not know each other all the same.

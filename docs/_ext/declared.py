@@ -1,0 +1,107 @@
+"""Reference pages from what the code declares, so that they cannot say something else.
+
+A page that ends in a line ``{{ declared: NAME }}`` has that line replaced by what `PAGES` makes.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, get_type_hints
+
+import click
+import msgspec
+from sphinx.application import Sphinx
+
+from socketkeep import _config, _options_page
+from socketkeep._admin import _reports
+from socketkeep._cli import _main
+
+
+def commands_markdown() -> str:
+    """Return a section for each command of the command line, with its help."""
+    context = click.Context(_main.group, info_name="socketkeep", max_content_width=88)
+    sections = []
+    for name in _main.COMMANDS:
+        command = _main.group.get_command(context, name)
+        assert command is not None
+        if name == "serve":
+            continue  # its options have a page of their own
+        own = click.Context(command, info_name=name, parent=context, max_content_width=88)
+        sections.append(f"## {name}\n\n```text\n{command.get_help(own)}\n```\n")
+    return "\n".join(sections)
+
+
+def reports_markdown() -> str:
+    """Return a section for each JSON object that a command prints."""
+    sections = []
+    for title, report in (
+        ("status", _reports.StatusReport),
+        ("workers: a list of", _reports.WorkerReport),
+        ("connections: a list of", _reports.ConnectionReport),
+        ("listeners: a list of", _reports.ListenerReport),
+        ("status: its workers", _reports.WorkersByState),
+        ("status: its connections", _reports.ConnectionsByState),
+        ("status: its totals", _reports.Totals),
+        ("totals: attached", _reports.AttachedByReason),
+    ):
+        hints = get_type_hints(report)
+        rows = "".join(
+            f"| `{field.name}` | {_type_text(hints[field.name])} |\n"
+            for field in msgspec.structs.fields(report)
+        )
+        about = inspect.cleandoc(report.__doc__ or "")
+        sections.append(f"### {title}\n\n{about}\n\n| field | type |\n|---|---|\n{rows}")
+    return "\n".join(sections)
+
+
+def layers_markdown() -> str:
+    """Return the table of layers that the tests hold the imports to."""
+    test = Path(__file__).parents[2] / "tests" / "test_layers.py"
+    for node in ast.parse(test.read_text()).body:
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "LAYERS":
+            assert node.value is not None
+            rows = (
+                f"| {name} | {', '.join(f'`{module}`' for module in modules)} |\n"
+                for name, modules in ast.literal_eval(node.value)
+            )
+            return "| layer | modules |\n|---|---|\n" + "".join(rows)
+    raise LookupError(f"{test} has no LAYERS")
+
+
+def _type_text(hint: Any) -> str:
+    names = {str: "string", int: "number", float: "number (seconds)", bool: "boolean"}
+    if hint in names:
+        return names[hint]
+    text = str(hint) if not isinstance(hint, type) else "object"
+    if text.startswith("list["):
+        return "list of objects"
+    if text.endswith(" | None"):
+        return "number or null"
+    return text
+
+
+PAGES: Final[dict[str, Callable[[], str]]] = {
+    "options": _options_page.options_markdown,
+    "commands": commands_markdown,
+    "reports": reports_markdown,
+    "layers": layers_markdown,
+}
+
+
+def fill(app: Sphinx, _docname: str, content: list[str]) -> None:
+    """Replace the placeholders of a page; Sphinx calls it with the text as it was read."""
+    for name, make in PAGES.items():
+        placeholder = f"{{{{ declared: {name} }}}}"
+        if placeholder in content[0]:
+            content[0] = content[0].replace(placeholder, make())
+            for module in (_config, _reports, _main):
+                app.env.note_dependency(inspect.getfile(module))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register with Sphinx."""
+    app.connect("source-read", fill)
+    return {"parallel_read_safe": True}
