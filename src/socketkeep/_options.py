@@ -20,6 +20,9 @@ import msgspec
 _DURATION: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|h|d|)", re.ASCII)
 _SECONDS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?b)?", re.ASCII | re.IGNORECASE)
+_MOST_NUMBER: Final = (1 << 31) - 1  # what listen(2) and the like take
+_MOST_SECONDS: Final = 10**9
+_MOST_BYTES: Final = 1 << 53  # exact as a float
 _BYTES: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -32,7 +35,8 @@ class Kind:
     """A type of value: how it is read from text and from TOML, and how it is written.
 
     `parse` raises ValueError when the text is not of this kind; `expected` then says what would
-    have been.  `python` is the type that `ServeConfig` holds.
+    have been.  `python` is the type that `ServeConfig` holds.  most: the greatest number that the
+    system can be told, so that it fails here and not in the middle of a start.
     """
 
     name: str
@@ -42,6 +46,7 @@ class Kind:
     toml_types: tuple[type[Any], ...]
     write: Callable[[Any], str] = str
     is_list: bool = False
+    most: int | None = None
 
 
 def parse_duration(text: str) -> float:
@@ -64,7 +69,10 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"not a size: {text!r}")
-    return int(float(match[1]) * _BYTES[match[2].lower()])
+    size = float(match[1]) * _BYTES[match[2].lower()]
+    if size > _MOST_BYTES:
+        raise ValueError(f"more bytes than there can be: {text!r}")
+    return int(size)
 
 
 def parse_flag(text: str) -> bool:
@@ -96,12 +104,12 @@ def _words(text: str) -> list[str]:
 
 
 def _number(value: float) -> str:
-    return f"{value:g}" if value < 1e6 else str(value)
+    return repr(value).removesuffix(".0")
 
 
 TEXT: Final = Kind("text", "text", str, str, (str,), json.dumps)
 PATH: Final = Kind("path", "a path", str, str, (str,), json.dumps)
-NUMBER: Final = Kind("number", "a whole number", int, _integer, (int,))
+NUMBER: Final = Kind("number", "a whole number", int, _integer, (int,), most=_MOST_NUMBER)
 DURATION: Final = Kind(
     "duration",
     "a duration such as 30, 1.5, 500ms, 2m or 1h",
@@ -109,9 +117,10 @@ DURATION: Final = Kind(
     parse_duration,
     (int, float, str),
     _number,
+    most=_MOST_SECONDS,
 )
 SIZE: Final = Kind(
-    "size", "a size such as 65536, 64K, 200M or 1G", int, parse_size, (int, str), str
+    "size", "a size such as 65536, 64K, 200M or 1G", int, parse_size, (int, str), most=_MOST_BYTES
 )
 FLAG: Final = Kind(
     "yes or no",
@@ -208,6 +217,10 @@ class Option:
         return self._checked(value, value, source)
 
     def _checked(self, value: Any, given: object, source: str) -> Any:
+        if self.kind.most is not None and not value <= self.kind.most:  # so NaN fails
+            raise self._wrong(given, source)
+        if self.kind in (DURATION, SIZE) and value < 0:
+            raise self._wrong(given, source)
         if self.choices and value not in self.choices:
             near = nearest(str(value), self.choices)
             raise OptionError(

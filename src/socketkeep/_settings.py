@@ -129,7 +129,11 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Setting]:
         if declared is None:
             if variable in OTHER_VARIABLES or _KUBERNETES.fullmatch(variable):
                 continue
-            near = nearest(variable, (*by_variable, *OTHER_VARIABLES))
+            # Without the prefix, which would make all of them alike.
+            near = nearest(
+                variable.removeprefix(PREFIX),
+                tuple(name.removeprefix(PREFIX) for name in (*by_variable, *OTHER_VARIABLES)),
+            ).replace("mean ", f"mean {PREFIX}")
             raise OptionError(f"{variable}: no option has this environment variable{near}")
         # Unset and empty are one: compose files and unit files often cannot unset.
         if text:

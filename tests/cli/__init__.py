@@ -1,0 +1,1 @@
+"""The command line, the options, and the client of the control socket."""

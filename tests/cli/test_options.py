@@ -1,0 +1,214 @@
+"""Values: how they are read, refused, written, and that each option is declared once."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import get_type_hints
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from socketkeep._config import OPTIONS, ServeConfig, option
+from socketkeep._options import (
+    Option,
+    OptionError,
+    nearest,
+    parse_duration,
+    parse_flag,
+    parse_permissions,
+    parse_size,
+)
+from socketkeep._options_page import options_markdown
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30", 30.0),
+        ("1.5", 1.5),
+        (".5s", 0.5),
+        ("500ms", 0.5),
+        ("2m", 120.0),
+        ("1h", 3600.0),
+        ("1d", 86400.0),
+        (" 3 s ", 3.0),
+        ("0", 0.0),
+    ],
+)
+def test_durations(text: str, seconds: float) -> None:
+    """A duration is a number of seconds, or has one of the usual units."""
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1 y", "s", "1e3", "inf", "nan", "1,5", "1m30s", "٣"])
+def test_what_is_no_duration(text: str) -> None:
+    """Anything else is refused, also what float() would take."""
+    with pytest.raises(ValueError, match="duration"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("65536", 65536),
+        ("64K", 65536),
+        ("64k", 65536),
+        ("200M", 200 * 2**20),
+        ("1G", 2**30),
+        ("1GiB", 2**30),
+        ("1.5 MB", 3 * 2**19),
+        ("0", 0),
+    ],
+)
+def test_sizes(text: str, count: int) -> None:
+    """A size is a number of bytes; units are powers of 1024, however they are spelt."""
+    assert parse_size(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "-1", "M", "1X", "1e6", "0x10"])
+def test_what_is_no_size(text: str) -> None:
+    """Anything else is refused."""
+    with pytest.raises(ValueError, match="size"):
+        parse_size(text)
+
+
+def test_flags_in_text() -> None:
+    """A variable says yes or no in the usual words; nothing else passes for either."""
+    assert [parse_flag(text) for text in ("1", "true", "YES", "on")] == [True] * 4
+    assert [parse_flag(text) for text in ("0", "false", "No", "off")] == [False] * 4
+    with pytest.raises(ValueError, match="maybe"):
+        parse_flag("maybe")
+
+
+@pytest.mark.parametrize(("text", "mode"), [("666", "0666"), ("0660", "0660"), ("0o600", "0600")])
+def test_permissions(text: str, mode: str) -> None:
+    """Permissions are octal, with or without a prefix."""
+    assert parse_permissions(text) == mode
+
+
+@pytest.mark.parametrize("text", ["", "8", "999", "1777", "-666", "rw-rw-rw-", "66"])
+def test_what_are_no_permissions(text: str) -> None:
+    """Bits beyond rwx, and modes so short that they are likely mistaken, are refused."""
+    with pytest.raises(ValueError, match="permissions"):
+        parse_permissions(text)
+
+
+def test_the_fields_and_the_options_are_the_same() -> None:
+    """Every field of ServeConfig declares an option, in the same order, with a unique spelling."""
+    assert [declared.key for declared in OPTIONS] == list(ServeConfig.__struct_fields__)
+    flags = [flag for declared in OPTIONS for flag in declared.flags]
+    assert len(flags) == len(set(flags))
+    for declared in OPTIONS:
+        assert declared.flags == () or declared.flags[-1] == f"--{declared.key}".replace("_", "-")
+
+
+def test_the_kind_of_an_option_is_the_type_of_its_field() -> None:
+    """What the parser of an option returns is what the field is annotated to hold."""
+    hints = get_type_hints(ServeConfig)
+    for declared in OPTIONS:
+        hint = hints[declared.key]
+        held = str if declared.choices else getattr(hint, "__origin__", hint)
+        assert held is declared.kind.python, declared.key
+
+
+def test_defaults_are_valid() -> None:
+    """Each default passes the option's own check, so that it can be written into a file."""
+    for declared in OPTIONS[1:]:
+        written = tomllib.loads(f"value = {declared.kind.write(declared.default)}")["value"]
+        if declared.default != "":
+            assert declared.from_toml(written, "test") == declared.default
+
+
+def test_the_configuration_travels_as_msgpack() -> None:
+    """The template gets the configuration that the keeper has."""
+    config = ServeConfig(target="a:b", bind=["unix:/x", "[::1]:1"], graceful_timeout=0.5)
+    sent = msgspec.msgpack.encode(config)
+    assert msgspec.msgpack.decode(sent, type=ServeConfig) == config
+
+
+@given(st.integers(min_value=0, max_value=2**53))
+def test_any_size_is_read_back(count: int) -> None:
+    """What is written for a size is read as the same size."""
+    declared = option("worker_max_rss")
+    assert declared.from_text(declared.kind.write(count), "test") == count
+
+
+@given(st.floats(min_value=0, max_value=10**9, allow_nan=False))
+def test_any_duration_is_read_back(seconds: float) -> None:
+    """What --print-config writes for a duration is valid TOML for the same duration."""
+    declared = option("idle_timeout")
+    value = tomllib.loads(f"x = {declared.kind.write(seconds)}")["x"]
+    assert declared.from_toml(value, "test") == seconds
+
+
+def refusal_of(declared: Option, text: str) -> str | None:
+    try:
+        declared.from_text(text, declared.long_flag)
+    except OptionError as error:
+        return str(error)
+    return None
+
+
+@given(st.text() | st.from_regex(r"-?[0-9]{1,400}[kmgtsdh]?", fullmatch=True))
+def test_no_text_is_a_crash(text: str) -> None:
+    """Whatever a user writes is either a value or one OptionError, which names the option."""
+    for declared in OPTIONS:
+        if (refusal := refusal_of(declared, text)) is not None:
+            assert refusal.startswith(declared.long_flag)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("workers", "two", "--workers: expected a whole number, got 'two'"),
+        ("workers", "1_000", "--workers: expected a whole number, got '1_000'"),
+        ("workers", "-1", "--workers: must be at least 0, got '-1'"),
+        ("graceful_timeout", "-5", "--graceful-timeout: a duration cannot be negative, got -5"),
+        ("replay_limit", "-5", "--replay-limit: a size cannot be negative, got -5"),
+        (
+            "model",
+            "asinc",
+            "--model: expected one of auto, fork, prefork, thread, async, got 'asinc' (did you",
+        ),
+        ("backlog", "0", "--backlog: must be at least 1, got '0'"),
+        ("backlog", "9" * 10, "--backlog: expected a whole number, got '9999999999'"),
+        ("idle_timeout", "9" * 400, "--idle-timeout: expected a duration"),
+        ("worker_max_rss", "9" * 400, "--worker-max-rss: expected a size"),
+        ("name", "a/b", "--name: expected at most 64 letters"),
+        ("target", "module", "TARGET: expected package.module:attribute"),
+        ("control", "/" + "x" * 107, "--control: the path of a Unix socket may have 107 bytes"),
+        ("bind", "localhost", "--bind: address 'localhost'"),
+        ("bind", "127.0.0.1:1,127.0.0.1:1", "--bind: 127.0.0.1:1 is given twice"),
+        ("bind", ",", "--bind: expected at least one address"),
+    ],
+)
+def test_messages(key: str, text: str, message: str) -> None:
+    """A refusal says which option, what was expected, and what was given."""
+    declared = option(key)
+    with pytest.raises(OptionError) as caught:
+        declared.from_text(text, declared.long_flag)
+    assert str(caught.value).startswith(message)
+
+
+def test_nearest() -> None:
+    """The nearest name is offered in its own spelling, and nothing when none is near."""
+    assert nearest("WORKRS", ("workers", "threads")) == " (did you mean workers?)"
+    assert nearest("xyzzy", ("workers", "threads")) == ""
+
+
+def test_the_reference_page_has_every_option() -> None:
+    """Each option has its section with flag, variable, key and default."""
+    page = options_markdown()
+    for declared in OPTIONS:
+        assert f"(option-{declared.key.replace('_', '-')})=" in page
+        assert f"`{declared.variable}`" in page
+        for flag in declared.flags:
+            assert f"`{flag}`" in page
+        examples = [
+            line for line in page.splitlines() if line.startswith(f"- TOML: `{declared.key} =")
+        ]
+        assert len(examples) == 1
+        value = tomllib.loads(examples[0].removeprefix("- TOML: ").strip("`"))[declared.key]
+        declared.from_toml(value, "the page's example")

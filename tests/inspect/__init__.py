@@ -1,0 +1,1 @@
+"""What the kernel says about sockets, against real ones."""
