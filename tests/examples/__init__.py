@@ -1,0 +1,1 @@
+"""The examples, each with the client that its docstring names."""
