@@ -1,0 +1,131 @@
+"""The server of the demo: a real one, in its own processes, driven by the commands users have."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+_HANDLER: Final = """\
+from socketkeep import AsyncConnection, resumable
+
+VERSION = b"{version}"
+
+
+@resumable
+async def handle(conn: AsyncConnection) -> None:
+    count = conn.state or 0
+    async for line in conn.lines():
+        count += 1
+        await conn.send(b"%d %s %s\\n" % (count, line, VERSION))
+        conn.commit(count)
+"""
+
+START_TIMEOUT: Final = 10.0
+STOP_TIMEOUT: Final = 5.0
+
+
+class ServerFailed(Exception):
+    """The server, or a command to it, failed; the text is what it said."""
+
+
+class Server:
+    """``socketkeep serve`` of a small handler in `directory`, as a context manager.
+
+    Entering starts it and waits until it is ready; raises ServerFailed if it does not become so.
+    """
+
+    def __init__(self, directory: Path, workers: int) -> None:
+        self._handler = directory / "counter.py"
+        self._control = directory / "control.sock"
+        self._workers = workers
+        self._log: deque[str] = deque(maxlen=50)
+        self._ready = threading.Event()
+        self.address = ""
+
+    def __enter__(self) -> Self:
+        # What the user has set for other servers is not meant for this one.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SOCKETKEEP_")}
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "socketkeep", "serve", f"{self._handler}:handle"),
+                *("--bind", "127.0.0.1:0", "--workers", str(self._workers)),
+                *("--control", str(self._control), "--log-format", "json"),
+            ],
+            cwd=self._handler.parent,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C ends the demo, which then ends the server in order
+        )
+        self._reader = threading.Thread(target=self._read_log, name="server log", daemon=True)
+        self._reader.start()
+        self._ready.wait(START_TIMEOUT)
+        if self.address and self.process.poll() is None:
+            return self
+        self._stop()
+        raise ServerFailed("the server did not start:\n" + "\n".join(self._log))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    def write(self, version: str) -> None:
+        """Write the handler's code, whose replies say `version`."""
+        new = self._handler.with_suffix(".new")
+        new.write_text(_HANDLER.format(version=version))
+        new.replace(self._handler)
+
+    def command(self, *words: str) -> None:
+        """Run ``socketkeep WORDS`` against the server; raises ServerFailed if it fails."""
+        done = subprocess.run(
+            [sys.executable, "-m", "socketkeep", *words, "--control", str(self._control)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            said = done.stderr.strip() or done.stdout.strip()
+            raise ServerFailed(f"socketkeep {' '.join(words)} failed:\n{said}")
+
+    def _stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._reader.join(STOP_TIMEOUT)
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+
+    def _read_log(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            event: dict[str, Any] = {}
+            with contextlib.suppress(ValueError):
+                event = json.loads(line)
+            self._log.append(_shown(event) or line.rstrip())
+            if event.get("event") == "listening":
+                self.address = event["address"]
+            elif event.get("event") == "ready":
+                self._ready.set()
+        self._ready.set()  # it has ended: nobody need wait any longer
+
+
+def _shown(event: dict[str, Any]) -> str:
+    return "  ".join(str(value) for key, value in event.items() if key != "time")
