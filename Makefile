@@ -20,13 +20,16 @@ help: ## show the targets
 .PHONY: setup
 setup: $(STAMP) ## make the virtual environment from the lock
 
-# A changed lock or pyproject makes the environment anew, so that nothing stays that is not locked.
-$(STAMP): $(LOCK) pyproject.toml
+# A changed lock makes the environment anew, so that nothing stays that is not locked.
+$(VENV)/.locked: $(LOCK)
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found: set PYTHON to a Python >= 3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "make: $(PYTHON) is $$($(PYTHON) -V), Socketkeep needs >= 3.11: set PYTHON" >&2; exit 1; }
+		echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1), Socketkeep needs >= 3.11: set PYTHON" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet -r $(LOCK)
+	touch $@
+
+$(STAMP): $(VENV)/.locked pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
