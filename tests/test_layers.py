@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "_forking",
             "_listener",
             "_socket",
+            "_sync",
             "_waiting",
         ),
     ),
