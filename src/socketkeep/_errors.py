@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 from typing import Any, ClassVar, Final, TypedDict, Unpack
 
-_PREPOSITIONS: Final = {"recv": "from", "send": "to", "connect": "to"}
-_PARTICIPLES: Final = {"recv": "received", "send": "sent"}
+_PREPOSITIONS: Final = {"recv": "from", "lines": "from", "send": "to", "connect": "to"}
+_PARTICIPLES: Final = {"recv": "received", "lines": "received", "send": "sent"}
 
 
 class Context(TypedDict, total=False):

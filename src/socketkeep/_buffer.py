@@ -1,0 +1,172 @@
+"""The bytes that a connection has received and its handler has not yet dealt with.  No I/O here.
+
+Two marks move through the bytes: `commit` moves the first, the takes move the second.
+
+    ... dropped | retained: taken since the commit | unread: not yet taken |
+                ^ _mark                            ^ _pos
+
+What is retained is what a replay pushes back in front of the unread bytes.  It costs nothing while
+it lies in the same chunk as the unread bytes, which is the usual case; only when the next chunk
+comes is it set aside.
+
+A chunk is kept as the `bytes` that the system call made, so that a line is copied once, when it is
+taken.  Only where a message spans chunks are they gathered in a bytearray, which grows by a
+constant factor: joining `bytes` anew with each chunk would be quadratic.
+"""
+
+from __future__ import annotations
+
+
+class ReceiveBuffer:
+    """Received bytes, taken from the front, retained from the last commit on when `retain` is set.
+
+    replay_limit: how many taken bytes are retained at most; past it they are dropped, and the
+    buffer has `overflowed` until the next commit.
+    """
+
+    __slots__ = (
+        "_aside",
+        "_aside_size",
+        "_data",
+        "_dropped",
+        "_limit",
+        "_mark",
+        "_pos",
+        "_retain",
+        "_scanned",
+        "_separator",
+    )
+
+    def __init__(self, *, retain: bool = False, replay_limit: int = 65536) -> None:
+        self._data: bytes | bytearray = b""
+        self._mark = 0
+        self._pos = 0
+        self._retain = retain
+        self._limit = replay_limit
+        self._aside: list[bytes] = []  # what is retained of chunks before this one
+        self._aside_size = 0
+        self._dropped = False
+        self._separator = b""  # the one last looked for in vain, and from where to look on
+        self._scanned = 0
+
+    def __len__(self) -> int:
+        """The number of unread bytes."""
+        return len(self._data) - self._pos
+
+    def feed(self, data: bytes) -> None:
+        """Add what was received."""
+        held = self._data
+        pos = self._pos
+        if pos != len(held):
+            self._gather(data)
+            return
+        if self._retain and self._mark != pos:
+            self._set_aside()
+        self._data = data
+        self._mark = self._pos = self._scanned = 0
+
+    def _gather(self, data: bytes) -> None:
+        if self._mark != self._pos and self._retain:
+            self._set_aside()
+        held = self._data
+        if isinstance(held, bytearray):
+            del held[: self._pos]
+        else:
+            held = self._data = bytearray(memoryview(held)[self._pos :])
+        held += data
+        self._scanned = max(0, self._scanned - self._pos)
+        self._mark = self._pos = 0
+
+    def _set_aside(self) -> None:
+        """Retain what was taken of a chunk that is about to go."""
+        size = self._pos - self._mark
+        if self._dropped or self._aside_size + size > self._limit:
+            self._dropped = True
+            self._aside.clear()
+            self._aside_size = 0
+            return
+        self._aside.append(bytes(memoryview(self._data)[self._mark : self._pos]))
+        self._aside_size += size
+
+    def take(self, most: int) -> bytes | None:
+        """Take what is there, up to `most` bytes; None when nothing is."""
+        data = self._data
+        pos = self._pos
+        size = len(data) - pos
+        if not size:
+            return None
+        if size > most:
+            size = most
+        elif not pos and isinstance(data, bytes):
+            self._pos = size
+            return data
+        self._pos = end = pos + size
+        return data[pos:end] if isinstance(data, bytes) else bytes(memoryview(data)[pos:end])
+
+    def take_exactly(self, count: int) -> bytes | None:
+        """Take `count` bytes; None, and nothing is taken, when there are fewer."""
+        pos = self._pos
+        end = pos + count
+        data = self._data
+        if end > len(data):
+            return None
+        self._pos = end
+        # A slice of bytes is one copy; of a bytearray it is a bytearray, and bytes() a second.
+        return data[pos:end] if isinstance(data, bytes) else bytes(memoryview(data)[pos:end])
+
+    def find(self, separator: bytes) -> int:
+        """Return how many unread bytes stand before `separator`, -1 when it is not there.
+
+        Asked again for the same separator it goes on from where it gave up.
+        """
+        data = self._data
+        pos = self._pos
+        start = pos
+        if self._scanned > pos and self._separator == separator:
+            start = self._scanned
+        at = data.find(separator, start)
+        if at < 0:
+            self._separator = separator
+            self._scanned = len(data) - len(separator) + 1
+            return -1
+        return at - pos
+
+    def take_found(self, count: int, separator_size: int) -> bytes:
+        """Take the `count` bytes before a separator that `find` found, and drop the separator."""
+        pos = self._pos
+        end = pos + count
+        self._pos = end + separator_size
+        data = self._data
+        return data[pos:end] if isinstance(data, bytes) else bytes(memoryview(data)[pos:end])
+
+    @property
+    def unread(self) -> bytes:
+        """A copy of the unread bytes."""
+        return bytes(memoryview(self._data)[self._pos :])
+
+    @property
+    def overflowed(self) -> bool:
+        """More was taken since the last commit than is retained: a replay would lack bytes."""
+        return self._dropped or self._aside_size + self._pos - self._mark > self._limit
+
+    @property
+    def untouched(self) -> bool:
+        """Nothing was taken since the last commit, and nothing is unread."""
+        return self._mark == len(self._data) and not self._aside_size and not self._dropped
+
+    def commit(self) -> None:
+        """Drop what is retained: it has been dealt with."""
+        self._mark = self._pos
+        if self._aside_size or self._dropped:
+            self._aside.clear()
+            self._aside_size = 0
+            self._dropped = False
+
+    def replay(self) -> bytes:
+        """Return all since the last commit: what was taken, then what is unread.
+
+        Raises RuntimeError when bytes taken since then were not retained.
+        """
+        if self.overflowed or (not self._retain and self._mark != self._pos):
+            raise RuntimeError("bytes taken since the last commit were not retained")
+        return b"".join((*self._aside, memoryview(self._data)[self._mark :]))

@@ -1,0 +1,65 @@
+"""The orderly end of a connection, and the abrupt one.
+
+close(2) with unread bytes in the receive queue makes Linux send RST, and an RST makes the peer's
+system throw away the reply that it has not yet read.  So the write side is ended first, and what
+the peer still sends is read and discarded, within bounds, until its EOF comes.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import socket
+import struct
+import time
+from typing import Final
+
+#: Seconds of silence from the peer after which the drain gives up.
+QUIET: Final = 1.0
+#: Seconds after which it gives up on a peer that never stops sending.
+LINGER: Final = 5.0
+#: How much one system call discards.
+DISCARD: Final = 262144
+
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
+
+def end_writing(sock: socket.socket) -> bool:
+    """Send FIN; return whether there was still anybody to send it to."""
+    try:
+        sock.shutdown(socket.SHUT_WR)
+    except OSError:
+        return False  # reset, or never connected: nothing is left to end in an orderly way
+    return True
+
+
+def drain(sock: socket.socket, linger: float, quiet: float = QUIET) -> None:
+    """Discard what the peer sends until its EOF, `quiet` seconds of silence or `linger` in all."""
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    end = time.monotonic() + linger
+    while True:
+        left = min(quiet, end - time.monotonic())
+        if not poller.poll(max(0, math.ceil(left * 1000))):
+            return
+        if not discard(sock) or time.monotonic() >= end:
+            return
+
+
+def discard(sock: socket.socket) -> bool:
+    """Discard one helping of what the peer sent; return False when there is no more to come."""
+    try:
+        return bool(sock.recv(DISCARD))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def reset(sock: socket.socket) -> None:
+    """Close the descriptor so that the peer gets RST; on a Unix socket, a plain close."""
+    try:
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    finally:
+        sock.close()

@@ -1,0 +1,285 @@
+"""`Connection`: the verbs of one stream for sync code, in each of the three modes."""
+# ruff: noqa: A002 - `max` is the word for a bound; the builtin is not used here
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import TracebackType
+from typing import Final, Self
+
+from socketkeep._assignment import Assignment
+from socketkeep._closing import LINGER, drain, end_writing, reset
+from socketkeep._errors import Busy, Closed, Released
+from socketkeep._exchange import CHUNK
+from socketkeep._framing import check_bound, check_separator, take_line, take_until
+from socketkeep._modes import Blocking, Mode, NonBlocking, seconds_left
+from socketkeep._record import ENDED, Ended
+from socketkeep._sync import Data, SyncExchange
+
+_BLOCKING: Final = Blocking()
+
+
+class Connection(SyncExchange):
+    """A connected stream socket, TCP or Unix, for sync code.
+
+    sock: a connected socket; the connection owns it from here on, and sets its file description
+    non-blocking for good, whoever else holds it.  mode: how operations wait; it belongs to this
+    object alone, not to the description.  assignment: given by a server.
+
+    Operations take `timeout`, seconds for the whole operation, in place of the mode; 0 is as
+    NonBlocking, None as the mode says.  When one raises `WouldBlock` or `TimedOut` nothing is
+    lost, and calling it again goes on: received bytes stay in the buffer, and a `send` of the same
+    data continues with its first unsent byte.
+
+    Raised by every operation: `Closed` after `close` and when a limit of the server's ended the
+    connection, `Released` after `release`, `PeerReset`, `WouldBlock` and `TimedOut` by the mode; by
+    a receive `Busy` when another thread receives, and `Detached` when the server moves the
+    connection.  One thread may receive while others send: the bytes of each send stay together.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        mode: Mode = _BLOCKING,
+        assignment: Assignment | None = None,
+    ) -> None:
+        super().__init__(sock, mode=mode, assignment=assignment)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def mode(self) -> Mode:
+        """How operations wait: `Blocking`, `NonBlocking`, `Timeout` or `Deadline`."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: Mode) -> None:
+        self._limit = seconds_left(mode)
+        self._mode = mode
+
+    @contextmanager
+    def using(self, mode: Mode) -> Iterator[Self]:
+        """Set the mode for the length of a ``with`` block."""
+        before = self._mode
+        self.mode = mode
+        try:
+            yield self
+        finally:
+            self.mode = before
+
+    def recv(self, max: int = CHUNK, *, timeout: float | None = None) -> bytes:
+        """Return what has come, 1 to `max` bytes, waiting for the first; b"" at the peer's EOF."""
+        check_bound(max)
+        return self._receive("recv", partial(self._buffer.take, max), None, timeout) or b""
+
+    def recv_into(self, buffer: bytearray | memoryview, *, timeout: float | None = None) -> int:
+        """Receive into `buffer` as `recv` does; return the number of bytes, 0 at the peer's EOF."""
+        view = memoryview(buffer).cast("B")
+        check_bound(view.nbytes)
+        data = self._receive("recv_into", partial(self._buffer.take, view.nbytes), None, timeout)
+        if data is None:
+            return 0
+        view[: len(data)] = data
+        return len(data)
+
+    def recv_exactly(self, count: int, *, timeout: float | None = None) -> bytes:
+        """Return exactly `count` bytes.
+
+        Raises PeerClosed when the peer's EOF comes before; what did come is still unread.
+        """
+        if count < 0:
+            raise ValueError(f"recv_exactly: a number of bytes >= 0, not {count}")
+        take = partial(self._buffer.take_exactly, count)
+        data = self._receive("recv_exactly", take, count, timeout)
+        if data is None:
+            raise self._cut_short("recv_exactly", count)
+        return data
+
+    def recv_until(
+        self, separator: bytes, max: int = CHUNK, *, timeout: float | None = None
+    ) -> bytes:
+        """Return the bytes before `separator`, which is received too, and dropped.
+
+        max: how many bytes they may be.  Raises LimitExceeded when they are more, and PeerClosed
+        when the peer's EOF comes before the separator; what did come is still unread.
+        """
+        check_separator(separator, max)
+        take = partial(take_until, self._buffer, separator, max)
+        data = self._receive("recv_until", take, None, timeout)
+        if data is None:
+            raise self._cut_short("recv_until", None)
+        return data
+
+    def lines(
+        self,
+        max: int = CHUNK,
+        *,
+        keepends: bool = False,
+        commit: bool = False,
+        timeout: float | None = None,
+    ) -> Iterator[bytes]:
+        r"""Iterate over the lines that come, until the peer's EOF.
+
+        A line ends with b"\n" or b"\r\n", which is not part of it unless `keepends`.  What stands
+        unterminated before EOF is a line too.  max: how many bytes a line may have before its
+        newline; LimitExceeded beyond.  commit: when the next line is asked for, `commit` the ones
+        before, without state.  timeout: seconds for each line.  After `WouldBlock` or `TimedOut`
+        the same iterator goes on.
+        """
+        check_bound(max)
+        return _Lines(self, max, keepends, commit, timeout)
+
+    def send(self, data: Data, *, timeout: float | None = None) -> None:
+        """Send all of `data`, waiting as long as the peer does not read.
+
+        Returns when the system has taken the last byte; that the peer has got it is not promised.
+        Raises PeerClosed when the peer takes no more.
+        """
+        self._transmit(data, timeout)
+
+    def send_eof(self) -> None:
+        """Tell the peer that nothing more will be sent; receiving goes on.  `close` is still due.
+
+        The peer sees EOF whoever else holds the socket.
+        """
+        self.shutdown(socket.SHUT_WR)
+
+    def shutdown(self, how: int) -> None:
+        """End a direction: socket.SHUT_RD, SHUT_WR or SHUT_RDWR, for every holder of the socket."""
+        if self._over is not None:
+            raise self._refusal("shutdown")
+        with self._sending:  # not into the middle of another thread's send
+            self._write_ended = self._write_ended or how != socket.SHUT_RD
+            try:
+                self._sock.shutdown(how)
+            except OSError as error:
+                raise self._failed(error, "shutdown") from error
+
+    def close(self, *, linger: float = LINGER) -> None:
+        """End the connection in an orderly way, for every holder of the socket.
+
+        The peer gets all that was sent, then EOF; never a reset, though it may still be sending:
+        what it sends is read and discarded until its EOF, for at most 1 s of silence and `linger`
+        seconds in all (in NonBlocking mode, no longer than at once).  Unread bytes are dropped.
+        May be called again, and after any other end of the connection.
+        """
+        if self._finished():
+            return
+        self._finish(Closed(), Ended.CLOSED)
+        if isinstance(self._mode, NonBlocking):
+            linger = 0.0
+        flushed = self._sending.acquire(timeout=linger)
+        alive = end_writing(self._sock)
+        with self._evicting(flushed):
+            if alive and not self._eof:
+                drain(self._sock, linger)
+            self._sock.close()
+
+    def release(self) -> None:
+        """Let go of this process's handle; the connection lives on while another holds one.
+
+        Raises Busy when another thread is receiving or sending.  Unread bytes are dropped: take
+        `unread` along if another holder is to go on.
+        """
+        if self._finished():
+            return
+        for lock in (self._reading, self._sending):
+            if not lock.acquire(blocking=False):
+                raise Busy(**self._context("release"))
+            lock.release()
+        self._finish(Released(), Ended.RELEASED)
+        self._sock.close()
+
+    def abort(self) -> None:
+        """End the connection at once: the peer gets RST, and bytes on their way are lost.
+
+        A Unix socket has no RST: there the peer sees EOF, or a reset if it was still sending.
+        May be called again, and after any other end of the connection.
+        """
+        if self._finished():
+            return
+        self._finish(Closed(), Ended.CLOSED)
+        with self._evicting(self._sending.acquire(blocking=False)):
+            reset(self._sock)
+
+    def _finished(self) -> bool:
+        # After `Detached` the descriptor is on its way to the next worker: a handler's `finally`
+        # that closes the connection must not end it.
+        return self._detached or self._sock.fileno() < 0
+
+    def _finish(self, why: Closed | Released, ended: Ended) -> None:
+        self._over = why
+        if not self._record[ENDED]:
+            self._record[ENDED] = ended
+
+    @contextmanager
+    def _evicting(self, sending: bool) -> Iterator[None]:
+        """Keep other threads off the descriptor while it is closed; wake those that wait on it.
+
+        A number that is closed under a thread that polls it may by then be another file's.
+        sending: the lock for sending is held already.
+        """
+        if not self._reading.acquire(blocking=False):
+            self._wake(socket.SHUT_RD)
+            self._reading.acquire()
+        if not sending:
+            self._wake(socket.SHUT_RDWR)
+            self._sending.acquire()
+        try:
+            yield
+        finally:
+            self._sending.release()
+            self._reading.release()
+
+    def _wake(self, how: int) -> None:
+        try:
+            self._sock.shutdown(how)
+        except OSError:
+            return  # not connected any more: the threads have been woken by that
+
+
+class _Lines:
+    """An iterator, not a generator: a generator would be at its end after the first timeout."""
+
+    __slots__ = ("_commit", "_conn", "_due", "_max", "_take", "_timeout")
+
+    def __init__(
+        self, conn: Connection, max: int, keepends: bool, commit: bool, timeout: float | None
+    ) -> None:
+        self._conn = conn
+        self._max = max
+        self._take = partial(take_line, conn._buffer, max, keepends)
+        self._commit = commit
+        self._due = False
+        self._timeout = timeout
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        conn = self._conn
+        if self._due:
+            self._due = False
+            conn.commit()
+        line = conn._receive("lines", self._take, None, self._timeout)
+        if line is None:
+            line = conn._buffer.take(self._max)
+            if line is None:
+                raise StopIteration
+        self._due = self._commit
+        return line

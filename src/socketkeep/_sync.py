@@ -1,0 +1,286 @@
+"""The engine under `Connection`: how sync code waits, receives and sends.
+
+A receive waits with poll(2) before it calls recv(2), and does not try recv first: a handler usually
+asks before the next request is there, and an attempt in vain costs an exception.  So each helping
+from the kernel also passes by the server's wake descriptor, and a client that never pauses cannot
+keep the connection from hearing the server's order.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeAlias
+
+from socketkeep._assignment import Assignment, Detached, Order, handling
+from socketkeep._errors import Busy, Closed, LimitExceeded, PeerReset, TimedOut, WouldBlock
+from socketkeep._exchange import CHUNK, LARGE_CHUNK, SENT, Exchange
+from socketkeep._modes import Deadline, Mode, check_seconds, seconds_left
+from socketkeep._record import STATUS, WAITING
+from socketkeep._waiting import Poller, earlier
+
+Data: TypeAlias = bytes | bytearray | memoryview
+
+#: An operation's limit in seconds, and its end on the monotonic clock.  (None, None): wait for as
+#: long as it takes; (0.0, None): do not wait at all.
+Span: TypeAlias = tuple[float | None, float | None]
+
+
+class SyncExchange(Exchange):
+    """The base of `Connection`: its verbs are built from `_receive` and `_transmit`."""
+
+    __slots__ = (
+        "_limit",
+        "_mode",
+        "_readable",
+        "_reading",
+        "_sending",
+        "_unsent",
+        "_writable",
+    )
+
+    def __init__(
+        self, sock: socket.socket, *, mode: Mode, assignment: Assignment | None = None
+    ) -> None:
+        super().__init__(sock, assignment=assignment)
+        self._mode = mode
+        self._limit = seconds_left(mode)
+        self._reading = threading.Lock()
+        self._sending = threading.Lock()
+        self._readable: Poller | None = None
+        self._writable: Poller | None = None
+        self._unsent: tuple[Data, int] | None = None  # an unfinished send's data, and bytes gone
+
+    def _span(self, timeout: float | None) -> Span:
+        if timeout is None:
+            if isinstance(self._mode, Deadline):
+                return seconds_left(self._mode), self._mode.at
+            limit = self._limit
+        else:
+            limit = check_seconds(timeout)
+        return limit, (time.monotonic() + limit if limit else None)
+
+    def _order(self) -> Order | None:
+        retirement = self._assignment.retirement
+        return None if retirement is None else retirement.order
+
+    def _poller(self, events: int) -> Poller:
+        retirement = self._assignment.retirement
+        return Poller(self._fd, events, None if retirement is None else retirement.wake_fd)
+
+    # Receiving.
+
+    def _receive(
+        self,
+        operation: str,
+        take: Callable[[], bytes | None],
+        wanted: int | None,
+        timeout: float | None,
+    ) -> bytes | None:
+        """Receive until `take` finds in the buffer what it wants; None when EOF comes before."""
+        if self._over is not None:
+            self._check_over(operation)
+        if not self._reading.acquire(blocking=False):
+            raise Busy(**self._context(operation))
+        try:
+            if self._assignment.retirement is not None:
+                self._obey(operation)
+            data = take()
+            if data is None:
+                span = self._span(timeout)
+                while data is None and self._fill(operation, wanted, span):
+                    data = take()
+            return data
+        except LimitExceeded as error:
+            raise self._locate(error, operation) from None
+        finally:
+            self._reading.release()
+
+    def _check_over(self, operation: str) -> None:
+        """Raise when the connection is over; what came before a reset may still be read."""
+        if not (isinstance(self._over, PeerReset) and len(self._buffer)):
+            raise self._refusal(operation)
+
+    def _fill(self, operation: str, wanted: int | None, span: Span) -> bool:
+        """Receive once into the buffer; return False at the peer's EOF."""
+        if self._eof:
+            return False
+        if self._over is not None:
+            raise self._refusal(operation)
+        patient = span != (0.0, None)
+        while True:
+            if patient:
+                self._wait_readable(operation, wanted, span)
+            self._taking()
+            try:
+                data = self._sock.recv(CHUNK if wanted is None or wanted <= CHUNK else LARGE_CHUNK)
+            except BlockingIOError:
+                self._took_nothing()
+                if patient:
+                    continue  # another holder of the socket was quicker
+                raise self._unfinished(operation, len(self._buffer), wanted, span) from None
+            except OSError as error:
+                self._took_nothing()
+                raise self._failed(error, operation, len(self._buffer)) from error
+            if data:
+                self._took(data)
+                return True
+            self._took_nothing()
+            if self._over is not None:  # closed by another thread, which made this EOF
+                raise self._refusal(operation)
+            self._eof = True
+            return False
+
+    def _wait_readable(self, operation: str, wanted: int | None, span: Span) -> None:
+        poller = self._readable
+        if poller is None:
+            poller = self._readable = self._poller(select.POLLIN)
+        self._record[WAITING] = 1
+        try:
+            self._wait(poller, operation, len(self._buffer), wanted, span)
+        finally:
+            self._record[WAITING] = 0
+
+    def _obey(self, operation: str) -> None:
+        """Do as the server's order says, if there is one and this is the moment."""
+        order = self._order()
+        if order is None:
+            return
+        left = min(order.deadline - time.monotonic(), threading.TIMEOUT_MAX)
+        # A push in flight goes out whole; one that comes later finds the connection detached.
+        if order.how == "move" and self._movable() and self._sending.acquire(timeout=max(0, left)):
+            try:
+                self._leave()
+            finally:
+                self._sending.release()
+            raise Detached("the connection was detached from this worker")
+        if time.monotonic() >= order.deadline:
+            raise self._out_of_time(operation)
+
+    # Waiting.
+
+    def _wait(
+        self, poller: Poller, operation: str, done: int, wanted: int | None, span: Span
+    ) -> None:
+        """Wait until the descriptor is ready; raise when a limit or the server's order is first."""
+        retirement = self._assignment.retirement
+        while True:
+            until = span[1]
+            order = self._order()
+            if order is not None:
+                poller.ignore_wake()
+                self._obey_waiting(order, poller, operation)
+                until = earlier(until, order.deadline)
+            ready, woken = poller.wait(earlier(until, self._idle_at()))
+            if woken and retirement is not None:
+                retirement.woken()
+            elif ready:
+                return
+            else:
+                self._check_time(operation, done, wanted, span)
+
+    def _obey_waiting(self, order: Order, poller: Poller, operation: str) -> None:
+        if operation != "send":
+            self._obey(operation)
+            if order.how == "close" and self._closable() and not poller.ready():
+                raise self._end("ended: the server is stopping", operation)
+        elif time.monotonic() >= order.deadline:
+            raise self._out_of_time(operation)
+
+    def _check_time(self, operation: str, done: int, wanted: int | None, span: Span) -> None:
+        now = time.monotonic()
+        if span[1] is not None and now >= span[1]:
+            raise self._unfinished(operation, done, wanted, span)
+        idle_at = self._idle_at()
+        if idle_at is not None and now >= idle_at:
+            raise self._end(f"ended: idle for {self._assignment.idle_timeout:g} s", operation)
+
+    def _out_of_time(self, operation: str) -> Closed:
+        return self._end("ended: the server's time for it to finish is over", operation)
+
+    def _unfinished(
+        self, operation: str, done: int, wanted: int | None, span: Span
+    ) -> WouldBlock | TimedOut:
+        """Return the error for an operation that its mode does not let go on."""
+        limit, end = span
+        context = self._context(operation, done, wanted)
+        if end is None or limit is None:
+            return WouldBlock(**context)
+        context["elapsed"] = time.monotonic() - end + limit
+        context["limit"] = limit
+        return TimedOut(**context)
+
+    # Sending.
+
+    def _transmit(self, data: Data, timeout: float | None) -> None:
+        """Send all of `data`, in one piece among the sends of other threads."""
+        view = memoryview(data).cast("B")
+        span = self._span(timeout)
+        self._claim_sending(view.nbytes, span)
+        push = self._assignment.resumable and handling.get() is not self
+        try:
+            if self._over is not None:
+                raise self._refusal("send")
+            if self._write_ended:
+                raise Closed("refused: this side has ended its sending", **self._context("send"))
+            if push:
+                self._pushes += 1
+                self._show_status()
+            elif not self._sent:
+                self._sent = True
+                self._record[STATUS] = SENT
+            self._send_on(data, view, span)
+        finally:
+            if push and self._pushes:
+                self._pushes -= 1
+                self._show_status()
+            self._sending.release()
+
+    def _claim_sending(self, size: int, span: Span) -> None:
+        """Take the lock that keeps the bytes of one send together."""
+        if self._sending.acquire(blocking=False):
+            return
+        limit, end = span
+        if end is not None:
+            left = min(end - time.monotonic(), threading.TIMEOUT_MAX)
+            claimed = self._sending.acquire(timeout=max(0.0, left))
+        else:
+            claimed = self._sending.acquire(blocking=limit is None)
+        if not claimed:
+            raise self._unfinished("send", 0, size, span)
+
+    def _send_on(self, data: Data, view: memoryview, span: Span) -> None:
+        """Send `view`, from where an unfinished send of the same data stopped."""
+        size = view.nbytes
+        done = 0
+        if self._unsent is not None:
+            before, gone = self._unsent
+            if before is data or before == data:
+                done = gone
+            self._unsent = None
+        try:
+            while done < size:
+                try:
+                    count = self._sock.send(view[done:] if done else view)
+                except BlockingIOError:
+                    self._wait_writable(done, size, span)
+                    continue
+                except OSError as error:
+                    raise self._failed(error, "send", done) from error
+                done += count
+                self._gave(count)
+        except (WouldBlock, TimedOut):
+            self._unsent = (data, done)
+            raise
+
+    def _wait_writable(self, done: int, size: int, span: Span) -> None:
+        if span == (0.0, None):
+            raise self._unfinished("send", done, size, span)
+        if self._writable is None:
+            self._writable = self._poller(select.POLLOUT)
+        self._wait(self._writable, "send", done, size, span)
+        if self._over is not None:  # closed meanwhile by another thread
+            raise self._refusal("send")
