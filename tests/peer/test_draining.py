@@ -38,7 +38,7 @@ def test_reload_completes_the_reply_and_then_ends(site: Site) -> None:
         received = reading.recv(1)
         site.write("v1", "large")
         server.signal(signal.SIGHUP)
-        server.wait_event("ready", generation=2)
+        server.wait_event("reload done", generation=2)
         began = time.monotonic()
         with connect(server.address) as newcomer:
             newcomer.sendall(b"1\n")
