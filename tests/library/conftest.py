@@ -1,0 +1,94 @@
+"""Real pairs of sockets, and a server's side of the seam that a test can order about."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+import pytest
+
+from socketkeep._assignment import Order
+
+Pair: TypeAlias = tuple[socket.socket, socket.socket]
+
+
+def tcp_pair(family: socket.AddressFamily = socket.AF_INET) -> Pair:
+    """Return an accepted socket and the client that made it."""
+    host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
+    with socket.create_server((host, 0), family=family) as server:
+        client = socket.create_connection(server.getsockname()[:2])
+        accepted, _ = server.accept()
+    return accepted, client
+
+
+KINDS: dict[str, Callable[[], Pair]] = {
+    "tcp": tcp_pair,
+    "tcp6": lambda: tcp_pair(socket.AF_INET6),
+    "unix": lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM),
+}
+
+
+@pytest.fixture(params=list(KINDS))
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """Two ends of one connection: ours, and a plain socket for the peer (5 s timeout)."""
+    ours, peer = KINDS[request.param]()
+    peer.settimeout(5)
+    with ours, peer:
+        yield ours, peer
+
+
+@pytest.fixture
+def tcp() -> Iterator[Pair]:
+    """A TCP pair, for what only TCP has."""
+    ours, peer = tcp_pair()
+    peer.settimeout(5)
+    with ours, peer:
+        yield ours, peer
+
+
+class FakeRetirement:
+    """A `Retirement` whose order arrives by a pipe, as a worker's does."""
+
+    def __init__(self) -> None:
+        self.wake_fd, self._write_fd = os.pipe()
+        self.order: Order | None = None
+        self._next: Order | None = None
+
+    def give(self, order: Order) -> None:
+        """Issue the order: receives that wait wake and see it."""
+        self._next = order
+        os.write(self._write_fd, b"x")
+
+    def woken(self) -> None:
+        os.read(self.wake_fd, 1)
+        self.order = self._next
+
+    def close(self) -> None:
+        os.close(self.wake_fd)
+        os.close(self._write_fd)
+
+
+@pytest.fixture
+def retirement() -> Iterator[FakeRetirement]:
+    made = FakeRetirement()
+    yield made
+    made.close()
+
+
+def reads_all(sock: socket.socket) -> bytes:
+    """Read to EOF."""
+    parts = []
+    while part := sock.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Wait for what another thread or the kernel is about to do; fail after `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        os.sched_yield()

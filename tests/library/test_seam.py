@@ -1,0 +1,313 @@
+"""What a server may ask of a sync connection, and what leaves with it when it is detached."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from socketkeep._assignment import Assignment, Detached, Order, handling
+from socketkeep._connection import Connection
+from socketkeep._errors import Closed, Released
+from socketkeep._record import ENDED, STATUS, WAITING, Ended, Status
+from tests.library.conftest import FakeRetirement, Pair, until
+
+MOVE = Order("move", time.monotonic() + 3600)
+
+
+@contextmanager
+def handled(conn: Connection) -> Iterator[None]:
+    """Be the handler of `conn`: sends count as its own, not as pushes."""
+    token = handling.set(conn)
+    try:
+        yield
+    finally:
+        handling.reset(token)
+
+
+def ordered(retirement: FakeRetirement, order: Order = MOVE, **fields: object) -> Assignment:
+    retirement.order = order
+    return assigned(retirement, **fields)
+
+
+def assigned(retirement: FakeRetirement, **fields: object) -> Assignment:
+    assignment = Assignment(resumable=True, retirement=retirement)
+    for name, value in fields.items():
+        setattr(assignment, name, value)
+    return assignment
+
+
+def test_a_waiting_receive_is_detached_when_the_order_comes(
+    pair: Pair, retirement: FakeRetirement
+) -> None:
+    ours, _ = pair
+    conn = Connection(ours, assignment=assigned(retirement))
+    threading.Timer(0.05, retirement.give, [MOVE]).start()
+    with pytest.raises(Detached):
+        conn.recv()
+    assert conn.ended is Ended.DETACHED
+
+
+def test_bytes_that_are_ready_travel_in_the_kernel(pair: Pair, retirement: FakeRetirement) -> None:
+    ours, peer = pair
+    conn = Connection(ours, assignment=assigned(retirement))
+    peer.sendall(b"later")
+    retirement.give(MOVE)
+    with pytest.raises(Detached):
+        conn.recv()
+    left = conn.hand_over()
+    assert left.unread == b""
+    assert Connection(left.sock).recv() == b"later"
+
+
+def test_what_was_read_since_the_commit_is_pushed_back(
+    pair: Pair, retirement: FakeRetirement
+) -> None:
+    ours, peer = pair
+    conn = Connection(ours, assignment=assigned(retirement))
+    peer.sendall(b"done\nheader\nbo")
+    lines = conn.lines()
+    assert next(lines) == b"done"
+    conn.commit({"seen": 1})
+    assert next(lines) == b"header"
+    retirement.give(MOVE)
+    with pytest.raises(Detached):
+        conn.recv_exactly(4)
+    left = conn.hand_over()
+    assert left.unread == b"header\nbo"
+    assert left.state is not None
+    peer.sendall(b"dy")
+    heir = Connection(left.sock, assignment=Assignment(unread=left.unread, state=left.state))
+    assert heir.state == {"seen": 1}
+    assert (heir.recv_until(b"\n"), heir.recv_exactly(4)) == (b"header", b"body")
+
+
+def test_a_receive_from_the_buffer_alone_obeys_too(pair: Pair, retirement: FakeRetirement) -> None:
+    ours, peer = pair
+    conn = Connection(ours, assignment=assigned(retirement))
+    peer.sendall(b"a\nb\nc\n")
+    lines = conn.lines(commit=True)
+    assert next(lines) == b"a"
+    retirement.order = MOVE
+    with pytest.raises(Detached):
+        next(lines)
+    assert conn.hand_over().unread == b"b\nc\n"
+
+
+def test_not_after_an_uncommitted_send(pair: Pair, retirement: FakeRetirement) -> None:
+    ours, peer = pair
+    conn = Connection(ours, assignment=ordered(retirement))
+    with handled(conn):
+        conn.send(b"half a reply")
+        peer.sendall(b"more")
+        assert conn.recv() == b"more"
+        conn.commit()
+        with pytest.raises(Detached):
+            conn.recv()
+
+
+def test_not_past_the_replay_limit_until_the_commit(
+    pair: Pair, retirement: FakeRetirement
+) -> None:
+    ours, peer = pair
+    conn = Connection(ours, assignment=assigned(retirement, replay_limit=8))
+    peer.sendall(b"123456789abc")
+    assert conn.recv_exactly(9) == b"123456789"
+    retirement.order = MOVE
+    assert conn.recv_exactly(3) == b"abc"
+    conn.commit()
+    with pytest.raises(Detached):
+        conn.recv()
+
+
+def test_a_handler_that_is_not_resumable_is_left_alone(
+    pair: Pair, retirement: FakeRetirement
+) -> None:
+    ours, peer = pair
+    conn = Connection(ours, assignment=ordered(retirement, resumable=False))
+    peer.sendall(b"x")
+    assert conn.recv() == b"x"
+
+
+def test_after_detached_sends_are_refused_and_receives_say_it_again(
+    pair: Pair, retirement: FakeRetirement
+) -> None:
+    ours, peer = pair
+    conn = Connection(ours, assignment=ordered(retirement))
+    with pytest.raises(Detached):
+        conn.recv()
+    with pytest.raises(Released, match="detached from this worker"):
+        conn.send(b"x")
+    with pytest.raises(Detached):
+        conn.recv_exactly(1)
+
+
+@pytest.mark.parametrize("verb", ["close", "release", "abort", "__exit__"])
+def test_a_finally_block_cannot_end_a_detached_connection(
+    pair: Pair, retirement: FakeRetirement, verb: str
+) -> None:
+    ours, peer = pair
+    conn = Connection(ours, assignment=ordered(retirement))
+    with pytest.raises(Detached):
+        conn.recv()
+    getattr(conn, verb)(*(None, None, None) if verb == "__exit__" else ())
+    conn.hand_over().sock.send(b"alive")
+    assert peer.recv(9) == b"alive"
+
+
+def test_at_the_deadline_a_waiting_receive_ends(pair: Pair, retirement: FakeRetirement) -> None:
+    ours, _ = pair
+    assignment = assigned(retirement, resumable=False)
+    conn = Connection(ours, assignment=assignment)
+    retirement.give(Order("finish", time.monotonic() + 0.1))
+    with pytest.raises(Closed, match="time for it to finish is over"):
+        conn.recv()
+    with pytest.raises(Closed):
+        conn.send(b"x")
+
+
+def test_at_the_deadline_a_waiting_send_ends(pair: Pair, retirement: FakeRetirement) -> None:
+    ours, _ = pair
+    conn = Connection(ours, assignment=assigned(retirement))
+    threading.Timer(
+        0.05, lambda: retirement.give(Order("move", time.monotonic() + 0.1))
+    ).start()
+    with handled(conn), pytest.raises(Closed, match="time for it to finish is over"):
+        conn.send(bytes(50_000_000))
+
+
+def test_close_ends_a_clean_connection_that_waits(pair: Pair, retirement: FakeRetirement) -> None:
+    ours, _ = pair
+    conn = Connection(ours, assignment=assigned(retirement))
+    threading.Timer(
+        0.05, lambda: retirement.give(Order("close", time.monotonic() + 60))
+    ).start()
+    with pytest.raises(Closed, match="the server is stopping"):
+        conn.recv()
+
+
+def test_close_leaves_what_is_in_the_kernel_to_be_answered(
+    pair: Pair, retirement: FakeRetirement
+) -> None:
+    ours, peer = pair
+    conn = Connection(ours, assignment=ordered(retirement, Order("close", time.monotonic() + 60)))
+    peer.sendall(b"ask\n")
+    assert next(conn.lines()) == b"ask"
+    with handled(conn):
+        conn.send(b"answer")
+    conn.commit()
+    with pytest.raises(Closed, match="the server is stopping"):
+        conn.recv()
+
+
+def test_close_waits_for_the_rest_of_a_message(pair: Pair, retirement: FakeRetirement) -> None:
+    ours, peer = pair
+    conn = Connection(ours, assignment=assigned(retirement))
+    peer.sendall(b"he")
+    assert conn.recv() == b"he"
+    retirement.give(Order("close", time.monotonic() + 60))
+    threading.Timer(0.1, peer.sendall, [b"ad"]).start()
+    assert conn.recv() == b"ad"
+
+
+def test_idle_for_too_long(pair: Pair, retirement: FakeRetirement) -> None:
+    ours, _ = pair
+    conn = Connection(ours, assignment=assigned(retirement, idle_timeout=0.1))
+    with pytest.raises(Closed, match=r"idle for 0\.1 s"):
+        conn.recv()
+
+
+def test_a_push_keeps_an_idle_connection(pair: Pair, retirement: FakeRetirement) -> None:
+    ours, _ = pair
+    conn = Connection(ours, assignment=assigned(retirement, idle_timeout=0.3))
+    started = time.monotonic()
+    threading.Timer(0.2, conn.send, [b"push"]).start()
+    with pytest.raises(Closed, match="idle"):
+        conn.recv()
+    assert time.monotonic() - started > 0.45
+
+
+def test_a_push_leaves_the_point_safe(pair: Pair, retirement: FakeRetirement) -> None:
+    ours, peer = pair
+    assignment = assigned(retirement)
+    conn = Connection(ours, assignment=assignment)
+    conn.send(b"push")
+    assert assignment.record[STATUS] == Status.CLEAN
+    assert peer.recv(9) == b"push"
+    retirement.give(MOVE)
+    with pytest.raises(Detached):
+        conn.recv()
+
+
+def test_detaching_waits_for_a_push_in_flight(pair: Pair, retirement: FakeRetirement) -> None:
+    ours, peer = pair
+    assignment = assigned(retirement)
+    conn = Connection(ours, assignment=assignment)
+    pushed = bytes(range(256)) * 40_000
+    pusher = threading.Thread(target=conn.send, args=[pushed])
+    pusher.start()
+    until(lambda: assignment.record[STATUS] == Status.SENT)
+    retirement.give(MOVE)
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(exactly(peer, len(pushed))))
+    threading.Timer(0.1, reader.start).start()
+    with pytest.raises(Detached):
+        conn.recv()
+    assert not conn._sending.locked()
+    pusher.join(5)
+    reader.join(5)
+    assert got == [pushed]
+    assert assignment.record[STATUS] == Status.CLEAN
+
+
+def exactly(sock: socket.socket, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        data += sock.recv(count - len(data))
+    return bytes(data)
+
+
+def test_the_scoreboard_shows_each_step(pair: Pair, retirement: FakeRetirement) -> None:
+    ours, peer = pair
+    assignment = assigned(retirement)
+    record = assignment.record
+    conn = Connection(ours, assignment=assignment)
+    assert record[STATUS] == Status.CLEAN
+    peer.sendall(b"one\ntwo\n")
+    lines = conn.lines()
+    next(lines)
+    assert record[STATUS] == Status.READ
+    with handled(conn):
+        conn.send(b"1")
+    assert record[STATUS] == Status.SENT
+    conn.commit()
+    # The second line is in the library's buffer, no longer in the kernel: not clean.
+    assert record[STATUS] == Status.READ
+    next(lines)
+    conn.commit()
+    assert record[STATUS] == Status.CLEAN
+    waiter = threading.Thread(target=lambda: next(lines))
+    waiter.start()
+    until(lambda: record[WAITING] == 1)
+    assert record[STATUS] == Status.CLEAN
+    peer.sendall(b"three\n")
+    waiter.join(5)
+    assert record[WAITING] == 0
+    assert record[ENDED] == Ended.NOT_YET
+
+
+def test_unread_bytes_of_the_worker_before_are_not_clean(
+    pair: Pair, retirement: FakeRetirement
+) -> None:
+    ours, _ = pair
+    assignment = assigned(retirement, unread=b"half")
+    conn = Connection(ours, assignment=assignment)
+    assert assignment.record[STATUS] == Status.READ
+    retirement.give(MOVE)
+    with pytest.raises(Detached):
+        conn.recv_exactly(8)
+    assert conn.hand_over().unread == b"half"
