@@ -6,6 +6,7 @@ import errno
 import os
 import pwd
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -158,6 +159,8 @@ def _open(path: str) -> socket.socket:
         running = f"; running: {', '.join(others)}" if others else ""
         raise ControlError(f"no server is running at {path}{running}") from None
     except ConnectionRefusedError:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise ControlError(f"{path} is not a socket", _USAGE) from None
         raise ControlError(
             f"the server of {path} is dead: start it again (it replaces the socket), or remove"
             " the file"

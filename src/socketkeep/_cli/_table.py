@@ -10,11 +10,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of cells under headings; numbers are aligned to the right."""
+    """Rows of cells under headings, or without any; numbers are aligned to the right."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[Any]]
-    title: str = ""
 
 
 def show(tables: Sequence[Table]) -> None:
@@ -26,10 +25,11 @@ def show(tables: Sequence[Table]) -> None:
 
 def _plain(table: Table) -> str:
     cells = [[_text(cell) for cell in row] for row in table.rows]
-    lines = [[heading.upper() for heading in table.headings], *cells]
+    headings = [[heading.upper() for heading in table.headings]] if table.headings else []
+    lines = headings + cells
     right = _right(table)
     widths = [max(len(line[column]) for line in lines) for column in range(len(right))]
-    text = f"{table.title}\n" if table.title else ""
+    text = ""
     for line in lines:
         padded = (
             cell.rjust(width) if to_right else cell.ljust(width)
@@ -49,8 +49,9 @@ def _show_rich(tables: Sequence[Table]) -> bool:
         return False
     console = Console(highlight=False)
     for table in tables:
-        drawn = RichTable(title=table.title or None, title_justify="left", box=box.SIMPLE_HEAD)
-        for heading, to_right in zip(table.headings, _right(table), strict=True):
+        drawn = RichTable(box=box.SIMPLE_HEAD, show_header=bool(table.headings))
+        right = _right(table)
+        for heading, to_right in zip(table.headings or [""] * len(right), right, strict=True):
             drawn.add_column(heading, justify="right" if to_right else "left", overflow="fold")
         for row in table.rows:
             # Text, not str: an address in brackets would be taken for markup.
@@ -63,7 +64,7 @@ def _right(table: Table) -> list[bool]:
     return [
         bool(table.rows)
         and all(isinstance(row[column], (int, float, Measure)) for row in table.rows)
-        for column in range(len(table.headings))
+        for column in range(len(table.headings or table.rows[0]))
     ]
 
 

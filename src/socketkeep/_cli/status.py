@@ -21,8 +21,9 @@ def status(control: str, name: str, as_json: bool, watch: bool) -> int:
 
 def _tables(report: StatusReport) -> list[Table]:
     about = Table(
-        ("server", report.name),
+        (),
         [
+            ("server", report.name),
             ("state", report.state),
             ("target", report.target),
             ("model", report.model),

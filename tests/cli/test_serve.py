@@ -1,0 +1,183 @@
+"""`serve` up to the keeper: what is refused before, and what the keeper is handed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import resource
+import sys
+import tomllib
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from socketkeep._cli import main
+from socketkeep._config import OPTIONS, ServeConfig
+from tests.cli.conftest import Cli
+
+
+@pytest.fixture
+def handed(monkeypatch: pytest.MonkeyPatch) -> list[ServeConfig]:
+    """A keeper that only takes down its configuration, and exits with 3."""
+    configs: list[ServeConfig] = []
+
+    def run(config: ServeConfig) -> int:
+        configs.append(config)
+        return 3
+
+    keeper: Any = types.ModuleType("socketkeep._keeper")
+    keeper.run = run
+    monkeypatch.setitem(sys.modules, "socketkeep._keeper", keeper)
+    return configs
+
+
+def test_the_keeper_gets_the_configuration(handed: list[ServeConfig]) -> None:
+    """Flags become the configuration, and the keeper's exit code is the command's."""
+    code = main(
+        [
+            *("serve", "shop.chat:handle", "-b", "127.0.0.1:0", "--bind", "unix:/x"),
+            *("-w", "3", "-k", "prefork", "--graceful-timeout", "500ms", "--access-log"),
+            *("--worker-max-rss", "200M", "--no-reload", "--unix-mode", "600"),
+        ]
+    )
+    assert code == 3
+    assert handed == [
+        ServeConfig(
+            target="shop.chat:handle",
+            bind=["127.0.0.1:0", "unix:/x"],
+            workers=3,
+            model="prefork",
+            graceful_timeout=0.5,
+            access_log=True,
+            worker_max_rss=200 * 2**20,
+            unix_mode="0600",
+        )
+    ]
+
+
+def test_sockets_of_systemd(handed: list[ServeConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    """LISTEN_FDS for this very process takes the place of the default address."""
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid() + 1))
+    main(["serve", "a:b"])
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    main(["serve", "a:b"])
+    main(["serve", "a:b", "-b", ":1"])
+    assert [config.bind for config in handed] == [["127.0.0.1:7000"], [], [":1"]]
+
+
+def test_every_option_has_its_flag_and_its_help(cli: Cli) -> None:
+    """The help names every flag and every variable."""
+    finished = cli("serve", "--help", COLUMNS="300")
+    assert finished.exit_code == 0
+    words = finished.stdout.replace(",", " ").replace("[", " ").replace("]", " ").split()
+    for declared in OPTIONS:
+        if declared.flags:
+            assert {*declared.flags, declared.variable.rstrip(";")} <= {
+                word.rstrip(";") for word in words
+            }
+
+
+def test_print_config(cli: Cli, tmp_path: Path) -> None:
+    """--print-config prints TOML with the effective values, their sources, and serves nothing."""
+    (tmp_path / "a.toml").write_text("workers = 4\n")
+    finished = cli(
+        *("serve", "a:b", "-c", "a.toml", "--print-config", "--threads", "9"),
+        SOCKETKEEP_BACKLOG="5",
+    )
+    assert (finished.exit_code, finished.stderr) == (0, "")
+    printed = tomllib.loads(finished.stdout)
+    assert (printed["workers"], printed["threads"], printed["backlog"]) == (4, 9, 5)
+    sources = {line.split()[0]: line.rpartition("# ")[2] for line in finished.stdout.splitlines()}
+    assert sources["workers"] == "a.toml"
+    assert sources["threads"] == "--threads"
+    assert sources["backlog"] == "SOCKETKEEP_BACKLOG"
+    assert sources["keep"] == "default"
+
+
+def test_check_config(handed: list[ServeConfig], tmp_path: Path) -> None:
+    """--check-config exits 0 when the options are good and 2 when not, and serves neither way."""
+    assert main(["serve", "a:b", "--check-config"]) == 0
+    assert main(["serve", "a:b", "--check-config", "-c", str(tmp_path / "none")]) == 2
+    assert main(["serve", "--check-config"]) == 2
+    assert handed == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serve"], "TARGET is missing"),
+        (["serve", "module"], "TARGET: expected package.module:attribute"),
+        (["serve", "a:b", "c:d"], "unexpected extra argument"),
+        (["serve", "a:b", "--worker", "2"], "--workers"),
+        (["serve", "a:b", "-w", "two"], "--workers: expected a whole number, got 'two'"),
+        (["serve", "a:b", "-w"], "requires an argument"),
+        (["serve", "a:b", "--idle-timeout", "-3"], "--idle-timeout: a duration cannot be negative"),
+        (["serve", "a:b", "--keep", "crash"], "--keep: expected one of none, reload"),
+        (["serve", "a:b", "-b", "nowhere"], "--bind: address 'nowhere'"),
+        (["serve", "a:b", "-b", "::1:80"], "--bind: address '::1:80'"),
+        (["serve", "a:b", "-b", "host:99999"], "--bind: address 'host:99999'"),
+        (["serve", "a:b", "-c", "none.toml"], "cannot read the configuration file none.toml"),
+        (["serve", "a:b", "--log-file", "/none/x.log"], "--log-file: cannot append to /none/x.log"),
+    ],
+)
+def test_mistakes(cli: Cli, arguments: list[str], said: str) -> None:
+    """Each mistake is one line on stderr that names it, and exit code 2."""
+    finished = cli(*arguments)
+    assert finished.exit_code == 2, finished
+    assert finished.stdout == ""
+    assert finished.stderr.startswith("socketkeep: error: ")
+    assert said in finished.stderr
+    assert finished.stderr.count("\n") == 1
+
+
+def test_a_missing_extra(
+    handed: list[ServeConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An option that needs a package that is not there says how to install it."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["serve", "a:b", "--loop", "uvloop"]) == 2
+    assert "pip install 'socketkeep[uvloop]'" in capsys.readouterr().err
+    assert main(["serve", "a:b", "--reload"]) == 2
+    assert "pip install 'socketkeep[watchfiles]'" in capsys.readouterr().err
+    assert main(["serve", "a:b", "--loop", "auto"]) == 3
+    assert len(handed) == 1
+
+
+def test_too_few_descriptors(
+    handed: list[ServeConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """More connections than the hard limit has descriptors for are refused with both numbers."""
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (256, 1024))
+    assert main(["serve", "a:b", "--max-connections", "900"]) == 3
+    assert main(["serve", "a:b", "--max-connections", "5000"]) == 2
+    said = capsys.readouterr().err
+    assert "--max-connections 5000 needs 5064 file descriptors, but the limit is 1024" in said
+    assert len(handed) == 1
+
+
+@pytest.mark.parametrize(
+    ("system", "release", "said"),
+    [("darwin", "23.0", "needs Linux 5.10 or newer"), ("linux", "4.19.0-21", "this is 4.19.0-21")],
+)
+def test_other_systems(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    system: str,
+    release: str,
+    said: str,
+) -> None:
+    """Where the server cannot work it says what is missing."""
+    names = os.uname()
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(
+        os, "uname", lambda: os.uname_result((names[0], names[1], release, names[3], names[4]))
+    )
+    assert main(["serve", "a:b"]) == 1
+    assert said in capsys.readouterr().err

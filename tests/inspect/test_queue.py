@@ -1,0 +1,69 @@
+"""The accept queue, as the kernel counts it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from socketkeep._inspect import _queue
+from socketkeep._inspect._queue import ListenQueue, listen_queue
+
+
+@contextmanager
+def listening(family: int, address: Any, backlog: int) -> Iterator[socket.socket]:
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.bind(address)
+        listener.listen(backlog)
+        yield listener
+
+
+ADDRESSES = [
+    pytest.param(socket.AF_INET, ("127.0.0.1", 0), id="IPv4"),
+    pytest.param(socket.AF_INET6, ("::1", 0), id="IPv6"),
+    pytest.param(socket.AF_UNIX, "listener", id="Unix"),
+    pytest.param(socket.AF_UNIX, "\0socketkeep-test-queue", id="abstract"),
+]
+
+
+@pytest.mark.parametrize(("family", "address"), ADDRESSES)
+def test_the_queue_is_counted(
+    family: int, address: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each connection that is not yet accepted counts, and no longer once it is."""
+    monkeypatch.chdir(tmp_path)
+    with ExitStack() as stack:
+        listener = stack.enter_context(listening(family, address, 17))
+        assert listen_queue(listener) == ListenQueue(queued=0, backlog=17)
+        for count in range(1, 4):
+            client = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            client.connect(listener.getsockname())
+            assert listen_queue(listener) == ListenQueue(queued=count, backlog=17)
+        stack.enter_context(listener.accept()[0])
+        assert listen_queue(listener) == ListenQueue(queued=2, backlog=17)
+
+
+def test_what_has_no_queue() -> None:
+    """A connected, an unbound and a datagram socket have none."""
+    left, right = socket.socketpair()
+    with left, right, socket.socket() as fresh:
+        assert listen_queue(left) is None
+        assert listen_queue(fresh) is None
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
+            assert listen_queue(datagram) is None
+    assert listen_queue(fresh) is None
+
+
+def test_where_netlink_is_forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without netlink the queue of a Unix listener is not known, and that is no failure."""
+
+    def forbidden(inode: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(_queue, "unix_socket", forbidden)
+    with listening(socket.AF_UNIX, str(tmp_path / "s"), 5) as listener:
+        assert listen_queue(listener) is None
