@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 
-def session_processes(session: int, mark: str, timeout: float = 0.0) -> dict[int, str]:
+def session_processes(session: int, mark: str = "", timeout: float = 0.0) -> dict[int, str]:
     """Return the command lines, by pid, of the living processes of a session.
 
-    Also of those that left it but have `mark` (``NAME=VALUE``) in their environment.  Neither is
+    Also, if given, of those that left it but have `mark` (``NAME=VALUE``) in their environment.  Neither is
     enough alone: a process may start a session of its own, and setproctitle(3) overwrites what
     /proc shows of the environment.
 
@@ -54,6 +54,8 @@ def _find(session: int, mark: bytes) -> dict[int, str]:
             if state in "ZX":
                 continue
             if int(its_session) != session:
+                if not mark:
+                    continue
                 environment = (directory / "environ").read_bytes()
                 if mark not in environment.split(b"\0"):
                     continue
