@@ -12,9 +12,9 @@ from pathlib import Path
 def session_processes(session: int, mark: str = "", timeout: float = 0.0) -> dict[int, str]:
     """Return the command lines, by pid, of the living processes of a session.
 
-    Also, if given, of those that left it but have `mark` (``NAME=VALUE``) in their environment.  Neither is
-    enough alone: a process may start a session of its own, and setproctitle(3) overwrites what
-    /proc shows of the environment.
+    With a `mark` (``NAME=VALUE``) also of those that left the session but have it in their
+    environment.  Neither is enough alone: a process may start a session of its own, and
+    setproctitle(3) overwrites what /proc shows of the environment.
 
     With a `timeout` (seconds), wait so long for them to end.  Zombies do not count: their parent
     has yet to reap them, but they hold nothing.
