@@ -298,6 +298,7 @@ def test_version_and_help(cli: Cli) -> None:
     """--version is one line; the help lists every command, and each has its own."""
     assert cli("--version").stdout.startswith("socketkeep 0.")
     listed = cli("--help").stdout
+    assert cli() == cli("--help")
     for command in ("serve", "status", "workers", "connections", "listeners", "reload"):
         assert f"\n  {command} " in listed
     for command in ("scale", "drain", "stop", "demo"):

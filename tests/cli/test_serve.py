@@ -97,12 +97,27 @@ def test_print_config(cli: Cli, tmp_path: Path) -> None:
     assert sources["keep"] == "default"
 
 
-def test_check_config(handed: list[ServeConfig], tmp_path: Path) -> None:
-    """--check-config exits 0 when the options are good and 2 when not, and serves neither way."""
-    assert main(["serve", "a:b", "--check-config"]) == 0
-    assert main(["serve", "a:b", "--check-config", "-c", str(tmp_path / "none")]) == 2
-    assert main(["serve", "--check-config"]) == 2
-    assert handed == []
+def test_check_config(cli: Cli, tmp_path: Path) -> None:
+    """--check-config tells whether options and code are good, by the exit codes of a real start."""
+    (tmp_path / "good.py").write_text("def handle(conn): ...\nasync def other(conn): ...\n")
+    (tmp_path / "broken.py").write_text("def handle(conn:\n")
+    good = cli("serve", "good:handle", "--check-config")
+    assert (good.exit_code, good.stderr) == (0, "")
+    assert "good:handle loads: not resumable, model fork" in good.stdout
+    assert "model async" in cli("serve", "good.py:other", "--check-config").stdout
+    for arguments, exit_code, said in (
+        (("good:handle", "-c", "none.toml"), 2, "cannot read"),
+        ((), 2, "TARGET is missing"),
+        (("good:other", "-k", "fork"), 2, "is async"),
+        (("good:hande",), 4, "did you mean handle?"),
+        (("missing:handle",), 4, "no module named 'missing'"),
+        (("broken:handle",), 4, "SyntaxError"),
+    ):
+        finished = cli("serve", *arguments, "--check-config")
+        assert finished.exit_code == exit_code, finished
+        assert finished.stderr.startswith("socketkeep: error: ")
+        assert said in finished.stderr
+        assert "socketkeep/_" not in finished.stderr  # of a traceback, only the user's part
 
 
 @pytest.mark.parametrize(

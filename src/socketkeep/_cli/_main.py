@@ -71,10 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
     arguments: without the program's name; those of the process when None.  A user's mistake is
-    one line on stderr, never a traceback.
+    one line on stderr, never a traceback.  No arguments at all ask for the help.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = group.main(args=arguments, prog_name="socketkeep", standalone_mode=False)
+        code = group.main(args=given or ["--help"], prog_name="socketkeep", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
         return _say(error.format_message(), USAGE)

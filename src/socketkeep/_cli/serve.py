@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
+from socketkeep._cli._exit import Failure
 from socketkeep._cli._preflight import preflight
-from socketkeep._config import OPTIONS
+from socketkeep._config import OPTIONS, ServeConfig
 from socketkeep._options import FLAG, Option
 from socketkeep._settings import CONFIG_VARIABLE, gather
 
@@ -53,7 +54,11 @@ def _with_options(command: Callable[..., int]) -> click.Command:
             is_flag=True,
             help="Print the effective options and where each comes from, as TOML, and exit.",
         ),
-        click.Option(["--check-config"], is_flag=True, help="Check the options and exit."),
+        click.Option(
+            ["--check-config"],
+            is_flag=True,
+            help="Check the options, load the handler's code, and exit without serving.",
+        ),
     ]
     return click.Command(
         "serve", params=parameters, callback=command, help=command.__doc__, no_args_is_help=False
@@ -74,8 +79,21 @@ def serve(config_file: str | None, print_config: bool, check_config: bool, **fla
     config = settings.config(inherits_listeners=os.environ.get("LISTEN_PID") == str(os.getpid()))
     preflight(config)
     if check_config:
-        click.echo("the options are good")
+        click.echo(_check_code(config))
         return 0
     from socketkeep._keeper import run
 
     return run(config)
+
+
+def _check_code(config: ServeConfig) -> str:
+    """Load the handler as a template would; return what is to be told about it."""
+    from socketkeep._worker._target import LoadError, choose_model, load_handler
+
+    try:
+        handler = load_handler(config)
+        model = choose_model(handler, config.model)
+    except LoadError as error:
+        raise Failure(error.text, error.exit_code) from None
+    kept = "resumable" if handler.resumable else "not resumable"
+    return f"the options are good, and {config.target} loads: {kept}, model {model}"
