@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "library",
         (
             "_aio",
+            "_async",
             "_closing",
             "_connection",
             "_exchange",
