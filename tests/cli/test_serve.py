@@ -1,4 +1,4 @@
-"""`serve` up to the keeper: what is refused before, and what the keeper is handed."""
+"""`serve` up to the server: what is refused before, and what the server is handed."""
 
 from __future__ import annotations
 
@@ -18,23 +18,34 @@ from socketkeep._config import OPTIONS, ServeConfig
 from tests.cli.conftest import Cli
 
 
+class ServeFailure(Exception):
+    """As the server's."""
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.text = text
+        self.exit_code = exit_code
+
+
 @pytest.fixture
 def handed(monkeypatch: pytest.MonkeyPatch) -> list[ServeConfig]:
-    """A keeper that only takes down its configuration, and exits with 3."""
+    """A server that only takes down its configuration; it fails for the target bad:bad."""
     configs: list[ServeConfig] = []
 
-    def run(config: ServeConfig) -> int:
+    def run(config: ServeConfig) -> None:
         configs.append(config)
-        return 3
+        if config.target == "bad:bad":
+            raise ServeFailure("no worker became ready", 3)
 
-    keeper: Any = types.ModuleType("socketkeep._keeper")
-    keeper.run = run
-    monkeypatch.setitem(sys.modules, "socketkeep._keeper", keeper)
+    server: Any = types.ModuleType("socketkeep._admin._server")
+    server.run = run
+    server.ServeFailure = ServeFailure
+    monkeypatch.setitem(sys.modules, "socketkeep._admin._server", server)
     return configs
 
 
-def test_the_keeper_gets_the_configuration(handed: list[ServeConfig]) -> None:
-    """Flags become the configuration, and the keeper's exit code is the command's."""
+def test_the_server_gets_the_configuration(handed: list[ServeConfig]) -> None:
+    """Flags become the configuration of the server, and 0 is its orderly end."""
     code = main(
         [
             *("serve", "shop.chat:handle", "-b", "127.0.0.1:0", "--bind", "unix:/x"),
@@ -42,7 +53,7 @@ def test_the_keeper_gets_the_configuration(handed: list[ServeConfig]) -> None:
             *("--worker-max-rss", "200M", "--no-reload", "--unix-mode", "600"),
         ]
     )
-    assert code == 3
+    assert code == 0
     assert handed == [
         ServeConfig(
             target="shop.chat:handle",
@@ -55,6 +66,13 @@ def test_the_keeper_gets_the_configuration(handed: list[ServeConfig]) -> None:
             unix_mode="0600",
         )
     ]
+
+
+def test_a_server_that_fails(handed: list[ServeConfig], capsys: pytest.CaptureFixture[str]) -> None:
+    """What keeps a server from serving is one line, and its exit code the command's."""
+    assert main(["serve", "bad:bad"]) == 3
+    assert capsys.readouterr().err == "socketkeep: error: no worker became ready\n"
+    assert len(handed) == 1
 
 
 def test_sockets_of_systemd(handed: list[ServeConfig], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +177,7 @@ def test_a_missing_extra(
     assert "pip install 'socketkeep[uvloop]'" in capsys.readouterr().err
     assert main(["serve", "a:b", "--reload"]) == 2
     assert "pip install 'socketkeep[watchfiles]'" in capsys.readouterr().err
-    assert main(["serve", "a:b", "--loop", "auto"]) == 3
+    assert main(["serve", "a:b", "--loop", "auto"]) == 0
     assert len(handed) == 1
 
 
@@ -170,7 +188,7 @@ def test_too_few_descriptors(
 ) -> None:
     """More connections than the hard limit has descriptors for are refused with both numbers."""
     monkeypatch.setattr(resource, "getrlimit", lambda which: (256, 1024))
-    assert main(["serve", "a:b", "--max-connections", "900"]) == 3
+    assert main(["serve", "a:b", "--max-connections", "900"]) == 0
     assert main(["serve", "a:b", "--max-connections", "5000"]) == 2
     said = capsys.readouterr().err
     assert "--max-connections 5000 needs 5064 file descriptors, but the limit is 1024" in said

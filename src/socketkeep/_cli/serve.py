@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from socketkeep._cli._exit import Failure
+from socketkeep._cli._exit import DONE, Failure
 from socketkeep._cli._preflight import preflight
 from socketkeep._config import OPTIONS, ServeConfig
 from socketkeep._options import FLAG, Option
@@ -75,15 +75,20 @@ def serve(config_file: str | None, print_config: bool, check_config: bool, **fla
     settings = gather(flags, os.environ, config_file)
     if print_config:
         click.echo(settings.as_toml(), nl=False)
-        return 0
+        return DONE
     config = settings.config(inherits_listeners=os.environ.get("LISTEN_PID") == str(os.getpid()))
     preflight(config)
     if check_config:
         click.echo(_check_code(config))
-        return 0
-    from socketkeep._keeper import run
+        return DONE
+    # Here, so that --print-config and --check-config do not load a server.
+    from socketkeep._admin._server import ServeFailure, run
 
-    return run(config)
+    try:
+        run(config)
+    except ServeFailure as failure:
+        raise Failure(failure.text, failure.exit_code) from None
+    return DONE
 
 
 def _check_code(config: ServeConfig) -> str:
