@@ -1,0 +1,212 @@
+"""The control socket's server side, on the keeper's loop."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from socketkeep import _log
+from socketkeep._admin import _snapshots
+from socketkeep._admin._protocol import MAX_REQUEST, Done, Progress, decode_request, encode
+from socketkeep._keeper._keeper import Keeper
+from socketkeep._keeper._reactor import READABLE, WRITABLE, Reactor
+from socketkeep._keeper._reloads import Outcome
+
+_EXIT_FAILED: Final = 1
+_EXIT_USAGE: Final = 2
+_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7): pid, uid, gid
+_MAX_CLIENTS: Final = 64
+
+
+class ControlServer:
+    """Answers `status`, `reload` and the others of one keeper.
+
+    Of a peer whose user is neither the keeper's nor root nothing is read.
+    """
+
+    def __init__(
+        self, keeper: Keeper, reactor: Reactor, listener: socket.socket, name: str
+    ) -> None:
+        self._reactor = reactor
+        self._listener = listener
+        self._commands = Commands(keeper, name)
+        self._clients: set[_Client] = set()
+        listener.setblocking(False)
+        reactor.register(listener.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Close what is open; a client that waits for the server's end sees it by that."""
+        for client in tuple(self._clients):
+            client.close()
+        self._reactor.unregister(self._listener.fileno())
+        self._listener.close()
+
+    def _accept(self, _events: int) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            _log.warning("control socket cannot accept", error=error.strerror)
+            return
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        uid = _CREDENTIALS.unpack(credentials)[1]
+        if uid not in (0, os.geteuid()) or len(self._clients) >= _MAX_CLIENTS:
+            sock.close()
+            return
+        self._clients.add(_Client(sock, self._reactor, self._commands, self._clients.discard))
+
+
+class _Client:
+    """One connection to the control socket: one request, its answers."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        reactor: Reactor,
+        commands: Commands,
+        forget: Callable[[_Client], None],
+    ) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._reactor = reactor
+        self._commands = commands
+        self._forget = forget
+        self._request = bytearray()
+        self._answer = bytearray()
+        self._asked = False
+        self._finished = False
+        self._open = True
+        reactor.register(sock.fileno(), self._ready)
+
+    def progress(self, text: str) -> None:
+        """Tell the client of something on the way."""
+        self._write(encode(Progress(text)))
+
+    def finish(self, done: Done) -> None:
+        """Give the last answer, and close once it has gone."""
+        self._finished = True
+        self._write(encode(done))
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._reactor.unregister(self._sock.fileno())
+            self._sock.close()
+            self._forget(self)
+
+    def _ready(self, events: int) -> None:
+        if events & WRITABLE:
+            self._flush()
+        if self._open and events & ~WRITABLE:
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            data = self._sock.recv(MAX_REQUEST)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.close()  # gone, or it waits no longer
+            return
+        if self._asked:
+            return
+        self._request += data
+        line, newline, _ = self._request.partition(b"\n")
+        if newline:
+            self._asked = True
+            self._commands.run(bytes(line), self)
+        elif len(self._request) > MAX_REQUEST:
+            self.close()
+
+    def _write(self, data: bytes) -> None:
+        if self._open:
+            self._answer += data
+            self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self._answer:
+                del self._answer[: self._sock.send(self._answer)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()
+            return
+        if self._finished and not self._answer:
+            self.close()
+        else:
+            interest = READABLE | WRITABLE if self._answer else READABLE
+            self._reactor.modify(self._sock.fileno(), interest)
+
+
+class Commands:
+    """What can be asked of a keeper."""
+
+    def __init__(self, keeper: Keeper, name: str) -> None:
+        self._keeper = keeper
+        self._name = name
+
+    def run(self, line: bytes, client: _Client) -> None:
+        """Do what a request asks for, and answer the client, now or when it is done."""
+        try:
+            request = decode_request(line)
+        except msgspec.DecodeError as error:
+            client.finish(Done(_EXIT_USAGE, error=f"not a request: {error}"))
+            return
+        match request.command:
+            case "status":
+                client.finish(_done(_snapshots.status(self._keeper, self._name)))
+            case "workers":
+                client.finish(_done(_snapshots.workers(self._keeper)))
+            case "connections":
+                client.finish(_done(_snapshots.connections(self._keeper)))
+            case "listeners":
+                client.finish(_done(_snapshots.listeners(self._keeper)))
+            case "reload":
+                self._reload(client)
+            case "scale":
+                self._scale(request.arguments, client)
+            case "drain":
+                client.progress("draining: accepting nothing, serving what is open")
+                self._keeper.stop("finish")
+            case "stop":
+                client.progress("stopping")
+                self._keeper.stop("close")
+            case _:
+                client.finish(Done(_EXIT_USAGE, error=f"no command {request.command!r}"))
+
+    def _reload(self, client: _Client) -> None:
+        if self._keeper.order is not None:
+            client.finish(Done(_EXIT_FAILED, error="cannot reload: the server is stopping"))
+            return
+        if self._keeper.reloads.coming is not None:
+            client.progress("a reload is under way: this one follows it")
+
+        def done(outcome: Outcome) -> None:
+            result = {"generation": outcome.generation} if not outcome.error else None
+            client.finish(Done(outcome.exit_code, result, outcome.error or None))
+
+        self._keeper.reload(done)
+
+    def _scale(self, arguments: dict[str, Any], client: _Client) -> None:
+        workers = arguments.get("workers")
+        if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
+            error = f"scale takes a number of workers, 1 or more, not {workers!r}"
+            client.finish(Done(_EXIT_USAGE, error=error))
+        elif self._keeper.order is not None:
+            client.finish(Done(_EXIT_FAILED, error="cannot scale: the server is stopping"))
+        else:
+            self._keeper.scale(workers)
+            client.finish(Done(0, {"workers": workers}))
+
+
+def _done(result: object) -> Done:
+    return Done(0, msgspec.to_builtins(result))

@@ -1,0 +1,179 @@
+"""One server, whole: listeners, control socket, signals and the keeper, from start to exit."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import resource
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final
+
+from socketkeep import _log
+from socketkeep._admin._control import ControlServer
+from socketkeep._admin._protocol import control_path, default_name, make_runtime_dir
+from socketkeep._admin._reloader import Reloader
+from socketkeep._config import ServeConfig
+from socketkeep._keeper._keeper import SIGNALS, Keeper
+from socketkeep._keeper._reactor import Reactor, SignalQueue
+from socketkeep._keeper._system import System
+from socketkeep._listener import Listener, ListenError, inherited_listeners
+
+_EXIT_FAILED: Final = 1
+_NAMES_TRIED: Final = 100
+#: Beside its connections a process holds listeners, channels, logs and what the user's code opens.
+_OTHER_DESCRIPTORS: Final = 64
+
+
+class ServeFailure(Exception):
+    """The server cannot serve: what to tell the user, and the exit code."""
+
+    def __init__(self, text: str, exit_code: int = _EXIT_FAILED) -> None:
+        super().__init__(text)
+        self.text = text
+        self.exit_code = exit_code
+
+
+def run(config: ServeConfig) -> None:
+    """Serve until told to stop.  Raises ServeFailure when that cannot begin."""
+    _log.configure(config.log_level, config.log_format, config.log_file)
+    _raise_descriptor_limit(config.max_connections)
+    reactor = Reactor()
+    with ExitStack() as stack:
+        stack.callback(reactor.close)
+        name, path, control = stack.enter_context(_control(config))
+        listeners = _bind(config)
+        for listener in listeners:
+            stack.callback(listener.close)
+        keeper = Keeper(config, reactor, System(), listeners, boot=int(time.time()))
+        server = ControlServer(keeper, reactor, control, name)
+        stack.callback(server.close)
+        signals = SignalQueue(reactor, SIGNALS, keeper.act_on_signal)
+        stack.callback(signals.close)
+        if config.reload:
+            reloader = Reloader(reactor, config.target, keeper.reload)
+            stack.callback(reloader.close)
+        for listener in listeners:
+            _log.info("listening", address=listener.text)
+        _log.info("control", name=name, path=path)
+        keeper.start()
+        reactor.run()
+    if keeper.failure is not None:
+        raise ServeFailure(keeper.failure.error, keeper.failure.exit_code)
+    _log.info("stopped")
+
+
+def _bind(config: ServeConfig) -> list[Listener]:
+    try:
+        listeners = inherited_listeners()
+    except ListenError as error:
+        raise ServeFailure(str(error)) from error
+    try:
+        for address in config.bind:
+            listeners.append(
+                Listener.bind(address, backlog=config.backlog, unix_mode=int(config.unix_mode, 8))
+            )
+    except ListenError as error:
+        for listener in listeners:
+            listener.close()
+        raise ServeFailure(str(error)) from error
+    return listeners
+
+
+@contextmanager
+def _control(config: ServeConfig) -> Iterator[tuple[str, str, socket.socket]]:
+    """Listen on the control socket; yields the server's name, the path and the socket."""
+    wanted = config.name or default_name(config.target)
+    try:
+        if config.control:
+            candidates = [(wanted, os.path.abspath(config.control))]
+        else:
+            make_runtime_dir()
+            # Two servers of one target need no names of their own; a name that was given is kept.
+            more = 1 if config.name else _NAMES_TRIED
+            names = [wanted, *(f"{wanted}-{n}" for n in range(2, more + 1))]
+            candidates = [(name, control_path(name)) for name in names]
+        name, path, sock = _listen_on_first_free(candidates)
+    except OSError as error:
+        raise ServeFailure(
+            f"control socket: {error.strerror or error}: {error.filename or ''}"
+        ) from error
+    try:
+        yield name, path, sock
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _listen_on_first_free(candidates: list[tuple[str, str]]) -> tuple[str, str, socket.socket]:
+    for name, path in candidates:
+        sock = _listen_unless_live(path)
+        if sock is not None:
+            return name, path, sock
+    name, path = candidates[0]
+    raise ServeFailure(
+        f"a server named {name!r} is already running (control socket {path}): "
+        "give this one another --name, or stop that one: socketkeep stop --control " + path
+    )
+
+
+def _listen_unless_live(path: str) -> socket.socket | None:
+    """Return a listening socket at `path`, in the place of a dead server's; None when one lives.
+
+    Only this user may connect (mode 0600).  Raises OSError.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with _locked_directory(path):
+            if _is_live(path):
+                sock.close()
+                return None
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            before = os.umask(0o177)
+            try:
+                sock.bind(path)
+            finally:
+                os.umask(before)
+            sock.listen(16)
+    except OSError as error:
+        sock.close()
+        error.filename = path
+        raise
+    return sock
+
+
+@contextmanager
+def _locked_directory(path: str) -> Iterator[None]:
+    """Keep two servers that start at once from taking each other's socket for a dead one's."""
+    fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _is_live(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError as error:
+            if error.errno == errno.EPROTOTYPE:
+                return True
+            raise
+    return True
+
+
+def _raise_descriptor_limit(max_connections: int) -> None:
+    """Raise the soft limit as far as `--max-connections` needs; the hard one was checked before."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = max_connections + _OTHER_DESCRIPTORS
+    if max_connections and soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -1,0 +1,161 @@
+"""What the inspecting commands show: a keeper's present state, as reports."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from socketkeep import _record as record
+from socketkeep._admin._reports import (
+    AttachedByReason,
+    ConnectionReport,
+    ConnectionsByState,
+    ListenerReport,
+    StatusReport,
+    Totals,
+    WorkerReport,
+    WorkersByState,
+)
+from socketkeep._inspect._queue import listen_queue
+from socketkeep._keeper._keeper import Keeper
+from socketkeep._keeper._workers import Worker, WorkerState
+from socketkeep._wire._scoreboard import connection_id
+
+_SHOWN = (WorkerState.STARTING, WorkerState.READY, WorkerState.DRAINING)
+
+
+def status(keeper: Keeper, name: str) -> StatusReport:
+    """Return the answer to ``status``."""
+    states = [worker.state for worker in keeper.pool]
+    owned = sum(worker.open for worker in keeper.pool)
+    moving = len(keeper.moves)
+    generation = keeper.current or keeper.reloads.coming
+    return StatusReport(
+        name=name,
+        pid=os.getpid(),
+        version=version("socketkeep"),
+        python=platform.python_version(),
+        uptime=time.monotonic() - keeper.started_at,
+        state=keeper.state,
+        target=keeper.config.target,
+        model=generation.model if generation else "auto",
+        keep=keeper.config.keep,
+        generation=keeper.current.number if keeper.current else 0,
+        listeners=listeners(keeper),
+        workers=WorkersByState(**{state.value: states.count(state) for state in _SHOWN}),
+        connections=ConnectionsByState(
+            open=owned + moving, owned=owned, moving=moving, kept=moving
+        ),
+        totals=_totals(keeper),
+    )
+
+
+def listeners(keeper: Keeper) -> list[ListenerReport]:
+    """Return the answer to ``listeners``."""
+    reports = []
+    for listener in keeper.listeners:
+        queue = listen_queue(listener.sock) if listener.fileno() >= 0 else None
+        reports.append(
+            ListenerReport(
+                address=listener.text,
+                backlog=queue.backlog if queue else keeper.config.backlog,
+                queued=queue.queued if queue else None,
+            )
+        )
+    return reports
+
+
+def workers(keeper: Keeper) -> list[WorkerReport]:
+    """Return the answer to ``workers``."""
+    now = time.monotonic()
+    return [
+        WorkerReport(
+            slot=worker.slot,
+            pid=worker.pid,
+            generation=worker.generation,
+            state=worker.state.value,
+            connections=worker.open,
+            busy=sum(not words[record.WAITING] for _, words in worker.scoreboard.taken()),
+            uptime=now - worker.started_at,
+            rss=keeper.system.resident_bytes(worker.pid),
+        )
+        for worker in sorted(keeper.pool, key=lambda worker: (worker.slot, worker.generation))
+    ]
+
+
+def connections(keeper: Keeper) -> list[ConnectionReport]:
+    """Return the answer to ``connections``: those in workers, then those on their way."""
+    now = time.monotonic_ns()
+    names = [listener.text for listener in keeper.listeners]
+    reports = [
+        _of_row(keeper, worker, row, words, names, now)
+        for worker in keeper.pool
+        for row, words in worker.scoreboard.taken()
+    ]
+    for move in keeper.moves:
+        parcel = move.parcel
+        reports.append(
+            ConnectionReport(
+                id=parcel.id,
+                peer=parcel.peer,
+                listener=names[parcel.listener],
+                state=move.ownership.state.value,
+                owner=None,
+                generation=keeper.current.number if keeper.current else 0,
+                epoch=move.ownership.epoch,
+                age=(now - parcel.accepted_at) / 1e9,
+                idle=now / 1e9 - move.since,
+                bytes_in=parcel.bytes_in,
+                bytes_out=parcel.bytes_out,
+                busy=False,
+            )
+        )
+    return reports
+
+
+def _of_row(
+    keeper: Keeper,
+    worker: Worker,
+    row: int,
+    words: record.Record,
+    names: Sequence[str],
+    now: int,
+) -> ConnectionReport:
+    return ConnectionReport(
+        id=connection_id(keeper.boot, words[record.MINTED_BY], words[record.NUMBER]),
+        peer=worker.scoreboard.peer(row),
+        listener=names[words[record.LISTENER]],
+        state="owned",
+        owner=words[record.PID],
+        generation=worker.generation,
+        epoch=words[record.EPOCH],
+        age=(now - words[record.ACCEPTED_AT]) / 1e9,
+        # A worker may have written between the reading of the clock and of the word.
+        idle=max(0.0, (now - words[record.ACTIVE_AT]) / 1e9),
+        bytes_in=words[record.BYTES_IN],
+        bytes_out=words[record.BYTES_OUT],
+        busy=not words[record.WAITING],
+    )
+
+
+def _totals(keeper: Keeper) -> Totals:
+    counters = keeper.counters()
+    return Totals(
+        accepted=counters["accepted"],
+        closed=counters["closed"],
+        reset=counters["reset"],
+        detached=counters["detached"],
+        attached=AttachedByReason(
+            accepted=counters["accepted"],
+            reload=counters["attached_reload"],
+            parked=counters["attached_parked"],
+            crash=counters["attached_crash"],
+        ),
+        lost=counters["lost"],
+        reloads=max(0, keeper.reloads.completed - 1),
+        worker_deaths=counters["worker_deaths"],
+        handler_errors=counters["handler_errors"],
+    )

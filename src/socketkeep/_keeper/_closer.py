@@ -1,0 +1,57 @@
+"""The orderly end of connections that no worker serves: half-close, bounded drain, close."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from socketkeep._keeper._reactor import Reactor, Timer
+
+_BOUND: Final = 5.0  # seconds, as for a connection that its worker closes
+_CHUNK: Final = 65536
+
+
+class Closer:
+    """Closes connections so that no RST cuts what the peer has not read yet."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
+        self._closing: dict[socket.socket, tuple[Timer, Callable[[], None]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._closing)
+
+    def close(self, sock: socket.socket, done: Callable[[], None]) -> None:
+        """Half-close `sock`, discard what the peer still sends until it closes or the bound is
+        reached, then close the descriptor and call `done`."""
+        sock.setblocking(False)
+        with contextlib.suppress(OSError):  # ENOTCONN: the peer has reset it
+            sock.shutdown(socket.SHUT_WR)
+        timer = self._reactor.call_later(_BOUND, lambda: self._finish(sock))
+        self._closing[sock] = (timer, done)
+        self._reactor.register(sock.fileno(), lambda _events: self._discard(sock))
+
+    def finish_all(self) -> None:
+        """Close what is left at once: the keeper ends."""
+        for sock in tuple(self._closing):
+            self._finish(sock)
+
+    def _discard(self, sock: socket.socket) -> None:
+        try:
+            if sock.recv(_CHUNK):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass  # reset by the peer: there is nothing left to drain
+        self._finish(sock)
+
+    def _finish(self, sock: socket.socket) -> None:
+        if sock in self._closing:
+            timer, done = self._closing.pop(sock)
+            timer.cancel()
+            self._reactor.unregister(sock.fileno())
+            sock.close()
+            done()

@@ -1,0 +1,189 @@
+"""Generations: each one load of the user's code, by a template process that forks its workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, Protocol
+
+import msgspec
+
+from socketkeep import _log
+from socketkeep._config import ServeConfig
+from socketkeep._keeper._reactor import Reactor
+from socketkeep._keeper._system import System
+from socketkeep._keeper._workers import Link, Model
+from socketkeep._listener import Listener
+from socketkeep._wire._channel import Channel, Packet, channel_pair
+from socketkeep._wire._messages import Forked, ForkFailed, Load, Loaded, LoadFailed
+
+EXIT_START_FAILED: Final = 3
+EXIT_LOAD_FAILED: Final = 4
+
+
+class GenerationState(Enum):
+    """Where a generation is in its life."""
+
+    LOADING = "loading"
+    STARTING = "starting"
+    SERVING = "serving"
+    RETIRED = "retired"
+
+
+class GenerationEvent(Enum):
+    """What can happen to it."""
+
+    LOADED = "loaded"
+    READY = "ready"  # all its workers are
+    FAILED = "failed"
+    SUPERSEDED = "superseded"  # the next one serves
+
+
+TRANSITIONS: Final[dict[tuple[GenerationState, GenerationEvent], GenerationState]] = {
+    (GenerationState.LOADING, GenerationEvent.LOADED): GenerationState.STARTING,
+    (GenerationState.LOADING, GenerationEvent.FAILED): GenerationState.RETIRED,
+    (GenerationState.STARTING, GenerationEvent.READY): GenerationState.SERVING,
+    (GenerationState.STARTING, GenerationEvent.FAILED): GenerationState.RETIRED,
+    (GenerationState.SERVING, GenerationEvent.SUPERSEDED): GenerationState.RETIRED,
+    # A template that died while its workers served was started again.
+    (GenerationState.SERVING, GenerationEvent.LOADED): GenerationState.SERVING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a generation cannot serve, and the exit code that says it."""
+
+    exit_code: int
+    error: str
+
+
+class TemplateEvents(Protocol):
+    """What templates tell the keeper."""
+
+    def generation_loaded(self, generation: Generation) -> None: ...
+    def generation_failed(self, generation: Generation, failure: Failure) -> None: ...
+    def template_ended(self) -> None: ...
+    def worker_forked(self, forked: Forked) -> None: ...
+    def worker_fork_failed(self, failed: ForkFailed) -> None: ...
+
+
+@dataclass(eq=False, slots=True)
+class Generation:
+    """One load of the user's code."""
+
+    number: Final[int]
+    state: GenerationState = GenerationState.LOADING
+    model: Model = "fork"
+    resumable: bool = False
+    link: Link = field(init=False)
+    pid: int = 0
+    failure: Failure | None = None
+
+    def step(self, event: GenerationEvent) -> None:
+        """Go to the state that follows; KeyError, a bug, when the table has none."""
+        self.state = TRANSITIONS[self.state, event]
+
+
+class Templates:
+    """Starts the template of a generation, and hears from it."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        system: System,
+        config: ServeConfig,
+        listeners: Sequence[Listener],
+        boot: int,
+        events: TemplateEvents,
+    ) -> None:
+        self._reactor = reactor
+        self._system = system
+        self._config = config
+        self._listeners = listeners
+        self._boot = boot
+        self._events = events
+        self._running: dict[int, int] = {}  # pid: pidfd
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def kill_all(self) -> None:
+        """End every template at once."""
+        for pidfd in self._running.values():
+            self._system.kill(pidfd, signal.SIGKILL)
+
+    def start(self, generation: Generation) -> None:
+        """Start the generation's template process and have it load the user's code.
+
+        Raises OSError when no process can be started.
+        """
+        ours, theirs = channel_pair()
+        with theirs:
+            try:
+                generation.pid = self._system.spawn_template(theirs.fileno())
+            except OSError:
+                ours.close()
+                raise
+        pid = generation.pid
+        self._running[pid] = pidfd = self._system.open_pidfd(pid)
+        generation.link = link = Link(
+            self._reactor,
+            Channel(ours),
+            lambda packet: self._received(generation, packet),
+            lambda: None,  # its death is told by the pidfd
+        )
+        self._reactor.register(pidfd, lambda _events: self._ended(generation, link, pid))
+        link.send(
+            Load(
+                config=msgspec.msgpack.encode(self._config),
+                generation=generation.number,
+                boot=self._boot,
+                listeners=[listener.text for listener in self._listeners],
+            ),
+            tuple(listener.fileno() for listener in self._listeners),
+        )
+
+    def _received(self, generation: Generation, packet: Packet) -> None:
+        match packet.message:
+            case Loaded(model=model, resumable=resumable, threads=threads):
+                generation.model = model
+                generation.resumable = resumable
+                for name in threads:
+                    _log.warning(
+                        "the code started a thread at import; workers will not have it",
+                        thread=name,
+                        generation=generation.number,
+                    )
+                generation.step(GenerationEvent.LOADED)
+                self._events.generation_loaded(generation)
+            case LoadFailed(error=error, exit_code=exit_code):
+                generation.failure = Failure(exit_code, error)
+            case Forked() as forked:
+                self._events.worker_forked(forked)
+            case ForkFailed() as failed:
+                self._events.worker_fork_failed(failed)
+            case _:
+                packet.close()
+
+    def _ended(self, generation: Generation, link: Link, pid: int) -> None:
+        link.drain()
+        pidfd = self._running[pid]
+        ended = self._system.reap(pidfd)
+        if ended is None:
+            return
+        self._reactor.unregister(pidfd)
+        os.close(pidfd)
+        del self._running[pid]
+        link.close()
+        self._events.template_ended()
+        if generation.link is not link or generation.state is GenerationState.RETIRED:
+            return
+        failure = generation.failure or Failure(
+            EXIT_LOAD_FAILED, f"the process that loads the code ended before it was done: {ended}"
+        )
+        generation.failure = None
+        self._events.generation_failed(generation, failure)

@@ -1,0 +1,295 @@
+"""The workers: started, heard, retired and reaped."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Final, Protocol
+
+from socketkeep import _log
+from socketkeep import _record as record
+from socketkeep._assignment import Order
+from socketkeep._config import ServeConfig
+from socketkeep._keeper import _seats
+from socketkeep._keeper._generations import Generation
+from socketkeep._keeper._reactor import Reactor
+from socketkeep._keeper._system import Exit, System
+from socketkeep._keeper._workers import Link, Worker, WorkerState
+from socketkeep._wire._channel import Channel, Packet, channel_pair
+from socketkeep._wire._messages import (
+    Attached,
+    Detached,
+    Forked,
+    ForkFailed,
+    ForkWorker,
+    Ready,
+    Refused,
+    Retire,
+    Seats,
+    StartFailed,
+)
+from socketkeep._wire._scoreboard import COUNTERS, Scoreboard, connection_id, create_memfd
+
+#: What a worker is given beyond its deadline to close what is left in an orderly way, in seconds.
+KILL_GRACE: Final = 7.0
+
+
+class Receiver(Protocol):
+    """Who is told of connections that workers give up and take over."""
+
+    def take(self, worker: Worker, packet: Packet, parcel: Detached | None) -> None: ...
+    def attached(self, worker: Worker, message: Attached) -> None: ...
+    def refused(self, worker: Worker, message: Refused) -> None: ...
+    def worker_died(self, worker: Worker) -> None: ...
+
+
+class WorkerPool:
+    """Every worker process of the server, of all generations.
+
+    It knows how to start, retire and reap workers, and not which there should be: it tells
+    `ready` and `died`, and others decide.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        system: System,
+        config: ServeConfig,
+        boot: int,
+        ready: Callable[[Worker], None],
+        died: Callable[[Worker], None],
+    ) -> None:
+        self.receiver: Receiver
+        self.totals: Counter[str] = Counter()  # of the workers that have ended
+        self._reactor = reactor
+        self._system = system
+        self._config = config
+        self._boot = boot
+        self._ready = ready
+        self._died = died
+        self._workers: dict[int, Worker] = {}
+        self._serial = 0
+        self._killing = False
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(tuple(self._workers.values()))
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def of_generation(self, number: int) -> list[Worker]:
+        """Return the workers of a generation that serve or are starting."""
+        alive = (WorkerState.STARTING, WorkerState.READY)
+        return [w for w in self if w.generation == number and w.state in alive]
+
+    def start(self, generation: Generation, slot: int, replaces: Worker | None = None) -> Worker:
+        """Have the generation's template fork a worker into `slot`.  Raises OSError."""
+        self._serial += 1
+        rows = _seats.seats_of_model(generation.model, self._config.threads)
+        memfd = create_memfd(rows)
+        worker = Worker(
+            serial=self._serial,
+            slot=slot,
+            generation=generation.number,
+            resumable=generation.resumable,
+            scoreboard=Scoreboard(memfd),
+            wake=os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK),
+            started_at=self._reactor.clock(),
+            replaces=replaces,
+        )
+        ours, theirs = channel_pair()
+        worker.link = Link(
+            self._reactor,
+            Channel(ours),
+            lambda packet: self._received(worker, packet),
+            lambda: self._gone(worker),
+        )
+        self._workers[worker.serial] = worker
+        if self._config.start_timeout:
+            self._reactor.call_later(self._config.start_timeout, lambda: self._kill_unready(worker))
+        generation.link.send(
+            ForkWorker(worker.serial, slot),
+            (theirs.detach(), memfd, os.dup(worker.wake)),
+            close_after=True,
+        )
+        return worker
+
+    def forked(self, message: Forked) -> None:
+        """The template forked the worker; this process is its parent."""
+        pidfd = self._system.open_pidfd(message.pid)
+        worker = self._workers.get(message.serial)
+        if worker is None:
+            self._watch_stray(message.pid, pidfd)
+            return
+        worker.pid, worker.pidfd = message.pid, pidfd
+        self._reactor.register(pidfd, lambda _events: self._ended(worker))
+
+    def fork_failed(self, message: ForkFailed) -> None:
+        """The system had no room for the worker."""
+        worker = self._workers.get(message.serial)
+        if worker is not None:
+            self._never_ran(worker, message.error)
+
+    def abandon(self, generation: int) -> None:
+        """The generation's template has gone: the workers it had not forked yet never will be."""
+        for worker in self:
+            if worker.generation == generation and worker.pidfd < 0 and not worker.exit:
+                self._never_ran(worker, "its template ended before it was forked")
+
+    def retire(self, worker: Worker, order: Order) -> None:
+        """Have a worker give up its connections as `order` says and end; kill it when late."""
+        worker.state = WorkerState.DRAINING
+        worker.order = order
+        worker.link.send(Retire(order.how, order.deadline))
+        self._reactor.call_at(order.deadline + KILL_GRACE, lambda: self._kill_late(worker))
+
+    def allot(self, worker: Worker, accept_below: int) -> None:
+        """Tell a worker how many connections it may accept, if that has changed."""
+        if worker.accept_below != accept_below:
+            worker.accept_below = accept_below
+            worker.link.send(Seats(accept_below))
+
+    def kill_all(self) -> None:
+        """End every worker at once, and those that are still to be forked as they come."""
+        self._killing = True
+        for worker in self:
+            self.kill(worker)
+            if worker.pidfd < 0 and not worker.exit:
+                self._never_ran(worker, "the server was stopped")
+
+    def kill(self, worker: Worker) -> None:
+        """End a worker at once, and the processes it forked."""
+        worker.killed = True
+        if worker.pidfd >= 0:
+            self._system.kill(worker.pidfd, signal.SIGKILL)
+        for pidfd in worker.fork_children.values():
+            self._system.kill(pidfd, signal.SIGKILL)
+
+    def _received(self, worker: Worker, packet: Packet) -> None:
+        match packet.message:
+            case Ready(pid=pid):
+                worker.pid = pid  # the template's word of it may still be on its way
+                worker.state = WorkerState.READY
+                self._ready(worker)
+            case StartFailed(error=error):
+                worker.error = error
+            case Detached() as parcel:
+                self.receiver.take(worker, packet, parcel)
+            case None:
+                self.receiver.take(worker, packet, None)
+            case Attached() as message:
+                self.receiver.attached(worker, message)
+            case Refused() as message:
+                self.receiver.refused(worker, message)
+            case _:
+                packet.close()
+
+    def _gone(self, worker: Worker) -> None:
+        """The channel has closed; a worker that was forked is dealt with when its pidfd says so."""
+
+    def _ended(self, worker: Worker) -> None:
+        worker.link.drain()
+        worker.exit = self._system.reap(worker.pidfd)
+        if worker.exit is None:
+            return
+        self._reactor.unregister(worker.pidfd)
+        os.close(worker.pidfd)
+        worker.pidfd = -1
+        self._log_end(worker, worker.exit)
+        worker.state = WorkerState.DEAD
+        self.receiver.worker_died(worker)
+        self._adopt_fork_children(worker)
+        if not worker.fork_children:
+            self._forget(worker)
+        self._died(worker)
+
+    def _adopt_fork_children(self, worker: Worker) -> None:
+        """Processes that a dead `fork` worker forked are this process's children now.
+
+        They go on serving their connections; the worker stays on the books until the last ends.
+        """
+        if not worker.open:
+            return
+        known = {w.pid for w in self} | {p for w in self for p in w.fork_children}
+        ours = {words[record.PID] for _, words in worker.scoreboard.taken()}
+        for pid in (self._system.children() - known) & ours:
+            worker.fork_children[pid] = pidfd = self._system.open_pidfd(pid)
+            self._reactor.register(pidfd, partial(self._fork_child_ended, worker, pid))
+        if worker.order is not None:
+            worker.scoreboard.retire(worker.order)
+            os.eventfd_write(worker.wake, 1)
+        if self._killing or self._is_late(worker):
+            self.kill(worker)
+
+    def _fork_child_ended(self, worker: Worker, pid: int, _events: int) -> None:
+        pidfd = worker.fork_children[pid]
+        if self._system.reap(pidfd) is None:
+            return
+        self._reactor.unregister(pidfd)
+        os.close(pidfd)
+        del worker.fork_children[pid]
+        worker.link.drain()
+        for row, words in worker.scoreboard.taken():
+            if words[record.PID] == pid:
+                worker.scoreboard.release(row)
+        if not worker.fork_children:
+            self._forget(worker)
+
+    def _watch_stray(self, pid: int, pidfd: int) -> None:
+        """A worker that was given up before its fork was told: end it, and reap it."""
+
+        def ended(_events: int) -> None:
+            if self._system.reap(pidfd) is not None:
+                self._reactor.unregister(pidfd)
+                os.close(pidfd)
+
+        self._system.kill(pidfd, signal.SIGKILL)
+        self._reactor.register(pidfd, ended)
+
+    def _never_ran(self, worker: Worker, error: str) -> None:
+        worker.error = error
+        worker.state = WorkerState.DEAD
+        self._forget(worker)
+        self._died(worker)
+
+    def _forget(self, worker: Worker) -> None:
+        del self._workers[worker.serial]
+        worker.link.close()
+        os.close(worker.wake)
+        for row, words in worker.scoreboard.taken():
+            number = connection_id(self._boot, words[record.MINTED_BY], words[record.NUMBER])
+            peer = worker.scoreboard.peer(row)
+            _log.warning("connection lost", id=number, peer=peer, **worker.label)
+            worker.scoreboard.release(row)
+        for name, word in COUNTERS.items():
+            self.totals[name] += worker.scoreboard[word]
+
+    def _is_late(self, worker: Worker) -> bool:
+        order = worker.order
+        return order is not None and self._reactor.clock() >= order.deadline + KILL_GRACE
+
+    def _kill_unready(self, worker: Worker) -> None:
+        if worker.state is WorkerState.STARTING:
+            error = f"not ready within {self._config.start_timeout:g} s"
+            if worker.pidfd >= 0:
+                worker.error = error
+                self.kill(worker)
+            else:
+                self._never_ran(worker, error)
+
+    def _kill_late(self, worker: Worker) -> None:
+        if worker.serial in self._workers:
+            _log.warning("worker killed: it did not end in time", open=worker.open, **worker.label)
+            self.kill(worker)
+
+    def _log_end(self, worker: Worker, ended: Exit) -> None:
+        retired = worker.state is WorkerState.DRAINING and ended.status == 0
+        expected = retired or worker.killed
+        log = _log.info if expected else _log.warning
+        if not expected:
+            self.totals["worker_deaths"] += 1
+        fields = {"error_text": worker.error} if worker.error else {}
+        log("worker exited", status=str(ended), **worker.label, **fields)

@@ -1,0 +1,154 @@
+"""The keeper's event loop: descriptors, timers and signals, one thread.
+
+Not asyncio: the keeper must hold on to its raw epoll registrations across the re-execution of an
+upgrade, and must not carry what it does not use.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+READABLE: Final = select.EPOLLIN
+WRITABLE: Final = select.EPOLLOUT
+
+Callback = Callable[[int], None]
+
+
+class Timer:
+    """A call that is due at a moment of the monotonic clock; `cancel` takes it back."""
+
+    __slots__ = ("_call", "when")
+
+    def __init__(self, when: float, call: Callable[[], None]) -> None:
+        self.when = when
+        self._call: Callable[[], None] | None = call
+
+    def cancel(self) -> None:
+        self._call = None
+
+    @property
+    def pending(self) -> bool:
+        return self._call is not None
+
+    def fire(self) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call()
+
+
+class Reactor:
+    """Calls back when a descriptor is ready, a moment has come or a signal was received.
+
+    A callback for a descriptor is given the epoll events.  A descriptor must be unregistered before
+    it is closed: while a duplicate lives in another process, epoll would go on reporting it.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callback] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._sequence = itertools.count()
+        self._soon: list[Callable[[], None]] = []
+        self._running = False
+
+    def register(self, fd: int, callback: Callback, events: int = READABLE) -> None:
+        self._epoll.register(fd, events)
+        self._callbacks[fd] = callback
+
+    def modify(self, fd: int, events: int) -> None:
+        self._epoll.modify(fd, events)
+
+    def unregister(self, fd: int) -> None:
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def call_at(self, when: float, call: Callable[[], None]) -> Timer:
+        timer = Timer(when, call)
+        heapq.heappush(self._timers, (when, next(self._sequence), timer))
+        return timer
+
+    def call_later(self, delay: float, call: Callable[[], None]) -> Timer:
+        return self.call_at(self.clock() + delay, call)
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Call after the events at hand: for work that many of them may ask for once."""
+        if call not in self._soon:
+            self._soon.append(call)
+
+    def run(self) -> None:
+        """Run until `stop`."""
+        self._running = True
+        while self._running:
+            self.run_once(self._timeout())
+
+    def run_once(self, timeout: float | None = 0.0) -> None:
+        """Wait up to `timeout` seconds (None: without bound) and make the calls that are due."""
+        for fd, events in self._epoll.poll(timeout):
+            # An earlier callback of this round may have unregistered it.
+            callback = self._callbacks.get(fd)
+            if callback is not None:
+                callback(events)
+        now = self.clock()
+        while self._timers and self._timers[0][0] <= now:
+            heapq.heappop(self._timers)[2].fire()
+        while self._soon:
+            self._soon.pop(0)()
+
+    def stop(self) -> None:
+        self._running = False
+
+    def close(self) -> None:
+        self._epoll.close()
+
+    def _timeout(self) -> float | None:
+        if self._soon:
+            return 0.0
+        while self._timers and not self._timers[0][2].pending:
+            heapq.heappop(self._timers)
+        if not self._timers:
+            return None
+        return max(0.0, self._timers[0][0] - self.clock())
+
+
+class SignalQueue:
+    """Turns signals into calls on the reactor's loop.
+
+    The handlers do nothing: the interpreter writes the signal's number to a pipe
+    (signal.set_wakeup_fd), and the loop reads it.  Work in a handler would run between any two
+    instructions of the keeper.
+    """
+
+    def __init__(
+        self, reactor: Reactor, signals: Iterable[signal.Signals], act: Callable[[int], None]
+    ) -> None:
+        self._reactor = reactor
+        self._act = act
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._previous = {number: signal.signal(number, _queued) for number in signals}
+        self._previous_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        reactor.register(self._read, self._drain)
+
+    def close(self) -> None:
+        """Put the earlier handlers back."""
+        signal.set_wakeup_fd(self._previous_fd)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._reactor.unregister(self._read)
+        os.close(self._read)
+        os.close(self._write)
+
+    def _drain(self, _events: int) -> None:
+        for number in os.read(self._read, 512):
+            self._act(number)
+
+
+def _queued(_number: int, _frame: object) -> None:
+    """Take the signal's default action away; the number itself goes through the pipe."""

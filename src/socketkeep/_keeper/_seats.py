@@ -1,0 +1,45 @@
+"""How many connections each worker may accept: pure arithmetic, no I/O.
+
+A worker's seats are what its model has (one in `prefork`, `--threads` in `thread`), and its share
+of `--max-connections`.  While connections are on their way from one worker to another, seats are
+kept free for them: a new connection must not take the place of one that is already served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+# As many as one process can usefully hold; its descriptor limit is met before.  An unused row of
+# the scoreboard costs no memory.
+UNBOUNDED: Final = 65536
+
+
+def seats_of_model(model: Literal["fork", "prefork", "thread", "async"], threads: int) -> int:
+    """Return how many connections a worker of `model` can serve at once."""
+    return {"prefork": 1, "thread": threads}.get(model, UNBOUNDED)
+
+
+def shares(seats: int, workers: int, max_connections: int) -> list[int]:
+    """Return the seats of each of `workers` under `--max-connections` (0: no limit)."""
+    if not max_connections:
+        return [seats] * workers
+    each, extra = divmod(max_connections, workers)
+    return [min(seats, each + (index < extra)) for index in range(workers)]
+
+
+def accept_limits(seats: Sequence[int], taken: Sequence[int], coming: int) -> list[int]:
+    """Return for each worker below how many connections it may accept.
+
+    `seats` and `taken` are each worker's; `coming` is how many connections are on their way to all
+    of them together.  The free seats are kept for those first; when there are too few, the next
+    seats to become free are.
+    """
+    limits = list(seats)
+    for free_only in (True, False):
+        for index, total in enumerate(seats):
+            room = total - taken[index] if free_only else limits[index]
+            kept = max(0, min(room, coming))
+            limits[index] -= kept
+            coming -= kept
+    return limits

@@ -1,0 +1,113 @@
+"""The system under the keeper: processes and their deaths, as one small object.
+
+The keeper reaches fork, exec, signals and pidfds only through it, so that tests put a `System` of
+their own in its place and play a race step by step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from socketkeep._keeper import _prctl
+
+TEMPLATE_CHANNEL_FD: Final = 3
+
+# What the template must not inherit from the keeper: its signal dispositions and its mask.
+_DEFAULTED: Final = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGWINCH,
+    signal.SIGPIPE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended: `status` is its exit code, or minus the signal that killed it."""
+
+    status: int
+
+    def __str__(self) -> str:
+        if self.status >= 0:
+            return f"exit code {self.status}"
+        with contextlib.suppress(ValueError):
+            return f"killed by {signal.Signals(-self.status).name}"
+        return f"killed by signal {-self.status}"
+
+
+class System:
+    """Linux, as the keeper uses it."""
+
+    def become_subreaper(self) -> None:
+        """Make this process the parent of descendants whose own parent has gone.
+
+        A template forks its workers through a process that exits at once, so that the keeper is
+        their parent: it learns their exit status itself, and a template's death touches none.
+        """
+        _prctl.set_child_subreaper()
+
+    def spawn_template(self, channel_fd: int) -> int:
+        """Start a template process on its end of a channel and return its pid.
+
+        A fresh interpreter, not a fork: it has no descriptor and no memory of the keeper's, and the
+        code of the version that is installed now.  It leads a process group of its own, so that a
+        Ctrl-C in the terminal reaches the keeper alone.  Raises OSError.
+        """
+        options = [f"-W{option}" for option in sys.warnoptions]
+        if sys.flags.dev_mode:
+            options.append("-Xdev")
+        return os.posix_spawn(
+            sys.executable,
+            [sys.executable, *options, "-m", "socketkeep._worker", str(TEMPLATE_CHANNEL_FD)],
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, channel_fd, TEMPLATE_CHANNEL_FD)],
+            setpgroup=0,
+            setsigmask=[],
+            setsigdef=_DEFAULTED,
+        )
+
+    def open_pidfd(self, pid: int) -> int:
+        """Return a descriptor that is readable once the child `pid` has ended.
+
+        The child cannot have been reaped before: only the keeper can.  Raises OSError.
+        """
+        return os.pidfd_open(pid)
+
+    def kill(self, pidfd: int, number: signal.Signals) -> None:
+        """Send a signal; nothing happens when the process has ended already."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, number)
+
+    def reap(self, pidfd: int) -> Exit | None:
+        """Return how the child ended and let the kernel forget it; None while it runs."""
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        if result is None:
+            return None
+        exited = result.si_code == os.CLD_EXITED
+        return Exit(result.si_status if exited else -result.si_status)
+
+    def children(self) -> set[int]:
+        """Return the pids of this process's children, ended and not yet reaped ones included."""
+        pid = os.getpid()
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return {int(word) for word in text.split()}
+
+    def resident_bytes(self, pid: int) -> int:
+        """Return the memory of a process that is resident, in bytes; 0 when it has ended."""
+        try:
+            pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        except (OSError, IndexError):
+            return 0
+        return pages * os.sysconf("SC_PAGE_SIZE")

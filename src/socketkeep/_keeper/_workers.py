@@ -1,0 +1,147 @@
+"""The keeper's record of one worker, and of one generation's template."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, Literal
+
+from socketkeep._assignment import Order
+from socketkeep._keeper._reactor import READABLE, WRITABLE, Reactor
+from socketkeep._keeper._system import Exit
+from socketkeep._wire._channel import Channel, ChannelClosed, Packet
+from socketkeep._wire._messages import Message
+from socketkeep._wire._scoreboard import OPEN, Scoreboard
+
+Model = Literal["fork", "prefork", "thread", "async"]
+
+
+class Link:
+    """A channel on the reactor: packets come as calls, and what must wait is sent later."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        channel: Channel,
+        on_packet: Callable[[Packet], None],
+        on_closed: Callable[[], None],
+    ) -> None:
+        self._reactor = reactor
+        self._channel = channel
+        self._on_packet = on_packet
+        self._on_closed = on_closed
+        self._watching_writes = False
+        self.open = True
+        reactor.register(channel.fileno(), self._ready)
+
+    def send(
+        self, message: Message, descriptors: tuple[int, ...] = (), *, close_after: bool = False
+    ) -> None:
+        """Send, or queue; to a process that has gone, nothing: its death is told by its pidfd."""
+        if not self.open:
+            if close_after:
+                for fd in descriptors:
+                    os.close(fd)
+            return
+        try:
+            self._channel.send(message, descriptors, close_after=close_after)
+        except ChannelClosed:
+            self._lost()
+            return
+        self._watch_writes()
+
+    def drain(self) -> None:
+        """Deliver what has arrived."""
+        while self.open:
+            try:
+                packet = self._channel.receive()
+            except ChannelClosed:
+                self._lost()
+                return
+            if packet is None:
+                return
+            self._on_packet(packet)
+
+    def close(self) -> None:
+        """Close this end; a template takes that as the word to exit."""
+        if self.open:
+            self.open = False
+            self._reactor.unregister(self._channel.fileno())
+            self._channel.close()
+
+    def _ready(self, events: int) -> None:
+        if events & WRITABLE:
+            try:
+                self._channel.flush()
+            except ChannelClosed:
+                self._lost()
+                return
+            self._watch_writes()
+        self.drain()
+
+    def _watch_writes(self) -> None:
+        if self._channel.wants_write != self._watching_writes:
+            self._watching_writes = self._channel.wants_write
+            events = READABLE | WRITABLE if self._watching_writes else READABLE
+            self._reactor.modify(self._channel.fileno(), events)
+
+    def _lost(self) -> None:
+        self.close()
+        self._on_closed()
+
+
+class WorkerState(Enum):
+    """Where a worker is in its life; it only moves down this list."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    DEAD = "dead"
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One worker process, from the request to fork it until it has been reaped."""
+
+    serial: Final[int]
+    slot: Final[int]
+    generation: Final[int]
+    resumable: Final[bool]  # whether its handler is
+    scoreboard: Final[Scoreboard]
+    wake: Final[int]  # eventfd that wakes the handlers that poll it
+    started_at: Final[float]
+    link: Link = field(init=False)
+    state: WorkerState = WorkerState.STARTING
+    pid: int = 0
+    pidfd: int = -1
+    order: Order | None = None
+    seats: int = 0  # how many connections it may serve
+    accept_below: int = 0  # what it was last told of them
+    arriving: int = 0  # connections sent to it and not yet acknowledged
+    replaces: Worker | None = None
+    error: str = ""
+    killed: bool = False  # by the keeper
+    exit: Exit | None = None
+    fork_children: dict[int, int] = field(default_factory=dict)  # pid: pidfd, once it has died
+    expires_at: float = float("inf")
+
+    @property
+    def open(self) -> int:
+        """How many connections it serves."""
+        return self.scoreboard[OPEN]
+
+    @property
+    def free_seats(self) -> int:
+        return self.seats - self.open - self.arriving
+
+    @property
+    def moves_its_connections(self) -> bool:
+        """Whether what it serves is on its way to other workers."""
+        return self.order is not None and self.order.how == "move" and self.resumable
+
+    @property
+    def label(self) -> dict[str, object]:
+        """The fields by which log lines name it."""
+        return {"slot": self.slot, "pid": self.pid, "generation": self.generation}

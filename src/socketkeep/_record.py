@@ -1,0 +1,61 @@
+"""The words of a connection's record in the scoreboard.
+
+A record is a fixed-size row of unsigned 64-bit words in memory that the worker shares with the
+keeper (`_wire/_scoreboard.py` lays the rows out).  The connection itself writes the words here
+without a system call; a connection used without a server writes them to a plain list, so that
+there is one code path.
+
+Times are nanoseconds of CLOCK_MONOTONIC, which all processes of one machine share
+(clock_gettime(2)).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final, Protocol
+
+
+class Record(Protocol):
+    """The words, by their indices: a memoryview of the scoreboard, or a list."""
+
+    def __getitem__(self, word: int, /) -> int: ...
+    def __setitem__(self, word: int, value: int, /) -> None: ...
+
+
+NUMBER: Final = 0  # with MINTED_BY the connection's id; 0: the row is free
+MINTED_BY: Final = 1
+EPOCH: Final = 2
+PID: Final = 3
+STATUS: Final = 4
+WAITING: Final = 5  # 1 while the handler waits for input
+BYTES_IN: Final = 6
+BYTES_OUT: Final = 7
+ACCEPTED_AT: Final = 8
+ACTIVE_AT: Final = 9
+LISTENER: Final = 10
+ENDED: Final = 11
+HANDLER_ERRORS: Final = 12
+WORDS: Final = 16  # the rest is spare: fields are only ever appended
+
+
+class Status(IntEnum):
+    """What a connection's handler has done since its last commit."""
+
+    CLEAN = 0
+    READ = 1
+    SENT = 2
+
+
+class Ended(IntEnum):
+    """Why a connection is no longer served by its worker."""
+
+    NOT_YET = 0
+    CLOSED = 1
+    RESET = 2
+    DETACHED = 3
+    RELEASED = 4
+
+
+def blank_record() -> Record:
+    """Return a record that nobody else reads, for a connection used without a server."""
+    return [0] * WORDS

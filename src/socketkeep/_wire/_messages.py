@@ -1,0 +1,183 @@
+"""The messages between keeper, templates and workers.
+
+Encoded as msgpack arrays with a tag.  Fields are only ever appended, each with a default, so that
+two versions of Socketkeep can talk: an older reader ignores what it does not know, a newer one
+takes the default for what an older writer did not send.
+
+What rides along as descriptors stands in each docstring, in order.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+
+class Message(msgspec.Struct, array_like=True, frozen=True):
+    """Base of all messages; the tag of each is its class's name."""
+
+
+class Load(Message, frozen=True, tag="Load"):
+    """Keeper to template: load the user's code.  Descriptors: the listeners."""
+
+    config: bytes
+    generation: int
+    boot: int
+    listeners: list[str]
+
+
+class Loaded(Message, frozen=True, tag="Loaded"):
+    """Template to keeper: the code is loaded."""
+
+    model: Literal["fork", "prefork", "thread", "async"]
+    resumable: bool
+    threads: list[str]
+
+
+class LoadFailed(Message, frozen=True, tag="LoadFailed"):
+    """Template to keeper: the code cannot be served; the template exits."""
+
+    error: str
+    exit_code: int
+
+
+class ForkWorker(Message, frozen=True, tag="ForkWorker"):
+    """Keeper to template: fork a worker.
+
+    Descriptors: its end of the channel, its scoreboard, the eventfd that wakes its handlers.
+    """
+
+    serial: int
+    slot: int
+
+
+class Forked(Message, frozen=True, tag="Forked"):
+    """Template to keeper: the worker runs; the keeper is its parent and must reap it."""
+
+    serial: int
+    pid: int
+
+
+class ForkFailed(Message, frozen=True, tag="ForkFailed"):
+    """Template to keeper: the system has no room for another process."""
+
+    serial: int
+    error: str
+
+
+class Ready(Message, frozen=True, tag="Ready"):
+    """Worker to keeper: I can accept connections."""
+
+    pid: int
+
+
+class StartFailed(Message, frozen=True, tag="StartFailed"):
+    """Worker to keeper: the lifespan or the model could not start; I exit."""
+
+    error: str
+
+
+class Seats(Message, frozen=True, tag="Seats"):
+    """Keeper to worker: accept new connections while you serve fewer than this.
+
+    Nothing is accepted before the first such message, so that a generation that is rolled back has
+    taken no connection.  What is above the figure up to the worker's rows is kept for `Attach`.
+    """
+
+    accept_below: int
+
+
+class Retire(Message, frozen=True, tag="Retire"):
+    """Keeper to worker: accept no more, give up your connections as `how` says, then exit."""
+
+    how: Literal["move", "close", "finish"]
+    deadline: float
+
+
+class Detached(Message, frozen=True, tag="Detached"):
+    """Worker to keeper: I no longer serve this connection; give it to another.
+
+    Descriptors: the connection, and, from a sender that does not read the channel itself, the
+    write end of a pipe that takes one byte once the keeper holds the connection.
+    """
+
+    id: str
+    epoch: int
+    listener: int
+    peer: str
+    state: bytes | None
+    unread: bytes
+    accepted_at: int
+    bytes_in: int
+    bytes_out: int
+
+
+class Acknowledged(Message, frozen=True, tag="Acknowledged"):
+    """Keeper to worker: the detached connection is held (or, at the fd limit, it is not)."""
+
+    id: str
+    epoch: int
+    taken: bool
+
+
+class Attach(Message, frozen=True, tag="Attach"):
+    """Keeper to worker: serve this connection.  Descriptors: the connection."""
+
+    id: str
+    epoch: int
+    attached: Literal["accepted", "reload", "parked", "upgrade", "crash"]
+    listener: int
+    peer: str
+    state: bytes | None
+    unread: bytes
+    accepted_at: int
+    bytes_in: int
+    bytes_out: int
+
+
+class Attached(Message, frozen=True, tag="Attached"):
+    """Worker to keeper: I hold the connection and shall serve it."""
+
+    id: str
+    epoch: int
+
+
+class Refused(Message, frozen=True, tag="Refused"):
+    """Worker to keeper: I cannot take the connection (no seat, or no descriptor arrived)."""
+
+    id: str
+    epoch: int
+    reason: str
+
+
+AnyMessage: TypeAlias = (
+    Load
+    | Loaded
+    | LoadFailed
+    | ForkWorker
+    | Forked
+    | ForkFailed
+    | Ready
+    | StartFailed
+    | Seats
+    | Retire
+    | Detached
+    | Acknowledged
+    | Attach
+    | Attached
+    | Refused
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
+
+
+def encode(message: Message) -> bytes:
+    """Return `message` as it goes over a channel."""
+    return _encoder.encode(message)
+
+
+def decode(data: bytes | memoryview) -> AnyMessage:
+    """Return the message in `data`.  Raises msgspec.DecodeError when it is none."""
+    return _decoder.decode(data)

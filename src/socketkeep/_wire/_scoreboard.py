@@ -1,0 +1,172 @@
+"""The scoreboard: what a worker's connections are doing, in memory shared with the keeper.
+
+One memfd a worker, made by the keeper and mapped by both; fork children inherit the mapping.  The
+worker writes it without a system call and the keeper reads it: the keeper needs no message to know
+of a connection, and what a killed worker left behind can still be read.  A memfd a worker, and not
+one for the server: a row can then never be written by a worker that has lost it.
+
+Layout, in words of 64 bits: a header of HEADER_WORDS, then rows of ROW_WORDS, each the words of
+`socketkeep._record` and the peer's address as text.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from collections.abc import Iterator
+from typing import Final, Literal
+
+from socketkeep import _record as record
+from socketkeep._assignment import Order
+from socketkeep._record import Ended, Record
+
+HEADER_WORDS: Final = 32
+_PEER_WORDS: Final = 8
+ROW_WORDS: Final = record.WORDS + _PEER_WORDS
+_WORD: Final = 8
+
+# The header's words.
+OPEN: Final = 0
+ACCEPTED: Final = 1
+CLOSED: Final = 2
+RESET: Final = 3
+DETACHED: Final = 4
+HANDLER_ERRORS: Final = 5
+ATTACHED_RELOAD: Final = 6
+ATTACHED_PARKED: Final = 7
+ATTACHED_CRASH: Final = 8
+LOST: Final = 9
+RETIRE_HOW: Final = 10
+RETIRE_AT: Final = 11
+
+COUNTERS: Final = {
+    "accepted": ACCEPTED,
+    "closed": CLOSED,
+    "reset": RESET,
+    "detached": DETACHED,
+    "handler_errors": HANDLER_ERRORS,
+    "attached_reload": ATTACHED_RELOAD,
+    "attached_parked": ATTACHED_PARKED,
+    "attached_crash": ATTACHED_CRASH,
+    "lost": LOST,
+}
+_HOW: Final[tuple[Literal["move", "close", "finish"], ...]] = ("move", "close", "finish")
+_COUNTER_OF_END: Final = {
+    Ended.CLOSED: CLOSED,
+    Ended.RELEASED: CLOSED,
+    Ended.RESET: RESET,
+    Ended.DETACHED: DETACHED,
+}
+
+
+def create_memfd(rows: int) -> int:
+    """Return a memfd with room for `rows` connections (unused pages cost nothing)."""
+    fd = os.memfd_create("socketkeep-scoreboard", os.MFD_CLOEXEC)
+    os.ftruncate(fd, (HEADER_WORDS + rows * ROW_WORDS) * _WORD)
+    return fd
+
+
+class Scoreboard:
+    """One worker's scoreboard, mapped into this process.
+
+    The worker claims and frees rows, from one thread or several; the keeper only reads, but for the
+    retire words of a worker that has died and left fork children behind.
+    """
+
+    def __init__(self, fd: int) -> None:
+        """Map the memfd `fd`, which may be closed afterwards.  Raises OSError."""
+        size = os.fstat(fd).st_size
+        self._map = mmap.mmap(fd, size)
+        self._words = memoryview(self._map).cast("Q")
+        self.rows: Final = (size // _WORD - HEADER_WORDS) // ROW_WORDS
+        self._unused = iter(range(self.rows))
+        self._freed: list[int] = []
+        self._lock = threading.Lock()
+
+    def __getitem__(self, word: int) -> int:
+        """Return the header's `word`."""
+        return self._words[word]
+
+    def add(self, word: int, amount: int = 1) -> None:
+        """Add to the header's `word`."""
+        with self._lock:
+            self._words[word] += amount
+
+    @property
+    def order(self) -> Order | None:
+        """How this worker is to give up its connections, once it is to."""
+        how = self._words[RETIRE_HOW]
+        if not how:
+            return None
+        return Order(_HOW[how - 1], self._words[RETIRE_AT] / 1e9)
+
+    def retire(self, order: Order) -> None:
+        """Tell the handlers that read this scoreboard to give up their connections."""
+        self._words[RETIRE_AT] = min(int(order.deadline * 1e9), 2**63)
+        self._words[RETIRE_HOW] = _HOW.index(order.how) + 1
+
+    def claim(self) -> int | None:
+        """Return the number of a free row, cleared, or None when all are taken."""
+        with self._lock:
+            row = self._freed.pop() if self._freed else next(self._unused, None)
+            if row is not None:
+                self._words[OPEN] += 1
+        return row
+
+    def release(self, row: int) -> None:
+        """Count how the row's connection ended, and free the row."""
+        words = self.record(row)
+        with self._lock:
+            self._words[_COUNTER_OF_END.get(Ended(words[record.ENDED]), LOST)] += 1
+            self._words[HANDLER_ERRORS] += words[record.HANDLER_ERRORS]
+            self._words[OPEN] -= 1
+            for word in range(ROW_WORDS):
+                words[word] = 0
+            self._freed.append(row)
+
+    def record(self, row: int) -> memoryview:
+        """Return the row's words, to be read and written."""
+        start = HEADER_WORDS + row * ROW_WORDS
+        return self._words[start : start + ROW_WORDS]
+
+    def set_peer(self, row: int, peer: str) -> None:
+        """Write the peer's address, cut at 64 bytes."""
+        start = (HEADER_WORDS + row * ROW_WORDS + record.WORDS) * _WORD
+        text = peer.encode()[: _PEER_WORDS * _WORD]
+        self._map[start : start + len(text)] = text
+
+    def peer(self, row: int) -> str:
+        """Return the peer's address."""
+        start = (HEADER_WORDS + row * ROW_WORDS + record.WORDS) * _WORD
+        text = self._map[start : start + _PEER_WORDS * _WORD]
+        return text.rstrip(b"\0").decode(errors="replace")
+
+    def taken(self) -> Iterator[tuple[int, Record]]:
+        """Yield the number and the words of each row in use.
+
+        A row is read while its worker may be writing it: a figure can be newer than its neighbour.
+        """
+        left = self._words[OPEN]
+        for row in range(self.rows):
+            if not left:
+                return
+            words = self.record(row)
+            if words[record.NUMBER]:
+                left -= 1
+                yield row, words
+
+
+def connection_id(boot: int, minted_by: int, number: int) -> str:
+    """Return a connection's id as people and messages see it.
+
+    `boot` is the second in which the keeper first started, `minted_by` the serial number of the
+    worker that accepted it, `number` its count there: unique through every upgrade and restart.
+    """
+    return f"{boot:x}-{minted_by:x}-{number:x}"
+
+
+def parse_connection_id(text: str) -> tuple[int, int]:
+    """Return (minted_by, number) of a connection's id."""
+    _, minted_by, number = text.split("-")
+    return int(minted_by, 16), int(number, 16)

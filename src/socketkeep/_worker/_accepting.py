@@ -1,0 +1,123 @@
+"""Accepting: from shared listeners, only while wanted, and with a pause when the system is full."""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from socketkeep import _log
+
+#: How long nothing is accepted once a descriptor, memory or a process was wanting, in seconds.
+PAUSE: Final = 0.1
+
+_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Exhausted(Exception):
+    """The system has no descriptor or memory for one more connection."""
+
+
+def accept(listener: socket.socket) -> socket.socket | None:
+    """Return the next connection, or None when another process took it.
+
+    Errors of the connection itself, which accept(2) on Linux passes on, count as none either: the
+    peer has given up.  Raises Exhausted.
+    """
+    try:
+        return listener.accept()[0]
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        if error.errno in _EXHAUSTED:
+            raise Exhausted(error.strerror) from error
+        if error.errno in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
+            raise
+        return None
+
+
+class Gate:
+    """The listeners of a sync worker in an epoll of their own, beside other descriptors.
+
+    EPOLLEXCLUSIVE wakes one of the workers that wait, not all (epoll_ctl(2)); one that is serving
+    does not wait, and takes no wake-up from the others.
+    """
+
+    def __init__(self, listeners: Sequence[socket.socket]) -> None:
+        self._listeners = {listener.fileno(): listener for listener in listeners}
+        self._epoll = select.epoll()
+        self._open = False
+        self._paused_until = 0.0
+        self._throttle = _log.Throttle()
+
+    def watch(self, fd: int) -> None:
+        """Report `fd` from `wait` when it is readable."""
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        self._epoll.unregister(fd)
+
+    @property
+    def paused(self) -> bool:
+        return time.monotonic() < self._paused_until
+
+    def open(self, wanted: bool) -> None:
+        """Accept, or leave connections in the kernel's queue."""
+        wanted = wanted and not self.paused
+        if wanted == self._open:
+            return
+        self._open = wanted
+        for fd in self._listeners:
+            if wanted:
+                self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+            else:
+                self._epoll.unregister(fd)
+
+    def wait(self, timeout: float | None) -> list[int]:
+        """Return what is readable; nothing after `timeout` seconds, or when a pause is over."""
+        pause = self._paused_until - time.monotonic()
+        if pause > 0:
+            timeout = pause if timeout is None else min(timeout, pause)
+        return [fd for fd, _ in self._epoll.poll(timeout)]
+
+    def accept(self, fd: int) -> tuple[socket.socket, int] | None:
+        """Return a connection and its listener's number; None when there is none, or no room."""
+        listener = self._listeners.get(fd)
+        if listener is None:
+            return None
+        try:
+            sock = accept(listener)
+        except Exhausted as error:
+            self.pause("out of file descriptors", str(error))
+            return None
+        if sock is None:
+            return None
+        return sock, list(self._listeners).index(fd)
+
+    def pause(self, event: str, error: str) -> None:
+        """Accept nothing for a moment, and say so at a bounded rate."""
+        self._throttle.warning(event, process="worker", error=error)
+        self._paused_until = time.monotonic() + PAUSE
+
+    def close_listeners(self) -> None:
+        """Let go of the listeners; they go on in the keeper and in other workers."""
+        self.open(False)
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
+
+    def close(self) -> None:
+        self.close_listeners()
+        self._epoll.close()
+
+    def forget(self) -> None:
+        """Let go in a forked child.
+
+        The child's epoll is the parent's: what it took out would be missing there.
+        """
+        self._epoll.close()
+        for listener in self._listeners.values():
+            listener.close()

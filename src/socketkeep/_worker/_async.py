@@ -1,0 +1,307 @@
+"""The `async` model: one event loop a worker serves all its connections."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
+from typing import Final
+
+from socketkeep import _log
+from socketkeep._aio import AsyncConnection
+from socketkeep._assignment import Handover, Order, handling
+from socketkeep._wire._channel import ChannelClosed, Packet
+from socketkeep._wire._messages import (
+    Acknowledged,
+    Attach,
+    Attached,
+    Ready,
+    Refused,
+    Retire,
+    Seats,
+    StartFailed,
+)
+from socketkeep._worker._accepting import PAUSE, Exhausted, accept
+from socketkeep._worker._environment import Environment
+from socketkeep._worker._outcome import note_exception, was_detached
+from socketkeep._worker._roster import Entry, Roster
+from socketkeep._worker._target import LoadError, users_traceback
+
+#: How many connections one readiness of a listener may bring, before others get their turn.
+_ACCEPTS_AT_ONCE: Final = 16
+_RETRY: Final = 0.1
+#: What a handler that is busy at the deadline has to notice its cancellation, in seconds.
+_CANCEL_AFTER: Final = 1.0
+
+
+def run_async(environment: Environment) -> None:
+    """Serve until the worker has been retired and its last connection has ended."""
+    with asyncio.Runner(loop_factory=_loop_factory(environment.config.loop)) as runner:
+        runner.run(_serve(environment))
+
+
+def check_loop(wanted: str) -> None:
+    """Raise LoadError when the event loop asked for is not installed."""
+    if wanted == "uvloop" and _loop_factory("auto") is None:
+        raise LoadError("--loop uvloop: uvloop is not installed (pip install 'socketkeep[uvloop]')")
+
+
+async def _serve(environment: Environment) -> None:
+    async with AsyncExitStack() as stack:
+        try:
+            await _enter_lifespan(environment, stack)
+        except Exception as error:
+            text = f"the lifespan failed:\n{users_traceback(error)}"
+            environment.channel.send_now(StartFailed(text))
+            return
+        await AsyncWorker(environment).run()
+
+
+async def _enter_lifespan(environment: Environment, stack: AsyncExitStack) -> None:
+    if environment.handler.lifespan is None:
+        return
+    manager = environment.handler.lifespan()
+    if isinstance(manager, AbstractAsyncContextManager):
+        await stack.enter_async_context(manager)
+    else:
+        assert isinstance(manager, AbstractContextManager)
+        stack.enter_context(manager)
+
+
+def _loop_factory(wanted: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if wanted == "asyncio":
+        return None
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+class AsyncWorker:
+    """One worker's loop-side state.
+
+    Its listeners are plain readers of the loop, without EPOLLEXCLUSIVE: neither asyncio nor uvloop
+    can register with it, and an epoll nested in theirs does not count as a waiter, so that all
+    workers wake all the same.
+    """
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._channel = environment.channel
+        self._roster = Roster(environment, retirement=None)
+        self._loop = asyncio.get_running_loop()
+        self._finished: asyncio.Future[None] = self._loop.create_future()
+        self._order: Order | None = None
+        self._accept_below = 0
+        self._accepting = False
+        self._resume: asyncio.TimerHandle | None = None
+        self._throttle = _log.Throttle()
+        self._serving: dict[Entry, tuple[AsyncConnection, asyncio.Task[None]]] = {}
+        self._detached: dict[str, tuple[Entry, Handover]] = {}  # sent, in order, not acknowledged
+
+    async def run(self) -> None:
+        """Serve until retired and empty.  Raises ChannelClosed when the keeper is gone already."""
+        self._loop.add_reader(self._channel.fileno(), self._read_channel)
+        self._channel.send_now(Ready(os.getpid()))
+        await self._finished
+
+    @property
+    def _open(self) -> int:
+        return len(self._serving) + len(self._detached)
+
+    def _read_channel(self) -> None:
+        try:
+            while (packet := self._channel.receive()) is not None:
+                self._obey(packet)
+        except ChannelClosed:
+            self._loop.remove_reader(self._channel.fileno())
+            self._keeper_gone()
+
+    def _obey(self, packet: Packet) -> None:
+        match packet.message:
+            case Seats(accept_below=limit):
+                self._accept_below = limit
+                self._open_gate()
+            case Retire(how=how, deadline=deadline):
+                self._retire(Order(how, deadline))
+            case Attach() as message:
+                self._attach(message, packet)
+            case Acknowledged() as message:
+                self._acknowledged(message)
+            case None:
+                packet.close()
+                self._channel.send_now(Refused("", 0, "out of file descriptors"))
+            case _:
+                packet.close()
+
+    # Accepting.
+
+    def _open_gate(self) -> None:
+        """Listen to the listeners as long as there is a seat."""
+        wanted = self._order is None and self._open < self._accept_below and self._resume is None
+        if wanted == self._accepting:
+            return
+        self._accepting = wanted
+        for index, listener in enumerate(self._environment.listeners):
+            if wanted:
+                self._loop.add_reader(listener.fileno(), self._accept, listener, index)
+            else:
+                self._loop.remove_reader(listener.fileno())
+
+    def _accept(self, listener: socket.socket, index: int) -> None:
+        for _ in range(_ACCEPTS_AT_ONCE):
+            if not self._accepting:
+                return
+            try:
+                sock = accept(listener)
+            except Exhausted as error:
+                self._pause(str(error))
+                return
+            if sock is None:
+                return
+            entry = self._roster.accepted(sock, index)
+            if entry is None:
+                sock.close()
+                return
+            self._start(entry)
+            self._open_gate()
+
+    def _pause(self, error: str) -> None:
+        self._throttle.warning("out of file descriptors", process="worker", error=error)
+
+        def resume() -> None:
+            self._resume = None
+            self._open_gate()
+
+        self._resume = self._loop.call_later(PAUSE, resume)
+        self._open_gate()
+
+    def _attach(self, message: Attach, packet: Packet) -> None:
+        entry = None
+        reason = "out of file descriptors"
+        if packet.descriptors and self._order is None:
+            sock = socket.socket(fileno=packet.descriptors[0])
+            entry = self._roster.attached(message, sock)
+            reason = "no seat"
+            if entry is None:
+                sock.close()
+        else:
+            packet.close()
+        if entry is None:
+            self._channel.send_now(Refused(message.id, message.epoch, reason))
+            return
+        # Before a byte is read: until this arrives the keeper may give the connection to another.
+        self._channel.send_now(Attached(message.id, message.epoch))
+        self._start(entry)
+        self._open_gate()
+
+    # Serving.
+
+    def _start(self, entry: Entry) -> None:
+        conn = AsyncConnection(entry.sock, assignment=entry.assignment)
+        self._roster.introduce(entry, conn.peer)
+        self._serving[entry] = conn, self._loop.create_task(self._handle(entry, conn))
+
+    async def _handle(self, entry: Entry, conn: AsyncConnection) -> None:
+        handling.set(conn)
+        try:
+            await self._environment.handler.call(conn)
+        except BaseException as error:
+            if not (isinstance(error, asyncio.CancelledError) and self._order is not None):
+                note_exception(error, conn, entry)
+        if was_detached(conn):
+            self._hand_over(entry, conn)
+            return
+        try:
+            await conn.close()
+        finally:
+            self._roster.log_end(entry)
+            self._settle(entry)
+
+    def _settle(self, entry: Entry) -> None:
+        self._serving.pop(entry, None)
+        self._detached.pop(entry.assignment.id, None)
+        self._roster.settle(entry)
+        self._open_gate()
+        self._finish_if_empty()
+
+    # Retiring.
+
+    def _retire(self, order: Order) -> None:
+        first = self._order is None
+        self._order = order
+        self._open_gate()
+        if first:
+            for listener in self._environment.listeners:
+                listener.close()
+        for conn, _ in tuple(self._serving.values()):
+            conn.ask(order)
+        if order.deadline != float("inf"):
+            delay = order.deadline + _CANCEL_AFTER - time.monotonic()
+            self._loop.call_later(max(0.0, delay), self._cancel_late)
+        self._finish_if_empty()
+
+    def _cancel_late(self) -> None:
+        for _, task in tuple(self._serving.values()):
+            task.cancel("the worker ends: the graceful timeout is over")
+
+    def _finish_if_empty(self) -> None:
+        if self._order is not None and not self._open and not self._finished.done():
+            self._finished.set_result(None)
+
+    def _hand_over(self, entry: Entry, conn: AsyncConnection) -> None:
+        self._serving.pop(entry)
+        self._roster.log_end(entry)
+        self._detached[entry.assignment.id] = entry, conn.hand_over()
+        self._send_detached(entry.assignment.id)
+
+    def _send_detached(self, name: str) -> None:
+        entry, handover = self._detached[name]
+        try:
+            parcel = self._roster.parcel(entry, handover)
+            self._channel.send_now(parcel, (handover.sock.fileno(),))
+        except ChannelClosed:
+            self._close_unwanted(name)
+        except OSError as error:
+            # No descriptor for the memfd of a large state: this process is at its limit.
+            _log.debug("cannot hand over yet", id=name, error=error.strerror)
+            self._retry(name)
+
+    def _acknowledged(self, message: Acknowledged) -> None:
+        # The keeper answers in order; it has no id when the message itself did not arrive.
+        name = message.id or next(iter(self._detached), "")
+        if name not in self._detached:
+            return
+        if message.taken:
+            entry, handover = self._detached[name]
+            handover.sock.close()
+            self._settle(entry)
+        else:
+            self._detached[name] = self._detached.pop(name)  # it will be sent after the others
+            self._retry(name)
+
+    def _retry(self, name: str) -> None:
+        deadline = self._order.deadline if self._order else 0.0
+        if time.monotonic() < deadline:
+            self._loop.call_later(_RETRY, self._send_detached, name)
+        else:
+            self._close_unwanted(name)
+
+    def _close_unwanted(self, name: str) -> None:
+        entry, handover = self._detached[name]
+        _log.warning("connection closed: the keeper did not take it", id=name, peer=entry.peer)
+        closing = self._loop.create_task(AsyncConnection(handover.sock).close())
+        closing.add_done_callback(lambda _task: self._settle(entry))
+
+    def _keeper_gone(self) -> None:
+        if self._order is None:
+            # What is served goes on: a keeper's death must end no connection.
+            _log.error("the keeper is gone: serving what is open, then ending")
+            self._retire(Order("finish", float("inf")))
+        for name in tuple(self._detached):
+            self._close_unwanted(name)

@@ -1,0 +1,48 @@
+"""Handing a detached connection to the keeper, for workers whose handlers block."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Final
+
+from socketkeep import _log
+from socketkeep._assignment import Handover
+from socketkeep._wire._channel import Channel, ChannelClosed
+from socketkeep._wire._messages import Detached
+
+_RETRY: Final = 0.1
+
+
+def hand_over(channel: Channel, parcel: Detached, handover: Handover, deadline: float) -> bool:
+    """Give the connection to the keeper and close this handle once the keeper holds it.
+
+    The answer comes over a pipe of its own, since several threads or processes share the channel.
+    Tried again while the keeper, or this process, is out of descriptors.  Returns False when the
+    keeper did not take it before `deadline`, or has gone; the connection is then still open here.
+    """
+    while True:
+        try:
+            if _offer(channel, parcel, handover.sock.fileno()):
+                handover.sock.close()
+                return True
+        except ChannelClosed:
+            return False
+        except OSError as error:
+            _log.debug("cannot hand over yet", id=parcel.id, error=error.strerror)
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_RETRY)
+
+
+def _offer(channel: Channel, parcel: Detached, fd: int) -> bool:
+    answer, ours = os.pipe2(os.O_CLOEXEC)
+    try:
+        try:
+            channel.send_now(parcel, (fd, ours))
+        finally:
+            os.close(ours)
+        # EOF without a byte: the descriptors did not arrive.
+        return os.read(answer, 1) != b""
+    finally:
+        os.close(answer)

@@ -1,0 +1,47 @@
+"""What a handler's end means: which exceptions are failures of the code, which the net's."""
+
+from __future__ import annotations
+
+import sys
+
+from socketkeep import _log
+from socketkeep import _record as record
+from socketkeep._assignment import Detached
+from socketkeep._errors import Closed, PeerClosed, PeerReset, SocketkeepError, TimedOut
+from socketkeep._exchange import Exchange
+from socketkeep._record import Ended
+from socketkeep._worker._roster import Entry
+from socketkeep._worker._target import users_traceback
+
+
+def note_exception(error: BaseException, conn: Exchange, entry: Entry) -> None:
+    """Log and count an exception that ended a handler; the connection is then closed by the caller.
+
+    What the peer or the server did to this very connection (reset, EOF, timeout, the end of the
+    graceful time) is no failure of the handler; the same about a connection of its own is.
+    """
+    if _only_detached(error):
+        return
+    if isinstance(error, SystemExit):
+        return  # sys.exit() in a handler ends that handler
+    if isinstance(error, PeerReset | PeerClosed | Closed | TimedOut) and _is_about(error, conn):
+        _log.debug("handler ended", id=conn.id, peer=conn.peer, error=str(error))
+        return
+    entry.record[record.HANDLER_ERRORS] += 1
+    _log.error("handler failed", id=conn.id, peer=conn.peer, traceback=users_traceback(error))
+    sys.stderr.flush()
+
+
+def was_detached(conn: Exchange) -> bool:
+    """Whether the connection has left its handler, however the handler took it."""
+    return conn.ended is Ended.DETACHED
+
+
+def _only_detached(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(_only_detached(part) for part in error.exceptions)
+    return isinstance(error, Detached)
+
+
+def _is_about(error: SocketkeepError, conn: Exchange) -> bool:
+    return error.peer == conn.peer and error.address == conn.local

@@ -1,0 +1,194 @@
+"""The loop of a worker of a sync model: accept, obey the keeper, give connections to the model."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from socketkeep import _log
+from socketkeep._assignment import Order, Retirement, handling
+from socketkeep._connection import Connection
+from socketkeep._wire._channel import ChannelClosed, Packet
+from socketkeep._wire._messages import Attach, Attached, Ready, Refused, Retire, Seats
+from socketkeep._worker._accepting import Gate
+from socketkeep._worker._environment import Environment
+from socketkeep._worker._handing import hand_over
+from socketkeep._worker._outcome import note_exception, was_detached
+from socketkeep._worker._roster import Entry, Roster
+
+#: What a connection may need beyond the deadline to be closed in an orderly way, in seconds.
+CLOSING_TIME: Final = 5.5
+
+
+class SyncModel(Protocol):
+    """How the connections of one worker are served."""
+
+    @property
+    def retirement(self) -> Retirement: ...
+
+    def serve(self, entry: Entry) -> None:
+        """Serve a connection, or have it served; `SyncLoop.done` is told when it has ended."""
+
+    def resume(self) -> None:
+        """Go on with what had to wait because the system had no room for it."""
+
+    def retire(self, order: Order) -> None:
+        """Let the handlers know of `order`."""
+
+    def force(self) -> None:
+        """End what has not ended by the deadline."""
+
+
+class SyncLoop:
+    """One worker's: it runs until the worker has been retired and its last connection has ended."""
+
+    def __init__(self, environment: Environment, build: Callable[[SyncLoop], SyncModel]) -> None:
+        self.environment = environment
+        self.gate = Gate(environment.listeners)
+        self.order: Order | None = None
+        self.open = 0
+        self.callbacks: dict[int, Callable[[], None]] = {}
+        self._accept_below = 0
+        self._attached: deque[Entry] = deque()
+        self._model = build(self)
+        self.roster = Roster(environment, self._model.retirement)
+        self.watch(environment.channel.fileno(), self.read_channel)
+
+    def watch(self, fd: int, call: Callable[[], None]) -> None:
+        """Call when `fd` is readable."""
+        self.callbacks[fd] = call
+        self.gate.watch(fd)
+
+    def unwatch(self, fd: int) -> None:
+        del self.callbacks[fd]
+        self.gate.unwatch(fd)
+
+    def run(self) -> None:
+        """Serve until retired and empty.  Raises ChannelClosed when the keeper is gone already."""
+        self.environment.channel.send_now(Ready(os.getpid()))
+        while self.order is None or self.open or self._attached:
+            while self._attached:
+                self._model.serve(self._attached.popleft())
+            if not self.gate.paused:
+                self._model.resume()
+            self.gate.open(self.order is None and self.open < self._accept_below)
+            for fd in self.gate.wait(self._timeout()):
+                call = self.callbacks.get(fd)
+                if call is not None:
+                    call()
+                else:
+                    self._accept(fd)
+            if self._timeout() == 0.0:
+                self._model.force()
+        self.gate.close()
+
+    def read_channel(self) -> None:
+        """Do what the keeper has said since."""
+        try:
+            while (packet := self.environment.channel.receive()) is not None:
+                self._obey(packet)
+        except ChannelClosed:
+            if self.order is None:
+                # What is served goes on: a keeper's death must end no connection.
+                _log.error("the keeper is gone: serving what is open, then ending")
+                self._retire(Order("finish", float("inf")))
+            if self.environment.channel.fileno() in self.callbacks:
+                self.unwatch(self.environment.channel.fileno())
+
+    def done(self, entry: Entry) -> None:
+        """A connection has ended: count it and free its seat."""
+        self.open -= 1
+        self.roster.settle(entry)
+
+    def _accept(self, fd: int) -> None:
+        if self.order is not None or self.open >= self._accept_below:
+            return
+        accepted = self.gate.accept(fd)
+        if accepted is None:
+            return
+        sock, listener = accepted
+        entry = self.roster.accepted(sock, listener)
+        if entry is None:
+            sock.close()
+            return
+        self.open += 1
+        self._model.serve(entry)
+
+    def _obey(self, packet: Packet) -> None:
+        match packet.message:
+            case Seats(accept_below=limit):
+                self._accept_below = limit
+            case Retire(how=how, deadline=deadline):
+                self._retire(Order(how, deadline))
+            case Attach() as message:
+                self._attach(message, packet)
+            case None:
+                packet.close()
+                self.environment.channel.send_now(Refused("", 0, "out of file descriptors"))
+            case _:
+                packet.close()
+
+    def _attach(self, message: Attach, packet: Packet) -> None:
+        channel = self.environment.channel
+        full = self.open >= self.environment.scoreboard.rows
+        if not packet.descriptors or full or self.order is not None:
+            packet.close()
+            reason = "no seat" if packet.descriptors else "out of file descriptors"
+            channel.send_now(Refused(message.id, message.epoch, reason))
+            return
+        sock = socket.socket(fileno=packet.descriptors[0])
+        entry = self.roster.attached(message, sock)
+        if entry is None:
+            sock.close()
+            channel.send_now(Refused(message.id, message.epoch, "no seat"))
+            return
+        # Before a byte is read: until this arrives the keeper may give the connection to another.
+        channel.send_now(Attached(message.id, message.epoch))
+        self.open += 1
+        self._attached.append(entry)
+
+    def _retire(self, order: Order) -> None:
+        self.order = order
+        self.gate.close_listeners()
+        self.environment.scoreboard.retire(order)
+        self._model.retire(order)
+
+    def _timeout(self) -> float | None:
+        if self.order is None or self.order.deadline == float("inf"):
+            return None
+        return max(0.0, self.order.deadline + CLOSING_TIME - time.monotonic())
+
+
+def run_handler(loop: SyncLoop, entry: Entry) -> None:
+    """Call the handler on a connection, in this thread, and end or hand over the connection."""
+    environment = loop.environment
+    conn = Connection(entry.sock, assignment=entry.assignment)
+    loop.roster.introduce(entry, conn.peer)
+    token = handling.set(conn)
+    try:
+        environment.handler.call(conn)
+    except BaseException as error:
+        note_exception(error, conn, entry)
+    finally:
+        handling.reset(token)
+    if was_detached(conn):
+        _hand_over(loop, entry, conn)
+    else:
+        conn.close()
+    loop.roster.log_end(entry)
+
+
+def _hand_over(loop: SyncLoop, entry: Entry, conn: Connection) -> None:
+    handover = conn.hand_over()
+    retirement = entry.assignment.retirement
+    order = retirement.order if retirement else None
+    deadline = order.deadline if order else time.monotonic()
+    parcel = loop.roster.parcel(entry, handover)
+    if not hand_over(loop.environment.channel, parcel, handover, deadline):
+        _log.warning("connection closed: the keeper did not take it", id=conn.id, peer=conn.peer)
+        # A connection of its own, so that the close is the orderly one.
+        Connection(handover.sock).close()

@@ -1,0 +1,172 @@
+"""Loading TARGET (``package.module:attr`` or ``path/file.py:attr``), and its failures in words."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from contextlib import AbstractContextManager
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Final, Literal
+
+from socketkeep._config import ServeConfig
+from socketkeep._errors import HandlerError
+from socketkeep._handlers import Handler, inspect_handler
+
+Model = Literal["fork", "prefork", "thread", "async"]
+
+EXIT_USAGE: Final = 2
+EXIT_LOAD_FAILED: Final = 4
+_OURS: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+class _FromSource(SourceFileLoader):
+    """Compiles the file as it is now.
+
+    Cached bytecode is taken for current when size and mtime, in whole seconds, agree: code edited
+    twice within a second would be reloaded as it was.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
+class LoadError(Exception):
+    """TARGET cannot be served: what to tell the user, and the exit code."""
+
+    def __init__(self, text: str, exit_code: int = EXIT_LOAD_FAILED) -> None:
+        super().__init__(text)
+        self.text = text
+        self.exit_code = exit_code
+
+
+def load_handler(config: ServeConfig) -> Handler:
+    """Import TARGET's code and return its handler.  Raises LoadError."""
+    # For the modules of the user's, too, what this load reads must be what the next one compares.
+    sys.dont_write_bytecode = True
+    place, _, attribute = config.target.rpartition(":")
+    target: object = _load_module(place)
+    for name in attribute.split("."):
+        target = _attribute(target, name, place)
+    if config.factory:
+        if not callable(target):
+            raise LoadError(f"{config.target} is not callable, so it is no factory (--factory)")
+        try:
+            target = target()
+        except Exception as error:
+            raise LoadError(
+                f"the factory {config.target} failed:\n{users_traceback(error)}"
+            ) from error
+    try:
+        return inspect_handler(target)
+    except HandlerError as error:
+        raise LoadError(f"{config.target} cannot be a handler: {error}") from error
+
+
+def choose_model(handler: Handler, wanted: str) -> Model:
+    """Return the model that serves `handler`.  Raises LoadError when `wanted` does not fit it."""
+    if wanted == "auto":
+        return "async" if handler.is_async else "fork"
+    if handler.is_async and wanted != "async":
+        raise LoadError(
+            f"{handler.name} is async, and the {wanted} model calls sync handlers: "
+            "use -k async, or a plain function",
+            EXIT_USAGE,
+        )
+    if not handler.is_async and wanted == "async":
+        raise LoadError(
+            f"{handler.name} is sync, and would stop the event loop of the async model: "
+            "use -k thread, prefork or fork, or an async function",
+            EXIT_USAGE,
+        )
+    models: dict[str, Model] = {
+        "fork": "fork",
+        "prefork": "prefork",
+        "thread": "thread",
+        "async": "async",
+    }
+    return models[wanted]
+
+
+def check_lifespan(lifespan: object, model: Model) -> None:
+    """Raise TypeError for a lifespan that `model` cannot enter."""
+    if model != "async" and not isinstance(lifespan, AbstractContextManager):
+        raise TypeError(f"the lifespan is async, and the {model} model is not: make it sync")
+
+
+def users_traceback(error: BaseException) -> str:
+    """Return the error with the frames of the user's code, ours and the importer's cut off."""
+    lines = traceback.TracebackException.from_exception(error)
+    _cut(lines, set())
+    return "".join(lines.format()).rstrip()
+
+
+def _cut(part: traceback.TracebackException, seen: set[int]) -> None:
+    if id(part) in seen:
+        return
+    seen.add(id(part))
+    kept = [
+        frame
+        for frame in part.stack
+        if not frame.filename.startswith((_OURS, "<frozen importlib"))
+        and f"{os.sep}importlib{os.sep}__init__.py" not in frame.filename
+    ]
+    part.stack = traceback.StackSummary.from_list(kept)
+    for related in (part.__cause__, part.__context__, *(part.exceptions or ())):
+        if related is not None:
+            _cut(related, seen)
+
+
+def _load_module(place: str) -> ModuleType:
+    from_file = place.endswith(".py") or os.sep in place
+    try:
+        if from_file:
+            return _load_file(Path(place))
+        directory = os.getcwd()
+        if directory not in sys.path:
+            sys.path.insert(0, directory)
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if not from_file and error.name and (place + ".").startswith(error.name + "."):
+            raise LoadError(
+                f"no module named {error.name!r}: expected package.module:attribute, found from "
+                f"{os.getcwd()}, or path/file.py:attribute"
+            ) from error
+        raise LoadError(f"{place} cannot be imported:\n{users_traceback(error)}") from error
+    except LoadError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise LoadError(f"{place} cannot be imported:\n{users_traceback(error)}") from error
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise LoadError(f"no file {path}, looked for from {os.getcwd()}")
+    # As a script has it: what stands beside the file can be imported.
+    sys.path.insert(0, str(path.parent.resolve()))
+    name = path.stem
+    spec = importlib.util.spec_from_file_location(
+        name, path, loader=_FromSource(name, os.fspath(path.resolve()))
+    )
+    if spec is None or spec.loader is None:
+        raise LoadError(f"{path} is not a Python file (expected a name that ends in .py)")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _attribute(owner: object, name: str, place: str) -> object:
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        near = difflib.get_close_matches(name, dir(owner), 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise LoadError(f"{place} has no attribute {name!r}{hint}") from None

@@ -1,0 +1,209 @@
+"""A generation's template: it loads the user's code once and forks the workers from itself."""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NoReturn
+
+import msgspec
+
+from socketkeep import _log
+from socketkeep._config import ServeConfig
+from socketkeep._handlers import Handler
+from socketkeep._wire._channel import Channel, ChannelClosed, Packet
+from socketkeep._wire._messages import (
+    Forked,
+    ForkFailed,
+    ForkWorker,
+    Load,
+    Loaded,
+    LoadFailed,
+    StartFailed,
+)
+from socketkeep._wire._scoreboard import Scoreboard
+from socketkeep._worker._environment import Environment
+from socketkeep._worker._signals import forking, leave_to_keeper
+from socketkeep._worker._target import (
+    LoadError,
+    Model,
+    check_lifespan,
+    choose_model,
+    load_handler,
+    users_traceback,
+)
+
+
+def main(channel_fd: int) -> None:
+    """Load what the keeper says, fork workers as it asks, and end when it has no more use."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.set_inheritable(channel_fd, False)
+    channel = Channel(socket.socket(fileno=channel_fd))
+    try:
+        template = Template(channel, _next_packet(channel))
+        while True:
+            template.obey(_next_packet(channel))
+    except ChannelClosed:
+        return
+    except LoadError as error:
+        channel.send_now(LoadFailed(error.text, error.exit_code))
+
+
+class Template:
+    """The loaded code and the listeners, ready to be forked."""
+
+    def __init__(self, channel: Channel, packet: Packet) -> None:
+        """Load the user's code.  Raises LoadError, and ChannelClosed when the keeper has gone."""
+        load = packet.message
+        assert isinstance(load, Load), load
+        if len(packet.descriptors) != len(load.listeners):
+            raise LoadError("the listeners did not arrive: out of file descriptors")
+        self._channel = channel
+        self._load = load
+        self._config = msgspec.msgpack.decode(load.config, type=ServeConfig)
+        _log.configure(self._config.log_level, self._config.log_format, self._config.log_file)
+        self._listeners = [socket.socket(fileno=fd) for fd in packet.descriptors]
+        self._handler: Handler = load_handler(self._config)
+        self._model: Model = choose_model(self._handler, self._config.model)
+        self._run = runner(self._model)
+        threads = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+        channel.send_now(Loaded(self._model, self._handler.resumable, threads))
+        # What is loaded stays: without this a collection in a worker writes to every object's
+        # header and so copies the template's memory page by page.
+        gc.collect()
+        gc.freeze()
+
+    def obey(self, packet: Packet) -> None:
+        """Fork the worker that the keeper asks for."""
+        message = packet.message
+        if not isinstance(message, ForkWorker) or len(packet.descriptors) != 3:
+            packet.close()
+            if isinstance(message, ForkWorker):
+                self._channel.send_now(ForkFailed(message.serial, "out of file descriptors"))
+            return
+        try:
+            with forking():
+                pid = os.fork()
+                if pid == 0:
+                    self._fork_on(message, packet.descriptors)
+        except OSError as error:
+            self._channel.send_now(ForkFailed(message.serial, error.strerror or str(error)))
+        else:
+            os.waitpid(pid, 0)
+        packet.close()
+
+    def _fork_on(self, message: ForkWorker, descriptors: list[int]) -> NoReturn:
+        """Fork the worker and exit, so that the keeper, a subreaper, becomes its parent."""
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._become_worker(message, descriptors)
+            self._channel.send_now(Forked(message.serial, pid))
+        except OSError as error:
+            self._channel.send_now(ForkFailed(message.serial, error.strerror or str(error)))
+        finally:
+            os._exit(0)
+
+    def _become_worker(self, message: ForkWorker, descriptors: list[int]) -> NoReturn:
+        status = 1
+        try:
+            leave_to_keeper()
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            self._channel.close()
+            channel_fd, scoreboard_fd, wake = descriptors
+            channel = Channel(socket.socket(fileno=channel_fd))
+            environment = Environment(
+                config=self._config,
+                handler=self._handler,
+                model=self._model,
+                listeners=self._listeners,
+                listener_names=self._load.listeners,
+                channel=channel,
+                scoreboard=Scoreboard(scoreboard_fd),
+                wake=wake,
+                boot=self._load.boot,
+                generation=self._load.generation,
+                serial=message.serial,
+                slot=message.slot,
+            )
+            os.close(scoreboard_fd)
+            self._run(environment)
+            status = 0
+        except ChannelClosed:
+            status = 0  # the keeper went before this worker was ready: there is nothing to serve
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            # Not sys.exit: exit handlers and buffers are the template's, and would run twice.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+
+def runner(model: Model) -> Callable[[Environment], None]:
+    """Return what serves in `model`, imported now: the workers then share its memory."""
+    if model == "async":
+        from socketkeep._worker._async import run_async
+
+        return run_async
+    from socketkeep._worker._sync import SyncLoop, SyncModel
+
+    build: Callable[[SyncLoop], SyncModel]
+    if model == "fork":
+        from socketkeep._worker._fork import ForkModel
+
+        build = ForkModel
+    elif model == "prefork":
+        from socketkeep._worker._prefork import PreforkModel
+
+        build = PreforkModel
+    else:
+        from socketkeep._worker._thread import ThreadModel
+
+        build = ThreadModel
+
+    def run(environment: Environment) -> None:
+        with _lifespan(environment) as entered:
+            if entered:
+                SyncLoop(environment, build).run()
+
+    return run
+
+
+@contextmanager
+def _lifespan(environment: Environment) -> Iterator[bool]:
+    """Enter the service's lifespan; yields whether it could be, and tells the keeper why not."""
+    make = environment.handler.lifespan
+    try:
+        manager = make() if make else nullcontext()
+        check_lifespan(manager, environment.model)
+        assert isinstance(manager, AbstractContextManager)
+        manager.__enter__()
+    except Exception as error:
+        environment.channel.send_now(StartFailed(f"the lifespan failed:\n{users_traceback(error)}"))
+        yield False
+        return
+    try:
+        yield True
+    except BaseException:
+        manager.__exit__(*sys.exc_info())
+        raise
+    manager.__exit__(None, None, None)
+
+
+def _next_packet(channel: Channel) -> Packet:
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
+    while True:
+        poll.poll()
+        packet = channel.receive()
+        if packet is not None:
+            return packet

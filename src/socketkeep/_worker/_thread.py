@@ -1,0 +1,92 @@
+"""The `thread` model: a thread serves one connection after another, many threads a process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections import deque
+from queue import SimpleQueue
+
+from socketkeep import _log
+from socketkeep._assignment import Order
+from socketkeep._worker._roster import Entry
+from socketkeep._worker._sync import SyncLoop, run_handler
+
+
+class ThreadModel:
+    """Threads are started as connections come, up to one a seat, and then kept.
+
+    Daemon threads: a handler that ignores the deadline must not keep the process.
+    """
+
+    def __init__(self, loop: SyncLoop) -> None:
+        self._loop = loop
+        self.retirement = _EventRetirement(loop)
+        self._queue: SimpleQueue[Entry] = SimpleQueue()
+        self._threads = 0
+        self._serving: set[Entry] = set()
+        self._ended: deque[Entry] = deque()
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        loop.watch(self._bell, self._settle)
+
+    def serve(self, entry: Entry) -> None:
+        self._serving.add(entry)
+        self._queue.put(entry)
+        self.resume()
+
+    def resume(self) -> None:
+        if self._threads < len(self._serving):
+            self._start_thread()
+
+    def retire(self, order: Order) -> None:
+        os.eventfd_write(self.retirement.wake_fd, 1)
+
+    def force(self) -> None:
+        """End the connections of handlers that do not end, in order if it can be, and exit."""
+        for entry in self._serving:
+            with contextlib.suppress(OSError):
+                entry.sock.shutdown(socket.SHUT_WR)
+        _log.warning("handlers did not end in time", open=len(self._serving))
+        os._exit(1)
+
+    def _start_thread(self) -> None:
+        try:
+            threading.Thread(
+                target=self._run, name=f"socketkeep-{self._threads}", daemon=True
+            ).start()
+            self._threads += 1
+        except RuntimeError as error:  # "can't start new thread"
+            # The connection stays in the queue, for a thread that becomes free or can be started.
+            self._loop.gate.pause("cannot start a thread", str(error))
+
+    def _run(self) -> None:
+        while True:
+            entry = self._queue.get()
+            try:
+                run_handler(self._loop, entry)
+            finally:
+                self._ended.append(entry)
+                os.eventfd_write(self._bell, 1)
+
+    def _settle(self) -> None:
+        os.eventfd_read(self._bell)
+        while self._ended:
+            entry = self._ended.popleft()
+            self._serving.discard(entry)
+            self._loop.done(entry)
+
+
+class _EventRetirement:
+    def __init__(self, loop: SyncLoop) -> None:
+        self._loop = loop
+        # Nobody reads it: it stays readable, so that every thread sees it.
+        self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    @property
+    def order(self) -> Order | None:
+        return self._loop.order
+
+    def woken(self) -> None:
+        """Nothing to read: the loop sets `order` before it wakes the threads."""
