@@ -1,3 +1,78 @@
 """Serve TCP and Unix-socket connections, and keep them when the code behind them is replaced."""
 
-__all__: list[str] = []
+from typing import TYPE_CHECKING
+
+from socketkeep._assignment import Detached
+from socketkeep._connection import Connection
+from socketkeep._errors import (
+    AddressError,
+    Busy,
+    Closed,
+    HandlerError,
+    LimitExceeded,
+    ListenError,
+    OutOfResources,
+    PeerClosed,
+    PeerReset,
+    Refused,
+    Released,
+    SocketkeepError,
+    StateMismatch,
+    StateNotEncodable,
+    StateTooLarge,
+    SystemFailure,
+    TimedOut,
+    Unreachable,
+    WouldBlock,
+)
+from socketkeep._handlers import Service, resumable
+from socketkeep._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
+
+if TYPE_CHECKING:
+    from socketkeep._aio import AsyncConnection
+
+__all__ = [
+    "AddressError",
+    "AsyncConnection",
+    "Blocking",
+    "Busy",
+    "Closed",
+    "Connection",
+    "Deadline",
+    "Detached",
+    "HandlerError",
+    "LimitExceeded",
+    "ListenError",
+    "Mode",
+    "NonBlocking",
+    "OutOfResources",
+    "PeerClosed",
+    "PeerReset",
+    "Refused",
+    "Released",
+    "Service",
+    "SocketkeepError",
+    "StateMismatch",
+    "StateNotEncodable",
+    "StateTooLarge",
+    "SystemFailure",
+    "TimedOut",
+    "Timeout",
+    "Unreachable",
+    "WouldBlock",
+    "resumable",
+]
+
+
+def __getattr__(name: str) -> object:
+    # The async half comes with asyncio, which a sync program need not pay for.
+    if name == "AsyncConnection":
+        from socketkeep._aio import AsyncConnection
+
+        globals()[name] = AsyncConnection
+        return AsyncConnection
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

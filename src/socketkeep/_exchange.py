@@ -256,10 +256,13 @@ class Exchange:
         record[BYTES_OUT] += count
         record[ACTIVE_AT] = time.monotonic_ns()
 
-    def _idle_at(self) -> float | None:
-        """When, on the monotonic clock, the connection will have been idle for too long."""
+    def _idle_at(self, since: float) -> float | None:
+        """When, on the monotonic clock, a wait that began at `since` will have been idle too long.
+
+        Not from the last byte on: a handler that worked for long before it waits is not idle.
+        """
         limit = self._assignment.idle_timeout
-        return None if limit is None else self._record[ACTIVE_AT] / 1e9 + limit
+        return None if limit is None else max(self._record[ACTIVE_AT] / 1e9, since) + limit
 
     def _movable(self) -> bool:
         """Whether this is a safe point, given that the handler stands at a receive."""

@@ -13,9 +13,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
-from socketkeep._assignment import Assignment, Detached, Order, handling
+from socketkeep._assignment import Assignment, Detached, Order, Retirement, handling
 from socketkeep._errors import Busy, Closed, LimitExceeded, PeerReset, TimedOut, WouldBlock
 from socketkeep._exchange import CHUNK, LARGE_CHUNK, SENT, Exchange
 from socketkeep._modes import Deadline, Mode, check_seconds, seconds_left
@@ -27,6 +27,9 @@ Data: TypeAlias = bytes | bytearray | memoryview
 #: An operation's limit in seconds, and its end on the monotonic clock.  (None, None): wait for as
 #: long as it takes; (0.0, None): do not wait at all.
 Span: TypeAlias = tuple[float | None, float | None]
+
+#: Seconds: how long threads of one connection wait for a word to pass between them.
+_MOMENT: Final = 0.05
 
 
 class SyncExchange(Exchange):
@@ -83,7 +86,8 @@ class SyncExchange(Exchange):
         """Receive until `take` finds in the buffer what it wants; None when EOF comes before."""
         if self._over is not None:
             self._check_over(operation)
-        if not self._reading.acquire(blocking=False):
+        # The wait is for a sender that holds the lock for a moment, see `_hear_out`.
+        if not (self._reading.acquire(blocking=False) or self._reading.acquire(timeout=_MOMENT)):
             raise Busy(**self._context(operation))
         try:
             if self._assignment.retirement is not None:
@@ -167,6 +171,8 @@ class SyncExchange(Exchange):
     ) -> None:
         """Wait until the descriptor is ready; raise when a limit or the server's order is first."""
         retirement = self._assignment.retirement
+        receiving = operation != "send"
+        since = 0.0 if self._assignment.idle_timeout is None else time.monotonic()
         while True:
             until = span[1]
             order = self._order()
@@ -174,13 +180,33 @@ class SyncExchange(Exchange):
                 poller.ignore_wake()
                 self._obey_waiting(order, poller, operation)
                 until = earlier(until, order.deadline)
-            ready, woken = poller.wait(earlier(until, self._idle_at()))
+            elif retirement is not None and poller.ignores_wake:
+                until = earlier(until, time.monotonic() + _MOMENT)
+            ready, woken = poller.wait(earlier(until, self._idle_at(since)))
             if woken and retirement is not None:
-                retirement.woken()
+                if receiving:
+                    retirement.woken()
+                else:
+                    self._hear_out(poller, retirement)
             elif ready:
                 return
             else:
-                self._check_time(operation, done, wanted, span)
+                self._check_time(operation, done, wanted, span, since)
+
+    def _hear_out(self, poller: Poller, retirement: Retirement) -> None:
+        """Hear, as a sender, what the server has to say, unless a receiver is there to hear it.
+
+        Only who holds the receivers' lock calls `woken`: two threads that poll one descriptor would
+        take the word from each other, and the one that came too late would wait on.
+        """
+        if not self._reading.acquire(blocking=False):
+            poller.ignore_wake()  # look from time to time whether the receiver has heard it
+            return
+        try:
+            if retirement.order is None and poller.called():
+                retirement.woken()
+        finally:
+            self._reading.release()
 
     def _obey_waiting(self, order: Order, poller: Poller, operation: str) -> None:
         if operation != "send":
@@ -190,11 +216,13 @@ class SyncExchange(Exchange):
         elif time.monotonic() >= order.deadline:
             raise self._out_of_time(operation)
 
-    def _check_time(self, operation: str, done: int, wanted: int | None, span: Span) -> None:
+    def _check_time(
+        self, operation: str, done: int, wanted: int | None, span: Span, since: float
+    ) -> None:
         now = time.monotonic()
         if span[1] is not None and now >= span[1]:
             raise self._unfinished(operation, done, wanted, span)
-        idle_at = self._idle_at()
+        idle_at = self._idle_at(since)
         if idle_at is not None and now >= idle_at:
             raise self._end(f"ended: idle for {self._assignment.idle_timeout:g} s", operation)
 

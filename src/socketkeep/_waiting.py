@@ -47,11 +47,19 @@ class Poller:
         """Whether the descriptor is ready now."""
         return any(fd == self._fd for fd, _ in self._poll.poll(0))
 
+    def called(self) -> bool:
+        """Whether a wait would be interrupted now."""
+        return any(fd == self._wake_fd for fd, _ in self._poll.poll(0))
+
     def ignore_wake(self) -> None:
         """Wait for the descriptor alone from here on."""
         if self._wake_fd is not None:
             self._poll.unregister(self._wake_fd)
             self._wake_fd = None
+
+    @property
+    def ignores_wake(self) -> bool:
+        return self._wake_fd is None
 
 
 def earlier(one: float | None, other: float | None) -> float | None:

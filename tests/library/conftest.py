@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import TypeAlias
 
 import pytest
+import uvloop
 
 from socketkeep._assignment import Order
 
 Pair: TypeAlias = tuple[socket.socket, socket.socket]
+Run: TypeAlias = Callable[[Callable[[], Coroutine[object, object, object]]], None]
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
 
 
 def tcp_pair(family: socket.AddressFamily = socket.AF_INET) -> Pair:
@@ -92,3 +100,18 @@ def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         os.sched_yield()
+
+
+@pytest.fixture(params=list(LOOPS))
+def run(request: pytest.FixtureRequest) -> Run:
+    """Run a scenario to its end on each of the loops; nothing may be left to the exception hook."""
+
+    def run_on_loop(scenario: Callable[[], Coroutine[object, object, object]]) -> None:
+        complaints: list[dict[str, object]] = []
+        with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
+            loop = runner.get_loop()
+            loop.set_exception_handler(lambda _, context: complaints.append(context))
+            runner.run(scenario())
+        assert not complaints
+
+    return run_on_loop

@@ -110,9 +110,7 @@ def test_not_after_an_uncommitted_send(pair: Pair, retirement: FakeRetirement) -
             conn.recv()
 
 
-def test_not_past_the_replay_limit_until_the_commit(
-    pair: Pair, retirement: FakeRetirement
-) -> None:
+def test_not_past_the_replay_limit_until_the_commit(pair: Pair, retirement: FakeRetirement) -> None:
     ours, peer = pair
     conn = Connection(ours, assignment=assigned(retirement, replay_limit=8))
     peer.sendall(b"123456789abc")
@@ -136,7 +134,7 @@ def test_a_handler_that_is_not_resumable_is_left_alone(
 def test_after_detached_sends_are_refused_and_receives_say_it_again(
     pair: Pair, retirement: FakeRetirement
 ) -> None:
-    ours, peer = pair
+    ours, _ = pair
     conn = Connection(ours, assignment=ordered(retirement))
     with pytest.raises(Detached):
         conn.recv()
@@ -173,9 +171,7 @@ def test_at_the_deadline_a_waiting_receive_ends(pair: Pair, retirement: FakeReti
 def test_at_the_deadline_a_waiting_send_ends(pair: Pair, retirement: FakeRetirement) -> None:
     ours, _ = pair
     conn = Connection(ours, assignment=assigned(retirement))
-    threading.Timer(
-        0.05, lambda: retirement.give(Order("move", time.monotonic() + 0.1))
-    ).start()
+    threading.Timer(0.05, lambda: retirement.give(Order("move", time.monotonic() + 0.1))).start()
     with handled(conn), pytest.raises(Closed, match="time for it to finish is over"):
         conn.send(bytes(50_000_000))
 
@@ -183,9 +179,7 @@ def test_at_the_deadline_a_waiting_send_ends(pair: Pair, retirement: FakeRetirem
 def test_close_ends_a_clean_connection_that_waits(pair: Pair, retirement: FakeRetirement) -> None:
     ours, _ = pair
     conn = Connection(ours, assignment=assigned(retirement))
-    threading.Timer(
-        0.05, lambda: retirement.give(Order("close", time.monotonic() + 60))
-    ).start()
+    threading.Timer(0.05, lambda: retirement.give(Order("close", time.monotonic() + 60))).start()
     with pytest.raises(Closed, match="the server is stopping"):
         conn.recv()
 

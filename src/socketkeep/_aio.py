@@ -1,0 +1,275 @@
+"""`AsyncConnection`: the verbs of one stream for async code, on asyncio and uvloop."""
+# ruff: noqa: A002 - `max` is the word for a bound; the builtin is not used here
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from socketkeep._async import AsyncExchange
+from socketkeep._async_sender import Data, Piece
+from socketkeep._closing import LINGER, QUIET, discard, end_writing, reset
+from socketkeep._errors import Busy, Closed, Released, SocketkeepError
+from socketkeep._exchange import CHUNK
+from socketkeep._framing import check_bound, check_separator, take_line, take_until
+from socketkeep._record import ENDED, Ended
+
+
+class AsyncConnection(AsyncExchange):
+    """A connected stream socket, TCP or Unix, for async code.
+
+    sock: a connected socket; the connection owns it from here on, and makes it non-blocking.
+    assignment: given by a server.  To be made, and used, in the thread of a running loop.
+
+    Operations take `timeout`, seconds for the whole operation: None for as long as it takes, 0 not
+    to wait.  When one raises `TimedOut` or `WouldBlock`, or is cancelled, no byte is lost: received
+    bytes stay in the buffer.  After an error, a `send` of the same data continues with its first
+    unsent byte; a cancelled send of which a part has gone out is completed in the background, so
+    that the stream is not torn, and one of which nothing has is forgotten.
+
+    Raised by every operation: `Closed` after `close` and when a limit of the server's ended the
+    connection, `Released` after `release`, `PeerReset`, `TimedOut`, `WouldBlock`; by a receive
+    `Busy` when another task receives, and `Detached` when the server moves the connection.  One
+    task may receive while others send: sends go out whole, in the order they were called.
+    """
+
+    __slots__ = ()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def recv(self, max: int = CHUNK, *, timeout: float | None = None) -> bytes:
+        """Return what has come, 1 to `max` bytes, waiting for the first; b"" at the peer's EOF."""
+        check_bound(max)
+        take = partial(self._buffer.take, max)
+        return await self._receive("recv", take, None, timeout) or b""
+
+    async def recv_into(
+        self, buffer: bytearray | memoryview, *, timeout: float | None = None
+    ) -> int:
+        """Receive into `buffer` as `recv` does; return the number of bytes, 0 at the peer's EOF."""
+        view = memoryview(buffer).cast("B")
+        check_bound(view.nbytes)
+        take = partial(self._buffer.take, view.nbytes)
+        data = await self._receive("recv_into", take, None, timeout)
+        if data is None:
+            return 0
+        view[: len(data)] = data
+        return len(data)
+
+    async def recv_exactly(self, count: int, *, timeout: float | None = None) -> bytes:
+        """Return exactly `count` bytes.
+
+        Raises PeerClosed when the peer's EOF comes before; what did come is still unread.
+        """
+        if count < 0:
+            raise ValueError(f"recv_exactly: a number of bytes >= 0, not {count}")
+        take = partial(self._buffer.take_exactly, count)
+        data = await self._receive("recv_exactly", take, count, timeout)
+        if data is None:
+            raise self._cut_short("recv_exactly", count)
+        return data
+
+    async def recv_until(
+        self, separator: bytes, max: int = CHUNK, *, timeout: float | None = None
+    ) -> bytes:
+        """Return the bytes before `separator`, which is received too, and dropped.
+
+        max: how many bytes they may be.  Raises LimitExceeded when they are more, and PeerClosed
+        when the peer's EOF comes before the separator; what did come is still unread.
+        """
+        check_separator(separator, max)
+        take = partial(take_until, self._buffer, separator, max)
+        data = await self._receive("recv_until", take, None, timeout)
+        if data is None:
+            raise self._cut_short("recv_until", None)
+        return data
+
+    def lines(
+        self,
+        max: int = CHUNK,
+        *,
+        keepends: bool = False,
+        commit: bool = False,
+        timeout: float | None = None,
+    ) -> AsyncIterator[bytes]:
+        r"""Iterate, with ``async for``, over the lines that come, until the peer's EOF.
+
+        A line ends with b"\n" or b"\r\n", which is not part of it unless `keepends`.  What stands
+        unterminated before EOF is a line too.  max: how many bytes a line may have before its
+        newline; LimitExceeded beyond.  commit: when the next line is asked for, `commit` the ones
+        before, without state.  timeout: seconds for each line.  After an error or a cancellation
+        the same iterator goes on.
+        """
+        check_bound(max)
+        return _Lines(self, max, keepends, commit, timeout)
+
+    async def send(self, data: Data, *, timeout: float | None = None) -> None:
+        """Send all of `data`, waiting as long as the peer does not read.
+
+        Returns when the system has taken the last byte; that the peer has got it is not promised.
+        Raises PeerClosed when the peer takes no more.
+        """
+        await self._transmit(data, timeout)
+
+    async def send_eof(self) -> None:
+        """Tell the peer that nothing more will be sent; receiving goes on.  `close` is still due.
+
+        What is queued goes out first.  The peer sees EOF whoever else holds the socket.
+        """
+        await self.shutdown(socket.SHUT_WR)
+
+    async def shutdown(self, how: int) -> None:
+        """End a direction: socket.SHUT_RD, SHUT_WR or SHUT_RDWR, for every holder of the socket."""
+        if self._over is not None:
+            raise self._refusal("shutdown")
+        if how != socket.SHUT_RD:
+            self._write_ended = True
+            await self._flush(None)
+        if self._over is not None:
+            raise self._refusal("shutdown")
+        try:
+            self._sock.shutdown(how)
+        except OSError as error:
+            raise self._failed(error, "shutdown") from error
+
+    async def close(self, *, linger: float = LINGER) -> None:
+        """End the connection in an orderly way, for every holder of the socket.
+
+        The peer gets all that was sent, then EOF; never a reset, though it may still be sending:
+        what it sends is read and discarded until its EOF, for at most 1 s of silence and `linger`
+        seconds in all.  Unread bytes are dropped.  May be called again, and after any other end of
+        the connection.  Cancelled, it closes the descriptor at once.
+        """
+        if self._finished():
+            return
+        self._finish(Closed(), Ended.CLOSED)
+        end = time.monotonic() + linger
+        try:
+            await self._flush(end)
+            if end_writing(self._sock) and not self._eof:
+                await self._drain(end)
+        finally:
+            self._let_go_of_loop()
+            self._sock.close()
+
+    async def release(self) -> None:
+        """Let go of this process's handle; the connection lives on while another holds one.
+
+        Raises Busy when another task is receiving, or a send is not finished.  Unread bytes are
+        dropped: take `unread` along if another holder is to go on.
+        """
+        if self._finished():
+            return
+        if self._receiving or self._out:
+            raise Busy(**self._context("release"))
+        self._finish(Released(), Ended.RELEASED)
+        self._let_go_of_loop()
+        self._sock.close()
+
+    async def abort(self) -> None:
+        """End the connection at once: the peer gets RST, and bytes on their way are lost.
+
+        A Unix socket has no RST: there the peer sees EOF, or a reset if it was still sending.
+        May be called again, and after any other end of the connection.
+        """
+        if self._finished():
+            return
+        self._finish(Closed(), Ended.CLOSED)
+        self._let_go_of_loop()
+        reset(self._sock)
+
+    def _finished(self) -> bool:
+        # After `Detached` the descriptor is on its way to the next worker: a handler's `finally`
+        # that closes the connection must not end it.  Closing already: the first call does it.
+        closing = isinstance(self._over, Closed) and self.ended is Ended.CLOSED
+        return self._detached or closing or self._sock.fileno() < 0
+
+    def _finish(self, why: Closed | Released, ended: Ended) -> None:
+        self._over = why
+        if not self._record[ENDED]:
+            self._record[ENDED] = ended
+        self._unwatch()
+        self._cancel_timers()
+        self._wake()
+
+    async def _flush(self, end: float | None) -> None:
+        """Wait until all that is queued has gone out, or given up; until `end` at most."""
+        if not self._out:
+            return
+        marker = Piece(memoryview(b""), 0, False, self._loop.create_future())
+        try:
+            await self._queue(marker, end)
+        except SocketkeepError:
+            return  # what cannot be sent has been told to those who sent it
+
+    async def _drain(self, end: float) -> None:
+        """Discard what the peer still sends, as `_closing.drain` does."""
+        finished: asyncio.Future[None] = self._loop.create_future()
+        heard = time.monotonic()
+
+        def on_readable() -> None:
+            nonlocal heard
+            heard = time.monotonic()
+            if not discard(self._sock):
+                self._unwatch()
+                if not finished.done():
+                    finished.set_result(None)
+
+        self._loop.add_reader(self._fd, on_readable)
+        self._watching = True
+        while not finished.done():
+            left = min(heard + QUIET, end) - time.monotonic()
+            if left <= 0:
+                return
+            await asyncio.wait([finished], timeout=left)
+
+    def _let_go_of_loop(self) -> None:
+        self._unwatch()
+        self._cancel_timers()
+        self._stop_senders(Closed())
+
+
+class _Lines:
+    """An iterator, not a generator: a generator would be at its end after the first timeout."""
+
+    __slots__ = ("_commit", "_conn", "_due", "_max", "_take", "_timeout")
+
+    def __init__(
+        self, conn: AsyncConnection, max: int, keepends: bool, commit: bool, timeout: float | None
+    ) -> None:
+        self._conn = conn
+        self._max = max
+        self._take = partial(take_line, conn._buffer, max, keepends)
+        self._commit = commit
+        self._due = False
+        self._timeout = timeout
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        conn = self._conn
+        if self._due:
+            self._due = False
+            conn.commit()
+        line = await conn._receive("lines", self._take, None, self._timeout)
+        if line is None:
+            line = conn._buffer.take(self._max)
+            if line is None:
+                raise StopAsyncIteration
+        self._due = self._commit
+        return line

@@ -1,0 +1,265 @@
+"""The engine under `AsyncConnection`: how a task waits and receives on asyncio and uvloop.
+
+The connection owns its non-blocking socket; there is no transport and no stream buffer between.
+The reader stays registered with the loop.  When the descriptor becomes readable and a task waits,
+one recv(2) fills the buffer and wakes the task; when none waits the reader is taken out, so that
+the bytes stay in the kernel: back-pressure, and next to no read-ahead to carry along when the
+connection is moved.
+
+Nothing is awaited between taking bytes from the kernel and putting them into the buffer, so that a
+task that is cancelled at any await loses none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+from socketkeep._assignment import Assignment, Detached, Order
+from socketkeep._async_sender import AsyncSender, settle
+from socketkeep._errors import Busy, Closed, LimitExceeded, PeerReset
+from socketkeep._exchange import CHUNK, LARGE_CHUNK
+from socketkeep._modes import check_seconds
+from socketkeep._record import ACTIVE_AT, WAITING
+
+# What a recv(2), or a wait for input, ended with.
+_NOTHING: Final = 0
+_ARRIVED: Final = 1
+_ENDED: Final = 2  # by the peer, an error, or this side: the receive looks which
+_TIMED_OUT: Final = 3
+
+_OUT_OF_TIME: Final = "ended: the server's time for it to finish is over"
+
+
+class AsyncExchange(AsyncSender):
+    """The base of `AsyncConnection`: its verbs are built from `_receive` and `_transmit`."""
+
+    __slots__ = (
+        "_deadline_timer",
+        "_expired",
+        "_failure",
+        "_idle_timer",
+        "_order",
+        "_receiving",
+        "_size",
+        "_waiter",
+        "_watching",
+    )
+
+    def __init__(self, sock: socket.socket, *, assignment: Assignment | None = None) -> None:
+        super().__init__(sock, assignment=assignment)
+        self._receiving = False
+        self._waiter: asyncio.Future[int] | None = None
+        self._watching = False  # the reader is registered
+        self._size = CHUNK  # what the next recv(2) asks for
+        self._failure: OSError | None = None  # a failed recv(2) that no receive has raised yet
+        self._order: Order | None = None
+        self._expired = False  # the order's deadline has passed
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+        idle = self._assignment.idle_timeout
+        if idle is not None:
+            self._idle_timer = self._loop.call_later(idle, self._check_idle, idle)
+
+    # Receiving.
+
+    async def _receive(
+        self,
+        operation: str,
+        take: Callable[[], bytes | None],
+        wanted: int | None,
+        timeout: float | None,
+    ) -> bytes | None:
+        """Receive until `take` finds in the buffer what it wants; None when EOF comes before."""
+        if self._over is not None:
+            self._check_over(operation)
+        if self._receiving:
+            raise Busy(**self._context(operation))
+        if self._order is not None:
+            self._obey(operation)
+        self._receiving = True
+        try:
+            data = take()
+            if data is None:
+                limit = None if timeout is None else check_seconds(timeout)
+                end = time.monotonic() + limit if limit else None
+                while data is None and await self._fill(operation, wanted, limit, end):
+                    data = take()
+            return data
+        except LimitExceeded as error:
+            raise self._locate(error, operation) from None
+        finally:
+            self._receiving = False
+
+    def _check_over(self, operation: str) -> None:
+        """Raise when the connection is over; what came before a reset may still be read."""
+        if not (isinstance(self._over, PeerReset) and len(self._buffer)):
+            raise self._refusal(operation)
+
+    async def _fill(
+        self, operation: str, wanted: int | None, limit: float | None, end: float | None
+    ) -> bool:
+        """Receive once into the buffer; return False at the peer's EOF."""
+        self._size = CHUNK if wanted is None or wanted <= CHUNK else LARGE_CHUNK
+        while True:
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise self._failed(failure, operation, len(self._buffer)) from failure
+            if self._over is not None:
+                raise self._refusal(operation)
+            if self._eof:
+                return False
+            stopping = False
+            if self._order is not None:
+                self._obey(operation)
+                stopping = self._order.how == "close" and self._closable()
+            if not self._watching or stopping or limit == 0:
+                came = self._take_in()
+                if came == _ARRIVED:
+                    return True
+                if came == _ENDED:
+                    continue
+                if stopping:
+                    raise self._end("ended: the server is stopping", operation)
+                if limit == 0:
+                    raise self._unfinished(operation, wanted, limit, end)
+                self._watch()
+            event = await self._wait(end)
+            if event == _TIMED_OUT:
+                raise self._unfinished(operation, wanted, limit, end)
+            if event == _ARRIVED:
+                return True
+
+    def _take_in(self) -> int:
+        """Receive what is there: bytes into the buffer, EOF or an error for the next look."""
+        self._taking()
+        try:
+            data = self._sock.recv(self._size)
+        except (BlockingIOError, InterruptedError):
+            self._took_nothing()
+            return _NOTHING
+        except OSError as error:
+            self._took_nothing()
+            self._failure = error
+            return _ENDED
+        if not data:
+            self._took_nothing()
+            self._eof = True
+            return _ENDED
+        self._took(data)
+        return _ARRIVED
+
+    def _watch(self) -> None:
+        self._loop.add_reader(self._fd, self._on_readable)
+        self._watching = True
+
+    def _unwatch(self) -> None:
+        if self._watching:
+            self._loop.remove_reader(self._fd)
+            self._watching = False
+
+    def _on_readable(self) -> None:
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            self._unwatch()
+            return
+        came = self._take_in()
+        if came == _ENDED:
+            self._unwatch()  # the loop would report it for ever
+        if came != _NOTHING:
+            waiter.set_result(came)
+
+    async def _wait(self, end: float | None) -> int:
+        """Wait for input; return what the wait ended with."""
+        waiter: asyncio.Future[int] = self._loop.create_future()
+        self._waiter = waiter
+        timer = None
+        if end is not None:
+            timer = self._call_at(end, settle, waiter, _TIMED_OUT)
+        if self._idle_timer is not None:
+            self._waiting_since = time.monotonic()
+        self._record[WAITING] = 1
+        try:
+            return await waiter
+        finally:
+            self._waiter = None
+            self._record[WAITING] = 0
+            if timer is not None:
+                timer.cancel()
+
+    # The server's orders and limits.
+
+    def ask(self, order: Order) -> None:
+        """Give the server's order: the receive that waits, or the next one, obeys it.
+
+        For the server; to be called in the loop's thread.  A later order replaces an earlier one.
+        """
+        if self._over is not None:
+            return
+        self._order = order
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+        self._deadline_timer = self._call_at(order.deadline, self._expire)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Detach a connection whose receive waits, if it may be; wake one that may be closed."""
+        order = self._order
+        if order is None or self._waiter is None or self._waiter.done():
+            return
+        if order.how == "move" and self._movable() and not self._out:
+            # At once, not when the task gets its turn: until then nothing may be sent or received.
+            self._depart()
+            self._wake()
+        elif order.how == "close" and self._closable():
+            self._wake()
+
+    def _queue_emptied(self) -> None:
+        self._let_go()
+
+    def _obey(self, operation: str) -> None:
+        """Do as the server's order says, at a receive that is not waiting yet."""
+        order = self._order
+        if order is not None and order.how == "move" and self._movable() and not self._out:
+            self._depart()
+            raise Detached("the connection was detached from this worker")
+        if self._expired:
+            raise self._end(_OUT_OF_TIME, operation)
+
+    def _depart(self) -> None:
+        self._leave()
+        self._unwatch()
+        self._cancel_timers()
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._wake()
+        self._stop_senders(Closed(_OUT_OF_TIME))
+
+    def _wake(self) -> None:
+        if self._waiter is not None:
+            settle(self._waiter, _ENDED)
+
+    def _check_idle(self, limit: float) -> None:
+        """Look whether the connection has been idle for too long, and when to look again.
+
+        One timer, moved on when it fires: a timer for each wait would cost more than the wait.
+        """
+        now = time.monotonic()
+        waiting = self._waiter is not None or bool(self._out)
+        since = max(self._record[ACTIVE_AT] / 1e9, self._waiting_since) if waiting else now
+        if now < since + limit:
+            self._idle_timer = self._call_at(since + limit, self._check_idle, limit)
+            return
+        self._over = Closed(f"ended: idle for {limit:g} s")
+        self._wake()
+        self._stop_senders(self._over)
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._deadline_timer, self._idle_timer):
+            if timer is not None:
+                timer.cancel()
+        self._deadline_timer = self._idle_timer = None

@@ -1,0 +1,215 @@
+"""The sending half of the engine under `AsyncConnection`.
+
+A send tries send(2) at once, and only what the kernel does not take is queued, behind the sends
+before it.  Each sender waits until its own bytes are gone, so the queue is as long as the tasks
+that send at once; a sender that is cancelled leaves at most the rest of a message begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+from socketkeep._assignment import Assignment, handling
+from socketkeep._errors import Closed, SocketkeepError, TimedOut, WouldBlock
+from socketkeep._exchange import SENT, Exchange
+from socketkeep._modes import check_seconds
+from socketkeep._record import STATUS
+
+Data: TypeAlias = bytes | bytearray | memoryview
+
+#: Loops refuse timers much longer than this; a month is as good as never.
+_LONGEST: Final = 30 * 86400.0
+_LATE: Final = "late"
+
+
+class Piece:
+    """What is left of one send in the queue."""
+
+    __slots__ = ("done", "finished", "push", "view")
+
+    def __init__(
+        self,
+        view: memoryview,
+        done: int,
+        push: bool,
+        finished: asyncio.Future[object],
+    ) -> None:
+        self.view = view
+        self.done = done  # bytes gone
+        self.push = push
+        self.finished = finished  # with what stopped it; None: all is gone
+
+
+class AsyncSender(Exchange):
+    """The base of `AsyncExchange`: what concerns the loop, and sending."""
+
+    __slots__ = ("_loop", "_out", "_unsent", "_waiting_since")
+
+    def __init__(self, sock: socket.socket, *, assignment: Assignment | None = None) -> None:
+        super().__init__(sock, assignment=assignment)
+        self._loop = asyncio.get_running_loop()
+        self._out: deque[Piece] = deque()  # the writer is registered while there are any
+        self._unsent: tuple[Data, int] | None = None  # an unfinished send's data, and bytes gone
+        self._waiting_since = 0.0  # for the idle timeout
+
+    async def _transmit(self, data: Data, timeout: float | None) -> None:
+        """Send all of `data`, after the sends before it."""
+        self._check_sendable()
+        view = memoryview(data).cast("B")
+        limit = None if timeout is None else check_seconds(timeout)
+        end = time.monotonic() + limit if limit else None
+        done = self._resume_at(data)
+        push = self._assignment.resumable and handling.get() is not self
+        if push:
+            self._pushes += 1
+            self._show_status()
+        elif not self._sent:
+            self._sent = True
+            self._record[STATUS] = SENT
+        if not self._out:
+            try:
+                done += self._send_some(view[done:] if done else view)
+            except OSError as error:
+                self._push_over(push)
+                raise self._failed(error, "send", done) from error
+        if done == view.nbytes:
+            self._push_over(push)
+            return
+        if limit == 0:
+            self._push_over(push)
+            self._unsent = (data, done)
+            raise self._unfinished("send", view.nbytes, limit, end, done)
+        piece = Piece(view[done:], done, push, self._loop.create_future())
+        if not await self._queue(piece, end):
+            self._unsent = (data, piece.done)
+            raise self._unfinished("send", view.nbytes, limit, end, piece.done)
+
+    def _check_sendable(self) -> None:
+        if self._over is not None:
+            raise self._refusal("send")
+        if self._write_ended:
+            raise Closed("refused: this side has ended its sending", **self._context("send"))
+
+    def _resume_at(self, data: Data) -> int:
+        """Return how much of `data` went out when its send did not finish."""
+        if self._unsent is None:
+            return 0
+        (before, done), self._unsent = self._unsent, None
+        return done if before is data or before == data else 0
+
+    def _send_some(self, view: memoryview) -> int:
+        try:
+            count = self._sock.send(view)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        self._gave(count)
+        return count
+
+    def _push_over(self, push: bool) -> None:
+        if push:
+            self._pushes -= 1
+            self._show_status()
+
+    async def _queue(self, piece: Piece, end: float | None) -> bool:
+        """Wait until `piece` has gone out behind what is queued before it.
+
+        Returns False when it has not at `end`.  A piece that is given up is taken out of the queue,
+        but for one that is cancelled when part of it has gone: its rest still goes out, in its
+        turn, so that what comes after it does not stand in the middle of a message.
+        """
+        self._out.append(piece)
+        if len(self._out) == 1:
+            self._loop.add_writer(self._fd, self._on_writable)
+        self._waiting_since = time.monotonic()
+        timer = None
+        if end is not None:
+            timer = self._call_at(end, settle, piece.finished, _LATE)
+        try:
+            stopped_by = await piece.finished
+        except asyncio.CancelledError:
+            if not piece.done:
+                self._drop(piece)
+            else:
+                piece.view = memoryview(bytes(piece.view))  # the caller may now change its own
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if stopped_by is None:
+            return True
+        self._drop(piece)
+        if isinstance(stopped_by, SocketkeepError):
+            raise type(stopped_by)(stopped_by.reason, **self._context("send", piece.done))
+        if isinstance(stopped_by, OSError):
+            raise self._failed(stopped_by, "send", piece.done) from stopped_by
+        return False
+
+    def _on_writable(self) -> None:
+        out = self._out
+        while out:
+            piece = out[0]
+            try:
+                count = self._send_some(piece.view) if piece.view else 0
+            except OSError as error:
+                self._stop_senders(error)
+                return
+            piece.done += count
+            if count < piece.view.nbytes:
+                piece.view = piece.view[count:]
+                return
+            self._drop(piece)
+            settle(piece.finished, None)
+
+    def _drop(self, piece: Piece) -> None:
+        """Take `piece` out of the queue, if it is still there."""
+        if piece not in self._out:
+            return
+        self._out.remove(piece)
+        self._push_over(piece.push)
+        if not self._out:
+            self._loop.remove_writer(self._fd)
+            self._queue_emptied()
+
+    def _queue_emptied(self) -> None:
+        """All that was queued has gone, or been given up."""
+
+    def _stop_senders(self, error: SocketkeepError | OSError) -> None:
+        """Empty the queue, and tell those who wait for it why."""
+        for piece in tuple(self._out):
+            self._drop(piece)
+            settle(piece.finished, error)
+
+    def _call_at(
+        self, moment: float, callback: Callable[..., object], *args: object
+    ) -> asyncio.TimerHandle:
+        # By what is left, not loop.call_at: uvloop's clock has milliseconds and its own zero.
+        left = moment - time.monotonic()
+        return self._loop.call_later(min(max(left, 0.0), _LONGEST), callback, *args)
+
+    def _unfinished(
+        self,
+        operation: str,
+        wanted: int | None,
+        limit: float | None,
+        end: float | None,
+        done: int | None = None,
+    ) -> WouldBlock | TimedOut:
+        """Return the error for an operation whose limit does not let it go on."""
+        done = len(self._buffer) if done is None else done
+        context = self._context(operation, done, wanted)
+        if end is None or limit is None:
+            return WouldBlock(**context)
+        context["elapsed"] = time.monotonic() - end + limit
+        context["limit"] = limit
+        return TimedOut(**context)
+
+
+def settle(future: asyncio.Future[Any], result: object) -> None:
+    """Set the result of a future that may have one already."""
+    if not future.done():
+        future.set_result(result)
