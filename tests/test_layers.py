@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "_aio",
             "_async",
+            "_async_sender",
             "_closing",
             "_connection",
             "_exchange",
@@ -42,7 +43,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
     ("public names", ("__init__",)),
-    ("settings", ("_config", "_log", "_options", "_options_page", "_settings")),
+    ("settings", ("_config", "_log", "_options", "_options_page", "_settings", "_titles")),
     ("wire", ("_wire",)),
     ("inspection", ("_inspect",)),
     ("processes", ("_keeper", "_worker")),

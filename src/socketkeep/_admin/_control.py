@@ -14,13 +14,14 @@ from socketkeep import _log
 from socketkeep._admin import _snapshots
 from socketkeep._admin._protocol import MAX_REQUEST, Done, Progress, decode_request, encode
 from socketkeep._keeper._keeper import Keeper
-from socketkeep._keeper._reactor import READABLE, WRITABLE, Reactor
+from socketkeep._keeper._reactor import READABLE, WRITABLE, Reactor, Timer
 from socketkeep._keeper._reloads import Outcome
 
 _EXIT_FAILED: Final = 1
 _EXIT_USAGE: Final = 2
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7): pid, uid, gid
 _MAX_CLIENTS: Final = 64
+_PAUSE: Final = 1.0  # seconds without accepting, when the process is out of descriptors
 
 
 class ControlServer:
@@ -36,6 +37,7 @@ class ControlServer:
         self._listener = listener
         self._commands = Commands(keeper, name)
         self._clients: set[_Client] = set()
+        self._paused: Timer | None = None
         listener.setblocking(False)
         reactor.register(listener.fileno(), self._accept)
 
@@ -43,8 +45,14 @@ class ControlServer:
         """Close what is open; a client that waits for the server's end sees it by that."""
         for client in tuple(self._clients):
             client.close()
+        if self._paused is not None:
+            self._paused.cancel()
         self._reactor.unregister(self._listener.fileno())
         self._listener.close()
+
+    def _resume(self) -> None:
+        self._paused = None
+        self._reactor.register(self._listener.fileno(), self._accept)
 
     def _accept(self, _events: int) -> None:
         try:
@@ -52,7 +60,10 @@ class ControlServer:
         except BlockingIOError:
             return
         except OSError as error:
+            # At the descriptor limit it would be reported again at once, and for ever.
             _log.warning("control socket cannot accept", error=error.strerror)
+            self._reactor.unregister(self._listener.fileno())
+            self._paused = self._reactor.call_later(_PAUSE, self._resume)
             return
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         uid = _CREDENTIALS.unpack(credentials)[1]

@@ -22,6 +22,7 @@ from socketkeep._keeper._keeper import SIGNALS, Keeper
 from socketkeep._keeper._reactor import Reactor, SignalQueue
 from socketkeep._keeper._system import System
 from socketkeep._listener import Listener, ListenError, inherited_listeners
+from socketkeep._titles import set_title
 
 _EXIT_FAILED: Final = 1
 _NAMES_TRIED: Final = 100
@@ -49,7 +50,8 @@ def run(config: ServeConfig) -> None:
         listeners = _bind(config)
         for listener in listeners:
             stack.callback(listener.close)
-        keeper = Keeper(config, reactor, System(), listeners, boot=int(time.time()))
+        keeper = Keeper(config, reactor, System(), listeners, int(time.time()), name)
+        set_title(f"keeper [{name}]")
         server = ControlServer(keeper, reactor, control, name)
         stack.callback(server.close)
         signals = SignalQueue(reactor, SIGNALS, keeper.act_on_signal)

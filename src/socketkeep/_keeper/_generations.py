@@ -22,6 +22,7 @@ from socketkeep._wire._messages import Forked, ForkFailed, Load, Loaded, LoadFai
 
 EXIT_START_FAILED: Final = 3
 EXIT_LOAD_FAILED: Final = 4
+_EXIT_TIME: Final = 2.0  # seconds a template has to exit
 
 
 class GenerationState(Enum):
@@ -98,6 +99,7 @@ class Templates:
         config: ServeConfig,
         listeners: Sequence[Listener],
         boot: int,
+        name: str,
         events: TemplateEvents,
     ) -> None:
         self._reactor = reactor
@@ -105,11 +107,26 @@ class Templates:
         self._config = config
         self._listeners = listeners
         self._boot = boot
+        self._name = name
         self._events = events
         self._running: dict[int, int] = {}  # pid: pidfd
 
     def __len__(self) -> int:
         return len(self._running)
+
+    def end(self, generation: Generation) -> None:
+        """Let the generation's template go: it forks no more workers.
+
+        It exits when it reads that; one that is still in the user's code is killed.
+        """
+        generation.link.close()
+        pid, pidfd = generation.pid, self._running.get(generation.pid)
+        if pidfd is None:
+            return
+        if generation.state is GenerationState.LOADING:
+            self._system.kill(pidfd, signal.SIGKILL)
+        else:
+            self._reactor.call_later(_EXIT_TIME, lambda: self._kill_if_running(pid))
 
     def kill_all(self) -> None:
         """End every template at once."""
@@ -143,9 +160,14 @@ class Templates:
                 generation=generation.number,
                 boot=self._boot,
                 listeners=[listener.text for listener in self._listeners],
+                name=self._name,
             ),
             tuple(listener.fileno() for listener in self._listeners),
         )
+
+    def _kill_if_running(self, pid: int) -> None:
+        if pid in self._running:
+            self._system.kill(self._running[pid], signal.SIGKILL)
 
     def _received(self, generation: Generation, packet: Packet) -> None:
         match packet.message:

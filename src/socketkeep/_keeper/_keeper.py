@@ -40,6 +40,7 @@ SIGNALS: Final = (
     signal.SIGQUIT,
     signal.SIGHUP,
     signal.SIGUSR1,
+    signal.SIGUSR2,
     signal.SIGTTIN,
     signal.SIGTTOU,
     signal.SIGWINCH,
@@ -56,9 +57,11 @@ class Keeper:
         system: System,
         listeners: Sequence[Listener],
         boot: int,
+        name: str = "",
     ) -> None:
         self.config: Final = config
         self.boot: Final = boot
+        self.name: Final = name
         self.listeners: Final = listeners
         self.started_at: Final = reactor.clock()
         self.current: Generation | None = None
@@ -71,7 +74,7 @@ class Keeper:
             reactor, self.closer, self._targets, self._changed, config.orphan_timeout
         )
         self.pool.receiver = self.moves
-        self.templates = Templates(reactor, system, config, listeners, boot, self)
+        self.templates = Templates(reactor, system, config, listeners, boot, name, self)
         self.reloads = Reloads(
             reactor,
             self.templates,
@@ -146,7 +149,7 @@ class Keeper:
             listener.close()
         self.reloads.cancel("the server stops")
         if self.current is not None:
-            self.current.link.close()
+            self.templates.end(self.current)
             self.pool.abandon(self.current.number)
         for worker in self.pool:
             if worker.state is WorkerState.STARTING:
@@ -181,6 +184,8 @@ class Keeper:
             case signal.SIGUSR1:
                 _log.reopen()
                 _log.info("log reopened")
+            case signal.SIGUSR2:
+                _log.warning("this version cannot upgrade the keeper: restart it instead")
             case signal.SIGTTIN:
                 self.scale(len(self._slots) + 1)
             case signal.SIGTTOU:
@@ -259,7 +264,7 @@ class Keeper:
         self.paused = False
         if old is not None:
             old.step(GenerationEvent.SUPERSEDED)
-            old.link.close()
+            self.templates.end(old)
             self.pool.abandon(old.number)
         moving = 0
         for worker in self.pool:
@@ -288,8 +293,9 @@ class Keeper:
             self.pool.kill(worker)
             return
         deadline = self._reactor.clock() + self.config.graceful_timeout
-        how: Literal["move", "finish"] = "finish" if self.config.keep == "none" else "move"
-        self.pool.retire(worker, Order(how, deadline))
+        # A handler that is not resumable is never called on a connection that is under way.
+        kept = self.config.keep != "none" and self.current is not None and self.current.resumable
+        self.pool.retire(worker, Order("move" if kept else "finish", deadline))
 
     def _reconcile(self) -> None:
         """Start the workers that are missing and retire those that are too many."""
@@ -367,16 +373,18 @@ class Keeper:
         return self._reactor.clock() + lifetime + jitter
 
     def _targets(self) -> list[Worker]:
-        """Return the workers that connections may be given to."""
-        if self.current is None:
+        """Return the workers that detached connections may be given to."""
+        if self.current is None or not self.current.resumable:
             return []
-        workers = self.pool.of_generation(self.current.number)
-        return [worker for worker in workers if worker.state is WorkerState.READY]
+        return [w for w in self.pool.of_generation(self.current.number) if w.is_ready]
 
     def _allot(self) -> None:
         """Tell each worker how many connections it may accept."""
-        workers = sorted(self._targets(), key=lambda worker: worker.slot)
-        if self.current is None or not workers:
+        if self.current is None:
+            return
+        workers = [w for w in self.pool.of_generation(self.current.number) if w.is_ready]
+        workers.sort(key=lambda worker: worker.slot)
+        if not workers:
             return
         each = _seats.seats_of_model(self.current.model, self.config.threads)
         count = max(len(workers), len(self._slots))

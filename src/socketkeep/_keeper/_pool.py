@@ -141,9 +141,12 @@ class WorkerPool:
 
     def retire(self, worker: Worker, order: Order) -> None:
         """Have a worker give up its connections as `order` says and end; kill it when late."""
-        worker.state = WorkerState.DRAINING
         worker.order = order
-        worker.link.send(Retire(order.how, order.deadline))
+        if worker.state is WorkerState.DEAD:
+            self._tell_fork_children(worker, order)
+        else:
+            worker.state = WorkerState.DRAINING
+            worker.link.send(Retire(order.how, order.deadline))
         self._reactor.call_at(order.deadline + KILL_GRACE, lambda: self._kill_late(worker))
 
     def allot(self, worker: Worker, accept_below: int) -> None:
@@ -219,10 +222,14 @@ class WorkerPool:
             worker.fork_children[pid] = pidfd = self._system.open_pidfd(pid)
             self._reactor.register(pidfd, partial(self._fork_child_ended, worker, pid))
         if worker.order is not None:
-            worker.scoreboard.retire(worker.order)
-            os.eventfd_write(worker.wake, 1)
+            self._tell_fork_children(worker, worker.order)
         if self._killing or self._is_late(worker):
             self.kill(worker)
+
+    def _tell_fork_children(self, worker: Worker, order: Order) -> None:
+        """Do what their parent would: they read the order from the scoreboard, once woken."""
+        worker.scoreboard.retire(order)
+        os.eventfd_write(worker.wake, 1)
 
     def _fork_child_ended(self, worker: Worker, pid: int, _events: int) -> None:
         pidfd = worker.fork_children[pid]

@@ -123,8 +123,8 @@ class Reloads:
     def fail(self, generation: Generation, failure: Failure) -> None:
         """Roll back: end what was started of the generation; the present one serves on."""
         self._clear()
+        self._templates.end(generation)
         generation.step(GenerationEvent.FAILED)
-        generation.link.close()
         for worker in self._pool.of_generation(generation.number):
             self._pool.kill(worker)  # it has accepted nothing yet
         self._pool.abandon(generation.number)

@@ -128,6 +128,10 @@ class Worker:
     expires_at: float = float("inf")
 
     @property
+    def is_ready(self) -> bool:
+        return self.state is WorkerState.READY
+
+    @property
     def open(self) -> int:
         """How many connections it serves."""
         return self.scoreboard[OPEN]

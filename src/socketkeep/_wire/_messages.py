@@ -25,6 +25,7 @@ class Load(Message, frozen=True, tag="Load"):
     generation: int
     boot: int
     listeners: list[str]
+    name: str = ""
 
 
 class Loaded(Message, frozen=True, tag="Loaded"):

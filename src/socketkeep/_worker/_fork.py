@@ -14,6 +14,7 @@ from collections import deque
 from functools import partial
 from typing import NoReturn
 
+from socketkeep import _log
 from socketkeep._assignment import Order
 from socketkeep._worker._roster import Entry
 from socketkeep._worker._signals import forking
@@ -60,9 +61,18 @@ class ForkModel:
             self._loop.watch(pidfd, partial(self._reap, pidfd))
 
     def _reap(self, pidfd: int) -> None:
-        if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is None:
+        ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        if ended is None:
             return
-        _, entry = self._children.pop(pidfd)
+        pid, entry = self._children.pop(pidfd)
+        if ended.si_status != 0:
+            _log.warning(
+                "process of a connection died",
+                id=entry.assignment.id,
+                peer=self._loop.environment.scoreboard.peer(entry.row),
+                pid=pid,
+                status=_status_text(ended),
+            )
         self._loop.unwatch(pidfd)
         os.close(pidfd)
         self._loop.done(entry)
@@ -87,6 +97,12 @@ class ForkModel:
                 sys.stdout.flush()
                 sys.stderr.flush()
             os._exit(status)
+
+
+def _status_text(ended: os.waitid_result) -> str:
+    if ended.si_code == os.CLD_EXITED:
+        return f"exit code {ended.si_status}"
+    return f"killed by {signal.Signals(ended.si_status).name}"
 
 
 class _ScoreboardRetirement:

@@ -19,6 +19,7 @@ import msgspec
 from socketkeep import _log
 from socketkeep._config import ServeConfig
 from socketkeep._handlers import Handler
+from socketkeep._titles import set_title
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet
 from socketkeep._wire._messages import (
     Forked,
@@ -70,6 +71,8 @@ class Template:
         self._load = load
         self._config = msgspec.msgpack.decode(load.config, type=ServeConfig)
         _log.configure(self._config.log_level, self._config.log_format, self._config.log_file)
+        self._suffix = f" [{load.name}]" if load.name else ""
+        set_title(f"template generation {load.generation}{self._suffix}")
         self._listeners = [socket.socket(fileno=fd) for fd in packet.descriptors]
         self._handler: Handler = load_handler(self._config)
         self._model: Model = choose_model(self._handler, self._config.model)
@@ -116,6 +119,7 @@ class Template:
         status = 1
         try:
             leave_to_keeper()
+            set_title(f"worker {message.slot} generation {self._load.generation}{self._suffix}")
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             self._channel.close()
             channel_fd, scoreboard_fd, wake = descriptors
