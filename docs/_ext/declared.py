@@ -101,7 +101,15 @@ def fill(app: Sphinx, _docname: str, content: list[str]) -> None:
                 app.env.note_dependency(inspect.getfile(module))
 
 
+def keep_backslashes(
+    _app: Sphinx, _what: str, _name: str, _object: object, _options: object, lines: list[str]
+) -> None:
+    """Keep what reStructuredText would take for escapes; docstrings here have none."""
+    lines[:] = [line.replace("\\", "\\\\") for line in lines]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.connect("source-read", fill)
+    app.connect("autodoc-process-docstring", keep_backslashes)
     return {"parallel_read_safe": True}
