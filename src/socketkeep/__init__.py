@@ -26,6 +26,7 @@ from socketkeep._errors import (
     WouldBlock,
 )
 from socketkeep._handlers import Service, resumable
+from socketkeep._listener import Listener
 from socketkeep._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ __all__ = [
     "HandlerError",
     "LimitExceeded",
     "ListenError",
+    "Listener",
     "Mode",
     "NonBlocking",
     "OutOfResources",

@@ -1,0 +1,288 @@
+"""`Listener`: a listening socket, bound from an address as people write it, or inherited."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Final, Self
+
+from socketkeep._address import (
+    BindAddress,
+    FdAddress,
+    InetAddress,
+    UnixAddress,
+    format_address,
+    parse_bind,
+)
+from socketkeep._errors import ListenError, translate
+
+#: The first descriptor that systemd passes, SD_LISTEN_FDS_START of sd_listen_fds(3).
+_FIRST_INHERITED: Final = 3
+
+_REASONS: Final = {
+    errno.EADDRINUSE: "the address is in use",
+    errno.EADDRNOTAVAIL: "no interface of this machine has that address",
+    errno.EAFNOSUPPORT: "this machine has no addresses of that family",
+}
+_HOW_TO_BIND_LOW: Final = "ports below 1024 need root or CAP_NET_BIND_SERVICE"
+
+
+class Listener:
+    """A listening stream socket, non-blocking and not inherited by programs it starts.
+
+    Made by `bind` or `inherited_listeners`.  `sock` is the socket, `text` its address with the
+    real port, `name` the name that a service manager gave it, else "".
+    """
+
+    __slots__ = ("_identity", "_owner", "_path", "dual_stack", "name", "sock", "text")
+
+    def __init__(self, sock: socket.socket, *, name: str = "", path: str = "") -> None:
+        sock.setblocking(False)
+        sock.set_inheritable(False)
+        self.sock = sock
+        self.name = name
+        self.text = format_address(sock.getsockname())
+        self.dual_stack = sock.family == socket.AF_INET6 and not sock.getsockopt(
+            socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
+        )
+        self._path = path
+        self._owner = os.getpid()
+        self._identity = _identity(path) if path else None
+
+    @classmethod
+    def bind(
+        cls, address: str | BindAddress, *, backlog: int = 2048, unix_mode: int = 0o666
+    ) -> Self:
+        """Listen on `address`: ``host:port``, ``[::1]:port``, ``:port``, ``unix:/path``, ``fd://N``.
+
+        A host name stands for the first address it resolves to; "" and "::" for every interface, by
+        IPv6 and IPv4.  backlog: connections that may wait to be accepted; the kernel bounds it by
+        net.core.somaxconn.  unix_mode: permissions of a Unix socket's file, by which others may
+        connect.  The file of a server that is gone is replaced.
+
+        Raises ListenError, one line that names the address and what is wrong with it, with the
+        system's `errno`; AddressError, a ValueError, when the address is not written well.
+        """
+        parsed = parse_bind(address) if isinstance(address, str) else address
+        match parsed:
+            case FdAddress(fd):
+                return cls(_inherited(fd))
+            case UnixAddress():
+                return cls(
+                    _bind_unix(parsed, backlog, unix_mode),
+                    path="" if parsed.abstract else os.path.abspath(parsed.path),
+                )
+            case InetAddress():
+                return cls(_bind_inet(parsed, backlog))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Listener {self.sock.fileno()} {self.describe()}>"
+
+    def describe(self) -> str:
+        """Return the address, and for one of IPv6 whether it serves IPv4 too."""
+        return f"{self.text} (IPv6 and IPv4)" if self.dual_stack else self.text
+
+    def fileno(self) -> int:
+        """Return the descriptor's number, -1 once it is closed."""
+        return self.sock.fileno()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Return the next connection, which is non-blocking, and its peer's raw address.
+
+        Raises WouldBlock when none waits, OutOfResources when there is no descriptor for it (it
+        goes on waiting), PeerReset when its peer has given up meanwhile.
+        """
+        try:
+            sock, raw = self.sock.accept()
+        except OSError as error:
+            raise translate(error, operation="accept", address=self.text) from error
+        sock.setblocking(False)
+        return sock, raw
+
+    def close(self) -> None:
+        """Close this handle.  Others that hold the socket go on accepting.
+
+        The file of a Unix socket goes too, if it is still this socket's and this process made it:
+        a forked child that closes its copy leaves it.
+        """
+        if self.sock.fileno() < 0:
+            return
+        if self._path and self._owner == os.getpid() and _identity(self._path) == self._identity:
+            os.unlink(self._path)
+        self.sock.close()
+
+
+def inherited_listeners() -> list[Listener]:
+    """Return the listeners that systemd, or what acts as it, passed to this process.
+
+    As sd_listen_fds(3) has it: LISTEN_FDS sockets from descriptor 3 on, when LISTEN_PID is this
+    process; LISTEN_FDNAMES names them.  The variables are removed, so that programs this one starts
+    do not take them for their own.  Raises ListenError when one does not listen.
+    """
+    pid = os.environ.pop("LISTEN_PID", "")
+    count = os.environ.pop("LISTEN_FDS", "")
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    if pid != str(os.getpid()) or not count:
+        return []
+    if not count.isdecimal():
+        raise ListenError(f"LISTEN_FDS is {count!r}, not a number of descriptors")
+    names += [""] * int(count)
+    return [
+        Listener(_inherited(_FIRST_INHERITED + index), name=names[index])
+        for index in range(int(count))
+    ]
+
+
+def _inherited(fd: int) -> socket.socket:
+    address = str(FdAddress(fd))
+    try:
+        is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
+    except OSError as error:
+        raise _refusal(address, "no such descriptor is open in this process", error) from None
+    if not is_socket:
+        raise _refusal(address, "the descriptor is not a socket")
+    sock = socket.socket(fileno=fd)
+    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(
+        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+    ):
+        sock.detach()  # it is not ours to close
+        raise _refusal(address, "the socket does not listen for streams (call listen() on it)")
+    return sock
+
+
+def _bind_inet(address: InetAddress, backlog: int) -> socket.socket:
+    failure: ListenError | None = None
+    for family, raw in _resolve(address):
+        sock = None
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                # Said, not left to net.ipv6.bindv6only, which differs from machine to machine.
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, raw[0] != "::")
+            sock.bind(raw)
+            sock.listen(backlog)
+        except OSError as error:
+            if sock is not None:
+                sock.close()
+            failure = _refusal(str(address), _reason(address, error), error)
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                break
+            continue
+        return sock
+    assert failure is not None
+    raise failure from None
+
+
+def _resolve(address: InetAddress) -> list[tuple[socket.AddressFamily, Any]]:
+    """Return the addresses to try; the next one only where the machine lacks the family."""
+    if address.host in ("", "*"):
+        anywhere = [(socket.AF_INET6, ("::", address.port)), (socket.AF_INET, ("", address.port))]
+        return anywhere if socket.has_ipv6 else anywhere[1:]
+    try:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (OSError, UnicodeError) as error:
+        text = getattr(error, "strerror", None) or str(error)
+        raise _refusal(str(address), f"the host name cannot be resolved: {text}") from None
+    return [(family, raw) for family, _, _, _, raw in found]
+
+
+def _reason(address: BindAddress, error: OSError) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        if isinstance(address, InetAddress):
+            return f"not permitted: {_HOW_TO_BIND_LOW}"
+        return "not permitted to create the socket's file there"
+    if error.errno == errno.ENOENT and isinstance(address, UnixAddress):
+        return f"the directory {os.path.dirname(address.path) or '.'} does not exist"
+    return _REASONS.get(error.errno or 0) or error.strerror or str(error)
+
+
+def _refusal(address: str, reason: str, error: OSError | None = None) -> ListenError:
+    code = None if error is None else error.errno
+    return ListenError(f"cannot listen on {address}: {reason}", address=address, code=code)
+
+
+def _bind_unix(address: UnixAddress, backlog: int, mode: int) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if address.abstract:
+            sock.bind(address.raw)
+            sock.listen(backlog)
+        else:
+            with _locked(os.path.dirname(os.path.abspath(address.path))):
+                _make_way(address)
+                sock.bind(address.path)
+                # Nobody can connect before listen(), so the mode is never too wide.
+                os.chmod(address.path, mode)
+                sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        if isinstance(error, ListenError):
+            raise
+        raise _refusal(str(address), _reason(address, error), error) from None
+    return sock
+
+
+@contextmanager
+def _locked(directory: str) -> Iterator[None]:
+    """Keep two servers from finding the same dead socket, and the second the first one's new one.
+
+    The lock is on the directory (flock(2)), so that no lock file is left behind.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _make_way(address: UnixAddress) -> None:
+    """Remove the file of a server that is gone; raise ListenError when anything else is there."""
+    try:
+        status = os.lstat(address.path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(status.st_mode):
+        raise _refusal(
+            str(address), "a file that is not a socket is in the way", OSError(errno.EEXIST, "")
+        )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a server whose queue is full would make it wait
+        try:
+            probe.connect(address.path)
+        except ConnectionRefusedError:
+            os.unlink(address.path)
+            return
+        except PermissionError as error:
+            raise _refusal(str(address), "another user's socket is in the way", error) from None
+        except BlockingIOError:
+            pass  # its queue is full: it lives
+    raise _refusal(str(address), "a server is listening there", OSError(errno.EADDRINUSE, ""))
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,267 @@
+"""Listening: each form of address, what is inherited, and what is refused in one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from socketkeep._errors import ListenError, OutOfResources, WouldBlock
+from socketkeep._listener import Listener, inherited_listeners
+
+
+def connects(address: str | tuple[str, int], family: int = socket.AF_INET) -> bool:
+    with socket.socket(family) as client:
+        client.settimeout(5)
+        try:
+            client.connect(address)
+        except ConnectionRefusedError:
+            return False
+        return True
+
+
+def port_of(listener: Listener) -> int:
+    port: int = listener.sock.getsockname()[1]
+    return port
+
+
+def test_port_zero_gets_a_port_that_is_named() -> None:
+    with Listener.bind("127.0.0.1:0") as listener:
+        assert listener.text == f"127.0.0.1:{port_of(listener)}"
+        assert port_of(listener) > 0
+        assert connects(("127.0.0.1", port_of(listener)))
+
+
+def test_accept_gives_a_non_blocking_socket_or_says_there_is_none() -> None:
+    with Listener.bind("127.0.0.1:0") as listener:
+        with pytest.raises(WouldBlock, match=f"^accept on {listener.text} would block$"):
+            listener.accept()
+        with socket.create_connection(listener.sock.getsockname()) as client:
+            accepted, raw = listener.accept()
+            assert raw == client.getsockname()
+            assert not accepted.getblocking()
+            assert not accepted.get_inheritable()
+            accepted.close()
+
+
+@pytest.mark.parametrize("text", ["[::]:0", ":0"])
+def test_every_interface_is_dual_stack_and_says_so(text: str) -> None:
+    with Listener.bind(text) as listener:
+        assert listener.describe() == f"[::]:{port_of(listener)} (IPv6 and IPv4)"
+        assert connects(("127.0.0.1", port_of(listener)))
+        assert connects(("::1", port_of(listener)), socket.AF_INET6)
+
+
+def test_one_ipv6_address_is_not_dual_stack() -> None:
+    with Listener.bind("[::1]:0") as listener:
+        assert listener.describe() == f"[::1]:{port_of(listener)}"
+        assert not connects(("127.0.0.1", port_of(listener)))
+
+
+def test_a_unix_socket_has_its_mode_and_goes_with_the_listener(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with Listener.bind(f"unix:{path}", unix_mode=0o640) as listener:
+        assert listener.text == f"unix:{path}"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        assert connects(str(path), socket.AF_UNIX)
+    assert not path.exists()
+
+
+def test_an_abstract_name_leaves_no_file() -> None:
+    with Listener.bind(f"unix:@socketkeep-test-{os.getpid()}") as listener:
+        assert listener.text == f"unix:@socketkeep-test-{os.getpid()}"
+        assert connects(f"\0socketkeep-test-{os.getpid()}", socket.AF_UNIX)
+
+
+def test_the_file_of_a_dead_server_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(str(path))
+    dead.close()
+    with Listener.bind(f"unix:{path}"):
+        assert connects(str(path), socket.AF_UNIX)
+
+
+def test_the_socket_of_a_live_server_is_refused_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with Listener.bind(f"unix:{path}") as first:
+        with pytest.raises(ListenError, match=r"a server is listening there$") as caught:
+            Listener.bind(f"unix:{path}")
+        assert caught.value.errno == errno.EADDRINUSE
+        assert caught.value.address == f"unix:{path}"
+        assert connects(str(path), socket.AF_UNIX)
+        first.accept()[0].close()  # the probe of the second
+        first.accept()[0].close()
+
+
+def test_a_live_server_with_a_full_queue_is_live(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with Listener.bind(f"unix:{path}", backlog=0):
+        waiting = socket.socket(socket.AF_UNIX)
+        waiting.connect(str(path))
+        with waiting, pytest.raises(ListenError, match="a server is listening there"):
+            Listener.bind(f"unix:{path}")
+
+
+def test_a_file_in_the_way_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.write_text("precious")
+    with pytest.raises(ListenError, match="a file that is not a socket is in the way"):
+        Listener.bind(f"unix:{path}")
+    assert path.read_text() == "precious"
+
+
+def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ListenError, match=f"the directory {tmp_path}/no does not exist"):
+        Listener.bind(f"unix:{tmp_path}/no/s")
+
+
+def test_of_many_who_find_a_dead_socket_one_gets_it(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    for _ in range(20):
+        dead = socket.socket(socket.AF_UNIX)
+        dead.bind(str(path))
+        dead.close()
+        made: list[Listener] = []
+        refused: list[ListenError] = []
+
+        def try_to_listen(
+            made: list[Listener] = made, refused: list[ListenError] = refused
+        ) -> None:
+            try:
+                made.append(Listener.bind(f"unix:{path}"))
+            except ListenError as error:
+                refused.append(error)
+
+        threads = [threading.Thread(target=try_to_listen) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (len(made), len(refused)) == (1, 3)
+        assert connects(str(path), socket.AF_UNIX)
+        made[0].close()
+
+
+def test_a_successor_keeps_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    first = Listener.bind(f"unix:{path}")
+    path.unlink()
+    with Listener.bind(f"unix:{path}"):
+        first.close()
+        assert connects(str(path), socket.AF_UNIX)
+
+
+def test_a_forked_child_that_closes_leaves_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with Listener.bind(f"unix:{path}") as listener:
+        pid = os.fork()
+        if pid == 0:
+            listener.close()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert connects(str(path), socket.AF_UNIX)
+
+
+def test_a_port_in_use_is_named() -> None:
+    with Listener.bind("127.0.0.1:0") as first:
+        text = f"cannot listen on {first.text}: the address is in use"
+        with pytest.raises(ListenError, match=f"^{text}$") as caught:
+            Listener.bind(first.text)
+        assert (caught.value.errno, caught.value.address) == (errno.EADDRINUSE, first.text)
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("192.0.2.1:0", "no interface of this machine has that address"),
+        (f"{'x' * 64}:0", "the host name cannot be resolved"),
+        ("fd://999", "no such descriptor is open in this process"),
+    ],
+)
+def test_refusals_name_the_address(address: str, reason: str) -> None:
+    with pytest.raises(ListenError, match=reason) as caught:
+        Listener.bind(address)
+    assert f"cannot listen on {address}: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_inherited_descriptor_must_be_a_listening_stream_socket(tmp_path: Path) -> None:
+    with (tmp_path / "f").open("w") as file, pytest.raises(ListenError, match="is not a socket"):
+        Listener.bind(f"fd://{file.fileno()}")
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(socket.AF_INET, kind) as sock:
+            sock.bind(("127.0.0.1", 0))
+            with pytest.raises(ListenError, match="does not listen for streams"):
+                Listener.bind(f"fd://{sock.fileno()}")
+            assert sock.getsockname()  # it is still open
+
+
+def test_an_inherited_listener_serves() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as outer,
+        Listener.bind(f"fd://{os.dup(outer.fileno())}") as listener,
+    ):
+        assert listener.text == f"127.0.0.1:{outer.getsockname()[1]}"
+        assert connects(outer.getsockname())
+        listener.accept()[0].close()
+
+
+PASSES = """
+import os, sys
+from socketkeep._listener import inherited_listeners
+os.environ["LISTEN_PID"] = sys.argv[1].replace("me", str(os.getpid()))
+found = inherited_listeners()
+print([(l.text, l.name, os.get_inheritable(l.fileno())) for l in found])
+print(sorted(name for name in os.environ if name.startswith("LISTEN_")))
+"""
+
+
+@pytest.mark.parametrize("pid", ["me", "1"])
+def test_systemd_passes_listeners_by_name(pid: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        # As systemd has it, the descriptor is number 3 in the program.
+        line = f'exec 3<&{one.fileno()}; exec "$0" -c "$1" "$2"'
+        done = subprocess.run(
+            ["bash", "-c", line, sys.executable, PASSES, pid],
+            env=os.environ | {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "web"},
+            pass_fds=[one.fileno()],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        text = f"127.0.0.1:{one.getsockname()[1]}"
+    expected = [(text, "web", False)] if pid == "me" else []
+    assert done.stdout.splitlines() == [str(expected), "[]"]
+
+
+def test_a_count_that_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "many")
+    with pytest.raises(ListenError, match="LISTEN_FDS is 'many'"):
+        inherited_listeners()
+
+
+def test_out_of_descriptors_is_an_error_of_its_own_and_the_connection_waits() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with (
+        Listener.bind("127.0.0.1:0") as listener,
+        socket.create_connection(listener.sock.getsockname()),
+    ):
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+        try:
+            with pytest.raises(OutOfResources, match="out of file descriptors"):
+                listener.accept()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        listener.accept()[0].close()
