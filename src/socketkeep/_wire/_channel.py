@@ -79,13 +79,18 @@ class Channel:
         """Send `message`, or queue it.
 
         The descriptors must stay open until they have gone; with `close_after` the channel owns
-        them and closes them then.  Raises ChannelClosed.
+        them and closes them then.  Raises ChannelClosed; OSError when there is no descriptor for
+        the memfd that a large message needs: then it is not queued, and owns nothing.
         """
         self._queue.append((*_packed(message, descriptors), close_after))
         self.flush()
 
     def flush(self) -> None:
-        """Send what is queued, as far as the other end has room.  Raises ChannelClosed."""
+        """Send what is queued, as far as the other end has room.
+
+        Raises ChannelClosed; OSError when the system has no room (ENOBUFS, or ETOOMANYREFS: too
+        many descriptors of this user on their way): what is queued then stays so.
+        """
         while self._queue:
             payload, fds, close_after = self._queue[0]
             if not self._transmit(payload, fds, socket.MSG_DONTWAIT):
@@ -94,7 +99,7 @@ class Channel:
             _after_sending(payload, fds, close_after)
 
     def send_now(self, message: Message, descriptors: Sequence[int] = ()) -> None:
-        """Send `message`, waiting for room.  Raises ChannelClosed."""
+        """Send `message`, waiting for room.  Raises ChannelClosed, and OSError as `send` does."""
         payload, fds = _packed(message, descriptors)
         try:
             self._transmit(payload, fds, 0)
@@ -104,13 +109,9 @@ class Channel:
     def receive(self) -> Packet | None:
         """Return the next packet, or None when none has arrived.  Raises ChannelClosed."""
         try:
-            data, ancillary, flags, _ = self._sock.recvmsg(
-                _INLINE_LIMIT + 1, _ANCILLARY, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-            )
+            data, ancillary, flags = self._next()
         except BlockingIOError:
             return None
-        except ConnectionResetError as error:
-            raise ChannelClosed from error
         fds = _descriptors(ancillary)
         if not data:
             raise ChannelClosed
@@ -127,6 +128,17 @@ class Channel:
         while self._queue:
             _after_sending(*self._queue.popleft())
         self._sock.close()
+
+    def _next(self) -> tuple[bytes, list[tuple[int, int, bytes]], int]:
+        try:
+            data, ancillary, flags, _ = self._sock.recvmsg(
+                _INLINE_LIMIT + 1, _ANCILLARY, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionResetError:
+            # The other end has gone and had not read all.  The kernel says so once, and before it
+            # gives out what had been sent here.
+            return self._next()
+        return data, ancillary, flags
 
     def _transmit(self, payload: bytes, fds: list[int], flags: int) -> bool:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
@@ -149,7 +161,7 @@ def _packed(message: Message, descriptors: Sequence[int]) -> tuple[bytes, list[i
     if len(body) <= _INLINE_LIMIT:
         return _INLINE + body, list(descriptors)
     memfd = os.memfd_create("socketkeep-message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    with open(os.dup(memfd), "wb") as file:
+    with open(memfd, "wb", closefd=False) as file:
         file.write(body)
     os.lseek(memfd, 0, os.SEEK_SET)
     fcntl.fcntl(memfd, fcntl.F_ADD_SEALS, _SEALS)

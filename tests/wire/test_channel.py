@@ -1,0 +1,372 @@
+"""A channel carries messages whole, in order, and with their descriptors."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from socketkeep._wire._channel import Channel, ChannelClosed, Packet, channel_pair
+from socketkeep._wire._messages import Detached, Forked, Message, Seats
+from tests.wire.limits import out_of_descriptors
+
+Ends = tuple[Channel, Channel]
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    ours, theirs = channel_pair()
+    a, b = Channel(ours), Channel(theirs)
+    yield a, b
+    a.close()
+    b.close()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[int]:
+    """A descriptor to be passed."""
+    fd = os.open(tmp_path / "passed", os.O_RDWR | os.O_CREAT)
+    yield fd
+    os.close(fd)
+
+
+def detached(size: int, name: str = "1-1-1") -> Detached:
+    """Return a message whose encoding is a little larger than `size`."""
+    return Detached(name, 1, 0, "peer", b"s" * size, b"", 0, 0, 0)
+
+
+def receive(channel: Channel) -> Packet:
+    packet = channel.receive()
+    assert packet is not None
+    return packet
+
+
+def same_file(a: int, b: int) -> bool:
+    return os.path.samestat(os.fstat(a), os.fstat(b))
+
+
+def is_open(fd: int) -> bool:
+    try:
+        fcntl.fcntl(fd, fcntl.F_GETFD)
+    except OSError:
+        return False
+    return True
+
+
+def fill(channel: Channel, size: int = 16000) -> int:
+    """Send until something has to wait; return how many messages were sent or queued."""
+    count = 0
+    while not channel.wants_write:
+        channel.send(detached(size, str(count)))
+        count += 1
+    return count
+
+
+def test_messages_arrive_in_order_both_ways(ends: Ends) -> None:
+    a, b = ends
+    for number in range(20):
+        a.send(Seats(number))
+        b.send(Forked(number, 1))
+    assert [receive(b).message for _ in range(20)] == [Seats(number) for number in range(20)]
+    assert [receive(a).message for _ in range(20)] == [Forked(number, 1) for number in range(20)]
+
+
+def test_nothing_there_is_none(ends: Ends) -> None:
+    assert ends[0].receive() is None
+
+
+@pytest.mark.parametrize("size", [0, 30_000, 40_000, 1_000_000])
+def test_a_message_of_any_size_arrives_whole(ends: Ends, size: int) -> None:
+    a, b = ends
+    a.send(detached(size))
+    packet = receive(b)
+    assert packet == Packet(detached(size), [], truncated=False)
+
+
+def test_a_large_message_travels_in_a_sealed_memfd_and_leaves_no_descriptor() -> None:
+    ours, theirs = channel_pair()
+    before = set(os.listdir("/proc/self/fd"))
+    with ours, theirs:
+        Channel(ours).send(detached(100_000))
+        data, ancillary, _, _ = theirs.recvmsg(100_000, socket.CMSG_SPACE(16))
+        assert len(data) == 1
+        memfd = int.from_bytes(ancillary[0][2][:4], sys.byteorder)
+        assert fcntl.fcntl(memfd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE
+        os.close(memfd)
+        assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_reading_a_large_message_leaves_no_descriptor(ends: Ends) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    ends[0].send(detached(100_000))
+    receive(ends[1])
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_descriptors_arrive_in_order_and_close_on_exec(ends: Ends, file: int, size: int) -> None:
+    a, b = ends
+    os.set_inheritable(file, True)
+    a.send(detached(size), (file, a.fileno()))
+    packet = receive(b)
+    assert packet.message == detached(size)
+    assert len(packet.descriptors) == 2
+    assert same_file(packet.descriptors[0], file)
+    assert same_file(packet.descriptors[1], a.fileno())
+    assert not any(os.get_inheritable(fd) for fd in packet.descriptors)
+    packet.close()
+    assert not any(is_open(fd) for fd in packet.descriptors)
+
+
+def test_as_many_descriptors_as_the_kernel_passes_at_once(ends: Ends, file: int) -> None:
+    a, b = ends
+    a.send(Seats(1), [file] * 253)
+    packet = receive(b)
+    assert len(packet.descriptors) == 253
+    assert not packet.truncated
+    packet.close()
+
+
+def test_the_sender_keeps_its_descriptor_unless_it_says_otherwise(ends: Ends, file: int) -> None:
+    a, b = ends
+    given = os.dup(file)
+    a.send(Seats(1), (file,))
+    a.send(Seats(2), (given,), close_after=True)
+    assert is_open(file)
+    assert not is_open(given)
+    receive(b).close()
+    receive(b).close()
+
+
+def test_what_the_other_end_does_not_read_is_queued_and_flushed_later(
+    ends: Ends, file: int
+) -> None:
+    a, b = ends
+    count = fill(a)
+    given = os.dup(file)
+    a.send(Seats(1), (given,), close_after=True)
+    a.send(detached(100_000))
+    assert is_open(given), "it has not gone yet"
+    names = []
+    while (packet := b.receive()) is not None:
+        assert isinstance(packet.message, Detached | Seats)
+        names.append(packet.message)
+        packet.close()
+        a.flush()
+    assert not a.wants_write
+    assert not is_open(given)
+    expected: list[Message] = [detached(16000, str(number)) for number in range(count)]
+    assert names == [*expected, Seats(1), detached(100_000)]
+
+
+def test_closing_closes_what_was_queued_and_owned(file: int) -> None:
+    ours, theirs = channel_pair()
+    before = set(os.listdir("/proc/self/fd"))
+    channel = Channel(ours)
+    with theirs:
+        fill(channel)
+        given = os.dup(file)
+        channel.send(Seats(1), (given,), close_after=True)
+        channel.send(detached(100_000))
+        channel.send(Seats(2), (file,))
+        channel.close()
+        assert not is_open(given)
+        assert is_open(file)
+        assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_send_now_waits_for_room(ends: Ends) -> None:
+    a, b = ends
+    reader = subprocess.Popen(
+        [sys.executable, "-c", _READER, str(b.fileno())],
+        pass_fds=[b.fileno()],
+        stdout=subprocess.PIPE,
+    )
+    for number in range(100):
+        a.send_now(detached(30_000, str(number)))
+    a.send_now(Seats(1))
+    output, _ = reader.communicate(timeout=20)
+    assert output.split() == [b"%d" % number for number in range(100)]
+
+
+_READER = """
+import select, socket, sys
+from socketkeep._wire._channel import Channel
+from socketkeep._wire._messages import Detached
+channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+while True:
+    select.select([channel], [], [])
+    packet = channel.receive()
+    if packet is None:
+        continue
+    if not isinstance(packet.message, Detached):
+        break
+    print(packet.message.id)
+"""
+
+_WRITER = """
+import socket, sys
+from socketkeep._wire._channel import Channel
+from socketkeep._wire._messages import Detached
+channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+who = sys.argv[2]
+for number in range(60):
+    state = who.encode() * (number * 700)
+    channel.send_now(Detached(who, number, 0, who, state, b"", 0, 0, 0))
+"""
+
+
+def test_several_processes_on_one_end_do_not_mix_their_messages(ends: Ends) -> None:
+    a, b = ends
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _WRITER, str(a.fileno()), who], pass_fds=[a.fileno()]
+        )
+        for who in "xyz"
+    ]
+    seen: dict[str, list[int]] = {"x": [], "y": [], "z": []}
+    while sum(map(len, seen.values())) < 180:
+        assert select.select([b], [], [], 20)[0], "the writers have stopped"
+        packet = b.receive()
+        if packet is None:
+            continue
+        message = packet.message
+        assert isinstance(message, Detached)
+        assert message.state == message.id.encode() * (message.epoch * 700)
+        seen[message.id].append(message.epoch)
+    assert all(numbers == list(range(60)) for numbers in seen.values())
+    assert [writer.wait(10) for writer in writers] == [0, 0, 0]
+
+
+def test_at_the_descriptor_limit_the_message_arrives_and_the_descriptor_does_not(
+    ends: Ends, file: int
+) -> None:
+    a, b = ends
+    a.send(Seats(1), (file,))
+    with out_of_descriptors():
+        packet = receive(b)
+    assert packet == Packet(Seats(1), [], truncated=True)
+
+
+def test_at_the_limit_some_of_the_descriptors_may_arrive(ends: Ends, file: int) -> None:
+    a, b = ends
+    a.send(Seats(1), (file, file))
+    with out_of_descriptors(spare=1):
+        packet = receive(b)
+    assert packet.truncated
+    assert len(packet.descriptors) == 1
+    packet.close()
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_a_message_whose_memfd_did_not_arrive_is_none(ends: Ends, file: int, spare: int) -> None:
+    a, b = ends
+    a.send(detached(100_000), (file,))
+    with out_of_descriptors(spare):
+        packet = receive(b)
+    assert packet.message is None
+    assert packet.truncated
+    assert len(packet.descriptors) == spare
+    packet.close()
+    a.send(Seats(2))
+    assert receive(b).message == Seats(2), "what follows arrives all the same"
+
+
+def test_a_large_message_that_cannot_have_a_memfd_is_not_sent(ends: Ends) -> None:
+    a, b = ends
+    before = set(os.listdir("/proc/self/fd"))
+    with out_of_descriptors(), pytest.raises(OSError, match="open files") as caught:
+        a.send(detached(100_000))
+    assert caught.value.errno == errno.EMFILE
+    assert not a.wants_write
+    with out_of_descriptors(spare=1):
+        a.send(detached(100_000, "one is enough"))
+    assert receive(b).message == detached(100_000, "one is enough")
+    assert b.receive() is None
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_other_end_has_gone(file: int) -> None:
+    ours, theirs = channel_pair()
+    channel = Channel(ours)
+    theirs.close()
+    with pytest.raises(ChannelClosed):
+        channel.receive()
+    with pytest.raises(ChannelClosed):
+        channel.send(Seats(1), (file,))
+    with pytest.raises(ChannelClosed):
+        channel.send_now(Seats(1))
+    with pytest.raises(ChannelClosed):
+        channel.flush()
+    channel.close()
+    assert is_open(file)
+
+
+def test_what_was_sent_before_the_end_arrives_before_it(ends: Ends, file: int) -> None:
+    a, b = ends
+    a.send(Seats(1), (file,))
+    a.send(Seats(2))
+    a.close()
+    receive(b).close()
+    assert receive(b).message == Seats(2)
+    with pytest.raises(ChannelClosed):
+        b.receive()
+
+
+def test_what_was_sent_before_the_end_arrives_though_the_sender_had_not_read_all(
+    ends: Ends, file: int
+) -> None:
+    """The kernel then reports ECONNRESET first, once, and would deliver the rest after it."""
+    a, b = ends
+    b.send(Seats(9))
+    a.send(Seats(1), (file,))
+    a.close()
+    packet = receive(b)
+    assert packet.message == Seats(1)
+    packet.close()
+    with pytest.raises(ChannelClosed):
+        b.receive()
+
+
+class _Refusing(socket.socket):
+    """A socket whose `sendmsg` fails with `code` while it is not 0."""
+
+    code = 0
+
+    def sendmsg(self, *arguments: Any) -> int:
+        if self.code:
+            raise OSError(self.code, os.strerror(self.code))
+        return super().sendmsg(*arguments)
+
+
+@pytest.mark.parametrize("code", [errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM])
+def test_what_the_system_has_no_room_for_stays_queued(code: int, file: int) -> None:
+    """ETOOMANYREFS: this user has too many descriptors on their way, see unix(7)."""
+    ours, theirs = channel_pair()
+    sock = _Refusing(fileno=ours.detach())
+    sender, receiver = Channel(sock), Channel(theirs)
+    sock.code = code
+    with pytest.raises(OSError, match=os.strerror(code)):
+        sender.send(Seats(1), (file,))
+    assert sender.wants_write
+    sock.code = 0
+    sender.flush()
+    receive(receiver).close()
+    sender.close()
+    receiver.close()
+
+
+def test_the_ends_are_not_inherited() -> None:
+    ends: Sequence[socket.socket] = channel_pair()
+    assert not any(end.get_inheritable() for end in ends)
+    for end in ends:
+        end.close()
