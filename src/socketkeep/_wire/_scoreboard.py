@@ -103,7 +103,7 @@ class Scoreboard:
 
     def retire(self, order: Order) -> None:
         """Tell the handlers that read this scoreboard to give up their connections."""
-        self._words[RETIRE_AT] = min(int(order.deadline * 1e9), 2**63)
+        self._words[RETIRE_AT] = int(min(order.deadline * 1e9, 2.0**63))
         self._words[RETIRE_HOW] = _HOW.index(order.how) + 1
 
     def claim(self) -> int | None:

@@ -1,0 +1,213 @@
+"""The scoreboard: rows are claimed and freed, counted, and seen by another process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from socketkeep import _record as record
+from socketkeep._assignment import Order
+from socketkeep._record import Ended
+from socketkeep._wire import _scoreboard as scoreboard
+from socketkeep._wire._scoreboard import COUNTERS, OPEN, Scoreboard, create_memfd
+
+
+def make(rows: int = 4) -> Scoreboard:
+    fd = create_memfd(rows)
+    try:
+        return Scoreboard(fd)
+    finally:
+        os.close(fd)
+
+
+def make_two(rows: int = 4) -> tuple[Scoreboard, Scoreboard]:
+    """Return two maps of one scoreboard, as the worker and the keeper have."""
+    fd = create_memfd(rows)
+    try:
+        return Scoreboard(fd), Scoreboard(fd)
+    finally:
+        os.close(fd)
+
+
+def claim(board: Scoreboard, number: int) -> int:
+    row = board.claim()
+    assert row is not None
+    board.record(row)[record.NUMBER] = number
+    return row
+
+
+def test_rows_are_given_out_once_until_they_are_exhausted() -> None:
+    board = make(3)
+    assert board.rows == 3
+    assert sorted(claim(board, number) for number in (1, 2, 3)) == [0, 1, 2]
+    assert board[OPEN] == 3
+    assert board.claim() is None
+    assert board[OPEN] == 3
+
+
+def test_a_freed_row_is_given_out_again_and_is_clear() -> None:
+    board = make(1)
+    row = claim(board, 7)
+    words = board.record(row)
+    words[record.BYTES_IN] = 5
+    board.set_peer(row, "127.0.0.1:1")
+    board.release(row)
+    assert board[OPEN] == 0
+    again = board.claim()
+    assert again == row
+    assert list(board.record(row)) == [0] * scoreboard.ROW_WORDS
+    assert board.peer(row) == ""
+
+
+@pytest.mark.parametrize(
+    ("ended", "counter"),
+    [
+        (Ended.CLOSED, "closed"),
+        (Ended.RELEASED, "closed"),
+        (Ended.RESET, "reset"),
+        (Ended.DETACHED, "detached"),
+        (Ended.NOT_YET, "lost"),
+    ],
+)
+def test_the_end_is_counted(ended: Ended, counter: str) -> None:
+    board = make()
+    row = claim(board, 1)
+    board.record(row)[record.ENDED] = ended
+    board.record(row)[record.HANDLER_ERRORS] = 2
+    board.release(row)
+    counted = {name: board[word] for name, word in COUNTERS.items() if board[word]}
+    assert counted == {counter: 1, "handler_errors": 2}
+
+
+def test_the_counters_have_words_of_their_own() -> None:
+    words = [*COUNTERS.values(), OPEN, scoreboard.RETIRE_HOW, scoreboard.RETIRE_AT]
+    assert len(set(words)) == len(words)
+    assert max(words) < scoreboard.HEADER_WORDS
+
+
+def test_taken_are_those_with_a_number() -> None:
+    worker, keeper = make_two()
+    assert list(keeper.taken()) == []
+    first, second, third = (claim(worker, number) for number in (11, 12, 13))
+    worker.release(second)
+    assert worker.claim() == second, "claimed, and not yet entered"
+    assert [(row, words[record.NUMBER]) for row, words in keeper.taken()] == [
+        (first, 11),
+        (third, 13),
+    ]
+
+
+@given(st.lists(st.booleans(), max_size=30))
+def test_the_open_rows_are_those_claimed_and_not_released(steps: list[bool]) -> None:
+    worker, keeper = make_two(5)
+    rows: list[int] = []
+    for number, wanted in enumerate(steps, 1):
+        if wanted:
+            row = worker.claim()
+            assert (row is None) == (len(rows) == 5)
+            if row is not None:
+                assert row not in rows
+                worker.record(row)[record.NUMBER] = number
+                rows.append(row)
+        elif rows:
+            worker.release(rows.pop(0))
+        assert keeper[OPEN] == len(rows)
+        assert sorted(row for row, _ in keeper.taken()) == sorted(rows)
+
+
+def test_the_peer_is_cut_at_64_bytes() -> None:
+    board = make(2)
+    first, second = claim(board, 1), claim(board, 2)
+    board.set_peer(second, "[::1]:65535")
+    board.set_peer(first, "x" * 63 + "é" + "y" * 100)
+    assert board.peer(first) == "x" * 63 + "\N{REPLACEMENT CHARACTER}"
+    assert board.peer(second) == "[::1]:65535", "the next row is untouched"
+    assert board.record(second)[record.NUMBER] == 2
+
+
+@pytest.mark.parametrize("how", ["move", "close", "finish"])
+def test_the_order_to_retire_is_seen_in_the_other_map(how: str) -> None:
+    keeper, handler = make_two()
+    assert handler.order is None
+    order = Order(how, 12.5)  # type: ignore[arg-type]
+    keeper.retire(order)
+    assert handler.order == order
+
+
+def test_an_order_without_deadline_is_far_away() -> None:
+    board = make()
+    board.retire(Order("finish", float("inf")))
+    assert board.order is not None
+    assert board.order.deadline > 1e9
+
+
+_SERVES_IN_A_CHILD = """
+import os, sys
+from socketkeep import _record as record
+from socketkeep._record import Ended
+from socketkeep._wire._scoreboard import ACCEPTED, Scoreboard
+board = Scoreboard(int(sys.argv[1]))
+row = board.claim()
+words = board.record(row)
+words[record.NUMBER] = 42
+board.add(ACCEPTED)
+pid = os.fork()
+if pid == 0:
+    words[record.BYTES_IN] += 1000
+    words[record.PID] = os.getpid()
+    board.set_peer(row, "a peer")
+    os._exit(0)
+os.waitpid(pid, 0)
+print(pid)
+"""
+
+
+def test_what_a_worker_and_its_child_write_the_keeper_reads() -> None:
+    fd = create_memfd(4)
+    keeper = Scoreboard(fd)
+    done = subprocess.run(
+        [sys.executable, "-c", _SERVES_IN_A_CHILD, str(fd)],
+        pass_fds=[fd],
+        check=True,
+        capture_output=True,
+        timeout=20,
+    )
+    os.close(fd)
+    ((row, words),) = keeper.taken()
+    assert words[record.NUMBER] == 42
+    assert words[record.BYTES_IN] == 1000
+    assert words[record.PID] == int(done.stdout)
+    assert keeper.peer(row) == "a peer"
+    assert keeper[scoreboard.ACCEPTED] == 1
+
+
+def test_threads_do_not_lose_each_others_counts() -> None:
+    board = make(64)
+
+    def work() -> None:
+        for _ in range(300):
+            row = board.claim()
+            assert row is not None
+            board.record(row)[record.ENDED] = Ended.CLOSED
+            board.release(row)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert board[OPEN] == 0
+    assert board[scoreboard.CLOSED] == 1200
+
+
+@given(*[st.integers(0, 2**63 - 1)] * 3)
+def test_an_id_says_who_minted_it(boot: int, minted_by: int, number: int) -> None:
+    name = scoreboard.connection_id(boot, minted_by, number)
+    assert scoreboard.parse_connection_id(name) == (minted_by, number)
+    assert len(scoreboard.connection_id(1, 2, 3)) == 5
