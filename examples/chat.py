@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from socketkeep import AsyncConnection, Detached, LimitExceeded, resumable
+from socketkeep import AsyncConnection, Detached, LimitExceeded, TimedOut, resumable
 
 MAX_LINE: Final = 1024
 MAX_NAME: Final = 32
@@ -43,17 +43,16 @@ class Member:
         self.conn = conn
         self.seat = seat
 
-    async def tell(self, text: str) -> None:
-        """Send a line to this member."""
-        await self.conn.send(text.encode() + b"\n")
+    async def tell(self, text: str, timeout: float | None = None) -> None:
+        """Send a line to this member; raises TimedOut after `timeout` seconds."""
+        await self.conn.send(text.encode() + b"\n", timeout=timeout)
 
     async def hear(self, text: str) -> None:
         """Push a line to this member; one that does not take it in time is cut off."""
         try:
-            async with asyncio.timeout(PATIENCE):
-                await self.tell(text)
-        except TimeoutError:
-            self.conn.abort()
+            await self.tell(text, PATIENCE)
+        except TimedOut:
+            await self.conn.abort()
         except OSError:
             pass  # gone or moved to the next worker; its own handler has noticed
 
