@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pwd
@@ -104,7 +105,7 @@ def _servers() -> _Found:
     found = _Found([], [], [])
     directory = runtime_dir()
     try:
-        entries = sorted(os.listdir(directory))
+        entries = sorted(os.listdir(directory), key=_name_of)
     except (FileNotFoundError, NotADirectoryError):
         return found
     except PermissionError:
@@ -191,17 +192,22 @@ def ask(
     on_progress: called with each line of progress.
     timeout: seconds that the server may be silent; None waits for as long as it takes.
 
-    A server that was told to stop or drain and then ends the connection has done so.  Raises
-    ControlError when there is no answer; a command that failed is a `Done` with its exit code.
+    A server that has said that it stops or drains, and then ends the connection, has done so.
+    Raises ControlError when there is no answer; a command that failed is a `Done` with its exit
+    code.
     """
+    begun = False
     with _open(path) as sock:
         sock.settimeout(timeout)
         try:
-            sock.sendall(encode(Request(command, arguments or {})))
+            # A server that refuses this user, or is full, says so and closes without reading.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                sock.sendall(encode(Request(command, arguments or {})))
             for line in _lines(sock):
                 answer = decode_answer(line)
                 if isinstance(answer, Done):
                     return answer
+                begun = True
                 if on_progress is not None:
                     on_progress(answer.text)
         except TimeoutError:
@@ -210,11 +216,9 @@ def ask(
             raise ControlError(f"what listens at {path} is not a Socketkeep server: {error}") from (
                 None
             )
-        except (ConnectionResetError, BrokenPipeError):
-            # As the end of the stream, below.
-            if command not in {"stop", "drain"}:
-                raise ControlError(f"the server at {path} ended before it had answered") from None
-    if command in {"stop", "drain"}:
+        except ConnectionResetError:
+            pass  # as the end of the stream
+    if begun and command in {"stop", "drain"}:
         return Done()
     raise ControlError(f"the server at {path} ended before it had answered")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -67,8 +68,14 @@ class ControlServer:
             return
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         uid = _CREDENTIALS.unpack(credentials)[1]
-        if uid not in (0, os.geteuid()) or len(self._clients) >= _MAX_CLIENTS:
-            sock.close()
+        refusal = ""
+        if uid not in (0, os.geteuid()):
+            refusal = f"the server is another user's (uid {os.geteuid()}), and you are uid {uid}"
+        elif len(self._clients) >= _MAX_CLIENTS:
+            refusal = f"the server is busy with {_MAX_CLIENTS} commands: try again"
+        if refusal:
+            with sock, contextlib.suppress(OSError):
+                sock.send(encode(Done(_EXIT_FAILED, error=refusal)))
             return
         self._clients.add(_Client(sock, self._reactor, self._commands, self._clients.discard))
 
