@@ -14,17 +14,21 @@ from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from socketkeep import _log
+from socketkeep._address import parse_bind
 from socketkeep._admin._control import ControlServer
 from socketkeep._admin._protocol import control_path, default_name, make_runtime_dir
 from socketkeep._admin._reloader import Reloader
 from socketkeep._config import ServeConfig
+from socketkeep._errors import ListenError
+from socketkeep._inspect._holders import describe_holders, holders_of_port
 from socketkeep._keeper._keeper import SIGNALS, Keeper
 from socketkeep._keeper._reactor import Reactor, SignalQueue
 from socketkeep._keeper._system import System
-from socketkeep._listener import Listener, ListenError, inherited_listeners
+from socketkeep._listener import Listener, inherited_listeners
 from socketkeep._titles import set_title
 
 _EXIT_FAILED: Final = 1
+_EXIT_USAGE: Final = 2
 _NAMES_TRIED: Final = 100
 #: Beside its connections a process holds listeners, channels, logs and what the user's code opens.
 _OTHER_DESCRIPTORS: Final = 64
@@ -70,20 +74,31 @@ def run(config: ServeConfig) -> None:
 
 
 def _bind(config: ServeConfig) -> list[Listener]:
+    listeners: list[Listener] = []
+    mode = int(config.unix_mode, 8)
+    address = ""
     try:
-        listeners = inherited_listeners()
-    except ListenError as error:
-        raise ServeFailure(str(error)) from error
-    try:
+        listeners += inherited_listeners()
         for address in config.bind:
-            listeners.append(
-                Listener.bind(address, backlog=config.backlog, unix_mode=int(config.unix_mode, 8))
-            )
+            listeners.append(Listener.bind(address, backlog=config.backlog, unix_mode=mode))
     except ListenError as error:
         for listener in listeners:
             listener.close()
-        raise ServeFailure(str(error)) from error
+        raise ServeFailure(_with_holders(error, address)) from error
+    if not listeners:
+        raise ServeFailure(
+            "nothing to listen on: LISTEN_FDS passed no socket, and no --bind ADDRESS was given",
+            _EXIT_USAGE,
+        )
     return listeners
+
+
+def _with_holders(error: ListenError, address: str) -> str:
+    """Return what the error says, and who has the address when it is taken."""
+    held = ""
+    if error.errno == errno.EADDRINUSE:
+        held = describe_holders(holders_of_port(parse_bind(address)))
+    return f"{error}, {held}" if held else str(error)
 
 
 @contextmanager
