@@ -1,0 +1,1 @@
+"""`socketkeep serve`, from the outside: what its peers, its log and its exit code say."""

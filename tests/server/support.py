@@ -1,0 +1,118 @@
+"""What the tests of a real server share: running the command, other users, resource limits."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.harness import Finished, Server
+
+MODELS: Final = ("fork", "prefork", "thread", "async")
+SOCKETKEEP: Final = (sys.executable, "-m", "socketkeep")
+# No account has it, so that what it may start is counted for one test alone.
+OTHER_UID: Final = 61234
+_COMPLAINT: Final = "socketkeep: error: "
+
+
+def run(
+    directory: Path,
+    *arguments: str,
+    prefix: Sequence[str] = (),
+    environment: dict[str, str] | None = None,
+    timeout: float = 30.0,
+) -> Finished:
+    """Run ``socketkeep ARGUMENTS`` in `directory`; `prefix` is a command that runs it.
+
+    Its control sockets are in ``run`` of that directory unless the environment says otherwise.
+    """
+    inherited = {key: text for key, text in os.environ.items() if not key.startswith("SOCKETKEEP_")}
+    done = subprocess.run(
+        [*prefix, *SOCKETKEEP, *arguments],
+        cwd=directory,
+        env={
+            **inherited,
+            "SOCKETKEEP_RUNTIME_DIR": str(directory / "run"),
+            **(environment or {}),
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def complaint(finished: Finished, exit_code: int) -> str:
+    """Return what `finished` complains of, after checking that it failed as a command should.
+
+    One error, the last thing that is said; a traceback only inside of it, and without a frame of
+    ours.
+    """
+    assert finished.exit_code == exit_code, finished
+    before, mark, text = finished.stderr.partition(_COMPLAINT)
+    assert mark, finished
+    assert "Traceback" not in before, finished.stderr
+    assert _COMPLAINT not in text, finished.stderr
+    assert f"{os.sep}socketkeep{os.sep}_" not in text, finished.stderr
+    return text.rstrip("\n")
+
+
+def as_other_user() -> list[str]:
+    """Return a command that runs another as a user without any privilege but to read files.
+
+    Reading is left to it, so that it can run a Python that stands in a private directory.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become another user")
+    if shutil.which("setpriv") is None:
+        pytest.skip("setpriv is not installed")
+    only = "-all,+dac_read_search"
+    return [
+        *("setpriv", f"--reuid={OTHER_UID}", f"--regid={OTHER_UID}", "--clear-groups"),
+        *(f"--inh-caps={only}", f"--ambient-caps={only}", "--"),
+    ]
+
+
+def as_plain_user() -> list[str]:
+    """Return a command that runs another as a user who is not root; nothing if this one is not."""
+    return as_other_user() if os.geteuid() == 0 else []
+
+
+@contextmanager
+def plain_users_directory() -> Iterator[Path]:
+    """Yield an empty directory of the user of `as_plain_user`."""
+    with tempfile.TemporaryDirectory(prefix="socketkeep-test-") as name:
+        path = Path(name)
+        if os.geteuid() == 0:
+            os.chown(path, OTHER_UID, OTHER_UID)
+        yield path
+
+
+class PlainUsersServer(Server):
+    """A server that is run by `as_plain_user`."""
+
+    def __init__(self, directory: Path, target: str, *options: str) -> None:
+        super().__init__(directory, target, *options)
+        self._command = [*as_plain_user(), *self._command]
+
+
+@contextmanager
+def soft_limit(pid: int, kind: int, limit: int) -> Iterator[None]:
+    """Lower a soft resource limit of a running process, and put it back at the end."""
+    before = resource.prlimit(pid, kind)
+    resource.prlimit(pid, kind, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, kind, before)

@@ -1,0 +1,92 @@
+"""Options that will not do: one line that names the mistake, and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.server.support import SOCKETKEEP, complaint, run
+
+
+def _refused(directory: Path, *arguments: str, **environment: str) -> str:
+    error = complaint(run(directory, "serve", *arguments, environment=environment), 2)
+    assert "\n" not in error
+    return error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--worker", "2"], "--workers"),
+        (["-w", "two"], "--workers: expected a whole number, got 'two'"),
+        (["--graceful-timeout", "-1"], "--graceful-timeout: a duration cannot be negative, got -1"),
+        (["-b", "127.0.0.1"], "--bind: address '127.0.0.1': the port is missing"),
+    ],
+)
+def test_mistake_on_the_command_line(tmp_path: Path, arguments: list[str], said: str) -> None:
+    """The rest of these stand with the command line's own tests; here a whole process says it."""
+    assert said in _refused(tmp_path, "app:handle", *arguments)
+
+
+def test_mistake_in_the_file(tmp_path: Path) -> None:
+    """A key that there is not is refused by name, with its line and the nearest that there is."""
+    (tmp_path / "a.toml").write_text('target = "app:handle"\n\ngracefull_timeout = 3\n')
+    assert _refused(tmp_path, "-c", "a.toml") == (
+        "a.toml, line 3: unknown key gracefull_timeout (did you mean graceful_timeout?)"
+    )
+
+
+def test_mistake_in_the_environment(tmp_path: Path) -> None:
+    """A variable that there is not is refused by name, with the nearest that there is."""
+    error = _refused(tmp_path, "app:handle", SOCKETKEEP_WORKER="3")
+    assert error.startswith("SOCKETKEEP_WORKER: no option has this environment variable")
+    assert "SOCKETKEEP_WORKERS" in error
+
+
+def test_no_listener_in_the_file(tmp_path: Path) -> None:
+    """An empty list of addresses is a mistake, not a server that nobody reaches."""
+    (tmp_path / "a.toml").write_text('target = "app:handle"\nbind = []\n')
+    assert "bind: expected at least one address" in _refused(tmp_path, "-c", "a.toml")
+
+
+def test_no_listener_from_systemd(tmp_path: Path) -> None:
+    """Socket activation that passes no socket, and no address."""
+    # LISTEN_PID must be the server's own pid: it is set in its place and then executed.
+    code = (
+        "import os, sys; os.environ['LISTEN_PID'] = str(os.getpid());"
+        f"os.execv(sys.executable, {[*SOCKETKEEP, 'serve', 'app:handle']!r})"
+    )
+    finished = run(
+        tmp_path,
+        prefix=[sys.executable, "-c", code],
+        environment={"LISTEN_FDS": "0"},
+    )
+    assert "nothing to listen on" in complaint(finished, 2)
+
+
+def test_too_few_descriptors(tmp_path: Path) -> None:
+    """--max-connections beyond the hard limit: refused at the start, with both numbers."""
+    if shutil.which("prlimit") is None:
+        pytest.skip("prlimit is not installed")
+    finished = run(
+        tmp_path,
+        *("serve", "app:handle", "--max-connections", "500"),
+        prefix=["prlimit", "--nofile=256:256"],
+    )
+    error = complaint(finished, 2)
+    assert error.startswith(
+        "--max-connections 500 needs 564 file descriptors, but the limit is 256"
+    )
+    assert "ulimit -Hn" in error
+
+
+@pytest.mark.parametrize("path", ["missing/server.log", "."], ids=["no directory", "a directory"])
+def test_log_file_that_cannot_be_written(tmp_path: Path, path: str) -> None:
+    """The file is named, and why."""
+    error = _refused(tmp_path, "app:handle", "--log-file", path)
+    assert error.startswith(f"--log-file: cannot append to {path}: ")
+    assert os.strerror(0) not in error
