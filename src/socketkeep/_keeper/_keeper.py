@@ -68,7 +68,9 @@ class Keeper:
         self.failure: Failure | None = None
         self.order: Order | None = None
         self.paused = False
-        self.pool = WorkerPool(reactor, system, config, boot, self._worker_ready, self._worker_died)
+        self.pool = WorkerPool(
+            reactor, system, config, boot, self._worker_ready, self._worker_died, self._changed
+        )
         self.closer = Closer(reactor)
         self.moves = Moves(
             reactor, self.closer, self._targets, self._changed, config.orphan_timeout

@@ -50,7 +50,8 @@ class WorkerPool:
     """Every worker process of the server, of all generations.
 
     It knows how to start, retire and reap workers, and not which there should be: it tells
-    `ready` and `died`, and others decide.
+    `ready`, `died`, and `emptied` when the last fork child of a dead worker has ended, and others
+    decide.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class WorkerPool:
         boot: int,
         ready: Callable[[Worker], None],
         died: Callable[[Worker], None],
+        emptied: Callable[[], None],
     ) -> None:
         self.receiver: Receiver
         self.totals: Counter[str] = Counter()  # of the workers that have ended
@@ -70,6 +72,7 @@ class WorkerPool:
         self._boot = boot
         self._ready = ready
         self._died = died
+        self._emptied = emptied
         self._workers: dict[int, Worker] = {}
         self._serial = 0
         self._killing = False
@@ -244,6 +247,7 @@ class WorkerPool:
                 worker.scoreboard.release(row)
         if not worker.fork_children:
             self._forget(worker)
+            self._emptied()
 
     def _watch_stray(self, pid: int, pidfd: int) -> None:
         """A worker that was given up before its fork was told: end it, and reap it."""
