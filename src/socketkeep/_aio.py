@@ -123,7 +123,9 @@ class AsyncConnection(AsyncExchange):
         Returns when the system has taken the last byte; that the peer has got it is not promised.
         Raises PeerClosed when the peer takes no more.
         """
-        await self._transmit(data, timeout)
+        done = self._send_at_once(data)
+        if done is not None:
+            await self._send_rest(data, done, timeout)
 
     async def send_eof(self) -> None:
         """Tell the peer that nothing more will be sent; receiving goes on.  `close` is still due.

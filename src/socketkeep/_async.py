@@ -28,8 +28,9 @@ from socketkeep._record import ACTIVE_AT, WAITING
 # What a recv(2), or a wait for input, ended with.
 _NOTHING: Final = 0
 _ARRIVED: Final = 1
-_ENDED: Final = 2  # by the peer, an error, or this side: the receive looks which
-_TIMED_OUT: Final = 3
+_LOOK_AGAIN: Final = 2  # it has ended, or the server has said something
+_EOF: Final = 3
+_TIMED_OUT: Final = 4
 
 _OUT_OF_TIME: Final = "ended: the server's time for it to finish is over"
 
@@ -83,12 +84,31 @@ class AsyncExchange(AsyncSender):
         self._receiving = True
         try:
             data = take()
-            if data is None:
-                limit = None if timeout is None else check_seconds(timeout)
-                end = time.monotonic() + limit if limit else None
-                while data is None and await self._fill(operation, wanted, limit, end):
+            if data is not None:
+                return data
+            limit = None if timeout is None else check_seconds(timeout)
+            end = time.monotonic() + limit if limit else None
+            self._size = CHUNK if wanted is None or wanted <= CHUNK else LARGE_CHUNK
+            while True:
+                came = _NOTHING
+                # While the reader is registered there is neither EOF nor a failure to look for.
+                if (
+                    not self._watching
+                    or self._order is not None
+                    or self._over is not None
+                    or limit == 0
+                ):
+                    came = self._look(operation, wanted, limit)
+                if came == _NOTHING:
+                    came = await self._wait(end)
+                if came == _ARRIVED:
                     data = take()
-            return data
+                    if data is not None:
+                        return data
+                elif came == _EOF:
+                    return None
+                elif came == _TIMED_OUT:
+                    raise self._unfinished(operation, wanted, limit, end)
         except LimitExceeded as error:
             raise self._locate(error, operation) from None
         finally:
@@ -99,43 +119,38 @@ class AsyncExchange(AsyncSender):
         if not (isinstance(self._over, PeerReset) and len(self._buffer)):
             raise self._refusal(operation)
 
-    async def _fill(
-        self, operation: str, wanted: int | None, limit: float | None, end: float | None
-    ) -> bool:
-        """Receive once into the buffer; return False at the peer's EOF."""
-        self._size = CHUNK if wanted is None or wanted <= CHUNK else LARGE_CHUNK
-        while True:
-            if self._failure is not None:
-                failure, self._failure = self._failure, None
-                raise self._failed(failure, operation, len(self._buffer)) from failure
-            if self._over is not None:
-                raise self._refusal(operation)
-            if self._eof:
-                return False
-            stopping = False
-            if self._order is not None:
-                self._obey(operation)
-                stopping = self._order.how == "close" and self._closable()
-            if not self._watching or stopping or limit == 0:
-                came = self._take_in()
-                if came == _ARRIVED:
-                    return True
-                if came == _ENDED:
-                    continue
-                if stopping:
-                    raise self._end("ended: the server is stopping", operation)
-                if limit == 0:
-                    raise self._unfinished(operation, wanted, limit, end)
-                self._watch()
-            event = await self._wait(end)
-            if event == _TIMED_OUT:
-                raise self._unfinished(operation, wanted, limit, end)
-            if event == _ARRIVED:
-                return True
+    def _look(self, operation: str, wanted: int | None, limit: float | None) -> int:
+        """Do all that a receive does before it waits.
+
+        Returns _ARRIVED, _EOF, _LOOK_AGAIN, or _NOTHING when there is nothing but to wait; raises
+        what the connection ended with, or the server's order means.
+        """
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise self._failed(failure, operation, len(self._buffer)) from failure
+        if self._over is not None:
+            raise self._refusal(operation)
+        if self._eof:
+            return _EOF
+        stopping = False
+        if self._order is not None:
+            self._obey(operation)
+            stopping = self._order.how == "close" and self._closable()
+        if self._watching and not stopping and limit != 0:
+            return _NOTHING
+        came = self._take_in()
+        if came == _NOTHING:
+            if stopping:
+                raise self._end("ended: the server is stopping", operation)
+            if limit == 0:
+                raise self._unfinished(operation, wanted, limit, None)
+            self._watch()
+        return came
 
     def _take_in(self) -> int:
         """Receive what is there: bytes into the buffer, EOF or an error for the next look."""
-        self._taking()
+        if not self._taken:
+            self._taking()
         try:
             data = self._sock.recv(self._size)
         except (BlockingIOError, InterruptedError):
@@ -144,11 +159,11 @@ class AsyncExchange(AsyncSender):
         except OSError as error:
             self._took_nothing()
             self._failure = error
-            return _ENDED
+            return _LOOK_AGAIN
         if not data:
             self._took_nothing()
             self._eof = True
-            return _ENDED
+            return _LOOK_AGAIN
         self._took(data)
         return _ARRIVED
 
@@ -167,7 +182,7 @@ class AsyncExchange(AsyncSender):
             self._unwatch()
             return
         came = self._take_in()
-        if came == _ENDED:
+        if came == _LOOK_AGAIN:
             self._unwatch()  # the loop would report it for ever
         if came != _NOTHING:
             waiter.set_result(came)
@@ -241,7 +256,7 @@ class AsyncExchange(AsyncSender):
 
     def _wake(self) -> None:
         if self._waiter is not None:
-            settle(self._waiter, _ENDED)
+            settle(self._waiter, _LOOK_AGAIN)
 
     def _check_idle(self, limit: float) -> None:
         """Look whether the connection has been idle for too long, and when to look again.

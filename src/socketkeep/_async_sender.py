@@ -57,13 +57,41 @@ class AsyncSender(Exchange):
         self._unsent: tuple[Data, int] | None = None  # an unfinished send's data, and bytes gone
         self._waiting_since = 0.0  # for the idle timeout
 
-    async def _transmit(self, data: Data, timeout: float | None) -> None:
-        """Send all of `data`, after the sends before it."""
-        self._check_sendable()
+    def _send_at_once(self, data: Data) -> int | None:
+        """Send what the kernel takes now; return how much, None when that is all.
+
+        The usual send: the handler's own, of bytes, with nothing before it.  -1: not such a one.
+        """
+        if (
+            type(data) is not bytes
+            or self._over is not None
+            or self._write_ended
+            or self._out
+            or self._unsent is not None
+            or (handling.get() is not self and self._assignment.resumable)
+        ):
+            return -1
+        if not self._sent:
+            self._sent = True
+            self._record[STATUS] = SENT
+        try:
+            done = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            raise self._failed(error, "send") from error
+        self._gave(done)
+        return None if done == len(data) else done
+
+    async def _send_rest(self, data: Data, done: int, timeout: float | None) -> None:
+        """Send `data` from `done` on, after the sends before it; -1: nothing has been tried yet."""
+        if self._over is not None:
+            raise self._refusal("send")
+        if self._write_ended:
+            raise Closed("refused: this side has ended its sending", **self._context("send"))
         view = memoryview(data).cast("B")
         limit = None if timeout is None else check_seconds(timeout)
         end = time.monotonic() + limit if limit else None
-        done = self._resume_at(data)
         push = self._assignment.resumable and handling.get() is not self
         if push:
             self._pushes += 1
@@ -71,12 +99,14 @@ class AsyncSender(Exchange):
         elif not self._sent:
             self._sent = True
             self._record[STATUS] = SENT
-        if not self._out:
-            try:
-                done += self._send_some(view[done:] if done else view)
-            except OSError as error:
-                self._push_over(push)
-                raise self._failed(error, "send", done) from error
+        if done < 0:
+            done = self._resume_at(data)
+            if not self._out:
+                try:
+                    done += self._send_some(view[done:] if done else view)
+                except OSError as error:
+                    self._push_over(push)
+                    raise self._failed(error, "send", done) from error
         if done == view.nbytes:
             self._push_over(push)
             return
@@ -88,12 +118,6 @@ class AsyncSender(Exchange):
         if not await self._queue(piece, end):
             self._unsent = (data, piece.done)
             raise self._unfinished("send", view.nbytes, limit, end, piece.done)
-
-    def _check_sendable(self) -> None:
-        if self._over is not None:
-            raise self._refusal("send")
-        if self._write_ended:
-            raise Closed("refused: this side has ended its sending", **self._context("send"))
 
     def _resume_at(self, data: Data) -> int:
         """Return how much of `data` went out when its send did not finish."""

@@ -245,9 +245,8 @@ class SyncExchange(Exchange):
 
     def _transmit(self, data: Data, timeout: float | None) -> None:
         """Send all of `data`, in one piece among the sends of other threads."""
-        view = memoryview(data).cast("B")
-        span = self._span(timeout)
-        self._claim_sending(view.nbytes, span)
+        if not self._sending.acquire(blocking=False):
+            self._claim_sending(memoryview(data).nbytes, self._span(timeout))
         push = self._assignment.resumable and handling.get() is not self
         try:
             if self._over is not None:
@@ -260,7 +259,7 @@ class SyncExchange(Exchange):
             elif not self._sent:
                 self._sent = True
                 self._record[STATUS] = SENT
-            self._send_on(data, view, span)
+            self._send_on(data, timeout)
         finally:
             if push and self._pushes:
                 self._pushes -= 1
@@ -268,9 +267,7 @@ class SyncExchange(Exchange):
             self._sending.release()
 
     def _claim_sending(self, size: int, span: Span) -> None:
-        """Take the lock that keeps the bytes of one send together."""
-        if self._sending.acquire(blocking=False):
-            return
+        """Wait for the lock that keeps the bytes of one send together."""
         limit, end = span
         if end is not None:
             left = min(end - time.monotonic(), threading.TIMEOUT_MAX)
@@ -280,26 +277,31 @@ class SyncExchange(Exchange):
         if not claimed:
             raise self._unfinished("send", 0, size, span)
 
-    def _send_on(self, data: Data, view: memoryview, span: Span) -> None:
-        """Send `view`, from where an unfinished send of the same data stopped."""
-        size = view.nbytes
+    def _send_on(self, data: Data, timeout: float | None) -> None:
+        """Send `data`, from where an unfinished send of the same data stopped."""
         done = 0
         if self._unsent is not None:
-            before, gone = self._unsent
+            (before, gone), self._unsent = self._unsent, None
             if before is data or before == data:
                 done = gone
-            self._unsent = None
+        view = data if type(data) is bytes and not done else memoryview(data).cast("B")[done:]
+        size = done + len(view)
+        span: Span | None = None
         try:
-            while done < size:
+            while True:
                 try:
-                    count = self._sock.send(view[done:] if done else view)
+                    count = self._sock.send(view)
                 except BlockingIOError:
+                    span = span or self._span(timeout)
                     self._wait_writable(done, size, span)
                     continue
                 except OSError as error:
                     raise self._failed(error, "send", done) from error
                 done += count
                 self._gave(count)
+                if done == size:
+                    return
+                view = memoryview(view)[count:]
         except (WouldBlock, TimedOut):
             self._unsent = (data, done)
             raise
