@@ -46,7 +46,8 @@ class ServeFailure(Exception):
 def run(config: ServeConfig) -> None:
     """Serve until told to stop.  Raises ServeFailure when that cannot begin."""
     _log.configure(config.log_level, config.log_format, config.log_file)
-    _raise_descriptor_limit(config.max_connections)
+    system = System()
+    system.worker_descriptors = _raise_descriptor_limit(config.max_connections)
     reactor = Reactor()
     with ExitStack() as stack:
         stack.callback(reactor.close)
@@ -54,7 +55,7 @@ def run(config: ServeConfig) -> None:
         listeners = _bind(config)
         for listener in listeners:
             stack.callback(listener.close)
-        keeper = Keeper(config, reactor, System(), listeners, int(time.time()), name)
+        keeper = Keeper(config, reactor, system, listeners, int(time.time()), name)
         set_title(f"keeper [{name}]")
         server = ControlServer(keeper, reactor, control, name)
         stack.callback(server.close)
@@ -188,9 +189,14 @@ def _is_live(path: str) -> bool:
     return True
 
 
-def _raise_descriptor_limit(max_connections: int) -> None:
-    """Raise the soft limit as far as `--max-connections` needs; the hard one was checked before."""
+def _raise_descriptor_limit(max_connections: int) -> int:
+    """Raise the keeper's soft limit to the hard one; return the soft limit for the workers.
+
+    The keeper may have to hold every connection at once.  Workers keep the limit that was set, or
+    get what `--max-connections` needs (the hard limit was checked before): the user's code may use
+    select(2), which cannot take descriptors from 1024 on.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = max_connections + _OTHER_DESCRIPTORS
-    if max_connections and soft != resource.RLIM_INFINITY and soft < needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    needed = max_connections + _OTHER_DESCRIPTORS if max_connections else 0
+    return soft if soft == resource.RLIM_INFINITY else max(soft, needed)

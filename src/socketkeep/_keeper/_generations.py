@@ -161,6 +161,7 @@ class Templates:
                 boot=self._boot,
                 listeners=[listener.text for listener in self._listeners],
                 name=self._name,
+                descriptors=self._system.worker_descriptors,
             ),
             tuple(listener.fileno() for listener in self._listeners),
         )

@@ -48,7 +48,13 @@ class Exit:
 
 
 class System:
-    """Linux, as the keeper uses it."""
+    """Linux, as the keeper uses it.
+
+    worker_descriptors: the soft limit of descriptors in templates and workers; 0 leaves the
+    keeper's own.
+    """
+
+    worker_descriptors: int = 0
 
     def become_subreaper(self) -> None:
         """Make this process the parent of descendants whose own parent has gone.

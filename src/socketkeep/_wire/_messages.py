@@ -26,6 +26,7 @@ class Load(Message, frozen=True, tag="Load"):
     boot: int
     listeners: list[str]
     name: str = ""
+    descriptors: int = 0  # the soft limit to set; 0: none
 
 
 class Loaded(Message, frozen=True, tag="Loaded"):

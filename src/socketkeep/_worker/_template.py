@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import select
 import signal
 import socket
@@ -71,6 +72,9 @@ class Template:
         self._load = load
         self._config = msgspec.msgpack.decode(load.config, type=ServeConfig)
         _log.configure(self._config.log_level, self._config.log_format, self._config.log_file)
+        if load.descriptors:
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (load.descriptors, hard))
         self._suffix = f" [{load.name}]" if load.name else ""
         set_title(f"template generation {load.generation}{self._suffix}")
         self._listeners = [socket.socket(fileno=fd) for fd in packet.descriptors]
