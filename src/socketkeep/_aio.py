@@ -6,10 +6,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeAlias
 
 from socketkeep._async import AsyncExchange
 from socketkeep._async_sender import Data, Piece
@@ -18,6 +18,8 @@ from socketkeep._errors import Busy, Closed, Released, SocketkeepError
 from socketkeep._exchange import CHUNK
 from socketkeep._framing import check_bound, check_separator, take_line, take_until
 from socketkeep._record import ENDED, Ended
+
+Receiving: TypeAlias = Coroutine[Any, Any, bytes]
 
 
 class AsyncConnection(AsyncExchange):
@@ -51,11 +53,10 @@ class AsyncConnection(AsyncExchange):
     ) -> None:
         await self.close()
 
-    async def recv(self, max: int = CHUNK, *, timeout: float | None = None) -> bytes:
+    def recv(self, max: int = CHUNK, *, timeout: float | None = None) -> Receiving:
         """Return what has come, 1 to `max` bytes, waiting for the first; b"" at the peer's EOF."""
         check_bound(max)
-        take = partial(self._buffer.take, max)
-        return await self._receive("recv", take, None, timeout) or b""
+        return self._receive("recv", partial(self._buffer.take, max), None, timeout, bytes)
 
     async def recv_into(
         self, buffer: bytearray | memoryview, *, timeout: float | None = None
@@ -64,13 +65,11 @@ class AsyncConnection(AsyncExchange):
         view = memoryview(buffer).cast("B")
         check_bound(view.nbytes)
         take = partial(self._buffer.take, view.nbytes)
-        data = await self._receive("recv_into", take, None, timeout)
-        if data is None:
-            return 0
+        data = await self._receive("recv_into", take, None, timeout, bytes)
         view[: len(data)] = data
         return len(data)
 
-    async def recv_exactly(self, count: int, *, timeout: float | None = None) -> bytes:
+    def recv_exactly(self, count: int, *, timeout: float | None = None) -> Receiving:
         """Return exactly `count` bytes.
 
         Raises PeerClosed when the peer's EOF comes before; what did come is still unread.
@@ -78,14 +77,12 @@ class AsyncConnection(AsyncExchange):
         if count < 0:
             raise ValueError(f"recv_exactly: a number of bytes >= 0, not {count}")
         take = partial(self._buffer.take_exactly, count)
-        data = await self._receive("recv_exactly", take, count, timeout)
-        if data is None:
-            raise self._cut_short("recv_exactly", count)
-        return data
+        cut_short = partial(self._cut_short, "recv_exactly", count)
+        return self._receive("recv_exactly", take, count, timeout, cut_short)
 
-    async def recv_until(
+    def recv_until(
         self, separator: bytes, max: int = CHUNK, *, timeout: float | None = None
-    ) -> bytes:
+    ) -> Receiving:
         """Return the bytes before `separator`, which is received too, and dropped.
 
         max: how many bytes they may be.  Raises LimitExceeded when they are more, and PeerClosed
@@ -93,10 +90,8 @@ class AsyncConnection(AsyncExchange):
         """
         check_separator(separator, max)
         take = partial(take_until, self._buffer, separator, max)
-        data = await self._receive("recv_until", take, None, timeout)
-        if data is None:
-            raise self._cut_short("recv_until", None)
-        return data
+        cut_short = partial(self._cut_short, "recv_until", None)
+        return self._receive("recv_until", take, None, timeout, cut_short)
 
     def lines(
         self,
@@ -248,30 +243,35 @@ class AsyncConnection(AsyncExchange):
 class _Lines:
     """An iterator, not a generator: a generator would be at its end after the first timeout."""
 
-    __slots__ = ("_commit", "_conn", "_due", "_max", "_take", "_timeout")
+    __slots__ = ("_conn", "_due", "_line", "_max", "_take", "_timeout")
 
     def __init__(
         self, conn: AsyncConnection, max: int, keepends: bool, commit: bool, timeout: float | None
     ) -> None:
         self._conn = conn
         self._max = max
-        self._take = partial(take_line, conn._buffer, max, keepends)
-        self._commit = commit
-        self._due = False
+        self._line = partial(take_line, conn._buffer, max, keepends)
+        self._take = self._take_to_commit if commit else self._line
+        self._due = False  # a line has been given, and is to be committed before the next
         self._timeout = timeout
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> bytes:
+    def __anext__(self) -> Receiving:
         conn = self._conn
         if self._due:
             self._due = False
             conn.commit()
-        line = await conn._receive("lines", self._take, None, self._timeout)
+        return conn._receive("lines", self._take, None, self._timeout, self._last)
+
+    def _take_to_commit(self) -> bytes | None:
+        line = self._line()
+        self._due = line is not None
+        return line
+
+    def _last(self) -> bytes:
+        line = self._conn._buffer.take(self._max)
         if line is None:
-            line = conn._buffer.take(self._max)
-            if line is None:
-                raise StopAsyncIteration
-        self._due = self._commit
+            raise StopAsyncIteration
         return line

@@ -21,16 +21,17 @@ from typing import Final
 from socketkeep._assignment import Assignment, Detached, Order
 from socketkeep._async_sender import AsyncSender, settle
 from socketkeep._errors import Busy, Closed, LimitExceeded, PeerReset
-from socketkeep._exchange import CHUNK, LARGE_CHUNK
+from socketkeep._exchange import (
+    ARRIVED,
+    CHUNK,
+    EOF,
+    LARGE_CHUNK,
+    LOOK_AGAIN,
+    NOTHING,
+    TIMED_OUT,
+)
 from socketkeep._modes import check_seconds
 from socketkeep._record import ACTIVE_AT, WAITING
-
-# What a recv(2), or a wait for input, ended with.
-_NOTHING: Final = 0
-_ARRIVED: Final = 1
-_LOOK_AGAIN: Final = 2  # it has ended, or the server has said something
-_EOF: Final = 3
-_TIMED_OUT: Final = 4
 
 _OUT_OF_TIME: Final = "ended: the server's time for it to finish is over"
 
@@ -41,7 +42,6 @@ class AsyncExchange(AsyncSender):
     __slots__ = (
         "_deadline_timer",
         "_expired",
-        "_failure",
         "_idle_timer",
         "_order",
         "_receiving",
@@ -56,7 +56,6 @@ class AsyncExchange(AsyncSender):
         self._waiter: asyncio.Future[int] | None = None
         self._watching = False  # the reader is registered
         self._size = CHUNK  # what the next recv(2) asks for
-        self._failure: OSError | None = None  # a failed recv(2) that no receive has raised yet
         self._order: Order | None = None
         self._expired = False  # the order's deadline has passed
         self._deadline_timer: asyncio.TimerHandle | None = None
@@ -73,8 +72,13 @@ class AsyncExchange(AsyncSender):
         take: Callable[[], bytes | None],
         wanted: int | None,
         timeout: float | None,
-    ) -> bytes | None:
-        """Receive until `take` finds in the buffer what it wants; None when EOF comes before."""
+        at_eof: Callable[[], bytes],
+    ) -> bytes:
+        """Receive until `take` finds in the buffer what it wants, or EOF comes before.
+
+        One coroutine, which the verbs return as it is: each one awaited inside another costs as
+        much as half a system call.
+        """
         if self._over is not None:
             self._check_over(operation)
         if self._receiving:
@@ -83,14 +87,16 @@ class AsyncExchange(AsyncSender):
             self._obey(operation)
         self._receiving = True
         try:
-            data = take()
-            if data is not None:
-                return data
+            if self._buffer.size or wanted == 0:
+                data = take()
+                if data is not None:
+                    return data
             limit = None if timeout is None else check_seconds(timeout)
             end = time.monotonic() + limit if limit else None
             self._size = CHUNK if wanted is None or wanted <= CHUNK else LARGE_CHUNK
+            record = self._record
             while True:
-                came = _NOTHING
+                came = NOTHING
                 # While the reader is registered there is neither EOF nor a failure to look for.
                 if (
                     not self._watching
@@ -99,15 +105,28 @@ class AsyncExchange(AsyncSender):
                     or limit == 0
                 ):
                     came = self._look(operation, wanted, limit)
-                if came == _NOTHING:
-                    came = await self._wait(end)
-                if came == _ARRIVED:
+                if came == NOTHING:
+                    waiter = self._waiter = self._loop.create_future()
+                    timer = None
+                    if end is not None:
+                        timer = self._call_at(end, settle, waiter, TIMED_OUT)
+                    if self._idle_timer is not None:
+                        self._waiting_since = time.monotonic()
+                    record[WAITING] = 1
+                    try:
+                        came = await waiter
+                    finally:
+                        self._waiter = None
+                        record[WAITING] = 0
+                        if timer is not None:
+                            timer.cancel()
+                if came == ARRIVED:
                     data = take()
                     if data is not None:
                         return data
-                elif came == _EOF:
-                    return None
-                elif came == _TIMED_OUT:
+                elif came == EOF:
+                    return at_eof()
+                elif came == TIMED_OUT:
                     raise self._unfinished(operation, wanted, limit, end)
         except LimitExceeded as error:
             raise self._locate(error, operation) from None
@@ -116,56 +135,34 @@ class AsyncExchange(AsyncSender):
 
     def _check_over(self, operation: str) -> None:
         """Raise when the connection is over; what came before a reset may still be read."""
-        if not (isinstance(self._over, PeerReset) and len(self._buffer)):
+        if not (isinstance(self._over, PeerReset) and self._buffer.size):
             raise self._refusal(operation)
 
     def _look(self, operation: str, wanted: int | None, limit: float | None) -> int:
         """Do all that a receive does before it waits.
 
-        Returns _ARRIVED, _EOF, _LOOK_AGAIN, or _NOTHING when there is nothing but to wait; raises
+        Returns ARRIVED, EOF, LOOK_AGAIN, or NOTHING when there is nothing but to wait; raises
         what the connection ended with, or the server's order means.
         """
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
-            raise self._failed(failure, operation, len(self._buffer)) from failure
+        self._raise_failure(operation)
         if self._over is not None:
             raise self._refusal(operation)
         if self._eof:
-            return _EOF
+            return EOF
         stopping = False
         if self._order is not None:
             self._obey(operation)
             stopping = self._order.how == "close" and self._closable()
         if self._watching and not stopping and limit != 0:
-            return _NOTHING
-        came = self._take_in()
-        if came == _NOTHING:
+            return NOTHING
+        came = self._take_in(self._size)
+        if came == NOTHING:
             if stopping:
                 raise self._end("ended: the server is stopping", operation)
             if limit == 0:
                 raise self._unfinished(operation, wanted, limit, None)
             self._watch()
         return came
-
-    def _take_in(self) -> int:
-        """Receive what is there: bytes into the buffer, EOF or an error for the next look."""
-        if not self._taken:
-            self._taking()
-        try:
-            data = self._sock.recv(self._size)
-        except (BlockingIOError, InterruptedError):
-            self._took_nothing()
-            return _NOTHING
-        except OSError as error:
-            self._took_nothing()
-            self._failure = error
-            return _LOOK_AGAIN
-        if not data:
-            self._took_nothing()
-            self._eof = True
-            return _LOOK_AGAIN
-        self._took(data)
-        return _ARRIVED
 
     def _watch(self) -> None:
         self._loop.add_reader(self._fd, self._on_readable)
@@ -181,29 +178,11 @@ class AsyncExchange(AsyncSender):
         if waiter is None or waiter.done():
             self._unwatch()
             return
-        came = self._take_in()
-        if came == _LOOK_AGAIN:
+        came = self._take_in(self._size)
+        if came == LOOK_AGAIN:
             self._unwatch()  # the loop would report it for ever
-        if came != _NOTHING:
+        if came != NOTHING:
             waiter.set_result(came)
-
-    async def _wait(self, end: float | None) -> int:
-        """Wait for input; return what the wait ended with."""
-        waiter: asyncio.Future[int] = self._loop.create_future()
-        self._waiter = waiter
-        timer = None
-        if end is not None:
-            timer = self._call_at(end, settle, waiter, _TIMED_OUT)
-        if self._idle_timer is not None:
-            self._waiting_since = time.monotonic()
-        self._record[WAITING] = 1
-        try:
-            return await waiter
-        finally:
-            self._waiter = None
-            self._record[WAITING] = 0
-            if timer is not None:
-                timer.cancel()
 
     # The server's orders and limits.
 
@@ -256,7 +235,7 @@ class AsyncExchange(AsyncSender):
 
     def _wake(self) -> None:
         if self._waiter is not None:
-            settle(self._waiter, _LOOK_AGAIN)
+            settle(self._waiter, LOOK_AGAIN)
 
     def _check_idle(self, limit: float) -> None:
         """Look whether the connection has been idle for too long, and when to look again.

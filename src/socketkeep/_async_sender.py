@@ -224,7 +224,7 @@ class AsyncSender(Exchange):
         done: int | None = None,
     ) -> WouldBlock | TimedOut:
         """Return the error for an operation whose limit does not let it go on."""
-        done = len(self._buffer) if done is None else done
+        done = self._buffer.size if done is None else done
         context = self._context(operation, done, wanted)
         if end is None or limit is None:
             return WouldBlock(**context)

@@ -21,7 +21,7 @@ class ReceiveBuffer:
     """Received bytes, taken from the front, retained from the last commit on when `retain` is set.
 
     replay_limit: how many taken bytes are retained at most; past it they are dropped, and the
-    buffer has `overflowed` until the next commit.
+    buffer has `overflowed` until the next commit.  size: the number of unread bytes.
     """
 
     __slots__ = (
@@ -35,9 +35,11 @@ class ReceiveBuffer:
         "_retain",
         "_scanned",
         "_separator",
+        "size",
     )
 
     def __init__(self, *, retain: bool = False, replay_limit: int = 65536) -> None:
+        self.size = 0
         self._data: bytes | bytearray = b""
         self._mark = 0
         self._pos = 0
@@ -49,20 +51,16 @@ class ReceiveBuffer:
         self._separator = b""  # the one last looked for in vain, and from where to look on
         self._scanned = 0
 
-    def __len__(self) -> int:
-        """The number of unread bytes."""
-        return len(self._data) - self._pos
-
     def feed(self, data: bytes) -> None:
         """Add what was received."""
-        held = self._data
-        pos = self._pos
-        if pos != len(held):
+        if self.size:
+            self.size += len(data)
             self._gather(data)
             return
-        if self._retain and self._mark != pos:
+        if self._retain and self._mark != self._pos:
             self._set_aside()
         self._data = data
+        self.size = len(data)
         self._mark = self._pos = self._scanned = 0
 
     def _gather(self, data: bytes) -> None:
@@ -90,27 +88,29 @@ class ReceiveBuffer:
 
     def take(self, most: int) -> bytes | None:
         """Take what is there, up to `most` bytes; None when nothing is."""
-        data = self._data
-        pos = self._pos
-        size = len(data) - pos
+        size = self.size
         if not size:
             return None
+        data = self._data
+        pos = self._pos
         if size > most:
             size = most
         elif not pos and isinstance(data, bytes):
             self._pos = size
+            self.size = 0
             return data
         self._pos = end = pos + size
+        self.size -= size
         return data[pos:end] if isinstance(data, bytes) else bytes(memoryview(data)[pos:end])
 
     def take_exactly(self, count: int) -> bytes | None:
         """Take `count` bytes; None, and nothing is taken, when there are fewer."""
-        pos = self._pos
-        end = pos + count
-        data = self._data
-        if end > len(data):
+        if count > self.size:
             return None
-        self._pos = end
+        self.size -= count
+        data = self._data
+        pos = self._pos
+        self._pos = end = pos + count
         # A slice of bytes is one copy; of a bytearray it is a bytearray, and bytes() a second.
         return data[pos:end] if isinstance(data, bytes) else bytes(memoryview(data)[pos:end])
 
@@ -136,6 +136,7 @@ class ReceiveBuffer:
         pos = self._pos
         end = pos + count
         self._pos = end + separator_size
+        self.size -= count + separator_size
         data = self._data
         return data[pos:end] if isinstance(data, bytes) else bytes(memoryview(data)[pos:end])
 

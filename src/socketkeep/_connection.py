@@ -107,7 +107,7 @@ class Connection(SyncExchange):
         take = partial(self._buffer.take_exactly, count)
         data = self._receive("recv_exactly", take, count, timeout)
         if data is None:
-            raise self._cut_short("recv_exactly", count)
+            self._cut_short("recv_exactly", count)
         return data
 
     def recv_until(
@@ -122,7 +122,7 @@ class Connection(SyncExchange):
         take = partial(take_until, self._buffer, separator, max)
         data = self._receive("recv_until", take, None, timeout)
         if data is None:
-            raise self._cut_short("recv_until", None)
+            self._cut_short("recv_until", None)
         return data
 
     def lines(

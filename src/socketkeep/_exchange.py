@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import time
 from types import EllipsisType
-from typing import Any, Final
+from typing import Any, Final, Never
 
 import msgspec
 
@@ -45,6 +45,13 @@ CLEAN: Final = int(Status.CLEAN)
 READ: Final = int(Status.READ)
 SENT: Final = int(Status.SENT)
 
+# What a recv(2), or a wait for input, ended with.
+NOTHING: Final = 0
+ARRIVED: Final = 1
+LOOK_AGAIN: Final = 2  # the connection has ended, or the server has said something
+EOF: Final = 3
+TIMED_OUT: Final = 4
+
 _FAMILIES_WITH_NODELAY: Final = (socket.AF_INET, socket.AF_INET6)
 _encode: Final = msgspec.msgpack.Encoder().encode
 _warned: Final[set[str]] = set()
@@ -61,6 +68,7 @@ class Exchange:
         "_decoded",
         "_detached",
         "_eof",
+        "_failure",
         "_fd",
         "_local",
         "_over",
@@ -88,6 +96,7 @@ class Exchange:
         self._peer = peer_text(sock)
         self._local = ""
         self._eof = False  # the peer's EOF has been received
+        self._failure: OSError | None = None  # a failed recv(2) that no receive has raised yet
         self._write_ended = False  # send_eof or shutdown has been called
         self._over: SocketkeepError | None = None  # why no operation is possible any more
         self._detached = False
@@ -183,7 +192,7 @@ class Exchange:
         self._receives = -1
         self._buffer.commit()
         self._sent = False
-        self._taken = taken = len(self._buffer) > 0
+        self._taken = taken = self._buffer.size > 0
         self._record[STATUS] = READ if taken else CLEAN
         if self._pushes:
             self._show_status()
@@ -222,16 +231,42 @@ class Exchange:
             self._taken = False
             self._show_status()
 
-    def _took(self, data: bytes) -> None:
-        """Buffer what a system call received."""
+    def _take_in(self, size: int) -> int:
+        """Receive what is there, up to `size` bytes, into the buffer: the one recv(2) there is.
+
+        Returns NOTHING when nothing is there, ARRIVED, or LOOK_AGAIN: then `_eof` or `_failure` is
+        set.
+        """
+        if not self._taken:
+            self._taking()
+        try:
+            data = self._sock.recv(size)
+        except (BlockingIOError, InterruptedError):
+            self._took_nothing()
+            return NOTHING
+        except OSError as error:
+            self._took_nothing()
+            self._failure = error
+            return LOOK_AGAIN
+        if not data:
+            self._took_nothing()
+            self._eof = True
+            return LOOK_AGAIN
+        self._buffer.feed(data)
         record = self._record
         record[BYTES_IN] += len(data)
         record[ACTIVE_AT] = time.monotonic_ns()
-        self._buffer.feed(data)
         if self._receives >= 0:
             self._receives += 1
             if self._receives == NEVER_COMMITTED:
                 self._warn_of_no_commit()
+        return ARRIVED
+
+    def _raise_failure(self, operation: str) -> None:
+        """Raise what `_take_in` met."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise self._failed(failure, operation, self._buffer.size) from failure
 
     def _warn_of_no_commit(self) -> None:
         # With only receives it may be a sink; whoever answers and never commits has forgotten it.
@@ -309,9 +344,9 @@ class Exchange:
             self._over = PeerReset()
         return translated
 
-    def _cut_short(self, operation: str, wanted: int | None) -> PeerClosed:
-        """Return the error for an EOF in the middle of what was asked for."""
-        return PeerClosed(**self._context(operation, len(self._buffer), wanted))
+    def _cut_short(self, operation: str, wanted: int | None) -> Never:
+        """Raise the error for an EOF in the middle of what was asked for."""
+        raise PeerClosed(**self._context(operation, self._buffer.size, wanted))
 
     def _locate(self, error: LimitExceeded, operation: str) -> LimitExceeded:
         """Say in an error of the framing's which operation on which connection it was."""

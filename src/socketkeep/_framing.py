@@ -22,7 +22,7 @@ def take_until(buffer: ReceiveBuffer, separator: bytes, bound: int) -> bytes | N
     size = buffer.find(separator)
     if size < 0:
         # The last bytes may be the separator's beginning: they do not count yet.
-        if len(buffer) - len(separator) + 1 > bound:
+        if buffer.size - len(separator) + 1 > bound:
             raise _exceeded(buffer, separator, bound)
         return None
     if size > bound:
@@ -37,7 +37,7 @@ def take_line(buffer: ReceiveBuffer, bound: int, keepends: bool) -> bytes | None
     """
     size = buffer.find(b"\n")
     if size < 0:
-        if len(buffer) > bound:
+        if buffer.size > bound:
             raise _exceeded(buffer, b"\n", bound)
         return None
     if size > bound:
@@ -62,4 +62,4 @@ def check_bound(bound: int) -> None:
 
 
 def _exceeded(buffer: ReceiveBuffer, separator: bytes, bound: int) -> LimitExceeded:
-    return LimitExceeded(f"found no {separator!r} within {bound} bytes", bytes_done=len(buffer))
+    return LimitExceeded(f"found no {separator!r} within {bound} bytes", bytes_done=buffer.size)

@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 
 from socketkeep._assignment import Assignment, Detached, Order, Retirement, handling
 from socketkeep._errors import Busy, Closed, LimitExceeded, PeerReset, TimedOut, WouldBlock
-from socketkeep._exchange import CHUNK, LARGE_CHUNK, SENT, Exchange
+from socketkeep._exchange import ARRIVED, CHUNK, LARGE_CHUNK, LOOK_AGAIN, SENT, Exchange
 from socketkeep._modes import Deadline, Mode, check_seconds, seconds_left
 from socketkeep._record import STATUS, WAITING
 from socketkeep._waiting import Poller, earlier
@@ -105,7 +105,7 @@ class SyncExchange(Exchange):
 
     def _check_over(self, operation: str) -> None:
         """Raise when the connection is over; what came before a reset may still be read."""
-        if not (isinstance(self._over, PeerReset) and len(self._buffer)):
+        if not (isinstance(self._over, PeerReset) and self._buffer.size):
             raise self._refusal(operation)
 
     def _fill(self, operation: str, wanted: int | None, span: Span) -> bool:
@@ -115,28 +115,21 @@ class SyncExchange(Exchange):
         if self._over is not None:
             raise self._refusal(operation)
         patient = span != (0.0, None)
+        size = CHUNK if wanted is None or wanted <= CHUNK else LARGE_CHUNK
         while True:
             if patient:
                 self._wait_readable(operation, wanted, span)
-            self._taking()
-            try:
-                data = self._sock.recv(CHUNK if wanted is None or wanted <= CHUNK else LARGE_CHUNK)
-            except BlockingIOError:
-                self._took_nothing()
-                if patient:
-                    continue  # another holder of the socket was quicker
-                raise self._unfinished(operation, len(self._buffer), wanted, span) from None
-            except OSError as error:
-                self._took_nothing()
-                raise self._failed(error, operation, len(self._buffer)) from error
-            if data:
-                self._took(data)
+            came = self._take_in(size)
+            if came == ARRIVED:
                 return True
-            self._took_nothing()
-            if self._over is not None:  # closed by another thread, which made this EOF
-                raise self._refusal(operation)
-            self._eof = True
-            return False
+            if came == LOOK_AGAIN:
+                self._raise_failure(operation)
+                if self._over is not None:  # closed by another thread, which made this EOF
+                    raise self._refusal(operation)
+                return False
+            if not patient:
+                raise self._unfinished(operation, self._buffer.size, wanted, span)
+            # Another holder of the socket was quicker: wait on.
 
     def _wait_readable(self, operation: str, wanted: int | None, span: Span) -> None:
         poller = self._readable
@@ -144,7 +137,7 @@ class SyncExchange(Exchange):
             poller = self._readable = self._poller(select.POLLIN)
         self._record[WAITING] = 1
         try:
-            self._wait(poller, operation, len(self._buffer), wanted, span)
+            self._wait(poller, operation, self._buffer.size, wanted, span)
         finally:
             self._record[WAITING] = 0
 
