@@ -65,7 +65,7 @@ def test_interrupted() -> None:
         assert demo.stdout is not None
         for line in demo.stdout:
             output += line
-            if " clients " in line:
+            if " connected" in line:
                 break
         demo.send_signal(signal.SIGTERM)
         output += demo.communicate(timeout=20)[0]

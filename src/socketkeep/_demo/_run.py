@@ -17,7 +17,7 @@ WORKERS: Final = 2
 #: Seconds from one reply to the next request of each client: some 4,000 requests a second in all.
 PAUSE: Final = 0.05
 #: Seconds of undisturbed load between two changes.
-BETWEEN: Final = 1.0
+BETWEEN: Final = 2.0
 #: Seconds until a change must have reached every connection.
 PATIENCE: Final = 10.0
 
@@ -60,7 +60,7 @@ def _tell(directory: Path, screen: Screen) -> int:
                 screen.line("scale", f"to {workers} worker{'s' * (workers > 1)}")
             _let_run(load)
             tally = load.finish(PATIENCE)
-        screen.line("clients", "every reply awaited")
+        screen.line("clients", "all replies are in")
     print(f"\n{table(tally)}\n")
     if not tally.clean:
         print("Something was lost:\n  " + tally.summary())
