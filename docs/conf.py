@@ -4,14 +4,14 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 project = "Socketkeep"
 author = "The Socketkeep contributors"
 project_copyright = "The Socketkeep contributors"
 release = version = metadata.version("socketkeep")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "declared"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "docs._ext.declared"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build", "_ext"]

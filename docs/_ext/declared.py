@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, get_type_hints
+from typing import Any, Final, TypeVar, get_type_hints
 
 import click
 import msgspec
+from docs._ext.diagram import svg
 from sphinx.application import Sphinx
 
 from socketkeep import _config, _options_page
 from socketkeep._admin import _reports
 from socketkeep._cli import _main
+from socketkeep._keeper import _generations, _ownership
+
+S = TypeVar("S", bound=Enum)
+E = TypeVar("E", bound=Enum)
 
 
 def commands_markdown() -> str:
@@ -71,6 +78,15 @@ def layers_markdown() -> str:
     raise LookupError(f"{test} has no LAYERS")
 
 
+def transitions_markdown(transitions: Mapping[tuple[S, E], S]) -> str:
+    """Return the diagram and the table of a state machine."""
+    rows = "".join(
+        f"| {before.value} | {event.value} | {after.value} |\n"
+        for (before, event), after in transitions.items()
+    )
+    return f"{svg(transitions)}\n\n| state | event | next |\n|---|---|---|\n{rows}"
+
+
 def _type_text(hint: Any) -> str:
     names = {str: "string", int: "number", float: "number (seconds)", bool: "boolean"}
     if hint in names:
@@ -88,6 +104,8 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "commands": commands_markdown,
     "reports": reports_markdown,
     "layers": layers_markdown,
+    "ownership": partial(transitions_markdown, _ownership.TRANSITIONS),
+    "generations": partial(transitions_markdown, _generations.TRANSITIONS),
 }
 
 
@@ -97,7 +115,7 @@ def fill(app: Sphinx, _docname: str, content: list[str]) -> None:
         placeholder = f"{{{{ declared: {name} }}}}"
         if placeholder in content[0]:
             content[0] = content[0].replace(placeholder, make())
-            for module in (_config, _reports, _main):
+            for module in (_config, _reports, _main, _ownership, _generations):
                 app.env.note_dependency(inspect.getfile(module))
 
 
