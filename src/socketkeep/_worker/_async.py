@@ -58,6 +58,10 @@ async def _serve(environment: Environment) -> None:
             environment.channel.send_now(StartFailed(text))
             return
         await AsyncWorker(environment).run()
+        try:
+            await stack.aclose()
+        except Exception as error:
+            _log.error("lifespan failed at its end", traceback=users_traceback(error))
 
 
 async def _enter_lifespan(environment: Environment, stack: AsyncExitStack) -> None:

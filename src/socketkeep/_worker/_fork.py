@@ -90,7 +90,7 @@ class ForkModel:
             run_handler(self._loop, entry)
             status = 0
         except BaseException:
-            traceback.print_exc()
+            _log.error("connection's process failed", traceback=traceback.format_exc())
         finally:
             # Not sys.exit: exit handlers and buffers are the parent's, and would run twice.
             with contextlib.suppress(OSError, ValueError):

@@ -148,7 +148,7 @@ class Template:
         except ChannelClosed:
             status = 0  # the keeper went before this worker was ready: there is nothing to serve
         except BaseException:
-            traceback.print_exc()
+            _log.error("worker failed", traceback=traceback.format_exc())
         finally:
             # Not sys.exit: exit handlers and buffers are the template's, and would run twice.
             sys.stdout.flush()
@@ -204,7 +204,10 @@ def _lifespan(environment: Environment) -> Iterator[bool]:
     except BaseException:
         manager.__exit__(*sys.exc_info())
         raise
-    manager.__exit__(None, None, None)
+    try:
+        manager.__exit__(None, None, None)
+    except Exception as error:
+        _log.error("lifespan failed at its end", traceback=users_traceback(error))
 
 
 def _next_packet(channel: Channel) -> Packet:
