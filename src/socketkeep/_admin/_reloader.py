@@ -13,7 +13,7 @@ from socketkeep._keeper._reactor import Reactor
 
 
 class Reloader:
-    """Runs the watcher and calls `changed` with the first path of each burst of changes."""
+    """Runs the watcher, and calls `changed` after each burst of changes."""
 
     def __init__(self, reactor: Reactor, target: str, changed: Callable[[], None]) -> None:
         self._reactor = reactor
@@ -27,6 +27,7 @@ class Reloader:
         )
         assert self._process.stdout is not None
         self._output = self._process.stdout
+        self._unfinished = b""
         os.set_blocking(self._output.fileno(), False)
         reactor.register(self._output.fileno(), self._read)
 
@@ -38,16 +39,19 @@ class Reloader:
         self._process.wait()
 
     def _read(self, _events: int) -> None:
-        lines = os.read(self._output.fileno(), 65536).decode(errors="replace").splitlines()
-        if not lines:
+        data = os.read(self._output.fileno(), 65536)
+        if not data:
             _log.error("the watcher ended: files are watched no more")
             self._reactor.unregister(self._output.fileno())
             self._output.close()
-        elif lines != ["watching"]:
-            _log.info("changed", path=lines[-1])
-            self._changed()
-        else:
+            return
+        *lines, self._unfinished = (self._unfinished + data).split(b"\n")
+        if b"watching" in lines:
             _log.info("watching")
+            lines.remove(b"watching")
+        if lines:
+            _log.info("changed", path=os.fsdecode(lines[-1]))
+            self._changed()
 
 
 def _directories(target: str) -> list[str]:
