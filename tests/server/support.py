@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -99,20 +98,55 @@ def plain_users_directory() -> Iterator[Path]:
         yield path
 
 
-class PlainUsersServer(Server):
-    """A server that is run by `as_plain_user`."""
+class PrefixedServer(Server):
+    """A server that is run by another command, `prefix`."""
 
-    def __init__(self, directory: Path, target: str, *options: str) -> None:
+    def __init__(self, prefix: Sequence[str], directory: Path, target: str, *options: str) -> None:
         super().__init__(directory, target, *options)
-        self._command = [*as_plain_user(), *self._command]
+        self._command = [*prefix, *self._command]
 
 
 @contextmanager
-def soft_limit(pid: int, kind: int, limit: int) -> Iterator[None]:
-    """Lower a soft resource limit of a running process, and put it back at the end."""
-    before = resource.prlimit(pid, kind)
-    resource.prlimit(pid, kind, (limit, before[1]))
+def soft_limit(pid: int, name: str, limit: int, prefix: Sequence[str] = ()) -> Iterator[None]:
+    """Lower a soft resource limit of a running process, and put it back at the end.
+
+    name: as prlimit(1) has it.  prefix: what becomes the process's user, if it is another's.
+    """
+    if shutil.which("prlimit") is None:
+        pytest.skip("prlimit is not installed")
+
+    def prlimit(*arguments: str) -> str:
+        command = [*prefix, "prlimit", "--pid", str(pid), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    before = prlimit(f"--{name}", "--output=SOFT", "--noheadings", "--raw")
+    prlimit(f"--{name}={limit}:")
     try:
         yield
     finally:
-        resource.prlimit(pid, kind, before)
+        prlimit(f"--{name}={before}:")
+
+
+def seats(model: str, number: int) -> list[str]:
+    """Return the options for a server of `model` that has at least so many seats, in one worker.
+
+    In `prefork` it takes as many workers.
+    """
+    by_model = {
+        "prefork": ["-w", str(number)],
+        "thread": ["-w", "1", "--threads", str(number)],
+    }
+    return ["-k", model, *by_model.get(model, ["-w", "1"])]
+
+
+def at_its_descriptor_limit(pid: int) -> AbstractContextManager[None]:
+    """Leave a running process no descriptor beyond those that it has."""
+    used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    lowest_free = next(number for number in range(len(used) + 1) if number not in used)
+    return soft_limit(pid, "nofile", lowest_free)
+
+
+def processor_time(pid: int) -> float:
+    """Return the seconds that a process has computed so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,125 @@
+"""Limits on connections: how many at a time, and for how long without a byte."""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.harness import Server, connect, read_reply, read_to_end, write_handler
+from tests.server.support import PrefixedServer, seats
+
+MAX: Final = 3
+WAITING: Final = 5
+IDLE: Final = 1.5
+
+
+def _listener(server: Server) -> Any:
+    return server.status()["listeners"][0]
+
+
+def test_connections_beyond_the_limit_wait(tmp_path: Path, model: str) -> None:
+    """They wait in the kernel's queue, in order, are served as others leave, and none is reset."""
+    target = write_handler(tmp_path, "v0", "drained counter", is_async=model == "async")
+    workers = "5" if model == "prefork" else "2"
+    options = ("-k", model, "-w", workers, "--max-connections", str(MAX))
+    with Server(tmp_path, target, *options) as server, ExitStack() as stack:
+        peers: list[socket.socket] = []
+        for _ in range(MAX):
+            peers.append(stack.enter_context(connect(server.address)))
+            peers[-1].sendall(b"1\n")
+            assert read_reply(peers[-1]) == b"1 1 v0"
+        for _ in range(WAITING):
+            peers.append(stack.enter_context(connect(server.address)))
+            peers[-1].sendall(b"1\n")
+        server.wait_until(lambda: _listener(server)["queued"] == WAITING, "all others queued")
+        for _ in range(WAITING):
+            assert server.status()["connections"]["open"] == MAX
+            peers.pop(0).close()
+            assert read_reply(peers[MAX - 1]) == b"1 1 v0"
+        for peer in peers:
+            peer.sendall(b"2\n")
+            assert read_reply(peer) == b"2 2 v0"
+        totals = server.status()["totals"]
+        assert (totals["accepted"], totals["reset"]) == (MAX + WAITING, 0)
+
+
+def test_backlog_bounds_the_queue(tmp_path: Path) -> None:
+    """The kernel is told it, and says so."""
+    target = write_handler(tmp_path, "v0", is_async=False)
+    with Server(tmp_path, target, "--backlog", "7") as server:
+        assert _listener(server) == {"address": server.address, "backlog": 7, "queued": 0}
+
+
+def test_soft_limit_is_raised(tmp_path: Path) -> None:
+    """The soft limit of descriptors is raised to what --max-connections needs."""
+    target = write_handler(tmp_path, "v0", is_async=True)
+    prefix = ["prlimit", "--nofile=256:6000"]
+    with PrefixedServer(prefix, tmp_path, target, "--max-connections", "5000") as server:
+        for pid in (server.pid, server.workers()[0]["pid"]):
+            text = Path(f"/proc/{pid}/limits").read_text()
+            soft = next(line for line in text.splitlines() if line.startswith("Max open files"))
+            assert int(soft.split()[3]) >= 5000
+
+
+def test_idle_connection_is_ended(tmp_path: Path, model: str) -> None:
+    """One over which nothing passes gets an orderly end, at its time; one that is used goes on."""
+    target = write_handler(tmp_path, "v0", "drained counter", is_async=model == "async")
+    options = (*seats(model, 2), "--idle-timeout", str(IDLE))
+    with Server(tmp_path, target, *options) as server:
+        began = time.monotonic()
+        with connect(server.address) as idle, connect(server.address) as active:
+            ended_after = 0.0
+            idle.settimeout(0.1)
+            number = 0
+            while not ended_after or time.monotonic() - began < 1.3 * IDLE:
+                number += 1
+                active.sendall(b"%d\n" % number)
+                assert read_reply(active) == b"%d %d v0" % (number, number)
+                try:
+                    assert idle.recv(1) == b""  # and no ConnectionResetError
+                except TimeoutError:
+                    assert time.monotonic() - began < IDLE + 10, "the idle connection is still open"
+                else:
+                    ended_after = ended_after or time.monotonic() - began
+            assert ended_after >= IDLE
+            assert number > 5
+            assert server.status()["totals"]["handler_errors"] == 0
+
+
+def test_bytes_count_as_activity_without_a_whole_message(tmp_path: Path) -> None:
+    """A message that comes in pieces over a longer time than the limit is received."""
+    target = write_handler(tmp_path, "v0", is_async=False)
+    with (
+        Server(tmp_path, target, "--idle-timeout", str(IDLE)) as server,
+        connect(server.address) as peer,
+    ):
+        began = time.monotonic()
+        sent = 0
+        peer.settimeout(IDLE / 5)
+        while time.monotonic() - began < 1.3 * IDLE:
+            peer.sendall(b"x")
+            sent += 1
+            with pytest.raises(TimeoutError):
+                peer.recv(1)
+        peer.settimeout(10.0)
+        peer.sendall(b"\n")
+        assert read_reply(peer) == b"1 %s v0" % (b"x" * sent)
+
+
+def test_peer_that_does_not_read_is_idle(tmp_path: Path, model: str) -> None:
+    """A handler that cannot send on is ended too; what was sent arrives, and then the end."""
+    target = write_handler(tmp_path, "v0", "large", is_async=model == "async")
+    options = (*seats(model, 2), "--idle-timeout", "0.5")
+    with Server(tmp_path, target, *options) as server, connect(server.address) as peer:
+        peer.sendall(b"%d\n" % (64 << 20))
+        assert peer.recv(1) == b"x"
+        server.wait_until(
+            lambda: server.status()["connections"]["open"] == 0, "the connection given up"
+        )
+        assert set(read_to_end(peer)) == set(b"x")
+        assert server.status()["totals"]["handler_errors"] == 0
