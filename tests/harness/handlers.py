@@ -23,7 +23,9 @@ def handle(conn: Connection) -> None:
     # The same, not resumable: drained at a reload.
     "drained counter": """
 def handle(conn: Connection) -> None:
-    for count, line in enumerate(conn.lines(), 1):
+    count = 0
+    for line in conn.lines():
+        count += 1
         conn.send(b"%d %s %s\\n" % (count, line, VERSION))
 """,
     # A header and its body, in two receives with no commit between.
@@ -51,6 +53,16 @@ def handle(conn: Connection) -> None:
         conn.send(b"x" * int(line) + b" " + VERSION + b"\\n")
         return
 """,
+    # Between its question and the answer it has sent something, and is not at a safe point.
+    "asks back": """
+@resumable
+def handle(conn: Connection) -> None:
+    for line in conn.lines():
+        conn.send(line + b"? " + VERSION + b"\\n")
+        answer = conn.recv_until(b"\\n", 100)
+        conn.send(answer + b" " + VERSION + b"\\n")
+        conn.commit()
+""",
     "fails": """
 @resumable
 def handle(conn: Connection) -> None:
@@ -68,19 +80,12 @@ _ASYNC: Final[dict[str, str]] = {
     kind: source.replace("def handle", "async def handle")
     .replace("for line in conn", "async for line in conn")
     .replace("conn.send(", "await conn.send(")
+    .replace("conn.recv_until(", "await conn.recv_until(")
     .replace("conn.recv_exactly(4)", "await conn.recv_exactly(4)")
     .replace("conn.recv_exactly(length)", "await conn.recv_exactly(length)")
     .replace("Connection", "AsyncConnection")
     for kind, source in _SYNC.items()
 }
-# enumerate() takes no asynchronous iterator.
-_ASYNC["drained counter"] = """
-async def handle(conn: AsyncConnection) -> None:
-    count = 0
-    async for line in conn.lines():
-        count += 1
-        await conn.send(b"%d %s %s\\n" % (count, line, VERSION))
-"""
 
 _HEAD: Final = """
 import os

@@ -7,7 +7,7 @@ import socket
 import time
 from typing import Final
 
-from tests.harness import connect, read_reply, read_to_end
+from tests.harness import Load, connect, read_reply, read_to_end
 from tests.peer.conftest import Site
 
 # More than the socket buffers of both ends hold: in flight for as long as the peer does not read.
@@ -52,6 +52,24 @@ def test_reload_completes_the_reply_and_then_ends(site: Site) -> None:
         assert read_reply(reading) == b"x v0"
         assert read_to_end(reading) == b""
         assert time.monotonic() - began < GRACE + 5
+
+
+def test_reload_under_load_ends_between_two_replies(site: Site) -> None:
+    """At the deadline every connection ends with a FIN, and none inside a reply."""
+    target = site.write("v0", "drained counter")
+    with (
+        site.serve(target, "--graceful-timeout", "1", clients=50) as server,
+        Load(server.address, 50, pause=0.01) as load,
+    ):
+        load.wait_version("v0")
+        site.write("v1", "drained counter")
+        server.reload()
+        load.wait_ended()
+        tally = load.finish()
+        assert tally.fin == 50, tally.summary()
+        # A request that crosses the FIN on its way is never read, and that is all.
+        assert tally.disordered == 0, tally.summary()
+        assert set(tally.versions) == {"v0"}
 
 
 def test_sigterm_completes_the_reply(site: Site) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 from tests.harness import Server, connect, read_reply
 from tests.peer.conftest import Site
 
-PEERS: Final = 20
+PEERS: Final = 10
 
 
 def _wait_bytes_in(server: Server, number: int) -> None:
@@ -80,6 +80,27 @@ def test_header_before_and_body_after(site: Site) -> None:
             peer.sendall(b"dy!")
         for number, peer in enumerate(peers):
             assert read_reply(peer) == b"1 bo%02ddy! v2" % number
+
+
+def test_no_move_between_a_question_and_its_answer(site: Site) -> None:
+    """A handler that has sent since its commit stays, and moves once it has committed."""
+    target = site.write("v0", "asks back")
+    with site.serve(target, clients=1, spare=1) as server, connect(server.address) as peer:
+        peer.sendall(b"go\n")
+        assert read_reply(peer) == b"go? v0"
+        site.write("v1", "asks back")
+        server.reload()
+        with connect(server.address) as newcomer:
+            newcomer.sendall(b"go\n")
+            assert read_reply(newcomer) == b"go? v1"
+        peer.sendall(b"yes\n")
+        assert read_reply(peer) == b"yes v0"
+        server.wait_until(
+            lambda: {each["generation"] for each in server.connections()} == {2},
+            "the connection in the new generation",
+        )
+        peer.sendall(b"go\n")
+        assert read_reply(peer) == b"go? v1"
 
 
 def test_end_of_stream_after_the_reload(tcp_site: Site) -> None:

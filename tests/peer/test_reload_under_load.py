@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -83,6 +84,38 @@ def test_pipelined_requests_are_not_lost(tcp_site: Site) -> None:
         for version in ("v1", "v2"):
             tcp_site.write(version)
             server.reload()
+            load.wait_version(version)
+        tally = load.finish()
+        assert tally.clean, tally.summary()
+
+
+def test_a_thousand_busy_connections(tmp_path: Path) -> None:
+    """Each moves when its handler has dealt with what it had, and none is lost."""
+    site = Site("async", "ipv4", tmp_path)
+    target = site.write("v0")
+    with (
+        site.serve(target, clients=1000) as server,
+        Load(server.address, 1000, pause=0.0) as load,
+    ):
+        load.wait_version("v0")
+        for version in ("v1", "v2"):
+            site.write(version)
+            server.reload()
+            load.wait_version(version)
+        tally = load.finish()
+        assert tally.clean, tally.summary()
+
+
+def test_reload_when_the_files_change(tmp_path: Path) -> None:
+    """With --reload a changed file is served without a command."""
+    site = Site("async", "ipv4", tmp_path)
+    target = site.write("v0")
+    with (
+        site.serve(target, "--reload", clients=20) as server,
+        Load(server.address, 20, pause=0.01) as load,
+    ):
+        for version in ("v0", "v1", "v2"):
+            site.write(version)
             load.wait_version(version)
         tally = load.finish()
         assert tally.clean, tally.summary()
