@@ -65,7 +65,7 @@ def run(config: ServeConfig) -> None:
             reloader = Reloader(reactor, config.target, keeper.reload)
             stack.callback(reloader.close)
         for listener in listeners:
-            _log.info("listening", address=listener.text)
+            _log.info("listening", **_shown(listener))
         _log.info("control", name=name, path=path)
         keeper.start()
         reactor.run()
@@ -92,6 +92,16 @@ def _bind(config: ServeConfig) -> list[Listener]:
             _EXIT_USAGE,
         )
     return listeners
+
+
+def _shown(listener: Listener) -> dict[str, object]:
+    """Return the fields of a listener's log line."""
+    fields: dict[str, object] = {"address": listener.text}
+    if listener.dual_stack:
+        fields["serves"] = "IPv6 and IPv4"
+    if listener.name:
+        fields["name"] = listener.name
+    return fields
 
 
 def _with_holders(error: ListenError, address: str) -> str:
