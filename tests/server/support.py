@@ -101,8 +101,16 @@ def plain_users_directory() -> Iterator[Path]:
 class PrefixedServer(Server):
     """A server that is run by another command, `prefix`."""
 
-    def __init__(self, prefix: Sequence[str], directory: Path, target: str, *options: str) -> None:
-        super().__init__(directory, target, *options)
+    def __init__(
+        self,
+        prefix: Sequence[str],
+        directory: Path,
+        target: str,
+        *options: str,
+        bind: Sequence[str] | None = None,
+        wait_ready: bool = True,
+    ) -> None:
+        super().__init__(directory, target, *options, bind=bind, wait_ready=wait_ready)
         self._command = [*prefix, *self._command]
 
 
