@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "_connection",
             "_exchange",
             "_forking",
+            "_handles",
             "_listener",
             "_socket",
             "_sync",

@@ -26,8 +26,10 @@ from socketkeep._errors import (
     WouldBlock,
 )
 from socketkeep._handlers import Service, resumable
+from socketkeep._handles import Handle
 from socketkeep._listener import Listener
 from socketkeep._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
+from socketkeep._socket import Socket
 
 if TYPE_CHECKING:
     from socketkeep._aio import AsyncConnection
@@ -41,6 +43,7 @@ __all__ = [
     "Connection",
     "Deadline",
     "Detached",
+    "Handle",
     "HandlerError",
     "LimitExceeded",
     "ListenError",
@@ -53,6 +56,7 @@ __all__ = [
     "Refused",
     "Released",
     "Service",
+    "Socket",
     "SocketkeepError",
     "StateMismatch",
     "StateNotEncodable",

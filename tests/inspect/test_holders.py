@@ -99,7 +99,7 @@ def test_unix_sockets(tmp_path: Path, abstract: bool) -> None:
 
 def test_a_process_that_cannot_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of another user's listener only the user is known, and that is said."""
-    monkeypatch.setattr(_holders, "_descriptors", lambda inodes: iter(()))
+    monkeypatch.setattr(_holders, "descriptors", lambda inodes: iter(()))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         holders = holders_of_port(parse_bind(f"127.0.0.1:{listener.getsockname()[1]}"))
     assert holders == [Holder(None, "", me(), None)]

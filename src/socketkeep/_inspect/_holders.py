@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import pwd
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
 from socketkeep._address import BindAddress, FdAddress, InetAddress, UnixAddress
+from socketkeep._handles import descriptors
 from socketkeep._inspect._sock_diag import (
     LISTEN,
     InetSocket,
@@ -54,7 +55,7 @@ def holders_of_port(address: BindAddress) -> list[Holder]:
         return []
     found: dict[int, Holder] = {}
     seen: set[int] = set()
-    for pid, fd, inode in _descriptors(uids.keys()):
+    for (pid, fd), inode in descriptors(uids.keys()):
         seen.add(inode)
         found.setdefault(pid, Holder(pid, _command(pid), _user_of_process(pid), fd))
     unseen = {
@@ -101,28 +102,6 @@ def _conflicts(address: InetAddress, found: InetSocket) -> bool:
     except OSError:
         return True
     return found.host.removeprefix("::ffff:") in resolved
-
-
-def _descriptors(inodes: Collection[int]) -> Iterator[tuple[int, int, int]]:
-    """Yield (pid, fd, inode) of each descriptor of these sockets, in processes that may be seen."""
-    wanted = {f"socket:[{inode}]": inode for inode in inodes}
-    if not wanted:
-        return
-    for entry in os.listdir("/proc"):
-        if not entry.isdecimal():
-            continue
-        directory = f"/proc/{entry}/fd"
-        try:
-            descriptors = os.listdir(directory)
-        except OSError:
-            continue  # it has ended, or is another user's
-        for descriptor in descriptors:
-            try:
-                link = os.readlink(f"{directory}/{descriptor}")
-            except OSError:
-                continue  # closed since it was listed
-            if link in wanted:
-                yield int(entry), int(descriptor), wanted[link]
 
 
 def _command(pid: int) -> str:
