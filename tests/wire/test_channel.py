@@ -44,6 +44,14 @@ def detached(size: int, name: str = "1-1-1") -> Detached:
     return Detached(name, 1, 0, "peer", b"s" * size, b"", 0, 0, 0)
 
 
+def send(
+    channel: Channel, message: Message, descriptors: Sequence[int] = (), close_after: bool = False
+) -> None:
+    """Send as the keeper does."""
+    channel.enqueue(message, descriptors, close_after=close_after)
+    channel.flush()
+
+
 def receive(channel: Channel) -> Packet:
     packet = channel.receive()
     assert packet is not None
@@ -66,7 +74,7 @@ def fill(channel: Channel, size: int = 16000) -> int:
     """Send until something has to wait; return how many messages were sent or queued."""
     count = 0
     while not channel.wants_write:
-        channel.send(detached(size, str(count)))
+        send(channel, detached(size, str(count)))
         count += 1
     return count
 
@@ -74,8 +82,8 @@ def fill(channel: Channel, size: int = 16000) -> int:
 def test_messages_arrive_in_order_both_ways(ends: Ends) -> None:
     a, b = ends
     for number in range(20):
-        a.send(Seats(number))
-        b.send(Forked(number, 1))
+        send(a, Seats(number))
+        send(b, Forked(number, 1))
     assert [receive(b).message for _ in range(20)] == [Seats(number) for number in range(20)]
     assert [receive(a).message for _ in range(20)] == [Forked(number, 1) for number in range(20)]
 
@@ -87,7 +95,7 @@ def test_nothing_there_is_none(ends: Ends) -> None:
 @pytest.mark.parametrize("size", [0, 30_000, 40_000, 1_000_000])
 def test_a_message_of_any_size_arrives_whole(ends: Ends, size: int) -> None:
     a, b = ends
-    a.send(detached(size))
+    send(a, detached(size))
     packet = receive(b)
     assert packet == Packet(detached(size), [], truncated=False)
 
@@ -96,7 +104,7 @@ def test_a_large_message_travels_in_a_sealed_memfd_and_leaves_no_descriptor() ->
     ours, theirs = channel_pair()
     before = set(os.listdir("/proc/self/fd"))
     with ours, theirs:
-        Channel(ours).send(detached(100_000))
+        send(Channel(ours), detached(100_000))
         data, ancillary, _, _ = theirs.recvmsg(100_000, socket.CMSG_SPACE(16))
         assert len(data) == 1
         memfd = int.from_bytes(ancillary[0][2][:4], sys.byteorder)
@@ -107,7 +115,7 @@ def test_a_large_message_travels_in_a_sealed_memfd_and_leaves_no_descriptor() ->
 
 def test_reading_a_large_message_leaves_no_descriptor(ends: Ends) -> None:
     before = set(os.listdir("/proc/self/fd"))
-    ends[0].send(detached(100_000))
+    send(ends[0], detached(100_000))
     receive(ends[1])
     assert set(os.listdir("/proc/self/fd")) == before
 
@@ -116,7 +124,7 @@ def test_reading_a_large_message_leaves_no_descriptor(ends: Ends) -> None:
 def test_descriptors_arrive_in_order_and_close_on_exec(ends: Ends, file: int, size: int) -> None:
     a, b = ends
     os.set_inheritable(file, True)
-    a.send(detached(size), (file, a.fileno()))
+    send(a, detached(size), (file, a.fileno()))
     packet = receive(b)
     assert packet.message == detached(size)
     assert len(packet.descriptors) == 2
@@ -129,7 +137,7 @@ def test_descriptors_arrive_in_order_and_close_on_exec(ends: Ends, file: int, si
 
 def test_as_many_descriptors_as_the_kernel_passes_at_once(ends: Ends, file: int) -> None:
     a, b = ends
-    a.send(Seats(1), [file] * 253)
+    send(a, Seats(1), [file] * 253)
     packet = receive(b)
     assert len(packet.descriptors) == 253
     assert not packet.truncated
@@ -139,8 +147,8 @@ def test_as_many_descriptors_as_the_kernel_passes_at_once(ends: Ends, file: int)
 def test_the_sender_keeps_its_descriptor_unless_it_says_otherwise(ends: Ends, file: int) -> None:
     a, b = ends
     given = os.dup(file)
-    a.send(Seats(1), (file,))
-    a.send(Seats(2), (given,), close_after=True)
+    send(a, Seats(1), (file,))
+    send(a, Seats(2), (given,), close_after=True)
     assert is_open(file)
     assert not is_open(given)
     receive(b).close()
@@ -153,8 +161,8 @@ def test_what_the_other_end_does_not_read_is_queued_and_flushed_later(
     a, b = ends
     count = fill(a)
     given = os.dup(file)
-    a.send(Seats(1), (given,), close_after=True)
-    a.send(detached(100_000))
+    send(a, Seats(1), (given,), close_after=True)
+    send(a, detached(100_000))
     assert is_open(given), "it has not gone yet"
     names = []
     while (packet := b.receive()) is not None:
@@ -175,9 +183,9 @@ def test_closing_closes_what_was_queued_and_owned(file: int) -> None:
     with theirs:
         fill(channel)
         given = os.dup(file)
-        channel.send(Seats(1), (given,), close_after=True)
-        channel.send(detached(100_000))
-        channel.send(Seats(2), (file,))
+        send(channel, Seats(1), (given,), close_after=True)
+        send(channel, detached(100_000))
+        send(channel, Seats(2), (file,))
         channel.close()
         assert not is_open(given)
         assert is_open(file)
@@ -251,7 +259,7 @@ def test_at_the_descriptor_limit_the_message_arrives_and_the_descriptor_does_not
     ends: Ends, file: int
 ) -> None:
     a, b = ends
-    a.send(Seats(1), (file,))
+    send(a, Seats(1), (file,))
     with out_of_descriptors():
         packet = receive(b)
     assert packet == Packet(Seats(1), [], truncated=True)
@@ -259,7 +267,7 @@ def test_at_the_descriptor_limit_the_message_arrives_and_the_descriptor_does_not
 
 def test_at_the_limit_some_of_the_descriptors_may_arrive(ends: Ends, file: int) -> None:
     a, b = ends
-    a.send(Seats(1), (file, file))
+    send(a, Seats(1), (file, file))
     with out_of_descriptors(spare=1):
         packet = receive(b)
     assert packet.truncated
@@ -270,14 +278,14 @@ def test_at_the_limit_some_of_the_descriptors_may_arrive(ends: Ends, file: int) 
 @pytest.mark.parametrize("spare", [0, 1])
 def test_a_message_whose_memfd_did_not_arrive_is_none(ends: Ends, file: int, spare: int) -> None:
     a, b = ends
-    a.send(detached(100_000), (file,))
+    send(a, detached(100_000), (file,))
     with out_of_descriptors(spare):
         packet = receive(b)
     assert packet.message is None
     assert packet.truncated
     assert len(packet.descriptors) == spare
     packet.close()
-    a.send(Seats(2))
+    send(a, Seats(2))
     assert receive(b).message == Seats(2), "what follows arrives all the same"
 
 
@@ -285,11 +293,11 @@ def test_a_large_message_that_cannot_have_a_memfd_is_not_sent(ends: Ends) -> Non
     a, b = ends
     before = set(os.listdir("/proc/self/fd"))
     with out_of_descriptors(), pytest.raises(OSError, match="open files") as caught:
-        a.send(detached(100_000))
+        a.enqueue(detached(100_000))
     assert caught.value.errno == errno.EMFILE
     assert not a.wants_write
     with out_of_descriptors(spare=1):
-        a.send(detached(100_000, "one is enough"))
+        send(a, detached(100_000, "one is enough"))
     assert receive(b).message == detached(100_000, "one is enough")
     assert b.receive() is None
     assert set(os.listdir("/proc/self/fd")) == before
@@ -302,7 +310,7 @@ def test_the_other_end_has_gone(file: int) -> None:
     with pytest.raises(ChannelClosed):
         channel.receive()
     with pytest.raises(ChannelClosed):
-        channel.send(Seats(1), (file,))
+        send(channel, Seats(1), (file,))
     with pytest.raises(ChannelClosed):
         channel.send_now(Seats(1))
     with pytest.raises(ChannelClosed):
@@ -313,8 +321,8 @@ def test_the_other_end_has_gone(file: int) -> None:
 
 def test_what_was_sent_before_the_end_arrives_before_it(ends: Ends, file: int) -> None:
     a, b = ends
-    a.send(Seats(1), (file,))
-    a.send(Seats(2))
+    send(a, Seats(1), (file,))
+    send(a, Seats(2))
     a.close()
     receive(b).close()
     assert receive(b).message == Seats(2)
@@ -327,8 +335,8 @@ def test_what_was_sent_before_the_end_arrives_though_the_sender_had_not_read_all
 ) -> None:
     """The kernel then reports ECONNRESET first, once, and would deliver the rest after it."""
     a, b = ends
-    b.send(Seats(9))
-    a.send(Seats(1), (file,))
+    send(b, Seats(9))
+    send(a, Seats(1), (file,))
     a.close()
     packet = receive(b)
     assert packet.message == Seats(1)
@@ -356,13 +364,26 @@ def test_what_the_system_has_no_room_for_stays_queued(code: int, file: int) -> N
     sender, receiver = Channel(sock), Channel(theirs)
     sock.code = code
     with pytest.raises(OSError, match=os.strerror(code)):
-        sender.send(Seats(1), (file,))
+        send(sender, Seats(1), (file,))
     assert sender.wants_write
     sock.code = 0
     sender.flush()
     receive(receiver).close()
     sender.close()
     receiver.close()
+
+
+def test_an_end_that_sends_no_more_can_still_hear(ends: Ends, file: int) -> None:
+    a, b = ends
+    send(a, Seats(1), (file,))
+    a.finish()
+    receive(b).close()
+    with pytest.raises(ChannelClosed):
+        b.receive()
+    send(b, Seats(2))
+    assert receive(a).message == Seats(2)
+    with pytest.raises(ChannelClosed):
+        send(a, Seats(3))
 
 
 def test_the_ends_are_not_inherited() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -13,8 +11,9 @@ import msgspec
 
 from socketkeep import _log
 from socketkeep._config import ServeConfig
+from socketkeep._keeper._children import Children
 from socketkeep._keeper._reactor import Reactor
-from socketkeep._keeper._system import System
+from socketkeep._keeper._system import Exit, System
 from socketkeep._keeper._workers import Link, Model
 from socketkeep._listener import Listener
 from socketkeep._wire._channel import Channel, Packet, channel_pair
@@ -109,7 +108,7 @@ class Templates:
         self._boot = boot
         self._name = name
         self._events = events
-        self._running: dict[int, int] = {}  # pid: pidfd
+        self._running = Children(reactor, system)
 
     def __len__(self) -> int:
         return len(self._running)
@@ -117,21 +116,19 @@ class Templates:
     def end(self, generation: Generation) -> None:
         """Let the generation's template go: it forks no more workers.
 
-        It exits when it reads that; one that is still in the user's code is killed.
+        It exits when it reads that, and until then what it says of workers is heard; one that is
+        still in the user's code is killed.
         """
-        generation.link.close()
-        pid, pidfd = generation.pid, self._running.get(generation.pid)
-        if pidfd is None:
-            return
+        pid = generation.pid
+        generation.link.finish()
         if generation.state is GenerationState.LOADING:
-            self._system.kill(pidfd, signal.SIGKILL)
+            self._running.kill(pid)
         else:
-            self._reactor.call_later(_EXIT_TIME, lambda: self._kill_if_running(pid))
+            self._reactor.call_later(_EXIT_TIME, lambda: self._running.kill(pid))
 
     def kill_all(self) -> None:
         """End every template at once."""
-        for pidfd in self._running.values():
-            self._system.kill(pidfd, signal.SIGKILL)
+        self._running.kill_all()
 
     def start(self, generation: Generation) -> None:
         """Start the generation's template process and have it load the user's code.
@@ -145,15 +142,13 @@ class Templates:
             except OSError:
                 ours.close()
                 raise
-        pid = generation.pid
-        self._running[pid] = pidfd = self._system.open_pidfd(pid)
         generation.link = link = Link(
             self._reactor,
             Channel(ours),
             lambda packet: self._received(generation, packet),
             lambda: None,  # its death is told by the pidfd
         )
-        self._reactor.register(pidfd, lambda _events: self._ended(generation, link, pid))
+        self._running.watch(generation.pid, lambda ended: self._ended(generation, link, ended))
         link.send(
             Load(
                 config=msgspec.msgpack.encode(self._config),
@@ -166,12 +161,10 @@ class Templates:
             tuple(listener.fileno() for listener in self._listeners),
         )
 
-    def _kill_if_running(self, pid: int) -> None:
-        if pid in self._running:
-            self._system.kill(self._running[pid], signal.SIGKILL)
-
     def _received(self, generation: Generation, packet: Packet) -> None:
         match packet.message:
+            case Loaded() if generation.state is GenerationState.RETIRED:
+                pass  # it had been given up
             case Loaded(model=model, resumable=resumable, threads=threads):
                 generation.model = model
                 generation.resumable = resumable
@@ -192,15 +185,8 @@ class Templates:
             case _:
                 packet.close()
 
-    def _ended(self, generation: Generation, link: Link, pid: int) -> None:
+    def _ended(self, generation: Generation, link: Link, ended: Exit) -> None:
         link.drain()
-        pidfd = self._running[pid]
-        ended = self._system.reap(pidfd)
-        if ended is None:
-            return
-        self._reactor.unregister(pidfd)
-        os.close(pidfd)
-        del self._running[pid]
         link.close()
         self._events.template_ended()
         if generation.link is not link or generation.state is GenerationState.RETIRED:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from typing import Final, Protocol
 
@@ -14,6 +14,7 @@ from socketkeep import _record as record
 from socketkeep._assignment import Order
 from socketkeep._config import ServeConfig
 from socketkeep._keeper import _seats
+from socketkeep._keeper._children import Children
 from socketkeep._keeper._generations import Generation
 from socketkeep._keeper._reactor import Reactor
 from socketkeep._keeper._system import Exit, System
@@ -50,7 +51,7 @@ class WorkerPool:
     """Every worker process of the server, of all generations.
 
     It knows how to start, retire and reap workers, and not which there should be: it tells
-    `ready`, `died`, and `emptied` when the last fork child of a dead worker has ended, and others
+    `ready`, `died`, and `changed` when a process has ended that was no worker any more, and others
     decide.
     """
 
@@ -62,7 +63,7 @@ class WorkerPool:
         boot: int,
         ready: Callable[[Worker], None],
         died: Callable[[Worker], None],
-        emptied: Callable[[], None],
+        changed: Callable[[], None],
     ) -> None:
         self.receiver: Receiver
         self.totals: Counter[str] = Counter()  # of the workers that have ended
@@ -72,7 +73,8 @@ class WorkerPool:
         self._boot = boot
         self._ready = ready
         self._died = died
-        self._emptied = emptied
+        self._changed = changed
+        self._children = Children(reactor, system)
         self._workers: dict[int, Worker] = {}
         self._serial = 0
         self._killing = False
@@ -83,6 +85,11 @@ class WorkerPool:
     def __len__(self) -> int:
         return len(self._workers)
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is no worker and no process of one."""
+        return not self._workers and not self._children
+
     def of_generation(self, number: int) -> list[Worker]:
         """Return the workers of a generation that serve or are starting."""
         alive = (WorkerState.STARTING, WorkerState.READY)
@@ -90,20 +97,28 @@ class WorkerPool:
 
     def start(self, generation: Generation, slot: int, replaces: Worker | None = None) -> Worker:
         """Have the generation's template fork a worker into `slot`.  Raises OSError."""
-        self._serial += 1
         rows = _seats.seats_of_model(generation.model, self._config.threads)
-        memfd = create_memfd(rows)
+        with ExitStack() as undo:
+            memfd = create_memfd(rows)
+            undo.callback(os.close, memfd)
+            scoreboard = Scoreboard(memfd)
+            wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            undo.callback(os.close, wake)
+            their_wake = os.dup(wake)
+            undo.callback(os.close, their_wake)
+            ours, theirs = channel_pair()
+            undo.pop_all()
+        self._serial += 1
         worker = Worker(
             serial=self._serial,
             slot=slot,
             generation=generation.number,
             resumable=generation.resumable,
-            scoreboard=Scoreboard(memfd),
-            wake=os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK),
+            scoreboard=scoreboard,
+            wake=wake,
             started_at=self._reactor.clock(),
             replaces=replaces,
         )
-        ours, theirs = channel_pair()
         worker.link = Link(
             self._reactor,
             Channel(ours),
@@ -115,20 +130,23 @@ class WorkerPool:
             self._reactor.call_later(self._config.start_timeout, lambda: self._kill_unready(worker))
         generation.link.send(
             ForkWorker(worker.serial, slot),
-            (theirs.detach(), memfd, os.dup(worker.wake)),
+            (theirs.detach(), memfd, their_wake),
             close_after=True,
         )
         return worker
 
     def forked(self, message: Forked) -> None:
         """The template forked the worker; this process is its parent."""
-        pidfd = self._system.open_pidfd(message.pid)
         worker = self._workers.get(message.serial)
         if worker is None:
-            self._watch_stray(message.pid, pidfd)
+            # It was given up before its fork was told.
+            self._children.watch(message.pid, lambda _exit: self._changed())
+            self._children.kill(message.pid)
             return
-        worker.pid, worker.pidfd = message.pid, pidfd
-        self._reactor.register(pidfd, lambda _events: self._ended(worker))
+        worker.pid, worker.forked = message.pid, True
+        self._children.watch(message.pid, partial(self._ended, worker))
+        if worker.killed:
+            self.kill(worker)
 
     def fork_failed(self, message: ForkFailed) -> None:
         """The system had no room for the worker."""
@@ -139,7 +157,7 @@ class WorkerPool:
     def abandon(self, generation: int) -> None:
         """The generation's template has gone: the workers it had not forked yet never will be."""
         for worker in self:
-            if worker.generation == generation and worker.pidfd < 0 and not worker.exit:
+            if worker.generation == generation and not worker.forked:
                 self._never_ran(worker, "its template ended before it was forked")
 
     def retire(self, worker: Worker, order: Order) -> None:
@@ -163,16 +181,16 @@ class WorkerPool:
         self._killing = True
         for worker in self:
             self.kill(worker)
-            if worker.pidfd < 0 and not worker.exit:
+            if not worker.forked:
                 self._never_ran(worker, "the server was stopped")
 
     def kill(self, worker: Worker) -> None:
         """End a worker at once, and the processes it forked."""
         worker.killed = True
-        if worker.pidfd >= 0:
-            self._system.kill(worker.pidfd, signal.SIGKILL)
-        for pidfd in worker.fork_children.values():
-            self._system.kill(pidfd, signal.SIGKILL)
+        if worker.forked and worker.exit is None:
+            self._children.kill(worker.pid)
+        for pid in worker.fork_children:
+            self._children.kill(pid)
 
     def _received(self, worker: Worker, packet: Packet) -> None:
         match packet.message:
@@ -196,15 +214,10 @@ class WorkerPool:
     def _gone(self, worker: Worker) -> None:
         """The channel has closed; a worker that was forked is dealt with when its pidfd says so."""
 
-    def _ended(self, worker: Worker) -> None:
+    def _ended(self, worker: Worker, ended: Exit) -> None:
         worker.link.drain()
-        worker.exit = self._system.reap(worker.pidfd)
-        if worker.exit is None:
-            return
-        self._reactor.unregister(worker.pidfd)
-        os.close(worker.pidfd)
-        worker.pidfd = -1
-        self._log_end(worker, worker.exit)
+        worker.exit = ended
+        self._log_end(worker, ended)
         worker.state = WorkerState.DEAD
         self.receiver.worker_died(worker)
         self._adopt_fork_children(worker)
@@ -221,9 +234,9 @@ class WorkerPool:
             return
         known = {w.pid for w in self} | {p for w in self for p in w.fork_children}
         ours = {words[record.PID] for _, words in worker.scoreboard.taken()}
-        for pid in (self._system.children() - known) & ours:
-            worker.fork_children[pid] = pidfd = self._system.open_pidfd(pid)
-            self._reactor.register(pidfd, partial(self._fork_child_ended, worker, pid))
+        worker.fork_children = (self._system.children() - known) & ours
+        for pid in worker.fork_children:
+            self._children.watch(pid, partial(self._fork_child_ended, worker, pid))
         if worker.order is not None:
             self._tell_fork_children(worker, worker.order)
         if self._killing or self._is_late(worker):
@@ -234,31 +247,13 @@ class WorkerPool:
         worker.scoreboard.retire(order)
         os.eventfd_write(worker.wake, 1)
 
-    def _fork_child_ended(self, worker: Worker, pid: int, _events: int) -> None:
-        pidfd = worker.fork_children[pid]
-        if self._system.reap(pidfd) is None:
-            return
-        self._reactor.unregister(pidfd)
-        os.close(pidfd)
-        del worker.fork_children[pid]
+    def _fork_child_ended(self, worker: Worker, pid: int, _exit: Exit) -> None:
+        worker.fork_children.discard(pid)
         worker.link.drain()
-        for row, words in worker.scoreboard.taken():
-            if words[record.PID] == pid:
-                worker.scoreboard.release(row)
+        self._settle_rows(worker, pid)
         if not worker.fork_children:
             self._forget(worker)
-            self._emptied()
-
-    def _watch_stray(self, pid: int, pidfd: int) -> None:
-        """A worker that was given up before its fork was told: end it, and reap it."""
-
-        def ended(_events: int) -> None:
-            if self._system.reap(pidfd) is not None:
-                self._reactor.unregister(pidfd)
-                os.close(pidfd)
-
-        self._system.kill(pidfd, signal.SIGKILL)
-        self._reactor.register(pidfd, ended)
+        self._changed()
 
     def _never_ran(self, worker: Worker, error: str) -> None:
         worker.error = error
@@ -270,13 +265,20 @@ class WorkerPool:
         del self._workers[worker.serial]
         worker.link.close()
         os.close(worker.wake)
-        for row, words in worker.scoreboard.taken():
-            number = connection_id(self._boot, words[record.MINTED_BY], words[record.NUMBER])
-            peer = worker.scoreboard.peer(row)
-            _log.warning("connection lost", id=number, peer=peer, **worker.label)
-            worker.scoreboard.release(row)
+        self._settle_rows(worker)
         for name, word in COUNTERS.items():
             self.totals[name] += worker.scoreboard[word]
+
+    def _settle_rows(self, worker: Worker, pid: int | None = None) -> None:
+        """Count the connections of a process that has ended; None: of any."""
+        for row, words in worker.scoreboard.taken():
+            if pid not in (None, words[record.PID]):
+                continue
+            if words[record.ENDED] == record.Ended.NOT_YET:
+                number = connection_id(self._boot, words[record.MINTED_BY], words[record.NUMBER])
+                peer = worker.scoreboard.peer(row)
+                _log.warning("connection lost", id=number, peer=peer, **worker.label)
+            worker.scoreboard.release(row)
 
     def _is_late(self, worker: Worker) -> bool:
         order = worker.order
@@ -285,7 +287,7 @@ class WorkerPool:
     def _kill_unready(self, worker: Worker) -> None:
         if worker.state is WorkerState.STARTING:
             error = f"not ready within {self._config.start_timeout:g} s"
-            if worker.pidfd >= 0:
+            if worker.forked:
                 worker.error = error
                 self.kill(worker)
             else:

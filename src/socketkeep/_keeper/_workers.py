@@ -18,6 +18,9 @@ from socketkeep._wire._scoreboard import OPEN, Scoreboard
 Model = Literal["fork", "prefork", "thread", "async"]
 
 
+_RETRY: Final = 0.1
+
+
 class Link:
     """A channel on the reactor: packets come as calls, and what must wait is sent later."""
 
@@ -39,18 +42,16 @@ class Link:
     def send(
         self, message: Message, descriptors: tuple[int, ...] = (), *, close_after: bool = False
     ) -> None:
-        """Send, or queue; to a process that has gone, nothing: its death is told by its pidfd."""
-        if not self.open:
-            if close_after:
-                for fd in descriptors:
-                    os.close(fd)
-            return
-        try:
-            self._channel.send(message, descriptors, close_after=close_after)
-        except ChannelClosed:
-            self._lost()
-            return
-        self._watch_writes()
+        """Send, or queue; to a process that has gone, nothing: its death is told by its pidfd.
+
+        Raises OSError when there is no descriptor for the memfd that a large message needs.
+        """
+        if self.open:
+            self._channel.enqueue(message, descriptors, close_after=close_after)
+            self._flush()
+        elif close_after:
+            for fd in descriptors:
+                os.close(fd)
 
     def drain(self) -> None:
         """Deliver what has arrived."""
@@ -64,8 +65,13 @@ class Link:
                 return
             self._on_packet(packet)
 
+    def finish(self) -> None:
+        """Send no more, and go on hearing; a template takes that as the word to exit."""
+        if self.open:
+            self._channel.finish()
+
     def close(self) -> None:
-        """Close this end; a template takes that as the word to exit."""
+        """Close this end."""
         if self.open:
             self.open = False
             self._reactor.unregister(self._channel.fileno())
@@ -73,18 +79,27 @@ class Link:
 
     def _ready(self, events: int) -> None:
         if events & WRITABLE:
-            try:
-                self._channel.flush()
-            except ChannelClosed:
-                self._lost()
-                return
-            self._watch_writes()
+            self._flush()
         self.drain()
 
-    def _watch_writes(self) -> None:
-        if self._channel.wants_write != self._watching_writes:
-            self._watching_writes = self._channel.wants_write
-            events = READABLE | WRITABLE if self._watching_writes else READABLE
+    def _flush(self) -> None:
+        if not self.open:
+            return
+        try:
+            self._channel.flush()
+        except ChannelClosed:
+            return  # what it sent before is still to be read; the end comes after that
+        except OSError:
+            # Writable, and yet the system has no room: to wait for it by epoll would spin.
+            self._watch_writes(False)
+            self._reactor.call_later(_RETRY, self._flush)
+        else:
+            self._watch_writes(self._channel.wants_write)
+
+    def _watch_writes(self, wanted: bool) -> None:
+        if wanted != self._watching_writes:
+            self._watching_writes = wanted
+            events = READABLE | WRITABLE if wanted else READABLE
             self._reactor.modify(self._channel.fileno(), events)
 
     def _lost(self) -> None:
@@ -115,7 +130,7 @@ class Worker:
     link: Link = field(init=False)
     state: WorkerState = WorkerState.STARTING
     pid: int = 0
-    pidfd: int = -1
+    forked: bool = False  # the template has said so
     order: Order | None = None
     seats: int = 0  # how many connections it may serve
     accept_below: int = 0  # what it was last told of them
@@ -124,7 +139,7 @@ class Worker:
     error: str = ""
     killed: bool = False  # by the keeper
     exit: Exit | None = None
-    fork_children: dict[int, int] = field(default_factory=dict)  # pid: pidfd, once it has died
+    fork_children: set[int] = field(default_factory=set)  # pids, once it has died
     expires_at: float = float("inf")
 
     @property

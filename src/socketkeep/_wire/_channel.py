@@ -57,9 +57,9 @@ class Packet:
 class Channel:
     """One end of a channel.
 
-    `send` queues what the other end has no room for, and never blocks; `wants_write` then is True
-    and the owner calls `flush` when the socket is writable.  `send_now` waits instead, for workers:
-    the keeper always reads, so that this cannot lock.
+    The keeper never blocks on it: it calls `enqueue` and `flush`, and where the other end has no
+    room `wants_write` is True, and `flush` is called again when the socket is writable.  `send_now`
+    waits instead, for workers: the keeper always reads, so that this cannot lock.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -73,17 +73,16 @@ class Channel:
     def wants_write(self) -> bool:
         return bool(self._queue)
 
-    def send(
+    def enqueue(
         self, message: Message, descriptors: Sequence[int] = (), *, close_after: bool = False
     ) -> None:
-        """Send `message`, or queue it.
+        """Put `message` behind those that are to be sent.
 
         The descriptors must stay open until they have gone; with `close_after` the channel owns
-        them and closes them then.  Raises ChannelClosed; OSError when there is no descriptor for
-        the memfd that a large message needs: then it is not queued, and owns nothing.
+        them and closes them then.  Raises OSError when there is no descriptor for the memfd that a
+        large message needs: then it is not queued, and the channel owns nothing.
         """
         self._queue.append((*_packed(message, descriptors), close_after))
-        self.flush()
 
     def flush(self) -> None:
         """Send what is queued, as far as the other end has room.
@@ -99,7 +98,10 @@ class Channel:
             _after_sending(payload, fds, close_after)
 
     def send_now(self, message: Message, descriptors: Sequence[int] = ()) -> None:
-        """Send `message`, waiting for room.  Raises ChannelClosed, and OSError as `send` does."""
+        """Send `message`, waiting for room.
+
+        Raises ChannelClosed, and OSError when the system has no room, or no memfd, for it.
+        """
         payload, fds = _packed(message, descriptors)
         try:
             self._transmit(payload, fds, 0)
@@ -122,6 +124,10 @@ class Channel:
             return Packet(None, fds, truncated)
         with open(fds.pop(), "rb") as body:
             return Packet(decode(body.read()), fds, truncated)
+
+    def finish(self) -> None:
+        """Send no more: the other end sees the channel closed, and can still be heard."""
+        self._sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Close this end, and the descriptors that it still owns."""

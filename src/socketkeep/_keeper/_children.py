@@ -1,0 +1,82 @@
+"""Child processes: each is watched by a pidfd, and reaped when it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from socketkeep import _log
+from socketkeep._keeper._reactor import Reactor
+from socketkeep._keeper._system import Exit, System
+
+_RETRY: Final = 0.1
+
+Ended = Callable[[Exit], None]
+
+
+@dataclass(slots=True, eq=False)
+class _Child:
+    pid: int
+    ended: Ended
+    pidfd: int = -1
+    doomed: bool = False
+
+
+class Children:
+    """Tells of each child's end, once, when it has been reaped.
+
+    While this process has no descriptor for another pidfd the child is watched later: its pid is
+    its own until it has been reaped, and that happens nowhere else.
+    """
+
+    def __init__(self, reactor: Reactor, system: System) -> None:
+        self._reactor = reactor
+        self._system = system
+        self._watched: dict[int, _Child] = {}
+        self._throttle = _log.Throttle()
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    def watch(self, pid: int, ended: Ended) -> None:
+        """Call `ended` when the child has ended."""
+        child = self._watched[pid] = _Child(pid, ended)
+        self._open(child)
+
+    def kill(self, pid: int) -> None:
+        """End a child at once; nothing happens when it is not watched any more."""
+        child = self._watched.get(pid)
+        if child is not None:
+            child.doomed = True
+            if child.pidfd >= 0:
+                self._system.kill(child.pidfd, signal.SIGKILL)
+
+    def kill_all(self) -> None:
+        """End every child at once."""
+        for pid in tuple(self._watched):
+            self.kill(pid)
+
+    def _open(self, child: _Child) -> None:
+        try:
+            child.pidfd = self._system.open_pidfd(child.pid)
+        except OSError as error:
+            self._throttle.warning(
+                "out of file descriptors", process="keeper", wanted="a pidfd", error=error.strerror
+            )
+            self._reactor.call_later(_RETRY, lambda: self._open(child))
+            return
+        if child.doomed:
+            self._system.kill(child.pidfd, signal.SIGKILL)
+        self._reactor.register(child.pidfd, lambda _events: self._reap(child))
+
+    def _reap(self, child: _Child) -> None:
+        ended = self._system.reap(child.pidfd)
+        if ended is None:
+            return  # an event of a descriptor that had the number before
+        self._reactor.unregister(child.pidfd)
+        os.close(child.pidfd)
+        del self._watched[child.pid]
+        child.ended(ended)
