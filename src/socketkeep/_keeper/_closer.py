@@ -19,6 +19,7 @@ class Closer:
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
         self._closing: dict[socket.socket, tuple[Timer, Callable[[], None]]] = {}
+        self._at_once = False
 
     def __len__(self) -> int:
         return len(self._closing)
@@ -29,12 +30,17 @@ class Closer:
         sock.setblocking(False)
         with contextlib.suppress(OSError):  # ENOTCONN: the peer has reset it
             sock.shutdown(socket.SHUT_WR)
+        if self._at_once:
+            sock.close()
+            done()
+            return
         timer = self._reactor.call_later(_BOUND, lambda: self._finish(sock))
         self._closing[sock] = (timer, done)
         self._reactor.register(sock.fileno(), lambda _events: self._discard(sock))
 
     def finish_all(self) -> None:
-        """Close what is left at once: the keeper ends."""
+        """Close at once what is left, and what is still to come: the keeper ends."""
+        self._at_once = True
         for sock in tuple(self._closing):
             self._finish(sock)
 

@@ -23,16 +23,19 @@ from socketkeep._keeper._moves import Moves
 from socketkeep._keeper._pacing import Pacing
 from socketkeep._keeper._pool import WorkerPool
 from socketkeep._keeper._reactor import Reactor, Timer
-from socketkeep._keeper._reloads import Done, Reloads
+from socketkeep._keeper._reloads import Done, Outcome, Reloads
 from socketkeep._keeper._system import System
 from socketkeep._keeper._workers import Worker, WorkerState
 from socketkeep._listener import Listener
 from socketkeep._wire._messages import Forked, ForkFailed
 from socketkeep._wire._scoreboard import COUNTERS
 
+_EXIT_FAILED: Final = 1
 _RETRY: Final = 1.0  # seconds until what the system had no room for is tried again
 _ALLOT_EVERY: Final = 0.1
 _RECYCLE_EVERY: Final = 1.0
+
+_LEAVING: Final = (WorkerState.DRAINING, WorkerState.DEAD)
 
 SIGNALS: Final = (
     signal.SIGTERM,
@@ -106,7 +109,14 @@ class Keeper:
             self._reactor.call_later(_RECYCLE_EVERY, self._recycle)
 
     def reload(self, done: Done | None = None) -> None:
-        """Load the user's code anew and move the connections to it."""
+        """Load the user's code anew and move the connections to it.
+
+        `done` is told how it ended; at once, and that it cannot be, when the server is stopping.
+        """
+        if self.order is not None:
+            if done is not None:
+                done(Outcome(_EXIT_FAILED, 0, "cannot reload: the server is stopping"))
+            return
         _log.info("reload asked for")
         self.reloads.request(done)
 
@@ -181,7 +191,7 @@ class Keeper:
                 self.stop("close")
             case signal.SIGQUIT:
                 self.stop_now()
-            case signal.SIGHUP if self.order is None:
+            case signal.SIGHUP:
                 self.reload()
             case signal.SIGUSR1:
                 _log.reopen()
@@ -244,7 +254,6 @@ class Keeper:
             self._retire(worker.replaces)
         worker.replaces = None
         self._changed()
-        self.moves.dispatch()
 
     def _worker_died(self, worker: Worker) -> None:
         coming = self.reloads.coming
@@ -392,6 +401,8 @@ class Keeper:
         count = max(len(workers), len(self._slots))
         shares = _seats.shares(each, count, self.config.max_connections)
         for worker, share in zip(workers, shares, strict=False):
+            if share > worker.seats:
+                self._reactor.call_soon(self.moves.dispatch)
             worker.seats = share
         coming = 0
         if each != _seats.UNBOUNDED or self.config.max_connections:
@@ -403,21 +414,22 @@ class Keeper:
         )
         for worker, limit in zip(workers, limits, strict=True):
             self.pool.allot(worker, 0 if self.paused else limit)
-        if coming and not self._allot_timer.pending:
-            # A connection that ends in its old worker frees a seat here and says nothing.
-            self._allot_timer = self._reactor.call_later(_ALLOT_EVERY, self._changed)
+        keeping = limits != [worker.seats for worker in workers]
+        if (coming or keeping) and not self._allot_timer.pending:
+            # A connection that ends in a worker frees a seat and says nothing.
+            self._allot_timer = self._reactor.call_later(_ALLOT_EVERY, self.moves.dispatch)
 
     def _leaving(self) -> int:
         """How many connections of retiring workers need a seat in those that stay."""
         return sum(
             worker.open
             for worker in self.pool
-            if worker.order is not None
-            and (worker.moves_its_connections or self.config.max_connections)
+            if worker.moves_its_connections
+            or (self.config.max_connections and worker.state in _LEAVING)
         )
 
     def _changed(self) -> None:
         if self.order is None:
             self._reactor.call_soon(self._allot)
-        elif not (len(self.pool) or len(self.moves) or len(self.closer) or len(self.templates)):
+        elif self.pool.empty and not (self.moves or self.closer or self.templates):
             self._reactor.stop()

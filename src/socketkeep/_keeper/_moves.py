@@ -6,6 +6,7 @@ next worker's `Attached`: whichever of the two dies in between, the connection l
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ from socketkeep._wire._channel import Packet
 from socketkeep._wire._messages import Acknowledged, Attach, Attached, Detached, Refused
 
 _ACKNOWLEDGED: Final = b"\1"
+_RETRY: Final = 0.1
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +58,7 @@ class Moves:
         self._moves: dict[str, Move] = {}
         self._unanswered: dict[int, list[str]] = {}  # by worker, in the order they were sent
         self._stopping = False
+        self._throttle = _log.Throttle()
         self.expired = 0
 
     def __len__(self) -> int:
@@ -72,31 +75,32 @@ class Moves:
     def take(self, worker: Worker, packet: Packet, parcel: Detached | None) -> None:
         """A worker detached a connection: hold it, say so, and find it another worker.
 
-        When the descriptor did not arrive (this process is at its limit) the worker is told that,
-        and still has it.
+        When not all of the descriptors arrived (this process is at its limit) the worker is told
+        that, and still has it.
         """
-        fds = packet.descriptors
-        acknowledge = fds[1] if len(fds) > 1 else -1
-        taken = parcel is not None and bool(fds) and parcel.id not in self._moves
-        if parcel is None or not taken:
-            if packet.truncated:
-                _log.warning("out of file descriptors", process="keeper", wanted="a connection")
+        if packet.truncated:
+            self._throttle.warning(
+                "out of file descriptors", process="keeper", wanted="a connection"
+            )
+        if parcel is None or packet.truncated or parcel.id in self._moves:
             packet.close()
-        else:
-            ownership = Ownership(State.OWNED, parcel.epoch, worker.serial)
-            ownership.detached(parcel.epoch)
-            sock = socket.socket(fileno=fds[0])
-            self._moves[parcel.id] = Move(parcel, sock, ownership, self._reactor.clock())
-            self._reactor.call_later(self._orphan_timeout, self._expire_overdue)
-        if acknowledge >= 0 and taken:
-            os.write(acknowledge, _ACKNOWLEDGED)
-            os.close(acknowledge)
-        elif acknowledge < 0:
+            # One that waits at a pipe sees EOF there, and does not mind this.
             name, epoch = (parcel.id, parcel.epoch) if parcel else ("", 0)
-            worker.link.send(Acknowledged(name, epoch, taken))
-        if self._stopping:
-            self.stop()
-        self._reactor.call_soon(self.dispatch)
+            worker.link.send(Acknowledged(name, epoch, taken=False))
+            return
+        connection, *pipe = packet.descriptors
+        ownership = Ownership(State.OWNED, parcel.epoch, worker.serial)
+        ownership.detached(parcel.epoch)
+        now = self._reactor.clock()
+        self._moves[parcel.id] = Move(parcel, socket.socket(fileno=connection), ownership, now)
+        self._reactor.call_at(now + self._orphan_timeout, self._expire_overdue)
+        for fd in pipe:
+            with contextlib.suppress(BrokenPipeError):  # the sender died: it is held all the same
+                os.write(fd, _ACKNOWLEDGED)
+            os.close(fd)
+        if not pipe:
+            worker.link.send(Acknowledged(parcel.id, parcel.epoch, taken=True))
+        self._go_on()
 
     def dispatch(self) -> None:
         """Give each connection that waits to a worker, while there is one with a free seat."""
@@ -129,13 +133,13 @@ class Moves:
         epoch = message.epoch if message.id or move is None else move.ownership.epoch
         if self._answer(worker, name, epoch, Ownership.refused) is not None:
             # Not at once: the worker that refused may be the only one, and be out of descriptors.
-            self._reactor.call_later(0.1, self.dispatch)
+            self._reactor.call_later(_RETRY, self._go_on)
 
     def worker_died(self, worker: Worker) -> None:
         """The worker has been reaped: what it did not acknowledge, it never touched."""
         for name in self._unanswered.pop(worker.serial, ()):
             self._moves[name].ownership.receiver_died()
-        self._reactor.call_soon(self.dispatch)
+        self._go_on()
 
     def stop(self) -> None:
         """No worker will come: close what waits, and what comes from now on."""
@@ -145,11 +149,16 @@ class Moves:
                 move.ownership.stopped()
                 self._close(move)
 
+    def _go_on(self) -> None:
+        """What waits is given to a worker, or, when the server stops, closed."""
+        if self._stopping:
+            self.stop()
+        else:
+            self._reactor.call_soon(self.dispatch)
+
     def _give(self, move: Move, worker: Worker) -> None:
         parcel = move.parcel
         epoch = move.ownership.assigned(worker.serial)
-        worker.arriving += 1
-        self._unanswered.setdefault(worker.serial, []).append(parcel.id)
         attach = Attach(
             id=parcel.id,
             epoch=epoch,
@@ -162,7 +171,15 @@ class Moves:
             bytes_in=parcel.bytes_in,
             bytes_out=parcel.bytes_out,
         )
-        worker.link.send(attach, (move.sock.fileno(),))
+        try:
+            worker.link.send(attach, (move.sock.fileno(),))
+        except OSError:
+            # No descriptor for the memfd of a large state: this process is at its limit.
+            move.ownership.refused(epoch)
+            self._reactor.call_later(_RETRY, self._go_on)
+            return
+        worker.arriving += 1
+        self._unanswered.setdefault(worker.serial, []).append(parcel.id)
 
     def _answer(
         self, worker: Worker, name: str, epoch: int, step: Callable[[Ownership, int], None]
@@ -180,9 +197,9 @@ class Moves:
         return move
 
     def _expire_overdue(self) -> None:
-        overdue = self._reactor.clock() - self._orphan_timeout
+        now = self._reactor.clock()
         for move in self:
-            if move.since <= overdue and move.ownership.worker is None:
+            if move.since + self._orphan_timeout <= now and move.ownership.worker is None:
                 move.ownership.expired()
                 self.expired += 1
                 _log.warning(
@@ -194,6 +211,10 @@ class Moves:
                 self._close(move)
 
     def _close(self, move: Move) -> None:
+        def drained() -> None:
+            move.ownership.drained()
+            self._changed()
+
         del self._moves[move.parcel.id]
-        self._closer.close(move.sock, move.ownership.drained)
+        self._closer.close(move.sock, drained)
         self._changed()

@@ -33,9 +33,11 @@ def accept_limits(seats: Sequence[int], taken: Sequence[int], coming: int) -> li
 
     `seats` and `taken` are each worker's; `coming` is how many connections are on their way to all
     of them together.  The free seats are kept for those first; when there are too few, the next
-    seats to become free are.
+    seats to become free are.  What a worker has above its seats, since its share became smaller,
+    takes the place of one in another.
     """
     limits = list(seats)
+    coming += sum(max(0, have - total) for have, total in zip(taken, seats, strict=True))
     for free_only in (True, False):
         for index, total in enumerate(seats):
             room = total - taken[index] if free_only else limits[index]

@@ -1,0 +1,576 @@
+"""The keeper's world without processes: a clock, deaths and the far ends of its channels.
+
+`Bench` builds a real `Keeper` on a reactor whose clock only the test moves, and a `System` whose
+processes are objects here.  The test plays the templates and the workers: it reads what the keeper
+sends them and answers, in whatever order it wants to try.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from socketkeep import _record as record
+from socketkeep._config import ServeConfig
+from socketkeep._keeper._keeper import Keeper
+from socketkeep._keeper._reactor import READABLE, Callback, Reactor
+from socketkeep._keeper._reloads import Outcome
+from socketkeep._keeper._system import Exit, System
+from socketkeep._keeper._workers import Model, Worker
+from socketkeep._listener import Listener
+from socketkeep._record import Ended
+from socketkeep._wire import _scoreboard as scoreboard
+from socketkeep._wire._channel import Channel, ChannelClosed, Packet
+from socketkeep._wire._messages import (
+    Acknowledged,
+    Attach,
+    Attached,
+    Detached,
+    Forked,
+    ForkFailed,
+    ForkWorker,
+    Load,
+    Loaded,
+    LoadFailed,
+    Message,
+    Ready,
+    Refused,
+    Retire,
+    Seats,
+    StartFailed,
+)
+from socketkeep._wire._scoreboard import Scoreboard
+
+BOOT: Final = 0xB007
+M = TypeVar("M", bound=Message)
+
+
+class Clock:
+    """Stands still unless moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class SteppedReactor(Reactor):
+    """A reactor that can tell when there is nothing left to do at this moment."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.stopped = False
+        self._active = False
+
+    def register(self, fd: int, callback: Callback, events: int = READABLE) -> None:
+        def noted(ready: int) -> None:
+            self._active = True
+            callback(ready)
+
+        super().register(fd, noted, events)
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def settle(self) -> None:
+        """Run until nothing is ready."""
+        for _ in range(1000):
+            self._active = False
+            self.run_once(0.0)
+            if not self._active:
+                return
+        raise AssertionError("the reactor spins")
+
+
+@dataclass(eq=False)
+class Process:
+    """A process that exists in the test alone."""
+
+    pid: int
+    name: str
+    exit: Exit | None = None
+    reaped: bool = False
+    is_child: bool = True
+    signals: list[signal.Signals] = field(default_factory=list)
+    bells: list[int] = field(default_factory=list)
+    at_death: list[Callable[[], None]] = field(default_factory=list)
+
+    def die(self, status: int = 0) -> None:
+        """End; the keeper learns of it at the reactor's next round."""
+        if self.exit is not None:
+            return
+        self.exit = Exit(status)
+        for call in self.at_death:
+            call()
+        for bell in self.bells:
+            os.eventfd_write(bell, 1)
+
+
+class FakeSystem(System):
+    """Processes without an operating system."""
+
+    def __init__(self) -> None:
+        self.subreaper = False
+        self.processes: dict[int, Process] = {}
+        self.templates: list[Template] = []
+        self.resident: dict[int, int] = {}
+        self.no_process = False  # spawning fails
+        self.no_pidfd = 0  # so many times opening one fails
+        self._of_pidfd: dict[int, Process] = {}
+
+    def add(self, name: str) -> Process:
+        process = Process(1001 + len(self.processes), name)
+        self.processes[process.pid] = process
+        return process
+
+    def become_subreaper(self) -> None:
+        self.subreaper = True
+
+    def spawn_template(self, channel_fd: int) -> int:
+        if self.no_process:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        process = self.add("template")
+        sock = socket.socket(fileno=os.dup(channel_fd))
+        self.templates.append(Template(self, process, Channel(sock)))
+        return process.pid
+
+    def open_pidfd(self, pid: int) -> int:
+        process = self.processes[pid]
+        assert not process.reaped
+        if self.no_pidfd:
+            self.no_pidfd -= 1
+            raise OSError(24, "Too many open files")
+        bell = os.eventfd(0, os.EFD_CLOEXEC)
+        process.bells.append(os.dup(bell))
+        if process.exit is not None:
+            os.eventfd_write(bell, 1)
+        self._of_pidfd[bell] = process
+        return bell
+
+    def kill(self, pidfd: int, number: signal.Signals) -> None:
+        process = self._of_pidfd[pidfd]
+        process.signals.append(number)
+        if number == signal.SIGKILL:
+            process.die(-number)
+
+    def reap(self, pidfd: int) -> Exit | None:
+        process = self._of_pidfd[pidfd]
+        assert not process.reaped, f"{process.name} was reaped twice"
+        process.reaped = process.exit is not None
+        return process.exit
+
+    def children(self) -> set[int]:
+        return {p.pid for p in self.processes.values() if p.is_child and not p.reaped}
+
+    def resident_bytes(self, pid: int) -> int:
+        return self.resident.get(pid, 0)
+
+    def unreaped(self) -> list[str]:
+        """Return the names of the processes that the keeper has left behind."""
+        return [p.name for p in self.processes.values() if not p.reaped]
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            for bell in process.bells:
+                os.close(bell)
+        for template in self.templates:
+            template.close()
+
+
+class Far:
+    """The far end of one of the keeper's channels."""
+
+    def __init__(self, process: Process, channel: Channel) -> None:
+        self.process = process
+        self.channel = channel
+        self.closed = False
+        process.at_death.append(self.close)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def send(self, message: Message, descriptors: tuple[int, ...] = ()) -> None:
+        self.channel.send_now(message, descriptors)
+
+    def packets(self) -> Iterator[Packet]:
+        """Yield what has arrived; ends where the keeper closed the channel, and notes that."""
+        with suppress(ChannelClosed):
+            while (packet := self.channel.receive()) is not None:
+                yield packet
+            return
+        self.closed_by_keeper = True
+
+    closed_by_keeper = False
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self.channel.close()
+
+    def hang_up(self) -> None:
+        """Close the channel, as a process does a moment before its death can be seen."""
+        Far.close(self)
+
+    def die(self, status: int = 0) -> None:
+        self.process.die(status)
+
+
+class Template(Far):
+    """A generation's template, played by the test."""
+
+    def __init__(self, system: FakeSystem, process: Process, channel: Channel) -> None:
+        super().__init__(process, channel)
+        self.system = system
+        self.workers: list[FarWorker] = []
+        self.unforked: list[tuple[ForkWorker, list[int]]] = []
+        self.model: Model = "async"
+        self.load: Load | None = None
+        self.hangs = False  # in the user's code: it reads nothing
+        self.process.at_death.append(self._drop)
+
+    def read(self) -> None:
+        for packet in self.packets():
+            match packet.message:
+                case Load() as load:
+                    assert len(packet.descriptors) == len(load.listeners)
+                    packet.close()
+                    self.load = load
+                case ForkWorker() as wanted:
+                    self.unforked.append((wanted, packet.descriptors))
+                case other:
+                    raise AssertionError(f"a template was sent {other}")
+        if self.closed_by_keeper and self.process.exit is None and not self.hangs:
+            self.die(0)
+
+    def loaded(self, model: Model = "async", *, resumable: bool = True) -> None:
+        self.read()
+        assert self.load is not None
+        msgspec.msgpack.decode(self.load.config, type=ServeConfig)
+        self.model = model
+        self.send(Loaded(model, resumable, []))
+
+    def load_failed(self, error: str, exit_code: int = 4) -> None:
+        self.send(LoadFailed(error, exit_code))
+        self.die(0)
+
+    def fork(self) -> list[FarWorker]:
+        """Fork what has been asked for."""
+        self.read()
+        forked = []
+        while self.unforked:
+            wanted, (channel_fd, memfd, wake) = self.unforked.pop(0)
+            worker = FarWorker(
+                self.system.add(f"worker {wanted.serial} in slot {wanted.slot}"),
+                Channel(socket.socket(fileno=channel_fd)),
+                serial=wanted.serial,
+                slot=wanted.slot,
+                board=Scoreboard(memfd),
+                wake=wake,
+            )
+            os.close(memfd)
+            self.send(Forked(wanted.serial, worker.pid))
+            forked.append(worker)
+        self.workers += forked
+        return forked
+
+    def fork_failed(self, error: str = "Resource temporarily unavailable") -> None:
+        """Have no process for what has been asked for."""
+        self.read()
+        for wanted, fds in self.unforked:
+            self.send(ForkFailed(wanted.serial, error))
+            for fd in fds:
+                os.close(fd)
+        self.unforked.clear()
+
+    def _drop(self) -> None:
+        for _, fds in self.unforked:
+            for fd in fds:
+                os.close(fd)
+        self.unforked.clear()
+
+    def close(self) -> None:
+        super().close()
+        if not hasattr(self, "workers"):
+            return
+        if self.process.exit is None:
+            self._drop()
+            for worker in self.workers:
+                worker.close()
+
+
+class FarWorker(Far):
+    """A worker, played by the test."""
+
+    def __init__(
+        self,
+        process: Process,
+        channel: Channel,
+        *,
+        serial: int,
+        slot: int,
+        board: Scoreboard,
+        wake: int,
+    ) -> None:
+        super().__init__(process, channel)
+        self.serial = serial
+        self.slot = slot
+        self.board = board
+        self.wake = wake
+        self.accept_below = 0
+        self.order: Retire | None = None
+        self.acknowledged: list[Acknowledged] = []
+        self.arrived: list[tuple[Attach, list[int]]] = []
+        self.truncated: list[Packet] = []
+        self.connections: dict[str, Served] = {}
+        self._numbers = 0
+        self.process.at_death.append(self._drop)
+
+    def read(self) -> None:
+        for packet in self.packets():
+            match packet.message:
+                case Seats(accept_below=limit):
+                    self.accept_below = limit
+                case Retire() as order:
+                    self.order = order
+                case Acknowledged() as acknowledged:
+                    self.acknowledged.append(acknowledged)
+                case Attach() as attach:
+                    self.arrived.append((attach, packet.descriptors))
+                case None:
+                    self.truncated.append(packet)
+                    packet.close()
+                case other:
+                    raise AssertionError(f"a worker was sent {other}")
+
+    def ready(self) -> None:
+        self.send(Ready(self.pid))
+
+    def start_failed(self, error: str) -> None:
+        self.send(StartFailed(error))
+        self.die(0)
+
+    def accept(self, sock: socket.socket, peer: str = "a peer") -> Served:
+        """Serve a new connection, as a worker does without a word to the keeper."""
+        self._numbers += 1
+        row = self.board.claim()
+        assert row is not None
+        words = self.board.record(row)
+        words[record.MINTED_BY] = self.serial
+        words[record.EPOCH] = 1
+        words[record.PID] = self.pid
+        words[record.NUMBER] = self._numbers
+        self.board.set_peer(row, peer)
+        self.board.add(scoreboard.ACCEPTED)
+        name = scoreboard.connection_id(BOOT, self.serial, self._numbers)
+        served = Served(self, name, 1, row, sock)
+        self.connections[name] = served
+        return served
+
+    def attach(self) -> Served:
+        """Take the connection that arrived first."""
+        attach, (fd,) = self.arrived.pop(0)
+        row = self.board.claim()
+        assert row is not None
+        words = self.board.record(row)
+        words[record.MINTED_BY], words[record.NUMBER] = scoreboard.parse_connection_id(attach.id)
+        words[record.EPOCH] = attach.epoch
+        words[record.PID] = self.pid
+        served = Served(self, attach.id, attach.epoch, row, socket.socket(fileno=fd))
+        served.attach = attach
+        self.connections[attach.id] = served
+        self.send(Attached(attach.id, attach.epoch))
+        return served
+
+    def refuse(self, reason: str = "no seat") -> None:
+        """Refuse the connection that arrived first."""
+        attach, fds = self.arrived.pop(0)
+        for fd in fds:
+            os.close(fd)
+        self.send(Refused(attach.id, attach.epoch, reason))
+
+    def _drop(self) -> None:
+        for served in self.connections.values():
+            served.sock.close()
+        for _, fds in self.arrived:
+            for fd in fds:
+                os.close(fd)
+        self.arrived.clear()
+        os.close(self.wake)
+
+    def close(self) -> None:
+        was_closed = self.closed
+        super().close()
+        if not was_closed and self.process.exit is None:
+            self._drop()
+
+
+@dataclass(eq=False)
+class Served:
+    """One connection in a worker."""
+
+    worker: FarWorker
+    id: str
+    epoch: int
+    row: int
+    sock: socket.socket
+    attach: Attach | None = None
+
+    def parcel(self, state: bytes | None = None, unread: bytes = b"") -> Detached:
+        return Detached(self.id, self.epoch, 0, "a peer", state, unread, 1, 2, 3)
+
+    def detach(self, state: bytes | None = None, unread: bytes = b"", pipe: int = -1) -> None:
+        """Offer it to the keeper; `pipe` is the write end for the answer, where it has one."""
+        descriptors = (self.sock.fileno(), *((pipe,) if pipe >= 0 else ()))
+        self.worker.send(self.parcel(state, unread), descriptors)
+
+    def settle(self, ended: Ended = Ended.DETACHED) -> None:
+        """It has ended here: free its row and this handle."""
+        self.worker.board.record(self.row)[record.ENDED] = ended
+        self.worker.board.release(self.row)
+        del self.worker.connections[self.id]
+        self.sock.close()
+
+
+class Bench:
+    """A keeper with all that it needs, and its world."""
+
+    def __init__(self, **options: Any) -> None:
+        self._before = open_descriptors()
+        self.clock = Clock()
+        self.reactor = SteppedReactor(self.clock)
+        self.system = FakeSystem()
+        self.listener = Listener.bind("127.0.0.1:0")
+        self.config = ServeConfig(target="app:handle", **{"start_timeout": 30.0, **options})
+        self.keeper = Keeper(self.config, self.reactor, self.system, [self.listener], BOOT)
+        self.outcomes: list[Outcome] = []
+        self._peers: list[socket.socket] = []
+
+    def settle(self) -> None:
+        """Let the keeper do what there is to do now, and the far ends read what it sends."""
+        for _ in range(20):
+            self.reactor.settle()
+            before = len(self.system.processes)
+            for template in self.system.templates:
+                if not template.closed:
+                    template.read()
+                for worker in template.workers:
+                    if not worker.closed:
+                        worker.read()
+            self.reactor.settle()
+            if before == len(self.system.processes) and not self.reactor._soon:
+                return
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, in small steps."""
+        end = self.clock.now + seconds
+        while self.clock.now < end - 1e-9:
+            self.clock.now = min(end, self.clock.now + 0.05)
+            self.reactor.settle()
+        self.settle()
+
+    @property
+    def template(self) -> Template:
+        """The newest template."""
+        return self.system.templates[-1]
+
+    def reload(self) -> None:
+        self.keeper.reload(self.outcomes.append)
+        self.settle()
+
+    def fork(self) -> list[FarWorker]:
+        """Have the newest template fork what the keeper has asked for."""
+        forked = self.template.fork()
+        self.settle()
+        return forked
+
+    def bring_up(self, model: Model = "async", *, resumable: bool = True) -> list[FarWorker]:
+        """Let the generation that is coming load, fork and become ready; return its workers."""
+        self.settle()
+        self.template.loaded(model, resumable=resumable)
+        self.settle()
+        workers = self.fork()
+        for worker in workers:
+            worker.ready()
+        self.settle()
+        return workers
+
+    def start(self, model: Model = "async", *, resumable: bool = True) -> list[FarWorker]:
+        """Start the server; return the workers of its first generation."""
+        self.keeper.start()
+        return self.bring_up(model, resumable=resumable)
+
+    def connect(self) -> tuple[socket.socket, socket.socket]:
+        """Return a peer's socket and the accepted one."""
+        peer, accepted = socket.socketpair()
+        peer.setblocking(False)
+        self._peers.append(peer)
+        return peer, accepted
+
+    def serve(self, worker: FarWorker) -> tuple[socket.socket, Served]:
+        """Return a peer, and its connection in the worker."""
+        peer, accepted = self.connect()
+        return peer, worker.accept(accepted)
+
+    def record_of(self, worker: FarWorker) -> Worker:
+        """Return the keeper's record of a worker."""
+        (found,) = (known for known in self.keeper.pool if known.serial == worker.serial)
+        return found
+
+    def close(self) -> None:
+        """End at once, and see that the keeper leaves nothing behind."""
+        self.keeper.stop_now()
+        self.settle()
+        for process in self.system.processes.values():
+            process.die(0)
+        self.settle()
+        stopped, unreaped = self.reactor.stopped, self.system.unreaped()
+        for peer in self._peers:
+            peer.close()
+        self.system.close()
+        self.listener.close()
+        self.reactor.close()
+        assert stopped, "the keeper does not end"
+        assert not unreaped
+        assert open_descriptors() == self._before
+
+
+def open_descriptors() -> dict[str, str]:
+    """Return what this process has open: descriptor and what it is.
+
+    Maps of scoreboards are left out: they go with their last reference.
+    """
+    found = {}
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
+    return {
+        fd: what
+        for fd, what in found.items()
+        if "scoreboard" not in what and not what.endswith("/fd")
+    }
+
+
+def is_at_eof(peer: socket.socket) -> bool:
+    """Whether the peer has been sent FIN (and has read all)."""
+    try:
+        return peer.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+
+
+def is_alive(peer: socket.socket, held: socket.socket) -> bool:
+    """Whether the peer and the handle are two ends of one connection that both can use."""
+    peer.send(b"?")
+    if held.recv(100) != b"?":
+        return False
+    held.send(b"!")
+    return peer.recv(100) == b"!"

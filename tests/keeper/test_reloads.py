@@ -1,0 +1,471 @@
+"""The reload, step by step: what comes first, and what happens when something fails on the way."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from socketkeep._keeper._reloads import Outcome
+from socketkeep._keeper._workers import Model
+from tests.keeper.conftest import MakeBench
+from tests.keeper.fakes import Bench, FarWorker, is_alive, is_at_eof
+
+
+def test_start(bench: Bench) -> None:
+    bench.keeper.start()
+    bench.settle()
+    assert bench.system.subreaper
+    assert bench.keeper.state == "starting"
+    assert bench.template.load is not None
+    assert bench.template.load.generation == 1
+    assert bench.template.load.listeners == [bench.listener.text]
+    first, second = bench.bring_up()
+    assert bench.keeper.state == "running"
+    assert {first.slot, second.slot} == {0, 1}
+    assert first.accept_below > 0
+    assert second.accept_below > 0
+
+
+def test_nothing_is_accepted_before_all_workers_are_ready(bench: Bench) -> None:
+    bench.keeper.start()
+    bench.settle()
+    bench.template.loaded()
+    bench.settle()
+    first, second = bench.fork()
+    first.ready()
+    bench.settle()
+    assert first.accept_below == 0
+    second.ready()
+    bench.settle()
+    assert first.accept_below > 0
+
+
+@pytest.mark.parametrize(("model", "workers"), [("prefork", 8), ("fork", 1)])
+def test_a_model_has_its_number_of_workers(
+    make_bench: MakeBench, model: Model, workers: int
+) -> None:
+    assert len(make_bench(workers=0).start(model)) == workers
+
+
+def test_reload_moves_the_connections_and_the_peers_notice_nothing(bench: Bench) -> None:
+    old = bench.start()
+    peers = {}
+    for worker in (*old, *old):
+        peer, served = bench.serve(worker)
+        peers[served.id] = peer
+    bench.reload()
+    assert bench.keeper.state == "reloading"
+    assert all(worker.order is None for worker in old), "the old ones serve until the new can"
+    assert all(worker.accept_below for worker in old)
+    new = bench.bring_up()
+    assert bench.outcomes == [Outcome(0, 2)]
+    assert bench.keeper.state == "running"
+    assert [worker.order.how for worker in old if worker.order] == ["move", "move"]
+    assert all(worker.accept_below for worker in new)
+    for worker in old:
+        for served in tuple(worker.connections.values()):
+            served.detach(state=b"\x01", unread=b"half a li")
+            bench.settle()
+            assert worker.acknowledged.pop().taken
+            served.settle()
+        worker.die(0)
+    bench.settle()
+    assert [len(worker.arrived) for worker in new] == [2, 2], "spread over both"
+    moved = [worker.attach() for worker in new for _ in range(2)]
+    bench.settle()
+    assert len(bench.keeper.moves) == 0
+    for served in moved:
+        assert served.attach is not None
+        assert served.attach.attached == "reload"
+        assert (served.attach.state, served.attach.unread) == (b"\x01", b"half a li")
+        assert served.epoch == 2
+        assert is_alive(peers[served.id], served.sock)
+    assert bench.keeper.counters()["lost"] == 0
+    assert bench.keeper.counters()["detached"] == 4
+
+
+def test_the_template_of_the_old_generation_ends(bench: Bench) -> None:
+    bench.start()
+    first = bench.template
+    bench.reload()
+    assert first.process.exit is None
+    bench.bring_up()
+    bench.settle()
+    assert first.process.reaped
+    assert not bench.template.process.reaped
+
+
+def unharmed(bench: Bench, old: list[FarWorker]) -> bool:
+    """Whether the generation before serves on as if nobody had asked for another."""
+    alive = all(worker.process.exit is None and worker.order is None for worker in old)
+    return alive and bench.keeper.state == "running" and all(w.accept_below for w in old)
+
+
+def test_code_that_cannot_be_loaded(bench: Bench) -> None:
+    old = bench.start()
+    bench.reload()
+    bench.template.load_failed("SyntaxError: no")
+    bench.settle()
+    assert bench.outcomes == [Outcome(4, 2, "SyntaxError: no")]
+    assert unharmed(bench, old)
+    assert bench.template.process.reaped
+
+
+def test_a_template_that_dies_while_it_loads(bench: Bench) -> None:
+    old = bench.start()
+    bench.reload()
+    bench.template.die(-11)
+    bench.settle()
+    (outcome,) = bench.outcomes
+    assert outcome.exit_code == 4
+    assert "killed by SIGSEGV" in outcome.error
+    assert unharmed(bench, old)
+
+
+def test_a_template_that_cannot_be_started(bench: Bench) -> None:
+    old = bench.start()
+    bench.system.no_process = True
+    bench.reload()
+    (outcome,) = bench.outcomes
+    assert outcome.exit_code == 4
+    assert "Resource temporarily unavailable" in outcome.error
+    assert unharmed(bench, old)
+    bench.system.no_process = False
+    bench.reload()
+    bench.bring_up()
+    assert bench.outcomes[-1] == Outcome(0, 3)
+
+
+def test_a_template_that_cannot_be_watched_yet_is_watched_later(bench: Bench) -> None:
+    """The keeper has no descriptor for the pidfd."""
+    old = bench.start()
+    bench.system.no_pidfd = 3
+    bench.reload()
+    bench.template.die(1)
+    bench.settle()
+    assert not bench.outcomes
+    bench.advance(1)
+    assert bench.outcomes[0].exit_code == 4
+    assert bench.template.process.reaped
+    assert unharmed(bench, old)
+
+
+def test_a_worker_that_dies_before_it_is_ready(bench: Bench) -> None:
+    old = bench.start()
+    bench.reload()
+    bench.template.loaded()
+    bench.settle()
+    first, second = bench.fork()
+    first.ready()
+    second.die(1)
+    bench.settle()
+    (outcome,) = bench.outcomes
+    assert outcome.exit_code == 3
+    assert "exit code 1" in outcome.error
+    assert unharmed(bench, old)
+    assert first.process.reaped, "what was started of the generation is ended"
+    assert bench.template.process.reaped
+
+
+def test_a_lifespan_that_fails(bench: Bench) -> None:
+    old = bench.start()
+    bench.reload()
+    bench.template.loaded()
+    bench.settle()
+    bench.fork()[0].start_failed("the lifespan failed:\nOperationalError")
+    bench.settle()
+    (outcome,) = bench.outcomes
+    assert outcome.exit_code == 3
+    assert "OperationalError" in outcome.error
+    assert unharmed(bench, old)
+
+
+def test_no_room_for_a_worker(bench: Bench) -> None:
+    old = bench.start()
+    bench.reload()
+    bench.template.loaded()
+    bench.settle()
+    bench.template.fork_failed()
+    bench.settle()
+    (outcome,) = bench.outcomes
+    assert outcome.exit_code == 3
+    assert unharmed(bench, old)
+
+
+@pytest.mark.parametrize(("loads", "exit_code"), [(False, 4), (True, 3)])
+def test_a_generation_that_takes_too_long(
+    make_bench: MakeBench, loads: bool, exit_code: int
+) -> None:
+    bench = make_bench(workers=2, start_timeout=3)
+    old = bench.start()
+    bench.reload()
+    bench.advance(1)
+    if loads:
+        bench.template.loaded()
+        bench.settle()
+        bench.fork()
+    bench.advance(1.9)
+    assert not bench.outcomes
+    bench.advance(0.2)
+    (outcome,) = bench.outcomes
+    assert outcome.exit_code == exit_code
+    assert "--start-timeout" in outcome.error
+    assert unharmed(bench, old)
+    bench.advance(3)
+    assert len(bench.system.unreaped()) == 3, "a template and two workers serve"
+
+
+def test_code_that_hangs_while_it_is_loaded_is_ended(make_bench: MakeBench) -> None:
+    bench = make_bench(workers=1, start_timeout=3)
+    old = bench.start()
+    bench.reload()
+    bench.template.hangs = True
+    bench.advance(3.1)
+    assert bench.outcomes[0].exit_code == 4
+    bench.advance(2.1)
+    assert bench.template.process.reaped
+    assert unharmed(bench, old)
+
+
+def test_forked_told_after_the_roll_back(bench: Bench) -> None:
+    """A worker that the template forked while the keeper gave it up is ended and reaped."""
+    bench.start()
+    bench.reload()
+    bench.template.loaded()
+    bench.settle()
+    first, second = bench.template.fork()
+    first.die(1)
+    bench.settle()
+    assert bench.outcomes[0].exit_code == 3
+    assert second.process.reaped
+
+
+def test_two_reloads_at_once_are_one_after_the_other(bench: Bench) -> None:
+    bench.start()
+    bench.reload()
+    bench.reload()
+    bench.reload()
+    assert len(bench.system.templates) == 2, "one at a time"
+    bench.bring_up()
+    assert bench.outcomes == [Outcome(0, 2)], "the others asked for code that is newer than this"
+    assert len(bench.system.templates) == 3
+    bench.bring_up()
+    assert bench.outcomes == [Outcome(0, 2), Outcome(0, 3), Outcome(0, 3)]
+    bench.settle()
+    assert len(bench.system.templates) == 3, "two that waited were one"
+
+
+def test_the_reload_after_one_that_fails_is_done(bench: Bench) -> None:
+    bench.start()
+    bench.reload()
+    bench.reload()
+    bench.template.load_failed("no")
+    bench.settle()
+    assert bench.outcomes == [Outcome(4, 2, "no")]
+    bench.bring_up()
+    assert bench.outcomes[1:] == [Outcome(0, 3)]
+
+
+def test_a_reload_during_a_drain_is_refused(bench: Bench) -> None:
+    (worker, _) = bench.start()
+    bench.serve(worker)
+    bench.keeper.stop("finish")
+    bench.settle()
+    bench.reload()
+    (outcome,) = bench.outcomes
+    assert outcome.exit_code == 1
+    assert "stopping" in outcome.error
+    bench.keeper.act_on_signal(signal.SIGHUP)
+    bench.settle()
+    assert len(bench.system.templates) == 1
+
+
+def test_a_stop_during_a_reload_rolls_it_back(bench: Bench) -> None:
+    bench.start()
+    bench.reload()
+    bench.template.loaded()
+    bench.settle()
+    coming = bench.fork()
+    bench.keeper.stop("close")
+    bench.settle()
+    (outcome,) = bench.outcomes
+    assert outcome.exit_code == 1
+    assert all(worker.process.reaped for worker in coming)
+
+
+def test_a_worker_of_the_old_generation_dies_during_a_reload(bench: Bench) -> None:
+    old = bench.start()
+    bench.reload()
+    template = bench.template
+    old[0].die(-9)
+    bench.settle()
+    (replacement,) = bench.system.templates[0].fork()
+    bench.settle()
+    replacement.ready()
+    bench.settle()
+    assert replacement.accept_below
+    assert template is bench.template
+    bench.bring_up()
+    assert bench.outcomes == [Outcome(0, 2)]
+    assert replacement.order is not None
+
+
+def test_scaled_up_during_a_reload(bench: Bench) -> None:
+    bench.start()
+    bench.reload()
+    bench.template.loaded()
+    bench.settle()
+    new = bench.fork()
+    bench.keeper.scale(3)
+    for worker in new:
+        worker.ready()
+    bench.settle()
+    assert not bench.outcomes, "the third slot has no worker yet"
+    (third,) = bench.fork()
+    third.ready()
+    bench.settle()
+    assert bench.outcomes == [Outcome(0, 2)]
+
+
+def test_scaled_down_during_a_reload(bench: Bench) -> None:
+    bench.start()
+    bench.reload()
+    bench.template.loaded()
+    bench.settle()
+    first, second = bench.fork()
+    first.ready()
+    bench.settle()
+    bench.keeper.scale(1)
+    bench.settle()
+    kept, extra = (first, second) if bench.keeper._slots == [0] else (second, first)
+    second.ready()
+    bench.settle()
+    assert bench.outcomes == [Outcome(0, 2)]
+    assert kept.order is None
+    assert extra.order is not None
+
+
+def test_connections_of_a_handler_that_cannot_be_moved_are_finished(bench: Bench) -> None:
+    old = bench.start("thread", resumable=False)
+    bench.serve(old[0])
+    bench.reload()
+    bench.bring_up("thread", resumable=False)
+    assert old[0].order is not None
+    assert old[0].order.deadline == bench.clock.now + bench.config.graceful_timeout
+
+
+def test_keep_none_moves_nothing(make_bench: MakeBench) -> None:
+    bench = make_bench(workers=1, keep="none")
+    (old,) = bench.start()
+    bench.reload()
+    bench.bring_up()
+    assert old.order is not None
+    assert old.order.how == "finish"
+
+
+def test_a_worker_that_does_not_retire_in_time_is_killed(make_bench: MakeBench) -> None:
+    bench = make_bench(workers=1, graceful_timeout=2)
+    (old,) = bench.start()
+    peer, _ = bench.serve(old)
+    bench.reload()
+    bench.bring_up()
+    bench.advance(8)
+    assert old.process.exit is None, "it has a while to close in an orderly way"
+    bench.advance(2)
+    assert old.process.signals == [signal.SIGKILL]
+    assert old.process.reaped
+    assert is_at_eof(peer)
+    assert bench.keeper.counters()["lost"] == 1
+    assert bench.keeper.counters()["worker_deaths"] == 0
+
+
+def test_the_first_generation_cannot_be_loaded(bench: Bench) -> None:
+    bench.keeper.start()
+    bench.settle()
+    bench.template.load_failed("no module named 'app'", exit_code=4)
+    bench.settle()
+    assert bench.reactor.stopped
+    assert bench.keeper.failure is not None
+    assert bench.keeper.failure.exit_code == 4
+    assert bench.system.unreaped() == []
+
+
+def test_workers_that_never_become_ready_are_tried_three_times(make_bench: MakeBench) -> None:
+    bench = make_bench(workers=1)
+    bench.keeper.start()
+    bench.settle()
+    bench.template.loaded()
+    for _ in range(3):
+        assert bench.keeper.failure is None
+        bench.settle()
+        (worker,) = bench.fork()
+        worker.die(-11)
+    bench.settle()
+    assert bench.keeper.failure is not None
+    assert bench.keeper.failure.exit_code == 3
+    assert bench.reactor.stopped
+    assert bench.system.unreaped() == []
+
+
+def test_accepting_is_paused_by_winch_until_the_next_reload(bench: Bench) -> None:
+    old = bench.start()
+    peer, served = bench.serve(old[0])
+    bench.keeper.act_on_signal(signal.SIGWINCH)
+    bench.settle()
+    assert [worker.accept_below for worker in old] == [0, 0]
+    assert is_alive(peer, served.sock)
+    assert all(worker.order is None for worker in old)
+    bench.reload()
+    new = bench.bring_up()
+    assert all(worker.accept_below for worker in new)
+
+
+def test_a_hang_up_reloads(bench: Bench) -> None:
+    bench.start()
+    bench.keeper.act_on_signal(signal.SIGHUP)
+    bench.bring_up()
+    assert bench.keeper.current is not None
+    assert bench.keeper.current.number == 2
+
+
+def test_the_template_dies_while_its_workers_serve(bench: Bench) -> None:
+    workers = bench.start()
+    peer, served = bench.serve(workers[0])
+    bench.template.die(-9)
+    bench.settle()
+    assert unharmed(bench, workers)
+    bench.advance(2)
+    assert len(bench.system.templates) == 2
+    assert bench.template.load is not None
+    assert bench.template.load.generation == 1
+    bench.template.loaded()
+    bench.settle()
+    assert is_alive(peer, served.sock)
+    workers[1].die(-9)
+    bench.settle()
+    assert [worker.slot for worker in bench.fork()] == [workers[1].slot]
+
+
+def test_a_worker_dies_while_there_is_no_template(bench: Bench) -> None:
+    workers = bench.start()
+    bench.template.die(-9)
+    workers[0].die(-9)
+    bench.settle()
+    bench.advance(2)
+    bench.template.loaded()
+    bench.advance(2)
+    (replacement,) = bench.fork()
+    assert replacement.slot == workers[0].slot
+
+
+def test_a_template_that_cannot_be_started_again_is_tried_again(bench: Bench) -> None:
+    workers = bench.start()
+    bench.system.no_process = True
+    bench.template.die(-9)
+    bench.advance(5)
+    assert len(bench.system.templates) == 1
+    assert unharmed(bench, workers)
+    bench.system.no_process = False
+    bench.advance(2)
+    assert len(bench.system.templates) == 2
