@@ -23,19 +23,36 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 }
 
 
+#: Small buffers, so that a send need not be megabytes to have to wait.
+BUFFER = 65536
+
+
+def narrow(*socks: socket.socket) -> None:
+    for sock in socks:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+
+
 def tcp_pair(family: socket.AddressFamily = socket.AF_INET) -> Pair:
     """Return an accepted socket and the client that made it."""
     host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
     with socket.create_server((host, 0), family=family) as server:
         client = socket.create_connection(server.getsockname()[:2])
         accepted, _ = server.accept()
+    narrow(accepted, client)
     return accepted, client
+
+
+def unix_pair() -> Pair:
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    narrow(*pair)
+    return pair
 
 
 KINDS: dict[str, Callable[[], Pair]] = {
     "tcp": tcp_pair,
     "tcp6": lambda: tcp_pair(socket.AF_INET6),
-    "unix": lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM),
+    "unix": unix_pair,
 }
 
 
