@@ -97,8 +97,15 @@ class System:
             signal.pidfd_send_signal(pidfd, number)
 
     def reap(self, pidfd: int) -> Exit | None:
-        """Return how the child ended and let the kernel forget it; None while it runs."""
-        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        """Return how the child ended and let the kernel forget it; None while it runs.
+
+        None also for a worker that died while the process which forked it, and exits at once, was
+        still its parent: the pidfd stays readable, and the next attempt finds it.
+        """
+        try:
+            result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            return None
         if result is None:
             return None
         exited = result.si_code == os.CLD_EXITED
