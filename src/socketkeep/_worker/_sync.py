@@ -71,8 +71,9 @@ class SyncLoop:
         """Serve until retired and empty.  Raises ChannelClosed when the keeper is gone already."""
         self.environment.channel.send_now(Ready(os.getpid()))
         while self.order is None or self.open or self._attached:
-            while self._attached:
+            if self._attached:
                 self._model.serve(self._attached.popleft())
+                continue  # in `prefork` it may have been served to its end, and this worker retired
             if not self.gate.paused:
                 self._model.resume()
             self.gate.open(self.order is None and self.open < self._accept_below)
