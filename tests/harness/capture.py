@@ -47,7 +47,8 @@ class Capture:
         self._marker_port = self._marker.getsockname()[1]
         flags = f"tcp src port {port} and tcp[tcpflags] & (tcp-fin|tcp-rst) != 0"
         self._command = [
-            *("tcpdump", "-i", "lo", "-n", "-l", "--immediate-mode", "-B", "8192"),
+            # Headers alone: each packet takes a slot of this size in the ring.
+            *("tcpdump", "-i", "lo", "-n", "-l", "--immediate-mode", "-B", "8192", "-s", "128"),
             f"({flags}) or (udp dst port {self._marker_port})",
         ]
         self._ended = threading.Event()
