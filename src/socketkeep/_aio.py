@@ -11,6 +11,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
+from socketkeep._assignment import Assignment
 from socketkeep._async import AsyncExchange
 from socketkeep._async_sender import Data, Piece
 from socketkeep._closing import LINGER, QUIET, discard, end_writing, reset
@@ -26,7 +27,8 @@ class AsyncConnection(AsyncExchange):
     """A connected stream socket, TCP or Unix, for async code.
 
     sock: a connected socket; the connection owns it from here on, and makes it non-blocking.
-    assignment: given by a server.  To be made, and used, in the thread of a running loop.
+    inherit: whether forked children keep it, see `inherit`.  assignment: given by a server.  To be
+    made, and used, in the thread of a running loop.
 
     Operations take `timeout`, seconds for the whole operation: None for as long as it takes, 0 not
     to wait.  When one raises `TimedOut` or `WouldBlock`, or is cancelled, no byte is lost: received
@@ -41,6 +43,16 @@ class AsyncConnection(AsyncExchange):
     """
 
     __slots__ = ()
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        inherit: bool = False,
+        assignment: Assignment | None = None,
+    ) -> None:
+        super().__init__(sock, assignment=assignment)
+        self._inherit = inherit
 
     async def __aenter__(self) -> Self:
         return self
@@ -157,6 +169,7 @@ class AsyncConnection(AsyncExchange):
         end = time.monotonic() + linger
         try:
             await self._flush(end)
+            self._stop_senders(Closed())
             if end_writing(self._sock) and not self._eof:
                 await self._drain(end)
         finally:
@@ -173,7 +186,10 @@ class AsyncConnection(AsyncExchange):
             return
         if self._receiving or self._out:
             raise Busy(**self._context("release"))
-        self._finish(Released(), Ended.RELEASED)
+        self._give_up()
+
+    def _give_up(self, reason: str = "") -> None:
+        self._finish(Released(reason), Ended.RELEASED)
         self._let_go_of_loop()
         self._sock.close()
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, cast
 
 from socketkeep._assignment import Assignment, Detached, Order
 from socketkeep._async_sender import AsyncSender, settle
@@ -63,6 +64,26 @@ class AsyncExchange(AsyncSender):
         idle = self._assignment.idle_timeout
         if idle is not None:
             self._idle_timer = self._loop.call_later(idle, self._check_idle, idle)
+
+    def _reset_after_fork(self) -> None:
+        # The loop's epoll is the parent's: what were taken out here would be missing there.
+        self._loop = cast("asyncio.AbstractEventLoop", _ChildsLoop(self))
+        self._receiving = self._watching = False
+        self._waiter = self._deadline_timer = self._idle_timer = None
+        self._out.clear()
+
+    @contextmanager
+    def _claimed(self, operation: str) -> Iterator[None]:
+        """Keep other tasks off; raise when the connection is over, or Busy when one is on it."""
+        if self._over is not None:
+            raise self._refusal(operation)
+        if self._receiving or self._out:
+            raise Busy(**self._context(operation))
+        self._receiving = True
+        try:
+            yield
+        finally:
+            self._receiving = False
 
     # Receiving.
 
@@ -257,3 +278,16 @@ class AsyncExchange(AsyncSender):
             if timer is not None:
                 timer.cancel()
         self._deadline_timer = self._idle_timer = None
+
+
+class _ChildsLoop:
+    """In place of the parent's loop in a forked child: the loop that first uses the connection."""
+
+    __slots__ = ("_conn",)
+
+    def __init__(self, conn: AsyncExchange) -> None:
+        self._conn = conn
+
+    def __getattr__(self, name: str) -> object:
+        self._conn._loop = loop = asyncio.get_running_loop()
+        return getattr(loop, name)

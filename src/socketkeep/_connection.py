@@ -27,7 +27,8 @@ class Connection(SyncExchange):
 
     sock: a connected socket; the connection owns it from here on, and sets its file description
     non-blocking for good, whoever else holds it.  mode: how operations wait; it belongs to this
-    object alone, not to the description.  assignment: given by a server.
+    object alone, not to the description.  inherit: whether forked children keep it, see `inherit`.
+    assignment: given by a server.
 
     Operations take `timeout`, seconds for the whole operation, in place of the mode; 0 is as
     NonBlocking, None as the mode says.  When one raises `WouldBlock` or `TimedOut` nothing is
@@ -47,9 +48,11 @@ class Connection(SyncExchange):
         sock: socket.socket,
         *,
         mode: Mode = _BLOCKING,
+        inherit: bool = False,
         assignment: Assignment | None = None,
     ) -> None:
         super().__init__(sock, mode=mode, assignment=assignment)
+        self._inherit = inherit
 
     def __enter__(self) -> Self:
         return self
@@ -202,7 +205,10 @@ class Connection(SyncExchange):
             if not lock.acquire(blocking=False):
                 raise Busy(**self._context("release"))
             lock.release()
-        self._finish(Released(), Ended.RELEASED)
+        self._give_up()
+
+    def _give_up(self, reason: str = "") -> None:
+        self._finish(Released(reason), Ended.RELEASED)
         self._sock.close()
 
     def abort(self) -> None:

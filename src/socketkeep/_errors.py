@@ -214,6 +214,7 @@ ANY: Final = "*"
 TABLE: Final[dict[tuple[int, str], type[SystemFailure]]] = {
     (errno.EAGAIN, ANY): WouldBlock,
     (errno.EWOULDBLOCK, ANY): WouldBlock,
+    (errno.EAGAIN, "fork"): OutOfResources,
     (errno.EINPROGRESS, "connect"): WouldBlock,
     (errno.EALREADY, "connect"): WouldBlock,
     (errno.ETIMEDOUT, ANY): TimedOut,

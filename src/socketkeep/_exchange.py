@@ -30,7 +30,17 @@ from socketkeep._errors import (
     SystemFailure,
     translate,
 )
-from socketkeep._record import ACTIVE_AT, BYTES_IN, BYTES_OUT, ENDED, STATUS, Ended, Status
+from socketkeep._forking import Fate, drop, own
+from socketkeep._record import (
+    ACTIVE_AT,
+    BYTES_IN,
+    BYTES_OUT,
+    ENDED,
+    STATUS,
+    Ended,
+    Status,
+    blank_record,
+)
 
 #: A committed state encodes to at most this many bytes.
 STATE_LIMIT: Final = 65536
@@ -70,6 +80,7 @@ class Exchange:
         "_eof",
         "_failure",
         "_fd",
+        "_inherit",
         "_local",
         "_over",
         "_peer",
@@ -109,6 +120,14 @@ class Exchange:
             self._buffer.feed(assigned.unread)
             self._taken = True
             record[STATUS] = READ
+        self._inherit = False
+        own(self)
+
+    def __reduce__(self) -> Never:
+        raise TypeError(
+            f"a {type(self).__name__} cannot be pickled: pass it to another process with "
+            "conn.give(channel), and get it there with take(channel)"
+        )
 
     def __repr__(self) -> str:
         state = "" if self._over is None else f" {Ended(self.ended).name.lower()}"
@@ -327,6 +346,37 @@ class Exchange:
         if self._detached and operation != "send":
             return Detached("the connection was detached from this worker")
         return type(over)(over.reason, **self._context(operation))
+
+    @property
+    def inherit(self) -> bool:
+        """Whether forked children keep the connection; by default they let go of it.
+
+        Where they do, each process has a handle, a mode and unread bytes of its own; the connection
+        ends when one says `close` or all have let go.  A program that is executed has nothing of
+        it, `inherit` or not: `subprocess` passes descriptors with ``pass_fds``.
+        """
+        return self._inherit
+
+    @inherit.setter
+    def inherit(self, inherit: bool) -> None:
+        self._inherit = inherit
+
+    def _after_fork(self, fate: Fate, reason: str) -> socket.socket | None:
+        """In a forked child: let go of the descriptor, or be fit for use here."""
+        if (fate != "none" or self._inherit) and not self._detached:
+            self._pushes = 0
+            self._reset_after_fork()
+            return self._sock
+        drop(self._sock)
+        self._record = blank_record()  # the other is memory that the parent goes on writing
+        self._record[ENDED] = Ended.RELEASED
+        self._over = Released(reason)
+        self._reset_after_fork()
+        return None
+
+    def _reset_after_fork(self) -> None:
+        """Let go, in a forked child, of what belongs to the parent's threads or loop."""
+        raise NotImplementedError
 
     def _end(self, reason: str, operation: str) -> Closed:
         """Note that a limit of the server's ends the connection, and return the error that says so.

@@ -20,7 +20,8 @@ from socketkeep._address import (
     format_address,
     parse_bind,
 )
-from socketkeep._errors import ListenError, translate
+from socketkeep._errors import Closed, ListenError, Released, translate
+from socketkeep._forking import Fate, drop, own
 
 #: The first descriptor that systemd passes, SD_LISTEN_FDS_START of sd_listen_fds(3).
 _FIRST_INHERITED: Final = 3
@@ -37,12 +38,26 @@ class Listener:
     """A listening stream socket, non-blocking and not inherited by programs it starts.
 
     Made by `bind` or `inherited_listeners`.  `sock` is the socket, `text` its address with the
-    real port, `name` the name that a service manager gave it, else "".
+    real port, `name` the name that a service manager gave it, else "".  `inherit`: whether forked
+    children keep it; by default they let go of it, and it closes when this process closes it.
     """
 
-    __slots__ = ("_identity", "_owner", "_path", "dual_stack", "name", "sock", "text")
+    __slots__ = (
+        "__weakref__",
+        "_identity",
+        "_over",
+        "_owner",
+        "_path",
+        "dual_stack",
+        "inherit",
+        "name",
+        "sock",
+        "text",
+    )
 
-    def __init__(self, sock: socket.socket, *, name: str = "", path: str = "") -> None:
+    def __init__(
+        self, sock: socket.socket, *, name: str = "", path: str = "", inherit: bool = False
+    ) -> None:
         sock.setblocking(False)
         sock.set_inheritable(False)
         self.sock = sock
@@ -54,17 +69,26 @@ class Listener:
         self._path = path
         self._owner = os.getpid()
         self._identity = _identity(path) if path else None
+        self._over: Released | None = None  # why this process does not have it any more
+        self.inherit = inherit
+        own(self)
 
     @classmethod
     def bind(
-        cls, address: str | BindAddress, *, backlog: int = 2048, unix_mode: int = 0o666
+        cls,
+        address: str | BindAddress,
+        *,
+        backlog: int = 2048,
+        unix_mode: int = 0o666,
+        inherit: bool = False,
     ) -> Self:
         """Listen on `address`: ``host:port``, ``[::1]:port``, ``:port``, ``unix:/path``, ``fd://N``.
 
         A host name stands for the first address it resolves to; "" and "::" for every interface, by
         IPv6 and IPv4.  backlog: connections that may wait to be accepted; the kernel bounds it by
         net.core.somaxconn.  unix_mode: permissions of a Unix socket's file, by which others may
-        connect.  The file of a server that is gone is replaced.
+        connect.  The file of a server that is gone is replaced.  inherit: whether forked children
+        keep the listener.
 
         Raises ListenError, one line that names the address and what is wrong with it, with the
         system's `errno`; AddressError, a ValueError, when the address is not written well.
@@ -72,14 +96,15 @@ class Listener:
         parsed = parse_bind(address) if isinstance(address, str) else address
         match parsed:
             case FdAddress(fd):
-                return cls(_inherited(fd))
+                return cls(_inherited(fd), inherit=inherit)
             case UnixAddress():
                 return cls(
                     _bind_unix(parsed, backlog, unix_mode),
                     path="" if parsed.abstract else os.path.abspath(parsed.path),
+                    inherit=inherit,
                 )
             case InetAddress():
-                return cls(_bind_inet(parsed, backlog))
+                return cls(_bind_inet(parsed, backlog), inherit=inherit)
 
     def __enter__(self) -> Self:
         return self
@@ -107,14 +132,40 @@ class Listener:
         """Return the next connection, which is non-blocking, and its peer's raw address.
 
         Raises WouldBlock when none waits, OutOfResources when there is no descriptor for it (it
-        goes on waiting), PeerReset when its peer has given up meanwhile.
+        goes on waiting), PeerReset when its peer has given up meanwhile, Released in a forked
+        child that was not given the listener.
         """
+        self._check("accept")
         try:
             sock, raw = self.sock.accept()
         except OSError as error:
             raise translate(error, operation="accept", address=self.text) from error
         sock.setblocking(False)
         return sock, raw
+
+    def _check(self, operation: str) -> None:
+        if self._over is not None:
+            raise Released(self._over.reason, operation=operation, address=self.text)
+
+    def _after_fork(self, fate: Fate, reason: str) -> socket.socket | None:
+        if fate == "none" and not self.inherit:
+            drop(self.sock)
+            self._over = Released(reason)
+            return None
+        if fate == "given":
+            self._owner = os.getpid()  # the file of a Unix socket is the child's to remove
+        return self.sock
+
+    @contextmanager
+    def _claimed(self, operation: str) -> Iterator[None]:
+        self._check(operation)
+        if self.sock.fileno() < 0:
+            raise Closed(operation=operation, address=self.text)
+        yield
+
+    def _give_up(self, reason: str = "") -> None:
+        self._over = Released(reason)
+        self.sock.close()
 
     def close(self) -> None:
         """Close this handle.  Others that hold the socket go on accepting.

@@ -12,7 +12,8 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Final, TypeAlias
 
 from socketkeep._assignment import Assignment, Detached, Order, Retirement, handling
@@ -65,6 +66,24 @@ class SyncExchange(Exchange):
         else:
             limit = check_seconds(timeout)
         return limit, (time.monotonic() + limit if limit else None)
+
+    def _reset_after_fork(self) -> None:
+        # Other threads' locks were copied as they were, and who would open them is not here.
+        self._reading = threading.Lock()
+        self._sending = threading.Lock()
+        self._readable = self._writable = None
+
+    @contextmanager
+    def _claimed(self, operation: str) -> Iterator[None]:
+        """Keep other threads off; raise when the connection is over, or Busy when one is on it."""
+        with ExitStack() as claims:
+            for lock in (self._reading, self._sending):
+                if not lock.acquire(blocking=False):
+                    raise Busy(**self._context(operation))
+                claims.callback(lock.release)
+            if self._over is not None:
+                raise self._refusal(operation)
+            yield
 
     def _order(self) -> Order | None:
         retirement = self._assignment.retirement
