@@ -192,8 +192,10 @@ def test_closing_closes_what_was_queued_and_owned(file: int) -> None:
         assert set(os.listdir("/proc/self/fd")) <= before
 
 
-def test_send_now_waits_for_room(ends: Ends) -> None:
+@pytest.mark.parametrize("blocking", [True, False])
+def test_send_now_waits_for_room(ends: Ends, blocking: bool) -> None:
     a, b = ends
+    os.set_blocking(a.fileno(), blocking)  # uvloop makes it non-blocking under us
     reader = subprocess.Popen(
         [sys.executable, "-c", _READER, str(b.fileno())],
         pass_fds=[b.fileno()],

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import socket
 from array import array
 from collections import deque
@@ -104,7 +105,9 @@ class Channel:
         """
         payload, fds = _packed(message, descriptors)
         try:
-            self._transmit(payload, fds, 0)
+            # Not by blocking in sendmsg: libuv makes what it polls non-blocking (uv_poll_init).
+            while not self._transmit(payload, fds, socket.MSG_DONTWAIT):
+                self._wait_writable()
         finally:
             _after_sending(payload, fds, False)
 
@@ -145,6 +148,11 @@ class Channel:
             # gives out what had been sent here.
             return self._next()
         return data, ancillary, flags
+
+    def _wait_writable(self) -> None:
+        poller = select.poll()  # select(2) cannot watch descriptors beyond 1023
+        poller.register(self._sock, select.POLLOUT)
+        poller.poll()
 
     def _transmit(self, payload: bytes, fds: list[int], flags: int) -> bool:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
