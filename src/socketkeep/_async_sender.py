@@ -24,6 +24,7 @@ Data: TypeAlias = bytes | bytearray | memoryview
 
 #: Loops refuse timers much longer than this; a month is as good as never.
 _LONGEST: Final = 30 * 86400.0
+_TICK: Final = 0.001
 _LATE: Final = "late"
 
 
@@ -211,8 +212,9 @@ class AsyncSender(Exchange):
     def _call_at(
         self, moment: float, callback: Callable[..., object], *args: object
     ) -> asyncio.TimerHandle:
-        # By what is left, not loop.call_at: uvloop's clock has milliseconds and its own zero.
-        left = moment - time.monotonic()
+        # By what is left, not loop.call_at: uvloop's clock has its own zero.  And a tick more, for
+        # it rounds to milliseconds, and nothing may time out early.
+        left = moment - time.monotonic() + _TICK
         return self._loop.call_later(min(max(left, 0.0), _LONGEST), callback, *args)
 
     def _unfinished(
