@@ -338,7 +338,7 @@ def test_scaled_down_during_a_reload(bench: Bench) -> None:
     bench.settle()
     bench.keeper.scale(1)
     bench.settle()
-    kept, extra = (first, second) if bench.keeper._slots == [0] else (second, first)
+    kept, extra = (first, second) if bench.keeper._slots.numbers == [0] else (second, first)
     second.ready()
     bench.settle()
     assert bench.outcomes == [Outcome(0, 2)]
@@ -385,7 +385,7 @@ def test_the_first_generation_cannot_be_loaded(bench: Bench) -> None:
     bench.settle()
     bench.template.load_failed("no module named 'app'", exit_code=4)
     bench.settle()
-    assert bench.reactor.stopped
+    assert bench.has_stopped()
     assert bench.keeper.failure is not None
     assert bench.keeper.failure.exit_code == 4
     assert bench.system.unreaped() == []
@@ -404,7 +404,7 @@ def test_workers_that_never_become_ready_are_tried_three_times(make_bench: MakeB
     bench.settle()
     assert bench.keeper.failure is not None
     assert bench.keeper.failure.exit_code == 3
-    assert bench.reactor.stopped
+    assert bench.has_stopped()
     assert bench.system.unreaped() == []
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import signal
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Final, Literal
 from socketkeep import _log
 from socketkeep._assignment import Order
 from socketkeep._config import DEFAULT_WORKERS, ServeConfig
-from socketkeep._keeper import _seats
+from socketkeep._keeper._allotment import Allotment
 from socketkeep._keeper._closer import Closer
 from socketkeep._keeper._generations import (
     Failure,
@@ -20,10 +19,11 @@ from socketkeep._keeper._generations import (
     Templates,
 )
 from socketkeep._keeper._moves import Moves
-from socketkeep._keeper._pacing import Pacing
 from socketkeep._keeper._pool import WorkerPool
-from socketkeep._keeper._reactor import Reactor, Timer
+from socketkeep._keeper._reactor import Reactor
+from socketkeep._keeper._recycling import Recycling
 from socketkeep._keeper._reloads import Done, Outcome, Reloads
+from socketkeep._keeper._slots import Slots
 from socketkeep._keeper._system import System
 from socketkeep._keeper._workers import Worker, WorkerState
 from socketkeep._listener import Listener
@@ -31,11 +31,7 @@ from socketkeep._wire._messages import Forked, ForkFailed
 from socketkeep._wire._scoreboard import COUNTERS
 
 _EXIT_FAILED: Final = 1
-_RETRY: Final = 1.0  # seconds until what the system had no room for is tried again
-_ALLOT_EVERY: Final = 0.1
-_RECYCLE_EVERY: Final = 1.0
-
-_LEAVING: Final = (WorkerState.DRAINING, WorkerState.DEAD)
+_RETRY: Final = 1.0  # seconds until a template that has ended is started again
 
 SIGNALS: Final = (
     signal.SIGTERM,
@@ -84,19 +80,23 @@ class Keeper:
             reactor,
             self.templates,
             self.pool,
-            lambda: self._slots,
+            lambda: self._slots.numbers,
             config.start_timeout,
             self._switch,
             self._rolled_back,
         )
         self._reactor = reactor
         self.system: Final = system
-        self._slots: list[int] = []  # known once the first generation has told its model
-        self._pacing = Pacing()
-        self._waiting_slots: set[int] = set()  # to be filled after a delay
+        self._slots = Slots(reactor, self.pool, self._serving, self._retire)
+        self._allotment = Allotment(reactor, self.pool, self.moves, config)
+        self._recycling = Recycling(
+            reactor,
+            system,
+            config,
+            self._recyclable,
+            lambda worker: self._slots.start_worker(worker.slot, replaces=worker),
+        )
         self._throttle = _log.Throttle()
-        self._allot_timer = Timer(0.0, lambda: None)
-        self._allot_timer.cancel()
         self._interrupted = False
 
     # What people ask for.
@@ -105,8 +105,7 @@ class Keeper:
         """Load the first generation; `failure` is set, and the loop ends, when it cannot serve."""
         self.system.become_subreaper()
         self.reloads.request()
-        if self.config.worker_lifetime or self.config.worker_max_rss:
-            self._reactor.call_later(_RECYCLE_EVERY, self._recycle)
+        self._recycling.start()
 
     def reload(self, done: Done | None = None) -> None:
         """Load the user's code anew and move the connections to it.
@@ -138,14 +137,9 @@ class Keeper:
         """Have so many workers, one at least: those with the fewest connections go first."""
         if self.order is not None:
             return
-        workers = max(1, workers)
-        while len(self._slots) < workers:
-            self._slots.append(next(n for n in range(workers) if n not in self._slots))
-        while len(self._slots) > workers:
-            opened = Counter({worker.slot: worker.open for worker in self.pool})
-            self._slots.remove(min(self._slots, key=lambda slot: (opened[slot], -slot)))
-        _log.info("scaled", workers=workers)
-        self._reconcile()
+        self._slots.scale(max(1, workers))
+        _log.info("scaled", workers=len(self._slots))
+        self._refill()
 
     def stop(self, how: Literal["close", "finish"]) -> None:
         """End: `finish` serves until every connection has ended, `close` no longer than needed.
@@ -220,12 +214,11 @@ class Keeper:
 
     def generation_loaded(self, generation: Generation) -> None:
         if not self._slots:
-            count = self.config.workers or DEFAULT_WORKERS[generation.model]
-            self._slots = list(range(count))
+            self._slots.scale(self.config.workers or DEFAULT_WORKERS[generation.model])
         if generation is self.reloads.coming:
             self.reloads.loaded(generation)
         else:
-            self._reconcile()
+            self._refill()
 
     def generation_failed(self, generation: Generation, failure: Failure) -> None:
         if generation is self.reloads.coming:
@@ -248,7 +241,7 @@ class Keeper:
 
     def _worker_ready(self, worker: Worker) -> None:
         _log.info("worker ready", **worker.label)
-        worker.expires_at = self._expiry()
+        worker.expires_at = self._recycling.expiry()
         self.reloads.worker_ready(worker)
         if worker.replaces is not None and worker.replaces.state is WorkerState.READY:
             self._retire(worker.replaces)
@@ -259,14 +252,9 @@ class Keeper:
         coming = self.reloads.coming
         if coming is not None and worker.generation == coming.number:
             self.reloads.worker_died(worker)
-        elif self._is_wanted(worker):
-            lived = self._reactor.clock() - worker.started_at
-            self._refill_later(worker.slot, self._pacing.delay_after(worker.slot, lived))
+        else:
+            self._slots.worker_died(worker)
         self._changed()
-
-    def _is_wanted(self, worker: Worker) -> bool:
-        serving = self.current is not None and worker.generation == self.current.number
-        return serving and worker.slot in self._slots and worker.order is None
 
     # What follows from it.
 
@@ -289,7 +277,7 @@ class Keeper:
             connections=moving,
         )
         self._allot()
-        self._reconcile()
+        self._refill()
 
     def _rolled_back(self, generation: Generation, failure: Failure) -> None:
         if self.current is not None:
@@ -308,41 +296,20 @@ class Keeper:
         kept = self.config.keep != "none" and self.current is not None and self.current.resumable
         self.pool.retire(worker, Order("move" if kept else "finish", deadline))
 
-    def _reconcile(self) -> None:
-        """Start the workers that are missing and retire those that are too many."""
-        generation = self.current
-        if generation is None or self.order is not None:
-            return
-        workers = self.pool.of_generation(generation.number)
-        filled = {worker.slot for worker in workers} | self._waiting_slots
-        for slot in self._slots:
-            if slot not in filled:
-                self._start_worker(generation, slot)
-        for worker in workers:
-            if worker.slot not in self._slots:
-                self._retire(worker)
+    def _serving(self) -> Generation | None:
+        """Return the generation that new workers belong to; None when there are to be none."""
+        return self.current if self.order is None else None
+
+    def _refill(self) -> None:
+        self._slots.fill()
         self._changed()
 
-    def _start_worker(
-        self, generation: Generation, slot: int, replaces: Worker | None = None
-    ) -> None:
-        if not generation.link.open:
-            self._refill_later(slot, _RETRY)
-            return
-        try:
-            self.pool.start(generation, slot, replaces)
-        except OSError as error:
-            self._throttle.warning("cannot start a worker", slot=slot, error=error.strerror)
-            self._refill_later(slot, _RETRY)
-
-    def _refill_later(self, slot: int, delay: float) -> None:
-        self._waiting_slots.add(slot)
-
-        def refill() -> None:
-            self._waiting_slots.discard(slot)
-            self._reconcile()
-
-        self._reactor.call_later(delay, refill)
+    def _recyclable(self) -> list[Worker]:
+        generation = self._serving()
+        if generation is None or self.reloads.coming is not None:
+            return []
+        workers = self.pool.of_generation(generation.number)
+        return workers if all(worker.is_ready for worker in workers) else []
 
     def _restart_template(self, generation: Generation) -> None:
         if generation is self.current and self.order is None:
@@ -352,37 +319,6 @@ class Keeper:
                 self._throttle.warning("cannot start a template", error=error.strerror)
                 self._reactor.call_later(_RETRY, lambda: self._restart_template(generation))
 
-    def _recycle(self) -> None:
-        """Replace one worker that is too old or too big; the replacement is ready first."""
-        self._reactor.call_later(_RECYCLE_EVERY, self._recycle)
-        generation = self.current
-        if generation is None or self.order is not None or self.reloads.coming is not None:
-            return
-        workers = self.pool.of_generation(generation.number)
-        if any(worker.state is not WorkerState.READY for worker in workers):
-            return
-        for worker in workers:
-            reason = self._reason_to_recycle(worker)
-            if reason:
-                _log.info("recycling worker", reason=reason, **worker.label)
-                self._start_worker(generation, worker.slot, replaces=worker)
-                return
-
-    def _reason_to_recycle(self, worker: Worker) -> str:
-        if self._reactor.clock() >= worker.expires_at:
-            return "lifetime"
-        limit = self.config.worker_max_rss
-        if limit and self.system.resident_bytes(worker.pid) > limit:
-            return "memory"
-        return ""
-
-    def _expiry(self) -> float:
-        lifetime = self.config.worker_lifetime
-        if not lifetime:
-            return float("inf")
-        jitter = random.uniform(0, self.config.worker_lifetime_jitter)
-        return self._reactor.clock() + lifetime + jitter
-
     def _targets(self) -> list[Worker]:
         """Return the workers that detached connections may be given to."""
         if self.current is None or not self.current.resumable:
@@ -390,43 +326,8 @@ class Keeper:
         return [w for w in self.pool.of_generation(self.current.number) if w.is_ready]
 
     def _allot(self) -> None:
-        """Tell each worker how many connections it may accept."""
-        if self.current is None:
-            return
-        workers = [w for w in self.pool.of_generation(self.current.number) if w.is_ready]
-        workers.sort(key=lambda worker: worker.slot)
-        if not workers:
-            return
-        each = _seats.seats_of_model(self.current.model, self.config.threads)
-        count = max(len(workers), len(self._slots))
-        shares = _seats.shares(each, count, self.config.max_connections)
-        for worker, share in zip(workers, shares, strict=False):
-            if share > worker.seats:
-                self._reactor.call_soon(self.moves.dispatch)
-            worker.seats = share
-        coming = 0
-        if each != _seats.UNBOUNDED or self.config.max_connections:
-            coming = self.moves.waiting + self._leaving()
-        limits = _seats.accept_limits(
-            [worker.seats for worker in workers],
-            [worker.open + worker.arriving for worker in workers],
-            coming,
-        )
-        for worker, limit in zip(workers, limits, strict=True):
-            self.pool.allot(worker, 0 if self.paused else limit)
-        keeping = limits != [worker.seats for worker in workers]
-        if (coming or keeping) and not self._allot_timer.pending:
-            # A connection that ends in a worker frees a seat and says nothing.
-            self._allot_timer = self._reactor.call_later(_ALLOT_EVERY, self.moves.dispatch)
-
-    def _leaving(self) -> int:
-        """How many connections of retiring workers need a seat in those that stay."""
-        return sum(
-            worker.open
-            for worker in self.pool
-            if worker.moves_its_connections
-            or (self.config.max_connections and worker.state in _LEAVING)
-        )
+        if self.current is not None:
+            self._allotment.share_out(self.current, len(self._slots), self.paused)
 
     def _changed(self) -> None:
         if self.order is None:

@@ -1,0 +1,66 @@
+"""Telling the workers of the serving generation how many connections they may accept."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from socketkeep._config import ServeConfig
+from socketkeep._keeper import _seats
+from socketkeep._keeper._generations import Generation
+from socketkeep._keeper._moves import Moves
+from socketkeep._keeper._pool import WorkerPool
+from socketkeep._keeper._reactor import Reactor, Timer
+from socketkeep._keeper._workers import WorkerState
+
+_AGAIN: Final = 0.1
+_LEAVING: Final = (WorkerState.DRAINING, WorkerState.DEAD)
+
+
+class Allotment:
+    """Shares the seats out whenever workers or connections came or went (`_seats` has the sums)."""
+
+    def __init__(
+        self, reactor: Reactor, pool: WorkerPool, moves: Moves, config: ServeConfig
+    ) -> None:
+        self._reactor = reactor
+        self._pool = pool
+        self._moves = moves
+        self._config = config
+        self._timer: Timer | None = None
+
+    def share_out(self, generation: Generation, slots: int, paused: bool) -> None:
+        """Tell each worker of `generation` what it may accept; nothing while `paused`."""
+        workers = [w for w in self._pool.of_generation(generation.number) if w.is_ready]
+        workers.sort(key=lambda worker: worker.slot)
+        if not workers:
+            return
+        each = _seats.seats_of_model(generation.model, self._config.threads)
+        count = max(len(workers), slots)
+        shares = _seats.shares(each, count, self._config.max_connections)
+        for worker, share in zip(workers, shares, strict=False):
+            if share > worker.seats:
+                self._reactor.call_soon(self._moves.dispatch)
+            worker.seats = share
+        coming = 0
+        if each != _seats.UNBOUNDED or self._config.max_connections:
+            coming = self._moves.waiting + self._leaving()
+        limits = _seats.accept_limits(
+            [worker.seats for worker in workers],
+            [worker.open + worker.arriving for worker in workers],
+            coming,
+        )
+        for worker, limit in zip(workers, limits, strict=True):
+            self._pool.allot(worker, 0 if paused else limit)
+        keeping = limits != [worker.seats for worker in workers]
+        if (coming or keeping) and not (self._timer and self._timer.pending):
+            # A connection that ends in a worker frees a seat and says nothing.
+            self._timer = self._reactor.call_later(_AGAIN, self._moves.dispatch)
+
+    def _leaving(self) -> int:
+        """How many connections of retiring workers need a seat in those that stay."""
+        return sum(
+            worker.open
+            for worker in self._pool
+            if worker.moves_its_connections
+            or (self._config.max_connections and worker.state in _LEAVING)
+        )

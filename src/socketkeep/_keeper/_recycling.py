@@ -1,0 +1,68 @@
+"""Replacing workers that have become too old or too big."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Final
+
+from socketkeep import _log
+from socketkeep._config import ServeConfig
+from socketkeep._keeper._reactor import Reactor
+from socketkeep._keeper._system import System
+from socketkeep._keeper._workers import Worker
+
+_EVERY: Final = 1.0
+
+
+class Recycling:
+    """Looks at the workers every second and has one of them replaced, if it is time.
+
+    `candidates` returns the workers that may be; none while workers are being started, so that
+    they are replaced one after another.  `replace` starts the worker that takes the other's place
+    once it is ready.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        system: System,
+        config: ServeConfig,
+        candidates: Callable[[], list[Worker]],
+        replace: Callable[[Worker], None],
+    ) -> None:
+        self._reactor = reactor
+        self._system = system
+        self._config = config
+        self._candidates = candidates
+        self._replace = replace
+
+    def start(self) -> None:
+        """Begin to look, if there is a limit to look at."""
+        if self._config.worker_lifetime or self._config.worker_max_rss:
+            self._reactor.call_later(_EVERY, self._look)
+
+    def expiry(self) -> float:
+        """Return when a worker that is ready now will have lived long enough."""
+        lifetime = self._config.worker_lifetime
+        if not lifetime:
+            return float("inf")
+        jitter = random.uniform(0, self._config.worker_lifetime_jitter)
+        return self._reactor.clock() + lifetime + jitter
+
+    def _look(self) -> None:
+        self._reactor.call_later(_EVERY, self._look)
+        for worker in self._candidates():
+            reason = self._reason(worker)
+            if reason:
+                _log.info("recycling worker", reason=reason, **worker.label)
+                self._replace(worker)
+                return
+
+    def _reason(self, worker: Worker) -> str:
+        if self._reactor.clock() >= worker.expires_at:
+            return "lifetime"
+        limit = self._config.worker_max_rss
+        if limit and self._system.resident_bytes(worker.pid) > limit:
+            return "memory"
+        return ""

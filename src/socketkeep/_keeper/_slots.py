@@ -1,0 +1,101 @@
+"""The slots of the server: how many there are, and that each has a worker."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from socketkeep import _log
+from socketkeep._keeper._generations import Generation
+from socketkeep._keeper._pacing import Pacing
+from socketkeep._keeper._pool import WorkerPool
+from socketkeep._keeper._reactor import Reactor
+from socketkeep._keeper._workers import Worker
+
+_RETRY: Final = 1.0  # seconds until a worker that could not be started is tried again
+
+
+class Slots:
+    """Keeps a worker of the serving generation in each slot.
+
+    `serving` returns that generation, None while none serves or the server stops; `retire` is
+    called with a worker that is too many.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        pool: WorkerPool,
+        serving: Callable[[], Generation | None],
+        retire: Callable[[Worker], None],
+    ) -> None:
+        self._reactor = reactor
+        self._pool = pool
+        self._serving = serving
+        self._retire = retire
+        self._numbers: list[int] = []  # none until the first generation has told its model
+        self._pacing = Pacing()
+        self._delayed: set[int] = set()
+        self._throttle = _log.Throttle()
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @property
+    def numbers(self) -> list[int]:
+        """The slots' numbers, in no order."""
+        return list(self._numbers)
+
+    def scale(self, count: int) -> None:
+        """Have `count` slots; those whose workers have the fewest connections go first."""
+        while len(self._numbers) < count:
+            self._numbers.append(next(n for n in range(count) if n not in self._numbers))
+        while len(self._numbers) > count:
+            opened = Counter({worker.slot: worker.open for worker in self._pool})
+            self._numbers.remove(min(self._numbers, key=lambda slot: (opened[slot], -slot)))
+
+    def fill(self) -> None:
+        """Start the workers that are missing and retire those that are too many."""
+        generation = self._serving()
+        if generation is None:
+            return
+        workers = self._pool.of_generation(generation.number)
+        filled = {worker.slot for worker in workers} | self._delayed
+        for slot in self._numbers:
+            if slot not in filled:
+                self.start_worker(slot)
+        for worker in workers:
+            if worker.slot not in self._numbers:
+                self._retire(worker)
+
+    def start_worker(self, slot: int, replaces: Worker | None = None) -> None:
+        """Start a worker in the slot, now or, when that is not possible, a moment later."""
+        generation = self._serving()
+        if generation is None:
+            return
+        if not generation.link.open:  # its template is being started again
+            self._fill_later(slot, _RETRY)
+            return
+        try:
+            self._pool.start(generation, slot, replaces)
+        except OSError as error:
+            self._throttle.warning("cannot start a worker", slot=slot, error=error.strerror)
+            self._fill_later(slot, _RETRY)
+
+    def worker_died(self, worker: Worker) -> None:
+        """Fill the slot again if its worker was wanted, later when it keeps dying."""
+        generation = self._serving()
+        wanted = generation is not None and worker.generation == generation.number
+        if wanted and worker.slot in self._numbers and worker.order is None:
+            lived = self._reactor.clock() - worker.started_at
+            self._fill_later(worker.slot, self._pacing.delay_after(worker.slot, lived))
+
+    def _fill_later(self, slot: int, delay: float) -> None:
+        self._delayed.add(slot)
+
+        def fill() -> None:
+            self._delayed.discard(slot)
+            self.fill()
+
+        self._reactor.call_later(delay, fill)
