@@ -351,6 +351,10 @@ class FarWorker(Far):
                 case other:
                     raise AssertionError(f"a worker was sent {other}")
 
+    def told(self) -> str:
+        """Return how it was told to retire; "" when it was not."""
+        return self.order.how if self.order else ""
+
     def ready(self) -> None:
         self.send(Ready(self.pid))
 
@@ -481,6 +485,10 @@ class Bench:
     def template(self) -> Template:
         """The newest template."""
         return self.system.templates[-1]
+
+    def has_stopped(self) -> bool:
+        """Whether the keeper has ended its loop."""
+        return self.reactor.stopped
 
     def reload(self) -> None:
         self.keeper.reload(self.outcomes.append)

@@ -1,4 +1,4 @@
-"""A connection on its way from one worker to another, whatever dies, refuses or is full meanwhile."""
+"""A connection on its way between workers, whatever dies, refuses or is full meanwhile."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.keeper.fakes import Bench, FarWorker, Served, is_alive, is_at_eof
 from tests.wire.limits import out_of_descriptors
 
 
-def give_up(bench: Bench, served: Served, **parcel: bytes) -> None:
+def give_up(bench: Bench, served: Served, state: bytes | None = None, unread: bytes = b"") -> None:
     """Detach, wait for the acknowledgement, and close the worker's handle."""
-    served.detach(**parcel)
+    served.detach(state, unread)
     bench.settle()
     assert served.worker.acknowledged.pop() == Acknowledged(served.id, served.epoch, taken=True)
     served.settle()
@@ -284,7 +284,7 @@ def test_a_connection_that_waits_for_a_seat_gets_the_next_that_is_free(
     bench = make_bench(workers=2)
     first, second = bench.start("prefork")
     _, blocking = bench.serve(first)
-    peer, served = bench.serve(second)
+    _, served = bench.serve(second)
     bench.keeper.scale(1)
     bench.settle()
     retired, staying = (second, first) if second.order else (first, second)

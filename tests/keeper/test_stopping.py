@@ -18,11 +18,11 @@ def test_an_idle_server_stops_when_its_processes_have(bench: Bench) -> None:
     assert bench.keeper.state == "stopping"
     assert [worker.order.how for worker in workers if worker.order] == ["close", "close"]
     assert bench.listener.fileno() == -1
-    assert not bench.reactor.stopped
+    assert not bench.has_stopped()
     for worker in workers:
         worker.die(0)
     bench.settle()
-    assert bench.reactor.stopped
+    assert bench.has_stopped()
     assert bench.system.unreaped() == []
 
 
@@ -39,7 +39,7 @@ def test_a_drain_serves_until_the_last_connection_ends(bench: Bench) -> None:
     served.settle()
     workers[0].die(0)
     bench.settle()
-    assert bench.reactor.stopped
+    assert bench.has_stopped()
 
 
 def test_a_stop_during_a_drain_closes(make_bench: MakeBench) -> None:
@@ -74,7 +74,7 @@ def test_workers_that_are_still_starting_are_ended(bench: Bench) -> None:
     bench.keeper.stop("close")
     bench.settle()
     assert all(worker.process.reaped for worker in forked)
-    assert bench.reactor.stopped
+    assert bench.has_stopped()
 
 
 def test_a_worker_that_does_not_end_is_killed(make_bench: MakeBench) -> None:
@@ -86,7 +86,7 @@ def test_a_worker_that_does_not_end_is_killed(make_bench: MakeBench) -> None:
     assert worker.process.exit is None
     bench.advance(0.2)
     assert worker.process.reaped
-    assert bench.reactor.stopped
+    assert bench.has_stopped()
 
 
 def test_connections_on_their_way_are_closed_in_an_orderly_way(bench: Bench) -> None:
@@ -99,10 +99,10 @@ def test_connections_on_their_way_are_closed_in_an_orderly_way(bench: Bench) -> 
     bench.keeper.stop("close")
     bench.settle()
     assert is_at_eof(peer)
-    assert not bench.reactor.stopped, "the peer has not closed yet"
+    assert not bench.has_stopped(), "the peer has not closed yet"
     peer.close()
     bench.settle()
-    assert bench.reactor.stopped
+    assert bench.has_stopped()
 
 
 def test_a_peer_that_never_closes_does_not_hold_the_server(bench: Bench) -> None:
@@ -114,7 +114,7 @@ def test_a_peer_that_never_closes_does_not_hold_the_server(bench: Bench) -> None
     bench.settle()
     bench.keeper.stop("close")
     bench.advance(5.1)
-    assert bench.reactor.stopped
+    assert bench.has_stopped()
 
 
 @pytest.mark.parametrize("refuses", [True, False])
@@ -137,7 +137,7 @@ def test_a_connection_that_its_receiver_does_not_take_is_closed(
     peer.close()
     receiver.die(0)
     bench.settle()
-    assert bench.reactor.stopped
+    assert bench.has_stopped()
 
 
 def test_a_connection_detached_while_the_server_stops_is_closed(bench: Bench) -> None:
@@ -159,10 +159,10 @@ def test_the_sudden_end(bench: Bench, number: signal.Signals) -> None:
     if number == signal.SIGINT:
         bench.keeper.act_on_signal(signal.SIGINT)
         bench.settle()
-        assert not bench.reactor.stopped, "the first is graceful"
+        assert not bench.has_stopped(), "the first is graceful"
     bench.keeper.act_on_signal(number)
     bench.settle()
-    assert bench.reactor.stopped
+    assert bench.has_stopped()
     assert bench.system.unreaped() == []
     assert all(is_at_eof(each) for each in (peer, moving, given))
 
@@ -176,7 +176,7 @@ def test_the_sudden_end_while_workers_are_being_forked(bench: Bench) -> None:
     bench.keeper.stop_now()
     bench.settle()
     assert all(worker.process.reaped for worker in forked)
-    assert bench.reactor.stopped
+    assert bench.has_stopped()
 
 
 def test_a_term_after_an_interrupt_stays_graceful(bench: Bench) -> None:

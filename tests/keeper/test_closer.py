@@ -1,0 +1,101 @@
+"""The orderly end of a connection that no worker serves."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from socketkeep._keeper._closer import Closer
+from tests.keeper.fakes import Clock, SteppedReactor
+
+Scene = tuple[SteppedReactor, Closer, socket.socket, list[str]]
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    """A closer at work on a TCP connection, its peer, and what it has said."""
+    reactor = SteppedReactor(Clock())
+    closer = Closer(reactor)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = socket.create_connection(listener.getsockname())
+        sock, _ = listener.accept()
+    peer.settimeout(5)
+    said: list[str] = []
+    sock.send(b"the last reply")
+    peer.send(b"not read by anybody")
+    closer.close(sock, lambda: said.append("done"))
+    yield reactor, closer, peer, said
+    closer.finish_all()
+    peer.close()
+    reactor.close()
+
+
+def test_the_peer_gets_all_and_then_eof_though_it_is_still_sending(scene: Scene) -> None:
+    reactor, closer, peer, said = scene
+    assert peer.recv(100) == b"the last reply"
+    assert peer.recv(100) == b""
+    for _ in range(10):
+        peer.send(b"x" * 100_000)
+        reactor.settle()
+    assert said == []
+    assert len(closer) == 1
+    peer.close()
+    reactor.settle()
+    assert said == ["done"]
+    assert len(closer) == 0
+
+
+def test_a_peer_that_never_ends_is_left_after_a_bound(scene: Scene) -> None:
+    reactor, closer, _, said = scene
+    clock = reactor.clock
+    assert isinstance(clock, Clock)
+    clock.now += 4.9
+    reactor.settle()
+    assert said == []
+    clock.now += 0.2
+    reactor.settle()
+    assert said == ["done"]
+    assert len(closer) == 0
+
+
+def test_a_reset_ends_it(scene: Scene) -> None:
+    reactor, closer, peer, said = scene
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+    reactor.settle()
+    assert said == ["done"]
+    assert len(closer) == 0
+
+
+def test_a_connection_that_is_reset_already() -> None:
+    reactor = SteppedReactor(Clock())
+    closer = Closer(reactor)
+    said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = socket.create_connection(listener.getsockname())
+        sock, _ = listener.accept()
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+    with pytest.raises(OSError, match="not connected") as caught:
+        sock.shutdown(socket.SHUT_WR)
+    assert caught.value.errno == errno.ENOTCONN
+    closer.close(sock, lambda: said.append("done"))
+    reactor.settle()
+    assert said == ["done"]
+    reactor.close()
+
+
+def test_at_the_sudden_end_nothing_is_waited_for(scene: Scene) -> None:
+    _, closer, _, said = scene
+    closer.finish_all()
+    assert said == ["done"]
+    late, other = socket.socketpair()
+    closer.close(late, lambda: said.append("late"))
+    assert said == ["done", "late"]
+    assert late.fileno() == -1
+    assert other.recv(1) == b""
+    other.close()

@@ -1,0 +1,136 @@
+"""A channel on the reactor."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from socketkeep._keeper._workers import Link
+from socketkeep._wire._channel import Channel, Packet, channel_pair
+from socketkeep._wire._messages import Seats
+from tests.keeper.fakes import Clock, SteppedReactor
+
+
+class Socket(socket.socket):
+    """A socket that counts its sends, and refuses them while `code` is not 0."""
+
+    code = 0
+    tried = 0
+
+    def sendmsg(self, *arguments: Any) -> int:
+        self.tried += 1
+        if self.code:
+            raise OSError(self.code, os.strerror(self.code))
+        return super().sendmsg(*arguments)
+
+
+class Scene:
+    """A link, what has come over it, and its far end."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.reactor = SteppedReactor(self.clock)
+        ours, theirs = channel_pair()
+        self.sock = Socket(fileno=ours.detach())
+        self.far = Channel(theirs)
+        self.got: list[Packet] = []
+        self.closed = 0
+        self.link = Link(self.reactor, Channel(self.sock), self.got.append, self.note_closed)
+
+    def note_closed(self) -> None:
+        self.closed += 1
+
+    def fill(self) -> int:
+        """Send until something waits; return how many messages."""
+        count = 0
+        while not self.link._channel.wants_write:
+            self.link.send(Seats(count))
+            count += 1
+        return count
+
+    def read(self) -> list[int]:
+        numbers = []
+        while (packet := self.far.receive()) is not None:
+            assert isinstance(packet.message, Seats)
+            numbers.append(packet.message.accept_below)
+        return numbers
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    made = Scene()
+    yield made
+    made.link.close()
+    made.far.close()
+    made.reactor.close()
+
+
+def test_packets_come_as_calls_and_then_the_end(scene: Scene) -> None:
+    scene.far.send_now(Seats(1))
+    scene.far.send_now(Seats(2))
+    scene.far.close()
+    scene.reactor.settle()
+    assert [packet.message for packet in scene.got] == [Seats(1), Seats(2)]
+    assert scene.closed == 1
+    assert not scene.link.open
+
+
+def test_what_must_wait_is_sent_when_there_is_room(scene: Scene) -> None:
+    count = scene.fill()
+    scene.reactor.settle()
+    numbers: list[int] = []
+    while len(numbers) < count:
+        numbers += scene.read()
+        scene.reactor.settle()
+    assert numbers == list(range(count))
+    tried = scene.sock.tried
+    scene.reactor.settle()
+    assert scene.sock.tried == tried, "nothing is left to be sent"
+
+
+def test_what_the_system_has_no_room_for_is_sent_later_without_spinning(scene: Scene) -> None:
+    scene.sock.code = errno.ETOOMANYREFS
+    scene.link.send(Seats(1))
+    for _ in range(100):
+        scene.reactor.run_once()
+    assert scene.sock.tried == 1
+    scene.clock.now += 0.2
+    scene.reactor.run_once()
+    assert scene.sock.tried == 2
+    scene.sock.code = 0
+    scene.clock.now += 0.2
+    scene.reactor.settle()
+    assert scene.read() == [1]
+
+
+def test_a_send_to_a_process_that_has_gone_lets_it_speak_first(scene: Scene) -> None:
+    scene.far.send_now(Seats(1))
+    scene.far.close()
+    scene.link.send(Seats(2))
+    assert scene.link.open
+    scene.reactor.settle()
+    assert [packet.message for packet in scene.got] == [Seats(1)]
+    assert scene.closed == 1
+    assert not scene.link.open
+
+
+def test_a_closed_link_closes_the_descriptors_it_was_given(scene: Scene) -> None:
+    scene.link.close()
+    read, write = os.pipe()
+    scene.link.send(Seats(1), (write,), close_after=True)
+    assert os.read(read, 1) == b""
+    os.close(read)
+    assert scene.closed == 0, "who closes it knows it"
+
+
+def test_a_finished_link_still_hears(scene: Scene) -> None:
+    scene.link.finish()
+    scene.far.send_now(Seats(1))
+    scene.reactor.settle()
+    assert [packet.message for packet in scene.got] == [Seats(1)]
+    assert scene.link.open
