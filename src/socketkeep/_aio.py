@@ -67,7 +67,8 @@ class AsyncConnection(AsyncExchange):
 
     def recv(self, max: int = CHUNK, *, timeout: float | None = None) -> Receiving:
         """Return what has come, 1 to `max` bytes, waiting for the first; b"" at the peer's EOF."""
-        check_bound(max)
+        if max < 1:
+            check_bound(max)
         return self._receive("recv", partial(self._buffer.take, max), None, timeout, bytes)
 
     async def recv_into(

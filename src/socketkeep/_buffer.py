@@ -101,7 +101,7 @@ class ReceiveBuffer:
             return data
         self._pos = end = pos + size
         self.size -= size
-        return data[pos:end] if isinstance(data, bytes) else bytes(memoryview(data)[pos:end])
+        return data[pos:end] if isinstance(data, bytes) else self._cut(data, pos, end)
 
     def take_exactly(self, count: int) -> bytes | None:
         """Take `count` bytes; None, and nothing is taken, when there are fewer."""
@@ -111,8 +111,7 @@ class ReceiveBuffer:
         data = self._data
         pos = self._pos
         self._pos = end = pos + count
-        # A slice of bytes is one copy; of a bytearray it is a bytearray, and bytes() a second.
-        return data[pos:end] if isinstance(data, bytes) else bytes(memoryview(data)[pos:end])
+        return data[pos:end] if isinstance(data, bytes) else self._cut(data, pos, end)
 
     def find(self, separator: bytes) -> int:
         """Return how many unread bytes stand before `separator`, -1 when it is not there.
@@ -138,7 +137,17 @@ class ReceiveBuffer:
         self._pos = end + separator_size
         self.size -= count + separator_size
         data = self._data
-        return data[pos:end] if isinstance(data, bytes) else bytes(memoryview(data)[pos:end])
+        return data[pos:end] if isinstance(data, bytes) else self._cut(data, pos, end)
+
+    def _cut(self, data: bytearray, pos: int, end: int) -> bytes:
+        """Copy out of what was gathered, and let go of it once all of it is taken."""
+        part = bytes(memoryview(data)[pos:end])  # data[pos:end] would be a bytearray, copied anew
+        if not self.size:
+            if self._retain:
+                self._set_aside()
+            self._data = b""
+            self._mark = self._pos = self._scanned = 0
+        return part
 
     @property
     def unread(self) -> bytes:
@@ -152,12 +161,15 @@ class ReceiveBuffer:
 
     @property
     def untouched(self) -> bool:
-        """Nothing was taken since the last commit, and nothing is unread."""
+        """Nothing was taken since the last commit, and nothing is unread.  For `retain` only."""
         return self._mark == len(self._data) and not self._aside_size and not self._dropped
 
     def commit(self) -> None:
         """Drop what is retained: it has been dealt with."""
         self._mark = self._pos
+        if not self.size:
+            self._data = b""  # so that an idle connection holds no chunk
+            self._mark = self._pos = self._scanned = 0
         if self._aside_size or self._dropped:
             self._aside.clear()
             self._aside_size = 0

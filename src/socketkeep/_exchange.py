@@ -7,7 +7,7 @@ the scoreboard shows of it, whether it may be detached, and why it takes no more
 from __future__ import annotations
 
 import socket
-import time
+from time import monotonic_ns
 from types import EllipsisType
 from typing import Any, Final, Never
 
@@ -115,7 +115,7 @@ class Exchange:
         self._pushes = 0  # sends from elsewhere that are going out
         self._taken = False  # bytes have left the kernel since the last commit
         self._receives = 0  # -1: a commit has been seen
-        record[ACTIVE_AT] = time.monotonic_ns()
+        record[ACTIVE_AT] = monotonic_ns()
         if assigned.unread:
             self._buffer.feed(assigned.unread)
             self._taken = True
@@ -274,7 +274,7 @@ class Exchange:
         self._buffer.feed(data)
         record = self._record
         record[BYTES_IN] += len(data)
-        record[ACTIVE_AT] = time.monotonic_ns()
+        record[ACTIVE_AT] = monotonic_ns()
         if self._receives >= 0:
             self._receives += 1
             if self._receives == NEVER_COMMITTED:
@@ -308,7 +308,7 @@ class Exchange:
         """Note that `count` bytes went out."""
         record = self._record
         record[BYTES_OUT] += count
-        record[ACTIVE_AT] = time.monotonic_ns()
+        record[ACTIVE_AT] = monotonic_ns()
 
     def _idle_at(self, since: float) -> float | None:
         """When, on the monotonic clock, a wait that began at `since` will have been idle too long.

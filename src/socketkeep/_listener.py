@@ -7,7 +7,7 @@ import fcntl
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
@@ -20,11 +20,15 @@ from socketkeep._address import (
     format_address,
     parse_bind,
 )
+from socketkeep._connection import Connection
 from socketkeep._errors import Closed, ListenError, Released, translate
 from socketkeep._forking import Fate, drop, own
+from socketkeep._modes import Blocking, Mode
 
 #: The first descriptor that systemd passes, SD_LISTEN_FDS_START of sd_listen_fds(3).
 _FIRST_INHERITED: Final = 3
+
+_BLOCKING: Final = Blocking()
 
 _REASONS: Final = {
     errno.EADDRINUSE: "the address is in use",
@@ -166,6 +170,38 @@ class Listener:
     def _give_up(self, reason: str = "") -> None:
         self._over = Released(reason)
         self.sock.close()
+
+    def serve_forking(
+        self,
+        handler: Callable[[Connection], object],
+        *,
+        max_children: int = 512,
+        graceful_timeout: float = 30.0,
+        mode: Mode = _BLOCKING,
+    ) -> None:
+        """Serve each connection in a process of its own, until SIGTERM or SIGINT.
+
+        The arguments are those of `ForkingServer`, which is for who wants to stop it otherwise.
+        The first signal ends it gracefully and this returns when the last connection has ended;
+        the second ends it at once.  A signal for which the program has a handler of its own is left
+        to it, and outside the main thread both are.
+
+        Raises HandlerError, ValueError, and what accept(2) fails with when it is not for want of
+        resources; in a program with threads Python 3.12 warns of the fork (DeprecationWarning).
+        """
+        from socketkeep._forking_server import ForkingServer, stopped_by_signals
+
+        with (
+            ForkingServer(
+                self,
+                handler,
+                max_children=max_children,
+                graceful_timeout=graceful_timeout,
+                mode=mode,
+            ) as server,
+            stopped_by_signals(server),
+        ):
+            server.run()
 
     def close(self) -> None:
         """Close this handle.  Others that hold the socket go on accepting.
