@@ -10,11 +10,14 @@ from socketkeep import _log
 from socketkeep._assignment import Handover
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import Detached
+from socketkeep._worker._reserve import Reserve
 
 _RETRY: Final = 0.1
 
 
-def hand_over(channel: Channel, parcel: Detached, handover: Handover, deadline: float) -> bool:
+def hand_over(
+    channel: Channel, reserve: Reserve, parcel: Detached, handover: Handover, deadline: float
+) -> bool:
     """Give the connection to the keeper and close this handle once the keeper holds it.
 
     The answer comes over a pipe of its own, since several threads or processes share the channel.
@@ -25,10 +28,13 @@ def hand_over(channel: Channel, parcel: Detached, handover: Handover, deadline: 
         try:
             if _offer(channel, parcel, handover.sock.fileno()):
                 handover.sock.close()
+                reserve.refill()
                 return True
         except ChannelClosed:
             return False
         except OSError as error:
+            if reserve.spend():
+                continue
             _log.debug("cannot hand over yet", id=parcel.id, error=error.strerror)
         if time.monotonic() >= deadline:
             return False

@@ -18,6 +18,7 @@ from socketkeep._worker._accepting import Gate
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._handing import hand_over
 from socketkeep._worker._outcome import note_exception, was_detached
+from socketkeep._worker._reserve import Reserve
 from socketkeep._worker._roster import Entry, Roster
 
 #: What a connection may need beyond the deadline to be closed in an orderly way, in seconds.
@@ -49,6 +50,7 @@ class SyncLoop:
     def __init__(self, environment: Environment, build: Callable[[SyncLoop], SyncModel]) -> None:
         self.environment = environment
         self.gate = Gate(environment.listeners)
+        self.reserve = Reserve()
         self.order: Order | None = None
         self.open = 0
         self.callbacks: dict[int, Callable[[], None]] = {}
@@ -189,7 +191,7 @@ def _hand_over(loop: SyncLoop, entry: Entry, conn: Connection) -> None:
     order = retirement.order if retirement else None
     deadline = order.deadline if order else time.monotonic()
     parcel = loop.roster.parcel(entry, handover)
-    if not hand_over(loop.environment.channel, parcel, handover, deadline):
+    if not hand_over(loop.environment.channel, loop.reserve, parcel, handover, deadline):
         _log.warning("connection closed: the keeper did not take it", id=conn.id, peer=conn.peer)
         # A connection of its own, so that the close is the orderly one.
         Connection(handover.sock).close()
