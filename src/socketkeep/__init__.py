@@ -25,6 +25,8 @@ from socketkeep._errors import (
     Unreachable,
     WouldBlock,
 )
+from socketkeep._forking import fork
+from socketkeep._guarding import Guard, guard_forks
 from socketkeep._handlers import Service, resumable
 from socketkeep._handles import Handle
 from socketkeep._listener import Listener
@@ -33,6 +35,7 @@ from socketkeep._socket import Socket
 
 if TYPE_CHECKING:
     from socketkeep._aio import AsyncConnection
+    from socketkeep._forking_server import ForkingServer
 
 __all__ = [
     "AddressError",
@@ -43,6 +46,8 @@ __all__ = [
     "Connection",
     "Deadline",
     "Detached",
+    "ForkingServer",
+    "Guard",
     "Handle",
     "HandlerError",
     "LimitExceeded",
@@ -66,17 +71,25 @@ __all__ = [
     "Timeout",
     "Unreachable",
     "WouldBlock",
+    "fork",
+    "guard_forks",
     "resumable",
 ]
 
 
 def __getattr__(name: str) -> object:
-    # The async half comes with asyncio, which a sync program need not pay for.
+    # The async half comes with asyncio, and the forking server with logging, which programs that
+    # do without need not pay for.
     if name == "AsyncConnection":
         from socketkeep._aio import AsyncConnection
 
         globals()[name] = AsyncConnection
         return AsyncConnection
+    if name == "ForkingServer":
+        from socketkeep._forking_server import ForkingServer
+
+        globals()[name] = ForkingServer
+        return ForkingServer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -52,12 +52,14 @@ class _Giving(threading.local):
 
 _owners: Final[set[ref[Forkable]]] = set()
 _guarded: Final[set[ref[socket.socket]]] = set()
+_exempt: Final[set[ref[socket.socket]]] = set()
 _giving: Final = _Giving()
 _own_pid = os.getpid()
 
 # The set's own method takes a reference out when its object goes: no code of Python's runs for it.
 _forget_owner: Final = _owners.discard
 _forget_guarded: Final = _guarded.discard
+_forget_exempt: Final = _exempt.discard
 
 
 def own(owner: Forkable) -> None:
@@ -73,6 +75,11 @@ def guard(sock: socket.socket) -> None:
 def unguard(sock: socket.socket) -> None:
     """Leave `sock` to the children again."""
     _guarded.discard(ref(sock))
+
+
+def exempt(sock: socket.socket) -> None:
+    """Leave `sock` to every child, whatever guards it now or later."""
+    _exempt.add(ref(sock, _forget_exempt))
 
 
 def is_guarded(sock: socket.socket) -> bool:
@@ -171,7 +178,7 @@ def _in_child() -> None:
     wakeup = _take_wakeup_fd() if _guarded else -1
     for sock_ref in tuple(_guarded):
         sock = sock_ref()
-        if sock is not None and id(sock) not in kept:
+        if sock is not None and id(sock) not in kept and sock_ref not in _exempt:
             if sock.fileno() == wakeup:
                 wakeup = -1
             drop(sock)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
+from socketkeep._forking import guard, is_guarded, unguard
 from socketkeep._handles import Handle, handles_of
 from socketkeep._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
 
@@ -33,6 +34,7 @@ class Socket(socket.socket):
     by ``Socket(fileno=sock.detach())``.
 
     mode: how operations wait; None is as the standard class has it: socket.setdefaulttimeout().
+    inherit: whether forked children keep it, see `inherit`.
     """
 
     __slots__ = ("_deadline",)
@@ -45,9 +47,12 @@ class Socket(socket.socket):
         fileno: int | None = None,
         *,
         mode: Mode | None = None,
+        inherit: bool = True,
     ) -> None:
         self._deadline: Deadline | None = None
         super().__init__(family, type, proto, fileno)
+        if not inherit:
+            guard(self)
         if mode is None:
             return
         try:
@@ -102,6 +107,24 @@ class Socket(socket.socket):
                     f"not {mode!r}"
                 )
 
+    @property
+    def inherit(self) -> bool:
+        """Whether forked children keep the socket; what is accepted or duplicated has it the same.
+
+        True unless said otherwise, for so has the standard class, and programs made for it, such as
+        socketserver's ForkingMixIn, serve in the child; `Connection` has it the other way round.
+        Where it is not, the child's object is closed (OSError, EBADF), and nothing else happens.
+        `socketkeep.guard_forks` sees to all sockets of a program at once.
+        """
+        return not is_guarded(self)
+
+    @inherit.setter
+    def inherit(self, inherit: bool) -> None:
+        if inherit:
+            unguard(self)
+        else:
+            guard(self)
+
     @contextmanager
     def using(self, mode: Mode) -> Iterator[Self]:
         """Set the mode for the length of a ``with`` block."""
@@ -138,11 +161,15 @@ class Socket(socket.socket):
         with plain:  # closed, unless its descriptor has become the Socket's
             accepted = Socket(plain.family, plain.type, plain.proto, plain.fileno(), mode=mode)
             plain.detach()
+        if not self.inherit:
+            guard(accepted)
         return accepted, address
 
     def dup(self) -> Self:
         copy = super().dup()
         copy._deadline = self._deadline
+        if not self.inherit:
+            guard(copy)
         return copy
 
     def handles(self) -> list[Handle]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 # Sent to the whole group or control group of a service, these mean the server: the keeper gets them
@@ -28,19 +26,6 @@ def leave_to_keeper() -> None:
     """
     for number in _THE_KEEPERS:
         signal.signal(number, _nothing)
-
-
-@contextmanager
-def forking() -> Iterator[None]:
-    """Block all signals over a fork, in both processes.
-
-    One that came between the fork and the child's handlers would be lost, or act twice.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _nothing(_number: int, _frame: object) -> None:

@@ -19,6 +19,7 @@ import msgspec
 
 from socketkeep import _log
 from socketkeep._config import ServeConfig
+from socketkeep._forking import exempt, fork_keeping, signals_blocked
 from socketkeep._handlers import Handler
 from socketkeep._titles import set_title
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet
@@ -33,7 +34,7 @@ from socketkeep._wire._messages import (
 )
 from socketkeep._wire._scoreboard import Scoreboard
 from socketkeep._worker._environment import Environment
-from socketkeep._worker._signals import forking, leave_to_keeper
+from socketkeep._worker._signals import leave_to_keeper
 from socketkeep._worker._target import (
     LoadError,
     Model,
@@ -48,7 +49,7 @@ def main(channel_fd: int) -> None:
     """Load what the keeper says, fork workers as it asks, and end when it has no more use."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.set_inheritable(channel_fd, False)
-    channel = Channel(socket.socket(fileno=channel_fd))
+    channel = Channel(_exempt_socket(channel_fd))
     try:
         template = Template(channel, _next_packet(channel))
         while True:
@@ -97,8 +98,8 @@ class Template:
                 self._channel.send_now(ForkFailed(message.serial, "out of file descriptors"))
             return
         try:
-            with forking():
-                pid = os.fork()
+            with signals_blocked():
+                pid = fork_keeping(self._listeners)
                 if pid == 0:
                     self._fork_on(message, packet.descriptors)
         except OSError as error:
@@ -110,7 +111,7 @@ class Template:
     def _fork_on(self, message: ForkWorker, descriptors: list[int]) -> NoReturn:
         """Fork the worker and exit, so that the keeper, a subreaper, becomes its parent."""
         try:
-            pid = os.fork()
+            pid = fork_keeping(self._listeners)
             if pid == 0:
                 self._become_worker(message, descriptors)
             self._channel.send_now(Forked(message.serial, pid))
@@ -127,7 +128,7 @@ class Template:
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             self._channel.close()
             channel_fd, scoreboard_fd, wake = descriptors
-            channel = Channel(socket.socket(fileno=channel_fd))
+            channel = Channel(_exempt_socket(channel_fd))
             environment = Environment(
                 config=self._config,
                 handler=self._handler,
@@ -154,6 +155,13 @@ class Template:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
+
+
+def _exempt_socket(fd: int) -> socket.socket:
+    """Return the socket of a channel, which every child keeps, though the user guards forks."""
+    sock = socket.socket(fileno=fd)
+    exempt(sock)
+    return sock
 
 
 def runner(model: Model) -> Callable[[Environment], None]:

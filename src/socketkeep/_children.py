@@ -1,0 +1,132 @@
+"""Forked children, each known by its pidfd: started, reaped and ended without a race.
+
+A pidfd says that this very child has ended, so that no wait takes the status of a child that other
+code started (waitpid(-1) would), and no signal reaches a process that got the number later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, NoReturn, TypeVar
+
+from socketkeep._forking import Forkable, fork_keeping, signals_blocked
+
+#: Seconds between attempts at a pidfd while other threads have all descriptors.
+_RETRY: Final = 0.01
+
+Work = TypeVar("Work")
+
+
+@dataclass(frozen=True, slots=True)
+class Child(Generic[Work]):
+    """A child and what it was forked for; `pidfd` is readable when it has ended."""
+
+    pid: int
+    pidfd: int
+    work: Work
+
+
+class Children(Generic[Work]):
+    """The living children of one parent, and those that have ended and are not reaped yet."""
+
+    def __init__(self) -> None:
+        self._running: dict[int, Child[Work]] = {}
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __iter__(self) -> Iterator[Child[Work]]:
+        return iter(tuple(self._running.values()))
+
+    def fork(
+        self,
+        work: Work,
+        sock: socket.socket,
+        body: Callable[[], None],
+        *,
+        keep: Sequence[Forkable | socket.socket] = (),
+        prepare: Callable[[], None] | None = None,
+    ) -> Child[Work]:
+        """Fork a child that calls `body` and exits, and close the accepted `sock` in the parent.
+
+        keep: what the child keeps besides `sock`.  prepare: called in the child while signals are
+        still blocked.  Raises OSError when there is no process; then `sock` is still open.
+        """
+        with signals_blocked() as mask:
+            pid = fork_keeping((sock, *keep))
+            if pid == 0:
+                self._run(body, prepare, mask)
+        # Before the pidfd: so the process has a descriptor for it.
+        sock.close()
+        child = Child(pid, _open_pidfd(pid), work)
+        self._running[child.pidfd] = child
+        return child
+
+    def reap(self, child: Child[Work]) -> os.waitid_result | None:
+        """Return how `child` ended, and forget it; None while it has not ended.
+
+        Its pidfd is for the caller to close, once nothing polls it any more.
+        """
+        ended = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG)
+        if ended is not None:
+            del self._running[child.pidfd]
+        return ended
+
+    def kill(self) -> None:
+        """End every child at once, by SIGKILL."""
+        for pidfd in self._running:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+    def _run(
+        self,
+        body: Callable[[], None],
+        prepare: Callable[[], None] | None,
+        mask: set[signal.Signals | int],
+    ) -> NoReturn:
+        status = 1
+        try:
+            for pidfd in self._running:
+                os.close(pidfd)
+            if prepare is not None:
+                prepare()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            body()
+            status = 0
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            # Not sys.exit: exit handlers and buffers are the parent's, and would run twice.
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(status)
+
+
+def status_text(ended: os.waitid_result) -> str:
+    """Return how a process ended as a log says it."""
+    if ended.si_code == os.CLD_EXITED:
+        return f"exit code {ended.si_status}"
+    try:
+        return f"killed by {signal.Signals(ended.si_status).name}"
+    except ValueError:  # a real-time signal has a number only
+        return f"killed by signal {ended.si_status}"
+
+
+def _open_pidfd(pid: int) -> int:
+    while True:
+        try:
+            return os.pidfd_open(pid)
+        except OSError:
+            # Another thread took the descriptor.  The child must be watched: who else reaps it?
+            time.sleep(_RETRY)
