@@ -1,0 +1,1 @@
+"""CPython's own tests of sockets, run with `socketkeep.Socket` in the place of `socket.socket`."""
