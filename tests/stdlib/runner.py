@@ -117,8 +117,8 @@ def main(job: Job) -> None:
         check_place(socketkeep.Socket)
     else:
         check_place(socket.socket)
-    # CPython calls what needs more than the loopback, or merely sockets at all, "network"; without
-    # a list of resources everything is on, also what takes minutes.
+    # "network" is what some tests ask for merely to have sockets; those that ask for the internet
+    # are left out by name.  Without a list everything would be on, also what takes minutes.
     setattr(importlib.import_module("test.support"), "use_resources", {"network": None})  # noqa: B010
     tests = unittest.TestSuite(chosen(job))
     # Most of the tests collect, three times over; what has been imported is not to be gone through
