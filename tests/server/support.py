@@ -123,16 +123,16 @@ def soft_limit(pid: int, name: str, limit: int, prefix: Sequence[str] = ()) -> I
     if shutil.which("prlimit") is None:
         pytest.skip("prlimit is not installed")
 
-    def prlimit(*arguments: str) -> str:
+    def prlimit(*arguments: str, check: bool = True) -> str:
         command = [*prefix, "prlimit", "--pid", str(pid), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=check).stdout.strip()
 
     before = prlimit(f"--{name}", "--output=SOFT", "--noheadings", "--raw")
     prlimit(f"--{name}={limit}:")
     try:
         yield
     finally:
-        prlimit(f"--{name}={before}:")
+        prlimit(f"--{name}={before}:", check=False)  # it may have ended
 
 
 def seats(model: str, number: int) -> list[str]:
@@ -147,11 +147,11 @@ def seats(model: str, number: int) -> list[str]:
     return ["-k", model, *by_model.get(model, ["-w", "1"])]
 
 
-def at_its_descriptor_limit(pid: int) -> AbstractContextManager[None]:
-    """Leave a running process no descriptor beyond those that it has."""
+def at_its_descriptor_limit(pid: int, spare: int = 0) -> AbstractContextManager[None]:
+    """Leave a running process no descriptor beyond those that it has, but for `spare`."""
     used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
-    lowest_free = next(number for number in range(len(used) + 1) if number not in used)
-    return soft_limit(pid, "nofile", lowest_free)
+    free = [number for number in range(len(used) + spare + 1) if number not in used]
+    return soft_limit(pid, "nofile", free[spare])
 
 
 def processor_time(pid: int) -> float:

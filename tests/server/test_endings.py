@@ -136,3 +136,36 @@ def test_what_a_connection_knows(server: Server) -> None:
         assert attached == b"accepted"
         (shown,) = server.connections()
         assert (shown["listener"], shown["peer"]) == (server.address, name.decode())
+
+
+def test_connections_process_that_dies(tmp_path: Path) -> None:
+    """In the model fork it takes one connection along; which one, and how, is logged."""
+    target = write_source(
+        tmp_path,
+        "import os, signal\n"
+        "def handle(conn):\n"
+        "    for line in conn.lines():\n"
+        "        if line == b'die':\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        conn.send(line + b'\\n')\n",
+    )
+    with (
+        Server(tmp_path, target, "-k", "fork") as server,
+        connect(server.address) as peer,
+        connect(server.address) as bystander,
+    ):
+        (pid,) = [worker["pid"] for worker in server.workers()]
+        for one in (peer, bystander):
+            one.sendall(b"1\n")
+            assert read_reply(one) == b"1"
+        name = f"127.0.0.1:{peer.getsockname()[1]}"
+        (shown,) = [each for each in server.connections() if each["peer"] == name]
+        peer.sendall(b"die\n")
+        assert read_to_end(peer) == b""
+        event = server.wait_event("process of a connection died")
+        assert (event["id"], event["peer"]) == (shown["id"], name)
+        assert event["status"] == "killed by SIGKILL"
+        server.wait_until(lambda: server.status()["totals"]["lost"] == 1, "it counted")
+        bystander.sendall(b"2\n")
+        assert read_reply(bystander) == b"2"
+        assert [worker["pid"] for worker in server.workers()] == [pid]

@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from tests.harness import Server, connect, read_reply, write_handler
+from tests.harness import Load, Server, connect, read_reply, write_handler
 from tests.server.support import (
     PrefixedServer,
     as_plain_user,
@@ -100,6 +100,45 @@ def test_server_with_few_descriptors(tmp_path: Path, model: str) -> None:
             lambda: server.status()["totals"]["closed"] == clients, "all connections closed"
         )
         assert server.status()["totals"]["worker_deaths"] == 0
+
+
+def test_reload_at_the_descriptor_limit(tmp_path: Path, model: str) -> None:
+    """Workers that have no descriptor to spare, and a keeper that has few: all connections move."""
+    clients, workers = (4, 4) if model == "prefork" else (24, 1)
+    target = write_handler(tmp_path, "v0", is_async=model == "async")
+    with (
+        Server(tmp_path, target, *seats(model, clients)) as server,
+        Load(server.address, clients, pause=0.05) as load,
+        ExitStack() as limits,
+    ):
+        load.wait_version("v0")
+        pids = {worker["pid"] for worker in server.workers()}
+        for pid in pids:
+            limits.enter_context(at_its_descriptor_limit(pid))
+        # Enough to start the next generation, too few for its connections at once.
+        limits.enter_context(at_its_descriptor_limit(server.pid, spare=6 + 6 * workers))
+        write_handler(tmp_path, "v1", is_async=model == "async")
+        server.reload()
+        load.wait_version("v1")
+        for pid in pids:
+            server.wait_event("worker exited", pid=pid, status="exit code 0")
+        tally = load.finish()
+        assert tally.clean, tally.summary()
+        assert server.status()["totals"]["lost"] == 0
+
+
+def test_reload_without_a_descriptor(tmp_path: Path) -> None:
+    """A keeper that cannot start the next generation says so, and the present one serves on."""
+    target = write_handler(tmp_path, "v0", is_async=False)
+    with Server(tmp_path, target) as server, connect(server.address) as peer:
+        _ask(peer, 1)
+        with at_its_descriptor_limit(server.pid, spare=1):  # for the command's own connection
+            done = server.cli("reload")
+        assert done.exit_code in (3, 4), done
+        assert "Too many open files" in done.stderr
+        _ask(peer, 2)
+        server.reload()
+        _ask(peer, 3)
 
 
 @contextmanager
