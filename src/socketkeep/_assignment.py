@@ -48,7 +48,8 @@ class Retirement(Protocol):
 
     A receive that waits polls `wake_fd` beside the connection.  When it is readable the receive
     calls `woken()` and looks at `order`.  Once `order` is not None, the receive no longer polls
-    `wake_fd` (it may stay readable for good) but bounds its wait by `order.deadline`.
+    `wake_fd` (it may stay readable for good) but bounds its wait by `order.deadline`, and calls
+    `woken()` from time to time while the order is to finish: a later one may be to close.
     """
 
     @property
@@ -58,7 +59,7 @@ class Retirement(Protocol):
     def order(self) -> Order | None: ...
 
     def woken(self) -> None:
-        """Read what made `wake_fd` readable, and update `order`."""
+        """Read what made `wake_fd` readable, if anything did, and update `order`."""
 
 
 @dataclass(slots=True)

@@ -31,6 +31,8 @@ Span: TypeAlias = tuple[float | None, float | None]
 
 #: Seconds: how long threads of one connection wait for a word to pass between them.
 _MOMENT: Final = 0.05
+#: Seconds between two looks whether an order to finish has become one to close.
+_LOOK_AGAIN: Final = 1.0
 
 
 class SyncExchange(Exchange):
@@ -192,6 +194,8 @@ class SyncExchange(Exchange):
                 poller.ignore_wake()
                 self._obey_waiting(order, poller, operation)
                 until = earlier(until, order.deadline)
+                if order.how == "finish":  # a drain may yet become a stop
+                    until = earlier(until, time.monotonic() + _LOOK_AGAIN)
             elif retirement is not None and poller.ignores_wake:
                 until = earlier(until, time.monotonic() + _MOMENT)
             ready, woken = poller.wait(earlier(until, self._idle_at(since)))
@@ -204,6 +208,8 @@ class SyncExchange(Exchange):
                 return
             else:
                 self._check_time(operation, done, wanted, span, since)
+                if receiving and order is not None and retirement is not None:
+                    retirement.woken()
 
     def _hear_out(self, poller: Poller, retirement: Retirement) -> None:
         """Hear, as a sender, what the server has to say, unless a receiver is there to hear it.

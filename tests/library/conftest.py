@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
@@ -78,7 +79,7 @@ class FakeRetirement:
     """A `Retirement` whose order arrives by a pipe, as a worker's does."""
 
     def __init__(self) -> None:
-        self.wake_fd, self._write_fd = os.pipe()
+        self.wake_fd, self._write_fd = os.pipe2(os.O_NONBLOCK)
         self.order: Order | None = None
         self._next: Order | None = None
 
@@ -88,8 +89,9 @@ class FakeRetirement:
         os.write(self._write_fd, b"x")
 
     def woken(self) -> None:
-        os.read(self.wake_fd, 1)
-        self.order = self._next
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.wake_fd, 1)
+            self.order = self._next
 
     def close(self) -> None:
         os.close(self.wake_fd)

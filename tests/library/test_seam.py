@@ -184,6 +184,15 @@ def test_close_ends_a_clean_connection_that_waits(pair: Pair, retirement: FakeRe
         conn.recv()
 
 
+def test_a_drain_becomes_a_stop(pair: Pair, retirement: FakeRetirement) -> None:
+    """The second order is seen though the receive no longer polls the wake descriptor."""
+    ours, _ = pair
+    conn = Connection(ours, assignment=ordered(retirement, Order("finish", time.monotonic() + 60)))
+    threading.Timer(0.05, lambda: retirement.give(Order("close", time.monotonic() + 60))).start()
+    with pytest.raises(Closed, match="the server is stopping"):
+        conn.recv()
+
+
 def test_close_leaves_what_is_in_the_kernel_to_be_answered(
     pair: Pair, retirement: FakeRetirement
 ) -> None:
