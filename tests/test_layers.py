@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "_guarding",
             "_handles",
             "_listener",
+            "_passing",
             "_socket",
             "_sync",
             "_waiting",

@@ -34,10 +34,13 @@ def handles_of(fd: int) -> list[Handle]:
     return sorted(handle for handle, _ in descriptors({inode}))
 
 
-def descriptors(inodes: Collection[int]) -> Iterator[tuple[Handle, int]]:
+def descriptors(
+    inodes: Collection[int], unreadable: set[int] | None = None
+) -> Iterator[tuple[Handle, int]]:
     """Yield each descriptor of the sockets of these inodes, in processes that may be seen.
 
-    With it goes the inode.  Inodes of sockets are one series for all network namespaces.
+    With it goes the inode.  unreadable: the pids of the processes that may not be seen are added.
+    Inodes of sockets are one series for all network namespaces.
     """
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
     if not wanted:
@@ -48,8 +51,12 @@ def descriptors(inodes: Collection[int]) -> Iterator[tuple[Handle, int]]:
         directory = f"/proc/{entry}/fd"
         try:
             numbers = os.listdir(directory)
+        except PermissionError:
+            if unreadable is not None:
+                unreadable.add(int(entry))
+            continue
         except OSError:
-            continue  # it has ended, or is another user's
+            continue  # it has ended
         for number in numbers:
             try:
                 link = os.readlink(f"{directory}/{number}")

@@ -1,34 +1,20 @@
 """A channel: messages and descriptors between two processes, whole and in order.
 
 An ``AF_UNIX SOCK_SEQPACKET`` pair: a packet arrives whole or not at all, and several processes may
-send on one end without mixing their packets (unix(7)).  A message too large for a packet goes in a
-sealed memfd (memfd_create(2)) that rides along as the last descriptor.
-
-Descriptors are passed with `sendmsg` and `recvmsg`, not `socket.send_fds`: those drop the flags,
-and without MSG_CMSG_CLOEXEC a descriptor received leaks into every program the process starts.
+send on one end without mixing their packets (unix(7)).
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import socket
-from array import array
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
+from socketkeep import _passing
 from socketkeep._wire._messages import AnyMessage, Message, decode, encode
-
-# Well under the smallest send buffer in use (net.core.wmem_default, 212,992 bytes): several such
-# packets fit, so that a short pause of the reader does not stop the writer.
-_INLINE_LIMIT: Final = 32 * 1024
-_INLINE: Final = b"\0"
-_IN_MEMFD: Final = b"\1"
-_ANCILLARY: Final = socket.CMSG_SPACE(253 * array("i").itemsize)  # SCM_MAX_FD of the kernel
-_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 
 class ChannelClosed(Exception):
@@ -93,7 +79,7 @@ class Channel:
         """
         while self._queue:
             payload, fds, close_after = self._queue[0]
-            if not self._transmit(payload, fds, socket.MSG_DONTWAIT):
+            if not self._transmit(payload, fds):
                 return
             self._queue.popleft()
             _after_sending(payload, fds, close_after)
@@ -106,7 +92,7 @@ class Channel:
         payload, fds = _packed(message, descriptors)
         try:
             # Not by blocking in sendmsg: libuv makes what it polls non-blocking (uv_poll_init).
-            while not self._transmit(payload, fds, socket.MSG_DONTWAIT):
+            while not self._transmit(payload, fds):
                 self._wait_writable()
         finally:
             _after_sending(payload, fds, False)
@@ -114,19 +100,14 @@ class Channel:
     def receive(self) -> Packet | None:
         """Return the next packet, or None when none has arrived.  Raises ChannelClosed."""
         try:
-            data, ancillary, flags = self._next()
+            received = self._next()
         except BlockingIOError:
             return None
-        fds = _descriptors(ancillary)
-        if not data:
+        if not received.data:
             raise ChannelClosed
-        truncated = bool(flags & socket.MSG_CTRUNC)
-        if data[:1] == _INLINE:
-            return Packet(decode(memoryview(data)[1:]), fds, truncated)
-        if truncated:
-            return Packet(None, fds, truncated)
-        with open(fds.pop(), "rb") as body:
-            return Packet(decode(body.read()), fds, truncated)
+        body = _passing.unpack(received)
+        message = None if body is None else decode(body)
+        return Packet(message, received.descriptors, received.truncated)
 
     def finish(self) -> None:
         """Send no more: the other end sees the channel closed, and can still be heard."""
@@ -138,26 +119,22 @@ class Channel:
             _after_sending(*self._queue.popleft())
         self._sock.close()
 
-    def _next(self) -> tuple[bytes, list[tuple[int, int, bytes]], int]:
+    def _next(self) -> _passing.Received:
         try:
-            data, ancillary, flags, _ = self._sock.recvmsg(
-                _INLINE_LIMIT + 1, _ANCILLARY, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-            )
+            return _passing.receive(self._sock)
         except ConnectionResetError:
             # The other end has gone and had not read all.  The kernel says so once, and before it
             # gives out what had been sent here.
             return self._next()
-        return data, ancillary, flags
 
     def _wait_writable(self) -> None:
         poller = select.poll()  # select(2) cannot watch descriptors beyond 1023
         poller.register(self._sock, select.POLLOUT)
         poller.poll()
 
-    def _transmit(self, payload: bytes, fds: list[int], flags: int) -> bool:
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+    def _transmit(self, payload: bytes, fds: list[int]) -> bool:
         try:
-            self._sock.sendmsg([payload], ancillary, flags | socket.MSG_NOSIGNAL)
+            _passing.send(self._sock, payload, fds)
         except BlockingIOError:
             return False
         except (BrokenPipeError, ConnectionResetError) as error:
@@ -171,26 +148,10 @@ def channel_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def _packed(message: Message, descriptors: Sequence[int]) -> tuple[bytes, list[int]]:
-    body = encode(message)
-    if len(body) <= _INLINE_LIMIT:
-        return _INLINE + body, list(descriptors)
-    memfd = os.memfd_create("socketkeep-message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    with open(memfd, "wb", closefd=False) as file:
-        file.write(body)
-    os.lseek(memfd, 0, os.SEEK_SET)
-    fcntl.fcntl(memfd, fcntl.F_ADD_SEALS, _SEALS)
-    return _IN_MEMFD, [*descriptors, memfd]
+    return _passing.pack(encode(message), descriptors)
 
 
 def _after_sending(payload: bytes, fds: list[int], close_after: bool) -> None:
-    owned = fds if close_after else fds[-1:] if payload == _IN_MEMFD else []
+    owned = fds if close_after else fds[-1:] if _passing.in_memfd(payload) else []
     for fd in owned:
         os.close(fd)
-
-
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    fds = array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return list(fds)
