@@ -19,11 +19,11 @@ NEWCOMERS_PER_SECOND: Final = 200.0
 
 
 @contextmanager
-def nothing_ended(load: Load, server: Server, site: Site) -> Iterator[None]:
+def nothing_ended(server: Server, site: Site, *loads: Load) -> Iterator[None]:
     """Confirm, by other witnesses than the clients' own reads, that no connection ended meanwhile.
 
-    The witness is a capture on loopback, or the state that the client's kernel has for each
-    connection where capturing is not allowed.
+    The witnesses are a capture on loopback, where capturing is allowed, and the state that the
+    clients' kernel has for each connection.
     """
     if site.transport != "ipv4":
         yield
@@ -31,46 +31,44 @@ def nothing_ended(load: Load, server: Server, site: Site) -> Iterator[None]:
     if Capture.missing():
         yield
     else:
-        ports = load.ports()
+        ports = set[int]().union(*(load.ports() for load in loads))
+        assert len(ports) == CLIENTS
         with Capture(server.port) as capture:
             yield
             fin, reset = capture.stop().to(ports)
         assert (fin, reset) == (0, 0)
-    assert load.tcp_states() == {"ESTABLISHED": CLIENTS}
-
-
-def reload_five_times(site: Site, *, fragments: bool) -> None:
-    """Reload under load, and hold what the peers and the server have counted against each other."""
-    target = site.write("v0")
-    with (
-        site.serve(target, clients=CLIENTS) as server,
-        Load(server.address, CLIENTS, pause=0.1, fragments=fragments) as load,
-    ):
-        load.wait_version("v0")
-        with nothing_ended(load, server, site):
-            for number in range(1, RELOADS + 1):
-                site.write(f"v{number}")
-                server.reload()
-                load.wait_version(f"v{number}")
-            tally = load.finish()
-        assert tally.clean, tally.summary()
-        assert set(tally.versions) == {f"v{number}" for number in range(RELOADS + 1)}
-        totals = server.status()["totals"]
-        assert totals["lost"] == 0
-        assert totals["attached"]["accepted"] == CLIENTS
-        assert totals["attached"]["reload"] == totals["detached"] == CLIENTS * RELOADS
+    for load in loads:
+        assert set(load.tcp_states()) == {"ESTABLISHED"}
 
 
 @pytest.mark.timeout(180)
 def test_nothing_is_lost_through_five_reloads(site: Site) -> None:
-    """200 clients in a request loop see five new versions, and no other difference."""
-    reload_five_times(site, fragments=False)
+    """200 clients in a request loop see five new versions, and no other difference.
 
-
-@pytest.mark.timeout(180)
-def test_requests_in_fragments_are_not_lost(tcp_site: Site) -> None:
-    """Nor are requests lost of which at any reload one half has come and the other has not."""
-    reload_five_times(tcp_site, fragments=True)
+    Half of them send each request in two pieces: at any reload some are between the two.
+    """
+    target = site.write("v0")
+    with (
+        site.serve(target, clients=CLIENTS) as server,
+        Load(server.address, CLIENTS // 2, pause=0.1) as whole,
+        Load(server.address, CLIENTS // 2, pause=0.1, fragments=True) as fragments,
+    ):
+        whole.wait_version("v0")
+        fragments.wait_version("v0")
+        with nothing_ended(server, site, whole, fragments):
+            for number in range(1, RELOADS + 1):
+                site.write(f"v{number}")
+                server.reload()
+                whole.wait_version(f"v{number}")
+                fragments.wait_version(f"v{number}")
+            tallies = whole.finish(), fragments.finish()
+        for tally in tallies:
+            assert tally.clean, tally.summary()
+            assert set(tally.versions) == {f"v{number}" for number in range(RELOADS + 1)}
+        totals = server.status()["totals"]
+        assert totals["lost"] == 0
+        assert totals["attached"]["accepted"] == CLIENTS
+        assert totals["attached"]["reload"] == totals["detached"] == CLIENTS * RELOADS
 
 
 def test_pipelined_requests_are_not_lost(tcp_site: Site) -> None:
