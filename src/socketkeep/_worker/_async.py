@@ -12,7 +12,7 @@ from typing import Final
 
 from socketkeep import _log
 from socketkeep._aio import AsyncConnection
-from socketkeep._assignment import Handover, Order, handling
+from socketkeep._assignment import Order, handling
 from socketkeep._wire._channel import ChannelClosed, Packet
 from socketkeep._wire._messages import (
     Acknowledged,
@@ -25,6 +25,7 @@ from socketkeep._wire._messages import (
     StartFailed,
 )
 from socketkeep._worker._accepting import PAUSE, Exhausted, accept
+from socketkeep._worker._departures import Departures
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._outcome import note_exception, was_detached
 from socketkeep._worker._roster import Entry, Roster
@@ -32,7 +33,6 @@ from socketkeep._worker._target import LoadError, users_traceback
 
 #: How many connections one readiness of a listener may bring, before others get their turn.
 _ACCEPTS_AT_ONCE: Final = 16
-_RETRY: Final = 0.1
 #: What a handler that is busy at the deadline has to notice its cancellation, in seconds.
 _CANCEL_AFTER: Final = 1.0
 
@@ -106,7 +106,7 @@ class AsyncWorker:
         self._resume: asyncio.TimerHandle | None = None
         self._throttle = _log.Throttle()
         self._serving: dict[Entry, tuple[AsyncConnection, asyncio.Task[None]]] = {}
-        self._detached: dict[str, tuple[Entry, Handover]] = {}  # sent, in order, not acknowledged
+        self._departures = Departures(self._channel, self._roster, self._settle)
 
     async def run(self) -> None:
         """Serve until retired and empty.  Raises ChannelClosed when the keeper is gone already."""
@@ -116,7 +116,7 @@ class AsyncWorker:
 
     @property
     def _open(self) -> int:
-        return len(self._serving) + len(self._detached)
+        return len(self._serving) + len(self._departures)
 
     def _read_channel(self) -> None:
         try:
@@ -136,7 +136,7 @@ class AsyncWorker:
             case Attach() as message:
                 self._attach(message, packet)
             case Acknowledged() as message:
-                self._acknowledged(message)
+                self._departures.acknowledged(message)
             case None:
                 packet.close()
                 self._channel.send_now(Refused("", 0, "out of file descriptors"))
@@ -229,7 +229,6 @@ class AsyncWorker:
 
     def _settle(self, entry: Entry) -> None:
         self._serving.pop(entry, None)
-        self._detached.pop(entry.assignment.id, None)
         self._roster.settle(entry)
         self._open_gate()
         self._finish_if_empty()
@@ -239,6 +238,7 @@ class AsyncWorker:
     def _retire(self, order: Order) -> None:
         first = self._order is None
         self._order = order
+        self._departures.deadline = order.deadline
         self._open_gate()
         if first:
             for listener in self._environment.listeners:
@@ -261,51 +261,11 @@ class AsyncWorker:
     def _hand_over(self, entry: Entry, conn: AsyncConnection) -> None:
         self._serving.pop(entry)
         self._roster.log_end(entry)
-        self._detached[entry.assignment.id] = entry, conn.hand_over()
-        self._send_detached(entry.assignment.id)
-
-    def _send_detached(self, name: str) -> None:
-        entry, handover = self._detached[name]
-        try:
-            parcel = self._roster.parcel(entry, handover)
-            self._channel.send_now(parcel, (handover.sock.fileno(),))
-        except ChannelClosed:
-            self._close_unwanted(name)
-        except OSError as error:
-            # No descriptor for the memfd of a large state: this process is at its limit.
-            _log.debug("cannot hand over yet", id=name, error=error.strerror)
-            self._retry(name)
-
-    def _acknowledged(self, message: Acknowledged) -> None:
-        # The keeper answers in order; it has no id when the message itself did not arrive.
-        name = message.id or next(iter(self._detached), "")
-        if name not in self._detached:
-            return
-        if message.taken:
-            entry, handover = self._detached[name]
-            handover.sock.close()
-            self._settle(entry)
-        else:
-            self._detached[name] = self._detached.pop(name)  # it will be sent after the others
-            self._retry(name)
-
-    def _retry(self, name: str) -> None:
-        deadline = self._order.deadline if self._order else 0.0
-        if time.monotonic() < deadline:
-            self._loop.call_later(_RETRY, self._send_detached, name)
-        else:
-            self._close_unwanted(name)
-
-    def _close_unwanted(self, name: str) -> None:
-        entry, handover = self._detached[name]
-        _log.warning("connection closed: the keeper did not take it", id=name, peer=entry.peer)
-        closing = self._loop.create_task(AsyncConnection(handover.sock).close())
-        closing.add_done_callback(lambda _task: self._settle(entry))
+        self._departures.offer(entry, conn.hand_over())
 
     def _keeper_gone(self) -> None:
         if self._order is None:
             # What is served goes on: a keeper's death must end no connection.
             _log.error("the keeper is gone: serving what is open, then ending")
             self._retire(Order("finish", float("inf")))
-        for name in tuple(self._detached):
-            self._close_unwanted(name)
+        self._departures.give_up()

@@ -1,0 +1,103 @@
+"""Handing detached connections to the keeper, for the worker whose loop must not block."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from socketkeep import _log
+from socketkeep._aio import AsyncConnection
+from socketkeep._assignment import Handover
+from socketkeep._wire._channel import Channel, ChannelClosed
+from socketkeep._wire._messages import Acknowledged
+from socketkeep._worker._reserve import Reserve
+from socketkeep._worker._roster import Entry, Roster
+
+_RETRY: Final = 0.1
+
+
+class Departures:
+    """The detached connections that are still held here: the keeper has not taken them yet.
+
+    `settled` is called with each once this handle is closed.  One that cannot be handed over is
+    offered again until `deadline` (of the monotonic clock), and then closed in an orderly way.
+    """
+
+    def __init__(self, channel: Channel, roster: Roster, settled: Callable[[Entry], None]) -> None:
+        self.deadline = 0.0
+        self._channel = channel
+        self._roster = roster
+        self._settled = settled
+        self._reserve = Reserve()
+        self._loop = asyncio.get_running_loop()
+        self._held: dict[str, tuple[Entry, Handover]] = {}
+        self._offered: deque[str] = deque()  # in the order in which the keeper answers
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._held) + len(self._closing)
+
+    def offer(self, entry: Entry, handover: Handover) -> None:
+        """Hand a connection to the keeper."""
+        self._held[entry.assignment.id] = entry, handover
+        self._send(entry.assignment.id)
+
+    def acknowledged(self, message: Acknowledged) -> None:
+        """Take the keeper's answer; it has no id when the offer itself did not arrive."""
+        name = message.id or (self._offered[0] if self._offered else "")
+        if name not in self._offered:
+            return
+        self._offered.remove(name)
+        if message.taken:
+            entry, handover = self._held.pop(name)
+            handover.sock.close()
+            self._reserve.refill()
+            self._settled(entry)
+        else:
+            self._retry(name)
+
+    def give_up(self) -> None:
+        """Nobody will take them: close them."""
+        self._offered.clear()
+        for name in tuple(self._held):
+            self._close(name)
+
+    def _send(self, name: str) -> None:
+        if name not in self._held:
+            return  # given up since
+        entry, handover = self._held[name]
+        try:
+            parcel = self._roster.parcel(entry, handover)
+            self._channel.send_now(parcel, (handover.sock.fileno(),))
+        except ChannelClosed:
+            self._close(name)
+        except OSError as error:
+            # No descriptor for the memfd of a large state: this process is at its limit.
+            if self._reserve.spend():
+                self._send(name)
+                return
+            _log.debug("cannot hand over yet", id=name, error=error.strerror)
+            self._retry(name)
+        else:
+            self._offered.append(name)
+
+    def _retry(self, name: str) -> None:
+        if time.monotonic() < self.deadline:
+            self._loop.call_later(_RETRY, self._send, name)
+        else:
+            self._close(name)
+
+    def _close(self, name: str) -> None:
+        entry, handover = self._held.pop(name)
+        _log.warning("connection closed: the keeper did not take it", id=name, peer=entry.peer)
+        closing = self._loop.create_task(AsyncConnection(handover.sock).close())
+        self._closing.add(closing)
+
+        def closed(task: asyncio.Task[None]) -> None:
+            self._closing.discard(task)
+            self._settled(entry)
+
+        closing.add_done_callback(closed)

@@ -1,0 +1,42 @@
+"""What the tests of workers share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from socketkeep import _log
+
+
+class Lines(logging.Handler):
+    """Keeps what was logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    def events(self) -> list[str]:
+        return [record.getMessage() for record in self.records]
+
+    def fields(self, event: str) -> dict[str, object]:
+        """Return the fields of the only line of an event."""
+        (found,) = (record for record in self.records if record.getMessage() == event)
+        fields: dict[str, object] = found.__dict__["fields"]
+        return fields
+
+
+@pytest.fixture
+def log() -> Iterator[Lines]:
+    """What socketkeep logs, from debug on."""
+    handler = Lines()
+    level = _log.logger.level
+    _log.logger.addHandler(handler)
+    _log.logger.setLevel(logging.DEBUG)
+    yield handler
+    _log.logger.setLevel(level)
+    _log.logger.removeHandler(handler)
