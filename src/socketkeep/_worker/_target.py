@@ -149,14 +149,16 @@ def _load_module(place: str) -> ModuleType:
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise LoadError(f"no file {path}, looked for from {os.getcwd()}")
+    if path.suffix != ".py":
+        raise LoadError(f"{path} is not a Python file (expected a name that ends in .py)")
     # As a script has it: what stands beside the file can be imported.
     sys.path.insert(0, str(path.parent.resolve()))
     name = path.stem
     spec = importlib.util.spec_from_file_location(
         name, path, loader=_FromSource(name, os.fspath(path.resolve()))
     )
-    if spec is None or spec.loader is None:
-        raise LoadError(f"{path} is not a Python file (expected a name that ends in .py)")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)

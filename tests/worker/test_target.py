@@ -1,0 +1,232 @@
+"""Loading TARGET: what is found, and each failure in words a user can act on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import pytest
+
+from socketkeep._config import ServeConfig
+from socketkeep._handlers import Handler, inspect_handler
+from socketkeep._worker._target import (
+    LoadError,
+    Model,
+    check_lifespan,
+    choose_model,
+    load_handler,
+    users_traceback,
+)
+
+HANDLER = "def handle(conn):\n    pass\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty directory to load from, and an interpreter that forgets what was loaded."""
+    modules = set(sys.modules)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    yield tmp_path
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+    sys.path_importer_cache.clear()
+
+
+def load(target: str, *, factory: bool = False) -> Handler:
+    return load_handler(ServeConfig(target=target, factory=factory))
+
+
+def failure(target: str, *, factory: bool = False) -> str:
+    with pytest.raises(LoadError) as caught:
+        load(target, factory=factory)
+    assert caught.value.exit_code == 4
+    return caught.value.text
+
+
+def test_a_module_of_the_working_directory(project: Path) -> None:
+    (project / "app_here.py").write_text(HANDLER)
+    assert load("app_here:handle").name == "app_here.handle"
+
+
+def test_a_package_and_a_nested_attribute(project: Path) -> None:
+    (project / "pack").mkdir()
+    (project / "pack/__init__.py").write_text("")
+    (project / "pack/app.py").write_text(
+        "class Server:\n    def handle(self, conn):\n        pass\nserver = Server()\n"
+    )
+    assert load("pack.app:server.handle").name == "pack.app.Server.handle"
+
+
+@pytest.mark.parametrize("path", ["sub/app_file.py", "./sub/app_file.py", "{}/sub/app_file.py"])
+def test_a_file_and_what_stands_beside_it(project: Path, path: str) -> None:
+    (project / "sub").mkdir()
+    (project / "sub/beside_it.py").write_text(HANDLER)
+    (project / "sub/app_file.py").write_text("from beside_it import handle\n")
+    assert load(path.format(project) + ":handle").name == "beside_it.handle"
+
+
+def test_a_file_is_read_as_it_is_now_though_cached_bytecode_looks_current(project: Path) -> None:
+    path = project / "app_twice.py"
+    path.write_text("def first(conn):\n    pass\n")
+    stat = path.stat()
+    load("app_twice.py:first")
+    path.write_text("def other(conn):\n    pass\n")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    del sys.modules["app_twice"]
+    assert load("app_twice.py:other").name == "app_twice.other"
+    assert not list(project.rglob("*.pyc"))
+
+
+def test_a_factory(project: Path) -> None:
+    (project / "app_made.py").write_text(f"{HANDLER}def make():\n    return handle\n")
+    assert load("app_made:make", factory=True).name == "app_made.handle"
+
+
+def test_no_such_module(project: Path) -> None:
+    text = failure("nowhere.app:handle")
+    assert "no module named 'nowhere'" in text
+    assert str(project) in text
+    assert "\n" not in text
+
+
+def test_no_such_module_in_a_package(project: Path) -> None:
+    (project / "some_pack").mkdir()
+    (project / "some_pack/__init__.py").write_text("")
+    assert "no module named 'some_pack.app'" in failure("some_pack.app:handle")
+
+
+def test_no_such_file(project: Path) -> None:
+    assert failure("absent.py:handle") == f"no file absent.py, looked for from {project}"
+
+
+def test_a_file_that_is_no_python(project: Path) -> None:
+    (project / "dir").mkdir()
+    (project / "dir/app.txt").write_text("")
+    assert "not a Python file" in failure("dir/app.txt:handle")
+
+
+def test_no_such_attribute(project: Path) -> None:
+    (project / "app_near.py").write_text(HANDLER)
+    assert failure("app_near:handel") == (
+        "app_near has no attribute 'handel'; did you mean handle?"
+    )
+    assert failure("app_near:xyzzy") == "app_near has no attribute 'xyzzy'"
+
+
+@pytest.mark.parametrize("target", ["app_bad:handle", "app_bad.py:handle"])
+@pytest.mark.parametrize(
+    ("source", "last"),
+    [
+        ("import absent_module\n", "ModuleNotFoundError: No module named 'absent_module'"),
+        ("1 / 0\n", "ZeroDivisionError: division by zero"),
+        ("def f(:\n", "SyntaxError: "),
+        ("raise SystemExit('stop')\n", "SystemExit: stop"),
+    ],
+)
+def test_code_that_cannot_be_imported(project: Path, target: str, source: str, last: str) -> None:
+    (project / "app_bad.py").write_text(f"# first line\n{source}")
+    text = failure(target)
+    first, *lines = text.splitlines()
+    place = target.partition(":")[0]
+    assert first == f"{place} cannot be imported:"
+    assert lines[-1].startswith(last)
+    assert 'app_bad.py", line 2' in text
+    assert "socketkeep/" not in text, "our own frames are cut off"
+    assert "importlib" not in text
+
+
+def test_the_traceback_keeps_causes_and_groups(project: Path) -> None:
+    (project / "app_chain.py").write_text(
+        "try:\n"
+        "    raise ExceptionGroup('several', [ValueError('inner')])\n"
+        "except Exception as error:\n"
+        "    raise RuntimeError('outer') from error\n"
+    )
+    text = failure("app_chain:handle")
+    for part in ("several", "ValueError: inner", "direct cause", "RuntimeError: outer"):
+        assert part in text
+    assert "importlib" not in text
+
+
+def test_a_traceback_that_ends_in_itself() -> None:
+    error = ValueError("round")
+    other = KeyError("about")
+    error.__context__, other.__context__ = other, error
+    assert "ValueError: round" in users_traceback(error)
+
+
+def test_no_handler(project: Path) -> None:
+    (project / "app_no.py").write_text("handle = 7\ndef two(a, b):\n    pass\n")
+    assert failure("app_no:handle").startswith("app_no:handle cannot be a handler: ")
+    assert "not callable" in failure("app_no:handle")
+    assert "one argument" in failure("app_no:two")
+
+
+def test_a_factory_that_fails(project: Path) -> None:
+    (project / "app_fails.py").write_text("def make():\n    raise OSError('no database')\nx = 3\n")
+    text = failure("app_fails:make", factory=True)
+    assert text.startswith("the factory app_fails:make failed:\n")
+    assert text.endswith("OSError: no database")
+    assert "socketkeep/" not in text
+    assert "--factory" in failure("app_fails:x", factory=True)
+
+
+def sync_handler(conn: object) -> None: ...
+async def async_handler(conn: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("handler", "wanted", "model"),
+    [
+        (sync_handler, "auto", "fork"),
+        (async_handler, "auto", "async"),
+        (sync_handler, "fork", "fork"),
+        (sync_handler, "prefork", "prefork"),
+        (sync_handler, "thread", "thread"),
+        (async_handler, "async", "async"),
+    ],
+)
+def test_the_model_of_a_handler(
+    handler: Callable[[object], object], wanted: str, model: str
+) -> None:
+    assert choose_model(inspect_handler(handler), wanted) == model
+
+
+@pytest.mark.parametrize(
+    ("handler", "wanted"),
+    [
+        (async_handler, "fork"),
+        (async_handler, "prefork"),
+        (async_handler, "thread"),
+        (sync_handler, "async"),
+    ],
+)
+def test_a_model_that_does_not_fit(handler: Callable[[object], object], wanted: str) -> None:
+    with pytest.raises(LoadError, match="use -k") as caught:
+        choose_model(inspect_handler(handler), wanted)
+    assert caught.value.exit_code == 2
+    assert wanted in caught.value.text
+
+
+class AsyncLifespan:
+    async def __aenter__(self) -> None: ...
+    async def __aexit__(self, *args: object) -> None: ...
+
+
+@contextmanager
+def sync_lifespan() -> Iterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("model", ["fork", "prefork", "thread"])
+def test_an_async_lifespan_needs_the_async_model(model: Model) -> None:
+    check_lifespan(AsyncLifespan(), "async")
+    check_lifespan(sync_lifespan(), model)
+    check_lifespan(nullcontext(), model)
+    with pytest.raises(TypeError, match=model):
+        check_lifespan(AsyncLifespan(), model)
