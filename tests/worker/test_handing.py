@@ -1,0 +1,157 @@
+"""Handing a connection to the keeper, from a thread or process that blocks meanwhile."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from socketkeep._assignment import Handover
+from socketkeep._wire._channel import Channel, Packet, channel_pair
+from socketkeep._wire._messages import Detached
+from socketkeep._worker._handing import hand_over
+from socketkeep._worker._reserve import Reserve
+from tests.wire.limits import out_of_descriptors
+
+PARCEL = Detached("1-2-3", 4, 0, "a peer", b"state", b"unread", 5, 6, 7)
+
+
+class Scene:
+    """A connection to hand over, the channel to do it by, and a keeper that plays its part."""
+
+    def __init__(self) -> None:
+        ours, theirs = channel_pair()
+        self.channel = Channel(ours)
+        self.reserve = Reserve()
+        self.keeper = Channel(theirs)
+        self.peer, sock = socket.socketpair()
+        self.handover = Handover(sock, b"state", b"unread")
+        self.offers: list[object] = []
+        self._threads: list[threading.Thread] = []
+
+    def keeper_does(self, *answers: Callable[[Packet], None]) -> None:
+        """Answer the offers in turn, in a thread."""
+
+        def run() -> None:
+            for answer in answers:
+                assert select.select([self.keeper], [], [], 10)[0]
+                packet = self.keeper.receive()
+                assert packet is not None
+                self.offers.append(packet.message)
+                answer(packet)
+
+        self._threads.append(threading.Thread(target=run))
+        self._threads[-1].start()
+
+    def hand_over(self, seconds: float = 10) -> bool:
+        """Hand the connection over; return whether that was done."""
+        deadline = time.monotonic() + seconds
+        done = hand_over(self.channel, self.reserve, PARCEL, self.handover, deadline)
+        for thread in self._threads:
+            thread.join(10)
+        return done
+
+    def close(self) -> None:
+        self.channel.close()
+        self.reserve.spend()
+        self.keeper.close()
+        self.peer.close()
+        self.handover.sock.close()
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    made = Scene()
+    yield made
+    made.close()
+
+
+def take(packet: Packet) -> None:
+    connection, pipe = packet.descriptors
+    os.close(connection)
+    os.write(pipe, b"\1")
+    os.close(pipe)
+
+
+def test_taken(scene: Scene) -> None:
+    held: list[int] = []
+
+    def keep(packet: Packet) -> None:
+        held.append(os.dup(packet.descriptors[0]))
+        take(packet)
+
+    scene.keeper_does(keep)
+    before = set(os.listdir("/proc/self/fd"))
+    assert scene.hand_over()
+    assert scene.offers == [PARCEL]
+    assert scene.handover.sock.fileno() == -1
+    keepers = socket.socket(fileno=held[0])
+    scene.peer.send(b"?")
+    assert keepers.recv(1) == b"?"
+    keepers.close()
+    assert set(os.listdir("/proc/self/fd")) < before
+
+
+def test_the_handle_is_kept_until_the_keeper_has_one(scene: Scene) -> None:
+    open_meanwhile: list[bool] = []
+
+    def look(packet: Packet) -> None:
+        open_meanwhile.append(scene.handover.sock.fileno() >= 0)
+        take(packet)
+
+    scene.keeper_does(look)
+    assert scene.hand_over()
+    assert open_meanwhile == [True]
+
+
+def test_not_taken_is_tried_again(scene: Scene) -> None:
+    scene.keeper_does(Packet.close, Packet.close, take)
+    assert scene.hand_over()
+    assert scene.offers == [PARCEL] * 3
+
+
+def test_not_taken_by_the_deadline(scene: Scene) -> None:
+    scene.keeper_does(Packet.close)
+    assert not scene.hand_over(seconds=0)
+    assert scene.handover.sock.fileno() >= 0, "it is the caller's to end"
+
+
+def test_no_keeper(scene: Scene) -> None:
+    scene.keeper.close()
+    assert not scene.hand_over()
+    assert scene.handover.sock.fileno() >= 0
+
+
+def test_a_keeper_that_dies_with_the_offer_unread(scene: Scene) -> None:
+    """The pipe's other end goes with it: the wait ends."""
+    scene.keeper_does()
+    closing = threading.Timer(0.05, scene.keeper.close)
+    closing.start()
+    assert not scene.hand_over()
+    closing.join()
+    assert scene.handover.sock.fileno() >= 0
+
+
+def test_at_the_descriptor_limit_the_reserve_is_used_and_filled_again(scene: Scene) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    with out_of_descriptors():
+        scene.keeper_does(take)
+        assert scene.hand_over()
+        assert len(os.listdir("/proc/self/fd")) == len(before) - 1, "but for the connection"
+
+
+def test_out_of_descriptors_and_of_the_reserve(scene: Scene) -> None:
+    scene.reserve.spend()
+    before = set(os.listdir("/proc/self/fd"))
+    for spare in (0, 1):
+        with out_of_descriptors(spare):
+            assert not scene.hand_over(seconds=0)
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert scene.keeper.receive() is None
+    scene.keeper_does(take)
+    assert scene.hand_over()

@@ -1,0 +1,139 @@
+"""The accounts of a worker's connections."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from socketkeep import _record as record
+from socketkeep import resumable
+from socketkeep._assignment import Handover
+from socketkeep._record import Ended
+from socketkeep._wire._messages import Attach
+from socketkeep._wire._scoreboard import OPEN
+from socketkeep._worker._roster import Entry, Roster
+from tests.worker.conftest import Lines
+from tests.worker.fakes import Place, a_place
+
+
+@resumable
+def handle(conn: object) -> None: ...
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    with a_place(handle, "thread", rows=2, access_log=True, idle_timeout=7) as made:
+        yield made
+
+
+@pytest.fixture
+def sock() -> Iterator[socket.socket]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours
+
+
+ATTACH = Attach("b007-3-10", 5, "reload", 0, "a peer", b"\x07", b"half", 123, 1000, 2000)
+
+
+def accepted(roster: Roster, sock: socket.socket) -> Entry:
+    entry = roster.accepted(sock, 0)
+    assert entry is not None
+    return entry
+
+
+def counters(place: Place) -> dict[str, int]:
+    from socketkeep._wire._scoreboard import COUNTERS
+
+    return {name: place.board[word] for name, word in COUNTERS.items() if place.board[word]}
+
+
+def test_accepted(place: Place, sock: socket.socket) -> None:
+    roster = Roster(place.environment, None)
+    first, second = accepted(roster, sock), accepted(roster, sock)
+    assert [entry.assignment.id for entry in (first, second)] == ["b007-9-1", "b007-9-2"]
+    assert first.assignment.epoch == 1
+    assert first.assignment.attached == "accepted"
+    assert first.assignment.resumable
+    assert first.assignment.idle_timeout == 7
+    assert first.assignment.listener == "127.0.0.1:7000"
+    assert {words[record.NUMBER] for _, words in place.board.taken()} == {1, 2}
+    assert first.record[record.PID] == os.getpid()
+    assert counters(place) == {"accepted": 2}
+    assert roster.accepted(sock, 0) is None, "no row is left"
+    assert place.board[OPEN] == 2
+    assert counters(place) == {"accepted": 2}
+
+
+def test_attached_goes_on_where_the_other_worker_was(place: Place, sock: socket.socket) -> None:
+    roster = Roster(place.environment, None)
+    entry = roster.attached(ATTACH, sock)
+    assert entry is not None
+    given = entry.assignment
+    assert (given.id, given.epoch, given.attached) == (ATTACH.id, 5, "reload")
+    assert (given.state, given.unread) == (b"\x07", b"half")
+    ((_, words),) = place.board.taken()
+    assert (words[record.MINTED_BY], words[record.NUMBER]) == (3, 0x10)
+    assert (words[record.BYTES_IN], words[record.BYTES_OUT]) == (1000, 2000)
+    assert (words[record.ACCEPTED_AT], words[record.EPOCH]) == (123, 5)
+    assert counters(place) == {"attached_reload": 1}
+
+
+def test_attached_without_room(place: Place, sock: socket.socket) -> None:
+    roster = Roster(place.environment, None)
+    for _ in range(2):
+        accepted(roster, sock)
+    assert roster.attached(ATTACH, sock) is None
+    assert counters(place) == {"accepted": 2}
+
+
+def test_a_parcel_is_what_the_next_worker_is_told(place: Place, sock: socket.socket) -> None:
+    roster = Roster(place.environment, None)
+    entry = roster.attached(ATTACH, sock)
+    assert entry is not None
+    roster.introduce(entry, "the peer")
+    entry.record[record.BYTES_IN] += 5
+    parcel = roster.parcel(entry, Handover(sock, b"\x08", b"line"))
+    assert (parcel.id, parcel.epoch, parcel.listener) == (ATTACH.id, 5, 0)
+    assert (parcel.state, parcel.unread, parcel.peer) == (b"\x08", b"line", "the peer")
+    assert (parcel.accepted_at, parcel.bytes_in, parcel.bytes_out) == (123, 1005, 2000)
+    assert place.board.peer(entry.row) == "the peer"
+
+
+def test_settled(place: Place, sock: socket.socket) -> None:
+    roster = Roster(place.environment, None)
+    entry = accepted(roster, sock)
+    entry.record[record.ENDED] = Ended.RESET
+    roster.settle(entry)
+    assert place.board[OPEN] == 0
+    assert counters(place) == {"accepted": 1, "reset": 1}
+    assert accepted(roster, sock).assignment.id == "b007-9-2", "a number is never used again"
+
+
+def test_the_access_log(place: Place, sock: socket.socket, log: Lines) -> None:
+    roster = Roster(place.environment, None)
+    entry = accepted(roster, sock)
+    roster.introduce(entry, "the peer")
+    entry.record[record.BYTES_OUT] = 12
+    entry.record[record.ENDED] = Ended.CLOSED
+    roster.log_end(entry)
+    fields = log.fields("connection")
+    duration = fields.pop("duration")
+    assert isinstance(duration, float)
+    assert 0 <= duration < 60
+    assert fields == {
+        "id": "b007-9-1",
+        "peer": "the peer",
+        "listener": "127.0.0.1:7000",
+        "bytes_in": 0,
+        "bytes_out": 12,
+        "ended": "closed",
+    }
+
+
+def test_nothing_is_kept_where_that_is_asked_for(sock: socket.socket) -> None:
+    with a_place(handle, "thread", keep="none") as place:
+        assert not accepted(Roster(place.environment, None), sock).assignment.resumable
