@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -53,6 +54,26 @@ def test_dead_server(tmp_path: Path) -> None:
     with NamedServer(tmp_path, target, "shop") as server:
         assert run(tmp_path, "status", "--name", "shop").exit_code == 0
         assert not [event for event in server.events if event["level"] != "info"]
+
+
+def test_file_in_the_place_of_the_control_socket(tmp_path: Path) -> None:
+    """What is no socket is never removed, and a server removes no socket but its own."""
+    target = write_handler(tmp_path, "v0", is_async=False)
+    precious = tmp_path / "precious"
+    precious.write_text("keep me")
+    arguments = ("serve", target, "--bind", "127.0.0.1:0", "--control")
+    error = complaint(run(tmp_path, *arguments, str(precious)), 1)
+    assert f"unix:{precious}" in error
+    assert precious.read_text() == "keep me"
+    error = complaint(run(tmp_path, *arguments, str(tmp_path / "missing" / "control")), 1)
+    assert error.startswith("control socket: cannot listen on unix:")
+    with Server(tmp_path, target) as server:
+        server.control.unlink()
+        with socket.socket(socket.AF_UNIX) as successor:
+            successor.bind(str(server.control))
+            server.signal(signal.SIGTERM)
+            assert server.wait_exit() == 0
+            assert server.control.is_socket()
 
 
 def test_workers_end_with_their_keeper(tmp_path: Path) -> None:

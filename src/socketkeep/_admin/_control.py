@@ -17,6 +17,7 @@ from socketkeep._admin._protocol import MAX_REQUEST, Done, Progress, decode_requ
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper._reactor import READABLE, WRITABLE, Reactor, Timer
 from socketkeep._keeper._reloads import Outcome
+from socketkeep._listener import Listener
 
 _EXIT_FAILED: Final = 1
 _EXIT_USAGE: Final = 2
@@ -31,15 +32,12 @@ class ControlServer:
     Of a peer whose user is neither the keeper's nor root nothing is read.
     """
 
-    def __init__(
-        self, keeper: Keeper, reactor: Reactor, listener: socket.socket, name: str
-    ) -> None:
+    def __init__(self, keeper: Keeper, reactor: Reactor, listener: Listener, name: str) -> None:
         self._reactor = reactor
         self._listener = listener
         self._commands = Commands(keeper, name)
         self._clients: set[_Client] = set()
         self._paused: Timer | None = None
-        listener.setblocking(False)
         reactor.register(listener.fileno(), self._accept)
 
     def close(self) -> None:

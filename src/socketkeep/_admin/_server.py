@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import os
 import resource
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from socketkeep import _log
-from socketkeep._address import parse_bind
+from socketkeep._address import UnixAddress, parse_bind
 from socketkeep._admin._control import ControlServer
 from socketkeep._admin._protocol import control_path, default_name, make_runtime_dir
 from socketkeep._admin._reloader import Reloader
@@ -30,6 +27,7 @@ from socketkeep._titles import set_title
 _EXIT_FAILED: Final = 1
 _EXIT_USAGE: Final = 2
 _NAMES_TRIED: Final = 100
+_CONTROL_BACKLOG: Final = 16
 #: Beside its connections a process holds listeners, channels, logs and what the user's code opens.
 _OTHER_DESCRIPTORS: Final = 64
 
@@ -113,90 +111,41 @@ def _with_holders(error: ListenError, address: str) -> str:
 
 
 @contextmanager
-def _control(config: ServeConfig) -> Iterator[tuple[str, str, socket.socket]]:
-    """Listen on the control socket; yields the server's name, the path and the socket."""
+def _control(config: ServeConfig) -> Iterator[tuple[str, str, Listener]]:
+    """Listen on the control socket; yields the server's name, the path and the listener."""
     wanted = config.name or default_name(config.target)
-    try:
-        if config.control:
-            candidates = [(wanted, os.path.abspath(config.control))]
-        else:
+    if config.control:
+        candidates = [(wanted, os.path.abspath(config.control))]
+    else:
+        try:
             make_runtime_dir()
-            # Two servers of one target need no names of their own; a name that was given is kept.
-            more = 1 if config.name else _NAMES_TRIED
-            names = [wanted, *(f"{wanted}-{n}" for n in range(2, more + 1))]
-            candidates = [(name, control_path(name)) for name in names]
-        name, path, sock = _listen_on_first_free(candidates)
-    except OSError as error:
-        raise ServeFailure(
-            f"control socket: {error.strerror or error}: {error.filename or ''}"
-        ) from error
-    try:
-        yield name, path, sock
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            raise ServeFailure(f"control socket: {error.strerror or error}{where}") from error
+        # Two servers of one target need no names of their own; a name that was given is kept.
+        more = 1 if config.name else _NAMES_TRIED
+        names = [wanted, *(f"{wanted}-{n}" for n in range(2, more + 1))]
+        candidates = [(name, control_path(name)) for name in names]
+    name, path, listener = _listen_on_first_free(candidates)
+    with listener:
+        yield name, path, listener
 
 
-def _listen_on_first_free(candidates: list[tuple[str, str]]) -> tuple[str, str, socket.socket]:
+def _listen_on_first_free(candidates: list[tuple[str, str]]) -> tuple[str, str, Listener]:
     for name, path in candidates:
-        sock = _listen_unless_live(path)
-        if sock is not None:
-            return name, path, sock
+        try:
+            # Only this user may connect.
+            listener = Listener.bind(UnixAddress(path), backlog=_CONTROL_BACKLOG, unix_mode=0o600)
+        except ListenError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise ServeFailure(f"control socket: {error}") from error
+        else:
+            return name, path, listener
     name, path = candidates[0]
     raise ServeFailure(
         f"a server named {name!r} is already running (control socket {path}): "
         "give this one another --name, or stop that one: socketkeep stop --control " + path
     )
-
-
-def _listen_unless_live(path: str) -> socket.socket | None:
-    """Return a listening socket at `path`, in the place of a dead server's; None when one lives.
-
-    Only this user may connect (mode 0600).  Raises OSError.
-    """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        with _locked_directory(path):
-            if _is_live(path):
-                sock.close()
-                return None
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-            before = os.umask(0o177)
-            try:
-                sock.bind(path)
-            finally:
-                os.umask(before)
-            sock.listen(16)
-    except OSError as error:
-        sock.close()
-        error.filename = path
-        raise
-    return sock
-
-
-@contextmanager
-def _locked_directory(path: str) -> Iterator[None]:
-    """Keep two servers that start at once from taking each other's socket for a dead one's."""
-    fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
-def _is_live(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except (FileNotFoundError, ConnectionRefusedError):
-            return False
-        except OSError as error:
-            if error.errno == errno.EPROTOTYPE:
-                return True
-            raise
-    return True
 
 
 def _raise_descriptor_limit(max_connections: int) -> int:
