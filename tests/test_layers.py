@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "_aio",
             "_async",
+            "_async_giving",
             "_async_sender",
             "_children",
             "_closing",
@@ -38,8 +39,10 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "_exchange",
             "_forking",
             "_forking_server",
+            "_giving",
             "_guarding",
             "_handles",
+            "_holding",
             "_listener",
             "_passing",
             "_socket",

@@ -29,6 +29,7 @@ from socketkeep._forking import fork
 from socketkeep._guarding import Guard, guard_forks
 from socketkeep._handlers import Service, resumable
 from socketkeep._handles import Handle
+from socketkeep._holding import Holder, Holders
 from socketkeep._listener import Listener
 from socketkeep._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
 from socketkeep._socket import Socket
@@ -50,6 +51,8 @@ __all__ = [
     "Guard",
     "Handle",
     "HandlerError",
+    "Holder",
+    "Holders",
     "LimitExceeded",
     "ListenError",
     "Listener",

@@ -9,16 +9,21 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 from socketkeep._assignment import Assignment
 from socketkeep._async import AsyncExchange
+from socketkeep._async_giving import drive_async
 from socketkeep._async_sender import Data, Piece
 from socketkeep._closing import LINGER, QUIET, discard, end_writing, reset
 from socketkeep._errors import Busy, Closed, Released, SocketkeepError
 from socketkeep._exchange import CHUNK
 from socketkeep._framing import check_bound, check_separator, take_line, take_until
+from socketkeep._giving import Offer, Parcel, assignment_of, parcel_of, settled, taking
+from socketkeep._modes import Blocking
 from socketkeep._record import ENDED, Ended
+
+_BLOCKING: Final = Blocking()
 
 Receiving: TypeAlias = Coroutine[Any, Any, bytes]
 
@@ -205,6 +210,32 @@ class AsyncConnection(AsyncExchange):
         self._finish(Closed(), Ended.CLOSED)
         self._let_go_of_loop()
         reset(self._sock)
+
+    async def give(self, channel: socket.socket, *, timeout: float | None = None) -> None:
+        """Pass the connection to the process that calls `take` at the other end of `channel`.
+
+        As `Connection.give`, whose errors it raises too; Busy when another task uses it.
+        Cancelled, the connection either was taken, and is `Released` here, or cannot be any more.
+        """
+        with self._claimed("give"):
+            offer = Offer(parcel_of(self, _BLOCKING, self._unsent), self._sock, channel)
+            with settled(offer, self):
+                await drive_async(offer.steps(), "give", timeout)
+
+    @classmethod
+    async def take(cls, channel: socket.socket, *, timeout: float | None = None) -> Self:
+        """Return the next connection that another process gives over `channel`.
+
+        As `Connection.take`, whose errors it raises too, but for the mode, which it has none of.
+        """
+        return await drive_async(taking(channel, cls._build), "take", timeout)
+
+    @classmethod
+    def _build(cls, sock: socket.socket, parcel: Parcel) -> Self:
+        conn = cls(sock, assignment=assignment_of(parcel))
+        conn._unsent = parcel.unsent
+        conn._write_ended = parcel.write_ended
+        return conn
 
     def _finished(self) -> bool:
         # After `Detached` the descriptor is on its way to the next worker: a handler's `finally`

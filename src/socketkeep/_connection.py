@@ -15,6 +15,16 @@ from socketkeep._closing import LINGER, drain, end_writing, reset
 from socketkeep._errors import Busy, Closed, Released
 from socketkeep._exchange import CHUNK
 from socketkeep._framing import check_bound, check_separator, take_line, take_until
+from socketkeep._giving import (
+    Offer,
+    Parcel,
+    assignment_of,
+    drive,
+    mode_of,
+    parcel_of,
+    settled,
+    taking,
+)
 from socketkeep._modes import Blocking, Mode, NonBlocking, seconds_left
 from socketkeep._record import ENDED, Ended
 from socketkeep._sync import Data, SyncExchange
@@ -222,6 +232,48 @@ class Connection(SyncExchange):
         self._finish(Closed(), Ended.CLOSED)
         with self._evicting(self._sending.acquire(blocking=False)):
             reset(self._sock)
+
+    def give(self, channel: socket.socket, *, timeout: float | None = None) -> None:
+        """Pass the connection to the process that calls `take` at the other end of `channel`.
+
+        channel: a connected Unix socket, SOCK_SEQPACKET (several may then give and take at once) or
+        SOCK_STREAM (one giver and one taker), used for nothing else; its own mode is of no matter.
+        The unread bytes, the committed state, the mode and what is left of an unfinished send go
+        along; the mode and `inherit` of this object do not matter to the wait.  Returns when the
+        other process has taken it, which is when this one lets go: from here on it says `Released`.
+        timeout: seconds, None for as long as it takes.
+
+        Raises TimedOut when it was not taken in time, OutOfResources when the other process, or
+        this one, is at its limit of descriptors, PeerClosed when the other end has gone, Busy when
+        another thread uses the connection, ValueError for a channel of another kind.  After any of
+        them the connection is open here and was not taken; a stream channel is not fit for use
+        any more if the time was over in the middle of a message.
+        """
+        with self._claimed("give"):
+            offer = Offer(parcel_of(self, self._mode, self._unsent), self._sock, channel)
+            with settled(offer, self):
+                drive(offer.steps(), "give", timeout)
+
+    @classmethod
+    def take(cls, channel: socket.socket, *, timeout: float | None = None) -> Self:
+        """Return the next connection that another process gives over `channel`, see `give`.
+
+        It is as it was there: what had been received and not read is read next, `state` is what was
+        committed last, decoded as plain data, and it has the same mode.  Whether the giver was sync
+        or async plays no part.  timeout: seconds, None for as long as it takes.
+
+        Raises TimedOut, PeerClosed when the other end has gone, OutOfResources when this process is
+        at its limit of descriptors (the giver has it still), SystemFailure (EPROTO) for a message
+        that `give` did not make, ValueError for a channel of another kind.
+        """
+        return drive(taking(channel, cls._build), "take", timeout)
+
+    @classmethod
+    def _build(cls, sock: socket.socket, parcel: Parcel) -> Self:
+        conn = cls(sock, mode=mode_of(parcel), assignment=assignment_of(parcel))
+        conn._unsent = parcel.unsent
+        conn._write_ended = parcel.write_ended
+        return conn
 
     def _finished(self) -> bool:
         # After `Detached` the descriptor is on its way to the next worker: a handler's `finally`

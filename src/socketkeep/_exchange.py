@@ -7,6 +7,7 @@ the scoreboard shows of it, whether it may be detached, and why it takes no more
 from __future__ import annotations
 
 import socket
+from contextlib import AbstractContextManager
 from time import monotonic_ns
 from types import EllipsisType
 from typing import Any, Final, Never
@@ -31,6 +32,7 @@ from socketkeep._errors import (
     translate,
 )
 from socketkeep._forking import Fate, drop, own
+from socketkeep._holding import Held
 from socketkeep._record import (
     ACTIVE_AT,
     BYTES_IN,
@@ -67,7 +69,7 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _warned: Final[set[str]] = set()
 
 
-class Exchange:
+class Exchange(Held):
     """The base of `Connection` and `AsyncConnection`.  Not for use on its own."""
 
     __slots__ = (
@@ -373,6 +375,12 @@ class Exchange:
         self._over = Released(reason)
         self._reset_after_fork()
         return None
+
+    def _claimed(self, operation: str) -> AbstractContextManager[None]:
+        raise NotImplementedError
+
+    def _give_up(self, reason: str = "") -> None:
+        raise NotImplementedError
 
     def _reset_after_fork(self) -> None:
         """Let go, in a forked child, of what belongs to the parent's threads or loop."""

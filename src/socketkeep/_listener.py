@@ -23,6 +23,7 @@ from socketkeep._address import (
 from socketkeep._connection import Connection
 from socketkeep._errors import Closed, ListenError, Released, translate
 from socketkeep._forking import Fate, drop, own
+from socketkeep._holding import Held
 from socketkeep._modes import Blocking, Mode
 
 #: The first descriptor that systemd passes, SD_LISTEN_FDS_START of sd_listen_fds(3).
@@ -38,7 +39,7 @@ _REASONS: Final = {
 _HOW_TO_BIND_LOW: Final = "ports below 1024 need root or CAP_NET_BIND_SERVICE"
 
 
-class Listener:
+class Listener(Held):
     """A listening stream socket, non-blocking and not inherited by programs it starts.
 
     Made by `bind` or `inherited_listeners`.  `sock` is the socket, `text` its address with the

@@ -50,8 +50,9 @@ def send(sock: socket.socket, payload: bytes, descriptors: Sequence[int] = ()) -
 
 def receive(sock: socket.socket, size: int = PAYLOAD_LIMIT) -> Received:
     """Receive a packet, or up to `size` bytes of a stream.  Raises BlockingIOError."""
-    flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-    data, ancillary, flags, _ = sock.recvmsg(size, _ANCILLARY, flags)
+    data, ancillary, flags, _ = sock.recvmsg(
+        size, _ANCILLARY, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+    )
     fds = array("i")
     for level, kind, rights in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from socketkeep._address import parse_bind
+from socketkeep._holding import command_of
 from socketkeep._inspect import _holders
 from socketkeep._inspect._holders import Holder, describe_holders, holders_of_port
 
@@ -136,7 +137,7 @@ def test_a_command_line_is_one_printable_line() -> None:
     with child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
-        said = _holders._command(child.pid)
+        said = command_of(child.pid)
         assert said.isprintable()
         assert len(said) == 60
         assert child.stdin is not None

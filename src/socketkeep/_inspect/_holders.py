@@ -7,18 +7,16 @@ import pwd
 import socket
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final
 
 from socketkeep._address import BindAddress, FdAddress, InetAddress, UnixAddress
 from socketkeep._handles import descriptors
+from socketkeep._holding import command_of
 from socketkeep._inspect._sock_diag import (
     LISTEN,
     InetSocket,
     tcp_sockets,
     unix_sockets,
 )
-
-_COMMAND_WIDTH: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ def holders_of_port(address: BindAddress) -> list[Holder]:
     seen: set[int] = set()
     for (pid, fd), inode in descriptors(uids.keys()):
         seen.add(inode)
-        found.setdefault(pid, Holder(pid, _command(pid), _user_of_process(pid), fd))
+        found.setdefault(pid, Holder(pid, command_of(pid), _user_of_process(pid), fd))
     unseen = {
         Holder(None, "", "" if uid is None else _user(uid), None)
         for inode, uid in uids.items()
@@ -102,19 +100,6 @@ def _conflicts(address: InetAddress, found: InetSocket) -> bool:
     except OSError:
         return True
     return found.host.removeprefix("::ffff:") in resolved
-
-
-def _command(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read(4096).rstrip(b"\0").split(b"\0")
-    except OSError:
-        return "?"
-    text = " ".join(os.fsdecode(word) for word in words).strip()
-    printable = "".join(letter if letter.isprintable() else "?" for letter in text)
-    if len(printable) > _COMMAND_WIDTH:
-        return f"{printable[: _COMMAND_WIDTH - 3]}..."
-    return printable or "?"
 
 
 def _user_of_process(pid: int) -> str:
