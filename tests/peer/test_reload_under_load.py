@@ -104,21 +104,6 @@ def test_a_thousand_busy_connections(tmp_path: Path) -> None:
         assert tally.clean, tally.summary()
 
 
-def test_reload_when_the_files_change(tmp_path: Path) -> None:
-    """With --reload a changed file is served without a command."""
-    site = Site("async", "ipv4", tmp_path)
-    target = site.write("v0")
-    with (
-        site.serve(target, "--reload", clients=20) as server,
-        Load(server.address, 20, pause=0.01) as load,
-    ):
-        for version in ("v0", "v1", "v2"):
-            site.write(version)
-            load.wait_version(version)
-        tally = load.finish()
-        assert tally.clean, tally.summary()
-
-
 @pytest.mark.timeout(120)
 def test_new_connections_during_a_reload(site: Site) -> None:
     """1,000 connections made at 200 a second around a reload are all accepted and served."""

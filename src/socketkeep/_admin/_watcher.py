@@ -24,10 +24,13 @@ def main(directories: list[str]) -> None:
         yield_on_timeout=True,
         raise_interrupt=False,
     )
-    print("watching", flush=True)
+    watching = False
     for changed in changes:
         if os.getppid() != parent:
             return
+        if not watching:  # until a first look is over, nothing says that the watch is set up
+            print("watching", flush=True)
+            watching = True
         if changed:
             print(min(path for _, path in changed), flush=True)
 
