@@ -256,8 +256,10 @@ def test_without_a_receiver_the_bytes_stay_in_the_kernel(pair: Pair, run: Run) -
     async def scenario() -> None:
         assignment = Assignment()
         conn = AsyncConnection(pair[0], assignment=assignment)
+        task = asyncio.ensure_future(conn.recv())
+        await begun(conn)  # so that the loop watches the descriptor
         pair[1].sendall(b"1")
-        assert await conn.recv() == b"1"
+        assert await task == b"1"
         pair[1].setblocking(False)
         sent = 1
         while True:
