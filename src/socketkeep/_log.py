@@ -7,11 +7,13 @@ at its next line (`logging.handlers.WatchedFileHandler`); SIGUSR1 makes the keep
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import logging.handlers
+import sys
 import time
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 logger: Final = logging.getLogger("socketkeep")
 
@@ -42,16 +44,67 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class _Complaint:
+    """Says on standard error that the log cannot be written, now and then, and raises nothing.
+
+    In place of logging's own way, a traceback for each line that could not be written.
+    """
+
+    _EVERY: Final = 10.0
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def make(self) -> None:
+        """Called where an error is handled."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + self._EVERY
+        # It may be standard error itself that cannot be written to.
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(f"socketkeep: cannot write the log: {sys.exc_info()[1]}\n")
+            sys.stderr.flush()
+
+
+class _StreamHandler(logging.StreamHandler[TextIO]):
+    def __init__(self) -> None:
+        super().__init__()
+        self._complaint = _Complaint()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        self._complaint.make()
+
+
+class _FileHandler(logging.handlers.WatchedFileHandler):
+    """One that outlives a full disk, and a directory that is gone when the file is reopened."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, encoding="utf-8")
+        self._complaint = _Complaint()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:  # from opening the file anew, which logging lets through
+            self._complaint.make()
+
+    def reopenIfNeeded(self) -> None:  # noqa: N802 - logging's name
+        try:
+            super().reopenIfNeeded()
+        except OSError:  # tried again at the next line
+            self._complaint.make()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        self._complaint.make()
+
+
 def configure(level: str, form: str, path: str) -> None:
     """Send the log to `path`, or to stderr when it is empty.
 
     Raises OSError when the file cannot be opened for appending.
     """
-    handler: logging.Handler
-    if path:
-        handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8")
-    else:
-        handler = logging.StreamHandler()
+    handler = _FileHandler(path) if path else _StreamHandler()
     handler.setFormatter(_JsonFormatter() if form == "json" else _HumanFormatter())
     for old in logger.handlers[:]:
         logger.removeHandler(old)
@@ -64,7 +117,7 @@ def configure(level: str, form: str, path: str) -> None:
 def reopen() -> None:
     """Open the log file anew where it was moved or removed since."""
     for handler in logger.handlers:
-        if isinstance(handler, logging.handlers.WatchedFileHandler):
+        if isinstance(handler, _FileHandler):
             handler.acquire()
             try:
                 handler.reopenIfNeeded()

@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from tests.harness import Finished, Server
+from tests.harness import Finished, Server, connect
 
 MODELS: Final = ("fork", "prefork", "thread", "async")
 SOCKETKEEP: Final = (sys.executable, "-m", "socketkeep")
@@ -65,6 +65,15 @@ def complaint(finished: Finished, exit_code: int) -> str:
     assert _COMPLAINT not in text, finished.stderr
     assert f"{os.sep}socketkeep{os.sep}_" not in text, finished.stderr
     return text.rstrip("\n")
+
+
+def accepts(address: str) -> bool:
+    """Return whether somebody listens at `address`, by a connection of no use."""
+    try:
+        connect(address).close()
+    except OSError:
+        return False
+    return True
 
 
 def as_other_user() -> list[str]:

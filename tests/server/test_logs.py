@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.harness import Server, connect, read_reply, read_to_end, write_handler, write_source
-from tests.server.support import seats
+from tests.server.support import accepts, seats
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -86,6 +86,57 @@ def test_rotation(tmp_path: Path, model: str) -> None:
         assert server.stderr == []
 
 
+def test_log_directory_that_is_gone(tmp_path: Path) -> None:
+    """It is said on standard error, nothing ends, and the log goes on once there is a place."""
+    target = write_handler(tmp_path, "v0", "drained counter", is_async=False)
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    options = ("-k", "fork", "--access-log", "--log-file", str(logs / "server.log"))
+    bind = f"unix:{tmp_path}/listener"
+    with Server(tmp_path, target, *options, bind=[bind], wait_ready=False) as server:
+        server.wait_until(lambda: accepts(bind), "the listener")
+        with connect(bind) as peer:
+            peer.sendall(b"1\n")
+            assert read_reply(peer) == b"1 1 v0"
+            logs.rename(tmp_path / "old")
+            server.signal(signal.SIGUSR1)
+            server.wait_until(lambda: len(server.stderr) > 0, "a complaint of the keeper's")
+            before = len(server.stderr)
+            peer.sendall(b"2\n")
+            assert read_reply(peer) == b"2 2 v0"
+        server.wait_until(lambda: len(server.stderr) > before, "a complaint of the handler's")
+        logs.mkdir()
+        server.signal(signal.SIGUSR1)
+        log = logs / "server.log"
+        server.wait_until(lambda: log.exists() and "log reopened" in log.read_text(), "the log")
+        with connect(bind) as peer:
+            peer.sendall(b"1\n")
+            assert read_reply(peer) == b"1 1 v0"
+        server.wait_until(lambda: '"event": "connection"' in log.read_text(), "its line")
+    assert all(
+        line.startswith("socketkeep: cannot write the log: ") and "No such file" in line
+        for line in server.stderr
+    )
+    assert len(server.stderr) == 2
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    """A line on standard error from each process that has something to say, and serving goes on."""
+    target = write_handler(tmp_path, "v0", "drained counter", is_async=False)
+    options = ("-k", "thread", "--access-log", "--log-file", "/dev/full")
+    bind = f"unix:{tmp_path}/listener"
+    with Server(tmp_path, target, *options, bind=[bind], wait_ready=False) as server:
+        server.wait_until(lambda: accepts(bind), "the listener")
+        for _ in range(20):
+            with connect(bind) as peer:
+                peer.sendall(b"1\n")
+                assert read_reply(peer) == b"1 1 v0"
+        assert server.cli("stop").exit_code == 0
+        assert server.wait_exit() == 0
+    complaint = "socketkeep: cannot write the log: [Errno 28] No space left on device"
+    assert server.stderr == [complaint] * 2  # keeper and worker
+
+
 def test_human_format(tmp_path: Path) -> None:
     """One line an event: time, level, event, fields; a traceback below its line."""
     target = write_handler(tmp_path, "v0", "fails", is_async=False)
@@ -114,7 +165,7 @@ def test_level(tmp_path: Path) -> None:
     bind = f"unix:{tmp_path}/listener"
     options = ("--log-level", "warning")
     with Server(tmp_path, target, *options, bind=[bind], wait_ready=False) as server:
-        server.wait_until((tmp_path / "listener").exists, "the listener")
+        server.wait_until(lambda: accepts(bind), "the listener")
         with connect(bind) as peer:
             peer.sendall(b"1\n")
             assert read_reply(peer) == b"1 1 v0"
