@@ -80,7 +80,8 @@ class _FileHandler(logging.handlers.WatchedFileHandler):
     """One that outlives a full disk, and a directory that is gone when the file is reopened."""
 
     def __init__(self, path: str) -> None:
-        super().__init__(path, encoding="utf-8")
+        # Opened at the first line: a new generation must start though there is no place to log to.
+        super().__init__(path, encoding="utf-8", delay=True)
         self._complaint = _Complaint()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -102,7 +103,7 @@ class _FileHandler(logging.handlers.WatchedFileHandler):
 def configure(level: str, form: str, path: str) -> None:
     """Send the log to `path`, or to stderr when it is empty.
 
-    Raises OSError when the file cannot be opened for appending.
+    A file that cannot be opened is complained of on standard error, when there is a line for it.
     """
     handler = _FileHandler(path) if path else _StreamHandler()
     handler.setFormatter(_JsonFormatter() if form == "json" else _HumanFormatter())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import resource
 import select
@@ -48,6 +49,10 @@ from socketkeep._worker._target import (
 def main(channel_fd: int) -> None:
     """Load what the keeper says, fork workers as it asks, and end when it has no more use."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What the user's code prints goes out as it is printed.  In a buffer it would wait for the
+        # end of a worker, and what was printed before a fork would go out once for each process.
+        sys.stdout.reconfigure(line_buffering=True)
     os.set_inheritable(channel_fd, False)
     channel = Channel(_exempt_socket(channel_fd))
     try:
