@@ -1,0 +1,268 @@
+"""A worker of each model as the keeper knows it: what it says, and in which order.
+
+The worker runs in a thread of the test; `fork`, whose handlers run in processes, is tested from
+outside with the others.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from socketkeep import AsyncConnection, Connection, Service, resumable
+from socketkeep._handlers import inspect_handler
+from socketkeep._wire import _scoreboard as scoreboard
+from socketkeep._wire._messages import (
+    Acknowledged,
+    Attach,
+    Attached,
+    Detached,
+    Ready,
+    Refused,
+    Retire,
+    Seats,
+    StartFailed,
+)
+from socketkeep._worker._target import Model
+from socketkeep._worker._template import runner
+from tests.wire.limits import out_of_descriptors
+from tests.worker.fakes import Place, a_place
+
+
+@resumable
+def count(conn: Connection) -> None:
+    number = conn.state or 0
+    for line in conn.lines():
+        number += 1
+        conn.send(b"%d %s %s\n" % (number, conn.attached.encode(), line))
+        conn.commit(number)
+
+
+@resumable
+async def count_async(conn: AsyncConnection) -> None:
+    number = conn.state or 0
+    async for line in conn.lines():
+        number += 1
+        await conn.send(b"%d %s %s\n" % (number, conn.attached.encode(), line))
+        conn.commit(number)
+
+
+HANDLERS: dict[Model, Any] = {"prefork": count, "thread": count, "async": count_async}
+
+
+@dataclass
+class Running:
+    """A worker that runs, its keeper being the test."""
+
+    place: Place
+    thread: threading.Thread
+
+    def has_ended(self) -> bool:
+        self.thread.join(10)
+        return not self.thread.is_alive()
+
+    def retire(self, how: Any, seconds: float = 30) -> None:
+        self.place.send(Retire(how, time.monotonic() + seconds))
+
+    def connect(self) -> socket.socket:
+        peer = socket.create_connection(self.place.environment.listeners[0].getsockname())
+        peer.settimeout(10)
+        self.place.peers.append(peer)
+        return peer
+
+    def take(self) -> Detached:
+        """Take the connection that the worker offers next, and say so."""
+        message, (fd, *pipe) = self.place.wait_for(Detached)
+        os.close(fd)
+        for end in pipe:
+            os.write(end, b"\1")
+            os.close(end)
+        if not pipe:
+            self.place.send(Acknowledged(message.id, message.epoch, taken=True))
+        return message
+
+
+def ask(peer: socket.socket, text: bytes) -> bytes:
+    peer.sendall(text)
+    return peer.recv(1000)
+
+
+@pytest.fixture(params=["prefork", "thread", "async"])
+def worker(request: pytest.FixtureRequest) -> Iterator[Running]:
+    """A worker of each model, ready, with two rows (`prefork`: one)."""
+    model: Model = request.param
+    with ExitStack() as stack:
+        rows = 1 if model == "prefork" else 2
+        place = stack.enter_context(a_place(HANDLERS[model], model, rows=rows))
+        run = runner(model)
+        thread = threading.Thread(target=run, args=[place.environment], daemon=True)
+        thread.start()
+        ready, _ = place.wait_for(Ready)
+        assert ready.pid == os.getpid()
+        running = Running(place, thread)
+        yield running
+        for peer in place.peers:
+            peer.close()
+        place.keeper.close()
+        assert running.has_ended()
+
+
+def test_nothing_is_accepted_before_it_is_allowed(worker: Running) -> None:
+    peer = worker.connect()
+    peer.sendall(b"hello\n")
+    # The answer to this comes after the listener has been ready for as long.
+    worker.place.send(Refused("nonsense", 0, "to be ignored"))
+    worker.place.send(Seats(0))
+    moved, _ = worker.place.attach("b007-1-1")
+    worker.place.wait_for(Attached)
+    assert ask(moved, b"x\n") == b"1 reload x\n"
+    assert worker.place.board[scoreboard.ACCEPTED] == 0
+    moved.close()
+    worker.place.send(Seats(1))
+    assert peer.recv(100) == b"1 accepted hello\n"
+    assert worker.place.board[scoreboard.ACCEPTED] == 1
+
+
+def test_an_attached_connection_goes_on_where_it_was(worker: Running) -> None:
+    peer, attach = worker.place.attach("b007-1-1", state=b"\x07", unread=b"half a ")
+    message, _ = worker.place.wait_for(Attached)
+    assert (message.id, message.epoch) == (attach.id, attach.epoch)
+    assert ask(peer, b"line\n") == b"8 reload half a line\n"
+
+
+def test_no_seat(worker: Running) -> None:
+    rows = worker.place.environment.scoreboard.rows
+    for number in range(rows):
+        worker.place.attach(f"b007-1-{number + 1}")
+        worker.place.wait_for(Attached)
+    peer, attach = worker.place.attach("b007-1-99")
+    message, _ = worker.place.wait_for(Refused)
+    assert (message.id, message.epoch, message.reason) == (attach.id, attach.epoch, "no seat")
+    assert peer.recv(1) == b"", "this process has no handle of it left"
+    assert worker.place.board[scoreboard.OPEN] == rows
+
+
+def test_no_descriptor(worker: Running) -> None:
+    peer, accepted = worker.place.connection()
+    with accepted:
+        attach = Attach("b007-1-1", 2, "reload", 0, "a peer", None, b"", 0, 0, 0)
+        with out_of_descriptors():
+            worker.place.send(attach, (accepted.fileno(),))
+            message, _ = worker.place.wait_for(Refused)
+    assert (message.id, message.reason) == (attach.id, "out of file descriptors")
+    assert peer.recv(1) == b""
+
+
+def test_a_message_that_did_not_arrive_is_refused_without_its_id(worker: Running) -> None:
+    _, accepted = worker.place.connection()
+    with accepted:
+        large = Attach("b007-1-1", 2, "reload", 0, "a peer", b"s" * 40_000, b"", 0, 0, 0)
+        worker.place.keeper.enqueue(large, (accepted.fileno(),))
+        with out_of_descriptors():
+            worker.place.keeper.flush()
+            message, _ = worker.place.wait_for(Refused)
+    assert (message.id, message.reason) == ("", "out of file descriptors")
+
+
+def test_a_waiting_connection_moves_and_the_worker_ends(worker: Running) -> None:
+    worker.place.send(Seats(1))
+    peer = worker.connect()
+    assert ask(peer, b"a\nhalf") == b"1 accepted a\n"
+    worker.retire("move")
+    message = worker.take()
+    assert (message.state, message.unread) == (b"\x01", b"half")
+    assert (message.epoch, message.bytes_in, message.bytes_out) == (1, 6, 13)
+    assert worker.has_ended()
+    assert worker.place.board[scoreboard.DETACHED] == 1
+    assert worker.place.board[scoreboard.OPEN] == 0
+
+
+def test_not_taken_is_offered_again_and_nothing_is_lost(worker: Running) -> None:
+    peer, _ = worker.place.attach("b007-1-1", state=b"\x05")
+    worker.place.wait_for(Attached)
+    worker.retire("move")
+    refused, fds = worker.place.wait_for(Detached)
+    for fd in fds:
+        os.close(fd)
+    if len(fds) == 1:
+        worker.place.send(Acknowledged(refused.id, refused.epoch, taken=False))
+    assert worker.take() == refused
+    assert worker.has_ended()
+    assert peer.recv(1) == b""
+
+
+def test_a_retired_worker_takes_no_more(worker: Running) -> None:
+    peer, _ = worker.place.attach("b007-1-1")
+    worker.place.wait_for(Attached)
+    worker.retire("finish")
+    worker.place.attach("b007-1-2")
+    message, _ = worker.place.wait_for(Refused)
+    assert message.id == "b007-1-2"
+    assert ask(peer, b"x\n") == b"1 reload x\n"
+    peer.close()
+    assert worker.has_ended()
+
+
+def test_a_retired_worker_lets_go_of_the_listeners(worker: Running) -> None:
+    listener = worker.place.environment.listeners[0]
+    worker.retire("move")
+    assert worker.has_ended()
+    assert listener.fileno() == -1
+
+
+def test_told_to_close_it_closes_what_waits(worker: Running) -> None:
+    peer, _ = worker.place.attach("b007-1-1")
+    worker.place.wait_for(Attached)
+    assert ask(peer, b"x\n") == b"1 reload x\n"
+    worker.retire("close")
+    assert peer.recv(1) == b""
+    peer.close()
+    assert worker.has_ended()
+    assert worker.place.board[scoreboard.CLOSED] == 1
+
+
+def test_what_is_left_at_the_deadline_is_closed(worker: Running) -> None:
+    peer, _ = worker.place.attach("b007-1-1")
+    worker.place.wait_for(Attached)
+    worker.retire("finish", seconds=0.05)
+    assert peer.recv(1) == b""
+    peer.close()
+    assert worker.has_ended()
+
+
+def test_without_its_keeper_it_serves_what_is_open_and_ends(worker: Running) -> None:
+    peer, _ = worker.place.attach("b007-1-1")
+    worker.place.wait_for(Attached)
+    worker.place.keeper.close()
+    for number in (1, 2):
+        assert ask(peer, b"x\n") == b"%d reload x\n" % number
+    peer.close()
+    assert worker.has_ended()
+
+
+class Broken:
+    """A lifespan that cannot be entered."""
+
+    def __enter__(self) -> None:
+        raise OSError("no database")
+
+    def __exit__(self, *args: object) -> None: ...
+
+
+@pytest.mark.parametrize("model", ["prefork", "thread", "async"])
+def test_a_lifespan_that_fails_is_told(model: Model) -> None:
+    with a_place(HANDLERS[model], model) as place:
+        service = inspect_handler(Service(HANDLERS[model], lifespan=Broken))
+        environment = replace(place.environment, handler=service)
+        runner(model)(environment)
+        message, _ = place.wait_for(StartFailed)
+        assert message.error.startswith("the lifespan failed:\n")
+        assert message.error.endswith("OSError: no database")
