@@ -241,6 +241,47 @@ def test_forked_told_after_the_roll_back(bench: Bench) -> None:
     assert second.process.reaped
 
 
+@pytest.mark.parametrize("no_pidfd", [0, 3])
+def test_a_worker_that_the_old_template_was_just_forking_is_ended(
+    bench: Bench, no_pidfd: int
+) -> None:
+    first, _ = bench.start()
+    template = bench.template
+    template.hangs = True
+    first.die(-9)
+    bench.settle()
+    bench.reload()
+    bench.bring_up()
+    bench.system.no_pidfd = no_pidfd
+    (late,) = template.fork()
+    template.hangs = False
+    bench.advance(1)
+    assert late.process.signals == [signal.SIGKILL]
+    assert late.process.reaped
+    assert template.process.reaped
+
+
+def test_a_template_that_does_not_exit_is_killed(bench: Bench) -> None:
+    bench.start()
+    old = bench.template
+    old.hangs = True
+    bench.reload()
+    bench.bring_up()
+    bench.advance(3)
+    assert old.process.signals == [signal.SIGKILL]
+    assert old.process.reaped
+
+
+def test_code_that_hangs_does_not_keep_the_server_from_its_end(bench: Bench) -> None:
+    bench.keeper.start()
+    bench.settle()
+    bench.template.hangs = True
+    bench.keeper.stop("close")
+    bench.advance(3)
+    assert bench.has_stopped()
+    assert bench.template.process.reaped
+
+
 def test_two_reloads_at_once_are_one_after_the_other(bench: Bench) -> None:
     bench.start()
     bench.reload()
@@ -328,22 +369,26 @@ def test_scaled_up_during_a_reload(bench: Bench) -> None:
     assert bench.outcomes == [Outcome(0, 2)]
 
 
-def test_scaled_down_during_a_reload(bench: Bench) -> None:
+@pytest.mark.parametrize("extra_dies", [False, True])
+def test_scaled_down_during_a_reload(bench: Bench, extra_dies: bool) -> None:
     bench.start()
     bench.reload()
     bench.template.loaded()
     bench.settle()
-    first, second = bench.fork()
-    first.ready()
+    kept, extra = bench.fork()
+    kept.ready()
     bench.settle()
     bench.keeper.scale(1)
     bench.settle()
-    kept, extra = (first, second) if bench.keeper._slots.numbers == [0] else (second, first)
-    second.ready()
+    if extra_dies:
+        extra.die(1)
+    else:
+        extra.ready()
     bench.settle()
-    assert bench.outcomes == [Outcome(0, 2)]
+    assert bench.outcomes == [Outcome(0, 2)], "that slot is not wanted any more"
+    assert kept.accept_below
     assert kept.order is None
-    assert extra.order is not None
+    assert extra_dies or extra.told() == "move"
 
 
 def test_connections_of_a_handler_that_cannot_be_moved_are_finished(bench: Bench) -> None:

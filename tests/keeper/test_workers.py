@@ -84,6 +84,35 @@ def test_scale_down_retires_the_least_loaded_and_moves_what_it_has(
     assert bench.keeper.counters()["worker_deaths"] == 0
 
 
+def test_scale_down_counts_what_a_worker_serves_while_it_is_being_replaced(
+    make_bench: MakeBench,
+) -> None:
+    bench = make_bench(workers=2, worker_max_rss=1000)
+    busy, idle = bench.start()
+    for _ in range(3):
+        bench.serve(busy)
+    bench.serve(idle)
+    bench.system.resident[busy.pid] = 1001
+    bench.advance(2)
+    bench.fork()
+    bench.keeper.scale(1)
+    bench.settle()
+    assert (busy.told(), idle.told()) == ("", "move")
+
+
+def test_a_reload_while_a_worker_is_being_replaced(make_bench: MakeBench) -> None:
+    bench = make_bench(workers=1, worker_max_rss=1000)
+    (old,) = bench.start()
+    bench.system.resident[old.pid] = 1001
+    bench.advance(2)
+    (replacement_,) = bench.fork()
+    bench.reload()
+    bench.bring_up()
+    assert old.told() == "move"
+    assert replacement_.process.reaped
+    assert bench.keeper.counters()["worker_deaths"] == 0
+
+
 def test_one_worker_stays(bench: Bench) -> None:
     bench.start()
     for _ in range(4):

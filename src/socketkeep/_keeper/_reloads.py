@@ -97,20 +97,16 @@ class Reloads:
     def worker_ready(self, worker: Worker) -> None:
         """Switch once each slot has a worker that is ready."""
         generation = self.coming
-        if generation is None or worker.generation != generation.number:
-            return
-        workers = self._pool.of_generation(generation.number)
-        ready = {w.slot for w in workers if w.state is WorkerState.READY}
-        missing = set(self._slots()) - {w.slot for w in workers}
-        if missing:  # scaled up meanwhile
-            self._fork(generation, sorted(missing))
-        elif ready >= set(self._slots()):
-            self._finish(generation)
+        if generation is not None and worker.generation == generation.number:
+            self._switch_if_ready(generation)
 
     def worker_died(self, worker: Worker) -> None:
         """A worker of the coming generation ended before it was ready."""
         generation = self.coming
         if generation is None or worker.generation != generation.number:
+            return
+        if worker.slot not in self._slots():  # scaled down meanwhile
+            self._switch_if_ready(generation)
             return
         self._deaths += 1
         first_start = self.completed == 0 and generation.number == 1
@@ -157,6 +153,15 @@ class Reloads:
             self.fail(
                 generation, Failure(EXIT_START_FAILED, f"cannot start a worker: {error.strerror}")
             )
+
+    def _switch_if_ready(self, generation: Generation) -> None:
+        workers = self._pool.of_generation(generation.number)
+        ready = {w.slot for w in workers if w.state is WorkerState.READY}
+        missing = set(self._slots()) - {w.slot for w in workers}
+        if missing:  # scaled up meanwhile
+            self._fork(generation, sorted(missing))
+        elif ready >= set(self._slots()):
+            self._finish(generation)
 
     def _finish(self, generation: Generation) -> None:
         self._clear()

@@ -51,8 +51,11 @@ class Slots:
         """Have `count` slots; those whose workers have the fewest connections go first."""
         while len(self._numbers) < count:
             self._numbers.append(next(n for n in range(count) if n not in self._numbers))
+        opened: Counter[int] = Counter()
+        for worker in self._pool:
+            if worker.order is None:  # one that is being replaced, too, and not one that retires
+                opened[worker.slot] += worker.open
         while len(self._numbers) > count:
-            opened = Counter({worker.slot: worker.open for worker in self._pool})
             self._numbers.remove(min(self._numbers, key=lambda slot: (opened[slot], -slot)))
 
     def fill(self) -> None:
