@@ -65,6 +65,12 @@ EOF: Final = 3
 TIMED_OUT: Final = 4
 
 _FAMILIES_WITH_NODELAY: Final = (socket.AF_INET, socket.AF_INET6)
+_ENDED: Final = "ended: "
+_WHY: Final = {
+    Ended.RESET: "reset by the peer",
+    Ended.DETACHED: "moved to another worker",
+    Ended.RELEASED: "released by the handler",
+}
 _encode: Final = msgspec.msgpack.Encoder().encode
 _warned: Final[set[str]] = set()
 
@@ -385,6 +391,15 @@ class Exchange(Held):
     def _reset_after_fork(self) -> None:
         """Let go, in a forked child, of what belongs to the parent's threads or loop."""
         raise NotImplementedError
+
+    def why_over(self) -> str:
+        """Return in words why the connection is at its end.  For the server, after the handler."""
+        ended, over = self.ended, self._over
+        if ended in _WHY:
+            return _WHY[ended]
+        if over is not None and over.reason.startswith(_ENDED):
+            return over.reason.removeprefix(_ENDED)
+        return "the peer ended it" if self._eof else "the handler ended it"
 
     def _end(self, reason: str, operation: str) -> Closed:
         """Note that a limit of the server's ends the connection, and return the error that says so.

@@ -214,18 +214,80 @@ def test_access_log(tmp_path: Path, model: str) -> None:
         assert event["listener"] == server.address
         assert 0 < event["duration"] < 30
         assert (event["bytes_in"], event["bytes_out"]) == (6, 11)
-        assert event["ended"] == "closed"
+        assert (event["ended"], event["why"]) == ("closed", "the peer ended it")
         other = connect(server.address)
         other.sendall(b"1\n")
         assert read_reply(other) == b"1 1 v0"
         _reset(other)
-        assert server.wait_event("connection", count=2)["ended"] == "reset"
+        event = server.wait_event("connection", count=2)
+        assert (event["ended"], event["why"]) == ("reset", "reset by the peer")
 
         def counted() -> bool:
             totals = server.status()["totals"]
             return (totals["closed"], totals["reset"], totals["handler_errors"]) == (1, 1, 0)
 
         server.wait_until(counted, "each counted for how it ended")
+
+
+_ENDS = """
+from socketkeep import resumable
+
+@resumable
+def handle(conn):
+    for line in conn.lines(commit=True):
+        if line == b"return":
+            return
+        if line == b"fail":
+            raise RuntimeError
+        if line == b"wait":
+            conn.recv(timeout=0.05)
+        conn.send(line)
+"""
+
+
+def test_why_a_connection_ended(tmp_path: Path, model: str) -> None:
+    """The access log tells in words who or what ended it."""
+    source = _ENDS
+    if model == "async":
+        source = re.sub(r"(conn\.(recv|send)\()", r"await \1", source)
+        source = source.replace("def handle", "async def handle").replace(
+            "for line", "async for line"
+        )
+    target = write_source(tmp_path, source)
+    options = (*seats(model, 2), "--access-log", "--idle-timeout", "1")
+    with Server(tmp_path, target, *options) as server:
+
+        def why(peer: socket.socket) -> str:
+            name = f"127.0.0.1:{peer.getsockname()[1]}"
+            text = server.wait_event("connection", peer=name)["why"]
+            assert isinstance(text, str)
+            return text
+
+        for said, expected in (
+            (b"return\n", "the handler ended it"),
+            (b"fail\n", "the handler failed"),
+            (b"wait\n", "the peer took too long"),
+            (b"", "idle for 1 s"),
+        ):
+            with connect(server.address) as peer:
+                peer.sendall(said)
+                assert read_to_end(peer) == b""
+                assert why(peer) == expected
+        with connect(server.address) as peer:
+            peer.shutdown(socket.SHUT_WR)
+            assert why(peer) == "the peer ended it"
+        with connect(server.address) as peer:
+            peer.sendall(b"x\n")
+            assert peer.recv(1) == b"x"
+            server.reload()
+            assert why(peer) == "moved to another worker"
+            peer.sendall(b"x\n")
+            assert peer.recv(1) == b"x"
+            server.signal(signal.SIGTERM)
+            assert read_to_end(peer) == b""
+            name = f"127.0.0.1:{peer.getsockname()[1]}"
+            event = server.wait_event("connection", count=2, peer=name)
+            assert event["why"] == "the server is stopping"
 
 
 def test_no_access_log_unless_asked_for(tmp_path: Path) -> None:

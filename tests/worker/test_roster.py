@@ -119,6 +119,7 @@ def test_the_access_log(place: Place, sock: socket.socket, log: Lines) -> None:
     roster.introduce(entry, "the peer")
     entry.record[record.BYTES_OUT] = 12
     entry.record[record.ENDED] = Ended.CLOSED
+    entry.why = "the handler ended it"
     roster.log_end(entry)
     fields = log.fields("connection")
     duration = fields.pop("duration")
@@ -131,6 +132,7 @@ def test_the_access_log(place: Place, sock: socket.socket, log: Lines) -> None:
         "bytes_in": 0,
         "bytes_out": 12,
         "ended": "closed",
+        "why": "the handler ended it",
     }
 
 

@@ -27,7 +27,7 @@ from socketkeep._wire._messages import (
 from socketkeep._worker._accepting import PAUSE, Exhausted, accept
 from socketkeep._worker._departures import Departures
 from socketkeep._worker._environment import Environment
-from socketkeep._worker._outcome import note_exception, was_detached
+from socketkeep._worker._outcome import note_end, note_exception, was_detached
 from socketkeep._worker._roster import Entry, Roster
 from socketkeep._worker._target import LoadError, users_traceback
 
@@ -35,6 +35,7 @@ from socketkeep._worker._target import LoadError, users_traceback
 _ACCEPTS_AT_ONCE: Final = 16
 #: What a handler that is busy at the deadline has to notice its cancellation, in seconds.
 _CANCEL_AFTER: Final = 1.0
+_TOO_LATE: Final = "the server's time for it to finish is over"
 
 
 def run_async(environment: Environment) -> None:
@@ -216,8 +217,11 @@ class AsyncWorker:
         try:
             await self._environment.handler.call(conn)
         except BaseException as error:
-            if not (isinstance(error, asyncio.CancelledError) and self._order is not None):
+            if isinstance(error, asyncio.CancelledError) and self._order is not None:
+                entry.why = _TOO_LATE
+            else:
                 note_exception(error, conn, entry)
+        note_end(conn, entry)
         if was_detached(conn):
             self._hand_over(entry, conn)
             return
@@ -252,7 +256,7 @@ class AsyncWorker:
 
     def _cancel_late(self) -> None:
         for _, task in tuple(self._serving.values()):
-            task.cancel("the worker ends: the graceful timeout is over")
+            task.cancel(_TOO_LATE)
 
     def _finish_if_empty(self) -> None:
         if self._order is not None and not self._open and not self._finished.done():

@@ -26,10 +26,18 @@ def note_exception(error: BaseException, conn: Exchange, entry: Entry) -> None:
         return  # sys.exit() in a handler ends that handler
     if isinstance(error, PeerReset | PeerClosed | Closed | TimedOut) and _is_about(error, conn):
         _log.debug("handler ended", id=conn.id, peer=conn.peer, error=str(error))
+        if isinstance(error, TimedOut):
+            entry.why = "the peer took too long"
         return
+    entry.why = "the handler failed"
     entry.record[record.HANDLER_ERRORS] += 1
     _log.error("handler failed", id=conn.id, peer=conn.peer, traceback=users_traceback(error))
     sys.stderr.flush()
+
+
+def note_end(conn: Exchange, entry: Entry) -> None:
+    """Note for the access log why the connection ends, when its handler has ended."""
+    entry.why = entry.why or conn.why_over()
 
 
 def was_detached(conn: Exchange) -> bool:

@@ -27,6 +27,7 @@ class Entry:
     assignment: Assignment
     listener: int
     peer: str = ""
+    why: str = ""  # it ended, for the access log
 
 
 class Roster:
@@ -108,6 +109,7 @@ class Roster:
                 bytes_in=words[record.BYTES_IN],
                 bytes_out=words[record.BYTES_OUT],
                 ended=Ended(words[record.ENDED]).name.lower(),
+                why=entry.why,
             )
 
     def settle(self, entry: Entry) -> None:

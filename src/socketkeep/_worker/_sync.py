@@ -17,7 +17,7 @@ from socketkeep._wire._messages import Attach, Attached, Ready, Refused, Retire,
 from socketkeep._worker._accepting import Gate
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._handing import hand_over
-from socketkeep._worker._outcome import note_exception, was_detached
+from socketkeep._worker._outcome import note_end, note_exception, was_detached
 from socketkeep._worker._reserve import Reserve
 from socketkeep._worker._roster import Entry, Roster
 
@@ -178,6 +178,7 @@ def run_handler(loop: SyncLoop, entry: Entry) -> None:
         note_exception(error, conn, entry)
     finally:
         handling.reset(token)
+    note_end(conn, entry)
     if was_detached(conn):
         _hand_over(loop, entry, conn)
     else:
