@@ -6,29 +6,26 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Coroutine
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
+from typing import Final, Self
 
 from socketkeep._assignment import Assignment
-from socketkeep._async import AsyncExchange
 from socketkeep._async_giving import drive_async
+from socketkeep._async_messages import AsyncMessages, Receiving
 from socketkeep._async_sender import Data, Piece
 from socketkeep._closing import LINGER, QUIET, discard, end_writing, reset
 from socketkeep._errors import Busy, Closed, Released, SocketkeepError
 from socketkeep._exchange import CHUNK
-from socketkeep._framing import check_bound, check_separator, take_line, take_until
+from socketkeep._framing import check_bound
 from socketkeep._giving import Offer, Parcel, assignment_of, parcel_of, settled, taking
 from socketkeep._modes import Blocking
 from socketkeep._record import ENDED, Ended
 
 _BLOCKING: Final = Blocking()
 
-Receiving: TypeAlias = Coroutine[Any, Any, bytes]
 
-
-class AsyncConnection(AsyncExchange):
+class AsyncConnection(AsyncMessages):
     """A connected stream socket, TCP or Unix, for async code.
 
     sock: a connected socket; the connection owns it from here on, and makes it non-blocking.
@@ -97,38 +94,6 @@ class AsyncConnection(AsyncExchange):
         take = partial(self._buffer.take_exactly, count)
         cut_short = partial(self._cut_short, "recv_exactly", count)
         return self._receive("recv_exactly", take, count, timeout, cut_short)
-
-    def recv_until(
-        self, separator: bytes, max: int = CHUNK, *, timeout: float | None = None
-    ) -> Receiving:
-        """Return the bytes before `separator`, which is received too, and dropped.
-
-        max: how many bytes they may be.  Raises LimitExceeded when they are more, and PeerClosed
-        when the peer's EOF comes before the separator; what did come is still unread.
-        """
-        check_separator(separator, max)
-        take = partial(take_until, self._buffer, separator, max)
-        cut_short = partial(self._cut_short, "recv_until", None)
-        return self._receive("recv_until", take, None, timeout, cut_short)
-
-    def lines(
-        self,
-        max: int = CHUNK,
-        *,
-        keepends: bool = False,
-        commit: bool = False,
-        timeout: float | None = None,
-    ) -> AsyncIterator[bytes]:
-        r"""Iterate, with ``async for``, over the lines that come, until the peer's EOF.
-
-        A line ends with b"\n" or b"\r\n", which is not part of it unless `keepends`.  What stands
-        unterminated before EOF is a line too.  max: how many bytes a line may have before its
-        newline; LimitExceeded beyond.  commit: when the next line is asked for, `commit` the ones
-        before, without state.  timeout: seconds for each line.  After an error or a cancellation
-        the same iterator goes on.
-        """
-        check_bound(max)
-        return _Lines(self, max, keepends, commit, timeout)
 
     async def send(self, data: Data, *, timeout: float | None = None) -> None:
         """Send all of `data`, waiting as long as the peer does not read.
@@ -286,40 +251,3 @@ class AsyncConnection(AsyncExchange):
         self._unwatch()
         self._cancel_timers()
         self._stop_senders(Closed())
-
-
-class _Lines:
-    """An iterator, not a generator: a generator would be at its end after the first timeout."""
-
-    __slots__ = ("_conn", "_due", "_line", "_max", "_take", "_timeout")
-
-    def __init__(
-        self, conn: AsyncConnection, max: int, keepends: bool, commit: bool, timeout: float | None
-    ) -> None:
-        self._conn = conn
-        self._max = max
-        self._line = partial(take_line, conn._buffer, max, keepends)
-        self._take = self._take_to_commit if commit else self._line
-        self._due = False  # a line has been given, and is to be committed before the next
-        self._timeout = timeout
-
-    def __aiter__(self) -> Self:
-        return self
-
-    def __anext__(self) -> Receiving:
-        conn = self._conn
-        if self._due:
-            self._due = False
-            conn.commit()
-        return conn._receive("lines", self._take, None, self._timeout, self._last)
-
-    def _take_to_commit(self) -> bytes | None:
-        line = self._line()
-        self._due = line is not None
-        return line
-
-    def _last(self) -> bytes:
-        line = self._conn._buffer.take(self._max)
-        if line is None:
-            raise StopAsyncIteration
-        return line

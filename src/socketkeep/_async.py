@@ -21,7 +21,7 @@ from typing import Final, cast
 
 from socketkeep._assignment import Assignment, Detached, Order
 from socketkeep._async_sender import AsyncSender, settle
-from socketkeep._errors import Busy, Closed, LimitExceeded, PeerReset
+from socketkeep._errors import Busy, Closed, LimitExceeded, Malformed, PeerReset
 from socketkeep._exchange import (
     ARRIVED,
     CHUNK,
@@ -149,7 +149,7 @@ class AsyncExchange(AsyncSender):
                     return at_eof()
                 elif came == TIMED_OUT:
                     raise self._unfinished(operation, wanted, limit, end)
-        except LimitExceeded as error:
+        except (LimitExceeded, Malformed) as error:
             raise self._locate(error, operation) from None
         finally:
             self._receiving = False

@@ -130,6 +130,16 @@ class ReceiveBuffer:
             return -1
         return at - pos
 
+    def peek(self, most: int) -> bytes:
+        """Return the first unread bytes, up to `most`, and take none."""
+        pos = self._pos
+        part = self._data[pos : pos + most]
+        return part if isinstance(part, bytes) else bytes(part)
+
+    def byte_at(self, index: int) -> int:
+        """Return the unread byte at `index`, which there must be."""
+        return self._data[self._pos + index]
+
     def take_found(self, count: int, separator_size: int) -> bytes:
         """Take the `count` bytes before a separator that `find` found, and drop the separator."""
         pos = self._pos

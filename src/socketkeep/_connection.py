@@ -14,7 +14,7 @@ from socketkeep._assignment import Assignment
 from socketkeep._closing import LINGER, drain, end_writing, reset
 from socketkeep._errors import Busy, Closed, Released
 from socketkeep._exchange import CHUNK
-from socketkeep._framing import check_bound, check_separator, take_line, take_until
+from socketkeep._framing import check_bound
 from socketkeep._giving import (
     Offer,
     Parcel,
@@ -25,14 +25,15 @@ from socketkeep._giving import (
     settled,
     taking,
 )
+from socketkeep._messages import Messages
 from socketkeep._modes import Blocking, Mode, NonBlocking, seconds_left
 from socketkeep._record import ENDED, Ended
-from socketkeep._sync import Data, SyncExchange
+from socketkeep._sync import Data
 
 _BLOCKING: Final = Blocking()
 
 
-class Connection(SyncExchange):
+class Connection(Messages):
     """A connected stream socket, TCP or Unix, for sync code.
 
     sock: a connected socket; the connection owns it from here on, and sets its file description
@@ -122,40 +123,6 @@ class Connection(SyncExchange):
         if data is None:
             self._cut_short("recv_exactly", count)
         return data
-
-    def recv_until(
-        self, separator: bytes, max: int = CHUNK, *, timeout: float | None = None
-    ) -> bytes:
-        """Return the bytes before `separator`, which is received too, and dropped.
-
-        max: how many bytes they may be.  Raises LimitExceeded when they are more, and PeerClosed
-        when the peer's EOF comes before the separator; what did come is still unread.
-        """
-        check_separator(separator, max)
-        take = partial(take_until, self._buffer, separator, max)
-        data = self._receive("recv_until", take, None, timeout)
-        if data is None:
-            self._cut_short("recv_until", None)
-        return data
-
-    def lines(
-        self,
-        max: int = CHUNK,
-        *,
-        keepends: bool = False,
-        commit: bool = False,
-        timeout: float | None = None,
-    ) -> Iterator[bytes]:
-        r"""Iterate over the lines that come, until the peer's EOF.
-
-        A line ends with b"\n" or b"\r\n", which is not part of it unless `keepends`.  What stands
-        unterminated before EOF is a line too.  max: how many bytes a line may have before its
-        newline; LimitExceeded beyond.  commit: when the next line is asked for, `commit` the ones
-        before, without state.  timeout: seconds for each line.  After `WouldBlock` or `TimedOut`
-        the same iterator goes on.
-        """
-        check_bound(max)
-        return _Lines(self, max, keepends, commit, timeout)
 
     def send(self, data: Data, *, timeout: float | None = None) -> None:
         """Send all of `data`, waiting as long as the peer does not read.
@@ -309,35 +276,3 @@ class Connection(SyncExchange):
             self._sock.shutdown(how)
         except OSError:
             return  # not connected any more: the threads have been woken by that
-
-
-class _Lines:
-    """An iterator, not a generator: a generator would be at its end after the first timeout."""
-
-    __slots__ = ("_commit", "_conn", "_due", "_max", "_take", "_timeout")
-
-    def __init__(
-        self, conn: Connection, max: int, keepends: bool, commit: bool, timeout: float | None
-    ) -> None:
-        self._conn = conn
-        self._max = max
-        self._take = partial(take_line, conn._buffer, max, keepends)
-        self._commit = commit
-        self._due = False
-        self._timeout = timeout
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> bytes:
-        conn = self._conn
-        if self._due:
-            self._due = False
-            conn.commit()
-        line = conn._receive("lines", self._take, None, self._timeout)
-        if line is None:
-            line = conn._buffer.take(self._max)
-            if line is None:
-                raise StopIteration
-        self._due = self._commit
-        return line

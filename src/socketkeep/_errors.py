@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 from typing import Any, ClassVar, Final, TypedDict, Unpack
 
-_PREPOSITIONS: Final = {"recv": "from", "lines": "from", "send": "to", "connect": "to"}
-_PARTICIPLES: Final = {"recv": "received", "lines": "received", "send": "sent"}
+_RECEIVES: Final = ("recv", "lines", "frames", "netstrings")
+_PREPOSITIONS: Final = dict.fromkeys(_RECEIVES, "from") | {"send": "to", "connect": "to"}
+_PARTICIPLES: Final = dict.fromkeys(_RECEIVES, "received") | {"send": "sent"}
 
 
 class Context(TypedDict, total=False):
@@ -118,12 +119,18 @@ class TimedOut(SystemFailure, TimeoutError):
 
 
 class LimitExceeded(SocketkeepError, ValueError):
-    """The peer sent more than the bound without the delimiter.  What it sent is still unread."""
+    """A message is longer than its bound.  What came of it is still unread, none of it is sent."""
 
-    default_reason = "went past its bound without finding the delimiter"
+    default_reason = "failed: the message is longer than its bound"
 
 
 # By the peer, or the network.
+
+
+class Malformed(SocketkeepError, ValueError):
+    """What the peer sent is not a message of the kind asked for.  It is still unread."""
+
+    default_reason = "failed: the message is malformed"
 
 
 class PeerClosed(SystemFailure, BrokenPipeError, EOFError):

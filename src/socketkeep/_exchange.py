@@ -20,7 +20,6 @@ from socketkeep._buffer import ReceiveBuffer
 from socketkeep._errors import (
     Closed,
     Context,
-    LimitExceeded,
     PeerClosed,
     PeerReset,
     Released,
@@ -421,7 +420,7 @@ class Exchange(Held):
         """Raise the error for an EOF in the middle of what was asked for."""
         raise PeerClosed(**self._context(operation, self._buffer.size, wanted))
 
-    def _locate(self, error: LimitExceeded, operation: str) -> LimitExceeded:
+    def _locate(self, error: SocketkeepError, operation: str) -> SocketkeepError:
         """Say in an error of the framing's which operation on which connection it was."""
         error.operation = operation
         error.address = self.local

@@ -17,7 +17,15 @@ from contextlib import ExitStack, contextmanager
 from typing import Final, TypeAlias
 
 from socketkeep._assignment import Assignment, Detached, Order, Retirement, handling
-from socketkeep._errors import Busy, Closed, LimitExceeded, PeerReset, TimedOut, WouldBlock
+from socketkeep._errors import (
+    Busy,
+    Closed,
+    LimitExceeded,
+    Malformed,
+    PeerReset,
+    TimedOut,
+    WouldBlock,
+)
 from socketkeep._exchange import ARRIVED, CHUNK, LARGE_CHUNK, LOOK_AGAIN, SENT, Exchange
 from socketkeep._modes import Deadline, Mode, check_seconds, seconds_left
 from socketkeep._record import STATUS, WAITING
@@ -119,7 +127,7 @@ class SyncExchange(Exchange):
                 while data is None and self._fill(operation, wanted, span):
                     data = take()
             return data
-        except LimitExceeded as error:
+        except (LimitExceeded, Malformed) as error:
             raise self._locate(error, operation) from None
         finally:
             self._reading.release()

@@ -47,6 +47,14 @@ class BufferMachine(RuleBasedStateMachine):
             assert self.buffer.take_found(at, len(separator)) == self.unread[:at]
             self._moved(at + len(separator))
 
+    @rule(most=st.integers(0, 20))
+    def peek(self, most: int) -> None:
+        seen = self.buffer.peek(most)
+        assert type(seen) is bytes
+        assert seen == self.unread[:most]
+        if self.unread:
+            assert self.buffer.byte_at(len(self.unread) - 1) == self.unread[-1]
+
     @rule()
     def commit(self) -> None:
         self.buffer.commit()

@@ -28,6 +28,7 @@ STANDARD: dict[str, type[BaseException]] = {
     "Released": OSError,
     "Busy": RuntimeError,
     "LimitExceeded": ValueError,
+    "Malformed": ValueError,
     "StateTooLarge": ValueError,
     "StateNotEncodable": TypeError,
     "StateMismatch": ValueError,
