@@ -326,6 +326,7 @@ class FarWorker(Far):
         self.board = board
         self.wake = wake
         self.accept_below = 0
+        self.allotments = 0
         self.order: Retire | None = None
         self.acknowledged: list[Acknowledged] = []
         self.arrived: list[tuple[Attach, list[int]]] = []
@@ -339,6 +340,7 @@ class FarWorker(Far):
             match packet.message:
                 case Seats(accept_below=limit):
                     self.accept_below = limit
+                    self.allotments += 1
                 case Retire() as order:
                     self.order = order
                 case Acknowledged() as acknowledged:

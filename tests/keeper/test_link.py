@@ -108,6 +108,21 @@ def test_what_the_system_has_no_room_for_is_sent_later_without_spinning(scene: S
     assert scene.read() == [1]
 
 
+def test_nor_does_it_spin_when_it_was_waiting_for_room(scene: Scene) -> None:
+    count = scene.fill()
+    scene.reactor.settle()
+    scene.sock.code = errno.ENOBUFS
+    numbers = scene.read()
+    tried = scene.sock.tried
+    for _ in range(100):
+        scene.reactor.run_once()
+    assert scene.sock.tried == tried + 1
+    scene.sock.code = 0
+    scene.clock.now += 0.2
+    scene.reactor.settle()
+    assert numbers + scene.read() == list(range(count))
+
+
 def test_a_send_to_a_process_that_has_gone_lets_it_speak_first(scene: Scene) -> None:
     scene.far.send_now(Seats(1))
     scene.far.close()

@@ -290,6 +290,7 @@ def test_a_connection_that_waits_for_a_seat_gets_the_next_that_is_free(
     retired, staying = (second, first) if second.order else (first, second)
     moving, blocking = (served, blocking) if retired is second else (blocking, served)
     give_up(bench, moving)
+    bench.advance(0.3)
     assert not staying.arrived
     assert staying.accept_below == 0, "the next seat is for the connection that waits"
     blocking.settle()

@@ -185,3 +185,6 @@ def test_a_term_after_an_interrupt_stays_graceful(bench: Bench) -> None:
     bench.keeper.act_on_signal(signal.SIGTERM)
     bench.settle()
     assert worker.process.exit is None
+    bench.keeper.act_on_signal(signal.SIGINT)
+    bench.settle()
+    assert bench.has_stopped(), "the second interrupt, whatever came between"

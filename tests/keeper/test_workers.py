@@ -37,6 +37,16 @@ def test_a_worker_that_dies_is_replaced_at_once(bench: Bench) -> None:
     peer.close()
 
 
+def test_a_worker_is_told_of_its_seats_only_when_they_change(make_bench: MakeBench) -> None:
+    bench = make_bench(workers=3, max_connections=6)
+    first, second, _ = bench.start()
+    bench.advance(60)
+    second.die(-9)
+    bench.settle()
+    replacement(bench)
+    assert first.allotments == 1
+
+
 def test_one_that_keeps_dying_is_replaced_more_and_more_slowly(make_bench: MakeBench) -> None:
     bench = make_bench(workers=1)
     bench.start()
