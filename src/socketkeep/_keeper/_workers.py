@@ -76,6 +76,10 @@ class Link:
             self.open = False
             self._reactor.unregister(self._channel.fileno())
             self._channel.close()
+            # What they call holds this link in turn: a worker, with the mapping of its scoreboard
+            # and its descriptor, would stay until a collection that the keeper may never need.
+            self._on_packet = Packet.close
+            self._on_closed = _nothing
 
     def _ready(self, events: int) -> None:
         if events & WRITABLE:
@@ -103,8 +107,13 @@ class Link:
             self._reactor.modify(self._channel.fileno(), events)
 
     def _lost(self) -> None:
+        on_closed = self._on_closed
         self.close()
-        self._on_closed()
+        on_closed()
+
+
+def _nothing() -> None:
+    """The channel has been closed: nobody need be told."""
 
 
 class WorkerState(Enum):
