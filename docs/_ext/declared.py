@@ -6,6 +6,7 @@ A page that ends in a line ``{{ declared: NAME }}`` has that line replaced by wh
 from __future__ import annotations
 
 import ast
+import errno
 import inspect
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -18,7 +19,8 @@ import msgspec
 from docs._ext.diagram import svg
 from sphinx.application import Sphinx
 
-from socketkeep import _config, _options_page
+import socketkeep
+from socketkeep import _config, _errors, _options_page
 from socketkeep._admin import _reports
 from socketkeep._cli import _main
 from socketkeep._keeper import _generations, _ownership
@@ -78,6 +80,40 @@ def layers_markdown() -> str:
     raise LookupError(f"{test} has no LAYERS")
 
 
+def errors_markdown() -> str:
+    """Return a section for each public error: what it also is, its cause and its remedy."""
+    sections = []
+    for kind in vars(_errors).values():
+        if not (isinstance(kind, type) and issubclass(kind, _errors.SocketkeepError)):
+            continue
+        if kind.__name__ not in socketkeep.__all__ or kind is _errors.SocketkeepError:
+            continue
+        also = ", ".join(
+            f"`{base.__name__}`"
+            for base in kind.__mro__
+            if base.__module__ == "builtins" and base not in (Exception, BaseException, object)
+        )
+        about = inspect.cleandoc(kind.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
+        sections.append(
+            f"### {kind.__name__}\n\n*Also:* {also}\n\n*Cause:* {about}\n\n"
+            f"*Remedy:* {kind.remedy}\n"
+        )
+    return "\n".join(sections)
+
+
+def errno_markdown() -> str:
+    """Return the table of what each error of the system's becomes."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for (code, operation), kind in _errors.TABLE.items():
+        where = "any" if operation == _errors.ANY else f"`{operation}`"
+        rows.setdefault((kind.__name__, where), []).append(f"`{errno.errorcode[code]}`")
+    lines = "".join(
+        f"| {', '.join(codes)} | {where} | [`{name}`](#{name.lower()}) |\n"
+        for (name, where), codes in rows.items()
+    )
+    return f"| errno | operation | error |\n|---|---|---|\n{lines}"
+
+
 def transitions_markdown(transitions: Mapping[tuple[S, E], S]) -> str:
     """Return the diagram and the table of a state machine."""
     rows = "".join(
@@ -104,6 +140,8 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "commands": commands_markdown,
     "reports": reports_markdown,
     "layers": layers_markdown,
+    "errors": errors_markdown,
+    "errno": errno_markdown,
     "ownership": partial(transitions_markdown, _ownership.TRANSITIONS),
     "generations": partial(transitions_markdown, _generations.TRANSITIONS),
 }
@@ -115,7 +153,7 @@ def fill(app: Sphinx, _docname: str, content: list[str]) -> None:
         placeholder = f"{{{{ declared: {name} }}}}"
         if placeholder in content[0]:
             content[0] = content[0].replace(placeholder, make())
-            for module in (_config, _reports, _main, _ownership, _generations):
+            for module in (_config, _errors, _reports, _main, _ownership, _generations):
                 app.env.note_dependency(inspect.getfile(module))
 
 

@@ -7,6 +7,7 @@ needs: which operation, on which connection, how long it took and how many bytes
 from __future__ import annotations
 
 import errno
+import socket
 from typing import Any, ClassVar, Final, TypedDict, Unpack
 
 _RECEIVES: Final = ("recv", "lines", "frames", "netstrings")
@@ -34,10 +35,12 @@ class SocketkeepError(Exception):
     not known.  elapsed: seconds since the operation began, limit: the seconds it was given, None
     where time played no part.  bytes_done: how many bytes of the operation had been done; they are
     not lost (what was received is still in the buffer, what was sent is sent).  bytes_wanted: how
-    many it was asked for, None when it has no fixed number.  Errors of this family can be pickled.
+    many it was asked for, None when it has no fixed number.  remedy: what to do about errors of
+    this class, in Markdown.  Errors of this family can be pickled.
     """
 
     default_reason: ClassVar[str] = "failed"
+    remedy: ClassVar[str] = "Read the text: it says what to do."
 
     def __init__(self, reason: str = "", **context: Unpack[Context]) -> None:
         self.reason = reason or self.default_reason
@@ -79,6 +82,7 @@ class SystemFailure(SocketkeepError, OSError):
     """
 
     default_errno: ClassVar[int] = 0
+    remedy = "See errno(3) for what `errno` means, and the operation's manual page for why."
 
     def __init__(
         self, reason: str = "", *, code: int | None = None, **context: Unpack[Context]
@@ -109,6 +113,9 @@ class WouldBlock(SystemFailure, BlockingIOError):
 
     default_reason = "would block"
     default_errno = errno.EAGAIN
+    remedy = (
+        "Call it again when the socket is ready, or give it time: a `Timeout`, or `Blocking()`."
+    )
 
 
 class TimedOut(SystemFailure, TimeoutError):
@@ -116,12 +123,20 @@ class TimedOut(SystemFailure, TimeoutError):
 
     default_reason = "timed out"
     default_errno = errno.ETIMEDOUT
+    remedy = (
+        "Call it again to go on, with more time if the peer is only slow; or `close` the "
+        "connection."
+    )
 
 
 class LimitExceeded(SocketkeepError, ValueError):
     """A message is longer than its bound.  What came of it is still unread, none of it is sent."""
 
     default_reason = "failed: the message is longer than its bound"
+    remedy = (
+        "Raise `max` if such messages are meant to come; otherwise the peer does not keep to "
+        "the protocol: `close` the connection."
+    )
 
 
 # By the peer, or the network.
@@ -131,6 +146,10 @@ class Malformed(SocketkeepError, ValueError):
     """What the peer sent is not a message of the kind asked for.  It is still unread."""
 
     default_reason = "failed: the message is malformed"
+    remedy = (
+        "Look at `unread`: the peer speaks another protocol, or an earlier message was read "
+        "wrongly. The stream cannot be picked up again: `close` the connection."
+    )
 
 
 class PeerClosed(SystemFailure, BrokenPipeError, EOFError):
@@ -138,6 +157,7 @@ class PeerClosed(SystemFailure, BrokenPipeError, EOFError):
 
     default_reason = "failed: the peer closed the connection"
     default_errno = errno.EPIPE
+    remedy = "Nothing more will come, or can be sent: deal with what is in `unread`, and `close`."
 
 
 class PeerReset(SystemFailure, ConnectionResetError):
@@ -145,6 +165,11 @@ class PeerReset(SystemFailure, ConnectionResetError):
 
     default_reason = "failed: the peer reset the connection"
     default_errno = errno.ECONNRESET
+    remedy = (
+        "Connect anew, and do again what the peer has not confirmed. A peer resets when it "
+        "dies, when it closes with unread bytes, and when a firewall has forgotten the "
+        "connection."
+    )
 
 
 class Refused(SystemFailure, ConnectionRefusedError):
@@ -152,6 +177,10 @@ class Refused(SystemFailure, ConnectionRefusedError):
 
     default_reason = "was refused: nobody listens there"
     default_errno = errno.ECONNREFUSED
+    remedy = (
+        "See whether the server runs, and listens at this address: `ss -ltn`, `socketkeep "
+        "listeners`."
+    )
 
 
 class Unreachable(SystemFailure):
@@ -159,6 +188,18 @@ class Unreachable(SystemFailure):
 
     default_reason = "failed: the peer cannot be reached"
     default_errno = errno.EHOSTUNREACH
+    remedy = (
+        "See whether the address is right, and whether there is a route to it: `ip route get "
+        "ADDRESS`."
+    )
+
+
+class Unresolved(SystemFailure, socket.gaierror):
+    """The name has no address, or no name server could tell.  errno: a code of socket.EAI_*."""
+
+    default_reason = "failed: the name cannot be resolved"
+    default_errno = socket.EAI_NONAME
+    remedy = "See whether the name is written right, and what `getent ahosts NAME` says."
 
 
 # By this side.
@@ -169,6 +210,10 @@ class Closed(SystemFailure):
 
     default_reason = "failed: the connection was closed by this side"
     default_errno = errno.EBADF
+    remedy = (
+        "Do not use a connection after `close` or `abort`. If the text names a limit of the "
+        "server's, raise that."
+    )
 
 
 class Released(SystemFailure):
@@ -176,36 +221,58 @@ class Released(SystemFailure):
 
     default_reason = "failed: this process has released the connection"
     default_errno = errno.EBADF
+    remedy = (
+        "Do not use a connection after `release`, nor in a forked child that was not given "
+        "it: `fork(give=[conn])`, or `inherit = True`."
+    )
 
 
 class Busy(SocketkeepError, RuntimeError):
     """Two tasks or threads receive from one connection at once; each byte can go to one only."""
 
     default_reason = "refused: another receive on this connection is not finished"
+    remedy = "Let one task or thread receive and pass on what it gets, or give each a connection."
 
 
 class StateTooLarge(SocketkeepError, ValueError):
     """The state given to `commit` encodes to more than the limit.  Nothing was committed."""
 
+    remedy = "Commit what identifies the state, a key, and keep the rest elsewhere."
+
 
 class StateNotEncodable(SocketkeepError, TypeError):
     """The state given to `commit` is not made of what msgspec encodes.  Nothing was committed."""
+
+    remedy = "Commit numbers, text, bytes, lists, dicts, dataclasses or `msgspec.Struct`s."
 
 
 class StateMismatch(SocketkeepError, ValueError):
     """The committed state does not decode to the type that the handler names."""
 
+    remedy = (
+        "Give new fields of the state's type a default, and do not change the type of an old one."
+    )
+
 
 class HandlerError(SocketkeepError, TypeError):
     """An object given as a handler is not one; the text says why."""
+
+    remedy = "Give a function of one connection, or a `Service` with one."
 
 
 class AddressError(SocketkeepError, ValueError):
     """An address is not written as it should be; the text says how."""
 
+    remedy = "Write `host:port`, `[::1]:port` or `unix:/path`; a listener also takes `fd://N`."
+
 
 class ListenError(SystemFailure):
     """The address cannot be listened on; the text says why, and names the address."""
+
+    remedy = (
+        "Do as the text says: mostly another process listens there (`ss -ltnp`), or the port "
+        "needs a privilege."
+    )
 
 
 class OutOfResources(SystemFailure):
@@ -213,6 +280,10 @@ class OutOfResources(SystemFailure):
 
     default_reason = "failed: out of file descriptors or memory"
     default_errno = errno.EMFILE
+    remedy = (
+        "Close what is not needed, raise the limit (`ulimit -n`, `LimitNOFILE=`), and try "
+        "again later."
+    )
 
 
 ANY: Final = "*"
