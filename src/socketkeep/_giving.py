@@ -295,9 +295,7 @@ def _receive_some(channel: socket.socket, size: int) -> Generator[Want, None, _p
             raise translate(error, operation="take") from error
         else:
             if not received.data:
-                raise PeerClosed(
-                    "failed: the channel was closed by its other end", operation="take"
-                )
+                raise PeerClosed("failed: the other end closed the channel", operation="take")
             return received
 
 

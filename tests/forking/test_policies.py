@@ -230,7 +230,7 @@ def test_a_listener_closes_with_its_parent(gate: Gate, ready: Gate) -> None:
 
     def look() -> None:
         with pytest.raises(Released, match="forked by"):
-            listener.accept()
+            listener.accept_socket()
         listener.close()
         ready.open()
         gate.wait()
@@ -249,7 +249,7 @@ def test_an_inherited_listener_serves_on(gate: Gate) -> None:
 
         def serve() -> None:
             gate.wait()
-            accepted, _ = listener.accept()
+            accepted, _ = listener.accept_socket()
             accepted.sendall(b"child")
             accepted.close()
 
@@ -299,7 +299,11 @@ def test_what_a_drop_in_socket_accepts_has_its_policy() -> None:
             with accepted:
                 assert not accepted.inherit
                 fd = accepted.fileno()
-                with child(lambda: [None][is_open(fd)]):
+
+                def look() -> None:
+                    assert not is_open(fd)
+
+                with child(look):
                     pass
 
 
