@@ -41,6 +41,8 @@ def handle(conn):
         other.sendall(b"from another handle\\n")
         other.sendall(other.recv(10))
         other.close()
+    elif verb == b"close the descriptor":
+        os.close(conn.fileno())
     elif verb == b"who":
         conn.send(b"%s %s %s\\n" % (
             conn.listener.encode(), conn.peer.encode(), conn.attached.encode()))
@@ -169,3 +171,50 @@ def test_connections_process_that_dies(tmp_path: Path) -> None:
         bystander.sendall(b"2\n")
         assert read_reply(bystander) == b"2"
         assert [worker["pid"] for worker in server.workers()] == [pid]
+
+
+def test_descriptor_closed_by_the_handler(server: Server) -> None:
+    """It is the handler's failure, and of its connection alone."""
+    with server, connect(server.address) as bystander:
+        pids = [worker["pid"] for worker in server.workers()]
+        with connect(server.address) as peer:
+            peer.sendall(b"close the descriptor\n")
+            assert read_to_end(peer) == b""
+        assert "Bad file descriptor" in server.wait_event("handler failed")["traceback"]
+        bystander.sendall(b"close\n")
+        assert read_to_end(bystander) == b"bye"
+        server.wait_until(lambda: server.status()["connections"]["open"] == 0, "both at their end")
+        assert [worker["pid"] for worker in server.workers()] == pids
+
+
+@pytest.mark.parametrize("model", ["fork", "prefork", "thread"])
+def test_handler_that_leaves_its_connection_non_blocking(tmp_path: Path, model: str) -> None:
+    """The end is orderly all the same: what the peer sends after the reply does not reset it."""
+    target = write_source(
+        tmp_path,
+        "from socketkeep import NonBlocking\n"
+        "def handle(conn):\n"
+        "    conn.recv(1)\n"
+        "    conn.send(b'x' * 10_000)\n"
+        "    conn.mode = NonBlocking()\n",
+    )
+    with Server(tmp_path, target, *seats(model, 1)) as server, connect(server.address) as peer:
+        peer.sendall(b"1" + b"unread" * 100_000)
+        received = peer.recv(1)
+        peer.sendall(b"unread, too" * 1000)
+        assert received + read_to_end(peer) == b"x" * 10_000
+
+
+def test_coroutine_that_nobody_awaits(tmp_path: Path) -> None:
+    """A sync wrapper of an async handler does nothing, and that is told."""
+    target = write_source(
+        tmp_path,
+        "async def inner(conn):\n    await conn.send(b'1')\n"
+        "def handle(conn):\n    return inner(conn)\n",
+    )
+    with Server(tmp_path, target) as server:
+        with connect(server.address) as peer:
+            assert read_to_end(peer) == b""
+        event = server.wait_event("handler failed")
+        assert "handlers.handle returned a coroutine, which nothing runs" in event["traceback"]
+        assert not any("never awaited" in line for line in server.stderr)

@@ -227,6 +227,8 @@ class AsyncWorker:
             return
         try:
             await conn.close()
+        except OSError as error:  # the handler has closed the descriptor under it
+            note_exception(error, conn, entry)
         finally:
             self._roster.log_end(entry)
             self._settle(entry)

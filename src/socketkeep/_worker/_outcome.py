@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Coroutine
 
 from socketkeep import _log
 from socketkeep import _record as record
 from socketkeep._assignment import Detached
-from socketkeep._errors import Closed, PeerClosed, PeerReset, SocketkeepError, TimedOut
+from socketkeep._errors import (
+    Closed,
+    HandlerError,
+    PeerClosed,
+    PeerReset,
+    SocketkeepError,
+    TimedOut,
+)
 from socketkeep._exchange import Exchange
 from socketkeep._record import Ended
 from socketkeep._worker._roster import Entry
@@ -38,6 +46,16 @@ def note_exception(error: BaseException, conn: Exchange, entry: Entry) -> None:
 def note_end(conn: Exchange, entry: Entry) -> None:
     """Note for the access log why the connection ends, when its handler has ended."""
     entry.why = entry.why or conn.why_over()
+
+
+def refuse_coroutine(returned: object, name: str) -> None:
+    """Raise HandlerError for what a sync handler has returned, if nobody will ever await it."""
+    if isinstance(returned, Coroutine):
+        returned.close()
+        raise HandlerError(
+            f"{name} returned a coroutine, which nothing runs: a wrapper of an async handler must"
+            " be async too"
+        )
 
 
 def was_detached(conn: Exchange) -> bool:

@@ -12,12 +12,18 @@ from typing import Final, Protocol
 from socketkeep import _log
 from socketkeep._assignment import Order, Retirement, handling
 from socketkeep._connection import Connection
+from socketkeep._modes import Blocking
 from socketkeep._wire._channel import ChannelClosed, Packet
 from socketkeep._wire._messages import Attach, Attached, Ready, Refused, Retire, Seats
 from socketkeep._worker._accepting import Gate
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._handing import hand_over
-from socketkeep._worker._outcome import note_end, note_exception, was_detached
+from socketkeep._worker._outcome import (
+    note_end,
+    note_exception,
+    refuse_coroutine,
+    was_detached,
+)
 from socketkeep._worker._reserve import Reserve
 from socketkeep._worker._roster import Entry, Roster
 
@@ -102,6 +108,11 @@ class SyncLoop:
             if self.environment.channel.fileno() in self.callbacks:
                 self.unwatch(self.environment.channel.fileno())
 
+    def let_go_of_waiting(self) -> None:
+        """Close, in a forked child, the connections that wait here to be served."""
+        for entry in self._attached:
+            entry.sock.close()
+
     def done(self, entry: Entry) -> None:
         """A connection has ended: count it and free its seat."""
         self.open -= 1
@@ -173,7 +184,7 @@ def run_handler(loop: SyncLoop, entry: Entry) -> None:
     loop.roster.introduce(entry, conn.peer)
     token = handling.set(conn)
     try:
-        environment.handler.call(conn)
+        refuse_coroutine(environment.handler.call(conn), environment.handler.name)
     except BaseException as error:
         note_exception(error, conn, entry)
     finally:
@@ -182,8 +193,16 @@ def run_handler(loop: SyncLoop, entry: Entry) -> None:
     if was_detached(conn):
         _hand_over(loop, entry, conn)
     else:
-        conn.close()
+        _close(conn, entry)
     loop.roster.log_end(entry)
+
+
+def _close(conn: Connection, entry: Entry) -> None:
+    conn.mode = Blocking()  # the handler's may be one that does not wait for the peer's end
+    try:
+        conn.close()
+    except OSError as error:  # the handler has closed the descriptor under it
+        note_exception(error, conn, entry)
 
 
 def _hand_over(loop: SyncLoop, entry: Entry, conn: Connection) -> None:
