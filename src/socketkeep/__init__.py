@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from socketkeep._assignment import Detached
+from socketkeep._connecting import Connecting, connect
 from socketkeep._connection import Connection
 from socketkeep._errors import (
     AddressError,
@@ -24,6 +25,7 @@ from socketkeep._errors import (
     SystemFailure,
     TimedOut,
     Unreachable,
+    Unresolved,
     WouldBlock,
 )
 from socketkeep._forking import fork
@@ -45,6 +47,7 @@ __all__ = [
     "Blocking",
     "Busy",
     "Closed",
+    "Connecting",
     "Connection",
     "Deadline",
     "Detached",
@@ -75,7 +78,9 @@ __all__ = [
     "TimedOut",
     "Timeout",
     "Unreachable",
+    "Unresolved",
     "WouldBlock",
+    "connect",
     "fork",
     "guard_forks",
     "resumable",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -20,11 +22,21 @@ from socketkeep._address import (
     format_address,
     parse_bind,
 )
+from socketkeep._assignment import Assignment
 from socketkeep._connection import Connection
-from socketkeep._errors import Closed, ListenError, Released, translate
+from socketkeep._errors import (
+    Closed,
+    ListenError,
+    PeerReset,
+    Released,
+    TimedOut,
+    WouldBlock,
+    translate,
+)
 from socketkeep._forking import Fate, drop, own
 from socketkeep._holding import Held
-from socketkeep._modes import Blocking, Mode
+from socketkeep._modes import Blocking, Mode, check_seconds, seconds_left
+from socketkeep._waiting import Poller
 
 #: The first descriptor that systemd passes, SD_LISTEN_FDS_START of sd_listen_fds(3).
 _FIRST_INHERITED: Final = 3
@@ -45,6 +57,7 @@ class Listener(Held):
     Made by `bind` or `inherited_listeners`.  `sock` is the socket, `text` its address with the
     real port, `name` the name that a service manager gave it, else "".  `inherit`: whether forked
     children keep it; by default they let go of it, and it closes when this process closes it.
+    `mode`: how `accept` waits, `Blocking` until it is set.
     """
 
     __slots__ = (
@@ -55,13 +68,20 @@ class Listener(Held):
         "_path",
         "dual_stack",
         "inherit",
+        "mode",
         "name",
         "sock",
         "text",
     )
 
     def __init__(
-        self, sock: socket.socket, *, name: str = "", path: str = "", inherit: bool = False
+        self,
+        sock: socket.socket,
+        *,
+        name: str = "",
+        path: str = "",
+        inherit: bool = False,
+        mode: Mode = _BLOCKING,
     ) -> None:
         sock.setblocking(False)
         sock.set_inheritable(False)
@@ -76,6 +96,7 @@ class Listener(Held):
         self._identity = _identity(path) if path else None
         self._over: Released | None = None  # why this process does not have it any more
         self.inherit = inherit
+        self.mode = mode
         own(self)
 
     @classmethod
@@ -133,8 +154,40 @@ class Listener(Held):
         """Return the descriptor's number, -1 once it is closed."""
         return self.sock.fileno()
 
-    def accept(self) -> tuple[socket.socket, Any]:
-        """Return the next connection, which is non-blocking, and its peer's raw address.
+    def accept(
+        self, *, mode: Mode = _BLOCKING, timeout: float | None = None, inherit: bool = False
+    ) -> Connection:
+        """Return the next connection, waiting for it as the listener's own `mode` says.
+
+        mode: of the connection, whatever the listener's is; inherit: whether forked children keep
+        it.  timeout: seconds to wait, in place of the listener's mode; 0 is as NonBlocking.
+
+        Raises WouldBlock and TimedOut; OutOfResources when there is no descriptor for the
+        connection (it goes on waiting); Closed, and in a forked child that was not given the
+        listener Released.  A connection whose peer has given up meanwhile is passed over.
+        """
+        begun = time.monotonic()
+        limit = seconds_left(self.mode) if timeout is None else check_seconds(timeout)
+        poller = None
+        while True:
+            try:
+                sock, _ = self.accept_socket()
+            except PeerReset:
+                continue
+            except WouldBlock:
+                if limit == 0:
+                    raise
+            else:
+                told = Assignment(listener=self.text)
+                return Connection(sock, mode=mode, inherit=inherit, assignment=told)
+            if poller is None:
+                poller = Poller(self.fileno(), select.POLLIN, None)
+            if not poller.wait(None if limit is None else begun + limit)[0]:
+                elapsed = time.monotonic() - begun
+                raise TimedOut(operation="accept", address=self.text, elapsed=elapsed, limit=limit)
+
+    def accept_socket(self) -> tuple[socket.socket, Any]:
+        """Return the next connection's socket, non-blocking, and its peer's raw address, at once.
 
         Raises WouldBlock when none waits, OutOfResources when there is no descriptor for it (it
         goes on waiting), PeerReset when its peer has given up meanwhile, Released in a forked

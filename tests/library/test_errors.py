@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import pickle
+import socket
 
 import pytest
 
@@ -24,6 +25,7 @@ STANDARD: dict[str, type[BaseException]] = {
     "PeerReset": ConnectionResetError,
     "Refused": ConnectionRefusedError,
     "Unreachable": OSError,
+    "Unresolved": socket.gaierror,
     "Closed": OSError,
     "Released": OSError,
     "Busy": RuntimeError,

@@ -43,9 +43,9 @@ def test_port_zero_gets_a_port_that_is_named() -> None:
 def test_accept_gives_a_non_blocking_socket_or_says_there_is_none() -> None:
     with Listener.bind("127.0.0.1:0") as listener:
         with pytest.raises(WouldBlock, match=f"^accept on {listener.text} would block$"):
-            listener.accept()
+            listener.accept_socket()
         with socket.create_connection(listener.sock.getsockname()) as client:
-            accepted, raw = listener.accept()
+            accepted, raw = listener.accept_socket()
             assert raw == client.getsockname()
             assert not accepted.getblocking()
             assert not accepted.get_inheritable()
@@ -98,8 +98,8 @@ def test_the_socket_of_a_live_server_is_refused_and_stays(tmp_path: Path) -> Non
         assert caught.value.errno == errno.EADDRINUSE
         assert caught.value.address == f"unix:{path}"
         assert connects(str(path), socket.AF_UNIX)
-        first.accept()[0].close()  # the probe of the second
-        first.accept()[0].close()
+        first.accept_socket()[0].close()  # the probe of the second
+        first.accept_socket()[0].close()
 
 
 def test_a_live_server_with_a_full_queue_is_live(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_an_inherited_listener_serves() -> None:
     ):
         assert listener.text == f"127.0.0.1:{outer.getsockname()[1]}"
         assert connects(outer.getsockname())
-        listener.accept()[0].close()
+        listener.accept_socket()[0].close()
 
 
 PASSES = """
@@ -261,7 +261,7 @@ def test_out_of_descriptors_is_an_error_of_its_own_and_the_connection_waits() ->
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
         try:
             with pytest.raises(OutOfResources, match="out of file descriptors"):
-                listener.accept()
+                listener.accept_socket()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, before)
-        listener.accept()[0].close()
+        listener.accept_socket()[0].close()

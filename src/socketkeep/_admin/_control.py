@@ -55,7 +55,7 @@ class ControlServer:
 
     def _accept(self, _events: int) -> None:
         try:
-            sock, _ = self._listener.accept()
+            sock, _ = self._listener.accept_socket()
         except BlockingIOError:
             return
         except OSError as error:
