@@ -16,8 +16,10 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build", "_ext"]
 nitpicky = True
-# Types in signatures: the standard library's pages are not at hand, private ones have none.
-nitpick_ignore_regex = [("py:class", r"(socketkeep\._|socket\.|collections\.|contextlib\.).*")]
+# Types in signatures: others' pages are not at hand, private ones have none.
+nitpick_ignore_regex = [
+    ("py:class", r"(anyio\.|socketkeep\._|socket\.|collections\.|contextlib\.).*")
+]
 autodoc_preserve_defaults = True
 smartquotes = False
 

@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "_async_giving",
             "_async_messages",
             "_async_sender",
+            "_byte_stream",
             "_children",
             "_closing",
             "_connecting",

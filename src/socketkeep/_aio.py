@@ -8,7 +8,7 @@ import socket
 import time
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from socketkeep._assignment import Assignment
 from socketkeep._async_giving import drive_async
@@ -21,6 +21,9 @@ from socketkeep._framing import check_bound
 from socketkeep._giving import Offer, Parcel, assignment_of, parcel_of, settled, taking
 from socketkeep._modes import Blocking
 from socketkeep._record import ENDED, Ended
+
+if TYPE_CHECKING:
+    import anyio.abc
 
 _BLOCKING: Final = Blocking()
 
@@ -194,6 +197,19 @@ class AsyncConnection(AsyncMessages):
         As `Connection.take`, whose errors it raises too, but for the mode, which it has none of.
         """
         return await drive_async(taking(channel, cls._build), "take", timeout)
+
+    def byte_stream(self) -> anyio.abc.ByteStream:
+        """Return the connection as an `anyio.abc.ByteStream`, for libraries that take one.
+
+        It has `receive`, `send`, `send_eof`, `aclose` and the typed attributes of anyio's socket
+        streams, and raises anyio's errors: EndOfStream, ClosedResourceError, BrokenResourceError,
+        BusyResourceError.  Both may be used, by turns.  On asyncio and uvloop; not on trio.
+
+        Raises ModuleNotFoundError without anyio, which is no dependency of Socketkeep.
+        """
+        from socketkeep._byte_stream import ConnectionByteStream
+
+        return ConnectionByteStream(self, self._sock)
 
     @classmethod
     def _build(cls, sock: socket.socket, parcel: Parcel) -> Self:

@@ -1,0 +1,86 @@
+"""A connection as `anyio.abc.ByteStream`.  Only this module imports anyio, and only when used.
+
+A wrapper, and not more verbs of the connection: anyio has errors of its own for the ends of a
+stream, and wants the other tasks to have a turn at each operation, which would cost every receive
+of those who do without it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from anyio import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream
+from anyio.abc import ByteStream, SocketAttribute
+from anyio.lowlevel import checkpoint
+
+from socketkeep._errors import Busy, Closed, PeerClosed, PeerReset, Released
+
+if TYPE_CHECKING:
+    from socketkeep._aio import AsyncConnection
+
+
+class ConnectionByteStream(ByteStream):
+    """What `AsyncConnection.byte_stream` returns."""
+
+    def __init__(self, conn: AsyncConnection, sock: socket.socket) -> None:
+        self._conn = conn
+        self._sock = sock
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """Receive what has come, at most `max_bytes`; raises EndOfStream at the peer's EOF."""
+        await checkpoint()  # before any byte is taken, so that being cancelled here loses none
+        with _translated():
+            data = await self._conn.recv(max_bytes)
+        if not data:
+            raise EndOfStream
+        return data
+
+    async def send(self, item: bytes) -> None:
+        """Send all of `item`."""
+        await checkpoint()
+        with _translated():
+            await self._conn.send(item)
+
+    async def send_eof(self) -> None:
+        """End the sending, as `AsyncConnection.send_eof`."""
+        with _translated():
+            await self._conn.send_eof()
+
+    async def aclose(self) -> None:
+        """Close the connection, as `AsyncConnection.close`."""
+        await self._conn.close()
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """The attributes that anyio's own socket streams have."""
+        sock = self._sock
+        attributes: dict[Any, Callable[[], Any]] = {
+            SocketAttribute.family: lambda: sock.family,
+            SocketAttribute.raw_socket: lambda: sock,
+            SocketAttribute.local_address: lambda: _address(sock.getsockname()),
+            SocketAttribute.remote_address: lambda: _address(sock.getpeername()),
+        }
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            attributes[SocketAttribute.local_port] = lambda: sock.getsockname()[1]
+            attributes[SocketAttribute.remote_port] = lambda: sock.getpeername()[1]
+        return attributes
+
+
+def _address(address: Any) -> Any:
+    return address[:2] if isinstance(address, tuple) else address
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Raise anyio's error for the library's, which is its cause."""
+    try:
+        yield
+    except (Closed, Released) as error:
+        raise ClosedResourceError from error
+    except (PeerClosed, PeerReset) as error:
+        raise BrokenResourceError from error
+    except Busy as error:
+        raise BusyResourceError("receiving from") from error
