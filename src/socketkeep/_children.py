@@ -13,11 +13,11 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Generic, NoReturn, TypeVar
 
-from socketkeep._forking import Forkable, fork_keeping, signals_blocked
+from socketkeep._forking import fork_keeping, signals_blocked
 
 #: Seconds between attempts at a pidfd while other threads have all descriptors.
 _RETRY: Final = 0.01
@@ -52,23 +52,24 @@ class Children(Generic[Work]):
         sock: socket.socket,
         body: Callable[[], None],
         *,
-        keep: Sequence[Forkable | socket.socket] = (),
+        started: Callable[[Child[Work]], None],
         prepare: Callable[[], None] | None = None,
-    ) -> Child[Work]:
+    ) -> None:
         """Fork a child that calls `body` and exits, and close the accepted `sock` in the parent.
 
-        keep: what the child keeps besides `sock`.  prepare: called in the child while signals are
-        still blocked.  Raises OSError when there is no process; then `sock` is still open.
+        started: called with the child in the parent, prepare: called in the child, both while
+        signals are still blocked, so that what a signal handler raises cannot part a child from
+        who watches it.  Raises OSError when there is no process; then `sock` is still open.
         """
         with signals_blocked() as mask:
-            pid = fork_keeping((sock, *keep))
+            pid = fork_keeping((sock,))
             if pid == 0:
                 self._run(body, prepare, mask)
-        # Before the pidfd: so the process has a descriptor for it.
-        sock.close()
-        child = Child(pid, _open_pidfd(pid), work)
-        self._running[child.pidfd] = child
-        return child
+            # Before the pidfd: so the process has a descriptor for it.
+            sock.close()
+            child = Child(pid, _open_pidfd(pid), work)
+            self._running[child.pidfd] = child
+            started(child)
 
     def reap(self, child: Child[Work]) -> os.waitid_result | None:
         """Return how `child` ended, and forget it; None while it has not ended.

@@ -228,7 +228,8 @@ class ForkingServer:
 
     def _accept(self) -> None:
         try:
-            sock, _ = self._listener.sock.accept()
+            # At once where it is not lost, should a signal handler raise in between.
+            self._unforked, _ = self._listener.sock.accept()
         except OSError as error:
             failure = translate(error, operation="accept", address=self._listener.text)
             if isinstance(failure, OutOfResources):
@@ -236,16 +237,18 @@ class ForkingServer:
             elif not isinstance(failure, WouldBlock | PeerReset):
                 raise failure from error
             return
-        self._fork(sock)
+        self._fork(self._unforked)
 
     def _fork(self, sock: socket.socket) -> None:
         serve = partial(self._serve_in_child, sock)
         try:
-            child = self._children.fork(peer_text(sock), sock, serve, prepare=self._prepare_child)
+            self._children.fork(
+                peer_text(sock), sock, serve, started=self._watch, prepare=self._prepare_child
+            )
         except OSError as error:
-            self._unforked = sock  # accepted is promised: it waits for a process here
-            self._pause(translate(error, operation="fork"))
-            return
+            self._pause(translate(error, operation="fork"))  # accepted is promised: it is kept
+
+    def _watch(self, child: Child[str]) -> None:
         self._unforked = None
         self._watched[child.pidfd] = child
         self._epoll.register(child.pidfd, select.EPOLLIN)

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Iterable
 from functools import partial
 
@@ -123,6 +124,7 @@ def test_a_signal_in_the_child_does_not_write_to_a_closed_number() -> None:
         signal.set_wakeup_fd(before)
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="asyncio takes it out in the child itself")
 def test_a_wakeup_descriptor_that_stays_is_kept(pair: Pair) -> None:
     read, write = os.pipe2(os.O_NONBLOCK)
     before = signal.set_wakeup_fd(write)

@@ -42,12 +42,19 @@ class ForkModel:
         while self._unforked:
             entry = self._unforked[0]
             try:
-                child = self._children.fork(entry, entry.sock, partial(self._serve_in_child, entry))
+                self._children.fork(
+                    entry,
+                    entry.sock,
+                    partial(self._serve_in_child, entry),
+                    started=self._watch,
+                )
             except OSError as error:
                 self._loop.gate.pause("cannot fork", error.strerror or str(error))
                 return
             self._unforked.popleft()
-            self._loop.watch(child.pidfd, partial(self._reap, child))
+
+    def _watch(self, child: Child[Entry]) -> None:
+        self._loop.watch(child.pidfd, partial(self._reap, child))
 
     def _reap(self, child: Child[Entry]) -> None:
         ended = self._children.reap(child)
@@ -69,6 +76,7 @@ class ForkModel:
     def _serve_in_child(self, entry: Entry) -> None:
         # What the child was not given: the listeners, and connections that wait for a process.
         self._loop.gate.forget()
+        self._loop.let_go_of_waiting()
         for other in self._unforked:
             if other is not entry:
                 other.sock.close()
