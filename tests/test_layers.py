@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "_aio",
             "_async",
+            "_async_connecting",
             "_async_giving",
             "_async_messages",
             "_async_sender",
@@ -51,6 +52,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "_messages",
             "_passing",
             "_resolving",
+            "_serving",
             "_socket",
             "_sync",
             "_waiting",

@@ -39,7 +39,9 @@ from socketkeep._socket import Socket
 
 if TYPE_CHECKING:
     from socketkeep._aio import AsyncConnection
+    from socketkeep._async_connecting import open_connection
     from socketkeep._forking_server import ForkingServer
+    from socketkeep._serving import Server, serve
 
 __all__ = [
     "AddressError",
@@ -68,6 +70,7 @@ __all__ = [
     "PeerReset",
     "Refused",
     "Released",
+    "Server",
     "Service",
     "Socket",
     "SocketkeepError",
@@ -83,24 +86,32 @@ __all__ = [
     "connect",
     "fork",
     "guard_forks",
+    "open_connection",
     "resumable",
+    "serve",
 ]
 
 
+# The async half comes with asyncio, and the forking server with logging, which programs that do
+# without need not pay for.
+_LAZY = {
+    "AsyncConnection": "_aio",
+    "ForkingServer": "_forking_server",
+    "Server": "_serving",
+    "open_connection": "_async_connecting",
+    "serve": "_serving",
+}
+
+
 def __getattr__(name: str) -> object:
-    # The async half comes with asyncio, and the forking server with logging, which programs that
-    # do without need not pay for.
-    if name == "AsyncConnection":
-        from socketkeep._aio import AsyncConnection
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
 
-        globals()[name] = AsyncConnection
-        return AsyncConnection
-    if name == "ForkingServer":
-        from socketkeep._forking_server import ForkingServer
-
-        globals()[name] = ForkingServer
-        return ForkingServer
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"socketkeep.{module}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
