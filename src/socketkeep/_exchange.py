@@ -73,6 +73,10 @@ _WHY: Final = {
 _encode: Final = msgspec.msgpack.Encoder().encode
 _warned: Final[set[str]] = set()
 
+#: The record of all connections that a forked child let go of; nobody writes to it.
+_LET_GO: Final = blank_record()
+_LET_GO[ENDED] = Ended.RELEASED
+
 
 class Exchange(Held):
     """The base of `Connection` and `AsyncConnection`.  Not for use on its own."""
@@ -368,16 +372,15 @@ class Exchange(Held):
     def inherit(self, inherit: bool) -> None:
         self._inherit = inherit
 
-    def _after_fork(self, fate: Fate, reason: str) -> socket.socket | None:
+    def _after_fork(self, fate: Fate, why: Released) -> socket.socket | None:
         """In a forked child: let go of the descriptor, or be fit for use here."""
         if (fate != "none" or self._inherit) and not self._detached:
             self._pushes = 0
             self._reset_after_fork()
             return self._sock
         drop(self._sock)
-        self._record = blank_record()  # the other is memory that the parent goes on writing
-        self._record[ENDED] = Ended.RELEASED
-        self._over = Released(reason)
+        self._record = _LET_GO  # its own is memory that the parent goes on writing
+        self._over = why
         self._reset_after_fork()
         return None
 

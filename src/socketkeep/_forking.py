@@ -13,7 +13,6 @@ sockets are close-on-exec (PEP 446).
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -23,7 +22,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Final, Literal, Protocol, TypeAlias
 from weakref import ref
 
-from socketkeep._errors import Closed, translate
+from socketkeep._errors import Closed, Released, translate
 
 #: "none": the child lets go.  "given": it is the child's alone from here on.  "shared": both have
 #: it, because `fork` was told so.
@@ -33,8 +32,8 @@ Fate: TypeAlias = Literal["none", "given", "shared"]
 class Forkable(Protocol):
     """What the library's sockets have in common for this: connections and listeners."""
 
-    def _after_fork(self, fate: Fate, reason: str) -> socket.socket | None:
-        """In the child: let go and return None, or be fit for use and return the socket."""
+    def _after_fork(self, fate: Fate, why: Released) -> socket.socket | None:
+        """In the child: let go, for `why`, or be fit for use and return the socket."""
 
     def _claimed(self, operation: str) -> AbstractContextManager[None]:
         """Keep other threads off, or raise: the error of a socket that is over, or Busy."""
@@ -91,8 +90,10 @@ def drop(sock: socket.socket) -> None:
     """Close the descriptor now, though a file made of it (makefile) is still open."""
     fd = sock.detach()
     if fd >= 0:
-        with contextlib.suppress(OSError):
+        try:
             os.close(fd)
+        except OSError:
+            return  # it was closed by its number
 
 
 def fork(give: Iterable[Forkable | socket.socket] = (), *, keep: bool = False) -> int:
@@ -161,20 +162,21 @@ def signals_blocked() -> Iterator[set[signal.Signals | int]]:
 def _in_child() -> None:
     global _own_pid
     parent, _own_pid = _own_pid, os.getpid()
-    reason = (
+    why = Released(
         f"failed: this process was forked by process {parent}, which has not given it away: make "
         "it with inherit=True, or fork with socketkeep.fork(give=[...])"
     )
     given, fate = _giving.given, _giving.fate
     kept = set(given)
-    for owner_ref in tuple(_owners):
+    owners = tuple(_owners)
+    _owners.clear()
+    for owner_ref in owners:
         owner = owner_ref()
         if owner is not None:
-            sock = owner._after_fork(fate if id(owner) in given else "none", reason)
-            if sock is None:
-                _owners.discard(owner_ref)
-            else:
+            sock = owner._after_fork(fate if id(owner) in given else "none", why)
+            if sock is not None:
                 kept.add(id(sock))
+                _owners.add(owner_ref)
     wakeup = _take_wakeup_fd() if _guarded else -1
     for sock_ref in tuple(_guarded):
         sock = sock_ref()

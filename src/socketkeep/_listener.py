@@ -205,10 +205,10 @@ class Listener(Held):
         if self._over is not None:
             raise Released(self._over.reason, operation=operation, address=self.text)
 
-    def _after_fork(self, fate: Fate, reason: str) -> socket.socket | None:
+    def _after_fork(self, fate: Fate, why: Released) -> socket.socket | None:
         if fate == "none" and not self.inherit:
             drop(self.sock)
-            self._over = Released(reason)
+            self._over = why
             return None
         if fate == "given":
             self._owner = os.getpid()  # the file of a Unix socket is the child's to remove
