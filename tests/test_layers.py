@@ -59,6 +59,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
     ("public names", ("__init__",)),
+    ("testing", ("_testing", "testing")),
     ("settings", ("_config", "_log", "_options", "_options_page", "_settings", "_titles")),
     ("wire", ("_wire",)),
     ("inspection", ("_inspect",)),

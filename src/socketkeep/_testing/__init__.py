@@ -1,0 +1,1 @@
+"""The conformance suite: each check is stated once, and run on sync and async streams alike."""
