@@ -234,6 +234,7 @@ class Template(Far):
         self.unforked: list[tuple[ForkWorker, list[int]]] = []
         self.model: Model = "async"
         self.load: Load | None = None
+        self.model_told = False
         self.hangs = False  # in the user's code: it reads nothing
         self.process.at_death.append(self._drop)
 
@@ -256,6 +257,7 @@ class Template(Far):
         assert self.load is not None
         msgspec.msgpack.decode(self.load.config, type=ServeConfig)
         self.model = model
+        self.model_told = True
         self.send(Loaded(model, resumable, []))
 
     def load_failed(self, error: str, exit_code: int = 4) -> None:
@@ -325,6 +327,7 @@ class FarWorker(Far):
         self.slot = slot
         self.board = board
         self.wake = wake
+        self.said_ready = False
         self.accept_below = 0
         self.allotments = 0
         self.order: Retire | None = None
@@ -358,7 +361,12 @@ class FarWorker(Far):
         return self.order.how if self.order else ""
 
     def ready(self) -> None:
-        self.send(Ready(self.pid))
+        """Say that it can serve; it ends when nobody is there to hear it."""
+        self.said_ready = True
+        try:
+            self.send(Ready(self.pid))
+        except ChannelClosed:
+            self.die(0)
 
     def start_failed(self, error: str) -> None:
         self.send(StartFailed(error))
@@ -550,7 +558,8 @@ class Bench:
         self.reactor.close()
         assert stopped, "the keeper does not end"
         assert not unreaped
-        assert open_descriptors() == self._before
+        left = open_descriptors().items() - self._before.items()
+        assert not left, "the keeper left these open"
 
 
 def open_descriptors() -> dict[str, str]:

@@ -80,8 +80,12 @@ Scenario = Callable[[Scene], Awaitable[None]]
 
 def play(scenario: Scenario) -> None:
     async def run() -> None:
+        complaints: list[dict[str, object]] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: complaints.append(context))
         with a_place(handle, "async") as place:
             await scenario(Scene(place))
+        assert not complaints
 
     asyncio.run(run())
 

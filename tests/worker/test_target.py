@@ -141,15 +141,19 @@ def test_code_that_cannot_be_imported(project: Path, target: str, source: str, l
 
 
 def test_the_traceback_keeps_causes_and_groups(project: Path) -> None:
+    (project / "app_inner.py").write_text(
+        "raise ExceptionGroup('several', [ValueError('inner')])\n"
+    )
     (project / "app_chain.py").write_text(
         "try:\n"
-        "    raise ExceptionGroup('several', [ValueError('inner')])\n"
+        "    import app_inner\n"
         "except Exception as error:\n"
         "    raise RuntimeError('outer') from error\n"
     )
     text = failure("app_chain:handle")
     for part in ("several", "ValueError: inner", "direct cause", "RuntimeError: outer"):
         assert part in text
+    assert 'app_inner.py", line 1' in text
     assert "importlib" not in text
 
 
