@@ -126,6 +126,10 @@ class AsyncExchange(AsyncSender):
                     or limit == 0
                 ):
                     came = self._look(operation, wanted, limit)
+                    if came == ARRIVED and limit != 0:
+                        # Where the peer sends faster than it is dealt with, nothing else here would
+                        # ever wait: the others on this loop get their turn.
+                        await asyncio.sleep(0)
                 if came == NOTHING:
                     waiter = self._waiter = self._loop.create_future()
                     timer = None
