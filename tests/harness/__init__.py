@@ -8,6 +8,7 @@ from socketkeep._demo._clients import Load, parse_address
 from socketkeep._demo._tally import Tally
 from tests.harness.capture import Capture, Flags
 from tests.harness.control import ControlError, ask
+from tests.harness.flood import Flood
 from tests.harness.handlers import write_handler, write_source
 from tests.harness.peers import connect, read_reply, read_to_end
 from tests.harness.server import Event, Finished, Server
@@ -19,6 +20,7 @@ __all__ = [
     "Event",
     "Finished",
     "Flags",
+    "Flood",
     "Load",
     "Server",
     "Storm",

@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from tests.harness import Capture, Load, Server, Storm
+from tests.harness import Capture, Flood, Load, Server, Storm
 from tests.peer.conftest import Site
 
 CLIENTS: Final = 200
@@ -121,5 +121,26 @@ def test_new_connections_during_a_reload(site: Site) -> None:
         assert newcomers.clean, newcomers
         assert newcomers.started == NEWCOMERS
         assert newcomers.versions == {"v0", "v1"}
+        tally = load.finish()
+        assert tally.clean, tally.summary()
+
+
+def test_a_peer_that_sends_without_pause(tcp_site: Site) -> None:
+    """It is moved like any other, loses nothing, and does not keep the others from their turn."""
+    target = tcp_site.write("v0")
+    workers = "2" if tcp_site.model == "prefork" else "1"
+    with (
+        tcp_site.serve(target, "-w", workers, clients=2) as server,
+        Load(server.address, 1) as load,
+        Flood(server.address) as flood,
+    ):
+        flood.wait_version("v0")
+        load.wait_replies(10, timeout=5.0)
+        tcp_site.write("v1")
+        server.reload()
+        load.wait_version("v1", timeout=5.0)
+        flood.wait_version("v1")
+        sent, answered = flood.finish()
+        assert sent == answered
         tally = load.finish()
         assert tally.clean, tally.summary()
