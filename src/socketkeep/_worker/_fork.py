@@ -12,6 +12,7 @@ from collections import deque
 from functools import partial
 
 from socketkeep import _log
+from socketkeep import _record as record
 from socketkeep._assignment import Order
 from socketkeep._children import Child, Children, status_text
 from socketkeep._worker._roster import Entry
@@ -54,6 +55,8 @@ class ForkModel:
             self._unforked.popleft()
 
     def _watch(self, child: Child[Entry]) -> None:
+        # The child writes it too, but later: the keeper finds by it whom a dead worker leaves.
+        child.work.record[record.PID] = child.pid
         self._loop.watch(child.pidfd, partial(self._reap, child))
 
     def _reap(self, child: Child[Entry]) -> None:

@@ -1,0 +1,43 @@
+"""The `fork` model: what the keeper must be able to see when the worker dies."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from socketkeep import _record as record
+from socketkeep import resumable
+from socketkeep._children import Child
+from socketkeep._worker._fork import ForkModel
+from socketkeep._worker._sync import SyncLoop
+from tests.worker.fakes import a_place
+
+
+@resumable
+def handle(conn: object) -> None: ...
+
+
+def test_who_serves_a_connection_is_seen_before_its_process_has_begun() -> None:
+    """So that the keeper adopts it, though the worker dies this very moment."""
+    with a_place(handle, "fork") as place:
+        models: list[ForkModel] = []
+
+        def build(loop: SyncLoop) -> ForkModel:
+            models.append(ForkModel(loop))
+            return models[-1]
+
+        loop = SyncLoop(place.environment, build)
+        _, accepted = place.connection()
+        entry = loop.roster.accepted(accepted, 0)
+        assert entry is not None
+        ((_, words),) = place.board.taken()
+        assert words[record.PID] == os.getpid()
+        pid = os.posix_spawn(sys.executable, [sys.executable, "-c", ""], os.environ)
+        child = Child(pid, os.pidfd_open(pid), entry)
+        models[0]._watch(child)
+        assert words[record.PID] == pid
+        loop.gate.close()
+        loop.reserve.spend()
+        os.waitpid(pid, 0)
+        os.close(child.pidfd)
+        accepted.close()
