@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.harness import Server, connect, read_reply, read_to_end, write_handler
+from tests.harness import Load, Server, connect, read_reply, read_to_end, write_handler
 from tests.server.support import PrefixedServer, seats
 
 MAX: Final = 3
@@ -46,6 +46,34 @@ def test_connections_beyond_the_limit_wait(tmp_path: Path, model: str) -> None:
             assert read_reply(peer) == b"2 2 v0"
         totals = server.status()["totals"]
         assert (totals["accepted"], totals["reset"]) == (MAX + WAITING, 0)
+
+
+def test_limit_through_reloads(tmp_path: Path, model: str) -> None:
+    """What moves keeps its place: those who wait are served only once others have left."""
+    target = write_handler(tmp_path, "v0", is_async=model == "async")
+    clients = 6
+    workers = str(clients) if model == "prefork" else "2"
+    options = ("-k", model, "-w", workers, "--max-connections", str(clients))
+    with Server(tmp_path, target, *options) as server, ExitStack() as stack:
+        with Load(server.address, clients, pause=0.02) as load:
+            load.wait_version("v0")
+            peers = [stack.enter_context(connect(server.address)) for _ in range(WAITING)]
+            for peer in peers:
+                peer.sendall(b"1\n")
+            for number in range(1, 3):
+                write_handler(tmp_path, f"v{number}", is_async=model == "async")
+                server.reload()
+                load.wait_version(f"v{number}")
+                server.wait_until(
+                    lambda: len(server.workers()) == int(workers), "the earlier workers gone"
+                )
+                assert server.status()["connections"]["open"] == clients
+                assert _listener(server)["queued"] == WAITING
+            tally = load.finish()
+            assert tally.clean, tally.summary()
+        for peer in peers:
+            assert read_reply(peer) == b"1 1 v2"
+        assert server.status()["totals"]["lost"] == 0
 
 
 def test_backlog_bounds_the_queue(tmp_path: Path) -> None:
