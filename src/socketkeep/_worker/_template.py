@@ -20,7 +20,7 @@ import msgspec
 
 from socketkeep import _log
 from socketkeep._config import ServeConfig
-from socketkeep._forking import exempt, fork_keeping, signals_blocked
+from socketkeep._forking import exempt, fork_keeping, guard, signals_blocked
 from socketkeep._handlers import Handler
 from socketkeep._titles import set_title
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet
@@ -134,6 +134,8 @@ class Template:
             self._channel.close()
             channel_fd, scoreboard_fd, wake = descriptors
             channel = Channel(_exempt_socket(channel_fd))
+            for listener in self._listeners:
+                guard(listener)  # a process that a handler forks must not keep the port
             environment = Environment(
                 config=self._config,
                 handler=self._handler,
