@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from socketkeep._keeper._workers import Model
+from socketkeep._record import Ended
 from tests.keeper.fakes import Bench, FarWorker, Served, Template, is_alive, is_at_eof
 
 PICK: Final = st.integers(0, 30)
@@ -221,6 +222,29 @@ class PreforkStorm(Storm):
         return not len(self.bench.keeper.moves)
 
 
+class StoppedStorm(Storm):
+    """Where the server is told to stop in the midst of it."""
+
+    def teardown(self) -> None:
+        """Whatever was under way, the server ends soon, and the peers are told so."""
+        self.bench.keeper.stop("close")
+        for peer in self.peers.values():
+            peer.close()
+        for _ in range(3):
+            self.bench.settle()
+            for worker in self.workers:
+                while worker.arrived:
+                    worker.refuse()
+                for served in tuple(worker.connections.values()):
+                    served.settle(Ended.CLOSED)
+                if worker.order:
+                    worker.die(0)
+        self.bench.advance(1)
+        assert self.bench.has_stopped()
+        assert self.bench.system.unreaped() == []
+        self.bench.close()
+
+
 SETTINGS: Final = settings(
     max_examples=25,
     stateful_step_count=30,
@@ -230,3 +254,5 @@ TestStorm = Storm.TestCase
 TestStorm.settings = SETTINGS
 TestPreforkStorm = PreforkStorm.TestCase
 TestPreforkStorm.settings = SETTINGS
+TestStoppedStorm = StoppedStorm.TestCase
+TestStoppedStorm.settings = SETTINGS
