@@ -18,7 +18,7 @@ exclude_patterns = ["_build", "_ext"]
 nitpicky = True
 # Types in signatures: others' pages are not at hand, private ones have none.
 nitpick_ignore_regex = [
-    ("py:class", r"(anyio\.|socketkeep\._|socket\.|collections\.|contextlib\.).*")
+    ("py:class", r"(anyio\.|ssl\.|socketkeep\._|socket\.|collections\.|contextlib\.).*")
 ]
 autodoc_preserve_defaults = True
 smartquotes = False

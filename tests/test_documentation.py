@@ -15,6 +15,9 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
+#: The pages whose blocks are programs, some of which fork: each runs in a process of its own.
+PROGRAMS = ("modes-handles",)
+
 BLOCKS = {
     f"{page.stem}_{number}": source
     for page in PAGES
@@ -23,7 +26,19 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", [name for name in BLOCKS if name.startswith(PROGRAMS)])
+def test_block_is_a_program_that_runs(name: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-X", "dev", "-c", BLOCKS[name]],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", [name for name in BLOCKS if not name.startswith(PROGRAMS)])
 def test_block_runs_and_its_handler_is_one(name: str) -> None:
     names: dict[str, object] = {"__name__": name}
     exec(compile(BLOCKS[name], name, "exec"), names)
