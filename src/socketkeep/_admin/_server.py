@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -57,7 +58,7 @@ def run(config: ServeConfig) -> None:
         set_title(f"keeper [{name}]")
         server = ControlServer(keeper, reactor, control, name)
         stack.callback(server.close)
-        signals = SignalQueue(reactor, SIGNALS, keeper.act_on_signal)
+        signals = SignalQueue(reactor, _signals(), keeper.act_on_signal)
         stack.callback(signals.close)
         if config.reload:
             reloader = Reloader(reactor, config.target, keeper.reload)
@@ -90,6 +91,18 @@ def _bind(config: ServeConfig) -> list[Listener]:
             _EXIT_USAGE,
         )
     return listeners
+
+
+def _signals() -> list[signal.Signals]:
+    """Return the signals that the server acts on.
+
+    A terminal sends WINCH whenever its window changes: with one, it would stop the accepting.
+    """
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return list(SIGNALS)
+    return [number for number in SIGNALS if number != signal.SIGWINCH]
 
 
 def _shown(listener: Listener) -> dict[str, object]:
