@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.keeper.fakes import Bench
+from tests.keeper.bench import Bench
 
 MakeBench = Callable[..., Bench]
 

@@ -1,8 +1,8 @@
 """The keeper's world without processes: a clock, deaths and the far ends of its channels.
 
-`Bench` builds a real `Keeper` on a reactor whose clock only the test moves, and a `System` whose
-processes are objects here.  The test plays the templates and the workers: it reads what the keeper
-sends them and answers, in whatever order it wants to try.
+The clock moves only when the test moves it, and the processes of this `System` are objects here.
+The test plays the templates and the workers: it reads what the keeper sends them and answers, in
+whatever order it wants to try.
 """
 
 from __future__ import annotations
@@ -13,18 +13,15 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from socketkeep import _record as record
 from socketkeep._config import ServeConfig
-from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper._reactor import READABLE, Callback, Reactor
-from socketkeep._keeper._reloads import Outcome
 from socketkeep._keeper._system import Exit, System
-from socketkeep._keeper._workers import Model, Worker
-from socketkeep._listener import Listener
+from socketkeep._keeper._workers import Model
 from socketkeep._record import Ended
 from socketkeep._wire import _scoreboard as scoreboard
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet
@@ -452,144 +449,3 @@ class Served:
         self.worker.board.release(self.row)
         del self.worker.connections[self.id]
         self.sock.close()
-
-
-class Bench:
-    """A keeper with all that it needs, and its world."""
-
-    def __init__(self, **options: Any) -> None:
-        self._before = open_descriptors()
-        self.clock = Clock()
-        self.reactor = SteppedReactor(self.clock)
-        self.system = FakeSystem()
-        self.listener = Listener.bind("127.0.0.1:0")
-        self.config = ServeConfig(target="app:handle", **{"start_timeout": 30.0, **options})
-        self.keeper = Keeper(self.config, self.reactor, self.system, [self.listener], BOOT)
-        self.outcomes: list[Outcome] = []
-        self._peers: list[socket.socket] = []
-
-    def settle(self) -> None:
-        """Let the keeper do what there is to do now, and the far ends read what it sends."""
-        for _ in range(20):
-            self.reactor.settle()
-            before = len(self.system.processes)
-            for template in self.system.templates:
-                if not template.closed:
-                    template.read()
-                for worker in template.workers:
-                    if not worker.closed:
-                        worker.read()
-            self.reactor.settle()
-            if before == len(self.system.processes) and not self.reactor._soon:
-                return
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass, in small steps."""
-        end = self.clock.now + seconds
-        while self.clock.now < end - 1e-9:
-            self.clock.now = min(end, self.clock.now + 0.05)
-            self.reactor.settle()
-        self.settle()
-
-    @property
-    def template(self) -> Template:
-        """The newest template."""
-        return self.system.templates[-1]
-
-    def has_stopped(self) -> bool:
-        """Whether the keeper has ended its loop."""
-        return self.reactor.stopped
-
-    def reload(self) -> None:
-        self.keeper.reload(self.outcomes.append)
-        self.settle()
-
-    def fork(self) -> list[FarWorker]:
-        """Have the newest template fork what the keeper has asked for."""
-        forked = self.template.fork()
-        self.settle()
-        return forked
-
-    def bring_up(self, model: Model = "async", *, resumable: bool = True) -> list[FarWorker]:
-        """Let the generation that is coming load, fork and become ready; return its workers."""
-        self.settle()
-        self.template.loaded(model, resumable=resumable)
-        self.settle()
-        workers = self.fork()
-        for worker in workers:
-            worker.ready()
-        self.settle()
-        return workers
-
-    def start(self, model: Model = "async", *, resumable: bool = True) -> list[FarWorker]:
-        """Start the server; return the workers of its first generation."""
-        self.keeper.start()
-        return self.bring_up(model, resumable=resumable)
-
-    def connect(self) -> tuple[socket.socket, socket.socket]:
-        """Return a peer's socket and the accepted one."""
-        peer, accepted = socket.socketpair()
-        peer.setblocking(False)
-        self._peers.append(peer)
-        return peer, accepted
-
-    def serve(self, worker: FarWorker) -> tuple[socket.socket, Served]:
-        """Return a peer, and its connection in the worker."""
-        peer, accepted = self.connect()
-        return peer, worker.accept(accepted)
-
-    def record_of(self, worker: FarWorker) -> Worker:
-        """Return the keeper's record of a worker."""
-        (found,) = (known for known in self.keeper.pool if known.serial == worker.serial)
-        return found
-
-    def close(self) -> None:
-        """End at once, and see that the keeper leaves nothing behind."""
-        self.keeper.stop_now()
-        self.settle()
-        for process in self.system.processes.values():
-            process.die(0)
-        self.settle()
-        stopped, unreaped = self.reactor.stopped, self.system.unreaped()
-        for peer in self._peers:
-            peer.close()
-        self.system.close()
-        self.listener.close()
-        self.reactor.close()
-        assert stopped, "the keeper does not end"
-        assert not unreaped
-        left = open_descriptors().items() - self._before.items()
-        assert not left, "the keeper left these open"
-
-
-def open_descriptors() -> dict[str, str]:
-    """Return what this process has open: descriptor and what it is.
-
-    Maps of scoreboards are left out: they go with their last reference.
-    """
-    found = {}
-    for fd in os.listdir("/proc/self/fd"):
-        with suppress(FileNotFoundError):
-            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
-    return {
-        fd: what
-        for fd, what in found.items()
-        if "scoreboard" not in what and not what.endswith("/fd")
-    }
-
-
-def is_at_eof(peer: socket.socket) -> bool:
-    """Whether the peer has been sent FIN (and has read all)."""
-    try:
-        return peer.recv(1, socket.MSG_PEEK) == b""
-    except BlockingIOError:
-        return False
-
-
-def is_alive(peer: socket.socket, held: socket.socket) -> bool:
-    """Whether the peer and the handle are two ends of one connection that both can use."""
-    peer.send(b"?")
-    if held.recv(100) != b"?":
-        return False
-    held.send(b"!")
-    return peer.recv(100) == b"!"

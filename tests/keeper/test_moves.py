@@ -7,8 +7,9 @@ import os
 import pytest
 
 from socketkeep._wire._messages import Acknowledged, Attached, Refused
+from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
-from tests.keeper.fakes import Bench, FarWorker, Served, is_alive, is_at_eof
+from tests.keeper.fakes import FarWorker, Served
 from tests.wire.limits import out_of_descriptors
 
 

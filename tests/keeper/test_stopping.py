@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
+from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
-from tests.keeper.fakes import Bench, is_alive, is_at_eof
 from tests.keeper.test_moves import give_up
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from socketkeep import _record as record
 from socketkeep._record import Ended
+from tests.keeper.bench import Bench, is_alive
 from tests.keeper.conftest import MakeBench
-from tests.keeper.fakes import Bench, FarWorker, Process, Served, is_alive
+from tests.keeper.fakes import FarWorker, Process, Served
 from tests.keeper.test_moves import give_up
 from tests.wire.limits import out_of_descriptors
 
