@@ -20,7 +20,7 @@ from docs._ext.diagram import svg
 from sphinx.application import Sphinx
 
 import socketkeep
-from socketkeep import _config, _errors, _options_page
+from socketkeep import _config, _errors, _options_page, _tls
 from socketkeep._admin import _reports
 from socketkeep._cli import _main
 from socketkeep._keeper import _generations, _ownership
@@ -83,7 +83,7 @@ def layers_markdown() -> str:
 def errors_markdown() -> str:
     """Return a section for each public error: what it also is, its cause and its remedy."""
     sections = []
-    for kind in vars(_errors).values():
+    for kind in (*vars(_errors).values(), _tls.TlsFailure, _tls.CertificateRefused):
         if not (isinstance(kind, type) and issubclass(kind, _errors.SocketkeepError)):
             continue
         if kind.__name__ not in socketkeep.__all__ or kind is _errors.SocketkeepError:

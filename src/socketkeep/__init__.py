@@ -24,6 +24,7 @@ from socketkeep._errors import (
     StateTooLarge,
     SystemFailure,
     TimedOut,
+    Truncated,
     Unreachable,
     Unresolved,
     WouldBlock,
@@ -42,12 +43,14 @@ if TYPE_CHECKING:
     from socketkeep._async_connecting import open_connection
     from socketkeep._forking_server import ForkingServer
     from socketkeep._serving import Server, serve
+    from socketkeep._tls import CertificateRefused, TlsFailure
 
 __all__ = [
     "AddressError",
     "AsyncConnection",
     "Blocking",
     "Busy",
+    "CertificateRefused",
     "Closed",
     "Connecting",
     "Connection",
@@ -80,6 +83,8 @@ __all__ = [
     "SystemFailure",
     "TimedOut",
     "Timeout",
+    "TlsFailure",
+    "Truncated",
     "Unreachable",
     "Unresolved",
     "WouldBlock",
@@ -92,12 +97,14 @@ __all__ = [
 ]
 
 
-# The async half comes with asyncio, and the forking server with logging, which programs that do
-# without need not pay for.
+# The async half comes with asyncio, the forking server with logging, and TLS with ssl, which
+# programs that do without need not pay for.
 _LAZY = {
     "AsyncConnection": "_aio",
+    "CertificateRefused": "_tls",
     "ForkingServer": "_forking_server",
     "Server": "_serving",
+    "TlsFailure": "_tls",
     "open_connection": "_async_connecting",
     "serve": "_serving",
 }

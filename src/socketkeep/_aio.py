@@ -23,6 +23,8 @@ from socketkeep._modes import Blocking
 from socketkeep._record import ENDED, Ended
 
 if TYPE_CHECKING:
+    import ssl
+
     import anyio.abc
 
 _BLOCKING: Final = Blocking()
@@ -108,6 +110,28 @@ class AsyncConnection(AsyncMessages):
         if done is not None:
             await self._send_rest(data, done, timeout)
 
+    async def start_tls(
+        self,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Go on by TLS: every verb from here on is of what TLS protects.
+
+        As `Connection.start_tls`, whose errors it raises too.  timeout: seconds, 0 not to wait;
+        after TimedOut, WouldBlock or a cancellation calling it again goes on with the handshake.
+        A send that is cancelled when some of it is encrypted is completed in the background.
+        """
+        with self._claimed("start_tls"):
+            if self._unsent is not None and self._tls is None:
+                raise Busy("refused: a send is not finished", **self._context("start_tls"))
+            from socketkeep._async_tls import shake_hands
+
+            tls = self._begin_tls(context, server_side, server_hostname)
+            await shake_hands(self, tls, timeout)
+
     async def send_eof(self) -> None:
         """Tell the peer that nothing more will be sent; receiving goes on.  `close` is still due.
 
@@ -122,6 +146,9 @@ class AsyncConnection(AsyncMessages):
         if how != socket.SHUT_RD:
             self._write_ended = True
             await self._flush(None)
+            if self._tls is not None:
+                self._tls.finish()
+                await self._flush(None)
         if self._over is not None:
             raise self._refusal("shutdown")
         try:
@@ -144,6 +171,11 @@ class AsyncConnection(AsyncMessages):
         try:
             await self._flush(end)
             self._stop_senders(Closed())
+            if self._tls is not None:
+                self._tls.finish()
+                await self._flush(end)
+                self._stop_senders(Closed())
+                self._tls.hear_no_more()
             if end_writing(self._sock) and not self._eof:
                 await self._drain(end)
         finally:
@@ -232,9 +264,16 @@ class AsyncConnection(AsyncMessages):
         self._cancel_timers()
         self._wake()
 
+    def _flushed(self) -> bool:
+        """Send what TLS has pending; return whether all has gone, or cannot go at all."""
+        try:
+            return self._tls is None or self._tls.flush()
+        except OSError:
+            return True  # the next send tells
+
     async def _flush(self, end: float | None) -> None:
         """Wait until all that is queued has gone out, or given up; until `end` at most."""
-        if not self._out:
+        if not self._out and self._flushed():
             return
         marker = Piece(memoryview(b""), 0, False, self._loop.create_future())
         try:

@@ -209,6 +209,10 @@ class AsyncExchange(AsyncSender):
         if came != NOTHING:
             waiter.set_result(came)
 
+    def _tls_ended(self) -> None:
+        super()._tls_ended()
+        self._unwatch()  # so that the next receive looks for the end before it waits
+
     # The server's orders and limits.
 
     def ask(self, order: Order) -> None:

@@ -5,33 +5,55 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from typing import TYPE_CHECKING
 
 from socketkeep._aio import AsyncConnection
 from socketkeep._async_sender import settle
 from socketkeep._connecting import Connecting
+from socketkeep._errors import TimedOut, WouldBlock
 from socketkeep._modes import check_seconds
-from socketkeep._resolving import Address
+from socketkeep._resolving import Address, host_of, parse
 from socketkeep._waiting import earlier
+
+if TYPE_CHECKING:
+    import ssl
 
 #: Loops round to milliseconds, and nothing may time out early.
 _TICK = 0.001
 
 
-async def open_connection(address: Address, *, timeout: float | None = None) -> AsyncConnection:
+async def open_connection(
+    address: Address,
+    *,
+    timeout: float | None = None,
+    tls: ssl.SSLContext | None = None,
+    server_hostname: str | None = None,
+) -> AsyncConnection:
     """Return a connection to `address`, for asyncio and uvloop.
 
     address: ``host:port``, ``[::1]:port``, ``unix:/path``, ``unix:@name``, or a host and a port in
     a tuple; a name with several addresses goes by Happy Eyeballs, as `Connecting` tells.  timeout:
-    seconds for the whole of it, name resolution and all; None: as long as it takes.  Cancelled, it
-    leaves nothing open.
+    seconds for the whole of it, name resolution and all; None: as long as it takes.  tls,
+    server_hostname: as `Connecting` has them.  Cancelled, it leaves nothing open.
 
     Raises TimedOut, Refused, Unreachable, Unresolved, OutOfResources or SystemFailure, whose text
-    tells of every address that was tried; AddressError, a ValueError, for an address that is not
-    written well.
+    tells of every address that was tried; TlsFailure and CertificateRefused; AddressError, a
+    ValueError, for an address that is not written well.
     """
+    begun = time.monotonic()
     with Connecting(address) as connecting:
-        sock = await _connected(connecting, timeout)
-    return AsyncConnection(sock)
+        conn = AsyncConnection(await _connected(connecting, timeout))
+        if tls is not None:
+            host = server_hostname or host_of(parse(address))
+            left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
+            try:
+                await conn.start_tls(tls, server_hostname=host, timeout=left)
+            except BaseException as error:
+                await conn.abort()
+                if isinstance(error, TimedOut | WouldBlock):
+                    raise connecting.unfinished(begun, timeout) from None
+                raise
+    return conn
 
 
 async def _connected(connecting: Connecting, timeout: float | None) -> socket.socket:

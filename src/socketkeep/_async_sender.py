@@ -70,6 +70,7 @@ class AsyncSender(Exchange):
             or self._write_ended
             or self._out
             or self._unsent is not None
+            or self._tls is not None
             or (handling.get() is not self and self._assignment.resumable)
         ):
             return -1
@@ -111,7 +112,7 @@ class AsyncSender(Exchange):
                 except OSError as error:
                     self._push_over(push)
                     raise self._failed(error, "send", done) from error
-        if done == view.nbytes:
+        if done == view.nbytes and not self._owing():
             self._push_over(push)
             return
         if limit == 0:
@@ -122,6 +123,10 @@ class AsyncSender(Exchange):
         if not await self._queue(piece, end):
             self._unsent = (data, piece.done)
             raise self._unfinished("send", view.nbytes, limit, end, piece.done)
+
+    def _owing(self) -> bool:
+        """Whether TLS has encrypted something that the kernel has not taken yet."""
+        return self._tls is not None and bool(self._tls.pending)
 
     def _resume_at(self, data: Data) -> int:
         """Return how much of `data` went out when its send did not finish."""
@@ -182,12 +187,12 @@ class AsyncSender(Exchange):
         while out:
             piece = out[0]
             try:
-                count = self._send_some(piece.view) if piece.view else 0
+                count = self._send_some(piece.view) if piece.view or self._owing() else 0
             except OSError as error:
                 self._stop_senders(error)
                 return
             piece.done += count
-            if count < piece.view.nbytes:
+            if count < piece.view.nbytes or self._owing():
                 piece.view = piece.view[count:]
                 return
             self._drop(piece)

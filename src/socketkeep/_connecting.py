@@ -12,7 +12,7 @@ import selectors
 import socket
 import time
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from socketkeep._address import UnixAddress, format_address
 from socketkeep._connection import Connection
@@ -27,8 +27,11 @@ from socketkeep._errors import (
 from socketkeep._forking import guard
 from socketkeep._happy import Race
 from socketkeep._modes import Blocking, Mode, NonBlocking, check_seconds, seconds_left
-from socketkeep._resolving import Address, Candidate, Resolving, parse
+from socketkeep._resolving import Address, Candidate, Resolving, host_of, parse
 from socketkeep._waiting import earlier
+
+if TYPE_CHECKING:
+    import ssl
 
 _BLOCKING: Final = Blocking()
 _PENDING: Final = (errno.EINPROGRESS, errno.EALREADY, errno.EINTR)
@@ -45,17 +48,30 @@ class Connecting:
     8305): the families take turns, 0.25 s apart, or as soon as one has failed; the first to succeed
     is taken and the others are closed.  mode: how `connect` waits, and the mode of the connection.
 
-    For programs that do not wait: poll for `fileno` to become readable until `wake_at`, then call
-    `connect` again.  Whoever waits anyhow calls `socketkeep.connect`.
+    tls: the connection then has TLS by this context, see `Connection.start_tls`; server_hostname:
+    whose certificate is wanted, the host of the address unless it is given.
+
+    For programs that do not wait: poll for `fileno` (asked anew each time) to become readable until
+    `wake_at`, then call `connect` again.  Whoever waits anyhow calls `socketkeep.connect`.
 
     A context manager: its end closes what was not finished.  The connection that was returned is
     the caller's.  For one thread.  Raises AddressError, a ValueError, for an address that is
     not written well.
     """
 
-    def __init__(self, address: Address, *, mode: Mode = _BLOCKING) -> None:
+    def __init__(
+        self,
+        address: Address,
+        *,
+        mode: Mode = _BLOCKING,
+        tls: ssl.SSLContext | None = None,
+        server_hostname: str | None = None,
+    ) -> None:
         self._address = parse(address)
         self._mode = mode
+        self._tls = tls
+        self._server_hostname = server_hostname or host_of(self._address)
+        self._conn: Connection | None = None  # while its TLS handshake is not finished
         self._over: SystemFailure | None = None
         self._failures: list[SystemFailure] = []
         self._race: Race[Candidate] | None = None
@@ -80,6 +96,8 @@ class Connecting:
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when `connect` would get on; -1 when all is over."""
+        if self._conn is not None:
+            return self._conn.fileno()
         return -1 if self._over is not None else self._selector.fileno()
 
     @property
@@ -94,26 +112,35 @@ class Connecting:
         says.
 
         Raises WouldBlock and TimedOut, after which calling it again goes on; Refused, Unreachable,
-        Unresolved, OutOfResources or SystemFailure when it cannot be made.  With several addresses
+        Unresolved, OutOfResources or SystemFailure when it cannot be made, and what
+        `Connection.start_tls` does.  With several addresses
         the error's text says what became of each, and it is raised from an ExceptionGroup of their
         errors; its class is theirs if they have one in common, else SystemFailure.
         """
         begun = time.monotonic()
         limit = seconds_left(self._mode) if timeout is None else check_seconds(timeout)
         end = None if limit is None else begun + limit
-        while True:
+        while self._conn is None:
             sock = self.advance()
             if sock is not None:
-                return Connection(sock, mode=self._mode)
+                conn = Connection(sock, mode=self._mode)
+                if self._tls is None:
+                    return conn
+                self._conn = conn
+                break
             now = time.monotonic()
             if end is not None and now >= end:
                 raise self.unfinished(begun, limit)
             until = earlier(end, self.wake_at)
             self._selector.select(None if until is None else max(0.0, until - now))
+        return self._shake_hands(self._conn, begun, limit)
 
     def close(self) -> None:
         """Give up what is not finished.  May be called again."""
         self._end(Closed("failed: the attempt was given up", **self._context()))
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            conn.abort()
 
     # For the library.
 
@@ -140,6 +167,21 @@ class Connecting:
         context["limit"] = limit
         tried = self._tried()
         return TimedOut(f"timed out ({tried})" if tried else "", **context)
+
+    def _shake_hands(self, conn: Connection, begun: float, limit: float | None) -> Connection:
+        """Have TLS on the connection that is made, and return it."""
+        assert self._tls is not None
+        left = None if limit is None else max(0.0, begun + limit - time.monotonic())
+        try:
+            with conn.using(_BLOCKING):  # None is then as long as it takes
+                conn.start_tls(self._tls, server_hostname=self._server_hostname, timeout=left)
+        except (WouldBlock, TimedOut):
+            raise self.unfinished(begun, limit) from None
+        except BaseException:
+            self.close()
+            raise
+        self._conn = None
+        return conn
 
     def _context(self) -> Context:
         return {"operation": "connect", "peer": str(self._address)}
@@ -246,12 +288,18 @@ class Connecting:
 
 
 def connect(
-    address: Address, *, mode: Mode = _BLOCKING, timeout: float | None = None
+    address: Address,
+    *,
+    mode: Mode = _BLOCKING,
+    timeout: float | None = None,
+    tls: ssl.SSLContext | None = None,
+    server_hostname: str | None = None,
 ) -> Connection:
     """Return a connection to `address`, whose mode is `mode`.
 
     address: ``host:port``, ``[::1]:port``, ``unix:/path``, ``unix:@name``, or a host and a port in
     a tuple.  timeout: seconds for the whole of it, name resolution and all; None: as the mode says.
+    tls, server_hostname: as `Connecting` has them.
 
     Raises what `Connecting.connect` does, whose errors tell of every address that was tried, and
     AddressError.  ValueError for NonBlocking without a timeout: what cannot finish at once has to
@@ -262,7 +310,7 @@ def connect(
             "connect: nothing is left to go on with after WouldBlock: keep a "
             "Connecting(address, mode=NonBlocking()) and call its connect()"
         )
-    with Connecting(address, mode=mode) as connecting:
+    with Connecting(address, mode=mode, tls=tls, server_hostname=server_hostname) as connecting:
         return connecting.connect(timeout=timeout)
 
 

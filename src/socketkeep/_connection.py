@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from socketkeep._assignment import Assignment
 from socketkeep._closing import LINGER, drain, end_writing, reset
@@ -29,6 +29,9 @@ from socketkeep._messages import Messages
 from socketkeep._modes import Blocking, Mode, NonBlocking, seconds_left
 from socketkeep._record import ENDED, Ended
 from socketkeep._sync import Data
+
+if TYPE_CHECKING:
+    import ssl
 
 _BLOCKING: Final = Blocking()
 
@@ -132,6 +135,39 @@ class Connection(Messages):
         """
         self._transmit(data, timeout)
 
+    def start_tls(
+        self,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Go on by TLS: every verb from here on is of what TLS protects.
+
+        context: says whom to trust, and on the server's side has the certificate.  server_hostname:
+        whose certificate the peer is to show; a context that checks it needs it.  What was received
+        and is unread is taken for the beginning of the handshake, never for plaintext.  In
+        NonBlocking mode calling it again goes on with the handshake.
+
+        From here on: EOF without the peer's close_notify is `Truncated`, a PeerClosed, at a
+        receive.  `send_eof` and `close` send close_notify, then FIN; after `send_eof` a peer of
+        TLS 1.3 may send on, one of TLS 1.2 usually takes it for the end of both directions.
+        `release` and `abort` send none.  What of a `send` that timed out is encrypted already goes
+        out before the next one.  The connection stays with this process: a server does not move
+        it, `give` refuses it, and of two processes that have it over a fork only one may use it.
+
+        Raises TlsFailure, CertificateRefused, PeerClosed in the handshake (after these only
+        `close` and `abort` are of use), WouldBlock and TimedOut; Busy when another thread uses the
+        connection or a send is not finished; Closed when it has TLS already; ValueError by
+        the context.
+        """
+        with self._claimed("start_tls"):
+            if self._unsent is not None and self._tls is None:
+                raise Busy("refused: a send is not finished", **self._context("start_tls"))
+            tls = self._begin_tls(context, server_side, server_hostname)
+            self._handshake(tls, self._span(timeout))
+
     def send_eof(self) -> None:
         """Tell the peer that nothing more will be sent; receiving goes on.  `close` is still due.
 
@@ -145,6 +181,8 @@ class Connection(Messages):
             raise self._refusal("shutdown")
         with self._sending:  # not into the middle of another thread's send
             self._write_ended = self._write_ended or how != socket.SHUT_RD
+            if self._tls is not None and how != socket.SHUT_RD:
+                self._finish_tls(self._tls)
             try:
                 self._sock.shutdown(how)
             except OSError as error:
@@ -164,6 +202,10 @@ class Connection(Messages):
         if isinstance(self._mode, NonBlocking):
             linger = 0.0
         flushed = self._sending.acquire(timeout=linger)
+        if self._tls is not None:
+            if flushed:
+                self._tls.finish_within(linger)
+            self._tls.hear_no_more()
         alive = end_writing(self._sock)
         with self._evicting(flushed):
             if alive and not self._eof:

@@ -160,6 +160,19 @@ class PeerClosed(SystemFailure, BrokenPipeError, EOFError):
     remedy = "Nothing more will come, or can be sent: deal with what is in `unread`, and `close`."
 
 
+class Truncated(PeerClosed):
+    """A TLS connection's EOF came without the peer's word that it is the end (close_notify).
+
+    The peer was cut short, or somebody between cut it short: what came may not be all.
+    """
+
+    default_reason = "failed: the peer's bytes ended without the end of TLS: some may be missing"
+    remedy = (
+        "Trust only messages that are whole by their own framing. Some peers never send "
+        "close_notify; where the protocol says itself what is whole, this is a plain EOF."
+    )
+
+
 class PeerReset(SystemFailure, ConnectionResetError):
     """The peer, or something between, reset the connection.  Bytes on their way are lost."""
 
@@ -321,6 +334,8 @@ def translate(error: OSError, **context: Unpack[Context]) -> SystemFailure:
 
     The one boundary: nothing else in the library turns a system error into one of its own.
     """
+    if isinstance(error, SystemFailure):  # of TLS, which says what went wrong, but not where
+        return type(error)(error.reason, code=error.errno, **context)
     code = error.errno or 0
     operation = context.get("operation", "")
     kind = TABLE.get((code, operation)) or TABLE.get((code, ANY))

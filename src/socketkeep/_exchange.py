@@ -10,7 +10,7 @@ import socket
 from contextlib import AbstractContextManager
 from time import monotonic_ns
 from types import EllipsisType
-from typing import Any, Final, Never
+from typing import TYPE_CHECKING, Any, Final, Never
 
 import msgspec
 
@@ -42,6 +42,11 @@ from socketkeep._record import (
     Status,
     blank_record,
 )
+
+if TYPE_CHECKING:  # ssl is for who uses it
+    import ssl
+
+    from socketkeep._tls import TlsSocket
 
 #: A committed state encodes to at most this many bytes.
 STATE_LIMIT: Final = 65536
@@ -101,6 +106,7 @@ class Exchange(Held):
         "_sent",
         "_sock",
         "_taken",
+        "_tls",
         "_write_ended",
     )
 
@@ -132,6 +138,7 @@ class Exchange(Held):
             self._taken = True
             record[STATUS] = READ
         self._inherit = False
+        self._tls: TlsSocket | None = None  # the socket, once start_tls has been called
         own(self)
 
     def __reduce__(self) -> Never:
@@ -199,6 +206,45 @@ class Exchange(Held):
     def ended(self) -> Ended:
         """How the connection ended for this process; `Ended.NOT_YET` while it is open."""
         return Ended(self._record[ENDED])
+
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        """What is known of TLS (version, cipher, certificate, ALPN); None without it.
+
+        To be asked, not to be used: reading, writing and the handshake are the connection's.
+        """
+        return None if self._tls is None else self._tls.engine.object
+
+    def _begin_tls(
+        self, context: ssl.SSLContext, server_side: bool, server_hostname: str | None
+    ) -> TlsSocket:
+        """Put TLS in the place of the socket, unless a start_tls before has done so."""
+        tls = self._tls
+        if tls is None:
+            from socketkeep._tls import Engine, TlsSocket
+
+            engine = Engine(context, server_side=server_side, server_hostname=server_hostname)
+            # What has been received already is of the handshake: taken for plain, it would be
+            # trusted as if it had come by TLS.
+            engine.feed(self._buffer.take(self._buffer.size) or b"")
+            self._sock = self._tls = tls = TlsSocket(self._sock, engine, self._tls_ended)
+            # A push that never ends: the scoreboard shows at no time that it may be moved.
+            self._pushes += 1
+            self._show_status()
+        elif tls.established:
+            raise Closed("refused: the connection has TLS already", **self._context("start_tls"))
+        return tls
+
+    def _tls_begun(self, tls: TlsSocket) -> None:
+        """Take in what came along with the end of the handshake."""
+        data = tls.early()
+        if data:
+            self._buffer.feed(data)
+            self._record[BYTES_IN] += len(data)
+
+    def _tls_ended(self) -> None:
+        """Note the peer's close_notify, which need not be followed by EOF."""
+        self._eof = True
 
     def fileno(self) -> int:
         """Return the descriptor's number, -1 once it is closed.
@@ -331,7 +377,9 @@ class Exchange(Held):
 
     def _movable(self) -> bool:
         """Whether this is a safe point, given that the handler stands at a receive."""
-        return self._assignment.resumable and not self._sent and not self._buffer.overflowed
+        # The keys of TLS stay with the process.
+        free = self._assignment.resumable and self._tls is None
+        return free and not self._sent and not self._buffer.overflowed
 
     def _closable(self) -> bool:
         """Whether nothing would be lost by closing, as far as this side knows."""
@@ -376,6 +424,9 @@ class Exchange(Held):
         """In a forked child: let go of the descriptor, or be fit for use here."""
         if (fate != "none" or self._inherit) and not self._detached:
             self._pushes = 0
+            if self._tls is not None:
+                self._pushes = 1
+                self._tls.reset_after_fork()
             self._reset_after_fork()
             return self._sock
         drop(self._sock)
@@ -417,6 +468,8 @@ class Exchange(Held):
         if isinstance(translated, PeerReset):
             self._record[ENDED] = Ended.RESET
             self._over = PeerReset()
+        elif self._tls is not None and self._tls.broken:
+            self._over = type(translated)(translated.reason)
         return translated
 
     def _cut_short(self, operation: str, wanted: int | None) -> Never:

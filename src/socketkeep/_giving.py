@@ -139,7 +139,13 @@ def _locate(error: BaseException, conn: Exchange) -> None:
 
 
 def parcel_of(conn: Exchange, mode: Mode, unsent: tuple[Data, int] | None) -> Parcel:
-    """Return what goes with `conn`."""
+    """Return what goes with `conn`.  Raises SystemFailure for one that cannot go."""
+    if conn.tls is not None:
+        raise SystemFailure(
+            "refused: the keys of a TLS connection stay with its process",
+            code=errno.EOPNOTSUPP,
+            **conn._context("give"),
+        )
     seconds = 0.0
     match mode:
         case Timeout(seconds) | Deadline(seconds):

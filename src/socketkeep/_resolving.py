@@ -38,6 +38,11 @@ def parse(address: Address) -> InetAddress | UnixAddress:
     return parsed
 
 
+def host_of(address: InetAddress | UnixAddress) -> str | None:
+    """Return whose certificate a peer at the address shows; None for a path."""
+    return address.host if isinstance(address, InetAddress) else None
+
+
 class Resolving:
     """The look-up of an address.  One of a name runs in a thread, for getaddrinfo(3) only blocks.
 

@@ -5,13 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, Self
 
 from socketkeep._aio import AsyncConnection
 from socketkeep._assignment import Assignment
-from socketkeep._errors import OutOfResources, PeerClosed, PeerReset, SystemFailure, WouldBlock
+from socketkeep._errors import (
+    OutOfResources,
+    PeerClosed,
+    PeerReset,
+    SystemFailure,
+    TimedOut,
+    WouldBlock,
+)
 from socketkeep._listener import Listener
 
 _log: Final = logging.getLogger("socketkeep")
@@ -20,6 +28,8 @@ _log: Final = logging.getLogger("socketkeep")
 _BATCH: Final = 16
 #: Seconds without accepting once the process or the system is out of descriptors or memory.
 PAUSE: Final = 0.1
+#: Seconds that a client has for the TLS handshake.
+HANDSHAKE: Final = 10.0
 
 
 class Server:
@@ -32,12 +42,14 @@ class Server:
         *,
         max_connections: int,
         graceful_timeout: float,
+        tls: ssl.SSLContext | None,
     ) -> None:
         if max_connections < 1:
             raise ValueError(f"max_connections: a number >= 1, not {max_connections}")
         self._handler = handler
         self._max = max_connections
         self._graceful_timeout = graceful_timeout
+        self._tls = tls
         self._own = isinstance(address, str)
         self._listener = Listener.bind(address) if isinstance(address, str) else address
         self._tasks: set[asyncio.Task[None]] = set()
@@ -141,7 +153,8 @@ class Server:
 
     async def _serve(self, conn: AsyncConnection) -> None:
         try:
-            await self._handler(conn)
+            if self._tls is None or await self._secured(conn, self._tls):
+                await self._handler(conn)
         except (PeerClosed, PeerReset) as error:
             _log.info("connection from %s: %s", conn.peer, error)
         except Exception:
@@ -151,6 +164,15 @@ class Server:
             await conn.abort()
             raise
         await conn.close()
+
+    async def _secured(self, conn: AsyncConnection, tls: ssl.SSLContext) -> bool:
+        """Return whether the connection has TLS; it is the client's doing if it has not."""
+        try:
+            await conn.start_tls(tls, server_side=True, timeout=HANDSHAKE)
+        except (ssl.SSLError, TimedOut) as error:
+            _log.info("connection from %s: %s", conn.peer, error)
+            return False
+        return True
 
     def _served(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -167,6 +189,7 @@ def serve(
     *,
     max_connections: int = 10_000,
     graceful_timeout: float = 30.0,
+    tls: ssl.SSLContext | None = None,
 ) -> Server:
     """Serve an address with an async handler, within ``async with``, on asyncio or uvloop.
 
@@ -176,12 +199,18 @@ def serve(
     address: as `Listener.bind` takes it, or a `Listener`, which stays open and is the caller's.
     max_connections: further clients wait in the kernel's queue until one ends.  graceful_timeout:
     seconds that handlers get to finish in when the block ends; then, or at once when it ends by an
-    exception or a cancellation, they are cancelled, and their peers get RST.
+    exception or a cancellation, they are cancelled, and their peers get RST.  tls: with the
+    server's certificate: the handler gets each connection after its handshake, for which the client
+    has 10 s.
 
     At the limit of descriptors accepting pauses for 0.1 s at a time, which is logged once.
 
     Raises ListenError and AddressError as `Listener.bind` does, ValueError for a limit below 1.
     """
     return Server(
-        handler, address, max_connections=max_connections, graceful_timeout=graceful_timeout
+        handler,
+        address,
+        max_connections=max_connections,
+        graceful_timeout=graceful_timeout,
+        tls=tls,
     )

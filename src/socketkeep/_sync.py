@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from socketkeep._assignment import Assignment, Detached, Order, Retirement, handling
 from socketkeep._errors import (
@@ -30,6 +30,9 @@ from socketkeep._exchange import ARRIVED, CHUNK, LARGE_CHUNK, LOOK_AGAIN, SENT, 
 from socketkeep._modes import Deadline, Mode, check_seconds, seconds_left
 from socketkeep._record import STATUS, WAITING
 from socketkeep._waiting import Poller, earlier
+
+if TYPE_CHECKING:
+    from socketkeep._tls import TlsSocket
 
 Data: TypeAlias = bytes | bytearray | memoryview
 
@@ -285,7 +288,10 @@ class SyncExchange(Exchange):
             elif not self._sent:
                 self._sent = True
                 self._record[STATUS] = SENT
-            self._send_on(data, timeout)
+            if self._tls is None:
+                self._send_on(data, timeout)
+            else:
+                self._send_tls(self._tls, data, timeout)
         finally:
             if push and self._pushes:
                 self._pushes -= 1
@@ -340,3 +346,64 @@ class SyncExchange(Exchange):
         self._wait(self._writable, "send", done, size, span)
         if self._over is not None:  # closed meanwhile by another thread
             raise self._refusal("send")
+
+    # TLS.
+
+    def _handshake(self, tls: TlsSocket, span: Span) -> None:
+        """Wait for the handshake to be done, as the mode says."""
+        while True:
+            try:
+                want = tls.handshake()
+                if want is None:
+                    self._tls_begun(tls)
+                    return
+            except OSError as error:
+                raise self._failed(error, "start_tls") from error
+            if span == (0.0, None):
+                raise self._unfinished("start_tls", 0, None, span)
+            if want == "read":
+                self._wait_readable("start_tls", None, span)
+            else:
+                self._wait_writable(0, 0, span)
+
+    def _send_tls(self, tls: TlsSocket, data: Data, timeout: float | None) -> None:
+        """As `_send_on`: what was encrypted counts as done, and goes before what comes next."""
+        done = 0
+        if self._unsent is not None:
+            (before, gone), self._unsent = self._unsent, None
+            if before is data or before == data:
+                done = gone
+        view = memoryview(data).cast("B")
+        span: Span | None = None
+        try:
+            while True:
+                try:
+                    count = tls.send(view[done:])
+                except BlockingIOError:
+                    count = 0
+                except OSError as error:
+                    raise self._failed(error, "send", done) from error
+                if count:
+                    done += count
+                    self._gave(count)
+                if tls.pending:
+                    span = span or self._span(timeout)
+                    self._wait_writable(max(0, done - tls.owed), view.nbytes, span)
+                elif done == view.nbytes:
+                    return
+        except (WouldBlock, TimedOut):
+            self._unsent = (data, done)
+            raise
+
+    def _finish_tls(self, tls: TlsSocket) -> None:
+        """Send the close_notify, waiting for room as the mode says."""
+        tls.finish()
+        span: Span | None = None
+        while True:
+            try:
+                if tls.flush():
+                    return
+            except OSError as error:
+                raise self._failed(error, "shutdown") from error
+            span = span or self._span(None)
+            self._wait_writable(0, 0, span)

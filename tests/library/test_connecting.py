@@ -81,12 +81,12 @@ def unused_port() -> int:
 
 def poll_for(connecting: Connecting) -> Connection:
     """Connect as a program does that does not wait."""
-    poller = select.poll()
-    poller.register(connecting, select.POLLIN)
     while True:
         try:
             return connecting.connect()
         except WouldBlock:
+            poller = select.poll()
+            poller.register(connecting, select.POLLIN)
             wake_at = connecting.wake_at
             left = 5.0 if wake_at is None else max(0.0, wake_at - time.monotonic())
             assert poller.poll(left * 1000 + 1) or wake_at is not None, "it got no further"

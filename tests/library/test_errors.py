@@ -22,6 +22,7 @@ STANDARD: dict[str, type[BaseException]] = {
     "WouldBlock": BlockingIOError,
     "TimedOut": TimeoutError,
     "PeerClosed": EOFError,
+    "Truncated": EOFError,
     "PeerReset": ConnectionResetError,
     "Refused": ConnectionRefusedError,
     "Unreachable": OSError,

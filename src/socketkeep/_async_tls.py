@@ -1,0 +1,60 @@
+"""The TLS handshake of an async connection: it waits as a receive does, and hears the server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from socketkeep._async import AsyncExchange
+from socketkeep._async_sender import settle
+from socketkeep._exchange import ARRIVED, TIMED_OUT
+from socketkeep._modes import check_seconds
+
+if TYPE_CHECKING:
+    from socketkeep._tls import TlsSocket
+
+
+async def shake_hands(conn: AsyncExchange, tls: TlsSocket, timeout: float | None) -> None:
+    """Go through the handshake; cancelled or out of time, it can be gone on with."""
+    limit = None if timeout is None else check_seconds(timeout)
+    end = time.monotonic() + limit if limit else None
+    conn._unwatch()
+    while True:
+        if conn._over is not None:
+            raise conn._refusal("start_tls")
+        if conn._order is not None:
+            conn._obey("start_tls")
+            if conn._order.how == "close":
+                raise conn._end("ended: the server is stopping", "start_tls")
+        try:
+            want = tls.handshake()
+            if want is None:
+                conn._tls_begun(tls)
+                return
+        except OSError as error:
+            raise conn._failed(error, "start_tls") from error
+        if limit == 0 or await _ready(conn, want, end) == TIMED_OUT:
+            raise conn._unfinished("start_tls", None, limit, end, 0)
+
+
+async def _ready(conn: AsyncExchange, want: str, end: float | None) -> int:
+    """Wait for one direction; return what the wait ended with."""
+    loop, fd = conn._loop, conn._fd
+    waiter: asyncio.Future[int] = loop.create_future()
+    conn._waiter = waiter
+    conn._waiting_since = time.monotonic()
+    timer = None if end is None else conn._call_at(end, settle, waiter, TIMED_OUT)
+    if want == "read":
+        loop.add_reader(fd, settle, waiter, ARRIVED)
+    else:
+        loop.add_writer(fd, settle, waiter, ARRIVED)
+    try:
+        return await waiter
+    finally:
+        conn._waiter = None
+        if conn._sock.fileno() >= 0:
+            loop.remove_reader(fd)
+            loop.remove_writer(fd)
+        if timer is not None:
+            timer.cancel()
