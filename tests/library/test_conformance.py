@@ -135,3 +135,22 @@ def test_each_public_name_is_documented(name: str) -> None:
 def test_names_that_are_not_there() -> None:
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = testing.no_such_name
+
+
+class Mute(Connection):
+    """A stream that sends nothing: who receives from it waits without end."""
+
+    def send(self, data: bytes | bytearray | memoryview, *, timeout: float | None = None) -> None:
+        return None
+
+
+def test_a_stream_that_waits_without_end_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socketkeep._testing._suite.LONG_PATIENCE", 0.1)
+
+    def make() -> tuple[Mute, Mute]:
+        ours, theirs = socket.socketpair()
+        return Mute(ours), Mute(theirs)
+
+    check = testing.sync_checks(make, modes=[Blocking()], features=BYTE_STREAM)[0]
+    with pytest.raises(AssertionError, match="it waits without end"):
+        check()

@@ -10,16 +10,18 @@ import asyncio
 import select
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from socketkeep._errors import WouldBlock
-from socketkeep._modes import Blocking, Mode, NonBlocking, seconds_left
+from socketkeep._modes import Mode, NonBlocking, seconds_left
 
 T = TypeVar("T")
 
 #: Seconds after which something that should have happened will not.
-PATIENCE: Final = 20.0
+PATIENCE: Final = 10.0
+#: The same for a whole check.
+LONG_PATIENCE: Final = 30.0
 _GLANCE: Final = 0.02  # a TLS stream may wait for the other direction than its verb says
 _TIMED: Final = ("recv", "send", "lines", "frames", "netstrings")
 _UNTIMED: Final = ("send_eof",)
@@ -89,28 +91,7 @@ class SyncEnd(End):
             yield message
 
     async def together(self, *acts: Coroutine[Any, Any, Any]) -> list[Any]:
-        results: list[Any] = [None] * len(acts)
-        failures: list[BaseException] = []
-
-        def run(place: int, act: Coroutine[Any, Any, Any]) -> None:
-            try:
-                results[place] = run_sync(act)
-            except BaseException as error:
-                failures.append(error)
-
-        threads = [
-            threading.Thread(target=run, args=(place, act), daemon=True)
-            for place, act in enumerate(acts)
-        ]
-        for thread in threads:
-            thread.start()
-        end = time.monotonic() + PATIENCE
-        for thread in threads:
-            thread.join(max(0.0, end - time.monotonic()))
-        if failures:
-            raise failures[0]
-        assert not any(thread.is_alive() for thread in threads), "it waits without end"
-        return results
+        return in_threads(acts, PATIENCE)
 
     def _persist(self, verb: str, attempt: Callable[[], Any]) -> Any:
         end = time.monotonic() + PATIENCE
@@ -170,6 +151,36 @@ class AsyncEnd(End):
             await asyncio.sleep(0)
 
 
+def in_threads(acts: Sequence[Coroutine[Any, Any, Any]], patience: float) -> list[Any]:
+    """Run each act in a thread; return their results, or raise what the first of them raised.
+
+    AssertionError when they are not done after `patience` seconds: a thread that waits for what
+    never comes cannot be ended, but ends with its stream.
+    """
+    results: list[Any] = [None] * len(acts)
+    failures: list[BaseException] = []
+
+    def run(place: int, act: Coroutine[Any, Any, Any]) -> None:
+        try:
+            results[place] = run_sync(act)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [
+        threading.Thread(target=run, args=(place, act), daemon=True)
+        for place, act in enumerate(acts)
+    ]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + patience
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    if failures:
+        raise failures[0]
+    assert not any(thread.is_alive() for thread in threads), "it waits without end"
+    return results
+
+
 def run_sync(act: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine that never suspends."""
     try:
@@ -184,6 +195,3 @@ def run_sync(act: Coroutine[Any, Any, T]) -> T:
 def waits(mode: Mode) -> bool:
     """Whether verbs wait in this mode."""
     return not isinstance(mode, NonBlocking)
-
-
-BLOCKING: Final = Blocking()

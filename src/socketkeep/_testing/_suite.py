@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from socketkeep._modes import Blocking, Mode, NonBlocking, Timeout
-from socketkeep._testing._ends import AsyncEnd, End, SyncEnd, run_sync, waits
+from socketkeep._testing._ends import (
+    LONG_PATIENCE,
+    AsyncEnd,
+    End,
+    SyncEnd,
+    in_threads,
+    waits,
+)
 
 World: TypeAlias = Literal["sync", "async"]
 Run: TypeAlias = Callable[[End, End], Coroutine[Any, Any, None]]
@@ -129,11 +136,14 @@ class Check:
         return self.name
 
     def __call__(self) -> None:
-        """Make a pair and check it; raises AssertionError, or what a verb raised unexpectedly."""
+        """Make a pair and check it; raises AssertionError, or what a verb raised unexpectedly.
+
+        It runs in a thread, so that a stream that waits without end fails after half a minute.
+        """
         ours, theirs = self.make()
         try:
             ends = SyncEnd(ours, self.mode), SyncEnd(theirs, self.mode)
-            run_sync(self.statement.run(*ends))
+            in_threads([self.statement.run(*ends)], LONG_PATIENCE)
         finally:
             for stream in (ours, theirs):
                 getattr(stream, "abort", stream.close)()
@@ -155,7 +165,8 @@ class AsyncCheck:
         """Make a pair and check it; raises AssertionError, or what a verb raised unexpectedly."""
         ours, theirs = await self.make()
         try:
-            await self.statement.run(AsyncEnd(ours, self.mode), AsyncEnd(theirs, self.mode))
+            async with asyncio.timeout(LONG_PATIENCE):
+                await self.statement.run(AsyncEnd(ours, self.mode), AsyncEnd(theirs, self.mode))
         finally:
             await asyncio.gather(*(getattr(end, "abort", end.close)() for end in (ours, theirs)))
 
