@@ -254,7 +254,7 @@ def test_why_a_connection_ended(tmp_path: Path, model: str) -> None:
             "for line", "async for line"
         )
     target = write_source(tmp_path, source)
-    options = (*seats(model, 2), "--access-log", "--idle-timeout", "1")
+    options = (*seats(model, 2), "--access-log", "--idle-timeout", "2")
     with Server(tmp_path, target, *options) as server:
 
         def why(port: int, count: int = 1) -> object:
@@ -265,7 +265,7 @@ def test_why_a_connection_ended(tmp_path: Path, model: str) -> None:
             (b"return\n", "the handler ended it"),
             (b"fail\n", "the handler failed"),
             (b"wait\n", "the peer took too long"),
-            (b"", "idle for 1 s"),
+            (b"", "idle for 2 s"),
         ):
             with connect(server.address) as peer:
                 port = peer.getsockname()[1]
@@ -279,7 +279,7 @@ def test_why_a_connection_ended(tmp_path: Path, model: str) -> None:
             port = peer.getsockname()[1]
             peer.sendall(b"x\n")
             assert peer.recv(1) == b"x"
-            server.reload()
+            server.ask("reload")
             assert why(port) == "moved to another worker"
             peer.sendall(b"x\n")
             assert peer.recv(1) == b"x"
