@@ -241,7 +241,7 @@ class AsyncConnection(AsyncMessages):
         """
         from socketkeep._byte_stream import ConnectionByteStream
 
-        return ConnectionByteStream(self, self._sock)
+        return ConnectionByteStream(self)
 
     @classmethod
     def _build(cls, sock: socket.socket, parcel: Parcel) -> Self:

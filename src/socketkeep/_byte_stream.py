@@ -16,7 +16,7 @@ from anyio import BrokenResourceError, BusyResourceError, ClosedResourceError, E
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.lowlevel import checkpoint
 
-from socketkeep._errors import Busy, Closed, PeerClosed, PeerReset, Released
+from socketkeep._errors import Busy, Closed, Released, SystemFailure
 
 if TYPE_CHECKING:
     from socketkeep._aio import AsyncConnection
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 class ConnectionByteStream(ByteStream):
     """What `AsyncConnection.byte_stream` returns."""
 
-    def __init__(self, conn: AsyncConnection, sock: socket.socket) -> None:
+    def __init__(self, conn: AsyncConnection) -> None:
         self._conn = conn
-        self._sock = sock
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Receive what has come, at most `max_bytes`; raises EndOfStream at the peer's EOF."""
@@ -56,7 +55,7 @@ class ConnectionByteStream(ByteStream):
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         """The attributes that anyio's own socket streams have."""
-        sock = self._sock
+        sock = self._conn._sock  # another one since TLS began, if it did
         attributes: dict[Any, Callable[[], Any]] = {
             SocketAttribute.family: lambda: sock.family,
             SocketAttribute.raw_socket: lambda: sock,
@@ -80,7 +79,7 @@ def _translated() -> Iterator[None]:
         yield
     except (Closed, Released) as error:
         raise ClosedResourceError from error
-    except (PeerClosed, PeerReset) as error:
+    except SystemFailure as error:
         raise BrokenResourceError from error
     except Busy as error:
         raise BusyResourceError("receiving from") from error

@@ -12,11 +12,13 @@ import pytest
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.buffered import BufferedByteStream
 from anyio.streams.text import TextStream
+from anyio.streams.tls import TLSStream
 
 from socketkeep._aio import AsyncConnection
 from socketkeep._exchange import CHUNK
 from tests.library.conftest import Pair, Run
 from tests.library.test_connection import BIG, reset
+from tests.library.test_tls import CLIENT, HOST, SERVER
 
 
 def streams(pair: Pair) -> tuple[ByteStream, ByteStream]:
@@ -102,6 +104,41 @@ def test_anyios_buffered_and_text_streams_take_it(pair: Pair, run: Run) -> None:
         text = TextStream(buffered)
         assert "".join([part async for part in text]) == "wörter"
         await asyncio.gather(theirs.aclose(), buffered.aclose())
+
+    run(scenario)
+
+
+def test_anyios_tls_goes_over_it(pair: Pair, run: Run) -> None:
+    async def scenario() -> None:
+        ours, theirs = streams(pair)
+        ends = await asyncio.gather(
+            TLSStream.wrap(ours, server_side=True, ssl_context=SERVER),
+            TLSStream.wrap(theirs, hostname=HOST, ssl_context=CLIENT),
+        )
+        sending = asyncio.ensure_future(ends[0].send(BIG))
+        assert await BufferedByteStream(ends[1]).receive_exactly(len(BIG)) == BIG
+        await sending
+        assert ends[1].extra(SocketAttribute.raw_socket) is pair[1]
+        await asyncio.gather(*(end.aclose() for end in ends))
+
+    run(scenario)
+
+
+def test_a_connection_that_has_tls_by_itself(pair: Pair, run: Run) -> None:
+    async def scenario() -> None:
+        conns = [AsyncConnection(sock) for sock in pair]
+        ours, theirs = (conn.byte_stream() for conn in conns)
+        await asyncio.gather(
+            conns[0].start_tls(SERVER, server_side=True),
+            conns[1].start_tls(CLIENT, server_hostname=HOST),
+        )
+        await theirs.send(b"hello")
+        assert await ours.receive() == b"hello"
+        assert ours.extra(SocketAttribute.family) == pair[0].family
+        await conns[1].release()
+        with pytest.raises(anyio.BrokenResourceError):  # the end of TLS is missing
+            await ours.receive()
+        await conns[0].abort()
 
     run(scenario)
 

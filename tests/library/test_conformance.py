@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import anyio
 import pytest
 
-from socketkeep import AsyncConnection, Blocking, Connection, NonBlocking, testing
+from socketkeep import AsyncConnection, Blocking, Connection, NonBlocking, Timeout, testing
 from socketkeep.testing import BYTE_STREAM, AsyncCheck, AsyncStream, Check, SyncStream
 from tests.library.conftest import KINDS, LOOPS
+from tests.library.test_tls import CLIENT, HOST, SERVER
 
 #: Factories of connected pairs; whoever makes another kind of connection adds it here.
 SYNC_PAIRS: dict[str, Callable[[], tuple[SyncStream, SyncStream]]] = {}
@@ -33,6 +35,28 @@ def add_plain(kind: str) -> None:
 
 for name in ("tcp", "unix"):
     add_plain(name)
+
+
+def tls_pair() -> tuple[Connection, Connection]:
+    ours, theirs = (Connection(sock, mode=Timeout(10)) for sock in KINDS["tcp"]())
+    with ThreadPoolExecutor(1) as pool:
+        accepted = pool.submit(ours.start_tls, SERVER, server_side=True)
+        theirs.start_tls(CLIENT, server_hostname=HOST)
+        accepted.result()
+    return ours, theirs
+
+
+async def tls_pair_async() -> tuple[AsyncConnection, AsyncConnection]:
+    ours, theirs = (AsyncConnection(sock) for sock in KINDS["tcp"]())
+    await asyncio.gather(
+        ours.start_tls(SERVER, server_side=True),
+        theirs.start_tls(CLIENT, server_hostname=HOST),
+    )
+    return ours, theirs
+
+
+SYNC_PAIRS["tls"] = tls_pair
+ASYNC_PAIRS["tls"] = tls_pair_async
 
 
 async def anyio_streams() -> tuple[AsyncStream, AsyncStream]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 from typing import Any, Final
 
-from socketkeep._errors import Closed, PeerClosed, PeerReset, Released
+from socketkeep._errors import Closed, PeerClosed, PeerReset, Released, Truncated
 from socketkeep._record import Ended
-from socketkeep._testing._ends import End
+from socketkeep._testing._ends import End, waits
 from socketkeep._testing._moving import MUCH, filled, raised
 from socketkeep._testing._suite import holds
 
@@ -55,12 +55,23 @@ async def close_gives_the_peer_all_that_was_sent_and_eof(ours: End, theirs: End)
         await ours.do("close")
 
     async def read() -> bytes:
-        data = await theirs.to_eof()
+        data = await theirs.all_of(len(MUCH))
+        cut = await _ends_without_its_own_end(theirs)
+        assert not (cut and waits(ours.mode)), "close had the time to end TLS"
         await theirs.do("close")
         return data
 
     results = await ours.together(reply(), read())
     assert results[1] == MUCH
+
+
+async def _ends_without_its_own_end(end: End) -> bool:
+    """Assert that nothing more comes; return whether it ended as TLS that is cut short does."""
+    try:
+        assert await end.do("recv") == b""
+    except Truncated:
+        return True
+    return False
 
 
 @holds("drain", waiting=True)
@@ -111,7 +122,9 @@ async def release_of_the_last_handle_is_the_end_for_the_peer(ours: End, theirs: 
     await ours.do("send", b"last")
     await ours.do("release")
     await _over(ours, Released, Ended.RELEASED)
-    assert await theirs.to_eof() == b"last"
+    assert await theirs.all_of(4) == b"last"
+    # Whoever has another handle may yet use TLS: `release` does not end it.
+    assert await _ends_without_its_own_end(theirs) == bool(getattr(ours.stream, "tls", None))
 
 
 @holds(*_ENDS)
