@@ -33,9 +33,15 @@ def test_every_public_error_is_on_it_with_cause_and_remedy(kind: type[Socketkeep
     ]
     assert "*Also:* `" in section, "it is no exception of the standard library besides"
     assert kind.__doc__
-    assert " ".join(kind.__doc__.partition("\n\n")[0].split()) in " ".join(section.split())
+    assert " ".join(kind.__doc__.split()) in section
     assert "remedy" in vars(kind), "say in its class what to do about it"
     assert kind.remedy in section
+
+
+def test_the_standard_exceptions_are_named_as_one_writes_them() -> None:
+    page = PAGES["errors"]()
+    for also in ("`TimeoutError`, `OSError`", "`socket.gaierror`, `OSError`", "`ssl.SSLError`"):
+        assert f"*Also:* {also}" in page
 
 
 def test_every_row_of_the_table_is_on_it() -> None:

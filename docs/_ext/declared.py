@@ -25,6 +25,9 @@ from socketkeep._admin import _reports
 from socketkeep._cli import _main
 from socketkeep._keeper import _generations, _ownership
 
+#: What every error is, and need not be said.
+ROOTS: Final = (Exception, BaseException, object)
+
 S = TypeVar("S", bound=Enum)
 E = TypeVar("E", bound=Enum)
 
@@ -89,11 +92,11 @@ def errors_markdown() -> str:
         if kind.__name__ not in socketkeep.__all__ or kind is _errors.SocketkeepError:
             continue
         also = ", ".join(
-            f"`{base.__name__}`"
+            f"`{base.__module__.removeprefix('builtins')}.{base.__name__}`".replace("`.", "`")
             for base in kind.__mro__
-            if base.__module__ == "builtins" and base not in (Exception, BaseException, object)
+            if not base.__module__.startswith("socketkeep") and base not in ROOTS
         )
-        about = inspect.cleandoc(kind.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
+        about = " ".join((kind.__doc__ or "").split())
         sections.append(
             f"### {kind.__name__}\n\n*Also:* {also}\n\n*Cause:* {about}\n\n"
             f"*Remedy:* {kind.remedy}\n"
