@@ -111,6 +111,19 @@ def test_scale_down_counts_what_a_worker_serves_while_it_is_being_replaced(
     assert (busy.told(), idle.told()) == ("", "move")
 
 
+def test_scale_down_does_not_count_what_retiring_workers_have(bench: Bench) -> None:
+    old, _ = bench.start()
+    for _ in range(5):
+        bench.serve(old)
+    bench.reload()
+    idle, busy = bench.bring_up()
+    assert idle.slot == old.slot
+    bench.serve(busy)
+    bench.keeper.scale(1)
+    bench.settle()
+    assert (idle.told(), busy.told()) == ("move", "")
+
+
 def test_a_reload_while_a_worker_is_being_replaced(make_bench: MakeBench) -> None:
     bench = make_bench(workers=1, worker_max_rss=1000)
     (old,) = bench.start()

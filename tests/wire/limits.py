@@ -10,14 +10,21 @@ from contextlib import contextmanager
 
 @contextmanager
 def out_of_descriptors(spare: int = 0) -> Iterator[None]:
-    """Let this process have `spare` more descriptors, and no others."""
+    """Let this process have `spare` more descriptors, and no others.
+
+    One that is closed meanwhile can be had again: the limit is on the number of a descriptor, so
+    the numbers that are free below the highest are taken for the time.
+    """
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # What is allocated is the lowest number that is free, so all below the last of these is taken.
-    free = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(spare + 1)]
-    for fd in free:
-        os.close(fd)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free[-1], before[1]))
+    highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
+    fillers = []
+    while (fd := os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)) <= highest:
+        fillers.append(fd)
+    os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (fd + spare, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for fd in fillers:
+            os.close(fd)

@@ -143,7 +143,7 @@ def test_at_the_descriptor_limit_the_reserve_is_used_and_filled_again(scene: Sce
     with out_of_descriptors(spare=1):
         scene.keeper_does(take)
         assert scene.hand_over()
-        assert len(os.listdir("/proc/self/fd")) == len(before) - 1, "but for the connection"
+    assert len(os.listdir("/proc/self/fd")) == len(before) - 1, "but for the connection"
 
 
 def test_out_of_descriptors_and_of_the_reserve(scene: Scene) -> None:

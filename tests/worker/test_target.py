@@ -145,14 +145,19 @@ def test_the_traceback_keeps_causes_and_groups(project: Path) -> None:
         "raise ExceptionGroup('several', [ValueError('inner')])\n"
     )
     (project / "app_chain.py").write_text(
+        "import socketkeep\n"
         "try:\n"
         "    import app_inner\n"
-        "except Exception as error:\n"
-        "    raise RuntimeError('outer') from error\n"
+        "except Exception:\n"
+        "    try:\n"
+        "        socketkeep.resumable(on_crash='wrong')\n"
+        "    except Exception as error:\n"
+        "        raise RuntimeError('outer') from error\n"
     )
     text = failure("app_chain:handle")
-    for part in ("several", "ValueError: inner", "direct cause", "RuntimeError: outer"):
+    for part in ("several", "ValueError: inner", "HandlerError", "RuntimeError: outer"):
         assert part in text
+    assert "_handlers.py" not in text, "our own frames are cut off there, too"
     assert 'app_inner.py", line 1' in text
     assert "importlib" not in text
 
