@@ -125,12 +125,12 @@ class AsyncConnection(AsyncMessages):
         A send that is cancelled when some of it is encrypted is completed in the background.
         """
         with self._claimed("start_tls"):
-            if self._unsent is not None and self._tls is None:
-                raise Busy("refused: a send is not finished", **self._context("start_tls"))
             from socketkeep._async_tls import shake_hands
+            from socketkeep._tls import begin_tls, take_early
 
-            tls = self._begin_tls(context, server_side, server_hostname)
+            tls = begin_tls(self, context, server_side, server_hostname)
             await shake_hands(self, tls, timeout)
+            take_early(self, tls)
 
     async def send_eof(self) -> None:
         """Tell the peer that nothing more will be sent; receiving goes on.  `close` is still due.

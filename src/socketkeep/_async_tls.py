@@ -30,7 +30,6 @@ async def shake_hands(conn: AsyncExchange, tls: TlsSocket, timeout: float | None
         try:
             want = tls.handshake()
             if want is None:
-                conn._tls_begun(tls)
                 return
         except OSError as error:
             raise conn._failed(error, "start_tls") from error

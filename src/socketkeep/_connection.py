@@ -163,10 +163,11 @@ class Connection(Messages):
         the context.
         """
         with self._claimed("start_tls"):
-            if self._unsent is not None and self._tls is None:
-                raise Busy("refused: a send is not finished", **self._context("start_tls"))
-            tls = self._begin_tls(context, server_side, server_hostname)
+            from socketkeep._tls import begin_tls, take_early
+
+            tls = begin_tls(self, context, server_side, server_hostname)
             self._handshake(tls, self._span(timeout))
+            take_early(self, tls)
 
     def send_eof(self) -> None:
         """Tell the peer that nothing more will be sent; receiving goes on.  `close` is still due.

@@ -215,33 +215,6 @@ class Exchange(Held):
         """
         return None if self._tls is None else self._tls.engine.object
 
-    def _begin_tls(
-        self, context: ssl.SSLContext, server_side: bool, server_hostname: str | None
-    ) -> TlsSocket:
-        """Put TLS in the place of the socket, unless a start_tls before has done so."""
-        tls = self._tls
-        if tls is None:
-            from socketkeep._tls import Engine, TlsSocket
-
-            engine = Engine(context, server_side=server_side, server_hostname=server_hostname)
-            # What has been received already is of the handshake: taken for plain, it would be
-            # trusted as if it had come by TLS.
-            engine.feed(self._buffer.take(self._buffer.size) or b"")
-            self._sock = self._tls = tls = TlsSocket(self._sock, engine, self._tls_ended)
-            # A push that never ends: the scoreboard shows at no time that it may be moved.
-            self._pushes += 1
-            self._show_status()
-        elif tls.established:
-            raise Closed("refused: the connection has TLS already", **self._context("start_tls"))
-        return tls
-
-    def _tls_begun(self, tls: TlsSocket) -> None:
-        """Take in what came along with the end of the handshake."""
-        data = tls.early()
-        if data:
-            self._buffer.feed(data)
-            self._record[BYTES_IN] += len(data)
-
     def _tls_ended(self) -> None:
         """Note the peer's close_notify, which need not be followed by EOF."""
         self._eof = True

@@ -355,7 +355,6 @@ class SyncExchange(Exchange):
             try:
                 want = tls.handshake()
                 if want is None:
-                    self._tls_begun(tls)
                     return
             except OSError as error:
                 raise self._failed(error, "start_tls") from error

@@ -15,9 +15,14 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from socketkeep._errors import Closed, PeerClosed, SystemFailure, Truncated
+from socketkeep._errors import Busy, Closed, PeerClosed, SystemFailure, Truncated
+from socketkeep._record import BYTES_IN
+
+if TYPE_CHECKING:
+    from socketkeep._aio import AsyncConnection
+    from socketkeep._connection import Connection
 
 #: How much is encrypted at a time: what a pause of the peer leaves in memory.
 SLICE: Final = 65536
@@ -284,6 +289,41 @@ class TlsSocket(socket.socket):
             del self.pending[:count]
         self.owed = 0
         return True
+
+
+def begin_tls(
+    conn: Connection | AsyncConnection,
+    context: ssl.SSLContext,
+    server_side: bool,
+    server_hostname: str | None,
+) -> TlsSocket:
+    """Put TLS in the place of the connection's socket, unless a start_tls before has done so."""
+    tls = conn._tls
+    if tls is None:
+        if conn._unsent is not None:
+            raise Busy("refused: a send is not finished", **conn._context("start_tls"))
+        engine = Engine(context, server_side=server_side, server_hostname=server_hostname)
+        # What has been received already is of the handshake: taken for plain, it would be trusted
+        # as if it had come by TLS.
+        engine.feed(conn._buffer.take(conn._buffer.size) or b"")
+        conn._sock = conn._tls = tls = TlsSocket(conn._sock, engine, conn._tls_ended)
+        # A push that never ends: the scoreboard shows at no time that it may be moved.
+        conn._pushes += 1
+        conn._show_status()
+    elif tls.established:
+        raise Closed("refused: the connection has TLS already", **conn._context("start_tls"))
+    return tls
+
+
+def take_early(conn: Connection | AsyncConnection, tls: TlsSocket) -> None:
+    """Take in what came along with the end of the handshake."""
+    try:
+        data = tls.early()
+    except SystemFailure as error:
+        raise conn._failed(error, "start_tls") from error
+    if data:
+        conn._buffer.feed(data)
+        conn._record[BYTES_IN] += len(data)
 
 
 def _failure(error: ssl.SSLError) -> TlsFailure:

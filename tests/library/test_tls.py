@@ -11,6 +11,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import pytest
@@ -32,11 +33,13 @@ from socketkeep._errors import (
     Truncated,
     WouldBlock,
 )
+from socketkeep._forking import fork
 from socketkeep._listener import Listener
 from socketkeep._modes import Blocking, NonBlocking, Timeout
 from socketkeep._record import STATUS, Status
 from socketkeep._serving import serve
 from socketkeep._tls import CertificateRefused, Engine, TlsFailure
+from tests.forking.support import child
 from tests.library.conftest import Pair, Run
 from tests.library.test_connecting import poll_for
 
@@ -606,6 +609,23 @@ def test_a_server_and_its_clients_by_tls(run: Run, caplog: pytest.LogCaptureFixt
 
     run(scenario)
     assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_fork_that_gives_it_away(ends: Ends) -> None:
+    """The keys go along; whoever gave it says that it has, and sends nothing."""
+    ours, theirs = ends
+
+    def answer() -> None:
+        ours.send(b"child " + ours.recv())
+        ours.close()
+
+    with child(answer, partial(fork, [ours])):
+        with pytest.raises(Released, match="by a fork"):
+            ours.recv()
+        theirs.send(b"hello")
+        assert theirs.recv_exactly(11) == b"child hello"
+        assert theirs.recv() == b""
+        theirs.close()
 
 
 def test_a_closing_thread_wakes_one_that_receives(ends: Ends) -> None:
