@@ -54,15 +54,15 @@ def test_reload_completes_the_reply_and_then_ends(site: Site) -> None:
         assert time.monotonic() - began < GRACE + 5
 
 
-def test_reload_under_load_ends_between_two_replies(site: Site) -> None:
+def test_reload_under_load_ends_between_two_replies(tcp_site: Site) -> None:
     """At the deadline every connection ends with a FIN, and none inside a reply."""
-    target = site.write("v0", "drained counter")
+    target = tcp_site.write("v0", "drained counter")
     with (
-        site.serve(target, "--graceful-timeout", "1", clients=50) as server,
+        tcp_site.serve(target, "--graceful-timeout", "1", clients=50) as server,
         Load(server.address, 50, pause=0.01) as load,
     ):
         load.wait_version("v0")
-        site.write("v1", "drained counter")
+        tcp_site.write("v1", "drained counter")
         server.reload()
         load.wait_ended()
         tally = load.finish()

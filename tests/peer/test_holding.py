@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.harness import Load, Server
 from tests.peer.conftest import Site
 
-PEERS = 30
+PEERS = 12
 
 
 def _connections_held(server: Server) -> Counter[str]:

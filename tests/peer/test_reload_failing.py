@@ -36,16 +36,16 @@ def _in_background(server: Server, *arguments: str) -> tuple[threading.Thread, l
     return thread, outcome
 
 
-def test_code_that_does_not_load(tcp_site: Site) -> None:
+def test_code_that_does_not_load(some_site: Site) -> None:
     """A syntax error is shown, with exit code 4; the old code serves on, and the mended loads."""
-    target = tcp_site.write("v0")
+    target = some_site.write("v0")
     with (
-        tcp_site.serve(target, clients=8) as server,
+        some_site.serve(target, clients=8) as server,
         Load(server.address, 8, pause=0.02) as load,
     ):
         load.wait_version("v0")
         before = server.workers()
-        write_source(tcp_site.directory, "VERSION = b'v1'\n\ndef handle(conn:\n")
+        write_source(some_site.directory, "VERSION = b'v1'\n\ndef handle(conn:\n")
         failed = server.cli("reload")
         assert failed.exit_code == 4, failed
         assert "SyntaxError" in failed.stderr
@@ -53,7 +53,7 @@ def test_code_that_does_not_load(tcp_site: Site) -> None:
         server.wait_event("reload failed")
         assert [each["pid"] for each in server.workers()] == [each["pid"] for each in before]
         load.wait_replies(100)
-        tcp_site.write("v2")
+        some_site.write("v2")
         server.reload()
         load.wait_version("v2")
         tally = load.finish()
@@ -61,16 +61,16 @@ def test_code_that_does_not_load(tcp_site: Site) -> None:
         assert set(tally.versions) == {"v0", "v2"}
 
 
-def test_workers_that_do_not_become_ready(tcp_site: Site) -> None:
+def test_workers_that_do_not_become_ready(some_site: Site) -> None:
     """A generation that is not ready in time is given up, with exit code 3; the old serves on."""
-    target = tcp_site.write("v0")
+    target = some_site.write("v0")
     with (
-        tcp_site.serve(target, "--start-timeout", "3", clients=8) as server,
+        some_site.serve(target, "--start-timeout", "2", clients=8) as server,
         Load(server.address, 8, pause=0.02) as load,
     ):
         load.wait_version("v0")
         before = server.workers()
-        _gated(tcp_site, "v1", tcp_site.directory / "never")
+        _gated(some_site, "v1", some_site.directory / "never")
         failed = server.cli("reload")
         assert failed.exit_code == 3, failed
         assert failed.stderr.strip()

@@ -125,18 +125,18 @@ def test_new_connections_during_a_reload(site: Site) -> None:
         assert tally.clean, tally.summary()
 
 
-def test_a_peer_that_sends_without_pause(tcp_site: Site) -> None:
+def test_a_peer_that_sends_without_pause(some_site: Site) -> None:
     """It is moved like any other, loses nothing, and does not keep the others from their turn."""
-    target = tcp_site.write("v0")
-    workers = "2" if tcp_site.model == "prefork" else "1"
+    target = some_site.write("v0")
+    workers = "2" if some_site.model == "prefork" else "1"
     with (
-        tcp_site.serve(target, "-w", workers, clients=2) as server,
+        some_site.serve(target, "-w", workers, clients=2) as server,
         Load(server.address, 1) as load,
         Flood(server.address) as flood,
     ):
         flood.wait_version("v0")
         load.wait_replies(10, timeout=5.0)
-        tcp_site.write("v1")
+        some_site.write("v1")
         server.reload()
         load.wait_version("v1", timeout=5.0)
         flood.wait_version("v1")

@@ -15,11 +15,11 @@ def _wait_workers(server: Server, number: int) -> None:
     )
 
 
-def test_scale_under_load(site: Site) -> None:
+def test_scale_under_load(tcp_site: Site) -> None:
     """Workers come and go by command; the peers notice nothing."""
-    target = site.write("v0")
+    target = tcp_site.write("v0")
     with (
-        site.serve(target, clients=20) as server,
+        tcp_site.serve(target, clients=20) as server,
         Load(server.address, 20, pause=0.02) as load,
     ):
         load.wait_version("v0")
