@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "_address",
             "_assignment",
             "_buffer",
+            "_committed",
             "_errors",
             "_framing",
             "_handlers",

@@ -12,11 +12,10 @@ from time import monotonic_ns
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Final, Never
 
-import msgspec
-
 from socketkeep._address import local_text, peer_text
 from socketkeep._assignment import Assignment, Attached, Detached, Handover
 from socketkeep._buffer import ReceiveBuffer
+from socketkeep._committed import pack_state, unpack_state
 from socketkeep._errors import (
     Closed,
     Context,
@@ -24,9 +23,6 @@ from socketkeep._errors import (
     PeerReset,
     Released,
     SocketkeepError,
-    StateMismatch,
-    StateNotEncodable,
-    StateTooLarge,
     SystemFailure,
     translate,
 )
@@ -48,8 +44,6 @@ if TYPE_CHECKING:  # ssl is for who uses it
 
     from socketkeep._tls import TlsSocket
 
-#: A committed state encodes to at most this many bytes.
-STATE_LIMIT: Final = 65536
 #: A resumable handler that received this often and never committed is warned of.
 NEVER_COMMITTED: Final = 1000
 #: One system call receives at most this much, and more where a larger message is asked for.
@@ -75,7 +69,6 @@ _WHY: Final = {
     Ended.DETACHED: "moved to another worker",
     Ended.RELEASED: "released by the handler",
 }
-_encode: Final = msgspec.msgpack.Encoder().encode
 _warned: Final[set[str]] = set()
 
 #: The record of all connections that a forked child let go of; nobody writes to it.
@@ -186,16 +179,10 @@ class Exchange(Held):
         earlier version of the code committed does not fit the type.
         """
         if isinstance(self._decoded, EllipsisType):
-            self._decoded = None if self._committed is None else self._decode(self._committed)
+            packed = self._committed
+            of_type = self._assignment.state_type
+            self._decoded = None if packed is None else unpack_state(packed, of_type)
         return self._decoded
-
-    def _decode(self, packed: bytes) -> Any:
-        try:
-            return msgspec.msgpack.decode(packed, type=self._assignment.state_type)
-        except msgspec.DecodeError as error:
-            raise StateMismatch(
-                f"the committed state does not fit {self._assignment.state_type!r}: {error}"
-            ) from error
 
     @property
     def unread(self) -> bytes:
@@ -235,7 +222,7 @@ class Exchange(Held):
 
         Raises StateTooLarge or StateNotEncodable; then nothing is committed.
         """
-        packed = None if state is None else _pack(state)
+        packed = None if state is None else pack_state(state)
         self._committed = packed
         self._decoded = ...
         self._receives = -1
@@ -464,18 +451,3 @@ class Exchange(Held):
             "bytes_done": done,
             "bytes_wanted": wanted,
         }
-
-
-def _pack(state: object) -> bytes:
-    try:
-        packed = _encode(state)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise StateNotEncodable(
-            f"commit: a state of type {type(state).__qualname__} cannot be encoded: {error}"
-        ) from error
-    if len(packed) > STATE_LIMIT:
-        raise StateTooLarge(
-            f"commit: the state encodes to {len(packed)} bytes, the limit is {STATE_LIMIT}: "
-            "commit what identifies the state, and keep the rest elsewhere"
-        )
-    return packed
