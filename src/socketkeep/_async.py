@@ -37,6 +37,8 @@ from socketkeep._record import ACTIVE_AT, WAITING
 #: After so many receives in a row that did not wait, because the peer sends faster than it is
 #: dealt with, the others on the loop get a turn.  A turn at each would slow quick peers down.
 _HELPINGS: Final = 8
+#: After one that brought so many bytes they get it at once: that may be thousands of messages.
+_LARGE_HELPING: Final = 16384
 _OUT_OF_TIME: Final = "ended: the server's time for it to finish is over"
 
 
@@ -133,7 +135,7 @@ class AsyncExchange(AsyncSender):
                     came = self._look(operation, wanted, limit)
                     if came == ARRIVED and limit != 0:
                         self._unwaited += 1
-                        if self._unwaited >= _HELPINGS:
+                        if self._unwaited >= _HELPINGS or self._buffer.size >= _LARGE_HELPING:
                             self._unwaited = 0
                             await asyncio.sleep(0)
                 if came == NOTHING:

@@ -135,10 +135,10 @@ def test_a_peer_that_sends_without_pause(some_site: Site) -> None:
         Flood(server.address) as flood,
     ):
         flood.wait_version("v0")
-        load.wait_replies(10, timeout=5.0)
+        load.wait_replies(10, timeout=20.0)
         some_site.write("v1")
         server.reload()
-        load.wait_version("v1", timeout=5.0)
+        load.wait_version("v1", timeout=20.0)
         flood.wait_version("v1")
         sent, answered = flood.finish()
         assert sent == answered
