@@ -63,7 +63,7 @@ docs: setup ## build the documentation, warnings being errors
 
 .PHONY: pytest
 pytest: setup ## the tests alone
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+	@bash tests/run $(BIN)/python -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 .PHONY: lock
 lock: ## resolve the dependencies anew (needs uv)
