@@ -29,7 +29,7 @@ from socketkeep._worker._departures import Departures
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._outcome import note_end, note_exception, was_detached
 from socketkeep._worker._roster import Entry, Roster
-from socketkeep._worker._target import LoadError, users_traceback
+from socketkeep._worker._target import users_traceback
 
 #: How many connections one readiness of a listener may bring, before others get their turn.
 _ACCEPTS_AT_ONCE: Final = 16
@@ -42,12 +42,6 @@ def run_async(environment: Environment) -> None:
     """Serve until the worker has been retired and its last connection has ended."""
     with asyncio.Runner(loop_factory=_loop_factory(environment.config.loop)) as runner:
         runner.run(_serve(environment))
-
-
-def check_loop(wanted: str) -> None:
-    """Raise LoadError when the event loop asked for is not installed."""
-    if wanted == "uvloop" and _loop_factory("auto") is None:
-        raise LoadError("--loop uvloop: uvloop is not installed (pip install 'socketkeep[uvloop]')")
 
 
 async def _serve(environment: Environment) -> None:
