@@ -58,8 +58,33 @@ class Retirement(Protocol):
     @property
     def order(self) -> Order | None: ...
 
+    @property
+    def crowded(self) -> bool:
+        """Whether others wait for a seat: who waits then parks at once, not after a while.
+
+        `wake_fd` becomes readable when this becomes true.
+        """
+
     def woken(self) -> None:
         """Read what made `wake_fd` readable, if anything did, and update `order`."""
+
+
+class Keeping(Protocol):
+    """How a connection is entrusted to the keeper, so that it outlives its worker's death.
+
+    A receive that is about to wait, at `at` on the monotonic clock or later, calls `offer`, and
+    again at the moment that returns; None: never again.
+    """
+
+    at: float
+
+    def offer(self) -> float | None: ...
+
+
+class Shelf(Protocol):
+    """Where a committed state is put so that the keeper finds it when this process has died."""
+
+    def put(self, state: bytes | None) -> None: ...
 
 
 @dataclass(slots=True)
@@ -76,6 +101,11 @@ class Assignment:
     unread: bytes = b""
     idle_timeout: float | None = None
     replay_limit: int = 65536
+    park_after: float | None = None  # seconds of waiting after which it is detached to be parked
+    redeliver: bool = False  # received bytes stay in the kernel until they are committed
+    redelivered: bool = False  # some of them may have been delivered before
+    keeping: Keeping | None = None
+    shelf: Shelf | None = None
     record: Record = field(default_factory=blank_record)
     retirement: Retirement | None = None  # sync models only; async workers call `ask()`
 
@@ -87,3 +117,4 @@ class Handover:
     sock: socket.socket
     state: bytes | None
     unread: bytes
+    parked: bool = False  # it goes to the keeper until bytes arrive, not to another worker

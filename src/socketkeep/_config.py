@@ -10,6 +10,7 @@ import msgspec
 from socketkeep._options import (
     DURATION,
     FLAG,
+    LIMIT,
     NUMBER,
     PATH,
     PERMISSIONS,
@@ -22,7 +23,7 @@ from socketkeep._options import (
 
 Model = Literal["auto", "fork", "prefork", "thread", "async"]
 Loop = Literal["auto", "asyncio", "uvloop"]
-Keep = Literal["none", "reload"]
+Keep = Literal["none", "reload", "crash"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["human", "json"]
 
@@ -141,11 +142,51 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
         Option(
             TEXT,
             ("--keep",),
-            "What keeps the connections of resumable handlers: reload (they outlive reloads and"
-            " scaling down) or none (they are drained).",
-            choices=("none", "reload"),
+            "What keeps the connections of resumable handlers: reload (they outlive reloads,"
+            " upgrades and scaling down), crash (and the death of their worker) or none (they are"
+            " drained).",
+            choices=("none", "reload", "crash"),
         ),
     ] = "reload"
+    keep_after: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--keep-after",),
+            "How old a connection is when the keeper is given a handle of it (with --keep crash),"
+            " so that short ones never cost that.",
+            minimum=0,
+        ),
+    ] = 0.05
+    park_after: Annotated[
+        str,
+        Option(
+            LIMIT,
+            ("--park-after",),
+            "How long a resumable handler waits for input before its connection is parked: watched"
+            " by the keeper until bytes arrive.  auto: 0.2 s in prefork and thread, off in fork and"
+            " async.",
+        ),
+    ] = "auto"
+    worker_timeout: Annotated[
+        str,
+        Option(
+            LIMIT,
+            ("--worker-timeout",),
+            "How long a worker's loop may make no progress before the worker is killed.  auto: 30 s"
+            " in async, off in the models whose handlers may rightly block.",
+        ),
+    ] = "auto"
+    poison_limit: Annotated[
+        int,
+        Option(
+            NUMBER,
+            ("--poison-limit",),
+            "How many workers may die within 60 s in the middle of a message of one connection"
+            " before it is taken for the cause and reset.",
+            minimum=1,
+        ),
+    ] = 3
     graceful_timeout: Annotated[
         float,
         Option(

@@ -332,6 +332,10 @@ class _SharedOrder:
         (deadline,) = _MOMENT.unpack_from(self._memory)
         return Order("close", deadline) if deadline else None
 
+    @property
+    def crowded(self) -> bool:
+        return False
+
     def woken(self) -> None:
         """Nothing to read: the event stays readable, so that every child sees it."""
 

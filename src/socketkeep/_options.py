@@ -61,6 +61,22 @@ def parse_duration(text: str) -> float:
     return round(float(match[1]) * _SECONDS[match[2]], 9)
 
 
+def parse_limit(text: str) -> str:
+    """Return the limit that `text` means: ``auto``, ``off``, or a duration's seconds as text.
+
+    Raises ValueError for anything else.
+    """
+    word = text.strip().lower()
+    return word if word in {"auto", "off"} else _number(parse_duration(word))
+
+
+def limit_seconds(limit: str, automatic: float | None) -> float | None:
+    """Return what `parse_limit` returned as seconds, None for off; `automatic` is for auto."""
+    if limit == "auto":
+        return automatic
+    return None if limit == "off" else float(limit)
+
+
 def parse_size(text: str) -> int:
     """Return the bytes that `text` means: ``65536``, ``64K``, ``200M``, ``1G`` (powers of 1024).
 
@@ -118,6 +134,14 @@ DURATION: Final = Kind(
     (int, float, str),
     _number,
     most=_MOST_SECONDS,
+)
+LIMIT: Final = Kind(
+    "limit",
+    "auto, off or a duration such as 30, 1.5, 500ms or 2m",
+    str,
+    parse_limit,
+    (int, float, str),
+    json.dumps,
 )
 SIZE: Final = Kind(
     "size", "a size such as 65536, 64K, 200M or 1G", int, parse_size, (int, str), most=_MOST_BYTES
@@ -212,6 +236,8 @@ class Option:
                 raise self._wrong(value, source)
         elif isinstance(value, str):
             return self.from_text(value, source)
+        elif self.kind is LIMIT:
+            return self.from_text(str(value), source)
         elif self.kind.python is float:
             value = float(value)
         return self._checked(value, value, source)

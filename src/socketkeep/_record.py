@@ -35,7 +35,13 @@ ACTIVE_AT: Final = 9
 LISTENER: Final = 10
 ENDED: Final = 11
 HANDLER_ERRORS: Final = 12
+KEEP: Final = 13  # NOT_OFFERED, OFFERED to the keeper, or the token by which it says it has it
+STATE: Final = 14  # where the committed state stands, see the scoreboard; 0: none
 WORDS: Final = 16  # the rest is spare: fields are only ever appended
+
+
+NOT_OFFERED: Final = 0
+OFFERED: Final = 1
 
 
 class Status(IntEnum):

@@ -148,7 +148,7 @@ def test_check_config(cli: Cli, tmp_path: Path) -> None:
         (["serve", "a:b", "-w", "two"], "--workers: expected a whole number, got 'two'"),
         (["serve", "a:b", "-w"], "requires an argument"),
         (["serve", "a:b", "--idle-timeout", "-3"], "--idle-timeout: a duration cannot be negative"),
-        (["serve", "a:b", "--keep", "crash"], "--keep: expected one of none, reload"),
+        (["serve", "a:b", "--keep", "always"], "--keep: expected one of none, reload, crash"),
         (["serve", "a:b", "-b", "nowhere"], "--bind: address 'nowhere'"),
         (["serve", "a:b", "-b", "::1:80"], "--bind: address '::1:80'"),
         (["serve", "a:b", "-b", "host:99999"], "--bind: address 'host:99999'"),

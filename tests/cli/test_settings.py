@@ -159,7 +159,7 @@ def test_unknown_keys(tmp_path: Path) -> None:
         ("log_level = {}", "log_level: expected text"),
         (
             'keep = "relod"',
-            "keep: expected one of none, reload, got 'relod' (did you mean reload?)",
+            "keep: expected one of none, reload, crash, got 'relod' (did you mean reload?)",
         ),
     ],
 )

@@ -88,6 +88,10 @@ class FakeRetirement:
         self._next = order
         os.write(self._write_fd, b"x")
 
+    @property
+    def crowded(self) -> bool:
+        return False
+
     def woken(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self.wake_fd, 1)

@@ -30,6 +30,8 @@ def values(hint: Any) -> st.SearchStrategy[object]:
         return st.sampled_from(parts)
     if get_origin(hint) is list:
         return st.lists(values(parts[0])).map(lambda items: items)
+    if get_origin(hint) is tuple:
+        return st.tuples(*(values(part) for part in parts))
     return st.one_of([values(part) for part in parts])
 
 

@@ -35,6 +35,8 @@ class Loaded(Message, frozen=True, tag="Loaded"):
     model: Literal["fork", "prefork", "thread", "async"]
     resumable: bool
     threads: list[str]
+    on_crash: Literal["close", "reset", "resume"] = "close"
+    redeliver: bool = False
 
 
 class LoadFailed(Message, frozen=True, tag="LoadFailed"):
@@ -113,6 +115,7 @@ class Detached(Message, frozen=True, tag="Detached"):
     accepted_at: int
     bytes_in: int
     bytes_out: int
+    parked: bool = False  # watch it until bytes arrive, then give it to another
 
 
 class Acknowledged(Message, frozen=True, tag="Acknowledged"):
@@ -136,6 +139,8 @@ class Attach(Message, frozen=True, tag="Attach"):
     accepted_at: int
     bytes_in: int
     bytes_out: int
+    redelivered: bool = False
+    kept: bool = False  # the keeper goes on holding a handle of it
 
 
 class Attached(Message, frozen=True, tag="Attached"):
@@ -143,6 +148,7 @@ class Attached(Message, frozen=True, tag="Attached"):
 
     id: str
     epoch: int
+    row: int = -1  # its row in the worker's scoreboard
 
 
 class Refused(Message, frozen=True, tag="Refused"):
@@ -151,6 +157,44 @@ class Refused(Message, frozen=True, tag="Refused"):
     id: str
     epoch: int
     reason: str
+
+
+class Keep(Message, frozen=True, tag="Keep"):
+    """Worker to keeper: hold a handle of this connection.  Descriptors: the connection.
+
+    The keeper acknowledges in the row's KEEP word; what else it must know stands in the row.
+    """
+
+    id: str
+    epoch: int
+    row: int
+    listener: int
+    peer: str
+
+
+class Ended(Message, frozen=True, tag="Ended"):
+    """Worker to keeper: these connections, which you hold too, have ended: let go of them."""
+
+    connections: list[tuple[str, int]]  # id and epoch
+
+
+class Orphaned(Message, frozen=True, tag="Orphaned"):
+    """Worker to keeper: the process I forked for this connection, which you hold too, has died."""
+
+    id: str
+    epoch: int
+    status: int  # the row's
+    state: bytes | None
+    bytes_in: int
+    bytes_out: int
+
+
+class Ping(Message, frozen=True, tag="Ping"):
+    """Keeper to worker: write the time into the scoreboard's BEAT word, to show you are alive."""
+
+
+class Crowded(Message, frozen=True, tag="Crowded"):
+    """Keeper to worker: others wait for a seat; the scoreboard's CROWDED word says until when."""
 
 
 AnyMessage: TypeAlias = (
@@ -169,6 +213,11 @@ AnyMessage: TypeAlias = (
     | Attach
     | Attached
     | Refused
+    | Keep
+    | Ended
+    | Orphaned
+    | Ping
+    | Crowded
 )
 
 _encoder = msgspec.msgpack.Encoder()

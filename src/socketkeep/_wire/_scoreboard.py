@@ -6,13 +6,15 @@ of a connection, and what a killed worker left behind can still be read.  A memf
 one for the server: a row can then never be written by a worker that has lost it.
 
 Layout, in words of 64 bits: a header of HEADER_WORDS, then rows of ROW_WORDS, each the words of
-`socketkeep._record` and the peer's address as text.
+`socketkeep._record` and the peer's address as text; after these, where connections are kept through
+crashes, the committed states (`_wire/_shelves.py`).
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Final, Literal
@@ -20,6 +22,7 @@ from typing import Final, Literal
 from socketkeep import _record as record
 from socketkeep._assignment import Order
 from socketkeep._record import Ended, Record
+from socketkeep._wire import _shelves
 
 HEADER_WORDS: Final = 32
 _PEER_WORDS: Final = 8
@@ -39,6 +42,9 @@ ATTACHED_CRASH: Final = 8
 LOST: Final = 9
 RETIRE_HOW: Final = 10
 RETIRE_AT: Final = 11
+BEAT: Final = 12  # when the worker's loop last showed that it goes on, CLOCK_MONOTONIC in ns
+CROWDED: Final = 13  # 1 while connections wait for a seat; the keeper writes it
+_ROWS: Final = 14
 
 COUNTERS: Final = {
     "accepted": ACCEPTED,
@@ -60,18 +66,23 @@ _COUNTER_OF_END: Final = {
 }
 
 
-def create_memfd(rows: int) -> int:
-    """Return a memfd with room for `rows` connections (unused pages cost nothing)."""
+def create_memfd(rows: int, *, states: bool = False) -> int:
+    """Return a memfd with room for `rows` connections, and, if wanted, for their states.
+
+    Pages that are not used cost nothing.  Raises OSError.
+    """
     fd = os.memfd_create("socketkeep-scoreboard", os.MFD_CLOEXEC)
-    os.ftruncate(fd, (HEADER_WORDS + rows * ROW_WORDS) * _WORD)
+    size = (HEADER_WORDS + rows * ROW_WORDS) * _WORD
+    os.ftruncate(fd, _shelves.end(size, rows) if states else size)
+    os.pwrite(fd, rows.to_bytes(_WORD, sys.byteorder), _ROWS * _WORD)
     return fd
 
 
 class Scoreboard:
     """One worker's scoreboard, mapped into this process.
 
-    The worker claims and frees rows, from one thread or several; the keeper only reads, but for the
-    retire words of a worker that has died and left fork children behind.
+    The worker claims and frees rows, from one thread or several; the keeper only reads, but for
+    CROWDED, a row's KEEP, and the retire words of a worker that has died and left fork children.
     """
 
     def __init__(self, fd: int) -> None:
@@ -79,7 +90,9 @@ class Scoreboard:
         size = os.fstat(fd).st_size
         self._map = mmap.mmap(fd, size)
         self._words = memoryview(self._map).cast("Q")
-        self.rows: Final = (size // _WORD - HEADER_WORDS) // ROW_WORDS
+        self.rows: Final = self._words[_ROWS]
+        start = (HEADER_WORDS + self.rows * ROW_WORDS) * _WORD
+        self._shelves = _shelves.Shelves(self._map, self.rows, start) if size > start else None
         self._unused = iter(range(self.rows))
         self._freed: list[int] = []
         self._lock = threading.Lock()
@@ -121,6 +134,8 @@ class Scoreboard:
             self._words[_COUNTER_OF_END.get(Ended(words[record.ENDED]), LOST)] += 1
             self._words[HANDLER_ERRORS] += words[record.HANDLER_ERRORS]
             self._words[OPEN] -= 1
+            if words[record.STATE] and self._shelves is not None:
+                self._shelves.clear(row, words[record.STATE])
             for word in range(ROW_WORDS):
                 words[word] = 0
             self._freed.append(row)
@@ -129,6 +144,26 @@ class Scoreboard:
         """Return the row's words, to be read and written."""
         start = HEADER_WORDS + row * ROW_WORDS
         return self._words[start : start + ROW_WORDS]
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether there is room for committed states."""
+        return self._shelves is not None
+
+    def put_state(self, row: int, state: bytes | None) -> None:
+        """Put a connection's committed state where the keeper finds it.
+
+        The earlier one is replaced at once and as a whole: a worker that dies in the middle of this
+        has left the one or the other.
+        """
+        assert self._shelves is not None, "made without room for states"
+        words = self.record(row)
+        words[record.STATE] = self._shelves.put(row, words[record.STATE], state)
+
+    def state(self, row: int) -> bytes | None:
+        """Return what was put last, None when that is nothing."""
+        word = self.record(row)[record.STATE]
+        return None if self._shelves is None else self._shelves.get(word)
 
     def set_peer(self, row: int, peer: str) -> None:
         """Write the peer's address, cut at 64 bytes."""

@@ -101,5 +101,9 @@ class _ScoreboardRetirement:
     def order(self) -> Order | None:
         return self._scoreboard.order
 
+    @property
+    def crowded(self) -> bool:
+        return False  # there is no seat to wait for: each connection has a process of its own
+
     def woken(self) -> None:
         """Nothing to read: the event stays readable, so that every child sees it."""

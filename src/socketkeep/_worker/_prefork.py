@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from socketkeep._assignment import Order
+from socketkeep._wire._scoreboard import CROWDED
 from socketkeep._worker._roster import Entry
 from socketkeep._worker._sync import SyncLoop, run_handler
 
@@ -36,6 +37,10 @@ class _ChannelRetirement:
     @property
     def order(self) -> Order | None:
         return self._loop.order
+
+    @property
+    def crowded(self) -> bool:
+        return bool(self._loop.environment.scoreboard[CROWDED])
 
     def woken(self) -> None:
         self._loop.read_channel()

@@ -11,6 +11,7 @@ from queue import SimpleQueue
 
 from socketkeep import _log
 from socketkeep._assignment import Order
+from socketkeep._wire._scoreboard import CROWDED
 from socketkeep._worker._roster import Entry
 from socketkeep._worker._sync import SyncLoop, run_handler
 
@@ -87,6 +88,11 @@ class _EventRetirement:
     @property
     def order(self) -> Order | None:
         return self._loop.order
+
+    @property
+    def crowded(self) -> bool:
+        # Threads that wait already are not woken: their wait is short where it can park.
+        return bool(self._loop.environment.scoreboard[CROWDED])
 
     def woken(self) -> None:
         """Nothing to read: the loop sets `order` before it wakes the threads."""

@@ -1,0 +1,67 @@
+"""Committed states in the scoreboard's memory: written without a system call, left by the dead.
+
+Each row has two places for a small state and two for a large one, so that a new state never
+overwrites the one that counts.  Which counts is said by one word of the row, written last: the
+place and the length, or 0 for no state.  Places that were never used cost no memory.
+"""
+
+from __future__ import annotations
+
+import mmap
+from contextlib import suppress
+from typing import Final
+
+from socketkeep._committed import STATE_LIMIT
+
+_SMALL: Final = 512
+_PLACES: Final = 2
+_SMALL_ROW: Final = _SMALL * _PLACES
+_LARGE_ROW: Final = STATE_LIMIT * _PLACES
+_OFFSET_BITS: Final = 40
+_OFFSET: Final = (1 << _OFFSET_BITS) - 1
+
+
+def end(start: int, rows: int) -> int:
+    """Return the offset at which the states of `rows` that begin at `start` end."""
+    return _large_start(start, rows) + rows * _LARGE_ROW
+
+
+def _large_start(start: int, rows: int) -> int:
+    # Whole pages, so that the memory of a large state can be given back.
+    page = mmap.PAGESIZE
+    return -(-(start + rows * _SMALL_ROW) // page) * page
+
+
+class Shelves:
+    """The states of a scoreboard's rows, from the offset `start` of its mapping on."""
+
+    def __init__(self, mapping: mmap.mmap, rows: int, start: int) -> None:
+        self._map = mapping
+        self._small = start
+        self._large = _large_start(start, rows)
+
+    def put(self, row: int, now: int, state: bytes | None) -> int:
+        """Write `state` beside the one that the word `now` names; return the word for it."""
+        if state is None:
+            return 0
+        size = len(state)
+        if size <= _SMALL:
+            first, step = self._small + row * _SMALL_ROW, _SMALL
+        else:
+            first, step = self._large + row * _LARGE_ROW, STATE_LIMIT
+        offset = first + step if now & _OFFSET == first else first
+        self._map[offset : offset + size] = state
+        return (size + 1) << _OFFSET_BITS | offset
+
+    def get(self, word: int) -> bytes | None:
+        """Return the state that `word` names."""
+        if not word:
+            return None
+        offset = word & _OFFSET
+        return self._map[offset : offset + (word >> _OFFSET_BITS) - 1]
+
+    def clear(self, row: int, word: int) -> None:
+        """Give back the memory of a row's large states, if the last one was large."""
+        if word & _OFFSET >= self._large:
+            with suppress(OSError):  # only memory, and the next connection in the row uses it
+                self._map.madvise(mmap.MADV_REMOVE, self._large + row * _LARGE_ROW, _LARGE_ROW)
