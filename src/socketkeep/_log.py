@@ -13,6 +13,7 @@ import logging
 import logging.handlers
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, Final, TextIO
 
 logger: Final = logging.getLogger("socketkeep")
@@ -160,15 +161,24 @@ class Throttle:
         self._held: dict[str, int] = {}
 
     def warning(self, event: str, **fields: object) -> None:
+        self._emit(warning, event, event, fields)
+
+    def error(self, event: str, *, kind: str, **fields: object) -> None:
+        """As `warning`; `kind` says which lines are held back together."""
+        self._emit(error, event, kind, fields)
+
+    def _emit(
+        self, log: Callable[..., None], event: str, kind: str, fields: dict[str, object]
+    ) -> None:
         now = time.monotonic()
-        if now - self._last.get(event, float("-inf")) < self._every:
-            self._held[event] = self._held.get(event, 0) + 1
+        if now - self._last.get(kind, float("-inf")) < self._every:
+            self._held[kind] = self._held.get(kind, 0) + 1
             return
-        self._last[event] = now
-        held = self._held.pop(event, 0)
+        self._last[kind] = now
+        held = self._held.pop(kind, 0)
         if held:
             fields["repeated"] = held
-        warning(event, **fields)
+        log(event, **fields)
 
 
 def _timestamp(record: logging.LogRecord) -> str:

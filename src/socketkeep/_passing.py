@@ -89,5 +89,7 @@ def unpack(received: Received) -> bytes | memoryview | None:
         return memoryview(received.data)[1:]
     if received.truncated:
         return None
+    if not received.descriptors:
+        return b""  # not ours: none was sent
     with open(received.descriptors.pop(), "rb") as body:
         return body.read()

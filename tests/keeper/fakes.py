@@ -77,6 +77,10 @@ class SteppedReactor(Reactor):
     def stop(self) -> None:
         self.stopped = True
 
+    def failed(self, error: Exception) -> None:
+        """A server would log it and go on: here it must not be overlooked."""
+        raise error
+
     def settle(self) -> None:
         """Run until nothing is ready."""
         for _ in range(1000):

@@ -11,7 +11,8 @@ from functools import partial
 
 import pytest
 
-from socketkeep._keeper._reactor import READABLE, WRITABLE, Reactor, SignalQueue
+from socketkeep import _log
+from socketkeep._keeper._reactor import FAILURES, READABLE, WRITABLE, Reactor, SignalQueue
 from tests.keeper.fakes import Clock
 
 
@@ -195,3 +196,117 @@ def test_a_flood_of_signals_does_not_block(reactor: Reactor) -> None:
         reactor.run_once(0)
         assert len(got) > had
     queue.close()
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object]]]:
+    """What is logged: level and fields, the event among them."""
+    lines: list[tuple[str, dict[str, object]]] = []
+    for level in ("warning", "error"):
+
+        def note(event: str, level: str = level, **fields: object) -> None:
+            lines.append((level, {"event": event, **fields}))
+
+        monkeypatch.setattr(_log, level, note)
+    return lines
+
+
+def fail(_events: int = 0) -> None:
+    raise RuntimeError("a bug")
+
+
+def test_a_failing_call_is_logged_and_the_others_are_made(
+    reactor: Reactor, clock: Clock, log: list[tuple[str, dict[str, object]]]
+) -> None:
+    """Whichever kind of call it is; and the same failure again soon is not logged again."""
+    made: list[str] = []
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"x")
+        reactor.register(ours.fileno(), fail)
+        reactor.call_later(0, fail)
+        reactor.call_later(0, lambda: made.append("timer"))
+        reactor.call_soon(fail)
+        reactor.call_soon(lambda: made.append("soon"))
+        reactor.run_once()
+        reactor.unregister(ours.fileno())
+    assert made == ["timer", "soon"]
+    ((level, line),) = log
+    assert level == "error"
+    assert "RuntimeError: a bug" in str(line["traceback"])
+    assert "in fail" in str(line["traceback"])
+
+
+def test_a_descriptor_that_fails_each_time_is_given_up(
+    reactor: Reactor, log: list[tuple[str, dict[str, object]]]
+) -> None:
+    calls: list[int] = []
+
+    def fail_always(_events: int) -> None:
+        calls.append(1)
+        raise RuntimeError("a bug")
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"x")
+        reactor.register(ours.fileno(), fail_always)
+        for _ in range(FAILURES + 5):
+            reactor.run_once()
+        assert len(calls) == FAILURES
+        assert log[-1][1]["event"] == "descriptor watched no more: its callback keeps failing"
+        # Its owner does not know, and may go on as if it were watched.
+        reactor.modify(ours.fileno(), READABLE | WRITABLE)
+        reactor.unregister(ours.fileno())
+        reactor.register(ours.fileno(), fail_always)
+        reactor.run_once()
+        assert len(calls) == FAILURES + 1
+        reactor.unregister(ours.fileno())
+
+
+def test_a_descriptor_that_fails_now_and_then_is_not_given_up(
+    reactor: Reactor, log: list[tuple[str, dict[str, object]]]
+) -> None:
+    calls: list[int] = []
+
+    def fail_often(_events: int) -> None:
+        calls.append(1)
+        if len(calls) % FAILURES:
+            raise RuntimeError("a bug")
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"x")
+        reactor.register(ours.fileno(), fail_often)
+        for _ in range(FAILURES * 3):
+            reactor.run_once()
+        assert len(calls) == FAILURES * 3
+        reactor.unregister(ours.fileno())
+    assert len(log) == 1
+
+
+def test_a_signal_whose_call_fails_does_not_take_the_others_along(
+    reactor: Reactor, log: list[tuple[str, dict[str, object]]]
+) -> None:
+    got: list[int] = []
+
+    def act(number: int) -> None:
+        got.append(number)
+        if number == signal.SIGUSR1:
+            raise RuntimeError("a bug")
+
+    queue = SignalQueue(reactor, [signal.SIGUSR1, signal.SIGHUP], act)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    os.kill(os.getpid(), signal.SIGHUP)
+    reactor.run_once(5)
+    queue.close()
+    assert sorted(got) == [signal.SIGHUP, signal.SIGUSR1]
+    assert len(log) == 1
+
+
+def test_what_ends_a_program_ends_the_loop(reactor: Reactor) -> None:
+    def leave() -> None:
+        raise SystemExit(3)
+
+    reactor.call_soon(leave)
+    with pytest.raises(SystemExit):
+        reactor.run_once()

@@ -13,10 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from socketkeep import _log, _passing
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet, channel_pair
-from socketkeep._wire._messages import Detached, Forked, Message, Seats
+from socketkeep._wire._messages import Detached, Forked, Message, Seats, encode
 from tests.wire.limits import out_of_descriptors
 
 Ends = tuple[Channel, Channel]
@@ -393,3 +395,52 @@ def test_the_ends_are_not_inherited() -> None:
     assert not any(end.get_inheritable() for end in ends)
     for end in ends:
         end.close()
+
+
+class Newer(Message, frozen=True, tag="OfANewerVersion"):
+    """A message that this version does not know."""
+
+    data: bytes
+
+
+def test_messages_of_a_newer_version_are_passed_over(
+    ends: Ends, file: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With their descriptors closed, told once for each type, and the next message is read."""
+    told: list[object] = []
+    monkeypatch.setattr(_log, "warning", lambda _event, **fields: told.append(fields["type"]))
+    a, b = ends
+    before = sorted(os.listdir("/proc/self/fd"))
+    for size in (10, 100_000):
+        send(a, Newer(b"x" * size), (file, file))
+    send(a, Seats(1))
+    assert receive(b).message == Seats(1)
+    assert b.receive() is None
+    assert told == ["OfANewerVersion"]
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\0",
+        b"\0no message",
+        b"\0" + msgspec.msgpack.encode([1, 2]),
+        b"\0" + msgspec.msgpack.encode(["Seats", "not a number"]),
+        b"\0" + b"\x91" * 5000,
+        b"\0" + b"\x91\xa2\xff\xfe",
+        b"\1",
+        b"\2" + msgspec.msgpack.encode(["Seats", 1])[:-1],
+    ],
+)
+def test_garbage_is_passed_over(garbage: bytes, file: int) -> None:
+    """It is not taken for a message whose descriptor did not arrive (None), nor does it raise."""
+    ours, theirs = channel_pair()
+    channel = Channel(theirs)
+    before = sorted(os.listdir("/proc/self/fd"))
+    _passing.send(ours, garbage, (file,) if garbage != b"\1" else ())
+    _passing.send(ours, b"\0" + encode(Seats(1)))
+    assert receive(channel).message == Seats(1)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    ours.close()
+    channel.close()

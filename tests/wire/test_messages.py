@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from socketkeep._wire._messages import AnyMessage, Message, decode, encode
+from socketkeep._wire._messages import AnyMessage, Message, Unreadable, decode, encode
 
 TYPES: tuple[type[Message], ...] = get_args(AnyMessage)
 _OF_TYPE: dict[object, st.SearchStrategy[object]] = {
@@ -105,5 +105,5 @@ def test_a_newer_reader_takes_the_default(kind: type[Message]) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"\x91", b"\x91\xa4Nope", b"\x92\xa5Seats\xa1x"])
 def test_what_is_no_message_is_refused(data: bytes) -> None:
-    with pytest.raises(msgspec.DecodeError):
+    with pytest.raises(Unreadable):
         decode(data)

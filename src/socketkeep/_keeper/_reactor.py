@@ -12,13 +12,20 @@ import os
 import select
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
+
+from socketkeep import _log
 
 READABLE: Final = select.EPOLLIN
 WRITABLE: Final = select.EPOLLOUT
 
 Callback = Callable[[int], None]
+
+#: How often in a row the callback of one descriptor may fail until it is watched no more.
+FAILURES: Final = 10
 
 
 class Timer:
@@ -48,6 +55,9 @@ class Reactor:
 
     A callback for a descriptor is given the epoll events.  A descriptor must be unregistered before
     it is closed: while a duplicate lives in another process, epoll would go on reporting it.
+
+    A call that raises is a bug, and must not end the server for everybody: it is logged, and the
+    loop goes on.  What is no Exception (SystemExit) passes.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -57,6 +67,8 @@ class Reactor:
         self._timers: list[tuple[float, int, Timer]] = []
         self._sequence = itertools.count()
         self._soon: list[Callable[[], None]] = []
+        self._failures: dict[int, int] = {}  # of descriptors whose last callback failed
+        self._throttle = _log.Throttle()
         self._running = False
 
     def register(self, fd: int, callback: Callback, events: int = READABLE) -> None:
@@ -64,9 +76,13 @@ class Reactor:
         self._callbacks[fd] = callback
 
     def modify(self, fd: int, events: int) -> None:
-        self._epoll.modify(fd, events)
+        """Watch a descriptor for other events; nothing happens when it is not watched."""
+        if fd in self._callbacks:
+            self._epoll.modify(fd, events)
 
     def unregister(self, fd: int) -> None:
+        """Watch a descriptor no more; nothing happens when it is not watched."""
+        self._failures.pop(fd, None)
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
@@ -94,13 +110,46 @@ class Reactor:
         for fd, events in self._epoll.poll(timeout):
             # An earlier callback of this round may have unregistered it.
             callback = self._callbacks.get(fd)
-            if callback is not None:
+            if callback is None:
+                continue
+            try:
                 callback(events)
+            except Exception as error:
+                self.failed(error)
+                self._count_failure(fd, callback)
+            else:
+                if self._failures:
+                    self._failures.pop(fd, None)
         now = self.clock()
         while self._timers and self._timers[0][0] <= now:
-            heapq.heappop(self._timers)[2].fire()
+            self.attempt(heapq.heappop(self._timers)[2].fire)
         while self._soon:
-            self._soon.pop(0)()
+            self.attempt(self._soon.pop(0))
+
+    def attempt(self, call: Callable[[], None]) -> None:
+        """Make a call; what it raises is logged and goes no further."""
+        try:
+            call()
+        except Exception as error:
+            self.failed(error)
+
+    def failed(self, error: Exception) -> None:
+        """Log what a call raised: with its traceback, at a bounded rate for each place."""
+        innermost = traceback.extract_tb(error.__traceback__)[-1]
+        self._throttle.error(
+            "internal error, please report it",
+            kind=f"{innermost.filename}:{innermost.lineno}",
+            traceback="".join(traceback.format_exception(error)),
+        )
+
+    def _count_failure(self, fd: int, callback: Callback) -> None:
+        """Give up a descriptor that is reported at once again, and fails each time."""
+        if self._callbacks.get(fd) is not callback:
+            return
+        self._failures[fd] = self._failures.get(fd, 0) + 1
+        if self._failures[fd] >= FAILURES:
+            self.unregister(fd)
+            _log.error("descriptor watched no more: its callback keeps failing", fd=fd)
 
     def stop(self) -> None:
         self._running = False
@@ -147,7 +196,7 @@ class SignalQueue:
 
     def _drain(self, _events: int) -> None:
         for number in os.read(self._read, 512):
-            self._act(number)
+            self._reactor.attempt(partial(self._act, number))
 
 
 def _queued(_number: int, _frame: object) -> None:

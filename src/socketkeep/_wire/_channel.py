@@ -12,9 +12,14 @@ import socket
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from socketkeep import _passing
-from socketkeep._wire._messages import AnyMessage, Message, decode, encode
+from socketkeep import _log, _passing
+from socketkeep._wire._messages import AnyMessage, Message, Unreadable, decode, encode
+
+#: The types of messages that have been told to be unreadable, and how many are told of at most.
+_told: Final[set[str]] = set()
+_MOST_TOLD: Final = 100
 
 
 class ChannelClosed(Exception):
@@ -98,16 +103,26 @@ class Channel:
             _after_sending(payload, fds, False)
 
     def receive(self) -> Packet | None:
-        """Return the next packet, or None when none has arrived.  Raises ChannelClosed."""
-        try:
-            received = self._next()
-        except BlockingIOError:
-            return None
-        if not received.data:
-            raise ChannelClosed
-        body = _passing.unpack(received)
-        message = None if body is None else decode(body)
-        return Packet(message, received.descriptors, received.truncated)
+        """Return the next packet, or None when none has arrived.  Raises ChannelClosed.
+
+        What this version cannot read, from a newer one at the other end, is passed over: its
+        descriptors are closed, and the log says it once.
+        """
+        while True:
+            try:
+                received = self._next()
+            except BlockingIOError:
+                return None
+            if not received.data:
+                raise ChannelClosed
+            body = _passing.unpack(received)
+            try:
+                message = None if body is None else decode(body)
+            except Unreadable as error:
+                Packet(None, received.descriptors, received.truncated).close()
+                _tell_once(error)
+                continue
+            return Packet(message, received.descriptors, received.truncated)
 
     def finish(self) -> None:
         """Send no more: the other end sees the channel closed, and can still be heard."""
@@ -145,6 +160,12 @@ class Channel:
 def channel_pair() -> tuple[socket.socket, socket.socket]:
     """Return the two ends of a new channel, both close-on-exec."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def _tell_once(error: Unreadable) -> None:
+    if error.tag not in _told and len(_told) < _MOST_TOLD:
+        _told.add(error.tag)
+        _log.warning("message ignored: this version cannot read it", type=error.tag, error=error)
 
 
 def _packed(message: Message, descriptors: Sequence[int]) -> tuple[bytes, list[int]]:

@@ -229,6 +229,25 @@ def encode(message: Message) -> bytes:
     return _encoder.encode(message)
 
 
+class Unreadable(Exception):
+    """What arrived is no message of this version; `tag` is its type as far as it has one."""
+
+    def __init__(self, tag: str, error: str) -> None:
+        super().__init__(error)
+        self.tag = tag
+
+
 def decode(data: bytes | memoryview) -> AnyMessage:
-    """Return the message in `data`.  Raises msgspec.DecodeError when it is none."""
-    return _decoder.decode(data)
+    """Return the message in `data`.  Raises Unreadable when this version knows none such."""
+    try:
+        return _decoder.decode(data)
+    except (ValueError, RecursionError) as error:  # DecodeError, UnicodeDecodeError
+        raise Unreadable(_tag(data), str(error)) from None
+
+
+def _tag(data: bytes | memoryview) -> str:
+    try:
+        found = msgspec.msgpack.decode(data)
+    except (ValueError, RecursionError):
+        return ""
+    return found[0] if isinstance(found, list) and found and isinstance(found[0], str) else ""
