@@ -16,9 +16,9 @@ from typing import Any, Final, TypeAlias
 
 from socketkeep._assignment import Assignment, handling
 from socketkeep._errors import Closed, SocketkeepError, TimedOut, WouldBlock
-from socketkeep._exchange import SENT, Exchange
+from socketkeep._exchange import Exchange
 from socketkeep._modes import check_seconds
-from socketkeep._record import ACTIVE_AT, BYTES_OUT, STATUS
+from socketkeep._record import ACTIVE_AT, BYTES_OUT, SENT, STATUS
 
 Data: TypeAlias = bytes | bytearray | memoryview
 

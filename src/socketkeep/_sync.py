@@ -26,9 +26,9 @@ from socketkeep._errors import (
     TimedOut,
     WouldBlock,
 )
-from socketkeep._exchange import ARRIVED, CHUNK, LARGE_CHUNK, LOOK_AGAIN, SENT, Exchange
+from socketkeep._exchange import ARRIVED, CHUNK, LARGE_CHUNK, LOOK_AGAIN, Exchange
 from socketkeep._modes import Deadline, Mode, check_seconds, seconds_left
-from socketkeep._record import STATUS, WAITING
+from socketkeep._record import SENT, STATUS, WAITING
 from socketkeep._waiting import Poller, earlier
 
 if TYPE_CHECKING:

@@ -1,0 +1,202 @@
+"""What a connection is, apart from what passes over it: its fields, and what it tells of itself."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import AbstractContextManager
+from time import monotonic_ns
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any, Final, Never
+
+from socketkeep._address import local_text, peer_text
+from socketkeep._assignment import Assignment, Attached
+from socketkeep._buffer import ReceiveBuffer
+from socketkeep._committed import unpack_state
+from socketkeep._errors import Released, SocketkeepError
+from socketkeep._forking import Fate, drop, own
+from socketkeep._holding import Held
+from socketkeep._record import ACTIVE_AT, ENDED, READ, STATUS, Ended, blank_record
+
+if TYPE_CHECKING:  # ssl is for who uses it
+    import ssl
+
+    from socketkeep._tls import TlsSocket
+
+_FAMILIES_WITH_NODELAY: Final = (socket.AF_INET, socket.AF_INET6)
+
+#: The record of all connections that a forked child let go of; nobody writes to it.
+_LET_GO: Final = blank_record()
+_LET_GO[ENDED] = Ended.RELEASED
+
+
+class Identity(Held):
+    """The base of `Exchange`: all fields that sync and async have in common."""
+
+    __slots__ = (
+        "__weakref__",
+        "_assignment",
+        "_buffer",
+        "_committed",
+        "_decoded",
+        "_detached",
+        "_eof",
+        "_failure",
+        "_fd",
+        "_inherit",
+        "_local",
+        "_over",
+        "_peer",
+        "_pushes",
+        "_receives",
+        "_record",
+        "_sent",
+        "_sock",
+        "_taken",
+        "_tls",
+        "_write_ended",
+    )
+
+    def __init__(self, sock: socket.socket, *, assignment: Assignment | None = None) -> None:
+        sock.setblocking(False)
+        if sock.family in _FAMILIES_WITH_NODELAY:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._assignment = assigned = assignment or Assignment()
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._record = record = assigned.record
+        self._buffer = ReceiveBuffer(retain=assigned.resumable, replay_limit=assigned.replay_limit)
+        self._committed: bytes | None = assigned.state
+        self._decoded: Any = ...
+        self._peer = peer_text(sock)
+        self._local = ""
+        self._eof = False  # the peer's EOF has been received
+        self._failure: OSError | None = None  # a failed recv(2) that no receive has raised yet
+        self._write_ended = False  # send_eof or shutdown has been called
+        self._over: SocketkeepError | None = None  # why no operation is possible any more
+        self._detached = False
+        self._sent = False  # the handler has sent since its last commit
+        self._pushes = 0  # sends from elsewhere that are going out
+        self._taken = False  # bytes have left the kernel since the last commit
+        self._receives = 0  # -1: a commit has been seen
+        record[ACTIVE_AT] = monotonic_ns()
+        if assigned.unread:
+            self._buffer.feed(assigned.unread)
+            self._taken = True
+            record[STATUS] = READ
+        self._inherit = False
+        self._tls: TlsSocket | None = None  # the socket, once start_tls has been called
+        own(self)
+
+    def __reduce__(self) -> Never:
+        raise TypeError(
+            f"a {type(self).__name__} cannot be pickled: pass it to another process with "
+            "conn.give(channel), and get it there with take(channel)"
+        )
+
+    def __repr__(self) -> str:
+        state = "" if self._over is None else f" {Ended(self.ended).name.lower()}"
+        return f"<{type(self).__name__} {self.id or self._fd} peer={self._peer}{state}>"
+
+    @property
+    def id(self) -> str:
+        """The connection's id in the server's logs and commands, "" without a server."""
+        return self._assignment.id
+
+    @property
+    def peer(self) -> str:
+        """The peer's address: ``10.0.0.7:4242``, ``[::1]:4242``, ``unix:pid=1234``."""
+        return self._peer
+
+    @property
+    def local(self) -> str:
+        """This side's address, in the same forms."""
+        if not self._local:
+            self._local = local_text(self._sock)
+        return self._local
+
+    @property
+    def listener(self) -> str:
+        """The address of the listener that accepted the connection, "" without a server."""
+        return self._assignment.listener
+
+    @property
+    def attached(self) -> Attached:
+        """Why the handler is called: "accepted", "reload", "parked", "upgrade" or "crash"."""
+        return self._assignment.attached
+
+    @property
+    def state(self) -> Any:
+        """What the last commit left, a copy decoded to the type that the handler names.
+
+        None on a connection on which nothing was committed.  Raises StateMismatch when what an
+        earlier version of the code committed does not fit the type.
+        """
+        if isinstance(self._decoded, EllipsisType):
+            packed = self._committed
+            of_type = self._assignment.state_type
+            self._decoded = None if packed is None else unpack_state(packed, of_type)
+        return self._decoded
+
+    @property
+    def unread(self) -> bytes:
+        """A copy of the bytes that were received and no receive has returned yet."""
+        return self._buffer.unread
+
+    @property
+    def ended(self) -> Ended:
+        """How the connection ended for this process; `Ended.NOT_YET` while it is open."""
+        return Ended(self._record[ENDED])
+
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        """What is known of TLS (version, cipher, certificate, ALPN); None without it.
+
+        To be asked, not to be used: reading, writing and the handshake are the connection's.
+        """
+        return None if self._tls is None else self._tls.engine.object
+
+    def fileno(self) -> int:
+        """Return the descriptor's number, -1 once it is closed.
+
+        It is non-blocking.  Reading from it directly misses what is in `unread`.
+        """
+        return self._sock.fileno()
+
+    @property
+    def inherit(self) -> bool:
+        """Whether forked children keep the connection; by default they let go of it.
+
+        Where they do, each process has a handle, a mode and unread bytes of its own; the connection
+        ends when one says `close` or all have let go.  A program that is executed has nothing of
+        it, `inherit` or not: `subprocess` passes descriptors with ``pass_fds``.
+        """
+        return self._inherit
+
+    @inherit.setter
+    def inherit(self, inherit: bool) -> None:
+        self._inherit = inherit
+
+    def _after_fork(self, fate: Fate, why: Released) -> socket.socket | None:
+        """In a forked child: let go of the descriptor, or be fit for use here."""
+        if (fate != "none" or self._inherit) and not self._detached:
+            self._pushes = 0
+            if self._tls is not None:
+                self._pushes = 1
+                self._tls.reset_after_fork()
+            self._reset_after_fork()
+            return self._sock
+        drop(self._sock)
+        self._record = _LET_GO  # its own is memory that the parent goes on writing
+        self._over = why
+        self._reset_after_fork()
+        return None
+
+    def _claimed(self, operation: str) -> AbstractContextManager[None]:
+        raise NotImplementedError
+
+    def _give_up(self, reason: str = "") -> None:
+        raise NotImplementedError
+
+    def _reset_after_fork(self) -> None:
+        """Let go, in a forked child, of what belongs to the parent's threads or loop."""
+        raise NotImplementedError
