@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
@@ -20,6 +20,7 @@ from socketkeep._config import ServeConfig
 from socketkeep._errors import ListenError
 from socketkeep._inspect._holders import describe_holders, holders_of_port
 from socketkeep._keeper._keeper import SIGNALS, Keeper
+from socketkeep._keeper._notify import Herald, ManagerTerms, Notifier
 from socketkeep._keeper._reactor import Reactor, SignalQueue
 from socketkeep._keeper._system import System
 from socketkeep._listener import Listener, inherited_listeners
@@ -63,6 +64,7 @@ def run(config: ServeConfig) -> None:
         if config.reload:
             reloader = Reloader(reactor, config.target, keeper.reload)
             stack.callback(reloader.close)
+        stack.callback(_notify_manager(keeper, reactor))
         for listener in listeners:
             _log.info("listening", **_shown(listener))
         _log.info("control", name=name, path=path)
@@ -91,6 +93,21 @@ def _bind(config: ServeConfig) -> list[Listener]:
             _EXIT_USAGE,
         )
     return listeners
+
+
+def _notify_manager(keeper: Keeper, reactor: Reactor) -> Callable[[], None]:
+    """Tell the service manager, if one started this process, how the server is.
+
+    Returns what is to be called at the end.
+    """
+    terms = ManagerTerms.of(os.environ, os.getpid())
+    if not terms.address:
+        return lambda: None
+    notifier = Notifier(terms.address)
+    keeper.herald = Herald(
+        reactor, notifier, terms.watchdog, lambda: keeper.state, lambda: keeper.summary
+    )
+    return notifier.close
 
 
 def _signals() -> list[signal.Signals]:

@@ -19,6 +19,7 @@ from socketkeep._keeper._generations import (
     Templates,
 )
 from socketkeep._keeper._moves import Moves
+from socketkeep._keeper._notify import Herald
 from socketkeep._keeper._pool import WorkerPool
 from socketkeep._keeper._reactor import Reactor
 from socketkeep._keeper._recycling import Recycling
@@ -67,6 +68,7 @@ class Keeper:
         self.failure: Failure | None = None
         self.order: Order | None = None
         self.paused = False
+        self.herald: Herald | None = None
         self.pool = WorkerPool(
             reactor, system, config, boot, self._worker_ready, self._worker_died, self._changed
         )
@@ -118,6 +120,8 @@ class Keeper:
             return
         _log.info("reload asked for")
         self.reloads.request(done)
+        if self.herald is not None:
+            self.herald.reload_asked()
 
     @property
     def state(self) -> str:
@@ -127,6 +131,16 @@ class Keeper:
         if self.current is None:
             return "starting"
         return "running" if self.reloads.coming is None else "reloading"
+
+    @property
+    def summary(self) -> str:
+        """The server's figures in a line, for who watches it from outside."""
+        workers = sum(worker.state is not WorkerState.DEAD for worker in self.pool)
+        connections = sum(worker.open for worker in self.pool) + len(self.moves)
+        generation = self.current.number if self.current else 0
+        return (
+            f"{self.state}: generation {generation}, {workers} workers, {connections} connections"
+        )
 
     @property
     def slots(self) -> int:
@@ -330,6 +344,9 @@ class Keeper:
             self._allotment.share_out(self.current, len(self._slots), self.paused)
 
     def _changed(self) -> None:
+        if self.herald is not None:
+            # Soon, not now: a reload that is done may have another behind it.
+            self._reactor.call_soon(self.herald.look)
         if self.order is None:
             self._reactor.call_soon(self._allot)
         elif self.pool.empty and not (self.moves or self.closer or self.templates):

@@ -32,6 +32,15 @@ _DEFAULTED: Final = (
     signal.SIGPIPE,
 )
 
+# What a service manager says to the keeper alone.  A library in the user's code that found it would
+# speak for the server, or take its sockets.
+_THE_KEEPERS: Final = frozenset(
+    (
+        *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "FDSTORE"),
+        *("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"),
+    )
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Exit:
@@ -77,7 +86,7 @@ class System:
         return os.posix_spawn(
             sys.executable,
             [sys.executable, *options, "-m", "socketkeep._worker", str(TEMPLATE_CHANNEL_FD)],
-            os.environ,
+            {key: text for key, text in os.environ.items() if key not in _THE_KEEPERS},
             file_actions=[(os.POSIX_SPAWN_DUP2, channel_fd, TEMPLATE_CHANNEL_FD)],
             setpgroup=0,
             setsigmask=[],

@@ -1,0 +1,1 @@
+"""What a server and its service manager say to each other."""
