@@ -28,7 +28,7 @@ from socketkeep._giving import (
 from socketkeep._messages import Messages
 from socketkeep._modes import Blocking, Mode, NonBlocking, seconds_left
 from socketkeep._record import ENDED, Ended
-from socketkeep._sync import Data
+from socketkeep._sync_waiting import Data
 
 if TYPE_CHECKING:
     import ssl

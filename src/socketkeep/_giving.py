@@ -34,7 +34,7 @@ from socketkeep._errors import (
 from socketkeep._exchange import Exchange
 from socketkeep._forking import Forkable
 from socketkeep._modes import Blocking, Deadline, Mode, NonBlocking, Timeout, check_seconds
-from socketkeep._sync import Data
+from socketkeep._sync_waiting import Data
 
 #: A descriptor, and whether it is to be readable or writable.
 Want: TypeAlias = tuple[int, Literal["read", "write"]]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import select
 import socket
-import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +20,7 @@ from socketkeep._address import (
     parse_bind,
 )
 from socketkeep._assignment import Assignment
+from socketkeep._binding import bind_inet, bind_unix, identity_of, inherited_socket
 from socketkeep._connection import Connection
 from socketkeep._errors import (
     Closed,
@@ -42,13 +40,6 @@ from socketkeep._waiting import Poller
 _FIRST_INHERITED: Final = 3
 
 _BLOCKING: Final = Blocking()
-
-_REASONS: Final = {
-    errno.EADDRINUSE: "the address is in use",
-    errno.EADDRNOTAVAIL: "no interface of this machine has that address",
-    errno.EAFNOSUPPORT: "this machine has no addresses of that family",
-}
-_HOW_TO_BIND_LOW: Final = "ports below 1024 need root or CAP_NET_BIND_SERVICE"
 
 
 class Listener(Held):
@@ -93,7 +84,7 @@ class Listener(Held):
         )
         self._path = path
         self._owner = os.getpid()
-        self._identity = _identity(path) if path else None
+        self._identity = identity_of(path) if path else None
         self._over: Released | None = None  # why this process does not have it any more
         self.inherit = inherit
         self.mode = mode
@@ -122,15 +113,15 @@ class Listener(Held):
         parsed = parse_bind(address) if isinstance(address, str) else address
         match parsed:
             case FdAddress(fd):
-                return cls(_inherited(fd), inherit=inherit)
+                return cls(inherited_socket(fd), inherit=inherit)
             case UnixAddress():
                 return cls(
-                    _bind_unix(parsed, backlog, unix_mode),
+                    bind_unix(parsed, backlog, unix_mode),
                     path="" if parsed.abstract else os.path.abspath(parsed.path),
                     inherit=inherit,
                 )
             case InetAddress():
-                return cls(_bind_inet(parsed, backlog), inherit=inherit)
+                return cls(bind_inet(parsed, backlog), inherit=inherit)
 
     def __enter__(self) -> Self:
         return self
@@ -265,7 +256,7 @@ class Listener(Held):
         """
         if self.sock.fileno() < 0:
             return
-        if self._path and self._owner == os.getpid() and _identity(self._path) == self._identity:
+        if self._path and self._owner == os.getpid() and identity_of(self._path) == self._identity:
             os.unlink(self._path)
         self.sock.close()
 
@@ -286,144 +277,6 @@ def inherited_listeners() -> list[Listener]:
         raise ListenError(f"LISTEN_FDS is {count!r}, not a number of descriptors")
     names += [""] * int(count)
     return [
-        Listener(_inherited(_FIRST_INHERITED + index), name=names[index])
+        Listener(inherited_socket(_FIRST_INHERITED + index), name=names[index])
         for index in range(int(count))
     ]
-
-
-def _inherited(fd: int) -> socket.socket:
-    address = str(FdAddress(fd))
-    try:
-        is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
-    except OSError as error:
-        raise _refusal(address, "no such descriptor is open in this process", error) from None
-    if not is_socket:
-        raise _refusal(address, "the descriptor is not a socket")
-    sock = socket.socket(fileno=fd)
-    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(
-        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
-    ):
-        sock.detach()  # it is not ours to close
-        raise _refusal(address, "the socket does not listen for streams (call listen() on it)")
-    return sock
-
-
-def _bind_inet(address: InetAddress, backlog: int) -> socket.socket:
-    failure: ListenError | None = None
-    for family, raw in _resolve(address):
-        sock = None
-        try:
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                # Said, not left to net.ipv6.bindv6only, which differs from machine to machine.
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, raw[0] != "::")
-            sock.bind(raw)
-            sock.listen(backlog)
-        except OSError as error:
-            if sock is not None:
-                sock.close()
-            failure = _refusal(str(address), _reason(address, error), error)
-            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-                break
-            continue
-        return sock
-    assert failure is not None
-    raise failure from None
-
-
-def _resolve(address: InetAddress) -> list[tuple[socket.AddressFamily, Any]]:
-    """Return the addresses to try; the next one only where the machine lacks the family."""
-    if address.host in ("", "*"):
-        anywhere = [(socket.AF_INET6, ("::", address.port)), (socket.AF_INET, ("", address.port))]
-        return anywhere if socket.has_ipv6 else anywhere[1:]
-    try:
-        found = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except (OSError, UnicodeError) as error:
-        text = getattr(error, "strerror", None) or str(error)
-        raise _refusal(str(address), f"the host name cannot be resolved: {text}") from None
-    return [(family, raw) for family, _, _, _, raw in found]
-
-
-def _reason(address: BindAddress, error: OSError) -> str:
-    if error.errno in (errno.EACCES, errno.EPERM):
-        if isinstance(address, InetAddress):
-            return f"not permitted: {_HOW_TO_BIND_LOW}"
-        return "not permitted to create the socket's file there"
-    if error.errno == errno.ENOENT and isinstance(address, UnixAddress):
-        return f"the directory {os.path.dirname(address.path) or '.'} does not exist"
-    return _REASONS.get(error.errno or 0) or error.strerror or str(error)
-
-
-def _refusal(address: str, reason: str, error: OSError | None = None) -> ListenError:
-    code = None if error is None else error.errno
-    return ListenError(f"cannot listen on {address}: {reason}", address=address, code=code)
-
-
-def _bind_unix(address: UnixAddress, backlog: int, mode: int) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if address.abstract:
-            sock.bind(address.raw)
-            sock.listen(backlog)
-        else:
-            with _locked(os.path.dirname(os.path.abspath(address.path))):
-                _make_way(address)
-                sock.bind(address.path)
-                # Nobody can connect before listen(), so the mode is never too wide.
-                os.chmod(address.path, mode)
-                sock.listen(backlog)
-    except OSError as error:
-        sock.close()
-        if isinstance(error, ListenError):
-            raise
-        raise _refusal(str(address), _reason(address, error), error) from None
-    return sock
-
-
-@contextmanager
-def _locked(directory: str) -> Iterator[None]:
-    """Keep two servers from finding the same dead socket, and the second the first one's new one.
-
-    The lock is on the directory (flock(2)), so that no lock file is left behind.
-    """
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
-def _make_way(address: UnixAddress) -> None:
-    """Remove the file of a server that is gone; raise ListenError when anything else is there."""
-    try:
-        status = os.lstat(address.path)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(status.st_mode):
-        raise _refusal(
-            str(address), "a file that is not a socket is in the way", OSError(errno.EEXIST, "")
-        )
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a server whose queue is full would make it wait
-        try:
-            probe.connect(address.path)
-        except ConnectionRefusedError:
-            os.unlink(address.path)
-            return
-        except PermissionError as error:
-            raise _refusal(str(address), "another user's socket is in the way", error) from None
-        except BlockingIOError:
-            pass  # its queue is full: it lives
-    raise _refusal(str(address), "a server is listening there", OSError(errno.EADDRINUSE, ""))
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

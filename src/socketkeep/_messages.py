@@ -21,7 +21,8 @@ from socketkeep._framing import (
     take_netstring,
     take_until,
 )
-from socketkeep._sync import Data, SyncExchange
+from socketkeep._sync import SyncExchange
+from socketkeep._sync_waiting import Data
 
 
 class Messages(SyncExchange):

@@ -1,0 +1,190 @@
+"""How sync code waits, for no longer than its mode says, and hears the server meanwhile."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+from typing import Final, TypeAlias
+
+from socketkeep._assignment import Assignment, Detached, Order, Retirement
+from socketkeep._errors import Closed, TimedOut, WouldBlock
+from socketkeep._exchange import Exchange
+from socketkeep._modes import Deadline, Mode, check_seconds, seconds_left
+from socketkeep._record import WAITING
+from socketkeep._waiting import Poller, earlier
+
+Data: TypeAlias = bytes | bytearray | memoryview
+
+#: An operation's limit in seconds, and its end on the monotonic clock.  (None, None): wait for as
+#: long as it takes; (0.0, None): do not wait at all.
+Span: TypeAlias = tuple[float | None, float | None]
+
+#: Seconds: how long threads of one connection wait for a word to pass between them.
+MOMENT: Final = 0.05
+#: Seconds between two looks whether an order to finish has become one to close.
+_LOOK_AGAIN: Final = 1.0
+
+
+class SyncWaiting(Exchange):
+    """The base of `SyncExchange`: the mode, and the waits for input and for room."""
+
+    __slots__ = (
+        "_limit",
+        "_mode",
+        "_readable",
+        "_reading",
+        "_sending",
+        "_unsent",
+        "_writable",
+    )
+
+    def __init__(
+        self, sock: socket.socket, *, mode: Mode, assignment: Assignment | None = None
+    ) -> None:
+        super().__init__(sock, assignment=assignment)
+        self._mode = mode
+        self._limit = seconds_left(mode)
+        self._reading = threading.Lock()
+        self._sending = threading.Lock()
+        self._readable: Poller | None = None
+        self._writable: Poller | None = None
+        self._unsent: tuple[Data, int] | None = None  # an unfinished send's data, and bytes gone
+
+    def _reset_after_fork(self) -> None:
+        # Other threads' locks were copied as they were, and who would open them is not here.
+        self._reading = threading.Lock()
+        self._sending = threading.Lock()
+        self._readable = self._writable = None
+
+    def _span(self, timeout: float | None) -> Span:
+        if timeout is None:
+            if isinstance(self._mode, Deadline):
+                return seconds_left(self._mode), self._mode.at
+            limit = self._limit
+        else:
+            limit = check_seconds(timeout)
+        return limit, (time.monotonic() + limit if limit else None)
+
+    def _order(self) -> Order | None:
+        retirement = self._assignment.retirement
+        return None if retirement is None else retirement.order
+
+    def _poller(self, events: int) -> Poller:
+        retirement = self._assignment.retirement
+        return Poller(self._fd, events, None if retirement is None else retirement.wake_fd)
+
+    def _wait_readable(self, operation: str, wanted: int | None, span: Span) -> None:
+        poller = self._readable
+        if poller is None:
+            poller = self._readable = self._poller(select.POLLIN)
+        self._record[WAITING] = 1
+        try:
+            self._wait(poller, operation, self._buffer.size, wanted, span)
+        finally:
+            self._record[WAITING] = 0
+
+    def _wait_writable(self, done: int, size: int, span: Span) -> None:
+        if span == (0.0, None):
+            raise self._unfinished("send", done, size, span)
+        if self._writable is None:
+            self._writable = self._poller(select.POLLOUT)
+        self._wait(self._writable, "send", done, size, span)
+        if self._over is not None:  # closed meanwhile by another thread
+            raise self._refusal("send")
+
+    def _wait(
+        self, poller: Poller, operation: str, done: int, wanted: int | None, span: Span
+    ) -> None:
+        """Wait until the descriptor is ready; raise when a limit or the server's order is first."""
+        retirement = self._assignment.retirement
+        receiving = operation != "send"
+        since = 0.0 if self._assignment.idle_timeout is None else time.monotonic()
+        while True:
+            until = span[1]
+            order = self._order()
+            if order is not None:
+                poller.ignore_wake()
+                self._obey_waiting(order, poller, operation)
+                until = earlier(until, order.deadline)
+                if order.how == "finish":  # a drain may yet become a stop
+                    until = earlier(until, time.monotonic() + _LOOK_AGAIN)
+            elif retirement is not None and poller.ignores_wake:
+                until = earlier(until, time.monotonic() + MOMENT)
+            ready, woken = poller.wait(earlier(until, self._idle_at(since)))
+            if woken and retirement is not None:
+                if receiving:
+                    retirement.woken()
+                else:
+                    self._hear_out(poller, retirement)
+            elif ready:
+                return
+            else:
+                self._check_time(operation, done, wanted, span, since)
+                if receiving and order is not None and retirement is not None:
+                    retirement.woken()
+
+    def _hear_out(self, poller: Poller, retirement: Retirement) -> None:
+        """Hear, as a sender, what the server has to say, unless a receiver is there to hear it.
+
+        Only who holds the receivers' lock calls `woken`: two threads that poll one descriptor would
+        take the word from each other, and the one that came too late would wait on.
+        """
+        if not self._reading.acquire(blocking=False):
+            poller.ignore_wake()  # look from time to time whether the receiver has heard it
+            return
+        try:
+            if retirement.order is None and poller.called():
+                retirement.woken()
+        finally:
+            self._reading.release()
+
+    def _obey(self, operation: str) -> None:
+        """Do as the server's order says, if there is one and this is the moment."""
+        order = self._order()
+        if order is None:
+            return
+        left = min(order.deadline - time.monotonic(), threading.TIMEOUT_MAX)
+        # A push in flight goes out whole; one that comes later finds the connection detached.
+        if order.how == "move" and self._movable() and self._sending.acquire(timeout=max(0, left)):
+            try:
+                self._leave()
+            finally:
+                self._sending.release()
+            raise Detached("the connection was detached from this worker")
+        if time.monotonic() >= order.deadline:
+            raise self._out_of_time(operation)
+
+    def _obey_waiting(self, order: Order, poller: Poller, operation: str) -> None:
+        if operation != "send":
+            self._obey(operation)
+            if order.how == "close" and self._closable() and not poller.ready():
+                raise self._end("ended: the server is stopping", operation)
+        elif time.monotonic() >= order.deadline:
+            raise self._out_of_time(operation)
+
+    def _check_time(
+        self, operation: str, done: int, wanted: int | None, span: Span, since: float
+    ) -> None:
+        now = time.monotonic()
+        if span[1] is not None and now >= span[1]:
+            raise self._unfinished(operation, done, wanted, span)
+        idle_at = self._idle_at(since)
+        if idle_at is not None and now >= idle_at:
+            raise self._end(f"ended: idle for {self._assignment.idle_timeout:g} s", operation)
+
+    def _out_of_time(self, operation: str) -> Closed:
+        return self._end("ended: the server's time for it to finish is over", operation)
+
+    def _unfinished(
+        self, operation: str, done: int, wanted: int | None, span: Span
+    ) -> WouldBlock | TimedOut:
+        """Return the error for an operation that its mode does not let go on."""
+        limit, end = span
+        context = self._context(operation, done, wanted)
+        if end is None or limit is None:
+            return WouldBlock(**context)
+        context["elapsed"] = time.monotonic() - end + limit
+        context["limit"] = limit
+        return TimedOut(**context)
