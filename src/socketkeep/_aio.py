@@ -14,7 +14,7 @@ from socketkeep._assignment import Assignment
 from socketkeep._async_giving import drive_async
 from socketkeep._async_messages import AsyncMessages, Receiving
 from socketkeep._async_sender import Data, Piece
-from socketkeep._closing import LINGER, QUIET, discard, end_writing, reset
+from socketkeep._closing import LINGER, QUIET, discard, end_for_all, end_writing, reset
 from socketkeep._errors import Busy, Closed, Released, SocketkeepError
 from socketkeep._exchange import CHUNK
 from socketkeep._framing import check_bound
@@ -180,7 +180,7 @@ class AsyncConnection(AsyncMessages):
                 await self._drain(end)
         finally:
             self._let_go_of_loop()
-            self._sock.close()
+            end_for_all(self._sock)
 
     async def release(self) -> None:
         """Let go of this process's handle; the connection lives on while another holds one.
@@ -200,10 +200,10 @@ class AsyncConnection(AsyncMessages):
         self._sock.close()
 
     async def abort(self) -> None:
-        """End the connection at once: the peer gets RST, and bytes on their way are lost.
+        """End the connection at once, for every holder of the socket: the peer gets RST.
 
-        A Unix socket has no RST: there the peer sees EOF, or a reset if it was still sending.
-        May be called again, and after any other end of the connection.
+        Bytes on their way are lost.  A Unix socket has no RST: there the peer sees EOF, or a reset
+        if it was still sending.  May be called again, and after any other end of the connection.
         """
         if self._finished():
             return

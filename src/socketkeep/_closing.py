@@ -22,6 +22,7 @@ LINGER: Final = 5.0
 DISCARD: Final = 262144
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+_SOCKADDR_SIZE: Final = 16  # of an all-zero sockaddr: AF_UNSPEC is 0
 
 
 def end_writing(sock: socket.socket) -> bool:
@@ -56,10 +57,41 @@ def discard(sock: socket.socket) -> bool:
         return False
 
 
-def reset(sock: socket.socket) -> None:
-    """Close the descriptor so that the peer gets RST; on a Unix socket, a plain close."""
+def end_for_all(sock: socket.socket) -> None:
+    """Close the descriptor of a connection whose writing has ended and which nobody reads any more.
+
+    Another process that holds it too finds EOF; a TCP peer that still sends gets RST.
+    """
     try:
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        sock.shutdown(socket.SHUT_RD)
+    except OSError:
+        return  # the peer had ended it
     finally:
         sock.close()
+
+
+def reset(sock: socket.socket) -> None:
+    """Close the descriptor so that the peer gets RST at once, whoever else holds the connection.
+
+    On a Unix socket, which has no RST, the peer gets EOF at once.
+    """
+    try:
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            # By itself it resets only at the last close: it is for where connect(2) is refused.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            _disconnect(sock)
+        else:
+            sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return  # it has ended already
+    finally:
+        sock.close()
+
+
+def _disconnect(sock: socket.socket) -> None:
+    """Dissolve the association: connect(2) with AF_UNSPEC, which `socket.connect` cannot say."""
+    import ctypes  # for who aborts
+
+    unspecified = ctypes.create_string_buffer(_SOCKADDR_SIZE)
+    if ctypes.CDLL(None, use_errno=True).connect(sock.fileno(), unspecified, _SOCKADDR_SIZE) != 0:
+        raise OSError(ctypes.get_errno(), "connect")

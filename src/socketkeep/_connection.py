@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from socketkeep._assignment import Assignment
-from socketkeep._closing import LINGER, drain, end_writing, reset
+from socketkeep._closing import LINGER, drain, end_for_all, end_writing, reset
 from socketkeep._errors import Busy, Closed, Released
 from socketkeep._exchange import CHUNK
 from socketkeep._framing import check_bound
@@ -211,7 +211,7 @@ class Connection(Messages):
         with self._evicting(flushed):
             if alive and not self._eof:
                 drain(self._sock, linger)
-            self._sock.close()
+            end_for_all(self._sock)
 
     def release(self) -> None:
         """Let go of this process's handle; the connection lives on while another holds one.
@@ -232,10 +232,10 @@ class Connection(Messages):
         self._sock.close()
 
     def abort(self) -> None:
-        """End the connection at once: the peer gets RST, and bytes on their way are lost.
+        """End the connection at once, for every holder of the socket: the peer gets RST.
 
-        A Unix socket has no RST: there the peer sees EOF, or a reset if it was still sending.
-        May be called again, and after any other end of the connection.
+        Bytes on their way are lost.  A Unix socket has no RST: there the peer sees EOF, or a reset
+        if it was still sending.  May be called again, and after any other end of the connection.
         """
         if self._finished():
             return
