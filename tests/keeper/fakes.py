@@ -29,6 +29,7 @@ from socketkeep._wire._messages import (
     Acknowledged,
     Attach,
     Attached,
+    Crowded,
     Detached,
     Forked,
     ForkFailed,
@@ -37,6 +38,7 @@ from socketkeep._wire._messages import (
     Loaded,
     LoadFailed,
     Message,
+    Ping,
     Ready,
     Refused,
     Retire,
@@ -331,6 +333,8 @@ class FarWorker(Far):
         self.said_ready = False
         self.accept_below = 0
         self.allotments = 0
+        self.crowded = 0  # how often it was told
+        self.pings = 0
         self.order: Retire | None = None
         self.acknowledged: list[Acknowledged] = []
         self.arrived: list[tuple[Attach, list[int]]] = []
@@ -351,6 +355,10 @@ class FarWorker(Far):
                     self.acknowledged.append(acknowledged)
                 case Attach() as attach:
                     self.arrived.append((attach, packet.descriptors))
+                case Crowded():
+                    self.crowded += 1
+                case Ping():
+                    self.pings += 1
                 case None:
                     self.truncated.append(packet)
                     packet.close()

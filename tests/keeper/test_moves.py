@@ -35,13 +35,13 @@ def test_the_keeper_holds_the_connection_until_the_next_worker_does(bench: Bench
     bench.reload()
     first, second = bench.bring_up()
     give_up(bench, served)
-    (move,) = bench.keeper.moves
+    (move,) = bench.keeper.connections.moves
     (receiver,) = (worker for worker in (first, second) if worker.arrived)
     assert not is_at_eof(peer)
     assert is_alive(peer, move.sock)
     attached = receiver.attach()
     bench.settle()
-    assert len(bench.keeper.moves) == 0
+    assert len(bench.keeper.connections.moves) == 0
     assert move.sock.fileno() == -1
     assert is_alive(peer, attached.sock)
 
@@ -60,7 +60,7 @@ def test_a_connection_whose_receiver_dies_is_given_to_another_with_a_new_epoch(
     assert (attach.id, attach.epoch, attach.state) == (served.id, 3, b"\x05")
     assert is_alive(peer, other.attach().sock)
     bench.settle()
-    assert len(bench.keeper.moves) == 0
+    assert len(bench.keeper.connections.moves) == 0
 
 
 def test_a_receiver_that_acknowledged_before_it_died_had_it(bench: Bench) -> None:
@@ -77,7 +77,7 @@ def test_a_receiver_that_acknowledged_before_it_died_had_it(bench: Bench) -> Non
     bench.keeper.pool.allot(bench.record_of(receiver), 1)  # a packet that it will not read
     receiver.die(-9)
     bench.settle()
-    assert [move.parcel.id for move in bench.keeper.moves] == [unread.id]
+    assert [move.parcel.id for move in bench.keeper.connections.moves] == [unread.id]
     assert is_at_eof(peer), "served by a worker that died: lost, never served twice"
     assert bench.keeper.counters()["lost"] == 1
 
@@ -163,10 +163,10 @@ def test_what_is_said_of_an_earlier_epoch_is_refused(bench: Bench) -> None:
     receiver.send(Attached(served.id, 2))
     other.send(Attached(served.id, 3))
     bench.settle()
-    assert len(bench.keeper.moves) == 1, "neither the epoch before nor another worker"
+    assert len(bench.keeper.connections.moves) == 1, "neither the epoch before nor another worker"
     assert is_alive(peer, receiver.attach().sock)
     bench.settle()
-    assert len(bench.keeper.moves) == 0
+    assert len(bench.keeper.connections.moves) == 0
 
 
 @pytest.mark.parametrize("spare", [0, 1])
@@ -186,9 +186,9 @@ def test_at_the_descriptor_limit_the_worker_keeps_it_and_tries_again(
         bench.reactor.settle()
     bench.settle()
     if spare >= needed:
-        assert len(bench.keeper.moves) == 1
+        assert len(bench.keeper.connections.moves) == 1
     else:
-        assert len(bench.keeper.moves) == 0
+        assert len(bench.keeper.connections.moves) == 0
         assert not any(said.taken for said in old.acknowledged)
         if pipe:
             assert os.read(answer, 1) == b"", "EOF says that it was not taken"
@@ -251,10 +251,10 @@ def test_an_orphan_is_closed_in_an_orderly_way(make_bench: MakeBench) -> None:
     give_up(bench, served)
     worker.die(-9)
     bench.advance(2.8)
-    assert len(bench.keeper.moves) == 1
+    assert len(bench.keeper.connections.moves) == 1
     assert not is_at_eof(peer)
     bench.advance(0.3)
-    assert len(bench.keeper.moves) == 0
+    assert len(bench.keeper.connections.moves) == 0
     assert is_at_eof(peer)
     peer.send(b"still sending, and no RST for it")
     assert len(bench.keeper.closer) == 1
@@ -271,7 +271,7 @@ def test_a_connection_that_waits_goes_to_the_worker_that_becomes_ready(bench: Be
     for worker in workers:
         worker.die(-9)
     bench.settle()
-    assert len(bench.keeper.moves) == 1
+    assert len(bench.keeper.connections.moves) == 1
     replacement, _ = bench.fork()
     replacement.ready()
     bench.settle()

@@ -15,6 +15,13 @@ from socketkeep._keeper._ownership import TRANSITIONS, Event, Ownership, Stale, 
 #: What makes each event happen, in the epoch at hand.
 MAKE: Final[dict[Event, Callable[[Ownership], object]]] = {
     Event.DETACHED: lambda owned: owned.detached(owned.epoch),
+    Event.PARKED: lambda owned: owned.parked(owned.epoch),
+    Event.ENDED: lambda owned: owned.ended(owned.epoch),
+    Event.OWNER_DIED: lambda owned: owned.owner_died(),
+    Event.WOKEN: lambda owned: owned.woken(),
+    Event.RESUMED: lambda owned: owned.resumed(),
+    Event.CONDEMNED: lambda owned: owned.condemned(),
+    Event.IDLE: lambda owned: owned.idle(),
     Event.ASSIGNED: lambda owned: owned.assigned(7),
     Event.ATTACHED: lambda owned: owned.attached(owned.epoch),
     Event.REFUSED: lambda owned: owned.refused(owned.epoch),
@@ -27,6 +34,8 @@ MAKE: Final[dict[Event, Callable[[Ownership], object]]] = {
 #: Where a connection can be: its state, and whether a worker has been named.
 PLACES = [
     (State.OWNED, 5),
+    (State.PARKED, None),
+    (State.ORPHANED, None),
     (State.MOVING, None),
     (State.MOVING, 5),
     (State.CLOSING, None),
@@ -73,6 +82,8 @@ def test_every_row_of_the_table_can_be_reached() -> None:
     ("place", "say"),
     [
         ((State.OWNED, 5), Ownership.detached),
+        ((State.OWNED, 5), Ownership.parked),
+        ((State.OWNED, 5), Ownership.ended),
         ((State.MOVING, 5), Ownership.attached),
         ((State.MOVING, 5), Ownership.refused),
     ],
@@ -97,7 +108,8 @@ class OneConnection(RuleBasedStateMachine):
 
     The model knows no states and no table: only who has the connection.  `server` is the worker
     that serves it, `receiver` the one it was sent to and that has not answered (it may be serving
-    already), `held` whether the keeper has it, and `ended` how far its end has come.
+    already), `held` whether the keeper alone has it, `waits` for what: bytes, or a judgement after
+    its server's death; and `ended` how far its end has come.
     """
 
     def __init__(self) -> None:
@@ -107,11 +119,12 @@ class OneConnection(RuleBasedStateMachine):
         self.server: int | None = 1
         self.receiver: int | None = None
         self.held = False
+        self.waits = ""
         self.ended = 0
 
     @property
     def free(self) -> bool:
-        return self.held and self.receiver is None and not self.ended
+        return self.held and self.receiver is None and not self.ended and not self.waits
 
     def happens(self, expected: bool, event: Callable[[], object]) -> bool:
         """Make it happen; it must be refused unless it was to be expected."""
@@ -131,6 +144,49 @@ class OneConnection(RuleBasedStateMachine):
             true, lambda: self.ownership.detached(epoch)
         ):
             self.server, self.held = None, True
+
+    @rule(serial=WORKERS, older=AGES)
+    def parked(self, serial: int, older: int) -> None:
+        epoch = self.epoch - older
+        true = self.server == serial and older == 0
+        if self.ownership.worker == serial and self.happens(
+            true, lambda: self.ownership.parked(epoch)
+        ):
+            self.server, self.held, self.waits = None, True, "bytes"
+
+    @rule(serial=WORKERS, older=AGES)
+    def ended_by_its_server(self, serial: int, older: int) -> None:
+        epoch = self.epoch - older
+        true = self.server == serial and older == 0
+        if self.ownership.worker == serial and self.happens(
+            true, lambda: self.ownership.ended(epoch)
+        ):
+            self.server, self.ended = None, 2
+
+    @rule()
+    def owner_died(self) -> None:
+        if self.happens(self.server is not None, self.ownership.owner_died):
+            self.server, self.held, self.waits = None, True, "judgement"
+
+    @rule()
+    def resumed(self) -> None:
+        if self.happens(self.waits == "judgement", self.ownership.resumed):
+            self.waits = ""
+
+    @rule()
+    def condemned(self) -> None:
+        if self.happens(self.waits == "judgement", self.ownership.condemned):
+            self.waits, self.ended = "", 1
+
+    @rule()
+    def woken(self) -> None:
+        if self.happens(self.waits == "bytes", self.ownership.woken):
+            self.waits = ""
+
+    @rule()
+    def idle(self) -> None:
+        if self.happens(self.waits == "bytes", self.ownership.idle):
+            self.waits, self.ended = "", 1
 
     @rule(serial=WORKERS, older=AGES)
     def attached(self, serial: int, older: int) -> None:
@@ -163,10 +219,15 @@ class OneConnection(RuleBasedStateMachine):
         if self.happens(self.receiver is not None, self.ownership.receiver_died):
             self.receiver = None
 
-    @rule(event=st.sampled_from([Ownership.expired, Ownership.stopped]))
-    def keeper_closes(self, event: Callable[[Ownership], None]) -> None:
-        if self.happens(self.free, lambda: event(self.ownership)):
+    @rule()
+    def expired(self) -> None:
+        if self.happens(self.free, self.ownership.expired):
             self.ended = 1
+
+    @rule()
+    def stopped(self) -> None:
+        if self.happens(self.free or self.waits == "bytes", self.ownership.stopped):
+            self.waits, self.ended = "", 1
 
     @rule()
     def drained(self) -> None:
@@ -185,6 +246,8 @@ class OneConnection(RuleBasedStateMachine):
     def the_state_says_so(self) -> None:
         if self.ended:
             expected = State.CLOSING if self.ended == 1 else State.CLOSED
+        elif self.waits:
+            expected = State.PARKED if self.waits == "bytes" else State.ORPHANED
         else:
             expected = State.MOVING if self.held else State.OWNED
         assert self.ownership.state is expected
@@ -192,4 +255,4 @@ class OneConnection(RuleBasedStateMachine):
 
 
 TestOneConnection = OneConnection.TestCase
-TestOneConnection.settings = settings(max_examples=40, stateful_step_count=30, derandomize=True)
+TestOneConnection.settings = settings(max_examples=60, stateful_step_count=40, derandomize=True)

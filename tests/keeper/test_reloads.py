@@ -74,7 +74,7 @@ def test_reload_moves_the_connections_and_the_peers_notice_nothing(bench: Bench)
     assert [len(worker.arrived) for worker in new] == [2, 2], "spread over both"
     moved = [worker.attach() for worker in new for _ in range(2)]
     bench.settle()
-    assert len(bench.keeper.moves) == 0
+    assert len(bench.keeper.connections.moves) == 0
     for served in moved:
         assert served.attach is not None
         assert served.attach.attached == "reload"

@@ -204,7 +204,7 @@ class Storm(RuleBasedStateMachine):
                 continue
             servers = [w for w in self.workers if name in w.connections]
             if self.room():
-                assert len(servers) == 1, (name, len(self.bench.keeper.moves))
+                assert len(servers) == 1, (name, len(self.bench.keeper.connections.moves))
                 assert is_alive(peer, servers[0].connections[name].sock)
         assert self.bench.keeper.counters()["lost"] == len(self.lost)
         self.bench.close()
@@ -220,7 +220,7 @@ class PreforkStorm(Storm):
     model = "prefork"
 
     def room(self) -> bool:
-        return not len(self.bench.keeper.moves)
+        return not len(self.bench.keeper.connections.moves)
 
 
 class StoppedStorm(Storm):

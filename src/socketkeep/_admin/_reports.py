@@ -66,6 +66,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     upgrades: int = 0
     worker_deaths: int = 0
     handler_errors: int = 0
+    poisoned: int = 0
 
 
 class StatusReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,7 +31,8 @@ def status(keeper: Keeper, name: str) -> StatusReport:
     """Return the answer to ``status``."""
     states = [worker.state for worker in keeper.pool]
     owned = sum(worker.open for worker in keeper.pool)
-    moving = len(keeper.moves)
+    moving = len(keeper.connections.moves)
+    parked = len(keeper.connections.parking)
     generation = keeper.current or keeper.reloads.coming
     return StatusReport(
         name=name,
@@ -47,7 +48,11 @@ def status(keeper: Keeper, name: str) -> StatusReport:
         listeners=listeners(keeper),
         workers=WorkersByState(**{state.value: states.count(state) for state in _SHOWN}),
         connections=ConnectionsByState(
-            open=owned + moving, owned=owned, moving=moving, kept=moving
+            open=owned + moving + parked,
+            owned=owned,
+            moving=moving,
+            parked=parked,
+            kept=len(keeper.connections.custody),
         ),
         totals=_totals(keeper),
     )
@@ -87,7 +92,7 @@ def workers(keeper: Keeper) -> list[WorkerReport]:
 
 
 def connections(keeper: Keeper) -> list[ConnectionReport]:
-    """Return the answer to ``connections``: those in workers, then those on their way."""
+    """Return the answer to ``connections``: those in workers, then those that none has."""
     now = time.monotonic_ns()
     names = [listener.text for listener in keeper.listeners]
     reports = [
@@ -95,19 +100,19 @@ def connections(keeper: Keeper) -> list[ConnectionReport]:
         for worker in keeper.pool
         for row, words in worker.scoreboard.taken()
     ]
-    for move in keeper.moves:
-        parcel = move.parcel
+    for held in (*keeper.connections.moves, *keeper.connections.parking):
+        parcel = held.parcel
         reports.append(
             ConnectionReport(
                 id=parcel.id,
                 peer=parcel.peer,
                 listener=names[parcel.listener],
-                state=move.ownership.state.value,
+                state=held.ownership.state.value,
                 owner=None,
                 generation=keeper.current.number if keeper.current else 0,
-                epoch=move.ownership.epoch,
+                epoch=held.ownership.epoch,
                 age=(now - parcel.accepted_at) / 1e9,
-                idle=now / 1e9 - move.since,
+                idle=now / 1e9 - held.since,
                 bytes_in=parcel.bytes_in,
                 bytes_out=parcel.bytes_out,
                 busy=False,
@@ -158,4 +163,5 @@ def _totals(keeper: Keeper) -> Totals:
         reloads=max(0, keeper.reloads.completed - 1),
         worker_deaths=counters["worker_deaths"],
         handler_errors=counters["handler_errors"],
+        poisoned=counters["poisoned"],
     )

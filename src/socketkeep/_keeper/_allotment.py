@@ -6,8 +6,8 @@ from typing import Final
 
 from socketkeep._config import ServeConfig
 from socketkeep._keeper import _seats
+from socketkeep._keeper._connections import Connections
 from socketkeep._keeper._generations import Generation
-from socketkeep._keeper._moves import Moves
 from socketkeep._keeper._pool import WorkerPool
 from socketkeep._keeper._reactor import Reactor, Timer
 from socketkeep._keeper._workers import WorkerState
@@ -20,11 +20,11 @@ class Allotment:
     """Shares the seats out whenever workers or connections came or went (`_seats` has the sums)."""
 
     def __init__(
-        self, reactor: Reactor, pool: WorkerPool, moves: Moves, config: ServeConfig
+        self, reactor: Reactor, pool: WorkerPool, connections: Connections, config: ServeConfig
     ) -> None:
         self._reactor = reactor
         self._pool = pool
-        self._moves = moves
+        self._connections = connections
         self._config = config
         self._timer: Timer | None = None
 
@@ -39,11 +39,13 @@ class Allotment:
         shares = _seats.shares(each, count, self._config.max_connections)
         for worker, share in zip(workers, shares, strict=False):
             if share > worker.seats:
-                self._reactor.call_soon(self._moves.dispatch)
+                self._reactor.call_soon(self._connections.moves.dispatch)
             worker.seats = share
         coming = 0
         if each != _seats.UNBOUNDED or self._config.max_connections:
-            coming = self._moves.waiting + self._leaving()
+            coming = self._connections.moves.waiting + self._leaving()
+        if self._config.max_connections:
+            coming += len(self._connections.parking)
         limits = _seats.accept_limits(
             [worker.seats for worker in workers],
             [worker.open + worker.arriving for worker in workers],
@@ -54,7 +56,7 @@ class Allotment:
         keeping = limits != [worker.seats for worker in workers]
         if (coming or keeping) and not (self._timer and self._timer.pending):
             # A connection that ends in a worker frees a seat and says nothing.
-            self._timer = self._reactor.call_later(_AGAIN, self._moves.dispatch)
+            self._timer = self._reactor.call_later(_AGAIN, self._connections.moves.dispatch)
 
     def _leaving(self) -> int:
         """How many connections of retiring workers need a seat in those that stay."""

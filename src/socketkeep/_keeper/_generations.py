@@ -14,6 +14,7 @@ from socketkeep._config import ServeConfig
 from socketkeep._keeper._children import Children
 from socketkeep._keeper._reactor import Reactor
 from socketkeep._keeper._system import Exit, System
+from socketkeep._keeper._verdict import Policy
 from socketkeep._keeper._workers import Link, Model
 from socketkeep._listener import Listener
 from socketkeep._wire._channel import Channel, Packet, channel_pair
@@ -79,6 +80,7 @@ class Generation:
     state: GenerationState = GenerationState.LOADING
     model: Model = "fork"
     resumable: bool = False
+    policy: Policy = field(default_factory=Policy)
     link: Link = field(init=False)
     pid: int = 0
     failure: Failure | None = None
@@ -165,9 +167,10 @@ class Templates:
         match packet.message:
             case Loaded() if generation.state is GenerationState.RETIRED:
                 pass  # it had been given up
-            case Loaded(model=model, resumable=resumable, threads=threads):
+            case Loaded(model=model, resumable=resumable, threads=threads) as loaded:
                 generation.model = model
                 generation.resumable = resumable
+                generation.policy = Policy(loaded.on_crash, loaded.redeliver)
                 for name in threads:
                     _log.warning(
                         "the code started a thread at import; workers will not have it",

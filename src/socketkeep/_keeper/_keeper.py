@@ -12,13 +12,13 @@ from socketkeep._assignment import Order
 from socketkeep._config import DEFAULT_WORKERS, ServeConfig
 from socketkeep._keeper._allotment import Allotment
 from socketkeep._keeper._closer import Closer
+from socketkeep._keeper._connections import Connections
 from socketkeep._keeper._generations import (
     Failure,
     Generation,
     GenerationEvent,
     Templates,
 )
-from socketkeep._keeper._moves import Moves
 from socketkeep._keeper._notify import Herald
 from socketkeep._keeper._pool import WorkerPool
 from socketkeep._keeper._reactor import Reactor
@@ -73,10 +73,16 @@ class Keeper:
             reactor, system, config, boot, self._worker_ready, self._worker_died, self._changed
         )
         self.closer = Closer(reactor)
-        self.moves = Moves(
-            reactor, self.closer, self._targets, self._changed, config.orphan_timeout
+        self.connections = Connections(
+            reactor,
+            config,
+            boot,
+            [listener.text for listener in listeners],
+            self.closer,
+            self._targets,
+            self._changed,
         )
-        self.pool.receiver = self.moves
+        self.pool.receiver = self.connections
         self.templates = Templates(reactor, system, config, listeners, boot, name, self)
         self.reloads = Reloads(
             reactor,
@@ -90,7 +96,7 @@ class Keeper:
         self._reactor = reactor
         self.system: Final = system
         self._slots = Slots(reactor, self.pool, self._serving, self._retire)
-        self._allotment = Allotment(reactor, self.pool, self.moves, config)
+        self._allotment = Allotment(reactor, self.pool, self.connections, config)
         self._recycling = Recycling(
             reactor,
             system,
@@ -136,7 +142,7 @@ class Keeper:
     def summary(self) -> str:
         """The server's figures in a line, for who watches it from outside."""
         workers = sum(worker.state is not WorkerState.DEAD for worker in self.pool)
-        connections = sum(worker.open for worker in self.pool) + len(self.moves)
+        connections = sum(worker.open for worker in self.pool) + len(self.connections)
         generation = self.current.number if self.current else 0
         return (
             f"{self.state}: generation {generation}, {workers} workers, {connections} connections"
@@ -177,7 +183,7 @@ class Keeper:
             elif worker.state is not WorkerState.DEAD or worker.fork_children:
                 earlier = worker.order.deadline if worker.order else deadline
                 self.pool.retire(worker, Order(how, min(earlier, deadline)))
-        self.moves.stop()
+        self.connections.stop()
         self._changed()
 
     def stop_now(self) -> None:
@@ -221,7 +227,7 @@ class Keeper:
         for worker in self.pool:
             for name, word in COUNTERS.items():
                 totals[name] += worker.scoreboard[word]
-        totals["lost"] += self.moves.expired
+        totals.update(self.connections.totals)
         return totals
 
     # What templates and workers tell.
@@ -349,5 +355,5 @@ class Keeper:
             self._reactor.call_soon(self.herald.look)
         if self.order is None:
             self._reactor.call_soon(self._allot)
-        elif self.pool.empty and not (self.moves or self.closer or self.templates):
+        elif self.pool.empty and not (self.connections or self.closer or self.templates):
             self._reactor.stop()

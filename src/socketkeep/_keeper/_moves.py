@@ -6,148 +6,125 @@ next worker's `Attached`: whichever of the two dies in between, the connection l
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from socketkeep import _log
-from socketkeep._keeper._closer import Closer
-from socketkeep._keeper._ownership import Ownership, Stale, State
-from socketkeep._keeper._reactor import Reactor
+from socketkeep._keeper._custody import Close, Custody, Held
+from socketkeep._keeper._ownership import Ownership, Stale
+from socketkeep._keeper._reactor import Reactor, Timer
 from socketkeep._keeper._workers import Worker
-from socketkeep._wire._channel import Packet
-from socketkeep._wire._messages import Acknowledged, Attach, Attached, Detached, Refused
+from socketkeep._wire._messages import Attach, Attached, Crowded, Refused
 
-_ACKNOWLEDGED: Final = b"\1"
 _RETRY: Final = 0.1
 
 
-@dataclass(slots=True, eq=False)
-class Move:
-    """One connection that the keeper holds."""
-
-    parcel: Detached
-    sock: socket.socket
-    ownership: Ownership
-    since: float
-
-
 class Moves:
-    """Takes detached connections and gives each to the worker with the most room.
+    """Gives each connection that is to move to the worker with the most room.
 
     `targets` returns the workers that may be given connections now.  `changed` is called whenever a
     connection came, went, or was given, so that the seats kept free for them can be counted anew.
+    `close` is called with what no worker took in time, or when the server stops.  `keeps` says
+    whether the keeper goes on holding a handle once a worker has attached.
     """
 
     def __init__(
         self,
         reactor: Reactor,
-        closer: Closer,
+        custody: Custody,
         targets: Callable[[], Iterable[Worker]],
         changed: Callable[[], None],
+        close: Close,
         orphan_timeout: float,
+        keeps: bool,
     ) -> None:
         self._reactor = reactor
-        self._closer = closer
+        self._custody = custody
         self._targets = targets
         self._changed = changed
+        self._close = close
         self._orphan_timeout = orphan_timeout
-        self._moves: dict[str, Move] = {}
-        self._unanswered: dict[int, list[str]] = {}  # by worker, in the order they were sent
+        self._keeps = keeps
+        self._moving: dict[str, Held] = {}
+        self._waiting: dict[str, Held] = {}  # sent to no worker yet, in the order they came
+        self._unanswered: dict[int, dict[str, None]] = {}  # by worker, in the order they were sent
+        self._expiry: Timer | None = None
         self._stopping = False
-        self._throttle = _log.Throttle()
-        self.expired = 0
+        self._crowded = False
 
     def __len__(self) -> int:
-        return len(self._moves)
+        return len(self._moving)
 
-    def __iter__(self) -> Iterator[Move]:
-        return iter(tuple(self._moves.values()))
+    def __iter__(self) -> Iterator[Held]:
+        return iter(tuple(self._moving.values()))
 
     @property
     def waiting(self) -> int:
         """How many have been sent to no worker yet."""
-        return sum(move.ownership.worker is None for move in self._moves.values())
+        return len(self._waiting)
 
-    def take(self, worker: Worker, packet: Packet, parcel: Detached | None) -> None:
-        """A worker detached a connection: hold it, say so, and find it another worker.
-
-        When not all of the descriptors arrived (this process is at its limit) the worker is told
-        that, and still has it.
-        """
-        if packet.truncated:
-            self._throttle.warning(
-                "out of file descriptors", process="keeper", wanted="a connection"
-            )
-        if parcel is None or packet.truncated or parcel.id in self._moves:
-            packet.close()
-            # One that waits at a pipe sees EOF there, and does not mind this.
-            name, epoch = (parcel.id, parcel.epoch) if parcel else ("", 0)
-            worker.link.send(Acknowledged(name, epoch, taken=False))
-            return
-        connection, *pipe = packet.descriptors
-        ownership = Ownership(State.OWNED, parcel.epoch, worker.serial)
-        ownership.detached(parcel.epoch)
-        now = self._reactor.clock()
-        self._moves[parcel.id] = Move(parcel, socket.socket(fileno=connection), ownership, now)
-        self._reactor.call_at(now + self._orphan_timeout, self._expire_overdue)
-        for fd in pipe:
-            with contextlib.suppress(BrokenPipeError):  # the sender died: it is held all the same
-                os.write(fd, _ACKNOWLEDGED)
-            os.close(fd)
-        if not pipe:
-            worker.link.send(Acknowledged(parcel.id, parcel.epoch, taken=True))
+    def put(self, held: Held) -> None:
+        """Find a worker for a connection that none has."""
+        held.since = self._reactor.clock()
+        self._moving[held.id] = self._waiting[held.id] = held
+        self._expect_expiry()
         self._go_on()
 
     def dispatch(self) -> None:
         """Give each connection that waits to a worker, while there is one with a free seat."""
-        pending = [move for move in self._moves.values() if move.ownership.worker is None]
-        if pending:
+        if self._waiting or self._crowded:
             room = [worker for worker in self._targets() if worker.free_seats > 0]
-            for move in pending:
+            for held in tuple(self._waiting.values()):
                 if not room:
                     break
                 # The most free seats, not the fewest connections: shares of --max-connections
                 # differ.
                 target = max(room, key=lambda worker: worker.free_seats)
-                self._give(move, target)
+                self._give(held, target)
                 if target.free_seats <= 0:
                     room.remove(target)
+            self._tell_crowded()
         self._changed()
 
     def attached(self, worker: Worker, message: Attached) -> None:
-        """The worker holds the connection: let go of it here."""
-        move = self._answer(worker, message.id, message.epoch, Ownership.attached)
-        if move is not None:
-            del self._moves[move.parcel.id]
-            move.sock.close()
-            self._changed()
+        """The worker holds the connection: let go of it here, or hold it as the worker's."""
+        held = self._answer(worker, message.id, message.epoch, Ownership.attached)
+        if held is None:
+            return
+        del self._moving[held.id]
+        if self._keeps:
+            held.row = message.row
+            self._custody.put(held)
+        else:
+            self._custody.forget(held)
+            held.sock.close()
+        self._changed()
 
     def refused(self, worker: Worker, message: Refused) -> None:
         """The worker cannot take it: find another."""
         name = message.id or next(iter(self._unanswered.get(worker.serial, ())), "")
-        move = self._moves.get(name)
-        epoch = message.epoch if message.id or move is None else move.ownership.epoch
-        if self._answer(worker, name, epoch, Ownership.refused) is not None:
+        held = self._moving.get(name)
+        epoch = message.epoch if message.id or held is None else held.ownership.epoch
+        held = self._answer(worker, name, epoch, Ownership.refused)
+        if held is not None:
+            self._waiting[held.id] = held
             # Not at once: the worker that refused may be the only one, and be out of descriptors.
             self._reactor.call_later(_RETRY, self._go_on)
 
     def worker_died(self, worker: Worker) -> None:
         """The worker has been reaped: what it did not acknowledge, it never touched."""
         for name in self._unanswered.pop(worker.serial, ()):
-            self._moves[name].ownership.receiver_died()
+            held = self._moving[name]
+            held.ownership.receiver_died()
+            self._waiting[name] = held
         self._go_on()
 
     def stop(self) -> None:
         """No worker will come: close what waits, and what comes from now on."""
         self._stopping = True
-        for move in self:
-            if move.ownership.worker is None:
-                move.ownership.stopped()
-                self._close(move)
+        for held in tuple(self._waiting.values()):
+            held.ownership.stopped()
+            self._drop(held, "closed", "the server stopped")
 
     def _go_on(self) -> None:
         """What waits is given to a worker, or, when the server stops, closed."""
@@ -156,13 +133,13 @@ class Moves:
         else:
             self._reactor.call_soon(self.dispatch)
 
-    def _give(self, move: Move, worker: Worker) -> None:
-        parcel = move.parcel
-        epoch = move.ownership.assigned(worker.serial)
+    def _give(self, held: Held, worker: Worker) -> None:
+        parcel = held.parcel
+        epoch = held.ownership.assigned(worker.serial)
         attach = Attach(
             id=parcel.id,
             epoch=epoch,
-            attached="reload",
+            attached=held.why,
             listener=parcel.listener,
             peer=parcel.peer,
             state=parcel.state,
@@ -170,51 +147,67 @@ class Moves:
             accepted_at=parcel.accepted_at,
             bytes_in=parcel.bytes_in,
             bytes_out=parcel.bytes_out,
+            redelivered=held.redelivered,
+            kept=self._keeps,
         )
         try:
-            worker.link.send(attach, (move.sock.fileno(),))
+            worker.link.send(attach, (held.sock.fileno(),))
         except OSError:
             # No descriptor for the memfd of a large state: this process is at its limit.
-            move.ownership.refused(epoch)
+            held.ownership.refused(epoch)
             self._reactor.call_later(_RETRY, self._go_on)
             return
+        del self._waiting[parcel.id]
         worker.arriving += 1
-        self._unanswered.setdefault(worker.serial, []).append(parcel.id)
+        self._unanswered.setdefault(worker.serial, {})[parcel.id] = None
 
     def _answer(
         self, worker: Worker, name: str, epoch: int, step: Callable[[Ownership, int], None]
-    ) -> Move | None:
-        move = self._moves.get(name)
+    ) -> Held | None:
+        held = self._moving.get(name)
         try:
-            if move is None or move.ownership.worker != worker.serial:
+            if held is None or held.ownership.worker != worker.serial:
                 raise Stale("not with this worker")
-            step(move.ownership, epoch)
+            step(held.ownership, epoch)
         except Stale as error:
             _log.error("refused a stale message", id=name, error=str(error), **worker.label)
             return None
-        self._unanswered[worker.serial].remove(name)
+        del self._unanswered[worker.serial][name]
         worker.arriving -= 1
-        return move
+        return held
+
+    def _tell_crowded(self) -> None:
+        """Have those that wait for input make room for those that wait for a seat."""
+        self._crowded = crowded = bool(self._waiting)
+        for worker in self._targets():
+            if worker.scoreboard.crowded != crowded:
+                worker.scoreboard.crowded = crowded
+                if crowded and worker.model == "prefork":  # its only handler may be waiting
+                    worker.link.send(Crowded())
+
+    def _expect_expiry(self) -> None:
+        # One timer, for those that have waited longest: one for each that comes would outlive it
+        # by far, and thousands come and go a second.
+        if self._waiting and (self._expiry is None or not self._expiry.pending):
+            oldest = min(held.since for held in self._waiting.values())
+            self._expiry = self._reactor.call_at(
+                oldest + self._orphan_timeout, self._expire_overdue
+            )
 
     def _expire_overdue(self) -> None:
         now = self._reactor.clock()
-        for move in self:
-            if move.since + self._orphan_timeout <= now and move.ownership.worker is None:
-                move.ownership.expired()
-                self.expired += 1
+        for held in tuple(self._waiting.values()):
+            if held.since + self._orphan_timeout <= now:
+                held.ownership.expired()
                 _log.warning(
                     "connection closed: no worker took it",
-                    id=move.parcel.id,
-                    peer=move.parcel.peer,
                     waited=self._orphan_timeout,
+                    **held.label,
                 )
-                self._close(move)
+                self._drop(held, "lost", "no worker took it")
+        self._expect_expiry()
 
-    def _close(self, move: Move) -> None:
-        def drained() -> None:
-            move.ownership.drained()
-            self._changed()
-
-        del self._moves[move.parcel.id]
-        self._closer.close(move.sock, drained)
+    def _drop(self, held: Held, counted: Literal["closed", "lost"], why: str) -> None:
+        del self._moving[held.id], self._waiting[held.id]
+        self._close(held, counted, why)
         self._changed()

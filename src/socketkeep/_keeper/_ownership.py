@@ -1,8 +1,8 @@
 """Who owns a connection: one table of transitions, no I/O.
 
-The keeper knows of a connection from the moment its worker detaches it until another worker has
-acknowledged it.  Each assignment has a new epoch, and what an older epoch says is refused: a slow
-message must never undo a newer decision.
+The keeper knows of a connection from the moment its worker detaches it, or entrusts a handle of it
+to the keeper, until it has ended or another worker alone has it.  Each assignment has a new epoch,
+and what an older epoch says is refused: a slow message must never undo a newer decision.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ class State(Enum):
 
     OWNED = "owned"
     MOVING = "moving"
+    PARKED = "parked"
+    ORPHANED = "orphaned"
     CLOSING = "closing"
     CLOSED = "closed"
 
@@ -24,18 +26,33 @@ class State(Enum):
 class Event(Enum):
     """What can happen to it."""
 
-    DETACHED = "detached"  # its worker gave it up at a safe point
+    DETACHED = "detached"  # its worker gave it up at a safe point, to another worker
+    PARKED = "parked"  # its worker gave it up at a safe point, until bytes arrive
+    ENDED = "ended"  # its worker ended it
+    OWNER_DIED = "owner died"  # its worker was reaped and had not ended it
+    WOKEN = "woken"  # bytes, EOF or an error arrived
+    RESUMED = "resumed"  # it can go on from its last commit
+    CONDEMNED = "condemned"  # it cannot
     ASSIGNED = "assigned"  # it was sent to a worker
     ATTACHED = "attached"  # that worker holds it
     REFUSED = "refused"  # that worker cannot take it
     RECEIVER_DIED = "receiver died"  # that worker was reaped before it acknowledged
     EXPIRED = "expired"  # no worker took it within the orphan timeout
+    IDLE = "idle"  # nothing arrived within the idle timeout
     STOPPED = "stopped"  # the server stops
     DRAINED = "drained"  # the peer has all that was sent, or the bound was reached
 
 
 TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
     (State.OWNED, Event.DETACHED): State.MOVING,
+    (State.OWNED, Event.PARKED): State.PARKED,
+    (State.OWNED, Event.ENDED): State.CLOSED,
+    (State.OWNED, Event.OWNER_DIED): State.ORPHANED,
+    (State.ORPHANED, Event.RESUMED): State.MOVING,
+    (State.ORPHANED, Event.CONDEMNED): State.CLOSING,
+    (State.PARKED, Event.WOKEN): State.MOVING,
+    (State.PARKED, Event.IDLE): State.CLOSING,
+    (State.PARKED, Event.STOPPED): State.CLOSING,
     (State.MOVING, Event.ASSIGNED): State.MOVING,
     (State.MOVING, Event.ATTACHED): State.OWNED,
     (State.MOVING, Event.REFUSED): State.MOVING,
@@ -66,6 +83,37 @@ class Ownership:
         """The owner of `epoch` gave it up.  Raises Stale."""
         self._step(Event.DETACHED, epoch)
         self.worker = None
+
+    def parked(self, epoch: int) -> None:
+        """The owner of `epoch` gave it up until bytes arrive.  Raises Stale."""
+        self._step(Event.PARKED, epoch)
+        self.worker = None
+
+    def ended(self, epoch: int) -> None:
+        """The owner of `epoch` ended it.  Raises Stale."""
+        self._step(Event.ENDED, epoch)
+        self.worker = None
+
+    def owner_died(self) -> None:
+        """The owner was reaped.  Raises Stale."""
+        self._step(Event.OWNER_DIED, self.epoch)
+        self.worker = None
+
+    def resumed(self) -> None:
+        """It goes on from its last commit, in another worker.  Raises Stale."""
+        self._step(Event.RESUMED, self.epoch)
+
+    def condemned(self) -> None:
+        """It cannot go on.  Raises Stale."""
+        self._step(Event.CONDEMNED, self.epoch)
+
+    def woken(self) -> None:
+        """Something arrived while it was parked.  Raises Stale."""
+        self._step(Event.WOKEN, self.epoch)
+
+    def idle(self) -> None:
+        """Nothing arrived for too long.  Raises Stale."""
+        self._step(Event.IDLE, self.epoch)
 
     def assigned(self, worker: int) -> int:
         """It was sent to `worker`; return the new epoch.  Raises Stale when it is with another."""

@@ -23,9 +23,13 @@ from socketkeep._wire._channel import Channel, Packet, channel_pair
 from socketkeep._wire._messages import (
     Attached,
     Detached,
+    Ended,
     Forked,
     ForkFailed,
     ForkWorker,
+    Free,
+    Keep,
+    Orphaned,
     Ready,
     Refused,
     Retire,
@@ -44,7 +48,12 @@ class Receiver(Protocol):
     def take(self, worker: Worker, packet: Packet, parcel: Detached | None) -> None: ...
     def attached(self, worker: Worker, message: Attached) -> None: ...
     def refused(self, worker: Worker, message: Refused) -> None: ...
+    def keep(self, worker: Worker, packet: Packet, message: Keep) -> None: ...
+    def ended(self, worker: Worker, message: Ended) -> None: ...
+    def orphaned(self, worker: Worker, message: Orphaned) -> None: ...
+    def seat_freed(self) -> None: ...
     def worker_died(self, worker: Worker) -> None: ...
+    def process_died(self, worker: Worker, pid: int) -> None: ...
 
 
 class WorkerPool:
@@ -99,7 +108,7 @@ class WorkerPool:
         """Have the generation's template fork a worker into `slot`.  Raises OSError."""
         rows = _seats.seats_of_model(generation.model, self._config.threads)
         with ExitStack() as undo:
-            memfd = create_memfd(rows)
+            memfd = create_memfd(rows, states=self._config.keep == "crash")
             undo.callback(os.close, memfd)
             scoreboard = Scoreboard(memfd)
             wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -113,7 +122,9 @@ class WorkerPool:
             serial=self._serial,
             slot=slot,
             generation=generation.number,
+            model=generation.model,
             resumable=generation.resumable,
+            policy=generation.policy,
             scoreboard=scoreboard,
             wake=wake,
             started_at=self._reactor.clock(),
@@ -208,6 +219,14 @@ class WorkerPool:
                 self.receiver.attached(worker, message)
             case Refused() as message:
                 self.receiver.refused(worker, message)
+            case Keep() as message:
+                self.receiver.keep(worker, packet, message)
+            case Ended() as message:
+                self.receiver.ended(worker, message)
+            case Orphaned() as message:
+                self.receiver.orphaned(worker, message)
+            case Free():
+                self.receiver.seat_freed()
             case _:
                 packet.close()
 
@@ -219,8 +238,9 @@ class WorkerPool:
         worker.exit = ended
         self._log_end(worker, ended)
         worker.state = WorkerState.DEAD
-        self.receiver.worker_died(worker)
         self._adopt_fork_children(worker)
+        self.receiver.worker_died(worker)
+        self._settle_rows(worker, lambda pid: pid not in worker.fork_children)
         if not worker.fork_children:
             self._forget(worker)
         self._died(worker)
@@ -250,7 +270,8 @@ class WorkerPool:
     def _fork_child_ended(self, worker: Worker, pid: int, _exit: Exit) -> None:
         worker.fork_children.discard(pid)
         worker.link.drain()
-        self._settle_rows(worker, pid)
+        self.receiver.process_died(worker, pid)
+        self._settle_rows(worker, pid.__eq__)
         if not worker.fork_children:
             self._forget(worker)
         self._changed()
@@ -265,14 +286,14 @@ class WorkerPool:
         del self._workers[worker.serial]
         worker.link.close()
         os.close(worker.wake)
-        self._settle_rows(worker)
+        self._settle_rows(worker, lambda _pid: True)
         for name, word in COUNTERS.items():
             self.totals[name] += worker.scoreboard[word]
 
-    def _settle_rows(self, worker: Worker, pid: int | None = None) -> None:
-        """Count the connections of a process that has ended; None: of any."""
+    def _settle_rows(self, worker: Worker, of: Callable[[int], bool]) -> None:
+        """Count the connections of processes that have ended."""
         for row, words in worker.scoreboard.taken():
-            if pid not in (None, words[record.PID]):
+            if not of(words[record.PID]):
                 continue
             if words[record.ENDED] == record.Ended.NOT_YET:
                 number = connection_id(self._boot, words[record.MINTED_BY], words[record.NUMBER])

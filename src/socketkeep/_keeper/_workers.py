@@ -11,9 +11,10 @@ from typing import Final, Literal
 from socketkeep._assignment import Order
 from socketkeep._keeper._reactor import READABLE, WRITABLE, Reactor
 from socketkeep._keeper._system import Exit
+from socketkeep._keeper._verdict import Policy
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet
 from socketkeep._wire._messages import Message
-from socketkeep._wire._scoreboard import OPEN, Scoreboard
+from socketkeep._wire._scoreboard import DETACHED, OPEN, Scoreboard
 
 Model = Literal["fork", "prefork", "thread", "async"]
 
@@ -132,7 +133,9 @@ class Worker:
     serial: Final[int]
     slot: Final[int]
     generation: Final[int]
+    model: Final[Model]
     resumable: Final[bool]  # whether its handler is
+    policy: Final[Policy]
     scoreboard: Final[Scoreboard]
     wake: Final[int]  # eventfd that wakes the handlers that poll it
     started_at: Final[float]
@@ -144,6 +147,7 @@ class Worker:
     seats: int = 0  # how many connections it may serve
     accept_below: int = 0  # what it was last told of them
     arriving: int = 0  # connections sent to it and not yet acknowledged
+    departures: int = 0  # connections that were taken from it
     replaces: Worker | None = None
     error: str = ""
     killed: bool = False  # by the keeper
@@ -162,7 +166,9 @@ class Worker:
 
     @property
     def free_seats(self) -> int:
-        return self.seats - self.open - self.arriving
+        # What the keeper has taken leaves its seat before the worker reads the next message.
+        leaving = max(0, self.departures - self.scoreboard[DETACHED])
+        return self.seats - self.open - self.arriving + leaving
 
     @property
     def moves_its_connections(self) -> bool:

@@ -116,6 +116,7 @@ class Detached(Message, frozen=True, tag="Detached"):
     bytes_in: int
     bytes_out: int
     parked: bool = False  # watch it until bytes arrive, then give it to another
+    active_at: int = 0  # when bytes last passed, as in the row
 
 
 class Acknowledged(Message, frozen=True, tag="Acknowledged"):
@@ -189,6 +190,10 @@ class Orphaned(Message, frozen=True, tag="Orphaned"):
     bytes_out: int
 
 
+class Free(Message, frozen=True, tag="Free"):
+    """Worker to keeper: while CROWDED is set, a seat has become free."""
+
+
 class Ping(Message, frozen=True, tag="Ping"):
     """Keeper to worker: write the time into the scoreboard's BEAT word, to show you are alive."""
 
@@ -216,6 +221,7 @@ AnyMessage: TypeAlias = (
     | Keep
     | Ended
     | Orphaned
+    | Free
     | Ping
     | Crowded
 )

@@ -146,6 +146,15 @@ class Scoreboard:
         return self._words[start : start + ROW_WORDS]
 
     @property
+    def crowded(self) -> bool:
+        """Whether connections wait for a seat, so that those which only wait should park."""
+        return bool(self._words[CROWDED])
+
+    @crowded.setter
+    def crowded(self, crowded: bool) -> None:
+        self._words[CROWDED] = crowded
+
+    @property
     def keeps_states(self) -> bool:
         """Whether there is room for committed states."""
         return self._shelves is not None
@@ -205,3 +214,11 @@ def parse_connection_id(text: str) -> tuple[int, int]:
     """Return (minted_by, number) of a connection's id."""
     _, minted_by, number = text.split("-")
     return int(minted_by, 16), int(number, 16)
+
+
+def keep_token(row: Record) -> int:
+    """Return the word by which the keeper says that it has a handle of the row's connection.
+
+    Of this giving of this connection: a word that comes late says nothing of the row's next one.
+    """
+    return (row[record.MINTED_BY] << 40 ^ row[record.NUMBER] << 12 ^ row[record.EPOCH]) % 2**63 | 2

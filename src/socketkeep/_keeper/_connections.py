@@ -1,0 +1,331 @@
+"""What workers say of their connections, and what the keeper does with those it holds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Literal
+
+from socketkeep import _log
+from socketkeep import _record as record
+from socketkeep._closing import reset
+from socketkeep._config import ServeConfig
+from socketkeep._keeper._closer import Closer
+from socketkeep._keeper._custody import Custody, Held
+from socketkeep._keeper._moves import Moves
+from socketkeep._keeper._ownership import Ownership, Stale, State
+from socketkeep._keeper._parking import Parking
+from socketkeep._keeper._reactor import Reactor
+from socketkeep._keeper._verdict import judge
+from socketkeep._keeper._workers import Worker
+from socketkeep._options import limit_seconds
+from socketkeep._record import Ended as End
+from socketkeep._record import Record
+from socketkeep._wire._channel import Packet
+from socketkeep._wire._messages import (
+    Acknowledged,
+    Attached,
+    Detached,
+    Ended,
+    Keep,
+    Orphaned,
+    Refused,
+)
+from socketkeep._wire._scoreboard import connection_id, keep_token
+
+_ACKNOWLEDGED: Final = b"\1"
+
+
+class Connections:
+    """The keeper's side of detaching, parking, keeping and attaching: one way for all of them."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        config: ServeConfig,
+        boot: int,
+        listeners: Sequence[str],
+        closer: Closer,
+        targets: Callable[[], Iterable[Worker]],
+        changed: Callable[[], None],
+    ) -> None:
+        self._reactor = reactor
+        self._config = config
+        self._boot = boot
+        self._listeners = listeners
+        self._closer = closer
+        self._changed = changed
+        self._throttle = _log.Throttle()
+        self._stopping = False
+        self._park_after = limit_seconds(config.park_after, 0.0) or 0.0
+        self.totals: Counter[str] = Counter()
+        self.custody: Final = Custody()
+        self.moves: Final = Moves(
+            reactor,
+            self.custody,
+            targets,
+            changed,
+            self._close,
+            config.orphan_timeout,
+            keeps=config.keep == "crash",
+        )
+        self.parking: Final = Parking(reactor, self.moves.put, self._close, config.idle_timeout)
+
+    def __len__(self) -> int:
+        """How many no worker serves now."""
+        return len(self.moves) + len(self.parking)
+
+    def stop(self) -> None:
+        """The server stops: close what no worker has, and what comes from now on."""
+        self._stopping = True
+        self.parking.stop()
+        self.moves.stop()
+
+    # What workers say.
+
+    def take(self, worker: Worker, packet: Packet, parcel: Detached | None) -> None:
+        """A worker detached a connection: hold it, say so, and park it or find another worker.
+
+        When not all of the descriptors arrived (this process is at its limit) the worker is told
+        that, and still has it.
+        """
+        if packet.truncated:
+            self._out_of_descriptors()
+        held = None
+        if parcel is not None and not packet.truncated:
+            held = self._detached(worker, packet, parcel)
+        if parcel is None or held is None:
+            packet.close()
+            # One that waits at a pipe sees EOF there, and does not mind this.
+            name, epoch = (parcel.id, parcel.epoch) if parcel else ("", 0)
+            worker.link.send(Acknowledged(name, epoch, taken=False))
+            return
+        worker.departures += 1
+        pipe = packet.descriptors[1:]
+        for fd in pipe:
+            with contextlib.suppress(BrokenPipeError):  # the sender died: it is held all the same
+                os.write(fd, _ACKNOWLEDGED)
+            os.close(fd)
+        if not pipe:
+            worker.link.send(Acknowledged(parcel.id, parcel.epoch, taken=True))
+        if held.ownership.state is State.PARKED:
+            self.parking.put(held)
+            self._reactor.call_soon(self.moves.dispatch)  # its seat is free
+        else:
+            held.why = "reload"
+            self.moves.put(held)
+
+    def attached(self, worker: Worker, message: Attached) -> None:
+        """A worker holds the connection that it was sent."""
+        self.moves.attached(worker, message)
+
+    def refused(self, worker: Worker, message: Refused) -> None:
+        """A worker cannot take the connection that it was sent."""
+        self.moves.refused(worker, message)
+
+    def keep(self, worker: Worker, packet: Packet, message: Keep) -> None:
+        """A worker entrusts a handle of a connection that it serves; say so in its row."""
+        row = worker.scoreboard.record(message.row)
+        token = keep_token(row)
+        name = self._name(row)
+        if packet.truncated or (name, row[record.EPOCH]) != (message.id, message.epoch):
+            if packet.truncated:
+                self._out_of_descriptors()  # the worker, not answered, offers it again
+            packet.close()
+            return
+        if message.id in self.custody:
+            packet.close()
+        else:
+            parcel = self._parcel(message.id, row, message.listener, message.peer, None)
+            ownership = Ownership(State.OWNED, message.epoch, worker.serial)
+            sock = socket.socket(fileno=packet.descriptors[0])
+            now = self._reactor.clock()
+            self.custody.put(Held(parcel, sock, ownership, now, row=message.row))
+        row[record.KEEP] = token
+
+    def ended(self, worker: Worker, message: Ended) -> None:
+        """A worker ended connections of which it had entrusted a handle."""
+        for name, epoch in message.connections:
+            held = self.custody.get(name)
+            try:
+                if held is None or held.ownership.worker != worker.serial:
+                    continue  # its offer did not arrive
+                held.ownership.ended(epoch)
+            except Stale as error:
+                _log.error("refused a stale message", id=name, error=str(error), **worker.label)
+                continue
+            self.custody.disown(held, worker.serial)
+            self.custody.forget(held)
+            held.sock.close()
+
+    def orphaned(self, worker: Worker, message: Orphaned) -> None:
+        """The process that a `fork` worker had for a connection has died, and was reaped."""
+        held = self.custody.get(message.id)
+        if held is None or held.ownership.worker != worker.serial:
+            return
+        if held.ownership.epoch != message.epoch:
+            _log.error("refused a stale message", id=message.id, **worker.label)
+            return
+        parcel = held.parcel
+        parcel = Detached(
+            parcel.id,
+            message.epoch,
+            parcel.listener,
+            parcel.peer,
+            message.state,
+            b"",
+            parcel.accepted_at,
+            message.bytes_in,
+            message.bytes_out,
+        )
+        self._judge(worker, held, message.status, parcel)
+
+    def seat_freed(self) -> None:
+        """A worker has room for one of those that wait."""
+        self._reactor.call_soon(self.moves.dispatch)
+
+    def worker_died(self, worker: Worker) -> None:
+        """A worker was reaped: what it did not acknowledge it never touched; the rest is judged.
+
+        What children that it forked go on serving is theirs, see `process_died`.
+        """
+        self.moves.worker_died(worker)
+        for held in self.custody.owned_by(worker.serial):
+            row = worker.scoreboard.record(held.row)
+            if row[record.PID] not in worker.fork_children:
+                self._owner_died(worker, held, row)
+
+    def process_died(self, worker: Worker, pid: int) -> None:
+        """A child of a `fork` worker that is dead itself was reaped."""
+        for held in self.custody.owned_by(worker.serial):
+            row = worker.scoreboard.record(held.row)
+            if row[record.PID] == pid:
+                self._owner_died(worker, held, row)
+
+    # What follows from it.
+
+    def _detached(self, worker: Worker, packet: Packet, parcel: Detached) -> Held | None:
+        """Return the connection that the worker gave up; None when it was not the worker's."""
+        held = self.custody.get(parcel.id)
+        now = self._reactor.clock()
+        if held is None:
+            ownership = Ownership(State.OWNED, parcel.epoch, worker.serial)
+            held = Held(parcel, socket.socket(fileno=packet.descriptors[0]), ownership, now)
+            self._step_detached(held, parcel)
+        else:
+            try:
+                if held.ownership.worker != worker.serial:
+                    raise Stale("not with this worker")
+                self._step_detached(held, parcel)
+            except Stale as error:
+                _log.error("refused a stale message", error=str(error), **held.label)
+                return None
+            os.close(packet.descriptors[0])
+            held.parcel = parcel
+            held.redelivered = False
+            self.custody.disown(held, worker.serial)
+        self.custody.put(held)
+        # Idle since it was active, or since its handler began to wait, whichever was later.
+        held.since = max(parcel.active_at / 1e9, now - self._park_after)
+        return held
+
+    def _step_detached(self, held: Held, parcel: Detached) -> None:
+        if parcel.parked:
+            held.ownership.parked(parcel.epoch)
+        else:
+            held.ownership.detached(parcel.epoch)
+
+    def _owner_died(self, worker: Worker, held: Held, row: Record) -> None:
+        if row[record.ENDED] not in (End.NOT_YET, End.DETACHED) or self._name(row) != held.id:
+            # It was ended, and only the word of it did not come.
+            held.ownership.ended(held.ownership.epoch)
+            self.custody.disown(held, worker.serial)
+            self.custody.forget(held)
+            self._closer.close(held.sock, self._changed)
+            return
+        parcel = self._parcel(
+            held.id,
+            row,
+            held.parcel.listener,
+            held.parcel.peer,
+            worker.scoreboard.state(held.row),
+        )
+        self._judge(worker, held, row[record.STATUS], parcel)
+        row[record.ENDED] = End.DETACHED  # settled here, whatever became of it
+
+    def _judge(self, worker: Worker, held: Held, status: int, parcel: Detached) -> None:
+        """Resume a connection whose owner died, or end it."""
+        held.ownership.owner_died()
+        self.custody.disown(held, worker.serial)
+        held.parcel = parcel
+        now = self._reactor.clock()
+        fate, held.deaths = judge(
+            status, worker.policy, held.deaths, now, self._config.poison_limit
+        )
+        if fate in ("resume", "redeliver") and not self._stopping:
+            held.ownership.resumed()
+            held.why = "crash"
+            held.redelivered = fate == "redeliver"
+            self.moves.put(held)
+            return
+        held.ownership.condemned()
+        if fate == "poison":
+            _log.error("poisoned", deaths=len(held.deaths), **held.label)
+            self.totals["poisoned"] += 1
+        else:
+            _log.warning("connection lost", **held.label, **worker.label)
+        if fate in ("poison", "reset"):
+            self.totals["lost"] += 1
+            self.custody.forget(held)
+            reset(held.sock)
+            held.ownership.drained()
+        else:
+            self._close(held, "lost", "its worker died")
+
+    def _close(self, held: Held, counted: Literal["closed", "lost"], why: str) -> None:
+        """End a connection that no worker has, in an orderly way."""
+
+        def drained() -> None:
+            held.ownership.drained()
+            self._changed()
+
+        self.custody.forget(held)
+        self.totals[counted] += 1
+        if self._config.access_log:
+            parcel = held.parcel
+            _log.info(
+                "connection",
+                **held.label,
+                listener=self._listeners[parcel.listener],
+                duration=self._reactor.clock() - parcel.accepted_at / 1e9,
+                bytes_in=parcel.bytes_in,
+                bytes_out=parcel.bytes_out,
+                ended="closed",
+                why=why,
+            )
+        self._closer.close(held.sock, drained)
+        self._changed()
+
+    def _parcel(
+        self, name: str, row: Record, listener: int, peer: str, state: bytes | None
+    ) -> Detached:
+        return Detached(
+            id=name,
+            epoch=row[record.EPOCH],
+            listener=listener,
+            peer=peer,
+            state=state,
+            unread=b"",
+            accepted_at=row[record.ACCEPTED_AT],
+            bytes_in=row[record.BYTES_IN],
+            bytes_out=row[record.BYTES_OUT],
+        )
+
+    def _name(self, row: Record) -> str:
+        return connection_id(self._boot, row[record.MINTED_BY], row[record.NUMBER])
+
+    def _out_of_descriptors(self) -> None:
+        self._throttle.warning("out of file descriptors", process="keeper", wanted="a connection")

@@ -1,0 +1,95 @@
+"""The connections that the keeper has a handle of, and who each belongs to: a store, no decisions.
+
+A connection is held from its worker's `Detached` until the next worker's `Attached`, while it is
+parked, while it is being closed, and, with ``--keep crash``, all the time that workers serve it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from socketkeep._assignment import Attached
+from socketkeep._keeper._ownership import Ownership, State
+from socketkeep._wire._messages import Detached
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """One connection that the keeper has a handle of.
+
+    parcel: what its last owner said of it; of an owned connection only what never changes counts.
+    why: what its next handler is told by `conn.attached`.
+    row: its row in the scoreboard of the worker that owns it.
+    deaths: when owners of it died that were in the middle of a message of it.
+    """
+
+    parcel: Detached
+    sock: socket.socket
+    ownership: Ownership
+    since: float
+    why: Attached = "reload"
+    redelivered: bool = False
+    row: int = -1
+    deaths: tuple[float, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return self.parcel.id
+
+    @property
+    def label(self) -> dict[str, object]:
+        """The fields by which log lines name it."""
+        return {"id": self.parcel.id, "peer": self.parcel.peer}
+
+
+class Close(Protocol):
+    """Ends a connection that no worker has, counts it, and says why in the access log."""
+
+    def __call__(self, held: Held, counted: Literal["closed", "lost"], why: str) -> None: ...
+
+
+class Custody:
+    """All that the keeper holds, by id, and what of it each worker owns."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Held] = {}
+        self._owned: dict[int, dict[str, Held]] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __iter__(self) -> Iterator[Held]:
+        return iter(tuple(self._held.values()))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._held
+
+    def get(self, name: str) -> Held | None:
+        """Return the connection of that id."""
+        return self._held.get(name)
+
+    def owned_by(self, serial: int) -> list[Held]:
+        """Return what a worker serves and the keeper has a handle of, too."""
+        return list(self._owned.get(serial, {}).values())
+
+    def put(self, held: Held) -> None:
+        """Hold a connection, or note that its owner has changed."""
+        self._held[held.id] = held
+        owner = held.ownership.worker
+        if held.ownership.state is State.OWNED and owner is not None:
+            self._owned.setdefault(owner, {})[held.id] = held
+
+    def disown(self, held: Held, serial: int) -> None:
+        """Note that the worker does not own it any more."""
+        owned = self._owned.get(serial)
+        if owned is not None:
+            owned.pop(held.id, None)
+            if not owned:
+                del self._owned[serial]
+
+    def forget(self, held: Held) -> None:
+        """Hold it no longer; whoever has its socket closes it."""
+        del self._held[held.id]
