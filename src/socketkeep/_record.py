@@ -37,7 +37,8 @@ ENDED: Final = 11
 HANDLER_ERRORS: Final = 12
 KEEP: Final = 13  # NOT_OFFERED, OFFERED to the keeper, or the token by which it says it has it
 STATE: Final = 14  # where the committed state stands, see the scoreboard; 0: none
-WORDS: Final = 16  # the rest is spare: fields are only ever appended
+BOOT: Final = 15  # of the keeper under which it was accepted, with MINTED_BY and NUMBER its id
+WORDS: Final = 16  # fields are only ever appended
 
 
 NOT_OFFERED: Final = 0

@@ -387,6 +387,7 @@ class FarWorker(Far):
         row = self.board.claim()
         assert row is not None
         words = self.board.record(row)
+        words[record.BOOT] = BOOT
         words[record.MINTED_BY] = self.serial
         words[record.EPOCH] = 1
         words[record.PID] = self.pid
@@ -404,7 +405,9 @@ class FarWorker(Far):
         row = self.board.claim()
         assert row is not None
         words = self.board.record(row)
-        words[record.MINTED_BY], words[record.NUMBER] = scoreboard.parse_connection_id(attach.id)
+        boot, minted_by, number = scoreboard.parse_connection_id(attach.id)
+        words[record.BOOT], words[record.MINTED_BY] = boot, minted_by
+        words[record.NUMBER] = number
         words[record.EPOCH] = attach.epoch
         words[record.PID] = self.pid
         served = Served(self, attach.id, attach.epoch, row, socket.socket(fileno=fd))

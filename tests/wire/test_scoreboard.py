@@ -209,5 +209,5 @@ def test_threads_do_not_lose_each_others_counts() -> None:
 @given(*[st.integers(0, 2**63 - 1)] * 3)
 def test_an_id_says_who_minted_it(boot: int, minted_by: int, number: int) -> None:
     name = scoreboard.connection_id(boot, minted_by, number)
-    assert scoreboard.parse_connection_id(name) == (minted_by, number)
+    assert scoreboard.parse_connection_id(name) == (boot, minted_by, number)
     assert len(scoreboard.connection_id(1, 2, 3)) == 5

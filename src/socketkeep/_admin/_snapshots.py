@@ -22,7 +22,7 @@ from socketkeep._admin._reports import (
 from socketkeep._inspect._queue import listen_queue
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper._workers import Worker, WorkerState
-from socketkeep._wire._scoreboard import connection_id
+from socketkeep._wire._scoreboard import id_of
 
 _SHOWN = (WorkerState.STARTING, WorkerState.READY, WorkerState.DRAINING)
 
@@ -96,7 +96,7 @@ def connections(keeper: Keeper) -> list[ConnectionReport]:
     now = time.monotonic_ns()
     names = [listener.text for listener in keeper.listeners]
     reports = [
-        _of_row(keeper, worker, row, words, names, now)
+        _of_row(worker, row, words, names, now)
         for worker in keeper.pool
         for row, words in worker.scoreboard.taken()
     ]
@@ -122,7 +122,6 @@ def connections(keeper: Keeper) -> list[ConnectionReport]:
 
 
 def _of_row(
-    keeper: Keeper,
     worker: Worker,
     row: int,
     words: record.Record,
@@ -130,7 +129,7 @@ def _of_row(
     now: int,
 ) -> ConnectionReport:
     return ConnectionReport(
-        id=connection_id(keeper.boot, words[record.MINTED_BY], words[record.NUMBER]),
+        id=id_of(words),
         peer=worker.scoreboard.peer(row),
         listener=names[words[record.LISTENER]],
         state="owned",

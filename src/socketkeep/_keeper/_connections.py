@@ -34,7 +34,7 @@ from socketkeep._wire._messages import (
     Orphaned,
     Refused,
 )
-from socketkeep._wire._scoreboard import connection_id, keep_token
+from socketkeep._wire._scoreboard import id_of, keep_token
 
 _ACKNOWLEDGED: Final = b"\1"
 
@@ -46,7 +46,6 @@ class Connections:
         self,
         reactor: Reactor,
         config: ServeConfig,
-        boot: int,
         listeners: Sequence[str],
         closer: Closer,
         targets: Callable[[], Iterable[Worker]],
@@ -54,7 +53,6 @@ class Connections:
     ) -> None:
         self._reactor = reactor
         self._config = config
-        self._boot = boot
         self._listeners = listeners
         self._closer = closer
         self._changed = changed
@@ -130,7 +128,7 @@ class Connections:
         """A worker entrusts a handle of a connection that it serves; say so in its row."""
         row = worker.scoreboard.record(message.row)
         token = keep_token(row)
-        name = self._name(row)
+        name = id_of(row)
         if packet.truncated or (name, row[record.EPOCH]) != (message.id, message.epoch):
             if packet.truncated:
                 self._out_of_descriptors()  # the worker, not answered, offers it again
@@ -239,7 +237,7 @@ class Connections:
             held.ownership.detached(parcel.epoch)
 
     def _owner_died(self, worker: Worker, held: Held, row: Record) -> None:
-        if row[record.ENDED] not in (End.NOT_YET, End.DETACHED) or self._name(row) != held.id:
+        if row[record.ENDED] not in (End.NOT_YET, End.DETACHED) or id_of(row) != held.id:
             # It was ended, and only the word of it did not come.
             held.ownership.ended(held.ownership.epoch)
             self.custody.disown(held, worker.serial)
@@ -323,9 +321,6 @@ class Connections:
             bytes_in=row[record.BYTES_IN],
             bytes_out=row[record.BYTES_OUT],
         )
-
-    def _name(self, row: Record) -> str:
-        return connection_id(self._boot, row[record.MINTED_BY], row[record.NUMBER])
 
     def _out_of_descriptors(self) -> None:
         self._throttle.warning("out of file descriptors", process="keeper", wanted="a connection")

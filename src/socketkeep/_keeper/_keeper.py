@@ -70,13 +70,12 @@ class Keeper:
         self.paused = False
         self.herald: Herald | None = None
         self.pool = WorkerPool(
-            reactor, system, config, boot, self._worker_ready, self._worker_died, self._changed
+            reactor, system, config, self._worker_ready, self._worker_died, self._changed
         )
         self.closer = Closer(reactor)
         self.connections = Connections(
             reactor,
             config,
-            boot,
             [listener.text for listener in listeners],
             self.closer,
             self._targets,

@@ -36,7 +36,7 @@ from socketkeep._wire._messages import (
     Seats,
     StartFailed,
 )
-from socketkeep._wire._scoreboard import COUNTERS, Scoreboard, connection_id, create_memfd
+from socketkeep._wire._scoreboard import COUNTERS, Scoreboard, create_memfd, id_of
 
 #: What a worker is given beyond its deadline to close what is left in an orderly way, in seconds.
 KILL_GRACE: Final = 7.0
@@ -69,7 +69,6 @@ class WorkerPool:
         reactor: Reactor,
         system: System,
         config: ServeConfig,
-        boot: int,
         ready: Callable[[Worker], None],
         died: Callable[[Worker], None],
         changed: Callable[[], None],
@@ -79,7 +78,6 @@ class WorkerPool:
         self._reactor = reactor
         self._system = system
         self._config = config
-        self._boot = boot
         self._ready = ready
         self._died = died
         self._changed = changed
@@ -296,9 +294,8 @@ class WorkerPool:
             if not of(words[record.PID]):
                 continue
             if words[record.ENDED] == record.Ended.NOT_YET:
-                number = connection_id(self._boot, words[record.MINTED_BY], words[record.NUMBER])
                 peer = worker.scoreboard.peer(row)
-                _log.warning("connection lost", id=number, peer=peer, **worker.label)
+                _log.warning("connection lost", id=id_of(words), peer=peer, **worker.label)
             worker.scoreboard.release(row)
 
     def _is_late(self, worker: Worker) -> bool:

@@ -210,10 +210,15 @@ def connection_id(boot: int, minted_by: int, number: int) -> str:
     return f"{boot:x}-{minted_by:x}-{number:x}"
 
 
-def parse_connection_id(text: str) -> tuple[int, int]:
-    """Return (minted_by, number) of a connection's id."""
-    _, minted_by, number = text.split("-")
-    return int(minted_by, 16), int(number, 16)
+def parse_connection_id(text: str) -> tuple[int, int, int]:
+    """Return (boot, minted_by, number) of a connection's id."""
+    boot, minted_by, number = text.split("-")
+    return int(boot, 16), int(minted_by, 16), int(number, 16)
+
+
+def id_of(row: Record) -> str:
+    """Return the id of a row's connection."""
+    return connection_id(row[record.BOOT], row[record.MINTED_BY], row[record.NUMBER])
 
 
 def keep_token(row: Record) -> int:

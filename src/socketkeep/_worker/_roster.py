@@ -46,6 +46,7 @@ class Roster:
             return None
         number = next(self._numbers)
         words = environment.scoreboard.record(row)
+        words[record.BOOT] = environment.boot
         words[record.MINTED_BY] = environment.serial
         words[record.ACCEPTED_AT] = time.monotonic_ns()
         words[record.EPOCH] = 1
@@ -60,8 +61,9 @@ class Roster:
         row = environment.scoreboard.claim()
         if row is None:
             return None
-        minted_by, number = scoreboard.parse_connection_id(message.id)
+        boot, minted_by, number = scoreboard.parse_connection_id(message.id)
         words = environment.scoreboard.record(row)
+        words[record.BOOT] = boot
         words[record.MINTED_BY] = minted_by
         words[record.ACCEPTED_AT] = message.accepted_at
         words[record.EPOCH] = message.epoch
