@@ -10,7 +10,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from socketkeep._assignment import Assignment
+from socketkeep._assignment import Assignment, Detached
 from socketkeep._async_giving import drive_async
 from socketkeep._async_messages import AsyncMessages, Receiving
 from socketkeep._async_sender import Data, Piece
@@ -155,6 +155,39 @@ class AsyncConnection(AsyncMessages):
             self._sock.shutdown(how)
         except OSError as error:
             raise self._failed(error, "shutdown") from error
+
+    async def park(self) -> None:
+        """Leave this worker until the peer sends or ends: the handler has nothing to do till then.
+
+        The connection is detached as by a receive that waits for long: `Detached` is raised, and
+        the handler is called again, from the top, when something can be received, with `attached`
+        "parked" and the committed state; what it has received since the commit comes again.  Sends
+        that are queued go out first.
+
+        Returns, and does nothing, where the connection cannot be parked: without a server, in a
+        handler that is not resumable, with ``--keep none``, over TLS.  So it does when received
+        bytes are unread or the peer's EOF has come: then there is nothing to wait for.
+
+        Raises NotCommitted when the handler has sent since its last commit, or received more than
+        the replay limit; Busy when another task receives.
+        """
+        if self._over is not None:
+            raise self._refusal("park")
+        if self._receiving:
+            raise Busy(**self._context("park"))
+        self._receiving = True
+        try:
+            self._obey("park")
+            while self._check_parking("park"):
+                if not self._out:
+                    self._depart(parked=True)
+                    raise Detached("the connection was detached from this worker, to be parked")
+                await self._flush(None)
+                if self._over is not None:
+                    raise self._refusal("park")
+                self._obey("park")
+        finally:
+            self._receiving = False
 
     async def close(self, *, linger: float = LINGER) -> None:
         """End the connection in an orderly way, for every holder of the socket.

@@ -33,6 +33,7 @@ from socketkeep._exchange import (
 )
 from socketkeep._modes import check_seconds
 from socketkeep._record import ACTIVE_AT, WAITING
+from socketkeep._waiting import earlier
 
 #: After so many receives in a row that did not wait, because the peer sends faster than it is
 #: dealt with, the others on the loop get a turn.  A turn at each would slow quick peers down.
@@ -48,10 +49,10 @@ class AsyncExchange(AsyncSender):
     __slots__ = (
         "_deadline_timer",
         "_expired",
-        "_idle_timer",
         "_order",
         "_receiving",
         "_size",
+        "_tend_timer",
         "_unwaited",
         "_waiter",
         "_watching",
@@ -67,16 +68,16 @@ class AsyncExchange(AsyncSender):
         self._unwaited = 0  # receives in a row that found their bytes there
         self._expired = False  # the order's deadline has passed
         self._deadline_timer: asyncio.TimerHandle | None = None
-        self._idle_timer: asyncio.TimerHandle | None = None
-        idle = self._assignment.idle_timeout
-        if idle is not None:
-            self._idle_timer = self._loop.call_later(idle, self._check_idle, idle)
+        self._tend_timer: asyncio.TimerHandle | None = None
+        first = earlier(self._assignment.idle_timeout, self._assignment.park_after)
+        if first is not None:
+            self._tend_timer = self._loop.call_later(first, self._tend)
 
     def _reset_after_fork(self) -> None:
         # The loop's epoll is the parent's: what were taken out here would be missing there.
         self._loop = cast("asyncio.AbstractEventLoop", _ChildsLoop(self))
         self._receiving = self._watching = False
-        self._waiter = self._deadline_timer = self._idle_timer = None
+        self._waiter = self._deadline_timer = self._tend_timer = None
         self._out.clear()
 
     @contextmanager
@@ -144,7 +145,7 @@ class AsyncExchange(AsyncSender):
                     timer = None
                     if end is not None:
                         timer = self._call_at(end, settle, waiter, TIMED_OUT)
-                    if self._idle_timer is not None:
+                    if self._tend_timer is not None:
                         self._waiting_since = time.monotonic()
                     record[WAITING] = 1
                     try:
@@ -261,8 +262,8 @@ class AsyncExchange(AsyncSender):
         if self._expired:
             raise self._end(_OUT_OF_TIME, operation)
 
-    def _depart(self) -> None:
-        self._leave()
+    def _depart(self, *, parked: bool = False) -> None:
+        self._leave(parked=parked)
         self._unwatch()
         self._cancel_timers()
 
@@ -275,26 +276,41 @@ class AsyncExchange(AsyncSender):
         if self._waiter is not None:
             settle(self._waiter, LOOK_AGAIN)
 
-    def _check_idle(self, limit: float) -> None:
-        """Look whether the connection has been idle for too long, and when to look again.
+    def _tend(self) -> None:
+        """End what has been idle for too long, park what may be, and see when to look again.
 
         One timer, moved on when it fires: a timer for each wait would cost more than the wait.
         """
         now = time.monotonic()
         waiting = self._waiter is not None or bool(self._out)
         since = max(self._record[ACTIVE_AT] / 1e9, self._waiting_since) if waiting else now
-        if now < since + limit:
-            self._idle_timer = self._call_at(since + limit, self._check_idle, limit)
+        idle, park_after = self._assignment.idle_timeout, self._assignment.park_after
+        if idle is not None and now >= since + idle:
+            self._over = Closed(f"ended: idle for {idle:g} s")
+            self._wake()
+            self._stop_senders(self._over)
             return
-        self._over = Closed(f"ended: idle for {limit:g} s")
-        self._wake()
-        self._stop_senders(self._over)
+        at = None if idle is None else since + idle
+        if park_after is not None:
+            if now >= since + park_after:
+                since = now
+                if self._waiter is not None and not self._waiter.done() and self._parkable():
+                    self._depart(parked=True)
+                    self._wake()
+                    return
+            at = earlier(at, since + park_after)
+        if at is not None:
+            self._tend_timer = self._call_at(at, self._tend)
+
+    def _parkable(self) -> bool:
+        """Whether a receive may end in parking: a safe point, and nothing else is to happen."""
+        return self._order is None and self._movable() and not self._out
 
     def _cancel_timers(self) -> None:
-        for timer in (self._deadline_timer, self._idle_timer):
+        for timer in (self._deadline_timer, self._tend_timer):
             if timer is not None:
                 timer.cancel()
-        self._deadline_timer = self._idle_timer = None
+        self._deadline_timer = self._tend_timer = None
 
 
 class _ChildsLoop:

@@ -189,6 +189,34 @@ class Connection(Messages):
             except OSError as error:
                 raise self._failed(error, "shutdown") from error
 
+    def park(self) -> None:
+        """Leave this worker until the peer sends or ends: the handler has nothing to do till then.
+
+        The connection is detached as by a receive that waits for long: `Detached` is raised, and
+        the handler is called again, from the top, when something can be received, with `attached`
+        "parked" and the committed state; what it has received since the commit comes again.  Pushes
+        that are going out go out first, as the mode says.
+
+        Returns, and does nothing, where the connection cannot be parked: without a server, in a
+        handler that is not resumable, with ``--keep none``, over TLS.  So it does when received
+        bytes are unread or the peer's EOF has come: then there is nothing to wait for.
+
+        Raises NotCommitted when the handler has sent since its last commit, or received more than
+        the replay limit; Busy when another thread receives.
+        """
+        if not self._reading.acquire(blocking=False):
+            raise Busy(**self._context("park"))
+        try:
+            if self._over is not None:
+                raise self._refusal("park")
+            self._obey("park")
+            if not self._check_parking("park"):
+                return
+            self._claim_sending(0, self._span(None))
+            self._leave_parked()
+        finally:
+            self._reading.release()
+
     def close(self, *, linger: float = LINGER) -> None:
         """End the connection in an orderly way, for every holder of the socket.
 

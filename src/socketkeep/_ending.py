@@ -31,9 +31,10 @@ class Ending(Identity):
 
     __slots__ = ()
 
-    def _leave(self) -> None:
+    def _leave(self, *, parked: bool = False) -> None:
         """Mark the connection detached: from here on no byte is received or sent."""
         self._detached = True
+        self._parked = parked
         self._over = Released(
             "refused: the connection was detached from this worker, and its handler is called "
             "again in the next one"
@@ -42,7 +43,7 @@ class Ending(Identity):
 
     def hand_over(self) -> Handover:
         """Return all that the next worker needs.  For the server, after `Detached`."""
-        return Handover(sock=self._sock, state=self._committed, unread=self._buffer.replay())
+        return Handover(self._sock, self._committed, self._buffer.replay(), self._parked)
 
     def _refusal(self, operation: str) -> BaseException:
         """Return the exception for an operation on a connection that is over."""

@@ -247,6 +247,16 @@ class Busy(SocketkeepError, RuntimeError):
     remedy = "Let one task or thread receive and pass on what it gets, or give each a connection."
 
 
+class NotCommitted(SocketkeepError, RuntimeError):
+    """`park` was called in the middle of a message: what came before could not be gone on from."""
+
+    default_reason = (
+        "refused: the handler has sent, or received more than the replay limit, since its last "
+        "commit: commit first"
+    )
+    remedy = "Call `conn.commit()` when the message is dealt with, and then `conn.park()`."
+
+
 class StateTooLarge(SocketkeepError, ValueError):
     """The state given to `commit` encodes to more than the limit.  Nothing was committed."""
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from socketkeep._committed import pack_state
 from socketkeep._ending import Ending
+from socketkeep._errors import NotCommitted
 from socketkeep._record import ACTIVE_AT, BYTES_IN, BYTES_OUT, CLEAN, READ, SENT, STATUS
 
 #: A resumable handler that received this often and never committed is warned of.
@@ -48,6 +49,9 @@ class Exchange(Ending):
         Raises StateTooLarge or StateNotEncodable; then nothing is committed.
         """
         packed = None if state is None else pack_state(state)
+        shelf = self._assignment.shelf
+        if shelf is not None and packed != self._committed:
+            shelf.put(packed)  # before the status says that it is there
         self._committed = packed
         self._decoded = ...
         self._receives = -1
@@ -165,6 +169,17 @@ class Exchange(Ending):
         # The keys of TLS stay with the process.
         free = self._assignment.resumable and self._tls is None
         return free and not self._sent and not self._buffer.overflowed
+
+    def _check_parking(self, operation: str) -> bool:
+        """Whether the handler, which stands at no receive, may have the connection parked.
+
+        Raises NotCommitted where a commit is missing.
+        """
+        if not self._assignment.resumable or self._tls is not None:
+            return False
+        if not self._movable():
+            raise NotCommitted(**self._context(operation))
+        return not (self._buffer.size or self._eof or self._failure)
 
     def _closable(self) -> bool:
         """Whether nothing would be lost by closing, as far as this side knows."""

@@ -45,6 +45,7 @@ class Identity(Held):
         "_inherit",
         "_local",
         "_over",
+        "_parked",
         "_peer",
         "_pushes",
         "_receives",
@@ -74,11 +75,14 @@ class Identity(Held):
         self._write_ended = False  # send_eof or shutdown has been called
         self._over: SocketkeepError | None = None  # why no operation is possible any more
         self._detached = False
+        self._parked = False  # detached to wait with the keeper, not to go to another worker
         self._sent = False  # the handler has sent since its last commit
         self._pushes = 0  # sends from elsewhere that are going out
         self._taken = False  # bytes have left the kernel since the last commit
         self._receives = 0  # -1: a commit has been seen
         record[ACTIVE_AT] = monotonic_ns()
+        if assigned.shelf is not None and assigned.state is not None:
+            assigned.shelf.put(assigned.state)
         if assigned.unread:
             self._buffer.feed(assigned.unread)
             self._taken = True

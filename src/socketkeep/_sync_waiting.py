@@ -6,7 +6,7 @@ import select
 import socket
 import threading
 import time
-from typing import Final, TypeAlias
+from typing import Final, Never, TypeAlias
 
 from socketkeep._assignment import Assignment, Detached, Order, Retirement
 from socketkeep._errors import Closed, TimedOut, WouldBlock
@@ -98,12 +98,16 @@ class SyncWaiting(Exchange):
         self, poller: Poller, operation: str, done: int, wanted: int | None, span: Span
     ) -> None:
         """Wait until the descriptor is ready; raise when a limit or the server's order is first."""
-        retirement = self._assignment.retirement
+        assigned = self._assignment
+        retirement = assigned.retirement
         receiving = operation != "send"
-        since = 0.0 if self._assignment.idle_timeout is None else time.monotonic()
+        tended = receiving and (assigned.park_after is not None or assigned.keeping is not None)
+        since = 0.0 if assigned.idle_timeout is None and not tended else time.monotonic()
         while True:
             until = span[1]
             order = self._order()
+            if tended:
+                until = earlier(until, self._tend(since, parking=order is None))
             if order is not None:
                 poller.ignore_wake()
                 self._obey_waiting(order, poller, operation)
@@ -122,8 +126,56 @@ class SyncWaiting(Exchange):
                 return
             else:
                 self._check_time(operation, done, wanted, span, since)
+                if tended and order is None:
+                    self._park_idle(since)
                 if receiving and order is not None and retirement is not None:
                     retirement.woken()
+
+    def _tend(self, since: float, *, parking: bool) -> float | None:
+        """Entrust the connection to the keeper if it is time.
+
+        Returns when to look again, or when a wait that began at `since` is to end in parking.
+        """
+        assigned = self._assignment
+        keeping = assigned.keeping
+        at: float | None = None
+        if keeping is not None:
+            at = keeping.at
+            if time.monotonic() >= at:
+                at = keeping.offer()
+                if at is None:
+                    assigned.keeping = None
+                else:
+                    keeping.at = at
+        if parking and assigned.park_after is not None and self._movable():
+            park_at = self._park_at(since)
+            if self._sending.locked():  # a push is going out
+                park_at = max(park_at, time.monotonic() + MOMENT)
+            at = earlier(at, park_at)
+        return at
+
+    def _park_at(self, since: float) -> float:
+        assigned = self._assignment
+        if assigned.retirement is not None and assigned.retirement.crowded:
+            return since  # nothing is readable: that is enough
+        return since + (assigned.park_after or 0.0)
+
+    def _park_idle(self, since: float) -> None:
+        """Leave to be parked if nothing has come for long enough, and this is a safe point."""
+        if self._assignment.park_after is None or not self._movable():
+            return
+        if time.monotonic() >= self._park_at(since) and self._sending.acquire(blocking=False):
+            self._leave_parked()
+
+    def _leave_parked(self) -> Never:
+        """Leave, and let go of the lock for sending, unless another thread has ended it."""
+        try:
+            if self._over is not None:
+                raise self._refusal("park")
+            self._leave(parked=True)
+        finally:
+            self._sending.release()
+        raise Detached("the connection was detached from this worker, to be parked")
 
     def _hear_out(self, poller: Poller, retirement: Retirement) -> None:
         """Hear, as a sender, what the server has to say, unless a receiver is there to hear it.

@@ -81,6 +81,7 @@ class FakeRetirement:
     def __init__(self) -> None:
         self.wake_fd, self._write_fd = os.pipe2(os.O_NONBLOCK)
         self.order: Order | None = None
+        self.crowded = False
         self._next: Order | None = None
 
     def give(self, order: Order) -> None:
@@ -88,9 +89,10 @@ class FakeRetirement:
         self._next = order
         os.write(self._write_fd, b"x")
 
-    @property
-    def crowded(self) -> bool:
-        return False
+    def crowd(self) -> None:
+        """Say that others wait for a seat: receives that wait wake and see it."""
+        self.crowded = True
+        os.write(self._write_fd, b"x")
 
     def woken(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -1,0 +1,263 @@
+"""What a crash would leave at each instant: never a status that says more than is so.
+
+*Clean* means that no byte taken from the kernel is uncommitted and that the committed state is on
+the shelf.  A crash may come between any two steps, so each step is watched: each write to the
+record and to the shelf, and each system call, before and after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from socketkeep._aio import AsyncConnection
+from socketkeep._assignment import Assignment, handling
+from socketkeep._connection import Connection
+from socketkeep._errors import StateTooLarge, TimedOut, WouldBlock
+from socketkeep._record import STATUS, WORDS, Status
+from tests.library.conftest import KINDS, Pair
+
+
+class Scene:
+    """A connection's record, shelf and socket, and what the keeper would make of them."""
+
+    def __init__(self, ours: socket.socket) -> None:
+        self.sock = WatchedSocket(ours, self)
+        self.record = WatchedRecord(self)
+        self.shelf = WatchedShelf(self)
+        self.put: list[bytes | None] = []
+        self.taken = 0  # bytes that have left the kernel
+        self.dealt_with = 0  # of them, when the handler last committed
+        self.sending = self.uncommitted_send = False
+        self.committed: tuple[bytes | None, ...] = (None,)  # two while a commit is not finished
+        self.steps: list[str] = []
+
+    def assignment(self, **fields: Any) -> Assignment:
+        return Assignment(resumable=True, record=self.record, shelf=self.shelf, **fields)
+
+    def step(self, what: str) -> None:
+        """Look at what a crash at this instant would leave."""
+        self.steps.append(what)
+        status = self.record[STATUS]
+        story = f"after {' / '.join(self.steps[-8:])}"
+        if status == Status.CLEAN:
+            assert self.taken == self.dealt_with, f"clean with bytes that are nowhere {story}"
+            assert self.shelf.state in self.committed, f"clean without the state {story}"
+        if self.sending or self.uncommitted_send:
+            assert status == Status.SENT, f"{Status(status).name} with bytes out {story}"
+
+
+class WatchedRecord(list[int]):
+    def __init__(self, scene: Scene) -> None:
+        super().__init__([0] * WORDS)
+        self._scene = scene
+
+    def __setitem__(self, word: Any, value: Any) -> None:
+        super().__setitem__(word, value)
+        if word == STATUS:
+            self._scene.step(f"status {Status(value).name}")
+
+
+class WatchedShelf:
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self.state: bytes | None = None
+
+    def put(self, state: bytes | None) -> None:
+        self._scene.step("before the shelf")
+        self.state = state
+        self._scene.put.append(state)
+        self._scene.step("shelf")
+
+
+class WatchedSocket(socket.socket):
+    def __init__(self, sock: socket.socket, scene: Scene) -> None:
+        super().__init__(fileno=sock.detach())
+        self._scene = scene
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        data = super().recv(size, flags)
+        self._scene.taken += len(data)
+        self._scene.step("recv")
+        return data
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        self._scene.sending = True
+        self._scene.step("before send")
+        count = super().send(data, flags)
+        self._scene.step("send")
+        self._scene.sending = False
+        return count
+
+
+STATES = st.sampled_from([None, 0, "some", {"seen": [1, 2, 3]}])
+ACTIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("peer"), st.binary(min_size=1, max_size=12)),
+        st.tuples(st.just("take"), st.integers(1, 8)),
+        st.tuples(st.just("send"), st.binary(min_size=1, max_size=5)),
+        st.tuples(st.just("push"), st.binary(min_size=1, max_size=5)),
+        st.tuples(st.just("commit"), STATES),
+    ),
+    max_size=30,
+)
+
+
+def commit(scene: Scene, conn: Connection | AsyncConnection, state: object) -> None:
+    new = None if state is None else msgspec.msgpack.encode(state)
+    scene.committed = (scene.shelf.state, new)
+    scene.dealt_with = scene.taken - len(conn.unread)
+    scene.uncommitted_send = False
+    conn.commit(state)
+    scene.committed = (new,)
+    scene.step("committed")
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@given(actions=ACTIONS)
+def test_at_each_instant(kind: str, actions: list[tuple[str, Any]]) -> None:
+    ours, peer = KINDS[kind]()
+    scene = Scene(ours)
+    with peer, scene.sock:
+        conn = Connection(scene.sock, assignment=scene.assignment())
+        for action, value in actions:
+            if action == "peer":
+                peer.sendall(value)
+            elif action == "take":
+                try:
+                    conn.recv(value, timeout=0)
+                except WouldBlock:
+                    scene.step("nothing there")
+            elif action == "commit":
+                commit(scene, conn, value)
+            else:
+                token = handling.set(conn if action == "send" else None)
+                conn.send(value)
+                handling.reset(token)
+                scene.uncommitted_send |= action == "send"
+                scene.step(action)
+
+
+@given(actions=ACTIONS)
+def test_at_each_instant_async(actions: list[tuple[str, Any]]) -> None:
+    async def scenario() -> None:
+        ours, peer = KINDS["tcp"]()
+        scene = Scene(ours)
+        with peer, scene.sock:
+            conn = AsyncConnection(scene.sock, assignment=scene.assignment())
+            for action, value in actions:
+                if action == "peer":
+                    peer.sendall(value)
+                elif action == "take":
+                    try:
+                        await conn.recv(value, timeout=0)
+                    except WouldBlock:
+                        scene.step("nothing there")
+                elif action == "commit":
+                    commit(scene, conn, value)
+                else:
+                    handling.set(conn if action == "send" else None)
+                    await conn.send(value)
+                    scene.uncommitted_send |= action == "send"
+                    scene.step(action)
+            await conn.abort()
+
+    asyncio.run(scenario())
+
+
+def test_the_state_is_put_before_the_status_and_only_when_it_changed(tcp: Pair) -> None:
+    scene = Scene(tcp[0])
+    with Connection(scene.sock, assignment=scene.assignment()) as conn:
+        scene.record[STATUS] = Status.READ  # as if something had been received
+        scene.steps.clear()
+        for state in (1, 1, 2, None, None, 2):
+            commit(scene, conn, state)
+        tcp[1].close()
+    assert [msgspec.msgpack.decode(put) if put else put for put in scene.put] == [1, 2, None, 2]
+    assert scene.steps[:3] == ["before the shelf", "shelf", "status CLEAN"]
+
+
+def test_the_state_it_came_with_is_on_the_shelf_at_once(tcp: Pair) -> None:
+    scene = Scene(tcp[0])
+    state = msgspec.msgpack.encode("before")
+    scene.committed = (None, state)
+    with Connection(scene.sock, assignment=scene.assignment(state=state)) as conn:
+        assert scene.put == [state]
+        conn.commit("before")
+        assert scene.put == [state]
+        tcp[1].close()
+
+
+def test_a_state_that_is_refused_changes_nothing(tcp: Pair) -> None:
+    scene = Scene(tcp[0])
+    with Connection(scene.sock, assignment=scene.assignment()) as conn:
+        commit(scene, conn, 1)
+        with pytest.raises(StateTooLarge):
+            conn.commit(bytes(70_000))
+        assert (conn.state, len(scene.put)) == (1, 1)
+        tcp[1].close()
+
+
+# Entrusting a connection to the keeper.
+
+
+class FakeKeeping:
+    def __init__(self, *after: float | None) -> None:
+        self.at = time.monotonic()
+        self._after = list(after)
+        self.offers: list[float] = []
+
+    def offer(self) -> float | None:
+        now = time.monotonic()
+        self.offers.append(now)
+        after = self._after.pop(0)
+        return None if after is None else now + after
+
+
+def test_a_receive_that_waits_offers_until_it_is_told_to_stop(pair: Pair) -> None:
+    keeping = FakeKeeping(0.05, 0.05, None)
+    assignment = Assignment(resumable=True, keeping=keeping)
+    conn = Connection(pair[0], assignment=assignment)
+    with pytest.raises(TimedOut):
+        conn.recv(timeout=0.3)
+    assert len(keeping.offers) == 3
+    assert all(b - a >= 0.05 for a, b in zip(keeping.offers, keeping.offers[1:], strict=False))
+    assert assignment.keeping is None
+
+
+def test_no_offer_before_its_time(pair: Pair) -> None:
+    keeping = FakeKeeping(None)
+    keeping.at += 0.2
+    conn = Connection(pair[0], assignment=Assignment(resumable=True, keeping=keeping))
+    with pytest.raises(TimedOut):
+        conn.recv(timeout=0.05)
+    assert keeping.offers == []
+    with pytest.raises(TimedOut):
+        conn.recv(timeout=0.3)
+    assert len(keeping.offers) == 1
+    assert keeping.offers[0] >= keeping.at
+
+
+def test_no_offer_for_what_does_not_wait(pair: Pair) -> None:
+    keeping = FakeKeeping()
+    conn = Connection(pair[0], assignment=Assignment(resumable=True, keeping=keeping))
+    with pytest.raises(WouldBlock):
+        conn.recv(timeout=0)
+    conn.send(b"x")
+    assert keeping.offers == []
+
+
+def test_bytes_come_through_while_it_is_offered(pair: Pair) -> None:
+    keeping = FakeKeeping(60.0)
+    conn = Connection(pair[0], assignment=Assignment(resumable=True, keeping=keeping))
+    pair[1].sendall(b"x")
+    assert conn.recv() == b"x"
+    assert len(keeping.offers) == 1
+    assert keeping.at > time.monotonic() + 50

@@ -1,0 +1,413 @@
+"""When a connection leaves its worker to wait elsewhere for bytes, and what goes along."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from socketkeep._aio import AsyncConnection
+from socketkeep._assignment import Assignment, Detached, Order, handling
+from socketkeep._connection import Connection
+from socketkeep._errors import Busy, Closed, NotCommitted, PeerClosed, TimedOut
+from socketkeep._record import WAITING, Ended
+from tests.library.conftest import FakeRetirement, Pair, Run, until
+from tests.library.test_seam import exactly, handled
+
+SOON = 0.05
+
+
+def parking(**fields: object) -> Assignment:
+    assignment = Assignment(resumable=True, park_after=SOON)
+    for name, value in fields.items():
+        setattr(assignment, name, value)
+    return assignment
+
+
+# A receive that waits.
+
+
+def test_a_receive_that_waits_is_parked(pair: Pair) -> None:
+    conn = Connection(pair[0], assignment=parking())
+    started = time.monotonic()
+    with pytest.raises(Detached):
+        conn.recv()
+    assert time.monotonic() - started >= SOON
+    assert conn.ended is Ended.DETACHED
+    left = conn.hand_over()
+    assert (left.parked, left.unread, left.state) == (True, b"", None)
+
+
+def test_what_was_read_since_the_commit_goes_along(pair: Pair) -> None:
+    conn = Connection(pair[0], assignment=parking())
+    pair[1].sendall(b"done\nheader\nbo")
+    lines = conn.lines()
+    assert next(lines) == b"done"
+    conn.commit(1)
+    assert next(lines) == b"header"
+    with pytest.raises(Detached):
+        conn.recv_exactly(4)
+    left = conn.hand_over()
+    assert (left.parked, left.unread) == (True, b"header\nbo")
+    heir = Connection(left.sock, assignment=Assignment(unread=left.unread, state=left.state))
+    assert (heir.state, heir.recv(6)) == (1, b"header")
+
+
+def test_each_message_begins_the_time_anew(pair: Pair) -> None:
+    conn = Connection(pair[0], assignment=parking(park_after=0.3))
+    lines = conn.lines(commit=True)
+    for _ in range(4):
+        threading.Timer(0.15, pair[1].sendall, [b"x\n"]).start()
+        assert next(lines) == b"x"
+
+
+def test_not_parked_with_something_sent(pair: Pair) -> None:
+    conn = Connection(pair[0], assignment=parking())
+    with handled(conn):
+        conn.send(b"half a reply")
+        with pytest.raises(TimedOut):
+            conn.recv(timeout=3 * SOON)
+        conn.commit()
+        with pytest.raises(Detached):
+            conn.recv()
+
+
+def test_not_parked_past_the_replay_limit(pair: Pair) -> None:
+    conn = Connection(pair[0], assignment=parking(replay_limit=4))
+    pair[1].sendall(b"12345")
+    assert conn.recv_exactly(5) == b"12345"
+    with pytest.raises(TimedOut):
+        conn.recv(timeout=3 * SOON)
+
+
+def test_not_parked_without_a_resumable_handler(pair: Pair) -> None:
+    conn = Connection(pair[0], assignment=parking(resumable=False))
+    with pytest.raises(TimedOut):
+        conn.recv(timeout=3 * SOON)
+
+
+def test_not_parked_while_a_push_goes_out(pair: Pair) -> None:
+    conn = Connection(pair[0], assignment=parking())
+    pushed = bytes(1_000_000)
+    pusher = threading.Thread(target=conn.send, args=[pushed])
+    pusher.start()
+    until(conn._sending.locked)
+    with pytest.raises(TimedOut):
+        conn.recv(timeout=3 * SOON)
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(exactly(pair[1], len(pushed))))
+    reader.start()
+    with pytest.raises(Detached):
+        conn.recv()
+    pusher.join(5)
+    reader.join(5)
+    assert got == [pushed]
+
+
+def test_the_idle_timeout_holds(pair: Pair) -> None:
+    conn = Connection(pair[0], assignment=parking(park_after=60, idle_timeout=SOON))
+    with pytest.raises(Closed, match="idle for"):
+        conn.recv()
+
+
+def test_a_limit_of_the_handlers_comes_first(pair: Pair) -> None:
+    conn = Connection(pair[0], assignment=parking(park_after=0.2))
+    with pytest.raises(TimedOut):
+        conn.recv(timeout=SOON)
+
+
+def test_the_peers_end_is_no_wait(pair: Pair) -> None:
+    conn = Connection(pair[0], assignment=parking())
+    threading.Timer(SOON / 2, pair[1].close).start()
+    assert conn.recv() == b""
+
+
+def test_an_order_to_move_goes_before(pair: Pair, retirement: FakeRetirement) -> None:
+    conn = Connection(pair[0], assignment=parking(park_after=0.2, retirement=retirement))
+    threading.Timer(SOON, retirement.give, [Order("move", time.monotonic() + 60)]).start()
+    with pytest.raises(Detached):
+        conn.recv()
+    assert not conn.hand_over().parked
+
+
+def test_not_parked_while_draining(pair: Pair, retirement: FakeRetirement) -> None:
+    retirement.order = Order("finish", time.monotonic() + 60)
+    conn = Connection(pair[0], assignment=parking(retirement=retirement))
+    with pytest.raises(TimedOut):
+        conn.recv(timeout=3 * SOON)
+
+
+# Where others wait for the seat.
+
+
+def test_crowded_means_at_once(pair: Pair, retirement: FakeRetirement) -> None:
+    retirement.crowded = True
+    conn = Connection(pair[0], assignment=parking(park_after=60, retirement=retirement))
+    pair[1].sendall(b"x\n")
+    lines = conn.lines(commit=True)
+    assert next(lines) == b"x", "there was something to do"
+    with pytest.raises(Detached):
+        next(lines)
+    assert conn.hand_over().parked
+
+
+def test_who_waits_already_is_told_of_the_crowd(pair: Pair, retirement: FakeRetirement) -> None:
+    assignment = parking(park_after=60, retirement=retirement)
+    conn = Connection(pair[0], assignment=assignment)
+
+    def crowd() -> None:
+        until(lambda: assignment.record[WAITING] == 1)
+        retirement.crowd()
+
+    crowding = threading.Thread(target=crowd)
+    crowding.start()
+    with pytest.raises(Detached):
+        conn.recv()
+    crowding.join(5)
+    assert conn.hand_over().parked
+
+
+def test_a_crowd_does_not_part_a_message(pair: Pair, retirement: FakeRetirement) -> None:
+    retirement.crowded = True
+    conn = Connection(pair[0], assignment=parking(park_after=60, retirement=retirement))
+    with handled(conn):
+        conn.send(b"half")
+        with pytest.raises(TimedOut):
+            conn.recv(timeout=SOON)
+
+
+def test_crowded_without_parking_is_nothing(pair: Pair, retirement: FakeRetirement) -> None:
+    retirement.crowded = True
+    conn = Connection(pair[0], assignment=parking(park_after=None, retirement=retirement))
+    with pytest.raises(TimedOut):
+        conn.recv(timeout=SOON)
+
+
+# conn.park()
+
+
+def test_park_leaves_at_once(pair: Pair) -> None:
+    conn = Connection(pair[0], assignment=parking(park_after=None))
+    pair[1].sendall(b"head")
+    assert conn.recv() == b"head"
+    with pytest.raises(Detached):
+        conn.park()
+    left = conn.hand_over()
+    assert (left.parked, left.unread) == (True, b"head")
+
+
+def test_park_in_the_middle_of_a_message_is_refused(pair: Pair) -> None:
+    conn = Connection(pair[0], assignment=parking())
+    with handled(conn):
+        conn.send(b"half a reply")
+        with pytest.raises(NotCommitted, match="commit first"):
+            conn.park()
+        conn.commit()
+        with pytest.raises(Detached):
+            conn.park()
+
+
+def test_park_past_the_replay_limit_is_refused(pair: Pair) -> None:
+    conn = Connection(pair[0], assignment=parking(replay_limit=1))
+    pair[1].sendall(b"12")
+    assert conn.recv_exactly(2) == b"12"
+    with pytest.raises(NotCommitted):
+        conn.park()
+
+
+def test_park_does_nothing_where_it_cannot(pair: Pair) -> None:
+    conn = Connection(pair[0])
+    conn.park()
+    pair[1].sendall(b"x")
+    assert conn.recv() == b"x"
+
+
+def test_park_does_nothing_when_there_is_something_to_do(pair: Pair) -> None:
+    conn = Connection(pair[0], assignment=parking())
+    pair[1].sendall(b"a\nb\n")
+    lines = conn.lines(commit=True)
+    assert next(lines) == b"a"
+    conn.commit()
+    conn.park()
+    assert next(lines) == b"b"
+    pair[1].close()
+    with pytest.raises(PeerClosed):
+        conn.recv_exactly(1)
+    conn.park()
+
+
+def test_park_after_the_end_says_what_ended_it(pair: Pair) -> None:
+    conn = Connection(pair[0], assignment=parking())
+    conn.abort()
+    with pytest.raises(Closed):
+        conn.park()
+
+
+def test_park_while_another_thread_receives_is_refused(pair: Pair) -> None:
+    assignment = parking(park_after=None)
+    conn = Connection(pair[0], assignment=assignment)
+    waiter = threading.Thread(target=conn.recv)
+    waiter.start()
+    until(lambda: assignment.record[WAITING] == 1)
+    with pytest.raises(Busy):
+        conn.park()
+    pair[1].sendall(b"x")
+    waiter.join(5)
+
+
+# Async.
+
+
+def test_a_task_that_waits_is_parked(pair: Pair, run: Run) -> None:
+    async def scenario() -> None:
+        conn = AsyncConnection(pair[0], assignment=parking())
+        pair[1].sendall(b"done\nheader\nbo")
+        lines = conn.lines()
+        assert await anext(lines) == b"done"
+        conn.commit(1)
+        assert await anext(lines) == b"header"
+        started = time.monotonic()
+        with pytest.raises(Detached):
+            await conn.recv_exactly(4)
+        assert time.monotonic() - started >= SOON
+        left = conn.hand_over()
+        assert (left.parked, left.unread) == (True, b"header\nbo")
+
+    run(scenario)
+
+
+def test_a_busy_task_is_not_parked_and_has_one_timer(pair: Pair, run: Run) -> None:
+    async def scenario() -> None:
+        conn = AsyncConnection(pair[0], assignment=parking(park_after=0.2))
+        lines = conn.lines(commit=True)
+        loop = asyncio.get_running_loop()
+        timers = []
+        for _ in range(8):
+            loop.call_later(SOON, pair[1].sendall, b"x\n")
+            assert await anext(lines) == b"x"
+            timers.append(conn._tend_timer)
+        assert 1 < len(set(timers)) < 6, "moved on when it fires, and not with each wait"
+        with pytest.raises(Detached):
+            await anext(lines)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("why", ["sent", "overflowed", "not resumable", "draining"])
+def test_a_task_that_is_not_parked(pair: Pair, run: Run, why: str) -> None:
+    async def scenario() -> None:
+        fields: dict[str, dict[str, object]] = {
+            "overflowed": {"replay_limit": 1},
+            "not resumable": {"resumable": False},
+        }
+        conn = AsyncConnection(pair[0], assignment=parking(**fields.get(why, {})))
+        handling.set(conn)
+        if why == "sent":
+            await conn.send(b"half a reply")
+        if why == "overflowed":
+            pair[1].sendall(b"12")
+            assert await conn.recv_exactly(2) == b"12"
+        if why == "draining":
+            conn.ask(Order("finish", time.monotonic() + 60))
+        with pytest.raises(TimedOut):
+            await conn.recv(timeout=4 * SOON)
+        if why in ("sent", "overflowed"):
+            conn.commit()
+            with pytest.raises(Detached):
+                await conn.recv()
+        else:
+            await conn.abort()
+
+    run(scenario)
+
+
+def test_a_task_is_not_parked_while_a_push_goes_out(pair: Pair, run: Run) -> None:
+    async def scenario() -> None:
+        conn = AsyncConnection(pair[0], assignment=parking())
+        pushed = bytes(1_000_000)
+        push = asyncio.ensure_future(conn.send(pushed))
+        with pytest.raises(TimedOut):
+            await conn.recv(timeout=4 * SOON)
+        got = asyncio.ensure_future(asyncio.to_thread(exactly, pair[1], len(pushed)))
+        with pytest.raises(Detached):
+            await conn.recv()
+        await push
+        assert await got == pushed
+
+    run(scenario)
+
+
+def test_the_idle_timeout_holds_for_a_task(pair: Pair, run: Run) -> None:
+    async def scenario() -> None:
+        conn = AsyncConnection(pair[0], assignment=parking(park_after=60, idle_timeout=SOON))
+        with pytest.raises(Closed, match="idle for"):
+            await conn.recv()
+        await conn.abort()
+
+    run(scenario)
+
+
+def test_park_in_a_task_leaves_at_once(pair: Pair, run: Run) -> None:
+    async def scenario() -> None:
+        conn = AsyncConnection(pair[0], assignment=parking(park_after=None))
+        pair[1].sendall(b"head")
+        assert await conn.recv() == b"head"
+        with pytest.raises(Detached):
+            await conn.park()
+        left = conn.hand_over()
+        assert (left.parked, left.unread) == (True, b"head")
+
+    run(scenario)
+
+
+def test_park_in_a_task_waits_for_queued_pushes(pair: Pair, run: Run) -> None:
+    async def scenario() -> None:
+        conn = AsyncConnection(pair[0], assignment=parking(park_after=None))
+        pushed = bytes(1_000_000)
+        push = asyncio.ensure_future(conn.send(pushed))
+        await asyncio.sleep(0)
+        got = asyncio.ensure_future(asyncio.to_thread(exactly, pair[1], len(pushed)))
+        with pytest.raises(Detached):
+            await conn.park()
+        await push
+        assert await got == pushed
+
+    run(scenario)
+
+
+def test_park_in_a_task_is_refused_or_nothing(pair: Pair, run: Run) -> None:
+    async def scenario() -> None:
+        conn = AsyncConnection(pair[0], assignment=parking(park_after=None))
+        handling.set(conn)
+        await conn.send(b"half a reply")
+        with pytest.raises(NotCommitted, match="commit first"):
+            await conn.park()
+        conn.commit()
+        pair[1].sendall(b"a\nb\n")
+        lines = conn.lines(commit=True)
+        assert await anext(lines) == b"a"
+        await conn.park()
+        assert await anext(lines) == b"b"
+        receiving = asyncio.ensure_future(conn.recv())
+        await asyncio.sleep(0)
+        with pytest.raises(Busy):
+            await conn.park()
+        receiving.cancel()
+        await conn.abort()
+        with pytest.raises(Closed):
+            await conn.park()
+
+    run(scenario)
+
+
+def test_park_does_nothing_without_a_server_in_a_task_either(pair: Pair, run: Run) -> None:
+    async def scenario() -> None:
+        conn = AsyncConnection(pair[0])
+        await conn.park()
+        pair[1].sendall(b"x")
+        assert await conn.recv() == b"x"
+        await conn.abort()
+
+    run(scenario)
