@@ -83,9 +83,10 @@ def test_the_fields_of_the_reports() -> None:
     assert " ".join(status["workers"]) == "starting ready draining"
     assert " ".join(status["connections"]) == "open owned moving parked orphaned kept"
     assert " ".join(status["totals"]) == (
-        "accepted closed reset detached attached lost reloads upgrades worker_deaths handler_errors"
+        "accepted closed reset detached attached lost reloads upgrades worker_deaths"
+        " handler_errors poisoned"
     )
-    assert " ".join(status["totals"]["attached"]) == "accepted reload parked crash"
+    assert " ".join(status["totals"]["attached"]) == "accepted reload parked crash upgrade"
     assert " ".join(plain(WORKER)) == "slot pid generation state connections busy uptime rss"
     assert " ".join(plain(CONNECTION)) == (
         "id peer listener state owner generation epoch age idle bytes_in bytes_out busy"

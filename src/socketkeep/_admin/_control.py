@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -14,9 +14,11 @@ import msgspec
 from socketkeep import _log
 from socketkeep._admin import _snapshots
 from socketkeep._admin._protocol import MAX_REQUEST, Done, Progress, decode_request, encode
+from socketkeep._keeper._inheritance import saved_listener
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper._reactor import READABLE, WRITABLE, Reactor, Timer
 from socketkeep._keeper._reloads import Outcome
+from socketkeep._keeper._state import KeepOpen, SavedClient, SavedControl
 from socketkeep._listener import Listener
 
 _EXIT_FAILED: Final = 1
@@ -36,9 +38,26 @@ class ControlServer:
         self._reactor = reactor
         self._listener = listener
         self._commands = Commands(keeper, name)
-        self._clients: set[_Client] = set()
+        self._clients: set[Client] = set()
         self._paused: Timer | None = None
         reactor.register(listener.fileno(), self._accept)
+
+    def snapshot(self, keep: KeepOpen) -> SavedControl:
+        """Return what the next version of the server goes on from."""
+        clients = [client.snapshot(keep) for client in self._clients]
+        return SavedControl(listener=saved_listener(self._listener, keep), clients=clients)
+
+    def resume(self, clients: Sequence[SavedClient], version: str) -> None:
+        """Take over the clients of an earlier version, and finish the upgrade to this one."""
+        waiting = []
+        for saved in clients:
+            sock = socket.socket(fileno=saved.fd)
+            client = Client(sock, self._reactor, self._commands, self._clients.discard)
+            self._clients.add(client)
+            client.restore(saved)
+            if client.command and not saved.finished:
+                waiting.append(client)
+        self._commands.finish_upgrade(waiting, version)
 
     def close(self) -> None:
         """Close what is open; a client that waits for the server's end sees it by that."""
@@ -75,10 +94,10 @@ class ControlServer:
             with sock, contextlib.suppress(OSError):
                 sock.send(encode(Done(_EXIT_FAILED, error=refusal)))
             return
-        self._clients.add(_Client(sock, self._reactor, self._commands, self._clients.discard))
+        self._clients.add(Client(sock, self._reactor, self._commands, self._clients.discard))
 
 
-class _Client:
+class Client:
     """One connection to the control socket: one request, its answers."""
 
     def __init__(
@@ -86,7 +105,7 @@ class _Client:
         sock: socket.socket,
         reactor: Reactor,
         commands: Commands,
-        forget: Callable[[_Client], None],
+        forget: Callable[[Client], None],
     ) -> None:
         sock.setblocking(False)
         self._sock = sock
@@ -95,10 +114,27 @@ class _Client:
         self._forget = forget
         self._request = bytearray()
         self._answer = bytearray()
-        self._asked = False
         self._finished = False
         self._open = True
+        self.command = ""  # that it has asked for
         reactor.register(sock.fileno(), self._ready)
+
+    def snapshot(self, keep: KeepOpen) -> SavedClient:
+        """Return what the next version of the server goes on from."""
+        return SavedClient(
+            fd=keep(self._sock.fileno()),
+            request=bytes(self._request),
+            answer=bytes(self._answer),
+            finished=self._finished,
+            command=self.command,
+        )
+
+    def restore(self, saved: SavedClient) -> None:
+        """Go on from what an earlier version had heard and answered."""
+        self._request += saved.request
+        self._finished = saved.finished
+        self.command = saved.command
+        self._write(saved.answer)
 
     def progress(self, text: str) -> None:
         """Tell the client of something on the way."""
@@ -132,12 +168,11 @@ class _Client:
         if not data:
             self.close()  # gone, or it waits no longer
             return
-        if self._asked:
+        if self.command:
             return
         self._request += data
         line, newline, _ = self._request.partition(b"\n")
         if newline:
-            self._asked = True
             self._commands.run(bytes(line), self)
         elif len(self._request) > MAX_REQUEST:
             self.close()
@@ -170,13 +205,15 @@ class Commands:
         self._keeper = keeper
         self._name = name
 
-    def run(self, line: bytes, client: _Client) -> None:
+    def run(self, line: bytes, client: Client) -> None:
         """Do what a request asks for, and answer the client, now or when it is done."""
         try:
             request = decode_request(line)
         except msgspec.DecodeError as error:
+            client.command = "?"
             client.finish(Done(_EXIT_USAGE, error=f"not a request: {error}"))
             return
+        client.command = request.command
         match request.command:
             case "status":
                 client.finish(_done(_snapshots.status(self._keeper, self._name)))
@@ -188,6 +225,8 @@ class Commands:
                 client.finish(_done(_snapshots.listeners(self._keeper)))
             case "reload":
                 self._reload(client)
+            case "upgrade":
+                self._upgrade(client)
             case "scale":
                 self._scale(request.arguments, client)
             case "drain":
@@ -199,7 +238,7 @@ class Commands:
             case _:
                 client.finish(Done(_EXIT_USAGE, error=f"no command {request.command!r}"))
 
-    def _reload(self, client: _Client) -> None:
+    def _reload(self, client: Client) -> None:
         if self._keeper.order is not None:
             client.finish(Done(_EXIT_FAILED, error="cannot reload: the server is stopping"))
             return
@@ -212,7 +251,48 @@ class Commands:
 
         self._keeper.reload(done)
 
-    def _scale(self, arguments: dict[str, Any], client: _Client) -> None:
+    def _upgrade(self, client: Client) -> None:
+        if self._keeper.order is None:
+            client.progress(
+                "an upgrade is under way: this one is the same"
+                if self._keeper.upgrades.active
+                else "a reload is under way: the upgrade follows it"
+                if self._keeper.reloads.coming is not None
+                else "checking the new version"
+            )
+
+        def refused(outcome: Outcome) -> None:
+            client.finish(Done(outcome.exit_code, None, outcome.error))
+
+        self._keeper.upgrade(refused)
+
+    def finish_upgrade(self, waiting: Sequence[Client], version: str) -> None:
+        """Have the workers follow the keeper, which is of a new version now; answer the clients."""
+        for client in waiting:
+            client.progress(f"the keeper is upgraded to {version}; its workers follow")
+
+        def done(outcome: Outcome) -> None:
+            result = {"generation": outcome.generation, "version": version}
+            error = (
+                f"the keeper is upgraded to {version}, but its workers are not, and serve on:"
+                f" {outcome.error}"
+            )
+            for client in waiting:
+                if outcome.error:
+                    client.finish(Done(outcome.exit_code, None, error))
+                else:
+                    client.finish(
+                        Done(
+                            0,
+                            result
+                            if client.command == "upgrade"
+                            else {"generation": outcome.generation},
+                        )
+                    )
+
+        self._keeper.finish_upgrade(done)
+
+    def _scale(self, arguments: dict[str, Any], client: Client) -> None:
         workers = arguments.get("workers")
         if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
             error = f"scale takes a number of workers, 1 or more, not {workers!r}"

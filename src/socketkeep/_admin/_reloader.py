@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,11 +15,25 @@ from socketkeep._keeper._reactor import Reactor
 
 
 class Reloader:
-    """Runs the watcher, and calls `changed` after each burst of changes."""
+    """Runs the watcher, and calls `changed` after each burst of changes.
 
-    def __init__(self, reactor: Reactor, target: str, changed: Callable[[], None]) -> None:
+    instead_of: pid of the watcher that an earlier version of the keeper had; it is ended.  What
+    changed meanwhile is in the reload that follows an upgrade.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        target: str,
+        changed: Callable[[], None],
+        instead_of: int = 0,
+    ) -> None:
         self._reactor = reactor
         self._changed = changed
+        if instead_of:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(instead_of, signal.SIGKILL)
+                os.waitpid(instead_of, 0)
         # A group of its own, so that Ctrl-C reaches the keeper alone.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "socketkeep._admin._watcher", *_directories(target)],
@@ -30,6 +46,11 @@ class Reloader:
         self._unfinished = b""
         os.set_blocking(self._output.fileno(), False)
         reactor.register(self._output.fileno(), self._read)
+
+    @property
+    def pid(self) -> int:
+        """The watcher's process id."""
+        return self._process.pid
 
     def close(self) -> None:
         if not self._output.closed:

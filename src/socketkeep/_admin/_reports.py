@@ -51,6 +51,7 @@ class AttachedByReason(msgspec.Struct, frozen=True, kw_only=True):
     reload: int = 0
     parked: int = 0
     crash: int = 0
+    upgrade: int = 0
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +73,8 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
 class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to ``status``.
 
-    python: its version.  state: "starting", "running", "reloading", "draining" or "stopping".
+    python: its version.  state: "starting", "running", "reloading", "upgrading", "draining" or
+    "stopping".
     generation: the one that serves new connections.
     """
 

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from typing import Final
 
 from socketkeep import _log
@@ -19,9 +20,11 @@ from socketkeep._admin._reloader import Reloader
 from socketkeep._config import ServeConfig
 from socketkeep._errors import ListenError
 from socketkeep._inspect._holders import describe_holders, holders_of_port
+from socketkeep._keeper._inheritance import restored_listener
 from socketkeep._keeper._keeper import SIGNALS, Keeper
 from socketkeep._keeper._notify import Herald, ManagerTerms, Notifier
 from socketkeep._keeper._reactor import Reactor, SignalQueue
+from socketkeep._keeper._state import KeepOpen, State
 from socketkeep._keeper._system import System
 from socketkeep._listener import Listener, inherited_listeners
 from socketkeep._titles import set_title
@@ -53,26 +56,84 @@ def run(config: ServeConfig) -> None:
         stack.callback(reactor.close)
         name, path, control = stack.enter_context(_control(config))
         listeners = _bind(config)
-        for listener in listeners:
-            stack.callback(listener.close)
         keeper = Keeper(config, reactor, system, listeners, int(time.time()), name)
-        set_title(f"keeper [{name}]")
-        server = ControlServer(keeper, reactor, control, name)
-        stack.callback(server.close)
-        signals = SignalQueue(reactor, _signals(), keeper.act_on_signal)
-        stack.callback(signals.close)
-        if config.reload:
-            reloader = Reloader(reactor, config.target, keeper.reload)
-            stack.callback(reloader.close)
-        stack.callback(_notify_manager(keeper, reactor))
+        server = _Server(stack, keeper, reactor, control)
+        server.watch_files()
         for listener in listeners:
             _log.info("listening", **_shown(listener))
         _log.info("control", name=name, path=path)
         keeper.start()
         reactor.run()
+    _conclude(keeper)
+
+
+def resume(state: State) -> None:
+    """Go on from the state that an earlier version left in this process; return when it has ended.
+
+    Raises ServeFailure.
+    """
+    config, saved = state.config, state.keeper
+    for fd in state.descriptors:
+        os.set_inheritable(fd, False)
+    _log.configure(config.log_level, config.log_format, config.log_file)
+    system = System()
+    system.worker_descriptors = state.worker_descriptors
+    reactor = Reactor()
+    with ExitStack() as stack:
+        stack.callback(reactor.close)
+        assert state.control is not None
+        control = stack.enter_context(restored_listener(state.control.listener))
+        listeners = [restored_listener(each) for each in saved.listeners]
+        keeper = Keeper(config, reactor, system, listeners, saved.boot, saved.name)
+        keeper.restore(saved)
+        server = _Server(stack, keeper, reactor, control)
+        system.set_signal_mask(state.mask)  # those that waited come now
+        server.watch_files(instead_of=state.watcher)
+        server.control.resume(state.control.clients, version("socketkeep"))
+        reactor.run()
+    _conclude(keeper)
+
+
+def _conclude(keeper: Keeper) -> None:
     if keeper.failure is not None:
         raise ServeFailure(keeper.failure.error, keeper.failure.exit_code)
     _log.info("stopped")
+
+
+class _Server:
+    """What a keeper needs around it: ears for people and the system.  Closed by `stack`."""
+
+    def __init__(
+        self, stack: ExitStack, keeper: Keeper, reactor: Reactor, control: Listener
+    ) -> None:
+        self._stack = stack
+        self._keeper = keeper
+        self._reactor = reactor
+        self._reloader: Reloader | None = None
+        for listener in keeper.listeners:
+            stack.callback(listener.close)
+        set_title(f"keeper [{keeper.name}]")
+        self.control = ControlServer(keeper, reactor, control, keeper.name)
+        stack.callback(self.control.close)
+        signals = SignalQueue(reactor, _signals(), keeper.act_on_signal)
+        stack.callback(signals.close)
+        stack.callback(_notify_manager(keeper, reactor))
+        keeper.upgrades.act_on_signals = signals.act
+        keeper.upgrades.add = self._add
+
+    def watch_files(self, instead_of: int = 0) -> None:
+        """Begin to watch the source files, if that is wanted, and end an earlier watcher."""
+        if self._keeper.config.reload:
+            self._reloader = Reloader(
+                self._reactor, self._keeper.config.target, self._keeper.reload, instead_of
+            )
+            self._stack.callback(self._reloader.close)
+
+    def _add(self, state: State, keep: KeepOpen) -> None:
+        """Add to the keeper's state what the next version needs of this."""
+        state.control = self.control.snapshot(keep)
+        if self._reloader is not None:
+            state.watcher = self._reloader.pid
 
 
 def _bind(config: ServeConfig) -> list[Listener]:

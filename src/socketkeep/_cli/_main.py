@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "connections": "List the connections of a running server.",
     "listeners": "List what a running server listens on.",
     "reload": "Load the handler's code anew; resumable connections are kept.",
+    "upgrade": "Run the installed version in the server's place; connections are kept.",
     "scale": "Change the number of workers.",
     "drain": "Accept no more; end when the last connection has ended.",
     "stop": "Stop a server gracefully.",

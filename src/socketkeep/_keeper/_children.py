@@ -41,6 +41,11 @@ class Children:
     def __len__(self) -> int:
         return len(self._watched)
 
+    @property
+    def pids(self) -> set[int]:
+        """The children that have not been reaped."""
+        return set(self._watched)
+
     def watch(self, pid: int, ended: Ended) -> None:
         """Call `ended` when the child has ended."""
         child = self._watched[pid] = _Child(pid, ended)

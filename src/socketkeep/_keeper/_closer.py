@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from socketkeep._keeper._reactor import Reactor, Timer
+from socketkeep._keeper._state import KeepOpen, SavedClosing
 
 _BOUND: Final = 5.0  # seconds, as for a connection that its worker closes
 _CHUNK: Final = 65536
@@ -34,15 +35,30 @@ class Closer:
             sock.close()
             done()
             return
-        timer = self._reactor.call_later(_BOUND, lambda: self._finish(sock))
-        self._closing[sock] = (timer, done)
-        self._reactor.register(sock.fileno(), lambda _events: self._discard(sock))
+        self._watch(sock, self._reactor.clock() + _BOUND, done)
+
+    def snapshot(self, keep: KeepOpen) -> list[SavedClosing]:
+        """Return what is being closed."""
+        return [
+            SavedClosing(keep(sock.fileno()), timer.when)
+            for sock, (timer, _) in self._closing.items()
+        ]
+
+    def restore(self, closing: list[SavedClosing], done: Callable[[], None]) -> None:
+        """Go on with what an earlier process was closing."""
+        for saved in closing:
+            self._watch(socket.socket(fileno=saved.fd), saved.deadline, done)
 
     def finish_all(self) -> None:
         """Close at once what is left, and what is still to come: the keeper ends."""
         self._at_once = True
         for sock in tuple(self._closing):
             self._finish(sock)
+
+    def _watch(self, sock: socket.socket, deadline: float, done: Callable[[], None]) -> None:
+        timer = self._reactor.call_at(deadline, lambda: self._finish(sock))
+        self._closing[sock] = (timer, done)
+        self._reactor.register(sock.fileno(), lambda _events: self._discard(sock))
 
     def _discard(self, sock: socket.socket) -> None:
         try:

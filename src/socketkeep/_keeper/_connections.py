@@ -19,6 +19,7 @@ from socketkeep._keeper._moves import Moves
 from socketkeep._keeper._ownership import Ownership, Stale, State
 from socketkeep._keeper._parking import Parking
 from socketkeep._keeper._reactor import Reactor
+from socketkeep._keeper._state import KeepOpen, SavedConnections
 from socketkeep._keeper._verdict import judge
 from socketkeep._keeper._workers import Worker
 from socketkeep._options import limit_seconds
@@ -60,6 +61,7 @@ class Connections:
         self._stopping = False
         self._park_after = limit_seconds(config.park_after, 0.0) or 0.0
         self.totals: Counter[str] = Counter()
+        self.upgraded = 0  # the last generation that came with a new version of the package
         self.custody: Final = Custody()
         self.moves: Final = Moves(
             reactor,
@@ -81,6 +83,33 @@ class Connections:
         self._stopping = True
         self.parking.stop()
         self.moves.stop()
+
+    def snapshot(self, keep: KeepOpen) -> SavedConnections:
+        """Return what the next version of the keeper goes on from."""
+        parked = list(self.parking)
+        others = [held for held in self.custody if held.ownership.state is not State.PARKED]
+        waiting, unanswered = self.moves.snapshot()
+        return SavedConnections(
+            held=[held.snapshot(keep) for held in (*parked, *others)],
+            waiting=waiting,
+            unanswered=unanswered,
+            totals=dict(self.totals),
+            upgraded=self.upgraded,
+        )
+
+    def restore(self, saved: SavedConnections) -> None:
+        """Take over the connections that an earlier version held."""
+        self.totals = Counter(saved.totals)
+        self.upgraded = saved.upgraded
+        moving = []
+        for each in saved.held:
+            held = Held.restored(each)
+            self.custody.put(held)
+            if held.ownership.state is State.PARKED:
+                self.parking.put(held)
+            elif held.ownership.state is State.MOVING:
+                moving.append(held)
+        self.moves.restore(moving, saved.waiting, saved.unanswered)
 
     # What workers say.
 
@@ -113,7 +142,7 @@ class Connections:
             self.parking.put(held)
             self._reactor.call_soon(self.moves.dispatch)  # its seat is free
         else:
-            held.why = "reload"
+            held.why = "upgrade" if worker.generation < self.upgraded else "reload"
             self.moves.put(held)
 
     def attached(self, worker: Worker, message: Attached) -> None:

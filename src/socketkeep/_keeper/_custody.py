@@ -13,7 +13,8 @@ from typing import Literal, Protocol
 
 from socketkeep._assignment import Attached
 from socketkeep._keeper._ownership import Ownership, State
-from socketkeep._wire._messages import Detached
+from socketkeep._keeper._state import KeepOpen, SavedConnection
+from socketkeep._wire._messages import Detached, decode, encode
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +39,37 @@ class Held:
     @property
     def id(self) -> str:
         return self.parcel.id
+
+    def snapshot(self, keep: KeepOpen) -> SavedConnection:
+        """Return what the next version of the keeper knows it by."""
+        return SavedConnection(
+            parcel=encode(self.parcel),
+            fd=keep(self.sock.fileno()),
+            state=self.ownership.state,
+            epoch=self.ownership.epoch,
+            worker=self.ownership.worker,
+            since=self.since,
+            why=self.why,
+            redelivered=self.redelivered,
+            row=self.row,
+            deaths=list(self.deaths),
+        )
+
+    @classmethod
+    def restored(cls, saved: SavedConnection) -> Held:
+        """Make the record anew."""
+        parcel = decode(saved.parcel)
+        assert isinstance(parcel, Detached)
+        return cls(
+            parcel=parcel,
+            sock=socket.socket(fileno=saved.fd),
+            ownership=Ownership(saved.state, saved.epoch, saved.worker),
+            since=saved.since,
+            why=saved.why,
+            redelivered=saved.redelivered,
+            row=saved.row,
+            deaths=tuple(saved.deaths),
+        )
 
     @property
     def label(self) -> dict[str, object]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Final, Protocol
 
 import msgspec
@@ -13,9 +14,10 @@ from socketkeep import _log
 from socketkeep._config import ServeConfig
 from socketkeep._keeper._children import Children
 from socketkeep._keeper._reactor import Reactor
+from socketkeep._keeper._state import KeepOpen, SavedGeneration, SavedTemplate
 from socketkeep._keeper._system import Exit, System
 from socketkeep._keeper._verdict import Policy
-from socketkeep._keeper._workers import Link, Model
+from socketkeep._keeper._workers import Link, Model, restored_link
 from socketkeep._listener import Listener
 from socketkeep._wire._channel import Channel, Packet, channel_pair
 from socketkeep._wire._messages import Forked, ForkFailed, Load, Loaded, LoadFailed
@@ -84,6 +86,28 @@ class Generation:
     link: Link = field(init=False)
     pid: int = 0
     failure: Failure | None = None
+    upgraded: bool = False  # it came with a new version of the package
+
+    def snapshot(self) -> SavedGeneration:
+        """Return what the next version of the keeper knows it by."""
+        return SavedGeneration(
+            number=self.number,
+            state=self.state.value,
+            model=self.model,
+            resumable=self.resumable,
+            policy=self.policy.snapshot(),
+        )
+
+    @classmethod
+    def restored(cls, saved: SavedGeneration) -> Generation:
+        """Make the record anew, but for its link."""
+        return cls(
+            number=saved.number,
+            state=GenerationState(saved.state),
+            model=saved.model,
+            resumable=saved.resumable,
+            policy=Policy.restored(saved.policy),
+        )
 
     def step(self, event: GenerationEvent) -> None:
         """Go to the state that follows; KeyError, a bug, when the table has none."""
@@ -111,6 +135,7 @@ class Templates:
         self._name = name
         self._events = events
         self._running = Children(reactor, system)
+        self._alive: dict[int, tuple[Generation, Link]] = {}  # by pid
 
     def __len__(self) -> int:
         return len(self._running)
@@ -150,7 +175,7 @@ class Templates:
             lambda packet: self._received(generation, packet),
             lambda: None,  # its death is told by the pidfd
         )
-        self._running.watch(generation.pid, lambda ended: self._ended(generation, link, ended))
+        self._watch(generation, generation.pid, link)
         link.send(
             Load(
                 config=msgspec.msgpack.encode(self._config),
@@ -162,6 +187,34 @@ class Templates:
             ),
             tuple(listener.fileno() for listener in self._listeners),
         )
+
+    def snapshot(self, keep: KeepOpen) -> tuple[list[SavedGeneration], list[SavedTemplate]]:
+        """Return the templates, and the generations that they are of."""
+        generations = {generation.number: generation for generation, _ in self._alive.values()}
+        return [each.snapshot() for each in generations.values()], [
+            SavedTemplate(pid=pid, generation=generation.number, link=link.snapshot(keep))
+            for pid, (generation, link) in self._alive.items()
+        ]
+
+    def restore(
+        self, generations: Mapping[int, Generation], templates: Sequence[SavedTemplate]
+    ) -> None:
+        """Take over the templates of an earlier version."""
+        for generation in generations.values():
+            generation.link = restored_link(self._reactor, None, Packet.close, lambda: None)
+        for saved in templates:
+            generation = generations[saved.generation]
+            link = restored_link(
+                self._reactor, saved.link, partial(self._received, generation), lambda: None
+            )
+            generation.pid, generation.link = saved.pid, link
+            self._watch(generation, saved.pid, link)
+            if generation.state is GenerationState.RETIRED:
+                self.end(generation)
+
+    def _watch(self, generation: Generation, pid: int, link: Link) -> None:
+        self._alive[pid] = generation, link
+        self._running.watch(pid, lambda ended: self._ended(pid, generation, link, ended))
 
     def _received(self, generation: Generation, packet: Packet) -> None:
         match packet.message:
@@ -188,7 +241,8 @@ class Templates:
             case _:
                 packet.close()
 
-    def _ended(self, generation: Generation, link: Link, ended: Exit) -> None:
+    def _ended(self, pid: int, generation: Generation, link: Link, ended: Exit) -> None:
+        del self._alive[pid]
         link.drain()
         link.close()
         self._events.template_ended()

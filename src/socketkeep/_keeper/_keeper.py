@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections import Counter
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Final, Literal
 
 from socketkeep import _log
@@ -19,13 +20,16 @@ from socketkeep._keeper._generations import (
     GenerationEvent,
     Templates,
 )
+from socketkeep._keeper._inheritance import saved_listener
 from socketkeep._keeper._notify import Herald
 from socketkeep._keeper._pool import WorkerPool
 from socketkeep._keeper._reactor import Reactor
 from socketkeep._keeper._recycling import Recycling
 from socketkeep._keeper._reloads import Done, Outcome, Reloads
 from socketkeep._keeper._slots import Slots
+from socketkeep._keeper._state import KeepOpen, SavedKeeper, State
 from socketkeep._keeper._system import System
+from socketkeep._keeper._upgrades import Upgrades
 from socketkeep._keeper._workers import Worker, WorkerState
 from socketkeep._listener import Listener
 from socketkeep._wire._messages import Forked, ForkFailed
@@ -63,7 +67,7 @@ class Keeper:
         self.boot: Final = boot
         self.name: Final = name
         self.listeners: Final = listeners
-        self.started_at: Final = reactor.clock()
+        self.started_at = reactor.clock()
         self.current: Generation | None = None
         self.failure: Failure | None = None
         self.order: Order | None = None
@@ -91,6 +95,17 @@ class Keeper:
             config.start_timeout,
             self._switch,
             self._rolled_back,
+            self._reload_ended,
+        )
+        self.upgrades = Upgrades(
+            reactor,
+            system,
+            self.reloads,
+            SIGNALS,
+            config.start_timeout,
+            self.snapshot,
+            self.reload,
+            self._changed,
         )
         self._reactor = reactor
         self.system: Final = system
@@ -124,9 +139,29 @@ class Keeper:
                 done(Outcome(_EXIT_FAILED, 0, "cannot reload: the server is stopping"))
             return
         _log.info("reload asked for")
-        self.reloads.request(done)
+        if self.upgrades.active:
+            self.upgrades.reload_later(done)
+        else:
+            self.reloads.request(done)
         if self.herald is not None:
             self.herald.reload_asked()
+
+    def upgrade(self, done: Done | None = None) -> None:
+        """Become the version of the package that is installed now, then reload.
+
+        `done` is told why that cannot be; what comes after it is told by the new version, to whom
+        it is given (`finish_upgrade`).
+        """
+        if self.order is not None:
+            if done is not None:
+                done(Outcome(_EXIT_FAILED, 0, "cannot upgrade: the server is stopping"))
+            return
+        self.upgrades.request(done)
+
+    def finish_upgrade(self, done: Done) -> None:
+        """Bring up workers of this version, too; called after `restore`, before the loop runs."""
+        _log.info("upgraded", generation=self.current.number if self.current else 0)
+        self.reloads.request(done, upgraded=True)
 
     @property
     def state(self) -> str:
@@ -135,7 +170,9 @@ class Keeper:
             return "draining" if self.order.how == "finish" else "stopping"
         if self.current is None:
             return "starting"
-        return "running" if self.reloads.coming is None else "reloading"
+        if self.reloads.coming is not None:
+            return "reloading"
+        return "upgrading" if self.upgrades.active else "running"
 
     @property
     def summary(self) -> str:
@@ -172,6 +209,7 @@ class Keeper:
         self.order = Order(how, deadline)
         for listener in self.listeners:
             listener.close()
+        self.upgrades.cancel()
         self.reloads.cancel("the server stops")
         if self.current is not None:
             self.templates.end(self.current)
@@ -210,7 +248,7 @@ class Keeper:
                 _log.reopen()
                 _log.info("log reopened")
             case signal.SIGUSR2:
-                _log.warning("this version cannot upgrade the keeper: restart it instead")
+                self.upgrade()
             case signal.SIGTTIN:
                 self.scale(len(self._slots) + 1)
             case signal.SIGTTOU:
@@ -219,6 +257,59 @@ class Keeper:
                 _log.info("accepting paused until the next reload")
                 self.paused = True
                 self._allot()
+
+    def snapshot(self, keep: KeepOpen) -> State:
+        """Return all that the next version of the keeper goes on from.
+
+        Called while a generation serves and none is coming.
+        """
+        assert self.current is not None
+        generations, templates = self.templates.snapshot(keep)
+        if all(each.number != self.current.number for each in generations):
+            generations.append(self.current.snapshot())
+        return State(
+            version=version("socketkeep"),
+            config=self.config,
+            worker_descriptors=self.system.worker_descriptors,
+            keeper=SavedKeeper(
+                boot=self.boot,
+                name=self.name,
+                started_at=self.started_at,
+                paused=self.paused,
+                interrupted=self._interrupted,
+                reloads=self.reloads.begun,
+                reloads_completed=self.reloads.completed,
+                upgrades=self.upgrades.completed,
+                listeners=[saved_listener(listener, keep) for listener in self.listeners],
+                generations=generations,
+                current=self.current.number,
+                templates=templates,
+                pool=self.pool.snapshot(keep),
+                slots=self._slots.snapshot(),
+                connections=self.connections.snapshot(keep),
+                closing=self.closer.snapshot(keep),
+            ),
+        )
+
+    def restore(self, saved: SavedKeeper) -> None:
+        """Go on from what an earlier version of the keeper left, in place of `start`."""
+        self.system.become_subreaper()
+        self.started_at = saved.started_at
+        self.paused = saved.paused
+        self._interrupted = saved.interrupted
+        self.upgrades.completed = saved.upgrades + 1
+        self.reloads.resume(saved.reloads, saved.reloads_completed)
+        generations = {each.number: Generation.restored(each) for each in saved.generations}
+        self.current = current = generations[saved.current]
+        self.templates.restore(generations, saved.templates)
+        self.pool.restore(saved.pool)
+        self._slots.restore(saved.slots)
+        self.closer.restore(saved.closing, self._changed)
+        self.connections.restore(saved.connections)
+        self._recycling.start()
+        if not current.link.open:
+            self._reactor.call_later(_RETRY, lambda: self._restart_template(current))
+        self._refill()
 
     def counters(self) -> Counter[str]:
         """Return the totals since the start, of workers past and present."""
@@ -279,6 +370,8 @@ class Keeper:
 
     def _switch(self, generation: Generation) -> None:
         old, self.current = self.current, generation
+        if generation.upgraded:
+            self.connections.upgraded = generation.number
         self.paused = False
         if old is not None:
             old.step(GenerationEvent.SUPERSEDED)
@@ -305,6 +398,9 @@ class Keeper:
         if self.order is None:
             self.failure = failure
             self.stop("close")
+
+    def _reload_ended(self) -> None:
+        self.upgrades.go_on()
 
     def _retire(self, worker: Worker) -> None:
         if worker.state is WorkerState.STARTING:
@@ -354,5 +450,7 @@ class Keeper:
             self._reactor.call_soon(self.herald.look)
         if self.order is None:
             self._reactor.call_soon(self._allot)
-        elif self.pool.empty and not (self.connections or self.closer or self.templates):
+        elif self.pool.empty and not (
+            self.connections or self.closer or self.templates or self.upgrades
+        ):
             self._reactor.stop()

@@ -6,7 +6,7 @@ next worker's `Attached`: whichever of the two dies in between, the connection l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Literal
 
 from socketkeep import _log
@@ -117,6 +117,23 @@ class Moves:
             held = self._moving[name]
             held.ownership.receiver_died()
             self._waiting[name] = held
+        self._go_on()
+
+    def snapshot(self) -> tuple[list[str], dict[int, list[str]]]:
+        """Return what waits for a worker, and what each worker has not answered yet."""
+        return list(self._waiting), {
+            serial: list(names) for serial, names in self._unanswered.items()
+        }
+
+    def restore(
+        self, moving: Iterable[Held], waiting: Iterable[str], unanswered: Mapping[int, list[str]]
+    ) -> None:
+        """Go on with what an earlier version was moving."""
+        self._moving = {held.id: held for held in moving}
+        self._waiting = {name: self._moving[name] for name in waiting}
+        self._unanswered = {serial: dict.fromkeys(names) for serial, names in unanswered.items()}
+        self._crowded = True  # a worker may have been told so: it is to be told what holds now
+        self._expect_expiry()
         self._go_on()
 
     def stop(self) -> None:

@@ -13,15 +13,15 @@ class Pacing:
     """Delays between the lives of the worker in each slot."""
 
     def __init__(self) -> None:
-        self._short_lives: dict[int, int] = {}
+        self.short_lives: dict[int, int] = {}  # in a row, by slot
 
     def delay_after(self, slot: int, lived: float) -> float:
         """Return how many seconds to wait before the slot gets its next worker."""
         if lived >= _SHORT_LIFE:
-            self._short_lives.pop(slot, None)
+            self.short_lives.pop(slot, None)
             return 0.0
-        count = self._short_lives.get(slot, 0)
-        self._short_lives[slot] = count + 1
+        count = self.short_lives.get(slot, 0)
+        self.short_lives[slot] = count + 1
         if count == 0:
             return 0.0  # one death is an accident
         return min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(count - 1, 16))

@@ -17,8 +17,9 @@ from socketkeep._keeper import _seats
 from socketkeep._keeper._children import Children
 from socketkeep._keeper._generations import Generation
 from socketkeep._keeper._reactor import Reactor
+from socketkeep._keeper._state import KeepOpen, SavedPool
 from socketkeep._keeper._system import Exit, System
-from socketkeep._keeper._workers import Link, Worker, WorkerState
+from socketkeep._keeper._workers import Link, Worker, WorkerState, restored_link
 from socketkeep._wire._channel import Channel, Packet, channel_pair
 from socketkeep._wire._messages import (
     Attached,
@@ -111,6 +112,8 @@ class WorkerPool:
             scoreboard = Scoreboard(memfd)
             wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             undo.callback(os.close, wake)
+            our_memfd = os.dup(memfd)
+            undo.callback(os.close, our_memfd)
             their_wake = os.dup(wake)
             undo.callback(os.close, their_wake)
             ours, theirs = channel_pair()
@@ -124,6 +127,7 @@ class WorkerPool:
             resumable=generation.resumable,
             policy=generation.policy,
             scoreboard=scoreboard,
+            memfd=our_memfd,
             wake=wake,
             started_at=self._reactor.clock(),
             replaces=replaces,
@@ -135,8 +139,7 @@ class WorkerPool:
             lambda: self._gone(worker),
         )
         self._workers[worker.serial] = worker
-        if self._config.start_timeout:
-            self._reactor.call_later(self._config.start_timeout, lambda: self._kill_unready(worker))
+        self._expect_ready(worker)
         generation.link.send(
             ForkWorker(worker.serial, slot),
             (theirs.detach(), memfd, their_wake),
@@ -177,7 +180,7 @@ class WorkerPool:
         else:
             worker.state = WorkerState.DRAINING
             worker.link.send(Retire(order.how, order.deadline))
-        self._reactor.call_at(order.deadline + KILL_GRACE, lambda: self._kill_late(worker))
+        self._bound(worker, order)
 
     def allot(self, worker: Worker, accept_below: int) -> None:
         """Tell a worker how many connections it may accept, if that has changed."""
@@ -200,6 +203,48 @@ class WorkerPool:
             self._children.kill(worker.pid)
         for pid in worker.fork_children:
             self._children.kill(pid)
+
+    def snapshot(self, keep: KeepOpen) -> SavedPool:
+        """Return what the next version of the keeper goes on from."""
+        known = {worker.pid for worker in self}.union(*(w.fork_children for w in self))
+        return SavedPool(
+            serial=self._serial,
+            totals=dict(self.totals),
+            workers=[worker.snapshot(keep) for worker in self],
+            doomed=sorted(self._children.pids - known),
+        )
+
+    def restore(self, saved: SavedPool) -> None:
+        """Take over the workers of an earlier version: hear them, watch them, end them in time."""
+        self._serial = saved.serial
+        self.totals = Counter(saved.totals)
+        for each in saved.workers:
+            worker = self._workers[each.serial] = Worker.restored(each)
+            worker.link = restored_link(
+                self._reactor,
+                each.link,
+                partial(self._received, worker),
+                partial(self._gone, worker),
+            )
+            self._watch_restored(worker)
+        for each in saved.workers:
+            if each.replaces is not None:
+                self._workers[each.serial].replaces = self._workers.get(each.replaces)
+        for pid in saved.doomed:
+            self._children.watch(pid, lambda _exit: self._changed())
+            self._children.kill(pid)
+
+    def _watch_restored(self, worker: Worker) -> None:
+        if worker.forked and worker.exit is None:
+            self._children.watch(worker.pid, partial(self._ended, worker))
+        for pid in worker.fork_children:
+            self._children.watch(pid, partial(self._fork_child_ended, worker, pid))
+        if worker.killed:
+            self.kill(worker)
+        if worker.order is not None:
+            self._bound(worker, worker.order)
+        if worker.state is WorkerState.STARTING:
+            self._expect_ready(worker)
 
     def _received(self, worker: Worker, packet: Packet) -> None:
         match packet.message:
@@ -284,6 +329,9 @@ class WorkerPool:
         del self._workers[worker.serial]
         worker.link.close()
         os.close(worker.wake)
+        os.close(worker.memfd)
+        for timer in worker.timers:
+            timer.cancel()  # it would keep the mapping of the scoreboard, and its descriptor
         self._settle_rows(worker, lambda _pid: True)
         for name, word in COUNTERS.items():
             self.totals[name] += worker.scoreboard[word]
@@ -297,6 +345,15 @@ class WorkerPool:
                 peer = worker.scoreboard.peer(row)
                 _log.warning("connection lost", id=id_of(words), peer=peer, **worker.label)
             worker.scoreboard.release(row)
+
+    def _expect_ready(self, worker: Worker) -> None:
+        if self._config.start_timeout:
+            when = worker.started_at + self._config.start_timeout
+            worker.timers.append(self._reactor.call_at(when, lambda: self._kill_unready(worker)))
+
+    def _bound(self, worker: Worker, order: Order) -> None:
+        when = order.deadline + KILL_GRACE
+        worker.timers.append(self._reactor.call_at(when, lambda: self._kill_late(worker)))
 
     def _is_late(self, worker: Worker) -> bool:
         order = worker.order

@@ -6,6 +6,7 @@ upgrade, and must not carry what it does not use.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import os
@@ -193,6 +194,11 @@ class SignalQueue:
         self._reactor.unregister(self._read)
         os.close(self._read)
         os.close(self._write)
+
+    def act(self) -> None:
+        """Act on the signals that have been received."""
+        with contextlib.suppress(BlockingIOError):
+            self._drain(READABLE)
 
     def _drain(self, _events: int) -> None:
         for number in os.read(self._read, 512):

@@ -43,7 +43,8 @@ Done = Callable[[Outcome], None]
 class Reloads:
     """Brings up the next generation, and switches to it or rolls it back.
 
-    `switch` is called with the generation that is ready; `give_up` when it is rolled back.
+    `switch` is called with the generation that is ready, `give_up` when it is rolled back, `ended`
+    when no other follows.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Reloads:
         start_timeout: float,
         switch: Callable[[Generation], None],
         give_up: Callable[[Generation, Failure], None],
+        ended: Callable[[], None],
     ) -> None:
         self._reactor = reactor
         self._templates = templates
@@ -63,17 +65,32 @@ class Reloads:
         self._start_timeout = start_timeout
         self._switch = switch
         self._give_up = give_up
+        self._ended = ended
         self._number = 0
         self._deaths = 0
         self._timer: Timer | None = None
         self._done: list[Done] = []
         self._done_next: list[Done] = []
         self._again = False
+        self._upgraded = False
         self.coming: Generation | None = None
         self.completed = 0
 
-    def request(self, done: Done | None = None) -> None:
-        """Reload, or, while a reload runs, once more after it."""
+    @property
+    def begun(self) -> int:
+        """How many generations have been begun."""
+        return self._number
+
+    def resume(self, begun: int, completed: int) -> None:
+        """Go on from where an earlier version of the keeper was."""
+        self._number, self.completed = begun, completed
+
+    def request(self, done: Done | None = None, *, upgraded: bool = False) -> None:
+        """Reload, or, while a reload runs, once more after it.
+
+        upgraded: it brings a new version of the package, and what it moves is told so.
+        """
+        self._upgraded = self._upgraded or upgraded
         if self.coming is not None:
             self._again = True
             if done is not None:
@@ -130,7 +147,8 @@ class Reloads:
     def _begin(self) -> None:
         self._number += 1
         self._deaths = 0
-        generation = Generation(self._number)
+        generation = Generation(self._number, upgraded=self._upgraded)
+        self._upgraded = False
         self.coming = generation
         _log.info("reload started" if self._number > 1 else "starting", generation=self._number)
         if self._start_timeout:
@@ -195,3 +213,5 @@ class Reloads:
         if self._again:
             self._again = False
             self._begin()
+        else:
+            self._ended()

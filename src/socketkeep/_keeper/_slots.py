@@ -11,6 +11,7 @@ from socketkeep._keeper._generations import Generation
 from socketkeep._keeper._pacing import Pacing
 from socketkeep._keeper._pool import WorkerPool
 from socketkeep._keeper._reactor import Reactor
+from socketkeep._keeper._state import SavedSlots
 from socketkeep._keeper._workers import Worker
 
 _RETRY: Final = 1.0  # seconds until a worker that could not be started is tried again
@@ -36,7 +37,7 @@ class Slots:
         self._retire = retire
         self._numbers: list[int] = []  # none until the first generation has told its model
         self._pacing = Pacing()
-        self._delayed: set[int] = set()
+        self._delayed: dict[int, float] = {}  # until when
         self._throttle = _log.Throttle()
 
     def __len__(self) -> int:
@@ -64,7 +65,7 @@ class Slots:
         if generation is None:
             return
         workers = self._pool.of_generation(generation.number)
-        filled = {worker.slot for worker in workers} | self._delayed
+        filled = {worker.slot for worker in workers} | self._delayed.keys()
         for slot in self._numbers:
             if slot not in filled:
                 self.start_worker(slot)
@@ -94,11 +95,26 @@ class Slots:
             lived = self._reactor.clock() - worker.started_at
             self._fill_later(worker.slot, self._pacing.delay_after(worker.slot, lived))
 
+    def snapshot(self) -> SavedSlots:
+        """Return what the next version of the keeper goes on from."""
+        return SavedSlots(
+            numbers=self.numbers,
+            short_lives=dict(self._pacing.short_lives),
+            delayed=dict(self._delayed),
+        )
+
+    def restore(self, saved: SavedSlots) -> None:
+        """Go on from what an earlier version had."""
+        self._numbers = saved.numbers
+        self._pacing.short_lives = saved.short_lives
+        for slot, when in saved.delayed.items():
+            self._fill_later(slot, when - self._reactor.clock())
+
     def _fill_later(self, slot: int, delay: float) -> None:
-        self._delayed.add(slot)
+        self._delayed[slot] = self._reactor.clock() + delay
 
         def fill() -> None:
-            self._delayed.discard(slot)
+            self._delayed.pop(slot, None)
             self.fill()
 
         self._reactor.call_later(delay, fill)

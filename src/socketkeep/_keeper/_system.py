@@ -10,13 +10,17 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from socketkeep._keeper import _prctl
 
 TEMPLATE_CHANNEL_FD: Final = 3
+CHECK_STATE_FD: Final = 3
+#: The module that a newer version of the package takes over by; of this name in every version.
+SUCCESSOR: Final = "socketkeep._admin._successor"
 
 # What the template must not inherit from the keeper: its signal dispositions and its mask.
 _DEFAULTED: Final = (
@@ -80,18 +84,57 @@ class System:
         code of the version that is installed now.  It leads a process group of its own, so that a
         Ctrl-C in the terminal reaches the keeper alone.  Raises OSError.
         """
-        options = [f"-W{option}" for option in sys.warnoptions]
-        if sys.flags.dev_mode:
-            options.append("-Xdev")
         return os.posix_spawn(
             sys.executable,
-            [sys.executable, *options, "-m", "socketkeep._worker", str(TEMPLATE_CHANNEL_FD)],
+            _python("socketkeep._worker", str(TEMPLATE_CHANNEL_FD)),
             {key: text for key, text in os.environ.items() if key not in _THE_KEEPERS},
             file_actions=[(os.POSIX_SPAWN_DUP2, channel_fd, TEMPLATE_CHANNEL_FD)],
             setpgroup=0,
             setsigmask=[],
             setsigdef=_DEFAULTED,
         )
+
+    def spawn_check(self, state_fd: int, error_fd: int) -> int:
+        """Start a process that sees whether the installed version can go on from a state.
+
+        It exits with 0 when it can, and otherwise says why not on `error_fd`.  Returns its pid.
+        Raises OSError.
+        """
+        return os.posix_spawn(
+            sys.executable,
+            _python(SUCCESSOR, "--check", str(CHECK_STATE_FD)),
+            {key: text for key, text in os.environ.items() if key not in _THE_KEEPERS},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, error_fd, 2),
+                (os.POSIX_SPAWN_DUP2, state_fd, CHECK_STATE_FD),
+            ],
+            setpgroup=0,
+            setsigmask=[],
+            setsigdef=_DEFAULTED,
+        )
+
+    def become(self, state_fd: int, descriptors: Iterable[int]) -> NoReturn:
+        """Execute the installed version in this process; it goes on from the state.
+
+        `descriptors` and `state_fd` stay open in it.  Returns only by raising OSError, and then
+        nothing has changed.
+        """
+        passed = [*descriptors, state_fd]
+        try:
+            for fd in passed:
+                os.set_inheritable(fd, True)
+            os.execv(sys.executable, _python(SUCCESSOR, str(state_fd)))
+        finally:
+            for fd in passed:
+                os.set_inheritable(fd, False)
+
+    def block_signals(self, signals: Iterable[signal.Signals]) -> list[int]:
+        """Let signals wait, across `become` too; return which did before."""
+        return [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, signals)]
+
+    def set_signal_mask(self, blocked: Iterable[int]) -> None:
+        """Let these signals wait, and no others."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def open_pidfd(self, pid: int) -> int:
         """Return a descriptor that is readable once the child `pid` has ended.
@@ -133,3 +176,11 @@ class System:
         except (OSError, IndexError):
             return 0
         return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _python(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module as this interpreter runs."""
+    options = [f"-W{option}" for option in sys.warnoptions]
+    if sys.flags.dev_mode:
+        options.append("-Xdev")
+    return [sys.executable, *options, "-m", module, *arguments]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Literal
 
 from socketkeep._assignment import Order
-from socketkeep._keeper._reactor import READABLE, WRITABLE, Reactor
+from socketkeep._keeper._reactor import READABLE, WRITABLE, Reactor, Timer
+from socketkeep._keeper._state import KeepOpen, SavedLink, SavedOrder, SavedPacket, SavedWorker
 from socketkeep._keeper._system import Exit
 from socketkeep._keeper._verdict import Policy
-from socketkeep._wire._channel import Channel, ChannelClosed, Packet
+from socketkeep._wire._channel import Channel, ChannelClosed, Packet, channel_pair
 from socketkeep._wire._messages import Message
 from socketkeep._wire._scoreboard import DETACHED, OPEN, Scoreboard
 
@@ -39,6 +41,8 @@ class Link:
         self._watching_writes = False
         self.open = True
         reactor.register(channel.fileno(), self._ready)
+        if channel.wants_write:
+            reactor.call_soon(self._flush)
 
     def send(
         self, message: Message, descriptors: tuple[int, ...] = (), *, close_after: bool = False
@@ -65,6 +69,16 @@ class Link:
             if packet is None:
                 return
             self._on_packet(packet)
+
+    def snapshot(self, keep: KeepOpen) -> SavedLink | None:
+        """Return what the next version of the keeper makes it anew from; None when it is closed."""
+        if not self.open:
+            return None
+        queue = [
+            SavedPacket(payload, [keep(fd) for fd in descriptors], close_after)
+            for payload, descriptors, close_after in self._channel.queued
+        ]
+        return SavedLink(keep(self._channel.fileno()), queue)
 
     def finish(self) -> None:
         """Send no more, and go on hearing; a template takes that as the word to exit."""
@@ -117,6 +131,24 @@ def _nothing() -> None:
     """The channel has been closed: nobody need be told."""
 
 
+def restored_link(
+    reactor: Reactor,
+    saved: SavedLink | None,
+    on_packet: Callable[[Packet], None],
+    on_closed: Callable[[], None],
+) -> Link:
+    """Make a link anew from what `Link.snapshot` returned."""
+    if saved is not None:
+        queued = [(each.payload, each.descriptors, each.close_after) for each in saved.queue]
+        channel = Channel(socket.socket(fileno=saved.fd), queued)
+        return Link(reactor, channel, on_packet, on_closed)
+    ours, theirs = channel_pair()
+    theirs.close()
+    link = Link(reactor, Channel(ours), on_packet, on_closed)
+    link.close()
+    return link
+
+
 class WorkerState(Enum):
     """Where a worker is in its life; it only moves down this list."""
 
@@ -137,6 +169,7 @@ class Worker:
     resumable: Final[bool]  # whether its handler is
     policy: Final[Policy]
     scoreboard: Final[Scoreboard]
+    memfd: Final[int]  # of the scoreboard, for the next version of the keeper
     wake: Final[int]  # eventfd that wakes the handlers that poll it
     started_at: Final[float]
     link: Link = field(init=False)
@@ -154,6 +187,7 @@ class Worker:
     exit: Exit | None = None
     fork_children: set[int] = field(default_factory=set)  # pids, once it has died
     expires_at: float = float("inf")
+    timers: list[Timer] = field(default_factory=list)
 
     @property
     def is_ready(self) -> bool:
@@ -174,6 +208,64 @@ class Worker:
     def moves_its_connections(self) -> bool:
         """Whether what it serves is on its way to other workers."""
         return self.order is not None and self.order.how == "move" and self.resumable
+
+    def snapshot(self, keep: KeepOpen) -> SavedWorker:
+        """Return what the next version of the keeper knows it by."""
+        return SavedWorker(
+            serial=self.serial,
+            slot=self.slot,
+            generation=self.generation,
+            model=self.model,
+            resumable=self.resumable,
+            policy=self.policy.snapshot(),
+            started_at=self.started_at,
+            memfd=keep(self.memfd),
+            wake=keep(self.wake),
+            link=self.link.snapshot(keep),
+            state=self.state.value,
+            pid=self.pid,
+            forked=self.forked,
+            order=SavedOrder(self.order.how, self.order.deadline) if self.order else None,
+            seats=self.seats,
+            accept_below=self.accept_below,
+            arriving=self.arriving,
+            departures=self.departures,
+            replaces=self.replaces.serial if self.replaces else None,
+            error=self.error,
+            killed=self.killed,
+            exit=self.exit.status if self.exit else None,
+            fork_children=sorted(self.fork_children),
+            expires_at=self.expires_at,
+        )
+
+    @classmethod
+    def restored(cls, saved: SavedWorker) -> Worker:
+        """Make the record anew, but for `link` and `replaces`."""
+        return cls(
+            serial=saved.serial,
+            slot=saved.slot,
+            generation=saved.generation,
+            model=saved.model,
+            resumable=saved.resumable,
+            policy=Policy.restored(saved.policy),
+            scoreboard=Scoreboard(saved.memfd),
+            memfd=saved.memfd,
+            wake=saved.wake,
+            started_at=saved.started_at,
+            state=WorkerState(saved.state),
+            pid=saved.pid,
+            forked=saved.forked,
+            order=Order(saved.order.how, saved.order.deadline) if saved.order else None,
+            seats=saved.seats,
+            accept_below=saved.accept_below,
+            arriving=saved.arriving,
+            departures=saved.departures,
+            error=saved.error,
+            killed=saved.killed,
+            exit=None if saved.exit is None else Exit(saved.exit),
+            fork_children=set(saved.fork_children),
+            expires_at=saved.expires_at,
+        )
 
     @property
     def label(self) -> dict[str, object]:

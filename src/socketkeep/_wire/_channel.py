@@ -10,9 +10,9 @@ import os
 import select
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from socketkeep import _log, _passing
 from socketkeep._wire._messages import AnyMessage, Message, Unreadable, decode, encode
@@ -20,6 +20,10 @@ from socketkeep._wire._messages import AnyMessage, Message, Unreadable, decode, 
 #: The types of messages that have been told to be unreadable, and how many are told of at most.
 _told: Final[set[str]] = set()
 _MOST_TOLD: Final = 100
+
+
+#: A packet that waits for room: payload, descriptors, and whether the channel owns those.
+Queued: TypeAlias = tuple[bytes, list[int], bool]
 
 
 class ChannelClosed(Exception):
@@ -54,9 +58,10 @@ class Channel:
     waits instead, for workers: the keeper always reads, so that this cannot lock.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, queued: Iterable[Queued] = ()) -> None:
+        """Make this end of `sock`; `queued` is what an earlier object on it had still to send."""
         self._sock = sock
-        self._queue: deque[tuple[bytes, list[int], bool]] = deque()
+        self._queue: deque[Queued] = deque(queued)
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -64,6 +69,11 @@ class Channel:
     @property
     def wants_write(self) -> bool:
         return bool(self._queue)
+
+    @property
+    def queued(self) -> list[Queued]:
+        """What is still to be sent."""
+        return list(self._queue)
 
     def enqueue(
         self, message: Message, descriptors: Sequence[int] = (), *, close_after: bool = False

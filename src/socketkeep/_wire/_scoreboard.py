@@ -45,6 +45,7 @@ RETIRE_AT: Final = 11
 BEAT: Final = 12  # when the worker's loop last showed that it goes on, CLOCK_MONOTONIC in ns
 CROWDED: Final = 13  # 1 while connections wait for a seat; the keeper writes it
 _ROWS: Final = 14
+ATTACHED_UPGRADE: Final = 15
 
 COUNTERS: Final = {
     "accepted": ACCEPTED,
@@ -55,6 +56,7 @@ COUNTERS: Final = {
     "attached_reload": ATTACHED_RELOAD,
     "attached_parked": ATTACHED_PARKED,
     "attached_crash": ATTACHED_CRASH,
+    "attached_upgrade": ATTACHED_UPGRADE,
     "lost": LOST,
 }
 _HOW: Final[tuple[Literal["move", "close", "finish"], ...]] = ("move", "close", "finish")

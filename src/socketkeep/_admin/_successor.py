@@ -1,0 +1,47 @@
+"""``python -m socketkeep._admin._successor``: this version takes over from the one that runs.
+
+The keeper of another version executes this with the descriptor of its state; before that, in a
+child and with ``--check``, to see that it can be done.  The name and the arguments must stay.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import socketkeep
+from socketkeep._admin._server import ServeFailure, resume
+from socketkeep._keeper._state import StateError, read_state
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run as the module; return the exit code."""
+    *flags, number = arguments
+    fd = int(number)
+    try:
+        if flags == ["--check"]:
+            read_state(fd)
+            _compile_all()
+            return 0
+        state = read_state(fd)
+        os.close(fd)
+        resume(state)
+    except StateError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except ServeFailure as failure:
+        sys.stderr.write(f"socketkeep: error: {failure.text}\n")
+        return failure.exit_code
+    return 0
+
+
+def _compile_all() -> None:
+    """Raise SyntaxError if a module of this version has one, also one that is imported late."""
+    for path in sorted(Path(socketkeep.__file__).parent.rglob("*.py")):
+        compile(path.read_bytes(), path, "exec", dont_inherit=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
