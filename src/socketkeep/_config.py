@@ -18,6 +18,7 @@ from socketkeep._options import (
     TEXT,
     TEXTS,
     Option,
+    limit_seconds,
     options_of,
 )
 
@@ -372,3 +373,14 @@ def option(key: str) -> Option:
         if declared.key == key:
             return declared
     raise KeyError(key)
+
+
+def park_after(config: ServeConfig, model: str) -> float | None:
+    """Return after how many seconds of waiting a connection is parked; None: never."""
+    automatic = {"prefork": 0.2, "thread": 0.2}.get(model)
+    return limit_seconds(config.park_after, automatic)
+
+
+def worker_timeout(config: ServeConfig, model: str) -> float | None:
+    """Return after how many seconds without progress a worker is killed; None: never."""
+    return limit_seconds(config.worker_timeout, 30.0 if model == "async" else None)

@@ -32,7 +32,9 @@ class Bench:
         self.reactor = SteppedReactor(self.clock)
         self.system = FakeSystem()
         self.listener = Listener.bind("127.0.0.1:0")
-        self.config = ServeConfig(target="app:handle", **{"start_timeout": 30.0, **options})
+        self.config = ServeConfig(
+            target="app:handle", **{"start_timeout": 30.0, "worker_timeout": "off", **options}
+        )
         self.keeper = Keeper(self.config, self.reactor, self.system, [self.listener], BOOT)
         self.outcomes: list[Outcome] = []
         self._peers: list[socket.socket] = []

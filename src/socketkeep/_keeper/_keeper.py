@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from socketkeep import _log
 from socketkeep._assignment import Order
-from socketkeep._config import DEFAULT_WORKERS, ServeConfig
+from socketkeep._config import DEFAULT_WORKERS, ServeConfig, worker_timeout
 from socketkeep._keeper._allotment import Allotment
 from socketkeep._keeper._closer import Closer
 from socketkeep._keeper._connections import Connections
@@ -30,6 +30,7 @@ from socketkeep._keeper._slots import Slots
 from socketkeep._keeper._state import KeepOpen, SavedKeeper, State
 from socketkeep._keeper._system import System
 from socketkeep._keeper._upgrades import Upgrades
+from socketkeep._keeper._watchdog import Watchdog
 from socketkeep._keeper._workers import Worker, WorkerState
 from socketkeep._listener import Listener
 from socketkeep._wire._messages import Forked, ForkFailed
@@ -117,6 +118,9 @@ class Keeper:
             config,
             self._recyclable,
             lambda worker: self._slots.start_worker(worker.slot, replaces=worker),
+        )
+        self._watchdog = Watchdog(
+            reactor, self.pool, lambda model: worker_timeout(config, model), self.pool.kill
         )
         self._throttle = _log.Throttle()
         self._interrupted = False
@@ -352,6 +356,7 @@ class Keeper:
     def _worker_ready(self, worker: Worker) -> None:
         _log.info("worker ready", **worker.label)
         worker.expires_at = self._recycling.expiry()
+        self._watchdog.start(worker.model)
         self.reloads.worker_ready(worker)
         if worker.replaces is not None and worker.replaces.state is WorkerState.READY:
             self._retire(worker.replaces)

@@ -105,7 +105,7 @@ class WorkerPool:
 
     def start(self, generation: Generation, slot: int, replaces: Worker | None = None) -> Worker:
         """Have the generation's template fork a worker into `slot`.  Raises OSError."""
-        rows = _seats.seats_of_model(generation.model, self._config.threads)
+        rows = _seats.rows_of_model(generation.model, self._config.threads)
         with ExitStack() as undo:
             memfd = create_memfd(rows, states=self._config.keep == "crash")
             undo.callback(os.close, memfd)
@@ -375,7 +375,7 @@ class WorkerPool:
 
     def _log_end(self, worker: Worker, ended: Exit) -> None:
         retired = worker.state is WorkerState.DRAINING and ended.status == 0
-        expected = retired or worker.killed
+        expected = retired or (worker.killed and not worker.stuck)
         log = _log.info if expected else _log.warning
         if not expected:
             self.totals["worker_deaths"] += 1

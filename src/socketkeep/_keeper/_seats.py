@@ -20,6 +20,16 @@ def seats_of_model(model: Literal["fork", "prefork", "thread", "async"], threads
     return {"prefork": 1, "thread": threads}.get(model, UNBOUNDED)
 
 
+def rows_of_model(model: Literal["fork", "prefork", "thread", "async"], threads: int) -> int:
+    """Return how many rows the scoreboard of a worker of `model` needs.
+
+    In `thread` twice its seats: one that has ended may have its row until the loop has settled it,
+    when the next has arrived already.
+    """
+    seats = seats_of_model(model, threads)
+    return 2 * seats if model == "thread" else seats
+
+
 def shares(seats: int, workers: int, max_connections: int) -> list[int]:
     """Return the seats of each of `workers` under `--max-connections` (0: no limit)."""
     if not max_connections:

@@ -184,6 +184,7 @@ class Worker:
     replaces: Worker | None = None
     error: str = ""
     killed: bool = False  # by the keeper
+    stuck: bool = False  # and for that it made no progress
     exit: Exit | None = None
     fork_children: set[int] = field(default_factory=set)  # pids, once it has died
     expires_at: float = float("inf")

@@ -16,6 +16,7 @@ import mmap
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Final, Literal
 
@@ -155,6 +156,10 @@ class Scoreboard:
     @crowded.setter
     def crowded(self, crowded: bool) -> None:
         self._words[CROWDED] = crowded
+
+    def beat(self) -> None:
+        """Show that the worker's loop goes on."""
+        self._words[BEAT] = time.monotonic_ns()
 
     @property
     def keeps_states(self) -> bool:

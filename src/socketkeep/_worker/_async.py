@@ -18,6 +18,7 @@ from socketkeep._wire._messages import (
     Acknowledged,
     Attach,
     Attached,
+    Ping,
     Ready,
     Refused,
     Retire,
@@ -27,6 +28,7 @@ from socketkeep._wire._messages import (
 from socketkeep._worker._accepting import PAUSE, Exhausted, accept
 from socketkeep._worker._departures import Departures
 from socketkeep._worker._environment import Environment
+from socketkeep._worker._keeping import Offers
 from socketkeep._worker._outcome import note_end, note_exception, was_detached
 from socketkeep._worker._roster import Entry, Roster
 from socketkeep._worker._target import users_traceback
@@ -101,6 +103,7 @@ class AsyncWorker:
         self._resume: asyncio.TimerHandle | None = None
         self._throttle = _log.Throttle()
         self._serving: dict[Entry, tuple[AsyncConnection, asyncio.Task[None]]] = {}
+        self._offers = Offers(self._serving.__contains__)
         self._departures = Departures(self._channel, self._roster, self._settle)
 
     async def run(self) -> None:
@@ -130,6 +133,8 @@ class AsyncWorker:
                 self._retire(Order(how, deadline))
             case Attach() as message:
                 self._attach(message, packet)
+            case Ping():
+                self._environment.scoreboard.beat()
             case Acknowledged() as message:
                 self._departures.acknowledged(message)
             case None:
@@ -195,7 +200,7 @@ class AsyncWorker:
             self._channel.send_now(Refused(message.id, message.epoch, reason))
             return
         # Before a byte is read: until this arrives the keeper may give the connection to another.
-        self._channel.send_now(Attached(message.id, message.epoch))
+        self._channel.send_now(Attached(message.id, message.epoch, entry.row))
         self._start(entry)
         self._open_gate()
 
@@ -205,6 +210,8 @@ class AsyncWorker:
         conn = AsyncConnection(entry.sock, assignment=entry.assignment)
         self._roster.introduce(entry, conn.peer)
         self._serving[entry] = conn, self._loop.create_task(self._handle(entry, conn))
+        if entry.offer is not None:
+            self._offers.add(entry, entry.offer)
 
     async def _handle(self, entry: Entry, conn: AsyncConnection) -> None:
         handling.set(conn)

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import Final
 
 from socketkeep import _log
+from socketkeep import _record as record
 from socketkeep._aio import AsyncConnection
 from socketkeep._assignment import Handover
+from socketkeep._record import Ended
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import Acknowledged
 from socketkeep._worker._reserve import Reserve
@@ -92,6 +94,7 @@ class Departures:
 
     def _close(self, name: str) -> None:
         entry, handover = self._held.pop(name)
+        entry.record[record.ENDED] = Ended.CLOSED
         _log.warning("connection closed: the keeper did not take it", id=name, peer=entry.peer)
         closing = self._loop.create_task(AsyncConnection(handover.sock).close())
         self._closing.add(closing)

@@ -15,6 +15,7 @@ from socketkeep import _log
 from socketkeep import _record as record
 from socketkeep._assignment import Order
 from socketkeep._children import Child, Children, status_text
+from socketkeep._record import Ended
 from socketkeep._worker._roster import Entry
 from socketkeep._worker._sync import SyncLoop, run_handler
 
@@ -64,7 +65,12 @@ class ForkModel:
         if ended is None:
             return
         entry = child.work
-        if ended.si_status != 0:
+        died = ended.si_status != 0
+        if entry.record[record.ENDED] == Ended.NOT_YET or (
+            died and entry.record[record.ENDED] == Ended.DETACHED
+        ):
+            self._loop.roster.orphan(entry)
+        if died:
             _log.warning(
                 "process of a connection died",
                 id=entry.assignment.id,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from socketkeep._assignment import Order
-from socketkeep._wire._scoreboard import CROWDED
 from socketkeep._worker._roster import Entry
 from socketkeep._worker._sync import SyncLoop, run_handler
 
@@ -40,7 +39,7 @@ class _ChannelRetirement:
 
     @property
     def crowded(self) -> bool:
-        return bool(self._loop.environment.scoreboard[CROWDED])
+        return self._loop.environment.scoreboard.crowded
 
     def woken(self) -> None:
         self._loop.read_channel()

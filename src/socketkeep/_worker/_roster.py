@@ -6,15 +6,29 @@ import itertools
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 from socketkeep import _log
 from socketkeep import _record as record
-from socketkeep._assignment import Assignment, Handover, Retirement
+from socketkeep._assignment import Assignment, Attached, Handover, Retirement
+from socketkeep._config import park_after
 from socketkeep._record import Ended
 from socketkeep._wire import _scoreboard as scoreboard
-from socketkeep._wire._messages import Attach, Detached
+from socketkeep._wire._channel import ChannelClosed
+from socketkeep._wire._messages import Attach, Detached, Free, Orphaned
+from socketkeep._wire._messages import Ended as EndedMessage
 from socketkeep._worker._environment import Environment
+from socketkeep._worker._keeping import Offer, RowShelf
+
+_COUNTER_OF_REASON: Final[dict[Attached, int]] = {
+    "accepted": scoreboard.ACCEPTED,
+    "reload": scoreboard.ATTACHED_RELOAD,
+    "upgrade": scoreboard.ATTACHED_RELOAD,
+    "parked": scoreboard.ATTACHED_PARKED,
+    "crash": scoreboard.ATTACHED_CRASH,
+}
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +42,7 @@ class Entry:
     listener: int
     peer: str = ""
     why: str = ""  # it ended, for the access log
+    offer: Offer | None = None  # to be made to the keeper
 
 
 class Roster:
@@ -51,9 +66,13 @@ class Roster:
         words[record.ACCEPTED_AT] = time.monotonic_ns()
         words[record.EPOCH] = 1
         name = scoreboard.connection_id(environment.boot, environment.serial, number)
-        assignment = self._assignment(name, listener, words)
+        assignment = self._assignment(name, listener, row)
         environment.scoreboard.add(scoreboard.ACCEPTED)
-        return self._enter(row, words, number, sock, assignment, listener)
+        entry = self._enter(row, words, number, sock, assignment, listener)
+        if assignment.shelf is not None:
+            at = time.monotonic() + environment.config.keep_after
+            entry.offer = Offer(environment.channel, entry, at)
+        return entry
 
     def attached(self, message: Attach, sock: socket.socket) -> Entry | None:
         """Enter a connection that another worker detached; None when there is no room."""
@@ -69,13 +88,19 @@ class Roster:
         words[record.EPOCH] = message.epoch
         words[record.BYTES_IN] = message.bytes_in
         words[record.BYTES_OUT] = message.bytes_out
-        assignment = self._assignment(message.id, message.listener, words)
+        assignment = self._assignment(message.id, message.listener, row)
         assignment.epoch = message.epoch
         assignment.attached = message.attached
         assignment.state = message.state
         assignment.unread = message.unread
-        environment.scoreboard.add(scoreboard.ATTACHED_RELOAD)
-        return self._enter(row, words, number, sock, assignment, message.listener)
+        assignment.redelivered = message.redelivered
+        if assignment.shelf is not None:
+            assignment.shelf.put(message.state)
+        environment.scoreboard.add(_COUNTER_OF_REASON[message.attached])
+        entry = self._enter(row, words, number, sock, assignment, message.listener)
+        if message.kept:
+            words[record.KEEP] = scoreboard.keep_token(words)
+        return entry
 
     def introduce(self, entry: Entry, peer: str) -> None:
         """Show who serves the entry and who its peer is; called in the process that serves it."""
@@ -96,6 +121,8 @@ class Roster:
             accepted_at=words[record.ACCEPTED_AT],
             bytes_in=words[record.BYTES_IN],
             bytes_out=words[record.BYTES_OUT],
+            parked=handover.parked,
+            active_at=words[record.ACTIVE_AT],
         )
 
     def log_end(self, entry: Entry) -> None:
@@ -114,22 +141,56 @@ class Roster:
                 why=entry.why,
             )
 
+    def orphan(self, entry: Entry) -> None:
+        """Tell the keeper that the process which served the entry has died without ending it."""
+        words = entry.record
+        if words[record.KEEP] == record.NOT_OFFERED:
+            return
+        with suppress(ChannelClosed, OSError):
+            self._environment.channel.send_now(
+                Orphaned(
+                    entry.assignment.id,
+                    entry.assignment.epoch,
+                    words[record.STATUS],
+                    self._environment.scoreboard.state(entry.row),
+                    words[record.BYTES_IN],
+                    words[record.BYTES_OUT],
+                )
+            )
+            words[record.ENDED] = Ended.DETACHED  # what becomes of it the keeper says
+
     def settle(self, entry: Entry) -> None:
         """Count how the entry ended and free its row."""
-        self._environment.scoreboard.release(entry.row)
+        environment = self._environment
+        words = entry.record
+        kept = words[record.KEEP] != record.NOT_OFFERED
+        with suppress(ChannelClosed):
+            if kept and words[record.ENDED] != Ended.DETACHED:
+                name, epoch = entry.assignment.id, entry.assignment.epoch
+                environment.channel.send_now(EndedMessage([(name, epoch)]))
+        environment.scoreboard.release(entry.row)
+        with suppress(ChannelClosed):
+            if environment.scoreboard.crowded:
+                environment.channel.send_now(Free())
 
-    def _assignment(self, name: str, listener: int, words: memoryview) -> Assignment:
+    def _assignment(self, name: str, listener: int, row: int) -> Assignment:
         environment = self._environment
         config = environment.config
+        handler = environment.handler
+        resumable = handler.resumable and config.keep != "none"
+        keeps = resumable and environment.scoreboard.keeps_states
         return Assignment(
             id=name,
             epoch=1,
             listener=environment.listener_names[listener],
-            resumable=environment.handler.resumable and config.keep != "none",
-            state_type=environment.handler.state_type,
+            resumable=resumable,
+            state_type=handler.state_type,
             idle_timeout=config.idle_timeout or None,
             replay_limit=config.replay_limit,
-            record=words,
+            park_after=park_after(config, environment.model) if resumable else None,
+            redeliver=keeps and handler.redeliver,
+            shelf=RowShelf(environment.scoreboard, row) if keeps else None,
+            record=environment.scoreboard.record(row),
             retirement=self._retirement,
         )
 

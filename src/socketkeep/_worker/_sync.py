@@ -10,11 +10,13 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from socketkeep import _log
+from socketkeep import _record as record
 from socketkeep._assignment import Order, Retirement, handling
 from socketkeep._connection import Connection
 from socketkeep._modes import Blocking
+from socketkeep._record import Ended
 from socketkeep._wire._channel import ChannelClosed, Packet
-from socketkeep._wire._messages import Attach, Attached, Ready, Refused, Retire, Seats
+from socketkeep._wire._messages import Attach, Attached, Ping, Ready, Refused, Retire, Seats
 from socketkeep._worker._accepting import Gate
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._handing import hand_over
@@ -140,6 +142,8 @@ class SyncLoop:
                 self._retire(Order(how, deadline))
             case Attach() as message:
                 self._attach(message, packet)
+            case Ping():
+                self.environment.scoreboard.beat()
             case None:
                 packet.close()
                 self.environment.channel.send_now(Refused("", 0, "out of file descriptors"))
@@ -161,7 +165,7 @@ class SyncLoop:
             channel.send_now(Refused(message.id, message.epoch, "no seat"))
             return
         # Before a byte is read: until this arrives the keeper may give the connection to another.
-        channel.send_now(Attached(message.id, message.epoch))
+        channel.send_now(Attached(message.id, message.epoch, entry.row))
         self.open += 1
         self._attached.append(entry)
 
@@ -180,6 +184,7 @@ class SyncLoop:
 def run_handler(loop: SyncLoop, entry: Entry) -> None:
     """Call the handler on a connection, in this thread, and end or hand over the connection."""
     environment = loop.environment
+    entry.assignment.keeping = entry.offer
     conn = Connection(entry.sock, assignment=entry.assignment)
     loop.roster.introduce(entry, conn.peer)
     token = handling.set(conn)
@@ -213,5 +218,6 @@ def _hand_over(loop: SyncLoop, entry: Entry, conn: Connection) -> None:
     parcel = loop.roster.parcel(entry, handover)
     if not hand_over(loop.environment.channel, loop.reserve, parcel, handover, deadline):
         _log.warning("connection closed: the keeper did not take it", id=conn.id, peer=conn.peer)
+        entry.record[record.ENDED] = Ended.CLOSED
         # A connection of its own, so that the close is the orderly one.
         Connection(handover.sock).close()

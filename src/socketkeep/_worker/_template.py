@@ -88,7 +88,10 @@ class Template:
         self._model: Model = choose_model(self._handler, self._config.model)
         self._run = runner(self._model)
         threads = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
-        channel.send_now(Loaded(self._model, self._handler.resumable, threads))
+        handler = self._handler
+        channel.send_now(
+            Loaded(self._model, handler.resumable, threads, handler.on_crash, handler.redeliver)
+        )
         # What is loaded stays: without this a collection in a worker writes to every object's
         # header and so copies the template's memory page by page.
         gc.collect()

@@ -11,7 +11,6 @@ from queue import SimpleQueue
 
 from socketkeep import _log
 from socketkeep._assignment import Order
-from socketkeep._wire._scoreboard import CROWDED
 from socketkeep._worker._roster import Entry
 from socketkeep._worker._sync import SyncLoop, run_handler
 
@@ -38,7 +37,8 @@ class ThreadModel:
         self.resume()
 
     def resume(self) -> None:
-        if self._threads < len(self._serving):
+        # No more than one a seat, also while one that has ended is not settled yet.
+        if self._threads < min(len(self._serving), self._loop.environment.config.threads):
             self._start_thread()
 
     def retire(self, order: Order) -> None:
@@ -92,7 +92,7 @@ class _EventRetirement:
     @property
     def crowded(self) -> bool:
         # Threads that wait already are not woken: their wait is short where it can park.
-        return bool(self._loop.environment.scoreboard[CROWDED])
+        return self._loop.environment.scoreboard.crowded
 
     def woken(self) -> None:
         """Nothing to read: the loop sets `order` before it wakes the threads."""

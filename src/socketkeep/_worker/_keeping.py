@@ -1,0 +1,97 @@
+"""Entrusting connections to the keeper, so that they outlive this worker (``--keep crash``)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from socketkeep import _log
+from socketkeep import _record as record
+from socketkeep._wire._channel import Channel, ChannelClosed
+from socketkeep._wire._messages import Keep
+from socketkeep._wire._scoreboard import Scoreboard, keep_token
+
+if TYPE_CHECKING:
+    from socketkeep._worker._roster import Entry
+
+#: How long the keeper has to acknowledge before the connection is offered again, in seconds.
+_ANSWER_TIME: Final = 1.0
+
+
+class RowShelf:
+    """The place of one connection's committed state; a `Shelf`."""
+
+    __slots__ = ("_row", "_scoreboard")
+
+    def __init__(self, scoreboard: Scoreboard, row: int) -> None:
+        self._scoreboard = scoreboard
+        self._row = row
+
+    def put(self, state: bytes | None) -> None:
+        self._scoreboard.put_state(self._row, state)
+
+
+class Offer:
+    """One connection that the keeper is to have a handle of, too; a `Keeping`."""
+
+    __slots__ = ("_channel", "_entry", "at")
+
+    def __init__(self, channel: Channel, entry: Entry, at: float) -> None:
+        self.at = at
+        self._channel = channel
+        self._entry = entry
+
+    def offer(self) -> float | None:
+        """Send it, unless the keeper has it; return when to look again, None: never."""
+        entry = self._entry
+        words = entry.record
+        if words[record.KEEP] == keep_token(words):
+            return None
+        words[record.KEEP] = record.OFFERED
+        message = Keep(
+            entry.assignment.id, entry.assignment.epoch, entry.row, entry.listener, entry.peer
+        )
+        try:
+            self._channel.send_now(message, (entry.sock.fileno(),))
+        except ChannelClosed:
+            return None
+        except OSError as error:
+            _log.debug("cannot be kept yet", id=entry.assignment.id, error=error.strerror)
+        self.at = time.monotonic() + _ANSWER_TIME
+        return self.at
+
+
+class Offers:
+    """Makes the offers of a worker with an event loop: one timer, however many connections."""
+
+    def __init__(self, is_open: Callable[[Entry], bool]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._is_open = is_open
+        self._young: deque[tuple[Entry, Offer]] = deque()  # in the order in which they come of age
+        self._offered: deque[tuple[Entry, Offer]] = deque()  # in the order of their offers
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, entry: Entry, offer: Offer) -> None:
+        """Offer the entry when it is old enough."""
+        self._young.append((entry, offer))
+        if self._timer is None:
+            self._wait()
+
+    def _due(self) -> None:
+        now = time.monotonic()
+        for queue in (self._young, self._offered):
+            while queue and queue[0][1].at <= now:
+                entry, offer = queue.popleft()
+                if self._is_open(entry) and offer.offer() is not None:
+                    self._offered.append((entry, offer))
+        self._wait()
+
+    def _wait(self) -> None:
+        first = min((queue[0][1].at for queue in (self._young, self._offered) if queue), default=0)
+        self._timer = None
+        if first:
+            delay = max(0.0, first - time.monotonic())
+            self._timer = self._loop.call_later(delay, self._due)
