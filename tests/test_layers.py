@@ -56,6 +56,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "_listener",
             "_messages",
             "_passing",
+            "_peeking",
+            "_peer_room",
             "_resolving",
             "_serving",
             "_socket",

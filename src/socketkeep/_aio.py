@@ -251,6 +251,9 @@ class AsyncConnection(AsyncMessages):
         Cancelled, the connection either was taken, and is `Released` here, or cannot be any more.
         """
         with self._claimed("give"):
+            if self._peeking is not None:
+                self._unwatch()
+                self._peeking.absorb()
             offer = Offer(parcel_of(self, _BLOCKING, self._unsent), self._sock, channel)
             with settled(offer, self):
                 await drive_async(offer.steps(), "give", timeout)
@@ -294,6 +297,9 @@ class AsyncConnection(AsyncMessages):
         if not self._record[ENDED]:
             self._record[ENDED] = ended
         self._unwatch()
+        if self._peeking is not None:
+            self._peeking.let_go()
+            self._input_fd = self._fd
         self._cancel_timers()
         self._wake()
 

@@ -141,6 +141,8 @@ class AsyncExchange(AsyncSender):
                             await asyncio.sleep(0)
                 if came == NOTHING:
                     self._unwaited = 0
+                    if self._peeking is not None:
+                        self._peeking.before_wait()
                     waiter = self._waiter = self._loop.create_future()
                     timer = None
                     if end is not None:
@@ -200,12 +202,12 @@ class AsyncExchange(AsyncSender):
         return came
 
     def _watch(self) -> None:
-        self._loop.add_reader(self._fd, self._on_readable)
+        self._loop.add_reader(self._input_fd, self._on_readable)
         self._watching = True
 
     def _unwatch(self) -> None:
         if self._watching:
-            self._loop.remove_reader(self._fd)
+            self._loop.remove_reader(self._input_fd)
             self._watching = False
 
     def _on_readable(self) -> None:
@@ -263,8 +265,8 @@ class AsyncExchange(AsyncSender):
             raise self._end(_OUT_OF_TIME, operation)
 
     def _depart(self, *, parked: bool = False) -> None:
-        self._leave(parked=parked)
         self._unwatch()
+        self._leave(parked=parked)
         self._cancel_timers()
 
     def _expire(self) -> None:

@@ -237,6 +237,8 @@ class Connection(Messages):
             self._tls.hear_no_more()
         alive = end_writing(self._sock)
         with self._evicting(flushed):
+            if self._peeking is not None:
+                self._peeking.let_go()
             if alive and not self._eof:
                 drain(self._sock, linger)
             end_for_all(self._sock)
@@ -257,6 +259,8 @@ class Connection(Messages):
 
     def _give_up(self, reason: str = "") -> None:
         self._finish(Released(reason), Ended.RELEASED)
+        if self._peeking is not None:
+            self._peeking.let_go()
         self._sock.close()
 
     def abort(self) -> None:
@@ -269,6 +273,8 @@ class Connection(Messages):
             return
         self._finish(Closed(), Ended.CLOSED)
         with self._evicting(self._sending.acquire(blocking=False)):
+            if self._peeking is not None:
+                self._peeking.let_go()
             reset(self._sock)
 
     def give(self, channel: socket.socket, *, timeout: float | None = None) -> None:
@@ -288,6 +294,8 @@ class Connection(Messages):
         any more if the time was over in the middle of a message.
         """
         with self._claimed("give"):
+            if self._peeking is not None:
+                self._peeking.absorb()
             offer = Offer(parcel_of(self, self._mode, self._unsent), self._sock, channel)
             with settled(offer, self):
                 drive(offer.steps(), "give", timeout)

@@ -35,6 +35,8 @@ class Ending(Identity):
         """Mark the connection detached: from here on no byte is received or sent."""
         self._detached = True
         self._parked = parked
+        if self._peeking is not None:
+            self._peeking.let_go()
         self._over = Released(
             "refused: the connection was detached from this worker, and its handler is called "
             "again in the next one"

@@ -105,7 +105,7 @@ class Exchange(Ending):
         if not self._taken:
             self._taking()
         try:
-            data = self._sock.recv(size)
+            data = self._recv(size)
         except (BlockingIOError, InterruptedError):
             self._took_nothing()
             return NOTHING
@@ -130,6 +130,8 @@ class Exchange(Ending):
     def _raise_failure(self, operation: str) -> None:
         """Raise what `_take_in` met."""
         failure, self._failure = self._failure, None
+        if self._peeking is not None:
+            self._peeking.check(failure)
         if failure is not None:
             raise self._failed(failure, operation, self._buffer.size) from failure
 

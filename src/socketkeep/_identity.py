@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from time import monotonic_ns
 from types import EllipsisType
@@ -20,6 +22,7 @@ from socketkeep._record import ACTIVE_AT, ENDED, READ, STATUS, Ended, blank_reco
 if TYPE_CHECKING:  # ssl is for who uses it
     import ssl
 
+    from socketkeep._peeking import PeekingBuffer
     from socketkeep._tls import TlsSocket
 
 _FAMILIES_WITH_NODELAY: Final = (socket.AF_INET, socket.AF_INET6)
@@ -43,13 +46,16 @@ class Identity(Held):
         "_failure",
         "_fd",
         "_inherit",
+        "_input_fd",
         "_local",
         "_over",
         "_parked",
+        "_peeking",
         "_peer",
         "_pushes",
         "_receives",
         "_record",
+        "_recv",
         "_sent",
         "_sock",
         "_taken",
@@ -63,9 +69,16 @@ class Identity(Held):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._assignment = assigned = assignment or Assignment()
         self._sock = sock
-        self._fd = sock.fileno()
+        self._fd = self._input_fd = sock.fileno()
         self._record = record = assigned.record
-        self._buffer = ReceiveBuffer(retain=assigned.resumable, replay_limit=assigned.replay_limit)
+        self._buffer: ReceiveBuffer
+        self._recv: Callable[[int], bytes] = sock.recv
+        self._peeking: PeekingBuffer | None = None
+        if assigned.redeliver:
+            self._peek(sock, assigned.unread)
+        else:
+            limit = assigned.replay_limit
+            self._buffer = ReceiveBuffer(retain=assigned.resumable, replay_limit=limit)
         self._committed: bytes | None = assigned.state
         self._decoded: Any = ...
         self._peer = peer_text(sock)
@@ -90,6 +103,14 @@ class Identity(Held):
         self._inherit = False
         self._tls: TlsSocket | None = None  # the socket, once start_tls has been called
         own(self)
+
+    def _peek(self, sock: socket.socket, unread: bytes) -> None:
+        """Have what is received stay in the kernel until it is committed."""
+        from socketkeep._peeking import PeekingBuffer  # for who asks for it
+
+        self._buffer = self._peeking = peeking = PeekingBuffer(sock, unread)
+        self._recv = peeking.recv
+        self._input_fd = peeking.input_fd
 
     def __reduce__(self) -> Never:
         raise TypeError(
@@ -127,6 +148,34 @@ class Identity(Held):
     def attached(self) -> Attached:
         """Why the handler is called: "accepted", "reload", "parked", "upgrade" or "crash"."""
         return self._assignment.attached
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether a worker died with the connection and what it had received comes again.
+
+        What is received then may have been dealt with already, in whole or in part, and some of the
+        reply may be out.  Only with ``@resumable(redeliver=True)``; False in every other call.
+        """
+        return self._assignment.redelivered
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many bytes that were sent the peer's system has not acknowledged yet.
+
+        The kernel's own count, whoever sent them: after a crash it tells what of the dead worker's
+        reply is still on its way.  0: all that was sent has arrived in the peer's system; that its
+        program has read it is not promised.  Over TLS they are bytes of ciphertext.  On a Unix
+        socket it is the memory that holds what the peer's program has not read, more than the bytes
+        themselves.  What a send that waits has not yet given to the kernel is not in it.  0 when
+        the connection is closed here.
+        """
+        if self._sock.fileno() < 0:
+            return 0
+        import fcntl  # for who asks
+        import termios
+
+        count = fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(4))
+        return int.from_bytes(count, sys.byteorder)
 
     @property
     def state(self) -> Any:
@@ -187,8 +236,13 @@ class Identity(Held):
             if self._tls is not None:
                 self._pushes = 1
                 self._tls.reset_after_fork()
+            if self._peeking is not None:
+                self._peeking.after_fork(kept=True)
+                self._input_fd = self._peeking.input_fd
             self._reset_after_fork()
             return self._sock
+        if self._peeking is not None:
+            self._peeking.after_fork(kept=False)
         drop(self._sock)
         self._record = _LET_GO  # its own is memory that the parent goes on writing
         self._over = why

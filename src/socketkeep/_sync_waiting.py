@@ -71,14 +71,16 @@ class SyncWaiting(Exchange):
         retirement = self._assignment.retirement
         return None if retirement is None else retirement.order
 
-    def _poller(self, events: int) -> Poller:
+    def _poller(self, fd: int, events: int) -> Poller:
         retirement = self._assignment.retirement
-        return Poller(self._fd, events, None if retirement is None else retirement.wake_fd)
+        return Poller(fd, events, None if retirement is None else retirement.wake_fd)
 
     def _wait_readable(self, operation: str, wanted: int | None, span: Span) -> None:
         poller = self._readable
         if poller is None:
-            poller = self._readable = self._poller(select.POLLIN)
+            poller = self._readable = self._poller(self._input_fd, select.POLLIN)
+        if self._peeking is not None:
+            self._peeking.before_wait()
         self._record[WAITING] = 1
         try:
             self._wait(poller, operation, self._buffer.size, wanted, span)
@@ -89,7 +91,7 @@ class SyncWaiting(Exchange):
         if span == (0.0, None):
             raise self._unfinished("send", done, size, span)
         if self._writable is None:
-            self._writable = self._poller(select.POLLOUT)
+            self._writable = self._poller(self._fd, select.POLLOUT)
         self._wait(self._writable, "send", done, size, span)
         if self._over is not None:  # closed meanwhile by another thread
             raise self._refusal("send")
@@ -139,7 +141,7 @@ class SyncWaiting(Exchange):
         assigned = self._assignment
         keeping = assigned.keeping
         at: float | None = None
-        if keeping is not None:
+        if keeping is not None and self._tls is None:  # the keys of TLS die with the process
             at = keeping.at
             if time.monotonic() >= at:
                 at = keeping.offer()

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from socketkeep._errors import Busy, Closed, PeerClosed, SystemFailure, Truncated
+from socketkeep._errors import Busy, Closed, HandlerError, PeerClosed, SystemFailure, Truncated
 from socketkeep._record import BYTES_IN
 
 if TYPE_CHECKING:
@@ -300,6 +300,12 @@ def begin_tls(
     """Put TLS in the place of the connection's socket, unless a start_tls before has done so."""
     tls = conn._tls
     if tls is None:
+        if conn._peeking is not None:
+            raise HandlerError(
+                "refused: the handler has its input redelivered after a crash, and the keys of TLS "
+                "do not outlive one: take redeliver=True off the handler",
+                **conn._context("start_tls"),
+            )
         if conn._unsent is not None:
             raise Busy("refused: a send is not finished", **conn._context("start_tls"))
         engine = Engine(context, server_side=server_side, server_hostname=server_hostname)
@@ -307,6 +313,7 @@ def begin_tls(
         # as if it had come by TLS.
         engine.feed(conn._buffer.take(conn._buffer.size) or b"")
         conn._sock = conn._tls = tls = TlsSocket(conn._sock, engine, conn._tls_ended)
+        conn._recv = tls.recv
         # A push that never ends: the scoreboard shows at no time that it may be moved.
         conn._pushes += 1
         conn._show_status()

@@ -34,12 +34,15 @@ class Scene:
         self.shelf = WatchedShelf(self)
         self.put: list[bytes | None] = []
         self.taken = 0  # bytes that have left the kernel
+        self.seen = 0  # bytes that this process knows of
         self.dealt_with = 0  # of them, when the handler last committed
+        self.redelivers = False
         self.sending = self.uncommitted_send = False
         self.committed: tuple[bytes | None, ...] = (None,)  # two while a commit is not finished
         self.steps: list[str] = []
 
     def assignment(self, **fields: Any) -> Assignment:
+        self.redelivers = "redeliver" in fields
         return Assignment(resumable=True, record=self.record, shelf=self.shelf, **fields)
 
     def step(self, what: str) -> None:
@@ -49,7 +52,10 @@ class Scene:
         story = f"after {' / '.join(self.steps[-8:])}"
         if status == Status.CLEAN:
             assert self.taken == self.dealt_with, f"clean with bytes that are nowhere {story}"
+            assert self.seen == self.dealt_with, f"clean with bytes that were acted on {story}"
             assert self.shelf.state in self.committed, f"clean without the state {story}"
+        if self.redelivers:
+            assert self.taken <= self.dealt_with, f"taken before the commit {story}"
         if self.sending or self.uncommitted_send:
             assert status == Status.SENT, f"{Status(status).name} with bytes out {story}"
 
@@ -83,9 +89,12 @@ class WatchedSocket(socket.socket):
         self._scene = scene
 
     def recv(self, size: int, flags: int = 0) -> bytes:
+        scene = self._scene
         data = super().recv(size, flags)
-        self._scene.taken += len(data)
-        self._scene.step("recv")
+        if not flags & socket.MSG_PEEK:
+            scene.taken += len(data)
+        scene.seen = max(scene.seen, scene.taken + len(data) * bool(flags & socket.MSG_PEEK))
+        scene.step("recv")
         return data
 
     def send(self, data: Any, flags: int = 0) -> int:
@@ -112,21 +121,30 @@ ACTIONS = st.lists(
 
 def commit(scene: Scene, conn: Connection | AsyncConnection, state: object) -> None:
     new = None if state is None else msgspec.msgpack.encode(state)
-    scene.committed = (scene.shelf.state, new)
-    scene.dealt_with = scene.taken - len(conn.unread)
+    done = scene.seen - len(conn.unread)
+    # The state before this commit will do for as long as nothing has been done on it.
+    idle = scene.dealt_with == done and not scene.uncommitted_send
+    scene.committed = (scene.shelf.state, new) if idle else (new,)
+    scene.dealt_with = done
     scene.uncommitted_send = False
     conn.commit(state)
     scene.committed = (new,)
     scene.step("committed")
 
 
+REDELIVERY: list[dict[str, bool]] = [{}, {"redeliver": True}]
+
+
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
+@pytest.mark.parametrize("fields", REDELIVERY)
 @given(actions=ACTIONS)
-def test_at_each_instant(kind: str, actions: list[tuple[str, Any]]) -> None:
+def test_at_each_instant(
+    kind: str, fields: dict[str, bool], actions: list[tuple[str, Any]]
+) -> None:
     ours, peer = KINDS[kind]()
     scene = Scene(ours)
     with peer, scene.sock:
-        conn = Connection(scene.sock, assignment=scene.assignment())
+        conn = Connection(scene.sock, assignment=scene.assignment(**fields))
         for action, value in actions:
             if action == "peer":
                 peer.sendall(value)
@@ -145,13 +163,17 @@ def test_at_each_instant(kind: str, actions: list[tuple[str, Any]]) -> None:
                 scene.step(action)
 
 
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@pytest.mark.parametrize("fields", REDELIVERY)
 @given(actions=ACTIONS)
-def test_at_each_instant_async(actions: list[tuple[str, Any]]) -> None:
+def test_at_each_instant_async(
+    kind: str, fields: dict[str, bool], actions: list[tuple[str, Any]]
+) -> None:
     async def scenario() -> None:
-        ours, peer = KINDS["tcp"]()
+        ours, peer = KINDS[kind]()
         scene = Scene(ours)
         with peer, scene.sock:
-            conn = AsyncConnection(scene.sock, assignment=scene.assignment())
+            conn = AsyncConnection(scene.sock, assignment=scene.assignment(**fields))
             for action, value in actions:
                 if action == "peer":
                     peer.sendall(value)

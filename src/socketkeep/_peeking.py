@@ -1,0 +1,226 @@
+"""Receiving that takes nothing from the kernel until it is committed.
+
+Received bytes are only looked at (MSG_PEEK), so when this process dies the kernel still has them
+for the next one.  A poll that is told of bytes which stay would be told for ever; it must be told
+of more than those:
+
+TCP: SO_RCVLOWAT is raised to one more than was looked at.  EOF and errors are told all the same,
+and so is a window that is full, at which the buffer is enlarged.
+
+Unix sockets: polls do not heed SO_RCVLOWAT there.  An epoll instance of the connection's own
+watches for edges (EPOLLET), and its descriptor is what is polled.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from pathlib import Path
+from typing import Final
+
+from socketkeep._buffer import ReceiveBuffer
+from socketkeep._errors import LimitExceeded
+from socketkeep._peer_room import peer_is_full
+
+_ENDED: Final = select.POLLRDHUP | select.POLLHUP
+_EDGES: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+_RMEM_MAX: Final = Path("/proc/sys/net/core/rmem_max")
+#: Where nobody tells whether a Unix peer can still send, so much may be uncommitted.
+_UNTOLD: Final = 65536
+
+
+class NoRoom(OSError):
+    """The kernel holds as much as it can, and the message is not whole yet."""
+
+
+class PeekingBuffer(ReceiveBuffer):
+    """Received bytes that are still in the kernel, but for `loose`, which it begins with.
+
+    kernel: how many of the uncommitted bytes are in the kernel.  input_fd: what to poll for input
+    in place of the socket.
+    """
+
+    __slots__ = ("_asked", "_epoll", "_loose", "_sock", "input_fd", "kernel")
+
+    def __init__(self, sock: socket.socket, loose: bytes) -> None:
+        super().__init__()
+        self.kernel = 0
+        self._loose = loose
+        self._sock = sock
+        self._asked = 0  # what SO_RCVLOWAT is set to; 0: not known
+        self._epoll: select.epoll | None = None
+        self._watch()
+
+    def _watch(self) -> None:
+        self.input_fd = self._sock.fileno()
+        if self._sock.family == socket.AF_UNIX:
+            self._epoll = select.epoll()
+            self._epoll.register(self._sock, _EDGES)
+            self.input_fd = self._epoll.fileno()
+        else:
+            self._ask(1)  # whoever died with the connection may have left it raised
+
+    def _ask(self, count: int) -> None:
+        """Have polls tell of input when there are so many bytes."""
+        if self._epoll is None and self._asked != count:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+            self._asked = count
+
+    def recv(self, size: int) -> bytes:
+        """Return up to `size` further bytes, which stay in the kernel; b"" at EOF.
+
+        Raises BlockingIOError when there are none, NoRoom when there cannot be any, OSError.
+        """
+        if self._epoll is not None:
+            self._epoll.poll(0)  # before looking: what comes after is an edge again
+        most = self.kernel + size
+        data = self._sock.recv(most, socket.MSG_PEEK)
+        if len(data) <= self.kernel:
+            return self._look_why(most) if self.kernel else data
+        if len(data) == most and self._epoll is not None:
+            self._epoll.modify(self._sock, _EDGES)  # there may be more: have it told
+        return self._seen(data)
+
+    def _seen(self, data: bytes) -> bytes:
+        new = data[self.kernel :]
+        self.kernel = len(data)
+        return new
+
+    def _look_why(self, most: int) -> bytes:
+        """Find out why there is nothing new: what ended the connection stands behind the bytes."""
+        self._ask(self.kernel + 1)
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN | select.POLLRDHUP)
+        events = poller.poll(0)
+        if not events:
+            raise BlockingIOError
+        data = self._sock.recv(most, socket.MSG_PEEK)
+        if len(data) > self.kernel:
+            return self._seen(data)
+        if events[0][1] & select.POLLERR:
+            code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                raise OSError(code, os.strerror(code))
+        if events[0][1] & _ENDED:
+            return b""
+        if self._epoll is None:
+            self._make_room(most)
+        raise BlockingIOError
+
+    def _make_room(self, most: int) -> None:
+        """Have the kernel take more of a message than its buffer holds.  Raises NoRoom."""
+        room = self._room()
+        # The kernel makes room for what it is to wait for, up to net.ipv4.tcp_rmem...
+        self._ask(2 * self.kernel)
+        if self._room() <= room and 2 * _most_room() > room:
+            # ... unless the buffer's size was set by hand; this doubles it.
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+        self._ask(self.kernel + 1)
+        if self._room() <= room:
+            raise NoRoom(_no_room(self.kernel, "net.ipv4.tcp_rmem and net.core.rmem_max"))
+        self._sock.recv(most, socket.MSG_PEEK)  # has the kernel tell the peer
+        import logging
+
+        logging.getLogger("socketkeep").info(
+            "receive buffer of fd %d raised from %d to %d bytes: the handler has received %d bytes "
+            "since its last commit, and redelivers them",
+            self._sock.fileno(),
+            room,
+            self._room(),
+            self.kernel,
+        )
+
+    def _room(self) -> int:
+        return self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+
+    def before_wait(self) -> None:
+        """Prepare for a wait for more.  Raises LimitExceeded when no more can come."""
+        if not self.kernel:
+            return
+        if self._epoll is None:
+            self._ask(self.kernel + 1)
+            return
+        full = peer_is_full(self._sock)
+        if full or (full is None and self.kernel >= _UNTOLD):
+            raise LimitExceeded(_no_room(self.kernel, "the sender's SO_SNDBUF"))
+
+    def check(self, failure: OSError | None) -> None:
+        """Raise LimitExceeded if a receive failed for want of room."""
+        if isinstance(failure, NoRoom):
+            raise LimitExceeded(str(failure))
+
+    @property
+    def overflowed(self) -> bool:
+        """Never: the kernel has what a replay needs."""
+        return False
+
+    @property
+    def untouched(self) -> bool:
+        """Nothing is uncommitted."""
+        return not (self.kernel or self._loose)
+
+    def commit(self) -> None:
+        """Take from the kernel what has been dealt with: all but the unread bytes."""
+        loose = len(self._loose)
+        dealt = loose + self.kernel - self.size
+        if loose:
+            self._loose = self._loose[dealt:]
+        if dealt > loose:
+            self._take(dealt - loose)
+        super().commit()
+
+    def _take(self, count: int) -> None:
+        self.kernel -= count
+        # MSG_TRUNC takes without a copy; a Unix socket does not know it.
+        flags = socket.MSG_TRUNC if self._epoll is None else 0
+        try:
+            while count > 0:
+                taken = len(self._sock.recv(count, flags))
+                if not taken:
+                    break
+                count -= taken
+        except OSError:
+            return  # it is at its end: the next receive tells
+        if self._asked > 1:
+            self._ask(1)
+
+    def replay(self) -> bytes:
+        """Return what the kernel has not."""
+        return self._loose
+
+    def absorb(self) -> None:
+        """Take all from the kernel that was looked at: this process has it alone from here on."""
+        if self.kernel:
+            part = self._sock.recv(self.kernel, socket.MSG_WAITALL)
+            self._loose += part
+            self.kernel = 0
+            self._ask(1)
+
+    def let_go(self) -> None:
+        """Leave the socket as it was.  Nobody may be polling `input_fd`."""
+        if self._epoll is not None:
+            self._epoll.close()
+        elif self._asked != 1 and self._sock.fileno() >= 0:
+            self._ask(1)
+
+    def after_fork(self, *, kept: bool) -> None:
+        """In a forked child: have an epoll instance of its own, or none."""
+        if self._epoll is not None:
+            self._epoll.close()
+        if kept:
+            self._watch()
+
+
+def _most_room() -> int:
+    try:
+        return int(_RMEM_MAX.read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _no_room(size: int, what: str) -> str:
+    return (
+        f"failed: {size} bytes are received and not committed, and the kernel holds no more: "
+        f"commit more often, or raise {what}"
+    )
