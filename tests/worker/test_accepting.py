@@ -192,3 +192,19 @@ def test_closing_the_listeners_closes_these_handles_alone(listener: Listener) ->
         assert gate.wait(0) == []
         assert select.select([keepers], [], [], 5)[0], "it waits in the queue"
     gate.close()
+
+
+def test_queued_tells_of_connections_that_wait(listener: Listener, gate: Gate) -> None:
+    assert not gate.queued()
+    with connect(listener):
+        deadline = time.monotonic() + 5
+        while not gate.queued():
+            assert time.monotonic() < deadline
+            select.select([listener], [], [], 1)
+        accept(listener)
+
+
+def test_a_gate_that_is_closed_has_no_queue(listener: Listener, gate: Gate) -> None:
+    with connect(listener):
+        gate.close_listeners()
+        assert not gate.queued()

@@ -14,6 +14,9 @@ from socketkeep import _log
 #: How long nothing is accepted once a descriptor, memory or a process was wanting, in seconds.
 PAUSE: Final = 0.1
 
+#: How long one look into the listeners' queues holds good, in seconds.
+_GLANCE: Final = 0.001
+
 _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -49,6 +52,9 @@ class Gate:
     def __init__(self, listeners: Sequence[socket.socket]) -> None:
         self._listeners = {listener.fileno(): listener for listener in listeners}
         self._epoll = select.epoll()
+        self._queues: select.epoll | None = None
+        self._queued = False
+        self._looked_at = 0.0
         self._open = False
         self._paused_until = 0.0
         self._throttle = _log.Throttle()
@@ -83,6 +89,25 @@ class Gate:
             timeout = pause if timeout is None else min(timeout, pause)
         return [fd for fd, _ in self._epoll.poll(timeout)]
 
+    def queued(self) -> bool:
+        """Whether connections wait in the queue of a listener, a moment ago at the latest.
+
+        May be called from several threads.
+        """
+        now = time.monotonic()
+        if now - self._looked_at > _GLANCE:
+            queues = self._queues
+            if queues is None:
+                self._queues = queues = select.epoll()
+                for listener in tuple(self._listeners):
+                    queues.register(listener, select.EPOLLIN)
+            try:
+                self._queued = bool(queues.poll(0, 1))
+            except ValueError:  # closed meanwhile by the loop, which accepts no more
+                self._queued = False
+            self._looked_at = now
+        return self._queued
+
     def accept(self, fd: int) -> tuple[socket.socket, int] | None:
         """Return a connection and its listener's number; None when there is none, or no room."""
         listener = self._listeners.get(fd)
@@ -105,6 +130,7 @@ class Gate:
     def close_listeners(self) -> None:
         """Let go of the listeners; they go on in the keeper and in other workers."""
         self.open(False)
+        self._close_queues()
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
@@ -119,5 +145,11 @@ class Gate:
         The child's epoll is the parent's: what it took out would be missing there.
         """
         self._epoll.close()
+        self._close_queues()
         for listener in self._listeners.values():
             listener.close()
+
+    def _close_queues(self) -> None:
+        if self._queues is not None:
+            self._queues.close()
+            self._queues = None

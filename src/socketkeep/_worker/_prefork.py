@@ -39,7 +39,7 @@ class _ChannelRetirement:
 
     @property
     def crowded(self) -> bool:
-        return self._loop.environment.scoreboard.crowded
+        return self._loop.crowded
 
     def woken(self) -> None:
         self._loop.read_channel()

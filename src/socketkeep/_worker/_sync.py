@@ -68,6 +68,14 @@ class SyncLoop:
         self.roster = Roster(environment, self._model.retirement)
         self.watch(environment.channel.fileno(), self.read_channel)
 
+    @property
+    def crowded(self) -> bool:
+        """Whether connections wait for a seat here: in the keeper, or in a listener's queue."""
+        if self.environment.scoreboard.crowded:
+            return True
+        accepting = self.order is None and self._accept_below > 0
+        return accepting and self.open >= self._accept_below and self.gate.queued()
+
     def watch(self, fd: int, call: Callable[[], None]) -> None:
         """Call when `fd` is readable."""
         self.callbacks[fd] = call

@@ -92,7 +92,7 @@ class _EventRetirement:
     @property
     def crowded(self) -> bool:
         # Threads that wait already are not woken: their wait is short where it can park.
-        return self._loop.environment.scoreboard.crowded
+        return self._loop.crowded
 
     def woken(self) -> None:
         """Nothing to read: the loop sets `order` before it wakes the threads."""
