@@ -201,7 +201,6 @@ def test_queued_tells_of_connections_that_wait(listener: Listener, gate: Gate) -
         while not gate.queued():
             assert time.monotonic() < deadline
             select.select([listener], [], [], 1)
-        accept(listener)
 
 
 def test_a_gate_that_is_closed_has_no_queue(listener: Listener, gate: Gate) -> None:
