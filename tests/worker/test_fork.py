@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
+import pytest
+
 from socketkeep import _record as record
 from socketkeep import resumable
 from socketkeep._children import Child
+from socketkeep._record import Ended
 from socketkeep._worker._fork import ForkModel
 from socketkeep._worker._sync import SyncLoop
 from tests.worker.fakes import a_place
@@ -40,4 +43,34 @@ def test_who_serves_a_connection_is_seen_before_its_process_has_begun() -> None:
         loop.reserve.spend()
         os.waitpid(pid, 0)
         os.close(child.pidfd)
+        accepted.close()
+
+
+def test_a_process_whose_worker_died_in_the_middle_of_the_fork_serves_nothing() -> None:
+    """The keeper may have given its connection to another: it must not touch it."""
+    with a_place(handle, "fork") as place:
+        models: list[ForkModel] = []
+
+        def build(loop: SyncLoop) -> ForkModel:
+            models.append(ForkModel(loop))
+            return models[-1]
+
+        loop = SyncLoop(place.environment, build)
+        peer, accepted = place.connection()
+        entry = loop.roster.accepted(accepted, 0)
+        assert entry is not None
+        models[0]._pid = 1  # not the parent of what is forked here
+        pid = os.fork()
+        if pid == 0:
+            models[0]._serve_in_child(entry)
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        ((_, words),) = place.board.taken()
+        assert words[record.PID] == pid, "published before it looked"
+        assert words[record.ENDED] == Ended.NOT_YET
+        peer.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            peer.recv(1)
+        loop.gate.close()
+        loop.reserve.spend()
         accepted.close()

@@ -26,6 +26,7 @@ class ForkModel:
     def __init__(self, loop: SyncLoop) -> None:
         self._loop = loop
         self.retirement = _ScoreboardRetirement(loop)
+        self._pid = os.getpid()
         self._children: Children[Entry] = Children()
         self._unforked: deque[Entry] = deque()
 
@@ -83,6 +84,12 @@ class ForkModel:
         self._loop.done(entry)
 
     def _serve_in_child(self, entry: Entry) -> None:
+        entry.record[record.PID] = os.getpid()
+        if os.getppid() != self._pid:
+            # The worker died in the middle of the fork.  The keeper, which has reaped it, may have
+            # read the row before this process stood in it, and given the connection to another.
+            # Had the worker been alive here, the keeper would find this process in the row.
+            os._exit(0)
         # What the child was not given: the listeners, and connections that wait for a process.
         self._loop.gate.forget()
         self._loop.let_go_of_waiting()
