@@ -320,6 +320,15 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             check=_check_control,
         ),
     ] = ""
+    adopt_from: Annotated[
+        str,
+        Option(
+            PATH,
+            ("--adopt-from",),
+            "Take over the workers that another server's keeper left when it died: the path of its"
+            " control socket.  Those of a keeper of the same name are found without it.",
+        ),
+    ] = ""
     reload: Annotated[
         bool,
         Option(

@@ -40,7 +40,7 @@ def killed(server: Server) -> Iterator[Server]:
 def test_dead_server(tmp_path: Path) -> None:
     """Said by every command that asks it; a new server takes the socket's place without a word."""
     target = write_handler(tmp_path, "v0", is_async=False)
-    with killed(NamedServer(tmp_path, target, "shop")) as dead:
+    with killed(NamedServer(tmp_path, target, "shop", "--orphan-timeout", "0")) as dead:
         assert dead.control.exists()
         for command in ("status", "reload"):
             error = complaint(run(tmp_path, command, "--name", "shop"), 1)
@@ -79,7 +79,8 @@ def test_file_in_the_place_of_the_control_socket(tmp_path: Path) -> None:
 def test_workers_end_with_their_keeper(tmp_path: Path) -> None:
     """They serve what is open to its end, and then nothing of the server is left."""
     target = write_handler(tmp_path, "v0", is_async=False)
-    with Server(tmp_path, target) as server, connect(server.address) as peer:
+    options = ("--orphan-timeout", "0")
+    with Server(tmp_path, target, *options) as server, connect(server.address) as peer:
         peer.sendall(b"1\n")
         assert read_reply(peer) == b"1 1 v0"
         server.signal(signal.SIGKILL)

@@ -9,12 +9,14 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Final
 
 from socketkeep import _log
 from socketkeep._address import UnixAddress, parse_bind
 from socketkeep._admin._control import ControlServer
+from socketkeep._admin._predecessors import Predecessors
 from socketkeep._admin._protocol import control_path, default_name, make_runtime_dir
 from socketkeep._admin._reloader import Reloader
 from socketkeep._config import ServeConfig
@@ -28,6 +30,7 @@ from socketkeep._keeper._state import KeepOpen, State
 from socketkeep._keeper._system import System
 from socketkeep._listener import Listener, inherited_listeners
 from socketkeep._titles import set_title
+from socketkeep._wire._rendezvous import directory_beside
 
 _EXIT_FAILED: Final = 1
 _EXIT_USAGE: Final = 2
@@ -54,9 +57,15 @@ def run(config: ServeConfig) -> None:
     reactor = Reactor()
     with ExitStack() as stack:
         stack.callback(reactor.close)
-        name, path, control = stack.enter_context(_control(config))
-        listeners = _bind(config)
-        keeper = Keeper(config, reactor, system, listeners, int(time.time()), name)
+        name, path, control, died = stack.enter_context(_control(config))
+        predecessors = _predecessors(path, died, config.adopt_from)
+        stack.callback(predecessors.close)
+        listeners = _bind(config, predecessors)
+        boot = max(int(time.time()), predecessors.latest_boot + 1)
+        keeper = Keeper(
+            config, reactor, system, listeners, boot, name, rendezvous=directory_beside(path)
+        )
+        predecessors.begin(reactor, keeper)
         server = _Server(stack, keeper, reactor, control)
         server.watch_files()
         for listener in listeners:
@@ -84,8 +93,16 @@ def resume(state: State) -> None:
         assert state.control is not None
         control = stack.enter_context(restored_listener(state.control.listener))
         listeners = [restored_listener(each) for each in saved.listeners]
-        keeper = Keeper(config, reactor, system, listeners, saved.boot, saved.name)
+        path = state.control.listener.path
+        keeper = Keeper(
+            *(config, reactor, system, listeners, saved.boot, saved.name),
+            rendezvous=directory_beside(path),
+        )
         keeper.restore(saved)
+        if any(worker.adopted is not None for worker in keeper.pool):
+            predecessors = _predecessors(path, False, config.adopt_from)
+            stack.callback(predecessors.close)
+            predecessors.begin(reactor, keeper)
         server = _Server(stack, keeper, reactor, control)
         system.set_signal_mask(state.mask)  # those that waited come now
         server.watch_files(instead_of=state.watcher)
@@ -136,14 +153,22 @@ class _Server:
             state.watcher = self._reloader.pid
 
 
-def _bind(config: ServeConfig) -> list[Listener]:
+def _predecessors(control: str, died: bool, adopt_from: str) -> Predecessors:
+    try:
+        return Predecessors(control, died, adopt_from)
+    except OSError as error:
+        raise ServeFailure(f"cannot take over the workers of an earlier server: {error}") from error
+
+
+def _bind(config: ServeConfig, predecessors: Predecessors) -> list[Listener]:
     listeners: list[Listener] = []
     mode = int(config.unix_mode, 8)
     address = ""
     try:
         listeners += inherited_listeners()
         for address in config.bind:
-            listeners.append(Listener.bind(address, backlog=config.backlog, unix_mode=mode))
+            bind = partial(Listener.bind, address, backlog=config.backlog, unix_mode=mode)
+            listeners.append(predecessors.listener(address, bind))
     except ListenError as error:
         for listener in listeners:
             listener.close()
@@ -202,8 +227,11 @@ def _with_holders(error: ListenError, address: str) -> str:
 
 
 @contextmanager
-def _control(config: ServeConfig) -> Iterator[tuple[str, str, Listener]]:
-    """Listen on the control socket; yields the server's name, the path and the listener."""
+def _control(config: ServeConfig) -> Iterator[tuple[str, str, Listener, bool]]:
+    """Listen on the control socket; yields the server's name, the path and the listener.
+
+    And whether a keeper has died that had the name: it has left its socket.
+    """
     wanted = config.name or default_name(config.target)
     if config.control:
         candidates = [(wanted, os.path.abspath(config.control))]
@@ -217,13 +245,14 @@ def _control(config: ServeConfig) -> Iterator[tuple[str, str, Listener]]:
         more = 1 if config.name else _NAMES_TRIED
         names = [wanted, *(f"{wanted}-{n}" for n in range(2, more + 1))]
         candidates = [(name, control_path(name)) for name in names]
-    name, path, listener = _listen_on_first_free(candidates)
+    name, path, listener, died = _listen_on_first_free(candidates)
     with listener:
-        yield name, path, listener
+        yield name, path, listener, died
 
 
-def _listen_on_first_free(candidates: list[tuple[str, str]]) -> tuple[str, str, Listener]:
+def _listen_on_first_free(candidates: list[tuple[str, str]]) -> tuple[str, str, Listener, bool]:
     for name, path in candidates:
+        died = os.path.lexists(path)
         try:
             # Only this user may connect.
             listener = Listener.bind(UnixAddress(path), backlog=_CONTROL_BACKLOG, unix_mode=0o600)
@@ -231,7 +260,7 @@ def _listen_on_first_free(candidates: list[tuple[str, str]]) -> tuple[str, str, 
             if error.errno != errno.EADDRINUSE:
                 raise ServeFailure(f"control socket: {error}") from error
         else:
-            return name, path, listener
+            return name, path, listener, died
     name, path = candidates[0]
     raise ServeFailure(
         f"a server named {name!r} is already running (control socket {path}): "

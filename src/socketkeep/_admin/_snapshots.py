@@ -128,10 +128,11 @@ def _of_row(
     names: Sequence[str],
     now: int,
 ) -> ConnectionReport:
+    listener = worker.listener(words[record.LISTENER])
     return ConnectionReport(
         id=id_of(words),
         peer=worker.scoreboard.peer(row),
-        listener=names[words[record.LISTENER]],
+        listener=names[listener] if listener >= 0 else "",
         state="owned",
         owner=words[record.PID],
         generation=worker.generation,

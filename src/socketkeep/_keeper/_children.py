@@ -21,6 +21,7 @@ Ended = Callable[[Exit], None]
 class _Child:
     pid: int
     ended: Ended
+    adopted: bool
     pidfd: int = -1
     doomed: bool = False
 
@@ -46,10 +47,20 @@ class Children:
         """The children that have not been reaped."""
         return set(self._watched)
 
-    def watch(self, pid: int, ended: Ended) -> None:
-        """Call `ended` when the child has ended."""
-        child = self._watched[pid] = _Child(pid, ended)
+    def watch(self, pid: int, ended: Ended, *, adopted: bool = False) -> None:
+        """Call `ended` when the child has ended.
+
+        adopted: it is another process's child, as the workers are that another keeper started; how
+        it ended is then not known.
+        """
+        child = self._watched[pid] = _Child(pid, ended, adopted)
         self._open(child)
+
+    def unwatch(self, pid: int) -> None:
+        """Leave a child to itself."""
+        child = self._watched.pop(pid, None)
+        if child is not None and child.pidfd >= 0:
+            self._close(child)
 
     def kill(self, pid: int) -> None:
         """End a child at once; nothing happens when it is not watched any more."""
@@ -65,8 +76,13 @@ class Children:
             self.kill(pid)
 
     def _open(self, child: _Child) -> None:
+        if self._watched.get(child.pid) is not child:
+            return
         try:
             child.pidfd = self._system.open_pidfd(child.pid)
+        except ProcessLookupError:  # possible only for another process's child
+            self._reactor.call_later(0.0, lambda: self._finish(child, Exit(None)))
+            return
         except OSError as error:
             self._throttle.warning(
                 "out of file descriptors", process="keeper", wanted="a pidfd", error=error.strerror
@@ -78,10 +94,20 @@ class Children:
         self._reactor.register(child.pidfd, lambda _events: self._reap(child))
 
     def _reap(self, child: _Child) -> None:
-        ended = self._system.reap(child.pidfd)
+        if child.adopted:
+            ended = Exit(None) if self._system.has_ended(child.pidfd) else None
+        else:
+            ended = self._system.reap(child.pidfd)
         if ended is None:
             return  # an event of a descriptor that had the number before
+        self._close(child)
+        self._finish(child, ended)
+
+    def _finish(self, child: _Child, ended: Exit) -> None:
+        if self._watched.get(child.pid) is child:
+            del self._watched[child.pid]
+            child.ended(ended)
+
+    def _close(self, child: _Child) -> None:
         self._reactor.unregister(child.pidfd)
         os.close(child.pidfd)
-        del self._watched[child.pid]
-        child.ended(ended)

@@ -125,6 +125,7 @@ class Templates:
         listeners: Sequence[Listener],
         boot: int,
         name: str,
+        rendezvous: str,
         events: TemplateEvents,
     ) -> None:
         self._reactor = reactor
@@ -133,6 +134,7 @@ class Templates:
         self._listeners = listeners
         self._boot = boot
         self._name = name
+        self._rendezvous = rendezvous
         self._events = events
         self._running = Children(reactor, system)
         self._alive: dict[int, tuple[Generation, Link]] = {}  # by pid
@@ -184,6 +186,7 @@ class Templates:
                 listeners=[listener.text for listener in self._listeners],
                 name=self._name,
                 descriptors=self._system.worker_descriptors,
+                rendezvous=self._rendezvous,
             ),
             tuple(listener.fileno() for listener in self._listeners),
         )

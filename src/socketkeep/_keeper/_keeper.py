@@ -31,9 +31,10 @@ from socketkeep._keeper._state import KeepOpen, SavedKeeper, State
 from socketkeep._keeper._system import System
 from socketkeep._keeper._upgrades import Upgrades
 from socketkeep._keeper._watchdog import Watchdog
-from socketkeep._keeper._workers import Worker, WorkerState
+from socketkeep._keeper._workers import Adopted, Worker, WorkerState
 from socketkeep._listener import Listener
-from socketkeep._wire._messages import Forked, ForkFailed
+from socketkeep._wire._channel import Channel
+from socketkeep._wire._messages import Forked, ForkFailed, Stranded
 from socketkeep._wire._scoreboard import COUNTERS
 
 _EXIT_FAILED: Final = 1
@@ -63,6 +64,7 @@ class Keeper:
         listeners: Sequence[Listener],
         boot: int,
         name: str = "",
+        rendezvous: str = "",
     ) -> None:
         self.config: Final = config
         self.boot: Final = boot
@@ -87,7 +89,7 @@ class Keeper:
             self._changed,
         )
         self.pool.receiver = self.connections
-        self.templates = Templates(reactor, system, config, listeners, boot, name, self)
+        self.templates = Templates(reactor, system, config, listeners, boot, name, rendezvous, self)
         self.reloads = Reloads(
             reactor,
             self.templates,
@@ -166,6 +168,27 @@ class Keeper:
         """Bring up workers of this version, too; called after `restore`, before the loop runs."""
         _log.info("upgraded", generation=self.current.number if self.current else 0)
         self.reloads.request(done, upgraded=True)
+
+    def adopt(self, offer: Stranded, channel: Channel, memfd: int, wake: int) -> None:
+        """Take over a worker that another keeper started and left when it died.
+
+        Its connections move to this keeper's workers once there are any.  When it serves another
+        target, or listeners that this server has not, they stay where they are and are drained.
+        """
+        ours = [listener.text for listener in self.listeners]
+        theirs = tuple(ours.index(text) if text in ours else -1 for text in offer.listeners)
+        same = offer.target == self.config.target
+        adopted = Adopted(same and -1 not in theirs, theirs)
+        worker = self.pool.adopt(offer, channel, memfd, wake, adopted)
+        why = "" if same else f"it serves {offer.target}"
+        why = why or ("" if adopted.moves else "it has listeners that this server has not")
+        fields = {"drained": why} if why else {}
+        _log.info("worker adopted", connections=worker.open, **worker.label, **fields)
+        if self.order is not None:
+            self.pool.retire(worker, self.order)
+        elif self.current is not None:
+            self._retire(worker)
+        self._changed()
 
     @property
     def state(self) -> str:
@@ -402,6 +425,7 @@ class Keeper:
             return
         if self.order is None:
             self.failure = failure
+            self.pool.let_go_of_adopted()  # they serve on; this server never came to be
             self.stop("close")
 
     def _reload_ended(self) -> None:
@@ -414,6 +438,8 @@ class Keeper:
         deadline = self._reactor.clock() + self.config.graceful_timeout
         # A handler that is not resumable is never called on a connection that is under way.
         kept = self.config.keep != "none" and self.current is not None and self.current.resumable
+        if worker.adopted is not None and not worker.adopted.moves:
+            kept = False
         self.pool.retire(worker, Order("move" if kept else "finish", deadline))
 
     def _serving(self) -> Generation | None:

@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Final, Protocol
 
+import msgspec
+
 from socketkeep import _log
 from socketkeep import _record as record
 from socketkeep._assignment import Order
@@ -19,9 +21,11 @@ from socketkeep._keeper._generations import Generation
 from socketkeep._keeper._reactor import Reactor
 from socketkeep._keeper._state import KeepOpen, SavedPool
 from socketkeep._keeper._system import Exit, System
-from socketkeep._keeper._workers import Link, Worker, WorkerState, restored_link
+from socketkeep._keeper._verdict import Policy
+from socketkeep._keeper._workers import Adopted, Link, Worker, WorkerState, restored_link
 from socketkeep._wire._channel import Channel, Packet, channel_pair
 from socketkeep._wire._messages import (
+    Acknowledged,
     Attached,
     Detached,
     Ended,
@@ -36,6 +40,7 @@ from socketkeep._wire._messages import (
     Retire,
     Seats,
     StartFailed,
+    Stranded,
 )
 from socketkeep._wire._scoreboard import COUNTERS, Scoreboard, create_memfd, id_of
 
@@ -147,6 +152,58 @@ class WorkerPool:
         )
         return worker
 
+    def adopt(
+        self, offer: Stranded, channel: Channel, memfd: int, wake: int, adopted: Adopted
+    ) -> Worker:
+        """Take over a worker of a keeper that has died, which accepts no more.
+
+        The channel and the descriptors are this pool's from here on.
+        """
+        scoreboard = Scoreboard(memfd)
+        self._serial += 1
+        worker = Worker(
+            serial=self._serial,
+            slot=offer.slot,
+            generation=0,  # of none of this keeper's
+            model=offer.model,
+            resumable=offer.resumable and adopted.moves,
+            policy=Policy(offer.on_crash, offer.redeliver),
+            scoreboard=scoreboard,
+            memfd=memfd,
+            wake=wake,
+            started_at=self._reactor.clock(),
+            state=WorkerState.DRAINING,
+            pid=offer.pid,
+            forked=True,
+            adopted=adopted,
+        )
+        worker.link = Link(
+            self._reactor,
+            channel,
+            lambda packet: self._received(worker, packet),
+            lambda: self._gone(worker),
+        )
+        self._workers[worker.serial] = worker
+        self._children.watch(offer.pid, partial(self._ended, worker), adopted=True)
+        return worker
+
+    def serving_in(self, pid: int) -> Worker | None:
+        """Return the adopted worker of which the process `pid` serves a connection."""
+        for worker in self:
+            rows = worker.scoreboard.taken() if worker.adopted is not None else ()
+            if any(words[record.PID] == pid for _, words in rows):
+                return worker
+        return None
+
+    def let_go_of_adopted(self) -> None:
+        """Leave the adopted workers to themselves again, for a server that cannot start."""
+        for worker in self:
+            if worker.adopted is not None:
+                self._children.unwatch(worker.pid)
+                for pid in worker.fork_children:
+                    self._children.unwatch(pid)
+                self._drop(worker)
+
     def forked(self, message: Forked) -> None:
         """The template forked the worker; this process is its parent."""
         worker = self._workers.get(message.serial)
@@ -235,10 +292,12 @@ class WorkerPool:
             self._children.kill(pid)
 
     def _watch_restored(self, worker: Worker) -> None:
-        if worker.forked and worker.exit is None:
-            self._children.watch(worker.pid, partial(self._ended, worker))
+        adopted = worker.adopted is not None
+        if worker.forked and worker.state is not WorkerState.DEAD:
+            self._children.watch(worker.pid, partial(self._ended, worker), adopted=adopted)
         for pid in worker.fork_children:
-            self._children.watch(pid, partial(self._fork_child_ended, worker, pid))
+            ended = partial(self._fork_child_ended, worker, pid)
+            self._children.watch(pid, ended, adopted=adopted)
         if worker.killed:
             self.kill(worker)
         if worker.order is not None:
@@ -255,7 +314,7 @@ class WorkerPool:
             case StartFailed(error=error):
                 worker.error = error
             case Detached() as parcel:
-                self.receiver.take(worker, packet, parcel)
+                self.take(worker, packet, parcel)
             case None:
                 self.receiver.take(worker, packet, None)
             case Attached() as message:
@@ -272,6 +331,17 @@ class WorkerPool:
                 self.receiver.seat_freed()
             case _:
                 packet.close()
+
+    def take(self, worker: Worker, packet: Packet, parcel: Detached) -> None:
+        """A worker, or a process that it forked, gives up a connection."""
+        if worker.adopted is None:
+            self.receiver.take(worker, packet, parcel)
+        elif worker.adopted.moves:
+            known = msgspec.structs.replace(parcel, listener=worker.listener(parcel.listener))
+            self.receiver.take(worker, packet, known)
+        else:
+            packet.close()
+            worker.link.send(Acknowledged(parcel.id, parcel.epoch, taken=False))
 
     def _gone(self, worker: Worker) -> None:
         """The channel has closed; a worker that was forked is dealt with when its pidfd says so."""
@@ -297,9 +367,12 @@ class WorkerPool:
             return
         known = {w.pid for w in self} | {p for w in self for p in w.fork_children}
         ours = {words[record.PID] for _, words in worker.scoreboard.taken()}
-        worker.fork_children = (self._system.children() - known) & ours
+        if worker.adopted is None:
+            ours &= self._system.children()
+        worker.fork_children = ours - known - {worker.pid}
         for pid in worker.fork_children:
-            self._children.watch(pid, partial(self._fork_child_ended, worker, pid))
+            ended = partial(self._fork_child_ended, worker, pid)
+            self._children.watch(pid, ended, adopted=worker.adopted is not None)
         if worker.order is not None:
             self._tell_fork_children(worker, worker.order)
         if self._killing or self._is_late(worker):
@@ -326,15 +399,18 @@ class WorkerPool:
         self._died(worker)
 
     def _forget(self, worker: Worker) -> None:
+        self._drop(worker)
+        self._settle_rows(worker, lambda _pid: True)
+        for name, word in COUNTERS.items():
+            self.totals[name] += worker.scoreboard[word]
+
+    def _drop(self, worker: Worker) -> None:
         del self._workers[worker.serial]
         worker.link.close()
         os.close(worker.wake)
         os.close(worker.memfd)
         for timer in worker.timers:
             timer.cancel()  # it would keep the mapping of the scoreboard, and its descriptor
-        self._settle_rows(worker, lambda _pid: True)
-        for name, word in COUNTERS.items():
-            self.totals[name] += worker.scoreboard[word]
 
     def _settle_rows(self, worker: Worker, of: Callable[[int], bool]) -> None:
         """Count the connections of processes that have ended."""
@@ -374,7 +450,7 @@ class WorkerPool:
             self.kill(worker)
 
     def _log_end(self, worker: Worker, ended: Exit) -> None:
-        retired = worker.state is WorkerState.DRAINING and ended.status == 0
+        retired = worker.state is WorkerState.DRAINING and ended.status in (0, None)
         expected = retired or (worker.killed and not worker.stuck)
         log = _log.info if expected else _log.warning
         if not expected:

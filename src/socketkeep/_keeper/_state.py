@@ -68,6 +68,13 @@ class SavedPolicy(msgspec.Struct):
     redeliver: bool
 
 
+class SavedAdopted(msgspec.Struct):
+    """What is other about a worker that an earlier keeper started."""
+
+    moves: bool
+    listeners: list[int]
+
+
 class SavedWorker(msgspec.Struct, kw_only=True):
     """One worker; the fields are those of `Worker`."""
 
@@ -95,6 +102,7 @@ class SavedWorker(msgspec.Struct, kw_only=True):
     exit: int | None
     fork_children: list[int]
     expires_at: float
+    adopted: SavedAdopted | None = None
 
 
 class SavedPool(msgspec.Struct, kw_only=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 from collections.abc import Iterable
@@ -48,11 +49,16 @@ _THE_KEEPERS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a process ended: `status` is its exit code, or minus the signal that killed it."""
+    """How a process ended: `status` is its exit code, or minus the signal that killed it.
 
-    status: int
+    None: that is told to its parent alone, which this process is not.
+    """
+
+    status: int | None
 
     def __str__(self) -> str:
+        if self.status is None:
+            return "unknown"
         if self.status >= 0:
             return f"exit code {self.status}"
         with contextlib.suppress(ValueError):
@@ -162,6 +168,12 @@ class System:
             return None
         exited = result.si_code == os.CLD_EXITED
         return Exit(result.si_status if exited else -result.si_status)
+
+    def has_ended(self, pidfd: int) -> bool:
+        """Whether a process that may be another's child has ended."""
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        return bool(poller.poll(0))
 
     def children(self) -> set[int]:
         """Return the pids of this process's children, ended and not yet reaped ones included."""

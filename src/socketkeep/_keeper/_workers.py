@@ -11,7 +11,14 @@ from typing import Final, Literal
 
 from socketkeep._assignment import Order
 from socketkeep._keeper._reactor import READABLE, WRITABLE, Reactor, Timer
-from socketkeep._keeper._state import KeepOpen, SavedLink, SavedOrder, SavedPacket, SavedWorker
+from socketkeep._keeper._state import (
+    KeepOpen,
+    SavedAdopted,
+    SavedLink,
+    SavedOrder,
+    SavedPacket,
+    SavedWorker,
+)
 from socketkeep._keeper._system import Exit
 from socketkeep._keeper._verdict import Policy
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet, channel_pair
@@ -149,6 +156,18 @@ def restored_link(
     return link
 
 
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What is other about a worker that an earlier keeper started.
+
+    moves: whether its connections may go to the workers of this server.  listeners: by its number
+    of a listener this server's, -1 where this one does not have it.
+    """
+
+    moves: bool
+    listeners: tuple[int, ...]
+
+
 class WorkerState(Enum):
     """Where a worker is in its life; it only moves down this list."""
 
@@ -189,6 +208,11 @@ class Worker:
     fork_children: set[int] = field(default_factory=set)  # pids, once it has died
     expires_at: float = float("inf")
     timers: list[Timer] = field(default_factory=list)
+    adopted: Adopted | None = None
+
+    def listener(self, number: int) -> int:
+        """Return this server's number of what the worker calls the listener `number`."""
+        return number if self.adopted is None else self.adopted.listeners[number]
 
     @property
     def is_ready(self) -> bool:
@@ -237,6 +261,9 @@ class Worker:
             exit=self.exit.status if self.exit else None,
             fork_children=sorted(self.fork_children),
             expires_at=self.expires_at,
+            adopted=SavedAdopted(self.adopted.moves, list(self.adopted.listeners))
+            if self.adopted
+            else None,
         )
 
     @classmethod
@@ -266,6 +293,9 @@ class Worker:
             exit=None if saved.exit is None else Exit(saved.exit),
             fork_children=set(saved.fork_children),
             expires_at=saved.expires_at,
+            adopted=Adopted(saved.adopted.moves, tuple(saved.adopted.listeners))
+            if saved.adopted
+            else None,
         )
 
     @property

@@ -134,6 +134,24 @@ class Channel:
                 continue
             return Packet(message, received.descriptors, received.truncated)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the other end has gone, or says that it sends no more."""
+        poller = select.poll()
+        poller.register(self._sock, select.POLLRDHUP)
+        return bool(poller.poll(0))
+
+    def renew(self, sock: socket.socket) -> None:
+        """Go on over `sock`, which is closed, under the descriptor that there was.
+
+        Whoever polls that descriptor need not be told; an epoll must be.  What was queued is
+        dropped.
+        """
+        while self._queue:
+            _after_sending(*self._queue.popleft())
+        with sock:
+            os.dup2(sock.fileno(), self._sock.fileno(), inheritable=False)
+
     def finish(self) -> None:
         """Send no more: the other end sees the channel closed, and can still be heard."""
         self._sock.shutdown(socket.SHUT_WR)

@@ -27,6 +27,7 @@ class Load(Message, frozen=True, tag="Load"):
     listeners: list[str]
     name: str = ""
     descriptors: int = 0  # the soft limit to set; 0: none
+    rendezvous: str = ""  # the directory where workers wait for another keeper; "": nowhere
 
 
 class Loaded(Message, frozen=True, tag="Loaded"):
@@ -202,6 +203,27 @@ class Crowded(Message, frozen=True, tag="Crowded"):
     """Keeper to worker: others wait for a seat; the scoreboard's CROWDED word says until when."""
 
 
+class Stranded(Message, frozen=True, tag="Stranded"):
+    """Worker to a keeper that did not start it: mine has died, take me over.
+
+    Descriptors: its scoreboard, the eventfd that wakes its handlers, and its listeners, in the
+    order of `listeners`, unless it has closed them.
+    """
+
+    boot: int
+    serial: int
+    slot: int
+    generation: int
+    pid: int
+    target: str
+    model: Literal["fork", "prefork", "thread", "async"]
+    resumable: bool
+    on_crash: Literal["close", "reset", "resume"]
+    redeliver: bool
+    listeners: list[str]
+    bound_as: list[str]  # what --bind said of each; "" for one that was passed to the keeper
+
+
 AnyMessage: TypeAlias = (
     Load
     | Loaded
@@ -224,6 +246,7 @@ AnyMessage: TypeAlias = (
     | Free
     | Ping
     | Crowded
+    | Stranded
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -12,7 +12,7 @@ from typing import Final
 
 from socketkeep import _log
 from socketkeep._aio import AsyncConnection
-from socketkeep._assignment import Order, handling
+from socketkeep._assignment import Handover, Order, handling
 from socketkeep._wire._channel import ChannelClosed, Packet
 from socketkeep._wire._messages import (
     Acknowledged,
@@ -31,6 +31,7 @@ from socketkeep._worker._environment import Environment
 from socketkeep._worker._keeping import Offers
 from socketkeep._worker._outcome import note_end, note_exception, was_detached
 from socketkeep._worker._roster import Entry, Roster
+from socketkeep._worker._stranded import ON_THEIR_OWN, Stranded
 from socketkeep._worker._target import users_traceback
 
 #: How many connections one readiness of a listener may bring, before others get their turn.
@@ -101,16 +102,24 @@ class AsyncWorker:
         self._accept_below = 0
         self._accepting = False
         self._resume: asyncio.TimerHandle | None = None
+        self._alone = False  # without a keeper
+        self._stranded: Stranded | None = None
+        self._holds_listeners = False  # though nothing is accepted
+        self._release: asyncio.TimerHandle | None = None
         self._throttle = _log.Throttle()
         self._serving: dict[Entry, tuple[AsyncConnection, asyncio.Task[None]]] = {}
         self._offers = Offers(self._serving.__contains__)
-        self._departures = Departures(self._channel, self._roster, self._settle)
+        self._departures = Departures(
+            self._channel, self._roster, self._settle, self._serve_on, self._channel_lost
+        )
 
     async def run(self) -> None:
         """Serve until retired and empty.  Raises ChannelClosed when the keeper is gone already."""
         self._loop.add_reader(self._channel.fileno(), self._read_channel)
         self._channel.send_now(Ready(os.getpid()))
         await self._finished
+        if self._stranded is not None:
+            self._stranded.close()
 
     @property
     def _open(self) -> int:
@@ -121,7 +130,6 @@ class AsyncWorker:
             while (packet := self._channel.receive()) is not None:
                 self._obey(packet)
         except ChannelClosed:
-            self._loop.remove_reader(self._channel.fileno())
             self._keeper_gone()
 
     def _obey(self, packet: Packet) -> None:
@@ -243,36 +251,94 @@ class AsyncWorker:
     # Retiring.
 
     def _retire(self, order: Order) -> None:
-        first = self._order is None
+        self._give_out(order)
+        self._close_listeners()
+        self._finish_if_empty()
+
+    def _give_out(self, order: Order) -> None:
         self._order = order
         self._departures.deadline = order.deadline
         self._open_gate()
-        if first:
-            for listener in self._environment.listeners:
-                listener.close()
         for conn, _ in tuple(self._serving.values()):
             conn.ask(order)
         if order.deadline != float("inf"):
             delay = order.deadline + _CANCEL_AFTER - time.monotonic()
             self._loop.call_later(max(0.0, delay), self._cancel_late)
-        self._finish_if_empty()
 
     def _cancel_late(self) -> None:
         for _, task in tuple(self._serving.values()):
             task.cancel(_TOO_LATE)
 
     def _finish_if_empty(self) -> None:
-        if self._order is not None and not self._open and not self._finished.done():
+        if self._order is None or self._open or self._holds_listeners:
+            return
+        if not self._finished.done():
             self._finished.set_result(None)
+
+    def _close_listeners(self) -> None:
+        self._holds_listeners = False
+        if self._release is not None:
+            self._release.cancel()
+        for listener in self._environment.listeners:
+            listener.close()
 
     def _hand_over(self, entry: Entry, conn: AsyncConnection) -> None:
         self._serving.pop(entry)
         self._roster.log_end(entry)
         self._departures.offer(entry, conn.hand_over())
 
+    # Without a keeper.
+
+    def _channel_lost(self) -> None:
+        if self._alone:
+            self._departures.give_up()
+        else:
+            self._read_channel()  # first what the keeper said before its end
+
     def _keeper_gone(self) -> None:
-        if self._order is None:
-            # What is served goes on: a keeper's death must end no connection.
-            _log.error("the keeper is gone: serving what is open, then ending")
-            self._retire(Order("finish", float("inf")))
+        self._alone = True
+        self._loop.remove_reader(self._channel.fileno())
+        if self._order not in (None, ON_THEIR_OWN) and self._order.how != "move":
+            self._departures.give_up()
+            return  # it has its order, and needs nobody to carry it out
+        _log.error("the keeper is gone: serving what is open, then ending")
+        waiting = self._order is None or self._holds_listeners
+        self._give_out(ON_THEIR_OWN)
         self._departures.give_up()
+        self._stranded = Stranded(self._environment)
+        self._holds_listeners = waiting and self._stranded.fileno() >= 0
+        if self._stranded.fileno() >= 0:
+            self._loop.add_reader(self._stranded.fileno(), self._look_for_keeper)
+        if self._holds_listeners:
+            # Connections that wait to be accepted are for the next keeper, if there is one.
+            self._release = self._loop.call_later(
+                self._environment.config.orphan_timeout, self._give_up_waiting
+            )
+        else:
+            self._close_listeners()
+        self._look_for_keeper(first=True)
+        self._finish_if_empty()
+
+    def _look_for_keeper(self, *, first: bool = False) -> None:
+        stranded = self._stranded
+        if stranded is None:
+            return
+        if stranded.meet(first=first):
+            self._loop.remove_reader(stranded.fileno())
+            stranded.close()
+            self._stranded = None
+            self._alone = False
+            if self._release is not None:
+                self._release.cancel()  # from here on the keeper says
+            self._loop.add_reader(self._channel.fileno(), self._read_channel)
+
+    def _give_up_waiting(self) -> None:
+        self._close_listeners()
+        self._finish_if_empty()
+
+    def _serve_on(self, entry: Entry, handover: Handover) -> None:
+        """Serve a connection that left and that nobody takes: it must not end for that."""
+        self._roster.again(entry, handover)
+        self._start(entry)
+        if self._order is not None and self._order.how != "move":
+            self._serving[entry][0].ask(self._order)

@@ -26,13 +26,23 @@ class Departures:
 
     `settled` is called with each once this handle is closed.  One that cannot be handed over is
     offered again until `deadline` (of the monotonic clock), and then closed in an orderly way.
+    When the keeper is gone, `gone` is called, and each is given to `serve_on`.
     """
 
-    def __init__(self, channel: Channel, roster: Roster, settled: Callable[[Entry], None]) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        roster: Roster,
+        settled: Callable[[Entry], None],
+        serve_on: Callable[[Entry, Handover], None],
+        gone: Callable[[], None],
+    ) -> None:
         self.deadline = 0.0
         self._channel = channel
         self._roster = roster
         self._settled = settled
+        self._serve_on = serve_on
+        self._gone = gone
         self._reserve = Reserve()
         self._loop = asyncio.get_running_loop()
         self._held: dict[str, tuple[Entry, Handover]] = {}
@@ -62,10 +72,11 @@ class Departures:
             self._retry(name)
 
     def give_up(self) -> None:
-        """Nobody will take them: close them."""
+        """The keeper is gone, and nobody will take them."""
         self._offered.clear()
-        for name in tuple(self._held):
-            self._close(name)
+        held, self._held = self._held, {}
+        for entry, handover in held.values():
+            self._serve_on(entry, handover)
 
     def _send(self, name: str) -> None:
         if name not in self._held:
@@ -75,7 +86,7 @@ class Departures:
             parcel = self._roster.parcel(entry, handover)
             self._channel.send_now(parcel, (handover.sock.fileno(),))
         except ChannelClosed:
-            self._close(name)
+            self._loop.call_soon(self._gone)
         except OSError as error:
             # No descriptor for the memfd of a large state: this process is at its limit.
             if self._reserve.spend():

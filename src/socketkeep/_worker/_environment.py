@@ -17,6 +17,7 @@ class Environment:
     """One worker's: what to serve, on which listeners, and how to reach the keeper.
 
     `wake` is an eventfd that the keeper holds too; the handlers in fork children poll it.
+    `scoreboard_fd` and `rendezvous` are for another keeper, should this worker's die.
     """
 
     config: ServeConfig
@@ -31,3 +32,5 @@ class Environment:
     generation: int
     serial: int
     slot: int
+    scoreboard_fd: int = -1
+    rendezvous: str = ""

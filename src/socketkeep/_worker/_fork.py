@@ -16,6 +16,7 @@ from socketkeep import _record as record
 from socketkeep._assignment import Order
 from socketkeep._children import Child, Children, status_text
 from socketkeep._record import Ended
+from socketkeep._wire import _rendezvous as rendezvous
 from socketkeep._worker._roster import Entry
 from socketkeep._worker._sync import SyncLoop, run_handler
 
@@ -37,6 +38,17 @@ class ForkModel:
 
     def retire(self, order: Order) -> None:
         os.eventfd_write(self._loop.environment.wake, 1)
+
+    def rejoin(self) -> bool:
+        """In a child: its channel was copied from the parent, which alone has the new one."""
+        environment = self._loop.environment
+        if not environment.rendezvous:
+            return False
+        sock = rendezvous.connect(environment.rendezvous, rendezvous.KEEPER)
+        if sock is None:
+            return False
+        environment.channel.renew(sock)
+        return True
 
     def force(self) -> None:
         self._children.kill()

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from typing import Final
+
 from socketkeep._assignment import Order
 from socketkeep._worker._roster import Entry
 from socketkeep._worker._sync import SyncLoop, run_handler
+
+_LOOK_EVERY: Final = 1.0  # seconds, whether an order to finish has become another
 
 
 class PreforkModel:
@@ -24,6 +30,9 @@ class PreforkModel:
     def retire(self, order: Order) -> None:
         """Nothing to do: the receive that waits reads the channel itself."""
 
+    def rejoin(self) -> bool:
+        return False  # the loop, in this process, does
+
     def force(self) -> None:
         """Nothing is open when the loop gets here; a handler that does not end, the keeper ends."""
 
@@ -32,9 +41,18 @@ class _ChannelRetirement:
     def __init__(self, loop: SyncLoop) -> None:
         self._loop = loop
         self.wake_fd = loop.environment.channel.fileno()
+        self._look_at = 0.0
+        # A thread of the handler's that sends asks for the order, too.
+        self._looking = threading.Lock()
 
     @property
     def order(self) -> Order | None:
+        order = self._loop.order
+        if order is None or order.how != "finish" or time.monotonic() < self._look_at:
+            return order
+        # A peer that asks on and on leaves no time to wait, in which `woken` would be called.
+        self._look_at = time.monotonic() + _LOOK_EVERY
+        self.woken()
         return self._loop.order
 
     @property
@@ -42,4 +60,8 @@ class _ChannelRetirement:
         return self._loop.crowded
 
     def woken(self) -> None:
-        self._loop.read_channel()
+        if self._looking.acquire(blocking=False):
+            try:
+                self._loop.read_channel()
+            finally:
+                self._looking.release()

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from socketkeep import _log
@@ -21,6 +21,7 @@ from socketkeep._wire._messages import Attach, Detached, Free, Orphaned
 from socketkeep._wire._messages import Ended as EndedMessage
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._keeping import Offer, RowShelf
+from socketkeep._worker._stranded import Patience
 
 _COUNTER_OF_REASON: Final[dict[Attached, int]] = {
     "accepted": scoreboard.ACCEPTED,
@@ -101,6 +102,25 @@ class Roster:
         if message.kept:
             words[record.KEEP] = scoreboard.keep_token(words)
         return entry
+
+    def again(self, entry: Entry, handover: Handover) -> None:
+        """Have an entry served anew here, since the connection that left could not be given away.
+
+        Its handler is called from the top, as it would be in another worker.
+        """
+        retirement = entry.assignment.retirement
+        entry.sock = handover.sock
+        entry.why = ""
+        entry.record[record.ENDED] = Ended.NOT_YET
+        entry.record[record.STATUS] = record.READ if handover.unread else record.CLEAN
+        entry.assignment = replace(
+            entry.assignment,
+            attached="parked" if handover.parked else "reload",
+            state=handover.state,
+            unread=handover.unread,
+            park_after=None,
+            retirement=None if retirement is None else Patience(retirement),
+        )
 
     def introduce(self, entry: Entry, peer: str) -> None:
         """Show who serves the entry and who its peer is; called in the process that serves it."""

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from socketkeep import _log
 from socketkeep import _record as record
-from socketkeep._assignment import Order, Retirement, handling
+from socketkeep._assignment import Handover, Order, Retirement, handling
 from socketkeep._connection import Connection
 from socketkeep._modes import Blocking
 from socketkeep._record import Ended
@@ -28,6 +28,7 @@ from socketkeep._worker._outcome import (
 )
 from socketkeep._worker._reserve import Reserve
 from socketkeep._worker._roster import Entry, Roster
+from socketkeep._worker._stranded import ON_THEIR_OWN, Stranded
 
 #: What a connection may need beyond the deadline to be closed in an orderly way, in seconds.
 CLOSING_TIME: Final = 5.5
@@ -51,6 +52,9 @@ class SyncModel(Protocol):
     def force(self) -> None:
         """End what has not ended by the deadline."""
 
+    def rejoin(self) -> bool:
+        """Find another keeper, in a process of its own that cannot wait for one; True: it has."""
+
 
 class SyncLoop:
     """One worker's: it runs until the worker has been retired and its last connection has ended."""
@@ -63,6 +67,8 @@ class SyncLoop:
         self.open = 0
         self.callbacks: dict[int, Callable[[], None]] = {}
         self._accept_below = 0
+        self._stranded: Stranded | None = None
+        self._held_until = 0.0  # so long the listeners stay open though nothing is accepted
         self._attached: deque[Entry] = deque()
         self._model = build(self)
         self.roster = Roster(environment, self._model.retirement)
@@ -88,14 +94,14 @@ class SyncLoop:
     def run(self) -> None:
         """Serve until retired and empty.  Raises ChannelClosed when the keeper is gone already."""
         self.environment.channel.send_now(Ready(os.getpid()))
-        while self.order is None or self.open or self._attached:
+        while self.order is None or self.open or self._attached or self._holds_listeners():
             if self._attached:
                 self._model.serve(self._attached.popleft())
                 continue  # in `prefork` it may have been served to its end, and this worker retired
             if not self.gate.paused:
                 self._model.resume()
             self.gate.open(self.order is None and self.open < self._accept_below)
-            for fd in self.gate.wait(self._timeout()):
+            for fd in self.gate.wait(self._patience()):
                 call = self.callbacks.get(fd)
                 if call is not None:
                     call()
@@ -103,25 +109,31 @@ class SyncLoop:
                     self._accept(fd)
             if self._timeout() == 0.0:
                 self._model.force()
+        if self._stranded is not None:
+            self._stranded.close()
         self.gate.close()
 
     def read_channel(self) -> None:
         """Do what the keeper has said since."""
+        if self._stranded is not None:
+            self._look_for_keeper()
+            return
         try:
             while (packet := self.environment.channel.receive()) is not None:
                 self._obey(packet)
         except ChannelClosed:
-            if self.order is None:
-                # What is served goes on: a keeper's death must end no connection.
-                _log.error("the keeper is gone: serving what is open, then ending")
-                self._retire(Order("finish", float("inf")))
-            if self.environment.channel.fileno() in self.callbacks:
-                self.unwatch(self.environment.channel.fileno())
+            self._keeper_gone()
 
     def let_go_of_waiting(self) -> None:
-        """Close, in a forked child, the connections that wait here to be served."""
+        """Close, in a forked child, what is its parent's: connections that wait to be served."""
         for entry in self._attached:
             entry.sock.close()
+        if self._stranded is not None:
+            self._stranded.forget()
+
+    def rejoin(self) -> bool:
+        """Find another keeper, for a handler whose own is gone; False: not here, or not yet."""
+        return self._model.rejoin()
 
     def done(self, entry: Entry) -> None:
         """A connection has ended: count it and free its seat."""
@@ -178,10 +190,60 @@ class SyncLoop:
         self._attached.append(entry)
 
     def _retire(self, order: Order) -> None:
-        self.order = order
+        self._held_until = 0.0
         self.gate.close_listeners()
+        self._order(order)
+
+    def _order(self, order: Order) -> None:
+        self.order = order
         self.environment.scoreboard.retire(order)
         self._model.retire(order)
+
+    def _keeper_gone(self) -> None:
+        if self.environment.channel.fileno() in self.callbacks:
+            self.unwatch(self.environment.channel.fileno())
+        if self.order not in (None, ON_THEIR_OWN) and self.order.how != "move":
+            return  # it has its order, and needs nobody to carry it out
+        _log.error("the keeper is gone: serving what is open, then ending")
+        waiting = self.order is None or self._held_until > 0.0
+        self._order(ON_THEIR_OWN)
+        self._stranded = Stranded(self.environment)
+        self._held_until = 0.0
+        if self._stranded.fileno() >= 0:
+            self.watch(self._stranded.fileno(), self._look_for_keeper)
+            if waiting:
+                # Connections that wait to be accepted are for the next keeper, if there is one.
+                self._held_until = time.monotonic() + self.environment.config.orphan_timeout
+        if not self._held_until:
+            self.gate.close_listeners()
+        self._look_for_keeper(first=True)
+
+    def _look_for_keeper(self, *, first: bool = False) -> None:
+        stranded = self._stranded
+        if stranded is None:
+            return
+        if stranded.meet(first=first):
+            self.unwatch(stranded.fileno())
+            stranded.close()
+            self._stranded = None
+            if self._held_until:
+                self._held_until = float("inf")  # from here on the keeper says
+            self.watch(self.environment.channel.fileno(), self.read_channel)
+            self.read_channel()
+
+    def _holds_listeners(self) -> bool:
+        if self._held_until and time.monotonic() >= self._held_until:
+            self._held_until = 0.0
+            self.gate.close_listeners()
+        return self._held_until > 0.0
+
+    def _patience(self) -> float | None:
+        """Return how long the loop may wait for something to happen."""
+        timeout = self._timeout()
+        if self._held_until in (0.0, float("inf")):
+            return timeout
+        held = max(0.0, self._held_until - time.monotonic())
+        return held if timeout is None else min(timeout, held)
 
     def _timeout(self) -> float | None:
         if self.order is None or self.order.deadline == float("inf"):
@@ -191,23 +253,31 @@ class SyncLoop:
 
 def run_handler(loop: SyncLoop, entry: Entry) -> None:
     """Call the handler on a connection, in this thread, and end or hand over the connection."""
-    environment = loop.environment
-    entry.assignment.keeping = entry.offer
-    conn = Connection(entry.sock, assignment=entry.assignment)
-    loop.roster.introduce(entry, conn.peer)
+    while True:
+        entry.assignment.keeping = entry.offer
+        conn = Connection(entry.sock, assignment=entry.assignment)
+        loop.roster.introduce(entry, conn.peer)
+        _call_handler(loop, entry, conn)
+        note_end(conn, entry)
+        if not was_detached(conn):
+            _close(conn, entry)
+            break
+        handover = conn.hand_over()
+        if _hand_over(loop, entry, handover):
+            break
+        loop.roster.again(entry, handover)
+    loop.roster.log_end(entry)
+
+
+def _call_handler(loop: SyncLoop, entry: Entry, conn: Connection) -> None:
+    handler = loop.environment.handler
     token = handling.set(conn)
     try:
-        refuse_coroutine(environment.handler.call(conn), environment.handler.name)
+        refuse_coroutine(handler.call(conn), handler.name)
     except BaseException as error:
         note_exception(error, conn, entry)
     finally:
         handling.reset(token)
-    note_end(conn, entry)
-    if was_detached(conn):
-        _hand_over(loop, entry, conn)
-    else:
-        _close(conn, entry)
-    loop.roster.log_end(entry)
 
 
 def _close(conn: Connection, entry: Entry) -> None:
@@ -218,14 +288,29 @@ def _close(conn: Connection, entry: Entry) -> None:
         note_exception(error, conn, entry)
 
 
-def _hand_over(loop: SyncLoop, entry: Entry, conn: Connection) -> None:
-    handover = conn.hand_over()
+def _hand_over(loop: SyncLoop, entry: Entry, handover: Handover) -> bool:
+    """Give the connection away, or end it; False when nobody takes it, and it is to be served on.
+
+    That is so when the keeper is gone: a connection must not end for that.
+    """
     retirement = entry.assignment.retirement
     order = retirement.order if retirement else None
     deadline = order.deadline if order else time.monotonic()
     parcel = loop.roster.parcel(entry, handover)
-    if not hand_over(loop.environment.channel, loop.reserve, parcel, handover, deadline):
-        _log.warning("connection closed: the keeper did not take it", id=conn.id, peer=conn.peer)
-        entry.record[record.ENDED] = Ended.CLOSED
-        # A connection of its own, so that the close is the orderly one.
-        Connection(handover.sock).close()
+    channel = loop.environment.channel
+    found = False
+    while not hand_over(channel, loop.reserve, parcel, handover, deadline):
+        if not channel.closed:
+            if handover.parked:
+                return False
+            _log.warning(
+                "connection closed: the keeper did not take it", id=parcel.id, peer=entry.peer
+            )
+            entry.record[record.ENDED] = Ended.CLOSED
+            # A connection of its own, so that the close is the orderly one.
+            Connection(handover.sock).close()
+            return True
+        if found or not loop.rejoin():
+            return False
+        found = True
+    return True

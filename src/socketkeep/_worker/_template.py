@@ -152,8 +152,9 @@ class Template:
                 generation=self._load.generation,
                 serial=message.serial,
                 slot=message.slot,
+                scoreboard_fd=scoreboard_fd,
+                rendezvous=self._load.rendezvous,
             )
-            os.close(scoreboard_fd)
             self._run(environment)
             status = 0
         except ChannelClosed:

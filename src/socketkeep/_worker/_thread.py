@@ -44,6 +44,9 @@ class ThreadModel:
     def retire(self, order: Order) -> None:
         os.eventfd_write(self.retirement.wake_fd, 1)
 
+    def rejoin(self) -> bool:
+        return False  # the loop, in this process, does
+
     def force(self) -> None:
         """End the connections of handlers that do not end, in order if it can be, and exit."""
         for entry in self._serving:
