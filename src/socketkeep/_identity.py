@@ -79,6 +79,8 @@ class Identity(Held):
         else:
             limit = assigned.replay_limit
             self._buffer = ReceiveBuffer(retain=assigned.resumable, replay_limit=limit)
+            if assigned.attached == "crash":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)  # see `_peeking`
         self._committed: bytes | None = assigned.state
         self._decoded: Any = ...
         self._peer = peer_text(sock)

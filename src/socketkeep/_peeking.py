@@ -89,6 +89,7 @@ class PeekingBuffer(ReceiveBuffer):
 
     def _look_why(self, most: int) -> bytes:
         """Find out why there is nothing new: what ended the connection stands behind the bytes."""
+        self._asked = 0  # another holder may have set it back
         self._ask(self.kernel + 1)
         poller = select.poll()
         poller.register(self._sock, select.POLLIN | select.POLLRDHUP)

@@ -709,6 +709,35 @@ def two_and_a_half_async(sock: socket.socket) -> None:
     asyncio.run(handler())
 
 
+def test_code_that_does_not_redeliver_goes_on_as_well(ends: Pair) -> None:
+    """What the dead worker had set on the socket, the new one has not."""
+    conn = Connection(ends[0].dup(), assignment=redelivering())
+    ends[1].sendall(b"half")
+    with pytest.raises(TimedOut):
+        conn.recv_exactly(100, timeout=0.01)
+    conn._sock.close()
+    heir = Connection(ends[0], assignment=Assignment(resumable=True, attached="crash"))
+    assert heir.recv() == b"half"
+    ends[1].sendall(b"!")
+    assert heir.recv(timeout=5) == b"!"
+
+
+def test_another_holder_that_lets_go_does_not_make_it_spin(ends: Pair) -> None:
+    conn = Connection(ends[0], assignment=redelivering())
+    other = Connection(ends[0].dup(), assignment=redelivering())
+    ends[1].sendall(b"half")
+    for each in (conn, other):
+        with pytest.raises(TimedOut):
+            each.recv_exactly(5, timeout=0.01)
+    other.release()
+    room = ends[0].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    began = time.thread_time()
+    with pytest.raises(TimedOut):
+        conn.recv_exactly(5, timeout=0.2)
+    assert time.thread_time() - began < 0.1
+    assert ends[0].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == room
+
+
 HANDLERS = {"sync": two_and_a_half, "async": two_and_a_half_async}
 
 
