@@ -17,6 +17,7 @@ from tests.keeper.fakes import (
     Clock,
     FakeSystem,
     FarWorker,
+    OnCrash,
     Served,
     SteppedReactor,
     Template,
@@ -81,10 +82,17 @@ class Bench:
         self.settle()
         return forked
 
-    def bring_up(self, model: Model = "async", *, resumable: bool = True) -> list[FarWorker]:
+    def bring_up(
+        self,
+        model: Model = "async",
+        *,
+        resumable: bool = True,
+        on_crash: OnCrash = "close",
+        redeliver: bool = False,
+    ) -> list[FarWorker]:
         """Let the generation that is coming load, fork and become ready; return its workers."""
         self.settle()
-        self.template.loaded(model, resumable=resumable)
+        self.template.loaded(model, resumable=resumable, on_crash=on_crash, redeliver=redeliver)
         self.settle()
         workers = self.fork()
         for worker in workers:
@@ -92,22 +100,43 @@ class Bench:
         self.settle()
         return workers
 
-    def start(self, model: Model = "async", *, resumable: bool = True) -> list[FarWorker]:
+    def start(
+        self,
+        model: Model = "async",
+        *,
+        resumable: bool = True,
+        on_crash: OnCrash = "close",
+        redeliver: bool = False,
+    ) -> list[FarWorker]:
         """Start the server; return the workers of its first generation."""
         self.keeper.start()
-        return self.bring_up(model, resumable=resumable)
+        return self.bring_up(model, resumable=resumable, on_crash=on_crash, redeliver=redeliver)
 
-    def connect(self) -> tuple[socket.socket, socket.socket]:
-        """Return a peer's socket and the accepted one."""
-        peer, accepted = socket.socketpair()
+    def connect(self, *, tcp: bool = False) -> tuple[socket.socket, socket.socket]:
+        """Return a peer's socket and the accepted one; only with `tcp` a reset can be told."""
+        if tcp:
+            peer = socket.socket()
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                peer.connect(server.getsockname())
+                accepted, _ = server.accept()
+        else:
+            peer, accepted = socket.socketpair()
         peer.setblocking(False)
         self._peers.append(peer)
         return peer, accepted
 
-    def serve(self, worker: FarWorker) -> tuple[socket.socket, Served]:
+    def serve(self, worker: FarWorker, *, tcp: bool = False) -> tuple[socket.socket, Served]:
         """Return a peer, and its connection in the worker."""
-        peer, accepted = self.connect()
+        peer, accepted = self.connect(tcp=tcp)
         return peer, worker.accept(accepted)
+
+    def kept(self, worker: FarWorker, *, tcp: bool = False) -> tuple[socket.socket, Served]:
+        """Return a peer, and its connection in the worker, of which the keeper has a handle too."""
+        peer, served = self.serve(worker, tcp=tcp)
+        served.keep()
+        self.settle()
+        assert served.is_kept()
+        return peer, served
 
     def record_of(self, worker: FarWorker) -> Worker:
         """Return the keeper's record of a worker."""
@@ -155,6 +184,19 @@ def is_at_eof(peer: socket.socket) -> bool:
         return peer.recv(1, socket.MSG_PEEK) == b""
     except BlockingIOError:
         return False
+
+
+def end_of(peer: socket.socket) -> str:
+    """Wait for the end of a peer's TCP connection; return "FIN" or "RST"."""
+    peer.settimeout(5.0)
+    try:
+        while peer.recv(100):
+            pass
+    except ConnectionResetError:
+        return "RST"
+    finally:
+        peer.setblocking(False)
+    return "FIN"
 
 
 def is_alive(peer: socket.socket, held: socket.socket) -> bool:

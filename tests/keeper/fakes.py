@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
@@ -22,7 +22,7 @@ from socketkeep._config import ServeConfig
 from socketkeep._keeper._reactor import READABLE, Callback, Reactor
 from socketkeep._keeper._system import Exit, System
 from socketkeep._keeper._workers import Model
-from socketkeep._record import Ended
+from socketkeep._record import Ended, Status
 from socketkeep._wire import _scoreboard as scoreboard
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet
 from socketkeep._wire._messages import (
@@ -34,10 +34,13 @@ from socketkeep._wire._messages import (
     Forked,
     ForkFailed,
     ForkWorker,
+    Free,
+    Keep,
     Load,
     Loaded,
     LoadFailed,
     Message,
+    Orphaned,
     Ping,
     Ready,
     Refused,
@@ -45,9 +48,11 @@ from socketkeep._wire._messages import (
     Seats,
     StartFailed,
 )
+from socketkeep._wire._messages import Ended as EndedMessage
 from socketkeep._wire._scoreboard import Scoreboard
 
 BOOT: Final = 0xB007
+OnCrash = Literal["close", "reset", "resume"]
 M = TypeVar("M", bound=Message)
 
 
@@ -255,13 +260,20 @@ class Template(Far):
         if self.closed_by_keeper and self.process.exit is None and not self.hangs:
             self.die(0)
 
-    def loaded(self, model: Model = "async", *, resumable: bool = True) -> None:
+    def loaded(
+        self,
+        model: Model = "async",
+        *,
+        resumable: bool = True,
+        on_crash: OnCrash = "close",
+        redeliver: bool = False,
+    ) -> None:
         self.read()
         assert self.load is not None
         msgspec.msgpack.decode(self.load.config, type=ServeConfig)
         self.model = model
         self.model_told = True
-        self.send(Loaded(model, resumable, []))
+        self.send(Loaded(model, resumable, [], on_crash, redeliver))
 
     def load_failed(self, error: str, exit_code: int = 4) -> None:
         self.send(LoadFailed(error, exit_code))
@@ -410,10 +422,14 @@ class FarWorker(Far):
         words[record.NUMBER] = number
         words[record.EPOCH] = attach.epoch
         words[record.PID] = self.pid
+        if self.board.keeps_states:
+            self.board.put_state(row, attach.state)
+        if attach.kept:
+            words[record.KEEP] = scoreboard.keep_token(words)
         served = Served(self, attach.id, attach.epoch, row, socket.socket(fileno=fd))
         served.attach = attach
         self.connections[attach.id] = served
-        self.send(Attached(attach.id, attach.epoch))
+        self.send(Attached(attach.id, attach.epoch, row))
         return served
 
     def refuse(self, reason: str = "no seat") -> None:
@@ -450,17 +466,68 @@ class Served:
     sock: socket.socket
     attach: Attach | None = None
 
-    def parcel(self, state: bytes | None = None, unread: bytes = b"") -> Detached:
-        return Detached(self.id, self.epoch, 0, "a peer", state, unread, 1, 2, 3)
+    @property
+    def words(self) -> memoryview:
+        """Its row."""
+        return self.worker.board.record(self.row)
+
+    def is_kept(self) -> bool:
+        """Return whether the keeper has said that it has a handle of it."""
+        return self.words[record.KEEP] == scoreboard.keep_token(self.words)
+
+    def parcel(
+        self,
+        state: bytes | None = None,
+        unread: bytes = b"",
+        *,
+        parked: bool = False,
+        active_at: float = 0.0,
+    ) -> Detached:
+        return Detached(
+            *(self.id, self.epoch, 0, "a peer", state, unread, 1, 2, 3, parked),
+            int(active_at * 1e9),
+        )
 
     def detach(self, state: bytes | None = None, unread: bytes = b"", pipe: int = -1) -> None:
         """Offer it to the keeper; `pipe` is the write end for the answer, where it has one."""
         descriptors = (self.sock.fileno(), *((pipe,) if pipe >= 0 else ()))
         self.worker.send(self.parcel(state, unread), descriptors)
 
+    def park(self, state: bytes | None = None, active_at: float = 0.0) -> None:
+        """Have the keeper watch it; `active_at` is when bytes last passed."""
+        parcel = self.parcel(state, parked=True, active_at=active_at)
+        self.worker.send(parcel, (self.sock.fileno(),))
+
+    def keep(self) -> None:
+        """Entrust the keeper with a handle."""
+        message = Keep(self.id, self.epoch, self.row, 0, "a peer")
+        self.words[record.KEEP] = record.OFFERED
+        self.worker.send(message, (self.sock.fileno(),))
+
+    def commit(self, state: bytes | None) -> None:
+        """Put the state where the keeper finds it, and be clean."""
+        self.worker.board.put_state(self.row, state)
+        self.words[record.STATUS] = Status.CLEAN
+
+    def become(self, status: Status) -> None:
+        """Be in the middle of a message."""
+        self.words[record.STATUS] = status
+
+    def say_ended(self) -> None:
+        """Tell the keeper, which has a handle too, that it has ended."""
+        self.worker.send(EndedMessage([(self.id, self.epoch)]))
+
+    def say_orphaned(self, state: bytes | None = None) -> None:
+        """Tell the keeper that the process which was forked for it has died."""
+        status = self.words[record.STATUS]
+        self.worker.send(Orphaned(self.id, self.epoch, status, state, 2, 3))
+        self.words[record.ENDED] = Ended.DETACHED
+
     def settle(self, ended: Ended = Ended.DETACHED) -> None:
         """It has ended here: free its row and this handle."""
-        self.worker.board.record(self.row)[record.ENDED] = ended
+        self.words[record.ENDED] = ended
         self.worker.board.release(self.row)
         del self.worker.connections[self.id]
         self.sock.close()
+        if self.worker.board.crowded:
+            self.worker.send(Free())

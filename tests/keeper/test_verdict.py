@@ -1,0 +1,66 @@
+"""What becomes of a connection whose owner died, against the rule as people are told it."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from socketkeep._keeper._verdict import MEMORY, Fate, OnCrash, Policy, judge
+from socketkeep._record import Status
+
+POLICIES = st.builds(Policy, st.sampled_from(get_args(OnCrash)), st.booleans())
+STATUSES = st.sampled_from(list(Status))
+#: Deaths: the seconds since the one before, and what the connection was then.
+HISTORIES = st.lists(st.tuples(st.floats(0, 40), STATUSES), max_size=20)
+
+
+@given(POLICIES, HISTORIES, st.integers(1, 5))
+@settings(max_examples=150, derandomize=True)
+def test_a_history_of_deaths(
+    policy: Policy, history: list[tuple[float, Status]], limit: int
+) -> None:
+    """The model keeps every death for good and looks at the whole of it each time."""
+    now = 0.0
+    known: tuple[float, ...] = ()
+    guilty: list[float] = []
+    for pause, status in history:
+        now += pause
+        fate, known = judge(status, policy, known, now, limit)
+        if status is Status.CLEAN:
+            assert fate == "resume"
+            continue
+        guilty.append(now)
+        lately = sum(now - death < MEMORY for death in guilty)
+        expected: Fate = policy.on_crash
+        if policy.redeliver or policy.on_crash == "resume":
+            expected = "redeliver" if policy.redeliver else "resume"
+            if lately >= limit:
+                expected = "poison"
+        assert fate == expected
+        assert len(known) == lately
+        if fate in ("close", "reset", "poison"):
+            return
+
+
+@given(st.integers(-(2**63), 2**64), POLICIES)
+@settings(derandomize=True)
+def test_a_word_that_is_no_status_is_not_clean(status: int, policy: Policy) -> None:
+    """Only one value says that nothing is under way."""
+    fate, _ = judge(status, policy, (), 0.0, 3)
+    clean = status == Status.CLEAN
+    assert (fate == "resume") is (clean or (policy.on_crash == "resume" and not policy.redeliver))
+
+
+@pytest.mark.parametrize(("ago", "fate"), [(59.9, "poison"), (60.0, "redeliver")])
+def test_the_minute_is_sixty_seconds(ago: float, fate: Fate) -> None:
+    assert judge(Status.READ, Policy(redeliver=True), (100.0,), 100.0 + ago, 2)[0] == fate
+
+
+def test_the_history_does_not_grow() -> None:
+    deaths: tuple[float, ...] = ()
+    for second in range(10_000):
+        _, deaths = judge(Status.READ, Policy("resume"), deaths, second, 10**6)
+    assert len(deaths) == MEMORY
