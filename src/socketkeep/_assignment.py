@@ -118,3 +118,4 @@ class Handover:
     state: bytes | None
     unread: bytes
     parked: bool = False  # it goes to the keeper until bytes arrive, not to another worker
+    redelivered: bool = False  # some of what is uncommitted was delivered to a worker that died

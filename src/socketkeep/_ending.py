@@ -45,7 +45,8 @@ class Ending(Identity):
 
     def hand_over(self) -> Handover:
         """Return all that the next worker needs.  For the server, after `Detached`."""
-        return Handover(self._sock, self._committed, self._buffer.replay(), self._parked)
+        disputed = self._peeking is not None and self._peeking.disputed
+        return Handover(self._sock, self._committed, self._buffer.replay(), self._parked, disputed)
 
     def _refusal(self, operation: str) -> BaseException:
         """Return the exception for an operation on a connection that is over."""

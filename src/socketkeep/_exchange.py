@@ -57,7 +57,10 @@ class Exchange(Ending):
         self._receives = -1
         self._buffer.commit()
         self._sent = False
-        self._taken = taken = self._buffer.size > 0
+        taken = self._buffer.size > 0
+        if self._peeking is not None:
+            taken = taken or self._peeking.disputed
+        self._taken = taken
         self._record[STATUS] = READ if taken else CLEAN
         if self._pushes:
             self._show_status()
@@ -185,4 +188,6 @@ class Exchange(Ending):
 
     def _closable(self) -> bool:
         """Whether nothing would be lost by closing, as far as this side knows."""
-        return self._assignment.resumable and not self._sent and self._buffer.untouched
+        peeking = self._peeking
+        idle = self._buffer.untouched if peeking is None else peeking.idle
+        return self._assignment.resumable and not self._sent and idle

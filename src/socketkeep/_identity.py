@@ -75,7 +75,7 @@ class Identity(Held):
         self._recv: Callable[[int], bytes] = sock.recv
         self._peeking: PeekingBuffer | None = None
         if assigned.redeliver:
-            self._peek(sock, assigned.unread)
+            self._peek(sock, assigned)
         else:
             limit = assigned.replay_limit
             self._buffer = ReceiveBuffer(retain=assigned.resumable, replay_limit=limit)
@@ -100,17 +100,20 @@ class Identity(Held):
             assigned.shelf.put(assigned.state)
         if assigned.unread:
             self._buffer.feed(assigned.unread)
+        if assigned.unread or (assigned.redelivered and assigned.redeliver):
             self._taken = True
             record[STATUS] = READ
         self._inherit = False
         self._tls: TlsSocket | None = None  # the socket, once start_tls has been called
         own(self)
 
-    def _peek(self, sock: socket.socket, unread: bytes) -> None:
+    def _peek(self, sock: socket.socket, assigned: Assignment) -> None:
         """Have what is received stay in the kernel until it is committed."""
         from socketkeep._peeking import PeekingBuffer  # for who asks for it
 
-        self._buffer = self._peeking = peeking = PeekingBuffer(sock, unread)
+        self._buffer = self._peeking = peeking = PeekingBuffer(sock, assigned.unread)
+        if assigned.redelivered:
+            peeking.dispute()
         self._recv = peeking.recv
         self._input_fd = peeking.input_fd
 

@@ -13,19 +13,20 @@ watches for edges (EPOLLET), and its descriptor is what is polled.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import socket
-from pathlib import Path
+import sys
+import termios
 from typing import Final
 
 from socketkeep._buffer import ReceiveBuffer
 from socketkeep._errors import LimitExceeded
-from socketkeep._peer_room import peer_is_full
+from socketkeep._kernel_room import enlarge, peer_is_full
 
 _ENDED: Final = select.POLLRDHUP | select.POLLHUP
 _EDGES: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
-_RMEM_MAX: Final = Path("/proc/sys/net/core/rmem_max")
 #: Where nobody tells whether a Unix peer can still send, so much may be uncommitted.
 _UNTOLD: Final = 65536
 
@@ -37,15 +38,27 @@ class NoRoom(OSError):
 class PeekingBuffer(ReceiveBuffer):
     """Received bytes that are still in the kernel, but for `loose`, which it begins with.
 
-    kernel: how many of the uncommitted bytes are in the kernel.  input_fd: what to poll for input
-    in place of the socket.
+    kernel: how many of the uncommitted bytes are in the kernel.  disputed: a worker that died may
+    have dealt with something that is not committed.  input_fd: what to poll for input in place of
+    the socket.
     """
 
-    __slots__ = ("_asked", "_epoll", "_loose", "_sock", "input_fd", "kernel")
+    __slots__ = (
+        "_asked",
+        "_doubtful",
+        "_epoll",
+        "_loose",
+        "_sock",
+        "disputed",
+        "input_fd",
+        "kernel",
+    )
 
     def __init__(self, sock: socket.socket, loose: bytes) -> None:
         super().__init__()
         self.kernel = 0
+        self.disputed = False
+        self._doubtful = 0  # how many bytes in the kernel are disputed
         self._loose = loose
         self._sock = sock
         self._asked = 0  # what SO_RCVLOWAT is set to; 0: not known
@@ -66,6 +79,12 @@ class PeekingBuffer(ReceiveBuffer):
         if self._epoll is None and self._asked != count:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
             self._asked = count
+
+    def dispute(self) -> None:
+        """Note that a worker which has died may have seen all that is in the kernel now."""
+        self.disputed = True
+        count = fcntl.ioctl(self._sock, termios.FIONREAD, bytes(4))
+        self._doubtful = int.from_bytes(count, sys.byteorder)
 
     def recv(self, size: int) -> bytes:
         """Return up to `size` further bytes, which stay in the kernel; b"" at EOF.
@@ -111,29 +130,12 @@ class PeekingBuffer(ReceiveBuffer):
 
     def _make_room(self, most: int) -> None:
         """Have the kernel take more of a message than its buffer holds.  Raises NoRoom."""
-        room = self._room()
-        # The kernel makes room for what it is to wait for, up to net.ipv4.tcp_rmem...
-        self._ask(2 * self.kernel)
-        if self._room() <= room and 2 * _most_room() > room:
-            # ... unless the buffer's size was set by hand; this doubles it.
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+        larger = enlarge(self._sock, 2 * self.kernel)
+        self._asked = 0
         self._ask(self.kernel + 1)
-        if self._room() <= room:
+        if not larger:
             raise NoRoom(_no_room(self.kernel, "net.ipv4.tcp_rmem and net.core.rmem_max"))
         self._sock.recv(most, socket.MSG_PEEK)  # has the kernel tell the peer
-        import logging
-
-        logging.getLogger("socketkeep").info(
-            "receive buffer of fd %d raised from %d to %d bytes: the handler has received %d bytes "
-            "since its last commit, and redelivers them",
-            self._sock.fileno(),
-            room,
-            self._room(),
-            self.kernel,
-        )
-
-    def _room(self) -> int:
-        return self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
 
     def before_wait(self) -> None:
         """Prepare for a wait for more.  Raises LimitExceeded when no more can come."""
@@ -158,7 +160,12 @@ class PeekingBuffer(ReceiveBuffer):
 
     @property
     def untouched(self) -> bool:
-        """Nothing is uncommitted."""
+        """Nothing is uncommitted, here or by a worker that died."""
+        return self.idle and not self.disputed
+
+    @property
+    def idle(self) -> bool:
+        """Nothing that was received here is uncommitted."""
         return not (self.kernel or self._loose)
 
     def commit(self) -> None:
@@ -169,6 +176,9 @@ class PeekingBuffer(ReceiveBuffer):
             self._loose = self._loose[dealt:]
         if dealt > loose:
             self._take(dealt - loose)
+        if self.disputed:
+            self._doubtful -= max(0, dealt - loose)
+            self.disputed = self._doubtful > 0
         super().commit()
 
     def _take(self, count: int) -> None:
@@ -211,13 +221,6 @@ class PeekingBuffer(ReceiveBuffer):
             self._epoll.close()
         if kept:
             self._watch()
-
-
-def _most_room() -> int:
-    try:
-        return int(_RMEM_MAX.read_text())
-    except (OSError, ValueError):
-        return 0
 
 
 def _no_room(size: int, what: str) -> str:

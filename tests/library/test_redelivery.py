@@ -18,11 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep import _peeking
+from socketkeep import _kernel_room, _peeking
 from socketkeep._aio import AsyncConnection
 from socketkeep._assignment import Assignment, Detached, Order, handling
 from socketkeep._connection import Connection
 from socketkeep._errors import (
+    Closed,
     HandlerError,
     LimitExceeded,
     PeerClosed,
@@ -534,7 +535,7 @@ def test_the_receive_buffer_grows_with_the_message(by_hand: bool) -> None:
 def test_past_what_the_kernel_holds_the_error_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_peeking, "_most_room", lambda: 0)
+    monkeypatch.setattr(_kernel_room, "most_room", lambda: 0)
     ours, peer = tcp_pair()  # with a buffer set by hand, which then cannot grow
     with ours, peer:
         conn = Connection(ours, assignment=redelivering())
@@ -552,7 +553,7 @@ def test_past_what_the_kernel_holds_the_error_says_what_to_do(
 
 
 def test_past_what_the_kernel_holds_async(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_peeking, "_most_room", lambda: 0)
+    monkeypatch.setattr(_kernel_room, "most_room", lambda: 0)
 
     async def scenario() -> None:
         ours, peer = tcp_pair()
@@ -632,6 +633,48 @@ def test_redelivered_is_as_the_server_says() -> None:
     with ours, peer:
         assert not Connection(ours, assignment=redelivering()).redelivered
         assert Connection(ours, assignment=redelivering(redelivered=True)).redelivered
+
+
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_what_a_dead_worker_may_have_seen_is_disputed_until_it_is_committed(
+    ends: Pair, retirement: FakeRetirement, pipelined: bool
+) -> None:
+    ends[1].sendall(b"one\ntwo\n" if pipelined else b"one\n")
+    assignment = redelivering(redelivered=True, retirement=retirement)
+    record = assignment.record
+    conn = Connection(ends[0], assignment=assignment)
+    assert record[STATUS] == Status.READ, "a death before the first receive changes nothing"
+    with pytest.raises(WouldBlock):
+        conn.recv_exactly(100, timeout=0)
+    assert conn.recv_exactly(4) == b"one\n"
+    conn.commit()
+    assert record[STATUS] == (Status.READ if pipelined else Status.CLEAN)
+    retirement.give(Order("move", time.monotonic() + 60))
+    with pytest.raises(Detached):
+        conn.recv_exactly(100)
+    assert conn.hand_over().redelivered == pipelined
+
+
+def test_a_reply_of_a_dead_worker_is_disputed_though_nothing_came(
+    ends: Pair, retirement: FakeRetirement
+) -> None:
+    assignment = redelivering(redelivered=True, retirement=retirement)
+    conn = Connection(ends[0], assignment=assignment)
+    with pytest.raises(WouldBlock):
+        conn.recv(timeout=0)
+    assert assignment.record[STATUS] == Status.READ
+    conn.commit()
+    assert assignment.record[STATUS] == Status.CLEAN
+    retirement.order = Order("close", time.monotonic() + 60)
+    with pytest.raises(Closed, match="stopping"):
+        conn.recv()
+
+
+def test_a_stop_does_not_wait_for_what_is_disputed(ends: Pair, retirement: FakeRetirement) -> None:
+    retirement.order = Order("close", time.monotonic() + 60)
+    assignment = redelivering(redelivered=True, retirement=retirement)
+    with pytest.raises(Closed, match="stopping"):
+        Connection(ends[0], assignment=assignment).recv()
 
 
 def test_unacknowledged(ends: Pair) -> None:

@@ -1,7 +1,8 @@
-"""Whether the peer on a Unix socket has room to send, from the kernel's table (sock_diag(7)).
+"""How much the kernel holds of what is received and left there.
 
-What waits in a Unix socket's receive queue is counted against the sender's buffer.  A receiver that
-leaves it there has to look into the sender's account to know that nothing more can come.
+TCP: the receive buffer, which can be enlarged.  Unix sockets: what waits in the receive queue is
+counted against the sender's buffer, so a receiver that leaves it there has to look into the
+sender's account, in the kernel's table (sock_diag(7)), to know that nothing more can come.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from pathlib import Path
 from typing import Final
+
+_RMEM_MAX: Final = Path("/proc/sys/net/core/rmem_max")
 
 _NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
@@ -26,6 +30,44 @@ _PEER: Final = 2
 _MEMORY: Final = 5
 _INODE: Final = struct.Struct("=I")
 _ACCOUNT: Final = struct.Struct("=4I")  # received, its limit, sent, its limit
+
+
+def enlarge(sock: socket.socket, need: int) -> bool:
+    """Enlarge a TCP socket's receive buffer, for `need` bytes if it can be; whether it has grown.
+
+    Leaves SO_RCVLOWAT changed.
+    """
+    room = _room(sock)
+    # The kernel makes room for what it is to wait for, up to net.ipv4.tcp_rmem...
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, need)
+    if _room(sock) <= room and 2 * most_room() > room:
+        # ... unless the buffer's size was set by hand; this doubles it.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+    now = _room(sock)
+    if now <= room:
+        return False
+    import logging
+
+    logging.getLogger("socketkeep").info(
+        "receive buffer of fd %d raised from %d to %d bytes: a handler that has its input "
+        "redelivered receives so much between two commits",
+        sock.fileno(),
+        room,
+        now,
+    )
+    return True
+
+
+def _room(sock: socket.socket) -> int:
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+
+
+def most_room() -> int:
+    """Return what SO_RCVBUF can be set to, 0 where nobody tells."""
+    try:
+        return int(_RMEM_MAX.read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 def peer_is_full(sock: socket.socket) -> bool | None:
