@@ -252,8 +252,8 @@ class Connections:
                 return None
             os.close(packet.descriptors[0])
             held.parcel = parcel
-            held.redelivered = False
             self.custody.disown(held, worker.serial)
+        held.redelivered = parcel.redelivered
         self.custody.put(held)
         # Idle since it was active, or since its handler began to wait, whichever was later.
         held.since = max(parcel.active_at / 1e9, now - self._park_after)

@@ -118,6 +118,7 @@ class Detached(Message, frozen=True, tag="Detached"):
     bytes_out: int
     parked: bool = False  # watch it until bytes arrive, then give it to another
     active_at: int = 0  # when bytes last passed, as in the row
+    redelivered: bool = False  # a worker that died may have dealt with what is uncommitted
 
 
 class Acknowledged(Message, frozen=True, tag="Acknowledged"):

@@ -143,6 +143,7 @@ class Roster:
             bytes_out=words[record.BYTES_OUT],
             parked=handover.parked,
             active_at=words[record.ACTIVE_AT],
+            redelivered=handover.redelivered,
         )
 
     def log_end(self, entry: Entry) -> None:
