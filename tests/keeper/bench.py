@@ -8,13 +8,17 @@ from contextlib import suppress
 from typing import Any
 
 from socketkeep._config import ServeConfig
+from socketkeep._keeper._inheritance import restored_listener
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper._reloads import Outcome
+from socketkeep._keeper._state import State
 from socketkeep._keeper._workers import Model, Worker
 from socketkeep._listener import Listener
 from tests.keeper.fakes import (
     BOOT,
+    Check,
     Clock,
+    Executed,
     FakeSystem,
     FarWorker,
     OnCrash,
@@ -43,7 +47,7 @@ class Bench:
     def settle(self) -> None:
         """Let the keeper do what there is to do now, and the far ends read what it sends."""
         for _ in range(20):
-            self.reactor.settle()
+            self._run()
             before = len(self.system.processes)
             for template in self.system.templates:
                 if not template.closed:
@@ -51,7 +55,7 @@ class Bench:
                 for worker in template.workers:
                     if not worker.closed:
                         worker.read()
-            self.reactor.settle()
+            self._run()
             if before == len(self.system.processes) and not self.reactor._soon:
                 return
 
@@ -60,8 +64,51 @@ class Bench:
         end = self.clock.now + seconds
         while self.clock.now < end - 1e-9:
             self.clock.now = min(end, self.clock.now + 0.05)
-            self.reactor.settle()
+            self._run()
         self.settle()
+
+    def _run(self) -> None:
+        """Run the keeper, and its successor if it executes one."""
+        while True:
+            try:
+                self.reactor.settle()
+            except Executed as executed:
+                self._succeed(executed.state)
+            else:
+                return
+
+    def _succeed(self, state: State) -> None:
+        """Do what execve(2) does to the keeper, and what the new version then does."""
+        old = self.keeper
+        links = [worker.link for worker in old.pool]
+        links += [link for _, link in old.templates._alive.values()]
+        for sock in (
+            *(link._channel._sock for link in links),
+            *(held.sock for held in old.connections.custody),
+            *old.closer._closing,
+            self.listener.sock,
+        ):
+            if sock.fileno() >= 0:
+                assert sock.fileno() in state.descriptors
+                sock.detach()  # not closed: it is the successor's
+        for children in (old.pool._children, old.templates._running, old.upgrades._children):
+            for child in children._watched.values():
+                if child.pidfd >= 0:
+                    os.close(child.pidfd)
+        self.reactor.close()
+        self.reactor = SteppedReactor(self.clock)
+        (saved,) = state.keeper.listeners
+        self.listener = restored_listener(saved)
+        self.keeper = Keeper(
+            state.config,
+            self.reactor,
+            self.system,
+            [self.listener],
+            state.keeper.boot,
+            state.keeper.name,
+        )
+        self.keeper.restore(state.keeper)
+        self.keeper.finish_upgrade(self.outcomes.append)
 
     @property
     def template(self) -> Template:
@@ -75,6 +122,14 @@ class Bench:
     def reload(self) -> None:
         self.keeper.reload(self.outcomes.append)
         self.settle()
+
+    def upgrade(self) -> Check:
+        """Ask for an upgrade; return its check."""
+        self.keeper.upgrade(self.outcomes.append)
+        self.settle()
+        check = self.system.check
+        assert check is not None
+        return check
 
     def fork(self) -> list[FarWorker]:
         """Have the newest template fork what the keeper has asked for."""

@@ -10,16 +10,17 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, NoReturn, TypeVar
 
 import msgspec
 
 from socketkeep import _record as record
 from socketkeep._config import ServeConfig
 from socketkeep._keeper._reactor import READABLE, Callback, Reactor
+from socketkeep._keeper._state import State, read_state
 from socketkeep._keeper._system import Exit, System
 from socketkeep._keeper._workers import Model
 from socketkeep._record import Ended, Status
@@ -122,6 +123,31 @@ class Process:
             os.eventfd_write(bell, 1)
 
 
+class Executed(BaseException):
+    """The keeper has been replaced by what goes on from `state`."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        self.state = state
+
+
+class Check:
+    """The process that sees whether a new version can take over, played by the test."""
+
+    def __init__(self, process: Process, state: State, error_fd: int) -> None:
+        self.process = process
+        self.state = state
+        self._error_fd = error_fd
+        process.at_death.append(lambda: os.close(error_fd))
+
+    def passes(self) -> None:
+        self.process.die(0)
+
+    def fails(self, text: str, status: int = 1) -> None:
+        os.write(self._error_fd, text.encode())
+        self.process.die(status)
+
+
 class FakeSystem(System):
     """Processes without an operating system."""
 
@@ -132,6 +158,9 @@ class FakeSystem(System):
         self.resident: dict[int, int] = {}
         self.no_process = False  # spawning fails
         self.no_pidfd = 0  # so many times opening one fails
+        self.checks: list[Check] = []
+        self.no_execution = False  # executing a program fails
+        self.mask: list[int] = []
         self._of_pidfd: dict[int, Process] = {}
 
     def add(self, name: str) -> Process:
@@ -149,6 +178,34 @@ class FakeSystem(System):
         sock = socket.socket(fileno=os.dup(channel_fd))
         self.templates.append(Template(self, process, Channel(sock)))
         return process.pid
+
+    @property
+    def check(self) -> Check | None:
+        """The check that is under way."""
+        running = [check for check in self.checks if check.process.exit is None]
+        return running[0] if running else None
+
+    def spawn_check(self, state_fd: int, error_fd: int) -> int:
+        if self.no_process:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        process = self.add("check")
+        self.checks.append(Check(process, read_state(state_fd), os.dup(error_fd)))
+        return process.pid
+
+    def become(self, state_fd: int, descriptors: Iterable[int]) -> NoReturn:
+        if self.no_execution:
+            raise OSError(12, "Cannot allocate memory")
+        assert signal.SIGTERM in self.mask
+        state = read_state(state_fd)
+        assert state.descriptors == list(descriptors)
+        raise Executed(state)
+
+    def block_signals(self, signals: Iterable[signal.Signals]) -> list[int]:
+        before, self.mask = self.mask, [*self.mask, *signals]
+        return before
+
+    def set_signal_mask(self, blocked: Iterable[int]) -> None:
+        self.mask = list(blocked)
 
     def open_pidfd(self, pid: int) -> int:
         process = self.processes[pid]

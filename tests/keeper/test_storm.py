@@ -78,6 +78,26 @@ class Storm(RuleBasedStateMachine):
         """The next deaths cannot be watched at once."""
         self.bench.system.no_pidfd = times
 
+    # What upgrades do.
+
+    @rule()
+    def upgrade(self) -> None:
+        self.bench.keeper.upgrade()
+        self.bench.settle()
+
+    @precondition(lambda self: self.bench.system.check)
+    @rule(passes=st.booleans(), executes=st.booleans())
+    def check_ends(self, passes: bool, executes: bool) -> None:
+        """And the next version of the keeper goes on, or this one does."""
+        check = self.bench.system.check
+        assert check is not None
+        self.bench.system.no_execution = not executes
+        if passes:
+            check.passes()
+        else:
+            check.fails("SyntaxError: invalid syntax")
+        self.bench.settle()
+
     # What templates do.
 
     @rule(pick=PICK)
@@ -178,6 +198,9 @@ class Storm(RuleBasedStateMachine):
     def teardown(self) -> None:
         """The storm is over: everybody does what is asked, and all that is left is served."""
         for _ in range(40):
+            if self.bench.system.check:
+                self.bench.system.check.passes()
+                self.bench.settle()
             for template in self.templates:
                 if template.load is not None and not template.model_told:
                     template.loaded(self.model)
