@@ -1,0 +1,123 @@
+"""The keeper's tables between two versions of the package."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from socketkeep._keeper import _state
+from socketkeep._keeper._state import State, StateError, read_state, write_state
+from socketkeep._keeper._system import System
+from tests.keeper.bench import Bench
+
+
+@pytest.fixture
+def state(bench: Bench) -> State:
+    """The state of a server of two workers, one of which parks a connection."""
+    first, _ = bench.start()
+    _, served = bench.serve(first)
+    first.send(
+        msgspec.structs.replace(served.parcel(b"state"), parked=True), (served.sock.fileno(),)
+    )
+    bench.settle()
+    served.settle()
+    return bench.upgrade().state
+
+
+def memfd_of(data: bytes) -> int:
+    memfd = os.memfd_create("state", os.MFD_CLOEXEC)
+    os.write(memfd, data)
+    return memfd
+
+
+@pytest.fixture
+def read() -> Iterator[Any]:
+    """Read the state that is encoded as these builtins."""
+    opened = []
+
+    def read(builtins: object) -> State:
+        opened.append(memfd_of(msgspec.msgpack.encode(builtins)))
+        return read_state(opened[-1])
+
+    yield read
+    for fd in opened:
+        os.close(fd)
+
+
+def test_what_is_written_is_read(state: State) -> None:
+    memfd = write_state(state)
+    assert read_state(memfd) == state
+    assert read_state(memfd) == state, "also a second time"
+    seals = fcntl.fcntl(memfd, fcntl.F_GET_SEALS)
+    assert seals & fcntl.F_SEAL_WRITE
+    os.close(memfd)
+
+
+def test_fields_that_a_newer_version_added_are_ignored(state: State, read: Any) -> None:
+    def added(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {"added": 7, **{key: added(each) for key, each in value.items()}}
+        return [added(each) for each in value] if isinstance(value, list) else value
+
+    builtins = msgspec.to_builtins(state, builtin_types=(bytes,))
+    tables = ("totals", "unanswered", "short_lives", "delayed")
+    newer = added(builtins)
+    for table in (
+        newer["keeper"]["pool"],
+        newer["keeper"]["connections"],
+        newer["keeper"]["slots"],
+    ):
+        for name in tables:
+            table.get(name, {}).pop("added", None)
+    assert read(newer) == state
+
+
+def test_fields_that_an_older_version_lacks_have_defaults(state: State, read: Any) -> None:
+    builtins = msgspec.to_builtins(state, builtin_types=(bytes,))
+    del builtins["config"]["poison_limit"]
+    del builtins["watcher"]
+    del builtins["keeper"]["connections"]["upgraded"]
+    assert read(builtins) == state
+
+
+def test_a_state_for_newer_readers_is_refused(state: State, read: Any) -> None:
+    builtins = msgspec.to_builtins(state, builtin_types=(bytes,))
+    builtins |= {"format": 99, "readable_from": 98, "version": "9.9", "keeper": "quite different"}
+    with pytest.raises(StateError, match=r"version 9.9 .* format 98 or newer"):
+        read(builtins)
+
+
+def test_a_state_that_is_too_old_is_refused(
+    state: State, read: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_state, "OLDEST_READ", 2)
+    with pytest.raises(StateError, match=r"in format 1, and this version reads 2 and newer"):
+        read(msgspec.to_builtins(state, builtin_types=(bytes,)))
+
+
+def test_what_cannot_be_read_is_refused_in_one_line(state: State, read: Any) -> None:
+    builtins = msgspec.to_builtins(state, builtin_types=(bytes,))
+    builtins["keeper"]["pool"]["workers"][0]["state"] = "hibernating"
+    with pytest.raises(StateError, match=r"workers\[0\].state|hibernating") as caught:
+        read(builtins)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(StateError, match="no state of a server"):
+        read([1, 2, 3])
+
+
+def test_an_execution_that_fails_leaves_no_descriptor_inheritable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    fds = [os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC) for _ in range(3)]
+    with pytest.raises(FileNotFoundError):
+        System().become(fds[0], fds[1:])
+    assert not any(os.get_inheritable(fd) for fd in fds)
+    for fd in fds:
+        os.close(fd)
