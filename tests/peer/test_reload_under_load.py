@@ -19,7 +19,9 @@ NEWCOMERS_PER_SECOND: Final = 200.0
 
 
 @contextmanager
-def nothing_ended(server: Server, site: Site, *loads: Load) -> Iterator[None]:
+def nothing_ended(
+    server: Server, site: Site, *loads: Load, clients: int = CLIENTS
+) -> Iterator[None]:
     """Confirm, by other witnesses than the clients' own reads, that no connection ended meanwhile.
 
     The witnesses are a capture on loopback, where capturing is allowed, and the state that the
@@ -32,7 +34,7 @@ def nothing_ended(server: Server, site: Site, *loads: Load) -> Iterator[None]:
         yield
     else:
         ports = set[int]().union(*(load.ports() for load in loads))
-        assert len(ports) == CLIENTS
+        assert len(ports) == clients
         with Capture(server.port) as capture:
             yield
             fin, reset = capture.stop().to(ports)

@@ -47,7 +47,7 @@ class ControlServer:
         clients = [client.snapshot(keep) for client in self._clients]
         return SavedControl(listener=saved_listener(self._listener, keep), clients=clients)
 
-    def resume(self, clients: Sequence[SavedClient], version: str) -> None:
+    def resume(self, clients: Sequence[SavedClient]) -> None:
         """Take over the clients of an earlier version, and finish the upgrade to this one."""
         waiting = []
         for saved in clients:
@@ -57,7 +57,7 @@ class ControlServer:
             client.restore(saved)
             if client.command and not saved.finished:
                 waiting.append(client)
-        self._commands.finish_upgrade(waiting, version)
+        self._commands.finish_upgrade(waiting)
 
     def close(self) -> None:
         """Close what is open; a client that waits for the server's end sees it by that."""
@@ -266,8 +266,9 @@ class Commands:
 
         self._keeper.upgrade(refused)
 
-    def finish_upgrade(self, waiting: Sequence[Client], version: str) -> None:
+    def finish_upgrade(self, waiting: Sequence[Client]) -> None:
         """Have the workers follow the keeper, which is of a new version now; answer the clients."""
+        version = self._keeper.version
         for client in waiting:
             client.progress(f"the keeper is upgraded to {version}; its workers follow")
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from importlib.metadata import version
 from typing import Final
 
 from socketkeep import _log
@@ -106,7 +105,7 @@ def resume(state: State) -> None:
         server = _Server(stack, keeper, reactor, control)
         system.set_signal_mask(state.mask)  # those that waited come now
         server.watch_files(instead_of=state.watcher)
-        server.control.resume(state.control.clients, version("socketkeep"))
+        server.control.resume(state.control.clients)
         reactor.run()
     _conclude(keeper)
 

@@ -6,7 +6,6 @@ import os
 import platform
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from socketkeep import _record as record
 from socketkeep._admin._reports import (
@@ -37,7 +36,7 @@ def status(keeper: Keeper, name: str) -> StatusReport:
     return StatusReport(
         name=name,
         pid=os.getpid(),
-        version=version("socketkeep"),
+        version=keeper.version,
         python=platform.python_version(),
         uptime=time.monotonic() - keeper.started_at,
         state=keeper.state,

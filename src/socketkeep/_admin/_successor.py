@@ -6,7 +6,9 @@ child and with ``--check``, to see that it can be done.  The name and the argume
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if flags == ["--check"]:
             read_state(fd)
-            _compile_all()
+            _load_all()
             return 0
         state = read_state(fd)
         os.close(fd)
@@ -37,10 +39,15 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _compile_all() -> None:
-    """Raise SyntaxError if a module of this version has one, also one that is imported late."""
+def _load_all() -> None:
+    """Raise what a module of this version would raise that the server imports late, or not here."""
     for path in sorted(Path(socketkeep.__file__).parent.rglob("*.py")):
         compile(path.read_bytes(), path, "exec", dont_inherit=True)
+    for part in ("_keeper", "_wire", "_worker"):
+        package = importlib.import_module(f"socketkeep.{part}")
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith(".__main__"):
+                importlib.import_module(module.name)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ class Keeper:
         self.config: Final = config
         self.boot: Final = boot
         self.name: Final = name
+        self.version: Final = version("socketkeep")  # that runs; another may be installed since
         self.listeners: Final = listeners
         self.started_at = reactor.clock()
         self.current: Generation | None = None
@@ -295,7 +296,7 @@ class Keeper:
         if all(each.number != self.current.number for each in generations):
             generations.append(self.current.snapshot())
         return State(
-            version=version("socketkeep"),
+            version=self.version,
             config=self.config,
             worker_descriptors=self.system.worker_descriptors,
             keeper=SavedKeeper(

@@ -26,7 +26,7 @@ from socketkeep._worker._stranded import Patience
 _COUNTER_OF_REASON: Final[dict[Attached, int]] = {
     "accepted": scoreboard.ACCEPTED,
     "reload": scoreboard.ATTACHED_RELOAD,
-    "upgrade": scoreboard.ATTACHED_RELOAD,
+    "upgrade": scoreboard.ATTACHED_UPGRADE,
     "parked": scoreboard.ATTACHED_PARKED,
     "crash": scoreboard.ATTACHED_CRASH,
 }
