@@ -35,6 +35,8 @@ class Predecessors:
         own = directory_beside(control)
         directories = [own] if died or os.path.isdir(own) else []
         if adopt_from:
+            if _is_alive(adopt_from):
+                raise OSError(f"the server at {adopt_from} is alive: stop it, or upgrade it")
             other = os.path.abspath(adopt_from)
             found = other if os.path.isdir(other) else directory_beside(other)
             if found not in directories and (os.path.isdir(found) or os.path.exists(other)):
@@ -92,3 +94,15 @@ def _listener_of(sock: socket.socket) -> Listener:
     name = sock.getsockname()
     is_file = isinstance(name, str) and name and not name.startswith("\0")
     return Listener(sock, path=os.path.abspath(name) if is_file else "")
+
+
+def _is_alive(control: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(control)
+        except BlockingIOError:
+            return True  # its queue is full
+        except OSError:
+            return False
+    return True

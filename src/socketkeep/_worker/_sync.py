@@ -94,7 +94,7 @@ class SyncLoop:
     def run(self) -> None:
         """Serve until retired and empty.  Raises ChannelClosed when the keeper is gone already."""
         self.environment.channel.send_now(Ready(os.getpid()))
-        while self.order is None or self.open or self._attached or self._holds_listeners():
+        while self._holds_listeners() or self.order is None or self.open or self._attached:
             if self._attached:
                 self._model.serve(self._attached.popleft())
                 continue  # in `prefork` it may have been served to its end, and this worker retired
@@ -117,6 +117,7 @@ class SyncLoop:
         """Do what the keeper has said since."""
         if self._stranded is not None:
             self._look_for_keeper()
+            self._holds_listeners()  # in `prefork` the loop itself may stand still
             return
         try:
             while (packet := self.environment.channel.receive()) is not None:
