@@ -335,6 +335,8 @@ class Keeper:
         self.closer.restore(saved.closing, self._changed)
         self.connections.restore(saved.connections)
         self._recycling.start()
+        for worker in self.pool:
+            self._watchdog.start(worker.model)
         if not current.link.open:
             self._reactor.call_later(_RETRY, lambda: self._restart_template(current))
         self._refill()

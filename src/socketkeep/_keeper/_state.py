@@ -103,6 +103,7 @@ class SavedWorker(msgspec.Struct, kw_only=True):
     fork_children: list[int]
     expires_at: float
     adopted: SavedAdopted | None = None
+    stuck: bool = False
 
 
 class SavedPool(msgspec.Struct, kw_only=True):
