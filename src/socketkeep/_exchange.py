@@ -61,8 +61,9 @@ class Exchange(Ending):
         if self._peeking is not None:
             taken = taken or self._peeking.disputed
         self._taken = taken
-        self._record[STATUS] = READ if taken else CLEAN
-        if self._pushes:
+        if not self._pushes:
+            self._record[STATUS] = READ if taken else CLEAN
+        if self._pushes:  # before, or begun meanwhile by another thread
             self._show_status()
 
     def _show_status(self) -> None:

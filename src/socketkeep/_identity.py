@@ -239,7 +239,6 @@ class Identity(Held):
         if (fate != "none" or self._inherit) and not self._detached:
             self._pushes = 0
             if self._tls is not None:
-                self._pushes = 1
                 self._tls.reset_after_fork()
             if self._peeking is not None:
                 self._peeking.after_fork(kept=True)

@@ -51,6 +51,7 @@ class Status(IntEnum):
     CLEAN = 0
     READ = 1
     SENT = 2
+    BOUND = 3  # whatever it has done: the connection's TLS is this process's, and nobody can go on
 
 
 # As plain numbers: an enumeration's members cost more to look up than all else where they are used.
@@ -67,6 +68,23 @@ class Ended(IntEnum):
     RESET = 2
     DETACHED = 3
     RELEASED = 4
+
+
+class BoundRecord:
+    """The record of a connection whose status is BOUND for good, whatever is written."""
+
+    __slots__ = ("_record",)
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        record[STATUS] = Status.BOUND
+
+    def __getitem__(self, word: int) -> int:
+        return self._record[word]
+
+    def __setitem__(self, word: int, value: int) -> None:
+        if word != STATUS:
+            self._record[word] = value
 
 
 def blank_record() -> Record:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from socketkeep._errors import Busy, Closed, HandlerError, PeerClosed, SystemFailure, Truncated
-from socketkeep._record import BYTES_IN
+from socketkeep._record import BYTES_IN, BoundRecord
 
 if TYPE_CHECKING:
     from socketkeep._aio import AsyncConnection
@@ -314,9 +314,7 @@ def begin_tls(
         engine.feed(conn._buffer.take(conn._buffer.size) or b"")
         conn._sock = conn._tls = tls = TlsSocket(conn._sock, engine, conn._tls_ended)
         conn._recv = tls.recv
-        # A push that never ends: the scoreboard shows at no time that it may be moved.
-        conn._pushes += 1
-        conn._show_status()
+        conn._record = BoundRecord(conn._record)
     elif tls.established:
         raise Closed("refused: the connection has TLS already", **conn._context("start_tls"))
     return tls

@@ -227,6 +227,22 @@ def test_a_state_that_is_refused_changes_nothing(tcp: Pair) -> None:
         tcp[1].close()
 
 
+def test_a_commit_while_a_push_goes_out_is_at_no_instant_clean(tcp: Pair) -> None:
+    scene = Scene(tcp[0])
+    with Connection(scene.sock, assignment=scene.assignment()) as conn:
+        tcp[1].sendall(b"x")
+        assert conn.recv() == b"x"
+        conn._pushes += 1  # as the thread that pushes does, before its bytes go out
+        conn._show_status()
+        scene.steps.clear()
+        commit(scene, conn, 1)
+        assert "status CLEAN" not in scene.steps
+        conn._pushes -= 1
+        conn._show_status()
+        assert scene.record[STATUS] == Status.CLEAN
+        tcp[1].close()
+
+
 # Entrusting a connection to the keeper.
 
 

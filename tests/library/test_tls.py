@@ -402,7 +402,7 @@ def test_it_is_never_at_a_safe_point(pair: Pair, pool: ThreadPoolExecutor) -> No
     secure(ours, theirs, pool)
     ours.commit()
     assert not ours._movable()
-    assert ours._record[STATUS] == Status.SENT
+    assert ours._assignment.record[STATUS] == Status.BOUND
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with left, right, pytest.raises(SystemFailure, match="keys") as caught:
         theirs.give(left)

@@ -43,6 +43,8 @@ def judge(
     recent = tuple(death for death in deaths if now - death < MEMORY)
     if status == Status.CLEAN:
         return "resume", recent
+    if status == Status.BOUND:
+        return ("reset" if policy.on_crash == "reset" else "close"), recent
     recent = (*recent, now)
     if not policy.redeliver and policy.on_crash != "resume":
         return policy.on_crash, recent
