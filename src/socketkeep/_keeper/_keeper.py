@@ -167,7 +167,8 @@ class Keeper:
 
     def finish_upgrade(self, done: Done) -> None:
         """Bring up workers of this version, too; called after `restore`, before the loop runs."""
-        _log.info("upgraded", generation=self.current.number if self.current else 0)
+        generation = self.current.number if self.current else 0
+        _log.info("upgraded", version=self.version, generation=generation)
         self.reloads.request(done, upgraded=True)
 
     def adopt(self, offer: Stranded, channel: Channel, memfd: int, wake: int) -> None:
