@@ -206,6 +206,71 @@ def test_each_worker_goes_on_from_the_last_commit_async(
     asyncio.run(scenario())
 
 
+PARTS = [netstring(body) for body in (b"one", b"", b"three", b"the last of them")]
+
+
+def receive_and_commit(conn: Connection, got: list[bytes]) -> None:
+    while True:
+        got.append(conn.recv_netstring(timeout=0))
+        if len(got) != 2:  # the second goes with the third
+            conn.commit()
+
+
+async def receive_and_commit_async(conn: AsyncConnection, got: list[bytes]) -> None:
+    while True:
+        got.append(await conn.recv_netstring(timeout=0))
+        conn.commit()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@pytest.mark.parametrize("at", range(len(b"".join(PARTS)) + 1))
+def test_a_death_at_every_point_of_the_input(kind: str, at: int) -> None:
+    """The first worker has had all before that point, also the part of a message; it dies of it."""
+    wire = b"".join(PARTS)
+    ours, peer = KINDS[kind]()
+    with ours, peer:
+        peer.sendall(wire[:at])
+        got: list[bytes] = []
+        first = Connection(ours.dup(), assignment=redelivering())
+        with pytest.raises(WouldBlock):
+            receive_and_commit(first, got)
+        first._sock.close()
+        if len(got) == 2:
+            del got[1]
+        peer.sendall(wire[at:])
+        second = Connection(ours, assignment=redelivering(redelivered=True))
+        while len(got) < len(PARTS):
+            got.append(second.recv_netstring(timeout=5))
+        second.commit()
+        assert list(map(netstring, got)) == PARTS
+        assert in_kernel(ours) == b""
+
+
+@pytest.mark.parametrize("at", range(len(b"".join(PARTS)) + 1))
+def test_a_death_at_every_point_of_the_input_async(at: int) -> None:
+    async def scenario() -> None:
+        wire = b"".join(PARTS)
+        ours, peer = tcp_pair()
+        with ours, peer:
+            peer.sendall(wire[:at])
+            got: list[bytes] = []
+            first = AsyncConnection(ours.dup(), assignment=redelivering())
+            with pytest.raises(WouldBlock):
+                await receive_and_commit_async(first, got)
+            first._unwatch()
+            first._sock.close()
+            peer.sendall(wire[at:])
+            second = AsyncConnection(ours, assignment=redelivering(redelivered=True))
+            while len(got) < len(PARTS):
+                got.append(await second.recv_netstring(timeout=5))
+            second.commit()
+            assert list(map(netstring, got)) == PARTS
+            assert in_kernel(ours) == b""
+            await second.abort()
+
+    asyncio.run(scenario())
+
+
 # One connection: what is where, and when.
 
 
