@@ -159,9 +159,10 @@ class Identity(Held):
         """Whether a worker died with the connection and what it had received comes again.
 
         What is received then may have been dealt with already, in whole or in part, and some of the
-        reply may be out.  Only with ``@resumable(redeliver=True)``; False in every other call.
+        reply may be out.  True until all that the dead worker may have seen is committed.  Only
+        with ``@resumable(redeliver=True)``; False otherwise.
         """
-        return self._assignment.redelivered
+        return self._peeking is not None and self._peeking.disputed
 
     @property
     def unacknowledged(self) -> int:

@@ -693,11 +693,12 @@ def fill(peer: socket.socket, piece: int) -> int:
 # What the next worker is told.
 
 
-def test_redelivered_is_as_the_server_says() -> None:
-    ours, peer = tcp_pair()
-    with ours, peer:
-        assert not Connection(ours, assignment=redelivering()).redelivered
-        assert Connection(ours, assignment=redelivering(redelivered=True)).redelivered
+def test_redelivered_is_as_the_server_says(ends: Pair) -> None:
+    assert not Connection(ends[0], assignment=redelivering()).redelivered
+    conn = Connection(ends[0], assignment=redelivering(redelivered=True))
+    assert conn.redelivered
+    conn.commit()
+    assert not conn.redelivered
 
 
 @pytest.mark.parametrize("pipelined", [False, True])
@@ -714,6 +715,7 @@ def test_what_a_dead_worker_may_have_seen_is_disputed_until_it_is_committed(
     assert conn.recv_exactly(4) == b"one\n"
     conn.commit()
     assert record[STATUS] == (Status.READ if pipelined else Status.CLEAN)
+    assert conn.redelivered == pipelined
     retirement.give(Order("move", time.monotonic() + 60))
     with pytest.raises(Detached):
         conn.recv_exactly(100)
