@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from socketkeep._config import ServeConfig
-from socketkeep._keeper._inheritance import restored_listener
+from socketkeep._keeper._inheritance import restored_listener, snapshot
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper._reloads import Outcome
+from socketkeep._keeper._signals import SIGNALS, SignalActions
 from socketkeep._keeper._state import State
 from socketkeep._keeper._workers import Model, Worker
 from socketkeep._listener import Listener
@@ -41,6 +43,7 @@ class Bench:
             target="app:handle", **{"start_timeout": 30.0, "worker_timeout": "off", **options}
         )
         self.keeper = Keeper(self.config, self.reactor, self.system, [self.listener], BOOT)
+        self._assemble()
         self.outcomes: list[Outcome] = []
         self._peers: list[socket.socket] = []
 
@@ -66,6 +69,11 @@ class Bench:
             self.clock.now = min(end, self.clock.now + 0.05)
             self._run()
         self.settle()
+
+    def _assemble(self) -> None:
+        self.act_on_signal = SignalActions(self.keeper).act
+        self.keeper.upgrades.signals = SIGNALS
+        self.keeper.upgrades.snapshot = partial(snapshot, self.keeper)
 
     def _run(self) -> None:
         """Run the keeper, and its successor if it executes one."""
@@ -107,6 +115,7 @@ class Bench:
             state.keeper.boot,
             state.keeper.name,
         )
+        self._assemble()
         self.keeper.restore(state.keeper)
         self.keeper.finish_upgrade(self.outcomes.append)
 

@@ -131,7 +131,7 @@ def test_a_reload_during_a_drain_is_refused(bench: Bench) -> None:
     (outcome,) = bench.outcomes
     assert outcome.exit_code == 1
     assert "stopping" in outcome.error
-    bench.keeper.act_on_signal(signal.SIGHUP)
+    bench.act_on_signal(signal.SIGHUP)
     bench.settle()
     assert len(bench.system.templates) == 1
 
@@ -242,7 +242,7 @@ def test_a_worker_that_does_not_retire_in_time_is_killed(make_bench: MakeBench) 
 def test_accepting_is_paused_by_winch_until_the_next_reload(bench: Bench) -> None:
     old = bench.start()
     peer, served = bench.serve(old[0])
-    bench.keeper.act_on_signal(signal.SIGWINCH)
+    bench.act_on_signal(signal.SIGWINCH)
     bench.settle()
     assert [worker.accept_below for worker in old] == [0, 0]
     assert is_alive(peer, served.sock)
@@ -254,7 +254,7 @@ def test_accepting_is_paused_by_winch_until_the_next_reload(bench: Bench) -> Non
 
 def test_a_hang_up_reloads(bench: Bench) -> None:
     bench.start()
-    bench.keeper.act_on_signal(signal.SIGHUP)
+    bench.act_on_signal(signal.SIGHUP)
     bench.bring_up()
     assert bench.keeper.current is not None
     assert bench.keeper.current.number == 2

@@ -13,7 +13,7 @@ from tests.keeper.test_moves import give_up
 
 def test_an_idle_server_stops_when_its_processes_have(bench: Bench) -> None:
     workers = bench.start()
-    bench.keeper.act_on_signal(signal.SIGTERM)
+    bench.act_on_signal(signal.SIGTERM)
     bench.settle()
     assert bench.keeper.state == "stopping"
     assert [worker.order.how for worker in workers if worker.order] == ["close", "close"]
@@ -157,10 +157,10 @@ def test_the_sudden_end(bench: Bench, number: signal.Signals) -> None:
     give_up(bench, arriving)
     give_up(bench, served)
     if number == signal.SIGINT:
-        bench.keeper.act_on_signal(signal.SIGINT)
+        bench.act_on_signal(signal.SIGINT)
         bench.settle()
         assert not bench.has_stopped(), "the first is graceful"
-    bench.keeper.act_on_signal(number)
+    bench.act_on_signal(number)
     bench.settle()
     assert bench.has_stopped()
     assert bench.system.unreaped() == []
@@ -181,10 +181,10 @@ def test_the_sudden_end_while_workers_are_being_forked(bench: Bench) -> None:
 
 def test_a_term_after_an_interrupt_stays_graceful(bench: Bench) -> None:
     (worker, _) = bench.start()
-    bench.keeper.act_on_signal(signal.SIGINT)
-    bench.keeper.act_on_signal(signal.SIGTERM)
+    bench.act_on_signal(signal.SIGINT)
+    bench.act_on_signal(signal.SIGTERM)
     bench.settle()
     assert worker.process.exit is None
-    bench.keeper.act_on_signal(signal.SIGINT)
+    bench.act_on_signal(signal.SIGINT)
     bench.settle()
     assert bench.has_stopped(), "the second interrupt, whatever came between"

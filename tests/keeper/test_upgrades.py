@@ -19,6 +19,7 @@ from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import FarWorker, Served
 from tests.keeper.test_moves import give_up
+from tests.wire.limits import out_of_descriptors
 
 
 def upgraded(bench: Bench) -> None:
@@ -190,6 +191,19 @@ def test_when_executing_fails_all_goes_on(bench: Bench) -> None:
     assert is_alive(peer, served.sock)
 
 
+def test_none_without_descriptors_to_spare(bench: Bench) -> None:
+    """The new version would end where it opens its first module."""
+    bench.start()
+    keeper = bench.keeper
+    check = bench.upgrade()
+    check.passes()
+    with out_of_descriptors(spare=5):
+        bench.settle()
+    assert bench.keeper is keeper
+    (outcome,) = bench.outcomes
+    assert outcome.error == "cannot execute the new version: Too many open files"
+
+
 def test_an_upgrade_waits_for_the_reload_under_way(bench: Bench) -> None:
     bench.start()
     bench.reload()
@@ -230,7 +244,7 @@ def test_a_second_upgrade_is_the_same_one(bench: Bench) -> None:
     bench.start()
     check = bench.upgrade()
     bench.keeper.upgrade(bench.outcomes.append)
-    bench.keeper.act_on_signal(signal.SIGUSR2)
+    bench.act_on_signal(signal.SIGUSR2)
     bench.settle()
     check.fails("no")
     bench.settle()
@@ -255,7 +269,7 @@ def test_a_reload_asked_for_during_a_check_that_passes_is_the_one_that_follows(
 ) -> None:
     bench.start()
     check = bench.upgrade()
-    bench.keeper.act_on_signal(signal.SIGHUP)
+    bench.act_on_signal(signal.SIGHUP)
     check.passes()
     bench.settle()
     bench.bring_up()
@@ -268,7 +282,7 @@ def test_none_while_the_server_stops(bench: Bench, how: str) -> None:
     bench.start()
     bench.keeper.stop("finish" if how == "finish" else "close")
     bench.keeper.upgrade(bench.outcomes.append)
-    bench.keeper.act_on_signal(signal.SIGUSR2)
+    bench.act_on_signal(signal.SIGUSR2)
     bench.settle()
     assert bench.outcomes == [Outcome(1, 0, "cannot upgrade: the server is stopping")]
     assert bench.system.checks == []
@@ -284,7 +298,7 @@ def test_a_stop_ends_an_upgrade_that_has_not_taken_place(bench: Bench, during: s
         bench.reload()
         bench.keeper.upgrade(bench.outcomes.append)
     bench.keeper.reload(told.append)
-    bench.keeper.act_on_signal(signal.SIGTERM)
+    bench.act_on_signal(signal.SIGTERM)
     bench.settle()
     assert Outcome(1, 0, "cannot upgrade: the server is stopping") in bench.outcomes
     assert [outcome.error for outcome in told] == ["cannot reload: the server is stopping"]
@@ -299,7 +313,7 @@ def test_a_stop_received_just_before_the_execution(bench: Bench) -> None:
     """It is acted on, and not lost with the memory of the old version."""
     bench.start()
     keeper = bench.keeper
-    keeper.upgrades.act_on_signals = lambda: keeper.act_on_signal(signal.SIGTERM)
+    keeper.upgrades.act_on_signals = lambda: bench.act_on_signal(signal.SIGTERM)
     bench.upgrade().passes()
     bench.settle()
     assert bench.keeper is keeper
@@ -311,7 +325,7 @@ def test_a_stop_received_just_before_the_execution(bench: Bench) -> None:
 def test_a_stop_right_after_it(bench: Bench) -> None:
     workers = bench.start()
     upgraded(bench)
-    bench.keeper.act_on_signal(signal.SIGTERM)
+    bench.act_on_signal(signal.SIGTERM)
     bench.settle()
     assert [worker.told() for worker in workers] == ["close", "close"]
     for worker in workers:
@@ -631,21 +645,21 @@ def test_scale_and_pause_and_pacing_go_on(bench: Bench) -> None:
     (third,) = bench.fork()
     third.ready()
     bench.settle()
-    bench.keeper.act_on_signal(signal.SIGWINCH)
+    bench.act_on_signal(signal.SIGWINCH)
     for _ in range(3):  # it keeps dying: the next one is started after a pause
         bench.template.workers[-1].die(1)
         bench.advance(0.25)
         for worker in bench.template.fork():
             worker.ready()
         bench.settle()
-    assert bench.keeper._slots.snapshot().short_lives == {2: 3}
+    assert bench.keeper.slots.snapshot().short_lives == {2: 3}
     bench.template.workers[-1].die(1)
     bench.settle()
     upgraded(bench)
     old, new = bench.system.templates
     new.load_failed("no")
     bench.settle()
-    assert bench.keeper.slots == 3
+    assert len(bench.keeper.slots) == 3
     assert bench.keeper.paused
     assert all(worker.accept_below == 0 for worker in old.workers if not worker.closed)
     old.read()

@@ -21,10 +21,11 @@ from socketkeep._admin._reloader import Reloader
 from socketkeep._config import ServeConfig
 from socketkeep._errors import ListenError
 from socketkeep._inspect._holders import describe_holders, holders_of_port
-from socketkeep._keeper._inheritance import restored_listener
-from socketkeep._keeper._keeper import SIGNALS, Keeper
+from socketkeep._keeper._inheritance import restored_listener, snapshot
+from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper._notify import Herald, ManagerTerms, Notifier
 from socketkeep._keeper._reactor import Reactor, SignalQueue
+from socketkeep._keeper._signals import SIGNALS, SignalActions
 from socketkeep._keeper._state import KeepOpen, State
 from socketkeep._keeper._system import System
 from socketkeep._listener import Listener, inherited_listeners
@@ -104,6 +105,8 @@ def resume(state: State) -> None:
             predecessors.begin(reactor, keeper)
         server = _Server(stack, keeper, reactor, control)
         system.set_signal_mask(state.mask)  # those that waited come now
+        away = time.monotonic() - state.written_at
+        _log.info("upgraded", version=keeper.version, generation=saved.current, away=away)
         server.watch_files(instead_of=state.watcher)
         server.control.resume(state.control.clients)
         reactor.run()
@@ -131,11 +134,12 @@ class _Server:
         set_title(f"keeper [{keeper.name}]")
         self.control = ControlServer(keeper, reactor, control, keeper.name)
         stack.callback(self.control.close)
-        signals = SignalQueue(reactor, _signals(), keeper.act_on_signal)
+        signals = SignalQueue(reactor, _signals(), SignalActions(keeper).act)
         stack.callback(signals.close)
         stack.callback(_notify_manager(keeper, reactor))
         keeper.upgrades.act_on_signals = signals.act
-        keeper.upgrades.add = self._add
+        keeper.upgrades.signals = SIGNALS
+        keeper.upgrades.snapshot = self._snapshot
 
     def watch_files(self, instead_of: int = 0) -> None:
         """Begin to watch the source files, if that is wanted, and end an earlier watcher."""
@@ -145,11 +149,13 @@ class _Server:
             )
             self._stack.callback(self._reloader.close)
 
-    def _add(self, state: State, keep: KeepOpen) -> None:
-        """Add to the keeper's state what the next version needs of this."""
+    def _snapshot(self, keep: KeepOpen) -> State:
+        """Return the keeper's state, and what the next version needs of this."""
+        state = snapshot(self._keeper, keep)
         state.control = self.control.snapshot(keep)
         if self._reloader is not None:
             state.watcher = self._reloader.pid
+        return state
 
 
 def _predecessors(control: str, died: bool, adopt_from: str) -> Predecessors:

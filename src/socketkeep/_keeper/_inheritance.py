@@ -1,11 +1,48 @@
-"""Listeners that pass to the next version of the keeper."""
+"""What the next version of the keeper gets of this one, gathered from its parts."""
 
 from __future__ import annotations
 
 import socket
+import time
 
-from socketkeep._keeper._state import KeepOpen, SavedListener
+from socketkeep._keeper._keeper import Keeper
+from socketkeep._keeper._state import KeepOpen, SavedKeeper, SavedListener, State
 from socketkeep._listener import Listener
+
+
+def snapshot(keeper: Keeper, keep: KeepOpen) -> State:
+    """Return all that the next version of the keeper goes on from.
+
+    Called while a generation serves and none is coming.
+    """
+    current = keeper.current
+    assert current is not None
+    generations, templates = keeper.templates.snapshot(keep)
+    if all(each.number != current.number for each in generations):
+        generations.append(current.snapshot())
+    return State(
+        version=keeper.version,
+        written_at=time.monotonic(),
+        config=keeper.config,
+        worker_descriptors=keeper.system.worker_descriptors,
+        keeper=SavedKeeper(
+            boot=keeper.boot,
+            name=keeper.name,
+            started_at=keeper.started_at,
+            paused=keeper.paused,
+            reloads=keeper.reloads.begun,
+            reloads_completed=keeper.reloads.completed,
+            upgrades=keeper.upgrades.completed,
+            listeners=[saved_listener(listener, keep) for listener in keeper.listeners],
+            generations=generations,
+            current=current.number,
+            templates=templates,
+            pool=keeper.pool.snapshot(keep),
+            slots=keeper.slots.snapshot(),
+            connections=keeper.connections.snapshot(keep),
+            closing=keeper.closer.snapshot(keep),
+        ),
+    )
 
 
 def saved_listener(listener: Listener, keep: KeepOpen) -> SavedListener:

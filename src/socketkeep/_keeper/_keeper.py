@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -20,14 +19,13 @@ from socketkeep._keeper._generations import (
     GenerationEvent,
     Templates,
 )
-from socketkeep._keeper._inheritance import saved_listener
 from socketkeep._keeper._notify import Herald
 from socketkeep._keeper._pool import WorkerPool
 from socketkeep._keeper._reactor import Reactor
 from socketkeep._keeper._recycling import Recycling
 from socketkeep._keeper._reloads import Done, Outcome, Reloads
 from socketkeep._keeper._slots import Slots
-from socketkeep._keeper._state import KeepOpen, SavedKeeper, State
+from socketkeep._keeper._state import SavedKeeper
 from socketkeep._keeper._system import System
 from socketkeep._keeper._upgrades import Upgrades
 from socketkeep._keeper._watchdog import Watchdog
@@ -39,18 +37,6 @@ from socketkeep._wire._scoreboard import COUNTERS
 
 _EXIT_FAILED: Final = 1
 _RETRY: Final = 1.0  # seconds until a template that has ended is started again
-
-SIGNALS: Final = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGHUP,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-    signal.SIGWINCH,
-)
 
 
 class Keeper:
@@ -95,7 +81,7 @@ class Keeper:
             reactor,
             self.templates,
             self.pool,
-            lambda: self._slots.numbers,
+            lambda: self.slots.numbers,
             config.start_timeout,
             self._switch,
             self._rolled_back,
@@ -105,28 +91,25 @@ class Keeper:
             reactor,
             system,
             self.reloads,
-            SIGNALS,
             config.start_timeout,
-            self.snapshot,
             self.reload,
             self._changed,
         )
         self._reactor = reactor
         self.system: Final = system
-        self._slots = Slots(reactor, self.pool, self._serving, self._retire)
+        self.slots: Final = Slots(reactor, self.pool, self._serving, self._retire)
         self._allotment = Allotment(reactor, self.pool, self.connections, config)
         self._recycling = Recycling(
             reactor,
             system,
             config,
             self._recyclable,
-            lambda worker: self._slots.start_worker(worker.slot, replaces=worker),
+            lambda worker: self.slots.start_worker(worker.slot, replaces=worker),
         )
         self._watchdog = Watchdog(
             reactor, self.pool, lambda model: worker_timeout(config, model), self.pool.kill
         )
         self._throttle = _log.Throttle()
-        self._interrupted = False
 
     # What people ask for.
 
@@ -167,9 +150,9 @@ class Keeper:
 
     def finish_upgrade(self, done: Done) -> None:
         """Bring up workers of this version, too; called after `restore`, before the loop runs."""
-        generation = self.current.number if self.current else 0
-        _log.info("upgraded", version=self.version, generation=generation)
         self.reloads.request(done, upgraded=True)
+        if self.herald is not None:
+            self.herald.reload_asked()
 
     def adopt(self, offer: Stranded, channel: Channel, memfd: int, wake: int) -> None:
         """Take over a worker that another keeper started and left when it died.
@@ -213,18 +196,20 @@ class Keeper:
             f"{self.state}: generation {generation}, {workers} workers, {connections} connections"
         )
 
-    @property
-    def slots(self) -> int:
-        """How many workers there should be."""
-        return len(self._slots)
-
     def scale(self, workers: int) -> None:
         """Have so many workers, one at least: those with the fewest connections go first."""
         if self.order is not None:
             return
-        self._slots.scale(max(1, workers))
-        _log.info("scaled", workers=len(self._slots))
+        self.slots.scale(max(1, workers))
+        _log.info("scaled", workers=len(self.slots))
         self._refill()
+
+    def pause(self) -> None:
+        """Accept nothing until the next reload."""
+        if self.order is None:
+            _log.info("accepting paused until the next reload")
+            self.paused = True
+            self._allot()
 
     def stop(self, how: Literal["close", "finish"]) -> None:
         """End: `finish` serves until every connection has ended, `close` no longer than needed.
@@ -261,78 +246,18 @@ class Keeper:
         self.closer.finish_all()
         self._changed()
 
-    def act_on_signal(self, number: int) -> None:
-        """Do what a signal asks for; called on the loop, never in the handler."""
-        match number:
-            case signal.SIGINT if self._interrupted:
-                self.stop_now()
-            case signal.SIGTERM | signal.SIGINT:
-                self._interrupted = self._interrupted or number == signal.SIGINT
-                self.stop("close")
-            case signal.SIGQUIT:
-                self.stop_now()
-            case signal.SIGHUP:
-                self.reload()
-            case signal.SIGUSR1:
-                _log.reopen()
-                _log.info("log reopened")
-            case signal.SIGUSR2:
-                self.upgrade()
-            case signal.SIGTTIN:
-                self.scale(len(self._slots) + 1)
-            case signal.SIGTTOU:
-                self.scale(len(self._slots) - 1)
-            case signal.SIGWINCH if self.order is None:
-                _log.info("accepting paused until the next reload")
-                self.paused = True
-                self._allot()
-
-    def snapshot(self, keep: KeepOpen) -> State:
-        """Return all that the next version of the keeper goes on from.
-
-        Called while a generation serves and none is coming.
-        """
-        assert self.current is not None
-        generations, templates = self.templates.snapshot(keep)
-        if all(each.number != self.current.number for each in generations):
-            generations.append(self.current.snapshot())
-        return State(
-            version=self.version,
-            config=self.config,
-            worker_descriptors=self.system.worker_descriptors,
-            keeper=SavedKeeper(
-                boot=self.boot,
-                name=self.name,
-                started_at=self.started_at,
-                paused=self.paused,
-                interrupted=self._interrupted,
-                reloads=self.reloads.begun,
-                reloads_completed=self.reloads.completed,
-                upgrades=self.upgrades.completed,
-                listeners=[saved_listener(listener, keep) for listener in self.listeners],
-                generations=generations,
-                current=self.current.number,
-                templates=templates,
-                pool=self.pool.snapshot(keep),
-                slots=self._slots.snapshot(),
-                connections=self.connections.snapshot(keep),
-                closing=self.closer.snapshot(keep),
-            ),
-        )
-
     def restore(self, saved: SavedKeeper) -> None:
         """Go on from what an earlier version of the keeper left, in place of `start`."""
         self.system.become_subreaper()
         self.started_at = saved.started_at
         self.paused = saved.paused
-        self._interrupted = saved.interrupted
         self.upgrades.completed = saved.upgrades + 1
         self.reloads.resume(saved.reloads, saved.reloads_completed)
         generations = {each.number: Generation.restored(each) for each in saved.generations}
         self.current = current = generations[saved.current]
         self.templates.restore(generations, saved.templates)
         self.pool.restore(saved.pool)
-        self._slots.restore(saved.slots)
+        self.slots.restore(saved.slots)
         self.closer.restore(saved.closing, self._changed)
         self.connections.restore(saved.connections)
         self._recycling.start()
@@ -354,8 +279,8 @@ class Keeper:
     # What templates and workers tell.
 
     def generation_loaded(self, generation: Generation) -> None:
-        if not self._slots:
-            self._slots.scale(self.config.workers or DEFAULT_WORKERS[generation.model])
+        if not self.slots:
+            self.slots.scale(self.config.workers or DEFAULT_WORKERS[generation.model])
         if generation is self.reloads.coming:
             self.reloads.loaded(generation)
         else:
@@ -395,7 +320,7 @@ class Keeper:
         if coming is not None and worker.generation == coming.number:
             self.reloads.worker_died(worker)
         else:
-            self._slots.worker_died(worker)
+            self.slots.worker_died(worker)
         self._changed()
 
     # What follows from it.
@@ -417,7 +342,7 @@ class Keeper:
         _log.info(
             "ready" if old is None else "reload done",
             generation=generation.number,
-            workers=len(self._slots),
+            workers=len(self.slots),
             connections=moving,
         )
         self._allot()
@@ -451,7 +376,7 @@ class Keeper:
         return self.current if self.order is None else None
 
     def _refill(self) -> None:
-        self._slots.fill()
+        self.slots.fill()
         self._changed()
 
     def _recyclable(self) -> list[Worker]:
@@ -477,7 +402,7 @@ class Keeper:
 
     def _allot(self) -> None:
         if self.current is not None:
-            self._allotment.share_out(self.current, len(self._slots), self.paused)
+            self._allotment.share_out(self.current, len(self.slots), self.paused)
 
     def _changed(self) -> None:
         if self.herald is not None:

@@ -211,7 +211,6 @@ class SavedKeeper(msgspec.Struct, kw_only=True):
     name: str
     started_at: float
     paused: bool
-    interrupted: bool
     reloads: int  # how many generations have been begun
     reloads_completed: int
     upgrades: int
@@ -228,7 +227,7 @@ class SavedKeeper(msgspec.Struct, kw_only=True):
 class State(msgspec.Struct, kw_only=True):
     """One server, whole.
 
-    version: of the package that wrote it.  watcher: pid of the one of `--reload`.
+    version: of the package that wrote it, at `written_at`.  watcher: pid of the one of `--reload`.
     worker_descriptors: the soft limit of descriptors for the workers.
     mask: the signals that were blocked before the upgrade.  descriptors: all that stay open.
     """
@@ -236,6 +235,7 @@ class State(msgspec.Struct, kw_only=True):
     format: int = FORMAT
     readable_from: int = READABLE_FROM
     version: str
+    written_at: float = 0.0
     config: ServeConfig
     keeper: SavedKeeper
     control: SavedControl | None = None

@@ -12,7 +12,7 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from socketkeep import _log
@@ -24,16 +24,17 @@ from socketkeep._keeper._system import Exit, System
 
 _EXIT_FAILED: Final = 1
 _MOST_TEXT: Final = 65536
+_SPARE: Final = 16  # descriptors; an interpreter that starts needs a handful at a time
 _STOPPING: Final = "cannot upgrade: the server is stopping"
 
 
 class Upgrades:
     """One upgrade at a time; who asks during one is told how it ended.
 
-    `snapshot` returns the state of the server; it is called with what notes each descriptor that
-    must stay open.  `reload` is called with those who asked for a reload meanwhile, when no upgrade
-    has taken place: an upgrade is followed by a reload anyway.  `changed` is called when a process
-    has ended that nobody waits for any more.
+    `snapshot`, set by who assembles the server, returns its state; it is called with what notes
+    each descriptor that must stay open.  `reload` is called with those who asked for a reload
+    meanwhile, when no upgrade has taken place: an upgrade is followed by a reload anyway.
+    `changed` is called when a process has ended that nobody waits for any more.
     """
 
     def __init__(
@@ -41,18 +42,14 @@ class Upgrades:
         reactor: Reactor,
         system: System,
         reloads: Reloads,
-        signals: Iterable[signal.Signals],
         start_timeout: float,
-        snapshot: Callable[[KeepOpen], State],
         reload: Callable[[Done | None], None],
         changed: Callable[[], None],
     ) -> None:
         self._reactor = reactor
         self._system = system
         self._reloads = reloads
-        self._signals = tuple(signals)
         self._start_timeout = start_timeout
-        self._snapshot = snapshot
         self._reload = reload
         self._changed = changed
         self._children = Children(reactor, system)
@@ -60,7 +57,8 @@ class Upgrades:
         self._done: list[Done] = []
         self._reloads_asked: list[Done | None] = []
         self.act_on_signals: Callable[[], None] = lambda: None  # on those that were received
-        self.add: Callable[[State, KeepOpen], None] = _nothing  # what others need in the state
+        self.snapshot: Callable[[KeepOpen], State]
+        self.signals: Sequence[signal.Signals] = ()  # that are acted on
         self.active = False
         self.completed = 0
 
@@ -90,7 +88,7 @@ class Upgrades:
             return
         _log.info("upgrade started")
         try:
-            self._check = _Check(self._reactor, self._system, write_state(self._state(_same)))
+            self._check = _Check(self._reactor, self._system, write_state(self.snapshot(_same)))
         except Exception as error:
             self._fail("cannot check the new version", error)
             return
@@ -131,7 +129,7 @@ class Upgrades:
 
     def _become(self) -> None:
         """Execute the new version; when that fails, go on as if nothing had been asked."""
-        mask = self._system.block_signals(self._signals)
+        mask = self._system.block_signals(self.signals)
         try:
             # Later ones wait in the kernel; these would be lost with this process's memory.
             self.act_on_signals()
@@ -149,19 +147,15 @@ class Upgrades:
             needed.add(fd)
             return fd
 
-        state = self._state(keep_open)
+        state = self.snapshot(keep_open)
         state.mask = mask
         state.descriptors = sorted(needed)
         state_fd = write_state(state)
         try:
+            _require_spare(state_fd)
             self._system.become(state_fd, state.descriptors)
         finally:
             os.close(state_fd)
-
-    def _state(self, keep: KeepOpen) -> State:
-        state = self._snapshot(keep)
-        self.add(state, keep)
-        return state
 
     def _fail(self, what: str, error: Exception) -> None:
         text = error.strerror if isinstance(error, OSError) else None
@@ -181,13 +175,16 @@ class Upgrades:
             self._reload(asked)
 
 
+def _require_spare(fd: int) -> None:
+    """Raise OSError if the new version could not even open its modules: that would end it."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(_SPARE):
+            stack.callback(os.close, os.dup(fd))
+
+
 def _same(fd: int) -> int:
     """Note nothing: the state is only to be read."""
     return fd
-
-
-def _nothing(_state: State, _keep: KeepOpen) -> None:
-    """There is nobody else."""
 
 
 class _Check:

@@ -1,0 +1,54 @@
+"""What each signal asks of the keeper."""
+
+from __future__ import annotations
+
+import signal
+from typing import Final
+
+from socketkeep import _log
+from socketkeep._keeper._keeper import Keeper
+
+SIGNALS: Final = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGWINCH,
+)
+
+
+class SignalActions:
+    """Does what signals ask for; on the loop, never in a handler."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._interrupted = False
+
+    def act(self, number: int) -> None:
+        """Act on a signal that was received."""
+        keeper = self._keeper
+        match number:
+            case signal.SIGINT if self._interrupted:
+                keeper.stop_now()
+            case signal.SIGTERM | signal.SIGINT:
+                self._interrupted = self._interrupted or number == signal.SIGINT
+                keeper.stop("close")
+            case signal.SIGQUIT:
+                keeper.stop_now()
+            case signal.SIGHUP:
+                keeper.reload()
+            case signal.SIGUSR1:
+                _log.reopen()
+                _log.info("log reopened")
+            case signal.SIGUSR2:
+                keeper.upgrade()
+            case signal.SIGTTIN:
+                keeper.scale(len(keeper.slots) + 1)
+            case signal.SIGTTOU:
+                keeper.scale(len(keeper.slots) - 1)
+            case signal.SIGWINCH:
+                keeper.pause()
