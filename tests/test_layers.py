@@ -38,6 +38,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "_async_messages",
             "_async_sender",
             "_async_tls",
+            "_async_waiter",
             "_binding",
             "_byte_stream",
             "_children",

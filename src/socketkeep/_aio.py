@@ -76,7 +76,7 @@ class AsyncConnection(AsyncMessages):
         """Return what has come, 1 to `max` bytes, waiting for the first; b"" at the peer's EOF."""
         if max < 1:
             check_bound(max)
-        return self._receive("recv", partial(self._buffer.take, max), None, timeout, bytes)
+        return self._receive_any(max, timeout)
 
     async def recv_into(
         self, buffer: bytearray | memoryview, *, timeout: float | None = None
@@ -84,8 +84,8 @@ class AsyncConnection(AsyncMessages):
         """Receive into `buffer` as `recv` does; return the number of bytes, 0 at the peer's EOF."""
         view = memoryview(buffer).cast("B")
         check_bound(view.nbytes)
-        take = partial(self._buffer.take, view.nbytes)
-        data = await self._receive("recv_into", take, None, timeout, bytes)
+        take = self._buffer.take
+        data = await self._receive("recv_into", take, view.nbytes, None, timeout, bytes)
         view[: len(data)] = data
         return len(data)
 
@@ -96,9 +96,9 @@ class AsyncConnection(AsyncMessages):
         """
         if count < 0:
             raise ValueError(f"recv_exactly: a number of bytes >= 0, not {count}")
-        take = partial(self._buffer.take_exactly, count)
+        take = self._buffer.take_exactly
         cut_short = partial(self._cut_short, "recv_exactly", count)
-        return self._receive("recv_exactly", take, count, timeout, cut_short)
+        return self._receive("recv_exactly", take, count, count, timeout, cut_short)
 
     async def send(self, data: Data, *, timeout: float | None = None) -> None:
         """Send all of `data`, waiting as long as the peer does not read.

@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from typing import Final, cast
 
 from socketkeep._assignment import Assignment, Detached, Order
-from socketkeep._async_sender import AsyncSender, settle
+from socketkeep._async_sender import AsyncSender
+from socketkeep._async_waiter import DONE, Turn, Waiter
 from socketkeep._errors import Busy, Closed, LimitExceeded, Malformed, PeerReset
 from socketkeep._exchange import (
     ARRIVED,
@@ -50,9 +51,10 @@ class AsyncExchange(AsyncSender):
         "_deadline_timer",
         "_expired",
         "_order",
+        "_quick",
         "_receiving",
-        "_size",
         "_tend_timer",
+        "_turn",
         "_unwaited",
         "_waiter",
         "_watching",
@@ -61,9 +63,10 @@ class AsyncExchange(AsyncSender):
     def __init__(self, sock: socket.socket, *, assignment: Assignment | None = None) -> None:
         super().__init__(sock, assignment=assignment)
         self._receiving = False
-        self._waiter: asyncio.Future[int] | None = None
+        self._waiter = Waiter(self._loop)
+        self._turn = Turn((self._waiter,))
         self._watching = False  # the reader is registered
-        self._size = CHUNK  # what the next recv(2) asks for
+        self._quick = False  # it is, and no receive has to look at more than what comes
         self._order: Order | None = None
         self._unwaited = 0  # receives in a row that found their bytes there
         self._expired = False  # the order's deadline has passed
@@ -76,8 +79,10 @@ class AsyncExchange(AsyncSender):
     def _reset_after_fork(self) -> None:
         # The loop's epoll is the parent's: what were taken out here would be missing there.
         self._loop = cast("asyncio.AbstractEventLoop", _ChildsLoop(self))
-        self._receiving = self._watching = False
-        self._waiter = self._deadline_timer = self._tend_timer = None
+        self._receiving = self._watching = self._quick = False
+        self._waiter = Waiter(self._loop)
+        self._turn = Turn((self._waiter,))
+        self._deadline_timer = self._tend_timer = None
         self._out.clear()
 
     @contextmanager
@@ -95,19 +100,63 @@ class AsyncExchange(AsyncSender):
 
     # Receiving.
 
+    async def _receive_any(self, most: int, timeout: float | None) -> bytes:
+        """Receive what has come, as `_receive` does, but without a detour by the buffer.
+
+        Coroutines, of which the verbs return one as it is: each that is awaited inside another
+        costs as much as half a system call.
+        """
+        if (
+            self._quick
+            and timeout is None
+            and most >= CHUNK
+            and self._over is None
+            and not self._receiving
+            and not self._buffer.size
+        ):
+            self._receiving = True
+            try:
+                if self._tend_timer is not None:
+                    self._waiting_since = time.monotonic()
+                record = self._record
+                waiter = self._waiter
+                waiter.pending = waiter._asyncio_future_blocking = True
+                record[WAITING] = 1
+                try:
+                    await self._turn
+                except BaseException:
+                    waiter.pending = False
+                    raise
+                finally:
+                    record[WAITING] = 0
+                if waiter.came == ARRIVED:
+                    if not self._taken:
+                        self._taking()
+                    try:
+                        data = self._recv(CHUNK)
+                    except OSError as error:
+                        self._received_nothing(error)
+                    else:
+                        if data:
+                            self._received(len(data))
+                            if self._assignment.resumable:
+                                self._buffer.pass_by(data)
+                            return data
+                        self._received_nothing(None)
+            finally:
+                self._receiving = False
+        return await self._receive("recv", self._buffer.take, most, None, timeout, bytes)
+
     async def _receive(
         self,
         operation: str,
-        take: Callable[[], bytes | None],
+        take: Callable[[int], bytes | None],
+        bound: int,
         wanted: int | None,
         timeout: float | None,
         at_eof: Callable[[], bytes],
     ) -> bytes:
-        """Receive until `take` finds in the buffer what it wants, or EOF comes before.
-
-        One coroutine, which the verbs return as it is: each one awaited inside another costs as
-        much as half a system call.
-        """
+        """Receive until `take(bound)` finds in the buffer what it wants, or EOF comes before."""
         if self._over is not None:
             self._check_over(operation)
         if self._receiving:
@@ -117,65 +166,104 @@ class AsyncExchange(AsyncSender):
         self._receiving = True
         try:
             if self._buffer.size or wanted == 0:
-                data = take()
+                data = take(bound)
                 if data is not None:
                     return data
-            limit = None if timeout is None else check_seconds(timeout)
-            end = time.monotonic() + limit if limit else None
-            self._size = CHUNK if wanted is None or wanted <= CHUNK else LARGE_CHUNK
-            record = self._record
-            while True:
-                came = NOTHING
-                # While the reader is registered there is neither EOF nor a failure to look for.
-                if (
-                    not self._watching
-                    or self._order is not None
-                    or self._over is not None
-                    or limit == 0
-                ):
-                    came = self._look(operation, wanted, limit)
-                    if came == ARRIVED and limit != 0:
-                        self._unwaited += 1
-                        if self._unwaited >= _HELPINGS or self._buffer.size >= _LARGE_HELPING:
-                            self._unwaited = 0
-                            await asyncio.sleep(0)
-                if came == NOTHING:
-                    self._unwaited = 0
-                    if self._peeking is not None:
-                        self._peeking.before_wait()
-                    waiter = self._waiter = self._loop.create_future()
-                    timer = None
-                    if end is not None:
-                        timer = self._call_at(end, settle, waiter, TIMED_OUT)
+            if timeout is None and self._quick:
+                # The usual case.  While the reader is registered there is neither EOF nor a failure
+                # to look for, and what changes meanwhile ends the wait.
+                size = CHUNK if wanted is None or wanted <= CHUNK else LARGE_CHUNK
+                record = self._record
+                waiter = self._waiter
+                while True:
                     if self._tend_timer is not None:
                         self._waiting_since = time.monotonic()
+                    waiter.pending = waiter._asyncio_future_blocking = True
                     record[WAITING] = 1
                     try:
-                        came = await waiter
+                        await self._turn
+                    except BaseException:
+                        waiter.pending = False
+                        raise
                     finally:
-                        self._waiter = None
                         record[WAITING] = 0
-                        if timer is not None:
-                            timer.cancel()
-                if came == ARRIVED:
-                    data = take()
+                    if waiter.came != ARRIVED or self._take_in(size) == LOOK_AGAIN:
+                        break
+                    data = take(bound)
                     if data is not None:
                         return data
-                elif came == EOF:
-                    return at_eof()
-                elif came == TIMED_OUT:
-                    raise self._unfinished(operation, wanted, limit, end)
+            return await self._receive_slowly(operation, take, bound, wanted, timeout, at_eof)
         except (LimitExceeded, Malformed) as error:
             raise self._locate(error, operation) from None
         finally:
             self._receiving = False
+
+    async def _receive_slowly(
+        self,
+        operation: str,
+        take: Callable[[int], bytes | None],
+        bound: int,
+        wanted: int | None,
+        timeout: float | None,
+        at_eof: Callable[[], bytes],
+    ) -> bytes:
+        """Go on with a receive, where there is more to look at than whether bytes have come."""
+        limit = None if timeout is None else check_seconds(timeout)
+        end = time.monotonic() + limit if limit else None
+        size = CHUNK if wanted is None or wanted <= CHUNK else LARGE_CHUNK
+        while True:
+            came = self._look(operation, wanted, limit, size)
+            if came == ARRIVED and limit != 0:
+                self._unwaited += 1
+                if self._unwaited >= _HELPINGS or self._buffer.size >= _LARGE_HELPING:
+                    self._unwaited = 0
+                    await asyncio.sleep(0)
+            elif came == NOTHING:
+                self._unwaited = 0
+                if self._peeking is not None:
+                    self._peeking.before_wait()
+                came = await self._wait(end)
+                if came == ARRIVED:
+                    came = self._take_in(size)
+            if came == ARRIVED:
+                data = take(bound)
+                if data is not None:
+                    return data
+            elif came == EOF:
+                return at_eof()
+            elif came == TIMED_OUT:
+                raise self._unfinished(operation, wanted, limit, end)
+
+    async def _wait(self, end: float | None) -> int:
+        """Wait until `end` for the descriptor to be readable; return what ended the wait."""
+        waiter = self._waiter
+        timer = None if end is None else self._call_at(end, waiter.end, TIMED_OUT)
+        self._waiting_since = time.monotonic()
+        waiter.pending = waiter._asyncio_future_blocking = True
+        self._record[WAITING] = 1
+        try:
+            await self._turn
+        except BaseException:
+            waiter.pending = False
+            raise
+        finally:
+            self._record[WAITING] = 0
+            if timer is not None:
+                timer.cancel()
+        return waiter.came
+
+    def _received_nothing(self, error: OSError | None) -> int:
+        came = super()._received_nothing(error)
+        if came == LOOK_AGAIN:
+            self._unwatch()  # the loop would report it for ever
+        return came
 
     def _check_over(self, operation: str) -> None:
         """Raise when the connection is over; what came before a reset may still be read."""
         if not (isinstance(self._over, PeerReset) and self._buffer.size):
             raise self._refusal(operation)
 
-    def _look(self, operation: str, wanted: int | None, limit: float | None) -> int:
+    def _look(self, operation: str, wanted: int | None, limit: float | None, size: int) -> int:
         """Do all that a receive does before it waits.
 
         Returns ARRIVED, EOF, LOOK_AGAIN, or NOTHING when there is nothing but to wait; raises
@@ -192,7 +280,7 @@ class AsyncExchange(AsyncSender):
             stopping = self._order.how == "close" and self._closable()
         if self._watching and not stopping and limit != 0:
             return NOTHING
-        came = self._take_in(self._size)
+        came = self._take_in(size)
         if came == NOTHING:
             if stopping:
                 raise self._end("ended: the server is stopping", operation)
@@ -204,22 +292,21 @@ class AsyncExchange(AsyncSender):
     def _watch(self) -> None:
         self._loop.add_reader(self._input_fd, self._on_readable)
         self._watching = True
+        self._quick = self._order is None and self._peeking is None
 
     def _unwatch(self) -> None:
         if self._watching:
             self._loop.remove_reader(self._input_fd)
-            self._watching = False
+            self._watching = self._quick = False
 
     def _on_readable(self) -> None:
         waiter = self._waiter
-        if waiter is None or waiter.done():
+        if waiter.pending:
+            waiter.pending = False  # as `waiter.end`, without the call
+            waiter.came = ARRIVED
+            waiter.context.run(waiter.resume, DONE)
+        else:
             self._unwatch()
-            return
-        came = self._take_in(self._size)
-        if came == LOOK_AGAIN:
-            self._unwatch()  # the loop would report it for ever
-        if came != NOTHING:
-            waiter.set_result(came)
 
     def _tls_ended(self) -> None:
         super()._tls_ended()
@@ -235,6 +322,7 @@ class AsyncExchange(AsyncSender):
         if self._over is not None:
             return
         self._order = order
+        self._quick = False
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
         self._deadline_timer = self._call_at(order.deadline, self._expire)
@@ -243,7 +331,7 @@ class AsyncExchange(AsyncSender):
     def _let_go(self) -> None:
         """Detach a connection whose receive waits, if it may be; wake one that may be closed."""
         order = self._order
-        if order is None or self._waiter is None or self._waiter.done():
+        if order is None or not self._waiter.pending:
             return
         if order.how == "move" and self._movable() and not self._out:
             # At once, not when the task gets its turn: until then nothing may be sent or received.
@@ -275,8 +363,7 @@ class AsyncExchange(AsyncSender):
         self._stop_senders(Closed(_OUT_OF_TIME))
 
     def _wake(self) -> None:
-        if self._waiter is not None:
-            settle(self._waiter, LOOK_AGAIN)
+        self._waiter.end_soon(LOOK_AGAIN)
 
     def _tend(self) -> None:
         """End what has been idle for too long, park what may be, and see when to look again.
@@ -284,7 +371,7 @@ class AsyncExchange(AsyncSender):
         One timer, moved on when it fires: a timer for each wait would cost more than the wait.
         """
         now = time.monotonic()
-        waiting = self._waiter is not None or bool(self._out)
+        waiting = self._waiter.pending or bool(self._out)
         since = max(self._record[ACTIVE_AT] / 1e9, self._waiting_since) if waiting else now
         idle, park_after = self._assignment.idle_timeout, self._assignment.park_after
         if idle is not None and now >= since + idle:
@@ -296,7 +383,7 @@ class AsyncExchange(AsyncSender):
         if park_after is not None:
             if now >= since + park_after:
                 since = now
-                if self._waiter is not None and not self._waiter.done() and self._parkable():
+                if self._waiter.pending and self._parkable():
                     self._depart(parked=True)
                     self._wake()
                     return
@@ -313,6 +400,8 @@ class AsyncExchange(AsyncSender):
             if timer is not None:
                 timer.cancel()
         self._deadline_timer = self._tend_timer = None
+        if not self._waiter.pending:
+            self._waiter.forget()
 
 
 class _ChildsLoop:
@@ -324,5 +413,6 @@ class _ChildsLoop:
         self._conn = conn
 
     def __getattr__(self, name: str) -> object:
-        self._conn._loop = loop = asyncio.get_running_loop()
+        conn = self._conn
+        conn._loop = conn._waiter._loop = loop = asyncio.get_running_loop()
         return getattr(loop, name)

@@ -41,9 +41,9 @@ class AsyncMessages(AsyncExchange):
         when the peer's EOF comes before the separator; what did come is still unread.
         """
         check_separator(separator, max)
-        take = partial(take_until, self._buffer, separator, max)
+        take = partial(take_until, self._buffer, separator)
         cut_short = partial(self._cut_short, "recv_until", None)
-        return self._receive("recv_until", take, None, timeout, cut_short)
+        return self._receive("recv_until", take, max, None, timeout, cut_short)
 
     def lines(
         self,
@@ -62,8 +62,10 @@ class AsyncMessages(AsyncExchange):
         the same iterator goes on.
         """
         check_bound(max)
-        take = partial(take_line, self._buffer, max, keepends)
-        return _Iteration(self, "lines", take, partial(self._buffer.take, max), commit, timeout)
+        take = partial(take_line, self._buffer, keepends)
+        return _Iteration(
+            self, "lines", take, max, partial(self._buffer.take, max), commit, timeout
+        )
 
     def recv_frame(
         self,
@@ -82,9 +84,9 @@ class AsyncMessages(AsyncExchange):
         """
         check_bound(max)
         size = prefix_size(prefix, byteorder)
-        take = partial(take_frame, self._buffer, size, byteorder, max)
+        take = partial(take_frame, self._buffer, size, byteorder)
         cut_short = partial(self._cut_short, "recv_frame", None)
-        return self._receive("recv_frame", take, None, timeout, cut_short)
+        return self._receive("recv_frame", take, max, None, timeout, cut_short)
 
     def frames(
         self,
@@ -101,8 +103,8 @@ class AsyncMessages(AsyncExchange):
         """
         check_bound(max)
         size = prefix_size(prefix, byteorder)
-        take = partial(take_frame, self._buffer, size, byteorder, max)
-        return _Iteration(self, "frames", take, self._at_end_of("frames"), commit, timeout)
+        take = partial(take_frame, self._buffer, size, byteorder)
+        return _Iteration(self, "frames", take, max, self._at_end_of("frames"), commit, timeout)
 
     async def send_frame(
         self,
@@ -131,9 +133,9 @@ class AsyncMessages(AsyncExchange):
         when the peer's EOF comes before its end; what did come is still unread.
         """
         check_bound(max)
-        take = partial(take_netstring, self._buffer, max)
+        take = partial(take_netstring, self._buffer)
         cut_short = partial(self._cut_short, "recv_netstring", None)
-        return self._receive("recv_netstring", take, None, timeout, cut_short)
+        return self._receive("recv_netstring", take, max, None, timeout, cut_short)
 
     def netstrings(
         self, max: int = CHUNK, *, commit: bool = False, timeout: float | None = None
@@ -143,8 +145,10 @@ class AsyncMessages(AsyncExchange):
         PeerClosed when EOF comes in the middle of one.  commit, timeout: as for `lines`.
         """
         check_bound(max)
-        take = partial(take_netstring, self._buffer, max)
-        return _Iteration(self, "netstrings", take, self._at_end_of("netstrings"), commit, timeout)
+        take = partial(take_netstring, self._buffer)
+        return _Iteration(
+            self, "netstrings", take, max, self._at_end_of("netstrings"), commit, timeout
+        )
 
     async def send_netstring(
         self, data: Data, max: int | None = None, *, timeout: float | None = None
@@ -172,13 +176,23 @@ class AsyncMessages(AsyncExchange):
 class _Iteration:
     """An iterator, not a generator: a generator would be at its end after the first timeout."""
 
-    __slots__ = ("_at_end", "_conn", "_due", "_operation", "_take", "_take_one", "_timeout")
+    __slots__ = (
+        "_at_end",
+        "_bound",
+        "_conn",
+        "_due",
+        "_operation",
+        "_take",
+        "_take_one",
+        "_timeout",
+    )
 
     def __init__(
         self,
         conn: AsyncMessages,
         operation: str,
-        take: Callable[[], bytes | None],
+        take: Callable[[int], bytes | None],
+        bound: int,
         at_end: Callable[[], bytes | None],
         commit: bool,
         timeout: float | None,
@@ -187,6 +201,7 @@ class _Iteration:
         self._operation = operation
         self._take_one = take
         self._take = self._take_to_commit if commit else take
+        self._bound = bound
         self._at_end = at_end
         self._due = False  # a message has been given, and is to be committed before the next
         self._timeout = timeout
@@ -199,10 +214,12 @@ class _Iteration:
         if self._due:
             self._due = False
             conn.commit()
-        return conn._receive(self._operation, self._take, None, self._timeout, self._last)
+        return conn._receive(
+            self._operation, self._take, self._bound, None, self._timeout, self._last
+        )
 
-    def _take_to_commit(self) -> bytes | None:
-        message = self._take_one()
+    def _take_to_commit(self, bound: int) -> bytes | None:
+        message = self._take_one(bound)
         self._due = message is not None
         return message
 

@@ -71,7 +71,7 @@ class AsyncSender(Exchange):
             or self._out
             or self._unsent is not None
             or self._tls is not None
-            or (handling.get() is not self and self._assignment.resumable)
+            or (self._assignment.resumable and handling.get() is not self)
         ):
             return -1
         if not self._sent:

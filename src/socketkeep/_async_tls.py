@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING
 
 from socketkeep._async import AsyncExchange
-from socketkeep._async_sender import settle
 from socketkeep._exchange import ARRIVED, TIMED_OUT
 from socketkeep._modes import check_seconds
 
@@ -40,18 +38,19 @@ async def shake_hands(conn: AsyncExchange, tls: TlsSocket, timeout: float | None
 async def _ready(conn: AsyncExchange, want: str, end: float | None) -> int:
     """Wait for one direction; return what the wait ended with."""
     loop, fd = conn._loop, conn._fd
-    waiter: asyncio.Future[int] = loop.create_future()
-    conn._waiter = waiter
+    waiter = conn._waiter
+    waiter.pending = waiter._asyncio_future_blocking = True
     conn._waiting_since = time.monotonic()
-    timer = None if end is None else conn._call_at(end, settle, waiter, TIMED_OUT)
+    timer = None if end is None else conn._call_at(end, waiter.end, TIMED_OUT)
     if want == "read":
-        loop.add_reader(fd, settle, waiter, ARRIVED)
+        loop.add_reader(fd, waiter.end, ARRIVED)
     else:
-        loop.add_writer(fd, settle, waiter, ARRIVED)
+        loop.add_writer(fd, waiter.end, ARRIVED)
     try:
-        return await waiter
+        await conn._turn
+        return waiter.came
     finally:
-        conn._waiter = None
+        waiter.pending = False
         if conn._sock.fileno() >= 0:
             loop.remove_reader(fd)
             loop.remove_writer(fd)

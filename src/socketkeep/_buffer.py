@@ -63,6 +63,14 @@ class ReceiveBuffer:
         self.size = len(data)
         self._mark = self._pos = self._scanned = 0
 
+    def pass_by(self, data: bytes) -> None:
+        """Add what was received, and take it: all of it, when nothing is unread."""
+        if self._mark != self._pos:
+            self._set_aside()
+        self._data = data
+        self._mark = self._scanned = 0
+        self._pos = len(data)
+
     def _gather(self, data: bytes) -> None:
         if self._mark != self._pos and self._retain:
             self._set_aside()

@@ -110,26 +110,32 @@ class Exchange(Ending):
             self._taking()
         try:
             data = self._recv(size)
-        except (BlockingIOError, InterruptedError):
-            self._took_nothing()
-            return NOTHING
         except OSError as error:
-            self._took_nothing()
-            self._failure = error
-            return LOOK_AGAIN
+            return self._received_nothing(error)
         if not data:
-            self._took_nothing()
-            self._eof = True
-            return LOOK_AGAIN
+            return self._received_nothing(None)
         self._buffer.feed(data)
+        self._received(len(data))
+        return ARRIVED
+
+    def _received(self, count: int) -> None:
+        """Note that `count` bytes have come."""
         record = self._record
-        record[BYTES_IN] += len(data)
+        record[BYTES_IN] += count
         record[ACTIVE_AT] = monotonic_ns()
         if self._receives >= 0:
             self._receives += 1
             if self._receives == NEVER_COMMITTED:
                 self._warn_of_no_commit()
-        return ARRIVED
+
+    def _received_nothing(self, error: OSError | None) -> int:
+        """Note that no byte came: there was none, or EOF, where `error` is None, or a failure."""
+        self._took_nothing()
+        if isinstance(error, BlockingIOError | InterruptedError):
+            return NOTHING
+        self._failure = error
+        self._eof = error is None
+        return LOOK_AGAIN
 
     def _raise_failure(self, operation: str) -> None:
         """Raise what `_take_in` met."""

@@ -33,7 +33,7 @@ def take_until(buffer: ReceiveBuffer, separator: bytes, bound: int) -> bytes | N
     return buffer.take_found(size, len(separator))
 
 
-def take_line(buffer: ReceiveBuffer, bound: int, keepends: bool) -> bytes | None:
+def take_line(buffer: ReceiveBuffer, keepends: bool, bound: int) -> bytes | None:
     r"""Take a line: up to a newline, without it and without one b"\r" before it.
 
     keepends: as it came, with its end.  `bound` counts the bytes before the newline.

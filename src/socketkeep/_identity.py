@@ -94,7 +94,7 @@ class Identity(Held):
         self._sent = False  # the handler has sent since its last commit
         self._pushes = 0  # sends from elsewhere that are going out
         self._taken = False  # bytes have left the kernel since the last commit
-        self._receives = 0  # -1: a commit has been seen
+        self._receives = 0 if assigned.resumable else -1  # -1: none is missing a commit
         record[ACTIVE_AT] = monotonic_ns()
         if assigned.shelf is not None and assigned.state is not None:
             assigned.shelf.put(assigned.state)

@@ -62,7 +62,7 @@ class Messages(SyncExchange):
         the same iterator goes on.
         """
         check_bound(max)
-        take = partial(take_line, self._buffer, max, keepends)
+        take = partial(take_line, self._buffer, keepends, max)
         return _Iteration(self, "lines", take, partial(self._buffer.take, max), commit, timeout)
 
     def recv_frame(

@@ -53,9 +53,9 @@ def test_lines(stream: bytes, cuts: list[int], retain: bool) -> None:
     *lines, rest = stream.split(b"\n")
     expected = [line[:-1] if line.endswith(b"\r") else line for line in lines]
     chunks = split(stream, cuts)
-    assert messages(chunks, lambda b: take_line(b, 99, False), retain) == (expected, rest)
+    assert messages(chunks, lambda b: take_line(b, False, 99), retain) == (expected, rest)
     kept = [line + b"\n" for line in lines]
-    assert messages(chunks, lambda b: take_line(b, 99, True), retain) == (kept, rest)
+    assert messages(chunks, lambda b: take_line(b, True, 99), retain) == (kept, rest)
 
 
 @given(streams, st.lists(st.integers(0, 40)), st.sampled_from([b";", b"\r\n", b"a\ra", b"\n\n\n"]))
@@ -100,9 +100,9 @@ def test_a_line_over_the_bound_is_refused_even_when_it_is_whole() -> None:
     buffer = ReceiveBuffer()
     buffer.feed(b"123456\n")
     with pytest.raises(LimitExceeded) as caught:
-        take_line(buffer, 5, False)
+        take_line(buffer, False, 5)
     assert caught.value.bytes_done == 7
-    assert take_line(buffer, 6, False) == b"123456"
+    assert take_line(buffer, False, 6) == b"123456"
 
 
 def test_senseless_bounds_are_refused() -> None:
