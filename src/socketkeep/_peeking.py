@@ -48,7 +48,9 @@ class PeekingBuffer(ReceiveBuffer):
         "_doubtful",
         "_epoll",
         "_loose",
+        "_refused",
         "_sock",
+        "_unix",
         "disputed",
         "input_fd",
         "kernel",
@@ -62,21 +64,27 @@ class PeekingBuffer(ReceiveBuffer):
         self._loose = loose
         self._sock = sock
         self._asked = 0  # what SO_RCVLOWAT is set to; 0: not known
+        self._unix = sock.family == socket.AF_UNIX
         self._epoll: select.epoll | None = None
+        self._refused: OSError | None = None  # why there is no epoll instance
         self._watch()
 
     def _watch(self) -> None:
         self.input_fd = self._sock.fileno()
-        if self._sock.family == socket.AF_UNIX:
+        if not self._unix:
+            self._ask(1)  # whoever died with the connection may have left it raised
+            return
+        try:
             self._epoll = select.epoll()
             self._epoll.register(self._sock, _EDGES)
-            self.input_fd = self._epoll.fileno()
-        else:
-            self._ask(1)  # whoever died with the connection may have left it raised
+        except OSError as error:  # out of descriptors: the handler is told when it receives
+            self._refused = error
+            return
+        self.input_fd = self._epoll.fileno()
 
     def _ask(self, count: int) -> None:
         """Have polls tell of input when there are so many bytes."""
-        if self._epoll is None and self._asked != count:
+        if not self._unix and self._asked != count:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
             self._asked = count
 
@@ -91,6 +99,8 @@ class PeekingBuffer(ReceiveBuffer):
 
         Raises BlockingIOError when there are none, NoRoom when there cannot be any, OSError.
         """
+        if self._refused is not None:
+            raise self._refused
         if self._epoll is not None:
             self._epoll.poll(0)  # before looking: what comes after is an edge again
         most = self.kernel + size
@@ -124,7 +134,7 @@ class PeekingBuffer(ReceiveBuffer):
                 raise OSError(code, os.strerror(code))
         if events[0][1] & _ENDED:
             return b""
-        if self._epoll is None:
+        if not self._unix:
             self._make_room(most)
         raise BlockingIOError
 
@@ -141,7 +151,7 @@ class PeekingBuffer(ReceiveBuffer):
         """Prepare for a wait for more.  Raises LimitExceeded when no more can come."""
         if not self.kernel:
             return
-        if self._epoll is None:
+        if not self._unix:
             self._ask(self.kernel + 1)
             return
         full = peer_is_full(self._sock)
@@ -184,7 +194,7 @@ class PeekingBuffer(ReceiveBuffer):
     def _take(self, count: int) -> None:
         self.kernel -= count
         # MSG_TRUNC takes without a copy; a Unix socket does not know it.
-        flags = socket.MSG_TRUNC if self._epoll is None else 0
+        flags = 0 if self._unix else socket.MSG_TRUNC
         try:
             while count > 0:
                 taken = len(self._sock.recv(count, flags))

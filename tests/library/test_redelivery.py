@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import signal
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from socketkeep._errors import (
     Closed,
     HandlerError,
     LimitExceeded,
+    OutOfResources,
     PeerClosed,
     PeerReset,
     TimedOut,
@@ -688,6 +691,32 @@ def fill(peer: socket.socket, piece: int) -> int:
             sent += peer.send(bytes(piece))
         except BlockingIOError:
             return sent
+
+
+def test_without_a_descriptor_for_it_the_receive_says_so(
+    monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(_peeking, "select", SimpleNamespace(**vars(select) | {"epoll": refuse}))
+
+    async def scenario() -> None:
+        ours, peer = unix_pair()
+        with ours, peer:
+            conn = Connection(ours.dup(), assignment=redelivering())
+            aconn = AsyncConnection(ours, assignment=redelivering())
+            peer.sendall(b"x")
+            with pytest.raises(OutOfResources):
+                conn.recv(timeout=5)
+            with pytest.raises(OutOfResources):
+                await aconn.recv(timeout=5)
+            conn.commit()
+            assert in_kernel(ours) == b"x"
+            conn.abort()
+            await aconn.abort()
+
+    run(scenario)
 
 
 # What the next worker is told.
