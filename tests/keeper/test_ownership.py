@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from socketkeep._keeper._ownership import TRANSITIONS, Event, Ownership, Stale, State
+from tests.keeper.ledger import SAYINGS, Ledger, logged
 
 #: What makes each event happen, in the epoch at hand.
 MAKE: Final[dict[Event, Callable[[Ownership], object]]] = {
@@ -98,161 +99,63 @@ def test_what_another_epoch_says_is_refused(
     assert ownership == Ownership(state, 3, worker)
 
 
-WORKERS: Final = st.integers(1, 3)
 #: How many epochs ago something was true; mostly it is so now.
 AGES: Final = st.sampled_from([0, 0, 0, 1, 2, -1])
 
 
 class OneConnection(RuleBasedStateMachine):
-    """One connection, and everything that could be said of it at any moment, true or stale.
-
-    The model knows no states and no table: only who has the connection.  `server` is the worker
-    that serves it, `receiver` the one it was sent to and that has not answered (it may be serving
-    already), `held` whether the keeper alone has it, `waits` for what: bytes, or a judgement after
-    its server's death; and `ended` how far its end has come.
-    """
+    """One connection, and everything that could be said of it at any moment, true or stale."""
 
     def __init__(self) -> None:
         super().__init__()
         self.ownership = Ownership(State.OWNED, 1, 1)
-        self.epoch = 1
-        self.server: int | None = 1
-        self.receiver: int | None = None
-        self.held = False
-        self.waits = ""
-        self.ended = 0
+        self.ledger = Ledger()
 
-    @property
-    def free(self) -> bool:
-        return self.held and self.receiver is None and not self.ended and not self.waits
-
-    def happens(self, expected: bool, event: Callable[[], object]) -> bool:
-        """Make it happen; it must be refused unless it was to be expected."""
+    @rule(saying=st.sampled_from(list(SAYINGS)), older=AGES, worker=st.integers(1, 3))
+    def it_is_said(self, saying: str, older: int, worker: int) -> None:
+        values = {"epoch": (self.ledger.epoch - older,), "worker": (worker,), "": ()}[
+            SAYINGS[saying]
+        ]
+        expected = self.ledger.tell(saying, *values)
         try:
-            event()
+            answer = getattr(self.ownership, saying)(*values)
         except Stale:
             assert not expected, "refused, though it is so"
-            return False
+            return
         assert expected, "accepted, though it cannot be"
-        return True
-
-    @rule(serial=WORKERS, older=AGES)
-    def detached(self, serial: int, older: int) -> None:
-        epoch = self.epoch - older
-        true = self.server == serial and older == 0
-        if self.ownership.worker == serial and self.happens(
-            true, lambda: self.ownership.detached(epoch)
-        ):
-            self.server, self.held = None, True
-
-    @rule(serial=WORKERS, older=AGES)
-    def parked(self, serial: int, older: int) -> None:
-        epoch = self.epoch - older
-        true = self.server == serial and older == 0
-        if self.ownership.worker == serial and self.happens(
-            true, lambda: self.ownership.parked(epoch)
-        ):
-            self.server, self.held, self.waits = None, True, "bytes"
-
-    @rule(serial=WORKERS, older=AGES)
-    def ended_by_its_server(self, serial: int, older: int) -> None:
-        epoch = self.epoch - older
-        true = self.server == serial and older == 0
-        if self.ownership.worker == serial and self.happens(
-            true, lambda: self.ownership.ended(epoch)
-        ):
-            self.server, self.ended = None, 2
-
-    @rule()
-    def owner_died(self) -> None:
-        if self.happens(self.server is not None, self.ownership.owner_died):
-            self.server, self.held, self.waits = None, True, "judgement"
-
-    @rule()
-    def resumed(self) -> None:
-        if self.happens(self.waits == "judgement", self.ownership.resumed):
-            self.waits = ""
-
-    @rule()
-    def condemned(self) -> None:
-        if self.happens(self.waits == "judgement", self.ownership.condemned):
-            self.waits, self.ended = "", 1
-
-    @rule()
-    def woken(self) -> None:
-        if self.happens(self.waits == "bytes", self.ownership.woken):
-            self.waits = ""
-
-    @rule()
-    def idle(self) -> None:
-        if self.happens(self.waits == "bytes", self.ownership.idle):
-            self.waits, self.ended = "", 1
-
-    @rule(serial=WORKERS, older=AGES)
-    def attached(self, serial: int, older: int) -> None:
-        epoch = self.epoch - older
-        true = self.receiver == serial and older == 0
-        if self.ownership.worker == serial and self.happens(
-            true, lambda: self.ownership.attached(epoch)
-        ):
-            self.server, self.receiver, self.held = serial, None, False
-
-    @rule(serial=WORKERS, older=AGES)
-    def refused(self, serial: int, older: int) -> None:
-        epoch = self.epoch - older
-        true = self.receiver == serial and older == 0
-        if self.ownership.worker == serial and self.happens(
-            true, lambda: self.ownership.refused(epoch)
-        ):
-            self.receiver = None
-
-    @rule(serial=WORKERS)
-    def assigned(self, serial: int) -> None:
-        epochs: list[int] = []
-        if self.happens(self.free, lambda: epochs.append(self.ownership.assigned(serial))):
-            assert epochs == [self.epoch + 1], "each assignment has a new epoch"
-            self.epoch += 1
-            self.receiver = serial
-
-    @rule()
-    def receiver_died(self) -> None:
-        if self.happens(self.receiver is not None, self.ownership.receiver_died):
-            self.receiver = None
-
-    @rule()
-    def expired(self) -> None:
-        if self.happens(self.free, self.ownership.expired):
-            self.ended = 1
-
-    @rule()
-    def stopped(self) -> None:
-        if self.happens(self.free or self.waits == "bytes", self.ownership.stopped):
-            self.waits, self.ended = "", 1
-
-    @rule()
-    def drained(self) -> None:
-        if self.happens(self.ended == 1, self.ownership.drained):
-            self.ended, self.held = 2, False
+        if saying == "assigned":
+            assert answer == self.ledger.epoch, "each assignment has a new epoch"
 
     @invariant()
     def one_has_it_and_no_more(self) -> None:
-        serving = [worker for worker in (self.server, self.receiver) if worker is not None]
+        ledger = self.ledger
+        serving = [each for each in (ledger.server, ledger.receiver) if each is not None]
         assert len(serving) <= 1
-        assert self.ownership.worker == (serving[0] if serving else None)
-        assert not (serving and self.ended), "never closed while a worker may serve it"
-        assert (self.server is not None) + self.held + (self.ended == 2) == 1
+        assert not (serving and ledger.ended), "never closed while a worker may serve it"
+        assert (ledger.server is not None) + ledger.held + (ledger.ended == 2) == 1
 
     @invariant()
-    def the_state_says_so(self) -> None:
-        if self.ended:
-            expected = State.CLOSING if self.ended == 1 else State.CLOSED
-        elif self.waits:
-            expected = State.PARKED if self.waits == "bytes" else State.ORPHANED
-        else:
-            expected = State.MOVING if self.held else State.OWNED
-        assert self.ownership.state is expected
-        assert self.ownership.epoch == self.epoch
+    def the_table_says_the_same(self) -> None:
+        ledger = self.ledger
+        assert self.ownership == Ownership(ledger.state, ledger.epoch, ledger.worker)
 
 
 TestOneConnection = OneConnection.TestCase
-TestOneConnection.settings = settings(max_examples=60, stateful_step_count=40, derandomize=True)
+TestOneConnection.settings = settings(max_examples=60, stateful_step_count=60, derandomize=True)
+
+
+def test_every_saying_is_an_event() -> None:
+    """What the account knows is what the table knows."""
+    assert {saying.replace("_", " ") for saying in SAYINGS} == {event.value for event in Event}
+
+
+def test_the_account_finds_what_the_table_should_have_refused() -> None:
+    """The log of a table that lets two workers have one connection does not pass."""
+    with logged() as log:
+        ownership = Ownership(State.OWNED, 1, 1)
+        ownership.detached(1)
+        ownership.assigned(2)
+        ownership.worker = None
+        ownership.assigned(3)
+    with pytest.raises(AssertionError, match="assigned"):
+        log.replay()

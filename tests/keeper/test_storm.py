@@ -1,22 +1,26 @@
-"""Everything at once, in any order: no connection is lost that no dead worker served.
+"""Everything at once, in any order: no connection is lost but those that have to be.
 
 Hypothesis plays the people who reload and scale, the templates, the workers and their deaths.  What
-must hold is said of the peers alone, and of who could serve them.
+must hold is said of the peers, and of who could serve them; and what the ownership table was told
+and what it accepted is held against an account of its own at the end.
 """
 
 from __future__ import annotations
 
 import socket
-from typing import Final
+from contextlib import ExitStack
+from typing import Any, Final
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from socketkeep import _record as record
 from socketkeep._keeper._workers import Model
-from socketkeep._record import Ended
+from socketkeep._record import Ended, Status
 from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.fakes import FarWorker, Served, Template
+from tests.keeper.ledger import logged
 
 PICK: Final = st.integers(0, 30)
 NEVER: Final = 100_000.0
@@ -26,13 +30,18 @@ class Storm(RuleBasedStateMachine):
     """One server in a storm."""
 
     model: Model = "async"
+    options: Any = {}  # noqa: RUF012
+    code: Any = {}  # noqa: RUF012
 
     def __init__(self) -> None:
         super().__init__()
-        self.bench = Bench(workers=2, orphan_timeout=NEVER, graceful_timeout=NEVER)
+        self._stack = ExitStack()
+        self.log = self._stack.enter_context(logged())
+        self.bench = Bench(workers=2, orphan_timeout=NEVER, graceful_timeout=NEVER, **self.options)
         self.peers: dict[str, socket.socket] = {}
         self.lost: set[str] = set()
-        self.bench.start(self.model)
+        self.ended: set[str] = set()
+        self.bench.start(self.model, **self.code)
 
     # Who there is.
 
@@ -109,7 +118,7 @@ class Storm(RuleBasedStateMachine):
         if template.model_told:
             template.fork()
         else:
-            template.loaded(self.model)
+            template.loaded(self.model, **self.code)
         self.bench.settle()
 
     @rule(pick=PICK)
@@ -138,16 +147,37 @@ class Storm(RuleBasedStateMachine):
             peer, served = self.bench.serve(able[pick % len(able)])
             self.peers[served.id] = peer
 
-    @precondition(lambda self: self.movable)
-    @rule(pick=PICK)
-    def worker_gives_up(self, pick: int) -> None:
-        movable = self.movable
-        served = movable[pick % len(movable)]
-        served.detach()
+    def give_up(self, served: Served) -> None:
+        served.detach(self.state_of(served))
         self.bench.settle()
         assert served.worker.acknowledged.pop().taken
         served.settle()
         self.bench.settle()
+
+    def attach(self, worker: FarWorker) -> None:
+        """Take what arrived first, unless a connection was accepted into its seat meanwhile."""
+        if len(worker.connections) >= worker.board.rows:
+            worker.refuse()
+        else:
+            self.attached(worker.attach())
+
+    def attached(self, served: Served) -> None:
+        """A connection is with its next worker."""
+
+    def state_of(self, served: Served) -> bytes | None:
+        return None
+
+    def die(self, worker: FarWorker) -> None:
+        """Note who is lost by it, and let it die."""
+        self.lost.update(worker.connections)
+        worker.die(-9)
+        self.bench.settle()
+
+    @precondition(lambda self: self.movable)
+    @rule(pick=PICK)
+    def worker_gives_up(self, pick: int) -> None:
+        movable = self.movable
+        self.give_up(movable[pick % len(movable)])
 
     @precondition(lambda self: self.receivers)
     @rule(pick=PICK, takes=st.booleans())
@@ -155,7 +185,7 @@ class Storm(RuleBasedStateMachine):
         receivers = self.receivers
         worker = receivers[pick % len(receivers)]
         if takes:
-            worker.attach()
+            self.attach(worker)
         else:
             worker.refuse()
         self.bench.settle()
@@ -167,10 +197,8 @@ class Storm(RuleBasedStateMachine):
         workers = self.workers
         worker = workers[pick % len(workers)]
         if unheard and worker.arrived:
-            worker.attach()
-        self.lost.update(worker.connections)
-        worker.die(-9)
-        self.bench.settle()
+            self.attach(worker)
+        self.die(worker)
 
     @rule()
     def retired_workers_end(self) -> None:
@@ -184,7 +212,7 @@ class Storm(RuleBasedStateMachine):
     @invariant()
     def nobody_is_cut_off(self) -> None:
         cut = {name for name, peer in self.peers.items() if is_at_eof(peer)}
-        assert cut == self.lost
+        assert cut == self.lost | self.ended
 
     @invariant()
     def nobody_is_served_twice(self) -> None:
@@ -203,7 +231,7 @@ class Storm(RuleBasedStateMachine):
                 self.bench.settle()
             for template in self.templates:
                 if template.load is not None and not template.model_told:
-                    template.loaded(self.model)
+                    template.loaded(self.model, **self.code)
                 self.bench.settle()
                 template.fork()
             for worker in self.workers:
@@ -211,26 +239,29 @@ class Storm(RuleBasedStateMachine):
                     worker.ready()
             self.bench.settle()
             for served in self.movable:
-                served.detach()
-                self.bench.settle()
-                assert served.worker.acknowledged.pop().taken
-                served.settle()
+                self.give_up(served)
             for worker in self.receivers:
                 while worker.arrived:
-                    worker.attach()
+                    self.attach(worker)
             self.retired_workers_end()
             self.bench.advance(0.5)
         assert self.bench.keeper.state == "running"
         self.nobody_is_cut_off()
         for name, peer in self.peers.items():
-            if name in self.lost:
+            if name in self.lost | self.ended:
                 continue
             servers = [w for w in self.workers if name in w.connections]
             if self.room():
                 assert len(servers) == 1, (name, len(self.bench.keeper.connections.moves))
                 assert is_alive(peer, servers[0].connections[name].sock)
         assert self.bench.keeper.counters()["lost"] == len(self.lost)
+        self.close()
+
+    def close(self) -> None:
+        """End all of it, and let the account of it be audited."""
         self.bench.close()
+        self._stack.close()
+        self.log.replay()
 
     def room(self) -> bool:
         """Whether the workers there are can serve all the connections there are."""
@@ -266,7 +297,143 @@ class StoppedStorm(Storm):
         self.bench.advance(1)
         assert self.bench.has_stopped()
         assert self.bench.system.unreaped() == []
-        self.bench.close()
+        self.close()
+
+
+class KeptStorm(Storm):
+    """Where connections are kept through crashes, parked, and in the middle of messages."""
+
+    options: Any = {"keep": "crash"}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states: dict[str, bytes] = {}
+        self.deaths: dict[str, list[float]] = {}
+        self.interrupted: set[str] = set()  # left in the middle of a message, until taken over
+
+    @property
+    def served(self) -> list[Served]:
+        return [served for worker in self.workers for served in worker.connections.values()]
+
+    @property
+    def movable(self) -> list[Served]:
+        return [served for served in super().movable if not served.words[record.STATUS]]
+
+    @property
+    def parked(self) -> list[str]:
+        return [held.id for held in self.bench.keeper.connections.parking]
+
+    def state_of(self, served: Served) -> bytes | None:
+        return self.states.get(served.id)
+
+    def attached(self, served: Served) -> None:
+        """What the next worker is told is what the last one committed."""
+        assert served.attach is not None
+        assert served.attach.state == self.states.get(served.id)
+        assert served.attach.redelivered is bool(
+            self.code.get("redeliver") and served.id in self.interrupted
+        )
+        self.interrupted.discard(served.id)
+
+    def die(self, worker: FarWorker) -> None:
+        for name, served in worker.connections.items():
+            kept = served.words[record.KEEP] != record.NOT_OFFERED
+            if not kept or (served.words[record.STATUS] and self.is_condemned(name)):
+                self.lost.add(name)
+            elif served.words[record.STATUS]:
+                self.interrupted.add(name)
+            else:
+                self.interrupted.discard(name)
+        worker.die(-9)
+        self.bench.settle()
+
+    def is_condemned(self, name: str) -> bool:
+        """One more owner of it died in the middle of its message: whether it is lost by that."""
+        if not self.code.get("redeliver"):
+            return True
+        deaths = self.deaths.setdefault(name, [])
+        deaths.append(self.bench.clock.now)
+        return sum(self.bench.clock.now - death < 60 for death in deaths) >= 3
+
+    @precondition(lambda self: self.served)
+    @rule(pick=PICK, heard=st.booleans())
+    def connection_is_entrusted(self, pick: int, heard: bool) -> None:
+        served = self.served[pick % len(self.served)]
+        served.keep()
+        if heard:
+            self.bench.settle()
+            assert served.is_kept()
+
+    @precondition(lambda self: self.served)
+    @rule(pick=PICK, status=st.sampled_from([Status.READ, Status.SENT]))
+    def message_begins(self, pick: int, status: Status) -> None:
+        self.served[pick % len(self.served)].become(status)
+
+    @precondition(lambda self: self.served)
+    @rule(pick=PICK, state=st.binary(min_size=1, max_size=3))
+    def message_is_committed(self, pick: int, state: bytes) -> None:
+        served = self.served[pick % len(self.served)]
+        served.commit(state)
+        self.states[served.id] = state
+
+    @precondition(lambda self: self.served)
+    @rule(pick=PICK)
+    def connection_is_parked(self, pick: int) -> None:
+        served = self.served[pick % len(self.served)]
+        if not served.words[record.STATUS]:
+            served.park(self.states.get(served.id))
+            self.bench.settle()
+            assert served.worker.acknowledged.pop().taken
+            served.settle()
+            self.bench.settle()
+
+    @precondition(lambda self: self.parked)
+    @rule(pick=PICK)
+    def bytes_arrive(self, pick: int) -> None:
+        name = self.parked[pick % len(self.parked)]
+        self.peers[name].send(b".")
+        self.bench.settle()
+        assert name not in self.parked
+
+    @precondition(lambda self: self.served)
+    @rule(pick=PICK, told=st.booleans())
+    def connection_ends(self, pick: int, told: bool) -> None:
+        """And its worker dies before it can say so."""
+        served = self.served[pick % len(self.served)]
+        served.words[record.ENDED] = Ended.CLOSED
+        self.ended.add(served.id)
+        if told:
+            if served.words[record.KEEP] != record.NOT_OFFERED:
+                served.say_ended()
+            served.settle(Ended.CLOSED)
+            self.bench.settle()
+            return
+        del served.worker.connections[served.id]
+        served.sock.close()
+        self.die(served.worker)
+
+    def teardown(self) -> None:
+        for name in self.parked:
+            self.peers[name].send(b".")
+        for served in self.served:
+            served.commit(self.states.setdefault(served.id, b"end"))
+        self.bench.settle()
+        super().teardown()
+
+
+class RedeliveringStorm(KeptStorm):
+    """Where messages in the middle of which workers died are delivered again."""
+
+    code: Any = {"redeliver": True}  # noqa: RUF012
+
+
+class KeptPreforkStorm(KeptStorm):
+    """Where connections are kept, and seats are few."""
+
+    model = "prefork"
+
+    def room(self) -> bool:
+        return not len(self.bench.keeper.connections.moves)
 
 
 SETTINGS: Final = settings(
@@ -275,6 +442,12 @@ SETTINGS: Final = settings(
     stateful_step_count=30,
     suppress_health_check=[HealthCheck.too_slow],
 )
+TestKeptStorm = KeptStorm.TestCase
+TestKeptStorm.settings = SETTINGS
+TestRedeliveringStorm = RedeliveringStorm.TestCase
+TestRedeliveringStorm.settings = SETTINGS
+TestKeptPreforkStorm = KeptPreforkStorm.TestCase
+TestKeptPreforkStorm.settings = SETTINGS
 TestStorm = Storm.TestCase
 TestStorm.settings = SETTINGS
 TestPreforkStorm = PreforkStorm.TestCase
