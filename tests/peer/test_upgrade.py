@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import socket
 
 import pytest
 
-from tests.harness import Load, Server
+from tests.harness import Load, Server, connect, read_reply, read_to_end
 from tests.peer.conftest import Site
 from tests.peer.test_reload_under_load import nothing_ended
 
@@ -111,3 +114,70 @@ else:
 def attached(server: Server) -> dict[str, int]:
     """Return how often connections were given to workers, by why, where that is not never."""
     return {why: count for why, count in server.status()["totals"]["attached"].items() if count}
+
+
+def ask(peer: socket.socket, text: str) -> str:
+    """Send a line; return the reply."""
+    peer.sendall(f"{text}\n".encode())
+    return read_reply(peer).decode()
+
+
+def test_parked_connections_wait_on(tcp_site: Site) -> None:
+    """Through three upgrades, with more of them than there are seats; bytes and EOF find them."""
+    target = tcp_site.write("v0")
+    with (
+        tcp_site.serve(target, "--park-after", "0.05", clients=2) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        peers = [stack.enter_context(connect(server.address)) for _ in range(12)]
+        for peer in peers:
+            assert ask(peer, "a") == "1 a v0"
+        for number in range(1, 4):
+            server.wait_until(lambda: connections(server, "parked") == 12, "12 parked")
+            tcp_site.write(f"v{number}")
+            assert server.cli("upgrade").exit_code == 0
+        peers[0].shutdown(socket.SHUT_WR)
+        assert read_to_end(peers[0]) == b""
+        for peer in peers[1:]:
+            assert ask(peer, "b") == "2 b v3"
+        totals = server.status()["totals"]
+        assert totals["lost"] == 0
+        assert totals["attached"]["parked"] >= 12
+
+
+def test_kept_connections_outlive_a_worker_after_an_upgrade(tcp_site: Site) -> None:
+    """The keeper has their handles still, those of before the upgrade and those it moved."""
+    target = tcp_site.write("v0")
+    options = ("--keep", "crash", "--keep-after", "0.05", "--park-after", "off")
+    with (
+        tcp_site.serve(target, *options, clients=8) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        peers = [stack.enter_context(connect(server.address)) for _ in range(8)]
+        for peer in peers:
+            assert ask(peer, "a") == "1 a v0"
+        server.wait_until(lambda: connections(server, "kept") == 8, "8 kept")
+        assert server.cli("upgrade").exit_code == 0
+        server.wait_until(lambda: attached(server).get("upgrade") == 8, "8 upgraded")
+        if tcp_site.model == "fork":
+            server.wait_until(lambda: len(processes(server)) == 8, "8 processes of connections")
+            owners = processes(server)
+        else:
+            owners = {each["owner"] for each in server.connections()}
+        for owner in owners:
+            os.kill(owner, signal.SIGKILL)
+        for peer in peers:
+            assert ask(peer, "b") == "2 b v0"
+        assert attached(server)["crash"] == 8, server.status()["totals"]
+        assert server.status()["totals"]["lost"] == 0
+
+
+def processes(server: Server) -> set[int]:
+    """Return the processes that the workers of the `fork` model have forked for connections."""
+    owners = {each["owner"] for each in server.connections()}
+    return owners - {each["pid"] for each in server.workers()}
+
+
+def connections(server: Server, state: str) -> int:
+    """Return how many connections are in that state."""
+    return int(server.status()["connections"][state])
