@@ -74,6 +74,53 @@ def handle(conn: Connection) -> None:
         conn.send(b"%d %s %s\\n" % (count, line, VERSION))
         conn.commit(count)
 """,
+    # Does as it is told: dies now or a moment later, ends the connection, or only answers.  The
+    # answer says why the handler was called, and whether it may have been told before.
+    "told": """
+def handle(conn: Connection) -> None:
+    count = conn.state or 0
+    for line in conn.lines():
+        count += 1
+        match line.decode().split("-"):
+            case ["half", how]:
+                conn.send(b"half of an answer\\n")
+                die(how)
+            case ["once", how] if not conn.redelivered:
+                die(how)
+            case ["now", how]:
+                die(how)
+            case ["later", how]:
+                threading.Timer(0.1, die, (how,)).start()
+            case ["abort"]:
+                conn.abort()
+                return
+            case ["close"]:
+                conn.close()
+                return
+            case ["release"]:
+                conn.release()
+                return
+            case ["eof"]:
+                conn.send_eof()
+                continue
+            case ["park"]:
+                conn.commit(count)
+                conn.park()
+        said = (count, line, VERSION, conn.attached.encode(), conn.redelivered)
+        conn.send(b"%d %s %s %s %d\\n" % said)
+        conn.commit(count)
+
+
+def die(how: str) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    match how:
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "exit":
+            os._exit(3)
+        case "segv":
+            faulthandler._sigsegv()
+""",
 }
 
 _ASYNC: Final[dict[str, str]] = {
@@ -81,6 +128,11 @@ _ASYNC: Final[dict[str, str]] = {
     .replace("for line in conn", "async for line in conn")
     .replace("conn.send(", "await conn.send(")
     .replace("conn.recv_until(", "await conn.recv_until(")
+    .replace("conn.abort(", "await conn.abort(")
+    .replace("conn.close(", "await conn.close(")
+    .replace("conn.release(", "await conn.release(")
+    .replace("conn.send_eof(", "await conn.send_eof(")
+    .replace("conn.park(", "await conn.park(")
     .replace("conn.recv_exactly(4)", "await conn.recv_exactly(4)")
     .replace("conn.recv_exactly(length)", "await conn.recv_exactly(length)")
     .replace("Connection", "AsyncConnection")
@@ -88,7 +140,11 @@ _ASYNC: Final[dict[str, str]] = {
 }
 
 _HEAD: Final = """
+import faulthandler
 import os
+import resource
+import signal
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path

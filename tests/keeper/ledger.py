@@ -51,6 +51,16 @@ class Ledger:
     waits: str = ""
     ended: int = 0
 
+    @classmethod
+    def of(cls, state: State, epoch: int, worker: int | None) -> Ledger:
+        """Return the account of a connection that an earlier version of the keeper knew so."""
+        if state is State.OWNED:
+            return cls(server=worker, epoch=epoch)
+        waits = {State.PARKED: "bytes", State.ORPHANED: "judgement"}.get(state, "")
+        ledger = cls(server=None, receiver=worker, epoch=epoch, held=True, waits=waits)
+        assert ledger.state is state
+        return ledger
+
     @property
     def free(self) -> bool:
         """Whether it can be given to a worker."""
@@ -126,8 +136,7 @@ class Log:
         ledgers: dict[int, Ledger] = {}
         for ownership, saying, value, accepted in self.entries:
             state, epoch, worker = self.begun[id(ownership)]
-            assert state is State.OWNED, "the keeper hears of it from its owner"
-            ledger = ledgers.setdefault(id(ownership), Ledger(server=worker, epoch=epoch))
+            ledger = ledgers.setdefault(id(ownership), Ledger.of(state, epoch, worker))
             before = repr(ledger)
             assert ledger.tell(saying, value) is accepted, (saying, value, accepted, before)
         for ownership, *_ in self.entries:

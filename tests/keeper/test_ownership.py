@@ -141,7 +141,9 @@ class OneConnection(RuleBasedStateMachine):
 
 
 TestOneConnection = OneConnection.TestCase
-TestOneConnection.settings = settings(max_examples=60, stateful_step_count=60, derandomize=True)
+TestOneConnection.settings = settings(
+    max_examples=60, stateful_step_count=60, derandomize=True, deadline=None
+)
 
 
 def test_every_saying_is_an_event() -> None:

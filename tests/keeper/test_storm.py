@@ -224,7 +224,15 @@ class Storm(RuleBasedStateMachine):
             assert len(servers) + len(offered) <= 1, (servers, offered)
 
     def teardown(self) -> None:
-        """The storm is over: everybody does what is asked, and all that is left is served."""
+        """The storm is over."""
+        try:
+            self.calm_down()
+        finally:
+            self._stack.close()
+        self.log.replay()
+
+    def calm_down(self) -> None:
+        """Everybody does what is asked, and all that is left is served."""
         for _ in range(40):
             if self.bench.system.check:
                 self.bench.system.check.passes()
@@ -255,13 +263,7 @@ class Storm(RuleBasedStateMachine):
                 assert len(servers) == 1, (name, len(self.bench.keeper.connections.moves))
                 assert is_alive(peer, servers[0].connections[name].sock)
         assert self.bench.keeper.counters()["lost"] == len(self.lost)
-        self.close()
-
-    def close(self) -> None:
-        """End all of it, and let the account of it be audited."""
         self.bench.close()
-        self._stack.close()
-        self.log.replay()
 
     def room(self) -> bool:
         """Whether the workers there are can serve all the connections there are."""
@@ -280,7 +282,7 @@ class PreforkStorm(Storm):
 class StoppedStorm(Storm):
     """Where the server is told to stop in the midst of it."""
 
-    def teardown(self) -> None:
+    def calm_down(self) -> None:
         """Whatever was under way, the server ends soon, and the peers are told so."""
         self.bench.keeper.stop("close")
         for peer in self.peers.values():
@@ -297,7 +299,7 @@ class StoppedStorm(Storm):
         self.bench.advance(1)
         assert self.bench.has_stopped()
         assert self.bench.system.unreaped() == []
-        self.close()
+        self.bench.close()
 
 
 class KeptStorm(Storm):
@@ -412,13 +414,13 @@ class KeptStorm(Storm):
         served.sock.close()
         self.die(served.worker)
 
-    def teardown(self) -> None:
+    def calm_down(self) -> None:
         for name in self.parked:
             self.peers[name].send(b".")
         for served in self.served:
             served.commit(self.states.setdefault(served.id, b"end"))
         self.bench.settle()
-        super().teardown()
+        super().calm_down()
 
 
 class RedeliveringStorm(KeptStorm):
@@ -440,6 +442,7 @@ SETTINGS: Final = settings(
     max_examples=15,
     derandomize=True,  # a suite that fails now and then helps nobody; raise the numbers to explore
     stateful_step_count=30,
+    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestKeptStorm = KeptStorm.TestCase

@@ -18,7 +18,7 @@ HISTORIES = st.lists(st.tuples(st.floats(0, 40), STATUSES), max_size=20)
 
 
 @given(POLICIES, HISTORIES, st.integers(1, 5))
-@settings(max_examples=150, derandomize=True)
+@settings(max_examples=150, derandomize=True, deadline=None)
 def test_a_history_of_deaths(
     policy: Policy, history: list[tuple[float, Status]], limit: int
 ) -> None:
@@ -49,7 +49,7 @@ def test_a_history_of_deaths(
 
 
 @given(st.integers(-(2**63), 2**64), POLICIES)
-@settings(derandomize=True)
+@settings(derandomize=True, deadline=None)
 def test_a_word_that_is_no_status_is_not_clean(status: int, policy: Policy) -> None:
     """Only one value says that nothing is under way."""
     fate, _ = judge(status, policy, (), 0.0, 3)

@@ -307,7 +307,7 @@ class WorkerPool:
 
     def _received(self, worker: Worker, packet: Packet) -> None:
         match packet.message:
-            case Ready(pid=pid):
+            case Ready(pid=pid) if not worker.killed:
                 worker.pid = pid  # the template's word of it may still be on its way
                 worker.state = WorkerState.READY
                 self._ready(worker)

@@ -1,0 +1,237 @@
+"""Workers die, hang and are killed under connections that are kept; the peers' side of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final
+
+import pytest
+
+from tests.harness import Server, connect, read_reply
+from tests.harness.processes import wait_exit
+from tests.peer.conftest import Site
+
+KEPT: Final = ("--keep", "crash", "--keep-after", "0.01", "--park-after", "off")
+RESUMABLE: Final = "\nhandle = resumable({options})(handle)\n"
+#: One of each process in which a connection can be, for each way to deal with it.
+POLICIES: Final = [
+    ("fork", "close", "FIN"),
+    ("prefork", "close", "FIN"),
+    ("thread", "reset", "RST"),
+    ("async", "reset", "RST"),
+    ("fork", "resume", ""),
+    ("async", "resume", ""),
+]
+
+
+class Peers:
+    """Plain sockets, each of which counts what it has asked."""
+
+    def __init__(self, server: Server, stack: ExitStack, number: int) -> None:
+        self.server = server
+        self.socks = [stack.enter_context(connect(server.address)) for _ in range(number)]
+        self.asked = [0] * number
+
+    def ask(self, index: int, word: str) -> tuple[str, bool]:
+        """Ask and return why the handler that answered was called, and if it was redelivered."""
+        self.tell(index, word)
+        return self.hear(index, word)
+
+    def tell(self, index: int, word: str) -> None:
+        """Ask, and do not wait for the answer."""
+        self.asked[index] += 1
+        self.socks[index].sendall(word.encode() + b"\n")
+
+    def hear(self, index: int, word: str, *, behind: int = 0) -> tuple[str, bool]:
+        """Wait for an answer, `behind` of which others are to come."""
+        count, said, _, attached, redelivered = read_reply(self.socks[index]).decode().split()
+        assert (int(count), said) == (self.asked[index] - behind, word), (
+            "the committed state went along"
+        )
+        return attached, redelivered == "1"
+
+    def owners(self) -> list[int]:
+        """Return the process that serves each."""
+        self.wait_clean()
+        owners = {each["peer"]: each["owner"] for each in self.server.connections()}
+        return [owners[_name(sock)] for sock in self.socks]
+
+    def wait_clean(self) -> None:
+        """Wait until every handler has committed its last answer and waits."""
+        self.server.wait_until(
+            lambda: not any(each["busy"] for each in self.server.connections()), "all wait", 10.0
+        )
+
+    def end(self, index: int) -> str:
+        """Wait for the end of one; return "FIN" or "RST"."""
+        try:
+            while self.socks[index].recv(1000):
+                pass
+        except ConnectionResetError:
+            return "RST"
+        return "FIN"
+
+
+def _name(sock: socket.socket) -> str:
+    host, port = sock.getsockname()
+    return f"{host}:{port}"
+
+
+@contextmanager
+def kept(site: Site, number: int, *options: str, decorated: str = "") -> Iterator[Peers]:
+    """Serve the handler that does as it is told, to peers that the keeper holds too."""
+    target = site.write("v0", "told", tail=RESUMABLE.format(options=decorated))
+    with (
+        site.serve(target, *KEPT, *options, clients=number, spare=1) as server,
+        ExitStack() as stack,
+    ):
+        peers = Peers(server, stack, number)
+        for index in range(number):
+            assert peers.ask(index, "hello") == ("accepted", False)
+        wait_kept(server, number)
+        yield peers
+
+
+def wait_kept(server: Server, number: int) -> None:
+    server.wait_until(
+        lambda: server.status()["connections"]["kept"] == number, f"{number} kept", 10.0
+    )
+
+
+def test_clean_connections_outlive_their_process(tcp_site: Site) -> None:
+    """They go on in another one, with the state of their last commit; the peers see nothing.
+
+    However often, and however it dies: it is no poison.
+    """
+    with kept(tcp_site, 3) as peers:
+        crashes = 0
+        for how in ("outside", "exit", "segv", "outside"):
+            before = peers.owners()
+            if how == "outside":
+                os.kill(before[0], signal.SIGKILL)
+            else:
+                peers.ask(0, f"later-{how}")
+            assert wait_exit(before[0], 10.0)
+            for index, owner in enumerate(before):
+                attached, redelivered = peers.ask(index, "again")
+                assert (attached == "crash") >= (owner == before[0])
+                assert not redelivered
+            crashes += before.count(before[0])
+            wait_kept(peers.server, 3)
+        totals = peers.server.status()["totals"]
+        assert (totals["lost"], totals["poisoned"]) == (0, 0)
+        assert totals["attached"]["crash"] == crashes
+
+
+def test_the_workers_of_forked_children_die(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The children serve on; what dies later goes to the children of other workers."""
+    site = Site("fork", "ipv4", tmp_path_factory.mktemp("fork"))
+    with kept(site, 4) as peers:
+        parents = [each["pid"] for each in peers.server.workers()]
+        children = peers.owners()
+        for pid in parents:
+            os.kill(pid, signal.SIGKILL)
+            assert wait_exit(pid, 10.0)
+        for index in range(4):
+            assert peers.ask(index, "again") == ("accepted", False)
+        assert peers.owners() == children
+        os.kill(children[0], signal.SIGKILL)
+        assert wait_exit(children[0], 10.0)
+        assert peers.ask(0, "again") == ("crash", False)
+        assert peers.ask(1, "again") == ("accepted", False)
+
+
+@pytest.mark.parametrize(("model", "on_crash", "end"), POLICIES)
+def test_in_the_middle_of_a_message(
+    model: str, on_crash: str, end: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Having received, or having sent, something that was not committed."""
+    site = Site(model, "ipv4", tmp_path_factory.mktemp(model))
+    with kept(site, 2, decorated=f"on_crash={on_crash!r}") as peers:
+        peers.tell(0, "now-kill")
+        if end:
+            assert peers.end(0) == end
+        else:
+            # What had been received and not committed is gone with its handler.
+            peers.server.wait_until(
+                lambda: peers.server.status()["totals"]["attached"]["crash"] >= 1, "resumed"
+            )
+            peers.asked[0] -= 1
+            assert peers.ask(0, "again") == ("crash", False)
+        peers.tell(1, "half-kill")
+        assert read_reply(peers.socks[1]) == b"half of an answer"
+        if end:
+            assert peers.end(1) == end
+            peers.server.wait_until(
+                lambda: peers.server.status()["totals"]["lost"] == 2, "both lost"
+            )
+        else:
+            peers.server.wait_until(
+                lambda: peers.server.status()["totals"]["attached"]["crash"] >= 2, "resumed"
+            )
+            peers.asked[1] -= 1
+            assert peers.ask(1, "again") == ("crash", False)
+
+
+def test_a_message_is_delivered_again(tcp_site: Site) -> None:
+    """The answers come in order, once; after the third death its connection is reset.
+
+    One beside it in the same workers is kept.
+    """
+    with kept(tcp_site, 2, decorated="redeliver=True") as peers:
+        peers.tell(0, "once-kill")
+        peers.tell(0, "more")
+        assert peers.hear(0, "once-kill", behind=1) == ("crash", True)
+        assert peers.hear(0, "more")[0] == "crash"
+        peers.tell(0, "now-kill")
+        assert peers.end(0) == "RST"
+        event = peers.server.wait_event("poisoned")
+        assert event["peer"] == _name(peers.socks[0])
+        assert event["deaths"] == 3
+        assert peers.ask(1, "again")[0] in ("accepted", "crash")
+        totals = peers.server.status()["totals"]
+        assert (totals["poisoned"], totals["lost"]) == (1, 1)
+
+
+@pytest.mark.parametrize("model", ["prefork", "thread", "async"])
+def test_a_worker_that_hangs_is_dead_before_its_connections_go_on(
+    model: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Continued, it would write into a stream that another worker serves."""
+    site = Site(model, "ipv4", tmp_path_factory.mktemp(model))
+    with kept(site, 2, "--worker-timeout", "1") as peers:
+        stopped = peers.owners()[0]
+        os.kill(stopped, signal.SIGSTOP)
+        pidfd = os.pidfd_open(stopped)
+        try:
+            began = time.monotonic()
+            assert peers.ask(0, "again") == ("crash", False)
+            assert time.monotonic() - began < 5.0
+            with pytest.raises(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+        finally:
+            os.close(pidfd)
+        peers.server.wait_event("worker killed: it made no progress", pid=stopped)
+        for index in range(2):
+            peers.ask(index, "more")
+            peers.socks[index].setblocking(False)
+            with pytest.raises(BlockingIOError):
+                peers.socks[index].recv(1)
+
+
+def test_an_end_is_an_end_though_the_keeper_has_a_handle(some_site: Site) -> None:
+    ends = {"abort": "RST", "close": "FIN", "release": "FIN", "eof": "FIN"}
+    with kept(some_site, len(ends) + 1) as peers:
+        for index, (word, end) in enumerate(ends.items()):
+            began = time.monotonic()
+            peers.tell(index, word)
+            assert peers.end(index) == end, word
+            assert time.monotonic() - began < 3.0
+            peers.socks[index].close()
+        wait_kept(peers.server, 1)
+        assert peers.ask(len(ends), "again") == ("accepted", False)
