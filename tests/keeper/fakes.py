@@ -30,6 +30,7 @@ from socketkeep._wire._messages import (
     Acknowledged,
     Attach,
     Attached,
+    CloseListeners,
     Crowded,
     Detached,
     Forked,
@@ -402,6 +403,7 @@ class FarWorker(Far):
         self.said_ready = False
         self.accept_below = 0
         self.allotments = 0
+        self.listens = True
         self.crowded = 0  # how often it was told
         self.pings = 0
         self.order: Retire | None = None
@@ -418,6 +420,8 @@ class FarWorker(Far):
                 case Seats(accept_below=limit):
                     self.accept_below = limit
                     self.allotments += 1
+                case CloseListeners():
+                    self.listens = False
                 case Retire() as order:
                     self.order = order
                 case Acknowledged() as acknowledged:

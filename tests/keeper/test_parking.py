@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import Any
 
 import pytest
 
@@ -187,10 +186,9 @@ def test_each_is_idle_for_itself(make_bench: MakeBench) -> None:
     assert [is_at_eof(peer) for peer in peers] == [True, False, True]
 
 
-@pytest.mark.parametrize("how", ["close", "finish"])
-def test_a_stop_and_a_drain_close_it(bench: Bench, how: Any) -> None:
+def test_a_stop_closes_it(bench: Bench) -> None:
     peer, _, _ = parked(bench, tcp=True)
-    bench.keeper.stop(how)
+    bench.keeper.stop("close")
     bench.settle()
     assert end_of(peer) == "FIN"
     assert len(bench.keeper.connections) == 0
@@ -199,10 +197,30 @@ def test_a_stop_and_a_drain_close_it(bench: Bench, how: Any) -> None:
 def test_what_is_parked_while_the_server_stops_is_closed(bench: Bench) -> None:
     (worker, _) = bench.start()
     peer, served = bench.serve(worker, tcp=True)
-    bench.keeper.stop("finish")
+    bench.keeper.stop("close")
     bench.settle()
     park(bench, served)
     assert end_of(peer) == "FIN"
+
+
+def test_a_drain_serves_it_when_it_wakes_and_closes_it_at_the_end(make_bench: MakeBench) -> None:
+    bench = make_bench(workers=2, graceful_timeout=10)
+    peer, _, workers = parked(bench, tcp=True)
+    bench.keeper.stop("finish")
+    bench.advance(5)
+    assert not any(worker.order or worker.listens for worker in workers)
+    peer.send(b"still here\n")
+    bench.settle()
+    (receiver,) = (worker for worker in workers if worker.arrived)
+    served = receiver.attach()
+    bench.settle()
+    park(bench, served)
+    bench.advance(4)
+    assert len(bench.keeper.connections.parking) == 0, "woken by what it has not read"
+    receiver = next(worker for worker in workers if worker.arrived)
+    receiver.attach()
+    bench.advance(2)
+    assert [worker.told() for worker in workers] == ["finish", "finish"]
 
 
 def test_a_reload_leaves_it_and_the_new_code_answers(bench: Bench) -> None:

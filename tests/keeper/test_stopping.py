@@ -32,14 +32,37 @@ def test_a_drain_serves_until_the_last_connection_ends(bench: Bench) -> None:
     bench.keeper.stop("finish")
     bench.settle()
     assert bench.keeper.state == "draining"
-    assert [worker.order.how for worker in workers if worker.order] == ["finish", "finish"]
+    assert not any(worker.listens or worker.order for worker in workers)
     workers[1].die(0)
     bench.advance(20)
     assert is_alive(peer, served.sock)
+    assert not workers[0].order
     served.settle()
+    bench.advance(0.2)
+    assert workers[0].told() == "finish"
     workers[0].die(0)
     bench.settle()
     assert bench.has_stopped()
+
+
+def test_a_drain_ends_at_the_graceful_timeout(make_bench: MakeBench) -> None:
+    bench = make_bench(workers=1, graceful_timeout=10)
+    (worker,) = bench.start()
+    bench.serve(worker)
+    bench.keeper.stop("finish")
+    began = bench.clock.now
+    bench.advance(9.5)
+    assert not worker.order
+    bench.advance(0.7)
+    assert worker.order is not None
+    assert worker.order.deadline == pytest.approx(began + 10)
+
+
+def test_a_drain_of_a_handler_that_is_not_resumable_retires_its_workers(bench: Bench) -> None:
+    workers = bench.start(resumable=False)
+    bench.keeper.stop("finish")
+    bench.settle()
+    assert [worker.told() for worker in workers] == ["finish", "finish"]
 
 
 def test_a_stop_during_a_drain_closes(make_bench: MakeBench) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from tests.harness import Load, Server
@@ -23,13 +24,10 @@ def _connections_held(server: Server) -> Counter[str]:
     }
     held = Counter(dict.fromkeys(established, 0))
     for pid in server.processes():
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            try:
-                target = os.readlink(link)
-            except OSError:
-                continue  # closed meanwhile
-            if target in established:
-                held[target] += 1
+        with suppress(OSError):  # it has ended meanwhile
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(OSError):  # closed meanwhile
+                    held.update({os.readlink(link)} & established)
     return held
 
 

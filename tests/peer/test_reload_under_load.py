@@ -70,7 +70,8 @@ def test_nothing_is_lost_through_five_reloads(site: Site) -> None:
         totals = server.status()["totals"]
         assert totals["lost"] == 0
         assert totals["attached"]["accepted"] == CLIENTS
-        assert totals["attached"]["reload"] == totals["detached"] == CLIENTS * RELOADS
+        attached = totals["attached"]
+        assert attached["reload"] + attached["parked"] == totals["detached"] >= CLIENTS * RELOADS
 
 
 def test_pipelined_requests_are_not_lost(tcp_site: Site) -> None:

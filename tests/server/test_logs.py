@@ -255,7 +255,7 @@ def test_why_a_connection_ended(tmp_path: Path, model: str) -> None:
         )
     target = write_source(tmp_path, source)
     options = (*seats(model, 2), "--access-log", "--idle-timeout", "2")
-    with Server(tmp_path, target, *options) as server:
+    with Server(tmp_path, target, *options, "--park-after", "off") as server:
 
         def why(port: int, count: int = 1) -> object:
             event = server.wait_event("connection", count=count, peer=f"127.0.0.1:{port}")

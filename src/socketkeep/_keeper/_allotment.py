@@ -51,8 +51,10 @@ class Allotment:
             [worker.open + worker.arriving for worker in workers],
             coming,
         )
+        most = self._config.max_connections
+        full = bool(most) and coming + sum(w.open + w.arriving for w in workers) >= most
         for worker, limit in zip(workers, limits, strict=True):
-            self._pool.allot(worker, 0 if paused else limit)
+            self._pool.allot(worker, 0 if paused else limit, full=full)
         keeping = limits != [worker.seats for worker in workers]
         if (coming or keeping) and not (self._timer and self._timer.pending):
             # A connection that ends in a worker frees a seat and says nothing.

@@ -13,6 +13,7 @@ from socketkeep._config import DEFAULT_WORKERS, ServeConfig, worker_timeout
 from socketkeep._keeper._allotment import Allotment
 from socketkeep._keeper._closer import Closer
 from socketkeep._keeper._connections import Connections
+from socketkeep._keeper._drain import Drain
 from socketkeep._keeper._generations import (
     Failure,
     Generation,
@@ -109,6 +110,7 @@ class Keeper:
         self._watchdog = Watchdog(
             reactor, self.pool, lambda model: worker_timeout(config, model), self.pool.kill
         )
+        self._drain = Drain(reactor, self.pool, self.connections, self._drained)
         self._throttle = _log.Throttle()
 
     # What people ask for.
@@ -220,7 +222,10 @@ class Keeper:
             return
         _log.info("stopping" if how == "close" else "draining")
         deadline = self._reactor.clock() + self.config.graceful_timeout
+        if self.order is not None:  # a drain becomes a stop, and has no more time for that
+            deadline = min(deadline, self.order.deadline)
         self.order = Order(how, deadline)
+        self._drain.cancel()
         for listener in self.listeners:
             listener.close()
         self.upgrades.cancel()
@@ -231,11 +236,24 @@ class Keeper:
         for worker in self.pool:
             if worker.state is WorkerState.STARTING:
                 self.pool.kill(worker)
-            elif worker.state is not WorkerState.DEAD or worker.fork_children:
-                earlier = worker.order.deadline if worker.order else deadline
-                self.pool.retire(worker, Order(how, min(earlier, deadline)))
+        if how == "finish" and self._targets():
+            self._drain.begin(deadline)
+        else:
+            self._end(self.order)
+        self._changed()
+
+    def _end(self, order: Order) -> None:
+        """Have every worker end as `order` says, or as it was told already, if that is sooner."""
+        for worker in self.pool:
+            if worker.state is not WorkerState.DEAD or worker.fork_children:
+                earlier = worker.order.deadline if worker.order else order.deadline
+                self.pool.retire(worker, Order(order.how, min(earlier, order.deadline)))
         self.connections.stop()
         self._changed()
+
+    def _drained(self) -> None:
+        assert self.order is not None
+        self._end(self.order)
 
     def stop_now(self) -> None:
         """End at once: connections are closed by the kernel."""

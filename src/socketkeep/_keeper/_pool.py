@@ -239,11 +239,14 @@ class WorkerPool:
             worker.link.send(Retire(order.how, order.deadline))
         self._bound(worker, order)
 
-    def allot(self, worker: Worker, accept_below: int) -> None:
+    def allot(self, worker: Worker, accept_below: int, *, full: bool = False) -> None:
         """Tell a worker how many connections it may accept, if that has changed."""
-        if worker.accept_below != accept_below:
+        departures = worker.departures if self._config.max_connections else 0
+        seats = Seats(accept_below, departures, full)
+        if worker.told != seats:
+            worker.told = seats
             worker.accept_below = accept_below
-            worker.link.send(Seats(accept_below))
+            worker.link.send(seats)
 
     def kill_all(self) -> None:
         """End every worker at once, and those that are still to be forked as they come."""

@@ -22,7 +22,7 @@ from socketkeep._keeper._state import (
 from socketkeep._keeper._system import Exit
 from socketkeep._keeper._verdict import Policy
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet, channel_pair
-from socketkeep._wire._messages import Message
+from socketkeep._wire._messages import Message, Seats
 from socketkeep._wire._scoreboard import DETACHED, OPEN, Scoreboard
 
 Model = Literal["fork", "prefork", "thread", "async"]
@@ -198,6 +198,7 @@ class Worker:
     order: Order | None = None
     seats: int = 0  # how many connections it may serve
     accept_below: int = 0  # what it was last told of them
+    told: Seats | None = None  # and all that it was told; None: since before an upgrade
     arriving: int = 0  # connections sent to it and not yet acknowledged
     departures: int = 0  # connections that were taken from it
     replaces: Worker | None = None

@@ -91,6 +91,12 @@ class Seats(Message, frozen=True, tag="Seats"):
     """
 
     accept_below: int
+    departures: int = 0  # how many detached connections of the worker that takes into account
+    full: bool = False  # a seat that becomes free is not for a new connection
+
+
+class CloseListeners(Message, frozen=True, tag="CloseListeners"):
+    """Keeper to worker: accept no more, and go on; for a drain."""
 
 
 class Retire(Message, frozen=True, tag="Retire"):
@@ -235,6 +241,7 @@ AnyMessage: TypeAlias = (
     | Ready
     | StartFailed
     | Seats
+    | CloseListeners
     | Retire
     | Detached
     | Acknowledged

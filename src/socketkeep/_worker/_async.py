@@ -18,6 +18,7 @@ from socketkeep._wire._messages import (
     Acknowledged,
     Attach,
     Attached,
+    CloseListeners,
     Ping,
     Ready,
     Refused,
@@ -26,6 +27,7 @@ from socketkeep._wire._messages import (
     StartFailed,
 )
 from socketkeep._worker._accepting import PAUSE, Exhausted, accept
+from socketkeep._worker._allowance import Allowance
 from socketkeep._worker._departures import Departures
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._keeping import Offers
@@ -99,7 +101,8 @@ class AsyncWorker:
         self._loop = asyncio.get_running_loop()
         self._finished: asyncio.Future[None] = self._loop.create_future()
         self._order: Order | None = None
-        self._accept_below = 0
+        config = environment.config
+        self._allowance = Allowance(environment.scoreboard, config.max_connections)
         self._accepting = False
         self._resume: asyncio.TimerHandle | None = None
         self._alone = False  # without a keeper
@@ -134,9 +137,13 @@ class AsyncWorker:
 
     def _obey(self, packet: Packet) -> None:
         match packet.message:
-            case Seats(accept_below=limit):
-                self._accept_below = limit
+            case Seats() as seats:
+                self._allowance.told(seats)
                 self._open_gate()
+            case CloseListeners():
+                self._allowance.told(Seats(0))
+                self._open_gate()
+                self._close_listeners()
             case Retire(how=how, deadline=deadline):
                 self._retire(Order(how, deadline))
             case Attach() as message:
@@ -155,7 +162,9 @@ class AsyncWorker:
 
     def _open_gate(self) -> None:
         """Listen to the listeners as long as there is a seat."""
-        wanted = self._order is None and self._open < self._accept_below and self._resume is None
+        wanted = (
+            self._order is None and self._resume is None and self._allowance.permits(self._open)
+        )
         if wanted == self._accepting:
             return
         self._accepting = wanted
@@ -284,8 +293,10 @@ class AsyncWorker:
 
     def _hand_over(self, entry: Entry, conn: AsyncConnection) -> None:
         self._serving.pop(entry)
-        self._roster.log_end(entry)
-        self._departures.offer(entry, conn.hand_over())
+        handover = conn.hand_over()
+        if not handover.parked:
+            self._roster.log_end(entry)
+        self._departures.offer(entry, handover)
 
     # Without a keeper.
 

@@ -16,8 +16,18 @@ from socketkeep._connection import Connection
 from socketkeep._modes import Blocking
 from socketkeep._record import Ended
 from socketkeep._wire._channel import ChannelClosed, Packet
-from socketkeep._wire._messages import Attach, Attached, Ping, Ready, Refused, Retire, Seats
+from socketkeep._wire._messages import (
+    Attach,
+    Attached,
+    CloseListeners,
+    Ping,
+    Ready,
+    Refused,
+    Retire,
+    Seats,
+)
 from socketkeep._worker._accepting import Gate
+from socketkeep._worker._allowance import Allowance
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._handing import hand_over
 from socketkeep._worker._outcome import (
@@ -66,7 +76,8 @@ class SyncLoop:
         self.order: Order | None = None
         self.open = 0
         self.callbacks: dict[int, Callable[[], None]] = {}
-        self._accept_below = 0
+        config = environment.config
+        self._allowance = Allowance(environment.scoreboard, config.max_connections)
         self._stranded: Stranded | None = None
         self._held_until = 0.0  # so long the listeners stay open though nothing is accepted
         self._attached: deque[Entry] = deque()
@@ -79,8 +90,8 @@ class SyncLoop:
         """Whether connections wait for a seat here: in the keeper, or in a listener's queue."""
         if self.environment.scoreboard.crowded:
             return True
-        accepting = self.order is None and self._accept_below > 0
-        return accepting and self.open >= self._accept_below and self.gate.queued()
+        wanted = self.order is None and self._allowance.wants_room(self.open)
+        return wanted and self.gate.queued()
 
     def watch(self, fd: int, call: Callable[[], None]) -> None:
         """Call when `fd` is readable."""
@@ -100,7 +111,7 @@ class SyncLoop:
                 continue  # in `prefork` it may have been served to its end, and this worker retired
             if not self.gate.paused:
                 self._model.resume()
-            self.gate.open(self.order is None and self.open < self._accept_below)
+            self.gate.open(self.order is None and self._allowance.permits(self.open))
             for fd in self.gate.wait(self._patience()):
                 call = self.callbacks.get(fd)
                 if call is not None:
@@ -142,7 +153,7 @@ class SyncLoop:
         self.roster.settle(entry)
 
     def _accept(self, fd: int) -> None:
-        if self.order is not None or self.open >= self._accept_below:
+        if self.order is not None or not self._allowance.permits(self.open):
             return
         accepted = self.gate.accept(fd)
         if accepted is None:
@@ -157,8 +168,11 @@ class SyncLoop:
 
     def _obey(self, packet: Packet) -> None:
         match packet.message:
-            case Seats(accept_below=limit):
-                self._accept_below = limit
+            case Seats() as seats:
+                self._allowance.told(seats)
+            case CloseListeners():
+                self._allowance.told(Seats(0))
+                self.gate.close_listeners()
             case Retire(how=how, deadline=deadline):
                 self._retire(Order(how, deadline))
             case Attach() as message:
@@ -265,6 +279,8 @@ def run_handler(loop: SyncLoop, entry: Entry) -> None:
             break
         handover = conn.hand_over()
         if _hand_over(loop, entry, handover):
+            if handover.parked:
+                return  # that is no end, and comes too often to be told
             break
         loop.roster.again(entry, handover)
     loop.roster.log_end(entry)
