@@ -72,7 +72,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("testing", ("_testing", "testing")),
     ("settings", ("_config", "_log", "_options", "_options_page", "_settings", "_titles")),
     ("wire", ("_wire",)),
-    ("inspection", ("_inspect",)),
+    ("inspection", ("_inspect", "inspect")),
     ("processes", ("_keeper", "_worker")),
     ("administration", ("_admin",)),
     ("commands", ("__main__", "_cli", "_demo")),

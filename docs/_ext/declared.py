@@ -6,13 +6,15 @@ A page that ends in a line ``{{ declared: NAME }}`` has that line replaced by wh
 from __future__ import annotations
 
 import ast
+import builtins
 import errno
 import inspect
+import typing
 from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_type_hints
+from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 import msgspec
@@ -23,6 +25,7 @@ import socketkeep
 from socketkeep import _config, _errors, _options_page, _tls
 from socketkeep._admin import _reports
 from socketkeep._cli import _main
+from socketkeep._inspect import _results as inspect_results
 from socketkeep._keeper import _generations, _ownership
 
 #: What every error is, and need not be said.
@@ -58,6 +61,11 @@ def reports_markdown() -> str:
         ("status: its connections", _reports.ConnectionsByState),
         ("status: its totals", _reports.Totals),
         ("totals: attached", _reports.AttachedByReason),
+        ("holders", inspect_results.HeldSockets),
+        ("holders: its sockets", inspect_results.HeldSocket),
+        ("holders: a socket's holders", inspect_results.SocketHolder),
+        ("holders: a socket's timer", inspect_results.Timer),
+        ("holders: a socket's tcp", inspect_results.TcpFacts),
     ):
         hints = get_type_hints(report)
         rows = "".join(
@@ -130,12 +138,19 @@ def _type_text(hint: Any) -> str:
     names = {str: "string", int: "number", float: "number (seconds)", bool: "boolean"}
     if hint in names:
         return names[hint]
-    text = str(hint) if not isinstance(hint, type) else "object"
-    if text.startswith("list["):
-        return "list of objects"
-    if text.endswith(" | None"):
-        return "number or null"
-    return text
+    or_null = " or null" if type(None) in get_args(hint) else ""
+    if or_null:
+        (hint,) = set(get_args(hint)) - {type(None)}
+    if hint in names:
+        return names[hint] + or_null
+    match get_origin(hint):
+        case builtins.list | builtins.tuple:
+            return "list of objects"
+        case builtins.dict:
+            return "object: a number for each name"
+        case typing.Literal:
+            return "string"
+    return "object" + or_null
 
 
 PAGES: Final[dict[str, Callable[[], str]]] = {
@@ -156,7 +171,15 @@ def fill(app: Sphinx, _docname: str, content: list[str]) -> None:
         placeholder = f"{{{{ declared: {name} }}}}"
         if placeholder in content[0]:
             content[0] = content[0].replace(placeholder, make())
-            for module in (_config, _errors, _reports, _main, _ownership, _generations):
+            for module in (
+                _config,
+                _errors,
+                _reports,
+                inspect_results,
+                _main,
+                _ownership,
+                _generations,
+            ):
                 app.env.note_dependency(inspect.getfile(module))
 
 

@@ -57,10 +57,32 @@ def descriptors(
             continue
         except OSError:
             continue  # it has ended
+        yield from _matching(int(entry), directory, numbers, wanted, unreadable)
+
+
+def _matching(
+    pid: int,
+    directory: str,
+    numbers: list[str],
+    wanted: dict[str, int],
+    unreadable: set[int] | None,
+) -> Iterator[tuple[Handle, int]]:
+    try:
+        # Relative to the directory a link is read in half the time.
+        opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return  # it has ended
+    try:
         for number in numbers:
             try:
-                link = os.readlink(f"{directory}/{number}")
+                link = os.readlink(number, dir_fd=opened)
+            except PermissionError:
+                if unreadable is not None:
+                    unreadable.add(pid)
+                return
             except OSError:
                 continue  # closed since it was listed
             if link in wanted:
-                yield Handle(int(entry), int(number)), wanted[link]
+                yield Handle(pid, int(number)), wanted[link]
+    finally:
+        os.close(opened)

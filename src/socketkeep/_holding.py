@@ -93,13 +93,22 @@ class Held:
 
 def command_of(pid: int) -> str:
     """Return the command line of a process, cut to 60 characters; "?" when it cannot be read."""
+    return cut(command_line(pid))
+
+
+def command_line(pid: int) -> str:
+    """Return the command line of a process on one printable line; "?" when it cannot be read."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             words = file.read(4096).rstrip(b"\0").split(b"\0")
     except OSError:
         return "?"
     text = " ".join(os.fsdecode(word) for word in words).strip()
-    printable = "".join(letter if letter.isprintable() else "?" for letter in text)
-    if len(printable) > _COMMAND_WIDTH:
-        return f"{printable[: _COMMAND_WIDTH - 3]}..."
-    return printable or "?"
+    return "".join(letter if letter.isprintable() else "?" for letter in text) or "?"
+
+
+def cut(command: str) -> str:
+    """Return the beginning of a command line, for a table: at most 60 characters."""
+    if len(command) > _COMMAND_WIDTH:
+        return f"{command[: _COMMAND_WIDTH - 3]}..."
+    return command

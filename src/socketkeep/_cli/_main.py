@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "scale": "Change the number of workers.",
     "drain": "Accept no more; end when the last connection has ended.",
     "stop": "Stop a server gracefully.",
+    "holders": "Show who holds a socket: of an address, a process, or one descriptor.",
     "demo": "Reload a server under load before your eyes.",
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
@@ -13,13 +12,11 @@ import msgspec
 from socketkeep._admin._client import QUERY_TIMEOUT, ControlError, ask, find_control
 from socketkeep._admin._protocol import Done
 from socketkeep._cli._exit import FAILED, Failure
-from socketkeep._cli._table import Table, show
+from socketkeep._cli._table import Table
+from socketkeep._cli._watching import json_option, present, print_json
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Report = TypeVar("Report")
-
-WATCH_INTERVAL: Final = 1.0
-_CLEAR: Final = "\x1b[H\x1b[2J"
 
 _SERVER_OPTIONS: Final = (
     click.option(
@@ -34,7 +31,7 @@ _SERVER_OPTIONS: Final = (
         default="",
         help="Name of the server; not needed when one is running.  [SOCKETKEEP_NAME]",
     ),
-    click.option("--json", "as_json", is_flag=True, help="Print JSON, whose fields are stable."),
+    json_option,
 )
 
 
@@ -43,11 +40,6 @@ def server_options(command: Command) -> Command:
     for declared in reversed(_SERVER_OPTIONS):
         command = declared(command)
     return command
-
-
-watch_option: Final = click.option(
-    "--watch", is_flag=True, help="Show it anew every second, until Ctrl-C."
-)
 
 
 def request(
@@ -85,7 +77,7 @@ def act(
     """Run a command that does something, and print what it returned."""
     done = request(command, control, name, waits=True, arguments=arguments)
     if as_json:
-        _print_json(done.result)
+        print_json(done.result)
     elif isinstance(done.result, dict):
         for key, value in done.result.items():
             click.echo(f"{key}: {value}")
@@ -102,18 +94,15 @@ def inspect(
     tables: Callable[[Report], Sequence[Table]],
 ) -> int:
     """Run a command that shows something; `tables` lays its report out for people."""
-    while True:
-        done = request(command, control, name, waits=False)
-        laid_out = [] if as_json else tables(_typed(done.result, report))
-        if watch and sys.stdout.isatty():
-            sys.stdout.write(_CLEAR)
-        if as_json:
-            _print_json(done.result, indent=-1 if watch else 2)
-        else:
-            show(laid_out)
-        if not watch:
-            return 0
-        time.sleep(WATCH_INTERVAL)
+    # JSON is printed as it came, not through the report's types: a newer server's new fields are
+    # kept.
+    present(
+        lambda: request(command, control, name, waits=False).result,
+        as_json,
+        watch,
+        lambda result: tables(_typed(result, report)),
+    )
+    return 0
 
 
 def _typed(result: Any, report: type[Report]) -> Report:
@@ -124,11 +113,3 @@ def _typed(result: Any, report: type[Report]) -> Report:
             f"the server's answer cannot be read ({error}): it is of another version; --json"
             " prints it as it is"
         ) from None
-
-
-def _print_json(result: Any, indent: int = 2) -> None:
-    # As it came, not through the report types: a newer server's new fields are kept.  A negative
-    # indent is one line.
-    written = msgspec.json.format(msgspec.json.encode(result), indent=indent)
-    sys.stdout.write(written.decode() + "\n")
-    sys.stdout.flush()

@@ -6,8 +6,9 @@ import click
 import msgspec
 
 from socketkeep._admin._reports import StatusReport
-from socketkeep._cli._server import inspect, server_options, watch_option
+from socketkeep._cli._server import inspect, server_options
 from socketkeep._cli._table import Table, duration
+from socketkeep._cli._watching import watch_option
 from socketkeep._cli.listeners import listeners_table
 
 

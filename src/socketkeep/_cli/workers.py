@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from socketkeep._admin._reports import WorkerReport
-from socketkeep._cli._server import inspect, server_options, watch_option
+from socketkeep._cli._server import inspect, server_options
 from socketkeep._cli._table import Table, duration, size
+from socketkeep._cli._watching import watch_option
 
 
 @click.command()

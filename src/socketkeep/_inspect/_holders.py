@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import socket
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from socketkeep._address import BindAddress, FdAddress, InetAddress, UnixAddress
 from socketkeep._handles import descriptors
 from socketkeep._holding import command_of
+from socketkeep._inspect._processes import user_name, user_of_process
 from socketkeep._inspect._sock_diag import (
     LISTEN,
     InetSocket,
@@ -55,9 +55,9 @@ def holders_of_port(address: BindAddress) -> list[Holder]:
     seen: set[int] = set()
     for (pid, fd), inode in descriptors(uids.keys()):
         seen.add(inode)
-        found.setdefault(pid, Holder(pid, command_of(pid), _user_of_process(pid), fd))
+        found.setdefault(pid, Holder(pid, command_of(pid), user_of_process(pid), fd))
     unseen = {
-        Holder(None, "", "" if uid is None else _user(uid), None)
+        Holder(None, "", "" if uid is None else user_name(uid), None)
         for inode, uid in uids.items()
         if inode not in seen
     }
@@ -100,17 +100,3 @@ def _conflicts(address: InetAddress, found: InetSocket) -> bool:
     except OSError:
         return True
     return found.host.removeprefix("::ffff:") in resolved
-
-
-def _user_of_process(pid: int) -> str:
-    try:
-        return _user(os.stat(f"/proc/{pid}").st_uid)
-    except OSError:
-        return "?"
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)

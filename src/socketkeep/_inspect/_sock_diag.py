@@ -9,82 +9,131 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterator
+from functools import lru_cache
 from typing import Final
 
-_NETLINK_SOCK_DIAG: Final = 4
-_SOCK_DIAG_BY_FAMILY: Final = 20
-_NLMSG_ERROR: Final = 2
-_NLMSG_DONE: Final = 3
-_NLM_F_REQUEST: Final = 0x1
-_NLM_F_DUMP: Final = 0x300
+from msgspec import Struct
 
-_HEADER: Final = struct.Struct("=IHHII")  # nlmsghdr
-_ERROR: Final = struct.Struct("=i")  # nlmsgerr, its first field: a negative errno
-_ATTRIBUTE: Final = struct.Struct("=HH")  # nlattr
+from socketkeep._inspect._netlink import attributes, query
+
 _INET_REQUEST: Final = struct.Struct("=BBBxI48s")  # inet_diag_req_v2
-_INET_ANSWER: Final = struct.Struct("=BBBB2s2s16s16sIIIIIIII")  # inet_diag_msg
+# inet_diag_msg; its ports are in network order.
+_INET_ANSWER: Final = struct.Struct("=BBBBHH16s16sIQIIIII")
+_ATTRIBUTE: Final = struct.Struct("=HH")  # nlattr
+_INET_DIAG_INFO: Final = 2
+_INET_DIAG_SHUTDOWN: Final = 8
 _UNIX_REQUEST: Final = struct.Struct("=BBxxIIIII")  # unix_diag_req
-_UNIX_ANSWER: Final = struct.Struct("=BBBxIII")  # unix_diag_msg
-_UDIAG_SHOW_NAME: Final = 0x1
-_UDIAG_SHOW_RQLEN: Final = 0x10
+_UNIX_ANSWER: Final = struct.Struct("=BBBxIQ")  # unix_diag_msg
+_UDIAG_SHOW: Final = 0x1 | 0x4 | 0x10 | 0x40  # name, peer, queues, uid
 _UNIX_DIAG_NAME: Final = 0
+_UNIX_DIAG_PEER: Final = 2
 _UNIX_DIAG_RQLEN: Final = 4
+_UNIX_DIAG_SHUTDOWN: Final = 6
+_UNIX_DIAG_UID: Final = 7
 _NO_COOKIE: Final = 0xFFFFFFFF
 
+ESTABLISHED: Final = 1
+SYN_SENT: Final = 2
+SYN_RECV: Final = 3
+FIN_WAIT1: Final = 4
+FIN_WAIT2: Final = 5
+TIME_WAIT: Final = 6
+CLOSE: Final = 7
+CLOSE_WAIT: Final = 8
+LAST_ACK: Final = 9
 LISTEN: Final = 10
-_TIME_WAIT: Final = 6
+CLOSING: Final = 11
+_NEW_SYN_RECV: Final = 12
 _ALL_STATES: Final = 0xFFFFFFFF
-# Enough for any part of a dump: the kernel fills at most 32 KiB a read.
-_READ_SIZE: Final = 65536
-_TIMEOUT: Final = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class InetSocket:
-    """One TCP socket; `inode` 0 is one that no process holds any more."""
+class InetSocket(Struct, frozen=True, gc=False):
+    """One TCP or UDP socket.
+
+    inode: 0 when no process has it: it waits to be accepted, or its process has closed it.
+    receive_queue, send_queue: bytes; of a listener the connections that wait, and their bound.
+    timer: 0 none, 1 retransmission, 2 keepalive, 3 TIME_WAIT, 4 zero-window probe; `expires` in
+    milliseconds, `retransmits` how often it has fired in vain.
+    shutdown: 1 receiving, 2 sending.  info: the bytes of `struct tcp_info`, where asked for.
+    """
 
     family: int
+    protocol: int
     state: int
     host: str
     port: int
+    peer_host: str
+    peer_port: int
     uid: int
     inode: int
+    cookie: int
+    receive_queue: int
+    send_queue: int
+    timer: int
+    retransmits: int
+    expires: int
+    shutdown: int
+    info: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class UnixSocket:
+class UnixSocket(Struct, frozen=True, gc=False):
     """One Unix socket; name "" for none, "@..." in the abstract namespace.
 
-    queued, backlog: of a listener; None where the kernel does not say.
+    queued, backlog: of a listener; of others the bytes to read, and the memory of what the peer has
+    not read.  None where the kernel does not say, as `uid`.  peer: the inode of the other end, 0
+    for none.
     """
 
+    kind: int
     state: int
     name: str
     inode: int
+    cookie: int
+    peer: int
     queued: int | None
     backlog: int | None
+    shutdown: int
+    uid: int | None
+
+
+def inet_sockets(
+    protocol: int = socket.IPPROTO_TCP,
+    *,
+    port: int = 0,
+    peer_port: int = 0,
+    inodes: Container[int] | None = None,
+    info: bool = False,
+) -> Iterator[InetSocket]:
+    """Yield the sockets of IPv4 and IPv6; raises OSError.
+
+    port, peer_port: only those with this port, 0 for all.  inodes: only those.
+    info: with their `struct tcp_info`.
+    """
+    wanted = 1 << (_INET_DIAG_INFO - 1) if info else 0
+    # The kernel filters a dump by the ports of the request (be16, first in the id).
+    identity = struct.pack("!HH", port, peer_port) + bytes(44)
+    for family in (socket.AF_INET, socket.AF_INET6):
+        request = _INET_REQUEST.pack(family, protocol, wanted, _ALL_STATES, identity)
+        for payload in query(request, dump=True):
+            found = _inet_socket(payload, protocol, inodes)
+            if (
+                found is not None
+                and (not port or found.port == port)
+                and (not peer_port or found.peer_port == peer_port)
+            ):
+                yield found
 
 
 def tcp_sockets(port: int) -> list[InetSocket]:
-    """Return the TCP sockets, IPv4 and IPv6, whose local port is `port`; raises OSError."""
-    found: list[InetSocket] = []
-    for family in (socket.AF_INET, socket.AF_INET6):
-        # The kernel filters a dump by the source port of the request (be16, first in the id).
-        identity = struct.pack("!H", port) + bytes(46)
-        request = _INET_REQUEST.pack(family, socket.IPPROTO_TCP, 0, _ALL_STATES, identity)
-        for payload in _query(request, dump=True):
-            answer = _inet_socket(payload)
-            if answer.port == port and answer.state != _TIME_WAIT:
-                found.append(answer)
-    return found
+    """Return the TCP sockets whose local port is `port` and that are in its way; raises OSError."""
+    return [found for found in inet_sockets(port=port) if found.state != TIME_WAIT]
 
 
 def unix_socket(inode: int) -> UnixSocket | None:
     """Return the Unix socket of that inode, None when there is none; raises OSError."""
     try:
-        payloads = list(_query(_unix_request(inode), dump=False))
+        payloads = list(query(_unix_request(inode), dump=False))
     except FileNotFoundError:
         return None
     return _unix_socket(payloads[0]) if payloads else None
@@ -92,73 +141,83 @@ def unix_socket(inode: int) -> UnixSocket | None:
 
 def unix_sockets() -> Iterator[UnixSocket]:
     """Yield every Unix socket; raises OSError."""
-    return map(_unix_socket, _query(_unix_request(0), dump=True))
+    return map(_unix_socket, query(_unix_request(0), dump=True))
 
 
 def _unix_request(inode: int) -> bytes:
-    show = _UDIAG_SHOW_NAME | _UDIAG_SHOW_RQLEN
-    return _UNIX_REQUEST.pack(socket.AF_UNIX, 0, _ALL_STATES, inode, show, _NO_COOKIE, _NO_COOKIE)
-
-
-def _inet_socket(payload: bytes) -> InetSocket:
-    fields = _INET_ANSWER.unpack_from(payload)
-    family, state, source_port, source, uid, inode = (
-        *(fields[0], fields[1], fields[4], fields[6]),
-        *(fields[14], fields[15]),
+    return _UNIX_REQUEST.pack(
+        socket.AF_UNIX, 0, _ALL_STATES, inode, _UDIAG_SHOW, _NO_COOKIE, _NO_COOKIE
     )
-    packed = source[:4] if family == socket.AF_INET else source
+
+
+def _inet_socket(payload: bytes, protocol: int, inodes: Container[int] | None) -> InetSocket | None:
+    fields = _INET_ANSWER.unpack_from(payload)
+    family, state, timer, retransmits, port, peer_port, source, destination = fields[:8]
+    _interface, cookie, expires, receive_queue, send_queue, uid, inode = fields[8:]
+    if inodes is not None and inode not in inodes:
+        return None
+    port, peer_port = socket.ntohs(port), socket.ntohs(peer_port)
+    info = b""
+    shutdown = 0
+    # As `attributes` does it; written out, since this is done for each of many thousand sockets.
+    offset, size = _INET_ANSWER.size, len(payload)
+    while offset < size:
+        length, kind = _ATTRIBUTE.unpack_from(payload, offset)
+        if kind == _INET_DIAG_INFO:
+            info = payload[offset + 4 : offset + length]
+        elif kind == _INET_DIAG_SHUTDOWN:
+            shutdown = payload[offset + 4]
+        offset += (length + 3) & ~3 or size
     return InetSocket(
         family,
-        state,
-        socket.inet_ntop(family, packed),
-        int.from_bytes(source_port, "big"),
+        protocol,
+        SYN_RECV if state == _NEW_SYN_RECV else state,
+        _host(family, source),
+        port,
+        _host(family, destination),
+        peer_port,
         uid,
         inode,
+        cookie,
+        receive_queue,
+        send_queue,
+        timer,
+        retransmits,
+        expires,
+        shutdown,
+        info,
     )
+
+
+@lru_cache(maxsize=4096)
+def _host(family: int, packed: bytes) -> str:
+    return socket.inet_ntop(family, packed[:4] if family == socket.AF_INET else packed)
 
 
 def _unix_socket(payload: bytes) -> UnixSocket:
-    _family, _kind, state, inode, _cookie_low, _cookie_high = _UNIX_ANSWER.unpack_from(payload)
-    attributes = dict(_attributes(payload[_UNIX_ANSWER.size :]))
-    name = attributes.get(_UNIX_DIAG_NAME, b"")
+    _family, kind, state, inode, cookie = _UNIX_ANSWER.unpack_from(payload)
+    found = dict(attributes(payload, _UNIX_ANSWER.size))
+    name = found.get(_UNIX_DIAG_NAME, b"")
     if name.startswith(b"\0"):
         name = b"@" + name[1:]
-    lengths = attributes.get(_UNIX_DIAG_RQLEN)
+    lengths = found.get(_UNIX_DIAG_RQLEN)
     queued, backlog = struct.unpack("=II", lengths) if lengths else (None, None)
-    return UnixSocket(state, os.fsdecode(name.rstrip(b"\0")), inode, queued, backlog)
+    return UnixSocket(
+        kind,
+        state,
+        os.fsdecode(name.rstrip(b"\0")),
+        inode,
+        cookie,
+        _number(found.get(_UNIX_DIAG_PEER)) or 0,
+        queued,
+        backlog,
+        found.get(_UNIX_DIAG_SHUTDOWN, b"\0")[0],
+        _number(found.get(_UNIX_DIAG_UID)),
+    )
 
 
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    while offset + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
-        if length < _ATTRIBUTE.size:
-            return
-        yield kind, data[offset + _ATTRIBUTE.size : offset + length]
-        offset += (length + 3) & ~3
-
-
-def _query(request: bytes, *, dump: bool) -> Iterator[bytes]:
-    """Yield the payload of each answer to one request."""
-    flags = _NLM_F_REQUEST | (_NLM_F_DUMP if dump else 0)
-    header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, flags, 1, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
-        netlink.settimeout(_TIMEOUT)
-        netlink.sendto(header + request, (0, 0))
-        while True:
-            data = netlink.recv(_READ_SIZE)
-            offset = 0
-            while offset + _HEADER.size <= len(data):
-                length, kind, _flags, _sequence, _pid = _HEADER.unpack_from(data, offset)
-                payload = data[offset + _HEADER.size : offset + length]
-                offset += (length + 3) & ~3
-                if kind == _NLMSG_DONE:
-                    return
-                if kind == _NLMSG_ERROR:
-                    code = -_ERROR.unpack_from(payload)[0]
-                    if code == 0:
-                        return
-                    raise OSError(code, os.strerror(code))
-                yield payload
-                if not dump:
-                    return
+def _number(content: bytes | None) -> int | None:
+    if content is None:
+        return None
+    value: int = struct.unpack("=I", content)[0]
+    return value

@@ -1,0 +1,86 @@
+"""`socketkeep holders`: the sockets of an address or a process, and who holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from socketkeep._cli._exit import FAILED, USAGE, Failure
+from socketkeep._cli._table import Measure, Table, duration, size
+from socketkeep._cli._watching import json_option, present, watch_option
+from socketkeep._errors import AddressError, SystemFailure
+from socketkeep._inspect._results import HeldSocket, HeldSockets
+from socketkeep._inspect._survey import holders as look
+
+_HEADINGS = (
+    *("kind", "state", "local", "peer", "recv", "send", "timer", "mode", "age", "inode", "cookie"),
+    "held by",
+)
+
+
+@click.command()
+@click.argument("what")
+@json_option
+@watch_option
+def holders(what: str, as_json: bool, watch: bool) -> int:
+    """Show the sockets of WHAT, a row each, and every process and descriptor that holds them.
+
+    WHAT is an address (127.0.0.1:7000, :7000, [::1]:7000, unix:/path, unix:@name), a pid, or
+    pid:fd, a descriptor of a process. Any process's, not only a Socketkeep server's. An address is
+    that of either end: of a port the listener, its connections, and the clients on this machine.
+
+    Of a listener, recv is how many connections wait to be accepted, and send how many may. What
+    there was no right to look into is said below; the exit code is 1 when nothing was found.
+    """
+    try:
+        found = present(lambda: look(what), as_json, watch, _tables)
+    except AddressError as error:
+        raise Failure(str(error), USAGE) from None
+    except SystemFailure as error:
+        raise Failure(error.reason) from None
+    return 0 if len(found) else FAILED
+
+
+def _tables(found: HeldSockets) -> list[Table]:
+    if not len(found):
+        return [Table((), [("no socket", found.what)])]
+    rows = [cells for held in found for cells in _rows(held)]
+    more = [Table((), [("not seen", found.incomplete)])] if found.incomplete else []
+    return [Table(_HEADINGS, rows), *more]
+
+
+def _rows(held: HeldSocket) -> Iterator[tuple[Any, ...]]:
+    """Yield the socket's row, with its first holder; then a row for each other one."""
+    by = [str(holder) for holder in held.holders]
+    if held.note:
+        by.append(held.note)
+    modes = {True: "non-blocking", False: "blocking", None: None}
+    yield (
+        *(held.kind, held.state, held.local, held.peer),
+        _amount(held, held.receive_queue),
+        _amount(held, held.send_queue),
+        _timer(held),
+        modes[held.nonblocking],
+        None if held.age is None else duration(held.age),
+        Measure(held.inode),
+        Measure(f"{held.cookie:x}"),
+        by[0] if by else "",
+    )
+    for other in by[1:]:
+        yield (*[""] * 4, *[Measure()] * 2, *[""] * 2, *[Measure()] * 3, other)
+
+
+def _amount(held: HeldSocket, amount: int | None) -> Measure | None:
+    if amount is None:
+        return None
+    return Measure(amount) if held.state == "LISTEN" else size(amount)
+
+
+def _timer(held: HeldSocket) -> str | None:
+    timer = held.timer
+    if timer is None:
+        return None
+    fired = f", {timer.fired} in vain" if timer.fired else ""
+    return f"{timer.kind} in {duration(timer.left)}{fired}"

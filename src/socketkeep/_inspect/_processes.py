@@ -1,0 +1,96 @@
+"""What /proc tells of the processes that hold sockets."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Final
+
+from msgspec import Struct
+
+from socketkeep._holding import command_line, cut
+
+#: The command lines of keepers: with their title set, without, and after an upgrade.
+_KEEPER: Final = re.compile(
+    r"socketkeep: keeper"
+    r"|(\S*/)?(python\S* (.* )?(-m |\S*/))?socketkeep( serve|\._admin\._successor)\b"
+)
+_ANCESTORS: Final = 8
+
+
+class Process(Struct, frozen=True, gc=False):
+    """A process.  started: seconds since the system's start.  state: as ps(1) has it.
+
+    is_keeper: its command line is that of a Socketkeep keeper.
+    """
+
+    pid: int
+    parent: int
+    state: str
+    started: float
+    command: str
+    user: str
+    is_keeper: bool
+
+
+Processes = Callable[[int], Process | None]
+
+
+def reader() -> Processes:
+    """Return a function that tells of a process, None when it has ended.
+
+    It looks at each once.
+    """
+    ticks = os.sysconf("SC_CLK_TCK")
+
+    @cache
+    def read(pid: int) -> Process | None:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                # The name before it may hold blanks and brackets.
+                fields = file.read().rpartition(b")")[2].split()
+            uid = os.stat(f"/proc/{pid}").st_uid
+        except OSError:
+            return None
+        command = command_line(pid)
+        return Process(
+            pid,
+            int(fields[1]),
+            fields[0].decode(),
+            int(fields[19]) / ticks,
+            cut(command),
+            user_name(uid),
+            _KEEPER.match(command) is not None,
+        )
+
+    return read
+
+
+def user_of_process(pid: int) -> str:
+    """Return the user of a process, "?" when it has ended."""
+    try:
+        return user_name(os.stat(f"/proc/{pid}").st_uid)
+    except OSError:
+        return "?"
+
+
+@cache
+def user_name(uid: int) -> str:
+    """Return a user's name, its number when it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def keeper_above(process: Process, processes: Processes) -> Process | None:
+    """Return the keeper that a process descends from."""
+    for _ in range(_ANCESTORS):
+        parent = processes(process.parent)
+        if parent is None or parent.is_keeper:
+            return parent
+        process = parent
+    return None

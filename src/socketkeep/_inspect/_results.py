@@ -1,0 +1,134 @@
+"""What inspection finds: frozen values, which are also the JSON that the commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from msgspec import Struct
+
+
+class Timer(Struct, frozen=True, gc=False):
+    """A timer that runs in the kernel for a TCP socket.
+
+    kind: "retransmission" (sent, not acknowledged), "keepalive", "time-wait", or "zero-window
+    probe" (the peer takes nothing more).  left: seconds until it fires.  fired: how often it has
+    since the peer last answered.
+    """
+
+    kind: str
+    left: float
+    fired: int
+
+
+class TcpFacts(Struct, frozen=True, gc=False):
+    """What the kernel counts of a TCP connection (`struct tcp_info`); sizes in bytes.
+
+    acknowledged: of what was sent.  unsent: what waits to be sent, for want of the peer's window or
+    of the network's.  retransmitted: segments sent again, in all.  window: what the peer will take
+    now.  rtt: the round trip's time in seconds.  since_sent, since_received: seconds since data
+    passed; since the connection was made, while none has.
+    """
+
+    sent: int
+    received: int
+    acknowledged: int
+    unsent: int
+    retransmitted: int
+    window: int
+    rtt: float
+    since_sent: float
+    since_received: float
+
+
+class SocketHolder(Struct, frozen=True, gc=False):
+    """A descriptor of a socket: `fd` in process `pid`, with its `command` line and `user`.
+
+    how: how the process came by it, where that can be told: "inherited" (at a fork, from process
+    `of`; which may have closed its own since), "kept" (it is a Socketkeep keeper, and holds the
+    connection so that no worker's death ends it), "serves" (a worker of the keeper `of`), "" where
+    it cannot be told.  of: 0 where there is none.
+    """
+
+    pid: int
+    fd: int
+    command: str
+    user: str
+    how: Literal["inherited", "kept", "serves", ""]
+    of: int
+
+    def __str__(self) -> str:
+        told = {
+            "inherited": f", inherited at a fork from {self.of}",
+            "kept": ", keeps it (a Socketkeep keeper)",
+            "serves": f", serves it for the keeper {self.of}",
+            "": "",
+        }
+        return f"{self.pid}:{self.fd} {self.user} {self.command}{told[self.how]}"
+
+
+class HeldSocket(Struct, frozen=True, gc=False):
+    """A socket, and who holds it.
+
+    kind: "tcp", "udp", "unix", or the kernel's name of another protocol.
+    state: as ss(8) and netstat(8) name it, "" where the kernel does not say.
+    local, peer: the addresses as text; of a Unix socket's peer without a name its inode.
+    receive_queue, send_queue: bytes that wait to be read, and that the peer has not acknowledged;
+    of a listener the connections that wait to be accepted, and their bound.  None: not known.
+    nonblocking: the O_NONBLOCK flag, which all holders share.  None: not known.
+    age: seconds since the connection was made.  The kernel keeps it only while no data has passed
+    one of the two ways; None otherwise, and for what is no TCP connection.
+    shut: the directions in which this side has ended it: "", "receive", "send" or "both".
+    user: whose it is, "" when no process has it any more.  inode: 0 then, too.
+    cookie: the kernel's number of the socket, which is not used again.
+    holders: by pid and descriptor.  note: why there are none, or what could not be found out.
+    """
+
+    kind: str
+    state: str
+    local: str
+    peer: str
+    receive_queue: int | None
+    send_queue: int | None
+    timer: Timer | None
+    nonblocking: bool | None
+    age: float | None
+    shut: str
+    user: str
+    inode: int
+    cookie: int
+    tcp: TcpFacts | None
+    holders: tuple[SocketHolder, ...]
+    note: str
+
+
+class HeldSockets(Struct, frozen=True):
+    """The sockets that were asked for, listeners first; iterating and len() go over them.
+
+    what: what was asked for, as it was understood.
+    unreadable: how many processes of each user this one has no right to look into.  Each may hold
+    any of the sockets; empty: all were seen.
+    """
+
+    what: str
+    sockets: tuple[HeldSocket, ...]
+    unreadable: dict[str, int]
+
+    def __iter__(self) -> Iterator[HeldSocket]:
+        return iter(self.sockets)
+
+    def __len__(self) -> int:
+        return len(self.sockets)
+
+    @property
+    def incomplete(self) -> str:
+        """What could not be looked into, as a sentence; "" when there is nothing such."""
+        if not self.unreadable:
+            return ""
+        count = sum(self.unreadable.values())
+        users = ", ".join(
+            f"{number} of user {user}" for user, number in sorted(self.unreadable.items())
+        )
+        processes = "process" if count == 1 else "processes"
+        remedy = "run it as root, and outside of containers"
+        return f"{count} {processes} could not be looked into ({users}): {remedy}"

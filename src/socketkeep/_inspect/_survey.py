@@ -1,0 +1,280 @@
+"""`holders`: the sockets of an address or a process, and every descriptor of them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Final
+
+from socketkeep._address import InetAddress, UnixAddress
+from socketkeep._errors import SystemFailure
+from socketkeep._handles import Handle, descriptors
+from socketkeep._inspect._origins import origin_of
+from socketkeep._inspect._processes import Process, Processes, reader, user_of_process
+from socketkeep._inspect._results import HeldSocket, HeldSockets, SocketHolder
+from socketkeep._inspect._rows import UNSEEN, inet_row, other_row, tcp_facts, unix_row
+from socketkeep._inspect._sock_diag import (
+    LISTEN,
+    InetSocket,
+    UnixSocket,
+    inet_sockets,
+    unix_sockets,
+)
+from socketkeep._inspect._what import ProcessSockets, hosts_of, parse_what
+
+_OPERATION: Final = "holders"
+_WILDCARDS: Final = frozenset({"0.0.0.0", "::"})
+_ELSEWHERE: Final = "in another network namespace (a container): look from there, nsenter -n -t {}"
+_NOT_IN_THE_TABLE: Final = "not in the kernel's tables: not bound, or of a kind they do not show"
+
+
+@dataclass
+class _Found:
+    """The sockets in question, of each kind; `others` by inode, with what is known of them."""
+
+    inet: list[InetSocket] = field(default_factory=list)
+    unix: list[UnixSocket] = field(default_factory=list)
+    unix_names: dict[int, str] = field(default_factory=dict)
+    others: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def inodes(self) -> set[int]:
+        known = {found.inode for found in self.inet} | {found.inode for found in self.unix}
+        return (known | set(self.others)) - {0}
+
+
+def holders(what: str) -> HeldSockets:
+    """Return the sockets that `what` names, and every process and descriptor that holds them.
+
+    what: an address (``127.0.0.1:7000``, ``:7000`` on any interface, ``[::1]:7000``,
+    ``unix:/path``, ``unix:@name``), a pid, or ``pid:fd``.  An address is that of either end, so
+    that of a port it returns the listener, the accepted connections, and the clients that are on
+    this machine.  The listeners of every interface serve each address, and are among them.
+
+    It looks at one moment after the other: a socket that is opened or closed meanwhile may be
+    missing, or without a holder.  It sees this network namespace; of the processes, those that this
+    one has the right to look into (root: all of this pid namespace), and
+    `HeldSockets.unreadable` counts the rest.
+
+    Raises AddressError when `what` is none of these, and SystemFailure: no such process or
+    descriptor, no right to look into the process, no /proc, or netlink is forbidden here.
+    """
+    if not os.path.isdir("/proc/self/fd"):
+        raise _failure("needs Linux and a mounted /proc", errno.ENOSYS)
+    wanted = parse_what(what)
+    try:
+        if isinstance(wanted, ProcessSockets):
+            found = _of_process(wanted)
+        elif isinstance(wanted, InetAddress):
+            found = _of_address(wanted)
+        else:
+            found = _of_path(wanted)
+    except SystemFailure:
+        raise
+    except OSError as error:
+        reason = f"cannot ask the kernel for its sockets (netlink): {error.strerror or error}"
+        raise _failure(reason, error.errno or 0) from error
+    return _Survey(found).result(str(wanted))
+
+
+def _failure(reason: str, code: int) -> SystemFailure:
+    return SystemFailure(reason, code=code, operation=_OPERATION)
+
+
+def _of_address(wanted: InetAddress) -> _Found:
+    hosts = hosts_of(wanted)
+
+    def local(found: InetSocket) -> bool:
+        if hosts is None or found.host.removeprefix("::ffff:") in hosts:
+            return True
+        return found.state == LISTEN and found.host in _WILDCARDS
+
+    def remote(found: InetSocket) -> bool:
+        if found.port == wanted.port and local(found):
+            return False  # both of its ends are meant; it has been found
+        return hosts is None or found.peer_host.removeprefix("::ffff:") in hosts
+
+    here = [found for found in inet_sockets(port=wanted.port, info=True) if local(found)]
+    there = [found for found in inet_sockets(peer_port=wanted.port, info=True) if remote(found)]
+    return _Found(inet=here + there)
+
+
+def _of_path(wanted: UnixAddress) -> _Found:
+    # An abstract name has no directory to be relative to; a path is stored as it was bound.
+    absolute = wanted.path if wanted.abstract else os.path.abspath(wanted.path)
+    everything = list(unix_sockets())
+    named = {found.inode for found in everything if found.name in (wanted.path, absolute)}
+    chosen = [found for found in everything if found.inode in named or found.peer in named]
+    return _Found(unix=chosen, unix_names=_names(everything))
+
+
+def _of_process(wanted: ProcessSockets) -> _Found:
+    inodes = _sockets_of(wanted)
+    found = _Found()
+    for protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
+        found.inet += inet_sockets(protocol, inodes=inodes, info=True)
+    everything = list(unix_sockets())
+    found.unix = [each for each in everything if each.inode in inodes]
+    found.unix_names = _names(everything)
+    for inode in set(inodes) - found.inodes:
+        found.others[inode] = _protocol(wanted.pid, inodes[inode])
+    return found
+
+
+def _names(everything: list[UnixSocket]) -> dict[int, str]:
+    return {found.inode: found.name for found in everything}
+
+
+def _sockets_of(wanted: ProcessSockets) -> dict[int, int]:
+    """Return the inodes of a process's sockets, each with a descriptor of it."""
+    pid, directory = wanted.pid, f"/proc/{wanted.pid}/fd"
+    inodes: dict[int, int] = {}
+    try:
+        opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for number in os.listdir(directory) if wanted.fd is None else [str(wanted.fd)]:
+                try:
+                    link = os.readlink(number, dir_fd=opened)
+                except FileNotFoundError:
+                    if wanted.fd is None:
+                        continue  # closed since it was listed
+                    raise
+                if link.startswith("socket:["):
+                    inodes.setdefault(int(link[8:-1]), int(number))
+                elif wanted.fd is not None:
+                    raise _failure(f"{wanted} is no socket, it is {link}", errno.ENOTSOCK)
+        finally:
+            os.close(opened)
+    except PermissionError:
+        reason = f"process {pid} is {user_of_process(pid)}'s, and may not be looked into"
+        raise _failure(f"{reason}: run it as root", errno.EPERM) from None
+    except (FileNotFoundError, ProcessLookupError):
+        if os.path.isdir(f"/proc/{pid}"):
+            raise _failure(f"process {pid} has no descriptor {wanted.fd}", errno.EBADF) from None
+        reason = f"there is no process {pid} (a port is written :{pid})"
+        raise _failure(reason, errno.ESRCH) from None
+    return inodes
+
+
+def _protocol(pid: int, fd: int) -> tuple[str, str]:
+    """Return the kind of a socket that is not in this namespace's tables, and why it is not."""
+    try:
+        name = os.getxattr(f"/proc/{pid}/fd/{fd}", "system.sockprotoname").rstrip(b"\0").decode()
+        same = os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net")
+    except OSError:
+        return "", _NOT_IN_THE_TABLE
+    return name.lower(), _NOT_IN_THE_TABLE if same else _ELSEWHERE.format(pid)
+
+
+class _Survey:
+    """One pass over the descriptors of all processes, for the sockets that were found."""
+
+    def __init__(self, found: _Found) -> None:
+        self._found = found
+        self._processes: Processes = reader()
+        self._started = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._handles: dict[int, list[Handle]] = {}
+        unreadable: set[int] = set()
+        for handle, inode in descriptors(found.inodes, unreadable):
+            self._handles.setdefault(inode, []).append(handle)
+        self._modes = _modes(self._handles)
+        self._unreadable: dict[str, int] = {}
+        for pid in unreadable:
+            user = user_of_process(pid)
+            self._unreadable[user] = self._unreadable.get(user, 0) + 1
+
+    def result(self, what: str) -> HeldSockets:
+        unseen = bool(self._unreadable)
+        rows: list[HeldSocket] = []
+        for inet in self._found.inet:
+            facts = tcp_facts(inet)
+            made = None if facts[1] is None else self._started - facts[1]
+            kept = inet.protocol == socket.IPPROTO_TCP and inet.state != LISTEN
+            held = self._holders(inet.inode, kept=kept, made=made)
+            rows.append(inet_row(inet, held, self._modes.get(inet.inode), facts, unseen))
+        for unix in self._found.unix:
+            kept = (
+                unix.kind == socket.SOCK_STREAM
+                and unix.state != LISTEN
+                and len(self._handles.get(unix.inode, ())) > 1
+            )
+            held = self._holders(unix.inode, kept=kept, made=None)
+            names = self._found.unix_names
+            rows.append(unix_row(unix, names, held, self._modes.get(unix.inode), unseen))
+        for inode, (kind, note) in self._found.others.items():
+            held = self._holders(inode, kept=False, made=None)
+            note = note if held else UNSEEN
+            rows.append(other_row(kind, inode, held, self._modes.get(inode), note))
+        rows.sort(key=attrgetter("local", "peer"))
+        rows.sort(key=lambda row: row.state != "LISTEN")
+        return HeldSockets(what, tuple(rows), self._unreadable)
+
+    def _holders(self, inode: int, *, kept: bool, made: float | None) -> tuple[SocketHolder, ...]:
+        handles = self._handles.get(inode, ())
+        if len(handles) == 1:  # of most sockets; and no other process tells how it was come by
+            (handle,) = handles
+            process = self._processes(handle.pid)
+            if process is None:
+                return ()
+            how = origin_of(process, (process,), self._processes, kept=kept, made=made)
+            return (SocketHolder(*handle, process.command, process.user, *how),)
+        handles = sorted(handles)
+        found: dict[int, Process] = {}
+        for pid in {handle.pid for handle in handles}:
+            process = self._processes(pid)
+            if process is not None:
+                found[pid] = process
+        among = found.values()
+        return tuple(
+            SocketHolder(
+                *handle,
+                process.command,
+                process.user,
+                *origin_of(process, among, self._processes, kept=kept, made=made),
+            )
+            for handle in handles
+            if (process := found.get(handle.pid)) is not None
+        )
+
+
+def _modes(held: dict[int, list[Handle]]) -> dict[int, bool]:
+    """Return whether O_NONBLOCK is set, by inode.
+
+    A socket has one file description, whose flags all of its descriptors show.
+    """
+    by_process: dict[int, list[tuple[int, int]]] = {}
+    for inode, handles in held.items():
+        by_process.setdefault(handles[0].pid, []).append((handles[0].fd, inode))
+    modes: dict[int, bool] = {}
+    for pid, wanted in by_process.items():
+        try:
+            directory = os.open(f"/proc/{pid}/fdinfo", os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            continue  # it has ended
+        try:
+            for fd, inode in wanted:
+                flags = _flags(directory, fd)
+                if flags is not None:
+                    modes[inode] = bool(flags & os.O_NONBLOCK)
+        finally:
+            os.close(directory)
+    return modes
+
+
+def _flags(directory: int, fd: int) -> int | None:
+    try:
+        opened = os.open(str(fd), os.O_RDONLY, dir_fd=directory)
+    except OSError:
+        return None  # closed meanwhile
+    try:
+        text = os.read(opened, 256)
+    except OSError:
+        return None
+    finally:
+        os.close(opened)
+    _, _, rest = text.partition(b"flags:")
+    return int(rest.split(None, 1)[0], 8)

@@ -1,0 +1,71 @@
+"""What a command of inspection is asked about: an address, a process, or one of its descriptors."""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from socketkeep._address import FdAddress, InetAddress, UnixAddress, parse_bind
+from socketkeep._errors import AddressError
+
+_DESCRIPTOR: Final = re.compile(r"([0-9]+):([0-9]+)", re.ASCII)
+_NUMBER: Final = re.compile(r"[0-9]+", re.ASCII)
+#: No Linux system has a pid beyond this (PID_MAX_LIMIT).
+_MAX_PID: Final = 2**22
+_FORMS: Final = (
+    "an address (127.0.0.1:7000, :7000, [::1]:7000, unix:/path, unix:@name), a pid, or pid:fd"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSockets:
+    """The sockets of a process; with `fd` the one of that descriptor."""
+
+    pid: int
+    fd: int | None = None
+
+    def __str__(self) -> str:
+        where = f"process {self.pid}"
+        return where if self.fd is None else f"descriptor {self.fd} of {where}"
+
+
+What: TypeAlias = InetAddress | UnixAddress | ProcessSockets
+
+
+def parse_what(text: str) -> What:
+    """Return what `text` means.  Raises AddressError, a ValueError, which says what is wrong."""
+    if match := _DESCRIPTOR.fullmatch(text):
+        return ProcessSockets(_pid(match[1]), int(match[2]))
+    if _NUMBER.fullmatch(text):
+        return ProcessSockets(_pid(text))
+    try:
+        address = parse_bind(text)
+    except AddressError as error:
+        raise AddressError(f"{text!r} is not {_FORMS}: {error}") from None
+    if isinstance(address, FdAddress):
+        raise AddressError(f"{text!r} is not {_FORMS}: whose descriptor? write pid:{address.fd}")
+    if isinstance(address, InetAddress) and not address.port:
+        raise AddressError(f"{text!r}: no socket has port 0; give the port it listens on")
+    return address
+
+
+def _pid(digits: str) -> int:
+    if not 0 < int(digits) <= _MAX_PID:
+        raise AddressError(f"{digits!r} is not a pid; a port is written :{digits}")
+    return int(digits)
+
+
+def hosts_of(address: InetAddress) -> frozenset[str] | None:
+    """Return the numeric hosts that `address` means, None for any.
+
+    Raises AddressError when its name does not resolve.
+    """
+    if not address.host:
+        return None
+    try:
+        found = socket.getaddrinfo(address.host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise AddressError(f"{str(address)!r}: the host does not resolve: {error}") from None
+    return frozenset(str(info[4][0]).removeprefix("::ffff:") for info in found)
