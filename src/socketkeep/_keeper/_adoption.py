@@ -226,4 +226,4 @@ class Adoption:
             with contextlib.suppress(OSError):
                 self._dismiss(visitor)
         else:
-            self._adopter.pool.take(worker, packet, parcel)
+            self._adopter.pool.hearing.take(worker, packet, parcel)

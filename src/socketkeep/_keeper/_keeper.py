@@ -76,7 +76,7 @@ class Keeper:
             self._targets,
             self._changed,
         )
-        self.pool.receiver = self.connections
+        self.pool.hearing.receiver = self.connections
         self.templates = Templates(reactor, system, config, listeners, boot, name, rendezvous, self)
         self.reloads = Reloads(
             reactor,

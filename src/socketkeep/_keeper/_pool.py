@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from functools import partial
-from typing import Final, Protocol
-
-import msgspec
+from typing import Final
 
 from socketkeep import _log
 from socketkeep import _record as record
@@ -18,48 +15,25 @@ from socketkeep._config import ServeConfig
 from socketkeep._keeper import _seats
 from socketkeep._keeper._children import Children
 from socketkeep._keeper._generations import Generation
+from socketkeep._keeper._hearing import Hearing
 from socketkeep._keeper._reactor import Reactor
+from socketkeep._keeper._recruiting import adopted_worker, new_worker
 from socketkeep._keeper._state import KeepOpen, SavedPool
 from socketkeep._keeper._system import Exit, System
-from socketkeep._keeper._verdict import Policy
 from socketkeep._keeper._workers import Adopted, Link, Worker, WorkerState, restored_link
-from socketkeep._wire._channel import Channel, Packet, channel_pair
+from socketkeep._wire._channel import Channel
 from socketkeep._wire._messages import (
-    Acknowledged,
-    Attached,
-    Detached,
-    Ended,
     Forked,
     ForkFailed,
     ForkWorker,
-    Free,
-    Keep,
-    Orphaned,
-    Ready,
-    Refused,
     Retire,
     Seats,
-    StartFailed,
     Stranded,
 )
-from socketkeep._wire._scoreboard import COUNTERS, Scoreboard, create_memfd, id_of
+from socketkeep._wire._scoreboard import COUNTERS, id_of
 
 #: What a worker is given beyond its deadline to close what is left in an orderly way, in seconds.
 KILL_GRACE: Final = 7.0
-
-
-class Receiver(Protocol):
-    """Who is told of connections that workers give up and take over."""
-
-    def take(self, worker: Worker, packet: Packet, parcel: Detached | None) -> None: ...
-    def attached(self, worker: Worker, message: Attached) -> None: ...
-    def refused(self, worker: Worker, message: Refused) -> None: ...
-    def keep(self, worker: Worker, packet: Packet, message: Keep) -> None: ...
-    def ended(self, worker: Worker, message: Ended) -> None: ...
-    def orphaned(self, worker: Worker, message: Orphaned) -> None: ...
-    def seat_freed(self) -> None: ...
-    def worker_died(self, worker: Worker) -> None: ...
-    def process_died(self, worker: Worker, pid: int) -> None: ...
 
 
 class WorkerPool:
@@ -79,12 +53,11 @@ class WorkerPool:
         died: Callable[[Worker], None],
         changed: Callable[[], None],
     ) -> None:
-        self.receiver: Receiver
+        self.hearing: Final = Hearing(ready)
         self.totals: Counter[str] = Counter()  # of the workers that have ended
         self._reactor = reactor
         self._system = system
         self._config = config
-        self._ready = ready
         self._died = died
         self._changed = changed
         self._children = Children(reactor, system)
@@ -110,46 +83,21 @@ class WorkerPool:
 
     def start(self, generation: Generation, slot: int, replaces: Worker | None = None) -> Worker:
         """Have the generation's template fork a worker into `slot`.  Raises OSError."""
-        rows = _seats.rows_of_model(generation.model, self._config.threads)
-        with ExitStack() as undo:
-            memfd = create_memfd(rows, states=self._config.keep == "crash")
-            undo.callback(os.close, memfd)
-            scoreboard = Scoreboard(memfd)
-            wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            undo.callback(os.close, wake)
-            our_memfd = os.dup(memfd)
-            undo.callback(os.close, our_memfd)
-            their_wake = os.dup(wake)
-            undo.callback(os.close, their_wake)
-            ours, theirs = channel_pair()
-            undo.pop_all()
+        states = self._config.keep == "crash"
+        worker, theirs = new_worker(
+            self._serial + 1,
+            slot,
+            generation,
+            _seats.rows_of_model(generation.model, self._config.threads),
+            states=states,
+        )
         self._serial += 1
-        worker = Worker(
-            serial=self._serial,
-            slot=slot,
-            generation=generation.number,
-            model=generation.model,
-            resumable=generation.resumable,
-            policy=generation.policy,
-            scoreboard=scoreboard,
-            memfd=our_memfd,
-            wake=wake,
-            started_at=self._reactor.clock(),
-            replaces=replaces,
-        )
-        worker.link = Link(
-            self._reactor,
-            Channel(ours),
-            lambda packet: self._received(worker, packet),
-            lambda: self._gone(worker),
-        )
-        self._workers[worker.serial] = worker
+        worker.started_at = self._reactor.clock()
+        worker.replaces = replaces
+        self._listen(worker, theirs.channel)
         self._expect_ready(worker)
-        generation.link.send(
-            ForkWorker(worker.serial, slot),
-            (theirs.detach(), memfd, their_wake),
-            close_after=True,
-        )
+        message = ForkWorker(worker.serial, slot)
+        generation.link.send(message, theirs.descriptors, close_after=True)
         return worker
 
     def adopt(
@@ -159,33 +107,16 @@ class WorkerPool:
 
         The channel and the descriptors are this pool's from here on.
         """
-        scoreboard = Scoreboard(memfd)
         self._serial += 1
-        worker = Worker(
-            serial=self._serial,
-            slot=offer.slot,
-            generation=0,  # of none of this keeper's
-            model=offer.model,
-            resumable=offer.resumable and adopted.moves,
-            policy=Policy(offer.on_crash, offer.redeliver),
-            scoreboard=scoreboard,
-            memfd=memfd,
-            wake=wake,
-            started_at=self._reactor.clock(),
-            state=WorkerState.DRAINING,
-            pid=offer.pid,
-            forked=True,
-            adopted=adopted,
-        )
-        worker.link = Link(
-            self._reactor,
-            channel,
-            lambda packet: self._received(worker, packet),
-            lambda: self._gone(worker),
-        )
-        self._workers[worker.serial] = worker
+        worker = adopted_worker(self._serial, offer, memfd, wake, adopted)
+        worker.started_at = self._reactor.clock()
+        self._listen(worker, channel)
         self._children.watch(offer.pid, partial(self._ended, worker), adopted=True)
         return worker
+
+    def _listen(self, worker: Worker, channel: Channel) -> None:
+        worker.link = Link(self._reactor, channel, partial(self.hearing.hear, worker), _gone)
+        self._workers[worker.serial] = worker
 
     def serving_in(self, pid: int) -> Worker | None:
         """Return the adopted worker of which the process `pid` serves a connection."""
@@ -283,8 +214,8 @@ class WorkerPool:
             worker.link = restored_link(
                 self._reactor,
                 each.link,
-                partial(self._received, worker),
-                partial(self._gone, worker),
+                partial(self.hearing.hear, worker),
+                _gone,
             )
             self._watch_restored(worker)
         for each in saved.workers:
@@ -308,54 +239,13 @@ class WorkerPool:
         if worker.state is WorkerState.STARTING:
             self._expect_ready(worker)
 
-    def _received(self, worker: Worker, packet: Packet) -> None:
-        match packet.message:
-            case Ready(pid=pid) if not worker.killed:
-                worker.pid = pid  # the template's word of it may still be on its way
-                worker.state = WorkerState.READY
-                self._ready(worker)
-            case StartFailed(error=error):
-                worker.error = error
-            case Detached() as parcel:
-                self.take(worker, packet, parcel)
-            case None:
-                self.receiver.take(worker, packet, None)
-            case Attached() as message:
-                self.receiver.attached(worker, message)
-            case Refused() as message:
-                self.receiver.refused(worker, message)
-            case Keep() as message:
-                self.receiver.keep(worker, packet, message)
-            case Ended() as message:
-                self.receiver.ended(worker, message)
-            case Orphaned() as message:
-                self.receiver.orphaned(worker, message)
-            case Free():
-                self.receiver.seat_freed()
-            case _:
-                packet.close()
-
-    def take(self, worker: Worker, packet: Packet, parcel: Detached) -> None:
-        """A worker, or a process that it forked, gives up a connection."""
-        if worker.adopted is None:
-            self.receiver.take(worker, packet, parcel)
-        elif worker.adopted.moves:
-            known = msgspec.structs.replace(parcel, listener=worker.listener(parcel.listener))
-            self.receiver.take(worker, packet, known)
-        else:
-            packet.close()
-            worker.link.send(Acknowledged(parcel.id, parcel.epoch, taken=False))
-
-    def _gone(self, worker: Worker) -> None:
-        """The channel has closed; a worker that was forked is dealt with when its pidfd says so."""
-
     def _ended(self, worker: Worker, ended: Exit) -> None:
         worker.link.drain()
         worker.exit = ended
         self._log_end(worker, ended)
         worker.state = WorkerState.DEAD
         self._adopt_fork_children(worker)
-        self.receiver.worker_died(worker)
+        self.hearing.receiver.worker_died(worker)
         self._settle_rows(worker, lambda pid: pid not in worker.fork_children)
         if not worker.fork_children:
             self._forget(worker)
@@ -389,7 +279,7 @@ class WorkerPool:
     def _fork_child_ended(self, worker: Worker, pid: int, _exit: Exit) -> None:
         worker.fork_children.discard(pid)
         worker.link.drain()
-        self.receiver.process_died(worker, pid)
+        self.hearing.receiver.process_died(worker, pid)
         self._settle_rows(worker, pid.__eq__)
         if not worker.fork_children:
             self._forget(worker)
@@ -460,3 +350,7 @@ class WorkerPool:
             self.totals["worker_deaths"] += 1
         fields = {"error_text": worker.error} if worker.error else {}
         log("worker exited", status=str(ended), **worker.label, **fields)
+
+
+def _gone() -> None:
+    """The channel has closed; a worker that was forked is dealt with when its pidfd says so."""

@@ -190,7 +190,7 @@ class Worker:
     scoreboard: Final[Scoreboard]
     memfd: Final[int]  # of the scoreboard, for the next version of the keeper
     wake: Final[int]  # eventfd that wakes the handlers that poll it
-    started_at: Final[float]
+    started_at: float = 0.0
     link: Link = field(init=False)
     state: WorkerState = WorkerState.STARTING
     pid: int = 0
