@@ -261,12 +261,34 @@ class Listener(Held):
         self.sock.close()
 
 
+#: What the names of descriptors begin with that are no listeners for their user: the server's own,
+#: given back by the service manager's store.
+STORED: Final = "socketkeep."
+
+
 def inherited_listeners() -> list[Listener]:
     """Return the listeners that systemd, or what acts as it, passed to this process.
 
-    As sd_listen_fds(3) has it: LISTEN_FDS sockets from descriptor 3 on, when LISTEN_PID is this
+    Raises ListenError when one does not listen.  For the rest see `passed_descriptors`.
+    """
+    return [Listener(inherited_socket(fd), name=name) for name, fd in passed_descriptors()]
+
+
+def listeners_are_passed() -> bool:
+    """Return whether systemd, or what acts as it, passed listeners to this process."""
+    count = os.environ.get("LISTEN_FDS", "")
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal():
+        return False
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":") + [""] * int(count)
+    return any(not name.startswith(STORED) for name in names[: int(count)])
+
+
+def passed_descriptors() -> list[tuple[str, int]]:
+    """Return the descriptors that systemd, or what acts as it, passed to this process, with names.
+
+    As sd_listen_fds(3) has it: LISTEN_FDS of them from descriptor 3 on, when LISTEN_PID is this
     process; LISTEN_FDNAMES names them.  The variables are removed, so that programs this one starts
-    do not take them for their own.  Raises ListenError when one does not listen.
+    do not take them for their own.  Raises ListenError when LISTEN_FDS is not a number.
     """
     pid = os.environ.pop("LISTEN_PID", "")
     count = os.environ.pop("LISTEN_FDS", "")
@@ -276,7 +298,4 @@ def inherited_listeners() -> list[Listener]:
     if not count.isdecimal():
         raise ListenError(f"LISTEN_FDS is {count!r}, not a number of descriptors")
     names += [""] * int(count)
-    return [
-        Listener(inherited_socket(_FIRST_INHERITED + index), name=names[index])
-        for index in range(int(count))
-    ]
+    return [(names[index], _FIRST_INHERITED + index) for index in range(int(count))]

@@ -61,6 +61,7 @@ class Server:
         self._environment = {**os.environ, "HARNESS_SERVER": self._mark, **(environment or {})}
         self._wait_ready = wait_ready
         self._start_timeout = start_timeout
+        self._descriptors: Sequence[int] = ()  # to be inherited
         self._changed = threading.Condition()
         self._log_ended = False
         self._command = [
@@ -79,6 +80,7 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            pass_fds=self._descriptors,
         )
         self._reader = threading.Thread(target=self._read_log, name="server log", daemon=True)
         self._reader.start()

@@ -7,7 +7,8 @@ import os
 import socket
 import struct
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -23,17 +24,19 @@ class Notice:
 
     words: dict[str, str]
     pid: int
-    descriptors: list[int] = field(default_factory=list)
+    descriptors: int = 0
 
 
 class Manager:
     """A notification socket as sd_notify(3) describes the manager's, as a context manager.
 
-    abstract: whether it has a name of Linux's own instead of a path.
+    abstract: whether it has a name of Linux's own instead of a path.  `store` is what it was told
+    to keep, by name.
     """
 
     def __init__(self, directory: Path, *, abstract: bool = False) -> None:
         self.notices: list[Notice] = []
+        self.store: dict[str, int] = {}
         path = str(directory / "notify.sock")
         self.address = f"@{path}" if abstract else path
         self._name = f"\0{path}" if abstract else path
@@ -57,9 +60,8 @@ class Manager:
             sender.sendto(_END, self._name)
         self._reader.join(10.0)
         self._sock.close()
-        for notice in self.notices:
-            for fd in notice.descriptors:
-                os.close(fd)
+        for fd in self.store.values():
+            os.close(fd)
 
     def mark(self) -> int:
         """Return where the notices now are, for the `since` of the others."""
@@ -79,6 +81,26 @@ class Manager:
             raise TimeoutError(f"no {words} within {within} s; heard {heard}")
         return found[count - 1]
 
+    def wait_stored(self, reached: Callable[[Collection[str]], bool], what: str) -> None:
+        """Wait until the names of what is stored are as wanted.  Raises TimeoutError."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: reached(self.store.keys()), 20.0):
+                raise TimeoutError(f"{what}; stored: {sorted(self.store)}")
+
+    def _keep(self, words: dict[str, str], descriptors: list[int]) -> None:
+        name = words.get("FDNAME", "")
+        if "FDSTORE" in words:
+            (fd,) = descriptors
+            assert words["FDPOLL"] == "0"
+            assert 0 < len(name) <= 255
+            assert name.isascii()
+            assert name.isprintable()
+            assert ":" not in name
+            assert name not in self.store, "as the real one, it would keep what it has"
+            self.store[name] = fd
+        elif "FDSTOREREMOVE" in words:
+            os.close(self.store.pop(name))
+
     def _read(self) -> None:
         room = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS)
         while True:
@@ -93,5 +115,6 @@ class Manager:
                     descriptors.frombytes(content)
             words = dict(line.partition("=")[::2] for line in data.decode().splitlines())
             with self._changed:
-                self.notices.append(Notice(words, pid, list(descriptors)))
+                self.notices.append(Notice(words, pid, len(descriptors)))
+                self._keep(words, list(descriptors))
                 self._changed.notify_all()

@@ -63,7 +63,7 @@ class Predecessors:
             for adoption in self._adoptions:
                 sock = adoption.take_listener(address)
                 if sock is not None:
-                    return _listener_of(sock)
+                    return listener_of(sock)
             try:
                 return bind()
             except ListenError as error:
@@ -90,7 +90,8 @@ class Predecessors:
         return set[int]().union(*(adoption.boots for adoption in self._adoptions))
 
 
-def _listener_of(sock: socket.socket) -> Listener:
+def listener_of(sock: socket.socket) -> Listener:
+    """Return the listener of a socket that an earlier server bound."""
     name = sock.getsockname()
     is_file = isinstance(name, str) and name and not name.startswith("\0")
     return Listener(sock, path=os.path.abspath(name) if is_file else "")

@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Final
@@ -15,20 +15,23 @@ from typing import Final
 from socketkeep import _log
 from socketkeep._address import UnixAddress, parse_bind
 from socketkeep._admin._control import ControlServer
-from socketkeep._admin._predecessors import Predecessors
+from socketkeep._admin._predecessors import Predecessors, listener_of
 from socketkeep._admin._protocol import control_path, default_name, make_runtime_dir
 from socketkeep._admin._reloader import Reloader
+from socketkeep._binding import inherited_socket
 from socketkeep._config import ServeConfig
 from socketkeep._errors import ListenError
 from socketkeep._inspect._holders import describe_holders, holders_of_port
+from socketkeep._keeper._fdstore import FdStore, listener_name
 from socketkeep._keeper._inheritance import restored_listener, snapshot
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper._notify import Herald, ManagerTerms, Notifier
 from socketkeep._keeper._reactor import Reactor, SignalQueue
+from socketkeep._keeper._restoring import Stored
 from socketkeep._keeper._signals import SIGNALS, SignalActions
 from socketkeep._keeper._state import KeepOpen, State
 from socketkeep._keeper._system import System
-from socketkeep._listener import Listener, inherited_listeners
+from socketkeep._listener import STORED, Listener, passed_descriptors
 from socketkeep._titles import set_title
 from socketkeep._wire._rendezvous import directory_beside
 
@@ -60,13 +63,18 @@ def run(config: ServeConfig) -> None:
         name, path, control, died = stack.enter_context(_control(config))
         predecessors = _predecessors(path, died, config.adopt_from)
         stack.callback(predecessors.close)
-        listeners = _bind(config, predecessors)
-        boot = max(int(time.time()), predecessors.latest_boot + 1)
+        passed, stored = _passed()
+        stack.callback(stored.close)
+        listeners = _bind(config, predecessors, passed, stored)
+        earlier = max(predecessors.latest_boot, stored.latest_boot)
+        boot = max(int(time.time()), earlier + 1)
         keeper = Keeper(
             config, reactor, system, listeners, boot, name, rendezvous=directory_beside(path)
         )
         predecessors.begin(reactor, keeper)
-        server = _Server(stack, keeper, reactor, control)
+        server = _Server(stack, keeper, reactor, control, stored.names)
+        if keeper.store is not None:
+            stored.restore(keeper.connections, keeper.store, [each.text for each in listeners])
         server.watch_files()
         for listener in listeners:
             _log.info("listening", **_shown(listener))
@@ -103,7 +111,7 @@ def resume(state: State) -> None:
             predecessors = _predecessors(path, False, config.adopt_from)
             stack.callback(predecessors.close)
             predecessors.begin(reactor, keeper)
-        server = _Server(stack, keeper, reactor, control)
+        server = _Server(stack, keeper, reactor, control, saved.stored)
         system.set_signal_mask(state.mask)  # those that waited come now
         away = time.monotonic() - state.written_at
         _log.info("upgraded", version=keeper.version, generation=saved.current, away=away)
@@ -123,7 +131,12 @@ class _Server:
     """What a keeper needs around it: ears for people and the system.  Closed by `stack`."""
 
     def __init__(
-        self, stack: ExitStack, keeper: Keeper, reactor: Reactor, control: Listener
+        self,
+        stack: ExitStack,
+        keeper: Keeper,
+        reactor: Reactor,
+        control: Listener,
+        stored: Iterable[str],
     ) -> None:
         self._stack = stack
         self._keeper = keeper
@@ -136,7 +149,7 @@ class _Server:
         stack.callback(self.control.close)
         signals = SignalQueue(reactor, _signals(), SignalActions(keeper).act)
         stack.callback(signals.close)
-        stack.callback(_notify_manager(keeper, reactor))
+        _notify_manager(stack, keeper, reactor, stored)
         keeper.upgrades.act_on_signals = signals.act
         keeper.upgrades.signals = SIGNALS
         keeper.upgrades.snapshot = self._snapshot
@@ -165,13 +178,32 @@ def _predecessors(control: str, died: bool, adopt_from: str) -> Predecessors:
         raise ServeFailure(f"cannot take over the workers of an earlier server: {error}") from error
 
 
-def _bind(config: ServeConfig, predecessors: Predecessors) -> list[Listener]:
+def _passed() -> tuple[list[tuple[str, int]], Stored]:
+    """Return the listeners of socket units, and what the service manager's store gives back."""
+    try:
+        passed = passed_descriptors()
+    except ListenError as error:
+        raise ServeFailure(str(error)) from error
+    stored = [(name, fd) for name, fd in passed if name.startswith(STORED)]
+    return [each for each in passed if each not in stored], Stored.of(stored)
+
+
+def _bind(
+    config: ServeConfig,
+    predecessors: Predecessors,
+    passed: Sequence[tuple[str, int]],
+    stored: Stored,
+) -> list[Listener]:
     listeners: list[Listener] = []
     mode = int(config.unix_mode, 8)
     address = ""
     try:
-        listeners += inherited_listeners()
+        listeners += [Listener(inherited_socket(fd), name=name) for name, fd in passed]
         for address in config.bind:
+            sock = stored.take_listener(listener_name(address))
+            if sock is not None:
+                listeners.append(listener_of(sock))
+                continue
             bind = partial(Listener.bind, address, backlog=config.backlog, unix_mode=mode)
             listeners.append(predecessors.listener(address, bind))
     except ListenError as error:
@@ -186,19 +218,25 @@ def _bind(config: ServeConfig, predecessors: Predecessors) -> list[Listener]:
     return listeners
 
 
-def _notify_manager(keeper: Keeper, reactor: Reactor) -> Callable[[], None]:
+def _notify_manager(
+    stack: ExitStack, keeper: Keeper, reactor: Reactor, stored: Iterable[str]
+) -> None:
     """Tell the service manager, if one started this process, how the server is.
 
-    Returns what is to be called at the end.
+    And have it keep what must outlive this process, if it does that.  stored: what it has already.
     """
     terms = ManagerTerms.of(os.environ, os.getpid())
     if not terms.address:
-        return lambda: None
+        return
     notifier = Notifier(terms.address)
+    stack.callback(notifier.close)
     keeper.herald = Herald(
         reactor, notifier, terms.watchdog, lambda: keeper.state, lambda: keeper.summary
     )
-    return notifier.close
+    if terms.store:
+        store = FdStore(reactor, notifier, keeper.boot, terms.store, stored)
+        stack.callback(store.close)
+        keeper.use_store(store)
 
 
 def _signals() -> list[signal.Signals]:

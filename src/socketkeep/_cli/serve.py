@@ -11,6 +11,7 @@ import click
 from socketkeep._cli._exit import DONE, Failure
 from socketkeep._cli._preflight import preflight
 from socketkeep._config import OPTIONS, ServeConfig
+from socketkeep._listener import listeners_are_passed
 from socketkeep._options import FLAG, Option
 from socketkeep._settings import CONFIG_VARIABLE, gather
 
@@ -76,7 +77,7 @@ def serve(config_file: str | None, print_config: bool, check_config: bool, **fla
     if print_config:
         click.echo(settings.as_toml(), nl=False)
         return DONE
-    config = settings.config(inherits_listeners=os.environ.get("LISTEN_PID") == str(os.getpid()))
+    config = settings.config(inherits_listeners=listeners_are_passed())
     preflight(config)
     if check_config:
         click.echo(_check_code(config))

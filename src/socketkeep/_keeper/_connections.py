@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal
 
+import msgspec
+
 from socketkeep import _log
 from socketkeep import _record as record
 from socketkeep._closing import reset
@@ -19,7 +21,7 @@ from socketkeep._keeper._moves import Moves
 from socketkeep._keeper._ownership import Ownership, Stale, State
 from socketkeep._keeper._parking import Parking
 from socketkeep._keeper._reactor import Reactor
-from socketkeep._keeper._state import KeepOpen, SavedConnections
+from socketkeep._keeper._state import KeepOpen, SavedConnection, SavedConnections
 from socketkeep._keeper._verdict import judge
 from socketkeep._keeper._workers import Worker
 from socketkeep._options import limit_seconds
@@ -110,6 +112,33 @@ class Connections:
             elif held.ownership.state is State.MOVING:
                 moving.append(held)
         self.moves.restore(moving, saved.waiting, saved.unanswered)
+
+    def restore_unowned(self, saved: SavedConnection, sock: socket.socket, listener: int) -> None:
+        """Take back from the service manager's store a connection that no worker had."""
+        held = Held.restored(saved, sock)
+        held.parcel = msgspec.structs.replace(held.parcel, listener=listener)
+        held.ownership.worker = None
+        self.custody.put(held)
+        if held.ownership.state is State.PARKED:
+            self.parking.put(held)
+        else:
+            self.moves.put(held)
+
+    def restore_owned(
+        self, ghost: Worker, number: int, sock: socket.socket, listener: int, stored_as: int
+    ) -> None:
+        """Take back a connection of which a worker that has died has left the row `number`."""
+        row = ghost.scoreboard.record(number)
+        parcel = self._parcel(id_of(row), row, listener, ghost.scoreboard.peer(number), None)
+        ownership = Ownership(State.OWNED, row[record.EPOCH], ghost.serial)
+        held = Held(parcel, sock, ownership, self._reactor.clock(), row=number)
+        held.stored_as = stored_as
+        self.custody.put(held)
+        self._owner_died(ghost, held, row)
+
+    def end(self, sock: socket.socket) -> None:
+        """End a connection of which nobody holds the account any more."""
+        self._closer.close(sock, self._changed)
 
     # What workers say.
 
@@ -296,6 +325,7 @@ class Connections:
             held.ownership.resumed()
             held.why = "crash"
             held.redelivered = fate == "redeliver"
+            self.custody.put(held)
             self.moves.put(held)
             return
         held.ownership.condemned()

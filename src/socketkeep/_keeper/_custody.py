@@ -25,6 +25,8 @@ class Held:
     why: what its next handler is told by `conn.attached`.
     row: its row in the scoreboard of the worker that owns it.
     deaths: when owners of it died that were in the middle of a message of it.
+    stored_as, parcel_as: the epochs by which the service manager's store has it and its parcel; 0:
+    it has not.
     """
 
     parcel: Detached
@@ -35,6 +37,8 @@ class Held:
     redelivered: bool = False
     row: int = -1
     deaths: tuple[float, ...] = ()
+    stored_as: int = 0
+    parcel_as: int = 0
 
     @property
     def id(self) -> str:
@@ -53,22 +57,26 @@ class Held:
             redelivered=self.redelivered,
             row=self.row,
             deaths=list(self.deaths),
+            stored_as=self.stored_as,
+            parcel_as=self.parcel_as,
         )
 
     @classmethod
-    def restored(cls, saved: SavedConnection) -> Held:
-        """Make the record anew."""
+    def restored(cls, saved: SavedConnection, sock: socket.socket | None = None) -> Held:
+        """Make the record anew; sock: the connection, if it is not at the descriptor it was at."""
         parcel = decode(saved.parcel)
         assert isinstance(parcel, Detached)
         return cls(
             parcel=parcel,
-            sock=socket.socket(fileno=saved.fd),
+            sock=sock or socket.socket(fileno=saved.fd),
             ownership=Ownership(saved.state, saved.epoch, saved.worker),
             since=saved.since,
             why=saved.why,
             redelivered=saved.redelivered,
             row=saved.row,
             deaths=tuple(saved.deaths),
+            stored_as=saved.stored_as,
+            parcel_as=saved.parcel_as,
         )
 
     @property
@@ -83,10 +91,18 @@ class Close(Protocol):
     def __call__(self, held: Held, counted: Literal["closed", "lost"], why: str) -> None: ...
 
 
+class Store(Protocol):
+    """Keeps copies of the handles where they outlive the keeper."""
+
+    def put(self, held: Held) -> None: ...
+    def forget(self, held: Held) -> None: ...
+
+
 class Custody:
     """All that the keeper holds, by id, and what of it each worker owns."""
 
     def __init__(self) -> None:
+        self.store: Store | None = None
         self._held: dict[str, Held] = {}
         self._owned: dict[int, dict[str, Held]] = {}
 
@@ -113,6 +129,8 @@ class Custody:
         owner = held.ownership.worker
         if held.ownership.state is State.OWNED and owner is not None:
             self._owned.setdefault(owner, {})[held.id] = held
+        if self.store is not None:
+            self.store.put(held)
 
     def disown(self, held: Held, serial: int) -> None:
         """Note that the worker does not own it any more."""
@@ -124,4 +142,6 @@ class Custody:
 
     def forget(self, held: Held) -> None:
         """Hold it no longer; whoever has its socket closes it."""
+        if self.store is not None:
+            self.store.forget(held)
         del self._held[held.id]

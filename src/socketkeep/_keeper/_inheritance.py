@@ -41,6 +41,7 @@ def snapshot(keeper: Keeper, keep: KeepOpen) -> State:
             slots=keeper.slots.snapshot(),
             connections=keeper.connections.snapshot(keep),
             closing=keeper.closer.snapshot(keep),
+            stored=keeper.store.names if keeper.store is not None else [],
         ),
     )
 

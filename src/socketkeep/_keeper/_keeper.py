@@ -14,6 +14,7 @@ from socketkeep._keeper._allotment import Allotment
 from socketkeep._keeper._closer import Closer
 from socketkeep._keeper._connections import Connections
 from socketkeep._keeper._drain import Drain
+from socketkeep._keeper._fdstore import LISTENER, FdStore, listener_name
 from socketkeep._keeper._generations import (
     Failure,
     Generation,
@@ -64,6 +65,7 @@ class Keeper:
         self.order: Order | None = None
         self.paused = False
         self.herald: Herald | None = None
+        self.store: FdStore | None = None
         self.pool = WorkerPool(
             reactor, system, config, self._worker_ready, self._worker_died, self._changed
         )
@@ -112,6 +114,13 @@ class Keeper:
         )
         self._drain = Drain(reactor, self.pool, self.connections, self._drained)
         self._throttle = _log.Throttle()
+
+    def use_store(self, store: FdStore) -> None:
+        """Keep what must outlive this process with the service manager, from here on."""
+        self.store = self.pool.store = self.connections.custody.store = store
+        bound = self.listeners[len(self.listeners) - len(self.config.bind) :]
+        for address, listener in zip(self.config.bind, bound, strict=True):
+            store.add(listener_name(address), listener.fileno())
 
     # What people ask for.
 
@@ -228,6 +237,8 @@ class Keeper:
         self._drain.cancel()
         for listener in self.listeners:
             listener.close()
+        if self.store is not None:
+            self.store.remove_all(LISTENER)
         self.upgrades.cancel()
         self.reloads.cancel("the server stops")
         if self.current is not None:

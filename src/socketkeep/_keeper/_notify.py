@@ -68,8 +68,11 @@ class Notifier:
         self._throttle = _log.Throttle()
         self._sock: socket.socket | None = None
 
-    def send(self, *words: str, descriptors: Sequence[int] = ()) -> bool:
-        """Send words in one datagram; return whether the manager's socket has taken it."""
+    def send(self, *words: str, descriptors: Sequence[int] = (), again: bool = False) -> bool:
+        """Send words in one datagram; return whether the manager's socket has taken it.
+
+        again: the caller will try again, so that a socket without room is not worth a line.
+        """
         rights = array.array("i", descriptors)
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptors else []
         try:
@@ -79,6 +82,8 @@ class Notifier:
             # Not connected: the manager may be executed anew, and then listens on another socket.
             self._sock.sendmsg(["\n".join(words).encode()], ancillary, 0, self._address)
         except OSError as error:
+            if again and isinstance(error, BlockingIOError):
+                return False
             self._throttle.warning("cannot notify the service manager", error=str(error))
             return False
         return True

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from socketkeep import _log
 from socketkeep import _record as record
@@ -20,6 +20,7 @@ from socketkeep._keeper._reactor import Reactor
 from socketkeep._keeper._recruiting import adopted_worker, new_worker
 from socketkeep._keeper._state import KeepOpen, SavedPool
 from socketkeep._keeper._system import Exit, System
+from socketkeep._keeper._verdict import Policy
 from socketkeep._keeper._workers import Adopted, Link, Worker, WorkerState, restored_link
 from socketkeep._wire._channel import Channel
 from socketkeep._wire._messages import (
@@ -34,6 +35,13 @@ from socketkeep._wire._scoreboard import COUNTERS, id_of
 
 #: What a worker is given beyond its deadline to close what is left in an orderly way, in seconds.
 KILL_GRACE: Final = 7.0
+
+
+class Boards(Protocol):
+    """Keeps the scoreboards where they outlive the keeper."""
+
+    def add_board(self, serial: int, policy: Policy, memfd: int) -> None: ...
+    def remove_board(self, serial: int, policy: Policy) -> None: ...
 
 
 class WorkerPool:
@@ -54,6 +62,7 @@ class WorkerPool:
         changed: Callable[[], None],
     ) -> None:
         self.hearing: Final = Hearing(ready)
+        self.store: Boards | None = None
         self.totals: Counter[str] = Counter()  # of the workers that have ended
         self._reactor = reactor
         self._system = system
@@ -95,6 +104,8 @@ class WorkerPool:
         worker.started_at = self._reactor.clock()
         worker.replaces = replaces
         self._listen(worker, theirs.channel)
+        if self.store is not None:
+            self.store.add_board(worker.serial, worker.policy, worker.memfd)
         self._expect_ready(worker)
         message = ForkWorker(worker.serial, slot)
         generation.link.send(message, theirs.descriptors, close_after=True)
@@ -299,6 +310,8 @@ class WorkerPool:
 
     def _drop(self, worker: Worker) -> None:
         del self._workers[worker.serial]
+        if self.store is not None:
+            self.store.remove_board(worker.serial, worker.policy)
         worker.link.close()
         os.close(worker.wake)
         os.close(worker.memfd)

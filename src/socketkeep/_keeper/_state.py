@@ -161,6 +161,8 @@ class SavedConnection(msgspec.Struct, kw_only=True):
     redelivered: bool
     row: int
     deaths: list[float]
+    stored_as: int = 0
+    parcel_as: int = 0
 
 
 class SavedConnections(msgspec.Struct, kw_only=True):
@@ -222,6 +224,7 @@ class SavedKeeper(msgspec.Struct, kw_only=True):
     slots: SavedSlots
     connections: SavedConnections
     closing: list[SavedClosing]
+    stored: list[str] = []
 
 
 class State(msgspec.Struct, kw_only=True):
@@ -255,10 +258,15 @@ class _Formats(msgspec.Struct):
 
 def write_state(state: State) -> int:
     """Return a sealed memfd with `state`.  Raises OSError."""
-    memfd = os.memfd_create("socketkeep-state", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    return sealed_memfd("socketkeep-state", msgspec.msgpack.encode(state))
+
+
+def sealed_memfd(name: str, data: bytes) -> int:
+    """Return a memfd that holds `data` for good.  Raises OSError."""
+    memfd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         with open(memfd, "wb", closefd=False) as file:
-            file.write(msgspec.msgpack.encode(state))
+            file.write(data)
         fcntl.fcntl(memfd, fcntl.F_ADD_SEALS, _SEALS)
     except BaseException:
         os.close(memfd)

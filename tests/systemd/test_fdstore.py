@@ -1,0 +1,208 @@
+"""The service manager keeps what must outlive the keeper, and gives it to the next one."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.harness import Capture, connect, read_reply, read_to_end, write_handler
+from tests.server.support import MODELS, seats
+from tests.systemd.managed import ManagedServer
+from tests.systemd.manager import Manager
+
+CLIENTS: Final = 12
+KEEP: Final = ("--keep", "crash", "--keep-after", "0")
+
+
+def of(kind: str, names: Collection[str]) -> list[str]:
+    """Return the names of one kind."""
+    return [name for name in names if name.startswith(f"socketkeep.{kind}.")]
+
+
+@contextmanager
+def peers(address: str, number: int) -> Iterator[list[socket.socket]]:
+    """Yield so many connections."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(connect(address)) for _ in range(number)]
+
+
+def ask(peer: socket.socket, line: bytes) -> bytes:
+    """Return the reply to a line."""
+    peer.sendall(line + b"\n")
+    return read_reply(peer)
+
+
+@contextmanager
+def witness(server: ManagedServer, sockets: list[socket.socket]) -> Iterator[Callable[[], None]]:
+    """Yield a check that nothing has ended what the peers have, by a capture where that may be."""
+    if Capture.missing():
+        yield lambda: None
+        return
+    ports = {sock.getsockname()[1] for sock in sockets}
+    with Capture(server.port) as capture:
+
+        def check() -> None:
+            assert capture.stop().to(ports) == (0, 0)
+
+        yield check
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_peers_see_nothing_of_it(tmp_path: Path, model: str) -> None:
+    """Keeper and workers killed: the next keeper has the listener and every connection."""
+    is_async = model == "async"
+    target = write_handler(tmp_path, "v0", is_async=is_async)
+    options = (*seats(model, CLIENTS + 1), *KEEP, "--park-after", "off")
+    with Manager(tmp_path) as manager:
+        with (
+            ManagedServer(manager, tmp_path, target, *options) as first,
+            peers(first.address, CLIENTS) as clients,
+            witness(first, clients) as check,
+        ):
+            for client in clients:
+                assert ask(client, b"a") == b"1 a v0"
+            manager.wait_stored(lambda names: len(of("connection", names)) == CLIENTS, "all kept")
+            before = {each["id"] for each in first.connections()}
+            first.kill_all()
+            for client in clients[::2]:
+                client.sendall(b"b\n")  # to nobody, for now
+            write_handler(tmp_path, "v1", is_async=is_async)
+            with (
+                connect(first.address) as early,
+                ManagedServer(manager, tmp_path, target, *options) as second,
+            ):
+                assert second.address == first.address
+                for client in clients[::2]:
+                    assert read_reply(client) == b"2 b v1"
+                for client in clients[1::2]:
+                    assert ask(client, b"b") == b"2 b v1"
+                assert ask(early, b"x") == b"1 x v1"
+                reports = second.connections()
+                assert before < {each["id"] for each in reports}
+                assert len(reports) == CLIENTS + 1
+                assert all(each["epoch"] > 1 for each in reports if each["id"] in before)
+                assert {each["listener"] for each in reports} == {second.address}
+                totals = second.status()["totals"]
+                assert totals["attached"]["crash"] == CLIENTS
+                assert totals["lost"] == 0
+                check()
+        assert manager.store == {}, "after an orderly end"
+
+
+def test_parked(tmp_path: Path) -> None:
+    """What was parked is parked again, at whatever level of --keep."""
+    target = write_handler(tmp_path, "v0", is_async=False)
+    options = (*seats("prefork", 2), "--park-after", "0.1")
+    with Manager(tmp_path) as manager:
+        with (
+            ManagedServer(manager, tmp_path, target, *options) as first,
+            peers(first.address, 4) as clients,
+        ):
+            for client in clients:
+                assert ask(client, b"a") == b"1 a v0"
+            manager.wait_stored(lambda names: len(of("parcel", names)) == 4, "all parked")
+            first.kill_all()
+            with ManagedServer(manager, tmp_path, target, *options) as second:
+                reports = second.connections()
+                assert [each["state"] for each in reports] == ["parked"] * 4
+                for client in clients:
+                    assert ask(client, b"b") == b"2 b v0"
+                manager.wait_stored(lambda names: len(of("parcel", names)) == 4, "parked again")
+                totals = second.status()["totals"]
+                assert totals["attached"]["parked"] == 4
+                assert totals["lost"] == 0
+        assert manager.store == {}
+
+
+def test_in_the_middle_of_a_message(tmp_path: Path) -> None:
+    """A connection that was not clean follows on_crash, as after a worker's death."""
+    target = write_handler(tmp_path, "v0", "asks back", is_async=True)
+    with Manager(tmp_path) as manager:
+        with (
+            ManagedServer(manager, tmp_path, target, *KEEP) as first,
+            peers(first.address, 2) as (clean, dirty),
+        ):
+            assert ask(dirty, b"q") == b"q? v0"
+            manager.wait_stored(lambda names: len(of("connection", names)) == 2, "both kept")
+            first.kill_all()
+            with ManagedServer(manager, tmp_path, target, *KEEP) as second:
+                assert read_to_end(dirty) == b""
+                assert ask(clean, b"r") == b"r? v0"
+                assert second.status()["totals"]["lost"] == 1
+        assert manager.store == {}
+
+
+def test_again_and_again_and_through_reloads(tmp_path: Path) -> None:
+    """Names follow the connections, and what has ended is taken out."""
+    target = write_handler(tmp_path, "v0", is_async=True)
+    with Manager(tmp_path) as manager, ExitStack() as stack:
+        server = stack.enter_context(ManagedServer(manager, tmp_path, target, *KEEP))
+        address = server.address
+        clients = stack.enter_context(peers(address, 3))
+        for number in range(1, 4):
+            for client in clients:
+                assert ask(client, b"a").split()[0] == b"%d" % number
+            manager.wait_stored(lambda names: len(of("connection", names)) == 3, "all kept")
+            server.reload()
+            manager.wait_stored(lambda names: not of("parcel", names), "all in workers")
+            assert len(of("board", manager.store)) == 1
+            server.kill_all()
+            server = stack.enter_context(ManagedServer(manager, tmp_path, target, *KEEP))
+        clients.pop().close()
+        manager.wait_stored(lambda names: len(of("connection", names)) == 2, "one to be out")
+        for client in clients:
+            assert ask(client, b"a").split()[0] == b"4"
+
+
+def test_an_upgrade_knows_what_is_stored(tmp_path: Path) -> None:
+    """The next version takes out what ends, and leaves in what does not."""
+    target = write_handler(tmp_path, "v0", is_async=True)
+    with Manager(tmp_path) as manager:
+        with (
+            ManagedServer(manager, tmp_path, target, *KEEP) as server,
+            peers(server.address, 2) as clients,
+        ):
+            for client in clients:
+                assert ask(client, b"a") == b"1 a v0"
+            manager.wait_stored(lambda names: len(of("connection", names)) == 2, "both kept")
+            assert server.cli("upgrade").exit_code == 0
+            manager.wait_stored(lambda names: not of("parcel", names), "all in workers")
+            clients.pop().close()
+            manager.wait_stored(lambda names: len(of("connection", names)) == 1, "one to be out")
+            server.kill_all()
+            with ManagedServer(manager, tmp_path, target, *KEEP):
+                assert ask(clients[0], b"b") == b"2 b v0"
+        assert manager.store == {}
+
+
+def test_a_listener_that_is_not_configured_any_more(tmp_path: Path) -> None:
+    """It is dropped, and the log says so."""
+    target = write_handler(tmp_path, "v0", is_async=True)
+    with Manager(tmp_path) as manager:
+        with ManagedServer(manager, tmp_path, target, "--bind", f"unix:{tmp_path}/sock") as first:
+            manager.wait_stored(lambda names: len(of("listener", names)) == 2, "both listeners")
+            first.kill_all()
+            with ManagedServer(manager, tmp_path, target) as second:
+                dropped = second.wait_event("listener dropped: it is not configured any more")
+                assert dropped["address"] == f"unix:{tmp_path}/sock"
+                manager.wait_stored(lambda names: len(of("listener", names)) == 1, "one out")
+        assert manager.store == {}
+
+
+def test_a_store_that_is_too_small(tmp_path: Path) -> None:
+    """Is told, and serving goes on."""
+    target = write_handler(tmp_path, "v0", is_async=True)
+    with (
+        Manager(tmp_path) as manager,
+        ManagedServer(manager, tmp_path, target, *KEEP, store=3) as server,
+        peers(server.address, 3) as clients,
+    ):
+        server.wait_event("the service manager's store is full")
+        for client in clients:
+            assert ask(client, b"a") == b"1 a v0"
+        manager.wait_stored(lambda names: len(names) == 3, "as many as there is room for")
