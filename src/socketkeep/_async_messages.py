@@ -9,9 +9,11 @@ from typing import Any, Self, TypeAlias
 
 from socketkeep._async import AsyncExchange
 from socketkeep._async_sender import Data
+from socketkeep._errors import LimitExceeded, Malformed
 from socketkeep._exchange import CHUNK
 from socketkeep._framing import (
     ByteOrder,
+    LinesAhead,
     Prefix,
     check_bound,
     check_separator,
@@ -19,7 +21,6 @@ from socketkeep._framing import (
     netstring,
     prefix_size,
     take_frame,
-    take_line,
     take_netstring,
     take_until,
 )
@@ -62,7 +63,7 @@ class AsyncMessages(AsyncExchange):
         the same iterator goes on.
         """
         check_bound(max)
-        take = partial(take_line, self._buffer, keepends)
+        take = LinesAhead(self._buffer, keepends).take
         return _Iteration(
             self, "lines", take, max, partial(self._buffer.take, max), commit, timeout
         )
@@ -214,6 +215,13 @@ class _Iteration:
         if self._due:
             self._due = False
             conn.commit()
+        if conn._buffer.size and conn._over is None and conn._order is None and not conn._receiving:
+            try:
+                message = self._take(self._bound)
+            except (LimitExceeded, Malformed):
+                message = None  # to be raised where it is awaited
+            if message is not None:
+                return _given(message)
         return conn._receive(
             self._operation, self._take, self._bound, None, self._timeout, self._last
         )
@@ -228,3 +236,7 @@ class _Iteration:
         if message is None:
             raise StopAsyncIteration
         return message
+
+
+async def _given(message: bytes) -> bytes:
+    return message

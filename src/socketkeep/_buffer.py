@@ -138,6 +138,24 @@ class ReceiveBuffer:
             return -1
         return at - pos
 
+    def take_until(self, separator: bytes, bound: int, keep: int) -> bytes | None:
+        """Take the bytes before `separator`, and `keep` bytes of it; the rest of it is dropped.
+
+        None, and nothing is taken, when it is not there, or they are more than `bound`.
+        """
+        data = self._data
+        pos = self._pos
+        start = pos
+        if self._scanned > pos and self._separator == separator:
+            start = self._scanned
+        at = data.find(separator, start)
+        if at < 0 or at - pos > bound:
+            return None
+        self._pos = end = at + len(separator)
+        self.size -= end - pos
+        end = at + keep
+        return data[pos:end] if isinstance(data, bytes) else self._cut(data, pos, end)
+
     def peek(self, most: int) -> bytes:
         """Return the first unread bytes, up to `most`, and take none."""
         pos = self._pos

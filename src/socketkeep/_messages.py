@@ -10,6 +10,7 @@ from typing import Self
 from socketkeep._exchange import CHUNK
 from socketkeep._framing import (
     ByteOrder,
+    LinesAhead,
     Prefix,
     check_bound,
     check_separator,
@@ -17,7 +18,6 @@ from socketkeep._framing import (
     netstring,
     prefix_size,
     take_frame,
-    take_line,
     take_netstring,
     take_until,
 )
@@ -62,7 +62,7 @@ class Messages(SyncExchange):
         the same iterator goes on.
         """
         check_bound(max)
-        take = partial(take_line, self._buffer, keepends, max)
+        take = partial(LinesAhead(self._buffer, keepends).take, max)
         return _Iteration(self, "lines", take, partial(self._buffer.take, max), commit, timeout)
 
     def recv_frame(
