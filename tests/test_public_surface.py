@@ -49,11 +49,27 @@ def test_dir_and_unknown_attributes() -> None:
         _ = socketkeep.no_such_name  # type: ignore[attr-defined,unused-ignore]
 
 
-def test_importing_does_not_import_asyncio() -> None:
-    """A keeper and a sync worker do not pay for what only async handlers need."""
-    check = "import sys, socketkeep; sys.exit('asyncio' in sys.modules)"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", check], check=False)
-    assert done.returncode == 0
+@pytest.mark.parametrize(
+    ("statement", "spared"),
+    [
+        ("import socketkeep", "asyncio inspect logging msgspec select socket ssl threading"),
+        ("from socketkeep import Socket, Timeout", "asyncio logging msgspec ssl"),
+        ("from socketkeep import Connection, Listener, connect", "asyncio logging msgspec ssl"),
+        ("from socketkeep import resumable", "asyncio logging msgspec ssl"),
+        ("from socketkeep import AsyncConnection, open_connection", "msgspec"),
+    ],
+)
+def test_nobody_pays_for_what_others_need(statement: str, spared: str) -> None:
+    check = f"import sys; {statement}; print(*sys.modules)"
+    command = [sys.executable, "-W", "error", "-c", check]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert not set(spared.split()) & set(done.stdout.split())
+
+
+def test_every_name_can_be_imported_alone() -> None:
+    """Modules are imported when a name is asked for, in whatever order a program asks."""
+    for name in socketkeep.__all__:
+        subprocess.run([sys.executable, "-c", f"from socketkeep import {name}"], check=True)
 
 
 def test_the_package_is_marked_as_typed() -> None:

@@ -2,48 +2,47 @@
 
 from typing import TYPE_CHECKING
 
-from socketkeep._assignment import Detached
-from socketkeep._connecting import Connecting, connect
-from socketkeep._connection import Connection
-from socketkeep._errors import (
-    AddressError,
-    Busy,
-    Closed,
-    HandlerError,
-    LimitExceeded,
-    ListenError,
-    Malformed,
-    NotCommitted,
-    OutOfResources,
-    PeerClosed,
-    PeerReset,
-    Refused,
-    Released,
-    SocketkeepError,
-    StateMismatch,
-    StateNotEncodable,
-    StateTooLarge,
-    SystemFailure,
-    TimedOut,
-    Truncated,
-    Unreachable,
-    Unresolved,
-    WouldBlock,
-)
-from socketkeep._forking import fork
-from socketkeep._guarding import Guard, guard_forks
-from socketkeep._handlers import Service, resumable
-from socketkeep._handles import Handle
-from socketkeep._holding import Holder, Holders
-from socketkeep._listener import Listener
-from socketkeep._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
-from socketkeep._socket import Socket
-
 if TYPE_CHECKING:
     from socketkeep._aio import AsyncConnection
+    from socketkeep._assignment import Detached
     from socketkeep._async_connecting import open_connection
+    from socketkeep._connecting import Connecting, connect
+    from socketkeep._connection import Connection
+    from socketkeep._errors import (
+        AddressError,
+        Busy,
+        Closed,
+        HandlerError,
+        LimitExceeded,
+        ListenError,
+        Malformed,
+        NotCommitted,
+        OutOfResources,
+        PeerClosed,
+        PeerReset,
+        Refused,
+        Released,
+        SocketkeepError,
+        StateMismatch,
+        StateNotEncodable,
+        StateTooLarge,
+        SystemFailure,
+        TimedOut,
+        Truncated,
+        Unreachable,
+        Unresolved,
+        WouldBlock,
+    )
+    from socketkeep._forking import fork
     from socketkeep._forking_server import ForkingServer
+    from socketkeep._guarding import Guard, guard_forks
+    from socketkeep._handlers import Service, resumable
+    from socketkeep._handles import Handle
+    from socketkeep._holding import Holder, Holders
+    from socketkeep._listener import Listener
+    from socketkeep._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
     from socketkeep._serving import Server, serve
+    from socketkeep._socket import Socket
     from socketkeep._tls import CertificateRefused, TlsFailure
 
 __all__ = [
@@ -99,21 +98,80 @@ __all__ = [
 ]
 
 
-# The async half comes with asyncio, the forking server with logging, and TLS with ssl, which
-# programs that do without need not pay for.
-_LAZY = {
-    "AsyncConnection": "_aio",
-    "CertificateRefused": "_tls",
-    "ForkingServer": "_forking_server",
-    "Server": "_serving",
-    "TlsFailure": "_tls",
-    "open_connection": "_async_connecting",
-    "serve": "_serving",
+# Each name's module is imported when the name is first asked for: a program pays neither for the
+# half that it does not use, nor for asyncio, ssl or msgspec where it needs none of them.
+_MODULES = {
+    "_aio": ("AsyncConnection",),
+    "_assignment": ("Detached",),
+    "_async_connecting": ("open_connection",),
+    "_connecting": (
+        "Connecting",
+        "connect",
+    ),
+    "_connection": ("Connection",),
+    "_errors": (
+        "AddressError",
+        "Busy",
+        "Closed",
+        "HandlerError",
+        "LimitExceeded",
+        "ListenError",
+        "Malformed",
+        "NotCommitted",
+        "OutOfResources",
+        "PeerClosed",
+        "PeerReset",
+        "Refused",
+        "Released",
+        "SocketkeepError",
+        "StateMismatch",
+        "StateNotEncodable",
+        "StateTooLarge",
+        "SystemFailure",
+        "TimedOut",
+        "Truncated",
+        "Unreachable",
+        "Unresolved",
+        "WouldBlock",
+    ),
+    "_forking": ("fork",),
+    "_forking_server": ("ForkingServer",),
+    "_guarding": (
+        "Guard",
+        "guard_forks",
+    ),
+    "_handlers": (
+        "Service",
+        "resumable",
+    ),
+    "_handles": ("Handle",),
+    "_holding": (
+        "Holder",
+        "Holders",
+    ),
+    "_listener": ("Listener",),
+    "_modes": (
+        "Blocking",
+        "Deadline",
+        "Mode",
+        "NonBlocking",
+        "Timeout",
+    ),
+    "_serving": (
+        "Server",
+        "serve",
+    ),
+    "_socket": ("Socket",),
+    "_tls": (
+        "CertificateRefused",
+        "TlsFailure",
+    ),
 }
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
-    module = _LAZY.get(name)
+    module = _MODULE_OF.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

@@ -11,14 +11,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from socketkeep._assignment import Assignment, Detached
-from socketkeep._async_giving import drive_async
 from socketkeep._async_messages import AsyncMessages, Receiving
 from socketkeep._async_sender import Data, Piece
 from socketkeep._closing import LINGER, QUIET, discard, end_for_all, end_writing, reset
 from socketkeep._errors import Busy, Closed, Released, SocketkeepError
 from socketkeep._exchange import CHUNK
 from socketkeep._framing import check_bound
-from socketkeep._giving import Offer, Parcel, assignment_of, parcel_of, settled, taking
 from socketkeep._modes import Blocking
 from socketkeep._record import ENDED, Ended
 
@@ -26,6 +24,8 @@ if TYPE_CHECKING:
     import ssl
 
     import anyio.abc
+
+    from socketkeep._giving import Parcel
 
 _BLOCKING: Final = Blocking()
 
@@ -254,6 +254,9 @@ class AsyncConnection(AsyncMessages):
             if self._peeking is not None:
                 self._unwatch()
                 self._peeking.absorb()
+            from socketkeep._async_giving import drive_async
+            from socketkeep._giving import Offer, parcel_of, settled
+
             offer = Offer(parcel_of(self, _BLOCKING, self._unsent), self._sock, channel)
             with settled(offer, self):
                 await drive_async(offer.steps(), "give", timeout)
@@ -264,6 +267,9 @@ class AsyncConnection(AsyncMessages):
 
         As `Connection.take`, whose errors it raises too, but for the mode, which it has none of.
         """
+        from socketkeep._async_giving import drive_async
+        from socketkeep._giving import taking
+
         return await drive_async(taking(channel, cls._build), "take", timeout)
 
     def byte_stream(self) -> anyio.abc.ByteStream:
@@ -281,6 +287,8 @@ class AsyncConnection(AsyncMessages):
 
     @classmethod
     def _build(cls, sock: socket.socket, parcel: Parcel) -> Self:
+        from socketkeep._giving import assignment_of
+
         conn = cls(sock, assignment=assignment_of(parcel))
         conn._unsent = parcel.unsent
         conn._write_ended = parcel.write_ended

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import msgspec
-
 from socketkeep._errors import StateMismatch, StateNotEncodable, StateTooLarge
 
 #: A committed state encodes to at most this many bytes.
 STATE_LIMIT: Final = 65536
 
-_encode: Final = msgspec.msgpack.Encoder().encode
-
 
 def unpack_state(packed: bytes, of_type: Any) -> Any:
     """Return the state in `packed`, decoded to `of_type`.  Raises StateMismatch."""
+    import msgspec  # not before a state is committed or read: it takes longer to import than we
+
     try:
         return msgspec.msgpack.decode(packed, type=of_type)
     except msgspec.DecodeError as error:
@@ -24,8 +22,10 @@ def unpack_state(packed: bytes, of_type: Any) -> Any:
 
 def pack_state(state: object) -> bytes:
     """Return `state` encoded.  Raises StateNotEncodable and StateTooLarge."""
+    import msgspec
+
     try:
-        packed = _encode(state)
+        packed = msgspec.msgpack.encode(state)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise StateNotEncodable(
             f"commit: a state of type {type(state).__qualname__} cannot be encoded: {error}"

@@ -15,16 +15,6 @@ from socketkeep._closing import LINGER, drain, end_for_all, end_writing, reset
 from socketkeep._errors import Busy, Closed, Released
 from socketkeep._exchange import CHUNK
 from socketkeep._framing import check_bound
-from socketkeep._giving import (
-    Offer,
-    Parcel,
-    assignment_of,
-    drive,
-    mode_of,
-    parcel_of,
-    settled,
-    taking,
-)
 from socketkeep._messages import Messages
 from socketkeep._modes import Blocking, Mode, NonBlocking, seconds_left
 from socketkeep._record import ENDED, Ended
@@ -32,6 +22,8 @@ from socketkeep._sync_waiting import Data
 
 if TYPE_CHECKING:
     import ssl
+
+    from socketkeep._giving import Parcel
 
 _BLOCKING: Final = Blocking()
 
@@ -296,6 +288,8 @@ class Connection(Messages):
         with self._claimed("give"):
             if self._peeking is not None:
                 self._peeking.absorb()
+            from socketkeep._giving import Offer, drive, parcel_of, settled
+
             offer = Offer(parcel_of(self, self._mode, self._unsent), self._sock, channel)
             with settled(offer, self):
                 drive(offer.steps(), "give", timeout)
@@ -312,10 +306,14 @@ class Connection(Messages):
         at its limit of descriptors (the giver has it still), SystemFailure (EPROTO) for a message
         that `give` did not make, ValueError for a channel of another kind.
         """
+        from socketkeep._giving import drive, taking
+
         return drive(taking(channel, cls._build), "take", timeout)
 
     @classmethod
     def _build(cls, sock: socket.socket, parcel: Parcel) -> Self:
+        from socketkeep._giving import assignment_of, mode_of
+
         conn = cls(sock, mode=mode_of(parcel), assignment=assignment_of(parcel))
         conn._unsent = parcel.unsent
         conn._write_ended = parcel.write_ended

@@ -57,7 +57,10 @@ def check_seconds(seconds: float) -> float:
 
 
 def seconds_left(mode: Mode) -> float | None:
-    """Return how long an operation that begins now may wait; None for as long as it takes."""
+    """Return how long an operation that begins now may wait; None for as long as it takes.
+
+    Raises TypeError for what is no mode, a class like `Blocking` in place of `Blocking()` among it.
+    """
     match mode:
         case Blocking():
             return None
@@ -67,3 +70,8 @@ def seconds_left(mode: Mode) -> float | None:
             return seconds
         case Deadline(at):
             return max(0.0, at - time.monotonic())
+        case _:
+            raise TypeError(
+                "a mode is Blocking(), NonBlocking(), Timeout(seconds) or Deadline.after(seconds), "
+                f"not {mode!r}"
+            )

@@ -43,9 +43,11 @@ class SyncWaiting(Exchange):
     def __init__(
         self, sock: socket.socket, *, mode: Mode, assignment: Assignment | None = None
     ) -> None:
+        self._limit = seconds_left(
+            mode
+        )  # first: after a TypeError the socket is the caller's still
         super().__init__(sock, assignment=assignment)
         self._mode = mode
-        self._limit = seconds_left(mode)
         self._reading = threading.Lock()
         self._sending = threading.Lock()
         self._readable: Poller | None = None

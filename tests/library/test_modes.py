@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
+import socket
 import time
+from typing import Any
 
 import pytest
 
+from socketkeep._connection import Connection
 from socketkeep._modes import Blocking, Deadline, NonBlocking, Timeout, seconds_left
 
 
@@ -31,3 +35,21 @@ def test_how_long_an_operation_may_wait() -> None:
     assert left is not None
     assert 9 < left <= 10
     assert seconds_left(Deadline(time.monotonic() - 1)) == 0
+
+
+@pytest.mark.parametrize("wrong", [None, 2.5, Blocking, "blocking", True])
+def test_what_is_no_mode_is_refused_with_what_is_one(wrong: Any) -> None:
+    """A class in the place of its object, or a bare number, must not come to wait for ever."""
+    says = re.escape(f"Timeout(seconds) or Deadline.after(seconds), not {wrong!r}")
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        with pytest.raises(TypeError, match=says):
+            Connection(ours, mode=wrong)
+        assert ours.fileno() >= 0, "after the error the socket is the caller's still"
+        with Connection(ours, mode=Timeout(5)) as conn:
+            with pytest.raises(TypeError, match=says):
+                conn.mode = wrong
+            with pytest.raises(TypeError, match=says), conn.using(wrong):
+                pass
+            assert conn.mode == Timeout(5)
+            peer.close()
