@@ -101,14 +101,15 @@ class PeekingBuffer(ReceiveBuffer):
         """
         if self._refused is not None:
             raise self._refused
+        told: list[tuple[int, int]] = []
         if self._epoll is not None:
-            self._epoll.poll(0)  # before looking: what comes after is an edge again
+            told = self._epoll.poll(0)  # before looking: what comes after is an edge again
         most = self.kernel + size
         data = self._sock.recv(most, socket.MSG_PEEK)
         if len(data) <= self.kernel:
             return self._look_why(most) if self.kernel else data
-        if len(data) == most and self._epoll is not None:
-            self._epoll.modify(self._sock, _EDGES)  # there may be more: have it told
+        if self._epoll is not None and (len(data) == most or _tells_of_end(told)):
+            self._epoll.modify(self._sock, _EDGES)  # there is more, or the end: have it told again
         return self._seen(data)
 
     def _seen(self, data: bytes) -> bytes:
@@ -231,6 +232,10 @@ class PeekingBuffer(ReceiveBuffer):
             self._epoll.close()
         if kept:
             self._watch()
+
+
+def _tells_of_end(events: list[tuple[int, int]]) -> bool:
+    return any(event & ~select.EPOLLIN for _, event in events)
 
 
 def _no_room(size: int, what: str) -> str:

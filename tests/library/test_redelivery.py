@@ -385,6 +385,37 @@ def test_the_peers_end_behind_uncommitted_bytes(ends: Pair, later: bool) -> None
     assert conn.recv() == b""
 
 
+@pytest.mark.parametrize("commit", [False, True])
+def test_the_peers_end_that_came_along_with_the_last_bytes(ends: Pair, commit: bool) -> None:
+    """One edge tells of both."""
+    ends[1].sendall(b"last")
+    ends[1].shutdown(socket.SHUT_WR)
+    conn = Connection(ends[0], assignment=redelivering())
+    assert conn.recv(timeout=5) == b"last"
+    if commit:
+        conn.commit()
+    assert conn.recv(timeout=5) == b""
+
+
+@pytest.mark.parametrize("commit", [False, True])
+def test_the_peers_end_that_came_along_with_the_last_bytes_async(
+    ends: Pair, run: Run, commit: bool
+) -> None:
+    async def scenario() -> None:
+        conn = AsyncConnection(ends[0], assignment=redelivering())
+        receiving = asyncio.ensure_future(conn.recv(timeout=5))
+        await asyncio.sleep(0)
+        ends[1].sendall(b"last")
+        ends[1].shutdown(socket.SHUT_WR)
+        assert await receiving == b"last"
+        if commit:
+            conn.commit()
+        assert await conn.recv(timeout=5) == b""
+        await conn.abort()
+
+    run(scenario)
+
+
 def test_the_peers_end_behind_uncommitted_bytes_async(ends: Pair, run: Run) -> None:
     async def scenario() -> None:
         conn = AsyncConnection(ends[0], assignment=redelivering())
