@@ -105,7 +105,10 @@ def test_parked(tmp_path: Path) -> None:
         ):
             for client in clients:
                 assert ask(client, b"a") == b"1 a v0"
-            manager.wait_stored(lambda names: len(of("parcel", names)) == 4, "all parked")
+            first.wait_until(lambda: first.status()["connections"]["parked"] == 4, "all parked")
+            # One that was parked before it asked has another parcel now.
+            parcels = {f"socketkeep.parcel.{c['id']}.{c['epoch']}" for c in first.connections()}
+            manager.wait_stored(lambda names: set(of("parcel", names)) == parcels, "the parcels")
             first.kill_all()
             with ManagedServer(manager, tmp_path, target, *options) as second:
                 reports = second.connections()
