@@ -215,14 +215,23 @@ class _Iteration:
         if self._due:
             self._due = False
             conn.commit()
-        if conn._buffer.size and conn._over is None and conn._order is None and not conn._receiving:
+        if conn._buffer.size:
+            return self._take_now()
+        return conn._receive(
+            self._operation, self._take, self._bound, None, self._timeout, self._last
+        )
+
+    async def _take_now(self) -> bytes:
+        """Take what is there, when the task runs: one that is cancelled before loses nothing."""
+        conn = self._conn
+        if conn._over is None and conn._order is None and not conn._receiving:
             try:
                 message = self._take(self._bound)
             except (LimitExceeded, Malformed):
-                message = None  # to be raised where it is awaited
+                message = None  # to be raised with all that is to be said of it
             if message is not None:
-                return _given(message)
-        return conn._receive(
+                return message
+        return await conn._receive(
             self._operation, self._take, self._bound, None, self._timeout, self._last
         )
 
@@ -236,7 +245,3 @@ class _Iteration:
         if message is None:
             raise StopAsyncIteration
         return message
-
-
-async def _given(message: bytes) -> bytes:
-    return message

@@ -208,6 +208,26 @@ def test_lines_go_on_after_a_timeout_and_a_cancellation(pair: Pair, run: Run) ->
     run(scenario)
 
 
+@pytest.mark.parametrize("commit", [False, True])
+def test_an_iteration_that_is_cancelled_before_it_began_loses_no_line(
+    pair: Pair, run: Run, commit: bool
+) -> None:
+    async def scenario() -> None:
+        conn = AsyncConnection(pair[0])
+        pair[1].sendall(b"".join(b"%d\n" % number for number in range(100)))
+        lines = conn.lines(commit=commit)
+        assert await anext(lines) == b"0"
+        for number in range(1, 100):
+            task = asyncio.ensure_future(anext(lines))
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await anext(lines) == b"%d" % number
+        await conn.abort()
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_cancelling_receives_anywhere_loses_no_byte(pair: Pair, run: Run, seed: int) -> None:
     """Thousands of receives are cancelled wherever they are; the stream comes out whole."""
