@@ -48,6 +48,23 @@ def test_a_worker_is_told_of_its_seats_only_when_they_change(make_bench: MakeBen
     assert first.allotments == 1
 
 
+def test_one_that_is_ready_after_it_was_to_be_killed_is_given_nothing(bench: Bench) -> None:
+    """It lives until there is a descriptor by which to kill it."""
+    bench.start()
+    bench.keeper.scale(3)
+    bench.settle()
+    bench.system.no_pidfd = 1
+    (third,) = bench.fork()
+    bench.keeper.scale(2)
+    bench.settle()
+    assert third.process.exit is None
+    third.ready()
+    bench.settle()
+    assert third.accept_below == 0
+    bench.advance(0.2)
+    assert third.process.exit is not None
+
+
 def test_one_that_keeps_dying_is_replaced_more_and_more_slowly(make_bench: MakeBench) -> None:
     bench = make_bench(workers=1)
     bench.start()
