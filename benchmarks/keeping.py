@@ -110,7 +110,7 @@ def _subject(model: str, level: str) -> Iterator[Subject]:
             with client:
                 client.sendall(_LINE)
                 client.recv(100)
-                yield Subject(_worker(server.pid), client)
+                yield Subject(_worker(f"{directory}/control.sock"), client)
         finally:
             server.terminate()
             server.wait(30)
@@ -131,10 +131,11 @@ def _connect(path: str) -> socket.socket:
             return client
 
 
-def _worker(keeper: int) -> int:
-    """Return the child of the keeper that is not the template."""
-    children = Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
-    return max(int(pid) for pid in children)
+def _worker(control: str) -> int:
+    """Return the pid of the server's only worker."""
+    command = [sys.executable, "-m", "socketkeep", "workers", "--control", control, "--json"]
+    shown = subprocess.run(command, check=True, capture_output=True).stdout
+    return int(json.loads(shown)[0]["pid"])
 
 
 if __name__ == "__main__":

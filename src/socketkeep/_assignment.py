@@ -62,8 +62,11 @@ class Retirement(Protocol):
     def crowded(self) -> bool:
         """Whether others wait for a seat: who waits then parks at once, not after a while.
 
-        `wake_fd` becomes readable when this becomes true.
+        `wake_fd` becomes readable when this becomes true.  Asked at each wait: it must be cheap.
         """
+
+    def is_awaited(self) -> bool:
+        """Whether others wait for a seat where only a system call tells; asked now and then."""
 
     def woken(self) -> None:
         """Read what made `wake_fd` readable, if anything did, and update `order`."""

@@ -336,6 +336,9 @@ class _SharedOrder:
     def crowded(self) -> bool:
         return False
 
+    def is_awaited(self) -> bool:
+        return False
+
     def woken(self) -> None:
         """Nothing to read: the event stays readable, so that every child sees it."""
 

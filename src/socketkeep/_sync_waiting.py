@@ -106,6 +106,8 @@ class SyncWaiting(Exchange):
         retirement = assigned.retirement
         receiving = operation != "send"
         tended = receiving and (assigned.park_after is not None or assigned.keeping is not None)
+        if tended and self._comes_soon(poller):
+            return
         since = 0.0 if assigned.idle_timeout is None and not tended else time.monotonic()
         while True:
             until = span[1]
@@ -135,6 +137,16 @@ class SyncWaiting(Exchange):
                 if receiving and order is not None and retirement is not None:
                     retirement.woken()
 
+    def _comes_soon(self, poller: Poller) -> bool:
+        """Wait a moment, without the care that a longer wait takes: it costs as much as a recv(2).
+
+        Not while the connection is to be offered to the keeper, or others wait for the seat.
+        """
+        retirement = self._assignment.retirement
+        if self._assignment.keeping is not None or (retirement is not None and retirement.crowded):
+            return False
+        return poller.soon()
+
     def _tend(self, since: float, *, parking: bool) -> float | None:
         """Entrust the connection to the keeper if it is time.
 
@@ -160,7 +172,8 @@ class SyncWaiting(Exchange):
 
     def _park_at(self, since: float) -> float:
         assigned = self._assignment
-        if assigned.retirement is not None and assigned.retirement.crowded:
+        retirement = assigned.retirement
+        if retirement is not None and (retirement.crowded or retirement.is_awaited()):
             return since  # nothing is readable: that is enough
         return since + (assigned.park_after or 0.0)
 

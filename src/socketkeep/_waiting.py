@@ -43,6 +43,11 @@ class Poller:
             return ready, not ready
         return bool(events), bool(events)
 
+    def soon(self) -> bool:
+        """Wait for a millisecond; return whether the descriptor alone is ready."""
+        events = self._poll.poll(1)
+        return len(events) == 1 and events[0][0] == self._fd
+
     def ready(self) -> bool:
         """Whether the descriptor is ready now."""
         return any(fd == self._fd for fd, _ in self._poll.poll(0))

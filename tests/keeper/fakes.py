@@ -484,7 +484,7 @@ class FarWorker(Far):
         words[record.EPOCH] = attach.epoch
         words[record.PID] = self.pid
         if self.board.keeps_states:
-            self.board.put_state(row, attach.state)
+            self.board.shelf(row).put(attach.state)
         if attach.kept:
             words[record.KEEP] = scoreboard.keep_token(words)
         served = Served(self, attach.id, attach.epoch, row, socket.socket(fileno=fd))
@@ -567,7 +567,7 @@ class Served:
 
     def commit(self, state: bytes | None) -> None:
         """Put the state where the keeper finds it, and be clean."""
-        self.worker.board.put_state(self.row, state)
+        self.worker.board.shelf(self.row).put(state)
         self.words[record.STATUS] = Status.CLEAN
 
     def become(self, status: Status) -> None:

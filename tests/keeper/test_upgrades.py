@@ -500,7 +500,7 @@ def test_a_kept_connection_outlives_its_worker(make_bench: MakeBench) -> None:
     ended_peer, ended = bench.serve(first)
     for each in (served, ended):
         kept(bench, each)
-    first.board.put_state(served.row, b"state")
+    first.board.shelf(served.row).put(b"state")
     at_the_execution(bench, lambda: first.send(Ended([(ended.id, ended.epoch)])))
     ended.settle(record.Ended.CLOSED)
     bench.settle()

@@ -82,6 +82,7 @@ class FakeRetirement:
         self.wake_fd, self._write_fd = os.pipe2(os.O_NONBLOCK)
         self.order: Order | None = None
         self.crowded = False
+        self.awaited = False
         self._next: Order | None = None
 
     def give(self, order: Order) -> None:
@@ -93,6 +94,9 @@ class FakeRetirement:
         """Say that others wait for a seat: receives that wait wake and see it."""
         self.crowded = True
         os.write(self._write_fd, b"x")
+
+    def is_awaited(self) -> bool:
+        return self.awaited
 
     def woken(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -153,6 +153,17 @@ def test_crowded_means_at_once(pair: Pair, retirement: FakeRetirement) -> None:
     assert conn.hand_over().parked
 
 
+def test_awaited_means_at_once(pair: Pair, retirement: FakeRetirement) -> None:
+    retirement.awaited = True
+    conn = Connection(pair[0], assignment=parking(park_after=60, retirement=retirement))
+    pair[1].sendall(b"x\n")
+    lines = conn.lines(commit=True)
+    assert next(lines) == b"x", "there was something to do"
+    with pytest.raises(Detached):
+        next(lines)
+    assert conn.hand_over().parked
+
+
 def test_who_waits_already_is_told_of_the_crowd(pair: Pair, retirement: FakeRetirement) -> None:
     assignment = parking(park_after=60, retirement=retirement)
     conn = Connection(pair[0], assignment=assignment)

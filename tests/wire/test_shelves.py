@@ -58,7 +58,7 @@ def test_each_row_has_what_was_put_last(puts: list[tuple[int, bytes | None]]) ->
     os.close(fd)
     last: dict[int, bytes | None] = {}
     for row, state in puts:
-        writer.put_state(row, state)
+        writer.shelf(row).put(state)
         last[row] = state
         assert {each: reader.state(each) for each in last} == last
 
@@ -66,9 +66,9 @@ def test_each_row_has_what_was_put_last(puts: list[tuple[int, bytes | None]]) ->
 def test_a_new_state_does_not_touch_the_one_that_counts(board: Scoreboard) -> None:
     """A writer that dies before it has written the word has left the earlier state whole."""
     for size in (10, STATE_LIMIT, 500, 513):
-        board.put_state(0, b"a" * size)
+        board.shelf(0).put(b"a" * size)
         word = board.record(0)[record.STATE]
-        board.put_state(0, b"b" * size)
+        board.shelf(0).put(b"b" * size)
         board.record(0)[record.STATE] = word
         assert board.state(0) == b"a" * size
 
@@ -79,8 +79,8 @@ def test_a_released_row_gives_the_memory_of_large_states_back() -> None:
     row = board.claim()
     assert row is not None
     before = pages(fd)
-    board.put_state(row, b"x" * STATE_LIMIT)
-    board.put_state(row, b"y" * STATE_LIMIT)
+    board.shelf(row).put(b"x" * STATE_LIMIT)
+    board.shelf(row).put(b"y" * STATE_LIMIT)
     assert pages(fd) >= before + 2 * STATE_LIMIT
     board.release(row)
     assert pages(fd) <= before + 4096

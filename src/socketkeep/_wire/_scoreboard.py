@@ -24,6 +24,7 @@ from socketkeep import _record as record
 from socketkeep._assignment import Order
 from socketkeep._record import Ended, Record
 from socketkeep._wire import _shelves
+from socketkeep._wire._shelves import Place
 
 HEADER_WORDS: Final = 32
 _PEER_WORDS: Final = 8
@@ -166,15 +167,10 @@ class Scoreboard:
         """Whether there is room for committed states."""
         return self._shelves is not None
 
-    def put_state(self, row: int, state: bytes | None) -> None:
-        """Put a connection's committed state where the keeper finds it.
-
-        The earlier one is replaced at once and as a whole: a worker that dies in the middle of this
-        has left the one or the other.
-        """
+    def shelf(self, row: int) -> Place:
+        """Return where a connection's committed states are put, for the keeper to find."""
         assert self._shelves is not None, "made without room for states"
-        words = self.record(row)
-        words[record.STATE] = self._shelves.put(row, words[record.STATE], state)
+        return self._shelves.place(row, self.record(row))
 
     def state(self, row: int) -> bytes | None:
         """Return what was put last, None when that is nothing."""

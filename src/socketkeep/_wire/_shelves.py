@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Final
 
 from socketkeep._committed import STATE_LIMIT
+from socketkeep._record import STATE, Record
 
 _SMALL: Final = 512
 _PLACES: Final = 2
@@ -32,6 +33,34 @@ def _large_start(start: int, rows: int) -> int:
     return -(-(start + rows * _SMALL_ROW) // page) * page
 
 
+class Place:
+    """The place of one connection's state."""
+
+    __slots__ = ("_large", "_map", "_small", "_words")
+
+    def __init__(self, mapping: mmap.mmap, words: Record, small: int, large: int) -> None:
+        self._map = mapping
+        self._words = words
+        self._small = small
+        self._large = large
+
+    def put(self, state: bytes | None) -> None:
+        """Replace the state, at once and as a whole.
+
+        Who dies in the middle of this has left the earlier one or this.
+        """
+        words = self._words
+        if state is None:
+            words[STATE] = 0
+            return
+        size = len(state)
+        offset, step = (self._small, _SMALL) if size <= _SMALL else (self._large, STATE_LIMIT)
+        if words[STATE] & _OFFSET == offset:  # that one counts until the word is written
+            offset += step
+        self._map[offset : offset + size] = state
+        words[STATE] = (size + 1) << _OFFSET_BITS | offset
+
+
 class Shelves:
     """The states of a scoreboard's rows, from the offset `start` of its mapping on."""
 
@@ -40,18 +69,10 @@ class Shelves:
         self._small = start
         self._large = _large_start(start, rows)
 
-    def put(self, row: int, now: int, state: bytes | None) -> int:
-        """Write `state` beside the one that the word `now` names; return the word for it."""
-        if state is None:
-            return 0
-        size = len(state)
-        if size <= _SMALL:
-            first, step = self._small + row * _SMALL_ROW, _SMALL
-        else:
-            first, step = self._large + row * _LARGE_ROW, STATE_LIMIT
-        offset = first + step if now & _OFFSET == first else first
-        self._map[offset : offset + size] = state
-        return (size + 1) << _OFFSET_BITS | offset
+    def place(self, row: int, words: Record) -> Place:
+        """Return the place of a row's state; `words` are the row."""
+        small = self._small + row * _SMALL_ROW
+        return Place(self._map, words, small, self._large + row * _LARGE_ROW)
 
     def get(self, word: int) -> bytes | None:
         """Return the state that `word` names."""

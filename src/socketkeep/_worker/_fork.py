@@ -130,5 +130,8 @@ class _ScoreboardRetirement:
     def crowded(self) -> bool:
         return False  # there is no seat to wait for: each connection has a process of its own
 
+    def is_awaited(self) -> bool:
+        return False
+
     def woken(self) -> None:
         """Nothing to read: the event stays readable, so that every child sees it."""

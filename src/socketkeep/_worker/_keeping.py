@@ -12,26 +12,13 @@ from socketkeep import _log
 from socketkeep import _record as record
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import Keep
-from socketkeep._wire._scoreboard import Scoreboard, keep_token
+from socketkeep._wire._scoreboard import keep_token
 
 if TYPE_CHECKING:
     from socketkeep._worker._roster import Entry
 
 #: How long the keeper has to acknowledge before the connection is offered again, in seconds.
 _ANSWER_TIME: Final = 1.0
-
-
-class RowShelf:
-    """The place of one connection's committed state; a `Shelf`."""
-
-    __slots__ = ("_row", "_scoreboard")
-
-    def __init__(self, scoreboard: Scoreboard, row: int) -> None:
-        self._scoreboard = scoreboard
-        self._row = row
-
-    def put(self, state: bytes | None) -> None:
-        self._scoreboard.put_state(self._row, state)
 
 
 class Offer:

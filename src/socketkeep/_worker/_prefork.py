@@ -57,7 +57,10 @@ class _ChannelRetirement:
 
     @property
     def crowded(self) -> bool:
-        return self._loop.crowded
+        return self._loop.environment.scoreboard.crowded
+
+    def is_awaited(self) -> bool:
+        return self._loop.is_awaited()
 
     def woken(self) -> None:
         if self._looking.acquire(blocking=False):

@@ -20,7 +20,7 @@ from socketkeep._wire._channel import ChannelClosed
 from socketkeep._wire._messages import Attach, Detached, Free, Orphaned
 from socketkeep._wire._messages import Ended as EndedMessage
 from socketkeep._worker._environment import Environment
-from socketkeep._worker._keeping import Offer, RowShelf
+from socketkeep._worker._keeping import Offer
 from socketkeep._worker._stranded import Patience
 
 _COUNTER_OF_REASON: Final[dict[Attached, int]] = {
@@ -210,7 +210,7 @@ class Roster:
             replay_limit=config.replay_limit,
             park_after=park_after(config, environment.model) if resumable else None,
             redeliver=keeps and handler.redeliver,
-            shelf=RowShelf(environment.scoreboard, row) if keeps else None,
+            shelf=environment.scoreboard.shelf(row) if keeps else None,
             record=environment.scoreboard.record(row),
             retirement=self._retirement,
         )

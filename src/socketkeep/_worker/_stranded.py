@@ -125,5 +125,8 @@ class Patience:
     def crowded(self) -> bool:
         return time.monotonic() >= self._until and self._retirement.crowded
 
+    def is_awaited(self) -> bool:
+        return time.monotonic() >= self._until and self._retirement.is_awaited()
+
     def woken(self) -> None:
         self._retirement.woken()

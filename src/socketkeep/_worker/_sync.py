@@ -85,11 +85,8 @@ class SyncLoop:
         self.roster = Roster(environment, self._model.retirement)
         self.watch(environment.channel.fileno(), self.read_channel)
 
-    @property
-    def crowded(self) -> bool:
-        """Whether connections wait for a seat here: in the keeper, or in a listener's queue."""
-        if self.environment.scoreboard.crowded:
-            return True
+    def is_awaited(self) -> bool:
+        """Whether connections that wait in a listener's queue may come when a seat becomes free."""
         wanted = self.order is None and self._allowance.wants_room(self.open)
         return wanted and self.gate.queued()
 

@@ -95,7 +95,10 @@ class _EventRetirement:
     @property
     def crowded(self) -> bool:
         # Threads that wait already are not woken: their wait is short where it can park.
-        return self._loop.crowded
+        return self._loop.environment.scoreboard.crowded
+
+    def is_awaited(self) -> bool:
+        return self._loop.is_awaited()
 
     def woken(self) -> None:
         """Nothing to read: the loop sets `order` before it wakes the threads."""
