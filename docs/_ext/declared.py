@@ -25,6 +25,7 @@ import socketkeep
 from socketkeep import _config, _errors, _options_page, _tls
 from socketkeep._admin import _reports
 from socketkeep._cli import _main
+from socketkeep._inspect import _diagnosis, _why
 from socketkeep._inspect import _results as inspect_results
 from socketkeep._keeper import _generations, _ownership
 
@@ -66,6 +67,8 @@ def reports_markdown() -> str:
         ("holders: a socket's holders", inspect_results.SocketHolder),
         ("holders: a socket's timer", inspect_results.Timer),
         ("holders: a socket's tcp", inspect_results.TcpFacts),
+        ("why", _why.Explanation),
+        ("why: its diagnoses", _diagnosis.Diagnosis),
     ):
         hints = get_type_hints(report)
         rows = "".join(
@@ -145,7 +148,7 @@ def _type_text(hint: Any) -> str:
         return names[hint] + or_null
     match get_origin(hint):
         case builtins.list | builtins.tuple:
-            return "list of objects"
+            return "list of strings" if str in get_args(hint) else "list of objects"
         case builtins.dict:
             return "object: a number for each name"
         case typing.Literal:

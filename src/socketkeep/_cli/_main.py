@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "drain": "Accept no more; end when the last connection has ended.",
     "stop": "Stop a server gracefully.",
     "holders": "Show who holds a socket: of an address, a process, or one descriptor.",
+    "why": "Explain why a connection does not close, or why a port refuses or hangs.",
     "demo": "Reload a server under load before your eyes.",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -20,6 +21,17 @@ _HEADINGS = (
 )
 
 
+@contextmanager
+def failures() -> Iterator[None]:
+    """Tell what inspection fails with as a command does."""
+    try:
+        yield
+    except AddressError as error:
+        raise Failure(str(error), USAGE) from None
+    except SystemFailure as error:
+        raise Failure(error.reason) from None
+
+
 @click.command()
 @click.argument("what")
 @json_option
@@ -34,12 +46,8 @@ def holders(what: str, as_json: bool, watch: bool) -> int:
     Of a listener, recv is how many connections wait to be accepted, and send how many may. What
     there was no right to look into is said below; the exit code is 1 when nothing was found.
     """
-    try:
+    with failures():
         found = present(lambda: look(what), as_json, watch, _tables)
-    except AddressError as error:
-        raise Failure(str(error), USAGE) from None
-    except SystemFailure as error:
-        raise Failure(error.reason) from None
     return 0 if len(found) else FAILED
 
 

@@ -1,0 +1,77 @@
+"""What `why` is made of: observed facts, and what one makes of them."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from socketkeep._inspect._processes import Process
+from socketkeep._inspect._results import HeldSocket
+
+
+class Diagnosis(Struct, frozen=True):
+    """One thing that explains how a socket behaves.
+
+    code: a stable name of the condition; the documentation lists them.  subject: the socket.
+    sentence: what is the case.  evidence: what shows it.  remedy: what to do, as a command where
+    there is one; "" when there is nothing to do.
+    """
+
+    code: str
+    subject: str
+    sentence: str
+    evidence: tuple[str, ...] = ()
+    remedy: str = ""
+
+
+class Facts(Struct, frozen=True):
+    """What was observed at one moment; the diagnoses are functions of it alone.
+
+    address: what was asked for, as text, when it is an address; "" otherwise.
+    sockets: the sockets in question.  others: the rest of what has that address, such as the other
+    ends on this machine.  processes: those that hold any of them, by pid.
+    overflows, drops: the counters ListenOverflows and ListenDrops of this network namespace, since
+    its start.  is_file: whether a socket's file stands at the path of a Unix address.
+    """
+
+    address: str
+    sockets: tuple[HeldSocket, ...]
+    others: tuple[HeldSocket, ...]
+    processes: dict[int, Process]
+    overflows: int
+    drops: int
+    is_file: bool = False
+
+    def other_end(self, held: HeldSocket) -> HeldSocket | None:
+        """Return the other end of a TCP connection, when it is on this machine."""
+        for each in (*self.sockets, *self.others):
+            if (each.kind, each.local, each.peer) == ("tcp", held.peer, held.local):
+                return each
+        return None
+
+    def stopped(self, held: HeldSocket) -> list[int]:
+        """Return the holders of a socket that are stopped (SIGSTOP, a debugger)."""
+        pids = {holder.pid for holder in held.holders}
+        return sorted(
+            pid for pid in pids if pid in self.processes and self.processes[pid].state in "Tt"
+        )
+
+
+def subject_of(held: HeldSocket) -> str:
+    """Return how a socket is named: its addresses, or the descriptor of one that has none."""
+    named = held.local if held.local not in ("", "unix:") else ""
+    if not named and held.holders:
+        named = f"{held.holders[0].pid}:{held.holders[0].fd}"
+    return f"{named} with {held.peer}" if held.peer else named
+
+
+def who(held: HeldSocket) -> tuple[str, ...]:
+    """Return who holds a socket, a line each; the first few of many."""
+    lines = [f"held by {holder}" for holder in held.holders[:5]]
+    if len(held.holders) > 5:
+        lines.append(f"and by {len(held.holders) - 5} more descriptors")
+    return (*lines, held.note) if held.note else tuple(lines)
+
+
+def reset_command(held: HeldSocket) -> str:
+    """Return the command that ends a connection from outside."""
+    return f"ss -K src {held.local} dst {held.peer}   (root: ends it at once, with RST)"

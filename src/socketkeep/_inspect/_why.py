@@ -1,0 +1,118 @@
+"""`why`: look once, and explain."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from msgspec import Struct
+
+from socketkeep._address import InetAddress, UnixAddress
+from socketkeep._inspect._connection_diagnoses import CONNECTION_DIAGNOSES
+from socketkeep._inspect._diagnosis import Diagnosis, Facts, subject_of, who
+from socketkeep._inspect._listener_diagnoses import LISTENER_DIAGNOSES, nobody_listens
+from socketkeep._inspect._processes import reader
+from socketkeep._inspect._survey import holders
+from socketkeep._inspect._what import parse_what
+
+_NETSTAT = "/proc/net/netstat"
+
+
+class Explanation(Struct, frozen=True):
+    """What explains the sockets that were asked about.
+
+    what: what was asked for, as it was understood.  diagnoses: at least one; the one that nothing
+    is wrong stands alone, and has the code "nothing-wrong".  incomplete: what could not be looked
+    into for want of rights, "" for nothing.
+    """
+
+    what: str
+    diagnoses: tuple[Diagnosis, ...]
+    incomplete: str
+
+
+def why(what: str) -> Explanation:
+    """Explain why the sockets that `what` names do not close, refuse, hang or drop.
+
+    what: as `holders` takes it.  Of an address the sockets are explained that have it as theirs; if
+    there are none, those whose peer has it.
+
+    It looks at one moment.  What a firewall, the network or a peer on another machine does is not
+    seen, and only guessed at from this side's state.  Raises what `holders` raises.
+    """
+    facts, named, incomplete = _observe(what)
+    return Explanation(named, diagnose(facts, named), incomplete)
+
+
+def diagnose(facts: Facts, named: str) -> tuple[Diagnosis, ...]:
+    """Return what the facts amount to; `named` is what was asked about."""
+    found = [diagnosis] if (diagnosis := nobody_listens(facts)) is not None else []
+    for held in facts.sockets:
+        listens = held.state == "LISTEN"
+        for condition in LISTENER_DIAGNOSES if listens else CONNECTION_DIAGNOSES:
+            diagnosis = condition(held, facts)
+            if diagnosis is not None:
+                found.append(diagnosis)
+    return tuple(found) or (_nothing_wrong(facts, named),)
+
+
+def _nothing_wrong(facts: Facts, named: str) -> Diagnosis:
+    first = facts.sockets[0] if facts.sockets else None
+    sentence = f"Nothing is wrong with {named}: "
+    if first is None:
+        return Diagnosis("nothing-wrong", named, f"{sentence}it has no sockets.")
+    if first.state == "LISTEN":
+        sentence += "it is listened on, and no connection waits long to be accepted."
+        taken = ("while it is, another bind of the address fails (EADDRINUSE)",)
+        return Diagnosis("nothing-wrong", subject_of(first), sentence, (*who(first), *taken))
+    sentence += "it is open, nothing is stuck, and neither side has ended it."
+    if len(facts.sockets) > 1:
+        sentence += f" So are {len(facts.sockets) - 1} more sockets."
+    return Diagnosis("nothing-wrong", subject_of(first), sentence, who(first))
+
+
+def _observe(what: str) -> tuple[Facts, str, str]:
+    """Return the facts, what was asked for in words, and what could not be looked into."""
+    wanted = parse_what(what)
+    found = holders(what)
+    chosen = everything = found.sockets
+    address, is_file = "", False
+    if isinstance(wanted, InetAddress):
+        address = str(wanted)
+        port = f":{wanted.port}"
+        chosen = tuple(held for held in chosen if held.local.endswith(port)) or chosen
+    elif isinstance(wanted, UnixAddress):
+        address = str(wanted)
+        is_file = not wanted.abstract and _is_socket_file(wanted.path)
+    elif len(chosen) == 1 and chosen[0].kind == "tcp" and chosen[0].peer:
+        everything = holders(chosen[0].local).sockets  # with the other end, if it is here
+    mine = {held.cookie for held in chosen}
+    others = tuple(held for held in everything if held.cookie not in mine)
+    read = reader()
+    processes = {
+        holder.pid: process
+        for held in (*chosen, *others)
+        for holder in held.holders
+        if (process := read(holder.pid)) is not None
+    }
+    overflows, drops = listen_counters()
+    facts = Facts(address, chosen, others, processes, overflows, drops, is_file)
+    return facts, found.what, found.incomplete
+
+
+def _is_socket_file(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def listen_counters() -> tuple[int, int]:
+    """Return ListenOverflows and ListenDrops of this network namespace, 0 where not known."""
+    try:
+        with open(_NETSTAT) as file:
+            lines = [line.split() for line in file if line.startswith("TcpExt:")]
+    except OSError:
+        return 0, 0
+    counters = dict(zip(*lines[:2], strict=True))
+    return int(counters.get("ListenOverflows", 0)), int(counters.get("ListenDrops", 0))
