@@ -12,7 +12,16 @@ from typing import Final
 from socketkeep._committed import pack_state
 from socketkeep._ending import Ending
 from socketkeep._errors import NotCommitted
-from socketkeep._record import ACTIVE_AT, BYTES_IN, BYTES_OUT, CLEAN, READ, SENT, STATUS
+from socketkeep._record import (
+    ACTIVE_AT,
+    BYTES_IN,
+    BYTES_OUT,
+    CLEAN,
+    READ,
+    SENT,
+    STATUS,
+    BoundRecord,
+)
 
 #: A resumable handler that received this often and never committed is warned of.
 NEVER_COMMITTED: Final = 1000
@@ -60,6 +69,8 @@ class Exchange(Ending):
         taken = self._buffer.size > 0
         if self._peeking is not None:
             taken = taken or self._peeking.disputed
+            if not self._peeking.loose and isinstance(self._record, BoundRecord):
+                self._record = self._assignment.record
         self._taken = taken
         if not self._pushes:
             self._record[STATUS] = READ if taken else CLEAN

@@ -17,7 +17,16 @@ from socketkeep._committed import unpack_state
 from socketkeep._errors import Released, SocketkeepError
 from socketkeep._forking import Fate, drop, own
 from socketkeep._holding import Held
-from socketkeep._record import ACTIVE_AT, ENDED, READ, STATUS, Ended, blank_record
+from socketkeep._record import (
+    ACTIVE_AT,
+    ENDED,
+    READ,
+    STATUS,
+    BoundRecord,
+    Ended,
+    Record,
+    blank_record,
+)
 
 if TYPE_CHECKING:  # ssl is for who uses it
     import ssl
@@ -70,7 +79,7 @@ class Identity(Held):
         self._assignment = assigned = assignment or Assignment()
         self._sock = sock
         self._fd = self._input_fd = sock.fileno()
-        self._record = record = assigned.record
+        self._record: Record = assigned.record
         self._buffer: ReceiveBuffer
         self._recv: Callable[[int], bytes] = sock.recv
         self._peeking: PeekingBuffer | None = None
@@ -95,14 +104,14 @@ class Identity(Held):
         self._pushes = 0  # sends from elsewhere that are going out
         self._taken = False  # bytes have left the kernel since the last commit
         self._receives = 0 if assigned.resumable else -1  # -1: none is missing a commit
-        record[ACTIVE_AT] = monotonic_ns()
+        self._record[ACTIVE_AT] = monotonic_ns()
         if assigned.shelf is not None and assigned.state is not None:
             assigned.shelf.put(assigned.state)
         if assigned.unread:
             self._buffer.feed(assigned.unread)
         if assigned.unread or (assigned.redelivered and assigned.redeliver):
             self._taken = True
-            record[STATUS] = READ
+            self._record[STATUS] = READ
         self._inherit = False
         self._tls: TlsSocket | None = None  # the socket, once start_tls has been called
         own(self)
@@ -114,6 +123,9 @@ class Identity(Held):
         self._buffer = self._peeking = peeking = PeekingBuffer(sock, assigned.unread)
         if assigned.redelivered:
             peeking.dispute()
+        if assigned.unread:
+            # From a worker that took them: no kernel has them, and they would be missing.
+            self._record = BoundRecord(assigned.record)
         self._recv = peeking.recv
         self._input_fd = peeking.input_fd
 

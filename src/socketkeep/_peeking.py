@@ -47,13 +47,13 @@ class PeekingBuffer(ReceiveBuffer):
         "_asked",
         "_doubtful",
         "_epoll",
-        "_loose",
         "_refused",
         "_sock",
         "_unix",
         "disputed",
         "input_fd",
         "kernel",
+        "loose",
     )
 
     def __init__(self, sock: socket.socket, loose: bytes) -> None:
@@ -61,7 +61,7 @@ class PeekingBuffer(ReceiveBuffer):
         self.kernel = 0
         self.disputed = False
         self._doubtful = 0  # how many bytes in the kernel are disputed
-        self._loose = loose
+        self.loose = loose
         self._sock = sock
         self._asked = 0  # what SO_RCVLOWAT is set to; 0: not known
         self._unix = sock.family == socket.AF_UNIX
@@ -177,14 +177,14 @@ class PeekingBuffer(ReceiveBuffer):
     @property
     def idle(self) -> bool:
         """Nothing that was received here is uncommitted."""
-        return not (self.kernel or self._loose)
+        return not (self.kernel or self.loose)
 
     def commit(self) -> None:
         """Take from the kernel what has been dealt with: all but the unread bytes."""
-        loose = len(self._loose)
+        loose = len(self.loose)
         dealt = loose + self.kernel - self.size
         if loose:
-            self._loose = self._loose[dealt:]
+            self.loose = self.loose[dealt:]
         if dealt > loose:
             self._take(dealt - loose)
         if self.disputed:
@@ -209,13 +209,13 @@ class PeekingBuffer(ReceiveBuffer):
 
     def replay(self) -> bytes:
         """Return what the kernel has not."""
-        return self._loose
+        return self.loose
 
     def absorb(self) -> None:
         """Take all from the kernel that was looked at: this process has it alone from here on."""
         if self.kernel:
             part = self._sock.recv(self.kernel, socket.MSG_WAITALL)
-            self._loose += part
+            self.loose += part
             self.kernel = 0
             self._ask(1)
 

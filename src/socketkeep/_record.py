@@ -51,7 +51,7 @@ class Status(IntEnum):
     CLEAN = 0
     READ = 1
     SENT = 2
-    BOUND = 3  # whatever it has done: the connection's TLS is this process's, and nobody can go on
+    BOUND = 3  # whatever it has done: what this process alone has is needed to go on
 
 
 # As plain numbers: an enumeration's members cost more to look up than all else where they are used.
@@ -71,7 +71,10 @@ class Ended(IntEnum):
 
 
 class BoundRecord:
-    """The record of a connection whose status is BOUND for good, whatever is written."""
+    """The record of a connection that nobody can go on with: BOUND, whatever status is written.
+
+    The keys of its TLS are this process's, or bytes that the kernel is thought to have.
+    """
 
     __slots__ = ("_record",)
 
