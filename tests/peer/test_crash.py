@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Final
 
 import pytest
 
-from tests.harness import Server, connect, read_reply
+from tests.harness import Server, read_reply
 from tests.harness.processes import wait_exit
 from tests.peer.conftest import Site
+from tests.peer.told import Peers, name_of, told
 
 KEPT: Final = ("--keep", "crash", "--keep-after", "0.01", "--park-after", "off")
-RESUMABLE: Final = "\nhandle = resumable({options})(handle)\n"
 #: One of each process in which a connection can be, for each way to deal with it.
 POLICIES: Final = [
     ("fork", "close", "FIN"),
@@ -29,71 +28,11 @@ POLICIES: Final = [
 ]
 
 
-class Peers:
-    """Plain sockets, each of which counts what it has asked."""
-
-    def __init__(self, server: Server, stack: ExitStack, number: int) -> None:
-        self.server = server
-        self.socks = [stack.enter_context(connect(server.address)) for _ in range(number)]
-        self.asked = [0] * number
-
-    def ask(self, index: int, word: str) -> tuple[str, bool]:
-        """Ask and return why the handler that answered was called, and if it was redelivered."""
-        self.tell(index, word)
-        return self.hear(index, word)
-
-    def tell(self, index: int, word: str) -> None:
-        """Ask, and do not wait for the answer."""
-        self.asked[index] += 1
-        self.socks[index].sendall(word.encode() + b"\n")
-
-    def hear(self, index: int, word: str, *, behind: int = 0) -> tuple[str, bool]:
-        """Wait for an answer, `behind` of which others are to come."""
-        count, said, _, attached, redelivered = read_reply(self.socks[index]).decode().split()
-        assert (int(count), said) == (self.asked[index] - behind, word), (
-            "the committed state went along"
-        )
-        return attached, redelivered == "1"
-
-    def owners(self) -> list[int]:
-        """Return the process that serves each."""
-        self.wait_clean()
-        owners = {each["peer"]: each["owner"] for each in self.server.connections()}
-        return [owners[_name(sock)] for sock in self.socks]
-
-    def wait_clean(self) -> None:
-        """Wait until every handler has committed its last answer and waits."""
-        self.server.wait_until(
-            lambda: not any(each["busy"] for each in self.server.connections()), "all wait", 10.0
-        )
-
-    def end(self, index: int) -> str:
-        """Wait for the end of one; return "FIN" or "RST"."""
-        try:
-            while self.socks[index].recv(1000):
-                pass
-        except ConnectionResetError:
-            return "RST"
-        return "FIN"
-
-
-def _name(sock: socket.socket) -> str:
-    host, port = sock.getsockname()
-    return f"{host}:{port}"
-
-
 @contextmanager
 def kept(site: Site, number: int, *options: str, decorated: str = "") -> Iterator[Peers]:
-    """Serve the handler that does as it is told, to peers that the keeper holds too."""
-    target = site.write("v0", "told", tail=RESUMABLE.format(options=decorated))
-    with (
-        site.serve(target, *KEPT, *options, clients=number, spare=1) as server,
-        ExitStack() as stack,
-    ):
-        peers = Peers(server, stack, number)
-        for index in range(number):
-            assert peers.ask(index, "hello") == ("accepted", False)
-        wait_kept(server, number)
+    """Serve peers that the keeper holds too."""
+    with told(site, number, *KEPT, *options, decorated=decorated) as peers:
+        wait_kept(peers.server, number)
         yield peers
 
 
@@ -191,7 +130,7 @@ def test_a_message_is_delivered_again(tcp_site: Site) -> None:
         peers.tell(0, "now-kill")
         assert peers.end(0) == "RST"
         event = peers.server.wait_event("poisoned")
-        assert event["peer"] == _name(peers.socks[0])
+        assert event["peer"] == name_of(peers.socks[0])
         assert event["deaths"] == 3
         assert peers.ask(1, "again")[0] in ("accepted", "crash")
         totals = peers.server.status()["totals"]

@@ -26,7 +26,8 @@ class Departures:
 
     `settled` is called with each once this handle is closed.  One that cannot be handed over is
     offered again until `deadline` (of the monotonic clock), and then closed in an orderly way.
-    When the keeper is gone, `gone` is called, and each is given to `serve_on`.
+    One that was to be parked is given to `serve_on` instead, as all are when the keeper is gone,
+    for which `gone` is called.
     """
 
     def __init__(
@@ -100,6 +101,8 @@ class Departures:
     def _retry(self, name: str) -> None:
         if time.monotonic() < self.deadline:
             self._loop.call_later(_RETRY, self._send, name)
+        elif self._held[name][1].parked:
+            self._serve_on(*self._held.pop(name))
         else:
             self._close(name)
 

@@ -21,7 +21,7 @@ from socketkeep._wire._messages import Attach, Detached, Free, Orphaned
 from socketkeep._wire._messages import Ended as EndedMessage
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._keeping import Offer
-from socketkeep._worker._stranded import Patience
+from socketkeep._worker._stranded import ANOTHER_TRY, Patience
 
 _COUNTER_OF_REASON: Final[dict[Attached, int]] = {
     "accepted": scoreboard.ACCEPTED,
@@ -109,6 +109,10 @@ class Roster:
         Its handler is called from the top, as it would be in another worker.
         """
         retirement = entry.assignment.retirement
+        park_after = None
+        if handover.parked and not self._environment.channel.closed:
+            # The keeper is out of descriptors, and may have one again.
+            park_after = max(ANOTHER_TRY, entry.assignment.park_after or 0.0)
         entry.sock = handover.sock
         entry.why = ""
         entry.record[record.ENDED] = Ended.NOT_YET
@@ -118,7 +122,7 @@ class Roster:
             attached="parked" if handover.parked else "reload",
             state=handover.state,
             unread=handover.unread,
-            park_after=None,
+            park_after=park_after,
             retirement=None if retirement is None else Patience(retirement),
         )
 

@@ -18,7 +18,7 @@ from socketkeep._worker._environment import Environment
 #: What is being served goes on: a keeper's death must end no connection.
 ON_THEIR_OWN: Final = Order("finish", float("inf"))
 #: For so long a connection that could not be given away is served on before that is tried again.
-_ANOTHER_TRY: Final = 1.0
+ANOTHER_TRY: Final = 1.0
 
 
 class Stranded:
@@ -108,7 +108,7 @@ class Patience:
 
     def __init__(self, retirement: Retirement) -> None:
         self._retirement = retirement
-        self._until = time.monotonic() + _ANOTHER_TRY
+        self._until = time.monotonic() + ANOTHER_TRY
 
     @property
     def wake_fd(self) -> int:
