@@ -85,7 +85,8 @@ def told(
     ):
         peers = Peers(server, stack, number)
         for index in range(number):
-            assert peers.ask(index, "hello") == ("accepted", False)
+            # "parked" when it was, in the short time before it said something.
+            assert peers.ask(index, "hello") in (("accepted", False), ("parked", False))
         yield peers
 
 
