@@ -1,0 +1,225 @@
+"""What the service manager's store is told, and what a keeper makes of what it gives back."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+
+from socketkeep import _record as record
+from socketkeep._keeper._custody import Held
+from socketkeep._keeper._fdstore import FdStore, listener_name
+from socketkeep._keeper._notify import Notifier
+from socketkeep._keeper._ownership import Ownership, State
+from socketkeep._keeper._restoring import Stored
+from socketkeep._record import Ended, Status
+from socketkeep._wire import _scoreboard as scoreboard
+from socketkeep._wire._messages import Detached
+from tests.keeper.bench import Bench, is_alive, is_at_eof
+from tests.keeper.conftest import MakeBench
+
+ID = "7-2-1"
+
+
+class Recorder(Notifier):
+    """A manager that has room or not."""
+
+    def __init__(self) -> None:
+        super().__init__("/nowhere")
+        self.sent: list[str] = []
+        self.has_room = True
+
+    def send(self, *words: str, descriptors: Sequence[int] = (), again: bool = False) -> bool:
+        if self.has_room:
+            assert len(descriptors) == ("FDSTORE=1" in words)
+            sign = "+" if descriptors else "-"
+            self.sent.append(sign + words[-1].removeprefix("FDNAME=socketkeep."))
+        return self.has_room
+
+
+@dataclass
+class Scene:
+    """A keeper that starts, and what it is given."""
+
+    bench: Bench
+    manager: Recorder
+    passed: list[tuple[str, int]] = field(default_factory=list)
+
+    def board(self, serial: int, *, states: bool = True) -> scoreboard.Scoreboard:
+        """Give it a worker's scoreboard."""
+        memfd = scoreboard.create_memfd(4, states=states)
+        self.passed.append((f"socketkeep.board.7-{serial}-0.close.once", memfd))
+        return scoreboard.Scoreboard(memfd)
+
+    def connection(self, epoch: int = 1) -> socket.socket:
+        """Give it the connection; return its peer."""
+        peer, accepted = self.bench.connect()
+        self.passed.append((f"socketkeep.connection.{ID}.{epoch}", accepted.detach()))
+        return peer
+
+    def parcel(self, epoch: int, state: bytes, where: State = State.MOVING) -> None:
+        """Give it what was said of the connection when no worker had it."""
+        parcel = Detached(ID, epoch, 0, "a peer", state, b"", 0, 0, 0)
+        with socket.socket() as sock:
+            held = Held(parcel, sock, Ownership(where, epoch, None), 0.0)
+            data = msgspec.msgpack.encode(held.snapshot(lambda fd: fd))
+        self.file(epoch, data)
+
+    def file(self, epoch: int, data: bytes) -> None:
+        memfd = os.memfd_create("parcel", os.MFD_CLOEXEC)
+        os.write(memfd, data)
+        self.passed.append((f"socketkeep.parcel.{ID}.{epoch}", memfd))
+
+    def restore(self) -> None:
+        """Let the keeper take it, and start."""
+        stored = Stored.of(self.passed)
+        keeper = self.bench.keeper
+        store = FdStore(self.bench.reactor, self.manager, 9, 100, stored.names)
+        keeper.use_store(store)
+        assert stored.latest_boot == 7
+        stored.restore(keeper.connections, store, [self.bench.listener.text])
+        self.worker = self.bench.start()[0]
+
+    def attached(self, peer: socket.socket) -> tuple[str, int, bytes | None]:
+        """Let the worker take the connection; return what it was told."""
+        attach = self.worker.arrived[0][0]
+        assert attach.id == ID
+        assert is_alive(peer, self.worker.attach().sock)
+        self.bench.settle()
+        return attach.attached, attach.epoch, attach.state
+
+
+@pytest.fixture
+def scene(make_bench: MakeBench) -> Iterator[Scene]:
+    bench = make_bench(workers=1, keep="crash", bind=[])
+    manager = Recorder()
+    yield Scene(bench, manager)
+    manager.close()
+
+
+def write_row(
+    board: scoreboard.Scoreboard,
+    epoch: int,
+    state: bytes | None = None,
+    *,
+    status: Status = Status.CLEAN,
+    ended: Ended = Ended.NOT_YET,
+    pid: int = 0,
+) -> None:
+    row = board.claim()
+    assert row is not None
+    words = board.record(row)
+    words[record.BOOT], words[record.MINTED_BY], words[record.NUMBER] = 7, 2, 1
+    words[record.EPOCH] = epoch
+    words[record.STATUS] = status
+    words[record.ENDED] = ended
+    words[record.PID] = pid
+    if board.keeps_states:
+        board.shelf(row).put(state)
+
+
+def test_a_clean_connection_goes_on_from_its_commit(scene: Scene) -> None:
+    peer = scene.connection()
+    write_row(scene.board(2), 1, b"\x05")
+    scene.restore()
+    assert scene.attached(peer) == ("crash", 2, b"\x05")
+    parcel = f"parcel.{ID}.1"
+    told = [each for each in scene.manager.sent if "board.9" not in each]
+    assert told == [f"+{parcel}", "-board.7-2-0.close.once", f"-{parcel}"]
+
+
+def test_the_row_of_the_later_owner_counts(scene: Scene) -> None:
+    peer = scene.connection()
+    write_row(scene.board(2), 1, b"\x01", ended=Ended.DETACHED)
+    write_row(scene.board(3), 4, b"\x04")
+    scene.parcel(1, b"\x02")
+    scene.restore()
+    assert scene.attached(peer) == ("crash", 5, b"\x04"), "its worker had attached it"
+
+
+def test_the_parcel_counts_when_no_worker_has_attached_it_since(scene: Scene) -> None:
+    peer = scene.connection()
+    write_row(scene.board(2), 3, b"\x01", ended=Ended.DETACHED)
+    scene.parcel(3, b"\x02")
+    scene.restore()
+    assert scene.attached(peer) == ("reload", 4, b"\x02")
+
+
+def test_a_parked_connection_is_parked(scene: Scene) -> None:
+    peer = scene.connection()
+    scene.parcel(3, b"\x02", State.PARKED)
+    scene.restore()
+    assert not scene.worker.arrived
+    assert len(scene.bench.keeper.connections.parking) == 1
+    peer.send(b"x")
+    scene.bench.settle()
+    assert scene.worker.arrived[0][0].attached == "parked"
+
+
+@pytest.mark.parametrize("case", ["ended", "forgotten", "unreadable"])
+def test_one_that_had_ended_is_closed(scene: Scene, case: str) -> None:
+    """Its worker ended it, or said so; or there is nothing to go on from."""
+    peer = scene.connection()
+    if case == "ended":
+        write_row(scene.board(2), 1, ended=Ended.CLOSED)
+    elif case == "unreadable":
+        scene.file(1, b"not a parcel")
+    scene.restore()
+    assert is_at_eof(peer)
+    assert f"-connection.{ID}.1" in scene.manager.sent
+    assert not scene.worker.arrived
+
+
+def test_one_in_the_middle_of_a_message_follows_on_crash(scene: Scene) -> None:
+    peer = scene.connection()
+    write_row(scene.board(2), 1, status=Status.SENT)
+    scene.restore()
+    assert is_at_eof(peer)
+    assert scene.bench.keeper.counters()["lost"] == 1
+
+
+def test_without_its_state_a_connection_cannot_go_on(scene: Scene) -> None:
+    """It moved with --keep reload, and its next worker had attached it."""
+    peer = scene.connection()
+    write_row(scene.board(2, states=False), 2)
+    scene.parcel(1, b"\x02")
+    scene.restore()
+    assert is_at_eof(peer)
+    assert scene.bench.keeper.counters()["lost"] == 1
+
+
+def test_a_connection_of_a_worker_that_lives_is_left_to_it(scene: Scene) -> None:
+    peer = scene.connection()
+    with socket.socket(fileno=os.dup(scene.passed[0][1])) as in_worker:
+        write_row(scene.board(2), 1, pid=os.getpid())
+        scene.restore()
+        assert not scene.worker.arrived
+        assert is_alive(peer, in_worker)
+
+
+def test_what_finds_no_room_is_sent_in_order_later(scene: Scene) -> None:
+    store = FdStore(scene.bench.reactor, scene.manager, 9, 100, ())
+    scene.manager.has_room = False
+    with socket.socket() as one:
+        store.add("socketkeep.a", one.fileno())
+        store.add("socketkeep.b", one.fileno())
+    store.remove("socketkeep.a")
+    scene.manager.has_room = True
+    store.add("socketkeep.c", 1)
+    assert scene.manager.sent == []
+    scene.bench.advance(0.1)
+    assert scene.manager.sent == ["+a", "+b", "-a", "+c"]
+    assert store.names == ["socketkeep.b", "socketkeep.c"]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:7000", "unix:/" + "ü" * 53])
+def test_names_are_as_systemd_wants_them(address: str) -> None:
+    name = listener_name(address)
+    assert name.isascii()
+    assert ":" not in name
+    assert len(name) <= 255
+    assert name != listener_name(address + "1")
