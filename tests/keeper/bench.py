@@ -248,11 +248,13 @@ def open_descriptors() -> dict[str, str]:
 
 
 def is_at_eof(peer: socket.socket) -> bool:
-    """Whether the peer has been sent FIN (and has read all)."""
+    """Whether the peer has been sent FIN (and has read all), or RST."""
     try:
         return peer.recv(1, socket.MSG_PEEK) == b""
     except BlockingIOError:
         return False
+    except ConnectionResetError:  # the other end was closed, and had not read all
+        return True
 
 
 def end_of(peer: socket.socket) -> str:
