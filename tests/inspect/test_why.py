@@ -111,6 +111,7 @@ def test_our_side_has_not_closed(actor: Actor, client: socket.socket) -> None:
     assert "6 bytes that came before the FIN are unread" in diagnosis.evidence
     assert any(f"held by {its_end(actor)} " in line for line in diagnosis.evidence)
     assert "close it when recv returns b''" in diagnosis.remedy
+    assert f"socketkeep fin {its_end(actor)}" in diagnosis.remedy
 
 
 def test_the_peer_has_not_closed(actor: Actor, client: socket.socket) -> None:
@@ -128,7 +129,7 @@ def test_our_fin_is_not_acknowledged(actor: Actor, client: socket.socket) -> Non
     assert "the peer has not acknowledged it: the FIN waits behind " in diagnosis.sentence
     assert "state FIN_WAIT1" in diagnosis.evidence
     assert any("bytes are unread" in line for line in diagnosis.evidence)
-    assert diagnosis.remedy.startswith("ss -K src 127.77.0.1:")
+    assert diagnosis.remedy == f"socketkeep abort {its_end(actor)}"
 
 
 @pytest.mark.parametrize("state", ["LAST_ACK", "CLOSING"])

@@ -28,6 +28,9 @@ COMMANDS: Final = {
     "stop": "Stop a server gracefully.",
     "holders": "Show who holds a socket: of an address, a process, or one descriptor.",
     "why": "Explain why a connection does not close, or why a port refuses or hangs.",
+    "fin": "Send FIN on a connection of any process, whoever holds it.",
+    "abort": "Reset a connection of any process, whoever holds it.",
+    "release": "Refused: only a process itself can close its descriptors.",
     "demo": "Reload a server under load before your eyes.",
 }
 

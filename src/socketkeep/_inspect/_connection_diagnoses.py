@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from socketkeep._inspect._diagnosis import Diagnosis, Facts, reset_command, subject_of, who
+from socketkeep._inspect._diagnosis import (
+    Diagnosis,
+    Facts,
+    handle_of,
+    reset_command,
+    subject_of,
+    who,
+)
 from socketkeep._inspect._results import HeldSocket
 from socketkeep._inspect._rows import UNSEEN
 
@@ -78,7 +85,7 @@ def several_handles(held: HeldSocket, _facts: Facts) -> Diagnosis | None:
         "sends no FIN, the last one does.",
         who(held),
         "close it in each process that does not use it, or end it whoever holds it: "
-        "sock.shutdown(socket.SHUT_RDWR) in any of them",
+        f"socketkeep fin {handle_of(held)}",
     )
 
 
@@ -140,7 +147,8 @@ def not_closed_here(held: HeldSocket, facts: Facts) -> Diagnosis | None:
         subject_of(held),
         f"The peer has closed, and this side has not: its descriptors are still open ({count}).",
         ("state CLOSE_WAIT: the peer's FIN has arrived", *waiting, *who(held), *_stop(held, facts)),
-        "the program must close it when recv returns b''; from outside: " + reset_command(held),
+        "the program must close it when recv returns b''; from outside: "
+        f"socketkeep fin {handle_of(held)}, or abort",
     )
 
 

@@ -60,7 +60,7 @@ def subject_of(held: HeldSocket) -> str:
     """Return how a socket is named: its addresses, or the descriptor of one that has none."""
     named = held.local if held.local not in ("", "unix:") else ""
     if not named and held.holders:
-        named = f"{held.holders[0].pid}:{held.holders[0].fd}"
+        named = handle_of(held)
     return f"{named} with {held.peer}" if held.peer else named
 
 
@@ -72,6 +72,13 @@ def who(held: HeldSocket) -> tuple[str, ...]:
     return (*lines, held.note) if held.note else tuple(lines)
 
 
+def handle_of(held: HeldSocket) -> str:
+    """Return a descriptor of the socket, as commands take it, "" when there is none."""
+    return f"{held.holders[0].pid}:{held.holders[0].fd}" if held.holders else ""
+
+
 def reset_command(held: HeldSocket) -> str:
     """Return the command that ends a connection from outside."""
-    return f"ss -K src {held.local} dst {held.peer}   (root: ends it at once, with RST)"
+    if held.holders:
+        return f"socketkeep abort {handle_of(held)}"
+    return f"ss -K src {held.local} dst {held.peer}   (as root)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Final, TypeAlias
 
 from socketkeep._address import FdAddress, InetAddress, UnixAddress, parse_bind
 from socketkeep._errors import AddressError
+from socketkeep._inspect._results import HeldSocket
 
 _DESCRIPTOR: Final = re.compile(r"([0-9]+):([0-9]+)", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9]+", re.ASCII)
@@ -49,6 +51,18 @@ def parse_what(text: str) -> What:
     if isinstance(address, InetAddress) and not address.port:
         raise AddressError(f"{text!r}: no socket has port 0; give the port it listens on")
     return address
+
+
+def own_ends(what: What, sockets: tuple[HeldSocket, ...]) -> tuple[HeldSocket, ...]:
+    """Return those that have the address as their own, or else all: those whose peer has it."""
+    if isinstance(what, InetAddress):
+        port = f":{what.port}"
+        return tuple(held for held in sockets if held.local.endswith(port)) or sockets
+    if isinstance(what, UnixAddress):
+        paths = {what.path} if what.abstract else {what.path, os.path.abspath(what.path)}
+        names = {f"unix:{path}" for path in paths}
+        return tuple(held for held in sockets if held.local in names)
+    return sockets
 
 
 def _pid(digits: str) -> int:

@@ -13,7 +13,7 @@ from socketkeep._inspect._diagnosis import Diagnosis, Facts, subject_of, who
 from socketkeep._inspect._listener_diagnoses import LISTENER_DIAGNOSES, nobody_listens
 from socketkeep._inspect._processes import reader
 from socketkeep._inspect._survey import holders
-from socketkeep._inspect._what import parse_what
+from socketkeep._inspect._what import own_ends, parse_what
 
 _NETSTAT = "/proc/net/netstat"
 
@@ -79,8 +79,7 @@ def _observe(what: str) -> tuple[Facts, str, str]:
     address, is_file = "", False
     if isinstance(wanted, InetAddress):
         address = str(wanted)
-        port = f":{wanted.port}"
-        chosen = tuple(held for held in chosen if held.local.endswith(port)) or chosen
+        chosen = own_ends(wanted, chosen)
     elif isinstance(wanted, UnixAddress):
         address = str(wanted)
         is_file = not wanted.abstract and _is_socket_file(wanted.path)
