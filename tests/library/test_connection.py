@@ -281,8 +281,8 @@ def test_a_timeout_goes_before_the_mode_and_bounds_the_whole_operation(pair: Pai
 
 
 def test_a_deadline_bounds_several_operations(pair: Pair) -> None:
-    conn = Connection(pair[0], mode=Deadline.after(0.3))
     started = time.monotonic()
+    conn = Connection(pair[0], mode=Deadline.after(0.3))
     pair[1].sendall(b"1")
     assert conn.recv() == b"1"
     for _ in range(3):
