@@ -11,6 +11,7 @@ from socketkeep._keeper._ownership import State
 from socketkeep._record import Ended, Status
 from socketkeep._wire._messages import Ended as EndedMessage
 from socketkeep._wire._messages import Keep
+from socketkeep._wire._scoreboard import parse_connection_id
 from tests.keeper.bench import Bench, end_of, is_alive, is_at_eof, open_descriptors
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import FarWorker, OnCrash, Process, Served
@@ -320,6 +321,23 @@ def test_a_receiver_that_dies_before_it_attached_never_had_it(bench: Bench) -> N
     ((attach, _),) = third.arrived
     assert (attach.state, attach.epoch) == (b"\x01", 3)
     assert is_alive(peer, third.attach().sock)
+
+
+def test_a_row_made_for_what_was_never_acknowledged_is_not_lost(bench: Bench) -> None:
+    """Killed between the two: the connection goes to another, and is counted there alone."""
+    first, second = bench.start()
+    peer, _ = bench.kept(first)
+    kill(bench, first)
+    attach, _ = second.arrived[0]
+    row = second.board.claim()
+    assert row is not None
+    words = second.board.record(row)
+    words[record.BOOT], words[record.MINTED_BY], number = parse_connection_id(attach.id)
+    words[record.EPOCH], words[record.PID] = attach.epoch, second.pid
+    words[record.NUMBER] = number
+    kill(bench, second)
+    assert is_alive(peer, replace(bench).attach().sock)
+    assert bench.keeper.counters()["lost"] == 0
 
 
 # Poison.

@@ -84,7 +84,7 @@ def a_place(
 ) -> Iterator[Place]:
     """Make an environment with one listener; options are those of `socketkeep serve`."""
     ours, theirs = channel_pair()
-    memfd = create_memfd(rows)
+    memfd = create_memfd(rows, states=options.get("keep") == "crash")
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

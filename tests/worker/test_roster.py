@@ -6,12 +6,13 @@ import os
 import socket
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from socketkeep import _record as record
 from socketkeep import resumable
 from socketkeep._assignment import Handover
-from socketkeep._record import Ended
+from socketkeep._record import Ended, Status
 from socketkeep._wire._messages import Attach
 from socketkeep._wire._scoreboard import OPEN
 from socketkeep._worker._roster import Entry, Roster
@@ -80,6 +81,30 @@ def test_attached_goes_on_where_the_other_worker_was(place: Place, sock: socket.
     assert (words[record.BYTES_IN], words[record.BYTES_OUT]) == (1000, 2000)
     assert (words[record.ACCEPTED_AT], words[record.EPOCH]) == (123, 5)
     assert counters(place) == {"attached_reload": 1}
+
+
+@pytest.mark.parametrize(
+    ("redeliver", "message", "status"),
+    [
+        (False, msgspec.structs.replace(ATTACH, unread=b""), Status.CLEAN),
+        (False, ATTACH, Status.READ),
+        (True, ATTACH, Status.BOUND),
+        (True, msgspec.structs.replace(ATTACH, unread=b"", redelivered=True), Status.READ),
+        (True, msgspec.structs.replace(ATTACH, unread=b""), Status.CLEAN),
+    ],
+)
+def test_attached_it_is_as_clean_as_it_was(
+    sock: socket.socket, redeliver: bool, message: Attach, status: Status
+) -> None:
+    """Also before it is served: a worker that dies with it then must not be taken for innocent."""
+
+    @resumable(redeliver=redeliver)
+    def handle(conn: object) -> None: ...
+
+    with a_place(handle, "thread", keep="crash") as place:
+        entry = Roster(place.environment, None).attached(message, sock)
+        assert entry is not None
+        assert entry.record[record.STATUS] == status
 
 
 def test_attached_without_room(place: Place, sock: socket.socket) -> None:

@@ -14,7 +14,7 @@ from socketkeep import _log
 from socketkeep import _record as record
 from socketkeep._assignment import Assignment, Attached, Handover, Retirement
 from socketkeep._config import park_after
-from socketkeep._record import Ended
+from socketkeep._record import Ended, Status
 from socketkeep._wire import _scoreboard as scoreboard
 from socketkeep._wire._channel import ChannelClosed
 from socketkeep._wire._messages import Attach, Detached, Free, Orphaned
@@ -97,6 +97,11 @@ class Roster:
         assignment.redelivered = message.redelivered
         if assignment.shelf is not None:
             assignment.shelf.put(message.state)
+        # From here on, not from when it is served: this worker may die in between.
+        if message.unread:
+            words[record.STATUS] = Status.BOUND if assignment.redeliver else Status.READ
+        elif message.redelivered and assignment.redeliver:
+            words[record.STATUS] = Status.READ
         environment.scoreboard.add(_COUNTER_OF_REASON[message.attached])
         entry = self._enter(row, words, number, sock, assignment, message.listener)
         if message.kept:
