@@ -71,7 +71,7 @@ def _matching(
         # Relative to the directory a link is read in half the time.
         opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
-        return  # it has ended
+        return  # it has ended since it was listed
     try:
         for number in numbers:
             try:

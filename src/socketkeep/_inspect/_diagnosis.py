@@ -39,14 +39,12 @@ class Facts(Struct, frozen=True):
     processes: dict[int, Process]
     overflows: int
     drops: int
+    by_ends: dict[tuple[str, str], HeldSocket]
     is_file: bool = False
 
     def other_end(self, held: HeldSocket) -> HeldSocket | None:
         """Return the other end of a TCP connection, when it is on this machine."""
-        for each in (*self.sockets, *self.others):
-            if (each.kind, each.local, each.peer) == ("tcp", held.peer, held.local):
-                return each
-        return None
+        return self.by_ends.get((held.peer, held.local)) if held.peer else None
 
     def stopped(self, held: HeldSocket) -> list[int]:
         """Return the holders of a socket that are stopped (SIGSTOP, a debugger)."""

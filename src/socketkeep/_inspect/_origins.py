@@ -7,7 +7,8 @@ from typing import Literal, TypeAlias
 
 from socketkeep._inspect._processes import Process, Processes, keeper_above
 
-Origin: TypeAlias = tuple[Literal["inherited", "kept", "serves", ""], int]
+How: TypeAlias = Literal["inherited", "kept", "serves", ""]
+Origin: TypeAlias = tuple[How, int]
 
 _UNKNOWN: Origin = ("", 0)
 #: /proc counts in hundredths of a second, and the kernel's clocks are read one after the other.

@@ -161,8 +161,9 @@ def _inet_socket(payload: bytes, protocol: int, inodes: Container[int] | None) -
     shutdown = 0
     # As `attributes` does it; written out, since this is done for each of many thousand sockets.
     offset, size = _INET_ANSWER.size, len(payload)
+    unpack = _ATTRIBUTE.unpack_from
     while offset < size:
-        length, kind = _ATTRIBUTE.unpack_from(payload, offset)
+        length, kind = unpack(payload, offset)
         if kind == _INET_DIAG_INFO:
             info = payload[offset + 4 : offset + length]
         elif kind == _INET_DIAG_SHUTDOWN:

@@ -7,13 +7,12 @@ import os
 import socket
 import time
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Final
 
 from socketkeep._address import InetAddress, UnixAddress
 from socketkeep._errors import SystemFailure
 from socketkeep._handles import Handle, descriptors
-from socketkeep._inspect._origins import origin_of
+from socketkeep._inspect._origins import How, origin_of
 from socketkeep._inspect._processes import Process, Processes, reader, user_of_process
 from socketkeep._inspect._results import HeldSocket, HeldSockets, SocketHolder
 from socketkeep._inspect._rows import UNSEEN, inet_row, other_row, tcp_facts, unix_row
@@ -178,6 +177,7 @@ class _Survey:
         self._processes: Processes = reader()
         self._started = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._handles: dict[int, list[Handle]] = {}
+        self._alone: dict[tuple[int, bool], tuple[str, str, How, int]] = {}
         unreadable: set[int] = set()
         for handle, inode in descriptors(found.inodes, unreadable):
             self._handles.setdefault(inode, []).append(handle)
@@ -209,19 +209,22 @@ class _Survey:
             held = self._holders(inode, kept=False, made=None)
             note = note if held else UNSEEN
             rows.append(other_row(kind, inode, held, self._modes.get(inode), note))
-        rows.sort(key=attrgetter("local", "peer"))
-        rows.sort(key=lambda row: row.state != "LISTEN")
+        # One string is compared faster than a tuple of three.
+        rows.sort(key=lambda row: f"{row.state != 'LISTEN':d}{row.local} {row.peer}")
         return HeldSockets(what, tuple(rows), self._unreadable)
 
     def _holders(self, inode: int, *, kept: bool, made: float | None) -> tuple[SocketHolder, ...]:
         handles = self._handles.get(inode, ())
         if len(handles) == 1:  # of most sockets; and no other process tells how it was come by
-            (handle,) = handles
-            process = self._processes(handle.pid)
-            if process is None:
-                return ()
-            how = origin_of(process, (process,), self._processes, kept=kept, made=made)
-            return (SocketHolder(*handle, process.command, process.user, *how),)
+            ((pid, fd),) = handles
+            alone = self._alone.get((pid, kept))
+            if alone is None:
+                process = self._processes(pid)
+                if process is None:
+                    return ()
+                how = origin_of(process, (process,), self._processes, kept=kept, made=None)
+                alone = self._alone[pid, kept] = (process.command, process.user, *how)
+            return (SocketHolder(pid, fd, *alone),)
         handles = sorted(handles)
         found: dict[int, Process] = {}
         for pid in {handle.pid for handle in handles}:
@@ -276,5 +279,5 @@ def _flags(directory: int, fd: int) -> int | None:
         return None
     finally:
         os.close(opened)
-    _, _, rest = text.partition(b"flags:")
-    return int(rest.split(None, 1)[0], 8)
+    start = text.index(b"flags:") + 6
+    return int(text[start : text.index(b"\n", start)], 8)

@@ -95,7 +95,8 @@ def _observe(what: str) -> tuple[Facts, str, str]:
         if (process := read(holder.pid)) is not None
     }
     overflows, drops = listen_counters()
-    facts = Facts(address, chosen, others, processes, overflows, drops, is_file)
+    by_ends = {(held.local, held.peer): held for held in (*chosen, *others) if held.kind == "tcp"}
+    facts = Facts(address, chosen, others, processes, overflows, drops, by_ends, is_file)
     return facts, found.what, found.incomplete
 
 
