@@ -66,7 +66,7 @@ def test_fields_that_a_newer_version_added_are_ignored(state: State, read: Any) 
         return [added(each) for each in value] if isinstance(value, list) else value
 
     builtins = msgspec.to_builtins(state, builtin_types=(bytes,))
-    tables = ("totals", "unanswered", "short_lives", "delayed")
+    tables = ("totals", "unanswered", "deaths", "delayed")
     newer = added(builtins)
     for table in (
         newer["keeper"]["pool"],

@@ -69,7 +69,7 @@ def test_one_that_keeps_dying_is_replaced_more_and_more_slowly(make_bench: MakeB
     bench = make_bench(workers=1)
     bench.start()
     delays = []
-    for _ in range(9):
+    for _ in range(46):
         bench.template.workers[-1].die(1)
         bench.settle()
         begun = bench.clock.now

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-_SHORT_LIFE: Final = 5.0  # seconds; a worker that lived longer has worked
-_FIRST_DELAY: Final = 0.1
+#: Deaths in a slot that are replaced at once; each second that a worker lives makes up for one.
+#: Workers that are killed from outside, ten a second for a while, must not leave a server without
+#: any; one whose code makes it die each time must not take the machine.
+_ALLOWED: Final = 40
 _LONGEST_DELAY: Final = 5.0
 
 
@@ -13,15 +15,10 @@ class Pacing:
     """Delays between the lives of the worker in each slot."""
 
     def __init__(self) -> None:
-        self.short_lives: dict[int, int] = {}  # in a row, by slot
+        self.deaths: dict[int, float] = {}  # by slot, less what was made up for
 
     def delay_after(self, slot: int, lived: float) -> float:
         """Return how many seconds to wait before the slot gets its next worker."""
-        if lived >= _SHORT_LIFE:
-            self.short_lives.pop(slot, None)
-            return 0.0
-        count = self.short_lives.get(slot, 0)
-        self.short_lives[slot] = count + 1
-        if count == 0:
-            return 0.0  # one death is an accident
-        return min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(count - 1, 16))
+        deaths = max(0.0, self.deaths.get(slot, 0.0) - lived) + 1
+        self.deaths[slot] = deaths
+        return min(_LONGEST_DELAY, max(0.0, deaths - _ALLOWED))

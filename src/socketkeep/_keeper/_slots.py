@@ -99,14 +99,14 @@ class Slots:
         """Return what the next version of the keeper goes on from."""
         return SavedSlots(
             numbers=self.numbers,
-            short_lives=dict(self._pacing.short_lives),
+            deaths=dict(self._pacing.deaths),
             delayed=dict(self._delayed),
         )
 
     def restore(self, saved: SavedSlots) -> None:
         """Go on from what an earlier version had."""
         self._numbers = saved.numbers
-        self._pacing.short_lives = saved.short_lives
+        self._pacing.deaths = saved.deaths
         for slot, when in saved.delayed.items():
             self._fill_later(slot, when - self._reactor.clock())
 

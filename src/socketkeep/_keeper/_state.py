@@ -134,10 +134,10 @@ class SavedTemplate(msgspec.Struct, kw_only=True):
 
 
 class SavedSlots(msgspec.Struct, kw_only=True):
-    """The slots, how often each one's worker died young, and when each that waits is filled."""
+    """The slots, the deaths in each that count, and when each that waits is filled."""
 
     numbers: list[int]
-    short_lives: dict[int, int] = {}
+    deaths: dict[int, float] = {}
     delayed: dict[int, float] = {}
 
 

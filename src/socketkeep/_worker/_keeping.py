@@ -35,8 +35,8 @@ class Offer:
         """Send it, unless the keeper has it; return when to look again, None: never."""
         entry = self._entry
         words = entry.record
-        if words[record.KEEP] == keep_token(words):
-            return None
+        if words[record.KEEP] == keep_token(words) or entry.sock.fileno() < 0:
+            return None  # it has it; or the connection has TLS, whose keys stay here
         words[record.KEEP] = record.OFFERED
         message = Keep(
             entry.assignment.id, entry.assignment.epoch, entry.row, entry.listener, entry.peer
