@@ -83,6 +83,8 @@ class AsyncExchange(AsyncSender):
         self._waiter = Waiter(self._loop)
         self._turn = Turn((self._waiter,))
         self._deadline_timer = self._tend_timer = None
+        self._unshown = False
+        self._came_in = self._went_out = 0
         self._out.clear()
 
     @contextmanager
@@ -371,6 +373,7 @@ class AsyncExchange(AsyncSender):
         One timer, moved on when it fires: a timer for each wait would cost more than the wait.
         """
         now = time.monotonic()
+        self._show()
         waiting = self._waiter.pending or bool(self._out)
         since = max(self._record[ACTIVE_AT] / 1e9, self._waiting_since) if waiting else now
         idle, park_after = self._assignment.idle_timeout, self._assignment.park_after
@@ -400,6 +403,7 @@ class AsyncExchange(AsyncSender):
             if timer is not None:
                 timer.cancel()
         self._deadline_timer = self._tend_timer = None
+        self._show()
         if not self._waiter.pending:
             self._waiter.forget()
 

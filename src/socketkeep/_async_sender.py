@@ -18,7 +18,7 @@ from socketkeep._assignment import Assignment, handling
 from socketkeep._errors import Closed, SocketkeepError, TimedOut, WouldBlock
 from socketkeep._exchange import Exchange
 from socketkeep._modes import check_seconds
-from socketkeep._record import ACTIVE_AT, BYTES_OUT, SENT, STATUS
+from socketkeep._record import ACTIVE_AT, BYTES_IN, BYTES_OUT, SENT, STATUS
 
 Data: TypeAlias = bytes | bytearray | memoryview
 
@@ -26,6 +26,8 @@ Data: TypeAlias = bytes | bytearray | memoryview
 _LONGEST: Final = 30 * 86400.0
 _TICK: Final = 0.001
 _LATE: Final = "late"
+#: Seconds after which, at the latest, the scoreboard shows what the handler has received and sent.
+_SHOWN_WITHIN: Final = 0.25
 
 
 class Piece:
@@ -49,7 +51,16 @@ class Piece:
 class AsyncSender(Exchange):
     """The base of `AsyncExchange`: what concerns the loop, and sending."""
 
-    __slots__ = ("_loop", "_out", "_unsent", "_waiting_since")
+    __slots__ = (
+        "_came_in",
+        "_loop",
+        "_out",
+        "_unsent",
+        "_unshown",
+        "_unshown_since",
+        "_waiting_since",
+        "_went_out",
+    )
 
     def __init__(self, sock: socket.socket, *, assignment: Assignment | None = None) -> None:
         super().__init__(sock, assignment=assignment)
@@ -58,6 +69,32 @@ class AsyncSender(Exchange):
         self._out: list[Piece] = []
         self._unsent: tuple[Data, int] | None = None  # an unfinished send's data, and bytes gone
         self._waiting_since = 0.0  # for the idle timeout
+        # Bytes that the scoreboard is yet to show: writing it takes longer than counting.
+        self._came_in = self._went_out = 0
+        self._unshown = False
+        self._unshown_since = 0
+
+    def _received(self, count: int) -> None:
+        self._came_in += count
+        if not self._unshown:
+            self._show_soon()
+        if self._receives >= 0:
+            self._count_receive()
+
+    def _show_soon(self) -> None:
+        self._unshown = True
+        self._unshown_since = monotonic_ns()
+        self._loop.call_later(_SHOWN_WITHIN, self._show)
+
+    def _show(self) -> None:
+        """Have the scoreboard show what has come and gone."""
+        if self._unshown:
+            self._unshown = False
+            record = self._record
+            record[BYTES_IN] += self._came_in
+            record[BYTES_OUT] += self._went_out
+            record[ACTIVE_AT] = max(record[ACTIVE_AT], self._unshown_since)
+            self._came_in = self._went_out = 0
 
     def _send_at_once(self, data: Data) -> int | None:
         """Send what the kernel takes now; return how much, None when that is all.
@@ -83,9 +120,9 @@ class AsyncSender(Exchange):
             return 0
         except OSError as error:
             raise self._failed(error, "send") from error
-        record = self._record  # as `_gave`, without the call
-        record[BYTES_OUT] += done
-        record[ACTIVE_AT] = monotonic_ns()
+        self._went_out += done
+        if not self._unshown:
+            self._show_soon()
         return None if done == len(data) else done
 
     async def _send_rest(self, data: Data, done: int, timeout: float | None) -> None:

@@ -135,9 +135,12 @@ class Exchange(Ending):
         record[BYTES_IN] += count
         record[ACTIVE_AT] = monotonic_ns()
         if self._receives >= 0:
-            self._receives += 1
-            if self._receives == NEVER_COMMITTED:
-                self._warn_of_no_commit()
+            self._count_receive()
+
+    def _count_receive(self) -> None:
+        self._receives += 1
+        if self._receives == NEVER_COMMITTED:
+            self._warn_of_no_commit()
 
     def _received_nothing(self, error: OSError | None) -> int:
         """Note that no byte came: there was none, or EOF, where `error` is None, or a failure."""

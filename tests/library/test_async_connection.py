@@ -322,6 +322,7 @@ def test_sends_go_out_whole_in_the_order_they_were_called(pair: Pair, run: Run) 
         await conn.send_eof()
         tail = b"more\x01\x00\x02\x00"
         assert await got == b"".join(bytes([n]) * 100_000 for n in range(8)) + tail
+        await conn.close()
         assert assignment.record[BYTES_OUT] == 800_008
 
     run(scenario)
