@@ -183,7 +183,7 @@ def _cpus() -> tuple[int | None, int | None]:
     return (cpus[0], cpus[1]) if len(cpus) > 1 else (None, None)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, *, servers_cpu: int | None = None) -> None:
     """Run what was asked for, print the table, and write the figures to a file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.streams", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
@@ -199,9 +199,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for load in loads()
         if asked.load in load.name and asked.connections in (None, load.connections)
     ]
-    cpu, own = _cpus()
-    if own is not None:
-        os.sched_setaffinity(0, {own})
     told = environment()
     results: list[Measured] = []
     for loop in asked.loop or LOOPS:
@@ -210,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         for load in wanted:
             sides = ("streams", *(asked.side or SIDES[1:]))
-            found = list(compare(load, loop, sides, asked.rounds, asked.operations, cpu))
+            found = list(compare(load, loop, sides, asked.rounds, asked.operations, servers_cpu))
             results += found
             for result in found:
                 print(
@@ -232,4 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _servers, _clients = _cpus()
+    if _clients is not None:
+        os.sched_setaffinity(0, {_clients})
+    main(servers_cpu=_servers)

@@ -19,6 +19,8 @@ from anyio.lowlevel import checkpoint
 from socketkeep._errors import Busy, Closed, Released, SystemFailure
 
 if TYPE_CHECKING:
+    import ssl
+
     from socketkeep._aio import AsyncConnection
 
 
@@ -65,7 +67,27 @@ class ConnectionByteStream(ByteStream):
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             attributes[SocketAttribute.local_port] = lambda: sock.getsockname()[1]
             attributes[SocketAttribute.remote_port] = lambda: sock.getpeername()[1]
+        if self._conn.tls is not None:
+            attributes.update(_tls_attributes(self._conn.tls))
         return attributes
+
+
+def _tls_attributes(tls: ssl.SSLObject) -> dict[Any, Callable[[], Any]]:
+    """Return the attributes that anyio's own TLS streams have; close_notify is always required."""
+    from anyio.streams.tls import TLSAttribute
+
+    return {
+        TLSAttribute.alpn_protocol: tls.selected_alpn_protocol,
+        TLSAttribute.channel_binding_tls_unique: tls.get_channel_binding,
+        TLSAttribute.cipher: tls.cipher,
+        TLSAttribute.peer_certificate: lambda: tls.getpeercert(False),
+        TLSAttribute.peer_certificate_binary: lambda: tls.getpeercert(True),
+        TLSAttribute.server_side: lambda: tls.server_side,
+        TLSAttribute.shared_ciphers: lambda: tls.shared_ciphers() if tls.server_side else None,
+        TLSAttribute.standard_compatible: lambda: True,
+        TLSAttribute.ssl_object: lambda: tls,
+        TLSAttribute.tls_version: tls.version,
+    }
 
 
 def _address(address: Any) -> Any:

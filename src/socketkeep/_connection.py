@@ -216,6 +216,10 @@ class Connection(Messages):
         what it sends is read and discarded until its EOF, for at most 1 s of silence and `linger`
         seconds in all (in NonBlocking mode, no longer than at once).  Unread bytes are dropped.
         May be called again, and after any other end of the connection.
+
+        Over TLS close_notify goes out first.  It cannot where the peer does not read, the buffers
+        are full and there is no time to wait, as in NonBlocking mode: the peer then finds the
+        stream truncated.  Who must not risk that closes in another mode, say ``Timeout(5)``.
         """
         if self._finished():
             return

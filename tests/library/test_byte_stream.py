@@ -12,7 +12,7 @@ import pytest
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.buffered import BufferedByteStream
 from anyio.streams.text import TextStream
-from anyio.streams.tls import TLSStream
+from anyio.streams.tls import TLSAttribute, TLSStream
 
 from socketkeep._aio import AsyncConnection
 from socketkeep._exchange import CHUNK
@@ -132,6 +132,16 @@ def test_a_connection_that_has_tls_by_itself(pair: Pair, run: Run) -> None:
             conns[0].start_tls(SERVER, server_side=True),
             conns[1].start_tls(CLIENT, server_hostname=HOST),
         )
+        engine = conns[0].tls
+        assert engine is not None
+        assert ours.extra(TLSAttribute.ssl_object) is engine
+        assert ours.extra(TLSAttribute.tls_version) == engine.version()
+        assert ours.extra(TLSAttribute.cipher) == engine.cipher()
+        assert ours.extra(TLSAttribute.server_side) is True
+        assert theirs.extra(TLSAttribute.server_side) is False
+        assert theirs.extra(TLSAttribute.shared_ciphers) is None
+        assert theirs.extra(TLSAttribute.peer_certificate_binary)
+        assert theirs.extra(TLSAttribute.standard_compatible) is True
         await theirs.send(b"hello")
         assert await ours.receive() == b"hello"
         assert ours.extra(SocketAttribute.family) == pair[0].family
