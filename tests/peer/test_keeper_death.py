@@ -232,3 +232,35 @@ def test_a_template_that_is_killed(tcp_site: Site) -> None:
         server.wait_event("worker ready", since=since)
         tally = load.finish()
         assert tally.clean, tally.summary()
+
+
+def test_silent_connections_are_taken_over_too(site: Site) -> None:
+    """Nobody has to speak for it, and whatever kind of socket the listener is, it is kept."""
+    target = site.write("v0")
+    with (
+        site.serve(target, *UNPARKED, clients=2) as first,
+        connect(first.address) as one,
+        connect(first.address) as other,
+    ):
+        for peer in (one, other):
+            peer.sendall(b"x\n")
+            assert read_reply(peer) == b"1 x v0"
+        kill(first)
+        site.write("v1")
+        with site.serve(target, *UNPARKED, clients=2, spare=1) as second:
+            second.wait_until(
+                lambda: second.status()["totals"]["attached"]["reload"] == 2, "both to be moved"
+            )
+            for peer in (one, other):
+                peer.sendall(b"y\n")
+                assert read_reply(peer) == b"2 y v1"
+            with connect(second.address) as late:
+                late.sendall(b"z\n")
+                assert read_reply(late) == b"1 z v1"
+            one.close()
+            other.close()
+            second.signal(signal.SIGTERM)
+            assert second.wait_exit() == 0
+        assert not first.processes(timeout=5.0)
+        if site.transport == "unix":
+            assert not (site.directory / "listener").exists()

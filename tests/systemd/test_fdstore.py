@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import signal
 import socket
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -209,3 +211,34 @@ def test_a_store_that_is_too_small(tmp_path: Path) -> None:
         for client in clients:
             assert ask(client, b"a") == b"1 a v0"
         manager.wait_stored(lambda names: len(names) == 3, "as many as there is room for")
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.timeout(120)
+def test_killed_in_the_middle_of_reloads(tmp_path: Path, model: str) -> None:
+    """Whoever had a connection at that moment, it is in one place, and goes on from its commit."""
+    target = write_handler(tmp_path, "v0", is_async=model == "async")
+    options = (*seats(model, CLIENTS), *KEEP, "--park-after", "off")
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    moments = random.Random(seed)
+    with Manager(tmp_path) as manager:
+        with ExitStack() as stack:
+            server = stack.enter_context(ManagedServer(manager, tmp_path, target, *options))
+            clients = stack.enter_context(peers(server.address, CLIENTS))
+            for number in range(1, 4):
+                for client in clients:
+                    assert ask(client, b"x") == b"%d x v0" % number
+                manager.wait_stored(
+                    lambda names: len(of("connection", names)) == CLIENTS, "all kept"
+                )
+                since = server.mark()
+                server.signal(signal.SIGHUP)
+                server.wait_event("reload started")
+                # At the last of them the connections begin to move.
+                moment = moments.choice(("worker ready", "reload done", "reload done"))
+                server.wait_event(moment, since=since)
+                server.kill_all()
+                server = stack.enter_context(ManagedServer(manager, tmp_path, target, *options))
+            assert server.status()["totals"]["lost"] == 0
+        assert manager.store == {}
