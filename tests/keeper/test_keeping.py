@@ -335,6 +335,7 @@ def test_a_row_made_for_what_was_never_acknowledged_is_not_lost(bench: Bench) ->
     words[record.BOOT], words[record.MINTED_BY], number = parse_connection_id(attach.id)
     words[record.EPOCH], words[record.PID] = attach.epoch, second.pid
     words[record.NUMBER] = number
+    second.board.claim()  # killed in the midst of it
     kill(bench, second)
     assert is_alive(peer, replace(bench).attach().sock)
     assert bench.keeper.counters()["lost"] == 0

@@ -248,8 +248,7 @@ class Connections:
 
         What children that it forked go on serving is theirs, see `process_died`.
         """
-        for name in self.moves.worker_died(worker):
-            self._never_attached(worker, name)
+        self._never_attached(worker, self.moves.worker_died(worker))
         for held in self.custody.owned_by(worker.serial):
             row = worker.scoreboard.record(held.row)
             if row[record.PID] not in worker.fork_children:
@@ -264,11 +263,13 @@ class Connections:
 
     # What follows from it.
 
-    def _never_attached(self, worker: Worker, name: str) -> None:
-        """The worker may have made a row for it, and died before it said so: it is not lost."""
-        for _, row in worker.scoreboard.taken():
-            if id_of(row) == name and row[record.ENDED] == End.NOT_YET:
-                row[record.ENDED] = End.DETACHED
+    def _never_attached(self, worker: Worker, names: set[str]) -> None:
+        """The worker may have made rows for them, and died before it said so: none is lost."""
+        if names:
+            # One pass: a worker killed while it claimed a row has all its rows looked through.
+            for _, row in worker.scoreboard.taken():
+                if row[record.ENDED] == End.NOT_YET and id_of(row) in names:
+                    row[record.ENDED] = End.DETACHED
 
     def _detached(self, worker: Worker, packet: Packet, parcel: Detached) -> Held | None:
         """Return the connection that the worker gave up; None when it was not the worker's."""

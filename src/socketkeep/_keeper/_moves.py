@@ -111,18 +111,18 @@ class Moves:
             # Not at once: the worker that refused may be the only one, and be out of descriptors.
             self._reactor.call_later(_RETRY, self._go_on)
 
-    def worker_died(self, worker: Worker) -> list[str]:
+    def worker_died(self, worker: Worker) -> set[str]:
         """The worker has been reaped: what it did not acknowledge, it never touched.
 
         Return the names of those.
         """
-        names = list(self._unanswered.pop(worker.serial, ()))
+        names = self._unanswered.pop(worker.serial, {})
         for name in names:
             held = self._moving[name]
             held.ownership.receiver_died()
             self._waiting[name] = held
         self._go_on()
-        return names
+        return set(names)
 
     def snapshot(self) -> tuple[list[str], dict[int, list[str]]]:
         """Return what waits for a worker, and what each worker has not answered yet."""
