@@ -34,7 +34,7 @@ $(STAMP): $(VENV)/.locked pyproject.toml
 	touch $@
 
 .PHONY: demo
-demo: setup ## reload a server under 200 connections, and count what was lost
+demo: setup ## change and kill a server under 250 connections, and count what was lost
 	$(BIN)/socketkeep demo
 
 .PHONY: test

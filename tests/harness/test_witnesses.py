@@ -74,6 +74,27 @@ def test_load_notices(serve: Serve, field: str) -> None:
         assert not load.tally.clean
 
 
+def test_load_tells_what_was_marked_as_perhaps_repeated() -> None:
+    """Such a reply is counted for itself, and only when it is one."""
+    sent = replies(b"1 1 v\n1 1 v+\n", b"2 2 v+\n", b"3 3 v\n")
+    with served(sent) as (address, _), Load(address, 1) as load:
+        load.wait_replies(4)
+        assert load.tally.again == 1
+        assert load.tally.versions == {"v": 4}
+        assert load.tally.clean
+
+
+def test_load_tells_how_long_each_waited() -> None:
+    """Since the mark, and of those that are asked for alone."""
+    sent = [b"%d %d v\n" % (number, number) for number in range(1, 500)]
+    with served(replies(*sent)) as (address, _), Load(address, 1, pause=0.001) as load:
+        load.wait_replies(5)
+        load.mark()
+        (longest,) = load.waits(load.ports())
+        assert 0.0 < longest <= max(load.tally.latencies)
+        assert load.waits(set()) == []
+
+
 def test_load_counts_a_late_reply_as_out_of_order() -> None:
     """A reply that was skipped and comes after all is not missing."""
     late = replies(b"2 2 v\n1 1 v\n", b"3 3 v\n")

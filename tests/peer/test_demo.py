@@ -15,6 +15,7 @@ from socketkeep._demo._tally import Tally
 from tests.harness.processes import session_processes
 
 _COMMAND = [sys.executable, "-m", "socketkeep", "demo"]
+_WAITED = r"waited \d+ ms \(p50\), \d+ ms \(max\)"
 
 
 @contextmanager
@@ -44,14 +45,17 @@ def test_nothing_is_lost() -> None:
     assert demo.returncode == 0, output
     assert took < 20, output
     for line in (
-        r"connections +200",
+        r"connections +250",
         r"by version 1 +[1-9][\d,]*",
         r"by version 2 +[1-9][\d,]*",
         r"by version 3 +[1-9][\d,]*",
         *(r"FIN +0", r"RST +0", r"lost +0", r"repeated +0"),
-        r"reload +to version 2",
-        r"reload +to version 3",
-        r"scale +to 4 workers",
+        rf"reload +to version 2, all clients: {_WAITED}",
+        rf"kill +a worker killed by SIGKILL, [1-9]\d* clients: {_WAITED}",
+        rf"stop +a worker stopped by SIGSTOP, .*, [1-9]\d* clients: {_WAITED}",
+        rf"upgrade +to version 3, all clients: {_WAITED}",
+        rf"scale +to 4 workers, all clients: {_WAITED}",
+        rf"park +50 idle clients, parked and woken [1-9]\d* times: {_WAITED}",
         r"Nothing was lost",
     ):
         assert re.search(line, output), f"{line} is not in:\n{output}"
@@ -78,6 +82,7 @@ def test_table_shows_each_count() -> None:
     """What was lost, repeated, reset or ended stands in the table under its name."""
     tally = Tally(connections=1200, missing=1, unanswered=2, repeated=4, out_of_order=5)
     tally.fin, tally.reset = 6, 7
+    tally.again = 8
     tally.versions["version 9"] = 8000
     rows = {
         name.strip(): value
@@ -86,6 +91,7 @@ def test_table_shows_each_count() -> None:
     assert rows["connections"] == "1,200"
     assert rows["lost"] == "3"
     assert rows["repeated"] == "9"
+    assert rows["repeated, marked so"] == "8"
     assert rows["FIN"] == "6"
     assert rows["RST"] == "7"
     assert rows["by version 9"] == "8,000"

@@ -1,4 +1,4 @@
-"""`socketkeep demo`: a server is reloaded and scaled under load, and its clients count."""
+"""`socketkeep demo`: a server is changed and killed under load, and its clients count."""
 
 from socketkeep._demo._run import run
 

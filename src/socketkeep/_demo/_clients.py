@@ -6,6 +6,7 @@ library, so that it stays an independent witness: plain sockets, as any peer of 
 A request is a line with its number, ``b"17\\n"``; the reply is a line ``b"17 17 VERSION\\n"``: how
 many requests the handler has counted on this connection, the number it answers, and the version of
 the code that answered.  The first differing from the second means that the handler lost its state.
+A ``+`` at its end says that the handler was told that it may have answered this before.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class _Client:
     asked_at: float = 0.0
     version: str = ""  # of its last reply
     open: bool = True
+    answers: int = 0  # since the last mark, to requests that were made since
+    longest: float = 0.0  # that it waited for an answer since the last mark, in seconds
 
     @property
     def owed(self) -> int:
@@ -162,6 +165,21 @@ class Load:
             "the end of every connection",
             timeout,
         )
+
+    def mark(self) -> None:
+        """Count anew for `waits`."""
+        for client in self._living():
+            client.answers, client.longest = 0, 0.0
+
+    def waits(self, ports: set[int], timeout: float = 30.0) -> list[float]:
+        """Return for each client at these ports how long it waited at most since `mark`.
+
+        Sorted, in seconds.  Waits until each has been answered twice since, so that at least one
+        whole request was made after the mark; raises TimeoutError.
+        """
+        clients = [c for c in self._living() if c.sock.getsockname()[1] in ports]
+        self.wait_until(lambda _: all(c.answers > 1 for c in clients), "their answers", timeout)
+        return sorted(client.longest for client in clients)
 
     def finish(self, timeout: float = 10.0) -> Tally:
         """Ask no more, wait for the replies due, and return the tally.
@@ -303,7 +321,7 @@ class Load:
         except ValueError:
             tally.malformed += 1
             return
-        client.version = version.decode(errors="replace")
+        client.version = version.removesuffix(b"+").decode(errors="replace")
         tally.versions[client.version] += 1
         tally.miscounted += counted != answers
         if answers > client.answered:
@@ -315,11 +333,15 @@ class Load:
             client.skipped.remove(answers)
             tally.missing -= 1
             tally.out_of_order += 1
+        elif version.endswith(b"+"):
+            tally.again += 1
         else:
             tally.repeated += 1
         if client.owed == 0:
             now = time.monotonic()
             tally.latencies.append(now - client.asked_at)
+            client.answers += 1
+            client.longest = max(client.longest, now - client.asked_at)
             self._due.append((now + self._pause, client))
 
     def _end(self, client: _Client, how: str) -> None:

@@ -68,6 +68,7 @@ def table(tally: Tally) -> str:
         ("RST", str(tally.reset)),
         ("lost", str(tally.lost)),
         ("repeated", str(tally.repeated + tally.out_of_order)),
+        ("repeated, marked so", str(tally.again)),
         ("99% of replies within", f"{tally.latency(0.99) * 1000:.0f} ms"),
         ("slowest reply", f"{tally.latency(1.0) * 1000:.0f} ms"),
     ]

@@ -19,12 +19,13 @@ from socketkeep import AsyncConnection, resumable
 VERSION = b"{version}"
 
 
-@resumable
+@resumable(redeliver=True)
 async def handle(conn: AsyncConnection) -> None:
     count = conn.state or 0
     async for line in conn.lines():
         count += 1
-        await conn.send(b"%d %s %s\\n" % (count, line, VERSION))
+        again = b"+" * conn.redelivered  # a worker that died may have answered already
+        await conn.send(b"%d %s %s%s\\n" % (count, line, VERSION, again))
         conn.commit(count)
 """
 
@@ -57,6 +58,7 @@ class Server:
             [
                 *(sys.executable, "-m", "socketkeep", "serve", f"{self._handler}:handle"),
                 *("--bind", "127.0.0.1:0", "--workers", str(self._workers)),
+                *("--keep", "crash", "--worker-timeout", "1", "--park-after", "0.3"),
                 *("--control", str(self._control), "--log-format", "json"),
             ],
             cwd=self._handler.parent,
@@ -89,8 +91,15 @@ class Server:
         new.write_text(_HANDLER.format(version=version))
         new.replace(self._handler)
 
-    def command(self, *words: str) -> None:
-        """Run ``socketkeep WORDS`` against the server; raises ServerFailed if it fails."""
+    def ask(self, command: str) -> Any:
+        """Return what ``socketkeep COMMAND --json`` says; raises ServerFailed if it fails."""
+        return json.loads(self.command(command, "--json"))
+
+    def command(self, *words: str) -> str:
+        """Run ``socketkeep WORDS`` against the server and return what it says.
+
+        Raises ServerFailed if it fails.
+        """
         done = subprocess.run(
             [sys.executable, "-m", "socketkeep", *words, "--control", str(self._control)],
             stdin=subprocess.DEVNULL,
@@ -101,6 +110,7 @@ class Server:
         if done.returncode:
             said = done.stderr.strip() or done.stdout.strip()
             raise ServerFailed(f"socketkeep {' '.join(words)} failed:\n{said}")
+        return done.stdout
 
     def _stop(self) -> None:
         self.process.terminate()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 
 @dataclass(slots=True)
@@ -17,6 +17,7 @@ class Tally:
     missing: int = 0  # a later reply came instead, or none came on a connection that lives
     unanswered: int = 0  # the connection ended before the reply
     repeated: int = 0
+    again: int = 0  # repeated, and the handler was told that it might be
     out_of_order: int = 0
     miscounted: int = 0  # the handler's count is not the request's number: its state was lost
     malformed: int = 0
@@ -50,8 +51,18 @@ class Tally:
     def summary(self) -> str:
         """Return all counts on one line, and how the first connections ended on the next ones."""
         names = (
-            *("connections", "requests", "replies", "missing", "unanswered", "repeated"),
+            *("connections", "requests", "replies", "missing", "unanswered", "repeated", "again"),
             *("out_of_order", "miscounted", "malformed", "truncated", "fin", "reset"),
         )
         counts = " ".join(f"{name}={getattr(self, name)}" for name in names)
         return "\n  ".join([f"{counts} versions={dict(self.versions)}", *self.ends[:10]])
+
+
+def total(*tallies: Tally) -> Tally:
+    """Return the counts of several groups of clients as one."""
+    whole = Tally()
+    for tally in tallies:
+        for each in fields(Tally):
+            ours, theirs = getattr(whole, each.name), getattr(tally, each.name)
+            setattr(whole, each.name, ours + theirs)
+    return whole
