@@ -39,6 +39,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "_async_sender",
             "_async_tls",
             "_async_waiter",
+            "_async_waiting",
             "_binding",
             "_byte_stream",
             "_children",
