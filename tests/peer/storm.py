@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from tests.harness import ControlError, Load, Server, connect, read_reply
 from tests.peer.conftest import MODELS, Site
+from tests.peer.told import name_of
 
 WORKERS: Final = 4
 #: The answers to what may have been told before are marked.
@@ -84,7 +85,7 @@ class Outcome:
     seed: int
     kills: int = 0
     done: Counter[str] = field(default_factory=Counter)
-    quiet_ended: int = 0
+    quiet_ended: list[str] = field(default_factory=list)  # and what the log says of them
     busy: str = ""
     totals: Any = None
     before: Held | None = None
@@ -163,7 +164,7 @@ def storm(site: Site, size: Size, *, redeliver: bool, seed: int) -> Outcome:
                 assert read_reply(sock).startswith(b"1 first v0")
             busy = stack.enter_context(Load(server.address, number, pause=0.2))
             busy.wait_replies(number, 30.0)
-            server.wait_until(lambda: all_held(server, quiet), "all quiet ones kept", 20.0)
+            server.wait_until(lambda: all_held(server, 2 * number), "all kept", 20.0)
             Killer(server, site, size, seed, outcome).run()
             # Whoever keeps dying is replaced ever later: up to 5 s.
             tally = busy.finish(30.0)
@@ -174,8 +175,12 @@ def storm(site: Site, size: Size, *, redeliver: bool, seed: int) -> Outcome:
                 try:
                     assert read_reply(sock).startswith(b"2 second v0"), "the state is kept"
                 except (EOFError, ConnectionResetError):
-                    outcome.quiet_ended += 1
-            assert outcome.quiet_ended == 0, outcome
+                    name = name_of(sock)
+                    mine = [event for event in server.events if event.get("peer") == name]
+                    pids = {event.get("pid") for event in mine} - {None}
+                    said = [event for event in server.events if event.get("pid") in pids] + mine
+                    outcome.quiet_ended.append(f"{name}: {said}")
+            assert not outcome.quiet_ended, outcome
             assert tally.disordered == tally.reset == 0, outcome
             assert not redeliver or tally.clean, outcome
             assert redeliver or not tally.again, outcome
@@ -190,10 +195,10 @@ def storm(site: Site, size: Size, *, redeliver: bool, seed: int) -> Outcome:
     return outcome
 
 
-def all_held(server: Server, quiet: list[Any]) -> bool:
-    """Whether the keeper has a handle of at least as many connections as are quiet."""
+def all_held(server: Server, number: int) -> bool:
+    """Whether the keeper has a handle of each connection."""
     kept: int = server.status()["connections"]["kept"]
-    return kept >= len(quiet)
+    return kept == number
 
 
 def at_rest(server: Server, outcome: Outcome) -> bool:
