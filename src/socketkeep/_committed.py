@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any, Final
 
 from socketkeep._errors import StateMismatch, StateNotEncodable, StateTooLarge
@@ -20,12 +22,21 @@ def unpack_state(packed: bytes, of_type: Any) -> Any:
         raise StateMismatch(f"the committed state does not fit {of_type!r}: {error}") from error
 
 
-def pack_state(state: object) -> bytes:
-    """Return `state` encoded.  Raises StateNotEncodable and StateTooLarge."""
+@cache
+def encoder() -> Callable[[object], bytes]:
+    """Return what encodes a state; importing it takes long, and a process that forks does it once.
+
+    Raises what msgspec raises.
+    """
     import msgspec
 
+    return msgspec.msgpack.Encoder().encode
+
+
+def pack_state(state: object) -> bytes:
+    """Return `state` encoded.  Raises StateNotEncodable and StateTooLarge."""
     try:
-        packed = msgspec.msgpack.encode(state)
+        packed = encoder()(state)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise StateNotEncodable(
             f"commit: a state of type {type(state).__qualname__} cannot be encoded: {error}"

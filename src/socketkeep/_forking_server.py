@@ -26,6 +26,7 @@ from socketkeep._address import peer_text
 from socketkeep._assignment import Assignment, Order, handling
 from socketkeep._children import Child, Children, status_text
 from socketkeep._closing import end_writing
+from socketkeep._committed import encoder
 from socketkeep._connection import Connection
 from socketkeep._errors import (
     Closed,
@@ -95,6 +96,8 @@ class ForkingServer:
         if max_children < 1:
             raise ValueError(f"max_children is at least 1, not {max_children}")
         listener._check("serve_forking")
+        if self._handler.resumable:
+            encoder()  # here, not in each child that commits
         self._listener = listener
         self._max_children = max_children
         self._graceful_timeout = check_seconds(graceful_timeout)
