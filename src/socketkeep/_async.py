@@ -237,7 +237,13 @@ class AsyncExchange(AsyncWaiting):
         if self._order is not None:
             self._obey(operation)
             stopping = self._order.how == "close" and self._closable()
-        if self._watching and not stopping and limit != 0:
+        patient = not stopping and limit != 0
+        if self._watching and patient:
+            return NOTHING
+        if patient and self._assignment.shelf is not None and not self._taken:
+            # An attempt shows READ for a moment.  A worker that is killed just then would leave
+            # a connection that was clean as one that died in the middle of a message.
+            self._watch()
             return NOTHING
         came = self._take_in(size)
         if came == NOTHING:

@@ -21,7 +21,7 @@ from socketkeep._aio import AsyncConnection
 from socketkeep._assignment import Assignment, handling
 from socketkeep._connection import Connection
 from socketkeep._errors import StateTooLarge, TimedOut, WouldBlock
-from socketkeep._record import STATUS, WORDS, Status
+from socketkeep._record import STATUS, WAITING, WORDS, Status
 from tests.library.conftest import KINDS, Pair
 
 
@@ -241,6 +241,29 @@ def test_a_commit_while_a_push_goes_out_is_at_no_instant_clean(tcp: Pair) -> Non
         conn._show_status()
         assert scene.record[STATUS] == Status.CLEAN
         tcp[1].close()
+
+
+def test_a_receive_that_finds_nothing_leaves_the_connection_clean_at_each_instant(
+    pair: Pair,
+) -> None:
+    """A worker that is killed just then has done nothing to it."""
+
+    async def main() -> None:
+        scene = Scene(pair[0])
+        conn = AsyncConnection(scene.sock, assignment=scene.assignment())
+        for number in range(2):
+            receiving = asyncio.create_task(conn.recv())
+            await asyncio.sleep(0)
+            assert scene.record[WAITING]
+            assert "status READ" not in scene.steps
+            pair[1].sendall(b"x")
+            assert await receiving == b"x"
+            commit(scene, conn, number)
+            scene.steps.clear()
+        pair[1].close()
+        await conn.close()
+
+    asyncio.run(main())
 
 
 # Entrusting a connection to the keeper.
