@@ -275,12 +275,15 @@ def inherited_listeners() -> list[Listener]:
 
 
 def listeners_are_passed() -> bool:
-    """Return whether systemd, or what acts as it, passed listeners to this process."""
+    """Return whether systemd, or what acts as it, passed listeners to this process, or should have.
+
+    None at all is a mistake in its socket unit; only the fd store is none.
+    """
     count = os.environ.get("LISTEN_FDS", "")
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal():
         return False
     names = os.environ.get("LISTEN_FDNAMES", "").split(":") + [""] * int(count)
-    return any(not name.startswith(STORED) for name in names[: int(count)])
+    return not int(count) or any(not name.startswith(STORED) for name in names[: int(count)])
 
 
 def passed_descriptors() -> list[tuple[str, int]]:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +97,14 @@ def poll_for(connecting: Connecting) -> Connection:
 
 
 @pytest.mark.parametrize(
-    "mode", [Blocking(), Timeout(5), Deadline.after(60)], ids=lambda mode: type(mode).__name__
+    "make",
+    [Blocking, partial(Timeout, 5), partial(Deadline.after, 60)],
+    ids=["blocking", "timeout", "deadline"],
 )
-def test_connect_waits_and_the_connection_has_the_mode(listener: Listener, mode: Mode) -> None:
+def test_connect_waits_and_the_connection_has_the_mode(
+    listener: Listener, make: Callable[[], Mode]
+) -> None:
+    mode = make()
     with connect(listener.text, mode=mode) as conn, listener.accept() as accepted:
         assert conn.mode == mode
         assert conn.peer == listener.text

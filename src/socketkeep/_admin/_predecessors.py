@@ -17,7 +17,7 @@ from socketkeep._listener import Listener
 from socketkeep._wire._rendezvous import directory_beside
 
 #: How long workers have to answer, in seconds: a `prefork` one that serves looks once a second.
-_ANSWERING: Final = 2.0
+_ANSWERING: Final = 5.0
 #: How long an address may be taken by workers that have not yet noticed their keeper's death.
 _NOTICING: Final = 5.0
 _LOOK_AGAIN: Final = 0.1

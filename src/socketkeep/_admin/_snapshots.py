@@ -29,7 +29,7 @@ _SHOWN = (WorkerState.STARTING, WorkerState.READY, WorkerState.DRAINING)
 def status(keeper: Keeper, name: str) -> StatusReport:
     """Return the answer to ``status``."""
     states = [worker.state for worker in keeper.pool]
-    owned = sum(worker.open for worker in keeper.pool)
+    owned = sum(worker.open - worker.leaving for worker in keeper.pool)
     moving = len(keeper.connections.moves)
     parked = len(keeper.connections.parking)
     generation = keeper.current or keeper.reloads.coming

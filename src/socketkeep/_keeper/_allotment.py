@@ -48,11 +48,11 @@ class Allotment:
             coming += len(self._connections.parking)
         limits = _seats.accept_limits(
             [worker.seats for worker in workers],
-            [worker.open + worker.arriving for worker in workers],
+            [worker.load for worker in workers],
             coming,
         )
         most = self._config.max_connections
-        full = bool(most) and coming + sum(w.open + w.arriving for w in workers) >= most
+        full = bool(most) and coming + sum(worker.load for worker in workers) >= most
         for worker, limit in zip(workers, limits, strict=True):
             self._pool.allot(worker, 0 if paused else limit, full=full)
         keeping = limits != [worker.seats for worker in workers]

@@ -226,9 +226,20 @@ class Worker:
 
     @property
     def free_seats(self) -> int:
-        # What the keeper has taken leaves its seat before the worker reads the next message.
-        leaving = max(0, self.departures - self.scoreboard[DETACHED])
-        return self.seats - self.open - self.arriving + leaving
+        return self.seats - self.load
+
+    @property
+    def load(self) -> int:
+        """How many connections take its seats: those it serves, and those that were sent to it.
+
+        Not what the keeper has taken: that leaves its seat before the worker reads on.
+        """
+        return self.open - self.leaving + self.arriving
+
+    @property
+    def leaving(self) -> int:
+        """How many that the keeper has taken from it still have their rows there."""
+        return max(0, self.departures - self.scoreboard[DETACHED])
 
     @property
     def moves_its_connections(self) -> bool:
