@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -137,6 +138,14 @@ def test_a_message_is_delivered_again(tcp_site: Site) -> None:
         assert (totals["poisoned"], totals["lost"]) == (1, 1)
 
 
+def has_stopped(pid: int) -> bool:
+    """Whether each thread of the process has: the signal takes its time."""
+    states = [
+        stat.read_text().rpartition(")")[2] for stat in Path(f"/proc/{pid}/task").glob("*/stat")
+    ]
+    return all(state.split()[0] == "T" for state in states)
+
+
 @pytest.mark.parametrize("model", ["prefork", "thread", "async"])
 def test_a_worker_that_hangs_is_dead_before_its_connections_go_on(
     model: str, tmp_path_factory: pytest.TempPathFactory
@@ -146,6 +155,7 @@ def test_a_worker_that_hangs_is_dead_before_its_connections_go_on(
     with kept(site, 2, "--worker-timeout", "1") as peers:
         stopped = peers.owners()[0]
         os.kill(stopped, signal.SIGSTOP)
+        peers.server.wait_until(lambda: has_stopped(stopped), "each of its threads stopped")
         pidfd = os.pidfd_open(stopped)
         try:
             began = time.monotonic()

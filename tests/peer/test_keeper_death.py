@@ -67,21 +67,21 @@ def test_the_next_keeper_takes_all_over(tcp_site: Site, keep: str) -> None:
         assert not first.find("handler failed")
 
 
-def test_killed_again_and_again(tcp_site: Site) -> None:
+def test_killed_again_and_again(some_site: Site) -> None:
     """The third keeper takes over from the second what that had from the first."""
-    target = tcp_site.write("v0")
+    target = some_site.write("v0")
     with (
-        tcp_site.serve(target, *UNPARKED, clients=4, spare=2) as first,
+        some_site.serve(target, *UNPARKED, clients=4, spare=2) as first,
         Load(first.address, 4, pause=0.05) as load,
     ):
         load.wait_version("v0")
         kill(first)
-        tcp_site.write("v1")
-        with tcp_site.serve(target, *UNPARKED, clients=4, spare=2) as second:
+        some_site.write("v1")
+        with some_site.serve(target, *UNPARKED, clients=4, spare=2) as second:
             kill(second)
             load.wait_replies(10)
-            tcp_site.write("v2")
-            with tcp_site.serve(target, *UNPARKED, clients=4, spare=2) as third:
+            some_site.write("v2")
+            with some_site.serve(target, *UNPARKED, clients=4, spare=2) as third:
                 load.wait_version("v2")
                 tally = load.finish()
                 assert tally.clean, tally.summary()
@@ -92,23 +92,23 @@ def test_killed_again_and_again(tcp_site: Site) -> None:
         assert not first.processes(timeout=5.0)
 
 
-def test_a_successor_that_cannot_start(tcp_site: Site) -> None:
+def test_a_successor_that_cannot_start(some_site: Site) -> None:
     """It leaves the workers and their listeners to the next one."""
-    target = tcp_site.write("v0")
+    target = some_site.write("v0")
     with (
-        tcp_site.serve(target, *UNPARKED, clients=4) as first,
+        some_site.serve(target, *UNPARKED, clients=4) as first,
         Load(first.address, 4, pause=0.05) as load,
     ):
         load.wait_version("v0")
         kill(first)
-        tcp_site.write("v1", tail="raise RuntimeError('not today')")
-        failing = tcp_site.serve(target, *UNPARKED, clients=4)
+        some_site.write("v1", tail="raise RuntimeError('not today')")
+        failing = some_site.serve(target, *UNPARKED, clients=4)
         failing._wait_ready = False
         with failing as second:
             assert second.wait_exit() == 4
         load.wait_replies(10)
-        tcp_site.write("v2")
-        with tcp_site.serve(target, *UNPARKED, clients=4) as third:
+        some_site.write("v2")
+        with some_site.serve(target, *UNPARKED, clients=4) as third:
             assert third.address == first.address
             load.wait_version("v2")
             tally = load.finish()

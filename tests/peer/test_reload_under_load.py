@@ -44,22 +44,22 @@ def nothing_ended(
 
 
 @pytest.mark.timeout(180)
-def test_nothing_is_lost_through_five_reloads(site: Site) -> None:
+def test_nothing_is_lost_through_five_reloads(tcp_site: Site) -> None:
     """200 clients in a request loop see five new versions, and no other difference.
 
     Half of them send each request in two pieces: at any reload some are between the two.
     """
-    target = site.write("v0")
+    target = tcp_site.write("v0")
     with (
-        site.serve(target, clients=CLIENTS) as server,
+        tcp_site.serve(target, clients=CLIENTS) as server,
         Load(server.address, CLIENTS // 2, pause=0.1) as whole,
         Load(server.address, CLIENTS // 2, pause=0.1, fragments=True) as fragments,
     ):
         whole.wait_version("v0")
         fragments.wait_version("v0")
-        with nothing_ended(server, site, whole, fragments):
+        with nothing_ended(server, tcp_site, whole, fragments):
             for number in range(1, RELOADS + 1):
-                site.write(f"v{number}")
+                tcp_site.write(f"v{number}")
                 server.reload()
                 whole.wait_version(f"v{number}")
                 fragments.wait_version(f"v{number}")
@@ -114,16 +114,16 @@ def test_a_thousand_busy_connections(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_new_connections_during_a_reload(site: Site) -> None:
+def test_new_connections_during_a_reload(tcp_site: Site) -> None:
     """1,000 connections made at 200 a second around a reload are all accepted and served."""
-    target = site.write("v0")
+    target = tcp_site.write("v0")
     with (
-        site.serve(target, clients=24, spare=8) as server,
+        tcp_site.serve(target, clients=24, spare=8) as server,
         Load(server.address, 8, pause=0.05) as load,
         Storm(server.address, NEWCOMERS, NEWCOMERS_PER_SECOND) as storm,
     ):
         load.wait_version("v0")
-        site.write("v1")
+        tcp_site.write("v1")
         server.reload()
         load.wait_version("v1")
         newcomers = storm.wait()

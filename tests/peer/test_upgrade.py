@@ -13,7 +13,7 @@ from tests.harness import Load, Server, connect, read_reply, read_to_end
 from tests.peer.conftest import Site
 from tests.peer.test_reload_under_load import nothing_ended
 
-CLIENTS = 40
+CLIENTS = 16
 UPGRADES = 10
 
 
@@ -24,7 +24,7 @@ def descriptors(server: Server) -> int:
 
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_through_ten_upgrades(tcp_site: Site) -> None:
-    """40 clients, half of which send in pieces; and the server is the same one at the end."""
+    """16 clients, half of which send in pieces; and the server is the same one at the end."""
     target = tcp_site.write("v0")
     # A parked connection has a row in no worker and more epochs than upgrades.
     with tcp_site.serve(target, "--park-after", "off", clients=CLIENTS) as server:
