@@ -100,7 +100,7 @@ def test_another_user_is_told_what_was_not_seen() -> None:
         assert (seen.returncode, seen.stderr) == (0, "")
         assert "held by a process that could not be looked into, or by none" in seen.stdout
         assert "of user root" in seen.stdout
-    assert "): run it as root" in seen.stdout
+        assert "): run it as root" in seen.stdout
         pid = str(os.getpid())
         refused = subprocess.run([*command, pid], capture_output=True, text=True, check=False)
         assert refused.returncode == 1
