@@ -18,14 +18,20 @@ UNPARKED: Final = ("--park-after", "off")
 
 
 def kill(server: Server) -> None:
-    """End the keeper as the out-of-memory killer does."""
+    """End the keeper as the out-of-memory killer does; return when a worker waits for another."""
     server.signal(signal.SIGKILL)
     server.process.wait(10.0)
+    wait_left(server)
 
 
-def waiting_workers(server: Server) -> int:
-    """Return how many workers wait for another keeper where the server's was."""
-    return len(list(server.control.with_suffix(".d").glob("[0-9]*.sock")))
+def wait_left(server: Server) -> None:
+    """Wait until a worker of `server` waits for another keeper.
+
+    A `prefork` worker that serves looks once a second.  Before that, a server that binds port 0,
+    as these do, has nobody to get the old port from, and finds another one free.
+    """
+    place = server.control.with_suffix(".d")
+    server.wait_until(lambda: any(place.glob("[0-9]*.sock")), "a worker that waits for a keeper")
 
 
 @pytest.mark.parametrize("keep", ["reload", "crash"])
@@ -106,7 +112,7 @@ def test_a_successor_that_cannot_start(some_site: Site) -> None:
         failing._wait_ready = False
         with failing as second:
             assert second.wait_exit() == 4
-        load.wait_replies(10)
+        wait_left(first)
         some_site.write("v2")
         with some_site.serve(target, *UNPARKED, clients=4) as third:
             assert third.address == first.address
