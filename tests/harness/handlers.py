@@ -120,6 +120,13 @@ def die(how: str) -> None:
             os._exit(3)
         case "segv":
             faulthandler._sigsegv()
+
+
+def fail(*_):
+    raise KeyboardInterrupt
+
+
+signal.signal(signal.SIGURG, fail)
 """,
 }
 

@@ -68,6 +68,21 @@ def test_clean_connections_outlive_their_process(tcp_site: Site) -> None:
         assert totals["attached"]["crash"] == crashes
 
 
+@pytest.mark.parametrize("model", ["thread", "async"])
+def test_a_worker_that_raises(model: str, tmp_path: Path) -> None:
+    """It is a crash like any other, and ends no connection on its way out."""
+    site = Site(model, "ipv4", tmp_path)
+    with kept(site, 3) as peers:
+        before = peers.owners()
+        os.kill(before[0], signal.SIGURG)
+        assert wait_exit(before[0], 10.0)
+        peers.server.wait_event("worker failed")
+        for index, owner in enumerate(before):
+            attached, _ = peers.ask(index, "again")
+            assert (attached == "crash") >= (owner == before[0])
+        assert peers.server.status()["totals"]["lost"] == 0
+
+
 def test_the_workers_of_forked_children_die(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The children serve on; what dies later goes to the children of other workers."""
     site = Site("fork", "ipv4", tmp_path_factory.mktemp("fork"))

@@ -45,8 +45,11 @@ _TOO_LATE: Final = "the server's time for it to finish is over"
 
 def run_async(environment: Environment) -> None:
     """Serve until the worker has been retired and its last connection has ended."""
-    with asyncio.Runner(loop_factory=_loop_factory(environment.config.loop)) as runner:
-        runner.run(_serve(environment))
+    runner = asyncio.Runner(loop_factory=_loop_factory(environment.config.loop))
+    runner.run(_serve(environment))
+    # Not when it raised: to close it cancels every handler, which would end connections that can go
+    # on in another worker.  What ends the loop itself is a crash of the worker.
+    runner.close()
 
 
 async def _serve(environment: Environment) -> None:
