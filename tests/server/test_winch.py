@@ -41,12 +41,13 @@ def test_accepting_stops_until_the_next_reload(tmp_path: Path) -> None:
             # The first may still be accepted: the worker hears of it a moment later.
             peers.append(stack.enter_context(connect(server.address)))
             peers[-1].sendall(b"1\n")
-            return bool(server.status()["listeners"][0]["queued"])
+            status = server.status()
+            open_then = status["connections"]["open"]
+            return bool(status["listeners"][0]["queued"]) and open_then == len(peers)
 
         server.wait_until(one_waits, "a connection that waits")
         served.sendall(b"2\n")
         assert read_reply(served) == b"2 2 v0"
-        assert server.status()["connections"]["open"] == len(peers)
         server.reload()
         for peer in peers:
             assert read_reply(peer) == b"1 1 v0"

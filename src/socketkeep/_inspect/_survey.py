@@ -65,6 +65,8 @@ def holders(what: str) -> HeldSockets:
     if not os.path.isdir("/proc/self/fd"):
         raise _failure("needs Linux and a mounted /proc", errno.ENOSYS)
     wanted = parse_what(what)
+    # Before the kernel tells ages: however long what follows takes, nothing looks younger by it.
+    asked = time.clock_gettime(time.CLOCK_BOOTTIME)
     try:
         if isinstance(wanted, ProcessSockets):
             found = _of_process(wanted)
@@ -77,7 +79,7 @@ def holders(what: str) -> HeldSockets:
     except OSError as error:
         reason = f"cannot ask the kernel for its sockets (netlink): {error.strerror or error}"
         raise _failure(reason, error.errno or 0) from error
-    return _Survey(found).result(str(wanted))
+    return _Survey(found, asked).result(str(wanted))
 
 
 def _failure(reason: str, code: int) -> SystemFailure:
@@ -170,12 +172,15 @@ def _protocol(pid: int, fd: int) -> tuple[str, str]:
 
 
 class _Survey:
-    """One pass over the descriptors of all processes, for the sockets that were found."""
+    """One pass over the descriptors of all processes, for the sockets that were found.
 
-    def __init__(self, found: _Found) -> None:
+    asked: seconds since the system's start, when the kernel was asked for them.
+    """
+
+    def __init__(self, found: _Found, asked: float) -> None:
         self._found = found
         self._processes: Processes = reader()
-        self._started = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._asked = asked
         self._handles: dict[int, list[Handle]] = {}
         self._alone: dict[tuple[int, bool], tuple[str, str, How, int]] = {}
         unreadable: set[int] = set()
@@ -192,7 +197,7 @@ class _Survey:
         rows: list[HeldSocket] = []
         for inet in self._found.inet:
             facts = tcp_facts(inet)
-            made = None if facts[1] is None else self._started - facts[1]
+            made = None if facts[1] is None else self._asked - facts[1]
             kept = inet.protocol == socket.IPPROTO_TCP and inet.state != LISTEN
             held = self._holders(inet.inode, kept=kept, made=made)
             rows.append(inet_row(inet, held, self._modes.get(inet.inode), facts, unseen))
