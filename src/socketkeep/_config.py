@@ -61,6 +61,19 @@ def _check_name(name: str) -> None:
         )
 
 
+def _check_admin(address: str) -> None:
+    from socketkeep._address import InetAddress, parse_bind
+
+    if address and not isinstance(parse_bind(address), InetAddress):
+        raise ValueError(f"expected host:port, as in 127.0.0.1:9000, got {address!r}")
+
+
+def _check_admin_token(token: str) -> None:
+    # What a header and a cookie can carry as it is; and a guess must be hopeless.
+    if token and re.fullmatch(r"[A-Za-z0-9._~+/=-]{16,512}", token) is None:
+        raise ValueError("expected 16 to 512 letters, digits or characters of ._~+/=-")
+
+
 def _check_control(path: str) -> None:
     if len(path.encode()) > 107:
         raise ValueError(
@@ -318,6 +331,38 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "Path of the control socket.  Default: NAME.sock in $SOCKETKEEP_RUNTIME_DIR,"
             " $XDG_RUNTIME_DIR/socketkeep, /run/socketkeep (root) or /tmp/socketkeep-UID.",
             check=_check_control,
+        ),
+    ] = ""
+    admin: Annotated[
+        str,
+        Option(
+            TEXT,
+            ("--admin",),
+            "Show the server over HTTP at this host:port: a live page, /metrics for Prometheus,"
+            " /healthz and /readyz; port 0 takes a free one (needs the extra admin).  Other than"
+            " loopback addresses need a token.",
+            metavar="ADDRESS",
+            check=_check_admin,
+        ),
+    ] = ""
+    admin_token: Annotated[
+        str,
+        Option(
+            TEXT,
+            ("--admin-token",),
+            "Who does not give this token gets no more than /healthz and /readyz.  Others on this"
+            " machine see the command line: better set the variable, or give --admin-token-file.",
+            metavar="TOKEN",
+            check=_check_admin_token,
+            secret=True,
+        ),
+    ] = ""
+    admin_token_file: Annotated[
+        str,
+        Option(
+            PATH,
+            ("--admin-token-file",),
+            "Read the token of --admin from this file, such as a systemd credential.",
         ),
     ] = ""
     adopt_from: Annotated[

@@ -170,6 +170,7 @@ class Option:
     none_flag: for a flag, the spelling that says no.
     minimum: the least value; `zero` says what 0 stands for.
     check: raises ValueError for a value that is of the right kind and yet will not do.
+    secret: its value is never printed.
     """
 
     kind: Kind
@@ -180,6 +181,7 @@ class Option:
     minimum: int | None = None
     zero: str = ""
     check: Callable[[Any], None] | None = None
+    secret: bool = False
     key: str = ""
     default: Any = field(default=None)
 

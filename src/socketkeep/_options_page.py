@@ -46,6 +46,8 @@ def _example(declared: Option) -> str:
     examples = {
         "target": 'target = "package.module:handle"',
         "name": 'name = "chat"',
+        "admin": 'admin = "127.0.0.1:9000"',
+        "admin_token_file": 'admin_token_file = "/run/credentials/chat.service/admin-token"',
         "control": 'control = "/run/chat/control.sock"',
         "log_file": 'log_file = "/var/log/chat.log"',
     }

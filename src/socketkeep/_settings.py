@@ -66,6 +66,8 @@ class Settings:
             setting = self.by_key.get(declared.key)
             if setting is None:
                 lines.append((f'# {declared.key} = "package.module:attribute"', "not given"))
+            elif declared.secret and setting.value:
+                lines.append((f"# {declared.key} is not shown", setting.source))
             else:
                 written = declared.kind.write(setting.value)
                 lines.append((f"{declared.key} = {written}", setting.source))

@@ -77,7 +77,7 @@ def test_the_fields_of_the_reports() -> None:
     status = plain(STATUS)
     assert " ".join(status) == (
         "name pid version python uptime state target model keep generation"
-        " listeners workers connections totals"
+        " listeners workers connections totals accepting last_reload"
     )
     assert " ".join(status["listeners"][0]) == "address backlog queued"
     assert " ".join(status["workers"]) == "starting ready draining"
@@ -89,7 +89,7 @@ def test_the_fields_of_the_reports() -> None:
     assert " ".join(status["totals"]["attached"]) == "accepted reload parked crash upgrade"
     assert " ".join(plain(WORKER)) == "slot pid generation state connections busy uptime rss"
     assert " ".join(plain(CONNECTION)) == (
-        "id peer listener state owner generation epoch age idle bytes_in bytes_out busy"
+        "id peer listener state owner generation epoch age idle bytes_in bytes_out busy worker slot"
     )
 
 

@@ -25,6 +25,8 @@ _EXIT_FAILED: Final = 1
 _EXIT_USAGE: Final = 2
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7): pid, uid, gid
 _MAX_CLIENTS: Final = 64
+#: Connections in one answer for a view: more could not be told apart, and would take long.
+_MOST_LIVE: Final = 2000
 _PAUSE: Final = 1.0  # seconds without accepting, when the process is out of descriptors
 
 
@@ -223,6 +225,8 @@ class Commands:
                 client.finish(_done(_snapshots.connections(self._keeper)))
             case "listeners":
                 client.finish(_done(_snapshots.listeners(self._keeper)))
+            case "live":
+                self._live(request.arguments, client)
             case "reload":
                 self._reload(client)
             case "upgrade":
@@ -237,6 +241,14 @@ class Commands:
                 self._keeper.stop("close")
             case _:
                 client.finish(Done(_EXIT_USAGE, error=f"no command {request.command!r}"))
+
+    def _live(self, arguments: dict[str, Any], client: Client) -> None:
+        most = arguments.get("most")
+        if not isinstance(most, int) or isinstance(most, bool) or not 1 <= most <= _MOST_LIVE:
+            error = f"live takes a number of connections, 1 to {_MOST_LIVE}, not {most!r}"
+            client.finish(Done(_EXIT_USAGE, error=error))
+        else:
+            client.finish(_done(_snapshots.live(self._keeper, self._name, most)))
 
     def _reload(self, client: Client) -> None:
         if self._keeper.order is not None:

@@ -18,7 +18,10 @@ MAX_REQUEST: Final = 65536
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One command; `arguments` is empty for all but ``scale`` ({"workers": N})."""
+    """One command.
+
+    `arguments` is empty for all but ``scale`` ({"workers": N}) and ``live`` ({"most": N}).
+    """
 
     command: str
     arguments: dict[str, Any] = {}

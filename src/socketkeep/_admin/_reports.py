@@ -76,6 +76,9 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     python: its version.  state: "starting", "running", "reloading", "upgrading", "draining" or
     "stopping".
     generation: the one that serves new connections.
+    accepting: whether new connections are served: a worker is ready, and nothing is being ended or
+    paused.  last_reload: how long the last reload took that was not rolled back, from its start to
+    the moment when the new generation served.
     """
 
     name: str
@@ -92,6 +95,8 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     workers: WorkersByState
     connections: ConnectionsByState
     totals: Totals
+    accepting: bool = True
+    last_reload: float | None = None
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +117,8 @@ class ConnectionReport(msgspec.Struct, frozen=True, kw_only=True):
 
     owner: the pid of the process that serves it; None when none does.
     idle: since bytes last passed.  busy: its handler is not waiting for input.
+    worker: the pid of its worker, which is not its owner where the worker forks.
+    slot: the worker's.
     """
 
     id: str
@@ -126,3 +133,18 @@ class ConnectionReport(msgspec.Struct, frozen=True, kw_only=True):
     bytes_in: int
     bytes_out: int
     busy: bool
+    worker: int | None = None
+    slot: int | None = None
+
+
+class LiveReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to ``live``: all that a view of the server shows, at one moment.
+
+    connections: not all where there are many: the same ones each time, as long as they live.
+    left_out: how many more there are.
+    """
+
+    status: StatusReport
+    workers: list[WorkerReport]
+    connections: list[ConnectionReport]
+    left_out: int = 0

@@ -15,6 +15,7 @@ from typing import Final
 from socketkeep import _log
 from socketkeep._address import UnixAddress, parse_bind
 from socketkeep._admin._control import ControlServer
+from socketkeep._admin._http_process import HttpProcess
 from socketkeep._admin._predecessors import Predecessors, listener_of
 from socketkeep._admin._protocol import control_path, default_name, make_runtime_dir
 from socketkeep._admin._reloader import Reloader
@@ -76,9 +77,14 @@ def run(config: ServeConfig) -> None:
         if keeper.store is not None:
             stored.restore(keeper.connections, keeper.store, [each.text for each in listeners])
         server.watch_files()
+        admin = _bind_admin(config)
+        if admin is not None:
+            server.show(admin, path)
         for listener in listeners:
             _log.info("listening", **_shown(listener))
         _log.info("control", name=name, path=path)
+        if admin is not None:
+            _log.info("admin", url=f"http://{admin.text}/")
         keeper.start()
         reactor.run()
     _conclude(keeper)
@@ -116,6 +122,8 @@ def resume(state: State) -> None:
         away = time.monotonic() - state.written_at
         _log.info("upgraded", version=keeper.version, generation=saved.current, away=away)
         server.watch_files(instead_of=state.watcher)
+        if state.admin is not None:
+            server.show(restored_listener(state.admin), path, instead_of=state.admin_pid)
         server.control.resume(state.control.clients)
         reactor.run()
     _conclude(keeper)
@@ -142,6 +150,7 @@ class _Server:
         self._keeper = keeper
         self._reactor = reactor
         self._reloader: Reloader | None = None
+        self._http: HttpProcess | None = None
         for listener in keeper.listeners:
             stack.callback(listener.close)
         set_title(f"keeper [{keeper.name}]")
@@ -162,12 +171,22 @@ class _Server:
             )
             self._stack.callback(self._reloader.close)
 
+    def show(self, listener: Listener, control: str, instead_of: int = 0) -> None:
+        """Have a process show the server over HTTP, and end an earlier one; takes the listener."""
+        config = self._keeper.config
+        self._http = HttpProcess(
+            self._reactor, self._keeper.system, listener, config, control, instead_of
+        )
+        self._stack.callback(self._http.close)
+
     def _snapshot(self, keep: KeepOpen) -> State:
         """Return the keeper's state, and what the next version needs of this."""
         state = snapshot(self._keeper, keep)
         state.control = self.control.snapshot(keep)
         if self._reloader is not None:
             state.watcher = self._reloader.pid
+        if self._http is not None:
+            state.admin, state.admin_pid = self._http.snapshot(keep)
         return state
 
 
@@ -216,6 +235,15 @@ def _bind(
             _EXIT_USAGE,
         )
     return listeners
+
+
+def _bind_admin(config: ServeConfig) -> Listener | None:
+    if not config.admin:
+        return None
+    try:
+        return Listener.bind(config.admin, backlog=_CONTROL_BACKLOG)
+    except ListenError as error:
+        raise ServeFailure(f"--admin: {_with_holders(error, config.admin)}") from error
 
 
 def _notify_manager(

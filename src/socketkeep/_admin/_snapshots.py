@@ -13,6 +13,7 @@ from socketkeep._admin._reports import (
     ConnectionReport,
     ConnectionsByState,
     ListenerReport,
+    LiveReport,
     StatusReport,
     Totals,
     WorkerReport,
@@ -21,7 +22,7 @@ from socketkeep._admin._reports import (
 from socketkeep._inspect._queue import listen_queue
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper._workers import Worker, WorkerState
-from socketkeep._wire._scoreboard import id_of
+from socketkeep._wire._scoreboard import id_of, parse_connection_id
 
 _SHOWN = (WorkerState.STARTING, WorkerState.READY, WorkerState.DRAINING)
 
@@ -54,6 +55,8 @@ def status(keeper: Keeper, name: str) -> StatusReport:
             kept=len(keeper.connections.custody),
         ),
         totals=_totals(keeper),
+        accepting=keeper.accepting,
+        last_reload=keeper.reloads.last_duration,
     )
 
 
@@ -92,15 +95,43 @@ def workers(keeper: Keeper) -> list[WorkerReport]:
 
 def connections(keeper: Keeper) -> list[ConnectionReport]:
     """Return the answer to ``connections``: those in workers, then those that none has."""
+    return _connections(keeper, 1)
+
+
+def live(keeper: Keeper, name: str, most: int) -> LiveReport:
+    """Return the answer to ``live``, with at most so many connections.
+
+    Which ones are left out depends on their ids alone, so that those that are shown stay the same
+    ones wherever they move.
+    """
+    about = status(keeper, name)
+    there = about.connections.open
+    step = 1
+    while step * most < there:
+        step *= 2
+    shown = _connections(keeper, step)[:most]
+    return LiveReport(
+        status=about,
+        workers=workers(keeper),
+        connections=shown,
+        left_out=max(0, there - len(shown)),
+    )
+
+
+def _connections(keeper: Keeper, step: int) -> list[ConnectionReport]:
+    """Return every `step`-th connection."""
     now = time.monotonic_ns()
     names = [listener.text for listener in keeper.listeners]
     reports = [
         _of_row(worker, row, words, names, now)
         for worker in keeper.pool
         for row, words in worker.scoreboard.taken()
+        if not words[record.NUMBER] % step
     ]
     for held in (*keeper.connections.moves, *keeper.connections.parking):
         parcel = held.parcel
+        if parse_connection_id(parcel.id)[2] % step:
+            continue
         reports.append(
             ConnectionReport(
                 id=parcel.id,
@@ -142,6 +173,8 @@ def _of_row(
         bytes_in=words[record.BYTES_IN],
         bytes_out=words[record.BYTES_OUT],
         busy=not words[record.WAITING],
+        worker=worker.pid,
+        slot=worker.slot,
     )
 
 

@@ -9,6 +9,7 @@ import resource
 import sys
 from typing import Final
 
+from socketkeep._admin._settings import check_admin
 from socketkeep._cli._exit import FAILED, USAGE, Failure
 from socketkeep._config import ServeConfig
 
@@ -21,6 +22,7 @@ def preflight(config: ServeConfig) -> None:
     """Raise Failure, with a line that says what to mend, when the server could not work."""
     _check_system()
     _check_extras(config)
+    check_admin(config)
     _check_log_file(config.log_file)
     _check_descriptors(config.max_connections)
 
@@ -38,11 +40,16 @@ def _check_system() -> None:
 
 
 def _check_extras(config: ServeConfig) -> None:
-    for flag, package in (("--loop uvloop", "uvloop"), ("--reload", "watchfiles")):
-        wanted = config.loop == "uvloop" if package == "uvloop" else config.reload
-        if wanted and importlib.util.find_spec(package) is None:
+    for flag, wanted, extra, packages in (
+        ("--loop uvloop", config.loop == "uvloop", "uvloop", ("uvloop",)),
+        ("--reload", config.reload, "watchfiles", ("watchfiles",)),
+        ("--admin", bool(config.admin), "admin", ("h11", "prometheus_client")),
+    ):
+        missing = [name for name in packages if importlib.util.find_spec(name) is None]
+        if wanted and missing:
+            named = missing[0].replace("_", "-")
             raise Failure(
-                f"{flag} needs the package {package}: pip install 'socketkeep[{package}]'", USAGE
+                f"{flag} needs the package {named}: pip install 'socketkeep[{extra}]'", USAGE
             )
 
 

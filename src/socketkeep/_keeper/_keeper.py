@@ -198,6 +198,13 @@ class Keeper:
         return "upgrading" if self.upgrades.active else "running"
 
     @property
+    def accepting(self) -> bool:
+        """Whether new connections are served."""
+        if self.order is not None or self.current is None or self.paused:
+            return False
+        return any(worker.is_ready for worker in self.pool.of_generation(self.current.number))
+
+    @property
     def summary(self) -> str:
         """The server's figures in a line, for who watches it from outside."""
         workers = sum(worker.state is not WorkerState.DEAD for worker in self.pool)

@@ -75,6 +75,8 @@ class Reloads:
         self._upgraded = False
         self.coming: Generation | None = None
         self.completed = 0
+        self.last_duration: float | None = None  # seconds; of the last that was not rolled back
+        self._began = 0.0
 
     @property
     def begun(self) -> int:
@@ -146,6 +148,7 @@ class Reloads:
 
     def _begin(self) -> None:
         self._number += 1
+        self._began = self._reactor.clock()
         self._deaths = 0
         generation = Generation(self._number, upgraded=self._upgraded)
         self._upgraded = False
@@ -185,6 +188,8 @@ class Reloads:
         self._clear()
         generation.step(GenerationEvent.READY)
         self.completed += 1
+        if self.completed > 1:
+            self.last_duration = self._reactor.clock() - self._began
         self._switch(generation)
         self._tell(Outcome(0, generation.number))
 

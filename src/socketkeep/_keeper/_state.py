@@ -230,7 +230,8 @@ class SavedKeeper(msgspec.Struct, kw_only=True):
 class State(msgspec.Struct, kw_only=True):
     """One server, whole.
 
-    version: of the package that wrote it, at `written_at`.  watcher: pid of the one of `--reload`.
+    version: of the package that wrote it, at `written_at`.  watcher: pid of the one of `--reload`;
+    admin_pid: of the one of `--admin`.
     worker_descriptors: the soft limit of descriptors for the workers.
     mask: the signals that were blocked before the upgrade.  descriptors: all that stay open.
     """
@@ -243,6 +244,8 @@ class State(msgspec.Struct, kw_only=True):
     keeper: SavedKeeper
     control: SavedControl | None = None
     watcher: int = 0
+    admin: SavedListener | None = None
+    admin_pid: int = 0
     worker_descriptors: int = 0
     mask: list[int] = []
     descriptors: list[int] = []

@@ -20,6 +20,7 @@ from socketkeep._keeper import _prctl
 
 TEMPLATE_CHANNEL_FD: Final = 3
 CHECK_STATE_FD: Final = 3
+ADMIN_LISTENER_FD: Final = 3
 #: The module that a newer version of the package takes over by; of this name in every version.
 SUCCESSOR: Final = "socketkeep._admin._successor"
 
@@ -113,6 +114,24 @@ class System:
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, error_fd, 2),
                 (os.POSIX_SPAWN_DUP2, state_fd, CHECK_STATE_FD),
+            ],
+            setpgroup=0,
+            setsigmask=[],
+            setsigdef=_DEFAULTED,
+        )
+
+    def spawn_admin(self, listener_fd: int, settings_fd: int) -> int:
+        """Start the process that shows the server over HTTP, and return its pid.
+
+        It reads its settings from `settings_fd`, as its standard input.  Raises OSError.
+        """
+        return os.posix_spawn(
+            sys.executable,
+            _python("socketkeep._admin._http", str(ADMIN_LISTENER_FD)),
+            {key: text for key, text in os.environ.items() if key not in _THE_KEEPERS},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, settings_fd, 0),
+                (os.POSIX_SPAWN_DUP2, listener_fd, ADMIN_LISTENER_FD),
             ],
             setpgroup=0,
             setsigmask=[],

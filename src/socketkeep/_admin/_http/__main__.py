@@ -1,0 +1,52 @@
+"""``python -m socketkeep._admin._http FD``: serves on the listener FD; its settings are on stdin.
+
+The name and the arguments must stay: the keeper of another version may start it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+
+import msgspec
+
+from socketkeep import _log
+from socketkeep._admin._http._server import HttpServer
+from socketkeep._admin._http._source import Source
+from socketkeep._admin._settings import HttpSettings, admin_token
+from socketkeep._options import OptionError
+from socketkeep._titles import set_title
+
+
+def main(fd: int) -> int:
+    """Serve until standard input ends; return the exit code."""
+    lifeline = os.fdopen(0, "rb", buffering=0)
+    settings = msgspec.json.decode(_line(lifeline.fileno()), type=HttpSettings)
+    config = settings.config
+    _log.configure(config.log_level, config.log_format, config.log_file)
+    set_title("admin")
+    try:
+        token = admin_token(config)
+    except OptionError as error:
+        _log.error("admin cannot be shown", error=str(error))
+        return 1
+    server = HttpServer(Source(settings.control), token)
+    with socket.socket(fileno=fd) as listener:
+        asyncio.run(server.run(listener, lifeline))
+    return 0
+
+
+def _line(fd: int) -> bytes:
+    text = b""
+    while not text.endswith(b"\n"):
+        data = os.read(fd, 65536)
+        if not data:
+            raise EOFError("the keeper has gone")
+        text += data
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

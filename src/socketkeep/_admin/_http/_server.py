@@ -1,0 +1,152 @@
+"""HTTP/1.1 on a listener: bounded in clients, in the size of requests and in time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from io import FileIO
+from typing import Final
+
+import h11
+
+from socketkeep import _log
+from socketkeep._admin._http._pages import Pages, Reply
+from socketkeep._admin._http._source import Source
+
+_MOST_CLIENTS: Final = 64
+_MOST_HEAD: Final = 16384  # bytes of a request's line and headers
+#: Seconds: for a request to be whole, until the next one on the connection, and for a client to
+#: take what it is sent.
+_HEAD_TIMEOUT: Final = 10.0
+_IDLE_TIMEOUT: Final = 60.0
+_WRITE_TIMEOUT: Final = 10.0
+
+
+class HttpServer:
+    """Answers GET and HEAD; everything it says comes from `source`."""
+
+    def __init__(self, source: Source, token: str) -> None:
+        self._source = source
+        self._token = token
+        self._clients: set[asyncio.Task[None]] = set()
+        self._throttle = _log.Throttle()
+
+    async def run(self, listener: socket.socket, lifeline: FileIO) -> None:
+        """Serve until `lifeline` reads as ended."""
+        over = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def heard() -> None:
+            if not os.read(lifeline.fileno(), 1024):
+                loop.remove_reader(lifeline.fileno())
+                over.set()
+
+        async with asyncio.TaskGroup() as group:
+            self._pages = Pages(self._source, self._token, group)
+            server = await asyncio.start_server(self._client, sock=listener)
+            loop.add_reader(lifeline.fileno(), heard)
+            await over.wait()
+            server.close()
+            for task in self._clients:
+                task.cancel()
+            self._pages.close()
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if len(self._clients) >= _MOST_CLIENTS:
+            writer.transport.abort()
+            return
+        self._clients.add(task)
+        try:
+            await _Conversation(reader, writer, self._pages).hold()
+        except (OSError, TimeoutError, h11.ProtocolError, asyncio.CancelledError):
+            pass  # gone, too slow, or not HTTP: nobody is there to be told
+        except Exception as error:
+            self._throttle.error(
+                "internal error, please report it", kind=repr(error), error_text=repr(error)
+            )
+        finally:
+            self._clients.discard(task)
+            writer.transport.abort() if writer.transport.get_write_buffer_size() else writer.close()
+
+
+class _Conversation:
+    """One connection: requests, one after another."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pages: Pages
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._pages = pages
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MOST_HEAD)
+
+    async def hold(self) -> None:
+        """Answer until either side has had enough."""
+        patience = _HEAD_TIMEOUT
+        while True:
+            try:
+                async with asyncio.timeout(patience):
+                    request = await self._request()
+            except h11.RemoteProtocolError as error:
+                if self._http.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+                    text = f"{error}\n"
+                    await self._answer(Reply(error.error_status_hint, text.encode()), None)
+                return
+            if request is None:
+                return
+            await self._answer(await self._pages.reply(request), request)
+            if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+                return
+            self._http.start_next_cycle()
+            patience = _IDLE_TIMEOUT
+
+    async def _request(self) -> h11.Request | None:
+        """Return the next request once it is whole, its body passed over; None at the end."""
+        request: h11.Request | None = None
+        while True:
+            event = self._http.next_event()
+            if event is h11.NEED_DATA:
+                self._http.receive_data(await self._reader.read(_MOST_HEAD))
+            elif isinstance(event, h11.Request):
+                request = event
+                if request.method not in {b"GET", b"HEAD"}:
+                    return request  # refused, and its body is not waited for
+            elif isinstance(event, h11.EndOfMessage):
+                return request
+            elif isinstance(event, h11.Data):
+                raise h11.RemoteProtocolError("a GET has no body here", error_status_hint=413)
+            else:
+                return None
+
+    async def _answer(self, reply: Reply, request: h11.Request | None) -> None:
+        headers = [*reply.headers]
+        if not isinstance(reply.body, bytes):
+            headers.append(("connection", "close"))
+        else:
+            headers.append(("content-length", str(len(reply.body))))
+        reason = HTTPStatus(reply.status).phrase
+        await self._send(h11.Response(status_code=reply.status, headers=headers, reason=reason))
+        # h11 knows of a HEAD that its answer has no body, and sends none.
+        if isinstance(reply.body, bytes):
+            await self._send(h11.Data(data=reply.body))
+        elif request is not None and request.method != b"HEAD":
+            await self._stream(reply.body)
+        await self._send(h11.EndOfMessage())
+
+    async def _stream(self, parts: AsyncIterator[bytes]) -> None:
+        async for part in parts:
+            if self._reader.at_eof() or self._writer.is_closing():
+                raise ConnectionResetError
+            await self._send(h11.Data(data=part))
+
+    async def _send(self, event: h11.Event) -> None:
+        data = self._http.send(event)
+        if data:
+            self._writer.write(data)
+            async with asyncio.timeout(_WRITE_TIMEOUT):
+                await self._writer.drain()

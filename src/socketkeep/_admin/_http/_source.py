@@ -1,0 +1,60 @@
+"""Where what is shown comes from: the keeper, asked over its control socket."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+import msgspec
+
+from socketkeep._admin._protocol import Done, Request, decode_answer, encode
+from socketkeep._admin._reports import LiveReport
+
+#: Connections on the page; more dots than that are a grey area.
+MOST: Final = 400
+#: The keeper answers at once, unless it is stopped, or in the middle of an upgrade.
+_TIMEOUT: Final = 2.0
+_LONGEST_ANSWER: Final = 1 << 24
+
+
+class Unreachable(Exception):
+    """The keeper does not answer; the text says why."""
+
+
+class Source:
+    """The server's state, asked for no more often than it is used, and once for all who ask."""
+
+    def __init__(self, control: str) -> None:
+        self._control = control
+        self._lock = asyncio.Lock()
+        self._report: LiveReport | None = None
+        self._asked_at = float("-inf")
+        self.cost = 0.0  # seconds that the last answer took
+
+    async def look(self, max_age: float = 0.0) -> LiveReport:
+        """Return the state as it was at most `max_age` seconds ago.  Raises Unreachable."""
+        wanted = time.monotonic() - max_age
+        try:
+            async with asyncio.timeout(_TIMEOUT), self._lock:
+                if self._report is None or self._asked_at < wanted:
+                    self._asked_at = time.monotonic()
+                    self._report = None
+                    self._report = await self._ask()
+                    self.cost = time.monotonic() - self._asked_at
+                return self._report
+        except TimeoutError:
+            raise Unreachable("the keeper does not answer") from None
+        except (OSError, msgspec.MsgspecError, ValueError) as error:
+            raise Unreachable(f"the keeper cannot be asked: {error}") from None
+
+    async def _ask(self) -> LiveReport:
+        reader, writer = await asyncio.open_unix_connection(self._control, limit=_LONGEST_ANSWER)
+        try:
+            writer.write(encode(Request("live", {"most": MOST})))
+            answer = decode_answer(await reader.readline())
+        finally:
+            writer.close()
+        if not isinstance(answer, Done) or answer.error:
+            raise Unreachable(f"the keeper says no: {getattr(answer, 'error', answer)}")
+        return msgspec.convert(answer.result, LiveReport)

@@ -1,0 +1,118 @@
+"""`--admin`: the process that shows the server over HTTP, as the keeper sees it.
+
+A process of its own, so that nothing that a browser does can delay or end a connection: it has no
+more than the listener and what anybody is told over the control socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import Final
+
+import msgspec
+
+from socketkeep import _log
+from socketkeep._admin._settings import HttpSettings
+from socketkeep._config import ServeConfig
+from socketkeep._keeper._children import Children
+from socketkeep._keeper._inheritance import saved_listener
+from socketkeep._keeper._reactor import Reactor, Timer
+from socketkeep._keeper._state import KeepOpen, SavedListener
+from socketkeep._keeper._system import Exit, System
+from socketkeep._listener import Listener
+
+_FIRST_DELAY: Final = 0.1  # seconds until it is started again, doubled each time
+_LONGEST_DELAY: Final = 30.0
+_LONG_ENOUGH: Final = 10.0  # a life of so long, and the next delay is the first one
+
+
+class HttpProcess:
+    """Keeps one running; the listener is the keeper's, so that whoever connects meanwhile waits.
+
+    The process ends when the other end of its standard input is closed: when the keeper has ended,
+    or has executed its next version.
+
+    instead_of: pid of the one that an earlier version of the keeper had; it is ended.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        system: System,
+        listener: Listener,
+        config: ServeConfig,
+        control: str,
+        instead_of: int = 0,
+    ) -> None:
+        self._reactor = reactor
+        self._system = system
+        self._listener = listener
+        self._settings = HttpSettings(config=config, control=control)
+        self._children = Children(reactor, system)
+        self._throttle = _log.Throttle()
+        self._pid = 0
+        self._lifeline = -1
+        self._started_at = 0.0
+        self._delay = _FIRST_DELAY
+        self._timer: Timer | None = None
+        if instead_of:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(instead_of, signal.SIGKILL)
+                os.waitpid(instead_of, 0)
+        self._start()
+
+    def snapshot(self, keep: KeepOpen) -> tuple[SavedListener, int]:
+        """Return what the next version of the server goes on from: the listener, and the pid."""
+        return saved_listener(self._listener, keep), self._pid
+
+    def close(self) -> None:
+        """End the process, and close the listener."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._let_go()
+        if self._pid:
+            self._children.unwatch(self._pid)
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+            self._pid = 0
+        self._listener.close()
+
+    def _start(self) -> None:
+        self._started_at = self._reactor.clock()
+        try:
+            self._spawn()
+        except OSError as error:
+            self._throttle.warning("cannot start the admin process", error=error.strerror)
+            self._again()
+
+    def _spawn(self) -> None:
+        theirs, ours = os.pipe2(os.O_CLOEXEC)
+        try:
+            os.write(ours, msgspec.json.encode(self._settings) + b"\n")
+            self._pid = self._system.spawn_admin(self._listener.fileno(), theirs)
+        except BaseException:
+            os.close(ours)
+            raise
+        finally:
+            os.close(theirs)
+        self._lifeline = ours
+        self._children.watch(self._pid, self._ended)
+
+    def _ended(self, ended: Exit) -> None:
+        self._pid = 0
+        self._let_go()
+        if self._reactor.clock() - self._started_at >= _LONG_ENOUGH:
+            self._delay = _FIRST_DELAY
+        _log.error("admin process ended", exit=ended, again_in=self._delay)
+        self._again()
+
+    def _again(self) -> None:
+        self._timer = self._reactor.call_later(self._delay, self._start)
+        self._delay = min(2 * self._delay, _LONGEST_DELAY)
+
+    def _let_go(self) -> None:
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1

@@ -1,0 +1,257 @@
+"""The server's state as metrics of Prometheus, each declared once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+
+from socketkeep._admin._reports import LiveReport, WorkerReport
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric as Family
+
+#: A value, and its labels' in their order.
+Sample = tuple[tuple[str, ...], float]
+
+STATES: Final = ("starting", "running", "reloading", "upgrading", "draining", "stopping")
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric: its name as it is exposed, and how its samples are read off a report."""
+
+    name: str
+    kind: Literal["gauge", "counter"]
+    help: str
+    read: Callable[[LiveReport], Iterable[Sample]]
+    labels: tuple[str, ...] = ()
+
+
+def _one(read: Callable[[LiveReport], float | None]) -> Callable[[LiveReport], Iterator[Sample]]:
+    def samples(report: LiveReport) -> Iterator[Sample]:
+        value = read(report)
+        if value is not None:
+            yield (), value
+
+    return samples
+
+
+def _fields(
+    read: Callable[[LiveReport], msgspec.Struct], *names: str
+) -> Callable[[LiveReport], Iterator[Sample]]:
+    def samples(report: LiveReport) -> Iterator[Sample]:
+        for name, value in msgspec.structs.asdict(read(report)).items():
+            if not names or name in names:
+                yield (name,), value
+
+    return samples
+
+
+def _by_slot(read: Callable[[WorkerReport], int]) -> Callable[[LiveReport], Iterator[Sample]]:
+    # One label and not the generation or the pid too: each reload would begin new series for ever.
+    def samples(report: LiveReport) -> Iterator[Sample]:
+        slots: Counter[int] = Counter()
+        for worker in report.workers:
+            slots[worker.slot] += read(worker)
+        for slot, value in sorted(slots.items()):
+            yield (str(slot),), value
+
+    return samples
+
+
+METRICS: Final = (
+    Metric(
+        "socketkeep_build_info",
+        "gauge",
+        "1, with the version of the keeper and of its Python.",
+        lambda report: [((report.status.version, report.status.python), 1)],
+        ("version", "python"),
+    ),
+    Metric(
+        "socketkeep_state",
+        "gauge",
+        "1 for the state that the server is in, 0 for the others.",
+        lambda report: [((state,), state == report.status.state) for state in STATES],
+        ("state",),
+    ),
+    Metric(
+        "socketkeep_accepting",
+        "gauge",
+        "1 while new connections are served, as /readyz has it.",
+        _one(lambda report: report.status.accepting),
+    ),
+    Metric(
+        "socketkeep_generation",
+        "gauge",
+        "The generation of the code that serves new connections.",
+        _one(lambda report: report.status.generation),
+    ),
+    Metric(
+        "socketkeep_uptime_seconds",
+        "gauge",
+        "How long the server has run; upgrades do not interrupt that.",
+        _one(lambda report: report.status.uptime),
+    ),
+    Metric(
+        "socketkeep_connections",
+        "gauge",
+        "Open connections: in a worker, on the way to one, or parked.",
+        _fields(lambda report: report.status.connections, "owned", "moving", "parked"),
+        ("state",),
+    ),
+    Metric(
+        "socketkeep_kept_connections",
+        "gauge",
+        "Connections that the keeper holds a handle of.",
+        _one(lambda report: report.status.connections.kept),
+    ),
+    Metric(
+        "socketkeep_listener_queued_connections",
+        "gauge",
+        "Connections that wait in the kernel's queue to be accepted.",
+        lambda report: [
+            ((listener.address,), listener.queued)
+            for listener in report.status.listeners
+            if listener.queued is not None
+        ],
+        ("listener",),
+    ),
+    Metric(
+        "socketkeep_listener_backlog_connections",
+        "gauge",
+        "How many connections the queue has room for.",
+        lambda report: [
+            ((listener.address,), listener.backlog) for listener in report.status.listeners
+        ],
+        ("listener",),
+    ),
+    Metric(
+        "socketkeep_workers",
+        "gauge",
+        "Workers.",
+        _fields(lambda report: report.status.workers),
+        ("state",),
+    ),
+    Metric(
+        "socketkeep_worker_connections",
+        "gauge",
+        "Connections in the workers of a slot.",
+        _by_slot(lambda worker: worker.connections),
+        ("slot",),
+    ),
+    Metric(
+        "socketkeep_worker_busy_connections",
+        "gauge",
+        "Those of them whose handler does not wait for input.",
+        _by_slot(lambda worker: worker.busy),
+        ("slot",),
+    ),
+    Metric(
+        "socketkeep_worker_resident_memory_bytes",
+        "gauge",
+        "Resident memory of the workers of a slot.",
+        _by_slot(lambda worker: worker.rss),
+        ("slot",),
+    ),
+    Metric(
+        "socketkeep_last_reload_duration_seconds",
+        "gauge",
+        "From the start of the last reload until its generation served; none before the first.",
+        _one(lambda report: report.status.last_reload),
+    ),
+    Metric(
+        "socketkeep_reloads_total",
+        "counter",
+        "Reloads that were not rolled back.",
+        _one(lambda report: report.status.totals.reloads),
+    ),
+    Metric(
+        "socketkeep_upgrades_total",
+        "counter",
+        "Upgrades of the keeper.",
+        _one(lambda report: report.status.totals.upgrades),
+    ),
+    Metric(
+        "socketkeep_worker_deaths_total",
+        "counter",
+        "Workers that ended without having been told to.",
+        _one(lambda report: report.status.totals.worker_deaths),
+    ),
+    Metric(
+        "socketkeep_connections_attached_total",
+        "counter",
+        "Connections given to a worker, by why.",
+        _fields(lambda report: report.status.totals.attached),
+        ("reason",),
+    ),
+    Metric(
+        "socketkeep_connections_detached_total",
+        "counter",
+        "Connections taken from a worker, to go on in another.",
+        _one(lambda report: report.status.totals.detached),
+    ),
+    Metric(
+        "socketkeep_connections_ended_total",
+        "counter",
+        "Connections that ended: closed in order, reset, or lost with their worker.",
+        _fields(lambda report: report.status.totals, "closed", "reset", "lost"),
+        ("how",),
+    ),
+    Metric(
+        "socketkeep_connections_poisoned_total",
+        "counter",
+        "Connections that were ended because workers died of them.",
+        _one(lambda report: report.status.totals.poisoned),
+    ),
+    Metric(
+        "socketkeep_handler_errors_total",
+        "counter",
+        "Handlers that ended by an exception.",
+        _one(lambda report: report.status.totals.handler_errors),
+    ),
+)
+
+
+class _Families:
+    """A collector, as prometheus_client has it, of one report."""
+
+    def __init__(self, report: LiveReport) -> None:
+        self._report = report
+
+    def collect(self) -> Iterator[Family]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        for metric in METRICS:
+            kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            family = kind(metric.name, metric.help, labels=metric.labels)
+            for labels, value in metric.read(self._report):
+                family.add_metric(labels, value)
+            yield family
+
+
+def exposition(report: LiveReport, accept: str) -> tuple[bytes, str]:
+    """Return the metrics in the format that the header `accept` asks for, and its content type."""
+    from prometheus_client import CollectorRegistry, ProcessCollector
+    from prometheus_client.exposition import choose_encoder
+
+    registry = CollectorRegistry()
+    registry.register(_Families(report))
+    ProcessCollector(
+        namespace="socketkeep_keeper", pid=lambda: report.status.pid, registry=registry
+    )
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+def metrics_markdown() -> str:
+    """Return the reference table of the metrics."""
+    rows = "".join(
+        f"| `{metric.name}` | {metric.kind} | {', '.join(f'`{name}`' for name in metric.labels)} |"
+        f" {metric.help} |\n"
+        for metric in METRICS
+    )
+    return f"| metric | type | labels | |\n|---|---|---|---|\n{rows}"

@@ -1,0 +1,63 @@
+"""What the process that shows a server over HTTP is told, and the token that it asks for."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+
+import msgspec
+
+from socketkeep._address import InetAddress, parse_bind
+from socketkeep._config import ServeConfig, option
+from socketkeep._options import OptionError
+
+
+class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What is shown, and where it is asked for: the path of the control socket."""
+
+    config: ServeConfig
+    control: str
+
+
+def admin_token(config: ServeConfig) -> str:
+    """Return the token of `--admin`, "" when there is none.
+
+    Raises OptionError: both a token and a file are given, or the file has none that will do.
+    """
+    if not config.admin_token_file:
+        return config.admin_token
+    if config.admin_token:
+        raise OptionError("give --admin-token or --admin-token-file, not both")
+    source = f"--admin-token-file {config.admin_token_file}"
+    try:
+        with open(config.admin_token_file, encoding="ascii", errors="replace") as file:
+            token = file.read(4096).strip()
+    except OSError as error:
+        raise OptionError(f"{source}: {os.strerror(error.errno or 0)}") from None
+    if not token:
+        raise OptionError(f"{source}: the file is empty")
+    checked: str = option("admin_token").from_text(token, source)
+    return checked
+
+
+def check_admin(config: ServeConfig) -> None:
+    """Raise OptionError when `--admin` would let in who should not be."""
+    if not config.admin:
+        return
+    address = parse_bind(config.admin)
+    assert isinstance(address, InetAddress)
+    if not admin_token(config) and not is_loopback(address.host):
+        raise OptionError(
+            f"--admin {config.admin} can be reached from other machines: give a token"
+            " (--admin-token-file FILE, or SOCKETKEEP_ADMIN_TOKEN), or listen on 127.0.0.1"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can mean itself by `host`."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

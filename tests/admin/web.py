@@ -1,0 +1,163 @@
+"""What the tests of the admin pages share: asking over HTTP, and pages without a keeper."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import msgspec
+
+from socketkeep._admin._http._server import HttpServer
+from socketkeep._admin._http._source import Source, Unreachable
+from socketkeep._admin._reports import (
+    ConnectionReport,
+    ConnectionsByState,
+    ListenerReport,
+    LiveReport,
+    StatusReport,
+    Totals,
+    WorkerReport,
+    WorkersByState,
+)
+from tests.harness import Server
+
+STATUS = StatusReport(
+    name="chat",
+    pid=os.getpid(),
+    version="0.1.0",
+    python="3.11.7",
+    uptime=12.0,
+    state="running",
+    target="shop.chat:handle",
+    model="async",
+    keep="crash",
+    generation=1,
+    listeners=[ListenerReport(address='unix:/run/"odd\\name', backlog=2048, queued=3)],
+    workers=WorkersByState(ready=2),
+    connections=ConnectionsByState(open=3, owned=3),
+    totals=Totals(accepted=11),
+)
+
+
+def worker(slot: int, pid: int, generation: int = 1, **more: object) -> WorkerReport:
+    """Return the report of a worker."""
+    plain = WorkerReport(
+        slot=slot,
+        pid=pid,
+        generation=generation,
+        state="ready",
+        connections=2,
+        busy=1,
+        uptime=1.0,
+        rss=1 << 20,
+    )
+    return msgspec.structs.replace(plain, **more)
+
+
+def connection(name: str, of: int | None, slot: int | None, **more: object) -> ConnectionReport:
+    """Return the report of a connection in the worker of pid `of`."""
+    plain = ConnectionReport(
+        id=name,
+        peer="10.0.0.1:5555",
+        listener="127.0.0.1:7000",
+        state="owned" if of else "moving",
+        owner=of,
+        generation=1,
+        epoch=1,
+        age=1.0,
+        idle=0.0,
+        bytes_in=10,
+        bytes_out=20,
+        busy=False,
+        worker=of,
+        slot=slot,
+    )
+    return msgspec.structs.replace(plain, **more)
+
+
+LIVE = LiveReport(status=STATUS, workers=[worker(0, 71), worker(1, 72)], connections=[])
+
+
+class FakeSource(Source):
+    """A keeper that says what the test has it say; None: it does not answer."""
+
+    def __init__(self, report: LiveReport | None = LIVE) -> None:
+        super().__init__("nowhere")
+        self.report = report
+
+    async def look(self, max_age: float = 0.0) -> LiveReport:
+        if self.report is None:
+            raise Unreachable("the keeper does not answer")
+        return self.report
+
+
+@asynccontextmanager
+async def pages(source: Source, token: str = "") -> AsyncIterator[int]:
+    """Serve the pages of `source`; yields the port."""
+    theirs, ours = os.pipe()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        os.fdopen(theirs, "rb", buffering=0) as lifeline,
+        os.fdopen(ours, "wb", buffering=0) as end,
+    ):
+        serving = asyncio.create_task(HttpServer(source, token).run(listener, lifeline))
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            end.close()
+            await serving
+
+
+async def exchange(port: int, request: str) -> str:
+    """Send a request, and return all that comes until the end of the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        with contextlib.suppress(ConnectionError):  # refused before all of it was sent
+            writer.write(request.encode())
+            await writer.drain()
+        return (await reader.read()).decode()
+    finally:
+        writer.close()
+
+
+def get(path: str, *headers: str, host: str = "127.0.0.1:9000") -> str:
+    """Return a GET whose connection ends with the answer."""
+    lines = [f"GET {path} HTTP/1.1", f"Host: {host}", "Connection: close", *headers, "", ""]
+    return "\r\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a page answered."""
+
+    status: int
+    text: str
+
+
+@contextmanager
+def _connection(port: int, timeout: float) -> Iterator[http.client.HTTPConnection]:
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def fetch(port: int, path: str, timeout: float = 10.0) -> Answer:
+    """Return what a real server answers."""
+    with _connection(port, timeout) as client:
+        client.request("GET", path)
+        answer = client.getresponse()
+        return Answer(answer.status, answer.read().decode())
+
+
+def admin_port(server: Server) -> int:
+    """Return the port that a real server's log names."""
+    url: str = server.find("admin")[0]["url"]
+    return int(url.rstrip("/").rpartition(":")[2])
