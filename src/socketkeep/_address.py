@@ -109,16 +109,19 @@ def format_address(raw: Any) -> str:
     ``127.0.0.1:7000``, ``[::1]:7000``, ``unix:/path``, ``unix:@name``, ``unix:`` when it has no
     name.  An IPv4 peer of an IPv6 listener is written as IPv4.
     """
+    if type(raw) is tuple and type(raw[0]) is str:  # at each accept, and `match` takes long
+        host, port = raw[0], raw[1]
+        if ":" not in host:
+            return f"{host}:{port}"
+        if host.startswith("::ffff:") and "." in host:
+            return f"{host[7:]}:{port}"
+        return f"[{host}]:{port}"
     match raw:
         case bytes():
             name = raw.decode("utf-8", "surrogateescape")
             return f"unix:@{name[1:]}" if name.startswith("\0") else f"unix:{name}"
         case str():
             return f"unix:{raw}"
-        case (str(host), int(port), *_):
-            if host.startswith("::ffff:") and "." in host:
-                host = host[7:]
-            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         case _:
             return str(raw)
 

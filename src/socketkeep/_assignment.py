@@ -111,6 +111,7 @@ class Assignment:
     shelf: Shelf | None = None
     record: Record = field(default_factory=blank_record)
     retirement: Retirement | None = None  # sync models only; async workers call `ask()`
+    peer: str = ""  # the peer's address, where accept(2) has told it
 
 
 @dataclass(slots=True)

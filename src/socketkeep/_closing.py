@@ -34,17 +34,24 @@ def end_writing(sock: socket.socket) -> bool:
     return True
 
 
-def drain(sock: socket.socket, linger: float, quiet: float = QUIET) -> None:
-    """Discard what the peer sends until its EOF, `quiet` seconds of silence or `linger` in all."""
+def drain(sock: socket.socket, linger: float, quiet: float = QUIET) -> bool:
+    """Discard what the peer sends until its EOF, `quiet` seconds of silence or `linger` in all.
+
+    Returns whether the peer has ended.
+    """
     poller = select.poll()
     poller.register(sock, select.POLLIN)
+    left = min(quiet, linger)
     end = time.monotonic() + linger
     while True:
-        left = min(quiet, end - time.monotonic())
         if not poller.poll(max(0, math.ceil(left * 1000))):
-            return
-        if not discard(sock) or time.monotonic() >= end:
-            return
+            return False
+        if not discard(sock):
+            return True
+        now = time.monotonic()
+        if now >= end:
+            return False
+        left = min(quiet, end - now)
 
 
 def discard(sock: socket.socket) -> bool:

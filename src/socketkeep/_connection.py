@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from socketkeep._giving import Parcel
 
 _BLOCKING: Final = Blocking()
+_CLOSED: Final = Closed()  # what is raised is a new one each time, see `_refusal`
 
 
 class Connection(Messages):
@@ -93,7 +94,10 @@ class Connection(Messages):
 
     def recv(self, max: int = CHUNK, *, timeout: float | None = None) -> bytes:
         """Return what has come, 1 to `max` bytes, waiting for the first; b"" at the peer's EOF."""
-        check_bound(max)
+        if max < 1:
+            check_bound(max)
+        if timeout is None:
+            return self._receive_any(max)
         return self._receive("recv", partial(self._buffer.take, max), None, timeout) or b""
 
     def recv_into(self, buffer: bytearray | memoryview, *, timeout: float | None = None) -> int:
@@ -223,21 +227,28 @@ class Connection(Messages):
         """
         if self._finished():
             return
-        self._finish(Closed(), Ended.CLOSED)
+        self._finish(_CLOSED, Ended.CLOSED)
         if isinstance(self._mode, NonBlocking):
             linger = 0.0
-        flushed = self._sending.acquire(timeout=linger)
+        flushed = self._sending.acquire(blocking=False) or self._sending.acquire(timeout=linger)
         if self._tls is not None:
             if flushed:
                 self._tls.finish_within(linger)
             self._tls.hear_no_more()
-        alive = end_writing(self._sock)
-        with self._evicting(flushed):
+        ended = not end_writing(self._sock) or self._eof
+        self._evict(flushed)
+        try:
             if self._peeking is not None:
                 self._peeking.let_go()
-            if alive and not self._eof:
-                drain(self._sock, linger)
-            end_for_all(self._sock)
+            if not ended:
+                ended = drain(self._sock, linger)
+            if ended and self._tls is None:  # TLS has an end of its own, which is not EOF
+                self._sock.close()  # both directions have ended, for every holder
+            else:
+                end_for_all(self._sock)
+        finally:
+            self._sending.release()
+            self._reading.release()
 
     def release(self) -> None:
         """Let go of this process's handle; the connection lives on while another holds one.
@@ -267,11 +278,15 @@ class Connection(Messages):
         """
         if self._finished():
             return
-        self._finish(Closed(), Ended.CLOSED)
-        with self._evicting(self._sending.acquire(blocking=False)):
+        self._finish(_CLOSED, Ended.CLOSED)
+        self._evict(self._sending.acquire(blocking=False))
+        try:
             if self._peeking is not None:
                 self._peeking.let_go()
             reset(self._sock)
+        finally:
+            self._sending.release()
+            self._reading.release()
 
     def give(self, channel: socket.socket, *, timeout: float | None = None) -> None:
         """Pass the connection to the process that calls `take` at the other end of `channel`.
@@ -333,12 +348,11 @@ class Connection(Messages):
         if not self._record[ENDED]:
             self._record[ENDED] = ended
 
-    @contextmanager
-    def _evicting(self, sending: bool) -> Iterator[None]:
-        """Keep other threads off the descriptor while it is closed; wake those that wait on it.
+    def _evict(self, sending: bool) -> None:
+        """Take both locks, so that no other thread is on the descriptor while it is closed.
 
-        A number that is closed under a thread that polls it may by then be another file's.
-        sending: the lock for sending is held already.
+        Who waits on it is woken: a number that is closed under a thread that polls it may by then
+        be another file's.  sending: the lock for sending is held already.
         """
         if not self._reading.acquire(blocking=False):
             self._wake(socket.SHUT_RD)
@@ -346,11 +360,6 @@ class Connection(Messages):
         if not sending:
             self._wake(socket.SHUT_RDWR)
             self._sending.acquire()
-        try:
-            yield
-        finally:
-            self._sending.release()
-            self._reading.release()
 
     def _wake(self, how: int) -> None:
         try:

@@ -34,7 +34,9 @@ if TYPE_CHECKING:  # ssl is for who uses it
     from socketkeep._peeking import PeekingBuffer
     from socketkeep._tls import TlsSocket
 
-_FAMILIES_WITH_NODELAY: Final = (socket.AF_INET, socket.AF_INET6)
+_FAMILIES_WITH_NODELAY: Final = (int(socket.AF_INET), int(socket.AF_INET6))
+#: The family as a plain number: `socket.family` makes an enumeration's member of it each time.
+_family_of: Final[Callable[[socket.socket], int]] = socket.SocketType.family.__get__
 
 #: The record of all connections that a forked child let go of; nobody writes to it.
 _LET_GO: Final = blank_record()
@@ -74,7 +76,7 @@ class Identity(Held):
 
     def __init__(self, sock: socket.socket, *, assignment: Assignment | None = None) -> None:
         sock.setblocking(False)
-        if sock.family in _FAMILIES_WITH_NODELAY:
+        if _family_of(sock) in _FAMILIES_WITH_NODELAY:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._assignment = assigned = assignment or Assignment()
         self._sock = sock
@@ -92,7 +94,7 @@ class Identity(Held):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)  # see `_peeking`
         self._committed: bytes | None = assigned.state
         self._decoded: Any = ...
-        self._peer = peer_text(sock)
+        self._peer = assigned.peer or peer_text(sock)
         self._local = ""
         self._eof = False  # the peer's EOF has been received
         self._failure: OSError | None = None  # a failed recv(2) that no receive has raised yet

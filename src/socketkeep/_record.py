@@ -70,6 +70,11 @@ class Ended(IntEnum):
     RELEASED = 4
 
 
+#: The same, for the ends that are looked at for each connection.
+CLOSED: Final = int(Ended.CLOSED)
+DETACHED: Final = int(Ended.DETACHED)
+
+
 class BoundRecord:
     """The record of a connection that nobody can go on with: BOUND, whatever status is written.
 

@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from socketkeep._assignment import handling
 from socketkeep._errors import (
@@ -30,6 +31,9 @@ from socketkeep._sync_waiting import MOMENT, Data, Span, SyncWaiting
 
 if TYPE_CHECKING:
     from socketkeep._tls import TlsSocket
+
+
+_AT_ONCE: Final[Span] = (0.0, None)
 
 
 class SyncExchange(SyncWaiting):
@@ -62,21 +66,65 @@ class SyncExchange(SyncWaiting):
         if self._over is not None:
             self._check_over(operation)
         # The wait is for a sender that holds the lock for a moment, see `_hear_out`.
-        if not (self._reading.acquire(blocking=False) or self._reading.acquire(timeout=MOMENT)):
+        if not (self._reading.acquire(False) or self._reading.acquire(timeout=MOMENT)):
             raise Busy(**self._context(operation))
         try:
-            if self._assignment.retirement is not None:
+            retirement = self._assignment.retirement
+            ordered = retirement is not None and retirement.order is not None
+            if ordered:
                 self._obey(operation)
-            data = take()
-            if data is None:
-                span = self._span(timeout)
-                while data is None and self._fill(operation, wanted, span):
+            if self._buffer.size or wanted == 0:
+                data = take()
+                if data is not None:
+                    return data
+            span = self._span(timeout)
+            if self._quick and not ordered and span != _AT_ONCE and self._is_open():
+                size = CHUNK if wanted is None or wanted <= CHUNK else LARGE_CHUNK
+                while self._await_input(span[1]) and self._take_in(size) == ARRIVED:
                     data = take()
+                    if data is not None:
+                        return data
+            data = None
+            while data is None and self._fill(operation, wanted, span):
+                data = take()
             return data
         except (LimitExceeded, Malformed) as error:
             raise self._locate(error, operation) from None
         finally:
             self._reading.release()
+
+    def _receive_any(self, most: int) -> bytes:
+        """Receive what has come, as `_receive` does, but without a detour by the buffer."""
+        if most >= CHUNK and self._quick and self._reading.acquire(False):
+            try:
+                retirement = self._assignment.retirement
+                if (
+                    not self._buffer.size
+                    and self._is_open()
+                    and (retirement is None or retirement.order is None)
+                ):
+                    span = self._span(None)
+                    if span != _AT_ONCE and self._await_input(span[1]):
+                        if not self._taken:
+                            self._taking()
+                        try:
+                            data = self._recv(CHUNK)
+                        except OSError as error:
+                            self._received_nothing(error)
+                        else:
+                            if data:
+                                self._received(len(data))
+                                if self._assignment.resumable:
+                                    self._buffer.pass_by(data)
+                                return data
+                            self._received_nothing(None)
+            finally:
+                self._reading.release()
+        return self._receive("recv", partial(self._buffer.take, most), None, None) or b""
+
+    def _is_open(self) -> bool:
+        """Whether there is nothing to look for before a receive waits."""
+        return self._over is None and not self._eof and self._failure is None
 
     def _check_over(self, operation: str) -> None:
         """Raise when the connection is over; what came before a reset may still be read."""
@@ -85,10 +133,12 @@ class SyncExchange(SyncWaiting):
 
     def _fill(self, operation: str, wanted: int | None, span: Span) -> bool:
         """Receive once into the buffer; return False at the peer's EOF."""
-        if self._eof:
-            return False
+        if self._failure is not None:
+            self._raise_failure(operation)
         if self._over is not None:
             raise self._refusal(operation)
+        if self._eof:
+            return False
         patient = span != (0.0, None)
         size = CHUNK if wanted is None or wanted <= CHUNK else LARGE_CHUNK
         while True:
@@ -110,10 +160,32 @@ class SyncExchange(SyncWaiting):
 
     def _transmit(self, data: Data, timeout: float | None) -> None:
         """Send all of `data`, in one piece among the sends of other threads."""
-        if not self._sending.acquire(blocking=False):
+        if not self._sending.acquire(False):
             self._claim_sending(memoryview(data).nbytes, self._span(timeout))
         push = self._assignment.resumable and handling.get() is not self
         try:
+            if (
+                type(data) is bytes
+                and not push
+                and self._over is None
+                and not self._write_ended
+                and self._unsent is None
+                and self._tls is None
+            ):  # the usual send: all of it goes at once
+                if not self._sent:
+                    self._sent = True
+                    self._record[STATUS] = SENT
+                try:
+                    count = self._sock.send(data)
+                except BlockingIOError:
+                    count = 0
+                except OSError as error:
+                    raise self._failed(error, "send") from error
+                if count:
+                    self._gave(count)
+                if count != len(data):
+                    self._send_on(data, timeout, count)
+                return
             if self._over is not None:
                 raise self._refusal("send")
             if self._write_ended:
@@ -145,9 +217,8 @@ class SyncExchange(SyncWaiting):
         if not claimed:
             raise self._unfinished("send", 0, size, span)
 
-    def _send_on(self, data: Data, timeout: float | None) -> None:
-        """Send `data`, from where an unfinished send of the same data stopped."""
-        done = 0
+    def _send_on(self, data: Data, timeout: float | None, done: int = 0) -> None:
+        """Send `data` from `done` on, or from where an unfinished send of the same data stopped."""
         if self._unsent is not None:
             (before, gone), self._unsent = self._unsent, None
             if before is data or before == data:

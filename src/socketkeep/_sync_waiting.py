@@ -21,6 +21,9 @@ Data: TypeAlias = bytes | bytearray | memoryview
 #: long as it takes; (0.0, None): do not wait at all.
 Span: TypeAlias = tuple[float | None, float | None]
 
+_FOR_EVER: Final[Span] = (None, None)
+_TO_THE_END: Final = "to the end"
+_FOR_A_MOMENT: Final = "for a moment"
 #: Seconds: how long threads of one connection wait for a word to pass between them.
 MOMENT: Final = 0.05
 #: Seconds between two looks whether an order to finish has become one to close.
@@ -33,6 +36,7 @@ class SyncWaiting(Exchange):
     __slots__ = (
         "_limit",
         "_mode",
+        "_quick",
         "_readable",
         "_reading",
         "_sending",
@@ -53,6 +57,7 @@ class SyncWaiting(Exchange):
         self._readable: Poller | None = None
         self._writable: Poller | None = None
         self._unsent: tuple[Data, int] | None = None  # an unfinished send's data, and bytes gone
+        self._quick = self._quickness()
 
     def _reset_after_fork(self) -> None:
         # Other threads' locks were copied as they were, and who would open them is not here.
@@ -62,9 +67,11 @@ class SyncWaiting(Exchange):
 
     def _span(self, timeout: float | None) -> Span:
         if timeout is None:
+            limit = self._limit
+            if limit is None:
+                return _FOR_EVER
             if isinstance(self._mode, Deadline):
                 return seconds_left(self._mode), self._mode.at
-            limit = self._limit
         else:
             limit = check_seconds(timeout)
         return limit, (time.monotonic() + limit if limit else None)
@@ -76,6 +83,35 @@ class SyncWaiting(Exchange):
     def _poller(self, fd: int, events: int) -> Poller:
         retirement = self._assignment.retirement
         return Poller(fd, events, None if retirement is None else retirement.wake_fd)
+
+    def _await_input(self, end: float | None) -> bool:
+        """Wait where nothing but input is waited for; return False if there is more to look at.
+
+        What that is, the time that is over or a word of the server's, the slower wait finds out.
+        """
+        poller = self._readable
+        if poller is None:
+            poller = self._readable = self._poller(self._input_fd, select.POLLIN)
+        parks = self._quick is _FOR_A_MOMENT
+        if parks:
+            retirement = self._assignment.retirement
+            if retirement is not None and retirement.crowded:
+                return False
+        record = self._record
+        record[WAITING] = 1
+        try:
+            return poller.soon() if parks else poller.alone(end)
+        finally:
+            record[WAITING] = 0
+
+    def _quickness(self) -> object:
+        """Return how a receive may wait with less care than `_wait` takes; false: not at all."""
+        assigned = self._assignment
+        if assigned.idle_timeout is not None or assigned.keeping is not None:
+            return None
+        if self._peeking is not None:
+            return None
+        return _TO_THE_END if assigned.park_after is None else _FOR_A_MOMENT
 
     def _wait_readable(self, operation: str, wanted: int | None, span: Span) -> None:
         poller = self._readable
@@ -161,6 +197,7 @@ class SyncWaiting(Exchange):
                 at = keeping.offer()
                 if at is None:
                     assigned.keeping = None
+                    self._quick = self._quickness()
                 else:
                     keeping.at = at
         if parking and assigned.park_after is not None and self._movable():

@@ -9,6 +9,7 @@ from typing import Final
 
 #: poll(2) takes milliseconds in a C int.  Who waits longer than these 24 days is woken once more.
 _LONGEST: Final = 2**31 - 1
+_LONG: Final = 86400.0 * 20
 
 
 class Poller:
@@ -42,6 +43,18 @@ class Poller:
             ready = events[0][0] == self._fd
             return ready, not ready
         return bool(events), bool(events)
+
+    def alone(self, until: float | None) -> bool:
+        """Wait as `wait` does; return whether the descriptor is ready, and nothing else has come.
+
+        Where the clock stops before `until` the wait is over, too.
+        """
+        if until is None:
+            events = self._poll.poll()
+        else:
+            left = until - time.monotonic()
+            events = self._poll.poll(left * 1000 if 0.0 < left < _LONG else 0)
+        return len(events) == 1 and events[0][0] == self._fd
 
     def soon(self) -> bool:
         """Wait for a millisecond; return whether the descriptor alone is ready."""

@@ -12,19 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._worker._accepting import PAUSE, Exhausted, Gate, accept
+from socketkeep._worker._accepting import PAUSE, Door, Exhausted, Gate
 from tests.worker.conftest import Lines
 
 
 class Listener(socket.socket):
-    """A listener whose `accept` fails with `code` while it is not 0."""
+    """A listener whose accept(2) fails with `code` while it is not 0."""
 
     code = 0
 
-    def accept(self) -> tuple[socket.socket, object]:
+    def _accept(self) -> tuple[int, object]:
         if self.code:
             raise OSError(self.code, os.strerror(self.code))
-        return super().accept()
+        accepted: tuple[int, object] = super()._accept()  # type: ignore[misc]
+        return accepted
 
 
 @pytest.fixture
@@ -48,14 +49,14 @@ def connect(listener: socket.socket) -> socket.socket:
 
 
 def test_nothing_to_accept(listener: Listener) -> None:
-    assert accept(listener) is None
+    assert Door(listener, 0).accept() is None
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
 def test_no_room_for_a_connection(listener: Listener, code: int) -> None:
     listener.code = code
     with pytest.raises(Exhausted, match=os.strerror(code)):
-        accept(listener)
+        Door(listener, 0).accept()
 
 
 @pytest.mark.parametrize(
@@ -63,14 +64,14 @@ def test_no_room_for_a_connection(listener: Listener, code: int) -> None:
 )
 def test_what_befell_the_connection_itself_is_passed_over(listener: Listener, code: int) -> None:
     listener.code = code
-    assert accept(listener) is None
+    assert Door(listener, 0).accept() is None
 
 
 @pytest.mark.parametrize("code", [errno.EBADF, errno.EINVAL, errno.ENOTSOCK])
 def test_a_listener_that_is_none_is_an_error(listener: Listener, code: int) -> None:
     listener.code = code
     with pytest.raises(OSError, match=os.strerror(code)):
-        accept(listener)
+        Door(listener, 0).accept()
 
 
 def test_a_closed_gate_leaves_connections_in_the_queue(gate: Gate, listener: Listener) -> None:
@@ -84,8 +85,9 @@ def test_a_closed_gate_leaves_connections_in_the_queue(gate: Gate, listener: Lis
         (fd,) = gate.wait(5)
         accepted = gate.accept(fd)
         assert accepted is not None
-        sock, number = accepted
+        sock, address, number = accepted
         assert sock.getpeername() == peer.getsockname()
+        assert address == "{}:{}".format(*peer.getsockname())
         assert number == 0
         sock.close()
 
@@ -99,7 +101,7 @@ def test_each_listener_has_its_number(listener: Listener) -> None:
             (fd,) = gate.wait(5)
             accepted = gate.accept(fd)
             assert accepted is not None
-            assert accepted[1] == 1
+            assert accepted[2] == 1
             accepted[0].close()
         gate.close()
 

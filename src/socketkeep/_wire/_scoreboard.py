@@ -30,6 +30,7 @@ HEADER_WORDS: Final = 32
 _PEER_WORDS: Final = 8
 ROW_WORDS: Final = record.WORDS + _PEER_WORDS
 _WORD: Final = 8
+_BLANK_ROW: Final = memoryview(bytes(ROW_WORDS * _WORD)).cast("Q")
 
 # The header's words.
 OPEN: Final = 0
@@ -62,7 +63,7 @@ COUNTERS: Final = {
     "lost": LOST,
 }
 _HOW: Final[tuple[Literal["move", "close", "finish"], ...]] = ("move", "close", "finish")
-_COUNTER_OF_END: Final = {
+_COUNTER_OF_END: Final[dict[int, int]] = {
     Ended.CLOSED: CLOSED,
     Ended.RELEASED: CLOSED,
     Ended.RESET: RESET,
@@ -131,17 +132,18 @@ class Scoreboard:
                 self._words[OPEN] += 1
         return row
 
-    def release(self, row: int) -> None:
-        """Count how the row's connection ended, and free the row."""
-        words = self.record(row)
+    def release(self, row: int, words: memoryview | None = None) -> None:
+        """Count how the row's connection ended, and free the row; `words` is its record."""
+        if words is None:
+            words = self.record(row)
         with self._lock:
-            self._words[_COUNTER_OF_END.get(Ended(words[record.ENDED]), LOST)] += 1
+            self._words[_COUNTER_OF_END.get(words[record.ENDED], LOST)] += 1
             self._words[HANDLER_ERRORS] += words[record.HANDLER_ERRORS]
             self._words[OPEN] -= 1
             if words[record.STATE] and self._shelves is not None:
                 self._shelves.clear(row, words[record.STATE])
-            for word in range(ROW_WORDS):
-                words[word] = 0
+            words[record.NUMBER] = 0  # first: from here on the keeper does not read it
+            words[:] = _BLANK_ROW
             self._freed.append(row)
 
     def record(self, row: int) -> memoryview:

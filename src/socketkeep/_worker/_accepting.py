@@ -6,10 +6,12 @@ import errno
 import select
 import socket
 import time
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
 
 from socketkeep import _log
+from socketkeep._address import format_address
 
 #: How long nothing is accepted once a descriptor, memory or a process was wanting, in seconds.
 PAUSE: Final = 0.1
@@ -24,22 +26,36 @@ class Exhausted(Exception):
     """The system has no descriptor or memory for one more connection."""
 
 
-def accept(listener: socket.socket) -> socket.socket | None:
-    """Return the next connection, or None when another process took it.
+class Door:
+    """One listener, to be accepted from."""
 
-    Errors of the connection itself, which accept(2) on Linux passes on, count as none either: the
-    peer has given up.  Raises Exhausted.
-    """
-    try:
-        return listener.accept()[0]
-    except BlockingIOError:
-        return None
-    except OSError as error:
-        if error.errno in _EXHAUSTED:
-            raise Exhausted(error.strerror) from error
-        if error.errno in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
-            raise
-        return None
+    __slots__ = ("_accept", "_make", "index")
+
+    def __init__(self, listener: socket.socket, index: int) -> None:
+        self.index = index
+        # As `socket.accept` does it, but what it asks the listener each time is asked once.
+        self._accept: Callable[[], tuple[int, Any]] = listener._accept  # type: ignore[attr-defined]
+        self._make = partial(
+            socket.socket, int(listener.family), int(listener.type), listener.proto
+        )
+
+    def accept(self) -> tuple[socket.socket, str] | None:
+        """Return the next connection and its peer's address, "" where accept(2) does not tell it.
+
+        None when another process took it, and for errors of the connection itself, which accept(2)
+        on Linux passes on: the peer has given up.  Raises Exhausted.
+        """
+        try:
+            fd, address = self._accept()
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                raise Exhausted(error.strerror) from error
+            if error.errno in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
+                raise
+            return None
+        return self._make(fd), format_address(address) if address else ""
 
 
 class Gate:
@@ -51,6 +67,9 @@ class Gate:
 
     def __init__(self, listeners: Sequence[socket.socket]) -> None:
         self._listeners = {listener.fileno(): listener for listener in listeners}
+        self._doors = {
+            listener.fileno(): Door(listener, index) for index, listener in enumerate(listeners)
+        }
         self._epoll = select.epoll()
         self._queues: select.epoll | None = None
         self._queued = False
@@ -68,7 +87,7 @@ class Gate:
 
     @property
     def paused(self) -> bool:
-        return time.monotonic() < self._paused_until
+        return self._paused_until > 0.0 and time.monotonic() < self._paused_until
 
     def open(self, wanted: bool) -> None:
         """Accept, or leave connections in the kernel's queue."""
@@ -84,9 +103,10 @@ class Gate:
 
     def wait(self, timeout: float | None) -> list[int]:
         """Return what is readable; nothing after `timeout` seconds, or when a pause is over."""
-        pause = self._paused_until - time.monotonic()
-        if pause > 0:
-            timeout = pause if timeout is None else min(timeout, pause)
+        if self._paused_until:
+            pause = self._paused_until - time.monotonic()
+            if pause > 0:
+                timeout = pause if timeout is None else min(timeout, pause)
         return [fd for fd, _ in self._epoll.poll(timeout)]
 
     def queued(self) -> bool:
@@ -108,19 +128,20 @@ class Gate:
             self._looked_at = now
         return self._queued
 
-    def accept(self, fd: int) -> tuple[socket.socket, int] | None:
-        """Return a connection and its listener's number; None when there is none, or no room."""
-        listener = self._listeners.get(fd)
-        if listener is None:
+    def accept(self, fd: int) -> tuple[socket.socket, str, int] | None:
+        """Return a connection, its peer and its listener's number; None: there is none, or no room.
+
+        The peer's address is "" where it is not known yet.
+        """
+        door = self._doors.get(fd)
+        if door is None:
             return None
         try:
-            sock = accept(listener)
+            accepted = door.accept()
         except Exhausted as error:
             self.pause("out of file descriptors", str(error))
             return None
-        if sock is None:
-            return None
-        return sock, list(self._listeners).index(fd)
+        return None if accepted is None else (*accepted, door.index)
 
     def pause(self, event: str, error: str) -> None:
         """Accept nothing for a moment, and say so at a bounded rate."""
@@ -134,6 +155,7 @@ class Gate:
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
+        self._doors.clear()
 
     def close(self) -> None:
         self.close_listeners()

@@ -26,7 +26,7 @@ from socketkeep._wire._messages import (
     Seats,
     StartFailed,
 )
-from socketkeep._worker._accepting import PAUSE, Exhausted, accept
+from socketkeep._worker._accepting import PAUSE, Door, Exhausted
 from socketkeep._worker._allowance import Allowance
 from socketkeep._worker._departures import Departures
 from socketkeep._worker._environment import Environment
@@ -106,6 +106,7 @@ class AsyncWorker:
         self._order: Order | None = None
         config = environment.config
         self._allowance = Allowance(environment.scoreboard, config.max_connections)
+        self._doors = [Door(one, index) for index, one in enumerate(environment.listeners)]
         self._accepting = False
         self._resume: asyncio.TimerHandle | None = None
         self._alone = False  # without a keeper
@@ -171,24 +172,25 @@ class AsyncWorker:
         if wanted == self._accepting:
             return
         self._accepting = wanted
-        for index, listener in enumerate(self._environment.listeners):
+        for listener, door in zip(self._environment.listeners, self._doors, strict=True):
             if wanted:
-                self._loop.add_reader(listener.fileno(), self._accept, listener, index)
+                self._loop.add_reader(listener.fileno(), self._accept, door)
             else:
                 self._loop.remove_reader(listener.fileno())
 
-    def _accept(self, listener: socket.socket, index: int) -> None:
+    def _accept(self, door: Door) -> None:
         for _ in range(_ACCEPTS_AT_ONCE):
             if not self._accepting:
                 return
             try:
-                sock = accept(listener)
+                accepted = door.accept()
             except Exhausted as error:
                 self._pause(str(error))
                 return
-            if sock is None:
+            if accepted is None:
                 return
-            entry = self._roster.accepted(sock, index)
+            sock, peer = accepted
+            entry = self._roster.accepted(sock, door.index, peer)
             if entry is None:
                 sock.close()
                 return
@@ -242,7 +244,8 @@ class AsyncWorker:
                 entry.why = _TOO_LATE
             else:
                 note_exception(error, conn, entry)
-        note_end(conn, entry)
+        if self._environment.config.access_log:
+            note_end(conn, entry)
         if was_detached(conn):
             self._hand_over(entry, conn)
             return

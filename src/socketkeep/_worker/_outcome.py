@@ -17,7 +17,6 @@ from socketkeep._errors import (
     TimedOut,
 )
 from socketkeep._exchange import Exchange
-from socketkeep._record import Ended
 from socketkeep._worker._roster import Entry
 from socketkeep._worker._target import users_traceback
 
@@ -45,12 +44,13 @@ def note_exception(error: BaseException, conn: Exchange, entry: Entry) -> None:
 
 def note_end(conn: Exchange, entry: Entry) -> None:
     """Note for the access log why the connection ends, when its handler has ended."""
-    entry.why = entry.why or conn.why_over()
+    if not entry.why:
+        entry.why = conn.why_over()
 
 
 def refuse_coroutine(returned: object, name: str) -> None:
     """Raise HandlerError for what a sync handler has returned, if nobody will ever await it."""
-    if isinstance(returned, Coroutine):
+    if returned is not None and isinstance(returned, Coroutine):
         returned.close()
         raise HandlerError(
             f"{name} returned a coroutine, which nothing runs: a wrapper of an async handler must"
@@ -60,7 +60,7 @@ def refuse_coroutine(returned: object, name: str) -> None:
 
 def was_detached(conn: Exchange) -> bool:
     """Whether the connection has left its handler, however the handler took it."""
-    return conn.ended is Ended.DETACHED
+    return conn._record[record.ENDED] == record.DETACHED
 
 
 def _only_detached(error: BaseException) -> bool:

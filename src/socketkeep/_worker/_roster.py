@@ -53,9 +53,16 @@ class Roster:
         self._environment = environment
         self._retirement = retirement
         self._numbers = itertools.count(1)
+        self._pid = os.getpid()
+        config = environment.config
+        resumable = environment.handler.resumable and config.keep != "none"
+        self._resumable = resumable
+        self._keeps = resumable and environment.scoreboard.keeps_states
+        self._idle_timeout = config.idle_timeout or None
+        self._park_after = park_after(config, environment.model) if resumable else None
 
-    def accepted(self, sock: socket.socket, listener: int) -> Entry | None:
-        """Enter a new connection; None when the scoreboard is full."""
+    def accepted(self, sock: socket.socket, listener: int, peer: str = "") -> Entry | None:
+        """Enter a new connection; None when the scoreboard is full.  peer: its address if known."""
         environment = self._environment
         row = environment.scoreboard.claim()
         if row is None:
@@ -67,7 +74,8 @@ class Roster:
         words[record.ACCEPTED_AT] = time.monotonic_ns()
         words[record.EPOCH] = 1
         name = scoreboard.connection_id(environment.boot, environment.serial, number)
-        assignment = self._assignment(name, listener, row)
+        assignment = self._assignment(name, listener, row, words)
+        assignment.peer = peer
         environment.scoreboard.add(scoreboard.ACCEPTED)
         entry = self._enter(row, words, number, sock, assignment, listener)
         if assignment.shelf is not None:
@@ -89,7 +97,7 @@ class Roster:
         words[record.EPOCH] = message.epoch
         words[record.BYTES_IN] = message.bytes_in
         words[record.BYTES_OUT] = message.bytes_out
-        assignment = self._assignment(message.id, message.listener, row)
+        assignment = self._assignment(message.id, message.listener, row, words)
         assignment.epoch = message.epoch
         assignment.attached = message.attached
         assignment.state = message.state
@@ -134,7 +142,6 @@ class Roster:
     def introduce(self, entry: Entry, peer: str) -> None:
         """Show who serves the entry and who its peer is; called in the process that serves it."""
         entry.peer = peer
-        entry.record[record.PID] = os.getpid()
         self._environment.scoreboard.set_peer(entry.row, peer)
 
     def parcel(self, entry: Entry, handover: Handover) -> Detached:
@@ -193,34 +200,31 @@ class Roster:
         """Count how the entry ended and free its row."""
         environment = self._environment
         words = entry.record
-        kept = words[record.KEEP] != record.NOT_OFFERED
-        with suppress(ChannelClosed):
-            if kept and words[record.ENDED] != Ended.DETACHED:
-                name, epoch = entry.assignment.id, entry.assignment.epoch
+        if words[record.KEEP] != record.NOT_OFFERED and words[record.ENDED] != record.DETACHED:
+            name, epoch = entry.assignment.id, entry.assignment.epoch
+            with suppress(ChannelClosed):
                 environment.channel.send_now(EndedMessage([(name, epoch)]))
-        environment.scoreboard.release(entry.row)
-        with suppress(ChannelClosed):
-            if environment.scoreboard.crowded:
+        environment.scoreboard.release(entry.row, words)
+        if environment.scoreboard.crowded:
+            with suppress(ChannelClosed):
                 environment.channel.send_now(Free())
 
-    def _assignment(self, name: str, listener: int, row: int) -> Assignment:
+    def _assignment(self, name: str, listener: int, row: int, words: memoryview) -> Assignment:
         environment = self._environment
-        config = environment.config
         handler = environment.handler
-        resumable = handler.resumable and config.keep != "none"
-        keeps = resumable and environment.scoreboard.keeps_states
+        keeps = self._keeps
         return Assignment(
             id=name,
             epoch=1,
             listener=environment.listener_names[listener],
-            resumable=resumable,
+            resumable=self._resumable,
             state_type=handler.state_type,
-            idle_timeout=config.idle_timeout or None,
-            replay_limit=config.replay_limit,
-            park_after=park_after(config, environment.model) if resumable else None,
+            idle_timeout=self._idle_timeout,
+            replay_limit=environment.config.replay_limit,
+            park_after=self._park_after,
             redeliver=keeps and handler.redeliver,
             shelf=environment.scoreboard.shelf(row) if keeps else None,
-            record=environment.scoreboard.record(row),
+            record=words,
             retirement=self._retirement,
         )
 
@@ -234,6 +238,6 @@ class Roster:
         listener: int,
     ) -> Entry:
         words[record.LISTENER] = listener
-        words[record.PID] = os.getpid()
+        words[record.PID] = self._pid
         words[record.NUMBER] = number  # last: a row with a number is one that the keeper reads
         return Entry(row, words, sock, assignment, listener)

@@ -155,8 +155,8 @@ class SyncLoop:
         accepted = self.gate.accept(fd)
         if accepted is None:
             return
-        sock, listener = accepted
-        entry = self.roster.accepted(sock, listener)
+        sock, peer, listener = accepted
+        entry = self.roster.accepted(sock, listener, peer)
         if entry is None:
             sock.close()
             return
@@ -270,7 +270,8 @@ def run_handler(loop: SyncLoop, entry: Entry) -> None:
         conn = Connection(entry.sock, assignment=entry.assignment)
         loop.roster.introduce(entry, conn.peer)
         _call_handler(loop, entry, conn)
-        note_end(conn, entry)
+        if loop.environment.config.access_log:
+            note_end(conn, entry)
         if not was_detached(conn):
             _close(conn, entry)
             break
