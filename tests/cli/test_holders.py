@@ -104,9 +104,9 @@ def test_another_user_is_told_what_was_not_seen() -> None:
         pid = str(os.getpid())
         refused = subprocess.run([*command, pid], capture_output=True, text=True, check=False)
         assert refused.returncode == 1
-        assert refused.stderr == (
-            f"socketkeep: error: process {pid} is root's, and may not be looked into: "
-            "run it as root\n"
+        assert refused.stderr.startswith(f"socketkeep: error: no right to trace process {pid} (")
+        assert refused.stderr.endswith(
+            ", user root): run this as root (sudo), which has CAP_SYS_PTRACE, or as user root\n"
         )
 
 

@@ -134,7 +134,5 @@ def test_without_the_right(
 
     monkeypatch.setattr(_borrowing, "_get", refused)
     outcome = fin(end_of(actor))
-    assert (outcome.done, outcome.reason) == (
-        False,
-        f"no right to trace process {actor.pid}: run it as its user, or as root",
-    )
+    assert not outcome.done
+    assert outcome.reason.startswith(f"no right to trace process {actor.pid} (")

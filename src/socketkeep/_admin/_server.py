@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import signal
+import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -53,8 +54,11 @@ class ServeFailure(Exception):
         self.exit_code = exit_code
 
 
-def run(config: ServeConfig) -> None:
-    """Serve until told to stop.  Raises ServeFailure when that cannot begin."""
+def run(config: ServeConfig, adopted: Sequence[tuple[str, socket.socket]] = ()) -> None:
+    """Serve until told to stop.  Raises ServeFailure when that cannot begin.
+
+    adopted: listening sockets for addresses of `config.bind`; they are the server's from then on.
+    """
     _log.configure(config.log_level, config.log_format, config.log_file)
     system = System()
     system.worker_descriptors = _raise_descriptor_limit(config.max_connections)
@@ -66,7 +70,7 @@ def run(config: ServeConfig) -> None:
         stack.callback(predecessors.close)
         passed, stored = _passed()
         stack.callback(stored.close)
-        listeners = _bind(config, predecessors, passed, stored)
+        listeners = _bind(config, predecessors, passed, stored, adopted)
         earlier = max(predecessors.latest_boot, stored.latest_boot)
         boot = max(int(time.time()), earlier + 1)
         keeper = Keeper(
@@ -212,13 +216,20 @@ def _bind(
     predecessors: Predecessors,
     passed: Sequence[tuple[str, int]],
     stored: Stored,
+    adopted: Sequence[tuple[str, socket.socket]],
 ) -> list[Listener]:
     listeners: list[Listener] = []
     mode = int(config.unix_mode, 8)
     address = ""
+    waiting = list(adopted)
     try:
         listeners += [Listener(inherited_socket(fd), name=name) for name, fd in passed]
         for address in config.bind:
+            given = next((each for each in waiting if each[0] == address), None)
+            if given is not None:
+                waiting.remove(given)
+                listeners.append(Listener(given[1]))
+                continue
             sock = stored.take_listener(listener_name(address))
             if sock is not None:
                 listeners.append(listener_of(sock))

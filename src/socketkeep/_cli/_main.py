@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "why": "Explain why a connection does not close, or why a port refuses or hangs.",
     "fin": "Send FIN on a connection of any process, whoever holds it.",
     "abort": "Reset a connection of any process, whoever holds it.",
+    "adopt": "Serve on the listener of a running server, any program's, beside it.",
     "release": "Refused: only a process itself can close its descriptors.",
     "demo": "Reload a server under load before your eyes.",
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from socketkeep._cli._adopted import Adopted
 from socketkeep._cli._exit import DONE, Failure
 from socketkeep._cli._preflight import preflight
 from socketkeep._config import OPTIONS, ServeConfig
@@ -77,7 +78,9 @@ def serve(config_file: str | None, print_config: bool, check_config: bool, **fla
     if print_config:
         click.echo(settings.as_toml(), nl=False)
         return DONE
-    config = settings.config(inherits_listeners=listeners_are_passed())
+    adopted: Adopted = click.get_current_context().obj or Adopted()
+    passed = listeners_are_passed() or bool(adopted.listeners)
+    config = adopted.bound(settings.config(inherits_listeners=passed))
     preflight(config)
     if check_config:
         click.echo(_check_code(config))
@@ -86,7 +89,7 @@ def serve(config_file: str | None, print_config: bool, check_config: bool, **fla
     from socketkeep._admin._server import ServeFailure, run
 
     try:
-        run(config)
+        run(config, adopted.take())
     except ServeFailure as failure:
         raise Failure(failure.text, failure.exit_code) from None
     return DONE

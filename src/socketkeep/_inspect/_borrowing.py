@@ -27,16 +27,36 @@ def borrowed(held: HeldSocket) -> Iterator[socket.socket]:
     refused: OSError = ProcessLookupError(errno.ESRCH, "no process holds it any more")
     for holder in held.holders:
         try:
-            fd = _get(holder.pid, holder.fd)
+            sock = borrow(holder.pid, holder.fd)
         except OSError as error:
             refused = error
             continue
-        with _as_socket(fd) as sock:
+        if sock is None:
+            continue
+        with sock:
             # The number may have been given to another file since it was looked at.
-            if sock is not None and _is(sock, held):
+            if _is(sock, held):
                 yield sock
                 return
     raise refused
+
+
+def borrow(pid: int, fd: int) -> socket.socket | None:
+    """Return one more handle of the socket that is descriptor `fd` of process `pid`.
+
+    None when that is no socket.  The caller closes it, which closes no other.  Raises OSError:
+    PermissionError without the right to trace the process, ProcessLookupError, EBADF.
+    """
+    got = _get(pid, fd)
+    blocking = os.get_blocking(got)
+    try:
+        sock = socket.socket(fileno=got)
+    except OSError:
+        os.close(got)
+        return None
+    # socket.setdefaulttimeout() has just been applied to it, and the flag is the holders' too.
+    os.set_blocking(got, blocking)
+    return sock
 
 
 def _get(pid: int, fd: int) -> int:
@@ -52,21 +72,6 @@ def _get(pid: int, fd: int) -> int:
         return got  # close-on-exec, as the kernel makes it
     finally:
         os.close(pidfd)
-
-
-@contextmanager
-def _as_socket(fd: int) -> Iterator[socket.socket | None]:
-    blocking = os.get_blocking(fd)
-    try:
-        sock = socket.socket(fileno=fd)
-    except OSError:
-        os.close(fd)  # it is no socket now
-        yield None
-        return
-    # socket.setdefaulttimeout() has just been applied to it, and the flag is the holders' too.
-    os.set_blocking(fd, blocking)
-    with sock:
-        yield sock
 
 
 def _is(sock: socket.socket, held: HeldSocket) -> bool:

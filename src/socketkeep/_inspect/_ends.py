@@ -12,6 +12,7 @@ from socketkeep._closing import reset
 from socketkeep._inspect._borrowing import borrowed
 from socketkeep._inspect._diagnosis import subject_of
 from socketkeep._inspect._results import HeldSocket
+from socketkeep._inspect._rights import missing_right
 from socketkeep._inspect._survey import holders
 from socketkeep._inspect._what import own_ends, parse_what
 
@@ -102,8 +103,7 @@ def _hindrance(held: HeldSocket, verb: Verb) -> str:
 
 def _reason(error: OSError, held: HeldSocket) -> str:
     if error.errno == errno.EPERM:
-        pids = sorted({holder.pid for holder in held.holders})
-        return f"no right to trace process {pids[0]}: run it as its user, or as root"
+        return missing_right(min(holder.pid for holder in held.holders))
     if error.errno == errno.ENOTCONN:
         return "it has ended meanwhile"
     return error.strerror or str(error)

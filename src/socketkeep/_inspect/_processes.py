@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Final
 
@@ -94,3 +94,23 @@ def keeper_above(process: Process, processes: Processes) -> Process | None:
             return parent
         process = parent
     return None
+
+
+def descendants(pids: Iterable[int]) -> list[int]:
+    """Return the processes that these are the parents of, and their children in turn."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal():
+            try:
+                with open(f"/proc/{entry}/stat", "rb") as file:
+                    parent = int(file.read().rpartition(b")")[2].split()[1])
+            except OSError:
+                continue  # it has ended
+            children.setdefault(parent, []).append(int(entry))
+    found: list[int] = []
+    unseen = list(pids)
+    while unseen:
+        mine = children.pop(unseen.pop(), [])
+        found += mine
+        unseen += mine
+    return sorted(found)

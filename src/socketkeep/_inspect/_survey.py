@@ -15,6 +15,7 @@ from socketkeep._handles import Handle, descriptors
 from socketkeep._inspect._origins import How, origin_of
 from socketkeep._inspect._processes import Process, Processes, reader, user_of_process
 from socketkeep._inspect._results import HeldSocket, HeldSockets, SocketHolder
+from socketkeep._inspect._rights import missing_right
 from socketkeep._inspect._rows import UNSEEN, inet_row, other_row, tcp_facts, unix_row
 from socketkeep._inspect._sock_diag import (
     LISTEN,
@@ -114,7 +115,7 @@ def _of_path(wanted: UnixAddress) -> _Found:
 
 
 def _of_process(wanted: ProcessSockets) -> _Found:
-    inodes = _sockets_of(wanted)
+    inodes = sockets_of(wanted)
     found = _Found()
     for protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
         found.inet += inet_sockets(protocol, inodes=inodes, info=True)
@@ -130,8 +131,11 @@ def _names(everything: list[UnixSocket]) -> dict[int, str]:
     return {found.inode: found.name for found in everything}
 
 
-def _sockets_of(wanted: ProcessSockets) -> dict[int, int]:
-    """Return the inodes of a process's sockets, each with a descriptor of it."""
+def sockets_of(wanted: ProcessSockets) -> dict[int, int]:
+    """Return the inodes of a process's sockets, each with a descriptor of it.
+
+    Raises SystemFailure, as `holders`.
+    """
     pid, directory = wanted.pid, f"/proc/{wanted.pid}/fd"
     inodes: dict[int, int] = {}
     try:
@@ -151,8 +155,7 @@ def _sockets_of(wanted: ProcessSockets) -> dict[int, int]:
         finally:
             os.close(opened)
     except PermissionError:
-        reason = f"process {pid} is {user_of_process(pid)}'s, and may not be looked into"
-        raise _failure(f"{reason}: run it as root", errno.EPERM) from None
+        raise _failure(missing_right(pid), errno.EPERM) from None
     except (FileNotFoundError, ProcessLookupError):
         if os.path.isdir(f"/proc/{pid}"):
             raise _failure(f"process {pid} has no descriptor {wanted.fd}", errno.EBADF) from None

@@ -1,0 +1,37 @@
+"""What `adopt` hands to `serve`: the listeners that it has borrowed."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from socketkeep._address import parse_bind
+from socketkeep._config import ServeConfig
+from socketkeep._inspect._adopting import BorrowedListener
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """Listeners of another server, which was asked for by its `address`; none is nothing."""
+
+    address: str = ""
+    listeners: Sequence[BorrowedListener] = ()
+
+    def bound(self, config: ServeConfig) -> ServeConfig:
+        """Return the configuration that has the addresses of the listeners too, each once.
+
+        So what is served can be the command line of every later start, its --bind included.
+        """
+        if not self.listeners:
+            return config
+        texts = [listener.address for listener in self.listeners]
+        same = {self.address, *texts}
+        more = [each for each in config.bind if str(parse_bind(each)) not in same]
+        return msgspec.structs.replace(config, bind=[*texts, *more])
+
+    def take(self) -> list[tuple[str, socket.socket]]:
+        """Return the sockets, each with the address that it is bound by in the configuration."""
+        return [(listener.address, listener.sock) for listener in self.listeners]
