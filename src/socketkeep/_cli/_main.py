@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "abort": "Reset a connection of any process, whoever holds it.",
     "adopt": "Serve on the listener of a running server, any program's, beside it.",
     "release": "Refused: only a process itself can close its descriptors.",
+    "lab": "Try on this kernel what is said of sockets: modes, fork, close, shutdown.",
     "demo": "Reload a server under load before your eyes.",
 }
 

@@ -130,6 +130,25 @@ def tcp_sockets(port: int) -> list[InetSocket]:
     return [found for found in inet_sockets(port=port) if found.state != TIME_WAIT]
 
 
+def tcp_socket(host: str, port: int, peer_host: str, peer_port: int) -> InetSocket | None:
+    """Return the IPv4 socket with these two ends, None when there is none; raises OSError.
+
+    Of a listener the peer is ``0.0.0.0`` and 0.  It costs microseconds, where a dump goes over the
+    whole table.
+    """
+    ends = struct.pack("!HH", port, peer_port)
+    hosts = (socket.inet_aton(each).ljust(16, b"\0") for each in (host, peer_host))
+    identity = ends + b"".join(hosts) + struct.pack("=III", 0, _NO_COOKIE, _NO_COOKIE)
+    request = _INET_REQUEST.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, _ALL_STATES, identity)
+    try:
+        (payload,) = query(request, dump=False)
+    except FileNotFoundError:
+        return None
+    found = _inet_socket(payload, socket.IPPROTO_TCP, None)
+    # For ends that are gone the kernel gives the listener that a packet to them would come to.
+    return found if found is not None and found.peer_port == peer_port else None
+
+
 def unix_socket(inode: int) -> UnixSocket | None:
     """Return the Unix socket of that inode, None when there is none; raises OSError."""
     try:

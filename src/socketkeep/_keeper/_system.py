@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
-from socketkeep._keeper import _prctl
+from socketkeep import _prctl
 
 TEMPLATE_CHANNEL_FD: Final = 3
 CHECK_STATE_FD: Final = 3
