@@ -72,11 +72,11 @@ def test_reload_under_load_ends_between_two_replies(tcp_site: Site) -> None:
         assert set(tally.versions) == {"v0"}
 
 
-def test_sigterm_completes_the_reply(site: Site) -> None:
+def test_sigterm_completes_the_reply(tcp_site: Site) -> None:
     """A reply in flight at SIGTERM is whole; then the connection and the server end in order."""
-    target = site.write("v0", "large")
+    target = tcp_site.write("v0", "large")
     with (
-        site.serve(target, "--graceful-timeout", "10", clients=1) as server,
+        tcp_site.serve(target, "--graceful-timeout", "10", clients=1) as server,
         connect(server.address) as peer,
     ):
         peer.sendall(b"%d\n" % LARGE)
@@ -90,11 +90,11 @@ def test_sigterm_completes_the_reply(site: Site) -> None:
         assert server.wait_exit() == 0
 
 
-def test_handler_returns_while_the_peer_sends(site: Site) -> None:
+def test_handler_returns_while_the_peer_sends(tcp_site: Site) -> None:
     """The peer gets the whole reply and then the end, though what it sent was never read."""
-    target = site.write("v0", "replies and returns")
+    target = tcp_site.write("v0", "replies and returns")
     length = 1 << 20
-    with site.serve(target, clients=1) as server, connect(server.address) as peer:
+    with tcp_site.serve(target, clients=1) as server, connect(server.address) as peer:
         peer.sendall(b"%d\n" % length + b"never read\n" * 100)
         received = peer.recv(1)
         # Left in the kernel: closing a socket with it there would be a reset.  Little enough that
@@ -103,11 +103,11 @@ def test_handler_returns_while_the_peer_sends(site: Site) -> None:
         assert received + read_to_end(peer) == b"x" * length + b" v0\n"
 
 
-def test_handler_exception_ends_its_connection_alone(site: Site) -> None:
+def test_handler_exception_ends_its_connection_alone(tcp_site: Site) -> None:
     """The connection ends in order, the log tells which, and the others go on."""
-    target = site.write("v0", "fails")
+    target = tcp_site.write("v0", "fails")
     with (
-        site.serve(target, clients=2) as server,
+        tcp_site.serve(target, clients=2) as server,
         connect(server.address) as failing,
         connect(server.address) as other,
     ):
@@ -119,7 +119,7 @@ def test_handler_exception_ends_its_connection_alone(site: Site) -> None:
         event = server.wait_event("handler failed")
         assert "RuntimeError: the handler was told to fail" in event["traceback"]
         assert event["id"]
-        if site.transport == "ipv4":
+        if tcp_site.transport == "ipv4":
             assert event["peer"] == f"127.0.0.1:{failing.getsockname()[1]}"
         other.sendall(b"2\n")
         assert read_reply(other) == b"2 2 v0"

@@ -53,18 +53,18 @@ def test_half_a_line_before_and_half_after(site: Site) -> None:
             assert read_reply(peer) == b"2 first %02d second v1" % number
 
 
-def test_header_before_and_body_after(site: Site) -> None:
+def test_header_before_and_body_after(tcp_site: Site) -> None:
     """A handler that has read the header, and waits for the body, reads it again elsewhere.
 
     Twice over, so that what was pushed back is pushed back again; the body comes in two pieces.
     """
-    target = site.write("v0", "framed")
-    with site.serve(target, clients=PEERS) as server, ExitStack() as stack:
+    target = tcp_site.write("v0", "framed")
+    with tcp_site.serve(target, clients=PEERS) as server, ExitStack() as stack:
         peers = _connect_all(stack, server)
         for peer in peers:
             peer.sendall((7).to_bytes(4, "big"))
         _wait_bytes_in(server, 4)
-        site.write("v1", "framed")
+        tcp_site.write("v1", "framed")
         server.reload()
         _wait_generation(server, 2)
         for number, peer in enumerate(peers):
@@ -73,7 +73,7 @@ def test_header_before_and_body_after(site: Site) -> None:
             lambda: sum(each["bytes_in"] for each in server.connections()) >= 4 * PEERS,
             "half of each body received",
         )
-        site.write("v2", "framed")
+        tcp_site.write("v2", "framed")
         server.reload()
         _wait_generation(server, 3)
         for peer in peers:
@@ -82,13 +82,13 @@ def test_header_before_and_body_after(site: Site) -> None:
             assert read_reply(peer) == b"1 bo%02ddy! v2" % number
 
 
-def test_no_move_between_a_question_and_its_answer(site: Site) -> None:
+def test_no_move_between_a_question_and_its_answer(tcp_site: Site) -> None:
     """A handler that has sent since its commit stays, and moves once it has committed."""
-    target = site.write("v0", "asks back")
-    with site.serve(target, clients=1, spare=1) as server, connect(server.address) as peer:
+    target = tcp_site.write("v0", "asks back")
+    with tcp_site.serve(target, clients=1, spare=1) as server, connect(server.address) as peer:
         peer.sendall(b"go\n")
         assert read_reply(peer) == b"go? v0"
-        site.write("v1", "asks back")
+        tcp_site.write("v1", "asks back")
         server.reload()
         with connect(server.address) as newcomer:
             newcomer.sendall(b"go\n")

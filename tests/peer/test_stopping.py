@@ -11,11 +11,11 @@ from tests.harness import Finished, Load, connect, read_reply, read_to_end
 from tests.peer.conftest import Site
 
 
-def test_sigterm_under_load(site: Site) -> None:
+def test_sigterm_under_load(tcp_site: Site) -> None:
     """Every connection ends with a FIN between two replies, and the server exits with 0."""
-    target = site.write("v0")
+    target = tcp_site.write("v0")
     with (
-        site.serve(target, clients=100) as server,
+        tcp_site.serve(target, clients=100) as server,
         Load(server.address, 100, pause=0.01) as load,
     ):
         load.wait_version("v0")

@@ -11,6 +11,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Sequence
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import socketkeep
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 def _load_all() -> None:
     """Raise what a module of this version would raise that the server imports late, or not here."""
     for path in sorted(Path(socketkeep.__file__).parent.rglob("*.py")):
-        compile(path.read_bytes(), path, "exec", dont_inherit=True)
+        SourceFileLoader(path.stem, str(path)).get_code(path.stem)  # from the cache, where it is
     for part in ("_keeper", "_wire", "_worker"):
         package = importlib.import_module(f"socketkeep.{part}")
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
