@@ -7,11 +7,13 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV ?= .venv
+LOCKED := dev bench
 LOCK := requirements/dev.txt
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .PHONY: help
 help: ## show the targets
@@ -65,10 +67,36 @@ docs: setup ## build the documentation, warnings being errors
 pytest: setup ## the tests alone
 	@bash tests/run $(BIN)/python -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
+CFLAGS := -O2 -Wall -Wextra -Werror -std=gnu11 -D_GNU_SOURCE
+BUILT := benchmarks/build
+PEERS_IN_C := $(patsubst benchmarks/peers/%.c,$(BUILT)/%,$(wildcard benchmarks/peers/*.c))
+
+.PHONY: bench-programs
+bench-programs: $(BUILT)/load $(PEERS_IN_C) ## compile the load generator and the peers in C
+
+# Linked under another name, so that whoever builds or runs the same at the time is not disturbed.
+$(BUILT)/load: $(wildcard benchmarks/load/*.c) benchmarks/load/load.h Makefile
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(filter %.c,$^) -o $@.$$$$ && mv $@.$$$$ $@
+
+$(BUILT)/echo_%: benchmarks/peers/echo_%.c benchmarks/peers/echo.h Makefile
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $< -o $@.$$$$ && mv $@.$$$$ $@
+
+# The peers have an environment of their own: the tests are to see none of them.
+.PHONY: bench
+bench: ## measure Socketkeep and its peers (BENCH_ARGS="--quick", "--only a,b", ...)
+	@bash tests/install-debian-packages bench
+	@$(MAKE) --no-print-directory setup VENV=.venv-bench LOCK=requirements/bench.txt
+	.venv-bench/bin/python -m benchmarks $(BENCH_ARGS)
+
 .PHONY: lock
-lock: ## resolve the dependencies anew (needs uv)
+lock: $(LOCKED:%=lock-%) ## resolve the dependencies anew (needs uv)
+
+.PHONY: $(LOCKED:%=lock-%)
+$(LOCKED:%=lock-%): lock-%:
 	uv pip compile --universal --fork-strategy fewest --python-version 3.11 --upgrade --no-header \
-		--no-emit-index-url --no-annotate --extra dev --quiet pyproject.toml -o $(LOCK)
+		--no-emit-index-url --no-annotate --extra $* --quiet pyproject.toml -o requirements/$*.txt
 
 .PHONY: format
 format: setup ## let ruff mend what it can
@@ -77,4 +105,4 @@ format: setup ## let ruff mend what it can
 
 .PHONY: clean
 clean: ## remove what the targets above made
-	rm -rf .venv .venv-3.* build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-3.* .venv-bench benchmarks/build build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,1 +1,1 @@
-"""Measurements of Socketkeep beside what it stands next to, each ratio from within one run."""
+"""How fast Socketkeep is, and what it costs, against its peers: ``python -m benchmarks --help``."""

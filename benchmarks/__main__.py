@@ -1,0 +1,83 @@
+"""Measure Socketkeep and its peers on the same work: ``python -m benchmarks``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from benchmarks import _machine, _report, _throughput
+from benchmarks._figures import Figures
+from benchmarks._generator import build
+
+RESULTS: Final = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the benchmark, and what of its length it takes."""
+
+    about: str
+    run: Callable[[Figures, int, float, bool], None]
+
+
+def _compared(make: Callable[[], _throughput.Work]) -> Part:
+    work = make()
+    return Part(work.title, partial(_throughput.measure, work))
+
+
+def parts() -> dict[str, Part]:
+    """Return all parts by their letters."""
+    return {
+        "a": _compared(_throughput.short_connections),
+        "b": _compared(_throughput.keep_alive),
+        "c": _compared(_throughput.lines),
+        "d": _compared(_throughput.fork_per_connection),
+        "g": _compared(_throughput.price),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what was asked for, print the ratios, write the figures; return the exit code."""
+    known = parts()
+    listed = "\n".join(f"  {letter}  {part.about}" for letter, part in known.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=f"{__doc__}\n\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="what the targets are about alone, in 2 short rounds"
+    )
+    parser.add_argument("--only", metavar="a,b,...", help="these parts only")
+    parser.add_argument("--rounds", type=int, help="how often each measures (5; quick: 2)")
+    parser.add_argument("--seconds", type=float, help="how long each time (0.5; quick: 0.2)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="directory of the JSON file")
+    asked = parser.parse_args(arguments)
+    wanted = list(dict.fromkeys(asked.only.split(","))) if asked.only else list(known)
+    for letter in wanted:
+        if letter not in known:
+            parser.error(f"--only {letter}: there is no such part; there are {', '.join(known)}")
+    rounds = asked.rounds or (2 if asked.quick else 5)
+    seconds = asked.seconds or (0.2 if asked.quick else 0.5)
+    if _machine.cpus()[0] == _machine.cpus()[1]:
+        print("only one processor: servers and generator share it", file=sys.stderr)
+    build()
+    figures = Figures(_machine.environment(), rounds, seconds)
+    path = asked.out / f"{figures.environment['date'][:16].replace(':', '')}.json"
+    began = time.monotonic()
+    for letter in wanted:
+        known[letter].run(figures, rounds, seconds, asked.quick)
+        figures.write(path)
+    print(_report.text(figures))
+    print(f"\n{time.monotonic() - began:.0f} s; written to {path}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""A subject that runs: start it, on its processor, and end it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+from benchmarks._generator import generator
+from benchmarks._machine import ROOT, cpus, find
+from benchmarks._processes import busy_seconds, cpu_seconds, tree, wait_quiet
+from benchmarks._subjects import Subject
+
+_START: Final = 60.0
+_SPARE: Final = 8  # processes that a server may keep ready after a load
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that runs: its port, its first process, and a directory of its own."""
+
+    port: int
+    process: subprocess.Popen[str]
+    directory: Path
+    processes: int  # so many when nothing is asked of it
+
+    @property
+    def pid(self) -> int:
+        """The first of its processes."""
+        return self.process.pid
+
+    def load(self, mode: str, **options: object) -> dict[str, Any]:
+        """Put load on it; return what the generator told, and the CPU time of the server.
+
+        server_cpu: seconds for the length of the measurement.  elsewhere: the part of the server's
+        processor that others had meanwhile.
+        """
+        own, _ = cpus()
+        with generator(mode, self.port, hold=True, **options) as load:
+            load.expect("begin")
+            used, busy = cpu_seconds(self.pid), busy_seconds(own)
+            load.expect("end")
+            busy = busy_seconds(own) - busy
+            used = cpu_seconds(self.pid) - used
+            told = load.result()
+        wait_quiet(self.pid, self.processes + _SPARE)
+        told["server_cpu"] = used
+        told["elsewhere"] = max(0.0, busy - used) / told["seconds"]
+        return told
+
+
+@contextlib.contextmanager
+def running(subject: Subject) -> Iterator[Running]:
+    """Start a server on its processor, and end it with all its processes."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory, contextlib.ExitStack() as stack:
+        port, inherited = None, -1
+        if subject.inherits:
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=2048))
+            port, inherited = listener.getsockname()[1], listener.fileno()
+        command = [
+            word.replace("{fd}", str(inherited)).replace("{directory}", directory)
+            for word in subject.command
+        ]
+        errors = stack.enter_context(open(Path(directory, "stderr"), "w+"))
+        process = start(command, errors, [inherited] if subject.inherits else [])
+        stack.callback(_end, process)
+        try:
+            if port is None:
+                port = _announced(process, subject)
+            else:
+                listener.close()
+            _greet(port, subject)
+        except (OSError, RuntimeError):
+            errors.seek(0)
+            sys.stderr.write(errors.read()[-4000:])
+            raise
+        yield Running(port, process, Path(directory), len(tree(process.pid)))
+
+
+def start(
+    command: list[str], errors: IO[str] | None = None, fds: Sequence[int] = ()
+) -> subprocess.Popen[str]:
+    """Start a server's first process, on the servers' processor, in a session of its own."""
+    command[0] = find(command[0]) or command[0]
+    own, clients = cpus()
+    os.sched_setaffinity(0, {own})  # inherited by the child, from its first instruction on
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            cwd=ROOT,
+            pass_fds=fds,
+            start_new_session=True,
+        )
+    finally:
+        os.sched_setaffinity(0, {own, clients})
+
+
+def _announced(process: subprocess.Popen[str], subject: Subject) -> int:
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        line = process.stdout.readline() if selector.select(_START) else ""
+    if not line.strip().isdigit():
+        raise RuntimeError(f"{subject.name} did not start: it printed {line!r} instead of its port")
+    return int(line)
+
+
+def _greet(port: int, subject: Subject) -> None:
+    """Wait until the server answers."""
+    with socket.create_connection(("127.0.0.1", port), timeout=_START) as client:
+        client.sendall(b"hello\n")
+        if client.recv(100) != b"hello\n":
+            raise RuntimeError(f"{subject.name} does not echo")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # children that the first process has left behind
+    if process.stdout is not None:
+        process.stdout.close()

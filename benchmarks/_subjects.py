@@ -1,0 +1,95 @@
+"""Who is measured: Socketkeep's models and their peers, each as the command that serves."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import dataclass
+from typing import Final
+
+from benchmarks._generator import PROGRAMS
+from benchmarks._machine import find
+
+_MOST_CONNECTIONS: Final = 1100
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A server.
+
+    command: what runs it; it prints its port.  With `inherits` it gets the descriptor of a listener
+    in place of ``{fd}``.  modules, program: what it cannot do without.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    modules: tuple[str, ...] = ()
+    program: str | None = None
+    inherits: bool = False
+
+    def missing(self) -> str | None:
+        """Return what is not installed here, or None."""
+        for module in self.modules:
+            if importlib.util.find_spec(module) is None:
+                return f"the Python package {module} is not installed"
+        if self.program is not None and find(self.program) is None:
+            return f"the command {self.program} is not installed"
+        return None
+
+
+def own(model: str, work: str, *options: str, handler: str = "", name: str = "") -> Subject:
+    """Return Socketkeep in one of its models."""
+    suffix = "_async" if model == "async" else ""
+    most = {"thread": ("--threads", str(_MOST_CONNECTIONS)), "async": ("--loop", "uvloop")}
+    return Subject(
+        name or f"Socketkeep {model}",
+        (
+            *(sys.executable, "-m", "socketkeep", "serve"),
+            f"benchmarks.handlers:{work}{handler}{suffix}",
+            *("--bind", "fd://{fd}", "--model", model, "--log-level", "error"),
+            *("--control", "{directory}/control"),
+            *most.get(model, ()),
+            *options,
+        ),
+        modules=("uvloop",) if model == "async" else (),
+        inherits=True,
+    )
+
+
+def _python(name: str, program: str, *arguments: str, modules: tuple[str, ...] = ()) -> Subject:
+    command = (sys.executable, "-m", f"benchmarks.peers.{program}", *arguments)
+    return Subject(name, command, modules)
+
+
+def peers(work: str) -> dict[str, Subject]:
+    """Return all peers that can do the work, by name."""
+    subjects = [
+        _python("asyncio streams", "aio", "asyncio", "streams", work),
+        _python("uvloop streams", "aio", "uvloop", "streams", work, modules=("uvloop",)),
+        _python("fork loop", "loops", "fork", work),
+        _python("prefork loop (8)", "loops", "prefork", work),
+        _python("thread loop", "loops", "thread", work),
+    ]
+    if work == "echo":
+        subjects += [
+            _python("asyncio protocol", "aio", "asyncio", "protocol", work),
+            _python("uvloop protocol", "aio", "uvloop", "protocol", work, modules=("uvloop",)),
+            _python("gevent", "on_gevent", work, modules=("gevent",)),
+            _python("trio", "on_trio", work, modules=("trio",)),
+            _python("anyio on uvloop", "on_anyio", work, modules=("anyio", "uvloop")),
+            _python("Twisted", "on_twisted", work, modules=("twisted",)),
+            _python("ForkingTCPServer", "standard", "forking", work),
+            _python("ThreadingTCPServer", "standard", "threading", work),
+            Subject("C epoll", (str(PROGRAMS / "echo_epoll"),)),
+            Subject("C fork", (str(PROGRAMS / "echo_fork"),)),
+            Subject("C prefork (8)", (str(PROGRAMS / "echo_prefork"),)),
+            Subject(
+                "tcpserver (execs C)",
+                (
+                    *("tcpserver", "-1", "-H", "-R", "-l", "0", "-c", "2000", "-b", "2048"),
+                    *("127.0.0.1", "0", str(PROGRAMS / "echo_child")),
+                ),
+                program="tcpserver",
+            ),
+        ]
+    return {subject.name: subject for subject in subjects}

@@ -1,0 +1,192 @@
+"""What Socketkeep is to reach, and whether a run's figures show it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Final
+
+from benchmarks._figures import Figures
+
+#: From here on a generator is the limit, or the machine is too busy, for a rate to tell much.
+GENERATOR_LIMIT: Final = 0.9
+ELSEWHERE_LIMIT: Final = 0.1
+
+_BUSY: Final = (
+    *("64 B, 64 connections", "64 B, 1000 connections"),
+    *("16 KiB, 64 connections", "16 KiB, 1000 connections"),
+)
+_LINES: Final = ("1 connection", "64 connections", "64 connections, 16 lines at once")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One bound.
+
+    metric: "speed", a ratio of rates or of CPU time an operation, above 1 where `own` is faster;
+    "p50", a ratio of median times; else the name of a metric of `own` alone.
+    """
+
+    number: str
+    work: str
+    case: str
+    own: str
+    peer: str | None
+    bound: float
+    at_least: bool = True
+    metric: str = "speed"
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a target.
+
+    values: the ratio, or the figure, of each round.  by: whether rates or CPU time were compared,
+    where there is a choice; `other` is what the other one says.
+    """
+
+    target: Target
+    values: list[float]
+    by: str = ""
+    other: float | None = None
+
+    @property
+    def value(self) -> float:
+        """The median."""
+        return median(self.values)
+
+    @property
+    def met(self) -> bool:
+        """Whether the median is within the bound."""
+        bound = self.target.bound
+        return self.value >= bound if self.target.at_least else self.value <= bound
+
+    @property
+    def tie(self) -> bool:
+        """Whether it is missed, but by so little that the two count as equally fast."""
+        target = self.target
+        equal = target.metric == "speed" and target.peer is not None and target.work != "g"
+        return equal and not self.met and target.bound <= 1 and self.value >= 0.8
+
+
+def targets() -> Iterator[Target]:
+    """Yield all bounds."""
+    yield from _short()
+    yield from _keep_alive()
+    yield from _lines()
+    yield from _forks()
+    yield from _memory()
+    yield from _changes()
+    yield from _price()
+    yield Target("h", "h", "5000 parked", "Socketkeep prefork", None, 5000, metric="woken_a_second")
+    own = "Socketkeep"
+    yield Target("i", "i", "serve to the first reply", own, None, 0.35, False, "seconds", "s")
+    yield Target("i", "i", "import socketkeep", own, None, 0.060, False, "seconds", "s")
+    held = "10,000 sockets"
+    yield Target("j", "j", held, "socketkeep.inspect.holders", None, 0.2, False, "seconds", "s")
+    yield Target("j", "j", held, "socketkeep holders", "lsof -i", 1.0, metric="faster")
+
+
+def _short() -> Iterator[Target]:
+    for case in ("32 at once", "256 at once"):
+        yield Target("a1", "a", case, "Socketkeep async", "uvloop streams", 1.15)
+        yield Target("a1", "a", case, "Socketkeep async", "asyncio streams", 1.6)
+    for case in ("1 at once", "32 at once", "256 at once"):
+        yield Target("a2", "a", case, "Socketkeep prefork", "prefork loop (8)", 0.95)
+
+
+def _keep_alive() -> Iterator[Target]:
+    for case in _BUSY:
+        yield Target("b1", "b", case, "Socketkeep async", "uvloop streams", 1.25)
+        yield Target("b1", "b", case, "Socketkeep async", "trio", 2.2)
+        yield Target("b1", "b", case, "Socketkeep async", "anyio on uvloop", 2.2)
+        yield Target("b1", "b", case, "Socketkeep async", "C epoll", 0.75)
+    for case in _BUSY:
+        yield Target("b2", "b", case, "Socketkeep thread", "thread loop", 1.0)
+        yield Target("b2", "b", case, "Socketkeep fork", "fork loop", 1.0)
+
+
+def _lines() -> Iterator[Target]:
+    for case in _LINES:
+        yield Target("c", "c", case, "Socketkeep async", "uvloop streams", 2.0)
+        yield Target("c", "c", case, "Socketkeep thread", "thread loop", 2.0)
+
+
+def _forks() -> Iterator[Target]:
+    for case in ("1 at once", "32 at once", "256 at once"):
+        yield Target("d1", "d", case, "Socketkeep fork", "ForkingTCPServer", 1.7)
+        yield Target("d1", "d", case, "Socketkeep fork", "tcpserver (execs C)", 1.0)
+    yield Target(
+        "d2", "d", "1 at once", "Socketkeep fork", "ForkingTCPServer", 0.25, False, metric="p50"
+    )
+    for case in ("256 at once", "1000 at once"):
+        yield Target("d3", "d", case, "Socketkeep fork", None, 0, False, "lost")
+
+
+def _memory() -> Iterator[Target]:
+    idle = "5000 idle"
+    yield Target("e1", "e", idle, "Socketkeep async", None, 2.5, False, "server_kib", "KiB")
+    for model in ("prefork", "fork"):
+        name = f"Socketkeep {model}, parked"
+        yield Target("e2", "e", idle, name, None, 1.0, False, "keeper_kib", "KiB")
+    yield Target("e2", "e", idle, "Socketkeep fork, parked", None, 0, False, "processes")
+
+
+def _changes() -> Iterator[Target]:
+    for subject, p99, most in (("reload", 50, 250), ("crash", 150, 500), ("upgrade", 50, 250)):
+        name = f"Socketkeep async: {subject}"
+        for metric in ("lost", "fin", "rst"):
+            yield Target("f", "f", "1000 clients", name, None, 0, False, metric)
+        yield Target("f", "f", "1000 clients", name, None, p99, False, "added_p99_ms", "ms")
+        yield Target("f", "f", "1000 clients", name, None, most, False, "added_max_ms", "ms")
+
+
+def _price() -> Iterator[Target]:
+    for model in ("async", "thread"):
+        none = f"{model}: none"
+        for other, bound in (("reload", 0.97), ("reload, commits", 0.95), ("crash, commits", 0.90)):
+            yield Target("g", "g", "64 connections", f"{model}: {other}", none, bound)
+
+
+def judge(figures: Figures, all_of_them: Iterable[Target] | None = None) -> Iterator[Outcome]:
+    """Yield the outcome of each target that was measured."""
+    for target in targets() if all_of_them is None else all_of_them:
+        outcome = _outcome(figures, target)
+        if outcome is not None:
+            yield outcome
+
+
+def _outcome(figures: Figures, target: Target) -> Outcome | None:
+    def of(subject: str, metric: str) -> list[float]:
+        return figures.get(target.work, target.case, subject, metric)
+
+    if target.metric == "speed":
+        assert target.peer is not None
+        rates = _ratios(of(target.own, "per_second"), of(target.peer, "per_second"))
+        cpu = _ratios(of(target.peer, "cpu_us"), of(target.own, "cpu_us"))
+        if not rates or not cpu:
+            return None
+        limits = (("generator_share", GENERATOR_LIMIT), ("elsewhere", ELSEWHERE_LIMIT))
+        by_cpu = any(
+            median(of(subject, metric)) >= limit
+            for subject in (target.own, target.peer)
+            for metric, limit in limits
+        )
+        return (
+            Outcome(target, cpu, "CPU", median(rates))
+            if by_cpu
+            else Outcome(target, rates, "rate", median(cpu))
+        )
+    if target.peer is not None:
+        metric, faster = ("p50", False) if target.metric == "p50" else ("seconds", True)
+        mine, theirs = of(target.own, metric), of(target.peer, metric)
+        ratios = _ratios(theirs, mine) if faster else _ratios(mine, theirs)
+        return Outcome(target, ratios) if ratios else None
+    values = of(target.own, target.metric)
+    return Outcome(target, values) if values else None
+
+
+def _ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    return [a / b for a, b in zip(above, below, strict=False) if a and b]

@@ -1,0 +1,200 @@
+"""Work (a) to (d) and (g): requests and connections a second, by turns."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from benchmarks._figures import Figures
+from benchmarks._generator import LOSSES, losses
+from benchmarks._running import Running, running
+from benchmarks._subjects import Subject, own, peers
+from benchmarks._targets import targets
+
+KIB: Final = 1024
+
+
+@dataclass(frozen=True)
+class Case:
+    """One load: a mode of the generator, its options, and which subjects it is for."""
+
+    name: str
+    mode: str
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is compared with what, under which loads."""
+
+    name: str
+    title: str
+    subjects: list[Subject]
+    cases: list[Case] = field(default_factory=list)
+
+
+def _of(work: str, *names: str) -> list[Subject]:
+    all_of_them = peers(work)
+    return [all_of_them[name] for name in names]
+
+
+def _short(count: int) -> Case:
+    return Case(f"{count} at once", "short", {"connections": count})
+
+
+def short_connections() -> Work:
+    """(a): connect, echo 64 bytes, close."""
+    names = (
+        *("uvloop streams", "asyncio streams", "prefork loop (8)", "thread loop"),
+        *("ThreadingTCPServer", "asyncio protocol", "uvloop protocol", "gevent", "trio"),
+        *("anyio on uvloop", "Twisted", "C epoll", "C prefork (8)"),
+    )
+    mine = [own("async", "echo"), own("prefork", "echo"), own("thread", "echo")]
+    return Work(
+        "a",
+        "short connections: connect, echo 64 B, close",
+        [*mine, *_of("echo", *names)],
+        [_short(count) for count in (1, 32, 256)],
+    )
+
+
+def keep_alive() -> Work:
+    """(b): echo on connections that stay."""
+    names = (
+        *("uvloop streams", "trio", "anyio on uvloop", "C epoll", "thread loop", "fork loop"),
+        *("asyncio streams", "asyncio protocol", "uvloop protocol", "gevent", "Twisted", "C fork"),
+    )
+    mine = [own(model, "echo") for model in ("async", "thread", "fork")]
+    return Work(
+        "b",
+        "keep-alive echo",
+        [*mine, *_of("echo", *names)],
+        [
+            Case(
+                f"{label}, {count} connection{'s' if count > 1 else ''}",
+                "echo",
+                {"size": size, "connections": count, "deadline": 20},
+            )
+            for label, size in (("64 B", 64), ("16 KiB", 16 * KIB))
+            for count in (1, 64, 1000)
+        ],
+    )
+
+
+def lines() -> Work:
+    """(c): 64-byte lines."""
+    mine = [own(model, "lines") for model in ("async", "thread")]
+    return Work(
+        "c",
+        "64-byte lines, each answered",
+        [*mine, *_of("lines", "uvloop streams", "asyncio streams", "thread loop")],
+        [
+            Case(name, "echo", {"lines": True, "connections": count, "batch": batch})
+            for name, count, batch in (
+                ("1 connection", 1, 1),
+                ("64 connections", 64, 1),
+                ("64 connections, 16 lines at once", 64, 16),
+            )
+        ],
+    )
+
+
+def fork_per_connection() -> Work:
+    """(d): connect, echo, close, a process for each connection."""
+    names = ("ForkingTCPServer", "fork loop", "tcpserver (execs C)", "C fork")
+    failing = {"connections": 1000, "deadline": 3}
+    return Work(
+        "d",
+        "a process for each connection: connect, echo 64 B, close",
+        [own("fork", "echo"), *_of("echo", *names)],
+        [
+            _short(1),
+            _short(32),
+            Case("256 at once", "short", {"connections": 256, "deadline": 3}),
+            Case("1000 at once", "short", failing),
+        ],
+    )
+
+
+def price() -> Work:
+    """(g): what keeping costs."""
+    subjects = []
+    for model in ("async", "thread"):
+        for name, level, handler in (
+            ("none", "none", ""),
+            ("reload", "reload", ""),
+            ("reload, commits", "reload", "_commit"),
+            ("crash, commits", "crash", "_commit"),
+        ):
+            subjects.append(
+                own(model, "lines", "--keep", level, handler=handler, name=f"{model}: {name}")
+            )
+    options = {"lines": True, "connections": 64}
+    return Work(
+        "g",
+        "the price of --keep and of @resumable: 64-byte lines",
+        subjects,
+        [Case("64 connections", "echo", options)],
+    )
+
+
+def measure(work: Work, figures: Figures, rounds: int, seconds: float, quick: bool) -> None:
+    """Run all cases of the work; the servers take turns, in another order each round.
+
+    quick: only what a target is about.
+    """
+    wanted = {
+        (target.case, subject)
+        for target in targets()
+        for subject in (target.own, target.peer)
+        if target.work == work.name
+    }
+    with contextlib.ExitStack() as stack:
+        servers: dict[str, Running] = {}
+        for subject in work.subjects:
+            if quick and subject.name not in {name for _, name in wanted}:
+                continue
+            reason = subject.missing()
+            if reason is None:
+                servers[subject.name] = stack.enter_context(running(subject))
+            else:
+                figures.missing[subject.name] = reason
+        for case in work.cases:
+            names = [name for name in servers if not quick or (case.name, name) in wanted]
+            for number in range(rounds if names else 0):
+                turn = number % len(names)
+                for name in (*names[turn:], *names[:turn]):
+                    told = servers[name].load(case.mode, seconds=seconds, **case.options)
+                    _add(figures, (work.name, case.name, name), told)
+            if names:
+                _tell(figures, work, case, names)
+
+
+def _add(figures: Figures, key: tuple[str, str, str], told: dict[str, Any]) -> None:
+    done = told["per_second"] * told["seconds"]
+    figures.add(
+        key,
+        per_second=told["per_second"],
+        cpu_us=round(told["server_cpu"] / done * 1e6, 3) if done else 0.0,
+        server_share=round(told["server_cpu"] / told["seconds"], 3),
+        generator_share=round(told["cpu"] / told["seconds"], 3),
+        elsewhere=round(told["elsewhere"], 3),
+        p50=told["p50"],
+        p99=told["p99"],
+        max=told["max"],
+        lost=losses(told),
+        **{name: told[name] for name in LOSSES if told[name]},
+    )
+
+
+def _tell(figures: Figures, work: Work, case: Case, names: list[str]) -> None:
+    print(f"\n({work.name}) {work.title}; {case.name}", file=sys.stderr)
+    for name in names:
+        rate, cpu, lost = (
+            figures.middle(work.name, case.name, name, metric)
+            for metric in ("per_second", "cpu_us", "lost")
+        )
+        failed = f"  {lost:,.0f} lost" if lost else ""
+        print(f"  {name:24} {rate:>12,.0f}/s {cpu:>10.2f} µs CPU{failed}", file=sys.stderr)

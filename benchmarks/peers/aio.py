@@ -1,0 +1,72 @@
+"""asyncio: ``aio asyncio|uvloop streams|protocol echo|lines``."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import cast
+
+from benchmarks.peers import MOST, listen
+
+
+class Echo(asyncio.Protocol):
+    """Echo without a task for each connection."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember where to write."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
+
+    def data_received(self, data: bytes) -> None:
+        """Write it back; slow readers are paused."""
+        self._transport.write(data)
+
+    def pause_writing(self) -> None:
+        """Read no more until the peer has."""
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._transport.resume_reading()
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Echo."""
+    while data := await reader.read(MOST):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+
+async def lines(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer lines."""
+    while line := await reader.readline():
+        writer.write(line)
+        await writer.drain()
+    writer.close()
+
+
+async def serve(api: str, work: str) -> None:
+    """Serve until killed."""
+    # The C library gets large blocks from the system anew each time until one has been given back,
+    # which a program that has run for a while has done; asyncio's transport asks for such ones.
+    bytes(1 << 20)
+    sock = listen()
+    if api == "protocol":
+        server = await asyncio.get_running_loop().create_server(Echo, sock=sock)
+    else:
+        server = await asyncio.start_server({"echo": echo, "lines": lines}[work], sock=sock)
+    await server.serve_forever()
+
+
+def _main(loop: str, api: str, work: str) -> None:
+    factory = None
+    if loop == "uvloop":
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(serve(api, work))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
