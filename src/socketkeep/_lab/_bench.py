@@ -16,7 +16,6 @@ from socketkeep._lab._results import Check, Step
 
 #: Seconds that a call or a change of state may take; one that comes at all takes microseconds.
 PATIENCE: Final = 5.0
-AWAKE: Final = "not suspended"
 
 
 class Bench:
@@ -117,13 +116,16 @@ class Bench:
         right to look.
         """
         wanted = calls.split("|")
-        seen = ""
+        seen = "it hangs in another"
 
         def reached() -> bool:
             nonlocal seen
+            if process.has_returned():
+                seen = "not suspended: the call has returned"
+                return True
             asleep = sleep_of(process.pid)
             if asleep is None:
-                seen = AWAKE
+                seen = "not suspended"
                 return False
             call, argument = asleep
             on = name if argument == process.opened(name).fd else f"{argument:#x}"
@@ -131,7 +133,8 @@ class Bench:
             return call in wanted and on in (name, f"{argument:#x}" if "poll" in call else name)
 
         try:
-            wait_for(reached, self._left)
+            if process.pending:
+                wait_for(reached, self._left)
         except OSError as error:
             raise CannotBeDone(
                 f"no right to see what process {process.name} does (/proc/PID/syscall): "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import errno
 import os
 import select
 import socket
@@ -14,6 +15,13 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _FILLING: Final = bytes(65536)
 
 
+class _Open(dict[str, socket.socket]):
+    """Sockets by name; one that there is not is a descriptor that is not open."""
+
+    def __missing__(self, name: str) -> socket.socket:
+        raise OSError(errno.EBADF, f"no socket {name}")
+
+
 class Calls:
     """One process's sockets by name, and what can be done with them, a method a call.
 
@@ -23,7 +31,7 @@ class Calls:
     """
 
     def __init__(self) -> None:
-        self.open: dict[str, socket.socket] = {}
+        self.open: dict[str, socket.socket] = _Open()
 
     def socket(self, name: str) -> None:
         self.open[name] = socket.socket()

@@ -125,9 +125,14 @@ class Process:
 
     def begin(self, call: str, *arguments: Any) -> None:
         """Have it begin a call, and do not wait for its end: `finish` does."""
+        self.pending = ""
         if not self._hangs:
             self.pending = _written(call, arguments)
             self._send(msgspec.msgpack.encode(Order(call, arguments)))
+
+    def has_returned(self) -> bool:
+        """Whether the call that was begun has an outcome."""
+        return bool(select.select([self._channel], [], [], 0)[0])
 
     def finish(self) -> Outcome:
         """Wait for the end of the call that was begun."""

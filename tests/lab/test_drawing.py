@@ -1,0 +1,140 @@
+"""The drawings show what was recorded, and nothing else."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree as ET
+
+import msgspec
+import pytest
+
+from socketkeep._lab._results import Check, Finding, Packet, Step
+from socketkeep._lab._svg import svg
+from socketkeep._lab._text import at_length
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def step(
+    process: str,
+    call: str,
+    result: str,
+    handles: dict[str, int],
+    state: str,
+    packets: tuple[Packet, ...] = (),
+) -> Step:
+    """A step of a connection that `handles` are of, and whose state is the one of its peer."""
+    return Step(
+        process,
+        call,
+        result,
+        "Resource temporarily unavailable" if result == "EAGAIN" else "",
+        0.0,
+        0,
+        0.0,
+        {"conn": handles, "client": {"peer": 1}},
+        {"client": state},
+        packets,
+    )
+
+
+FOUND = Finding(
+    "an-end",
+    "a <claim>",
+    "Somebody said so.",
+    "conn.close()",
+    "does not hold",
+    "recv: expected 1, observed 2",
+    ("server", "child", "peer"),
+    (
+        step("peer", "connect(client)", "None", {}, "ESTABLISHED"),
+        step("server", "recv(conn)", "EAGAIN", {"server": 1}, "ESTABLISHED"),
+        step("server", "fork()", "child", {"server": 1, "child": 1}, "ESTABLISHED"),
+        step("server", "close(conn)", "None", {"child": 1}, "ESTABLISHED"),
+        step("child", "exit()", "", {}, "CLOSE_WAIT", (Packet("FIN", "conn", "client"),)),
+    ),
+    (Check("recv", "1", "2"), Check("send", "3", "3"), Check("filled", "", "4")),
+)
+
+TIMELINE = """\
+  server                 child       peer               handles; state
+                                     ┃ connect(client)  conn: none
+                                     ┃                  client: peer 1; ESTABLISHED
+  ┃ recv(conn) → EAGAIN              ┃                  conn: server 1
+  ┃ fork() → child       ┃           ┃                  conn: server 1, child 1
+  ┊ close(conn)          ┃           ┃                  conn: child 1
+  ┊                        exit()    ┃                  conn: none
+  ┊                                  ┃                  client: peer 1; CLOSE_WAIT
+  ┊                       ── FIN ───▶┃
+"""
+
+
+def test_the_timeline_in_a_terminal() -> None:
+    assert TIMELINE in at_length(FOUND)
+
+
+def test_every_observation_and_the_verdict_are_told() -> None:
+    lines = [line.strip() for line in at_length(FOUND).splitlines()]
+    assert lines[0] == "an-end: a <claim>"
+    assert "“Somebody said so.”" in lines
+    assert "In Socketkeep: conn.close()" in lines
+    assert lines[-5:-2] == ["✗  recv: 2, where 1 was expected", "✓  send: 3", "·  filled: 4"]
+    assert lines[-1] == "does not hold: recv: expected 1, observed 2"
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_picture_says_the_same(alone: bool) -> None:
+    tree = ET.fromstring(svg(FOUND, alone=alone))
+    texts = ["".join(element.itertext()) for element in tree.iter(f"{SVG}text")]
+    assert texts == [
+        "server",
+        "child",
+        "peer",
+        "handles; state",
+        *("connect(client)", "conn: none", "client: peer 1; ESTABLISHED"),
+        *("recv(conn) → EAGAIN", "conn: server 1"),
+        *("fork() → child", "conn: server 1, child 1"),
+        *("close(conn)", "conn: child 1"),
+        *("exit()", "conn: none", "client: peer 1; CLOSE_WAIT", "FIN"),
+    ]
+
+
+def test_the_picture_can_be_heard() -> None:
+    tree = ET.fromstring(svg(FOUND))
+    assert tree.get("role") == "img"
+    title, description = tree.find(f"{SVG}title"), tree.find(f"{SVG}desc")
+    assert title is not None
+    assert description is not None
+    assert tree.get("aria-labelledby") == f"{title.get('id')} {description.get('id')}"
+    assert title.text == "a <claim>: does not hold"
+    assert description.text == (
+        "peer: connect(client). server: recv(conn) returns EAGAIN. server: fork() returns child. "
+        "server: close(conn). child: exit(). FIN arrives at peer."
+    )
+
+
+def test_the_picture_has_its_own_colours_only_as_a_file() -> None:
+    """In a page it has those of the text around it, in light and dark."""
+    assert "prefers-color-scheme:dark" in svg(FOUND)
+    assert "<style>" not in svg(FOUND, alone=False)
+
+
+def test_a_handle_of_the_lane_is_drawn_as_a_bar() -> None:
+    """Thick while the process has one: the server's until its close, the child's until its exit."""
+    paths = [element.attrib for element in ET.fromstring(svg(FOUND)).iter(f"{SVG}path")]
+    lanes = [path["d"].partition(",")[0] for path in paths if "stroke-width" in path]
+    server, child, peer = (
+        f"M{element.get('cx')}"
+        for number, element in sorted(
+            {
+                float(circle.get("cx", "")): circle
+                for circle in ET.fromstring(svg(FOUND)).iter(f"{SVG}circle")
+            }.items()
+        )
+    )
+    assert (lanes.count(server), lanes.count(child), lanes.count(peer)) == (2, 2, 5)
+
+
+def test_a_picture_of_nothing_can_be_drawn() -> None:
+    nothing = msgspec.structs.replace(FOUND, processes=(), steps=(), checks=())
+    ET.fromstring(svg(nothing))
+    assert "does not hold" in at_length(nothing)

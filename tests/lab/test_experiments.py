@@ -1,0 +1,97 @@
+"""Every experiment holds on this kernel, and does not where a call does something else."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import pytest
+
+from socketkeep._lab._calls import Calls
+from socketkeep._lab._catalogue import EXPERIMENTS, near
+from socketkeep._lab._results import Finding
+from tests.lab import breaks
+from tests.lab.breaks import BREAKS
+
+ROOT: Final = Path(__file__).parents[2]
+CASES: Final = [(name, *case) for name, cases in BREAKS.items() for case in cases]
+
+
+def performed(name: str, calls: type[Calls]) -> Finding:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.lab.breaks", name, calls.__name__],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=50,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    return msgspec.json.decode(done.stdout, type=Finding)
+
+
+def test_every_experiment_is_broken_here() -> None:
+    assert list(EXPERIMENTS) == list(BREAKS)
+
+
+@pytest.mark.parametrize(
+    ("name", "calls", "what"), CASES, ids=[f"{name}-{calls.__name__}" for name, calls, _ in CASES]
+)
+def test_a_kernel_that_does_otherwise_is_noticed(name: str, calls: type[Calls], what: str) -> None:
+    finding = performed(name, calls)
+    assert finding.verdict == "does not hold", finding
+    failed = [check for check in finding.checks if not check.holds]
+    assert what in [check.what for check in failed]
+    first = failed[0]
+    expected = f"{first.what}: expected {first.expected}, observed {first.observed}"
+    assert finding.reason == expected
+
+
+def test_want_of_descriptors_says_nothing_of_the_claim() -> None:
+    finding = performed("last-close", breaks.NoDescriptors)
+    assert finding.verdict == "could not be done"
+    assert finding.reason == "server: accept(listener, conn): EMFILE (Too many open files)"
+
+
+def test_a_process_that_ends_early_is_no_traceback() -> None:
+    finding = performed("last-close", breaks.Fails)
+    assert (finding.verdict, finding.reason) == ("could not be done", "process server has ended")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_outlives_the_lab(number: int) -> None:
+    """Each process holds the pipe's end, the one that hangs in its accept among them."""
+    watch, held = os.pipe()
+    try:
+        program = (
+            "from tests.lab.breaks import *\n"
+            "class Hangs(Calls):\n"
+            "    def accept(self, listener, name):\n"
+            f"        os.write({held}, b'x')\n"
+            "        super().accept(listener, name)\n"
+            "try: EXPERIMENTS['blocking-suspends'].perform(Hangs, 60)\n"
+            "except KeyboardInterrupt: pass\n"
+        )
+        with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, pass_fds=[held]) as lab:
+            os.close(held)
+            held = -1
+            assert os.read(watch, 1) == b"x"
+            lab.send_signal(number)
+            assert lab.wait(30) in (0, -number)
+            assert select.select([watch], [], [], 30)[0], "a process is left"
+            assert os.read(watch, 1) == b""
+    finally:
+        os.close(watch)
+        if held >= 0:
+            os.close(held)
+
+
+def test_names_that_are_near() -> None:
+    assert near("close") == ["close-in-child", "close-in-parent", "close-counts"]
+    assert "last-close" in near("last-clsoe")
+    assert near("zzz") == []
