@@ -11,7 +11,8 @@ LOCKED := dev bench
 LOCK := requirements/dev.txt
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
-PYTEST_WORKERS ?= 2
+# Two for each of two cores: a test waits for processes more than it computes.
+PYTEST_WORKERS ?= 4
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
