@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -161,3 +162,14 @@ def admin_port(server: Server) -> int:
     """Return the port that a real server's log names."""
     url: str = server.find("admin")[0]["url"]
     return int(url.rstrip("/").rpartition(":")[2])
+
+
+def admin_pid(server: Server) -> int:
+    """Return the pid of the process that shows the server."""
+    (pid,) = (
+        int(name)
+        for name in Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+        if os.path.exists(f"/proc/{name}/fd/3")
+        and b"admin" in Path(f"/proc/{name}/cmdline").read_bytes()
+    )
+    return pid

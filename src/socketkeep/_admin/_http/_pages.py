@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from importlib import resources
 from typing import Final
@@ -13,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import h11
 
+from socketkeep._admin._http._events import Events
 from socketkeep._admin._http._source import Source, Unreachable
 from socketkeep._admin._metrics import exposition
 from socketkeep._admin._settings import is_loopback
@@ -36,7 +36,7 @@ class Reply:
     """An answer; a body that is no bytes goes on until the client leaves."""
 
     status: int
-    body: bytes | AsyncIterator[bytes]
+    body: bytes | AsyncGenerator[bytes, None]
     content_type: str = _TEXT
     more: Headers = ()
 
@@ -48,12 +48,10 @@ class Reply:
 class Pages:
     """The page, its events, the metrics and the two probes."""
 
-    def __init__(self, source: Source, token: str, group: asyncio.TaskGroup) -> None:
+    def __init__(self, source: Source, token: str) -> None:
         self._source = source
         self._token = token.encode()
-
-    def close(self) -> None:
-        """End what runs in the background."""
+        self._events = Events(source)
 
     async def reply(self, request: h11.Request) -> Reply:
         """Return the answer to a request."""
@@ -82,10 +80,12 @@ class Pages:
         match target.path:
             case "/":
                 return _page()
+            case "/events":
+                return Reply(200, self._events.stream(), "text/event-stream")
             case "/metrics":
                 return await self._metrics(headers.get("accept", b"").decode("ascii", "replace"))
             case _:
-                return _refusal(404, "there are /, /metrics, /healthz and /readyz")
+                return _refusal(404, "there are /, /events, /metrics, /healthz and /readyz")
 
     def _right(self, token: bytes) -> bool:
         return hmac.compare_digest(token, self._token)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
+import struct
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from http import HTTPStatus
 from io import FileIO
 from typing import Final
@@ -26,11 +28,10 @@ _WRITE_TIMEOUT: Final = 10.0
 
 
 class HttpServer:
-    """Answers GET and HEAD; everything it says comes from `source`."""
+    """Answers GET and HEAD from what `source` says, to who has the token, if there is one."""
 
     def __init__(self, source: Source, token: str) -> None:
-        self._source = source
-        self._token = token
+        self._pages = Pages(source, token)
         self._clients: set[asyncio.Task[None]] = set()
         self._throttle = _log.Throttle()
 
@@ -44,15 +45,13 @@ class HttpServer:
                 loop.remove_reader(lifeline.fileno())
                 over.set()
 
-        async with asyncio.TaskGroup() as group:
-            self._pages = Pages(self._source, self._token, group)
-            server = await asyncio.start_server(self._client, sock=listener)
-            loop.add_reader(lifeline.fileno(), heard)
-            await over.wait()
-            server.close()
-            for task in self._clients:
-                task.cancel()
-            self._pages.close()
+        server = await asyncio.start_server(self._client, sock=listener)
+        loop.add_reader(lifeline.fileno(), heard)
+        await over.wait()
+        server.close()
+        for task in self._clients:
+            task.cancel()
+        await asyncio.gather(*self._clients)
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -71,7 +70,17 @@ class HttpServer:
             )
         finally:
             self._clients.discard(task)
-            writer.transport.abort() if writer.transport.get_write_buffer_size() else writer.close()
+            if writer.transport.get_write_buffer_size():
+                _reset(writer)
+            else:
+                writer.close()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """End a connection whose client does not read, and have the kernel hold nothing for it."""
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 class _Conversation:
@@ -138,11 +147,12 @@ class _Conversation:
             await self._stream(reply.body)
         await self._send(h11.EndOfMessage())
 
-    async def _stream(self, parts: AsyncIterator[bytes]) -> None:
-        async for part in parts:
-            if self._reader.at_eof() or self._writer.is_closing():
-                raise ConnectionResetError
-            await self._send(h11.Data(data=part))
+    async def _stream(self, parts: AsyncGenerator[bytes, None]) -> None:
+        async with aclosing(parts):
+            async for part in parts:
+                if self._reader.at_eof() or self._writer.is_closing():
+                    raise ConnectionResetError
+                await self._send(h11.Data(data=part))
 
     async def _send(self, event: h11.Event) -> None:
         data = self._http.send(event)

@@ -1,0 +1,139 @@
+"""The page in a real browser, while its server is reloaded, loses a worker and is upgraded."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from tests.admin.browser import Browser
+from tests.admin.web import (
+    LIVE,
+    STATUS,
+    FakeSource,
+    admin_pid,
+    admin_port,
+    connection,
+    pages,
+    worker,
+)
+from tests.harness import Load, Server, write_handler
+from tests.harness.processes import wait_exit
+
+pytestmark = pytest.mark.timeout(120)
+
+_DOTS = (
+    "Object.fromEntries([...document.querySelectorAll('.dot:not(.gone)')]"
+    ".map((dot) => [dot.dataset.id, Number(dot.dataset.pid)]))"
+)
+_SEATS = "[...document.querySelectorAll('.seat[data-pid]')].map((seat) => Number(seat.dataset.pid))"
+#: Whether each dot is drawn inside of the seat of its worker, once it has come to rest.
+_SEATED = """[...document.querySelectorAll('.dot:not(.gone)')].every((dot) => {
+  const seat = document.querySelector(`.seat[data-pid="${dot.dataset.pid}"]`);
+  if (!seat) return false;
+  const at = dot.getBoundingClientRect(), box = seat.getBoundingClientRect();
+  return at.left >= box.left && at.right <= box.right
+    && at.top >= box.top && at.bottom <= box.bottom;
+})"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser for the tests of this module."""
+    with Browser() as browser:
+        yield browser
+
+
+def test_reload_kill_and_upgrade(tmp_path: Path, browser: Browser) -> None:
+    """The page shows each, and every connection in the seat that it then has."""
+    target = write_handler(tmp_path, "v0", is_async=True)
+    options = ("--admin", "127.0.0.1:0", "-w", "2", "--keep", "crash", "--keep-after", "0")
+
+    def seated(generation: int, without: int = 0) -> dict[str, int]:
+        """Wait until all dots are where the server says; return by connection its worker."""
+
+        def agrees() -> bool:
+            there = {each["id"]: each["worker"] for each in server.connections()}
+            shown = browser.value(_DOTS)
+            pids = set(browser.value(_SEATS))
+            return (
+                len(there) == 12
+                and shown == there
+                and set(there.values()) <= pids
+                and without not in pids
+                and bool(browser.value(_SEATED))
+            )
+
+        browser.wait(f"document.title.includes('generation {generation}')")
+        server.wait_until(agrees, "the dots are in their seats")
+        return dict(browser.value(_DOTS))
+
+    with Server(tmp_path, target, *options) as server, Load(server.address, 12, pause=0.05) as load:
+        browser.resize(1280, 900)
+        browser.open(f"http://127.0.0.1:{admin_port(server)}/")
+        before = seated(1)
+        write_handler(tmp_path, "v1", is_async=True)
+        server.reload()
+        reloaded = seated(2)
+        assert reloaded.keys() == before.keys()
+        assert not set(reloaded.values()) & set(before.values())
+        said = "document.getElementById('log').innerText"
+        browser.wait(f"{said}.includes('connections moved by the reload: 12')")
+        victim = next(iter(reloaded.values()))
+        os.kill(victim, signal.SIGKILL)
+        killed = seated(2, without=victim)
+        assert killed.keys() == before.keys()
+        browser.wait(f"{said}.includes('worker {victim} in seat')")
+        shows = admin_pid(server)
+        assert server.cli("upgrade").exit_code == 0
+        assert wait_exit(shows, 10.0)
+        assert seated(3).keys() == before.keys()
+        assert browser.value("document.getElementById('notice').hidden")
+        assert load.finish(10.0).clean
+    # That the stream broke off is the upgrade's; nothing else was wrong with the page.
+    assert [each for each in browser.complaints if "/events" not in each] == []
+
+
+def test_hostile_names_keyboard_and_phone(browser: Browser) -> None:
+    """What peers and paths are called is text; all can be reached by keys and fits a phone."""
+    evil = "<img src=x onerror='document.title=1'><script>document.title=2</script>"
+    report = replace(
+        LIVE,
+        status=replace(STATUS, name=evil, target=evil),
+        workers=[worker(0, 71), worker(1, 72, 2), worker(2, 73, 2, state="starting")],
+        connections=[connection("1-1-1", 71, 0, peer=evil, listener=evil)],
+        left_out=5,
+    )
+    browser.complaints.clear()
+
+    def look(port: int) -> None:
+        browser.resize(390, 844, phone=True)
+        browser.prefer(reduced_motion="reduce", color_scheme="dark")
+        browser.open(f"http://127.0.0.1:{port}/")
+        browser.wait("document.querySelectorAll('.dot').length === 1")
+        for _ in range(20):
+            if browser.value("document.activeElement.dataset.pid") == "71":
+                break
+            browser.press("Tab", 9)
+        assert browser.value("document.activeElement.matches('.seat:focus-visible')")
+        browser.press(" ", 32)
+        browser.wait("document.querySelector('.seat').ariaPressed === 'true'")
+        assert evil in browser.value("document.getElementById('rows').innerText")
+        assert browser.value("document.getElementById('name').textContent") == evil
+        assert browser.value("document.querySelectorAll('img').length") == 0
+        assert "1 of 3 connections are drawn" in browser.value("document.body.innerText")
+        assert browser.value("document.documentElement.scrollWidth <= 390")
+        assert browser.value("document.getAnimations().length") == 0
+
+    async def shown() -> None:
+        async with pages(FakeSource(report)) as port:
+            await asyncio.to_thread(look, port)
+            browser.complaints[:] = [each for each in browser.complaints if "/events" not in each]
+
+    asyncio.run(shown())
+    assert browser.complaints == []
