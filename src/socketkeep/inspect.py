@@ -7,6 +7,7 @@ What the commands `socketkeep holders`, `why` and `leaks` show, as frozen values
 from socketkeep._inspect._adopting import BorrowedListener, borrow_listeners
 from socketkeep._inspect._diagnosis import Diagnosis
 from socketkeep._inspect._ends import Chosen, Outcome, abort, choose, fin
+from socketkeep._inspect._leaks import Leak, Leaks, leaks
 from socketkeep._inspect._results import HeldSocket, HeldSockets, SocketHolder, TcpFacts, Timer
 from socketkeep._inspect._survey import holders
 from socketkeep._inspect._why import Explanation, why
@@ -18,6 +19,8 @@ __all__ = [
     "Explanation",
     "HeldSocket",
     "HeldSockets",
+    "Leak",
+    "Leaks",
     "Outcome",
     "SocketHolder",
     "TcpFacts",
@@ -27,5 +30,6 @@ __all__ = [
     "choose",
     "fin",
     "holders",
+    "leaks",
     "why",
 ]

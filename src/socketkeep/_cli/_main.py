@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "stop": "Stop a server gracefully.",
     "holders": "Show who holds a socket: of an address, a process, or one descriptor.",
     "why": "Explain why a connection does not close, or why a port refuses or hangs.",
+    "leaks": "Find sockets that a process holds only because it was forked.",
     "fin": "Send FIN on a connection of any process, whoever holds it.",
     "abort": "Reset a connection of any process, whoever holds it.",
     "adopt": "Serve on the listener of a running server, any program's, beside it.",

@@ -96,6 +96,18 @@ def keeper_above(process: Process, processes: Processes) -> Process | None:
     return None
 
 
+def ancestors(process: Process, processes: Processes) -> list[Process]:
+    """Return a process's parent, the parent's parent and so on, without the first of the system."""
+    found: list[Process] = []
+    while process.parent > 1 and len(found) < _ANCESTORS:
+        above = processes(process.parent)
+        if above is None:
+            break
+        found.append(above)
+        process = above
+    return found
+
+
 def descendants(pids: Iterable[int]) -> list[int]:
     """Return the processes that these are the parents of, and their children in turn."""
     children: dict[int, list[int]] = {}

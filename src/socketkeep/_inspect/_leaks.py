@@ -1,0 +1,310 @@
+"""`leaks`: sockets that a process holds only because it, or its program, was started by another.
+
+Nothing in the kernel says what a descriptor is for.  What can be seen: who else has the socket,
+whether bytes have passed since the process was forked (TCP counts the time since), and what each
+thread waits for.  Two looks, a moment apart, are compared; what they do not settle is said to be
+unclear, and is not counted as a leak.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Container, Iterable, Iterator, Sequence
+from typing import Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from socketkeep._errors import SystemFailure
+from socketkeep._inspect._processes import (
+    Process,
+    Processes,
+    ancestors,
+    descendants,
+    keeper_above,
+    reader,
+)
+from socketkeep._inspect._programs import is_forked, is_python, survives_exec
+from socketkeep._inspect._results import HeldSocket, SocketHolder
+from socketkeep._inspect._rows import tcp_facts
+from socketkeep._inspect._sock_diag import inet_sockets
+from socketkeep._inspect._survey import holders, sockets_of
+from socketkeep._inspect._waits import Waits, waits_of
+from socketkeep._inspect._what import ProcessSockets
+
+Code = Literal["peer-closed", "parent-closed", "never-used"]
+
+#: The kernel's clocks count in hundredths of a second.
+_SLACK: Final = 0.02
+_UNCLEAR: Final = "It was inherited; whether this process uses it cannot be told from outside."
+_SENTENCES: Final[dict[Code, str]] = {
+    "peer-closed": "The peer has closed it, and what this process has keeps it from ending.",
+    "parent-closed": "Those that it was inherited from have closed it, and this keeps it open.",
+    "never-used": "It was inherited, and is another process's: this one does not use it.",
+}
+
+
+class Leak(Struct, frozen=True):
+    """A socket that process `pid` has, by descriptor `fd`, only because it was forked.
+
+    code: "peer-closed", "parent-closed" (no ancestor has it any more), or "never-used".
+    parent: the ancestor that it was inherited from, or that forked the process.
+    sentence: the case in words.  evidence: what shows it.  remedy: the line of Python that would
+    have prevented it, and where.
+    """
+
+    code: Code
+    pid: int
+    fd: int
+    command: str
+    parent: int
+    socket: HeldSocket
+    sentence: str
+    evidence: tuple[str, ...]
+    remedy: str
+
+
+class Leaks(Struct, frozen=True):
+    """What `leaks` found.
+
+    looked_at: the processes.  unclear: sockets that may be leaks, or be used now and then: what was
+    seen does not tell.  unreadable: descendants that this process may not look into.
+    """
+
+    looked_at: tuple[int, ...]
+    leaks: tuple[Leak, ...]
+    unclear: tuple[Leak, ...]
+    unreadable: tuple[int, ...]
+
+
+class Seen(Struct, frozen=True):
+    """What was seen of a process at one moment.
+
+    sockets: by inode.  began: seconds since the system's start, before the kernel told of them.
+    times: of TCP connections, when the last byte passed at the latest, and when they were made at
+    the latest, where that is known.
+    """
+
+    process: Process
+    sockets: dict[int, HeldSocket]
+    waits: Waits
+    began: float
+    times: dict[int, tuple[float, float | None]]
+
+
+def leaks(*pids: int, interval: float = 0.5) -> Leaks:
+    """Return the sockets that processes hold only because they, or their parents, were forked.
+
+    Of `pids` and all their descendants, each against its own ancestors.  interval: seconds between
+    the two looks: what a process waits for at either of them it uses.
+
+    A socket is a leak when the process waits for it at neither, and (1) an ancestor does, or (2) no
+    byte has passed since the process was forked, or (3) its peer has closed it.  What a Socketkeep
+    keeper has is kept on purpose, and what an executed program has as its standard streams was
+    given to it: neither is a leak.  Not promised: a process that uses a socket rarely and for a
+    moment, having got it at the fork on purpose, is not told from one that leaks it.
+
+    Raises SystemFailure: no such process, or no right to trace it; needs Linux and its /proc.
+    """
+    processes = reader()
+    named = tuple(dict.fromkeys(pids))
+    family = list(dict.fromkeys([*named, *descendants(named)]))
+    unreadable: list[int] = []
+    first = _look(family, named, processes, unreadable)
+    time.sleep(interval)  # the length of the observation
+    second = _look([pid for pid in family if pid in first], (), processes, [])
+    found: list[Leak] = []
+    unclear: list[Leak] = []
+    ancestors_waits: dict[int, Waits] = {}
+    for pid, after in second.items():
+        line = ancestors(after.process, processes)
+        for ancestor in line:
+            if ancestor.pid not in ancestors_waits:
+                seen = second.get(ancestor.pid)
+                waits = waits_of(ancestor.pid) if seen is None else seen.waits
+                ancestors_waits[ancestor.pid] = waits
+        waited = {each.pid: ancestors_waits[each.pid].descriptors for each in line}
+        sure, unsure = _of_process(first[pid], after, line, waited, processes)
+        found += sure
+        unclear += unsure
+    return Leaks(tuple(second), tuple(found), tuple(unclear), tuple(unreadable))
+
+
+def _look(
+    pids: Iterable[int], named: Sequence[int], processes: Processes, unreadable: list[int]
+) -> dict[int, Seen]:
+    found = {}
+    for pid in pids:
+        began = time.clock_gettime(time.CLOCK_BOOTTIME)
+        try:
+            sockets = {held.inode: held for held in holders(str(pid)) if held.inode}
+        except SystemFailure:
+            if pid in named:
+                raise
+            if processes(pid) is not None:
+                unreadable.append(pid)
+            continue
+        process = processes(pid)
+        if process is not None:
+            found[pid] = Seen(process, sockets, waits_of(pid), began, _times(sockets))
+    return found
+
+
+def _times(sockets: Container[int]) -> dict[int, tuple[float, float | None]]:
+    # By a look of its own, since each moment between the kernel's word and the clock's counts.
+    times = {}
+    for found in inet_sockets(inodes=sockets, info=True):
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        facts, age = tcp_facts(found)
+        if facts is not None:
+            last = now - min(facts.since_sent, facts.since_received)
+            times[found.inode] = (last, None if age is None else now - age)
+    return times
+
+
+def _of_process(
+    before: Seen,
+    after: Seen,
+    line: Sequence[Process],
+    waited: dict[int, frozenset[int]],
+    processes: Processes,
+) -> tuple[list[Leak], list[Leak]]:
+    """Return what a process leaks, and what may be a leak.  line: its ancestors, the nearest first.
+
+    waited: the descriptors that each of them waits for.
+    """
+    judged: dict[int, tuple[Leak, bool]] = {}
+    if not line:
+        return [], []
+    for inode, held in after.sockets.items():
+        if inode not in before.sockets or _on_purpose(held, after.process, line[0], processes):
+            continue
+        verdict = _judge(held, before, after, line, waited)
+        if verdict is not None:
+            judged[inode] = verdict
+    # Who has got both ends of a pair, and one of them without use, has got the other alike.
+    sure = {inode for inode, (_, certain) in judged.items() if certain}
+    ends = {after.sockets[inode].peer for inode in sure}
+    sure |= {inode for inode in judged if f"unix:inode={inode}" in ends}
+    return (
+        [_surely(leak) for inode, (leak, _) in judged.items() if inode in sure],
+        [leak for inode, (leak, _) in judged.items() if inode not in sure],
+    )
+
+
+def _surely(leak: Leak) -> Leak:
+    return msgspec.structs.replace(leak, sentence=_SENTENCES[leak.code])
+
+
+def _on_purpose(held: HeldSocket, process: Process, parent: Process, processes: Processes) -> bool:
+    """Whether a Socketkeep server has the socket, or the program was started with it."""
+    for holder in held.holders:
+        known = processes(holder.pid)
+        if holder.how in ("kept", "serves") or (known is not None and known.is_keeper):
+            return True
+    keeper = keeper_above(process, processes)
+    if keeper is not None and held.peer in {f"unix:inode={n}" for n in _inodes(keeper.pid)}:
+        return True  # a worker's channel, which the children that it forks for connections share
+    if is_forked(process.pid, parent.pid):
+        return False
+    mine = [holder.fd for holder in held.holders if holder.pid == process.pid]
+    return any(fd <= 2 for fd in mine) or not any(survives_exec(process.pid, fd) for fd in mine)
+
+
+def _inodes(pid: int) -> Iterable[int]:
+    try:
+        return sockets_of(ProcessSockets(pid))
+    except SystemFailure:
+        return ()  # another user's: what its workers share with it cannot be told
+
+
+def _judge(
+    held: HeldSocket,
+    before: Seen,
+    after: Seen,
+    line: Sequence[Process],
+    waited: dict[int, frozenset[int]],
+) -> tuple[Leak, bool] | None:
+    """Return a possible leak, and whether it is one for sure; None when it is none."""
+    process = after.process
+    mine = {holder.fd for holder in held.holders if holder.pid == process.pid}
+    if not mine or mine & (before.waits.descriptors | after.waits.descriptors):
+        return None
+    by_pid = {each.pid: each for each in line}
+    above = [holder for holder in held.holders if holder.pid in by_pid]
+    if held.age is not None and after.began - held.age > process.started + _SLACK:
+        return None  # it is younger than the process: its own, or sent to it
+    last, made = after.times.get(held.inode, (None, None))
+    # The start is told in hundredths of a second, rounded down: what was before it was before.
+    idle = last is not None and last <= process.started
+    older = idle or (made is not None and made <= process.started)
+    unused = idle or _never_used(held)
+    if not above and not (older and held.state in ("ESTABLISHED", "CLOSE_WAIT")):
+        return None  # nothing shows that it was inherited
+    waiting = [holder for holder in above if holder.fd in waited[holder.pid]]
+    closed = held.state == "CLOSE_WAIT" and before.sockets[held.inode].state == "CLOSE_WAIT"
+    code: Code = "peer-closed" if closed else "never-used" if above else "parent-closed"
+    parent = above[0].pid if above else line[0].pid
+    told = before.waits.told and after.waits.told
+    listens = held.state == "LISTEN"
+    certain = told and bool(waiting or ((unused or closed) and not listens))
+    evidence = tuple(_evidence(held, above, idle, told, waiting, process))
+    leak = Leak(
+        code,
+        process.pid,
+        min(mine),
+        process.command,
+        parent,
+        held,
+        _UNCLEAR,
+        evidence,
+        _remedy(process, parent),
+    )
+    return leak, certain
+
+
+def _never_used(held: HeldSocket) -> bool:
+    return held.tcp is not None and not held.tcp.sent and not held.tcp.received
+
+
+def _evidence(
+    held: HeldSocket,
+    above: Sequence[SocketHolder],
+    idle: bool,
+    told: bool,
+    waiting: Sequence[SocketHolder],
+    process: Process,
+) -> Iterator[str]:
+    if held.state == "CLOSE_WAIT":
+        yield "state CLOSE_WAIT: the peer's FIN has arrived"
+    for holder in above:
+        yield f"held by its ancestor {holder}{', which waits for it' if holder in waiting else ''}"
+    if not above:
+        yield "no ancestor of the process holds it, and it is older than the process"
+    if idle and held.tcp is not None:
+        quiet = min(held.tcp.since_sent, held.tcp.since_received)
+        yield f"no byte has passed for {quiet:.1f} s, since before the process was forked"
+    elif _never_used(held):
+        yield "no byte has ever passed"
+    elif held.tcp is not None:
+        yield "bytes have passed since about when the process was forked; by whom cannot be told"
+    if told:
+        yield "the process's threads wait for other things"
+    else:
+        yield "what the process's threads wait for could not be told: it was running"
+    known = {process.pid, *(holder.pid for holder in above)}
+    others = sorted({holder.pid for holder in held.holders} - known)
+    if others:
+        yield f"held by {', '.join(map(str, others))} as well"
+
+
+def _remedy(process: Process, parent: int) -> str:
+    forked = is_forked(process.pid, parent)
+    if not is_python(parent):
+        how = "close it after fork(2)" if forked else "open it with SOCK_CLOEXEC"
+        return f"in process {parent}: {how} (it is no Python program)"
+    if forked:
+        return f"socketkeep.guard_forks()   # in process {parent}, before it forks"
+    return (
+        f"subprocess.Popen(..., close_fds=True)   # in process {parent}, the socket not in pass_fds"
+    )

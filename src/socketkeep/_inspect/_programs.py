@@ -1,0 +1,46 @@
+"""What a process runs: a copy of its parent, or a program of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Final
+
+_PYTHON: Final = re.compile(r"(python|pypy)[0-9.]*( \(deleted\))?")
+
+
+def is_forked(pid: int, parent: int) -> bool:
+    """Whether a process is a copy of its parent, which has executed no program since the fork.
+
+    The memory of a program begins where it was executed: where the stack of a copy begins, too.
+    """
+    own = _start_of_stack(pid)
+    return own is not None and own == _start_of_stack(parent)
+
+
+def is_python(pid: int) -> bool:
+    """Whether a process runs an interpreter of Python."""
+    try:
+        return bool(_PYTHON.fullmatch(os.path.basename(os.readlink(f"/proc/{pid}/exe"))))
+    except OSError:
+        return False
+
+
+def survives_exec(pid: int, fd: int) -> bool:
+    """Whether a descriptor is without the flag close-on-exec, so that a program can be given it."""
+    try:
+        with open(f"/proc/{pid}/fdinfo/{fd}", encoding="ascii") as file:
+            flags = next(line for line in file if line.startswith("flags:"))
+    except (OSError, StopIteration):
+        return False
+    return not int(flags.split()[1], 8) & os.O_CLOEXEC
+
+
+def _start_of_stack(pid: int) -> tuple[str, bytes] | None:
+    """Return the program and the start of its stack, which execve(2) draws by lot."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        return os.readlink(f"/proc/{pid}/exe"), fields[25]
+    except OSError:
+        return None
