@@ -14,7 +14,7 @@ release = version = metadata.version("socketkeep")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "docs._ext.declared"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build", "_ext"]
+exclude_patterns = ["_build", "_ext", "_data"]
 nitpicky = True
 # Types in signatures: others' pages are not at hand, private ones have none.
 nitpick_ignore_regex = [

@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 import click
 import msgspec
 from docs._ext.diagram import svg
+from docs._ext.lab import RECORD, lab_markdown
 from sphinx.application import Sphinx
 
 import socketkeep
@@ -28,6 +29,7 @@ from socketkeep._cli import _main
 from socketkeep._inspect import _diagnosis, _why
 from socketkeep._inspect import _results as inspect_results
 from socketkeep._keeper import _generations, _ownership
+from socketkeep._lab import _results as lab_results
 
 #: What every error is, and need not be said.
 ROOTS: Final = (Exception, BaseException, object)
@@ -67,6 +69,11 @@ def reports_markdown() -> str:
         ("holders: a socket's holders", inspect_results.SocketHolder),
         ("holders: a socket's timer", inspect_results.Timer),
         ("holders: a socket's tcp", inspect_results.TcpFacts),
+        ("lab", lab_results.LabReport),
+        ("lab: its findings", lab_results.Finding),
+        ("lab: a finding's steps", lab_results.Step),
+        ("lab: a step's packets", lab_results.Packet),
+        ("lab: a finding's checks", lab_results.Check),
         ("why", _why.Explanation),
         ("why: its diagnoses", _diagnosis.Diagnosis),
     ):
@@ -150,7 +157,8 @@ def _type_text(hint: Any) -> str:
         case builtins.list | builtins.tuple:
             return "list of strings" if str in get_args(hint) else "list of objects"
         case builtins.dict:
-            return "object: a number for each name"
+            _, each = get_args(hint)
+            return f"object: {_type_text(each)} for each name".replace(": n", ": a n", 1)
         case typing.Literal:
             return "string"
     return "object" + or_null
@@ -163,6 +171,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "layers": layers_markdown,
     "errors": errors_markdown,
     "errno": errno_markdown,
+    "lab": lab_markdown,
     "ownership": partial(transitions_markdown, _ownership.TRANSITIONS),
     "generations": partial(transitions_markdown, _generations.TRANSITIONS),
 }
@@ -184,6 +193,7 @@ def fill(app: Sphinx, _docname: str, content: list[str]) -> None:
                 _generations,
             ):
                 app.env.note_dependency(inspect.getfile(module))
+            app.env.note_dependency(str(RECORD))
 
 
 def keep_backslashes(

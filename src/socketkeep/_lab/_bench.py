@@ -48,7 +48,7 @@ class Bench:
             process.end()
 
     def process(self, name: str) -> Process:
-        """Start a process.  Raises OSError."""
+        """Start a process.  Raises CannotBeDone."""
         made = Process.started(name, self._calls, self.processes, self._left, self._told)
         self.processes.append(made)
         return made
@@ -163,7 +163,7 @@ class Bench:
         if process not in self.processes:
             return
         self._kernel.learn(sockets or {})
-        before, self._last = self._last, self._kernel.look(self._pids())
+        before, self._last = self._last, self._looked()
         self.steps.append(
             Step(
                 process.name,
@@ -181,7 +181,7 @@ class Bench:
 
     def _look(self) -> Look:
         """Look again: what the last step set off may have arrived only now, and is its doing."""
-        look = self._kernel.look(self._pids())
+        look = self._looked()
         if look != self._last and self.steps:
             last = self.steps[-1]
             self.steps[-1] = replace(
@@ -193,8 +193,12 @@ class Bench:
         self._last = look
         return look
 
-    def _pids(self) -> dict[str, int]:
-        return {process.name: process.pid for process in self.processes}
+    def _looked(self) -> Look:
+        try:
+            return self._kernel.look({process.name: process.pid for process in self.processes})
+        except OSError as error:
+            reason = f"cannot ask the kernel for its sockets (netlink): {error.strerror or error}"
+            raise CannotBeDone(reason) from None
 
 
 def counted(handles: dict[str, int]) -> str:

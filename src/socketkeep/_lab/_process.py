@@ -86,7 +86,7 @@ class Process:
         left: Callable[[], float],
         told: Told,
     ) -> Process:
-        """Fork one from this process.  Raises OSError."""
+        """Fork one from this process.  Raises CannotBeDone."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             pid = os.fork()
@@ -96,9 +96,9 @@ class Process:
                     other._channel.close()
                 act(calls(), theirs)
             return cls(name, pid, ours, left, told)
-        except OSError:
+        except OSError as error:
             ours.close()
-            raise
+            raise CannotBeDone(f"cannot start process {name}: {error.strerror}") from None
         finally:
             theirs.close()
 

@@ -53,7 +53,8 @@ def rows_of(finding: Finding) -> list[Row]:
             Row(
                 lanes[step.process],
                 step.call,
-                step.result if step.result != "None" else "",
+                # Most calls return nothing.
+                step.result if step.result != "None" or step.call.startswith("get") else "",
                 bool(step.message),
                 tuple((name in there) + (name in there & holders) for name in lanes),
                 tuple(_arrow(packet, step.process, lanes, last) for packet in step.packets),
