@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from benchmarks import _machine, _report, _throughput
+from benchmarks import _changes, _idle, _machine, _report, _starting, _throughput
 from benchmarks._figures import Figures
 from benchmarks._generator import build
 
@@ -38,7 +38,12 @@ def parts() -> dict[str, Part]:
         "b": _compared(_throughput.keep_alive),
         "c": _compared(_throughput.lines),
         "d": _compared(_throughput.fork_per_connection),
+        "e": Part(_idle.IDLE_TITLE, _idle.memory),
+        "f": Part(_changes.TITLE, _changes.measure),
         "g": _compared(_throughput.price),
+        "h": Part(_idle.WAKING_TITLE, _idle.waking),
+        "i": Part(_starting.START_TITLE, _starting.starting),
+        "j": Part(_starting.HOLDERS_TITLE, _starting.holders),
     }
 
 
@@ -72,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = asked.out / f"{figures.environment['date'][:16].replace(':', '')}.json"
     began = time.monotonic()
     for letter in wanted:
-        known[letter].run(figures, rounds, seconds, asked.quick)
+        with figures.attempt(f"({letter}) {known[letter].about}"):
+            known[letter].run(figures, rounds, seconds, asked.quick)
         figures.write(path)
     print(_report.text(figures))
     print(f"\n{time.monotonic() - began:.0f} s; written to {path}", file=sys.stderr)

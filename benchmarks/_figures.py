@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +29,16 @@ class Figures:
     seconds: float
     series: dict[Key, dict[str, list[float]]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def attempt(self, subject: str) -> Iterator[None]:
+        """Note what fails, so that the rest is measured all the same."""
+        try:
+            yield
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            why = f"failed: {error}"
+            self.missing[subject] = why
+            print(f"  {subject}: {why}", file=sys.stderr)
 
     def add(self, key: Key, **metrics: float) -> None:
         """Add what one round gave."""
@@ -79,10 +92,3 @@ def read(path: Path) -> Figures:
         {(each["work"], each["case"], each["subject"]): each["metrics"] for each in told["series"]},
         told["missing"],
     )
-
-
-def in_turns(count: int, rounds: int) -> Iterator[tuple[int, list[int]]]:
-    """Yield for each round the order in which the subjects have their turn; it moves on."""
-    for number in range(rounds):
-        start = number % count
-        yield number, [(start + index) % count for index in range(count)]

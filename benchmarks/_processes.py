@@ -63,14 +63,18 @@ def wait_quiet(pid: int, most: int, deadline: float = 5.0) -> None:
 
 def memory_bytes(pid: int) -> int:
     """Return the proportional set size of the process and its descendants."""
-    return sum(map(own_memory_bytes, tree(pid)))
+    return sum(_rollup(each, "Pss") for each in tree(pid))
 
 
-def own_memory_bytes(pid: int) -> int:
-    """Return the proportional set size of the process."""
-    with contextlib.suppress(OSError):
+def own_anonymous_bytes(pid: int) -> int:
+    """Return the proportional set size of what is the process's own: of no file."""
+    return _rollup(pid, "Pss_Anon")
+
+
+def _rollup(pid: int, field: str) -> int:
+    with contextlib.suppress(OSError):  # it has ended
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+            if line.startswith(f"{field}:"):
                 return int(line.split()[1]) * 1024
     return 0
 

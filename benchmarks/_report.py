@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from benchmarks._figures import Figures
-from benchmarks._targets import Outcome, judge
+from benchmarks._targets import Outcome, judge, unmeasured
 
 
 def text(figures: Figures) -> str:
@@ -18,6 +18,10 @@ def text(figures: Figures) -> str:
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
+    ]
+    lines += [
+        f"not measured: {each.number} {each.case}, {each.own} {each.peer or each.metric}"
+        for each in unmeasured(figures)
     ]
     lines += [f"not measured: {name}: {why}" for name, why in figures.missing.items()]
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from typing import IO, Any, Final
 
 from benchmarks._generator import generator
 from benchmarks._machine import ROOT, cpus, find
-from benchmarks._processes import busy_seconds, cpu_seconds, tree, wait_quiet
+from benchmarks._processes import busy_seconds, cpu_seconds, tree, wait_quiet, wait_until
 from benchmarks._subjects import Subject
 
 _START: Final = 60.0
@@ -61,29 +61,42 @@ class Running:
 @contextlib.contextmanager
 def running(subject: Subject) -> Iterator[Running]:
     """Start a server on its processor, and end it with all its processes."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as directory, contextlib.ExitStack() as stack:
-        port, inherited = None, -1
-        if subject.inherits:
-            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=2048))
-            port, inherited = listener.getsockname()[1], listener.fileno()
-        command = [
-            word.replace("{fd}", str(inherited)).replace("{directory}", directory)
-            for word in subject.command
-        ]
-        errors = stack.enter_context(open(Path(directory, "stderr"), "w+"))
-        process = start(command, errors, [inherited] if subject.inherits else [])
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, contextlib.ExitStack() as stack:
+        directory = Path(name)
+        directory.chmod(0o755)  # for servers whose workers are of another user
+        errors = stack.enter_context(open(directory / "stderr", "w+"))
+        with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
+            port: int = listener.getsockname()[1]
+            if subject.listens != "fd":
+                listener.close()
+            filled = {"port": str(port), "fd": str(listener.fileno()), "directory": name}
+            command = [_fill(word, filled) for word in subject.command]
+            fds = [listener.fileno()] if subject.listens == "fd" else []
+            process = start(command, errors, fds)
         stack.callback(_end, process)
         try:
-            if port is None:
+            if subject.listens == "port":
                 port = _announced(process, subject)
-            else:
-                listener.close()
             _greet(port, subject)
         except (OSError, RuntimeError):
             errors.seek(0)
             sys.stderr.write(errors.read()[-4000:])
             raise
-        yield Running(port, process, Path(directory), len(tree(process.pid)))
+        yield Running(port, process, directory, len(tree(process.pid)))
+
+
+def _fill(word: str, filled: dict[str, str]) -> str:
+    """Return a word of a command, and what it is to know put in; a file is copied for it."""
+    for name, value in filled.items():
+        word = word.replace(f"{{{name}}}", value)
+    if word.endswith((".conf", ".cfg")):
+        text = Path(word).read_text()
+        copy = Path(filled["directory"], Path(word).name)
+        for name, value in filled.items():
+            text = text.replace(f"{{{name}}}", value)
+        copy.write_text(text)
+        return str(copy)
+    return word
 
 
 def start(
@@ -120,10 +133,24 @@ def _announced(process: subprocess.Popen[str], subject: Subject) -> int:
 
 def _greet(port: int, subject: Subject) -> None:
     """Wait until the server answers."""
+    if subject.listens == "http":
+        wait_until(lambda: _listens(port), f"{subject.name} listens", _START)
+        said, expected = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"HTTP/1.1 200"
+    else:
+        said = expected = b"hello\n"
     with socket.create_connection(("127.0.0.1", port), timeout=_START) as client:
-        client.sendall(b"hello\n")
-        if client.recv(100) != b"hello\n":
-            raise RuntimeError(f"{subject.name} does not echo")
+        client.sendall(said)
+        heard = client.recv(1000)
+        if not heard.startswith(expected):
+            raise RuntimeError(f"{subject.name} answers {heard!r}")
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from benchmarks._generator import PROGRAMS
 from benchmarks._machine import find
@@ -17,15 +17,17 @@ _MOST_CONNECTIONS: Final = 1100
 class Subject:
     """A server.
 
-    command: what runs it; it prints its port.  With `inherits` it gets the descriptor of a listener
-    in place of ``{fd}``.  modules, program: what it cannot do without.
+    command: what runs it.  modules, program: what it cannot do without.  listens: on a port of its
+    own choice, which it prints ("port"); on the listener whose descriptor it gets in place of
+    ``{fd}`` ("fd"); or, for HTTP, on the port that stands in place of ``{port}`` ("http"), in the
+    command or in a file that it names.
     """
 
     name: str
     command: tuple[str, ...]
     modules: tuple[str, ...] = ()
     program: str | None = None
-    inherits: bool = False
+    listens: Literal["port", "fd", "http"] = "port"
 
     def missing(self) -> str | None:
         """Return what is not installed here, or None."""
@@ -52,7 +54,7 @@ def own(model: str, work: str, *options: str, handler: str = "", name: str = "")
             *options,
         ),
         modules=("uvloop",) if model == "async" else (),
-        inherits=True,
+        listens="fd",
     )
 
 

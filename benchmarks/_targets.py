@@ -128,10 +128,10 @@ def _forks() -> Iterator[Target]:
 def _memory() -> Iterator[Target]:
     idle = "5000 idle"
     yield Target("e1", "e", idle, "Socketkeep async", None, 2.5, False, "server_kib", "KiB")
-    for model in ("prefork", "fork"):
+    for model, case in (("prefork", idle), ("fork", "1000 idle")):
         name = f"Socketkeep {model}, parked"
-        yield Target("e2", "e", idle, name, None, 1.0, False, "keeper_kib", "KiB")
-    yield Target("e2", "e", idle, "Socketkeep fork, parked", None, 0, False, "processes")
+        yield Target("e2", "e", case, name, None, 1.0, False, "keeper_kib", "KiB")
+    yield Target("e2", "e", "1000 idle", "Socketkeep fork, parked", None, 0, False, "processes")
 
 
 def _changes() -> Iterator[Target]:
@@ -156,6 +156,14 @@ def judge(figures: Figures, all_of_them: Iterable[Target] | None = None) -> Iter
         outcome = _outcome(figures, target)
         if outcome is not None:
             yield outcome
+
+
+def unmeasured(figures: Figures) -> Iterator[Target]:
+    """Yield the targets of the works that were measured, for which there is no figure."""
+    works = {work for work, _, _ in figures.series}
+    for target in targets():
+        if target.work in works and _outcome(figures, target) is None:
+            yield target
 
 
 def _outcome(figures: Figures, target: Target) -> Outcome | None:

@@ -157,17 +157,19 @@ def measure(work: Work, figures: Figures, rounds: int, seconds: float, quick: bo
             if quick and subject.name not in {name for _, name in wanted}:
                 continue
             reason = subject.missing()
-            if reason is None:
-                servers[subject.name] = stack.enter_context(running(subject))
-            else:
+            if reason is not None:
                 figures.missing[subject.name] = reason
+                continue
+            with figures.attempt(subject.name):
+                servers[subject.name] = stack.enter_context(running(subject))
         for case in work.cases:
             names = [name for name in servers if not quick or (case.name, name) in wanted]
             for number in range(rounds if names else 0):
                 turn = number % len(names)
                 for name in (*names[turn:], *names[:turn]):
-                    told = servers[name].load(case.mode, seconds=seconds, **case.options)
-                    _add(figures, (work.name, case.name, name), told)
+                    with figures.attempt(f"{name}, {case.name}"):
+                        told = servers[name].load(case.mode, seconds=seconds, **case.options)
+                        _add(figures, (work.name, case.name, name), told)
             if names:
                 _tell(figures, work, case, names)
 
@@ -196,5 +198,7 @@ def _tell(figures: Figures, work: Work, case: Case, names: list[str]) -> None:
             figures.middle(work.name, case.name, name, metric)
             for metric in ("per_second", "cpu_us", "lost")
         )
+        if rate is None or cpu is None:
+            continue
         failed = f"  {lost:,.0f} lost" if lost else ""
         print(f"  {name:24} {rate:>12,.0f}/s {cpu:>10.2f} µs CPU{failed}", file=sys.stderr)

@@ -1,0 +1,191 @@
+"""Work (f): what a reload, a worker's death and an upgrade cost 1,000 clients."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any, Final
+
+from tests.harness.control import ask
+
+from benchmarks._figures import Figures
+from benchmarks._generator import generator, losses
+from benchmarks._machine import ROOT
+from benchmarks._processes import wait_until
+from benchmarks._running import Running, running
+from benchmarks._subjects import Subject, own
+
+CLIENTS: Final = 1000
+CASE: Final = "1000 clients"
+TITLE: Final = "1,000 clients in a request loop, and 200 new connections a second, through a change"
+
+#: Each client asks again so long after it was answered; new connections come beside.
+_THINK: Final = 0.2
+_ARRIVALS: Final = 200
+_MOST_ROUNDS: Final = 3  # each is several seconds long
+_BEFORE: Final = 1.0
+_AFTER: Final = 1.5
+_UNTOLD: Final = 3.0  # for the peers, which do not say when they are done
+_SAMPLE: Final = struct.Struct("IIqq")  # as the generator writes them
+
+
+@dataclass(frozen=True)
+class Change:
+    """A server, and what is done to it; `act` returns when it is done."""
+
+    subject: Subject
+    act: Callable[[Running], None]
+    http: bool = False
+
+
+def measure(figures: Figures, rounds: int, _seconds: float, quick: bool) -> None:
+    """Run each change as often as asked for; the peers' in the full benchmark alone."""
+    print(f"\n(f) {TITLE}", file=sys.stderr)
+    for _ in range(min(rounds, _MOST_ROUNDS)):
+        for change in (*_own(), *(() if quick else _peers())):
+            name, reason = change.subject.name, change.subject.missing()
+            if reason is not None:
+                figures.missing[name] = reason
+                continue
+            with figures.attempt(name):
+                told = _through(change)
+                figures.add(("f", CASE, name), **told)
+                shown = "  ".join(f"{metric} {value:g}" for metric, value in told.items())
+                print(f"  {name:26} {shown}", file=sys.stderr)
+
+
+def _own() -> Iterator[Change]:
+    def subject(name: str, keep: str) -> Subject:
+        return own(
+            *("async", "lines", "--keep", keep, "--graceful-timeout", "5"),
+            handler="_commit",
+            name=f"Socketkeep async: {name}",
+        )
+
+    yield Change(subject("reload", "reload"), lambda server: _order(server, "reload"))
+    yield Change(subject("crash", "crash"), _kill_worker)
+    yield Change(subject("upgrade", "reload"), lambda server: _order(server, "upgrade"))
+
+
+def _order(server: Running, command: str) -> None:
+    ask(server.directory / "control", command)
+
+
+def _kill_worker(server: Running) -> None:
+    control = server.directory / "control"
+    (worker,) = ask(control, "workers")
+    os.kill(worker["pid"], signal.SIGKILL)
+
+    def served_again() -> bool:
+        shown = ask(control, "status")
+        ready: bool = shown["workers"]["ready"] == 1
+        return ready and shown["connections"]["owned"] >= CLIENTS
+
+    wait_until(served_again, "the connections have a worker again")
+
+
+def _peers() -> Iterator[Change]:
+    python = (sys.executable, "-m")
+    yield _peer(
+        "gunicorn (gthread): HUP",
+        *(*python, "gunicorn", "benchmarks.peers.web:wsgi", "--bind", "127.0.0.1:{port}"),
+        *("--worker-class", "gthread", "--threads", "64", "--worker-connections", "4000"),
+        *("--keep-alive", "75", "--log-level", "error"),
+        modules=("gunicorn",),
+    )
+    yield _peer(
+        "uvicorn: HUP",
+        *(*python, "uvicorn", "benchmarks.peers.web:asgi", "--port", "{port}", "--workers", "2"),
+        *("--timeout-keep-alive", "75", "--log-level", "error"),
+        modules=("uvicorn",),
+    )
+    files = ROOT / "benchmarks" / "peers"
+    yield _peer("nginx: HUP", "nginx", "-c", f"{files}/nginx.conf", program="nginx")
+    yield _peer("HAProxy: USR2", "haproxy", "-W", "-f", f"{files}/haproxy.cfg", program="haproxy")
+
+
+def _peer(
+    name: str, *command: str, modules: tuple[str, ...] = (), program: str | None = None
+) -> Change:
+    number = signal.SIGUSR2 if name.endswith("USR2") else signal.SIGHUP
+
+    def act(server: Running) -> None:
+        os.kill(server.pid, number)
+        time.sleep(_UNTOLD)  # nothing tells when it is done
+
+    return Change(Subject(name, command, modules, program, listens="http"), act, http=True)
+
+
+def _through(change: Change) -> dict[str, float]:
+    with running(change.subject) as server:
+        samples = server.directory / "samples"
+        with generator(
+            "paced",
+            server.port,
+            connections=CLIENTS,
+            think=_THINK,
+            arrivals=_ARRIVALS,
+            deadline=10,
+            seconds=60,
+            lines=not change.http,
+            http=change.http,
+            samples=samples,
+        ) as load:
+            load.expect("begin")
+            time.sleep(_BEFORE)  # how long the usual is looked at
+            began = time.monotonic_ns()
+            change.act(server)
+            took = time.monotonic_ns() - began
+            time.sleep(_AFTER)  # what comes late belongs to it, too
+            load.end()
+            load.expect("end")
+            told = load.result()
+        return {
+            "took_s": round(took / 1e9, 3),
+            **_added(samples, began),
+            **_lost(told),
+        }
+
+
+def _lost(told: dict[str, Any]) -> dict[str, float]:
+    new = told["arrivals"]
+    return {
+        "lost": losses(told) + losses(new),
+        "fin": sum(each[name] for each in (told, new) for name in ("cut", "closed")),
+        "announced": told["announced"],
+        "rst": told["reset"] + new["reset"],
+        "lost_new": losses(new),
+    }
+
+
+def _added(samples: Path, began: int) -> dict[str, float]:
+    """Return by how much each client's slowest reply since `began` was slower than the usual one.
+
+    Over the clients: of each the slowest, so that a client that waited once counts as one that
+    waited.  What ended without a reply is not in it: that is lost.
+    """
+    usual: list[int] = []
+    slowest = [0] * CLIENTS
+    for conn, kind, at, took in _SAMPLE.iter_unpack(samples.read_bytes()):
+        if kind != 0 or conn >= CLIENTS:
+            continue
+        if at + took < began:
+            usual.append(took)
+        else:
+            slowest[conn] = max(slowest[conn], took)
+    if not usual:
+        raise RuntimeError("no reply came before the change")
+    added = sorted((took - median(usual)) / 1e6 for took in slowest)
+    return {
+        "usual_ms": round(median(usual) / 1e6, 3),
+        "added_p50_ms": round(median(added), 3),
+        "added_p99_ms": round(quantiles(added, n=100)[98], 3),
+        "added_max_ms": round(added[-1], 3),
+    }

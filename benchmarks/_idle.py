@@ -1,0 +1,148 @@
+"""Work (e) and (h): connections that are idle, in a worker and parked, and those that wake."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from tests.harness.control import ask
+
+from benchmarks._figures import Figures
+from benchmarks._generator import generator, losses
+from benchmarks._processes import memory_bytes, own_anonymous_bytes, tree, wait_until
+from benchmarks._running import Running, running
+from benchmarks._subjects import Subject, own, peers
+
+IDLE_TITLE: Final = "memory of an idle connection"
+WAKING_TITLE: Final = "parked connections woken, served and parked again"
+
+_FIRST: Final = 100  # what the first connections cost is no matter
+_PARKED: Final = 5000
+_SLOTS: Final = 64  # requests that are out at a time
+_WAKING_WORKERS: Final = 4
+
+
+@dataclass(frozen=True)
+class _Idle:
+    subject: Subject
+    count: int
+    parks: bool = False
+
+
+def _subjects(quick: bool) -> list[_Idle]:
+    mine = [_Idle(own("async", "echo"), _PARKED)]
+    for model, count in (("prefork", _PARKED), ("fork", 1000)):
+        name = f"Socketkeep {model}, parked"
+        subject = own(model, "echo", "--park-after", "0.2", handler="_commit", name=name)
+        mine.append(_Idle(subject, count, parks=True))
+    if quick:
+        return mine
+    echo = peers("echo")
+    many = (
+        *("uvloop streams", "asyncio streams", "uvloop protocol", "asyncio protocol", "trio"),
+        *("anyio on uvloop", "gevent", "Twisted", "C epoll"),
+    )
+    return [
+        *mine,
+        *(_Idle(echo[name], _PARKED) for name in many),
+        # Fewer of what is a thread or a process each, that they fit.
+        *(_Idle(subject, 1000) for subject in (own("thread", "echo"), echo["thread loop"])),
+        *(_Idle(subject, 500) for subject in (own("fork", "echo"), echo["fork loop"])),
+        _Idle(echo["C fork"], 500),
+    ]
+
+
+def memory(figures: Figures, _rounds: int, _seconds: float, quick: bool) -> None:
+    """Measure each once: memory does not differ from one time to the next."""
+    print(f"\n(e) {IDLE_TITLE}", file=sys.stderr)
+    for idle in _subjects(quick):
+        name, reason = idle.subject.name, idle.subject.missing()
+        if reason is not None:
+            figures.missing[name] = reason
+            continue
+        with figures.attempt(name), running(idle.subject) as server:
+            told = _memory(server, idle)
+            figures.add(("e", f"{idle.count} idle", name), **told)
+            shown = "  ".join(f"{metric} {value:g}" for metric, value in told.items())
+            print(f"  {name:26} {idle.count:5} {shown}", file=sys.stderr)
+
+
+def _memory(server: Running, idle: _Idle) -> dict[str, float]:
+    options = {"seconds": 60, "warm": 0, "deadline": 30}
+    with generator("idle", server.port, connections=_FIRST, **options) as first:
+        first.expect("begin")
+        if idle.parks:
+            _wait_parked(server, _FIRST)
+        all_of_it, keeper = memory_bytes(server.pid), own_anonymous_bytes(server.pid)
+        processes = len(tree(server.pid))
+        with generator("idle", server.port, connections=idle.count, **options) as load:
+            load.expect("begin")
+            if idle.parks:
+                _wait_parked(server, _FIRST + idle.count)
+            told = {
+                "server_kib": _each(memory_bytes(server.pid) - all_of_it, idle.count),
+                "processes": max(0, len(tree(server.pid)) - processes),
+            }
+            if idle.parks:
+                more = own_anonymous_bytes(server.pid) - keeper
+                told["keeper_kib"] = _each(more, idle.count)
+            for each in (load, first):
+                each.end()
+                each.expect("end")
+                if losses(each.result()):
+                    raise RuntimeError(f"{idle.subject.name} has lost idle connections")
+    return told
+
+
+def _each(more: int, count: int) -> float:
+    return round(more / count / 1024, 3)
+
+
+def _wait_parked(server: Running, count: int) -> None:
+    wait_until(partial(_parked, server, count), f"{count} connections are parked", 90)
+
+
+def _parked(server: Running, count: int) -> bool:
+    parked: int = ask(server.directory / "control", "status")["connections"]["parked"]
+    return parked >= count
+
+
+def waking(figures: Figures, rounds: int, seconds: float, _quick: bool) -> None:
+    """Ask parked connections in turn, each only when it has been parked again."""
+    subject = own("prefork", "lines", "-w", str(_WAKING_WORKERS), handler="_commit")
+    print(f"\n(h) {WAKING_TITLE}", file=sys.stderr)
+    with running(subject) as server:
+        for _ in range(rounds):
+            told = _wake(server, max(1.0, 2 * seconds))
+            figures.add(("h", f"{_PARKED} parked", subject.name), **told)
+    shown = figures.series["h", f"{_PARKED} parked", subject.name]
+    print("  " + "  ".join(f"{name} {values}" for name, values in shown.items()), file=sys.stderr)
+
+
+def _wake(server: Running, seconds: float) -> dict[str, float]:
+    options = {"lines": True, "wait": True, "deadline": 30}
+    many = {"connections": _PARKED, "at_once": _SLOTS, "seconds": seconds}
+    with generator("echo", server.port, **options, **many) as load:
+        load.expect("opened")
+        _wait_parked(server, _PARKED)
+        load.go()
+        load.expect("begin")
+        woken = _woken(server)
+        load.expect("end")
+        woken = _woken(server) - woken
+        told = load.result()
+    wait_until(lambda: not _parked(server, 1), "what was parked has ended")
+    return {
+        "woken_a_second": round(woken / told["seconds"]),
+        "answers_a_second": round(told["per_second"]),
+        "p50": told["p50"],
+        "p99": told["p99"],
+        "lost": losses(told),
+    }
+
+
+def _woken(server: Running) -> int:
+    woken: int = ask(server.directory / "control", "status")["totals"]["attached"]["parked"]
+    return woken
