@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "workers": "List the workers of a running server.",
     "connections": "List the connections of a running server.",
     "listeners": "List what a running server listens on.",
+    "top": "Show a running server live: seats, and connections on the move.",
     "reload": "Load the handler's code anew; resumable connections are kept.",
     "upgrade": "Run the installed version in the server's place; connections are kept.",
     "scale": "Change the number of workers.",
