@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "_modes",
             "_prctl",
             "_record",
+            "_verbs",
         ),
     ),
     (

@@ -30,6 +30,7 @@ from socketkeep._inspect import _diagnosis, _why
 from socketkeep._inspect import _results as inspect_results
 from socketkeep._keeper import _generations, _ownership
 from socketkeep._lab import _results as lab_results
+from socketkeep._verbs import VERBS
 
 #: What every error is, and need not be said.
 ROOTS: Final = (Exception, BaseException, object)
@@ -135,6 +136,17 @@ def errno_markdown() -> str:
     return f"| errno | operation | error |\n|---|---|---|\n{lines}"
 
 
+def verbs_markdown() -> str:
+    """Return the table of what each verb does that lets go of a connection."""
+    rows = "".join(
+        f"| `{verb.call}` | {' | '.join(cell.value for cell in verb[1:])} |\n" for verb in VERBS
+    )
+    return (
+        "| | the peer sees | this descriptor | the other holders | unread bytes |\n"
+        f"|---|---|---|---|---|\n{rows}"
+    )
+
+
 def transitions_markdown(transitions: Mapping[tuple[S, E], S]) -> str:
     """Return the diagram and the table of a state machine."""
     rows = "".join(
@@ -172,6 +184,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "errors": errors_markdown,
     "errno": errno_markdown,
     "lab": lab_markdown,
+    "verbs": verbs_markdown,
     "ownership": partial(transitions_markdown, _ownership.TRANSITIONS),
     "generations": partial(transitions_markdown, _generations.TRANSITIONS),
 }

@@ -330,6 +330,8 @@ class AsyncConnection(AsyncMessages):
 
     async def _drain(self, end: float) -> None:
         """Discard what the peer still sends, as `_closing.drain` does."""
+        if not discard(self._sock):  # what has come is there to be dropped, however little time is
+            return
         finished: asyncio.Future[None] = self._loop.create_future()
         heard = time.monotonic()
 
