@@ -17,7 +17,8 @@ from weakref import WeakSet
 
 from socketkeep._forking import guard, is_guarded, unguard
 
-_standard_init: Final = socket.socket.__init__
+#: What was in place when the first guard began; not always the standard's own.
+_replaced: Final[list[Any]] = [socket.socket.__init__]
 _active: Final[list[Guard]] = []
 
 
@@ -55,13 +56,14 @@ class Guard:
             return
         _active.remove(self)
         if not _active and socket.socket.__init__ is _telling_init:
-            _set_init(_standard_init)
+            _set_init(_replaced[0])
         watched, self._watched = self._watched, WeakSet()
         for sock in watched:
             _unguard_unless_watched(sock)
 
     def _start(self) -> None:
         if not _active:
+            _replaced[0] = socket.socket.__init__
             _set_init(_telling_init)
         _active.append(self)
         # Only what is a socket to the collector: isinstance would ask proxies for their class.
@@ -108,8 +110,8 @@ def _set_init(init: object) -> None:
     type.__setattr__(socket.socket, "__init__", init)
 
 
-@wraps(_standard_init)
+@wraps(socket.socket.__init__)
 def _telling_init(self: socket.socket, *args: Any, **kwargs: Any) -> None:
-    _standard_init(self, *args, **kwargs)
+    _replaced[0](self, *args, **kwargs)
     for active in _active:
         active._watch(self)
