@@ -73,7 +73,10 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("public names", ("__init__",)),
     ("testing", ("_testing", "testing")),
-    ("settings", ("_config", "_log", "_options", "_options_page", "_settings", "_titles")),
+    (
+        "settings",
+        ("_config", "_log", "_options", "_options_page", "_roles", "_settings", "_titles"),
+    ),
     ("wire", ("_wire",)),
     ("inspection", ("_inspect", "inspect")),
     ("experiments", ("_lab",)),

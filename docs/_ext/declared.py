@@ -20,6 +20,7 @@ import click
 import msgspec
 from docs._ext.diagram import svg
 from docs._ext.lab import RECORD, lab_markdown
+from docs._ext.processes import svg as processes_svg
 from sphinx.application import Sphinx
 
 import socketkeep
@@ -185,6 +186,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "errno": errno_markdown,
     "lab": lab_markdown,
     "verbs": verbs_markdown,
+    "processes": processes_svg,
     "ownership": partial(transitions_markdown, _ownership.TRANSITIONS),
     "generations": partial(transitions_markdown, _generations.TRANSITIONS),
 }

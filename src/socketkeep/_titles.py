@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from socketkeep._roles import Role
 
-def set_title(text: str) -> None:
-    """Show `text` as this process's command line in ps and top."""
+
+def set_title(role: Role, more: str = "") -> None:
+    """Show the role, and `more` behind it, as this process's command line in ps and top."""
     try:
         from setproctitle import setproctitle
     except ImportError:
         return
-    setproctitle(f"socketkeep: {text}")
+    setproctitle(f"socketkeep: {role.value} {more}".rstrip())

@@ -34,6 +34,7 @@ from socketkeep._keeper._signals import SIGNALS, SignalActions
 from socketkeep._keeper._state import KeepOpen, State
 from socketkeep._keeper._system import System
 from socketkeep._listener import STORED, Listener, passed_descriptors
+from socketkeep._roles import Role
 from socketkeep._titles import set_title
 from socketkeep._wire._rendezvous import directory_beside
 
@@ -157,7 +158,7 @@ class _Server:
         self._http: HttpProcess | None = None
         for listener in keeper.listeners:
             stack.callback(listener.close)
-        set_title(f"keeper [{keeper.name}]")
+        set_title(Role.KEEPER, f"[{keeper.name}]")
         self.control = ControlServer(keeper, reactor, control, keeper.name)
         stack.callback(self.control.close)
         signals = SignalQueue(reactor, _signals(), SignalActions(keeper).act)

@@ -22,6 +22,7 @@ from socketkeep import _log
 from socketkeep._config import ServeConfig
 from socketkeep._forking import exempt, fork_keeping, guard, signals_blocked
 from socketkeep._handlers import Handler
+from socketkeep._roles import Role
 from socketkeep._titles import set_title
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet
 from socketkeep._wire._messages import (
@@ -82,7 +83,7 @@ class Template:
             hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
             resource.setrlimit(resource.RLIMIT_NOFILE, (load.descriptors, hard))
         self._suffix = f" [{load.name}]" if load.name else ""
-        set_title(f"template generation {load.generation}{self._suffix}")
+        set_title(Role.TEMPLATE, f"generation {load.generation}{self._suffix}")
         self._listeners = [socket.socket(fileno=fd) for fd in packet.descriptors]
         self._handler: Handler = load_handler(self._config)
         self._model: Model = choose_model(self._handler, self._config.model)
@@ -132,7 +133,8 @@ class Template:
         status = 1
         try:
             leave_to_keeper()
-            set_title(f"worker {message.slot} generation {self._load.generation}{self._suffix}")
+            generation = f"generation {self._load.generation}{self._suffix}"
+            set_title(Role.WORKER, f"{message.slot} {generation}")
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             self._channel.close()
             channel_fd, scoreboard_fd, wake = descriptors

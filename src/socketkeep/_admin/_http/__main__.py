@@ -17,6 +17,7 @@ from socketkeep._admin._http._server import HttpServer
 from socketkeep._admin._http._source import Source
 from socketkeep._admin._settings import HttpSettings, admin_token
 from socketkeep._options import OptionError
+from socketkeep._roles import Role
 from socketkeep._titles import set_title
 
 
@@ -26,7 +27,7 @@ def main(fd: int) -> int:
     settings = msgspec.json.decode(_line(lifeline.fileno()), type=HttpSettings)
     config = settings.config
     _log.configure(config.log_level, config.log_format, config.log_file)
-    set_title("admin")
+    set_title(Role.ADMIN)
     try:
         token = admin_token(config)
     except OptionError as error:

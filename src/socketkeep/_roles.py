@@ -1,0 +1,71 @@
+"""The processes of a server: who starts whom, and what each has."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final, NamedTuple
+
+
+class Role(Enum):
+    """What a process is; the value is the first word of its title."""
+
+    KEEPER = "keeper"
+    ADMIN = "admin"
+    TEMPLATE = "template"
+    WORKER = "worker"
+
+
+class Part(NamedTuple):
+    """What a role is in.
+
+    number: how many there are.  parent: whose child it is; made_by: who forks or executes it.
+    does: a few words, shortest first.  user_code: whether it has the user's code.  listeners:
+    whether it has a handle of each listener.
+    """
+
+    number: str
+    parent: Role | None
+    made_by: Role | None
+    does: tuple[str, ...]
+    user_code: bool
+    listeners: bool
+
+
+PARTS: Final[dict[Role, Part]] = {
+    Role.KEEPER: Part(
+        "one, with the same pid through reloads and upgrades",
+        None,
+        None,
+        (
+            "one thread, epoll",
+            "binds, supervises, and holds what is kept",
+            "a channel and a pidfd for each of its children",
+        ),
+        user_code=False,
+        listeners=True,
+    ),
+    Role.ADMIN: Part(
+        "one with --admin",
+        Role.KEEPER,
+        Role.KEEPER,
+        ("serves metrics, health", "and the page; asks over", "the control socket"),
+        user_code=False,
+        listeners=False,
+    ),
+    Role.TEMPLATE: Part(
+        "one a generation",
+        Role.KEEPER,
+        Role.KEEPER,
+        ("imports the code once,", "in a fresh interpreter;", "forks on request"),
+        user_code=True,
+        listeners=True,
+    ),
+    Role.WORKER: Part(
+        "one a slot",
+        Role.KEEPER,
+        Role.TEMPLATE,
+        ("accepts and serves;", "the code is loaded when", "it begins"),
+        user_code=True,
+        listeners=True,
+    ),
+}

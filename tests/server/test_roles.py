@@ -1,0 +1,74 @@
+"""The table of roles, which the documentation's diagram is made from, is true of a real server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from docs._ext.declared import PAGES
+
+from socketkeep._roles import PARTS, Role
+from socketkeep.inspect import holders
+from tests._processes import all_processes, descendants
+from tests.harness import Server
+
+HANDLER = """
+import os
+from pathlib import Path
+
+with Path(__file__).with_name("imported_by").open("a") as file:
+    file.write(f"{os.getpid()}\\n")
+
+def handle(conn):
+    conn.send(str(os.getpid()).encode())
+"""
+
+
+def role_of(pid: int) -> Role | None:
+    """Return what the process's title says."""
+    title = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
+    word = title.removeprefix("socketkeep: ").split()[0] if title.startswith("socketkeep: ") else ""
+    return next((role for role in Role if role.value == word), None)
+
+
+def test_who_is_whose_child_and_what_each_has(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(HANDLER)
+    with Server(tmp_path, "app.py:handle", "--admin", "127.0.0.1:0", "-w", "2") as server:
+        processes = [each for each in all_processes() if each.alive]
+        below = descendants(server.pid, processes)
+        tree = [each for each in processes if each.pid == server.pid or each in below]
+        roles = {each.pid: role_of(each.pid) for each in tree}
+        pids = {role: [pid for pid in roles if roles[pid] is role] for role in Role}
+        assert {role: len(found) for role, found in pids.items()} == {
+            Role.KEEPER: 1,
+            Role.ADMIN: 1,
+            Role.TEMPLATE: 1,
+            Role.WORKER: 2,
+        }
+        assert pids[Role.KEEPER] == [server.pid]
+        parents = {(roles[each.pid], roles.get(each.parent)) for each in tree}
+        assert {(role, part.parent) for role, part in PARTS.items()} <= parents
+
+        address = server.address
+        (listener,) = (each for each in holders(address) if each.state == "LISTEN")
+        holding = {roles.get(holder.pid) for holder in listener.holders}
+        assert holding == {role for role, part in PARTS.items() if part.listeners}
+
+        # Imported once, by the template; what a worker has, it has by the fork.
+        imported = [int(line) for line in (tmp_path / "imported_by").read_text().split()]
+        assert imported == pids[Role.TEMPLATE]
+        assert {role for role, part in PARTS.items() if part.made_by is Role.TEMPLATE} == {
+            Role.WORKER
+        }
+
+
+def test_the_diagram_has_every_role() -> None:
+    texts = [
+        "".join(element.itertext()) for element in ET.fromstring(PAGES["processes"]()).iter("text")
+    ]
+    for role, part in PARTS.items():
+        assert role.value in texts
+        assert part.number in texts
+        assert set(part.does) <= set(texts)
+    made_by_others = [p for p in PARTS.values() if p.made_by is not p.parent]
+    assert texts.count("forks") == len(made_by_others) == 1
