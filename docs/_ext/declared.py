@@ -26,8 +26,8 @@ from sphinx.application import Sphinx
 import socketkeep
 from socketkeep import _config, _errors, _options_page, _tls
 from socketkeep._admin import _reports
-from socketkeep._cli import _main
-from socketkeep._inspect import _diagnosis, _why
+from socketkeep._cli import _ending, _main
+from socketkeep._inspect import _diagnosis, _ends, _leaks, _why
 from socketkeep._inspect import _results as inspect_results
 from socketkeep._keeper import _generations, _ownership
 from socketkeep._lab import _results as lab_results
@@ -78,6 +78,10 @@ def reports_markdown() -> str:
         ("lab: a finding's checks", lab_results.Check),
         ("why", _why.Explanation),
         ("why: its diagnoses", _diagnosis.Diagnosis),
+        ("leaks", _leaks.Leaks),
+        ("leaks: its leaks", _leaks.Leak),
+        ("fin, abort", _ending.Ended),
+        ("fin, abort: their outcomes", _ends.Outcome),
     ):
         hints = get_type_hints(report)
         rows = "".join(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -20,9 +21,10 @@ def pairs() -> Iterator[tuple[str, list[socket.socket]]]:
     """The address of a server in another process, and two clients whom it has accepted."""
     with acting() as actor:
         address = (HOST, actor.listen())
+        # From HOST, where nothing that others have left has the same port.
         with (
-            socket.create_connection(address, timeout=10) as first,
-            socket.create_connection(address, timeout=10) as second,
+            socket.create_connection(address, 10, (HOST, 0)) as first,
+            socket.create_connection(address, 10, (HOST, 0)) as second,
         ):
             actor.do("conns = [listener.accept()[0] for _ in range(2)]")
             yield "{}:{}".format(*address), [first, second]
@@ -93,6 +95,31 @@ def test_dry_run(pairs: tuple[str, list[socket.socket]], cli: Cli) -> None:
     assert (finished.exit_code, finished.stderr) == (0, "")
     assert finished.stdout.count(": would reset; held by ") == 2
     assert all(is_open(client) for client in clients)
+
+
+def test_json(pairs: tuple[str, list[socket.socket]], cli: Cli) -> None:
+    """What was chosen, what was left alone, and what became of it; nobody is asked."""
+    address, clients = pairs
+    finished = cli("fin", address, "--json")
+    assert (finished.exit_code, finished.stdout) == (1, "")
+    assert "say --yes" in finished.stderr
+    shown = json.loads(cli("fin", address, "--json", "--dry-run").stdout)
+    assert [shown["verb"], shown["dry_run"], len(shown["chosen"]), shown["outcomes"]] == [
+        *("fin", True, 2),
+        [],
+    ]
+    assert [left["subject"] for left in shown["left"]] == [address]
+    assert all(is_open(client) for client in clients)
+    finished = cli("fin", address, "--json", "--yes")
+    assert (finished.exit_code, finished.stderr) == (0, "")
+    assert [each["done"] for each in json.loads(finished.stdout)["outcomes"]] == [True, True]
+    assert [client.recv(1) for client in clients] == [b"", b""]
+    finished = cli("fin", address, "--json", "--yes")
+    assert finished.exit_code == 1
+    assert "nothing to fin" in finished.stderr
+    assert {left["reason"] for left in json.loads(finished.stdout)["left"]} >= {
+        "its FIN has been sent already"
+    }
 
 
 def test_nothing_to_end(cli: Cli) -> None:

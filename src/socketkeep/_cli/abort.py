@@ -5,13 +5,15 @@ from __future__ import annotations
 import click
 
 from socketkeep._cli._ending import dry_run_option, end, yes_option
+from socketkeep._cli._watching import json_option
 
 
 @click.command()
 @click.argument("what")
 @yes_option
 @dry_run_option
-def abort(what: str, yes: bool, dry_run: bool) -> int:
+@json_option
+def abort(what: str, yes: bool, dry_run: bool, as_json: bool) -> int:
     """Reset the connections of WHAT at once, whoever holds them; nobody is killed.
 
     The peer gets RST, and what was on its way is lost; on a Unix socket it gets EOF. The processes
@@ -19,4 +21,4 @@ def abort(what: str, yes: bool, dry_run: bool) -> int:
 
     WHAT is as for fin. Listeners are left alone.
     """
-    return end(what, "abort", yes, dry_run)
+    return end(what, "abort", yes, dry_run, as_json)
