@@ -84,6 +84,10 @@ def test_killed_again_and_again(some_site: Site) -> None:
         kill(first)
         some_site.write("v1")
         with some_site.serve(target, *UNPARKED, clients=4, spare=2) as second:
+            # On the way from one worker to another a connection would end with the keeper.
+            second.wait_until(
+                lambda: second.status()["totals"]["attached"]["reload"] == 4, "all to be moved"
+            )
             kill(second)
             load.wait_replies(10)
             some_site.write("v2")
