@@ -65,7 +65,7 @@ def test_workers_that_do_not_become_ready(some_site: Site) -> None:
     """A generation that is not ready in time is given up, with exit code 3; the old serves on."""
     target = some_site.write("v0")
     with (
-        some_site.serve(target, "--start-timeout", "2", clients=8) as server,
+        some_site.serve(target, "--start-timeout", "4", clients=8) as server,
         Load(server.address, 8, pause=0.02) as load,
     ):
         load.wait_version("v0")
