@@ -212,7 +212,8 @@ def fill(app: Sphinx, _docname: str, content: list[str]) -> None:
                 _generations,
             ):
                 app.env.note_dependency(inspect.getfile(module))
-            app.env.note_dependency(str(RECORD))
+            for file in (RECORD, *Path(__file__).parent.glob("*.py")):
+                app.env.note_dependency(str(file))
 
 
 def keep_backslashes(
