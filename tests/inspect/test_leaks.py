@@ -14,6 +14,7 @@ import pytest
 
 from socketkeep._cli import main
 from socketkeep._errors import SystemFailure
+from socketkeep._inspect._waits import waits_of
 from socketkeep.inspect import Leaks, holders, leaks
 from tests.harness import Server, connect, read_reply, write_handler
 from tests.inspect.support import HOST, Actor, acting, wait_for
@@ -41,12 +42,16 @@ def client(parent: Actor) -> Iterator[socket.socket]:
 
 
 def child_of(parent: Actor, code: str) -> int:
-    """Have `parent` fork a child that does `code`, by multiprocessing; return its pid."""
+    """Have `parent` fork a child that does `code`, by multiprocessing; return its pid.
+
+    When it waits for a descriptor.
+    """
     pid: int = parent.do(
         f"def run():\n    exec({code!r}, globals())\n"
         "child = multiprocessing.get_context('fork').Process(target=run, daemon=True)\n"
         "child.start()\nout = child.pid"
     )
+    wait_for(lambda: bool(waits_of(pid).descriptors), "the child to wait")
     return pid
 
 
@@ -92,6 +97,18 @@ def test_the_parent_and_the_peer_have_closed(parent: Actor, client: socket.socke
     (leak,) = leaks(child, interval=_INTERVAL).leaks
     assert (leak.code, leak.pid, leak.parent) == ("peer-closed", child, parent.pid)
     assert leak.evidence[0] == "state CLOSE_WAIT: the peer's FIN has arrived"
+
+
+def test_used_after_the_fork_and_closed(parent: Actor, client: socket.socket) -> None:
+    """A forked child alone has it, and bytes have passed: it may serve it, or not know of it."""
+    child = child_of(parent, "os.read(end_read, 1)")
+    parent.do("conn.sendall(b'x'); conn.close()")
+    client.sendall(b"y")
+    found = leaks(parent.pid, interval=_INTERVAL)
+    assert codes(found) == []
+    (leak,) = found.unclear
+    assert (leak.code, leak.pid) == ("parent-closed", child)
+    assert "it may be the process's own" in leak.evidence[0]
 
 
 def test_what_the_remedy_prevents(parent: Actor, client: socket.socket) -> None:

@@ -36,7 +36,7 @@ Code = Literal["peer-closed", "parent-closed", "never-used"]
 
 #: The kernel's clocks count in hundredths of a second.
 _SLACK: Final = 0.02
-_UNCLEAR: Final = "It was inherited; whether this process uses it cannot be told from outside."
+_UNCLEAR: Final = "Whether this process uses it or only inherited it cannot be told from outside."
 _SENTENCES: Final[dict[Code, str]] = {
     "peer-closed": "The peer has closed it, and what this process has keeps it from ending.",
     "parent-closed": "Those that it was inherited from have closed it, and this keeps it open.",
@@ -176,10 +176,13 @@ def _of_process(
     judged: dict[int, tuple[Leak, bool]] = {}
     if not line:
         return [], []
+    # What a connection's child of the server has is its own.
+    served = keeper_above(after.process, processes) is not None
+    copied = not served and is_forked(after.process.pid, line[0].pid)
     for inode, held in after.sockets.items():
         if inode not in before.sockets or _on_purpose(held, after.process, line[0], processes):
             continue
-        verdict = _judge(held, before, after, line, waited)
+        verdict = _judge(held, before, after, line, waited, copied)
         if verdict is not None:
             judged[inode] = verdict
     # Who has got both ends of a pair, and one of them without use, has got the other alike.
@@ -224,8 +227,12 @@ def _judge(
     after: Seen,
     line: Sequence[Process],
     waited: dict[int, frozenset[int]],
+    copied: bool,
 ) -> tuple[Leak, bool] | None:
-    """Return a possible leak, and whether it is one for sure; None when it is none."""
+    """Return a possible leak, and whether it is one for sure; None when it is none.
+
+    copied: the process is a fork that has executed no program, and may have anything from it.
+    """
     process = after.process
     mine = {holder.fd for holder in held.holders if holder.pid == process.pid}
     if not mine or mine & (before.waits.descriptors | after.waits.descriptors):
@@ -239,16 +246,20 @@ def _judge(
     idle = last is not None and last <= process.started
     older = idle or (made is not None and made <= process.started)
     unused = idle or _never_used(held)
-    if not above and not (older and held.state in ("ESTABLISHED", "CLOSE_WAIT")):
+    if not above and (held.state not in ("ESTABLISHED", "CLOSE_WAIT") or held.tcp is None):
         return None  # nothing shows that it was inherited
+    if not above and not older and not copied:
+        return None
     waiting = [holder for holder in above if holder.fd in waited[holder.pid]]
     closed = held.state == "CLOSE_WAIT" and before.sockets[held.inode].state == "CLOSE_WAIT"
     code: Code = "peer-closed" if closed else "never-used" if above else "parent-closed"
     parent = above[0].pid if above else line[0].pid
     told = before.waits.told and after.waits.told
     listens = held.state == "LISTEN"
-    certain = told and bool(waiting or ((unused or closed) and not listens))
-    evidence = tuple(_evidence(held, above, idle, told, waiting, process))
+    certain = (
+        told and bool(above or older) and bool(waiting or ((unused or closed) and not listens))
+    )
+    evidence = tuple(_evidence(held, above, older, idle, told, waiting, process))
     leak = Leak(
         code,
         process.pid,
@@ -270,6 +281,7 @@ def _never_used(held: HeldSocket) -> bool:
 def _evidence(
     held: HeldSocket,
     above: Sequence[SocketHolder],
+    older: bool,
     idle: bool,
     told: bool,
     waiting: Sequence[SocketHolder],
@@ -279,8 +291,10 @@ def _evidence(
         yield "state CLOSE_WAIT: the peer's FIN has arrived"
     for holder in above:
         yield f"held by its ancestor {holder}{', which waits for it' if holder in waiting else ''}"
-    if not above:
+    if not above and older:
         yield "no ancestor of the process holds it, and it is older than the process"
+    elif not above:
+        yield "no ancestor of the process holds it; it may be the process's own"
     if idle and held.tcp is not None:
         quiet = min(held.tcp.since_sent, held.tcp.since_received)
         yield f"no byte has passed for {quiet:.1f} s, since before the process was forked"
