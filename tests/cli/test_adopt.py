@@ -194,14 +194,16 @@ def test_a_server_is_replaced_under_load(
         old = stack.enter_context(running(program(tmp_path, address), tmp_path, address))
         clients = stack.enter_context(Clients(address))
         clients.wait_for(name)
-        new = stack.enter_context(AdoptingServer(tmp_path, target, address, [old.pid]))
+        options = ("--backlog", "77")
+        new = stack.enter_context(AdoptingServer(tmp_path, target, address, [old.pid], *options))
         clients.wait_for("the-new")
         clients.wait_for(name)  # both serve
         broken_before = list(clients.broken)
         old.send_signal(stop)
         old.wait(20)
         clients.wait_for("the-new", 100)
-        assert [each["address"] for each in new.ask("listeners")] == [address]
+        (listener,) = new.ask("listeners")
+        assert (listener["address"], listener["backlog"]) == (address, 77)
         if program is gunicorn:  # once is enough: the old one is gone
             new.reload()
             assert new.cli("upgrade").exit_code == 0

@@ -229,6 +229,7 @@ def _bind(
             given = next((each for each in waiting if each[0] == address), None)
             if given is not None:
                 waiting.remove(given)
+                given[1].listen(config.backlog)  # it listens already; its queue gets this length
                 listeners.append(Listener(given[1]))
                 continue
             sock = stored.take_listener(listener_name(address))
