@@ -80,7 +80,7 @@ def test_what_does_not_hold_is_named(
     monkeypatch.setattr(command, "perform", found)
     assert main(["lab"]) == 1
     printed = capsys.readouterr()
-    assert [line.split()[-1] for line in printed.out.splitlines()[1:4]] == ["yes", "NO", "?"]
+    assert [line.split()[-1] for line in printed.out.splitlines()[1:4]] == ["yes", "NO", "done"]
     assert printed.err.splitlines() == [
         "b does not hold: x: expected 1, observed 2",
         "c could not be done: EMFILE",

@@ -39,6 +39,8 @@ def lab(names: Sequence[str], as_json: bool, directory: Path | None) -> int:
     NAME.
     """
     _refuse_unknown(names)
+    if not Path("/proc/self/fd").is_dir():
+        raise Failure("lab needs Linux and a mounted /proc, where it looks at what it does")
     report = perform(dict.fromkeys(names))
     if directory is not None:
         _draw(report.findings, directory)
@@ -77,7 +79,7 @@ def _tell(report: LabReport, *, at_any_length: bool) -> None:
 
 
 def _verdict(finding: Finding) -> str:
-    return {"holds": "yes", "does not hold": "NO"}.get(finding.verdict, "?")
+    return {"holds": "yes", "does not hold": "NO"}.get(finding.verdict, finding.verdict)
 
 
 def _draw(findings: Iterable[Finding], directory: Path) -> None:

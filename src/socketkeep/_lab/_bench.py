@@ -11,11 +11,13 @@ from msgspec.structs import replace
 from socketkeep._lab._actor import Open
 from socketkeep._lab._calls import Calls
 from socketkeep._lab._kernel import Kernel, Look, nonblocking, sleep_of
-from socketkeep._lab._process import CannotBeDone, Outcome, Process, wait_for
+from socketkeep._lab._outcome import CannotBeDone, Outcome, counted
+from socketkeep._lab._process import Process, wait_for
 from socketkeep._lab._results import Check, Step
 
 #: Seconds that a call or a change of state may take; one that comes at all takes microseconds.
 PATIENCE: Final = 5.0
+IMPATIENCE: Final = 0.3
 
 
 class Bench:
@@ -81,7 +83,11 @@ class Bench:
 
     def expect(self, what: str, expected: object, observed: object) -> None:
         """State what the claim lets one expect of an observation, and the observation."""
-        self.checks.append(Check(what, str(expected), str(observed)))
+        check = Check(what, str(expected), str(observed))
+        self.checks.append(check)
+        if not check.holds:
+            # It has been decided; what follows is still told, and no longer waited for.
+            self._patience = min(self._patience, IMPATIENCE)
 
     def show(self, what: str, observed: object) -> None:
         """Put down an observation that decides nothing."""
@@ -199,8 +205,3 @@ class Bench:
         except OSError as error:
             reason = f"cannot ask the kernel for its sockets (netlink): {error.strerror or error}"
             raise CannotBeDone(reason) from None
-
-
-def counted(handles: dict[str, int]) -> str:
-    """Return numbers of handles by process as text."""
-    return ", ".join(f"{process} {number}" for process, number in handles.items()) or "none"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from socketkeep._lab._bench import PATIENCE, Bench
 from socketkeep._lab._calls import Calls
-from socketkeep._lab._process import CannotBeDone
+from socketkeep._lab._outcome import CannotBeDone
 from socketkeep._lab._results import Check, Finding, Verdict
 
 

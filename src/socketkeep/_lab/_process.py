@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import errno
 import os
 import select
 import signal
@@ -14,41 +13,12 @@ from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
 
 from socketkeep._lab._actor import Open, Order, Reply, act
 from socketkeep._lab._calls import Calls
+from socketkeep._lab._outcome import HANGS, WANT, CannotBeDone, Outcome, outcome_of, written
 
-#: Errors that speak of this machine's means, and not of what sockets do.
-_WANT: Final = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EPERM, errno.EACCES}
-)
-HANGS: Final = "hangs"
-_LONGEST: Final = 28
 _MOST: Final = 65536
-
-
-class CannotBeDone(Exception):
-    """An experiment cannot be made here, or not be finished; the message says why."""
-
-
-class Outcome(Struct, frozen=True):
-    """What came of a call: `value`, or an error.
-
-    text: the value as Python writes it, the error's name (of its errno where it has one), or
-    "hangs".
-    """
-
-    text: str
-    value: Any = None
-    message: str = ""
-    failed: bool = False
-    seconds: float = 0.0
-    waits: int = 0
-
-    def __str__(self) -> str:
-        return self.text
-
 
 #: Told of each call that has been made: the process, the call as text, what came of it, and the
 #: sockets that the process has open now (None when it does not say).
@@ -87,7 +57,7 @@ class Process:
         told: Told,
     ) -> Process:
         """Fork one from this process.  Raises CannotBeDone."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = _channel(name)
         try:
             pid = os.fork()
             if pid == 0:
@@ -120,14 +90,14 @@ class Process:
         outcome = self.do(call, *arguments)
         if outcome.failed:
             why = f"{outcome} ({outcome.message})" if outcome.message else str(outcome)
-            raise CannotBeDone(f"{self.name}: {_written(call, arguments)}: {why}")
+            raise CannotBeDone(f"{self.name}: {written(call, arguments)}: {why}")
         return outcome.value
 
     def begin(self, call: str, *arguments: Any) -> None:
         """Have it begin a call, and do not wait for its end: `finish` does."""
         self.pending = ""
         if not self._hangs:
-            self.pending = _written(call, arguments)
+            self.pending = written(call, arguments)
             self._send(msgspec.msgpack.encode(Order(call, arguments)))
 
     def has_returned(self) -> bool:
@@ -143,8 +113,8 @@ class Process:
             outcome = Outcome(HANGS, message="it did not return in time", failed=True)
             self._told(self, call, outcome, None)
             return outcome
-        outcome = _outcome(reply)
-        if reply.code in _WANT:
+        outcome = outcome_of(reply)
+        if reply.code in WANT:
             raise CannotBeDone(f"{self.name}: {call}: {outcome} ({outcome.message})")
         self.sockets = reply.sockets
         self._told(self, call, outcome, reply.sockets)
@@ -160,7 +130,7 @@ class Process:
         """Have it fork; return the child.  Raises CannotBeDone."""
         if self._hangs:
             raise CannotBeDone(f"{self.name}: fork(): it hangs")
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = _channel(name)
         with theirs:
             rights = array.array("i", [theirs.fileno()])
             self._send(
@@ -170,7 +140,7 @@ class Process:
         reply = self._receive()
         if reply is None or reply.error:
             ours.close()
-            why = HANGS if reply is None else f"{_outcome(reply)} ({reply.message})"
+            why = HANGS if reply is None else f"{outcome_of(reply)} ({reply.message})"
             raise CannotBeDone(f"{self.name}: fork(): {why}")
         child = Process(name, reply.value, ours, self._left, self._told)
         first = child._receive()
@@ -218,6 +188,14 @@ class Process:
         return msgspec.msgpack.decode(data, type=Reply)
 
 
+def _channel(name: str) -> tuple[socket.socket, socket.socket]:
+    """Return the two ends of what a process is told by.  Raises CannotBeDone."""
+    try:
+        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+        raise CannotBeDone(f"cannot start process {name}: {error.strerror}") from None
+
+
 def wait_for(reached: Callable[[], bool], left: Callable[[], float]) -> bool:
     """Ask again and again, since the kernel does not announce it; whether it came in time."""
     end = time.monotonic() + left()
@@ -226,18 +204,3 @@ def wait_for(reached: Callable[[], bool], left: Callable[[], float]) -> bool:
             return False
         time.sleep(0.001)
     return True
-
-
-def _outcome(reply: Reply) -> Outcome:
-    text = errno.errorcode.get(reply.code, reply.error) if reply.error else _text(reply.value)
-    return Outcome(text, reply.value, reply.message, bool(reply.error), reply.seconds, reply.waits)
-
-
-def _written(call: str, arguments: tuple[Any, ...]) -> str:
-    words = [each if isinstance(each, str) else _text(each) for each in arguments]
-    return f"{call}({', '.join(words)})"
-
-
-def _text(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from socketkeep._lab._bench import counted
+from socketkeep._lab._outcome import counted
 from socketkeep._lab._results import Finding, Packet, Step
 
 #: What a lane is in a row: not there, there without a handle of any socket, or with one.
