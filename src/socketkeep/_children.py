@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Generic, NoReturn, TypeVar
 
-from socketkeep._forking import fork_keeping, signals_blocked
+from socketkeep._forking import fork_keeping, restore_signals, signals_blocked
 
 #: Seconds between attempts at a pidfd while other threads have all descriptors.
 _RETRY: Final = 0.01
@@ -91,7 +91,7 @@ class Children(Generic[Work]):
         self,
         body: Callable[[], None],
         prepare: Callable[[], None] | None,
-        mask: set[signal.Signals | int],
+        mask: set[int],
     ) -> NoReturn:
         status = 1
         try:
@@ -99,7 +99,7 @@ class Children(Generic[Work]):
                 os.close(pidfd)
             if prepare is not None:
                 prepare()
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            restore_signals(mask)
             body()
             status = 0
         except SystemExit as end:

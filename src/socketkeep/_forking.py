@@ -13,13 +13,16 @@ sockets are close-on-exec (PEP 446).
 
 from __future__ import annotations
 
+# For pthread_sigmask without the wrapper in `signal`: that makes an enumeration's member of each of
+# the 60 signals in a mask, which takes longer than the fork.
+import _signal  # type: ignore[import-not-found]
 import os
 import signal
 import socket
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 from weakref import ref
 
 from socketkeep._errors import Closed, Released, translate
@@ -54,6 +57,7 @@ _guarded: Final[set[ref[socket.socket]]] = set()
 _exempt: Final[set[ref[socket.socket]]] = set()
 _giving: Final = _Giving()
 _own_pid = os.getpid()
+_ALL_SIGNALS: Final = frozenset(map(int, signal.valid_signals()))
 
 # The set's own method takes a reference out when its object goes: no code of Python's runs for it.
 _forget_owner: Final = _owners.discard
@@ -147,36 +151,42 @@ def fork_keeping(kept: Sequence[Forkable | socket.socket], *, fate: Fate = "give
 
 
 @contextmanager
-def signals_blocked() -> Iterator[set[signal.Signals | int]]:
+def signals_blocked() -> Iterator[set[int]]:
     """Block all signals over a fork, in both processes; yields the mask from before.
 
     One that came between the fork and the child's handlers would be lost, or act twice.
     """
-    before: set[Any] = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    before: set[int] = _signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
     try:
         yield before
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def restore_signals(before: set[int]) -> None:
+    """Set the mask that `signals_blocked` has told, in the child."""
+    _signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _in_child() -> None:
     global _own_pid
     parent, _own_pid = _own_pid, os.getpid()
-    why = Released(
-        f"failed: this process was forked by process {parent}, which has not given it away: make "
-        "it with inherit=True, or fork with socketkeep.fork(give=[...])"
-    )
     given, fate = _giving.given, _giving.fate
     kept = set(given)
-    owners = tuple(_owners)
-    _owners.clear()
-    for owner_ref in owners:
-        owner = owner_ref()
-        if owner is not None:
-            sock = owner._after_fork(fate if id(owner) in given else "none", why)
-            if sock is not None:
-                kept.add(id(sock))
-                _owners.add(owner_ref)
+    if _owners:
+        why = Released(
+            f"failed: this process was forked by process {parent}, which has not given it away: "
+            "make it with inherit=True, or fork with socketkeep.fork(give=[...])"
+        )
+        owners = tuple(_owners)
+        _owners.clear()
+        for owner_ref in owners:
+            owner = owner_ref()
+            if owner is not None:
+                sock = owner._after_fork(fate if id(owner) in given else "none", why)
+                if sock is not None:
+                    kept.add(id(sock))
+                    _owners.add(owner_ref)
     wakeup = _take_wakeup_fd() if _guarded else -1
     for sock_ref in tuple(_guarded):
         sock = sock_ref()

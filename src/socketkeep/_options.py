@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import Any, Final, get_type_hints
 
 import msgspec
@@ -276,6 +275,8 @@ def _shown(given: object) -> str:
 
 def nearest(word: str, known: tuple[str, ...]) -> str:
     """Return " (did you mean ...?)" for the nearest of `known`, or "" when none is near."""
+    from difflib import get_close_matches  # for who has mistyped
+
     match = get_close_matches(word.lower(), [name.lower() for name in known], n=1, cutoff=0.6)
     if not match:
         return ""

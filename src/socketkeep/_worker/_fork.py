@@ -6,19 +6,26 @@ The notes' loop: accept, fork; the child closes the listener, the parent closes 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import traceback
 from collections import deque
 from functools import partial
+from typing import Final
 
 from socketkeep import _log
 from socketkeep import _record as record
-from socketkeep._assignment import Order
+from socketkeep._assignment import Assignment, Order, handling
 from socketkeep._children import Child, Children, status_text
+from socketkeep._connection import Connection
 from socketkeep._record import Ended
 from socketkeep._wire import _rendezvous as rendezvous
 from socketkeep._worker._roster import Entry
-from socketkeep._worker._sync import SyncLoop, run_handler
+from socketkeep._worker._sync import SyncLoop, close, run_handler
+
+#: The interpreter rewrites bytecode that runs for the first times (PEP 659).  Where that is done in
+#: the worker, its children have no need to copy those pages.
+_REHEARSALS: Final = 40
 
 
 class ForkModel:
@@ -30,6 +37,7 @@ class ForkModel:
         self._pid = os.getpid()
         self._children: Children[Entry] = Children()
         self._unforked: deque[Entry] = deque()
+        self._rehearse()
 
     def serve(self, entry: Entry) -> None:
         # In the order they came, and none is dropped while the system has no process for it.
@@ -72,6 +80,22 @@ class ForkModel:
         # The child writes it too, but later: the keeper finds by it whom a dead worker leaves.
         child.work.record[record.PID] = child.pid
         self._loop.watch(child.pidfd, partial(self._reap, child))
+
+    def _rehearse(self) -> None:
+        """Do with connections what most handlers do with theirs, and what follows a handler."""
+        handler = self._loop.environment.handler
+        for _ in range(_REHEARSALS):
+            ours, theirs = socket.socketpair()
+            with theirs:
+                assignment = Assignment(resumable=handler.resumable, retirement=self.retirement)
+                conn = Connection(ours, assignment=assignment)
+                token = handling.set(conn)
+                theirs.send(b"\n")
+                conn.send(conn.recv())
+                conn.commit()
+                handling.reset(token)
+                theirs.shutdown(socket.SHUT_WR)
+                close(conn)
 
     def _reap(self, child: Child[Entry]) -> None:
         ended = self._children.reap(child)

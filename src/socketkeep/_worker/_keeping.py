@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from socketkeep._wire._messages import Keep
 from socketkeep._wire._scoreboard import keep_token
 
 if TYPE_CHECKING:
+    import asyncio
+
     from socketkeep._worker._roster import Entry
 
 #: How long the keeper has to acknowledge before the connection is offered again, in seconds.
@@ -55,6 +56,8 @@ class Offers:
     """Makes the offers of a worker with an event loop: one timer, however many connections."""
 
     def __init__(self, is_open: Callable[[Entry], bool]) -> None:
+        import asyncio  # for who has a loop: children are forked faster from a small process
+
         self._loop = asyncio.get_running_loop()
         self._is_open = is_open
         self._young: deque[tuple[Entry, Offer]] = deque()  # in the order in which they come of age

@@ -42,6 +42,7 @@ from socketkeep._worker._stranded import ON_THEIR_OWN, Stranded
 
 #: What a connection may need beyond the deadline to be closed in an orderly way, in seconds.
 CLOSING_TIME: Final = 5.5
+_BLOCKING: Final = Blocking()
 
 
 class SyncModel(Protocol):
@@ -273,7 +274,7 @@ def run_handler(loop: SyncLoop, entry: Entry) -> None:
         if loop.environment.config.access_log:
             note_end(conn, entry)
         if not was_detached(conn):
-            _close(conn, entry)
+            close(conn, entry)
             break
         handover = conn.hand_over()
         if _hand_over(loop, entry, handover):
@@ -295,12 +296,14 @@ def _call_handler(loop: SyncLoop, entry: Entry, conn: Connection) -> None:
         handling.reset(token)
 
 
-def _close(conn: Connection, entry: Entry) -> None:
-    conn.mode = Blocking()  # the handler's may be one that does not wait for the peer's end
+def close(conn: Connection, entry: Entry | None = None) -> None:
+    """Close a connection in an orderly way when its handler has ended."""
+    conn.mode = _BLOCKING  # the handler's may be one that does not wait for the peer's end
     try:
         conn.close()
     except OSError as error:  # the handler has closed the descriptor under it
-        note_exception(error, conn, entry)
+        if entry is not None:
+            note_exception(error, conn, entry)
 
 
 def _hand_over(loop: SyncLoop, entry: Entry, handover: Handover) -> bool:

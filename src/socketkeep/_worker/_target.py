@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import os
@@ -169,6 +168,8 @@ def _attribute(owner: object, name: str, place: str) -> object:
     try:
         return getattr(owner, name)
     except AttributeError:
+        import difflib  # for who has mistyped
+
         near = difflib.get_close_matches(name, dir(owner), 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise LoadError(f"{place} has no attribute {name!r}{hint}") from None
