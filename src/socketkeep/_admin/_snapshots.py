@@ -31,7 +31,7 @@ def status(keeper: Keeper, name: str) -> StatusReport:
     """Return the answer to ``status``."""
     states = [worker.state for worker in keeper.pool]
     owned = sum(worker.open - worker.leaving for worker in keeper.pool)
-    moving = len(keeper.connections.moves)
+    moving = len(keeper.connections.moves) - _arrived(keeper)
     parked = len(keeper.connections.parking)
     generation = keeper.current or keeper.reloads.coming
     return StatusReport(
@@ -122,18 +122,23 @@ def _connections(keeper: Keeper, step: int) -> list[ConnectionReport]:
     """Return every `step`-th connection."""
     now = time.monotonic_ns()
     names = [listener.text for listener in keeper.listeners]
-    reports = [
-        _of_row(worker, row, words, names, now)
-        for worker in keeper.pool
-        for row, words in worker.scoreboard.taken()
-        if not words[record.NUMBER] % step
-    ]
+    reports: dict[str, ConnectionReport] = {}
+    for worker in keeper.pool:
+        for row, words in worker.scoreboard.taken():
+            if words[record.NUMBER] % step:
+                continue
+            report = _of_row(worker, row, words, names, now)
+            other = reports.get(report.id)
+            # The row where it was is freed a moment after it has another one.
+            if other is None or other.epoch < report.epoch:
+                reports[report.id] = report
     for held in (*keeper.connections.moves, *keeper.connections.parking):
         parcel = held.parcel
         if parse_connection_id(parcel.id)[2] % step:
             continue
-        reports.append(
-            ConnectionReport(
+        other = reports.get(parcel.id)
+        if other is None or other.epoch < held.ownership.epoch or held.ownership.worker is None:
+            reports[parcel.id] = ConnectionReport(
                 id=parcel.id,
                 peer=parcel.peer,
                 listener=names[parcel.listener],
@@ -147,8 +152,22 @@ def _connections(keeper: Keeper, step: int) -> list[ConnectionReport]:
                 bytes_out=parcel.bytes_out,
                 busy=False,
             )
-        )
-    return reports
+    return list(reports.values())
+
+
+def _arrived(keeper: Keeper) -> int:
+    """Return how many that were sent to a worker are in its rows, which it has yet to say."""
+    sent: dict[int, set[tuple[str, int]]] = {}
+    for held in keeper.connections.moves:
+        if held.ownership.worker is not None:
+            names = sent.setdefault(held.ownership.worker, set())
+            names.add((held.parcel.id, held.ownership.epoch))
+    return sum(
+        (id_of(words), words[record.EPOCH]) in sent[worker.serial]
+        for worker in keeper.pool
+        if worker.serial in sent
+        for _, words in worker.scoreboard.taken()
+    )
 
 
 def _of_row(

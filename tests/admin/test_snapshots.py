@@ -1,0 +1,91 @@
+"""What a keeper tells of its connections, in the moments in which two processes have one."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from socketkeep import _record as record
+from socketkeep._admin import _snapshots
+from socketkeep._keeper._keeper import Keeper
+from socketkeep._keeper._ownership import Ownership, State
+from socketkeep._wire._scoreboard import Scoreboard, connection_id, create_memfd
+
+
+def worker(serial: int, *rows: tuple[int, int]) -> Any:
+    """Return a worker of pid 100 + serial that serves connections: their numbers and epochs."""
+    fd = create_memfd(64)
+    board = Scoreboard(fd)
+    os.close(fd)
+    for number, epoch in rows:
+        row = board.claim()
+        assert row is not None
+        words = board.record(row)
+        words[record.MINTED_BY] = words[record.BOOT] = 1
+        words[record.NUMBER], words[record.EPOCH] = number, epoch
+    return SimpleNamespace(
+        serial=serial,
+        pid=100 + serial,
+        slot=serial,
+        generation=1,
+        scoreboard=board,
+        listener=lambda listener: listener,
+    )
+
+
+def held(number: int, epoch: int, to: int | None) -> Any:
+    """Return a connection that the keeper moves to the worker of that serial, if to one yet."""
+    parcel = SimpleNamespace(
+        id=connection_id(1, 1, number),
+        peer="",
+        listener=0,
+        accepted_at=0,
+        bytes_in=0,
+        bytes_out=0,
+    )
+    return SimpleNamespace(parcel=parcel, ownership=Ownership(State.MOVING, epoch, to), since=0.0)
+
+
+def keeper(workers: list[Any], moves: list[Any]) -> Keeper:
+    connections = SimpleNamespace(moves=moves, parking=[])
+    listeners = [SimpleNamespace(text="here")]
+    return cast(
+        "Keeper",
+        SimpleNamespace(pool=workers, connections=connections, listeners=listeners, current=None),
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "move", "there", "arrived"),
+    [
+        ([(5, 1)], [], held(5, 1, None), ("moving", None), 0),  # the old row is not freed yet
+        ([(5, 1)], [], held(5, 2, 2), ("moving", None), 0),
+        ([(5, 1)], [(5, 2)], held(5, 2, 2), ("owned", 102), 1),  # it has yet to say so
+        ([], [(5, 2)], held(5, 2, 2), ("owned", 102), 1),
+        ([(5, 1)], [(5, 2)], None, ("owned", 102), 0),
+    ],
+)
+def test_connection_on_the_move(
+    old: list[tuple[int, int]],
+    new: list[tuple[int, int]],
+    move: Any,
+    there: tuple[str, int | None],
+    arrived: int,
+) -> None:
+    """It is told once, where it is, whichever process is behind."""
+    state = keeper([worker(2, *new), worker(1, *old)], [move] if move else [])
+    (report,) = _snapshots.connections(state)
+    assert (report.state, report.worker) == there
+    assert _snapshots._arrived(state) == arrived
+
+
+def test_some_of_many() -> None:
+    """The same ones whichever worker has them, and no more than were asked for."""
+    state = keeper([worker(1, *((n, 1) for n in range(1, 41))), worker(2)], [])
+    moved = keeper([worker(1), worker(2, *((n, 2) for n in range(40, 0, -1)))], [])
+    some = {each.id for each in _snapshots._connections(state, 4)}
+    assert len(some) == 10
+    assert some == {each.id for each in _snapshots._connections(moved, 4)}
