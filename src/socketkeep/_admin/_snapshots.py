@@ -21,6 +21,7 @@ from socketkeep._admin._reports import (
 )
 from socketkeep._inspect._queue import listen_queue
 from socketkeep._keeper._keeper import Keeper
+from socketkeep._keeper._ownership import Ownership, State
 from socketkeep._keeper._workers import Worker, WorkerState
 from socketkeep._wire._scoreboard import id_of, parse_connection_id
 
@@ -30,8 +31,7 @@ _SHOWN = (WorkerState.STARTING, WorkerState.READY, WorkerState.DRAINING)
 def status(keeper: Keeper, name: str) -> StatusReport:
     """Return the answer to ``status``."""
     states = [worker.state for worker in keeper.pool]
-    owned = sum(worker.open - worker.leaving for worker in keeper.pool)
-    moving = len(keeper.connections.moves) - _arrived(keeper)
+    owned, moving = _census(keeper)
     parked = len(keeper.connections.parking)
     generation = keeper.current or keeper.reloads.coming
     return StatusReport(
@@ -85,7 +85,7 @@ def workers(keeper: Keeper) -> list[WorkerReport]:
             generation=worker.generation,
             state=worker.state.value,
             connections=worker.open,
-            busy=sum(not words[record.WAITING] for _, words in worker.scoreboard.taken()),
+            busy=_busy(worker),
             uptime=now - worker.started_at,
             rss=keeper.system.resident_bytes(worker.pid),
         )
@@ -124,10 +124,10 @@ def _connections(keeper: Keeper, step: int) -> list[ConnectionReport]:
     names = [listener.text for listener in keeper.listeners]
     reports: dict[str, ConnectionReport] = {}
     for worker in keeper.pool:
-        for row, words in worker.scoreboard.taken():
-            if words[record.NUMBER] % step:
+        for row, number in enumerate(worker.scoreboard.column(record.NUMBER)):
+            if not number or number % step:
                 continue
-            report = _of_row(worker, row, words, names, now)
+            report = _of_row(worker, row, worker.scoreboard.record(row), names, now)
             other = reports.get(report.id)
             # The row where it was is freed a moment after it has another one.
             if other is None or other.epoch < report.epoch:
@@ -137,7 +137,7 @@ def _connections(keeper: Keeper, step: int) -> list[ConnectionReport]:
         if parse_connection_id(parcel.id)[2] % step:
             continue
         other = reports.get(parcel.id)
-        if other is None or other.epoch < held.ownership.epoch or held.ownership.worker is None:
+        if other is None or not _is_in_rows(held.ownership, other.epoch):
             reports[parcel.id] = ConnectionReport(
                 id=parcel.id,
                 peer=parcel.peer,
@@ -155,19 +155,41 @@ def _connections(keeper: Keeper, step: int) -> list[ConnectionReport]:
     return list(reports.values())
 
 
-def _arrived(keeper: Keeper) -> int:
-    """Return how many that were sent to a worker are in its rows, which it has yet to say."""
-    sent: dict[int, set[tuple[str, int]]] = {}
-    for held in keeper.connections.moves:
-        if held.ownership.worker is not None:
-            names = sent.setdefault(held.ownership.worker, set())
-            names.add((held.parcel.id, held.ownership.epoch))
-    return sum(
-        (id_of(words), words[record.EPOCH]) in sent[worker.serial]
-        for worker in keeper.pool
-        if worker.serial in sent
-        for _, words in worker.scoreboard.taken()
-    )
+def _busy(worker: Worker) -> int:
+    board = worker.scoreboard
+    waiting = zip(board.column(record.NUMBER), board.column(record.WAITING), strict=True)
+    return sum(bool(number) and not waits for number, waits in waiting)
+
+
+def _census(keeper: Keeper) -> tuple[int, int]:
+    """Return how many connections workers have, and how many are between two.
+
+    Each is counted once, though it may stand in the rows of the worker that it leaves, in those of
+    the one that has it already, and in the keeper's own table of what moves.
+    """
+    moves, parking = keeper.connections.moves, keeper.connections.parking
+    if not len(moves) and not any(worker.leaving for worker in keeper.pool):
+        return sum(worker.open for worker in keeper.pool), 0
+    rows: dict[tuple[int, int, int], int] = {}
+    for worker in keeper.pool:
+        words = (record.EPOCH, record.BOOT, record.MINTED_BY, record.NUMBER)
+        columns = [worker.scoreboard.column(word) for word in words]
+        for epoch, boot, minted_by, number in zip(*columns, strict=True):
+            if number and rows.get((boot, minted_by, number), -1) < epoch:
+                rows[boot, minted_by, number] = epoch
+    moving = arrived = 0
+    for held in (*moves, *parking):
+        epoch = rows.pop(parse_connection_id(held.parcel.id), -1)
+        if _is_in_rows(held.ownership, epoch):
+            arrived += 1
+        elif held.ownership.state is State.MOVING:
+            moving += 1
+    return len(rows) + arrived, moving
+
+
+def _is_in_rows(ownership: Ownership, epoch: int) -> bool:
+    """Tell whether a row with this epoch is where it goes, and not where it comes from."""
+    return ownership.worker is not None and epoch >= ownership.epoch
 
 
 def _of_row(

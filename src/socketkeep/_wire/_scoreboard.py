@@ -191,6 +191,11 @@ class Scoreboard:
         text = self._map[start : start + _PEER_WORDS * _WORD]
         return text.rstrip(b"\0").decode(errors="replace")
 
+    def column(self, word: int) -> list[int]:
+        """Return a word of every row, in use or not: many times faster than one after another."""
+        end = HEADER_WORDS + self.rows * ROW_WORDS
+        return self._words[HEADER_WORDS + word : end : ROW_WORDS].tolist()
+
     def taken(self) -> Iterator[tuple[int, Record]]:
         """Yield the number and the words of each row in use.
 
