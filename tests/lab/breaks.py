@@ -1,9 +1,9 @@
 """Kernels that behave otherwise: for each experiment a call that does something else.
 
-    python -m tests.lab.breaks NAME [NUMBER]
+    python -m tests.lab.breaks CALLS NAME...
 
-performs the experiment with it and prints the finding as JSON; it fails when a process or a socket
-is left behind.
+performs experiments with it and prints the findings as JSON; it fails when a process or a socket is
+left behind.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Final
 
 import msgspec
 
-from socketkeep import _prctl
+from socketkeep import Socket, _prctl, fork
+from socketkeep._lab import _bench as bench
 from socketkeep._lab._calls import Calls
 from socketkeep._lab._catalogue import EXPERIMENTS
 
@@ -49,6 +50,13 @@ class ListensNonBlocking(Calls):
 class ResetIsAnEnd(Calls):
     def reset(self, name: str) -> None:
         self.open[name].shutdown(socket.SHUT_RDWR)
+
+
+class ConnectsInTime(Calls):
+    def connect(self, name: str, port: int) -> None:
+        if name == "late":
+            self.open[name].settimeout(0.1)
+        super().connect(name, port)
 
 
 class BlockingFlipped(Calls):
@@ -118,6 +126,39 @@ class SendsNoRights(Calls):
         self.open[via].send(b"x")
 
 
+class OfSocketkeep(Calls):
+    """Nothing is otherwise: the library's own class in the place of the standard one."""
+
+    def socket(self, name: str) -> None:
+        self.open[name] = Socket()
+
+    def listen(self, name: str, port: int = 0, backlog: int = 8) -> int:
+        bound = super().listen(name, port, backlog)
+        self.open[name] = Socket(fileno=self.open[name].detach())
+        return bound
+
+    def pair(self, name: str, other: str) -> None:
+        super().pair(name, other)
+        for each in (name, other):
+            self.open[each] = Socket(fileno=self.open[each].detach())
+
+    def recv_fd(self, via: str, name: str) -> None:
+        super().recv_fd(via, name)
+        self.open[name] = Socket(fileno=self.open[name].detach())
+
+
+class ForkOfSocketkeep(OfSocketkeep):
+    """The library's fork: a child has what it was given, and the parent has that no more."""
+
+    def fork(self) -> int:
+        for sock in self.open.values():
+            assert isinstance(sock, Socket)
+            if sock.fileno() >= 0:
+                sock.inherit = False
+        accepted = [sock for name, sock in self.open.items() if name.startswith("conn")]
+        return fork([sock for sock in accepted if sock.fileno() >= 0])
+
+
 class NoDescriptors(Calls):
     def accept(self, listener: str, name: str) -> None:
         raise OSError(24, os.strerror(24))  # EMFILE
@@ -134,6 +175,7 @@ BREAKS: Final[dict[str, tuple[tuple[type[Calls], str], ...]]] = {
     "created-blocking": ((CreatedNonBlocking, "gettimeout() of a new socket"),),
     "blocking-suspends": ((ListensNonBlocking, "the server, nobody having connected"),),
     "blocking-ends-with-error": ((ResetIsAnEnd, "the state then"),),
+    "connection-timed-out": ((ConnectsInTime, "connect then"),),
     "nonblocking-fails": ((BlockingFlipped, "accept, nobody waiting"),),
     "timeout": ((TimeoutsBlock, "the server, nothing having been sent"),),
     "setblocking-is-shorthand": ((BlockingFlipped, "gettimeout() after setblocking(0)"),),
@@ -182,17 +224,18 @@ def _sockets() -> set[str]:
     return {link for link in links if link.startswith("socket:")}
 
 
-def main(name: str, broken: str) -> None:
-    """Perform the experiment with the class of that name."""
+def main(broken: str, *names: str) -> None:
+    """Perform the experiments with the class of that name."""
     _prctl.set_child_subreaper()
     before = _sockets()
     calls: type[Calls] = globals()[broken]
-    finding = EXPERIMENTS[name].perform(calls, PATIENCE)
+    patience = bench.PATIENCE if issubclass(calls, OfSocketkeep) else PATIENCE
+    findings = [EXPERIMENTS[name].perform(calls, patience) for name in names]
     assert _sockets() == before, "a socket is left open"
     try:
         left = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
-        sys.stdout.write(msgspec.json.encode(finding).decode())
+        sys.stdout.write(msgspec.json.encode(findings).decode())
         return
     raise AssertionError(f"a process is left: {left}")
 

@@ -23,16 +23,16 @@ ROOT: Final = Path(__file__).parents[2]
 CASES: Final = [(name, *case) for name, cases in BREAKS.items() for case in cases]
 
 
-def performed(name: str, calls: type[Calls]) -> Finding:
+def performed(calls: type[Calls], *names: str) -> list[Finding]:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.lab.breaks", name, calls.__name__],
+        [sys.executable, "-m", "tests.lab.breaks", calls.__name__, *names],
         cwd=ROOT,
         capture_output=True,
         timeout=50,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, b"")
-    return msgspec.json.decode(done.stdout, type=Finding)
+    return msgspec.json.decode(done.stdout, type=list[Finding])
 
 
 def test_every_experiment_is_broken_here() -> None:
@@ -43,7 +43,7 @@ def test_every_experiment_is_broken_here() -> None:
     ("name", "calls", "what"), CASES, ids=[f"{name}-{calls.__name__}" for name, calls, _ in CASES]
 )
 def test_a_kernel_that_does_otherwise_is_noticed(name: str, calls: type[Calls], what: str) -> None:
-    finding = performed(name, calls)
+    (finding,) = performed(calls, name)
     assert finding.verdict == "does not hold", finding
     failed = [check for check in finding.checks if not check.holds]
     assert what in [check.what for check in failed]
@@ -53,14 +53,31 @@ def test_a_kernel_that_does_otherwise_is_noticed(name: str, calls: type[Calls], 
 
 
 def test_want_of_descriptors_says_nothing_of_the_claim() -> None:
-    finding = performed("last-close", breaks.NoDescriptors)
+    (finding,) = performed(breaks.NoDescriptors, "last-close")
     assert finding.verdict == "could not be done"
     assert finding.reason == "server: accept(listener, conn): EMFILE (Too many open files)"
 
 
 def test_a_process_that_ends_early_is_no_traceback() -> None:
-    finding = performed("last-close", breaks.Fails)
+    (finding,) = performed(breaks.Fails, "last-close")
     assert (finding.verdict, finding.reason) == ("could not be done", "process server has ended")
+
+
+def test_every_statement_is_true_of_the_library_s_socket() -> None:
+    findings = performed(breaks.OfSocketkeep, *EXPERIMENTS)
+    assert {finding.name: finding.verdict for finding in findings} == dict.fromkeys(
+        EXPERIMENTS, "holds"
+    )
+
+
+def test_what_goes_wrong_without_the_closes_does_not_with_the_library_s_fork() -> None:
+    names = ("the-loop", "loop-without-parents-close", "loop-without-childs-close")
+    with_both, without_parents, without_childs = performed(breaks.ForkOfSocketkeep, *names)
+    assert with_both.verdict == "holds", with_both.reason
+    assert without_parents.reason == (
+        "handles when the child has ended: expected server 1, observed none"
+    )
+    assert without_childs.reason == "handles of the listener: expected child 1, observed none"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])

@@ -16,7 +16,7 @@ from socketkeep._lab._process import Process, wait_for
 from socketkeep._lab._results import Check, Step
 
 #: Seconds that a call or a change of state may take; one that comes at all takes microseconds.
-PATIENCE: Final = 5.0
+PATIENCE: Final = 10.0
 IMPATIENCE: Final = 0.3
 
 

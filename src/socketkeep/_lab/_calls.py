@@ -80,6 +80,9 @@ class Calls:
         self.open[name].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.open[name].close()
 
+    def setsockopt(self, name: str, level: str, option: str, value: int) -> None:
+        self.open[name].setsockopt(getattr(socket, level), getattr(socket, option), value)
+
     def setblocking(self, name: str, flag: int) -> None:
         self.open[name].setblocking(bool(flag))
 

@@ -25,8 +25,23 @@ _NO_FIN_YET: Final = frozenset({"ESTABLISHED", "FIN_WAIT1", "FIN_WAIT2"})
 _CUT_SHORT: Final = _NO_FIN_YET | {"CLOSE_WAIT"}
 #: Those that Python's sockets wait in (asm/unistd.h), for a number is hard to read.
 _SYSTEM_CALLS: Final[Mapping[str, Mapping[int, str]]] = {
-    "x86_64": {7: "poll", 43: "accept", 44: "sendto", 45: "recvfrom", 271: "ppoll", 288: "accept4"},
-    "aarch64": {73: "ppoll", 202: "accept", 206: "sendto", 207: "recvfrom", 242: "accept4"},
+    "x86_64": {
+        7: "poll",
+        42: "connect",
+        43: "accept",
+        44: "sendto",
+        45: "recvfrom",
+        271: "ppoll",
+        288: "accept4",
+    },
+    "aarch64": {
+        73: "ppoll",
+        202: "accept",
+        203: "connect",
+        206: "sendto",
+        207: "recvfrom",
+        242: "accept4",
+    },
 }
 
 _Ends = tuple[int, int]

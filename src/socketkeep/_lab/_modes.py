@@ -44,7 +44,8 @@ def created_blocking(bench: Bench) -> None:
 
 @experiment(
     claim="setblocking() is a shorthand for two calls of settimeout()",
-    notes="The setblocking() method is simply a shorthand for certain settimeout() calls.",
+    notes="调用socket.setblocking(0)设置socket为non-blocking. The setblocking() method is simply a "
+    "shorthand for certain settimeout() calls.",
     socketkeep="Socket has both methods and .mode, three names of one fact",
 )
 def setblocking_is_shorthand(bench: Bench) -> None:

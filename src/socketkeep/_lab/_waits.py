@@ -54,6 +54,26 @@ def blocking_ends_with_error(bench: Bench) -> None:
 
 
 @experiment(
+    claim="That may be the system's own time running out, though the socket has no timeout",
+    notes="… or the system returns an error (such as connection timed out).",
+    socketkeep="connect(timeout=…) and modes bound it in your time; the system's is minutes",
+)
+def connection_timed_out(bench: Bench) -> None:
+    """A listener with a full queue answers nobody; the system's time is set to its shortest."""
+    server, _port = bench.listener()
+    peer = bench.process("peer")
+    full: int = server.must("listen", "full", 0, 0)
+    peer.must("connect", "queued", full)
+    peer.must("socket", "late")
+    peer.must("setsockopt", "late", "IPPROTO_TCP", "TCP_USER_TIMEOUT", 1)
+    bench.expect("gettimeout()", None, peer.do("gettimeout", "late"))
+    peer.begin("connect", "late", full)
+    doing = bench.sleeps(peer, "late", "connect")
+    bench.expect("the peer, nobody answering", "suspended in connect(late)", doing)
+    bench.expect("connect then", "ETIMEDOUT", peer.finish())
+
+
+@experiment(
     claim="A non-blocking operation that cannot be completed at once fails at once",
     notes="若socket不能立即完成io操作, 则马上返回一个错误. In non-blocking mode, operations "
     "fail (with an error that is unfortunately system-dependent) if they cannot be completed "
@@ -123,4 +143,10 @@ def timeout(bench: Bench) -> None:
     bench.expect("recv when the peer reset it in time", "ECONNRESET", server.finish())
 
 
-EXPERIMENTS: Final = (blocking_suspends, blocking_ends_with_error, nonblocking_fails, timeout)
+EXPERIMENTS: Final = (
+    blocking_suspends,
+    blocking_ends_with_error,
+    connection_timed_out,
+    nonblocking_fails,
+    timeout,
+)
