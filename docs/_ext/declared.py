@@ -25,7 +25,7 @@ from sphinx.application import Sphinx
 
 import socketkeep
 from socketkeep import _config, _errors, _options_page, _tls
-from socketkeep._admin import _reports
+from socketkeep._admin import _metrics, _reports
 from socketkeep._cli import _ending, _main
 from socketkeep._inspect import _diagnosis, _ends, _leaks, _why
 from socketkeep._inspect import _results as inspect_results
@@ -186,6 +186,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "commands": commands_markdown,
     "reports": reports_markdown,
     "layers": layers_markdown,
+    "metrics": _metrics.metrics_markdown,
     "errors": errors_markdown,
     "errno": errno_markdown,
     "lab": lab_markdown,
@@ -205,6 +206,7 @@ def fill(app: Sphinx, _docname: str, content: list[str]) -> None:
             for module in (
                 _config,
                 _errors,
+                _metrics,
                 _reports,
                 inspect_results,
                 _main,

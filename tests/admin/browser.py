@@ -25,7 +25,12 @@ _FLAGS: Final = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--disable-breakpad", "--disable-crash-reporter", "--disable-dev-shm-usage"),
-    *("--disable-extensions", "--no-proxy-server", "--force-color-profile=srgb"),
+    *(
+        "--disable-extensions",
+        "--no-proxy-server",
+        "--force-color-profile=srgb",
+        "--hide-scrollbars",
+    ),
     "--remote-debugging-pipe",
 )
 

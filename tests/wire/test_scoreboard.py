@@ -103,6 +103,19 @@ def test_taken_are_those_with_a_number() -> None:
     ]
 
 
+def test_columns_are_the_words_of_those_that_are_taken() -> None:
+    """Also beyond the first chunk of rows, with holes between them."""
+    worker, keeper = make_two(2000)
+    rows = [claim(worker, number) for number in range(1, 1501)]
+    for row in rows[::3]:
+        worker.release(row)
+    for row, words in worker.taken():
+        words[record.EPOCH] = row + 7
+    expected = [(row, words[record.NUMBER], row + 7) for row, words in keeper.taken()]
+    assert len(expected) == 1000
+    assert list(keeper.columns(record.EPOCH)) == expected
+
+
 @given(st.lists(st.booleans(), max_size=30))
 def test_the_open_rows_are_those_claimed_and_not_released(steps: list[bool]) -> None:
     worker, keeper = make_two(5)

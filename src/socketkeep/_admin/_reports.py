@@ -141,10 +141,11 @@ class LiveReport(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to ``live``: all that a view of the server shows, at one moment.
 
     connections: not all where there are many: the same ones each time, as long as they live.
-    left_out: how many more there are.
+    left_out: how many more there are.  cost: the processor time that the report took the keeper.
     """
 
     status: StatusReport
     workers: list[WorkerReport]
     connections: list[ConnectionReport]
     left_out: int = 0
+    cost: float = 0.0

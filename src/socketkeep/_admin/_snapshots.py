@@ -104,17 +104,20 @@ def live(keeper: Keeper, name: str, most: int) -> LiveReport:
     Which ones are left out depends on their ids alone, so that those that are shown stay the same
     ones wherever they move.
     """
+    began = time.thread_time()
     about = status(keeper, name)
     there = about.connections.open
     step = 1
     while step * most < there:
         step *= 2
     shown = _connections(keeper, step)[:most]
+    everybody = workers(keeper)
     return LiveReport(
         status=about,
-        workers=workers(keeper),
+        workers=everybody,
         connections=shown,
         left_out=max(0, there - len(shown)),
+        cost=time.thread_time() - began,
     )
 
 
@@ -124,8 +127,8 @@ def _connections(keeper: Keeper, step: int) -> list[ConnectionReport]:
     names = [listener.text for listener in keeper.listeners]
     reports: dict[str, ConnectionReport] = {}
     for worker in keeper.pool:
-        for row, number in enumerate(worker.scoreboard.column(record.NUMBER)):
-            if not number or number % step:
+        for row, number in worker.scoreboard.columns():
+            if number % step:
                 continue
             report = _of_row(worker, row, worker.scoreboard.record(row), names, now)
             other = reports.get(report.id)
@@ -156,9 +159,7 @@ def _connections(keeper: Keeper, step: int) -> list[ConnectionReport]:
 
 
 def _busy(worker: Worker) -> int:
-    board = worker.scoreboard
-    waiting = zip(board.column(record.NUMBER), board.column(record.WAITING), strict=True)
-    return sum(bool(number) and not waits for number, waits in waiting)
+    return sum(not waits for _, _, waits in worker.scoreboard.columns(record.WAITING))
 
 
 def _census(keeper: Keeper) -> tuple[int, int]:
@@ -172,10 +173,10 @@ def _census(keeper: Keeper) -> tuple[int, int]:
         return sum(worker.open for worker in keeper.pool), 0
     rows: dict[tuple[int, int, int], int] = {}
     for worker in keeper.pool:
-        words = (record.EPOCH, record.BOOT, record.MINTED_BY, record.NUMBER)
-        columns = [worker.scoreboard.column(word) for word in words]
-        for epoch, boot, minted_by, number in zip(*columns, strict=True):
-            if number and rows.get((boot, minted_by, number), -1) < epoch:
+        board = worker.scoreboard
+        for _, number, *others in board.columns(record.BOOT, record.MINTED_BY, record.EPOCH):
+            boot, minted_by, epoch = others
+            if rows.get((boot, minted_by, number), -1) < epoch:
                 rows[boot, minted_by, number] = epoch
     moving = arrived = 0
     for held in (*moves, *parking):

@@ -13,8 +13,8 @@ from socketkeep._admin._feed import Feed, Frame
 from socketkeep._admin._http._source import Source, Unreachable
 from socketkeep._admin._reports import ConnectionReport
 
-#: Seconds between two looks; more where an answer takes the keeper long, so that watching takes no
-#: more than a twentieth of its time.
+#: Seconds between two looks; more where they cost the keeper much, so that watching takes no more
+#: than a twentieth of its time.
 _INTERVAL: Final = 0.25
 _SHARE: Final = 20
 #: How long a browser waits until it connects again, in milliseconds.
@@ -61,17 +61,19 @@ class Events:
 
     async def _look(self) -> None:
         while True:
+            cost = 0.0
             try:
                 report = await self._source.look()
             except Unreachable as error:
                 event = _event({"text": str(error)}, "gone")
             else:
+                cost = report.cost
                 event = _event(compact(self._feed.look(report, time.time())))
             async with self._changed:
                 self._latest = event
                 self._number += 1
                 self._changed.notify_all()
-            await asyncio.sleep(max(_INTERVAL, _SHARE * self._source.cost))
+            await asyncio.sleep(max(_INTERVAL, _SHARE * cost))
 
 
 def _event(data: dict[str, Any], name: str = "frame") -> bytes:

@@ -30,7 +30,6 @@ class Source:
         self._lock = asyncio.Lock()
         self._report: LiveReport | None = None
         self._asked_at = float("-inf")
-        self.cost = 0.0  # seconds that the last answer took
 
     async def look(self, max_age: float = 0.0) -> LiveReport:
         """Return the state as it was at most `max_age` seconds ago.  Raises Unreachable."""
@@ -41,7 +40,6 @@ class Source:
                     self._asked_at = time.monotonic()
                     self._report = None
                     self._report = await self._ask()
-                    self.cost = time.monotonic() - self._asked_at
                 return self._report
         except TimeoutError:
             raise Unreachable("the keeper does not answer") from None
