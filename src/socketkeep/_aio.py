@@ -18,7 +18,7 @@ from socketkeep._errors import Busy, Closed, Released, SocketkeepError
 from socketkeep._exchange import CHUNK
 from socketkeep._framing import check_bound
 from socketkeep._modes import Blocking
-from socketkeep._record import ENDED, Ended
+from socketkeep._record import CLOSED, ENDED, Ended
 
 if TYPE_CHECKING:
     import ssl
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from socketkeep._giving import Parcel
 
 _BLOCKING: Final = Blocking()
+_CLOSED: Final = Closed()  # what is raised is a new one each time, see `_refusal`
 
 
 class AsyncConnection(AsyncMessages):
@@ -199,21 +200,21 @@ class AsyncConnection(AsyncMessages):
         """
         if self._finished():
             return
-        self._finish(Closed(), Ended.CLOSED)
+        self._finish(_CLOSED, CLOSED)
         end = time.monotonic() + linger
+        ended = False
         try:
-            await self._flush(end)
-            self._stop_senders(Closed())
-            if self._tls is not None:
-                self._tls.finish()
-                await self._flush(end)
-                self._stop_senders(Closed())
-                self._tls.hear_no_more()
-            if end_writing(self._sock) and not self._eof:
-                await self._drain(end)
+            if self._out or self._tls is not None:
+                await self._finish_sending(end)
+            ended = not end_writing(self._sock) or self._eof
+            if not ended:
+                ended = await self._drain(end)
         finally:
             self._let_go_of_loop()
-            end_for_all(self._sock)
+            if ended and self._tls is None:  # TLS has an end of its own, which is not EOF
+                self._sock.close()  # both directions have ended, for every holder
+            else:
+                end_for_all(self._sock)
 
     async def release(self) -> None:
         """Let go of this process's handle; the connection lives on while another holds one.
@@ -228,7 +229,7 @@ class AsyncConnection(AsyncMessages):
         self._give_up()
 
     def _give_up(self, reason: str = "") -> None:
-        self._finish(Released(reason), Ended.RELEASED)
+        self._finish(Released(reason), int(Ended.RELEASED))
         self._let_go_of_loop()
         self._sock.close()
 
@@ -240,7 +241,7 @@ class AsyncConnection(AsyncMessages):
         """
         if self._finished():
             return
-        self._finish(Closed(), Ended.CLOSED)
+        self._finish(_CLOSED, CLOSED)
         self._let_go_of_loop()
         reset(self._sock)
 
@@ -297,10 +298,10 @@ class AsyncConnection(AsyncMessages):
     def _finished(self) -> bool:
         # After `Detached` the descriptor is on its way to the next worker: a handler's `finally`
         # that closes the connection must not end it.  Closing already: the first call does it.
-        closing = isinstance(self._over, Closed) and self.ended is Ended.CLOSED
+        closing = self._record[ENDED] == CLOSED and isinstance(self._over, Closed)
         return self._detached or closing or self._sock.fileno() < 0
 
-    def _finish(self, why: Closed | Released, ended: Ended) -> None:
+    def _finish(self, why: Closed | Released, ended: int) -> None:
         self._over = why
         if not self._record[ENDED]:
             self._record[ENDED] = ended
@@ -328,10 +329,20 @@ class AsyncConnection(AsyncMessages):
         except SocketkeepError:
             return  # what cannot be sent has been told to those who sent it
 
-    async def _drain(self, end: float) -> None:
+    async def _finish_sending(self, end: float) -> None:
+        """Have all go out that is queued, and what ends the sending by TLS; until `end` at most."""
+        await self._flush(end)
+        self._stop_senders(_CLOSED)
+        if self._tls is not None:
+            self._tls.finish()
+            await self._flush(end)
+            self._stop_senders(_CLOSED)
+            self._tls.hear_no_more()
+
+    async def _drain(self, end: float) -> bool:
         """Discard what the peer still sends, as `_closing.drain` does."""
         if not discard(self._sock):  # what has come is there to be dropped, however little time is
-            return
+            return True
         finished: asyncio.Future[None] = self._loop.create_future()
         heard = time.monotonic()
 
@@ -343,15 +354,17 @@ class AsyncConnection(AsyncMessages):
                 if not finished.done():
                     finished.set_result(None)
 
-        self._loop.add_reader(self._fd, on_readable)
+        (self._reactor or self._loop).add_reader(self._fd, on_readable)
         self._watching = True
         while not finished.done():
             left = min(heard + QUIET, end) - time.monotonic()
             if left <= 0:
-                return
+                return False
             await asyncio.wait([finished], timeout=left)
+        return True
 
     def _let_go_of_loop(self) -> None:
         self._unwatch()
         self._cancel_timers()
-        self._stop_senders(Closed())
+        if self._out:
+            self._stop_senders(_CLOSED)

@@ -7,11 +7,15 @@ worker and in a plain script: there it has no assignment.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from socketkeep._record import Record, blank_record
+
+if TYPE_CHECKING:  # asyncio is for who uses it
+    from asyncio import AbstractEventLoop
 
 Attached = Literal["accepted", "reload", "parked", "upgrade", "crash"]
 
@@ -84,6 +88,29 @@ class Keeping(Protocol):
     def offer(self) -> float | None: ...
 
 
+class Showing(Protocol):
+    """A connection whose record is behind: `_show` brings it up to date."""
+
+    def _show(self) -> None: ...
+
+
+class Reactor(Protocol):
+    """What an async worker's connections have in common, in place of the loop's own methods."""
+
+    @property
+    def loop(self) -> AbstractEventLoop: ...
+
+    def add_reader(self, fd: int, callback: Callable[[], object], /) -> None: ...
+
+    def remove_reader(self, fd: int, /) -> object: ...
+
+    def show_soon(self, conn: Showing, /) -> None:
+        """Call `conn._show()` before long."""
+
+    def shown(self, conn: Showing, /) -> None:
+        """Forget that: it has been done."""
+
+
 class Shelf(Protocol):
     """Where a committed state is put so that the keeper finds it when this process has died."""
 
@@ -112,6 +139,7 @@ class Assignment:
     record: Record = field(default_factory=blank_record)
     retirement: Retirement | None = None  # sync models only; async workers call `ask()`
     peer: str = ""  # the peer's address, where accept(2) has told it
+    reactor: Reactor | None = None  # async workers only
 
 
 @dataclass(slots=True)

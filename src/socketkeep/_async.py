@@ -66,29 +66,36 @@ class AsyncExchange(AsyncWaiting):
         costs as much as half a system call.
         """
         if (
-            self._quick
-            and timeout is None
+            timeout is None
             and most >= CHUNK
+            and (self._quick or self._tries())
             and self._over is None
             and not self._receiving
             and not self._buffer.size
         ):
             self._receiving = True
             try:
-                if self._tend_timer is not None:
-                    self._waiting_since = time.monotonic()
-                record = self._record
-                waiter = self._waiter
-                waiter.pending = waiter._asyncio_future_blocking = True
-                record[WAITING] = 1
-                try:
-                    await self._turn
-                except BaseException:
-                    waiter.pending = False
-                    raise
-                finally:
-                    record[WAITING] = 0
-                if waiter.came == ARRIVED:
+                if not self._quick:
+                    data = self._try_once()
+                    if data is not None:
+                        return data
+                came = LOOK_AGAIN
+                if self._quick:
+                    if self._tend_timer is not None:
+                        self._waiting_since = time.monotonic()
+                    record = self._record
+                    waiter = self._waiter
+                    waiter.pending = waiter._asyncio_future_blocking = True
+                    record[WAITING] = 1
+                    try:
+                        await self._turn
+                    except BaseException:
+                        waiter.pending = False
+                        raise
+                    finally:
+                        record[WAITING] = 0
+                    came = waiter.came
+                if came == ARRIVED:
                     if not self._taken:
                         self._taking()
                     try:
@@ -100,11 +107,50 @@ class AsyncExchange(AsyncWaiting):
                             self._received(len(data))
                             if self._assignment.resumable:
                                 self._buffer.pass_by(data)
-                            return data
-                        self._received_nothing(None)
+                        else:
+                            self._received_nothing(None)
+                        return data
             finally:
                 self._receiving = False
         return await self._receive("recv", self._buffer.take, most, None, timeout, bytes)
+
+    def _tries(self) -> bool:
+        """Whether a receive may look for bytes before it waits, and for nothing else."""
+        return (
+            not self._watching
+            and self._order is None
+            and not self._eof
+            and self._failure is None
+            and self._peeking is None
+            and (self._taken or self._assignment.shelf is None)
+            and self._unwaited < _HELPINGS - 1
+        )
+
+    def _try_once(self) -> bytes | None:
+        """Receive what is there, b"" at EOF; None when nothing is: then the reader is registered.
+
+        None for a failure too, which `_look` then raises.
+        """
+        if not self._taken:
+            self._taking()
+        try:
+            data = self._recv(CHUNK)
+        except OSError as error:
+            self._unwaited = 0
+            if self._received_nothing(error) == NOTHING:
+                self._watch()
+            return None
+        self._unwaited += 1
+        if data:
+            size = len(data)
+            if size >= _LARGE_HELPING:
+                self._unwaited = _HELPINGS - 1
+            self._received(size)
+            if self._assignment.resumable:
+                self._buffer.pass_by(data)
+        else:
+            self._received_nothing(None)
+        return data
 
     async def _receive(
         self,

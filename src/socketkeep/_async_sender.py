@@ -55,6 +55,7 @@ class AsyncSender(Exchange):
         "_came_in",
         "_loop",
         "_out",
+        "_reactor",
         "_unsent",
         "_unshown",
         "_unshown_since",
@@ -64,7 +65,8 @@ class AsyncSender(Exchange):
 
     def __init__(self, sock: socket.socket, *, assignment: Assignment | None = None) -> None:
         super().__init__(sock, assignment=assignment)
-        self._loop = asyncio.get_running_loop()
+        self._reactor = self._assignment.reactor
+        self._loop = asyncio.get_running_loop() if self._reactor is None else self._reactor.loop
         # The writer is registered while there are any.  A list: an empty deque takes 600 bytes.
         self._out: list[Piece] = []
         self._unsent: tuple[Data, int] | None = None  # an unfinished send's data, and bytes gone
@@ -84,12 +86,17 @@ class AsyncSender(Exchange):
     def _show_soon(self) -> None:
         self._unshown = True
         self._unshown_since = monotonic_ns()
-        self._loop.call_later(_SHOWN_WITHIN, self._show)
+        if self._reactor is None:
+            self._loop.call_later(_SHOWN_WITHIN, self._show)
+        else:
+            self._reactor.show_soon(self)
 
     def _show(self) -> None:
         """Have the scoreboard show what has come and gone."""
         if self._unshown:
             self._unshown = False
+            if self._reactor is not None:
+                self._reactor.shown(self)
             record = self._record
             record[BYTES_IN] += self._came_in
             record[BYTES_OUT] += self._went_out

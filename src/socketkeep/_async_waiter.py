@@ -78,9 +78,8 @@ class Waiter:
         self._cancelled: asyncio.CancelledError | None = None
         self.pending = False  # a task waits, and nothing has ended its wait
         self.came = 0
-        self.resume: Resume
-        self.context: Context
-        self.forget()
+        self.resume: Resume = _nobody
+        self.context = _NOWHERE
 
     # For the connection.
 

@@ -56,6 +56,7 @@ class AsyncWaiting(AsyncSender):
 
     def _reset_after_fork(self) -> None:
         # The loop's epoll is the parent's: what were taken out here would be missing there.
+        self._reactor = None
         self._loop = cast("asyncio.AbstractEventLoop", _ChildsLoop(self))
         self._receiving = self._watching = self._quick = False
         self._waiter = Waiter(self._loop)
@@ -66,13 +67,13 @@ class AsyncWaiting(AsyncSender):
         self._out.clear()
 
     def _watch(self) -> None:
-        self._loop.add_reader(self._input_fd, self._on_readable)
+        (self._reactor or self._loop).add_reader(self._input_fd, self._on_readable)
         self._watching = True
         self._quick = self._order is None and self._peeking is None
 
     def _unwatch(self) -> None:
         if self._watching:
-            self._loop.remove_reader(self._input_fd)
+            (self._reactor or self._loop).remove_reader(self._input_fd)
             self._watching = self._quick = False
 
     def _on_readable(self) -> None:
@@ -171,11 +172,14 @@ class AsyncWaiting(AsyncSender):
         return self._order is None and self._movable() and not self._out
 
     def _cancel_timers(self) -> None:
-        for timer in (self._deadline_timer, self._tend_timer):
-            if timer is not None:
-                timer.cancel()
-        self._deadline_timer = self._tend_timer = None
-        self._show()
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+            self._deadline_timer = None
+        if self._tend_timer is not None:
+            self._tend_timer.cancel()
+            self._tend_timer = None
+        if self._unshown:
+            self._show()
         if not self._waiter.pending:
             self._waiter.forget()
 

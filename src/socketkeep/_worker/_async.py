@@ -32,6 +32,7 @@ from socketkeep._worker._departures import Departures
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._keeping import Offers
 from socketkeep._worker._outcome import note_end, note_exception, was_detached
+from socketkeep._worker._reactor import Reactor
 from socketkeep._worker._roster import Entry, Roster
 from socketkeep._worker._stranded import ON_THEIR_OWN, Stranded
 from socketkeep._worker._target import users_traceback
@@ -102,9 +103,11 @@ class AsyncWorker:
         self._channel = environment.channel
         self._roster = Roster(environment, retirement=None)
         self._loop = asyncio.get_running_loop()
+        self._reactor = Reactor()
         self._finished: asyncio.Future[None] = self._loop.create_future()
         self._order: Order | None = None
         config = environment.config
+        self._access_log = config.access_log
         self._allowance = Allowance(environment.scoreboard, config.max_connections)
         self._doors = [Door(one, index) for index, one in enumerate(environment.listeners)]
         self._accepting = False
@@ -125,6 +128,7 @@ class AsyncWorker:
         self._loop.add_reader(self._channel.fileno(), self._read_channel)
         self._channel.send_now(Ready(os.getpid()))
         await self._finished
+        self._reactor.close()
         if self._stranded is not None:
             self._stranded.close()
 
@@ -180,8 +184,6 @@ class AsyncWorker:
 
     def _accept(self, door: Door) -> None:
         for _ in range(_ACCEPTS_AT_ONCE):
-            if not self._accepting:
-                return
             try:
                 accepted = door.accept()
             except Exhausted as error:
@@ -195,7 +197,9 @@ class AsyncWorker:
                 sock.close()
                 return
             self._start(entry)
-            self._open_gate()
+            if not self._allowance.permits(self._open):
+                self._open_gate()
+                return
 
     def _pause(self, error: str) -> None:
         self._throttle.warning("out of file descriptors", process="worker", error=error)
@@ -229,6 +233,7 @@ class AsyncWorker:
     # Serving.
 
     def _start(self, entry: Entry) -> None:
+        entry.assignment.reactor = self._reactor
         conn = AsyncConnection(entry.sock, assignment=entry.assignment)
         self._roster.introduce(entry, conn.peer)
         self._serving[entry] = conn, self._loop.create_task(self._handle(entry, conn))
@@ -244,7 +249,7 @@ class AsyncWorker:
                 entry.why = _TOO_LATE
             else:
                 note_exception(error, conn, entry)
-        if self._environment.config.access_log:
+        if self._access_log:
             note_end(conn, entry)
         if was_detached(conn):
             self._hand_over(entry, conn)
@@ -254,14 +259,16 @@ class AsyncWorker:
         except OSError as error:  # the handler has closed the descriptor under it
             note_exception(error, conn, entry)
         finally:
-            self._roster.log_end(entry)
+            if self._access_log:
+                self._roster.log_end(entry)
             self._settle(entry)
 
     def _settle(self, entry: Entry) -> None:
         self._serving.pop(entry, None)
         self._roster.settle(entry)
-        self._open_gate()
-        self._finish_if_empty()
+        if not self._accepting:
+            self._open_gate()
+            self._finish_if_empty()
 
     # Retiring.
 

@@ -1,0 +1,87 @@
+"""One epoll for all connections of an async worker, which its event loop watches as one reader.
+
+A reader of the loop's own costs several steps to be made and undone, and to be called a handle and
+a context, which is more than all the rest that a short connection waits for.  Here it is a system
+call to begin and one to end, and a look into a dict in between.
+
+A single connection that asks and waits by turns pays with one more system call a turn: the loop's
+epoll tells that there is something, and this one what.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections.abc import Callable
+from typing import Final
+
+from socketkeep._assignment import Showing
+
+#: How many connections are served before the loop's other callbacks get their turn.
+_AT_ONCE: Final = 256
+#: Seconds after which, at the latest, the scoreboard shows what the handlers received and sent.
+_SHOWN_WITHIN: Final = 0.25
+
+
+class Reactor:
+    """What the connections of a worker have in common; `assignment.Reactor`."""
+
+    def __init__(self) -> None:
+        self.loop: Final = asyncio.get_running_loop()
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[], object]] = {}
+        self._unshown: set[Showing] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self.loop.add_reader(self._epoll.fileno(), self._run)
+
+    def close(self) -> None:
+        """Let go of the loop, at the worker's end."""
+        self.loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def add_reader(self, fd: int, callback: Callable[[], object]) -> None:
+        """Call `callback` whenever `fd` is readable; in place of another callback, if it had one.
+
+        Raises OSError when it is not open.
+        """
+        self._callbacks[fd] = callback
+        try:
+            self._epoll.register(fd, select.EPOLLIN)
+        except FileExistsError:
+            return  # by another callback
+        except OSError:
+            del self._callbacks[fd]
+            raise
+
+    def remove_reader(self, fd: int) -> None:
+        """Watch `fd` no longer.  To be called before it is closed: a duplicate would report on."""
+        if self._callbacks.pop(fd, None) is not None:
+            try:
+                self._epoll.unregister(fd)
+            except OSError:
+                return  # it was closed by its number, and is not watched any more
+
+    def show_soon(self, conn: Showing) -> None:
+        """Have the connection's record brought up to date before long."""
+        self._unshown.add(conn)
+        if self._timer is None:
+            self._timer = self.loop.call_later(_SHOWN_WITHIN, self._show)
+
+    def shown(self, conn: Showing) -> None:
+        """Take a connection's `show_soon` back."""
+        self._unshown.discard(conn)
+
+    def _show(self) -> None:
+        unshown, self._unshown = self._unshown, set()
+        self._timer = None
+        for conn in unshown:
+            conn._show()
+
+    def _run(self) -> None:
+        callbacks = self._callbacks
+        for fd, _ in self._epoll.poll(0, _AT_ONCE):
+            callback = callbacks.get(fd)
+            if callback is not None:  # else one of those before has ended it
+                callback()
