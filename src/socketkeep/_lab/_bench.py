@@ -116,10 +116,10 @@ class Bench:
         return "set" if nonblocking(process.pid, process.opened(name).fd) else "clear"
 
     def sleeps(self, process: Process, name: str, calls: str) -> str:
-        """Wait until a process is suspended in one of the `calls` (a regular "a|b") on a socket.
+        """Wait until a process is suspended in one of the `calls` ("a|b") on a socket.
 
-        Return what it does: ``suspended in recvfrom(conn)``.  Raises CannotBeDone without the
-        right to look.
+        Return what it does: ``suspended in recvfrom(conn)``.  Raises CannotBeDone where that is
+        not to be seen.
         """
         wanted = calls.split("|")
         seen = "it hangs in another"
@@ -136,15 +136,15 @@ class Bench:
             call, argument = asleep
             on = name if argument == process.opened(name).fd else f"{argument:#x}"
             seen = f"suspended in {call}({on})"
-            return call in wanted and on in (name, f"{argument:#x}" if "poll" in call else name)
+            # The argument of a poll is no descriptor but where they are listed.
+            return call in wanted and (on == name or "poll" in call)
 
         try:
             if process.pending:
                 wait_for(reached, self._left)
         except OSError as error:
             raise CannotBeDone(
-                f"no right to see what process {process.name} does (/proc/PID/syscall): "
-                f"{error.strerror}"
+                f"cannot see what process {process.name} does (/proc/PID/syscall): {error.strerror}"
             ) from None
         self._told(process, process.pending, Outcome(seen.partition("(")[0]), None)
         return seen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
@@ -134,8 +135,12 @@ def nonblocking(pid: int, fd: int) -> bool:
 def sleep_of(pid: int) -> tuple[str, int] | None:
     """Return the system call that a process is suspended in, and that call's first argument.
 
-    None when it runs, or is about to.  Raises OSError without the right to trace it.
+    None when it runs, or is about to.  Raises OSError without the right to trace it, and on a
+    machine whose calls are not known here.
     """
+    machine = platform.machine()
+    if machine not in _SYSTEM_CALLS:
+        raise OSError(errno.ENOSYS, f"the numbers of the system calls of {machine} are not known")
     with open(f"/proc/{pid}/syscall", encoding="ascii") as file:
         call = file.read().split()
     with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
@@ -143,7 +148,7 @@ def sleep_of(pid: int) -> tuple[str, int] | None:
     if state != "S" or len(call) < 3:
         return None
     number = int(call[0])
-    return _SYSTEM_CALLS.get(platform.machine(), {}).get(number, f"call {number}"), int(call[1], 16)
+    return _SYSTEM_CALLS[machine].get(number, f"call {number}"), int(call[1], 16)
 
 
 def _inodes_of(pid: int) -> Iterable[int]:

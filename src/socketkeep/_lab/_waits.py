@@ -54,7 +54,7 @@ def blocking_ends_with_error(bench: Bench) -> None:
 
 
 @experiment(
-    claim="That may be the system's own time running out, though the socket has no timeout",
+    claim="A blocking operation may fail because the system's own time has run out",
     notes="… or the system returns an error (such as connection timed out).",
     socketkeep="connect(timeout=…) and modes bound it in your time; the system's is minutes",
 )
