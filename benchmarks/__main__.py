@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--only", metavar="a,b,...", help="these parts only")
     parser.add_argument("--rounds", type=int, help="how often each measures (5; quick: 2)")
-    parser.add_argument("--seconds", type=float, help="how long each time (0.5; quick: 0.2)")
+    parser.add_argument("--seconds", type=float, help="how long each time (0.3; quick: 0.2)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="directory of the JSON file")
     asked = parser.parse_args(arguments)
     wanted = list(dict.fromkeys(asked.only.split(","))) if asked.only else list(known)
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if letter not in known:
             parser.error(f"--only {letter}: there is no such part; there are {', '.join(known)}")
     rounds = asked.rounds or (2 if asked.quick else 5)
-    seconds = asked.seconds or (0.2 if asked.quick else 0.5)
+    seconds = asked.seconds or (0.2 if asked.quick else 0.3)
     if _machine.cpus()[0] == _machine.cpus()[1]:
         print("only one processor: servers and generator share it", file=sys.stderr)
     build()

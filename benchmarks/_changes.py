@@ -46,10 +46,10 @@ class Change:
 
 
 def measure(figures: Figures, rounds: int, _seconds: float, quick: bool) -> None:
-    """Run each change as often as asked for; the peers' in the full benchmark alone."""
+    """Run each change some times; the peers' once, and in the full benchmark alone."""
     print(f"\n(f) {TITLE}", file=sys.stderr)
-    for _ in range(min(rounds, _MOST_ROUNDS)):
-        for change in (*_own(), *(() if quick else _peers())):
+    for number in range(min(rounds, _MOST_ROUNDS)):
+        for change in (*_own(), *(() if quick or number else _peers())):
             name, reason = change.subject.name, change.subject.missing()
             if reason is not None:
                 figures.missing[name] = reason

@@ -24,7 +24,7 @@ struct options options = {
     .batch = 1,
     .body = "hello\n",
     .seconds = 1,
-    .warm = 0.1,
+    .warm = 0.05,
     .deadline = 5,
     .think = 0.1,
 };
