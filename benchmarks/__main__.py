@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from benchmarks import _changes, _idle, _machine, _report, _starting, _throughput
+from benchmarks import _changes, _idle, _machine, _plots, _report, _starting, _throughput
 from benchmarks._figures import Figures
-from benchmarks._generator import build
+from benchmarks._generator import PROGRAMS, build
+from benchmarks._results import FIGURES, PLOTS
 
-RESULTS: Final = Path(__file__).parent / "results"
+#: Of what is not a whole run.
+_OTHERWISE: Final = PROGRAMS / "results"
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", metavar="a,b,...", help="these parts only")
     parser.add_argument("--rounds", type=int, help="how often each measures (5; quick: 2)")
     parser.add_argument("--seconds", type=float, help="how long each time (0.3; quick: 0.2)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="directory of the JSON file")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="directory for the JSON file and the plots (of a whole run: what the documentation "
+        f"shows; else {_OTHERWISE.relative_to(_machine.ROOT)})",
+    )
     asked = parser.parse_args(arguments)
     wanted = list(dict.fromkeys(asked.only.split(","))) if asked.only else list(known)
     for letter in wanted:
@@ -74,13 +81,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("only one processor: servers and generator share it", file=sys.stderr)
     build()
     figures = Figures(_machine.environment(), rounds, seconds)
-    path = asked.out / f"{figures.environment['date'][:16].replace(':', '')}.json"
+    whole = not (asked.quick or asked.only)
+    path = (asked.out or (FIGURES.parent if whole else _OTHERWISE)) / FIGURES.name
+    plots = asked.out or (PLOTS if whole else _OTHERWISE)
     began = time.monotonic()
     for letter in wanted:
         with figures.attempt(f"({letter}) {known[letter].about}"):
             known[letter].run(figures, rounds, seconds, asked.quick)
         figures.write(path)
     print(_report.text(figures))
+    try:
+        _plots.draw(figures, plots)
+    except ImportError:
+        print("no plots: matplotlib is not installed", file=sys.stderr)
     print(f"\n{time.monotonic() - began:.0f} s; written to {path}", file=sys.stderr)
     return 0
 

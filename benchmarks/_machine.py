@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 from datetime import UTC, datetime
@@ -25,11 +26,12 @@ _PACKAGES: Final = (
 _COMMANDS: Final = {
     "nginx": ("nginx", "-v"),
     "HAProxy": ("haproxy", "-v"),
-    "lsof": ("dpkg-query", "-W", "-f", "lsof ${Version}", "lsof"),
-    "ucspi-tcp": ("dpkg-query", "-W", "-f", "ucspi-tcp ${Version}", "ucspi-tcp"),
+    "lsof": ("dpkg-query", "-W", "-f", "${Version}", "lsof"),
+    "ucspi-tcp": ("dpkg-query", "-W", "-f", "${Version}", "ucspi-tcp"),
     "iproute2": ("ss", "-V"),
     "gcc": ("gcc", "-dumpfullversion"),
 }
+_VERSION: Final = re.compile(r"\d[\d:]*\.[\w.+~-]+")
 ROOT: Final = Path(__file__).parents[1]
 
 
@@ -40,8 +42,8 @@ def environment() -> dict[str, Any]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     for name, command in _COMMANDS.items():
-        if (version := _said(*command)) is not None:
-            versions[name] = version
+        if (said := _said(*command)) is not None and (found := _VERSION.search(said)):
+            versions[name] = found[0]
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _said("git", "-C", str(ROOT), "describe", "--always", "--dirty") or "unknown",

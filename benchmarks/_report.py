@@ -3,9 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import median
+from typing import Final
 
 from benchmarks._figures import Figures
 from benchmarks._targets import Outcome, judge, unmeasured
+
+#: What the documentation shows of the works that are not rates, and under which titles.
+METRICS: Final = {
+    "e": {
+        "server_kib": "KiB, all its processes",
+        "keeper_kib": "KiB, the keeper's own",
+        "processes": "processes more",
+    },
+    "f": {
+        "lost": "lost",
+        "fin": "by FIN, unannounced",
+        "announced": "announced",
+        "rst": "by RST",
+        "added_p50_ms": "added, median, ms",
+        "added_p99_ms": "added, p99, ms",
+        "added_max_ms": "added, slowest, ms",
+        "usual_ms": "usual, ms",
+    },
+    "h": {"woken_a_second": "woken a second", "lost": "lost", "p50": "median, s", "p99": "p99, s"},
+    "i": {"seconds": "seconds", "cpu_seconds": "seconds of CPU time"},
+    "j": {"seconds": "seconds", "cpu_seconds": "seconds of CPU time"},
+}
 
 
 def text(figures: Figures) -> str:
@@ -28,15 +52,31 @@ def text(figures: Figures) -> str:
 
 
 def targets_markdown(figures: Figures) -> str:
-    """Return the ratios against the targets, for the documentation."""
-    rows = [
-        "| | case | measured | against | target | median | rounds | by | the other | |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    rows += [
-        f"| {outcome.target.number} | {' | '.join(_cells(outcome))} |" for outcome in judge(figures)
-    ]
-    return "\n".join(rows)
+    """Return the figures against the targets, for the documentation: a row for each bound."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for outcome in judge(figures):
+        case, own, peer, bound, value, spread, by, _, met = _cells(outcome)
+        how = f", {by}" if by == "CPU" else ""
+        rounds = f" ({spread}{how})" if len(outcome.values) > 1 else ""
+        shown = f"{case}: {value}{rounds}" + ("" if outcome.met else f", **{met.lower()}**")
+        rows.setdefault((outcome.target.number, own, peer, bound), []).append(shown)
+    head = "| | measured | against | target | median (rounds) |\n|---|---|---|---|---|\n"
+    return head + "\n".join(
+        f"| {' | '.join(row)} | {'<br>'.join(cases)} |" for row, cases in rows.items()
+    )
+
+
+def environment_markdown(figures: Figures) -> str:
+    """Return the machine, the versions and the date in a sentence or two."""
+    told = figures.environment
+    versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
+    missing = "".join(f" Not measured: {name} ({why})." for name, why in figures.missing.items())
+    return (
+        f"{told['date'][:10]}, commit {told['commit']}, {told['system']}, "
+        f"{told['processors']} processors ({told['processor']}), load average at the start "
+        f"{told['load'][0]:g}; Python {told['python']}; {versions}; {figures.rounds} rounds of "
+        f"{figures.seconds:g} s.{missing}"
+    )
 
 
 def _cells(outcome: Outcome) -> tuple[str, ...]:
@@ -89,3 +129,13 @@ def _by_rate(figures: Figures, work: str, cases: list[str]) -> Iterator[str]:
         figures.subjects(work),
         key=lambda subject: -(figures.middle(work, cases[-1], subject, "per_second") or 0),
     )
+
+
+def metrics_markdown(figures: Figures, work: str, metrics: dict[str, str]) -> str:
+    """Return a work's table of the medians of some metrics; of each the title is given."""
+    rows = [f"| | | {' | '.join(metrics.values())} |", "|---" * (len(metrics) + 2) + "|"]
+    for (of, case, subject), told in figures.series.items():
+        if of == work:
+            cells = [_number(median(told[each])) if each in told else "" for each in metrics]
+            rows.append(f"| {subject} | {case} | {' | '.join(cells)} |")
+    return "\n".join(rows)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 from benchmarks import __main__ as benchmarks
-from benchmarks import _figures, _generator, _targets
+from benchmarks import _figures, _generator, _report, _results, _targets
 from benchmarks._figures import Figures
 
 LINGER_NONE: Final = struct.pack("ii", 1, 0)
@@ -244,3 +244,27 @@ def test_figures_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     figures.write(tmp_path / "figures.json")
 
     assert _figures.read(tmp_path / "figures.json") == figures
+
+
+def test_the_documentation_shows_one_run() -> None:
+    date = _figures.read(_results.FIGURES).environment["date"]
+    pictures = list(_results.PLOTS.glob("*.svg"))
+
+    assert len(pictures) == 5
+    for picture in pictures:
+        assert date in picture.read_text(), f"{picture.name} is of another run: run `make bench`"
+
+
+def test_what_is_missed_or_was_not_measured_is_named() -> None:
+    figures = Figures({}, 1, 1.0, missing={"gevent": "not installed"})
+    common = {"p50": 1, "lost": 0, "generator_share": 0, "elsewhere": 0}
+    for subject, rate in (("Socketkeep prefork", 50), ("prefork loop (8)", 100)):
+        figures.add(("a", "32 at once", subject), per_second=rate, cpu_us=1, **common)
+
+    shown = _report.text(figures).splitlines()
+
+    assert "Socketkeep prefork" in shown[1]
+    assert shown[1].endswith("MISSED")
+    assert "not measured: a2 256 at once, Socketkeep prefork prefork loop (8)" in shown
+    assert shown[-1] == "not measured: gevent: not installed"
+    assert "1 connection" not in _report.text(figures), "another part was not asked for"

@@ -18,6 +18,9 @@ from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 import msgspec
+from benchmarks import _figures as benchmark_figures
+from benchmarks import _report as benchmark_report
+from benchmarks import _results as benchmark_results
 from docs._ext.diagram import svg
 from docs._ext.lab import RECORD, lab_markdown
 from docs._ext.processes import svg as processes_svg
@@ -181,6 +184,10 @@ def _type_text(hint: Any) -> str:
     return "object" + or_null
 
 
+def _measured(make: Callable[..., str], *arguments: Any) -> str:
+    return make(benchmark_figures.read(benchmark_results.FIGURES), *arguments)
+
+
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "options": _options_page.options_markdown,
     "commands": commands_markdown,
@@ -193,6 +200,16 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "verbs": verbs_markdown,
     "processes": processes_svg,
     "ownership": partial(transitions_markdown, _ownership.TRANSITIONS),
+    "measured where": partial(_measured, benchmark_report.environment_markdown),
+    "measured targets": partial(_measured, benchmark_report.targets_markdown),
+    **{
+        f"measured {work}": partial(_measured, benchmark_report.peers_markdown, work)
+        for work in "abcdg"
+    },
+    **{
+        f"measured {work}": partial(_measured, benchmark_report.metrics_markdown, work, metrics)
+        for work, metrics in benchmark_report.METRICS.items()
+    },
     "generations": partial(transitions_markdown, _generations.TRANSITIONS),
 }
 
@@ -214,7 +231,7 @@ def fill(app: Sphinx, _docname: str, content: list[str]) -> None:
                 _generations,
             ):
                 app.env.note_dependency(inspect.getfile(module))
-            for file in (RECORD, *Path(__file__).parent.glob("*.py")):
+            for file in (RECORD, benchmark_results.FIGURES, *Path(__file__).parent.glob("*.py")):
                 app.env.note_dependency(str(file))
 
 
