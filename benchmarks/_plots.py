@@ -43,16 +43,24 @@ def draw(figures: Figures, directory: Path) -> list[Path]:
             picture, axes = plt.subplots(
                 1,
                 len(panels),
-                figsize=(max(7, 5.2 * len(panels)), 1.3 + 0.3 * tallest),
+                figsize=(max(7, 5.2 * len(panels)), 1.6 + 0.3 * tallest),
                 squeeze=False,
             )
             for panel, (paint, _) in zip(axes[0], panels, strict=True):
                 paint(panel)
+            picture.supxlabel(_where(figures), fontsize=9, color="#555")
             path = directory / f"{name}.svg"
             picture.savefig(path, metadata={"Date": figures.environment["date"]})
             plt.close(picture)
             drawn.append(path)
     return drawn
+
+
+def _where(figures: Figures) -> str:
+    told = figures.environment
+    system = " ".join(told["system"].split("-")[0].split()[:2])
+    where = f"{system}, {told['processors']} processors; Python {told['python']}"
+    return f"{told['date'][:10]}; {where}, Socketkeep {told['commit']}"
 
 
 Panel = tuple[Callable[["Axes"], None], int]
