@@ -80,13 +80,13 @@ def _order(server: Running, command: str) -> None:
 
 def _kill_worker(server: Running) -> None:
     control = server.directory / "control"
-    (worker,) = ask(control, "workers")
-    os.kill(worker["pid"], signal.SIGKILL)
+    (killed,) = ask(control, "workers")
+    os.kill(killed["pid"], signal.SIGKILL)
 
     def served_again() -> bool:
-        shown = ask(control, "status")
-        ready: bool = shown["workers"]["ready"] == 1
-        return ready and shown["connections"]["owned"] >= CLIENTS
+        ready = {each["pid"] for each in ask(control, "workers") if each["state"] == "ready"}
+        owned: int = ask(control, "status")["connections"]["owned"]
+        return bool(ready - {killed["pid"]}) and owned >= CLIENTS
 
     wait_until(served_again, "the connections have a worker again")
 
@@ -155,13 +155,12 @@ def _through(change: Change) -> dict[str, float]:
 
 
 def _lost(told: dict[str, Any]) -> dict[str, float]:
-    new = told["arrivals"]
     return {
-        "lost": losses(told) + losses(new),
-        "fin": sum(each[name] for each in (told, new) for name in ("cut", "closed")),
+        "lost": losses(told),
+        "fin": told["cut"] + told["closed"],
         "announced": told["announced"],
-        "rst": told["reset"] + new["reset"],
-        "lost_new": losses(new),
+        "rst": told["reset"],
+        "lost_new": losses(told["arrivals"]),
     }
 
 

@@ -21,6 +21,7 @@ METRICS: Final = {
         "fin": "by FIN, unannounced",
         "announced": "announced",
         "rst": "by RST",
+        "lost_new": "new ones lost",
         "added_p50_ms": "added, median, ms",
         "added_p99_ms": "added, p99, ms",
         "added_max_ms": "added, slowest, ms",

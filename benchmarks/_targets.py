@@ -139,6 +139,8 @@ def _changes() -> Iterator[Target]:
         name = f"Socketkeep async: {subject}"
         # What ended by FIN or RST is among what was lost.
         yield Target("f", "f", "1000 clients", name, None, 0, False, "lost")
+        if subject != "crash":  # which keeps no connection younger than --keep-after
+            yield Target("f", "f", "1000 clients", name, None, 0, False, "lost_new")
         yield Target("f", "f", "1000 clients", name, None, p99, False, "added_p99_ms", "ms")
         yield Target("f", "f", "1000 clients", name, None, most, False, "added_max_ms", "ms")
 
