@@ -24,6 +24,7 @@ def echo(conn: socket.socket) -> None:
 def lines(conn: socket.socket) -> None:
     """Answer lines."""
     conn.settimeout(30)
+    conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio sets it, too
     with conn.makefile("rb") as file:
         while line := file.readline(MOST):
             conn.sendall(line)
