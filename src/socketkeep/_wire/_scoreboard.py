@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import struct
 import sys
 import threading
 import time
@@ -31,7 +32,9 @@ _PEER_WORDS: Final = 8
 ROW_WORDS: Final = record.WORDS + _PEER_WORDS
 _WORD: Final = 8
 _CHUNK: Final = 512  # rows that are read at a time
-_BLANK_ROW: Final = memoryview(bytes(ROW_WORDS * _WORD)).cast("Q")
+_BLANK_ROW: Final = bytes(ROW_WORDS * _WORD)
+#: The words of a record behind the first, NUMBER, which is written by itself.
+_RECORD: Final = struct.Struct(f"={record.WORDS - 1}Q")
 
 # The header's words.
 OPEN: Final = 0
@@ -65,10 +68,10 @@ COUNTERS: Final = {
 }
 _HOW: Final[tuple[Literal["move", "close", "finish"], ...]] = ("move", "close", "finish")
 _COUNTER_OF_END: Final[dict[int, int]] = {
-    Ended.CLOSED: CLOSED,
-    Ended.RELEASED: CLOSED,
-    Ended.RESET: RESET,
-    Ended.DETACHED: DETACHED,
+    int(Ended.CLOSED): CLOSED,
+    int(Ended.RELEASED): CLOSED,
+    int(Ended.RESET): RESET,
+    int(Ended.DETACHED): DETACHED,
 }
 
 
@@ -125,26 +128,50 @@ class Scoreboard:
         self._words[RETIRE_AT] = int(min(order.deadline * 1e9, 2.0**63))
         self._words[RETIRE_HOW] = _HOW.index(order.how) + 1
 
-    def claim(self) -> int | None:
-        """Return the number of a free row, cleared, or None when all are taken."""
+    def claim(self, counter: int | None = None) -> int | None:
+        """Return the number of a free row, cleared, or None when all are taken.
+
+        counter: the header's word that counts it.
+        """
         with self._lock:
             row = self._freed.pop() if self._freed else next(self._unused, None)
             if row is not None:
                 self._words[OPEN] += 1
+                if counter is not None:
+                    self._words[counter] += 1
         return row
+
+    def enter(
+        self, row: int, boot: int, minted_by: int, number: int, pid: int, listener: int
+    ) -> memoryview:
+        """Write a new connection's words to the row that was claimed; return them."""
+        start = HEADER_WORDS + row * ROW_WORDS
+        words = self._words[start : start + ROW_WORDS]
+        now = time.monotonic_ns()
+        _RECORD.pack_into(
+            self._map,
+            (start + 1) * _WORD,
+            *(minted_by, 1, pid, 0, 0, 0, 0, now, now, listener, 0, 0, 0, 0, boot),
+        )
+        words[record.NUMBER] = number  # last: a row with a number is one that the keeper reads
+        return words
 
     def release(self, row: int, words: memoryview | None = None) -> None:
         """Count how the row's connection ended, and free the row; `words` is its record."""
         if words is None:
             words = self.record(row)
+        start = (HEADER_WORDS + row * ROW_WORDS) * _WORD
+        errors = words[record.HANDLER_ERRORS]
         with self._lock:
-            self._words[_COUNTER_OF_END.get(words[record.ENDED], LOST)] += 1
-            self._words[HANDLER_ERRORS] += words[record.HANDLER_ERRORS]
-            self._words[OPEN] -= 1
-            if words[record.STATE] and self._shelves is not None:
+            header = self._words
+            header[_COUNTER_OF_END.get(words[record.ENDED], LOST)] += 1
+            if errors:
+                header[HANDLER_ERRORS] += errors
+            header[OPEN] -= 1
+            if self._shelves is not None and words[record.STATE]:
                 self._shelves.clear(row, words[record.STATE])
             words[record.NUMBER] = 0  # first: from here on the keeper does not read it
-            words[:] = _BLANK_ROW
+            self._map[start : start + ROW_WORDS * _WORD] = _BLANK_ROW
             self._freed.append(row)
 
     def record(self, row: int) -> memoryview:

@@ -58,26 +58,24 @@ class Roster:
         resumable = environment.handler.resumable and config.keep != "none"
         self._resumable = resumable
         self._keeps = resumable and environment.scoreboard.keeps_states
+        self._redeliver = self._keeps and environment.handler.redeliver
+        self._state_type = environment.handler.state_type
+        self._replay_limit = config.replay_limit
+        self._series = scoreboard.connection_id(environment.boot, environment.serial, 0)[:-1]
         self._idle_timeout = config.idle_timeout or None
         self._park_after = park_after(config, environment.model) if resumable else None
 
     def accepted(self, sock: socket.socket, listener: int, peer: str = "") -> Entry | None:
         """Enter a new connection; None when the scoreboard is full.  peer: its address if known."""
         environment = self._environment
-        row = environment.scoreboard.claim()
+        board = environment.scoreboard
+        row = board.claim(scoreboard.ACCEPTED)
         if row is None:
             return None
         number = next(self._numbers)
-        words = environment.scoreboard.record(row)
-        words[record.BOOT] = environment.boot
-        words[record.MINTED_BY] = environment.serial
-        words[record.ACCEPTED_AT] = time.monotonic_ns()
-        words[record.EPOCH] = 1
-        name = scoreboard.connection_id(environment.boot, environment.serial, number)
-        assignment = self._assignment(name, listener, row, words)
-        assignment.peer = peer
-        environment.scoreboard.add(scoreboard.ACCEPTED)
-        entry = self._enter(row, words, number, sock, assignment, listener)
+        words = board.enter(row, environment.boot, environment.serial, number, self._pid, listener)
+        assignment = self._assignment(f"{self._series}{number:x}", listener, row, words, peer)
+        entry = Entry(row, words, sock, assignment, listener)
         if assignment.shelf is not None:
             at = time.monotonic() + environment.config.keep_after
             entry.offer = Offer(environment.channel, entry, at)
@@ -86,7 +84,7 @@ class Roster:
     def attached(self, message: Attach, sock: socket.socket) -> Entry | None:
         """Enter a connection that another worker detached; None when there is no room."""
         environment = self._environment
-        row = environment.scoreboard.claim()
+        row = environment.scoreboard.claim(_COUNTER_OF_REASON[message.attached])
         if row is None:
             return None
         boot, minted_by, number = scoreboard.parse_connection_id(message.id)
@@ -110,8 +108,10 @@ class Roster:
             words[record.STATUS] = Status.BOUND if assignment.redeliver else Status.READ
         elif message.redelivered and assignment.redeliver:
             words[record.STATUS] = Status.READ
-        environment.scoreboard.add(_COUNTER_OF_REASON[message.attached])
-        entry = self._enter(row, words, number, sock, assignment, message.listener)
+        words[record.LISTENER] = message.listener
+        words[record.PID] = self._pid
+        words[record.NUMBER] = number  # last: a row with a number is one that the keeper reads
+        entry = Entry(row, words, sock, assignment, message.listener)
         if message.kept:
             words[record.KEEP] = scoreboard.keep_token(words)
         return entry
@@ -209,35 +209,29 @@ class Roster:
             with suppress(ChannelClosed):
                 environment.channel.send_now(Free())
 
-    def _assignment(self, name: str, listener: int, row: int, words: memoryview) -> Assignment:
+    def _assignment(
+        self, name: str, listener: int, row: int, words: memoryview, peer: str = ""
+    ) -> Assignment:
         environment = self._environment
-        handler = environment.handler
-        keeps = self._keeps
+        shelf = environment.scoreboard.shelf(row) if self._keeps else None
+        # By their places: with so many, names take as long again.
         return Assignment(
-            id=name,
-            epoch=1,
-            listener=environment.listener_names[listener],
-            resumable=self._resumable,
-            state_type=handler.state_type,
-            idle_timeout=self._idle_timeout,
-            replay_limit=environment.config.replay_limit,
-            park_after=self._park_after,
-            redeliver=keeps and handler.redeliver,
-            shelf=environment.scoreboard.shelf(row) if keeps else None,
-            record=words,
-            retirement=self._retirement,
+            name,
+            1,
+            environment.listener_names[listener],
+            "accepted",
+            self._resumable,
+            None,
+            self._state_type,
+            b"",
+            self._idle_timeout,
+            self._replay_limit,
+            self._park_after,
+            self._redeliver,
+            False,
+            None,
+            shelf,
+            words,
+            self._retirement,
+            peer,
         )
-
-    def _enter(
-        self,
-        row: int,
-        words: memoryview,
-        number: int,
-        sock: socket.socket,
-        assignment: Assignment,
-        listener: int,
-    ) -> Entry:
-        words[record.LISTENER] = listener
-        words[record.PID] = self._pid
-        words[record.NUMBER] = number  # last: a row with a number is one that the keeper reads
-        return Entry(row, words, sock, assignment, listener)
