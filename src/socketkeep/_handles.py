@@ -35,18 +35,19 @@ def handles_of(fd: int) -> list[Handle]:
 
 
 def descriptors(
-    inodes: Collection[int], unreadable: set[int] | None = None
+    inodes: Collection[int], unreadable: set[int] | None = None, *, besides: int = 0
 ) -> Iterator[tuple[Handle, int]]:
     """Yield each descriptor of the sockets of these inodes, in processes that may be seen.
 
     With it goes the inode.  unreadable: the pids of the processes that may not be seen are added.
+    besides: the pid of a process that is left out.
     Inodes of sockets are one series for all network namespaces.
     """
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
     if not wanted:
         return
     for entry in os.listdir("/proc"):
-        if not entry.isdecimal():
+        if not entry.isdecimal() or int(entry) == besides:
             continue
         directory = f"/proc/{entry}/fd"
         try:

@@ -24,7 +24,7 @@ def actor() -> Iterator[Actor]:
 def client(actor: Actor) -> Iterator[socket.socket]:
     """A connection to the actor, whose end of it is `conn`; it goes on listening."""
     port = actor.listen()
-    with socket.create_connection((HOST, port), timeout=10) as made:
+    with socket.create_connection((HOST, port), timeout=10, source_address=(HOST, 0)) as made:
         actor.do("conn, _ = listener.accept()")
         yield made
 

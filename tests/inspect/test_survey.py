@@ -17,7 +17,7 @@ from socketkeep._inspect._processes import reader
 from socketkeep.inspect import HeldSocket, HeldSockets, holders
 from tests.harness import Server, connect
 from tests.harness.handlers import write_handler
-from tests.inspect.support import Actor, acting, wait_for
+from tests.inspect.support import HOST, Actor, acting, wait_for
 
 
 def me() -> str:
@@ -27,7 +27,7 @@ def me() -> str:
 def accepted(actor: Actor) -> socket.socket:
     """Connect to the actor's listener, which accepts; return this end."""
     port = actor.do("out = listener.getsockname()[1]")
-    client = socket.create_connection(("127.77.0.1", port))
+    client = socket.create_connection(("127.77.0.1", port), source_address=(HOST, 0))
     actor.do("conn, _ = listener.accept()")
     return client
 
@@ -195,7 +195,7 @@ def test_in_flight() -> None:
     left, right = socket.socketpair()
     with left, right, socket.create_server(("127.77.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        client = socket.create_connection(("127.77.0.1", port))
+        client = socket.create_connection(("127.77.0.1", port), source_address=(HOST, 0))
         conn, _ = listener.accept()
         with client:
             socket.send_fds(left, [b"x"], [conn.fileno()])

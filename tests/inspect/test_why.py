@@ -39,7 +39,7 @@ def actor() -> Iterator[Actor]:
 def client(actor: Actor) -> Iterator[socket.socket]:
     """A connection to the actor, whose end of it is `conn`; it listens no more."""
     port = actor.listen()
-    with socket.create_connection((HOST, port)) as made:
+    with socket.create_connection((HOST, port), source_address=(HOST, 0)) as made:
         actor.do("conn, _ = listener.accept()\nlistener.close()")
         yield made
 

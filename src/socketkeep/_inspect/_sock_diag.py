@@ -113,8 +113,10 @@ def inet_sockets(
     wanted = 1 << (_INET_DIAG_INFO - 1) if info else 0
     # The kernel filters a dump by the ports of the request (be16, first in the id).
     identity = struct.pack("!HH", port, peer_port) + bytes(44)
+    # No process has what is in TIME_WAIT, and of that there may be more than of all the others.
+    states = _ALL_STATES if inodes is None else _ALL_STATES & ~(1 << TIME_WAIT)
     for family in (socket.AF_INET, socket.AF_INET6):
-        request = _INET_REQUEST.pack(family, protocol, wanted, _ALL_STATES, identity)
+        request = _INET_REQUEST.pack(family, protocol, wanted, states, identity)
         for payload in query(request, dump=True):
             found = _inet_socket(payload, protocol, inodes)
             if (

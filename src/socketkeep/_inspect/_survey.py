@@ -40,6 +40,9 @@ class _Found:
     unix: list[UnixSocket] = field(default_factory=list)
     unix_names: dict[int, str] = field(default_factory=dict)
     others: dict[int, tuple[str, str]] = field(default_factory=dict)
+    #: The descriptors of the process `looked_at`, by inode, which need not be looked for again.
+    handles: dict[int, list[Handle]] = field(default_factory=dict)
+    looked_at: int = 0
 
     @property
     def inodes(self) -> set[int]:
@@ -115,8 +118,9 @@ def _of_path(wanted: UnixAddress) -> _Found:
 
 
 def _of_process(wanted: ProcessSockets) -> _Found:
-    inodes = sockets_of(wanted)
-    found = _Found()
+    handles = _handles_in(wanted)
+    inodes = {inode: several[0].fd for inode, several in handles.items()}
+    found = _Found(handles=handles, looked_at=wanted.pid) if wanted.fd is None else _Found()
     for protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
         found.inet += inet_sockets(protocol, inodes=inodes, info=True)
     everything = list(unix_sockets())
@@ -136,8 +140,12 @@ def sockets_of(wanted: ProcessSockets) -> dict[int, int]:
 
     Raises SystemFailure, as `holders`.
     """
+    return {inode: several[0].fd for inode, several in _handles_in(wanted).items()}
+
+
+def _handles_in(wanted: ProcessSockets) -> dict[int, list[Handle]]:
     pid, directory = wanted.pid, f"/proc/{wanted.pid}/fd"
-    inodes: dict[int, int] = {}
+    handles: dict[int, list[Handle]] = {}
     try:
         opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -149,7 +157,7 @@ def sockets_of(wanted: ProcessSockets) -> dict[int, int]:
                         continue  # closed since it was listed
                     raise
                 if link.startswith("socket:["):
-                    inodes.setdefault(int(link[8:-1]), int(number))
+                    handles.setdefault(int(link[8:-1]), []).append(Handle(pid, int(number)))
                 elif wanted.fd is not None:
                     raise _failure(f"{wanted} is no socket, it is {link}", errno.ENOTSOCK)
         finally:
@@ -161,7 +169,7 @@ def sockets_of(wanted: ProcessSockets) -> dict[int, int]:
             raise _failure(f"process {pid} has no descriptor {wanted.fd}", errno.EBADF) from None
         reason = f"there is no process {pid} (a port is written :{pid})"
         raise _failure(reason, errno.ESRCH) from None
-    return inodes
+    return handles
 
 
 def _protocol(pid: int, fd: int) -> tuple[str, str]:
@@ -184,10 +192,10 @@ class _Survey:
         self._found = found
         self._processes: Processes = reader()
         self._asked = asked
-        self._handles: dict[int, list[Handle]] = {}
+        self._handles: dict[int, list[Handle]] = dict(found.handles)
         self._alone: dict[tuple[int, bool], tuple[str, str, How, int]] = {}
         unreadable: set[int] = set()
-        for handle, inode in descriptors(found.inodes, unreadable):
+        for handle, inode in descriptors(found.inodes, unreadable, besides=found.looked_at):
             self._handles.setdefault(inode, []).append(handle)
         self._modes = _modes(self._handles)
         self._unreadable: dict[str, int] = {}
