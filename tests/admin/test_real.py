@@ -12,7 +12,7 @@ import pytest
 
 from socketkeep._cli import main
 from tests.admin.web import admin_pid, admin_port, fetch
-from tests.harness import Server, connect, read_reply, write_handler
+from tests.harness import ControlError, Server, connect, read_reply, write_handler
 from tests.harness.processes import wait_exit
 
 
@@ -42,6 +42,8 @@ def test_whole_life(tmp_path: Path) -> None:
             peer.sendall(b"1\n")
             assert read_reply(peer) == b"1 1 v0"
             assert 'socketkeep_connections{state="owned"} 1.0' in fetch(port, "/metrics").text
+            with pytest.raises(ControlError, match="live takes a number of connections, 1 to"):
+                server.ask("live", most=0)
             first = admin_pid(server)
             os.kill(first, signal.SIGKILL)
             server.wait_event("admin process ended")
@@ -73,8 +75,12 @@ def test_keeper_that_is_stopped_and_killed(tmp_path: Path) -> None:
         server.signal(signal.SIGSTOP)
         assert shown(server, port, "/healthz", 503) == "the keeper does not answer\n"
         server.signal(signal.SIGKILL)
-        server.wait_exit()
-        assert wait_exit(pid, 10.0)
+        server.process.wait(10.0)
+        # The next of its name has the address as soon as that process has noticed.
+        same = ("--admin", f"127.0.0.1:{port}", "--orphan-timeout", "0")
+        with Server(tmp_path, target, *same) as following:
+            assert wait_exit(pid, 10.0)
+            shown(following, port, "/readyz", 200)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,7 @@ def run(config: ServeConfig, adopted: Sequence[tuple[str, socket.socket]] = ()) 
         passed, stored = _passed()
         stack.callback(stored.close)
         listeners = _bind(config, predecessors, passed, stored, adopted)
+        admin = _bind_admin(config, predecessors)
         earlier = max(predecessors.latest_boot, stored.latest_boot)
         boot = max(int(time.time()), earlier + 1)
         keeper = Keeper(
@@ -82,7 +83,6 @@ def run(config: ServeConfig, adopted: Sequence[tuple[str, socket.socket]] = ()) 
         if keeper.store is not None:
             stored.restore(keeper.connections, keeper.store, [each.text for each in listeners])
         server.watch_files()
-        admin = _bind_admin(config)
         if admin is not None:
             server.show(admin, path)
         for listener in listeners:
@@ -250,11 +250,12 @@ def _bind(
     return listeners
 
 
-def _bind_admin(config: ServeConfig) -> Listener | None:
+def _bind_admin(config: ServeConfig, predecessors: Predecessors) -> Listener | None:
     if not config.admin:
         return None
+    bind = partial(Listener.bind, config.admin, backlog=_CONTROL_BACKLOG)
     try:
-        return Listener.bind(config.admin, backlog=_CONTROL_BACKLOG)
+        return predecessors.listener(config.admin, bind)
     except ListenError as error:
         raise ServeFailure(f"--admin: {_with_holders(error, config.admin)}") from error
 
