@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -9,8 +10,9 @@ from docs._ext.declared import PAGES
 
 from socketkeep._roles import PARTS, Role
 from socketkeep.inspect import holders
-from tests._processes import all_processes, descendants
+from tests._processes import Process, all_processes, descendants
 from tests.harness import Server
+from tests.inspect.support import wait_for
 
 HANDLER = """
 import os
@@ -23,28 +25,38 @@ def handle(conn):
     conn.send(str(os.getpid()).encode())
 """
 
+NUMBERS = Counter({Role.KEEPER: 1, Role.ADMIN: 1, Role.TEMPLATE: 1, Role.WORKER: 2})
+
 
 def role_of(pid: int) -> Role | None:
-    """Return what the process's title says."""
-    title = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
+    """Return what the process's title says, None when it says nothing, or has ended."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    title = command.rstrip(b"\0").decode()
     word = title.removeprefix("socketkeep: ").split()[0] if title.startswith("socketkeep: ") else ""
     return next((role for role in Role if role.value == word), None)
+
+
+def processes_of(server: int) -> list[Process]:
+    living = [each for each in all_processes() if each.alive]
+    below = descendants(server, living)
+    return [each for each in living if each.pid == server or each in below]
+
+
+def numbers(server: int) -> Counter[Role | None]:
+    return Counter(role_of(each.pid) for each in processes_of(server))
 
 
 def test_who_is_whose_child_and_what_each_has(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(HANDLER)
     with Server(tmp_path, "app.py:handle", "--admin", "127.0.0.1:0", "-w", "2") as server:
-        processes = [each for each in all_processes() if each.alive]
-        below = descendants(server.pid, processes)
-        tree = [each for each in processes if each.pid == server.pid or each in below]
+        # The admin process takes its title when it has started, which the server does not wait for.
+        wait_for(lambda: numbers(server.pid) == NUMBERS, f"a process in each role, {NUMBERS}", 30)
+        tree = processes_of(server.pid)
         roles = {each.pid: role_of(each.pid) for each in tree}
         pids = {role: [pid for pid in roles if roles[pid] is role] for role in Role}
-        assert {role: len(found) for role, found in pids.items()} == {
-            Role.KEEPER: 1,
-            Role.ADMIN: 1,
-            Role.TEMPLATE: 1,
-            Role.WORKER: 2,
-        }
         assert pids[Role.KEEPER] == [server.pid]
         parents = {(roles[each.pid], roles.get(each.parent)) for each in tree}
         assert {(role, part.parent) for role, part in PARTS.items()} <= parents
