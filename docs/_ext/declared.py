@@ -30,7 +30,7 @@ import socketkeep
 from socketkeep import _config, _errors, _options_page, _tls
 from socketkeep._admin import _metrics, _reports
 from socketkeep._cli import _ending, _main
-from socketkeep._inspect import _diagnosis, _ends, _leaks, _why
+from socketkeep._inspect import _diagnosis, _ends, _judging, _leaks, _why
 from socketkeep._inspect import _results as inspect_results
 from socketkeep._keeper import _generations, _ownership
 from socketkeep._lab import _results as lab_results
@@ -82,7 +82,7 @@ def reports_markdown() -> str:
         ("why", _why.Explanation),
         ("why: its diagnoses", _diagnosis.Diagnosis),
         ("leaks", _leaks.Leaks),
-        ("leaks: its leaks", _leaks.Leak),
+        ("leaks: its leaks", _judging.Leak),
         ("fin, abort", _ending.Ended),
         ("fin, abort: their outcomes", _ends.Outcome),
     ):

@@ -11,7 +11,7 @@ from socketkeep._cli._exit import DONE, FAILED
 from socketkeep._cli._watching import json_option, print_json
 from socketkeep._cli.holders import failures
 from socketkeep._inspect._diagnosis import subject_of
-from socketkeep._inspect._leaks import Leak
+from socketkeep._inspect._judging import Leak
 from socketkeep._inspect._leaks import leaks as find
 
 #: So many of a kind are told at length of a process; one that serves may have thousands.
