@@ -49,16 +49,20 @@ def _family(pid: int) -> list[tuple[int, float]]:
     return family
 
 
-def wait_quiet(pid: int, most: int, deadline: float = 5.0) -> None:
-    """Wait until the processes are `most` at most and do nothing, or for `deadline` seconds."""
+def wait_quiet(pid: int, most: int, deadline: float = 5.0) -> float:
+    """Wait until the processes are `most` at most and do nothing, or for `deadline` seconds.
+
+    Returns the CPU time that they have used by then.
+    """
     until = time.monotonic() + deadline
     used = cpu_seconds(pid)
     while time.monotonic() < until:
         time.sleep(0.01)  # the span that is looked at, not a wait for an event
         now = cpu_seconds(pid)
         if now - used < 0.0005 and len(_family(pid)) <= most:
-            return
+            return now
         used = now
+    return used
 
 
 def memory_bytes(pid: int) -> int:

@@ -54,14 +54,15 @@ def text(figures: Figures) -> str:
 
 def targets_markdown(figures: Figures) -> str:
     """Return the figures against the targets, for the documentation: a row for each bound."""
-    rows: dict[tuple[str, ...], list[str]] = {}
+    rows: dict[tuple[str, str, str], list[str]] = {}
     for outcome in judge(figures):
         case, own, peer, bound, value, spread, by, _, met = _cells(outcome)
         how = f", {by}" if by == "CPU" else ""
         rounds = f" ({spread}{how})" if len(outcome.values) > 1 else ""
         shown = f"{case}: {value}{rounds}" + ("" if outcome.met else f", **{met.lower()}**")
-        rows.setdefault((outcome.target.number, own, peer, bound), []).append(shown)
-    head = "| | measured | against | target | median (rounds) |\n|---|---|---|---|---|\n"
+        measured = f"{own}<br>to {peer}" if peer else own
+        rows.setdefault((outcome.target.number, measured, bound), []).append(shown)
+    head = "| | measured | target | median (least to most of the rounds) |\n|---|---|---|---|\n"
     return head + "\n".join(
         f"| {' | '.join(row)} | {'<br>'.join(cases)} |" for row, cases in rows.items()
     )

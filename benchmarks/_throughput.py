@@ -179,12 +179,12 @@ def measure(work: Work, figures: Figures, rounds: int, seconds: float, quick: bo
 
 
 def _add(figures: Figures, key: tuple[str, str, str], told: dict[str, Any]) -> None:
-    done = told["per_second"] * told["seconds"]
+    answered = told["answered"]
     figures.add(
         key,
         per_second=told["per_second"],
-        cpu_us=round(told["server_cpu"] / done * 1e6, 3) if done else 0.0,
-        server_share=round(told["server_cpu"] / told["seconds"], 3),
+        cpu_us=round(told["server_cpu"] / answered * 1e6, 3) if answered else 0.0,
+        server_share=round(told["server_cpu"] / told["span"], 3),
         generator_share=round(told["cpu"] / told["seconds"], 3),
         elsewhere=round(told["elsewhere"], 3),
         p50=told["p50"],

@@ -7,7 +7,7 @@
  *
  * One processor, one thread, every byte checked.  It says "begin" and "end" on standard output when
  * the measurement does, and then one line of JSON.  With --wait it says "opened" before, and waits
- * for a line on standard input.  The end of standard input, or a further line, ends paced and idle.
+ * for a line on standard input; "answered" and "span" of the JSON count from there to the very end.  The end of standard input, or a further line, ends paced and idle.
  * With --hold it keeps its connections, after the JSON, until standard input ends.
  */
 #include "load.h"

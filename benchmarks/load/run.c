@@ -29,7 +29,8 @@ static struct {
     struct conn **resting; /* a ring of those whose turn will come, where not all go at once */
     int first, waiting;
     struct group groups[2];
-    int64_t began, ended, arrival_due;
+    uint64_t answered; /* since the start, warming up and what was under way at the end included */
+    int64_t started, began, ended, arrival_due;
     double cpu;
     FILE *samples;
 } all;
@@ -105,6 +106,7 @@ static void done(struct conn *conn, int64_t now)
 {
     struct group *group = group_of(conn);
     all.busy--;
+    all.answered += all.phase != OPENING;
     if (all.phase == MEASURING) {
         group->counts.exchanges++;
         histogram_add(&group->latency, now - conn->began);
@@ -242,10 +244,9 @@ static void set_up(void)
 static void open_all(void)
 {
     all.phase = OPENING;
-    if (options.mode == SHORT)
-        return;
-    open_more(now_ns());
-    while (all.busy || all.next < options.connections) {
+    if (options.mode != SHORT)
+        open_more(now_ns());
+    while (options.mode != SHORT && (all.busy || all.next < options.connections)) {
         turns_until(now_ns() + 10 * MS, true);
         open_more(now_ns());
     }
@@ -260,7 +261,7 @@ static void start(int64_t now)
 {
     int at_once = options.at_once ? options.at_once : options.connections;
     all.phase = WARMING;
-    all.arrival_due = now;
+    all.started = all.arrival_due = now;
     if (options.mode == SHORT)
         for (int i = 0; i < at_once; i++)
             request(&all.conns[i], now);
@@ -290,9 +291,10 @@ void run(void)
     say("end");
     turns_until(NEVER, true);
 
+    double span = (double)(now_ns() - all.started) / 1e9;
     double seconds = (double)(all.ended - all.began) / 1e9;
-    printf("{\"seconds\": %.6f, \"began\": %.9f, \"cpu\": %.6f, ", seconds,
-           (double)all.began / 1e9, all.cpu);
+    printf("{\"seconds\": %.6f, \"cpu\": %.6f, \"span\": %.6f, \"answered\": %lu, ", seconds, all.cpu,
+           span, all.answered * (uint64_t)options.batch);
     print_group(&all.groups[0], seconds);
     if (options.arrivals) {
         printf(", \"arrivals\": {");
