@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from socketkeep._assignment import Assignment, Detached
 from socketkeep._async_messages import AsyncMessages, Receiving
-from socketkeep._async_sender import Data, Piece
+from socketkeep._async_sender import Data, Piece, settle
 from socketkeep._closing import LINGER, QUIET, discard, end_for_all, end_writing, reset
 from socketkeep._errors import Busy, Closed, Released, SocketkeepError
 from socketkeep._exchange import CHUNK
@@ -343,25 +343,32 @@ class AsyncConnection(AsyncMessages):
         """Discard what the peer still sends, as `_closing.drain` does."""
         if not discard(self._sock):  # what has come is there to be dropped, however little time is
             return True
-        finished: asyncio.Future[None] = self._loop.create_future()
         heard = time.monotonic()
+        if heard >= end:
+            return False
+        finished: asyncio.Future[bool] = self._loop.create_future()
 
         def on_readable() -> None:
             nonlocal heard
             heard = time.monotonic()
             if not discard(self._sock):
                 self._unwatch()
-                if not finished.done():
-                    finished.set_result(None)
+                settle(finished, True)
 
+        def look() -> None:
+            left = min(heard + QUIET, end) - time.monotonic()
+            if left > 0:
+                timers[0] = self._loop.call_later(left, look)
+            else:
+                settle(finished, False)
+
+        timers = [self._loop.call_later(min(QUIET, end - heard), look)]
         (self._reactor or self._loop).add_reader(self._fd, on_readable)
         self._watching = True
-        while not finished.done():
-            left = min(heard + QUIET, end) - time.monotonic()
-            if left <= 0:
-                return False
-            await asyncio.wait([finished], timeout=left)
-        return True
+        try:
+            return await finished
+        finally:
+            timers[0].cancel()
 
     def _let_go_of_loop(self) -> None:
         self._unwatch()
