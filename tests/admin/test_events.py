@@ -77,7 +77,7 @@ def test_what_a_frame_has(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nobody_asks_while_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two who watch cost one look each time; when both have left, none."""
-    monkeypatch.setattr(_events, "_INTERVAL", 0.01)
+    monkeypatch.setattr(_events, "_INTERVAL", 0.05)
     source = Counting()
 
     async def watched() -> int:

@@ -123,7 +123,7 @@ def test_what_is_not_http() -> None:
 
 def test_one_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is let go, and those beyond the limit of clients are not taken."""
-    monkeypatch.setattr(_server, "_HEAD_TIMEOUT", 0.3)
+    monkeypatch.setattr(_server, "_HEAD_TIMEOUT", 1.0)
     monkeypatch.setattr(_server, "_MOST_CLIENTS", 1)
 
     async def said() -> None:
