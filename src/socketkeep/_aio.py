@@ -10,15 +10,15 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from socketkeep._assignment import Assignment, Detached
+from socketkeep._assignment import Assignment, Detached, handling
 from socketkeep._async_messages import AsyncMessages, Receiving
 from socketkeep._async_sender import Data, Piece, settle
 from socketkeep._closing import LINGER, QUIET, discard, end_for_all, end_writing, reset
 from socketkeep._errors import Busy, Closed, Released, SocketkeepError
-from socketkeep._exchange import CHUNK
+from socketkeep._exchange import ARRIVED, CHUNK, LOOK_AGAIN
 from socketkeep._framing import check_bound
 from socketkeep._modes import Blocking
-from socketkeep._record import CLOSED, ENDED, Ended
+from socketkeep._record import CLOSED, ENDED, SENT, STATUS, WAITING, Ended
 
 if TYPE_CHECKING:
     import ssl
@@ -73,11 +73,62 @@ class AsyncConnection(AsyncMessages):
     ) -> None:
         await self.close()
 
-    def recv(self, max: int = CHUNK, *, timeout: float | None = None) -> Receiving:
+    async def recv(self, max: int = CHUNK, *, timeout: float | None = None) -> bytes:
         """Return what has come, 1 to `max` bytes, waiting for the first; b"" at the peer's EOF."""
+        if (
+            timeout is None
+            and max >= CHUNK
+            and (self._quick or self._tries())
+            and self._over is None
+            and not self._receiving
+            and not self._buffer.size
+        ):  # as `_receive` does it, without a detour by the buffer, and with few calls
+            self._receiving = True
+            try:
+                if not self._quick:
+                    data = self._try_once()
+                    if data is not None:
+                        return data
+                came = LOOK_AGAIN
+                if self._quick:
+                    if self._tend_timer is not None:
+                        self._waiting_since = time.monotonic()
+                    record = self._record
+                    waiter = self._waiter
+                    waiter.pending = waiter._asyncio_future_blocking = True
+                    record[WAITING] = 1
+                    try:
+                        await self._turn
+                    except BaseException:
+                        waiter.pending = False
+                        raise
+                    finally:
+                        record[WAITING] = 0
+                    came = waiter.came
+                if came == ARRIVED:
+                    if not self._taken:
+                        self._taking()
+                    try:
+                        data = self._recv(CHUNK)
+                    except OSError as error:
+                        self._received_nothing(error)
+                    else:
+                        if data:
+                            self._came_in += len(data)
+                            if not self._unshown:
+                                self._show_soon()
+                            if self._assignment.resumable:
+                                if self._receives >= 0:
+                                    self._count_receive()
+                                self._buffer.pass_by(data)
+                        else:
+                            self._received_nothing(None)
+                        return data
+            finally:
+                self._receiving = False
         if max < 1:
             check_bound(max)
-        return self._receive_any(max, timeout)
+        return await self._receive("recv", self._buffer.take, max, None, timeout, bytes)
 
     async def recv_into(
         self, buffer: bytearray | memoryview, *, timeout: float | None = None
@@ -107,9 +158,33 @@ class AsyncConnection(AsyncMessages):
         Returns when the system has taken the last byte; that the peer has got it is not promised.
         Raises PeerClosed when the peer takes no more.
         """
-        done = self._send_at_once(data)
-        if done is not None:
-            await self._send_rest(data, done, timeout)
+        if (
+            type(data) is bytes
+            and self._over is None
+            and not self._out
+            and not self._write_ended
+            and self._unsent is None
+            and self._tls is None
+            and (not self._assignment.resumable or handling.get() is self)
+        ):  # as `_send_at_once`, without the call
+            if not self._sent:
+                self._sent = True
+                self._record[STATUS] = SENT
+            try:
+                done = self._sock.send(data)
+            except (BlockingIOError, InterruptedError):
+                done = 0
+            except OSError as error:
+                raise self._failed(error, "send") from error
+            else:
+                self._went_out += done
+                if not self._unshown:
+                    self._show_soon()
+                if done == len(data):
+                    return
+        else:
+            done = -1
+        await self._send_rest(data, done, timeout)
 
     async def start_tls(
         self,

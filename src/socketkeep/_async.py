@@ -40,7 +40,7 @@ _LARGE_HELPING: Final = 16384
 
 
 class AsyncExchange(AsyncWaiting):
-    """The base of `AsyncConnection`: its verbs are built from `_receive` and `_receive_any`."""
+    """The base of `AsyncConnection`: its verbs are built from `_receive`."""
 
     __slots__ = ()
 
@@ -58,61 +58,6 @@ class AsyncExchange(AsyncWaiting):
             self._receiving = False
 
     # Receiving.
-
-    async def _receive_any(self, most: int, timeout: float | None) -> bytes:
-        """Receive what has come, as `_receive` does, but without a detour by the buffer.
-
-        Coroutines, of which the verbs return one as it is: each that is awaited inside another
-        costs as much as half a system call.
-        """
-        if (
-            timeout is None
-            and most >= CHUNK
-            and (self._quick or self._tries())
-            and self._over is None
-            and not self._receiving
-            and not self._buffer.size
-        ):
-            self._receiving = True
-            try:
-                if not self._quick:
-                    data = self._try_once()
-                    if data is not None:
-                        return data
-                came = LOOK_AGAIN
-                if self._quick:
-                    if self._tend_timer is not None:
-                        self._waiting_since = time.monotonic()
-                    record = self._record
-                    waiter = self._waiter
-                    waiter.pending = waiter._asyncio_future_blocking = True
-                    record[WAITING] = 1
-                    try:
-                        await self._turn
-                    except BaseException:
-                        waiter.pending = False
-                        raise
-                    finally:
-                        record[WAITING] = 0
-                    came = waiter.came
-                if came == ARRIVED:
-                    if not self._taken:
-                        self._taking()
-                    try:
-                        data = self._recv(CHUNK)
-                    except OSError as error:
-                        self._received_nothing(error)
-                    else:
-                        if data:
-                            self._received(len(data))
-                            if self._assignment.resumable:
-                                self._buffer.pass_by(data)
-                        else:
-                            self._received_nothing(None)
-                        return data
-            finally:
-                self._receiving = False
-        return await self._receive("recv", self._buffer.take, most, None, timeout, bytes)
 
     def _tries(self) -> bool:
         """Whether a receive may look for bytes before it waits, and for nothing else."""
