@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import click
@@ -32,6 +33,21 @@ def failures() -> Iterator[None]:
         raise Failure(error.reason) from None
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let the garbage collector rest: it would walk over what grows here, and find nothing.
+
+    Of 10,000 sockets that is a sixth of the command's time.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 @click.command()
 @click.argument("what")
 @json_option
@@ -46,7 +62,7 @@ def holders(what: str, as_json: bool, watch: bool) -> int:
     Of a listener, recv is how many connections wait to be accepted, and send how many may. What
     there was no right to look into is said below; the exit code is 1 when nothing was found.
     """
-    with failures():
+    with failures(), nullcontext() if watch else _uncollected():
         found = present(lambda: look(what), as_json, watch, _tables)
     return 0 if len(found) else FAILED
 
