@@ -285,7 +285,8 @@ class AsyncConnection(AsyncMessages):
             if not ended:
                 ended = await self._drain(end)
         finally:
-            self._let_go_of_loop()
+            if self._watching or self._out:  # again, since `_finish`
+                self._let_go_of_loop()
             if ended and self._tls is None:  # TLS has an end of its own, which is not EOF
                 self._sock.close()  # both directions have ended, for every holder
             else:

@@ -26,6 +26,10 @@ class Allowance:
         """Whether one more may be accepted beside those that are served."""
         return serving < self._limit()
 
+    def room(self, serving: int) -> int:
+        """Return how many more may be accepted beside those that are served, 0 or less: none."""
+        return self._limit() - serving
+
     def wants_room(self, serving: int) -> bool:
         """Whether a seat that became free would be for a new connection."""
         return not self._seats.full and serving >= self._limit() > 0

@@ -117,7 +117,8 @@ class AsyncWorker:
         self._holds_listeners = False  # though nothing is accepted
         self._release: asyncio.TimerHandle | None = None
         self._throttle = _log.Throttle()
-        self._serving: dict[Entry, tuple[AsyncConnection, asyncio.Task[None]]] = {}
+        self._serving: dict[Entry, AsyncConnection] = {}
+        self._call = environment.handler.call
         self._offers = Offers(self._serving.__contains__)
         self._departures = Departures(
             self._channel, self._roster, self._settle, self._serve_on, self._channel_lost
@@ -183,7 +184,8 @@ class AsyncWorker:
                 self._loop.remove_reader(listener.fileno())
 
     def _accept(self, door: Door) -> None:
-        for _ in range(_ACCEPTS_AT_ONCE):
+        room = self._allowance.room(self._open)
+        for _ in range(min(room, _ACCEPTS_AT_ONCE)):
             try:
                 accepted = door.accept()
             except Exhausted as error:
@@ -197,9 +199,8 @@ class AsyncWorker:
                 sock.close()
                 return
             self._start(entry)
-            if not self._allowance.permits(self._open):
-                self._open_gate()
-                return
+        if room <= _ACCEPTS_AT_ONCE:
+            self._open_gate()
 
     def _pause(self, error: str) -> None:
         self._throttle.warning("out of file descriptors", process="worker", error=error)
@@ -236,14 +237,15 @@ class AsyncWorker:
         entry.assignment.reactor = self._reactor
         conn = AsyncConnection(entry.sock, assignment=entry.assignment)
         self._roster.introduce(entry, conn.peer)
-        self._serving[entry] = conn, self._loop.create_task(self._handle(entry, conn))
+        entry.task = self._loop.create_task(self._handle(entry, conn))
+        self._serving[entry] = conn
         if entry.offer is not None:
             self._offers.add(entry, entry.offer)
 
     async def _handle(self, entry: Entry, conn: AsyncConnection) -> None:
         handling.set(conn)
         try:
-            await self._environment.handler.call(conn)
+            await self._call(conn)
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and self._order is not None:
                 entry.why = _TOO_LATE
@@ -281,15 +283,16 @@ class AsyncWorker:
         self._order = order
         self._departures.deadline = order.deadline
         self._open_gate()
-        for conn, _ in tuple(self._serving.values()):
+        for conn in tuple(self._serving.values()):
             conn.ask(order)
         if order.deadline != float("inf"):
             delay = order.deadline + _CANCEL_AFTER - time.monotonic()
             self._loop.call_later(max(0.0, delay), self._cancel_late)
 
     def _cancel_late(self) -> None:
-        for _, task in tuple(self._serving.values()):
-            task.cancel(_TOO_LATE)
+        for entry in tuple(self._serving):
+            assert entry.task is not None
+            entry.task.cancel(_TOO_LATE)
 
     def _finish_if_empty(self) -> None:
         if self._order is None or self._open or self._holds_listeners:
@@ -365,4 +368,4 @@ class AsyncWorker:
         self._roster.again(entry, handover)
         self._start(entry)
         if self._order is not None and self._order.how != "move":
-            self._serving[entry][0].ask(self._order)
+            self._serving[entry].ask(self._order)

@@ -8,7 +8,7 @@ import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from socketkeep import _log
 from socketkeep import _record as record
@@ -22,6 +22,9 @@ from socketkeep._wire._messages import Ended as EndedMessage
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._keeping import Offer
 from socketkeep._worker._stranded import ANOTHER_TRY, Patience
+
+if TYPE_CHECKING:  # asyncio is for who has a loop
+    import asyncio
 
 _COUNTER_OF_REASON: Final[dict[Attached, int]] = {
     "accepted": scoreboard.ACCEPTED,
@@ -44,6 +47,7 @@ class Entry:
     peer: str = ""
     why: str = ""  # it ended, for the access log
     offer: Offer | None = None  # to be made to the keeper
+    task: asyncio.Task[None] | None = None  # that serves it, in an async worker
 
 
 class Roster:
