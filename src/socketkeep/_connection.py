@@ -18,7 +18,7 @@ from socketkeep._framing import check_bound
 from socketkeep._messages import Messages
 from socketkeep._modes import Blocking, Mode, NonBlocking, seconds_left
 from socketkeep._record import ENDED, Ended
-from socketkeep._sync_waiting import Data
+from socketkeep._sync_waiting import Data, patience_of
 
 if TYPE_CHECKING:
     import ssl
@@ -80,6 +80,7 @@ class Connection(Messages):
     @mode.setter
     def mode(self, mode: Mode) -> None:
         self._limit = seconds_left(mode)
+        self._patience = patience_of(mode)
         self._mode = mode
 
     @contextmanager

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Final
 
 from socketkeep._assignment import handling
@@ -26,8 +27,15 @@ from socketkeep._errors import (
     WouldBlock,
 )
 from socketkeep._exchange import ARRIVED, CHUNK, LARGE_CHUNK, LOOK_AGAIN
-from socketkeep._record import SENT, STATUS
-from socketkeep._sync_waiting import MOMENT, Data, Span, SyncWaiting
+from socketkeep._record import ACTIVE_AT, BYTES_IN, BYTES_OUT, SENT, STATUS, WAITING
+from socketkeep._sync_waiting import (
+    FOR_A_MOMENT,
+    IMPATIENT,
+    MOMENT,
+    Data,
+    Span,
+    SyncWaiting,
+)
 
 if TYPE_CHECKING:
     from socketkeep._tls import TlsSocket
@@ -94,17 +102,35 @@ class SyncExchange(SyncWaiting):
             self._reading.release()
 
     def _receive_any(self, most: int) -> bytes:
-        """Receive what has come, as `_receive` does, but without a detour by the buffer."""
-        if most >= CHUNK and self._quick and self._reading.acquire(False):
+        """Receive what has come, as `_receive` does, but without a detour by the buffer.
+
+        In one piece: a call costs a tenth of what the kernel takes for a small receive.
+        """
+        if (
+            self._quick
+            and self._patience is not IMPATIENT
+            and most >= CHUNK
+            and self._over is None
+            and not self._eof
+            and self._failure is None
+            and self._reading.acquire(False)
+        ):
             try:
-                retirement = self._assignment.retirement
-                if (
-                    not self._buffer.size
-                    and self._is_open()
-                    and (retirement is None or retirement.order is None)
+                assigned = self._assignment
+                retirement = assigned.retirement
+                parks = self._quick is FOR_A_MOMENT
+                if not self._buffer.size and (
+                    retirement is None
+                    or (retirement.order is None and not (parks and retirement.crowded))
                 ):
-                    span = self._span(None)
-                    if span != _AT_ONCE and self._await_input(span[1]):
+                    poller = self._readable or self._watch_input()
+                    record = self._record
+                    record[WAITING] = 1
+                    try:
+                        events = poller.poll(1 if parks else self._patience)
+                    finally:
+                        record[WAITING] = 0
+                    if len(events) == 1 and events[0][0] == poller.fd:
                         if not self._taken:
                             self._taking()
                         try:
@@ -113,11 +139,16 @@ class SyncExchange(SyncWaiting):
                             self._received_nothing(error)
                         else:
                             if data:
-                                self._received(len(data))
-                                if self._assignment.resumable:
+                                record[BYTES_IN] += len(data)
+                                record[ACTIVE_AT] = monotonic_ns()
+                                if self._receives >= 0:
+                                    self._count_receive()
+                                if assigned.resumable:
                                     self._buffer.pass_by(data)
                                 return data
                             self._received_nothing(None)
+                    elif not events and not parks:
+                        raise self._unfinished("recv", 0, None, (self._limit, time.monotonic()))
             finally:
                 self._reading.release()
         return self._receive("recv", partial(self._buffer.take, most), None, None) or b""
@@ -181,8 +212,9 @@ class SyncExchange(SyncWaiting):
                     count = 0
                 except OSError as error:
                     raise self._failed(error, "send") from error
-                if count:
-                    self._gave(count)
+                record = self._record
+                record[BYTES_OUT] += count
+                record[ACTIVE_AT] = monotonic_ns()
                 if count != len(data):
                     self._send_on(data, timeout, count)
                 return

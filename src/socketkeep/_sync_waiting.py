@@ -11,7 +11,7 @@ from typing import Final, Never, TypeAlias
 from socketkeep._assignment import Assignment, Detached, Order, Retirement
 from socketkeep._errors import Closed, TimedOut, WouldBlock
 from socketkeep._exchange import Exchange
-from socketkeep._modes import Deadline, Mode, check_seconds, seconds_left
+from socketkeep._modes import Blocking, Deadline, Mode, Timeout, check_seconds, seconds_left
 from socketkeep._record import WAITING
 from socketkeep._waiting import Poller, earlier
 
@@ -23,11 +23,23 @@ Span: TypeAlias = tuple[float | None, float | None]
 
 _FOR_EVER: Final[Span] = (None, None)
 _TO_THE_END: Final = "to the end"
-_FOR_A_MOMENT: Final = "for a moment"
+FOR_A_MOMENT: Final = "for a moment"
+#: Milliseconds for poll(2): where there is no one number for each wait.
+IMPATIENT: Final = -1.0
+_LONGEST: Final = 86400.0 * 20
 #: Seconds: how long threads of one connection wait for a word to pass between them.
 MOMENT: Final = 0.05
 #: Seconds between two looks whether an order to finish has become one to close.
 _LOOK_AGAIN: Final = 1.0
+
+
+def patience_of(mode: Mode) -> float | None:
+    """Return how long each wait may be in `mode`: for poll(2), or IMPATIENT."""
+    if isinstance(mode, Blocking):
+        return None
+    if isinstance(mode, Timeout) and 0.0 < mode.seconds < _LONGEST:
+        return mode.seconds * 1000
+    return IMPATIENT
 
 
 class SyncWaiting(Exchange):
@@ -36,6 +48,7 @@ class SyncWaiting(Exchange):
     __slots__ = (
         "_limit",
         "_mode",
+        "_patience",
         "_quick",
         "_readable",
         "_reading",
@@ -52,6 +65,7 @@ class SyncWaiting(Exchange):
         )  # first: after a TypeError the socket is the caller's still
         super().__init__(sock, assignment=assignment)
         self._mode = mode
+        self._patience = patience_of(mode)
         self._reading = threading.Lock()
         self._sending = threading.Lock()
         self._readable: Poller | None = None
@@ -84,15 +98,17 @@ class SyncWaiting(Exchange):
         retirement = self._assignment.retirement
         return Poller(fd, events, None if retirement is None else retirement.wake_fd)
 
+    def _watch_input(self) -> Poller:
+        self._readable = poller = self._poller(self._input_fd, select.POLLIN)
+        return poller
+
     def _await_input(self, end: float | None) -> bool:
         """Wait where nothing but input is waited for; return False if there is more to look at.
 
         What that is, the time that is over or a word of the server's, the slower wait finds out.
         """
-        poller = self._readable
-        if poller is None:
-            poller = self._readable = self._poller(self._input_fd, select.POLLIN)
-        parks = self._quick is _FOR_A_MOMENT
+        poller = self._readable or self._watch_input()
+        parks = self._quick is FOR_A_MOMENT
         if parks:
             retirement = self._assignment.retirement
             if retirement is not None and retirement.crowded:
@@ -111,12 +127,10 @@ class SyncWaiting(Exchange):
             return None
         if self._peeking is not None:
             return None
-        return _TO_THE_END if assigned.park_after is None else _FOR_A_MOMENT
+        return _TO_THE_END if assigned.park_after is None else FOR_A_MOMENT
 
     def _wait_readable(self, operation: str, wanted: int | None, span: Span) -> None:
-        poller = self._readable
-        if poller is None:
-            poller = self._readable = self._poller(self._input_fd, select.POLLIN)
+        poller = self._readable or self._watch_input()
         if self._peeking is not None:
             self._peeking.before_wait()
         self._record[WAITING] = 1

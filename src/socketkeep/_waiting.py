@@ -18,12 +18,13 @@ class Poller:
     wake_fd: a second descriptor, which interrupts the wait; None when there is none.
     """
 
-    __slots__ = ("_fd", "_poll", "_wake_fd")
+    __slots__ = ("_poll", "_wake_fd", "fd", "poll")
 
     def __init__(self, fd: int, events: int, wake_fd: int | None) -> None:
-        self._fd = fd
+        self.fd = fd
         self._wake_fd = wake_fd
         self._poll = select.poll()
+        self.poll = self._poll.poll
         self._poll.register(fd, events)
         if wake_fd is not None:
             self._poll.register(wake_fd, select.POLLIN)
@@ -40,7 +41,7 @@ class Poller:
             left = min((until - time.monotonic()) * 1000, _LONGEST)
             events = self._poll.poll(max(0, math.ceil(left)))
         if len(events) == 1:
-            ready = events[0][0] == self._fd
+            ready = events[0][0] == self.fd
             return ready, not ready
         return bool(events), bool(events)
 
@@ -54,16 +55,16 @@ class Poller:
         else:
             left = until - time.monotonic()
             events = self._poll.poll(left * 1000 if 0.0 < left < _LONG else 0)
-        return len(events) == 1 and events[0][0] == self._fd
+        return len(events) == 1 and events[0][0] == self.fd
 
     def soon(self) -> bool:
         """Wait for a millisecond; return whether the descriptor alone is ready."""
         events = self._poll.poll(1)
-        return len(events) == 1 and events[0][0] == self._fd
+        return len(events) == 1 and events[0][0] == self.fd
 
     def ready(self) -> bool:
         """Whether the descriptor is ready now."""
-        return any(fd == self._fd for fd, _ in self._poll.poll(0))
+        return any(fd == self.fd for fd, _ in self._poll.poll(0))
 
     def called(self) -> bool:
         """Whether a wait would be interrupted now."""
