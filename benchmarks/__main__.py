@@ -50,7 +50,10 @@ def parts() -> dict[str, Part]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what was asked for, print the ratios, write the figures; return the exit code."""
+    """Measure what was asked for, print the ratios, write the figures.
+
+    Returns the exit code: 1 when something failed, which is then named.
+    """
     known = parts()
     listed = "\n".join(f"  {letter}  {part.about}" for letter, part in known.items())
     parser = argparse.ArgumentParser(
@@ -95,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError:
         print("no plots: matplotlib is not installed", file=sys.stderr)
     print(f"\n{time.monotonic() - began:.0f} s; written to {path}", file=sys.stderr)
-    return 0
+    return 1 if figures.failed else 0
 
 
 if __name__ == "__main__":

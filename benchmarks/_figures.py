@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,16 +28,17 @@ class Figures:
     seconds: float
     series: dict[Key, dict[str, list[float]]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    failed: bool = field(default=False, compare=False)  # something that is not just not installed
 
     @contextlib.contextmanager
     def attempt(self, subject: str) -> Iterator[None]:
         """Note what fails, so that the rest is measured all the same."""
         try:
             yield
-        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-            why = f"failed: {error}"
-            self.missing[subject] = why
-            print(f"  {subject}: {why}", file=sys.stderr)
+        except Exception as error:
+            self.failed = True
+            self.missing[subject] = f"failed: {type(error).__name__}: {error}"
+            print(f"  {subject}: {self.missing[subject]}", file=sys.stderr)
 
     def add(self, key: Key, **metrics: float) -> None:
         """Add what one round gave."""

@@ -268,3 +268,16 @@ def test_what_is_missed_or_was_not_measured_is_named() -> None:
     assert "not measured: a2 256 at once, Socketkeep prefork prefork loop (8)" in shown
     assert shown[-1] == "not measured: gevent: not installed"
     assert "1 connection" not in _report.text(figures), "another part was not asked for"
+
+
+def test_what_fails_is_named_and_the_rest_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise ConnectionResetError("it has gone")
+
+    figures = Figures({}, 1, 1.0)
+    with figures.attempt("gevent"):
+        fail()
+
+    assert figures.failed
+    assert figures.missing == {"gevent": "failed: ConnectionResetError: it has gone"}
+    assert "gevent: failed" in capsys.readouterr().err
