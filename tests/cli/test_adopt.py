@@ -176,6 +176,7 @@ def nginx(directory: Path, address: str, more: str = "") -> list[str]:
     return [program, "-e", f"{directory}/errors", "-p", str(directory), "-c", "nginx.conf"]
 
 
+@pytest.mark.timeout(180)  # three servers start, one after the other, beside the load
 @pytest.mark.parametrize(
     ("program", "name", "stop"),
     [
@@ -201,13 +202,13 @@ def test_a_server_is_replaced_under_load(
         broken_before = list(clients.broken)
         old.send_signal(stop)
         old.wait(20)
-        clients.wait_for("the-new", 100)
+        clients.wait_for("the-new", 40)
         (listener,) = new.ask("listeners")
         assert (listener["address"], listener["backlog"]) == (address, 77)
         if program is gunicorn:  # once is enough: the old one is gone
             new.reload()
             assert new.cli("upgrade").exit_code == 0
-            clients.wait_for("the-new", 100)
+            clients.wait_for("the-new", 40)
         clients.stop()
     assert clients.refused == []
     assert broken_before == []
@@ -226,7 +227,7 @@ def test_all_of_a_group_are_taken(tmp_path: Path, target: str) -> None:
         clients.wait_for("the-new")
         old.send_signal(signal.SIGQUIT)
         old.wait(20)
-        clients.wait_for("the-new", 100)
+        clients.wait_for("the-new", 40)
         assert [each["address"] for each in new.ask("listeners")] == [address, address]
         clients.stop()
     assert (clients.refused, clients.broken) == ([], [])
