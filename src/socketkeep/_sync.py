@@ -147,7 +147,9 @@ class SyncExchange(SyncWaiting):
                                     self._buffer.pass_by(data)
                                 return data
                             self._received_nothing(None)
-                    elif not events and not parks:
+                    elif parks:
+                        self._moment_over = not events
+                    elif not events:
                         raise self._unfinished("recv", 0, None, (self._limit, time.monotonic()))
             finally:
                 self._reading.release()

@@ -48,6 +48,7 @@ class SyncWaiting(Exchange):
     __slots__ = (
         "_limit",
         "_mode",
+        "_moment_over",
         "_patience",
         "_quick",
         "_readable",
@@ -71,6 +72,7 @@ class SyncWaiting(Exchange):
         self._readable: Poller | None = None
         self._writable: Poller | None = None
         self._unsent: tuple[Data, int] | None = None  # an unfinished send's data, and bytes gone
+        self._moment_over = False  # it was waited for in vain: not once more for the same input
         self._quick = self._quickness()
 
     def _reset_after_fork(self) -> None:
@@ -110,13 +112,19 @@ class SyncWaiting(Exchange):
         poller = self._readable or self._watch_input()
         parks = self._quick is FOR_A_MOMENT
         if parks:
+            if self._moment_over:
+                return False
             retirement = self._assignment.retirement
             if retirement is not None and retirement.crowded:
                 return False
         record = self._record
         record[WAITING] = 1
         try:
-            return poller.soon() if parks else poller.alone(end)
+            if not parks:
+                return poller.alone(end)
+            came = poller.soon()
+            self._moment_over = not came
+            return came
         finally:
             record[WAITING] = 0
 
@@ -192,6 +200,9 @@ class SyncWaiting(Exchange):
 
         Not while the connection is to be offered to the keeper, or others wait for the seat.
         """
+        if self._moment_over:  # it has been waited for
+            self._moment_over = False
+            return False
         retirement = self._assignment.retirement
         if self._assignment.keeping is not None or (retirement is not None and retirement.crowded):
             return False
