@@ -12,6 +12,8 @@ from typing import Any
 
 import uvloop
 
+from socketkeep._aio import AsyncConnection
+from socketkeep._assignment import Assignment
 from socketkeep._worker._reactor import Reactor
 
 _DEADLINE = 10.0
@@ -150,3 +152,23 @@ async def test_records_are_brought_up_to_date_unless_that_has_been_done() -> Non
             assert not first.shown.is_set()
             reactor.show_soon(first)
             await first.shown.wait()
+
+
+@on_loops
+async def test_a_connection_waits_at_the_reactor_and_leaves_it_at_its_end() -> None:
+    async with _pairs(1) as (reactor, [(ours, theirs)]):
+        conn = AsyncConnection(ours, assignment=Assignment(reactor=reactor))
+        waiting = asyncio.ensure_future(conn.recv())
+        await asyncio.sleep(0)
+        assert list(reactor._callbacks) == [ours.fileno()]
+        theirs.send(b"hello")
+        async with asyncio.timeout(_DEADLINE):
+            assert await waiting == b"hello"
+            await conn.send(b"you")
+            assert reactor._unshown == {conn}
+            assert theirs.recv(10) == b"you"
+            theirs.shutdown(socket.SHUT_WR)
+            assert await conn.recv() == b""
+            await conn.close()
+        assert not reactor._callbacks
+        assert not reactor._unshown, "it would be held beyond its end"
