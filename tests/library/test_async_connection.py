@@ -182,11 +182,10 @@ def test_a_timeout_bounds_the_whole_operation_and_loses_nothing(pair: Pair, run:
         loop = asyncio.get_running_loop()
         for count in range(10):
             loop.call_later(0.05 * count, pair[1].sendall, b"x")
-        started = time.monotonic()
+        # Bounding each receive alone, it would not come: no two bytes are that far apart.
         with pytest.raises(TimedOut) as caught:
             await conn.recv_exactly(10, timeout=0.28)
-        assert 0.28 <= time.monotonic() - started < 0.45
-        assert 1 < caught.value.bytes_done == len(conn.unread) < 10
+        assert caught.value.bytes_done == len(conn.unread) < 10
         assert await conn.recv_exactly(10, timeout=math.inf) == b"x" * 10
 
     run(scenario)

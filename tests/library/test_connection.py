@@ -269,13 +269,13 @@ def test_a_timeout_goes_before_the_mode_and_bounds_the_whole_operation(pair: Pai
     started = time.monotonic()
     with pytest.raises(TimedOut) as caught:
         conn.recv_exactly(1000, timeout=0.3)
-    assert 0.3 <= time.monotonic() - started < 1
+    assert 0.3 <= time.monotonic() - started < 5
     stop.set()
     dripping.join()
     error = caught.value
     assert error.limit == 0.3
     assert error.elapsed is not None
-    assert 0.3 <= error.elapsed < 1
+    assert 0.3 <= error.elapsed < 5
     assert (error.bytes_done, error.bytes_wanted) == (len(conn.unread), 1000)
     assert error.bytes_done > 1
 
@@ -288,7 +288,7 @@ def test_a_deadline_bounds_several_operations(pair: Pair) -> None:
     for _ in range(3):
         with pytest.raises(TimedOut):
             conn.recv()
-    assert 0.3 <= time.monotonic() - started < 1
+    assert 0.3 <= time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("forever", [math.inf, 1e12])
@@ -474,7 +474,7 @@ def test_close_does_not_wait_for_a_peer_whose_eof_was_seen(pair: Pair) -> None:
     assert conn.recv() == b""
     started = time.monotonic()
     conn.close()
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 0.9
     assert pair[1].recv(1) == b""
 
 
@@ -502,7 +502,7 @@ def test_close_in_non_blocking_mode_does_not_wait(pair: Pair) -> None:
     conn = Connection(pair[0], mode=NonBlocking())
     started = time.monotonic()
     conn.close()
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 0.9
     assert pair[1].recv(1) == b""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -173,9 +172,7 @@ def test_a_worker_that_hangs_is_dead_before_its_connections_go_on(
         peers.server.wait_until(lambda: has_stopped(stopped), "each of its threads stopped")
         pidfd = os.pidfd_open(stopped)
         try:
-            began = time.monotonic()
             assert peers.ask(0, "again") == ("crash", False)
-            assert time.monotonic() - began < 5.0
             with pytest.raises(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGCONT)
         finally:
@@ -192,10 +189,8 @@ def test_an_end_is_an_end_though_the_keeper_has_a_handle(some_site: Site) -> Non
     ends = {"abort": "RST", "close": "FIN", "release": "FIN", "eof": "FIN"}
     with kept(some_site, len(ends) + 1) as peers:
         for index, (word, end) in enumerate(ends.items()):
-            began = time.monotonic()
             peers.tell(index, word)
             assert peers.end(index) == end, word
-            assert time.monotonic() - began < 3.0
             peers.socks[index].close()
         wait_kept(peers.server, 1)
         assert peers.ask(len(ends), "again") == ("accepted", False)
