@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "_prctl",
             "_record",
             "_verbs",
+            "_version",
         ),
     ),
     (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -145,6 +144,8 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Setting]:
 
 
 def _from_file(path: str) -> dict[str, Setting]:
+    import tomllib  # a tenth of what a command takes to start, for those without a file too
+
     text = _read(path)
     try:
         document = tomllib.loads(text)

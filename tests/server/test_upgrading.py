@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import socketkeep
+from socketkeep._version import VERSION
 from tests.harness import (
     Server,
     connect,
@@ -45,9 +46,8 @@ class Versions:
         """Make a copy that says it is of this version."""
         place = self.directory / version
         shutil.copytree(PACKAGE, place / "socketkeep", ignore=shutil.ignore_patterns("__pycache__"))
-        metadata = place / f"socketkeep-{version}.dist-info" / "METADATA"
-        metadata.parent.mkdir()
-        metadata.write_text(f"Metadata-Version: 2.1\nName: socketkeep\nVersion: {version}\n")
+        module = place / "socketkeep" / "_version.py"
+        module.write_text(module.read_text().replace(VERSION, version))
 
     def install(self, version: str) -> None:
         """Have Python find that one from now on."""

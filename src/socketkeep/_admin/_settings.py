@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 
 import msgspec
@@ -57,6 +56,8 @@ def is_loopback(host: str) -> bool:
     """Tell whether only this machine can mean itself by `host`."""
     if host.lower().rstrip(".") == "localhost":
         return True
+    import ipaddress  # every server loads this module
+
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import platform
+import sys
 import time
 from collections.abc import Sequence
 
@@ -38,7 +38,7 @@ def status(keeper: Keeper, name: str) -> StatusReport:
         name=name,
         pid=os.getpid(),
         version=keeper.version,
-        python=platform.python_version(),
+        python=sys.version.split()[0],
         uptime=time.monotonic() - keeper.started_at,
         state=keeper.state,
         target=keeper.config.target,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from socketkeep._address import parse_bind
 from socketkeep._config import ServeConfig
-from socketkeep._inspect._adopting import BorrowedListener
+
+if TYPE_CHECKING:  # every `serve` imports this
+    from socketkeep._inspect._adopting import BorrowedListener
 
 
 @dataclass(frozen=True, slots=True)

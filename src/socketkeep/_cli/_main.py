@@ -12,6 +12,7 @@ import click
 
 from socketkeep._cli._exit import DONE, FAILED, INTERRUPTED, USAGE, Failure
 from socketkeep._options import OptionError, nearest
+from socketkeep._version import VERSION
 
 #: Name of each command, which is its module's and its function's, and its line in the help.
 #: Modules are imported when they are called for, so that `status` does not pay for `serve`.
@@ -68,7 +69,7 @@ class _Commands(click.Group):
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(package_name="socketkeep", message="%(prog)s %(version)s")
+@click.version_option(VERSION, message="%(prog)s %(version)s")
 def group() -> None:
     """Serve TCP and Unix-socket connections, and keep them when the code behind them is replaced.
 

@@ -8,13 +8,11 @@ what is what.  The manager gives all of it to the next keeper, see `_restoring.p
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections import deque
 from collections.abc import Iterable
 from typing import Final
-from urllib.parse import quote
 
 import msgspec
 
@@ -42,6 +40,9 @@ _UNOWNED: Final = (State.MOVING, State.PARKED)
 
 def listener_name(bound_as: str) -> str:
     """Return the name for the listener that --bind names so; a name must have no colon."""
+    import hashlib  # for who has a store alone
+    from urllib.parse import quote
+
     name = LISTENER + quote(bound_as, safe="")
     if len(name) <= _LONGEST:
         return name

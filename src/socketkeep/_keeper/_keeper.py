@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Final, Literal
 
 from socketkeep import _log
@@ -33,6 +32,7 @@ from socketkeep._keeper._upgrades import Upgrades
 from socketkeep._keeper._watchdog import Watchdog
 from socketkeep._keeper._workers import Adopted, Worker, WorkerState
 from socketkeep._listener import Listener
+from socketkeep._version import VERSION
 from socketkeep._wire._channel import Channel
 from socketkeep._wire._messages import Forked, ForkFailed, Stranded
 from socketkeep._wire._scoreboard import COUNTERS
@@ -57,7 +57,7 @@ class Keeper:
         self.config: Final = config
         self.boot: Final = boot
         self.name: Final = name
-        self.version: Final = version("socketkeep")  # that runs; another may be installed since
+        self.version: Final = VERSION
         self.listeners: Final = listeners
         self.started_at = reactor.clock()
         self.current: Generation | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Final
 
@@ -47,6 +46,8 @@ class Recycling:
         lifetime = self._config.worker_lifetime
         if not lifetime:
             return float("inf")
+        import random  # with hashlib behind it: for who has a lifetime alone
+
         jitter = random.uniform(0, self._config.worker_lifetime_jitter)
         return self._reactor.clock() + lifetime + jitter
 
