@@ -90,7 +90,7 @@ def test_hostile_names() -> None:
 def test_without_a_terminal(runtime: Path, cli: Cli) -> None:
     """A line each time, as often as was asked for."""
     with FakeServer(runtime / "chat.sock", [done(msgspec.to_builtins(BOTH))]) as server:
-        finished = cli("top", "chat", "-n", "2", "--interval", "0.1")
+        finished = cli("top", "--name", "chat", "-n", "2", "--interval", "0.1")
     assert (finished.exit_code, finished.stderr) == (0, "")
     assert server.requests == [{"command": "live", "arguments": {"most": 2000}}] * 2
     first, second = finished.stdout.splitlines()

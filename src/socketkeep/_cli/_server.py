@@ -18,7 +18,7 @@ from socketkeep._cli._watching import json_option, present, print_json
 Command = TypeVar("Command", bound=Callable[..., Any])
 Report = TypeVar("Report")
 
-_SERVER_OPTIONS: Final = (
+_WHICH: Final = (
     click.option(
         "--control",
         metavar="PATH",
@@ -31,15 +31,19 @@ _SERVER_OPTIONS: Final = (
         default="",
         help="Name of the server; not needed when one is running.  [SOCKETKEEP_NAME]",
     ),
-    json_option,
 )
+
+
+def which_server(command: Command) -> Command:
+    """Add --control and --name to a command."""
+    for declared in reversed(_WHICH):
+        command = declared(command)
+    return command
 
 
 def server_options(command: Command) -> Command:
     """Add --control, --name and --json to a command."""
-    for declared in reversed(_SERVER_OPTIONS):
-        command = declared(command)
-    return command
+    return which_server(json_option(command))
 
 
 def request(

@@ -20,6 +20,7 @@ from socketkeep._admin._client import ControlError, ask, find_control
 from socketkeep._admin._feed import Feed, Frame
 from socketkeep._admin._reports import LiveReport
 from socketkeep._cli._exit import DONE, USAGE, Failure
+from socketkeep._cli._server import which_server
 from socketkeep._cli._top_screen import ASCII_MARKS, Marks, Screen, summary
 
 _MOST: Final = 2000
@@ -31,13 +32,7 @@ _TO_END: Final = "\x1b[J"
 
 
 @click.command()
-@click.argument("name", default="")
-@click.option(
-    "--control",
-    metavar="PATH",
-    default="",
-    help="Control socket of the server.  [SOCKETKEEP_CONTROL]",
-)
+@which_server
 @click.option(
     "--interval",
     metavar="SECONDS",
@@ -52,12 +47,12 @@ _TO_END: Final = "\x1b[J"
     type=click.IntRange(min=1),
     help="Look so often, then end.  [default: until q or Ctrl-C]",
 )
-def top(name: str, control: str, interval: float, iterations: int | None) -> int:
+def top(control: str, name: str, interval: float, iterations: int | None) -> int:
     """Show a running server live: its seats, and the connections in them and on the move.
 
-    NAME is not needed when one server runs.  A dot is a connection, in the colour of the generation
-    that serves it; one that has just moved is marked.  q and Ctrl-C end it.  Without a terminal it
-    prints a line each time, and one for each event.
+    A dot is a connection, in the colour of the generation that serves it; one that has just moved
+    is marked.  q and Ctrl-C end it.  Without a terminal it prints a line each time, and one for
+    each event.
     """
     try:
         path = find_control(control, name)
