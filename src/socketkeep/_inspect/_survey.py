@@ -103,9 +103,12 @@ def _of_address(wanted: InetAddress) -> _Found:
             return False  # both of its ends are meant; it has been found
         return hosts is None or found.peer_host.removeprefix("::ffff:") in hosts
 
-    here = [found for found in inet_sockets(port=wanted.port, info=True) if local(found)]
-    there = [found for found in inet_sockets(peer_port=wanted.port, info=True) if remote(found)]
-    return _Found(inet=here + there)
+    here = inet_sockets(port=wanted.port, info=True)
+    there = inet_sockets(peer_port=wanted.port, info=True)
+    if hosts is None:  # the kernel has chosen by the port, which is all that is asked for
+        port = wanted.port
+        return _Found(inet=[*here, *(found for found in there if found.port != port)])
+    return _Found(inet=[*filter(local, here), *filter(remote, there)])
 
 
 def _of_path(wanted: UnixAddress) -> _Found:
@@ -276,24 +279,19 @@ def _modes(held: dict[int, list[Handle]]) -> dict[int, bool]:
             continue  # it has ended
         try:
             for fd, inode in wanted:
-                flags = _flags(directory, fd)
-                if flags is not None:
-                    modes[inode] = bool(flags & os.O_NONBLOCK)
+                try:
+                    opened = os.open(str(fd), os.O_RDONLY, dir_fd=directory)
+                except OSError:
+                    continue  # closed meanwhile
+                try:
+                    text = os.read(opened, 256)
+                except OSError:
+                    continue
+                finally:
+                    os.close(opened)
+                start = text.index(b"flags:") + 6
+                flags = int(text[start : text.index(b"\n", start)], 8)
+                modes[inode] = flags & os.O_NONBLOCK != 0
         finally:
             os.close(directory)
     return modes
-
-
-def _flags(directory: int, fd: int) -> int | None:
-    try:
-        opened = os.open(str(fd), os.O_RDONLY, dir_fd=directory)
-    except OSError:
-        return None  # closed meanwhile
-    try:
-        text = os.read(opened, 256)
-    except OSError:
-        return None
-    finally:
-        os.close(opened)
-    start = text.index(b"flags:") + 6
-    return int(text[start : text.index(b"\n", start)], 8)
