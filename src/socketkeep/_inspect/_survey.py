@@ -91,23 +91,22 @@ def _failure(reason: str, code: int) -> SystemFailure:
 
 
 def _of_address(wanted: InetAddress) -> _Found:
-    hosts = hosts_of(wanted)
+    port, hosts = wanted.port, hosts_of(wanted)
+    here = inet_sockets(port=port, info=True)
+    there = inet_sockets(peer_port=port, info=True)
+    if hosts is None:  # what has the port at both of its ends is found by the first
+        return _Found(inet=[*here, *(found for found in there if found.port != port)])
 
     def local(found: InetSocket) -> bool:
-        if hosts is None or found.host.removeprefix("::ffff:") in hosts:
+        if found.host.removeprefix("::ffff:") in hosts:
             return True
         return found.state == LISTEN and found.host in _WILDCARDS
 
     def remote(found: InetSocket) -> bool:
-        if found.port == wanted.port and local(found):
+        if found.port == port and local(found):
             return False  # both of its ends are meant; it has been found
-        return hosts is None or found.peer_host.removeprefix("::ffff:") in hosts
+        return found.peer_host.removeprefix("::ffff:") in hosts
 
-    here = inet_sockets(port=wanted.port, info=True)
-    there = inet_sockets(peer_port=wanted.port, info=True)
-    if hosts is None:  # the kernel has chosen by the port, which is all that is asked for
-        port = wanted.port
-        return _Found(inet=[*here, *(found for found in there if found.port != port)])
     return _Found(inet=[*filter(local, here), *filter(remote, there)])
 
 
@@ -122,7 +121,7 @@ def _of_path(wanted: UnixAddress) -> _Found:
 
 def _of_process(wanted: ProcessSockets) -> _Found:
     handles = _handles_in(wanted)
-    inodes = {inode: several[0].fd for inode, several in handles.items()}
+    inodes = _first_of(handles)
     found = _Found(handles=handles, looked_at=wanted.pid) if wanted.fd is None else _Found()
     for protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
         found.inet += inet_sockets(protocol, inodes=inodes, info=True)
@@ -143,7 +142,11 @@ def sockets_of(wanted: ProcessSockets) -> dict[int, int]:
 
     Raises SystemFailure, as `holders`.
     """
-    return {inode: several[0].fd for inode, several in _handles_in(wanted).items()}
+    return _first_of(_handles_in(wanted))
+
+
+def _first_of(handles: dict[int, list[Handle]]) -> dict[int, int]:
+    return {inode: several[0].fd for inode, several in handles.items()}
 
 
 def _handles_in(wanted: ProcessSockets) -> dict[int, list[Handle]]:
