@@ -84,6 +84,7 @@ def test_reload_kill_and_upgrade(tmp_path: Path, browser: Browser) -> None:
         assert not set(reloaded.values()) & set(before.values())
         said = "document.getElementById('log').innerText"
         browser.wait(f"{said}.includes('connections moved by the reload: 12')")
+        browser.wait("/^waited .+, at most /.test(document.getElementById('waits').textContent)")
         victim = next(iter(reloaded.values()))
         os.kill(victim, signal.SIGKILL)
         killed = seated(2, without=victim)

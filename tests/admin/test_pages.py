@@ -151,7 +151,11 @@ def test_metrics_are_as_prometheus_has_them() -> None:
         ["promtool", "check", "metrics"], input=text, capture_output=True, check=False
     )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
-    for metric in _metrics.METRICS:
+    for metric in (*_metrics.METRICS, *_metrics.HISTOGRAMS):
         assert f"# TYPE {metric.name} {metric.kind}\n" in text.decode()
     assert b'socketkeep_worker_connections{slot="1"} 2.0' in text
+    waits = b'socketkeep_connection_wait_seconds_%s{%sreason="reload"} %s'
+    assert waits % (b"bucket", b'le="0.05",', b"2.0") in text
+    assert waits % (b"bucket", b'le="+Inf",', b"3.0") in text
+    assert waits % (b"sum", b"", b"0.15") in text
     assert b"socketkeep_reloads_total 0.0" in text

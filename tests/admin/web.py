@@ -23,6 +23,8 @@ from socketkeep._admin._reports import (
     LiveReport,
     StatusReport,
     Totals,
+    Waits,
+    WaitsByReason,
     WorkerReport,
     WorkersByState,
 )
@@ -43,6 +45,9 @@ STATUS = StatusReport(
     workers=WorkersByState(ready=2),
     connections=ConnectionsByState(open=3, owned=3),
     totals=Totals(accepted=11),
+    waits=WaitsByReason(
+        reload=Waits(count=3, seconds=0.15, longest=0.125, within=[(0.05, 2), (1.0, 3)])
+    ),
 )
 
 

@@ -77,7 +77,7 @@ def test_the_fields_of_the_reports() -> None:
     status = plain(STATUS)
     assert " ".join(status) == (
         "name pid version python uptime state target model keep generation"
-        " listeners workers connections totals accepting last_reload"
+        " listeners workers connections totals accepting last_reload waits"
     )
     assert " ".join(status["listeners"][0]) == "address backlog queued"
     assert " ".join(status["workers"]) == "starting ready draining"

@@ -54,6 +54,7 @@ def test_seats_and_moves() -> None:
     text = drawn(screen.lines(feed.look(BOTH, 0.0), 0.0, 100, 40))
     assert text.startswith("chat  running  generation 1, 3 connections, up 12s")
     assert row(text, "seat 0").endswith(" 2 oO")
+    assert ", waited 0.125s at most  lost 0" in row(text, "moved")
     assert row(text, "keeper").endswith(" also held .")
     gone = replace(BOTH, connections=[connection("1-1-1", None, None)])
     screen.lines(feed.look(gone, 1.0), 1.0, 100, 40)

@@ -46,6 +46,22 @@ def test_the_keeper_holds_the_connection_until_the_next_worker_does(bench: Bench
     assert is_alive(peer, attached.sock)
 
 
+def test_how_long_it_was_with_no_worker_is_told(bench: Bench) -> None:
+    """From one worker's word to the next one's, whoever died in between."""
+    old, first, second = reloaded(bench)
+    _, served = bench.serve(old)
+    give_up(bench, served)
+    bench.advance(0.2)
+    receiver, other = (first, second) if first.arrived else (second, first)
+    receiver.die(-9)
+    bench.advance(0.2)
+    other.attach()
+    bench.settle()
+    waits = bench.keeper.connections.moves.waits["reload"]
+    assert waits.longest == waits.seconds == pytest.approx(0.4)
+    assert waits.counts == [0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0]
+
+
 def test_a_connection_whose_receiver_dies_is_given_to_another_with_a_new_epoch(
     bench: Bench,
 ) -> None:

@@ -54,7 +54,9 @@ def test_everything_goes_on(bench: Bench) -> None:
     peer, served = bench.serve(workers[0])
     bench.advance(7)
     boot, started_at = bench.keeper.boot, bench.keeper.started_at
+    bench.keeper.connections.moves.waits["crash"].add(0.3)
     upgraded(bench)
+    assert bench.keeper.connections.moves.waits["crash"].seconds == 0.3
     assert (bench.keeper.boot, bench.keeper.started_at) == (boot, started_at)
     assert bench.keeper.current is not None
     assert bench.keeper.current.number == 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from socketkeep._admin._reports import LiveReport, WorkerReport
+from socketkeep._admin._reports import LiveReport, Waits, WorkerReport
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
@@ -29,6 +29,17 @@ class Metric:
     help: str
     read: Callable[[LiveReport], Iterable[Sample]]
     labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """One histogram, and how its waits are read off a report."""
+
+    name: str
+    help: str
+    read: Callable[[LiveReport], Iterable[tuple[tuple[str, ...], Waits]]]
+    labels: tuple[str, ...] = ()
+    kind: Literal["histogram"] = "histogram"
 
 
 def _one(read: Callable[[LiveReport], float | None]) -> Callable[[LiveReport], Iterator[Sample]]:
@@ -215,6 +226,18 @@ METRICS: Final = (
     ),
 )
 
+HISTOGRAMS: Final = (
+    Histogram(
+        "socketkeep_connection_wait_seconds",
+        "How long connections that were given to a worker had been with none, by why.",
+        lambda report: [
+            ((why,), getattr(report.status.waits, why))
+            for why in report.status.waits.__struct_fields__
+        ],
+        ("reason",),
+    ),
+)
+
 
 class _Families:
     """A collector, as prometheus_client has it, of one report."""
@@ -223,7 +246,11 @@ class _Families:
         self._report = report
 
     def collect(self) -> Iterator[Family]:
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+        from prometheus_client.core import (
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            HistogramMetricFamily,
+        )
 
         for metric in METRICS:
             kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
@@ -231,6 +258,12 @@ class _Families:
             for labels, value in metric.read(self._report):
                 family.add_metric(labels, value)
             yield family
+        for histogram in HISTOGRAMS:
+            waits = HistogramMetricFamily(histogram.name, histogram.help, labels=histogram.labels)
+            for labels, wait in histogram.read(self._report):
+                buckets = [(str(bound), count) for bound, count in wait.within]
+                waits.add_metric(labels, [*buckets, ("+Inf", wait.count)], wait.seconds)
+            yield waits
 
 
 def exposition(report: LiveReport, accept: str) -> tuple[bytes, str]:
@@ -252,6 +285,6 @@ def metrics_markdown() -> str:
     rows = "".join(
         f"| `{metric.name}` | {metric.kind} | {', '.join(f'`{name}`' for name in metric.labels)} |"
         f" {metric.help} |\n"
-        for metric in METRICS
+        for metric in (*METRICS, *HISTOGRAMS)
     )
     return f"| metric | type | labels | |\n|---|---|---|---|\n{rows}"

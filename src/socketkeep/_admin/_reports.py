@@ -70,6 +70,27 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     poisoned: int = 0
 
 
+class Waits(msgspec.Struct, frozen=True, kw_only=True):
+    """How long connections that moved were with no worker, those of one reason.
+
+    within: pairs of a time and of how many did not take longer.
+    """
+
+    count: int = 0
+    seconds: float = 0.0
+    longest: float = 0.0
+    within: list[tuple[float, int]] = []
+
+
+class WaitsByReason(msgspec.Struct, frozen=True, kw_only=True):
+    """Waits by why the connections were given to a worker."""
+
+    reload: Waits = Waits()
+    parked: Waits = Waits()
+    crash: Waits = Waits()
+    upgrade: Waits = Waits()
+
+
 class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to ``status``.
 
@@ -78,7 +99,8 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     generation: the one that serves new connections.
     accepting: whether new connections are served: a worker is ready, and nothing is being ended or
     paused.  last_reload: how long the last reload took that was not rolled back, from its start to
-    the moment when the new generation served.
+    the moment when the new generation served.  waits: from when the keeper took a connection, or
+    woke it, until a worker had it.
     """
 
     name: str
@@ -97,6 +119,7 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     totals: Totals
     accepting: bool = True
     last_reload: float | None = None
+    waits: WaitsByReason = WaitsByReason()
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from itertools import accumulate
 
 from socketkeep import _record as record
 from socketkeep._admin._reports import (
@@ -16,12 +17,16 @@ from socketkeep._admin._reports import (
     LiveReport,
     StatusReport,
     Totals,
+    Waits,
+    WaitsByReason,
     WorkerReport,
     WorkersByState,
 )
+from socketkeep._assignment import Attached
 from socketkeep._inspect._queue import listen_queue
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper._ownership import Ownership, State
+from socketkeep._keeper._waits import BOUNDS
 from socketkeep._keeper._workers import Worker, WorkerState
 from socketkeep._wire._scoreboard import id_of, parse_connection_id
 
@@ -57,6 +62,12 @@ def status(keeper: Keeper, name: str) -> StatusReport:
         totals=_totals(keeper),
         accepting=keeper.accepting,
         last_reload=keeper.reloads.last_duration,
+        waits=WaitsByReason(
+            reload=_waits(keeper, "reload"),
+            parked=_waits(keeper, "parked"),
+            crash=_waits(keeper, "crash"),
+            upgrade=_waits(keeper, "upgrade"),
+        ),
     )
 
 
@@ -240,4 +251,15 @@ def _totals(keeper: Keeper) -> Totals:
         worker_deaths=counters["worker_deaths"],
         handler_errors=counters["handler_errors"],
         poisoned=counters["poisoned"],
+    )
+
+
+def _waits(keeper: Keeper, why: Attached) -> Waits:
+    waits = keeper.connections.moves.waits[why]
+    upto = list(accumulate(waits.counts))
+    return Waits(
+        count=upto[-1],
+        seconds=waits.seconds,
+        longest=waits.longest,
+        within=list(zip(BOUNDS, upto, strict=False)),
     )

@@ -99,10 +99,14 @@ class Screen:
         )
         totals = status.totals
         moved = totals.attached.reload + totals.attached.crash + totals.attached.upgrade
+        waits = (status.waits.reload, status.waits.crash, status.waits.upgrade)
+        longest = max(each.longest for each in waits)
+        waited = f", waited {longest:.3f}s at most" if longest else ""
         reload = "" if status.last_reload is None else f"  last reload {status.last_reload:.2f}s"
+        bad = _BAD if totals.lost else ""
         yield (
-            f"moved {moved} ({rates.moved:.1f}/s)  {_BAD if totals.lost else ''}lost {totals.lost}"
-            f"{_RESET}  worker deaths {totals.worker_deaths}{reload}"
+            f"moved {moved} ({rates.moved:.1f}/s){waited}  {bad}lost {totals.lost}{_RESET}"
+            f"  worker deaths {totals.worker_deaths}{reload}"
         )
         for listener in status.listeners:
             queued = "" if listener.queued is None else f"  {listener.queued} wait to be accepted"

@@ -96,6 +96,7 @@ class Connections:
             waiting=waiting,
             unanswered=unanswered,
             totals=dict(self.totals),
+            waits=self.moves.waits.snapshot(),
             upgraded=self.upgraded,
         )
 
@@ -103,6 +104,7 @@ class Connections:
         """Take over the connections that an earlier version held."""
         self.totals = Counter(saved.totals)
         self.upgraded = saved.upgraded
+        self.moves.waits.restore(saved.waits)
         moving = []
         for each in saved.held:
             held = Held.restored(each)

@@ -13,6 +13,7 @@ from socketkeep import _log
 from socketkeep._keeper._custody import Close, Custody, Held
 from socketkeep._keeper._ownership import Ownership, Stale
 from socketkeep._keeper._reactor import Reactor, Timer
+from socketkeep._keeper._waits import WaitsByReason
 from socketkeep._keeper._workers import Worker
 from socketkeep._wire._messages import Attach, Attached, Crowded, Refused
 
@@ -45,6 +46,7 @@ class Moves:
         self._close = close
         self._orphan_timeout = orphan_timeout
         self._keeps = keeps
+        self.waits: Final = WaitsByReason()
         self._moving: dict[str, Held] = {}
         self._waiting: dict[str, Held] = {}  # sent to no worker yet, in the order they came
         self._unanswered: dict[int, dict[str, None]] = {}  # by worker, in the order they were sent
@@ -92,6 +94,7 @@ class Moves:
         if held is None:
             return
         del self._moving[held.id]
+        self.waits[held.why].add(self._reactor.clock() - held.since)
         if self._keeps:
             held.row = message.row
             self._custody.put(held)

@@ -20,6 +20,7 @@ import msgspec
 
 from socketkeep._config import ServeConfig
 from socketkeep._keeper import _ownership
+from socketkeep._keeper._waits import Waits
 
 #: What this version writes; the oldest version's reader that understands it; the oldest format that
 #: this version still reads.
@@ -171,6 +172,7 @@ class SavedConnections(msgspec.Struct, kw_only=True):
     waiting: ids of those that were sent to no worker yet, in the order they came.
     unanswered: by worker, what it has not answered yet, in the order it was sent.
     upgraded: what generations before this one detach is attached with "upgrade".
+    waits: of those that moved, by why.
     """
 
     held: list[SavedConnection]
@@ -178,6 +180,7 @@ class SavedConnections(msgspec.Struct, kw_only=True):
     unanswered: dict[int, list[str]]
     totals: dict[str, int]
     upgraded: int = 0
+    waits: list[Waits] = []
 
 
 class SavedListener(msgspec.Struct, kw_only=True):
