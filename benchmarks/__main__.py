@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -83,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if _machine.cpus()[0] == _machine.cpus()[1]:
         print("only one processor: servers and generator share it", file=sys.stderr)
     build()
+    # As pip leaves an installed package; what is installed for editing is as it happens to be.
+    compileall.compile_dir(_machine.ROOT / "src" / "socketkeep", quiet=1)
     figures = Figures(_machine.environment(), rounds, seconds)
     whole = not (asked.quick or asked.only)
     path = (asked.out or (FIGURES.parent if whole else _OTHERWISE)) / FIGURES.name

@@ -76,7 +76,16 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("testing", ("_testing", "testing")),
     (
         "settings",
-        ("_config", "_log", "_options", "_options_page", "_roles", "_settings", "_titles"),
+        (
+            "_config",
+            "_log",
+            "_log_file",
+            "_options",
+            "_options_page",
+            "_roles",
+            "_settings",
+            "_titles",
+        ),
     ),
     ("wire", ("_wire",)),
     ("inspection", ("_inspect", "inspect")),

@@ -1,7 +1,6 @@
 """The configuration of one server: every option of `socketkeep serve`, declared here alone."""
 
-from __future__ import annotations
-
+# Without `from __future__ import annotations`: as texts they would be compiled by each process.
 import re
 from typing import Annotated, Final, Literal
 

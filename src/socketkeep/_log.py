@@ -2,7 +2,7 @@
 
 Every process of a server writes its own lines to the same place (stderr, or a file opened for
 appending), so that no process waits for another to log.  A rotated file is noticed by each process
-at its next line (`logging.handlers.WatchedFileHandler`); SIGUSR1 makes the keeper look at once.
+at its next line (`_log_file`); SIGUSR1 makes the keeper look at once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import logging.handlers
 import sys
 import time
 from collections.abc import Callable
@@ -45,7 +44,7 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-class _Complaint:
+class Complaint:
     """Says on standard error that the log cannot be written, now and then, and raises nothing.
 
     In place of logging's own way, a traceback for each line that could not be written.
@@ -71,31 +70,7 @@ class _Complaint:
 class _StreamHandler(logging.StreamHandler[TextIO]):
     def __init__(self) -> None:
         super().__init__()
-        self._complaint = _Complaint()
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        self._complaint.make()
-
-
-class _FileHandler(logging.handlers.WatchedFileHandler):
-    """One that outlives a full disk, and a directory that is gone when the file is reopened."""
-
-    def __init__(self, path: str) -> None:
-        # Opened at the first line: a new generation must start though there is no place to log to.
-        super().__init__(path, encoding="utf-8", delay=True)
-        self._complaint = _Complaint()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            super().emit(record)
-        except OSError:  # from opening the file anew, which logging lets through
-            self._complaint.make()
-
-    def reopenIfNeeded(self) -> None:  # noqa: N802 - logging's name
-        try:
-            super().reopenIfNeeded()
-        except OSError:  # tried again at the next line
-            self._complaint.make()
+        self._complaint = Complaint()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         self._complaint.make()
@@ -106,7 +81,11 @@ def configure(level: str, form: str, path: str) -> None:
 
     A file that cannot be opened is complained of on standard error, when there is a line for it.
     """
-    handler = _FileHandler(path) if path else _StreamHandler()
+    handler: logging.Handler = _StreamHandler()
+    if path:
+        from socketkeep._log_file import LogFile  # with pickle and queue behind it
+
+        handler = LogFile(path)
     handler.setFormatter(_JsonFormatter() if form == "json" else _HumanFormatter())
     for old in logger.handlers[:]:
         logger.removeHandler(old)
@@ -119,7 +98,10 @@ def configure(level: str, form: str, path: str) -> None:
 def reopen() -> None:
     """Open the log file anew where it was moved or removed since."""
     for handler in logger.handlers:
-        if isinstance(handler, _FileHandler):
+        if isinstance(handler, logging.FileHandler):
+            from socketkeep._log_file import LogFile  # which `configure` has loaded
+
+            assert isinstance(handler, LogFile)
             handler.acquire()
             try:
                 handler.reopenIfNeeded()

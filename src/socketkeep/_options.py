@@ -11,14 +11,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import Any, Final, get_type_hints
 
 import msgspec
 
-_DURATION: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|h|d|)", re.ASCII)
+_DURATION: Final = r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|h|d|)"
 _SECONDS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?b)?", re.ASCII | re.IGNORECASE)
+_SIZE: Final = r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?b)?"
 _MOST_NUMBER: Final = (1 << 31) - 1  # what listen(2) and the like take
 _MOST_SECONDS: Final = 10**9
 _MOST_BYTES: Final = 1 << 53  # exact as a float
@@ -29,8 +28,7 @@ class OptionError(ValueError):
     """A value that an option cannot take; the text names the option, its source and the remedy."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(msgspec.Struct, frozen=True):
     """A type of value: how it is read from text and from TOML, and how it is written.
 
     `parse` raises ValueError when the text is not of this kind; `expected` then says what would
@@ -53,7 +51,7 @@ def parse_duration(text: str) -> float:
 
     Raises ValueError for anything else, a negative duration included.
     """
-    match = _DURATION.fullmatch(text.strip())
+    match = re.fullmatch(_DURATION, text.strip(), re.ASCII)
     if match is None:
         raise ValueError(f"not a duration: {text!r}")
     # Rounded so that "1.1ms" is written back as it was read.
@@ -81,7 +79,7 @@ def parse_size(text: str) -> int:
 
     Raises ValueError for anything else, a negative size included.
     """
-    match = _SIZE.fullmatch(text.strip())
+    match = re.fullmatch(_SIZE, text.strip(), re.ASCII | re.IGNORECASE)
     if match is None:
         raise ValueError(f"not a size: {text!r}")
     size = float(match[1]) * _BYTES[match[2].lower()]
@@ -159,8 +157,7 @@ PERMISSIONS: Final = Kind(
 TEXTS: Final = Kind("list", "a list of texts", list, _words, (list,), json.dumps, is_list=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(msgspec.Struct, frozen=True):
     """One option, declared once.
 
     key: the field of `ServeConfig`, and the key in a TOML file.  `key` and `default` are filled
@@ -182,7 +179,7 @@ class Option:
     check: Callable[[Any], None] | None = None
     secret: bool = False
     key: str = ""
-    default: Any = field(default=None)
+    default: Any = None
 
     @property
     def variable(self) -> str:
@@ -295,5 +292,5 @@ def options_of(config: type[msgspec.Struct]) -> tuple[Option, ...]:
             if entry.default_factory is not msgspec.NODEFAULT
             else entry.default
         )
-        found.append(replace(declared, key=entry.name, default=default))
+        found.append(msgspec.structs.replace(declared, key=entry.name, default=default))
     return tuple(found)

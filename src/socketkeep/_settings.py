@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from socketkeep._config import OPTIONS, ServeConfig
 from socketkeep._options import Option, OptionError, nearest
@@ -25,8 +26,7 @@ _KUBERNETES: Final = re.compile(
 FlagValue = str | bool | tuple[str, ...] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(msgspec.Struct, frozen=True):
     """The value of one option, and where it came from ("default", a flag, a variable, a file)."""
 
     option: Option
@@ -34,8 +34,7 @@ class Setting:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """All options of a server, each with its source."""
 
     by_key: Mapping[str, Setting]

@@ -318,3 +318,16 @@ def test_commands_are_fast_to_start(cli: Cli) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True
     )
     assert finished.stdout.strip() == ""
+
+
+def test_a_server_loads_no_more_than_most_need() -> None:
+    script = (
+        "import sys; import socketkeep._cli.serve, socketkeep._admin._server;"
+        "import socketkeep._worker._template;"
+        "print(*(name for name in ('asyncio', 'ssl', 'logging.handlers', 'subprocess', 'hashlib',"
+        " 'random', 'tomllib') if name in sys.modules))"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert finished.stdout.strip() == ""

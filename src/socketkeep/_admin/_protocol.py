@@ -7,7 +7,6 @@ server answers with any number of `Progress` and then one `Done`, and closes.
 from __future__ import annotations
 
 import os
-import re
 import stat
 from typing import Any, Final, TypeAlias
 
@@ -114,4 +113,5 @@ def default_name(target: str) -> str:
         stem = os.path.basename(module).removesuffix(".py")
     else:
         stem = module.rpartition(".")[2]
-    return re.sub(r"[^A-Za-z0-9._-]", "_", stem).lstrip(".-")[:64] or "server"
+    kept = [c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in stem]
+    return "".join(kept).lstrip(".-")[:64] or "server"

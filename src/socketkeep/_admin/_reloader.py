@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from socketkeep import _log
 from socketkeep._keeper._reactor import Reactor
@@ -34,6 +32,8 @@ class Reloader:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(instead_of, signal.SIGKILL)
                 os.waitpid(instead_of, 0)
+        import subprocess  # every server loads this module
+
         # A group of its own, so that Ctrl-C reaches the keeper alone.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "socketkeep._admin._watcher", *_directories(target)],
@@ -77,7 +77,7 @@ class Reloader:
 
 def _directories(target: str) -> list[str]:
     place = target.rpartition(":")[0]
-    found = {str(Path.cwd())}
+    found = {os.getcwd()}
     if place.endswith(".py") or os.sep in place:
-        found.add(str(Path(place).resolve().parent))
+        found.add(os.path.dirname(os.path.realpath(place)))
     return sorted(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import resource
 import signal
@@ -24,7 +25,7 @@ from socketkeep._binding import inherited_socket
 from socketkeep._config import ServeConfig
 from socketkeep._errors import ListenError
 from socketkeep._inspect._holders import describe_holders, holders_of_port
-from socketkeep._keeper._fdstore import FdStore, listener_name
+from socketkeep._keeper._fdstore import FdStore
 from socketkeep._keeper._inheritance import restored_listener, snapshot
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper._notify import Herald, ManagerTerms, Notifier
@@ -60,6 +61,7 @@ def run(config: ServeConfig, adopted: Sequence[tuple[str, socket.socket]] = ()) 
 
     adopted: listening sockets for addresses of `config.bind`; they are the server's from then on.
     """
+    gc.freeze()  # what is loaded stays: no collection need look at it
     _log.configure(config.log_level, config.log_format, config.log_file)
     system = System()
     system.worker_descriptors = _raise_descriptor_limit(config.max_connections)
@@ -232,7 +234,7 @@ def _bind(
                 given[1].listen(config.backlog)  # it listens already; its queue gets this length
                 listeners.append(Listener(given[1]))
                 continue
-            sock = stored.take_listener(listener_name(address))
+            sock = stored.take_listener(address)
             if sock is not None:
                 listeners.append(listener_of(sock))
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from typing import Any
@@ -86,8 +87,10 @@ def serve(config_file: str | None, print_config: bool, check_config: bool, **fla
         click.echo(_check_code(config))
         return DONE
     # Here, so that --print-config and --check-config do not load a server.
+    gc.disable()
     from socketkeep._admin._server import ServeFailure, run
 
+    gc.enable()
     try:
         run(config, adopted.take())
     except ServeFailure as failure:

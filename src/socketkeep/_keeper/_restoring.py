@@ -10,7 +10,6 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final, cast
 
 import msgspec
@@ -19,7 +18,7 @@ from socketkeep import _log
 from socketkeep import _record as record
 from socketkeep._address import format_address
 from socketkeep._keeper._connections import Connections
-from socketkeep._keeper._fdstore import BOARD, CONNECTION, LISTENER, PARCEL, FdStore
+from socketkeep._keeper._fdstore import BOARD, CONNECTION, LISTENER, PARCEL, FdStore, listener_name
 from socketkeep._keeper._state import SavedConnection
 from socketkeep._keeper._verdict import OnCrash, Policy
 from socketkeep._keeper._workers import Worker, WorkerState
@@ -70,9 +69,9 @@ class Stored:
         """The latest boot of which a connection is; 0: there is none."""
         return max((parse_connection_id(name)[0] for name in self._connections), default=0)
 
-    def take_listener(self, name: str) -> socket.socket | None:
-        """Return the listener of that name; it is the caller's from then on."""
-        return self._listeners.pop(name, None)
+    def take_listener(self, bound_as: str) -> socket.socket | None:
+        """Return the listener that --bind names so; it is the caller's from then on."""
+        return self._listeners.pop(listener_name(bound_as), None) if self._listeners else None
 
     def restore(self, connections: Connections, store: FdStore, listeners: Sequence[str]) -> None:
         """Give the connections to the keeper, and have the store keep only what is still held."""
@@ -181,7 +180,8 @@ def _listener_of(sock: socket.socket, listeners: Sequence[str]) -> int:
 
 def _is_alive(pid: int) -> bool:
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        with open(f"/proc/{pid}/stat", errors="replace") as file:
+            stat = file.read()
     except OSError:
         return False
     return stat.rpartition(")")[2].split()[0] not in "ZX"

@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, NoReturn
 
 from socketkeep import _prctl
@@ -197,13 +196,15 @@ class System:
     def children(self) -> set[int]:
         """Return the pids of this process's children, ended and not yet reaped ones included."""
         pid = os.getpid()
-        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            text = file.read()
         return {int(word) for word in text.split()}
 
     def resident_bytes(self, pid: int) -> int:
         """Return the memory of a process that is resident, in bytes; 0 when it has ended."""
         try:
-            pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+            with open(f"/proc/{pid}/statm") as file:
+                pages = int(file.read().split()[1])
         except (OSError, IndexError):
             return 0
         return pages * os.sysconf("SC_PAGE_SIZE")

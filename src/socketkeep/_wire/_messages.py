@@ -7,8 +7,7 @@ takes the default for what an older writer did not send.
 What rides along as descriptors stands in each docstring, in order.
 """
 
-from __future__ import annotations
-
+# Without `from __future__ import annotations`: as texts they would be compiled by each process.
 from typing import Literal, TypeAlias
 
 import msgspec

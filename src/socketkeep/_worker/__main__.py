@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
-from socketkeep._worker._template import main
+gc.disable()  # until `main`: to look for garbage among what is being imported takes a tenth of it
+
+from socketkeep._worker._template import main  # noqa: E402
 
 if __name__ == "__main__":
     main(int(sys.argv[1]))

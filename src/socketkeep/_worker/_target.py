@@ -9,7 +9,6 @@ import sys
 import traceback
 from contextlib import AbstractContextManager
 from importlib.machinery import SourceFileLoader
-from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Final, Literal
 
@@ -127,7 +126,7 @@ def _load_module(place: str) -> ModuleType:
     from_file = place.endswith(".py") or os.sep in place
     try:
         if from_file:
-            return _load_file(Path(place))
+            return _load_file(place)
         directory = os.getcwd()
         if directory not in sys.path:
             sys.path.insert(0, directory)
@@ -145,17 +144,16 @@ def _load_module(place: str) -> ModuleType:
         raise LoadError(f"{place} cannot be imported:\n{users_traceback(error)}") from error
 
 
-def _load_file(path: Path) -> ModuleType:
-    if not path.is_file():
+def _load_file(path: str) -> ModuleType:
+    if not os.path.isfile(path):
         raise LoadError(f"no file {path}, looked for from {os.getcwd()}")
-    if path.suffix != ".py":
+    name, suffix = os.path.splitext(os.path.basename(path))
+    if suffix != ".py":
         raise LoadError(f"{path} is not a Python file (expected a name that ends in .py)")
     # As a script has it: what stands beside the file can be imported.
-    sys.path.insert(0, str(path.parent.resolve()))
-    name = path.stem
-    spec = importlib.util.spec_from_file_location(
-        name, path, loader=_FromSource(name, os.fspath(path.resolve()))
-    )
+    resolved = os.path.realpath(path)
+    sys.path.insert(0, os.path.realpath(os.path.dirname(path)))
+    spec = importlib.util.spec_from_file_location(name, path, loader=_FromSource(name, resolved))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

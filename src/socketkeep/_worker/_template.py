@@ -49,6 +49,8 @@ from socketkeep._worker._target import (
 
 def main(channel_fd: int) -> None:
     """Load what the keeper says, fork workers as it asks, and end when it has no more use."""
+    gc.freeze()  # all of it stays, so that later collections are of the user's objects alone
+    gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What the user's code prints goes out as it is printed.  In a buffer it would wait for the
