@@ -68,11 +68,13 @@ class Ended(IntEnum):
     RESET = 2
     DETACHED = 3
     RELEASED = 4
+    TAKEN = 5  # detached, and the keeper has it: its own word, which a worker may read later
 
 
 #: The same, for the ends that are looked at for each connection.
 CLOSED: Final = int(Ended.CLOSED)
 DETACHED: Final = int(Ended.DETACHED)
+TAKEN: Final = int(Ended.TAKEN)
 
 
 class BoundRecord:

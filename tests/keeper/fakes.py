@@ -547,6 +547,7 @@ class Served:
         return Detached(
             *(self.id, self.epoch, 0, "a peer", state, unread, 1, 2, 3, parked),
             int(active_at * 1e9),
+            row=self.row,
         )
 
     def detach(self, state: bytes | None = None, unread: bytes = b"", pipe: int = -1) -> None:

@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+from socketkeep import _record as record
+from socketkeep._record import Ended
 from socketkeep._wire._messages import Acknowledged, Attached, Refused
 from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
@@ -18,6 +20,7 @@ def give_up(bench: Bench, served: Served, state: bytes | None = None, unread: by
     served.detach(state, unread)
     bench.settle()
     assert served.worker.acknowledged.pop() == Acknowledged(served.id, served.epoch, taken=True)
+    assert served.words[record.ENDED] == Ended.TAKEN  # should the answer not arrive
     served.settle()
 
 

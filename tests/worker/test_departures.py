@@ -11,8 +11,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from socketkeep import _record as record
 from socketkeep import resumable
 from socketkeep._assignment import Handover
+from socketkeep._record import Ended
 from socketkeep._wire._messages import Acknowledged, Detached
 from socketkeep._worker._departures import Departures
 from socketkeep._worker._roster import Entry, Roster
@@ -112,6 +114,29 @@ def test_taken() -> None:
         assert entry.sock.fileno() == -1
         os.close(fd)
         assert peer.recv(1) == b"", "the keeper's was the last handle"
+
+    play(scenario)
+
+
+def test_taken_by_a_keeper_that_died_before_its_answer_arrived() -> None:
+    """Another worker may have it: what the row says counts, and the rest is served on here."""
+
+    async def scenario(scene: Scene) -> None:
+        scene.offer()
+        _, fd = scene.next_offer()
+        os.close(fd)
+        scene.offer()
+        message, (fd,) = scene.place.wait_for(Detached)
+        os.close(fd)
+        board = scene.place.environment.scoreboard
+        board.record(message.row)[record.ENDED] = Ended.TAKEN
+        scene.departures.give_up()
+        assert [entry.assignment.id for entry in scene.settled] == [message.id]
+        assert scene.settled[0].sock.fileno() == -1
+        (other,) = scene.served_on
+        assert other.sock.fileno() >= 0
+        other.sock.close()
+        assert len(scene.departures) == 0
 
     play(scenario)
 

@@ -168,6 +168,8 @@ class Connections:
                 os.write(fd, _ACKNOWLEDGED)
             os.close(fd)
         if not pipe:
+            if parcel.row >= 0:
+                worker.scoreboard.record(parcel.row)[record.ENDED] = End.TAKEN
             worker.link.send(Acknowledged(parcel.id, parcel.epoch, taken=True))
         if held.ownership.state is State.PARKED:
             self.parking.put(held)

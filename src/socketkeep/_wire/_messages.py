@@ -109,7 +109,8 @@ class Detached(Message, frozen=True, tag="Detached"):
     """Worker to keeper: I no longer serve this connection; give it to another.
 
     Descriptors: the connection, and, from a sender that does not read the channel itself, the
-    write end of a pipe that takes one byte once the keeper holds the connection.
+    write end of a pipe that takes one byte once the keeper holds the connection.  Without the pipe
+    the keeper says so in the row, too: a message may never arrive, should the keeper die.
     """
 
     id: str
@@ -124,6 +125,7 @@ class Detached(Message, frozen=True, tag="Detached"):
     parked: bool = False  # watch it until bytes arrive, then give it to another
     active_at: int = 0  # when bytes last passed, as in the row
     redelivered: bool = False  # a worker that died may have dealt with what is uncommitted
+    row: int = -1  # in the worker's scoreboard
 
 
 class Acknowledged(Message, frozen=True, tag="Acknowledged"):

@@ -72,6 +72,7 @@ _COUNTER_OF_END: Final[dict[int, int]] = {
     int(Ended.RELEASED): CLOSED,
     int(Ended.RESET): RESET,
     int(Ended.DETACHED): DETACHED,
+    int(Ended.TAKEN): DETACHED,
 }
 
 
@@ -91,7 +92,8 @@ class Scoreboard:
     """One worker's scoreboard, mapped into this process.
 
     The worker claims and frees rows, from one thread or several; the keeper only reads, but for
-    CROWDED, a row's KEEP, and the retire words of a worker that has died and left fork children.
+    CROWDED, a row's KEEP, the ENDED of one that it has taken, and the retire words of a worker that
+    has died and left fork children.
     """
 
     def __init__(self, fd: int) -> None:

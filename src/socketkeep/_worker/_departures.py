@@ -66,9 +66,7 @@ class Departures:
         self._offered.remove(name)
         if message.taken:
             entry, handover = self._held.pop(name)
-            handover.sock.close()
-            self._reserve.refill()
-            self._settled(entry)
+            self._let_go(entry, handover)
         else:
             self._retry(name)
 
@@ -77,7 +75,16 @@ class Departures:
         self._offered.clear()
         held, self._held = self._held, {}
         for entry, handover in held.values():
-            self._serve_on(entry, handover)
+            if entry.record[record.ENDED] == record.TAKEN:
+                # Its answer has gone with it, but another worker may be serving the connection.
+                self._let_go(entry, handover)
+            else:
+                self._serve_on(entry, handover)
+
+    def _let_go(self, entry: Entry, handover: Handover) -> None:
+        handover.sock.close()
+        self._reserve.refill()
+        self._settled(entry)
 
     def _send(self, name: str) -> None:
         if name not in self._held:

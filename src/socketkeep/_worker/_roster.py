@@ -164,6 +164,7 @@ class Roster:
             parked=handover.parked,
             active_at=words[record.ACTIVE_AT],
             redelivered=handover.redelivered,
+            row=entry.row,
         )
 
     def log_end(self, entry: Entry) -> None:
@@ -204,7 +205,8 @@ class Roster:
         """Count how the entry ended and free its row."""
         environment = self._environment
         words = entry.record
-        if words[record.KEEP] != record.NOT_OFFERED and words[record.ENDED] != record.DETACHED:
+        left = words[record.ENDED] in (record.DETACHED, record.TAKEN)
+        if words[record.KEEP] != record.NOT_OFFERED and not left:
             name, epoch = entry.assignment.id, entry.assignment.epoch
             with suppress(ChannelClosed):
                 environment.channel.send_now(EndedMessage([(name, epoch)]))
