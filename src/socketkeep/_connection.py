@@ -226,11 +226,17 @@ class Connection(Messages):
         are full and there is no time to wait, as in NonBlocking mode: the peer then finds the
         stream truncated.  Who must not risk that closes in another mode, say ``Timeout(5)``.
         """
+        self._close(0.0 if isinstance(self._mode, NonBlocking) else linger)
+
+    def _close(self, linger: float, *, aside: bool = False) -> socket.socket | None:
+        """Close, whatever the mode.
+
+        aside: do not wait for the peer's end, but return the socket if that has not come: for the
+        server, which then discards what comes until it does.
+        """
         if self._finished():
-            return
+            return None
         self._finish(_CLOSED, Ended.CLOSED)
-        if isinstance(self._mode, NonBlocking):
-            linger = 0.0
         flushed = self._sending.acquire(blocking=False) or self._sending.acquire(timeout=linger)
         if self._tls is not None:
             if flushed:
@@ -242,7 +248,9 @@ class Connection(Messages):
             if self._peeking is not None:
                 self._peeking.let_go()
             if not ended:
-                ended = drain(self._sock, linger)
+                ended = drain(self._sock, 0.0 if aside else linger)
+            if aside and not ended:
+                return socket.socket(fileno=self._sock.detach())
             if ended and self._tls is None:  # TLS has an end of its own, which is not EOF
                 self._sock.close()  # both directions have ended, for every holder
             else:
@@ -250,6 +258,7 @@ class Connection(Messages):
         finally:
             self._sending.release()
             self._reading.release()
+        return None
 
     def release(self) -> None:
         """Let go of this process's handle; the connection lives on while another holds one.

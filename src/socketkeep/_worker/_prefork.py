@@ -21,7 +21,7 @@ class PreforkModel:
         self.retirement = _ChannelRetirement(loop)
 
     def serve(self, entry: Entry) -> None:
-        run_handler(self._loop, entry)
+        run_handler(self._loop, entry, self._loop.lingering)
         self._loop.done(entry)
 
     def resume(self) -> None:

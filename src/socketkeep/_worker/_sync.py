@@ -12,8 +12,8 @@ from typing import Final, Protocol
 from socketkeep import _log
 from socketkeep import _record as record
 from socketkeep._assignment import Handover, Order, Retirement, handling
+from socketkeep._closing import LINGER
 from socketkeep._connection import Connection
-from socketkeep._modes import Blocking
 from socketkeep._record import Ended
 from socketkeep._wire._channel import ChannelClosed, Packet
 from socketkeep._wire._messages import (
@@ -30,6 +30,7 @@ from socketkeep._worker._accepting import Gate
 from socketkeep._worker._allowance import Allowance
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._handing import hand_over
+from socketkeep._worker._lingering import Lingering
 from socketkeep._worker._outcome import (
     note_end,
     note_exception,
@@ -42,7 +43,6 @@ from socketkeep._worker._stranded import ON_THEIR_OWN, Stranded
 
 #: What a connection may need beyond the deadline to be closed in an orderly way, in seconds.
 CLOSING_TIME: Final = 5.5
-_BLOCKING: Final = Blocking()
 
 
 class SyncModel(Protocol):
@@ -78,6 +78,7 @@ class SyncLoop:
         self.open = 0
         self.callbacks: dict[int, Callable[[], None]] = {}
         config = environment.config
+        self.lingering = Lingering(self.watch, self.unwatch)
         self._allowance = Allowance(environment.scoreboard, config.max_connections)
         self._stranded: Stranded | None = None
         self._held_until = 0.0  # so long the listeners stay open though nothing is accepted
@@ -103,7 +104,7 @@ class SyncLoop:
     def run(self) -> None:
         """Serve until retired and empty.  Raises ChannelClosed when the keeper is gone already."""
         self.environment.channel.send_now(Ready(os.getpid()))
-        while self._holds_listeners() or self.order is None or self.open or self._attached:
+        while self._goes_on():
             if self._attached:
                 self._model.serve(self._attached.popleft())
                 continue  # in `prefork` it may have been served to its end, and this worker retired
@@ -116,11 +117,19 @@ class SyncLoop:
                     call()
                 else:
                     self._accept(fd)
+            self.lingering.expire()
             if self._timeout() == 0.0:
-                self._model.force()
+                self.lingering.close()
+                if self.open:
+                    self._model.force()
         if self._stranded is not None:
             self._stranded.close()
         self.gate.close()
+
+    def _goes_on(self) -> bool:
+        if self._holds_listeners() or self.order is None:
+            return True
+        return bool(self.open or self._attached or self.lingering)
 
     def read_channel(self) -> None:
         """Do what the keeper has said since."""
@@ -149,6 +158,7 @@ class SyncLoop:
         """A connection has ended: count it and free its seat."""
         self.open -= 1
         self.roster.settle(entry)
+        self.lingering.begin()
 
     def _accept(self, fd: int) -> None:
         if self.order is not None or not self._allowance.permits(self.open):
@@ -252,7 +262,7 @@ class SyncLoop:
 
     def _patience(self) -> float | None:
         """Return how long the loop may wait for something to happen."""
-        timeout = self._timeout()
+        timeout = self.lingering.patience(self._timeout())
         if self._held_until in (0.0, float("inf")):
             return timeout
         held = max(0.0, self._held_until - time.monotonic())
@@ -264,8 +274,11 @@ class SyncLoop:
         return max(0.0, self.order.deadline + CLOSING_TIME - time.monotonic())
 
 
-def run_handler(loop: SyncLoop, entry: Entry) -> None:
-    """Call the handler on a connection, in this thread, and end or hand over the connection."""
+def run_handler(loop: SyncLoop, entry: Entry, lingering: Lingering | None = None) -> None:
+    """Call the handler on a connection, in this thread, and end or hand over the connection.
+
+    lingering: where the peer's end is waited for, if not here; `SyncLoop.done` is to follow.
+    """
     while True:
         entry.assignment.keeping = entry.offer
         conn = Connection(entry.sock, assignment=entry.assignment)
@@ -274,7 +287,7 @@ def run_handler(loop: SyncLoop, entry: Entry) -> None:
         if loop.environment.config.access_log:
             note_end(conn, entry)
         if not was_detached(conn):
-            close(conn, entry)
+            close(conn, entry, lingering)
             break
         handover = conn.hand_over()
         if _hand_over(loop, entry, handover):
@@ -296,11 +309,16 @@ def _call_handler(loop: SyncLoop, entry: Entry, conn: Connection) -> None:
         handling.reset(token)
 
 
-def close(conn: Connection, entry: Entry | None = None) -> None:
-    """Close a connection in an orderly way when its handler has ended."""
-    conn.mode = _BLOCKING  # the handler's may be one that does not wait for the peer's end
+def close(conn: Connection, entry: Entry | None = None, lingering: Lingering | None = None) -> None:
+    """Close a connection in an orderly way when its handler has ended.
+
+    Whatever mode the handler has set: it may be one that does not wait for the peer's end.
+    """
     try:
-        conn.close()
+        if lingering is None or not lingering.has_room:
+            conn._close(LINGER)
+        elif (sock := conn._close(LINGER, aside=True)) is not None:
+            lingering.add(sock)
     except OSError as error:  # the handler has closed the descriptor under it
         if entry is not None:
             note_exception(error, conn, entry)

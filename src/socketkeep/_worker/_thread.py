@@ -69,7 +69,7 @@ class ThreadModel:
         while True:
             entry = self._queue.get()
             try:
-                run_handler(self._loop, entry)
+                run_handler(self._loop, entry, self._loop.lingering)
             finally:
                 self._ended.append(entry)
                 os.eventfd_write(self._bell, 1)
