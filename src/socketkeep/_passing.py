@@ -13,23 +13,28 @@ import os
 import socket
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-# Well under the smallest send buffer in use (net.core.wmem_default, 212,992 bytes): several such
-# packets fit, so that a short pause of the reader does not stop the writer.
-_INLINE_LIMIT: Final = 32 * 1024
+#: A message up to this size needs no memfd.
+#: Well under the smallest send buffer in use (net.core.wmem_default, 212,992 bytes): several such
+#: packets fit, so that a short pause of the reader does not stop the writer.
+INLINE_LIMIT: Final = 32 * 1024
 _INLINE: Final = b"\0"
 _IN_MEMFD: Final = b"\1"
 _ANCILLARY: Final = socket.CMSG_SPACE(253 * array("i").itemsize)  # SCM_MAX_FD of the kernel
+# As plain numbers: to combine an enumeration's members takes longer than the system call.
+_SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_RECEIVE_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+_TRUNCATED: Final = int(socket.MSG_CTRUNC)
+_SOCKET_LEVEL: Final = int(socket.SOL_SOCKET)
+_RIGHTS: Final = int(socket.SCM_RIGHTS)
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 #: The longest payload that `pack` makes.
-PAYLOAD_LIMIT: Final = _INLINE_LIMIT + 1
+PAYLOAD_LIMIT: Final = INLINE_LIMIT + 1
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """What one recvmsg(2) gave; `data` is empty at the end of what the other side sends.
 
     `descriptors` belong to the receiver.  `truncated` tells that the kernel could not install all
@@ -43,21 +48,20 @@ class Received:
 
 def send(sock: socket.socket, payload: bytes, descriptors: Sequence[int] = ()) -> int:
     """Send what there is room for now, the descriptors with its first byte; return how much."""
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))]
-    flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-    return sock.sendmsg([payload], rights if descriptors else [], flags)
+    rights = ((_SOCKET_LEVEL, _RIGHTS, array("i", descriptors)),) if descriptors else ()
+    return sock.sendmsg((payload,), rights, _SEND_FLAGS)
 
 
 def receive(sock: socket.socket, size: int = PAYLOAD_LIMIT) -> Received:
     """Receive a packet, or up to `size` bytes of a stream.  Raises BlockingIOError."""
-    data, ancillary, flags, _ = sock.recvmsg(
-        size, _ANCILLARY, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-    )
+    data, ancillary, flags, _ = sock.recvmsg(size, _ANCILLARY, _RECEIVE_FLAGS)
+    if not ancillary:
+        return Received(data, [], bool(flags & _TRUNCATED))
     fds = array("i")
     for level, kind, rights in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        if level == _SOCKET_LEVEL and kind == _RIGHTS:
             fds.frombytes(rights[: len(rights) - len(rights) % fds.itemsize])
-    return Received(data, list(fds), bool(flags & socket.MSG_CTRUNC))
+    return Received(data, list(fds), bool(flags & _TRUNCATED))
 
 
 def pack(body: bytes, descriptors: Sequence[int]) -> tuple[bytes, list[int]]:
@@ -65,7 +69,7 @@ def pack(body: bytes, descriptors: Sequence[int]) -> tuple[bytes, list[int]]:
 
     Raises OSError when there is no descriptor for the memfd that a large message needs.
     """
-    if len(body) <= _INLINE_LIMIT:
+    if len(body) <= INLINE_LIMIT:
         return _INLINE + body, list(descriptors)
     memfd = os.memfd_create("socketkeep-message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with open(memfd, "wb", closefd=False) as file:

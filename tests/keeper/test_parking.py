@@ -8,6 +8,7 @@ import struct
 import pytest
 
 from socketkeep._keeper._ownership import State
+from socketkeep._record import Ended, Status
 from tests.keeper.bench import Bench, end_of, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import FarWorker, Served
@@ -21,6 +22,14 @@ def park(bench: Bench, served: Served, state: bytes | None = None, active_at: fl
     assert served.worker.acknowledged.pop().taken
     served.settle()
     bench.settle()
+
+
+def give_back(bench: Bench, served: Served, state: bytes | None = None) -> None:
+    """Park it as a worker does that knows of the keeper's handle."""
+    served.worker.send(served.parcel(state, parked=True))
+    served.settle()
+    bench.settle()
+    assert not served.worker.acknowledged
 
 
 def parked(bench: Bench, *, tcp: bool = False) -> tuple[socket.socket, Served, list[FarWorker]]:
@@ -73,7 +82,7 @@ def test_bytes_wake_it(bench: Bench) -> None:
     assert again.attach is not None
     assert (again.id, again.epoch) == (served.id, 2)
     assert (again.attach.attached, again.attach.state) == ("parked", b"\x06")
-    assert again.attach.kept is False
+    assert again.attach.kept, "it will come back"
     assert again.sock.recv(100) == b"hello", "nothing was read here"
     assert is_alive(peer, again.sock)
     assert len(bench.keeper.connections) == 0
@@ -128,17 +137,80 @@ def test_it_wakes_once(bench: Bench) -> None:
     assert not any(worker.arrived for worker in workers)
 
 
-def test_it_is_parked_and_woken_again_and_again(make_bench: MakeBench) -> None:
-    bench = make_bench(workers=2, keep="crash")
+@pytest.mark.parametrize("bare", [False, True], ids=["with a descriptor", "without"])
+@pytest.mark.parametrize("keep", ["reload", "crash"])
+def test_it_is_parked_and_woken_again_and_again(
+    make_bench: MakeBench, keep: str, bare: bool
+) -> None:
+    bench = make_bench(workers=2, keep=keep)
     peer, served, _ = parked(bench)
     for number in range(5):
         peer.send(b"%d" % number)
         served = arrival(bench)
         assert served.is_kept()
         assert served.sock.recv(100) == b"%d" % number
-        park(bench, served)
+        if bare:
+            give_back(bench, served, b"%d" % number)
+        else:
+            park(bench, served, b"%d" % number)
     assert served.epoch == 6
-    assert len(bench.keeper.connections.custody) == 1
+    (held,) = bench.keeper.connections.custody
+    assert (held.ownership.state, held.parcel.state) == (State.PARKED, b"4")
+    assert not is_at_eof(peer)
+
+
+def woken(bench: Bench) -> tuple[socket.socket, Served]:
+    """Return the peer of a connection that was parked, and what it is in its worker now."""
+    peer, _, _ = parked(bench, tcp=True)
+    peer.send(b"?")
+    served = arrival(bench)
+    after_question(served)
+    return peer, served
+
+
+def test_one_that_was_parked_and_ends_is_let_go_of(bench: Bench) -> None:
+    peer, served = woken(bench)
+    served.say_ended()
+    served.settle(Ended.CLOSED)
+    bench.settle()
+    assert end_of(peer) == "FIN"
+    assert len(bench.keeper.connections.custody) == 0
+
+
+@pytest.mark.parametrize("status", [Status.CLEAN, Status.SENT])
+def test_one_that_was_parked_ends_with_its_worker(bench: Bench, status: Status) -> None:
+    """That the keeper has a handle is no promise: what was committed since only the worker knew."""
+    peer, served = woken(bench)
+    served.become(status)
+    served.worker.die(-9)
+    bench.settle()
+    assert end_of(peer) == "FIN"
+    assert bench.keeper.counters()["lost"] == 1
+    assert len(bench.keeper.connections.custody) == 0
+
+
+def test_one_that_was_parked_moves_at_a_reload(bench: Bench) -> None:
+    peer, served = woken(bench)
+    old = served.worker
+    bench.reload()
+    bench.bring_up()
+    assert old.told() == "move"
+    old.send(served.parcel(b"\x07"))
+    served.settle()
+    again = arrival(bench)
+    assert again.attach is not None
+    assert (again.attach.attached, again.attach.state) == ("reload", b"\x07")
+    assert is_alive(peer, again.sock)
+    assert len(bench.keeper.connections.custody) == 0
+
+
+def test_a_connection_that_nobody_has_a_handle_of_is_refused(bench: Bench) -> None:
+    (worker, _) = bench.start()
+    peer, served = bench.serve(worker)
+    worker.send(served.parcel(parked=True))
+    bench.settle()
+    assert not worker.acknowledged.pop().taken
+    assert not is_at_eof(peer)
 
 
 @pytest.mark.parametrize("keep", ["reload", "crash"])

@@ -8,13 +8,15 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
+import msgspec
 import pytest
 
 from socketkeep._assignment import Handover
 from socketkeep._wire._channel import Channel, Packet, channel_pair
 from socketkeep._wire._messages import Detached
-from socketkeep._worker._handing import hand_over
+from socketkeep._worker._handing import give_back, hand_over
 from socketkeep._worker._reserve import Reserve
 from tests.wire.limits import out_of_descriptors
 
@@ -156,3 +158,35 @@ def test_out_of_descriptors_and_of_the_reserve(scene: Scene) -> None:
     assert scene.keeper.receive() is None
     scene.keeper_does(take)
     assert scene.hand_over()
+
+
+def test_a_keeper_that_has_a_handle_gets_the_message_alone(scene: Scene) -> None:
+    """The worker is rid of it at once, and the keeper's answer is not waited for."""
+    assert give_back(scene.channel, PARCEL, scene.handover, kept_by=1)
+    assert scene.handover.sock.fileno() == -1
+    packet = scene.keeper.receive()
+    assert packet is not None
+    assert (packet.message, packet.descriptors) == (PARCEL, [])
+
+
+def test_what_needs_a_descriptor_of_its_own_does_not_go_alone(scene: Scene) -> None:
+    """The message itself would be lost at a keeper's limit."""
+    large = msgspec.structs.replace(PARCEL, unread=bytes(20_000))
+    assert not give_back(scene.channel, large, scene.handover, kept_by=1)
+    assert scene.handover.sock.fileno() >= 0
+    assert scene.keeper.receive() is None
+
+
+def test_another_keeper_has_no_handle_of_it(scene: Scene) -> None:
+    """It may have come while the message was being sent, and knows nothing of the connection."""
+    ours, theirs = channel_pair()
+    scene.channel.renew(ours)
+    with closing(Channel(theirs)):
+        assert not give_back(scene.channel, PARCEL, scene.handover, kept_by=1)
+    assert scene.handover.sock.fileno() >= 0
+
+
+def test_nothing_goes_to_a_keeper_that_is_gone(scene: Scene) -> None:
+    scene.keeper.close()
+    assert not give_back(scene.channel, PARCEL, scene.handover, kept_by=1)
+    assert scene.handover.sock.fileno() >= 0

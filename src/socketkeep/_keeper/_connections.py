@@ -162,12 +162,13 @@ class Connections:
             worker.link.send(Acknowledged(name, epoch, taken=False))
             return
         worker.departures += 1
+        # Who gave no descriptor knows that there is one here, and does not wait for an answer.
         pipe = packet.descriptors[1:]
         for fd in pipe:
             with contextlib.suppress(BrokenPipeError):  # the sender died: it is held all the same
                 os.write(fd, _ACKNOWLEDGED)
             os.close(fd)
-        if not pipe:
+        if len(packet.descriptors) == 1:
             if parcel.row >= 0:
                 worker.scoreboard.record(parcel.row)[record.ENDED] = End.TAKEN
             worker.link.send(Acknowledged(parcel.id, parcel.epoch, taken=True))
@@ -279,6 +280,9 @@ class Connections:
         """Return the connection that the worker gave up; None when it was not the worker's."""
         held = self.custody.get(parcel.id)
         now = self._reactor.clock()
+        if held is None and not packet.descriptors:
+            _log.error("refused a connection without a descriptor", id=parcel.id, **worker.label)
+            return None
         if held is None:
             ownership = Ownership(State.OWNED, parcel.epoch, worker.serial)
             held = Held(parcel, socket.socket(fileno=packet.descriptors[0]), ownership, now)
@@ -291,7 +295,8 @@ class Connections:
             except Stale as error:
                 _log.error("refused a stale message", error=str(error), **held.label)
                 return None
-            os.close(packet.descriptors[0])
+            for fd in packet.descriptors[:1]:  # one more, of what is held already
+                os.close(fd)
             held.parcel = parcel
             self.custody.disown(held, worker.serial)
         held.redelivered = parcel.redelivered
@@ -333,6 +338,10 @@ class Connections:
         fate, held.deaths = judge(
             status, worker.policy, held.deaths, now, self._config.poison_limit
         )
+        if self._config.keep != "crash":
+            fate = (
+                "close"  # the keeper has its handle from when it was parked: no promise goes by it
+            )
         if fate in ("resume", "redeliver") and not self._stopping:
             held.ownership.resumed()
             held.why = "crash"

@@ -1,7 +1,8 @@
 """The connections that the keeper has a handle of, and who each belongs to: a store, no decisions.
 
 A connection is held from its worker's `Detached` until the next worker's `Attached`, while it is
-parked, while it is being closed, and, with ``--keep crash``, all the time that workers serve it.
+parked and served after that, while it is being closed, and, with ``--keep crash``, all the time
+that workers serve it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Held:
     deaths: when owners of it died that were in the middle of a message of it.
     stored_as, parcel_as: the epochs by which the service manager's store has it and its parcel; 0:
     it has not.
+    kept: while it moves, whether the handle stays here once a worker has attached.
     """
 
     parcel: Detached
@@ -39,6 +41,7 @@ class Held:
     deaths: tuple[float, ...] = ()
     stored_as: int = 0
     parcel_as: int = 0
+    kept: bool = False
 
     @property
     def id(self) -> str:
@@ -59,6 +62,7 @@ class Held:
             deaths=list(self.deaths),
             stored_as=self.stored_as,
             parcel_as=self.parcel_as,
+            kept=self.kept,
         )
 
     @classmethod
@@ -77,6 +81,7 @@ class Held:
             deaths=tuple(saved.deaths),
             stored_as=saved.stored_as,
             parcel_as=saved.parcel_as,
+            kept=saved.kept,
         )
 
     @property

@@ -26,7 +26,9 @@ class Moves:
     `targets` returns the workers that may be given connections now.  `changed` is called whenever a
     connection came, went, or was given, so that the seats kept free for them can be counted anew.
     `close` is called with what no worker took in time, or when the server stops.  `keeps` says
-    whether the keeper goes on holding a handle once a worker has attached.
+    whether the keeper goes on holding a handle once a worker has attached, of each connection; of
+    one that was parked it does anyway: it will most likely be parked again, and then comes back
+    without a descriptor.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class Moves:
             return
         del self._moving[held.id]
         self.waits[held.why].add(self._reactor.clock() - held.since)
-        if self._keeps:
+        if held.kept:
             held.row = message.row
             self._custody.put(held)
         else:
@@ -161,6 +163,8 @@ class Moves:
     def _give(self, held: Held, worker: Worker) -> None:
         parcel = held.parcel
         epoch = held.ownership.assigned(worker.serial)
+        # The service manager, which stores handles for the next keeper, is told of less that way.
+        held.kept = self._keeps or (held.why == "parked" and self._custody.store is None)
         attach = Attach(
             id=parcel.id,
             epoch=epoch,
@@ -173,7 +177,7 @@ class Moves:
             bytes_in=parcel.bytes_in,
             bytes_out=parcel.bytes_out,
             redelivered=held.redelivered,
-            kept=self._keeps,
+            kept=held.kept,
         )
         try:
             worker.link.send(attach, (held.sock.fileno(),))

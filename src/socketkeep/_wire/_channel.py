@@ -11,8 +11,7 @@ import select
 import socket
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from socketkeep import _log, _passing
 from socketkeep._wire._messages import AnyMessage, Message, Unreadable, decode, encode
@@ -30,8 +29,7 @@ class ChannelClosed(Exception):
     """The process at the other end has gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
+class Packet(NamedTuple):
     """A message as it was received.
 
     `descriptors` belong to the receiver.  `truncated` tells that the kernel could not install all
@@ -60,6 +58,7 @@ class Channel:
 
     def __init__(self, sock: socket.socket, queued: Iterable[Queued] = ()) -> None:
         """Make this end of `sock`; `queued` is what an earlier object on it had still to send."""
+        self.keepers = 1  # how many there have been at the other end
         self._sock = sock
         self._queue: deque[Queued] = deque(queued)
 
@@ -149,6 +148,7 @@ class Channel:
         """
         while self._queue:
             _after_sending(*self._queue.popleft())
+        self.keepers += 1  # first: who finds it unchanged has sent to the one that there was
         with sock:
             os.dup2(sock.fileno(), self._sock.fileno(), inheritable=False)
 

@@ -8,11 +8,31 @@ from typing import Final
 
 from socketkeep import _log
 from socketkeep._assignment import Handover
+from socketkeep._passing import INLINE_LIMIT
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import Detached
 from socketkeep._worker._reserve import Reserve
 
 _RETRY: Final = 0.1
+_SURELY_INLINE: Final = INLINE_LIMIT // 2  # beside the fields that are short
+
+
+def give_back(channel: Channel, parcel: Detached, handover: Handover, kept_by: int) -> bool:
+    """Hand the connection to the keeper that has a handle of it, the channel's `kept_by`-th.
+
+    Without a descriptor, and without waiting for an answer: nothing of it can be missing there.
+    Returns False, and the connection is still here, when it does not go like that.
+    """
+    if len(parcel.unread) + len(parcel.state or b"") > _SURELY_INLINE:
+        return False  # a memfd it would be, which a keeper at its limit does not get
+    try:
+        channel.send_now(parcel)
+    except (ChannelClosed, OSError):
+        return False
+    if channel.keepers != kept_by:
+        return False  # another one may have got it, which knows nothing of the connection
+    handover.sock.close()
+    return True
 
 
 def hand_over(

@@ -46,6 +46,7 @@ class Entry:
     listener: int
     peer: str = ""
     why: str = ""  # it ended, for the access log
+    kept_by: int = 0  # which of the channel's keepers gave it and kept a handle; 0: none
     offer: Offer | None = None  # to be made to the keeper
     task: asyncio.Task[None] | None = None  # that serves it, in an async worker
 
@@ -118,6 +119,7 @@ class Roster:
         entry = Entry(row, words, sock, assignment, message.listener)
         if message.kept:
             words[record.KEEP] = scoreboard.keep_token(words)
+            entry.kept_by = environment.channel.keepers
         return entry
 
     def again(self, entry: Entry, handover: Handover) -> None:
@@ -211,7 +213,7 @@ class Roster:
             with suppress(ChannelClosed):
                 environment.channel.send_now(EndedMessage([(name, epoch)]))
         environment.scoreboard.release(entry.row, words)
-        if environment.scoreboard.crowded:
+        if environment.scoreboard.crowded and not left:  # of which the keeper has been told
             with suppress(ChannelClosed):
                 environment.channel.send_now(Free())
 

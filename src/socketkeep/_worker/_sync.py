@@ -29,7 +29,7 @@ from socketkeep._wire._messages import (
 from socketkeep._worker._accepting import Gate
 from socketkeep._worker._allowance import Allowance
 from socketkeep._worker._environment import Environment
-from socketkeep._worker._handing import hand_over
+from socketkeep._worker._handing import give_back, hand_over
 from socketkeep._worker._lingering import Lingering
 from socketkeep._worker._outcome import (
     note_end,
@@ -335,6 +335,8 @@ def _hand_over(loop: SyncLoop, entry: Entry, handover: Handover) -> bool:
     parcel = loop.roster.parcel(entry, handover)
     channel = loop.environment.channel
     found = False
+    if entry.kept_by and give_back(channel, parcel, handover, entry.kept_by):
+        return True
     while not hand_over(channel, loop.reserve, parcel, handover, deadline):
         if not channel.closed:
             if handover.parked:
