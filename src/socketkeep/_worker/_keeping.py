@@ -63,11 +63,13 @@ class Offers:
         self._young: deque[tuple[Entry, Offer]] = deque()  # in the order in which they come of age
         self._offered: deque[tuple[Entry, Offer]] = deque()  # in the order of their offers
         self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = 0.0  # when the timer is over
 
     def add(self, entry: Entry, offer: Offer) -> None:
         """Offer the entry when it is old enough."""
         self._young.append((entry, offer))
-        if self._timer is None:
+        # The timer may be for an answer that is due later than this one.
+        if self._timer is None or offer.at < self._looks_at:
             self._wait()
 
     def _due(self) -> None:
@@ -80,8 +82,11 @@ class Offers:
         self._wait()
 
     def _wait(self) -> None:
-        first = min((queue[0][1].at for queue in (self._young, self._offered) if queue), default=0)
-        self._timer = None
-        if first:
-            delay = max(0.0, first - time.monotonic())
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = [queue[0][1].at for queue in (self._young, self._offered) if queue]
+        if due:
+            self._looks_at = min(due)
+            delay = max(0.0, self._looks_at - time.monotonic())
             self._timer = self._loop.call_later(delay, self._due)
