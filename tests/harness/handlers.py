@@ -81,6 +81,7 @@ def handle(conn: Connection) -> None:
     count = conn.state or 0
     for line in conn.lines():
         count += 1
+        later = ""
         match line.decode().split("-"):
             case ["half", how]:
                 conn.send(b"half of an answer\\n")
@@ -89,8 +90,8 @@ def handle(conn: Connection) -> None:
                 die(how)
             case ["now", how]:
                 die(how)
-            case ["later", how]:
-                threading.Timer(0.1, die, (how,)).start()
+            case ["later", later]:
+                pass
             case ["abort"]:
                 conn.abort()
                 return
@@ -109,6 +110,8 @@ def handle(conn: Connection) -> None:
         said = (count, line, VERSION, conn.attached.encode(), conn.redelivered)
         conn.send(b"%d %s %s %s %d\\n" % said)
         conn.commit(count)
+        if later:  # not before the commit, however slow the machine is
+            threading.Timer(0.1, die, (later,)).start()
 
 
 def die(how: str) -> None:

@@ -30,9 +30,14 @@ POLICIES: Final = [
 
 @contextmanager
 def kept(site: Site, number: int, *options: str, decorated: str = "") -> Iterator[Peers]:
-    """Serve peers that the keeper holds too."""
+    """Serve peers that the keeper holds too, and whose first answer is committed.
+
+    An answer is out before its commit is made: a worker that dies in between, by what another of
+    its connections is told, has that one judged too.
+    """
     with told(site, number, *KEPT, *options, decorated=decorated) as peers:
         wait_kept(peers.server, number)
+        peers.wait_clean()
         yield peers
 
 
