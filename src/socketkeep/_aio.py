@@ -109,7 +109,7 @@ class AsyncConnection(AsyncMessages):
                     if not self._taken:
                         self._taking()
                     try:
-                        data = self._recv(CHUNK)
+                        data = self._source.recv(CHUNK)
                     except OSError as error:
                         self._received_nothing(error)
                     else:
@@ -419,35 +419,43 @@ class AsyncConnection(AsyncMessages):
         """Discard what the peer still sends, as `_closing.drain` does."""
         if not discard(self._sock):  # what has come is there to be dropped, however little time is
             return True
-        heard = time.monotonic()
-        if heard >= end:
+        if time.monotonic() >= end:
             return False
-        finished: asyncio.Future[bool] = self._loop.create_future()
-
-        def on_readable() -> None:
-            nonlocal heard
-            heard = time.monotonic()
-            if not discard(self._sock):
-                self._unwatch()
-                settle(finished, True)
-
-        def look() -> None:
-            left = min(heard + QUIET, end) - time.monotonic()
-            if left > 0:
-                timers[0] = self._loop.call_later(left, look)
-            else:
-                settle(finished, False)
-
-        timers = [self._loop.call_later(min(QUIET, end - heard), look)]
-        (self._reactor or self._loop).add_reader(self._fd, on_readable)
-        self._watching = True
+        draining = _Draining(self, end)
+        self._add_reader(self._fd, draining)
         try:
-            return await finished
+            return await draining.finished
         finally:
-            timers[0].cancel()
+            draining.timer.cancel()
 
     def _let_go_of_loop(self) -> None:
         self._unwatch()
         self._cancel_timers()
         if self._out:
             self._stop_senders(_CLOSED)
+
+
+class _Draining:
+    """What is left of a connection at its end: the discarding of what still comes."""
+
+    __slots__ = ("_conn", "_end", "_heard", "finished", "timer")
+
+    def __init__(self, conn: AsyncConnection, end: float) -> None:
+        self._conn = conn
+        self._end = end
+        self._heard = now = time.monotonic()
+        self.finished: asyncio.Future[bool] = conn._loop.create_future()
+        self.timer = conn._loop.call_later(min(QUIET, end - now), self._look)
+
+    def _on_readable(self) -> None:
+        self._heard = time.monotonic()
+        if not discard(self._conn._sock):
+            self._conn._unwatch()
+            settle(self.finished, True)
+
+    def _look(self) -> None:
+        left = min(self._heard + QUIET, self._end) - time.monotonic()
+        if left > 0:
+            self.timer = self._conn._loop.call_later(left, self._look)
+        else:
+            settle(self.finished, False)

@@ -7,7 +7,6 @@ worker and in a plain script: there it has no assignment.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
@@ -88,6 +87,12 @@ class Keeping(Protocol):
     def offer(self) -> float | None: ...
 
 
+class Reader(Protocol):
+    """What waits for a descriptor: `_on_readable` is called whenever it is readable."""
+
+    def _on_readable(self) -> None: ...
+
+
 class Showing(Protocol):
     """A connection whose record is behind: `_show` brings it up to date."""
 
@@ -100,7 +105,7 @@ class Reactor(Protocol):
     @property
     def loop(self) -> AbstractEventLoop: ...
 
-    def add_reader(self, fd: int, callback: Callable[[], object], /) -> None: ...
+    def add_reader(self, fd: int, reader: Reader, /) -> None: ...
 
     def remove_reader(self, fd: int, /) -> object: ...
 

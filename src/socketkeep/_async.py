@@ -79,7 +79,7 @@ class AsyncExchange(AsyncWaiting):
         if not self._taken:
             self._taking()
         try:
-            data = self._recv(CHUNK)
+            data = self._source.recv(CHUNK)
         except OSError as error:
             self._unwaited = 0
             if self._received_nothing(error) == NOTHING:

@@ -67,8 +67,7 @@ class AsyncSender(Exchange):
         super().__init__(sock, assignment=assignment)
         self._reactor = self._assignment.reactor
         self._loop = asyncio.get_running_loop() if self._reactor is None else self._reactor.loop
-        # The writer is registered while there are any.  A list: an empty deque takes 600 bytes.
-        self._out: list[Piece] = []
+        self._out: list[Piece] | None = None  # the writer is registered while there are any
         self._unsent: tuple[Data, int] | None = None  # an unfinished send's data, and bytes gone
         self._waiting_since = 0.0  # for the idle timeout
         # Bytes that the scoreboard is yet to show: writing it takes longer than counting.
@@ -199,9 +198,10 @@ class AsyncSender(Exchange):
         but for one that is cancelled when part of it has gone: its rest still goes out, in its
         turn, so that what comes after it does not stand in the middle of a message.
         """
-        self._out.append(piece)
-        if len(self._out) == 1:
+        if not self._out:
+            self._out = []
             self._loop.add_writer(self._fd, self._on_writable)
+        self._out.append(piece)
         self._waiting_since = time.monotonic()
         timer = None
         if end is not None:
@@ -244,7 +244,7 @@ class AsyncSender(Exchange):
 
     def _drop(self, piece: Piece) -> None:
         """Take `piece` out of the queue, if it is still there."""
-        if piece not in self._out:
+        if not self._out or piece not in self._out:
             return
         self._out.remove(piece)
         self._push_over(piece.push)
@@ -257,7 +257,7 @@ class AsyncSender(Exchange):
 
     def _stop_senders(self, error: SocketkeepError | OSError) -> None:
         """Empty the queue, and tell those who wait for it why."""
-        for piece in tuple(self._out):
+        for piece in tuple(self._out or ()):
             self._drop(piece)
             settle(piece.finished, error)
 

@@ -11,7 +11,7 @@ import socket
 import time
 from typing import Final, cast
 
-from socketkeep._assignment import Assignment, Detached, Order
+from socketkeep._assignment import Assignment, Detached, Order, Reader
 from socketkeep._async_sender import AsyncSender
 from socketkeep._async_waiter import DONE, Turn, Waiter
 from socketkeep._errors import Closed
@@ -64,12 +64,18 @@ class AsyncWaiting(AsyncSender):
         self._deadline_timer = self._tend_timer = None
         self._unshown = False
         self._came_in = self._went_out = 0
-        self._out.clear()
+        self._out = None
 
     def _watch(self) -> None:
-        (self._reactor or self._loop).add_reader(self._input_fd, self._on_readable)
-        self._watching = True
+        self._add_reader(self._input_fd, self)
         self._quick = self._order is None and self._peeking is None
+
+    def _add_reader(self, fd: int, reader: Reader) -> None:
+        if self._reactor is None:
+            self._loop.add_reader(fd, reader._on_readable)
+        else:
+            self._reactor.add_reader(fd, reader)
+        self._watching = True
 
     def _unwatch(self) -> None:
         if self._watching:

@@ -45,7 +45,7 @@ class ReceiveBuffer:
         self._pos = 0
         self._retain = retain
         self._limit = replay_limit
-        self._aside: list[bytes] = []  # what is retained of chunks before this one
+        self._aside: list[bytes] | None = None  # what is retained of chunks before this one
         self._aside_size = 0
         self._dropped = False
         self._separator = b""  # the one last looked for in vain, and from where to look on
@@ -88,9 +88,11 @@ class ReceiveBuffer:
         size = self._pos - self._mark
         if self._dropped or self._aside_size + size > self._limit:
             self._dropped = True
-            self._aside.clear()
+            self._aside = None
             self._aside_size = 0
             return
+        if self._aside is None:
+            self._aside = []
         self._aside.append(bytes(memoryview(self._data)[self._mark : self._pos]))
         self._aside_size += size
 
@@ -207,7 +209,7 @@ class ReceiveBuffer:
             self._data = b""  # so that an idle connection holds no chunk
             self._mark = self._pos = self._scanned = 0
         if self._aside_size or self._dropped:
-            self._aside.clear()
+            self._aside = None
             self._aside_size = 0
             self._dropped = False
 
@@ -218,4 +220,4 @@ class ReceiveBuffer:
         """
         if self.overflowed or (not self._retain and self._mark != self._pos):
             raise RuntimeError("bytes taken since the last commit were not retained")
-        return b"".join((*self._aside, memoryview(self._data)[self._mark :]))
+        return b"".join((*(self._aside or ()), memoryview(self._data)[self._mark :]))

@@ -120,7 +120,7 @@ class Exchange(Ending):
         if not self._taken:
             self._taking()
         try:
-            data = self._recv(size)
+            data = self._source.recv(size)
         except OSError as error:
             return self._received_nothing(error)
         if not data:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from time import monotonic_ns
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Final, Never
+from typing import TYPE_CHECKING, Any, Final, Never, Protocol
 
 from socketkeep._address import local_text, peer_text
 from socketkeep._assignment import Assignment, Attached
@@ -43,6 +43,12 @@ _LET_GO: Final = blank_record()
 _LET_GO[ENDED] = Ended.RELEASED
 
 
+class Source(Protocol):
+    """What a connection's bytes are received from: its socket, or what stands before it."""
+
+    def recv(self, size: int, /) -> bytes: ...
+
+
 class Identity(Held):
     """The base of `Exchange`: all fields that sync and async have in common."""
 
@@ -66,9 +72,9 @@ class Identity(Held):
         "_pushes",
         "_receives",
         "_record",
-        "_recv",
         "_sent",
         "_sock",
+        "_source",
         "_taken",
         "_tls",
         "_write_ended",
@@ -83,7 +89,7 @@ class Identity(Held):
         self._fd = self._input_fd = sock.fileno()
         self._record: Record = assigned.record
         self._buffer: ReceiveBuffer
-        self._recv: Callable[[int], bytes] = sock.recv
+        self._source: Source = sock
         self._peeking: PeekingBuffer | None = None
         if assigned.redeliver:
             self._peek(sock, assigned)
@@ -128,7 +134,7 @@ class Identity(Held):
         if assigned.unread:
             # From a worker that took them: no kernel has them, and they would be missing.
             self._record = BoundRecord(assigned.record)
-        self._recv = peeking.recv
+        self._source = peeking
         self._input_fd = peeking.input_fd
 
     def __reduce__(self) -> Never:

@@ -134,7 +134,7 @@ class SyncExchange(SyncWaiting):
                         if not self._taken:
                             self._taking()
                         try:
-                            data = self._recv(CHUNK)
+                            data = self._source.recv(CHUNK)
                         except OSError as error:
                             self._received_nothing(error)
                         else:

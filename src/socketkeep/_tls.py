@@ -313,7 +313,7 @@ def begin_tls(
         # as if it had come by TLS.
         engine.feed(conn._buffer.take(conn._buffer.size) or b"")
         conn._sock = conn._tls = tls = TlsSocket(conn._sock, engine, conn._tls_ended)
-        conn._recv = tls.recv
+        conn._source = tls
         conn._record = BoundRecord(conn._record)
     elif tls.established:
         raise Closed("refused: the connection has TLS already", **conn._context("start_tls"))

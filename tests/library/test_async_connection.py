@@ -405,6 +405,7 @@ def test_cancelling_sends_again_and_again_does_not_fill_the_memory(pair: Pair, r
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.001):
                     await conn.send(BIG)
+        assert conn._out is not None
         assert len(conn._out) == 1
 
     run(scenario)

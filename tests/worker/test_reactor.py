@@ -35,6 +35,16 @@ def _never() -> None:
     raise AssertionError("called, though another has its place")
 
 
+class _Reader:
+    """Has a function called."""
+
+    def __init__(self, called: Callable[[], None]) -> None:
+        self._called = called
+
+    def _on_readable(self) -> None:
+        self._called()
+
+
 def _take(sock: socket.socket, called: asyncio.Event) -> None:
     sock.recv(100)
     called.set()
@@ -70,7 +80,7 @@ async def test_each_that_is_readable_is_called_until_it_is_read() -> None:
                     enough.set()
 
         for number, (ours, _) in enumerate(pairs):
-            reactor.add_reader(ours.fileno(), functools.partial(note, number))
+            reactor.add_reader(ours.fileno(), _Reader(functools.partial(note, number)))
         for number in (0, 2):
             pairs[number][1].send(b"x")
         async with asyncio.timeout(_DEADLINE):
@@ -91,7 +101,7 @@ async def test_one_that_another_has_taken_out_meanwhile_is_not_called() -> None:
             first_done.set()
 
         for number, (ours, _) in enumerate(pairs):
-            reactor.add_reader(ours.fileno(), functools.partial(end_the_other, number))
+            reactor.add_reader(ours.fileno(), _Reader(functools.partial(end_the_other, number)))
         for _, theirs in pairs:
             theirs.send(b"x")
         async with asyncio.timeout(_DEADLINE):
@@ -104,8 +114,8 @@ async def test_one_that_another_has_taken_out_meanwhile_is_not_called() -> None:
 async def test_a_callback_takes_the_place_of_the_one_before() -> None:
     async with _pairs(1) as (reactor, [(ours, theirs)]):
         called = asyncio.Event()
-        reactor.add_reader(ours.fileno(), _never)
-        reactor.add_reader(ours.fileno(), functools.partial(_take, ours, called))
+        reactor.add_reader(ours.fileno(), _Reader(_never))
+        reactor.add_reader(ours.fileno(), _Reader(functools.partial(_take, ours, called)))
         theirs.send(b"x")
         async with asyncio.timeout(_DEADLINE):
             await called.wait()
@@ -115,13 +125,13 @@ async def test_a_callback_takes_the_place_of_the_one_before() -> None:
 async def test_a_number_that_was_closed_under_it_can_be_taken_out_and_watched_again() -> None:
     async with _pairs(2) as (reactor, [(ours, _), (other, theirs)]):
         fd = ours.fileno()
-        reactor.add_reader(fd, _never)
+        reactor.add_reader(fd, _Reader(_never))
         ours.close()
         reactor.remove_reader(fd)
         called = asyncio.Event()
         os.dup2(other.fileno(), fd)
         try:
-            reactor.add_reader(fd, functools.partial(_take, other, called))
+            reactor.add_reader(fd, _Reader(functools.partial(_take, other, called)))
             theirs.send(b"x")
             async with asyncio.timeout(_DEADLINE):
                 await called.wait()
@@ -160,7 +170,7 @@ async def test_a_connection_waits_at_the_reactor_and_leaves_it_at_its_end() -> N
         conn = AsyncConnection(ours, assignment=Assignment(reactor=reactor))
         waiting = asyncio.ensure_future(conn.recv())
         await asyncio.sleep(0)
-        assert list(reactor._callbacks) == [ours.fileno()]
+        assert list(reactor._readers) == [ours.fileno()]
         theirs.send(b"hello")
         async with asyncio.timeout(_DEADLINE):
             assert await waiting == b"hello"
@@ -170,5 +180,5 @@ async def test_a_connection_waits_at_the_reactor_and_leaves_it_at_its_end() -> N
             theirs.shutdown(socket.SHUT_WR)
             assert await conn.recv() == b""
             await conn.close()
-        assert not reactor._callbacks
+        assert not reactor._readers
         assert not reactor._unshown, "it would be held beyond its end"

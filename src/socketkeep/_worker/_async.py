@@ -119,6 +119,7 @@ class AsyncWorker:
         self._throttle = _log.Throttle()
         self._serving: dict[Entry, AsyncConnection] = {}
         self._call = environment.handler.call
+        self._name = environment.handler.name  # of all tasks: to number them takes memory of each
         self._offers = Offers(self._serving.__contains__)
         self._departures = Departures(
             self._channel, self._roster, self._settle, self._serve_on, self._channel_lost
@@ -237,13 +238,14 @@ class AsyncWorker:
         entry.assignment.reactor = self._reactor
         conn = AsyncConnection(entry.sock, assignment=entry.assignment)
         self._roster.introduce(entry, conn.peer)
-        entry.task = self._loop.create_task(self._handle(entry, conn))
+        entry.task = self._loop.create_task(self._handle(entry, conn), name=self._name)
         self._serving[entry] = conn
         if entry.offer is not None:
             self._offers.add(entry, entry.offer)
 
     async def _handle(self, entry: Entry, conn: AsyncConnection) -> None:
-        handling.set(conn)
+        if entry.assignment.resumable:  # who asks for it
+            handling.set(conn)
         try:
             await self._call(conn)
         except BaseException as error:

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Callable
 from typing import Final
 
-from socketkeep._assignment import Showing
+from socketkeep._assignment import Reader, Showing
 
 #: How many connections are served before the loop's other callbacks get their turn.
 _AT_ONCE: Final = 256
@@ -29,7 +28,7 @@ class Reactor:
     def __init__(self) -> None:
         self.loop: Final = asyncio.get_running_loop()
         self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[], object]] = {}
+        self._readers: dict[int, Reader] = {}  # themselves: each method of one would be an object
         self._unshown: set[Showing] = set()
         self._timer: asyncio.TimerHandle | None = None
         self.loop.add_reader(self._epoll.fileno(), self._run)
@@ -41,23 +40,23 @@ class Reactor:
         if self._timer is not None:
             self._timer.cancel()
 
-    def add_reader(self, fd: int, callback: Callable[[], object]) -> None:
-        """Call `callback` whenever `fd` is readable; in place of another callback, if it had one.
+    def add_reader(self, fd: int, reader: Reader) -> None:
+        """Call `reader` whenever `fd` is readable; in place of another, if it had one.
 
         Raises OSError when it is not open.
         """
-        self._callbacks[fd] = callback
+        self._readers[fd] = reader
         try:
             self._epoll.register(fd, select.EPOLLIN)
         except FileExistsError:
-            return  # by another callback
+            return  # by another
         except OSError:
-            del self._callbacks[fd]
+            del self._readers[fd]
             raise
 
     def remove_reader(self, fd: int) -> None:
         """Watch `fd` no longer.  To be called before it is closed: a duplicate would report on."""
-        if self._callbacks.pop(fd, None) is not None:
+        if self._readers.pop(fd, None) is not None:
             try:
                 self._epoll.unregister(fd)
             except OSError:
@@ -80,8 +79,8 @@ class Reactor:
             conn._show()
 
     def _run(self) -> None:
-        callbacks = self._callbacks
+        readers = self._readers
         for fd, _ in self._epoll.poll(0, _AT_ONCE):
-            callback = callbacks.get(fd)
-            if callback is not None:  # else one of those before has ended it
-                callback()
+            reader = readers.get(fd)
+            if reader is not None:  # else one of those before has ended it
+                reader._on_readable()
