@@ -80,6 +80,22 @@ def test_packets_come_as_calls_and_then_the_end(scene: Scene) -> None:
     assert not scene.link.open
 
 
+def test_who_says_much_leaves_others_their_turn(scene: Scene) -> None:
+    for number in range(100):
+        scene.far.send_now(Seats(number))
+    scene.reactor.run_once()
+    assert 0 < len(scene.got) < 100
+    scene.reactor.settle()
+    assert [packet.message for packet in scene.got] == [Seats(number) for number in range(100)]
+
+
+def test_the_last_words_are_all_heard_at_once(scene: Scene) -> None:
+    for number in range(100):
+        scene.far.send_now(Seats(number))
+    scene.link.drain()
+    assert len(scene.got) == 100
+
+
 def test_what_must_wait_is_sent_when_there_is_room(scene: Scene) -> None:
     count = scene.fill()
     scene.reactor.settle()

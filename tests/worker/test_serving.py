@@ -138,6 +138,31 @@ def test_an_attached_connection_goes_on_where_it_was(worker: Running) -> None:
     assert ask(peer, b"line\n") == b"8 reload half a line\n"
 
 
+def test_connections_that_come_are_served_before_the_last_has_come() -> None:
+    """Though they come faster than that: an async worker does not look at its channel alone."""
+    open_then: list[int] = []
+
+    @resumable
+    async def note(conn: AsyncConnection) -> None:
+        open_then.append(place.board[scoreboard.OPEN])
+        await conn.recv()
+
+    with a_place(note, "async", rows=100) as place:
+        for number in range(100):
+            place.attach(f"b007-1-{number + 1}")
+        thread = threading.Thread(target=runner("async"), args=[place.environment], daemon=True)
+        thread.start()
+        place.wait_for(Ready)
+        for _ in range(100):
+            place.wait_for(Attached)
+        place.keeper.close()
+        for peer in place.peers:
+            peer.close()
+        thread.join(10)
+    assert not thread.is_alive()
+    assert open_then[0] < 100
+
+
 def test_no_seat(worker: Running) -> None:
     rows = worker.place.environment.scoreboard.rows
     for number in range(rows):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -29,6 +30,8 @@ Model = Literal["fork", "prefork", "thread", "async"]
 
 
 _RETRY: Final = 0.1
+#: How many packets are read before others have their turn: who is answered may go on and on.
+_PACKETS_AT_ONCE: Final = 16
 
 
 class Link:
@@ -65,9 +68,11 @@ class Link:
             for fd in descriptors:
                 os.close(fd)
 
-    def drain(self) -> None:
-        """Deliver what has arrived."""
-        while self.open:
+    def drain(self, most: int = sys.maxsize) -> None:
+        """Deliver what has arrived, up to so many packets."""
+        for _ in range(most):
+            if not self.open:
+                return
             try:
                 packet = self._channel.receive()
             except ChannelClosed:
@@ -106,7 +111,7 @@ class Link:
     def _ready(self, events: int) -> None:
         if events & WRITABLE:
             self._flush()
-        self.drain()
+        self.drain(_PACKETS_AT_ONCE)
 
     def _flush(self) -> None:
         if not self.open:

@@ -28,6 +28,7 @@ from socketkeep._wire._messages import (
 )
 from socketkeep._worker._accepting import PAUSE, Door, Exhausted
 from socketkeep._worker._allowance import Allowance
+from socketkeep._worker._asking import Asking
 from socketkeep._worker._departures import Departures
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._keeping import Offers
@@ -39,6 +40,8 @@ from socketkeep._worker._target import users_traceback
 
 #: How many connections one readiness of a listener may bring, before others get their turn.
 _ACCEPTS_AT_ONCE: Final = 16
+#: How many packets are read at a time: connections may come faster than they are begun with.
+_PACKETS_AT_ONCE: Final = 8
 #: What a handler that is busy at the deadline has to notice its cancellation, in seconds.
 _CANCEL_AFTER: Final = 1.0
 _TOO_LATE: Final = "the server's time for it to finish is over"
@@ -124,6 +127,7 @@ class AsyncWorker:
         self._departures = Departures(
             self._channel, self._roster, self._settle, self._serve_on, self._channel_lost
         )
+        self._asking = Asking(self._departures)
 
     async def run(self) -> None:
         """Serve until retired and empty.  Raises ChannelClosed when the keeper is gone already."""
@@ -140,7 +144,9 @@ class AsyncWorker:
 
     def _read_channel(self) -> None:
         try:
-            while (packet := self._channel.receive()) is not None:
+            for _ in range(_PACKETS_AT_ONCE):
+                if (packet := self._channel.receive()) is None:
+                    break
                 self._obey(packet)
         except ChannelClosed:
             self._keeper_gone()
@@ -162,6 +168,7 @@ class AsyncWorker:
                 self._environment.scoreboard.beat()
             case Acknowledged() as message:
                 self._departures.acknowledged(message)
+                self._asking.go_on()
             case None:
                 packet.close()
                 self._channel.send_now(Refused("", 0, "out of file descriptors"))
@@ -285,8 +292,7 @@ class AsyncWorker:
         self._order = order
         self._departures.deadline = order.deadline
         self._open_gate()
-        for conn in tuple(self._serving.values()):
-            conn.ask(order)
+        self._asking.begin(order, self._serving.values())
         if order.deadline != float("inf"):
             delay = order.deadline + _CANCEL_AFTER - time.monotonic()
             self._loop.call_later(max(0.0, delay), self._cancel_late)
