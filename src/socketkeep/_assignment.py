@@ -100,7 +100,10 @@ class Showing(Protocol):
 
 
 class Reactor(Protocol):
-    """What an async worker's connections have in common, in place of the loop's own methods."""
+    """What an async worker's connections have in common, in place of the loop's own methods.
+
+    Who gives it to them has them told of forks, too (`_forking.own_all`).
+    """
 
     @property
     def loop(self) -> AbstractEventLoop: ...

@@ -100,7 +100,7 @@ class AsyncSender(Exchange):
             record[BYTES_IN] += self._came_in
             record[BYTES_OUT] += self._went_out
             record[ACTIVE_AT] = max(record[ACTIVE_AT], self._unshown_since)
-            self._came_in = self._went_out = 0
+            self._came_in = self._went_out = self._unshown_since = 0
 
     def _send_at_once(self, data: Data) -> int | None:
         """Send what the kernel takes now; return how much, None when that is all.

@@ -53,6 +53,7 @@ class _Giving(threading.local):
 
 
 _owners: Final[set[ref[Forkable]]] = set()
+_crews: Final[list[Iterable[Forkable]]] = []
 _guarded: Final[set[ref[socket.socket]]] = set()
 _exempt: Final[set[ref[socket.socket]]] = set()
 _giving: Final = _Giving()
@@ -68,6 +69,19 @@ _forget_exempt: Final = _exempt.discard
 def own(owner: Forkable) -> None:
     """Have `owner` told of every fork, in the child."""
     _owners.add(ref(owner, _forget_owner))
+
+
+def own_all(crew: Iterable[Forkable]) -> None:
+    """Have all who are in `crew` at a fork told of it: what `own` does, for less memory of each.
+
+    crew: a view of a dict, say; held until `disown_all`.
+    """
+    _crews.append(crew)
+
+
+def disown_all(crew: Iterable[Forkable]) -> None:
+    """Take `own_all` back."""
+    _crews[:] = [each for each in _crews if each is not crew]
 
 
 def guard(sock: socket.socket) -> None:
@@ -173,20 +187,21 @@ def _in_child() -> None:
     parent, _own_pid = _own_pid, os.getpid()
     given, fate = _giving.given, _giving.fate
     kept = set(given)
-    if _owners:
+    owners = [owner for each in _owners if (owner := each()) is not None]
+    for crew in _crews:
+        owners += crew
+    if owners:
         why = Released(
             f"failed: this process was forked by process {parent}, which has not given it away: "
             "make it with inherit=True, or fork with socketkeep.fork(give=[...])"
         )
-        owners = tuple(_owners)
         _owners.clear()
-        for owner_ref in owners:
-            owner = owner_ref()
-            if owner is not None:
-                sock = owner._after_fork(fate if id(owner) in given else "none", why)
-                if sock is not None:
-                    kept.add(id(sock))
-                    _owners.add(owner_ref)
+        _crews.clear()
+        for owner in owners:
+            sock = owner._after_fork(fate if id(owner) in given else "none", why)
+            if sock is not None:
+                kept.add(id(sock))
+                own(owner)
     wakeup = _take_wakeup_fd() if _guarded else -1
     for sock_ref in tuple(_guarded):
         sock = sock_ref()

@@ -122,7 +122,8 @@ class Identity(Held):
             self._record[STATUS] = READ
         self._inherit = False
         self._tls: TlsSocket | None = None  # the socket, once start_tls has been called
-        own(self)
+        if assigned.reactor is None:
+            own(self)
 
     def _peek(self, sock: socket.socket, assigned: Assignment) -> None:
         """Have what is received stay in the kernel until it is committed."""

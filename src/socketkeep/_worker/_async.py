@@ -13,6 +13,7 @@ from typing import Final
 from socketkeep import _log
 from socketkeep._aio import AsyncConnection
 from socketkeep._assignment import Handover, Order, handling
+from socketkeep._forking import disown_all, own_all
 from socketkeep._wire._channel import ChannelClosed, Packet
 from socketkeep._wire._messages import (
     Acknowledged,
@@ -121,6 +122,7 @@ class AsyncWorker:
         self._release: asyncio.TimerHandle | None = None
         self._throttle = _log.Throttle()
         self._serving: dict[Entry, AsyncConnection] = {}
+        self._crew = self._serving.values()
         self._call = environment.handler.call
         self._name = environment.handler.name  # of all tasks: to number them takes memory of each
         self._offers = Offers(self._serving.__contains__)
@@ -133,7 +135,9 @@ class AsyncWorker:
         """Serve until retired and empty.  Raises ChannelClosed when the keeper is gone already."""
         self._loop.add_reader(self._channel.fileno(), self._read_channel)
         self._channel.send_now(Ready(os.getpid()))
+        own_all(self._crew)
         await self._finished
+        disown_all(self._crew)
         self._reactor.close()
         if self._stranded is not None:
             self._stranded.close()
