@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from pathlib import Path
 
-from socketkeep._inspect._sock_diag import LISTEN, tcp_sockets, unix_socket, unix_sockets
+import pytest
+
+from socketkeep._inspect import _sock_diag
+from socketkeep._inspect._sock_diag import (
+    ESTABLISHED,
+    LISTEN,
+    inet_sockets,
+    tcp_sockets,
+    unix_socket,
+    unix_sockets,
+)
 
 
 def inode(sock: socket.socket) -> int:
@@ -33,6 +44,51 @@ def test_tcp_sockets_of_a_port() -> None:
             assert found[inode(listener)].state == LISTEN
             assert found[inode(accepted)].state != LISTEN
             assert {entry.uid for entry in found.values()} == {os.getuid()}
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_port_at_either_end(family: socket.AddressFamily) -> None:
+    """The listener, what it accepted and the clients; none that has another port at both ends."""
+    host = "127.77.0.1" if family == socket.AF_INET else "::1"
+    with (
+        socket.create_server((host, 0), family=family) as listener,
+        socket.create_server((host, 0), family=family) as other,
+        socket.create_connection(listener.getsockname()[:2]) as client,
+        socket.create_connection(other.getsockname()[:2]),
+        listener.accept()[0] as accepted,
+        other.accept()[0],
+    ):
+        found = inet_sockets(either_port=listener.getsockname()[1])
+        assert sorted(entry.inode for entry in found) == sorted(
+            map(inode, (listener, client, accepted))
+        )
+
+
+def test_attributes_stand_where_the_kernel_puts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each answer is read for itself, whatever the one before it had, and where."""
+
+    def answer(*attributes: tuple[int, bytes]) -> bytes:
+        fixed = bytes([socket.AF_INET, ESTABLISHED]) + bytes(70)
+        return fixed + b"".join(
+            struct.pack("=HH", 4 + len(content), kind) + content + bytes(-len(content) % 4)
+            for kind, content in attributes
+        )
+
+    shutdown, info, other = (8, b"\2"), (2, bytes(range(200))), (15, bytes(4))
+    expected = {
+        answer(shutdown, other, info): (2, info[1]),
+        answer(shutdown, info, other): (2, info[1]),
+        answer(other, shutdown, info): (2, info[1]),
+        answer(other): (0, b""),  # as in TIME_WAIT
+        answer(other, (8, b"\1"), info): (1, info[1]),
+        answer(other, (9, b"\1"), info): (0, info[1]),
+        answer(other, shutdown, (2, bytes(204))): (2, bytes(204)),
+        answer(info, shutdown): (2, info[1]),
+        answer(shutdown): (2, b""),
+    }
+    monkeypatch.setattr(_sock_diag, "query", lambda *_, **__: iter(expected))
+    found = [(entry.shutdown, entry.info) for entry in inet_sockets(info=True)]
+    assert found == 2 * list(expected.values())  # of both families
 
 
 def test_a_unix_socket_by_its_inode(tmp_path: Path) -> None:

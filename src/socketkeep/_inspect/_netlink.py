@@ -16,6 +16,7 @@ _NLM_F_REQUEST: Final = 0x1
 _NLM_F_DUMP: Final = 0x300
 
 _HEADER: Final = struct.Struct("=IHHII")  # nlmsghdr
+_LENGTH_AND_KIND: Final = struct.Struct("=IH")  # of it
 _ERROR: Final = struct.Struct("=i")  # nlmsgerr, its first field: a negative errno
 _ATTRIBUTE: Final = struct.Struct("=HH")  # nlattr
 
@@ -28,15 +29,16 @@ def query(request: bytes, *, dump: bool) -> Iterator[bytes]:
     """Yield the payload of each answer to one request of sock_diag(7); raises OSError."""
     flags = _NLM_F_REQUEST | (_NLM_F_DUMP if dump else 0)
     header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, flags, 1, 0)
+    header_size, unpack = _HEADER.size, _LENGTH_AND_KIND.unpack_from
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
         netlink.settimeout(_TIMEOUT)
         netlink.sendto(header + request, (0, 0))
         while True:
             data = netlink.recv(_READ_SIZE)
-            offset = 0
-            while offset + _HEADER.size <= len(data):
-                length, kind, _flags, _sequence, _pid = _HEADER.unpack_from(data, offset)
-                payload = data[offset + _HEADER.size : offset + length]
+            offset, end = 0, len(data)
+            while offset < end:
+                length, kind = unpack(data, offset)
+                payload = data[offset + header_size : offset + length]
                 offset += (length + 3) & ~3
                 if kind == _NLMSG_DONE:
                     return

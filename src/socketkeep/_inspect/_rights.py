@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 from typing import Final
 
 from socketkeep._holding import command_of
 from socketkeep._inspect._processes import user_name
 
-_YAMA: Final = Path("/proc/sys/kernel/yama/ptrace_scope")
+_YAMA: Final = "/proc/sys/kernel/yama/ptrace_scope"
 _CAP_SYS_PTRACE: Final = 19
 _AS_ROOT: Final = "run this as root (sudo), which has CAP_SYS_PTRACE"
 
 
-def missing_right(pid: int, yama: Path = _YAMA) -> str:
+def missing_right(pid: int, yama: str | os.PathLike[str] = _YAMA) -> str:
     """Return why this process may not trace `pid`, and what to do, as one line."""
     try:
         owner = os.stat(f"/proc/{pid}").st_uid
@@ -49,14 +48,15 @@ def missing_right(pid: int, yama: Path = _YAMA) -> str:
     )
 
 
-def _scope(yama: Path) -> int:
+def _scope(yama: str | os.PathLike[str]) -> int:
     try:
-        return int(yama.read_text())
+        with open(yama, encoding="ascii") as file:
+            return int(file.read())
     except (OSError, ValueError):
         return 0  # this kernel has no Yama
 
 
 def _has_capability() -> bool:
-    status = Path("/proc/self/status").read_text()
-    found = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+        found = re.search(r"^CapEff:\s*([0-9a-f]+)", file.read(), re.MULTILINE)
     return found is None or bool(int(found[1], 16) >> _CAP_SYS_PTRACE & 1)

@@ -42,7 +42,7 @@ _TIMERS: Final = {
     4: "zero-window probe",
 }
 _SHUT: Final = ("", "receive", "send", "both")
-_KINDS: Final = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}
+_KINDS: Final = {int(socket.IPPROTO_TCP): "tcp", int(socket.IPPROTO_UDP): "udp"}
 # Of struct tcp_info (linux/tcp.h), in its order: last_data_sent, last_data_recv, rtt,
 # total_retrans, bytes_acked, bytes_received, notsent_bytes, data_segs_in, data_segs_out,
 # bytes_sent, snd_wnd.
@@ -71,11 +71,13 @@ def _host(host: str) -> str:
 
 def tcp_facts(found: InetSocket) -> tuple[TcpFacts | None, float | None]:
     """Return the counts of a TCP connection, and its age where the kernel still has it."""
-    if len(found.info) < _TCP_INFO.size or found.state in _NO_CONNECTION:
+    info = found.info
+    if len(info) < _TCP_INFO.size or found.state in _NO_CONNECTION:
         return None, None
-    fields = _TCP_INFO.unpack_from(found.info)
-    since_sent, since_received, rtt, retransmitted, acknowledged, received = fields[:6]
-    unsent, segments_in, segments_out, sent, window = fields[6:]
+    (
+        since_sent, since_received, rtt, retransmitted, acknowledged, received,
+        unsent, segments_in, segments_out, sent, window,
+    ) = _TCP_INFO.unpack_from(info)  # fmt: skip
     facts = TcpFacts(
         sent,
         received,
@@ -97,7 +99,8 @@ def inet_row(
     found: InetSocket,
     holders: tuple[SocketHolder, ...],
     nonblocking: bool | None,
-    facts: tuple[TcpFacts | None, float | None],
+    facts: TcpFacts | None,
+    age: float | None,
     unseen: bool,
 ) -> HeldSocket:
     """Return the row of a TCP or UDP socket.  unseen: some processes could not be looked into."""
@@ -115,19 +118,19 @@ def inet_row(
         note = HANDSHAKE if found.state == SYN_RECV else CLOSED_BY_PROCESS
     return HeldSocket(
         _KINDS[found.protocol],
-        STATES.get(found.state, str(found.state)),
+        STATES.get(found.state) or str(found.state),
         f"{_host(found.host)}{found.port}",
         f"{_host(found.peer_host)}{found.peer_port}" if found.peer_port else "",
         found.receive_queue,
         found.send_queue,
         timer,
         nonblocking,
-        facts[1],
+        age,
         _SHUT[found.shutdown & 3],
         user_name(found.uid) if found.inode else "",
         found.inode,
         found.cookie,
-        facts[0],
+        facts,
         holders,
         note,
     )

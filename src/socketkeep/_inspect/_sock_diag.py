@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from functools import lru_cache
 from typing import Final
 
@@ -18,11 +18,17 @@ from msgspec import Struct
 from socketkeep._inspect._netlink import attributes, query
 
 _INET_REQUEST: Final = struct.Struct("=BBBxI48s")  # inet_diag_req_v2
-# inet_diag_msg; its ports are in network order.
-_INET_ANSWER: Final = struct.Struct("=BBBBHH16s16sIQIIIII")
+# inet_diag_msg, without the interface; its ports are in network order.
+_INET_ANSWER: Final = struct.Struct("=BBBBHH16s16s4xQIIIII")
 _ATTRIBUTE: Final = struct.Struct("=HH")  # nlattr
+_INET_DIAG_REQ_BYTECODE: Final = 1
+_INSTRUCTION: Final = struct.Struct("=BBH")  # inet_diag_bc_op
+_JUMP: Final = 1
+_LOCAL_PORT_IS: Final = 11
+_PEER_PORT_IS: Final = 12
 _INET_DIAG_INFO: Final = 2
 _INET_DIAG_SHUTDOWN: Final = 8
+_SHUTDOWN_HEADER: Final = _ATTRIBUTE.pack(_ATTRIBUTE.size + 1, _INET_DIAG_SHUTDOWN)
 _UNIX_REQUEST: Final = struct.Struct("=BBxxIIIII")  # unix_diag_req
 _UNIX_ANSWER: Final = struct.Struct("=BBBxIQ")  # unix_diag_msg
 _UDIAG_SHOW: Final = 0x1 | 0x4 | 0x10 | 0x40  # name, peer, queues, uid
@@ -101,29 +107,26 @@ def inet_sockets(
     protocol: int = socket.IPPROTO_TCP,
     *,
     port: int = 0,
-    peer_port: int = 0,
+    either_port: int = 0,
     inodes: Container[int] | None = None,
     info: bool = False,
 ) -> Iterator[InetSocket]:
     """Yield the sockets of IPv4 and IPv6; raises OSError.
 
-    port, peer_port: only those with this port, 0 for all.  inodes: only those.
-    info: with their `struct tcp_info`.
+    port: only those with this port; either_port: with it at one of the two ends; 0 for all.
+    inodes: only those.  info: with their `struct tcp_info`.
     """
     wanted = 1 << (_INET_DIAG_INFO - 1) if info else 0
-    # The kernel filters a dump by the ports of the request (be16, first in the id).
-    identity = struct.pack("!HH", port, peer_port) + bytes(44)
+    # The kernel filters a dump by the port of the request (be16, first in the id).
+    identity = struct.pack("!H", port) + bytes(46)
     # No process has what is in TIME_WAIT, and of that there may be more than of all the others.
     states = _ALL_STATES if inodes is None else _ALL_STATES & ~(1 << TIME_WAIT)
     for family in (socket.AF_INET, socket.AF_INET6):
         request = _INET_REQUEST.pack(family, protocol, wanted, states, identity)
-        for payload in query(request, dump=True):
-            found = _inet_socket(payload, protocol, inodes)
-            if (
-                found is not None
-                and (not port or found.port == port)
-                and (not peer_port or found.peer_port == peer_port)
-            ):
+        if either_port:
+            request += _filter_of_either_port(either_port)
+        for found in _read(query(request, dump=True), protocol, inodes):
+            if not port or found.port == port:
                 yield found
 
 
@@ -143,12 +146,11 @@ def tcp_socket(host: str, port: int, peer_host: str, peer_port: int) -> InetSock
     identity = ends + b"".join(hosts) + struct.pack("=III", 0, _NO_COOKIE, _NO_COOKIE)
     request = _INET_REQUEST.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, _ALL_STATES, identity)
     try:
-        (payload,) = query(request, dump=False)
+        (found,) = _read(query(request, dump=False), socket.IPPROTO_TCP, None)
     except FileNotFoundError:
         return None
-    found = _inet_socket(payload, socket.IPPROTO_TCP, None)
     # For ends that are gone the kernel gives the listener that a packet to them would come to.
-    return found if found is not None and found.peer_port == peer_port else None
+    return found if found.peer_port == peer_port else None
 
 
 def unix_socket(inode: int) -> UnixSocket | None:
@@ -171,44 +173,82 @@ def _unix_request(inode: int) -> bytes:
     )
 
 
-def _inet_socket(payload: bytes, protocol: int, inodes: Container[int] | None) -> InetSocket | None:
-    fields = _INET_ANSWER.unpack_from(payload)
-    family, state, timer, retransmits, port, peer_port, source, destination = fields[:8]
-    _interface, cookie, expires, receive_queue, send_queue, uid, inode = fields[8:]
-    if inodes is not None and inode not in inodes:
-        return None
-    port, peer_port = socket.ntohs(port), socket.ntohs(peer_port)
-    info = b""
-    shutdown = 0
-    # As `attributes` does it; written out, since this is done for each of many thousand sockets.
-    offset, size = _INET_ANSWER.size, len(payload)
-    unpack = _ATTRIBUTE.unpack_from
-    while offset < size:
-        length, kind = unpack(payload, offset)
-        if kind == _INET_DIAG_INFO:
-            info = payload[offset + 4 : offset + length]
-        elif kind == _INET_DIAG_SHUTDOWN:
-            shutdown = payload[offset + 4]
-        offset += (length + 3) & ~3 or size
-    return InetSocket(
-        family,
-        protocol,
-        SYN_RECV if state == _NEW_SYN_RECV else state,
-        _host(family, source),
-        port,
-        _host(family, destination),
-        peer_port,
-        uid,
-        inode,
-        cookie,
-        receive_queue,
-        send_queue,
-        timer,
-        retransmits,
-        expires,
-        shutdown,
-        info,
+def _filter_of_either_port(port: int) -> bytes:
+    """Return the attribute of a request that is a program, run by the kernel on each socket.
+
+    An instruction says how many bytes further the next one stands when it holds, and when it does
+    not; a port is an instruction of its own.  At its very end a program has let the socket pass,
+    beyond it has not.
+    """
+    operand = _INSTRUCTION.pack(0, 0, port)
+    program = (
+        _INSTRUCTION.pack(_LOCAL_PORT_IS, 8, 12)
+        + operand
+        + _INSTRUCTION.pack(_JUMP, 4, 12)
+        + _INSTRUCTION.pack(_PEER_PORT_IS, 8, 12)
+        + operand
     )
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(program), _INET_DIAG_REQ_BYTECODE) + program
+
+
+def _read(
+    answers: Iterable[bytes], protocol: int, inodes: Container[int] | None
+) -> Iterator[InetSocket]:
+    """Yield the sockets that the kernel answers with; of these inodes alone, where given."""
+    ntohs, unpack = socket.ntohs, _INET_ANSWER.unpack_from
+    # Where the last socket that had both attributes had them: so have nearly all after it.
+    shutdown_at = info_at = info_end = 0
+    info_header = b""
+    for answer in answers:
+        # In one piece: to cut the tuple takes longer than to make it.
+        (
+            family, state, timer, retransmits, port, peer_port, source, destination,
+            cookie, expires, receive_queue, send_queue, uid, inode,
+        ) = unpack(answer)  # fmt: skip
+        if inodes is not None and inode not in inodes:
+            continue
+        if answer.startswith(_SHUTDOWN_HEADER, shutdown_at) and answer.startswith(
+            info_header, info_at
+        ):
+            shutdown, info = answer[shutdown_at + 4], answer[info_at + 4 : info_end]
+        else:
+            found = _attributes_at(answer)
+            shutdown_found, info_found = found.get(_INET_DIAG_SHUTDOWN), found.get(_INET_DIAG_INFO)
+            shutdown = answer[shutdown_found[0] + 4] if shutdown_found else 0
+            info = answer[info_found[0] + 4 : info_found[1]] if info_found else b""
+            if shutdown_found and info_found:
+                shutdown_at, (info_at, info_end) = shutdown_found[0], info_found
+                info_header = answer[info_at : info_at + 4]
+        yield InetSocket(
+            family,
+            protocol,
+            SYN_RECV if state == _NEW_SYN_RECV else state,
+            _host(family, source),
+            ntohs(port),
+            _host(family, destination),
+            ntohs(peer_port),
+            uid,
+            inode,
+            cookie,
+            receive_queue,
+            send_queue,
+            timer,
+            retransmits,
+            expires,
+            shutdown,
+            info,
+        )
+
+
+def _attributes_at(answer: bytes) -> dict[int, tuple[int, int]]:
+    """Return where each attribute begins, with its header, and where it ends."""
+    places = {}
+    offset, size = _INET_ANSWER.size, len(answer)
+    while offset < size:
+        length, kind = _ATTRIBUTE.unpack_from(answer, offset)
+        places[kind] = (offset, offset + length)
+        offset += (length + 3) & ~3 or size
+    return places
 
 
 @lru_cache(maxsize=4096)

@@ -11,7 +11,7 @@ from typing import Final
 
 from socketkeep._address import InetAddress, UnixAddress
 from socketkeep._errors import SystemFailure
-from socketkeep._handles import Handle, descriptors
+from socketkeep._inspect._descriptors import Descriptors, look_everywhere, look_into
 from socketkeep._inspect._origins import How, origin_of
 from socketkeep._inspect._processes import Process, Processes, reader, user_of_process
 from socketkeep._inspect._results import HeldSocket, HeldSockets, SocketHolder
@@ -40,8 +40,8 @@ class _Found:
     unix: list[UnixSocket] = field(default_factory=list)
     unix_names: dict[int, str] = field(default_factory=dict)
     others: dict[int, tuple[str, str]] = field(default_factory=dict)
-    #: The descriptors of the process `looked_at`, by inode, which need not be looked for again.
-    handles: dict[int, list[Handle]] = field(default_factory=dict)
+    #: What the process `looked_at` has, which need not be looked for again.
+    descriptors: Descriptors = field(default_factory=Descriptors)
     looked_at: int = 0
 
     @property
@@ -92,22 +92,19 @@ def _failure(reason: str, code: int) -> SystemFailure:
 
 def _of_address(wanted: InetAddress) -> _Found:
     port, hosts = wanted.port, hosts_of(wanted)
-    here = inet_sockets(port=port, info=True)
-    there = inet_sockets(peer_port=port, info=True)
-    if hosts is None:  # what has the port at both of its ends is found by the first
-        return _Found(inet=[*here, *(found for found in there if found.port != port)])
+    sockets = inet_sockets(either_port=port, info=True)
+    if hosts is None:
+        return _Found(inet=list(sockets))
 
-    def local(found: InetSocket) -> bool:
-        if found.host.removeprefix("::ffff:") in hosts:
-            return True
-        return found.state == LISTEN and found.host in _WILDCARDS
+    def is_meant(found: InetSocket) -> bool:
+        if found.port == port:
+            if found.host.removeprefix("::ffff:") in hosts:
+                return True
+            if found.state == LISTEN and found.host in _WILDCARDS:
+                return True
+        return found.peer_port == port and found.peer_host.removeprefix("::ffff:") in hosts
 
-    def remote(found: InetSocket) -> bool:
-        if found.port == port and local(found):
-            return False  # both of its ends are meant; it has been found
-        return found.peer_host.removeprefix("::ffff:") in hosts
-
-    return _Found(inet=[*filter(local, here), *filter(remote, there)])
+    return _Found(inet=list(filter(is_meant, sockets)))
 
 
 def _of_path(wanted: UnixAddress) -> _Found:
@@ -120,9 +117,11 @@ def _of_path(wanted: UnixAddress) -> _Found:
 
 
 def _of_process(wanted: ProcessSockets) -> _Found:
-    handles = _handles_in(wanted)
-    inodes = _first_of(handles)
-    found = _Found(handles=handles, looked_at=wanted.pid) if wanted.fd is None else _Found()
+    descriptors = _descriptors_in(wanted)
+    inodes = _first_of(descriptors)
+    found = _Found()
+    if wanted.fd is None:
+        found.descriptors, found.looked_at = descriptors, wanted.pid
     for protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
         found.inet += inet_sockets(protocol, inodes=inodes, info=True)
     everything = list(unix_sockets())
@@ -142,40 +141,32 @@ def sockets_of(wanted: ProcessSockets) -> dict[int, int]:
 
     Raises SystemFailure, as `holders`.
     """
-    return _first_of(_handles_in(wanted))
+    return _first_of(_descriptors_in(wanted))
 
 
-def _first_of(handles: dict[int, list[Handle]]) -> dict[int, int]:
-    return {inode: several[0].fd for inode, several in handles.items()}
+def _first_of(descriptors: Descriptors) -> dict[int, int]:
+    return {inode: several[0][1] for inode, several in descriptors.of.items()}
 
 
-def _handles_in(wanted: ProcessSockets) -> dict[int, list[Handle]]:
-    pid, directory = wanted.pid, f"/proc/{wanted.pid}/fd"
-    handles: dict[int, list[Handle]] = {}
+def _descriptors_in(wanted: ProcessSockets) -> Descriptors:
+    pid, fd = wanted.pid, wanted.fd
+    found = Descriptors()
     try:
-        opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            for number in os.listdir(directory) if wanted.fd is None else [str(wanted.fd)]:
-                try:
-                    link = os.readlink(number, dir_fd=opened)
-                except FileNotFoundError:
-                    if wanted.fd is None:
-                        continue  # closed since it was listed
-                    raise
-                if link.startswith("socket:["):
-                    handles.setdefault(int(link[8:-1]), []).append(Handle(pid, int(number)))
-                elif wanted.fd is not None:
-                    raise _failure(f"{wanted} is no socket, it is {link}", errno.ENOTSOCK)
-        finally:
-            os.close(opened)
+        if fd is None:
+            look_into(pid, None, found)
+            return found
+        link = os.readlink(f"/proc/{pid}/fd/{fd}")
     except PermissionError:
         raise _failure(missing_right(pid), errno.EPERM) from None
     except (FileNotFoundError, ProcessLookupError):
         if os.path.isdir(f"/proc/{pid}"):
-            raise _failure(f"process {pid} has no descriptor {wanted.fd}", errno.EBADF) from None
+            raise _failure(f"process {pid} has no descriptor {fd}", errno.EBADF) from None
         reason = f"there is no process {pid} (a port is written :{pid})"
         raise _failure(reason, errno.ESRCH) from None
-    return handles
+    if not link.startswith("socket:["):
+        raise _failure(f"{wanted} is no socket, it is {link}", errno.ENOTSOCK)
+    found.of[int(link[8:-1])] = [(pid, fd)]
+    return found
 
 
 def _protocol(pid: int, fd: int) -> tuple[str, str]:
@@ -198,47 +189,48 @@ class _Survey:
         self._found = found
         self._processes: Processes = reader()
         self._asked = asked
-        self._handles: dict[int, list[Handle]] = dict(found.handles)
         self._alone: dict[tuple[int, bool], tuple[str, str, How, int]] = {}
-        unreadable: set[int] = set()
-        for handle, inode in descriptors(found.inodes, unreadable, besides=found.looked_at):
-            self._handles.setdefault(inode, []).append(handle)
-        self._modes = _modes(self._handles)
+        self._descriptors = found.descriptors
+        look_everywhere(found.inodes, self._descriptors, besides=found.looked_at)
         self._unreadable: dict[str, int] = {}
-        for pid in unreadable:
+        for pid in self._descriptors.unreadable:
             user = user_of_process(pid)
             self._unreadable[user] = self._unreadable.get(user, 0) + 1
 
     def result(self, what: str) -> HeldSockets:
         unseen = bool(self._unreadable)
+        mode_of = self._descriptors.nonblocking.get
         rows: list[HeldSocket] = []
         for inet in self._found.inet:
-            facts = tcp_facts(inet)
-            made = None if facts[1] is None else self._asked - facts[1]
-            kept = inet.protocol == socket.IPPROTO_TCP and inet.state != LISTEN
-            held = self._holders(inet.inode, kept=kept, made=made)
-            rows.append(inet_row(inet, held, self._modes.get(inet.inode), facts, unseen))
+            inode = inet.inode
+            facts, age = tcp_facts(inet)
+            made = None if age is None else self._asked - age
+            kept = inet.state != LISTEN and inet.protocol == socket.IPPROTO_TCP
+            held = self._holders(inode, kept, made) if inode else ()
+            rows.append(inet_row(inet, held, mode_of(inode), facts, age, unseen))
         for unix in self._found.unix:
             kept = (
                 unix.kind == socket.SOCK_STREAM
                 and unix.state != LISTEN
-                and len(self._handles.get(unix.inode, ())) > 1
+                and len(self._descriptors.of.get(unix.inode, ())) > 1
             )
-            held = self._holders(unix.inode, kept=kept, made=None)
+            held = self._holders(unix.inode, kept, None)
             names = self._found.unix_names
-            rows.append(unix_row(unix, names, held, self._modes.get(unix.inode), unseen))
+            rows.append(unix_row(unix, names, held, mode_of(unix.inode), unseen))
         for inode, (kind, note) in self._found.others.items():
-            held = self._holders(inode, kept=False, made=None)
+            held = self._holders(inode, False, None)
             note = note if held else UNSEEN
-            rows.append(other_row(kind, inode, held, self._modes.get(inode), note))
-        # One string is compared faster than a tuple of three.
-        rows.sort(key=lambda row: f"{row.state != 'LISTEN':d}{row.local} {row.peer}")
+            rows.append(other_row(kind, inode, held, mode_of(inode), note))
+        # One string is compared faster than a tuple of three; no address begins with NUL.
+        rows.sort(
+            key=lambda row: f"\0{row.local}" if row.state == "LISTEN" else f"{row.local} {row.peer}"
+        )
         return HeldSockets(what, tuple(rows), self._unreadable)
 
-    def _holders(self, inode: int, *, kept: bool, made: float | None) -> tuple[SocketHolder, ...]:
-        handles = self._handles.get(inode, ())
-        if len(handles) == 1:  # of most sockets; and no other process tells how it was come by
-            ((pid, fd),) = handles
+    def _holders(self, inode: int, kept: bool, made: float | None) -> tuple[SocketHolder, ...]:
+        several = self._descriptors.of.get(inode, ())
+        if len(several) == 1:  # of most sockets; and no other process tells how it was come by
+            ((pid, fd),) = several
             alone = self._alone.get((pid, kept))
             if alone is None:
                 process = self._processes(pid)
@@ -247,54 +239,20 @@ class _Survey:
                 how = origin_of(process, (process,), self._processes, kept=kept, made=None)
                 alone = self._alone[pid, kept] = (process.command, process.user, *how)
             return (SocketHolder(pid, fd, *alone),)
-        handles = sorted(handles)
+        several = sorted(several)
         found: dict[int, Process] = {}
-        for pid in {handle.pid for handle in handles}:
+        for pid in {pid for pid, _ in several}:
             process = self._processes(pid)
             if process is not None:
                 found[pid] = process
         among = found.values()
         return tuple(
             SocketHolder(
-                *handle,
+                *descriptor,
                 process.command,
                 process.user,
                 *origin_of(process, among, self._processes, kept=kept, made=made),
             )
-            for handle in handles
-            if (process := found.get(handle.pid)) is not None
+            for descriptor in several
+            if (process := found.get(descriptor[0])) is not None
         )
-
-
-def _modes(held: dict[int, list[Handle]]) -> dict[int, bool]:
-    """Return whether O_NONBLOCK is set, by inode.
-
-    A socket has one file description, whose flags all of its descriptors show.
-    """
-    by_process: dict[int, list[tuple[int, int]]] = {}
-    for inode, handles in held.items():
-        by_process.setdefault(handles[0].pid, []).append((handles[0].fd, inode))
-    modes: dict[int, bool] = {}
-    for pid, wanted in by_process.items():
-        try:
-            directory = os.open(f"/proc/{pid}/fdinfo", os.O_RDONLY | os.O_DIRECTORY)
-        except OSError:
-            continue  # it has ended
-        try:
-            for fd, inode in wanted:
-                try:
-                    opened = os.open(str(fd), os.O_RDONLY, dir_fd=directory)
-                except OSError:
-                    continue  # closed meanwhile
-                try:
-                    text = os.read(opened, 256)
-                except OSError:
-                    continue
-                finally:
-                    os.close(opened)
-                start = text.index(b"flags:") + 6
-                flags = int(text[start : text.index(b"\n", start)], 8)
-                modes[inode] = flags & os.O_NONBLOCK != 0
-        finally:
-            os.close(directory)
-    return modes
