@@ -148,6 +148,7 @@ class Assignment:
     retirement: Retirement | None = None  # sync models only; async workers call `ask()`
     peer: str = ""  # the peer's address, where accept(2) has told it
     reactor: Reactor | None = None  # async workers only
+    turn: float = 0.0  # seconds from an order to move until it is obeyed, in sync models
 
 
 @dataclass(slots=True)

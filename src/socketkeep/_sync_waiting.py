@@ -29,7 +29,7 @@ IMPATIENT: Final = -1.0
 _LONGEST: Final = 86400.0 * 20
 #: Seconds: how long threads of one connection wait for a word to pass between them.
 MOMENT: Final = 0.05
-#: Seconds between two looks whether an order to finish has become one to close.
+#: Seconds between two looks whether an order that is not obeyed yet has become one to close.
 _LOOK_AGAIN: Final = 1.0
 
 
@@ -46,6 +46,7 @@ class SyncWaiting(Exchange):
     """The base of `SyncExchange`: the mode, and the waits for input and for room."""
 
     __slots__ = (
+        "_leaves_at",
         "_limit",
         "_mode",
         "_moment_over",
@@ -72,6 +73,7 @@ class SyncWaiting(Exchange):
         self._readable: Poller | None = None
         self._writable: Poller | None = None
         self._unsent: tuple[Data, int] | None = None  # an unfinished send's data, and bytes gone
+        self._leaves_at = 0.0  # when it obeys an order to move; 0: there was none yet
         self._moment_over = False  # it was waited for in vain: not once more for the same input
         self._quick = self._quickness()
 
@@ -176,8 +178,11 @@ class SyncWaiting(Exchange):
                 poller.ignore_wake()
                 self._obey_waiting(order, poller, operation)
                 until = earlier(until, order.deadline)
-                if order.how == "finish":  # a drain may yet become a stop
-                    until = earlier(until, time.monotonic() + _LOOK_AGAIN)
+                now = time.monotonic()
+                if now < self._leaves_at:
+                    until = earlier(until, min(self._leaves_at, now + _LOOK_AGAIN))
+                elif order.how == "finish":  # a drain may yet become a stop
+                    until = earlier(until, now + _LOOK_AGAIN)
             elif retirement is not None and poller.ignores_wake:
                 until = earlier(until, time.monotonic() + MOMENT)
             ready, woken = poller.wait(earlier(until, self._idle_at(since)))
@@ -278,7 +283,8 @@ class SyncWaiting(Exchange):
             return
         left = min(order.deadline - time.monotonic(), threading.TIMEOUT_MAX)
         # A push in flight goes out whole; one that comes later finds the connection detached.
-        if order.how == "move" and self._movable() and self._sending.acquire(timeout=max(0, left)):
+        moves = order.how == "move" and self._may_leave(left) and self._movable()
+        if moves and self._sending.acquire(timeout=max(0, left)):
             try:
                 self._leave()
             finally:
@@ -286,6 +292,17 @@ class SyncWaiting(Exchange):
             raise Detached("the connection was detached from this worker")
         if time.monotonic() >= order.deadline:
             raise self._out_of_time(operation)
+
+    def _may_leave(self, left: float) -> bool:
+        """Whether it is this connection's turn to obey an order to move, `left` seconds being left.
+
+        All hear of the order at once.  If all left at once, the last would be served by nobody for
+        as long as all the moves take together.
+        """
+        now = time.monotonic()
+        if not self._leaves_at:
+            self._leaves_at = now + min(self._assignment.turn, left / 2)
+        return now >= self._leaves_at
 
     def _obey_waiting(self, order: Order, poller: Poller, operation: str) -> None:
         if operation != "send":

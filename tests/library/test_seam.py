@@ -98,6 +98,40 @@ def test_a_receive_from_the_buffer_alone_obeys_too(pair: Pair, retirement: FakeR
     assert conn.hand_over().unread == b"b\nc\n"
 
 
+def test_until_its_turn_to_leave_it_is_served(pair: Pair, retirement: FakeRetirement) -> None:
+    ours, peer = pair
+    conn = Connection(ours, assignment=assigned(retirement, turn=60))
+    retirement.give(MOVE)
+    for _ in range(2):  # the first hears of the order, the second knows
+        threading.Timer(0.05, peer.sendall, [b"ask"]).start()
+        assert conn.recv() == b"ask"
+        conn.commit()
+
+
+@pytest.mark.parametrize(("turn", "deadline"), [(0.1, 3600), (3600, 0.2)])
+def test_its_turn_comes_well_before_the_deadline(
+    tcp: Pair, retirement: FakeRetirement, turn: float, deadline: float
+) -> None:
+    ours, _ = tcp
+    conn = Connection(ours, assignment=assigned(retirement, turn=turn))
+    began = time.monotonic()
+    retirement.give(Order("move", began + deadline))
+    with pytest.raises(Detached):
+        conn.recv()
+    assert time.monotonic() - began >= 0.09
+
+
+def test_while_it_waits_for_its_turn_the_server_may_stop(
+    tcp: Pair, retirement: FakeRetirement
+) -> None:
+    ours, _ = tcp
+    conn = Connection(ours, assignment=assigned(retirement, turn=60))
+    retirement.give(MOVE)
+    threading.Timer(0.05, lambda: retirement.give(Order("close", time.monotonic() + 60))).start()
+    with pytest.raises(Closed, match="the server is stopping"):
+        conn.recv()
+
+
 def test_not_after_an_uncommitted_send(pair: Pair, retirement: FakeRetirement) -> None:
     ours, peer = pair
     conn = Connection(ours, assignment=ordered(retirement))

@@ -16,6 +16,7 @@ from socketkeep._record import Ended, Status
 from socketkeep._wire._messages import Attach
 from socketkeep._wire._scoreboard import OPEN
 from socketkeep._worker._roster import Entry, Roster
+from socketkeep._worker._target import Model
 from tests.worker.conftest import Lines
 from tests.worker.fakes import Place, a_place
 
@@ -50,6 +51,23 @@ def counters(place: Place) -> dict[str, int]:
     from socketkeep._wire._scoreboard import COUNTERS
 
     return {name: place.board[word] for name, word in COUNTERS.items() if place.board[word]}
+
+
+@pytest.mark.parametrize("model", ["fork", "prefork", "thread", "async"])
+def test_those_that_hear_of_an_order_at_once_leave_by_turns(
+    model: Model, sock: socket.socket
+) -> None:
+    with a_place(handle, model, rows=3) as place:
+        roster = Roster(place.environment, None)
+        turns = [accepted(roster, sock).assignment.turn for _ in range(2)]
+        attached = roster.attached(ATTACH, sock)
+        assert attached is not None
+        turns.append(attached.assignment.turn)
+        if model in ("fork", "thread"):
+            assert turns[0] == 0
+            assert turns[2] - turns[1] == turns[1] > 0
+        else:
+            assert turns == [0, 0, 0]
 
 
 def test_accepted(place: Place, sock: socket.socket) -> None:

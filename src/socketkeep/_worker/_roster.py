@@ -22,6 +22,7 @@ from socketkeep._wire._messages import Ended as EndedMessage
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._keeping import Offer
 from socketkeep._worker._stranded import ANOTHER_TRY, Patience
+from socketkeep._worker._target import Model
 
 if TYPE_CHECKING:  # asyncio is for who has a loop
     import asyncio
@@ -33,6 +34,10 @@ _COUNTER_OF_REASON: Final[dict[Attached, int]] = {
     "parked": scoreboard.ATTACHED_PARKED,
     "crash": scoreboard.ATTACHED_CRASH,
 }
+
+#: Seconds from one connection's move to the next one's, where each hears by itself that it is to
+#: move: what a move takes, so that no more than a few are on their way at a time.
+_PACE: Final[dict[Model, float]] = {"thread": 0.001, "fork": 0.005}
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +72,7 @@ class Roster:
         self._state_type = environment.handler.state_type
         self._replay_limit = config.replay_limit
         self._series = scoreboard.connection_id(environment.boot, environment.serial, 0)[:-1]
+        self._pace = _PACE.get(environment.model, 0.0)
         self._idle_timeout = config.idle_timeout or None
         self._park_after = park_after(config, environment.model) if resumable else None
 
@@ -242,4 +248,6 @@ class Roster:
             words,
             self._retirement,
             peer,
+            None,
+            row * self._pace,
         )
