@@ -5,9 +5,12 @@ The sync handlers have timeouts on, as servers should; the peers' bare loops hav
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from socketkeep import AsyncConnection, Connection, Timeout, resumable
+from socketkeep import Timeout, resumable
+
+if TYPE_CHECKING:  # who serves in one way need not load what is for the other
+    from socketkeep import AsyncConnection, Connection
 
 _MOST: Final = 65536
 _MODE: Final = Timeout(30)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Generic, NoReturn, TypeVar
 
-from socketkeep._forking import fork_keeping, restore_signals, signals_blocked
+from socketkeep._forking import block_signals, drop, fork_keeping, restore_signals
 
 #: Seconds between attempts at a pidfd while other threads have all descriptors.
 _RETRY: Final = 0.01
@@ -25,7 +25,7 @@ _RETRY: Final = 0.01
 Work = TypeVar("Work")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Child(Generic[Work]):
     """A child and what it was forked for; `pidfd` is readable when it has ended."""
 
@@ -61,15 +61,18 @@ class Children(Generic[Work]):
         signals are still blocked, so that what a signal handler raises cannot part a child from
         who watches it.  Raises OSError when there is no process; then `sock` is still open.
         """
-        with signals_blocked() as mask:
+        mask = block_signals()
+        try:
             pid = fork_keeping((sock,))
             if pid == 0:
                 self._run(body, prepare, mask)
             # Before the pidfd: so the process has a descriptor for it.
-            sock.close()
+            drop(sock)
             child = Child(pid, _open_pidfd(pid), work)
             self._running[child.pidfd] = child
             started(child)
+        finally:
+            restore_signals(mask)
 
     def reap(self, child: Child[Work]) -> os.waitid_result | None:
         """Return how `child` ended, and forget it; None while it has not ended.
@@ -108,9 +111,12 @@ class Children(Generic[Work]):
             traceback.print_exc()
         finally:
             # Not sys.exit: exit handlers and buffers are the parent's, and would run twice.
-            with contextlib.suppress(OSError, ValueError):
+            # Without contextlib: each object that a child uses is a page to be copied.
+            try:
                 sys.stdout.flush()
                 sys.stderr.flush()
+            except (OSError, ValueError):
+                pass
             os._exit(status)
 
 

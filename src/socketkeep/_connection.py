@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,9 @@ from socketkeep._errors import Busy, Closed, Released
 from socketkeep._exchange import CHUNK
 from socketkeep._framing import check_bound
 from socketkeep._messages import Messages
-from socketkeep._modes import Blocking, Mode, NonBlocking, seconds_left
+from socketkeep._modes import Blocking, Mode, NonBlocking
 from socketkeep._record import ENDED, Ended
-from socketkeep._sync_waiting import Data, patience_of
+from socketkeep._sync_waiting import Data, waits_of
 
 if TYPE_CHECKING:
     import ssl
@@ -79,8 +80,7 @@ class Connection(Messages):
 
     @mode.setter
     def mode(self, mode: Mode) -> None:
-        self._limit = seconds_left(mode)
-        self._patience = patience_of(mode)
+        self._limit, self._patience = waits_of(mode)
         self._mode = mode
 
     @contextmanager
@@ -237,13 +237,14 @@ class Connection(Messages):
         if self._finished():
             return None
         self._finish(_CLOSED, Ended.CLOSED)
-        flushed = self._sending.acquire(blocking=False) or self._sending.acquire(timeout=linger)
+        flushed = self._sending.acquire(False) or self._sending.acquire(timeout=linger)
         if self._tls is not None:
             if flushed:
                 self._tls.finish_within(linger)
             self._tls.hear_no_more()
         ended = not end_writing(self._sock) or self._eof
-        self._evict(flushed)
+        if not (flushed and self._reading.acquire(False)):
+            self._evict(flushed)
         try:
             if self._peeking is not None:
                 self._peeking.let_go()
@@ -252,7 +253,7 @@ class Connection(Messages):
             if aside and not ended:
                 return socket.socket(fileno=self._sock.detach())
             if ended and self._tls is None:  # TLS has an end of its own, which is not EOF
-                self._sock.close()  # both directions have ended, for every holder
+                os.close(self._sock.detach())  # both directions have ended, for every holder
             else:
                 end_for_all(self._sock)
         finally:

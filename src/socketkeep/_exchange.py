@@ -109,7 +109,10 @@ class Exchange(Ending):
         """Take back `_taking`: no byte came."""
         if self._buffer.untouched:
             self._taken = False
-            self._show_status()
+            if not self._pushes and not self._sent:
+                self._record[STATUS] = CLEAN
+            if self._pushes:  # before, or begun meanwhile by another thread
+                self._show_status()
 
     def _take_in(self, size: int) -> int:
         """Receive what is there, up to `size` bytes, into the buffer: the one recv(2) there is.

@@ -59,6 +59,8 @@ _exempt: Final[set[ref[socket.socket]]] = set()
 _giving: Final = _Giving()
 _own_pid = os.getpid()
 _ALL_SIGNALS: Final = frozenset(map(int, signal.valid_signals()))
+_BLOCK: Final = int(signal.SIG_BLOCK)
+_SET_MASK: Final = int(signal.SIG_SETMASK)
 
 # The set's own method takes a reference out when its object goes: no code of Python's runs for it.
 _forget_owner: Final = _owners.discard
@@ -170,16 +172,22 @@ def signals_blocked() -> Iterator[set[int]]:
 
     One that came between the fork and the child's handlers would be lost, or act twice.
     """
-    before: set[int] = _signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+    before = block_signals()
     try:
         yield before
     finally:
-        _signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        restore_signals(before)
+
+
+def block_signals() -> set[int]:
+    """Block all signals; return the mask from before."""
+    before: set[int] = _signal.pthread_sigmask(_BLOCK, _ALL_SIGNALS)
+    return before
 
 
 def restore_signals(before: set[int]) -> None:
-    """Set the mask that `signals_blocked` has told, in the child."""
-    _signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    """Set the mask that `block_signals` has returned."""
+    _signal.pthread_sigmask(_SET_MASK, before)
 
 
 def _in_child() -> None:

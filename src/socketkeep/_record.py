@@ -72,6 +72,7 @@ class Ended(IntEnum):
 
 
 #: The same, for the ends that are looked at for each connection.
+NOT_YET: Final = int(Ended.NOT_YET)
 CLOSED: Final = int(Ended.CLOSED)
 DETACHED: Final = int(Ended.DETACHED)
 TAKEN: Final = int(Ended.TAKEN)

@@ -147,6 +147,8 @@ class SyncExchange(SyncWaiting):
                                     self._buffer.pass_by(data)
                                 return data
                             self._received_nothing(None)
+                            if self._over is None:
+                                return b""
                     elif parks:
                         self._moment_over = not events
                     elif not events:

@@ -33,13 +33,16 @@ MOMENT: Final = 0.05
 _LOOK_AGAIN: Final = 1.0
 
 
-def patience_of(mode: Mode) -> float | None:
-    """Return how long each wait may be in `mode`: for poll(2), or IMPATIENT."""
-    if isinstance(mode, Blocking):
-        return None
-    if isinstance(mode, Timeout) and 0.0 < mode.seconds < _LONGEST:
-        return mode.seconds * 1000
-    return IMPATIENT
+def waits_of(mode: Mode) -> tuple[float | None, float | None]:
+    """Return how long an operation that begins now may wait, see `seconds_left`, and each wait.
+
+    The second is for poll(2), or IMPATIENT.
+    """
+    if type(mode) is Blocking:
+        return None, None
+    if type(mode) is Timeout and 0.0 < mode.seconds < _LONGEST:
+        return mode.seconds, mode.seconds * 1000
+    return seconds_left(mode), IMPATIENT
 
 
 class SyncWaiting(Exchange):
@@ -62,12 +65,10 @@ class SyncWaiting(Exchange):
     def __init__(
         self, sock: socket.socket, *, mode: Mode, assignment: Assignment | None = None
     ) -> None:
-        self._limit = seconds_left(
-            mode
-        )  # first: after a TypeError the socket is the caller's still
+        # First: after a TypeError the socket is the caller's still.
+        self._limit, self._patience = waits_of(mode)
         super().__init__(sock, assignment=assignment)
         self._mode = mode
-        self._patience = patience_of(mode)
         self._reading = threading.Lock()
         self._sending = threading.Lock()
         self._readable: Poller | None = None

@@ -91,7 +91,8 @@ class Gate:
 
     def open(self, wanted: bool) -> None:
         """Accept, or leave connections in the kernel's queue."""
-        wanted = wanted and not self.paused
+        if self._paused_until and self.paused:
+            wanted = False
         if wanted == self._open:
             return
         self._open = wanted
@@ -167,9 +168,11 @@ class Gate:
         The child's epoll is the parent's: what it took out would be missing there.
         """
         self._epoll.close()
-        self._close_queues()
+        if self._queues is not None:
+            self._close_queues()
         for listener in self._listeners.values():
-            listener.close()
+            if listener.fileno() >= 0:  # a guarded one has been closed by the fork
+                listener.close()
 
     def _close_queues(self) -> None:
         if self._queues is not None:

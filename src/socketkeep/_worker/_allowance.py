@@ -24,7 +24,9 @@ class Allowance:
 
     def permits(self, serving: int) -> bool:
         """Whether one more may be accepted beside those that are served."""
-        return serving < self._limit()
+        if self._limited:
+            return serving < self._limit()
+        return serving < self._seats.accept_below
 
     def room(self, serving: int) -> int:
         """Return how many more may be accepted beside those that are served, 0 or less: none."""

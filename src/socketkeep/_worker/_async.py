@@ -248,7 +248,8 @@ class AsyncWorker:
     def _start(self, entry: Entry) -> None:
         entry.assignment.reactor = self._reactor
         conn = AsyncConnection(entry.sock, assignment=entry.assignment)
-        self._roster.introduce(entry, conn.peer)
+        if not entry.peer:
+            self._roster.introduce(entry, conn.peer)
         entry.task = self._loop.create_task(self._handle(entry, conn), name=self._name)
         self._serving[entry] = conn
         if entry.offer is not None:

@@ -10,18 +10,21 @@ import socket
 import sys
 import traceback
 from collections import deque
+from copy import copy
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from msgspec import structs
+
 from socketkeep import _log
 from socketkeep import _record as record
-from socketkeep._assignment import Assignment, Order, handling
+from socketkeep._assignment import Assignment, Order
 from socketkeep._children import Child, Children, status_text
 from socketkeep._connection import Connection
-from socketkeep._record import Ended
 from socketkeep._wire import _rendezvous as rendezvous
-from socketkeep._worker._roster import Entry
-from socketkeep._worker._sync import SyncLoop, close, run_handler
+from socketkeep._worker._roster import Entry, Roster
+from socketkeep._worker._sync import SyncLoop, run_handler
 
 #: The interpreter rewrites bytecode that runs for the first times (PEP 659).  Where that is done in
 #: the worker, its children have no need to copy those pages.
@@ -82,20 +85,25 @@ class ForkModel:
         self._loop.watch(child.pidfd, partial(self._reap, child))
 
     def _rehearse(self) -> None:
-        """Do with connections what most handlers do with theirs, and what follows a handler."""
-        handler = self._loop.environment.handler
+        """Serve connections as a child does, with a handler that does what most handlers do."""
+        loop = copy(self._loop)
+        of_ours = self._loop.environment
+        handler = replace(of_ours.handler, call=_echo)
+        config = structs.replace(of_ours.config, access_log=False)
+        loop.environment = replace(of_ours, handler=handler, config=config)
+        loop.roster = Roster(loop.environment, self.retirement)
+        # As a row of the scoreboard is: bytecode is rewritten for the types that it meets.
+        words = memoryview(bytearray(8 * record.WORDS)).cast("Q")
         for _ in range(_REHEARSALS):
             ours, theirs = socket.socketpair()
             with theirs:
-                assignment = Assignment(resumable=handler.resumable, retirement=self.retirement)
-                conn = Connection(ours, assignment=assignment)
-                token = handling.set(conn)
                 theirs.send(b"\n")
-                conn.send(conn.recv())
-                conn.commit()
-                handling.reset(token)
                 theirs.shutdown(socket.SHUT_WR)
-                close(conn)
+                words[record.ENDED] = record.NOT_YET
+                assignment = Assignment(
+                    resumable=handler.resumable, record=words, retirement=self.retirement
+                )
+                run_handler(loop, Entry(0, words, ours, assignment, 0, "nobody"))
 
     def _reap(self, child: Child[Entry]) -> None:
         ended = self._children.reap(child)
@@ -103,9 +111,8 @@ class ForkModel:
             return
         entry = child.work
         died = ended.si_status != 0
-        if entry.record[record.ENDED] == Ended.NOT_YET or (
-            died and entry.record[record.ENDED] == Ended.DETACHED
-        ):
+        end = entry.record[record.ENDED]
+        if end == record.NOT_YET or (died and end == record.DETACHED):
             self._loop.roster.orphan(entry)
         if died:
             _log.warning(
@@ -137,6 +144,12 @@ class ForkModel:
         except BaseException:
             _log.error("connection's process failed", traceback=traceback.format_exc())
             sys.exit(1)
+
+
+def _echo(conn: Connection) -> None:
+    while data := conn.recv():
+        conn.send(data)
+        conn.commit()
 
 
 class _ScoreboardRetirement:

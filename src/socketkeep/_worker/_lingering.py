@@ -38,27 +38,27 @@ class Lingering:
         self._watch = watch
         self._unwatch = unwatch
         self._most = most
-        self._added: deque[socket.socket] = deque()
+        self.added: deque[socket.socket] = deque()  # and not watched yet
         # With the moment from which on no more is waited for, and that of silence.
         self._waiting: dict[socket.socket, tuple[float, float]] = {}
         self._look_at = float("inf")  # not before this moment is the time of any over
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._added)
+        return len(self._waiting) + len(self.added)
 
     @property
     def has_room(self) -> bool:
         """Whether one more may come."""
-        return len(self) < self._most
+        return len(self._waiting) + len(self.added) < self._most
 
     def add(self, sock: socket.socket) -> None:
         """Wait for the end of a connection whose writing has ended, from `begin` on."""
-        self._added.append(sock)
+        self.added.append(sock)
 
     def begin(self) -> None:
         """Watch what has been added."""
-        while self._added:
-            sock = self._added.popleft()
+        while self.added:
+            sock = self.added.popleft()
             guard(sock)  # in a process that a later handler forks it would not end
             now = time.monotonic()
             self._waiting[sock] = now + LINGER, now + QUIET

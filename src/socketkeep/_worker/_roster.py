@@ -86,7 +86,9 @@ class Roster:
         number = next(self._numbers)
         words = board.enter(row, environment.boot, environment.serial, number, self._pid, listener)
         assignment = self._assignment(f"{self._series}{number:x}", listener, row, words, peer)
-        entry = Entry(row, words, sock, assignment, listener)
+        entry = Entry(row, words, sock, assignment, listener, peer)
+        if peer:
+            board.set_peer(row, peer)
         if assignment.shelf is not None:
             at = time.monotonic() + environment.config.keep_after
             entry.offer = Offer(environment.channel, entry, at)
@@ -152,7 +154,7 @@ class Roster:
         )
 
     def introduce(self, entry: Entry, peer: str) -> None:
-        """Show who serves the entry and who its peer is; called in the process that serves it."""
+        """Show who the entry's peer is, where `accepted` was not told it."""
         entry.peer = peer
         self._environment.scoreboard.set_peer(entry.row, peer)
 

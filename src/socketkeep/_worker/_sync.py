@@ -104,32 +104,36 @@ class SyncLoop:
     def run(self) -> None:
         """Serve until retired and empty.  Raises ChannelClosed when the keeper is gone already."""
         self.environment.channel.send_now(Ready(os.getpid()))
-        while self._goes_on():
+        while self.order is None or self._goes_on():
             if self._attached:
                 self._model.serve(self._attached.popleft())
                 continue  # in `prefork` it may have been served to its end, and this worker retired
             if not self.gate.paused:
                 self._model.resume()
             self.gate.open(self.order is None and self._allowance.permits(self.open))
-            for fd in self.gate.wait(self._patience()):
+            hurry = self.order is not None or bool(self.lingering)
+            for fd in self.gate.wait(self._patience() if hurry else None):
                 call = self.callbacks.get(fd)
                 if call is not None:
                     call()
                 else:
                     self._accept(fd)
-            self.lingering.expire()
-            if self._timeout() == 0.0:
-                self.lingering.close()
-                if self.open:
-                    self._model.force()
+            if hurry:
+                self._end_in_time()
         if self._stranded is not None:
             self._stranded.close()
         self.gate.close()
 
     def _goes_on(self) -> bool:
-        if self._holds_listeners() or self.order is None:
-            return True
-        return bool(self.open or self._attached or self.lingering)
+        """Whether a worker that has its order is to go on."""
+        return self._holds_listeners() or bool(self.open or self._attached or self.lingering)
+
+    def _end_in_time(self) -> None:
+        self.lingering.expire()
+        if self._timeout() == 0.0:
+            self.lingering.close()
+            if self.open:
+                self._model.force()
 
     def read_channel(self) -> None:
         """Do what the keeper has said since."""
@@ -158,7 +162,8 @@ class SyncLoop:
         """A connection has ended: count it and free its seat."""
         self.open -= 1
         self.roster.settle(entry)
-        self.lingering.begin()
+        if self.lingering.added:
+            self.lingering.begin()
 
     def _accept(self, fd: int) -> None:
         if self.order is not None or not self._allowance.permits(self.open):
@@ -282,7 +287,8 @@ def run_handler(loop: SyncLoop, entry: Entry, lingering: Lingering | None = None
     while True:
         entry.assignment.keeping = entry.offer
         conn = Connection(entry.sock, assignment=entry.assignment)
-        loop.roster.introduce(entry, conn.peer)
+        if not entry.peer:
+            loop.roster.introduce(entry, conn.peer)
         _call_handler(loop, entry, conn)
         if loop.environment.config.access_log:
             note_end(conn, entry)
@@ -302,7 +308,9 @@ def _call_handler(loop: SyncLoop, entry: Entry, conn: Connection) -> None:
     handler = loop.environment.handler
     token = handling.set(conn)
     try:
-        refuse_coroutine(handler.call(conn), handler.name)
+        returned = handler.call(conn)
+        if returned is not None:
+            refuse_coroutine(returned, handler.name)
     except BaseException as error:
         note_exception(error, conn, entry)
     finally:
