@@ -68,6 +68,10 @@ class Retirement(Protocol):
         `wake_fd` becomes readable when this becomes true.  Asked at each wait: it must be cheap.
         """
 
+    @property
+    def full(self) -> bool:
+        """Whether all seats are taken: others may come to wait for one.  It must be cheap, too."""
+
     def is_awaited(self) -> bool:
         """Whether others wait for a seat where only a system call tells; asked now and then."""
 

@@ -339,6 +339,10 @@ class _SharedOrder:
     def crowded(self) -> bool:
         return False
 
+    @property
+    def full(self) -> bool:
+        return False
+
     def is_awaited(self) -> bool:
         return False
 

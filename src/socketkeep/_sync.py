@@ -88,7 +88,7 @@ class SyncExchange(SyncWaiting):
             span = self._span(timeout)
             if self._quick and not ordered and span != _AT_ONCE and self._is_open():
                 size = CHUNK if wanted is None or wanted <= CHUNK else LARGE_CHUNK
-                while self._await_input(span[1]) and self._take_in(size) == ARRIVED:
+                while self._await_input(span) and self._take_in(size) == ARRIVED:
                     data = take()
                     if data is not None:
                         return data
@@ -119,15 +119,17 @@ class SyncExchange(SyncWaiting):
                 assigned = self._assignment
                 retirement = assigned.retirement
                 parks = self._quick is FOR_A_MOMENT
-                if not self._buffer.size and (
-                    retirement is None
-                    or (retirement.order is None and not (parks and retirement.crowded))
+                moment = self._moment(self._limit) if parks else self._patience
+                if (
+                    not self._buffer.size
+                    and moment != 0
+                    and (retirement is None or retirement.order is None)
                 ):
                     poller = self._readable or self._watch_input()
                     record = self._record
                     record[WAITING] = 1
                     try:
-                        events = poller.poll(1 if parks else self._patience)
+                        events = poller.poll(moment)
                     finally:
                         record[WAITING] = 0
                     if len(events) == 1 and events[0][0] == poller.fd:
@@ -149,8 +151,8 @@ class SyncExchange(SyncWaiting):
                             self._received_nothing(None)
                             if self._over is None:
                                 return b""
-                    elif parks:
-                        self._moment_over = not events
+                    elif parks and moment is not None:
+                        self._waited = 0.0 if events else moment / 1000
                     elif not events:
                         raise self._unfinished("recv", 0, None, (self._limit, time.monotonic()))
             finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import threading
@@ -27,6 +28,12 @@ FOR_A_MOMENT: Final = "for a moment"
 #: Milliseconds for poll(2): where there is no one number for each wait.
 IMPATIENT: Final = -1.0
 _LONGEST: Final = 86400.0 * 20
+#: Milliseconds: how long a receive waits for input before it looks whether it is to be parked,
+#: where others may be waiting for its seat, and where there are seats enough.
+_SHORT_MOMENT: Final = 1
+_LONG_MOMENT: Final = 20
+#: Seconds: who waits for so long has time for a long moment.
+_MUCH: Final = 0.1
 #: Seconds: how long threads of one connection wait for a word to pass between them.
 MOMENT: Final = 0.05
 #: Seconds between two looks whether an order that is not obeyed yet has become one to close.
@@ -52,13 +59,13 @@ class SyncWaiting(Exchange):
         "_leaves_at",
         "_limit",
         "_mode",
-        "_moment_over",
         "_patience",
         "_quick",
         "_readable",
         "_reading",
         "_sending",
         "_unsent",
+        "_waited",
         "_writable",
     )
 
@@ -75,7 +82,7 @@ class SyncWaiting(Exchange):
         self._writable: Poller | None = None
         self._unsent: tuple[Data, int] | None = None  # an unfinished send's data, and bytes gone
         self._leaves_at = 0.0  # when it obeys an order to move; 0: there was none yet
-        self._moment_over = False  # it was waited for in vain: not once more for the same input
+        self._waited = 0.0  # seconds in vain, in a moment that is over: not once more for one input
         self._quick = self._quickness()
 
     def _reset_after_fork(self) -> None:
@@ -107,38 +114,59 @@ class SyncWaiting(Exchange):
         self._readable = poller = self._poller(self._input_fd, select.POLLIN)
         return poller
 
-    def _await_input(self, end: float | None) -> bool:
+    def _await_input(self, span: Span) -> bool:
         """Wait where nothing but input is waited for; return False if there is more to look at.
 
         What that is, the time that is over or a word of the server's, the slower wait finds out.
         """
         poller = self._readable or self._watch_input()
-        parks = self._quick is FOR_A_MOMENT
-        if parks:
-            if self._moment_over:
-                return False
-            retirement = self._assignment.retirement
-            if retirement is not None and retirement.crowded:
+        moment = 0
+        if self._quick is FOR_A_MOMENT:
+            moment = 0 if self._waited else self._moment(span[0])
+            if not moment:
                 return False
         record = self._record
         record[WAITING] = 1
         try:
-            if not parks:
-                return poller.alone(end)
-            came = poller.soon()
-            self._moment_over = not came
-            return came
+            return self._comes_within(moment, poller) if moment else poller.alone(span[1])
         finally:
             record[WAITING] = 0
+
+    def _moment(self, limit: float | None) -> int:
+        """Return how many milliseconds a receive may wait without care, 0: none.
+
+        limit: of the wait in all, in seconds.
+        """
+        assigned = self._assignment
+        retirement = assigned.retirement
+        if retirement is not None and retirement.crowded:
+            return 0
+        longest = _LONG_MOMENT
+        if assigned.keeping is not None:
+            left = assigned.keeping.at - time.monotonic()
+            if left <= 0.0:
+                return 0
+            longest = min(longest, math.ceil(left * 1000))
+        if (limit is not None and limit < _MUCH) or (retirement is not None and retirement.full):
+            return _SHORT_MOMENT
+        if assigned.park_after is not None and assigned.park_after < _MUCH:
+            return _SHORT_MOMENT
+        return longest
+
+    def _comes_within(self, moment: int, poller: Poller) -> bool:
+        """Wait a moment; return whether the descriptor is ready, and nothing else has come."""
+        events = poller.poll(moment)
+        if not events:
+            self._waited = moment / 1000
+        return len(events) == 1 and events[0][0] == poller.fd
 
     def _quickness(self) -> object:
         """Return how a receive may wait with less care than `_wait` takes; false: not at all."""
         assigned = self._assignment
-        if assigned.idle_timeout is not None or assigned.keeping is not None:
+        if assigned.idle_timeout is not None or self._peeking is not None:
             return None
-        if self._peeking is not None:
-            return None
-        return _TO_THE_END if assigned.park_after is None else FOR_A_MOMENT
+        tended = assigned.park_after is not None or assigned.keeping is not None
+        return FOR_A_MOMENT if tended else _TO_THE_END
 
     def _wait_readable(self, operation: str, wanted: int | None, span: Span) -> None:
         poller = self._readable or self._watch_input()
@@ -167,9 +195,12 @@ class SyncWaiting(Exchange):
         retirement = assigned.retirement
         receiving = operation != "send"
         tended = receiving and (assigned.park_after is not None or assigned.keeping is not None)
-        if tended and self._comes_soon(poller):
+        if tended and self._comes_soon(poller, span[0]):
             return
-        since = 0.0 if assigned.idle_timeout is None and not tended else time.monotonic()
+        since = 0.0
+        if assigned.idle_timeout is not None or tended:
+            since = time.monotonic() - self._waited
+        self._waited = 0.0
         while True:
             until = span[1]
             order = self._order()
@@ -201,18 +232,15 @@ class SyncWaiting(Exchange):
                 if receiving and order is not None and retirement is not None:
                     retirement.woken()
 
-    def _comes_soon(self, poller: Poller) -> bool:
+    def _comes_soon(self, poller: Poller, limit: float | None) -> bool:
         """Wait a moment, without the care that a longer wait takes: it costs as much as a recv(2).
 
-        Not while the connection is to be offered to the keeper, or others wait for the seat.
+        Not when the connection is to be offered to the keeper, or others wait for the seat.
         """
-        if self._moment_over:  # it has been waited for
-            self._moment_over = False
+        if self._waited:
             return False
-        retirement = self._assignment.retirement
-        if self._assignment.keeping is not None or (retirement is not None and retirement.crowded):
-            return False
-        return poller.soon()
+        moment = self._moment(limit)
+        return bool(moment) and self._comes_within(moment, poller)
 
     def _tend(self, since: float, *, parking: bool) -> float | None:
         """Entrust the connection to the keeper if it is time.

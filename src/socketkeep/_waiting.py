@@ -57,11 +57,6 @@ class Poller:
             events = self._poll.poll(left * 1000 if 0.0 < left < _LONG else 0)
         return len(events) == 1 and events[0][0] == self.fd
 
-    def soon(self) -> bool:
-        """Wait for a millisecond; return whether the descriptor alone is ready."""
-        events = self._poll.poll(1)
-        return len(events) == 1 and events[0][0] == self.fd
-
     def ready(self) -> bool:
         """Whether the descriptor is ready now."""
         return any(fd == self.fd for fd, _ in self._poll.poll(0))

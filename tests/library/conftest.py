@@ -82,6 +82,7 @@ class FakeRetirement:
         self.wake_fd, self._write_fd = os.pipe2(os.O_NONBLOCK)
         self.order: Order | None = None
         self.crowded = False
+        self.full = True
         self.awaited = False
         self._next: Order | None = None
 

@@ -142,6 +142,23 @@ def test_not_parked_while_draining(pair: Pair, retirement: FakeRetirement) -> No
 # Where others wait for the seat.
 
 
+@pytest.mark.parametrize("full", [True, False])
+def test_where_there_are_seats_it_waits_its_time(
+    pair: Pair, retirement: FakeRetirement, full: bool
+) -> None:
+    """In one wait; what it has waited by then counts, and it is not parked before."""
+    retirement.full = full
+    conn = Connection(pair[0], assignment=parking(park_after=0.15, retirement=retirement))
+    pair[1].sendall(b"x\n")
+    assert conn.recv() == b"x\n"
+    conn.commit()
+    began = time.monotonic()
+    with pytest.raises(Detached):
+        conn.recv()
+    assert time.monotonic() - began >= 0.15
+    assert conn.hand_over().parked
+
+
 def test_crowded_means_at_once(pair: Pair, retirement: FakeRetirement) -> None:
     retirement.crowded = True
     conn = Connection(pair[0], assignment=parking(park_after=60, retirement=retirement))

@@ -33,7 +33,7 @@ async def next_offer(place: Place) -> tuple[str, list[int]]:
 
 def test_the_next_one_does_not_wait_for_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is offered at its time, though the timer is set for when an earlier one is due again."""
-    monkeypatch.setattr(_keeping, "_ANSWER_TIME", 1000.0)
+    monkeypatch.setattr(_keeping, "_SOON", 1000.0)
 
     async def offered(place: Place) -> None:
         roster = Roster(place.environment, None)

@@ -36,29 +36,37 @@ def _large_start(start: int, rows: int) -> int:
 class Place:
     """The place of one connection's state."""
 
-    __slots__ = ("_large", "_map", "_small", "_words")
+    __slots__ = ("_large", "_map", "_other_large", "_other_small", "_small", "_words")
 
     def __init__(self, mapping: mmap.mmap, words: Record, small: int, large: int) -> None:
         self._map = mapping
         self._words = words
-        self._small = small
-        self._large = large
+        # By turns: the one that is next is never the one that counts.
+        self._small, self._other_small = small, small + _SMALL
+        self._large, self._other_large = large, large + STATE_LIMIT
+        counts = words[STATE] & _OFFSET
+        if counts == small:
+            self._small, self._other_small = self._other_small, small
+        elif counts == large:
+            self._large, self._other_large = self._other_large, large
 
     def put(self, state: bytes | None) -> None:
         """Replace the state, at once and as a whole.
 
         Who dies in the middle of this has left the earlier one or this.
         """
-        words = self._words
         if state is None:
-            words[STATE] = 0
+            self._words[STATE] = 0
             return
         size = len(state)
-        offset, step = (self._small, _SMALL) if size <= _SMALL else (self._large, STATE_LIMIT)
-        if words[STATE] & _OFFSET == offset:  # that one counts until the word is written
-            offset += step
+        if size <= _SMALL:
+            offset = self._small
+            self._small, self._other_small = self._other_small, offset
+        else:
+            offset = self._large
+            self._large, self._other_large = self._other_large, offset
         self._map[offset : offset + size] = state
-        words[STATE] = (size + 1) << _OFFSET_BITS | offset
+        self._words[STATE] = (size + 1) << _OFFSET_BITS | offset
 
 
 class Shelves:

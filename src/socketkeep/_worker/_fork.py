@@ -167,6 +167,10 @@ class _ScoreboardRetirement:
     def crowded(self) -> bool:
         return False  # there is no seat to wait for: each connection has a process of its own
 
+    @property
+    def full(self) -> bool:
+        return False
+
     def is_awaited(self) -> bool:
         return False
 

@@ -20,15 +20,19 @@ if TYPE_CHECKING:
 
 #: How long the keeper has to acknowledge before the connection is offered again, in seconds.
 _ANSWER_TIME: Final = 1.0
+#: When it is looked for the answer first: until it is known to be there, each wait of a sync
+#: handler is one with more care.
+_SOON: Final = 0.01
 
 
 class Offer:
     """One connection that the keeper is to have a handle of, too; a `Keeping`."""
 
-    __slots__ = ("_channel", "_entry", "at")
+    __slots__ = ("_again_at", "_channel", "_entry", "at")
 
     def __init__(self, channel: Channel, entry: Entry, at: float) -> None:
         self.at = at
+        self._again_at = at
         self._channel = channel
         self._entry = entry
 
@@ -38,6 +42,10 @@ class Offer:
         words = entry.record
         if words[record.KEEP] == keep_token(words) or entry.sock.fileno() < 0:
             return None  # it has it; or the connection has TLS, whose keys stay here
+        now = time.monotonic()
+        if now < self._again_at:
+            self.at = self._again_at
+            return self.at
         words[record.KEEP] = record.OFFERED
         message = Keep(
             entry.assignment.id, entry.assignment.epoch, entry.row, entry.listener, entry.peer
@@ -48,7 +56,8 @@ class Offer:
             return None
         except OSError as error:
             _log.debug("cannot be kept yet", id=entry.assignment.id, error=error.strerror)
-        self.at = time.monotonic() + _ANSWER_TIME
+        self._again_at = now + _ANSWER_TIME
+        self.at = now + _SOON
         return self.at
 
 

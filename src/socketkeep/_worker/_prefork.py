@@ -59,6 +59,10 @@ class _ChannelRetirement:
     def crowded(self) -> bool:
         return self._loop.environment.scoreboard.crowded
 
+    @property
+    def full(self) -> bool:
+        return self._loop.is_full
+
     def is_awaited(self) -> bool:
         return self._loop.is_awaited()
 

@@ -125,6 +125,10 @@ class Patience:
     def crowded(self) -> bool:
         return time.monotonic() >= self._until and self._retirement.crowded
 
+    @property
+    def full(self) -> bool:
+        return self._retirement.full
+
     def is_awaited(self) -> bool:
         return time.monotonic() >= self._until and self._retirement.is_awaited()
 

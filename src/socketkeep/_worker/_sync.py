@@ -89,8 +89,12 @@ class SyncLoop:
 
     def is_awaited(self) -> bool:
         """Whether connections that wait in a listener's queue may come when a seat becomes free."""
-        wanted = self.order is None and self._allowance.wants_room(self.open)
-        return wanted and self.gate.queued()
+        return self.is_full and self.gate.queued()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a seat that became free would be for a new connection."""
+        return self.order is None and self._allowance.wants_room(self.open)
 
     def watch(self, fd: int, call: Callable[[], None]) -> None:
         """Call when `fd` is readable."""

@@ -97,6 +97,10 @@ class _EventRetirement:
         # Threads that wait already are not woken: their wait is short where it can park.
         return self._loop.environment.scoreboard.crowded
 
+    @property
+    def full(self) -> bool:
+        return self._loop.is_full
+
     def is_awaited(self) -> bool:
         return self._loop.is_awaited()
 
