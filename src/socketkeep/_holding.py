@@ -6,12 +6,10 @@ import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
 
+from socketkeep._commands import command_of
 from socketkeep._errors import Closed, SystemFailure
 from socketkeep._handles import descriptors
-
-_COMMAND_WIDTH: Final = 60
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -89,26 +87,3 @@ class Held:
     def handles(self) -> int:
         """How many descriptors of this socket `holders` finds; each look counts anew."""
         return len(self.holders())
-
-
-def command_of(pid: int) -> str:
-    """Return the command line of a process, cut to 60 characters; "?" when it cannot be read."""
-    return cut(command_line(pid))
-
-
-def command_line(pid: int) -> str:
-    """Return the command line of a process on one printable line; "?" when it cannot be read."""
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read(4096).rstrip(b"\0").split(b"\0")
-    except OSError:
-        return "?"
-    text = " ".join(os.fsdecode(word) for word in words).strip()
-    return "".join(letter if letter.isprintable() else "?" for letter in text) or "?"
-
-
-def cut(command: str) -> str:
-    """Return the beginning of a command line, for a table: at most 60 characters."""
-    if len(command) > _COMMAND_WIDTH:
-        return f"{command[: _COMMAND_WIDTH - 3]}..."
-    return command

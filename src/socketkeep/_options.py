@@ -15,6 +15,8 @@ from typing import Any, Final, get_type_hints
 
 import msgspec
 
+from socketkeep._mistakes import OptionError, nearest
+
 _DURATION: Final = r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|h|d|)"
 _SECONDS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE: Final = r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?b)?"
@@ -22,10 +24,6 @@ _MOST_NUMBER: Final = (1 << 31) - 1  # what listen(2) and the like take
 _MOST_SECONDS: Final = 10**9
 _MOST_BYTES: Final = 1 << 53  # exact as a float
 _BYTES: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-
-
-class OptionError(ValueError):
-    """A value that an option cannot take; the text names the option, its source and the remedy."""
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -268,17 +266,6 @@ class Option(msgspec.Struct, frozen=True):
 
 def _shown(given: object) -> str:
     return repr(given) if isinstance(given, str) else json.dumps(given, default=str)
-
-
-def nearest(word: str, known: tuple[str, ...]) -> str:
-    """Return " (did you mean ...?)" for the nearest of `known`, or "" when none is near."""
-    from difflib import get_close_matches  # for who has mistyped
-
-    match = get_close_matches(word.lower(), [name.lower() for name in known], n=1, cutoff=0.6)
-    if not match:
-        return ""
-    found = next(name for name in known if name.lower() == match[0])
-    return f" (did you mean {found}?)"
 
 
 def options_of(config: type[msgspec.Struct]) -> tuple[Option, ...]:

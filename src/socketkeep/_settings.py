@@ -10,7 +10,8 @@ from typing import Any, Final
 import msgspec
 
 from socketkeep._config import OPTIONS, ServeConfig
-from socketkeep._options import Option, OptionError, nearest
+from socketkeep._mistakes import OptionError, nearest
+from socketkeep._options import Option
 
 PREFIX: Final = "SOCKETKEEP_"
 CONFIG_VARIABLE: Final = "SOCKETKEEP_CONFIG"

@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketkeep._config import OPTIONS, ServeConfig, option
+from socketkeep._mistakes import OptionError, nearest
 from socketkeep._options import (
     Option,
-    OptionError,
-    nearest,
     parse_duration,
     parse_flag,
     parse_permissions,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._options import OptionError
+from socketkeep._mistakes import OptionError
 from socketkeep._settings import FlagValue, gather
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from socketkeep import Closed, Connection, Holder, Holders, Listener, _holding
+from socketkeep import Closed, Connection, Holder, Holders, Listener, _commands
 from tests.forking.conftest import Pair
 from tests.forking.support import Gate, child
 
@@ -79,4 +79,4 @@ def test_they_read_well() -> None:
     assert str(held) == (
         "process 7 (app) by descriptor 3\n2 processes could not be looked into: run it as root"
     )
-    assert _holding.command_of(2**22 + 1) == "?"
+    assert _commands.command_of(2**22 + 1) == "?"

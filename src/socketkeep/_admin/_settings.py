@@ -8,7 +8,7 @@ import msgspec
 
 from socketkeep._address import InetAddress, parse_bind
 from socketkeep._config import ServeConfig, option
-from socketkeep._options import OptionError
+from socketkeep._mistakes import OptionError
 
 
 class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 from socketkeep._cli._exit import DONE, FAILED, INTERRUPTED, USAGE, Failure
-from socketkeep._options import OptionError, nearest
+from socketkeep._mistakes import OptionError, nearest
 from socketkeep._version import VERSION
 
 #: Name of each command, which is its module's and its function's, and its line in the help.

@@ -52,5 +52,7 @@ def present(
 def print_json(result: Any, indent: int = 2) -> None:
     """Print a result; a negative indent is one line."""
     written = msgspec.json.format(msgspec.json.encode(result), indent=indent)
-    sys.stdout.write(written.decode() + "\n")
     sys.stdout.flush()
+    # As the bytes they are: of 10,000 sockets they are megabytes.
+    sys.stdout.buffer.writelines((written, b"\n"))
+    sys.stdout.buffer.flush()

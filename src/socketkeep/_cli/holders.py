@@ -13,13 +13,14 @@ from socketkeep._cli._exit import FAILED, USAGE, Failure
 from socketkeep._cli._table import Measure, Table, duration, size
 from socketkeep._cli._watching import json_option, present, watch_option
 from socketkeep._errors import AddressError, SystemFailure
-from socketkeep._inspect._results import HeldSocket, HeldSockets
+from socketkeep._inspect._results import HeldSocket, HeldSockets, Timer
 from socketkeep._inspect._survey import holders as look
 
 _HEADINGS = (
     *("kind", "state", "local", "peer", "recv", "send", "timer", "mode", "age", "inode", "cookie"),
     "held by",
 )
+_MODES = {True: "non-blocking", False: "blocking", None: None}
 
 
 @contextmanager
@@ -80,15 +81,19 @@ def _rows(held: HeldSocket) -> Iterator[tuple[Any, ...]]:
     by = [str(holder) for holder in held.holders]
     if held.note:
         by.append(held.note)
-    modes = {True: "non-blocking", False: "blocking", None: None}
+    amount = Measure if held.state == "LISTEN" else size  # of connections, or in bytes
+    received, sent = held.receive_queue, held.send_queue
     yield (
-        *(held.kind, held.state, held.local, held.peer),
-        _amount(held, held.receive_queue),
-        _amount(held, held.send_queue),
-        _timer(held),
-        modes[held.nonblocking],
+        held.kind,
+        held.state,
+        held.local,
+        held.peer,
+        None if received is None else amount(received),
+        None if sent is None else amount(sent),
+        None if held.timer is None else _told(held.timer),
+        _MODES[held.nonblocking],
         None if held.age is None else duration(held.age),
-        Measure(held.inode),
+        held.inode,
         Measure(f"{held.cookie:x}"),
         by[0] if by else "",
     )
@@ -96,15 +101,6 @@ def _rows(held: HeldSocket) -> Iterator[tuple[Any, ...]]:
         yield (*[""] * 4, *[Measure()] * 2, *[""] * 2, *[Measure()] * 3, other)
 
 
-def _amount(held: HeldSocket, amount: int | None) -> Measure | None:
-    if amount is None:
-        return None
-    return Measure(amount) if held.state == "LISTEN" else size(amount)
-
-
-def _timer(held: HeldSocket) -> str | None:
-    timer = held.timer
-    if timer is None:
-        return None
+def _told(timer: Timer) -> str:
     fired = f", {timer.fired} in vain" if timer.fired else ""
     return f"{timer.kind} in {duration(timer.left)}{fired}"

@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from socketkeep._holding import command_line, cut
+from socketkeep._commands import command_line, cut
 
 #: The command lines of keepers: with their title set, without, and after an upgrade.
 _KEEPER: Final = re.compile(

@@ -58,13 +58,16 @@ class SocketHolder(Struct, frozen=True, gc=False):
     of: int
 
     def __str__(self) -> str:
-        told = {
-            "inherited": f", inherited at a fork from {self.of}",
-            "kept": ", keeps it (a Socketkeep keeper)",
-            "serves": f", serves it for the keeper {self.of}",
-            "": "",
-        }
-        return f"{self.pid}:{self.fd} {self.user} {self.command}{told[self.how]}"
+        text = f"{self.pid}:{self.fd} {self.user} {self.command}"
+        match self.how:
+            case "inherited":
+                return f"{text}, inherited at a fork from {self.of}"
+            case "kept":
+                return f"{text}, keeps it (a Socketkeep keeper)"
+            case "serves":
+                return f"{text}, serves it for the keeper {self.of}"
+            case _:
+                return text
 
 
 class HeldSocket(Struct, frozen=True, gc=False):

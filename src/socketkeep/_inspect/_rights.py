@@ -6,7 +6,7 @@ import os
 import re
 from typing import Final
 
-from socketkeep._holding import command_of
+from socketkeep._commands import command_of
 from socketkeep._inspect._processes import user_name
 
 _YAMA: Final = "/proc/sys/kernel/yama/ptrace_scope"

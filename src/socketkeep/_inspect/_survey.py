@@ -6,8 +6,9 @@ import errno
 import os
 import socket
 import time
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from socketkeep._address import InetAddress, UnixAddress
 from socketkeep._errors import SystemFailure
@@ -32,14 +33,13 @@ _ELSEWHERE: Final = "in another network namespace (a container): look from there
 _NOT_IN_THE_TABLE: Final = "not in the kernel's tables: not bound, or of a kind they do not show"
 
 
-@dataclass
-class _Found:
+class _Found(Struct):
     """The sockets in question, of each kind; `others` by inode, with what is known of them."""
 
-    inet: list[InetSocket] = field(default_factory=list)
-    unix: list[UnixSocket] = field(default_factory=list)
-    unix_names: dict[int, str] = field(default_factory=dict)
-    others: dict[int, tuple[str, str]] = field(default_factory=dict)
+    inet: list[InetSocket] = []
+    unix: list[UnixSocket] = []
+    unix_names: dict[int, str] = {}
+    others: dict[int, tuple[str, str]] = {}
     #: What the process `looked_at` has, which need not be looked for again.
     descriptors: Descriptors = field(default_factory=Descriptors)
     looked_at: int = 0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import socket
-from dataclasses import dataclass
 from typing import Final, TypeAlias
+
+from msgspec import Struct
 
 from socketkeep._address import FdAddress, InetAddress, UnixAddress, parse_bind
 from socketkeep._errors import AddressError
@@ -21,8 +22,7 @@ _FORMS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessSockets:
+class ProcessSockets(Struct, frozen=True):
     """The sockets of a process; with `fd` the one of that descriptor."""
 
     pid: int

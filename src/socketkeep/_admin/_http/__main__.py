@@ -16,7 +16,7 @@ from socketkeep import _log
 from socketkeep._admin._http._server import HttpServer
 from socketkeep._admin._http._source import Source
 from socketkeep._admin._settings import HttpSettings, admin_token
-from socketkeep._options import OptionError
+from socketkeep._mistakes import OptionError
 from socketkeep._roles import Role
 from socketkeep._titles import set_title
 
