@@ -52,6 +52,7 @@ from socketkeep._wire._messages import (
 )
 from socketkeep._wire._messages import Ended as EndedMessage
 from socketkeep._wire._scoreboard import Scoreboard
+from socketkeep._worker._allowance import Allowance
 
 BOOT: Final = 0xB007
 OnCrash = Literal["close", "reset", "resume"]
@@ -402,6 +403,7 @@ class FarWorker(Far):
         self.wake = wake
         self.said_ready = False
         self.accept_below = 0
+        self.allowance = Allowance(board, max_connections=1)  # whichever it is
         self.allotments = 0
         self.listens = True
         self.crowded = 0  # how often it was told
@@ -417,13 +419,15 @@ class FarWorker(Far):
     def read(self) -> None:
         for packet in self.packets():
             match packet.message:
-                case Seats(accept_below=limit):
+                case Seats(accept_below=limit) as seats:
                     self.accept_below = limit
+                    self.allowance.told(seats)
                     self.allotments += 1
                 case CloseListeners():
                     self.listens = False
                 case Retire() as order:
                     self.order = order
+                    self.allowance.accept_no_more()
                 case Acknowledged() as acknowledged:
                     self.acknowledged.append(acknowledged)
                 case Attach() as attach:
@@ -498,6 +502,7 @@ class FarWorker(Far):
         attach, fds = self.arrived.pop(0)
         for fd in fds:
             os.close(fd)
+        self.allowance.refuse()
         self.send(Refused(attach.id, attach.epoch, reason))
 
     def _drop(self) -> None:

@@ -313,7 +313,7 @@ def test_a_connection_that_waits_for_a_seat_gets_the_next_that_is_free(
     bench.advance(0.3)
     assert not staying.arrived
     assert staying.accept_below == 0, "the next seat is for the connection that waits"
-    blocking.settle()
+    blocking.settle(Ended.CLOSED)
     bench.advance(0.3)
     assert staying.arrived[0][0].id == moving.id
     staying.attach()
@@ -334,7 +334,7 @@ def test_seats_are_kept_free_for_connections_that_are_still_served(
     assert [worker.accept_below for worker in new] == [0, 0]
     give_up(bench, first)
     bench.settle()
-    assert [worker.accept_below for worker in new] == [0, 0], "one is given, one still to come"
+    assert [worker.accept_below for worker in new] == [1, 0], "one is given, one still to come"
     give_up(bench, second)
     assert [len(worker.arrived) for worker in new] == [1, 1]
     for worker in new:
@@ -353,7 +353,7 @@ def test_the_seat_of_one_that_ended_instead_of_moving_is_given_free(
     (new,) = bench.bring_up("prefork")
     assert new.accept_below == 0
     peer.close()
-    served.settle()
+    served.settle(Ended.CLOSED)
     bench.advance(0.3)
     assert new.accept_below == 1
 
@@ -377,6 +377,6 @@ def test_max_connections_holds_through_a_reload_and_a_scale_up(make_bench: MakeB
     bench.settle()
     assert (new.accept_below, second.accept_below) == (2, 0), "four are open: none may come"
     for one in tuple(new.connections.values())[:3]:
-        one.settle()
+        one.settle(Ended.CLOSED)
     bench.advance(0.3)
     assert (new.accept_below, second.accept_below) == (2, 2)

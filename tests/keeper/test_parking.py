@@ -352,7 +352,7 @@ def test_without_a_limit_a_parked_one_takes_no_seat(make_bench: MakeBench) -> No
     peer.send(b"?")
     bench.settle()
     assert not worker.arrived, "the seat is taken"
-    serving.settle()
+    serving.settle(Ended.CLOSED)
     bench.settle()
     assert arrival(bench).id == served.id
 
@@ -402,7 +402,7 @@ def test_a_crowd_is_told_of_once_and_served_in_turn(make_bench: MakeBench) -> No
 def test_a_seat_that_becomes_free_is_taken_at_once(make_bench: MakeBench) -> None:
     bench = make_bench(workers=1)
     worker, busy, (peer,) = crowd(bench, 1)
-    busy.settle()  # says that it is free
+    busy.settle(Ended.CLOSED)  # says that it is free
     bench.settle()
     assert len(worker.arrived) == 1
     assert is_alive(peer, after_question(worker.attach()))
@@ -418,7 +418,7 @@ def test_a_crowd_does_not_wait_longer_than_the_orphan_timeout(make_bench: MakeBe
     assert bench.keeper.counters()["lost"] == 2
     bench.advance(0.3)
     assert not is_crowded(worker)
-    busy.settle()
+    busy.settle(Ended.CLOSED)
 
 
 def test_a_burst_of_many_is_queued_and_spread(make_bench: MakeBench) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep._keeper._seats import UNBOUNDED, accept_limits, seats_of_model, shares
+from socketkeep._keeper._seats import UNBOUNDED, accept_limits, seats_of_model, shares, within
 from socketkeep._keeper._workers import Model
 
 SEATS = st.integers(0, 20)
@@ -68,3 +68,26 @@ def test_no_seat_is_kept_for_nobody(workers: list[tuple[int, int]], coming: int)
     assert sum(seats) - sum(limits) == min(sum(seats), coming + beyond)
     if not coming and not beyond:
         assert limits == seats
+
+
+@given(st.lists(st.tuples(SEATS, SEATS), min_size=1, max_size=6), SEATS)
+def test_what_may_come_to_be_served_is_bounded(workers: list[tuple[int, int]], spare: int) -> None:
+    """Whichever workers have heard their limits: no worker gets what another may still take."""
+    limits, bounds = [list(column) for column in zip(*workers, strict=True)]
+    permitted = within(limits, bounds, sum(bounds) + spare)
+    assert all(least <= limit for least, limit in zip(permitted, limits, strict=True))
+    risen = [max(0, limit - bound) for limit, bound in zip(permitted, bounds, strict=True)]
+    wanted = sum(max(0, limit - bound) for limit, bound in zip(limits, bounds, strict=True))
+    assert sum(risen) == min(spare, wanted)
+
+
+@given(WORKERS, COMING)
+def test_seats_that_are_kept_stay_where_they_are(
+    workers: list[tuple[int, int]], coming: int
+) -> None:
+    """Else limits would go to and fro, and a seat stand free until all have heard of it."""
+    seats, taken = [list(column) for column in zip(*workers, strict=True)]
+    taken = [min(have, total) for have, total in zip(taken, seats, strict=True)]
+    limits = accept_limits(seats, taken, coming)
+    bounds = [max(limit, have) for limit, have in zip(limits, taken, strict=True)]
+    assert accept_limits(seats, taken, coming, bounds) == limits

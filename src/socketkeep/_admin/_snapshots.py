@@ -25,7 +25,7 @@ from socketkeep._admin._reports import (
 from socketkeep._assignment import Attached
 from socketkeep._inspect._queue import listen_queue
 from socketkeep._keeper._keeper import Keeper
-from socketkeep._keeper._ownership import Ownership, State
+from socketkeep._keeper._ownership import Ownership
 from socketkeep._keeper._waits import BOUNDS
 from socketkeep._keeper._workers import Worker, WorkerState
 from socketkeep._wire._scoreboard import id_of, parse_connection_id
@@ -36,7 +36,7 @@ _SHOWN = (WorkerState.STARTING, WorkerState.READY, WorkerState.DRAINING)
 def status(keeper: Keeper, name: str) -> StatusReport:
     """Return the answer to ``status``."""
     states = [worker.state for worker in keeper.pool]
-    owned, moving = _census(keeper)
+    owned, moving = keeper.pool.connections, len(keeper.connections.moves)
     parked = len(keeper.connections.parking)
     generation = keeper.current or keeper.reloads.coming
     return StatusReport(
@@ -54,7 +54,7 @@ def status(keeper: Keeper, name: str) -> StatusReport:
         workers=WorkersByState(**{state.value: states.count(state) for state in _SHOWN}),
         connections=ConnectionsByState(
             open=owned + moving + parked,
-            owned=owned,
+            owned=max(0, owned),
             moving=moving,
             parked=parked,
             kept=len(keeper.connections.custody),
@@ -141,7 +141,10 @@ def _connections(keeper: Keeper, step: int) -> list[ConnectionReport]:
         for row, number in worker.scoreboard.columns():
             if number % step:
                 continue
-            report = _of_row(worker, row, worker.scoreboard.record(row), names, now)
+            words = worker.scoreboard.record(row)
+            report = _of_row(worker, row, words, names, now)
+            if words[record.NUMBER] != number:
+                continue  # it was freed while it was read
             other = reports.get(report.id)
             # The row where it was is freed a moment after it has another one.
             if other is None or other.epoch < report.epoch:
@@ -171,32 +174,6 @@ def _connections(keeper: Keeper, step: int) -> list[ConnectionReport]:
 
 def _busy(worker: Worker) -> int:
     return sum(not waits for _, _, waits in worker.scoreboard.columns(record.WAITING))
-
-
-def _census(keeper: Keeper) -> tuple[int, int]:
-    """Return how many connections workers have, and how many are between two.
-
-    Each is counted once, though it may stand in the rows of the worker that it leaves, in those of
-    the one that has it already, and in the keeper's own table of what moves.
-    """
-    moves, parking = keeper.connections.moves, keeper.connections.parking
-    if not len(moves) and not any(worker.leaving for worker in keeper.pool):
-        return sum(worker.open for worker in keeper.pool), 0
-    rows: dict[tuple[int, int, int], int] = {}
-    for worker in keeper.pool:
-        board = worker.scoreboard
-        for _, number, *others in board.columns(record.BOOT, record.MINTED_BY, record.EPOCH):
-            boot, minted_by, epoch = others
-            if rows.get((boot, minted_by, number), -1) < epoch:
-                rows[boot, minted_by, number] = epoch
-    moving = arrived = 0
-    for held in (*moves, *parking):
-        epoch = rows.pop(parse_connection_id(held.parcel.id), -1)
-        if _is_in_rows(held.ownership, epoch):
-            arrived += 1
-        elif held.ownership.state is State.MOVING:
-            moving += 1
-    return len(rows) + arrived, moving
 
 
 def _is_in_rows(ownership: Ownership, epoch: int) -> bool:

@@ -46,13 +46,14 @@ class Allotment:
             coming = self._connections.moves.waiting + self._leaving()
         if self._config.max_connections:
             coming += len(self._connections.parking)
-        limits = _seats.accept_limits(
-            [worker.seats for worker in workers],
-            [worker.load for worker in workers],
-            coming,
-        )
         most = self._config.max_connections
-        full = bool(most) and coming + sum(worker.load for worker in workers) >= most
+        bounds = [worker.bound for worker in workers] if most else None
+        loads = [worker.load for worker in workers]
+        limits = _seats.accept_limits([worker.seats for worker in workers], loads, coming, bounds)
+        full = False
+        if bounds is not None:
+            limits = _seats.within(limits, bounds, most - coming)
+            full = coming + sum(loads) >= most
         for worker, limit in zip(workers, limits, strict=True):
             self._pool.allot(worker, 0 if paused else limit, full=full)
         keeping = limits != [worker.seats for worker in workers]
@@ -62,9 +63,6 @@ class Allotment:
 
     def _leaving(self) -> int:
         """How many connections of retiring workers need a seat in those that stay."""
-        return sum(
-            worker.open
-            for worker in self._pool
-            if worker.moves_its_connections
-            or (self._config.max_connections and worker.state in _LEAVING)
-        )
+        if self._config.max_connections:
+            return sum(worker.bound for worker in self._pool if worker.state in _LEAVING)
+        return sum(worker.load for worker in self._pool if worker.moves_its_connections)

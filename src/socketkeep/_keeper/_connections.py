@@ -225,8 +225,11 @@ class Connections:
     def orphaned(self, worker: Worker, message: Orphaned) -> None:
         """The process that a `fork` worker had for a connection has died, and was reaped."""
         held = self.custody.get(message.id)
-        if held is None or held.ownership.worker != worker.serial:
-            return
+        if held is not None and held.ownership.worker != worker.serial:
+            return  # it was given up before
+        worker.departures += 1
+        if held is None:
+            return  # its offer did not arrive
         if held.ownership.epoch != message.epoch:
             _log.error("refused a stale message", id=message.id, **worker.label)
             return

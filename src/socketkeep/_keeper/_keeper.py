@@ -208,7 +208,7 @@ class Keeper:
     def summary(self) -> str:
         """The server's figures in a line, for who watches it from outside."""
         workers = sum(worker.state is not WorkerState.DEAD for worker in self.pool)
-        connections = sum(worker.open for worker in self.pool) + len(self.connections)
+        connections = self.pool.connections + len(self.connections)
         generation = self.current.number if self.current else 0
         return (
             f"{self.state}: generation {generation}, {workers} workers, {connections} connections"

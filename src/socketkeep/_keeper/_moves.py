@@ -112,6 +112,7 @@ class Moves:
         epoch = message.epoch if message.id or held is None else held.ownership.epoch
         held = self._answer(worker, name, epoch, Ownership.refused)
         if held is not None:
+            worker.departures += 1
             self._waiting[held.id] = held
             # Not at once: the worker that refused may be the only one, and be out of descriptors.
             self._reactor.call_later(_RETRY, self._go_on)
@@ -122,6 +123,7 @@ class Moves:
         Return the names of those.
         """
         names = self._unanswered.pop(worker.serial, {})
+        worker.arriving -= len(names)
         for name in names:
             held = self._moving[name]
             held.ownership.receiver_died()
@@ -188,6 +190,7 @@ class Moves:
             return
         del self._waiting[parcel.id]
         worker.arriving += 1
+        worker.given += 1
         self._unanswered.setdefault(worker.serial, {})[parcel.id] = None
 
     def _answer(

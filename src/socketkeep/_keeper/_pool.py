@@ -85,6 +85,14 @@ class WorkerPool:
         """Whether there is no worker and no process of one."""
         return not self._workers and not self._children
 
+    @property
+    def connections(self) -> int:
+        """How many connections the workers have, but for those that the keeper counts as moving.
+
+        One of those less where it has ended before the keeper has heard that it arrived.
+        """
+        return sum(worker.load - worker.arriving for worker in self)
+
     def of_generation(self, number: int) -> list[Worker]:
         """Return the workers of a generation that serve or are starting."""
         alive = (WorkerState.STARTING, WorkerState.READY)
@@ -184,11 +192,10 @@ class WorkerPool:
     def allot(self, worker: Worker, accept_below: int, *, full: bool = False) -> None:
         """Tell a worker how many connections it may accept, if that has changed."""
         departures = worker.departures if self._config.max_connections else 0
-        seats = Seats(accept_below, departures, full)
-        if worker.told != seats:
-            worker.told = seats
+        if worker.told != (accept_below, departures, full):
+            worker.told = accept_below, departures, full
             worker.accept_below = accept_below
-            worker.link.send(seats)
+            worker.link.send(Seats(accept_below, departures, full, worker.promise(accept_below)))
 
     def kill_all(self) -> None:
         """End every worker at once, and those that are still to be forked as they come."""

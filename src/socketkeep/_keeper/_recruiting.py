@@ -11,7 +11,7 @@ from socketkeep._keeper._verdict import Policy
 from socketkeep._keeper._workers import Adopted, Worker, WorkerState
 from socketkeep._wire._channel import Channel, channel_pair
 from socketkeep._wire._messages import Stranded
-from socketkeep._wire._scoreboard import Scoreboard, create_memfd
+from socketkeep._wire._scoreboard import DETACHED, Scoreboard, create_memfd
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,7 @@ def new_worker(
 
 def adopted_worker(serial: int, offer: Stranded, memfd: int, wake: int, adopted: Adopted) -> Worker:
     """Return a worker of a keeper that has died, which accepts no more."""
+    scoreboard = Scoreboard(memfd)
     return Worker(
         serial=serial,
         slot=offer.slot,
@@ -64,10 +65,12 @@ def adopted_worker(serial: int, offer: Stranded, memfd: int, wake: int, adopted:
         model=offer.model,
         resumable=offer.resumable and adopted.moves,
         policy=Policy(offer.on_crash, offer.redeliver),
-        scoreboard=Scoreboard(memfd),
+        scoreboard=scoreboard,
         memfd=memfd,
         wake=wake,
         state=WorkerState.DRAINING,
+        given=scoreboard.attached,
+        departures=scoreboard[DETACHED],
         pid=offer.pid,
         forked=True,
         adopted=adopted,

@@ -38,20 +38,39 @@ def shares(seats: int, workers: int, max_connections: int) -> list[int]:
     return [min(seats, each + (index < extra)) for index in range(workers)]
 
 
-def accept_limits(seats: Sequence[int], taken: Sequence[int], coming: int) -> list[int]:
+def accept_limits(
+    seats: Sequence[int], taken: Sequence[int], coming: int, bounds: Sequence[int] | None = None
+) -> list[int]:
     """Return for each worker below how many connections it may accept.
 
     `seats` and `taken` are each worker's; `coming` is how many connections are on their way to all
     of them together.  The free seats are kept for those first; when there are too few, the next
     seats to become free are.  What a worker has above its seats, since its share became smaller,
-    takes the place of one in another.
+    takes the place of one in another.  bounds: what each may have by what it was told before; the
+    seats that are kept already stay those that are kept, if they are as many.
     """
     limits = list(seats)
     coming += sum(max(0, have - total) for have, total in zip(taken, seats, strict=True))
-    for free_only in (True, False):
-        for index, total in enumerate(seats):
-            room = total - taken[index] if free_only else limits[index]
-            kept = max(0, min(room, coming))
+    free = [total - have for have, total in zip(taken, seats, strict=True)]
+    kept_already = [total - bound for bound, total in zip(bounds or seats, seats, strict=True)]
+    for rooms in (kept_already, free, seats):
+        for index, room in enumerate(rooms):
+            kept = max(0, min(room - (seats[index] - limits[index]), coming))
             limits[index] -= kept
             coming -= kept
     return limits
+
+
+def within(limits: Sequence[int], bounds: Sequence[int], most: int) -> list[int]:
+    """Return `limits`, lowered so that no more than `most` connections can come to be served.
+
+    bounds: how many each worker has, or may have until it hears its next limit.  So one worker's
+    limit is raised at the expense of another's only when that one is known to go by its own.
+    """
+    spare = most - sum(bounds)
+    permitted = []
+    for limit, bound in zip(limits, bounds, strict=True):
+        more = max(0, min(limit - bound, spare))
+        spare -= more
+        permitted.append(min(limit, bound + more))
+    return permitted

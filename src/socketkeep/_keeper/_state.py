@@ -105,6 +105,8 @@ class SavedWorker(msgspec.Struct, kw_only=True):
     expires_at: float
     adopted: SavedAdopted | None = None
     stuck: bool = False
+    given: int | None = None
+    promises: list[tuple[int, int, int]] = []
 
 
 class SavedPool(msgspec.Struct, kw_only=True):

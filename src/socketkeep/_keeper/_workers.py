@@ -23,8 +23,14 @@ from socketkeep._keeper._state import (
 from socketkeep._keeper._system import Exit
 from socketkeep._keeper._verdict import Policy
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet, channel_pair
-from socketkeep._wire._messages import Message, Seats
-from socketkeep._wire._scoreboard import DETACHED, OPEN, Scoreboard
+from socketkeep._wire._messages import Message
+from socketkeep._wire._scoreboard import (
+    ACCEPTS_NO_MORE,
+    DETACHED,
+    OPEN,
+    SEATS_HEARD,
+    Scoreboard,
+)
 
 Model = Literal["fork", "prefork", "thread", "async"]
 
@@ -203,9 +209,11 @@ class Worker:
     order: Order | None = None
     seats: int = 0  # how many connections it may serve
     accept_below: int = 0  # what it was last told of them
-    told: Seats | None = None  # and all that it was told; None: since before an upgrade
+    told: tuple[int, int, bool] | None = None  # and all of it; None: since before an upgrade
+    promises: list[tuple[int, int, int]] = field(default_factory=list)  # see `promise`
     arriving: int = 0  # connections sent to it and not yet acknowledged
-    departures: int = 0  # connections that were taken from it
+    given: int = 0  # connections sent to it, ever
+    departures: int = 0  # connections that were taken from it, or refused by it
     replaces: Worker | None = None
     error: str = ""
     killed: bool = False  # by the keeper
@@ -215,6 +223,10 @@ class Worker:
     expires_at: float = float("inf")
     timers: list[Timer] = field(default_factory=list)
     adopted: Adopted | None = None
+    _words: int = field(init=False)  # how often it was told how many it may accept
+
+    def __post_init__(self) -> None:
+        self._words = self.promises[-1][0] if self.promises else 0
 
     def listener(self, number: int) -> int:
         """Return this server's number of what the worker calls the listener `number`."""
@@ -237,14 +249,45 @@ class Worker:
     def load(self) -> int:
         """How many connections take its seats: those it serves, and those that were sent to it.
 
-        Not what the keeper has taken: that leaves its seat before the worker reads on.
+        What the keeper was given back counts until it has heard of it.  So each is counted once at
+        any moment, whichever rows the worker has made or freed for them by now.
         """
-        return self.open - self.leaving + self.arriving
+        if self.state is WorkerState.DEAD:
+            return self.open
+        return max(0, self.scoreboard.balance + self.given - self.departures)
+
+    def promise(self, accept_below: int) -> int:
+        """Note that it is told that; return the serial number to tell it by.
+
+        What it has been told and may still go by is noted, as (serial number, how many, how many
+        had been sent to it), as if nothing had ever left it, since each that leaves makes it fewer.
+        """
+        self._words += 1
+        most = accept_below + self.departures
+        while self.promises and self.promises[-1][1] - self.promises[-1][2] <= most - self.given:
+            self.promises.pop()  # whichever of the two it goes by, this one allows as many
+        self.promises.append((self._words, most, self.given))
+        return self._words
 
     @property
-    def leaving(self) -> int:
-        """How many that the keeper has taken from it still have their rows there."""
-        return max(0, self.departures - self.scoreboard[DETACHED])
+    def may_have(self) -> int:
+        """Up to how many connections it may have without another word: all that it may go by."""
+        heard = self.scoreboard[SEATS_HEARD]
+        if not self.promises or heard == ACCEPTS_NO_MORE or self.state is WorkerState.DEAD:
+            return 0
+        while len(self.promises) > 1 and self.promises[1][0] <= heard:
+            del self.promises[0]
+        # What was sent to it later than the word may come on top, unless it has arrived by now.
+        return max(
+            most - self.departures + min(self.given - given, self.arriving)
+            for _, most, given in self.promises
+        )
+
+    @property
+    def bound(self) -> int:
+        """How many connections it has, or may yet accept."""
+        may_have = self.may_have  # before `load`: what it accepted by an earlier word is in that
+        return max(may_have, self.load)
 
     @property
     def moves_its_connections(self) -> bool:
@@ -282,11 +325,19 @@ class Worker:
             adopted=SavedAdopted(self.adopted.moves, list(self.adopted.listeners))
             if self.adopted
             else None,
+            given=self.given,
+            promises=self.promises,
         )
 
     @classmethod
     def restored(cls, saved: SavedWorker) -> Worker:
         """Make the record anew, but for `link` and `replaces`."""
+        scoreboard = Scoreboard(saved.memfd)
+        given, departures = saved.given, saved.departures
+        if given is None:  # an earlier version did not count it, nor each departure
+            given = saved.arriving + scoreboard.attached
+            departures = max(departures, scoreboard[DETACHED])
+        promises = saved.promises or [(0, saved.accept_below + departures, given - saved.arriving)]
         return cls(
             serial=saved.serial,
             slot=saved.slot,
@@ -294,7 +345,7 @@ class Worker:
             model=saved.model,
             resumable=saved.resumable,
             policy=Policy.restored(saved.policy),
-            scoreboard=Scoreboard(saved.memfd),
+            scoreboard=scoreboard,
             memfd=saved.memfd,
             wake=saved.wake,
             started_at=saved.started_at,
@@ -305,7 +356,9 @@ class Worker:
             seats=saved.seats,
             accept_below=saved.accept_below,
             arriving=saved.arriving,
-            departures=saved.departures,
+            departures=departures,
+            given=given,
+            promises=promises,
             error=saved.error,
             killed=saved.killed,
             stuck=saved.stuck,

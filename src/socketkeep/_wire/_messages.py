@@ -90,8 +90,9 @@ class Seats(Message, frozen=True, tag="Seats"):
     """
 
     accept_below: int
-    departures: int = 0  # how many detached connections of the worker that takes into account
+    departures: int = 0  # how many that the worker detached or refused that takes into account
     full: bool = False  # a seat that becomes free is not for a new connection
+    serial: int = 0  # shown in the scoreboard by a worker that goes by it
 
 
 class CloseListeners(Message, frozen=True, tag="CloseListeners"):

@@ -53,6 +53,11 @@ BEAT: Final = 12  # when the worker's loop last showed that it goes on, CLOCK_MO
 CROWDED: Final = 13  # 1 while connections wait for a seat; the keeper writes it
 _ROWS: Final = 14
 ATTACHED_UPGRADE: Final = 15
+SEATS_HEARD: Final = 16  # the serial of the `Seats` that the worker goes by, or ACCEPTS_NO_MORE
+REFUSED: Final = 17  # how many connections that were sent to the worker it has refused
+
+#: What a worker that has been retired has heard.
+ACCEPTS_NO_MORE: Final = 2**64 - 1
 
 COUNTERS: Final = {
     "accepted": ACCEPTED,
@@ -116,6 +121,26 @@ class Scoreboard:
         """Add to the header's `word`."""
         with self._lock:
             self._words[word] += amount
+
+    def hear(self, serial: int) -> None:
+        """Show that the worker goes by the `Seats` of that serial from here on."""
+        self._words[SEATS_HEARD] = serial
+
+    @property
+    def balance(self) -> int:
+        """How many connections the worker has accepted, less those that have ended in it.
+
+        What it was given and what was taken from it are not in it: the keeper counts those exactly.
+        """
+        words = self._words
+        accepted = words[ACCEPTED]  # first: who ends after this may be one that came before it
+        return accepted - words[CLOSED] - words[RESET] - words[LOST]
+
+    @property
+    def attached(self) -> int:
+        """How many connections the worker has been given."""
+        words = (ATTACHED_RELOAD, ATTACHED_PARKED, ATTACHED_CRASH, ATTACHED_UPGRADE)
+        return sum(self._words[word] for word in words)
 
     @property
     def order(self) -> Order | None:

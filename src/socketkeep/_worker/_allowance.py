@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from socketkeep._wire._messages import Seats
-from socketkeep._wire._scoreboard import DETACHED, Scoreboard
+from socketkeep._wire._scoreboard import ACCEPTS_NO_MORE, DETACHED, REFUSED, Scoreboard
 
 
 class Allowance:
@@ -21,6 +21,19 @@ class Allowance:
     def told(self, seats: Seats) -> None:
         """Take the keeper's word."""
         self._seats = seats
+        if seats.serial:
+            self._scoreboard.hear(seats.serial)
+
+    def refuse(self) -> None:
+        """Note, before the keeper is told, that one which it has sent is refused.
+
+        It comes again: the seat that was for it is not for a new one.
+        """
+        self._scoreboard.add(REFUSED)
+
+    def accept_no_more(self) -> None:
+        """Show that nothing is accepted from here on."""
+        self._scoreboard.hear(ACCEPTS_NO_MORE)
 
     def permits(self, serving: int) -> bool:
         """Whether one more may be accepted beside those that are served."""
@@ -39,5 +52,6 @@ class Allowance:
     def _limit(self) -> int:
         limit = self._seats.accept_below
         if self._limited:
-            limit -= self._scoreboard[DETACHED] - self._seats.departures
+            left = self._scoreboard[DETACHED] + self._scoreboard[REFUSED]
+            limit -= left - self._seats.departures
         return limit

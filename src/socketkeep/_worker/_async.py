@@ -175,7 +175,7 @@ class AsyncWorker:
                 self._asking.go_on()
             case None:
                 packet.close()
-                self._channel.send_now(Refused("", 0, "out of file descriptors"))
+                self._refuse("", 0, "out of file descriptors")
             case _:
                 packet.close()
 
@@ -236,12 +236,16 @@ class AsyncWorker:
         else:
             packet.close()
         if entry is None:
-            self._channel.send_now(Refused(message.id, message.epoch, reason))
+            self._refuse(message.id, message.epoch, reason)
             return
         # Before a byte is read: until this arrives the keeper may give the connection to another.
         self._channel.send_now(Attached(message.id, message.epoch, entry.row))
         self._start(entry)
         self._open_gate()
+
+    def _refuse(self, name: str, epoch: int, reason: str) -> None:
+        self._allowance.refuse()
+        self._channel.send_now(Refused(name, epoch, reason))
 
     # Serving.
 
@@ -295,6 +299,7 @@ class AsyncWorker:
 
     def _give_out(self, order: Order) -> None:
         self._order = order
+        self._allowance.accept_no_more()
         self._departures.deadline = order.deadline
         self._open_gate()
         self._asking.begin(order, self._serving.values())

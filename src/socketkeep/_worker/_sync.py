@@ -198,7 +198,7 @@ class SyncLoop:
                 self.environment.scoreboard.beat()
             case None:
                 packet.close()
-                self.environment.channel.send_now(Refused("", 0, "out of file descriptors"))
+                self._refuse("", 0, "out of file descriptors")
             case _:
                 packet.close()
 
@@ -208,18 +208,22 @@ class SyncLoop:
         if not packet.descriptors or full or self.order is not None:
             packet.close()
             reason = "no seat" if packet.descriptors else "out of file descriptors"
-            channel.send_now(Refused(message.id, message.epoch, reason))
+            self._refuse(message.id, message.epoch, reason)
             return
         sock = socket.socket(fileno=packet.descriptors[0])
         entry = self.roster.attached(message, sock)
         if entry is None:
             sock.close()
-            channel.send_now(Refused(message.id, message.epoch, "no seat"))
+            self._refuse(message.id, message.epoch, "no seat")
             return
         # Before a byte is read: until this arrives the keeper may give the connection to another.
         channel.send_now(Attached(message.id, message.epoch, entry.row))
         self.open += 1
         self._attached.append(entry)
+
+    def _refuse(self, name: str, epoch: int, reason: str) -> None:
+        self._allowance.refuse()
+        self.environment.channel.send_now(Refused(name, epoch, reason))
 
     def _retire(self, order: Order) -> None:
         self._held_until = 0.0
@@ -228,6 +232,7 @@ class SyncLoop:
 
     def _order(self, order: Order) -> None:
         self.order = order
+        self._allowance.accept_no_more()
         self.environment.scoreboard.retire(order)
         self._model.retire(order)
 
