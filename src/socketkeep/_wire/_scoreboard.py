@@ -33,8 +33,8 @@ ROW_WORDS: Final = record.WORDS + _PEER_WORDS
 _WORD: Final = 8
 _CHUNK: Final = 512  # rows that are read at a time
 _BLANK_ROW: Final = bytes(ROW_WORDS * _WORD)
-#: The words of a record behind the first, NUMBER, which is written by itself.
-_RECORD: Final = struct.Struct(f"={record.WORDS - 1}Q")
+#: What a row has behind its first word, NUMBER, which is written by itself.
+_ROW: Final = struct.Struct(f"={record.WORDS - 1}Q{_PEER_WORDS * _WORD}s")
 
 # The header's words.
 OPEN: Final = 0
@@ -169,16 +169,23 @@ class Scoreboard:
         return row
 
     def enter(
-        self, row: int, boot: int, minted_by: int, number: int, pid: int, listener: int
+        self,
+        row: int,
+        boot: int,
+        minted_by: int,
+        number: int,
+        pid: int,
+        listener: int,
+        peer: str = "",
     ) -> memoryview:
         """Write a new connection's words to the row that was claimed; return them."""
         start = HEADER_WORDS + row * ROW_WORDS
         words = self._words[start : start + ROW_WORDS]
         now = time.monotonic_ns()
-        _RECORD.pack_into(
+        _ROW.pack_into(
             self._map,
             (start + 1) * _WORD,
-            *(minted_by, 1, pid, 0, 0, 0, 0, now, now, listener, 0, 0, 0, 0, boot),
+            *(minted_by, 1, pid, 0, 0, 0, 0, now, now, listener, 0, 0, 0, 0, boot, peer.encode()),
         )
         words[record.NUMBER] = number  # last: a row with a number is one that the keeper reads
         return words

@@ -84,11 +84,11 @@ class Roster:
         if row is None:
             return None
         number = next(self._numbers)
-        words = board.enter(row, environment.boot, environment.serial, number, self._pid, listener)
+        words = board.enter(
+            row, environment.boot, environment.serial, number, self._pid, listener, peer
+        )
         assignment = self._assignment(f"{self._series}{number:x}", listener, row, words, peer)
         entry = Entry(row, words, sock, assignment, listener, peer)
-        if peer:
-            board.set_peer(row, peer)
         if assignment.shelf is not None:
             at = time.monotonic() + environment.config.keep_after
             entry.offer = Offer(environment.channel, entry, at)
