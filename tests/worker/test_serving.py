@@ -31,6 +31,7 @@ from socketkeep._wire._messages import (
     Seats,
     StartFailed,
 )
+from socketkeep._worker._sync import IN_A_ROW
 from socketkeep._worker._target import Model
 from socketkeep._worker._template import runner
 from tests.wire.limits import out_of_descriptors
@@ -271,6 +272,24 @@ def test_without_its_keeper_it_serves_what_is_open_and_ends(worker: Running) -> 
         assert ask(peer, b"x\n") == b"%d reload x\n" % number
     peer.close()
     assert worker.has_ended()
+
+
+def test_a_worker_hears_its_order_while_connections_queue() -> None:
+    """Though no handler receives, and so hears of it."""
+
+    def handle(conn: Connection) -> None:
+        conn.send(b"x")
+        if place.board[scoreboard.ACCEPTED] == IN_A_ROW + 1:  # which is in the middle of a row
+            place.send(Retire("close", float("inf")))
+
+    with a_place(handle, "prefork", rows=1) as place:
+        for _ in range(6 * IN_A_ROW):
+            peer = socket.create_connection(place.environment.listeners[0].getsockname())
+            peer.shutdown(socket.SHUT_WR)
+            place.peers.append(peer)
+        place.send(Seats(1))
+        runner("prefork")(place.environment)
+        assert IN_A_ROW < place.board[scoreboard.ACCEPTED] <= 3 * IN_A_ROW
 
 
 class Broken:
