@@ -20,6 +20,7 @@ from socketkeep._worker._lingering import Lingering
 from socketkeep._worker._sync import CLOSING_TIME
 from socketkeep._worker._target import Model
 from socketkeep._worker._template import runner
+from tests.library.conftest import until
 from tests.worker.fakes import Place, a_place
 
 FAR = 300.0
@@ -125,6 +126,8 @@ def test_a_retired_worker_ends_with_the_last_that_lingers(worker: Worker) -> Non
 
 def test_the_end_of_the_graceful_time_ends_what_lingers(worker: Worker) -> None:
     worker.asked()
+    # The reply and FIN are out before that, and who is still at it then is ended by force.
+    until(lambda: worker.place.board[scoreboard.OPEN] == 0)
     worker.place.send(Retire("close", time.monotonic() - CLOSING_TIME))
     assert worker.has_ended()
 
