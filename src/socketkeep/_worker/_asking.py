@@ -14,8 +14,8 @@ from typing import Final, Protocol
 
 from socketkeep._assignment import Order
 
-#: How many connections may be on their way to the keeper at a time.  With 4 the processes wait for
-#: each other; from 64 on those that leave wait longer, and nothing is done sooner.
+#: How many connections may be on their way to the keeper at a time.  With 4 the processes wake each
+#: other so often that a move takes half as much CPU time again; with 64 it takes no less.
 WINDOW: Final = 16
 #: The part of the time until the deadline after which all that is left is asked: the keeper takes
 #: none, and handlers need some of that time to come to a safe point.
