@@ -7,6 +7,7 @@ next worker's `Attached`: whichever of the two dies in between, the connection l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Final, Literal
 
 from socketkeep import _log
@@ -77,17 +78,15 @@ class Moves:
     def dispatch(self) -> None:
         """Give each connection that waits to a worker, while there is one with a free seat."""
         if self._waiting or self._crowded:
-            room = [worker for worker in self._targets() if worker.free_seats > 0]
-            for held in tuple(self._waiting.values()):
-                if not room:
-                    break
+            targets = tuple(self._targets())
+            room = {worker: free for worker in targets if (free := worker.free_seats) > 0}
+            for held in tuple(islice(self._waiting.values(), sum(room.values()))):
                 # The most free seats, not the fewest connections: shares of --max-connections
                 # differ.
-                target = max(room, key=lambda worker: worker.free_seats)
-                self._give(held, target)
-                if target.free_seats <= 0:
-                    room.remove(target)
-            self._tell_crowded()
+                target = max(room, key=room.__getitem__)
+                if self._give(held, target):
+                    room[target] -= 1
+            self._tell_crowded(targets)
         self._changed()
 
     def attached(self, worker: Worker, message: Attached) -> None:
@@ -103,7 +102,7 @@ class Moves:
         else:
             self._custody.forget(held)
             held.sock.close()
-        self._changed()
+        self._reactor.call_soon(self.dispatch)  # as all that changes its sums: they are made once
 
     def refused(self, worker: Worker, message: Refused) -> None:
         """The worker cannot take it: find another."""
@@ -162,7 +161,8 @@ class Moves:
         else:
             self._reactor.call_soon(self.dispatch)
 
-    def _give(self, held: Held, worker: Worker) -> None:
+    def _give(self, held: Held, worker: Worker) -> bool:
+        """Send it to the worker; return whether that could be done."""
         parcel = held.parcel
         epoch = held.ownership.assigned(worker.serial)
         # The service manager, which stores handles for the next keeper, is told of less that way.
@@ -187,11 +187,12 @@ class Moves:
             # No descriptor for the memfd of a large state: this process is at its limit.
             held.ownership.refused(epoch)
             self._reactor.call_later(_RETRY, self._go_on)
-            return
+            return False
         del self._waiting[parcel.id]
         worker.arriving += 1
         worker.given += 1
         self._unanswered.setdefault(worker.serial, {})[parcel.id] = None
+        return True
 
     def _answer(
         self, worker: Worker, name: str, epoch: int, step: Callable[[Ownership, int], None]
@@ -208,10 +209,10 @@ class Moves:
         worker.arriving -= 1
         return held
 
-    def _tell_crowded(self) -> None:
+    def _tell_crowded(self, targets: Iterable[Worker]) -> None:
         """Have those that wait for input make room for those that wait for a seat."""
         self._crowded = crowded = bool(self._waiting)
-        for worker in self._targets():
+        for worker in targets:
             if worker.scoreboard.crowded != crowded:
                 worker.scoreboard.crowded = crowded
                 if crowded and worker.model == "prefork":  # its only handler may be waiting

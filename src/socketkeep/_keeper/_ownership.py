@@ -15,6 +15,8 @@ from typing import Final
 class State(Enum):
     """Where a connection is."""
 
+    __hash__ = object.__hash__  # an enumeration's own is a call of Python's, at each step
+
     OWNED = "owned"
     MOVING = "moving"
     PARKED = "parked"
@@ -25,6 +27,8 @@ class State(Enum):
 
 class Event(Enum):
     """What can happen to it."""
+
+    __hash__ = object.__hash__
 
     DETACHED = "detached"  # its worker gave it up at a safe point, to another worker
     PARKED = "parked"  # its worker gave it up at a safe point, until bytes arrive

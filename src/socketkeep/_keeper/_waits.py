@@ -36,7 +36,10 @@ class WaitsByReason:
         self._waits: dict[str, Waits] = {}
 
     def __getitem__(self, why: Attached) -> Waits:
-        return self._waits.setdefault(why, Waits(why))
+        waits = self._waits.get(why)
+        if waits is None:
+            waits = self._waits[why] = Waits(why)
+        return waits
 
     def snapshot(self) -> list[Waits]:
         """Return what the next version of the keeper goes on from."""
