@@ -19,6 +19,11 @@ from socketkeep._identity import Identity
 from socketkeep._record import ENDED, Ended
 
 _ENDED: Final = "ended: "
+#: What is raised is a new one each time, see `_refusal`.
+_LEFT: Final = Released(
+    "refused: the connection was detached from this worker, and its handler is called again in the "
+    "next one"
+)
 _WHY: Final = {
     Ended.RESET: "reset by the peer",
     Ended.DETACHED: "moved to another worker",
@@ -37,10 +42,7 @@ class Ending(Identity):
         self._parked = parked
         if self._peeking is not None:
             self._peeking.let_go()
-        self._over = Released(
-            "refused: the connection was detached from this worker, and its handler is called "
-            "again in the next one"
-        )
+        self._over = _LEFT
         self._record[ENDED] = Ended.DETACHED
 
     def hand_over(self) -> Handover:

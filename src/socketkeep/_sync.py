@@ -119,7 +119,7 @@ class SyncExchange(SyncWaiting):
                 assigned = self._assignment
                 retirement = assigned.retirement
                 parks = self._quick is FOR_A_MOMENT
-                moment = self._moment(self._limit) if parks else self._patience
+                moment = self._moment(self._limit) or 0 if parks else self._patience
                 if (
                     not self._buffer.size
                     and moment != 0

@@ -120,33 +120,40 @@ class SyncWaiting(Exchange):
         What that is, the time that is over or a word of the server's, the slower wait finds out.
         """
         poller = self._readable or self._watch_input()
-        moment = 0
+        moment = None
         if self._quick is FOR_A_MOMENT:
-            moment = 0 if self._waited else self._moment(span[0])
-            if not moment:
+            moment = None if self._waited else self._moment(span[0])
+            if moment is None:
                 return False
         record = self._record
         record[WAITING] = 1
         try:
-            return self._comes_within(moment, poller) if moment else poller.alone(span[1])
+            if moment is None:
+                return poller.alone(span[1])
+            if moment:
+                return self._comes_within(moment, poller)
+            events = poller.poll(0)
+            if not events:  # others wait for the seat
+                self._park_idle(time.monotonic())
+            return len(events) == 1 and events[0][0] == poller.fd
         finally:
             record[WAITING] = 0
 
-    def _moment(self, limit: float | None) -> int:
-        """Return how many milliseconds a receive may wait without care, 0: none.
+    def _moment(self, limit: float | None) -> int | None:
+        """Return how many milliseconds a receive may wait without care, None: not at all.
 
         limit: of the wait in all, in seconds.
         """
         assigned = self._assignment
         retirement = assigned.retirement
-        if retirement is not None and retirement.crowded:
-            return 0
         longest = _LONG_MOMENT
         if assigned.keeping is not None:
             left = assigned.keeping.at - time.monotonic()
             if left <= 0.0:
-                return 0
+                return None
             longest = min(longest, math.ceil(left * 1000))
+        if retirement is not None and assigned.park_after is not None and retirement.crowded:
+            return 0
         if (limit is not None and limit < _MUCH) or (retirement is not None and retirement.full):
             return _SHORT_MOMENT
         if assigned.park_after is not None and assigned.park_after < _MUCH:
@@ -240,7 +247,9 @@ class SyncWaiting(Exchange):
         if self._waited:
             return False
         moment = self._moment(limit)
-        return bool(moment) and self._comes_within(moment, poller)
+        if not moment:
+            return False
+        return self._comes_within(moment, poller)
 
     def _tend(self, since: float, *, parking: bool) -> float | None:
         """Entrust the connection to the keeper if it is time.

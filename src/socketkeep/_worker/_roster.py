@@ -108,7 +108,7 @@ class Roster:
         words[record.EPOCH] = message.epoch
         words[record.BYTES_IN] = message.bytes_in
         words[record.BYTES_OUT] = message.bytes_out
-        assignment = self._assignment(message.id, message.listener, row, words)
+        assignment = self._assignment(message.id, message.listener, row, words, message.peer)
         assignment.epoch = message.epoch
         assignment.attached = message.attached
         assignment.state = message.state
@@ -121,10 +121,12 @@ class Roster:
             words[record.STATUS] = Status.BOUND if assignment.redeliver else Status.READ
         elif message.redelivered and assignment.redeliver:
             words[record.STATUS] = Status.READ
+        if message.peer:
+            environment.scoreboard.set_peer(row, message.peer)
         words[record.LISTENER] = message.listener
         words[record.PID] = self._pid
         words[record.NUMBER] = number  # last: a row with a number is one that the keeper reads
-        entry = Entry(row, words, sock, assignment, message.listener)
+        entry = Entry(row, words, sock, assignment, message.listener, message.peer)
         if message.kept:
             words[record.KEEP] = scoreboard.keep_token(words)
             entry.kept_by = environment.channel.keepers
@@ -154,7 +156,7 @@ class Roster:
         )
 
     def introduce(self, entry: Entry, peer: str) -> None:
-        """Show who the entry's peer is, where `accepted` was not told it."""
+        """Show who the entry's peer is, where it was not told before."""
         entry.peer = peer
         self._environment.scoreboard.set_peer(entry.row, peer)
 

@@ -153,6 +153,8 @@ class SyncLoop:
         try:
             while (packet := self.environment.channel.receive()) is not None:
                 self._obey(packet)
+                if self._attached:
+                    return  # to be served first; what else there is the loop hears of again
         except ChannelClosed:
             self._keeper_gone()
 
