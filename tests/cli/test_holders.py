@@ -14,6 +14,7 @@ import pytest
 
 from socketkeep.inspect import HeldSocket, HeldSockets, SocketHolder, TcpFacts, Timer
 from tests.cli.conftest import Cli
+from tests.inspect.support import HOST
 from tests.server.support import as_other_user
 
 
@@ -36,14 +37,14 @@ def test_the_fields_of_the_json() -> None:
 
 
 def test_a_row_a_socket_and_a_line_a_holder(cli: Cli) -> None:
-    with socket.create_server(("127.77.0.1", 0)) as listener, listener.dup() as again:
+    with socket.create_server((HOST, 0)) as listener, listener.dup() as again:
         port = listener.getsockname()[1]
-        with socket.create_connection(("127.77.0.1", port)) as client:
-            finished = cli("holders", f":{port}")
+        with socket.create_connection((HOST, port), source_address=(HOST, 0)) as client:
+            finished = cli("holders", f"{HOST}:{port}")
             assert (finished.exit_code, finished.stderr) == (0, "")
             headings, *lines = finished.stdout.splitlines()
             assert headings.split()[:4] == ["KIND", "STATE", "LOCAL", "PEER"]
-            assert lines[0].split()[:3] == ["tcp", "LISTEN", f"127.77.0.1:{port}"]
+            assert lines[0].split()[:3] == ["tcp", "LISTEN", f"{HOST}:{port}"]
             pid = os.getpid()
             assert f" {pid}:{listener.fileno()} " in lines[0]
             assert lines[1].split()[0] == f"{pid}:{again.fileno()}"
@@ -53,7 +54,7 @@ def test_a_row_a_socket_and_a_line_a_holder(cli: Cli) -> None:
 
 
 def test_json(cli: Cli) -> None:
-    with socket.create_server(("127.77.0.1", 0)) as listener:
+    with socket.create_server((HOST, 0)) as listener:
         finished = cli("holders", f"{os.getpid()}:{listener.fileno()}", "--json")
         assert finished.exit_code == 0
         found = msgspec.json.decode(finished.stdout, type=HeldSockets)
@@ -64,12 +65,12 @@ def test_json(cli: Cli) -> None:
 
 def test_nothing_found(cli: Cli) -> None:
     """Exit code 1, as grep has it, and a sentence."""
-    with socket.create_server(("127.77.0.1", 0)) as listener:
+    with socket.create_server((HOST, 0)) as listener:
         port = listener.getsockname()[1]
-    finished = cli("holders", f"127.77.0.1:{port}")
+    finished = cli("holders", f"{HOST}:{port}")
     assert (finished.exit_code, finished.stderr) == (1, "")
-    assert finished.stdout.split() == ["no", "socket", f"127.77.0.1:{port}"]
-    finished = cli("holders", f"127.77.0.1:{port}", "--json")
+    assert finished.stdout.split() == ["no", "socket", f"{HOST}:{port}"]
+    finished = cli("holders", f"{HOST}:{port}", "--json")
     assert finished.exit_code == 1
     assert json.loads(finished.stdout)["sockets"] == []
 
@@ -94,8 +95,8 @@ def test_mistakes(cli: Cli, what: str, code: int, said: str) -> None:
 def test_another_user_is_told_what_was_not_seen() -> None:
     """Without the right to look into this process, its listener is shown, with its user."""
     command = [*as_other_user(), sys.executable, "-m", "socketkeep", "holders"]
-    with socket.create_server(("127.77.0.1", 0)) as listener:
-        address = "127.77.0.1:{}".format(*listener.getsockname()[1:])
+    with socket.create_server((HOST, 0)) as listener:
+        address = "{}:{}".format(*listener.getsockname())
         seen = subprocess.run([*command, address], capture_output=True, text=True, check=False)
         assert (seen.returncode, seen.stderr) == (0, "")
         assert "held by a process that could not be looked into, or by none" in seen.stdout
@@ -112,8 +113,8 @@ def test_another_user_is_told_what_was_not_seen() -> None:
 
 def test_watch() -> None:
     """A line of JSON each second, until Ctrl-C; what changes in between is seen."""
-    with socket.create_server(("127.77.0.1", 0)) as listener:
-        address = "127.77.0.1:{}".format(*listener.getsockname()[1:])
+    with socket.create_server((HOST, 0)) as listener:
+        address = "{}:{}".format(*listener.getsockname())
         command = [sys.executable, "-m", "socketkeep", "holders", address, "--json", "--watch"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
             assert running.stdout is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,9 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-#: An address of the loopback interface that nothing else uses, so that what others' connections to
-#: 127.0.0.1 have left (TIME_WAIT) is never met at a port.
-HOST: Final = "127.77.0.1"
+
+def own_host() -> str:
+    """Return the address of the loopback interface that is this process's, by its pid."""
+    pid = os.getpid()  # of 22 bits, pid_max(5)
+    return f"127.{64 + (pid >> 16) % 64}.{(pid >> 8) % 256}.{pid % 256}"
+
+
+#: Nothing else uses it, so that what others' connections have left (TIME_WAIT) is never met at a
+#: port: to be connected from as well as to, and to be asked for with the port.
+HOST: Final = own_host()
 
 _PROGRAM = """
 import json, os, signal, socket, struct, sys

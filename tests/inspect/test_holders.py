@@ -15,6 +15,7 @@ from socketkeep._address import parse_bind
 from socketkeep._commands import command_of
 from socketkeep._inspect import _holders
 from socketkeep._inspect._holders import Holder, describe_holders, holders_of_port
+from tests.inspect.support import HOST
 
 HOLD = """
 import socket, sys
@@ -72,17 +73,17 @@ def test_every_process_once() -> None:
 
 def test_connections_are_named_only_without_a_listener() -> None:
     """A client whose local port it is holds the port; while there is a listener, it is that."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = socket.create_connection(listener.getsockname())
+    with socket.create_server((HOST, 0)) as listener:
+        client = socket.create_connection(listener.getsockname(), source_address=(HOST, 0))
         accepted, _ = listener.accept()
         with client, accepted:
-            address = parse_bind(f"127.0.0.1:{listener.getsockname()[1]}")
+            address = parse_bind(f"{HOST}:{listener.getsockname()[1]}")
             (holder,) = holders_of_port(address)
             assert holder.fd == listener.fileno()
             listener.close()
             (holder,) = holders_of_port(address)
             assert holder.fd == accepted.fileno()
-            (holder,) = holders_of_port(parse_bind(f"127.0.0.1:{client.getsockname()[1]}"))
+            (holder,) = holders_of_port(parse_bind(f"{HOST}:{client.getsockname()[1]}"))
             assert holder.fd == client.fileno()
 
 

@@ -18,6 +18,7 @@ from socketkeep._inspect._sock_diag import (
     unix_socket,
     unix_sockets,
 )
+from tests.inspect.support import HOST
 
 
 def inode(sock: socket.socket) -> int:
@@ -37,7 +38,8 @@ def test_tcp_sockets_of_a_port() -> None:
             other.bind(("::1", port))
             other.listen()
             found = {entry.inode: entry for entry in tcp_sockets(port)}
-            assert set(found) == {inode(listener), inode(accepted), inode(other)}
+            # At other addresses there may be other sockets of that port.
+            assert set(found) >= {inode(listener), inode(accepted), inode(other)}
             assert inode(client) not in found
             assert found[inode(listener)].host == "127.0.0.1"
             assert found[inode(other)].host == "::1"
@@ -49,7 +51,7 @@ def test_tcp_sockets_of_a_port() -> None:
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
 def test_a_port_at_either_end(family: socket.AddressFamily) -> None:
     """The listener, what it accepted and the clients; none that has another port at both ends."""
-    host = "127.77.0.1" if family == socket.AF_INET else "::1"
+    host = HOST if family == socket.AF_INET else "::1"
     with (
         socket.create_server((host, 0), family=family) as listener,
         socket.create_server((host, 0), family=family) as other,

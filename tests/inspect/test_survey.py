@@ -27,7 +27,7 @@ def me() -> str:
 def accepted(actor: Actor) -> socket.socket:
     """Connect to the actor's listener, which accepts; return this end."""
     port = actor.do("out = listener.getsockname()[1]")
-    client = socket.create_connection(("127.77.0.1", port), source_address=(HOST, 0))
+    client = socket.create_connection((HOST, port), source_address=(HOST, 0))
     actor.do("conn, _ = listener.accept()")
     return client
 
@@ -51,7 +51,7 @@ def test_a_port_has_a_listener_connections_and_clients() -> None:
     """Each is a row of its own, with its queue and its holder; both ends are on this machine."""
     with acting() as actor:
         port = actor.listen(backlog=9)
-        address = f"127.77.0.1:{port}"
+        address = f"{HOST}:{port}"
         with accepted(actor) as client, socket.create_connection(client.getpeername()):
             found = holders(address)
             assert found.what == address
@@ -193,9 +193,9 @@ def test_a_process_that_is_older_has_not_inherited_it() -> None:
 def test_in_flight() -> None:
     """A socket whose only handle is on its way is held by no process, and that is said."""
     left, right = socket.socketpair()
-    with left, right, socket.create_server(("127.77.0.1", 0)) as listener:
+    with left, right, socket.create_server((HOST, 0)) as listener:
         port = listener.getsockname()[1]
-        client = socket.create_connection(("127.77.0.1", port), source_address=(HOST, 0))
+        client = socket.create_connection((HOST, port), source_address=(HOST, 0))
         conn, _ = listener.accept()
         with client:
             socket.send_fds(left, [b"x"], [conn.fileno()])
@@ -226,7 +226,7 @@ def test_what_its_process_has_closed() -> None:
 
             wait_for(is_acknowledged, "our FIN acknowledged")
             (held,) = found
-            assert held.local == f"127.77.0.1:{port}"
+            assert held.local == f"{HOST}:{port}"
             assert (held.inode, held.user, held.holders) == (0, "", ())
             assert "closed by its process" in held.note
 
@@ -268,7 +268,7 @@ def test_all_sockets_of_a_process() -> None:
         actor.listen()
         actor.do(
             "again = listener.dup()\nfresh = socket.socket()\nleft, right = socket.socketpair()\n"
-            "datagram = socket.socket(type=socket.SOCK_DGRAM)\ndatagram.bind(('127.77.0.1', 0))\n"
+            f"datagram = socket.socket(type=socket.SOCK_DGRAM)\ndatagram.bind(('{HOST}', 0))\n"
             "netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)"
         )
         found = holders(str(actor.pid))
@@ -321,7 +321,7 @@ def test_what_may_not_be_looked_into_is_said(monkeypatch: pytest.MonkeyPatch) ->
             return listdir(path)
 
         monkeypatch.setattr(os, "listdir", protected)
-        found = holders(f"127.77.0.1:{port}")
+        found = holders(f"{HOST}:{port}")
         assert found.unreadable.get(me(), 0) >= 1
         assert f"of user {me()}" in found.incomplete
         assert "run it as root" in found.incomplete
