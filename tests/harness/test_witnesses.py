@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -163,3 +167,23 @@ def test_capture_counts_by_peer() -> None:
     assert flags.to([fin_port]) == (1, 0)
     assert flags.to([reset_port]) == (0, 1)
     assert flags.to([1]) == (0, 0)
+
+
+def test_signals_that_were_ignored_are_not() -> None:
+    """A background job of a shell ignores Ctrl-C; what the tests start must not inherit that."""
+    program = (
+        "import signal, subprocess, sys\n"
+        "for number in (signal.SIGINT, signal.SIGQUIT):\n"
+        "    signal.signal(number, signal.SIG_IGN)\n"
+        "import tests.conftest\n"
+        "ask = 'import signal; print(*map(signal.getsignal, (signal.SIGINT, signal.SIGQUIT)))'\n"
+        "subprocess.run([sys.executable, '-c', ask], check=True)\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.stdout == f"{signal.default_int_handler} {signal.SIG_DFL}\n", said.stderr
