@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from socketkeep._keeper._custody import Held
 from socketkeep._keeper._ownership import State
 from socketkeep._record import Ended, Status
 from tests.keeper.bench import Bench, end_of, is_alive, is_at_eof
@@ -82,10 +83,26 @@ def test_bytes_wake_it(bench: Bench) -> None:
     assert again.attach is not None
     assert (again.id, again.epoch) == (served.id, 2)
     assert (again.attach.attached, again.attach.state) == ("parked", b"\x06")
-    assert again.attach.kept, "it will come back"
+    assert (again.attach.kept, again.attach.returnable) == (True, True), "it will come back"
     assert again.sock.recv(100) == b"hello", "nothing was read here"
     assert is_alive(peer, again.sock)
     assert len(bench.keeper.connections) == 0
+
+
+def test_with_a_store_it_comes_back_with_an_answer(make_bench: MakeBench) -> None:
+    """The next keeper would have had it: no message may be missing when this one is killed."""
+
+    class Nowhere:
+        def put(self, held: Held) -> None: ...
+        def forget(self, held: Held) -> None: ...
+
+    bench = make_bench(keep="crash")
+    bench.keeper.connections.custody.store = Nowhere()
+    peer, _, _ = parked(bench)
+    peer.send(b"hello")
+    again = arrival(bench)
+    assert again.attach is not None
+    assert (again.attach.kept, again.attach.returnable) == (True, False)
 
 
 def test_the_peers_end_wakes_it(bench: Bench) -> None:

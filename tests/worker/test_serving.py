@@ -211,6 +211,21 @@ def test_a_waiting_connection_moves_and_the_worker_ends(worker: Running) -> None
     assert worker.place.board[scoreboard.OPEN] == 0
 
 
+def test_a_connection_that_moves_is_held_until_it_is_taken(worker: Running) -> None:
+    """Though it could be parked by the message alone: it is served on should the keeper die."""
+    worker.place.attach("b007-1-1", kept=True, returnable=True)
+    worker.place.wait_for(Attached)
+    worker.retire("move")
+    message, fds = worker.place.wait_for(Detached)
+    assert fds
+    for fd in fds:
+        os.close(fd)
+    if len(fds) == 1:
+        worker.place.send(Acknowledged(message.id, message.epoch, taken=False))
+    worker.take()
+    assert worker.has_ended()
+
+
 def test_not_taken_is_offered_again_and_nothing_is_lost(worker: Running) -> None:
     peer, _ = worker.place.attach("b007-1-1", state=b"\x05")
     worker.place.wait_for(Attached)

@@ -180,6 +180,9 @@ class Moves:
             bytes_out=parcel.bytes_out,
             redelivered=held.redelivered,
             kept=held.kept,
+            # With the store a message that is unread when this process is killed costs a connection
+            # that the next keeper would have had.
+            returnable=held.kept and self._custody.store is None,
         )
         try:
             worker.link.send(attach, (held.sock.fileno(),))

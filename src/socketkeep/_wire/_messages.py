@@ -152,6 +152,7 @@ class Attach(Message, frozen=True, tag="Attach"):
     bytes_out: int
     redelivered: bool = False
     kept: bool = False  # the keeper goes on holding a handle of it
+    returnable: bool = False  # parked again, it may come back by the message alone, unanswered
 
 
 class Attached(Message, frozen=True, tag="Attached"):

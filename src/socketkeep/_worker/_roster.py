@@ -51,7 +51,7 @@ class Entry:
     listener: int
     peer: str = ""
     why: str = ""  # it ended, for the access log
-    kept_by: int = 0  # which of the channel's keepers gave it and kept a handle; 0: none
+    returns_to: int = 0  # to which of the channel's keepers, once parked, see `give_back`; 0: none
     offer: Offer | None = None  # to be made to the keeper
     task: asyncio.Task[None] | None = None  # that serves it, in an async worker
 
@@ -129,7 +129,8 @@ class Roster:
         entry = Entry(row, words, sock, assignment, message.listener, message.peer)
         if message.kept:
             words[record.KEEP] = scoreboard.keep_token(words)
-            entry.kept_by = environment.channel.keepers
+        if message.returnable:
+            entry.returns_to = environment.channel.keepers
         return entry
 
     def again(self, entry: Entry, handover: Handover) -> None:

@@ -369,7 +369,9 @@ def _hand_over(loop: SyncLoop, entry: Entry, handover: Handover) -> bool:
     parcel = loop.roster.parcel(entry, handover)
     channel = loop.environment.channel
     found = False
-    if entry.kept_by and give_back(channel, parcel, handover, entry.kept_by):
+    # What only moves can be served on here, should the keeper die before it has read the message.
+    returns = handover.parked and entry.returns_to
+    if returns and give_back(channel, parcel, handover, entry.returns_to):
         return True
     while not hand_over(channel, loop.reserve, parcel, handover, deadline):
         if not channel.closed:
