@@ -39,6 +39,20 @@ def test_a_template_that_dies_while_it_loads(bench: Bench) -> None:
     assert unharmed(bench, old)
 
 
+def test_a_template_that_dies_before_its_workers_are_ready(bench: Bench) -> None:
+    """The code has been loaded: it is the workers that cannot start."""
+    old = bench.start()
+    bench.reload()
+    bench.template.loaded()
+    bench.settle()
+    bench.template.die(-9)
+    bench.settle()
+    (outcome,) = bench.outcomes
+    assert outcome.exit_code == 3
+    assert outcome.error == "the process that forks the workers ended: killed by SIGKILL"
+    assert unharmed(bench, old)
+
+
 def test_a_template_that_cannot_be_started(bench: Bench) -> None:
     old = bench.start()
     bench.system.no_process = True

@@ -251,8 +251,12 @@ class Templates:
         self._events.template_ended()
         if generation.link is not link or generation.state is GenerationState.RETIRED:
             return
-        failure = generation.failure or Failure(
-            EXIT_LOAD_FAILED, f"the process that loads the code ended before it was done: {ended}"
-        )
+        failure = generation.failure
+        if failure is None and generation.state is GenerationState.LOADING:
+            text = f"the process that loads the code ended before it was done: {ended}"
+            failure = Failure(EXIT_LOAD_FAILED, text)
+        elif failure is None:
+            text = f"the process that forks the workers ended: {ended}"
+            failure = Failure(EXIT_START_FAILED, text)
         generation.failure = None
         self._events.generation_failed(generation, failure)
