@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from socketkeep._inspect._origins import Origin, origin_of
-from socketkeep._inspect._processes import _KEEPER, Process
+from socketkeep._inspect._processes import Process, is_keeper
 
 
 def process(pid: int, parent: int, *, started: float = 0.0, keeper: bool = False) -> Process:
@@ -54,7 +54,7 @@ def test_a_keepers_listener_is_not_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "is_keeper"),
+    ("command", "expected"),
     [
         ("socketkeep: keeper [chat]", True),
         ("/usr/bin/python3 -m socketkeep serve app:handle", True),
@@ -68,5 +68,5 @@ def test_a_keepers_listener_is_not_kept() -> None:
         ("vi socketkeep serve", False),
     ],
 )
-def test_keepers_are_told_by_their_command_line(command: str, is_keeper: bool) -> None:
-    assert (_KEEPER.match(command) is not None) is is_keeper
+def test_keepers_are_told_by_their_command_line(command: str, expected: bool) -> None:
+    assert is_keeper(command) is expected

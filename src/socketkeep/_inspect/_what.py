@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 from typing import Final, TypeAlias
 
@@ -13,8 +12,6 @@ from socketkeep._address import FdAddress, InetAddress, UnixAddress, parse_bind
 from socketkeep._errors import AddressError
 from socketkeep._inspect._results import HeldSocket
 
-_DESCRIPTOR: Final = re.compile(r"([0-9]+):([0-9]+)", re.ASCII)
-_NUMBER: Final = re.compile(r"[0-9]+", re.ASCII)
 #: No Linux system has a pid beyond this (PID_MAX_LIMIT).
 _MAX_PID: Final = 2**22
 _FORMS: Final = (
@@ -38,10 +35,12 @@ What: TypeAlias = InetAddress | UnixAddress | ProcessSockets
 
 def parse_what(text: str) -> What:
     """Return what `text` means.  Raises AddressError, a ValueError, which says what is wrong."""
-    if match := _DESCRIPTOR.fullmatch(text):
-        return ProcessSockets(_pid(match[1]), int(match[2]))
-    if _NUMBER.fullmatch(text):
-        return ProcessSockets(_pid(text))
+    pid, colon, fd = text.partition(":")
+    if _is_number(pid):
+        if not colon:
+            return ProcessSockets(_pid(pid))
+        if _is_number(fd):
+            return ProcessSockets(_pid(pid), int(fd))
     try:
         address = parse_bind(text)
     except AddressError as error:
@@ -63,6 +62,10 @@ def own_ends(what: What, sockets: tuple[HeldSocket, ...]) -> tuple[HeldSocket, .
         names = {f"unix:{path}" for path in paths}
         return tuple(held for held in sockets if held.local in names)
     return sockets
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
 
 
 def _pid(digits: str) -> int:
