@@ -233,8 +233,9 @@ class Roster:
     ) -> Assignment:
         environment = self._environment
         shelf = environment.scoreboard.shelf(row) if self._keeps else None
-        # By their places: with so many, names take as long again.
-        return Assignment(
+        # By their places: with so many, names take as long again.  And fewer than 20: Python 3.11
+        # keeps up to 2,000 freed tuples of 20, and uses none of them again.
+        assignment = Assignment(
             name,
             1,
             environment.listener_names[listener],
@@ -253,6 +254,7 @@ class Roster:
             words,
             self._retirement,
             peer,
-            None,
-            row * self._pace,
         )
+        if self._pace:
+            assignment.turn = row * self._pace
+        return assignment
