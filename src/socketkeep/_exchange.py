@@ -20,6 +20,7 @@ from socketkeep._record import (
     READ,
     SENT,
     STATUS,
+    AgainRecord,
     BoundRecord,
 )
 
@@ -64,12 +65,19 @@ class Exchange(Ending):
         self._committed = packed
         self._decoded = ...
         self._receives = -1
+        peeking = self._peeking
+        peeked = 0 if peeking is None else peeking.kernel
         self._buffer.commit()
         self._sent = False
         taken = self._buffer.size > 0
-        if self._peeking is not None:
-            taken = taken or self._peeking.disputed
-            if not self._peeking.loose and isinstance(self._record, BoundRecord):
+        if peeking is not None:
+            taken = taken or peeking.disputed
+            if isinstance(self._record, AgainRecord):
+                # A commit of nothing is none of the message that the worker before died of.
+                over = peeking.kernel < peeked or not peeking.disputed
+            else:
+                over = not peeking.loose and isinstance(self._record, BoundRecord)
+            if over:
                 self._record = self._assignment.record
         self._taken = taken
         if not self._pushes:

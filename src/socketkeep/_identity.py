@@ -22,6 +22,7 @@ from socketkeep._record import (
     ENDED,
     READ,
     STATUS,
+    AgainRecord,
     BoundRecord,
     Ended,
     Record,
@@ -117,7 +118,7 @@ class Identity(Held):
             assigned.shelf.put(assigned.state)
         if assigned.unread:
             self._buffer.feed(assigned.unread)
-        if assigned.unread or (assigned.redelivered and assigned.redeliver):
+        if assigned.unread:
             self._taken = True
             self._record[STATUS] = READ
         self._inherit = False
@@ -135,6 +136,8 @@ class Identity(Held):
         if assigned.unread:
             # From a worker that took them: no kernel has them, and they would be missing.
             self._record = BoundRecord(assigned.record)
+        elif assigned.redelivered:
+            self._record = AgainRecord(assigned.record)
         self._source = peeking
         self._input_fd = peeking.input_fd
 

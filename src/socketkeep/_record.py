@@ -54,6 +54,10 @@ class Status(IntEnum):
     BOUND = 3  # whatever it has done: what this process alone has is needed to go on
 
 
+#: Added to the status of a connection that is delivered again, until something of it is committed:
+#: it may be the message that the worker before has died of.  Alone: not received again yet.
+AGAIN: Final = 8
+
 # As plain numbers: an enumeration's members cost more to look up than all else where they are used.
 CLEAN: Final = int(Status.CLEAN)
 READ: Final = int(Status.READ)
@@ -96,6 +100,22 @@ class BoundRecord:
     def __setitem__(self, word: int, value: int) -> None:
         if word != STATUS:
             self._record[word] = value
+
+
+class AgainRecord:
+    """The record of a connection that is delivered again, and of which nothing is committed yet."""
+
+    __slots__ = ("_record",)
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        record[STATUS] = AGAIN
+
+    def __getitem__(self, word: int) -> int:
+        return self._record[word]
+
+    def __setitem__(self, word: int, value: int) -> None:
+        self._record[word] = value | AGAIN if word == STATUS else value
 
 
 def blank_record() -> Record:

@@ -489,6 +489,8 @@ class FarWorker(Far):
         words[record.PID] = self.pid
         if self.board.keeps_states:
             self.board.shelf(row).put(attach.state)
+        if attach.redelivered:
+            words[record.STATUS] = record.AGAIN
         if attach.kept:
             words[record.KEEP] = scoreboard.keep_token(words)
         served = Served(self, attach.id, attach.epoch, row, socket.socket(fileno=fd))
@@ -578,7 +580,7 @@ class Served:
 
     def become(self, status: Status) -> None:
         """Be in the middle of a message."""
-        self.words[record.STATUS] = status
+        self.words[record.STATUS] = status | self.words[record.STATUS] & record.AGAIN
 
     def say_ended(self) -> None:
         """Tell the keeper, which has a handle too, that it has ended."""

@@ -340,7 +340,8 @@ class KeptStorm(Storm):
     def die(self, worker: FarWorker) -> None:
         for name, served in worker.connections.items():
             kept = served.words[record.KEEP] != record.NOT_OFFERED
-            if not kept or (served.words[record.STATUS] and self.is_condemned(name)):
+            status = served.words[record.STATUS]
+            if not kept or (status not in (0, record.AGAIN) and self.is_condemned(name, status)):
                 self.lost.add(name)
             elif served.words[record.STATUS]:
                 self.interrupted.add(name)
@@ -349,10 +350,12 @@ class KeptStorm(Storm):
         worker.die(-9)
         self.bench.settle()
 
-    def is_condemned(self, name: str) -> bool:
+    def is_condemned(self, name: str, status: int) -> bool:
         """One more owner of it died in the middle of its message: whether it is lost by that."""
         if not self.code.get("redeliver"):
             return True
+        if not status & record.AGAIN:  # of another message than the one before
+            self.deaths.pop(name, None)
         deaths = self.deaths.setdefault(name, [])
         deaths.append(self.bench.clock.now)
         return sum(self.bench.clock.now - death < 60 for death in deaths) >= 3

@@ -35,7 +35,7 @@ from socketkeep._errors import (
     WouldBlock,
 )
 from socketkeep._identity import Source
-from socketkeep._record import STATUS, Status
+from socketkeep._record import AGAIN, STATUS, Status
 from tests.library.conftest import (
     KINDS,
     LOOPS,
@@ -785,9 +785,13 @@ def test_what_a_dead_worker_may_have_seen_is_disputed_until_it_is_committed(
     assignment = redelivering(redelivered=True, retirement=retirement)
     record = assignment.record
     conn = Connection(ends[0], assignment=assignment)
-    assert record[STATUS] == Status.READ, "a death before the first receive changes nothing"
+    conn.commit()
+    assert conn.redelivered, "nothing of it was dealt with"
+    conn = Connection(ends[0], assignment=assignment)
+    assert record[STATUS] == AGAIN, "a death before the first receive changes nothing"
     with pytest.raises(WouldBlock):
         conn.recv_exactly(100, timeout=0)
+    assert record[STATUS] == AGAIN | Status.READ
     assert conn.recv_exactly(4) == b"one\n"
     conn.commit()
     assert record[STATUS] == (Status.READ if pipelined else Status.CLEAN)
@@ -805,7 +809,7 @@ def test_a_reply_of_a_dead_worker_is_disputed_though_nothing_came(
     conn = Connection(ends[0], assignment=assignment)
     with pytest.raises(WouldBlock):
         conn.recv(timeout=0)
-    assert assignment.record[STATUS] == Status.READ
+    assert assignment.record[STATUS] == AGAIN | Status.READ
     conn.commit()
     assert assignment.record[STATUS] == Status.CLEAN
     retirement.order = Order("close", time.monotonic() + 60)
@@ -960,3 +964,15 @@ def test_after_a_kill_the_uncommitted_bytes_come_again_async(
 
         with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
             runner.run(scenario())
+
+
+def test_a_commit_of_nothing_proves_nothing(ends: Pair) -> None:
+    """A handler that commits when it is called may be killed by the same message all the same."""
+    ends[1].sendall(b"one\n")
+    assignment = redelivering(redelivered=True)
+    conn = Connection(ends[0], assignment=assignment)
+    conn.commit("called")
+    assert conn.recv_exactly(4) == b"one\n"
+    assert assignment.record[STATUS] == AGAIN | Status.READ
+    conn.commit("answered")
+    assert assignment.record[STATUS] == Status.CLEAN

@@ -107,12 +107,12 @@ def test_attached_goes_on_where_the_other_worker_was(place: Place, sock: socket.
         (False, msgspec.structs.replace(ATTACH, unread=b""), Status.CLEAN),
         (False, ATTACH, Status.READ),
         (True, ATTACH, Status.BOUND),
-        (True, msgspec.structs.replace(ATTACH, unread=b"", redelivered=True), Status.READ),
+        (True, msgspec.structs.replace(ATTACH, unread=b"", redelivered=True), record.AGAIN),
         (True, msgspec.structs.replace(ATTACH, unread=b""), Status.CLEAN),
     ],
 )
 def test_attached_it_is_as_clean_as_it_was(
-    sock: socket.socket, redeliver: bool, message: Attach, status: Status
+    sock: socket.socket, redeliver: bool, message: Attach, status: int
 ) -> None:
     """Also before it is served: a worker that dies with it then must not be taken for innocent."""
 

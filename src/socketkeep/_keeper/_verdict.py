@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from socketkeep._keeper._state import SavedPolicy
-from socketkeep._record import Status
+from socketkeep._record import AGAIN, READ, SENT, Status
 
 #: Owners that died longer ago than this do not count against a connection, in seconds.
 MEMORY: Final = 60.0
@@ -38,9 +38,17 @@ def judge(
 ) -> tuple[Fate, tuple[float, ...]]:
     """Return what becomes of the connection, and the deaths that count against it from now on.
 
-    A connection that was clean is innocent of its owner's death, however often that happens.
+    A connection that was clean is innocent of its owner's death, however often that happens.  Where
+    messages are delivered again, so is one that had not been received from again; and once
+    something has been committed it is another message: what died of earlier ones counts no more.
     """
     recent = tuple(death for death in deaths if now - death < MEMORY)
+    if status == AGAIN and policy.redeliver:
+        return "redeliver", recent
+    if status in (AGAIN | READ, AGAIN | SENT):
+        status -= AGAIN
+    elif policy.redeliver and status != Status.CLEAN:
+        recent = ()
     if status == Status.CLEAN:
         return "resume", recent
     if status == Status.BOUND:

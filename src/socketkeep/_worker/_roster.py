@@ -120,7 +120,7 @@ class Roster:
         if message.unread:
             words[record.STATUS] = Status.BOUND if assignment.redeliver else Status.READ
         elif message.redelivered and assignment.redeliver:
-            words[record.STATUS] = Status.READ
+            words[record.STATUS] = record.AGAIN
         if message.peer:
             environment.scoreboard.set_peer(row, message.peer)
         words[record.LISTENER] = message.listener
