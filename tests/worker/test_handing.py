@@ -9,13 +9,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
 
-from socketkeep._assignment import Handover
-from socketkeep._wire._channel import Channel, Packet, channel_pair
+from socketkeep._assignment import Assignment, Handover
+from socketkeep._wire._channel import Channel, ChannelClosed, Packet, channel_pair
 from socketkeep._wire._messages import Detached
+from socketkeep._worker import _sync
 from socketkeep._worker._handing import give_back, hand_over
 from socketkeep._worker._reserve import Reserve
 from tests.wire.limits import out_of_descriptors
@@ -125,7 +128,8 @@ def test_not_taken_by_the_deadline(scene: Scene) -> None:
 
 def test_no_keeper(scene: Scene) -> None:
     scene.keeper.close()
-    assert not scene.hand_over()
+    with pytest.raises(ChannelClosed):
+        scene.hand_over()
     assert scene.handover.sock.fileno() >= 0
 
 
@@ -134,7 +138,8 @@ def test_a_keeper_that_dies_with_the_offer_unread(scene: Scene) -> None:
     scene.keeper_does()
     closing = threading.Timer(0.05, scene.keeper.close)
     closing.start()
-    assert not scene.hand_over()
+    with pytest.raises(ChannelClosed):
+        scene.hand_over()
     closing.join()
     assert scene.handover.sock.fileno() >= 0
 
@@ -189,4 +194,26 @@ def test_another_keeper_has_no_handle_of_it(scene: Scene) -> None:
 def test_nothing_goes_to_a_keeper_that_is_gone(scene: Scene) -> None:
     scene.keeper.close()
     assert not give_back(scene.channel, PARCEL, scene.handover, kept_by=1)
+    assert scene.handover.sock.fileno() >= 0
+
+
+def test_a_keeper_that_comes_when_the_other_has_gone_ends_nothing(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The channel is open again by then: the connection is served on, not closed as refused."""
+    ours, theirs = channel_pair()
+
+    def gone(*_: object) -> bool:
+        scene.channel.renew(ours)
+        raise ChannelClosed
+
+    monkeypatch.setattr(_sync, "hand_over", gone)
+    environment = SimpleNamespace(channel=scene.channel)
+    roster = SimpleNamespace(parcel=lambda *_: PARCEL)
+    loop = SimpleNamespace(
+        environment=environment, roster=roster, reserve=scene.reserve, rejoin=lambda: False
+    )
+    entry = SimpleNamespace(assignment=Assignment(), returns_to=0)
+    with closing(theirs):
+        assert not _sync._hand_over(cast("Any", loop), cast("Any", entry), scene.handover)
     assert scene.handover.sock.fileno() >= 0

@@ -42,7 +42,8 @@ def hand_over(
 
     The answer comes over a pipe of its own, since several threads or processes share the channel.
     Tried again while the keeper, or this process, is out of descriptors.  Returns False when the
-    keeper did not take it before `deadline`, or has gone; the connection is then still open here.
+    keeper did not take it before `deadline`, and raises ChannelClosed when it has gone; the
+    connection is then still open here.
     """
     while True:
         try:
@@ -50,8 +51,6 @@ def hand_over(
                 handover.sock.close()
                 reserve.refill()
                 return True
-        except ChannelClosed:
-            return False
         except OSError as error:
             if reserve.spend():
                 continue

@@ -373,8 +373,14 @@ def _hand_over(loop: SyncLoop, entry: Entry, handover: Handover) -> bool:
     returns = handover.parked and entry.returns_to
     if returns and give_back(channel, parcel, handover, entry.returns_to):
         return True
-    while not hand_over(channel, loop.reserve, parcel, handover, deadline):
-        if not channel.closed:
+    while True:
+        try:
+            if hand_over(channel, loop.reserve, parcel, handover, deadline):
+                return True
+            gone = channel.closed
+        except ChannelClosed:
+            gone = True  # the channel may lead to another one by now
+        if not gone:
             if handover.parked:
                 return False
             _log.warning(
@@ -387,4 +393,3 @@ def _hand_over(loop: SyncLoop, entry: Entry, handover: Handover) -> bool:
         if found or not loop.rejoin():
             return False
         found = True
-    return True
