@@ -202,7 +202,8 @@ class SyncWaiting(Exchange):
         retirement = assigned.retirement
         receiving = operation != "send"
         tended = receiving and (assigned.park_after is not None or assigned.keeping is not None)
-        if tended and self._comes_soon(poller, span[0]):
+        # Not under an order: a peer that asks every moment would keep it from being obeyed.
+        if tended and self._order() is None and self._comes_soon(poller, span[0]):
             return
         since = 0.0
         if assigned.idle_timeout is not None or tended:

@@ -181,6 +181,21 @@ def test_awaited_means_at_once(pair: Pair, retirement: FakeRetirement) -> None:
     assert conn.hand_over().parked
 
 
+def test_a_peer_that_asks_every_moment_does_not_keep_an_order_out(
+    pair: Pair, retirement: FakeRetirement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retirement.order = Order("close", time.monotonic() + 60)
+    conn = Connection(pair[0], assignment=parking(park_after=60, retirement=retirement))
+
+    def comes_soon(*_: object) -> bool:
+        pair[1].sendall(b"more")
+        return True
+
+    monkeypatch.setattr(Connection, "_comes_soon", comes_soon)
+    with pytest.raises(Closed, match="the server is stopping"):
+        conn.recv()
+
+
 def test_who_waits_already_is_told_of_the_crowd(pair: Pair, retirement: FakeRetirement) -> None:
     assignment = parking(park_after=60, retirement=retirement)
     conn = Connection(pair[0], assignment=assignment)
