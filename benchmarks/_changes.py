@@ -31,6 +31,7 @@ _THINK: Final = 0.2
 _ARRIVALS: Final = 200
 _MOST_ROUNDS: Final = 3  # each is several seconds long
 _BEFORE: Final = 1.0
+_CALM: Final = 0.5  # until what the question for the worker has held up is dealt with
 _AFTER: Final = 1.5
 _UNTOLD: Final = 3.0  # for the peers, which do not say when they are done
 _SAMPLE: Final = struct.Struct("IIqq")  # as the generator writes them
@@ -81,6 +82,7 @@ def _order(server: Running, command: str) -> None:
 def _kill_worker(server: Running) -> None:
     control = server.directory / "control"
     (killed,) = ask(control, "workers")
+    time.sleep(_CALM)
     os.kill(killed["pid"], signal.SIGKILL)
 
     def served_again() -> bool:

@@ -172,6 +172,9 @@ class Connections:
             if parcel.row >= 0:
                 worker.scoreboard.record(parcel.row)[record.ENDED] = End.TAKEN
             worker.link.send(Acknowledged(parcel.id, parcel.epoch, taken=True))
+        # Of no use any more, and objects of its own in each that is parked.
+        msgspec.structs.force_setattr(parcel, "row", -1)
+        msgspec.structs.force_setattr(parcel, "active_at", 0)
         if held.ownership.state is State.PARKED:
             self.parking.put(held)
             self._reactor.call_soon(self.moves.dispatch)  # its seat is free

@@ -28,7 +28,6 @@ class Held:
     deaths: when owners of it died that were in the middle of a message of it.
     stored_as, parcel_as: the epochs by which the service manager's store has it and its parcel; 0:
     it has not.
-    kept: while it moves, whether the handle stays here once a worker has attached.
     """
 
     parcel: Detached
@@ -41,7 +40,6 @@ class Held:
     deaths: tuple[float, ...] = ()
     stored_as: int = 0
     parcel_as: int = 0
-    kept: bool = False
 
     @property
     def id(self) -> str:
@@ -62,7 +60,6 @@ class Held:
             deaths=list(self.deaths),
             stored_as=self.stored_as,
             parcel_as=self.parcel_as,
-            kept=self.kept,
         )
 
     @classmethod
@@ -81,7 +78,6 @@ class Held:
             deaths=tuple(saved.deaths),
             stored_as=saved.stored_as,
             parcel_as=saved.parcel_as,
-            kept=saved.kept,
         )
 
     @property

@@ -96,7 +96,7 @@ class Moves:
             return
         del self._moving[held.id]
         self.waits[held.why].add(self._reactor.clock() - held.since)
-        if held.kept:
+        if self._stays(held):
             held.row = message.row
             self._custody.put(held)
         else:
@@ -165,8 +165,7 @@ class Moves:
         """Send it to the worker; return whether that could be done."""
         parcel = held.parcel
         epoch = held.ownership.assigned(worker.serial)
-        # The service manager, which stores handles for the next keeper, is told of less that way.
-        held.kept = self._keeps or (held.why == "parked" and self._custody.store is None)
+        stays = self._stays(held)
         attach = Attach(
             id=parcel.id,
             epoch=epoch,
@@ -179,10 +178,10 @@ class Moves:
             bytes_in=parcel.bytes_in,
             bytes_out=parcel.bytes_out,
             redelivered=held.redelivered,
-            kept=held.kept,
+            kept=stays,
             # With the store a message that is unread when this process is killed costs a connection
             # that the next keeper would have had.
-            returnable=held.kept and self._custody.store is None,
+            returnable=stays and self._custody.store is None,
         )
         try:
             worker.link.send(attach, (held.sock.fileno(),))
@@ -196,6 +195,11 @@ class Moves:
         worker.given += 1
         self._unanswered.setdefault(worker.serial, {})[parcel.id] = None
         return True
+
+    def _stays(self, held: Held) -> bool:
+        """Whether the handle stays here once a worker has attached."""
+        # The service manager, which stores handles for the next keeper, is told of less that way.
+        return self._keeps or (held.why == "parked" and self._custody.store is None)
 
     def _answer(
         self, worker: Worker, name: str, epoch: int, step: Callable[[Ownership, int], None]

@@ -166,7 +166,6 @@ class SavedConnection(msgspec.Struct, kw_only=True):
     deaths: list[float]
     stored_as: int = 0
     parcel_as: int = 0
-    kept: bool = False
 
 
 class SavedConnections(msgspec.Struct, kw_only=True):

@@ -106,7 +106,7 @@ class Retire(Message, frozen=True, tag="Retire"):
     deadline: float
 
 
-class Detached(Message, frozen=True, tag="Detached"):
+class Detached(Message, frozen=True, tag="Detached", gc=False):
     """Worker to keeper: I no longer serve this connection; give it to another.
 
     Descriptors: the connection, and, from a sender that does not read the channel itself, the
