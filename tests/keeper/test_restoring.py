@@ -132,6 +132,15 @@ def test_a_clean_connection_goes_on_from_its_commit(scene: Scene) -> None:
     assert told == [f"+{parcel}", "-board.7-2-0.close.once", f"-{parcel}"]
 
 
+@pytest.mark.parametrize("ended", [Ended.DETACHED, Ended.TAKEN])
+def test_the_row_counts_when_its_parcel_was_not_stored_yet(scene: Scene, ended: Ended) -> None:
+    """The worker had given it up, and the keeper perhaps said that it has it."""
+    peer = scene.connection()
+    write_row(scene.board(2), 1, b"\x05", ended=ended)
+    scene.restore()
+    assert scene.attached(peer) == ("crash", 2, b"\x05")
+
+
 def test_the_row_of_the_later_owner_counts(scene: Scene) -> None:
     peer = scene.connection()
     write_row(scene.board(2), 1, b"\x01", ended=Ended.DETACHED)

@@ -154,8 +154,10 @@ def test_again_and_again_and_through_reloads(tmp_path: Path) -> None:
                 assert ask(client, b"a").split()[0] == b"%d" % number
             manager.wait_stored(lambda names: len(of("connection", names)) == 3, "all kept")
             server.reload()
-            manager.wait_stored(lambda names: not of("parcel", names), "all in workers")
-            assert len(of("board", manager.store)) == 1
+            manager.wait_stored(
+                lambda names: not of("parcel", names) and len(of("board", names)) == 1,
+                "all in the one worker",
+            )
             server.kill_all()
             server = stack.enter_context(ManagedServer(manager, tmp_path, target, *KEEP))
         clients.pop().close()

@@ -318,7 +318,8 @@ class Connections:
             held.ownership.detached(parcel.epoch)
 
     def _owner_died(self, worker: Worker, held: Held, row: Record) -> None:
-        if row[record.ENDED] not in (End.NOT_YET, End.DETACHED) or id_of(row) != held.id:
+        left = (End.NOT_YET, End.DETACHED, End.TAKEN)
+        if row[record.ENDED] not in left or id_of(row) != held.id:
             # It was ended, and only the word of it did not come.
             held.ownership.ended(held.ownership.epoch)
             self.custody.disown(held, worker.serial)
