@@ -346,9 +346,8 @@ class Connections:
             status, worker.policy, held.deaths, now, self._config.poison_limit
         )
         if self._config.keep != "crash":
-            fate = (
-                "close"  # the keeper has its handle from when it was parked: no promise goes by it
-            )
+            # The handle here is from when it was parked: no promise goes by it.
+            fate = "close"
         if fate in ("resume", "redeliver") and not self._stopping:
             held.ownership.resumed()
             held.why = "crash"
