@@ -1,7 +1,8 @@
 """Real servers and real peers for the tests.
 
 `Server` runs ``socketkeep serve`` in a directory of its own; `Load` and `Storm` are its peers;
-`Capture` watches the wire; `write_handler` writes the code that is served.
+`Capture` watches the wire; `write_handler` writes the code that is served; `Versions` has several
+versions of the package to serve it with.
 """
 
 from socketkeep._demo._clients import Load, parse_address
@@ -13,8 +14,10 @@ from tests.harness.handlers import write_handler, write_source
 from tests.harness.peers import connect, read_reply, read_to_end
 from tests.harness.server import Event, Finished, Server
 from tests.harness.storm import Storm, StormTally
+from tests.harness.versions import FIRST_WHEEL, Versions
 
 __all__ = [
+    "FIRST_WHEEL",
     "Capture",
     "ControlError",
     "Event",
@@ -26,6 +29,7 @@ __all__ = [
     "Storm",
     "StormTally",
     "Tally",
+    "Versions",
     "ask",
     "connect",
     "parse_address",

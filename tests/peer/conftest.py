@@ -31,7 +31,14 @@ class Site:
         """Write the handler of `kind`; return the TARGET to serve."""
         return write_handler(self.directory, version, kind, is_async=self.is_async, tail=tail)
 
-    def serve(self, target: str, *options: str, clients: int, spare: int = 0) -> Server:
+    def serve(
+        self,
+        target: str,
+        *options: str,
+        clients: int,
+        spare: int = 0,
+        environment: dict[str, str] | None = None,
+    ) -> Server:
         """Return a server of `target` with room for `clients` and `spare` more at one time."""
         bind = "127.0.0.1:0" if self.transport == "ipv4" else f"unix:{self.directory}/listener"
         seats = clients + spare
@@ -42,7 +49,11 @@ class Site:
             "async": ("-w", "2"),
         }
         return Server(
-            self.directory, target, "-k", self.model, *room[self.model], *options, bind=[bind]
+            self.directory,
+            target,
+            *("-k", self.model, *room[self.model], *options),
+            bind=[bind],
+            environment=environment,
         )
 
 

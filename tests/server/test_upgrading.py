@@ -4,56 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-import socketkeep
-from socketkeep._version import VERSION
 from tests.harness import (
     Server,
+    Versions,
     connect,
     read_reply,
     read_to_end,
     write_handler,
     write_source,
 )
-
-PACKAGE = Path(socketkeep.__file__).parent
-
-
-@dataclass(frozen=True, slots=True)
-class Versions:
-    """Copies of the package beside each other, one of which is installed."""
-
-    directory: Path
-
-    @property
-    def path(self) -> str:
-        """Where Python finds the one that is installed."""
-        return str(self.directory / "installed")
-
-    def package(self, version: str) -> Path:
-        """The directory of the package of that version."""
-        return self.directory / version / "socketkeep"
-
-    def add(self, version: str) -> None:
-        """Make a copy that says it is of this version."""
-        place = self.directory / version
-        shutil.copytree(PACKAGE, place / "socketkeep", ignore=shutil.ignore_patterns("__pycache__"))
-        module = place / "socketkeep" / "_version.py"
-        module.write_text(module.read_text().replace(VERSION, version))
-
-    def install(self, version: str) -> None:
-        """Have Python find that one from now on."""
-        new = self.directory / "new"
-        new.symlink_to(self.directory / version)
-        new.replace(self.directory / "installed")
 
 
 @pytest.fixture
