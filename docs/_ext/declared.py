@@ -27,13 +27,14 @@ from docs._ext.processes import svg as processes_svg
 from sphinx.application import Sphinx
 
 import socketkeep
-from socketkeep import _config, _errors, _options_page, _tls
+from socketkeep import _config, _errors, _options_page
 from socketkeep._admin import _metrics, _reports
 from socketkeep._cli import _ending, _main
 from socketkeep._inspect import _diagnosis, _ends, _judging, _leaks, _why
 from socketkeep._inspect import _results as inspect_results
 from socketkeep._keeper import _generations, _ownership
 from socketkeep._lab import _results as lab_results
+from socketkeep._stream import _tls
 from socketkeep._verbs import VERBS
 
 #: What every error is, and need not be said.

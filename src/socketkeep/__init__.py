@@ -3,11 +3,8 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from socketkeep._aio import AsyncConnection
-    from socketkeep._assignment import Detached
     from socketkeep._async_connecting import open_connection
     from socketkeep._connecting import Connecting, connect
-    from socketkeep._connection import Connection
     from socketkeep._errors import (
         AddressError,
         Busy,
@@ -40,10 +37,13 @@ if TYPE_CHECKING:
     from socketkeep._handles import Handle
     from socketkeep._holding import Holder, Holders
     from socketkeep._listener import Listener
-    from socketkeep._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
     from socketkeep._serving import Server, serve
     from socketkeep._socket import Socket
-    from socketkeep._tls import CertificateRefused, TlsFailure
+    from socketkeep._stream._aio import AsyncConnection
+    from socketkeep._stream._assignment import Detached
+    from socketkeep._stream._connection import Connection
+    from socketkeep._stream._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
+    from socketkeep._stream._tls import CertificateRefused, TlsFailure
 
 __all__ = [
     "AddressError",
@@ -101,14 +101,14 @@ __all__ = [
 # Each name's module is imported when the name is first asked for: a program pays neither for the
 # half that it does not use, nor for asyncio, ssl or msgspec where it needs none of them.
 _MODULES = {
-    "_aio": ("AsyncConnection",),
-    "_assignment": ("Detached",),
+    "_stream._aio": ("AsyncConnection",),
+    "_stream._assignment": ("Detached",),
     "_async_connecting": ("open_connection",),
     "_connecting": (
         "Connecting",
         "connect",
     ),
-    "_connection": ("Connection",),
+    "_stream._connection": ("Connection",),
     "_errors": (
         "AddressError",
         "Busy",
@@ -150,7 +150,7 @@ _MODULES = {
         "Holders",
     ),
     "_listener": ("Listener",),
-    "_modes": (
+    "_stream._modes": (
         "Blocking",
         "Deadline",
         "Mode",
@@ -162,7 +162,7 @@ _MODULES = {
         "serve",
     ),
     "_socket": ("Socket",),
-    "_tls": (
+    "_stream._tls": (
         "CertificateRefused",
         "TlsFailure",
     ),

@@ -7,13 +7,13 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from socketkeep._aio import AsyncConnection
-from socketkeep._async_sender import settle
 from socketkeep._connecting import Connecting
 from socketkeep._errors import TimedOut, WouldBlock
-from socketkeep._modes import check_seconds
 from socketkeep._resolving import Address, host_of, parse
-from socketkeep._waiting import earlier
+from socketkeep._stream._aio import AsyncConnection
+from socketkeep._stream._async_sender import settle
+from socketkeep._stream._modes import check_seconds
+from socketkeep._stream._waiting import earlier
 
 if TYPE_CHECKING:
     import ssl

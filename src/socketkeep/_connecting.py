@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from socketkeep._address import UnixAddress, format_address
-from socketkeep._connection import Connection
 from socketkeep._errors import (
     Closed,
     Context,
@@ -26,9 +25,10 @@ from socketkeep._errors import (
 )
 from socketkeep._forking import guard
 from socketkeep._happy import Race
-from socketkeep._modes import Blocking, Mode, NonBlocking, check_seconds, seconds_left
 from socketkeep._resolving import Address, Candidate, Resolving, host_of, parse
-from socketkeep._waiting import earlier
+from socketkeep._stream._connection import Connection
+from socketkeep._stream._modes import Blocking, Mode, NonBlocking, check_seconds, seconds_left
+from socketkeep._stream._waiting import earlier
 
 if TYPE_CHECKING:
     import ssl

@@ -23,11 +23,7 @@ from types import FrameType, TracebackType
 from typing import Final, Protocol, Self
 
 from socketkeep._address import peer_text
-from socketkeep._assignment import Assignment, Order, handling
 from socketkeep._children import Child, Children, status_text
-from socketkeep._closing import end_writing
-from socketkeep._committed import encoder
-from socketkeep._connection import Connection
 from socketkeep._errors import (
     Closed,
     HandlerError,
@@ -40,7 +36,11 @@ from socketkeep._errors import (
 )
 from socketkeep._forking import Forkable
 from socketkeep._handlers import inspect_handler
-from socketkeep._modes import Blocking, Mode, check_seconds
+from socketkeep._stream._assignment import Assignment, Order, handling
+from socketkeep._stream._closing import end_writing
+from socketkeep._stream._committed import encoder
+from socketkeep._stream._connection import Connection
+from socketkeep._stream._modes import Blocking, Mode, check_seconds
 
 #: How long nothing is accepted once a descriptor, memory or a process was wanting, in seconds.
 PAUSE: Final = 0.1

@@ -19,9 +19,7 @@ from socketkeep._address import (
     format_address,
     parse_bind,
 )
-from socketkeep._assignment import Assignment
 from socketkeep._binding import bind_inet, bind_unix, identity_of, inherited_socket
-from socketkeep._connection import Connection
 from socketkeep._errors import (
     Closed,
     ListenError,
@@ -33,8 +31,10 @@ from socketkeep._errors import (
 )
 from socketkeep._forking import Fate, drop, own
 from socketkeep._holding import Held
-from socketkeep._modes import Blocking, Mode, check_seconds, seconds_left
-from socketkeep._waiting import Poller
+from socketkeep._stream._assignment import Assignment
+from socketkeep._stream._connection import Connection
+from socketkeep._stream._modes import Blocking, Mode, check_seconds, seconds_left
+from socketkeep._stream._waiting import Poller
 
 #: The first descriptor that systemd passes, SD_LISTEN_FDS_START of sd_listen_fds(3).
 _FIRST_INHERITED: Final = 3

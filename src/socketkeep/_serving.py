@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, Self
 
-from socketkeep._aio import AsyncConnection
-from socketkeep._assignment import Assignment
 from socketkeep._errors import (
     OutOfResources,
     PeerClosed,
@@ -21,6 +19,8 @@ from socketkeep._errors import (
     WouldBlock,
 )
 from socketkeep._listener import Listener
+from socketkeep._stream._aio import AsyncConnection
+from socketkeep._stream._assignment import Assignment
 
 _log: Final = logging.getLogger("socketkeep")
 

@@ -15,7 +15,7 @@ from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from socketkeep._forking import guard, is_guarded, unguard
 from socketkeep._handles import Handle, handles_of
-from socketkeep._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
+from socketkeep._stream._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from socketkeep import _record as record
 from socketkeep._admin import _snapshots
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper._ownership import Ownership, State
+from socketkeep._stream import _record as record
 from socketkeep._wire._scoreboard import Scoreboard, connection_id, create_memfd
 
 

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from socketkeep import _record as record
 from socketkeep._keeper._ownership import State
-from socketkeep._record import Ended, Status
+from socketkeep._stream import _record as record
+from socketkeep._stream._record import Ended, Status
 from socketkeep._wire._messages import Ended as EndedMessage
 from socketkeep._wire._messages import Keep
 from socketkeep._wire._scoreboard import parse_connection_id

@@ -14,8 +14,8 @@ from collections import Counter
 
 import pytest
 
-from socketkeep import _record as record
-from socketkeep._record import Ended
+from socketkeep._stream import _record as record
+from socketkeep._stream._record import Ended
 from tests.keeper.bench import Bench
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import FarWorker, Served

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from socketkeep import _record as record
-from socketkeep._record import Ended
+from socketkeep._stream import _record as record
+from socketkeep._stream._record import Ended
 from socketkeep._wire._messages import Acknowledged, Attached, Refused
 from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench

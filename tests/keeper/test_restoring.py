@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 
-from socketkeep import _record as record
 from socketkeep._keeper._custody import Held
 from socketkeep._keeper._fdstore import FdStore, listener_name
 from socketkeep._keeper._notify import Notifier
 from socketkeep._keeper._ownership import Ownership, State
 from socketkeep._keeper._restoring import Stored
-from socketkeep._record import Ended, Status
+from socketkeep._stream import _record as record
+from socketkeep._stream._record import Ended, Status
 from socketkeep._wire import _scoreboard as scoreboard
 from socketkeep._wire._messages import Detached
 from tests.keeper.bench import Bench, is_alive, is_at_eof

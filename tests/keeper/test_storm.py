@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from socketkeep import _record as record
 from socketkeep._keeper._workers import Model
-from socketkeep._record import Ended, Status
+from socketkeep._stream import _record as record
+from socketkeep._stream._record import Ended, Status
 from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.fakes import FarWorker, Served, Template
 from tests.keeper.ledger import logged

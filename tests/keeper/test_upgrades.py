@@ -9,10 +9,10 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from socketkeep import _record as record
 from socketkeep._keeper._reloads import Outcome
 from socketkeep._keeper._workers import WorkerState
-from socketkeep._record import OFFERED
+from socketkeep._stream import _record as record
+from socketkeep._stream._record import OFFERED
 from socketkeep._wire._messages import Attached, Ended, Keep, Loaded, Orphaned
 from socketkeep._wire._scoreboard import keep_token
 from tests.keeper.bench import Bench, is_alive, is_at_eof

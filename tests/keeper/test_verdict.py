@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from socketkeep._keeper._verdict import MEMORY, Fate, OnCrash, Policy, judge
-from socketkeep._record import AGAIN, Status
+from socketkeep._stream._record import AGAIN, Status
 
 POLICIES = st.builds(Policy, st.sampled_from(get_args(OnCrash)), st.booleans())
 STATUSES = st.sampled_from([*Status, AGAIN, AGAIN | Status.READ, AGAIN | Status.SENT])

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from socketkeep import _record as record
-from socketkeep._record import Ended
+from socketkeep._stream import _record as record
+from socketkeep._stream._record import Ended
 from tests.keeper.bench import Bench, is_alive
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import FarWorker, Process, Served

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import pytest
 import uvloop
 
-from socketkeep._assignment import Order
+from socketkeep._stream._assignment import Order
 
 Pair: TypeAlias = tuple[socket.socket, socket.socket]
 Run: TypeAlias = Callable[[Callable[[], Coroutine[object, object, object]]], None]

@@ -12,8 +12,6 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from socketkeep._aio import AsyncConnection
-from socketkeep._assignment import Assignment
 from socketkeep._errors import (
     Busy,
     Closed,
@@ -24,7 +22,9 @@ from socketkeep._errors import (
     TimedOut,
     WouldBlock,
 )
-from socketkeep._record import BYTES_IN, BYTES_OUT, WAITING, Ended
+from socketkeep._stream._aio import AsyncConnection
+from socketkeep._stream._assignment import Assignment
+from socketkeep._stream._record import BYTES_IN, BYTES_OUT, WAITING, Ended
 from tests.library.conftest import Pair, Run, reads_all
 from tests.library.test_connection import BIG, reset
 
@@ -496,7 +496,7 @@ def test_close_is_bounded_though_the_peer_never_stops(pair: Pair, run: Run) -> N
 
 
 def test_close_of_a_silent_peer(pair: Pair, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("socketkeep._aio.QUIET", 0.2)
+    monkeypatch.setattr("socketkeep._stream._aio.QUIET", 0.2)
 
     async def scenario() -> None:
         started = time.monotonic()

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from socketkeep._aio import AsyncConnection
-from socketkeep._assignment import Assignment, Detached, Order, handling
 from socketkeep._errors import Closed, Released
-from socketkeep._record import STATUS, WAITING, Ended, Status
+from socketkeep._stream._aio import AsyncConnection
+from socketkeep._stream._assignment import Assignment, Detached, Order, handling
+from socketkeep._stream._record import STATUS, WAITING, Ended, Status
 from tests.library.conftest import Pair, Run
 
 FAR = 3600.0

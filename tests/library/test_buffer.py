@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from socketkeep._buffer import ReceiveBuffer
+from socketkeep._stream._buffer import ReceiveBuffer
 
 LIMIT = 24
 # Few letters, so that separators and their beginnings turn up often.

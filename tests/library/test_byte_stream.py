@@ -14,8 +14,8 @@ from anyio.streams.buffered import BufferedByteStream
 from anyio.streams.text import TextStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-from socketkeep._aio import AsyncConnection
-from socketkeep._exchange import CHUNK
+from socketkeep._stream._aio import AsyncConnection
+from socketkeep._stream._exchange import CHUNK
 from tests.library.conftest import Pair, Run
 from tests.library.test_connection import BIG, reset
 from tests.library.test_tls import CLIENT, HOST, SERVER

@@ -12,8 +12,8 @@ import anyio
 import pytest
 
 from socketkeep import AsyncConnection, Blocking, Connection, NonBlocking, Timeout, testing
-from socketkeep._assignment import Assignment
-from socketkeep._async_messages import Receiving
+from socketkeep._stream._assignment import Assignment
+from socketkeep._stream._async_messages import Receiving
 from socketkeep.testing import BYTE_STREAM, AsyncCheck, AsyncStream, Check, SyncStream
 from tests.library.conftest import KINDS, LOOPS
 from tests.library.test_tls import CLIENT, HOST, SERVER

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from socketkeep._connecting import Connecting, connect
-from socketkeep._connection import Connection
 from socketkeep._errors import (
     AddressError,
     Closed,
@@ -29,8 +28,9 @@ from socketkeep._errors import (
     WouldBlock,
 )
 from socketkeep._listener import Listener
-from socketkeep._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
 from socketkeep._resolving import Address
+from socketkeep._stream._connection import Connection
+from socketkeep._stream._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
 
 Found = list[tuple[int, int, int, str, tuple[Any, ...]]]
 NUMERIC = socket.AI_NUMERICHOST

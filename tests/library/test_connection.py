@@ -17,8 +17,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from socketkeep._assignment import Assignment, handling
-from socketkeep._connection import Connection
 from socketkeep._errors import (
     Busy,
     Closed,
@@ -32,8 +30,10 @@ from socketkeep._errors import (
     TimedOut,
     WouldBlock,
 )
-from socketkeep._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
-from socketkeep._record import BYTES_IN, BYTES_OUT, ENDED, Ended
+from socketkeep._stream._assignment import Assignment, handling
+from socketkeep._stream._connection import Connection
+from socketkeep._stream._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
+from socketkeep._stream._record import BYTES_IN, BYTES_OUT, ENDED, Ended
 from tests.library.conftest import KINDS, Pair, reads_all, until
 
 BIG = bytes(range(256)) * 8192  # 2 MiB: more than the sockets' buffers take
@@ -462,7 +462,7 @@ def test_close_gives_the_peer_all_and_eof_though_it_is_still_sending(pair: Pair)
 def test_close_waits_no_longer_than_it_should_for_a_peer_that_is_silent(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("socketkeep._closing.drain.__defaults__", (0.2,))
+    monkeypatch.setattr("socketkeep._stream._closing.drain.__defaults__", (0.2,))
     started = time.monotonic()
     Connection(pair[0]).close()
     assert 0.15 < time.monotonic() - started < 0.9

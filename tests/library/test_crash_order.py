@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep._aio import AsyncConnection
-from socketkeep._assignment import Assignment, handling
-from socketkeep._connection import Connection
 from socketkeep._errors import StateTooLarge, TimedOut, WouldBlock
-from socketkeep._record import STATUS, WAITING, WORDS, Status
+from socketkeep._stream._aio import AsyncConnection
+from socketkeep._stream._assignment import Assignment, handling
+from socketkeep._stream._connection import Connection
+from socketkeep._stream._record import STATUS, WAITING, WORDS, Status
 from tests.library.conftest import KINDS, Pair
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep._buffer import ReceiveBuffer
 from socketkeep._errors import LimitExceeded, Malformed
-from socketkeep._framing import (
+from socketkeep._stream._buffer import ReceiveBuffer
+from socketkeep._stream._framing import (
     ByteOrder,
     LinesAhead,
     Prefix,

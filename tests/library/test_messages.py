@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from socketkeep._aio import AsyncConnection
-from socketkeep._assignment import Assignment
-from socketkeep._connection import Connection
 from socketkeep._errors import LimitExceeded, Malformed, PeerClosed, TimedOut, WouldBlock
-from socketkeep._framing import ByteOrder, Prefix
-from socketkeep._modes import NonBlocking, Timeout
+from socketkeep._stream._aio import AsyncConnection
+from socketkeep._stream._assignment import Assignment
+from socketkeep._stream._connection import Connection
+from socketkeep._stream._framing import ByteOrder, Prefix
+from socketkeep._stream._modes import NonBlocking, Timeout
 from tests.library.conftest import Pair, Run
 
 PREFIXES: tuple[Prefix, ...] = ("u8", "u16", "u32", "u64")

@@ -20,10 +20,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep import _kernel_room, _peeking
-from socketkeep._aio import AsyncConnection
-from socketkeep._assignment import Assignment, Detached, Order, handling
-from socketkeep._connection import Connection
 from socketkeep._errors import (
     Closed,
     HandlerError,
@@ -34,8 +30,13 @@ from socketkeep._errors import (
     TimedOut,
     WouldBlock,
 )
-from socketkeep._identity import Source
-from socketkeep._record import AGAIN, STATUS, Status
+from socketkeep._stream import _kernel_room
+from socketkeep._stream import _peek as _peeking
+from socketkeep._stream._aio import AsyncConnection
+from socketkeep._stream._assignment import Assignment, Detached, Order, handling
+from socketkeep._stream._connection import Connection
+from socketkeep._stream._identity import Source
+from socketkeep._stream._record import AGAIN, STATUS, Status
 from tests.library.conftest import (
     KINDS,
     LOOPS,

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from socketkeep._assignment import Assignment, Detached, Order, handling
-from socketkeep._connection import Connection
 from socketkeep._errors import Closed, Released
-from socketkeep._record import ENDED, STATUS, WAITING, Ended, Status
+from socketkeep._stream._assignment import Assignment, Detached, Order, handling
+from socketkeep._stream._connection import Connection
+from socketkeep._stream._record import ENDED, STATUS, WAITING, Ended, Status
 from tests.library.conftest import FakeRetirement, Pair, until
 
 MOVE = Order("move", time.monotonic() + 3600)

@@ -17,11 +17,8 @@ from typing import TypeVar
 import pytest
 import trustme
 
-from socketkeep._aio import AsyncConnection
-from socketkeep._assignment import Assignment
 from socketkeep._async_connecting import open_connection
 from socketkeep._connecting import Connecting, connect
-from socketkeep._connection import Connection
 from socketkeep._errors import (
     Busy,
     Closed,
@@ -35,10 +32,13 @@ from socketkeep._errors import (
 )
 from socketkeep._forking import fork
 from socketkeep._listener import Listener
-from socketkeep._modes import Blocking, NonBlocking, Timeout
-from socketkeep._record import STATUS, Status
 from socketkeep._serving import serve
-from socketkeep._tls import CertificateRefused, Engine, TlsFailure
+from socketkeep._stream._aio import AsyncConnection
+from socketkeep._stream._assignment import Assignment
+from socketkeep._stream._connection import Connection
+from socketkeep._stream._modes import Blocking, NonBlocking, Timeout
+from socketkeep._stream._record import STATUS, Status
+from socketkeep._stream._tls import CertificateRefused, Engine, TlsFailure
 from tests.forking.support import child
 from tests.library.conftest import Pair, Run
 from tests.library.test_connecting import poll_for

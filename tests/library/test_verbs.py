@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from docs._ext.declared import PAGES
 
-from socketkeep._aio import AsyncConnection
-from socketkeep._connection import Connection
-from socketkeep._modes import NonBlocking, Timeout
+from socketkeep._stream._aio import AsyncConnection
+from socketkeep._stream._connection import Connection
+from socketkeep._stream._modes import NonBlocking, Timeout
 from socketkeep._verbs import VERBS, Descriptor, Others, Peer, Unread, Verb
 from tests.library.conftest import Run
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep import _record as record
-from socketkeep._assignment import Order
-from socketkeep._record import Ended
+from socketkeep._stream import _record as record
+from socketkeep._stream._assignment import Order
+from socketkeep._stream._record import Ended
 from socketkeep._wire import _scoreboard as scoreboard
 from socketkeep._wire._scoreboard import COUNTERS, OPEN, Scoreboard, create_memfd
 
@@ -162,8 +162,8 @@ def test_an_order_without_deadline_is_far_away() -> None:
 
 _SERVES_IN_A_CHILD = """
 import os, sys
-from socketkeep import _record as record
-from socketkeep._record import Ended
+from socketkeep._stream import _record as record
+from socketkeep._stream._record import Ended
 from socketkeep._wire._scoreboard import ACCEPTED, Scoreboard
 board = Scoreboard(int(sys.argv[1]))
 row = board.claim()

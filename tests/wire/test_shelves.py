@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep import _record as record
-from socketkeep._committed import STATE_LIMIT
+from socketkeep._stream import _record as record
+from socketkeep._stream._committed import STATE_LIMIT
 from socketkeep._wire._scoreboard import Scoreboard, create_memfd
 
 ROWS = 3

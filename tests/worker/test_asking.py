@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketkeep import AsyncConnection, resumable
-from socketkeep._assignment import Order
+from socketkeep._stream._assignment import Order
 from socketkeep._wire._messages import Acknowledged, Attached, Detached, Ready, Retire
 from socketkeep._worker._asking import WINDOW, Asking
 from socketkeep._worker._template import runner

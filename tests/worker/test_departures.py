@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from socketkeep import _record as record
 from socketkeep import resumable
-from socketkeep._assignment import Handover
-from socketkeep._record import Ended
+from socketkeep._stream import _record as record
+from socketkeep._stream._assignment import Handover
+from socketkeep._stream._record import Ended
 from socketkeep._wire._messages import Acknowledged, Detached
 from socketkeep._worker._departures import Departures
 from socketkeep._worker._roster import Entry, Roster

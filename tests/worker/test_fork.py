@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from socketkeep import _record as record
 from socketkeep import resumable
 from socketkeep._children import Child
-from socketkeep._record import Ended
+from socketkeep._stream import _record as record
+from socketkeep._stream._record import Ended
 from socketkeep._worker._fork import ForkModel
 from socketkeep._worker._sync import SyncLoop
 from tests.worker.fakes import a_place

@@ -15,7 +15,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from socketkeep._assignment import Assignment, Handover
+from socketkeep._stream._assignment import Assignment, Handover
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet, channel_pair
 from socketkeep._wire._messages import Detached
 from socketkeep._worker import _sync

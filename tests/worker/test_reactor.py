@@ -12,8 +12,8 @@ from typing import Any
 
 import uvloop
 
-from socketkeep._aio import AsyncConnection
-from socketkeep._assignment import Assignment
+from socketkeep._stream._aio import AsyncConnection
+from socketkeep._stream._assignment import Assignment
 from socketkeep._worker._reactor import Reactor
 
 _DEADLINE = 10.0

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from socketkeep import _record as record
 from socketkeep import resumable
-from socketkeep._assignment import Handover
-from socketkeep._record import Ended, Status
+from socketkeep._stream import _record as record
+from socketkeep._stream._assignment import Handover
+from socketkeep._stream._record import Ended, Status
 from socketkeep._wire._messages import Attach
 from socketkeep._wire._scoreboard import OPEN
 from socketkeep._worker._roster import Entry, Roster

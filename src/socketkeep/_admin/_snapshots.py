@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from itertools import accumulate
 
-from socketkeep import _record as record
 from socketkeep._admin._reports import (
     AttachedByReason,
     ConnectionReport,
@@ -22,12 +21,13 @@ from socketkeep._admin._reports import (
     WorkerReport,
     WorkersByState,
 )
-from socketkeep._assignment import Attached
 from socketkeep._inspect._queue import listen_queue
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper._ownership import Ownership
 from socketkeep._keeper._waits import BOUNDS
 from socketkeep._keeper._workers import Worker, WorkerState
+from socketkeep._stream import _record as record
+from socketkeep._stream._assignment import Attached
 from socketkeep._wire._scoreboard import id_of, parse_connection_id
 
 _SHOWN = (WorkerState.STARTING, WorkerState.READY, WorkerState.DRAINING)

@@ -8,13 +8,13 @@ from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 
-from socketkeep._closing import reset
 from socketkeep._inspect._borrowing import borrowed
 from socketkeep._inspect._diagnosis import subject_of
 from socketkeep._inspect._results import HeldSocket
 from socketkeep._inspect._rights import missing_right
 from socketkeep._inspect._survey import holders
 from socketkeep._inspect._what import own_ends, parse_what
+from socketkeep._stream._closing import reset
 
 Verb: TypeAlias = Literal["fin", "abort"]
 

@@ -12,8 +12,6 @@ from typing import Final, Literal
 import msgspec
 
 from socketkeep import _log
-from socketkeep import _record as record
-from socketkeep._closing import reset
 from socketkeep._config import ServeConfig
 from socketkeep._keeper._closer import Closer
 from socketkeep._keeper._custody import Custody, Held
@@ -25,8 +23,10 @@ from socketkeep._keeper._state import KeepOpen, SavedConnection, SavedConnection
 from socketkeep._keeper._verdict import judge
 from socketkeep._keeper._workers import Worker
 from socketkeep._options import limit_seconds
-from socketkeep._record import Ended as End
-from socketkeep._record import Record
+from socketkeep._stream import _record as record
+from socketkeep._stream._closing import reset
+from socketkeep._stream._record import Ended as End
+from socketkeep._stream._record import Record
 from socketkeep._wire._channel import Packet
 from socketkeep._wire._messages import (
     Acknowledged,

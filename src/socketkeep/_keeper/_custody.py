@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from socketkeep._assignment import Attached
 from socketkeep._keeper._ownership import Ownership, State
 from socketkeep._keeper._state import KeepOpen, SavedConnection
+from socketkeep._stream._assignment import Attached
 from socketkeep._wire._messages import Detached, decode, encode
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from socketkeep import _log
-from socketkeep._assignment import Order
 from socketkeep._config import DEFAULT_WORKERS, ServeConfig, worker_timeout
 from socketkeep._keeper._allotment import Allotment
 from socketkeep._keeper._closer import Closer
@@ -32,6 +31,7 @@ from socketkeep._keeper._upgrades import Upgrades
 from socketkeep._keeper._watchdog import Watchdog
 from socketkeep._keeper._workers import Adopted, Worker, WorkerState
 from socketkeep._listener import Listener
+from socketkeep._stream._assignment import Order
 from socketkeep._version import VERSION
 from socketkeep._wire._channel import Channel
 from socketkeep._wire._messages import Forked, ForkFailed, Stranded

@@ -9,8 +9,6 @@ from functools import partial
 from typing import Final, Protocol
 
 from socketkeep import _log
-from socketkeep import _record as record
-from socketkeep._assignment import Order
 from socketkeep._config import ServeConfig
 from socketkeep._keeper import _seats
 from socketkeep._keeper._children import Children
@@ -22,6 +20,8 @@ from socketkeep._keeper._state import KeepOpen, SavedPool
 from socketkeep._keeper._system import Exit, System
 from socketkeep._keeper._verdict import Policy
 from socketkeep._keeper._workers import Adopted, Link, Worker, WorkerState, restored_link
+from socketkeep._stream import _record as record
+from socketkeep._stream._assignment import Order
 from socketkeep._wire._channel import Channel
 from socketkeep._wire._messages import (
     Forked,

@@ -15,14 +15,14 @@ from typing import Final, cast
 import msgspec
 
 from socketkeep import _log
-from socketkeep import _record as record
 from socketkeep._address import format_address
 from socketkeep._keeper._connections import Connections
 from socketkeep._keeper._fdstore import BOARD, CONNECTION, LISTENER, PARCEL, FdStore, listener_name
 from socketkeep._keeper._state import SavedConnection
 from socketkeep._keeper._verdict import OnCrash, Policy
 from socketkeep._keeper._workers import Worker, WorkerState
-from socketkeep._record import SENT
+from socketkeep._stream import _record as record
+from socketkeep._stream._record import SENT
 from socketkeep._wire._scoreboard import Scoreboard, id_of, parse_connection_id
 
 _NO_STATE: Final = Policy("close", redeliver=False)

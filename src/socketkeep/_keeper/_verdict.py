@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from socketkeep._keeper._state import SavedPolicy
-from socketkeep._record import AGAIN, READ, SENT, Status
+from socketkeep._stream._record import AGAIN, READ, SENT, Status
 
 #: Owners that died longer ago than this do not count against a connection, in seconds.
 MEMORY: Final = 60.0

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Literal
 
-from socketkeep._assignment import Order
 from socketkeep._keeper._reactor import READABLE, WRITABLE, Reactor, Timer
 from socketkeep._keeper._state import (
     KeepOpen,
@@ -22,6 +21,7 @@ from socketkeep._keeper._state import (
 )
 from socketkeep._keeper._system import Exit
 from socketkeep._keeper._verdict import Policy
+from socketkeep._stream._assignment import Order
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet, channel_pair
 from socketkeep._wire._messages import Message
 from socketkeep._wire._scoreboard import (

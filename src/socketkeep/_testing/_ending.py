@@ -6,7 +6,7 @@ import socket
 from typing import Any, Final
 
 from socketkeep._errors import Closed, PeerClosed, PeerReset, Released, Truncated
-from socketkeep._record import Ended
+from socketkeep._stream._record import Ended
 from socketkeep._testing._ends import End, waits
 from socketkeep._testing._moving import MUCH, filled, raised
 from socketkeep._testing._suite import holds

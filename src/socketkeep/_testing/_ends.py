@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from socketkeep._errors import WouldBlock
-from socketkeep._modes import Mode, NonBlocking, seconds_left
+from socketkeep._stream._modes import Mode, NonBlocking, seconds_left
 
 T = TypeVar("T")
 

@@ -16,8 +16,8 @@ from socketkeep._errors import (
     TimedOut,
     WouldBlock,
 )
-from socketkeep._framing import Prefix
-from socketkeep._modes import Blocking, NonBlocking, Timeout
+from socketkeep._stream._framing import Prefix
+from socketkeep._stream._modes import Blocking, NonBlocking, Timeout
 from socketkeep._testing._ends import PATIENCE, End
 from socketkeep._testing._suite import holds
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
-from socketkeep._modes import Blocking, Mode, NonBlocking, Timeout
+from socketkeep._stream._modes import Blocking, Mode, NonBlocking, Timeout
 from socketkeep._testing._ends import (
     LONG_PATIENCE,
     AsyncEnd,

@@ -6,7 +6,7 @@ of a connection, and what a killed worker left behind can still be read.  A memf
 one for the server: a row can then never be written by a worker that has lost it.
 
 Layout, in words of 64 bits: a header of HEADER_WORDS, then rows of ROW_WORDS, each the words of
-`socketkeep._record` and the peer's address as text; after these, where connections are kept through
+`_stream/_record` and the peer's address as text; after these, where connections are kept through
 crashes, the committed states (`_wire/_shelves.py`).
 """
 
@@ -21,9 +21,9 @@ import time
 from collections.abc import Iterator
 from typing import Final, Literal
 
-from socketkeep import _record as record
-from socketkeep._assignment import Order
-from socketkeep._record import Ended, Record
+from socketkeep._stream import _record as record
+from socketkeep._stream._assignment import Order
+from socketkeep._stream._record import Ended, Record
 from socketkeep._wire import _shelves
 from socketkeep._wire._shelves import Place
 

@@ -11,8 +11,8 @@ import mmap
 from contextlib import suppress
 from typing import Final
 
-from socketkeep._committed import STATE_LIMIT
-from socketkeep._record import STATE, Record
+from socketkeep._stream._committed import STATE_LIMIT
+from socketkeep._stream._record import STATE, Record
 
 _SMALL: Final = 512
 _PLACES: Final = 2

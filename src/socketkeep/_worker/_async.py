@@ -11,9 +11,9 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, Asyn
 from typing import Final
 
 from socketkeep import _log
-from socketkeep._aio import AsyncConnection
-from socketkeep._assignment import Handover, Order, handling
 from socketkeep._forking import disown_all, own_all
+from socketkeep._stream._aio import AsyncConnection
+from socketkeep._stream._assignment import Handover, Order, handling
 from socketkeep._wire._channel import ChannelClosed, Packet
 from socketkeep._wire._messages import (
     Acknowledged,

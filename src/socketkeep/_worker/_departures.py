@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Final
 
 from socketkeep import _log
-from socketkeep import _record as record
-from socketkeep._aio import AsyncConnection
-from socketkeep._assignment import Handover
-from socketkeep._record import Ended
+from socketkeep._stream import _record as record
+from socketkeep._stream._aio import AsyncConnection
+from socketkeep._stream._assignment import Handover
+from socketkeep._stream._record import Ended
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import Acknowledged
 from socketkeep._worker._reserve import Reserve

@@ -18,10 +18,10 @@ from typing import Final
 from msgspec import structs
 
 from socketkeep import _log
-from socketkeep import _record as record
-from socketkeep._assignment import Assignment, Order
 from socketkeep._children import Child, Children, status_text
-from socketkeep._connection import Connection
+from socketkeep._stream import _record as record
+from socketkeep._stream._assignment import Assignment, Order
+from socketkeep._stream._connection import Connection
 from socketkeep._wire import _rendezvous as rendezvous
 from socketkeep._worker._roster import Entry, Roster
 from socketkeep._worker._sync import SyncLoop, run_handler

@@ -7,8 +7,8 @@ import time
 from typing import Final
 
 from socketkeep import _log
-from socketkeep._assignment import Handover
 from socketkeep._passing import INLINE_LIMIT
+from socketkeep._stream._assignment import Handover
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import Detached
 from socketkeep._worker._reserve import Reserve

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from socketkeep import _log
-from socketkeep import _record as record
+from socketkeep._stream import _record as record
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import Keep
 from socketkeep._wire._scoreboard import keep_token

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Coroutine
 
 from socketkeep import _log
-from socketkeep import _record as record
-from socketkeep._assignment import Detached
 from socketkeep._errors import (
     Closed,
     HandlerError,
@@ -16,7 +14,9 @@ from socketkeep._errors import (
     SocketkeepError,
     TimedOut,
 )
-from socketkeep._exchange import Exchange
+from socketkeep._stream import _record as record
+from socketkeep._stream._assignment import Detached
+from socketkeep._stream._exchange import Exchange
 from socketkeep._worker._roster import Entry
 from socketkeep._worker._target import users_traceback
 

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Final
 
-from socketkeep._assignment import Order
+from socketkeep._stream._assignment import Order
 from socketkeep._worker._roster import Entry
 from socketkeep._worker._sync import SyncLoop, run_handler
 

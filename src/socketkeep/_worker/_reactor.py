@@ -14,7 +14,7 @@ import asyncio
 import select
 from typing import Final
 
-from socketkeep._assignment import Reader, Showing
+from socketkeep._stream._assignment import Reader, Showing
 
 #: How many connections are served before the loop's other callbacks get their turn.
 _AT_ONCE: Final = 256

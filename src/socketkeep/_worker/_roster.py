@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from socketkeep import _log
-from socketkeep import _record as record
-from socketkeep._assignment import Assignment, Attached, Handover, Retirement
 from socketkeep._config import park_after
-from socketkeep._record import Ended, Status
+from socketkeep._stream import _record as record
+from socketkeep._stream._assignment import Assignment, Attached, Handover, Retirement
+from socketkeep._stream._record import Ended, Status
 from socketkeep._wire import _scoreboard as scoreboard
 from socketkeep._wire._channel import ChannelClosed
 from socketkeep._wire._messages import Attach, Detached, Free, Orphaned

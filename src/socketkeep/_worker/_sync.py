@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from socketkeep import _log
-from socketkeep import _record as record
-from socketkeep._assignment import Handover, Order, Retirement, handling
-from socketkeep._closing import LINGER
-from socketkeep._connection import Connection
-from socketkeep._record import Ended
+from socketkeep._stream import _record as record
+from socketkeep._stream._assignment import Handover, Order, Retirement, handling
+from socketkeep._stream._closing import LINGER
+from socketkeep._stream._connection import Connection
+from socketkeep._stream._record import Ended
 from socketkeep._wire._channel import ChannelClosed, Packet
 from socketkeep._wire._messages import (
     Attach,

@@ -10,7 +10,7 @@ from collections import deque
 from queue import SimpleQueue
 
 from socketkeep import _log
-from socketkeep._assignment import Order
+from socketkeep._stream._assignment import Order
 from socketkeep._worker._roster import Entry
 from socketkeep._worker._sync import SyncLoop, run_handler
 

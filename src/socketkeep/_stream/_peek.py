@@ -21,9 +21,9 @@ import sys
 import termios
 from typing import Final
 
-from socketkeep._buffer import ReceiveBuffer
 from socketkeep._errors import LimitExceeded
-from socketkeep._kernel_room import enlarge, peer_is_full
+from socketkeep._stream._buffer import ReceiveBuffer
+from socketkeep._stream._kernel_room import enlarge, peer_is_full
 
 _ENDED: Final = select.POLLRDHUP | select.POLLHUP
 _EDGES: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final, Never
 
-from socketkeep._assignment import Detached, Handover
 from socketkeep._errors import (
     Closed,
     Context,
@@ -15,8 +14,9 @@ from socketkeep._errors import (
     SystemFailure,
     translate,
 )
-from socketkeep._identity import Identity
-from socketkeep._record import ENDED, Ended
+from socketkeep._stream._assignment import Detached, Handover
+from socketkeep._stream._identity import Identity
+from socketkeep._stream._record import ENDED, Ended
 
 _ENDED: Final = "ended: "
 #: What is raised is a new one each time, see `_refusal`.

@@ -11,13 +11,13 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Final, Never, Protocol
 
 from socketkeep._address import local_text, peer_text
-from socketkeep._assignment import Assignment, Attached
-from socketkeep._buffer import ReceiveBuffer
-from socketkeep._committed import unpack_state
 from socketkeep._errors import Released, SocketkeepError
 from socketkeep._forking import Fate, drop, own
 from socketkeep._holding import Held
-from socketkeep._record import (
+from socketkeep._stream._assignment import Assignment, Attached
+from socketkeep._stream._buffer import ReceiveBuffer
+from socketkeep._stream._committed import unpack_state
+from socketkeep._stream._record import (
     ACTIVE_AT,
     ENDED,
     READ,
@@ -32,8 +32,8 @@ from socketkeep._record import (
 if TYPE_CHECKING:  # ssl is for who uses it
     import ssl
 
-    from socketkeep._peeking import PeekingBuffer
-    from socketkeep._tls import TlsSocket
+    from socketkeep._stream._peek import PeekingBuffer
+    from socketkeep._stream._tls import TlsSocket
 
 _FAMILIES_WITH_NODELAY: Final = (int(socket.AF_INET), int(socket.AF_INET6))
 #: The family as a plain number: `socket.family` makes an enumeration's member of it each time.
@@ -98,7 +98,7 @@ class Identity(Held):
             limit = assigned.replay_limit
             self._buffer = ReceiveBuffer(retain=assigned.resumable, replay_limit=limit)
             if assigned.attached == "crash":
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)  # see `_peeking`
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)  # see `_peek`
         self._committed: bytes | None = assigned.state
         self._decoded: Any = ...
         self._peer = assigned.peer or peer_text(sock)
@@ -128,7 +128,7 @@ class Identity(Held):
 
     def _peek(self, sock: socket.socket, assigned: Assignment) -> None:
         """Have what is received stay in the kernel until it is committed."""
-        from socketkeep._peeking import PeekingBuffer  # for who asks for it
+        from socketkeep._stream._peek import PeekingBuffer  # for who asks for it
 
         self._buffer = self._peeking = peeking = PeekingBuffer(sock, assigned.unread)
         if assigned.redelivered:

@@ -18,11 +18,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from socketkeep._errors import Busy, Closed, HandlerError, PeerClosed, SystemFailure, Truncated
-from socketkeep._record import BYTES_IN, BoundRecord
+from socketkeep._stream._record import BYTES_IN, BoundRecord
 
 if TYPE_CHECKING:
-    from socketkeep._aio import AsyncConnection
-    from socketkeep._connection import Connection
+    from socketkeep._stream._aio import AsyncConnection
+    from socketkeep._stream._connection import Connection
 
 #: How much is encrypted at a time: what a pause of the peer leaves in memory.
 SLICE: Final = 65536

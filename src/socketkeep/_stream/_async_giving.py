@@ -6,9 +6,9 @@ import asyncio
 import time
 from collections.abc import Generator
 
-from socketkeep._async_sender import settle
-from socketkeep._giving import T, Want, timed_out
-from socketkeep._modes import check_seconds
+from socketkeep._stream._async_sender import settle
+from socketkeep._stream._modes import check_seconds
+from socketkeep._stream._transfer import T, Want, timed_out
 
 
 async def drive_async(steps: Generator[Want, None, T], operation: str, timeout: float | None) -> T:

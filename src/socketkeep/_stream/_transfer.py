@@ -22,7 +22,6 @@ from typing import Final, Literal, TypeAlias, TypeVar
 import msgspec
 
 from socketkeep import _passing
-from socketkeep._assignment import Assignment
 from socketkeep._errors import (
     OutOfResources,
     PeerClosed,
@@ -31,10 +30,11 @@ from socketkeep._errors import (
     TimedOut,
     translate,
 )
-from socketkeep._exchange import Exchange
 from socketkeep._forking import Forkable
-from socketkeep._modes import Blocking, Deadline, Mode, NonBlocking, Timeout, check_seconds
-from socketkeep._sync_waiting import Data
+from socketkeep._stream._assignment import Assignment
+from socketkeep._stream._exchange import Exchange
+from socketkeep._stream._modes import Blocking, Deadline, Mode, NonBlocking, Timeout, check_seconds
+from socketkeep._stream._sync_waiting import Data
 
 #: A descriptor, and whether it is to be readable or writable.
 Want: TypeAlias = tuple[int, Literal["read", "write"]]

@@ -9,12 +9,12 @@ import threading
 import time
 from typing import Final, Never, TypeAlias
 
-from socketkeep._assignment import Assignment, Detached, Order, Retirement
 from socketkeep._errors import Closed, TimedOut, WouldBlock
-from socketkeep._exchange import Exchange
-from socketkeep._modes import Blocking, Deadline, Mode, Timeout, check_seconds, seconds_left
-from socketkeep._record import WAITING
-from socketkeep._waiting import Poller, earlier
+from socketkeep._stream._assignment import Assignment, Detached, Order, Retirement
+from socketkeep._stream._exchange import Exchange
+from socketkeep._stream._modes import Blocking, Deadline, Mode, Timeout, check_seconds, seconds_left
+from socketkeep._stream._record import WAITING
+from socketkeep._stream._waiting import Poller, earlier
 
 Data: TypeAlias = bytes | bytearray | memoryview
 

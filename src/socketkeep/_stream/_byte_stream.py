@@ -21,7 +21,7 @@ from socketkeep._errors import Busy, Closed, Released, SystemFailure
 if TYPE_CHECKING:
     import ssl
 
-    from socketkeep._aio import AsyncConnection
+    from socketkeep._stream._aio import AsyncConnection
 
 
 class ConnectionByteStream(ByteStream):

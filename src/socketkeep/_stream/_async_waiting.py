@@ -11,13 +11,13 @@ import socket
 import time
 from typing import Final, cast
 
-from socketkeep._assignment import Assignment, Detached, Order, Reader
-from socketkeep._async_sender import AsyncSender
-from socketkeep._async_waiter import DONE, Turn, Waiter
 from socketkeep._errors import Closed
-from socketkeep._exchange import ARRIVED, LOOK_AGAIN
-from socketkeep._record import ACTIVE_AT
-from socketkeep._waiting import earlier
+from socketkeep._stream._assignment import Assignment, Detached, Order, Reader
+from socketkeep._stream._async_sender import AsyncSender
+from socketkeep._stream._async_waiter import DONE, Turn, Waiter
+from socketkeep._stream._exchange import ARRIVED, LOOK_AGAIN
+from socketkeep._stream._record import ACTIVE_AT
+from socketkeep._stream._waiting import earlier
 
 _OUT_OF_TIME: Final = "ended: the server's time for it to finish is over"
 

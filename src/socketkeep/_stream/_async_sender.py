@@ -14,11 +14,11 @@ from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any, Final, TypeAlias
 
-from socketkeep._assignment import Assignment, handling
 from socketkeep._errors import Closed, SocketkeepError, TimedOut, WouldBlock
-from socketkeep._exchange import Exchange
-from socketkeep._modes import check_seconds
-from socketkeep._record import ACTIVE_AT, BYTES_IN, BYTES_OUT, SENT, STATUS
+from socketkeep._stream._assignment import Assignment, handling
+from socketkeep._stream._exchange import Exchange
+from socketkeep._stream._modes import check_seconds
+from socketkeep._stream._record import ACTIVE_AT, BYTES_IN, BYTES_OUT, SENT, STATUS
 
 Data: TypeAlias = bytes | bytearray | memoryview
 

@@ -11,20 +11,20 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from socketkeep._assignment import Assignment
-from socketkeep._closing import LINGER, drain, end_for_all, end_writing, reset
 from socketkeep._errors import Busy, Closed, Released
-from socketkeep._exchange import CHUNK
-from socketkeep._framing import check_bound
-from socketkeep._messages import Messages
-from socketkeep._modes import Blocking, Mode, NonBlocking
-from socketkeep._record import ENDED, Ended
-from socketkeep._sync_waiting import Data, waits_of
+from socketkeep._stream._assignment import Assignment
+from socketkeep._stream._closing import LINGER, drain, end_for_all, end_writing, reset
+from socketkeep._stream._exchange import CHUNK
+from socketkeep._stream._framing import check_bound
+from socketkeep._stream._messages import Messages
+from socketkeep._stream._modes import Blocking, Mode, NonBlocking
+from socketkeep._stream._record import ENDED, Ended
+from socketkeep._stream._sync_waiting import Data, waits_of
 
 if TYPE_CHECKING:
     import ssl
 
-    from socketkeep._giving import Parcel
+    from socketkeep._stream._transfer import Parcel
 
 _BLOCKING: Final = Blocking()
 _CLOSED: Final = Closed()  # what is raised is a new one each time, see `_refusal`
@@ -160,7 +160,7 @@ class Connection(Messages):
         the context.
         """
         with self._claimed("start_tls"):
-            from socketkeep._tls import begin_tls, take_early
+            from socketkeep._stream._tls import begin_tls, take_early
 
             tls = begin_tls(self, context, server_side, server_hostname)
             self._handshake(tls, self._span(timeout))
@@ -318,7 +318,7 @@ class Connection(Messages):
         with self._claimed("give"):
             if self._peeking is not None:
                 self._peeking.absorb()
-            from socketkeep._giving import Offer, drive, parcel_of, settled
+            from socketkeep._stream._transfer import Offer, drive, parcel_of, settled
 
             offer = Offer(parcel_of(self, self._mode, self._unsent), self._sock, channel)
             with settled(offer, self):
@@ -336,13 +336,13 @@ class Connection(Messages):
         at its limit of descriptors (the giver has it still), SystemFailure (EPROTO) for a message
         that `give` did not make, ValueError for a channel of another kind.
         """
-        from socketkeep._giving import drive, taking
+        from socketkeep._stream._transfer import drive, taking
 
         return drive(taking(channel, cls._build), "take", timeout)
 
     @classmethod
     def _build(cls, sock: socket.socket, parcel: Parcel) -> Self:
-        from socketkeep._giving import assignment_of, mode_of
+        from socketkeep._stream._transfer import assignment_of, mode_of
 
         conn = cls(sock, mode=mode_of(parcel), assignment=assignment_of(parcel))
         conn._unsent = parcel.unsent

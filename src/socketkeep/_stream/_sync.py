@@ -16,7 +16,6 @@ from functools import partial
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Final
 
-from socketkeep._assignment import handling
 from socketkeep._errors import (
     Busy,
     Closed,
@@ -26,9 +25,10 @@ from socketkeep._errors import (
     TimedOut,
     WouldBlock,
 )
-from socketkeep._exchange import ARRIVED, CHUNK, LARGE_CHUNK, LOOK_AGAIN
-from socketkeep._record import ACTIVE_AT, BYTES_IN, BYTES_OUT, SENT, STATUS, WAITING
-from socketkeep._sync_waiting import (
+from socketkeep._stream._assignment import handling
+from socketkeep._stream._exchange import ARRIVED, CHUNK, LARGE_CHUNK, LOOK_AGAIN
+from socketkeep._stream._record import ACTIVE_AT, BYTES_IN, BYTES_OUT, SENT, STATUS, WAITING
+from socketkeep._stream._sync_waiting import (
     FOR_A_MOMENT,
     IMPATIENT,
     MOMENT,
@@ -38,7 +38,7 @@ from socketkeep._sync_waiting import (
 )
 
 if TYPE_CHECKING:
-    from socketkeep._tls import TlsSocket
+    from socketkeep._stream._tls import TlsSocket
 
 
 _AT_ONCE: Final[Span] = (0.0, None)

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Final, Literal, TypeAlias
 
-from socketkeep._buffer import ReceiveBuffer
 from socketkeep._errors import LimitExceeded, Malformed
+from socketkeep._stream._buffer import ReceiveBuffer
 
 # Lines are split off in advance from so many bytes, when so many are there, and when there are so
 # many lines in them.

@@ -10,22 +10,22 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from socketkeep._assignment import Assignment, Detached, handling
-from socketkeep._async_messages import AsyncMessages, Receiving
-from socketkeep._async_sender import Data, Piece, settle
-from socketkeep._closing import LINGER, QUIET, discard, end_for_all, end_writing, reset
 from socketkeep._errors import Busy, Closed, Released, SocketkeepError
-from socketkeep._exchange import ARRIVED, CHUNK, LOOK_AGAIN
-from socketkeep._framing import check_bound
-from socketkeep._modes import Blocking
-from socketkeep._record import CLOSED, ENDED, SENT, STATUS, WAITING, Ended
+from socketkeep._stream._assignment import Assignment, Detached, handling
+from socketkeep._stream._async_messages import AsyncMessages, Receiving
+from socketkeep._stream._async_sender import Data, Piece, settle
+from socketkeep._stream._closing import LINGER, QUIET, discard, end_for_all, end_writing, reset
+from socketkeep._stream._exchange import ARRIVED, CHUNK, LOOK_AGAIN
+from socketkeep._stream._framing import check_bound
+from socketkeep._stream._modes import Blocking
+from socketkeep._stream._record import CLOSED, ENDED, SENT, STATUS, WAITING, Ended
 
 if TYPE_CHECKING:
     import ssl
 
     import anyio.abc
 
-    from socketkeep._giving import Parcel
+    from socketkeep._stream._transfer import Parcel
 
 _BLOCKING: Final = Blocking()
 _CLOSED: Final = Closed()  # what is raised is a new one each time, see `_refusal`
@@ -201,8 +201,8 @@ class AsyncConnection(AsyncMessages):
         A send that is cancelled when some of it is encrypted is completed in the background.
         """
         with self._claimed("start_tls"):
-            from socketkeep._async_tls import shake_hands
-            from socketkeep._tls import begin_tls, take_early
+            from socketkeep._stream._async_tls import shake_hands
+            from socketkeep._stream._tls import begin_tls, take_early
 
             tls = begin_tls(self, context, server_side, server_hostname)
             await shake_hands(self, tls, timeout)
@@ -331,8 +331,8 @@ class AsyncConnection(AsyncMessages):
             if self._peeking is not None:
                 self._unwatch()
                 self._peeking.absorb()
-            from socketkeep._async_giving import drive_async
-            from socketkeep._giving import Offer, parcel_of, settled
+            from socketkeep._stream._async_giving import drive_async
+            from socketkeep._stream._transfer import Offer, parcel_of, settled
 
             offer = Offer(parcel_of(self, _BLOCKING, self._unsent), self._sock, channel)
             with settled(offer, self):
@@ -344,8 +344,8 @@ class AsyncConnection(AsyncMessages):
 
         As `Connection.take`, whose errors it raises too, but for the mode, which it has none of.
         """
-        from socketkeep._async_giving import drive_async
-        from socketkeep._giving import taking
+        from socketkeep._stream._async_giving import drive_async
+        from socketkeep._stream._transfer import taking
 
         return await drive_async(taking(channel, cls._build), "take", timeout)
 
@@ -358,13 +358,13 @@ class AsyncConnection(AsyncMessages):
 
         Raises ModuleNotFoundError without anyio, which is no dependency of Socketkeep.
         """
-        from socketkeep._byte_stream import ConnectionByteStream
+        from socketkeep._stream._byte_stream import ConnectionByteStream
 
         return ConnectionByteStream(self)
 
     @classmethod
     def _build(cls, sock: socket.socket, parcel: Parcel) -> Self:
-        from socketkeep._giving import assignment_of
+        from socketkeep._stream._transfer import assignment_of
 
         conn = cls(sock, assignment=assignment_of(parcel))
         conn._unsent = parcel.unsent

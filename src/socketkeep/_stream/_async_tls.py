@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from socketkeep._async import AsyncExchange
-from socketkeep._exchange import ARRIVED, TIMED_OUT
-from socketkeep._modes import check_seconds
+from socketkeep._stream._async import AsyncExchange
+from socketkeep._stream._exchange import ARRIVED, TIMED_OUT
+from socketkeep._stream._modes import check_seconds
 
 if TYPE_CHECKING:
-    from socketkeep._tls import TlsSocket
+    from socketkeep._stream._tls import TlsSocket
 
 
 async def shake_hands(conn: AsyncExchange, tls: TlsSocket, timeout: float | None) -> None:

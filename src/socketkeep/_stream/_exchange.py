@@ -9,10 +9,10 @@ from __future__ import annotations
 from time import monotonic_ns
 from typing import Final
 
-from socketkeep._committed import pack_state
-from socketkeep._ending import Ending
 from socketkeep._errors import NotCommitted
-from socketkeep._record import (
+from socketkeep._stream._committed import pack_state
+from socketkeep._stream._ending import Ending
+from socketkeep._stream._record import (
     ACTIVE_AT,
     BYTES_IN,
     BYTES_OUT,

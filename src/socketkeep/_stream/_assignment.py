@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from socketkeep._record import Record, blank_record
+from socketkeep._stream._record import Record, blank_record
 
 if TYPE_CHECKING:  # asyncio is for who uses it
     from asyncio import AbstractEventLoop

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from socketkeep._async_waiting import AsyncWaiting
 from socketkeep._errors import Busy, LimitExceeded, Malformed, PeerReset
-from socketkeep._exchange import (
+from socketkeep._stream._async_waiting import AsyncWaiting
+from socketkeep._stream._exchange import (
     ARRIVED,
     CHUNK,
     EOF,
@@ -29,8 +29,8 @@ from socketkeep._exchange import (
     NOTHING,
     TIMED_OUT,
 )
-from socketkeep._modes import check_seconds
-from socketkeep._record import WAITING
+from socketkeep._stream._modes import check_seconds
+from socketkeep._stream._record import WAITING
 
 #: After so many receives in a row that did not wait, because the peer sends faster than it is
 #: dealt with, the others on the loop get a turn.  A turn at each would slow quick peers down.

@@ -1,0 +1,1 @@
+"""One connection: its core, and the sync and the async shell over it."""
