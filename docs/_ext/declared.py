@@ -34,7 +34,7 @@ from socketkeep._inspect import _diagnosis, _ends, _judging, _leaks, _why
 from socketkeep._inspect import _results as inspect_results
 from socketkeep._keeper import _generations, _ownership
 from socketkeep._lab import _results as lab_results
-from socketkeep._stream import _tls
+from socketkeep._stream import _lifecycle, _tls
 from socketkeep._verbs import VERBS
 
 #: What every error is, and need not be said.
@@ -212,6 +212,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
         for work, metrics in benchmark_report.METRICS.items()
     },
     "generations": partial(transitions_markdown, _generations.TRANSITIONS),
+    "lifecycle": partial(transitions_markdown, _lifecycle.TRANSITIONS),
 }
 
 
@@ -230,6 +231,7 @@ def fill(app: Sphinx, _docname: str, content: list[str]) -> None:
                 _main,
                 _ownership,
                 _generations,
+                _lifecycle,
             ):
                 app.env.note_dependency(inspect.getfile(module))
             for file in (RECORD, benchmark_results.FIGURES, *Path(__file__).parent.glob("*.py")):

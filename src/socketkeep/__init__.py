@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from socketkeep._serving import Server, serve
     from socketkeep._socket import Socket
     from socketkeep._stream._aio import AsyncConnection
-    from socketkeep._stream._assignment import Detached
     from socketkeep._stream._connection import Connection
+    from socketkeep._stream._lifecycle import Detached
     from socketkeep._stream._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
     from socketkeep._stream._tls import CertificateRefused, TlsFailure
 
@@ -102,7 +102,7 @@ __all__ = [
 # half that it does not use, nor for asyncio, ssl or msgspec where it needs none of them.
 _MODULES = {
     "_stream._aio": ("AsyncConnection",),
-    "_stream._assignment": ("Detached",),
+    "_stream._lifecycle": ("Detached",),
     "_async_connecting": ("open_connection",),
     "_connecting": (
         "Connecting",

@@ -11,6 +11,7 @@ import pytest
 from docs._ext.declared import PAGES
 
 from socketkeep._keeper import _generations, _ownership
+from socketkeep._stream import _lifecycle
 
 S = TypeVar("S", bound=Enum)
 E = TypeVar("E", bound=Enum)
@@ -27,6 +28,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "states.md"
 TABLES = {
     "ownership": _words(_ownership.TRANSITIONS),
     "generations": _words(_generations.TRANSITIONS),
+    "lifecycle": _words(_lifecycle.TRANSITIONS),
 }
 
 

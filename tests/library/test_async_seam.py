@@ -10,7 +10,8 @@ import pytest
 
 from socketkeep._errors import Closed, Released
 from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._assignment import Assignment, Detached, Order, handling
+from socketkeep._stream._assignment import Assignment, Order, handling
+from socketkeep._stream._lifecycle import Detached
 from socketkeep._stream._record import STATUS, WAITING, Ended, Status
 from tests.library.conftest import Pair, Run
 

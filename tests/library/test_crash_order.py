@@ -232,13 +232,11 @@ def test_a_commit_while_a_push_goes_out_is_at_no_instant_clean(tcp: Pair) -> Non
     with Connection(scene.sock, assignment=scene.assignment()) as conn:
         tcp[1].sendall(b"x")
         assert conn.recv() == b"x"
-        conn._pushes += 1  # as the thread that pushes does, before its bytes go out
-        conn._show_status()
+        conn._ledger.push_begins()  # as the thread that pushes does, before its bytes go out
         scene.steps.clear()
         commit(scene, conn, 1)
         assert "status CLEAN" not in scene.steps
-        conn._pushes -= 1
-        conn._show_status()
+        conn._ledger.push_ends()
         assert scene.record[STATUS] == Status.CLEAN
         tcp[1].close()
 

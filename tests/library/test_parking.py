@@ -10,8 +10,9 @@ import pytest
 
 from socketkeep._errors import Busy, Closed, NotCommitted, PeerClosed, TimedOut
 from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._assignment import Assignment, Detached, Order, handling
+from socketkeep._stream._assignment import Assignment, Order, handling
 from socketkeep._stream._connection import Connection
+from socketkeep._stream._lifecycle import Detached
 from socketkeep._stream._record import WAITING, Ended
 from tests.library.conftest import FakeRetirement, Pair, Run, until
 from tests.library.test_seam import exactly, handled

@@ -33,9 +33,10 @@ from socketkeep._errors import (
 from socketkeep._stream import _kernel_room
 from socketkeep._stream import _peek as _peeking
 from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._assignment import Assignment, Detached, Order, handling
+from socketkeep._stream._assignment import Assignment, Order, handling
 from socketkeep._stream._connection import Connection
 from socketkeep._stream._identity import Source
+from socketkeep._stream._lifecycle import Detached
 from socketkeep._stream._record import AGAIN, STATUS, Status
 from tests.library.conftest import (
     KINDS,

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 import pytest
 
 from socketkeep._errors import Closed, Released
-from socketkeep._stream._assignment import Assignment, Detached, Order, handling
+from socketkeep._stream._assignment import Assignment, Order, handling
 from socketkeep._stream._connection import Connection
+from socketkeep._stream._lifecycle import Detached
 from socketkeep._stream._record import ENDED, STATUS, WAITING, Ended, Status
 from tests.library.conftest import FakeRetirement, Pair, until
 

@@ -9,8 +9,9 @@ import pytest
 
 from socketkeep._errors import Closed, PeerClosed, PeerReset, SocketkeepError, TimedOut
 from socketkeep._stream import _record as record
-from socketkeep._stream._assignment import Assignment, Detached
+from socketkeep._stream._assignment import Assignment
 from socketkeep._stream._connection import Connection
+from socketkeep._stream._lifecycle import Detached
 from socketkeep._worker._outcome import note_exception, was_detached
 from socketkeep._worker._roster import Entry
 from tests.worker.conftest import Lines

@@ -11,14 +11,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from socketkeep._errors import Busy, Closed, Released, SocketkeepError
-from socketkeep._stream._assignment import Assignment, Detached, handling
+from socketkeep._stream._assignment import Assignment, handling
 from socketkeep._stream._async_messages import AsyncMessages, Receiving
 from socketkeep._stream._async_sender import Data, Piece, settle
 from socketkeep._stream._closing import LINGER, QUIET, discard, end_for_all, end_writing, reset
 from socketkeep._stream._exchange import ARRIVED, CHUNK, LOOK_AGAIN
 from socketkeep._stream._framing import check_bound
+from socketkeep._stream._lifecycle import Detached, Event, State
 from socketkeep._stream._modes import Blocking
-from socketkeep._stream._record import CLOSED, ENDED, SENT, STATUS, WAITING, Ended
+from socketkeep._stream._record import WAITING
 
 if TYPE_CHECKING:
     import ssl
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from socketkeep._stream._transfer import Parcel
 
 _BLOCKING: Final = Blocking()
-_CLOSED: Final = Closed()  # what is raised is a new one each time, see `_refusal`
+_CLOSED: Final = Closed()  # what is raised is a new one each time, see `_queue`
 
 
 class AsyncConnection(AsyncMessages):
@@ -79,7 +80,7 @@ class AsyncConnection(AsyncMessages):
             timeout is None
             and max >= CHUNK
             and (self._quick or self._tries())
-            and self._over is None
+            and not self._life.over
             and not self._receiving
             and not self._buffer.size
         ):  # as `_receive` does it, without a detour by the buffer, and with few calls
@@ -106,8 +107,8 @@ class AsyncConnection(AsyncMessages):
                         record[WAITING] = 0
                     came = waiter.came
                 if came == ARRIVED:
-                    if not self._taken:
-                        self._taking()
+                    if not self._ledger.read:
+                        self._ledger.reading()
                     try:
                         data = self._source.recv(CHUNK)
                     except OSError as error:
@@ -160,16 +161,14 @@ class AsyncConnection(AsyncMessages):
         """
         if (
             type(data) is bytes
-            and self._over is None
+            and self._life.sends
             and not self._out
-            and not self._write_ended
             and self._unsent is None
             and self._tls is None
             and (not self._assignment.resumable or handling.get() is self)
         ):  # as `_send_at_once`, without the call
-            if not self._sent:
-                self._sent = True
-                self._record[STATUS] = SENT
+            if not self._ledger.sent:
+                self._ledger.sending()
             try:
                 done = self._sock.send(data)
             except (BlockingIOError, InterruptedError):
@@ -217,15 +216,15 @@ class AsyncConnection(AsyncMessages):
 
     async def shutdown(self, how: int) -> None:
         """End a direction: socket.SHUT_RD, SHUT_WR or SHUT_RDWR, for every holder of the socket."""
-        if self._over is not None:
+        if self._life.over:
             raise self._refusal("shutdown")
         if how != socket.SHUT_RD:
-            self._write_ended = True
+            self._become(Event.END_WRITING)
             await self._flush(None)
             if self._tls is not None:
                 self._tls.finish()
                 await self._flush(None)
-        if self._over is not None:
+        if self._life.over:
             raise self._refusal("shutdown")
         try:
             self._sock.shutdown(how)
@@ -247,7 +246,7 @@ class AsyncConnection(AsyncMessages):
         Raises NotCommitted when the handler has sent since its last commit, or received more than
         the replay limit; Busy when another task receives.
         """
-        if self._over is not None:
+        if self._life.over:
             raise self._refusal("park")
         if self._receiving:
             raise Busy(**self._context("park"))
@@ -259,7 +258,7 @@ class AsyncConnection(AsyncMessages):
                     self._depart(parked=True)
                     raise Detached("the connection was detached from this worker, to be parked")
                 await self._flush(None)
-                if self._over is not None:
+                if self._life.over:
                     raise self._refusal("park")
                 self._obey("park")
         finally:
@@ -275,13 +274,13 @@ class AsyncConnection(AsyncMessages):
         """
         if self._finished():
             return
-        self._finish(_CLOSED, CLOSED)
+        self._finish(Event.CLOSE)
         end = time.monotonic() + linger
         ended = False
         try:
             if self._out or self._tls is not None:
                 await self._finish_sending(end)
-            ended = not end_writing(self._sock) or self._eof
+            ended = not end_writing(self._sock) or self._life.peer_ended
             if not ended:
                 ended = await self._drain(end)
         finally:
@@ -305,7 +304,7 @@ class AsyncConnection(AsyncMessages):
         self._give_up()
 
     def _give_up(self, reason: str = "") -> None:
-        self._finish(Released(reason), int(Ended.RELEASED))
+        self._finish(Event.RELEASE, Released(reason))
         self._let_go_of_loop()
         self._sock.close()
 
@@ -317,7 +316,7 @@ class AsyncConnection(AsyncMessages):
         """
         if self._finished():
             return
-        self._finish(_CLOSED, CLOSED)
+        self._finish(Event.CLOSE)
         self._let_go_of_loop()
         reset(self._sock)
 
@@ -368,19 +367,17 @@ class AsyncConnection(AsyncMessages):
 
         conn = cls(sock, assignment=assignment_of(parcel))
         conn._unsent = parcel.unsent
-        conn._write_ended = parcel.write_ended
+        if parcel.write_ended:
+            conn._become(Event.END_WRITING)
         return conn
 
     def _finished(self) -> bool:
         # After `Detached` the descriptor is on its way to the next worker: a handler's `finally`
         # that closes the connection must not end it.  Closing already: the first call does it.
-        closing = self._record[ENDED] == CLOSED and isinstance(self._over, Closed)
-        return self._detached or closing or self._sock.fileno() < 0
+        return self._life.state in (State.DETACHED, State.CLOSED) or self._sock.fileno() < 0
 
-    def _finish(self, why: Closed | Released, ended: int) -> None:
-        self._over = why
-        if not self._record[ENDED]:
-            self._record[ENDED] = ended
+    def _finish(self, event: Event, why: Released | None = None) -> None:
+        self._become(event, why)
         self._unwatch()
         if self._peeking is not None:
             self._peeking.let_go()

@@ -24,14 +24,6 @@ Attached = Literal["accepted", "reload", "parked", "upgrade", "crash"]
 handling: Final[ContextVar[object]] = ContextVar("socketkeep_handling", default=None)
 
 
-class Detached(BaseException):
-    """The connection has left this worker; the handler is called again in the next one.
-
-    Raised by a receive at a safe point.  It is not an `Exception`, so that ``except Exception``
-    lets it through; ``finally`` blocks run.
-    """
-
-
 @dataclass(frozen=True, slots=True)
 class Order:
     """How a retiring worker's connections are to end.

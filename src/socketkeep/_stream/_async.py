@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from socketkeep._errors import Busy, LimitExceeded, Malformed, PeerReset
+from socketkeep._errors import Busy, LimitExceeded, Malformed
 from socketkeep._stream._async_waiting import AsyncWaiting
 from socketkeep._stream._exchange import (
     ARRIVED,
@@ -29,6 +29,7 @@ from socketkeep._stream._exchange import (
     NOTHING,
     TIMED_OUT,
 )
+from socketkeep._stream._lifecycle import State
 from socketkeep._stream._modes import check_seconds
 from socketkeep._stream._record import WAITING
 
@@ -47,7 +48,7 @@ class AsyncExchange(AsyncWaiting):
     @contextmanager
     def _claimed(self, operation: str) -> Iterator[None]:
         """Keep other tasks off; raise when the connection is over, or Busy when one is on it."""
-        if self._over is not None:
+        if self._life.over:
             raise self._refusal(operation)
         if self._receiving or self._out:
             raise Busy(**self._context(operation))
@@ -64,10 +65,10 @@ class AsyncExchange(AsyncWaiting):
         return (
             not self._watching
             and self._order is None
-            and not self._eof
+            and not self._life.peer_ended
             and self._failure is None
             and self._peeking is None
-            and (self._taken or self._assignment.shelf is None)
+            and (self._ledger.read or self._assignment.shelf is None)
             and self._unwaited < _HELPINGS - 1
         )
 
@@ -76,8 +77,8 @@ class AsyncExchange(AsyncWaiting):
 
         None for a failure too, which `_look` then raises.
         """
-        if not self._taken:
-            self._taking()
+        if not self._ledger.read:
+            self._ledger.reading()
         try:
             data = self._source.recv(CHUNK)
         except OSError as error:
@@ -107,7 +108,7 @@ class AsyncExchange(AsyncWaiting):
         at_eof: Callable[[], bytes],
     ) -> bytes:
         """Receive until `take(bound)` finds in the buffer what it wants, or EOF comes before."""
-        if self._over is not None:
+        if self._life.over:
             self._check_over(operation)
         if self._receiving:
             raise Busy(**self._context(operation))
@@ -210,7 +211,7 @@ class AsyncExchange(AsyncWaiting):
 
     def _check_over(self, operation: str) -> None:
         """Raise when the connection is over; what came before a reset may still be read."""
-        if not (isinstance(self._over, PeerReset) and self._buffer.size):
+        if not (self._life.state is State.RESET and self._buffer.size):
             raise self._refusal(operation)
 
     def _look(self, operation: str, wanted: int | None, limit: float | None, size: int) -> int:
@@ -220,9 +221,9 @@ class AsyncExchange(AsyncWaiting):
         what the connection ended with, or the server's order means.
         """
         self._raise_failure(operation)
-        if self._over is not None:
+        if self._life.over:
             raise self._refusal(operation)
-        if self._eof:
+        if self._life.peer_ended:
             return EOF
         stopping = False
         if self._order is not None:
@@ -231,7 +232,7 @@ class AsyncExchange(AsyncWaiting):
         patient = not stopping and limit != 0
         if self._watching and patient:
             return NOTHING
-        if patient and self._assignment.shelf is not None and not self._taken:
+        if patient and self._assignment.shelf is not None and not self._ledger.read:
             # An attempt shows READ for a moment.  A worker that is killed just then would leave
             # a connection that was clean as one that died in the middle of a message.
             self._watch()

@@ -224,7 +224,7 @@ class _Iteration:
     async def _take_now(self) -> bytes:
         """Take what is there, when the task runs: one that is cancelled before loses nothing."""
         conn = self._conn
-        if conn._over is None and conn._order is None and not conn._receiving:
+        if not conn._life.over and conn._order is None and not conn._receiving:
             try:
                 message = self._take(self._bound)
             except (LimitExceeded, Malformed):

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any, Final, TypeAlias
 
-from socketkeep._errors import Closed, SocketkeepError, TimedOut, WouldBlock
+from socketkeep._errors import SocketkeepError, TimedOut, WouldBlock
 from socketkeep._stream._assignment import Assignment, handling
 from socketkeep._stream._exchange import Exchange
 from socketkeep._stream._modes import check_seconds
-from socketkeep._stream._record import ACTIVE_AT, BYTES_IN, BYTES_OUT, SENT, STATUS
+from socketkeep._stream._record import ACTIVE_AT, BYTES_IN, BYTES_OUT
 
 Data: TypeAlias = bytes | bytearray | memoryview
 
@@ -109,17 +109,15 @@ class AsyncSender(Exchange):
         """
         if (
             type(data) is not bytes
-            or self._over is not None
-            or self._write_ended
+            or not self._life.sends
             or self._out
             or self._unsent is not None
             or self._tls is not None
             or (self._assignment.resumable and handling.get() is not self)
         ):
             return -1
-        if not self._sent:
-            self._sent = True
-            self._record[STATUS] = SENT
+        if not self._ledger.sent:
+            self._ledger.sending()
         try:
             done = self._sock.send(data)
         except (BlockingIOError, InterruptedError):
@@ -133,20 +131,16 @@ class AsyncSender(Exchange):
 
     async def _send_rest(self, data: Data, done: int, timeout: float | None) -> None:
         """Send `data` from `done` on, after the sends before it; -1: nothing has been tried yet."""
-        if self._over is not None:
+        if not self._life.sends:
             raise self._refusal("send")
-        if self._write_ended:
-            raise Closed("refused: this side has ended its sending", **self._context("send"))
         view = memoryview(data).cast("B")
         limit = None if timeout is None else check_seconds(timeout)
         end = time.monotonic() + limit if limit else None
         push = self._assignment.resumable and handling.get() is not self
         if push:
-            self._pushes += 1
-            self._show_status()
-        elif not self._sent:
-            self._sent = True
-            self._record[STATUS] = SENT
+            self._ledger.push_begins()
+        elif not self._ledger.sent:
+            self._ledger.sending()
         if done < 0:
             done = self._resume_at(data)
             if not self._out:
@@ -188,8 +182,7 @@ class AsyncSender(Exchange):
 
     def _push_over(self, push: bool) -> None:
         if push:
-            self._pushes -= 1
-            self._show_status()
+            self._ledger.push_ends()
 
     async def _queue(self, piece: Piece, end: float | None) -> bool:
         """Wait until `piece` has gone out behind what is queued before it.

@@ -19,7 +19,7 @@ async def shake_hands(conn: AsyncExchange, tls: TlsSocket, timeout: float | None
     end = time.monotonic() + limit if limit else None
     conn._unwatch()
     while True:
-        if conn._over is not None:
+        if conn._life.over:
             raise conn._refusal("start_tls")
         if conn._order is not None:
             conn._obey("start_tls")

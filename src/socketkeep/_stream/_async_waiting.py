@@ -12,10 +12,11 @@ import time
 from typing import Final, cast
 
 from socketkeep._errors import Closed
-from socketkeep._stream._assignment import Assignment, Detached, Order, Reader
+from socketkeep._stream._assignment import Assignment, Order, Reader
 from socketkeep._stream._async_sender import AsyncSender
 from socketkeep._stream._async_waiter import DONE, Turn, Waiter
 from socketkeep._stream._exchange import ARRIVED, LOOK_AGAIN
+from socketkeep._stream._lifecycle import Detached
 from socketkeep._stream._record import ACTIVE_AT
 from socketkeep._stream._waiting import earlier
 
@@ -100,7 +101,7 @@ class AsyncWaiting(AsyncSender):
 
         For the server; to be called in the loop's thread.  A later order replaces an earlier one.
         """
-        if self._over is not None:
+        if self._life.over:
             return
         self._order = order
         self._quick = False
@@ -157,9 +158,9 @@ class AsyncWaiting(AsyncSender):
         since = max(self._record[ACTIVE_AT] / 1e9, self._waiting_since) if waiting else now
         idle, park_after = self._assignment.idle_timeout, self._assignment.park_after
         if idle is not None and now >= since + idle:
-            self._over = Closed(f"ended: idle for {idle:g} s")
+            error = self._end(f"ended: idle for {idle:g} s", "")
             self._wake()
-            self._stop_senders(self._over)
+            self._stop_senders(error)
             return
         at = None if idle is None else since + idle
         if park_after is not None:

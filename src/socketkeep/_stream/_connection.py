@@ -11,14 +11,14 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from socketkeep._errors import Busy, Closed, Released
+from socketkeep._errors import Busy, Released
 from socketkeep._stream._assignment import Assignment
 from socketkeep._stream._closing import LINGER, drain, end_for_all, end_writing, reset
 from socketkeep._stream._exchange import CHUNK
 from socketkeep._stream._framing import check_bound
+from socketkeep._stream._lifecycle import Event, State
 from socketkeep._stream._messages import Messages
 from socketkeep._stream._modes import Blocking, Mode, NonBlocking
-from socketkeep._stream._record import ENDED, Ended
 from socketkeep._stream._sync_waiting import Data, waits_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from socketkeep._stream._transfer import Parcel
 
 _BLOCKING: Final = Blocking()
-_CLOSED: Final = Closed()  # what is raised is a new one each time, see `_refusal`
 
 
 class Connection(Messages):
@@ -175,10 +174,11 @@ class Connection(Messages):
 
     def shutdown(self, how: int) -> None:
         """End a direction: socket.SHUT_RD, SHUT_WR or SHUT_RDWR, for every holder of the socket."""
-        if self._over is not None:
+        if self._life.over:
             raise self._refusal("shutdown")
         with self._sending:  # not into the middle of another thread's send
-            self._write_ended = self._write_ended or how != socket.SHUT_RD
+            if how != socket.SHUT_RD:
+                self._become(Event.END_WRITING)
             if self._tls is not None and how != socket.SHUT_RD:
                 self._finish_tls(self._tls)
             try:
@@ -204,7 +204,7 @@ class Connection(Messages):
         if not self._reading.acquire(blocking=False):
             raise Busy(**self._context("park"))
         try:
-            if self._over is not None:
+            if self._life.over:
                 raise self._refusal("park")
             self._obey("park")
             if not self._check_parking("park"):
@@ -236,13 +236,13 @@ class Connection(Messages):
         """
         if self._finished():
             return None
-        self._finish(_CLOSED, Ended.CLOSED)
+        self._become(Event.CLOSE)
         flushed = self._sending.acquire(False) or self._sending.acquire(timeout=linger)
         if self._tls is not None:
             if flushed:
                 self._tls.finish_within(linger)
             self._tls.hear_no_more()
-        ended = not end_writing(self._sock) or self._eof
+        ended = not end_writing(self._sock) or self._life.peer_ended
         if not (flushed and self._reading.acquire(False)):
             self._evict(flushed)
         try:
@@ -276,7 +276,7 @@ class Connection(Messages):
         self._give_up()
 
     def _give_up(self, reason: str = "") -> None:
-        self._finish(Released(reason), Ended.RELEASED)
+        self._become(Event.RELEASE, Released(reason))
         if self._peeking is not None:
             self._peeking.let_go()
         self._sock.close()
@@ -289,7 +289,7 @@ class Connection(Messages):
         """
         if self._finished():
             return
-        self._finish(_CLOSED, Ended.CLOSED)
+        self._become(Event.CLOSE)
         self._evict(self._sending.acquire(blocking=False))
         try:
             if self._peeking is not None:
@@ -346,18 +346,14 @@ class Connection(Messages):
 
         conn = cls(sock, mode=mode_of(parcel), assignment=assignment_of(parcel))
         conn._unsent = parcel.unsent
-        conn._write_ended = parcel.write_ended
+        if parcel.write_ended:
+            conn._become(Event.END_WRITING)
         return conn
 
     def _finished(self) -> bool:
         # After `Detached` the descriptor is on its way to the next worker: a handler's `finally`
         # that closes the connection must not end it.
-        return self._detached or self._sock.fileno() < 0
-
-    def _finish(self, why: Closed | Released, ended: Ended) -> None:
-        self._over = why
-        if not self._record[ENDED]:
-            self._record[ENDED] = ended
+        return self._life.state is State.DETACHED or self._sock.fileno() < 0
 
     def _evict(self, sending: bool) -> None:
         """Take both locks, so that no other thread is on the descriptor while it is closed.

@@ -12,16 +12,11 @@ from typing import Final
 from socketkeep._errors import NotCommitted
 from socketkeep._stream._committed import pack_state
 from socketkeep._stream._ending import Ending
+from socketkeep._stream._lifecycle import Event
 from socketkeep._stream._record import (
     ACTIVE_AT,
     BYTES_IN,
     BYTES_OUT,
-    CLEAN,
-    READ,
-    SENT,
-    STATUS,
-    AgainRecord,
-    BoundRecord,
 )
 
 #: A resumable handler that received this often and never committed is warned of.
@@ -47,7 +42,7 @@ class Exchange(Ending):
 
     def _tls_ended(self) -> None:
         """Note the peer's close_notify, which need not be followed by EOF."""
-        self._eof = True
+        self._become(Event.PEER_EOF)
 
     def commit(self, state: object = None) -> None:
         """Say that all received so far is dealt with, and that `state` is what to go on from.
@@ -66,70 +61,22 @@ class Exchange(Ending):
         self._decoded = ...
         self._receives = -1
         peeking = self._peeking
-        peeked = 0 if peeking is None else peeking.kernel
+        left_kernel = 0 if peeking is None else peeking.kernel
         self._buffer.commit()
-        self._sent = False
-        taken = self._buffer.size > 0
         if peeking is not None:
-            taken = taken or peeking.disputed
-            if isinstance(self._record, AgainRecord):
-                # A commit of nothing is none of the message that the worker before died of.
-                over = peeking.kernel < peeked or not peeking.disputed
-            else:
-                over = not peeking.loose and isinstance(self._record, BoundRecord)
-            if over:
-                self._record = self._assignment.record
-        self._taken = taken
-        if not self._pushes:
-            self._record[STATUS] = READ if taken else CLEAN
-        if self._pushes:  # before, or begun meanwhile by another thread
-            self._show_status()
-
-    def _show_status(self) -> None:
-        """Write the status to the scoreboard, when pushes may be going out.
-
-        A thread that pushes writes it too.  Each looks again after it has written, so that the
-        last to write has seen what the others changed.
-        """
-        while True:
-            status = CLEAN
-            if self._sent or self._pushes:
-                status = SENT
-            elif self._taken:
-                status = READ
-            self._record[STATUS] = status
-            if status == (SENT if self._sent or self._pushes else READ if self._taken else CLEAN):
-                return
-
-    def _taking(self) -> None:
-        """Note, before a system call takes bytes from the kernel, that it does.
-
-        Before, so that a crash between the two is not taken for clean.
-        """
-        if not self._taken:
-            self._taken = True
-            if not self._sent:
-                self._record[STATUS] = READ
-                if self._pushes:
-                    self._show_status()
-
-    def _took_nothing(self) -> None:
-        """Take back `_taking`: no byte came."""
-        if self._buffer.untouched:
-            self._taken = False
-            if not self._pushes and not self._sent:
-                self._record[STATUS] = CLEAN
-            if self._pushes:  # before, or begun meanwhile by another thread
-                self._show_status()
+            left_kernel -= peeking.kernel
+            if not peeking.loose:
+                self._ledger.bound = False
+        self._ledger.commit(unread=self._buffer.size > 0, left_kernel=left_kernel)
 
     def _take_in(self, size: int) -> int:
         """Receive what is there, up to `size` bytes, into the buffer: the one recv(2) there is.
 
-        Returns NOTHING when nothing is there, ARRIVED, or LOOK_AGAIN: then `_eof` or `_failure` is
-        set.
+        Returns NOTHING when nothing is there, ARRIVED, or LOOK_AGAIN: then EOF has come, or
+        `_failure` is set.
         """
-        if not self._taken:
-            self._taking()
+        if not self._ledger.read:
+            self._ledger.reading()
         try:
             data = self._source.recv(size)
         except OSError as error:
@@ -155,11 +102,13 @@ class Exchange(Ending):
 
     def _received_nothing(self, error: OSError | None) -> int:
         """Note that no byte came: there was none, or EOF, where `error` is None, or a failure."""
-        self._took_nothing()
+        if self._buffer.untouched:
+            self._ledger.read_nothing()
         if isinstance(error, BlockingIOError | InterruptedError):
             return NOTHING
         self._failure = error
-        self._eof = error is None
+        if error is None:
+            self._become(Event.PEER_EOF)
         return LOOK_AGAIN
 
     def _raise_failure(self, operation: str) -> None:
@@ -173,7 +122,7 @@ class Exchange(Ending):
     def _warn_of_no_commit(self) -> None:
         # With only receives it may be a sink; whoever answers and never commits has forgotten it.
         listener = self._assignment.listener
-        if not (self._assignment.resumable and self._sent) or listener in _warned:
+        if not (self._assignment.resumable and self._ledger.sent) or listener in _warned:
             return
         _warned.add(listener)
         import logging
@@ -205,7 +154,7 @@ class Exchange(Ending):
         """Whether this is a safe point, given that the handler stands at a receive."""
         # The keys of TLS stay with the process.
         free = self._assignment.resumable and self._tls is None
-        return free and not self._sent and not self._buffer.overflowed
+        return free and not self._ledger.sent and not self._buffer.overflowed
 
     def _check_parking(self, operation: str) -> bool:
         """Whether the handler, which stands at no receive, may have the connection parked.
@@ -216,10 +165,9 @@ class Exchange(Ending):
             return False
         if not self._movable():
             raise NotCommitted(**self._context(operation))
-        return not (self._buffer.size or self._eof or self._failure)
+        return not (self._buffer.size or self._life.peer_ended or self._failure)
 
     def _closable(self) -> bool:
         """Whether nothing would be lost by closing, as far as this side knows."""
-        peeking = self._peeking
-        idle = self._buffer.untouched if peeking is None else peeking.idle
-        return self._assignment.resumable and not self._sent and idle
+        untouched = self._buffer.untouched
+        return self._assignment.resumable and not self._ledger.sent and untouched

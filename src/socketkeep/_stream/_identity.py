@@ -11,19 +11,17 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Final, Never, Protocol
 
 from socketkeep._address import local_text, peer_text
-from socketkeep._errors import Released, SocketkeepError
+from socketkeep._errors import Released
 from socketkeep._forking import Fate, drop, own
 from socketkeep._holding import Held
 from socketkeep._stream._assignment import Assignment, Attached
 from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._committed import unpack_state
+from socketkeep._stream._ledger import Ledger
+from socketkeep._stream._lifecycle import Event, Lifecycle, State
 from socketkeep._stream._record import (
     ACTIVE_AT,
     ENDED,
-    READ,
-    STATUS,
-    AgainRecord,
-    BoundRecord,
     Ended,
     Record,
     blank_record,
@@ -59,26 +57,21 @@ class Identity(Held):
         "_buffer",
         "_committed",
         "_decoded",
-        "_detached",
-        "_eof",
         "_failure",
         "_fd",
         "_inherit",
         "_input_fd",
+        "_ledger",
+        "_life",
         "_local",
-        "_over",
         "_parked",
         "_peeking",
         "_peer",
-        "_pushes",
         "_receives",
         "_record",
-        "_sent",
         "_sock",
         "_source",
-        "_taken",
         "_tls",
-        "_write_ended",
     )
 
     def __init__(self, sock: socket.socket, *, assignment: Assignment | None = None) -> None:
@@ -89,6 +82,7 @@ class Identity(Held):
         self._sock = sock
         self._fd = self._input_fd = sock.fileno()
         self._record: Record = assigned.record
+        self._ledger = Ledger(assigned.record)
         self._buffer: ReceiveBuffer
         self._source: Source = sock
         self._peeking: PeekingBuffer | None = None
@@ -99,28 +93,20 @@ class Identity(Held):
             self._buffer = ReceiveBuffer(retain=assigned.resumable, replay_limit=limit)
             if assigned.attached == "crash":
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)  # see `_peek`
+        self._life = Lifecycle()
         self._committed: bytes | None = assigned.state
         self._decoded: Any = ...
         self._peer = assigned.peer or peer_text(sock)
         self._local = ""
-        self._eof = False  # the peer's EOF has been received
         self._failure: OSError | None = None  # a failed recv(2) that no receive has raised yet
-        self._write_ended = False  # send_eof or shutdown has been called
-        self._over: SocketkeepError | None = None  # why no operation is possible any more
-        self._detached = False
         self._parked = False  # detached to wait with the keeper, not to go to another worker
-        self._sent = False  # the handler has sent since its last commit
-        self._pushes = 0  # sends from elsewhere that are going out
-        self._taken = False  # bytes have left the kernel since the last commit
         self._receives = 0 if assigned.resumable else -1  # -1: none is missing a commit
         self._record[ACTIVE_AT] = monotonic_ns()
         if assigned.shelf is not None and assigned.state is not None:
             assigned.shelf.put(assigned.state)
         if assigned.unread:
             self._buffer.feed(assigned.unread)
-        if assigned.unread:
-            self._taken = True
-            self._record[STATUS] = READ
+            self._ledger.reading()
         self._inherit = False
         self._tls: TlsSocket | None = None  # the socket, once start_tls has been called
         if assigned.reactor is None:
@@ -132,12 +118,11 @@ class Identity(Held):
 
         self._buffer = self._peeking = peeking = PeekingBuffer(sock, assigned.unread)
         if assigned.redelivered:
-            peeking.dispute()
-        if assigned.unread:
-            # From a worker that took them: no kernel has them, and they would be missing.
-            self._record = BoundRecord(assigned.record)
-        elif assigned.redelivered:
-            self._record = AgainRecord(assigned.record)
+            self._ledger.dispute(peeking.waiting())
+            self._ledger.again = not assigned.unread
+        # From a worker that took them: no kernel has them, and they would be missing.
+        self._ledger.bound = bool(assigned.unread)
+        self._ledger.show()
         self._source = peeking
         self._input_fd = peeking.input_fd
 
@@ -148,7 +133,7 @@ class Identity(Held):
         )
 
     def __repr__(self) -> str:
-        state = "" if self._over is None else f" {Ended(self.ended).name.lower()}"
+        state = f" {self.ended.name.lower()}" if self._life.over else ""
         return f"<{type(self).__name__} {self.id or self._fd} peer={self._peer}{state}>"
 
     @property
@@ -186,7 +171,7 @@ class Identity(Held):
         reply may be out.  True until all that the dead worker may have seen is committed.  Only
         with ``@resumable(redeliver=True)``; False otherwise.
         """
-        return self._peeking is not None and self._peeking.disputed
+        return self._ledger.disputed
 
     @property
     def unacknowledged(self) -> int:
@@ -261,8 +246,8 @@ class Identity(Held):
 
     def _after_fork(self, fate: Fate, why: Released) -> socket.socket | None:
         """In a forked child: let go of the descriptor, or be fit for use here."""
-        if (fate != "none" or self._inherit) and not self._detached:
-            self._pushes = 0
+        if (fate != "none" or self._inherit) and self._life.state is not State.DETACHED:
+            self._ledger.pushes = 0
             if self._tls is not None:
                 self._tls.reset_after_fork()
             if self._peeking is not None:
@@ -273,8 +258,9 @@ class Identity(Held):
         if self._peeking is not None:
             self._peeking.after_fork(kept=False)
         drop(self._sock)
-        self._record = _LET_GO  # its own is memory that the parent goes on writing
-        self._over = why
+        # Its own is memory that the parent goes on writing.
+        self._record = self._ledger.record = _LET_GO
+        self._life.step(Event.RELEASE, why)
         self._reset_after_fork()
         return None
 

@@ -38,19 +38,16 @@ class NoRoom(OSError):
 class PeekingBuffer(ReceiveBuffer):
     """Received bytes that are still in the kernel, but for `loose`, which it begins with.
 
-    kernel: how many of the uncommitted bytes are in the kernel.  disputed: a worker that died may
-    have dealt with something that is not committed.  input_fd: what to poll for input in place of
-    the socket.
+    kernel: how many of the uncommitted bytes are in the kernel.  input_fd: what to poll for input
+    in place of the socket.
     """
 
     __slots__ = (
         "_asked",
-        "_doubtful",
         "_epoll",
         "_refused",
         "_sock",
         "_unix",
-        "disputed",
         "input_fd",
         "kernel",
         "loose",
@@ -59,8 +56,6 @@ class PeekingBuffer(ReceiveBuffer):
     def __init__(self, sock: socket.socket, loose: bytes) -> None:
         super().__init__()
         self.kernel = 0
-        self.disputed = False
-        self._doubtful = 0  # how many bytes in the kernel are disputed
         self.loose = loose
         self._sock = sock
         self._asked = 0  # what SO_RCVLOWAT is set to; 0: not known
@@ -88,11 +83,10 @@ class PeekingBuffer(ReceiveBuffer):
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
             self._asked = count
 
-    def dispute(self) -> None:
-        """Note that a worker which has died may have seen all that is in the kernel now."""
-        self.disputed = True
+    def waiting(self) -> int:
+        """Return how many bytes are in the kernel now."""
         count = fcntl.ioctl(self._sock, termios.FIONREAD, bytes(4))
-        self._doubtful = int.from_bytes(count, sys.byteorder)
+        return int.from_bytes(count, sys.byteorder)
 
     def recv(self, size: int) -> bytes:
         """Return up to `size` further bytes, which stay in the kernel; b"" at EOF.
@@ -171,11 +165,6 @@ class PeekingBuffer(ReceiveBuffer):
 
     @property
     def untouched(self) -> bool:
-        """Nothing is uncommitted, here or by a worker that died."""
-        return self.idle and not self.disputed
-
-    @property
-    def idle(self) -> bool:
         """Nothing that was received here is uncommitted."""
         return not (self.kernel or self.loose)
 
@@ -187,9 +176,6 @@ class PeekingBuffer(ReceiveBuffer):
             self.loose = self.loose[dealt:]
         if dealt > loose:
             self._take(dealt - loose)
-        if self.disputed:
-            self._doubtful -= max(0, dealt - loose)
-            self.disputed = self._doubtful > 0
         super().commit()
 
     def _take(self, count: int) -> None:

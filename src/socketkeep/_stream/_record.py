@@ -82,42 +82,6 @@ DETACHED: Final = int(Ended.DETACHED)
 TAKEN: Final = int(Ended.TAKEN)
 
 
-class BoundRecord:
-    """The record of a connection that nobody can go on with: BOUND, whatever status is written.
-
-    The keys of its TLS are this process's, or bytes that the kernel is thought to have.
-    """
-
-    __slots__ = ("_record",)
-
-    def __init__(self, record: Record) -> None:
-        self._record = record
-        record[STATUS] = Status.BOUND
-
-    def __getitem__(self, word: int) -> int:
-        return self._record[word]
-
-    def __setitem__(self, word: int, value: int) -> None:
-        if word != STATUS:
-            self._record[word] = value
-
-
-class AgainRecord:
-    """The record of a connection that is delivered again, and of which nothing is committed yet."""
-
-    __slots__ = ("_record",)
-
-    def __init__(self, record: Record) -> None:
-        self._record = record
-        record[STATUS] = AGAIN
-
-    def __getitem__(self, word: int) -> int:
-        return self._record[word]
-
-    def __setitem__(self, word: int, value: int) -> None:
-        self._record[word] = value | AGAIN if word == STATUS else value
-
-
 def blank_record() -> Record:
     """Return a record that nobody else reads, for a connection used without a server."""
     return [0] * WORDS

@@ -18,16 +18,15 @@ from typing import TYPE_CHECKING, Final
 
 from socketkeep._errors import (
     Busy,
-    Closed,
     LimitExceeded,
     Malformed,
-    PeerReset,
     TimedOut,
     WouldBlock,
 )
 from socketkeep._stream._assignment import handling
 from socketkeep._stream._exchange import ARRIVED, CHUNK, LARGE_CHUNK, LOOK_AGAIN
-from socketkeep._stream._record import ACTIVE_AT, BYTES_IN, BYTES_OUT, SENT, STATUS, WAITING
+from socketkeep._stream._lifecycle import State
+from socketkeep._stream._record import ACTIVE_AT, BYTES_IN, BYTES_OUT, WAITING
 from socketkeep._stream._sync_waiting import (
     FOR_A_MOMENT,
     IMPATIENT,
@@ -57,7 +56,7 @@ class SyncExchange(SyncWaiting):
                 if not lock.acquire(blocking=False):
                     raise Busy(**self._context(operation))
                 claims.callback(lock.release)
-            if self._over is not None:
+            if self._life.over:
                 raise self._refusal(operation)
             yield
 
@@ -71,7 +70,7 @@ class SyncExchange(SyncWaiting):
         timeout: float | None,
     ) -> bytes | None:
         """Receive until `take` finds in the buffer what it wants; None when EOF comes before."""
-        if self._over is not None:
+        if self._life.over:
             self._check_over(operation)
         # The wait is for a sender that holds the lock for a moment, see `_hear_out`.
         if not (self._reading.acquire(False) or self._reading.acquire(timeout=MOMENT)):
@@ -110,8 +109,8 @@ class SyncExchange(SyncWaiting):
             self._quick
             and self._patience is not IMPATIENT
             and most >= CHUNK
-            and self._over is None
-            and not self._eof
+            and not self._life.over
+            and not self._life.peer_ended
             and self._failure is None
             and self._reading.acquire(False)
         ):
@@ -133,8 +132,8 @@ class SyncExchange(SyncWaiting):
                     finally:
                         record[WAITING] = 0
                     if len(events) == 1 and events[0][0] == poller.fd:
-                        if not self._taken:
-                            self._taking()
+                        if not self._ledger.read:
+                            self._ledger.reading()
                         try:
                             data = self._source.recv(CHUNK)
                         except OSError as error:
@@ -149,7 +148,7 @@ class SyncExchange(SyncWaiting):
                                     self._buffer.pass_by(data)
                                 return data
                             self._received_nothing(None)
-                            if self._over is None:
+                            if not self._life.over:
                                 return b""
                     elif parks and moment is not None:
                         self._waited = 0.0 if events else moment / 1000
@@ -161,20 +160,20 @@ class SyncExchange(SyncWaiting):
 
     def _is_open(self) -> bool:
         """Whether there is nothing to look for before a receive waits."""
-        return self._over is None and not self._eof and self._failure is None
+        return not self._life.over and not self._life.peer_ended and self._failure is None
 
     def _check_over(self, operation: str) -> None:
         """Raise when the connection is over; what came before a reset may still be read."""
-        if not (isinstance(self._over, PeerReset) and self._buffer.size):
+        if not (self._life.state is State.RESET and self._buffer.size):
             raise self._refusal(operation)
 
     def _fill(self, operation: str, wanted: int | None, span: Span) -> bool:
         """Receive once into the buffer; return False at the peer's EOF."""
         if self._failure is not None:
             self._raise_failure(operation)
-        if self._over is not None:
+        if self._life.over:
             raise self._refusal(operation)
-        if self._eof:
+        if self._life.peer_ended:
             return False
         patient = span != (0.0, None)
         size = CHUNK if wanted is None or wanted <= CHUNK else LARGE_CHUNK
@@ -186,7 +185,7 @@ class SyncExchange(SyncWaiting):
                 return True
             if came == LOOK_AGAIN:
                 self._raise_failure(operation)
-                if self._over is not None:  # closed by another thread, which made this EOF
+                if self._life.over:  # closed by another thread, which made this EOF
                     raise self._refusal(operation)
                 return False
             if not patient:
@@ -204,14 +203,12 @@ class SyncExchange(SyncWaiting):
             if (
                 type(data) is bytes
                 and not push
-                and self._over is None
-                and not self._write_ended
+                and self._life.sends
                 and self._unsent is None
                 and self._tls is None
             ):  # the usual send: all of it goes at once
-                if not self._sent:
-                    self._sent = True
-                    self._record[STATUS] = SENT
+                if not self._ledger.sent:
+                    self._ledger.sending()
                 try:
                     count = self._sock.send(data)
                 except BlockingIOError:
@@ -224,24 +221,19 @@ class SyncExchange(SyncWaiting):
                 if count != len(data):
                     self._send_on(data, timeout, count)
                 return
-            if self._over is not None:
+            if not self._life.sends:
                 raise self._refusal("send")
-            if self._write_ended:
-                raise Closed("refused: this side has ended its sending", **self._context("send"))
             if push:
-                self._pushes += 1
-                self._show_status()
-            elif not self._sent:
-                self._sent = True
-                self._record[STATUS] = SENT
+                self._ledger.push_begins()
+            elif not self._ledger.sent:
+                self._ledger.sending()
             if self._tls is None:
                 self._send_on(data, timeout)
             else:
                 self._send_tls(self._tls, data, timeout)
         finally:
-            if push and self._pushes:
-                self._pushes -= 1
-                self._show_status()
+            if push:
+                self._ledger.push_ends()
             self._sending.release()
 
     def _claim_sending(self, size: int, span: Span) -> None:

@@ -10,8 +10,9 @@ import time
 from typing import Final, Never, TypeAlias
 
 from socketkeep._errors import Closed, TimedOut, WouldBlock
-from socketkeep._stream._assignment import Assignment, Detached, Order, Retirement
+from socketkeep._stream._assignment import Assignment, Order, Retirement
 from socketkeep._stream._exchange import Exchange
+from socketkeep._stream._lifecycle import Detached
 from socketkeep._stream._modes import Blocking, Deadline, Mode, Timeout, check_seconds, seconds_left
 from socketkeep._stream._record import WAITING
 from socketkeep._stream._waiting import Poller, earlier
@@ -191,7 +192,7 @@ class SyncWaiting(Exchange):
         if self._writable is None:
             self._writable = self._poller(self._fd, select.POLLOUT)
         self._wait(self._writable, "send", done, size, span)
-        if self._over is not None:  # closed meanwhile by another thread
+        if self._life.over:  # closed meanwhile by another thread
             raise self._refusal("send")
 
     def _wait(
@@ -293,7 +294,7 @@ class SyncWaiting(Exchange):
     def _leave_parked(self) -> Never:
         """Leave, and let go of the lock for sending, unless another thread has ended it."""
         try:
-            if self._over is not None:
+            if self._life.over:
                 raise self._refusal("park")
             self._leave(parked=True)
         finally:

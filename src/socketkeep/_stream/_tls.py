@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from socketkeep._errors import Busy, Closed, HandlerError, PeerClosed, SystemFailure, Truncated
-from socketkeep._stream._record import BYTES_IN, BoundRecord
+from socketkeep._stream._record import BYTES_IN
 
 if TYPE_CHECKING:
     from socketkeep._stream._aio import AsyncConnection
@@ -314,7 +314,8 @@ def begin_tls(
         engine.feed(conn._buffer.take(conn._buffer.size) or b"")
         conn._sock = conn._tls = tls = TlsSocket(conn._sock, engine, conn._tls_ended)
         conn._source = tls
-        conn._record = BoundRecord(conn._record)
+        conn._ledger.bound = True
+        conn._ledger.show()
     elif tls.established:
         raise Closed("refused: the connection has TLS already", **conn._context("start_tls"))
     return tls

@@ -156,7 +156,7 @@ def parcel_of(conn: Exchange, mode: Mode, unsent: tuple[Data, int] | None) -> Pa
         state=conn._committed,
         unread=conn._buffer.unread,
         unsent=None if unsent is None else (bytes(unsent[0]), unsent[1]),
-        write_ended=conn._write_ended,
+        write_ended=conn._life.write_ended,
         id=conn.id,
         listener=conn.listener,
     )
