@@ -36,6 +36,7 @@ from socketkeep._errors import (
 )
 from socketkeep._forking import Forkable
 from socketkeep._handlers import inspect_handler
+from socketkeep._printable import printable
 from socketkeep._stream._assignment import Assignment, Order, handling
 from socketkeep._stream._closing import end_writing
 from socketkeep._stream._committed import encoder
@@ -258,7 +259,7 @@ class ForkingServer:
 
     def _pause(self, failure: OSError) -> None:
         if time.monotonic() - self._paused_until > 10 * PAUSE:
-            _log.warning("%s: accepting again when there is room", failure)
+            _log.warning("%s: accepting again when there is room", printable(str(failure)))
         self._paused_until = time.monotonic() + PAUSE
 
     def _reap(self, child: Child[str]) -> None:
@@ -266,7 +267,7 @@ class ForkingServer:
         if ended is None:
             return
         if ended.si_code != os.CLD_EXITED:
-            _log.warning("the process of %s died: %s", child.work, status_text(ended))
+            _log.warning("the process of %s died: %s", printable(child.work), status_text(ended))
         self._forget(child)
 
     def _kill(self) -> None:
@@ -313,7 +314,7 @@ class ForkingServer:
             pass  # sys.exit() in a handler ends that handler
         except BaseException as error:
             if not _is_of_the_net(error, conn):
-                _log.exception("the handler of %s failed", conn.peer)
+                _log.exception("the handler of %s failed", printable(conn.peer))
         finally:
             conn.close()
 

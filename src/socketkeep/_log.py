@@ -1,8 +1,10 @@
 """Log lines: one event a line, for people or as JSON.
 
 Every process of a server writes its own lines to the same place (stderr, or a file opened for
-appending), so that no process waits for another to log.  A rotated file is noticed by each process
-at its next line (`_log_file`); SIGUSR1 makes the keeper look at once.
+appending), so that no process waits for another to log.  No process waits for the place either
+(`_log_sink`): a line for which there is no room is dropped and counted, and the count is said when
+there is room again.  A rotated file is noticed by each process at its next line (`_log_file`);
+SIGUSR1 makes the keeper look at once.
 """
 
 from __future__ import annotations
@@ -10,25 +12,37 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Final, TextIO
+from typing import Any, Final
+
+from socketkeep._log_sink import Identity, NoRoom, Sink, descriptor_sink, identity_of
+from socketkeep._printable import printable, printable_lines
 
 logger: Final = logging.getLogger("socketkeep")
 
 LEVELS: Final = ("debug", "info", "warning", "error")
+
+_STDERR: Final = 2
+#: How many kinds of lines a throttle tells apart; there are as many as places in the code.
+_MOST_KINDS: Final = 256
 
 
 class _HumanFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = dict(getattr(record, "fields", {}))
         trailer = fields.pop("traceback", None) or fields.pop("error_text", None)
-        text = f"{_timestamp(record)} {record.levelname.lower():7} {record.getMessage()}"
+        text = f"{_timestamp(record)} {record.levelname.lower():7} {printable(record.getMessage())}"
         text += "".join(f" {key}={_quoted(value)}" for key, value in fields.items())
         if record.exc_info:
             trailer = self.formatException(record.exc_info)
-        return f"{text}\n{trailer.rstrip()}" if trailer else text
+        if not trailer:
+            return text
+        # Set in: what an exception says over several lines cannot pass for lines of the log.
+        lines = printable_lines(str(trailer).rstrip()).split("\n")
+        return "\n".join((text, *(f"  {line}" for line in lines)))
 
 
 class _JsonFormatter(logging.Formatter):
@@ -41,7 +55,127 @@ class _JsonFormatter(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        # JSON has escapes for all that steers a terminal but this one, and need not use that.
+        return json.dumps(line, default=str).replace("\x7f", "\\u007f")
+
+
+class Stderr:
+    """Standard error, as it was when this was made."""
+
+    def __init__(self) -> None:
+        self._sink: Sink | None = None
+        try:
+            self._identity: Identity | None = identity_of(_STDERR)
+        except OSError:
+            self._identity = None
+
+    def current(self) -> Sink:
+        """Return the sink, made anew where the user's code has closed it.  Raises OSError.
+
+        What is put in the place of standard error later is not followed: closed and taken by the
+        next connection, number 2 would send the log to a peer.
+        """
+        if self._sink is None or not self._sink.lives:
+            if self._identity is None or identity_of(_STDERR) != self._identity:
+                raise OSError("standard error is closed")
+            self._sink = descriptor_sink(_STDERR)
+        return self._sink
+
+    def close(self) -> None:
+        if self._sink is not None:
+            self._sink.close()
+            self._sink = None
+
+
+class LineHandler(logging.Handler):
+    """Writes lines to what `current` returns, and counts those that it had no room for.
+
+    `complain` is called, where an OSError is handled, when a line cannot be written at all.
+    """
+
+    def __init__(
+        self,
+        current: Callable[[], Sink],
+        close: Callable[[], None],
+        complain: Callable[[], None],
+    ) -> None:
+        super().__init__()
+        self._current = current
+        self._close = close
+        self._complain = complain
+        self._dropped = 0
+        self._why = ""
+        self._pid = os.getpid()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self._line(record)
+        except Exception as error:  # of a field that cannot say what it is
+            line = self._line(_record("a line could not be put into words", error=type(error)))
+        if self._pid != os.getpid():  # its parent has its own to tell of
+            self._pid, self._dropped = os.getpid(), 0
+        if self._say_dropped() and self._put(line):
+            return
+        self._dropped += 1
+        if self._dropped == 1 and _on_dropped:
+            _on_dropped[0]()
+
+    def catch_up(self) -> bool:
+        """Say how many lines were dropped, if there is room now; return whether all is said."""
+        self.acquire()
+        try:
+            return self._say_dropped()
+        finally:
+            self.release()
+
+    def close(self) -> None:
+        self._close()
+        super().close()
+
+    def reopen(self) -> None:
+        """Have the place of the log opened anew, where it is another one by now."""
+        self.acquire()
+        try:
+            self._current()
+        except OSError:
+            self._complain()
+        finally:
+            self.release()
+
+    def _say_dropped(self) -> bool:
+        if not self._dropped or self._pid != os.getpid():
+            return True
+        told = _record("log lines dropped", lines=self._dropped, pid=self._pid, why=self._why)
+        if not self._put(self._line(told)):
+            return False
+        self._dropped = 0
+        return True
+
+    def _put(self, line: bytes) -> bool:
+        try:
+            self._current().write(line)
+        except NoRoom:
+            self._why = "nobody read the log"
+            return False
+        except OSError as error:
+            self._why = error.strerror or str(error)
+            self._complain()
+            return False
+        return True
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        return f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+
+
+def _record(event: str, **fields: object) -> logging.LogRecord:
+    """Return a warning of the log about itself, which no level leaves out."""
+    record = logging.LogRecord(logger.name, logging.WARNING, "", 0, event, (), None)
+    record.__dict__["fields"] = fields
+    return record
+
+
+#: At most one: called when a line was dropped and none had been before.
+_on_dropped: Final[list[Callable[[], object]]] = []
 
 
 class Complaint:
@@ -54,6 +188,7 @@ class Complaint:
 
     def __init__(self) -> None:
         self._next = 0.0
+        self._stderr = Stderr()
 
     def make(self) -> None:
         """Called where an error is handled."""
@@ -61,19 +196,13 @@ class Complaint:
         if now < self._next:
             return
         self._next = now + self._EVERY
+        why = printable(str(sys.exc_info()[1]))
         # It may be standard error itself that cannot be written to.
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(f"socketkeep: cannot write the log: {sys.exc_info()[1]}\n")
-            sys.stderr.flush()
+        with contextlib.suppress(OSError, NoRoom):
+            self._stderr.current().write(f"socketkeep: cannot write the log: {why}\n".encode())
 
-
-class _StreamHandler(logging.StreamHandler[TextIO]):
-    def __init__(self) -> None:
-        super().__init__()
-        self._complaint = Complaint()
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        self._complaint.make()
+    def close(self) -> None:
+        self._stderr.close()
 
 
 def configure(level: str, form: str, path: str) -> None:
@@ -81,11 +210,14 @@ def configure(level: str, form: str, path: str) -> None:
 
     A file that cannot be opened is complained of on standard error, when there is a line for it.
     """
-    handler: logging.Handler = _StreamHandler()
     if path:
-        from socketkeep._log_file import LogFile  # with pickle and queue behind it
+        from socketkeep._log_file import file_handler
 
-        handler = LogFile(path)
+        handler = file_handler(path)
+    else:
+        stderr = Stderr()
+        # Standard error that cannot be written to leaves nobody to complain to.
+        handler = LineHandler(stderr.current, stderr.close, lambda: None)
     handler.setFormatter(_JsonFormatter() if form == "json" else _HumanFormatter())
     for old in logger.handlers[:]:
         logger.removeHandler(old)
@@ -97,16 +229,24 @@ def configure(level: str, form: str, path: str) -> None:
 
 def reopen() -> None:
     """Open the log file anew where it was moved or removed since."""
-    for handler in logger.handlers:
-        if isinstance(handler, logging.FileHandler):
-            from socketkeep._log_file import LogFile  # which `configure` has loaded
+    for handler in _handlers():
+        handler.reopen()
 
-            assert isinstance(handler, LogFile)
-            handler.acquire()
-            try:
-                handler.reopenIfNeeded()
-            finally:
-                handler.release()
+
+def when_dropped(call: Callable[[], object]) -> None:
+    """Have `call` called when a line was dropped, so that `catch_up` is called in a while."""
+    _on_dropped[:] = [call]
+
+
+def catch_up() -> None:
+    """Say how many lines were dropped, if there is room now."""
+    for handler in _handlers():
+        if not handler.catch_up() and _on_dropped:
+            _on_dropped[0]()
+
+
+def _handlers() -> list[LineHandler]:
+    return [handler for handler in logger.handlers if isinstance(handler, LineHandler)]
 
 
 def debug(event: str, **fields: object) -> None:
@@ -134,7 +274,9 @@ class Throttle:
     """Lets one line of a kind through in `every` seconds, and counts those it held back.
 
     A server that runs out of something meets the same failure thousands of times a second; the log
-    must say so without filling the disk.
+    must say so without filling the disk.  A kind is a place in the code, never what a peer sent:
+    who can make up kinds has a line for each, and a table that grows.  The table is bounded all
+    the same, and what finds no room in it is one kind together.
     """
 
     def __init__(self, every: float = 10.0) -> None:
@@ -153,6 +295,8 @@ class Throttle:
         self, log: Callable[..., None], event: str, kind: str, fields: dict[str, object]
     ) -> None:
         now = time.monotonic()
+        if kind not in self._last and len(self._last) >= _MOST_KINDS:
+            kind = ""
         if now - self._last.get(kind, float("-inf")) < self._every:
             self._held[kind] = self._held.get(kind, 0) + 1
             return
@@ -170,4 +314,6 @@ def _timestamp(record: logging.LogRecord) -> str:
 
 def _quoted(value: object) -> str:
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
-    return json.dumps(text) if not text or any(c in text for c in ' "=\n') else text
+    if text and text.isprintable() and not any(c in text for c in ' "='):
+        return text
+    return printable(json.dumps(text, ensure_ascii=False))

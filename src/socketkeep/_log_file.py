@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
-import logging
-import logging.handlers
+import os
 
-from socketkeep._log import Complaint
+from socketkeep._log import Complaint, LineHandler
+from socketkeep._log_sink import Sink, file_sink
 
 
-class LogFile(logging.handlers.WatchedFileHandler):
-    """One that outlives a full disk, and a directory that is gone when the file is reopened."""
+class LogFile:
+    """The file at a path, opened anew when another one, or none, is there.
+
+    It outlives a full disk, and a directory that is gone when the file is opened anew.
+    """
 
     def __init__(self, path: str) -> None:
         # Opened at the first line: a new generation must start though there is no place to log to.
-        super().__init__(path, encoding="utf-8", delay=True)
-        self._complaint = Complaint()
+        self._path = os.path.abspath(path)
+        self._sink: Sink | None = None
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def current(self) -> Sink:
+        """Return what to write to.  Raises OSError; the next call tries again."""
+        if self._sink is not None and not (self._is_there(self._sink) and self._sink.lives):
+            self.close()
+        if self._sink is None:
+            self._sink = file_sink(self._path)
+        return self._sink
+
+    def close(self) -> None:
+        if self._sink is not None:
+            self._sink.close()
+            self._sink = None
+
+    def _is_there(self, sink: Sink) -> bool:
         try:
-            super().emit(record)
-        except OSError:  # from opening the file anew, which logging lets through
-            self._complaint.make()
+            found = os.stat(self._path)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == sink.identity
 
-    def reopenIfNeeded(self) -> None:  # noqa: N802 - logging's name
-        try:
-            super().reopenIfNeeded()
-        except OSError:  # tried again at the next line
-            self._complaint.make()
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        self._complaint.make()
+def file_handler(path: str) -> LineHandler:
+    """Return a handler that appends to the file; its failures are told on standard error."""
+    file, complaint = LogFile(path), Complaint()
+
+    def close() -> None:
+        file.close()
+        complaint.close()
+
+    return LineHandler(file.current, close, complaint.make)

@@ -19,6 +19,7 @@ from socketkeep._errors import (
     WouldBlock,
 )
 from socketkeep._listener import Listener
+from socketkeep._printable import printable
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._assignment import Assignment
 
@@ -134,7 +135,7 @@ class Server:
                 self._hold(error)
                 return
             except SystemFailure as error:
-                _log.error("%s: accepting no more", error)
+                _log.error("%s: accepting no more", printable(str(error)))
                 self.stop()
                 return
             self._short = False
@@ -147,7 +148,7 @@ class Server:
         """Accept nothing for a while; say so once."""
         if not self._short:
             self._short = True
-            _log.warning("%s: accepting again when there is room", error)
+            _log.warning("%s: accepting again when there is room", printable(str(error)))
         self._pause()
         self._paused = asyncio.get_running_loop().call_later(PAUSE, self._resume)
 
@@ -156,9 +157,9 @@ class Server:
             if self._tls is None or await self._secured(conn, self._tls):
                 await self._handler(conn)
         except (PeerClosed, PeerReset) as error:
-            _log.info("connection from %s: %s", conn.peer, error)
+            _log.info("connection from %s: %s", printable(conn.peer), printable(str(error)))
         except Exception:
-            _log.exception("the handler of the connection from %s failed", conn.peer)
+            _log.exception("the handler of the connection from %s failed", printable(conn.peer))
             await conn.abort()
         except BaseException:
             await conn.abort()
@@ -170,7 +171,7 @@ class Server:
         try:
             await conn.start_tls(tls, server_side=True, timeout=HANDSHAKE)
         except (ssl.SSLError, TimedOut) as error:
-            _log.info("connection from %s: %s", conn.peer, error)
+            _log.info("connection from %s: %s", printable(conn.peer), printable(str(error)))
             return False
         return True
 

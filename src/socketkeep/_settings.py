@@ -96,10 +96,21 @@ def gather(
         key = declared.key
         setting = from_flags.get(key) or from_environment.get(key) or from_file.get(key)
         if setting is not None:
+            _check_text(setting)
             found[key] = setting
         elif key != "target":
             found[key] = Setting(declared, declared.default, "default")
     return Settings(found)
+
+
+def _check_text(setting: Setting) -> None:
+    """Refuse what cannot be told to another process, whose messages are UTF-8."""
+    texts = setting.value if isinstance(setting.value, list | tuple) else [setting.value]
+    for text in texts:
+        try:
+            str(text).encode()
+        except UnicodeEncodeError:
+            raise OptionError(f"{setting.source}: {text!r} is no UTF-8") from None
 
 
 def _from_flags(flags: Mapping[str, FlagValue]) -> dict[str, Setting]:

@@ -174,7 +174,7 @@ def test_human_format(tmp_path: Path) -> None:
             peer.sendall(b"fail\n")
             assert read_to_end(peer) == b""
         server.wait_until(
-            lambda: "RuntimeError: the handler was told to fail" in server.stderr, "traceback"
+            lambda: "  RuntimeError: the handler was told to fail" in server.stderr, "traceback"
         )
         (failed,) = [line for line in server.stderr if " handler failed " in line]
         assert re.search(r" error +handler failed id=\S+ peer=127\.0\.0\.1:\d+$", failed)

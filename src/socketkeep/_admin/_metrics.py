@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from socketkeep._admin._reports import LiveReport, Waits, WorkerReport
+from socketkeep._printable import printable
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
@@ -239,6 +240,10 @@ HISTOGRAMS: Final = (
 )
 
 
+def _printable(labels: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(printable, labels))
+
+
 class _Families:
     """A collector, as prometheus_client has it, of one report."""
 
@@ -256,13 +261,13 @@ class _Families:
             kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
             family = kind(metric.name, metric.help, labels=metric.labels)
             for labels, value in metric.read(self._report):
-                family.add_metric(labels, value)
+                family.add_metric(_printable(labels), value)
             yield family
         for histogram in HISTOGRAMS:
             waits = HistogramMetricFamily(histogram.name, histogram.help, labels=histogram.labels)
             for labels, wait in histogram.read(self._report):
                 buckets = [(str(bound), count) for bound, count in wait.within]
-                waits.add_metric(labels, [*buckets, ("+Inf", wait.count)], wait.seconds)
+                waits.add_metric(_printable(labels), [*buckets, ("+Inf", wait.count)], wait.seconds)
             yield waits
 
 

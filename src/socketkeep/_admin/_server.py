@@ -43,6 +43,8 @@ _EXIT_FAILED: Final = 1
 _EXIT_USAGE: Final = 2
 _NAMES_TRIED: Final = 100
 _CONTROL_BACKLOG: Final = 16
+#: Seconds until it is tried to say that log lines were dropped, when there is no other line.
+_CATCH_UP: Final = 1.0
 #: Beside its connections a process holds listeners, channels, logs and what the user's code opens.
 _OTHER_DESCRIPTORS: Final = 64
 
@@ -158,6 +160,7 @@ class _Server:
         self._reactor = reactor
         self._reloader: Reloader | None = None
         self._http: HttpProcess | None = None
+        _log.when_dropped(lambda: reactor.call_later(_CATCH_UP, _log.catch_up))
         for listener in keeper.listeners:
             stack.callback(listener.close)
         set_title(Role.KEEPER, f"[{keeper.name}]")

@@ -17,6 +17,7 @@ from pathlib import Path
 import socketkeep
 from socketkeep._admin._server import ServeFailure, resume
 from socketkeep._keeper._state import StateError, read_state
+from socketkeep._printable import printable_lines
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,10 +33,10 @@ def main(arguments: Sequence[str]) -> int:
         os.close(fd)
         resume(state)
     except StateError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{printable_lines(str(error))}\n")
         return 1
     except ServeFailure as failure:
-        sys.stderr.write(f"socketkeep: error: {failure.text}\n")
+        sys.stderr.write(f"socketkeep: error: {printable_lines(failure.text)}\n")
         return failure.exit_code
     return 0
 

@@ -10,6 +10,7 @@ import click
 from msgspec import Struct
 
 from socketkeep._cli._exit import DONE, FAILED, Failure
+from socketkeep._cli._say import say
 from socketkeep._cli._watching import print_json
 from socketkeep._cli.holders import failures
 from socketkeep._inspect._diagnosis import subject_of
@@ -61,18 +62,18 @@ def end(what: str, verb: Verb, yes: bool, dry_run: bool, as_json: bool) -> int:
 def _tell(chosen: Chosen, verb: Verb, yes: bool, dry_run: bool, nothing: str) -> int:
     act, doing, done = _VERBS[verb]
     for outcome in chosen.left:
-        click.echo(f"{outcome.subject}: left alone: {outcome.reason}")
+        say(f"{outcome.subject}: left alone: {outcome.reason}")
     if not chosen.sockets:
         raise Failure(nothing)
     if dry_run or (len(chosen.sockets) > 1 and not yes):
         for held in chosen.sockets:
-            click.echo(f"{subject_of(held)}: would {doing}; held by {held.holders[0]}")
+            say(f"{subject_of(held)}: would {doing}; held by {held.holders[0]}")
         if dry_run:
             return DONE
         _ask(f"{doing} to these {len(chosen.sockets)} connections?")
     outcomes = [act(held) for held in chosen.sockets]
     for outcome in outcomes:
-        click.echo(f"{outcome.subject}: {done if outcome.done else outcome.reason}")
+        say(f"{outcome.subject}: {done if outcome.done else outcome.reason}")
     return DONE if all(outcome.done for outcome in outcomes) else FAILED
 
 

@@ -12,6 +12,7 @@ import click
 
 from socketkeep._cli._exit import DONE, FAILED, INTERRUPTED, USAGE, Failure
 from socketkeep._mistakes import OptionError, nearest
+from socketkeep._printable import printable_lines
 from socketkeep._version import VERSION
 
 #: Name of each command, which is its module's and its function's, and its line in the help.
@@ -104,6 +105,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say(message: str, code: int) -> int:
-    # Everything but the first line (a traceback) stands as it came.
-    sys.stderr.write(f"socketkeep: error: {message.rstrip()}\n")
+    # Lines after the first are a traceback's.
+    sys.stderr.write(f"socketkeep: error: {printable_lines(message.rstrip())}\n")
     return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import re
@@ -57,9 +58,11 @@ def _check_log_file(path: str) -> None:
     if not path:
         return
     try:
-        with open(path, "ab"):
-            pass
+        # Without waiting: a named pipe that nobody reads yet would be waited for.
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666))
     except OSError as error:
+        if error.errno == errno.ENXIO:
+            return  # such a pipe: lines are dropped, and counted, until somebody reads it
         raise Failure(
             f"--log-file: cannot append to {path}: {os.strerror(error.errno or 0)}", USAGE
         ) from None

@@ -12,8 +12,10 @@ import msgspec
 from socketkeep._admin._client import QUERY_TIMEOUT, ControlError, ask, find_control
 from socketkeep._admin._protocol import Done
 from socketkeep._cli._exit import FAILED, Failure
+from socketkeep._cli._say import say
 from socketkeep._cli._table import Table
 from socketkeep._cli._watching import json_option, present, print_json
+from socketkeep._printable import printable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Report = TypeVar("Report")
@@ -71,7 +73,7 @@ def request(
 
 
 def _progress(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{printable(text)}\n")
     sys.stderr.flush()
 
 
@@ -84,7 +86,7 @@ def act(
         print_json(done.result)
     elif isinstance(done.result, dict):
         for key, value in done.result.items():
-            click.echo(f"{key}: {value}")
+            say(f"{key}: {value}")
     return 0
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from socketkeep._printable import printable
+
 
 class Table(Struct, frozen=True):
     """Rows of cells under headings, or without any; numbers are aligned to the right."""
@@ -70,9 +72,11 @@ def _right(table: Table) -> list[bool]:
 
 
 def _texts(column: Sequence[object]) -> list[str]:
-    if {type(None), bool}.isdisjoint(map(type, column)):
-        return list(map(str, column))
-    return list(map(_text, column))
+    if not {type(None), bool}.isdisjoint(map(type, column)):
+        return list(map(_text, column))
+    texts = list(map(str, column))
+    # All at once: of many thousand cells hardly ever one has what would steer the terminal.
+    return texts if "".join(texts).isprintable() else list(map(printable, texts))
 
 
 def _text(cell: object) -> str:
@@ -80,7 +84,7 @@ def _text(cell: object) -> str:
         return "-"
     if isinstance(cell, bool):
         return "yes" if cell else "no"
-    return str(cell)
+    return printable(str(cell))
 
 
 class Measure(str):

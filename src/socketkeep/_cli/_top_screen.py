@@ -12,6 +12,7 @@ from typing import Final
 from socketkeep._admin._feed import Frame
 from socketkeep._admin._reports import ConnectionReport, LiveReport, WorkerReport
 from socketkeep._cli._table import duration, size
+from socketkeep._printable import printable
 
 #: How long a connection that has moved is marked, in seconds.
 _MARKED: Final = 2.0
@@ -86,10 +87,10 @@ class Screen:
         status, rates = frame.report.status, frame.rates
         colour = _GOOD if status.accepting and status.state == "running" else _MOVED
         yield (
-            f"{_BOLD}{_text(status.name)}{_RESET}  {colour}{status.state}{_RESET}"
+            f"{_BOLD}{printable(status.name)}{_RESET}  {colour}{status.state}{_RESET}"
             f"  generation {status.generation}, {status.connections.open} connections,"
             f" up {duration(status.uptime)}"
-            f"  {_DIM}{_text(status.target)}, {status.model}, keep {status.keep}{_RESET}"
+            f"  {_DIM}{printable(status.target)}, {status.model}, keep {status.keep}{_RESET}"
         )
         about = "~" if frame.report.left_out else ""
         received, sent = size(int(rates.bytes_in)), size(int(rates.bytes_out))
@@ -110,7 +111,7 @@ class Screen:
         )
         for listener in status.listeners:
             queued = "" if listener.queued is None else f"  {listener.queued} wait to be accepted"
-            yield f"{_DIM}listens{_RESET} {_text(listener.address)}{_DIM}{queued}{_RESET}"
+            yield f"{_DIM}listens{_RESET} {printable(listener.address)}{_DIM}{queued}{_RESET}"
 
     def _seats(self, report: LiveReport, width: int) -> Iterator[str]:
         by_worker: dict[int | None, list[ConnectionReport]] = {}
@@ -163,7 +164,7 @@ def summary(frame: Frame) -> str:
     ready = status.workers.ready
     totals = status.totals
     return (
-        f"{_text(status.name)} {status.state} generation={status.generation} workers={ready}"
+        f"{printable(status.name)} {status.state} generation={status.generation} workers={ready}"
         f" connections={status.connections.open} moving={status.connections.moving}"
         f" parked={status.connections.parked} accepted/s={rates.accepted:.1f}"
         f" in/s={int(rates.bytes_in)} out/s={int(rates.bytes_out)} lost={totals.lost}"
@@ -173,12 +174,7 @@ def summary(frame: Frame) -> str:
 
 def _happened(at: float, kind: str, text: str) -> str:
     clock = time.strftime("%H:%M:%S", time.localtime(at))
-    return f"{_DIM}{clock}{_RESET} {_OF_KIND.get(kind, '')}{_text(text)}{_RESET}"
-
-
-def _text(text: str) -> str:
-    """Return the text without what would steer the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return f"{_DIM}{clock}{_RESET} {_OF_KIND.get(kind, '')}{printable(text)}{_RESET}"
 
 
 def _cut(line: str, width: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ import click
 import msgspec
 
 from socketkeep._cli._table import Table, show
+from socketkeep._printable import printable_data
 
 Report = TypeVar("Report")
 
@@ -51,8 +53,21 @@ def present(
 
 def print_json(result: Any, indent: int = 2) -> None:
     """Print a result; a negative indent is one line."""
-    written = msgspec.json.format(msgspec.json.encode(result), indent=indent)
+    try:
+        encoded = msgspec.json.encode(result)
+    except UnicodeEncodeError:  # a name that is no UTF-8, which JSON cannot carry
+        encoded = msgspec.json.encode(printable_data(msgspec.to_builtins(result)))
+    written = msgspec.json.format(encoded, indent=indent)
+    if not written.isascii():
+        # Valid in JSON, and no other text: what would steer a terminal stands in a string.
+        text = written.decode()
+        written = "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text).encode()
+    written = written.replace(b"\x7f", b"\\u007f")
     sys.stdout.flush()
     # As the bytes they are: of 10,000 sockets they are megabytes.
     sys.stdout.buffer.writelines((written, b"\n"))
     sys.stdout.buffer.flush()
+
+
+def _escaped(character: str) -> str:
+    return json.dumps(character)[1:-1]

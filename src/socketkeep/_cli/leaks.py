@@ -8,11 +8,13 @@ from collections.abc import Iterable
 import click
 
 from socketkeep._cli._exit import DONE, FAILED
+from socketkeep._cli._say import finding, say_blocks
 from socketkeep._cli._watching import json_option, print_json
 from socketkeep._cli.holders import failures
 from socketkeep._inspect._diagnosis import subject_of
 from socketkeep._inspect._judging import Leak
 from socketkeep._inspect._leaks import leaks as find
+from socketkeep._printable import printable
 
 #: So many of a kind are told at length of a process; one that serves may have thousands.
 _EXAMPLES = 3
@@ -51,7 +53,7 @@ def leaks(pids: tuple[int, ...], interval: float, as_json: bool) -> int:
         if found.unreadable:
             pids_ = ", ".join(map(str, found.unreadable))
             blocks.append(f"not seen: process {pids_} could not be looked into: run this as root")
-        click.echo("\n\n".join(blocks))
+        say_blocks(blocks)
     return FAILED if found.leaks else DONE
 
 
@@ -69,6 +71,5 @@ def _blocks(found: Iterable[Leak], prefix: str) -> Iterable[str]:
 
 def _block(leak: Leak, prefix: str) -> str:
     what = f"{leak.socket.kind} {leak.socket.state} {subject_of(leak.socket)}".strip()
-    lines = [f"{prefix}{leak.pid}:{leak.fd} {leak.command}: {what}", f"  {leak.sentence}"]
-    lines += [f"  - {evidence}" for evidence in leak.evidence]
-    return "\n".join([*lines, f"  => {leak.remedy}"])
+    head = printable(f"{prefix}{leak.pid}:{leak.fd} {leak.command}: {what}")
+    return f"{head}\n{finding(f'  {leak.sentence}', leak.evidence, leak.remedy)}"

@@ -12,6 +12,7 @@ import click
 from socketkeep._cli._adopted import Adopted
 from socketkeep._cli._exit import DONE, Failure
 from socketkeep._cli._preflight import preflight
+from socketkeep._cli._say import say
 from socketkeep._config import OPTIONS, ServeConfig
 from socketkeep._listener import listeners_are_passed
 from socketkeep._options import FLAG, Option
@@ -84,7 +85,7 @@ def serve(config_file: str | None, print_config: bool, check_config: bool, **fla
     config = adopted.bound(settings.config(inherits_listeners=passed))
     preflight(config)
     if check_config:
-        click.echo(_check_code(config))
+        say(_check_code(config))
         return DONE
     # Here, so that --print-config and --check-config do not load a server.
     gc.disable()

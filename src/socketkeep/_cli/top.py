@@ -20,6 +20,7 @@ from socketkeep._admin._client import ControlError, ask, find_control
 from socketkeep._admin._feed import Feed, Frame
 from socketkeep._admin._reports import LiveReport
 from socketkeep._cli._exit import DONE, USAGE, Failure
+from socketkeep._cli._say import say
 from socketkeep._cli._server import which_server
 from socketkeep._cli._top_screen import ASCII_MARKS, Marks, Screen, summary
 
@@ -118,8 +119,8 @@ def _print(look: Callable[[], Frame], interval: float, iterations: int | None) -
         for happening in frame.happenings:
             if happening.number > told:
                 told = happening.number
-                click.echo(f"{_clock()} {happening.text}")
-        click.echo(f"{_clock()} {summary(frame)}")
+                say(f"{_clock()} {happening.text}")
+        say(f"{_clock()} {summary(frame)}")
         if iterations is not None:
             iterations -= 1
             if not iterations:

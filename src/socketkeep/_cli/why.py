@@ -6,6 +6,7 @@ from collections import Counter
 
 import click
 
+from socketkeep._cli._say import finding, say_blocks
 from socketkeep._cli._watching import json_option, print_json
 from socketkeep._cli.holders import failures
 from socketkeep._inspect._diagnosis import Diagnosis
@@ -41,13 +42,10 @@ def why(what: str, as_json: bool) -> int:
             blocks.append(f"and {count - _EXAMPLES} more of the kind {code} (--json has them all)")
     if explanation.incomplete:
         blocks.append(f"not seen: {explanation.incomplete}")
-    click.echo("\n\n".join(blocks))
+    say_blocks(blocks)
     return 0
 
 
 def _block(diagnosis: Diagnosis) -> str:
-    lines = [f"{diagnosis.subject}: {diagnosis.sentence}"]
-    lines += [f"  - {evidence}" for evidence in diagnosis.evidence]
-    if diagnosis.remedy:
-        lines.append(f"  => {diagnosis.remedy}")
-    return "\n".join(lines)
+    sentence = f"{diagnosis.subject}: {diagnosis.sentence}"
+    return finding(sentence, diagnosis.evidence, diagnosis.remedy)

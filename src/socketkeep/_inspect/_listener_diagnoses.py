@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from typing import Final
 
@@ -53,7 +54,7 @@ def _no_unix_listener(facts: Facts) -> Diagnosis | None:
             "The socket's file is there, and no process listens on it: connections are refused, "
             "and a bind fails while it is there.",
             (f"{path} exists; no Unix socket of that name is in the kernel's table",),
-            f"rm {path}",
+            f"rm {shlex.quote(path)}",
         )
     return Diagnosis(
         "no-listener",

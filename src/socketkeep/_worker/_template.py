@@ -166,6 +166,7 @@ class Template:
         except BaseException:
             _log.error("worker failed", traceback=traceback.format_exc())
         finally:
+            _log.catch_up()
             # Not sys.exit: exit handlers and buffers are the template's, and would run twice.
             sys.stdout.flush()
             sys.stderr.flush()

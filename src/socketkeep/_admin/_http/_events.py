@@ -12,6 +12,7 @@ import msgspec
 from socketkeep._admin._feed import Feed, Frame
 from socketkeep._admin._http._source import Source, Unreachable
 from socketkeep._admin._reports import ConnectionReport
+from socketkeep._printable import printable_data
 
 #: Seconds between two looks; more where they cost the keeper much, so that watching takes no more
 #: than a twentieth of its time.
@@ -77,19 +78,22 @@ class Events:
 
 
 def _event(data: dict[str, Any], name: str = "frame") -> bytes:
-    return b"event: %s\ndata: %s\n\n" % (name.encode(), msgspec.json.encode(data))
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), msgspec.json.encode(printable_data(data)))
 
 
 def compact(frame: Frame) -> dict[str, Any]:
-    """Return a frame as the page reads it: a connection is a list, since there are many."""
+    """Return a frame as the page reads it: a connection is a list, since there are many.
+
+    The page writes each text as it comes.
+    """
     report = frame.report
     return {
-        "status": report.status,
-        "workers": report.workers,
+        "status": msgspec.to_builtins(report.status),
+        "workers": msgspec.to_builtins(report.workers),
         "connections": [_row(connection) for connection in report.connections],
         "left_out": report.left_out,
-        "rates": frame.rates,
-        "happenings": frame.happenings,
+        "rates": msgspec.to_builtins(frame.rates),
+        "happenings": msgspec.to_builtins(frame.happenings),
     }
 
 

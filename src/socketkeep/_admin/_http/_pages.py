@@ -16,6 +16,7 @@ from socketkeep._admin._http._events import Events
 from socketkeep._admin._http._source import Source, Unreachable
 from socketkeep._admin._metrics import exposition
 from socketkeep._admin._settings import is_loopback
+from socketkeep._printable import printable
 
 _COOKIE: Final = "socketkeep-admin"
 #: Answers this young do for probes, so that many of them cost the keeper no more.
@@ -132,7 +133,7 @@ def _page() -> Reply:
 
 
 def _refusal(status: int, text: str, more: Headers = ()) -> Reply:
-    return Reply(status, f"{text}\n".encode(), _TEXT, more)
+    return Reply(status, f"{printable(text)}\n".encode(), _TEXT, more)
 
 
 def _hostname(host: str) -> str:
