@@ -270,6 +270,14 @@ def _emit(level: int, event: str, fields: dict[str, object]) -> None:
         logger.log(level, event, extra={"fields": fields})
 
 
+def place_of(error: BaseException) -> str:
+    """Return where in the code an error was raised: a kind for a `Throttle`."""
+    found = error.__traceback__
+    while found is not None and found.tb_next is not None:
+        found = found.tb_next
+    return f"{found.tb_frame.f_code.co_filename}:{found.tb_lineno}" if found else ""
+
+
 class Throttle:
     """Lets one line of a kind through in `every` seconds, and counts those it held back.
 

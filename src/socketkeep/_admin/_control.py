@@ -6,13 +6,14 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
 from socketkeep import _log
 from socketkeep._admin import _snapshots
+from socketkeep._admin._guests import Full, Guests
 from socketkeep._admin._protocol import MAX_REQUEST, Done, Progress, decode_request, encode
 from socketkeep._keeper._inheritance import saved_listener
 from socketkeep._keeper._keeper import Keeper
@@ -24,7 +25,14 @@ from socketkeep._listener import Listener
 _EXIT_FAILED: Final = 1
 _EXIT_USAGE: Final = 2
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7): pid, uid, gid
-_MAX_CLIENTS: Final = 64
+#: At once; of one process; and that wait for a command's end.
+_MOST_CLIENTS: Final = 64
+_MOST_OF_ONE: Final = 32
+_MOST_WAITING: Final = 48
+#: Seconds that a client has to ask, and then to take its answer; and how much may wait for all.
+_ASKING: Final = 10.0
+_TAKING: Final = 30.0
+_MOST_UNREAD: Final = 1 << 26
 #: Connections in one answer for a view: more could not be told apart, and would take long.
 _MOST_LIVE: Final = 2000
 _PAUSE: Final = 1.0  # seconds without accepting, when the process is out of descriptors
@@ -40,7 +48,7 @@ class ControlServer:
         self._reactor = reactor
         self._listener = listener
         self._commands = Commands(keeper, name)
-        self._clients: set[Client] = set()
+        self._clients: Guests[Client] = Guests(_MOST_CLIENTS, _MOST_OF_ONE, _MOST_WAITING)
         self._paused: Timer | None = None
         reactor.register(listener.fileno(), self._accept)
 
@@ -54,8 +62,8 @@ class ControlServer:
         waiting = []
         for saved in clients:
             sock = socket.socket(fileno=saved.fd)
-            client = Client(sock, self._reactor, self._commands, self._clients.discard)
-            self._clients.add(client)
+            client = Client(sock, self._reactor, self._commands, self._clients)
+            self._clients.enter(client, _credentials(sock)[0])
             client.restore(saved)
             if client.command and not saved.finished:
                 waiting.append(client)
@@ -63,7 +71,7 @@ class ControlServer:
 
     def close(self) -> None:
         """Close what is open; a client that waits for the server's end sees it by that."""
-        for client in tuple(self._clients):
+        for client in self._clients:
             client.close()
         if self._paused is not None:
             self._paused.cancel()
@@ -85,18 +93,29 @@ class ControlServer:
             self._reactor.unregister(self._listener.fileno())
             self._paused = self._reactor.call_later(_PAUSE, self._resume)
             return
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        uid = _CREDENTIALS.unpack(credentials)[1]
+        pid, uid = _credentials(sock)
         refusal = ""
         if uid not in (0, os.geteuid()):
             refusal = f"the server is another user's (uid {os.geteuid()}), and you are uid {uid}"
-        elif len(self._clients) >= _MAX_CLIENTS:
-            refusal = f"the server is busy with {_MAX_CLIENTS} commands: try again"
+        else:
+            try:
+                silent = self._clients.make_room(pid)
+                if silent is not None:
+                    silent.close()
+            except Full:
+                refusal = f"the server is busy with {len(self._clients)} commands: try again"
         if refusal:
             with sock, contextlib.suppress(OSError):
                 sock.send(encode(Done(_EXIT_FAILED, error=refusal)))
             return
-        self._clients.add(Client(sock, self._reactor, self._commands, self._clients.discard))
+        self._clients.enter(Client(sock, self._reactor, self._commands, self._clients), pid)
+
+
+def _credentials(sock: socket.socket) -> tuple[int, int]:
+    """Return the pid and the uid of who has connected."""
+    packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(packed)
+    return pid, uid
 
 
 class Client:
@@ -107,18 +126,19 @@ class Client:
         sock: socket.socket,
         reactor: Reactor,
         commands: Commands,
-        forget: Callable[[Client], None],
+        guests: Guests[Client],
     ) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._reactor = reactor
         self._commands = commands
-        self._forget = forget
+        self._guests = guests
         self._request = bytearray()
         self._answer = bytearray()
         self._finished = False
         self._open = True
         self.command = ""  # that it has asked for
+        self._deadline = reactor.call_later(_ASKING, self.close)
         reactor.register(sock.fileno(), self._ready)
 
     def snapshot(self, keep: KeepOpen) -> SavedClient:
@@ -136,7 +156,14 @@ class Client:
         self._request += saved.request
         self._finished = saved.finished
         self.command = saved.command
+        if self.command:
+            self._deadline.cancel()
+        if self.command and not self._finished:
+            with contextlib.suppress(Full):  # an earlier version let more wait
+                self._guests.busy(self)
         self._write(saved.answer)
+        if self._finished:
+            self._take_in_time()
 
     def progress(self, text: str) -> None:
         """Tell the client of something on the way."""
@@ -146,13 +173,28 @@ class Client:
         """Give the last answer, and close once it has gone."""
         self._finished = True
         self._write(encode(done))
+        self._take_in_time()
 
     def close(self) -> None:
         if self._open:
             self._open = False
             self._reactor.unregister(self._sock.fileno())
             self._sock.close()
-            self._forget(self)
+            self._deadline.cancel()
+            self._guests.leave(self)
+
+    def _take_in_time(self) -> None:
+        """Have the rest of the answer wait for a while, and not for much, in memory."""
+        if not self._open:
+            return
+        self._deadline.cancel()
+        self._deadline = self._reactor.call_later(_TAKING, self.close)
+        self._guests.idle(self)
+        unread = sum(len(each._answer) for each in self._guests)
+        for other in self._guests:
+            if unread > _MOST_UNREAD and other is not self and other._finished:
+                unread -= len(other._answer)
+                other.close()
 
     def _ready(self, events: int) -> None:
         if events & WRITABLE:
@@ -175,6 +217,14 @@ class Client:
         self._request += data
         line, newline, _ = self._request.partition(b"\n")
         if newline:
+            self._deadline.cancel()
+            try:
+                self._guests.busy(self)
+            except Full:
+                self.command = "?"
+                error = f"{_MOST_WAITING} commands wait for their end: try again"
+                self.finish(Done(_EXIT_FAILED, error=error))
+                return
             self._commands.run(bytes(line), self)
         elif len(self._request) > MAX_REQUEST:
             self.close()

@@ -136,10 +136,9 @@ class Reactor:
 
     def failed(self, error: Exception) -> None:
         """Log what a call raised: with its traceback, at a bounded rate for each place."""
-        innermost = traceback.extract_tb(error.__traceback__)[-1]
         self._throttle.error(
             "internal error, please report it",
-            kind=f"{innermost.filename}:{innermost.lineno}",
+            kind=_log.place_of(error),
             traceback="".join(traceback.format_exception(error)),
         )
 

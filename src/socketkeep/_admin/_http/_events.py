@@ -21,6 +21,8 @@ _SHARE: Final = 20
 #: How long a browser waits until it connects again, in milliseconds.
 _RETRY: Final = 500
 
+MOST_WATCHERS: Final = 24
+
 _PARKED: Final = 2
 _MOVING: Final = 3
 
@@ -39,6 +41,11 @@ class Events:
         self._latest = b""
         self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may watch: they stay for as long as they like, and others must come."""
+        return self._watchers < MOST_WATCHERS
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """Yield the events from now on."""

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import h11
 
-from socketkeep._admin._http._events import Events
+from socketkeep._admin._http._events import MOST_WATCHERS, Events
 from socketkeep._admin._http._source import Source, Unreachable
 from socketkeep._admin._metrics import exposition
 from socketkeep._admin._settings import is_loopback
@@ -58,29 +58,31 @@ class Pages:
         """Return the answer to a request."""
         if request.method not in {b"GET", b"HEAD"}:
             return _refusal(405, "only GET and HEAD are known here", (("allow", "GET, HEAD"),))
-        target = urlsplit(request.target.decode("ascii", "replace"))
+        path, query = _parts(request.target.decode("ascii", "replace"))
         # Nothing that these tell is a secret, and probes have neither a token nor our name.
-        if target.path == "/healthz":
+        if path == "/healthz":
             return await self._health()
-        if target.path == "/readyz":
+        if path == "/readyz":
             return await self._readiness()
         headers = {name.decode("ascii"): value for name, value in request.headers}
-        given = parse_qs(target.query).get("token", [""])[0]
+        given = parse_qs(query).get("token", [""])[0]
         if not self._token:
             host = headers.get("host", b"").decode("ascii", "replace")
             if not is_loopback(_hostname(host)):
                 # A name that somebody else's page has let point to this machine.
                 return _refusal(421, f"this server is not {host!r}; a proxy needs --admin-token")
-        elif given and target.path == "/" and self._right(given.encode()):
+        elif given and path == "/" and self._right(given.encode()):
             # Out of the address bar, the history and the sight of who looks over the shoulder.
             cookie = f"{_COOKIE}={given}; Path=/; HttpOnly; SameSite=Strict"
             return Reply(303, b"", _TEXT, (("location", "/"), ("set-cookie", cookie)))
         elif not self._right(_token_of(headers) or given.encode()):
             asked = (("www-authenticate", 'Bearer realm="socketkeep"'),)
             return _refusal(401, "a token is needed: Authorization: Bearer, or /?token=", asked)
-        match target.path:
+        match path:
             case "/":
                 return _page()
+            case "/events" if not self._events.has_room:
+                return _refusal(503, f"{MOST_WATCHERS} watch already: close one of the pages")
             case "/events":
                 return Reply(200, self._events.stream(), "text/event-stream")
             case "/metrics":
@@ -134,6 +136,19 @@ def _page() -> Reply:
 
 def _refusal(status: int, text: str, more: Headers = ()) -> Reply:
     return Reply(status, f"{printable(text)}\n".encode(), _TEXT, more)
+
+
+def _parts(target: str) -> tuple[str, str]:
+    """Return the path and the query of a request's target, which may be a whole URL.
+
+    By hand: a parser of URLs has opinions of hosts, and raises, before any token was asked for.
+    """
+    if not target.startswith("/"):
+        _, _, rest = target.partition("://")
+        _, slash, rest = rest.partition("/")
+        target = slash + rest
+    path, _, query = target.partition("#")[0].partition("?")
+    return path, query
 
 
 def _hostname(host: str) -> str:

@@ -6,8 +6,10 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import AsyncGenerator
+import traceback
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from http import HTTPStatus
 from io import FileIO
 from typing import Final
@@ -15,10 +17,12 @@ from typing import Final
 import h11
 
 from socketkeep import _log
+from socketkeep._admin._guests import Full, Guests
 from socketkeep._admin._http._pages import Pages, Reply
 from socketkeep._admin._http._source import Source
 
 _MOST_CLIENTS: Final = 64
+_MOST_OF_ONE: Final = 32  # by address; that of a proxy is one
 _MOST_HEAD: Final = 16384  # bytes of a request's line and headers
 #: Seconds: for a request to be whole, until the next one on the connection, and for a client to
 #: take what it is sent.
@@ -32,7 +36,9 @@ class HttpServer:
 
     def __init__(self, source: Source, token: str) -> None:
         self._pages = Pages(source, token)
-        self._clients: set[asyncio.Task[None]] = set()
+        self._clients: Guests[asyncio.Task[None]] = Guests(
+            _MOST_CLIENTS, _MOST_OF_ONE, _MOST_CLIENTS
+        )
         self._throttle = _log.Throttle()
 
     async def run(self, listener: socket.socket, lifeline: FileIO) -> None:
@@ -56,20 +62,35 @@ class HttpServer:
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        if len(self._clients) >= _MOST_CLIENTS:
+        named = writer.get_extra_info("peername")
+        peer = named[0] if isinstance(named, tuple) else named
+        try:
+            silent = self._clients.make_room(peer)
+        except Full:
             writer.transport.abort()
             return
-        self._clients.add(task)
+        if silent is not None:
+            self._clients.leave(silent)
+            silent.cancel()
+        self._clients.enter(task, peer)
         try:
-            await _Conversation(reader, writer, self._pages).hold()
+            await _Conversation(
+                reader,
+                writer,
+                self._pages,
+                partial(self._clients.busy, task),
+                partial(self._clients.idle, task),
+            ).hold()
         except (OSError, TimeoutError, h11.ProtocolError, asyncio.CancelledError):
             pass  # gone, too slow, or not HTTP: nobody is there to be told
         except Exception as error:
             self._throttle.error(
-                "internal error, please report it", kind=repr(error), error_text=repr(error)
+                "internal error, please report it",
+                kind=_log.place_of(error),
+                error_text="".join(traceback.format_exception(error)),
             )
         finally:
-            self._clients.discard(task)
+            self._clients.leave(task)
             if writer.transport.get_write_buffer_size():
                 _reset(writer)
             else:
@@ -87,11 +108,19 @@ class _Conversation:
     """One connection: requests, one after another."""
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pages: Pages
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        pages: Pages,
+        busy: Callable[[], None],
+        idle: Callable[[], None],
     ) -> None:
+        """busy, idle: called when a request is there to be answered, and when it has been."""
         self._reader = reader
         self._writer = writer
         self._pages = pages
+        self._busy = busy
+        self._idle = idle
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MOST_HEAD)
 
     async def hold(self) -> None:
@@ -108,10 +137,12 @@ class _Conversation:
                 return
             if request is None:
                 return
+            self._busy()
             await self._answer(await self._pages.reply(request), request)
             if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
                 return
             self._http.start_next_cycle()
+            self._idle()
             patience = _IDLE_TIMEOUT
 
     async def _request(self) -> h11.Request | None:

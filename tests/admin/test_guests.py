@@ -1,0 +1,111 @@
+"""Who says nothing, or reads nothing, locks nobody out: at the control socket and at the page."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from socketkeep._admin._guests import Full, Guests
+from tests.admin.web import admin_pid, admin_port
+from tests.harness import Server, connect, write_handler
+
+
+def test_the_oldest_idle_one_goes() -> None:
+    guests: Guests[int] = Guests(4, 3, 3)
+    for guest, peer in ((1, "a"), (2, "a"), (3, "b"), (4, "c")):
+        assert guests.make_room(peer) is None
+        guests.enter(guest, peer)
+    assert guests.make_room("b") == 1  # of the peer that has most
+    guests.busy(1)
+    assert guests.make_room("b") == 2
+    guests.busy(2)
+    assert guests.make_room("b") == 3
+    guests.busy(3)
+    with pytest.raises(Full):
+        guests.busy(4)
+    assert guests.make_room("b") == 4
+    guests.leave(4)
+    guests.enter(5, "a")
+    assert guests.make_room("a") == 5  # its share is full
+    guests.leave(5)
+    assert guests.make_room("b") is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["busy", "idle", "leave", ""]))))
+def test_bounds_hold(steps: list[tuple[int, str]]) -> None:
+    """Whoever comes and does what: no more than there is room for, and a peer not its share."""
+    guests: Guests[int] = Guests(6, 3, 5)
+    peers: dict[int, int] = {}
+    for number, (peer, what) in enumerate(steps):
+        try:
+            gone = guests.make_room(peer)
+        except Full:
+            continue
+        if gone is not None:
+            guests.leave(gone)
+            del peers[gone]
+        guests.enter(number, peer)
+        peers[number] = peer
+        assert set(guests) == peers.keys()
+        assert len(peers) <= 6
+        assert max(list(peers.values()).count(each) for each in range(4)) <= 3
+        try:
+            if what:
+                getattr(guests, what)(number)
+        except Full:
+            pass
+        if what == "leave":
+            del peers[number]
+
+
+def ask_page(port: int, target: str, **headers: str) -> int:
+    """Return the status of an answer to GET."""
+    asked = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    asked.putrequest("GET", target, skip_host=True)
+    for name, value in {"Host": "x", **headers}.items():
+        asked.putheader(name, value)
+    asked.endheaders()
+    status = asked.getresponse().status
+    asked.close()
+    return status
+
+
+def test_silent_clients(tmp_path: Path) -> None:
+    """More than there is room for, at both; and targets that no parser of URLs takes."""
+    target = write_handler(tmp_path, "v0", is_async=True)
+    options = ("--admin", "127.0.0.1:0", "--admin-token", "a-token-of-sixteen", "-w", "1")
+    with Server(tmp_path, target, *options) as server, ExitStack() as stack:
+        port = admin_port(server)
+        assert ask_page(port, "/healthz") == 200
+        silent = [stack.enter_context(connect(f"127.0.0.1:{port}", timeout=10)) for _ in range(100)]
+        silent[-1].sendall(b"GET /he")
+        for _ in range(100):
+            asked = stack.enter_context(socket.socket(socket.AF_UNIX))
+            asked.connect(str(server.control))
+        assert server.status()["state"] == "running"
+        assert ask_page(port, "/healthz") == 200
+        assert silent[0].recv(1) == b""
+        silent[-1].sendall(b"althz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert silent[-1].recv(12) == b"HTTP/1.1 200"
+        for hostile in (
+            "//[a1]/",
+            "//[",
+            "http://[x/",
+            "///",
+            "*",
+            "http://x",
+            "/?token=%ED%A0%80",
+        ):
+            assert ask_page(port, hostile) == 401, hostile
+        shown = admin_pid(server)
+        right = {"Authorization": "Bearer a-token-of-sixteen"}
+        assert ask_page(port, "http://x/metrics", **right) == 200
+        assert ask_page(port, "//[a1]/", **right) == 404
+        assert admin_pid(server) == shown
+    assert not server.find("internal error, please report it")
