@@ -31,6 +31,14 @@ LogFormat = Literal["human", "json"]
 #: a thread or async worker serves many, so one is enough; a prefork worker serves one at a time.
 DEFAULT_WORKERS: Final = {"fork": 1, "prefork": 8, "thread": 1, "async": 1}
 
+#: More workers are a slip of the finger: each is a process, and four descriptors of the keeper's.
+MOST_WORKERS: Final = 1000
+
+
+def _check_workers(workers: int) -> None:
+    if workers > MOST_WORKERS:
+        raise ValueError(f"must be at most {MOST_WORKERS}, got {workers}")
+
 
 def _check_target(target: str) -> None:
     module, colon, attribute = target.rpartition(":")
@@ -127,8 +135,9 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
         Option(
             NUMBER,
             ("-w", "--workers"),
-            "Number of workers.",
+            f"Number of workers, {MOST_WORKERS} at most.",
             minimum=0,
+            check=_check_workers,
             zero="the model's default (prefork 8, the others 1)",
         ),
     ] = 0

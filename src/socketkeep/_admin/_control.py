@@ -15,6 +15,7 @@ from socketkeep import _log
 from socketkeep._admin import _snapshots
 from socketkeep._admin._guests import Full, Guests
 from socketkeep._admin._protocol import MAX_REQUEST, Done, Progress, decode_request, encode
+from socketkeep._config import MOST_WORKERS
 from socketkeep._keeper._inheritance import saved_listener
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper._reactor import READABLE, WRITABLE, Reactor, Timer
@@ -357,8 +358,12 @@ class Commands:
 
     def _scale(self, arguments: dict[str, Any], client: Client) -> None:
         workers = arguments.get("workers")
-        if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
-            error = f"scale takes a number of workers, 1 or more, not {workers!r}"
+        if (
+            not isinstance(workers, int)
+            or isinstance(workers, bool)
+            or not 1 <= workers <= MOST_WORKERS
+        ):
+            error = f"scale takes a number of workers, 1 to {MOST_WORKERS}, not {workers!r}"
             client.finish(Done(_EXIT_USAGE, error=error))
         elif self._keeper.order is not None:
             client.finish(Done(_EXIT_FAILED, error="cannot scale: the server is stopping"))

@@ -11,5 +11,5 @@ from socketkeep._cli._server import act, server_options
 @click.argument("workers", metavar="N", type=click.IntRange(min=1))
 @server_options
 def scale(workers: int, control: str, name: str, as_json: bool) -> int:
-    """Serve with N workers; fewer lets connections move or finish, and cuts none."""
+    """Serve with N workers, 1 to 1000; fewer lets connections move or finish, and cuts none."""
     return act("scale", control, name, as_json, {"workers": workers})

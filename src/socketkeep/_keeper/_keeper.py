@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from socketkeep import _log
-from socketkeep._config import DEFAULT_WORKERS, ServeConfig, worker_timeout
+from socketkeep._config import DEFAULT_WORKERS, MOST_WORKERS, ServeConfig, worker_timeout
 from socketkeep._keeper._allotment import Allotment
 from socketkeep._keeper._closer import Closer
 from socketkeep._keeper._connections import Connections
@@ -215,10 +215,13 @@ class Keeper:
         )
 
     def scale(self, workers: int) -> None:
-        """Have so many workers, one at least: those with the fewest connections go first."""
+        """Have so many workers: those with the fewest connections go first.
+
+        One at least, and `MOST_WORKERS` at most, whatever was asked for.
+        """
         if self.order is not None:
             return
-        self.slots.scale(max(1, workers))
+        self.slots.scale(max(1, min(workers, MOST_WORKERS)))
         _log.info("scaled", workers=len(self.slots))
         self._refill()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 from socketkeep import _log
@@ -50,14 +51,17 @@ class Slots:
 
     def scale(self, count: int) -> None:
         """Have `count` slots; those whose workers have the fewest connections go first."""
-        while len(self._numbers) < count:
-            self._numbers.append(next(n for n in range(count) if n not in self._numbers))
+        more = count - len(self._numbers)
+        if more > 0:
+            taken = set(self._numbers)
+            self._numbers += islice((n for n in range(count) if n not in taken), more)
+            return
         opened: Counter[int] = Counter()
         for worker in self._pool:
             if worker.order is None:  # one that is being replaced, too, and not one that retires
                 opened[worker.slot] += worker.open
-        while len(self._numbers) > count:
-            self._numbers.remove(min(self._numbers, key=lambda slot: (opened[slot], -slot)))
+        leaving = sorted(self._numbers, key=lambda slot: (opened[slot], -slot))[: -more or 0]
+        self._numbers = sorted(set(self._numbers).difference(leaving))
 
     def fill(self) -> None:
         """Start the workers that are missing and retire those that are too many."""
@@ -69,8 +73,9 @@ class Slots:
         for slot in self._numbers:
             if slot not in filled:
                 self.start_worker(slot)
+        wanted = set(self._numbers)
         for worker in workers:
-            if worker.slot not in self._numbers:
+            if worker.slot not in wanted:
                 self._retire(worker)
 
     def start_worker(self, slot: int, replaces: Worker | None = None) -> None:
