@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "_happy",
             "_holding",
             "_mistakes",
+            "_net",
             "_passing",
             "_prctl",
             "_printable",
@@ -48,7 +49,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "_socket",
         ),
     ),
-    ("public names", ("__init__",)),
+    ("public names", ("__init__", "proxy")),
     ("testing", ("_testing", "testing")),
     (
         "settings",
