@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "_holding",
             "_mistakes",
             "_net",
+            "_originals",
             "_passing",
             "_prctl",
             "_printable",

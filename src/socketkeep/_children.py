@@ -10,17 +10,19 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Generic, NoReturn, TypeVar
 
-from socketkeep._forking import block_signals, drop, fork_keeping, restore_signals
+from socketkeep._forking import block_signals, drop, fork_keeping, leave, restore_signals
 
 #: Seconds between attempts at a pidfd while other threads have all descriptors.
 _RETRY: Final = 0.01
+
+#: The si_code, which the kernel never gives, of a child that other code has reaped.
+_UNKNOWN: Final = 0
 
 Work = TypeVar("Work")
 
@@ -77,9 +79,14 @@ class Children(Generic[Work]):
     def reap(self, child: Child[Work]) -> os.waitid_result | None:
         """Return how `child` ended, and forget it; None while it has not ended.
 
-        Its pidfd is for the caller to close, once nothing polls it any more.
+        To be called when its pidfd is readable, which is for the caller to close, once nothing
+        polls it any more.  Where the program has reaped it (waitpid(-1), or SIGCHLD ignored) its
+        status is not known: see `is_unknown`.
         """
-        ended = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG)
+        try:
+            ended = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            ended = os.waitid_result((child.pid, 0, int(signal.SIGCHLD), -1, _UNKNOWN))
         if ended is not None:
             del self._running[child.pidfd]
         return ended
@@ -110,18 +117,18 @@ class Children(Generic[Work]):
         except BaseException:
             traceback.print_exc()
         finally:
-            # Not sys.exit: exit handlers and buffers are the parent's, and would run twice.
-            # Without contextlib: each object that a child uses is a page to be copied.
-            try:
-                sys.stdout.flush()
-                sys.stderr.flush()
-            except (OSError, ValueError):
-                pass
-            os._exit(status)
+            leave(status)
+
+
+def is_unknown(ended: os.waitid_result) -> bool:
+    """Whether other code has reaped the process, and nobody here knows how it ended."""
+    return ended.si_code == _UNKNOWN
 
 
 def status_text(ended: os.waitid_result) -> str:
     """Return how a process ended as a log says it."""
+    if is_unknown(ended):
+        return "not known: the program's own code has reaped it"
     if ended.si_code == os.CLD_EXITED:
         return f"exit code {ended.si_status}"
     try:

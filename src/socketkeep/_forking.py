@@ -19,10 +19,11 @@ import _signal  # type: ignore[import-not-found]
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Final, Literal, NoReturn, Protocol, TypeAlias
 from weakref import ref
 
 from socketkeep._errors import Closed, Released, translate
@@ -164,6 +165,21 @@ def fork_keeping(kept: Sequence[Forkable | socket.socket], *, fate: Fate = "give
         return os.fork()
     finally:
         _giving.given = frozenset()
+
+
+def leave(status: int) -> NoReturn:
+    """End a forked process, and write out what it has printed.
+
+    Not sys.exit: exit handlers and buffers are the parent's, and would run twice.  Whatever the
+    code has put in the place of the standard streams: None, closed ones, its own.
+    """
+    try:
+        try:
+            sys.stdout.flush()
+        finally:
+            sys.stderr.flush()
+    finally:
+        os._exit(status)
 
 
 @contextmanager

@@ -17,13 +17,13 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType, TracebackType
 from typing import Final, Protocol, Self
 
 from socketkeep._address import peer_text
-from socketkeep._children import Child, Children, status_text
+from socketkeep._children import Child, Children, is_unknown, status_text
 from socketkeep._errors import (
     Closed,
     HandlerError,
@@ -266,7 +266,7 @@ class ForkingServer:
         ended = self._children.reap(child)
         if ended is None:
             return
-        if ended.si_code != os.CLD_EXITED:
+        if ended.si_code != os.CLD_EXITED and not is_unknown(ended):
             _log.warning("the process of %s died: %s", printable(child.work), status_text(ended))
         self._forget(child)
 
@@ -274,7 +274,8 @@ class ForkingServer:
         """End every child now, and reap them all."""
         self._children.kill()
         for child in self._children:
-            os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOWAIT)
+            with suppress(ChildProcessError):  # the program's own code has reaped it
+                os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOWAIT)
             self._children.reap(child)
             self._forget(child)
         if self._unforked is not None:

@@ -266,6 +266,8 @@ def error(event: str, **fields: object) -> None:
 
 
 def _emit(level: int, event: str, fields: dict[str, object]) -> None:
+    # logging.config disables all loggers that there are, unless it is told otherwise.
+    logger.disabled = False
     if logger.isEnabledFor(level):
         logger.log(level, event, extra={"fields": fields})
 

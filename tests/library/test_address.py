@@ -117,3 +117,20 @@ def test_a_socket_without_a_peer_has_no_peer() -> None:
     with socket.socket() as sock:
         assert peer_text(sock) == ""
     assert local_text(sock) == ""
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (b"\0\xff\xfename", "unix:@\\xff\\xfename"),
+        (b"\0a\0b", "unix:@a\\x00b"),
+        ("\0\u00e9t\u00e9".encode(), "unix:@\u00e9t\u00e9"),
+        ("/tmp/\udcff\x1b[2J\n", "unix:/tmp/\\xff\\x1b[2J\\n"),
+        ("/tmp/\u202e", "unix:/tmp/\\u202e"),
+        ("/a\\b", "unix:/a\\b"),
+        (b"\0\\xff\xff", "unix:@\\\\xff\\xff"),
+    ],
+)
+def test_a_name_that_a_peer_chose_can_be_shown_and_encoded(raw: str | bytes, text: str) -> None:
+    assert format_address(raw) == text
+    assert format_address(raw).encode().decode().isprintable()

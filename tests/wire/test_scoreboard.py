@@ -224,3 +224,23 @@ def test_an_id_says_who_minted_it(boot: int, minted_by: int, number: int) -> Non
     name = scoreboard.connection_id(boot, minted_by, number)
     assert scoreboard.parse_connection_id(name) == (boot, minted_by, number)
     assert len(scoreboard.connection_id(1, 2, 3)) == 5
+
+
+def test_a_row_that_is_given_back_was_never_claimed() -> None:
+    board = make(1)
+    row = board.claim(scoreboard.ACCEPTED)
+    assert row is not None
+    board.record(row)[record.BYTES_IN] = 5
+    board.give_back(row, scoreboard.ACCEPTED)
+    assert (board[OPEN], board[scoreboard.ACCEPTED], board.balance) == (0, 0, 0)
+    assert board.claim() == row
+    assert list(board.record(row)) == [0] * scoreboard.ROW_WORDS
+
+
+def test_what_is_due_for_one_process_is_not_for_the_next() -> None:
+    ours, theirs = make_two()
+    word = scoreboard.UNSERVED_TOLD
+    assert ours.is_due(word, 60)
+    assert not theirs.is_due(word, 60)
+    assert theirs.is_due(word, 0)
+    assert theirs.is_due(scoreboard.FORKED_TOLD, 60)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._worker._accepting import PAUSE, Door, Exhausted, Gate
+from socketkeep._worker._accepting import PAUSE, BadAccept, Door, Exhausted, Gate
 from tests.worker.conftest import Lines
 
 
@@ -209,3 +209,24 @@ def test_a_gate_that_is_closed_has_no_queue(listener: Listener, gate: Gate) -> N
     with connect(listener):
         gate.close_listeners()
         assert not gate.queued()
+
+
+@pytest.mark.parametrize("part", ["Socket", "format_address"])
+def test_whatever_raises_of_one_connection_ends_it_alone(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise LookupError("a bug")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(f"socketkeep._worker._accepting.{part}", fail)
+        door = Door(listener, 0)
+        with connect(listener) as peer:
+            with pytest.raises(BadAccept):
+                door.accept()
+            peer.settimeout(10)
+            assert peer.recv(1) == b"", "its descriptor is closed"
+    with connect(listener) as peer:
+        accepted = Door(listener, 0).accept()
+        assert accepted is not None
+        accepted[0].close()

@@ -47,6 +47,14 @@ def accepted(roster: Roster, sock: socket.socket) -> Entry:
     return entry
 
 
+def attached(roster: Roster, message: Attach, sock: socket.socket) -> Entry | None:
+    """Attach a duplicate of `sock`; what the entry then has is closed: it is only looked at."""
+    entry = roster.attached(message, os.dup(sock.fileno()))
+    if entry is not None:
+        entry.sock.close()
+    return entry
+
+
 def counters(place: Place) -> dict[str, int]:
     from socketkeep._wire._scoreboard import COUNTERS
 
@@ -60,9 +68,9 @@ def test_those_that_hear_of_an_order_at_once_leave_by_turns(
     with a_place(handle, model, rows=3) as place:
         roster = Roster(place.environment, None)
         turns = [accepted(roster, sock).assignment.turn for _ in range(2)]
-        attached = roster.attached(ATTACH, sock)
-        assert attached is not None
-        turns.append(attached.assignment.turn)
+        last = attached(roster, ATTACH, sock)
+        assert last is not None
+        turns.append(last.assignment.turn)
         if model in ("fork", "thread"):
             assert turns[0] == 0
             assert turns[2] - turns[1] == turns[1] > 0
@@ -89,7 +97,7 @@ def test_accepted(place: Place, sock: socket.socket) -> None:
 
 def test_attached_goes_on_where_the_other_worker_was(place: Place, sock: socket.socket) -> None:
     roster = Roster(place.environment, None)
-    entry = roster.attached(ATTACH, sock)
+    entry = attached(roster, ATTACH, sock)
     assert entry is not None
     given = entry.assignment
     assert (given.id, given.epoch, given.attached) == (ATTACH.id, 5, "reload")
@@ -120,7 +128,7 @@ def test_attached_it_is_as_clean_as_it_was(
     def handle(conn: object) -> None: ...
 
     with a_place(handle, "thread", keep="crash") as place:
-        entry = Roster(place.environment, None).attached(message, sock)
+        entry = attached(Roster(place.environment, None), message, sock)
         assert entry is not None
         assert entry.record[record.STATUS] == status
 
@@ -129,13 +137,13 @@ def test_attached_without_room(place: Place, sock: socket.socket) -> None:
     roster = Roster(place.environment, None)
     for _ in range(2):
         accepted(roster, sock)
-    assert roster.attached(ATTACH, sock) is None
+    assert attached(roster, ATTACH, sock) is None
     assert counters(place) == {"accepted": 2}
 
 
 def test_a_parcel_is_what_the_next_worker_is_told(place: Place, sock: socket.socket) -> None:
     roster = Roster(place.environment, None)
-    entry = roster.attached(ATTACH, sock)
+    entry = attached(roster, ATTACH, sock)
     assert entry is not None
     roster.introduce(entry, "the peer")
     entry.record[record.BYTES_IN] += 5
@@ -182,3 +190,42 @@ def test_the_access_log(place: Place, sock: socket.socket, log: Lines) -> None:
 def test_nothing_is_kept_where_that_is_asked_for(sock: socket.socket) -> None:
     with a_place(handle, "thread", keep="none") as place:
         assert not accepted(Roster(place.environment, None), sock).assignment.resumable
+
+
+def test_what_cannot_be_entered_leaves_no_row(
+    place: Place, sock: socket.socket, log: Lines
+) -> None:
+    roster = Roster(place.environment, None)
+    assert roster.accepted(sock, 7) is None, "there is no such listener"
+    for broken in (
+        msgspec.structs.replace(ATTACH, id="none"),
+        msgspec.structs.replace(ATTACH, bytes_in=-1),
+        msgspec.structs.replace(ATTACH, listener=7),
+        msgspec.structs.replace(ATTACH, peer="\udcff"),
+    ):
+        assert attached(roster, broken, sock) is None
+    assert place.board[OPEN] == 0
+    assert counters(place) == {"unserved": 5}
+    assert log.events() == ["connections that cannot be served are closed"], "and no more"
+    assert [accepted(roster, sock).row for _ in range(2)] == [0, 1]
+
+
+def test_what_is_no_socket_is_not_entered(place: Place) -> None:
+    fd = os.open(os.devnull, os.O_RDONLY)
+    assert Roster(place.environment, None).attached(ATTACH, fd) is None
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    assert place.board[OPEN] == 0
+    assert counters(place) == {"unserved": 1}
+
+
+def test_what_cannot_be_served_is_closed(place: Place) -> None:
+    roster = Roster(place.environment, None)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        entry = accepted(roster, ours)
+        roster.cannot_serve(entry, LookupError("a bug"))
+        assert theirs.recv(1) == b""
+        roster.settle(entry)
+    assert place.board[OPEN] == 0
+    assert counters(place) == {"accepted": 1, "closed": 1, "unserved": 1}

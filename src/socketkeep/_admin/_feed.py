@@ -165,6 +165,7 @@ def _changes(last: LiveReport, report: LiveReport) -> Iterator[tuple[str, str, i
         ("lost", "lost", "connections lost with their worker: {}"),
         ("lost", "poisoned", "connections ended because workers died of them: {}"),
         ("error", "handler_errors", "handlers that failed: {}"),
+        ("error", "unserved", "connections that could not be served: {}"),
     ):
         count = getattr(now.totals, name) - getattr(before.totals, name)
         if count > 0:

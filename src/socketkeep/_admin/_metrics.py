@@ -220,6 +220,12 @@ METRICS: Final = (
         _one(lambda report: report.status.totals.poisoned),
     ),
     Metric(
+        "socketkeep_connections_unserved_total",
+        "counter",
+        "Connections that were closed because no handler could be called on them.",
+        _one(lambda report: report.status.totals.unserved),
+    ),
+    Metric(
         "socketkeep_handler_errors_total",
         "counter",
         "Handlers that ended by an exception.",

@@ -68,6 +68,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     worker_deaths: int = 0
     handler_errors: int = 0
     poisoned: int = 0
+    unserved: int = 0
 
 
 class Waits(msgspec.Struct, frozen=True, kw_only=True):

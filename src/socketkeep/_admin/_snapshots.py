@@ -228,6 +228,7 @@ def _totals(keeper: Keeper) -> Totals:
         worker_deaths=counters["worker_deaths"],
         handler_errors=counters["handler_errors"],
         poisoned=counters["poisoned"],
+        unserved=counters["unserved"],
     )
 
 

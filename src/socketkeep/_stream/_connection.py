@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from socketkeep._errors import Busy, Released
+from socketkeep._originals import socket_of
 from socketkeep._stream._assignment import Assignment
 from socketkeep._stream._closing import LINGER, drain, end_for_all, end_writing, reset
 from socketkeep._stream._exchange import CHUNK
@@ -251,7 +252,7 @@ class Connection(Messages):
             if not ended:
                 ended = drain(self._sock, 0.0 if aside else linger)
             if aside and not ended:
-                return socket.socket(fileno=self._sock.detach())
+                return socket_of(self._sock.detach())
             if ended and self._tls is None:  # TLS has an end of its own, which is not EOF
                 os.close(self._sock.detach())  # both directions have ended, for every holder
             else:

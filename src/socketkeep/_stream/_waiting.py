@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import select
 import time
+from select import poll  # the system's, whatever the user's code puts in its place
 from typing import Final
 
 #: poll(2) takes milliseconds in a C int.  Who waits longer than these 24 days is woken once more.
@@ -23,7 +24,7 @@ class Poller:
     def __init__(self, fd: int, events: int, wake_fd: int | None) -> None:
         self.fd = fd
         self._wake_fd = wake_fd
-        self._poll = select.poll()
+        self._poll = poll()
         self.poll = self._poll.poll
         self._poll.register(fd, events)
         if wake_fd is not None:

@@ -58,6 +58,7 @@ class Channel:
 
     def __init__(self, sock: socket.socket, queued: Iterable[Queued] = ()) -> None:
         """Make this end of `sock`; `queued` is what an earlier object on it had still to send."""
+        sock.setblocking(False)  # whatever the default timeout was when the object was made
         self.keepers = 1  # how many there have been at the other end
         self._sock = sock
         self._queue: deque[Queued] = deque(queued)

@@ -16,6 +16,8 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
+from socketkeep._originals import Socket, socket_of
+
 KEEPER: Final = "keeper.sock"
 
 _BACKLOG: Final = 4096
@@ -46,10 +48,11 @@ def listen(directory: str, name: str) -> socket.socket:
     os.makedirs(os.path.dirname(directory), exist_ok=True)
     with contextlib.suppress(FileExistsError):
         os.mkdir(directory, 0o700)
+        os.chmod(directory, 0o700)  # whatever umask the user's code has set
     found = os.lstat(directory)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise PermissionError(f"{directory} is not a directory of uid {os.geteuid()}")
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock = Socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         with _path(directory, name) as path:
             # Under its name only once it listens: who finds it then, and is refused, removes it.
@@ -57,6 +60,7 @@ def listen(directory: str, name: str) -> socket.socket:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(coming)
             sock.bind(coming)
+            os.chmod(coming, 0o600)
             sock.listen(_BACKLOG)
             os.rename(coming, path)
         sock.setblocking(False)
@@ -69,7 +73,7 @@ def listen(directory: str, name: str) -> socket.socket:
 def accept(listener: socket.socket) -> socket.socket | None:
     """Return the next that has come, None when nobody has, or somebody else's process did."""
     try:
-        sock = listener.accept()[0]
+        sock = socket_of(listener._accept()[0])  # type: ignore[attr-defined]
     except OSError:
         return None
     return _of_this_user(sock)
@@ -80,7 +84,7 @@ def connect(directory: str, name: str) -> socket.socket | None:
 
     Waits while the other's queue is full, for some seconds at most.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock = Socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sock.settimeout(_PATIENCE)
     try:
         with _path(directory, name) as path:

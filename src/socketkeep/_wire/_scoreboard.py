@@ -55,6 +55,10 @@ _ROWS: Final = 14
 ATTACHED_UPGRADE: Final = 15
 SEATS_HEARD: Final = 16  # the serial of the `Seats` that the worker goes by, or ACCEPTS_NO_MORE
 REFUSED: Final = 17  # how many connections that were sent to the worker it has refused
+UNSERVED: Final = 18  # how many connections it took and could not begin to serve
+UNSERVED_TOLD: Final = 19  # when the log said so last, CLOCK_MONOTONIC in ns
+FORKED_TOLD: Final = 20  # and that a process which a handler forked came back
+GOES_ON_TOLD: Final = 21  # and that a handler goes on without its connection
 
 #: What a worker that has been retired has heard.
 ACCEPTS_NO_MORE: Final = 2**64 - 1
@@ -70,6 +74,7 @@ COUNTERS: Final = {
     "attached_crash": ATTACHED_CRASH,
     "attached_upgrade": ATTACHED_UPGRADE,
     "lost": LOST,
+    "unserved": UNSERVED,
 }
 _HOW: Final[tuple[Literal["move", "close", "finish"], ...]] = ("move", "close", "finish")
 _COUNTER_OF_END: Final[dict[int, int]] = {
@@ -122,6 +127,19 @@ class Scoreboard:
         with self._lock:
             self._words[word] += amount
 
+    def is_due(self, word: int, every: float) -> bool:
+        """Whether `every` seconds have passed since this was last true of the header's `word`.
+
+        It bounds the rate at which a worker and the processes that it forks say something together.
+        Two that ask in the same microsecond may both be told so.
+        """
+        now = time.monotonic_ns()
+        last = self._words[word]
+        if last and now - last < every * 1e9:
+            return False
+        self._words[word] = now
+        return True
+
     def hear(self, serial: int) -> None:
         """Show that the worker goes by the `Seats` of that serial from here on."""
         self._words[SEATS_HEARD] = serial
@@ -167,6 +185,17 @@ class Scoreboard:
                 if counter is not None:
                     self._words[counter] += 1
         return row
+
+    def give_back(self, row: int, counter: int) -> None:
+        """Free a row that was claimed, as if it never had been: nobody has read anything of it."""
+        start = (HEADER_WORDS + row * ROW_WORDS) * _WORD
+        with self._lock:
+            self._words[OPEN] -= 1
+            self._words[counter] -= 1
+            if self._shelves is not None and (state := self.record(row)[record.STATE]):
+                self._shelves.clear(row, state)
+            self._map[start : start + ROW_WORDS * _WORD] = _BLANK_ROW
+            self._freed.append(row)
 
     def enter(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
 import socket
 import time
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 from socketkeep import _log
 from socketkeep._address import format_address
+from socketkeep._originals import Socket
 
 #: How long nothing is accepted once a descriptor, memory or a process was wanting, in seconds.
 PAUSE: Final = 0.1
@@ -26,6 +28,10 @@ class Exhausted(Exception):
     """The system has no descriptor or memory for one more connection."""
 
 
+class BadAccept(Exception):
+    """One connection was taken and could not be made use of; the listener is as it was."""
+
+
 class Door:
     """One listener, to be accepted from."""
 
@@ -35,15 +41,14 @@ class Door:
         self.index = index
         # As `socket.accept` does it, but what it asks the listener each time is asked once.
         self._accept: Callable[[], tuple[int, Any]] = listener._accept  # type: ignore[attr-defined]
-        self._make = partial(
-            socket.socket, int(listener.family), int(listener.type), listener.proto
-        )
+        self._make = partial(Socket, int(listener.family), int(listener.type), listener.proto)
 
     def accept(self) -> tuple[socket.socket, str] | None:
         """Return the next connection and its peer's address, "" where accept(2) does not tell it.
 
         None when another process took it, and for errors of the connection itself, which accept(2)
-        on Linux passes on: the peer has given up.  Raises Exhausted.
+        on Linux passes on: the peer has given up.  Raises Exhausted; BadAccept for whatever else
+        concerns this one connection, which is closed; OSError when the listener is none.
         """
         try:
             fd, address = self._accept()
@@ -55,7 +60,18 @@ class Door:
             if error.errno in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
                 raise
             return None
-        return self._make(fd), format_address(address) if address else ""
+        except Exception as error:
+            raise BadAccept from error
+        try:
+            sock = self._make(fd)
+        except Exception as error:
+            os.close(fd)
+            raise BadAccept from error
+        try:
+            return sock, format_address(address) if address else ""
+        except Exception as error:
+            sock.close()
+            raise BadAccept from error
 
 
 class Gate:
@@ -132,7 +148,7 @@ class Gate:
     def accept(self, fd: int) -> tuple[socket.socket, str, int] | None:
         """Return a connection, its peer and its listener's number; None: there is none, or no room.
 
-        The peer's address is "" where it is not known yet.
+        The peer's address is "" where it is not known yet.  Raises BadAccept.
         """
         door = self._doors.get(fd)
         if door is None:

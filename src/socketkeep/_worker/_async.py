@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from typing import Final
+from weakref import ref
 
 from socketkeep import _log
-from socketkeep._forking import disown_all, own_all
+from socketkeep._forking import disown_all, leave, own_all
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._assignment import Handover, Order, handling
 from socketkeep._wire._channel import ChannelClosed, Packet
@@ -27,17 +27,18 @@ from socketkeep._wire._messages import (
     Seats,
     StartFailed,
 )
-from socketkeep._worker._accepting import PAUSE, Door, Exhausted
+from socketkeep._worker._accepting import PAUSE, BadAccept, Door, Exhausted
 from socketkeep._worker._allowance import Allowance
 from socketkeep._worker._asking import Asking
 from socketkeep._worker._departures import Departures
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._keeping import Offers
 from socketkeep._worker._outcome import note_end, note_exception, was_detached
+from socketkeep._worker._process import end_forked, mend_process
 from socketkeep._worker._reactor import Reactor
 from socketkeep._worker._roster import Entry, Roster
 from socketkeep._worker._stranded import ON_THEIR_OWN, Stranded
-from socketkeep._worker._target import users_traceback
+from socketkeep._worker._target import LoadError, check_replaced, users_traceback
 
 #: How many connections one readiness of a listener may bring, before others get their turn.
 _ACCEPTS_AT_ONCE: Final = 16
@@ -60,7 +61,15 @@ def run_async(environment: Environment) -> None:
 async def _serve(environment: Environment) -> None:
     async with AsyncExitStack() as stack:
         try:
+            pid = os.getpid()
             await _enter_lifespan(environment, stack)
+            if os.getpid() != pid:
+                leave(0)  # it has forked, and this is its child: no second worker
+            check_replaced()
+            mend_process()
+        except LoadError as error:
+            environment.channel.send_now(StartFailed(error.text))
+            return
         except Exception as error:
             text = f"the lifespan failed:\n{users_traceback(error)}"
             environment.channel.send_now(StartFailed(text))
@@ -136,11 +145,28 @@ class AsyncWorker:
         self._loop.add_reader(self._channel.fileno(), self._read_channel)
         self._channel.send_now(Ready(os.getpid()))
         own_all(self._crew)
+        self._end_forks()
         await self._finished
         disown_all(self._crew)
         self._reactor.close()
         if self._stranded is not None:
             self._stranded.close()
+
+    def _end_forks(self) -> None:
+        """Have a process that a handler forks end where it would come back to the loop.
+
+        The loop's epoll and the channel are this process's: that one would take what is meant for
+        this one.
+        """
+        pid, seen = os.getpid(), ref(self)
+
+        def in_child() -> None:
+            worker = seen()
+            if worker is not None and not worker._finished.done() and os.getppid() == pid:
+                board = worker._environment.scoreboard
+                worker._loop.call_soon(end_forked, worker._name, board, None)
+
+        os.register_at_fork(after_in_child=in_child)
 
     @property
     def _open(self) -> int:
@@ -203,6 +229,9 @@ class AsyncWorker:
             except Exhausted as error:
                 self._pause(str(error))
                 return
+            except BadAccept as error:
+                self._roster.note_unserved(error)
+                continue
             if accepted is None:
                 return
             sock, peer = accepted
@@ -228,11 +257,8 @@ class AsyncWorker:
         entry = None
         reason = "out of file descriptors"
         if packet.descriptors and self._order is None:
-            sock = socket.socket(fileno=packet.descriptors[0])
-            entry = self._roster.attached(message, sock)
+            entry = self._roster.attached(message, packet.descriptors[0])
             reason = "no seat"
-            if entry is None:
-                sock.close()
         else:
             packet.close()
         if entry is None:
@@ -250,6 +276,13 @@ class AsyncWorker:
     # Serving.
 
     def _start(self, entry: Entry) -> None:
+        try:
+            self._begin(entry)
+        except Exception as error:  # of this connection alone
+            self._roster.cannot_serve(entry, error)
+            self._settle(entry)
+
+    def _begin(self, entry: Entry) -> None:
         entry.assignment.reactor = self._reactor
         conn = AsyncConnection(entry.sock, assignment=entry.assignment)
         if not entry.peer:
@@ -260,11 +293,24 @@ class AsyncWorker:
             self._offers.add(entry, entry.offer)
 
     async def _handle(self, entry: Entry, conn: AsyncConnection) -> None:
+        try:
+            await self._call_handler(entry, conn)
+        except Exception as error:  # of this connection alone
+            self._roster.cannot_serve(entry, error)
+            if entry in self._serving:
+                self._settle(entry)
+
+    async def _call_handler(self, entry: Entry, conn: AsyncConnection) -> None:
         if entry.assignment.resumable:  # who asks for it
             handling.set(conn)
+        pid = os.getpid()
         try:
             await self._call(conn)
+            if os.getpid() != pid:
+                end_forked(self._name, self._environment.scoreboard, None)
         except BaseException as error:
+            if os.getpid() != pid:
+                end_forked(self._name, self._environment.scoreboard, error)
             if isinstance(error, asyncio.CancelledError) and self._order is not None:
                 entry.why = _TOO_LATE
             else:

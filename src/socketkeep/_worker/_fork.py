@@ -18,7 +18,8 @@ from typing import Final
 from msgspec import structs
 
 from socketkeep import _log
-from socketkeep._children import Child, Children, status_text
+from socketkeep._children import Child, Children, is_unknown, status_text
+from socketkeep._originals import socket_pair
 from socketkeep._stream import _record as record
 from socketkeep._stream._assignment import Assignment, Order
 from socketkeep._stream._connection import Connection
@@ -95,7 +96,7 @@ class ForkModel:
         # As a row of the scoreboard is: bytecode is rewritten for the types that it meets.
         words = memoryview(bytearray(8 * record.WORDS)).cast("Q")
         for _ in range(_REHEARSALS):
-            ours, theirs = socket.socketpair()
+            ours, theirs = socket_pair()
             with theirs:
                 theirs.send(b"\n")
                 theirs.shutdown(socket.SHUT_WR)
@@ -110,8 +111,11 @@ class ForkModel:
         if ended is None:
             return
         entry = child.work
-        died = ended.si_status != 0
         end = entry.record[record.ENDED]
+        if is_unknown(ended):
+            died = end in (record.NOT_YET, record.DETACHED)
+        else:
+            died = ended.si_status != 0
         if end == record.NOT_YET or (died and end == record.DETACHED):
             self._loop.roster.orphan(entry)
         if died:
@@ -144,6 +148,10 @@ class ForkModel:
         except BaseException:
             _log.error("connection's process failed", traceback=traceback.format_exc())
             sys.exit(1)
+        if entry.record[record.ENDED] == record.DETACHED:
+            # The keeper has it.  The status alone would not say so to a parent whose children are
+            # reaped by the user's code.
+            entry.record[record.ENDED] = record.TAKEN
 
 
 def _echo(conn: Connection) -> None:

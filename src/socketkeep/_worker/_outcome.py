@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Coroutine
 
 from socketkeep import _log
@@ -39,7 +38,6 @@ def note_exception(error: BaseException, conn: Exchange, entry: Entry) -> None:
     entry.why = "the handler failed"
     entry.record[record.HANDLER_ERRORS] += 1
     _log.error("handler failed", id=conn.id, peer=conn.peer, traceback=users_traceback(error))
-    sys.stderr.flush()
 
 
 def note_end(conn: Exchange, entry: Entry) -> None:

@@ -6,12 +6,14 @@ import itertools
 import os
 import socket
 import time
+import traceback
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from socketkeep import _log
 from socketkeep._config import park_after
+from socketkeep._originals import socket_of
 from socketkeep._stream import _record as record
 from socketkeep._stream._assignment import Assignment, Attached, Handover, Retirement
 from socketkeep._stream._record import Ended, Status
@@ -34,6 +36,9 @@ _COUNTER_OF_REASON: Final[dict[Attached, int]] = {
     "parked": scoreboard.ATTACHED_PARKED,
     "crash": scoreboard.ATTACHED_CRASH,
 }
+
+#: Seconds between two lines of the log that say that a connection could not be served.
+_TOLD_EVERY: Final = 10.0
 
 #: Seconds from one connection's move to the next one's, where each hears by itself that it is to
 #: move: what a move takes, so that no more than a few are on their way at a time.
@@ -77,12 +82,24 @@ class Roster:
         self._park_after = park_after(config, environment.model) if resumable else None
 
     def accepted(self, sock: socket.socket, listener: int, peer: str = "") -> Entry | None:
-        """Enter a new connection; None when the scoreboard is full.  peer: its address if known."""
-        environment = self._environment
-        board = environment.scoreboard
+        """Enter a new connection; None when that cannot be, and it is the caller's still.
+
+        peer: its address if known.
+        """
+        board = self._environment.scoreboard
         row = board.claim(scoreboard.ACCEPTED)
         if row is None:
             return None
+        try:
+            return self._enter(row, sock, listener, peer)
+        except Exception as error:
+            board.give_back(row, scoreboard.ACCEPTED)
+            self.note_unserved(error, peer)
+            return None
+
+    def _enter(self, row: int, sock: socket.socket, listener: int, peer: str) -> Entry:
+        environment = self._environment
+        board = environment.scoreboard
         number = next(self._numbers)
         words = board.enter(
             row, environment.boot, environment.serial, number, self._pid, listener, peer
@@ -94,12 +111,32 @@ class Roster:
             entry.offer = Offer(environment.channel, entry, at)
         return entry
 
-    def attached(self, message: Attach, sock: socket.socket) -> Entry | None:
-        """Enter a connection that another worker detached; None when there is no room."""
-        environment = self._environment
-        row = environment.scoreboard.claim(_COUNTER_OF_REASON[message.attached])
-        if row is None:
+    def attached(self, message: Attach, fd: int) -> Entry | None:
+        """Enter a connection that another worker detached; None, and it is closed, if it cannot be.
+
+        fd: the connection, as far as the keeper knows.
+        """
+        try:
+            sock = socket_of(fd)
+        except OSError as error:
+            os.close(fd)
+            self.note_unserved(error, message.peer)
             return None
+        board = self._environment.scoreboard
+        counter = _COUNTER_OF_REASON[message.attached]
+        row = board.claim(counter)
+        try:
+            if row is not None:
+                return self._enter_again(row, message, sock)
+        except Exception as error:
+            assert row is not None
+            board.give_back(row, counter)
+            self.note_unserved(error, message.peer)
+        sock.close()
+        return None
+
+    def _enter_again(self, row: int, message: Attach, sock: socket.socket) -> Entry:
+        environment = self._environment
         boot, minted_by, number = scoreboard.parse_connection_id(message.id)
         words = environment.scoreboard.record(row)
         words[record.BOOT] = boot
@@ -155,6 +192,29 @@ class Roster:
             park_after=park_after,
             retirement=None if retirement is None else Patience(retirement),
         )
+
+    def cannot_serve(self, entry: Entry, error: Exception) -> None:
+        """End a connection on which no handler can be called: it alone, whatever it was.
+
+        Its row is the caller's to settle.
+        """
+        entry.sock.close()
+        entry.record[record.ENDED] = Ended.CLOSED
+        entry.why = "it could not be served"
+        self.note_unserved(error, entry.peer)
+
+    def note_unserved(self, error: BaseException, peer: str = "") -> None:
+        """Count a connection that could not be served, and say so at a bounded rate."""
+        board = self._environment.scoreboard
+        board.add(scoreboard.UNSERVED)
+        if board.is_due(scoreboard.UNSERVED_TOLD, _TOLD_EVERY):
+            lines = traceback.format_exception(error)
+            _log.warning(
+                "connections that cannot be served are closed",
+                peer=peer,
+                count=board[scoreboard.UNSERVED],
+                traceback="".join(lines).rstrip(),
+            )
 
     def introduce(self, entry: Entry, peer: str) -> None:
         """Show who the entry's peer is, where it was not told before."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from socketkeep._wire._messages import (
     Retire,
     Seats,
 )
-from socketkeep._worker._accepting import Gate
+from socketkeep._worker._accepting import BadAccept, Gate
 from socketkeep._worker._allowance import Allowance
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._handing import give_back, hand_over
@@ -37,6 +36,7 @@ from socketkeep._worker._outcome import (
     refuse_coroutine,
     was_detached,
 )
+from socketkeep._worker._process import end_forked
 from socketkeep._worker._reserve import Reserve
 from socketkeep._worker._roster import Entry, Roster
 from socketkeep._worker._stranded import ON_THEIR_OWN, Stranded
@@ -186,7 +186,11 @@ class SyncLoop:
         for _ in range(IN_A_ROW if several else 1):
             if self.order is not None or not self._allowance.permits(self.open):
                 return
-            accepted = self.gate.accept(fd)
+            try:
+                accepted = self.gate.accept(fd)
+            except BadAccept as error:
+                self.roster.note_unserved(error)
+                return
             self._queueing = several and accepted is not None
             if accepted is None:
                 return
@@ -227,10 +231,8 @@ class SyncLoop:
             reason = "no seat" if packet.descriptors else "out of file descriptors"
             self._refuse(message.id, message.epoch, reason)
             return
-        sock = socket.socket(fileno=packet.descriptors[0])
-        entry = self.roster.attached(message, sock)
+        entry = self.roster.attached(message, packet.descriptors[0])
         if entry is None:
-            sock.close()
             self._refuse(message.id, message.epoch, "no seat")
             return
         # Before a byte is read: until this arrives the keeper may give the connection to another.
@@ -309,7 +311,16 @@ def run_handler(loop: SyncLoop, entry: Entry, lingering: Lingering | None = None
     """Call the handler on a connection, in this thread, and end or hand over the connection.
 
     lingering: where the peer's end is waited for, if not here; `SyncLoop.done` is to follow.
+    Whatever raises here ends this connection and nothing else.
     """
+    try:
+        _serve(loop, entry, lingering)
+    except Exception as error:
+        loop.roster.cannot_serve(entry, error)
+        loop.roster.log_end(entry)
+
+
+def _serve(loop: SyncLoop, entry: Entry, lingering: Lingering | None) -> None:
     while True:
         entry.assignment.keeping = entry.offer
         conn = Connection(entry.sock, assignment=entry.assignment)
@@ -332,12 +343,18 @@ def run_handler(loop: SyncLoop, entry: Entry, lingering: Lingering | None = None
 
 def _call_handler(loop: SyncLoop, entry: Entry, conn: Connection) -> None:
     handler = loop.environment.handler
+    board = loop.environment.scoreboard
+    pid = os.getpid()
     token = handling.set(conn)
     try:
         returned = handler.call(conn)
+        if os.getpid() != pid:
+            end_forked(handler.name, board, None)
         if returned is not None:
             refuse_coroutine(returned, handler.name)
     except BaseException as error:
+        if os.getpid() != pid:
+            end_forked(handler.name, board, error)
         note_exception(error, conn, entry)
     finally:
         handling.reset(token)

@@ -15,11 +15,14 @@ from typing import Final, Literal
 from socketkeep._config import ServeConfig
 from socketkeep._errors import HandlerError
 from socketkeep._handlers import Handler, inspect_handler
+from socketkeep._originals import replaced
 
 Model = Literal["fork", "prefork", "thread", "async"]
 
 EXIT_USAGE: Final = 2
 EXIT_LOAD_FAILED: Final = 4
+#: Who is known to replace parts of the standard library.
+_PATCHERS: Final = ("gevent.monkey", "eventlet.patcher")
 _OURS: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -91,6 +94,18 @@ def choose_model(handler: Handler, wanted: str) -> Model:
         "async": "async",
     }
     return models[wanted]
+
+
+def check_replaced() -> None:
+    """Raise LoadError where the user's code has replaced what the workers are made of."""
+    names = replaced()
+    if names:
+        by = next((name for name in _PATCHERS if name in sys.modules), "")
+        raise LoadError(
+            f"the code replaces {', '.join(names)}{by and f', by {by}'}: the workers' own waits and"
+            " locks would be its, and stand still. Leave the patching out, and choose a model that"
+            " serves many connections a process: -k thread, or -k async with an async handler"
+        )
 
 
 def check_lifespan(lifespan: object, model: Model) -> None:

@@ -13,15 +13,16 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import NoReturn
 
 import msgspec
 
 from socketkeep import _log
 from socketkeep._config import ServeConfig
-from socketkeep._forking import exempt, fork_keeping, guard, signals_blocked
+from socketkeep._forking import exempt, fork_keeping, guard, leave, signals_blocked
 from socketkeep._handlers import Handler
+from socketkeep._originals import socket_of
 from socketkeep._roles import Role
 from socketkeep._titles import set_title
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet
@@ -36,11 +37,13 @@ from socketkeep._wire._messages import (
 )
 from socketkeep._wire._scoreboard import Scoreboard
 from socketkeep._worker._environment import Environment
+from socketkeep._worker._process import mend_process
 from socketkeep._worker._signals import leave_to_keeper
 from socketkeep._worker._target import (
     LoadError,
     Model,
     check_lifespan,
+    check_replaced,
     choose_model,
     load_handler,
     users_traceback,
@@ -86,8 +89,13 @@ class Template:
             resource.setrlimit(resource.RLIMIT_NOFILE, (load.descriptors, hard))
         self._suffix = f" [{load.name}]" if load.name else ""
         set_title(Role.TEMPLATE, f"generation {load.generation}{self._suffix}")
-        self._listeners = [socket.socket(fileno=fd) for fd in packet.descriptors]
+        self._listeners = [socket_of(fd) for fd in packet.descriptors]
+        pid = os.getpid()
         self._handler: Handler = load_handler(self._config)
+        if os.getpid() != pid:
+            leave(0)  # the code has forked, and this is its child: no second template
+        check_replaced()
+        mend_process()
         self._model: Model = choose_model(self._handler, self._config.model)
         self._run = runner(self._model)
         threads = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
@@ -116,7 +124,10 @@ class Template:
         except OSError as error:
             self._channel.send_now(ForkFailed(message.serial, error.strerror or str(error)))
         else:
-            os.waitpid(pid, 0)
+            # The code may have reaped it: by a SIGCHLD handler that waits for any child, or for
+            # that it ignores the signal, in which case the kernel does.
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)
         packet.close()
 
     def _fork_on(self, message: ForkWorker, descriptors: list[int]) -> NoReturn:
@@ -168,14 +179,12 @@ class Template:
         finally:
             _log.catch_up()
             # Not sys.exit: exit handlers and buffers are the template's, and would run twice.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+            leave(status)
 
 
 def _exempt_socket(fd: int) -> socket.socket:
     """Return the socket of a channel, which every child keeps, though the user guards forks."""
-    sock = socket.socket(fileno=fd)
+    sock = socket_of(fd)
     exempt(sock)
     return sock
 
@@ -218,11 +227,21 @@ def _lifespan(environment: Environment) -> Iterator[bool]:
         manager = make() if make else nullcontext()
         check_lifespan(manager, environment.model)
         assert isinstance(manager, AbstractContextManager)
+        pid = os.getpid()
         manager.__enter__()
+        if os.getpid() != pid:
+            leave(0)  # it has forked, and this is its child: no second worker
     except Exception as error:
         environment.channel.send_now(StartFailed(f"the lifespan failed:\n{users_traceback(error)}"))
         yield False
         return
+    try:
+        check_replaced()
+    except LoadError as error:
+        environment.channel.send_now(StartFailed(error.text))
+        yield False
+        return
+    mend_process()
     try:
         yield True
     except BaseException:
