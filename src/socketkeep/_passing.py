@@ -11,6 +11,8 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import stat
+import sys
 from array import array
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -29,6 +31,8 @@ _TRUNCATED: Final = int(socket.MSG_CTRUNC)
 _SOCKET_LEVEL: Final = int(socket.SOL_SOCKET)
 _RIGHTS: Final = int(socket.SCM_RIGHTS)
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+
+_BLOCK: Final = 512  # of st_blocks, stat(2)
 
 #: The longest payload that `pack` makes.
 PAYLOAD_LIMIT: Final = INLINE_LIMIT + 1
@@ -84,16 +88,67 @@ def in_memfd(payload: bytes) -> bool:
     return payload == _IN_MEMFD
 
 
-def unpack(received: Received) -> bytes | memoryview | None:
+class Unfit(ValueError):
+    """A descriptor that was received is not what it is said to be; nothing was done with it."""
+
+
+class TooLarge(Unfit):
+    """It is a memfd as it should be, and holds more than the receiver takes."""
+
+
+def unpack(received: Received, most: int = sys.maxsize) -> bytes | memoryview | None:
     """Return the message, and take its memfd out of the descriptors.
 
-    None when the memfd is among the descriptors that did not arrive.
+    None when the memfd is among the descriptors that did not arrive.  Raises Unfit when it is no
+    memfd such as `pack` makes, TooLarge when it has more than `most` bytes; it is closed then, and
+    the other descriptors still are the receiver's.
     """
     if not in_memfd(received.data):
         return memoryview(received.data)[1:]
     if received.truncated:
         return None
     if not received.descriptors:
-        return b""  # not ours: none was sent
-    with open(received.descriptors.pop(), "rb") as body:
-        return body.read()
+        raise Unfit("no descriptor came with a message that is in one")
+    fd = received.descriptors.pop()
+    try:
+        size = sealed_size(fd, _SEALS)
+        if size > most:
+            raise TooLarge(f"a message of {size} bytes")
+        return os.pread(fd, size, 0)
+    finally:
+        os.close(fd)
+
+
+def sealed_size(fd: int, seals: int) -> int:
+    """Return the size of a memfd that has these seals and is not sparse.  Raises Unfit.
+
+    Asked before anything is read or mapped: of a pipe a read may never return, of a file of holes
+    it takes memory that the sender never had, and a mapping of what its sender shortens is met by
+    SIGBUS.
+    """
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        raise Unfit(f"a memfd was to come, not {_kind(found.st_mode)}")
+    if has_seals(fd) & seals != seals:
+        raise Unfit("a memfd came without its seals")
+    if found.st_blocks * _BLOCK < found.st_size and seals & fcntl.F_SEAL_WRITE:
+        raise Unfit("a memfd came that is sparse")
+    return found.st_size
+
+
+def has_seals(fd: int) -> int:
+    """Return the seals of a memfd, 0 for what can have none."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:
+        return 0
+
+
+def _kind(mode: int) -> str:
+    kinds = (
+        (stat.S_ISFIFO, "a pipe"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISCHR, "a device"),
+    )
+    return next((text for is_kind, text in kinds if is_kind(mode)), "another descriptor")

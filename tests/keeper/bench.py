@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -38,11 +39,19 @@ class Bench:
         self.clock = Clock()
         self.reactor = SteppedReactor(self.clock)
         self.system = FakeSystem()
-        self.listener = Listener.bind("127.0.0.1:0")
+        # Of the files' kind: its connections are as quick as a pair of sockets, and are told to be
+        # the server's own.
+        self._directory = tempfile.TemporaryDirectory(prefix="bench-")
+        self.listeners = [
+            Listener.bind(f"unix:{self._directory.name}/listener.sock"),
+            Listener.bind("127.0.0.1:0"),
+        ]
+        # The workers' handles: the keeper closes its own at a stop.
+        self._entrances = [socket.socket(fileno=os.dup(each.fileno())) for each in self.listeners]
         self.config = ServeConfig(
             target="app:handle", **{"start_timeout": 30.0, "worker_timeout": "off", **options}
         )
-        self.keeper = Keeper(self.config, self.reactor, self.system, [self.listener], BOOT)
+        self.keeper = Keeper(self.config, self.reactor, self.system, self.listeners, BOOT)
         self._assemble()
         self.outcomes: list[Outcome] = []
         self._peers: list[socket.socket] = []
@@ -94,7 +103,7 @@ class Bench:
             *(link._channel._sock for link in links),
             *(held.sock for held in old.connections.custody),
             *old.closer._closing,
-            self.listener.sock,
+            *(listener.sock for listener in self.listeners),
         ):
             if sock.fileno() >= 0:
                 assert sock.fileno() in state.descriptors
@@ -105,13 +114,12 @@ class Bench:
                     os.close(child.pidfd)
         self.reactor.close()
         self.reactor = SteppedReactor(self.clock)
-        (saved,) = state.keeper.listeners
-        self.listener = restored_listener(saved)
+        self.listeners = [restored_listener(saved) for saved in state.keeper.listeners]
         self.keeper = Keeper(
             state.config,
             self.reactor,
             self.system,
-            [self.listener],
+            self.listeners,
             state.keeper.boot,
             state.keeper.name,
         )
@@ -123,6 +131,11 @@ class Bench:
             assert former.ownership == held.ownership
             held.ownership = former.ownership  # so that what is told of it is one account
         self.keeper.finish_upgrade(self.outcomes.append)
+
+    @property
+    def listener(self) -> Listener:
+        """The first of its listeners."""
+        return self.listeners[0]
 
     @property
     def template(self) -> Template:
@@ -183,13 +196,11 @@ class Bench:
 
     def connect(self, *, tcp: bool = False) -> tuple[socket.socket, socket.socket]:
         """Return a peer's socket and the accepted one; only with `tcp` a reset can be told."""
-        if tcp:
-            peer = socket.socket()
-            with socket.create_server(("127.0.0.1", 0)) as server:
-                peer.connect(server.getsockname())
-                accepted, _ = server.accept()
-        else:
-            peer, accepted = socket.socketpair()
+        entrance = self._entrances[tcp]
+        peer = socket.socket(entrance.family)
+        peer.connect(entrance.getsockname())
+        accepted, _ = entrance.accept()
+        accepted.setblocking(False)
         peer.setblocking(False)
         self._peers.append(peer)
         return peer, accepted
@@ -223,7 +234,9 @@ class Bench:
         for peer in self._peers:
             peer.close()
         self.system.close()
-        self.listener.close()
+        for each in (*self._entrances, *self.listeners):
+            each.close()
+        self._directory.cleanup()
         self.reactor.close()
         assert stopped, "the keeper does not end"
         assert not unreaped

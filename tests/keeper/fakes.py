@@ -237,6 +237,15 @@ class FakeSystem(System):
     def children(self) -> set[int]:
         return {p.pid for p in self.processes.values() if p.is_child and not p.reaped}
 
+    def has_mapped(self, pid: int, memfd: int, *, child: bool) -> bool:
+        return pid in self.processes
+
+    def is_forked_by(self, pid: int, template: int) -> bool:
+        return pid in self.processes
+
+    def descendants(self) -> set[int]:
+        return {p.pid for p in self.processes.values() if not p.reaped}
+
     def resident_bytes(self, pid: int) -> int:
         return self.resident.get(pid, 0)
 

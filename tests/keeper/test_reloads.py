@@ -19,7 +19,7 @@ def test_start(bench: Bench) -> None:
     assert bench.keeper.state == "starting"
     assert bench.template.load is not None
     assert bench.template.load.generation == 1
-    assert bench.template.load.listeners == [bench.listener.text]
+    assert bench.template.load.listeners == [each.text for each in bench.listeners]
     first, second = bench.bring_up()
     assert bench.keeper.state == "running"
     assert {first.slot, second.slot} == {0, 1}

@@ -47,14 +47,21 @@ class Children:
         """The children that have not been reaped."""
         return set(self._watched)
 
-    def watch(self, pid: int, ended: Ended, *, adopted: bool = False) -> None:
+    def watch(
+        self, pid: int, ended: Ended, *, adopted: bool = False, pidfd: int | None = None
+    ) -> None:
         """Call `ended` when the child has ended.
 
         adopted: it is another process's child, as the workers are that another keeper started; how
-        it ended is then not known.
+        it ended is then not known.  pidfd: of the child, which is taken; None: one is opened.
         """
+        self.unwatch(pid)  # of a process that was taken for another's
         child = self._watched[pid] = _Child(pid, ended, adopted)
-        self._open(child)
+        if pidfd is None:
+            self._open(child)
+        else:
+            child.pidfd = pidfd
+            self._reactor.register(pidfd, lambda _events: self._reap(child))
 
     def unwatch(self, pid: int) -> None:
         """Leave a child to itself."""

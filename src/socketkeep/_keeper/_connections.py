@@ -19,10 +19,12 @@ from socketkeep._keeper._moves import Moves
 from socketkeep._keeper._ownership import Ownership, Stale, State
 from socketkeep._keeper._parking import Parking
 from socketkeep._keeper._reactor import Reactor
+from socketkeep._keeper._screening import Nonsense, Screening
 from socketkeep._keeper._state import KeepOpen, SavedConnection, SavedConnections
 from socketkeep._keeper._verdict import judge
 from socketkeep._keeper._workers import Worker
 from socketkeep._options import limit_seconds
+from socketkeep._passing import Unfit
 from socketkeep._stream import _record as record
 from socketkeep._stream._closing import reset
 from socketkeep._stream._record import Ended as End
@@ -40,6 +42,11 @@ from socketkeep._wire._messages import (
 from socketkeep._wire._scoreboard import id_of, keep_token
 
 _ACKNOWLEDGED: Final = b"\1"
+#: Bytes received and not dealt with that the keeper holds of all connections together, at most.
+_MOST_UNREAD: Final = 512 * 1024 * 1024
+_FEW_UNREAD: Final = 65536
+#: What a row's word may say of a time or an amount, so that the next worker can add to it.
+_LARGEST: Final = 2**63 - 1
 
 
 class Connections:
@@ -53,8 +60,10 @@ class Connections:
         closer: Closer,
         targets: Callable[[], Iterable[Worker]],
         changed: Callable[[], None],
+        screening: Screening,
     ) -> None:
         self._reactor = reactor
+        self._screening = screening
         self._config = config
         self._listeners = listeners
         self._closer = closer
@@ -153,6 +162,7 @@ class Connections:
         if packet.truncated:
             self._out_of_descriptors()
         held = None
+        gave = bool(packet.descriptors)
         if parcel is not None and not packet.truncated:
             held = self._detached(worker, packet, parcel)
         if parcel is None or held is None:
@@ -162,13 +172,12 @@ class Connections:
             worker.link.send(Acknowledged(name, epoch, taken=False))
             return
         worker.departures += 1
+        for pipe in packet.descriptors:
+            # The sender died, or has filled the pipe meanwhile: it is held all the same.
+            with contextlib.suppress(OSError):
+                os.write(pipe, _ACKNOWLEDGED)
         # Who gave no descriptor knows that there is one here, and does not wait for an answer.
-        pipe = packet.descriptors[1:]
-        for fd in pipe:
-            with contextlib.suppress(BrokenPipeError):  # the sender died: it is held all the same
-                os.write(fd, _ACKNOWLEDGED)
-            os.close(fd)
-        if len(packet.descriptors) == 1:
+        if gave and not packet.descriptors:
             if parcel.row >= 0:
                 worker.scoreboard.record(parcel.row)[record.ENDED] = End.TAKEN
             worker.link.send(Acknowledged(parcel.id, parcel.epoch, taken=True))
@@ -198,17 +207,30 @@ class Connections:
         if packet.truncated or (name, row[record.EPOCH]) != (message.id, message.epoch):
             if packet.truncated:
                 self._out_of_descriptors()  # the worker, not answered, offers it again
-            packet.close()
             return
-        if message.id in self.custody:
-            packet.close()
-        else:
-            parcel = self._parcel(message.id, row, message.listener, message.peer, None)
+        held = self.custody.get(name)
+        if held is None:
+            self._require_its_own(worker, name)
+            listener = worker.listener(message.listener)
+            parcel = self._parcel(name, row, listener, message.peer, None)
             ownership = Ownership(State.OWNED, message.epoch, worker.serial)
-            sock = socket.socket(fileno=packet.descriptors[0])
+            sock = socket.socket(fileno=packet.descriptors.pop())
             now = self._reactor.clock()
             self.custody.put(Held(parcel, sock, ownership, now, row=message.row))
+        elif held.ownership.worker != worker.serial:
+            self._refuse_stale(worker, name, "not with this worker")
+            return
         row[record.KEEP] = token
+
+    def unfit(self, worker: Worker, packet: Packet) -> None:
+        """The descriptor of a connection was none: a handler has closed it, and a file has its
+        number."""
+        match packet.message:
+            case Detached(id=name, epoch=epoch):
+                worker.link.send(Acknowledged(name, epoch, taken=False))
+            case Keep(row=row):
+                # Or it would be offered again and again.
+                worker.scoreboard.record(row)[record.KEEP] = record.NOT_KEPT
 
     def ended(self, worker: Worker, message: Ended) -> None:
         """A worker ended connections of which it had entrusted a handle."""
@@ -219,7 +241,7 @@ class Connections:
                     continue  # its offer did not arrive
                 held.ownership.ended(epoch)
             except Stale as error:
-                _log.error("refused a stale message", id=name, error=str(error), **worker.label)
+                self._refuse_stale(worker, name, str(error))
                 continue
             self.custody.disown(held, worker.serial)
             self.custody.forget(held)
@@ -233,8 +255,8 @@ class Connections:
         worker.departures += 1
         if held is None:
             return  # its offer did not arrive
-        if held.ownership.epoch != message.epoch:
-            _log.error("refused a stale message", id=message.id, **worker.label)
+        if held.ownership.epoch != message.epoch or held.ownership.state is not State.OWNED:
+            self._refuse_stale(worker, message.id, "of another assignment")
             return
         parcel = held.parcel
         parcel = Detached(
@@ -260,17 +282,11 @@ class Connections:
         What children that it forked go on serving is theirs, see `process_died`.
         """
         self._never_attached(worker, self.moves.worker_died(worker))
-        for held in self.custody.owned_by(worker.serial):
-            row = worker.scoreboard.record(held.row)
-            if row[record.PID] not in worker.fork_children:
-                self._owner_died(worker, held, row)
+        self._owners_died(worker, lambda pid: pid not in worker.fork_children)
 
     def process_died(self, worker: Worker, pid: int) -> None:
         """A child of a `fork` worker that is dead itself was reaped."""
-        for held in self.custody.owned_by(worker.serial):
-            row = worker.scoreboard.record(held.row)
-            if row[record.PID] == pid:
-                self._owner_died(worker, held, row)
+        self._owners_died(worker, pid.__eq__)
 
     # What follows from it.
 
@@ -287,35 +303,85 @@ class Connections:
         held = self.custody.get(parcel.id)
         now = self._reactor.clock()
         if held is None and not packet.descriptors:
-            _log.error("refused a connection without a descriptor", id=parcel.id, **worker.label)
+            self._throttle.error(
+                "refused a connection without a descriptor",
+                kind="no descriptor",
+                id=parcel.id,
+                **worker.label,
+            )
+            return None
+        if not self._has_room(parcel):
+            self._throttle.warning("no room for more unread bytes", most=_MOST_UNREAD)
             return None
         if held is None:
+            self._require_its_own(worker, parcel.id)
             ownership = Ownership(State.OWNED, parcel.epoch, worker.serial)
-            held = Held(parcel, socket.socket(fileno=packet.descriptors[0]), ownership, now)
+            held = Held(parcel, socket.socket(fileno=packet.descriptors.pop(0)), ownership, now)
             self._step_detached(held, parcel)
+            if worker.guests:
+                worker.guests.discard(parcel.id)
         else:
             try:
                 if held.ownership.worker != worker.serial:
                     raise Stale("not with this worker")
                 self._step_detached(held, parcel)
             except Stale as error:
-                _log.error("refused a stale message", error=str(error), **held.label)
+                self._refuse_stale(worker, held.id, str(error))
                 return None
-            for fd in packet.descriptors[:1]:  # one more, of what is held already
-                os.close(fd)
+            if packet.descriptors:  # one more, of what is held already
+                os.close(packet.descriptors.pop(0))
             held.parcel = parcel
             self.custody.disown(held, worker.serial)
         held.redelivered = parcel.redelivered
         self.custody.put(held)
         # Idle since it was active, or since its handler began to wait, whichever was later.
-        held.since = max(parcel.active_at / 1e9, now - self._park_after)
+        held.since = min(now, max(parcel.active_at / 1e9, now - self._park_after))
         return held
+
+    def _has_room(self, parcel: Detached) -> bool:
+        """Whether the bytes that come with it are not too many, with those that are here."""
+        size = len(parcel.unread)
+        if size <= _FEW_UNREAD:
+            return True
+        return size + sum(len(held.parcel.unread) for held in self.custody) <= _MOST_UNREAD
+
+    def _require_its_own(self, worker: Worker, name: str) -> None:
+        if not self._screening.may_have(worker, name):
+            raise Nonsense(f"{name} is no connection of its own")
+
+    def _refuse_stale(self, worker: Worker, name: str, error: str) -> None:
+        self._throttle.error(
+            "refused a stale message", kind="stale", id=name, error=error, **worker.label
+        )
 
     def _step_detached(self, held: Held, parcel: Detached) -> None:
         if parcel.parked:
             held.ownership.parked(parcel.epoch)
         else:
             held.ownership.detached(parcel.epoch)
+
+    def _owners_died(self, worker: Worker, of: Callable[[int], bool]) -> None:
+        """Processes of a worker were reaped: judge what they owned, each by itself."""
+        for held in self.custody.owned_by(worker.serial):
+            try:
+                if not 0 <= held.row < worker.scoreboard.rows:
+                    raise Unfit("it has no row")
+                row = worker.scoreboard.record(held.row)
+                if of(row[record.PID]):
+                    self._owner_died(worker, held, row)
+            except Exception as error:
+                if not isinstance(error, Unfit):
+                    self._reactor.failed(error)
+                self._lose(worker, held)
+
+    def _lose(self, worker: Worker, held: Held) -> None:
+        """End a connection of which its worker has left no account that makes sense."""
+        _log.warning("connection lost", **held.label, **worker.label)
+        self.custody.disown(held, worker.serial)
+        if held.id in self.custody:
+            self.totals["lost"] += 1
+            self.custody.forget(held)
+            self._closer.close(held.sock, self._changed)
 
     def _owner_died(self, worker: Worker, held: Held, row: Record) -> None:
         left = (End.NOT_YET, End.DETACHED, End.TAKEN)
@@ -403,9 +469,9 @@ class Connections:
             peer=peer,
             state=state,
             unread=b"",
-            accepted_at=row[record.ACCEPTED_AT],
-            bytes_in=row[record.BYTES_IN],
-            bytes_out=row[record.BYTES_OUT],
+            accepted_at=min(row[record.ACCEPTED_AT], _LARGEST),
+            bytes_in=min(row[record.BYTES_IN], _LARGEST),
+            bytes_out=min(row[record.BYTES_OUT], _LARGEST),
         )
 
     def _out_of_descriptors(self) -> None:

@@ -14,6 +14,7 @@ from socketkeep import _log
 from socketkeep._config import ServeConfig
 from socketkeep._keeper._children import Children
 from socketkeep._keeper._reactor import Reactor
+from socketkeep._keeper._screening import Nonsense, Screening
 from socketkeep._keeper._state import KeepOpen, SavedGeneration, SavedTemplate
 from socketkeep._keeper._system import Exit, System
 from socketkeep._keeper._verdict import Policy
@@ -24,7 +25,9 @@ from socketkeep._wire._messages import Forked, ForkFailed, Load, Loaded, LoadFai
 
 EXIT_START_FAILED: Final = 3
 EXIT_LOAD_FAILED: Final = 4
-_EXIT_TIME: Final = 2.0  # seconds a template has to exit
+_EXIT_TIME: Final = 2.0  # seconds a template has to exit, once its channel is closed
+_MOST_THREADS: Final = 20  # that are named
+_LONGEST_TEXT: Final = 65536
 
 
 class GenerationState(Enum):
@@ -70,8 +73,9 @@ class TemplateEvents(Protocol):
     def generation_loaded(self, generation: Generation) -> None: ...
     def generation_failed(self, generation: Generation, failure: Failure) -> None: ...
     def template_ended(self) -> None: ...
-    def worker_forked(self, forked: Forked) -> None: ...
-    def worker_fork_failed(self, failed: ForkFailed) -> None: ...
+    def worker_forked(self, forked: Forked, generation: Generation) -> None: ...
+    def worker_fork_failed(self, failed: ForkFailed, generation: Generation) -> None: ...
+    def template_condemned(self, generation: Generation, why: str) -> None: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -127,6 +131,7 @@ class Templates:
         name: str,
         rendezvous: str,
         events: TemplateEvents,
+        screening: Screening,
     ) -> None:
         self._reactor = reactor
         self._system = system
@@ -136,6 +141,7 @@ class Templates:
         self._name = name
         self._rendezvous = rendezvous
         self._events = events
+        self._screening = screening
         self._running = Children(reactor, system)
         self._alive: dict[int, tuple[Generation, Link]] = {}  # by pid
 
@@ -171,13 +177,15 @@ class Templates:
             except OSError:
                 ours.close()
                 raise
+        pid = generation.pid
         generation.link = link = Link(
             self._reactor,
-            Channel(ours),
-            lambda packet: self._received(generation, packet),
-            lambda: None,  # its death is told by the pidfd
+            Channel(ours, wary=True),
+            partial(self._heard, generation, pid),
+            partial(self._hung_up, pid),
+            partial(self._condemn, generation, pid),
         )
-        self._watch(generation, generation.pid, link)
+        self._watch(generation, pid, link)
         link.send(
             Load(
                 config=msgspec.msgpack.encode(self._config),
@@ -204,11 +212,17 @@ class Templates:
     ) -> None:
         """Take over the templates of an earlier version."""
         for generation in generations.values():
-            generation.link = restored_link(self._reactor, None, Packet.close, lambda: None)
+            generation.link = restored_link(
+                self._reactor, None, Packet.close, lambda: None, _log.debug
+            )
         for saved in templates:
             generation = generations[saved.generation]
             link = restored_link(
-                self._reactor, saved.link, partial(self._received, generation), lambda: None
+                self._reactor,
+                saved.link,
+                partial(self._heard, generation, saved.pid),
+                partial(self._hung_up, saved.pid),
+                partial(self._condemn, generation, saved.pid),
             )
             generation.pid, generation.link = saved.pid, link
             self._watch(generation, saved.pid, link)
@@ -219,15 +233,36 @@ class Templates:
         self._alive[pid] = generation, link
         self._running.watch(pid, lambda ended: self._ended(pid, generation, link, ended))
 
+    def _hung_up(self, pid: int) -> None:
+        """Its channel has closed; its death is told by the pidfd, if that is what it was."""
+        self._reactor.call_later(_EXIT_TIME, lambda: self._running.kill(pid))
+
+    def _condemn(self, generation: Generation, pid: int, why: str) -> None:
+        """End a template that said what cannot be."""
+        self._events.template_condemned(generation, why)
+        self._running.kill(pid)
+
+    def _heard(self, generation: Generation, pid: int, packet: Packet) -> None:
+        try:
+            self._screening.check_template(packet)
+            self._received(generation, packet)
+        except Nonsense as error:
+            self._condemn(generation, pid, str(error))
+
     def _received(self, generation: Generation, packet: Packet) -> None:
         match packet.message:
+            case Loaded() if (generation.state, GenerationEvent.LOADED) not in (
+                *TRANSITIONS,
+                (GenerationState.RETIRED, GenerationEvent.LOADED),
+            ):
+                raise Nonsense(f"Loaded from a generation that is {generation.state.value}")
             case Loaded() if generation.state is GenerationState.RETIRED:
                 pass  # it had been given up
             case Loaded(model=model, resumable=resumable, threads=threads) as loaded:
                 generation.model = model
                 generation.resumable = resumable
                 generation.policy = Policy(loaded.on_crash, loaded.redeliver)
-                for name in threads:
+                for name in threads[:_MOST_THREADS]:
                     _log.warning(
                         "the code started a thread at import; workers will not have it",
                         thread=name,
@@ -236,13 +271,12 @@ class Templates:
                 generation.step(GenerationEvent.LOADED)
                 self._events.generation_loaded(generation)
             case LoadFailed(error=error, exit_code=exit_code):
-                generation.failure = Failure(exit_code, error)
+                known = exit_code if 0 < exit_code < 256 else EXIT_LOAD_FAILED
+                generation.failure = Failure(known, error[:_LONGEST_TEXT])
             case Forked() as forked:
-                self._events.worker_forked(forked)
+                self._events.worker_forked(forked, generation)
             case ForkFailed() as failed:
-                self._events.worker_fork_failed(failed)
-            case _:
-                packet.close()
+                self._events.worker_fork_failed(failed, generation)
 
     def _ended(self, pid: int, generation: Generation, link: Link, ended: Exit) -> None:
         del self._alive[pid]

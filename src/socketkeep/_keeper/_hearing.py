@@ -1,13 +1,19 @@
-"""What workers say: each message to the one whom it concerns."""
+"""What workers say: each message to the one whom it concerns, and none of them further.
+
+A message that makes no sense, or raises, changes nothing for anybody but the worker it is from.
+"""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
+from socketkeep._keeper._screening import Nonsense, Screening
 from socketkeep._keeper._workers import Worker, WorkerState
+from socketkeep._passing import Unfit
 from socketkeep._wire._channel import Packet
 from socketkeep._wire._messages import (
     Acknowledged,
@@ -22,6 +28,15 @@ from socketkeep._wire._messages import (
     StartFailed,
 )
 
+#: What a worker may have in wrong descriptors, and what of that is forgotten in a second.
+_STRIKES: Final = 64
+_FORGIVEN: Final = 1.0
+#: What a message counts for by which the keeper stumbled, of the same.
+_STUMBLE: Final = 8
+#: The system's state, and nobody's fault.
+_OUT_OF: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+_LONGEST_ERROR: Final = 65536
+
 
 class Receiver(Protocol):
     """Who is told of connections that workers give up and take over."""
@@ -33,8 +48,22 @@ class Receiver(Protocol):
     def ended(self, worker: Worker, message: Ended) -> None: ...
     def orphaned(self, worker: Worker, message: Orphaned) -> None: ...
     def seat_freed(self) -> None: ...
+    def unfit(self, worker: Worker, packet: Packet) -> None: ...
     def worker_died(self, worker: Worker) -> None: ...
     def process_died(self, worker: Worker, pid: int) -> None: ...
+
+
+class Judge(Protocol):
+    """Who is told of messages that were refused."""
+
+    def refused(self, worker: Worker, why: str) -> None:
+        """It is counted and logged, and no more."""
+
+    def stumbled(self, worker: Worker, error: Exception) -> None:
+        """The same, of one by which this process stumbled."""
+
+    def condemn(self, worker: Worker, why: str) -> None:
+        """And the worker is ended."""
 
 
 class Hearing:
@@ -42,18 +71,58 @@ class Hearing:
 
     receiver: Receiver
 
-    def __init__(self, ready: Callable[[Worker], None]) -> None:
+    def __init__(
+        self,
+        ready: Callable[[Worker], None],
+        screening: Screening,
+        judge: Judge,
+        clock: Callable[[], float],
+    ) -> None:
         self._ready = ready
+        self._screening = screening
+        self._judge = judge
+        self._clock = clock
 
     def hear(self, worker: Worker, packet: Packet) -> None:
-        """Do what a worker's message asks for."""
+        """Do what a worker's message asks for; what descriptors nobody takes are closed."""
+        try:
+            self._screening.check(worker, packet)
+            self._act(worker, packet)
+        except Nonsense as error:
+            self._judge.condemn(worker, str(error))
+        except Unfit as error:
+            self._judge.refused(worker, str(error))
+            self._strike(worker, 1)
+            self.receiver.unfit(worker, packet)
+        except Exception as error:
+            self._judge.stumbled(worker, error)
+            if not isinstance(error, OSError) or error.errno not in _OUT_OF:
+                self._strike(worker, _STUMBLE)
+        finally:
+            packet.close()
+
+    def garbled(self, worker: Worker, why: str) -> None:
+        """What a worker sent is no message."""
+        self._judge.condemn(worker, why)
+
+    def _strike(self, worker: Worker, weight: int) -> None:
+        now = self._clock()
+        forgiven = (now - worker.struck_at) * _FORGIVEN
+        worker.strikes = max(0.0, worker.strikes - forgiven) + weight
+        worker.struck_at = now
+        if worker.strikes > _STRIKES:
+            self._judge.condemn(worker, "it goes on sending what cannot be")
+
+    def _act(self, worker: Worker, packet: Packet) -> None:
         match packet.message:
-            case Ready(pid=pid) if not worker.killed:
-                worker.pid = pid  # the template's word of it may still be on its way
-                worker.state = WorkerState.READY
-                self._ready(worker)
+            case Ready(pid=pid):
+                if not worker.killed:
+                    if not worker.forked:
+                        worker.pid = pid  # to show it by, until the template's word has come
+                    worker.state = WorkerState.READY
+                    self._ready(worker)
             case StartFailed(error=error):
-                worker.error = error
+                worker.error = error[:_LONGEST_ERROR]
             case Detached() as parcel:
                 self.take(worker, packet, parcel)
             case None:
@@ -70,8 +139,6 @@ class Hearing:
                 self.receiver.orphaned(worker, message)
             case Free():
                 self.receiver.seat_freed()
-            case _:
-                packet.close()
 
     def take(self, worker: Worker, packet: Packet, parcel: Detached) -> None:
         """A worker, or a process that it forked, gives up a connection."""

@@ -24,6 +24,7 @@ from socketkeep._keeper._pool import WorkerPool
 from socketkeep._keeper._reactor import Reactor
 from socketkeep._keeper._recycling import Recycling
 from socketkeep._keeper._reloads import Done, Outcome, Reloads
+from socketkeep._keeper._screening import Screening
 from socketkeep._keeper._slots import Slots
 from socketkeep._keeper._state import SavedKeeper
 from socketkeep._keeper._system import System
@@ -38,6 +39,7 @@ from socketkeep._wire._messages import Forked, ForkFailed, Stranded
 from socketkeep._wire._scoreboard import COUNTERS
 
 _EXIT_FAILED: Final = 1
+_LONGEST: Final = 1000  # characters of a template's that are logged
 _RETRY: Final = 1.0  # seconds until a template that has ended is started again
 
 
@@ -66,8 +68,9 @@ class Keeper:
         self.paused = False
         self.herald: Herald | None = None
         self.store: FdStore | None = None
+        screening = Screening(boot, listeners)
         self.pool = WorkerPool(
-            reactor, system, config, self._worker_ready, self._worker_died, self._changed
+            reactor, system, config, self._worker_ready, self._worker_died, self._changed, screening
         )
         self.closer = Closer(reactor)
         self.connections = Connections(
@@ -77,9 +80,12 @@ class Keeper:
             self.closer,
             self._targets,
             self._changed,
+            screening,
         )
         self.pool.hearing.receiver = self.connections
-        self.templates = Templates(reactor, system, config, listeners, boot, name, rendezvous, self)
+        self.templates = Templates(
+            *(reactor, system, config, listeners, boot, name, rendezvous, self, screening)
+        )
         self.reloads = Reloads(
             reactor,
             self.templates,
@@ -311,7 +317,7 @@ class Keeper:
         totals = Counter(self.pool.totals)
         for worker in self.pool:
             for name, word in COUNTERS.items():
-                totals[name] += worker.scoreboard[word]
+                totals[name] += worker.scoreboard.count(word)
         totals.update(self.connections.totals)
         return totals
 
@@ -337,12 +343,21 @@ class Keeper:
     def template_ended(self) -> None:
         self._changed()
 
-    def worker_forked(self, forked: Forked) -> None:
-        self.pool.forked(forked)
+    def worker_forked(self, forked: Forked, generation: Generation) -> None:
+        self.pool.forked(forked, generation)
 
-    def worker_fork_failed(self, failed: ForkFailed) -> None:
-        self._throttle.warning("cannot fork", process="template", error=failed.error)
-        self.pool.fork_failed(failed)
+    def worker_fork_failed(self, failed: ForkFailed, generation: Generation) -> None:
+        self.pool.fork_failed(failed, generation)
+        self._throttle.warning("cannot fork", process="template", error=failed.error[:_LONGEST])
+
+    def template_condemned(self, generation: Generation, why: str) -> None:
+        self.pool.totals["refused_messages"] += 1
+        self._throttle.error(
+            "template killed: what it said cannot be",
+            kind="template",
+            why=why,
+            generation=generation.number,
+        )
 
     def _worker_ready(self, worker: Worker) -> None:
         _log.info("worker ready", **worker.label)
@@ -437,7 +452,8 @@ class Keeper:
         """Return the workers that detached connections may be given to."""
         if self.current is None or not self.current.resumable:
             return []
-        return [w for w in self.pool.of_generation(self.current.number) if w.is_ready]
+        workers = self.pool.of_generation(self.current.number)
+        return [w for w in workers if w.is_ready and not w.killed]
 
     def _allot(self) -> None:
         if self.current is not None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Final, Literal
 
+import msgspec
+
 from socketkeep import _log
 from socketkeep._keeper._custody import Close, Custody, Held
 from socketkeep._keeper._ownership import Ownership, Stale
@@ -56,6 +58,7 @@ class Moves:
         self._expiry: Timer | None = None
         self._stopping = False
         self._crowded = False
+        self._throttle = _log.Throttle()
 
     def __len__(self) -> int:
         return len(self._moving)
@@ -98,10 +101,14 @@ class Moves:
         self.waits[held.why].add(self._reactor.clock() - held.since)
         if self._stays(held):
             held.row = message.row
+            # The worker has them: of one that is owned they count no more.
+            msgspec.structs.force_setattr(held.parcel, "unread", b"")
+            msgspec.structs.force_setattr(held.parcel, "state", None)
             self._custody.put(held)
         else:
             self._custody.forget(held)
             held.sock.close()
+            worker.welcome(held.id)
         self._reactor.call_soon(self.dispatch)  # as all that changes its sums: they are made once
 
     def refused(self, worker: Worker, message: Refused) -> None:
@@ -125,7 +132,11 @@ class Moves:
         worker.arriving -= len(names)
         for name in names:
             held = self._moving[name]
-            held.ownership.receiver_died()
+            try:
+                held.ownership.receiver_died()
+            except Stale as error:
+                self._reactor.failed(error)
+                continue
             self._waiting[name] = held
         self._go_on()
         return set(names)
@@ -164,7 +175,7 @@ class Moves:
     def _give(self, held: Held, worker: Worker) -> bool:
         """Send it to the worker; return whether that could be done."""
         parcel = held.parcel
-        epoch = held.ownership.assigned(worker.serial)
+        epoch = held.ownership.next_epoch
         stays = self._stays(held)
         attach = Attach(
             id=parcel.id,
@@ -187,9 +198,15 @@ class Moves:
             worker.link.send(attach, (held.sock.fileno(),))
         except OSError:
             # No descriptor for the memfd of a large state: this process is at its limit.
-            held.ownership.refused(epoch)
             self._reactor.call_later(_RETRY, self._go_on)
             return False
+        except Exception as error:
+            # It cannot be sent to any; those that wait behind it can.
+            self._reactor.failed(error)
+            held.ownership.expired()
+            self._drop(held, "lost", "it could not be sent to a worker")
+            return False
+        held.ownership.assigned(worker.serial)
         del self._waiting[parcel.id]
         worker.arriving += 1
         worker.given += 1
@@ -210,7 +227,9 @@ class Moves:
                 raise Stale("not with this worker")
             step(held.ownership, epoch)
         except Stale as error:
-            _log.error("refused a stale message", id=name, error=str(error), **worker.label)
+            self._throttle.error(
+                "refused a stale message", kind="stale", id=name, error=str(error), **worker.label
+            )
             return None
         del self._unanswered[worker.serial][name]
         worker.arriving -= 1

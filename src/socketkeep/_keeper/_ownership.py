@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from socketkeep._wire._scoreboard import LAST_EPOCH
+
 
 class State(Enum):
     """Where a connection is."""
@@ -125,8 +127,13 @@ class Ownership:
             raise Stale(f"already sent to worker {self.worker}")
         self._step(Event.ASSIGNED, self.epoch)
         self.worker = worker
-        self.epoch += 1
+        self.epoch = self.next_epoch
         return self.epoch
+
+    @property
+    def next_epoch(self) -> int:
+        """The epoch of the next assignment."""
+        return self.epoch % LAST_EPOCH + 1
 
     def attached(self, epoch: int) -> None:
         """The worker of `epoch` holds it.  Raises Stale."""

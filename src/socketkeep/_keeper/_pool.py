@@ -16,13 +16,16 @@ from socketkeep._keeper._generations import Generation
 from socketkeep._keeper._hearing import Hearing
 from socketkeep._keeper._reactor import Reactor
 from socketkeep._keeper._recruiting import adopted_worker, new_worker
-from socketkeep._keeper._state import KeepOpen, SavedPool
+from socketkeep._keeper._screening import Nonsense, Screening
+from socketkeep._keeper._state import KeepOpen, SavedPool, SavedWorker
 from socketkeep._keeper._system import Exit, System
 from socketkeep._keeper._verdict import Policy
 from socketkeep._keeper._workers import Adopted, Link, Worker, WorkerState, restored_link
+from socketkeep._passing import Unfit
 from socketkeep._stream import _record as record
 from socketkeep._stream._assignment import Order
 from socketkeep._wire._channel import Channel
+from socketkeep._wire._descriptors import ring
 from socketkeep._wire._messages import (
     Forked,
     ForkFailed,
@@ -31,10 +34,13 @@ from socketkeep._wire._messages import (
     Seats,
     Stranded,
 )
-from socketkeep._wire._scoreboard import COUNTERS, id_of
+from socketkeep._wire._scoreboard import COUNTERS, id_of, is_plausible
 
 #: What a worker is given beyond its deadline to close what is left in an orderly way, in seconds.
 KILL_GRACE: Final = 7.0
+#: A worker that has closed its channel is about to end; one that has not ended after so long is
+#: ended: nothing could be asked of it any more.
+_HANG_UP: Final = 2.0
 
 
 class Boards(Protocol):
@@ -60,8 +66,10 @@ class WorkerPool:
         ready: Callable[[Worker], None],
         died: Callable[[Worker], None],
         changed: Callable[[], None],
+        screening: Screening,
     ) -> None:
-        self.hearing: Final = Hearing(ready)
+        self.hearing: Final = Hearing(ready, screening, self, reactor.clock)
+        self._throttle = _log.Throttle()
         self.store: Boards | None = None
         self.totals: Counter[str] = Counter()  # of the workers that have ended
         self._reactor = reactor
@@ -126,22 +134,65 @@ class WorkerPool:
 
         The channel and the descriptors are this pool's from here on.
         """
+        if offer.pid in self._children.pids:
+            raise Unfit(f"the process {offer.pid} is a worker already")
+        worker = adopted_worker(self._serial + 1, offer, memfd, wake, adopted)
+        pidfd = self._open_proven(worker, offer.pid)
+        if pidfd is None:
+            raise Unfit(f"the process {offer.pid} does not have the scoreboard that it offers")
         self._serial += 1
-        worker = adopted_worker(self._serial, offer, memfd, wake, adopted)
         worker.started_at = self._reactor.clock()
         self._listen(worker, channel)
-        self._children.watch(offer.pid, partial(self._ended, worker), adopted=True)
+        self._children.watch(offer.pid, partial(self._ended, worker), adopted=True, pidfd=pidfd)
         return worker
 
     def _listen(self, worker: Worker, channel: Channel) -> None:
-        worker.link = Link(self._reactor, channel, partial(self.hearing.hear, worker), _gone)
+        worker.link = Link(
+            self._reactor,
+            channel,
+            partial(self.hearing.hear, worker),
+            partial(self._hung_up, worker),
+            partial(self.hearing.garbled, worker),
+        )
         self._workers[worker.serial] = worker
+
+    def _hung_up(self, worker: Worker) -> None:
+        """Its channel has closed; when it has ended, its pidfd says so."""
+
+        def end() -> None:
+            ended = worker.serial not in self._workers or worker.state is WorkerState.DEAD
+            if not ended and not worker.killed:
+                self.condemn(worker, "it has closed its channel, and goes on")
+
+        worker.timers.append(self._reactor.call_later(_HANG_UP, end))
+
+    # What makes no sense.
+
+    def refused(self, worker: Worker, why: str) -> None:
+        """A message of a worker was refused."""
+        self.totals["refused_messages"] += 1
+        self._throttle.error("refused a message", kind="refused", why=why, **worker.label)
+
+    def stumbled(self, worker: Worker, error: Exception) -> None:
+        """A message of a worker raised what nobody has foreseen."""
+        self.refused(worker, f"{type(error).__name__}: {error}")
+        self._reactor.failed(error)
+
+    def condemn(self, worker: Worker, why: str) -> None:
+        """End a worker that says what cannot be; its connections are judged when it is reaped."""
+        self.totals["refused_messages"] += 1
+        if not worker.rogue:
+            worker.rogue = True
+            self._throttle.error(
+                "worker killed: what it said cannot be", kind="rogue", why=why, **worker.label
+            )
+        self.kill(worker)
 
     def serving_in(self, pid: int) -> Worker | None:
         """Return the adopted worker of which the process `pid` serves a connection."""
         for worker in self:
             rows = worker.scoreboard.taken() if worker.adopted is not None else ()
-            if any(words[record.PID] == pid for _, words in rows):
+            if any(words[record.PID] == pid for _, words in rows) and self._proves(worker, pid):
                 return worker
         return None
 
@@ -154,9 +205,20 @@ class WorkerPool:
                     self._children.unwatch(pid)
                 self._drop(worker)
 
-    def forked(self, message: Forked) -> None:
-        """The template forked the worker; this process is its parent."""
+    def forked(self, message: Forked, generation: Generation) -> None:
+        """The template forked the worker; this process is its parent.
+
+        Raises Nonsense when the process is not the template's to give, or the worker is another's.
+        """
         worker = self._workers.get(message.serial)
+        if message.pid in self._children.pids or not self._is_forked_by(
+            message.pid, generation.pid, worker
+        ):
+            raise Nonsense(f"the process {message.pid} is not one that it has forked")
+        if not 0 < message.serial <= self._serial:
+            raise Nonsense(f"there has been no worker {message.serial}")
+        if worker is not None and (worker.forked or worker.generation != generation.number):
+            raise Nonsense(f"the worker {message.serial} was not to be forked by it")
         if worker is None:
             # It was given up before its fork was told.
             self._children.watch(message.pid, lambda _exit: self._changed())
@@ -167,11 +229,20 @@ class WorkerPool:
         if worker.killed:
             self.kill(worker)
 
-    def fork_failed(self, message: ForkFailed) -> None:
-        """The system had no room for the worker."""
+    def _is_forked_by(self, pid: int, template: int, worker: Worker | None) -> bool:
+        if self._system.is_forked_by(pid, template):
+            return True
+        # It may have left the template's group already.
+        return worker is not None and self._system.has_mapped(pid, worker.memfd, child=False)
+
+    def fork_failed(self, message: ForkFailed, generation: Generation) -> None:
+        """The system had no room for the worker.  Raises Nonsense when it runs, or is another's."""
         worker = self._workers.get(message.serial)
-        if worker is not None:
-            self._never_ran(worker, message.error)
+        if worker is None:
+            return
+        if worker.forked or worker.generation != generation.number:
+            raise Nonsense(f"the worker {message.serial} was not to be forked by it")
+        self._never_ran(worker, message.error)
 
     def abandon(self, generation: int) -> None:
         """The generation's template has gone: the workers it had not forked yet never will be."""
@@ -228,20 +299,39 @@ class WorkerPool:
         self._serial = saved.serial
         self.totals = Counter(saved.totals)
         for each in saved.workers:
-            worker = self._workers[each.serial] = Worker.restored(each)
+            try:
+                worker = Worker.restored(each)
+            except Unfit as error:
+                # Nothing can be known of what it serves: it ends, and the kernel closes that.
+                _log.error("worker killed: its scoreboard is none", pid=each.pid, error=error)
+                self._end_unreadable(each)
+                continue
+            self._workers[each.serial] = worker
             worker.link = restored_link(
                 self._reactor,
                 each.link,
                 partial(self.hearing.hear, worker),
-                _gone,
+                partial(self._hung_up, worker),
+                partial(self.hearing.garbled, worker),
             )
             self._watch_restored(worker)
         for each in saved.workers:
-            if each.replaces is not None:
+            if each.replaces is not None and each.serial in self._workers:
                 self._workers[each.serial].replaces = self._workers.get(each.replaces)
         for pid in saved.doomed:
             self._children.watch(pid, lambda _exit: self._changed())
             self._children.kill(pid)
+
+    def _end_unreadable(self, saved: SavedWorker) -> None:
+        pids = {saved.pid} if saved.forked and saved.exit is None else set()
+        for pid in pids.union(saved.fork_children):
+            self._children.watch(
+                pid, lambda _exit: self._changed(), adopted=saved.adopted is not None
+            )
+            self._children.kill(pid)
+        for fd in (saved.memfd, saved.wake, saved.link.fd if saved.link else -1):
+            if fd >= 0:
+                os.close(fd)
 
     def _watch_restored(self, worker: Worker) -> None:
         adopted = worker.adopted is not None
@@ -258,13 +348,15 @@ class WorkerPool:
             self._expect_ready(worker)
 
     def _ended(self, worker: Worker, ended: Exit) -> None:
-        worker.link.drain()
+        # Each by itself: one that raises must not keep the worker on the books for ever.
+        attempt = self._reactor.attempt
+        attempt(worker.link.drain)
         worker.exit = ended
         self._log_end(worker, ended)
         worker.state = WorkerState.DEAD
-        self._adopt_fork_children(worker)
-        self.hearing.receiver.worker_died(worker)
-        self._settle_rows(worker, lambda pid: pid not in worker.fork_children)
+        attempt(partial(self._adopt_fork_children, worker))
+        attempt(partial(self.hearing.receiver.worker_died, worker))
+        attempt(partial(self._settle_rows, worker, lambda pid: pid not in worker.fork_children))
         if not worker.fork_children:
             self._forget(worker)
         self._died(worker)
@@ -274,31 +366,56 @@ class WorkerPool:
 
         They go on serving their connections; the worker stays on the books until the last ends.
         """
-        if not worker.open:
+        if worker.model != "fork" or not worker.open:
             return
         known = {w.pid for w in self} | {p for w in self for p in w.fork_children}
-        ours = {words[record.PID] for _, words in worker.scoreboard.taken()}
+        # What stands in a row is no more than a hint: the worker, and any other process of it,
+        # could have written there whom it would have the keeper kill.
+        hinted = {words[record.PID] for _, words in worker.scoreboard.taken()}
         if worker.adopted is None:
-            ours &= self._system.children()
-        worker.fork_children = ours - known - {worker.pid}
-        for pid in worker.fork_children:
+            hinted &= self._system.children()
+        for pid in hinted - known - self._children.pids:
             ended = partial(self._fork_child_ended, worker, pid)
-            self._children.watch(pid, ended, adopted=worker.adopted is not None)
+            if worker.adopted is None:
+                if self._proves(worker, pid):
+                    worker.fork_children.add(pid)
+                    self._children.watch(pid, ended)
+            elif (pidfd := self._open_proven(worker, pid)) is not None:
+                worker.fork_children.add(pid)
+                self._children.watch(pid, ended, adopted=True, pidfd=pidfd)
         if worker.order is not None:
             self._tell_fork_children(worker, worker.order)
-        if self._killing or self._is_late(worker):
+        if self._killing or worker.rogue or self._is_late(worker):
             self.kill(worker)
+
+    def _proves(self, worker: Worker, pid: int) -> bool:
+        """Whether a process is one of the worker's: it has its scoreboard mapped."""
+        return self._system.has_mapped(pid, worker.memfd, child=worker.adopted is None)
+
+    def _open_proven(self, worker: Worker, pid: int) -> int | None:
+        """Return a pidfd of a process that is another's child and one of the worker's."""
+        if not self._proves(worker, pid):
+            return None
+        try:
+            pidfd = self._system.open_pidfd(pid)
+        except OSError:
+            return None
+        if self._proves(worker, pid):  # still, and so it is the one that was opened
+            return pidfd
+        os.close(pidfd)
+        return None
 
     def _tell_fork_children(self, worker: Worker, order: Order) -> None:
         """Do what their parent would: they read the order from the scoreboard, once woken."""
         worker.scoreboard.retire(order)
-        os.eventfd_write(worker.wake, 1)
+        ring(worker.wake)
 
     def _fork_child_ended(self, worker: Worker, pid: int, _exit: Exit) -> None:
         worker.fork_children.discard(pid)
-        worker.link.drain()
-        self.hearing.receiver.process_died(worker, pid)
-        self._settle_rows(worker, pid.__eq__)
+        attempt = self._reactor.attempt
+        attempt(worker.link.drain)
+        attempt(partial(self.hearing.receiver.process_died, worker, pid))
+        attempt(partial(self._settle_rows, worker, pid.__eq__))
         if not worker.fork_children:
             self._forget(worker)
         self._changed()
@@ -311,9 +428,9 @@ class WorkerPool:
 
     def _forget(self, worker: Worker) -> None:
         self._drop(worker)
-        self._settle_rows(worker, lambda _pid: True)
+        self._reactor.attempt(partial(self._settle_rows, worker, lambda _pid: True))
         for name, word in COUNTERS.items():
-            self.totals[name] += worker.scoreboard[word]
+            self.totals[name] += worker.scoreboard.count(word)
 
     def _drop(self, worker: Worker) -> None:
         del self._workers[worker.serial]
@@ -327,13 +444,18 @@ class WorkerPool:
 
     def _settle_rows(self, worker: Worker, of: Callable[[int], bool]) -> None:
         """Count the connections of processes that have ended."""
+        nonsense = 0
         for row, words in worker.scoreboard.taken():
             if not of(words[record.PID]):
                 continue
-            if words[record.ENDED] == record.Ended.NOT_YET:
+            if not is_plausible(words):
+                nonsense += 1
+            elif words[record.ENDED] == record.Ended.NOT_YET:
                 peer = worker.scoreboard.peer(row)
                 _log.warning("connection lost", id=id_of(words), peer=peer, **worker.label)
             worker.scoreboard.release(row)
+        if nonsense:
+            _log.warning("rows that make no sense", rows=nonsense, **worker.label)
 
     def _expect_ready(self, worker: Worker) -> None:
         if self._config.start_timeout:
@@ -364,13 +486,9 @@ class WorkerPool:
 
     def _log_end(self, worker: Worker, ended: Exit) -> None:
         retired = worker.state is WorkerState.DRAINING and ended.status in (0, None)
-        expected = retired or (worker.killed and not worker.stuck)
+        expected = retired or (worker.killed and not (worker.stuck or worker.rogue))
         log = _log.info if expected else _log.warning
         if not expected:
             self.totals["worker_deaths"] += 1
         fields = {"error_text": worker.error} if worker.error else {}
         log("worker exited", status=str(ended), **worker.label, **fields)
-
-
-def _gone() -> None:
-    """The channel has closed; a worker that was forked is dealt with when its pidfd says so."""

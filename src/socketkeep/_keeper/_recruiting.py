@@ -32,7 +32,7 @@ def new_worker(
     with ExitStack() as undo:
         memfd = create_memfd(rows, states=states)
         undo.callback(os.close, memfd)
-        scoreboard = Scoreboard(memfd)
+        scoreboard = Scoreboard(memfd, rows)
         wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         undo.callback(os.close, wake)
         our_memfd = os.dup(memfd)
@@ -52,12 +52,15 @@ def new_worker(
         memfd=our_memfd,
         wake=wake,
     )
-    return worker, Outfit(Channel(ours), (theirs.detach(), memfd, their_wake))
+    return worker, Outfit(Channel(ours, wary=True), (theirs.detach(), memfd, their_wake))
 
 
 def adopted_worker(serial: int, offer: Stranded, memfd: int, wake: int, adopted: Adopted) -> Worker:
-    """Return a worker of a keeper that has died, which accepts no more."""
-    scoreboard = Scoreboard(memfd)
+    """Return a worker of a keeper that has died, which accepts no more.
+
+    Raises OSError, and Unfit when `memfd` is no scoreboard.
+    """
+    scoreboard = Scoreboard(memfd, wary=True)
     return Worker(
         serial=serial,
         slot=offer.slot,
@@ -70,7 +73,7 @@ def adopted_worker(serial: int, offer: Stranded, memfd: int, wake: int, adopted:
         wake=wake,
         state=WorkerState.DRAINING,
         given=scoreboard.attached,
-        departures=scoreboard[DETACHED],
+        departures=scoreboard.count(DETACHED),
         pid=offer.pid,
         forked=True,
         adopted=adopted,

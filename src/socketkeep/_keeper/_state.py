@@ -107,6 +107,9 @@ class SavedWorker(msgspec.Struct, kw_only=True):
     stuck: bool = False
     given: int | None = None
     promises: list[tuple[int, int, int]] = []
+    rogue: bool = False
+    rows: int = 0
+    guests: list[str] | None = None
 
 
 class SavedPool(msgspec.Struct, kw_only=True):

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from socketkeep import _prctl
+from socketkeep._wire._scoreboard import NAME
 
 TEMPLATE_CHANNEL_FD: Final = 3
 CHECK_STATE_FD: Final = 3
 ADMIN_LISTENER_FD: Final = 3
+_GENERATIONS: Final = 4  # from a template to a worker there are two
 #: The module that a newer version of the package takes over by; of this name in every version.
 SUCCESSOR: Final = "socketkeep._admin._successor"
 
@@ -193,6 +195,52 @@ class System:
         poller.register(pidfd, select.POLLIN)
         return bool(poller.poll(0))
 
+    def has_mapped(self, pid: int, memfd: int, *, child: bool) -> bool:
+        """Whether a process has the memory of `memfd` mapped: by that it shows whose it is.
+
+        child: it is one of this process, and is believed where the system does not let it be
+        seen.
+        """
+        inode = os.fstat(memfd).st_ino
+        try:
+            with open(f"/proc/{pid}/maps", errors="replace") as maps:
+                return any(_maps(line, inode) for line in maps)
+        except PermissionError:
+            return child
+        except OSError:
+            return False
+
+    def is_forked_by(self, pid: int, template: int) -> bool:
+        """Whether a process is one that the template has forked, itself or by another.
+
+        The one between them may have exited, so that this process is its parent: then its group,
+        which the template leads, tells it.
+        """
+        keeper = os.getpid()
+        for _ in range(_GENERATIONS):
+            parent, group = _parent_and_group(pid)
+            if parent == template:
+                return True
+            if parent == keeper:
+                return group == template
+            if parent <= 1:
+                return False
+            pid = parent
+        return False
+
+    def descendants(self) -> set[int]:
+        """Return the pids of all processes below this one."""
+        parents = {}
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                parents[int(name)] = _parent_and_group(int(name))[0]
+        found = {os.getpid()}
+        while True:
+            more = {pid for pid, parent in parents.items() if parent in found} - found
+            if not more:
+                return found - {os.getpid()}
+            found |= more
+
     def children(self) -> set[int]:
         """Return the pids of this process's children, ended and not yet reaped ones included."""
         pid = os.getpid()
@@ -208,6 +256,22 @@ class System:
         except (OSError, IndexError):
             return 0
         return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _maps(line: str, inode: int) -> bool:
+    """Whether a line of /proc/PID/maps is of a scoreboard with that inode, proc_pid_maps(5)."""
+    words = line.split(maxsplit=5)
+    return len(words) > 5 and words[4] == str(inode) and words[5].startswith(f"/memfd:{NAME}")
+
+
+def _parent_and_group(pid: int) -> tuple[int, int]:
+    """Return the parent and the process group of a process, zeros when there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", errors="replace") as file:
+            words = file.read().rpartition(")")[2].split()
+    except OSError:
+        return 0, 0
+    return int(words[1]), int(words[2])
 
 
 def _python(module: str, *arguments: str) -> list[str]:

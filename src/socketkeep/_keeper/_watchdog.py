@@ -17,6 +17,7 @@ from socketkeep._wire._scoreboard import BEAT
 
 #: A worker is asked this often within the time it has.
 _ASKED: Final = 4
+_AHEAD: Final = 1.0
 _SERVING: Final = (WorkerState.READY, WorkerState.DRAINING)
 
 
@@ -57,7 +58,8 @@ class Watchdog:
                 continue
             shortest = timeout if shortest is None else min(shortest, timeout)
             sent = asked.get(worker.serial)
-            if sent is None or worker.scoreboard[BEAT] / 1e9 >= sent:
+            # A time that is still to come was not written when it was.
+            if sent is None or sent <= worker.scoreboard[BEAT] / 1e9 <= now + _AHEAD:
                 worker.link.send(Ping())
                 self._asked[worker.serial] = now
             elif now - sent < timeout:

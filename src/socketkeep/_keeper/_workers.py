@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Literal
 
+from socketkeep import _log
 from socketkeep._keeper._reactor import READABLE, WRITABLE, Reactor, Timer
 from socketkeep._keeper._state import (
     KeepOpen,
@@ -22,7 +22,7 @@ from socketkeep._keeper._state import (
 from socketkeep._keeper._system import Exit
 from socketkeep._keeper._verdict import Policy
 from socketkeep._stream._assignment import Order
-from socketkeep._wire._channel import Channel, ChannelClosed, Packet, channel_pair
+from socketkeep._wire._channel import Channel, ChannelClosed, Garbled, Packet, channel_pair
 from socketkeep._wire._messages import Message
 from socketkeep._wire._scoreboard import (
     ACCEPTS_NO_MORE,
@@ -30,14 +30,20 @@ from socketkeep._wire._scoreboard import (
     OPEN,
     SEATS_HEARD,
     Scoreboard,
+    id_of,
 )
 
 Model = Literal["fork", "prefork", "thread", "async"]
 
 
 _RETRY: Final = 0.1
+_FIRST_CHECK: Final = 1024
+_MOST_PROMISES: Final = 64
 #: How many packets are read before others have their turn: who is answered may go on and on.
 _PACKETS_AT_ONCE: Final = 16
+#: How many can have been left at the end: more than there is room for.  While a process that has
+#: the other end, too, sends as fast as this one reads, there is no last one.
+_ALL_THAT_ARE_LEFT: Final = 4096
 
 
 class Link:
@@ -49,11 +55,13 @@ class Link:
         channel: Channel,
         on_packet: Callable[[Packet], None],
         on_closed: Callable[[], None],
+        on_garbled: Callable[[str], None] = _log.warning,
     ) -> None:
         self._reactor = reactor
         self._channel = channel
         self._on_packet = on_packet
         self._on_closed = on_closed
+        self._on_garbled = on_garbled
         self._watching_writes = False
         self.open = True
         reactor.register(channel.fileno(), self._ready)
@@ -74,8 +82,16 @@ class Link:
             for fd in descriptors:
                 os.close(fd)
 
-    def drain(self, most: int = sys.maxsize) -> None:
-        """Deliver what has arrived, up to so many packets."""
+    @property
+    def waiting(self) -> int:
+        """How many packets wait for room at the other end."""
+        return self._channel.waiting
+
+    def drain(self, most: int = _ALL_THAT_ARE_LEFT) -> None:
+        """Deliver what has arrived, up to so many packets.
+
+        A call that raises is a bug, and keeps none of the packets that follow from being heard.
+        """
         for _ in range(most):
             if not self.open:
                 return
@@ -84,9 +100,17 @@ class Link:
             except ChannelClosed:
                 self._lost()
                 return
+            except Garbled as error:
+                self._on_garbled(str(error))
+                continue
             if packet is None:
                 return
-            self._on_packet(packet)
+            try:
+                self._on_packet(packet)
+            except Exception as error:
+                self._reactor.failed(error)
+            finally:
+                packet.close()
 
     def snapshot(self, keep: KeepOpen) -> SavedLink | None:
         """Return what the next version of the keeper makes it anew from; None when it is closed."""
@@ -113,6 +137,7 @@ class Link:
             # and its descriptor, would stay until a collection that the keeper may never need.
             self._on_packet = Packet.close
             self._on_closed = _nothing
+            self._on_garbled = _log.debug
 
     def _ready(self, events: int) -> None:
         if events & WRITABLE:
@@ -154,15 +179,16 @@ def restored_link(
     saved: SavedLink | None,
     on_packet: Callable[[Packet], None],
     on_closed: Callable[[], None],
+    on_garbled: Callable[[str], None],
 ) -> Link:
     """Make a link anew from what `Link.snapshot` returned."""
     if saved is not None:
         queued = [(each.payload, each.descriptors, each.close_after) for each in saved.queue]
-        channel = Channel(socket.socket(fileno=saved.fd), queued)
-        return Link(reactor, channel, on_packet, on_closed)
+        channel = Channel(socket.socket(fileno=saved.fd), queued, wary=True)
+        return Link(reactor, channel, on_packet, on_closed, on_garbled)
     ours, theirs = channel_pair()
     theirs.close()
-    link = Link(reactor, Channel(ours), on_packet, on_closed)
+    link = Link(reactor, Channel(ours, wary=True), on_packet, on_closed, on_garbled)
     link.close()
     return link
 
@@ -218,6 +244,13 @@ class Worker:
     error: str = ""
     killed: bool = False  # by the keeper
     stuck: bool = False  # and for that it made no progress
+    rogue: bool = False  # or for that it said what cannot be
+    strikes: float = 0.0  # what counts against it of what it said, by `struck_at`
+    struck_at: float = 0.0
+    #: Ids of connections that it was given and that the keeper has no handle of; None: of a worker
+    #: that an earlier version of the keeper had, it is not known.
+    guests: set[str] | None = field(default_factory=set)
+    guests_checked: int = _FIRST_CHECK  # how many there may be until it is looked who has ended
     exit: Exit | None = None
     fork_children: set[int] = field(default_factory=set)  # pids, once it has died
     expires_at: float = float("inf")
@@ -229,8 +262,22 @@ class Worker:
         self._words = self.promises[-1][0] if self.promises else 0
 
     def listener(self, number: int) -> int:
-        """Return this server's number of what the worker calls the listener `number`."""
-        return number if self.adopted is None else self.adopted.listeners[number]
+        """Return this server's number of what the worker calls the listener `number`, or -1."""
+        if self.adopted is None:
+            return number
+        known = self.adopted.listeners
+        return known[number] if 0 <= number < len(known) else -1
+
+    def welcome(self, guest: str) -> None:
+        """Note the id of a connection that it was given."""
+        if self.guests is None:
+            return
+        self.guests.add(guest)
+        if len(self.guests) > self.guests_checked:
+            # It says nothing when one ends.
+            there = {id_of(words) for _, words in self.scoreboard.taken()}
+            self.guests &= there | {guest}
+            self.guests_checked = max(_FIRST_CHECK, 2 * len(self.guests))
 
     @property
     def is_ready(self) -> bool:
@@ -238,8 +285,8 @@ class Worker:
 
     @property
     def open(self) -> int:
-        """How many connections it serves."""
-        return self.scoreboard[OPEN]
+        """How many connections it serves, by what it says."""
+        return min(self.scoreboard[OPEN], self.scoreboard.rows)
 
     @property
     def free_seats(self) -> int:
@@ -254,7 +301,8 @@ class Worker:
         """
         if self.state is WorkerState.DEAD:
             return self.open
-        return max(0, self.scoreboard.balance + self.given - self.departures)
+        load = self.scoreboard.balance + self.given - self.departures
+        return min(max(0, load), self.scoreboard.rows + self.arriving)
 
     def promise(self, accept_below: int) -> int:
         """Note that it is told that; return the serial number to tell it by.
@@ -267,6 +315,10 @@ class Worker:
         while self.promises and self.promises[-1][1] - self.promises[-1][2] <= most - self.given:
             self.promises.pop()  # whichever of the two it goes by, this one allows as many
         self.promises.append((self._words, most, self.given))
+        if len(self.promises) > _MOST_PROMISES:
+            # It hears none of them: of the two oldest what allows more.
+            (_, one, given), (serial, other, later) = self.promises[:2]
+            self.promises[:2] = [(serial, max(one, other), min(given, later))]
         return self._words
 
     @property
@@ -319,6 +371,9 @@ class Worker:
             error=self.error,
             killed=self.killed,
             stuck=self.stuck,
+            rogue=self.rogue,
+            rows=self.scoreboard.rows,
+            guests=None if self.guests is None else sorted(self.guests),
             exit=self.exit.status if self.exit else None,
             fork_children=sorted(self.fork_children),
             expires_at=self.expires_at,
@@ -332,11 +387,11 @@ class Worker:
     @classmethod
     def restored(cls, saved: SavedWorker) -> Worker:
         """Make the record anew, but for `link` and `replaces`."""
-        scoreboard = Scoreboard(saved.memfd)
+        scoreboard = Scoreboard(saved.memfd, saved.rows, wary=True)
         given, departures = saved.given, saved.departures
         if given is None:  # an earlier version did not count it, nor each departure
             given = saved.arriving + scoreboard.attached
-            departures = max(departures, scoreboard[DETACHED])
+            departures = max(departures, scoreboard.count(DETACHED))
         promises = saved.promises or [(0, saved.accept_below + departures, given - saved.arriving)]
         return cls(
             serial=saved.serial,
@@ -362,6 +417,8 @@ class Worker:
             error=saved.error,
             killed=saved.killed,
             stuck=saved.stuck,
+            rogue=saved.rogue,
+            guests=None if saved.guests is None else set(saved.guests),
             exit=None if saved.exit is None else Exit(saved.exit),
             fork_children=set(saved.fork_children),
             expires_at=saved.expires_at,

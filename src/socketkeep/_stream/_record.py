@@ -35,7 +35,7 @@ ACTIVE_AT: Final = 9
 LISTENER: Final = 10
 ENDED: Final = 11
 HANDLER_ERRORS: Final = 12
-KEEP: Final = 13  # NOT_OFFERED, OFFERED to the keeper, or the token by which it says it has it
+KEEP: Final = 13  # NOT_OFFERED, OFFERED, NOT_KEPT, or the token of the keeper that has it
 STATE: Final = 14  # where the committed state stands, see the scoreboard; 0: none
 BOOT: Final = 15  # of the keeper under which it was accepted, with MINTED_BY and NUMBER its id
 WORDS: Final = 16  # fields are only ever appended
@@ -43,6 +43,7 @@ WORDS: Final = 16  # fields are only ever appended
 
 NOT_OFFERED: Final = 0
 OFFERED: Final = 1
+NOT_KEPT: Final = 1 << 63  # what was offered was no connection: it is not to be offered again
 
 
 class Status(IntEnum):
@@ -62,6 +63,7 @@ AGAIN: Final = 8
 CLEAN: Final = int(Status.CLEAN)
 READ: Final = int(Status.READ)
 SENT: Final = int(Status.SENT)
+BOUND: Final = int(Status.BOUND)
 
 
 class Ended(IntEnum):

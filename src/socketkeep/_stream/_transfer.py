@@ -192,7 +192,10 @@ def taking(
     while True:
         received = yield from _receive(channel)
         fds = received.descriptors
-        body = _passing.unpack(received)
+        try:
+            body = _passing.unpack(received)
+        except _passing.Unfit:
+            body = None
         if received.truncated or len(fds) != 2 or body is None:
             raise _refuse(fds, received.truncated)
         with socket.socket(fileno=fds[0]) as answer:

@@ -14,11 +14,20 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from socketkeep import _log, _passing
-from socketkeep._wire._messages import AnyMessage, Message, Unreadable, decode, encode
+from socketkeep._wire._messages import TAGS, AnyMessage, Message, Unreadable, decode, encode
 
 #: The types of messages that have been told to be unreadable, and how many are told of at most.
 _told: Final[set[str]] = set()
 _MOST_TOLD: Final = 100
+_LONGEST_TAG: Final = 40
+#: How many that cannot be read are passed over before others have their turn.
+_PASSED_OVER_AT_ONCE: Final = 16
+
+#: The largest message that is read.  A state has 64 KiB at most; what is unread is as long as the
+#: longest message that a handler waits for.  The keeper takes a little less, so that what it sends
+#: on, with a few more fields, is read, too.
+LARGEST: Final = 64 * 1024 * 1024
+_LARGEST_TO_SEND_ON: Final = LARGEST - 65536
 
 
 #: A packet that waits for room: payload, descriptors, and whether the channel owns those.
@@ -27,6 +36,10 @@ Queued: TypeAlias = tuple[bytes, list[int], bool]
 
 class ChannelClosed(Exception):
     """The process at the other end has gone."""
+
+
+class Garbled(Exception):
+    """What arrived is no message, of this version or of a later one."""
 
 
 class Packet(NamedTuple):
@@ -43,9 +56,9 @@ class Packet(NamedTuple):
     truncated: bool
 
     def close(self) -> None:
-        """Close the descriptors, for a receiver that has no use for them."""
-        for fd in self.descriptors:
-            os.close(fd)
+        """Close the descriptors that nobody has taken out."""
+        while self.descriptors:
+            os.close(self.descriptors.pop())
 
 
 class Channel:
@@ -56,9 +69,16 @@ class Channel:
     waits instead, for workers: the keeper always reads, so that this cannot lock.
     """
 
-    def __init__(self, sock: socket.socket, queued: Iterable[Queued] = ()) -> None:
-        """Make this end of `sock`; `queued` is what an earlier object on it had still to send."""
+    def __init__(
+        self, sock: socket.socket, queued: Iterable[Queued] = (), *, wary: bool = False
+    ) -> None:
+        """Make this end of `sock`; `queued` is what an earlier object on it had still to send.
+
+        wary: the other end runs user code, and what makes no sense is told, not passed over.
+        """
         sock.setblocking(False)  # whatever the default timeout was when the object was made
+        self._wary = wary
+        self._most = _LARGEST_TO_SEND_ON if wary else LARGEST
         self.keepers = 1  # how many there have been at the other end
         self._sock = sock
         self._queue: deque[Queued] = deque(queued)
@@ -69,6 +89,11 @@ class Channel:
     @property
     def wants_write(self) -> bool:
         return bool(self._queue)
+
+    @property
+    def waiting(self) -> int:
+        """How many packets are still to be sent."""
+        return len(self._queue)
 
     @property
     def queued(self) -> list[Queued]:
@@ -115,24 +140,44 @@ class Channel:
     def receive(self) -> Packet | None:
         """Return the next packet, or None when none has arrived.  Raises ChannelClosed.
 
-        What this version cannot read, from a newer one at the other end, is passed over: its
-        descriptors are closed, and the log says it once.
+        A type of message that this version does not know, from a newer one at the other end, is
+        passed over: its descriptors are closed, and the log says it once.  Raises Garbled, and has
+        closed the descriptors, for what no version sends, where this end is wary.
         """
-        while True:
+        for _ in range(_PASSED_OVER_AT_ONCE):
             try:
                 received = self._next()
             except BlockingIOError:
                 return None
+            rest = Packet(None, received.descriptors, received.truncated)
             if not received.data:
-                raise ChannelClosed
-            body = _passing.unpack(received)
+                rest.close()
+                if self.closed or not self._wary:
+                    raise ChannelClosed
+                raise Garbled("an empty packet came")
             try:
+                body = _passing.unpack(received, self._most)
                 message = None if body is None else decode(body)
+            except _passing.TooLarge as error:
+                _log.warning("message ignored: it is too large", error=error)
+                return rest
+            except _passing.Unfit as error:
+                rest.close()
+                if self._wary:
+                    raise Garbled(str(error)) from None
+                _tell_once(Unreadable("", str(error)))
+                continue
             except Unreadable as error:
-                Packet(None, received.descriptors, received.truncated).close()
+                rest.close()
+                if self._wary and (not error.tag or error.tag in TAGS):
+                    raise Garbled(f"{error.tag or 'no message'}: {error}") from None
                 _tell_once(error)
                 continue
+            except BaseException:
+                rest.close()
+                raise
             return Packet(message, received.descriptors, received.truncated)
+        return None
 
     @property
     def closed(self) -> bool:
@@ -194,7 +239,8 @@ def channel_pair() -> tuple[socket.socket, socket.socket]:
 def _tell_once(error: Unreadable) -> None:
     if error.tag not in _told and len(_told) < _MOST_TOLD:
         _told.add(error.tag)
-        _log.warning("message ignored: this version cannot read it", type=error.tag, error=error)
+        tag = error.tag[:_LONGEST_TAG]
+        _log.warning("message ignored: this version cannot read it", type=tag, error=error)
 
 
 def _packed(message: Message, descriptors: Sequence[int]) -> tuple[bytes, list[int]]:

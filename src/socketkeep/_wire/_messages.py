@@ -8,7 +8,7 @@ What rides along as descriptors stands in each docstring, in order.
 """
 
 # Without `from __future__ import annotations`: as texts they would be compiled by each process.
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -259,6 +259,9 @@ AnyMessage: TypeAlias = (
     | Crowded
     | Stranded
 )
+
+#: The tags of the messages that this version knows.
+TAGS: Final = frozenset(each.__struct_config__.tag for each in get_args(AnyMessage))
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)

@@ -12,6 +12,7 @@ crashes, the committed states (`_wire/_shelves.py`).
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import struct
@@ -19,19 +20,35 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
+from socketkeep._passing import Unfit, has_seals, sealed_size
 from socketkeep._stream import _record as record
 from socketkeep._stream._assignment import Order
 from socketkeep._stream._record import Ended, Record
-from socketkeep._wire import _shelves
+from socketkeep._wire import _shelves, _unsealed
 from socketkeep._wire._shelves import Place
 
 HEADER_WORDS: Final = 32
 _PEER_WORDS: Final = 8
 ROW_WORDS: Final = record.WORDS + _PEER_WORDS
 _WORD: Final = 8
+#: Of the memfd, by which the maps of a process show whose scoreboard it has.
+NAME: Final = "socketkeep-scoreboard"
 _CHUNK: Final = 512  # rows that are read at a time
+_MASK: Final = 2**64 - 1
+#: By these nobody can shorten the memory that another has mapped, which would end that by SIGBUS.
+SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_MOST_ROWS: Final = 2**24
+#: Beyond it a counter was not counted up.
+_MOST_COUNTED: Final = 2**48
+#: The highest number of an assignment; after it they begin anew.
+LAST_EPOCH: Final = 2**32
+#: The latest second that a keeper can have started in, the largest pid, and so on.
+LAST_BOOT: Final = 2**40
+_LAST_PID: Final = 2**22
+_LAST_LISTENER: Final = 2**16
+_LAST_TIME: Final = 2**63
 _BLANK_ROW: Final = bytes(ROW_WORDS * _WORD)
 #: What a row has behind its first word, NUMBER, which is written by itself.
 _ROW: Final = struct.Struct(f"={record.WORDS - 1}Q{_PEER_WORDS * _WORD}s")
@@ -91,10 +108,15 @@ def create_memfd(rows: int, *, states: bool = False) -> int:
 
     Pages that are not used cost nothing.  Raises OSError.
     """
-    fd = os.memfd_create("socketkeep-scoreboard", os.MFD_CLOEXEC)
-    size = (HEADER_WORDS + rows * ROW_WORDS) * _WORD
-    os.ftruncate(fd, _shelves.end(size, rows) if states else size)
-    os.pwrite(fd, rows.to_bytes(_WORD, sys.byteorder), _ROWS * _WORD)
+    fd = os.memfd_create(NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        size = (HEADER_WORDS + rows * ROW_WORDS) * _WORD
+        os.ftruncate(fd, _shelves.end(size, rows) if states else size)
+        os.pwrite(fd, rows.to_bytes(_WORD, sys.byteorder), _ROWS * _WORD)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 
@@ -106,13 +128,33 @@ class Scoreboard:
     has died and left fork children.
     """
 
-    def __init__(self, fd: int) -> None:
-        """Map the memfd `fd`, which may be closed afterwards.  Raises OSError."""
-        size = os.fstat(fd).st_size
-        self._map = mmap.mmap(fd, size)
-        self._words = memoryview(self._map).cast("Q")
-        self.rows: Final = self._words[_ROWS]
+    def __init__(self, fd: int, rows: int = 0, *, wary: bool = False) -> None:
+        """Map the memfd `fd`, which may be closed afterwards.
+
+        rows: how many it was made with; 0: that is not known, and is read from it.
+        wary: it came from a process that runs user code.  One that is not sealed, as those of
+        earlier versions, is not mapped then: whoever has it could end this process by SIGBUS.
+
+        Raises OSError, and Unfit when this is no scoreboard.
+        """
+        sealed = not wary or bool(has_seals(fd) & fcntl.F_SEAL_SHRINK)
+        # A file that can be sealed and is not is no earlier version's.
+        size = sealed_size(fd, SEALS if wary and sealed else 0)
+        if wary and not has_seals(fd) & fcntl.F_SEAL_SEAL:
+            raise Unfit("a scoreboard came without its seals")
+        if size < HEADER_WORDS * _WORD:
+            raise Unfit(f"a scoreboard came that has {size} bytes")
+        if sealed:
+            self._map = mmap.mmap(fd, size)
+            self._words = memoryview(self._map).cast("Q")
+        else:
+            memory = _unsealed.Memory(fd)
+            self._map = cast("mmap.mmap", memory)
+            self._words = cast("memoryview", _unsealed.Words(memory, 0, size // _WORD))
+        self.rows: Final = rows or self._words[_ROWS]
         start = (HEADER_WORDS + self.rows * ROW_WORDS) * _WORD
+        if self.rows > _MOST_ROWS or size not in (start, _shelves.end(start, self.rows)):
+            raise Unfit(f"a scoreboard came that has {size} bytes for {self.rows} rows")
         self._shelves = _shelves.Shelves(self._map, self.rows, start) if size > start else None
         self._unused = iter(range(self.rows))
         self._freed: list[int] = []
@@ -121,6 +163,11 @@ class Scoreboard:
     def __getitem__(self, word: int) -> int:
         """Return the header's `word`."""
         return self._words[word]
+
+    def count(self, word: int) -> int:
+        """Return a counter of the header, 0 when it cannot have been counted up to that."""
+        value = self._words[word]
+        return value if value < _MOST_COUNTED else 0
 
     def add(self, word: int, amount: int = 1) -> None:
         """Add to the header's `word`."""
@@ -150,15 +197,15 @@ class Scoreboard:
 
         What it was given and what was taken from it are not in it: the keeper counts those exactly.
         """
-        words = self._words
-        accepted = words[ACCEPTED]  # first: who ends after this may be one that came before it
-        return accepted - words[CLOSED] - words[RESET] - words[LOST]
+        count = self.count
+        accepted = count(ACCEPTED)  # first: who ends after this may be one that came before it
+        return accepted - count(CLOSED) - count(RESET) - count(LOST)
 
     @property
     def attached(self) -> int:
         """How many connections the worker has been given."""
         words = (ATTACHED_RELOAD, ATTACHED_PARKED, ATTACHED_CRASH, ATTACHED_UPGRADE)
-        return sum(self._words[word] for word in words)
+        return sum(self.count(word) for word in words)
 
     @property
     def order(self) -> Order | None:
@@ -227,10 +274,12 @@ class Scoreboard:
         errors = words[record.HANDLER_ERRORS]
         with self._lock:
             header = self._words
-            header[_COUNTER_OF_END.get(words[record.ENDED], LOST)] += 1
+            # Within the words: the keeper does this too, for a worker that may have left anything.
+            counter = _COUNTER_OF_END.get(words[record.ENDED], LOST)
+            header[counter] = header[counter] + 1 & _MASK
             if errors:
-                header[HANDLER_ERRORS] += errors
-            header[OPEN] -= 1
+                header[HANDLER_ERRORS] = header[HANDLER_ERRORS] + errors & _MASK
+            header[OPEN] = header[OPEN] - 1 & _MASK
             if self._shelves is not None and words[record.STATE]:
                 self._shelves.clear(row, words[record.STATE])
             words[record.NUMBER] = 0  # first: from here on the keeper does not read it
@@ -266,7 +315,7 @@ class Scoreboard:
         return self._shelves.place(row, self.record(row))
 
     def state(self, row: int) -> bytes | None:
-        """Return what was put last, None when that is nothing."""
+        """Return what was put last, None when that is nothing.  Raises Unfit: that is nowhere."""
         word = self.record(row)[record.STATE]
         return None if self._shelves is None else self._shelves.get(word)
 
@@ -315,6 +364,23 @@ class Scoreboard:
             if words[record.NUMBER]:
                 left -= 1
                 yield row, words
+
+
+def is_plausible(row: Record) -> bool:
+    """Whether a row can be what a worker writes of a connection."""
+    most = (
+        (record.EPOCH, LAST_EPOCH),
+        (record.BOOT, LAST_BOOT),
+        (record.PID, _LAST_PID),
+        (record.STATUS, record.BOUND | record.AGAIN),
+        (record.ENDED, record.TAKEN),
+        (record.LISTENER, _LAST_LISTENER),
+        (record.BYTES_IN, _LAST_TIME),
+        (record.BYTES_OUT, _LAST_TIME),
+        (record.ACCEPTED_AT, _LAST_TIME),
+        (record.ACTIVE_AT, _LAST_TIME),
+    )
+    return all(row[word] <= limit for word, limit in most)
 
 
 def connection_id(boot: int, minted_by: int, number: int) -> str:

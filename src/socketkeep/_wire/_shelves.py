@@ -11,6 +11,7 @@ import mmap
 from contextlib import suppress
 from typing import Final
 
+from socketkeep._passing import Unfit
 from socketkeep._stream._committed import STATE_LIMIT
 from socketkeep._stream._record import STATE, Record
 
@@ -76,6 +77,7 @@ class Shelves:
         self._map = mapping
         self._small = start
         self._large = _large_start(start, rows)
+        self._end = end(start, rows)
 
     def place(self, row: int, words: Record) -> Place:
         """Return the place of a row's state; `words` are the row."""
@@ -83,11 +85,14 @@ class Shelves:
         return Place(self._map, words, small, self._large + row * _LARGE_ROW)
 
     def get(self, word: int) -> bytes | None:
-        """Return the state that `word` names."""
+        """Return the state that `word` names.  Raises Unfit when there is no room for one."""
         if not word:
             return None
         offset = word & _OFFSET
-        return self._map[offset : offset + (word >> _OFFSET_BITS) - 1]
+        size = (word >> _OFFSET_BITS) - 1
+        if not 0 <= size <= STATE_LIMIT or not self._small <= offset <= self._end - size:
+            raise Unfit("the place of a state is none")
+        return self._map[offset : offset + size]
 
     def clear(self, row: int, word: int) -> None:
         """Give back the memory of a row's large states, if the last one was large."""

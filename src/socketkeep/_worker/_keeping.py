@@ -42,6 +42,8 @@ class Offer:
         words = entry.record
         if words[record.KEEP] == keep_token(words) or entry.sock.fileno() < 0:
             return None  # it has it; or the connection has TLS, whose keys stay here
+        if words[record.KEEP] == record.NOT_KEPT:
+            return None  # its descriptor is another's: a handler closed it
         now = time.monotonic()
         if now < self._again_at:
             self.at = self._again_at
