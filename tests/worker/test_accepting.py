@@ -8,6 +8,7 @@ import select
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,25 @@ def test_each_listener_has_its_number(listener: Listener) -> None:
             assert accepted is not None
             assert accepted[2] == 1
             accepted[0].close()
+        gate.close()
+
+
+def test_listeners_take_turns(listener: Listener) -> None:
+    """Where one connection at a time is accepted the second listener is no worse off."""
+    with socket.create_server(("127.0.0.1", 0)) as second, ExitStack() as stack:
+        second.setblocking(False)
+        gate = Gate([listener, second])
+        gate.open(True)
+        for _ in range(3):
+            stack.enter_context(connect(listener))
+            stack.enter_context(connect(second))
+        numbers = []
+        for _ in range(6):
+            accepted = gate.accept(gate.wait(5)[0])
+            assert accepted is not None
+            accepted[0].close()
+            numbers.append(accepted[2])
+        assert numbers == [0, 1, 0, 1, 0, 1]
         gate.close()
 
 

@@ -41,11 +41,8 @@ class Allotment:
             if share > worker.seats:
                 self._reactor.call_soon(self._connections.moves.dispatch)
             worker.seats = share
-        coming = 0
-        if each != _seats.UNBOUNDED or self._config.max_connections:
-            coming = self._connections.moves.waiting + self._leaving()
-        if self._config.max_connections:
-            coming += len(self._connections.parking)
+        scarce = self._is_scarce(generation)
+        coming = self._coming() if scarce else 0
         most = self._config.max_connections
         bounds = [worker.bound for worker in workers] if most else None
         loads = [worker.load for worker in workers]
@@ -54,12 +51,41 @@ class Allotment:
         if bounds is not None:
             limits = _seats.within(limits, bounds, most - coming)
             full = coming + sum(loads) >= most
+        if scarce and self._connections.moves.waiting:
+            # They and the accept queues take turns, and the keeper sees to that.
+            limits = [0] * len(workers)
         for worker, limit in zip(workers, limits, strict=True):
             self._pool.allot(worker, 0 if paused else limit, full=full)
         keeping = limits != [worker.seats for worker in workers]
         if (coming or keeping) and not (self._timer and self._timer.pending):
             # A connection that ends in a worker frees a seat and says nothing.
             self._timer = self._reactor.call_later(_AGAIN, self._connections.moves.dispatch)
+
+    def admits(self, generation: Generation) -> bool:
+        """Whether the keeper may accept one more connection for a worker that has a free seat.
+
+        Not where there are seats enough: there workers accept for themselves.  Nor in the place of
+        one that is served by a retiring worker and needs a seat in those that stay.
+        """
+        if not self._is_scarce(generation):
+            return False
+        workers = [w for w in self._pool.of_generation(generation.number) if w.is_ready]
+        if sum(max(0, worker.free_seats) for worker in workers) <= self._leaving():
+            return False
+        most = self._config.max_connections
+        return not most or self._coming() + sum(worker.bound for worker in workers) < most
+
+    def _is_scarce(self, generation: Generation) -> bool:
+        """Whether connections may have to wait for a seat."""
+        each = _seats.seats_of_model(generation.model, self._config.threads)
+        return each != _seats.UNBOUNDED or self._config.max_connections > 0
+
+    def _coming(self) -> int:
+        """How many connections have no seat, and are to have one before any new one."""
+        coming = self._connections.moves.waiting + self._leaving()
+        if self._config.max_connections:
+            coming += len(self._connections.parking)
+        return coming
 
     def _leaving(self) -> int:
         """How many connections of retiring workers need a seat in those that stay."""

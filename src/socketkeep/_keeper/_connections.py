@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal
@@ -18,6 +19,7 @@ from socketkeep._keeper._custody import Custody, Held
 from socketkeep._keeper._moves import Moves
 from socketkeep._keeper._ownership import Ownership, Stale, State
 from socketkeep._keeper._parking import Parking
+from socketkeep._keeper._queues import Exhausted, Queues
 from socketkeep._keeper._reactor import Reactor
 from socketkeep._keeper._screening import Nonsense, Screening
 from socketkeep._keeper._state import KeepOpen, SavedConnection, SavedConnections
@@ -39,7 +41,7 @@ from socketkeep._wire._messages import (
     Orphaned,
     Refused,
 )
-from socketkeep._wire._scoreboard import id_of, keep_token
+from socketkeep._wire._scoreboard import connection_id, id_of, keep_token
 
 _ACKNOWLEDGED: Final = b"\1"
 #: Bytes received and not dealt with that the keeper holds of all connections together, at most.
@@ -47,6 +49,8 @@ _MOST_UNREAD: Final = 512 * 1024 * 1024
 _FEW_UNREAD: Final = 65536
 #: What a row's word may say of a time or an amount, so that the next worker can add to it.
 _LARGEST: Final = 2**63 - 1
+#: In a connection's id, who accepted it: no worker has this serial number.
+_KEEPER: Final = 0
 
 
 class Connections:
@@ -61,10 +65,14 @@ class Connections:
         targets: Callable[[], Iterable[Worker]],
         changed: Callable[[], None],
         screening: Screening,
+        newcomer: Callable[[], Held | None],
+        boot: int,
     ) -> None:
         self._reactor = reactor
         self._screening = screening
         self._config = config
+        self._boot = boot
+        self._minted = 0
         self._listeners = listeners
         self._closer = closer
         self._changed = changed
@@ -78,6 +86,7 @@ class Connections:
             reactor,
             self.custody,
             targets,
+            newcomer,
             changed,
             self._close,
             config.orphan_timeout,
@@ -287,6 +296,30 @@ class Connections:
     def process_died(self, worker: Worker, pid: int) -> None:
         """A child of a `fork` worker that is dead itself was reaped."""
         self._owners_died(worker, pid.__eq__)
+
+    # What the keeper accepts in the workers' place.
+
+    def accept(self, queues: Queues) -> Held | None:
+        """Accept a connection that is to be given to a worker; None: nobody waits, or no room."""
+        try:
+            accepted = queues.accept()
+        except Exhausted:
+            self._out_of_descriptors()
+            return None
+        if accepted is None:
+            return None
+        sock, listener, peer = accepted
+        # Workers count what they accept; this process counts by the clock, so that no number comes
+        # twice, whichever version of the keeper goes on from here.
+        self._minted = max(self._minted + 1, time.monotonic_ns() // 1000)
+        name = connection_id(self._boot, _KEEPER, self._minted)
+        now = time.monotonic_ns()
+        parcel = Detached(name, 0, listener, peer, None, b"", now, 0, 0)
+        ownership = Ownership(State.MOVING, 0, None)
+        held = Held(parcel, sock, ownership, self._reactor.clock(), why="accepted")
+        self.totals["accepted"] += 1
+        self.custody.put(held)
+        return held
 
     # What follows from it.
 

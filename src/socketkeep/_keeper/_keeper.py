@@ -11,6 +11,7 @@ from socketkeep._config import DEFAULT_WORKERS, MOST_WORKERS, ServeConfig, worke
 from socketkeep._keeper._allotment import Allotment
 from socketkeep._keeper._closer import Closer
 from socketkeep._keeper._connections import Connections
+from socketkeep._keeper._custody import Held
 from socketkeep._keeper._drain import Drain
 from socketkeep._keeper._fdstore import LISTENER, FdStore, listener_name
 from socketkeep._keeper._generations import (
@@ -21,6 +22,7 @@ from socketkeep._keeper._generations import (
 )
 from socketkeep._keeper._notify import Herald
 from socketkeep._keeper._pool import WorkerPool
+from socketkeep._keeper._queues import Queues
 from socketkeep._keeper._reactor import Reactor
 from socketkeep._keeper._recycling import Recycling
 from socketkeep._keeper._reloads import Done, Outcome, Reloads
@@ -81,8 +83,11 @@ class Keeper:
             self._targets,
             self._changed,
             screening,
+            self._newcomer,
+            boot,
         )
         self.pool.hearing.receiver = self.connections
+        self._queues = Queues(listeners)
         self.templates = Templates(
             *(reactor, system, config, listeners, boot, name, rendezvous, self, screening)
         )
@@ -454,6 +459,14 @@ class Keeper:
             return []
         workers = self.pool.of_generation(self.current.number)
         return [w for w in workers if w.is_ready and not w.killed]
+
+    def _newcomer(self) -> Held | None:
+        """Accept a new connection in a worker's place, if there may be one more."""
+        if self.current is None or self.order is not None or self.paused:
+            return None
+        if not self._allotment.admits(self.current):
+            return None
+        return self.connections.accept(self._queues)
 
     def _allot(self) -> None:
         if self.current is not None:

@@ -16,22 +16,26 @@ from socketkeep import _log
 from socketkeep._keeper._custody import Close, Custody, Held
 from socketkeep._keeper._ownership import Ownership, Stale
 from socketkeep._keeper._reactor import Reactor, Timer
+from socketkeep._keeper._turns import Turns
 from socketkeep._keeper._waits import WaitsByReason
 from socketkeep._keeper._workers import Worker
 from socketkeep._wire._messages import Attach, Attached, Crowded, Refused
 
 _RETRY: Final = 0.1
+_TICK: Final = 1e-6
 
 
 class Moves:
     """Gives each connection that is to move to the worker with the most room.
 
-    `targets` returns the workers that may be given connections now.  `changed` is called whenever a
-    connection came, went, or was given, so that the seats kept free for them can be counted anew.
-    `close` is called with what no worker took in time, or when the server stops.  `keeps` says
-    whether the keeper goes on holding a handle once a worker has attached, of each connection; of
-    one that was parked it does anyway: it will most likely be parked again, and then comes back
-    without a descriptor.
+    `targets` returns the workers that may be given connections now.  `newcomer` accepts a new
+    connection, if one waits and there may be one more: while others wait for a seat they and the
+    accept queues take turns, and workers accept nothing by themselves.  `changed` is called
+    whenever a connection came, went, or was given, so that the seats kept free for them can be
+    counted anew.  `close` is called with what no worker took in time, or when the server stops.
+    `keeps` says whether the keeper goes on holding a handle once a worker has attached, of each
+    connection; of one that was parked it does anyway: it will most likely be parked again, and then
+    comes back without a descriptor.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class Moves:
         reactor: Reactor,
         custody: Custody,
         targets: Callable[[], Iterable[Worker]],
+        newcomer: Callable[[], Held | None],
         changed: Callable[[], None],
         close: Close,
         orphan_timeout: float,
@@ -47,6 +52,7 @@ class Moves:
         self._reactor = reactor
         self._custody = custody
         self._targets = targets
+        self._newcomer = newcomer
         self._changed = changed
         self._close = close
         self._orphan_timeout = orphan_timeout
@@ -54,6 +60,9 @@ class Moves:
         self.waits: Final = WaitsByReason()
         self._moving: dict[str, Held] = {}
         self._waiting: dict[str, Held] = {}  # sent to no worker yet, in the order they came
+        self._disordered = False  # but for those that came back from a worker
+        self._latest = 0.0  # when the last of them came
+        self._turns = Turns()
         self._unanswered: dict[int, dict[str, None]] = {}  # by worker, in the order they were sent
         self._expiry: Timer | None = None
         self._stopping = False
@@ -73,24 +82,45 @@ class Moves:
 
     def put(self, held: Held) -> None:
         """Find a worker for a connection that none has."""
-        held.since = self._reactor.clock()
+        self._enter(held)
+        self._go_on()
+
+    def _enter(self, held: Held) -> None:
+        # Later than the one before by what a clock can tell, so that the order can be told by it.
+        held.since = self._latest = max(self._reactor.clock(), self._latest + _TICK)
         self._moving[held.id] = self._waiting[held.id] = held
         self._expect_expiry()
-        self._go_on()
 
     def dispatch(self) -> None:
         """Give each connection that waits to a worker, while there is one with a free seat."""
         if self._waiting or self._crowded:
             targets = tuple(self._targets())
             room = {worker: free for worker in targets if (free := worker.free_seats) > 0}
-            for held in tuple(islice(self._waiting.values(), sum(room.values()))):
+            if self._disordered:
+                self._disordered = False
+                in_order = sorted(self._waiting.items(), key=lambda item: item[1].since)
+                self._waiting = dict(in_order)
+            free = sum(room.values())
+            line = iter(tuple(islice(self._waiting.values(), free)))
+            while free and (held := self._turns.next(lambda: next(line, None), self._welcome)):
                 # The most free seats, not the fewest connections: shares of --max-connections
                 # differ.
                 target = max(room, key=room.__getitem__)
                 if self._give(held, target):
                     room[target] -= 1
+                    free -= 1
             self._tell_crowded(targets)
         self._changed()
+
+    def _welcome(self) -> Held | None:
+        """Return a new connection, if it is to have a seat though others wait for one.
+
+        Not where none waits: there workers accept for themselves.
+        """
+        held = self._newcomer() if self._waiting else None
+        if held is not None:
+            self._enter(held)
+        return held
 
     def attached(self, worker: Worker, message: Attached) -> None:
         """The worker holds the connection: let go of it here, or hold it as the worker's."""
@@ -119,7 +149,7 @@ class Moves:
         held = self._answer(worker, name, epoch, Ownership.refused)
         if held is not None:
             worker.departures += 1
-            self._waiting[held.id] = held
+            self._come_back(held)
             # Not at once: the worker that refused may be the only one, and be out of descriptors.
             self._reactor.call_later(_RETRY, self._go_on)
 
@@ -137,9 +167,14 @@ class Moves:
             except Stale as error:
                 self._reactor.failed(error)
                 continue
-            self._waiting[name] = held
+            self._come_back(held)
         self._go_on()
         return set(names)
+
+    def _come_back(self, held: Held) -> None:
+        """Wait again, at the place that it had: who was refused has waited longer than the rest."""
+        self._waiting[held.id] = held
+        self._disordered = True
 
     def snapshot(self) -> tuple[list[str], dict[int, list[str]]]:
         """Return what waits for a worker, and what each worker has not answered yet."""

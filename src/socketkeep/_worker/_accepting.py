@@ -91,6 +91,7 @@ class Gate:
         self._queued = False
         self._looked_at = 0.0
         self._open = False
+        self._turn = 0  # the number of the listener that is the first to be accepted from
         self._paused_until = 0.0
         self._throttle = _log.Throttle()
 
@@ -119,12 +120,24 @@ class Gate:
                 self._epoll.unregister(fd)
 
     def wait(self, timeout: float | None) -> list[int]:
-        """Return what is readable; nothing after `timeout` seconds, or when a pause is over."""
+        """Return what is readable; nothing after `timeout` seconds, or when a pause is over.
+
+        Of the listeners the one first whose turn it is: epoll tells them in the same order each
+        time, and where seats become free one by one the first would get them all.
+        """
         if self._paused_until:
             pause = self._paused_until - time.monotonic()
             if pause > 0:
                 timeout = pause if timeout is None else min(timeout, pause)
-        return [fd for fd, _ in self._epoll.poll(timeout)]
+        ready = [fd for fd, _ in self._epoll.poll(timeout)]
+        if len(ready) > 1 and len(self._doors) > 1:
+            ready.sort(key=self._distance)
+        return ready
+
+    def _distance(self, fd: int) -> int:
+        """Return how far a listener is from its turn."""
+        door = self._doors.get(fd)
+        return -1 if door is None else (door.index - self._turn) % len(self._doors)
 
     def queued(self) -> bool:
         """Whether connections wait in the queue of a listener, a moment ago at the latest.
@@ -158,7 +171,10 @@ class Gate:
         except Exhausted as error:
             self.pause("out of file descriptors", str(error))
             return None
-        return None if accepted is None else (*accepted, door.index)
+        if accepted is None:
+            return None
+        self._turn = door.index + 1
+        return (*accepted, door.index)
 
     def pause(self, event: str, error: str) -> None:
         """Accept nothing for a moment, and say so at a bounded rate."""

@@ -29,8 +29,8 @@ from socketkeep._worker._target import Model
 if TYPE_CHECKING:  # asyncio is for who has a loop
     import asyncio
 
-_COUNTER_OF_REASON: Final[dict[Attached, int]] = {
-    "accepted": scoreboard.ACCEPTED,
+_COUNTER_OF_REASON: Final[dict[Attached, int | None]] = {
+    "accepted": None,  # by the keeper, which counts it
     "reload": scoreboard.ATTACHED_RELOAD,
     "upgrade": scoreboard.ATTACHED_UPGRADE,
     "parked": scoreboard.ATTACHED_PARKED,

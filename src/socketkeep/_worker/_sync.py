@@ -121,11 +121,16 @@ class SyncLoop:
                 self._model.resume()
             self.gate.open(self.order is None and self._allowance.permits(self.open))
             hurry = self.order is not None or bool(self.lingering)
+            doors = []
             for fd in self.gate.wait(self._patience() if hurry else None):
                 call = self.callbacks.get(fd)
                 if call is not None:
                     call()
                 else:
+                    doors.append(fd)
+            # After the keeper was heard: a seat may be for one that waits there.
+            if not self._attached:
+                for fd in doors:
                     self._accept(fd)
             if hurry:
                 self._end_in_time()
@@ -183,9 +188,12 @@ class SyncLoop:
         """
         self._accepts += 1
         several = self._queueing or self._accepts % IN_A_ROW == 0
-        for _ in range(IN_A_ROW if several else 1):
+        board = self.environment.scoreboard
+        for number in range(IN_A_ROW if several else 1):
             if self.order is not None or not self._allowance.permits(self.open):
                 return
+            if number and board.crowded:
+                return  # others wait for the seat, and the keeper has said so
             try:
                 accepted = self.gate.accept(fd)
             except BadAccept as error:
