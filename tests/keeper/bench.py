@@ -234,8 +234,10 @@ class Bench:
         for peer in self._peers:
             peer.close()
         self.system.close()
-        for each in (*self._entrances, *self.listeners):
-            each.close()
+        for entrance in self._entrances:
+            entrance.close()
+        for listener in self.listeners:
+            listener.close()
         self._directory.cleanup()
         self.reactor.close()
         assert stopped, "the keeper does not end"

@@ -13,10 +13,11 @@ from tests.keeper.fakes import FarWorker
 
 def queue(bench: Bench, stack: ExitStack, count: int) -> list[socket.socket]:
     """Return clients in the accept queue."""
-    return [
-        stack.enter_context(socket.create_connection(bench.listener.sock.getsockname()))
-        for _ in range(count)
-    ]
+    listener = bench.listener.sock
+    clients = [stack.enter_context(socket.socket(listener.family)) for _ in range(count)]
+    for client in clients:
+        client.connect(listener.getsockname())
+    return clients
 
 
 def wake(bench: Bench, worker: FarWorker, count: int) -> list[str]:

@@ -233,12 +233,16 @@ class Scoreboard:
                     self._words[counter] += 1
         return row
 
-    def give_back(self, row: int, counter: int) -> None:
-        """Free a row that was claimed, as if it never had been: nobody has read anything of it."""
+    def give_back(self, row: int, counter: int | None) -> None:
+        """Free a row that was claimed, as if it never had been: nobody has read anything of it.
+
+        counter: the one that `claim` was given.
+        """
         start = (HEADER_WORDS + row * ROW_WORDS) * _WORD
         with self._lock:
             self._words[OPEN] -= 1
-            self._words[counter] -= 1
+            if counter is not None:
+                self._words[counter] -= 1
             if self._shelves is not None and (state := self.record(row)[record.STATE]):
                 self._shelves.clear(row, state)
             self._map[start : start + ROW_WORDS * _WORD] = _BLANK_ROW

@@ -235,8 +235,8 @@ class SyncLoop:
         channel = self.environment.channel
         full = self.open >= self.environment.scoreboard.rows
         if not packet.descriptors or full or self.order is not None:
-            packet.close()
             reason = "no seat" if packet.descriptors else "out of file descriptors"
+            packet.close()
             self._refuse(message.id, message.epoch, reason)
             return
         entry = self.roster.attached(message, packet.descriptors[0])
