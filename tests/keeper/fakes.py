@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal, NoReturn, TypeVar
@@ -30,6 +30,7 @@ from socketkeep._wire._messages import (
     Acknowledged,
     Attach,
     Attached,
+    Began,
     CloseListeners,
     Crowded,
     Detached,
@@ -163,6 +164,7 @@ class FakeSystem(System):
         self.checks: list[Check] = []
         self.no_execution = False  # executing a program fails
         self.mask: list[int] = []
+        self.have_the_port: set[int] = set()  # besides those that are known to
         self._of_pidfd: dict[int, Process] = {}
 
     def add(self, name: str) -> Process:
@@ -211,7 +213,8 @@ class FakeSystem(System):
 
     def open_pidfd(self, pid: int) -> int:
         process = self.processes[pid]
-        assert not process.reaped
+        if process.reaped:
+            raise ProcessLookupError
         if self.no_pidfd:
             self.no_pidfd -= 1
             raise OSError(24, "Too many open files")
@@ -245,6 +248,23 @@ class FakeSystem(System):
 
     def descendants(self) -> set[int]:
         return {p.pid for p in self.processes.values() if not p.reaped}
+
+    def ended_child(self) -> int | None:
+        ended = [p for p in self.processes.values() if p.is_child and p.exit and not p.reaped]
+        return ended[0].pid if ended else None
+
+    def reap_child(self, pid: int) -> Exit | None:
+        process = self.processes[pid]
+        assert not process.reaped, f"{process.name} was reaped twice"
+        process.reaped = process.exit is not None
+        return process.exit
+
+    def is_child(self, pid: int) -> bool:
+        return pid in self.children()
+
+    def holding(self, pids: Iterable[int], inodes: Collection[int]) -> set[int]:
+        assert inodes
+        return self.have_the_port & set(pids)
 
     def resident_bytes(self, pid: int) -> int:
         return self.resident.get(pid, 0)
@@ -311,6 +331,7 @@ class Template(Far):
         self.model: Model = "async"
         self.load: Load | None = None
         self.model_told = False
+        self.tells = "template"  # who says that a worker was forked
         self.hangs = False  # in the user's code: it reads nothing
         self.process.at_death.append(self._drop)
 
@@ -362,7 +383,10 @@ class Template(Far):
                 wake=wake,
             )
             os.close(memfd)
-            self.send(Forked(wanted.serial, worker.pid))
+            if self.tells in ("worker", "both"):
+                self.send(Began(wanted.serial, worker.pid))
+            if self.tells != "worker":
+                self.send(Forked(wanted.serial, worker.pid))
             forked.append(worker)
         self.workers += forked
         return forked

@@ -6,7 +6,6 @@ more than the listener and what anybody is told over the control socket.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from typing import Final
@@ -58,9 +57,8 @@ class HttpProcess:
         self._delay = _FIRST_DELAY
         self._timer: Timer | None = None
         if instead_of:
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                os.kill(instead_of, signal.SIGKILL)
-                os.waitpid(instead_of, 0)
+            self._children.watch(instead_of, lambda _ended: None)
+            self._children.kill(instead_of)
         self._start()
 
     def snapshot(self, keep: KeepOpen) -> tuple[SavedListener, int]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import sys
 from collections.abc import Callable
 
 from socketkeep import _log
+from socketkeep._keeper._children import Children
 from socketkeep._keeper._reactor import Reactor
+from socketkeep._keeper._system import System
 
 
 class Reloader:
@@ -22,6 +22,7 @@ class Reloader:
     def __init__(
         self,
         reactor: Reactor,
+        system: System,
         target: str,
         changed: Callable[[], None],
         instead_of: int = 0,
@@ -29,9 +30,9 @@ class Reloader:
         self._reactor = reactor
         self._changed = changed
         if instead_of:
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                os.kill(instead_of, signal.SIGKILL)
-                os.waitpid(instead_of, 0)
+            earlier = Children(reactor, system)
+            earlier.watch(instead_of, lambda _ended: None)
+            earlier.kill(instead_of)
         import subprocess  # every server loads this module
 
         # A group of its own, so that Ctrl-C reaches the keeper alone.
@@ -41,6 +42,7 @@ class Reloader:
             stdout=subprocess.PIPE,
             process_group=0,
         )
+        system.reaper.expect(self._process.pid, self._process.poll)
         assert self._process.stdout is not None
         self._output = self._process.stdout
         self._unfinished = b""

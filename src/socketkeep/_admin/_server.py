@@ -177,7 +177,11 @@ class _Server:
         """Begin to watch the source files, if that is wanted, and end an earlier watcher."""
         if self._keeper.config.reload:
             self._reloader = Reloader(
-                self._reactor, self._keeper.config.target, self._keeper.reload, instead_of
+                self._reactor,
+                self._keeper.system,
+                self._keeper.config.target,
+                self._keeper.reload,
+                instead_of,
             )
             self._stack.callback(self._reloader.close)
 

@@ -57,6 +57,7 @@ class Children:
         """
         self.unwatch(pid)  # of a process that was taken for another's
         child = self._watched[pid] = _Child(pid, ended, adopted)
+        self._system.reaper.expect(pid, lambda: self._reap(child))
         if pidfd is None:
             self._open(child)
         else:
@@ -66,7 +67,8 @@ class Children:
     def unwatch(self, pid: int) -> None:
         """Leave a child to itself."""
         child = self._watched.pop(pid, None)
-        if child is not None and child.pidfd >= 0:
+        if child is not None:
+            self._system.reaper.forget(pid)
             self._close(child)
 
     def kill(self, pid: int) -> None:
@@ -87,8 +89,8 @@ class Children:
             return
         try:
             child.pidfd = self._system.open_pidfd(child.pid)
-        except ProcessLookupError:  # possible only for another process's child
-            self._reactor.call_later(0.0, lambda: self._finish(child, Exit(None)))
+        except ProcessLookupError:  # another process's child, or reaped before it was waited for
+            self._finish_soon(child, self._system.reaper.claim(child.pid) or Exit(None))
             return
         except OSError as error:
             self._throttle.warning(
@@ -96,13 +98,25 @@ class Children:
             )
             self._reactor.call_later(_RETRY, lambda: self._open(child))
             return
+        ended = self._system.reaper.claim(child.pid)
+        if ended is not None and not self._system.is_child(child.pid):
+            # What has the pid now is somebody else's.
+            os.close(child.pidfd)
+            child.pidfd = -1
+            self._finish_soon(child, ended)
+            return
         if child.doomed:
             self._system.kill(child.pidfd, signal.SIGKILL)
         self._reactor.register(child.pidfd, lambda _events: self._reap(child))
 
+    def _finish_soon(self, child: _Child, ended: Exit) -> None:
+        self._reactor.call_later(0.0, lambda: self._finish(child, ended))
+
     def _reap(self, child: _Child) -> None:
         if child.adopted:
             ended = Exit(None) if self._system.has_ended(child.pidfd) else None
+        elif child.pidfd < 0:
+            ended = self._system.reap_child(child.pid)
         else:
             ended = self._system.reap(child.pidfd)
         if ended is None:
@@ -113,8 +127,11 @@ class Children:
     def _finish(self, child: _Child, ended: Exit) -> None:
         if self._watched.get(child.pid) is child:
             del self._watched[child.pid]
+            self._system.reaper.forget(child.pid)
             child.ended(ended)
 
     def _close(self, child: _Child) -> None:
-        self._reactor.unregister(child.pidfd)
-        os.close(child.pidfd)
+        if child.pidfd >= 0:
+            self._reactor.unregister(child.pidfd)
+            os.close(child.pidfd)
+            child.pidfd = -1

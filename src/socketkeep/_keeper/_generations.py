@@ -21,11 +21,12 @@ from socketkeep._keeper._verdict import Policy
 from socketkeep._keeper._workers import Link, Model, restored_link
 from socketkeep._listener import Listener
 from socketkeep._wire._channel import Channel, Packet, channel_pair
-from socketkeep._wire._messages import Forked, ForkFailed, Load, Loaded, LoadFailed
+from socketkeep._wire._messages import Began, Forked, ForkFailed, Load, Loaded, LoadFailed
 
 EXIT_START_FAILED: Final = 3
 EXIT_LOAD_FAILED: Final = 4
 _EXIT_TIME: Final = 2.0  # seconds a template has to exit, once its channel is closed
+_LAST_WORD: Final = 1.0  # seconds that are waited, once it has ended, for what it forked last
 _MOST_THREADS: Final = 20  # that are named
 _LONGEST_TEXT: Final = 65536
 
@@ -74,6 +75,7 @@ class TemplateEvents(Protocol):
     def generation_failed(self, generation: Generation, failure: Failure) -> None: ...
     def template_ended(self) -> None: ...
     def worker_forked(self, forked: Forked, generation: Generation) -> None: ...
+    def worker_began(self, began: Began, generation: Generation) -> None: ...
     def worker_fork_failed(self, failed: ForkFailed, generation: Generation) -> None: ...
     def template_condemned(self, generation: Generation, why: str) -> None: ...
 
@@ -146,7 +148,7 @@ class Templates:
         self._alive: dict[int, tuple[Generation, Link]] = {}  # by pid
 
     def __len__(self) -> int:
-        return len(self._running)
+        return len(self._alive)
 
     def end(self, generation: Generation) -> None:
         """Let the generation's template go: it forks no more workers.
@@ -275,12 +277,31 @@ class Templates:
                 generation.failure = Failure(known, error[:_LONGEST_TEXT])
             case Forked() as forked:
                 self._events.worker_forked(forked, generation)
+            case Began() as began:
+                self._events.worker_began(began, generation)
             case ForkFailed() as failed:
                 self._events.worker_fork_failed(failed, generation)
 
     def _ended(self, pid: int, generation: Generation, link: Link, ended: Exit) -> None:
-        del self._alive[pid]
+        """Hear it out: what it forked last may be alive, and may not have said so yet.
+
+        A worker of which nothing had been heard would be nobody's, and would keep the port.  All
+        who can speak for the template close its channel when they have: the process between it and
+        a worker by exiting, the worker before anything else.
+        """
         link.drain()
+        if link.open:
+            conclude = partial(self._conclude, pid, generation, link, ended)
+            link.when_closed(conclude)
+            # What the user's code forked at import has the channel for as long as it runs.
+            self._reactor.call_later(_LAST_WORD, conclude)
+        else:
+            self._conclude(pid, generation, link, ended)
+
+    def _conclude(self, pid: int, generation: Generation, link: Link, ended: Exit) -> None:
+        if self._alive.get(pid, (None, None))[1] is not link:
+            return
+        del self._alive[pid]
         link.close()
         self._events.template_ended()
         if generation.link is not link or generation.state is GenerationState.RETIRED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final, Literal
@@ -9,6 +10,7 @@ from typing import Final, Literal
 from socketkeep import _log
 from socketkeep._config import DEFAULT_WORKERS, MOST_WORKERS, ServeConfig, worker_timeout
 from socketkeep._keeper._allotment import Allotment
+from socketkeep._keeper._children import Children
 from socketkeep._keeper._closer import Closer
 from socketkeep._keeper._connections import Connections
 from socketkeep._keeper._custody import Held
@@ -23,7 +25,7 @@ from socketkeep._keeper._generations import (
 from socketkeep._keeper._notify import Herald
 from socketkeep._keeper._pool import WorkerPool
 from socketkeep._keeper._queues import Queues
-from socketkeep._keeper._reactor import Reactor
+from socketkeep._keeper._reactor import Reactor, Timer
 from socketkeep._keeper._recycling import Recycling
 from socketkeep._keeper._reloads import Done, Outcome, Reloads
 from socketkeep._keeper._screening import Screening
@@ -37,10 +39,11 @@ from socketkeep._listener import Listener
 from socketkeep._stream._assignment import Order
 from socketkeep._version import VERSION
 from socketkeep._wire._channel import Channel
-from socketkeep._wire._messages import Forked, ForkFailed, Stranded
+from socketkeep._wire._messages import Began, Forked, ForkFailed, Stranded
 from socketkeep._wire._scoreboard import COUNTERS
 
 _EXIT_FAILED: Final = 1
+_LAST_LOOK: Final = 2.0  # seconds that a stop waits for processes that nobody knew to end
 _LONGEST: Final = 1000  # characters of a template's that are logged
 _RETRY: Final = 1.0  # seconds until a template that has ended is started again
 
@@ -125,6 +128,9 @@ class Keeper:
         )
         self._drain = Drain(reactor, self.pool, self.connections, self._drained)
         self._throttle = _log.Throttle()
+        self._listening = {os.fstat(listener.fileno()).st_ino for listener in listeners}
+        self._left_over = Children(reactor, system)
+        self._last_look: Timer | None = None
 
     def use_store(self, store: FdStore) -> None:
         """Keep what must outlive this process with the service manager, from here on."""
@@ -313,6 +319,7 @@ class Keeper:
         self._recycling.start()
         for worker in self.pool:
             self._watchdog.start(worker.model)
+        self._reactor.call_soon(self.system.reaper.reap)
         if not current.link.open:
             self._reactor.call_later(_RETRY, lambda: self._restart_template(current))
         self._refill()
@@ -350,6 +357,9 @@ class Keeper:
 
     def worker_forked(self, forked: Forked, generation: Generation) -> None:
         self.pool.forked(forked, generation)
+
+    def worker_began(self, began: Began, generation: Generation) -> None:
+        self.pool.began(began, generation)
 
     def worker_fork_failed(self, failed: ForkFailed, generation: Generation) -> None:
         self.pool.fork_failed(failed, generation)
@@ -481,4 +491,20 @@ class Keeper:
         elif self.pool.empty and not (
             self.connections or self.closer or self.templates or self.upgrades
         ):
+            self._stop_when_alone()
+
+    def _stop_when_alone(self) -> None:
+        """End the loop, and first the processes that nobody knew of and that have the port.
+
+        A worker of which the keeper has never heard: those who forked it were killed before they
+        could say so.  What the user's code has left running is not touched: it has no listener.
+        """
+        if self._last_look is None:
+            self._last_look = self._reactor.call_later(_LAST_LOOK, self._reactor.stop)
+        found = self.system.holding(self.system.reaper.strangers, self._listening)
+        for pid in found:
+            _log.warning("process killed: it was nobody's, and had a listener", pid=pid)
+            self._left_over.watch(pid, lambda _ended: self._changed())
+            self._left_over.kill(pid)
+        if not self._left_over:
             self._reactor.stop()

@@ -27,6 +27,7 @@ from socketkeep._stream._assignment import Order
 from socketkeep._wire._channel import Channel
 from socketkeep._wire._descriptors import ring
 from socketkeep._wire._messages import (
+    Began,
     Forked,
     ForkFailed,
     ForkWorker,
@@ -41,6 +42,8 @@ KILL_GRACE: Final = 7.0
 #: A worker that has closed its channel is about to end; one that has not ended after so long is
 #: ended: nothing could be asked of it any more.
 _HANG_UP: Final = 2.0
+#: How many workers are remembered that said that they run, and whose template has not said so.
+_MOST_BEGUN: Final = 2000
 
 
 class Boards(Protocol):
@@ -81,6 +84,7 @@ class WorkerPool:
         self._workers: dict[int, Worker] = {}
         self._serial = 0
         self._killing = False
+        self._begun: dict[int, int] = {}  # pids of workers that said that they run, by serial
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(tuple(self._workers.values()))
@@ -210,22 +214,46 @@ class WorkerPool:
 
         Raises Nonsense when the process is not the template's to give, or the worker is another's.
         """
+        if self._begun.pop(message.serial, None) == message.pid:
+            return  # the worker has said so
         worker = self._workers.get(message.serial)
-        if message.pid in self._children.pids or not self._is_forked_by(
-            message.pid, generation.pid, worker
+        if message.pid in self._children.pids or not (
+            self._system.reaper.remembers(message.pid)
+            or self._is_forked_by(message.pid, generation.pid, worker)
         ):
             raise Nonsense(f"the process {message.pid} is not one that it has forked")
         if not 0 < message.serial <= self._serial:
             raise Nonsense(f"there has been no worker {message.serial}")
         if worker is not None and (worker.forked or worker.generation != generation.number):
             raise Nonsense(f"the worker {message.serial} was not to be forked by it")
+        self._runs(message.serial, message.pid)
+
+    def began(self, message: Began, generation: Generation) -> None:
+        """A worker runs, and says so itself: who forked it may have been killed before its word.
+
+        What it says is not held against its template, whose word may have come or may yet come.
+        """
+        worker = self._workers.get(message.serial)
+        known = message.pid in self._children.pids or (worker is not None and worker.forked)
+        if known or not 0 < message.serial <= self._serial:
+            return
+        if worker is not None and worker.generation != generation.number:
+            return
+        if self._is_forked_by(message.pid, generation.pid, worker):
+            self._begun[message.serial] = message.pid
+            while len(self._begun) > _MOST_BEGUN:
+                del self._begun[next(iter(self._begun))]
+            self._runs(message.serial, message.pid)
+
+    def _runs(self, serial: int, pid: int) -> None:
+        worker = self._workers.get(serial)
         if worker is None:
             # It was given up before its fork was told.
-            self._children.watch(message.pid, lambda _exit: self._changed())
-            self._children.kill(message.pid)
+            self._children.watch(pid, lambda _exit: self._changed())
+            self._children.kill(pid)
             return
-        worker.pid, worker.forked = message.pid, True
-        self._children.watch(message.pid, partial(self._ended, worker))
+        worker.pid, worker.forked = pid, True
+        self._children.watch(pid, partial(self._ended, worker))
         if worker.killed:
             self.kill(worker)
 
@@ -236,13 +264,18 @@ class WorkerPool:
         return worker is not None and self._system.has_mapped(pid, worker.memfd, child=False)
 
     def fork_failed(self, message: ForkFailed, generation: Generation) -> None:
-        """The system had no room for the worker.  Raises Nonsense when it runs, or is another's."""
+        """The system had no room for the worker.  Raises Nonsense when it is another's.
+
+        One that runs is no matter: who forked it was killed after that, and the template cannot
+        tell.
+        """
         worker = self._workers.get(message.serial)
         if worker is None:
             return
-        if worker.forked or worker.generation != generation.number:
+        if worker.generation != generation.number:
             raise Nonsense(f"the worker {message.serial} was not to be forked by it")
-        self._never_ran(worker, message.error)
+        if not worker.forked:
+            self._never_ran(worker, message.error)
 
     def abandon(self, generation: int) -> None:
         """The generation's template has gone: the workers it had not forked yet never will be."""

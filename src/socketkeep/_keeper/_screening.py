@@ -27,6 +27,7 @@ from socketkeep._wire._descriptors import (
 from socketkeep._wire._messages import (
     AnyMessage,
     Attached,
+    Began,
     Detached,
     Ended,
     Forked,
@@ -59,6 +60,7 @@ _OF_TEMPLATES: Final[dict[type[Message], tuple[int, ...]]] = {
     Loaded: (0,),
     LoadFailed: (0,),
     Forked: (0,),
+    Began: (0,),
     ForkFailed: (0,),
 }
 

@@ -18,6 +18,7 @@ SIGNALS: Final = (
     signal.SIGTTIN,
     signal.SIGTTOU,
     signal.SIGWINCH,
+    signal.SIGCHLD,
 )
 
 
@@ -52,3 +53,5 @@ class SignalActions:
                 keeper.scale(len(keeper.slots) - 1)
             case signal.SIGWINCH:
                 keeper.pause()
+            case signal.SIGCHLD:
+                keeper.system.reaper.reap()

@@ -11,11 +11,14 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, NoReturn
 
 from socketkeep import _prctl
+from socketkeep._inspect._descriptors import Descriptors, look_into
+from socketkeep._keeper._reaper import Reaper
 from socketkeep._wire._scoreboard import NAME
 
 TEMPLATE_CHANNEL_FD: Final = 3
@@ -76,6 +79,11 @@ class System:
     """
 
     worker_descriptors: int = 0
+
+    @cached_property
+    def reaper(self) -> Reaper[Exit]:
+        """What reaps the children; one for all that wait for some."""
+        return Reaper(self)
 
     def become_subreaper(self) -> None:
         """Make this process the parent of descendants whose own parent has gone.
@@ -180,14 +188,41 @@ class System:
         None also for a worker that died while the process which forked it, and exits at once, was
         still its parent: the pidfd stays readable, and the next attempt finds it.
         """
+        return _waited(os.P_PIDFD, pidfd)
+
+    def reap_child(self, pid: int) -> Exit | None:
+        """As `reap`, by the pid of a child, which is its own until it has been reaped."""
+        return _waited(os.P_PID, pid)
+
+    def ended_child(self) -> int | None:
+        """Return a child that has ended and was not reaped; it is not reaped by this.
+
+        The same one until it has been reaped.
+        """
         try:
-            result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return None
-        if result is None:
-            return None
-        exited = result.si_code == os.CLD_EXITED
-        return Exit(result.si_status if exited else -result.si_status)
+        return None if found is None else found.si_pid
+
+    def is_child(self, pid: int) -> bool:
+        """Whether this process has such a child, ended or not."""
+        try:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return True
+
+    def holding(self, pids: Iterable[int], inodes: Collection[int]) -> set[int]:
+        """Return those of the processes that have a socket with one of these inodes."""
+        holding = set()
+        for pid in pids:
+            found = Descriptors()
+            with contextlib.suppress(OSError):  # it has ended, or may not be looked into
+                look_into(pid, inodes, found)
+            if found.of:
+                holding.add(pid)
+        return holding
 
     def has_ended(self, pidfd: int) -> bool:
         """Whether a process that may be another's child has ended."""
@@ -272,6 +307,17 @@ def _parent_and_group(pid: int) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return int(words[1]), int(words[2])
+
+
+def _waited(kind: int, number: int) -> Exit | None:
+    try:
+        result = os.waitid(kind, number, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        return None
+    if result is None:
+        return None
+    exited = result.si_code == os.CLD_EXITED
+    return Exit(result.si_status if exited else -result.si_status)
 
 
 def _python(module: str, *arguments: str) -> list[str]:

@@ -127,6 +127,10 @@ class Link:
         if self.open:
             self._channel.finish()
 
+    def when_closed(self, call: Callable[[], None]) -> None:
+        """Have `call` called when the far end has been closed by all who had it."""
+        self._on_closed = call
+
     def close(self) -> None:
         """Close this end."""
         if self.open:

@@ -63,6 +63,16 @@ class Forked(Message, frozen=True, tag="Forked"):
     pid: int
 
 
+class Began(Message, frozen=True, tag="Began"):
+    """Worker to keeper, over its template's channel, before it does anything else: it runs.
+
+    Says what `Forked` says.  Who sends that may be killed between the fork and its word.
+    """
+
+    serial: int
+    pid: int
+
+
 class ForkFailed(Message, frozen=True, tag="ForkFailed"):
     """Template to keeper: the system has no room for another process."""
 
@@ -240,6 +250,7 @@ AnyMessage: TypeAlias = (
     | LoadFailed
     | ForkWorker
     | Forked
+    | Began
     | ForkFailed
     | Ready
     | StartFailed

@@ -27,6 +27,7 @@ from socketkeep._roles import Role
 from socketkeep._titles import set_title
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet
 from socketkeep._wire._messages import (
+    Began,
     Forked,
     ForkFailed,
     ForkWorker,
@@ -124,10 +125,13 @@ class Template:
         except OSError as error:
             self._channel.send_now(ForkFailed(message.serial, error.strerror or str(error)))
         else:
+            status = 0
             # The code may have reaped it: by a SIGCHLD handler that waits for any child, or for
             # that it ignores the signal, in which case the kernel does.
             with suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+                _, status = os.waitpid(pid, 0)
+            if os.WIFSIGNALED(status):  # maybe before it had forked; the worker tells if it had
+                self._channel.send_now(ForkFailed(message.serial, _killed(status)))
         packet.close()
 
     def _fork_on(self, message: ForkWorker, descriptors: list[int]) -> NoReturn:
@@ -145,6 +149,8 @@ class Template:
     def _become_worker(self, message: ForkWorker, descriptors: list[int]) -> NoReturn:
         status = 1
         try:
+            # While the template's channel is open in this process the keeper waits for its word.
+            self._channel.send_now(Began(message.serial, os.getpid()))
             leave_to_keeper()
             generation = f"generation {self._load.generation}{self._suffix}"
             set_title(Role.WORKER, f"{message.slot} {generation}")
@@ -180,6 +186,10 @@ class Template:
             _log.catch_up()
             # Not sys.exit: exit handlers and buffers are the template's, and would run twice.
             leave(status)
+
+
+def _killed(status: int) -> str:
+    return f"the process that forks it was killed by signal {os.WTERMSIG(status)}"
 
 
 def _exempt_socket(fd: int) -> socket.socket:
