@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "_resolving",
             "_verbs",
             "_version",
+            "_visibility",
         ),
     ),
     ("stream", ("_stream",)),

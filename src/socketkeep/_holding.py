@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from socketkeep._commands import command_of
 from socketkeep._errors import Closed, SystemFailure
 from socketkeep._handles import descriptors
+from socketkeep._visibility import hidden_processes
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -32,11 +33,13 @@ class Holders:
     """The holders of a socket, by pid and descriptor; iterating and len() go over them.
 
     unreadable: how many processes of this system this one has no right to look into (other users',
-    or protected ones); each may hold the socket too.  0: all were seen.
+    or protected ones); each may hold the socket too.  0: all that are listed were seen.  hidden:
+    what hides processes, which then cannot even be counted; "": nothing.
     """
 
     holders: tuple[Holder, ...]
     unreadable: int
+    hidden: str = ""
 
     def __iter__(self) -> Iterator[Holder]:
         return iter(self.holders)
@@ -47,7 +50,12 @@ class Holders:
     def __str__(self) -> str:
         lines = [str(holder) for holder in self.holders]
         if self.unreadable:
-            lines.append(f"{self.unreadable} processes could not be looked into: run it as root")
+            lines.append(
+                f"{self.unreadable} processes could not be looked into: that takes CAP_SYS_PTRACE, "
+                "which root has outside of containers and sandboxes"
+            )
+        if self.hidden:
+            lines.append(self.hidden)
         return "\n".join(lines)
 
 
@@ -81,7 +89,7 @@ class Held:
         unreadable: set[int] = set()
         found = descriptors({os.fstat(fd).st_ino}, unreadable)
         rows = sorted(Holder(handle.pid, handle.fd, command_of(handle.pid)) for handle, _ in found)
-        return Holders(tuple(rows), len(unreadable))
+        return Holders(tuple(rows), len(unreadable), hidden_processes())
 
     @property
     def handles(self) -> int:

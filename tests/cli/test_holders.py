@@ -24,7 +24,7 @@ def test_the_fields_of_the_json() -> None:
     def names(struct: type[msgspec.Struct]) -> str:
         return " ".join(field.name for field in msgspec.structs.fields(struct))
 
-    assert names(HeldSockets) == "what sockets unreadable"
+    assert names(HeldSockets) == "what sockets unreadable why hidden"
     assert names(HeldSocket) == (
         "kind state local peer receive_queue send_queue timer nonblocking age shut user inode"
         " cookie tcp holders note"
@@ -101,7 +101,7 @@ def test_another_user_is_told_what_was_not_seen() -> None:
         assert (seen.returncode, seen.stderr) == (0, "")
         assert "held by a process that could not be looked into, or by none" in seen.stdout
         assert "of user root" in seen.stdout
-        assert "): run it as root" in seen.stdout
+        assert ": it is of user root: run this as that user, or as root (sudo)" in seen.stdout
         pid = str(os.getpid())
         refused = subprocess.run([*command, pid], capture_output=True, text=True, check=False)
         assert refused.returncode == 1

@@ -77,6 +77,7 @@ def test_what_may_not_be_read_is_counted(pair: Pair, monkeypatch: pytest.MonkeyP
 def test_they_read_well() -> None:
     held = Holders((Holder(7, 3, "app"),), 2)
     assert str(held) == (
-        "process 7 (app) by descriptor 3\n2 processes could not be looked into: run it as root"
+        "process 7 (app) by descriptor 3\n2 processes could not be looked into: that takes "
+        "CAP_SYS_PTRACE, which root has outside of containers and sandboxes"
     )
     assert _commands.command_of(2**22 + 1) == "?"

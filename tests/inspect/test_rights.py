@@ -24,7 +24,7 @@ from socketkeep._inspect._rights import missing_right
 def test_of_ones_own_process(
     scope: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_rights, "_has_capability", lambda: True)
+    monkeypatch.setattr(_rights, "has_capability", lambda: True)
     yama = tmp_path / "ptrace_scope"
     if scope is not None:
         yama.write_text(f"{scope}\n")
@@ -42,7 +42,7 @@ def test_of_another_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 def test_of_root_without_the_capability(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(_rights, "_has_capability", lambda: False)
+    monkeypatch.setattr(_rights, "has_capability", lambda: False)
     assert "docker run --cap-add SYS_PTRACE" in missing_right(os.getpid())
 
 

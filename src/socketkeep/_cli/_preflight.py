@@ -50,7 +50,8 @@ def _check_extras(config: ServeConfig) -> None:
         if wanted and missing:
             named = missing[0].replace("_", "-")
             raise Failure(
-                f"{flag} needs the package {named}: pip install 'socketkeep[{extra}]'", USAGE
+                f"{flag} needs the package {named}: install the extra {extra!r} of socketkeep",
+                USAGE,
             )
 
 

@@ -14,6 +14,7 @@ from socketkeep._cli.holders import failures
 from socketkeep._inspect._diagnosis import subject_of
 from socketkeep._inspect._judging import Leak
 from socketkeep._inspect._leaks import leaks as find
+from socketkeep._inspect._rights import why_unreadable
 from socketkeep._printable import printable
 
 #: So many of a kind are told at length of a process; one that serves may have thousands.
@@ -51,8 +52,7 @@ def leaks(pids: tuple[int, ...], interval: float, as_json: bool) -> int:
             count = len(found.looked_at)
             blocks.insert(0, f"no leak in {count} process{'es' if count != 1 else ''}")
         if found.unreadable:
-            pids_ = ", ".join(map(str, found.unreadable))
-            blocks.append(f"not seen: process {pids_} could not be looked into: run this as root")
+            blocks.append(f"not seen: {why_unreadable(found.unreadable)}")
         say_blocks(blocks)
     return FAILED if found.leaks else DONE
 

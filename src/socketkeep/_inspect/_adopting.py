@@ -197,7 +197,11 @@ def _check_complete(address: str, chosen: list[BorrowedListener]) -> None:
         if held.state == "LISTEN" and held.local in locals_ and held.inode not in inodes:
             pids = list(dict.fromkeys(holder.pid for holder in held.holders))
             whose = f"process {pids[0]} ({held.holders[0].command})" if pids else "another process"
-            remedy = f"add --from {pids[0]}" if pids else "run this as root to see which"
+            remedy = (
+                f"add --from {pids[0]}"
+                if pids
+                else "run this as root, outside of containers, to see which"
+            )
             raise _failure(
                 f"{whose} has a listener of its own on {held.local} too (SO_REUSEPORT), and what "
                 f"waits in its queue would be lost when it stops: {remedy}",

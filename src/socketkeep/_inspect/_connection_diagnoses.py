@@ -13,6 +13,7 @@ from socketkeep._inspect._diagnosis import (
     subject_of,
     who,
 )
+from socketkeep._inspect._processes import Process
 from socketkeep._inspect._results import HeldSocket
 from socketkeep._inspect._rows import UNSEEN
 
@@ -43,10 +44,10 @@ def in_flight(held: HeldSocket, _facts: Facts) -> Diagnosis | None:
         return Diagnosis(
             "unseen",
             subject_of(held),
-            "A process that may not be looked into holds it, or none does: then its descriptor is "
-            "on its way from one process to another (SCM_RIGHTS).",
+            "Who holds it cannot be seen from here: a process that may not be looked into, or none."
+            " Then its descriptor is on its way from one process to another (SCM_RIGHTS).",
             evidence,
-            "run this as root, and outside of containers",
+            "look from where all processes can be seen; what is missing here stands below",
         )
     return Diagnosis(
         "in-flight",
@@ -87,6 +88,39 @@ def several_handles(held: HeldSocket, _facts: Facts) -> Diagnosis | None:
         "close it in each process that does not use it, or end it whoever holds it: "
         f"socketkeep fin {handle_of(held)}",
     )
+
+
+def held_by_a_child(held: HeldSocket, facts: Facts) -> Diagnosis | None:
+    """A forked child's, and not its parent's: its own work, or what is left of its parent's.
+
+    Told of the end that was asked about, or else of the other one, which keeps it open as well.
+    """
+    parent = _forked_from(held, facts)
+    other = facts.other_end(held)
+    if parent is None and other is not None and other not in facts.sockets:
+        held, parent = other, _forked_from(other, facts)
+    if parent is None:
+        return None
+    pids = sorted({holder.pid for holder in held.holders})
+    child = f"Process {pids[0]} alone holds it" if len(pids) == 1 else f"{len(pids)} children do"
+    return Diagnosis(
+        "held-by-a-child",
+        subject_of(held),
+        f"{child}, forked by process {parent.pid}, and does not wait for it now. If it came by a "
+        f"fork and {parent.pid} has closed it since, that sent no FIN, and none goes out while the "
+        "child lives. Whether the child uses it cannot be known from one look.",
+        (*who(held), f"its parent {parent.pid} ({parent.command}) does not hold it"),
+        f"socketkeep leaks {parent.pid}   (looks twice); to end it: "
+        f"socketkeep fin {handle_of(held)}",
+    )
+
+
+def _forked_from(held: HeldSocket, facts: Facts) -> Process | None:
+    """Return the parent that has not the connection which its children alone have."""
+    if held.state != "ESTABLISHED" or not held.holders:
+        return None
+    parents = [facts.forked.get((holder.pid, holder.fd)) for holder in held.holders]
+    return None if None in parents else parents[0]
 
 
 def fin_not_acknowledged(held: HeldSocket, facts: Facts) -> Diagnosis | None:
@@ -239,6 +273,7 @@ CONNECTION_DIAGNOSES: Final[tuple[Callable[[HeldSocket, Facts], Diagnosis | None
     unread,
     kept,
     several_handles,
+    held_by_a_child,
 )
 
 

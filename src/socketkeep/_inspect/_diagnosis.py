@@ -31,6 +31,9 @@ class Facts(Struct, frozen=True):
     ends on this machine.  processes: those that hold any of them, by pid.
     overflows, drops: the counters ListenOverflows and ListenDrops of this network namespace, since
     its start.  is_file: whether a socket's file stands at the path of a Unix address.
+    forked: by pid and descriptor the parent of a holder that has executed no program since it was
+    forked, where that parent lives and does not hold the socket, and the holder does not wait for
+    it.  incomplete: what could not be looked into, "" for nothing.
     """
 
     address: str
@@ -41,6 +44,8 @@ class Facts(Struct, frozen=True):
     drops: int
     by_ends: dict[tuple[str, str], HeldSocket]
     is_file: bool = False
+    forked: dict[tuple[int, int], Process] = {}
+    incomplete: str = ""
 
     def other_end(self, held: HeldSocket) -> HeldSocket | None:
         """Return the other end of a TCP connection, when it is on this machine."""

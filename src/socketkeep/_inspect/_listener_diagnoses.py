@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable
 from typing import Final
 
+from socketkeep._inspect._connection_diagnoses import in_flight
 from socketkeep._inspect._diagnosis import Diagnosis, Facts, subject_of, who
 from socketkeep._inspect._results import HeldSocket
 
@@ -156,6 +157,7 @@ LISTENER_DIAGNOSES: Final[tuple[Callable[[HeldSocket, Facts], Diagnosis | None],
     holder_stopped,
     queue_full,
     nobody_accepts,
+    in_flight,
 )
 
 

@@ -110,12 +110,15 @@ class HeldSockets(Struct, frozen=True):
 
     what: what was asked for, as it was understood.
     unreadable: how many processes of each user this one has no right to look into.  Each may hold
-    any of the sockets; empty: all were seen.
+    any of the sockets; empty: all that are listed were seen.  why: which these are, and which right
+    is missing.  hidden: what hides processes, which then cannot even be counted; "": nothing.
     """
 
     what: str
     sockets: tuple[HeldSocket, ...]
     unreadable: dict[str, int]
+    why: str = ""
+    hidden: str = ""
 
     def __iter__(self) -> Iterator[HeldSocket]:
         return iter(self.sockets)
@@ -126,12 +129,14 @@ class HeldSockets(Struct, frozen=True):
     @property
     def incomplete(self) -> str:
         """What could not be looked into, as a sentence; "" when there is nothing such."""
-        if not self.unreadable:
-            return ""
-        count = sum(self.unreadable.values())
-        users = ", ".join(
-            f"{number} of user {user}" for user, number in sorted(self.unreadable.items())
-        )
-        processes = "process" if count == 1 else "processes"
-        remedy = "run it as root, and outside of containers"
-        return f"{count} {processes} could not be looked into ({users}): {remedy}"
+        parts = []
+        if self.unreadable:
+            count = sum(self.unreadable.values())
+            users = ", ".join(
+                f"{number} of user {user}" for user, number in sorted(self.unreadable.items())
+            )
+            processes = "process" if count == 1 else "processes"
+            parts.append(f"{count} {processes} could not be looked into ({users}): {self.why}")
+        if self.hidden:
+            parts.append(self.hidden)
+        return "; ".join(parts)

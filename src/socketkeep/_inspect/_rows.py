@@ -51,12 +51,11 @@ _TCP_INFO: Final = struct.Struct("=44xI4xI12xI28xI16xQQ8xI4xII40xQ20xI")
 _NO_CONNECTION: Final = frozenset({SYN_SENT, SYN_RECV, TIME_WAIT, CLOSE, LISTEN})
 
 IN_FLIGHT: Final = (
-    "held by no process: on its way from one to another (SCM_RIGHTS), being closed, or held in "
-    "another container"
+    "held by no process: on its way from one to another (SCM_RIGHTS), or being closed"
 )
 UNSEEN: Final = (
-    "held by a process that could not be looked into, or by none: on its way from one to another "
-    "(SCM_RIGHTS) or being closed"
+    "cannot be seen from here: held by a process that could not be looked into, or by none: on its "
+    "way from one to another (SCM_RIGHTS) or being closed"
 )
 NOT_ACCEPTED: Final = "in a listener's queue: no process has accepted it yet"
 HANDSHAKE: Final = "the kernel's: the handshake is not done, no process can accept it yet"

@@ -16,7 +16,7 @@ from socketkeep._inspect._descriptors import Descriptors, look_everywhere, look_
 from socketkeep._inspect._origins import How, origin_of
 from socketkeep._inspect._processes import Process, Processes, reader, user_of_process
 from socketkeep._inspect._results import HeldSocket, HeldSockets, SocketHolder
-from socketkeep._inspect._rights import missing_right
+from socketkeep._inspect._rights import cannot_be_seen, missing_right, why_unreadable
 from socketkeep._inspect._rows import UNSEEN, inet_row, other_row, tcp_facts, unix_row
 from socketkeep._inspect._sock_diag import (
     LISTEN,
@@ -26,6 +26,7 @@ from socketkeep._inspect._sock_diag import (
     unix_sockets,
 )
 from socketkeep._inspect._what import ProcessSockets, hosts_of, parse_what
+from socketkeep._visibility import exists, hidden_processes
 
 _OPERATION: Final = "holders"
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})
@@ -161,6 +162,8 @@ def _descriptors_in(wanted: ProcessSockets) -> Descriptors:
     except (FileNotFoundError, ProcessLookupError):
         if os.path.isdir(f"/proc/{pid}"):
             raise _failure(f"process {pid} has no descriptor {fd}", errno.EBADF) from None
+        if exists(pid):
+            raise _failure(cannot_be_seen(pid), errno.EPERM) from None
         reason = f"there is no process {pid} (a port is written :{pid})"
         raise _failure(reason, errno.ESRCH) from None
     if not link.startswith("socket:["):
@@ -198,7 +201,8 @@ class _Survey:
             self._unreadable[user] = self._unreadable.get(user, 0) + 1
 
     def result(self, what: str) -> HeldSockets:
-        unseen = bool(self._unreadable)
+        hidden = hidden_processes()
+        unseen = bool(self._unreadable or hidden)
         mode_of = self._descriptors.nonblocking.get
         rows: list[HeldSocket] = []
         for inet in self._found.inet:
@@ -225,7 +229,8 @@ class _Survey:
         rows.sort(
             key=lambda row: f"\0{row.local}" if row.state == "LISTEN" else f"{row.local} {row.peer}"
         )
-        return HeldSockets(what, tuple(rows), self._unreadable)
+        why = why_unreadable(self._descriptors.unreadable) if self._unreadable else ""
+        return HeldSockets(what, tuple(rows), self._unreadable, why, hidden)
 
     def _holders(self, inode: int, kept: bool, made: float | None) -> tuple[SocketHolder, ...]:
         several = self._descriptors.of.get(inode, ())

@@ -11,8 +11,11 @@ from socketkeep._address import InetAddress, UnixAddress
 from socketkeep._inspect._connection_diagnoses import CONNECTION_DIAGNOSES
 from socketkeep._inspect._diagnosis import Diagnosis, Facts, subject_of, who
 from socketkeep._inspect._listener_diagnoses import LISTENER_DIAGNOSES, nobody_listens
-from socketkeep._inspect._processes import reader
+from socketkeep._inspect._processes import Process, Processes, keeper_above, reader
+from socketkeep._inspect._programs import is_forked
+from socketkeep._inspect._results import HeldSocket
 from socketkeep._inspect._survey import holders
+from socketkeep._inspect._waits import waits_of
 from socketkeep._inspect._what import own_ends, parse_what
 
 _NETSTAT = "/proc/net/netstat"
@@ -58,7 +61,8 @@ def diagnose(facts: Facts, named: str) -> tuple[Diagnosis, ...]:
 
 def _nothing_wrong(facts: Facts, named: str) -> Diagnosis:
     first = facts.sockets[0] if facts.sockets else None
-    sentence = f"Nothing is wrong with {named}: "
+    seen = "Nothing wrong can be seen from here" if facts.incomplete else "Nothing is wrong"
+    sentence = f"{seen} with {named}: "
     if first is None:
         return Diagnosis("nothing-wrong", named, f"{sentence}it has no sockets.")
     if first.state == "LISTEN":
@@ -96,8 +100,45 @@ def _observe(what: str) -> tuple[Facts, str, str]:
     }
     overflows, drops = listen_counters()
     by_ends = {(held.local, held.peer): held for held in (*chosen, *others) if held.kind == "tcp"}
-    facts = Facts(address, chosen, others, processes, overflows, drops, by_ends, is_file)
+    forked = _forked((*chosen, *others), processes, read)
+    facts = Facts(
+        *(address, chosen, others, processes, overflows, drops, by_ends, is_file),
+        forked=forked,
+        incomplete=found.incomplete,
+    )
     return facts, found.what, found.incomplete
+
+
+def _forked(
+    sockets: tuple[HeldSocket, ...], processes: dict[int, Process], read: Processes
+) -> dict[tuple[int, int], Process]:
+    """Return the parents of the holders that have a connection which their parents have not.
+
+    What a Socketkeep server has is its own, and is left out.
+    """
+    found: dict[tuple[int, int], Process] = {}
+    copies: dict[int, tuple[Process, frozenset[int]] | None] = {}
+
+    def copy(pid: int) -> tuple[Process, frozenset[int]] | None:
+        process = processes.get(pid)
+        if process is None or process.parent <= 1 or keeper_above(process, read) is not None:
+            return None
+        parent = read(process.parent)
+        if parent is None or not is_forked(pid, parent.pid):
+            return None
+        return parent, waits_of(pid).descriptors
+
+    for held in sockets:
+        if held.state != "ESTABLISHED":
+            continue
+        pids = {holder.pid for holder in held.holders}
+        for holder in held.holders:
+            if holder.pid not in copies:
+                copies[holder.pid] = copy(holder.pid)
+            copied = copies[holder.pid]
+            if copied is not None and copied[0].pid not in pids and holder.fd not in copied[1]:
+                found[holder.pid, holder.fd] = copied[0]
+    return found
 
 
 def _is_socket_file(path: str) -> bool:

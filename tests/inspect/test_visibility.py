@@ -1,0 +1,108 @@
+"""Where processes are hidden, nobody is said to hold nothing, and nothing to be in order."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from socketkeep import Connection
+from socketkeep._inspect import _rights
+from socketkeep._inspect._rights import why_unreadable
+from tests.inspect.support import HOST, acting
+from tests.server.support import as_other_user
+
+
+def apart(*options: str, mount: str, prefix: list[str]) -> list[str]:
+    """Return a command that runs `socketkeep` in namespaces of its own."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("needs root and unshare")
+    command = ["unshare", "--mount", *options, "sh", "-c", f'{mount} && exec "$@"', "sh"]
+    tried = subprocess.run([*command, "true"], capture_output=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"namespaces cannot be made here: {tried.stderr.decode()}")
+    return [*command, *prefix, sys.executable, "-m", "socketkeep"]
+
+
+def run(command: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+
+
+def told(command: list[str], hidden: str) -> None:
+    """Ask for a listener, a connection and a process that cannot be seen."""
+    with acting() as actor:
+        port = actor.listen()
+        with socket.create_connection((HOST, port), source_address=(HOST, 0)) as client:
+            actor.do("conn, _ = listener.accept()")
+            for what in (f"{HOST}:{port}", "{}:{}".format(*client.getsockname())):
+                seen = run(command, "holders", what)
+                assert (seen.returncode, seen.stderr) == (0, "")
+                assert "held by no process" not in seen.stdout
+                assert "cannot be seen from here: held by a process" in seen.stdout
+                assert hidden in seen.stdout
+                seen = run(command, "why", what)
+                assert (seen.returncode, seen.stderr) == (0, "")
+                assert "othing is wrong" not in seen.stdout
+                assert "Who holds it cannot be seen from here" in seen.stdout
+                assert hidden in seen.stdout
+
+
+def test_hidepid() -> None:
+    """/proc leaves the processes of others out."""
+    mount = "mount -t proc -o hidepid=2 proc /proc"
+    command = apart(mount=mount, prefix=as_other_user())
+    told(command, "/proc is mounted with hidepid=")
+    refused = run(command, "holders", str(os.getpid()))
+    assert refused.returncode == 1
+    assert f"process {os.getpid()} cannot be seen from here: /proc is mounted" in refused.stderr
+    # The superuser's capability lifts it, and then nothing is hidden.
+    seen = run(apart(mount=mount, prefix=[]), "holders", str(os.getpid()))
+    assert "hidepid" not in seen.stdout
+
+
+def test_a_pid_namespace() -> None:
+    """As in a container: the sockets are those of the network, the processes are not."""
+    command = apart("--pid", "--fork", mount="mount -t proc proc /proc", prefix=[])
+    told(command, "this is in a pid namespace (a container): processes outside of it cannot be")
+
+
+def test_a_proc_of_another_namespace() -> None:
+    """Processes that are listed are not those that there are."""
+    command = apart("--pid", "--fork", mount="true", prefix=[])
+    seen = run(command, "why", f"{os.getpid()}")
+    assert "/proc is of another pid namespace" in seen.stdout + seen.stderr
+
+
+@pytest.mark.parametrize(
+    ("euid", "capable", "reason"),
+    [
+        (0, True, "refused though this has CAP_SYS_PTRACE: a security module"),
+        (0, False, "this is root without CAP_SYS_PTRACE, as in a container"),
+        (61234, False, "it is of user root: run this as that user, or as root"),
+    ],
+)
+def test_which_and_why(
+    euid: int, capable: bool, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root is not told to run it as root."""
+    monkeypatch.setattr(os, "geteuid", lambda: euid)
+    monkeypatch.setattr(_rights, "has_capability", lambda: capable)
+    line = why_unreadable([1, os.getpid()] if os.getuid() == 0 else [1])
+    assert line.startswith("process")
+    assert " 1 (" in line
+    assert reason in line
+    assert "\n" not in line
+
+
+def test_the_librarys_holders_say_so() -> None:
+    """What hides processes stands beside what was found."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        conn = Connection(ours)
+        found = conn.holders()
+        assert found.hidden in str(found)
+        conn.abort()
