@@ -8,10 +8,12 @@ descriptor.
 
 from __future__ import annotations
 
+import _socket
 import fcntl
 import os
 import socket
 import stat
+import struct
 import sys
 from array import array
 from collections.abc import Sequence
@@ -36,6 +38,29 @@ _BLOCK: Final = 512  # of st_blocks, stat(2)
 
 #: The longest payload that `pack` makes.
 PAYLOAD_LIMIT: Final = INLINE_LIMIT + 1
+
+
+_LINGER: Final = struct.Struct("ii")  # struct linger, socket(7): on or off, seconds
+
+
+def close_without_waiting(fd: int) -> None:
+    """Close a descriptor of a socket that user code has had; of another kind it may be, too.
+
+    With SO_LINGER, which belongs to the socket and not to a handle, the close of the last handle
+    waits for the peer, for as long as was set, and O_NONBLOCK does not change that.  A linger of no
+    seconds, a reset, waits for nobody and stays as it was set.
+    """
+    if stat.S_ISSOCK(os.fstat(fd).st_mode):
+        sock = _socket.socket(fileno=fd)
+        try:
+            packed = sock.getsockopt(_SOCKET_LEVEL, socket.SO_LINGER, _LINGER.size)
+            if all(_LINGER.unpack(packed)):
+                sock.setsockopt(_SOCKET_LEVEL, socket.SO_LINGER, _LINGER.pack(0, 0))
+        except OSError:
+            pass  # a kind of socket that has none
+        finally:
+            sock.detach()
+    os.close(fd)
 
 
 class Received(NamedTuple):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from socketkeep._keeper._closer import Closer
+from socketkeep._wire._channel import Packet
 from tests.keeper.fakes import Clock, SteppedReactor
 
 Scene = tuple[SteppedReactor, Closer, socket.socket, list[str]]
@@ -99,3 +103,28 @@ def test_at_the_sudden_end_nothing_is_waited_for(scene: Scene) -> None:
     assert late.fileno() == -1
     assert other.recv(1) == b""
     other.close()
+
+
+@pytest.mark.parametrize("seconds", [30, 0])
+def test_a_linger_of_the_users_is_not_waited_for(seconds: int) -> None:
+    """SO_LINGER is the socket's; the close of the last handle would wait, the keeper with it."""
+    reactor = SteppedReactor(Clock())
+    closer = Closer(reactor)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = socket.create_connection(listener.getsockname())
+        sock, _ = listener.accept()
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.send(bytes(65536))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, seconds))
+    closer.close(sock, lambda: None)
+    began = time.monotonic()
+    closer.finish_all()
+    assert time.monotonic() - began < 5
+    ends = socket.socketpair()
+    packet = Packet(None, [fd for end in ends for fd in (end.detach(),)] + list(os.pipe()), False)
+    packet.close()
+    assert packet.descriptors == []
+    peer.close()
+    reactor.close()

@@ -6,6 +6,8 @@ more than the listener and what anybody is told over the control socket.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 from typing import Final
@@ -22,6 +24,7 @@ from socketkeep._keeper._state import KeepOpen, SavedListener
 from socketkeep._keeper._system import Exit, System
 from socketkeep._listener import Listener
 
+_PIPE: Final = 65536  # bytes that a pipe takes, pipe(7)
 _FIRST_DELAY: Final = 0.1  # seconds until it is started again, doubled each time
 _LONGEST_DELAY: Final = 30.0
 _LONG_ENOUGH: Final = 10.0  # a life of so long, and the next delay is the first one
@@ -87,8 +90,14 @@ class HttpProcess:
 
     def _spawn(self) -> None:
         theirs, ours = os.pipe2(os.O_CLOEXEC)
+        settings = msgspec.json.encode(self._settings) + b"\n"
         try:
-            os.write(ours, msgspec.json.encode(self._settings) + b"\n")
+            # Nobody reads it yet: what had no room would be waited for without end.
+            os.set_blocking(ours, False)
+            if len(settings) > _PIPE:
+                fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, len(settings))
+            if os.write(ours, settings) < len(settings):
+                raise OSError(errno.ENOSPC, "the settings are too long for a pipe")
             self._pid = self._system.spawn_admin(self._listener.fileno(), theirs)
         except BaseException:
             os.close(ours)

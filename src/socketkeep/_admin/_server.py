@@ -296,7 +296,7 @@ def _signals() -> list[signal.Signals]:
     A terminal sends WINCH whenever its window changes: with one, it would stop the accepting.
     """
     try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError:
         return list(SIGNALS)
     return [number for number in SIGNALS if number != signal.SIGWINCH]

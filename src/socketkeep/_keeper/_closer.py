@@ -9,6 +9,7 @@ from typing import Final
 
 from socketkeep._keeper._reactor import Reactor, Timer
 from socketkeep._keeper._state import KeepOpen, SavedClosing
+from socketkeep._passing import close_without_waiting
 
 _BOUND: Final = 5.0  # seconds, as for a connection that its worker closes
 _CHUNK: Final = 65536
@@ -32,7 +33,7 @@ class Closer:
         with contextlib.suppress(OSError):  # ENOTCONN: the peer has reset it
             sock.shutdown(socket.SHUT_WR)
         if self._at_once:
-            sock.close()
+            close_without_waiting(sock.detach())
             done()
             return
         self._watch(sock, self._reactor.clock() + _BOUND, done)
@@ -75,5 +76,5 @@ class Closer:
             timer, done = self._closing.pop(sock)
             timer.cancel()
             self._reactor.unregister(sock.fileno())
-            sock.close()
+            close_without_waiting(sock.detach())
             done()

@@ -26,7 +26,7 @@ from socketkeep._keeper._state import KeepOpen, SavedConnection, SavedConnection
 from socketkeep._keeper._verdict import judge
 from socketkeep._keeper._workers import Worker
 from socketkeep._options import limit_seconds
-from socketkeep._passing import Unfit
+from socketkeep._passing import Unfit, close_without_waiting
 from socketkeep._stream import _record as record
 from socketkeep._stream._closing import reset
 from socketkeep._stream._record import Ended as End
@@ -254,7 +254,7 @@ class Connections:
                 continue
             self.custody.disown(held, worker.serial)
             self.custody.forget(held)
-            held.sock.close()
+            close_without_waiting(held.sock.detach())
 
     def orphaned(self, worker: Worker, message: Orphaned) -> None:
         """The process that a `fork` worker had for a connection has died, and was reaped."""

@@ -19,6 +19,7 @@ from socketkeep._keeper._reactor import Reactor, Timer
 from socketkeep._keeper._turns import Turns
 from socketkeep._keeper._waits import WaitsByReason
 from socketkeep._keeper._workers import Worker
+from socketkeep._passing import close_without_waiting
 from socketkeep._wire._messages import Attach, Attached, Crowded, Refused
 
 _RETRY: Final = 0.1
@@ -137,7 +138,7 @@ class Moves:
             self._custody.put(held)
         else:
             self._custody.forget(held)
-            held.sock.close()
+            close_without_waiting(held.sock.detach())
             worker.welcome(held.id)
         self._reactor.call_soon(self.dispatch)  # as all that changes its sums: they are made once
 

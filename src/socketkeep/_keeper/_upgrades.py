@@ -24,6 +24,7 @@ from socketkeep._keeper._system import Exit, System
 
 _EXIT_FAILED: Final = 1
 _MOST_TEXT: Final = 65536
+_READS: Final = 16
 _SPARE: Final = 16  # descriptors; an interpreter that starts needs a handful at a time
 _STOPPING: Final = "cannot upgrade: the server is stopping"
 
@@ -231,7 +232,7 @@ class _Check:
         return f"{line}{where}\n{text}"
 
     def _read(self, _events: int) -> None:
-        while True:
+        for _ in range(_READS):  # who says much leaves others their turn
             try:
                 data = os.read(self._fd, 4096)
             except BlockingIOError:

@@ -58,7 +58,7 @@ class Packet(NamedTuple):
     def close(self) -> None:
         """Close the descriptors that nobody has taken out."""
         while self.descriptors:
-            os.close(self.descriptors.pop())
+            _passing.close_without_waiting(self.descriptors.pop())
 
 
 class Channel:
