@@ -26,6 +26,8 @@ logger: Final = logging.getLogger("socketkeep")
 LEVELS: Final = ("debug", "info", "warning", "error")
 
 _STDERR: Final = 2
+#: Characters of a field: a line that no reader takes in would be the log's own flood.
+_LONGEST: Final = 65536
 #: How many kinds of lines a throttle tells apart; there are as many as places in the code.
 _MOST_KINDS: Final = 256
 
@@ -269,7 +271,16 @@ def _emit(level: int, event: str, fields: dict[str, object]) -> None:
     # logging.config disables all loggers that there are, unless it is told otherwise.
     logger.disabled = False
     if logger.isEnabledFor(level):
-        logger.log(level, event, extra={"fields": fields})
+        bounded = {key: _bounded(value) for key, value in fields.items()}
+        logger.log(level, event, extra={"fields": bounded})
+
+
+def _bounded(value: object) -> object:
+    """Return the value, cut where it is text that goes on and on, as an exception's may."""
+    if isinstance(value, str) and len(value) > _LONGEST:
+        left = len(value) - _LONGEST
+        return f"{value[: _LONGEST // 2]}\n[{left} characters left out]\n{value[-_LONGEST // 2 :]}"
+    return value
 
 
 def place_of(error: BaseException) -> str:

@@ -151,6 +151,33 @@ def test_quit_is_heard(tmp_path: Path) -> None:
             assert server.process.wait(10) == 0
 
 
+def test_a_start_that_fails_ends(tmp_path: Path) -> None:
+    """With its exit code, though there is no room for the reason."""
+    read, write = os.pipe()
+    fill(write)
+    done = subprocess.run(
+        [sys.executable, "-m", "socketkeep", "serve", "missing.py:handle", "--bind", "127.0.0.1:0"],
+        cwd=tmp_path,
+        env={**os.environ, "SOCKETKEEP_RUNTIME_DIR": str(tmp_path)},
+        stderr=write,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 4
+    os.close(read)
+    os.close(write)
+
+
+def test_a_field_that_goes_on_and_on(caplog: pytest.LogCaptureFixture) -> None:
+    """Its beginning and its end are logged."""
+    _log.error("failed", traceback="a" * 1_000_000 + "the end")
+    (record,) = caplog.records
+    text = record.__dict__["fields"]["traceback"]
+    assert len(text) < 70_000
+    assert text.endswith("the end")
+    assert "characters left out" in text
+
+
 def fill(fd: int) -> None:
     """Leave no room in what a descriptor writes to, by a description of one's own."""
     own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)

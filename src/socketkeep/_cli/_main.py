@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import select
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -11,9 +13,12 @@ from typing import Final
 import click
 
 from socketkeep._cli._exit import DONE, FAILED, INTERRUPTED, USAGE, Failure
+from socketkeep._log_sink import NoRoom, descriptor_sink
 from socketkeep._mistakes import OptionError, nearest
 from socketkeep._printable import printable_lines
 from socketkeep._version import VERSION
+
+_PATIENCE: Final = 2000  # milliseconds, for room where an error is to be said
 
 #: Name of each command, which is its module's and its function's, and its line in the help.
 #: Modules are imported when they are called for, so that `status` does not pay for `serve`.
@@ -106,5 +111,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _say(message: str, code: int) -> int:
     # Lines after the first are a traceback's.
-    sys.stderr.write(f"socketkeep: error: {printable_lines(message.rstrip())}\n")
+    text = f"socketkeep: error: {printable_lines(message.rstrip())}\n"
+    if sys.stderr is not sys.__stderr__:
+        sys.stderr.write(text)
+        return code
+    # A server that cannot start must end with its code, though nobody reads what it says.
+    with contextlib.suppress(OSError, NoRoom):
+        sink = descriptor_sink(2)
+        poller = select.poll()
+        poller.register(2, select.POLLOUT)
+        poller.poll(_PATIENCE)
+        sink.write(text.encode("utf-8", "backslashreplace"))
     return code
