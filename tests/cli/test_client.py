@@ -164,7 +164,7 @@ def test_which_option_finds_it(runtime: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_socket_of_another_user(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who may not connect is told whose server it is."""
 
-    def refused(path: str) -> socket.socket:
+    def refused(path: str, **_: object) -> socket.socket:
         raise PermissionError(13, "Permission denied")
 
     # The tests may run as root, who is refused nothing.

@@ -8,6 +8,7 @@ import os
 import pwd
 import socket
 import stat
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,9 +25,10 @@ from socketkeep._admin._protocol import (
 )
 
 #: A live keeper answers at once; this bounds the wait for one that is stopped or stuck.
-CONNECT_TIMEOUT: Final = 5.0
+CONNECT_TIMEOUT: Final = 5
 QUERY_TIMEOUT: Final = 10.0
 
+_TIMEVAL: Final = struct.Struct("@ll")  # struct timeval
 _FAILED: Final = 1
 _USAGE: Final = 2
 _MAX_ANSWER: Final = 1 << 30
@@ -92,7 +94,7 @@ def live_servers() -> list[str]:
 def is_live(path: str) -> bool:
     """Tell whether a server listens on the control socket `path`; one of another user does."""
     try:
-        _connect(path).close()
+        _connect(path, wait=False).close()
     except PermissionError:
         return True
     except OSError as error:
@@ -116,7 +118,7 @@ def _servers() -> _Found:
             continue
         path = os.path.join(directory, entry)
         try:
-            _connect(path).close()
+            _connect(path, wait=False).close()
         except PermissionError:
             found.forbidden.append(path)
         except OSError as error:
@@ -130,10 +132,12 @@ def _name_of(path: str) -> str:
     return os.path.basename(path).removesuffix(".sock")
 
 
-def _connect(path: str) -> socket.socket:
+def _connect(path: str, *, wait: bool = True) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock.settimeout(CONNECT_TIMEOUT)
+        # By the kernel: with Python's own timeout a connect to a full queue fails at once (EAGAIN).
+        sock.setblocking(wait)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(CONNECT_TIMEOUT, 0))
         sock.connect(path)
     except BaseException:
         sock.close()
@@ -168,7 +172,7 @@ def _open(path: str) -> socket.socket:
         ) from None
     except PermissionError:
         raise ControlError(_forbidden(path)) from None
-    except TimeoutError:
+    except (TimeoutError, BlockingIOError):  # no room in its queue for all that time
         raise ControlError(_stuck(path)) from None
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)

@@ -42,7 +42,7 @@ from socketkeep._wire._rendezvous import directory_beside
 _EXIT_FAILED: Final = 1
 _EXIT_USAGE: Final = 2
 _NAMES_TRIED: Final = 100
-_CONTROL_BACKLOG: Final = 16
+_CONTROL_BACKLOG: Final = 128
 #: Seconds until it is tried to say that log lines were dropped, when there is no other line.
 _CATCH_UP: Final = 1.0
 #: Beside its connections a process holds listeners, channels, logs and what the user's code opens.
