@@ -61,6 +61,11 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str).replace("\x7f", "\\u007f")
 
 
+class _PlainFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
+
+
 class Stderr:
     """Standard error, as it was when this was made."""
 
@@ -227,6 +232,12 @@ def configure(level: str, form: str, path: str) -> None:
     logger.addHandler(handler)
     logger.setLevel(level.upper())
     logger.propagate = False
+    # Where the code has not configured logging, the standard library writes to standard error what
+    # others log (asyncio: a task whose exception nobody has seen).  That must not wait either.
+    others = Stderr()
+    logging.lastResort = LineHandler(others.current, others.close, lambda: None)
+    logging.lastResort.setLevel(logging.WARNING)
+    logging.lastResort.setFormatter(_PlainFormatter())
 
 
 def reopen() -> None:

@@ -41,9 +41,9 @@ def exists(pid: int) -> bool:
         os.kill(pid, 0)
     except PermissionError:
         return True
-    except OSError:
+    except (OSError, OverflowError):
         return False
-    return True
+    return pid > 0  # other numbers mean groups of processes
 
 
 def has_capability(number: int = _CAP_SYS_PTRACE) -> bool:

@@ -18,17 +18,25 @@ from typing import Self
 import pytest
 
 from socketkeep import _log, _log_sink
-from tests.harness import connect, read_reply, write_handler
+from tests.harness import connect, read_reply, write_handler, write_source
 from tests.server.support import accepts, seats
 
 
 class Unread:
     """A server whose standard error is `stderr`, which is read when the test does so."""
 
-    def __init__(self, directory: Path, stderr: int, *options: str, is_async: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        stderr: int,
+        *options: str,
+        is_async: bool = False,
+        target: str = "",
+    ) -> None:
         self.directory = directory
         self.bind = f"unix:{directory}/listener"
-        target = write_handler(directory, "v0", "drained counter", is_async=is_async)
+        if not target:
+            target = write_handler(directory, "v0", "drained counter", is_async=is_async)
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "socketkeep", "serve", target, "--bind", self.bind),
@@ -176,6 +184,32 @@ def test_a_field_that_goes_on_and_on(caplog: pytest.LogCaptureFixture) -> None:
     assert len(text) < 70_000
     assert text.endswith("the end")
     assert "characters left out" in text
+
+
+_OTHERS = """
+import logging
+
+async def handle(conn):
+    async for line in conn.lines():
+        logging.getLogger("some.library").error("%s", "x" * 70_000)
+        await conn.send(line + b"\\n")
+"""
+
+
+def test_what_libraries_log(tmp_path: Path) -> None:
+    """Where the code has configured no logging it goes to standard error, and waits for nobody."""
+    target = write_source(tmp_path, _OTHERS)
+    read, write = os.pipe()
+    with Unread(tmp_path, write, "-k", "async", target=target) as server:
+        wait_accepting(server)
+        with connect(server.bind) as peer:
+            for _ in range(3):
+                peer.sendall(b"1\n")
+                assert read_reply(peer) == b"1"
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+    os.close(read)
+    os.close(write)
 
 
 def fill(fd: int) -> None:

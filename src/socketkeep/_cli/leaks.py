@@ -53,6 +53,8 @@ def leaks(pids: tuple[int, ...], interval: float, as_json: bool) -> int:
             blocks.insert(0, f"no leak in {count} process{'es' if count != 1 else ''}")
         if found.unreadable:
             blocks.append(f"not seen: {why_unreadable(found.unreadable)}")
+        if found.hidden:
+            blocks.append(f"not seen: {found.hidden}")
         say_blocks(blocks)
     return FAILED if found.leaks else DONE
 

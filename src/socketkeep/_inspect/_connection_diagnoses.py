@@ -158,7 +158,7 @@ def peer_not_closed(held: HeldSocket, facts: Facts) -> Diagnosis | None:
     if other is not None:
         evidence += [f"the other end is {other.state}", *who(other)]
         remedy = f"close it there; or {remedy}"
-    if not held.holders and held.timer is not None:
+    if not held.inode and held.timer is not None:
         evidence.append(f"no process holds it: the kernel forgets it in {held.timer.left:.0f} s")
     return Diagnosis(
         "peer-not-closed",

@@ -20,19 +20,22 @@ from socketkeep._inspect._rows import tcp_facts
 from socketkeep._inspect._sock_diag import inet_sockets
 from socketkeep._inspect._survey import holders
 from socketkeep._inspect._waits import Waits, waits_of
+from socketkeep._visibility import hidden_processes
 
 
 class Leaks(Struct, frozen=True):
     """What `leaks` found.
 
     looked_at: the processes.  unclear: sockets that may be leaks, or be used now and then: what was
-    seen does not tell.  unreadable: descendants that this process may not look into.
+    seen does not tell.  unreadable: descendants that this process may not look into.  hidden: what
+    hides processes, descendants maybe among them; "": nothing.
     """
 
     looked_at: tuple[int, ...]
     leaks: tuple[Leak, ...]
     unclear: tuple[Leak, ...]
     unreadable: tuple[int, ...]
+    hidden: str = ""
 
 
 def leaks(*pids: int, interval: float = 0.5) -> Leaks:
@@ -70,7 +73,7 @@ def leaks(*pids: int, interval: float = 0.5) -> Leaks:
         sure, unsure = judged(first[pid], after, line, waited, processes)
         found += sure
         unclear += unsure
-    return Leaks(tuple(second), tuple(found), tuple(unclear), tuple(unreadable))
+    return Leaks(tuple(second), tuple(found), tuple(unclear), tuple(unreadable), hidden_processes())
 
 
 def _look(

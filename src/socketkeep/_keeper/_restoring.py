@@ -23,6 +23,7 @@ from socketkeep._keeper._verdict import OnCrash, Policy
 from socketkeep._keeper._workers import Worker, WorkerState
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import SENT
+from socketkeep._visibility import exists
 from socketkeep._wire._scoreboard import Scoreboard, id_of, parse_connection_id
 
 _NO_STATE: Final = Policy("close", redeliver=False)
@@ -183,5 +184,5 @@ def _is_alive(pid: int) -> bool:
         with open(f"/proc/{pid}/stat", errors="replace") as file:
             stat = file.read()
     except OSError:
-        return False
+        return exists(pid)  # /proc may hide it (hidepid)
     return stat.rpartition(")")[2].split()[0] not in "ZX"
