@@ -10,6 +10,7 @@ SIGUSR1 makes the keeper look at once.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ logger: Final = logging.getLogger("socketkeep")
 LEVELS: Final = ("debug", "info", "warning", "error")
 
 _STDERR: Final = 2
+_NOBODY: Final = "nobody reads the log"
 #: Characters of a field: a line that no reader takes in would be the log's own flood.
 _LONGEST: Final = 65536
 #: How many kinds of lines a throttle tells apart; there are as many as places in the code.
@@ -162,10 +164,12 @@ class LineHandler(logging.Handler):
         try:
             self._current().write(line)
         except NoRoom:
-            self._why = "nobody read the log"
+            self._why = _NOBODY
             return False
         except OSError as error:
-            self._why = error.strerror or str(error)
+            # ENXIO: a named pipe that nobody has opened to read.
+            nobody = error.errno == errno.ENXIO
+            self._why = _NOBODY if nobody else error.strerror or str(error)
             self._complain()
             return False
         return True
