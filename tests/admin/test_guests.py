@@ -11,9 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from socketkeep._admin import _control
+from socketkeep._admin._control import Client
 from socketkeep._admin._guests import Full, Guests
+from socketkeep._admin._protocol import Done
 from tests.admin.web import admin_pid, admin_port
 from tests.harness import Server, connect, write_handler
+from tests.keeper.fakes import Clock, SteppedReactor
 
 
 def test_the_oldest_idle_one_goes() -> None:
@@ -109,3 +113,73 @@ def test_silent_clients(tmp_path: Path) -> None:
         assert ask_page(port, "//[a1]/", **right) == 404
         assert admin_pid(server) == shown
     assert not server.find("internal error, please report it")
+
+
+class _Slow:
+    """Commands that take long."""
+
+    def run(self, line: bytes, client: Client) -> None:
+        client.command = line.decode()
+
+
+def test_who_does_not_take_the_answer() -> None:
+    """It may go when there is no room, and goes after a while; who takes it is not hurried."""
+    clock = Clock()
+    reactor = SteppedReactor(clock)
+    guests: Guests[Client] = Guests(4, 4, 4)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        client = Client(ours, reactor, _Slow(), guests)  # type: ignore[arg-type]
+        guests.enter(client, 1)
+        theirs.sendall(b"anything\n")
+        reactor.settle()
+        clock.now += 3600
+        reactor.settle()
+        assert len(guests) == 1  # a command that takes long
+        client.finish(Done(0, "x" * 5_000_000))
+        guests.most = 1
+        assert guests.make_room(2) is client
+        clock.now += 29
+        reactor.settle()
+        assert len(guests) == 1
+        clock.now += 2
+        reactor.settle()
+        assert len(guests) == 0
+        theirs.settimeout(5)
+        while theirs.recv(1 << 20):
+            pass
+    reactor.close()
+
+
+def test_who_does_not_ask() -> None:
+    clock = Clock()
+    reactor = SteppedReactor(clock)
+    guests: Guests[Client] = Guests(4, 4, 4)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        guests.enter(Client(ours, reactor, None, guests), 1)  # type: ignore[arg-type]
+        theirs.sendall(b'{"command": "sta')
+        reactor.settle()
+        clock.now += 11
+        reactor.settle()
+        assert len(guests) == 0
+        assert theirs.recv(1) == b""
+    reactor.close()
+
+
+def test_answers_that_nobody_takes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In memory, all together: the oldest go."""
+    monkeypatch.setattr(_control, "_MOST_UNREAD", 12_000_000)
+    reactor = SteppedReactor(Clock())
+    guests: Guests[Client] = Guests(9, 9, 9)
+    with ExitStack() as stack:
+        for number in range(4):
+            ours, theirs = socket.socketpair()
+            stack.enter_context(theirs)
+            client = Client(ours, reactor, None, guests)  # type: ignore[arg-type]
+            guests.enter(client, number)
+            client.finish(Done(0, "x" * 5_000_000))
+        assert list(guests._peers.values()) == [2, 3]
+        for client in guests:
+            client.close()
+    reactor.close()
