@@ -59,8 +59,18 @@ class _JsonFormatter(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
+        text = json.dumps(line, default=str)
+        if "\\ud" in text:  # half a pair, for a byte that was no UTF-8: strict readers refuse that
+            line = {key: _whole(value) for key, value in line.items()}
+            text = json.dumps(line, default=str)
         # JSON has escapes for all that steers a terminal but this one, and need not use that.
-        return json.dumps(line, default=str).replace("\x7f", "\\u007f")
+        return text.replace("\x7f", "\\u007f")
+
+
+def _whole(value: object) -> object:
+    if isinstance(value, bool | int | float | None):
+        return value
+    return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 class _PlainFormatter(logging.Formatter):

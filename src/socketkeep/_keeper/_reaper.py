@@ -64,14 +64,20 @@ class Reaper(Generic[Exit]):
     def reap(self) -> None:
         """Reap every child that has ended, or have who waits for it do so."""
         seen: set[int] = set()
+        failures: list[Exception] = []
         while (pid := self._kernel.ended_child()) is not None and pid not in seen:
             seen.add(pid)
             expected = self._expected.get(pid)
             if expected is not None:
-                expected()
+                try:
+                    expected()
+                except Exception as error:  # a bug in what follows from it; the others are reaped
+                    failures.append(error)
                 continue
             ended = self._kernel.reap_child(pid)
             if ended is not None:
                 self._unclaimed[pid] = ended
         while len(self._unclaimed) > _MOST_REMEMBERED:
             del self._unclaimed[next(iter(self._unclaimed))]
+        if failures:
+            raise failures[0]
