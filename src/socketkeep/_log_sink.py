@@ -20,6 +20,7 @@ the user's code): setting it there makes *their* writes fail.  So each kind has 
 from __future__ import annotations
 
 import _socket
+import contextlib
 import errno
 import fcntl
 import os
@@ -32,6 +33,8 @@ from typing import Final
 
 #: What poll(2) promises room for in a pipe, pipe(7).
 _PIPE_BUF: Final = select.PIPE_BUF
+_USUAL_PIPE: Final = 65536
+_ROOMY_PIPE: Final = 1 << 20  # fs.pipe-max-size, as it is mostly
 _PTMX: Final = (5, 2)
 _SET_ASIDE: Final = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
@@ -130,6 +133,8 @@ def descriptor_sink(fd: int) -> Sink:
         except OSError:
             pass
         else:
+            if not terminal:
+                _make_roomy(own)
             return Sink(own, _write_to_terminal if terminal else os.write)
     return Sink(_copy(fd), _write_where_there_is_room)
 
@@ -144,6 +149,16 @@ def file_sink(path: str) -> Sink:
     """
     fd = os.open(path, _FLAGS | os.O_APPEND | os.O_CREAT, 0o666)
     return Sink(fd, _write_to_terminal if os.isatty(fd) else os.write)
+
+
+def _make_roomy(pipe: int) -> None:
+    """Let a pipe take a burst that its reader is not fast enough for, in place of dropping lines.
+
+    Only one of the size that all have: another one was chosen by somebody.
+    """
+    with contextlib.suppress(OSError):  # more than this user may have: it stays as it is
+        if fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) == _USUAL_PIPE:
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _ROOMY_PIPE)
 
 
 def _copy(fd: int) -> int:

@@ -162,6 +162,7 @@ def test_quit_is_heard(tmp_path: Path) -> None:
 def test_a_start_that_fails_ends(tmp_path: Path) -> None:
     """With its exit code, though there is no room for the reason."""
     read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
     fill(write)
     done = subprocess.run(
         [sys.executable, "-m", "socketkeep", "serve", "missing.py:handle", "--bind", "127.0.0.1:0"],
@@ -228,6 +229,8 @@ def fill(fd: int) -> None:
 def ends(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
     """What is read from and written to, of each kind."""
     ours, theirs = os.pipe() if request.param == "pipe" else os.openpty()
+    if request.param == "pipe":
+        fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)
     yield ours, theirs
     os.close(ours)
     os.close(theirs)
@@ -279,6 +282,17 @@ def test_the_rest_of_a_line_goes_first() -> None:
     sink.close()
     with os.fdopen(read, "rb") as file:
         assert text + file.read() == long + b"b\n"
+
+
+def test_room_for_a_burst() -> None:
+    """A pipe of the usual size is made to take more, and one of another size is left alone."""
+    for size, then in ((65536, 1 << 20), (4096, 4096), (1 << 17, 1 << 17)):
+        read, write = os.pipe()
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, size)
+        _log_sink.descriptor_sink(write).close()
+        assert fcntl.fcntl(write, fcntl.F_GETPIPE_SZ) == then
+        os.close(read)
+        os.close(write)
 
 
 def test_a_number_that_was_closed_and_given_away() -> None:
