@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import select
 import socket
+import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -444,3 +447,25 @@ def test_garbage_is_passed_over(garbage: bytes, file: int) -> None:
     assert sorted(os.listdir("/proc/self/fd")) == before
     ours.close()
     channel.close()
+
+
+def test_what_was_never_read_is_closed_without_waiting(ends: Ends) -> None:
+    """A connection on which SO_LINGER was set, and whose last handle is on its way."""
+    ours, theirs = ends
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = socket.create_connection(listener.getsockname())
+        sock, _ = listener.accept()
+    with peer:
+        sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sock.send(bytes(65536))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 30))
+        for number in range(3):
+            theirs.send_now(Forked(number, 1), [sock.fileno()])
+        sock.close()
+        theirs.close()
+        began = time.monotonic()
+        ours.discard()
+        ours.close()
+        assert time.monotonic() - began < 5

@@ -136,6 +136,7 @@ class Link:
         if self.open:
             self.open = False
             self._reactor.unregister(self._channel.fileno())
+            self._channel.discard()
             self._channel.close()
             # What they call holds this link in turn: a worker, with the mapping of its scoreboard
             # and its descriptor, would stay until a collection that the keeper may never need.

@@ -27,6 +27,8 @@ _PASSED_OVER_AT_ONCE: Final = 16
 #: longest message that a handler waits for.  The keeper takes a little less, so that what it sends
 #: on, with a few more fields, is read, too.
 LARGEST: Final = 64 * 1024 * 1024
+#: More packets than a channel has room for.
+_MOST_DISCARDED: Final = 10_000
 _LARGEST_TO_SEND_ON: Final = LARGEST - 65536
 
 
@@ -201,6 +203,21 @@ class Channel:
     def finish(self) -> None:
         """Send no more: the other end sees the channel closed, and can still be heard."""
         self._sock.shutdown(socket.SHUT_WR)
+
+    def discard(self) -> None:
+        """Close what has arrived and was not read, for the only process that has this end.
+
+        The kernel would do it at the close, and would wait as a process does, see
+        `close_without_waiting`.
+        """
+        for _ in range(_MOST_DISCARDED):
+            try:
+                received = self._next()
+            except OSError:
+                return
+            Packet(None, received.descriptors, received.truncated).close()
+            if not received.data and not received.descriptors:
+                return
 
     def close(self) -> None:
         """Close this end, and the descriptors that it still owns."""
