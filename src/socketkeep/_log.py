@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from socketkeep._log_sink import Identity, NoRoom, Sink, descriptor_sink, identity_of
+from socketkeep._log_sink import Identity, NoRoom, Sink, borrowed_sink, descriptor_sink, identity_of
 from socketkeep._printable import printable, printable_lines
 
 logger: Final = logging.getLogger("socketkeep")
@@ -83,10 +83,11 @@ class Stderr:
 
     def __init__(self) -> None:
         self._sink: Sink | None = None
-        try:
-            self._identity: Identity | None = identity_of(_STDERR)
-        except OSError:
-            self._identity = None
+        self._identity: Identity | None = None
+        # Now, while there are descriptors: that there are none left is to be logged.
+        with contextlib.suppress(OSError):
+            self._identity = identity_of(_STDERR)
+            self._sink = descriptor_sink(_STDERR)
 
     def current(self) -> Sink:
         """Return the sink, made anew where the user's code has closed it.  Raises OSError.
@@ -97,7 +98,11 @@ class Stderr:
         if self._sink is None or not self._sink.lives:
             if self._identity is None or identity_of(_STDERR) != self._identity:
                 raise OSError("standard error is closed")
-            self._sink = descriptor_sink(_STDERR)
+            self._sink = None
+            try:
+                self._sink = descriptor_sink(_STDERR)
+            except OSError:
+                return borrowed_sink(_STDERR)
         return self._sink
 
     def close(self) -> None:
@@ -207,9 +212,9 @@ class Complaint:
 
     _EVERY: Final = 10.0
 
-    def __init__(self) -> None:
+    def __init__(self, stderr: Stderr) -> None:
         self._next = 0.0
-        self._stderr = Stderr()
+        self._stderr = stderr
 
     def make(self) -> None:
         """Called where an error is handled."""
@@ -222,21 +227,18 @@ class Complaint:
         with contextlib.suppress(OSError, NoRoom):
             self._stderr.current().write(f"socketkeep: cannot write the log: {why}\n".encode())
 
-    def close(self) -> None:
-        self._stderr.close()
-
 
 def configure(level: str, form: str, path: str) -> None:
     """Send the log to `path`, or to stderr when it is empty.
 
     A file that cannot be opened is complained of on standard error, when there is a line for it.
     """
+    stderr = Stderr()
     if path:
         from socketkeep._log_file import file_handler
 
-        handler = file_handler(path)
+        handler = file_handler(path, stderr)
     else:
-        stderr = Stderr()
         # Standard error that cannot be written to leaves nobody to complain to.
         handler = LineHandler(stderr.current, stderr.close, lambda: None)
     handler.setFormatter(_JsonFormatter() if form == "json" else _HumanFormatter())
@@ -248,8 +250,7 @@ def configure(level: str, form: str, path: str) -> None:
     logger.propagate = False
     # Where the code has not configured logging, the standard library writes to standard error what
     # others log (asyncio: a task whose exception nobody has seen).  That must not wait either.
-    others = Stderr()
-    logging.lastResort = LineHandler(others.current, others.close, lambda: None)
+    logging.lastResort = LineHandler(stderr.current, lambda: None, lambda: None)
     logging.lastResort.setLevel(logging.WARNING)
     logging.lastResort.setFormatter(_PlainFormatter())
 

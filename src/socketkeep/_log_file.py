@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
-from socketkeep._log import Complaint, LineHandler
+from socketkeep._log import Complaint, LineHandler, Stderr
 from socketkeep._log_sink import Sink, file_sink
 
 
@@ -15,9 +16,12 @@ class LogFile:
     """
 
     def __init__(self, path: str) -> None:
-        # Opened at the first line: a new generation must start though there is no place to log to.
         self._path = os.path.abspath(path)
         self._sink: Sink | None = None
+        # Now, while there are descriptors.  A new generation must start though there is no place to
+        # log to: that is told at the first line.
+        with contextlib.suppress(OSError):
+            self._sink = file_sink(self._path)
 
     def current(self) -> Sink:
         """Return what to write to.  Raises OSError; the next call tries again."""
@@ -40,12 +44,12 @@ class LogFile:
         return (found.st_dev, found.st_ino) == sink.identity
 
 
-def file_handler(path: str) -> LineHandler:
+def file_handler(path: str, stderr: Stderr) -> LineHandler:
     """Return a handler that appends to the file; its failures are told on standard error."""
-    file, complaint = LogFile(path), Complaint()
+    file, complaint = LogFile(path), Complaint(stderr)
 
     def close() -> None:
         file.close()
-        complaint.close()
+        stderr.close()
 
     return LineHandler(file.current, close, complaint.make)

@@ -54,9 +54,10 @@ class Sink:
     What is left of a line of which a part was written goes out before the next one.
     """
 
-    def __init__(self, fd: int, write: _Write) -> None:
-        """Takes the descriptor."""
+    def __init__(self, fd: int, write: _Write, *, owned: bool = True) -> None:
+        """owned: it takes the descriptor, and closes it."""
         self._fd = fd
+        self._owned = owned
         self._write = write
         self.identity = identity_of(fd)
         self._rest = b""
@@ -107,7 +108,7 @@ class Sink:
 
     def close(self) -> None:
         """Close the descriptor, if it is still this sink's."""
-        if self.lives:
+        if self._owned and self.lives:
             os.close(self._fd)
         self._fd = -1
 
@@ -137,6 +138,18 @@ def descriptor_sink(fd: int) -> Sink:
                 _make_roomy(own)
             return Sink(own, _write_to_terminal if terminal else os.write)
     return Sink(_copy(fd), _write_where_there_is_room)
+
+
+def borrowed_sink(fd: int) -> Sink:
+    """Return a sink that writes to `fd` itself, where there is no descriptor for another.
+
+    Raises OSError.
+    """
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISSOCK(mode):
+        return Sink(fd, _send, owned=False)
+    waits = stat.S_ISFIFO(mode) or os.isatty(fd)
+    return Sink(fd, _write_where_there_is_room if waits else os.write, owned=False)
 
 
 _FLAGS: Final = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC

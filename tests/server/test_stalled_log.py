@@ -284,6 +284,19 @@ def test_the_rest_of_a_line_goes_first() -> None:
         assert text + file.read() == long + b"b\n"
 
 
+def test_at_the_descriptor_limit(ends: tuple[int, int]) -> None:
+    """What has to be said then is said by the descriptor that was passed, and waits no more."""
+    ours, theirs = ends
+    sink = _log_sink.borrowed_sink(theirs)
+    sink.write(b"a line\n")
+    assert os.read(ours, 100).rstrip() == b"a line"
+    fill(theirs)
+    with pytest.raises(_log_sink.NoRoom):
+        sink.write(b"a line\n")
+    sink.close()
+    os.fstat(theirs)
+
+
 def test_room_for_a_burst() -> None:
     """A pipe of the usual size is made to take more, and one of another size is left alone."""
     for size, then in ((65536, 1 << 20), (4096, 4096), (1 << 17, 1 << 17)):
