@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from socketkeep._keeper import _system
 from socketkeep._keeper._children import Children
 from socketkeep._keeper._system import Exit, System
 from tests.keeper.bench import Bench
@@ -105,3 +106,15 @@ def test_a_stop_ends_who_has_the_port(bench: Bench) -> None:
     assert bench.has_stopped()
     daemon.die()
     bench.act_on_signal(signal.SIGCHLD)
+
+
+def test_whose_fork_it_is_while_the_one_between_exits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent that was read may have gone at the next look; then the group tells."""
+    keeper, template, between, worker = os.getpid(), 50, 51, 52
+    looks = iter([(between, template), (0, 0), (keeper, template)])
+    monkeypatch.setattr(_system, "_parent_and_group", lambda _pid: next(looks))
+    assert System().is_forked_by(worker, template)
+    looks = iter([(between, template), (0, 0), (keeper, 49)])
+    assert not System().is_forked_by(worker, template)
+    looks = iter([(0, 0)])
+    assert not System().is_forked_by(worker, template)

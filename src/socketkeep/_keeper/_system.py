@@ -24,6 +24,8 @@ from socketkeep._wire._scoreboard import NAME
 TEMPLATE_CHANNEL_FD: Final = 3
 CHECK_STATE_FD: Final = 3
 ADMIN_LISTENER_FD: Final = 3
+#: How often is looked when a process has gone between two looks.
+_LOOKS: Final = 5
 _GENERATIONS: Final = 4  # from a template to a worker there are two
 #: The module that a newer version of the package takes over by; of this name in every version.
 SUCCESSOR: Final = "socketkeep._admin._successor"
@@ -251,16 +253,10 @@ class System:
         The one between them may have exited, so that this process is its parent: then its group,
         which the template leads, tells it.
         """
-        keeper = os.getpid()
-        for _ in range(_GENERATIONS):
-            parent, group = _parent_and_group(pid)
-            if parent == template:
-                return True
-            if parent == keeper:
-                return group == template
-            if parent <= 1:
-                return False
-            pid = parent
+        for _ in range(_LOOKS):
+            found = _is_below(pid, template)
+            if found is not None:
+                return found
         return False
 
     def descendants(self) -> set[int]:
@@ -297,6 +293,28 @@ def _maps(line: str, inode: int) -> bool:
     """Whether a line of /proc/PID/maps is of a scoreboard with that inode, proc_pid_maps(5)."""
     words = line.split(maxsplit=5)
     return len(words) > 5 and words[4] == str(inode) and words[5].startswith(f"/memfd:{NAME}")
+
+
+def _is_below(pid: int, template: int) -> bool | None:
+    """Whether a process has the template above it, or its group; None when that cannot be told.
+
+    The process between them exits at once, and may have gone after it was read that it is the
+    parent: then another one is by now.
+    """
+    keeper = os.getpid()
+    one = pid
+    for _ in range(_GENERATIONS):
+        parent, group = _parent_and_group(one)
+        if parent == template:
+            return True
+        if parent == keeper:
+            return group == template
+        if not parent and one != pid:
+            return None
+        if parent <= 1:
+            return False
+        one = parent
+    return False
 
 
 def _parent_and_group(pid: int) -> tuple[int, int]:
