@@ -84,7 +84,7 @@ def test_the_fields_of_the_reports() -> None:
     assert " ".join(status["connections"]) == "open owned moving parked orphaned kept"
     assert " ".join(status["totals"]) == (
         "accepted closed reset detached attached lost reloads upgrades worker_deaths"
-        " handler_errors poisoned unserved"
+        " handler_errors poisoned unserved refused_messages"
     )
     assert " ".join(status["totals"]["attached"]) == "accepted reload parked crash upgrade"
     assert " ".join(plain(WORKER)) == "slot pid generation state connections busy uptime rss"

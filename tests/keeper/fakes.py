@@ -246,8 +246,11 @@ class FakeSystem(System):
     def is_forked_by(self, pid: int, template: int) -> bool:
         return pid in self.processes
 
-    def descendants(self) -> set[int]:
-        return {p.pid for p in self.processes.values() if not p.reaped}
+    def end_descendants(self) -> int:
+        living = [p for p in self.processes.values() if p.exit is None]
+        for process in living:
+            process.die(-9)
+        return len(living)
 
     def ended_child(self) -> int | None:
         ended = [p for p in self.processes.values() if p.is_child and p.exit and not p.reaped]

@@ -12,7 +12,14 @@ from functools import partial
 import pytest
 
 from socketkeep import _log
-from socketkeep._keeper._reactor import FAILURES, READABLE, WRITABLE, Reactor, SignalQueue
+from socketkeep._keeper._reactor import (
+    FAILURES,
+    PAUSE,
+    READABLE,
+    WRITABLE,
+    Reactor,
+    SignalQueue,
+)
 from tests.keeper.fakes import Clock
 
 
@@ -237,7 +244,7 @@ def test_a_failing_call_is_logged_and_the_others_are_made(
     assert "in fail" in str(line["traceback"])
 
 
-def test_a_descriptor_that_fails_each_time_is_given_up(
+def test_a_descriptor_that_fails_each_time_is_left_alone_for_a_while(
     reactor: Reactor, log: list[tuple[str, dict[str, object]]]
 ) -> None:
     calls: list[int] = []
@@ -253,7 +260,8 @@ def test_a_descriptor_that_fails_each_time_is_given_up(
         for _ in range(FAILURES + 5):
             reactor.run_once()
         assert len(calls) == FAILURES
-        assert log[-1][1]["event"] == "descriptor watched no more: its callback keeps failing"
+        told = "descriptor left alone for a second: its callback keeps failing"
+        assert log[-1][1]["event"] == told
         # Its owner does not know, and may go on as if it were watched.
         reactor.modify(ours.fileno(), READABLE | WRITABLE)
         reactor.unregister(ours.fileno())
@@ -261,6 +269,37 @@ def test_a_descriptor_that_fails_each_time_is_given_up(
         reactor.run_once()
         assert len(calls) == FAILURES + 1
         reactor.unregister(ours.fileno())
+
+
+@pytest.mark.parametrize("let_go", [False, True])
+def test_a_descriptor_that_was_left_alone_is_watched_again(
+    log: list[tuple[str, dict[str, object]]], let_go: bool
+) -> None:
+    """What it is for may be the server's end.  One that its owner has let go of is not."""
+    clock = Clock()
+    reactor = Reactor(clock)
+    seen: list[int] = []
+
+    def fail_at_first(events: int) -> None:
+        seen.append(events)
+        if len(seen) <= FAILURES:
+            raise RuntimeError("a bug")
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"x")
+        reactor.register(ours.fileno(), fail_at_first)
+        for _ in range(FAILURES):
+            reactor.run_once()
+        reactor.modify(ours.fileno(), READABLE | WRITABLE)
+        if let_go:
+            reactor.unregister(ours.fileno())
+        clock.now += PAUSE
+        reactor.run_once()
+        reactor.run_once()
+        assert seen[FAILURES:] == ([] if let_go else [READABLE | WRITABLE])
+        reactor.unregister(ours.fileno())
+    reactor.close()
 
 
 def test_a_descriptor_that_fails_now_and_then_is_not_given_up(

@@ -15,6 +15,7 @@ from socketkeep._keeper._fdstore import FdStore, listener_name
 from socketkeep._keeper._notify import Notifier
 from socketkeep._keeper._ownership import Ownership, State
 from socketkeep._keeper._restoring import Stored
+from socketkeep._keeper._state import sealed_memfd
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import Ended, Status
 from socketkeep._wire import _scoreboard as scoreboard
@@ -70,8 +71,7 @@ class Scene:
         self.file(epoch, data)
 
     def file(self, epoch: int, data: bytes) -> None:
-        memfd = os.memfd_create("parcel", os.MFD_CLOEXEC)
-        os.write(memfd, data)
+        memfd = sealed_memfd("parcel", data)
         self.passed.append((f"socketkeep.parcel.{ID}.{epoch}", memfd))
 
     def restore(self) -> None:

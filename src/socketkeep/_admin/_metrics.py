@@ -226,6 +226,12 @@ METRICS: Final = (
         _one(lambda report: report.status.totals.unserved),
     ),
     Metric(
+        "socketkeep_refused_messages_total",
+        "counter",
+        "Messages of workers and templates that made no sense to the keeper.",
+        _one(lambda report: report.status.totals.refused_messages),
+    ),
+    Metric(
         "socketkeep_handler_errors_total",
         "counter",
         "Handlers that ended by an exception.",

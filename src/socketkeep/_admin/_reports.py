@@ -69,6 +69,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     handler_errors: int = 0
     poisoned: int = 0
     unserved: int = 0
+    refused_messages: int = 0
 
 
 class Waits(msgspec.Struct, frozen=True, kw_only=True):

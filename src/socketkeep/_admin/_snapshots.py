@@ -192,7 +192,7 @@ def _of_row(
     return ConnectionReport(
         id=id_of(words),
         peer=worker.scoreboard.peer(row),
-        listener=names[listener] if listener >= 0 else "",
+        listener=names[listener] if 0 <= listener < len(names) else "",
         state="owned",
         owner=words[record.PID],
         generation=worker.generation,
@@ -229,6 +229,7 @@ def _totals(keeper: Keeper) -> Totals:
         handler_errors=counters["handler_errors"],
         poisoned=counters["poisoned"],
         unserved=counters["unserved"],
+        refused_messages=counters["refused_messages"],
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, Literal
 
 from socketkeep import _log
@@ -23,7 +24,7 @@ from socketkeep._keeper._generations import (
     Templates,
 )
 from socketkeep._keeper._notify import Herald
-from socketkeep._keeper._pool import WorkerPool
+from socketkeep._keeper._pool import KILL_GRACE, WorkerPool
 from socketkeep._keeper._queues import Queues
 from socketkeep._keeper._reactor import Reactor, Timer
 from socketkeep._keeper._recycling import Recycling
@@ -44,6 +45,11 @@ from socketkeep._wire._scoreboard import COUNTERS
 
 _EXIT_FAILED: Final = 1
 _LAST_LOOK: Final = 2.0  # seconds that a stop waits for processes that nobody knew to end
+#: Seconds after the graceful timeout until what is left is ended at once: each worker has been
+#: killed by then.
+LATE: Final = KILL_GRACE + 1.0
+#: Seconds that the sudden end may take, from QUIT or from the moment above.
+LAST_RESORT: Final = 3.0
 _LONGEST: Final = 1000  # characters of a template's that are logged
 _RETRY: Final = 1.0  # seconds until a template that has ended is started again
 
@@ -252,55 +258,91 @@ class Keeper:
     def stop(self, how: Literal["close", "finish"]) -> None:
         """End: `finish` serves until every connection has ended, `close` no longer than needed.
 
-        Both are bounded by the graceful timeout.
+        Both are bounded by the graceful timeout, after which asking again ends it at once.
         """
         if self.order is not None and (how == "finish" or self.order.how == "close"):
+            if how == "close" and self._reactor.clock() >= self.order.deadline:
+                self.stop_now()
             return
+        self._stop(how)
+
+    def _stop(self, how: Literal["close", "finish"]) -> None:
         _log.info("stopping" if how == "close" else "draining")
         deadline = self._reactor.clock() + self.config.graceful_timeout
         if self.order is not None:  # a drain becomes a stop, and has no more time for that
             deadline = min(deadline, self.order.deadline)
-        self.order = Order(how, deadline)
-        self._drain.cancel()
-        for listener in self.listeners:
-            listener.close()
-        if self.store is not None:
-            self.store.remove_all(LISTENER)
-        self.upgrades.cancel()
-        self.reloads.cancel("the server stops")
+        self.order = order = Order(how, deadline)
+        # First, so that nothing that fails from here on keeps the end from coming.
+        self._reactor.call_at(deadline + LATE, self.stop_now)
+        self._attempt_each(
+            self._drain.cancel,
+            *(listener.close for listener in self.listeners),
+            lambda: self.store.remove_all(LISTENER) if self.store is not None else None,
+            self.upgrades.cancel,
+            lambda: self.reloads.cancel("the server stops"),
+            self._end_current,
+            *(
+                partial(self.pool.kill, worker)
+                for worker in self.pool
+                if worker.state is WorkerState.STARTING
+            ),
+            lambda: (
+                self._drain.begin(deadline)
+                if how == "finish" and self._targets()
+                else self._end(order)
+            ),
+            self._changed,
+        )
+
+    def _end_current(self) -> None:
         if self.current is not None:
             self.templates.end(self.current)
             self.pool.abandon(self.current.number)
-        for worker in self.pool:
-            if worker.state is WorkerState.STARTING:
-                self.pool.kill(worker)
-        if how == "finish" and self._targets():
-            self._drain.begin(deadline)
-        else:
-            self._end(self.order)
-        self._changed()
+
+    def _attempt_each(self, *steps: Callable[[], object]) -> None:
+        """Take each of the steps, whatever becomes of the others."""
+        for step in steps:
+            self._reactor.attempt(step)
 
     def _end(self, order: Order) -> None:
         """Have every worker end as `order` says, or as it was told already, if that is sooner."""
-        for worker in self.pool:
+
+        def retire(worker: Worker) -> None:
             if worker.state is not WorkerState.DEAD or worker.fork_children:
                 earlier = worker.order.deadline if worker.order else order.deadline
                 self.pool.retire(worker, Order(order.how, min(earlier, order.deadline)))
-        self.connections.stop()
-        self._changed()
+
+        self._attempt_each(
+            *(partial(retire, worker) for worker in self.pool),
+            self.connections.stop,
+            self._changed,
+        )
 
     def _drained(self) -> None:
         assert self.order is not None
         self._end(self.order)
 
     def stop_now(self) -> None:
-        """End at once: connections are closed by the kernel."""
+        """End at once: connections are closed by the kernel.
+
+        After `LAST_RESORT` seconds whatever still runs is ended, whatever the tables say of it.
+        """
         _log.info("stopping at once")
-        self.stop("close")
-        self.pool.kill_all()
-        self.templates.kill_all()
-        self.closer.finish_all()
-        self._changed()
+        self._reactor.call_later(LAST_RESORT, self._end_by_force)
+        if self.order is None or self.order.how != "close":
+            self._stop("close")
+        self._attempt_each(
+            self.pool.kill_all,
+            self.templates.kill_all,
+            self.closer.finish_all,
+            self._changed,
+        )
+
+    def _end_by_force(self) -> None:
+        """The last resort: what keeps the server is a mistake, or in the kernel."""
+        left = self.system.end_descendants()
+        _log.error("ended by force", processes=left, connections=len(self.connections))
+        self._reactor.stop()
 
     def restore(self, saved: SavedKeeper) -> None:
         """Go on from what an earlier version of the keeper left, in place of `start`."""

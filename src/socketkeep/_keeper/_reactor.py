@@ -25,8 +25,10 @@ WRITABLE: Final = select.EPOLLOUT
 
 Callback = Callable[[int], None]
 
-#: How often in a row the callback of one descriptor may fail until it is watched no more.
+#: How often in a row the callback of one descriptor may fail until it is left alone for a while,
+#: and for how long, in seconds: not for ever, since what it is for may be the server's end.
 FAILURES: Final = 10
+PAUSE: Final = 1.0
 
 
 class Timer:
@@ -69,21 +71,31 @@ class Reactor:
         self._sequence = itertools.count()
         self._soon: list[Callable[[], None]] = []
         self._failures: dict[int, int] = {}  # of descriptors whose last callback failed
+        self._interests: dict[int, int] = {}  # of those that are watched for more than input
+        self._paused: dict[int, Callback] = {}
         self._throttle = _log.Throttle()
         self._running = False
 
     def register(self, fd: int, callback: Callback, events: int = READABLE) -> None:
         self._epoll.register(fd, events)
         self._callbacks[fd] = callback
+        self._note_interest(fd, events)
+        if self._paused:
+            self._paused.pop(fd, None)
 
     def modify(self, fd: int, events: int) -> None:
         """Watch a descriptor for other events; nothing happens when it is not watched."""
         if fd in self._callbacks:
             self._epoll.modify(fd, events)
+            self._note_interest(fd, events)
+        elif fd in self._paused:
+            self._note_interest(fd, events)
 
     def unregister(self, fd: int) -> None:
         """Watch a descriptor no more; nothing happens when it is not watched."""
         self._failures.pop(fd, None)
+        self._interests.pop(fd, None)
+        self._paused.pop(fd, None)
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
@@ -127,7 +139,7 @@ class Reactor:
         while self._soon:
             self.attempt(self._soon.pop(0))
 
-    def attempt(self, call: Callable[[], None]) -> None:
+    def attempt(self, call: Callable[[], object]) -> None:
         """Make a call; what it raises is logged and goes no further."""
         try:
             call()
@@ -142,14 +154,32 @@ class Reactor:
             traceback="".join(traceback.format_exception(error)),
         )
 
+    def _note_interest(self, fd: int, events: int) -> None:
+        if events != READABLE:
+            self._interests[fd] = events
+        else:
+            self._interests.pop(fd, None)
+
     def _count_failure(self, fd: int, callback: Callback) -> None:
-        """Give up a descriptor that is reported at once again, and fails each time."""
+        """Leave a descriptor alone that is reported at once again, and fails each time."""
         if self._callbacks.get(fd) is not callback:
             return
         self._failures[fd] = self._failures.get(fd, 0) + 1
         if self._failures[fd] >= FAILURES:
+            events = self._interests.get(fd, READABLE)
             self.unregister(fd)
-            _log.error("descriptor watched no more: its callback keeps failing", fd=fd)
+            self._paused[fd] = callback
+            self._note_interest(fd, events)
+            self.call_later(PAUSE, lambda: self._go_on(fd, callback))
+            self._throttle.error(
+                "descriptor left alone for a second: its callback keeps failing",
+                kind="failing callback",
+                fd=fd,
+            )
+
+    def _go_on(self, fd: int, callback: Callback) -> None:
+        if self._paused.get(fd) is callback:
+            self.register(fd, callback, self._interests.get(fd, READABLE))
 
     def stop(self) -> None:
         self._running = False

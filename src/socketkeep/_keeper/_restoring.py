@@ -6,11 +6,12 @@ it last, or, when none had it, in its parcel; of the two the later epoch counts.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Final, cast, get_args
 
 import msgspec
 
@@ -19,12 +20,22 @@ from socketkeep._address import format_address
 from socketkeep._keeper._connections import Connections
 from socketkeep._keeper._fdstore import BOARD, CONNECTION, LISTENER, PARCEL, FdStore, listener_name
 from socketkeep._keeper._state import SavedConnection
+from socketkeep._keeper._system import System
 from socketkeep._keeper._verdict import OnCrash, Policy
 from socketkeep._keeper._workers import Worker, WorkerState
+from socketkeep._passing import sealed_size
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import SENT
 from socketkeep._visibility import exists
-from socketkeep._wire._scoreboard import Scoreboard, id_of, parse_connection_id
+from socketkeep._wire._channel import LARGEST
+from socketkeep._wire._descriptors import connection_place, listener_place
+from socketkeep._wire._scoreboard import (
+    LAST_BOOT,
+    Scoreboard,
+    id_of,
+    is_plausible,
+    parse_connection_id,
+)
 
 _NO_STATE: Final = Policy("close", redeliver=False)
 
@@ -53,22 +64,36 @@ class Stored:
         for name, fd in passed:
             os.set_inheritable(fd, False)
             stored.names.append(name)
-            if name.startswith(LISTENER):
-                stored._listeners[name] = socket.socket(fileno=fd)
-            elif name.startswith(BOARD):
-                stored._boards[name] = fd
-            elif name.startswith(CONNECTION):
-                stored._connections[_id(name)] = name, socket.socket(fileno=fd)
-            elif name.startswith(PARCEL):
-                stored._parcels[_id(name)] = name, fd
-            else:
+            try:
+                stored._put(name, fd)
+            except (ValueError, OSError) as error:
+                _log.error("what the store gave back is left alone", name=name, error=error)
                 os.close(fd)
         return stored
+
+    def _put(self, name: str, fd: int) -> None:
+        """Sort one.  Raises ValueError and OSError, and nothing has been done with it."""
+        if name.startswith(LISTENER):
+            listener_place(fd)
+            self._listeners[name] = socket.socket(fileno=fd)
+        elif name.startswith(BOARD):
+            Scoreboard(fd, wary=True)
+            self._boards[name] = fd
+        elif name.startswith(CONNECTION):
+            key = _key(name)
+            connection_place(fd)
+            self._connections[key] = name, socket.socket(fileno=fd)
+        elif name.startswith(PARCEL):
+            sealed_size(fd, fcntl.F_SEAL_WRITE)
+            self._parcels[_key(name)] = name, fd
+        else:
+            os.close(fd)
 
     @property
     def latest_boot(self) -> int:
         """The latest boot of which a connection is; 0: there is none."""
-        return max((parse_connection_id(name)[0] for name in self._connections), default=0)
+        boots = (parse_connection_id(name)[0] for name in self._connections)
+        return max((boot for boot in boots if boot < LAST_BOOT), default=0)
 
     def take_listener(self, bound_as: str) -> socket.socket | None:
         """Return the listener that --bind names so; it is the caller's from then on."""
@@ -78,24 +103,13 @@ class Stored:
         """Give the connections to the keeper, and have the store keep only what is still held."""
         rows = self._rows()
         for name, (stored_as, sock) in self._connections.items():
-            row = rows.get(name)
-            parcel = self._parcel(name)
-            if row is not None and (parcel is None or row.epoch > parcel.epoch):
-                if _is_alive(row.ghost.scoreboard.record(row.number)[record.PID]):
-                    _log.warning("connection left to its worker, which is alive", id=name)
-                    sock.close()
-                else:
-                    number = _listener_of(sock, listeners)
-                    epoch = int(stored_as.rpartition(".")[2])
-                    connections.restore_owned(row.ghost, row.number, sock, number, epoch)
-            elif parcel is not None:
-                number = _listener_of(sock, listeners)
-                parcel.stored_as = int(stored_as.rpartition(".")[2])
-                parcel.parcel_as = int(self._parcels[name][0].rpartition(".")[2])
-                connections.restore_unowned(parcel, sock, number)
-            else:
-                # Its worker had ended it, and only the word of it did not come.
-                connections.end(sock)
+            try:
+                self._restore_one(connections, rows.get(name), name, stored_as, sock, listeners)
+            except Exception as error:
+                # Each by itself: what one of them was at must not cost the others.
+                _log.error("cannot restore a connection", id=name, error=repr(error))
+                if name not in connections.custody:
+                    connections.end(sock)
         held = {f"{CONNECTION}{each.id}.{each.stored_as}" for each in connections.custody}
         held |= {f"{PARCEL}{each.id}.{each.parcel_as}" for each in connections.custody}
         for name in self.names:
@@ -108,6 +122,32 @@ class Stored:
         if self._connections:
             _log.info("connections restored", connections=len(connections.custody))
         self.close()
+
+    def _restore_one(
+        self,
+        connections: Connections,
+        row: _Row | None,
+        name: str,
+        stored_as: str,
+        sock: socket.socket,
+        listeners: Sequence[str],
+    ) -> None:
+        parcel = self._parcel(name)
+        if row is not None and (parcel is None or row.epoch > parcel.epoch):
+            if _is_alive(row.ghost.scoreboard.record(row.number)[record.PID], row.ghost.memfd):
+                _log.warning("connection left to its worker, which is alive", id=name)
+                sock.close()
+            else:
+                number = _listener_of(sock, listeners)
+                connections.restore_owned(row.ghost, row.number, sock, number, _epoch_of(stored_as))
+        elif parcel is not None:
+            number = _listener_of(sock, listeners)
+            parcel.stored_as = _epoch_of(stored_as)
+            parcel.parcel_as = _epoch_of(self._parcels[name][0])
+            connections.restore_unowned(parcel, sock, number)
+        else:
+            # Its worker had ended it, and only the word of it did not come.
+            connections.end(sock)
 
     def close(self) -> None:
         """Let go of what nobody took."""
@@ -123,8 +163,14 @@ class Stored:
         """Return the row of each connection's last owner."""
         found: dict[str, _Row] = {}
         for index, (name, fd) in enumerate(self._boards.items()):
-            ghost = _ghost(index, name, fd)
+            try:
+                ghost = _ghost(index, name, fd)
+            except ValueError as error:
+                _log.error("what the store gave back is left alone", name=name, error=error)
+                continue
             for number, words in ghost.scoreboard.taken():
+                if not is_plausible(words):
+                    continue
                 row = _Row(words[record.EPOCH], ghost, number)
                 earlier = found.get(id_of(words))
                 if not ghost.scoreboard.keeps_states:
@@ -137,7 +183,7 @@ class Stored:
         if name not in self._parcels:
             return None
         fd = self._parcels[name][1]
-        data = os.pread(fd, os.fstat(fd).st_size, 0)
+        data = os.pread(fd, min(os.fstat(fd).st_size, LARGEST), 0)
         try:
             return msgspec.msgpack.decode(data, type=SavedConnection)
         except ValueError as error:
@@ -145,15 +191,28 @@ class Stored:
             return None
 
 
-def _id(name: str) -> str:
-    """Return the connection's id in a name of the store: socketkeep.connection.ID.EPOCH."""
-    return name.split(".")[2]
+def _key(name: str) -> str:
+    """Return the connection's id in a name of the store: socketkeep.connection.ID.EPOCH.
+
+    Raises ValueError.
+    """
+    _epoch_of(name)
+    _, _, key, _ = name.split(".")
+    if parse_connection_id(key)[0] > LAST_BOOT:
+        raise ValueError(f"there can be no connection {key}")
+    return key
+
+
+def _epoch_of(name: str) -> int:
+    return int(name.rpartition(".")[2])
 
 
 def _ghost(index: int, name: str, fd: int) -> Worker:
     """Return the record of the dead worker whose scoreboard that is."""
     _, _, _, on_crash, redeliver = name.split(".")
-    scoreboard = Scoreboard(fd)
+    if on_crash not in get_args(OnCrash):
+        raise ValueError(f"there is no way {on_crash!r} to deal with a crash")
+    scoreboard = Scoreboard(fd, wary=True)
     policy = Policy(cast("OnCrash", on_crash), redeliver == "redeliver")
     return Worker(
         serial=-1 - index,
@@ -179,7 +238,10 @@ def _listener_of(sock: socket.socket, listeners: Sequence[str]) -> int:
     return next((n for n, text in enumerate(listeners) if text.endswith(f":{port}")), 0)
 
 
-def _is_alive(pid: int) -> bool:
+def _is_alive(pid: int, memfd: int) -> bool:
+    """Whether the process that a row names is alive, and is one of the scoreboard's."""
+    if not System().has_mapped(pid, memfd, child=True):
+        return False
     try:
         with open(f"/proc/{pid}/stat", errors="replace") as file:
             stat = file.read()

@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,8 @@ CHECK_STATE_FD: Final = 3
 ADMIN_LISTENER_FD: Final = 3
 #: How often is looked when a process has gone between two looks.
 _LOOKS: Final = 5
+_FORCE: Final = 2.0  # seconds in which all below are killed, and a round of it
+_FORCE_ROUND: Final = 0.1
 _GENERATIONS: Final = 4  # from a template to a worker there are two
 #: The module that a newer version of the package takes over by; of this name in every version.
 SUCCESSOR: Final = "socketkeep._admin._successor"
@@ -259,18 +262,26 @@ class System:
                 return found
         return False
 
-    def descendants(self) -> set[int]:
-        """Return the pids of all processes below this one."""
-        parents = {}
-        for name in os.listdir("/proc"):
-            if name.isdigit():
-                parents[int(name)] = _parent_and_group(int(name))[0]
-        found = {os.getpid()}
-        while True:
-            more = {pid for pid, parent in parents.items() if parent in found} - found
-            if not more:
-                return found - {os.getpid()}
-            found |= more
+    def end_descendants(self) -> int:
+        """Kill all processes below this one, and wait a moment for their end; return how many."""
+        killed: set[int] = set()
+        deadline = time.monotonic() + _FORCE
+        while time.monotonic() < deadline:
+            living = {pid: parent for pid, parent in _below(os.getpid()).items() if _lives(pid)}
+            if not living:
+                break
+            with contextlib.ExitStack() as stack:
+                poller = select.poll()
+                for pid, parent in living.items():
+                    with contextlib.suppress(OSError):
+                        pidfd = os.pidfd_open(pid)
+                        stack.callback(os.close, pidfd)
+                        if _parent_and_group(pid)[0] == parent:  # it is no other by now
+                            self.kill(pidfd, signal.SIGKILL)
+                            killed.add(pid)
+                            poller.register(pidfd, select.POLLIN)
+                poller.poll(_FORCE_ROUND * 1000)
+        return len(killed)
 
     def children(self) -> set[int]:
         """Return the pids of this process's children, ended and not yet reaped ones included."""
@@ -315,6 +326,29 @@ def _is_below(pid: int, template: int) -> bool | None:
             return False
         one = parent
     return False
+
+
+def _below(ancestor: int) -> dict[int, int]:
+    """Return the processes below one, with the parent of each."""
+    parents = {int(name): 0 for name in os.listdir("/proc") if name.isdigit()}
+    for pid in parents:
+        parents[pid] = _parent_and_group(pid)[0]
+    found: dict[int, int] = {}
+    while True:
+        known = {ancestor, *found}
+        more = {p: up for p, up in parents.items() if up in known and p not in found}
+        if not more:
+            return found
+        found.update(more)
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process has not ended; one that only waits to be reaped has."""
+    try:
+        with open(f"/proc/{pid}/stat", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _parent_and_group(pid: int) -> tuple[int, int]:
