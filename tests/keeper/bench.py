@@ -196,14 +196,19 @@ class Bench:
 
     def connect(self, *, tcp: bool = False) -> tuple[socket.socket, socket.socket]:
         """Return a peer's socket and the accepted one; only with `tcp` a reset can be told."""
-        entrance = self._entrances[tcp]
-        peer = socket.socket(entrance.family)
-        peer.connect(entrance.getsockname())
-        accepted, _ = entrance.accept()
+        peer = self.knock(tcp=tcp)
+        accepted, _ = self._entrances[tcp].accept()
         accepted.setblocking(False)
         peer.setblocking(False)
         self._peers.append(peer)
         return peer, accepted
+
+    def knock(self, *, tcp: bool = False) -> socket.socket:
+        """Return a peer that is in the accept queue."""
+        entrance = self._entrances[tcp]
+        peer = socket.socket(entrance.family)
+        peer.connect(entrance.getsockname())
+        return peer
 
     def serve(self, worker: FarWorker, *, tcp: bool = False) -> tuple[socket.socket, Served]:
         """Return a peer, and its connection in the worker."""

@@ -241,10 +241,13 @@ class FakeSystem(System):
         return {p.pid for p in self.processes.values() if p.is_child and not p.reaped}
 
     def has_mapped(self, pid: int, memfd: int, *, child: bool) -> bool:
-        return pid in self.processes
+        """Whether it is a worker, or a process that one has forked."""
+        process = self.processes.get(pid)
+        return process is not None and process.name not in ("template", "check", "stranger")
 
     def is_forked_by(self, pid: int, template: int) -> bool:
-        return pid in self.processes
+        process = self.processes.get(pid)
+        return process is not None and process.name.startswith("worker")
 
     def end_descendants(self) -> int:
         living = [p for p in self.processes.values() if p.exit is None]

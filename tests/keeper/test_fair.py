@@ -13,11 +13,7 @@ from tests.keeper.fakes import FarWorker
 
 def queue(bench: Bench, stack: ExitStack, count: int) -> list[socket.socket]:
     """Return clients in the accept queue."""
-    listener = bench.listener.sock
-    clients = [stack.enter_context(socket.socket(listener.family)) for _ in range(count)]
-    for client in clients:
-        client.connect(listener.getsockname())
-    return clients
+    return [stack.enter_context(bench.knock()) for _ in range(count)]
 
 
 def wake(bench: Bench, worker: FarWorker, count: int) -> list[str]:

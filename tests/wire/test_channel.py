@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import msgspec
 import pytest
 
 from socketkeep import _log, _passing
-from socketkeep._wire._channel import Channel, ChannelClosed, Packet, channel_pair
+from socketkeep._wire._channel import Channel, ChannelClosed, Garbled, Packet, channel_pair
 from socketkeep._wire._messages import Detached, Forked, Message, Seats, encode
 from tests.wire.limits import out_of_descriptors
 
@@ -469,3 +470,107 @@ def test_what_was_never_read_is_closed_without_waiting(ends: Ends) -> None:
         ours.discard()
         ours.close()
         assert time.monotonic() - began < 5
+
+
+# What runs user code may send anything.
+
+
+@pytest.fixture
+def wary() -> Iterator[Ends]:
+    """A sender, and who is wary of it."""
+    theirs, ours = channel_pair()
+    a, b = Channel(theirs), Channel(ours, wary=True)
+    yield a, b
+    a.close()
+    b.close()
+
+
+def send_raw(channel: Channel, payload: bytes, descriptors: Sequence[int] = ()) -> None:
+    _passing.send(channel._sock, payload, descriptors)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\0",
+        b"\0\xc1\xc1",
+        b"\0" + encode(detached(10))[:-3],
+        b"\0" + msgspec.msgpack.encode(["Detached", 1]),
+        b"\0" + msgspec.msgpack.encode(["Seats", "no number"]),
+        b"\0" + msgspec.msgpack.encode({"Seats": 1}),
+        b"\0" + msgspec.msgpack.encode("Seats"),
+        b"\1",
+        b"\2junk",
+        b"\0" + b"x" * 100_000,
+    ],
+)
+@pytest.mark.parametrize("count", [0, 1, 253])
+def test_what_is_no_message_is_told_and_nothing_stays_open(
+    wary: Ends, file: int, payload: bytes, count: int
+) -> None:
+    a, b = wary
+    before = set(os.listdir("/proc/self/fd"))
+    send_raw(a, payload, [file] * count)
+    send_raw(a, b"\0" + encode(Seats(1)))
+    with pytest.raises(Garbled):
+        b.receive()
+    assert receive(b).message == Seats(1), "what follows is heard"
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("kind", ["pipe", "sparse", "unsealed"])
+def test_a_message_is_read_from_a_sealed_memfd_alone(wary: Ends, kind: str) -> None:
+    a, b = wary
+    read, write = os.pipe()
+    memfd = os.memfd_create("it", os.MFD_ALLOW_SEALING)
+    os.ftruncate(memfd, 1 << 31 if kind == "sparse" else 0)
+    if kind == "sparse":
+        fcntl.fcntl(memfd, fcntl.F_ADD_SEALS, _passing._SEALS)
+    else:
+        os.write(memfd, encode(Seats(1)))
+    send_raw(a, b"\1", [read if kind == "pipe" else memfd])
+    for fd in (read, write, memfd):
+        os.close(fd)
+    with pytest.raises(Garbled):
+        b.receive()
+    assert b.receive() is None
+
+
+def test_a_message_that_is_too_large_is_as_one_that_did_not_arrive(
+    wary: Ends, monkeypatch: pytest.MonkeyPatch, file: int
+) -> None:
+    """It may be honest: its sender is told that nothing was taken."""
+    a, b = wary
+    monkeypatch.setattr(b, "_most", 50_000)
+    send(a, detached(60_000), (file,))
+    packet = receive(b)
+    assert packet.message is None
+    assert len(packet.descriptors) == 1
+    packet.close()
+
+
+def test_types_of_a_later_version_are_passed_over_and_not_for_ever(wary: Ends) -> None:
+    """Others have their turn while somebody sends them as fast as they are read."""
+    a, b = wary
+    sent = 0
+    with suppress(BlockingIOError):
+        while True:
+            send_raw(a, b"\0" + msgspec.msgpack.encode(["OfALaterVersion", sent]))
+            sent += 1
+    assert sent > 50
+    assert b.receive() is None
+    send_raw(a, b"\0" + encode(Seats(1)))
+    calls = 0
+    while (packet := b.receive()) is None:
+        calls += 1
+    assert packet.message == Seats(1)
+    assert 2 <= calls <= sent
+
+
+def test_a_worker_passes_over_what_it_cannot_read(ends: Ends) -> None:
+    """Its keeper may be of a later version."""
+    a, b = ends
+    send_raw(a, b"\0" + msgspec.msgpack.encode(["Seats", "no number"]))
+    send(a, Seats(1))
+    assert receive(b).message == Seats(1)
