@@ -18,6 +18,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "_address",
             "_commands",
+            "_creating",
             "_errors",
             "_forking",
             "_guarding",
@@ -25,6 +26,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "_handles",
             "_happy",
             "_holding",
+            "_importing",
+            "_inherited",
             "_mistakes",
             "_net",
             "_originals",

@@ -1,7 +1,7 @@
 """Serve TCP and Unix-socket connections, and keep them when the code behind them is replaced."""
 
-from typing import TYPE_CHECKING
-
+# Not `typing`'s, which is a lot to import, and from an import path that is not yet in order.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from socketkeep._async_connecting import open_connection
     from socketkeep._connecting import Connecting, connect

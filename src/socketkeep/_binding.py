@@ -7,11 +7,13 @@ import fcntl
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 from socketkeep._address import BindAddress, FdAddress, InetAddress, UnixAddress
+from socketkeep._creating import made_with
 from socketkeep._errors import ListenError
 
 _REASONS: Final = {
@@ -19,6 +21,9 @@ _REASONS: Final = {
     errno.EADDRNOTAVAIL: "no interface of this machine has that address",
     errno.EAFNOSUPPORT: "this machine has no addresses of that family",
 }
+#: Seconds that a lock on a directory is waited for, and how often it is looked at.
+_PATIENCE: Final = 2.0
+_LOOK_AGAIN: Final = 0.01
 _HOW_TO_BIND_LOW: Final = "ports below 1024 need root or CAP_NET_BIND_SERVICE"
 
 
@@ -39,7 +44,7 @@ def inherited_socket(fd: int) -> socket.socket:
     return sock
 
 
-def bind_inet(address: InetAddress, backlog: int) -> socket.socket:
+def bind_inet(address: InetAddress, backlog: int, *, ipv6_only: bool = False) -> socket.socket:
     failure: ListenError | None = None
     for family, raw in _resolve(address):
         sock = None
@@ -48,7 +53,9 @@ def bind_inet(address: InetAddress, backlog: int) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 # Said, not left to net.ipv6.bindv6only, which differs from machine to machine.
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, raw[0] != "::")
+                sock.setsockopt(
+                    socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, ipv6_only or raw[0] != "::"
+                )
             sock.bind(raw)
             sock.listen(backlog)
         except OSError as error:
@@ -102,9 +109,11 @@ def bind_unix(address: UnixAddress, backlog: int, mode: int) -> socket.socket:
         else:
             with _locked(os.path.dirname(os.path.abspath(address.path))):
                 _make_way(address)
-                sock.bind(address.path)
-                # Nobody can connect before listen(), so the mode is never too wide.
-                os.chmod(address.path, mode)
+                # Where the directory has a default ACL the umask does not count, and the file gets
+                # no more than the socket has.
+                os.fchmod(sock.fileno(), mode)
+                with made_with(mode):
+                    sock.bind(address.path)
                 sock.listen(backlog)
     except OSError as error:
         sock.close()
@@ -118,14 +127,54 @@ def bind_unix(address: UnixAddress, backlog: int, mode: int) -> socket.socket:
 def _locked(directory: str) -> Iterator[None]:
     """Keep two servers from finding the same dead socket, and the second the first one's new one.
 
-    The lock is on the directory (flock(2)), so that no lock file is left behind.
+    The lock is on the directory (flock(2)), so that no lock file is left behind.  Whoever may read
+    the directory may hold it: it is not waited for beyond the moment that a server needs it.
     """
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:  # it may be written to, and not read
+        yield
+        return
+    try:
+        if not _lock(fd):
+            import logging  # in a library for those that bind nothing
+
+            logging.getLogger("socketkeep").warning(
+                "the directory %s is locked (flock) by %s for more than %g s: the socket is made"
+                " without waiting for it longer",
+                *(directory, _who_locks(fd), _PATIENCE),
+            )
         yield
     finally:
         os.close(fd)
+
+
+def _lock(fd: int) -> bool:
+    """Lock a directory; return whether that could be done in time."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_LOOK_AGAIN)  # flock(2) has no timeout, and nothing tells of its end
+        else:
+            return True
+
+
+def _who_locks(fd: int) -> str:
+    """Return the process that has locked a directory, as well as that can be seen."""
+    status = os.fstat(fd)
+    try:
+        with open("/proc/locks", encoding="ascii") as file:
+            for line in file:
+                fields = line.split()
+                if fields[1] == "FLOCK" and fields[5].endswith(f":{status.st_ino}"):
+                    return f"process {fields[4]}"
+    except (OSError, IndexError, UnicodeDecodeError):
+        pass
+    return "another process"
 
 
 def _make_way(address: UnixAddress) -> None:

@@ -49,16 +49,51 @@ def _check_target(target: str) -> None:
 
 
 def _check_bind(bind: list[str]) -> None:
-    from socketkeep._address import parse_bind
+    from socketkeep._address import InetAddress, parse_bind
 
     if not bind:
         raise ValueError("expected at least one address")
-    seen: set[str] = set()
+    seen: dict[str, str] = {}  # each address as it was written
+    hosts: dict[int, dict[str, str]] = {}  # by port: each host, as it was written
     for text in bind:
-        parse_bind(text)
-        if text in seen:
-            raise ValueError(f"{text} is given twice")
-        seen.add(text)
+        address = parse_bind(text)
+        same = text
+        if isinstance(address, InetAddress) and address.port:
+            host = "::" if address.host in ("", "*") else address.host
+            hosts.setdefault(address.port, {})[host] = text
+            same = f"{host} {address.port}"
+        if same in seen:
+            also = f", as {seen[same]}" if seen[same] != text else ""
+            raise ValueError(f"{text} is given twice{also}")
+        seen[same] = text
+    for written in hosts.values():
+        _check_covered(written)
+
+
+def _check_covered(hosts: dict[str, str]) -> None:
+    """Raise ValueError when one of the addresses of a port takes in another.
+
+    The kernel would refuse the second one as in use, by this very server.  "::" beside "0.0.0.0"
+    is what everybody writes for both families: it is then of IPv6 alone (`serves_ipv6_alone`).
+    """
+    for host, text in hosts.items():
+        literal = re.fullmatch(r"[0-9.]+", host) is not None
+        cover = "0.0.0.0" if literal else "::" if ":" in host else ""
+        if literal and "0.0.0.0" not in hosts:
+            cover = "::"
+        if cover in hosts and cover != host and host != "0.0.0.0":
+            why = " (it serves IPv4 too)" if literal and cover == "::" else ""
+            raise ValueError(f"{hosts[cover]}{why} covers {text}: leave one of them out")
+
+
+def serves_ipv6_alone(text: str, bind: list[str]) -> bool:
+    """Tell whether the address, of every interface, leaves IPv4 to another of `bind`."""
+    from socketkeep._address import InetAddress, parse_bind
+
+    address = parse_bind(text)
+    if not isinstance(address, InetAddress) or address.host not in ("", "*", "::"):
+        return False
+    return bool(address.port) and InetAddress("0.0.0.0", address.port) in map(parse_bind, bind)
 
 
 def _check_name(name: str) -> None:
@@ -108,6 +143,17 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         Option(FLAG, ("--factory",), "TARGET is called, without arguments, to get the handler."),
     ] = False
+    chdir: Annotated[
+        str,
+        Option(
+            PATH,
+            ("--chdir",),
+            "Run in this directory, found anew by its name at each reload, so that a link to the"
+            " current release is followed.  Relative paths are taken from it.  Default: the working"
+            " directory, by the name that $PWD has for it.",
+            metavar="DIR",
+        ),
+    ] = ""
     bind: Annotated[
         list[str],
         Option(

@@ -97,6 +97,7 @@ class Listener(Held):
         *,
         backlog: int = 2048,
         unix_mode: int = 0o666,
+        ipv6_only: bool = False,
         inherit: bool = False,
     ) -> Self:
         """Listen on `address`: ``host:port``, ``[::1]:port``, ``:port``, ``unix:/path``, ``fd://N``.
@@ -104,7 +105,8 @@ class Listener(Held):
         A host name stands for the first address it resolves to; "" and "::" for every interface, by
         IPv6 and IPv4.  backlog: connections that may wait to be accepted; the kernel bounds it by
         net.core.somaxconn.  unix_mode: permissions of a Unix socket's file, by which others may
-        connect.  The file of a server that is gone is replaced.  inherit: whether forked children
+        connect; it is made with them, whatever the umask is.  The file of a server that is gone is
+        replaced.  ipv6_only: "" and "::" leave IPv4 to others.  inherit: whether forked children
         keep the listener.
 
         Raises ListenError, one line that names the address and what is wrong with it, with the
@@ -121,7 +123,7 @@ class Listener(Held):
                     inherit=inherit,
                 )
             case InetAddress():
-                return cls(bind_inet(parsed, backlog), inherit=inherit)
+                return cls(bind_inet(parsed, backlog, ipv6_only=ipv6_only), inherit=inherit)
 
     def __enter__(self) -> Self:
         return self
@@ -136,6 +138,11 @@ class Listener(Held):
 
     def __repr__(self) -> str:
         return f"<Listener {self.sock.fileno()} {self.describe()}>"
+
+    @property
+    def file_is_gone(self) -> bool:
+        """Whether no new peer finds this Unix socket: its file was removed or replaced."""
+        return bool(self._path) and identity_of(self._path) != self._identity
 
     def describe(self) -> str:
         """Return the address, and for one of IPv6 whether it serves IPv4 too."""

@@ -32,7 +32,7 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> list[ServeConfig]:
     """A server that only takes down its configuration; it fails for the target bad:bad."""
     configs: list[ServeConfig] = []
 
-    def run(config: ServeConfig, adopted: object) -> None:
+    def run(config: ServeConfig, _place: object, _adopted: object) -> None:
         configs.append(config)
         if config.target == "bad:bad":
             raise ServeFailure("no worker became ready", 3)

@@ -58,7 +58,12 @@ class Server:
         self.events: list[Event] = []
         self.stderr: list[str] = []
         self._mark = uuid.uuid4().hex
-        self._environment = {**os.environ, "HARNESS_SERVER": self._mark, **(environment or {})}
+        self._environment = {
+            **os.environ,
+            "HARNESS_SERVER": self._mark,
+            "PWD": str(directory),  # as a shell that has gone there
+            **(environment or {}),
+        }
         self._wait_ready = wait_ready
         self._start_timeout = start_timeout
         self._descriptors: Sequence[int] = ()  # to be inherited

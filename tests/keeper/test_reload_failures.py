@@ -58,7 +58,7 @@ def test_a_template_that_cannot_be_started(bench: Bench) -> None:
     bench.system.no_process = True
     bench.reload()
     (outcome,) = bench.outcomes
-    assert outcome.exit_code == 4
+    assert outcome.exit_code == 3
     assert "Resource temporarily unavailable" in outcome.error
     assert unharmed(bench, old)
     bench.system.no_process = False

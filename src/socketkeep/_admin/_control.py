@@ -16,6 +16,8 @@ from socketkeep._admin import _snapshots
 from socketkeep._admin._guests import Full, Guests
 from socketkeep._admin._protocol import MAX_REQUEST, Done, Progress, decode_request, encode
 from socketkeep._config import MOST_WORKERS
+from socketkeep._errors import ListenError
+from socketkeep._keeper._grounds import bind_anew
 from socketkeep._keeper._inheritance import saved_listener
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper._reactor import READABLE, WRITABLE, Reactor, Timer
@@ -34,6 +36,8 @@ _MOST_WAITING: Final = 48
 _ASKING: Final = 10.0
 _TAKING: Final = 30.0
 _MOST_UNREAD: Final = 1 << 26
+CONTROL_BACKLOG: Final = 128
+CONTROL_MODE: Final = 0o600  # only this user may connect
 #: Connections in one answer for a view: more could not be told apart, and would take long.
 _MOST_LIVE: Final = 2000
 _PAUSE: Final = 1.0  # seconds without accepting, when the process is out of descriptors
@@ -69,6 +73,23 @@ class ControlServer:
             if client.command and not saved.finished:
                 waiting.append(client)
         self._commands.finish_upgrade(waiting)
+
+    def look_after_socket(self) -> None:
+        """Make the socket anew when its file is gone: by it the server is told of the rest."""
+        if not self._listener.file_is_gone:
+            return
+        try:
+            fresh = bind_anew(self._listener, CONTROL_BACKLOG, CONTROL_MODE)
+        except ListenError as error:
+            _log.warning("the control socket's file is gone and cannot be made anew", error=error)
+            return
+        _log.warning("the control socket's file was gone and is made anew")
+        if self._paused is None:
+            self._reactor.unregister(self._listener.fileno())
+        self._listener.sock.close()
+        self._listener.sock, self._listener._identity = fresh.sock, fresh._identity
+        if self._paused is None:
+            self._reactor.register(self._listener.fileno(), self._accept)
 
     def close(self) -> None:
         """Close what is open; a client that waits for the server's end sees it by that."""

@@ -7,10 +7,11 @@ server answers with any number of `Progress` and then one `Done`, and closes.
 from __future__ import annotations
 
 import os
-import stat
 from typing import Any, Final, TypeAlias
 
 import msgspec
+
+from socketkeep._creating import make_private_directory
 
 #: A request is short; whoever sends more than this without a newline is not a client of ours.
 MAX_REQUEST: Final = 65536
@@ -85,16 +86,14 @@ def make_runtime_dir() -> str:
     path = runtime_dir()
     os.makedirs(os.path.dirname(path), exist_ok=True)
     try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        found = os.lstat(path)
-        if not stat.S_ISDIR(found.st_mode):
-            raise NotADirectoryError(f"{path} is in the way: it is not a directory") from None
-        if found.st_uid != os.geteuid():
-            raise PermissionError(
-                f"{path} belongs to uid {found.st_uid}: give --control PATH, or set"
-                " SOCKETKEEP_RUNTIME_DIR to a directory of your own"
-            ) from None
+        make_private_directory(path)
+    except PermissionError as error:
+        if error.errno is not None:
+            raise
+        raise PermissionError(
+            f"{error}: give --control PATH, or set SOCKETKEEP_RUNTIME_DIR to a directory of"
+            " your own"
+        ) from None
     return path
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import sys
+import signal
 from collections.abc import Callable
 
 from socketkeep import _log
@@ -23,6 +24,7 @@ class Reloader:
         self,
         reactor: Reactor,
         system: System,
+        directory: str,
         target: str,
         changed: Callable[[], None],
         instead_of: int = 0,
@@ -33,40 +35,39 @@ class Reloader:
             earlier = Children(reactor, system)
             earlier.watch(instead_of, lambda _ended: None)
             earlier.kill(instead_of)
-        import subprocess  # every server loads this module
-
-        # A group of its own, so that Ctrl-C reaches the keeper alone.
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "socketkeep._admin._watcher", *_directories(target)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            process_group=0,
-        )
-        system.reaper.expect(self._process.pid, self._process.poll)
-        assert self._process.stdout is not None
-        self._output = self._process.stdout
+        self._output, theirs = os.pipe2(os.O_CLOEXEC)
+        try:
+            self.pid = system.spawn_watcher(theirs, watched_paths(directory, target))
+        finally:
+            os.close(theirs)
+        self._reaper = system.reaper
+        self._reaper.expect(self.pid, self._reap)
         self._unfinished = b""
-        os.set_blocking(self._output.fileno(), False)
-        reactor.register(self._output.fileno(), self._read)
-
-    @property
-    def pid(self) -> int:
-        """The watcher's process id."""
-        return self._process.pid
+        os.set_blocking(self._output, False)
+        reactor.register(self._output, self._read)
 
     def close(self) -> None:
-        if not self._output.closed:
-            self._reactor.unregister(self._output.fileno())
-            self._output.close()
-        self._process.kill()
-        self._process.wait()
+        self._let_go()
+        self._reaper.forget(self.pid)
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG)
+
+    def _let_go(self) -> None:
+        if self._output >= 0:
+            self._reactor.unregister(self._output)
+            os.close(self._output)
+            self._output = -1
 
     def _read(self, _events: int) -> None:
-        data = os.read(self._output.fileno(), 65536)
+        data = os.read(self._output, 65536)
         if not data:
             _log.error("the watcher ended: files are watched no more")
-            self._reactor.unregister(self._output.fileno())
-            self._output.close()
+            self._let_go()
             return
         *lines, self._unfinished = (self._unfinished + data).split(b"\n")
         if b"watching" in lines:
@@ -77,9 +78,12 @@ class Reloader:
             self._changed()
 
 
-def _directories(target: str) -> list[str]:
+def watched_paths(directory: str, target: str) -> list[str]:
+    """Return what is watched for TARGET, by name: the working directory, and the file's path."""
     place = target.rpartition(":")[0]
-    found = {os.getcwd()}
+    found = [directory]
     if place.endswith(".py") or os.sep in place:
-        found.add(os.path.dirname(os.path.realpath(place)))
-    return sorted(found)
+        found.append(os.path.join(directory, place))
+        # A file that is a link: what its own directory has is imported, see `_target`.
+        found.append(os.path.realpath(found[-1]))
+    return found

@@ -16,16 +16,24 @@ from typing import Final
 
 from socketkeep import _log
 from socketkeep._address import UnixAddress, parse_bind
-from socketkeep._admin._control import ControlServer
+from socketkeep._admin._control import CONTROL_BACKLOG, CONTROL_MODE, ControlServer
 from socketkeep._admin._http_process import HttpProcess
 from socketkeep._admin._predecessors import Predecessors, listener_of
 from socketkeep._admin._protocol import control_path, default_name, make_runtime_dir
 from socketkeep._admin._reloader import Reloader
 from socketkeep._binding import inherited_socket
-from socketkeep._config import ServeConfig
+from socketkeep._config import ServeConfig, serves_ipv6_alone
 from socketkeep._errors import ListenError
+from socketkeep._inherited import (
+    hear_of_children,
+    hold_signals,
+    let_signals_come,
+    put_in_order,
+)
 from socketkeep._inspect._holders import describe_holders, holders_of_port
+from socketkeep._keeper._directory import Place, WorkingDirectory, place_of
 from socketkeep._keeper._fdstore import FdStore
+from socketkeep._keeper._grounds import Grounds
 from socketkeep._keeper._inheritance import restored_listener, snapshot
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper._notify import Herald, ManagerTerms, Notifier
@@ -42,7 +50,6 @@ from socketkeep._wire._rendezvous import directory_beside
 _EXIT_FAILED: Final = 1
 _EXIT_USAGE: Final = 2
 _NAMES_TRIED: Final = 100
-_CONTROL_BACKLOG: Final = 128
 #: Seconds until it is tried to say that log lines were dropped, when there is no other line.
 _CATCH_UP: Final = 1.0
 #: Beside its connections a process holds listeners, channels, logs and what the user's code opens.
@@ -58,13 +65,20 @@ class ServeFailure(Exception):
         self.exit_code = exit_code
 
 
-def run(config: ServeConfig, adopted: Sequence[tuple[str, socket.socket]] = ()) -> None:
+def run(
+    config: ServeConfig, place: Place, adopted: Sequence[tuple[str, socket.socket]] = ()
+) -> None:
     """Serve until told to stop.  Raises ServeFailure when that cannot begin.
 
+    place: the working directory, by the name that reloads follow.
     adopted: listening sockets for addresses of `config.bind`; they are the server's from then on.
     """
     gc.freeze()  # what is loaded stays: no collection need look at it
+    hold_signals()
+    told = put_in_order()
     _log.configure(config.log_level, config.log_format, config.log_file)
+    for text in told:
+        _log.warning(text)
     system = System()
     system.worker_descriptors = _raise_descriptor_limit(config.max_connections)
     reactor = Reactor()
@@ -83,7 +97,7 @@ def run(config: ServeConfig, adopted: Sequence[tuple[str, socket.socket]] = ()) 
             config, reactor, system, listeners, boot, name, rendezvous=directory_beside(path)
         )
         predecessors.begin(reactor, keeper)
-        server = _Server(stack, keeper, reactor, control, stored.names)
+        server = _Server(stack, keeper, reactor, control, place, stored.names)
         if keeper.store is not None:
             stored.restore(keeper.connections, keeper.store, [each.text for each in listeners])
         server.watch_files()
@@ -94,7 +108,11 @@ def run(config: ServeConfig, adopted: Sequence[tuple[str, socket.socket]] = ()) 
         _log.info("control", name=name, path=path)
         if admin is not None:
             _log.info("admin", url=f"http://{admin.text}/")
+        here = os.getcwd()
+        if place.name != here:
+            _log.info("working directory", path=place.name, leads_to=here)
         keeper.start()
+        let_signals_come()
         reactor.run()
     _conclude(keeper)
 
@@ -107,6 +125,7 @@ def resume(state: State) -> None:
     config, saved = state.config, state.keeper
     for fd in state.descriptors:
         os.set_inheritable(fd, False)
+    hear_of_children()  # an earlier version did not, when it was started so
     _log.configure(config.log_level, config.log_format, config.log_file)
     system = System()
     system.worker_descriptors = state.worker_descriptors
@@ -126,8 +145,8 @@ def resume(state: State) -> None:
             predecessors = _predecessors(path, False, config.adopt_from)
             stack.callback(predecessors.close)
             predecessors.begin(reactor, keeper)
-        server = _Server(stack, keeper, reactor, control, saved.stored)
-        system.set_signal_mask(state.mask)  # those that waited come now
+        server = _Server(stack, keeper, reactor, control, _restored_place(state), saved.stored)
+        let_signals_come()
         away = time.monotonic() - state.written_at
         _log.info("upgraded", version=keeper.version, generation=saved.current, away=away)
         server.watch_files(instead_of=state.watcher)
@@ -136,6 +155,16 @@ def resume(state: State) -> None:
         server.control.resume(state.control.clients)
         reactor.run()
     _conclude(keeper)
+
+
+def _restored_place(state: State) -> Place:
+    """Return the place that an earlier version was in; a version without one says nothing of it."""
+    if state.place is not None:
+        return Place(state.place.name, state.place.guessed)
+    try:
+        return place_of(state.config.chdir, os.environ.get("PWD"))
+    except OSError:
+        return Place(os.environ.get("PWD") or os.sep)
 
 
 def _conclude(keeper: Keeper) -> None:
@@ -153,8 +182,10 @@ class _Server:
         keeper: Keeper,
         reactor: Reactor,
         control: Listener,
+        place: Place,
         stored: Iterable[str],
     ) -> None:
+        self._place = place
         self._stack = stack
         self._keeper = keeper
         self._reactor = reactor
@@ -166,6 +197,11 @@ class _Server:
         set_title(Role.KEEPER, f"[{keeper.name}]")
         self.control = ControlServer(keeper, reactor, control, keeper.name)
         stack.callback(self.control.close)
+        keeper.grounds = Grounds(
+            *(WorkingDirectory(place), keeper.listeners, keeper.config),
+            keeper.listener_renewed,
+            self.control.look_after_socket,
+        )
         signals = SignalQueue(reactor, _signals(), SignalActions(keeper).act)
         stack.callback(signals.close)
         _notify_manager(stack, keeper, reactor, stored)
@@ -177,11 +213,8 @@ class _Server:
         """Begin to watch the source files, if that is wanted, and end an earlier watcher."""
         if self._keeper.config.reload:
             self._reloader = Reloader(
-                self._reactor,
-                self._keeper.system,
-                self._keeper.config.target,
-                self._keeper.reload,
-                instead_of,
+                *(self._reactor, self._keeper.system, self._place.name),
+                *(self._keeper.config.target, self._keeper.reload, instead_of),
             )
             self._stack.callback(self._reloader.close)
 
@@ -245,7 +278,13 @@ def _bind(
             if sock is not None:
                 listeners.append(listener_of(sock))
                 continue
-            bind = partial(Listener.bind, address, backlog=config.backlog, unix_mode=mode)
+            bind = partial(
+                Listener.bind,
+                address,
+                backlog=config.backlog,
+                unix_mode=mode,
+                ipv6_only=serves_ipv6_alone(address, config.bind),
+            )
             listeners.append(predecessors.listener(address, bind))
     except ListenError as error:
         for listener in listeners:
@@ -262,7 +301,7 @@ def _bind(
 def _bind_admin(config: ServeConfig, predecessors: Predecessors) -> Listener | None:
     if not config.admin:
         return None
-    bind = partial(Listener.bind, config.admin, backlog=_CONTROL_BACKLOG)
+    bind = partial(Listener.bind, config.admin, backlog=CONTROL_BACKLOG)
     try:
         return predecessors.listener(config.admin, bind)
     except ListenError as error:
@@ -348,8 +387,9 @@ def _listen_on_first_free(candidates: list[tuple[str, str]]) -> tuple[str, str, 
     for name, path in candidates:
         died = os.path.lexists(path)
         try:
-            # Only this user may connect.
-            listener = Listener.bind(UnixAddress(path), backlog=_CONTROL_BACKLOG, unix_mode=0o600)
+            listener = Listener.bind(
+                UnixAddress(path), backlog=CONTROL_BACKLOG, unix_mode=CONTROL_MODE
+            )
         except ListenError as error:
             if error.errno != errno.EADDRINUSE:
                 raise ServeFailure(f"control socket: {error}") from error
@@ -367,9 +407,10 @@ def _raise_descriptor_limit(max_connections: int) -> int:
 
     The keeper may have to hold every connection at once.  Workers keep the limit that was set, or
     get what `--max-connections` needs (the hard limit was checked before): the user's code may use
-    select(2), which cannot take descriptors from 1024 on.
+    select(2), which cannot take descriptors from 1024 on.  Fewer than the server itself needs they
+    do not get.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    needed = max_connections + _OTHER_DESCRIPTORS if max_connections else 0
+    needed = max_connections + _OTHER_DESCRIPTORS
     return soft if soft == resource.RLIM_INFINITY else max(soft, needed)

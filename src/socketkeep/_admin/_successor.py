@@ -6,6 +6,11 @@ child and with ``--check``, to see that it can be done.  The name and the argume
 
 from __future__ import annotations
 
+from socketkeep._importing import ours_first
+
+if __name__ == "__main__":
+    ours_first()
+
 import importlib
 import os
 import pkgutil

@@ -1,10 +1,33 @@
 """The command line: one module a command."""
 
-import gc
-
-gc.disable()  # to look for garbage among what is being imported takes a tenth of a command's start
-from socketkeep._cli._main import main  # noqa: E402
-
-gc.enable()
+import sys
+from collections.abc import Sequence
 
 __all__ = ["main"]
+
+_SERVING = ("serve", "adopt")  # commands that become a server
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; see `_main.main`.
+
+    For the process's own arguments (None) the process is put in order before anything else is
+    imported: the import path, so that no file of the application's is taken for one of ours, and
+    what may be asked of a server by signal, which waits from here on until it can be done.
+    """
+    if arguments is None:
+        from socketkeep._importing import ours_first
+
+        ours_first()
+        from socketkeep._inherited import hold_signals, open_standard_streams
+
+        if sys.argv[1:2] and sys.argv[1] in _SERVING:
+            hold_signals()
+        open_standard_streams()
+    import gc
+
+    gc.disable()  # to look for garbage among what is being imported takes a tenth of the start
+    from socketkeep._cli._main import main as run
+
+    gc.enable()
+    return run(arguments)

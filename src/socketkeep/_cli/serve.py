@@ -5,18 +5,22 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import click
+import msgspec
 
 from socketkeep._cli._adopted import Adopted
-from socketkeep._cli._exit import DONE, Failure
+from socketkeep._cli._exit import DONE, USAGE, Failure
 from socketkeep._cli._preflight import preflight
 from socketkeep._cli._say import say
 from socketkeep._config import OPTIONS, ServeConfig
+from socketkeep._keeper._directory import Place, place_of
 from socketkeep._listener import listeners_are_passed
 from socketkeep._options import FLAG, Option
 from socketkeep._settings import CONFIG_VARIABLE, gather
+
+_PATHS: Final = ("log_file", "control", "admin_token_file", "adopt_from")
 
 
 def _metavar(declared: Option) -> str:
@@ -83,7 +87,9 @@ def serve(config_file: str | None, print_config: bool, check_config: bool, **fla
     adopted: Adopted = click.get_current_context().obj or Adopted()
     passed = listeners_are_passed() or bool(adopted.listeners)
     config = adopted.bound(settings.config(inherits_listeners=passed))
+    place = _enter(config.chdir)
     preflight(config)
+    config = _independent_of_directory(config, place)
     if check_config:
         say(_check_code(config))
         return DONE
@@ -93,10 +99,38 @@ def serve(config_file: str | None, print_config: bool, check_config: bool, **fla
 
     gc.enable()
     try:
-        run(config, adopted.take())
+        run(config, place, adopted.take())
     except ServeFailure as failure:
         raise Failure(failure.text, failure.exit_code) from None
     return DONE
+
+
+def _enter(wanted: str) -> Place:
+    """Go to the directory that the server runs in, and return its name.  Raises Failure."""
+    try:
+        place = place_of(wanted, os.environ.get("PWD"))
+    except OSError:
+        raise Failure(
+            "the working directory has been removed: start from one that is there, or give --chdir"
+        ) from None
+    if wanted:
+        try:
+            os.chdir(place.name)
+        except OSError as error:
+            raise Failure(f"--chdir: cannot enter {place.name}: {error.strerror}", USAGE) from None
+        os.environ["PWD"] = place.name
+    return place
+
+
+def _independent_of_directory(config: ServeConfig, place: Place) -> ServeConfig:
+    """Return the configuration with absolute paths of the server's own files.
+
+    A reload, for which the directory may be another, must not take them to other files.
+    """
+    directory = os.getcwd() if place.guessed else place.name
+    given = {key: getattr(config, key) for key in _PATHS if getattr(config, key)}
+    absolute = {key: os.path.join(directory, path) for key, path in given.items()}
+    return msgspec.structs.replace(config, **absolute)
 
 
 def _check_code(config: ServeConfig) -> str:

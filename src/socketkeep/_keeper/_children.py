@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -93,9 +94,9 @@ class Children:
             self._finish_soon(child, self._system.reaper.claim(child.pid) or Exit(None))
             return
         except OSError as error:
-            self._throttle.warning(
-                "out of file descriptors", process="keeper", wanted="a pidfd", error=error.strerror
-            )
+            scarce = error.errno in (errno.EMFILE, errno.ENFILE)
+            event = "out of file descriptors" if scarce else "cannot watch a process"
+            self._throttle.warning(event, process="keeper", wanted="a pidfd", error=error.strerror)
             self._reactor.call_later(_RETRY, lambda: self._open(child))
             return
         ended = self._system.reaper.claim(child.pid)

@@ -6,7 +6,7 @@ import socket
 import time
 
 from socketkeep._keeper._keeper import Keeper
-from socketkeep._keeper._state import KeepOpen, SavedKeeper, SavedListener, State
+from socketkeep._keeper._state import KeepOpen, SavedKeeper, SavedListener, SavedPlace, State
 from socketkeep._listener import Listener
 
 
@@ -18,6 +18,7 @@ def snapshot(keeper: Keeper, keep: KeepOpen) -> State:
     current = keeper.current
     assert current is not None
     generations, templates = keeper.templates.snapshot(keep)
+    place = keeper.grounds.directory.place if keeper.grounds is not None else None
     if all(each.number != current.number for each in generations):
         generations.append(current.snapshot())
     return State(
@@ -25,6 +26,7 @@ def snapshot(keeper: Keeper, keep: KeepOpen) -> State:
         written_at=time.monotonic(),
         config=keeper.config,
         worker_descriptors=keeper.system.worker_descriptors,
+        place=SavedPlace(place.name, place.guessed) if place is not None else None,
         keeper=SavedKeeper(
             boot=keeper.boot,
             name=keeper.name,

@@ -23,6 +23,7 @@ from socketkeep._keeper._generations import (
     GenerationEvent,
     Templates,
 )
+from socketkeep._keeper._grounds import Grounds
 from socketkeep._keeper._notify import Herald
 from socketkeep._keeper._pool import KILL_GRACE, WorkerPool
 from socketkeep._keeper._queues import Queues
@@ -79,6 +80,7 @@ class Keeper:
         self.paused = False
         self.herald: Herald | None = None
         self.store: FdStore | None = None
+        self.grounds: Grounds | None = None
         screening = Screening(boot, listeners)
         self.pool = WorkerPool(
             reactor, system, config, self._worker_ready, self._worker_died, self._changed, screening
@@ -109,6 +111,7 @@ class Keeper:
             self._switch,
             self._rolled_back,
             self._reload_ended,
+            self._prepare,
         )
         self.upgrades = Upgrades(
             reactor,
@@ -141,9 +144,21 @@ class Keeper:
     def use_store(self, store: FdStore) -> None:
         """Keep what must outlive this process with the service manager, from here on."""
         self.store = self.pool.store = self.connections.custody.store = store
-        bound = self.listeners[len(self.listeners) - len(self.config.bind) :]
-        for address, listener in zip(self.config.bind, bound, strict=True):
+        for address, listener in self._bound():
             store.add(listener_name(address), listener.fileno())
+
+    def listener_renewed(self, listener: Listener) -> None:
+        """A listener has another socket: store that one."""
+        if self.store is not None:
+            for address, each in self._bound():
+                if each is listener:
+                    self.store.remove(listener_name(address))
+                    self.store.add(listener_name(address), listener.fileno())
+
+    def _bound(self) -> list[tuple[str, Listener]]:
+        """Return the listeners of the configured addresses, which stand behind those passed."""
+        bound = self.listeners[len(self.listeners) - len(self.config.bind) :]
+        return list(zip(self.config.bind, bound, strict=True))
 
     # What people ask for.
 
@@ -436,7 +451,15 @@ class Keeper:
 
     # What follows from it.
 
+    def _prepare(self) -> str:
+        # The first generation is where the server was started, on what it has just bound.
+        if self.grounds is None or self.current is None:
+            return ""
+        return self.grounds.renew()
+
     def _switch(self, generation: Generation) -> None:
+        if self.grounds is not None:
+            self.grounds.settle()
         old, self.current = self.current, generation
         if generation.upgraded:
             self.connections.upgraded = generation.number
@@ -460,6 +483,8 @@ class Keeper:
         self._refill()
 
     def _rolled_back(self, generation: Generation, failure: Failure) -> None:
+        if self.grounds is not None:
+            self.grounds.give_up()
         if self.current is not None:
             _log.error("reload failed", generation=generation.number, error_text=failure.error)
             return

@@ -74,7 +74,7 @@ class Reactor:
         self._interests: dict[int, int] = {}  # of those that are watched for more than input
         self._paused: dict[int, Callback] = {}
         self._throttle = _log.Throttle()
-        self._running = False
+        self._stopped = False
 
     def register(self, fd: int, callback: Callback, events: int = READABLE) -> None:
         self._epoll.register(fd, events)
@@ -113,10 +113,10 @@ class Reactor:
             self._soon.append(call)
 
     def run(self) -> None:
-        """Run until `stop`."""
-        self._running = True
-        while self._running:
+        """Run until `stop`; not at all when that came first."""
+        while not self._stopped:
             self.run_once(self._timeout())
+        self._stopped = False
 
     def run_once(self, timeout: float | None = 0.0) -> None:
         """Wait up to `timeout` seconds (None: without bound) and make the calls that are due."""
@@ -182,7 +182,7 @@ class Reactor:
             self.register(fd, callback, self._interests.get(fd, READABLE))
 
     def stop(self) -> None:
-        self._running = False
+        self._stopped = True
 
     def close(self) -> None:
         self._epoll.close()

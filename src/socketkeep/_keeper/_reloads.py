@@ -43,8 +43,8 @@ Done = Callable[[Outcome], None]
 class Reloads:
     """Brings up the next generation, and switches to it or rolls it back.
 
-    `switch` is called with the generation that is ready, `give_up` when it is rolled back, `ended`
-    when no other follows.
+    `prepare` is called before one begins and returns why it cannot, or ""; `switch` with the
+    generation that is ready, `give_up` when it is rolled back, `ended` when no other follows.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Reloads:
         switch: Callable[[Generation], None],
         give_up: Callable[[Generation, Failure], None],
         ended: Callable[[], None],
+        prepare: Callable[[], str] = lambda: "",
     ) -> None:
         self._reactor = reactor
         self._templates = templates
@@ -66,6 +67,7 @@ class Reloads:
         self._switch = switch
         self._give_up = give_up
         self._ended = ended
+        self._prepare = prepare
         self._number = 0
         self._deaths = 0
         self._timer: Timer | None = None
@@ -158,13 +160,20 @@ class Reloads:
             self._timer = self._reactor.call_later(
                 self._start_timeout, lambda: self._overdue(generation)
             )
+        why = self._prepare()
+        if why:
+            self._cannot_begin(generation, Failure(EXIT_LOAD_FAILED, why))
+            return
         try:
             self._templates.start(generation)
         except OSError as error:
-            self._clear()
-            failure = Failure(EXIT_LOAD_FAILED, f"cannot start a process: {error.strerror}")
-            self._give_up(generation, failure)
-            self._tell(Outcome(failure.exit_code, generation.number, failure.error))
+            text = f"cannot start the process that loads the code: {error.strerror}"
+            self._cannot_begin(generation, Failure(EXIT_START_FAILED, text))
+
+    def _cannot_begin(self, generation: Generation, failure: Failure) -> None:
+        self._clear()
+        self._give_up(generation, failure)
+        self._tell(Outcome(failure.exit_code, generation.number, failure.error))
 
     def _fork(self, generation: Generation, slots: list[int]) -> None:
         try:

@@ -235,6 +235,13 @@ class SavedKeeper(msgspec.Struct, kw_only=True):
     stored: list[str] = []
 
 
+class SavedPlace(msgspec.Struct):
+    """The working directory's name; `guessed` when nobody has said that it is the one."""
+
+    name: str
+    guessed: bool = False
+
+
 class State(msgspec.Struct, kw_only=True):
     """One server, whole.
 
@@ -257,6 +264,7 @@ class State(msgspec.Struct, kw_only=True):
     worker_descriptors: int = 0
     mask: list[int] = []
     descriptors: list[int] = []
+    place: SavedPlace | None = None
 
 
 class _Formats(msgspec.Struct):

@@ -7,17 +7,19 @@ their own in its place and play a race step by step.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
 import sys
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from socketkeep import _prctl
+from socketkeep._inherited import REQUESTS
 from socketkeep._inspect._descriptors import Descriptors, look_into
 from socketkeep._keeper._reaper import Reaper
 from socketkeep._wire._scoreboard import NAME
@@ -33,19 +35,8 @@ _GENERATIONS: Final = 4  # from a template to a worker there are two
 #: The module that a newer version of the package takes over by; of this name in every version.
 SUCCESSOR: Final = "socketkeep._admin._successor"
 
-# What the template must not inherit from the keeper: its signal dispositions and its mask.
-_DEFAULTED: Final = (
-    signal.SIGHUP,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGTERM,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-    signal.SIGWINCH,
-    signal.SIGPIPE,
-)
+# What no process may inherit from the keeper, or from who started that: how signals are taken.
+_DEFAULTED: Final = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
 
 # What a service manager says to the keeper alone.  A library in the user's code that found it would
 # speak for the server, or take its sockets.
@@ -105,15 +96,8 @@ class System:
         code of the version that is installed now.  It leads a process group of its own, so that a
         Ctrl-C in the terminal reaches the keeper alone.  Raises OSError.
         """
-        return os.posix_spawn(
-            sys.executable,
-            _python("socketkeep._worker", str(TEMPLATE_CHANNEL_FD)),
-            {key: text for key, text in os.environ.items() if key not in _THE_KEEPERS},
-            file_actions=[(os.POSIX_SPAWN_DUP2, channel_fd, TEMPLATE_CHANNEL_FD)],
-            setpgroup=0,
-            setsigmask=[],
-            setsigdef=_DEFAULTED,
-        )
+        actions = [(os.POSIX_SPAWN_DUP2, channel_fd, TEMPLATE_CHANNEL_FD)]
+        return _spawn(actions, "socketkeep._worker", str(TEMPLATE_CHANNEL_FD))
 
     def spawn_check(self, state_fd: int, error_fd: int) -> int:
         """Start a process that sees whether the installed version can go on from a state.
@@ -121,36 +105,30 @@ class System:
         It exits with 0 when it can, and otherwise says why not on `error_fd`.  Returns its pid.
         Raises OSError.
         """
-        return os.posix_spawn(
-            sys.executable,
-            _python(SUCCESSOR, "--check", str(CHECK_STATE_FD)),
-            {key: text for key, text in os.environ.items() if key not in _THE_KEEPERS},
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, error_fd, 2),
-                (os.POSIX_SPAWN_DUP2, state_fd, CHECK_STATE_FD),
-            ],
-            setpgroup=0,
-            setsigmask=[],
-            setsigdef=_DEFAULTED,
-        )
+        actions = [
+            (os.POSIX_SPAWN_DUP2, error_fd, 2),
+            (os.POSIX_SPAWN_DUP2, state_fd, CHECK_STATE_FD),
+        ]
+        return _spawn(actions, SUCCESSOR, "--check", str(CHECK_STATE_FD))
 
     def spawn_admin(self, listener_fd: int, settings_fd: int) -> int:
         """Start the process that shows the server over HTTP, and return its pid.
 
         It reads its settings from `settings_fd`, as its standard input.  Raises OSError.
         """
-        return os.posix_spawn(
-            sys.executable,
-            _python("socketkeep._admin._http", str(ADMIN_LISTENER_FD)),
-            {key: text for key, text in os.environ.items() if key not in _THE_KEEPERS},
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, settings_fd, 0),
-                (os.POSIX_SPAWN_DUP2, listener_fd, ADMIN_LISTENER_FD),
-            ],
-            setpgroup=0,
-            setsigmask=[],
-            setsigdef=_DEFAULTED,
-        )
+        actions = [
+            (os.POSIX_SPAWN_DUP2, settings_fd, 0),
+            (os.POSIX_SPAWN_DUP2, listener_fd, ADMIN_LISTENER_FD),
+        ]
+        return _spawn(actions, "socketkeep._admin._http", str(ADMIN_LISTENER_FD))
+
+    def spawn_watcher(self, output_fd: int, directories: Sequence[str]) -> int:
+        """Start the process that watches source files, and return its pid.
+
+        It writes to `output_fd`.  Raises OSError.
+        """
+        actions = [(os.POSIX_SPAWN_DUP2, output_fd, 1)]
+        return _spawn(actions, "socketkeep._admin._watcher", *directories)
 
     def become(self, state_fd: int, descriptors: Iterable[int]) -> NoReturn:
         """Execute the installed version in this process; it goes on from the state.
@@ -372,9 +350,43 @@ def _waited(kind: int, number: int) -> Exit | None:
     return Exit(result.si_status if exited else -result.si_status)
 
 
+def _spawn(actions: list[tuple[Any, ...]], module: str, *arguments: str) -> int:
+    """Start a module of ours in a fresh interpreter, and return its pid.
+
+    What is asked of a server by signal is often sent to all processes of its control group
+    (`systemctl kill`): it waits in the new process for as long as that leaves it blocked, and so
+    does not end it.  Raises OSError that names what could not be executed.
+    """
+    try:
+        return os.posix_spawn(
+            sys.executable,
+            _python(module, *arguments),
+            {key: text for key, text in os.environ.items() if key not in _THE_KEEPERS},
+            file_actions=actions,
+            setpgroup=0,
+            setsigmask=REQUESTS,
+            setsigdef=_DEFAULTED,
+        )
+    except OSError as error:
+        if error.errno == errno.EAGAIN:
+            error.strerror = "too many processes (ulimit -u, or pids.max of the control group)"
+        else:
+            error.strerror = f"{sys.executable or 'sys.executable is empty'}: {error.strerror}"
+        raise
+
+
 def _python(module: str, *arguments: str) -> list[str]:
-    """Return the command that runs a module as this interpreter runs."""
-    options = [f"-W{option}" for option in sys.warnoptions]
-    if sys.flags.dev_mode:
-        options.append("-Xdev")
+    """Return the command that runs a module of ours as this interpreter runs.
+
+    -P: the working directory is the application's, and what is ours is not looked for there.
+    """
+    flags = sys.flags
+    options = ["-P"]
+    options += ["-I"] if flags.isolated else ["-E"] * flags.ignore_environment
+    options += ["-s"] * flags.no_user_site + ["-S"] * flags.no_site
+    options += ["-B"] * flags.dont_write_bytecode
+    options += ["-O"] * flags.optimize + ["-b"] * flags.bytes_warning
+    options += [f"-W{option}" for option in sys.warnoptions]
+    for name, value in sys._xoptions.items():
+        options.append(f"-X{name}" if value is True else f"-X{name}={value}")
     return [sys.executable, *options, "-m", module, *arguments]

@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import stat
 import struct
 from collections.abc import Iterator
 from typing import Final
 
+from socketkeep._creating import check_directory, make_private_directory
 from socketkeep._originals import Socket, socket_of
 
 KEEPER: Final = "keeper.sock"
@@ -46,12 +46,7 @@ def listen(directory: str, name: str) -> socket.socket:
     OSError.
     """
     os.makedirs(os.path.dirname(directory), exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(directory, 0o700)
-        os.chmod(directory, 0o700)  # whatever umask the user's code has set
-    found = os.lstat(directory)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        raise PermissionError(f"{directory} is not a directory of uid {os.geteuid()}")
+    make_private_directory(directory)
     sock = Socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         with _path(directory, name) as path:
@@ -110,9 +105,13 @@ def leave(directory: str, name: str) -> None:
 
 @contextlib.contextmanager
 def _path(directory: str, name: str) -> Iterator[str]:
-    """Yield a path of the socket, short enough for its address, wherever the directory is."""
-    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Yield a path of the socket, short enough for its address, wherever the directory is.
+
+    Raises OSError, also when the directory is another user's: its names lead where that one likes.
+    """
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
+        check_directory(directory, os.fstat(fd))
         yield f"/proc/self/fd/{fd}/{name}"
     finally:
         os.close(fd)

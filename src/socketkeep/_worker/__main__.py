@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-import sys
+from socketkeep._importing import ours_first
+
+ours_first()
+
+import gc  # noqa: E402
+import sys  # noqa: E402
 
 gc.disable()  # until `main`: to look for garbage among what is being imported takes a tenth of it
 

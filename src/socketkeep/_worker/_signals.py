@@ -5,18 +5,17 @@ from __future__ import annotations
 import signal
 from typing import Final
 
+from socketkeep._inherited import REQUESTS
+
 # Sent to the whole group or control group of a service, these mean the server: the keeper gets them
 # too, and tells its workers in order.
-_THE_KEEPERS: Final = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGHUP,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-    signal.SIGWINCH,
-)
+_THE_KEEPERS: Final = (signal.SIGTERM, signal.SIGINT, *REQUESTS)
+
+
+def leave_requests_to_keeper() -> None:
+    """As `leave_to_keeper`, but for TERM and INT: those end a process that is loading code."""
+    for number in REQUESTS:
+        signal.signal(number, _nothing)
 
 
 def leave_to_keeper() -> None:

@@ -15,7 +15,9 @@ from typing import Final, Literal
 from socketkeep._config import ServeConfig
 from socketkeep._errors import HandlerError
 from socketkeep._handlers import Handler, inspect_handler
+from socketkeep._importing import application_first
 from socketkeep._originals import replaced
+from socketkeep._worker._shadowing import Names
 
 Model = Literal["fork", "prefork", "thread", "async"]
 
@@ -69,6 +71,13 @@ def load_handler(config: ServeConfig) -> Handler:
         return inspect_handler(target)
     except HandlerError as error:
         raise LoadError(f"{config.target} cannot be a handler: {error}") from error
+
+
+def files_passed_over() -> list[str]:
+    """Return files of the loaded application that a standard module of their name hides."""
+    return [
+        path for each in sys.meta_path if isinstance(each, Names) for path in each.passed_over()
+    ]
 
 
 def choose_model(handler: Handler, wanted: str) -> Model:
@@ -139,18 +148,16 @@ def _cut(part: traceback.TracebackException, seen: set[int]) -> None:
 
 def _load_module(place: str) -> ModuleType:
     from_file = place.endswith(".py") or os.sep in place
+    working = _working_directory()
     try:
         if from_file:
-            return _load_file(place)
-        directory = os.getcwd()
-        if directory not in sys.path:
-            sys.path.insert(0, directory)
-        return importlib.import_module(place)
+            return _load_file(place, working)
+        return _import_module(place, working)
     except ModuleNotFoundError as error:
         if not from_file and error.name and (place + ".").startswith(error.name + "."):
             raise LoadError(
                 f"no module named {error.name!r}: expected package.module:attribute, found from "
-                f"{os.getcwd()}, or path/file.py:attribute"
+                f"{working}, or path/file.py:attribute"
             ) from error
         raise LoadError(f"{place} cannot be imported:\n{users_traceback(error)}") from error
     except LoadError:
@@ -159,15 +166,49 @@ def _load_module(place: str) -> ModuleType:
         raise LoadError(f"{place} cannot be imported:\n{users_traceback(error)}") from error
 
 
-def _load_file(path: str) -> ModuleType:
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        named = os.environ.get("PWD", "")
+        raise LoadError(
+            "the working directory has been removed" + (f" (it was {named})" if named else "")
+        ) from None
+
+
+def _import_module(place: str, directory: str) -> ModuleType:
+    names = Names(application_first(directory))
+    names.install()
+    top = place.partition(".")[0]
+    taken = sys.modules.get(top)
+    own = os.path.join(directory, top)
+    if taken is not None and os.path.exists(f"{own}.py") and not _is_of(taken, own):
+        raise LoadError(
+            f"{top} is a module that the server itself has loaded, so {own}.py cannot be loaded"
+            f" as that: rename it, or give its path, {top}.py:attribute"
+        )
+    names.target = top
+    try:
+        return importlib.import_module(place)
+    finally:
+        names.target = ""
+
+
+def _is_of(module: ModuleType, path: str) -> bool:
+    return (getattr(module, "__file__", None) or "").startswith(path)
+
+
+def _load_file(path: str, working: str) -> ModuleType:
     if not os.path.isfile(path):
-        raise LoadError(f"no file {path}, looked for from {os.getcwd()}")
+        raise LoadError(f"no file {path}, looked for from {working}")
     name, suffix = os.path.splitext(os.path.basename(path))
     if suffix != ".py":
         raise LoadError(f"{path} is not a Python file (expected a name that ends in .py)")
     # As a script has it: what stands beside the file can be imported.
     resolved = os.path.realpath(path)
-    sys.path.insert(0, os.path.realpath(os.path.dirname(path)))
+    Names(application_first(os.path.realpath(os.path.dirname(path)))).install()
+    if name in sys.modules or name in sys.stdlib_module_names:
+        name += "_py"  # the other module of that name is needed, now or later
     spec = importlib.util.spec_from_file_location(name, path, loader=_FromSource(name, resolved))
     assert spec is not None
     assert spec.loader is not None

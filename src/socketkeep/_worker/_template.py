@@ -22,6 +22,7 @@ from socketkeep import _log
 from socketkeep._config import ServeConfig
 from socketkeep._forking import exempt, fork_keeping, guard, leave, signals_blocked
 from socketkeep._handlers import Handler
+from socketkeep._inherited import let_signals_come
 from socketkeep._originals import socket_of
 from socketkeep._roles import Role
 from socketkeep._titles import set_title
@@ -39,13 +40,14 @@ from socketkeep._wire._messages import (
 from socketkeep._wire._scoreboard import Scoreboard
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._process import mend_process
-from socketkeep._worker._signals import leave_to_keeper
+from socketkeep._worker._signals import leave_requests_to_keeper, leave_to_keeper
 from socketkeep._worker._target import (
     LoadError,
     Model,
     check_lifespan,
     check_replaced,
     choose_model,
+    files_passed_over,
     load_handler,
     users_traceback,
 )
@@ -56,6 +58,8 @@ def main(channel_fd: int) -> None:
     gc.freeze()  # all of it stays, so that later collections are of the user's objects alone
     gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    leave_requests_to_keeper()
+    let_signals_come()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What the user's code prints goes out as it is printed.  In a buffer it would wait for the
         # end of a worker, and what was printed before a fork would go out once for each process.
@@ -97,6 +101,8 @@ class Template:
             leave(0)  # the code has forked, and this is its child: no second template
         check_replaced()
         mend_process()
+        for path in files_passed_over():
+            _log.warning("file named like a standard module, which imports find", path=path)
         self._model: Model = choose_model(self._handler, self._config.model)
         self._run = runner(self._model)
         threads = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
@@ -104,6 +110,7 @@ class Template:
         channel.send_now(
             Loaded(self._model, handler.resumable, threads, handler.on_crash, handler.redeliver)
         )
+        leave_to_keeper()
         # What is loaded stays: without this a collection in a worker writes to every object's
         # header and so copies the template's memory page by page.
         gc.collect()

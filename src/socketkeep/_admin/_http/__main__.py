@@ -5,20 +5,24 @@ The name and the arguments must stay: the keeper of another version may start it
 
 from __future__ import annotations
 
-import asyncio
-import os
-import socket
-import sys
+from socketkeep._importing import ours_first
 
-import msgspec
+ours_first()
 
-from socketkeep import _log
-from socketkeep._admin._http._server import HttpServer
-from socketkeep._admin._http._source import Source
-from socketkeep._admin._settings import HttpSettings, admin_token
-from socketkeep._mistakes import OptionError
-from socketkeep._roles import Role
-from socketkeep._titles import set_title
+import asyncio  # noqa: E402
+import os  # noqa: E402
+import socket  # noqa: E402
+import sys  # noqa: E402
+
+import msgspec  # noqa: E402
+
+from socketkeep import _log  # noqa: E402
+from socketkeep._admin._http._server import HttpServer  # noqa: E402
+from socketkeep._admin._http._source import Source  # noqa: E402
+from socketkeep._admin._settings import HttpSettings, admin_token  # noqa: E402
+from socketkeep._mistakes import OptionError  # noqa: E402
+from socketkeep._roles import Role  # noqa: E402
+from socketkeep._titles import set_title  # noqa: E402
 
 
 def main(fd: int) -> int:
