@@ -72,6 +72,8 @@ def put_in_order() -> list[str]:
     """Undo what else was inherited and would harm; return what is to be told of it, a line each."""
     told = []
     hear_of_children()
+    # An interpreter with it takes its own end for a reason to ask somebody: it has no exit code.
+    os.environ.pop("PYTHONINSPECT", None)
     if any(signal.getitimer(timer)[0] for timer in _TIMERS):
         for timer in _TIMERS:
             signal.setitimer(timer, 0)
