@@ -260,8 +260,9 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
         Option(
             DURATION,
             ("--graceful-timeout",),
-            "How long connections may go on at a stop, a drain, or, if they cannot be kept, a"
-            " reload, before they are closed.",
+            "How long a stop or a drain may take, and how long connections that cannot be kept may"
+            " go on after a reload.  Handlers have all of it but its last quarter, one second at"
+            " most, in which what is left is closed; what still runs at its end is killed.",
             minimum=0,
             zero="at once",
         ),
@@ -487,6 +488,15 @@ def park_after(config: ServeConfig, model: str) -> float | None:
     """Return after how many seconds of waiting a connection is parked; None: never."""
     automatic = {"prefork": 0.2, "thread": 0.2}.get(model)
     return limit_seconds(config.park_after, automatic)
+
+
+def closing_time(config: ServeConfig) -> float:
+    """Return how many seconds of the graceful timeout, its last ones, are for closing.
+
+    Handlers have what is before: their time must be over while their connections can still be
+    closed in an orderly way.
+    """
+    return min(1.0, config.graceful_timeout / 4)
 
 
 def worker_timeout(config: ServeConfig, model: str) -> float | None:

@@ -308,7 +308,7 @@ def test_a_drain_serves_it_when_it_wakes_and_closes_it_at_the_end(make_bench: Ma
     assert len(bench.keeper.connections.parking) == 0, "woken by what it has not read"
     receiver = next(worker for worker in workers if worker.arrived)
     receiver.attach()
-    bench.advance(2)
+    bench.advance(0.5)
     assert [worker.told() for worker in workers] == ["finish", "finish"]
 
 

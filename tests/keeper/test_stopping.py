@@ -6,6 +6,8 @@ import signal
 
 import pytest
 
+from socketkeep._config import closing_time
+from socketkeep._keeper._pool import KILL_GRACE
 from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
 from tests.keeper.test_moves import give_up
@@ -51,11 +53,11 @@ def test_a_drain_ends_at_the_graceful_timeout(make_bench: MakeBench) -> None:
     bench.serve(worker)
     bench.keeper.stop("finish")
     began = bench.clock.now
-    bench.advance(9.5)
+    bench.advance(8.5)
     assert not worker.order
     bench.advance(0.7)
     assert worker.order is not None
-    assert worker.order.deadline == pytest.approx(began + 10)
+    assert worker.order.deadline == pytest.approx(began + 10 - closing_time(bench.config))
 
 
 def test_a_drain_of_a_handler_that_is_not_resumable_retires_its_workers(bench: Bench) -> None:
@@ -76,7 +78,7 @@ def test_a_stop_during_a_drain_closes(make_bench: MakeBench) -> None:
     assert bench.keeper.state == "stopping"
     assert worker.order is not None
     assert worker.order.how == "close"
-    assert worker.order.deadline == pytest.approx(bench.clock.now + 4)
+    assert worker.order.deadline == pytest.approx(bench.clock.now + 4 - closing_time(bench.config))
 
 
 def test_a_drain_during_a_stop_changes_nothing(bench: Bench) -> None:
@@ -105,7 +107,7 @@ def test_a_worker_that_does_not_end_is_killed(make_bench: MakeBench) -> None:
     (worker,) = bench.start()
     bench.serve(worker)
     bench.keeper.stop("close")
-    bench.advance(7.9)
+    bench.advance(1 + KILL_GRACE - 0.1)
     assert worker.process.exit is None
     bench.advance(0.2)
     assert worker.process.reaped
@@ -137,6 +139,26 @@ def test_a_peer_that_never_closes_does_not_hold_the_server(bench: Bench) -> None
     bench.settle()
     bench.keeper.stop("close")
     bench.advance(5.1)
+    assert bench.has_stopped()
+
+
+def test_a_peer_that_never_closes_does_not_hold_it_beyond_its_time(make_bench: MakeBench) -> None:
+    """Whether its end began before the stop or at it."""
+    bench = make_bench(workers=2, graceful_timeout=2)
+    first, second = bench.start()
+    for worker in (first, second):
+        _, served = bench.serve(worker)
+        served.park()
+        bench.settle()
+        served.settle()
+    _, ending = bench.connect()
+    bench.keeper.closer.close(ending, lambda: None)
+    bench.keeper.stop("close")
+    for worker in (first, second):
+        worker.die(0)
+    bench.advance(1.9)
+    assert not bench.has_stopped()
+    bench.advance(0.2)
     assert bench.has_stopped()
 
 

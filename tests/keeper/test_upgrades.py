@@ -9,6 +9,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from socketkeep._keeper._pool import KILL_GRACE
 from socketkeep._keeper._reloads import Outcome
 from socketkeep._keeper._workers import WorkerState
 from socketkeep._stream import _record as record
@@ -595,9 +596,9 @@ def test_deadlines_of_retiring_workers_hold(make_bench: MakeBench) -> None:
     bench = make_bench(workers=1, graceful_timeout=10.0)
     old, _ = moving(bench)
     bench.serve(old)
-    bench.advance(10)
+    bench.advance(9)
     upgraded(bench)
-    bench.advance(6.9)
+    bench.advance(1 + KILL_GRACE - 0.1)
     assert old.process.exit is None
     bench.advance(0.2)
     assert signal.SIGKILL in old.process.signals

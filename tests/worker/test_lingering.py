@@ -17,7 +17,6 @@ from socketkeep._wire import _scoreboard as scoreboard
 from socketkeep._wire._messages import Ready, Retire, Seats
 from socketkeep._worker import _lingering
 from socketkeep._worker._lingering import Lingering
-from socketkeep._worker._sync import CLOSING_TIME
 from socketkeep._worker._target import Model
 from socketkeep._worker._template import runner
 from tests.library.conftest import until
@@ -128,7 +127,7 @@ def test_the_end_of_the_graceful_time_ends_what_lingers(worker: Worker) -> None:
     worker.asked()
     # The reply and FIN are out before that, and who is still at it then is ended by force.
     until(lambda: worker.place.board[scoreboard.OPEN] == 0)
-    worker.place.send(Retire("close", time.monotonic() - CLOSING_TIME))
+    worker.place.send(Retire("close", time.monotonic() - 1.0))
     assert worker.has_ended()
 
 

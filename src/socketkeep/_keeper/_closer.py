@@ -22,6 +22,7 @@ class Closer:
         self._reactor = reactor
         self._closing: dict[socket.socket, tuple[Timer, Callable[[], None]]] = {}
         self._at_once = False
+        self._all_by = float("inf")
 
     def __len__(self) -> int:
         return len(self._closing)
@@ -50,6 +51,14 @@ class Closer:
         for saved in closing:
             self._watch(socket.socket(fileno=saved.fd), saved.deadline, done)
 
+    def end_by(self, when: float) -> None:
+        """Close by that moment what is left then, for a server that is to have ended."""
+        self._all_by = when
+        for sock, (timer, done) in tuple(self._closing.items()):
+            if timer.when > when:
+                timer.cancel()
+                self._expect(sock, when, done)
+
     def finish_all(self) -> None:
         """Close at once what is left, and what is still to come: the keeper ends."""
         self._at_once = True
@@ -57,9 +66,12 @@ class Closer:
             self._finish(sock)
 
     def _watch(self, sock: socket.socket, deadline: float, done: Callable[[], None]) -> None:
+        self._expect(sock, min(deadline, self._all_by), done)
+        self._reactor.register(sock.fileno(), lambda _events: self._discard(sock))
+
+    def _expect(self, sock: socket.socket, deadline: float, done: Callable[[], None]) -> None:
         timer = self._reactor.call_at(deadline, lambda: self._finish(sock))
         self._closing[sock] = (timer, done)
-        self._reactor.register(sock.fileno(), lambda _events: self._discard(sock))
 
     def _discard(self, sock: socket.socket) -> None:
         try:

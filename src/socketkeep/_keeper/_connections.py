@@ -49,8 +49,9 @@ _MOST_UNREAD: Final = 512 * 1024 * 1024
 _FEW_UNREAD: Final = 65536
 #: What a row's word may say of a time or an amount, so that the next worker can add to it.
 _LARGEST: Final = 2**63 - 1
-#: In a connection's id, who accepted it: no worker has this serial number.
-_KEEPER: Final = 0
+#: In a connection's id, who accepted it: the serial number of no worker, of which none is 0 and
+#: none comes near to this.
+_KEEPER: Final = 2**32 - 1
 
 
 class Connections:

@@ -9,7 +9,13 @@ from functools import partial
 from typing import Final, Literal
 
 from socketkeep import _log
-from socketkeep._config import DEFAULT_WORKERS, MOST_WORKERS, ServeConfig, worker_timeout
+from socketkeep._config import (
+    DEFAULT_WORKERS,
+    MOST_WORKERS,
+    ServeConfig,
+    closing_time,
+    worker_timeout,
+)
 from socketkeep._keeper._allotment import Allotment
 from socketkeep._keeper._children import Children
 from socketkeep._keeper._closer import Closer
@@ -290,6 +296,7 @@ class Keeper:
         # First, so that nothing that fails from here on keeps the end from coming.
         self._reactor.call_at(deadline + LATE, self.stop_now)
         self._attempt_each(
+            partial(self.closer.end_by, deadline),
             self._drain.cancel,
             *(listener.close for listener in self.listeners),
             lambda: self.store.remove_all(LISTENER) if self.store is not None else None,
@@ -302,7 +309,7 @@ class Keeper:
                 if worker.state is WorkerState.STARTING
             ),
             lambda: (
-                self._drain.begin(deadline)
+                self._drain.begin(deadline - closing_time(self.config))
                 if how == "finish" and self._targets()
                 else self._end(order)
             ),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol
 
 from socketkeep import _log
-from socketkeep._config import ServeConfig
+from socketkeep._config import ServeConfig, closing_time
 from socketkeep._keeper import _seats
 from socketkeep._keeper._children import Children
 from socketkeep._keeper._generations import Generation
@@ -37,8 +38,8 @@ from socketkeep._wire._messages import (
 )
 from socketkeep._wire._scoreboard import COUNTERS, id_of, is_plausible
 
-#: What a worker is given beyond its deadline to close what is left in an orderly way, in seconds.
-KILL_GRACE: Final = 7.0
+#: For so many seconds beyond its deadline a worker is believed to be ending by itself.
+KILL_GRACE: Final = 0.5
 #: A worker that has closed its channel is about to end; one that has not ended after so long is
 #: ended: nothing could be asked of it any more.
 _HANG_UP: Final = 2.0
@@ -290,7 +291,7 @@ class WorkerPool:
             self._tell_fork_children(worker, order)
         else:
             worker.state = WorkerState.DRAINING
-            worker.link.send(Retire(order.how, order.deadline))
+            worker.link.send(Retire(order.how, self._handlers_have(order)))
         self._bound(worker, order)
 
     def allot(self, worker: Worker, accept_below: int, *, full: bool = False) -> None:
@@ -440,8 +441,12 @@ class WorkerPool:
 
     def _tell_fork_children(self, worker: Worker, order: Order) -> None:
         """Do what their parent would: they read the order from the scoreboard, once woken."""
-        worker.scoreboard.retire(order)
+        worker.scoreboard.retire(replace(order, deadline=self._handlers_have(order)))
         ring(worker.wake)
+
+    def _handlers_have(self, order: Order) -> float:
+        """Return until when handlers may go on, which is before all is to be over."""
+        return order.deadline - closing_time(self._config)
 
     def _fork_child_ended(self, worker: Worker, pid: int, _exit: Exit) -> None:
         worker.fork_children.discard(pid)

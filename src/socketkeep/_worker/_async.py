@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    suppress,
+)
 from typing import Final
 from weakref import ref
 
@@ -44,8 +50,6 @@ from socketkeep._worker._target import LoadError, check_replaced, users_tracebac
 _ACCEPTS_AT_ONCE: Final = 16
 #: How many packets are read at a time: connections may come faster than they are begun with.
 _PACKETS_AT_ONCE: Final = 8
-#: What a handler that is busy at the deadline has to notice its cancellation, in seconds.
-_CANCEL_AFTER: Final = 1.0
 _TOO_LATE: Final = "the server's time for it to finish is over"
 
 
@@ -350,13 +354,29 @@ class AsyncWorker:
         self._open_gate()
         self._asking.begin(order, self._serving.values())
         if order.deadline != float("inf"):
-            delay = order.deadline + _CANCEL_AFTER - time.monotonic()
-            self._loop.call_later(max(0.0, delay), self._cancel_late)
+            now = time.monotonic()
+            late = self._environment.lingers_until(order)
+            cut_off = self._environment.cut_off(order)
+            self._loop.call_later(max(0.0, late - now), self._cancel_late, order)
+            self._loop.call_later(max(0.0, cut_off - now), self._cut_off, order)
 
-    def _cancel_late(self) -> None:
+    def _cancel_late(self, order: Order) -> None:
+        """Have handlers that are busy with other things, and closings that take long, end now."""
+        if self._order is not order:
+            return
         for entry in tuple(self._serving):
             assert entry.task is not None
             entry.task.cancel(_TOO_LATE)
+
+    def _cut_off(self, order: Order) -> None:
+        """End the connections of handlers that do not end, in order if it can be, and exit."""
+        if self._order is not order or self._finished.done():
+            return
+        for entry in self._serving:
+            with suppress(OSError):
+                entry.sock.shutdown(socket.SHUT_WR)
+        _log.warning("handlers did not end in time", open=len(self._serving))
+        os._exit(1)
 
     def _finish_if_empty(self) -> None:
         if self._order is None or self._open or self._holds_listeners:

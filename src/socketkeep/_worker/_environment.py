@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import socket
+import time
 from dataclasses import dataclass
+from typing import Final
 
-from socketkeep._config import ServeConfig
+from socketkeep._config import ServeConfig, closing_time
 from socketkeep._handlers import Handler
+from socketkeep._stream._assignment import Order
+from socketkeep._stream._closing import LINGER
 from socketkeep._wire._channel import Channel
 from socketkeep._wire._scoreboard import Scoreboard
 from socketkeep._worker._target import Model
+
+#: Of the time for closing: the part in which peers may end by themselves, and the part after which
+#: what is left is ended by force.  The rest is for the lifespan's end.
+_LINGERS: Final = 0.5
+_CUT_OFF: Final = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +43,15 @@ class Environment:
     slot: int
     scoreboard_fd: int = -1
     rendezvous: str = ""
+
+    def lingers_until(self, order: Order) -> float:
+        """Return until when a closed connection's peer may take its time to end, too."""
+        return order.deadline + _LINGERS * closing_time(self.config)
+
+    def linger(self, order: Order) -> float:
+        """Return for how many seconds from now that is, within the bound that it has anyway."""
+        return min(LINGER, max(0.0, self.lingers_until(order) - time.monotonic()))
+
+    def cut_off(self, order: Order) -> float:
+        """Return when what has not ended by itself is ended by force."""
+        return order.deadline + _CUT_OFF * closing_time(self.config)

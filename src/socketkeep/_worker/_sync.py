@@ -41,8 +41,6 @@ from socketkeep._worker._reserve import Reserve
 from socketkeep._worker._roster import Entry, Roster
 from socketkeep._worker._stranded import ON_THEIR_OWN, Stranded
 
-#: What a connection may need beyond the deadline to be closed in an orderly way, in seconds.
-CLOSING_TIME: Final = 5.5
 #: So many connections are served before the loop looks at all else again, and so often one more is
 #: looked for where none had been in the queue.
 IN_A_ROW: Final = 8
@@ -312,7 +310,7 @@ class SyncLoop:
     def _timeout(self) -> float | None:
         if self.order is None or self.order.deadline == float("inf"):
             return None
-        return max(0.0, self.order.deadline + CLOSING_TIME - time.monotonic())
+        return max(0.0, self.environment.cut_off(self.order) - time.monotonic())
 
 
 def run_handler(loop: SyncLoop, entry: Entry, lingering: Lingering | None = None) -> None:
@@ -338,7 +336,7 @@ def _serve(loop: SyncLoop, entry: Entry, lingering: Lingering | None) -> None:
         if loop.environment.config.access_log:
             note_end(conn, entry)
         if not was_detached(conn):
-            close(conn, entry, lingering)
+            close(conn, entry, lingering, _linger(loop, entry))
             break
         handover = conn.hand_over()
         if _hand_over(loop, entry, handover):
@@ -368,15 +366,27 @@ def _call_handler(loop: SyncLoop, entry: Entry, conn: Connection) -> None:
         handling.reset(token)
 
 
-def close(conn: Connection, entry: Entry | None = None, lingering: Lingering | None = None) -> None:
+def _linger(loop: SyncLoop, entry: Entry) -> float:
+    """Return for how many seconds the peer's end may be waited for where nothing else is done."""
+    retirement = entry.assignment.retirement
+    order = retirement.order if retirement is not None else None
+    return LINGER if order is None else loop.environment.linger(order)
+
+
+def close(
+    conn: Connection,
+    entry: Entry | None = None,
+    lingering: Lingering | None = None,
+    linger: float = LINGER,
+) -> None:
     """Close a connection in an orderly way when its handler has ended.
 
     Whatever mode the handler has set: it may be one that does not wait for the peer's end.
     """
     try:
         if lingering is None or not lingering.has_room:
-            conn._close(LINGER)
-        elif (sock := conn._close(LINGER, aside=True)) is not None:
+            conn._close(linger)
+        elif (sock := conn._close(linger, aside=True)) is not None:
             lingering.add(sock)
     except OSError as error:  # the handler has closed the descriptor under it
         if entry is not None:
