@@ -26,6 +26,7 @@ from socketkeep._wire._messages import (
     Ready,
     Refused,
     StartFailed,
+    Worn,
 )
 
 #: What a worker may have in wrong descriptors, and what of that is forgotten in a second.
@@ -67,9 +68,13 @@ class Judge(Protocol):
 
 
 class Hearing:
-    """Takes the packets of all workers; `ready` is called with a worker that can serve."""
+    """Takes the packets of all workers; `ready` is called with a worker that can serve.
+
+    `worn` is called with one that is to be replaced, and why.
+    """
 
     receiver: Receiver
+    worn: Callable[[Worker, str], None]
 
     def __init__(
         self,
@@ -139,6 +144,8 @@ class Hearing:
                 self.receiver.orphaned(worker, message)
             case Free():
                 self.receiver.seat_freed()
+            case Worn(reason=reason):
+                self.worn(worker, reason)
 
     def take(self, worker: Worker, packet: Packet, parcel: Detached) -> None:
         """A worker, or a process that it forked, gives up a connection."""

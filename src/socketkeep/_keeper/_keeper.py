@@ -138,6 +138,7 @@ class Keeper:
             self._recyclable,
             lambda worker: self.slots.start_worker(worker.slot, replaces=worker),
         )
+        self.pool.hearing.worn = self._recycling.ask
         self._watchdog = Watchdog(
             reactor, self.pool, lambda model: worker_timeout(config, model), self.pool.kill
         )

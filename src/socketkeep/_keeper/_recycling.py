@@ -1,4 +1,4 @@
-"""Replacing workers that have become too old or too big."""
+"""Replacing workers that have become too old or too big, or that ask for it."""
 
 from __future__ import annotations
 
@@ -35,11 +35,19 @@ class Recycling:
         self._config = config
         self._candidates = candidates
         self._replace = replace
+        self._limited = bool(config.worker_lifetime or config.worker_max_rss)
+        self._worn: dict[Worker, str] = {}  # with the reason that they gave
 
     def start(self) -> None:
         """Begin to look, if there is a limit to look at."""
-        if self._config.worker_lifetime or self._config.worker_max_rss:
+        if self._limited:
             self._reactor.call_later(_EVERY, self._look)
+
+    def ask(self, worker: Worker, reason: str) -> None:
+        """Have a worker that says that it is worn replaced when its turn comes."""
+        if not (self._worn or self._limited):
+            self._reactor.call_soon(self._look)
+        self._worn[worker] = reason
 
     def expiry(self) -> float:
         """Return when a worker that is ready now will have lived long enough."""
@@ -52,7 +60,9 @@ class Recycling:
         return self._reactor.clock() + lifetime + jitter
 
     def _look(self) -> None:
-        self._reactor.call_later(_EVERY, self._look)
+        self._worn = {w: why for w, why in self._worn.items() if w.is_ready}
+        if self._worn or self._limited:
+            self._reactor.call_later(_EVERY, self._look)
         for worker in self._candidates():
             reason = self._reason(worker)
             if reason:
@@ -61,6 +71,8 @@ class Recycling:
                 return
 
     def _reason(self, worker: Worker) -> str:
+        if worker in self._worn:
+            return self._worn[worker]
         if self._reactor.clock() >= worker.expires_at:
             return "lifetime"
         limit = self._config.worker_max_rss

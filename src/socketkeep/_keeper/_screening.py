@@ -41,6 +41,7 @@ from socketkeep._wire._messages import (
     Ready,
     Refused,
     StartFailed,
+    Worn,
 )
 from socketkeep._wire._scoreboard import LAST_BOOT, LAST_EPOCH, parse_connection_id
 
@@ -55,6 +56,7 @@ _OF_WORKERS: Final[dict[type[Message], tuple[int, ...]]] = {
     Ended: (0,),
     Orphaned: (0,),
     Free: (0,),
+    Worn: (0,),
 }
 _OF_TEMPLATES: Final[dict[type[Message], tuple[int, ...]]] = {
     Loaded: (0,),

@@ -247,7 +247,7 @@ class AsyncConnection(AsyncMessages):
         the replay limit; Busy when another task receives.
         """
         if self._life.over:
-            raise self._refusal("park")
+            await self._refuse("park")
         if self._receiving:
             raise Busy(**self._context("park"))
         self._receiving = True

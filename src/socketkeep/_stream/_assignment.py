@@ -24,6 +24,30 @@ Attached = Literal["accepted", "reload", "parked", "upgrade", "crash"]
 handling: Final[ContextVar[object]] = ContextVar("socketkeep_handling", default=None)
 
 
+class Runaway(BaseException):
+    """The handler goes on, and its connection is over: the text names it and says why.
+
+    Raised in the place of `Detached` or another end that was swallowed, to end the handler's call.
+    """
+
+
+class Refusals(Protocol):
+    """What a server does about operations on a connection that is over for its handler."""
+
+    def refused(self, conn: Any, operation: str, error: BaseException) -> BaseException:
+        """Return what is raised: `error`, or what names the handler that does not end.
+
+        Does not return to a sync handler that goes on even so; with an async one it sets
+        `Assignment.abandoned`.
+        """
+
+    def at_end(self, conn: Any, operation: str) -> BaseException | None:
+        """Return what is raised to a receive that asks on at the peer's EOF, None: nothing.
+
+        As `refused` otherwise.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """How a retiring worker's connections are to end.
@@ -145,6 +169,9 @@ class Assignment:
     peer: str = ""  # the peer's address, where accept(2) has told it
     reactor: Reactor | None = None  # async workers only
     turn: float = 0.0  # seconds from an order to move until it is obeyed, in sync models
+    refusals: Refusals | None = None
+    refused: int = 0  # for `refusals` to count
+    abandoned: bool = False  # the server goes on without the handler, which is never resumed again
 
 
 @dataclass(slots=True)

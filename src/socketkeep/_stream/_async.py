@@ -108,8 +108,8 @@ class AsyncExchange(AsyncWaiting):
         at_eof: Callable[[], bytes],
     ) -> bytes:
         """Receive until `take(bound)` finds in the buffer what it wants, or EOF comes before."""
-        if self._life.over:
-            self._check_over(operation)
+        if self._life.over and not (self._life.state is State.RESET and self._buffer.size):
+            await self._refuse(operation)  # but what came before a reset may still be read
         if self._receiving:
             raise Busy(**self._context(operation))
         if self._order is not None:
@@ -181,6 +181,9 @@ class AsyncExchange(AsyncWaiting):
                 if data is not None:
                     return data
             elif came == EOF:
+                refusals = self._assignment.refusals
+                if refusals is not None and (error := refusals.at_end(self, operation)) is not None:
+                    await self._raise(error)
                 return at_eof()
             elif came == TIMED_OUT:
                 raise self._unfinished(operation, wanted, limit, end)
@@ -208,11 +211,6 @@ class AsyncExchange(AsyncWaiting):
         if came == LOOK_AGAIN:
             self._unwatch()  # the loop would report it for ever
         return came
-
-    def _check_over(self, operation: str) -> None:
-        """Raise when the connection is over; what came before a reset may still be read."""
-        if not (self._life.state is State.RESET and self._buffer.size):
-            raise self._refusal(operation)
 
     def _look(self, operation: str, wanted: int | None, limit: float | None, size: int) -> int:
         """Do all that a receive does before it waits.

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable
 from time import monotonic_ns
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Never, TypeAlias
 
 from socketkeep._errors import SocketkeepError, TimedOut, WouldBlock
 from socketkeep._stream._assignment import Assignment, handling
@@ -75,6 +75,11 @@ class AsyncSender(Exchange):
         self._unshown = False
         self._unshown_since = 0
 
+    @property
+    def bytes_sent(self) -> int:
+        """As `Exchange.bytes_sent`, with what the scoreboard does not show yet."""
+        return super().bytes_sent + self._went_out
+
     def _received(self, count: int) -> None:
         self._came_in += count
         if not self._unshown:
@@ -132,7 +137,7 @@ class AsyncSender(Exchange):
     async def _send_rest(self, data: Data, done: int, timeout: float | None) -> None:
         """Send `data` from `done` on, after the sends before it; -1: nothing has been tried yet."""
         if not self._life.sends:
-            raise self._refusal("send")
+            await self._refuse("send")
         view = memoryview(data).cast("B")
         limit = None if timeout is None else check_seconds(timeout)
         end = time.monotonic() + limit if limit else None
@@ -160,6 +165,16 @@ class AsyncSender(Exchange):
         if not await self._queue(piece, end):
             self._unsent = (data, piece.done)
             raise self._unfinished("send", view.nbytes, limit, end, piece.done)
+
+    async def _refuse(self, operation: str) -> Never:
+        """Raise the exception for an operation on a connection that is over."""
+        await self._raise(self._refusal(operation))
+
+    async def _raise(self, error: BaseException) -> Never:
+        """Raise it; a handler that the server has given up is suspended here for good."""
+        while self._assignment.abandoned:
+            await self._loop.create_future()
+        raise error
 
     def _owing(self) -> bool:
         """Whether TLS has encrypted something that the kernel has not taken yet."""

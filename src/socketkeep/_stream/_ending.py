@@ -46,11 +46,11 @@ class Ending(Identity):
 
     def _refusal(self, operation: str) -> BaseException:
         """Return the exception for an operation on a connection that is over."""
-        refusal = self._life.refusal(operation)
-        assert refusal is not None
-        if isinstance(refusal, Detached):
-            return refusal
-        return type(refusal)(refusal.reason, **self._context(operation))
+        error, refusals = self._life.refusal(operation), self._assignment.refusals
+        assert error is not None
+        if not isinstance(error, Detached):
+            error = type(error)(error.reason, **self._context(operation))
+        return error if refusals is None else refusals.refused(self, operation, error)
 
     def why_over(self) -> str:
         """Return in words why the connection is at its end.  For the server, after the handler."""
@@ -76,7 +76,9 @@ class Ending(Identity):
 
     def _cut_short(self, operation: str, wanted: int | None) -> Never:
         """Raise the error for an EOF in the middle of what was asked for."""
-        raise PeerClosed(**self._context(operation, self._buffer.size, wanted))
+        error = PeerClosed(**self._context(operation, self._buffer.size, wanted))
+        refusals = self._assignment.refusals
+        raise error if refusals is None else refusals.refused(self, operation, error)
 
     def _locate(self, error: SocketkeepError, operation: str) -> SocketkeepError:
         """Say in an error of the framing's which operation on which connection it was."""

@@ -136,6 +136,11 @@ class Exchange(Ending):
             NEVER_COMMITTED,
         )
 
+    @property
+    def bytes_sent(self) -> int:
+        """How many bytes have gone out.  For the server."""
+        return self._record[BYTES_OUT]
+
     def _gave(self, count: int) -> None:
         """Note that `count` bytes went out."""
         record = self._record

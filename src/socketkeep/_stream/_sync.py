@@ -174,6 +174,9 @@ class SyncExchange(SyncWaiting):
         if self._life.over:
             raise self._refusal(operation)
         if self._life.peer_ended:
+            refusals = self._assignment.refusals
+            if refusals is not None and (error := refusals.at_end(self, operation)) is not None:
+                raise error
             return False
         patient = span != (0.0, None)
         size = CHUNK if wanted is None or wanted <= CHUNK else LARGE_CHUNK

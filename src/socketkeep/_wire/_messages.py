@@ -215,6 +215,12 @@ class Free(Message, frozen=True, tag="Free"):
     """Worker to keeper: while CROWDED is set, a seat has become free."""
 
 
+class Worn(Message, frozen=True, tag="Worn"):
+    """Worker to keeper: have another worker take my place, and retire me."""
+
+    reason: str
+
+
 class Ping(Message, frozen=True, tag="Ping"):
     """Keeper to worker: write the time into the scoreboard's BEAT word, to show you are alive."""
 
@@ -266,6 +272,7 @@ AnyMessage: TypeAlias = (
     | Ended
     | Orphaned
     | Free
+    | Worn
     | Ping
     | Crowded
     | Stranded

@@ -20,6 +20,8 @@ from socketkeep import _log
 from socketkeep._forking import disown_all, leave, own_all
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._assignment import Handover, Order, handling
+from socketkeep._stream._closing import LINGER
+from socketkeep._stream._exchange import Exchange
 from socketkeep._wire._channel import ChannelClosed, Packet
 from socketkeep._wire._messages import (
     Acknowledged,
@@ -32,6 +34,7 @@ from socketkeep._wire._messages import (
     Retire,
     Seats,
     StartFailed,
+    Worn,
 )
 from socketkeep._worker._accepting import PAUSE, BadAccept, Door, Exhausted
 from socketkeep._worker._allowance import Allowance
@@ -43,6 +46,7 @@ from socketkeep._worker._outcome import note_end, note_exception, was_detached
 from socketkeep._worker._process import end_forked, mend_process
 from socketkeep._worker._reactor import Reactor
 from socketkeep._worker._roster import Entry, Roster
+from socketkeep._worker._runaways import ENOUGH, Runaways
 from socketkeep._worker._stranded import ON_THEIR_OWN, Stranded
 from socketkeep._worker._target import LoadError, check_replaced, users_traceback
 
@@ -78,11 +82,14 @@ async def _serve(environment: Environment) -> None:
             text = f"the lifespan failed:\n{users_traceback(error)}"
             environment.channel.send_now(StartFailed(text))
             return
-        await AsyncWorker(environment).run()
+        worker = AsyncWorker(environment)
+        await worker.run()
         try:
             await stack.aclose()
         except Exception as error:
             _log.error("lifespan failed at its end", traceback=users_traceback(error))
+        if worker.given_up:
+            leave(0)  # to close the loop takes their end, which does not come
 
 
 async def _enter_lifespan(environment: Environment, stack: AsyncExitStack) -> None:
@@ -119,6 +126,10 @@ class AsyncWorker:
         self._environment = environment
         self._channel = environment.channel
         self._roster = Roster(environment, retirement=None)
+        # A receive that waits is woken by its connection's end, and is then refused for the first
+        # time.
+        self._roster.refusals = Runaways(environment, self._give_up, spared=1)
+        self.given_up: list[asyncio.Task[None]] = []  # handlers that are never resumed
         self._loop = asyncio.get_running_loop()
         self._reactor = Reactor()
         self._finished: asyncio.Future[None] = self._loop.create_future()
@@ -300,8 +311,8 @@ class AsyncWorker:
         try:
             await self._call_handler(entry, conn)
         except Exception as error:  # of this connection alone
-            self._roster.cannot_serve(entry, error)
-            if entry in self._serving:
+            if self._serving.get(entry) is conn:
+                self._roster.cannot_serve(entry, error)
                 self._settle(entry)
 
     async def _call_handler(self, entry: Entry, conn: AsyncConnection) -> None:
@@ -315,23 +326,45 @@ class AsyncWorker:
         except BaseException as error:
             if os.getpid() != pid:
                 end_forked(self._name, self._environment.scoreboard, error)
+            if self._serving.get(entry) is not conn:
+                return
             if isinstance(error, asyncio.CancelledError) and self._order is not None:
                 entry.why = _TOO_LATE
             else:
                 note_exception(error, conn, entry)
+        if self._serving.get(entry) is conn:  # else it was gone on with, without the handler
+            await self._finish(entry, conn)
+
+    async def _finish(self, entry: Entry, conn: AsyncConnection, linger: float = LINGER) -> None:
+        """End the connection or hand it over, when its handler has ended or was given up."""
         if self._access_log:
             note_end(conn, entry)
         if was_detached(conn):
             self._hand_over(entry, conn)
             return
         try:
-            await conn.close()
+            await conn.close(linger=linger)
         except OSError as error:  # the handler has closed the descriptor under it
             note_exception(error, conn, entry)
         finally:
             if self._access_log:
                 self._roster.log_end(entry)
             self._settle(entry)
+
+    def _give_up(self, conn: Exchange, linger: float = LINGER) -> None:
+        """Go on without a connection's handler: it is never resumed."""
+        entries = (entry for entry, served in self._serving.items() if served is conn)
+        entry = next(entries, None)
+        if entry is None or entry.task is None or conn._assignment.abandoned:
+            return
+        assert isinstance(conn, AsyncConnection)
+        conn._assignment.abandoned = True
+        entry.why = "the handler did not end"
+        self.given_up.append(entry.task)
+        entry.task = self._loop.create_task(self._finish(entry, conn, linger), name=self._name)
+        if len(self.given_up) % ENOUGH == 0:
+            with suppress(ChannelClosed, OSError):
+                self._channel.send_now(Worn("handlers that did not end"))
 
     def _settle(self, entry: Entry) -> None:
         self._serving.pop(entry, None)

@@ -13,19 +13,21 @@ from collections import deque
 from copy import copy
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Final, NoReturn
 
 from msgspec import structs
 
 from socketkeep import _log
 from socketkeep._children import Child, Children, is_unknown, status_text
+from socketkeep._forking import leave
 from socketkeep._originals import socket_pair
 from socketkeep._stream import _record as record
 from socketkeep._stream._assignment import Assignment, Order
 from socketkeep._stream._connection import Connection
+from socketkeep._stream._exchange import Exchange
 from socketkeep._wire import _rendezvous as rendezvous
 from socketkeep._worker._roster import Entry, Roster
-from socketkeep._worker._sync import SyncLoop, run_handler
+from socketkeep._worker._sync import SyncLoop, go_on_without, run_handler
 
 #: The interpreter rewrites bytecode that runs for the first times (PEP 659).  Where that is done in
 #: the worker, its children have no need to copy those pages.
@@ -41,6 +43,7 @@ class ForkModel:
         self._pid = os.getpid()
         self._children: Children[Entry] = Children()
         self._unforked: deque[Entry] = deque()
+        self._served: Entry | None = None  # in a child
         self._rehearse()
 
     def serve(self, entry: Entry) -> None:
@@ -61,6 +64,20 @@ class ForkModel:
             return False
         environment.channel.renew(sock)
         return True
+
+    def give_up(self, conn: Exchange) -> NoReturn:
+        """In a child: end it."""
+        status = 1
+        try:
+            assert self._served is not None
+            if not go_on_without(self._loop, self._served, conn):
+                run_handler(self._loop, self._served)
+            self._has_left(self._served)
+            status = 0
+        except BaseException:
+            _log.error("connection's process failed", traceback=traceback.format_exc())
+        finally:
+            leave(status)
 
     def force(self) -> None:
         self._children.kill()
@@ -143,14 +160,20 @@ class ForkModel:
         for other in self._unforked:
             if other is not entry:
                 other.sock.close()
+        self._served = entry
         try:
             run_handler(self._loop, entry)
         except BaseException:
             _log.error("connection's process failed", traceback=traceback.format_exc())
             sys.exit(1)
+        self._has_left(entry)
+
+    def _has_left(self, entry: Entry) -> None:
+        """In a child, note that the keeper has the connection, if it was detached.
+
+        The child's status alone would not say so to a parent whose children the user's code reaps.
+        """
         if entry.record[record.ENDED] == record.DETACHED:
-            # The keeper has it.  The status alone would not say so to a parent whose children are
-            # reaped by the user's code.
             entry.record[record.ENDED] = record.TAKEN
 
 

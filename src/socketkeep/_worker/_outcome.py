@@ -14,6 +14,7 @@ from socketkeep._errors import (
     TimedOut,
 )
 from socketkeep._stream import _record as record
+from socketkeep._stream._assignment import Runaway
 from socketkeep._stream._exchange import Exchange
 from socketkeep._stream._lifecycle import Detached
 from socketkeep._worker._roster import Entry
@@ -64,7 +65,7 @@ def was_detached(conn: Exchange) -> bool:
 def _only_detached(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(_only_detached(part) for part in error.exceptions)
-    return isinstance(error, Detached)
+    return isinstance(error, Detached | Runaway)  # the latter has been told
 
 
 def _is_about(error: SocketkeepError, conn: Exchange) -> bool:

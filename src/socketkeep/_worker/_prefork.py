@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Final
+import traceback
+from typing import Final, NoReturn
 
+from socketkeep import _log
+from socketkeep._forking import leave
 from socketkeep._stream._assignment import Order
+from socketkeep._stream._exchange import Exchange
 from socketkeep._worker._roster import Entry
-from socketkeep._worker._sync import SyncLoop, run_handler
+from socketkeep._worker._sync import SyncLoop, go_on_without, run_handler
 
 _LOOK_EVERY: Final = 1.0  # seconds, whether an order to finish has become another
 
@@ -18,9 +22,11 @@ class PreforkModel:
 
     def __init__(self, loop: SyncLoop) -> None:
         self._loop = loop
+        self._entry: Entry | None = None  # which is being served
         self.retirement = _ChannelRetirement(loop)
 
     def serve(self, entry: Entry) -> None:
+        self._entry = entry
         run_handler(self._loop, entry, self._loop.lingering)
         self._loop.done(entry)
 
@@ -32,6 +38,21 @@ class PreforkModel:
 
     def rejoin(self) -> bool:
         return False  # the loop, in this process, does
+
+    def give_up(self, conn: Exchange) -> NoReturn:
+        """End the worker: whoever is to be served next must not wait for this handler."""
+        status = 1 if self._loop.order is None else 0  # it was to end all the same
+        try:
+            assert self._entry is not None
+            if not go_on_without(self._loop, self._entry, conn):
+                run_handler(self._loop, self._entry)
+            self._loop.done(self._entry)
+            self._loop.wind_up()
+        except BaseException:
+            status = 1
+            _log.error("worker failed", traceback=traceback.format_exc())
+        finally:
+            leave(status)
 
     def force(self) -> None:
         """Nothing is open when the loop gets here; a handler that does not end, the keeper ends."""

@@ -15,7 +15,7 @@ from socketkeep import _log
 from socketkeep._config import park_after
 from socketkeep._originals import socket_of
 from socketkeep._stream import _record as record
-from socketkeep._stream._assignment import Assignment, Attached, Handover, Retirement
+from socketkeep._stream._assignment import Assignment, Attached, Handover, Refusals, Retirement
 from socketkeep._stream._record import Ended, Status
 from socketkeep._wire import _scoreboard as scoreboard
 from socketkeep._wire._channel import ChannelClosed
@@ -65,6 +65,7 @@ class Roster:
     """Makes an entry of each connection accepted or attached, and settles it at its end."""
 
     def __init__(self, environment: Environment, retirement: Retirement | None) -> None:
+        self.refusals: Refusals | None = None
         self._environment = environment
         self._retirement = retirement
         self._numbers = itertools.count(1)
@@ -191,6 +192,8 @@ class Roster:
             unread=handover.unread,
             park_after=park_after,
             retirement=None if retirement is None else Patience(retirement),
+            refused=0,
+            abandoned=False,
         )
 
     def cannot_serve(self, entry: Entry, error: Exception) -> None:
@@ -317,4 +320,5 @@ class Roster:
         )
         if self._pace:
             assignment.turn = row * self._pace
+        assignment.refusals = self.refusals
         return assignment

@@ -6,6 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, Protocol
 
 from socketkeep import _log
@@ -13,6 +14,7 @@ from socketkeep._stream import _record as record
 from socketkeep._stream._assignment import Handover, Order, Retirement, handling
 from socketkeep._stream._closing import LINGER
 from socketkeep._stream._connection import Connection
+from socketkeep._stream._exchange import Exchange
 from socketkeep._stream._record import Ended
 from socketkeep._wire._channel import ChannelClosed, Packet
 from socketkeep._wire._messages import (
@@ -24,6 +26,7 @@ from socketkeep._wire._messages import (
     Refused,
     Retire,
     Seats,
+    Worn,
 )
 from socketkeep._worker._accepting import BadAccept, Gate
 from socketkeep._worker._allowance import Allowance
@@ -39,6 +42,7 @@ from socketkeep._worker._outcome import (
 from socketkeep._worker._process import end_forked
 from socketkeep._worker._reserve import Reserve
 from socketkeep._worker._roster import Entry, Roster
+from socketkeep._worker._runaways import Runaways
 from socketkeep._worker._stranded import ON_THEIR_OWN, Stranded
 
 #: So many connections are served before the loop looks at all else again, and so often one more is
@@ -67,6 +71,9 @@ class SyncModel(Protocol):
     def rejoin(self) -> bool:
         """Find another keeper, in a process of its own that cannot wait for one; True: it has."""
 
+    def give_up(self, conn: Exchange) -> None:
+        """Go on without the handler that has called this, by a verb of `conn`; does not return."""
+
 
 class SyncLoop:
     """One worker's: it runs until the worker has been retired and its last connection has ended."""
@@ -88,6 +95,7 @@ class SyncLoop:
         self._attached: deque[Entry] = deque()
         self._model = build(self)
         self.roster = Roster(environment, self._model.retirement)
+        self.roster.refusals = Runaways(environment, self._model.give_up)
         self.watch(environment.channel.fileno(), self.read_channel)
 
     def is_awaited(self) -> bool:
@@ -171,6 +179,26 @@ class SyncLoop:
     def rejoin(self) -> bool:
         """Find another keeper, for a handler whose own is gone; False: not here, or not yet."""
         return self._model.rejoin()
+
+    def wind_up(self) -> None:
+        """Serve nothing more, and wait for the peers that linger: a model ends this process."""
+        self._retire(Order("move", time.monotonic()))
+        for entry in self._attached:
+            told = entry.assignment
+            handover = Handover(entry.sock, told.state, told.unread, redelivered=told.redelivered)
+            entry.record[record.ENDED] = Ended.DETACHED
+            _hand_over(self, entry, handover)
+            self.roster.settle(entry)
+        self._attached.clear()
+        while self.lingering:
+            for fd in self.gate.wait(self.lingering.patience(None)):
+                self.callbacks[fd]()
+            self.lingering.expire()
+
+    def ask_to_be_replaced(self, reason: str) -> None:
+        """Have the keeper start another worker in this one's place, and then retire this one."""
+        with suppress(ChannelClosed, OSError):
+            self.environment.channel.send_now(Worn(reason))
 
     def done(self, entry: Entry) -> None:
         """A connection has ended: count it and free its seat."""
@@ -333,18 +361,38 @@ def _serve(loop: SyncLoop, entry: Entry, lingering: Lingering | None) -> None:
         if not entry.peer:
             loop.roster.introduce(entry, conn.peer)
         _call_handler(loop, entry, conn)
-        if loop.environment.config.access_log:
-            note_end(conn, entry)
-        if not was_detached(conn):
-            close(conn, entry, lingering, _linger(loop, entry))
-            break
+        if finish(loop, entry, conn, lingering):
+            return
+
+
+def finish(
+    loop: SyncLoop, entry: Entry, conn: Connection, lingering: Lingering | None = None
+) -> bool:
+    """End the connection or hand it over, when its handler has ended or was given up.
+
+    Returns False when nobody takes it: it is to be served here, from the top.
+    """
+    if loop.environment.config.access_log:
+        note_end(conn, entry)
+    if not was_detached(conn):
+        close(conn, entry, lingering, _linger(loop, entry))
+    else:
         handover = conn.hand_over()
-        if _hand_over(loop, entry, handover):
-            if handover.parked:
-                return  # that is no end, and comes too often to be told
-            break
-        loop.roster.again(entry, handover)
+        if not _hand_over(loop, entry, handover):
+            loop.roster.again(entry, handover)
+            return False
+        if handover.parked:
+            return True  # that is no end, and comes too often to be told
     loop.roster.log_end(entry)
+    return True
+
+
+def go_on_without(loop: SyncLoop, entry: Entry, conn: Exchange) -> bool:
+    """As `finish`, deep in a verb that a runaway handler has called and that does not return."""
+    assert isinstance(conn, Connection)
+    conn._reset_after_fork()  # it may stand in a send, with the lock that the end takes
+    entry.why = "the handler did not end"
+    return finish(loop, entry, conn)
 
 
 def _call_handler(loop: SyncLoop, entry: Entry, conn: Connection) -> None:

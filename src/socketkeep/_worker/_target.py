@@ -123,6 +123,11 @@ def check_lifespan(lifespan: object, model: Model) -> None:
         raise TypeError(f"the lifespan is async, and the {model} model is not: make it sync")
 
 
+def is_ours(frame: traceback.FrameSummary) -> bool:
+    """Whether the frame is of the server's own code."""
+    return frame.filename.startswith(_OURS)
+
+
 def users_traceback(error: BaseException) -> str:
     """Return the error with the frames of the user's code, ours and the importer's cut off."""
     lines = traceback.TracebackException.from_exception(error)

@@ -8,11 +8,16 @@ import socket
 import threading
 from collections import deque
 from queue import SimpleQueue
+from typing import Final, NoReturn
 
 from socketkeep import _log
 from socketkeep._stream._assignment import Order
+from socketkeep._stream._exchange import Exchange
 from socketkeep._worker._roster import Entry
-from socketkeep._worker._sync import SyncLoop, run_handler
+from socketkeep._worker._runaways import ENOUGH
+from socketkeep._worker._sync import SyncLoop, go_on_without, run_handler
+
+_NEVER: Final = threading.Event()
 
 
 class ThreadModel:
@@ -28,6 +33,8 @@ class ThreadModel:
         self._threads = 0
         self._serving: set[Entry] = set()
         self._ended: deque[Entry] = deque()
+        self._given_up: deque[tuple[Entry, bool]] = deque()  # with whether they have ended
+        self._lost = 0  # threads that are never resumed
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         loop.watch(self._bell, self._settle)
 
@@ -46,6 +53,20 @@ class ThreadModel:
 
     def rejoin(self) -> bool:
         return False  # the loop, in this process, does
+
+    def give_up(self, conn: Exchange) -> NoReturn:
+        """Never resume the thread: nothing ends one from outside."""
+        (entry,) = (each for each in self._serving if each.assignment is conn._assignment)
+        entry.assignment.abandoned = True
+        try:
+            ended = go_on_without(self._loop, entry, conn)
+        except Exception as error:
+            self._loop.roster.cannot_serve(entry, error)
+            ended = True
+        self._given_up.append((entry, ended))
+        os.eventfd_write(self._bell, 1)
+        while True:
+            _NEVER.wait()
 
     def force(self) -> None:
         """End the connections of handlers that do not end, in order if it can be, and exit."""
@@ -76,6 +97,17 @@ class ThreadModel:
 
     def _settle(self) -> None:
         os.eventfd_read(self._bell)
+        while self._given_up:
+            entry, ended = self._given_up.popleft()
+            self._threads -= 1
+            self._lost += 1
+            if self._lost % ENOUGH == 0:
+                self._loop.ask_to_be_replaced("handlers that did not end")
+            if ended:
+                self._ended.append(entry)
+            else:
+                self._queue.put(entry)
+                self.resume()
         while self._ended:
             entry = self._ended.popleft()
             self._serving.discard(entry)
