@@ -248,7 +248,7 @@ class Bench:
         assert stopped, "the keeper does not end"
         assert not unreaped
         left = open_descriptors().items() - self._before.items()
-        assert not left, "the keeper left these open"
+        assert not left, f"the keeper left these open: {left}"
 
 
 def open_descriptors() -> dict[str, str]:

@@ -81,7 +81,7 @@ class Hostile:
             payload = bytes(changed)
         fds = self._descriptors(tag)
         if len(payload) > _passing.PAYLOAD_LIMIT:
-            payload, fds = b"\1", [*fds, self._memfd(payload[1:])]
+            payload, fds = b"\1", [*fds[:252], self._memfd(payload[1:])]
         with suppress(BlockingIOError, ChannelClosed, BrokenPipeError, ConnectionResetError):
             _passing.send(self._channel._sock, payload, fds)
         return f"{tag} {str(fields)[:200]} with {len(fds)}"
@@ -154,7 +154,7 @@ class Hostile:
         usual = {"Detached": 1, "Keep": 1}.get(tag, 0)
         count = rng.choice((usual, usual, usual, usual, 0, 1, 2, 3, 253))
         if count == 253:
-            return [self._null()] * 253
+            return [self._keep(self._null())] * 253
         makers = (
             *([self._connection] * 6),
             *(self._null, self._pipe, self._full_pipe, self._socketpair, self._listener),

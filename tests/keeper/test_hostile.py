@@ -29,7 +29,6 @@ from socketkeep._wire._messages import (
     Attached,
     Detached,
     Forked,
-    ForkFailed,
     Keep,
     Loaded,
     Message,
@@ -315,9 +314,7 @@ def test_a_template_gives_only_what_it_has_forked(bench: Bench, says: str) -> No
         process.reaped = process.reaped or process.name == "worker of nobody"
 
 
-@pytest.mark.parametrize(
-    "message", [Loaded("async", True, []), ForkFailed(1, "no room"), Seats(1), Ready(1)]
-)
+@pytest.mark.parametrize("message", [Loaded("async", True, []), Seats(1), Ready(1)])
 def test_a_template_that_says_what_cannot_be_is_ended(bench: Bench, message: Message) -> None:
     workers = bench.start()
     old = bench.template

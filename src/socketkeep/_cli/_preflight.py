@@ -24,6 +24,8 @@ from socketkeep._config import ServeConfig
 
 # Beside connections a process holds listeners, channels, a log, the scoreboard, an event loop.
 _OTHER_DESCRIPTORS: Final = 64
+#: With fewer than so many nothing is served at all.
+_FEWEST_DESCRIPTORS: Final = 32
 _KERNEL: Final = (5, 10)
 #: Bytes of shared memory that the smallest server maps for a worker, or more.
 _SCOREBOARD: Final = 1 << 20
@@ -145,10 +147,10 @@ def _check_log_file(path: str) -> None:
 def _check_descriptors(max_connections: int) -> None:
     """Check the hard limit; the soft one is the server's to raise."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    if hard != resource.RLIM_INFINITY and hard < _OTHER_DESCRIPTORS:
+    if hard != resource.RLIM_INFINITY and hard < _FEWEST_DESCRIPTORS:
         raise Failure(
             f"a process may have {hard} file descriptors here, and the server needs"
-            f" {_OTHER_DESCRIPTORS} beside its connections: raise the limit (ulimit -Hn, or"
+            f" {_FEWEST_DESCRIPTORS} at least: raise the limit (ulimit -Hn, or"
             " LimitNOFILE= in a systemd unit)"
         )
     needed = max_connections + _OTHER_DESCRIPTORS
