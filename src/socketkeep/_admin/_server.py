@@ -413,4 +413,7 @@ def _raise_descriptor_limit(max_connections: int) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     needed = max_connections + _OTHER_DESCRIPTORS
-    return soft if soft == resource.RLIM_INFINITY else max(soft, needed)
+    if soft == resource.RLIM_INFINITY:
+        return soft
+    wanted = max(soft, needed)
+    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
