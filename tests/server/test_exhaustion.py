@@ -195,7 +195,7 @@ def test_no_process_for_a_reload() -> None:
         with soft_limit(server.pid, "nproc", 1, as_plain_user()):
             done = server.cli("reload")
         assert done.exit_code in (3, 4), done
-        assert "cannot start a process" in done.stderr
+        assert "cannot start the process that loads the code: too many processes" in done.stderr
         with connect(server.address) as peer:
             _ask(peer, 1)
         server.reload()
