@@ -315,8 +315,8 @@ class Connections:
         self._minted = max(self._minted + 1, time.monotonic_ns() // 1000)
         name = connection_id(self._boot, _KEEPER, self._minted)
         now = time.monotonic_ns()
-        parcel = Detached(name, 0, listener, peer, None, b"", now, 0, 0)
-        ownership = Ownership(State.MOVING, 0, None)
+        parcel = Detached(name, 1, listener, peer, None, b"", now, 0, 0)
+        ownership = Ownership(State.MOVING, 1, None)
         held = Held(parcel, sock, ownership, self._reactor.clock(), why="accepted")
         self.totals["accepted"] += 1
         self.custody.put(held)
