@@ -125,6 +125,11 @@ class Process:
         for bell in self.bells:
             os.eventfd_write(bell, 1)
 
+    def quiet(self) -> None:
+        """Nobody watches it any more."""
+        while self.bells:
+            os.close(self.bells.pop())
+
 
 class Executed(BaseException):
     """The keeper has been replaced by what goes on from `state`."""
@@ -235,6 +240,8 @@ class FakeSystem(System):
         process = self._of_pidfd[pidfd]
         assert not process.reaped, f"{process.name} was reaped twice"
         process.reaped = process.exit is not None
+        if process.reaped:
+            process.quiet()
         return process.exit
 
     def children(self) -> set[int]:
@@ -281,8 +288,7 @@ class FakeSystem(System):
 
     def close(self) -> None:
         for process in self.processes.values():
-            for bell in process.bells:
-                os.close(bell)
+            process.quiet()
         for template in self.templates:
             template.close()
 

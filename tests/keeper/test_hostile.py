@@ -44,7 +44,7 @@ from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import BOOT, FarWorker, Served
 from tests.keeper.hostile import Hostile
 
-SECONDS: Final = float(os.environ.get("SOCKETKEEP_FUZZ_SECONDS", "8"))
+SECONDS: Final = float(os.environ.get("SOCKETKEEP_FUZZ_SECONDS", "24"))
 SEED: Final = os.environ.get("SOCKETKEEP_FUZZ_SEED", "")
 
 
@@ -487,10 +487,11 @@ def step(
     chance = rng.random()
     if not hostile or chance < 0.01:
         bench.advance(6.0)
-        if bench.template.process.exit is None and not bench.template.hangs:
-            for worker in bench.fork():
-                worker.ready()
-                bench.settle()
+        for template in bench.system.templates:
+            if template.process.exit is None and template.model_told:
+                for worker in template.fork():
+                    worker.ready()
+                    bench.settle()
         return "time"
     if chance < 0.02:
         bench.upgrade().passes()
@@ -526,7 +527,10 @@ def step(
     del bench._peers[len(innocent) + 40 :]
     believe(safe)
     for name in [name for name in safe.connections if name not in {s.id for _, s in innocent}]:
-        safe.connections[name].settle(Ended.CLOSED)
+        served = safe.connections[name]
+        if served.words[record.KEEP] != record.NOT_OFFERED:
+            served.say_ended()
+        served.settle(Ended.CLOSED)
     if rng.random() < 0.1:
         peer, served = rng.choice(innocent)
         assert is_alive(peer, served.sock)
