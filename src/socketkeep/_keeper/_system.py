@@ -234,6 +234,8 @@ class System:
         The one between them may have exited, so that this process is its parent: then its group,
         which the template leads, tells it.
         """
+        if pid == template:
+            return False
         for _ in range(_LOOKS):
             found = _is_below(pid, template)
             if found is not None:
