@@ -209,13 +209,16 @@ def test_a_descriptor_that_a_handler_has_closed_is_not_the_workers_fault(
     else:
         assert [each.taken for each in worker.acknowledged] == [False]
     require_untouched(bench, [*innocent, (bench._peers[0], own)])
-    for _ in range(200):
+    for again in range(300):
+        # A worker that moves what it has offers it each tenth of a second.
         fd = os.open("/dev/null", os.O_RDONLY)
-        worker.send(own.parcel(), (fd,))
+        name = own.id if again < 200 else connection_id(BOOT, worker.serial, again)
+        worker.send(parcel(own, id=name), (fd,))
         os.close(fd)
         bench.settle()
         if worker.process.reaped:
             break
+    assert again > 250, "that is the same mistake"
     assert worker.process.reaped, "who goes on so is ended"
 
 

@@ -85,7 +85,7 @@ for i in range(40): raw(say('Keep', '1-1-%x' % i, 1, 10**9, 0, 'x'), [n] * 250, 
     "no sockets": (
         """
 n = os.open('/dev/null', 0)
-for _ in range(200): raw(detached(9), [n], 0.1)
+for i in range(200): raw(detached(900 + i), [n], 0.1)
 """,
         True,
     ),

@@ -32,6 +32,8 @@ from socketkeep._wire._messages import (
 #: What a worker may have in wrong descriptors, and what of that is forgotten in a second.
 _STRIKES: Final = 64
 _FORGIVEN: Final = 1.0
+#: What another one of the same connection counts for.
+_AGAIN: Final = 0.01
 #: What a message counts for by which the keeper stumbled, of the same.
 _STUMBLE: Final = 8
 #: The system's state, and nobody's fault.
@@ -97,7 +99,7 @@ class Hearing:
             self._judge.condemn(worker, str(error))
         except Unfit as error:
             self._judge.refused(worker, str(error))
-            self._strike(worker, 1)
+            self._strike(worker, self._weight(worker, packet))
             self.receiver.unfit(worker, packet)
         except Exception as error:
             self._judge.stumbled(worker, error)
@@ -110,7 +112,18 @@ class Hearing:
         """What a worker sent is no message."""
         self._judge.condemn(worker, why)
 
-    def _strike(self, worker: Worker, weight: int) -> None:
+    def _weight(self, worker: Worker, packet: Packet) -> float:
+        """What a wrong descriptor counts for: a connection is offered again and again."""
+        match packet.message:
+            case (Detached() | Keep()) as message if message.id in worker.unfit:
+                return _AGAIN
+            case (Detached() | Keep()) as message:
+                if len(worker.unfit) >= _STRIKES:
+                    worker.unfit.clear()
+                worker.unfit.add(message.id)
+        return 1.0
+
+    def _strike(self, worker: Worker, weight: float) -> None:
         now = self._clock()
         forgiven = (now - worker.struck_at) * _FORGIVEN
         worker.strikes = max(0.0, worker.strikes - forgiven) + weight

@@ -252,6 +252,7 @@ class Worker:
     rogue: bool = False  # or for that it said what cannot be
     strikes: float = 0.0  # what counts against it of what it said, by `struck_at`
     struck_at: float = 0.0
+    unfit: set[str] = field(default_factory=set)  # ids of which a descriptor was a wrong one
     #: Ids of connections that it was given and that the keeper has no handle of; None: of a worker
     #: that an earlier version of the keeper had, it is not known.
     guests: set[str] | None = field(default_factory=set)
