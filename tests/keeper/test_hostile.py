@@ -189,6 +189,20 @@ def test_a_connection_that_was_given_may_be_named(make_bench: MakeBench) -> None
     assert is_alive(peer, again.sock)
 
 
+@pytest.mark.parametrize("parked", [False, True])
+def test_one_connection_is_held_under_one_id(bench: Bench, parked: bool) -> None:
+    """Or one worker could have the keeper hold as many descriptors as it likes."""
+    hostile, own, innocent = scene(bench)
+    for number in range(3):
+        name = connection_id(BOOT, hostile.serial, 70 + number)
+        hostile.send(parcel(own, id=name, parked=parked, row=-1), (own.sock.fileno(),))
+    bench.settle()
+    assert hostile.process.reaped
+    kept = sum(served.is_kept() for _, served in innocent)
+    assert len(bench.keeper.connections.custody) == kept + 1
+    require_untouched(bench, innocent)
+
+
 @pytest.mark.parametrize("message", ["Keep", "Detached"])
 def test_a_descriptor_that_a_handler_has_closed_is_not_the_workers_fault(
     bench: Bench, message: str

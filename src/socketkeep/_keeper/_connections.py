@@ -220,7 +220,7 @@ class Connections:
             return
         held = self.custody.get(name)
         if held is None:
-            self._require_its_own(worker, name)
+            self._require_its_own(worker, name, packet)
             listener = worker.listener(message.listener)
             parcel = self._parcel(name, row, listener, message.peer, None)
             ownership = Ownership(State.OWNED, message.epoch, worker.serial)
@@ -348,7 +348,7 @@ class Connections:
             self._throttle.warning("no room for more unread bytes", most=_MOST_UNREAD)
             return None
         if held is None:
-            self._require_its_own(worker, parcel.id)
+            self._require_its_own(worker, parcel.id, packet)
             ownership = Ownership(State.OWNED, parcel.epoch, worker.serial)
             held = Held(parcel, socket.socket(fileno=packet.descriptors.pop(0)), ownership, now)
             self._step_detached(held, parcel)
@@ -379,9 +379,11 @@ class Connections:
             return True
         return size + sum(len(held.parcel.unread) for held in self.custody) <= _MOST_UNREAD
 
-    def _require_its_own(self, worker: Worker, name: str) -> None:
+    def _require_its_own(self, worker: Worker, name: str, packet: Packet) -> None:
         if not self._screening.may_have(worker, name):
             raise Nonsense(f"{name} is no connection of its own")
+        if self.custody.has_socket(packet.descriptors[0]):
+            raise Nonsense(f"{name} is a connection that is held under another id")
 
     def _refuse_stale(self, worker: Worker, name: str, error: str) -> None:
         self._throttle.error(

@@ -7,6 +7,7 @@ that workers serve it.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ class Held:
     deaths: tuple[float, ...] = ()
     stored_as: int = 0
     parcel_as: int = 0
+    inode: int = 0  # of the socket, by which one connection is told to be another; see `Custody`
 
     @property
     def id(self) -> str:
@@ -106,6 +108,7 @@ class Custody:
         self.store: Store | None = None
         self._held: dict[str, Held] = {}
         self._owned: dict[int, dict[str, Held]] = {}
+        self._inodes: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -120,12 +123,22 @@ class Custody:
         """Return the connection of that id."""
         return self._held.get(name)
 
+    def has_socket(self, fd: int) -> bool:
+        """Whether `fd` is of a connection that is held, under whatever id.
+
+        Without this a worker could have one connection held under as many ids as it likes.
+        """
+        return os.fstat(fd).st_ino in self._inodes
+
     def owned_by(self, serial: int) -> list[Held]:
         """Return what a worker serves and the keeper has a handle of, too."""
         return list(self._owned.get(serial, {}).values())
 
     def put(self, held: Held) -> None:
         """Hold a connection, or note that its owner has changed."""
+        if held.id not in self._held:
+            held.inode = os.fstat(held.sock.fileno()).st_ino
+            self._inodes.add(held.inode)
         self._held[held.id] = held
         owner = held.ownership.worker
         if held.ownership.state is State.OWNED and owner is not None:
@@ -146,3 +159,4 @@ class Custody:
         if self.store is not None:
             self.store.forget(held)
         del self._held[held.id]
+        self._inodes.discard(held.inode)
