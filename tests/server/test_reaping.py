@@ -45,7 +45,7 @@ def zombies(pid: int) -> list[str]:
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         try:
             text = Path(f"/proc/{child}/stat").read_text()
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):  # it has gone, before or in the read
             continue
         if text.rpartition(")")[2].split()[0] == "Z":
             found.append(text)
