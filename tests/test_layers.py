@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "_passing",
             "_prctl",
             "_printable",
+            "_process_stat",
             "_resolving",
             "_verbs",
             "_version",

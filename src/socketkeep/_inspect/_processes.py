@@ -12,6 +12,7 @@ from typing import Final
 from msgspec import Struct
 
 from socketkeep._commands import command_line, cut
+from socketkeep._process_stat import PARENT, START, STATE, stat_fields
 
 #: The command lines of keepers: with their title set, without, and after an upgrade.
 _KEEPER: Final = (
@@ -49,18 +50,16 @@ def reader() -> Processes:
     @cache
     def read(pid: int) -> Process | None:
         try:
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                # The name before it may hold blanks and brackets.
-                fields = file.read().rpartition(b")")[2].split()
+            fields = stat_fields(pid)
             uid = os.stat(f"/proc/{pid}").st_uid
         except OSError:
             return None
         command = command_line(pid)
         return Process(
             pid,
-            int(fields[1]),
-            fields[0].decode(),
-            int(fields[19]) / ticks,
+            int(fields[PARENT]),
+            fields[STATE].decode(),
+            int(fields[START]) / ticks,
             cut(command),
             user_name(uid),
             is_keeper(command),
@@ -120,8 +119,7 @@ def descendants(pids: Iterable[int]) -> list[int]:
     for entry in os.listdir("/proc"):
         if entry.isdecimal():
             try:
-                with open(f"/proc/{entry}/stat", "rb") as file:
-                    parent = int(file.read().rpartition(b")")[2].split()[1])
+                parent = int(stat_fields(int(entry))[PARENT])
             except OSError:
                 continue  # it has ended
             children.setdefault(parent, []).append(int(entry))

@@ -6,6 +6,8 @@ import os
 import re
 from typing import Final
 
+from socketkeep._process_stat import STACK, stat_fields
+
 _PYTHON: Final = re.compile(r"(python|pypy)[0-9.]*( \(deleted\))?")
 
 
@@ -39,8 +41,6 @@ def survives_exec(pid: int, fd: int) -> bool:
 def _start_of_stack(pid: int) -> tuple[str, bytes] | None:
     """Return the program and the start of its stack, which execve(2) draws by lot."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        return os.readlink(f"/proc/{pid}/exe"), fields[25]
+        return os.readlink(f"/proc/{pid}/exe"), stat_fields(pid)[STACK]
     except OSError:
         return None

@@ -24,6 +24,7 @@ from socketkeep._keeper._system import System
 from socketkeep._keeper._verdict import OnCrash, Policy
 from socketkeep._keeper._workers import Worker, WorkerState
 from socketkeep._passing import sealed_size
+from socketkeep._process_stat import STATE, has_ended, stat_fields
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import SENT
 from socketkeep._visibility import exists
@@ -243,8 +244,6 @@ def _is_alive(pid: int, memfd: int) -> bool:
     if not System().has_mapped(pid, memfd, child=True):
         return False
     try:
-        with open(f"/proc/{pid}/stat", errors="replace") as file:
-            stat = file.read()
+        return not has_ended(stat_fields(pid)[STATE])
     except OSError:
         return exists(pid)  # /proc may hide it (hidepid)
-    return stat.rpartition(")")[2].split()[0] not in "ZX"

@@ -22,6 +22,7 @@ from socketkeep import _prctl
 from socketkeep._inherited import REQUESTS
 from socketkeep._inspect._descriptors import Descriptors, look_into
 from socketkeep._keeper._reaper import Reaper
+from socketkeep._process_stat import GROUP, PARENT, STATE, has_ended, stat_fields
 from socketkeep._wire._scoreboard import NAME
 
 TEMPLATE_CHANNEL_FD: Final = 3
@@ -325,8 +326,7 @@ def _below(ancestor: int) -> dict[int, int]:
 def _lives(pid: int) -> bool:
     """Whether a process has not ended; one that only waits to be reaped has."""
     try:
-        with open(f"/proc/{pid}/stat", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+        return not has_ended(stat_fields(pid)[STATE])
     except OSError:
         return False
 
@@ -334,11 +334,10 @@ def _lives(pid: int) -> bool:
 def _parent_and_group(pid: int) -> tuple[int, int]:
     """Return the parent and the process group of a process, zeros when there is none."""
     try:
-        with open(f"/proc/{pid}/stat", errors="replace") as file:
-            words = file.read().rpartition(")")[2].split()
+        fields = stat_fields(pid)
     except OSError:
         return 0, 0
-    return int(words[1]), int(words[2])
+    return int(fields[PARENT]), int(fields[GROUP])
 
 
 def _waited(kind: int, number: int) -> Exit | None:

@@ -16,6 +16,7 @@ from socketkeep._inspect._sock_diag import tcp_socket
 from socketkeep._lab._actor import Open
 from socketkeep._lab._calls import HOST
 from socketkeep._lab._results import Packet
+from socketkeep._process_stat import STATE, stat_fields
 
 GONE: Final = "gone"
 CLOSED: Final = "CLOSED"
@@ -143,9 +144,7 @@ def sleep_of(pid: int) -> tuple[str, int] | None:
         raise OSError(errno.ENOSYS, f"the numbers of the system calls of {machine} are not known")
     with open(f"/proc/{pid}/syscall", encoding="ascii") as file:
         call = file.read().split()
-    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-        state = file.read().rpartition(")")[2].split()[0]
-    if state != "S" or len(call) < 3:
+    if stat_fields(pid)[STATE] != b"S" or len(call) < 3:
         return None
     number = int(call[0])
     return _SYSTEM_CALLS[machine].get(number, f"call {number}"), int(call[1], 16)
