@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from socketkeep._errors import AddressError
+from socketkeep._printable import printable_name
 
 # sizeof(sockaddr_un.sun_path) is 108 on Linux; the last byte is the terminating NUL.
 _UNIX_PATH_MAX: Final = 107
@@ -108,7 +109,7 @@ def format_address(raw: Any) -> str:
 
     ``127.0.0.1:7000``, ``[::1]:7000``, ``unix:/path``, ``unix:@name``, ``unix:`` when it has no
     name.  An IPv4 peer of an IPv6 listener is written as IPv4.  A Unix name, which a peer chooses
-    freely, is written so that it can be printed, and encoded: see `printable`.
+    freely, is written so that it can be printed, and encoded: see `printable_name`.
     """
     if type(raw) is tuple and type(raw[0]) is str:  # at each accept, and `match` takes long
         host, port = raw[0], raw[1]
@@ -119,28 +120,15 @@ def format_address(raw: Any) -> str:
         return f"[{host}]:{port}"
     match raw:
         case bytes():
-            return f"unix:@{printable(raw[1:])}" if raw[:1] == b"\0" else f"unix:{printable(raw)}"
+            return (
+                f"unix:@{printable_name(raw[1:])}"
+                if raw[:1] == b"\0"
+                else f"unix:{printable_name(raw)}"
+            )
         case str():
-            return f"unix:{printable(raw)}"
+            return f"unix:{printable_name(raw)}"
         case _:
             return str(raw)
-
-
-def printable(name: str | bytes) -> str:
-    """Return a name that others chose as text that may stand in a log, a table or a message.
-
-    Bytes that are no UTF-8, and characters that are not printed or would move a terminal's cursor,
-    are written as \\xNN or \\uNNNN, and a backslash beside them as two.  The rest stays as it is.
-    """
-    raw = name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
-    try:
-        text = raw.decode()
-        if text.isprintable():
-            return text
-    except UnicodeDecodeError:
-        pass
-    text = raw.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def local_text(sock: socket.socket) -> str:

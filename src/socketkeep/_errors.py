@@ -338,6 +338,11 @@ TABLE: Final[dict[tuple[int, str], type[SystemFailure]]] = {
     (errno.ENOMEM, ANY): OutOfResources,
 }
 
+#: What the system says when it has no descriptor or memory, whatever was asked of it.
+OUT_OF_RESOURCES: Final = frozenset(
+    code for (code, operation), kind in TABLE.items() if kind is OutOfResources and operation == ANY
+)
+
 
 def translate(error: OSError, **context: Unpack[Context]) -> SystemFailure:
     """Return the error of the family that stands for `error` in the operation of `context`.

@@ -1,4 +1,4 @@
-"""What a server's process has from whoever started it, put in order.
+"""Settings that a server's process inherits from whoever started it, put in order.
 
 Signal masks and dispositions, descriptors 0 to 2, interval timers and the umask pass through
 execve(2): from a shell's `trap`, nohup(1), cron, a supervisor, a test runner.  None of them may

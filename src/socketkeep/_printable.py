@@ -29,6 +29,22 @@ def printable_lines(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in text)
 
 
+def printable_name(name: str | bytes) -> str:
+    r"""Return a socket's name as text that can be printed, and encoded, and told from any other.
+
+    Bytes that are no UTF-8 and what `printable` escapes are written as ``\xNN`` or ``\uNNNN``, and
+    a backslash beside them as two.  The rest stays as it is.
+    """
+    raw = name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
+    try:
+        text = raw.decode()
+        if text.isprintable():
+            return text
+    except UnicodeDecodeError:
+        pass
+    return printable(raw.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace"))
+
+
 def printable_data(data: Any) -> Any:
     """Return what JSON is made of, each text in it as `printable` does."""
     if isinstance(data, str):

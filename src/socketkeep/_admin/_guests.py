@@ -1,4 +1,4 @@
-"""Who may be connected at once to what is not the server's main work, and who goes to make room.
+"""Room for clients of the control socket and the page, and the choice of who goes to make some.
 
 Whoever connects and says nothing, or does not read, must lock nobody out.  So a peer has no more
 than its share, who is idle has no right to stay when there is no room, and those whose command or

@@ -1,4 +1,4 @@
-"""What commands say in sentences; none of it steers the terminal, whoever chose a name in it."""
+"""Sentences that commands print: none of them steers the terminal, whoever chose a name in it."""
 
 from __future__ import annotations
 

@@ -5,12 +5,12 @@ A message that makes no sense, or raises, changes nothing for anybody but the wo
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from typing import Final, Protocol
 
 import msgspec
 
+from socketkeep._errors import OUT_OF_RESOURCES
 from socketkeep._keeper._screening import Nonsense, Screening
 from socketkeep._keeper._workers import Worker, WorkerState
 from socketkeep._passing import Unfit
@@ -36,8 +36,6 @@ _FORGIVEN: Final = 1.0
 _AGAIN: Final = 0.01
 #: What a message counts for by which the keeper stumbled, of the same.
 _STUMBLE: Final = 8
-#: The system's state, and nobody's fault.
-_OUT_OF: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _LONGEST_ERROR: Final = 65536
 
 
@@ -103,7 +101,8 @@ class Hearing:
             self.receiver.unfit(worker, packet)
         except Exception as error:
             self._judge.stumbled(worker, error)
-            if not isinstance(error, OSError) or error.errno not in _OUT_OF:
+            # That is the system's state, and nobody's fault.
+            if not isinstance(error, OSError) or error.errno not in OUT_OF_RESOURCES:
                 self._strike(worker, _STUMBLE)
         finally:
             packet.close()

@@ -13,9 +13,9 @@ from typing import Final
 
 from socketkeep import _log
 from socketkeep._address import format_address
+from socketkeep._errors import OUT_OF_RESOURCES
 from socketkeep._listener import Listener
 
-_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 #: How many that have given up are passed over in one look for one that has not.
 _ABORTED_AT_ONCE: Final = 64
 
@@ -53,7 +53,7 @@ class Queues:
             except BlockingIOError:
                 return None
             except OSError as error:
-                if error.errno in _EXHAUSTED:
+                if error.errno in OUT_OF_RESOURCES:
                     raise Exhausted(error.strerror) from error
                 if error.errno in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
                     _log.error("cannot accept", error=error.strerror)

@@ -66,7 +66,7 @@ _OF_TEMPLATES: Final[dict[type[Message], tuple[int, ...]]] = {
     ForkFailed: (0,),
 }
 
-#: Who minted it is 0 where the keeper itself has accepted the connection.
+#: As `connection_id` makes it.
 _ID: Final = re.compile(r"((0|[1-9a-f][0-9a-f]{0,15})-){2}[1-9a-f][0-9a-f]{0,15}")
 _LONGEST_PEER: Final = 1024
 #: Times, in ns, and counts of bytes: below half of what a word holds, so that more can be added.

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from socketkeep import _log
 from socketkeep._address import format_address
+from socketkeep._errors import OUT_OF_RESOURCES
 from socketkeep._originals import Socket
 
 #: How long nothing is accepted once a descriptor, memory or a process was wanting, in seconds.
@@ -20,8 +21,6 @@ PAUSE: Final = 0.1
 
 #: How long one look into the listeners' queues holds good, in seconds.
 _GLANCE: Final = 0.001
-
-_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Exhausted(Exception):
@@ -55,7 +54,7 @@ class Door:
         except BlockingIOError:
             return None
         except OSError as error:
-            if error.errno in _EXHAUSTED:
+            if error.errno in OUT_OF_RESOURCES:
                 raise Exhausted(error.strerror) from error
             if error.errno in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
                 raise
