@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._handlers import inspect_handler
+from socketkeep._net._handlers import inspect_handler
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

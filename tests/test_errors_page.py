@@ -9,7 +9,7 @@ import pytest
 from docs._ext.declared import PAGES
 
 import socketkeep
-from socketkeep._errors import TABLE, SocketkeepError
+from socketkeep._base._errors import TABLE, SocketkeepError
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "errors.md"
 PUBLIC = [

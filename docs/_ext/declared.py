@@ -27,15 +27,18 @@ from docs._ext.processes import svg as processes_svg
 from sphinx.application import Sphinx
 
 import socketkeep
-from socketkeep import _config, _errors, _options_page
 from socketkeep._admin import _metrics, _reports
+from socketkeep._base import _errors
+from socketkeep._base._verbs import VERBS
 from socketkeep._cli import _ending, _main
+from socketkeep._config import _options_page
+from socketkeep._config import _server_options as _config
 from socketkeep._inspect import _diagnosis, _ends, _judging, _leaks, _why
 from socketkeep._inspect import _results as inspect_results
-from socketkeep._keeper import _generations, _ownership
+from socketkeep._keeper.tables import _ownership
+from socketkeep._keeper.workers import _generations
 from socketkeep._lab import _results as lab_results
 from socketkeep._stream import _lifecycle, _tls
-from socketkeep._verbs import VERBS
 
 #: What every error is, and need not be said.
 ROOTS: Final = (Exception, BaseException, object)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Final
 
-from socketkeep._roles import PARTS, Part, Role
+from socketkeep._base._roles import PARTS, Part, Role
 
 _WIDTH: Final = 700
 _BOX: Final = (196, 134)

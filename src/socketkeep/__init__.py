@@ -3,9 +3,7 @@
 # Not `typing`'s, which is a lot to import, and from an import path that is not yet in order.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from socketkeep._async_connecting import open_connection
-    from socketkeep._connecting import Connecting, connect
-    from socketkeep._errors import (
+    from socketkeep._base._errors import (
         AddressError,
         Busy,
         Closed,
@@ -30,15 +28,17 @@ if TYPE_CHECKING:
         Unresolved,
         WouldBlock,
     )
-    from socketkeep._forking import fork
-    from socketkeep._forking_server import ForkingServer
-    from socketkeep._guarding import Guard, guard_forks
-    from socketkeep._handlers import Service, resumable
-    from socketkeep._handles import Handle
-    from socketkeep._holding import Holder, Holders
-    from socketkeep._listener import Listener
-    from socketkeep._serving import Server, serve
-    from socketkeep._socket import Socket
+    from socketkeep._base._forking import fork
+    from socketkeep._base._guarding import Guard, guard_forks
+    from socketkeep._base._handles import Handle
+    from socketkeep._base._holding import Holder, Holders
+    from socketkeep._net._async_connecting import open_connection
+    from socketkeep._net._connecting import Connecting, connect
+    from socketkeep._net._forking_server import ForkingServer
+    from socketkeep._net._handlers import Service, resumable
+    from socketkeep._net._listener import Listener
+    from socketkeep._net._serving import Server, serve
+    from socketkeep._net._socket import Socket
     from socketkeep._stream._aio import AsyncConnection
     from socketkeep._stream._connection import Connection
     from socketkeep._stream._lifecycle import Detached
@@ -103,13 +103,13 @@ __all__ = [
 _MODULES = {
     "_stream._aio": ("AsyncConnection",),
     "_stream._lifecycle": ("Detached",),
-    "_async_connecting": ("open_connection",),
-    "_connecting": (
+    "_net._async_connecting": ("open_connection",),
+    "_net._connecting": (
         "Connecting",
         "connect",
     ),
     "_stream._connection": ("Connection",),
-    "_errors": (
+    "_base._errors": (
         "AddressError",
         "Busy",
         "Closed",
@@ -134,22 +134,22 @@ _MODULES = {
         "Unresolved",
         "WouldBlock",
     ),
-    "_forking": ("fork",),
-    "_forking_server": ("ForkingServer",),
-    "_guarding": (
+    "_base._forking": ("fork",),
+    "_net._forking_server": ("ForkingServer",),
+    "_base._guarding": (
         "Guard",
         "guard_forks",
     ),
-    "_handlers": (
+    "_net._handlers": (
         "Service",
         "resumable",
     ),
-    "_handles": ("Handle",),
-    "_holding": (
+    "_base._handles": ("Handle",),
+    "_base._holding": (
         "Holder",
         "Holders",
     ),
-    "_listener": ("Listener",),
+    "_net._listener": ("Listener",),
     "_stream._modes": (
         "Blocking",
         "Deadline",
@@ -157,11 +157,11 @@ _MODULES = {
         "NonBlocking",
         "Timeout",
     ),
-    "_serving": (
+    "_net._serving": (
         "Server",
         "serve",
     ),
-    "_socket": ("Socket",),
+    "_net._socket": ("Socket",),
     "_stream._tls": (
         "CertificateRefused",
         "TlsFailure",

@@ -4,8 +4,8 @@ For clients, proxies and tests, and for who accepts connections with the library
 here: bytes in, `ProxyHeader` out, and back.
 """
 
-from socketkeep._address import InetAddress, UnixAddress
-from socketkeep._net.proxy_header import (
+from socketkeep._base._address import InetAddress, UnixAddress
+from socketkeep._net._proxy_header import (
     DEFAULT_LIMIT,
     Endpoint,
     ProxyHeader,

@@ -10,7 +10,7 @@ import pytest
 
 from socketkeep._admin import _snapshots
 from socketkeep._keeper._keeper import Keeper
-from socketkeep._keeper._ownership import Ownership, State
+from socketkeep._keeper.tables._ownership import Ownership, State
 from socketkeep._stream import _record as record
 from socketkeep._wire._scoreboard import Scoreboard, connection_id, create_memfd
 

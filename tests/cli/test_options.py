@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep._config import OPTIONS, ServeConfig, option
-from socketkeep._mistakes import OptionError, nearest
-from socketkeep._options import (
+from socketkeep._base._mistakes import OptionError, nearest
+from socketkeep._config._options import (
     Option,
     parse_duration,
     parse_flag,
     parse_permissions,
     parse_size,
 )
-from socketkeep._options_page import options_markdown
+from socketkeep._config._options_page import options_markdown
+from socketkeep._config._server_options import OPTIONS, ServeConfig, option
 
 
 @pytest.mark.parametrize(

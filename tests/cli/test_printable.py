@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep import _log
-from socketkeep._printable import printable, printable_lines
+from socketkeep._base import _log
+from socketkeep._base._printable import printable, printable_lines
 from tests.cli.conftest import Cli
 from tests.harness import Server, connect, read_to_end, write_source
 

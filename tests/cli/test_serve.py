@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from socketkeep._cli import main
-from socketkeep._config import OPTIONS, ServeConfig
+from socketkeep._config._server_options import OPTIONS, ServeConfig
 from tests.cli.conftest import Cli
 
 

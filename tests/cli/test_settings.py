@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._mistakes import OptionError
-from socketkeep._settings import FlagValue, gather
+from socketkeep._base._mistakes import OptionError
+from socketkeep._config._settings import FlagValue, gather
 
 
 def toml(directory: Path, text: str) -> str:

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from socketkeep import Closed, Connection, Holder, Holders, Listener, _commands
+from socketkeep import Closed, Connection, Holder, Holders, Listener
+from socketkeep._base import _commands
 from tests.forking.conftest import Pair
 from tests.forking.support import Gate, child
 

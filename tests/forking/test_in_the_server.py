@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._address import parse_bind
+from socketkeep._base._address import parse_bind
 from socketkeep._inspect._holders import holders_of_port
 from tests.forking.support import PATIENCE
 from tests.harness import Server, connect

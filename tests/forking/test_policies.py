@@ -22,8 +22,8 @@ from socketkeep import (
     Released,
     Socket,
     WouldBlock,
-    _forking,
 )
+from socketkeep._base import _forking
 from tests.forking.conftest import Pair
 from tests.forking.support import Gate, child, finished, program
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._address import parse_bind
-from socketkeep._commands import command_of
+from socketkeep._base._address import parse_bind
+from socketkeep._base._commands import command_of
 from socketkeep._inspect import _holders
 from socketkeep._inspect._holders import Holder, describe_holders, holders_of_port
 from tests.inspect.support import HOST

@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from socketkeep._base._errors import SystemFailure
 from socketkeep._cli import main
-from socketkeep._errors import SystemFailure
 from socketkeep._inspect._waits import waits_of
 from socketkeep.inspect import Leaks, holders, leaks
 from tests.harness import Server, connect, read_reply, write_handler

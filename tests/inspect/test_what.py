@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from socketkeep import AddressError
-from socketkeep._address import InetAddress, UnixAddress
+from socketkeep._base._address import InetAddress, UnixAddress
 from socketkeep._inspect._what import ProcessSockets, What, hosts_of, parse_what
 
 

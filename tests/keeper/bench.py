@@ -9,14 +9,14 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from socketkeep._config import ServeConfig
+from socketkeep._config._server_options import ServeConfig
 from socketkeep._keeper._inheritance import restored_listener, snapshot
 from socketkeep._keeper._keeper import Keeper
-from socketkeep._keeper._reloads import Outcome
 from socketkeep._keeper._signals import SIGNALS, SignalActions
-from socketkeep._keeper._state import State
-from socketkeep._keeper._workers import Model, Worker
-from socketkeep._listener import Listener
+from socketkeep._keeper.rollout._reloads import Outcome
+from socketkeep._keeper.tables._state import State
+from socketkeep._keeper.workers._workers import Model, Worker
+from socketkeep._net._listener import Listener
 from tests.keeper.fakes import (
     BOOT,
     Check,

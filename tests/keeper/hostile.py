@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from socketkeep import _passing
+from socketkeep._base import _passing
 from socketkeep._stream import _record as record
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import TAGS

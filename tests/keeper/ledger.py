@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from socketkeep._keeper._ownership import Ownership, Stale, State
+from socketkeep._keeper.tables._ownership import Ownership, Stale, State
 
 #: What can be said, and what is said with it: of which giving it is, or to whom it was given.
 SAYINGS: Final[dict[str, str]] = {

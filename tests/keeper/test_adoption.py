@@ -12,8 +12,8 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from socketkeep import _passing
-from socketkeep._keeper._adoption import Adoption
+from socketkeep._base import _passing
+from socketkeep._keeper.workers._adoption import Adoption
 from socketkeep._wire import _rendezvous as rendezvous
 from socketkeep._wire._messages import Stranded, encode
 from socketkeep._wire._scoreboard import Scoreboard, create_memfd

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from socketkeep._keeper._closer import Closer
+from socketkeep._keeper.loop._closer import Closer
 from socketkeep._wire._channel import Packet
 from tests.keeper.fakes import Clock, SteppedReactor
 

@@ -18,9 +18,9 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from socketkeep import _passing
+from socketkeep._base import _passing
 from socketkeep._keeper._keeper import LAST_RESORT, LATE
-from socketkeep._keeper._workers import Model
+from socketkeep._keeper.workers._workers import Model
 from socketkeep._stream import _record as record
 from socketkeep._stream._committed import STATE_LIMIT
 from socketkeep._stream._record import Ended

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from socketkeep._keeper._ownership import State
+from socketkeep._keeper.tables._ownership import State
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import Ended, Status
 from socketkeep._wire._messages import Ended as EndedMessage

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from socketkeep._keeper._workers import Link
+from socketkeep._keeper.workers._workers import Link
 from socketkeep._wire._channel import Channel, Packet, channel_pair
 from socketkeep._wire._messages import Seats
 from tests.keeper.fakes import Clock, SteppedReactor

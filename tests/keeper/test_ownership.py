@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from socketkeep._keeper._ownership import TRANSITIONS, Event, Ownership, Stale, State
+from socketkeep._keeper.tables._ownership import TRANSITIONS, Event, Ownership, Stale, State
 from tests.keeper.ledger import SAYINGS, Ledger, logged
 
 #: What makes each event happen, in the epoch at hand.

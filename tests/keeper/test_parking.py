@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
-from socketkeep._keeper._custody import Held
-from socketkeep._keeper._ownership import State
+from socketkeep._keeper.tables._custody import Held
+from socketkeep._keeper.tables._ownership import State
 from socketkeep._stream._record import Ended, Status
 from tests.keeper.bench import Bench, end_of, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench

@@ -11,8 +11,8 @@ from functools import partial
 
 import pytest
 
-from socketkeep import _log
-from socketkeep._keeper._reactor import (
+from socketkeep._base import _log
+from socketkeep._keeper.loop._reactor import (
     FAILURES,
     PAUSE,
     READABLE,

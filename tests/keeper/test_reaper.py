@@ -7,9 +7,9 @@ import signal
 
 import pytest
 
-from socketkeep._keeper import _system
-from socketkeep._keeper._children import Children
-from socketkeep._keeper._system import Exit, System
+from socketkeep._keeper.loop import _system
+from socketkeep._keeper.loop._children import Children
+from socketkeep._keeper.loop._system import Exit, System
 from tests.keeper.bench import Bench
 from tests.keeper.fakes import Clock, SteppedReactor
 

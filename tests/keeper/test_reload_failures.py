@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from socketkeep._keeper._reloads import Outcome
+from socketkeep._keeper.rollout._reloads import Outcome
 from tests.keeper.bench import Bench, is_alive
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import FarWorker

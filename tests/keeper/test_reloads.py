@@ -6,10 +6,10 @@ import signal
 
 import pytest
 
-from socketkeep._config import closing_time
-from socketkeep._keeper._pool import KILL_GRACE
-from socketkeep._keeper._reloads import Outcome
-from socketkeep._keeper._workers import Model
+from socketkeep._config._server_options import closing_time
+from socketkeep._keeper.rollout._reloads import Outcome
+from socketkeep._keeper.workers._pool import KILL_GRACE
+from socketkeep._keeper.workers._workers import Model
 from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 
-from socketkeep._keeper._custody import Held
-from socketkeep._keeper._fdstore import FdStore, listener_name
-from socketkeep._keeper._notify import Notifier
-from socketkeep._keeper._ownership import Ownership, State
-from socketkeep._keeper._restoring import Stored
-from socketkeep._keeper._state import sealed_memfd
+from socketkeep._keeper.connections._fdstore import FdStore, listener_name
+from socketkeep._keeper.connections._restoring import Stored
+from socketkeep._keeper.loop._notify import Notifier
+from socketkeep._keeper.tables._custody import Held
+from socketkeep._keeper.tables._ownership import Ownership, State
+from socketkeep._keeper.tables._state import sealed_memfd
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import Ended, Status
 from socketkeep._wire import _scoreboard as scoreboard

@@ -6,8 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep._keeper._seats import UNBOUNDED, accept_limits, seats_of_model, shares, within
-from socketkeep._keeper._workers import Model
+from socketkeep._keeper.tables._seats import (
+    UNBOUNDED,
+    accept_limits,
+    seats_of_model,
+    shares,
+    within,
+)
+from socketkeep._keeper.workers._workers import Model
 
 SEATS = st.integers(0, 20)
 #: The seats of each worker, and how many of them are taken.

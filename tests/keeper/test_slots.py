@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from socketkeep._admin._control import Commands
 from socketkeep._admin._protocol import Done, Request, encode
-from socketkeep._config import MOST_WORKERS
-from socketkeep._keeper._slots import Slots
+from socketkeep._config._server_options import MOST_WORKERS
+from socketkeep._keeper.workers._slots import Slots
 from tests.keeper.bench import Bench
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from socketkeep._keeper import _state
-from socketkeep._keeper._state import State, StateError, read_state, write_state
-from socketkeep._keeper._system import System
+from socketkeep._keeper.loop._system import System
+from socketkeep._keeper.tables import _state
+from socketkeep._keeper.tables._state import State, StateError, read_state, write_state
 from tests.keeper.bench import Bench
 
 

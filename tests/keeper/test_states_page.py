@@ -10,7 +10,8 @@ from typing import TypeVar
 import pytest
 from docs._ext.declared import PAGES
 
-from socketkeep._keeper import _generations, _ownership
+from socketkeep._keeper.tables import _ownership
+from socketkeep._keeper.workers import _generations
 from socketkeep._stream import _lifecycle
 
 S = TypeVar("S", bound=Enum)

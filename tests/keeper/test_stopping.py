@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from socketkeep._config import closing_time
-from socketkeep._keeper._pool import KILL_GRACE
+from socketkeep._config._server_options import closing_time
+from socketkeep._keeper.workers._pool import KILL_GRACE
 from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
 from tests.keeper.test_moves import give_up

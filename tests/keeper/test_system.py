@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from socketkeep._keeper._system import System
+from socketkeep._keeper.loop._system import System
 from socketkeep._wire._scoreboard import create_memfd
 
 _MAPS: str = """
@@ -59,8 +59,8 @@ def test_whose_a_process_is_its_maps_show() -> None:
 
 _TREE: str = """
 import os, sys, time
-from socketkeep import _prctl
-from socketkeep._keeper._system import System
+from socketkeep._base import _prctl
+from socketkeep._keeper.loop._system import System
 _prctl.set_child_subreaper()
 system, pid = System(), os.getpid
 def child(then):

@@ -9,7 +9,7 @@ from typing import Final
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep._keeper._turns import Turns
+from socketkeep._keeper.tables._turns import Turns
 
 #: One who comes into a line, or a seat that becomes free.
 STEPS: Final = st.lists(st.sampled_from(["woken", "new", "seat"]), max_size=200)

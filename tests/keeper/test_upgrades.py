@@ -9,9 +9,9 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from socketkeep._keeper._pool import KILL_GRACE
-from socketkeep._keeper._reloads import Outcome
-from socketkeep._keeper._workers import WorkerState
+from socketkeep._keeper.rollout._reloads import Outcome
+from socketkeep._keeper.workers._pool import KILL_GRACE
+from socketkeep._keeper.workers._workers import WorkerState
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import OFFERED
 from socketkeep._wire._messages import Attached, Ended, Keep, Loaded, Orphaned
@@ -132,7 +132,7 @@ def test_a_traceback_becomes_a_line_that_says_where(bench: Bench) -> None:
     traceback = (
         "Traceback (most recent call last):\n"
         '  File "<frozen runpy>", line 198, in _run_module_as_main\n'
-        '  File "/opt/new/socketkeep/_log.py", line 7\n'
+        '  File "/opt/new/socketkeep/_base/_log.py", line 7\n'
         "    def (\n"
         "        ^\n"
         "SyntaxError: invalid syntax\n"
@@ -142,7 +142,7 @@ def test_a_traceback_becomes_a_line_that_says_where(bench: Bench) -> None:
     ((first, *rest),) = (outcome.error.splitlines() for outcome in bench.outcomes)
     assert first == (
         "the new version cannot take over: SyntaxError: invalid syntax"
-        " (/opt/new/socketkeep/_log.py, line 7)"
+        " (/opt/new/socketkeep/_base/_log.py, line 7)"
     )
     assert rest == traceback.splitlines()
 

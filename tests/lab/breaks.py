@@ -15,7 +15,8 @@ from typing import Final
 
 import msgspec
 
-from socketkeep import Socket, _prctl, fork
+from socketkeep import Socket, fork
+from socketkeep._base import _prctl
 from socketkeep._lab import _bench as bench
 from socketkeep._lab._calls import Calls
 from socketkeep._lab._catalogue import EXPERIMENTS

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep._address import (
+from socketkeep._base._address import (
     FdAddress,
     InetAddress,
     UnixAddress,
@@ -20,7 +20,7 @@ from socketkeep._address import (
     parse_bind,
     peer_text,
 )
-from socketkeep._errors import AddressError
+from socketkeep._base._errors import AddressError
 
 
 @pytest.mark.parametrize(

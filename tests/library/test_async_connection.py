@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from socketkeep._errors import (
+from socketkeep._base._errors import (
     Busy,
     Closed,
     LimitExceeded,

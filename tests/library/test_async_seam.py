@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from socketkeep._errors import Closed, Released
+from socketkeep._base._errors import Closed, Released
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._assignment import Assignment, Order, handling
 from socketkeep._stream._lifecycle import Detached

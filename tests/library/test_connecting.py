@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from socketkeep._connecting import Connecting, connect
-from socketkeep._errors import (
+from socketkeep._base._errors import (
     AddressError,
     Closed,
     OutOfResources,
@@ -27,8 +26,9 @@ from socketkeep._errors import (
     Unresolved,
     WouldBlock,
 )
-from socketkeep._listener import Listener
-from socketkeep._resolving import Address
+from socketkeep._net._connecting import Connecting, connect
+from socketkeep._net._listener import Listener
+from socketkeep._net._resolving import Address
 from socketkeep._stream._connection import Connection
 from socketkeep._stream._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
 

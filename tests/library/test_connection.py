@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from socketkeep._errors import (
+from socketkeep._base._errors import (
     Busy,
     Closed,
     LimitExceeded,

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep._errors import StateTooLarge, TimedOut, WouldBlock
+from socketkeep._base._errors import StateTooLarge, TimedOut, WouldBlock
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._assignment import Assignment, handling
 from socketkeep._stream._connection import Connection

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from socketkeep._errors import HandlerError
-from socketkeep._handlers import Service, inspect_handler, resumable
+from socketkeep._base._errors import HandlerError
+from socketkeep._net._handlers import Service, inspect_handler, resumable
 
 
 def plain(conn: object) -> None: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from socketkeep._happy import DELAY, Race, interleave
+from socketkeep._net._happy import DELAY, Race, interleave
 
 
 class Clock:

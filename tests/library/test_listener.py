@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._errors import ListenError, OutOfResources, WouldBlock
-from socketkeep._listener import Listener, inherited_listeners
+from socketkeep._base._errors import ListenError, OutOfResources, WouldBlock
+from socketkeep._net._listener import Listener, inherited_listeners
 
 
 def connects(address: str | tuple[str, int], family: int = socket.AF_INET) -> bool:
@@ -217,7 +217,7 @@ def test_an_inherited_listener_serves() -> None:
 
 PASSES = """
 import os, sys
-from socketkeep._listener import inherited_listeners
+from socketkeep._net._listener import inherited_listeners
 os.environ["LISTEN_PID"] = sys.argv[1].replace("me", str(os.getpid()))
 found = inherited_listeners()
 print([(l.text, l.name, os.get_inheritable(l.fileno())) for l in found])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from socketkeep._errors import LimitExceeded, Malformed, PeerClosed, TimedOut, WouldBlock
+from socketkeep._base._errors import LimitExceeded, Malformed, PeerClosed, TimedOut, WouldBlock
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._assignment import Assignment
 from socketkeep._stream._connection import Connection

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from socketkeep._errors import Busy, Closed, NotCommitted, PeerClosed, TimedOut
+from socketkeep._base._errors import Busy, Closed, NotCommitted, PeerClosed, TimedOut
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._assignment import Assignment, Order, handling
 from socketkeep._stream._connection import Connection

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep._errors import (
+from socketkeep._base._errors import (
     Closed,
     HandlerError,
     LimitExceeded,

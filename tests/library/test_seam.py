@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from socketkeep._errors import Closed, Released
+from socketkeep._base._errors import Closed, Released
 from socketkeep._stream._assignment import Assignment, Order, handling
 from socketkeep._stream._connection import Connection
 from socketkeep._stream._lifecycle import Detached

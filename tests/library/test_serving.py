@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from socketkeep._async_connecting import open_connection
-from socketkeep._errors import AddressError, PeerReset, Refused, TimedOut
-from socketkeep._listener import Listener
-from socketkeep._serving import serve
+from socketkeep._base._errors import AddressError, PeerReset, Refused, TimedOut
+from socketkeep._net._async_connecting import open_connection
+from socketkeep._net._listener import Listener
+from socketkeep._net._serving import serve
 from socketkeep._stream._aio import AsyncConnection
 from tests.library.conftest import Run
 from tests.library.test_connecting import deaf, name_of, unused_port

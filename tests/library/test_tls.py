@@ -17,9 +17,7 @@ from typing import TypeVar
 import pytest
 import trustme
 
-from socketkeep._async_connecting import open_connection
-from socketkeep._connecting import Connecting, connect
-from socketkeep._errors import (
+from socketkeep._base._errors import (
     Busy,
     Closed,
     PeerClosed,
@@ -30,9 +28,11 @@ from socketkeep._errors import (
     Truncated,
     WouldBlock,
 )
-from socketkeep._forking import fork
-from socketkeep._listener import Listener
-from socketkeep._serving import serve
+from socketkeep._base._forking import fork
+from socketkeep._net._async_connecting import open_connection
+from socketkeep._net._connecting import Connecting, connect
+from socketkeep._net._listener import Listener
+from socketkeep._net._serving import serve
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._assignment import Assignment
 from socketkeep._stream._connection import Connection

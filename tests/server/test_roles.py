@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 from docs._ext.declared import PAGES
 
-from socketkeep._roles import PARTS, Role
+from socketkeep._base._roles import PARTS, Role
 from socketkeep.inspect import holders
 from tests._processes import Process, all_processes, descendants
 from tests.harness import Server

@@ -17,7 +17,7 @@ from typing import Self
 
 import pytest
 
-from socketkeep import _log, _log_sink
+from socketkeep._base import _log, _log_sink
 from tests.harness import connect, read_reply, write_handler, write_source
 from tests.server.support import accepts, seats
 

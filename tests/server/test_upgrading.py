@@ -70,7 +70,7 @@ def test_to_a_version_with_added_fields_and_back(server: Server, versions: Versi
         source = source[:end] + '\n    added: str = "by 2.0"' + source[end:]
     messages.write_text(source)
     edit(
-        versions.package("2.0") / "_keeper" / "_state.py",
+        versions.package("2.0") / "_keeper" / "tables" / "_state.py",
         "    watcher: int = 0\n",
         '    watcher: int = 0\n    added: str = "by 2.0"\n',
     )
@@ -100,7 +100,7 @@ def test_by_signal(server: Server, versions: Versions) -> None:
 @pytest.mark.parametrize(
     ("module", "source", "complaint"),
     [
-        ("_keeper/_closer.py", "def (:\n", "SyntaxError"),
+        ("_keeper/loop/_closer.py", "def (:\n", "SyntaxError"),
         ("_worker/_thread.py", "def (:\n", "SyntaxError"),
         ("_cli/demo.py", "def (:\n", "SyntaxError"),
         ("__init__.py", "raise RuntimeError('not today')\n", "RuntimeError: not today"),
@@ -110,7 +110,7 @@ def test_by_signal(server: Server, versions: Versions) -> None:
             "ModuleNotFoundError: No module named 'a_package_that_is_missing'",
         ),
         (
-            "_keeper/_state.py",
+            "_keeper/tables/_state.py",
             "OLDEST_READ = FORMAT = 2\n",
             "in format 1, and this version reads 2",
         ),

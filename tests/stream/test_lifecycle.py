@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep._errors import Closed, PeerReset, Released, SocketkeepError
+from socketkeep._base._errors import Closed, PeerReset, Released, SocketkeepError
 from socketkeep._stream._lifecycle import (
     RECORDED,
     TRANSITIONS,

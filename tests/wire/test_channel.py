@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from socketkeep import _log, _passing
+from socketkeep._base import _log, _passing
 from socketkeep._wire._channel import Channel, ChannelClosed, Garbled, Packet, channel_pair
 from socketkeep._wire._messages import Detached, Forked, Message, Seats, encode
 from tests.wire.limits import out_of_descriptors

@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from socketkeep._passing import Unfit, sealed_size
+from socketkeep._base._passing import Unfit, sealed_size
 from socketkeep._wire._descriptors import (
     ANYWHERE,
     connection_place,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from socketkeep import _log
+from socketkeep._base import _log
 
 
 class Lines(logging.Handler):

@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from socketkeep._config import ServeConfig
-from socketkeep._handlers import inspect_handler
+from socketkeep._config._server_options import ServeConfig
+from socketkeep._net._handlers import inspect_handler
 from socketkeep._wire._channel import Channel, Packet, channel_pair
 from socketkeep._wire._messages import Attach, Message
 from socketkeep._wire._scoreboard import Scoreboard, create_memfd

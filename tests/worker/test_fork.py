@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from socketkeep import resumable
-from socketkeep._children import Child
+from socketkeep._net._children import Child
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import Ended
 from socketkeep._worker._fork import ForkModel

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from socketkeep._errors import Closed, PeerClosed, PeerReset, SocketkeepError, TimedOut
+from socketkeep._base._errors import Closed, PeerClosed, PeerReset, SocketkeepError, TimedOut
 from socketkeep._stream import _record as record
 from socketkeep._stream._assignment import Assignment
 from socketkeep._stream._connection import Connection

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from socketkeep import AsyncConnection, Connection, Service, resumable
-from socketkeep._handlers import inspect_handler
+from socketkeep._net._handlers import inspect_handler
 from socketkeep._wire import _scoreboard as scoreboard
 from socketkeep._wire._messages import (
     Acknowledged,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._config import ServeConfig
-from socketkeep._handlers import Handler, inspect_handler
+from socketkeep._config._server_options import ServeConfig
+from socketkeep._net._handlers import Handler, inspect_handler
 from socketkeep._worker._target import (
     LoadError,
     Model,

@@ -11,19 +11,19 @@ from typing import Any, Final
 
 import msgspec
 
-from socketkeep import _log
 from socketkeep._admin import _snapshots
 from socketkeep._admin._guests import Full, Guests
 from socketkeep._admin._protocol import MAX_REQUEST, Done, Progress, decode_request, encode
-from socketkeep._config import MOST_WORKERS
-from socketkeep._errors import ListenError
-from socketkeep._keeper._grounds import bind_anew
+from socketkeep._base import _log
+from socketkeep._base._errors import ListenError
+from socketkeep._config._server_options import MOST_WORKERS
 from socketkeep._keeper._inheritance import saved_listener
 from socketkeep._keeper._keeper import Keeper
-from socketkeep._keeper._reactor import READABLE, WRITABLE, Reactor, Timer
-from socketkeep._keeper._reloads import Outcome
-from socketkeep._keeper._state import KeepOpen, SavedClient, SavedControl
-from socketkeep._listener import Listener
+from socketkeep._keeper.loop._reactor import READABLE, WRITABLE, Reactor, Timer
+from socketkeep._keeper.rollout._grounds import bind_anew
+from socketkeep._keeper.rollout._reloads import Outcome
+from socketkeep._keeper.tables._state import KeepOpen, SavedClient, SavedControl
+from socketkeep._net._listener import Listener
 
 _EXIT_FAILED: Final = 1
 _EXIT_USAGE: Final = 2

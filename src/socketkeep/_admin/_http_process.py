@@ -14,15 +14,15 @@ from typing import Final
 
 import msgspec
 
-from socketkeep import _log
 from socketkeep._admin._settings import HttpSettings
-from socketkeep._config import ServeConfig
-from socketkeep._keeper._children import Children
+from socketkeep._base import _log
+from socketkeep._config._server_options import ServeConfig
 from socketkeep._keeper._inheritance import saved_listener
-from socketkeep._keeper._reactor import Reactor, Timer
-from socketkeep._keeper._state import KeepOpen, SavedListener
-from socketkeep._keeper._system import Exit, System
-from socketkeep._listener import Listener
+from socketkeep._keeper.loop._children import Children
+from socketkeep._keeper.loop._reactor import Reactor, Timer
+from socketkeep._keeper.loop._system import Exit, System
+from socketkeep._keeper.tables._state import KeepOpen, SavedListener
+from socketkeep._net._listener import Listener
 
 _PIPE: Final = 65536  # bytes that a pipe takes, pipe(7)
 _FIRST_DELAY: Final = 0.1  # seconds until it is started again, doubled each time

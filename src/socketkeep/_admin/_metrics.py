@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from socketkeep._admin._reports import LiveReport, Waits, WorkerReport
-from socketkeep._printable import printable
+from socketkeep._base._printable import printable
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family

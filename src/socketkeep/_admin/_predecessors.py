@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from socketkeep import _log
-from socketkeep._errors import ListenError
-from socketkeep._keeper._adoption import Adopter, Adoption
-from socketkeep._keeper._reactor import Reactor
-from socketkeep._listener import Listener
+from socketkeep._base import _log
+from socketkeep._base._errors import ListenError
+from socketkeep._keeper.loop._reactor import Reactor
+from socketkeep._keeper.workers._adoption import Adopter, Adoption
+from socketkeep._net._listener import Listener
 from socketkeep._wire._rendezvous import directory_beside
 
 #: How long workers have to answer, in seconds: a `prefork` one that serves looks once a second.

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from socketkeep._creating import make_private_directory
+from socketkeep._base._creating import make_private_directory
 
 #: A request is short; whoever sends more than this without a newline is not a client of ours.
 MAX_REQUEST: Final = 65536

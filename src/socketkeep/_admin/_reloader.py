@@ -7,10 +7,10 @@ import os
 import signal
 from collections.abc import Callable
 
-from socketkeep import _log
-from socketkeep._keeper._children import Children
-from socketkeep._keeper._reactor import Reactor
-from socketkeep._keeper._system import System
+from socketkeep._base import _log
+from socketkeep._keeper.loop._children import Children
+from socketkeep._keeper.loop._reactor import Reactor
+from socketkeep._keeper.loop._system import System
 
 
 class Reloader:

@@ -14,37 +14,37 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Final
 
-from socketkeep import _log
-from socketkeep._address import UnixAddress, parse_bind
 from socketkeep._admin._control import CONTROL_BACKLOG, CONTROL_MODE, ControlServer
 from socketkeep._admin._http_process import HttpProcess
 from socketkeep._admin._predecessors import Predecessors, listener_of
 from socketkeep._admin._protocol import control_path, default_name, make_runtime_dir
 from socketkeep._admin._reloader import Reloader
-from socketkeep._binding import inherited_socket
-from socketkeep._config import ServeConfig, serves_ipv6_alone
-from socketkeep._errors import ListenError
-from socketkeep._inherited import (
+from socketkeep._base import _log
+from socketkeep._base._address import UnixAddress, parse_bind
+from socketkeep._base._errors import ListenError
+from socketkeep._base._inherited import (
     hear_of_children,
     hold_signals,
     let_signals_come,
     put_in_order,
 )
+from socketkeep._base._roles import Role
+from socketkeep._base._titles import set_title
+from socketkeep._config._server_options import ServeConfig, serves_ipv6_alone
 from socketkeep._inspect._holders import describe_holders, holders_of_port
-from socketkeep._keeper._directory import Place, WorkingDirectory, place_of
-from socketkeep._keeper._fdstore import FdStore
-from socketkeep._keeper._grounds import Grounds
 from socketkeep._keeper._inheritance import restored_listener, snapshot
 from socketkeep._keeper._keeper import Keeper
-from socketkeep._keeper._notify import Herald, ManagerTerms, Notifier
-from socketkeep._keeper._reactor import Reactor, SignalQueue
-from socketkeep._keeper._restoring import Stored
 from socketkeep._keeper._signals import SIGNALS, SignalActions
-from socketkeep._keeper._state import KeepOpen, State
-from socketkeep._keeper._system import System
-from socketkeep._listener import STORED, Listener, passed_descriptors
-from socketkeep._roles import Role
-from socketkeep._titles import set_title
+from socketkeep._keeper.connections._fdstore import FdStore
+from socketkeep._keeper.connections._restoring import Stored
+from socketkeep._keeper.loop._notify import Herald, ManagerTerms, Notifier
+from socketkeep._keeper.loop._reactor import Reactor, SignalQueue
+from socketkeep._keeper.loop._system import System
+from socketkeep._keeper.rollout._directory import Place, WorkingDirectory, place_of
+from socketkeep._keeper.rollout._grounds import Grounds
+from socketkeep._keeper.tables._state import KeepOpen, State
+from socketkeep._net._binding import inherited_socket
+from socketkeep._net._listener import STORED, Listener, passed_descriptors
 from socketkeep._wire._rendezvous import directory_beside
 
 _EXIT_FAILED: Final = 1

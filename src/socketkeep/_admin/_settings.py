@@ -6,9 +6,9 @@ import os
 
 import msgspec
 
-from socketkeep._address import InetAddress, parse_bind
-from socketkeep._config import ServeConfig, option
-from socketkeep._mistakes import OptionError
+from socketkeep._base._address import InetAddress, parse_bind
+from socketkeep._base._mistakes import OptionError
+from socketkeep._config._server_options import ServeConfig, option
 
 
 class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):

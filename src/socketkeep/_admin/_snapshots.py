@@ -23,9 +23,9 @@ from socketkeep._admin._reports import (
 )
 from socketkeep._inspect._queue import listen_queue
 from socketkeep._keeper._keeper import Keeper
-from socketkeep._keeper._ownership import Ownership
-from socketkeep._keeper._waits import BOUNDS
-from socketkeep._keeper._workers import Worker, WorkerState
+from socketkeep._keeper.tables._ownership import Ownership
+from socketkeep._keeper.tables._waits import BOUNDS
+from socketkeep._keeper.workers._workers import Worker, WorkerState
 from socketkeep._stream import _record as record
 from socketkeep._stream._assignment import Attached
 from socketkeep._wire._scoreboard import id_of, parse_connection_id

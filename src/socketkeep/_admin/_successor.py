@@ -6,7 +6,7 @@ child and with ``--check``, to see that it can be done.  The name and the argume
 
 from __future__ import annotations
 
-from socketkeep._importing import ours_first
+from socketkeep._base._importing import ours_first
 
 if __name__ == "__main__":
     ours_first()
@@ -21,8 +21,8 @@ from pathlib import Path
 
 import socketkeep
 from socketkeep._admin._server import ServeFailure, resume
-from socketkeep._keeper._state import StateError, read_state
-from socketkeep._printable import printable_lines
+from socketkeep._base._printable import printable_lines
+from socketkeep._keeper.tables._state import StateError, read_state
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -52,7 +52,7 @@ def _load_all() -> None:
         SourceFileLoader(path.stem, str(path)).get_code(path.stem)  # from the cache, where it is
     for part in ("_keeper", "_wire", "_worker"):
         package = importlib.import_module(f"socketkeep.{part}")
-        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith(".__main__"):
                 importlib.import_module(module.name)
 

@@ -10,7 +10,7 @@ what they lead to now is watched from then on.
 
 from __future__ import annotations
 
-from socketkeep._importing import ours_first
+from socketkeep._base._importing import ours_first
 
 if __name__ == "__main__":
     ours_first()

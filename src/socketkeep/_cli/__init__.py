@@ -16,10 +16,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what may be asked of a server by signal, which waits from here on until it can be done.
     """
     if arguments is None:
-        from socketkeep._importing import ours_first
+        from socketkeep._base._importing import ours_first
 
         ours_first()
-        from socketkeep._inherited import hold_signals, open_standard_streams
+        from socketkeep._base._inherited import hold_signals, open_standard_streams
 
         if sys.argv[1:2] and sys.argv[1] in _SERVING:
             hold_signals()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from socketkeep._address import parse_bind
-from socketkeep._config import ServeConfig
+from socketkeep._base._address import parse_bind
+from socketkeep._config._server_options import ServeConfig
 
 if TYPE_CHECKING:  # every `serve` imports this
     from socketkeep._inspect._adopting import BorrowedListener

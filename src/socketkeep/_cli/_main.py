@@ -12,10 +12,10 @@ from typing import Final
 
 import click
 
+from socketkeep._base._log_sink import NoRoom, descriptor_sink
+from socketkeep._base._mistakes import OptionError, nearest
+from socketkeep._base._printable import printable_lines
 from socketkeep._cli._exit import DONE, FAILED, INTERRUPTED, USAGE, Failure
-from socketkeep._log_sink import NoRoom, descriptor_sink
-from socketkeep._mistakes import OptionError, nearest
-from socketkeep._printable import printable_lines
 from socketkeep._version import VERSION
 
 _PATIENCE: Final = 2000  # milliseconds, for room where an error is to be said

@@ -17,10 +17,10 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from socketkeep import _prctl
 from socketkeep._admin._settings import check_admin
+from socketkeep._base import _prctl
 from socketkeep._cli._exit import FAILED, USAGE, Failure
-from socketkeep._config import ServeConfig
+from socketkeep._config._server_options import ServeConfig
 
 # Beside connections a process holds listeners, channels, a log, the scoreboard, an event loop.
 _OTHER_DESCRIPTORS: Final = 64

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import click
 
-from socketkeep._printable import printable, printable_lines
+from socketkeep._base._printable import printable, printable_lines
 
 
 def say(text: str) -> None:

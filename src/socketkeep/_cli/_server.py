@@ -11,11 +11,11 @@ import msgspec
 
 from socketkeep._admin._client import QUERY_TIMEOUT, ControlError, ask, find_control
 from socketkeep._admin._protocol import Done
+from socketkeep._base._printable import printable
 from socketkeep._cli._exit import FAILED, Failure
 from socketkeep._cli._say import say
 from socketkeep._cli._table import Table
 from socketkeep._cli._watching import json_option, present, print_json
-from socketkeep._printable import printable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Report = TypeVar("Report")

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from socketkeep._printable import printable
+from socketkeep._base._printable import printable
 
 
 class Table(Struct, frozen=True):

@@ -11,8 +11,8 @@ from typing import Final
 
 from socketkeep._admin._feed import Frame
 from socketkeep._admin._reports import ConnectionReport, LiveReport, WorkerReport
+from socketkeep._base._printable import printable
 from socketkeep._cli._table import duration, size
-from socketkeep._printable import printable
 
 #: How long a connection that has moved is marked, in seconds.
 _MARKED: Final = 2.0

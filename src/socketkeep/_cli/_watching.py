@@ -11,8 +11,8 @@ from typing import Any, Final, TypeVar
 import click
 import msgspec
 
+from socketkeep._base._printable import printable_data
 from socketkeep._cli._table import Table, show
-from socketkeep._printable import printable_data
 
 Report = TypeVar("Report")
 

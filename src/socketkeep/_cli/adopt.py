@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from socketkeep._address import parse_bind
+from socketkeep._base._address import parse_bind
 from socketkeep._cli._adopted import Adopted
 from socketkeep._cli._exit import USAGE, Failure
 from socketkeep._cli.holders import failures

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
+from socketkeep._base._errors import AddressError, SystemFailure
 from socketkeep._cli._exit import FAILED, USAGE, Failure
 from socketkeep._cli._table import Measure, Table, duration, size
 from socketkeep._cli._watching import json_option, present, watch_option
-from socketkeep._errors import AddressError, SystemFailure
 from socketkeep._inspect._results import HeldSocket, HeldSockets, Timer
 from socketkeep._inspect._survey import holders as look
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import click
 
+from socketkeep._base._printable import printable
 from socketkeep._cli._exit import DONE, FAILED
 from socketkeep._cli._say import finding, say_blocks
 from socketkeep._cli._watching import json_option, print_json
@@ -15,7 +16,6 @@ from socketkeep._inspect._diagnosis import subject_of
 from socketkeep._inspect._judging import Leak
 from socketkeep._inspect._leaks import leaks as find
 from socketkeep._inspect._rights import why_unreadable
-from socketkeep._printable import printable
 
 #: So many of a kind are told at length of a process; one that serves may have thousands.
 _EXAMPLES = 3

@@ -14,11 +14,11 @@ from socketkeep._cli._adopted import Adopted
 from socketkeep._cli._exit import DONE, USAGE, Failure
 from socketkeep._cli._preflight import preflight
 from socketkeep._cli._say import say
-from socketkeep._config import OPTIONS, ServeConfig
-from socketkeep._keeper._directory import Place, place_of
-from socketkeep._listener import listeners_are_passed
-from socketkeep._options import FLAG, Option
-from socketkeep._settings import CONFIG_VARIABLE, gather
+from socketkeep._config._options import FLAG, Option
+from socketkeep._config._server_options import OPTIONS, ServeConfig
+from socketkeep._config._settings import CONFIG_VARIABLE, gather
+from socketkeep._keeper.rollout._directory import Place, place_of
+from socketkeep._net._listener import listeners_are_passed
 
 _PATHS: Final = ("log_file", "control", "admin_token_file", "adopt_from")
 

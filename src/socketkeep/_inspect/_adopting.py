@@ -9,8 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from socketkeep._address import BindAddress, FdAddress, InetAddress, format_address, parse_bind
-from socketkeep._errors import AddressError, SystemFailure
+from socketkeep._base._address import (
+    BindAddress,
+    FdAddress,
+    InetAddress,
+    format_address,
+    parse_bind,
+)
+from socketkeep._base._errors import AddressError, SystemFailure
 from socketkeep._inspect._borrowing import borrow
 from socketkeep._inspect._holders import describe_holders, holders_of_port
 from socketkeep._inspect._processes import descendants

@@ -7,9 +7,9 @@ import socket
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from socketkeep._address import BindAddress, FdAddress, InetAddress, UnixAddress
-from socketkeep._commands import command_of
-from socketkeep._handles import descriptors
+from socketkeep._base._address import BindAddress, FdAddress, InetAddress, UnixAddress
+from socketkeep._base._commands import command_of
+from socketkeep._base._handles import descriptors
 from socketkeep._inspect._processes import user_name, user_of_process
 from socketkeep._inspect._sock_diag import (
     LISTEN,

@@ -8,7 +8,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
-from socketkeep._errors import SystemFailure
+from socketkeep._base._errors import SystemFailure
 from socketkeep._inspect._processes import Process, Processes, keeper_above
 from socketkeep._inspect._programs import is_forked, is_python, survives_exec
 from socketkeep._inspect._results import HeldSocket, SocketHolder

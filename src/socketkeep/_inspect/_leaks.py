@@ -13,14 +13,14 @@ from collections.abc import Container, Iterable, Sequence
 
 from msgspec import Struct
 
-from socketkeep._errors import SystemFailure
+from socketkeep._base._errors import SystemFailure
+from socketkeep._base._visibility import hidden_processes
 from socketkeep._inspect._judging import Leak, Seen, judged
 from socketkeep._inspect._processes import Processes, ancestors, descendants, reader
 from socketkeep._inspect._rows import tcp_facts
 from socketkeep._inspect._sock_diag import inet_sockets
 from socketkeep._inspect._survey import holders
 from socketkeep._inspect._waits import Waits, waits_of
-from socketkeep._visibility import hidden_processes
 
 
 class Leaks(Struct, frozen=True):

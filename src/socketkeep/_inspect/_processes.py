@@ -11,8 +11,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from socketkeep._commands import command_line, cut
-from socketkeep._process_stat import PARENT, START, STATE, stat_fields
+from socketkeep._base._commands import command_line, cut
+from socketkeep._base._process_stat import PARENT, START, STATE, stat_fields
 
 #: The command lines of keepers: with their title set, without, and after an upgrade.
 _KEEPER: Final = (

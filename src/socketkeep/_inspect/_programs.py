@@ -6,7 +6,7 @@ import os
 import re
 from typing import Final
 
-from socketkeep._process_stat import STACK, stat_fields
+from socketkeep._base._process_stat import STACK, stat_fields
 
 _PYTHON: Final = re.compile(r"(python|pypy)[0-9.]*( \(deleted\))?")
 

@@ -6,9 +6,9 @@ import os
 from collections.abc import Collection
 from typing import Final
 
-from socketkeep._commands import command_of
+from socketkeep._base._commands import command_of
+from socketkeep._base._visibility import exists, has_capability, hidden_processes
 from socketkeep._inspect._processes import user_name
-from socketkeep._visibility import exists, has_capability, hidden_processes
 
 _YAMA: Final = "/proc/sys/kernel/yama/ptrace_scope"
 _NAMED: Final = 3

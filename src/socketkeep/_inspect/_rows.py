@@ -7,7 +7,7 @@ import struct
 from functools import lru_cache
 from typing import Final
 
-from socketkeep._address import format_address
+from socketkeep._base._address import format_address
 from socketkeep._inspect._processes import user_name
 from socketkeep._inspect._results import HeldSocket, SocketHolder, TcpFacts, Timer
 from socketkeep._inspect._sock_diag import (

@@ -10,8 +10,9 @@ from typing import Final
 
 from msgspec import Struct, field
 
-from socketkeep._address import InetAddress, UnixAddress
-from socketkeep._errors import SystemFailure
+from socketkeep._base._address import InetAddress, UnixAddress
+from socketkeep._base._errors import SystemFailure
+from socketkeep._base._visibility import exists, hidden_processes
 from socketkeep._inspect._descriptors import Descriptors, look_everywhere, look_into
 from socketkeep._inspect._origins import How, origin_of
 from socketkeep._inspect._processes import Process, Processes, reader, user_of_process
@@ -26,7 +27,6 @@ from socketkeep._inspect._sock_diag import (
     unix_sockets,
 )
 from socketkeep._inspect._what import ProcessSockets, hosts_of, parse_what
-from socketkeep._visibility import exists, hidden_processes
 
 _OPERATION: Final = "holders"
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})

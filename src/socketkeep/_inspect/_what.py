@@ -8,8 +8,8 @@ from typing import Final, TypeAlias
 
 from msgspec import Struct
 
-from socketkeep._address import FdAddress, InetAddress, UnixAddress, parse_bind
-from socketkeep._errors import AddressError
+from socketkeep._base._address import FdAddress, InetAddress, UnixAddress, parse_bind
+from socketkeep._base._errors import AddressError
 from socketkeep._inspect._results import HeldSocket
 
 #: No Linux system has a pid beyond this (PID_MAX_LIMIT).

@@ -7,7 +7,7 @@ import stat
 
 from msgspec import Struct
 
-from socketkeep._address import InetAddress, UnixAddress
+from socketkeep._base._address import InetAddress, UnixAddress
 from socketkeep._inspect._connection_diagnoses import CONNECTION_DIAGNOSES
 from socketkeep._inspect._diagnosis import Diagnosis, Facts, subject_of, who
 from socketkeep._inspect._listener_diagnoses import LISTENER_DIAGNOSES, nobody_listens

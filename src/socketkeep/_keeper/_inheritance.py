@@ -6,8 +6,8 @@ import socket
 import time
 
 from socketkeep._keeper._keeper import Keeper
-from socketkeep._keeper._state import KeepOpen, SavedKeeper, SavedListener, SavedPlace, State
-from socketkeep._listener import Listener
+from socketkeep._keeper.tables._state import KeepOpen, SavedKeeper, SavedListener, SavedPlace, State
+from socketkeep._net._listener import Listener
 
 
 def snapshot(keeper: Keeper, keep: KeepOpen) -> State:

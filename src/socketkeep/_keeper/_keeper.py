@@ -8,42 +8,37 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, Literal
 
-from socketkeep import _log
-from socketkeep._config import (
+from socketkeep._base import _log
+from socketkeep._config._server_options import (
     DEFAULT_WORKERS,
     MOST_WORKERS,
     ServeConfig,
     closing_time,
     worker_timeout,
 )
-from socketkeep._keeper._allotment import Allotment
-from socketkeep._keeper._children import Children
-from socketkeep._keeper._closer import Closer
-from socketkeep._keeper._connections import Connections
-from socketkeep._keeper._custody import Held
-from socketkeep._keeper._drain import Drain
-from socketkeep._keeper._fdstore import LISTENER, FdStore, listener_name
-from socketkeep._keeper._generations import (
-    Failure,
-    Generation,
-    GenerationEvent,
-    Templates,
-)
-from socketkeep._keeper._grounds import Grounds
-from socketkeep._keeper._notify import Herald
-from socketkeep._keeper._pool import KILL_GRACE, WorkerPool
-from socketkeep._keeper._queues import Queues
-from socketkeep._keeper._reactor import Reactor, Timer
-from socketkeep._keeper._recycling import Recycling
-from socketkeep._keeper._reloads import Done, Outcome, Reloads
-from socketkeep._keeper._screening import Screening
-from socketkeep._keeper._slots import Slots
-from socketkeep._keeper._state import SavedKeeper
-from socketkeep._keeper._system import System
-from socketkeep._keeper._upgrades import Upgrades
-from socketkeep._keeper._watchdog import Watchdog
-from socketkeep._keeper._workers import Adopted, Worker, WorkerState
-from socketkeep._listener import Listener
+from socketkeep._keeper.connections._allotment import Allotment
+from socketkeep._keeper.connections._connections import Connections
+from socketkeep._keeper.connections._fdstore import LISTENER, FdStore, listener_name
+from socketkeep._keeper.connections._queues import Queues
+from socketkeep._keeper.loop._children import Children
+from socketkeep._keeper.loop._closer import Closer
+from socketkeep._keeper.loop._notify import Herald
+from socketkeep._keeper.loop._reactor import Reactor, Timer
+from socketkeep._keeper.loop._system import System
+from socketkeep._keeper.rollout._drain import Drain
+from socketkeep._keeper.rollout._grounds import Grounds
+from socketkeep._keeper.rollout._reloads import Done, Outcome, Reloads
+from socketkeep._keeper.rollout._upgrades import Upgrades
+from socketkeep._keeper.tables._custody import Held
+from socketkeep._keeper.tables._state import SavedKeeper
+from socketkeep._keeper.workers._generations import Failure, Generation, GenerationEvent, Templates
+from socketkeep._keeper.workers._pool import KILL_GRACE, WorkerPool
+from socketkeep._keeper.workers._recycling import Recycling
+from socketkeep._keeper.workers._screening import Screening
+from socketkeep._keeper.workers._slots import Slots
+from socketkeep._keeper.workers._watchdog import Watchdog
+from socketkeep._keeper.workers._workers import Adopted, Worker, WorkerState
+from socketkeep._net._listener import Listener
 from socketkeep._stream._assignment import Order
 from socketkeep._version import VERSION
 from socketkeep._wire._channel import Channel

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import Final
 
-from socketkeep import _log
+from socketkeep._base import _log
 from socketkeep._keeper._keeper import Keeper
 
 SIGNALS: Final = (

@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn
 import msgspec
 from msgspec import Struct
 
-from socketkeep import _prctl
+from socketkeep._base import _prctl
 from socketkeep._lab._calls import Calls
 
 _MOST: Final = 65536

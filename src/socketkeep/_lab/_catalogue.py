@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Final
 
-from socketkeep import _prctl
+from socketkeep._base import _prctl
 from socketkeep._lab import _ends, _handles, _loops, _modes, _waits
 from socketkeep._lab._experiment import Experiment
 from socketkeep._lab._results import LabReport

@@ -11,12 +11,12 @@ from typing import Final
 
 from msgspec import Struct
 
+from socketkeep._base._process_stat import STATE, stat_fields
 from socketkeep._inspect._rows import STATES
 from socketkeep._inspect._sock_diag import tcp_socket
 from socketkeep._lab._actor import Open
 from socketkeep._lab._calls import HOST
 from socketkeep._lab._results import Packet
-from socketkeep._process_stat import STATE, stat_fields
 
 GONE: Final = "gone"
 CLOSED: Final = "CLOSED"

@@ -10,7 +10,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from socketkeep._errors import Busy, Closed, Released, SocketkeepError
+from socketkeep._base._errors import Busy, Closed, Released, SocketkeepError
 from socketkeep._stream._assignment import Assignment, handling
 from socketkeep._stream._async_messages import AsyncMessages, Receiving
 from socketkeep._stream._async_sender import Data, Piece, settle

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from socketkeep._errors import Busy, LimitExceeded, Malformed
+from socketkeep._base._errors import Busy, LimitExceeded, Malformed
 from socketkeep._stream._async_waiting import AsyncWaiting
 from socketkeep._stream._exchange import (
     ARRIVED,

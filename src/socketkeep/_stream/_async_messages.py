@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import Any, Self, TypeAlias
 
-from socketkeep._errors import LimitExceeded, Malformed
+from socketkeep._base._errors import LimitExceeded, Malformed
 from socketkeep._stream._async import AsyncExchange
 from socketkeep._stream._async_sender import Data
 from socketkeep._stream._exchange import CHUNK

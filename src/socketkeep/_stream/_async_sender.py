@@ -14,7 +14,7 @@ from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any, Final, Never, TypeAlias
 
-from socketkeep._errors import SocketkeepError, TimedOut, WouldBlock
+from socketkeep._base._errors import SocketkeepError, TimedOut, WouldBlock
 from socketkeep._stream._assignment import Assignment, handling
 from socketkeep._stream._exchange import Exchange
 from socketkeep._stream._modes import check_seconds

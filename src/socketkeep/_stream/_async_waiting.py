@@ -11,7 +11,7 @@ import socket
 import time
 from typing import Final, cast
 
-from socketkeep._errors import Closed
+from socketkeep._base._errors import Closed
 from socketkeep._stream._assignment import Assignment, Order, Reader
 from socketkeep._stream._async_sender import AsyncSender
 from socketkeep._stream._async_waiter import DONE, Turn, Waiter

@@ -16,7 +16,7 @@ from anyio import BrokenResourceError, BusyResourceError, ClosedResourceError, E
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.lowlevel import checkpoint
 
-from socketkeep._errors import Busy, Closed, Released, SystemFailure
+from socketkeep._base._errors import Busy, Closed, Released, SystemFailure
 
 if TYPE_CHECKING:
     import ssl

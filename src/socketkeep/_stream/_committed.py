@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
-from socketkeep._errors import StateMismatch, StateNotEncodable, StateTooLarge
+from socketkeep._base._errors import StateMismatch, StateNotEncodable, StateTooLarge
 
 #: A committed state encodes to at most this many bytes.
 STATE_LIMIT: Final = 65536

@@ -11,8 +11,8 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from socketkeep._errors import Busy, Released
-from socketkeep._originals import socket_of
+from socketkeep._base._errors import Busy, Released
+from socketkeep._base._originals import socket_of
 from socketkeep._stream._assignment import Assignment
 from socketkeep._stream._closing import LINGER, drain, end_for_all, end_writing, reset
 from socketkeep._stream._exchange import CHUNK

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Never
 
-from socketkeep._errors import (
+from socketkeep._base._errors import (
     Closed,
     Context,
     PeerClosed,

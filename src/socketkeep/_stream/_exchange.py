@@ -9,7 +9,7 @@ from __future__ import annotations
 from time import monotonic_ns
 from typing import Final
 
-from socketkeep._errors import NotCommitted
+from socketkeep._base._errors import NotCommitted
 from socketkeep._stream._committed import pack_state
 from socketkeep._stream._ending import Ending
 from socketkeep._stream._lifecycle import Event

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Final, Literal, TypeAlias
 
-from socketkeep._errors import LimitExceeded, Malformed
+from socketkeep._base._errors import LimitExceeded, Malformed
 from socketkeep._stream._buffer import ReceiveBuffer
 
 # Lines are split off in advance from so many bytes, when so many are there, and when there are so

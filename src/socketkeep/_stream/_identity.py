@@ -10,10 +10,10 @@ from time import monotonic_ns
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Final, Never, Protocol
 
-from socketkeep._address import local_text, peer_text
-from socketkeep._errors import Released
-from socketkeep._forking import Fate, drop, own
-from socketkeep._holding import Held
+from socketkeep._base._address import local_text, peer_text
+from socketkeep._base._errors import Released
+from socketkeep._base._forking import Fate, drop, own
+from socketkeep._base._holding import Held
 from socketkeep._stream._assignment import Assignment, Attached
 from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._committed import unpack_state

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from socketkeep._errors import Closed, PeerReset, Released, SocketkeepError
+from socketkeep._base._errors import Closed, PeerReset, Released, SocketkeepError
 from socketkeep._stream._record import Ended
 
 

@@ -21,7 +21,7 @@ import sys
 import termios
 from typing import Final
 
-from socketkeep._errors import LimitExceeded
+from socketkeep._base._errors import LimitExceeded
 from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._kernel_room import enlarge, peer_is_full
 

@@ -16,13 +16,7 @@ from functools import partial
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Final
 
-from socketkeep._errors import (
-    Busy,
-    LimitExceeded,
-    Malformed,
-    TimedOut,
-    WouldBlock,
-)
+from socketkeep._base._errors import Busy, LimitExceeded, Malformed, TimedOut, WouldBlock
 from socketkeep._stream._assignment import handling
 from socketkeep._stream._exchange import ARRIVED, CHUNK, LARGE_CHUNK, LOOK_AGAIN
 from socketkeep._stream._lifecycle import State

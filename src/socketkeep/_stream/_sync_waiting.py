@@ -9,7 +9,7 @@ import threading
 import time
 from typing import Final, Never, TypeAlias
 
-from socketkeep._errors import Closed, TimedOut, WouldBlock
+from socketkeep._base._errors import Closed, TimedOut, WouldBlock
 from socketkeep._stream._assignment import Assignment, Order, Retirement
 from socketkeep._stream._exchange import Exchange
 from socketkeep._stream._lifecycle import Detached

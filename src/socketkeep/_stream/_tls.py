@@ -17,7 +17,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from socketkeep._errors import Busy, Closed, HandlerError, PeerClosed, SystemFailure, Truncated
+from socketkeep._base._errors import (
+    Busy,
+    Closed,
+    HandlerError,
+    PeerClosed,
+    SystemFailure,
+    Truncated,
+)
 from socketkeep._stream._record import BYTES_IN
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from typing import Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from socketkeep import _passing
-from socketkeep._errors import (
+from socketkeep._base import _passing
+from socketkeep._base._errors import (
     OutOfResources,
     PeerClosed,
     SocketkeepError,
@@ -30,7 +30,7 @@ from socketkeep._errors import (
     TimedOut,
     translate,
 )
-from socketkeep._forking import Forkable
+from socketkeep._base._forking import Forkable
 from socketkeep._stream._assignment import Assignment
 from socketkeep._stream._exchange import Exchange
 from socketkeep._stream._modes import Blocking, Deadline, Mode, NonBlocking, Timeout, check_seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any, Final
 
-from socketkeep._errors import Closed, PeerClosed, PeerReset, Released, Truncated
+from socketkeep._base._errors import Closed, PeerClosed, PeerReset, Released, Truncated
 from socketkeep._stream._record import Ended
 from socketkeep._testing._ends import End, waits
 from socketkeep._testing._moving import MUCH, filled, raised

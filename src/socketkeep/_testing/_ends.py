@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
-from socketkeep._errors import WouldBlock
+from socketkeep._base._errors import WouldBlock
 from socketkeep._stream._modes import Mode, NonBlocking, seconds_left
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ import pickle
 import time
 from typing import Any, Final
 
-from socketkeep._errors import (
+from socketkeep._base._errors import (
     Busy,
     LimitExceeded,
     Malformed,

@@ -18,7 +18,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 import socketkeep
-from socketkeep._commands import command_of
+from socketkeep._base._commands import command_of
 from socketkeep._testing._tracing import Frame, Handle, Origin, Tracer, describe, open_handles
 
 #: How long what is on its way out may take, in seconds: threads and child processes that end.

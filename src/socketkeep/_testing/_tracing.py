@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 #: Frames of these are how the test was run, and how the socket module makes sockets.
 _RUNNERS: Final = ("_pytest", "pluggy")
-_OWN: Final = (__name__, "socket", "socketkeep._guarding", "socketkeep._socket")
+_OWN: Final = (__name__, "socket", "socketkeep._base._guarding", "socketkeep._net._socket")
 _MOST_FRAMES: Final = 12
 
 
@@ -126,7 +126,7 @@ def open_handles() -> set[Handle]:
 
 def describe(fd: int) -> str:
     """Return the kind and the addresses of the socket that is the descriptor `fd`."""
-    from socketkeep._address import format_address
+    from socketkeep._base._address import format_address
 
     try:
         # Not the class that is traced.

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
-from socketkeep import _log, _passing
+from socketkeep._base import _log, _passing
 from socketkeep._wire._messages import TAGS, AnyMessage, Message, Unreadable, decode, encode
 
 #: The types of messages that have been told to be unreadable, and how many are told of at most.

@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any, Final
 
-from socketkeep._passing import Unfit
+from socketkeep._base._passing import Unfit
 
 _EVENTFD: Final = "anon_inode:[eventfd]"
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)

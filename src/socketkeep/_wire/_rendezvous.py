@@ -15,8 +15,8 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from socketkeep._creating import check_directory, make_private_directory
-from socketkeep._originals import Socket, socket_of
+from socketkeep._base._creating import check_directory, make_private_directory
+from socketkeep._base._originals import Socket, socket_of
 
 KEEPER: Final = "keeper.sock"
 

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from typing import Final, Literal, cast
 
-from socketkeep._passing import Unfit, has_seals, sealed_size
+from socketkeep._base._passing import Unfit, has_seals, sealed_size
 from socketkeep._stream import _record as record
 from socketkeep._stream._assignment import Order
 from socketkeep._stream._record import Ended, Record

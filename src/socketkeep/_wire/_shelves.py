@@ -11,7 +11,7 @@ import mmap
 from contextlib import suppress
 from typing import Final
 
-from socketkeep._passing import Unfit
+from socketkeep._base._passing import Unfit
 from socketkeep._stream._committed import STATE_LIMIT
 from socketkeep._stream._record import STATE, Record
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from socketkeep._importing import ours_first
+from socketkeep._base._importing import ours_first
 
 ours_first()
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from socketkeep import _log
-from socketkeep._address import format_address
-from socketkeep._errors import OUT_OF_RESOURCES
-from socketkeep._originals import Socket
+from socketkeep._base import _log
+from socketkeep._base._address import format_address
+from socketkeep._base._errors import OUT_OF_RESOURCES
+from socketkeep._base._originals import Socket
 
 #: How long nothing is accepted once a descriptor, memory or a process was wanting, in seconds.
 PAUSE: Final = 0.1

@@ -16,8 +16,8 @@ from contextlib import (
 from typing import Final
 from weakref import ref
 
-from socketkeep import _log
-from socketkeep._forking import disown_all, leave, own_all
+from socketkeep._base import _log
+from socketkeep._base._forking import disown_all, leave, own_all
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._assignment import Handover, Order, handling
 from socketkeep._stream._closing import LINGER

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from socketkeep import _log
+from socketkeep._base import _log
 from socketkeep._stream import _record as record
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._assignment import Handover

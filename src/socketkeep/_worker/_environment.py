@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from socketkeep._config import ServeConfig, closing_time
-from socketkeep._handlers import Handler
+from socketkeep._config._server_options import ServeConfig, closing_time
+from socketkeep._net._handlers import Handler
 from socketkeep._stream._assignment import Order
 from socketkeep._stream._closing import LINGER
 from socketkeep._wire._channel import Channel

@@ -17,10 +17,10 @@ from typing import Final, NoReturn
 
 from msgspec import structs
 
-from socketkeep import _log
-from socketkeep._children import Child, Children, is_unknown, status_text
-from socketkeep._forking import leave
-from socketkeep._originals import socket_pair
+from socketkeep._base import _log
+from socketkeep._base._forking import leave
+from socketkeep._base._originals import socket_pair
+from socketkeep._net._children import Child, Children, is_unknown, status_text
 from socketkeep._stream import _record as record
 from socketkeep._stream._assignment import Assignment, Order
 from socketkeep._stream._connection import Connection

@@ -6,8 +6,8 @@ import os
 import time
 from typing import Final
 
-from socketkeep import _log
-from socketkeep._passing import INLINE_LIMIT
+from socketkeep._base import _log
+from socketkeep._base._passing import INLINE_LIMIT
 from socketkeep._stream._assignment import Handover
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import Detached

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from socketkeep import _log
+from socketkeep._base import _log
 from socketkeep._stream import _record as record
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import Keep

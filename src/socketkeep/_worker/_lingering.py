@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from socketkeep._forking import guard
+from socketkeep._base._forking import guard
 from socketkeep._stream._closing import LINGER, QUIET, discard, end_for_all
 
 #: So many a worker has here at once.  One more keeps its handler's seat until its peer has ended.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Coroutine
 
-from socketkeep import _log
-from socketkeep._errors import (
+from socketkeep._base import _log
+from socketkeep._base._errors import (
     Closed,
     HandlerError,
     PeerClosed,

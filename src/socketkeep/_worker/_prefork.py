@@ -7,8 +7,8 @@ import time
 import traceback
 from typing import Final, NoReturn
 
-from socketkeep import _log
-from socketkeep._forking import leave
+from socketkeep._base import _log
+from socketkeep._base._forking import leave
 from socketkeep._stream._assignment import Order
 from socketkeep._stream._exchange import Exchange
 from socketkeep._worker._roster import Entry

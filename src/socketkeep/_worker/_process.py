@@ -11,8 +11,8 @@ import os
 import sys
 from typing import Final, NoReturn
 
-from socketkeep import _log
-from socketkeep._forking import leave
+from socketkeep._base import _log
+from socketkeep._base._forking import leave
 from socketkeep._wire._scoreboard import FORKED_TOLD, Scoreboard
 from socketkeep._worker._target import users_traceback
 

@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from socketkeep import _log
-from socketkeep._config import park_after
-from socketkeep._originals import socket_of
+from socketkeep._base import _log
+from socketkeep._base._originals import socket_of
+from socketkeep._config._server_options import park_after
 from socketkeep._stream import _record as record
 from socketkeep._stream._assignment import Assignment, Attached, Handover, Refusals, Retirement
 from socketkeep._stream._record import Ended, Status

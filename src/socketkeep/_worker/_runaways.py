@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from socketkeep import _log
-from socketkeep._errors import PeerClosed
+from socketkeep._base import _log
+from socketkeep._base._errors import PeerClosed
 from socketkeep._stream import _record as record
 from socketkeep._stream._assignment import Runaway, handling
 from socketkeep._stream._exchange import Exchange

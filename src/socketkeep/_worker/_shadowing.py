@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import FrameType, ModuleType
 from typing import Final
 
-from socketkeep._importing import is_standard, standard_path
+from socketkeep._base._importing import is_standard, standard_path
 
 _OURS: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _IMPORTERS: Final = ("<frozen importlib", f"{os.sep}importlib{os.sep}__init__.py")

@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from typing import Final
 
-from socketkeep import _log
+from socketkeep._base import _log
 from socketkeep._stream._assignment import Order, Retirement
 from socketkeep._wire import _rendezvous as rendezvous
 from socketkeep._wire._channel import ChannelClosed

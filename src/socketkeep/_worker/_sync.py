@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol
 
-from socketkeep import _log
+from socketkeep._base import _log
 from socketkeep._stream import _record as record
 from socketkeep._stream._assignment import Handover, Order, Retirement, handling
 from socketkeep._stream._closing import LINGER

@@ -12,11 +12,11 @@ from importlib.machinery import SourceFileLoader
 from types import CodeType, ModuleType
 from typing import Final, Literal
 
-from socketkeep._config import ServeConfig
-from socketkeep._errors import HandlerError
-from socketkeep._handlers import Handler, inspect_handler
-from socketkeep._importing import application_first
-from socketkeep._originals import replaced
+from socketkeep._base._errors import HandlerError
+from socketkeep._base._importing import application_first
+from socketkeep._base._originals import replaced
+from socketkeep._config._server_options import ServeConfig
+from socketkeep._net._handlers import Handler, inspect_handler
 from socketkeep._worker._shadowing import Names
 
 Model = Literal["fork", "prefork", "thread", "async"]

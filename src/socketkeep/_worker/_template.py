@@ -18,14 +18,14 @@ from typing import NoReturn
 
 import msgspec
 
-from socketkeep import _log
-from socketkeep._config import ServeConfig
-from socketkeep._forking import exempt, fork_keeping, guard, leave, signals_blocked
-from socketkeep._handlers import Handler
-from socketkeep._inherited import let_signals_come
-from socketkeep._originals import socket_of
-from socketkeep._roles import Role
-from socketkeep._titles import set_title
+from socketkeep._base import _log
+from socketkeep._base._forking import exempt, fork_keeping, guard, leave, signals_blocked
+from socketkeep._base._inherited import let_signals_come
+from socketkeep._base._originals import socket_of
+from socketkeep._base._roles import Role
+from socketkeep._base._titles import set_title
+from socketkeep._config._server_options import ServeConfig
+from socketkeep._net._handlers import Handler
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet
 from socketkeep._wire._messages import (
     Began,

@@ -10,7 +10,7 @@ from collections import deque
 from queue import SimpleQueue
 from typing import Final, NoReturn
 
-from socketkeep import _log
+from socketkeep._base import _log
 from socketkeep._stream._assignment import Order
 from socketkeep._stream._exchange import Exchange
 from socketkeep._worker._roster import Entry

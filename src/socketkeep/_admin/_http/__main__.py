@@ -5,7 +5,7 @@ The name and the arguments must stay: the keeper of another version may start it
 
 from __future__ import annotations
 
-from socketkeep._importing import ours_first
+from socketkeep._base._importing import ours_first
 
 ours_first()
 
@@ -16,13 +16,13 @@ import sys  # noqa: E402
 
 import msgspec  # noqa: E402
 
-from socketkeep import _log  # noqa: E402
 from socketkeep._admin._http._server import HttpServer  # noqa: E402
 from socketkeep._admin._http._source import Source  # noqa: E402
 from socketkeep._admin._settings import HttpSettings, admin_token  # noqa: E402
-from socketkeep._mistakes import OptionError  # noqa: E402
-from socketkeep._roles import Role  # noqa: E402
-from socketkeep._titles import set_title  # noqa: E402
+from socketkeep._base import _log  # noqa: E402
+from socketkeep._base._mistakes import OptionError  # noqa: E402
+from socketkeep._base._roles import Role  # noqa: E402
+from socketkeep._base._titles import set_title  # noqa: E402
 
 
 def main(fd: int) -> int:

@@ -12,7 +12,7 @@ import msgspec
 from socketkeep._admin._feed import Feed, Frame
 from socketkeep._admin._http._source import Source, Unreachable
 from socketkeep._admin._reports import ConnectionReport
-from socketkeep._printable import printable_data
+from socketkeep._base._printable import printable_data
 
 #: Seconds between two looks; more where they cost the keeper much, so that watching takes no more
 #: than a twentieth of its time.

@@ -16,7 +16,7 @@ from socketkeep._admin._http._events import MOST_WATCHERS, Events
 from socketkeep._admin._http._source import Source, Unreachable
 from socketkeep._admin._metrics import exposition
 from socketkeep._admin._settings import is_loopback
-from socketkeep._printable import printable
+from socketkeep._base._printable import printable
 
 _COOKIE: Final = "socketkeep-admin"
 #: Answers this young do for probes, so that many of them cost the keeper no more.

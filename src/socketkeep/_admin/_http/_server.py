@@ -16,10 +16,10 @@ from typing import Final
 
 import h11
 
-from socketkeep import _log
 from socketkeep._admin._guests import Full, Guests
 from socketkeep._admin._http._pages import Pages, Reply
 from socketkeep._admin._http._source import Source
+from socketkeep._base import _log
 
 _MOST_CLIENTS: Final = 64
 _MOST_OF_ONE: Final = 32  # by address; that of a proxy is one

@@ -1,0 +1,1 @@
+"""Concepts that everything else stands on: errors, addresses, descriptors, forks, the log."""

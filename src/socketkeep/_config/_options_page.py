@@ -1,0 +1,68 @@
+"""The reference page of the options, in Markdown, from their declarations."""
+
+from __future__ import annotations
+
+from socketkeep._config._options import DURATION, FLAG, PERMISSIONS, SIZE, TEXTS, Option
+from socketkeep._config._server_options import OPTIONS
+
+
+def options_markdown() -> str:
+    """Return the reference of every option of `socketkeep serve`, a section each."""
+    return "\n".join(_section(declared) for declared in OPTIONS)
+
+
+def _section(declared: Option) -> str:
+    if not declared.flags:
+        title = "TARGET"
+    else:
+        title = ", ".join(f"`{flag}`" for flag in declared.flags)
+        if declared.kind is FLAG:
+            title += f", `{declared.no_flag}`"
+    rows = [
+        ("Value", _value(declared)),
+        ("Default", _code(declared.default_text) if declared.flags else "none, it must be given"),
+        ("Environment", _code(declared.variable)),
+        ("TOML", _code(_example(declared))),
+    ]
+    facts = "".join(f"- {name}: {text}\n" for name, text in rows)
+    anchor = f"(option-{declared.key.replace('_', '-')})=\n"
+    return f"{anchor}## {title}\n\n{declared.help}\n\n{facts}"
+
+
+def _value(declared: Option) -> str:
+    if declared.choices:
+        return "one of " + ", ".join(_code(choice) for choice in declared.choices)
+    text = declared.kind.expected
+    if declared.minimum:
+        text += f", at least {declared.minimum}"
+    if declared.zero:
+        text += f"; 0 means: {declared.zero}"
+    if declared.kind is TEXTS:
+        text = "an address; repeat the option for more, or separate them by commas in the variable"
+    return text
+
+
+def _example(declared: Option) -> str:
+    examples = {
+        "target": 'target = "package.module:handle"',
+        "name": 'name = "chat"',
+        "admin": 'admin = "127.0.0.1:9000"',
+        "admin_token_file": 'admin_token_file = "/run/credentials/chat.service/admin-token"',
+        "control": 'control = "/run/chat/control.sock"',
+        "log_file": 'log_file = "/var/log/chat.log"',
+    }
+    if declared.key in examples:
+        return examples[declared.key]
+    if declared.kind is FLAG:
+        return f"{declared.key} = true"
+    if declared.kind is DURATION and not declared.default:
+        return f'{declared.key} = "10m"'
+    if declared.kind is SIZE:
+        return f'{declared.key} = "{"200M" if not declared.default else "64K"}"'
+    if declared.kind is PERMISSIONS:
+        return f'{declared.key} = "0660"'
+    return f"{declared.key} = {declared.kind.write(declared.default)}"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else "none"

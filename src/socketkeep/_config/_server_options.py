@@ -1,0 +1,504 @@
+"""The configuration of one server: every option of `socketkeep serve`, declared here alone."""
+
+# Without `from __future__ import annotations`: as texts they would be compiled by each process.
+import re
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from socketkeep._config._options import (
+    DURATION,
+    FLAG,
+    LIMIT,
+    NUMBER,
+    PATH,
+    PERMISSIONS,
+    SIZE,
+    TEXT,
+    TEXTS,
+    Option,
+    limit_seconds,
+    options_of,
+)
+
+Model = Literal["auto", "fork", "prefork", "thread", "async"]
+Loop = Literal["auto", "asyncio", "uvloop"]
+Keep = Literal["none", "reload", "crash"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["human", "json"]
+
+#: Workers of a model when --workers is 0.  A fork worker forks a process for each connection and
+#: a thread or async worker serves many, so one is enough; a prefork worker serves one at a time.
+DEFAULT_WORKERS: Final = {"fork": 1, "prefork": 8, "thread": 1, "async": 1}
+
+#: More workers are a slip of the finger: each is a process, and four descriptors of the keeper's.
+MOST_WORKERS: Final = 1000
+
+
+def _check_workers(workers: int) -> None:
+    if workers > MOST_WORKERS:
+        raise ValueError(f"must be at most {MOST_WORKERS}, got {workers}")
+
+
+def _check_target(target: str) -> None:
+    module, colon, attribute = target.rpartition(":")
+    if not (colon and module and attribute):
+        raise ValueError(
+            f"expected package.module:attribute or path/file.py:attribute, got {target!r}"
+        )
+
+
+def _check_bind(bind: list[str]) -> None:
+    from socketkeep._base._address import InetAddress, parse_bind
+
+    if not bind:
+        raise ValueError("expected at least one address")
+    seen: dict[str, str] = {}  # each address as it was written
+    hosts: dict[int, dict[str, str]] = {}  # by port: each host, as it was written
+    for text in bind:
+        address = parse_bind(text)
+        same = text
+        if isinstance(address, InetAddress) and address.port:
+            host = "::" if address.host in ("", "*") else address.host
+            hosts.setdefault(address.port, {})[host] = text
+            same = f"{host} {address.port}"
+        if same in seen:
+            also = f", as {seen[same]}" if seen[same] != text else ""
+            raise ValueError(f"{text} is given twice{also}")
+        seen[same] = text
+    for written in hosts.values():
+        _check_covered(written)
+
+
+def _check_covered(hosts: dict[str, str]) -> None:
+    """Raise ValueError when one of the addresses of a port takes in another.
+
+    The kernel would refuse the second one as in use, by this very server.  "::" beside "0.0.0.0"
+    is what everybody writes for both families: it is then of IPv6 alone (`serves_ipv6_alone`).
+    """
+    for host, text in hosts.items():
+        literal = re.fullmatch(r"[0-9.]+", host) is not None
+        cover = "0.0.0.0" if literal else "::" if ":" in host else ""
+        if literal and "0.0.0.0" not in hosts:
+            cover = "::"
+        if cover in hosts and cover != host and host != "0.0.0.0":
+            why = " (it serves IPv4 too)" if literal and cover == "::" else ""
+            raise ValueError(f"{hosts[cover]}{why} covers {text}: leave one of them out")
+
+
+def serves_ipv6_alone(text: str, bind: list[str]) -> bool:
+    """Tell whether the address, of every interface, leaves IPv4 to another of `bind`."""
+    from socketkeep._base._address import InetAddress, parse_bind
+
+    address = parse_bind(text)
+    if not isinstance(address, InetAddress) or address.host not in ("", "*", "::"):
+        return False
+    return bool(address.port) and InetAddress("0.0.0.0", address.port) in map(parse_bind, bind)
+
+
+def _check_name(name: str) -> None:
+    if name and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", name) is None:
+        raise ValueError(
+            f"expected at most 64 letters, digits, dots, dashes and underscores, got {name!r}"
+        )
+
+
+def _check_admin(address: str) -> None:
+    from socketkeep._base._address import InetAddress, parse_bind
+
+    if address and not isinstance(parse_bind(address), InetAddress):
+        raise ValueError(f"expected host:port, as in 127.0.0.1:9000, got {address!r}")
+
+
+def _check_admin_token(token: str) -> None:
+    # What a header and a cookie can carry as it is; and a guess must be hopeless.
+    if token and re.fullmatch(r"[A-Za-z0-9._~+/=-]{16,512}", token) is None:
+        raise ValueError("expected 16 to 512 letters, digits or characters of ._~+/=-")
+
+
+def _check_control(path: str) -> None:
+    if len(path.encode()) > 107:
+        raise ValueError(
+            f"the path of a Unix socket may have 107 bytes, this one has {len(path.encode())}"
+        )
+
+
+class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Every option of a server, checked.  Durations are seconds, sizes are bytes.
+
+    Plain types only, so that it travels to the template as msgpack.
+    """
+
+    target: Annotated[
+        str,
+        Option(
+            TEXT,
+            (),
+            "What serves the connections: package.module:attribute or path/file.py:attribute,"
+            " a function of one connection, sync or async, or a Service.",
+            check=_check_target,
+        ),
+    ]
+    factory: Annotated[
+        bool,
+        Option(FLAG, ("--factory",), "TARGET is called, without arguments, to get the handler."),
+    ] = False
+    chdir: Annotated[
+        str,
+        Option(
+            PATH,
+            ("--chdir",),
+            "Run in this directory, found anew by its name at each reload, so that a link to the"
+            " current release is followed.  Relative paths are taken from it.  Default: the working"
+            " directory, by the name that $PWD has for it.",
+            metavar="DIR",
+        ),
+    ] = ""
+    bind: Annotated[
+        list[str],
+        Option(
+            TEXTS,
+            ("-b", "--bind"),
+            "Listen here: host:port, [::1]:port, unix:/path or fd://N; port 0 takes a free one."
+            " Repeatable. Sockets passed by systemd (LISTEN_FDS) are used without it.",
+            metavar="ADDRESS",
+            check=_check_bind,
+        ),
+    ] = msgspec.field(default_factory=lambda: ["127.0.0.1:7000"])
+    model: Annotated[
+        Model,
+        Option(
+            TEXT,
+            ("-k", "--model"),
+            "How a worker serves: fork (a process per connection), prefork (a process serves one"
+            " connection after another), thread, async; auto is async for async handlers and"
+            " fork for the others.",
+            choices=("auto", "fork", "prefork", "thread", "async"),
+        ),
+    ] = "auto"
+    workers: Annotated[
+        int,
+        Option(
+            NUMBER,
+            ("-w", "--workers"),
+            f"Number of workers, {MOST_WORKERS} at most.",
+            minimum=0,
+            check=_check_workers,
+            zero="the model's default (prefork 8, the others 1)",
+        ),
+    ] = 0
+    threads: Annotated[
+        int,
+        Option(
+            NUMBER,
+            ("--threads",),
+            "Connections that a worker of the thread model serves at a time.",
+            minimum=1,
+        ),
+    ] = 64
+    loop: Annotated[
+        Loop,
+        Option(
+            TEXT,
+            ("--loop",),
+            "Event loop of the async model; auto is uvloop where it is installed.",
+            choices=("auto", "asyncio", "uvloop"),
+        ),
+    ] = "auto"
+    keep: Annotated[
+        Keep,
+        Option(
+            TEXT,
+            ("--keep",),
+            "What keeps the connections of resumable handlers: reload (they outlive reloads,"
+            " upgrades and scaling down), crash (and the death of their worker) or none (they are"
+            " drained).",
+            choices=("none", "reload", "crash"),
+        ),
+    ] = "reload"
+    keep_after: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--keep-after",),
+            "How old a connection is when the keeper is given a handle of it (with --keep crash),"
+            " so that short ones never cost that.",
+            minimum=0,
+        ),
+    ] = 0.05
+    park_after: Annotated[
+        str,
+        Option(
+            LIMIT,
+            ("--park-after",),
+            "How long a resumable handler waits for input before its connection is parked: watched"
+            " by the keeper until bytes arrive.  auto: 0.2 s in prefork and thread, off in fork and"
+            " async.",
+        ),
+    ] = "auto"
+    worker_timeout: Annotated[
+        str,
+        Option(
+            LIMIT,
+            ("--worker-timeout",),
+            "How long a worker's loop may make no progress before the worker is killed.  auto: 30 s"
+            " in async, off in the models whose handlers may rightly block.",
+        ),
+    ] = "auto"
+    poison_limit: Annotated[
+        int,
+        Option(
+            NUMBER,
+            ("--poison-limit",),
+            "How many workers may die within 60 s in the middle of a message of one connection"
+            " before it is taken for the cause and reset.",
+            minimum=1,
+        ),
+    ] = 3
+    graceful_timeout: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--graceful-timeout",),
+            "How long a stop or a drain may take, and how long connections that cannot be kept may"
+            " go on after a reload.  Handlers have all of it but its last quarter, one second at"
+            " most, in which what is left is closed; what still runs at its end is killed.",
+            minimum=0,
+            zero="at once",
+        ),
+    ] = 30.0
+    start_timeout: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--start-timeout",),
+            "How long workers may take to become ready; a reload that takes longer is rolled back.",
+            minimum=0,
+            zero="no limit",
+        ),
+    ] = 30.0
+    idle_timeout: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--idle-timeout",),
+            "Close a connection over which nothing has passed for so long.",
+            minimum=0,
+            zero="never",
+        ),
+    ] = 0.0
+    orphan_timeout: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--orphan-timeout",),
+            "How long a connection waits for a worker that takes it before it is closed.",
+            minimum=0,
+            zero="at once",
+        ),
+    ] = 30.0
+    max_connections: Annotated[
+        int,
+        Option(
+            NUMBER,
+            ("--max-connections",),
+            "Serve at most so many connections at a time; others wait in the kernel's queue"
+            " (see --backlog).",
+            minimum=0,
+            zero="no limit",
+        ),
+    ] = 0
+    backlog: Annotated[
+        int,
+        Option(
+            NUMBER,
+            ("--backlog",),
+            "Connections that the kernel queues for a listener; net.core.somaxconn bounds it.",
+            minimum=1,
+        ),
+    ] = 2048
+    unix_mode: Annotated[
+        str,
+        Option(
+            PERMISSIONS,
+            ("--unix-mode",),
+            "Permissions of the Unix sockets that are listened on, in octal.  The default lets"
+            " every user connect, so that a proxy under another user can; the directory's"
+            " permissions still hold.",
+            metavar="OCTAL",
+        ),
+    ] = "0666"
+    worker_lifetime: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--worker-lifetime",),
+            "Replace a worker that has lived so long; its connections move or are drained.",
+            minimum=0,
+            zero="never",
+        ),
+    ] = 0.0
+    worker_lifetime_jitter: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--worker-lifetime-jitter",),
+            "Add a random part of this to each worker's lifetime, so that they are not all"
+            " replaced at once.",
+            minimum=0,
+            zero="none",
+        ),
+    ] = 0.0
+    worker_max_rss: Annotated[
+        int,
+        Option(
+            SIZE,
+            ("--worker-max-rss",),
+            "Replace a worker whose resident memory has grown past this.",
+            minimum=0,
+            zero="never",
+        ),
+    ] = 0
+    replay_limit: Annotated[
+        int,
+        Option(
+            SIZE,
+            ("--replay-limit",),
+            "How much of what a connection has received since its last commit is retained, so"
+            " that it can be moved in the middle of a message.",
+            minimum=0,
+        ),
+    ] = 65536
+    name: Annotated[
+        str,
+        Option(
+            TEXT,
+            ("--name",),
+            "The server's name, by which the other commands find it.  Default: made from TARGET.",
+            check=_check_name,
+        ),
+    ] = ""
+    control: Annotated[
+        str,
+        Option(
+            PATH,
+            ("--control",),
+            "Path of the control socket.  Default: NAME.sock in $SOCKETKEEP_RUNTIME_DIR,"
+            " $XDG_RUNTIME_DIR/socketkeep, /run/socketkeep (root) or /tmp/socketkeep-UID.",
+            check=_check_control,
+        ),
+    ] = ""
+    admin: Annotated[
+        str,
+        Option(
+            TEXT,
+            ("--admin",),
+            "Show the server over HTTP at this host:port: a live page, /metrics for Prometheus,"
+            " /healthz and /readyz; port 0 takes a free one (needs the extra admin).  Other than"
+            " loopback addresses need a token.",
+            metavar="ADDRESS",
+            check=_check_admin,
+        ),
+    ] = ""
+    admin_token: Annotated[
+        str,
+        Option(
+            TEXT,
+            ("--admin-token",),
+            "Who does not give this token gets no more than /healthz and /readyz.  Others on this"
+            " machine see the command line: better set the variable, or give --admin-token-file.",
+            metavar="TOKEN",
+            check=_check_admin_token,
+            secret=True,
+        ),
+    ] = ""
+    admin_token_file: Annotated[
+        str,
+        Option(
+            PATH,
+            ("--admin-token-file",),
+            "Read the token of --admin from this file, such as a systemd credential.",
+        ),
+    ] = ""
+    adopt_from: Annotated[
+        str,
+        Option(
+            PATH,
+            ("--adopt-from",),
+            "Take over the workers that another server's keeper left when it died: the path of its"
+            " control socket.  Those of a keeper of the same name are found without it.",
+        ),
+    ] = ""
+    reload: Annotated[
+        bool,
+        Option(
+            FLAG,
+            ("--reload",),
+            "Reload when the handler's source files change (needs the extra watchfiles).",
+        ),
+    ] = False
+    log_level: Annotated[
+        LogLevel,
+        Option(
+            TEXT,
+            ("--log-level",),
+            "Log events of this level and above.",
+            choices=("debug", "info", "warning", "error"),
+        ),
+    ] = "info"
+    log_format: Annotated[
+        LogFormat,
+        Option(
+            TEXT,
+            ("--log-format",),
+            "One line an event, for people or as JSON.",
+            choices=("human", "json"),
+        ),
+    ] = "human"
+    log_file: Annotated[
+        str,
+        Option(
+            PATH,
+            ("--log-file",),
+            "Append the log to this file, reopened on SIGUSR1.  Default: standard error.",
+        ),
+    ] = ""
+    access_log: Annotated[
+        bool,
+        Option(
+            FLAG,
+            ("--access-log",),
+            "Log each connection at its end: id, peer, duration, bytes, why it ended.",
+        ),
+    ] = False
+
+
+OPTIONS: Final[tuple[Option, ...]] = options_of(ServeConfig)
+
+
+def option(key: str) -> Option:
+    """Return the option of that key; raises KeyError when there is none."""
+    for declared in OPTIONS:
+        if declared.key == key:
+            return declared
+    raise KeyError(key)
+
+
+def park_after(config: ServeConfig, model: str) -> float | None:
+    """Return after how many seconds of waiting a connection is parked; None: never."""
+    automatic = {"prefork": 0.2, "thread": 0.2}.get(model)
+    return limit_seconds(config.park_after, automatic)
+
+
+def closing_time(config: ServeConfig) -> float:
+    """Return how many seconds of the graceful timeout, its last ones, are for closing.
+
+    Handlers have what is before: their time must be over while their connections can still be
+    closed in an orderly way.
+    """
+    return min(1.0, config.graceful_timeout / 4)
+
+
+def worker_timeout(config: ServeConfig, model: str) -> float | None:
+    """Return after how many seconds without progress a worker is killed; None: never."""
+    return limit_seconds(config.worker_timeout, 30.0 if model == "async" else None)

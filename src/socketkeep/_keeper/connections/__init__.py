@@ -1,0 +1,1 @@
+"""The connections that the keeper moves, parks and holds."""

@@ -1,0 +1,514 @@
+"""What workers say of their connections, and what the keeper does with those it holds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Literal
+
+import msgspec
+
+from socketkeep._base import _log
+from socketkeep._base._passing import Unfit, close_without_waiting
+from socketkeep._config._options import limit_seconds
+from socketkeep._config._server_options import ServeConfig
+from socketkeep._keeper.connections._moves import Moves
+from socketkeep._keeper.connections._parking import Parking
+from socketkeep._keeper.connections._queues import Exhausted, Queues
+from socketkeep._keeper.loop._closer import Closer
+from socketkeep._keeper.loop._reactor import Reactor
+from socketkeep._keeper.tables._custody import Custody, Held
+from socketkeep._keeper.tables._ownership import Ownership, Stale, State
+from socketkeep._keeper.tables._state import KeepOpen, SavedConnection, SavedConnections
+from socketkeep._keeper.tables._verdict import judge
+from socketkeep._keeper.workers._screening import Nonsense, Screening
+from socketkeep._keeper.workers._workers import Worker
+from socketkeep._stream import _record as record
+from socketkeep._stream._closing import reset
+from socketkeep._stream._record import Ended as End
+from socketkeep._stream._record import Record
+from socketkeep._wire._channel import Packet
+from socketkeep._wire._messages import (
+    Acknowledged,
+    Attached,
+    Detached,
+    Ended,
+    Keep,
+    Orphaned,
+    Refused,
+)
+from socketkeep._wire._scoreboard import connection_id, id_of, keep_token
+
+_ACKNOWLEDGED: Final = b"\1"
+#: Bytes received and not dealt with that the keeper holds of all connections together, at most.
+_MOST_UNREAD: Final = 512 * 1024 * 1024
+_FEW_UNREAD: Final = 65536
+#: What a row's word may say of a time or an amount, so that the next worker can add to it.
+_LARGEST: Final = 2**63 - 1
+#: In a connection's id, who accepted it: the serial number of no worker, of which none is 0 and
+#: none comes near to this.
+_KEEPER: Final = 2**32 - 1
+
+
+class Connections:
+    """The keeper's side of detaching, parking, keeping and attaching: one way for all of them."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        config: ServeConfig,
+        listeners: Sequence[str],
+        closer: Closer,
+        targets: Callable[[], Iterable[Worker]],
+        changed: Callable[[], None],
+        screening: Screening,
+        newcomer: Callable[[], Held | None],
+        boot: int,
+    ) -> None:
+        self._reactor = reactor
+        self._screening = screening
+        self._config = config
+        self._boot = boot
+        self._minted = 0
+        self._listeners = listeners
+        self._closer = closer
+        self._changed = changed
+        self._throttle = _log.Throttle()
+        self._stopping = False
+        self._park_after = limit_seconds(config.park_after, 0.0) or 0.0
+        self.totals: Counter[str] = Counter()
+        self.upgraded = 0  # the last generation that came with a new version of the package
+        self.custody: Final = Custody()
+        self.moves: Final = Moves(
+            reactor,
+            self.custody,
+            targets,
+            newcomer,
+            changed,
+            self._close,
+            config.orphan_timeout,
+            keeps=config.keep == "crash",
+        )
+        self.parking: Final = Parking(reactor, self.moves.put, self._close, config.idle_timeout)
+
+    def __len__(self) -> int:
+        """How many no worker serves now."""
+        return len(self.moves) + len(self.parking)
+
+    def stop(self) -> None:
+        """The server stops: close what no worker has, and what comes from now on."""
+        self._stopping = True
+        self.parking.stop()
+        self.moves.stop()
+
+    def snapshot(self, keep: KeepOpen) -> SavedConnections:
+        """Return what the next version of the keeper goes on from."""
+        parked = list(self.parking)
+        others = [held for held in self.custody if held.ownership.state is not State.PARKED]
+        waiting, unanswered = self.moves.snapshot()
+        return SavedConnections(
+            held=[held.snapshot(keep) for held in (*parked, *others)],
+            waiting=waiting,
+            unanswered=unanswered,
+            totals=dict(self.totals),
+            waits=self.moves.waits.snapshot(),
+            upgraded=self.upgraded,
+        )
+
+    def restore(self, saved: SavedConnections) -> None:
+        """Take over the connections that an earlier version held."""
+        self.totals = Counter(saved.totals)
+        self.upgraded = saved.upgraded
+        self.moves.waits.restore(saved.waits)
+        moving = []
+        for each in saved.held:
+            held = Held.restored(each)
+            self.custody.put(held)
+            if held.ownership.state is State.PARKED:
+                self.parking.put(held)
+            elif held.ownership.state is State.MOVING:
+                moving.append(held)
+        self.moves.restore(moving, saved.waiting, saved.unanswered)
+
+    def restore_unowned(self, saved: SavedConnection, sock: socket.socket, listener: int) -> None:
+        """Take back from the service manager's store a connection that no worker had."""
+        held = Held.restored(saved, sock)
+        held.parcel = msgspec.structs.replace(held.parcel, listener=listener)
+        held.ownership.worker = None
+        self.custody.put(held)
+        if held.ownership.state is State.PARKED:
+            self.parking.put(held)
+        else:
+            self.moves.put(held)
+
+    def restore_owned(
+        self, ghost: Worker, number: int, sock: socket.socket, listener: int, stored_as: int
+    ) -> None:
+        """Take back a connection of which a worker that has died has left the row `number`."""
+        row = ghost.scoreboard.record(number)
+        parcel = self._parcel(id_of(row), row, listener, ghost.scoreboard.peer(number), None)
+        ownership = Ownership(State.OWNED, row[record.EPOCH], ghost.serial)
+        held = Held(parcel, sock, ownership, self._reactor.clock(), row=number)
+        held.stored_as = stored_as
+        self.custody.put(held)
+        self._owner_died(ghost, held, row)
+
+    def end(self, sock: socket.socket) -> None:
+        """End a connection of which nobody holds the account any more."""
+        self._closer.close(sock, self._changed)
+
+    # What workers say.
+
+    def take(self, worker: Worker, packet: Packet, parcel: Detached | None) -> None:
+        """A worker detached a connection: hold it, say so, and park it or find another worker.
+
+        When not all of the descriptors arrived (this process is at its limit) the worker is told
+        that, and still has it.
+        """
+        if packet.truncated:
+            self._out_of_descriptors()
+        held = None
+        gave = bool(packet.descriptors)
+        if parcel is not None and not packet.truncated:
+            held = self._detached(worker, packet, parcel)
+        if parcel is None or held is None:
+            packet.close()
+            # One that waits at a pipe sees EOF there, and does not mind this.
+            name, epoch = (parcel.id, parcel.epoch) if parcel else ("", 0)
+            worker.link.send(Acknowledged(name, epoch, taken=False))
+            return
+        worker.departures += 1
+        for pipe in packet.descriptors:
+            # The sender died, or has filled the pipe meanwhile: it is held all the same.
+            with contextlib.suppress(OSError):
+                os.write(pipe, _ACKNOWLEDGED)
+        # Who gave no descriptor knows that there is one here, and does not wait for an answer.
+        if gave and not packet.descriptors:
+            if parcel.row >= 0:
+                worker.scoreboard.record(parcel.row)[record.ENDED] = End.TAKEN
+            worker.link.send(Acknowledged(parcel.id, parcel.epoch, taken=True))
+        # Of no use any more, and objects of its own in each that is parked.
+        msgspec.structs.force_setattr(parcel, "row", -1)
+        msgspec.structs.force_setattr(parcel, "active_at", 0)
+        if held.ownership.state is State.PARKED:
+            self.parking.put(held)
+            self._reactor.call_soon(self.moves.dispatch)  # its seat is free
+        else:
+            held.why = "upgrade" if worker.generation < self.upgraded else "reload"
+            self.moves.put(held)
+
+    def attached(self, worker: Worker, message: Attached) -> None:
+        """A worker holds the connection that it was sent."""
+        self.moves.attached(worker, message)
+
+    def refused(self, worker: Worker, message: Refused) -> None:
+        """A worker cannot take the connection that it was sent."""
+        self.moves.refused(worker, message)
+
+    def keep(self, worker: Worker, packet: Packet, message: Keep) -> None:
+        """A worker entrusts a handle of a connection that it serves; say so in its row."""
+        row = worker.scoreboard.record(message.row)
+        token = keep_token(row)
+        name = id_of(row)
+        if packet.truncated or (name, row[record.EPOCH]) != (message.id, message.epoch):
+            if packet.truncated:
+                self._out_of_descriptors()  # the worker, not answered, offers it again
+            return
+        held = self.custody.get(name)
+        if held is None:
+            self._require_its_own(worker, name, packet)
+            listener = worker.listener(message.listener)
+            parcel = self._parcel(name, row, listener, message.peer, None)
+            ownership = Ownership(State.OWNED, message.epoch, worker.serial)
+            sock = socket.socket(fileno=packet.descriptors.pop())
+            now = self._reactor.clock()
+            self.custody.put(Held(parcel, sock, ownership, now, row=message.row))
+        elif held.ownership.worker != worker.serial:
+            self._refuse_stale(worker, name, "not with this worker")
+            return
+        row[record.KEEP] = token
+
+    def unfit(self, worker: Worker, packet: Packet) -> None:
+        """The descriptor of a connection was none: a handler has closed it, and a file has its
+        number."""
+        match packet.message:
+            case Detached(id=name, epoch=epoch):
+                worker.link.send(Acknowledged(name, epoch, taken=False))
+            case Keep(row=row):
+                # Or it would be offered again and again.
+                worker.scoreboard.record(row)[record.KEEP] = record.NOT_KEPT
+
+    def ended(self, worker: Worker, message: Ended) -> None:
+        """A worker ended connections of which it had entrusted a handle."""
+        for name, epoch in message.connections:
+            held = self.custody.get(name)
+            try:
+                if held is None or held.ownership.worker != worker.serial:
+                    continue  # its offer did not arrive
+                held.ownership.ended(epoch)
+            except Stale as error:
+                self._refuse_stale(worker, name, str(error))
+                continue
+            self.custody.disown(held, worker.serial)
+            self.custody.forget(held)
+            close_without_waiting(held.sock.detach())
+
+    def orphaned(self, worker: Worker, message: Orphaned) -> None:
+        """The process that a `fork` worker had for a connection has died, and was reaped."""
+        held = self.custody.get(message.id)
+        if held is not None and held.ownership.worker != worker.serial:
+            return  # it was given up before
+        worker.departures += 1
+        if held is None:
+            return  # its offer did not arrive
+        if held.ownership.epoch != message.epoch or held.ownership.state is not State.OWNED:
+            self._refuse_stale(worker, message.id, "of another assignment")
+            return
+        parcel = held.parcel
+        parcel = Detached(
+            parcel.id,
+            message.epoch,
+            parcel.listener,
+            parcel.peer,
+            message.state,
+            b"",
+            parcel.accepted_at,
+            message.bytes_in,
+            message.bytes_out,
+        )
+        self._judge(worker, held, message.status, parcel)
+
+    def seat_freed(self) -> None:
+        """A worker has room for one of those that wait."""
+        self._reactor.call_soon(self.moves.dispatch)
+
+    def worker_died(self, worker: Worker) -> None:
+        """A worker was reaped: what it did not acknowledge it never touched; the rest is judged.
+
+        What children that it forked go on serving is theirs, see `process_died`.
+        """
+        self._never_attached(worker, self.moves.worker_died(worker))
+        self._owners_died(worker, lambda pid: pid not in worker.fork_children)
+
+    def process_died(self, worker: Worker, pid: int) -> None:
+        """A child of a `fork` worker that is dead itself was reaped."""
+        self._owners_died(worker, pid.__eq__)
+
+    # What the keeper accepts in the workers' place.
+
+    def accept(self, queues: Queues) -> Held | None:
+        """Accept a connection that is to be given to a worker; None: nobody waits, or no room."""
+        try:
+            accepted = queues.accept()
+        except Exhausted:
+            self._out_of_descriptors()
+            return None
+        if accepted is None:
+            return None
+        sock, listener, peer = accepted
+        # Workers count what they accept; this process counts by the clock, so that no number comes
+        # twice, whichever version of the keeper goes on from here.
+        self._minted = max(self._minted + 1, time.monotonic_ns() // 1000)
+        name = connection_id(self._boot, _KEEPER, self._minted)
+        now = time.monotonic_ns()
+        parcel = Detached(name, 1, listener, peer, None, b"", now, 0, 0)
+        ownership = Ownership(State.MOVING, 1, None)
+        held = Held(parcel, sock, ownership, self._reactor.clock(), why="accepted")
+        self.totals["accepted"] += 1
+        self.custody.put(held)
+        return held
+
+    # What follows from it.
+
+    def _never_attached(self, worker: Worker, names: set[str]) -> None:
+        """The worker may have made rows for them, and died before it said so: none is lost."""
+        if names:
+            # One pass: a worker killed while it claimed a row has all its rows looked through.
+            for _, row in worker.scoreboard.taken():
+                if row[record.ENDED] == End.NOT_YET and id_of(row) in names:
+                    row[record.ENDED] = End.DETACHED
+
+    def _detached(self, worker: Worker, packet: Packet, parcel: Detached) -> Held | None:
+        """Return the connection that the worker gave up; None when it was not the worker's."""
+        held = self.custody.get(parcel.id)
+        now = self._reactor.clock()
+        if held is None and not packet.descriptors:
+            self._throttle.error(
+                "refused a connection without a descriptor",
+                kind="no descriptor",
+                id=parcel.id,
+                **worker.label,
+            )
+            return None
+        if not self._has_room(parcel):
+            self._throttle.warning("no room for more unread bytes", most=_MOST_UNREAD)
+            return None
+        if held is None:
+            self._require_its_own(worker, parcel.id, packet)
+            ownership = Ownership(State.OWNED, parcel.epoch, worker.serial)
+            held = Held(parcel, socket.socket(fileno=packet.descriptors.pop(0)), ownership, now)
+            self._step_detached(held, parcel)
+            if worker.guests:
+                worker.guests.discard(parcel.id)
+        else:
+            try:
+                if held.ownership.worker != worker.serial:
+                    raise Stale("not with this worker")
+                self._step_detached(held, parcel)
+            except Stale as error:
+                self._refuse_stale(worker, held.id, str(error))
+                return None
+            if packet.descriptors:  # one more, of what is held already
+                os.close(packet.descriptors.pop(0))
+            held.parcel = parcel
+            self.custody.disown(held, worker.serial)
+        held.redelivered = parcel.redelivered
+        self.custody.put(held)
+        # Idle since it was active, or since its handler began to wait, whichever was later.
+        held.since = min(now, max(parcel.active_at / 1e9, now - self._park_after))
+        return held
+
+    def _has_room(self, parcel: Detached) -> bool:
+        """Whether the bytes that come with it are not too many, with those that are here."""
+        size = len(parcel.unread)
+        if size <= _FEW_UNREAD:
+            return True
+        return size + sum(len(held.parcel.unread) for held in self.custody) <= _MOST_UNREAD
+
+    def _require_its_own(self, worker: Worker, name: str, packet: Packet) -> None:
+        if not self._screening.may_have(worker, name):
+            raise Nonsense(f"{name} is no connection of its own")
+        if self.custody.has_socket(packet.descriptors[0]):
+            raise Nonsense(f"{name} is a connection that is held under another id")
+
+    def _refuse_stale(self, worker: Worker, name: str, error: str) -> None:
+        self._throttle.error(
+            "refused a stale message", kind="stale", id=name, error=error, **worker.label
+        )
+
+    def _step_detached(self, held: Held, parcel: Detached) -> None:
+        if parcel.parked:
+            held.ownership.parked(parcel.epoch)
+        else:
+            held.ownership.detached(parcel.epoch)
+
+    def _owners_died(self, worker: Worker, of: Callable[[int], bool]) -> None:
+        """Processes of a worker were reaped: judge what they owned, each by itself."""
+        for held in self.custody.owned_by(worker.serial):
+            try:
+                if not 0 <= held.row < worker.scoreboard.rows:
+                    raise Unfit("it has no row")
+                row = worker.scoreboard.record(held.row)
+                if of(row[record.PID]):
+                    self._owner_died(worker, held, row)
+            except Exception as error:
+                if not isinstance(error, Unfit):
+                    self._reactor.failed(error)
+                self._lose(worker, held)
+
+    def _lose(self, worker: Worker, held: Held) -> None:
+        """End a connection of which its worker has left no account that makes sense."""
+        _log.warning("connection lost", **held.label, **worker.label)
+        self.custody.disown(held, worker.serial)
+        if held.id in self.custody:
+            self.totals["lost"] += 1
+            self.custody.forget(held)
+            self._closer.close(held.sock, self._changed)
+
+    def _owner_died(self, worker: Worker, held: Held, row: Record) -> None:
+        left = (End.NOT_YET, End.DETACHED, End.TAKEN)
+        if row[record.ENDED] not in left or id_of(row) != held.id:
+            # It was ended, and only the word of it did not come.
+            held.ownership.ended(held.ownership.epoch)
+            self.custody.disown(held, worker.serial)
+            self.custody.forget(held)
+            self._closer.close(held.sock, self._changed)
+            return
+        parcel = self._parcel(
+            held.id,
+            row,
+            held.parcel.listener,
+            held.parcel.peer,
+            worker.scoreboard.state(held.row),
+        )
+        self._judge(worker, held, row[record.STATUS], parcel)
+        row[record.ENDED] = End.DETACHED  # settled here, whatever became of it
+
+    def _judge(self, worker: Worker, held: Held, status: int, parcel: Detached) -> None:
+        """Resume a connection whose owner died, or end it."""
+        held.ownership.owner_died()
+        self.custody.disown(held, worker.serial)
+        held.parcel = parcel
+        now = self._reactor.clock()
+        fate, held.deaths = judge(
+            status, worker.policy, held.deaths, now, self._config.poison_limit
+        )
+        if self._config.keep != "crash":
+            # The handle here is from when it was parked: no promise goes by it.
+            fate = "close"
+        if fate in ("resume", "redeliver") and not self._stopping:
+            held.ownership.resumed()
+            held.why = "crash"
+            held.redelivered = fate == "redeliver"
+            self.custody.put(held)
+            self.moves.put(held)
+            return
+        held.ownership.condemned()
+        if fate == "poison":
+            _log.error("poisoned", deaths=len(held.deaths), **held.label)
+            self.totals["poisoned"] += 1
+        else:
+            _log.warning("connection lost", **held.label, **worker.label)
+        if fate in ("poison", "reset"):
+            self.totals["lost"] += 1
+            self.custody.forget(held)
+            reset(held.sock)
+            held.ownership.drained()
+        else:
+            self._close(held, "lost", "its worker died")
+
+    def _close(self, held: Held, counted: Literal["closed", "lost"], why: str) -> None:
+        """End a connection that no worker has, in an orderly way."""
+
+        def drained() -> None:
+            held.ownership.drained()
+            self._changed()
+
+        self.custody.forget(held)
+        self.totals[counted] += 1
+        if self._config.access_log:
+            parcel = held.parcel
+            _log.info(
+                "connection",
+                **held.label,
+                listener=self._listeners[parcel.listener],
+                duration=self._reactor.clock() - parcel.accepted_at / 1e9,
+                bytes_in=parcel.bytes_in,
+                bytes_out=parcel.bytes_out,
+                ended="closed",
+                why=why,
+            )
+        self._closer.close(held.sock, drained)
+        self._changed()
+
+    def _parcel(
+        self, name: str, row: Record, listener: int, peer: str, state: bytes | None
+    ) -> Detached:
+        return Detached(
+            id=name,
+            epoch=row[record.EPOCH],
+            listener=listener,
+            peer=peer,
+            state=state,
+            unread=b"",
+            accepted_at=min(row[record.ACCEPTED_AT], _LARGEST),
+            bytes_in=min(row[record.BYTES_IN], _LARGEST),
+            bytes_out=min(row[record.BYTES_OUT], _LARGEST),
+        )
+
+    def _out_of_descriptors(self) -> None:
+        self._throttle.warning("out of file descriptors", process="keeper", wanted="a connection")

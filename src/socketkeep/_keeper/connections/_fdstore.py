@@ -1,0 +1,197 @@
+"""The service manager's store of descriptors (FDSTORE in sd_notify(3)): what outlives the keeper.
+
+Stored are the listeners, a handle of every connection that the keeper has one of, with what was
+said of it when no worker has it (`parcel`), and, where connections are kept through crashes, the
+scoreboards of the workers (`board`), in which stands how far each connection was.  The names say
+what is what.  The manager gives all of it to the next keeper, see `_restoring.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from socketkeep._base import _log
+from socketkeep._keeper.loop._notify import Notifier
+from socketkeep._keeper.loop._reactor import Reactor
+from socketkeep._keeper.tables._custody import Held
+from socketkeep._keeper.tables._ownership import State
+from socketkeep._keeper.tables._state import sealed_memfd
+from socketkeep._keeper.tables._verdict import Policy
+from socketkeep._net._listener import STORED
+from socketkeep._wire._scoreboard import connection_id
+
+LISTENER: Final = STORED + "listener."
+BOARD: Final = STORED + "board."
+CONNECTION: Final = STORED + "connection."
+PARCEL: Final = STORED + "parcel."
+
+_RETRY: Final = 0.01
+_LAST: Final = 1.0
+_PAUSE: Final = 0.005
+_LONGEST: Final = 255
+_UNOWNED: Final = (State.MOVING, State.PARKED)
+
+
+def listener_name(bound_as: str) -> str:
+    """Return the name for the listener that --bind names so; a name must have no colon."""
+    import hashlib  # for who has a store alone
+    from urllib.parse import quote
+
+    name = LISTENER + quote(bound_as, safe="")
+    if len(name) <= _LONGEST:
+        return name
+    return LISTENER + hashlib.sha256(bound_as.encode()).hexdigest()
+
+
+def board_name(boot: int, serial: int, policy: Policy) -> str:
+    """Return the name for a worker's scoreboard."""
+    redeliver = "redeliver" if policy.redeliver else "once"
+    return f"{BOARD}{connection_id(boot, serial, 0)}.{policy.on_crash}.{redeliver}"
+
+
+class FdStore:
+    """What is stored now.  Nothing waits for the manager: what it has no room for is sent later."""
+
+    def __init__(
+        self, reactor: Reactor, notifier: Notifier, boot: int, most: int, names: Iterable[str]
+    ) -> None:
+        self._reactor = reactor
+        self._notifier = notifier
+        self._boot = boot
+        self._most = most
+        self._names = set(names)
+        # To be sent, in order: a name, and its descriptor, a copy; -1: to be removed.
+        self._queue: deque[tuple[str, int]] = deque()
+        self._flushing = False
+        self._throttle = _log.Throttle()
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all that is stored, or on its way there."""
+        return sorted(self._names)
+
+    def add(self, name: str, fd: int) -> None:
+        """Store `fd`, unless something is stored by that name."""
+        if name in self._names:
+            return
+        if len(self._names) >= self._most:
+            self._throttle.warning("the service manager's store is full", most=self._most)
+            return
+        self._names.add(name)
+        if self._queue or not self._send_add(name, fd):
+            self._defer(name, fd)
+
+    def remove(self, name: str) -> None:
+        """Store it no longer."""
+        if name not in self._names:
+            return
+        self._names.discard(name)
+        if self._queue or not self._send_remove(name):
+            self._queue.append((name, -1))
+            self._flush_later()
+
+    def remove_all(self, prefix: str) -> None:
+        """Store nothing any longer whose name begins so."""
+        for name in [name for name in self._names if name.startswith(prefix)]:
+            self.remove(name)
+
+    def close(self) -> None:
+        """Send what is left, for a moment at most, and then no more."""
+        deadline = time.monotonic() + _LAST
+        while not self._send_queued() and time.monotonic() < deadline:
+            time.sleep(_PAUSE)  # the loop has ended, and nothing tells of room in the other's queue
+        for _, fd in self._queue:
+            if fd >= 0:
+                os.close(fd)
+        self._queue.clear()
+
+    def add_board(self, serial: int, policy: Policy, memfd: int) -> None:
+        """Store the scoreboard of a worker."""
+        self.add(board_name(self._boot, serial, policy), memfd)
+
+    def remove_board(self, serial: int, policy: Policy) -> None:
+        """The worker has ended, and what it left has been judged."""
+        self.remove(board_name(self._boot, serial, policy))
+
+    # What the custody tells.
+
+    def put(self, held: Held) -> None:
+        """The keeper has a handle of a connection, or its owner has changed."""
+        epoch = held.ownership.epoch
+        if not held.stored_as:
+            held.stored_as = epoch
+            self.add(f"{CONNECTION}{held.id}.{epoch}", held.sock.fileno())
+        unowned = held.ownership.state in _UNOWNED
+        if held.parcel_as and not (unowned and held.parcel_as == epoch):
+            self._remove_parcel(held)
+        if unowned and not held.parcel_as:
+            self._store_parcel(held)
+
+    def forget(self, held: Held) -> None:
+        """The keeper lets go of its handle."""
+        if held.stored_as:
+            self.remove(f"{CONNECTION}{held.id}.{held.stored_as}")
+            held.stored_as = 0
+        self._remove_parcel(held)
+
+    def _remove_parcel(self, held: Held) -> None:
+        if held.parcel_as:
+            self.remove(f"{PARCEL}{held.id}.{held.parcel_as}")
+            held.parcel_as = 0
+
+    def _store_parcel(self, held: Held) -> None:
+        try:
+            memfd = sealed_memfd("socketkeep-parcel", msgspec.msgpack.encode(held.snapshot(_as_is)))
+        except OSError as error:
+            self._throttle.warning("cannot store a connection", error=error.strerror, **held.label)
+            return
+        held.parcel_as = held.ownership.epoch
+        self.add(f"{PARCEL}{held.id}.{held.parcel_as}", memfd)
+        os.close(memfd)
+
+    # Sending.
+
+    def _send_add(self, name: str, fd: int) -> bool:
+        words = ("FDSTORE=1", "FDPOLL=0", f"FDNAME={name}")
+        return self._notifier.send(*words, descriptors=(fd,), again=True)
+
+    def _send_remove(self, name: str) -> bool:
+        return self._notifier.send("FDSTOREREMOVE=1", f"FDNAME={name}", again=True)
+
+    def _defer(self, name: str, fd: int) -> None:
+        try:
+            self._queue.append((name, os.dup(fd)))
+        except OSError as error:
+            self._names.discard(name)
+            self._throttle.warning("cannot store a descriptor", error=error.strerror)
+        self._flush_later()
+
+    def _flush_later(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._reactor.call_later(_RETRY, self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if not self._send_queued():
+            self._flush_later()
+
+    def _send_queued(self) -> bool:
+        while self._queue:
+            name, fd = self._queue[0]
+            if not (self._send_remove(name) if fd < 0 else self._send_add(name, fd)):
+                return False
+            self._queue.popleft()
+            if fd >= 0:
+                os.close(fd)
+        return True
+
+
+def _as_is(fd: int) -> int:
+    return fd

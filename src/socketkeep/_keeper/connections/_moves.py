@@ -1,0 +1,308 @@
+"""Connections on their way from one worker to another.
+
+The keeper holds each of them by a descriptor of its own, from the worker's `Detached` until the
+next worker's `Attached`: whichever of the two dies in between, the connection lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Final, Literal
+
+import msgspec
+
+from socketkeep._base import _log
+from socketkeep._base._passing import close_without_waiting
+from socketkeep._keeper.loop._reactor import Reactor, Timer
+from socketkeep._keeper.tables._custody import Close, Custody, Held
+from socketkeep._keeper.tables._ownership import Ownership, Stale
+from socketkeep._keeper.tables._turns import Turns
+from socketkeep._keeper.tables._waits import WaitsByReason
+from socketkeep._keeper.workers._workers import Worker
+from socketkeep._wire._messages import Attach, Attached, Crowded, Refused
+
+_RETRY: Final = 0.1
+_TICK: Final = 1e-6
+
+
+class Moves:
+    """Gives each connection that is to move to the worker with the most room.
+
+    `targets` returns the workers that may be given connections now.  `newcomer` accepts a new
+    connection, if one waits and there may be one more: while others wait for a seat they and the
+    accept queues take turns, and workers accept nothing by themselves.  `changed` is called
+    whenever a connection came, went, or was given, so that the seats kept free for them can be
+    counted anew.  `close` is called with what no worker took in time, or when the server stops.
+    `keeps` says whether the keeper goes on holding a handle once a worker has attached, of each
+    connection; of one that was parked it does anyway: it will most likely be parked again, and then
+    comes back without a descriptor.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        custody: Custody,
+        targets: Callable[[], Iterable[Worker]],
+        newcomer: Callable[[], Held | None],
+        changed: Callable[[], None],
+        close: Close,
+        orphan_timeout: float,
+        keeps: bool,
+    ) -> None:
+        self._reactor = reactor
+        self._custody = custody
+        self._targets = targets
+        self._newcomer = newcomer
+        self._changed = changed
+        self._close = close
+        self._orphan_timeout = orphan_timeout
+        self._keeps = keeps
+        self.waits: Final = WaitsByReason()
+        self._moving: dict[str, Held] = {}
+        self._waiting: dict[str, Held] = {}  # sent to no worker yet, in the order they came
+        self._disordered = False  # but for those that came back from a worker
+        self._latest = 0.0  # when the last of them came
+        self._turns = Turns()
+        self._unanswered: dict[int, dict[str, None]] = {}  # by worker, in the order they were sent
+        self._expiry: Timer | None = None
+        self._stopping = False
+        self._crowded = False
+        self._throttle = _log.Throttle()
+
+    def __len__(self) -> int:
+        return len(self._moving)
+
+    def __iter__(self) -> Iterator[Held]:
+        return iter(tuple(self._moving.values()))
+
+    @property
+    def waiting(self) -> int:
+        """How many have been sent to no worker yet."""
+        return len(self._waiting)
+
+    def put(self, held: Held) -> None:
+        """Find a worker for a connection that none has."""
+        self._enter(held)
+        self._go_on()
+
+    def _enter(self, held: Held) -> None:
+        # Later than the one before by what a clock can tell, so that the order can be told by it.
+        held.since = self._latest = max(self._reactor.clock(), self._latest + _TICK)
+        self._moving[held.id] = self._waiting[held.id] = held
+        self._expect_expiry()
+
+    def dispatch(self) -> None:
+        """Give each connection that waits to a worker, while there is one with a free seat."""
+        if self._waiting or self._crowded:
+            targets = tuple(self._targets())
+            room = {worker: free for worker in targets if (free := worker.free_seats) > 0}
+            if self._disordered:
+                self._disordered = False
+                in_order = sorted(self._waiting.items(), key=lambda item: item[1].since)
+                self._waiting = dict(in_order)
+            free = sum(room.values())
+            line = iter(tuple(islice(self._waiting.values(), free)))
+            while free and (held := self._turns.next(lambda: next(line, None), self._welcome)):
+                # The most free seats, not the fewest connections: shares of --max-connections
+                # differ.
+                target = max(room, key=room.__getitem__)
+                if self._give(held, target):
+                    room[target] -= 1
+                    free -= 1
+            self._tell_crowded(targets)
+        self._changed()
+
+    def _welcome(self) -> Held | None:
+        """Return a new connection, if it is to have a seat though others wait for one.
+
+        Not where none waits: there workers accept for themselves.
+        """
+        held = self._newcomer() if self._waiting else None
+        if held is not None:
+            self._enter(held)
+        return held
+
+    def attached(self, worker: Worker, message: Attached) -> None:
+        """The worker holds the connection: let go of it here, or hold it as the worker's."""
+        held = self._answer(worker, message.id, message.epoch, Ownership.attached)
+        if held is None:
+            return
+        del self._moving[held.id]
+        self.waits[held.why].add(self._reactor.clock() - held.since)
+        if self._stays(held):
+            held.row = message.row
+            # The worker has them: of one that is owned they count no more.
+            msgspec.structs.force_setattr(held.parcel, "unread", b"")
+            msgspec.structs.force_setattr(held.parcel, "state", None)
+            self._custody.put(held)
+        else:
+            self._custody.forget(held)
+            close_without_waiting(held.sock.detach())
+            worker.welcome(held.id)
+        self._reactor.call_soon(self.dispatch)  # as all that changes its sums: they are made once
+
+    def refused(self, worker: Worker, message: Refused) -> None:
+        """The worker cannot take it: find another."""
+        name = message.id or next(iter(self._unanswered.get(worker.serial, ())), "")
+        held = self._moving.get(name)
+        epoch = message.epoch if message.id or held is None else held.ownership.epoch
+        held = self._answer(worker, name, epoch, Ownership.refused)
+        if held is not None:
+            worker.departures += 1
+            self._come_back(held)
+            # Not at once: the worker that refused may be the only one, and be out of descriptors.
+            self._reactor.call_later(_RETRY, self._go_on)
+
+    def worker_died(self, worker: Worker) -> set[str]:
+        """The worker has been reaped: what it did not acknowledge, it never touched.
+
+        Return the names of those.
+        """
+        names = self._unanswered.pop(worker.serial, {})
+        worker.arriving -= len(names)
+        for name in names:
+            held = self._moving[name]
+            try:
+                held.ownership.receiver_died()
+            except Stale as error:
+                self._reactor.failed(error)
+                continue
+            self._come_back(held)
+        self._go_on()
+        return set(names)
+
+    def _come_back(self, held: Held) -> None:
+        """Wait again, at the place that it had: who was refused has waited longer than the rest."""
+        self._waiting[held.id] = held
+        self._disordered = True
+
+    def snapshot(self) -> tuple[list[str], dict[int, list[str]]]:
+        """Return what waits for a worker, and what each worker has not answered yet."""
+        return list(self._waiting), {
+            serial: list(names) for serial, names in self._unanswered.items()
+        }
+
+    def restore(
+        self, moving: Iterable[Held], waiting: Iterable[str], unanswered: Mapping[int, list[str]]
+    ) -> None:
+        """Go on with what an earlier version was moving."""
+        self._moving = {held.id: held for held in moving}
+        self._waiting = {name: self._moving[name] for name in waiting}
+        self._unanswered = {serial: dict.fromkeys(names) for serial, names in unanswered.items()}
+        self._crowded = True  # a worker may have been told so: it is to be told what holds now
+        self._expect_expiry()
+        self._go_on()
+
+    def stop(self) -> None:
+        """No worker will come: close what waits, and what comes from now on."""
+        self._stopping = True
+        for held in tuple(self._waiting.values()):
+            held.ownership.stopped()
+            self._drop(held, "closed", "the server stopped")
+
+    def _go_on(self) -> None:
+        """What waits is given to a worker, or, when the server stops, closed."""
+        if self._stopping:
+            self.stop()
+        else:
+            self._reactor.call_soon(self.dispatch)
+
+    def _give(self, held: Held, worker: Worker) -> bool:
+        """Send it to the worker; return whether that could be done."""
+        parcel = held.parcel
+        epoch = held.ownership.next_epoch
+        stays = self._stays(held)
+        attach = Attach(
+            id=parcel.id,
+            epoch=epoch,
+            attached=held.why,
+            listener=parcel.listener,
+            peer=parcel.peer,
+            state=parcel.state,
+            unread=parcel.unread,
+            accepted_at=parcel.accepted_at,
+            bytes_in=parcel.bytes_in,
+            bytes_out=parcel.bytes_out,
+            redelivered=held.redelivered,
+            kept=stays,
+            # With the store a message that is unread when this process is killed costs a connection
+            # that the next keeper would have had.
+            returnable=stays and self._custody.store is None,
+        )
+        try:
+            worker.link.send(attach, (held.sock.fileno(),))
+        except OSError:
+            # No descriptor for the memfd of a large state: this process is at its limit.
+            self._reactor.call_later(_RETRY, self._go_on)
+            return False
+        except Exception as error:
+            # It cannot be sent to any; those that wait behind it can.
+            self._reactor.failed(error)
+            held.ownership.expired()
+            self._drop(held, "lost", "it could not be sent to a worker")
+            return False
+        held.ownership.assigned(worker.serial)
+        del self._waiting[parcel.id]
+        worker.arriving += 1
+        worker.given += 1
+        self._unanswered.setdefault(worker.serial, {})[parcel.id] = None
+        return True
+
+    def _stays(self, held: Held) -> bool:
+        """Whether the handle stays here once a worker has attached."""
+        # The service manager, which stores handles for the next keeper, is told of less that way.
+        return self._keeps or (held.why == "parked" and self._custody.store is None)
+
+    def _answer(
+        self, worker: Worker, name: str, epoch: int, step: Callable[[Ownership, int], None]
+    ) -> Held | None:
+        held = self._moving.get(name)
+        try:
+            if held is None or held.ownership.worker != worker.serial:
+                raise Stale("not with this worker")
+            step(held.ownership, epoch)
+        except Stale as error:
+            self._throttle.error(
+                "refused a stale message", kind="stale", id=name, error=str(error), **worker.label
+            )
+            return None
+        del self._unanswered[worker.serial][name]
+        worker.arriving -= 1
+        return held
+
+    def _tell_crowded(self, targets: Iterable[Worker]) -> None:
+        """Have those that wait for input make room for those that wait for a seat."""
+        self._crowded = crowded = bool(self._waiting)
+        for worker in targets:
+            if worker.scoreboard.crowded != crowded:
+                worker.scoreboard.crowded = crowded
+                if crowded and worker.model == "prefork":  # its only handler may be waiting
+                    worker.link.send(Crowded())
+
+    def _expect_expiry(self) -> None:
+        # One timer, for those that have waited longest: one for each that comes would outlive it
+        # by far, and thousands come and go a second.
+        if self._waiting and (self._expiry is None or not self._expiry.pending):
+            oldest = min(held.since for held in self._waiting.values())
+            self._expiry = self._reactor.call_at(
+                oldest + self._orphan_timeout, self._expire_overdue
+            )
+
+    def _expire_overdue(self) -> None:
+        now = self._reactor.clock()
+        for held in tuple(self._waiting.values()):
+            if held.since + self._orphan_timeout <= now:
+                held.ownership.expired()
+                _log.warning(
+                    "connection closed: no worker took it",
+                    waited=self._orphan_timeout,
+                    **held.label,
+                )
+                self._drop(held, "lost", "no worker took it")
+        self._expect_expiry()
+
+    def _drop(self, held: Held, counted: Literal["closed", "lost"], why: str) -> None:
+        del self._moving[held.id], self._waiting[held.id]
+        self._close(held, counted, why)
+        self._changed()

@@ -1,0 +1,256 @@
+"""What a keeper gets back from the service manager's store, after another of it has been killed.
+
+Its workers are dead then, too.  What a connection was at stands in the row of the worker that had
+it last, or, when none had it, in its parcel; of the two the later epoch counts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, cast, get_args
+
+import msgspec
+
+from socketkeep._base import _log
+from socketkeep._base._address import format_address
+from socketkeep._base._passing import sealed_size
+from socketkeep._base._process_stat import STATE, has_ended, stat_fields
+from socketkeep._base._visibility import exists
+from socketkeep._keeper.connections._connections import Connections
+from socketkeep._keeper.connections._fdstore import (
+    BOARD,
+    CONNECTION,
+    LISTENER,
+    PARCEL,
+    FdStore,
+    listener_name,
+)
+from socketkeep._keeper.loop._system import System
+from socketkeep._keeper.tables._state import SavedConnection
+from socketkeep._keeper.tables._verdict import OnCrash, Policy
+from socketkeep._keeper.workers._workers import Worker, WorkerState
+from socketkeep._stream import _record as record
+from socketkeep._stream._record import SENT
+from socketkeep._wire._channel import LARGEST
+from socketkeep._wire._descriptors import connection_place, listener_place
+from socketkeep._wire._scoreboard import (
+    LAST_BOOT,
+    Scoreboard,
+    id_of,
+    is_plausible,
+    parse_connection_id,
+)
+
+_NO_STATE: Final = Policy("close", redeliver=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    epoch: int
+    ghost: Worker
+    number: int
+
+
+@dataclass(slots=True)
+class Stored:
+    """The descriptors that the store gave back, by their names."""
+
+    names: list[str] = field(default_factory=list)
+    _listeners: dict[str, socket.socket] = field(default_factory=dict)
+    _boards: dict[str, int] = field(default_factory=dict)
+    _connections: dict[str, tuple[str, socket.socket]] = field(default_factory=dict)
+    _parcels: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, passed: Sequence[tuple[str, int]]) -> Stored:
+        """Sort what was passed; what has another name is left alone by this version."""
+        stored = cls()
+        for name, fd in passed:
+            os.set_inheritable(fd, False)
+            stored.names.append(name)
+            try:
+                stored._put(name, fd)
+            except (ValueError, OSError) as error:
+                _log.error("what the store gave back is left alone", name=name, error=error)
+                os.close(fd)
+        return stored
+
+    def _put(self, name: str, fd: int) -> None:
+        """Sort one.  Raises ValueError and OSError, and nothing has been done with it."""
+        if name.startswith(LISTENER):
+            listener_place(fd)
+            self._listeners[name] = socket.socket(fileno=fd)
+        elif name.startswith(BOARD):
+            Scoreboard(fd, wary=True)
+            self._boards[name] = fd
+        elif name.startswith(CONNECTION):
+            key = _key(name)
+            connection_place(fd)
+            self._connections[key] = name, socket.socket(fileno=fd)
+        elif name.startswith(PARCEL):
+            sealed_size(fd, fcntl.F_SEAL_WRITE)
+            self._parcels[_key(name)] = name, fd
+        else:
+            os.close(fd)
+
+    @property
+    def latest_boot(self) -> int:
+        """The latest boot of which a connection is; 0: there is none."""
+        boots = (parse_connection_id(name)[0] for name in self._connections)
+        return max((boot for boot in boots if boot < LAST_BOOT), default=0)
+
+    def take_listener(self, bound_as: str) -> socket.socket | None:
+        """Return the listener that --bind names so; it is the caller's from then on."""
+        return self._listeners.pop(listener_name(bound_as), None) if self._listeners else None
+
+    def restore(self, connections: Connections, store: FdStore, listeners: Sequence[str]) -> None:
+        """Give the connections to the keeper, and have the store keep only what is still held."""
+        rows = self._rows()
+        for name, (stored_as, sock) in self._connections.items():
+            try:
+                self._restore_one(connections, rows.get(name), name, stored_as, sock, listeners)
+            except Exception as error:
+                # Each by itself: what one of them was at must not cost the others.
+                _log.error("cannot restore a connection", id=name, error=repr(error))
+                if name not in connections.custody:
+                    connections.end(sock)
+        held = {f"{CONNECTION}{each.id}.{each.stored_as}" for each in connections.custody}
+        held |= {f"{PARCEL}{each.id}.{each.parcel_as}" for each in connections.custody}
+        for name in self.names:
+            if name not in held and not name.startswith(LISTENER):
+                store.remove(name)
+        for name, sock in self._listeners.items():
+            address = format_address(sock.getsockname())
+            _log.warning("listener dropped: it is not configured any more", address=address)
+            store.remove(name)
+        if self._connections:
+            _log.info("connections restored", connections=len(connections.custody))
+        self.close()
+
+    def _restore_one(
+        self,
+        connections: Connections,
+        row: _Row | None,
+        name: str,
+        stored_as: str,
+        sock: socket.socket,
+        listeners: Sequence[str],
+    ) -> None:
+        parcel = self._parcel(name)
+        if row is not None and (parcel is None or row.epoch > parcel.epoch):
+            if _is_alive(row.ghost.scoreboard.record(row.number)[record.PID], row.ghost.memfd):
+                _log.warning("connection left to its worker, which is alive", id=name)
+                sock.close()
+            else:
+                number = _listener_of(sock, listeners)
+                connections.restore_owned(row.ghost, row.number, sock, number, _epoch_of(stored_as))
+        elif parcel is not None:
+            number = _listener_of(sock, listeners)
+            parcel.stored_as = _epoch_of(stored_as)
+            parcel.parcel_as = _epoch_of(self._parcels[name][0])
+            connections.restore_unowned(parcel, sock, number)
+        else:
+            # Its worker had ended it, and only the word of it did not come.
+            connections.end(sock)
+
+    def close(self) -> None:
+        """Let go of what nobody took."""
+        for sock in self._listeners.values():
+            sock.close()
+        for fd in (*self._boards.values(), *(fd for _, fd in self._parcels.values())):
+            os.close(fd)
+        self._listeners.clear()
+        self._boards.clear()
+        self._parcels.clear()
+
+    def _rows(self) -> dict[str, _Row]:
+        """Return the row of each connection's last owner."""
+        found: dict[str, _Row] = {}
+        for index, (name, fd) in enumerate(self._boards.items()):
+            try:
+                ghost = _ghost(index, name, fd)
+            except ValueError as error:
+                _log.error("what the store gave back is left alone", name=name, error=error)
+                continue
+            for number, words in ghost.scoreboard.taken():
+                if not is_plausible(words):
+                    continue
+                row = _Row(words[record.EPOCH], ghost, number)
+                earlier = found.get(id_of(words))
+                if not ghost.scoreboard.keeps_states:
+                    words[record.STATUS] = SENT  # without its state it cannot go on
+                if earlier is None or earlier.epoch < row.epoch:
+                    found[id_of(words)] = row
+        return found
+
+    def _parcel(self, name: str) -> SavedConnection | None:
+        if name not in self._parcels:
+            return None
+        fd = self._parcels[name][1]
+        data = os.pread(fd, min(os.fstat(fd).st_size, LARGEST), 0)
+        try:
+            return msgspec.msgpack.decode(data, type=SavedConnection)
+        except ValueError as error:
+            _log.error("cannot restore a connection", id=name, error=str(error))
+            return None
+
+
+def _key(name: str) -> str:
+    """Return the connection's id in a name of the store: socketkeep.connection.ID.EPOCH.
+
+    Raises ValueError.
+    """
+    _epoch_of(name)
+    _, _, key, _ = name.split(".")
+    if parse_connection_id(key)[0] > LAST_BOOT:
+        raise ValueError(f"there can be no connection {key}")
+    return key
+
+
+def _epoch_of(name: str) -> int:
+    return int(name.rpartition(".")[2])
+
+
+def _ghost(index: int, name: str, fd: int) -> Worker:
+    """Return the record of the dead worker whose scoreboard that is."""
+    _, _, _, on_crash, redeliver = name.split(".")
+    if on_crash not in get_args(OnCrash):
+        raise ValueError(f"there is no way {on_crash!r} to deal with a crash")
+    scoreboard = Scoreboard(fd, wary=True)
+    policy = Policy(cast("OnCrash", on_crash), redeliver == "redeliver")
+    return Worker(
+        serial=-1 - index,
+        slot=0,
+        generation=0,
+        model="fork",
+        resumable=True,
+        policy=policy if scoreboard.keeps_states else _NO_STATE,
+        scoreboard=scoreboard,
+        memfd=fd,
+        wake=-1,
+        started_at=0.0,
+        state=WorkerState.DEAD,
+    )
+
+
+def _listener_of(sock: socket.socket, listeners: Sequence[str]) -> int:
+    """Return the number of the listener that accepted the connection, or of one like it."""
+    own = format_address(sock.getsockname())
+    if own in listeners:
+        return listeners.index(own)
+    port = own.rpartition(":")[2]
+    return next((n for n, text in enumerate(listeners) if text.endswith(f":{port}")), 0)
+
+
+def _is_alive(pid: int, memfd: int) -> bool:
+    """Whether the process that a row names is alive, and is one of the scoreboard's."""
+    if not System().has_mapped(pid, memfd, child=True):
+        return False
+    try:
+        return not has_ended(stat_fields(pid)[STATE])
+    except OSError:
+        return exists(pid)  # /proc may hide it (hidepid)

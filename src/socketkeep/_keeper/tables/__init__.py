@@ -1,0 +1,1 @@
+"""The keeper's policies and tables, without I/O."""

@@ -1,0 +1,162 @@
+"""The connections that the keeper has a handle of, and who each belongs to: a store, no decisions.
+
+A connection is held from its worker's `Detached` until the next worker's `Attached`, while it is
+parked and served after that, while it is being closed, and, with ``--keep crash``, all the time
+that workers serve it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from socketkeep._keeper.tables._ownership import Ownership, State
+from socketkeep._keeper.tables._state import KeepOpen, SavedConnection
+from socketkeep._stream._assignment import Attached
+from socketkeep._wire._messages import Detached, decode, encode
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """One connection that the keeper has a handle of.
+
+    parcel: what its last owner said of it; of an owned connection only what never changes counts.
+    why: what its next handler is told by `conn.attached`.
+    row: its row in the scoreboard of the worker that owns it.
+    deaths: when owners of it died that were in the middle of a message of it.
+    stored_as, parcel_as: the epochs by which the service manager's store has it and its parcel; 0:
+    it has not.
+    """
+
+    parcel: Detached
+    sock: socket.socket
+    ownership: Ownership
+    since: float
+    why: Attached = "reload"
+    redelivered: bool = False
+    row: int = -1
+    deaths: tuple[float, ...] = ()
+    stored_as: int = 0
+    parcel_as: int = 0
+    inode: int = 0  # of the socket, by which one connection is told to be another; see `Custody`
+
+    @property
+    def id(self) -> str:
+        return self.parcel.id
+
+    def snapshot(self, keep: KeepOpen) -> SavedConnection:
+        """Return what the next version of the keeper knows it by."""
+        return SavedConnection(
+            parcel=encode(self.parcel),
+            fd=keep(self.sock.fileno()),
+            state=self.ownership.state,
+            epoch=self.ownership.epoch,
+            worker=self.ownership.worker,
+            since=self.since,
+            why=self.why,
+            redelivered=self.redelivered,
+            row=self.row,
+            deaths=list(self.deaths),
+            stored_as=self.stored_as,
+            parcel_as=self.parcel_as,
+        )
+
+    @classmethod
+    def restored(cls, saved: SavedConnection, sock: socket.socket | None = None) -> Held:
+        """Make the record anew; sock: the connection, if it is not at the descriptor it was at."""
+        parcel = decode(saved.parcel)
+        assert isinstance(parcel, Detached)
+        return cls(
+            parcel=parcel,
+            sock=sock or socket.socket(fileno=saved.fd),
+            ownership=Ownership(saved.state, saved.epoch, saved.worker),
+            since=saved.since,
+            why=saved.why,
+            redelivered=saved.redelivered,
+            row=saved.row,
+            deaths=tuple(saved.deaths),
+            stored_as=saved.stored_as,
+            parcel_as=saved.parcel_as,
+        )
+
+    @property
+    def label(self) -> dict[str, object]:
+        """The fields by which log lines name it."""
+        return {"id": self.parcel.id, "peer": self.parcel.peer}
+
+
+class Close(Protocol):
+    """Ends a connection that no worker has, counts it, and says why in the access log."""
+
+    def __call__(self, held: Held, counted: Literal["closed", "lost"], why: str) -> None: ...
+
+
+class Store(Protocol):
+    """Keeps copies of the handles where they outlive the keeper."""
+
+    def put(self, held: Held) -> None: ...
+    def forget(self, held: Held) -> None: ...
+
+
+class Custody:
+    """All that the keeper holds, by id, and what of it each worker owns."""
+
+    def __init__(self) -> None:
+        self.store: Store | None = None
+        self._held: dict[str, Held] = {}
+        self._owned: dict[int, dict[str, Held]] = {}
+        self._inodes: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __iter__(self) -> Iterator[Held]:
+        return iter(tuple(self._held.values()))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._held
+
+    def get(self, name: str) -> Held | None:
+        """Return the connection of that id."""
+        return self._held.get(name)
+
+    def has_socket(self, fd: int) -> bool:
+        """Whether `fd` is of a connection that is held, under whatever id.
+
+        Without this a worker could have one connection held under as many ids as it likes.
+        """
+        return os.fstat(fd).st_ino in self._inodes
+
+    def owned_by(self, serial: int) -> list[Held]:
+        """Return what a worker serves and the keeper has a handle of, too."""
+        return list(self._owned.get(serial, {}).values())
+
+    def put(self, held: Held) -> None:
+        """Hold a connection, or note that its owner has changed."""
+        if held.id not in self._held:
+            held.inode = os.fstat(held.sock.fileno()).st_ino
+            self._inodes.add(held.inode)
+        self._held[held.id] = held
+        owner = held.ownership.worker
+        if held.ownership.state is State.OWNED and owner is not None:
+            self._owned.setdefault(owner, {})[held.id] = held
+        if self.store is not None:
+            self.store.put(held)
+
+    def disown(self, held: Held, serial: int) -> None:
+        """Note that the worker does not own it any more."""
+        owned = self._owned.get(serial)
+        if owned is not None:
+            owned.pop(held.id, None)
+            if not owned:
+                del self._owned[serial]
+
+    def forget(self, held: Held) -> None:
+        """Hold it no longer; whoever has its socket closes it."""
+        if self.store is not None:
+            self.store.forget(held)
+        del self._held[held.id]
+        self._inodes.discard(held.inode)

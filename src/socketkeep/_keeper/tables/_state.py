@@ -1,0 +1,321 @@
+"""The keeper's tables as they pass from one version of it to the next.
+
+Encoded as msgpack maps, so that two versions can read each other: a field is only ever added, with
+a default; an older reader ignores it, a newer one takes the default where it is missing.  What
+cannot be done so raises the numbers below, and who cannot read the state says so before anything
+has been changed.
+
+Descriptors are numbers here: the same numbers in the process that follows by execve(2).  Times are
+seconds of the monotonic clock, which goes on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from typing import Final, Literal
+
+import msgspec
+
+from socketkeep._config._server_options import ServeConfig
+from socketkeep._keeper.tables import _ownership
+from socketkeep._keeper.tables._waits import Waits
+
+#: What this version writes; the oldest version's reader that understands it; the oldest format that
+#: this version still reads.
+FORMAT: Final = 1
+READABLE_FROM: Final = 1
+OLDEST_READ: Final = 1
+
+Model = Literal["fork", "prefork", "thread", "async"]
+
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+
+#: Called with each descriptor that the next version needs; returns it.
+KeepOpen = Callable[[int], int]
+
+
+class StateError(Exception):
+    """The state cannot be read by this version; the text is one line that says why."""
+
+
+class SavedPacket(msgspec.Struct):
+    """A message that waits for room at the other end."""
+
+    payload: bytes
+    descriptors: list[int]
+    close_after: bool
+
+
+class SavedLink(msgspec.Struct):
+    """A channel, and what is still to be sent over it."""
+
+    fd: int
+    queue: list[SavedPacket]
+
+
+class SavedOrder(msgspec.Struct):
+    """How a retiring worker is to give up its connections."""
+
+    how: Literal["move", "close", "finish"]
+    deadline: float
+
+
+class SavedPolicy(msgspec.Struct):
+    """What becomes of connections whose worker died in the middle of a message."""
+
+    on_crash: Literal["close", "reset", "resume"]
+    redeliver: bool
+
+
+class SavedAdopted(msgspec.Struct):
+    """What is other about a worker that an earlier keeper started."""
+
+    moves: bool
+    listeners: list[int]
+
+
+class SavedWorker(msgspec.Struct, kw_only=True):
+    """One worker; the fields are those of `Worker`."""
+
+    serial: int
+    slot: int
+    generation: int
+    model: Model
+    resumable: bool
+    policy: SavedPolicy
+    started_at: float
+    memfd: int
+    wake: int
+    link: SavedLink | None
+    state: Literal["starting", "ready", "draining", "dead"]
+    pid: int
+    forked: bool
+    order: SavedOrder | None
+    seats: int
+    accept_below: int
+    arriving: int
+    departures: int
+    replaces: int | None
+    error: str
+    killed: bool
+    exit: int | None
+    fork_children: list[int]
+    expires_at: float
+    adopted: SavedAdopted | None = None
+    stuck: bool = False
+    given: int | None = None
+    promises: list[tuple[int, int, int]] = []
+    rogue: bool = False
+    rows: int = 0
+    guests: list[str] | None = None
+
+
+class SavedPool(msgspec.Struct, kw_only=True):
+    """The workers; `doomed` are pids of those that were given up before their fork was told."""
+
+    serial: int
+    totals: dict[str, int]
+    workers: list[SavedWorker]
+    doomed: list[int] = []
+
+
+class SavedGeneration(msgspec.Struct, kw_only=True):
+    """One load of the user's code."""
+
+    number: int
+    state: Literal["loading", "starting", "serving", "retired"]
+    model: Model
+    resumable: bool
+    policy: SavedPolicy
+
+
+class SavedTemplate(msgspec.Struct, kw_only=True):
+    """A template process that has not been reaped yet."""
+
+    pid: int
+    generation: int
+    link: SavedLink | None
+
+
+class SavedSlots(msgspec.Struct, kw_only=True):
+    """The slots, the deaths in each that count, and when each that waits is filled."""
+
+    numbers: list[int]
+    deaths: dict[int, float] = {}
+    delayed: dict[int, float] = {}
+
+
+class SavedClosing(msgspec.Struct):
+    """A connection that is being closed, and until when at the latest."""
+
+    fd: int
+    deadline: float
+
+
+class SavedConnection(msgspec.Struct, kw_only=True):
+    """A connection that the keeper has a handle of; `parcel` is an encoded `Detached`."""
+
+    parcel: bytes
+    fd: int
+    state: _ownership.State
+    epoch: int
+    worker: int | None
+    since: float
+    why: Literal["accepted", "reload", "parked", "upgrade", "crash"]
+    redelivered: bool
+    row: int
+    deaths: list[float]
+    stored_as: int = 0
+    parcel_as: int = 0
+
+
+class SavedConnections(msgspec.Struct, kw_only=True):
+    """All of those, parked ones in the order in which they were parked.
+
+    waiting: ids of those that were sent to no worker yet, in the order they came.
+    unanswered: by worker, what it has not answered yet, in the order it was sent.
+    upgraded: what generations before this one detach is attached with "upgrade".
+    waits: of those that moved, by why.
+    """
+
+    held: list[SavedConnection]
+    waiting: list[str]
+    unanswered: dict[int, list[str]]
+    totals: dict[str, int]
+    upgraded: int = 0
+    waits: list[Waits] = []
+
+
+class SavedListener(msgspec.Struct, kw_only=True):
+    """A listening socket; `identity` is device and inode of its file at `path`."""
+
+    fd: int
+    name: str = ""
+    path: str = ""
+    identity: tuple[int, int] | None = None
+
+
+class SavedClient(msgspec.Struct, kw_only=True):
+    """A connection to the control socket, and the command whose end it waits for."""
+
+    fd: int
+    request: bytes = b""
+    answer: bytes = b""
+    finished: bool = False
+    command: str = ""
+
+
+class SavedControl(msgspec.Struct, kw_only=True):
+    """The control socket."""
+
+    listener: SavedListener
+    clients: list[SavedClient] = []
+
+
+class SavedKeeper(msgspec.Struct, kw_only=True):
+    """What the keeper decides by."""
+
+    boot: int
+    name: str
+    started_at: float
+    paused: bool
+    reloads: int  # how many generations have been begun
+    reloads_completed: int
+    upgrades: int
+    listeners: list[SavedListener]
+    generations: list[SavedGeneration]
+    current: int
+    templates: list[SavedTemplate]
+    pool: SavedPool
+    slots: SavedSlots
+    connections: SavedConnections
+    closing: list[SavedClosing]
+    stored: list[str] = []
+
+
+class SavedPlace(msgspec.Struct):
+    """The working directory's name; `guessed` when nobody has said that it is the one."""
+
+    name: str
+    guessed: bool = False
+
+
+class State(msgspec.Struct, kw_only=True):
+    """One server, whole.
+
+    version: of the package that wrote it, at `written_at`.  watcher: pid of the one of `--reload`;
+    admin_pid: of the one of `--admin`.
+    worker_descriptors: the soft limit of descriptors for the workers.
+    mask: the signals that were blocked before the upgrade.  descriptors: all that stay open.
+    """
+
+    format: int = FORMAT
+    readable_from: int = READABLE_FROM
+    version: str
+    written_at: float = 0.0
+    config: ServeConfig
+    keeper: SavedKeeper
+    control: SavedControl | None = None
+    watcher: int = 0
+    admin: SavedListener | None = None
+    admin_pid: int = 0
+    worker_descriptors: int = 0
+    mask: list[int] = []
+    descriptors: list[int] = []
+    place: SavedPlace | None = None
+
+
+class _Formats(msgspec.Struct):
+    """What is read first: whether the rest can be."""
+
+    format: int
+    readable_from: int
+    version: str = "?"
+
+
+def write_state(state: State) -> int:
+    """Return a sealed memfd with `state`.  Raises OSError."""
+    return sealed_memfd("socketkeep-state", msgspec.msgpack.encode(state))
+
+
+def sealed_memfd(name: str, data: bytes) -> int:
+    """Return a memfd that holds `data` for good.  Raises OSError."""
+    memfd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with open(memfd, "wb", closefd=False) as file:
+            file.write(data)
+        fcntl.fcntl(memfd, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(memfd)
+        raise
+    return memfd
+
+
+def read_state(memfd: int) -> State:
+    """Return the state in `memfd`, which stays open.  Raises StateError."""
+    os.lseek(memfd, 0, os.SEEK_SET)
+    with open(memfd, "rb", closefd=False) as file:
+        data = file.read()
+    try:
+        formats = msgspec.msgpack.decode(data, type=_Formats)
+    except ValueError as error:
+        raise StateError(f"this is no state of a server: {error}") from None
+    if formats.readable_from > FORMAT:
+        raise StateError(
+            f"the running version {formats.version} writes its state so that format"
+            f" {formats.readable_from} or newer is needed to read it, and this version knows"
+            f" {FORMAT}: restart the server instead"
+        )
+    if formats.format < OLDEST_READ:
+        raise StateError(
+            f"the running version {formats.version} writes its state in format {formats.format},"
+            f" and this version reads {OLDEST_READ} and newer: restart the server instead"
+        )
+    try:
+        return msgspec.msgpack.decode(data, type=State)
+    except ValueError as error:
+        raise StateError(
+            f"the state that the running version {formats.version} writes cannot be read: {error}"
+        ) from None

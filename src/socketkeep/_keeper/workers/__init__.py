@@ -1,0 +1,1 @@
+"""The keeper's workers and templates: started, heard, replaced and reaped."""

@@ -1,0 +1,171 @@
+"""What workers say: each message to the one whom it concerns, and none of them further.
+
+A message that makes no sense, or raises, changes nothing for anybody but the worker it is from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import msgspec
+
+from socketkeep._base._errors import OUT_OF_RESOURCES
+from socketkeep._base._passing import Unfit
+from socketkeep._keeper.workers._screening import Nonsense, Screening
+from socketkeep._keeper.workers._workers import Worker, WorkerState
+from socketkeep._wire._channel import Packet
+from socketkeep._wire._messages import (
+    Acknowledged,
+    Attached,
+    Detached,
+    Ended,
+    Free,
+    Keep,
+    Orphaned,
+    Ready,
+    Refused,
+    StartFailed,
+    Worn,
+)
+
+#: What a worker may have in wrong descriptors, and what of that is forgotten in a second.
+_STRIKES: Final = 64
+_FORGIVEN: Final = 1.0
+#: What another one of the same connection counts for.
+_AGAIN: Final = 0.01
+#: What a message counts for by which the keeper stumbled, of the same.
+_STUMBLE: Final = 8
+_LONGEST_ERROR: Final = 65536
+
+
+class Receiver(Protocol):
+    """Who is told of connections that workers give up and take over."""
+
+    def take(self, worker: Worker, packet: Packet, parcel: Detached | None) -> None: ...
+    def attached(self, worker: Worker, message: Attached) -> None: ...
+    def refused(self, worker: Worker, message: Refused) -> None: ...
+    def keep(self, worker: Worker, packet: Packet, message: Keep) -> None: ...
+    def ended(self, worker: Worker, message: Ended) -> None: ...
+    def orphaned(self, worker: Worker, message: Orphaned) -> None: ...
+    def seat_freed(self) -> None: ...
+    def unfit(self, worker: Worker, packet: Packet) -> None: ...
+    def worker_died(self, worker: Worker) -> None: ...
+    def process_died(self, worker: Worker, pid: int) -> None: ...
+
+
+class Judge(Protocol):
+    """Who is told of messages that were refused."""
+
+    def refused(self, worker: Worker, why: str) -> None:
+        """It is counted and logged, and no more."""
+
+    def stumbled(self, worker: Worker, error: Exception) -> None:
+        """The same, of one by which this process stumbled."""
+
+    def condemn(self, worker: Worker, why: str) -> None:
+        """And the worker is ended."""
+
+
+class Hearing:
+    """Takes the packets of all workers; `ready` is called with a worker that can serve.
+
+    `worn` is called with one that is to be replaced, and why.
+    """
+
+    receiver: Receiver
+    worn: Callable[[Worker, str], None]
+
+    def __init__(
+        self,
+        ready: Callable[[Worker], None],
+        screening: Screening,
+        judge: Judge,
+        clock: Callable[[], float],
+    ) -> None:
+        self._ready = ready
+        self._screening = screening
+        self._judge = judge
+        self._clock = clock
+
+    def hear(self, worker: Worker, packet: Packet) -> None:
+        """Do what a worker's message asks for; what descriptors nobody takes are closed."""
+        try:
+            self._screening.check(worker, packet)
+            self._act(worker, packet)
+        except Nonsense as error:
+            self._judge.condemn(worker, str(error))
+        except Unfit as error:
+            self._judge.refused(worker, str(error))
+            self._strike(worker, self._weight(worker, packet))
+            self.receiver.unfit(worker, packet)
+        except Exception as error:
+            self._judge.stumbled(worker, error)
+            # That is the system's state, and nobody's fault.
+            if not isinstance(error, OSError) or error.errno not in OUT_OF_RESOURCES:
+                self._strike(worker, _STUMBLE)
+        finally:
+            packet.close()
+
+    def garbled(self, worker: Worker, why: str) -> None:
+        """What a worker sent is no message."""
+        self._judge.condemn(worker, why)
+
+    def _weight(self, worker: Worker, packet: Packet) -> float:
+        """What a wrong descriptor counts for: a connection is offered again and again."""
+        match packet.message:
+            case (Detached() | Keep()) as message if message.id in worker.unfit:
+                return _AGAIN
+            case (Detached() | Keep()) as message:
+                if len(worker.unfit) >= _STRIKES:
+                    worker.unfit.clear()
+                worker.unfit.add(message.id)
+        return 1.0
+
+    def _strike(self, worker: Worker, weight: float) -> None:
+        now = self._clock()
+        forgiven = (now - worker.struck_at) * _FORGIVEN
+        worker.strikes = max(0.0, worker.strikes - forgiven) + weight
+        worker.struck_at = now
+        if worker.strikes > _STRIKES:
+            self._judge.condemn(worker, "it goes on sending what cannot be")
+
+    def _act(self, worker: Worker, packet: Packet) -> None:
+        match packet.message:
+            case Ready(pid=pid):
+                if not worker.killed:
+                    if not worker.forked:
+                        worker.pid = pid  # to show it by, until the template's word has come
+                    worker.state = WorkerState.READY
+                    self._ready(worker)
+            case StartFailed(error=error):
+                worker.error = error[:_LONGEST_ERROR]
+            case Detached() as parcel:
+                self.take(worker, packet, parcel)
+            case None:
+                self.receiver.take(worker, packet, None)
+            case Attached() as message:
+                self.receiver.attached(worker, message)
+            case Refused() as message:
+                self.receiver.refused(worker, message)
+            case Keep() as message:
+                self.receiver.keep(worker, packet, message)
+            case Ended() as message:
+                self.receiver.ended(worker, message)
+            case Orphaned() as message:
+                self.receiver.orphaned(worker, message)
+            case Free():
+                self.receiver.seat_freed()
+            case Worn(reason=reason):
+                self.worn(worker, reason)
+
+    def take(self, worker: Worker, packet: Packet, parcel: Detached) -> None:
+        """A worker, or a process that it forked, gives up a connection."""
+        if worker.adopted is None:
+            self.receiver.take(worker, packet, parcel)
+        elif worker.adopted.moves:
+            known = msgspec.structs.replace(parcel, listener=worker.listener(parcel.listener))
+            self.receiver.take(worker, packet, known)
+        else:
+            packet.close()
+            worker.link.send(Acknowledged(parcel.id, parcel.epoch, taken=False))

@@ -1,0 +1,80 @@
+"""The keeper's record of a worker that is to be forked, or that another keeper has left behind."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from socketkeep._keeper.tables._verdict import Policy
+from socketkeep._keeper.workers._generations import Generation
+from socketkeep._keeper.workers._workers import Adopted, Worker, WorkerState
+from socketkeep._wire._channel import Channel, channel_pair
+from socketkeep._wire._messages import Stranded
+from socketkeep._wire._scoreboard import DETACHED, Scoreboard, create_memfd
+
+
+@dataclass(frozen=True, slots=True)
+class Outfit:
+    """What belongs to a new worker: this side of its channel, and the descriptors it is to get."""
+
+    channel: Channel
+    descriptors: tuple[int, int, int]
+
+
+def new_worker(
+    serial: int, slot: int, generation: Generation, rows: int, *, states: bool
+) -> tuple[Worker, Outfit]:
+    """Return a worker that is to be forked, with all that it needs.
+
+    rows: of its scoreboard.  states: whether that has room for committed states.  Raises OSError.
+    """
+    with ExitStack() as undo:
+        memfd = create_memfd(rows, states=states)
+        undo.callback(os.close, memfd)
+        scoreboard = Scoreboard(memfd, rows)
+        wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        undo.callback(os.close, wake)
+        our_memfd = os.dup(memfd)
+        undo.callback(os.close, our_memfd)
+        their_wake = os.dup(wake)
+        undo.callback(os.close, their_wake)
+        ours, theirs = channel_pair()
+        undo.pop_all()
+    worker = Worker(
+        serial=serial,
+        slot=slot,
+        generation=generation.number,
+        model=generation.model,
+        resumable=generation.resumable,
+        policy=generation.policy,
+        scoreboard=scoreboard,
+        memfd=our_memfd,
+        wake=wake,
+    )
+    return worker, Outfit(Channel(ours, wary=True), (theirs.detach(), memfd, their_wake))
+
+
+def adopted_worker(serial: int, offer: Stranded, memfd: int, wake: int, adopted: Adopted) -> Worker:
+    """Return a worker of a keeper that has died, which accepts no more.
+
+    Raises OSError, and Unfit when `memfd` is no scoreboard.
+    """
+    scoreboard = Scoreboard(memfd, wary=True)
+    return Worker(
+        serial=serial,
+        slot=offer.slot,
+        generation=0,  # of none of this keeper's
+        model=offer.model,
+        resumable=offer.resumable and adopted.moves,
+        policy=Policy(offer.on_crash, offer.redeliver),
+        scoreboard=scoreboard,
+        memfd=memfd,
+        wake=wake,
+        state=WorkerState.DRAINING,
+        given=scoreboard.attached,
+        departures=scoreboard.count(DETACHED),
+        pid=offer.pid,
+        forked=True,
+        adopted=adopted,
+    )

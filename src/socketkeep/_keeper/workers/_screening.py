@@ -1,0 +1,218 @@
+"""What workers and templates say, looked at before it is believed.
+
+They run user code, which may say anything over their channels.  Each number that is an index, a
+count, an epoch or a time, each name, and each descriptor is checked here, before the keeper changes
+anything for it: what raises half-way has done half.  Nobody else is touched by what one says, since
+an id is believed only of the worker that minted it or was given it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from socketkeep._base._passing import Unfit
+from socketkeep._keeper.workers._workers import Worker, WorkerState
+from socketkeep._net._listener import Listener
+from socketkeep._stream._committed import STATE_LIMIT
+from socketkeep._stream._record import AGAIN, BOUND
+from socketkeep._wire._channel import Packet
+from socketkeep._wire._descriptors import (
+    ANYWHERE,
+    connection_place,
+    place_of,
+    require_answer_pipe,
+)
+from socketkeep._wire._messages import (
+    AnyMessage,
+    Attached,
+    Began,
+    Detached,
+    Ended,
+    Forked,
+    ForkFailed,
+    Free,
+    Keep,
+    Loaded,
+    LoadFailed,
+    Message,
+    Orphaned,
+    Ready,
+    Refused,
+    StartFailed,
+    Worn,
+)
+from socketkeep._wire._scoreboard import LAST_BOOT, LAST_EPOCH, parse_connection_id
+
+#: How many descriptors come with what a worker says, and with what a template does.
+_OF_WORKERS: Final[dict[type[Message], tuple[int, ...]]] = {
+    Ready: (0,),
+    StartFailed: (0,),
+    Detached: (0, 1, 2),
+    Attached: (0,),
+    Refused: (0,),
+    Keep: (1,),
+    Ended: (0,),
+    Orphaned: (0,),
+    Free: (0,),
+    Worn: (0,),
+}
+_OF_TEMPLATES: Final[dict[type[Message], tuple[int, ...]]] = {
+    Loaded: (0,),
+    LoadFailed: (0,),
+    Forked: (0,),
+    Began: (0,),
+    ForkFailed: (0,),
+}
+
+#: As `connection_id` makes it.
+_ID: Final = re.compile(r"((0|[1-9a-f][0-9a-f]{0,15})-){2}[1-9a-f][0-9a-f]{0,15}")
+_LONGEST_PEER: Final = 1024
+#: Times, in ns, and counts of bytes: below half of what a word holds, so that more can be added.
+_LARGEST: Final = 2**63
+#: Packets that wait for a worker which does not read, beyond those of its connections.
+_MOST_WAITING: Final = 4096
+
+
+class Nonsense(Exception):
+    """A process that runs user code said what cannot be; it is to be ended."""
+
+
+class Screening:
+    """Knows what may be said to the keeper of a server: under this boot, with these listeners."""
+
+    def __init__(self, boot: int, listeners: Sequence[Listener]) -> None:
+        self._boot = boot
+        self._listeners = len(listeners)
+        # Now: a server that stops closes them, and still takes connections back.
+        self._places = {place_of(each.sock) for each in listeners if each.fileno() >= 0}
+
+    def check(self, worker: Worker, packet: Packet) -> None:
+        """Raise Nonsense for what no worker can have to say, Unfit for a wrong descriptor.
+
+        The latter may be the fault of a handler, which has closed the descriptor of its connection,
+        and not of what speaks for the worker.
+        """
+        message = packet.message
+        if message is None:
+            return  # it did not arrive, and nor did some descriptors
+        _require_count(packet, message, _OF_WORKERS)
+        waiting = worker.link.waiting
+        if waiting > 2 * worker.scoreboard.rows + _MOST_WAITING:
+            raise Nonsense(f"it leaves {waiting} packets unread and goes on")
+        match message:
+            case Ready():
+                if worker.state is not WorkerState.STARTING:
+                    raise Nonsense(f"Ready from a worker that is {worker.state.value}")
+            case Detached():
+                self._check_detached(worker, message)
+                if packet.descriptors:
+                    self._check_connection(packet.descriptors[0])
+            case Keep():
+                _require_id(message.id)
+                self._require_listener(worker, message.listener)
+                _require_epoch(message.epoch)
+                _require_peer(message.peer)
+                _require(0 <= message.row < worker.scoreboard.rows, "row", message.row)
+                if packet.descriptors:
+                    self._check_connection(packet.descriptors[0])
+            case Attached():
+                _require_id(message.id)
+                _require(-1 <= message.row < worker.scoreboard.rows, "row", message.row)
+            case Refused():
+                if message.id:
+                    _require_id(message.id)
+            case Ended():
+                for name, _ in message.connections:
+                    _require_id(name)
+            case Orphaned():
+                if worker.model != "fork":
+                    raise Nonsense(f"Orphaned from a worker of the model {worker.model}")
+                _require_id(message.id)
+                _require(0 <= message.status <= BOUND | AGAIN, "status", message.status)
+                _require_state(message.state)
+                _require_amount(message.bytes_in, message.bytes_out)
+        # Last: a pipe for the answer is as it is only until something else is done.
+        for fd in packet.descriptors[1:]:
+            try:
+                require_answer_pipe(fd)
+            except Unfit as error:
+                raise Nonsense(str(error)) from None
+
+    def may_have(self, worker: Worker, name: str) -> bool:
+        """Whether a connection that the keeper has no handle of can be with the worker.
+
+        It has accepted it, or was given it.  One that another keeper has started has of that
+        keeper's connections what nobody here knows of, and none of this one's.
+        """
+        boot, minted_by, _ = parse_connection_id(name)
+        if worker.adopted is not None:
+            return boot != self._boot
+        if (boot, minted_by) == (self._boot, worker.serial):
+            return True
+        return worker.guests is None or name in worker.guests
+
+    def check_template(self, packet: Packet) -> None:
+        """Raise Nonsense for what no template can have to say."""
+        if packet.message is not None:
+            _require_count(packet, packet.message, _OF_TEMPLATES)
+
+    def _check_detached(self, worker: Worker, message: Detached) -> None:
+        _require_id(message.id)
+        _require_epoch(message.epoch)
+        self._require_listener(worker, message.listener)
+        _require_peer(message.peer)
+        _require_state(message.state)
+        _require_amount(message.accepted_at, message.active_at, message.bytes_in, message.bytes_out)
+        _require(-1 <= message.row < worker.scoreboard.rows, "row", message.row)
+
+    def _require_listener(self, worker: Worker, number: int) -> None:
+        known = self._listeners if worker.adopted is None else len(worker.adopted.listeners)
+        _require(0 <= number < known, "listener", number)
+
+    def _check_connection(self, fd: int) -> None:
+        place = connection_place(fd)
+        if place not in self._places and ANYWHERE not in self._places:
+            raise Unfit("a connection of one of the listeners was to come, not another socket")
+
+
+def _require_count(
+    packet: Packet, message: AnyMessage, known: dict[type[Message], tuple[int, ...]]
+) -> None:
+    kind = type(message)
+    counts = known.get(kind)
+    if counts is None:
+        raise Nonsense(f"{kind.__name__} from who never says it")
+    count = len(packet.descriptors)
+    if count not in counts and not (packet.truncated and count < counts[-1]):
+        raise Nonsense(f"{kind.__name__} came with {count} descriptors")
+
+
+def _require(holds: bool, what: str, value: object) -> None:
+    if not holds:
+        raise Nonsense(f"there can be no {what} {value}")
+
+
+def _require_id(name: str) -> None:
+    if _ID.fullmatch(name) is None or parse_connection_id(name)[0] > LAST_BOOT:
+        raise Nonsense(f"there can be no connection {name[:60]!r}")
+
+
+def _require_epoch(epoch: int) -> None:
+    _require(1 <= epoch <= LAST_EPOCH, "epoch", epoch)
+
+
+def _require_peer(peer: str) -> None:
+    if len(peer) > _LONGEST_PEER:
+        raise Nonsense(f"there can be no peer whose address has {len(peer)} characters")
+
+
+def _require_state(state: bytes | None) -> None:
+    if state is not None and len(state) > STATE_LIMIT:
+        raise Nonsense(f"there can be no state of {len(state)} bytes")
+
+
+def _require_amount(*amounts: int) -> None:
+    for amount in amounts:
+        _require(0 <= amount < _LARGEST, "such time or amount as", amount)

@@ -1,0 +1,439 @@
+"""The keeper's record of one worker, and of one generation's template."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, Literal
+
+from socketkeep._base import _log
+from socketkeep._keeper.loop._reactor import READABLE, WRITABLE, Reactor, Timer
+from socketkeep._keeper.loop._system import Exit
+from socketkeep._keeper.tables._state import (
+    KeepOpen,
+    SavedAdopted,
+    SavedLink,
+    SavedOrder,
+    SavedPacket,
+    SavedWorker,
+)
+from socketkeep._keeper.tables._verdict import Policy
+from socketkeep._stream._assignment import Order
+from socketkeep._wire._channel import Channel, ChannelClosed, Garbled, Packet, channel_pair
+from socketkeep._wire._messages import Message
+from socketkeep._wire._scoreboard import (
+    ACCEPTS_NO_MORE,
+    DETACHED,
+    OPEN,
+    SEATS_HEARD,
+    Scoreboard,
+    id_of,
+)
+
+Model = Literal["fork", "prefork", "thread", "async"]
+
+
+_RETRY: Final = 0.1
+_FIRST_CHECK: Final = 1024
+_MOST_PROMISES: Final = 64
+#: How many packets are read before others have their turn: who is answered may go on and on.
+_PACKETS_AT_ONCE: Final = 16
+#: How many can have been left at the end: more than there is room for.  While a process that has
+#: the other end, too, sends as fast as this one reads, there is no last one.
+_ALL_THAT_ARE_LEFT: Final = 4096
+
+
+class Link:
+    """A channel on the reactor: packets come as calls, and what must wait is sent later."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        channel: Channel,
+        on_packet: Callable[[Packet], None],
+        on_closed: Callable[[], None],
+        on_garbled: Callable[[str], None] = _log.warning,
+    ) -> None:
+        self._reactor = reactor
+        self._channel = channel
+        self._on_packet = on_packet
+        self._on_closed = on_closed
+        self._on_garbled = on_garbled
+        self._watching_writes = False
+        self.open = True
+        reactor.register(channel.fileno(), self._ready)
+        if channel.wants_write:
+            reactor.call_soon(self._flush)
+
+    def send(
+        self, message: Message, descriptors: tuple[int, ...] = (), *, close_after: bool = False
+    ) -> None:
+        """Send, or queue; to a process that has gone, nothing: its death is told by its pidfd.
+
+        Raises OSError when there is no descriptor for the memfd that a large message needs.
+        """
+        if self.open:
+            self._channel.enqueue(message, descriptors, close_after=close_after)
+            self._flush()
+        elif close_after:
+            for fd in descriptors:
+                os.close(fd)
+
+    @property
+    def waiting(self) -> int:
+        """How many packets wait for room at the other end."""
+        return self._channel.waiting
+
+    def drain(self, most: int = _ALL_THAT_ARE_LEFT) -> None:
+        """Deliver what has arrived, up to so many packets.
+
+        A call that raises is a bug, and keeps none of the packets that follow from being heard.
+        """
+        for _ in range(most):
+            if not self.open:
+                return
+            try:
+                packet = self._channel.receive()
+            except ChannelClosed:
+                self._lost()
+                return
+            except Garbled as error:
+                self._on_garbled(str(error))
+                continue
+            if packet is None:
+                return
+            try:
+                self._on_packet(packet)
+            except Exception as error:
+                self._reactor.failed(error)
+            finally:
+                packet.close()
+
+    def snapshot(self, keep: KeepOpen) -> SavedLink | None:
+        """Return what the next version of the keeper makes it anew from; None when it is closed."""
+        if not self.open:
+            return None
+        queue = [
+            SavedPacket(payload, [keep(fd) for fd in descriptors], close_after)
+            for payload, descriptors, close_after in self._channel.queued
+        ]
+        return SavedLink(keep(self._channel.fileno()), queue)
+
+    def finish(self) -> None:
+        """Send no more, and go on hearing; a template takes that as the word to exit."""
+        if self.open:
+            self._channel.finish()
+
+    def when_closed(self, call: Callable[[], None]) -> None:
+        """Have `call` called when the far end has been closed by all who had it."""
+        self._on_closed = call
+
+    def close(self) -> None:
+        """Close this end."""
+        if self.open:
+            self.open = False
+            self._reactor.unregister(self._channel.fileno())
+            self._channel.discard()
+            self._channel.close()
+            # What they call holds this link in turn: a worker, with the mapping of its scoreboard
+            # and its descriptor, would stay until a collection that the keeper may never need.
+            self._on_packet = Packet.close
+            self._on_closed = _nothing
+            self._on_garbled = _log.debug
+
+    def _ready(self, events: int) -> None:
+        if events & WRITABLE:
+            self._flush()
+        self.drain(_PACKETS_AT_ONCE)
+
+    def _flush(self) -> None:
+        if not self.open:
+            return
+        try:
+            self._channel.flush()
+        except ChannelClosed:
+            return  # what it sent before is still to be read; the end comes after that
+        except OSError:
+            # Writable, and yet the system has no room: to wait for it by epoll would spin.
+            self._watch_writes(False)
+            self._reactor.call_later(_RETRY, self._flush)
+        else:
+            self._watch_writes(self._channel.wants_write)
+
+    def _watch_writes(self, wanted: bool) -> None:
+        if wanted != self._watching_writes:
+            self._watching_writes = wanted
+            events = READABLE | WRITABLE if wanted else READABLE
+            self._reactor.modify(self._channel.fileno(), events)
+
+    def _lost(self) -> None:
+        on_closed = self._on_closed
+        self.close()
+        on_closed()
+
+
+def _nothing() -> None:
+    """The channel has been closed: nobody need be told."""
+
+
+def restored_link(
+    reactor: Reactor,
+    saved: SavedLink | None,
+    on_packet: Callable[[Packet], None],
+    on_closed: Callable[[], None],
+    on_garbled: Callable[[str], None],
+) -> Link:
+    """Make a link anew from what `Link.snapshot` returned."""
+    if saved is not None:
+        queued = [(each.payload, each.descriptors, each.close_after) for each in saved.queue]
+        channel = Channel(socket.socket(fileno=saved.fd), queued, wary=True)
+        return Link(reactor, channel, on_packet, on_closed, on_garbled)
+    ours, theirs = channel_pair()
+    theirs.close()
+    link = Link(reactor, Channel(ours, wary=True), on_packet, on_closed, on_garbled)
+    link.close()
+    return link
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What is other about a worker that an earlier keeper started.
+
+    moves: whether its connections may go to the workers of this server.  listeners: by its number
+    of a listener this server's, -1 where this one does not have it.
+    """
+
+    moves: bool
+    listeners: tuple[int, ...]
+
+
+class WorkerState(Enum):
+    """Where a worker is in its life; it only moves down this list."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    DEAD = "dead"
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One worker process, from the request to fork it until it has been reaped."""
+
+    serial: Final[int]
+    slot: Final[int]
+    generation: Final[int]
+    model: Final[Model]
+    resumable: Final[bool]  # whether its handler is
+    policy: Final[Policy]
+    scoreboard: Final[Scoreboard]
+    memfd: Final[int]  # of the scoreboard, for the next version of the keeper
+    wake: Final[int]  # eventfd that wakes the handlers that poll it
+    started_at: float = 0.0
+    link: Link = field(init=False)
+    state: WorkerState = WorkerState.STARTING
+    pid: int = 0
+    forked: bool = False  # the template has said so
+    order: Order | None = None
+    seats: int = 0  # how many connections it may serve
+    accept_below: int = 0  # what it was last told of them
+    told: tuple[int, int, bool] | None = None  # and all of it; None: since before an upgrade
+    promises: list[tuple[int, int, int]] = field(default_factory=list)  # see `promise`
+    arriving: int = 0  # connections sent to it and not yet acknowledged
+    given: int = 0  # connections sent to it, ever
+    departures: int = 0  # connections that were taken from it, or refused by it
+    replaces: Worker | None = None
+    error: str = ""
+    killed: bool = False  # by the keeper
+    stuck: bool = False  # and for that it made no progress
+    rogue: bool = False  # or for that it said what cannot be
+    strikes: float = 0.0  # what counts against it of what it said, by `struck_at`
+    struck_at: float = 0.0
+    unfit: set[str] = field(default_factory=set)  # ids of which a descriptor was a wrong one
+    #: Ids of connections that it was given and that the keeper has no handle of; None: of a worker
+    #: that an earlier version of the keeper had, it is not known.
+    guests: set[str] | None = field(default_factory=set)
+    guests_checked: int = _FIRST_CHECK  # how many there may be until it is looked who has ended
+    exit: Exit | None = None
+    fork_children: set[int] = field(default_factory=set)  # pids, once it has died
+    expires_at: float = float("inf")
+    timers: list[Timer] = field(default_factory=list)
+    adopted: Adopted | None = None
+    _words: int = field(init=False)  # how often it was told how many it may accept
+
+    def __post_init__(self) -> None:
+        self._words = self.promises[-1][0] if self.promises else 0
+
+    def listener(self, number: int) -> int:
+        """Return this server's number of what the worker calls the listener `number`, or -1."""
+        if self.adopted is None:
+            return number
+        known = self.adopted.listeners
+        return known[number] if 0 <= number < len(known) else -1
+
+    def welcome(self, guest: str) -> None:
+        """Note the id of a connection that it was given."""
+        if self.guests is None:
+            return
+        self.guests.add(guest)
+        if len(self.guests) > self.guests_checked:
+            # It says nothing when one ends.
+            there = {id_of(words) for _, words in self.scoreboard.taken()}
+            self.guests &= there | {guest}
+            self.guests_checked = max(_FIRST_CHECK, 2 * len(self.guests))
+
+    @property
+    def is_ready(self) -> bool:
+        return self.state is WorkerState.READY
+
+    @property
+    def open(self) -> int:
+        """How many connections it serves, by what it says."""
+        return min(self.scoreboard[OPEN], self.scoreboard.rows)
+
+    @property
+    def free_seats(self) -> int:
+        return self.seats - self.load
+
+    @property
+    def load(self) -> int:
+        """How many connections take its seats: those it serves, and those that were sent to it.
+
+        What the keeper was given back counts until it has heard of it.  So each is counted once at
+        any moment, whichever rows the worker has made or freed for them by now.
+        """
+        if self.state is WorkerState.DEAD:
+            return self.open
+        load = self.scoreboard.balance + self.given - self.departures
+        return min(max(0, load), self.scoreboard.rows + self.arriving)
+
+    def promise(self, accept_below: int) -> int:
+        """Note that it is told that; return the serial number to tell it by.
+
+        What it has been told and may still go by is noted, as (serial number, how many, how many
+        had been sent to it), as if nothing had ever left it, since each that leaves makes it fewer.
+        """
+        self._words += 1
+        most = accept_below + self.departures
+        while self.promises and self.promises[-1][1] - self.promises[-1][2] <= most - self.given:
+            self.promises.pop()  # whichever of the two it goes by, this one allows as many
+        self.promises.append((self._words, most, self.given))
+        if len(self.promises) > _MOST_PROMISES:
+            # It hears none of them: of the two oldest what allows more.
+            (_, one, given), (serial, other, later) = self.promises[:2]
+            self.promises[:2] = [(serial, max(one, other), min(given, later))]
+        return self._words
+
+    @property
+    def may_have(self) -> int:
+        """Up to how many connections it may have without another word: all that it may go by."""
+        heard = self.scoreboard[SEATS_HEARD]
+        if not self.promises or heard == ACCEPTS_NO_MORE or self.state is WorkerState.DEAD:
+            return 0
+        while len(self.promises) > 1 and self.promises[1][0] <= heard:
+            del self.promises[0]
+        # What was sent to it later than the word may come on top, unless it has arrived by now.
+        return max(
+            most - self.departures + min(self.given - given, self.arriving)
+            for _, most, given in self.promises
+        )
+
+    @property
+    def bound(self) -> int:
+        """How many connections it has, or may yet accept."""
+        may_have = self.may_have  # before `load`: what it accepted by an earlier word is in that
+        return max(may_have, self.load)
+
+    @property
+    def moves_its_connections(self) -> bool:
+        """Whether what it serves is on its way to other workers."""
+        return self.order is not None and self.order.how == "move" and self.resumable
+
+    def snapshot(self, keep: KeepOpen) -> SavedWorker:
+        """Return what the next version of the keeper knows it by."""
+        return SavedWorker(
+            serial=self.serial,
+            slot=self.slot,
+            generation=self.generation,
+            model=self.model,
+            resumable=self.resumable,
+            policy=self.policy.snapshot(),
+            started_at=self.started_at,
+            memfd=keep(self.memfd),
+            wake=keep(self.wake),
+            link=self.link.snapshot(keep),
+            state=self.state.value,
+            pid=self.pid,
+            forked=self.forked,
+            order=SavedOrder(self.order.how, self.order.deadline) if self.order else None,
+            seats=self.seats,
+            accept_below=self.accept_below,
+            arriving=self.arriving,
+            departures=self.departures,
+            replaces=self.replaces.serial if self.replaces else None,
+            error=self.error,
+            killed=self.killed,
+            stuck=self.stuck,
+            rogue=self.rogue,
+            rows=self.scoreboard.rows,
+            guests=None if self.guests is None else sorted(self.guests),
+            exit=self.exit.status if self.exit else None,
+            fork_children=sorted(self.fork_children),
+            expires_at=self.expires_at,
+            adopted=SavedAdopted(self.adopted.moves, list(self.adopted.listeners))
+            if self.adopted
+            else None,
+            given=self.given,
+            promises=self.promises,
+        )
+
+    @classmethod
+    def restored(cls, saved: SavedWorker) -> Worker:
+        """Make the record anew, but for `link` and `replaces`."""
+        scoreboard = Scoreboard(saved.memfd, saved.rows, wary=True)
+        given, departures = saved.given, saved.departures
+        if given is None:  # an earlier version did not count it, nor each departure
+            given = saved.arriving + scoreboard.attached
+            departures = max(departures, scoreboard.count(DETACHED))
+        promises = saved.promises or [(0, saved.accept_below + departures, given - saved.arriving)]
+        return cls(
+            serial=saved.serial,
+            slot=saved.slot,
+            generation=saved.generation,
+            model=saved.model,
+            resumable=saved.resumable,
+            policy=Policy.restored(saved.policy),
+            scoreboard=scoreboard,
+            memfd=saved.memfd,
+            wake=saved.wake,
+            started_at=saved.started_at,
+            state=WorkerState(saved.state),
+            pid=saved.pid,
+            forked=saved.forked,
+            order=Order(saved.order.how, saved.order.deadline) if saved.order else None,
+            seats=saved.seats,
+            accept_below=saved.accept_below,
+            arriving=saved.arriving,
+            departures=departures,
+            given=given,
+            promises=promises,
+            error=saved.error,
+            killed=saved.killed,
+            stuck=saved.stuck,
+            rogue=saved.rogue,
+            guests=None if saved.guests is None else set(saved.guests),
+            exit=None if saved.exit is None else Exit(saved.exit),
+            fork_children=set(saved.fork_children),
+            expires_at=saved.expires_at,
+            adopted=Adopted(saved.adopted.moves, tuple(saved.adopted.listeners))
+            if saved.adopted
+            else None,
+        )
+
+    @property
+    def label(self) -> dict[str, object]:
+        """The fields by which log lines name it."""
+        return {"slot": self.slot, "pid": self.pid, "generation": self.generation}

@@ -1,0 +1,194 @@
+"""What a handler is: `resumable`, `Service`, and the inspection of what the user gave."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, get_args, overload
+
+from socketkeep._base._errors import HandlerError
+
+OnCrash: TypeAlias = Literal["close", "reset", "resume"]
+Lifespan: TypeAlias = AbstractContextManager[object] | AbstractAsyncContextManager[object]
+F = TypeVar("F", bound=Callable[..., object])
+
+_MARK: Final = "__socketkeep_resumable__"
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    state_type: Any = Any
+    on_crash: OnCrash = "close"
+    redeliver: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A handler together with what each worker sets up for it.
+
+    handler: called for each connection.  lifespan: a context manager, sync or async, or a callable
+    that returns one and takes nothing or, as ASGI frameworks have it, the service.  It is entered
+    in each worker after the fork and before the worker is ready, and left when the worker ends.
+    """
+
+    handler: Callable[..., object]
+    lifespan: Lifespan | Callable[..., Lifespan] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """What is known of a handler: everything that a server needs to call it."""
+
+    call: Callable[[Any], Any]
+    name: str
+    is_async: bool
+    resumable: bool
+    state_type: Any
+    on_crash: OnCrash
+    redeliver: bool
+    lifespan: Callable[[], Lifespan] | None
+
+
+@overload
+def resumable(handler: F, /) -> F: ...
+@overload
+def resumable(
+    *, state: object = ..., on_crash: OnCrash = ..., redeliver: bool = ...
+) -> Callable[[F], F]: ...
+def resumable(
+    handler: F | None = None,
+    /,
+    *,
+    state: object = Any,
+    on_crash: OnCrash = "close",
+    redeliver: bool = False,
+) -> F | Callable[[F], F]:
+    """Say that a handler may be called again, from the top, on a live connection.
+
+    Bare, or with options.  state: the type that `conn.state` is decoded to.  on_crash: what becomes
+    of a connection whose worker died when it had something uncommitted: "close" (FIN), "reset"
+    (RST) or "resume".  redeliver: bytes are taken from the kernel only by `commit`, so that after
+    a crash the next worker gets them again: at least once.
+
+    Raises HandlerError when `on_crash` is none of the three, or the object cannot be marked.
+    """
+    if on_crash not in get_args(OnCrash):
+        raise HandlerError(f"on_crash is 'close', 'reset' or 'resume', not {on_crash!r}")
+    options = _Options(state, on_crash, redeliver)
+
+    def mark(target: F) -> F:
+        try:
+            setattr(target, _MARK, options)
+        except (AttributeError, TypeError):
+            raise HandlerError(
+                f"resumable cannot mark {_name(target)}: put it on the function itself"
+            ) from None
+        return target
+
+    return mark if handler is None else mark(handler)
+
+
+def inspect_handler(target: object) -> Handler:
+    """Return what is known of `target`: a function, anything callable, or a `Service`.
+
+    Raises HandlerError, a TypeError, when it cannot be a handler: not callable, a class, a
+    generator, or not callable with exactly one argument, the connection.
+    """
+    lifespan: Callable[[], Lifespan] | None = None
+    if isinstance(target, Service):
+        lifespan = _inspect_lifespan(target)
+        target = target.handler
+    name = _name(target)
+    if not callable(target):
+        raise HandlerError(f"{name} is not callable: a handler is a function of a connection")
+    if inspect.isclass(target):
+        raise HandlerError(f"{name} is a class: give a function, or an instance with __call__")
+    body = _body(target)
+    if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
+        raise HandlerError(f"{name} has a yield: called as a handler, its body would never run")
+    _check_arity(target, name)
+    options = _find_mark(target, body)
+    settings = options or _Options()
+    return Handler(
+        call=target,
+        name=name,
+        is_async=inspect.iscoroutinefunction(body),
+        resumable=options is not None,
+        state_type=settings.state_type,
+        on_crash=settings.on_crash,
+        redeliver=settings.redeliver,
+        lifespan=lifespan,
+    )
+
+
+def _name(target: object) -> str:
+    if isinstance(target, functools.partial):
+        return f"functools.partial({_name(target.func)})"
+    name = getattr(target, "__qualname__", None) or getattr(target, "__name__", None)
+    if name is None:
+        return f"an object of type {type(target).__qualname__}"
+    module = getattr(target, "__module__", None)
+    return f"{module}.{name}" if module else str(name)
+
+
+def _body(target: object) -> object:
+    """Return the function that runs in the end, under partials and instances."""
+    while isinstance(target, functools.partial):
+        target = target.func
+    if inspect.isroutine(target):
+        return target
+    return getattr(type(target), "__call__", target)  # noqa: B004 - the function, not a test
+
+
+def _find_mark(target: object, body: object) -> _Options | None:
+    while True:
+        mark = getattr(target, _MARK, None)
+        if mark is not None or not isinstance(target, functools.partial):
+            break
+        target = target.func
+    mark = mark if mark is not None else getattr(body, _MARK, None)
+    return cast("_Options | None", mark)
+
+
+def _check_arity(target: Callable[..., object], name: str) -> None:
+    try:
+        signature = inspect.signature(target)
+    except ValueError:
+        return  # a builtin that tells nothing of its parameters; a wrong call will say so
+    try:
+        signature.bind(object())
+    except TypeError as error:
+        raise HandlerError(
+            f"{name}{signature} cannot be called with one argument, the connection: {error}"
+        ) from None
+
+
+def _inspect_lifespan(service: Service) -> Callable[[], Lifespan] | None:
+    lifespan = service.lifespan
+    if lifespan is None:
+        return None
+    if isinstance(lifespan, AbstractContextManager | AbstractAsyncContextManager):
+        # Checked before callable(): what @contextmanager makes is both.
+        manager: Lifespan = lifespan
+        return lambda: manager
+    name = _name(lifespan)
+    if not callable(lifespan):
+        raise HandlerError(f"the lifespan, {name}, is no context manager, nor makes one")
+    body = _body(lifespan)
+    if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
+        raise HandlerError(
+            f"the lifespan, {name}, is a bare generator: put @contextmanager or "
+            "@asynccontextmanager on it"
+        )
+    if inspect.iscoroutinefunction(body):
+        raise HandlerError(f"the lifespan, {name}, is a coroutine function, not a context manager")
+    for arguments in ((), (service,)):
+        try:
+            inspect.signature(lifespan).bind(*arguments)
+        except TypeError:
+            continue
+        return functools.partial(lifespan, *arguments)
+    raise HandlerError(f"the lifespan, {name}, takes nothing or one argument, the service")
