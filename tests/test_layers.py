@@ -1,9 +1,13 @@
-"""Lower layers never import upper ones.  The table here is the one statement of the layering."""
+"""Lower layers never import upper ones, and no modules import each other in a circle.
+
+`LAYERS` is the one statement of the layering.
+"""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -95,6 +99,16 @@ def violations(module: str, source: str, *, is_package: bool) -> list[str]:
     return found
 
 
+def circle(graph: Mapping[str, Iterable[str]]) -> list[str]:
+    """Return modules that import each other in a circle, the first one twice; empty: none do."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        found: list[str] = error.args[1]
+        return found[::-1]
+    return []
+
+
 def modules() -> Iterator[tuple[str, Path]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         names = path.relative_to(PACKAGE.parent).with_suffix("").parts
@@ -114,6 +128,18 @@ def test_no_module_imports_an_upper_layer() -> None:
         for line in violations(module, path.read_text(), is_package=path.stem == "__init__")
     ]
     assert not found
+
+
+def test_no_modules_import_each_other() -> None:
+    # What _stream holds is one ladder still, each rung of which knows the others.
+    known = [module for module, _ in modules() if not module.startswith("socketkeep._stream.")]
+    graph = {
+        module: set(imports(module, path.read_text(), known, is_package=path.stem == "__init__"))
+        - {module}
+        for module, path in modules()
+        if module in known
+    }
+    assert circle(graph) == []
 
 
 @pytest.mark.parametrize(
@@ -154,3 +180,12 @@ def test_the_check_sees(module: str, source: str, reason: str) -> None:
 )
 def test_the_check_lets_pass(module: str, source: str) -> None:
     assert violations(module, source, is_package=False) == []
+
+
+def test_the_check_sees_a_circle() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) in (
+        ["a", "b", "c", "a"],
+        ["b", "c", "a", "b"],
+        ["c", "a", "b", "c"],
+    )
+    assert circle({"a": {"b", "c"}, "b": {"c"}}) == []

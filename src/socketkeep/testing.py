@@ -8,9 +8,8 @@ libraries as far as they have the verbs, see `features`.  They assert, so not un
 
 from typing import TYPE_CHECKING
 
+from socketkeep._testing._statements import BYTE_STREAM, FEATURES
 from socketkeep._testing._suite import (
-    BYTE_STREAM,
-    FEATURES,
     AsyncCheck,
     AsyncStream,
     Check,

@@ -164,7 +164,7 @@ def test_every_statement_is_run_on_a_full_connection() -> None:
     make = SYNC_PAIRS["tcp"]
     run = {check.statement for check in testing.sync_checks(make)}
     run |= {check.statement for check in testing.async_checks(ASYNC_PAIRS["tcp"])}
-    from socketkeep._testing._suite import STATEMENTS
+    from socketkeep._testing._statements import STATEMENTS
 
     assert run == set(STATEMENTS)
     names = [str(check) for check in testing.sync_checks(make)]

@@ -17,7 +17,8 @@ from socketkeep._stream._assignment import Handover
 from socketkeep._stream._record import Ended
 from socketkeep._wire._messages import Acknowledged, Detached
 from socketkeep._worker._departures import Departures
-from socketkeep._worker._roster import Entry, Roster
+from socketkeep._worker._entry import Entry
+from socketkeep._worker._roster import Roster
 from tests.wire.limits import out_of_descriptors
 from tests.worker.conftest import Lines
 from tests.worker.fakes import Place, a_place

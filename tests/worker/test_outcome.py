@@ -12,8 +12,8 @@ from socketkeep._stream import _record as record
 from socketkeep._stream._assignment import Assignment
 from socketkeep._stream._connection import Connection
 from socketkeep._stream._lifecycle import Detached
+from socketkeep._worker._entry import Entry
 from socketkeep._worker._outcome import note_exception, was_detached
-from socketkeep._worker._roster import Entry
 from tests.worker.conftest import Lines
 
 

@@ -15,7 +15,8 @@ from socketkeep._stream._assignment import Handover
 from socketkeep._stream._record import Ended, Status
 from socketkeep._wire._messages import Attach
 from socketkeep._wire._scoreboard import OPEN
-from socketkeep._worker._roster import Entry, Roster
+from socketkeep._worker._entry import Entry
+from socketkeep._worker._roster import Roster
 from socketkeep._worker._target import Model
 from tests.worker.conftest import Lines
 from tests.worker.fakes import Place, a_place

@@ -242,9 +242,15 @@ def configure(level: str, form: str, path: str) -> None:
     """
     stderr = Stderr()
     if path:
-        from socketkeep._base._log_file import file_handler
+        from socketkeep._base._log_file import LogFile
 
-        handler = file_handler(path, stderr)
+        file, complaint = LogFile(path), Complaint(stderr)
+
+        def close() -> None:
+            file.close()
+            stderr.close()
+
+        handler = LineHandler(file.current, close, complaint.make)
     else:
         # Standard error that cannot be written to leaves nobody to complain to.
         handler = LineHandler(stderr.current, stderr.close, lambda: None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 
-from socketkeep._base._log import Complaint, LineHandler, Stderr
 from socketkeep._base._log_sink import Sink, file_sink
 
 
@@ -42,14 +41,3 @@ class LogFile:
         except OSError:
             return False
         return (found.st_dev, found.st_ino) == sink.identity
-
-
-def file_handler(path: str, stderr: Stderr) -> LineHandler:
-    """Return a handler that appends to the file; its failures are told on standard error."""
-    file, complaint = LogFile(path), Complaint(stderr)
-
-    def close() -> None:
-        file.close()
-        stderr.close()
-
-    return LineHandler(file.current, close, complaint.make)

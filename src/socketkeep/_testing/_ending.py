@@ -9,7 +9,7 @@ from socketkeep._base._errors import Closed, PeerClosed, PeerReset, Released, Tr
 from socketkeep._stream._record import Ended
 from socketkeep._testing._ends import End, waits
 from socketkeep._testing._moving import MUCH, filled, raised
-from socketkeep._testing._suite import holds
+from socketkeep._testing._statements import holds
 
 _REPLY: Final = b"the whole reply"
 _TRANSFERS: Final[tuple[tuple[str, tuple[object, ...]], ...]] = (

@@ -19,7 +19,7 @@ from socketkeep._base._errors import (
 from socketkeep._stream._framing import Prefix
 from socketkeep._stream._modes import Blocking, NonBlocking, Timeout
 from socketkeep._testing._ends import PATIENCE, End
-from socketkeep._testing._suite import holds
+from socketkeep._testing._statements import holds
 
 #: More than the buffers of two sockets take.
 MUCH: Final = bytes(range(256)) * 32768

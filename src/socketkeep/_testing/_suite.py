@@ -1,4 +1,4 @@
-"""From statements to checks: a statement holds for each manner of waiting, on each kind of stream.
+"""The checks of a stream: each statement, in each manner of waiting, on pairs of one kind.
 
 Nothing here knows pytest: a check is called, and raises AssertionError, or what a verb raised.
 """
@@ -6,22 +6,14 @@ Nothing here knows pytest: a check is called, and raises AssertionError, or what
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Final, Protocol
 
 from socketkeep._stream._modes import Blocking, Mode, NonBlocking, Timeout
-from socketkeep._testing._ends import (
-    LONG_PATIENCE,
-    AsyncEnd,
-    End,
-    SyncEnd,
-    in_threads,
-    waits,
-)
-
-World: TypeAlias = Literal["sync", "async"]
-Run: TypeAlias = Callable[[End, End], Coroutine[Any, Any, None]]
+from socketkeep._testing import _ending, _moving  # noqa: F401 - each registers its statements
+from socketkeep._testing._ends import LONG_PATIENCE, AsyncEnd, SyncEnd, in_threads
+from socketkeep._testing._statements import FEATURES, STATEMENTS, Statement
 
 
 class SyncStream(Protocol):
@@ -54,73 +46,6 @@ class AsyncStream(Protocol):
     def close(self) -> Awaitable[None]:
         """End the connection; the peer gets all that was sent, then EOF."""
         ...
-
-
-#: The verbs, and what else can be asked of a stream: "errors": it raises Socketkeep's; "timeout":
-#: verbs take one; "drain": `close` lets the peer finish sending; "mode": it has the modes of a sync
-#: `Connection`; "attributes": `peer`, `local`, `unread`, `ended`, `fileno`.
-FEATURES: Final = frozenset(
-    [
-        "abort",
-        "attributes",
-        "close",
-        "commit",
-        "drain",
-        "errors",
-        "frames",
-        "lines",
-        "mode",
-        "netstrings",
-        "recv",
-        "recv_exactly",
-        "recv_frame",
-        "recv_into",
-        "recv_netstring",
-        "recv_until",
-        "release",
-        "send",
-        "send_eof",
-        "send_frame",
-        "send_netstring",
-        "shutdown",
-        "timeout",
-    ]
-)
-
-#: What any stream of bytes has, whatever its library.
-BYTE_STREAM: Final = frozenset({"recv", "send", "send_eof", "close"})
-
-
-@dataclass(frozen=True)
-class Statement:
-    """Something that holds for every pair of streams that have what it `needs`."""
-
-    run: Run
-    needs: frozenset[str]
-    world: World | None  # None: both
-    waiting: bool  # it is about waiting: not for NonBlocking()
-
-    def applies(self, world: World, mode: Mode, features: Iterable[str]) -> bool:
-        """Whether it is to be run."""
-        if self.world not in (None, world) or (self.waiting and not waits(mode)):
-            return False
-        return self.needs <= frozenset(features)
-
-
-STATEMENTS: Final[list[Statement]] = []
-
-
-def holds(*needs: str, world: World | None = None, waiting: bool = False) -> Callable[[Run], Run]:
-    """Register the statement that is decorated."""
-    unknown = set(needs) - FEATURES
-    assert not unknown, unknown
-
-    def register(run: Run) -> Run:
-        every = frozenset({"recv", "send", "close", *needs})
-        STATEMENTS.append(Statement(run, every, world, waiting))
-        return run
-
-    return register
 
 
 @dataclass(frozen=True)
@@ -196,7 +121,7 @@ def sync_checks(
     known = _known(features)
     return [
         Check(f"{statement.run.__name__}-{type(mode).__name__}", statement, make, mode)
-        for statement in _statements()
+        for statement in STATEMENTS
         for mode in modes
         if statement.applies("sync", mode, known)
     ]
@@ -221,7 +146,7 @@ def async_checks(
     known = _known(features)
     return [
         AsyncCheck(f"{statement.run.__name__}-{type(mode).__name__}", statement, make, mode)
-        for statement in _statements()
+        for statement in STATEMENTS
         for mode in modes
         if statement.applies("async", mode, known)
     ]
@@ -232,10 +157,3 @@ def _known(features: Iterable[str]) -> frozenset[str]:
     if unknown := sorted(given - FEATURES):
         raise ValueError(f"no such feature: {', '.join(unknown)}; see FEATURES")
     return given
-
-
-def _statements() -> list[Statement]:
-    # Where they are stated is imported here, because it registers them with `holds` above.
-    from socketkeep._testing import _ending, _moving  # noqa: F401
-
-    return STATEMENTS

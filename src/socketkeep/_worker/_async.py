@@ -40,12 +40,13 @@ from socketkeep._worker._accepting import PAUSE, BadAccept, Door, Exhausted
 from socketkeep._worker._allowance import Allowance
 from socketkeep._worker._asking import Asking
 from socketkeep._worker._departures import Departures
+from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._keeping import Offers
 from socketkeep._worker._outcome import note_end, note_exception, was_detached
 from socketkeep._worker._process import end_forked, mend_process
 from socketkeep._worker._reactor import Reactor
-from socketkeep._worker._roster import Entry, Roster
+from socketkeep._worker._roster import Roster
 from socketkeep._worker._runaways import ENOUGH, Runaways
 from socketkeep._worker._stranded import ON_THEIR_OWN, Stranded
 from socketkeep._worker._target import LoadError, check_replaced, users_traceback

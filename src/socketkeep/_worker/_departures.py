@@ -15,8 +15,9 @@ from socketkeep._stream._assignment import Handover
 from socketkeep._stream._record import Ended
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import Acknowledged
+from socketkeep._worker._entry import Entry
 from socketkeep._worker._reserve import Reserve
-from socketkeep._worker._roster import Entry, Roster
+from socketkeep._worker._roster import Roster
 
 _RETRY: Final = 0.1
 

@@ -26,7 +26,8 @@ from socketkeep._stream._assignment import Assignment, Order
 from socketkeep._stream._connection import Connection
 from socketkeep._stream._exchange import Exchange
 from socketkeep._wire import _rendezvous as rendezvous
-from socketkeep._worker._roster import Entry, Roster
+from socketkeep._worker._entry import Entry
+from socketkeep._worker._roster import Roster
 from socketkeep._worker._sync import SyncLoop, go_on_without, run_handler
 
 #: The interpreter rewrites bytecode that runs for the first times (PEP 659).  Where that is done in

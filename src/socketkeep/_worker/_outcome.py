@@ -17,7 +17,7 @@ from socketkeep._stream import _record as record
 from socketkeep._stream._assignment import Runaway
 from socketkeep._stream._exchange import Exchange
 from socketkeep._stream._lifecycle import Detached
-from socketkeep._worker._roster import Entry
+from socketkeep._worker._entry import Entry
 from socketkeep._worker._target import users_traceback
 
 

@@ -11,7 +11,7 @@ from socketkeep._base import _log
 from socketkeep._base._forking import leave
 from socketkeep._stream._assignment import Order
 from socketkeep._stream._exchange import Exchange
-from socketkeep._worker._roster import Entry
+from socketkeep._worker._entry import Entry
 from socketkeep._worker._sync import SyncLoop, go_on_without, run_handler
 
 _LOOK_EVERY: Final = 1.0  # seconds, whether an order to finish has become another

@@ -8,8 +8,8 @@ import socket
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import Final
 
 from socketkeep._base import _log
 from socketkeep._base._originals import socket_of
@@ -21,13 +21,11 @@ from socketkeep._wire import _scoreboard as scoreboard
 from socketkeep._wire._channel import ChannelClosed
 from socketkeep._wire._messages import Attach, Detached, Free, Orphaned
 from socketkeep._wire._messages import Ended as EndedMessage
+from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._keeping import Offer
 from socketkeep._worker._stranded import ANOTHER_TRY, Patience
 from socketkeep._worker._target import Model
-
-if TYPE_CHECKING:  # asyncio is for who has a loop
-    import asyncio
 
 _COUNTER_OF_REASON: Final[dict[Attached, int | None]] = {
     "accepted": None,  # by the keeper, which counts it
@@ -43,22 +41,6 @@ _TOLD_EVERY: Final = 10.0
 #: Seconds from one connection's move to the next one's, where each hears by itself that it is to
 #: move: what a move takes, so that no more than a few are on their way at a time.
 _PACE: Final[dict[Model, float]] = {"thread": 0.001, "fork": 0.005}
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """One connection in this worker."""
-
-    row: int
-    record: memoryview
-    sock: socket.socket
-    assignment: Assignment
-    listener: int
-    peer: str = ""
-    why: str = ""  # it ended, for the access log
-    returns_to: int = 0  # to which of the channel's keepers, once parked, see `give_back`; 0: none
-    offer: Offer | None = None  # to be made to the keeper
-    task: asyncio.Task[None] | None = None  # that serves it, in an async worker
 
 
 class Roster:

@@ -30,6 +30,7 @@ from socketkeep._wire._messages import (
 )
 from socketkeep._worker._accepting import BadAccept, Gate
 from socketkeep._worker._allowance import Allowance
+from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._handing import give_back, hand_over
 from socketkeep._worker._lingering import Lingering
@@ -41,7 +42,7 @@ from socketkeep._worker._outcome import (
 )
 from socketkeep._worker._process import end_forked
 from socketkeep._worker._reserve import Reserve
-from socketkeep._worker._roster import Entry, Roster
+from socketkeep._worker._roster import Roster
 from socketkeep._worker._runaways import Runaways
 from socketkeep._worker._stranded import ON_THEIR_OWN, Stranded
 

@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 from socketkeep._base import _log
 from socketkeep._stream._assignment import Order
 from socketkeep._stream._exchange import Exchange
-from socketkeep._worker._roster import Entry
+from socketkeep._worker._entry import Entry
 from socketkeep._worker._runaways import ENOUGH
 from socketkeep._worker._sync import SyncLoop, go_on_without, run_handler
 

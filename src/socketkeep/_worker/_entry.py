@@ -1,0 +1,28 @@
+"""One connection that a worker serves, with the row that it has on the scoreboard."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from socketkeep._stream._assignment import Assignment, Keeping
+
+if TYPE_CHECKING:  # asyncio is for workers that have a loop
+    import asyncio
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One connection in this worker."""
+
+    row: int
+    record: memoryview
+    sock: socket.socket
+    assignment: Assignment
+    listener: int
+    peer: str = ""
+    why: str = ""  # it ended, for the access log
+    returns_to: int = 0  # to which of the channel's keepers, once parked, see `give_back`; 0: none
+    offer: Keeping | None = None  # to be made to the keeper
+    task: asyncio.Task[None] | None = None  # that serves it, in an async worker
