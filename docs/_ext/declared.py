@@ -81,13 +81,13 @@ def reports_markdown() -> str:
         ("lab", lab_results.LabReport),
         ("lab: its findings", lab_results.Finding),
         ("lab: a finding's steps", lab_results.Step),
-        ("lab: a step's packets", lab_results.Packet),
-        ("lab: a finding's checks", lab_results.Check),
+        ("lab: a step's packets", lab_results.EndingPacket),
+        ("lab: a finding's checks", lab_results.Observation),
         ("why", _why.Explanation),
         ("why: its diagnoses", _diagnosis.Diagnosis),
         ("leaks", _leaks.Leaks),
         ("leaks: its leaks", _judging.Leak),
-        ("fin, abort", _ending.Ended),
+        ("fin, abort", _ending.EndedSockets),
         ("fin, abort: their outcomes", _ends.Outcome),
     ):
         hints = get_type_hints(report)

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from socketkeep._lab._results import Check, Finding, LabReport
+from socketkeep._lab._results import Finding, LabReport, Observation
 from socketkeep._lab._svg import svg
 
 RECORD: Final = Path(__file__).parents[1] / "_data" / "lab.json"
@@ -47,7 +47,7 @@ def _section(finding: Finding) -> str:
     )
 
 
-def _row(check: Check) -> str:
+def _row(check: Observation) -> str:
     observed = f"`{check.observed}`"
     if not check.holds:
         observed += f", where `{check.expected}` was expected"

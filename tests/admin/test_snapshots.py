@@ -10,7 +10,7 @@ import pytest
 
 from socketkeep._admin import _snapshots
 from socketkeep._keeper._keeper import Keeper
-from socketkeep._keeper.tables._ownership import Ownership, State
+from socketkeep._keeper.tables._ownership import Ownership, OwnershipState
 from socketkeep._stream import _record as record
 from socketkeep._wire._scoreboard import Scoreboard, connection_id, create_memfd
 
@@ -46,7 +46,9 @@ def held(number: int, epoch: int, to: int | None) -> Any:
         bytes_in=0,
         bytes_out=0,
     )
-    return SimpleNamespace(parcel=parcel, ownership=Ownership(State.MOVING, epoch, to), since=0.0)
+    return SimpleNamespace(
+        parcel=parcel, ownership=Ownership(OwnershipState.MOVING, epoch, to), since=0.0
+    )
 
 
 def keeper(workers: list[Any], moves: list[Any]) -> Keeper:

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from socketkeep._admin._http._server import HttpServer
-from socketkeep._admin._http._source import Source, Unreachable
+from socketkeep._admin._http._source import KeeperUnreachable, ReportSource
 from socketkeep._admin._reports import (
     ConnectionReport,
     ConnectionsByState,
@@ -23,8 +23,8 @@ from socketkeep._admin._reports import (
     LiveReport,
     StatusReport,
     Totals,
-    Waits,
-    WaitsByReason,
+    WaitReport,
+    WaitReportByReason,
     WorkerReport,
     WorkersByState,
 )
@@ -45,8 +45,8 @@ STATUS = StatusReport(
     workers=WorkersByState(ready=2),
     connections=ConnectionsByState(open=3, owned=3),
     totals=Totals(accepted=11),
-    waits=WaitsByReason(
-        reload=Waits(count=3, seconds=0.15, longest=0.125, within=[(0.05, 2), (1.0, 3)])
+    waits=WaitReportByReason(
+        reload=WaitReport(count=3, seconds=0.15, longest=0.125, within=[(0.05, 2), (1.0, 3)])
     ),
 )
 
@@ -90,7 +90,7 @@ def connection(name: str, of: int | None, slot: int | None, **more: object) -> C
 LIVE = LiveReport(status=STATUS, workers=[worker(0, 71), worker(1, 72)], connections=[])
 
 
-class FakeSource(Source):
+class FakeSource(ReportSource):
     """A keeper that says what the test has it say; None: it does not answer."""
 
     def __init__(self, report: LiveReport | None = LIVE) -> None:
@@ -99,12 +99,12 @@ class FakeSource(Source):
 
     async def look(self, max_age: float = 0.0) -> LiveReport:
         if self.report is None:
-            raise Unreachable("the keeper does not answer")
+            raise KeeperUnreachable("the keeper does not answer")
         return self.report
 
 
 @asynccontextmanager
-async def pages(source: Source, token: str = "") -> AsyncIterator[int]:
+async def pages(source: ReportSource, token: str = "") -> AsyncIterator[int]:
     """Serve the pages of `source`; yields the port."""
     theirs, ours = os.pipe()
     with (

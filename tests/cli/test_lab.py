@@ -11,7 +11,7 @@ import pytest
 from socketkeep._cli import lab as command
 from socketkeep._cli import main
 from socketkeep._lab._catalogue import EXPERIMENTS
-from socketkeep._lab._results import Check, Finding, LabReport, Packet, Step
+from socketkeep._lab._results import EndingPacket, Finding, LabReport, Observation, Step
 from tests.cli.conftest import Cli
 
 
@@ -60,8 +60,8 @@ def test_the_fields_of_the_json() -> None:
         *("process", "call", "result", "message", "seconds", "waits", "at"),
         *("handles", "states", "packets"),
     )
-    assert Packet.__struct_fields__ == ("flag", "source", "target")
-    assert Check.__struct_fields__ == ("what", "expected", "observed")
+    assert EndingPacket.__struct_fields__ == ("flag", "source", "target")
+    assert Observation.__struct_fields__ == ("what", "expected", "observed")
 
 
 def test_what_does_not_hold_is_named(

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from socketkeep._admin._feed import Feed
 from socketkeep._cli import main
-from socketkeep._cli._top_screen import ASCII_MARKS, Screen
+from socketkeep._cli._top_screen import ASCII_MARKS, TopScreen
 from tests.admin.web import LIVE, STATUS, connection, worker
 from tests.cli.conftest import Cli
 from tests.cli.fake_server import FakeServer, done
@@ -50,7 +50,7 @@ def row(text: str, name: str) -> str:
 
 def test_seats_and_moves() -> None:
     """A dot a connection; one that another worker has now is marked for a while."""
-    feed, screen = Feed(), Screen(ASCII_MARKS)
+    feed, screen = Feed(), TopScreen(ASCII_MARKS)
     text = drawn(screen.lines(feed.look(BOTH, 0.0), 0.0, 100, 40))
     assert text.startswith("chat  running  generation 1, 3 connections, up 12s")
     assert row(text, "seat 0").endswith(" 2 oO")
@@ -70,7 +70,7 @@ def test_small_windows() -> None:
     many = [connection(f"1-1-{n}", 71, 0) for n in range(300)]
     workers = [worker(0, 71, connections=300), *(worker(n, 100 + n) for n in range(1, 30))]
     report = replace(LIVE, workers=workers, connections=many)
-    feed, screen = Feed(), Screen(ASCII_MARKS)
+    feed, screen = Feed(), TopScreen(ASCII_MARKS)
     frame = feed.look(report, 0.0)
     for width, height in ((80, 24), (20, 5), (1, 1)):
         lines = screen.lines(frame, 0.0, width, height)
@@ -84,7 +84,7 @@ def test_small_windows() -> None:
 def test_hostile_names() -> None:
     """What a path or a name says does not steer the terminal."""
     report = replace(LIVE, status=replace(STATUS, name="a\x1b[2Jb\nc"))
-    lines = Screen(ASCII_MARKS).lines(Feed().look(report, 0.0), 0.0, 100, 40)
+    lines = TopScreen(ASCII_MARKS).lines(Feed().look(report, 0.0), 0.0, 100, 40)
     assert r"a\x1b[2Jb\nc" in drawn(lines)
 
 

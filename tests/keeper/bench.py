@@ -13,8 +13,8 @@ from socketkeep._config._server_options import ServeConfig
 from socketkeep._keeper._inheritance import restored_listener, snapshot
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper._signals import SIGNALS, SignalActions
-from socketkeep._keeper.rollout._reloads import Outcome
-from socketkeep._keeper.tables._state import State
+from socketkeep._keeper.rollout._rollout import RolloutOutcome
+from socketkeep._keeper.tables._state import SavedServer
 from socketkeep._keeper.workers._workers import Model, Worker
 from socketkeep._net._listener import Listener
 from tests.keeper.fakes import (
@@ -53,7 +53,7 @@ class Bench:
         )
         self.keeper = Keeper(self.config, self.reactor, self.system, self.listeners, BOOT)
         self._assemble()
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[RolloutOutcome] = []
         self._peers: list[socket.socket] = []
 
     def settle(self) -> None:
@@ -94,14 +94,14 @@ class Bench:
             else:
                 return
 
-    def _succeed(self, state: State) -> None:
+    def _succeed(self, state: SavedServer) -> None:
         """Do what execve(2) does to the keeper, and what the new version then does."""
         old = self.keeper
         links = [worker.link for worker in old.pool]
         links += [link for _, link in old.templates._alive.values()]
         for sock in (
             *(link._channel._sock for link in links),
-            *(held.sock for held in old.connections.custody),
+            *(held.sock for held in old.connections.connection_table),
             *old.closer._closing,
             *(listener.sock for listener in self.listeners),
         ):
@@ -125,8 +125,8 @@ class Bench:
         )
         self._assemble()
         self.keeper.restore(state.keeper)
-        for held in self.keeper.connections.custody:
-            former = old.connections.custody.get(held.id)
+        for held in self.keeper.connections.connection_table:
+            former = old.connections.connection_table.get(held.id)
             assert former is not None
             assert former.ownership == held.ownership
             held.ownership = former.ownership  # so that what is told of it is one account

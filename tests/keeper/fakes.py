@@ -20,7 +20,7 @@ import msgspec
 from socketkeep._config._server_options import ServeConfig
 from socketkeep._keeper.loop._reactor import READABLE, Callback, Reactor
 from socketkeep._keeper.loop._system import Exit, System
-from socketkeep._keeper.tables._state import State, read_state
+from socketkeep._keeper.tables._state import SavedServer, read_state
 from socketkeep._keeper.workers._workers import Model
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import Ended, Status
@@ -30,28 +30,28 @@ from socketkeep._wire._messages import (
     Acknowledged,
     Attach,
     Attached,
+    AttachRefused,
     Began,
     CloseListeners,
+    ConnectionDetached,
     Crowded,
-    Detached,
     Forked,
     ForkFailed,
     ForkWorker,
     Free,
     Keep,
-    Load,
     Loaded,
     LoadFailed,
+    LoadTarget,
     Message,
     Orphaned,
     Ping,
     Ready,
-    Refused,
     Retire,
     Seats,
     StartFailed,
 )
-from socketkeep._wire._messages import Ended as EndedMessage
+from socketkeep._wire._messages import ConnectionEnded as EndedMessage
 from socketkeep._wire._scoreboard import Scoreboard
 from socketkeep._worker._allowance import Allowance
 
@@ -134,7 +134,7 @@ class Process:
 class Executed(BaseException):
     """The keeper has been replaced by what goes on from `state`."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: SavedServer) -> None:
         super().__init__()
         self.state = state
 
@@ -142,7 +142,7 @@ class Executed(BaseException):
 class Check:
     """The process that sees whether a new version can take over, played by the test."""
 
-    def __init__(self, process: Process, state: State, error_fd: int) -> None:
+    def __init__(self, process: Process, state: SavedServer, error_fd: int) -> None:
         self.process = process
         self.state = state
         self._error_fd = error_fd
@@ -341,7 +341,7 @@ class Template(Far):
         self.workers: list[FarWorker] = []
         self.unforked: list[tuple[ForkWorker, list[int]]] = []
         self.model: Model = "async"
-        self.load: Load | None = None
+        self.load: LoadTarget | None = None
         self.model_told = False
         self.tells = "template"  # who says that a worker was forked
         self.hangs = False  # in the user's code: it reads nothing
@@ -350,7 +350,7 @@ class Template(Far):
     def read(self) -> None:
         for packet in self.packets():
             match packet.message:
-                case Load() as load:
+                case LoadTarget() as load:
                     assert len(packet.descriptors) == len(load.listeners)
                     packet.close()
                     self.load = load
@@ -550,7 +550,7 @@ class FarWorker(Far):
         for fd in fds:
             os.close(fd)
         self.allowance.refuse()
-        self.send(Refused(attach.id, attach.epoch, reason))
+        self.send(AttachRefused(attach.id, attach.epoch, reason))
 
     def _drop(self) -> None:
         for served in self.connections.values():
@@ -595,8 +595,8 @@ class Served:
         *,
         parked: bool = False,
         active_at: float = 0.0,
-    ) -> Detached:
-        return Detached(
+    ) -> ConnectionDetached:
+        return ConnectionDetached(
             *(self.id, self.epoch, 0, "a peer", state, unread, 1, 2, 3, parked),
             int(active_at * 1e9),
             row=self.row,

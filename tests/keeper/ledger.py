@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from socketkeep._keeper.tables._ownership import Ownership, Stale, State
+from socketkeep._keeper.tables._ownership import Ownership, OwnershipState, Stale
 
 #: What can be said, and what is said with it: of which giving it is, or to whom it was given.
 SAYINGS: Final[dict[str, str]] = {
@@ -52,11 +52,13 @@ class Ledger:
     ended: int = 0
 
     @classmethod
-    def of(cls, state: State, epoch: int, worker: int | None) -> Ledger:
+    def of(cls, state: OwnershipState, epoch: int, worker: int | None) -> Ledger:
         """Return the account of a connection that an earlier version of the keeper knew so."""
-        if state is State.OWNED:
+        if state is OwnershipState.OWNED:
             return cls(server=worker, epoch=epoch)
-        waits = {State.PARKED: "bytes", State.ORPHANED: "judgement"}.get(state, "")
+        waits = {OwnershipState.PARKED: "bytes", OwnershipState.ORPHANED: "judgement"}.get(
+            state, ""
+        )
         ledger = cls(server=None, receiver=worker, epoch=epoch, held=True, waits=waits)
         assert ledger.state is state
         return ledger
@@ -67,13 +69,13 @@ class Ledger:
         return self.held and self.receiver is None and not self.ended and not self.waits
 
     @property
-    def state(self) -> State:
+    def state(self) -> OwnershipState:
         """What the keeper must call this."""
         if self.ended:
-            return State.CLOSING if self.ended == 1 else State.CLOSED
+            return OwnershipState.CLOSING if self.ended == 1 else OwnershipState.CLOSED
         if self.waits:
-            return State.PARKED if self.waits == "bytes" else State.ORPHANED
-        return State.MOVING if self.held else State.OWNED
+            return OwnershipState.PARKED if self.waits == "bytes" else OwnershipState.ORPHANED
+        return OwnershipState.MOVING if self.held else OwnershipState.OWNED
 
     @property
     def worker(self) -> int | None:
@@ -129,7 +131,7 @@ class Log:
     """What was said of each connection since the log was begun, in order."""
 
     entries: list[tuple[Ownership, str, int, bool]] = field(default_factory=list)
-    begun: dict[int, tuple[State, int, int | None]] = field(default_factory=dict)
+    begun: dict[int, tuple[OwnershipState, int, int | None]] = field(default_factory=dict)
 
     def replay(self) -> int:
         """Hold it against an account of its own for each connection; return how much was said."""

@@ -27,17 +27,17 @@ from socketkeep._stream._record import Ended
 from socketkeep._wire._messages import (
     Acknowledged,
     Attached,
-    Detached,
+    AttachRefused,
+    ConnectionDetached,
     Forked,
     Keep,
     Loaded,
     Message,
     Orphaned,
     Ready,
-    Refused,
     Seats,
 )
-from socketkeep._wire._messages import Ended as EndedMessage
+from socketkeep._wire._messages import ConnectionEnded as EndedMessage
 from socketkeep._wire._scoreboard import LAST_EPOCH, connection_id, parse_connection_id
 from tests.keeper.bench import Bench, is_alive, is_at_eof, open_descriptors
 from tests.keeper.conftest import MakeBench
@@ -54,7 +54,7 @@ def bench(make_bench: MakeBench) -> Bench:
     return make_bench(workers=2, keep="crash")
 
 
-def parcel(served: Served, **changes: Any) -> Detached:
+def parcel(served: Served, **changes: Any) -> ConnectionDetached:
     return msgspec.structs.replace(served.parcel(), **changes)
 
 
@@ -95,7 +95,7 @@ NONSENSE: Final[dict[str, tuple[Callable[[Served, Served], Message], int]]] = {
     "Ready with a handle": (lambda own, _: Ready(own.worker.pid), 1),
     "Attached to a row": (lambda own, _: Attached(own.id, 1, 10**9), 0),
     "Attached with a handle": (lambda own, _: Attached(own.id, 1, 0), 1),
-    "Refused of no id": (lambda _, __: Refused("no id", 1, ""), 0),
+    "Refused of no id": (lambda _, __: AttachRefused("no id", 1, ""), 0),
     "Ended of no id": (lambda _, __: EndedMessage([("x" * 1000, 1)]), 0),
     "Orphaned by no fork": (lambda own, _: Orphaned(own.id, 1, 0, None, 1, 1), 0),
     "Forked": (lambda _, other: Forked(1, other.worker.pid), 0),
@@ -121,7 +121,7 @@ def require_untouched(bench: Bench, innocent: list[tuple[Any, Served]]) -> None:
         served.keep()
         bench.settle()
         assert served.is_kept()
-        held = bench.keeper.connections.custody.get(served.id)
+        held = bench.keeper.connections.connection_table.get(served.id)
         assert held is not None
         assert held.ownership.worker == served.worker.serial
         assert is_alive(peer, held.sock)
@@ -175,7 +175,7 @@ def test_a_connection_that_was_given_may_be_named(make_bench: MakeBench) -> None
     (receiver,) = [one for one in (first, second, third) if one.arrived]
     again = receiver.attach()
     bench.settle()
-    assert served.id not in bench.keeper.connections.custody
+    assert served.id not in bench.keeper.connections.connection_table
     thief = second if receiver is not second else third
     thief.send(again.parcel(), (again.sock.fileno(),))
     bench.settle()
@@ -185,7 +185,7 @@ def test_a_connection_that_was_given_may_be_named(make_bench: MakeBench) -> None
     again.detach()
     bench.settle()
     assert receiver.process.exit is None
-    assert bench.keeper.connections.custody.get(served.id) is not None
+    assert bench.keeper.connections.connection_table.get(served.id) is not None
     assert is_alive(peer, again.sock)
 
 
@@ -199,7 +199,7 @@ def test_one_connection_is_held_under_one_id(bench: Bench, parked: bool) -> None
     bench.settle()
     assert hostile.process.reaped
     kept = sum(served.is_kept() for _, served in innocent)
-    assert len(bench.keeper.connections.custody) == kept + 1
+    assert len(bench.keeper.connections.connection_table) == kept + 1
     require_untouched(bench, innocent)
 
 

@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from socketkeep._keeper.tables._ownership import State
+from socketkeep._keeper.tables._ownership import OwnershipState
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import Ended, Status
-from socketkeep._wire._messages import Ended as EndedMessage
+from socketkeep._wire._messages import ConnectionEnded as EndedMessage
 from socketkeep._wire._messages import Keep
 from socketkeep._wire._scoreboard import parse_connection_id
 from tests.keeper.bench import Bench, end_of, is_alive, is_at_eof, open_descriptors
@@ -64,7 +64,7 @@ def take_all(bench: Bench) -> dict[str, Served]:
 
 
 def held(bench: Bench) -> int:
-    return len(bench.keeper.connections.custody)
+    return len(bench.keeper.connections.connection_table)
 
 
 # Entrusting.
@@ -77,8 +77,8 @@ def test_a_connection_that_is_entrusted_is_acknowledged_in_its_row(bench: Bench)
     served.keep()
     bench.settle()
     assert served.is_kept()
-    (ours,) = bench.keeper.connections.custody
-    assert ours.ownership.state is State.OWNED
+    (ours,) = bench.keeper.connections.connection_table
+    assert ours.ownership.state is OwnershipState.OWNED
     assert (ours.ownership.worker, ours.row) == (worker.serial, served.row)
     assert is_alive(peer, ours.sock)
 

@@ -8,7 +8,7 @@ import pytest
 
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import Ended
-from socketkeep._wire._messages import Acknowledged, Attached, Refused
+from socketkeep._wire._messages import Acknowledged, Attached, AttachRefused
 from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import FarWorker, Served
@@ -153,7 +153,7 @@ def test_a_receiver_to_whom_nothing_arrived_refuses_what_it_was_sent_first(bench
     for fd in lost[1]:
         os.close(fd)
     first.arrived = [kept]
-    first.send(Refused("", 0, "out of file descriptors"))
+    first.send(AttachRefused("", 0, "out of file descriptors"))
     first.attach()
     bench.advance(0.2)
     ((again, _),) = first.arrived
@@ -161,9 +161,9 @@ def test_a_receiver_to_whom_nothing_arrived_refuses_what_it_was_sent_first(bench
     assert is_alive(peers[again.id], first.attach().sock)
 
 
-@pytest.mark.parametrize("message", [Attached("9-9-9", 1), Refused("9-9-9", 1, "why")])
+@pytest.mark.parametrize("message", [Attached("9-9-9", 1), AttachRefused("9-9-9", 1, "why")])
 def test_what_is_said_of_an_unknown_connection_is_refused(
-    bench: Bench, message: Attached | Refused
+    bench: Bench, message: Attached | AttachRefused
 ) -> None:
     (worker, _) = bench.start()
     worker.send(message)

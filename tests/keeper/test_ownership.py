@@ -10,54 +10,62 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from socketkeep._keeper.tables._ownership import TRANSITIONS, Event, Ownership, Stale, State
+from socketkeep._keeper.tables._ownership import (
+    TRANSITIONS,
+    Ownership,
+    OwnershipEvent,
+    OwnershipState,
+    Stale,
+)
 from tests.keeper.ledger import SAYINGS, Ledger, logged
 
 #: What makes each event happen, in the epoch at hand.
-MAKE: Final[dict[Event, Callable[[Ownership], object]]] = {
-    Event.DETACHED: lambda owned: owned.detached(owned.epoch),
-    Event.PARKED: lambda owned: owned.parked(owned.epoch),
-    Event.ENDED: lambda owned: owned.ended(owned.epoch),
-    Event.OWNER_DIED: lambda owned: owned.owner_died(),
-    Event.WOKEN: lambda owned: owned.woken(),
-    Event.RESUMED: lambda owned: owned.resumed(),
-    Event.CONDEMNED: lambda owned: owned.condemned(),
-    Event.IDLE: lambda owned: owned.idle(),
-    Event.ASSIGNED: lambda owned: owned.assigned(7),
-    Event.ATTACHED: lambda owned: owned.attached(owned.epoch),
-    Event.REFUSED: lambda owned: owned.refused(owned.epoch),
-    Event.RECEIVER_DIED: lambda owned: owned.receiver_died(),
-    Event.EXPIRED: lambda owned: owned.expired(),
-    Event.STOPPED: lambda owned: owned.stopped(),
-    Event.DRAINED: lambda owned: owned.drained(),
+MAKE: Final[dict[OwnershipEvent, Callable[[Ownership], object]]] = {
+    OwnershipEvent.DETACHED: lambda owned: owned.detached(owned.epoch),
+    OwnershipEvent.PARKED: lambda owned: owned.parked(owned.epoch),
+    OwnershipEvent.ENDED: lambda owned: owned.ended(owned.epoch),
+    OwnershipEvent.OWNER_DIED: lambda owned: owned.owner_died(),
+    OwnershipEvent.WOKEN: lambda owned: owned.woken(),
+    OwnershipEvent.RESUMED: lambda owned: owned.resumed(),
+    OwnershipEvent.CONDEMNED: lambda owned: owned.condemned(),
+    OwnershipEvent.IDLE: lambda owned: owned.idle(),
+    OwnershipEvent.ASSIGNED: lambda owned: owned.assigned(7),
+    OwnershipEvent.ATTACHED: lambda owned: owned.attached(owned.epoch),
+    OwnershipEvent.REFUSED: lambda owned: owned.refused(owned.epoch),
+    OwnershipEvent.RECEIVER_DIED: lambda owned: owned.receiver_died(),
+    OwnershipEvent.EXPIRED: lambda owned: owned.expired(),
+    OwnershipEvent.STOPPED: lambda owned: owned.stopped(),
+    OwnershipEvent.DRAINED: lambda owned: owned.drained(),
 }
 
 #: Where a connection can be: its state, and whether a worker has been named.
 PLACES = [
-    (State.OWNED, 5),
-    (State.PARKED, None),
-    (State.ORPHANED, None),
-    (State.MOVING, None),
-    (State.MOVING, 5),
-    (State.CLOSING, None),
-    (State.CLOSED, None),
+    (OwnershipState.OWNED, 5),
+    (OwnershipState.PARKED, None),
+    (OwnershipState.ORPHANED, None),
+    (OwnershipState.MOVING, None),
+    (OwnershipState.MOVING, 5),
+    (OwnershipState.CLOSING, None),
+    (OwnershipState.CLOSED, None),
 ]
 #: What of the table depends on whether a worker has been named.
-NEEDS_WORKER = {Event.ATTACHED, Event.REFUSED, Event.RECEIVER_DIED}
-NEEDS_NONE = {Event.ASSIGNED, Event.EXPIRED, Event.STOPPED}
+NEEDS_WORKER = {OwnershipEvent.ATTACHED, OwnershipEvent.REFUSED, OwnershipEvent.RECEIVER_DIED}
+NEEDS_NONE = {OwnershipEvent.ASSIGNED, OwnershipEvent.EXPIRED, OwnershipEvent.STOPPED}
 
 
-def allowed(state: State, worker: int | None, event: Event) -> bool:
-    if state is State.MOVING and worker is None and event in NEEDS_WORKER:
+def allowed(state: OwnershipState, worker: int | None, event: OwnershipEvent) -> bool:
+    if state is OwnershipState.MOVING and worker is None and event in NEEDS_WORKER:
         return False
     if worker is not None and event in NEEDS_NONE:
         return False
     return (state, event) in TRANSITIONS
 
 
-@pytest.mark.parametrize("event", Event)
+@pytest.mark.parametrize("event", OwnershipEvent)
 @pytest.mark.parametrize(("state", "worker"), PLACES)
-def test_each_event_in_each_place(state: State, worker: int | None, event: Event) -> None:
+def test_each_event_in_each_place(
+    state: OwnershipState, worker: int | None, event: OwnershipEvent
+) -> None:
     ownership = Ownership(state, 3, worker)
     if allowed(state, worker, event):
         MAKE[event](ownership)
@@ -72,7 +80,7 @@ def test_every_row_of_the_table_can_be_reached() -> None:
     reached = {
         (state, event)
         for state, worker in PLACES
-        for event in Event
+        for event in OwnershipEvent
         if allowed(state, worker, event)
     }
     assert reached == set(TRANSITIONS)
@@ -82,15 +90,15 @@ def test_every_row_of_the_table_can_be_reached() -> None:
 @pytest.mark.parametrize(
     ("place", "say"),
     [
-        ((State.OWNED, 5), Ownership.detached),
-        ((State.OWNED, 5), Ownership.parked),
-        ((State.OWNED, 5), Ownership.ended),
-        ((State.MOVING, 5), Ownership.attached),
-        ((State.MOVING, 5), Ownership.refused),
+        ((OwnershipState.OWNED, 5), Ownership.detached),
+        ((OwnershipState.OWNED, 5), Ownership.parked),
+        ((OwnershipState.OWNED, 5), Ownership.ended),
+        ((OwnershipState.MOVING, 5), Ownership.attached),
+        ((OwnershipState.MOVING, 5), Ownership.refused),
     ],
 )
 def test_what_another_epoch_says_is_refused(
-    place: tuple[State, int], say: Callable[[Ownership, int], None], epoch: int
+    place: tuple[OwnershipState, int], say: Callable[[Ownership, int], None], epoch: int
 ) -> None:
     state, worker = place
     ownership = Ownership(state, 3, worker)
@@ -108,7 +116,7 @@ class OneConnection(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ownership = Ownership(State.OWNED, 1, 1)
+        self.ownership = Ownership(OwnershipState.OWNED, 1, 1)
         self.ledger = Ledger()
 
     @rule(saying=st.sampled_from(list(SAYINGS)), older=AGES, worker=st.integers(1, 3))
@@ -148,13 +156,15 @@ TestOneConnection.settings = settings(
 
 def test_every_saying_is_an_event() -> None:
     """What the account knows is what the table knows."""
-    assert {saying.replace("_", " ") for saying in SAYINGS} == {event.value for event in Event}
+    assert {saying.replace("_", " ") for saying in SAYINGS} == {
+        event.value for event in OwnershipEvent
+    }
 
 
 def test_the_account_finds_what_the_table_should_have_refused() -> None:
     """The log of a table that lets two workers have one connection does not pass."""
     with logged() as log:
-        ownership = Ownership(State.OWNED, 1, 1)
+        ownership = Ownership(OwnershipState.OWNED, 1, 1)
         ownership.detached(1)
         ownership.assigned(2)
         ownership.worker = None

@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
-from socketkeep._keeper.tables._custody import Held
-from socketkeep._keeper.tables._ownership import State
+from socketkeep._keeper.tables._connection_table import HeldConnection
+from socketkeep._keeper.tables._ownership import OwnershipState
 from socketkeep._stream._record import Ended, Status
 from tests.keeper.bench import Bench, end_of, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
@@ -68,7 +68,7 @@ def reset(peer: socket.socket) -> None:
 def test_a_parked_connection_is_in_the_keeper_alone(bench: Bench) -> None:
     peer, served, workers = parked(bench)
     (ours,) = bench.keeper.connections.parking
-    assert (ours.id, ours.ownership.state) == (served.id, State.PARKED)
+    assert (ours.id, ours.ownership.state) == (served.id, OwnershipState.PARKED)
     assert len(bench.keeper.connections.moves) == 0
     assert not any(worker.arrived for worker in workers)
     assert not is_at_eof(peer)
@@ -93,11 +93,11 @@ def test_with_a_store_it_comes_back_with_an_answer(make_bench: MakeBench) -> Non
     """The next keeper would have had it: no message may be missing when this one is killed."""
 
     class Nowhere:
-        def put(self, held: Held) -> None: ...
-        def forget(self, held: Held) -> None: ...
+        def put(self, held: HeldConnection) -> None: ...
+        def forget(self, held: HeldConnection) -> None: ...
 
     bench = make_bench(keep="crash")
-    bench.keeper.connections.custody.store = Nowhere()
+    bench.keeper.connections.connection_table.store = Nowhere()
     peer, _, _ = parked(bench)
     peer.send(b"hello")
     again = arrival(bench)
@@ -171,8 +171,8 @@ def test_it_is_parked_and_woken_again_and_again(
         else:
             park(bench, served, b"%d" % number)
     assert served.epoch == 6
-    (held,) = bench.keeper.connections.custody
-    assert (held.ownership.state, held.parcel.state) == (State.PARKED, b"4")
+    (held,) = bench.keeper.connections.connection_table
+    assert (held.ownership.state, held.parcel.state) == (OwnershipState.PARKED, b"4")
     assert not is_at_eof(peer)
 
 
@@ -191,7 +191,7 @@ def test_one_that_was_parked_and_ends_is_let_go_of(bench: Bench) -> None:
     served.settle(Ended.CLOSED)
     bench.settle()
     assert end_of(peer) == "FIN"
-    assert len(bench.keeper.connections.custody) == 0
+    assert len(bench.keeper.connections.connection_table) == 0
 
 
 @pytest.mark.parametrize("status", [Status.CLEAN, Status.SENT])
@@ -203,7 +203,7 @@ def test_one_that_was_parked_ends_with_its_worker(bench: Bench, status: Status) 
     bench.settle()
     assert end_of(peer) == "FIN"
     assert bench.keeper.counters()["lost"] == 1
-    assert len(bench.keeper.connections.custody) == 0
+    assert len(bench.keeper.connections.connection_table) == 0
 
 
 def test_one_that_was_parked_moves_at_a_reload(bench: Bench) -> None:
@@ -218,7 +218,7 @@ def test_one_that_was_parked_moves_at_a_reload(bench: Bench) -> None:
     assert again.attach is not None
     assert (again.attach.attached, again.attach.state) == ("reload", b"\x07")
     assert is_alive(peer, again.sock)
-    assert len(bench.keeper.connections.custody) == 0
+    assert len(bench.keeper.connections.connection_table) == 0
 
 
 def test_a_connection_that_nobody_has_a_handle_of_is_refused(bench: Bench) -> None:

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from socketkeep._keeper.loop import _system
-from socketkeep._keeper.loop._children import Children
+from socketkeep._keeper.loop._children import ChildWatch
 from socketkeep._keeper.loop._system import Exit, System
 from tests.keeper.bench import Bench
 from tests.keeper.fakes import Clock, SteppedReactor
@@ -18,7 +18,7 @@ def test_each_is_reaped_by_who_waits_for_it() -> None:
     """With real processes, in whatever order they end; nothing is left, no status is lost."""
     system = System()
     reactor = SteppedReactor(Clock())
-    children = Children(reactor, system)
+    children = ChildWatch(reactor, system)
     exits: dict[int, Exit] = {}
     pids = [os.posix_spawn("/bin/sh", ["sh", "-c", f"exit {n}"], {}) for n in range(6)]
     for pid in pids[::2]:
@@ -41,7 +41,7 @@ def test_a_pid_that_has_been_given_away_meanwhile(monkeypatch: pytest.MonkeyPatc
     """What has it now is not ours, is not killed, and the end of ours is told."""
     system = System()
     reactor = SteppedReactor(Clock())
-    children = Children(reactor, system)
+    children = ChildWatch(reactor, system)
     exits: list[Exit] = []
     pid = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 7"], {})
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from socketkeep._config._server_options import closing_time
-from socketkeep._keeper.rollout._reloads import Outcome
+from socketkeep._keeper.rollout._rollout import RolloutOutcome
 from socketkeep._keeper.workers._pool import KILL_GRACE
 from socketkeep._keeper.workers._workers import Model
 from tests.keeper.bench import Bench, is_alive, is_at_eof
@@ -61,7 +61,7 @@ def test_reload_moves_the_connections_and_the_peers_notice_nothing(bench: Bench)
     assert all(worker.order is None for worker in old), "the old ones serve until the new can"
     assert all(worker.accept_below for worker in old)
     new = bench.bring_up()
-    assert bench.outcomes == [Outcome(0, 2)]
+    assert bench.outcomes == [RolloutOutcome(0, 2)]
     assert bench.keeper.state == "running"
     assert [worker.order.how for worker in old if worker.order] == ["move", "move"]
     assert all(worker.accept_below for worker in new)
@@ -105,10 +105,12 @@ def test_two_reloads_at_once_are_one_after_the_other(bench: Bench) -> None:
     bench.reload()
     assert len(bench.system.templates) == 2, "one at a time"
     bench.bring_up()
-    assert bench.outcomes == [Outcome(0, 2)], "the others asked for code that is newer than this"
+    assert bench.outcomes == [RolloutOutcome(0, 2)], (
+        "the others asked for code that is newer than this"
+    )
     assert len(bench.system.templates) == 3
     bench.bring_up()
-    assert bench.outcomes == [Outcome(0, 2), Outcome(0, 3), Outcome(0, 3)]
+    assert bench.outcomes == [RolloutOutcome(0, 2), RolloutOutcome(0, 3), RolloutOutcome(0, 3)]
     bench.settle()
     assert len(bench.system.templates) == 3, "two that waited were one"
 
@@ -119,9 +121,9 @@ def test_the_reload_after_one_that_fails_is_done(bench: Bench) -> None:
     bench.reload()
     bench.template.load_failed("no")
     bench.settle()
-    assert bench.outcomes == [Outcome(4, 2, "no")]
+    assert bench.outcomes == [RolloutOutcome(4, 2, "no")]
     bench.bring_up()
-    assert bench.outcomes[1:] == [Outcome(0, 3)]
+    assert bench.outcomes[1:] == [RolloutOutcome(0, 3)]
 
 
 def test_a_reload_during_a_drain_is_refused(bench: Bench) -> None:
@@ -164,7 +166,7 @@ def test_a_worker_of_the_old_generation_dies_during_a_reload(bench: Bench) -> No
     assert replacement.accept_below
     assert template is bench.template
     bench.bring_up()
-    assert bench.outcomes == [Outcome(0, 2)]
+    assert bench.outcomes == [RolloutOutcome(0, 2)]
     assert replacement.order is not None
 
 
@@ -182,7 +184,7 @@ def test_scaled_up_during_a_reload(bench: Bench) -> None:
     (third,) = bench.fork()
     third.ready()
     bench.settle()
-    assert bench.outcomes == [Outcome(0, 2)]
+    assert bench.outcomes == [RolloutOutcome(0, 2)]
 
 
 @pytest.mark.parametrize("extra_dies", [False, True])
@@ -201,7 +203,7 @@ def test_scaled_down_during_a_reload(bench: Bench, extra_dies: bool) -> None:
     else:
         extra.ready()
     bench.settle()
-    assert bench.outcomes == [Outcome(0, 2)], "that slot is not wanted any more"
+    assert bench.outcomes == [RolloutOutcome(0, 2)], "that slot is not wanted any more"
     assert kept.accept_below
     assert kept.order is None
     assert extra_dies or extra.told() == "move"

@@ -13,13 +13,13 @@ import pytest
 from socketkeep._keeper.connections._fdstore import FdStore, listener_name
 from socketkeep._keeper.connections._restoring import Stored
 from socketkeep._keeper.loop._notify import Notifier
-from socketkeep._keeper.tables._custody import Held
-from socketkeep._keeper.tables._ownership import Ownership, State
+from socketkeep._keeper.tables._connection_table import HeldConnection
+from socketkeep._keeper.tables._ownership import Ownership, OwnershipState
 from socketkeep._keeper.tables._state import sealed_memfd
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import Ended, Status
 from socketkeep._wire import _scoreboard as scoreboard
-from socketkeep._wire._messages import Detached
+from socketkeep._wire._messages import ConnectionDetached
 from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
 
@@ -62,11 +62,13 @@ class Scene:
         self.passed.append((f"socketkeep.connection.{ID}.{epoch}", accepted.detach()))
         return peer
 
-    def parcel(self, epoch: int, state: bytes, where: State = State.MOVING) -> None:
+    def parcel(
+        self, epoch: int, state: bytes, where: OwnershipState = OwnershipState.MOVING
+    ) -> None:
         """Give it what was said of the connection when no worker had it."""
-        parcel = Detached(ID, epoch, 0, "a peer", state, b"", 0, 0, 0)
+        parcel = ConnectionDetached(ID, epoch, 0, "a peer", state, b"", 0, 0, 0)
         with socket.socket() as sock:
-            held = Held(parcel, sock, Ownership(where, epoch, None), 0.0)
+            held = HeldConnection(parcel, sock, Ownership(where, epoch, None), 0.0)
             data = msgspec.msgpack.encode(held.snapshot(lambda fd: fd))
         self.file(epoch, data)
 
@@ -160,7 +162,7 @@ def test_the_parcel_counts_when_no_worker_has_attached_it_since(scene: Scene) ->
 
 def test_a_parked_connection_is_parked(scene: Scene) -> None:
     peer = scene.connection()
-    scene.parcel(3, b"\x02", State.PARKED)
+    scene.parcel(3, b"\x02", OwnershipState.PARKED)
     scene.restore()
     assert not scene.worker.arrived
     assert len(scene.bench.keeper.connections.parking) == 1

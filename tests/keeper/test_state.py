@@ -13,12 +13,12 @@ import pytest
 
 from socketkeep._keeper.loop._system import System
 from socketkeep._keeper.tables import _state
-from socketkeep._keeper.tables._state import State, StateError, read_state, write_state
+from socketkeep._keeper.tables._state import SavedServer, StateError, read_state, write_state
 from tests.keeper.bench import Bench
 
 
 @pytest.fixture
-def state(bench: Bench) -> State:
+def state(bench: Bench) -> SavedServer:
     """The state of a server of two workers, one of which parks a connection."""
     first, _ = bench.start()
     _, served = bench.serve(first)
@@ -41,7 +41,7 @@ def read() -> Iterator[Any]:
     """Read the state that is encoded as these builtins."""
     opened = []
 
-    def read(builtins: object) -> State:
+    def read(builtins: object) -> SavedServer:
         opened.append(memfd_of(msgspec.msgpack.encode(builtins)))
         return read_state(opened[-1])
 
@@ -50,7 +50,7 @@ def read() -> Iterator[Any]:
         os.close(fd)
 
 
-def test_what_is_written_is_read(state: State) -> None:
+def test_what_is_written_is_read(state: SavedServer) -> None:
     memfd = write_state(state)
     assert read_state(memfd) == state
     assert read_state(memfd) == state, "also a second time"
@@ -59,7 +59,7 @@ def test_what_is_written_is_read(state: State) -> None:
     os.close(memfd)
 
 
-def test_fields_that_a_newer_version_added_are_ignored(state: State, read: Any) -> None:
+def test_fields_that_a_newer_version_added_are_ignored(state: SavedServer, read: Any) -> None:
     def added(value: Any) -> Any:
         if isinstance(value, dict):
             return {"added": 7, **{key: added(each) for key, each in value.items()}}
@@ -78,7 +78,7 @@ def test_fields_that_a_newer_version_added_are_ignored(state: State, read: Any) 
     assert read(newer) == state
 
 
-def test_fields_that_an_older_version_lacks_have_defaults(state: State, read: Any) -> None:
+def test_fields_that_an_older_version_lacks_have_defaults(state: SavedServer, read: Any) -> None:
     builtins = msgspec.to_builtins(state, builtin_types=(bytes,))
     del builtins["config"]["poison_limit"]
     del builtins["watcher"]
@@ -86,7 +86,7 @@ def test_fields_that_an_older_version_lacks_have_defaults(state: State, read: An
     assert read(builtins) == state
 
 
-def test_a_state_for_newer_readers_is_refused(state: State, read: Any) -> None:
+def test_a_state_for_newer_readers_is_refused(state: SavedServer, read: Any) -> None:
     builtins = msgspec.to_builtins(state, builtin_types=(bytes,))
     builtins |= {"format": 99, "readable_from": 98, "version": "9.9", "keeper": "quite different"}
     with pytest.raises(StateError, match=r"version 9.9 .* format 98 or newer"):
@@ -94,14 +94,14 @@ def test_a_state_for_newer_readers_is_refused(state: State, read: Any) -> None:
 
 
 def test_a_state_that_is_too_old_is_refused(
-    state: State, read: Any, monkeypatch: pytest.MonkeyPatch
+    state: SavedServer, read: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_state, "OLDEST_READ", 2)
     with pytest.raises(StateError, match=r"in format 1, and this version reads 2 and newer"):
         read(msgspec.to_builtins(state, builtin_types=(bytes,)))
 
 
-def test_what_cannot_be_read_is_refused_in_one_line(state: State, read: Any) -> None:
+def test_what_cannot_be_read_is_refused_in_one_line(state: SavedServer, read: Any) -> None:
     builtins = msgspec.to_builtins(state, builtin_types=(bytes,))
     builtins["keeper"]["pool"]["workers"][0]["state"] = "hibernating"
     with pytest.raises(StateError, match=r"workers\[0\].state|hibernating") as caught:

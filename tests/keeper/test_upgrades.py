@@ -9,12 +9,12 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from socketkeep._keeper.rollout._reloads import Outcome
+from socketkeep._keeper.rollout._rollout import RolloutOutcome
 from socketkeep._keeper.workers._pool import KILL_GRACE
 from socketkeep._keeper.workers._workers import WorkerState
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import OFFERED
-from socketkeep._wire._messages import Attached, Ended, Keep, Loaded, Orphaned
+from socketkeep._wire._messages import Attached, ConnectionEnded, Keep, Loaded, Orphaned
 from socketkeep._wire._scoreboard import keep_token
 from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
@@ -69,7 +69,7 @@ def test_everything_goes_on(bench: Bench) -> None:
     # And a reload brings workers of the new version.
     assert bench.keeper.state == "reloading"
     new = bench.bring_up()
-    assert bench.outcomes == [Outcome(0, 2)]
+    assert bench.outcomes == [RolloutOutcome(0, 2)]
     assert [worker.serial for worker in new] == [3, 4]
     give_up(bench, served, b"state", b"unread")
     bench.settle()
@@ -118,7 +118,7 @@ def test_what_the_check_refuses_changes_nothing(bench: Bench) -> None:
     check.fails("the state cannot be read\n")
     bench.settle()
     error = "the new version cannot take over: the state cannot be read"
-    assert bench.outcomes == [Outcome(1, 0, error)]
+    assert bench.outcomes == [RolloutOutcome(1, 0, error)]
     assert bench.keeper is keeper
     assert keeper.state == "running"
     assert all(worker.order is None for worker in workers)
@@ -186,7 +186,7 @@ def test_when_executing_fails_all_goes_on(bench: Bench) -> None:
     bench.upgrade().passes()
     bench.settle()
     assert bench.outcomes == [
-        Outcome(1, 0, "cannot execute the new version: Cannot allocate memory")
+        RolloutOutcome(1, 0, "cannot execute the new version: Cannot allocate memory")
     ]
     assert bench.keeper is keeper
     assert bench.system.mask == []
@@ -214,12 +214,12 @@ def test_an_upgrade_waits_for_the_reload_under_way(bench: Bench) -> None:
     bench.settle()
     assert bench.system.checks == []
     bench.bring_up()
-    assert bench.outcomes == [Outcome(0, 2)]
+    assert bench.outcomes == [RolloutOutcome(0, 2)]
     (check,) = bench.system.checks
     check.passes()
     bench.settle()
     bench.bring_up()
-    assert bench.outcomes[1:] == [Outcome(0, 3)]
+    assert bench.outcomes[1:] == [RolloutOutcome(0, 3)]
 
 
 def test_an_upgrade_waits_for_the_start_and_for_reloads_that_follow(bench: Bench) -> None:
@@ -287,14 +287,14 @@ def test_none_while_the_server_stops(bench: Bench, how: str) -> None:
     bench.keeper.upgrade(bench.outcomes.append)
     bench.act_on_signal(signal.SIGUSR2)
     bench.settle()
-    assert bench.outcomes == [Outcome(1, 0, "cannot upgrade: the server is stopping")]
+    assert bench.outcomes == [RolloutOutcome(1, 0, "cannot upgrade: the server is stopping")]
     assert bench.system.checks == []
 
 
 @pytest.mark.parametrize("during", ["the check", "the wait for a reload"])
 def test_a_stop_ends_an_upgrade_that_has_not_taken_place(bench: Bench, during: str) -> None:
     workers = bench.start()
-    told: list[Outcome] = []
+    told: list[RolloutOutcome] = []
     if during == "the check":
         bench.upgrade()
     else:
@@ -303,7 +303,7 @@ def test_a_stop_ends_an_upgrade_that_has_not_taken_place(bench: Bench, during: s
     bench.keeper.reload(told.append)
     bench.act_on_signal(signal.SIGTERM)
     bench.settle()
-    assert Outcome(1, 0, "cannot upgrade: the server is stopping") in bench.outcomes
+    assert RolloutOutcome(1, 0, "cannot upgrade: the server is stopping") in bench.outcomes
     assert [outcome.error for outcome in told] == ["cannot reload: the server is stopping"]
     for worker in (*workers, *bench.template.workers):
         worker.die(0)
@@ -322,7 +322,7 @@ def test_a_stop_received_just_before_the_execution(bench: Bench) -> None:
     assert bench.keeper is keeper
     assert keeper.state == "stopping"
     assert bench.system.mask == []
-    assert bench.outcomes == [Outcome(1, 0, "cannot upgrade: the server is stopping")]
+    assert bench.outcomes == [RolloutOutcome(1, 0, "cannot upgrade: the server is stopping")]
 
 
 def test_a_stop_right_after_it(bench: Bench) -> None:
@@ -335,7 +335,7 @@ def test_a_stop_right_after_it(bench: Bench) -> None:
         worker.die(0)
     bench.settle()
     assert bench.has_stopped()
-    assert bench.outcomes == [Outcome(1, 2, "the server stops")]
+    assert bench.outcomes == [RolloutOutcome(1, 2, "the server stops")]
 
 
 def at_the_execution(bench: Bench, act: Callable[[], None]) -> None:
@@ -355,7 +355,7 @@ def test_a_worker_that_dies_meanwhile_is_reaped_and_replaced(bench: Bench) -> No
     bench.settle()
     assert second.order is None
     bench.bring_up()
-    assert bench.outcomes == [Outcome(0, 2)]
+    assert bench.outcomes == [RolloutOutcome(0, 2)]
 
 
 def test_a_worker_that_dies_during_the_check(bench: Bench) -> None:
@@ -380,7 +380,7 @@ def test_a_template_that_dies_meanwhile_is_started_again(bench: Bench) -> None:
     coming = bench.template
     coming.load_failed("the reload fails")
     bench.advance(1.1)
-    assert bench.outcomes == [Outcome(4, 2, "the reload fails")]
+    assert bench.outcomes == [RolloutOutcome(4, 2, "the reload fails")]
     assert bench.template is not coming
     assert bench.template.load is not None
     assert bench.template.load.generation == 1
@@ -391,7 +391,7 @@ def test_a_reload_that_fails_leaves_the_workers_serving(bench: Bench) -> None:
     upgraded(bench)
     bench.template.load_failed("no such module")
     bench.settle()
-    assert bench.outcomes == [Outcome(4, 2, "no such module")]
+    assert bench.outcomes == [RolloutOutcome(4, 2, "no such module")]
     assert bench.keeper.state == "running"
     assert all(worker.order is None for worker in workers)
     # The old template still forks for its generation.
@@ -504,11 +504,11 @@ def test_a_kept_connection_outlives_its_worker(make_bench: MakeBench) -> None:
     for each in (served, ended):
         kept(bench, each)
     first.board.shelf(served.row).put(b"state")
-    at_the_execution(bench, lambda: first.send(Ended([(ended.id, ended.epoch)])))
+    at_the_execution(bench, lambda: first.send(ConnectionEnded([(ended.id, ended.epoch)])))
     ended.settle(record.Ended.CLOSED)
     bench.settle()
     assert is_at_eof(ended_peer)
-    assert len(bench.keeper.connections.custody) == 1
+    assert len(bench.keeper.connections.connection_table) == 1
     first.die(-9)
     bench.settle()
     attach, _ = second.arrived[0]

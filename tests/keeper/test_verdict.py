@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from socketkeep._keeper.tables._verdict import MEMORY, Fate, OnCrash, Policy, judge
+from socketkeep._keeper.tables._crash_policy import MEMORY, Fate, OnCrash, Policy, judge
 from socketkeep._stream._record import AGAIN, Status
 
 POLICIES = st.builds(Policy, st.sampled_from(get_args(OnCrash)), st.booleans())

@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 import msgspec
 import pytest
 
-from socketkeep._lab._results import Check, Finding, Packet, Step
+from socketkeep._lab._results import EndingPacket, Finding, Observation, Step
 from socketkeep._lab._svg import svg
 from socketkeep._lab._text import at_length
 
@@ -20,7 +20,7 @@ def step(
     result: str,
     handles: dict[str, int],
     state: str,
-    packets: tuple[Packet, ...] = (),
+    packets: tuple[EndingPacket, ...] = (),
 ) -> Step:
     """A step of a connection that `handles` are of, and whose state is the one of its peer."""
     return Step(
@@ -50,9 +50,9 @@ FOUND = Finding(
         step("server", "recv(conn)", "EAGAIN", {"server": 1}, "ESTABLISHED"),
         step("server", "fork()", "child", {"server": 1, "child": 1}, "ESTABLISHED"),
         step("server", "close(conn)", "None", {"child": 1}, "ESTABLISHED"),
-        step("child", "exit()", "", {}, "CLOSE_WAIT", (Packet("FIN", "conn", "client"),)),
+        step("child", "exit()", "", {}, "CLOSE_WAIT", (EndingPacket("FIN", "conn", "client"),)),
     ),
-    (Check("recv", "1", "2"), Check("send", "3", "3"), Check("filled", "", "4")),
+    (Observation("recv", "1", "2"), Observation("send", "3", "3"), Observation("filled", "", "4")),
 )
 
 TIMELINE = """\

@@ -22,7 +22,7 @@ import pytest
 
 from socketkeep._base import _log, _passing
 from socketkeep._wire._channel import Channel, ChannelClosed, Garbled, Packet, channel_pair
-from socketkeep._wire._messages import Detached, Forked, Message, Seats, encode
+from socketkeep._wire._messages import ConnectionDetached, Forked, Message, Seats, encode
 from tests.wire.limits import out_of_descriptors
 
 Ends = tuple[Channel, Channel]
@@ -45,9 +45,9 @@ def file(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
-def detached(size: int, name: str = "1-1-1") -> Detached:
+def detached(size: int, name: str = "1-1-1") -> ConnectionDetached:
     """Return a message whose encoding is a little larger than `size`."""
-    return Detached(name, 1, 0, "peer", b"s" * size, b"", 0, 0, 0)
+    return ConnectionDetached(name, 1, 0, "peer", b"s" * size, b"", 0, 0, 0)
 
 
 def send(
@@ -172,7 +172,7 @@ def test_what_the_other_end_does_not_read_is_queued_and_flushed_later(
     assert is_open(given), "it has not gone yet"
     names = []
     while (packet := b.receive()) is not None:
-        assert isinstance(packet.message, Detached | Seats)
+        assert isinstance(packet.message, ConnectionDetached | Seats)
         names.append(packet.message)
         packet.close()
         a.flush()
@@ -256,7 +256,7 @@ def test_several_processes_on_one_end_do_not_mix_their_messages(ends: Ends) -> N
         if packet is None:
             continue
         message = packet.message
-        assert isinstance(message, Detached)
+        assert isinstance(message, ConnectionDetached)
         assert message.state == message.id.encode() * (message.epoch * 700)
         seen[message.id].append(message.epoch)
     assert all(numbers == list(range(60)) for numbers in seen.values())

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from socketkeep import AsyncConnection, resumable
 from socketkeep._stream._assignment import Order
-from socketkeep._wire._messages import Acknowledged, Attached, Detached, Ready, Retire
-from socketkeep._worker._asking import WINDOW, Asking
+from socketkeep._wire._messages import Acknowledged, Attached, ConnectionDetached, Ready, Retire
+from socketkeep._worker._move_window import WINDOW, MoveWindow
 from socketkeep._worker._template import runner
 from tests.worker.fakes import Place, a_place
 
@@ -59,7 +59,7 @@ class Scene:
     def __init__(self, turns: Sequence[int | None]) -> None:
         self.departures = Departures()
         self.conns = [Conn(each, after, self.departures) for each, after in enumerate(turns)]
-        self.asking = Asking(self.departures)
+        self.move_window = MoveWindow(self.departures)
 
     @property
     def asked(self) -> int:
@@ -67,14 +67,14 @@ class Scene:
 
     def begin(self, how: str = "move", seconds: float = 60) -> Order:
         order = Order("move" if how == "move" else "finish", time.monotonic() + seconds)
-        self.asking.begin(order, self.conns)
+        self.move_window.begin(order, self.conns)
         return order
 
     def taken(self, count: int) -> None:
         """The keeper takes so many, each of which is told on its own."""
         for _ in range(count):
             self.departures.names.pop(0)
-            self.asking.go_on()
+            self.move_window.go_on()
 
     async def settle(self) -> None:
         """Wait until nothing more happens by itself."""
@@ -160,9 +160,9 @@ def test_each_is_asked_once_whenever_the_others_leave(
     play(turns, scenario)
 
 
-def offered(place: Place) -> Detached:
+def offered(place: Place) -> ConnectionDetached:
     """Return what the worker offers next; the keeper has it by its message alone."""
-    message, descriptors = place.wait_for(Detached)
+    message, descriptors = place.wait_for(ConnectionDetached)
     for fd in descriptors:
         os.close(fd)
     return message

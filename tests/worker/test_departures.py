@@ -15,7 +15,7 @@ from socketkeep import resumable
 from socketkeep._stream import _record as record
 from socketkeep._stream._assignment import Handover
 from socketkeep._stream._record import Ended
-from socketkeep._wire._messages import Acknowledged, Detached
+from socketkeep._wire._messages import Acknowledged, ConnectionDetached
 from socketkeep._worker._departures import Departures
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._roster import Roster
@@ -66,7 +66,7 @@ class Scene:
 
     def next_offer(self) -> tuple[str, int]:
         """Return the id of the offer that reached the keeper, and the connection."""
-        message, (fd,) = self.place.wait_for(Detached)
+        message, (fd,) = self.place.wait_for(ConnectionDetached)
         return message.id, fd
 
     async def arrival(self) -> None:
@@ -127,7 +127,7 @@ def test_taken_by_a_keeper_that_died_before_its_answer_arrived() -> None:
         _, fd = scene.next_offer()
         os.close(fd)
         scene.offer()
-        message, (fd,) = scene.place.wait_for(Detached)
+        message, (fd,) = scene.place.wait_for(ConnectionDetached)
         os.close(fd)
         board = scene.place.environment.scoreboard
         board.record(message.row)[record.ENDED] = Ended.TAKEN

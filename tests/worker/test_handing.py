@@ -17,13 +17,13 @@ import pytest
 
 from socketkeep._stream._assignment import Assignment, Handover
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet, channel_pair
-from socketkeep._wire._messages import Detached
+from socketkeep._wire._messages import ConnectionDetached
 from socketkeep._worker import _sync
 from socketkeep._worker._handing import give_back, hand_over
 from socketkeep._worker._reserve import Reserve
 from tests.wire.limits import out_of_descriptors
 
-PARCEL = Detached("1-2-3", 4, 0, "a peer", b"state", b"unread", 5, 6, 7)
+PARCEL = ConnectionDetached("1-2-3", 4, 0, "a peer", b"state", b"unread", 5, 6, 7)
 
 
 class Scene:

@@ -9,8 +9,8 @@ import pytest
 
 from socketkeep import resumable
 from socketkeep._wire._messages import Keep
-from socketkeep._worker import _keeping
-from socketkeep._worker._keeping import Offers
+from socketkeep._worker import _handle_backup
+from socketkeep._worker._handle_backup import HandleBackups
 from socketkeep._worker._roster import Roster
 from tests.worker.fakes import Place, a_place
 
@@ -33,11 +33,11 @@ async def next_offer(place: Place) -> tuple[str, list[int]]:
 
 def test_the_next_one_does_not_wait_for_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is offered at its time, though the timer is set for when an earlier one is due again."""
-    monkeypatch.setattr(_keeping, "_SOON", 1000.0)
+    monkeypatch.setattr(_handle_backup, "_SOON", 1000.0)
 
     async def offered(place: Place) -> None:
         roster = Roster(place.environment, None)
-        offers = Offers(lambda _entry: True)
+        offers = HandleBackups(lambda _entry: True)
         for _ in range(2):
             _, accepted = place.connection()
             entry = roster.accepted(accepted, 0)

@@ -14,7 +14,7 @@ import uvloop
 
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._assignment import Assignment
-from socketkeep._worker._reactor import Reactor
+from socketkeep._worker._reactor import EpollReactor
 
 _DEADLINE = 10.0
 
@@ -53,8 +53,8 @@ def _take(sock: socket.socket, called: asyncio.Event) -> None:
 @asynccontextmanager
 async def _pairs(
     count: int,
-) -> AsyncIterator[tuple[Reactor, list[tuple[socket.socket, socket.socket]]]]:
-    reactor = Reactor()
+) -> AsyncIterator[tuple[EpollReactor, list[tuple[socket.socket, socket.socket]]]]:
+    reactor = EpollReactor()
     pairs = [socket.socketpair() for _ in range(count)]
     try:
         yield reactor, pairs

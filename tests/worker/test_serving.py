@@ -24,9 +24,9 @@ from socketkeep._wire._messages import (
     Acknowledged,
     Attach,
     Attached,
-    Detached,
+    AttachRefused,
+    ConnectionDetached,
     Ready,
-    Refused,
     Retire,
     Seats,
     StartFailed,
@@ -79,9 +79,9 @@ class Running:
         self.place.peers.append(peer)
         return peer
 
-    def take(self) -> Detached:
+    def take(self) -> ConnectionDetached:
         """Take the connection that the worker offers next, and say so."""
-        message, (fd, *pipe) = self.place.wait_for(Detached)
+        message, (fd, *pipe) = self.place.wait_for(ConnectionDetached)
         os.close(fd)
         for end in pipe:
             os.write(end, b"\1")
@@ -120,7 +120,7 @@ def test_nothing_is_accepted_before_it_is_allowed(worker: Running) -> None:
     peer = worker.connect()
     peer.sendall(b"hello\n")
     # The answer to this comes after the listener has been ready for as long.
-    worker.place.send(Refused("nonsense", 0, "to be ignored"))
+    worker.place.send(AttachRefused("nonsense", 0, "to be ignored"))
     worker.place.send(Seats(0))
     moved, _ = worker.place.attach("b007-1-1")
     worker.place.wait_for(Attached)
@@ -170,7 +170,7 @@ def test_no_seat(worker: Running) -> None:
         worker.place.attach(f"b007-1-{number + 1}")
         worker.place.wait_for(Attached)
     peer, attach = worker.place.attach("b007-1-99")
-    message, _ = worker.place.wait_for(Refused)
+    message, _ = worker.place.wait_for(AttachRefused)
     assert (message.id, message.epoch, message.reason) == (attach.id, attach.epoch, "no seat")
     assert peer.recv(1) == b"", "this process has no handle of it left"
     assert worker.place.board[scoreboard.OPEN] == rows
@@ -182,7 +182,7 @@ def test_no_descriptor(worker: Running) -> None:
         attach = Attach("b007-1-1", 2, "reload", 0, "a peer", None, b"", 0, 0, 0)
         with out_of_descriptors():
             worker.place.send(attach, (accepted.fileno(),))
-            message, _ = worker.place.wait_for(Refused)
+            message, _ = worker.place.wait_for(AttachRefused)
     assert (message.id, message.reason) == (attach.id, "out of file descriptors")
     assert peer.recv(1) == b""
 
@@ -194,7 +194,7 @@ def test_a_message_that_did_not_arrive_is_refused_without_its_id(worker: Running
         worker.place.keeper.enqueue(large, (accepted.fileno(),))
         with out_of_descriptors():
             worker.place.keeper.flush()
-            message, _ = worker.place.wait_for(Refused)
+            message, _ = worker.place.wait_for(AttachRefused)
     assert (message.id, message.reason) == ("", "out of file descriptors")
 
 
@@ -216,7 +216,7 @@ def test_a_connection_that_moves_is_held_until_it_is_taken(worker: Running) -> N
     worker.place.attach("b007-1-1", kept=True, returnable=True)
     worker.place.wait_for(Attached)
     worker.retire("move")
-    message, fds = worker.place.wait_for(Detached)
+    message, fds = worker.place.wait_for(ConnectionDetached)
     assert fds
     for fd in fds:
         os.close(fd)
@@ -230,7 +230,7 @@ def test_not_taken_is_offered_again_and_nothing_is_lost(worker: Running) -> None
     peer, _ = worker.place.attach("b007-1-1", state=b"\x05")
     worker.place.wait_for(Attached)
     worker.retire("move")
-    refused, fds = worker.place.wait_for(Detached)
+    refused, fds = worker.place.wait_for(ConnectionDetached)
     for fd in fds:
         os.close(fd)
     if len(fds) == 1:
@@ -245,7 +245,7 @@ def test_a_retired_worker_takes_no_more(worker: Running) -> None:
     worker.place.wait_for(Attached)
     worker.retire("finish")
     worker.place.attach("b007-1-2")
-    message, _ = worker.place.wait_for(Refused)
+    message, _ = worker.place.wait_for(AttachRefused)
     assert message.id == "b007-1-2"
     assert ask(peer, b"x\n") == b"1 reload x\n"
     peer.close()

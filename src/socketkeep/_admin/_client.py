@@ -44,7 +44,7 @@ class ControlError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _FoundServers:
     live: list[str]
     dead: list[str]
     forbidden: list[str]
@@ -103,8 +103,8 @@ def is_live(path: str) -> bool:
     return True
 
 
-def _servers() -> _Found:
-    found = _Found([], [], [])
+def _servers() -> _FoundServers:
+    found = _FoundServers([], [], [])
     directory = runtime_dir()
     try:
         entries = sorted(os.listdir(directory), key=_name_of)

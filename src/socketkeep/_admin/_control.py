@@ -19,9 +19,9 @@ from socketkeep._base._errors import ListenError
 from socketkeep._config._server_options import MOST_WORKERS
 from socketkeep._keeper._inheritance import saved_listener
 from socketkeep._keeper._keeper import Keeper
-from socketkeep._keeper.loop._reactor import READABLE, WRITABLE, Reactor, Timer
+from socketkeep._keeper.loop._reactor import READABLE, WRITABLE, Reactor, ReactorTimer
 from socketkeep._keeper.rollout._grounds import bind_anew
-from socketkeep._keeper.rollout._reloads import Outcome
+from socketkeep._keeper.rollout._rollout import RolloutOutcome
 from socketkeep._keeper.tables._state import KeepOpen, SavedClient, SavedControl
 from socketkeep._net._listener import Listener
 
@@ -54,7 +54,7 @@ class ControlServer:
         self._listener = listener
         self._commands = Commands(keeper, name)
         self._clients: Guests[Client] = Guests(_MOST_CLIENTS, _MOST_OF_ONE, _MOST_WAITING)
-        self._paused: Timer | None = None
+        self._paused: ReactorTimer | None = None
         reactor.register(listener.fileno(), self._accept)
 
     def snapshot(self, keep: KeepOpen) -> SavedControl:
@@ -329,7 +329,7 @@ class Commands:
         if self._keeper.reloads.coming is not None:
             client.progress("a reload is under way: this one follows it")
 
-        def done(outcome: Outcome) -> None:
+        def done(outcome: RolloutOutcome) -> None:
             result = {"generation": outcome.generation} if not outcome.error else None
             client.finish(Done(outcome.exit_code, result, outcome.error or None))
 
@@ -345,7 +345,7 @@ class Commands:
                 else "checking the new version"
             )
 
-        def refused(outcome: Outcome) -> None:
+        def refused(outcome: RolloutOutcome) -> None:
             client.finish(Done(outcome.exit_code, None, outcome.error))
 
         self._keeper.upgrade(refused)
@@ -356,7 +356,7 @@ class Commands:
         for client in waiting:
             client.progress(f"the keeper is upgraded to {version}; its workers follow")
 
-        def done(outcome: Outcome) -> None:
+        def done(outcome: RolloutOutcome) -> None:
             result = {"generation": outcome.generation, "version": version}
             error = (
                 f"the keeper is upgraded to {version}, but its workers are not, and serve on:"

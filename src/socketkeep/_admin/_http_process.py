@@ -18,8 +18,8 @@ from socketkeep._admin._settings import HttpSettings
 from socketkeep._base import _log
 from socketkeep._config._server_options import ServeConfig
 from socketkeep._keeper._inheritance import saved_listener
-from socketkeep._keeper.loop._children import Children
-from socketkeep._keeper.loop._reactor import Reactor, Timer
+from socketkeep._keeper.loop._children import ChildWatch
+from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._keeper.loop._system import Exit, System
 from socketkeep._keeper.tables._state import KeepOpen, SavedListener
 from socketkeep._net._listener import Listener
@@ -52,13 +52,13 @@ class HttpProcess:
         self._system = system
         self._listener = listener
         self._settings = HttpSettings(config=config, control=control)
-        self._children = Children(reactor, system)
+        self._children = ChildWatch(reactor, system)
         self._throttle = _log.Throttle()
         self._pid = 0
         self._lifeline = -1
         self._started_at = 0.0
         self._delay = _FIRST_DELAY
-        self._timer: Timer | None = None
+        self._timer: ReactorTimer | None = None
         if instead_of:
             self._children.watch(instead_of, lambda _ended: None)
             self._children.kill(instead_of)

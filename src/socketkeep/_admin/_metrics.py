@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from socketkeep._admin._reports import LiveReport, Waits, WorkerReport
+from socketkeep._admin._reports import LiveReport, WaitReport, WorkerReport
 from socketkeep._base._printable import printable
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Histogram:
 
     name: str
     help: str
-    read: Callable[[LiveReport], Iterable[tuple[tuple[str, ...], Waits]]]
+    read: Callable[[LiveReport], Iterable[tuple[tuple[str, ...], WaitReport]]]
     labels: tuple[str, ...] = ()
     kind: Literal["histogram"] = "histogram"
 

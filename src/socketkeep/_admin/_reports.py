@@ -72,7 +72,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     refused_messages: int = 0
 
 
-class Waits(msgspec.Struct, frozen=True, kw_only=True):
+class WaitReport(msgspec.Struct, frozen=True, kw_only=True):
     """How long connections that moved were with no worker, those of one reason.
 
     within: pairs of a time and of how many did not take longer.
@@ -84,13 +84,13 @@ class Waits(msgspec.Struct, frozen=True, kw_only=True):
     within: list[tuple[float, int]] = []
 
 
-class WaitsByReason(msgspec.Struct, frozen=True, kw_only=True):
+class WaitReportByReason(msgspec.Struct, frozen=True, kw_only=True):
     """Waits by why the connections were given to a worker."""
 
-    reload: Waits = Waits()
-    parked: Waits = Waits()
-    crash: Waits = Waits()
-    upgrade: Waits = Waits()
+    reload: WaitReport = WaitReport()
+    parked: WaitReport = WaitReport()
+    crash: WaitReport = WaitReport()
+    upgrade: WaitReport = WaitReport()
 
 
 class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,7 +121,7 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     totals: Totals
     accepting: bool = True
     last_reload: float | None = None
-    waits: WaitsByReason = WaitsByReason()
+    waits: WaitReportByReason = WaitReportByReason()
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):

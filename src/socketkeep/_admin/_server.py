@@ -15,10 +15,10 @@ from functools import partial
 from typing import Final
 
 from socketkeep._admin._control import CONTROL_BACKLOG, CONTROL_MODE, ControlServer
+from socketkeep._admin._file_watch import FileWatch
 from socketkeep._admin._http_process import HttpProcess
 from socketkeep._admin._predecessors import Predecessors, listener_of
 from socketkeep._admin._protocol import control_path, default_name, make_runtime_dir
-from socketkeep._admin._reloader import Reloader
 from socketkeep._base import _log
 from socketkeep._base._address import UnixAddress, parse_bind
 from socketkeep._base._errors import ListenError
@@ -40,9 +40,9 @@ from socketkeep._keeper.connections._restoring import Stored
 from socketkeep._keeper.loop._notify import Herald, ManagerTerms, Notifier
 from socketkeep._keeper.loop._reactor import Reactor, SignalQueue
 from socketkeep._keeper.loop._system import System
-from socketkeep._keeper.rollout._directory import Place, WorkingDirectory, place_of
+from socketkeep._keeper.rollout._directory import NamedDirectory, WorkingDirectory, place_of
 from socketkeep._keeper.rollout._grounds import Grounds
-from socketkeep._keeper.tables._state import KeepOpen, State
+from socketkeep._keeper.tables._state import KeepOpen, SavedServer
 from socketkeep._net._binding import inherited_socket
 from socketkeep._net._listener import STORED, Listener, passed_descriptors
 from socketkeep._wire._rendezvous import directory_beside
@@ -66,7 +66,7 @@ class ServeFailure(Exception):
 
 
 def run(
-    config: ServeConfig, place: Place, adopted: Sequence[tuple[str, socket.socket]] = ()
+    config: ServeConfig, place: NamedDirectory, adopted: Sequence[tuple[str, socket.socket]] = ()
 ) -> None:
     """Serve until told to stop.  Raises ServeFailure when that cannot begin.
 
@@ -117,7 +117,7 @@ def run(
     _conclude(keeper)
 
 
-def resume(state: State) -> None:
+def resume(state: SavedServer) -> None:
     """Go on from the state that an earlier version left in this process; return when it has ended.
 
     Raises ServeFailure.
@@ -157,14 +157,14 @@ def resume(state: State) -> None:
     _conclude(keeper)
 
 
-def _restored_place(state: State) -> Place:
+def _restored_place(state: SavedServer) -> NamedDirectory:
     """Return the place that an earlier version was in; a version without one says nothing of it."""
     if state.place is not None:
-        return Place(state.place.name, state.place.guessed)
+        return NamedDirectory(state.place.name, state.place.guessed)
     try:
         return place_of(state.config.chdir, os.environ.get("PWD"))
     except OSError:
-        return Place(os.environ.get("PWD") or os.sep)
+        return NamedDirectory(os.environ.get("PWD") or os.sep)
 
 
 def _conclude(keeper: Keeper) -> None:
@@ -182,14 +182,14 @@ class _Server:
         keeper: Keeper,
         reactor: Reactor,
         control: Listener,
-        place: Place,
+        place: NamedDirectory,
         stored: Iterable[str],
     ) -> None:
         self._place = place
         self._stack = stack
         self._keeper = keeper
         self._reactor = reactor
-        self._reloader: Reloader | None = None
+        self._reloader: FileWatch | None = None
         self._http: HttpProcess | None = None
         _log.when_dropped(lambda: reactor.call_later(_CATCH_UP, _log.catch_up))
         for listener in keeper.listeners:
@@ -212,7 +212,7 @@ class _Server:
     def watch_files(self, instead_of: int = 0) -> None:
         """Begin to watch the source files, if that is wanted, and end an earlier watcher."""
         if self._keeper.config.reload:
-            self._reloader = Reloader(
+            self._reloader = FileWatch(
                 *(self._reactor, self._keeper.system, self._place.name),
                 *(self._keeper.config.target, self._keeper.reload, instead_of),
             )
@@ -226,7 +226,7 @@ class _Server:
         )
         self._stack.callback(self._http.close)
 
-    def _snapshot(self, keep: KeepOpen) -> State:
+    def _snapshot(self, keep: KeepOpen) -> SavedServer:
         """Return the keeper's state, and what the next version needs of this."""
         state = snapshot(self._keeper, keep)
         state.control = self.control.snapshot(keep)

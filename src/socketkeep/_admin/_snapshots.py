@@ -16,8 +16,8 @@ from socketkeep._admin._reports import (
     LiveReport,
     StatusReport,
     Totals,
-    Waits,
-    WaitsByReason,
+    WaitReport,
+    WaitReportByReason,
     WorkerReport,
     WorkersByState,
 )
@@ -57,12 +57,12 @@ def status(keeper: Keeper, name: str) -> StatusReport:
             owned=max(0, owned),
             moving=moving,
             parked=parked,
-            kept=len(keeper.connections.custody),
+            kept=len(keeper.connections.connection_table),
         ),
         totals=_totals(keeper),
         accepting=keeper.accepting,
         last_reload=keeper.reloads.last_duration,
-        waits=WaitsByReason(
+        waits=WaitReportByReason(
             reload=_waits(keeper, "reload"),
             parked=_waits(keeper, "parked"),
             crash=_waits(keeper, "crash"),
@@ -233,10 +233,10 @@ def _totals(keeper: Keeper) -> Totals:
     )
 
 
-def _waits(keeper: Keeper, why: Attached) -> Waits:
+def _waits(keeper: Keeper, why: Attached) -> WaitReport:
     waits = keeper.connections.moves.waits[why]
     upto = list(accumulate(waits.counts))
-    return Waits(
+    return WaitReport(
         count=upto[-1],
         seconds=waits.seconds,
         longest=waits.longest,

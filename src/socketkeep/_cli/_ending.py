@@ -28,7 +28,7 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask before ending 
 dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what would be ended.")
 
 
-class Ended(Struct, frozen=True):
+class EndedSockets(Struct, frozen=True):
     """What `fin` or `abort` did: to `chosen`, with `left` alone.
 
     outcomes: of each that was chosen; empty with --dry-run.
@@ -52,7 +52,7 @@ def end(what: str, verb: Verb, yes: bool, dry_run: bool, as_json: bool) -> int:
             raise Failure(_SAY_YES)
         act = _VERBS[verb][0]
         outcomes = () if dry_run else tuple(act(held) for held in chosen.sockets)
-        print_json(Ended(what, verb, dry_run, chosen.sockets, chosen.left, outcomes))
+        print_json(EndedSockets(what, verb, dry_run, chosen.sockets, chosen.left, outcomes))
         if not chosen.sockets:
             raise Failure(nothing)
         return DONE if all(outcome.done for outcome in outcomes) else FAILED

@@ -42,7 +42,7 @@ class Marks:
 ASCII_MARKS: Final = Marks("o", "O", "#", ".")
 
 
-class Screen:
+class TopScreen:
     """Lays out frames, and remembers which connections have moved."""
 
     def __init__(self, marks: Marks) -> None:

@@ -17,7 +17,7 @@ from socketkeep._cli._say import say
 from socketkeep._config._options import FLAG, Option
 from socketkeep._config._server_options import OPTIONS, ServeConfig
 from socketkeep._config._settings import CONFIG_VARIABLE, gather
-from socketkeep._keeper.rollout._directory import Place, place_of
+from socketkeep._keeper.rollout._directory import NamedDirectory, place_of
 from socketkeep._net._listener import listeners_are_passed
 
 _PATHS: Final = ("log_file", "control", "admin_token_file", "adopt_from")
@@ -105,7 +105,7 @@ def serve(config_file: str | None, print_config: bool, check_config: bool, **fla
     return DONE
 
 
-def _enter(wanted: str) -> Place:
+def _enter(wanted: str) -> NamedDirectory:
     """Go to the directory that the server runs in, and return its name.  Raises Failure."""
     try:
         place = place_of(wanted, os.environ.get("PWD"))
@@ -122,7 +122,7 @@ def _enter(wanted: str) -> Place:
     return place
 
 
-def _independent_of_directory(config: ServeConfig, place: Place) -> ServeConfig:
+def _independent_of_directory(config: ServeConfig, place: NamedDirectory) -> ServeConfig:
     """Return the configuration with absolute paths of the server's own files.
 
     A reload, for which the directory may be another, must not take them to other files.

@@ -22,7 +22,7 @@ from socketkeep._admin._reports import LiveReport
 from socketkeep._cli._exit import DONE, USAGE, Failure
 from socketkeep._cli._say import say
 from socketkeep._cli._server import which_server
-from socketkeep._cli._top_screen import ASCII_MARKS, Marks, Screen, summary
+from socketkeep._cli._top_screen import ASCII_MARKS, Marks, TopScreen, summary
 
 _MOST: Final = 2000
 _ENTER: Final = "\x1b[?1049h\x1b[?25l"  # the other screen, without a cursor
@@ -89,7 +89,7 @@ def _ask(path: str) -> LiveReport:
 
 
 def _show(look: Callable[[], Frame], interval: float, iterations: int | None) -> int:
-    screen = Screen(Marks() if _can_write(Marks()) else ASCII_MARKS)
+    screen = TopScreen(Marks() if _can_write(Marks()) else ASCII_MARKS)
     lines: list[str] = []
     frame = look()  # a server that is not there is told of on the screen that there is
     with _terminal() as keys:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from socketkeep._demo._clients import Load
-from socketkeep._demo._screen import Screen, table
-from socketkeep._demo._server import Server, ServerFailed
+from socketkeep._demo._screen import ProgressScreen, table
+from socketkeep._demo._server import DemoServer, ServerFailed
 from socketkeep._demo._tally import total
 
 CONNECTIONS: Final = 200
@@ -36,7 +36,7 @@ def run() -> int:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with tempfile.TemporaryDirectory(prefix="socketkeep-demo-") as directory:
-            return _tell(Path(directory), Screen())
+            return _tell(Path(directory), ProgressScreen())
     except (ServerFailed, OSError) as error:
         print(f"The demo failed: {error}")
         return 1
@@ -44,12 +44,12 @@ def run() -> int:
         signal.signal(signal.SIGTERM, before)
 
 
-def _tell(directory: Path, screen: Screen) -> int:
+def _tell(directory: Path, screen: ProgressScreen) -> int:
     print(
         f"{CONNECTIONS} clients send numbered requests and check every reply, while the code that"
         " answers them is replaced.\n"
     )
-    server = Server(directory, WORKERS)
+    server = DemoServer(directory, WORKERS)
     server.write("version 1")
     with server:
         screen.line("server", f"{server.address}, {WORKERS} workers, pid {server.process.pid}")
@@ -89,7 +89,7 @@ def _tell(directory: Path, screen: Screen) -> int:
 class Story:
     """What happens to the server, each told with how long those waited whom it concerned."""
 
-    def __init__(self, server: Server, load: Load, screen: Screen) -> None:
+    def __init__(self, server: DemoServer, load: Load, screen: ProgressScreen) -> None:
         self._server = server
         self._load = load
         self._screen = screen

@@ -13,7 +13,7 @@ from socketkeep._demo._tally import Tally
 _REFRESH = 0.1
 
 
-class Screen:
+class ProgressScreen:
     """Prints to standard output; in a terminal the last line moves with the numbers."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -37,7 +37,7 @@ class ServerFailed(Exception):
     """The server, or a command to it, failed; the text is what it said."""
 
 
-class Server:
+class DemoServer:
     """``socketkeep serve`` of a small handler in `directory`, as a context manager.
 
     Entering starts it and waits until it is ready; raises ServerFailed if it does not become so.

@@ -13,7 +13,7 @@ from socketkeep._inspect._processes import Process, Processes, keeper_above
 from socketkeep._inspect._programs import is_forked, is_python, survives_exec
 from socketkeep._inspect._results import HeldSocket, SocketHolder
 from socketkeep._inspect._survey import sockets_of
-from socketkeep._inspect._waits import Waits
+from socketkeep._inspect._waits import ProcessWaits
 from socketkeep._inspect._what import ProcessSockets
 
 Code = Literal["peer-closed", "parent-closed", "never-used"]
@@ -58,7 +58,7 @@ class Seen(Struct, frozen=True):
 
     process: Process
     sockets: dict[int, HeldSocket]
-    waits: Waits
+    waits: ProcessWaits
     began: float
     times: dict[int, tuple[float, float | None]]
 

@@ -20,7 +20,7 @@ from socketkeep._inspect._processes import Processes, ancestors, descendants, re
 from socketkeep._inspect._rows import tcp_facts
 from socketkeep._inspect._sock_diag import inet_sockets
 from socketkeep._inspect._survey import holders
-from socketkeep._inspect._waits import Waits, waits_of
+from socketkeep._inspect._waits import ProcessWaits, waits_of
 
 
 class Leaks(Struct, frozen=True):
@@ -61,7 +61,7 @@ def leaks(*pids: int, interval: float = 0.5) -> Leaks:
     second = _look([pid for pid in family if pid in first], (), processes, [])
     found: list[Leak] = []
     unclear: list[Leak] = []
-    ancestors_waits: dict[int, Waits] = {}
+    ancestors_waits: dict[int, ProcessWaits] = {}
     for pid, after in second.items():
         line = ancestors(after.process, processes)
         for ancestor in line:

@@ -34,7 +34,7 @@ _ELSEWHERE: Final = "in another network namespace (a container): look from there
 _NOT_IN_THE_TABLE: Final = "not in the kernel's tables: not bound, or of a kind they do not show"
 
 
-class _Found(Struct):
+class _FoundSockets(Struct):
     """The sockets in question, of each kind; `others` by inode, with what is known of them."""
 
     inet: list[InetSocket] = []
@@ -91,11 +91,11 @@ def _failure(reason: str, code: int) -> SystemFailure:
     return SystemFailure(reason, code=code, operation=_OPERATION)
 
 
-def _of_address(wanted: InetAddress) -> _Found:
+def _of_address(wanted: InetAddress) -> _FoundSockets:
     port, hosts = wanted.port, hosts_of(wanted)
     sockets = inet_sockets(either_port=port, info=True)
     if hosts is None:
-        return _Found(inet=list(sockets))
+        return _FoundSockets(inet=list(sockets))
 
     def is_meant(found: InetSocket) -> bool:
         if found.port == port:
@@ -105,22 +105,22 @@ def _of_address(wanted: InetAddress) -> _Found:
                 return True
         return found.peer_port == port and found.peer_host.removeprefix("::ffff:") in hosts
 
-    return _Found(inet=list(filter(is_meant, sockets)))
+    return _FoundSockets(inet=list(filter(is_meant, sockets)))
 
 
-def _of_path(wanted: UnixAddress) -> _Found:
+def _of_path(wanted: UnixAddress) -> _FoundSockets:
     # An abstract name has no directory to be relative to; a path is stored as it was bound.
     absolute = wanted.path if wanted.abstract else os.path.abspath(wanted.path)
     everything = list(unix_sockets())
     named = {found.inode for found in everything if found.name in (wanted.path, absolute)}
     chosen = [found for found in everything if found.inode in named or found.peer in named]
-    return _Found(unix=chosen, unix_names=_names(everything))
+    return _FoundSockets(unix=chosen, unix_names=_names(everything))
 
 
-def _of_process(wanted: ProcessSockets) -> _Found:
+def _of_process(wanted: ProcessSockets) -> _FoundSockets:
     descriptors = _descriptors_in(wanted)
     inodes = _first_of(descriptors)
-    found = _Found()
+    found = _FoundSockets()
     if wanted.fd is None:
         found.descriptors, found.looked_at = descriptors, wanted.pid
     for protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
@@ -188,7 +188,7 @@ class _Survey:
     asked: seconds since the system's start, when the kernel was asked for them.
     """
 
-    def __init__(self, found: _Found, asked: float) -> None:
+    def __init__(self, found: _FoundSockets, asked: float) -> None:
         self._found = found
         self._processes: Processes = reader()
         self._asked = asked

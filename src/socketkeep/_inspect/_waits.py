@@ -33,7 +33,7 @@ _POLLFD: Final = struct.Struct("=ihh")
 _MOST: Final = 1 << 20
 
 
-class Waits(Struct, frozen=True):
+class ProcessWaits(Struct, frozen=True):
     """What a process waits for.
 
     descriptors: those that a thread waits for; `accepting` of them by accept(2) itself.
@@ -45,7 +45,7 @@ class Waits(Struct, frozen=True):
     told: bool
 
 
-def waits_of(pid: int) -> Waits:
+def waits_of(pid: int) -> ProcessWaits:
     """Return what the threads of `pid` wait for now; never raises OSError."""
     found: set[int] = set()
     accepting: set[int] = set()
@@ -66,7 +66,7 @@ def waits_of(pid: int) -> Waits:
             found.update(_waited_for(pid, number, arguments))
         except OSError:
             told = False
-    return Waits(frozenset(found), frozenset(accepting), told and bool(threads))
+    return ProcessWaits(frozenset(found), frozenset(accepting), told and bool(threads))
 
 
 def _of_this(numbers: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:

@@ -6,11 +6,17 @@ import socket
 import time
 
 from socketkeep._keeper._keeper import Keeper
-from socketkeep._keeper.tables._state import KeepOpen, SavedKeeper, SavedListener, SavedPlace, State
+from socketkeep._keeper.tables._state import (
+    KeepOpen,
+    SavedKeeper,
+    SavedListener,
+    SavedPlace,
+    SavedServer,
+)
 from socketkeep._net._listener import Listener
 
 
-def snapshot(keeper: Keeper, keep: KeepOpen) -> State:
+def snapshot(keeper: Keeper, keep: KeepOpen) -> SavedServer:
     """Return all that the next version of the keeper goes on from.
 
     Called while a generation serves and none is coming.
@@ -21,7 +27,7 @@ def snapshot(keeper: Keeper, keep: KeepOpen) -> State:
     place = keeper.grounds.directory.place if keeper.grounds is not None else None
     if all(each.number != current.number for each in generations):
         generations.append(current.snapshot())
-    return State(
+    return SavedServer(
         version=keeper.version,
         written_at=time.monotonic(),
         config=keeper.config,

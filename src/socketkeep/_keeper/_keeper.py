@@ -20,24 +20,29 @@ from socketkeep._keeper.connections._allotment import Allotment
 from socketkeep._keeper.connections._connections import Connections
 from socketkeep._keeper.connections._fdstore import LISTENER, FdStore, listener_name
 from socketkeep._keeper.connections._queues import Queues
-from socketkeep._keeper.loop._children import Children
+from socketkeep._keeper.loop._children import ChildWatch
 from socketkeep._keeper.loop._closer import Closer
 from socketkeep._keeper.loop._notify import Herald
-from socketkeep._keeper.loop._reactor import Reactor, Timer
+from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._keeper.loop._system import System
 from socketkeep._keeper.rollout._drain import Drain
 from socketkeep._keeper.rollout._grounds import Grounds
-from socketkeep._keeper.rollout._reloads import Done, Outcome, Reloads
+from socketkeep._keeper.rollout._rollout import Done, Rollout, RolloutOutcome
 from socketkeep._keeper.rollout._upgrades import Upgrades
-from socketkeep._keeper.tables._custody import Held
+from socketkeep._keeper.tables._connection_table import HeldConnection
 from socketkeep._keeper.tables._state import SavedKeeper
-from socketkeep._keeper.workers._generations import Failure, Generation, GenerationEvent, Templates
+from socketkeep._keeper.workers._generations import (
+    Generation,
+    GenerationEvent,
+    LoadFailure,
+    Templates,
+)
 from socketkeep._keeper.workers._pool import KILL_GRACE, WorkerPool
 from socketkeep._keeper.workers._recycling import Recycling
 from socketkeep._keeper.workers._screening import Screening
 from socketkeep._keeper.workers._slots import Slots
 from socketkeep._keeper.workers._watchdog import Watchdog
-from socketkeep._keeper.workers._workers import Adopted, Worker, WorkerState
+from socketkeep._keeper.workers._workers import AdoptedWorker, Worker, WorkerState
 from socketkeep._net._listener import Listener
 from socketkeep._stream._assignment import Order
 from socketkeep._version import VERSION
@@ -76,7 +81,7 @@ class Keeper:
         self.listeners: Final = listeners
         self.started_at = reactor.clock()
         self.current: Generation | None = None
-        self.failure: Failure | None = None
+        self.failure: LoadFailure | None = None
         self.order: Order | None = None
         self.paused = False
         self.herald: Herald | None = None
@@ -98,12 +103,12 @@ class Keeper:
             self._newcomer,
             boot,
         )
-        self.pool.hearing.receiver = self.connections
+        self.pool.dispatch.receiver = self.connections
         self._queues = Queues(listeners)
         self.templates = Templates(
             *(reactor, system, config, listeners, boot, name, rendezvous, self, screening)
         )
-        self.reloads = Reloads(
+        self.reloads = Rollout(
             reactor,
             self.templates,
             self.pool,
@@ -133,19 +138,19 @@ class Keeper:
             self._recyclable,
             lambda worker: self.slots.start_worker(worker.slot, replaces=worker),
         )
-        self.pool.hearing.worn = self._recycling.ask
+        self.pool.dispatch.worn = self._recycling.ask
         self._watchdog = Watchdog(
             reactor, self.pool, lambda model: worker_timeout(config, model), self.pool.kill
         )
         self._drain = Drain(reactor, self.pool, self.connections, self._drained)
         self._throttle = _log.Throttle()
         self._listening = {os.fstat(listener.fileno()).st_ino for listener in listeners}
-        self._left_over = Children(reactor, system)
-        self._last_look: Timer | None = None
+        self._left_over = ChildWatch(reactor, system)
+        self._last_look: ReactorTimer | None = None
 
     def use_store(self, store: FdStore) -> None:
         """Keep what must outlive this process with the service manager, from here on."""
-        self.store = self.pool.store = self.connections.custody.store = store
+        self.store = self.pool.store = self.connections.connection_table.store = store
         for address, listener in self._bound():
             store.add(listener_name(address), listener.fileno())
 
@@ -177,7 +182,7 @@ class Keeper:
         """
         if self.order is not None:
             if done is not None:
-                done(Outcome(_EXIT_FAILED, 0, "cannot reload: the server is stopping"))
+                done(RolloutOutcome(_EXIT_FAILED, 0, "cannot reload: the server is stopping"))
             return
         _log.info("reload asked for")
         if self.upgrades.active:
@@ -195,7 +200,7 @@ class Keeper:
         """
         if self.order is not None:
             if done is not None:
-                done(Outcome(_EXIT_FAILED, 0, "cannot upgrade: the server is stopping"))
+                done(RolloutOutcome(_EXIT_FAILED, 0, "cannot upgrade: the server is stopping"))
             return
         self.upgrades.request(done)
 
@@ -214,7 +219,7 @@ class Keeper:
         ours = [listener.text for listener in self.listeners]
         theirs = tuple(ours.index(text) if text in ours else -1 for text in offer.listeners)
         same = offer.target == self.config.target
-        adopted = Adopted(same and -1 not in theirs, theirs)
+        adopted = AdoptedWorker(same and -1 not in theirs, theirs)
         worker = self.pool.adopt(offer, channel, memfd, wake, adopted)
         why = "" if same else f"it serves {offer.target}"
         why = why or ("" if adopted.moves else "it has listeners that this server has not")
@@ -403,7 +408,7 @@ class Keeper:
         else:
             self._refill()
 
-    def generation_failed(self, generation: Generation, failure: Failure) -> None:
+    def generation_failed(self, generation: Generation, failure: LoadFailure) -> None:
         if generation is self.reloads.coming:
             self.reloads.fail(generation, failure)
         elif generation is self.current and self.order is None:
@@ -485,7 +490,7 @@ class Keeper:
         self._allot()
         self._refill()
 
-    def _rolled_back(self, generation: Generation, failure: Failure) -> None:
+    def _rolled_back(self, generation: Generation, failure: LoadFailure) -> None:
         if self.grounds is not None:
             self.grounds.give_up()
         if self.current is not None:
@@ -540,7 +545,7 @@ class Keeper:
         workers = self.pool.of_generation(self.current.number)
         return [w for w in workers if w.is_ready and not w.killed]
 
-    def _newcomer(self) -> Held | None:
+    def _newcomer(self) -> HeldConnection | None:
         """Accept a new connection in a worker's place, if there may be one more."""
         if self.current is None or self.order is not None or self.paused:
             return None

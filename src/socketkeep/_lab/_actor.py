@@ -23,7 +23,7 @@ from socketkeep._lab._calls import Calls
 _MOST: Final = 65536
 
 
-class Order(Struct, frozen=True, array_like=True):
+class CallOrder(Struct, frozen=True, array_like=True):
     """What to call; with "fork" comes the descriptor of the child's channel."""
 
     call: str
@@ -41,7 +41,7 @@ class Open(Struct, frozen=True, array_like=True):
     ends: tuple[int, int] | None
 
 
-class Reply(Struct, frozen=True, array_like=True):
+class CallReply(Struct, frozen=True, array_like=True):
     """What came of it.
 
     error: the exception's name, "" for none; code: its errno, 0 for none.
@@ -72,7 +72,7 @@ def act(calls: Calls, channel: socket.socket) -> NoReturn:
             data, descriptors = _receive(channel)
             if not data:
                 break
-            order = msgspec.msgpack.decode(data, type=Order)
+            order = msgspec.msgpack.decode(data, type=CallOrder)
             if order.call == "fork":
                 with socket.socket(fileno=descriptors[0]) as childs:
                     reply = _made(calls, order)
@@ -88,7 +88,7 @@ def act(calls: Calls, channel: socket.socket) -> NoReturn:
         os._exit(status)
 
 
-def _made(calls: Calls, order: Order) -> Reply:
+def _made(calls: Calls, order: CallOrder) -> CallReply:
     value, error, code, message = None, "", 0, ""
     waits, started = _waits(), time.monotonic()
     try:
@@ -97,7 +97,7 @@ def _made(calls: Calls, order: Order) -> Reply:
         error, code = type(failure).__name__, failure.errno or 0
         message = failure.strerror or str(failure)
     seconds, waits = time.monotonic() - started, _waits() - waits
-    return Reply(value, error, code, message, seconds, waits, _open_sockets(calls))
+    return CallReply(value, error, code, message, seconds, waits, _open_sockets(calls))
 
 
 def _waits() -> int:

@@ -10,10 +10,10 @@ from msgspec.structs import replace
 
 from socketkeep._lab._actor import Open
 from socketkeep._lab._calls import Calls
-from socketkeep._lab._kernel import Kernel, Look, nonblocking, sleep_of
-from socketkeep._lab._outcome import CannotBeDone, Outcome, counted
-from socketkeep._lab._process import Process, wait_for
-from socketkeep._lab._results import Check, Step
+from socketkeep._lab._kernel import KernelView, Look, nonblocking, sleep_of
+from socketkeep._lab._outcome import CallOutcome, CannotBeDone, counted
+from socketkeep._lab._process import LabProcess, wait_for
+from socketkeep._lab._results import Observation, Step
 
 #: Seconds that a call or a change of state may take; one that comes at all takes microseconds.
 PATIENCE: Final = 10.0
@@ -28,12 +28,12 @@ class Bench:
     """
 
     def __init__(self, calls: type[Calls] = Calls, patience: float = PATIENCE) -> None:
-        self.processes: list[Process] = []
+        self.processes: list[LabProcess] = []
         self.steps: list[Step] = []
-        self.checks: list[Check] = []
+        self.checks: list[Observation] = []
         self._calls = calls
         self._patience = patience
-        self._kernel = Kernel()
+        self._kernel = KernelView()
         self._last = Look({}, {}, frozenset())
         self._started = time.monotonic()
 
@@ -49,13 +49,13 @@ class Bench:
         for process in self.processes:  # parents before their children
             process.end()
 
-    def process(self, name: str) -> Process:
+    def process(self, name: str) -> LabProcess:
         """Start a process.  Raises CannotBeDone."""
-        made = Process.started(name, self._calls, self.processes, self._left, self._told)
+        made = LabProcess.started(name, self._calls, self.processes, self._left, self._told)
         self.processes.append(made)
         return made
 
-    def fork(self, parent: Process, name: str) -> Process:
+    def fork(self, parent: LabProcess, name: str) -> LabProcess:
         """Have a process of the experiment fork.  Raises CannotBeDone."""
         child = parent.fork(name)
         # Behind its parent and those that this has forked before: the order that they are drawn in.
@@ -66,13 +66,13 @@ class Bench:
         self._look()  # the fork's step shows the child's handles
         return child
 
-    def listener(self) -> tuple[Process, int]:
+    def listener(self) -> tuple[LabProcess, int]:
         """Return a server's process, whose `listener` listens, and the port."""
         server = self.process("server")
         port: int = server.must("listen", "listener")
         return server, port
 
-    def connection(self) -> tuple[Process, Process]:
+    def connection(self) -> tuple[LabProcess, LabProcess]:
         """Return a server's process with `conn`, and its peer's with the other end, `client`."""
         server, port = self.listener()
         peer = self.process("peer")
@@ -83,7 +83,7 @@ class Bench:
 
     def expect(self, what: str, expected: object, observed: object) -> None:
         """State what the claim lets one expect of an observation, and the observation."""
-        check = Check(what, str(expected), str(observed))
+        check = Observation(what, str(expected), str(observed))
         self.checks.append(check)
         if not check.holds:
             # It has been decided; what follows is still told, and no longer waited for.
@@ -91,7 +91,7 @@ class Bench:
 
     def show(self, what: str, observed: object) -> None:
         """Put down an observation that decides nothing."""
-        self.checks.append(Check(what, "", str(observed)))
+        self.checks.append(Observation(what, "", str(observed)))
 
     def handles(self, name: str) -> str:
         """Return who has handles of a socket, as ``server 1, child 1``, or ``none``."""
@@ -111,11 +111,11 @@ class Bench:
         """Return "yes" when the kernel has the socket no longer as a process's."""
         return "yes" if name in self._look().unowned else "no"
 
-    def is_nonblocking(self, process: Process, name: str) -> str:
+    def is_nonblocking(self, process: LabProcess, name: str) -> str:
         """Return "set" or "clear": the flag O_NONBLOCK, read in the kernel."""
         return "set" if nonblocking(process.pid, process.opened(name).fd) else "clear"
 
-    def sleeps(self, process: Process, name: str, calls: str) -> str:
+    def sleeps(self, process: LabProcess, name: str, calls: str) -> str:
         """Wait until a process is suspended in one of the `calls` ("a|b") on a socket.
 
         Return what it does: ``suspended in recvfrom(conn)``.  Raises CannotBeDone where that is
@@ -146,7 +146,7 @@ class Bench:
             raise CannotBeDone(
                 f"cannot see what process {process.name} does (/proc/PID/syscall): {error.strerror}"
             ) from None
-        self._told(process, process.pending, Outcome(seen.partition("(")[0]), None)
+        self._told(process, process.pending, CallOutcome(seen.partition("(")[0]), None)
         return seen
 
     def seen(self, flag: str, source: str) -> str:
@@ -161,9 +161,9 @@ class Bench:
 
     def _told(
         self,
-        process: Process,
+        process: LabProcess,
         call: str,
-        outcome: Outcome,
+        outcome: CallOutcome,
         sockets: dict[str, Open] | None,
     ) -> None:
         if process not in self.processes:

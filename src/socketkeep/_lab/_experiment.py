@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from socketkeep._lab._bench import PATIENCE, Bench
 from socketkeep._lab._calls import Calls
 from socketkeep._lab._outcome import CannotBeDone
-from socketkeep._lab._results import Check, Finding, Verdict
+from socketkeep._lab._results import Finding, Observation, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def experiment(
     return made
 
 
-def _judged(checks: list[Check], hindrance: str) -> tuple[Verdict, str]:
+def _judged(checks: list[Observation], hindrance: str) -> tuple[Verdict, str]:
     for check in checks:
         if not check.holds:
             reason = f"{check.what}: expected {check.expected}, observed {check.observed}"

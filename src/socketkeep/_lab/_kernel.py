@@ -16,7 +16,7 @@ from socketkeep._inspect._rows import STATES
 from socketkeep._inspect._sock_diag import tcp_socket
 from socketkeep._lab._actor import Open
 from socketkeep._lab._calls import HOST
-from socketkeep._lab._results import Packet
+from socketkeep._lab._results import EndingPacket
 
 GONE: Final = "gone"
 CLOSED: Final = "CLOSED"
@@ -60,7 +60,7 @@ class Look(Struct, frozen=True):
     unowned: frozenset[str]
 
 
-class Kernel:
+class KernelView:
     """Looks at the sockets that it has been told of."""
 
     def __init__(self) -> None:
@@ -104,16 +104,16 @@ class Kernel:
                 unowned.add(name)
         return states, frozenset(unowned)
 
-    def packets(self, before: Look, after: Look) -> tuple[Packet, ...]:
+    def packets(self, before: Look, after: Look) -> tuple[EndingPacket, ...]:
         """Return what must have arrived between the two, for the states to be what they are."""
         arrived = {}
         for name, ends in self._ends.items():
             other = self._named(ends[::-1])
             was, is_now = before.states.get(name, ""), after.states[name]
             if was in _NO_FIN_YET and is_now in _FIN_RECEIVED:
-                arrived[name] = Packet("FIN", other, name)
+                arrived[name] = EndingPacket("FIN", other, name)
             elif was in _CUT_SHORT and is_now == CLOSED:
-                arrived[name] = Packet("RST", other, name)
+                arrived[name] = EndingPacket("RST", other, name)
         return tuple(
             packet
             for packet in arrived.values()

@@ -6,14 +6,20 @@ from typing import Final
 
 from socketkeep._lab._bench import Bench
 from socketkeep._lab._experiment import experiment
-from socketkeep._lab._process import Process
+from socketkeep._lab._process import LabProcess
 
 _CHILDREN: Final = ("first", "second")
 
 
 def _served(
-    bench: Bench, server: Process, peer: Process, port: int, number: int, *, parent_closes: bool
-) -> Process:
+    bench: Bench,
+    server: LabProcess,
+    peer: LabProcess,
+    port: int,
+    number: int,
+    *,
+    parent_closes: bool,
+) -> LabProcess:
     """Go once round the loop, until the peer has its answer; return the child, which lives."""
     conn, client = f"conn{number}", f"client{number}"
     peer.must("connect", client, port)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from socketkeep._lab._actor import Reply
+from socketkeep._lab._actor import CallReply
 
 #: Errors that speak of this machine's means, and not of what sockets do.
 WANT: Final = frozenset(
@@ -23,7 +23,7 @@ class CannotBeDone(Exception):
     """An experiment cannot be made here, or not be finished; the message says why."""
 
 
-class Outcome(Struct, frozen=True):
+class CallOutcome(Struct, frozen=True):
     """What came of a call: `value`, or an error.
 
     text: the value as Python writes it, the error's name (of its errno where it has one), or
@@ -41,10 +41,12 @@ class Outcome(Struct, frozen=True):
         return self.text
 
 
-def outcome_of(reply: Reply) -> Outcome:
+def outcome_of(reply: CallReply) -> CallOutcome:
     """Return what a process has replied, in words."""
     text = errno.errorcode.get(reply.code, reply.error) if reply.error else _text(reply.value)
-    return Outcome(text, reply.value, reply.message, bool(reply.error), reply.seconds, reply.waits)
+    return CallOutcome(
+        text, reply.value, reply.message, bool(reply.error), reply.seconds, reply.waits
+    )
 
 
 def written(call: str, arguments: tuple[Any, ...]) -> str:

@@ -14,18 +14,18 @@ from typing import Any, Final
 
 import msgspec
 
-from socketkeep._lab._actor import Open, Order, Reply, act
+from socketkeep._lab._actor import CallOrder, CallReply, Open, act
 from socketkeep._lab._calls import Calls
-from socketkeep._lab._outcome import HANGS, WANT, CannotBeDone, Outcome, outcome_of, written
+from socketkeep._lab._outcome import HANGS, WANT, CallOutcome, CannotBeDone, outcome_of, written
 
 _MOST: Final = 65536
 
 #: Told of each call that has been made: the process, the call as text, what came of it, and the
 #: sockets that the process has open now (None when it does not say).
-Told = Callable[["Process", str, Outcome, dict[str, Open] | None], None]
+Told = Callable[["LabProcess", str, CallOutcome, dict[str, Open] | None], None]
 
 
-class Process:
+class LabProcess:
     """One process.  `left` tells how many seconds a call may still take, `told` of each call."""
 
     def __init__(
@@ -38,7 +38,7 @@ class Process:
     ) -> None:
         self.name = name
         self.pid = pid
-        self.parent: Process | None = None
+        self.parent: LabProcess | None = None
         self.sockets: dict[str, Open] = {}
         self._pidfd = os.pidfd_open(pid)
         self._channel = channel
@@ -52,10 +52,10 @@ class Process:
         cls,
         name: str,
         calls: type[Calls],
-        others: list[Process],
+        others: list[LabProcess],
         left: Callable[[], float],
         told: Told,
-    ) -> Process:
+    ) -> LabProcess:
         """Fork one from this process.  Raises CannotBeDone."""
         ours, theirs = _channel(name)
         try:
@@ -72,7 +72,7 @@ class Process:
         finally:
             theirs.close()
 
-    def do(self, call: str, *arguments: Any) -> Outcome:
+    def do(self, call: str, *arguments: Any) -> CallOutcome:
         """Have it make a call, and wait for what comes of it.
 
         A call that takes longer than it may is an outcome too, "hangs"; whatever that process is
@@ -98,19 +98,19 @@ class Process:
         self.pending = ""
         if not self._hangs:
             self.pending = written(call, arguments)
-            self._send(msgspec.msgpack.encode(Order(call, arguments)))
+            self._send(msgspec.msgpack.encode(CallOrder(call, arguments)))
 
     def has_returned(self) -> bool:
         """Whether the call that was begun has an outcome."""
         return bool(select.select([self._channel], [], [], 0)[0])
 
-    def finish(self) -> Outcome:
+    def finish(self) -> CallOutcome:
         """Wait for the end of the call that was begun."""
         call = self.pending
         reply = None if self._hangs else self._receive()
         if reply is None:
             self._hangs = True
-            outcome = Outcome(HANGS, message="it did not return in time", failed=True)
+            outcome = CallOutcome(HANGS, message="it did not return in time", failed=True)
             self._told(self, call, outcome, None)
             return outcome
         outcome = outcome_of(reply)
@@ -126,7 +126,7 @@ class Process:
             raise CannotBeDone(f"{self.name} has no {name} open")
         return self.sockets[name]
 
-    def fork(self, name: str) -> Process:
+    def fork(self, name: str) -> LabProcess:
         """Have it fork; return the child.  Raises CannotBeDone."""
         if self._hangs:
             raise CannotBeDone(f"{self.name}: fork(): it hangs")
@@ -134,7 +134,7 @@ class Process:
         with theirs:
             rights = array.array("i", [theirs.fileno()])
             self._send(
-                msgspec.msgpack.encode(Order("fork")),
+                msgspec.msgpack.encode(CallOrder("fork")),
                 [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)],
             )
         reply = self._receive()
@@ -142,12 +142,12 @@ class Process:
             ours.close()
             why = HANGS if reply is None else f"{outcome_of(reply)} ({reply.message})"
             raise CannotBeDone(f"{self.name}: fork(): {why}")
-        child = Process(name, reply.value, ours, self._left, self._told)
+        child = LabProcess(name, reply.value, ours, self._left, self._told)
         first = child._receive()
         child.sockets = first.sockets if first is not None else {}
         child.parent = self
         self.sockets = reply.sockets
-        self._told(self, "fork()", Outcome(name), reply.sockets)
+        self._told(self, "fork()", CallOutcome(name), reply.sockets)
         return child
 
     def exit(self) -> None:
@@ -155,7 +155,7 @@ class Process:
         self.begin("exit")
         if not select.select([self._pidfd], [], [], self._left())[0]:
             raise CannotBeDone(f"{self.name}: exit(): {HANGS}")
-        self._told(self, "exit()", Outcome(""), {})
+        self._told(self, "exit()", CallOutcome(""), {})
 
     def end(self) -> None:
         """Kill it, whatever it does, and reap it.  Children are to be ended after their parents.
@@ -175,7 +175,7 @@ class Process:
         except OSError:
             raise CannotBeDone(f"process {self.name} has ended") from None
 
-    def _receive(self) -> Reply | None:
+    def _receive(self) -> CallReply | None:
         """Return the next reply, None when there is none in time."""
         if not select.select([self._channel], [], [], self._left())[0]:
             return None
@@ -185,7 +185,7 @@ class Process:
             data = b""
         if not data:
             raise CannotBeDone(f"process {self.name} has ended")
-        return msgspec.msgpack.decode(data, type=Reply)
+        return msgspec.msgpack.decode(data, type=CallReply)
 
 
 def _channel(name: str) -> tuple[socket.socket, socket.socket]:

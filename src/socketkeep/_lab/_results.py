@@ -9,7 +9,7 @@ from msgspec import Struct
 Verdict: TypeAlias = Literal["holds", "does not hold", "could not be done"]
 
 
-class Packet(Struct, frozen=True):
+class EndingPacket(Struct, frozen=True):
     """What ended a connection, as the state shows of the end that received it.
 
     flag: "FIN" or "RST".  source, target: the names of the sockets at its two ends; "" for one
@@ -42,10 +42,10 @@ class Step(Struct, frozen=True):
     at: float
     handles: dict[str, dict[str, int]]
     states: dict[str, str]
-    packets: tuple[Packet, ...]
+    packets: tuple[EndingPacket, ...]
 
 
-class Check(Struct, frozen=True):
+class Observation(Struct, frozen=True):
     """An observation against what the claim makes one expect.
 
     expected: "" for an observation that is shown and decides nothing.
@@ -78,7 +78,7 @@ class Finding(Struct, frozen=True):
     reason: str
     processes: tuple[str, ...]
     steps: tuple[Step, ...]
-    checks: tuple[Check, ...]
+    checks: tuple[Observation, ...]
 
 
 class LabReport(Struct, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Final
 
-from socketkeep._lab._results import Check, Finding
+from socketkeep._lab._results import Finding, Observation
 from socketkeep._lab._timeline import ABSENT, HOLDS, WITHOUT, Arrow, Row, rows_of
 
 _WIDTH: Final = 96
@@ -30,7 +30,7 @@ def at_length(finding: Finding) -> str:
     return "\n".join(part.rstrip() for part in parts) + "\n"
 
 
-def _check(check: Check) -> str:
+def _check(check: Observation) -> str:
     if not check.expected:
         return f"·  {check.what}: {check.observed}"
     if check.holds:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from socketkeep._lab._outcome import counted
-from socketkeep._lab._results import Finding, Packet, Step
+from socketkeep._lab._results import EndingPacket, Finding, Step
 
 #: What a lane is in a row: not there, there without a handle of any socket, or with one.
 ABSENT, WITHOUT, HOLDS = range(3)
@@ -71,7 +71,7 @@ def _described(step: Step, name: str) -> str:
     return f"{name}: {handles}" + (f"; {state}" if state else "")
 
 
-def _arrow(packet: Packet, actor: str, lanes: dict[str, int], last: dict[str, str]) -> Arrow:
+def _arrow(packet: EndingPacket, actor: str, lanes: dict[str, int], last: dict[str, str]) -> Arrow:
     """From who set it off, unless that is its receiver."""
     target = last[packet.target]
     source = actor if actor != target else last.get(packet.source, actor)

@@ -31,7 +31,7 @@ _EDGES: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _UNTOLD: Final = 65536
 
 
-class NoRoom(OSError):
+class PeekBufferFull(OSError):
     """The kernel holds as much as it can, and the message is not whole yet."""
 
 
@@ -139,7 +139,7 @@ class PeekingBuffer(ReceiveBuffer):
         self._asked = 0
         self._ask(self.kernel + 1)
         if not larger:
-            raise NoRoom(_no_room(self.kernel, "net.ipv4.tcp_rmem and net.core.rmem_max"))
+            raise PeekBufferFull(_no_room(self.kernel, "net.ipv4.tcp_rmem and net.core.rmem_max"))
         self._sock.recv(most, socket.MSG_PEEK)  # has the kernel tell the peer
 
     def before_wait(self) -> None:
@@ -155,7 +155,7 @@ class PeekingBuffer(ReceiveBuffer):
 
     def check(self, failure: OSError | None) -> None:
         """Raise LimitExceeded if a receive failed for want of room."""
-        if isinstance(failure, NoRoom):
+        if isinstance(failure, PeekBufferFull):
             raise LimitExceeded(str(failure))
 
     @property

@@ -19,7 +19,14 @@ from _pytest.runner import runtestprotocol
 
 import socketkeep
 from socketkeep._base._commands import command_of
-from socketkeep._testing._tracing import Frame, Handle, Origin, Tracer, describe, open_handles
+from socketkeep._testing._tracing import (
+    Origin,
+    SocketDescriptor,
+    SourceLine,
+    Tracer,
+    describe,
+    open_handles,
+)
 
 #: How long what is on its way out may take, in seconds: threads and child processes that end.
 _GRACE: Final = 1.0
@@ -38,7 +45,7 @@ class SocketLeaks:
             raise pytest.UsageError("--socket-leaks needs Linux and a mounted /proc")
         self._root = str(config.rootpath)
         self._tracer = Tracer()
-        self._before: set[Handle] = set()
+        self._before: set[SocketDescriptor] = set()
         self._children: set[int] = set()
         self._tracer.install()
 
@@ -137,7 +144,7 @@ class SocketLeaks:
                     found.append((by_inode[inode], child))
         return found
 
-    def _fault(self, what: str, told: list[str], frames: tuple[Frame, ...]) -> str:
+    def _fault(self, what: str, told: list[str], frames: tuple[SourceLine, ...]) -> str:
         count = "a socket" if len(told) == 1 else f"{len(told)} sockets"
         if any(frame.function == "_make_self_pipe" for frame in frames):
             count = "an event loop, with its self-pipe,"
@@ -149,11 +156,11 @@ class SocketLeaks:
         lines += [f"    {self._place(frame)} in {frame.function}" for frame in reversed(frames)]
         return "\n".join(lines)
 
-    def _place(self, frame: Frame) -> str:
+    def _place(self, frame: SourceLine) -> str:
         return f"{frame.file.removeprefix(self._root + os.sep)}:{frame.line}"
 
 
-def _users(frames: tuple[Frame, ...]) -> Frame:
+def _users(frames: tuple[SourceLine, ...]) -> SourceLine:
     """Return the innermost line that is not of a library, or else the innermost."""
     for frame in frames:
         if "site-packages" not in frame.file and not frame.file.startswith(_LIBRARIES):
@@ -161,9 +168,9 @@ def _users(frames: tuple[Frame, ...]) -> Frame:
     return frames[0]
 
 
-def _grouped(found: Iterable[tuple[Origin | None, str]]) -> dict[tuple[Frame, ...], list[str]]:
+def _grouped(found: Iterable[tuple[Origin | None, str]]) -> dict[tuple[SourceLine, ...], list[str]]:
     """Return those that were opened at one place together."""
-    groups: dict[tuple[Frame, ...], list[str]] = {}
+    groups: dict[tuple[SourceLine, ...], list[str]] = {}
     for origin, told in found:
         groups.setdefault(origin.frames if origin is not None else (), []).append(told)
     return groups

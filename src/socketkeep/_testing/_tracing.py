@@ -23,7 +23,7 @@ _OWN: Final = (__name__, "socket", "socketkeep._base._guarding", "socketkeep._ne
 _MOST_FRAMES: Final = 12
 
 
-class Frame(NamedTuple):
+class SourceLine(NamedTuple):
     """A line of a traceback."""
 
     file: str
@@ -36,10 +36,10 @@ class Origin:
     """Where a socket was opened, the innermost frame first, and for whom (None: for no test)."""
 
     owner: str | None
-    frames: tuple[Frame, ...]
+    frames: tuple[SourceLine, ...]
 
 
-class Handle(NamedTuple):
+class SocketDescriptor(NamedTuple):
     """A descriptor of this process, and the inode of the socket that it was."""
 
     fd: int
@@ -56,7 +56,7 @@ class Tracer:
     def __init__(self) -> None:
         self.owner: str | None = None
         self.strangers: frozenset[int] = frozenset()
-        self.origins: dict[Handle, Origin] = {}
+        self.origins: dict[SocketDescriptor, Origin] = {}
         #: Those that were open when nobody had them any more: Python has closed them.
         self.forgotten: list[tuple[Origin, str]] = []
         self._replaced: list[Any] = []
@@ -93,7 +93,7 @@ class Tracer:
         finally:
             self.owner = before
 
-    def keep_only(self, handles: set[Handle]) -> None:
+    def keep_only(self, handles: set[SocketDescriptor]) -> None:
         """Forget where the others were opened."""
         self.origins = {handle: self.origins[handle] for handle in handles & self.origins.keys()}
         self.forgotten.clear()
@@ -111,7 +111,7 @@ class Tracer:
             self.forgotten.append((origin, describe(handle.fd)))
 
 
-def open_handles() -> set[Handle]:
+def open_handles() -> set[SocketDescriptor]:
     """Return the sockets that this process has open now, Python's and others."""
     found = set()
     for name in os.listdir("/proc/self/fd"):
@@ -120,7 +120,7 @@ def open_handles() -> set[Handle]:
         except OSError:
             continue  # the descriptor that the listing itself used
         if link.startswith("socket:["):
-            found.add(Handle(int(name), int(link[8:-1])))
+            found.add(SocketDescriptor(int(name), int(link[8:-1])))
     return found
 
 
@@ -147,18 +147,18 @@ def describe(fd: int) -> str:
         sock.close()
 
 
-def _handle(sock: socket.socket) -> Handle | None:
+def _handle(sock: socket.socket) -> SocketDescriptor | None:
     fd = sock.fileno()
     if fd < 0:
         return None
     try:
-        return Handle(fd, os.fstat(fd).st_ino)
+        return SocketDescriptor(fd, os.fstat(fd).st_ino)
     except OSError:
         return None  # it was closed by its number
 
 
-def _frames() -> tuple[Frame, ...]:
-    found: list[Frame] = []
+def _frames() -> tuple[SourceLine, ...]:
+    found: list[SourceLine] = []
     frame = sys._getframe(2)
     while len(found) < _MOST_FRAMES:
         module = str(frame.f_globals.get("__name__", ""))
@@ -166,7 +166,7 @@ def _frames() -> tuple[Frame, ...]:
             break
         if found or module not in _OWN:
             code = frame.f_code
-            found.append(Frame(code.co_filename, frame.f_lineno, code.co_name))
+            found.append(SourceLine(code.co_filename, frame.f_lineno, code.co_name))
         if frame.f_back is None:
             break
         frame = frame.f_back

@@ -17,7 +17,7 @@ class Message(msgspec.Struct, array_like=True, frozen=True):
     """Base of all messages; the tag of each is its class's name."""
 
 
-class Load(Message, frozen=True, tag="Load"):
+class LoadTarget(Message, frozen=True, tag="Load"):
     """Keeper to template: load the user's code.  Descriptors: the listeners."""
 
     config: bytes
@@ -116,7 +116,7 @@ class Retire(Message, frozen=True, tag="Retire"):
     deadline: float
 
 
-class Detached(Message, frozen=True, tag="Detached", gc=False):
+class ConnectionDetached(Message, frozen=True, tag="Detached", gc=False):
     """Worker to keeper: I no longer serve this connection; give it to another.
 
     Descriptors: the connection, and, from a sender that does not read the channel itself, the
@@ -173,7 +173,7 @@ class Attached(Message, frozen=True, tag="Attached"):
     row: int = -1  # its row in the worker's scoreboard
 
 
-class Refused(Message, frozen=True, tag="Refused"):
+class AttachRefused(Message, frozen=True, tag="Refused"):
     """Worker to keeper: I cannot take the connection (no seat, or no descriptor arrived)."""
 
     id: str
@@ -194,7 +194,7 @@ class Keep(Message, frozen=True, tag="Keep"):
     peer: str
 
 
-class Ended(Message, frozen=True, tag="Ended"):
+class ConnectionEnded(Message, frozen=True, tag="Ended"):
     """Worker to keeper: these connections, which you hold too, have ended: let go of them."""
 
     connections: list[tuple[str, int]]  # id and epoch
@@ -251,7 +251,7 @@ class Stranded(Message, frozen=True, tag="Stranded"):
 
 
 AnyMessage: TypeAlias = (
-    Load
+    LoadTarget
     | Loaded
     | LoadFailed
     | ForkWorker
@@ -263,13 +263,13 @@ AnyMessage: TypeAlias = (
     | Seats
     | CloseListeners
     | Retire
-    | Detached
+    | ConnectionDetached
     | Acknowledged
     | Attach
     | Attached
-    | Refused
+    | AttachRefused
     | Keep
-    | Ended
+    | ConnectionEnded
     | Orphaned
     | Free
     | Worn

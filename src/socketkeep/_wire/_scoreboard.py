@@ -27,7 +27,7 @@ from socketkeep._stream import _record as record
 from socketkeep._stream._assignment import Order
 from socketkeep._stream._record import Ended, Record
 from socketkeep._wire import _shelves, _unsealed
-from socketkeep._wire._shelves import Place
+from socketkeep._wire._shelves import StatePlace
 
 HEADER_WORDS: Final = 32
 _PEER_WORDS: Final = 8
@@ -313,7 +313,7 @@ class Scoreboard:
         """Whether there is room for committed states."""
         return self._shelves is not None
 
-    def shelf(self, row: int) -> Place:
+    def shelf(self, row: int) -> StatePlace:
         """Return where a connection's committed states are put, for the keeper to find."""
         assert self._shelves is not None, "made without room for states"
         return self._shelves.place(row, self.record(row))

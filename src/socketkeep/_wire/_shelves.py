@@ -34,7 +34,7 @@ def _large_start(start: int, rows: int) -> int:
     return -(-(start + rows * _SMALL_ROW) // page) * page
 
 
-class Place:
+class StatePlace:
     """The place of one connection's state."""
 
     __slots__ = ("_large", "_map", "_other_large", "_other_small", "_small", "_words")
@@ -79,10 +79,10 @@ class Shelves:
         self._large = _large_start(start, rows)
         self._end = end(start, rows)
 
-    def place(self, row: int, words: Record) -> Place:
+    def place(self, row: int, words: Record) -> StatePlace:
         """Return the place of a row's state; `words` are the row."""
         small = self._small + row * _SMALL_ROW
-        return Place(self._map, words, small, self._large + row * _LARGE_ROW)
+        return StatePlace(self._map, words, small, self._large + row * _LARGE_ROW)
 
     def get(self, word: int) -> bytes | None:
         """Return the state that `word` names.  Raises Unfit when there is no room for one."""

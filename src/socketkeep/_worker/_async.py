@@ -27,10 +27,10 @@ from socketkeep._wire._messages import (
     Acknowledged,
     Attach,
     Attached,
+    AttachRefused,
     CloseListeners,
     Ping,
     Ready,
-    Refused,
     Retire,
     Seats,
     StartFailed,
@@ -38,17 +38,17 @@ from socketkeep._wire._messages import (
 )
 from socketkeep._worker._accepting import PAUSE, BadAccept, Door, Exhausted
 from socketkeep._worker._allowance import Allowance
-from socketkeep._worker._asking import Asking
 from socketkeep._worker._departures import Departures
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
-from socketkeep._worker._keeping import Offers
+from socketkeep._worker._handle_backup import HandleBackups
+from socketkeep._worker._move_window import MoveWindow
 from socketkeep._worker._outcome import note_end, note_exception, was_detached
 from socketkeep._worker._process import end_forked, mend_process
-from socketkeep._worker._reactor import Reactor
+from socketkeep._worker._reactor import EpollReactor
+from socketkeep._worker._reattach import ON_THEIR_OWN, Reattach
 from socketkeep._worker._roster import Roster
 from socketkeep._worker._runaways import ENOUGH, Runaways
-from socketkeep._worker._stranded import ON_THEIR_OWN, Stranded
 from socketkeep._worker._target import LoadError, check_replaced, users_traceback
 
 #: How many connections one readiness of a listener may bring, before others get their turn.
@@ -132,7 +132,7 @@ class AsyncWorker:
         self._roster.refusals = Runaways(environment, self._give_up, spared=1)
         self.given_up: list[asyncio.Task[None]] = []  # handlers that are never resumed
         self._loop = asyncio.get_running_loop()
-        self._reactor = Reactor()
+        self._reactor = EpollReactor()
         self._finished: asyncio.Future[None] = self._loop.create_future()
         self._order: Order | None = None
         config = environment.config
@@ -142,7 +142,7 @@ class AsyncWorker:
         self._accepting = False
         self._resume: asyncio.TimerHandle | None = None
         self._alone = False  # without a keeper
-        self._stranded: Stranded | None = None
+        self._reattach: Reattach | None = None
         self._holds_listeners = False  # though nothing is accepted
         self._release: asyncio.TimerHandle | None = None
         self._throttle = _log.Throttle()
@@ -150,11 +150,11 @@ class AsyncWorker:
         self._crew = self._serving.values()
         self._call = environment.handler.call
         self._name = environment.handler.name  # of all tasks: to number them takes memory of each
-        self._offers = Offers(self._serving.__contains__)
+        self._offers = HandleBackups(self._serving.__contains__)
         self._departures = Departures(
             self._channel, self._roster, self._settle, self._serve_on, self._channel_lost
         )
-        self._asking = Asking(self._departures)
+        self._move_window = MoveWindow(self._departures)
 
     async def run(self) -> None:
         """Serve until retired and empty.  Raises ChannelClosed when the keeper is gone already."""
@@ -165,8 +165,8 @@ class AsyncWorker:
         await self._finished
         disown_all(self._crew)
         self._reactor.close()
-        if self._stranded is not None:
-            self._stranded.close()
+        if self._reattach is not None:
+            self._reattach.close()
 
     def _end_forks(self) -> None:
         """Have a process that a handler forks end where it would come back to the loop.
@@ -214,7 +214,7 @@ class AsyncWorker:
                 self._environment.scoreboard.beat()
             case Acknowledged() as message:
                 self._departures.acknowledged(message)
-                self._asking.go_on()
+                self._move_window.go_on()
             case None:
                 packet.close()
                 self._refuse("", 0, "out of file descriptors")
@@ -287,7 +287,7 @@ class AsyncWorker:
 
     def _refuse(self, name: str, epoch: int, reason: str) -> None:
         self._allowance.refuse()
-        self._channel.send_now(Refused(name, epoch, reason))
+        self._channel.send_now(AttachRefused(name, epoch, reason))
 
     # Serving.
 
@@ -386,7 +386,7 @@ class AsyncWorker:
         self._allowance.accept_no_more()
         self._departures.deadline = order.deadline
         self._open_gate()
-        self._asking.begin(order, self._serving.values())
+        self._move_window.begin(order, self._serving.values())
         if order.deadline != float("inf"):
             now = time.monotonic()
             late = self._environment.lingers_until(order)
@@ -450,10 +450,10 @@ class AsyncWorker:
         waiting = self._order is None or self._holds_listeners
         self._give_out(ON_THEIR_OWN)
         self._departures.give_up()
-        self._stranded = Stranded(self._environment)
-        self._holds_listeners = waiting and self._stranded.fileno() >= 0
-        if self._stranded.fileno() >= 0:
-            self._loop.add_reader(self._stranded.fileno(), self._look_for_keeper)
+        self._reattach = Reattach(self._environment)
+        self._holds_listeners = waiting and self._reattach.fileno() >= 0
+        if self._reattach.fileno() >= 0:
+            self._loop.add_reader(self._reattach.fileno(), self._look_for_keeper)
         if self._holds_listeners:
             # Connections that wait to be accepted are for the next keeper, if there is one.
             self._release = self._loop.call_later(
@@ -465,13 +465,13 @@ class AsyncWorker:
         self._finish_if_empty()
 
     def _look_for_keeper(self, *, first: bool = False) -> None:
-        stranded = self._stranded
-        if stranded is None:
+        reattach = self._reattach
+        if reattach is None:
             return
-        if stranded.meet(first=first):
-            self._loop.remove_reader(stranded.fileno())
-            stranded.close()
-            self._stranded = None
+        if reattach.meet(first=first):
+            self._loop.remove_reader(reattach.fileno())
+            reattach.close()
+            self._reattach = None
             self._alone = False
             if self._release is not None:
                 self._release.cancel()  # from here on the keeper says

@@ -10,14 +10,16 @@ from socketkeep._base import _log
 from socketkeep._base._passing import INLINE_LIMIT
 from socketkeep._stream._assignment import Handover
 from socketkeep._wire._channel import Channel, ChannelClosed
-from socketkeep._wire._messages import Detached
+from socketkeep._wire._messages import ConnectionDetached
 from socketkeep._worker._reserve import Reserve
 
 _RETRY: Final = 0.1
 _SURELY_INLINE: Final = INLINE_LIMIT // 2  # beside the fields that are short
 
 
-def give_back(channel: Channel, parcel: Detached, handover: Handover, kept_by: int) -> bool:
+def give_back(
+    channel: Channel, parcel: ConnectionDetached, handover: Handover, kept_by: int
+) -> bool:
     """Hand the connection to the keeper that has a handle of it, the channel's `kept_by`-th.
 
     Without a descriptor, and without waiting for an answer: nothing of it can be missing there.
@@ -36,7 +38,11 @@ def give_back(channel: Channel, parcel: Detached, handover: Handover, kept_by: i
 
 
 def hand_over(
-    channel: Channel, reserve: Reserve, parcel: Detached, handover: Handover, deadline: float
+    channel: Channel,
+    reserve: Reserve,
+    parcel: ConnectionDetached,
+    handover: Handover,
+    deadline: float,
 ) -> bool:
     """Give the connection to the keeper and close this handle once the keeper holds it.
 
@@ -60,7 +66,7 @@ def hand_over(
         time.sleep(_RETRY)
 
 
-def _offer(channel: Channel, parcel: Detached, fd: int) -> bool:
+def _offer(channel: Channel, parcel: ConnectionDetached, fd: int) -> bool:
     answer, ours = os.pipe2(os.O_CLOEXEC)
     try:
         try:

@@ -22,7 +22,7 @@ _AT_ONCE: Final = 256
 _SHOWN_WITHIN: Final = 0.25
 
 
-class Reactor:
+class EpollReactor:
     """What the connections of a worker have in common; `assignment.Reactor`."""
 
     def __init__(self) -> None:

@@ -19,12 +19,12 @@ from socketkeep._stream._assignment import Assignment, Attached, Handover, Refus
 from socketkeep._stream._record import Ended, Status
 from socketkeep._wire import _scoreboard as scoreboard
 from socketkeep._wire._channel import ChannelClosed
-from socketkeep._wire._messages import Attach, Detached, Free, Orphaned
-from socketkeep._wire._messages import Ended as EndedMessage
+from socketkeep._wire._messages import Attach, ConnectionDetached, Free, Orphaned
+from socketkeep._wire._messages import ConnectionEnded as EndedMessage
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
-from socketkeep._worker._keeping import Offer
-from socketkeep._worker._stranded import ANOTHER_TRY, Patience
+from socketkeep._worker._handle_backup import HandleBackup
+from socketkeep._worker._reattach import ANOTHER_TRY, Patience
 from socketkeep._worker._target import Model
 
 _COUNTER_OF_REASON: Final[dict[Attached, int | None]] = {
@@ -91,7 +91,7 @@ class Roster:
         entry = Entry(row, words, sock, assignment, listener, peer)
         if assignment.shelf is not None:
             at = time.monotonic() + environment.config.keep_after
-            entry.offer = Offer(environment.channel, entry, at)
+            entry.offer = HandleBackup(environment.channel, entry, at)
         return entry
 
     def attached(self, message: Attach, fd: int) -> Entry | None:
@@ -206,10 +206,10 @@ class Roster:
         entry.peer = peer
         self._environment.scoreboard.set_peer(entry.row, peer)
 
-    def parcel(self, entry: Entry, handover: Handover) -> Detached:
+    def parcel(self, entry: Entry, handover: Handover) -> ConnectionDetached:
         """Return what is sent to the keeper with the connection's descriptor."""
         words = entry.record
-        return Detached(
+        return ConnectionDetached(
             id=entry.assignment.id,
             epoch=entry.assignment.epoch,
             listener=entry.listener,

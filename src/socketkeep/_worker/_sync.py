@@ -20,10 +20,10 @@ from socketkeep._wire._channel import ChannelClosed, Packet
 from socketkeep._wire._messages import (
     Attach,
     Attached,
+    AttachRefused,
     CloseListeners,
     Ping,
     Ready,
-    Refused,
     Retire,
     Seats,
     Worn,
@@ -41,10 +41,10 @@ from socketkeep._worker._outcome import (
     was_detached,
 )
 from socketkeep._worker._process import end_forked
+from socketkeep._worker._reattach import ON_THEIR_OWN, Reattach
 from socketkeep._worker._reserve import Reserve
 from socketkeep._worker._roster import Roster
 from socketkeep._worker._runaways import Runaways
-from socketkeep._worker._stranded import ON_THEIR_OWN, Stranded
 
 #: So many connections are served before the loop looks at all else again, and so often one more is
 #: looked for where none had been in the queue.
@@ -91,7 +91,7 @@ class SyncLoop:
         config = environment.config
         self.lingering = Lingering(self.watch, self.unwatch)
         self._allowance = Allowance(environment.scoreboard, config.max_connections)
-        self._stranded: Stranded | None = None
+        self._reattach: Reattach | None = None
         self._held_until = 0.0  # so long the listeners stay open though nothing is accepted
         self._attached: deque[Entry] = deque()
         self._model = build(self)
@@ -141,8 +141,8 @@ class SyncLoop:
                     self._accept(fd)
             if hurry:
                 self._end_in_time()
-        if self._stranded is not None:
-            self._stranded.close()
+        if self._reattach is not None:
+            self._reattach.close()
         self.gate.close()
 
     def _goes_on(self) -> bool:
@@ -158,7 +158,7 @@ class SyncLoop:
 
     def read_channel(self) -> None:
         """Do what the keeper has said since."""
-        if self._stranded is not None:
+        if self._reattach is not None:
             self._look_for_keeper()
             self._holds_listeners()  # in `prefork` the loop itself may stand still
             return
@@ -174,8 +174,8 @@ class SyncLoop:
         """Close, in a forked child, what is its parent's: connections that wait to be served."""
         for entry in self._attached:
             entry.sock.close()
-        if self._stranded is not None:
-            self._stranded.forget()
+        if self._reattach is not None:
+            self._reattach.forget()
 
     def rejoin(self) -> bool:
         """Find another keeper, for a handler whose own is gone; False: not here, or not yet."""
@@ -277,7 +277,7 @@ class SyncLoop:
 
     def _refuse(self, name: str, epoch: int, reason: str) -> None:
         self._allowance.refuse()
-        self.environment.channel.send_now(Refused(name, epoch, reason))
+        self.environment.channel.send_now(AttachRefused(name, epoch, reason))
 
     def _retire(self, order: Order) -> None:
         self._held_until = 0.0
@@ -298,10 +298,10 @@ class SyncLoop:
         _log.error("the keeper is gone: serving what is open, then ending")
         waiting = self.order is None or self._held_until > 0.0
         self._order(ON_THEIR_OWN)
-        self._stranded = Stranded(self.environment)
+        self._reattach = Reattach(self.environment)
         self._held_until = 0.0
-        if self._stranded.fileno() >= 0:
-            self.watch(self._stranded.fileno(), self._look_for_keeper)
+        if self._reattach.fileno() >= 0:
+            self.watch(self._reattach.fileno(), self._look_for_keeper)
             if waiting:
                 # Connections that wait to be accepted are for the next keeper, if there is one.
                 self._held_until = time.monotonic() + self.environment.config.orphan_timeout
@@ -310,13 +310,13 @@ class SyncLoop:
         self._look_for_keeper(first=True)
 
     def _look_for_keeper(self, *, first: bool = False) -> None:
-        stranded = self._stranded
-        if stranded is None:
+        reattach = self._reattach
+        if reattach is None:
             return
-        if stranded.meet(first=first):
-            self.unwatch(stranded.fileno())
-            stranded.close()
-            self._stranded = None
+        if reattach.meet(first=first):
+            self.unwatch(reattach.fileno())
+            reattach.close()
+            self._reattach = None
             if self._held_until:
                 self._held_until = float("inf")  # from here on the keeper says
             self.watch(self.environment.channel.fileno(), self.read_channel)

@@ -32,9 +32,9 @@ from socketkeep._wire._messages import (
     Forked,
     ForkFailed,
     ForkWorker,
-    Load,
     Loaded,
     LoadFailed,
+    LoadTarget,
     StartFailed,
 )
 from socketkeep._wire._scoreboard import Scoreboard
@@ -82,7 +82,7 @@ class Template:
     def __init__(self, channel: Channel, packet: Packet) -> None:
         """Load the user's code.  Raises LoadError, and ChannelClosed when the keeper has gone."""
         load = packet.message
-        assert isinstance(load, Load), load
+        assert isinstance(load, LoadTarget), load
         if len(packet.descriptors) != len(load.listeners):
             raise LoadError("the listeners did not arrive: out of file descriptors")
         self._channel = channel

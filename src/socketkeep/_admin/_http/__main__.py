@@ -17,7 +17,7 @@ import sys  # noqa: E402
 import msgspec  # noqa: E402
 
 from socketkeep._admin._http._server import HttpServer  # noqa: E402
-from socketkeep._admin._http._source import Source  # noqa: E402
+from socketkeep._admin._http._source import ReportSource  # noqa: E402
 from socketkeep._admin._settings import HttpSettings, admin_token  # noqa: E402
 from socketkeep._base import _log  # noqa: E402
 from socketkeep._base._mistakes import OptionError  # noqa: E402
@@ -37,7 +37,7 @@ def main(fd: int) -> int:
     except OptionError as error:
         _log.error("admin cannot be shown", error=str(error))
         return 1
-    server = HttpServer(Source(settings.control), token)
+    server = HttpServer(ReportSource(settings.control), token)
     with socket.socket(fileno=fd) as listener:
         asyncio.run(server.run(listener, lifeline))
     return 0

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from socketkeep._admin._feed import Feed, Frame
-from socketkeep._admin._http._source import Source, Unreachable
+from socketkeep._admin._http._source import KeeperUnreachable, ReportSource
 from socketkeep._admin._reports import ConnectionReport
 from socketkeep._base._printable import printable_data
 
@@ -33,7 +33,7 @@ class Events:
     Who reads slowly misses frames, and gets the latest.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ReportSource) -> None:
         self._source = source
         self._feed = Feed()
         self._watchers = 0
@@ -72,7 +72,7 @@ class Events:
             cost = 0.0
             try:
                 report = await self._source.look()
-            except Unreachable as error:
+            except KeeperUnreachable as error:
                 event = _event({"text": str(error)}, "gone")
             else:
                 cost = report.cost

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import h11
 
 from socketkeep._admin._http._events import MOST_WATCHERS, Events
-from socketkeep._admin._http._source import Source, Unreachable
+from socketkeep._admin._http._source import KeeperUnreachable, ReportSource
 from socketkeep._admin._metrics import exposition
 from socketkeep._admin._settings import is_loopback
 from socketkeep._base._printable import printable
@@ -33,7 +33,7 @@ Headers = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class Response:
     """An answer; a body that is no bytes goes on until the client leaves."""
 
     status: int
@@ -49,12 +49,12 @@ class Reply:
 class Pages:
     """The page, its events, the metrics and the two probes."""
 
-    def __init__(self, source: Source, token: str) -> None:
+    def __init__(self, source: ReportSource, token: str) -> None:
         self._source = source
         self._token = token.encode()
         self._events = Events(source)
 
-    async def reply(self, request: h11.Request) -> Reply:
+    async def reply(self, request: h11.Request) -> Response:
         """Return the answer to a request."""
         if request.method not in {b"GET", b"HEAD"}:
             return _refusal(405, "only GET and HEAD are known here", (("allow", "GET, HEAD"),))
@@ -74,7 +74,7 @@ class Pages:
         elif given and path == "/" and self._right(given.encode()):
             # Out of the address bar, the history and the sight of who looks over the shoulder.
             cookie = f"{_COOKIE}={given}; Path=/; HttpOnly; SameSite=Strict"
-            return Reply(303, b"", _TEXT, (("location", "/"), ("set-cookie", cookie)))
+            return Response(303, b"", _TEXT, (("location", "/"), ("set-cookie", cookie)))
         elif not self._right(_token_of(headers) or given.encode()):
             asked = (("www-authenticate", 'Bearer realm="socketkeep"'),)
             return _refusal(401, "a token is needed: Authorization: Bearer, or /?token=", asked)
@@ -84,7 +84,7 @@ class Pages:
             case "/events" if not self._events.has_room:
                 return _refusal(503, f"{MOST_WATCHERS} watch already: close one of the pages")
             case "/events":
-                return Reply(200, self._events.stream(), "text/event-stream")
+                return Response(200, self._events.stream(), "text/event-stream")
             case "/metrics":
                 return await self._metrics(headers.get("accept", b"").decode("ascii", "replace"))
             case _:
@@ -93,32 +93,32 @@ class Pages:
     def _right(self, token: bytes) -> bool:
         return hmac.compare_digest(token, self._token)
 
-    async def _health(self) -> Reply:
+    async def _health(self) -> Response:
         try:
             await self._source.look(_FRESH)
-        except Unreachable as error:
+        except KeeperUnreachable as error:
             return _refusal(503, str(error))
-        return Reply(200, b"ok\n")
+        return Response(200, b"ok\n")
 
-    async def _readiness(self) -> Reply:
+    async def _readiness(self) -> Response:
         try:
             status = (await self._source.look(_FRESH)).status
-        except Unreachable as error:
+        except KeeperUnreachable as error:
             return _refusal(503, f"not ready: {error}")
         if not status.accepting:
             return _refusal(503, f"not ready: {status.state}")
-        return Reply(200, b"ready\n")
+        return Response(200, b"ready\n")
 
-    async def _metrics(self, accept: str) -> Reply:
+    async def _metrics(self, accept: str) -> Response:
         try:
             report = await self._source.look()
-        except Unreachable as error:
+        except KeeperUnreachable as error:
             return _refusal(503, str(error))
         body, content_type = exposition(report, accept)
-        return Reply(200, body, content_type)
+        return Response(200, body, content_type)
 
 
-def _page() -> Reply:
+def _page() -> Response:
     nonce = secrets.token_urlsafe(16)
     text = resources.files(__package__).joinpath("page.html").read_text("utf-8")
     policy = (
@@ -126,7 +126,7 @@ def _page() -> Reply:
         " connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none';"
         " frame-ancestors 'none'"
     )
-    return Reply(
+    return Response(
         200,
         text.replace("{{nonce}}", nonce).encode(),
         "text/html; charset=utf-8",
@@ -134,8 +134,8 @@ def _page() -> Reply:
     )
 
 
-def _refusal(status: int, text: str, more: Headers = ()) -> Reply:
-    return Reply(status, f"{printable(text)}\n".encode(), _TEXT, more)
+def _refusal(status: int, text: str, more: Headers = ()) -> Response:
+    return Response(status, f"{printable(text)}\n".encode(), _TEXT, more)
 
 
 def _parts(target: str) -> tuple[str, str]:

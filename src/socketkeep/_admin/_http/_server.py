@@ -17,8 +17,8 @@ from typing import Final
 import h11
 
 from socketkeep._admin._guests import Full, Guests
-from socketkeep._admin._http._pages import Pages, Reply
-from socketkeep._admin._http._source import Source
+from socketkeep._admin._http._pages import Pages, Response
+from socketkeep._admin._http._source import ReportSource
 from socketkeep._base import _log
 
 _MOST_CLIENTS: Final = 64
@@ -34,7 +34,7 @@ _WRITE_TIMEOUT: Final = 10.0
 class HttpServer:
     """Answers GET and HEAD from what `source` says, to who has the token, if there is one."""
 
-    def __init__(self, source: Source, token: str) -> None:
+    def __init__(self, source: ReportSource, token: str) -> None:
         self._pages = Pages(source, token)
         self._clients: Guests[asyncio.Task[None]] = Guests(
             _MOST_CLIENTS, _MOST_OF_ONE, _MOST_CLIENTS
@@ -133,7 +133,7 @@ class _Conversation:
             except h11.RemoteProtocolError as error:
                 if self._http.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
                     text = f"{error}\n"
-                    await self._answer(Reply(error.error_status_hint, text.encode()), None)
+                    await self._answer(Response(error.error_status_hint, text.encode()), None)
                 return
             if request is None:
                 return
@@ -163,7 +163,7 @@ class _Conversation:
             else:
                 return None
 
-    async def _answer(self, reply: Reply, request: h11.Request | None) -> None:
+    async def _answer(self, reply: Response, request: h11.Request | None) -> None:
         headers = [*reply.headers]
         if not isinstance(reply.body, bytes):
             headers.append(("connection", "close"))

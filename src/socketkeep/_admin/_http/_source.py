@@ -18,11 +18,11 @@ _TIMEOUT: Final = 2.0
 _LONGEST_ANSWER: Final = 1 << 24
 
 
-class Unreachable(Exception):
+class KeeperUnreachable(Exception):
     """The keeper does not answer; the text says why."""
 
 
-class Source:
+class ReportSource:
     """The server's state, asked for no more often than it is used, and once for all who ask."""
 
     def __init__(self, control: str) -> None:
@@ -42,9 +42,9 @@ class Source:
                     self._report = await self._ask()
                 return self._report
         except TimeoutError:
-            raise Unreachable("the keeper does not answer") from None
+            raise KeeperUnreachable("the keeper does not answer") from None
         except (OSError, msgspec.MsgspecError, ValueError) as error:
-            raise Unreachable(f"the keeper cannot be asked: {error}") from None
+            raise KeeperUnreachable(f"the keeper cannot be asked: {error}") from None
 
     async def _ask(self) -> LiveReport:
         reader, writer = await asyncio.open_unix_connection(self._control, limit=_LONGEST_ANSWER)
@@ -54,5 +54,5 @@ class Source:
         finally:
             writer.close()
         if not isinstance(answer, Done) or answer.error:
-            raise Unreachable(f"the keeper says no: {getattr(answer, 'error', answer)}")
+            raise KeeperUnreachable(f"the keeper says no: {getattr(answer, 'error', answer)}")
         return msgspec.convert(answer.result, LiveReport)

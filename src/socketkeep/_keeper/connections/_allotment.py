@@ -6,7 +6,7 @@ from typing import Final
 
 from socketkeep._config._server_options import ServeConfig
 from socketkeep._keeper.connections._connections import Connections
-from socketkeep._keeper.loop._reactor import Reactor, Timer
+from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._keeper.tables import _seats
 from socketkeep._keeper.workers._generations import Generation
 from socketkeep._keeper.workers._pool import WorkerPool
@@ -26,7 +26,7 @@ class Allotment:
         self._pool = pool
         self._connections = connections
         self._config = config
-        self._timer: Timer | None = None
+        self._timer: ReactorTimer | None = None
 
     def share_out(self, generation: Generation, slots: int, paused: bool) -> None:
         """Tell each worker of `generation` what it may accept; nothing while `paused`."""

@@ -21,10 +21,10 @@ from socketkeep._keeper.connections._parking import Parking
 from socketkeep._keeper.connections._queues import Exhausted, Queues
 from socketkeep._keeper.loop._closer import Closer
 from socketkeep._keeper.loop._reactor import Reactor
-from socketkeep._keeper.tables._custody import Custody, Held
-from socketkeep._keeper.tables._ownership import Ownership, Stale, State
+from socketkeep._keeper.tables._connection_table import ConnectionTable, HeldConnection
+from socketkeep._keeper.tables._crash_policy import judge
+from socketkeep._keeper.tables._ownership import Ownership, OwnershipState, Stale
 from socketkeep._keeper.tables._state import KeepOpen, SavedConnection, SavedConnections
-from socketkeep._keeper.tables._verdict import judge
 from socketkeep._keeper.workers._screening import Nonsense, Screening
 from socketkeep._keeper.workers._workers import Worker
 from socketkeep._stream import _record as record
@@ -35,11 +35,11 @@ from socketkeep._wire._channel import Packet
 from socketkeep._wire._messages import (
     Acknowledged,
     Attached,
-    Detached,
-    Ended,
+    AttachRefused,
+    ConnectionDetached,
+    ConnectionEnded,
     Keep,
     Orphaned,
-    Refused,
 )
 from socketkeep._wire._scoreboard import connection_id, id_of, keep_token
 
@@ -66,7 +66,7 @@ class Connections:
         targets: Callable[[], Iterable[Worker]],
         changed: Callable[[], None],
         screening: Screening,
-        newcomer: Callable[[], Held | None],
+        newcomer: Callable[[], HeldConnection | None],
         boot: int,
     ) -> None:
         self._reactor = reactor
@@ -82,10 +82,10 @@ class Connections:
         self._park_after = limit_seconds(config.park_after, 0.0) or 0.0
         self.totals: Counter[str] = Counter()
         self.upgraded = 0  # the last generation that came with a new version of the package
-        self.custody: Final = Custody()
+        self.connection_table: Final = ConnectionTable()
         self.moves: Final = Moves(
             reactor,
-            self.custody,
+            self.connection_table,
             targets,
             newcomer,
             changed,
@@ -108,7 +108,11 @@ class Connections:
     def snapshot(self, keep: KeepOpen) -> SavedConnections:
         """Return what the next version of the keeper goes on from."""
         parked = list(self.parking)
-        others = [held for held in self.custody if held.ownership.state is not State.PARKED]
+        others = [
+            held
+            for held in self.connection_table
+            if held.ownership.state is not OwnershipState.PARKED
+        ]
         waiting, unanswered = self.moves.snapshot()
         return SavedConnections(
             held=[held.snapshot(keep) for held in (*parked, *others)],
@@ -126,21 +130,21 @@ class Connections:
         self.moves.waits.restore(saved.waits)
         moving = []
         for each in saved.held:
-            held = Held.restored(each)
-            self.custody.put(held)
-            if held.ownership.state is State.PARKED:
+            held = HeldConnection.restored(each)
+            self.connection_table.put(held)
+            if held.ownership.state is OwnershipState.PARKED:
                 self.parking.put(held)
-            elif held.ownership.state is State.MOVING:
+            elif held.ownership.state is OwnershipState.MOVING:
                 moving.append(held)
         self.moves.restore(moving, saved.waiting, saved.unanswered)
 
     def restore_unowned(self, saved: SavedConnection, sock: socket.socket, listener: int) -> None:
         """Take back from the service manager's store a connection that no worker had."""
-        held = Held.restored(saved, sock)
+        held = HeldConnection.restored(saved, sock)
         held.parcel = msgspec.structs.replace(held.parcel, listener=listener)
         held.ownership.worker = None
-        self.custody.put(held)
-        if held.ownership.state is State.PARKED:
+        self.connection_table.put(held)
+        if held.ownership.state is OwnershipState.PARKED:
             self.parking.put(held)
         else:
             self.moves.put(held)
@@ -151,10 +155,10 @@ class Connections:
         """Take back a connection of which a worker that has died has left the row `number`."""
         row = ghost.scoreboard.record(number)
         parcel = self._parcel(id_of(row), row, listener, ghost.scoreboard.peer(number), None)
-        ownership = Ownership(State.OWNED, row[record.EPOCH], ghost.serial)
-        held = Held(parcel, sock, ownership, self._reactor.clock(), row=number)
+        ownership = Ownership(OwnershipState.OWNED, row[record.EPOCH], ghost.serial)
+        held = HeldConnection(parcel, sock, ownership, self._reactor.clock(), row=number)
         held.stored_as = stored_as
-        self.custody.put(held)
+        self.connection_table.put(held)
         self._owner_died(ghost, held, row)
 
     def end(self, sock: socket.socket) -> None:
@@ -163,7 +167,7 @@ class Connections:
 
     # What workers say.
 
-    def take(self, worker: Worker, packet: Packet, parcel: Detached | None) -> None:
+    def take(self, worker: Worker, packet: Packet, parcel: ConnectionDetached | None) -> None:
         """A worker detached a connection: hold it, say so, and park it or find another worker.
 
         When not all of the descriptors arrived (this process is at its limit) the worker is told
@@ -194,7 +198,7 @@ class Connections:
         # Of no use any more, and objects of its own in each that is parked.
         msgspec.structs.force_setattr(parcel, "row", -1)
         msgspec.structs.force_setattr(parcel, "active_at", 0)
-        if held.ownership.state is State.PARKED:
+        if held.ownership.state is OwnershipState.PARKED:
             self.parking.put(held)
             self._reactor.call_soon(self.moves.dispatch)  # its seat is free
         else:
@@ -205,7 +209,7 @@ class Connections:
         """A worker holds the connection that it was sent."""
         self.moves.attached(worker, message)
 
-    def refused(self, worker: Worker, message: Refused) -> None:
+    def refused(self, worker: Worker, message: AttachRefused) -> None:
         """A worker cannot take the connection that it was sent."""
         self.moves.refused(worker, message)
 
@@ -218,15 +222,15 @@ class Connections:
             if packet.truncated:
                 self._out_of_descriptors()  # the worker, not answered, offers it again
             return
-        held = self.custody.get(name)
+        held = self.connection_table.get(name)
         if held is None:
             self._require_its_own(worker, name, packet)
             listener = worker.listener(message.listener)
             parcel = self._parcel(name, row, listener, message.peer, None)
-            ownership = Ownership(State.OWNED, message.epoch, worker.serial)
+            ownership = Ownership(OwnershipState.OWNED, message.epoch, worker.serial)
             sock = socket.socket(fileno=packet.descriptors.pop())
             now = self._reactor.clock()
-            self.custody.put(Held(parcel, sock, ownership, now, row=message.row))
+            self.connection_table.put(HeldConnection(parcel, sock, ownership, now, row=message.row))
         elif held.ownership.worker != worker.serial:
             self._refuse_stale(worker, name, "not with this worker")
             return
@@ -236,16 +240,16 @@ class Connections:
         """The descriptor of a connection was none: a handler has closed it, and a file has its
         number."""
         match packet.message:
-            case Detached(id=name, epoch=epoch):
+            case ConnectionDetached(id=name, epoch=epoch):
                 worker.link.send(Acknowledged(name, epoch, taken=False))
             case Keep(row=row):
                 # Or it would be offered again and again.
                 worker.scoreboard.record(row)[record.KEEP] = record.NOT_KEPT
 
-    def ended(self, worker: Worker, message: Ended) -> None:
+    def ended(self, worker: Worker, message: ConnectionEnded) -> None:
         """A worker ended connections of which it had entrusted a handle."""
         for name, epoch in message.connections:
-            held = self.custody.get(name)
+            held = self.connection_table.get(name)
             try:
                 if held is None or held.ownership.worker != worker.serial:
                     continue  # its offer did not arrive
@@ -253,23 +257,26 @@ class Connections:
             except Stale as error:
                 self._refuse_stale(worker, name, str(error))
                 continue
-            self.custody.disown(held, worker.serial)
-            self.custody.forget(held)
+            self.connection_table.disown(held, worker.serial)
+            self.connection_table.forget(held)
             close_without_waiting(held.sock.detach())
 
     def orphaned(self, worker: Worker, message: Orphaned) -> None:
         """The process that a `fork` worker had for a connection has died, and was reaped."""
-        held = self.custody.get(message.id)
+        held = self.connection_table.get(message.id)
         if held is not None and held.ownership.worker != worker.serial:
             return  # it was given up before
         worker.departures += 1
         if held is None:
             return  # its offer did not arrive
-        if held.ownership.epoch != message.epoch or held.ownership.state is not State.OWNED:
+        if (
+            held.ownership.epoch != message.epoch
+            or held.ownership.state is not OwnershipState.OWNED
+        ):
             self._refuse_stale(worker, message.id, "of another assignment")
             return
         parcel = held.parcel
-        parcel = Detached(
+        parcel = ConnectionDetached(
             parcel.id,
             message.epoch,
             parcel.listener,
@@ -300,7 +307,7 @@ class Connections:
 
     # What the keeper accepts in the workers' place.
 
-    def accept(self, queues: Queues) -> Held | None:
+    def accept(self, queues: Queues) -> HeldConnection | None:
         """Accept a connection that is to be given to a worker; None: nobody waits, or no room."""
         try:
             accepted = queues.accept()
@@ -315,11 +322,11 @@ class Connections:
         self._minted = max(self._minted + 1, time.monotonic_ns() // 1000)
         name = connection_id(self._boot, _KEEPER, self._minted)
         now = time.monotonic_ns()
-        parcel = Detached(name, 1, listener, peer, None, b"", now, 0, 0)
-        ownership = Ownership(State.MOVING, 1, None)
-        held = Held(parcel, sock, ownership, self._reactor.clock(), why="accepted")
+        parcel = ConnectionDetached(name, 1, listener, peer, None, b"", now, 0, 0)
+        ownership = Ownership(OwnershipState.MOVING, 1, None)
+        held = HeldConnection(parcel, sock, ownership, self._reactor.clock(), why="accepted")
         self.totals["accepted"] += 1
-        self.custody.put(held)
+        self.connection_table.put(held)
         return held
 
     # What follows from it.
@@ -332,9 +339,11 @@ class Connections:
                 if row[record.ENDED] == End.NOT_YET and id_of(row) in names:
                     row[record.ENDED] = End.DETACHED
 
-    def _detached(self, worker: Worker, packet: Packet, parcel: Detached) -> Held | None:
+    def _detached(
+        self, worker: Worker, packet: Packet, parcel: ConnectionDetached
+    ) -> HeldConnection | None:
         """Return the connection that the worker gave up; None when it was not the worker's."""
-        held = self.custody.get(parcel.id)
+        held = self.connection_table.get(parcel.id)
         now = self._reactor.clock()
         if held is None and not packet.descriptors:
             self._throttle.error(
@@ -349,8 +358,10 @@ class Connections:
             return None
         if held is None:
             self._require_its_own(worker, parcel.id, packet)
-            ownership = Ownership(State.OWNED, parcel.epoch, worker.serial)
-            held = Held(parcel, socket.socket(fileno=packet.descriptors.pop(0)), ownership, now)
+            ownership = Ownership(OwnershipState.OWNED, parcel.epoch, worker.serial)
+            held = HeldConnection(
+                parcel, socket.socket(fileno=packet.descriptors.pop(0)), ownership, now
+            )
             self._step_detached(held, parcel)
             if worker.guests:
                 worker.guests.discard(parcel.id)
@@ -365,24 +376,24 @@ class Connections:
             if packet.descriptors:  # one more, of what is held already
                 os.close(packet.descriptors.pop(0))
             held.parcel = parcel
-            self.custody.disown(held, worker.serial)
+            self.connection_table.disown(held, worker.serial)
         held.redelivered = parcel.redelivered
-        self.custody.put(held)
+        self.connection_table.put(held)
         # Idle since it was active, or since its handler began to wait, whichever was later.
         held.since = min(now, max(parcel.active_at / 1e9, now - self._park_after))
         return held
 
-    def _has_room(self, parcel: Detached) -> bool:
+    def _has_room(self, parcel: ConnectionDetached) -> bool:
         """Whether the bytes that come with it are not too many, with those that are here."""
         size = len(parcel.unread)
         if size <= _FEW_UNREAD:
             return True
-        return size + sum(len(held.parcel.unread) for held in self.custody) <= _MOST_UNREAD
+        return size + sum(len(held.parcel.unread) for held in self.connection_table) <= _MOST_UNREAD
 
     def _require_its_own(self, worker: Worker, name: str, packet: Packet) -> None:
         if not self._screening.may_have(worker, name):
             raise Nonsense(f"{name} is no connection of its own")
-        if self.custody.has_socket(packet.descriptors[0]):
+        if self.connection_table.has_socket(packet.descriptors[0]):
             raise Nonsense(f"{name} is a connection that is held under another id")
 
     def _refuse_stale(self, worker: Worker, name: str, error: str) -> None:
@@ -390,7 +401,7 @@ class Connections:
             "refused a stale message", kind="stale", id=name, error=error, **worker.label
         )
 
-    def _step_detached(self, held: Held, parcel: Detached) -> None:
+    def _step_detached(self, held: HeldConnection, parcel: ConnectionDetached) -> None:
         if parcel.parked:
             held.ownership.parked(parcel.epoch)
         else:
@@ -398,7 +409,7 @@ class Connections:
 
     def _owners_died(self, worker: Worker, of: Callable[[int], bool]) -> None:
         """Processes of a worker were reaped: judge what they owned, each by itself."""
-        for held in self.custody.owned_by(worker.serial):
+        for held in self.connection_table.owned_by(worker.serial):
             try:
                 if not 0 <= held.row < worker.scoreboard.rows:
                     raise Unfit("it has no row")
@@ -410,22 +421,22 @@ class Connections:
                     self._reactor.failed(error)
                 self._lose(worker, held)
 
-    def _lose(self, worker: Worker, held: Held) -> None:
+    def _lose(self, worker: Worker, held: HeldConnection) -> None:
         """End a connection of which its worker has left no account that makes sense."""
         _log.warning("connection lost", **held.label, **worker.label)
-        self.custody.disown(held, worker.serial)
-        if held.id in self.custody:
+        self.connection_table.disown(held, worker.serial)
+        if held.id in self.connection_table:
             self.totals["lost"] += 1
-            self.custody.forget(held)
+            self.connection_table.forget(held)
             self._closer.close(held.sock, self._changed)
 
-    def _owner_died(self, worker: Worker, held: Held, row: Record) -> None:
+    def _owner_died(self, worker: Worker, held: HeldConnection, row: Record) -> None:
         left = (End.NOT_YET, End.DETACHED, End.TAKEN)
         if row[record.ENDED] not in left or id_of(row) != held.id:
             # It was ended, and only the word of it did not come.
             held.ownership.ended(held.ownership.epoch)
-            self.custody.disown(held, worker.serial)
-            self.custody.forget(held)
+            self.connection_table.disown(held, worker.serial)
+            self.connection_table.forget(held)
             self._closer.close(held.sock, self._changed)
             return
         parcel = self._parcel(
@@ -438,10 +449,12 @@ class Connections:
         self._judge(worker, held, row[record.STATUS], parcel)
         row[record.ENDED] = End.DETACHED  # settled here, whatever became of it
 
-    def _judge(self, worker: Worker, held: Held, status: int, parcel: Detached) -> None:
+    def _judge(
+        self, worker: Worker, held: HeldConnection, status: int, parcel: ConnectionDetached
+    ) -> None:
         """Resume a connection whose owner died, or end it."""
         held.ownership.owner_died()
-        self.custody.disown(held, worker.serial)
+        self.connection_table.disown(held, worker.serial)
         held.parcel = parcel
         now = self._reactor.clock()
         fate, held.deaths = judge(
@@ -454,7 +467,7 @@ class Connections:
             held.ownership.resumed()
             held.why = "crash"
             held.redelivered = fate == "redeliver"
-            self.custody.put(held)
+            self.connection_table.put(held)
             self.moves.put(held)
             return
         held.ownership.condemned()
@@ -465,20 +478,20 @@ class Connections:
             _log.warning("connection lost", **held.label, **worker.label)
         if fate in ("poison", "reset"):
             self.totals["lost"] += 1
-            self.custody.forget(held)
+            self.connection_table.forget(held)
             reset(held.sock)
             held.ownership.drained()
         else:
             self._close(held, "lost", "its worker died")
 
-    def _close(self, held: Held, counted: Literal["closed", "lost"], why: str) -> None:
+    def _close(self, held: HeldConnection, counted: Literal["closed", "lost"], why: str) -> None:
         """End a connection that no worker has, in an orderly way."""
 
         def drained() -> None:
             held.ownership.drained()
             self._changed()
 
-        self.custody.forget(held)
+        self.connection_table.forget(held)
         self.totals[counted] += 1
         if self._config.access_log:
             parcel = held.parcel
@@ -497,8 +510,8 @@ class Connections:
 
     def _parcel(
         self, name: str, row: Record, listener: int, peer: str, state: bytes | None
-    ) -> Detached:
-        return Detached(
+    ) -> ConnectionDetached:
+        return ConnectionDetached(
             id=name,
             epoch=row[record.EPOCH],
             listener=listener,

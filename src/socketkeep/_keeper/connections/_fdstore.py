@@ -19,10 +19,10 @@ import msgspec
 from socketkeep._base import _log
 from socketkeep._keeper.loop._notify import Notifier
 from socketkeep._keeper.loop._reactor import Reactor
-from socketkeep._keeper.tables._custody import Held
-from socketkeep._keeper.tables._ownership import State
+from socketkeep._keeper.tables._connection_table import HeldConnection
+from socketkeep._keeper.tables._crash_policy import Policy
+from socketkeep._keeper.tables._ownership import OwnershipState
 from socketkeep._keeper.tables._state import sealed_memfd
-from socketkeep._keeper.tables._verdict import Policy
 from socketkeep._net._listener import STORED
 from socketkeep._wire._scoreboard import connection_id
 
@@ -35,7 +35,7 @@ _RETRY: Final = 0.01
 _LAST: Final = 1.0
 _PAUSE: Final = 0.005
 _LONGEST: Final = 255
-_UNOWNED: Final = (State.MOVING, State.PARKED)
+_UNOWNED: Final = (OwnershipState.MOVING, OwnershipState.PARKED)
 
 
 def listener_name(bound_as: str) -> str:
@@ -119,9 +119,9 @@ class FdStore:
         """The worker has ended, and what it left has been judged."""
         self.remove(board_name(self._boot, serial, policy))
 
-    # What the custody tells.
+    # What the connection table tells.
 
-    def put(self, held: Held) -> None:
+    def put(self, held: HeldConnection) -> None:
         """The keeper has a handle of a connection, or its owner has changed."""
         epoch = held.ownership.epoch
         if not held.stored_as:
@@ -133,19 +133,19 @@ class FdStore:
         if unowned and not held.parcel_as:
             self._store_parcel(held)
 
-    def forget(self, held: Held) -> None:
+    def forget(self, held: HeldConnection) -> None:
         """The keeper lets go of its handle."""
         if held.stored_as:
             self.remove(f"{CONNECTION}{held.id}.{held.stored_as}")
             held.stored_as = 0
         self._remove_parcel(held)
 
-    def _remove_parcel(self, held: Held) -> None:
+    def _remove_parcel(self, held: HeldConnection) -> None:
         if held.parcel_as:
             self.remove(f"{PARCEL}{held.id}.{held.parcel_as}")
             held.parcel_as = 0
 
-    def _store_parcel(self, held: Held) -> None:
+    def _store_parcel(self, held: HeldConnection) -> None:
         try:
             memfd = sealed_memfd("socketkeep-parcel", msgspec.msgpack.encode(held.snapshot(_as_is)))
         except OSError as error:

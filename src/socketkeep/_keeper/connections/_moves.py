@@ -14,13 +14,13 @@ import msgspec
 
 from socketkeep._base import _log
 from socketkeep._base._passing import close_without_waiting
-from socketkeep._keeper.loop._reactor import Reactor, Timer
-from socketkeep._keeper.tables._custody import Close, Custody, Held
+from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
+from socketkeep._keeper.tables._connection_table import Close, ConnectionTable, HeldConnection
 from socketkeep._keeper.tables._ownership import Ownership, Stale
 from socketkeep._keeper.tables._turns import Turns
 from socketkeep._keeper.tables._waits import WaitsByReason
 from socketkeep._keeper.workers._workers import Worker
-from socketkeep._wire._messages import Attach, Attached, Crowded, Refused
+from socketkeep._wire._messages import Attach, Attached, AttachRefused, Crowded
 
 _RETRY: Final = 0.1
 _TICK: Final = 1e-6
@@ -42,16 +42,16 @@ class Moves:
     def __init__(
         self,
         reactor: Reactor,
-        custody: Custody,
+        connection_table: ConnectionTable,
         targets: Callable[[], Iterable[Worker]],
-        newcomer: Callable[[], Held | None],
+        newcomer: Callable[[], HeldConnection | None],
         changed: Callable[[], None],
         close: Close,
         orphan_timeout: float,
         keeps: bool,
     ) -> None:
         self._reactor = reactor
-        self._custody = custody
+        self._connection_table = connection_table
         self._targets = targets
         self._newcomer = newcomer
         self._changed = changed
@@ -59,13 +59,15 @@ class Moves:
         self._orphan_timeout = orphan_timeout
         self._keeps = keeps
         self.waits: Final = WaitsByReason()
-        self._moving: dict[str, Held] = {}
-        self._waiting: dict[str, Held] = {}  # sent to no worker yet, in the order they came
+        self._moving: dict[str, HeldConnection] = {}
+        self._waiting: dict[
+            str, HeldConnection
+        ] = {}  # sent to no worker yet, in the order they came
         self._disordered = False  # but for those that came back from a worker
         self._latest = 0.0  # when the last of them came
         self._turns = Turns()
         self._unanswered: dict[int, dict[str, None]] = {}  # by worker, in the order they were sent
-        self._expiry: Timer | None = None
+        self._expiry: ReactorTimer | None = None
         self._stopping = False
         self._crowded = False
         self._throttle = _log.Throttle()
@@ -73,7 +75,7 @@ class Moves:
     def __len__(self) -> int:
         return len(self._moving)
 
-    def __iter__(self) -> Iterator[Held]:
+    def __iter__(self) -> Iterator[HeldConnection]:
         return iter(tuple(self._moving.values()))
 
     @property
@@ -81,12 +83,12 @@ class Moves:
         """How many have been sent to no worker yet."""
         return len(self._waiting)
 
-    def put(self, held: Held) -> None:
+    def put(self, held: HeldConnection) -> None:
         """Find a worker for a connection that none has."""
         self._enter(held)
         self._go_on()
 
-    def _enter(self, held: Held) -> None:
+    def _enter(self, held: HeldConnection) -> None:
         # Later than the one before by what a clock can tell, so that the order can be told by it.
         held.since = self._latest = max(self._reactor.clock(), self._latest + _TICK)
         self._moving[held.id] = self._waiting[held.id] = held
@@ -113,7 +115,7 @@ class Moves:
             self._tell_crowded(targets)
         self._changed()
 
-    def _welcome(self) -> Held | None:
+    def _welcome(self) -> HeldConnection | None:
         """Return a new connection, if it is to have a seat though others wait for one.
 
         Not where none waits: there workers accept for themselves.
@@ -135,14 +137,14 @@ class Moves:
             # The worker has them: of one that is owned they count no more.
             msgspec.structs.force_setattr(held.parcel, "unread", b"")
             msgspec.structs.force_setattr(held.parcel, "state", None)
-            self._custody.put(held)
+            self._connection_table.put(held)
         else:
-            self._custody.forget(held)
+            self._connection_table.forget(held)
             close_without_waiting(held.sock.detach())
             worker.welcome(held.id)
         self._reactor.call_soon(self.dispatch)  # as all that changes its sums: they are made once
 
-    def refused(self, worker: Worker, message: Refused) -> None:
+    def refused(self, worker: Worker, message: AttachRefused) -> None:
         """The worker cannot take it: find another."""
         name = message.id or next(iter(self._unanswered.get(worker.serial, ())), "")
         held = self._moving.get(name)
@@ -172,7 +174,7 @@ class Moves:
         self._go_on()
         return set(names)
 
-    def _come_back(self, held: Held) -> None:
+    def _come_back(self, held: HeldConnection) -> None:
         """Wait again, at the place that it had: who was refused has waited longer than the rest."""
         self._waiting[held.id] = held
         self._disordered = True
@@ -184,7 +186,10 @@ class Moves:
         }
 
     def restore(
-        self, moving: Iterable[Held], waiting: Iterable[str], unanswered: Mapping[int, list[str]]
+        self,
+        moving: Iterable[HeldConnection],
+        waiting: Iterable[str],
+        unanswered: Mapping[int, list[str]],
     ) -> None:
         """Go on with what an earlier version was moving."""
         self._moving = {held.id: held for held in moving}
@@ -208,7 +213,7 @@ class Moves:
         else:
             self._reactor.call_soon(self.dispatch)
 
-    def _give(self, held: Held, worker: Worker) -> bool:
+    def _give(self, held: HeldConnection, worker: Worker) -> bool:
         """Send it to the worker; return whether that could be done."""
         parcel = held.parcel
         epoch = held.ownership.next_epoch
@@ -228,7 +233,7 @@ class Moves:
             kept=stays,
             # With the store a message that is unread when this process is killed costs a connection
             # that the next keeper would have had.
-            returnable=stays and self._custody.store is None,
+            returnable=stays and self._connection_table.store is None,
         )
         try:
             worker.link.send(attach, (held.sock.fileno(),))
@@ -249,14 +254,14 @@ class Moves:
         self._unanswered.setdefault(worker.serial, {})[parcel.id] = None
         return True
 
-    def _stays(self, held: Held) -> bool:
+    def _stays(self, held: HeldConnection) -> bool:
         """Whether the handle stays here once a worker has attached."""
         # The service manager, which stores handles for the next keeper, is told of less that way.
-        return self._keeps or (held.why == "parked" and self._custody.store is None)
+        return self._keeps or (held.why == "parked" and self._connection_table.store is None)
 
     def _answer(
         self, worker: Worker, name: str, epoch: int, step: Callable[[Ownership, int], None]
-    ) -> Held | None:
+    ) -> HeldConnection | None:
         held = self._moving.get(name)
         try:
             if held is None or held.ownership.worker != worker.serial:
@@ -302,7 +307,7 @@ class Moves:
                 self._drop(held, "lost", "no worker took it")
         self._expect_expiry()
 
-    def _drop(self, held: Held, counted: Literal["closed", "lost"], why: str) -> None:
+    def _drop(self, held: HeldConnection, counted: Literal["closed", "lost"], why: str) -> None:
         del self._moving[held.id], self._waiting[held.id]
         self._close(held, counted, why)
         self._changed()

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from socketkeep._base import _log
-from socketkeep._keeper.loop._reactor import Reactor, Timer
-from socketkeep._keeper.tables._custody import Close, Held
+from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
+from socketkeep._keeper.tables._connection_table import Close, HeldConnection
 
 _RETRY: Final = 0.1
 
@@ -26,7 +26,7 @@ class Parking:
     def __init__(
         self,
         reactor: Reactor,
-        wake: Callable[[Held], None],
+        wake: Callable[[HeldConnection], None],
         close: Close,
         idle_timeout: float,
     ) -> None:
@@ -34,18 +34,18 @@ class Parking:
         self._wake = wake
         self._close = close
         self._idle_timeout = idle_timeout
-        self._parked: dict[str, Held] = {}  # those parked longest come first
-        self._idle_timer: Timer | None = None
+        self._parked: dict[str, HeldConnection] = {}  # those parked longest come first
+        self._idle_timer: ReactorTimer | None = None
         self._stopping = False
         self._throttle = _log.Throttle()
 
     def __len__(self) -> int:
         return len(self._parked)
 
-    def __iter__(self) -> Iterator[Held]:
+    def __iter__(self) -> Iterator[HeldConnection]:
         return iter(tuple(self._parked.values()))
 
-    def put(self, held: Held) -> None:
+    def put(self, held: HeldConnection) -> None:
         """Watch a connection; `since` is when it was last active."""
         self._parked[held.id] = held
         if self._stopping:
@@ -65,18 +65,18 @@ class Parking:
         for held in tuple(self._parked.values()):
             self._stop(held)
 
-    def _arrived(self, held: Held) -> None:
+    def _arrived(self, held: HeldConnection) -> None:
         if self._take_out(held):
             held.ownership.woken()
             held.why = "parked"
             self._wake(held)
 
-    def _stop(self, held: Held) -> None:
+    def _stop(self, held: HeldConnection) -> None:
         self._take_out(held)
         held.ownership.stopped()
         self._close(held, "closed", "the server stopped")
 
-    def _take_out(self, held: Held) -> bool:
+    def _take_out(self, held: HeldConnection) -> bool:
         """Watch it no longer; return whether it was parked."""
         self._reactor.unregister(held.sock.fileno())
         return self._parked.pop(held.id, None) is not None
@@ -107,7 +107,7 @@ class _Arrival:
 
     __slots__ = ("_held", "_parking")
 
-    def __init__(self, parking: Parking, held: Held) -> None:
+    def __init__(self, parking: Parking, held: HeldConnection) -> None:
         self._parking = parking
         self._held = held
 

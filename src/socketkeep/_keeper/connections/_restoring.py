@@ -30,8 +30,8 @@ from socketkeep._keeper.connections._fdstore import (
     listener_name,
 )
 from socketkeep._keeper.loop._system import System
+from socketkeep._keeper.tables._crash_policy import OnCrash, Policy
 from socketkeep._keeper.tables._state import SavedConnection
-from socketkeep._keeper.tables._verdict import OnCrash, Policy
 from socketkeep._keeper.workers._workers import Worker, WorkerState
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import SENT
@@ -116,10 +116,10 @@ class Stored:
             except Exception as error:
                 # Each by itself: what one of them was at must not cost the others.
                 _log.error("cannot restore a connection", id=name, error=repr(error))
-                if name not in connections.custody:
+                if name not in connections.connection_table:
                     connections.end(sock)
-        held = {f"{CONNECTION}{each.id}.{each.stored_as}" for each in connections.custody}
-        held |= {f"{PARCEL}{each.id}.{each.parcel_as}" for each in connections.custody}
+        held = {f"{CONNECTION}{each.id}.{each.stored_as}" for each in connections.connection_table}
+        held |= {f"{PARCEL}{each.id}.{each.parcel_as}" for each in connections.connection_table}
         for name in self.names:
             if name not in held and not name.startswith(LISTENER):
                 store.remove(name)
@@ -128,7 +128,7 @@ class Stored:
             _log.warning("listener dropped: it is not configured any more", address=address)
             store.remove(name)
         if self._connections:
-            _log.info("connections restored", connections=len(connections.custody))
+            _log.info("connections restored", connections=len(connections.connection_table))
         self.close()
 
     def _restore_one(

@@ -27,7 +27,7 @@ class _Child:
     doomed: bool = False
 
 
-class Children:
+class ChildWatch:
     """Tells of each child's end, once, when it has been reaped.
 
     While this process has no descriptor for another pidfd the child is watched later: its pid is

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from socketkeep._base._passing import close_without_waiting
-from socketkeep._keeper.loop._reactor import Reactor, Timer
+from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._keeper.tables._state import KeepOpen, SavedClosing
 
 _BOUND: Final = 5.0  # seconds, as for a connection that its worker closes
@@ -20,7 +20,7 @@ class Closer:
 
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
-        self._closing: dict[socket.socket, tuple[Timer, Callable[[], None]]] = {}
+        self._closing: dict[socket.socket, tuple[ReactorTimer, Callable[[], None]]] = {}
         self._at_once = False
         self._all_by = float("inf")
 

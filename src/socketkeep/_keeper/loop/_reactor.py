@@ -31,7 +31,7 @@ FAILURES: Final = 10
 PAUSE: Final = 1.0
 
 
-class Timer:
+class ReactorTimer:
     """A call that is due at a moment of the monotonic clock; `cancel` takes it back."""
 
     __slots__ = ("_call", "when")
@@ -67,7 +67,7 @@ class Reactor:
         self.clock = clock
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callback] = {}
-        self._timers: list[tuple[float, int, Timer]] = []
+        self._timers: list[tuple[float, int, ReactorTimer]] = []
         self._sequence = itertools.count()
         self._soon: list[Callable[[], None]] = []
         self._failures: dict[int, int] = {}  # of descriptors whose last callback failed
@@ -99,12 +99,12 @@ class Reactor:
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
-    def call_at(self, when: float, call: Callable[[], None]) -> Timer:
-        timer = Timer(when, call)
+    def call_at(self, when: float, call: Callable[[], None]) -> ReactorTimer:
+        timer = ReactorTimer(when, call)
         heapq.heappush(self._timers, (when, next(self._sequence), timer))
         return timer
 
-    def call_later(self, delay: float, call: Callable[[], None]) -> Timer:
+    def call_later(self, delay: float, call: Callable[[], None]) -> ReactorTimer:
         return self.call_at(self.clock() + delay, call)
 
     def call_soon(self, call: Callable[[], None]) -> None:

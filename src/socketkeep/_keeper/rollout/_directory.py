@@ -20,14 +20,14 @@ _MOST_ENTRIES: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class NamedDirectory:
     """A directory's name, absolute; `guessed` when nobody has said that it is the one."""
 
     name: str
     guessed: bool = False
 
 
-def place_of(wanted: str, shell: str | None) -> Place:
+def place_of(wanted: str, shell: str | None) -> NamedDirectory:
     """Return the place that a server runs in: `wanted` when it is not "", else where it is.
 
     shell: $PWD, the name by which a shell has come here.  Without it, as under a service manager,
@@ -35,15 +35,15 @@ def place_of(wanted: str, shell: str | None) -> Place:
     there is no second one.  Raises OSError when the working directory has been removed.
     """
     if os.path.isabs(wanted):
-        return Place(os.path.normpath(wanted))
+        return NamedDirectory(os.path.normpath(wanted))
     here = os.getcwd()
     named = shell if shell and os.path.isabs(shell) and _same(shell, here) else ""
     if wanted:
-        return Place(os.path.normpath(os.path.join(named or here, wanted)))
+        return NamedDirectory(os.path.normpath(os.path.join(named or here, wanted)))
     if named:
-        return Place(named)
+        return NamedDirectory(named)
     links = _links_to(here)
-    return Place(links[0], guessed=True) if len(links) == 1 else Place(here)
+    return NamedDirectory(links[0], guessed=True) if len(links) == 1 else NamedDirectory(here)
 
 
 class WorkingDirectory:
@@ -52,7 +52,7 @@ class WorkingDirectory:
     `follow` enters what has the name now, and then either `stay` or `go_back` settles it.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: NamedDirectory) -> None:
         self.place: Final = place
         self._before = -1
 
@@ -94,7 +94,7 @@ class WorkingDirectory:
             self.stay()
 
 
-def _can_do_without(place: Place, error: OSError, here: str) -> bool:
+def _can_do_without(place: NamedDirectory, error: OSError, here: str) -> bool:
     """Tell whether the server may stay where it is, the name being of no use."""
     if not os.path.isdir(here):
         return False

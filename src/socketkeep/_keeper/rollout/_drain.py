@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from socketkeep._keeper.connections._connections import Connections
-from socketkeep._keeper.loop._reactor import Reactor, Timer
+from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._keeper.workers._pool import WorkerPool
 from socketkeep._wire._messages import CloseListeners
 
@@ -33,7 +33,7 @@ class Drain:
         self._connections = connections
         self._empty = empty
         self._deadline = 0.0
-        self._timer: Timer | None = None
+        self._timer: ReactorTimer | None = None
 
     def begin(self, deadline: float) -> None:
         """Close the listeners of the workers that serve, and wait."""

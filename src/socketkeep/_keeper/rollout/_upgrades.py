@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from socketkeep._base import _log
-from socketkeep._keeper.loop._children import Children
-from socketkeep._keeper.loop._reactor import Reactor, Timer
+from socketkeep._keeper.loop._children import ChildWatch
+from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._keeper.loop._system import Exit, System
-from socketkeep._keeper.rollout._reloads import Done, Outcome, Reloads
-from socketkeep._keeper.tables._state import KeepOpen, State, write_state
+from socketkeep._keeper.rollout._rollout import Done, Rollout, RolloutOutcome
+from socketkeep._keeper.tables._state import KeepOpen, SavedServer, write_state
 
 _EXIT_FAILED: Final = 1
 _MOST_TEXT: Final = 65536
@@ -42,7 +42,7 @@ class Upgrades:
         self,
         reactor: Reactor,
         system: System,
-        reloads: Reloads,
+        reloads: Rollout,
         start_timeout: float,
         reload: Callable[[Done | None], None],
         changed: Callable[[], None],
@@ -53,12 +53,12 @@ class Upgrades:
         self._start_timeout = start_timeout
         self._reload = reload
         self._changed = changed
-        self._children = Children(reactor, system)
+        self._children = ChildWatch(reactor, system)
         self._check: _Check | None = None
         self._done: list[Done] = []
         self._reloads_asked: list[Done | None] = []
         self.act_on_signals: Callable[[], None] = lambda: None  # on those that were received
-        self.snapshot: Callable[[KeepOpen], State]
+        self.snapshot: Callable[[KeepOpen], SavedServer]
         self.signals: Sequence[signal.Signals] = ()  # that are acted on
         self.active = False
         self.completed = 0
@@ -110,7 +110,7 @@ class Upgrades:
         self._reloads_asked.clear()
         self._refuse(_STOPPING)
         for done in calls:
-            done(Outcome(_EXIT_FAILED, 0, "cannot reload: the server is stopping"))
+            done(RolloutOutcome(_EXIT_FAILED, 0, "cannot reload: the server is stopping"))
 
     def _late(self, check: _Check) -> None:
         if self._check is check:
@@ -170,7 +170,7 @@ class Upgrades:
         _log.error("upgrade refused", error_text=error)
         calls, self._done = self._done, []
         for done in calls:
-            done(Outcome(_EXIT_FAILED, 0, error))
+            done(RolloutOutcome(_EXIT_FAILED, 0, error))
         reloads, self._reloads_asked = self._reloads_asked, []
         for asked in reloads:
             self._reload(asked)
@@ -194,7 +194,7 @@ class _Check:
     def __init__(self, reactor: Reactor, system: System, state_fd: int) -> None:
         """Start it; takes `state_fd`.  Raises OSError."""
         self._reactor = reactor
-        self.timer: Timer | None = None
+        self.timer: ReactorTimer | None = None
         self.error = ""
         self._text = b""
         with contextlib.ExitStack() as stack:

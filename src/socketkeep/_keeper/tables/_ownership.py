@@ -14,7 +14,7 @@ from typing import Final
 from socketkeep._wire._scoreboard import LAST_EPOCH
 
 
-class State(Enum):
+class OwnershipState(Enum):
     """Where a connection is."""
 
     __hash__ = object.__hash__  # an enumeration's own is a call of Python's, at each step
@@ -27,7 +27,7 @@ class State(Enum):
     CLOSED = "closed"
 
 
-class Event(Enum):
+class OwnershipEvent(Enum):
     """What can happen to it."""
 
     __hash__ = object.__hash__
@@ -49,23 +49,23 @@ class Event(Enum):
     DRAINED = "drained"  # the peer has all that was sent, or the bound was reached
 
 
-TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
-    (State.OWNED, Event.DETACHED): State.MOVING,
-    (State.OWNED, Event.PARKED): State.PARKED,
-    (State.OWNED, Event.ENDED): State.CLOSED,
-    (State.OWNED, Event.OWNER_DIED): State.ORPHANED,
-    (State.ORPHANED, Event.RESUMED): State.MOVING,
-    (State.ORPHANED, Event.CONDEMNED): State.CLOSING,
-    (State.PARKED, Event.WOKEN): State.MOVING,
-    (State.PARKED, Event.IDLE): State.CLOSING,
-    (State.PARKED, Event.STOPPED): State.CLOSING,
-    (State.MOVING, Event.ASSIGNED): State.MOVING,
-    (State.MOVING, Event.ATTACHED): State.OWNED,
-    (State.MOVING, Event.REFUSED): State.MOVING,
-    (State.MOVING, Event.RECEIVER_DIED): State.MOVING,
-    (State.MOVING, Event.EXPIRED): State.CLOSING,
-    (State.MOVING, Event.STOPPED): State.CLOSING,
-    (State.CLOSING, Event.DRAINED): State.CLOSED,
+TRANSITIONS: Final[dict[tuple[OwnershipState, OwnershipEvent], OwnershipState]] = {
+    (OwnershipState.OWNED, OwnershipEvent.DETACHED): OwnershipState.MOVING,
+    (OwnershipState.OWNED, OwnershipEvent.PARKED): OwnershipState.PARKED,
+    (OwnershipState.OWNED, OwnershipEvent.ENDED): OwnershipState.CLOSED,
+    (OwnershipState.OWNED, OwnershipEvent.OWNER_DIED): OwnershipState.ORPHANED,
+    (OwnershipState.ORPHANED, OwnershipEvent.RESUMED): OwnershipState.MOVING,
+    (OwnershipState.ORPHANED, OwnershipEvent.CONDEMNED): OwnershipState.CLOSING,
+    (OwnershipState.PARKED, OwnershipEvent.WOKEN): OwnershipState.MOVING,
+    (OwnershipState.PARKED, OwnershipEvent.IDLE): OwnershipState.CLOSING,
+    (OwnershipState.PARKED, OwnershipEvent.STOPPED): OwnershipState.CLOSING,
+    (OwnershipState.MOVING, OwnershipEvent.ASSIGNED): OwnershipState.MOVING,
+    (OwnershipState.MOVING, OwnershipEvent.ATTACHED): OwnershipState.OWNED,
+    (OwnershipState.MOVING, OwnershipEvent.REFUSED): OwnershipState.MOVING,
+    (OwnershipState.MOVING, OwnershipEvent.RECEIVER_DIED): OwnershipState.MOVING,
+    (OwnershipState.MOVING, OwnershipEvent.EXPIRED): OwnershipState.CLOSING,
+    (OwnershipState.MOVING, OwnershipEvent.STOPPED): OwnershipState.CLOSING,
+    (OwnershipState.CLOSING, OwnershipEvent.DRAINED): OwnershipState.CLOSED,
 }
 
 
@@ -81,51 +81,51 @@ class Ownership:
     while no worker has been chosen).
     """
 
-    state: State
+    state: OwnershipState
     epoch: int
     worker: int | None
 
     def detached(self, epoch: int) -> None:
         """The owner of `epoch` gave it up.  Raises Stale."""
-        self._step(Event.DETACHED, epoch)
+        self._step(OwnershipEvent.DETACHED, epoch)
         self.worker = None
 
     def parked(self, epoch: int) -> None:
         """The owner of `epoch` gave it up until bytes arrive.  Raises Stale."""
-        self._step(Event.PARKED, epoch)
+        self._step(OwnershipEvent.PARKED, epoch)
         self.worker = None
 
     def ended(self, epoch: int) -> None:
         """The owner of `epoch` ended it.  Raises Stale."""
-        self._step(Event.ENDED, epoch)
+        self._step(OwnershipEvent.ENDED, epoch)
         self.worker = None
 
     def owner_died(self) -> None:
         """The owner was reaped.  Raises Stale."""
-        self._step(Event.OWNER_DIED, self.epoch)
+        self._step(OwnershipEvent.OWNER_DIED, self.epoch)
         self.worker = None
 
     def resumed(self) -> None:
         """It goes on from its last commit, in another worker.  Raises Stale."""
-        self._step(Event.RESUMED, self.epoch)
+        self._step(OwnershipEvent.RESUMED, self.epoch)
 
     def condemned(self) -> None:
         """It cannot go on.  Raises Stale."""
-        self._step(Event.CONDEMNED, self.epoch)
+        self._step(OwnershipEvent.CONDEMNED, self.epoch)
 
     def woken(self) -> None:
         """Something arrived while it was parked.  Raises Stale."""
-        self._step(Event.WOKEN, self.epoch)
+        self._step(OwnershipEvent.WOKEN, self.epoch)
 
     def idle(self) -> None:
         """Nothing arrived for too long.  Raises Stale."""
-        self._step(Event.IDLE, self.epoch)
+        self._step(OwnershipEvent.IDLE, self.epoch)
 
     def assigned(self, worker: int) -> int:
         """It was sent to `worker`; return the new epoch.  Raises Stale when it is with another."""
         if self.worker is not None:
             raise Stale(f"already sent to worker {self.worker}")
-        self._step(Event.ASSIGNED, self.epoch)
+        self._step(OwnershipEvent.ASSIGNED, self.epoch)
         self.worker = worker
         self.epoch = self.next_epoch
         return self.epoch
@@ -138,33 +138,33 @@ class Ownership:
     def attached(self, epoch: int) -> None:
         """The worker of `epoch` holds it.  Raises Stale."""
         self._require_assigned()
-        self._step(Event.ATTACHED, epoch)
+        self._step(OwnershipEvent.ATTACHED, epoch)
 
     def refused(self, epoch: int) -> None:
         """The worker of `epoch` cannot take it.  Raises Stale."""
         self._require_assigned()
-        self._step(Event.REFUSED, epoch)
+        self._step(OwnershipEvent.REFUSED, epoch)
         self.worker = None
 
     def receiver_died(self) -> None:
         """The worker it was sent to was reaped without having acknowledged.  Raises Stale."""
         self._require_assigned()
-        self._step(Event.RECEIVER_DIED, self.epoch)
+        self._step(OwnershipEvent.RECEIVER_DIED, self.epoch)
         self.worker = None
 
     def expired(self) -> None:
         """Nobody took it in time.  Raises Stale while a worker may still acknowledge it."""
-        self._close(Event.EXPIRED)
+        self._close(OwnershipEvent.EXPIRED)
 
     def stopped(self) -> None:
         """The server stops.  Raises Stale while a worker may still acknowledge it."""
-        self._close(Event.STOPPED)
+        self._close(OwnershipEvent.STOPPED)
 
     def drained(self) -> None:
         """It has been closed in an orderly way.  Raises Stale."""
-        self._step(Event.DRAINED, self.epoch)
+        self._step(OwnershipEvent.DRAINED, self.epoch)
 
-    def _close(self, event: Event) -> None:
+    def _close(self, event: OwnershipEvent) -> None:
         if self.worker is not None:
             raise Stale(f"worker {self.worker} may hold it")
         self._step(event, self.epoch)
@@ -173,7 +173,7 @@ class Ownership:
         if self.worker is None:
             raise Stale("sent to no worker")
 
-    def _step(self, event: Event, epoch: int) -> None:
+    def _step(self, event: OwnershipEvent, epoch: int) -> None:
         if epoch != self.epoch:
             raise Stale(f"epoch {epoch}, now {self.epoch}")
         following = TRANSITIONS.get((self.state, event))

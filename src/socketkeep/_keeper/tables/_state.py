@@ -159,7 +159,7 @@ class SavedConnection(msgspec.Struct, kw_only=True):
 
     parcel: bytes
     fd: int
-    state: _ownership.State
+    state: _ownership.OwnershipState
     epoch: int
     worker: int | None
     since: float
@@ -242,7 +242,7 @@ class SavedPlace(msgspec.Struct):
     guessed: bool = False
 
 
-class State(msgspec.Struct, kw_only=True):
+class SavedServer(msgspec.Struct, kw_only=True):
     """One server, whole.
 
     version: of the package that wrote it, at `written_at`.  watcher: pid of the one of `--reload`;
@@ -275,7 +275,7 @@ class _Formats(msgspec.Struct):
     version: str = "?"
 
 
-def write_state(state: State) -> int:
+def write_state(state: SavedServer) -> int:
     """Return a sealed memfd with `state`.  Raises OSError."""
     return sealed_memfd("socketkeep-state", msgspec.msgpack.encode(state))
 
@@ -293,7 +293,7 @@ def sealed_memfd(name: str, data: bytes) -> int:
     return memfd
 
 
-def read_state(memfd: int) -> State:
+def read_state(memfd: int) -> SavedServer:
     """Return the state in `memfd`, which stays open.  Raises StateError."""
     os.lseek(memfd, 0, os.SEEK_SET)
     with open(memfd, "rb", closefd=False) as file:
@@ -314,7 +314,7 @@ def read_state(memfd: int) -> State:
             f" and this version reads {OLDEST_READ} and newer: restart the server instead"
         )
     try:
-        return msgspec.msgpack.decode(data, type=State)
+        return msgspec.msgpack.decode(data, type=SavedServer)
     except ValueError as error:
         raise StateError(
             f"the state that the running version {formats.version} writes cannot be read: {error}"

@@ -21,12 +21,12 @@ from socketkeep._base import _log
 from socketkeep._base._address import InetAddress, UnixAddress, local_text, parse_bind
 from socketkeep._base._errors import AddressError
 from socketkeep._base._passing import Unfit
-from socketkeep._keeper.loop._reactor import Reactor, Timer
+from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._keeper.workers._pool import WorkerPool
 from socketkeep._wire import _rendezvous as rendezvous
 from socketkeep._wire._channel import Channel, ChannelClosed, Garbled, Packet
 from socketkeep._wire._descriptors import listener_place, require_event
-from socketkeep._wire._messages import Detached, Stranded
+from socketkeep._wire._messages import ConnectionDetached, Stranded
 from socketkeep._wire._scoreboard import LAST_BOOT, Scoreboard
 
 _LOOK_AGAIN: Final = 0.1
@@ -55,7 +55,7 @@ class _Visitor:
     pid: int
     offer: Stranded | None = None
     descriptors: list[int] = field(default_factory=list)
-    timer: Timer | None = None
+    timer: ReactorTimer | None = None
 
     def rest(self) -> None:
         """It is not waited for any more."""
@@ -266,7 +266,7 @@ class Adoption:
                         self._note(visitor, offer, packet)
                         self._give(visitor)
                         return
-                    case Detached():
+                    case ConnectionDetached():
                         self._take(visitor, packet)
                     case _:
                         raise Unfit("it says what nobody says here")
@@ -294,7 +294,7 @@ class Adoption:
         worker = self._adopter.pool.serving_in(visitor.pid)
         if worker is None:
             raise Unfit("it serves no connection of a worker that is known")
-        self._adopter.pool.hearing.hear(worker, packet)
+        self._adopter.pool.dispatch.hear(worker, packet)
 
 
 def _check(offer: Stranded, count: int, pid: int) -> None:

@@ -12,16 +12,16 @@ import msgspec
 
 from socketkeep._base import _log
 from socketkeep._config._server_options import ServeConfig
-from socketkeep._keeper.loop._children import Children
+from socketkeep._keeper.loop._children import ChildWatch
 from socketkeep._keeper.loop._reactor import Reactor
 from socketkeep._keeper.loop._system import Exit, System
+from socketkeep._keeper.tables._crash_policy import Policy
 from socketkeep._keeper.tables._state import KeepOpen, SavedGeneration, SavedTemplate
-from socketkeep._keeper.tables._verdict import Policy
 from socketkeep._keeper.workers._screening import Nonsense, Screening
 from socketkeep._keeper.workers._workers import Link, Model, restored_link
 from socketkeep._net._listener import Listener
 from socketkeep._wire._channel import Channel, Packet, channel_pair
-from socketkeep._wire._messages import Began, Forked, ForkFailed, Load, Loaded, LoadFailed
+from socketkeep._wire._messages import Began, Forked, ForkFailed, Loaded, LoadFailed, LoadTarget
 
 EXIT_START_FAILED: Final = 3
 EXIT_LOAD_FAILED: Final = 4
@@ -61,7 +61,7 @@ TRANSITIONS: Final[dict[tuple[GenerationState, GenerationEvent], GenerationState
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class LoadFailure:
     """Why a generation cannot serve, and the exit code that says it."""
 
     exit_code: int
@@ -72,7 +72,7 @@ class TemplateEvents(Protocol):
     """What templates tell the keeper."""
 
     def generation_loaded(self, generation: Generation) -> None: ...
-    def generation_failed(self, generation: Generation, failure: Failure) -> None: ...
+    def generation_failed(self, generation: Generation, failure: LoadFailure) -> None: ...
     def template_ended(self) -> None: ...
     def worker_forked(self, forked: Forked, generation: Generation) -> None: ...
     def worker_began(self, began: Began, generation: Generation) -> None: ...
@@ -91,7 +91,7 @@ class Generation:
     policy: Policy = field(default_factory=Policy)
     link: Link = field(init=False)
     pid: int = 0
-    failure: Failure | None = None
+    failure: LoadFailure | None = None
     upgraded: bool = False  # it came with a new version of the package
 
     def snapshot(self) -> SavedGeneration:
@@ -144,7 +144,7 @@ class Templates:
         self._rendezvous = rendezvous
         self._events = events
         self._screening = screening
-        self._running = Children(reactor, system)
+        self._running = ChildWatch(reactor, system)
         self._alive: dict[int, tuple[Generation, Link]] = {}  # by pid
 
     def __len__(self) -> int:
@@ -189,7 +189,7 @@ class Templates:
         )
         self._watch(generation, pid, link)
         link.send(
-            Load(
+            LoadTarget(
                 config=msgspec.msgpack.encode(self._config),
                 generation=generation.number,
                 boot=self._boot,
@@ -274,7 +274,7 @@ class Templates:
                 self._events.generation_loaded(generation)
             case LoadFailed(error=error, exit_code=exit_code):
                 known = exit_code if 0 < exit_code < 256 else EXIT_LOAD_FAILED
-                generation.failure = Failure(known, error[:_LONGEST_TEXT])
+                generation.failure = LoadFailure(known, error[:_LONGEST_TEXT])
             case Forked() as forked:
                 self._events.worker_forked(forked, generation)
             case Began() as began:
@@ -309,9 +309,9 @@ class Templates:
         failure = generation.failure
         if failure is None and generation.state is GenerationState.LOADING:
             text = f"the process that loads the code ended before it was done: {ended}"
-            failure = Failure(EXIT_LOAD_FAILED, text)
+            failure = LoadFailure(EXIT_LOAD_FAILED, text)
         elif failure is None:
             text = f"the process that forks the workers ended: {ended}"
-            failure = Failure(EXIT_START_FAILED, text)
+            failure = LoadFailure(EXIT_START_FAILED, text)
         generation.failure = None
         self._events.generation_failed(generation, failure)

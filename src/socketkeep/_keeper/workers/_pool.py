@@ -12,17 +12,23 @@ from typing import Final, Protocol
 from socketkeep._base import _log
 from socketkeep._base._passing import Unfit
 from socketkeep._config._server_options import ServeConfig, closing_time
-from socketkeep._keeper.loop._children import Children
+from socketkeep._keeper.loop._children import ChildWatch
 from socketkeep._keeper.loop._reactor import Reactor
 from socketkeep._keeper.loop._system import Exit, System
 from socketkeep._keeper.tables import _seats
+from socketkeep._keeper.tables._crash_policy import Policy
 from socketkeep._keeper.tables._state import KeepOpen, SavedPool, SavedWorker
-from socketkeep._keeper.tables._verdict import Policy
+from socketkeep._keeper.workers._dispatch import Dispatch
 from socketkeep._keeper.workers._generations import Generation
-from socketkeep._keeper.workers._hearing import Hearing
 from socketkeep._keeper.workers._recruiting import adopted_worker, new_worker
 from socketkeep._keeper.workers._screening import Nonsense, Screening
-from socketkeep._keeper.workers._workers import Adopted, Link, Worker, WorkerState, restored_link
+from socketkeep._keeper.workers._workers import (
+    AdoptedWorker,
+    Link,
+    Worker,
+    WorkerState,
+    restored_link,
+)
 from socketkeep._stream import _record as record
 from socketkeep._stream._assignment import Order
 from socketkeep._wire._channel import Channel
@@ -72,7 +78,7 @@ class WorkerPool:
         changed: Callable[[], None],
         screening: Screening,
     ) -> None:
-        self.hearing: Final = Hearing(ready, screening, self, reactor.clock)
+        self.dispatch: Final = Dispatch(ready, screening, self, reactor.clock)
         self._throttle = _log.Throttle()
         self.store: Boards | None = None
         self.totals: Counter[str] = Counter()  # of the workers that have ended
@@ -81,7 +87,7 @@ class WorkerPool:
         self._config = config
         self._died = died
         self._changed = changed
-        self._children = Children(reactor, system)
+        self._children = ChildWatch(reactor, system)
         self._workers: dict[int, Worker] = {}
         self._serial = 0
         self._killing = False
@@ -133,7 +139,7 @@ class WorkerPool:
         return worker
 
     def adopt(
-        self, offer: Stranded, channel: Channel, memfd: int, wake: int, adopted: Adopted
+        self, offer: Stranded, channel: Channel, memfd: int, wake: int, adopted: AdoptedWorker
     ) -> Worker:
         """Take over a worker of a keeper that has died, which accepts no more.
 
@@ -155,9 +161,9 @@ class WorkerPool:
         worker.link = Link(
             self._reactor,
             channel,
-            partial(self.hearing.hear, worker),
+            partial(self.dispatch.hear, worker),
             partial(self._hung_up, worker),
-            partial(self.hearing.garbled, worker),
+            partial(self.dispatch.garbled, worker),
         )
         self._workers[worker.serial] = worker
 
@@ -344,9 +350,9 @@ class WorkerPool:
             worker.link = restored_link(
                 self._reactor,
                 each.link,
-                partial(self.hearing.hear, worker),
+                partial(self.dispatch.hear, worker),
                 partial(self._hung_up, worker),
-                partial(self.hearing.garbled, worker),
+                partial(self.dispatch.garbled, worker),
             )
             self._watch_restored(worker)
         for each in saved.workers:
@@ -389,7 +395,7 @@ class WorkerPool:
         self._log_end(worker, ended)
         worker.state = WorkerState.DEAD
         attempt(partial(self._adopt_fork_children, worker))
-        attempt(partial(self.hearing.receiver.worker_died, worker))
+        attempt(partial(self.dispatch.receiver.worker_died, worker))
         attempt(partial(self._settle_rows, worker, lambda pid: pid not in worker.fork_children))
         if not worker.fork_children:
             self._forget(worker)
@@ -452,7 +458,7 @@ class WorkerPool:
         worker.fork_children.discard(pid)
         attempt = self._reactor.attempt
         attempt(worker.link.drain)
-        attempt(partial(self.hearing.receiver.process_died, worker, pid))
+        attempt(partial(self.dispatch.receiver.process_died, worker, pid))
         attempt(partial(self._settle_rows, worker, pid.__eq__))
         if not worker.fork_children:
             self._forget(worker)

@@ -6,9 +6,9 @@ import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from socketkeep._keeper.tables._verdict import Policy
+from socketkeep._keeper.tables._crash_policy import Policy
 from socketkeep._keeper.workers._generations import Generation
-from socketkeep._keeper.workers._workers import Adopted, Worker, WorkerState
+from socketkeep._keeper.workers._workers import AdoptedWorker, Worker, WorkerState
 from socketkeep._wire._channel import Channel, channel_pair
 from socketkeep._wire._messages import Stranded
 from socketkeep._wire._scoreboard import DETACHED, Scoreboard, create_memfd
@@ -55,7 +55,9 @@ def new_worker(
     return worker, Outfit(Channel(ours, wary=True), (theirs.detach(), memfd, their_wake))
 
 
-def adopted_worker(serial: int, offer: Stranded, memfd: int, wake: int, adopted: Adopted) -> Worker:
+def adopted_worker(
+    serial: int, offer: Stranded, memfd: int, wake: int, adopted: AdoptedWorker
+) -> Worker:
     """Return a worker of a keeper that has died, which accepts no more.
 
     Raises OSError, and Unfit when `memfd` is no scoreboard.

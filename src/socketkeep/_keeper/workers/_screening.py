@@ -27,9 +27,10 @@ from socketkeep._wire._descriptors import (
 from socketkeep._wire._messages import (
     AnyMessage,
     Attached,
+    AttachRefused,
     Began,
-    Detached,
-    Ended,
+    ConnectionDetached,
+    ConnectionEnded,
     Forked,
     ForkFailed,
     Free,
@@ -39,7 +40,6 @@ from socketkeep._wire._messages import (
     Message,
     Orphaned,
     Ready,
-    Refused,
     StartFailed,
     Worn,
 )
@@ -49,11 +49,11 @@ from socketkeep._wire._scoreboard import LAST_BOOT, LAST_EPOCH, parse_connection
 _OF_WORKERS: Final[dict[type[Message], tuple[int, ...]]] = {
     Ready: (0,),
     StartFailed: (0,),
-    Detached: (0, 1, 2),
+    ConnectionDetached: (0, 1, 2),
     Attached: (0,),
-    Refused: (0,),
+    AttachRefused: (0,),
     Keep: (1,),
-    Ended: (0,),
+    ConnectionEnded: (0,),
     Orphaned: (0,),
     Free: (0,),
     Worn: (0,),
@@ -105,7 +105,7 @@ class Screening:
             case Ready():
                 if worker.state is not WorkerState.STARTING:
                     raise Nonsense(f"Ready from a worker that is {worker.state.value}")
-            case Detached():
+            case ConnectionDetached():
                 self._check_detached(worker, message)
                 if packet.descriptors:
                     self._check_connection(packet.descriptors[0])
@@ -120,10 +120,10 @@ class Screening:
             case Attached():
                 _require_id(message.id)
                 _require(-1 <= message.row < worker.scoreboard.rows, "row", message.row)
-            case Refused():
+            case AttachRefused():
                 if message.id:
                     _require_id(message.id)
-            case Ended():
+            case ConnectionEnded():
                 for name, _ in message.connections:
                     _require_id(name)
             case Orphaned():
@@ -158,7 +158,7 @@ class Screening:
         if packet.message is not None:
             _require_count(packet, packet.message, _OF_TEMPLATES)
 
-    def _check_detached(self, worker: Worker, message: Detached) -> None:
+    def _check_detached(self, worker: Worker, message: ConnectionDetached) -> None:
         _require_id(message.id)
         _require_epoch(message.epoch)
         self._require_listener(worker, message.listener)

@@ -10,8 +10,9 @@ from enum import Enum
 from typing import Final, Literal
 
 from socketkeep._base import _log
-from socketkeep._keeper.loop._reactor import READABLE, WRITABLE, Reactor, Timer
+from socketkeep._keeper.loop._reactor import READABLE, WRITABLE, Reactor, ReactorTimer
 from socketkeep._keeper.loop._system import Exit
+from socketkeep._keeper.tables._crash_policy import Policy
 from socketkeep._keeper.tables._state import (
     KeepOpen,
     SavedAdopted,
@@ -20,7 +21,6 @@ from socketkeep._keeper.tables._state import (
     SavedPacket,
     SavedWorker,
 )
-from socketkeep._keeper.tables._verdict import Policy
 from socketkeep._stream._assignment import Order
 from socketkeep._wire._channel import Channel, ChannelClosed, Garbled, Packet, channel_pair
 from socketkeep._wire._messages import Message
@@ -199,7 +199,7 @@ def restored_link(
 
 
 @dataclass(frozen=True, slots=True)
-class Adopted:
+class AdoptedWorker:
     """What is other about a worker that an earlier keeper started.
 
     moves: whether its connections may go to the workers of this server.  listeners: by its number
@@ -260,8 +260,8 @@ class Worker:
     exit: Exit | None = None
     fork_children: set[int] = field(default_factory=set)  # pids, once it has died
     expires_at: float = float("inf")
-    timers: list[Timer] = field(default_factory=list)
-    adopted: Adopted | None = None
+    timers: list[ReactorTimer] = field(default_factory=list)
+    adopted: AdoptedWorker | None = None
     _words: int = field(init=False)  # how often it was told how many it may accept
 
     def __post_init__(self) -> None:
@@ -428,7 +428,7 @@ class Worker:
             exit=None if saved.exit is None else Exit(saved.exit),
             fork_children=set(saved.fork_children),
             expires_at=saved.expires_at,
-            adopted=Adopted(saved.adopted.moves, tuple(saved.adopted.listeners))
+            adopted=AdoptedWorker(saved.adopted.moves, tuple(saved.adopted.listeners))
             if saved.adopted
             else None,
         )

@@ -26,7 +26,7 @@ _ANSWER_TIME: Final = 1.0
 _SOON: Final = 0.01
 
 
-class Offer:
+class HandleBackup:
     """One connection that the keeper is to have a handle of, too; a `Keeping`."""
 
     __slots__ = ("_again_at", "_channel", "_entry", "at")
@@ -64,7 +64,7 @@ class Offer:
         return self.at
 
 
-class Offers:
+class HandleBackups:
     """Makes the offers of a worker with an event loop: one timer, however many connections."""
 
     def __init__(self, is_open: Callable[[Entry], bool]) -> None:

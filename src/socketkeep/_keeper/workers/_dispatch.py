@@ -18,13 +18,13 @@ from socketkeep._wire._channel import Packet
 from socketkeep._wire._messages import (
     Acknowledged,
     Attached,
-    Detached,
-    Ended,
+    AttachRefused,
+    ConnectionDetached,
+    ConnectionEnded,
     Free,
     Keep,
     Orphaned,
     Ready,
-    Refused,
     StartFailed,
     Worn,
 )
@@ -42,11 +42,11 @@ _LONGEST_ERROR: Final = 65536
 class Receiver(Protocol):
     """Who is told of connections that workers give up and take over."""
 
-    def take(self, worker: Worker, packet: Packet, parcel: Detached | None) -> None: ...
+    def take(self, worker: Worker, packet: Packet, parcel: ConnectionDetached | None) -> None: ...
     def attached(self, worker: Worker, message: Attached) -> None: ...
-    def refused(self, worker: Worker, message: Refused) -> None: ...
+    def refused(self, worker: Worker, message: AttachRefused) -> None: ...
     def keep(self, worker: Worker, packet: Packet, message: Keep) -> None: ...
-    def ended(self, worker: Worker, message: Ended) -> None: ...
+    def ended(self, worker: Worker, message: ConnectionEnded) -> None: ...
     def orphaned(self, worker: Worker, message: Orphaned) -> None: ...
     def seat_freed(self) -> None: ...
     def unfit(self, worker: Worker, packet: Packet) -> None: ...
@@ -67,7 +67,7 @@ class Judge(Protocol):
         """And the worker is ended."""
 
 
-class Hearing:
+class Dispatch:
     """Takes the packets of all workers; `ready` is called with a worker that can serve.
 
     `worn` is called with one that is to be replaced, and why.
@@ -114,9 +114,9 @@ class Hearing:
     def _weight(self, worker: Worker, packet: Packet) -> float:
         """What a wrong descriptor counts for: a connection is offered again and again."""
         match packet.message:
-            case (Detached() | Keep()) as message if message.id in worker.unfit:
+            case (ConnectionDetached() | Keep()) as message if message.id in worker.unfit:
                 return _AGAIN
-            case (Detached() | Keep()) as message:
+            case (ConnectionDetached() | Keep()) as message:
                 if len(worker.unfit) >= _STRIKES:
                     worker.unfit.clear()
                 worker.unfit.add(message.id)
@@ -140,17 +140,17 @@ class Hearing:
                     self._ready(worker)
             case StartFailed(error=error):
                 worker.error = error[:_LONGEST_ERROR]
-            case Detached() as parcel:
+            case ConnectionDetached() as parcel:
                 self.take(worker, packet, parcel)
             case None:
                 self.receiver.take(worker, packet, None)
             case Attached() as message:
                 self.receiver.attached(worker, message)
-            case Refused() as message:
+            case AttachRefused() as message:
                 self.receiver.refused(worker, message)
             case Keep() as message:
                 self.receiver.keep(worker, packet, message)
-            case Ended() as message:
+            case ConnectionEnded() as message:
                 self.receiver.ended(worker, message)
             case Orphaned() as message:
                 self.receiver.orphaned(worker, message)
@@ -159,7 +159,7 @@ class Hearing:
             case Worn(reason=reason):
                 self.worn(worker, reason)
 
-    def take(self, worker: Worker, packet: Packet, parcel: Detached) -> None:
+    def take(self, worker: Worker, packet: Packet, parcel: ConnectionDetached) -> None:
         """A worker, or a process that it forked, gives up a connection."""
         if worker.adopted is None:
             self.receiver.take(worker, packet, parcel)

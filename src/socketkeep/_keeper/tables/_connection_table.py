@@ -1,8 +1,8 @@
 """The connections that the keeper has a handle of, and who each belongs to: a store, no decisions.
 
-A connection is held from its worker's `Detached` until the next worker's `Attached`, while it is
-parked and served after that, while it is being closed, and, with ``--keep crash``, all the time
-that workers serve it.
+A connection is held from its worker's `ConnectionDetached` until the next worker's `Attached`,
+while it is parked and served after that, while it is being closed, and,
+with ``--keep crash``, all the time that workers serve it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from socketkeep._keeper.tables._ownership import Ownership, State
+from socketkeep._keeper.tables._ownership import Ownership, OwnershipState
 from socketkeep._keeper.tables._state import KeepOpen, SavedConnection
 from socketkeep._stream._assignment import Attached
-from socketkeep._wire._messages import Detached, decode, encode
+from socketkeep._wire._messages import ConnectionDetached, decode, encode
 
 
 @dataclass(slots=True, eq=False)
-class Held:
+class HeldConnection:
     """One connection that the keeper has a handle of.
 
     parcel: what its last owner said of it; of an owned connection only what never changes counts.
@@ -31,7 +31,7 @@ class Held:
     it has not.
     """
 
-    parcel: Detached
+    parcel: ConnectionDetached
     sock: socket.socket
     ownership: Ownership
     since: float
@@ -41,7 +41,9 @@ class Held:
     deaths: tuple[float, ...] = ()
     stored_as: int = 0
     parcel_as: int = 0
-    inode: int = 0  # of the socket, by which one connection is told to be another; see `Custody`
+    inode: int = (
+        0  # of the socket, by which one connection is told to be another; see `ConnectionTable`
+    )
 
     @property
     def id(self) -> str:
@@ -65,10 +67,10 @@ class Held:
         )
 
     @classmethod
-    def restored(cls, saved: SavedConnection, sock: socket.socket | None = None) -> Held:
+    def restored(cls, saved: SavedConnection, sock: socket.socket | None = None) -> HeldConnection:
         """Make the record anew; sock: the connection, if it is not at the descriptor it was at."""
         parcel = decode(saved.parcel)
-        assert isinstance(parcel, Detached)
+        assert isinstance(parcel, ConnectionDetached)
         return cls(
             parcel=parcel,
             sock=sock or socket.socket(fileno=saved.fd),
@@ -91,35 +93,37 @@ class Held:
 class Close(Protocol):
     """Ends a connection that no worker has, counts it, and says why in the access log."""
 
-    def __call__(self, held: Held, counted: Literal["closed", "lost"], why: str) -> None: ...
+    def __call__(
+        self, held: HeldConnection, counted: Literal["closed", "lost"], why: str
+    ) -> None: ...
 
 
 class Store(Protocol):
     """Keeps copies of the handles where they outlive the keeper."""
 
-    def put(self, held: Held) -> None: ...
-    def forget(self, held: Held) -> None: ...
+    def put(self, held: HeldConnection) -> None: ...
+    def forget(self, held: HeldConnection) -> None: ...
 
 
-class Custody:
+class ConnectionTable:
     """All that the keeper holds, by id, and what of it each worker owns."""
 
     def __init__(self) -> None:
         self.store: Store | None = None
-        self._held: dict[str, Held] = {}
-        self._owned: dict[int, dict[str, Held]] = {}
+        self._held: dict[str, HeldConnection] = {}
+        self._owned: dict[int, dict[str, HeldConnection]] = {}
         self._inodes: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def __iter__(self) -> Iterator[Held]:
+    def __iter__(self) -> Iterator[HeldConnection]:
         return iter(tuple(self._held.values()))
 
     def __contains__(self, name: str) -> bool:
         return name in self._held
 
-    def get(self, name: str) -> Held | None:
+    def get(self, name: str) -> HeldConnection | None:
         """Return the connection of that id."""
         return self._held.get(name)
 
@@ -130,23 +134,23 @@ class Custody:
         """
         return os.fstat(fd).st_ino in self._inodes
 
-    def owned_by(self, serial: int) -> list[Held]:
+    def owned_by(self, serial: int) -> list[HeldConnection]:
         """Return what a worker serves and the keeper has a handle of, too."""
         return list(self._owned.get(serial, {}).values())
 
-    def put(self, held: Held) -> None:
+    def put(self, held: HeldConnection) -> None:
         """Hold a connection, or note that its owner has changed."""
         if held.id not in self._held:
             held.inode = os.fstat(held.sock.fileno()).st_ino
             self._inodes.add(held.inode)
         self._held[held.id] = held
         owner = held.ownership.worker
-        if held.ownership.state is State.OWNED and owner is not None:
+        if held.ownership.state is OwnershipState.OWNED and owner is not None:
             self._owned.setdefault(owner, {})[held.id] = held
         if self.store is not None:
             self.store.put(held)
 
-    def disown(self, held: Held, serial: int) -> None:
+    def disown(self, held: HeldConnection, serial: int) -> None:
         """Note that the worker does not own it any more."""
         owned = self._owned.get(serial)
         if owned is not None:
@@ -154,7 +158,7 @@ class Custody:
             if not owned:
                 del self._owned[serial]
 
-    def forget(self, held: Held) -> None:
+    def forget(self, held: HeldConnection) -> None:
         """Hold it no longer; whoever has its socket closes it."""
         if self.store is not None:
             self.store.forget(held)

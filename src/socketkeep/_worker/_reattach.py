@@ -21,7 +21,7 @@ ON_THEIR_OWN: Final = Order("finish", float("inf"))
 ANOTHER_TRY: Final = 1.0
 
 
-class Stranded:
+class Reattach:
     """Waits at the rendezvous for a keeper; `meet` is to be called when `fileno` is readable."""
 
     def __init__(self, environment: Environment) -> None:

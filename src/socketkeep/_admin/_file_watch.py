@@ -8,12 +8,12 @@ import signal
 from collections.abc import Callable
 
 from socketkeep._base import _log
-from socketkeep._keeper.loop._children import Children
+from socketkeep._keeper.loop._children import ChildWatch
 from socketkeep._keeper.loop._reactor import Reactor
 from socketkeep._keeper.loop._system import System
 
 
-class Reloader:
+class FileWatch:
     """Runs the watcher, and calls `changed` after each burst of changes.
 
     instead_of: pid of the watcher that an earlier version of the keeper had; it is ended.  What
@@ -32,7 +32,7 @@ class Reloader:
         self._reactor = reactor
         self._changed = changed
         if instead_of:
-            earlier = Children(reactor, system)
+            earlier = ChildWatch(reactor, system)
             earlier.watch(instead_of, lambda _ended: None)
             earlier.kill(instead_of)
         self._output, theirs = os.pipe2(os.O_CLOEXEC)

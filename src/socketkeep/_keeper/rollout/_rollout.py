@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from socketkeep._base import _log
-from socketkeep._keeper.loop._reactor import Reactor, Timer
+from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._keeper.workers._generations import (
     EXIT_LOAD_FAILED,
     EXIT_START_FAILED,
-    Failure,
     Generation,
     GenerationEvent,
     GenerationState,
+    LoadFailure,
     Templates,
 )
 from socketkeep._keeper.workers._pool import WorkerPool
@@ -29,7 +29,7 @@ _ATTEMPTS_AT_START: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RolloutOutcome:
     """How a reload ended: `exit_code` 0, or why the earlier generation serves on."""
 
     exit_code: int
@@ -37,10 +37,10 @@ class Outcome:
     error: str = ""
 
 
-Done = Callable[[Outcome], None]
+Done = Callable[[RolloutOutcome], None]
 
 
-class Reloads:
+class Rollout:
     """Brings up the next generation, and switches to it or rolls it back.
 
     `prepare` is called before one begins and returns why it cannot, or ""; `switch` with the
@@ -55,7 +55,7 @@ class Reloads:
         slots: Callable[[], list[int]],
         start_timeout: float,
         switch: Callable[[Generation], None],
-        give_up: Callable[[Generation, Failure], None],
+        give_up: Callable[[Generation, LoadFailure], None],
         ended: Callable[[], None],
         prepare: Callable[[], str] = lambda: "",
     ) -> None:
@@ -70,7 +70,7 @@ class Reloads:
         self._prepare = prepare
         self._number = 0
         self._deaths = 0
-        self._timer: Timer | None = None
+        self._timer: ReactorTimer | None = None
         self._done: list[Done] = []
         self._done_next: list[Done] = []
         self._again = False
@@ -109,7 +109,7 @@ class Reloads:
         self._again = False
         self._done, self._done_next = self._done + self._done_next, []
         if self.coming is not None:
-            self.fail(self.coming, Failure(1, error))
+            self.fail(self.coming, LoadFailure(1, error))
 
     def loaded(self, generation: Generation) -> None:
         """The coming generation's code is loaded: start its workers."""
@@ -135,9 +135,9 @@ class Reloads:
             self._fork(generation, [worker.slot])
             return
         why = worker.error or f"ended before it was ready: {worker.exit}"
-        self.fail(generation, Failure(EXIT_START_FAILED, f"worker {worker.slot}: {why}"))
+        self.fail(generation, LoadFailure(EXIT_START_FAILED, f"worker {worker.slot}: {why}"))
 
-    def fail(self, generation: Generation, failure: Failure) -> None:
+    def fail(self, generation: Generation, failure: LoadFailure) -> None:
         """Roll back: end what was started of the generation; the present one serves on."""
         self._clear()
         self._templates.end(generation)
@@ -146,7 +146,7 @@ class Reloads:
             self._pool.kill(worker)  # it has accepted nothing yet
         self._pool.abandon(generation.number)
         self._give_up(generation, failure)
-        self._tell(Outcome(failure.exit_code, generation.number, failure.error))
+        self._tell(RolloutOutcome(failure.exit_code, generation.number, failure.error))
 
     def _begin(self) -> None:
         self._number += 1
@@ -162,18 +162,18 @@ class Reloads:
             )
         why = self._prepare()
         if why:
-            self._cannot_begin(generation, Failure(EXIT_LOAD_FAILED, why))
+            self._cannot_begin(generation, LoadFailure(EXIT_LOAD_FAILED, why))
             return
         try:
             self._templates.start(generation)
         except OSError as error:
             text = f"cannot start the process that loads the code: {error.strerror}"
-            self._cannot_begin(generation, Failure(EXIT_START_FAILED, text))
+            self._cannot_begin(generation, LoadFailure(EXIT_START_FAILED, text))
 
-    def _cannot_begin(self, generation: Generation, failure: Failure) -> None:
+    def _cannot_begin(self, generation: Generation, failure: LoadFailure) -> None:
         self._clear()
         self._give_up(generation, failure)
-        self._tell(Outcome(failure.exit_code, generation.number, failure.error))
+        self._tell(RolloutOutcome(failure.exit_code, generation.number, failure.error))
 
     def _fork(self, generation: Generation, slots: list[int]) -> None:
         try:
@@ -181,7 +181,8 @@ class Reloads:
                 self._pool.start(generation, slot)
         except OSError as error:
             self.fail(
-                generation, Failure(EXIT_START_FAILED, f"cannot start a worker: {error.strerror}")
+                generation,
+                LoadFailure(EXIT_START_FAILED, f"cannot start a worker: {error.strerror}"),
             )
 
     def _switch_if_ready(self, generation: Generation) -> None:
@@ -200,7 +201,7 @@ class Reloads:
         if self.completed > 1:
             self.last_duration = self._reactor.clock() - self._began
         self._switch(generation)
-        self._tell(Outcome(0, generation.number))
+        self._tell(RolloutOutcome(0, generation.number))
 
     def _overdue(self, generation: Generation) -> None:
         if self.coming is generation:
@@ -208,7 +209,7 @@ class Reloads:
             what = "its code was not loaded" if loading else "its workers were not ready"
             self.fail(
                 generation,
-                Failure(
+                LoadFailure(
                     EXIT_LOAD_FAILED if loading else EXIT_START_FAILED,
                     f"{what} within {self._start_timeout:g} s (--start-timeout)",
                 ),
@@ -219,7 +220,7 @@ class Reloads:
             self._timer.cancel()
         self.coming = None
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _tell(self, outcome: RolloutOutcome) -> None:
         calls, self._done = self._done, self._done_next
         self._done_next = []
         for done in calls:

@@ -28,7 +28,7 @@ class Asked(Protocol):
     def ask(self, order: Order) -> None: ...
 
 
-class Asking:
+class MoveWindow:
     """Gives connections an order: to move, to so many that `departures` has no more than `WINDOW`.
 
     `go_on` is to be called when some have gone.  A connection that is asked in the middle of a
