@@ -48,7 +48,7 @@ def test_among_other_descriptors(
         look_into(os.getpid(), None, everything)
         assert {inode: everything.nonblocking[inode] for inode in modes} == modes
         besides = Descriptors()
-        look_everywhere(expected, besides, besides=os.getpid())
+        look_everywhere(expected, besides, besides=(os.getpid(),))
         assert not besides.of
 
 

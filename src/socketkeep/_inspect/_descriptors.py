@@ -29,16 +29,18 @@ class Descriptors(Struct):
     unreadable: set[int] = set()
 
 
-def look_everywhere(inodes: Collection[int], found: Descriptors, *, besides: int = 0) -> None:
+def look_everywhere(
+    inodes: Collection[int], found: Descriptors, *, besides: Container[int] = ()
+) -> None:
     """Add the descriptors of the sockets of these inodes, in all processes that may be seen.
 
-    besides: the pid of a process that is left out.
+    besides: the pids of processes that are left out.
     Inodes of sockets are one series for all network namespaces.
     """
     if not inodes:
         return
     for entry in os.listdir("/proc"):
-        if not entry.isdecimal() or int(entry) == besides:
+        if not entry.isdecimal() or int(entry) in besides:
             continue
         try:
             look_into(int(entry), inodes, found)

@@ -194,7 +194,7 @@ class _Survey:
         self._asked = asked
         self._alone: dict[tuple[int, bool], tuple[str, str, How, int]] = {}
         self._descriptors = found.descriptors
-        look_everywhere(found.inodes, self._descriptors, besides=found.looked_at)
+        look_everywhere(found.inodes, self._descriptors, besides=(found.looked_at,))
         self._unreadable: dict[str, int] = {}
         for pid in self._descriptors.unreadable:
             user = user_of_process(pid)
