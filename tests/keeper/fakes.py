@@ -170,6 +170,8 @@ class FakeSystem(System):
         self.no_execution = False  # executing a program fails
         self.mask: list[int] = []
         self.have_the_port: set[int] = set()  # besides those that are known to
+        self.others_have: set[int] = set()  # inodes
+        self.sees_all = True
         self._of_pidfd: dict[int, Process] = {}
 
     def add(self, name: str) -> Process:
@@ -278,6 +280,9 @@ class FakeSystem(System):
     def holding(self, pids: Iterable[int], inodes: Collection[int]) -> set[int]:
         assert inodes
         return self.have_the_port & set(pids)
+
+    def held_by_others(self, inodes: Collection[int]) -> tuple[set[int], bool]:
+        return self.others_have & set(inodes), self.sees_all
 
     def resident_bytes(self, pid: int) -> int:
         return self.resident.get(pid, 0)

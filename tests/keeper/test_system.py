@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -142,3 +143,40 @@ def test_a_process_that_ends_meanwhile_is_none(monkeypatch: pytest.MonkeyPatch) 
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait(10)
     assert not System().is_forked_by(process.pid, os.getpid())
+
+
+_HOLDING: str = """
+import os, socket, subprocess, sys
+from socketkeep._keeper.loop._system import System
+fd = int(sys.argv[1])
+inode = os.fstat(fd).st_ino
+child = subprocess.Popen(
+    [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()"],
+    pass_fds=[fd], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+)
+child.stdout.readline()
+for _ in sys.stdin:
+    others, _ = System().held_by_others({inode, 1})
+    print(others == {inode}, others == set(), flush=True)
+child.communicate()
+"""
+
+
+def test_who_holds_a_listener_besides_this_process_and_those_below_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _HOLDING, str(listener.fileno())],
+            pass_fds=[listener.fileno()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with process:
+            for answer in ("True False", "False True"):
+                process.stdin.write("?\n")
+                process.stdin.flush()
+                assert process.stdout.readline().strip() == answer
+                listener.close()
+            process.stdin.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Final, Literal
 
@@ -59,6 +59,8 @@ LATE: Final = KILL_GRACE + 1.0
 LAST_RESORT: Final = 3.0
 _LONGEST: Final = 1000  # characters of a template's that are logged
 _RETRY: Final = 1.0  # seconds until a template that has ended is started again
+#: How many can wait in the queue of a listener that others have made, if the system is as it comes.
+_USUAL_BACKLOG: Final = 4096
 
 
 class Keeper:
@@ -92,10 +94,12 @@ class Keeper:
             reactor, system, config, self._worker_ready, self._worker_died, self._changed, screening
         )
         self.closer = Closer(reactor)
+        self._queues = Queues(listeners)
         self.connections = Connections(
             reactor,
             config,
             [listener.text for listener in listeners],
+            self._queues,
             self.closer,
             self._targets,
             self._changed,
@@ -104,7 +108,6 @@ class Keeper:
             boot,
         )
         self.pool.dispatch.receiver = self.connections
-        self._queues = Queues(listeners)
         self.templates = Templates(
             *(reactor, system, config, listeners, boot, name, rendezvous, self, screening)
         )
@@ -142,7 +145,8 @@ class Keeper:
         self._watchdog = Watchdog(
             reactor, self.pool, lambda model: worker_timeout(config, model), self.pool.kill
         )
-        self._drain = Drain(reactor, self.pool, self.connections, self._drained)
+        self._drain = Drain(reactor, self.connections.moves.dispatch, self._drained)
+        self._at_once = False  # it ends without serving anybody
         self._throttle = _log.Throttle()
         self._listening = {os.fstat(listener.fileno()).st_ino for listener in listeners}
         self._left_over = ChildWatch(reactor, system)
@@ -299,6 +303,7 @@ class Keeper:
         self._attempt_each(
             partial(self.closer.end_by, deadline),
             self._drain.cancel,
+            self._take_in_queues,
             *(listener.close for listener in self.listeners),
             lambda: self.store.remove_all(LISTENER) if self.store is not None else None,
             self.upgrades.cancel,
@@ -309,13 +314,70 @@ class Keeper:
                 for worker in self.pool
                 if worker.state is WorkerState.STARTING
             ),
-            lambda: (
-                self._drain.begin(deadline - closing_time(self.config))
-                if how == "finish" and self._targets()
-                else self._end(order)
-            ),
+            partial(self._begin_end, order),
             self._changed,
         )
+
+    def _take_in_queues(self) -> None:
+        """Have what is in the accept queues wait here: with its last handle each queue is reset.
+
+        Not where nobody is there to serve it, nor what another process is there to serve.
+        """
+        occupied = [] if self._at_once or not self._targets() else self._queues.occupied()
+        if not occupied:
+            return
+        mine = self._not_of_others(occupied)
+        # What is in a queue now are the first so many that come out of it.
+        self.connections.take_in(mine, max(self.config.backlog, _USUAL_BACKLOG) + 1)
+        if mine:
+            _log.info("accept queues taken in", connections=len(self._queues))
+
+    def _not_of_others(self, listeners: Sequence[Listener]) -> list[Listener]:
+        """Return those listeners that no other process goes on with, as far as can be told.
+
+        One that was passed to this process is somebody's unless it is seen to be nobody's; one that
+        this has bound may have been taken over, by `socketkeep adopt`.
+        """
+        inodes = {os.fstat(listener.fileno()).st_ino: listener for listener in listeners}
+        others, all_seen = self.system.held_by_others(inodes)
+        bound = [each for address, each in self._bound() if not address.startswith("fd://")]
+        mine = []
+        for inode, listener in inodes.items():
+            if inode in others or not (all_seen or listener in bound):
+                _log.info("accept queue left to another process", address=listener.text)
+            else:
+                mine.append(listener)
+        return mine
+
+    def _begin_end(self, order: Order) -> None:
+        """End, now, or when those that are waited for have been served."""
+        targets = self._targets()
+        resumes = self.current is not None and self.current.resumable
+        until = order.deadline - closing_time(self.config)
+        if not targets or self._at_once:
+            self._end(order)
+        elif order.how == "finish" and (resumes or self._queues):
+            if not resumes:
+                self.connections.wind_up(resumes=False)
+            self.pool.close_listeners()
+            self._drain.begin(until, self._nothing_is_open)
+        elif order.how == "close":
+            self.connections.wind_up(resumes=resumes)
+            if self.connections.waiting:
+                self._retire_all(order, staying=targets)
+                self._drain.begin(until, self._nobody_waits)
+            else:
+                self._end(order)
+        else:
+            self._end(order)
+
+    def _nothing_is_open(self) -> bool:
+        if any(worker.open or worker.arriving for worker in self.pool):
+            return False
+        return not (self.connections and self._targets())
+
+    def _nobody_waits(self) -> bool:
+        return not (self.connections.moves or self._queues) or not self._targets()
 
     def _end_current(self) -> None:
         if self.current is not None:
@@ -328,18 +390,26 @@ class Keeper:
             self._reactor.attempt(step)
 
     def _end(self, order: Order) -> None:
-        """Have every worker end as `order` says, or as it was told already, if that is sooner."""
+        """Have every worker end as `order` says, and close what has none."""
+        self._attempt_each(
+            partial(self._retire_all, order),
+            self.connections.stop,
+            self._changed,
+        )
+
+    def _retire_all(self, order: Order, staying: Collection[Worker] = ()) -> None:
+        """Tell every worker to end by `order`, or as it was told already, if that is sooner.
+
+        staying: those that are still to be given connections.
+        """
 
         def retire(worker: Worker) -> None:
             if worker.state is not WorkerState.DEAD or worker.fork_children:
                 earlier = worker.order.deadline if worker.order else order.deadline
-                self.pool.retire(worker, Order(order.how, min(earlier, order.deadline)))
+                theirs = Order(order.how, min(earlier, order.deadline))
+                self.pool.retire(worker, theirs, more=worker in staying)
 
-        self._attempt_each(
-            *(partial(retire, worker) for worker in self.pool),
-            self.connections.stop,
-            self._changed,
-        )
+        self._attempt_each(*(partial(retire, worker) for worker in self.pool))
 
     def _drained(self) -> None:
         assert self.order is not None
@@ -351,12 +421,15 @@ class Keeper:
         After `LAST_RESORT` seconds whatever still runs is ended, whatever the tables say of it.
         """
         _log.info("stopping at once")
+        self._at_once = True
         self._reactor.call_later(LAST_RESORT, self._end_by_force)
         if self.order is None or self.order.how != "close":
             self._stop("close")
         self._attempt_each(
             self.pool.kill_all,
             self.templates.kill_all,
+            self._drain.cancel,
+            self.connections.stop,
             self.closer.finish_all,
             self._changed,
         )
@@ -539,19 +612,29 @@ class Keeper:
                 self._reactor.call_later(_RETRY, lambda: self._restart_template(generation))
 
     def _targets(self) -> list[Worker]:
-        """Return the workers that detached connections may be given to."""
-        if self.current is None or not self.current.resumable:
+        """Return the workers that connections may be given to.
+
+        Of those that have been with another worker none, where the handler is not resumable.
+        """
+        current = self.current
+        if current is None or not (current.resumable or self.order is not None):
             return []
-        workers = self.pool.of_generation(self.current.number)
-        return [w for w in workers if w.is_ready and not w.killed]
+        return [
+            worker
+            for worker in self.pool
+            if worker.generation == current.number
+            and (worker.is_ready or (worker.more and worker.state is WorkerState.DRAINING))
+            and not worker.killed
+        ]
 
     def _newcomer(self) -> HeldConnection | None:
         """Accept a new connection in a worker's place, if there may be one more."""
-        if self.current is None or self.order is not None or self.paused:
+        if self.order is not None:
+            room = self._queues and self._allotment.has_room()
+            return self.connections.accept() if room else None
+        if self.current is None or self.paused or not self._allotment.admits(self.current):
             return None
-        if not self._allotment.admits(self.current):
-            return None
-        return self.connections.accept(self._queues)
+        return self.connections.accept()
 
     def _allot(self) -> None:
         if self.current is not None:

@@ -114,6 +114,7 @@ class Retire(Message, frozen=True, tag="Retire"):
 
     how: Literal["move", "close", "finish"]
     deadline: float
+    more: bool = False  # but wait for another such word: connections are still to come, by `Attach`
 
 
 class ConnectionDetached(Message, frozen=True, tag="Detached", gc=False):

@@ -135,6 +135,7 @@ class AsyncWorker:
         self._reactor = EpollReactor()
         self._finished: asyncio.Future[None] = self._loop.create_future()
         self._order: Order | None = None
+        self._more = False  # though there is an order, connections are still to come
         config = environment.config
         self._access_log = config.access_log
         self._allowance = Allowance(environment.scoreboard, config.max_connections)
@@ -206,7 +207,8 @@ class AsyncWorker:
                 self._allowance.told(Seats(0))
                 self._open_gate()
                 self._close_listeners()
-            case Retire(how=how, deadline=deadline):
+            case Retire(how=how, deadline=deadline, more=more):
+                self._more = more
                 self._retire(Order(how, deadline))
             case Attach() as message:
                 self._attach(message, packet)
@@ -272,7 +274,7 @@ class AsyncWorker:
     def _attach(self, message: Attach, packet: Packet) -> None:
         entry = None
         reason = "out of file descriptors"
-        if packet.descriptors and self._order is None:
+        if packet.descriptors and (self._order is None or self._more):
             entry = self._roster.attached(message, packet.descriptors[0])
             reason = "no seat"
         else:
@@ -283,6 +285,8 @@ class AsyncWorker:
         # Before a byte is read: until this arrives the keeper may give the connection to another.
         self._channel.send_now(Attached(message.id, message.epoch, entry.row))
         self._start(entry)
+        if self._order is not None and entry in self._serving:
+            self._serving[entry].ask(self._order)
         self._open_gate()
 
     def _refuse(self, name: str, epoch: int, reason: str) -> None:
@@ -398,9 +402,11 @@ class AsyncWorker:
         """Have handlers that are busy with other things, and closings that take long, end now."""
         if self._order is not order:
             return
+        self._more = False
         for entry in tuple(self._serving):
             assert entry.task is not None
             entry.task.cancel(_TOO_LATE)
+        self._finish_if_empty()
 
     def _cut_off(self, order: Order) -> None:
         """End the connections of handlers that do not end, in order if it can be, and exit."""
@@ -413,7 +419,7 @@ class AsyncWorker:
         os._exit(1)
 
     def _finish_if_empty(self) -> None:
-        if self._order is None or self._open or self._holds_listeners:
+        if self._order is None or self._open or self._holds_listeners or self._more:
             return
         if not self._finished.done():
             self._finished.set_result(None)
@@ -442,9 +448,11 @@ class AsyncWorker:
 
     def _keeper_gone(self) -> None:
         self._alone = True
+        self._more = False
         self._loop.remove_reader(self._channel.fileno())
         if self._order not in (None, ON_THEIR_OWN) and self._order.how != "move":
             self._departures.give_up()
+            self._finish_if_empty()
             return  # it has its order, and needs nobody to carry it out
         _log.error("the keeper is gone: serving what is open, then ending")
         waiting = self._order is None or self._holds_listeners

@@ -84,6 +84,7 @@ class SyncLoop:
         self.gate = Gate(environment.listeners)
         self.reserve = Reserve()
         self.order: Order | None = None
+        self._more = False  # though there is an order, connections are still to come
         self.open = 0
         self._accepts = 0
         self._queueing = False  # connections, as far as the last look has shown
@@ -147,11 +148,13 @@ class SyncLoop:
 
     def _goes_on(self) -> bool:
         """Whether a worker that has its order is to go on."""
-        return self._holds_listeners() or bool(self.open or self._attached or self.lingering)
+        busy = self.open or self._attached or self.lingering or self._more
+        return self._holds_listeners() or bool(busy)
 
     def _end_in_time(self) -> None:
         self.lingering.expire()
         if self._timeout() == 0.0:
+            self._more = False
             self.lingering.close()
             if self.open:
                 self._model.force()
@@ -183,6 +186,7 @@ class SyncLoop:
 
     def wind_up(self) -> None:
         """Serve nothing more, and wait for the peers that linger: a model ends this process."""
+        self._more = False
         self._retire(Order("move", time.monotonic()))
         for entry in self._attached:
             told = entry.assignment
@@ -246,7 +250,8 @@ class SyncLoop:
             case CloseListeners():
                 self._allowance.told(Seats(0))
                 self.gate.close_listeners()
-            case Retire(how=how, deadline=deadline):
+            case Retire(how=how, deadline=deadline, more=more):
+                self._more = more
                 self._retire(Order(how, deadline))
             case Attach() as message:
                 self._attach(message, packet)
@@ -261,7 +266,8 @@ class SyncLoop:
     def _attach(self, message: Attach, packet: Packet) -> None:
         channel = self.environment.channel
         full = self.open >= self.environment.scoreboard.rows
-        if not packet.descriptors or full or self.order is not None:
+        over = self.order is not None and not self._more
+        if not packet.descriptors or full or over:
             reason = "no seat" if packet.descriptors else "out of file descriptors"
             packet.close()
             self._refuse(message.id, message.epoch, reason)
@@ -291,6 +297,7 @@ class SyncLoop:
         self._model.retire(order)
 
     def _keeper_gone(self) -> None:
+        self._more = False
         if self.environment.channel.fileno() in self.callbacks:
             self.unwatch(self.environment.channel.fileno())
         if self.order not in (None, ON_THEIR_OWN) and self.order.how != "move":

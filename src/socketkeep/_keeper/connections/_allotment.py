@@ -75,6 +75,14 @@ class Allotment:
         most = self._config.max_connections
         return not most or self._coming() + sum(worker.bound for worker in workers) < most
 
+    def has_room(self) -> bool:
+        """Whether one more may be served at the server's end, when workers accept nothing."""
+        most = self._config.max_connections
+        if not most:
+            return True
+        waiting = self._connections.moves.waiting + len(self._connections.parking)
+        return waiting + sum(worker.load for worker in self._pool) < most
+
     def _is_scarce(self, generation: Generation) -> bool:
         """Whether connections may have to wait for a seat."""
         each = _seats.seats_of_model(generation.model, self._config.threads)

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -17,7 +17,7 @@ from socketkeep._base._passing import Unfit, close_without_waiting
 from socketkeep._config._options import limit_seconds
 from socketkeep._config._server_options import ServeConfig
 from socketkeep._keeper.connections._moves import Moves
-from socketkeep._keeper.connections._parking import Parking
+from socketkeep._keeper.connections._parking import Parking, says_something
 from socketkeep._keeper.connections._queues import Exhausted, Queues
 from socketkeep._keeper.loop._closer import Closer
 from socketkeep._keeper.loop._reactor import Reactor
@@ -27,6 +27,7 @@ from socketkeep._keeper.tables._ownership import Ownership, OwnershipState, Stal
 from socketkeep._keeper.tables._state import KeepOpen, SavedConnection, SavedConnections
 from socketkeep._keeper.workers._screening import Nonsense, Screening
 from socketkeep._keeper.workers._workers import Worker
+from socketkeep._net._listener import Listener
 from socketkeep._stream import _record as record
 from socketkeep._stream._closing import reset
 from socketkeep._stream._record import Ended as End
@@ -62,6 +63,7 @@ class Connections:
         reactor: Reactor,
         config: ServeConfig,
         listeners: Sequence[str],
+        queues: Queues,
         closer: Closer,
         targets: Callable[[], Iterable[Worker]],
         changed: Callable[[], None],
@@ -75,6 +77,7 @@ class Connections:
         self._boot = boot
         self._minted = 0
         self._listeners = listeners
+        self._queues = queues
         self._closer = closer
         self._changed = changed
         self._throttle = _log.Throttle()
@@ -88,6 +91,7 @@ class Connections:
             self.connection_table,
             targets,
             newcomer,
+            queues.__len__,
             changed,
             self._close,
             config.orphan_timeout,
@@ -97,13 +101,43 @@ class Connections:
 
     def __len__(self) -> int:
         """How many no worker serves now."""
-        return len(self.moves) + len(self.parking)
+        return len(self.moves) + len(self.parking) + len(self._queues)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a seat."""
+        return self.moves.waiting + len(self._queues)
+
+    def take_in(self, listeners: Collection[Listener], most: int) -> None:
+        """The server ends: take what is in these listeners' queues, `most` in each at most."""
+        try:
+            self._queues.take_in(listeners, most)
+        except Exhausted:
+            self._out_of_descriptors()
+
+    def wind_up(self, *, resumes: bool) -> None:
+        """The server stops: close what no worker has, and what comes, but who has sent something.
+
+        That, and those of the accept queues, workers are still to serve.  resumes: whether they can
+        go on with a connection that another worker has had.
+        """
+
+        def stays(held: HeldConnection) -> bool:
+            if held.why == "accepted":
+                return True
+            return resumes and (bool(held.parcel.unread) or says_something(held.sock))
+
+        self.moves.end(stays)
+        self.parking.stop(close=not resumes)
 
     def stop(self) -> None:
         """The server stops: close what no worker has, and what comes from now on."""
         self._stopping = True
-        self.parking.stop()
+        self.parking.stop(close=True)
         self.moves.stop()
+        while self._queues and (held := self.accept()) is not None:
+            held.ownership.stopped()
+            self._close(held, "closed", "the server stopped")
 
     def snapshot(self, keep: KeepOpen) -> SavedConnections:
         """Return what the next version of the keeper goes on from."""
@@ -307,10 +341,10 @@ class Connections:
 
     # What the keeper accepts in the workers' place.
 
-    def accept(self, queues: Queues) -> HeldConnection | None:
+    def accept(self) -> HeldConnection | None:
         """Accept a connection that is to be given to a worker; None: nobody waits, or no room."""
         try:
-            accepted = queues.accept()
+            accepted = self._queues.accept()
         except Exhausted:
             self._out_of_descriptors()
             return None

@@ -31,7 +31,8 @@ class Moves:
 
     `targets` returns the workers that may be given connections now.  `newcomer` accepts a new
     connection, if one waits and there may be one more: while others wait for a seat they and the
-    accept queues take turns, and workers accept nothing by themselves.  `changed` is called
+    accept queues take turns, and workers accept nothing by themselves.  So they do at the server's
+    end, when `queued` says how many the keeper has taken from those queues.  `changed` is called
     whenever a connection came, went, or was given, so that the seats kept free for them can be
     counted anew.  `close` is called with what no worker took in time, or when the server stops.
     `keeps` says whether the keeper goes on holding a handle once a worker has attached, of each
@@ -45,6 +46,7 @@ class Moves:
         connection_table: ConnectionTable,
         targets: Callable[[], Iterable[Worker]],
         newcomer: Callable[[], HeldConnection | None],
+        queued: Callable[[], int],
         changed: Callable[[], None],
         close: Close,
         orphan_timeout: float,
@@ -54,6 +56,7 @@ class Moves:
         self._connection_table = connection_table
         self._targets = targets
         self._newcomer = newcomer
+        self._queued = queued
         self._changed = changed
         self._close = close
         self._orphan_timeout = orphan_timeout
@@ -68,7 +71,7 @@ class Moves:
         self._turns = Turns()
         self._unanswered: dict[int, dict[str, None]] = {}  # by worker, in the order they were sent
         self._expiry: ReactorTimer | None = None
-        self._stopping = False
+        self._stays_waiting: Callable[[HeldConnection], bool] | None = None  # at the end: who may
         self._crowded = False
         self._throttle = _log.Throttle()
 
@@ -86,7 +89,10 @@ class Moves:
     def put(self, held: HeldConnection) -> None:
         """Find a worker for a connection that none has."""
         self._enter(held)
-        self._go_on()
+        if self._stays_waiting is not None and not self._stays_waiting(held):
+            self._stop(held)
+        else:
+            self._go_on()
 
     def _enter(self, held: HeldConnection) -> None:
         # Later than the one before by what a clock can tell, so that the order can be told by it.
@@ -96,7 +102,7 @@ class Moves:
 
     def dispatch(self) -> None:
         """Give each connection that waits to a worker, while there is one with a free seat."""
-        if self._waiting or self._crowded:
+        if self._waiting or self._crowded or self._queued():
             targets = tuple(self._targets())
             room = {worker: free for worker in targets if (free := worker.free_seats) > 0}
             if self._disordered:
@@ -118,9 +124,9 @@ class Moves:
     def _welcome(self) -> HeldConnection | None:
         """Return a new connection, if it is to have a seat though others wait for one.
 
-        Not where none waits: there workers accept for themselves.
+        Not where none waits: there workers accept for themselves, as long as they do.
         """
-        held = self._newcomer() if self._waiting else None
+        held = self._newcomer() if self._waiting or self._queued() else None
         if held is not None:
             self._enter(held)
         return held
@@ -199,16 +205,24 @@ class Moves:
         self._expect_expiry()
         self._go_on()
 
+    def end(self, stays: Callable[[HeldConnection], bool]) -> None:
+        """The server ends: close what waits, and what comes from now on, unless it `stays`."""
+        self._stays_waiting = stays
+        for held in tuple(self._waiting.values()):
+            if not stays(held):
+                self._stop(held)
+
     def stop(self) -> None:
         """No worker will come: close what waits, and what comes from now on."""
-        self._stopping = True
-        for held in tuple(self._waiting.values()):
-            held.ownership.stopped()
-            self._drop(held, "closed", "the server stopped")
+        self.end(_nobody)
+
+    def _stop(self, held: HeldConnection) -> None:
+        held.ownership.stopped()
+        self._drop(held, "closed", "the server stopped")
 
     def _go_on(self) -> None:
         """What waits is given to a worker, or, when the server stops, closed."""
-        if self._stopping:
+        if self._stays_waiting is _nobody:
             self.stop()
         else:
             self._reactor.call_soon(self.dispatch)
@@ -278,7 +292,7 @@ class Moves:
 
     def _tell_crowded(self, targets: Iterable[Worker]) -> None:
         """Have those that wait for input make room for those that wait for a seat."""
-        self._crowded = crowded = bool(self._waiting)
+        self._crowded = crowded = bool(self._waiting or self._queued())
         for worker in targets:
             if worker.scoreboard.crowded != crowded:
                 worker.scoreboard.crowded = crowded
@@ -311,3 +325,7 @@ class Moves:
         del self._moving[held.id], self._waiting[held.id]
         self._close(held, counted, why)
         self._changed()
+
+
+def _nobody(_held: HeldConnection) -> bool:
+    return False

@@ -6,6 +6,8 @@ it would have in its worker: a reset may still have unread data before it.
 
 from __future__ import annotations
 
+import select
+import socket
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -36,7 +38,7 @@ class Parking:
         self._idle_timeout = idle_timeout
         self._parked: dict[str, HeldConnection] = {}  # those parked longest come first
         self._idle_timer: ReactorTimer | None = None
-        self._stopping = False
+        self._stopping = self._closing = False
         self._throttle = _log.Throttle()
 
     def __len__(self) -> int:
@@ -47,10 +49,10 @@ class Parking:
 
     def put(self, held: HeldConnection) -> None:
         """Watch a connection; `since` is when it was last active."""
-        self._parked[held.id] = held
         if self._stopping:
             self._stop(held)
             return
+        self._parked[held.id] = held
         try:
             self._reactor.register(held.sock.fileno(), _Arrival(self, held))
         except OSError as error:
@@ -59,20 +61,30 @@ class Parking:
             self._reactor.call_later(_RETRY, lambda: self._arrived(held))
         self._expect_idle()
 
-    def stop(self) -> None:
-        """The server stops: what waits with nothing under way is closed."""
+    def stop(self, *, close: bool) -> None:
+        """The server stops: what waits with nothing under way is closed.
+
+        close: so is that to which something has arrived; if not, it is woken.
+        """
         self._stopping = True
+        self._closing = close
         for held in tuple(self._parked.values()):
+            self._take_out(held)
             self._stop(held)
 
     def _arrived(self, held: HeldConnection) -> None:
         if self._take_out(held):
-            held.ownership.woken()
-            held.why = "parked"
-            self._wake(held)
+            self._rouse(held)
+
+    def _rouse(self, held: HeldConnection) -> None:
+        held.ownership.woken()
+        held.why = "parked"
+        self._wake(held)
 
     def _stop(self, held: HeldConnection) -> None:
-        self._take_out(held)
+        if not self._closing and says_something(held.sock):
+            self._rouse(held)
+            return
         held.ownership.stopped()
         self._close(held, "closed", "the server stopped")
 
@@ -97,6 +109,13 @@ class Parking:
             held.ownership.idle()
             self._close(held, "closed", f"idle for {self._idle_timeout:g} s")
         self._expect_idle()
+
+
+def says_something(sock: socket.socket) -> bool:
+    """Whether bytes, EOF or an error of the peer's are there."""
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 class _Arrival:

@@ -7,8 +7,11 @@ at a stop, when a queue that nobody accepts from would be reset with its last ha
 from __future__ import annotations
 
 import errno
+import select
 import socket
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from socketkeep._base import _log
@@ -20,24 +23,83 @@ from socketkeep._net._listener import Listener
 _ABORTED_AT_ONCE: Final = 64
 
 
+#: Seconds for which it holds good who of them has said something.
+_GLANCE: Final = 0.005
+
+
 class Exhausted(Exception):
     """This process has no descriptor or memory for one more connection."""
 
 
+#: A connection, its listener's number, and its peer: "" where who serves it is to find out.
+_Accepted = tuple[socket.socket, int, str]
+
+
 class Queues:
-    """The listeners' queues, of which each has its turn."""
+    """The listeners' queues, of which each has its turn.
+
+    At the server's end `take_in` empties them, before the listeners are closed.  What was in them
+    then waits here; `len` is how many.
+    """
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
         self._listeners = listeners
         self._first = 0  # whose turn it is
+        self._ended = False
+        self._heard: deque[_Accepted] = deque()  # of what was taken in, those that said something
+        self._listened_at = 0.0
+        self._silent: deque[_Accepted] = deque()  # and those that had not when it was looked last
 
-    def accept(self) -> tuple[socket.socket, int, str] | None:
-        """Return the next connection, its listener's number, and its peer; None: nobody waits.
+    def __len__(self) -> int:
+        return len(self._heard) + len(self._silent)
 
-        The peer is "" where the one who serves the connection is to find out.  Raises Exhausted.
+    def accept(self) -> _Accepted | None:
+        """Return the next connection; None: nobody waits.  Raises Exhausted."""
+        return self._next_taken_in() if self._ended else self._accept_of(self._listeners)
+
+    def occupied(self) -> list[Listener]:
+        """Return the listeners in whose queues somebody waits."""
+        known = {each.fileno(): each for each in self._listeners if each.fileno() >= 0}
+        poller = select.poll()
+        for fd in known:
+            poller.register(fd, select.POLLIN)
+        return [known[fd] for fd, events in poller.poll(0) if events & select.POLLIN]
+
+    def take_in(self, listeners: Collection[Listener], most: int) -> None:
+        """Take whatever is in the queues of these; from here on they accept nothing new.
+
+        most: how many a queue can have.  Who comes meanwhile is not waited for beyond that.
+        Raises Exhausted when there is no room for all of it: those that came first are here.
         """
+        self._ended = True
+        for _ in range(most * len(listeners)):
+            accepted = self._accept_of(listeners)
+            if accepted is None:
+                return
+            self._silent.append(accepted)
+
+    def _next_taken_in(self) -> _Accepted | None:
+        """Return whom to serve next of those taken in: who has said something goes first.
+
+        A seat that is given to a client which says nothing may be lost to the others for all the
+        time that is left.
+        """
+        if not self._heard and self._silent and time.monotonic() - self._listened_at > _GLANCE:
+            poller = select.poll()
+            for sock, _, _ in self._silent:
+                poller.register(sock, select.POLLIN)
+            spoke = {fd for fd, _ in poller.poll(0)}
+            self._heard.extend(each for each in self._silent if each[0].fileno() in spoke)
+            self._silent = deque(each for each in self._silent if each[0].fileno() not in spoke)
+            self._listened_at = time.monotonic()
+        line = self._heard or self._silent
+        return line.popleft() if line else None
+
+    def _accept_of(self, listeners: Collection[Listener]) -> _Accepted | None:
         count = len(self._listeners)
         for number in (*range(self._first, count), *range(self._first)):
+            if self._listeners[number] not in listeners:
+                continue
             accepted = self._accept_from(self._listeners[number].sock)
             if accepted is not None:
                 self._first = (number + 1) % count

@@ -21,7 +21,8 @@ from typing import Any, Final, NoReturn
 from socketkeep._base import _prctl
 from socketkeep._base._inherited import REQUESTS
 from socketkeep._base._process_stat import GROUP, PARENT, STATE, has_ended, stat_fields
-from socketkeep._inspect._descriptors import Descriptors, look_into
+from socketkeep._base._visibility import hidden_processes
+from socketkeep._inspect._descriptors import Descriptors, look_everywhere, look_into
 from socketkeep._keeper.loop._reaper import Reaper
 from socketkeep._wire._scoreboard import NAME
 
@@ -207,6 +208,16 @@ class System:
             if found.of:
                 holding.add(pid)
         return holding
+
+    def held_by_others(self, inodes: Collection[int]) -> tuple[set[int], bool]:
+        """Return which of these sockets are held by processes besides this one and those below it.
+
+        And whether all processes can be seen from here: if not, others may hold the rest.
+        """
+        ours = {os.getpid(), *_below(os.getpid())}
+        found = Descriptors()
+        look_everywhere(inodes, found, besides=ours)
+        return set(found.of), not (found.unreadable or hidden_processes())
 
     def has_ended(self, pidfd: int) -> bool:
         """Whether a process that may be another's child has ended."""

@@ -35,6 +35,7 @@ from socketkeep._wire._channel import Channel
 from socketkeep._wire._descriptors import ring
 from socketkeep._wire._messages import (
     Began,
+    CloseListeners,
     Forked,
     ForkFailed,
     ForkWorker,
@@ -290,14 +291,25 @@ class WorkerPool:
             if worker.generation == generation and not worker.forked:
                 self._never_ran(worker, "its template ended before it was forked")
 
-    def retire(self, worker: Worker, order: Order) -> None:
-        """Have a worker give up its connections as `order` says and end; kill it when late."""
+    def close_listeners(self) -> None:
+        """Have the workers that serve go on without accepting."""
+        for worker in self:
+            if worker.is_ready:
+                worker.link.send(CloseListeners())
+
+    def retire(self, worker: Worker, order: Order, *, more: bool = False) -> None:
+        """Have a worker give up its connections as `order` says and end; kill it when late.
+
+        more: not before it is told again; until then it is given connections, to serve by the same
+        order.
+        """
         worker.order = order
+        worker.more = more
         if worker.state is WorkerState.DEAD:
             self._tell_fork_children(worker, order)
         else:
             worker.state = WorkerState.DRAINING
-            worker.link.send(Retire(order.how, self._handlers_have(order)))
+            worker.link.send(Retire(order.how, self._handlers_have(order), more))
         self._bound(worker, order)
 
     def allot(self, worker: Worker, accept_below: int, *, full: bool = False) -> None:

@@ -238,6 +238,7 @@ class Worker:
     pid: int = 0
     forked: bool = False  # the template has said so
     order: Order | None = None
+    more: bool = False  # it was told to wait for connections that are still to come
     seats: int = 0  # how many connections it may serve
     accept_below: int = 0  # what it was last told of them
     told: tuple[int, int, bool] | None = None  # and all of it; None: since before an upgrade
