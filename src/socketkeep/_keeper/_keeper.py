@@ -329,7 +329,7 @@ class Keeper:
         mine = self._not_of_others(occupied)
         # What is in a queue now are the first so many that come out of it.
         self.connections.take_in(mine, max(self.config.backlog, _USUAL_BACKLOG) + 1)
-        if mine:
+        if self._queues:
             _log.info("accept queues taken in", connections=len(self._queues))
 
     def _not_of_others(self, listeners: Sequence[Listener]) -> list[Listener]:
