@@ -106,4 +106,4 @@ format: setup ## let ruff mend what it can
 
 .PHONY: clean
 clean: ## remove what the targets above made
-	rm -rf .venv .venv-3.* .venv-bench benchmarks/build build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-3.* .venv-bench benchmarks/build build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis .test-record
