@@ -16,6 +16,9 @@ PYTEST_WORKERS ?= 4
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
+# Each process that runs tests would rewrite and compile all of them anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -67,6 +70,10 @@ docs: setup ## build the documentation, warnings being errors
 .PHONY: pytest
 pytest: setup ## the tests alone
 	@bash tests/run $(BIN)/python -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+.PHONY: test-unit
+test-unit: setup ## the tests that start no process: for the inner loop, in less than a minute
+	@$(BIN)/python -m pytest -q -m unit -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 CFLAGS := -O2 -Wall -Wextra -Werror -std=gnu11 -D_GNU_SOURCE
 BUILT := benchmarks/build

@@ -4,7 +4,7 @@ import signal
 
 from hypothesis import settings
 
-pytest_plugins = ["tests._leaks"]
+pytest_plugins = ["tests._leaks", "tests._tiers"]
 
 # A loaded machine makes an example slow without making it wrong; the test's own timeout bounds it.
 settings.register_profile("suite", deadline=None)

@@ -49,6 +49,7 @@ def test_dir_and_unknown_attributes() -> None:
         _ = socketkeep.no_such_name  # type: ignore[attr-defined,unused-ignore]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("statement", "spared"),
     [
@@ -66,6 +67,7 @@ def test_nobody_pays_for_what_others_need(statement: str, spared: str) -> None:
     assert not set(spared.split()) & set(done.stdout.split())
 
 
+@pytest.mark.process
 def test_every_name_can_be_imported_alone() -> None:
     """Modules are imported when a name is asked for, in whatever order a program asks."""
     for name in socketkeep.__all__:

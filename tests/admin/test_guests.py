@@ -80,6 +80,7 @@ def ask_page(port: int, target: str, **headers: str) -> int:
     return status
 
 
+@pytest.mark.system
 def test_silent_clients(tmp_path: Path) -> None:
     """More than there is room for, at both; and targets that no parser of URLs takes."""
     target = write_handler(tmp_path, "v0", is_async=True)

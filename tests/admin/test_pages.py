@@ -142,6 +142,7 @@ def test_one_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(said())
 
 
+@pytest.mark.process
 def test_metrics_are_as_prometheus_has_them() -> None:
     """Checked by promtool, with a label to escape; each name that is declared is there."""
     text, kind = _metrics.exposition(LIVE, "text/plain")

@@ -93,6 +93,7 @@ def test_the_fields_of_the_reports() -> None:
     )
 
 
+@pytest.mark.system
 def test_status(runtime: Path, cli: Cli) -> None:
     """status asks for the status of the only server and prints it aligned."""
     with FakeServer(runtime / "chat.sock", [done(plain(STATUS))]) as server:
@@ -206,6 +207,7 @@ def test_usage(capsys: pytest.CaptureFixture[str], arguments: list[str], said: s
     assert captured.err.count("\n") == 1
 
 
+@pytest.mark.system
 def test_no_server_and_several(runtime: Path, cli: Cli) -> None:
     """Exit code 1 when none runs, 2 when it must be said which one."""
     none = cli("status")
@@ -229,6 +231,7 @@ def test_name_and_control(runtime: Path, tmp_path: Path) -> None:
     assert [len(server.requests) for server in (first, second, third)] == [0, 1, 1]
 
 
+@pytest.mark.system
 def test_a_reader_that_leaves(runtime: Path) -> None:
     """`socketkeep connections | head -1` ends without a traceback."""
     many = [plain(CONNECTION)] * 5000
@@ -252,6 +255,7 @@ def test_a_reader_that_leaves(runtime: Path) -> None:
     assert errors == b""
 
 
+@pytest.mark.system
 def test_watch(runtime: Path) -> None:
     """--watch asks again every second until Ctrl-C, which is no error to tell."""
     with FakeServer(runtime / "chat.sock", [done([plain(WORKER)])]) as server:
@@ -273,6 +277,7 @@ def test_watch(runtime: Path) -> None:
     assert len(server.requests) >= 2
 
 
+@pytest.mark.system
 def test_tables_of_rich(runtime: Path) -> None:
     """In a terminal the tables are rich's, and addresses in brackets survive its markup."""
     pytest.importorskip("rich")
@@ -295,6 +300,7 @@ def test_tables_of_rich(runtime: Path) -> None:
     assert "─" in drawn
 
 
+@pytest.mark.system
 def test_version_and_help(cli: Cli) -> None:
     """--version is one line; the help lists every command, and each has its own."""
     assert cli("--version").stdout.startswith("socketkeep 0.")
@@ -307,6 +313,7 @@ def test_version_and_help(cli: Cli) -> None:
         assert main([command, "--help"]) == 0
 
 
+@pytest.mark.system
 def test_commands_are_fast_to_start(cli: Cli) -> None:
     """status imports neither asyncio, nor the keeper, nor the options' TOML reader."""
     script = (
@@ -320,6 +327,7 @@ def test_commands_are_fast_to_start(cli: Cli) -> None:
     assert finished.stdout.strip() == ""
 
 
+@pytest.mark.system
 def test_a_server_loads_no_more_than_most_need() -> None:
     script = (
         "import sys; import socketkeep._cli.serve, socketkeep._admin._server;"

@@ -88,6 +88,7 @@ def test_hostile_names() -> None:
     assert r"a\x1b[2Jb\nc" in drawn(lines)
 
 
+@pytest.mark.system
 def test_without_a_terminal(runtime: Path, cli: Cli) -> None:
     """A line each time, as often as was asked for."""
     with FakeServer(runtime / "chat.sock", [done(msgspec.to_builtins(BOTH))]) as server:
@@ -157,6 +158,7 @@ def terminal(*arguments: str) -> Iterator[tuple[Terminal, int]]:
         os.close(theirs)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("how", ["q", "signal", "the server goes"])
 def test_in_a_terminal(runtime: Path, how: str) -> None:
     """It takes a screen of its own, and gives the terminal back as it was, however it ends."""

@@ -145,6 +145,7 @@ def test_storm_notices() -> None:
         assert not storm.tally.clean
 
 
+@pytest.mark.process
 @pytest.mark.skipif(bool(Capture.missing()), reason=Capture.missing() or "it can")
 def test_capture_counts_by_peer() -> None:
     """FIN and RST are counted, each for the port it went to, and nothing else is."""
@@ -169,6 +170,7 @@ def test_capture_counts_by_peer() -> None:
     assert flags.to([1]) == (0, 0)
 
 
+@pytest.mark.process
 def test_signals_that_were_ignored_are_not() -> None:
     """A background job of a shell ignores Ctrl-C; what the tests start must not inherit that."""
     program = (

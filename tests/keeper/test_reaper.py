@@ -14,6 +14,7 @@ from tests.keeper.bench import Bench
 from tests.keeper.fakes import Clock, SteppedReactor
 
 
+@pytest.mark.process
 def test_each_is_reaped_by_who_waits_for_it() -> None:
     """With real processes, in whatever order they end; nothing is left, no status is lost."""
     system = System()
@@ -37,6 +38,7 @@ def test_each_is_reaped_by_who_waits_for_it() -> None:
     reactor.close()
 
 
+@pytest.mark.process
 def test_a_pid_that_has_been_given_away_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has it now is not ours, is not killed, and the end of ours is told."""
     system = System()

@@ -111,6 +111,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(state: SavedServer, read: An
         read([1, 2, 3])
 
 
+@pytest.mark.process
 def test_an_execution_that_fails_leaves_no_descriptor_inheritable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

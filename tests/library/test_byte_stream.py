@@ -184,6 +184,7 @@ def test_typed_attributes(pair: Pair, run: Run) -> None:
     run(scenario)
 
 
+@pytest.mark.process
 def test_anyio_is_imported_only_when_used() -> None:
     check = "import sys, socketkeep; socketkeep.AsyncConnection; sys.exit('anyio' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

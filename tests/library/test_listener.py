@@ -160,6 +160,7 @@ def test_a_successor_keeps_its_file(tmp_path: Path) -> None:
         assert connects(str(path), socket.AF_UNIX)
 
 
+@pytest.mark.process
 def test_a_forked_child_that_closes_leaves_the_file(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with Listener.bind(f"unix:{path}") as listener:
@@ -225,6 +226,7 @@ print(sorted(name for name in os.environ if name.startswith("LISTEN_")))
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("pid", ["me", "1"])
 def test_systemd_passes_listeners_by_name(pid: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as one:

@@ -595,6 +595,7 @@ def test_given_away_it_is_a_connection_as_any(ends: Pair) -> None:
         giver.join(5)
 
 
+@pytest.mark.process
 def test_a_child_that_keeps_it_waits_for_itself(ends: Pair) -> None:
     conn = Connection(ends[0], inherit=True, assignment=redelivering())
     ends[1].sendall(b"ha")
@@ -933,6 +934,7 @@ def test_another_holder_that_lets_go_does_not_make_it_spin(ends: Pair) -> None:
 HANDLERS = {"sync": two_and_a_half, "async": two_and_a_half_async}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("before", HANDLERS)
 def test_after_a_kill_the_uncommitted_bytes_come_again(ends: Pair, before: str) -> None:
     ends[1].sendall(b"one\ntwo\nthree\nfour")
@@ -946,6 +948,7 @@ def test_after_a_kill_the_uncommitted_bytes_come_again(ends: Pair, before: str) 
         assert ends[1].recv(100) == b"123"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("before", HANDLERS)
 @pytest.mark.parametrize("loop", LOOPS)
 def test_after_a_kill_the_uncommitted_bytes_come_again_async(

@@ -289,6 +289,7 @@ def test_handles_of_this_process() -> None:
         assert len(sock.handles()) == 1
 
 
+@pytest.mark.process
 def test_handles_of_a_child() -> None:
     """What keeps a connection from closing: a child that has got the socket too."""
     wait = "import sys; sys.stdin.read()"

@@ -613,6 +613,7 @@ def test_a_server_and_its_clients_by_tls(run: Run, caplog: pytest.LogCaptureFixt
     assert not [record for record in caplog.records if record.exc_info]
 
 
+@pytest.mark.process
 def test_a_fork_that_gives_it_away(ends: Ends) -> None:
     """The keys go along; whoever gave it says that it has, and sends nothing."""
     ours, theirs = ends

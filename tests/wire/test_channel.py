@@ -198,6 +198,7 @@ def test_closing_closes_what_was_queued_and_owned(file: int) -> None:
         assert set(os.listdir("/proc/self/fd")) <= before
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("blocking", [True, False])
 def test_send_now_waits_for_room(ends: Ends, blocking: bool) -> None:
     a, b = ends
@@ -241,6 +242,7 @@ for number in range(60):
 """
 
 
+@pytest.mark.process
 def test_several_processes_on_one_end_do_not_mix_their_messages(ends: Ends) -> None:
     a, b = ends
     writers = [

@@ -181,6 +181,7 @@ print(pid)
 """
 
 
+@pytest.mark.process
 def test_what_a_worker_and_its_child_write_the_keeper_reads() -> None:
     fd = create_memfd(4)
     keeper = Scoreboard(fd)
