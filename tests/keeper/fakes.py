@@ -617,6 +617,34 @@ class Served:
         parcel = self.parcel(state, parked=True, active_at=active_at)
         self.worker.send(parcel, (self.sock.fileno(),))
 
+    def hand_over(
+        self, model: Model, state: bytes | None = None, *, parked: bool = False
+    ) -> Callable[[], bool]:
+        """Detach or park it as a worker of that model does; return how to see the answer.
+
+        A sync worker's thread or child waits for the keeper's word on a pipe, and needs no word for
+        a connection that it had from the keeper, which keeps a handle, and that waits again.
+        """
+        parcel = self.parcel(state, parked=parked)
+        if model == "async":
+            told = len(self.worker.acknowledged)
+            self.worker.send(parcel, (self.sock.fileno(),))
+            return lambda: [each.taken for each in self.worker.acknowledged[told:]] == [True]
+        if parked and self.attach is not None and self.attach.returnable:
+            self.worker.send(parcel)
+            return lambda: True
+        read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.worker.send(parcel, (self.sock.fileno(), write))
+        os.close(write)
+
+        def answered() -> bool:
+            try:
+                return len(os.read(read, 2)) == 1
+            finally:
+                os.close(read)
+
+        return answered
+
     def keep(self) -> None:
         """Entrust the keeper with a handle."""
         message = Keep(self.id, self.epoch, self.row, 0, "a peer")
