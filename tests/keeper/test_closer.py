@@ -7,7 +7,6 @@ import errno
 import os
 import socket
 import struct
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -105,7 +104,7 @@ def test_at_the_sudden_end_nothing_is_waited_for(scene: Scene) -> None:
     other.close()
 
 
-@pytest.mark.parametrize("seconds", [30, 0])
+@pytest.mark.parametrize("seconds", [3600, 0])
 def test_a_linger_of_the_users_is_not_waited_for(seconds: int) -> None:
     """SO_LINGER is the socket's; the close of the last handle would wait, the keeper with it."""
     reactor = SteppedReactor(Clock())
@@ -119,9 +118,7 @@ def test_a_linger_of_the_users_is_not_waited_for(seconds: int) -> None:
             sock.send(bytes(65536))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, seconds))
     closer.close(sock, lambda: None)
-    began = time.monotonic()
     closer.finish_all()
-    assert time.monotonic() - began < 5
     ends = socket.socketpair()
     packet = Packet(None, [fd for end in ends for fd in (end.detach(),)] + list(os.pipe()), False)
     packet.close()

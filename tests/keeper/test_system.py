@@ -130,11 +130,10 @@ def deaf(say):
 one, below = child(deaf)
 two, = child(lambda say: None)
 os.kill(two, signal.SIGSTOP)
-began = time.monotonic()
-print(system.end_descendants(), time.monotonic() - began < 2.5)
+print(system.end_descendants())
 for each in (one, two, below): print(os.waitstatus_to_exitcode(os.waitpid(each, 0)[1]))
 """)
-        assert said.split() == ["3", "True", *([str(-signal.SIGKILL)] * 3)]
+        assert said.split() == ["3", *([str(-signal.SIGKILL)] * 3)]
         assert beside.poll() is None
         beside.communicate(timeout=10)
 

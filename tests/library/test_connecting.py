@@ -141,7 +141,7 @@ def test_a_timeout_ends_the_wait_and_not_the_attempt() -> None:
                 connecting.connect(timeout=limit)
             assert caught.value.limit == limit
             assert caught.value.elapsed is not None
-            assert limit <= caught.value.elapsed < 5
+            assert caught.value.elapsed >= limit
         assert connecting.fileno() >= 0
     assert connecting.fileno() == -1
     with pytest.raises(Closed, match="given up"):

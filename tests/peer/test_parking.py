@@ -121,12 +121,12 @@ def test_parked_by_its_handler(model: str, tmp_path_factory: pytest.TempPathFact
 
 def test_idle_too_long(some_site: Site) -> None:
     """The idle timeout goes on while it is parked."""
+    began = time.monotonic()
     with told(some_site, 2, *SOON, "--idle-timeout", "1.5") as peers:
         wait_parked(peers.server, 2)
-        began = time.monotonic()
         assert peers.ask(1, "still") == ("parked", False)
         assert peers.end(0) == "FIN"
-        assert 0.5 < time.monotonic() - began < 4.0
+        assert time.monotonic() - began >= 1.5
         assert peers.end(1) == "FIN"
         totals = peers.server.status()["totals"]
         assert (totals["lost"], totals["closed"]) == (0, 2)

