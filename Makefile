@@ -68,8 +68,8 @@ docs: setup ## build the documentation, warnings being errors
 	$(BIN)/python -m sphinx -W -n -q --keep-going -b html docs docs/_build/html
 
 .PHONY: pytest
-pytest: setup ## the tests alone
-	@bash tests/run $(BIN)/python -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+pytest: setup ## the tests alone; PYTEST_ARGS: some of them, and no coverage
+	@bash tests/run $(BIN)/python $(if $(PYTEST_ARGS),,--coverage) -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 .PHONY: test-unit
 test-unit: setup ## the tests that start no process: for the inner loop, in less than a minute

@@ -61,6 +61,7 @@ TIER_OF: Final = {
     "stream": "unit",
     "systemd": "system",
     "test_benchmarks.py": "process",
+    "test_coverage.py": "unit",
     "test_documentation.py": "process",
     "test_errors_page.py": "unit",
     "test_layers.py": "unit",
