@@ -254,7 +254,7 @@ def test_why_a_connection_ended(tmp_path: Path, model: str) -> None:
             "for line", "async for line"
         )
     target = write_source(tmp_path, source)
-    options = (*seats(model, 2), "--access-log", "--idle-timeout", "2")
+    options = (*seats(model, 2), "--access-log", "--idle-timeout", "5")
     with Server(tmp_path, target, *options, "--park-after", "off") as server:
 
         def why(port: int, count: int = 1) -> object:
@@ -265,13 +265,21 @@ def test_why_a_connection_ended(tmp_path: Path, model: str) -> None:
             (b"return\n", "the handler ended it"),
             (b"fail\n", "the handler failed"),
             (b"wait\n", "the peer took too long"),
-            (b"", "idle for 2 s"),
+            (b"x" * 70_000, "the peer's message is longer than its bound"),
+            (b"", "idle for 5 s"),
         ):
             with connect(server.address) as peer:
                 port = peer.getsockname()[1]
                 peer.sendall(said)
                 assert read_to_end(peer) == b""
             assert why(port) == expected
+            told = [
+                each["level"] for each in server.events if each.get("peer") == f"127.0.0.1:{port}"
+            ]
+            assert told == {
+                "the handler failed": ["error", "info"],
+                "the peer's message is longer than its bound": ["info", "info"],
+            }.get(expected, ["info"])
         with connect(server.address) as peer:
             port = peer.getsockname()[1]
         assert why(port) == "the peer ended it"

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 
 import pytest
 
-from socketkeep._base._errors import Closed, PeerClosed, PeerReset, SocketkeepError, TimedOut
+from socketkeep._base._errors import (
+    Closed,
+    LimitExceeded,
+    Malformed,
+    PeerClosed,
+    PeerReset,
+    SocketkeepError,
+    TimedOut,
+    Unreachable,
+)
 from socketkeep._stream import _record as record
 from socketkeep._stream._assignment import Assignment
 from socketkeep._stream._connection import Connection
 from socketkeep._stream._lifecycle import Detached
+from socketkeep._stream._tls import CertificateRefused, TlsFailure
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._outcome import note_exception, was_detached
 from tests.worker.conftest import Lines
@@ -56,7 +68,8 @@ def test_what_is_no_failure_is_not_mentioned(
     assert log.events() == []
 
 
-NETS = [PeerReset, PeerClosed, Closed, TimedOut]
+NETS = [PeerReset, PeerClosed, Closed, TimedOut, Unreachable]
+PEERS = [LimitExceeded, Malformed, TlsFailure, CertificateRefused]
 
 
 @pytest.mark.parametrize("kind", NETS)
@@ -68,6 +81,72 @@ def test_what_befell_this_connection_is_no_failure_of_the_code(
     assert entry.record[record.HANDLER_ERRORS] == 0
     assert log.events() == ["handler ended"]
     assert log.fields("handler ended")["id"] == "1-2-3"
+
+
+def test_a_group_of_it_is_none_either(served: tuple[Connection, Entry], log: Lines) -> None:
+    """As a TaskGroup raises it whose tasks receive and send."""
+    conn, entry = served
+    parts = [PeerReset(peer=conn.peer, address=conn.local), Detached()]
+    note_exception(raised(BaseExceptionGroup("tasks", parts)), conn, entry)
+    assert entry.record[record.HANDLER_ERRORS] == 0
+    assert log.events() == ["handler ended"]
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("kind", PEERS)
+def test_what_the_peer_does_wrong_is_one_line_at_info(
+    served: tuple[Connection, Entry], kind: type[SocketkeepError], grouped: bool, log: Lines
+) -> None:
+    conn, entry = served
+    error: BaseException = kind(operation="recv", peer=conn.peer, address=conn.local)
+    note_exception(raised(ExceptionGroup("tasks", [error]) if grouped else error), conn, entry)
+    assert entry.record[record.HANDLER_ERRORS] == 0
+    assert entry.why == kind.peers_fault
+    assert [(line.levelname, line.getMessage()) for line in log.records] == [
+        ("INFO", "handler ended")
+    ]
+    assert log.fields("handler ended")["peer"] == conn.peer
+    assert log.fields("handler ended")["error"] == str(error)
+
+
+def test_a_message_of_its_own_that_is_too_long_is_the_handlers(
+    served: tuple[Connection, Entry], log: Lines
+) -> None:
+    conn, entry = served
+    error = LimitExceeded(operation="send_frame", peer=conn.peer, address=conn.local)
+    note_exception(raised(error), conn, entry)
+    assert entry.record[record.HANDLER_ERRORS] == 1
+    assert log.events() == ["handler failed"]
+
+
+async def _limited_by_timeout() -> None:
+    async with asyncio.timeout(0):
+        await asyncio.get_running_loop().create_future()
+
+
+async def _limited_by_wait_for() -> None:
+    await asyncio.wait_for(asyncio.get_running_loop().create_future(), 0.001)
+
+
+async def _limited_in_a_group() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_limited_by_timeout())
+
+
+@pytest.mark.parametrize(
+    "handler", [_limited_by_timeout, _limited_by_wait_for, _limited_in_a_group]
+)
+def test_a_time_limit_of_the_handlers_is_one_line_at_info(
+    served: tuple[Connection, Entry], handler: Callable[[], Coroutine[None, None, None]], log: Lines
+) -> None:
+    conn, entry = served
+    with pytest.raises((TimeoutError, ExceptionGroup)) as caught:
+        asyncio.run(handler())
+    note_exception(caught.value, conn, entry)
+    assert entry.record[record.HANDLER_ERRORS] == 0
+    assert entry.why == "the handler's time limit passed"
+    assert [line.levelname for line in log.records] == ["INFO"]
+    assert str(log.fields("handler ended")["at"]).startswith(f"{__file__}:")
 
 
 @pytest.mark.parametrize("kind", NETS)
@@ -86,6 +165,9 @@ def test_the_same_of_a_connection_of_its_own_is(
         ValueError("wrong"),
         KeyboardInterrupt(),
         ConnectionResetError("a plain one"),
+        TimeoutError("of a database"),
+        TimeoutError(errno.ETIMEDOUT, "of the system"),
+        ExceptionGroup("tasks", [TimeoutError(), ValueError("and a failure")]),
         BaseExceptionGroup("tasks", [Detached(), ValueError("and a failure")]),
     ],
 )

@@ -36,11 +36,14 @@ class SocketkeepError(Exception):
     where time played no part.  bytes_done: how many bytes of the operation had been done; they are
     not lost (what was received is still in the buffer, what was sent is sent).  bytes_wanted: how
     many it was asked for, None when it has no fixed number.  remedy: what to do about errors of
-    this class, in Markdown.  Errors of this family can be pickled.
+    this class, in Markdown.  peers_fault: what the peer has done, in words, where an error of this
+    class says nothing against the code that receives, else "".  Errors of this family can be
+    pickled.
     """
 
     default_reason: ClassVar[str] = "failed"
     remedy: ClassVar[str] = "Read the text: it says what to do."
+    peers_fault: ClassVar[str] = ""
 
     def __init__(self, reason: str = "", **context: Unpack[Context]) -> None:
         self.reason = reason or self.default_reason
@@ -133,6 +136,7 @@ class LimitExceeded(SocketkeepError, ValueError):
     """A message is longer than its bound.  What came of it is still unread, none of it is sent."""
 
     default_reason = "failed: the message is longer than its bound"
+    peers_fault = "the peer's message is longer than its bound"
     remedy = (
         "Raise `max` if such messages are meant to come; otherwise the peer does not keep to "
         "the protocol: `close` the connection."
@@ -146,6 +150,7 @@ class Malformed(SocketkeepError, ValueError):
     """What the peer sent is not a message of the kind asked for.  It is still unread."""
 
     default_reason = "failed: the message is malformed"
+    peers_fault = "the peer's message is malformed"
     remedy = (
         "Look at `unread`: the peer speaks another protocol, or an earlier message was read "
         "wrongly. The stream cannot be picked up again: `close` the connection."

@@ -40,6 +40,7 @@ class TlsFailure(SystemFailure, ssl.SSLError):
     """TLS with the peer failed: no version or cipher in common, a bad record, an alert it sent."""
 
     default_reason = "failed: TLS"
+    peers_fault = "TLS with the peer failed"
     default_errno = ssl.SSLErrorNumber.SSL_ERROR_SSL
     remedy = (
         "See in the text what failed. A wrong version or record: the other side speaks no TLS, or "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from typing import Final
 
 from socketkeep._base import _log
 from socketkeep._base._errors import (
@@ -12,33 +13,75 @@ from socketkeep._base._errors import (
     PeerReset,
     SocketkeepError,
     TimedOut,
+    Unreachable,
 )
 from socketkeep._stream import _record as record
 from socketkeep._stream._assignment import Runaway
 from socketkeep._stream._exchange import Exchange
 from socketkeep._stream._lifecycle import Detached
 from socketkeep._worker._entry import Entry
-from socketkeep._worker._target import users_traceback
+from socketkeep._worker._target import users_place, users_traceback
+
+#: What befalls a connection in the ordinary way: of no interest to whoever reads the log.
+_NETS: Final = (PeerReset, PeerClosed, Closed, TimedOut, Unreachable)
 
 
 def note_exception(error: BaseException, conn: Exchange, entry: Entry) -> None:
     """Log and count an exception that ended a handler; the connection is then closed by the caller.
 
-    What the peer or the server did to this very connection (reset, EOF, timeout, the end of the
-    graceful time) is no failure of the handler; the same about a connection of its own is.
+    What the peer or the server did to this very connection (reset, EOF, timeout, too long a
+    message, no TLS, the end of the graceful time) is no failure of the handler; the same about a
+    connection of its own is.  A time limit of the handler's own that it lets pass is its way to
+    end.  Of the peer's faults and of such limits one line is told, at info: a scanner would fill
+    the log with errors that nobody can mend.
     """
-    if _only_detached(error):
-        return
     if isinstance(error, SystemExit):
         return  # sys.exit() in a handler ends that handler
-    if isinstance(error, PeerReset | PeerClosed | Closed | TimedOut) and _is_about(error, conn):
-        _log.debug("handler ended", id=conn.id, peer=conn.peer, error=str(error))
-        if isinstance(error, TimedOut):
+    parts = list(_parts(error))
+    if not parts:
+        return
+    if all(isinstance(part, _NETS) and _is_about(part, conn) for part in parts):
+        _log.debug("handler ended", id=conn.id, peer=conn.peer, error=str(parts[0]))
+        if isinstance(parts[0], TimedOut):
             entry.why = "the peer took too long"
+        return
+    reasons = [_ordinary(part, conn) for part in parts]
+    if all(reasons):
+        told = next(n for n, part in enumerate(parts) if not isinstance(part, _NETS))
+        entry.why = reasons[told]
+        _log.info(
+            "handler ended",
+            id=conn.id,
+            peer=conn.peer,
+            error=str(parts[told]) or reasons[told],
+            at=users_place(parts[told]),
+        )
         return
     entry.why = "the handler failed"
     entry.record[record.HANDLER_ERRORS] += 1
     _log.error("handler failed", id=conn.id, peer=conn.peer, traceback=users_traceback(error))
+
+
+def _parts(error: BaseException) -> Iterator[BaseException]:
+    """Return what an exception says, the parts of groups one by one, without what is no news."""
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _parts(part)
+    elif not isinstance(error, Detached | Runaway):  # the latter has been told
+        yield error
+
+
+def _ordinary(error: BaseException, conn: Exchange) -> str:
+    """Return why a connection ends by what is no failure of the handler; "" when it is one."""
+    if type(error) is TimeoutError and not error.args:
+        # As asyncio.timeout, wait_for and their like raise it.  The system's own has an errno.
+        return "the handler's time limit passed"
+    if isinstance(error, SocketkeepError) and _is_about(error, conn):
+        if isinstance(error, _NETS):
+            return conn.why_over()
+        if not error.operation.startswith("send"):  # there it is the handler's own message
+            return error.peers_fault
+    return ""
 
 
 def note_end(conn: Exchange, entry: Entry) -> None:
@@ -60,12 +103,6 @@ def refuse_coroutine(returned: object, name: str) -> None:
 def was_detached(conn: Exchange) -> bool:
     """Whether the connection has left its handler, however the handler took it."""
     return conn._record[record.ENDED] == record.DETACHED
-
-
-def _only_detached(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return all(_only_detached(part) for part in error.exceptions)
-    return isinstance(error, Detached | Runaway)  # the latter has been told
 
 
 def _is_about(error: SocketkeepError, conn: Exchange) -> bool:

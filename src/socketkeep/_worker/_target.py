@@ -13,7 +13,7 @@ from types import CodeType, ModuleType
 from typing import Final, Literal
 
 from socketkeep._base._errors import HandlerError
-from socketkeep._base._importing import application_first
+from socketkeep._base._importing import application_first, is_standard
 from socketkeep._base._originals import replaced
 from socketkeep._config._server_options import ServeConfig
 from socketkeep._net._handlers import Handler, inspect_handler
@@ -135,16 +135,29 @@ def users_traceback(error: BaseException) -> str:
     return "".join(lines.format()).rstrip()
 
 
+def users_place(error: BaseException) -> str:
+    """Return where in the user's code an error came up, as FILE:LINE; "" when it is not known."""
+    # Of a time limit's two: where the handler was when it passed, then where the limit stands.
+    for each in (error.__cause__, error):
+        for frame in reversed(traceback.extract_tb(each.__traceback__) if each else []):
+            if not _is_ours(frame) and not is_standard(frame.filename):
+                return f"{frame.filename}:{frame.lineno}"
+    return ""
+
+
+def _is_ours(frame: traceback.FrameSummary) -> bool:
+    """Tell whether a frame is of this package or of the import machinery."""
+    return (
+        frame.filename.startswith((_OURS, "<frozen importlib"))
+        or f"{os.sep}importlib{os.sep}__init__.py" in frame.filename
+    )
+
+
 def _cut(part: traceback.TracebackException, seen: set[int]) -> None:
     if id(part) in seen:
         return
     seen.add(id(part))
-    kept = [
-        frame
-        for frame in part.stack
-        if not frame.filename.startswith((_OURS, "<frozen importlib"))
-        and f"{os.sep}importlib{os.sep}__init__.py" not in frame.filename
-    ]
+    kept = [frame for frame in part.stack if not _is_ours(frame)]
     part.stack = traceback.StackSummary.from_list(kept)
     for related in (part.__cause__, part.__context__, *(part.exceptions or ())):
         if related is not None:
