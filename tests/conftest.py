@@ -1,5 +1,7 @@
 """What every test runs under."""
 
+import os
+import random
 import signal
 
 from hypothesis import settings
@@ -16,3 +18,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+#: Of all that is drawn at random where user code or the environment is hostile.  Set here, so that
+#: the processes of pytest-xdist have the same, and printed by every run.
+SEED = os.environ.setdefault("FUZZ_SEED", str(random.SystemRandom().getrandbits(32)))
+
+
+def pytest_report_header() -> str:
+    """Say how the run's hostile workers and environments can be had again."""
+    return f"hostile workers and environments: FUZZ_SEED={SEED}"

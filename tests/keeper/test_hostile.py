@@ -1,8 +1,8 @@
 """What a worker or a template says and leaves reaches nobody but itself.
 
-`test_fuzz` is to be run for longer by hand, and with a seed that it has printed:
+`test_fuzz` is to be run for longer by hand, and with a seed that a run has printed at its head:
 
-    SOCKETKEEP_FUZZ_SECONDS=600 SOCKETKEEP_FUZZ_SEED=1 pytest -s -k fuzz tests/keeper
+    FUZZ_SECONDS=600 FUZZ_SEED=1 pytest -s -k fuzz tests/keeper
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import BOOT, FarWorker, Served
 from tests.keeper.hostile import Hostile
 
-SECONDS: Final = float(os.environ.get("SOCKETKEEP_FUZZ_SECONDS", "24"))
-SEED: Final = os.environ.get("SOCKETKEEP_FUZZ_SEED", "")
+SECONDS: Final = float(os.environ.get("FUZZ_SECONDS", "24"))
+SEED: Final = os.environ["FUZZ_SEED"]  # of the run: tests/conftest.py
 
 
 @pytest.fixture
@@ -440,9 +440,7 @@ def believe(arrived: FarWorker) -> None:
 )
 def test_fuzz(make_bench: MakeBench, model: Model, keep: str) -> None:
     """Two workers are hostile, in turn with all who come after them; the third serves."""
-    seed = SEED or str(random.SystemRandom().getrandbits(32))
-    print(f"SOCKETKEEP_FUZZ_SEED={seed}")
-    rng = random.Random(f"{seed} {model} {keep}")
+    rng = random.Random(f"{SEED} {model} {keep}")
     bench = make_bench(workers=3, keep=keep, orphan_timeout=1.0)
     bench.start(model)
     safe = bench.template.workers[2]
@@ -459,7 +457,7 @@ def test_fuzz(make_bench: MakeBench, model: Model, keep: str) -> None:
             del acts[:-20]
             assert len(open_descriptors()) < before + 400
     except BaseException as error:
-        error.add_note(f"SOCKETKEEP_FUZZ_SEED={seed}, after:\n" + "\n".join(acts))
+        error.add_note(f"FUZZ_SEED={SEED}, after:\n" + "\n".join(acts))
         raise
     for peer, served in innocent:
         assert is_alive(peer, served.sock)

@@ -1,14 +1,19 @@
-"""Whatever a server inherits: it serves, reloads and stops, or says in one line why it does not."""
+"""Whatever a server inherits: it serves, reloads and stops, or says in one line why it does not.
+
+FUZZ_SEED, which every run prints, draws those that come together.
+"""
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -19,7 +24,8 @@ from tests.server.support import complaint, run
 
 
 def _environment(setting: Setting, directory: Path) -> dict[str, str]:
-    changed = {**os.environ, **setting.variables}
+    own = {name: text for name, text in os.environ.items() if not name.startswith("SOCKETKEEP_")}
+    changed = {**own, **setting.variables}
     if "PYTHONPATH" in setting.variables:
         changed["PYTHONPATH"] = str(directory / str(changed["PYTHONPATH"]))
     return {name: text for name, text in changed.items() if text is not None}
@@ -35,7 +41,23 @@ def _wait(reached: Callable[[], bool], log: Path, process: subprocess.Popen[byte
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("setting", SERVED, ids=lambda setting: setting.name)
+def _together(number: int) -> Setting:
+    """Return three of the environments in one, drawn by the run's seed (FUZZ_SEED)."""
+    drawn = random.Random(f"{os.environ['FUZZ_SEED']} {number}").sample(SERVED, 3)
+    return Setting(
+        f"drawn {number}",
+        "\n".join(each.program for each in drawn if each.program),
+        {name: text for each in drawn for name, text in each.variables.items()},
+        {name: text for each in drawn for name, text in each.files.items()},
+        next((each.options for each in drawn if each.options), ()),
+        any(each.hup for each in drawn),
+    )
+
+
+_DRAWN: Final = [_together(number) for number in range(4)]
+
+
+@pytest.mark.parametrize("setting", [*SERVED, *_DRAWN], ids=lambda setting: setting.name)
 def test_served(tmp_path: Path, setting: Setting) -> None:
     """A peer is served through a reload, by command or by HUP, and TERM ends all of it."""
     for name, text in setting.files.items():
@@ -106,3 +128,32 @@ def test_refused(tmp_path: Path, setting: Setting, code: int, words: str) -> Non
     error = complaint(finished, code)
     assert words in error
     assert "\n" not in error
+
+
+_FIRST_IMPORTS = """
+import signal, sys
+from socketkeep._cli import main
+
+def note(event, arguments):
+    if event == "import" and signal.SIGHUP not in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+        print(arguments[0])
+
+sys.addaudithook(note)
+sys.argv[1:] = ["serve", "nowhere:handle", "--check-config"]
+main()
+"""
+
+
+def test_signals_wait_before_anything_else_is_read(tmp_path: Path) -> None:
+    """HUP and USR1 would end the process in the time that all of its modules take."""
+    done = subprocess.run(
+        [sys.executable, "-c", _FIRST_IMPORTS],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stdout.split() == [
+        *("socketkeep._base._importing", "socketkeep._base", "socketkeep._base._held_signals")
+    ], done.stderr

@@ -98,7 +98,7 @@ def test_what_the_peer_does_wrong_is_one_line_at_info(
     served: tuple[Connection, Entry], kind: type[SocketkeepError], grouped: bool, log: Lines
 ) -> None:
     conn, entry = served
-    error: BaseException = kind(operation="recv", peer=conn.peer, address=conn.local)
+    error: Exception = kind(operation="recv", peer=conn.peer, address=conn.local)
     note_exception(raised(ExceptionGroup("tasks", [error]) if grouped else error), conn, entry)
     assert entry.record[record.HANDLER_ERRORS] == 0
     assert entry.why == kind.peers_fault

@@ -22,12 +22,8 @@ from socketkeep._admin._protocol import control_path, default_name, make_runtime
 from socketkeep._base import _log
 from socketkeep._base._address import UnixAddress, parse_bind
 from socketkeep._base._errors import ListenError
-from socketkeep._base._inherited import (
-    hear_of_children,
-    hold_signals,
-    let_signals_come,
-    put_in_order,
-)
+from socketkeep._base._held_signals import hold_signals, let_signals_come
+from socketkeep._base._inherited import hear_of_children, put_in_order
 from socketkeep._base._roles import Role
 from socketkeep._base._titles import set_title
 from socketkeep._config._server_options import ServeConfig, serves_ipv6_alone

@@ -12,34 +12,8 @@ import signal
 import sys
 from typing import Final, Literal, TextIO
 
-#: What these ask of a server has a default action that would end the process, or stop it.
-REQUESTS: Final = (
-    signal.SIGHUP,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-    signal.SIGWINCH,
-)
-
-#: Held until the server acts on them.  Not INT and QUIT: they end a start that takes long, over a
-#: host name that does not resolve, say.
-_HELD: Final = (*REQUESTS, signal.SIGTERM)
 _TIMERS: Final = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _OWNERS: Final = 0o700
-
-
-def hold_signals() -> None:
-    """Let what is asked of a server by signal wait until it can act on it (`let_signals_come`).
-
-    The mask that was inherited is forgotten.
-    """
-    signal.pthread_sigmask(signal.SIG_SETMASK, _HELD)
-
-
-def let_signals_come() -> None:
-    """Have all signals act, those that waited first."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def hear_of_children() -> None:

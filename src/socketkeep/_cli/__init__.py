@@ -19,10 +19,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from socketkeep._base._importing import ours_first
 
         ours_first()
-        from socketkeep._base._inherited import hold_signals, open_standard_streams
-
         if sys.argv[1:2] and sys.argv[1] in _SERVING:
+            from socketkeep._base._held_signals import hold_signals
+
             hold_signals()
+        from socketkeep._base._inherited import open_standard_streams
+
         open_standard_streams()
     import gc
 

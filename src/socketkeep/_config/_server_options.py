@@ -1,6 +1,7 @@
 """The configuration of one server: every option of `socketkeep serve`, declared here alone."""
 
 # Without `from __future__ import annotations`: as texts they would be compiled by each process.
+import os
 import re
 from typing import Annotated, Final, Literal
 
@@ -49,7 +50,7 @@ def _check_target(target: str) -> None:
 
 
 def _check_bind(bind: list[str]) -> None:
-    from socketkeep._base._address import InetAddress, parse_bind
+    from socketkeep._base._address import InetAddress, UnixAddress, parse_bind
 
     if not bind:
         raise ValueError("expected at least one address")
@@ -62,6 +63,8 @@ def _check_bind(bind: list[str]) -> None:
             host = "::" if address.host in ("", "*") else address.host
             hosts.setdefault(address.port, {})[host] = text
             same = f"{host} {address.port}"
+        elif isinstance(address, UnixAddress) and not address.abstract:
+            same = f"unix:{os.path.abspath(address.path)}"
         if same in seen:
             also = f", as {seen[same]}" if seen[same] != text else ""
             raise ValueError(f"{text} is given twice{also}")

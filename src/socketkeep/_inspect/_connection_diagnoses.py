@@ -174,6 +174,9 @@ def not_closed_here(held: HeldSocket, facts: Facts) -> Diagnosis | None:
         return None
     pids = {holder.pid for holder in held.holders}
     count = f"{len(held.holders)} in {len(pids)} processes" if len(pids) > 1 else "1 process"
+    outside = f"socketkeep fin {handle_of(held)}, or abort"
+    if not pids:
+        count, outside = "by whom cannot be seen", reset_command(held)
     unread = (held.receive_queue or 1) - 1  # the FIN counts as one
     waiting = (f"{unread} bytes that came before the FIN are unread",) if unread > 0 else ()
     return Diagnosis(
@@ -181,8 +184,7 @@ def not_closed_here(held: HeldSocket, facts: Facts) -> Diagnosis | None:
         subject_of(held),
         f"The peer has closed, and this side has not: its descriptors are still open ({count}).",
         ("state CLOSE_WAIT: the peer's FIN has arrived", *waiting, *who(held), *_stop(held, facts)),
-        "the program must close it when recv returns b''; from outside: "
-        f"socketkeep fin {handle_of(held)}, or abort",
+        f"the program must close it when recv returns b''; from outside: {outside}",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import Final
 
-from socketkeep._base._inherited import REQUESTS
+from socketkeep._base._held_signals import REQUESTS
 
 # Sent to the whole group or control group of a service, these mean the server: the keeper gets them
 # too, and tells its workers in order.

@@ -20,7 +20,7 @@ import msgspec
 
 from socketkeep._base import _log
 from socketkeep._base._forking import exempt, fork_keeping, guard, leave, signals_blocked
-from socketkeep._base._inherited import let_signals_come
+from socketkeep._base._held_signals import let_signals_come
 from socketkeep._base._originals import socket_of
 from socketkeep._base._roles import Role
 from socketkeep._base._titles import set_title

@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any, Final, NoReturn
 
 from socketkeep._base import _prctl
-from socketkeep._base._inherited import REQUESTS
+from socketkeep._base._held_signals import REQUESTS
 from socketkeep._base._process_stat import GROUP, PARENT, STATE, has_ended, stat_fields
 from socketkeep._base._visibility import hidden_processes
 from socketkeep._inspect._descriptors import Descriptors, look_everywhere, look_into
