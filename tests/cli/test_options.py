@@ -180,6 +180,8 @@ def test_no_text_is_a_crash(text: str) -> None:
         ("control", "/" + "x" * 107, "--control: the path of a Unix socket may have 107 bytes"),
         ("bind", "localhost", "--bind: address 'localhost'"),
         ("bind", "127.0.0.1:1,127.0.0.1:1", "--bind: 127.0.0.1:1 is given twice"),
+        ("bind", ":1,127.0.0.1:1", "--bind: :1 (it serves IPv4 too) covers 127.0.0.1:1"),
+        ("bind", "[::1]:1,[::]:1", "--bind: [::]:1 covers [::1]:1"),
         ("bind", "unix:a,unix:./a", "--bind: unix:./a is given twice, as unix:a"),
         ("bind", ",", "--bind: expected at least one address"),
     ],
