@@ -164,6 +164,15 @@ def patch_all():
 """
 
 
+def test_code_that_closes_the_servers_descriptors_is_refused(tmp_path: Path) -> None:
+    """As libraries do that make a daemon of their process: one line says it, and no traceback."""
+    target = _write(tmp_path, "fork", "os.closerange(3, 4096)")
+    finished = run(tmp_path, "serve", target, "--bind", "127.0.0.1:0")
+    assert finished.exit_code == 4
+    assert "the code closes descriptors that it has not opened" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
 def test_code_that_replaces_what_workers_wait_with_is_refused(tmp_path: Path) -> None:
     """As gevent's and eventlet's patching does: one line that says so, and the exit code."""
     (tmp_path / "app.py").write_text(_PATCH + "patch_all()\ndef handle(conn): ...\n")

@@ -95,10 +95,17 @@ class Template:
         self._suffix = f" [{load.name}]" if load.name else ""
         set_title(Role.TEMPLATE, f"generation {load.generation}{self._suffix}")
         self._listeners = [socket_of(fd) for fd in packet.descriptors]
-        pid = os.getpid()
+        pid, own = os.getpid(), self._descriptors()
         self._handler: Handler = load_handler(self._config)
         if os.getpid() != pid:
             leave(0)  # the code has forked, and this is its child: no second template
+        if self._descriptors() != own:
+            # Not by the channel, whose number may be another's by now.
+            _log.error(
+                "the code closes descriptors that it has not opened, as os.closerange does and"
+                " what makes a daemon of its process: it cannot be served"
+            )
+            leave(1)
         check_replaced()
         mend_process()
         for path in files_passed_over():
@@ -115,6 +122,18 @@ class Template:
         # header and so copies the template's memory page by page.
         gc.collect()
         gc.freeze()
+
+    def _descriptors(self) -> list[tuple[int, int] | None]:
+        """Return what stands behind the numbers of the channel and the listeners."""
+        found: list[tuple[int, int] | None] = []
+        for fd in (self._channel.fileno(), *(sock.fileno() for sock in self._listeners)):
+            try:
+                status = os.fstat(fd)
+            except OSError:
+                found.append(None)
+            else:
+                found.append((status.st_dev, status.st_ino))
+        return found
 
     def obey(self, packet: Packet) -> None:
         """Fork the worker that the keeper asks for."""
