@@ -496,7 +496,7 @@ def test_close_is_bounded_though_the_peer_never_stops(pair: Pair, run: Run) -> N
 
 
 def test_close_of_a_silent_peer(pair: Pair, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("socketkeep._stream._aio.QUIET", 0.2)
+    monkeypatch.setattr("socketkeep._stream._closing.QUIET", 0.2)
 
     async def scenario() -> None:
         started = time.monotonic()

@@ -462,7 +462,7 @@ def test_close_gives_the_peer_all_and_eof_though_it_is_still_sending(pair: Pair)
 def test_close_waits_no_longer_than_it_should_for_a_peer_that_is_silent(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("socketkeep._stream._closing.drain.__defaults__", (0.2,))
+    monkeypatch.setattr("socketkeep._stream._closing.QUIET", 0.2)
     started = time.monotonic()
     Connection(pair[0]).close()
     assert 0.15 < time.monotonic() - started < 0.9

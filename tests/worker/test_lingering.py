@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pytest
 
 from socketkeep import Connection
+from socketkeep._stream import _closing
 from socketkeep._wire import _scoreboard as scoreboard
 from socketkeep._wire._messages import Ready, Retire, Seats
 from socketkeep._worker import _lingering
@@ -59,7 +60,7 @@ class Worker:
 @pytest.fixture(params=["prefork", "thread"])
 def worker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     """A worker that waits very long for a peer's end."""
-    monkeypatch.setattr(_lingering, "QUIET", FAR)
+    monkeypatch.setattr(_closing, "QUIET", FAR)
     monkeypatch.setattr(_lingering, "LINGER", FAR)
     model: Model = request.param
     with ExitStack() as stack:
@@ -143,7 +144,7 @@ class Loop:
 
 
 def test_silence_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_lingering, "QUIET", 0.0)
+    monkeypatch.setattr(_closing, "QUIET", 0.0)
     loop = Loop()
     ours, theirs = socket.socketpair()
     with theirs:

@@ -11,7 +11,7 @@ from socketkeep._base._errors import TimedOut, WouldBlock
 from socketkeep._net._connecting import Connecting
 from socketkeep._net._resolving import Address, host_of, parse
 from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._async_sender import settle
+from socketkeep._stream._async_steps import settle
 from socketkeep._stream._modes import check_seconds
 from socketkeep._stream._waiting import earlier
 

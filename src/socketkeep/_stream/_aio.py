@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import time
 from functools import partial
@@ -13,13 +12,15 @@ from typing import TYPE_CHECKING, Final, Self
 from socketkeep._base._errors import Busy, Closed, Released, SocketkeepError
 from socketkeep._stream._assignment import Assignment, handling
 from socketkeep._stream._async_messages import AsyncMessages, Receiving
-from socketkeep._stream._async_sender import Data, Piece, settle
-from socketkeep._stream._closing import LINGER, QUIET, discard, end_for_all, end_writing, reset
+from socketkeep._stream._async_sender import Data, Piece
+from socketkeep._stream._async_steps import drive
+from socketkeep._stream._closing import LINGER, draining, end_for_all, end_writing, reset
 from socketkeep._stream._exchange import ARRIVED, CHUNK, LOOK_AGAIN
 from socketkeep._stream._framing import check_bound
 from socketkeep._stream._lifecycle import Detached, Event, State
 from socketkeep._stream._modes import Blocking
 from socketkeep._stream._record import WAITING
+from socketkeep._stream._steps import within
 
 if TYPE_CHECKING:
     import ssl
@@ -282,7 +283,7 @@ class AsyncConnection(AsyncMessages):
                 await self._finish_sending(end)
             ended = not end_writing(self._sock) or self._life.peer_ended
             if not ended:
-                ended = await self._drain(end)
+                ended = await drive(draining(self._sock, end), self._reactor)
         finally:
             if self._watching or self._out:  # again, since `_finish`
                 self._let_go_of_loop()
@@ -330,12 +331,11 @@ class AsyncConnection(AsyncMessages):
             if self._peeking is not None:
                 self._unwatch()
                 self._peeking.absorb()
-            from socketkeep._stream._async_giving import drive_async
             from socketkeep._stream._transfer import Offer, parcel_of, settled
 
             offer = Offer(parcel_of(self, _BLOCKING, self._unsent), self._sock, channel)
             with settled(offer, self):
-                await drive_async(offer.steps(), "give", timeout)
+                await drive(within(timeout, offer.steps(), "give"))
 
     @classmethod
     async def take(cls, channel: socket.socket, *, timeout: float | None = None) -> Self:
@@ -343,10 +343,9 @@ class AsyncConnection(AsyncMessages):
 
         As `Connection.take`, whose errors it raises too, but for the mode, which it has none of.
         """
-        from socketkeep._stream._async_giving import drive_async
         from socketkeep._stream._transfer import taking
 
-        return await drive_async(taking(channel, cls._build), "take", timeout)
+        return await drive(within(timeout, taking(channel, cls._build), "take"))
 
     def byte_stream(self) -> anyio.abc.ByteStream:
         """Return the connection as an `anyio.abc.ByteStream`, for libraries that take one.
@@ -412,47 +411,8 @@ class AsyncConnection(AsyncMessages):
             self._stop_senders(_CLOSED)
             self._tls.hear_no_more()
 
-    async def _drain(self, end: float) -> bool:
-        """Discard what the peer still sends, as `_closing.drain` does."""
-        if not discard(self._sock):  # what has come is there to be dropped, however little time is
-            return True
-        if time.monotonic() >= end:
-            return False
-        draining = _Draining(self, end)
-        self._add_reader(self._fd, draining)
-        try:
-            return await draining.finished
-        finally:
-            draining.timer.cancel()
-
     def _let_go_of_loop(self) -> None:
         self._unwatch()
         self._cancel_timers()
         if self._out:
             self._stop_senders(_CLOSED)
-
-
-class _Draining:
-    """What is left of a connection at its end: the discarding of what still comes."""
-
-    __slots__ = ("_conn", "_end", "_heard", "finished", "timer")
-
-    def __init__(self, conn: AsyncConnection, end: float) -> None:
-        self._conn = conn
-        self._end = end
-        self._heard = now = time.monotonic()
-        self.finished: asyncio.Future[bool] = conn._loop.create_future()
-        self.timer = conn._loop.call_later(min(QUIET, end - now), self._look)
-
-    def _on_readable(self) -> None:
-        self._heard = time.monotonic()
-        if not discard(self._conn._sock):
-            self._conn._unwatch()
-            settle(self.finished, True)
-
-    def _look(self) -> None:
-        left = min(self._heard + QUIET, self._end) - time.monotonic()
-        if left > 0:
-            self.timer = self._conn._loop.call_later(left, self._look)
-        else:
-            settle(self.finished, False)

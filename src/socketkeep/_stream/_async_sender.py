@@ -12,19 +12,17 @@ import socket
 import time
 from collections.abc import Callable
 from time import monotonic_ns
-from typing import Any, Final, Never, TypeAlias
+from typing import Final, Never, TypeAlias
 
 from socketkeep._base._errors import SocketkeepError, TimedOut, WouldBlock
 from socketkeep._stream._assignment import Assignment, handling
+from socketkeep._stream._async_steps import call_at, settle
 from socketkeep._stream._exchange import Exchange
 from socketkeep._stream._modes import check_seconds
 from socketkeep._stream._record import ACTIVE_AT, BYTES_IN, BYTES_OUT
 
 Data: TypeAlias = bytes | bytearray | memoryview
 
-#: Loops refuse timers much longer than this; a month is as good as never.
-_LONGEST: Final = 30 * 86400.0
-_TICK: Final = 0.001
 _LATE: Final = "late"
 #: Seconds after which, at the latest, the scoreboard shows what the handler has received and sent.
 _SHOWN_WITHIN: Final = 0.25
@@ -272,10 +270,7 @@ class AsyncSender(Exchange):
     def _call_at(
         self, moment: float, callback: Callable[..., object], *args: object
     ) -> asyncio.TimerHandle:
-        # By what is left, not loop.call_at: uvloop's clock has its own zero.  And a tick more, for
-        # it rounds to milliseconds, and nothing may time out early.
-        left = moment - time.monotonic() + _TICK
-        return self._loop.call_later(min(max(left, 0.0), _LONGEST), callback, *args)
+        return call_at(self._loop, moment, callback, *args)
 
     def _unfinished(
         self,
@@ -293,9 +288,3 @@ class AsyncSender(Exchange):
         context["elapsed"] = time.monotonic() - end + limit
         context["limit"] = limit
         return TimedOut(**context)
-
-
-def settle(future: asyncio.Future[Any], result: object) -> None:
-    """Set the result of a future that may have one already."""
-    if not future.done():
-        future.set_result(result)

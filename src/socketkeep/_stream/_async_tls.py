@@ -18,6 +18,7 @@ async def shake_hands(conn: AsyncExchange, tls: TlsSocket, timeout: float | None
     limit = None if timeout is None else check_seconds(timeout)
     end = time.monotonic() + limit if limit else None
     conn._unwatch()
+    steps = tls.shaking_hands()
     while True:
         if conn._life.over:
             raise conn._refusal("start_tls")
@@ -26,12 +27,12 @@ async def shake_hands(conn: AsyncExchange, tls: TlsSocket, timeout: float | None
             if conn._order.how == "close":
                 raise conn._end("ended: the server is stopping", "start_tls")
         try:
-            want = tls.handshake()
-            if want is None:
-                return
+            want = next(steps, None)
         except OSError as error:
             raise conn._failed(error, "start_tls") from error
-        if limit == 0 or await _ready(conn, want, end) == TIMED_OUT:
+        if want is None:
+            return
+        if limit == 0 or await _ready(conn, want.direction, end) == TIMED_OUT:
             raise conn._unfinished("start_tls", None, limit, end, 0)
 
 

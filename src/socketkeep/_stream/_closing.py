@@ -7,12 +7,12 @@ the peer still sends is read and discarded, within bounds, until its EOF comes.
 
 from __future__ import annotations
 
-import math
-import select
 import socket
 import struct
 import time
 from typing import Final
+
+from socketkeep._stream._steps import Steps, Want
 
 #: Seconds of silence from the peer after which the drain gives up.
 QUIET: Final = 1.0
@@ -34,30 +34,22 @@ def end_writing(sock: socket.socket) -> bool:
     return True
 
 
-def drain(sock: socket.socket, linger: float, quiet: float = QUIET) -> bool:
-    """Discard what the peer sends until its EOF, `quiet` seconds of silence or `linger` in all.
+def draining(sock: socket.socket, end: float) -> Steps[bool]:
+    """Discard what the peer sends until its EOF, `QUIET` seconds of silence, or the moment `end`.
 
-    Returns whether the peer has ended.
+    Returns whether the peer has ended.  What is there already is discarded, however late it is.
     """
-    poller = select.poll()
-    poller.register(sock, select.POLLIN)
-    left = min(quiet, linger)
-    end = time.monotonic() + linger
-    while True:
-        if not poller.poll(max(0, math.ceil(left * 1000))):
-            return False
-        if not discard(sock):
-            return True
+    while discard(sock):
         now = time.monotonic()
-        if now >= end:
+        if now >= end or not (yield Want(sock.fileno(), "read", min(now + QUIET, end))):
             return False
-        left = min(quiet, end - now)
+    return True
 
 
 def discard(sock: socket.socket) -> bool:
     """Discard one helping of what the peer sent; return False when there is no more to come."""
     try:
-        return bool(sock.recv(DISCARD))
+        return bool(sock.recv(DISCARD, socket.MSG_DONTWAIT))
     except BlockingIOError:
         return True
     except OSError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING, Final, Self
 from socketkeep._base._errors import Busy, Released
 from socketkeep._base._originals import socket_of
 from socketkeep._stream._assignment import Assignment
-from socketkeep._stream._closing import LINGER, drain, end_for_all, end_writing, reset
+from socketkeep._stream._closing import LINGER, draining, end_for_all, end_writing, reset
 from socketkeep._stream._exchange import CHUNK
 from socketkeep._stream._framing import check_bound
 from socketkeep._stream._lifecycle import Event, State
 from socketkeep._stream._messages import Messages
 from socketkeep._stream._modes import Blocking, Mode, NonBlocking
+from socketkeep._stream._steps import drive, within
 from socketkeep._stream._sync_waiting import Data, waits_of
 
 if TYPE_CHECKING:
@@ -241,7 +243,7 @@ class Connection(Messages):
         flushed = self._sending.acquire(False) or self._sending.acquire(timeout=linger)
         if self._tls is not None:
             if flushed:
-                self._tls.finish_within(linger)
+                drive(self._tls.finishing(time.monotonic() + linger))
             self._tls.hear_no_more()
         ended = not end_writing(self._sock) or self._life.peer_ended
         if not (flushed and self._reading.acquire(False)):
@@ -250,7 +252,7 @@ class Connection(Messages):
             if self._peeking is not None:
                 self._peeking.let_go()
             if not ended:
-                ended = drain(self._sock, 0.0 if aside else linger)
+                ended = drive(draining(self._sock, 0.0 if aside else time.monotonic() + linger))
             if aside and not ended:
                 return socket_of(self._sock.detach())
             if ended and self._tls is None:  # TLS has an end of its own, which is not EOF
@@ -319,11 +321,11 @@ class Connection(Messages):
         with self._claimed("give"):
             if self._peeking is not None:
                 self._peeking.absorb()
-            from socketkeep._stream._transfer import Offer, drive, parcel_of, settled
+            from socketkeep._stream._transfer import Offer, parcel_of, settled
 
             offer = Offer(parcel_of(self, self._mode, self._unsent), self._sock, channel)
             with settled(offer, self):
-                drive(offer.steps(), "give", timeout)
+                drive(within(timeout, offer.steps(), "give"))
 
     @classmethod
     def take(cls, channel: socket.socket, *, timeout: float | None = None) -> Self:
@@ -337,9 +339,9 @@ class Connection(Messages):
         at its limit of descriptors (the giver has it still), SystemFailure (EPROTO) for a message
         that `give` did not make, ValueError for a channel of another kind.
         """
-        from socketkeep._stream._transfer import drive, taking
+        from socketkeep._stream._transfer import taking
 
-        return drive(taking(channel, cls._build), "take", timeout)
+        return drive(within(timeout, taking(channel, cls._build), "take"))
 
     @classmethod
     def _build(cls, sock: socket.socket, parcel: Parcel) -> Self:

@@ -276,16 +276,17 @@ class SyncExchange(SyncWaiting):
 
     def _handshake(self, tls: TlsSocket, span: Span) -> None:
         """Wait for the handshake to be done, as the mode says."""
+        steps = tls.shaking_hands()
         while True:
             try:
-                want = tls.handshake()
-                if want is None:
-                    return
+                want = next(steps, None)
             except OSError as error:
                 raise self._failed(error, "start_tls") from error
-            if span == (0.0, None):
+            if want is None:
+                return
+            if span == _AT_ONCE:
                 raise self._unfinished("start_tls", 0, None, span)
-            if want == "read":
+            if want.direction == "read":
                 self._wait_readable("start_tls", None, span)
             else:
                 self._wait_writable(0, 0, span)

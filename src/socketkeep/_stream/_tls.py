@@ -8,8 +8,6 @@ encrypted and is not gone is `pending`, and goes before all else.
 
 from __future__ import annotations
 
-import math
-import select
 import socket
 import ssl
 import threading
@@ -26,6 +24,7 @@ from socketkeep._base._errors import (
     Truncated,
 )
 from socketkeep._stream._record import BYTES_IN
+from socketkeep._stream._steps import Steps, Want
 
 if TYPE_CHECKING:
     from socketkeep._stream._aio import AsyncConnection
@@ -181,6 +180,11 @@ class TlsSocket(socket.socket):
                     raise PeerClosed("failed: the peer closed the connection in the TLS handshake")
                 self.engine.feed(data)
 
+    def shaking_hands(self) -> Steps[None]:
+        """Go on with the handshake until it is done."""
+        while (direction := self.handshake()) is not None:
+            yield Want(self.fileno(), direction)
+
     def early(self) -> bytes:
         """Return the plaintext that came along with the handshake's last message."""
         with self._lock:
@@ -241,16 +245,12 @@ class TlsSocket(socket.socket):
         with self._lock:
             return self._flush()
 
-    def finish_within(self, seconds: float) -> None:
-        """Send what is pending and the close_notify, if there is room for them in time."""
+    def finishing(self, end: float) -> Steps[None]:
+        """Send what is pending and the close_notify, if there is room for them until `end`."""
         self.finish()
-        end = time.monotonic() + seconds
-        poller = select.poll()
-        poller.register(self, select.POLLOUT)
         try:
             while not self.flush():
-                left = end - time.monotonic()
-                if left <= 0 or not poller.poll(math.ceil(left * 1000)):
+                if time.monotonic() >= end or not (yield Want(self.fileno(), "write", end)):
                     return
         except OSError:
             return  # there is nobody to take it

@@ -10,14 +10,12 @@ moment at which both have the connection, nor one at which neither has.
 from __future__ import annotations
 
 import errno
-import math
 import os
 import select
 import socket
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final, Literal, TypeAlias, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -33,12 +31,10 @@ from socketkeep._base._errors import (
 from socketkeep._base._forking import Forkable
 from socketkeep._stream._assignment import Assignment
 from socketkeep._stream._exchange import Exchange
-from socketkeep._stream._modes import Blocking, Deadline, Mode, NonBlocking, Timeout, check_seconds
+from socketkeep._stream._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
+from socketkeep._stream._steps import Steps, Want
 from socketkeep._stream._sync_waiting import Data
 
-#: A descriptor, and whether it is to be readable or writable.
-Want: TypeAlias = tuple[int, Literal["read", "write"]]
-T = TypeVar("T")
 F = TypeVar("F", bound=Forkable)
 
 #: What the one who has given a connection is told if it uses it all the same.
@@ -74,7 +70,7 @@ class Offer:
         self._answer: socket.socket | None = None
         self._said = b""
 
-    def steps(self) -> Generator[Want, None, None]:
+    def steps(self) -> Steps[None]:
         """Send, and wait for the answer."""
         try:
             answer, theirs = socket.socketpair()
@@ -84,7 +80,7 @@ class Offer:
         with theirs:
             body = msgspec.msgpack.encode(self._parcel)
             yield from _send(self._channel, body, [theirs.fileno(), self._sock.fileno()])
-        yield answer.fileno(), "read"
+        yield Want(answer.fileno(), "read")
 
     def settle(self) -> bool:
         """Return whether the connection was taken; if it was not, it cannot be any more."""
@@ -181,9 +177,7 @@ def mode_of(parcel: Parcel) -> Mode:
     return Blocking()
 
 
-def taking(
-    channel: socket.socket, build: Callable[[socket.socket, Parcel], F]
-) -> Generator[Want, None, F]:
+def taking(channel: socket.socket, build: Callable[[socket.socket, Parcel], F]) -> Steps[F]:
     """Take the next connection that comes over `channel`, as `build` makes it.
 
     One whose giver has given up meanwhile is let go, and the next one waited for.
@@ -213,30 +207,6 @@ def taking(
                 return conn
 
 
-def drive(steps: Generator[Want, None, T], operation: str, timeout: float | None) -> T:
-    """Go through the steps, waiting where they want to; raise TimedOut when it takes too long."""
-    begun = time.monotonic()
-    end = None if timeout is None else begun + check_seconds(timeout)
-    try:
-        fd, direction = next(steps)
-        while True:
-            poller = select.poll()
-            poller.register(fd, select.POLLIN if direction == "read" else select.POLLOUT)
-            left = None if end is None else max(0.0, end - time.monotonic())
-            if not poller.poll(None if left is None else math.ceil(left * 1000)):
-                steps.close()
-                raise timed_out(operation, begun, timeout)
-            fd, direction = next(steps)
-    except StopIteration as done:
-        value: T = done.value
-        return value
-
-
-def timed_out(operation: str, begun: float, limit: float | None) -> TimedOut:
-    """Return the error for steps that took too long."""
-    return TimedOut(operation=operation, elapsed=time.monotonic() - begun, limit=limit)
-
-
 def _check_channel(channel: socket.socket) -> None:
     if channel.family != socket.AF_UNIX or channel.type not in _KINDS:
         raise ValueError(
@@ -245,9 +215,7 @@ def _check_channel(channel: socket.socket) -> None:
         )
 
 
-def _send(
-    channel: socket.socket, body: bytes, descriptors: list[int]
-) -> Generator[Want, None, None]:
+def _send(channel: socket.socket, body: bytes, descriptors: list[int]) -> Steps[None]:
     try:
         payload, fds = _passing.pack(body, descriptors)
         memfd = fds[-1] if _passing.in_memfd(payload) else -1
@@ -259,7 +227,7 @@ def _send(
                     payload = payload[_passing.send(channel, payload, fds) :]
                     fds = []  # they went with the first byte
                 except BlockingIOError:
-                    yield channel.fileno(), "write"
+                    yield Want(channel.fileno(), "write")
         finally:
             if memfd >= 0:
                 os.close(memfd)
@@ -270,7 +238,7 @@ def _send(
         raise translate(error, operation="give") from error
 
 
-def _receive(channel: socket.socket) -> Generator[Want, None, _passing.Received]:
+def _receive(channel: socket.socket) -> Steps[_passing.Received]:
     """Receive one whole message."""
     if channel.type == socket.SOCK_SEQPACKET:
         return (yield from _receive_some(channel, _passing.PAYLOAD_LIMIT))
@@ -292,12 +260,12 @@ def _receive(channel: socket.socket) -> Generator[Want, None, _passing.Received]
     return _passing.Received(data[_LENGTH:], descriptors, truncated)
 
 
-def _receive_some(channel: socket.socket, size: int) -> Generator[Want, None, _passing.Received]:
+def _receive_some(channel: socket.socket, size: int) -> Steps[_passing.Received]:
     while True:
         try:
             received = _passing.receive(channel, size)
         except BlockingIOError:
-            yield channel.fileno(), "read"
+            yield Want(channel.fileno(), "read")
         except ConnectionResetError:
             continue  # the giver has gone; the kernel says so once, before what had been sent
         except OSError as error:

@@ -17,7 +17,8 @@ from functools import partial
 from typing import Final
 
 from socketkeep._base._forking import guard
-from socketkeep._stream._closing import LINGER, QUIET, discard, end_for_all
+from socketkeep._stream._closing import LINGER, draining, end_for_all
+from socketkeep._stream._steps import Steps
 
 #: So many a worker has here at once.  One more keeps its handler's seat until its peer has ended.
 MOST: Final = 64
@@ -39,8 +40,8 @@ class Lingering:
         self._unwatch = unwatch
         self._most = most
         self.added: deque[socket.socket] = deque()  # and not watched yet
-        # With the moment from which on no more is waited for, and that of silence.
-        self._waiting: dict[socket.socket, tuple[float, float]] = {}
+        # With the moment from which on no more is waited for.
+        self._waiting: dict[socket.socket, tuple[Steps[bool], float]] = {}
         self._look_at = float("inf")  # not before this moment is the time of any over
 
     def __len__(self) -> int:
@@ -60,10 +61,9 @@ class Lingering:
         while self.added:
             sock = self.added.popleft()
             guard(sock)  # in a process that a later handler forks it would not end
-            now = time.monotonic()
-            self._waiting[sock] = now + LINGER, now + QUIET
-            self._look_at = min(self._look_at, *self._waiting[sock])
-            self._watch(sock.fileno(), partial(self._hear, sock))
+            self._waiting[sock] = draining(sock, time.monotonic() + LINGER), float("inf")
+            self._watch(sock.fileno(), partial(self._go_on, sock, True))
+            self._go_on(sock)
 
     def patience(self, timeout: float | None) -> float | None:
         """Return for how long the loop may wait, if it otherwise may for `timeout`."""
@@ -76,11 +76,10 @@ class Lingering:
         """Close those whose time is over."""
         if not self._waiting or (now := time.monotonic()) < self._look_at:
             return
-        for sock, moments in tuple(self._waiting.items()):
-            if now >= min(moments):
-                self._forget(sock)
-                end_for_all(sock)
-        self._look_at = min(map(min, self._waiting.values()), default=float("inf"))
+        for sock, (_, until) in tuple(self._waiting.items()):
+            if now >= until:
+                self._go_on(sock, False)
+        self._look_at = min((until for _, until in self._waiting.values()), default=float("inf"))
 
     def close(self) -> None:
         """Close all that is left, at once."""
@@ -89,12 +88,20 @@ class Lingering:
             self._forget(sock)
             end_for_all(sock)
 
-    def _hear(self, sock: socket.socket) -> None:
-        if discard(sock):
-            self._waiting[sock] = self._waiting[sock][0], time.monotonic() + QUIET
-        else:
+    def _go_on(self, sock: socket.socket, ready: bool | None = None) -> None:
+        steps, _ = self._waiting[sock]
+        try:
+            want = next(steps) if ready is None else steps.send(ready)
+        except StopIteration as done:
             self._forget(sock)
-            sock.close()
+            if done.value:
+                sock.close()
+            else:
+                end_for_all(sock)
+        else:
+            assert want.until is not None
+            self._waiting[sock] = steps, want.until
+            self._look_at = min(self._look_at, want.until)
 
     def _forget(self, sock: socket.socket) -> None:
         del self._waiting[sock]

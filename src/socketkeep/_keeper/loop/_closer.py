@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections.abc import Callable
-from typing import Final
 
 from socketkeep._base._passing import close_without_waiting
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._keeper.tables._state import KeepOpen, SavedClosing
-
-_BOUND: Final = 5.0  # seconds, as for a connection that its worker closes
-_CHUNK: Final = 65536
+from socketkeep._stream._closing import LINGER, discard, end_writing
 
 
 class Closer:
@@ -31,13 +27,12 @@ class Closer:
         """Half-close `sock`, discard what the peer still sends until it closes or the bound is
         reached, then close the descriptor and call `done`."""
         sock.setblocking(False)
-        with contextlib.suppress(OSError):  # ENOTCONN: the peer has reset it
-            sock.shutdown(socket.SHUT_WR)
+        end_writing(sock)
         if self._at_once:
             close_without_waiting(sock.detach())
             done()
             return
-        self._watch(sock, self._reactor.clock() + _BOUND, done)
+        self._watch(sock, self._reactor.clock() + LINGER, done)
 
     def snapshot(self, keep: KeepOpen) -> list[SavedClosing]:
         """Return what is being closed."""
@@ -74,14 +69,8 @@ class Closer:
         self._closing[sock] = (timer, done)
 
     def _discard(self, sock: socket.socket) -> None:
-        try:
-            if sock.recv(_CHUNK):
-                return
-        except BlockingIOError:
-            return
-        except OSError:
-            pass  # reset by the peer: there is nothing left to drain
-        self._finish(sock)
+        if not discard(sock):
+            self._finish(sock)
 
     def _finish(self, sock: socket.socket) -> None:
         if sock in self._closing:
