@@ -55,9 +55,10 @@ packages: ## install the Debian packages that the tests need, where missing
 	@bash tests/install-debian-packages
 
 .PHONY: lint
-lint: setup ## ruff: lint and format
+lint: setup ## ruff: lint and format; the sync verbs are what is made of the async ones
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python scripts/sync_verbs.py --check
 
 .PHONY: types
 types: setup ## mypy

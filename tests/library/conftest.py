@@ -8,15 +8,29 @@ import os
 import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 import pytest
 import uvloop
 
-from socketkeep._stream._assignment import Order
+from socketkeep._stream._lease import Hooks, Lease, Order
 
 Pair: TypeAlias = tuple[socket.socket, socket.socket]
 Run: TypeAlias = Callable[[Callable[[], Coroutine[object, object, object]]], None]
+
+
+class Leased(TypedDict):
+    """What a server gives with a connection: ``Connection(sock, **leased(resumable=True))``."""
+
+    lease: Lease
+    hooks: Hooks
+
+
+def leased(**fields: Any) -> Leased:
+    """Return a lease and hooks with these fields, whichever of the two has them."""
+    lease = {name: fields.pop(name) for name in Lease._fields if name in fields}
+    return {"lease": Lease(**lease), "hooks": Hooks(**fields)}
+
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,

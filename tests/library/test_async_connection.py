@@ -23,9 +23,8 @@ from socketkeep._base._errors import (
     WouldBlock,
 )
 from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._assignment import Assignment
 from socketkeep._stream._record import BYTES_IN, BYTES_OUT, WAITING, Ended
-from tests.library.conftest import Pair, Run, reads_all
+from tests.library.conftest import Pair, Run, leased, reads_all
 from tests.library.test_connection import BIG, reset
 
 RECEIVES: dict[str, Callable[[AsyncConnection], Awaitable[object]]] = {
@@ -52,7 +51,7 @@ def exactly(peer: socket.socket, count: int) -> bytes:
 async def begun(conn: AsyncConnection) -> None:
     """Return once a receive waits."""
     async with asyncio.timeout(5):
-        while conn._record[WAITING] == 0:  # noqa: ASYNC110 - a word of shared memory
+        while conn.core.record[WAITING] == 0:  # noqa: ASYNC110 - a word of shared memory
             await asyncio.sleep(0)
 
 
@@ -93,7 +92,7 @@ def test_recv_exactly_of_much(pair: Pair, run: Run) -> None:
 
 def test_lines_commit_when_the_next_is_asked_for(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
-        conn = AsyncConnection(pair[0], assignment=Assignment(resumable=True))
+        conn = AsyncConnection(pair[0], **leased(resumable=True))
         pair[1].sendall(b"one\ntwo\n")
         lines = conn.lines(commit=True, timeout=0)
         await anext(lines)
@@ -273,8 +272,8 @@ def test_without_a_receiver_the_bytes_stay_in_the_kernel(pair: Pair, run: Run) -
     """Back-pressure: a peer that sends without end is held up by the kernel, not buffered."""
 
     async def scenario() -> None:
-        assignment = Assignment()
-        conn = AsyncConnection(pair[0], assignment=assignment)
+        assignment = leased()
+        conn = AsyncConnection(pair[0], **assignment)
         task = asyncio.ensure_future(conn.recv())
         await begun(conn)  # so that the loop watches the descriptor
         pair[1].sendall(b"1")
@@ -287,7 +286,7 @@ def test_without_a_receiver_the_bytes_stay_in_the_kernel(pair: Pair, run: Run) -
             except BlockingIOError:
                 break
             await asyncio.sleep(0)
-        assert assignment.record[BYTES_IN] <= 1 + (1 << 16)
+        assert assignment["hooks"].record[BYTES_IN] <= 1 + (1 << 16)
         assert len(await conn.recv_exactly(sent - 1)) == sent - 1
 
     run(scenario)
@@ -311,8 +310,8 @@ def test_two_receivers_are_refused(pair: Pair, run: Run) -> None:
 
 def test_sends_go_out_whole_in_the_order_they_were_called(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
-        assignment = Assignment()
-        conn = AsyncConnection(pair[0], assignment=assignment)
+        assignment = leased()
+        conn = AsyncConnection(pair[0], **assignment)
         sends = [asyncio.ensure_future(conn.send(bytes([n]) * 100_000)) for n in range(8)]
         got = asyncio.ensure_future(in_thread(lambda: reads_all(pair[1])))
         await asyncio.gather(*sends)
@@ -322,7 +321,7 @@ def test_sends_go_out_whole_in_the_order_they_were_called(pair: Pair, run: Run) 
         tail = b"more\x01\x00\x02\x00"
         assert await got == b"".join(bytes([n]) * 100_000 for n in range(8)) + tail
         await conn.close()
-        assert assignment.record[BYTES_OUT] == 800_008
+        assert assignment["hooks"].record[BYTES_OUT] == 800_008
 
     run(scenario)
 

@@ -10,19 +10,16 @@ import pytest
 
 from socketkeep._base._errors import Closed, Released
 from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._assignment import Assignment, Order, handling
+from socketkeep._stream._lease import Order, handling
 from socketkeep._stream._lifecycle import Detached
 from socketkeep._stream._record import STATUS, WAITING, Ended, Status
-from tests.library.conftest import Pair, Run
+from tests.library.conftest import Leased, Pair, Run, leased
 
 FAR = 3600.0
 
 
-def assigned(**fields: object) -> Assignment:
-    assignment = Assignment(resumable=True)
-    for name, value in fields.items():
-        setattr(assignment, name, value)
-    return assignment
+def assigned(**fields: object) -> Leased:
+    return leased(**({"resumable": True} | fields))
 
 
 def move() -> Order:
@@ -33,17 +30,17 @@ async def peer_send(peer: socket.socket, data: bytes) -> None:
     await asyncio.get_running_loop().sock_sendall(peer, data)
 
 
-async def waiting(assignment: Assignment) -> None:
+async def waiting(assignment: Leased) -> None:
     """Return once the connection's handler waits for input."""
     async with asyncio.timeout(5):
-        while assignment.record[WAITING] == 0:  # noqa: ASYNC110 - a word of shared memory
+        while assignment["hooks"].record[WAITING] == 0:  # noqa: ASYNC110 - a word of shared memory
             await asyncio.sleep(0)
 
 
 def test_a_waiting_receive_is_detached_at_once(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
         assignment = assigned()
-        conn = AsyncConnection(pair[0], assignment=assignment)
+        conn = AsyncConnection(pair[0], **assignment)
         task = asyncio.ensure_future(conn.recv())
         await waiting(assignment)
         conn.ask(move())
@@ -65,7 +62,7 @@ def test_a_waiting_receive_is_detached_at_once(pair: Pair, run: Run) -> None:
 def test_what_was_read_since_the_commit_is_pushed_back(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
         assignment = assigned()
-        conn = AsyncConnection(pair[0], assignment=assignment)
+        conn = AsyncConnection(pair[0], **assignment)
         pair[1].sendall(b"done\nheader\nbo")
         lines = conn.lines()
         assert await anext(lines) == b"done"
@@ -79,7 +76,7 @@ def test_what_was_read_since_the_commit_is_pushed_back(pair: Pair, run: Run) -> 
         left = conn.hand_over()
         assert left.unread == b"header\nbo"
         pair[1].sendall(b"dy")
-        heir = AsyncConnection(left.sock, assignment=assigned(unread=left.unread, state=left.state))
+        heir = AsyncConnection(left.sock, **assigned(unread=left.unread, state=left.state))
         assert heir.state == ["seen"]
         assert await heir.recv_until(b"\n") == b"header"
         assert await heir.recv_exactly(4) == b"body"
@@ -89,7 +86,7 @@ def test_what_was_read_since_the_commit_is_pushed_back(pair: Pair, run: Run) -> 
 
 def test_an_order_is_remembered_until_the_next_safe_point(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
-        conn = AsyncConnection(pair[0], assignment=assigned())
+        conn = AsyncConnection(pair[0], **assigned())
         handling.set(conn)
         await conn.send(b"half a reply")
         conn.ask(move())
@@ -106,7 +103,7 @@ def test_an_order_is_remembered_until_the_next_safe_point(pair: Pair, run: Run) 
 
 def test_a_commit_and_a_receive_that_waits_obey_an_earlier_order(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
-        conn = AsyncConnection(pair[0], assignment=assigned())
+        conn = AsyncConnection(pair[0], **assigned())
         conn.ask(move())
         pair[1].sendall(b"in the kernel")
         with pytest.raises(Detached):
@@ -119,13 +116,13 @@ def test_a_commit_and_a_receive_that_waits_obey_an_earlier_order(pair: Pair, run
 def test_detaching_waits_for_queued_pushes(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
         assignment = assigned()
-        conn = AsyncConnection(pair[0], assignment=assignment)
+        conn = AsyncConnection(pair[0], **assignment)
         task = asyncio.ensure_future(conn.recv())
         await waiting(assignment)
         pushed = bytes(range(256)) * 40_000
         push = asyncio.ensure_future(conn.send(pushed))
         await asyncio.sleep(0)
-        assert assignment.record[STATUS] == Status.SENT
+        assert assignment["hooks"].record[STATUS] == Status.SENT
         conn.ask(move())
         await asyncio.sleep(0)
         assert not task.done()
@@ -137,7 +134,7 @@ def test_detaching_waits_for_queued_pushes(pair: Pair, run: Run) -> None:
         with pytest.raises(Detached):
             await task
         assert bytes(got) == pushed
-        assert assignment.record[STATUS] == Status.CLEAN
+        assert assignment["hooks"].record[STATUS] == Status.CLEAN
 
     run(scenario)
 
@@ -145,7 +142,7 @@ def test_detaching_waits_for_queued_pushes(pair: Pair, run: Run) -> None:
 def test_a_handler_that_is_not_resumable_ends_at_the_deadline(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
         assignment = assigned(resumable=False)
-        conn = AsyncConnection(pair[0], assignment=assignment)
+        conn = AsyncConnection(pair[0], **assignment)
         task = asyncio.ensure_future(conn.recv())
         await waiting(assignment)
         conn.ask(Order("move", time.monotonic() + 0.1))
@@ -157,7 +154,7 @@ def test_a_handler_that_is_not_resumable_ends_at_the_deadline(pair: Pair, run: R
 
 def test_a_waiting_send_ends_at_the_deadline(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
-        conn = AsyncConnection(pair[0], assignment=assigned())
+        conn = AsyncConnection(pair[0], **assigned())
         conn.ask(Order("finish", time.monotonic() + 0.1))
         with pytest.raises(Closed, match="time for it to finish is over") as caught:
             await conn.send(bytes(50_000_000))
@@ -169,7 +166,7 @@ def test_a_waiting_send_ends_at_the_deadline(pair: Pair, run: Run) -> None:
 def test_close_ends_a_clean_connection_that_waits(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
         assignment = assigned()
-        conn = AsyncConnection(pair[0], assignment=assignment)
+        conn = AsyncConnection(pair[0], **assignment)
         task = asyncio.ensure_future(conn.recv())
         await waiting(assignment)
         conn.ask(Order("close", time.monotonic() + FAR))
@@ -181,7 +178,7 @@ def test_close_ends_a_clean_connection_that_waits(pair: Pair, run: Run) -> None:
 
 def test_close_leaves_what_is_in_the_kernel_to_be_answered(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
-        conn = AsyncConnection(pair[0], assignment=assigned())
+        conn = AsyncConnection(pair[0], **assigned())
         conn.ask(Order("close", time.monotonic() + FAR))
         pair[1].sendall(b"ask\n")
         assert await anext(conn.lines()) == b"ask"
@@ -195,7 +192,7 @@ def test_close_leaves_what_is_in_the_kernel_to_be_answered(pair: Pair, run: Run)
 def test_idle_for_too_long_but_not_when_pushed_to(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
         started = time.monotonic()
-        conn = AsyncConnection(pair[0], assignment=assigned(idle_timeout=0.8))
+        conn = AsyncConnection(pair[0], **assigned(idle_timeout=0.8))
         asyncio.get_running_loop().call_later(
             0.3, lambda: tasks.append(asyncio.ensure_future(conn.send(b"push")))
         )
@@ -213,7 +210,7 @@ def test_idle_for_too_long_but_not_when_pushed_to(pair: Pair, run: Run) -> None:
 def test_a_receive_cancelled_when_it_was_detached_says_so_at_the_next(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
         assignment = assigned()
-        conn = AsyncConnection(pair[0], assignment=assignment)
+        conn = AsyncConnection(pair[0], **assignment)
         task = asyncio.ensure_future(conn.recv())
         await waiting(assignment)
         conn.ask(move())
@@ -229,8 +226,8 @@ def test_a_receive_cancelled_when_it_was_detached_says_so_at_the_next(pair: Pair
 def test_the_scoreboard_shows_each_step(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
         assignment = assigned()
-        record = assignment.record
-        conn = AsyncConnection(pair[0], assignment=assignment)
+        record = assignment["hooks"].record
+        conn = AsyncConnection(pair[0], **assignment)
         handling.set(conn)
         assert record[STATUS] == Status.CLEAN
         pair[1].sendall(b"one\ntwo\n")

@@ -12,10 +12,9 @@ import anyio
 import pytest
 
 from socketkeep import AsyncConnection, Blocking, Connection, NonBlocking, Timeout, testing
-from socketkeep._stream._assignment import Assignment
-from socketkeep._stream._async_messages import Receiving
+from socketkeep._stream._aio import Receiving
 from socketkeep.testing import BYTE_STREAM, AsyncCheck, AsyncStream, Check, SyncStream
-from tests.library.conftest import KINDS, LOOPS
+from tests.library.conftest import KINDS, LOOPS, leased
 from tests.library.test_tls import CLIENT, HOST, SERVER
 
 #: Factories of connected pairs; whoever makes another kind of connection adds it here.
@@ -65,30 +64,30 @@ ASYNC_PAIRS["tls"] = tls_pair_async
 class Redelivering(Connection):
     """What is received stays in the kernel until the next receive."""
 
-    def _receive(self, *args: Any) -> bytes | None:
+    def _receive(self, *args: Any, **options: Any) -> bytes:
         self.commit()
-        return super()._receive(*args)
+        return super()._receive(*args, **options)
 
 
 class AsyncRedelivering(AsyncConnection):
-    def _receive(self, *args: Any) -> Receiving:
+    def _receive(self, *args: Any, **options: Any) -> Receiving:
         self.commit()
-        return super()._receive(*args)
+        return super()._receive(*args, **options)
 
 
 def add_redelivering(kind: str) -> None:
     def make() -> tuple[Connection, Connection]:
         ours, theirs = KINDS[kind]()
         return (
-            Redelivering(ours, assignment=Assignment(redeliver=True)),
-            Redelivering(theirs, assignment=Assignment(redeliver=True)),
+            Redelivering(ours, **leased(redeliver=True)),
+            Redelivering(theirs, **leased(redeliver=True)),
         )
 
     async def make_async() -> tuple[AsyncConnection, AsyncConnection]:
         ours, theirs = KINDS[kind]()
         return (
-            AsyncRedelivering(ours, assignment=Assignment(redeliver=True)),
-            AsyncRedelivering(theirs, assignment=Assignment(redeliver=True)),
+            AsyncRedelivering(ours, **leased(redeliver=True)),
+            AsyncRedelivering(theirs, **leased(redeliver=True)),
         )
 
     SYNC_PAIRS[f"{kind}-redelivering"] = make

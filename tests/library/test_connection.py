@@ -30,11 +30,11 @@ from socketkeep._base._errors import (
     TimedOut,
     WouldBlock,
 )
-from socketkeep._stream._assignment import Assignment, handling
 from socketkeep._stream._connection import Connection
+from socketkeep._stream._lease import handling
 from socketkeep._stream._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
 from socketkeep._stream._record import BYTES_IN, BYTES_OUT, ENDED, Ended
-from tests.library.conftest import KINDS, Pair, reads_all, until
+from tests.library.conftest import KINDS, Pair, leased, reads_all, until
 
 BIG = bytes(range(256)) * 8192  # 2 MiB: more than the sockets' buffers take
 
@@ -107,7 +107,7 @@ def test_lines_with_their_ends(pair: Pair) -> None:
 
 
 def test_lines_commit_when_the_next_is_asked_for(pair: Pair) -> None:
-    conn = Connection(pair[0], assignment=Assignment(resumable=True))
+    conn = Connection(pair[0], **leased(resumable=True))
     pair[1].sendall(b"one\ntwo\n")
     lines = conn.lines(commit=True)
     next(lines)
@@ -391,7 +391,7 @@ def test_a_second_sender_keeps_to_its_own_limit(pair: Pair) -> None:
     conn = Connection(pair[0])
     blocked = threading.Thread(target=conn.send, args=[BIG])
     blocked.start()
-    until(conn._sending.locked)
+    until(conn._sending_lock.locked)
     with pytest.raises(TimedOut):
         conn.send(b"x", timeout=0.05)
     with pytest.raises(WouldBlock):
@@ -418,7 +418,7 @@ def test_two_receivers_are_refused(pair: Pair) -> None:
     got: list[bytes] = []
     receiver = threading.Thread(target=lambda: got.append(conn.recv()))
     receiver.start()
-    until(lambda: conn._record[5] == 1)
+    until(lambda: conn.core.record[5] == 1)
     with pytest.raises(Busy, match="another receive on this connection is not finished"):
         conn.recv()
     pair[1].sendall(b"x")
@@ -431,7 +431,7 @@ def test_one_receives_while_another_sends(pair: Pair) -> None:
     got: list[bytes] = []
     receiver = threading.Thread(target=lambda: got.append(conn.recv()))
     receiver.start()
-    until(lambda: conn._record[5] == 1)
+    until(lambda: conn.core.record[5] == 1)
     conn.send(b"ping")
     assert pair[1].recv(4) == b"ping"
     pair[1].sendall(b"pong")
@@ -590,7 +590,7 @@ def test_close_wakes_a_receiver_in_another_thread(pair: Pair) -> None:
 
     receiver = threading.Thread(target=receive)
     receiver.start()
-    until(lambda: conn._record[5] == 1)
+    until(lambda: conn.core.record[5] == 1)
     conn.close()
     receiver.join(5)
     assert not receiver.is_alive()
@@ -621,7 +621,7 @@ def test_release_is_refused_while_another_thread_receives(pair: Pair) -> None:
     conn = Connection(pair[0])
     receiver = threading.Thread(target=conn.recv)
     receiver.start()
-    until(lambda: conn._record[5] == 1)
+    until(lambda: conn.core.record[5] == 1)
     with pytest.raises(Busy):
         conn.release()
     pair[1].sendall(b"x")
@@ -644,8 +644,8 @@ def test_without_a_server() -> None:
 
 
 def test_what_the_server_says(pair: Pair) -> None:
-    assignment = Assignment(id="7.2", listener="[::]:7000", attached="reload")
-    conn = Connection(pair[0], assignment=assignment)
+    assignment = leased(id="7.2", listener="[::]:7000", attached="reload")
+    conn = Connection(pair[0], **assignment)
     assert (conn.id, conn.listener, conn.attached) == ("7.2", "[::]:7000", "reload")
 
 
@@ -655,7 +655,7 @@ class Session(msgspec.Struct):
 
 
 def test_state_is_a_snapshot_decoded_to_its_type(pair: Pair) -> None:
-    conn = Connection(pair[0], assignment=Assignment(resumable=True, state_type=Session))
+    conn = Connection(pair[0], **leased(resumable=True, state_type=Session))
     states = [conn.state]
     session = Session("ann", 1)
     conn.commit(session)
@@ -667,18 +667,18 @@ def test_state_is_a_snapshot_decoded_to_its_type(pair: Pair) -> None:
 
 
 def test_state_goes_to_the_next_worker(pair: Pair) -> None:
-    conn = Connection(pair[0], assignment=Assignment(resumable=True))
+    conn = Connection(pair[0], **leased(resumable=True))
     conn.commit(Session("ann"))
     packed = conn.hand_over().state
-    heir = Connection(pair[0], assignment=Assignment(state=packed, state_type=Session))
+    heir = Connection(pair[0], **leased(state=packed, state_type=Session))
     assert heir.state == Session("ann")
-    stranger = Connection(pair[0], assignment=Assignment(state=packed, state_type=list[int]))
+    stranger = Connection(pair[0], **leased(state=packed, state_type=list[int]))
     with pytest.raises(StateMismatch, match=r"does not fit list\[int\]"):
         _ = stranger.state
 
 
 def test_a_state_that_cannot_be_kept_commits_nothing(pair: Pair) -> None:
-    conn = Connection(pair[0], assignment=Assignment(resumable=True))
+    conn = Connection(pair[0], **leased(resumable=True))
     conn.commit("good")
     pair[1].sendall(b"abc")
     conn.recv()
@@ -698,21 +698,21 @@ def test_a_state_that_cannot_be_kept_commits_nothing(pair: Pair) -> None:
 
 
 def test_bytes_are_counted(pair: Pair) -> None:
-    assignment = Assignment()
-    conn = Connection(pair[0], assignment=assignment)
+    assignment = leased()
+    conn = Connection(pair[0], **assignment)
     pair[1].sendall(b"12345")
     conn.recv(2)
     conn.send(b"123")
-    assert (assignment.record[BYTES_IN], assignment.record[BYTES_OUT]) == (5, 3)
-    assert assignment.record[ENDED] == Ended.NOT_YET
+    assert (assignment["hooks"].record[BYTES_IN], assignment["hooks"].record[BYTES_OUT]) == (5, 3)
+    assert assignment["hooks"].record[ENDED] == Ended.NOT_YET
 
 
 def test_a_handler_that_never_commits_is_named_once(
     pair: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assignment = Assignment(resumable=True, id="7.2", listener=f"test:{time.monotonic_ns()}")
+    assignment = leased(resumable=True, id="7.2", listener=f"test:{time.monotonic_ns()}")
     for _ in range(2):
-        conn = Connection(pair[0], assignment=assignment)
+        conn = Connection(pair[0], **assignment)
         token = handling.set(conn)
         for _ in range(1001):
             pair[1].sendall(b"x")
@@ -726,8 +726,8 @@ def test_a_handler_that_never_commits_is_named_once(
 
 
 def test_a_handler_that_commits_is_not(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
-    assignment = Assignment(resumable=True, listener=f"test:{time.monotonic_ns()}")
-    conn = Connection(pair[0], assignment=assignment)
+    assignment = leased(resumable=True, listener=f"test:{time.monotonic_ns()}")
+    conn = Connection(pair[0], **assignment)
     token = handling.set(conn)
     conn.commit()
     for _ in range(1001):

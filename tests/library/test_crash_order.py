@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from socketkeep._base._errors import StateTooLarge, TimedOut, WouldBlock
 from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._assignment import Assignment, handling
 from socketkeep._stream._connection import Connection
+from socketkeep._stream._lease import handling
 from socketkeep._stream._record import STATUS, WAITING, WORDS, Status
-from tests.library.conftest import KINDS, Pair
+from tests.library.conftest import KINDS, Leased, Pair, leased
 
 
 class Scene:
@@ -41,9 +41,9 @@ class Scene:
         self.committed: tuple[bytes | None, ...] = (None,)  # two while a commit is not finished
         self.steps: list[str] = []
 
-    def assignment(self, **fields: Any) -> Assignment:
+    def assignment(self, **fields: Any) -> Leased:
         self.redelivers = "redeliver" in fields
-        return Assignment(resumable=True, record=self.record, shelf=self.shelf, **fields)
+        return leased(resumable=True, record=self.record, shelf=self.shelf, **fields)
 
     def step(self, what: str) -> None:
         """Look at what a crash at this instant would leave."""
@@ -144,7 +144,7 @@ def test_at_each_instant(
     ours, peer = KINDS[kind]()
     scene = Scene(ours)
     with peer, scene.sock:
-        conn = Connection(scene.sock, assignment=scene.assignment(**fields))
+        conn = Connection(scene.sock, **scene.assignment(**fields))
         for action, value in actions:
             if action == "peer":
                 peer.sendall(value)
@@ -173,7 +173,7 @@ def test_at_each_instant_async(
         ours, peer = KINDS[kind]()
         scene = Scene(ours)
         with peer, scene.sock:
-            conn = AsyncConnection(scene.sock, assignment=scene.assignment(**fields))
+            conn = AsyncConnection(scene.sock, **scene.assignment(**fields))
             for action, value in actions:
                 if action == "peer":
                     peer.sendall(value)
@@ -196,7 +196,7 @@ def test_at_each_instant_async(
 
 def test_the_state_is_put_before_the_status_and_only_when_it_changed(tcp: Pair) -> None:
     scene = Scene(tcp[0])
-    with Connection(scene.sock, assignment=scene.assignment()) as conn:
+    with Connection(scene.sock, **scene.assignment()) as conn:
         scene.record[STATUS] = Status.READ  # as if something had been received
         scene.steps.clear()
         for state in (1, 1, 2, None, None, 2):
@@ -210,7 +210,7 @@ def test_the_state_it_came_with_is_on_the_shelf_at_once(tcp: Pair) -> None:
     scene = Scene(tcp[0])
     state = msgspec.msgpack.encode("before")
     scene.committed = (None, state)
-    with Connection(scene.sock, assignment=scene.assignment(state=state)) as conn:
+    with Connection(scene.sock, **scene.assignment(state=state)) as conn:
         assert scene.put == [state]
         conn.commit("before")
         assert scene.put == [state]
@@ -219,7 +219,7 @@ def test_the_state_it_came_with_is_on_the_shelf_at_once(tcp: Pair) -> None:
 
 def test_a_state_that_is_refused_changes_nothing(tcp: Pair) -> None:
     scene = Scene(tcp[0])
-    with Connection(scene.sock, assignment=scene.assignment()) as conn:
+    with Connection(scene.sock, **scene.assignment()) as conn:
         commit(scene, conn, 1)
         with pytest.raises(StateTooLarge):
             conn.commit(bytes(70_000))
@@ -229,14 +229,14 @@ def test_a_state_that_is_refused_changes_nothing(tcp: Pair) -> None:
 
 def test_a_commit_while_a_push_goes_out_is_at_no_instant_clean(tcp: Pair) -> None:
     scene = Scene(tcp[0])
-    with Connection(scene.sock, assignment=scene.assignment()) as conn:
+    with Connection(scene.sock, **scene.assignment()) as conn:
         tcp[1].sendall(b"x")
         assert conn.recv() == b"x"
-        conn._ledger.push_begins()  # as the thread that pushes does, before its bytes go out
+        conn.core.ledger.push_begins()  # as the thread that pushes does, before its bytes go out
         scene.steps.clear()
         commit(scene, conn, 1)
         assert "status CLEAN" not in scene.steps
-        conn._ledger.push_ends()
+        conn.core.ledger.push_ends()
         assert scene.record[STATUS] == Status.CLEAN
         tcp[1].close()
 
@@ -248,7 +248,7 @@ def test_a_receive_that_finds_nothing_leaves_the_connection_clean_at_each_instan
 
     async def main() -> None:
         scene = Scene(pair[0])
-        conn = AsyncConnection(scene.sock, assignment=scene.assignment())
+        conn = AsyncConnection(scene.sock, **scene.assignment())
         for number in range(2):
             receiving = asyncio.create_task(conn.recv())
             await asyncio.sleep(0)
@@ -282,19 +282,19 @@ class FakeKeeping:
 
 def test_a_receive_that_waits_offers_until_it_is_told_to_stop(pair: Pair) -> None:
     keeping = FakeKeeping(0.05, 0.05, None)
-    assignment = Assignment(resumable=True, keeping=keeping)
-    conn = Connection(pair[0], assignment=assignment)
+    assignment = leased(resumable=True, keeping=keeping)
+    conn = Connection(pair[0], **assignment)
     with pytest.raises(TimedOut):
         conn.recv(timeout=0.3)
     assert len(keeping.offers) == 3
     assert all(b - a >= 0.05 for a, b in zip(keeping.offers, keeping.offers[1:], strict=False))
-    assert assignment.keeping is None
+    assert assignment["hooks"].keeping is None
 
 
 def test_no_offer_before_its_time(pair: Pair) -> None:
     keeping = FakeKeeping(None)
     keeping.at += 0.2
-    conn = Connection(pair[0], assignment=Assignment(resumable=True, keeping=keeping))
+    conn = Connection(pair[0], **leased(resumable=True, keeping=keeping))
     with pytest.raises(TimedOut):
         conn.recv(timeout=0.05)
     assert keeping.offers == []
@@ -306,7 +306,7 @@ def test_no_offer_before_its_time(pair: Pair) -> None:
 
 def test_no_offer_for_what_does_not_wait(pair: Pair) -> None:
     keeping = FakeKeeping()
-    conn = Connection(pair[0], assignment=Assignment(resumable=True, keeping=keeping))
+    conn = Connection(pair[0], **leased(resumable=True, keeping=keeping))
     with pytest.raises(WouldBlock):
         conn.recv(timeout=0)
     conn.send(b"x")
@@ -315,7 +315,7 @@ def test_no_offer_for_what_does_not_wait(pair: Pair) -> None:
 
 def test_bytes_come_through_while_it_is_offered(pair: Pair) -> None:
     keeping = FakeKeeping(60.0)
-    conn = Connection(pair[0], assignment=Assignment(resumable=True, keeping=keeping))
+    conn = Connection(pair[0], **leased(resumable=True, keeping=keeping))
     pair[1].sendall(b"x")
     assert conn.recv() == b"x"
     assert len(keeping.offers) == 1

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 from socketkeep._base._errors import LimitExceeded, Malformed, PeerClosed, TimedOut, WouldBlock
 from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._assignment import Assignment
 from socketkeep._stream._connection import Connection
 from socketkeep._stream._framing import ByteOrder, Prefix
 from socketkeep._stream._modes import NonBlocking, Timeout
-from tests.library.conftest import Pair, Run
+from tests.library.conftest import Pair, Run, leased
 
 PREFIXES: tuple[Prefix, ...] = ("u8", "u16", "u32", "u64")
 ORDERS: tuple[ByteOrder, ...] = ("big", "little")
@@ -187,7 +186,7 @@ def test_eof_in_the_middle_is_no_end_async(pair: Pair, run: Run) -> None:
 
 
 def test_iterators_commit_when_the_next_is_asked_for(pair: Pair) -> None:
-    conn = Connection(pair[0], mode=NonBlocking(), assignment=Assignment(resumable=True))
+    conn = Connection(pair[0], mode=NonBlocking(), **leased(resumable=True))
     pair[1].sendall(b"\x03one3:two,")
     frames = conn.frames("u8", 9, commit=True)
     next(frames)
@@ -204,7 +203,7 @@ def test_iterators_commit_when_the_next_is_asked_for(pair: Pair) -> None:
 
 def test_iterators_commit_when_the_next_is_asked_for_async(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
-        conn = AsyncConnection(pair[0], assignment=Assignment(resumable=True))
+        conn = AsyncConnection(pair[0], **leased(resumable=True))
         pair[1].sendall(b"\x03one\x03two")
         frames = conn.frames("u8", commit=True, timeout=0)
         await anext(frames)

@@ -10,28 +10,25 @@ import pytest
 
 from socketkeep._base._errors import Busy, Closed, NotCommitted, PeerClosed, TimedOut
 from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._assignment import Assignment, Order, handling
 from socketkeep._stream._connection import Connection
+from socketkeep._stream._lease import Order, handling
 from socketkeep._stream._lifecycle import Detached
 from socketkeep._stream._record import WAITING, Ended
-from tests.library.conftest import FakeRetirement, Pair, Run, until
+from tests.library.conftest import FakeRetirement, Leased, Pair, Run, leased, until
 from tests.library.test_seam import exactly, handled
 
 SOON = 0.05
 
 
-def parking(**fields: object) -> Assignment:
-    assignment = Assignment(resumable=True, park_after=SOON)
-    for name, value in fields.items():
-        setattr(assignment, name, value)
-    return assignment
+def parking(**fields: object) -> Leased:
+    return leased(**({"resumable": True, "park_after": SOON} | fields))
 
 
 # A receive that waits.
 
 
 def test_a_receive_that_waits_is_parked(pair: Pair) -> None:
-    conn = Connection(pair[0], assignment=parking())
+    conn = Connection(pair[0], **parking())
     started = time.monotonic()
     with pytest.raises(Detached):
         conn.recv()
@@ -42,7 +39,7 @@ def test_a_receive_that_waits_is_parked(pair: Pair) -> None:
 
 
 def test_what_was_read_since_the_commit_goes_along(pair: Pair) -> None:
-    conn = Connection(pair[0], assignment=parking())
+    conn = Connection(pair[0], **parking())
     pair[1].sendall(b"done\nheader\nbo")
     lines = conn.lines()
     assert next(lines) == b"done"
@@ -52,12 +49,12 @@ def test_what_was_read_since_the_commit_goes_along(pair: Pair) -> None:
         conn.recv_exactly(4)
     left = conn.hand_over()
     assert (left.parked, left.unread) == (True, b"header\nbo")
-    heir = Connection(left.sock, assignment=Assignment(unread=left.unread, state=left.state))
+    heir = Connection(left.sock, **leased(unread=left.unread, state=left.state))
     assert (heir.state, heir.recv(6)) == (1, b"header")
 
 
 def test_each_message_begins_the_time_anew(pair: Pair) -> None:
-    conn = Connection(pair[0], assignment=parking(park_after=0.3))
+    conn = Connection(pair[0], **parking(park_after=0.3))
     lines = conn.lines(commit=True)
     for _ in range(4):
         threading.Timer(0.15, pair[1].sendall, [b"x\n"]).start()
@@ -65,7 +62,7 @@ def test_each_message_begins_the_time_anew(pair: Pair) -> None:
 
 
 def test_not_parked_with_something_sent(pair: Pair) -> None:
-    conn = Connection(pair[0], assignment=parking())
+    conn = Connection(pair[0], **parking())
     with handled(conn):
         conn.send(b"half a reply")
         with pytest.raises(TimedOut):
@@ -76,7 +73,7 @@ def test_not_parked_with_something_sent(pair: Pair) -> None:
 
 
 def test_not_parked_past_the_replay_limit(pair: Pair) -> None:
-    conn = Connection(pair[0], assignment=parking(replay_limit=4))
+    conn = Connection(pair[0], **parking(replay_limit=4))
     pair[1].sendall(b"12345")
     assert conn.recv_exactly(5) == b"12345"
     with pytest.raises(TimedOut):
@@ -84,17 +81,17 @@ def test_not_parked_past_the_replay_limit(pair: Pair) -> None:
 
 
 def test_not_parked_without_a_resumable_handler(pair: Pair) -> None:
-    conn = Connection(pair[0], assignment=parking(resumable=False))
+    conn = Connection(pair[0], **parking(resumable=False))
     with pytest.raises(TimedOut):
         conn.recv(timeout=3 * SOON)
 
 
 def test_not_parked_while_a_push_goes_out(pair: Pair) -> None:
-    conn = Connection(pair[0], assignment=parking())
+    conn = Connection(pair[0], **parking())
     pushed = bytes(1_000_000)
     pusher = threading.Thread(target=conn.send, args=[pushed])
     pusher.start()
-    until(conn._sending.locked)
+    until(conn._sending_lock.locked)
     with pytest.raises(TimedOut):
         conn.recv(timeout=3 * SOON)
     got: list[bytes] = []
@@ -108,25 +105,25 @@ def test_not_parked_while_a_push_goes_out(pair: Pair) -> None:
 
 
 def test_the_idle_timeout_holds(pair: Pair) -> None:
-    conn = Connection(pair[0], assignment=parking(park_after=60, idle_timeout=SOON))
+    conn = Connection(pair[0], **parking(park_after=60, idle_timeout=SOON))
     with pytest.raises(Closed, match="idle for"):
         conn.recv()
 
 
 def test_a_limit_of_the_handlers_comes_first(pair: Pair) -> None:
-    conn = Connection(pair[0], assignment=parking(park_after=0.2))
+    conn = Connection(pair[0], **parking(park_after=0.2))
     with pytest.raises(TimedOut):
         conn.recv(timeout=SOON)
 
 
 def test_the_peers_end_is_no_wait(pair: Pair) -> None:
-    conn = Connection(pair[0], assignment=parking())
+    conn = Connection(pair[0], **parking())
     threading.Timer(SOON / 2, pair[1].close).start()
     assert conn.recv() == b""
 
 
 def test_an_order_to_move_goes_before(pair: Pair, retirement: FakeRetirement) -> None:
-    conn = Connection(pair[0], assignment=parking(park_after=0.2, retirement=retirement))
+    conn = Connection(pair[0], **parking(park_after=0.2, retirement=retirement))
     threading.Timer(SOON, retirement.give, [Order("move", time.monotonic() + 60)]).start()
     with pytest.raises(Detached):
         conn.recv()
@@ -135,7 +132,7 @@ def test_an_order_to_move_goes_before(pair: Pair, retirement: FakeRetirement) ->
 
 def test_not_parked_while_draining(pair: Pair, retirement: FakeRetirement) -> None:
     retirement.order = Order("finish", time.monotonic() + 60)
-    conn = Connection(pair[0], assignment=parking(retirement=retirement))
+    conn = Connection(pair[0], **parking(retirement=retirement))
     with pytest.raises(TimedOut):
         conn.recv(timeout=3 * SOON)
 
@@ -149,7 +146,7 @@ def test_where_there_are_seats_it_waits_its_time(
 ) -> None:
     """In one wait; what it has waited by then counts, and it is not parked before."""
     retirement.full = full
-    conn = Connection(pair[0], assignment=parking(park_after=0.15, retirement=retirement))
+    conn = Connection(pair[0], **parking(park_after=0.15, retirement=retirement))
     pair[1].sendall(b"x\n")
     assert conn.recv() == b"x\n"
     conn.commit()
@@ -162,7 +159,7 @@ def test_where_there_are_seats_it_waits_its_time(
 
 def test_crowded_means_at_once(pair: Pair, retirement: FakeRetirement) -> None:
     retirement.crowded = True
-    conn = Connection(pair[0], assignment=parking(park_after=60, retirement=retirement))
+    conn = Connection(pair[0], **parking(park_after=60, retirement=retirement))
     pair[1].sendall(b"x\n")
     lines = conn.lines(commit=True)
     assert next(lines) == b"x", "there was something to do"
@@ -173,7 +170,7 @@ def test_crowded_means_at_once(pair: Pair, retirement: FakeRetirement) -> None:
 
 def test_awaited_means_at_once(pair: Pair, retirement: FakeRetirement) -> None:
     retirement.awaited = True
-    conn = Connection(pair[0], assignment=parking(park_after=60, retirement=retirement))
+    conn = Connection(pair[0], **parking(park_after=60, retirement=retirement))
     pair[1].sendall(b"x\n")
     lines = conn.lines(commit=True)
     assert next(lines) == b"x", "there was something to do"
@@ -186,7 +183,7 @@ def test_a_peer_that_asks_every_moment_does_not_keep_an_order_out(
     pair: Pair, retirement: FakeRetirement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     retirement.order = Order("close", time.monotonic() + 60)
-    conn = Connection(pair[0], assignment=parking(park_after=60, retirement=retirement))
+    conn = Connection(pair[0], **parking(park_after=60, retirement=retirement))
 
     def comes_soon(*_: object) -> bool:
         pair[1].sendall(b"more")
@@ -199,10 +196,10 @@ def test_a_peer_that_asks_every_moment_does_not_keep_an_order_out(
 
 def test_who_waits_already_is_told_of_the_crowd(pair: Pair, retirement: FakeRetirement) -> None:
     assignment = parking(park_after=60, retirement=retirement)
-    conn = Connection(pair[0], assignment=assignment)
+    conn = Connection(pair[0], **assignment)
 
     def crowd() -> None:
-        until(lambda: assignment.record[WAITING] == 1)
+        until(lambda: assignment["hooks"].record[WAITING] == 1)
         retirement.crowd()
 
     crowding = threading.Thread(target=crowd)
@@ -215,7 +212,7 @@ def test_who_waits_already_is_told_of_the_crowd(pair: Pair, retirement: FakeReti
 
 def test_a_crowd_does_not_part_a_message(pair: Pair, retirement: FakeRetirement) -> None:
     retirement.crowded = True
-    conn = Connection(pair[0], assignment=parking(park_after=60, retirement=retirement))
+    conn = Connection(pair[0], **parking(park_after=60, retirement=retirement))
     with handled(conn):
         conn.send(b"half")
         with pytest.raises(TimedOut):
@@ -224,7 +221,7 @@ def test_a_crowd_does_not_part_a_message(pair: Pair, retirement: FakeRetirement)
 
 def test_crowded_without_parking_is_nothing(pair: Pair, retirement: FakeRetirement) -> None:
     retirement.crowded = True
-    conn = Connection(pair[0], assignment=parking(park_after=None, retirement=retirement))
+    conn = Connection(pair[0], **parking(park_after=None, retirement=retirement))
     with pytest.raises(TimedOut):
         conn.recv(timeout=SOON)
 
@@ -233,7 +230,7 @@ def test_crowded_without_parking_is_nothing(pair: Pair, retirement: FakeRetireme
 
 
 def test_park_leaves_at_once(pair: Pair) -> None:
-    conn = Connection(pair[0], assignment=parking(park_after=None))
+    conn = Connection(pair[0], **parking(park_after=None))
     pair[1].sendall(b"head")
     assert conn.recv() == b"head"
     with pytest.raises(Detached):
@@ -243,7 +240,7 @@ def test_park_leaves_at_once(pair: Pair) -> None:
 
 
 def test_park_in_the_middle_of_a_message_is_refused(pair: Pair) -> None:
-    conn = Connection(pair[0], assignment=parking())
+    conn = Connection(pair[0], **parking())
     with handled(conn):
         conn.send(b"half a reply")
         with pytest.raises(NotCommitted, match="commit first"):
@@ -254,7 +251,7 @@ def test_park_in_the_middle_of_a_message_is_refused(pair: Pair) -> None:
 
 
 def test_park_past_the_replay_limit_is_refused(pair: Pair) -> None:
-    conn = Connection(pair[0], assignment=parking(replay_limit=1))
+    conn = Connection(pair[0], **parking(replay_limit=1))
     pair[1].sendall(b"12")
     assert conn.recv_exactly(2) == b"12"
     with pytest.raises(NotCommitted):
@@ -269,7 +266,7 @@ def test_park_does_nothing_where_it_cannot(pair: Pair) -> None:
 
 
 def test_park_does_nothing_when_there_is_something_to_do(pair: Pair) -> None:
-    conn = Connection(pair[0], assignment=parking())
+    conn = Connection(pair[0], **parking())
     pair[1].sendall(b"a\nb\n")
     lines = conn.lines(commit=True)
     assert next(lines) == b"a"
@@ -283,7 +280,7 @@ def test_park_does_nothing_when_there_is_something_to_do(pair: Pair) -> None:
 
 
 def test_park_after_the_end_says_what_ended_it(pair: Pair) -> None:
-    conn = Connection(pair[0], assignment=parking())
+    conn = Connection(pair[0], **parking())
     conn.abort()
     with pytest.raises(Closed):
         conn.park()
@@ -291,10 +288,10 @@ def test_park_after_the_end_says_what_ended_it(pair: Pair) -> None:
 
 def test_park_while_another_thread_receives_is_refused(pair: Pair) -> None:
     assignment = parking(park_after=None)
-    conn = Connection(pair[0], assignment=assignment)
+    conn = Connection(pair[0], **assignment)
     waiter = threading.Thread(target=conn.recv)
     waiter.start()
-    until(lambda: assignment.record[WAITING] == 1)
+    until(lambda: assignment["hooks"].record[WAITING] == 1)
     with pytest.raises(Busy):
         conn.park()
     pair[1].sendall(b"x")
@@ -306,7 +303,7 @@ def test_park_while_another_thread_receives_is_refused(pair: Pair) -> None:
 
 def test_a_task_that_waits_is_parked(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
-        conn = AsyncConnection(pair[0], assignment=parking())
+        conn = AsyncConnection(pair[0], **parking())
         pair[1].sendall(b"done\nheader\nbo")
         lines = conn.lines()
         assert await anext(lines) == b"done"
@@ -324,7 +321,7 @@ def test_a_task_that_waits_is_parked(pair: Pair, run: Run) -> None:
 
 def test_a_busy_task_is_not_parked_and_has_one_timer(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
-        conn = AsyncConnection(pair[0], assignment=parking(park_after=0.2))
+        conn = AsyncConnection(pair[0], **parking(park_after=0.2))
         lines = conn.lines(commit=True)
         loop = asyncio.get_running_loop()
         timers = []
@@ -346,7 +343,7 @@ def test_a_task_that_is_not_parked(pair: Pair, run: Run, why: str) -> None:
             "overflowed": {"replay_limit": 1},
             "not resumable": {"resumable": False},
         }
-        conn = AsyncConnection(pair[0], assignment=parking(**fields.get(why, {})))
+        conn = AsyncConnection(pair[0], **parking(**fields.get(why, {})))
         handling.set(conn)
         if why == "sent":
             await conn.send(b"half a reply")
@@ -369,7 +366,7 @@ def test_a_task_that_is_not_parked(pair: Pair, run: Run, why: str) -> None:
 
 def test_a_task_is_not_parked_while_a_push_goes_out(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
-        conn = AsyncConnection(pair[0], assignment=parking())
+        conn = AsyncConnection(pair[0], **parking())
         pushed = bytes(1_000_000)
         push = asyncio.ensure_future(conn.send(pushed))
         with pytest.raises(TimedOut):
@@ -385,7 +382,7 @@ def test_a_task_is_not_parked_while_a_push_goes_out(pair: Pair, run: Run) -> Non
 
 def test_the_idle_timeout_holds_for_a_task(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
-        conn = AsyncConnection(pair[0], assignment=parking(park_after=60, idle_timeout=SOON))
+        conn = AsyncConnection(pair[0], **parking(park_after=60, idle_timeout=SOON))
         with pytest.raises(Closed, match="idle for"):
             await conn.recv()
         await conn.abort()
@@ -395,7 +392,7 @@ def test_the_idle_timeout_holds_for_a_task(pair: Pair, run: Run) -> None:
 
 def test_park_in_a_task_leaves_at_once(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
-        conn = AsyncConnection(pair[0], assignment=parking(park_after=None))
+        conn = AsyncConnection(pair[0], **parking(park_after=None))
         pair[1].sendall(b"head")
         assert await conn.recv() == b"head"
         with pytest.raises(Detached):
@@ -408,7 +405,7 @@ def test_park_in_a_task_leaves_at_once(pair: Pair, run: Run) -> None:
 
 def test_park_in_a_task_waits_for_queued_pushes(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
-        conn = AsyncConnection(pair[0], assignment=parking(park_after=None))
+        conn = AsyncConnection(pair[0], **parking(park_after=None))
         pushed = bytes(1_000_000)
         push = asyncio.ensure_future(conn.send(pushed))
         await asyncio.sleep(0)
@@ -423,7 +420,7 @@ def test_park_in_a_task_waits_for_queued_pushes(pair: Pair, run: Run) -> None:
 
 def test_park_in_a_task_is_refused_or_nothing(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
-        conn = AsyncConnection(pair[0], assignment=parking(park_after=None))
+        conn = AsyncConnection(pair[0], **parking(park_after=None))
         handling.set(conn)
         await conn.send(b"half a reply")
         with pytest.raises(NotCommitted, match="commit first"):

@@ -30,20 +30,22 @@ from socketkeep._base._errors import (
     TimedOut,
     WouldBlock,
 )
-from socketkeep._stream import _kernel_room
+from socketkeep._stream import _kernel_room, _peek
 from socketkeep._stream import _peek as _peeking
 from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._assignment import Assignment, Order, handling
 from socketkeep._stream._connection import Connection
-from socketkeep._stream._identity import Source
+from socketkeep._stream._lease import Order, handling
 from socketkeep._stream._lifecycle import Detached
+from socketkeep._stream._peek import Peeked
 from socketkeep._stream._record import AGAIN, STATUS, Status
 from tests.library.conftest import (
     KINDS,
     LOOPS,
     FakeRetirement,
+    Leased,
     Pair,
     Run,
+    leased,
     tcp_pair,
     unix_pair,
     until,
@@ -51,8 +53,8 @@ from tests.library.conftest import (
 from tests.library.test_seam import handled
 
 
-def redelivering(**fields: Any) -> Assignment:
-    return Assignment(resumable=True, redeliver=True, **fields)
+def redelivering(**fields: Any) -> Leased:
+    return leased(resumable=True, redeliver=True, **fields)
 
 
 def in_kernel(sock: socket.socket) -> bytes:
@@ -158,7 +160,7 @@ def test_each_worker_goes_on_from_the_last_commit(
     done = 0
     try:
         for receives, commits in (*lives, (len(bodies), len(bodies))):
-            conn = Connection(story.kept.dup(), assignment=redelivering())
+            conn = Connection(story.kept.dup(), **redelivering())
             first, timeout = done, 0.0
             for got in range(first, min(first + receives, len(bodies))):
                 while True:
@@ -171,7 +173,7 @@ def test_each_worker_goes_on_from_the_last_commit(
                 if got - first < commits:
                     conn.commit()
                     done = got + 1
-            conn._sock.close()  # a death: nothing is put in order
+            conn.core.sock.close()  # a death: nothing is put in order
             story.is_at(done)
     finally:
         story.close()
@@ -190,7 +192,7 @@ def test_each_worker_goes_on_from_the_last_commit_async(
         done = 0
         try:
             for receives, commits in (*lives, (len(bodies), len(bodies))):
-                conn = AsyncConnection(story.kept.dup(), assignment=redelivering())
+                conn = AsyncConnection(story.kept.dup(), **redelivering())
                 first, timeout = done, 0.0
                 for got in range(first, min(first + receives, len(bodies))):
                     while True:
@@ -204,7 +206,7 @@ def test_each_worker_goes_on_from_the_last_commit_async(
                         conn.commit()
                         done = got + 1
                 conn._unwatch()
-                conn._sock.close()
+                conn.core.sock.close()
                 story.is_at(done)
         finally:
             story.close()
@@ -237,14 +239,14 @@ def test_a_death_at_every_point_of_the_input(kind: str, at: int) -> None:
     with ours, peer:
         peer.sendall(wire[:at])
         got: list[bytes] = []
-        first = Connection(ours.dup(), assignment=redelivering())
+        first = Connection(ours.dup(), **redelivering())
         with pytest.raises(WouldBlock):
             receive_and_commit(first, got)
-        first._sock.close()
+        first.core.sock.close()
         if len(got) == 2:
             del got[1]
         peer.sendall(wire[at:])
-        second = Connection(ours, assignment=redelivering(redelivered=True))
+        second = Connection(ours, **redelivering(redelivered=True))
         while len(got) < len(PARTS):
             got.append(second.recv_netstring(timeout=5))
         second.commit()
@@ -260,13 +262,13 @@ def test_a_death_at_every_point_of_the_input_async(at: int) -> None:
         with ours, peer:
             peer.sendall(wire[:at])
             got: list[bytes] = []
-            first = AsyncConnection(ours.dup(), assignment=redelivering())
+            first = AsyncConnection(ours.dup(), **redelivering())
             with pytest.raises(WouldBlock):
                 await receive_and_commit_async(first, got)
             first._unwatch()
-            first._sock.close()
+            first.core.sock.close()
             peer.sendall(wire[at:])
-            second = AsyncConnection(ours, assignment=redelivering(redelivered=True))
+            second = AsyncConnection(ours, **redelivering(redelivered=True))
             while len(got) < len(PARTS):
                 got.append(await second.recv_netstring(timeout=5))
             second.commit()
@@ -290,8 +292,8 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Pair]:
 
 def test_the_commit_takes_what_was_given_and_leaves_the_read_ahead(ends: Pair) -> None:
     assignment = redelivering()
-    conn = Connection(ends[0], assignment=assignment)
-    record = assignment.record
+    conn = Connection(ends[0], **assignment)
+    record = assignment["hooks"].record
     ends[1].sendall(b"one\ntwo\nthr")
     lines = conn.lines()
     assert next(lines) == b"one"
@@ -311,7 +313,7 @@ def test_the_commit_takes_what_was_given_and_leaves_the_read_ahead(ends: Pair) -
 
 
 def test_iterators_that_commit(ends: Pair) -> None:
-    conn = Connection(ends[0], assignment=redelivering())
+    conn = Connection(ends[0], **redelivering())
     ends[1].sendall(b"a\nb\n")
     lines = conn.lines(commit=True)
     assert next(lines) == b"a"
@@ -335,7 +337,7 @@ def feed_slowly(peer: socket.socket, data: bytes, pause: float = 0.02) -> thread
 
 
 def test_waiting_in_the_middle_of_a_message_costs_no_time(ends: Pair) -> None:
-    conn = Connection(ends[0], assignment=redelivering())
+    conn = Connection(ends[0], **redelivering())
     feeder = feed_slowly(ends[1], b"0123456789")
     began = time.thread_time()
     assert conn.recv_exactly(10) == b"0123456789"
@@ -345,7 +347,7 @@ def test_waiting_in_the_middle_of_a_message_costs_no_time(ends: Pair) -> None:
 
 def test_waiting_in_the_middle_of_a_message_costs_a_loop_no_time(ends: Pair, run: Run) -> None:
     async def scenario() -> None:
-        conn = AsyncConnection(ends[0], assignment=redelivering())
+        conn = AsyncConnection(ends[0], **redelivering())
         feeder = feed_slowly(ends[1], b"0123456789")
         began = time.thread_time()
         assert await conn.recv_exactly(10) == b"0123456789"
@@ -357,22 +359,19 @@ def test_waiting_in_the_middle_of_a_message_costs_a_loop_no_time(ends: Pair, run
     run(scenario)
 
 
-class _Sips:
+class _Sips(Peeked):
     """Receives seven bytes at most at a time."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
-
     def recv(self, _size: int, /) -> bytes:
-        return self._source.recv(7)
+        return super().recv(7)
 
 
-def test_more_than_one_helping_is_there(ends: Pair) -> None:
+def test_more_than_one_helping_is_there(ends: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """An edge tells once of what takes several looks."""
-    conn = Connection(ends[0], assignment=redelivering())
+    monkeypatch.setattr(_peek, "Peeked", _Sips)
+    conn = Connection(ends[0], **redelivering())
     ends[1].sendall(bytes(range(100)))
     seen = b""
-    conn._source = _Sips(conn._source)
     while len(seen) < 100:
         seen += conn.recv(timeout=5)
     assert seen == bytes(range(100))
@@ -383,7 +382,7 @@ def test_more_than_one_helping_is_there(ends: Pair) -> None:
 
 @pytest.mark.parametrize("later", [False, True])
 def test_the_peers_end_behind_uncommitted_bytes(ends: Pair, later: bool) -> None:
-    conn = Connection(ends[0], assignment=redelivering())
+    conn = Connection(ends[0], **redelivering())
     ends[1].sendall(b"half")
     assert conn.recv() == b"half"
     if later:
@@ -403,7 +402,7 @@ def test_the_peers_end_that_came_along_with_the_last_bytes(ends: Pair, commit: b
     """One edge tells of both."""
     ends[1].sendall(b"last")
     ends[1].shutdown(socket.SHUT_WR)
-    conn = Connection(ends[0], assignment=redelivering())
+    conn = Connection(ends[0], **redelivering())
     assert conn.recv(timeout=5) == b"last"
     if commit:
         conn.commit()
@@ -415,7 +414,7 @@ def test_the_peers_end_that_came_along_with_the_last_bytes_async(
     ends: Pair, run: Run, commit: bool
 ) -> None:
     async def scenario() -> None:
-        conn = AsyncConnection(ends[0], assignment=redelivering())
+        conn = AsyncConnection(ends[0], **redelivering())
         receiving = asyncio.ensure_future(conn.recv(timeout=5))
         await asyncio.sleep(0)
         ends[1].sendall(b"last")
@@ -431,7 +430,7 @@ def test_the_peers_end_that_came_along_with_the_last_bytes_async(
 
 def test_the_peers_end_behind_uncommitted_bytes_async(ends: Pair, run: Run) -> None:
     async def scenario() -> None:
-        conn = AsyncConnection(ends[0], assignment=redelivering())
+        conn = AsyncConnection(ends[0], **redelivering())
         ends[1].sendall(b"half")
         assert await conn.recv() == b"half"
         asyncio.get_running_loop().call_later(0.05, ends[1].shutdown, socket.SHUT_WR)
@@ -446,7 +445,7 @@ def test_the_peers_end_behind_uncommitted_bytes_async(ends: Pair, run: Run) -> N
 def test_a_reset_behind_uncommitted_bytes(later: bool) -> None:
     ours, peer = tcp_pair()
     with ours, peer:
-        conn = Connection(ours, assignment=redelivering())
+        conn = Connection(ours, **redelivering())
         peer.sendall(b"half")
         assert conn.recv() == b"half"
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -459,7 +458,7 @@ def test_a_reset_behind_uncommitted_bytes_async(run: Run) -> None:
     async def scenario() -> None:
         ours, peer = tcp_pair()
         with ours, peer:
-            conn = AsyncConnection(ours, assignment=redelivering())
+            conn = AsyncConnection(ours, **redelivering())
             peer.sendall(b"half")
             assert await conn.recv() == b"half"
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -472,7 +471,7 @@ def test_a_reset_behind_uncommitted_bytes_async(run: Run) -> None:
 
 
 def test_a_wait_that_ends_by_its_limit_loses_nothing(ends: Pair) -> None:
-    conn = Connection(ends[0], assignment=redelivering())
+    conn = Connection(ends[0], **redelivering())
     ends[1].sendall(b"he")
     with pytest.raises(TimedOut) as timed_out:
         conn.recv_exactly(4, timeout=0.05)
@@ -490,9 +489,9 @@ def test_a_wait_that_ends_by_its_limit_loses_nothing(ends: Pair) -> None:
 def test_what_is_detached_has_all_in_the_kernel(
     ends: Pair, retirement: FakeRetirement, park: bool
 ) -> None:
-    assignment = redelivering(retirement=retirement, park_after=0.05 if park else None)
-    assignment.replay_limit = 2
-    conn = Connection(ends[0], assignment=assignment)
+    park_after = 0.05 if park else None
+    assignment = redelivering(retirement=retirement, park_after=park_after, replay_limit=2)
+    conn = Connection(ends[0], **assignment)
     ends[1].sendall(b"done\nheader\nbo")
     lines = conn.lines()
     assert next(lines) == b"done"
@@ -511,7 +510,7 @@ def test_what_is_detached_has_all_in_the_kernel(
 
 def test_a_task_that_is_detached_has_all_in_the_kernel(ends: Pair, run: Run) -> None:
     async def scenario() -> None:
-        conn = AsyncConnection(ends[0], assignment=redelivering(park_after=0.05))
+        conn = AsyncConnection(ends[0], **redelivering(park_after=0.05))
         ends[1].sendall(b"header\nbo")
         assert await anext(conn.lines()) == b"header"
         with pytest.raises(Detached):
@@ -530,8 +529,8 @@ def test_bytes_that_came_with_it_are_retained_until_the_commit(
 ) -> None:
     """From a worker of code that did not redeliver: they are in no kernel any more."""
     assignment = redelivering(unread=b"a\nb\nc", retirement=retirement)
-    conn = Connection(ends[0], assignment=assignment)
-    assert assignment.record[STATUS] == Status.BOUND, "no other could go on"
+    conn = Connection(ends[0], **assignment)
+    assert assignment["hooks"].record[STATUS] == Status.BOUND, "no other could go on"
     lines = conn.lines()
     assert next(lines) == b"a"
     conn.commit()
@@ -547,15 +546,15 @@ def test_bytes_that_came_with_it_are_retained_until_the_commit(
 
 def test_bytes_that_came_with_it_are_committed_first(ends: Pair) -> None:
     assignment = redelivering(unread=b"a\nb")
-    conn = Connection(ends[0], assignment=assignment)
+    conn = Connection(ends[0], **assignment)
     ends[1].sendall(b"b\nc\n")
     lines = conn.lines()
     assert next(lines) == b"a"
     conn.commit()
-    assert assignment.record[STATUS] == Status.BOUND
+    assert assignment["hooks"].record[STATUS] == Status.BOUND
     assert next(lines) == b"bb"
     conn.commit()
-    assert assignment.record[STATUS] == Status.READ
+    assert assignment["hooks"].record[STATUS] == Status.READ
     assert next_kernel_is(ends[0], b"c\n")
     assert next(lines) == b"c"
 
@@ -566,7 +565,7 @@ def next_kernel_is(sock: socket.socket, data: bytes) -> bool:
 
 @pytest.mark.parametrize("verb", ["close", "abort", "release"])
 def test_its_ends_leave_the_socket_as_it_was(ends: Pair, verb: str) -> None:
-    conn = Connection(ends[0], assignment=redelivering())
+    conn = Connection(ends[0], **redelivering())
     with ends[0].dup() as other:
         ends[1].sendall(b"uncommitted")
         assert conn.recv_exactly(11) == b"uncommitted"
@@ -580,7 +579,7 @@ def test_its_ends_leave_the_socket_as_it_was(ends: Pair, verb: str) -> None:
 
 
 def test_given_away_it_is_a_connection_as_any(ends: Pair) -> None:
-    conn = Connection(ends[0], assignment=redelivering())
+    conn = Connection(ends[0], **redelivering())
     ends[1].sendall(b"taken\nunread")
     assert conn.recv_until(b"\n") == b"taken"
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -597,7 +596,7 @@ def test_given_away_it_is_a_connection_as_any(ends: Pair) -> None:
 
 @pytest.mark.process
 def test_a_child_that_keeps_it_waits_for_itself(ends: Pair) -> None:
-    conn = Connection(ends[0], inherit=True, assignment=redelivering())
+    conn = Connection(ends[0], inherit=True, **redelivering())
     ends[1].sendall(b"ha")
     assert conn.recv() == b"ha"
     child = os.fork()
@@ -614,7 +613,7 @@ def test_a_child_that_keeps_it_waits_for_itself(ends: Pair) -> None:
 def test_tls_is_refused(ends: Pair) -> None:
     import ssl
 
-    conn = Connection(ends[0], assignment=redelivering())
+    conn = Connection(ends[0], **redelivering())
     with pytest.raises(HandlerError, match="redeliver"):
         conn.start_tls(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), server_side=True)
     ends[1].sendall(b"plain")
@@ -640,12 +639,12 @@ def test_the_receive_buffer_grows_with_the_message(by_hand: bool) -> None:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
     with ours, peer:
         size = 150_000 if by_hand else 1_000_000
-        conn = Connection(ours, assignment=redelivering())
+        conn = Connection(ours, **redelivering())
         pouring = pour(peer, size)
         assert conn.recv_exactly(size, timeout=20) == bytes(size)
         pouring.join(5)
-        assert conn._peeking is not None
-        assert conn._peeking.kernel == size
+        assert isinstance(conn.core.transport, Peeked)
+        assert conn.core.transport.kernel == size
         conn.commit()
         assert in_kernel(ours) == b""
 
@@ -656,7 +655,7 @@ def test_past_what_the_kernel_holds_the_error_says_what_to_do(
     monkeypatch.setattr(_kernel_room, "most_room", lambda: 0)
     ours, peer = tcp_pair()  # with a buffer set by hand, which then cannot grow
     with ours, peer:
-        conn = Connection(ours, assignment=redelivering())
+        conn = Connection(ours, **redelivering())
         pouring = pour(peer, 1_000_000)
         with pytest.raises(LimitExceeded, match="commit more often, or raise net"):
             conn.recv_exactly(1_000_000, timeout=20)
@@ -676,7 +675,7 @@ def test_past_what_the_kernel_holds_async(run: Run, monkeypatch: pytest.MonkeyPa
     async def scenario() -> None:
         ours, peer = tcp_pair()
         with ours, peer:
-            conn = AsyncConnection(ours, assignment=redelivering())
+            conn = AsyncConnection(ours, **redelivering())
             pouring = pour(peer, 1_000_000)
             with pytest.raises(LimitExceeded, match="commit more often, or raise net"):
                 await conn.recv_exactly(1_000_000, timeout=20)
@@ -695,7 +694,7 @@ def test_a_unix_peer_that_cannot_send_on_is_noticed(piece: int) -> None:
     ours, peer = unix_pair()
     with ours, peer:
         peer.setblocking(False)
-        conn = Connection(ours, assignment=redelivering())
+        conn = Connection(ours, **redelivering())
         assert fill(peer, piece) < 1_000_000
         with pytest.raises(LimitExceeded, match=r"commit more often, or raise the sender's"):
             conn.recv_exactly(1_000_000, timeout=5)
@@ -709,7 +708,7 @@ def test_a_unix_peer_that_cannot_send_on_is_noticed_async(run: Run) -> None:
         ours, peer = unix_pair()
         with ours, peer:
             peer.setblocking(False)
-            conn = AsyncConnection(ours, assignment=redelivering())
+            conn = AsyncConnection(ours, **redelivering())
             receiving = asyncio.ensure_future(conn.recv_exactly(1_000_000, timeout=5))
             await asyncio.sleep(0)
             assert fill(peer, 100)
@@ -724,7 +723,7 @@ def test_a_unix_peer_in_a_sandbox_has_a_fixed_bound(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(_peeking, "peer_is_full", lambda sock: None)
     ours, peer = socket.socketpair()
     with ours, peer:
-        conn = Connection(ours, assignment=redelivering())
+        conn = Connection(ours, **redelivering())
         peer.sendall(bytes(65535))
         with pytest.raises(TimedOut):
             conn.recv_exactly(1_000_000, timeout=0.05)
@@ -754,8 +753,8 @@ def test_without_a_descriptor_for_it_the_receive_says_so(
     async def scenario() -> None:
         ours, peer = unix_pair()
         with ours, peer:
-            conn = Connection(ours.dup(), assignment=redelivering())
-            aconn = AsyncConnection(ours, assignment=redelivering())
+            conn = Connection(ours.dup(), **redelivering())
+            aconn = AsyncConnection(ours, **redelivering())
             peer.sendall(b"x")
             with pytest.raises(OutOfResources):
                 conn.recv(timeout=5)
@@ -773,8 +772,8 @@ def test_without_a_descriptor_for_it_the_receive_says_so(
 
 
 def test_redelivered_is_as_the_server_says(ends: Pair) -> None:
-    assert not Connection(ends[0], assignment=redelivering()).redelivered
-    conn = Connection(ends[0], assignment=redelivering(redelivered=True))
+    assert not Connection(ends[0], **redelivering()).redelivered
+    conn = Connection(ends[0], **redelivering(redelivered=True))
     assert conn.redelivered
     conn.commit()
     assert not conn.redelivered
@@ -786,11 +785,11 @@ def test_what_a_dead_worker_may_have_seen_is_disputed_until_it_is_committed(
 ) -> None:
     ends[1].sendall(b"one\ntwo\n" if pipelined else b"one\n")
     assignment = redelivering(redelivered=True, retirement=retirement)
-    record = assignment.record
-    conn = Connection(ends[0], assignment=assignment)
+    record = assignment["hooks"].record
+    conn = Connection(ends[0], **assignment)
     conn.commit()
     assert conn.redelivered, "nothing of it was dealt with"
-    conn = Connection(ends[0], assignment=assignment)
+    conn = Connection(ends[0], **assignment)
     assert record[STATUS] == AGAIN, "a death before the first receive changes nothing"
     with pytest.raises(WouldBlock):
         conn.recv_exactly(100, timeout=0)
@@ -809,12 +808,12 @@ def test_a_reply_of_a_dead_worker_is_disputed_though_nothing_came(
     ends: Pair, retirement: FakeRetirement
 ) -> None:
     assignment = redelivering(redelivered=True, retirement=retirement)
-    conn = Connection(ends[0], assignment=assignment)
+    conn = Connection(ends[0], **assignment)
     with pytest.raises(WouldBlock):
         conn.recv(timeout=0)
-    assert assignment.record[STATUS] == AGAIN | Status.READ
+    assert assignment["hooks"].record[STATUS] == AGAIN | Status.READ
     conn.commit()
-    assert assignment.record[STATUS] == Status.CLEAN
+    assert assignment["hooks"].record[STATUS] == Status.CLEAN
     retirement.order = Order("close", time.monotonic() + 60)
     with pytest.raises(Closed, match="stopping"):
         conn.recv()
@@ -824,7 +823,7 @@ def test_a_stop_does_not_wait_for_what_is_disputed(ends: Pair, retirement: FakeR
     retirement.order = Order("close", time.monotonic() + 60)
     assignment = redelivering(redelivered=True, retirement=retirement)
     with pytest.raises(Closed, match="stopping"):
-        Connection(ends[0], assignment=assignment).recv()
+        Connection(ends[0], **assignment).recv()
 
 
 def test_unacknowledged(ends: Pair) -> None:
@@ -872,7 +871,7 @@ def killed_in_the_middle(
 
 def two_and_a_half(sock: socket.socket) -> None:
     """Be a handler: two messages committed, a third answered and not, a fourth begun."""
-    conn = Connection(sock, assignment=redelivering())
+    conn = Connection(sock, **redelivering())
     handling.set(conn)
     lines = conn.lines(timeout=5)
     for number in (1, 2):
@@ -887,7 +886,7 @@ def two_and_a_half(sock: socket.socket) -> None:
 
 def two_and_a_half_async(sock: socket.socket) -> None:
     async def handler() -> None:
-        conn = AsyncConnection(sock, assignment=redelivering())
+        conn = AsyncConnection(sock, **redelivering())
         handling.set(conn)
         lines = conn.lines(timeout=5)
         for number in (1, 2):
@@ -904,20 +903,20 @@ def two_and_a_half_async(sock: socket.socket) -> None:
 
 def test_code_that_does_not_redeliver_goes_on_as_well(ends: Pair) -> None:
     """What the dead worker had set on the socket, the new one has not."""
-    conn = Connection(ends[0].dup(), assignment=redelivering())
+    conn = Connection(ends[0].dup(), **redelivering())
     ends[1].sendall(b"half")
     with pytest.raises(TimedOut):
         conn.recv_exactly(100, timeout=0.01)
-    conn._sock.close()
-    heir = Connection(ends[0], assignment=Assignment(resumable=True, attached="crash"))
+    conn.core.sock.close()
+    heir = Connection(ends[0], **leased(resumable=True, attached="crash"))
     assert heir.recv() == b"half"
     ends[1].sendall(b"!")
     assert heir.recv(timeout=5) == b"!"
 
 
 def test_another_holder_that_lets_go_does_not_make_it_spin(ends: Pair) -> None:
-    conn = Connection(ends[0], assignment=redelivering())
-    other = Connection(ends[0].dup(), assignment=redelivering())
+    conn = Connection(ends[0], **redelivering())
+    other = Connection(ends[0].dup(), **redelivering())
     ends[1].sendall(b"half")
     for each in (conn, other):
         with pytest.raises(TimedOut):
@@ -939,7 +938,7 @@ HANDLERS = {"sync": two_and_a_half, "async": two_and_a_half_async}
 def test_after_a_kill_the_uncommitted_bytes_come_again(ends: Pair, before: str) -> None:
     ends[1].sendall(b"one\ntwo\nthree\nfour")
     with killed_in_the_middle(ends[0], HANDLERS[before]):
-        conn = Connection(ends[0], assignment=redelivering(redelivered=True))
+        conn = Connection(ends[0], **redelivering(redelivered=True))
         ends[1].sendall(b"!\nfive\n")
         lines = conn.lines(timeout=5)
         assert [next(lines), next(lines), next(lines)] == [b"three", b"four!", b"five"]
@@ -958,7 +957,7 @@ def test_after_a_kill_the_uncommitted_bytes_come_again_async(
     with killed_in_the_middle(ends[0], HANDLERS[before]):
 
         async def scenario() -> None:
-            conn = AsyncConnection(ends[0], assignment=redelivering(redelivered=True))
+            conn = AsyncConnection(ends[0], **redelivering(redelivered=True))
             ends[1].sendall(b"!\nfive\n")
             lines = conn.lines(timeout=5)
             got = [await anext(lines) for _ in range(3)]
@@ -975,9 +974,9 @@ def test_a_commit_of_nothing_proves_nothing(ends: Pair) -> None:
     """A handler that commits when it is called may be killed by the same message all the same."""
     ends[1].sendall(b"one\n")
     assignment = redelivering(redelivered=True)
-    conn = Connection(ends[0], assignment=assignment)
+    conn = Connection(ends[0], **assignment)
     conn.commit("called")
     assert conn.recv_exactly(4) == b"one\n"
-    assert assignment.record[STATUS] == AGAIN | Status.READ
+    assert assignment["hooks"].record[STATUS] == AGAIN | Status.READ
     conn.commit("answered")
-    assert assignment.record[STATUS] == Status.CLEAN
+    assert assignment["hooks"].record[STATUS] == Status.CLEAN

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 import pytest
 
 from socketkeep._base._errors import Closed, Released
-from socketkeep._stream._assignment import Assignment, Order, handling
 from socketkeep._stream._connection import Connection
+from socketkeep._stream._lease import Order, handling
 from socketkeep._stream._lifecycle import Detached
 from socketkeep._stream._record import ENDED, STATUS, WAITING, Ended, Status
-from tests.library.conftest import FakeRetirement, Pair, until
+from tests.library.conftest import FakeRetirement, Leased, Pair, leased, until
 
 MOVE = Order("move", time.monotonic() + 3600)
 
@@ -30,23 +30,20 @@ def handled(conn: Connection) -> Iterator[None]:
         handling.reset(token)
 
 
-def ordered(retirement: FakeRetirement, order: Order = MOVE, **fields: object) -> Assignment:
+def ordered(retirement: FakeRetirement, order: Order = MOVE, **fields: object) -> Leased:
     retirement.order = order
     return assigned(retirement, **fields)
 
 
-def assigned(retirement: FakeRetirement, **fields: object) -> Assignment:
-    assignment = Assignment(resumable=True, retirement=retirement)
-    for name, value in fields.items():
-        setattr(assignment, name, value)
-    return assignment
+def assigned(retirement: FakeRetirement, **fields: object) -> Leased:
+    return leased(**({"resumable": True, "retirement": retirement} | fields))
 
 
 def test_a_waiting_receive_is_detached_when_the_order_comes(
     pair: Pair, retirement: FakeRetirement
 ) -> None:
     ours, _ = pair
-    conn = Connection(ours, assignment=assigned(retirement))
+    conn = Connection(ours, **assigned(retirement))
     threading.Timer(0.05, retirement.give, [MOVE]).start()
     with pytest.raises(Detached):
         conn.recv()
@@ -55,7 +52,7 @@ def test_a_waiting_receive_is_detached_when_the_order_comes(
 
 def test_bytes_that_are_ready_travel_in_the_kernel(pair: Pair, retirement: FakeRetirement) -> None:
     ours, peer = pair
-    conn = Connection(ours, assignment=assigned(retirement))
+    conn = Connection(ours, **assigned(retirement))
     peer.sendall(b"later")
     retirement.give(MOVE)
     with pytest.raises(Detached):
@@ -69,7 +66,7 @@ def test_what_was_read_since_the_commit_is_pushed_back(
     pair: Pair, retirement: FakeRetirement
 ) -> None:
     ours, peer = pair
-    conn = Connection(ours, assignment=assigned(retirement))
+    conn = Connection(ours, **assigned(retirement))
     peer.sendall(b"done\nheader\nbo")
     lines = conn.lines()
     assert next(lines) == b"done"
@@ -82,14 +79,14 @@ def test_what_was_read_since_the_commit_is_pushed_back(
     assert left.unread == b"header\nbo"
     assert left.state is not None
     peer.sendall(b"dy")
-    heir = Connection(left.sock, assignment=Assignment(unread=left.unread, state=left.state))
+    heir = Connection(left.sock, **leased(unread=left.unread, state=left.state))
     assert heir.state == {"seen": 1}
     assert (heir.recv_until(b"\n"), heir.recv_exactly(4)) == (b"header", b"body")
 
 
 def test_a_receive_from_the_buffer_alone_obeys_too(pair: Pair, retirement: FakeRetirement) -> None:
     ours, peer = pair
-    conn = Connection(ours, assignment=assigned(retirement))
+    conn = Connection(ours, **assigned(retirement))
     peer.sendall(b"a\nb\nc\n")
     lines = conn.lines(commit=True)
     assert next(lines) == b"a"
@@ -101,7 +98,7 @@ def test_a_receive_from_the_buffer_alone_obeys_too(pair: Pair, retirement: FakeR
 
 def test_until_its_turn_to_leave_it_is_served(pair: Pair, retirement: FakeRetirement) -> None:
     ours, peer = pair
-    conn = Connection(ours, assignment=assigned(retirement, turn=60))
+    conn = Connection(ours, **assigned(retirement, turn=60))
     retirement.give(MOVE)
     for _ in range(2):  # the first hears of the order, the second knows
         threading.Timer(0.05, peer.sendall, [b"ask"]).start()
@@ -114,7 +111,7 @@ def test_its_turn_comes_well_before_the_deadline(
     tcp: Pair, retirement: FakeRetirement, turn: float, deadline: float
 ) -> None:
     ours, _ = tcp
-    conn = Connection(ours, assignment=assigned(retirement, turn=turn))
+    conn = Connection(ours, **assigned(retirement, turn=turn))
     began = time.monotonic()
     retirement.give(Order("move", began + deadline))
     with pytest.raises(Detached):
@@ -126,7 +123,7 @@ def test_while_it_waits_for_its_turn_the_server_may_stop(
     tcp: Pair, retirement: FakeRetirement
 ) -> None:
     ours, _ = tcp
-    conn = Connection(ours, assignment=assigned(retirement, turn=60))
+    conn = Connection(ours, **assigned(retirement, turn=60))
     retirement.give(MOVE)
     threading.Timer(0.05, lambda: retirement.give(Order("close", time.monotonic() + 60))).start()
     with pytest.raises(Closed, match="the server is stopping"):
@@ -135,7 +132,7 @@ def test_while_it_waits_for_its_turn_the_server_may_stop(
 
 def test_not_after_an_uncommitted_send(pair: Pair, retirement: FakeRetirement) -> None:
     ours, peer = pair
-    conn = Connection(ours, assignment=ordered(retirement))
+    conn = Connection(ours, **ordered(retirement))
     with handled(conn):
         conn.send(b"half a reply")
         peer.sendall(b"more")
@@ -147,7 +144,7 @@ def test_not_after_an_uncommitted_send(pair: Pair, retirement: FakeRetirement) -
 
 def test_not_past_the_replay_limit_until_the_commit(pair: Pair, retirement: FakeRetirement) -> None:
     ours, peer = pair
-    conn = Connection(ours, assignment=assigned(retirement, replay_limit=8))
+    conn = Connection(ours, **assigned(retirement, replay_limit=8))
     peer.sendall(b"123456789abc")
     assert conn.recv_exactly(9) == b"123456789"
     retirement.order = MOVE
@@ -161,7 +158,7 @@ def test_a_handler_that_is_not_resumable_is_left_alone(
     pair: Pair, retirement: FakeRetirement
 ) -> None:
     ours, peer = pair
-    conn = Connection(ours, assignment=ordered(retirement, resumable=False))
+    conn = Connection(ours, **ordered(retirement, resumable=False))
     peer.sendall(b"x")
     assert conn.recv() == b"x"
 
@@ -170,7 +167,7 @@ def test_after_detached_sends_are_refused_and_receives_say_it_again(
     pair: Pair, retirement: FakeRetirement
 ) -> None:
     ours, _ = pair
-    conn = Connection(ours, assignment=ordered(retirement))
+    conn = Connection(ours, **ordered(retirement))
     with pytest.raises(Detached):
         conn.recv()
     with pytest.raises(Released, match="detached from this worker"):
@@ -184,7 +181,7 @@ def test_a_finally_block_cannot_end_a_detached_connection(
     pair: Pair, retirement: FakeRetirement, verb: str
 ) -> None:
     ours, peer = pair
-    conn = Connection(ours, assignment=ordered(retirement))
+    conn = Connection(ours, **ordered(retirement))
     with pytest.raises(Detached):
         conn.recv()
     getattr(conn, verb)(*(None, None, None) if verb == "__exit__" else ())
@@ -195,7 +192,7 @@ def test_a_finally_block_cannot_end_a_detached_connection(
 def test_at_the_deadline_a_waiting_receive_ends(pair: Pair, retirement: FakeRetirement) -> None:
     ours, _ = pair
     assignment = assigned(retirement, resumable=False)
-    conn = Connection(ours, assignment=assignment)
+    conn = Connection(ours, **assignment)
     retirement.give(Order("finish", time.monotonic() + 0.1))
     with pytest.raises(Closed, match="time for it to finish is over"):
         conn.recv()
@@ -205,7 +202,7 @@ def test_at_the_deadline_a_waiting_receive_ends(pair: Pair, retirement: FakeReti
 
 def test_at_the_deadline_a_waiting_send_ends(pair: Pair, retirement: FakeRetirement) -> None:
     ours, _ = pair
-    conn = Connection(ours, assignment=assigned(retirement))
+    conn = Connection(ours, **assigned(retirement))
     threading.Timer(0.05, lambda: retirement.give(Order("move", time.monotonic() + 0.1))).start()
     with handled(conn), pytest.raises(Closed, match="time for it to finish is over"):
         conn.send(bytes(50_000_000))
@@ -213,7 +210,7 @@ def test_at_the_deadline_a_waiting_send_ends(pair: Pair, retirement: FakeRetirem
 
 def test_close_ends_a_clean_connection_that_waits(pair: Pair, retirement: FakeRetirement) -> None:
     ours, _ = pair
-    conn = Connection(ours, assignment=assigned(retirement))
+    conn = Connection(ours, **assigned(retirement))
     threading.Timer(0.05, lambda: retirement.give(Order("close", time.monotonic() + 60))).start()
     with pytest.raises(Closed, match="the server is stopping"):
         conn.recv()
@@ -222,7 +219,7 @@ def test_close_ends_a_clean_connection_that_waits(pair: Pair, retirement: FakeRe
 def test_a_drain_becomes_a_stop(pair: Pair, retirement: FakeRetirement) -> None:
     """The second order is seen though the receive no longer polls the wake descriptor."""
     ours, _ = pair
-    conn = Connection(ours, assignment=ordered(retirement, Order("finish", time.monotonic() + 60)))
+    conn = Connection(ours, **ordered(retirement, Order("finish", time.monotonic() + 60)))
     threading.Timer(0.05, lambda: retirement.give(Order("close", time.monotonic() + 60))).start()
     with pytest.raises(Closed, match="the server is stopping"):
         conn.recv()
@@ -232,7 +229,7 @@ def test_close_leaves_what_is_in_the_kernel_to_be_answered(
     pair: Pair, retirement: FakeRetirement
 ) -> None:
     ours, peer = pair
-    conn = Connection(ours, assignment=ordered(retirement, Order("close", time.monotonic() + 60)))
+    conn = Connection(ours, **ordered(retirement, Order("close", time.monotonic() + 60)))
     peer.sendall(b"ask\n")
     assert next(conn.lines()) == b"ask"
     with handled(conn):
@@ -244,7 +241,7 @@ def test_close_leaves_what_is_in_the_kernel_to_be_answered(
 
 def test_close_waits_for_the_rest_of_a_message(pair: Pair, retirement: FakeRetirement) -> None:
     ours, peer = pair
-    conn = Connection(ours, assignment=assigned(retirement))
+    conn = Connection(ours, **assigned(retirement))
     peer.sendall(b"he")
     assert conn.recv() == b"he"
     retirement.give(Order("close", time.monotonic() + 60))
@@ -254,14 +251,14 @@ def test_close_waits_for_the_rest_of_a_message(pair: Pair, retirement: FakeRetir
 
 def test_idle_for_too_long(pair: Pair, retirement: FakeRetirement) -> None:
     ours, _ = pair
-    conn = Connection(ours, assignment=assigned(retirement, idle_timeout=0.1))
+    conn = Connection(ours, **assigned(retirement, idle_timeout=0.1))
     with pytest.raises(Closed, match=r"idle for 0\.1 s"):
         conn.recv()
 
 
 def test_a_push_keeps_an_idle_connection(pair: Pair, retirement: FakeRetirement) -> None:
     ours, _ = pair
-    conn = Connection(ours, assignment=assigned(retirement, idle_timeout=0.8))
+    conn = Connection(ours, **assigned(retirement, idle_timeout=0.8))
     started = time.monotonic()
     threading.Timer(0.3, conn.send, [b"push"]).start()
     with pytest.raises(Closed, match="idle"):
@@ -272,9 +269,9 @@ def test_a_push_keeps_an_idle_connection(pair: Pair, retirement: FakeRetirement)
 def test_a_push_leaves_the_point_safe(pair: Pair, retirement: FakeRetirement) -> None:
     ours, peer = pair
     assignment = assigned(retirement)
-    conn = Connection(ours, assignment=assignment)
+    conn = Connection(ours, **assignment)
     conn.send(b"push")
-    assert assignment.record[STATUS] == Status.CLEAN
+    assert assignment["hooks"].record[STATUS] == Status.CLEAN
     assert peer.recv(9) == b"push"
     retirement.give(MOVE)
     with pytest.raises(Detached):
@@ -284,22 +281,22 @@ def test_a_push_leaves_the_point_safe(pair: Pair, retirement: FakeRetirement) ->
 def test_detaching_waits_for_a_push_in_flight(pair: Pair, retirement: FakeRetirement) -> None:
     ours, peer = pair
     assignment = assigned(retirement)
-    conn = Connection(ours, assignment=assignment)
+    conn = Connection(ours, **assignment)
     pushed = bytes(range(256)) * 40_000
     pusher = threading.Thread(target=conn.send, args=[pushed])
     pusher.start()
-    until(lambda: assignment.record[STATUS] == Status.SENT)
+    until(lambda: assignment["hooks"].record[STATUS] == Status.SENT)
     retirement.give(MOVE)
     got: list[bytes] = []
     reader = threading.Thread(target=lambda: got.append(exactly(peer, len(pushed))))
     threading.Timer(0.1, reader.start).start()
     with pytest.raises(Detached):
         conn.recv()
-    assert not conn._sending.locked()
+    assert not conn._sending_lock.locked()
     pusher.join(5)
     reader.join(5)
     assert got == [pushed]
-    assert assignment.record[STATUS] == Status.CLEAN
+    assert assignment["hooks"].record[STATUS] == Status.CLEAN
 
 
 def exactly(sock: socket.socket, count: int) -> bytes:
@@ -312,8 +309,8 @@ def exactly(sock: socket.socket, count: int) -> bytes:
 def test_the_scoreboard_shows_each_step(pair: Pair, retirement: FakeRetirement) -> None:
     ours, peer = pair
     assignment = assigned(retirement)
-    record = assignment.record
-    conn = Connection(ours, assignment=assignment)
+    record = assignment["hooks"].record
+    conn = Connection(ours, **assignment)
     assert record[STATUS] == Status.CLEAN
     peer.sendall(b"one\ntwo\n")
     lines = conn.lines()
@@ -343,8 +340,8 @@ def test_unread_bytes_of_the_worker_before_are_not_clean(
 ) -> None:
     ours, _ = pair
     assignment = assigned(retirement, unread=b"half")
-    conn = Connection(ours, assignment=assignment)
-    assert assignment.record[STATUS] == Status.READ
+    conn = Connection(ours, **assignment)
+    assert assignment["hooks"].record[STATUS] == Status.READ
     retirement.give(MOVE)
     with pytest.raises(Detached):
         conn.recv_exactly(8)

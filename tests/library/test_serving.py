@@ -129,7 +129,7 @@ def test_the_end_waits_for_handlers_and_then_cancels_them(run: Run) -> None:
 
 
 def socket_of(conn: AsyncConnection) -> socket.socket:
-    return conn._sock
+    return conn.core.sock
 
 
 def test_a_cancelled_server_cancels_at_once(run: Run) -> None:

@@ -34,13 +34,12 @@ from socketkeep._net._connecting import Connecting, connect
 from socketkeep._net._listener import Listener
 from socketkeep._net._serving import serve
 from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._assignment import Assignment
 from socketkeep._stream._connection import Connection
 from socketkeep._stream._modes import Blocking, NonBlocking, Timeout
 from socketkeep._stream._record import STATUS, Status
 from socketkeep._stream._tls import CertificateRefused, Engine, TlsFailure
 from tests.forking.support import child
-from tests.library.conftest import Pair, Run
+from tests.library.conftest import Pair, Run, leased
 from tests.library.test_connecting import poll_for
 
 T = TypeVar("T")
@@ -225,8 +224,7 @@ def test_close_notify_without_fin_is_the_end(pair: Pair, pool: ThreadPoolExecuto
     ours = Connection(pair[0], mode=Timeout(5))
     theirs = Connection(pair[1], mode=Timeout(5))
     secure(ours, theirs, pool)
-    tls = theirs._tls
-    assert tls is not None
+    tls = theirs.core.transport
     theirs.send(b"last")
     tls.finish()
     tls.flush()
@@ -396,13 +394,13 @@ def test_what_came_with_the_request_for_tls_is_never_plaintext(
 
 
 def test_it_is_never_at_a_safe_point(pair: Pair, pool: ThreadPoolExecutor) -> None:
-    ours = Connection(pair[0], mode=Timeout(5), assignment=Assignment(resumable=True))
+    ours = Connection(pair[0], mode=Timeout(5), **leased(resumable=True))
     theirs = Connection(pair[1], mode=Timeout(5))
     assert ours._movable()
     secure(ours, theirs, pool)
     ours.commit()
     assert not ours._movable()
-    assert ours._assignment.record[STATUS] == Status.BOUND
+    assert ours.hooks.record[STATUS] == Status.BOUND
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with left, right, pytest.raises(SystemFailure, match="keys") as caught:
         theirs.give(left)
@@ -553,9 +551,8 @@ def test_async_close_notify_without_fin_is_the_end(pair: Pair, run: Run) -> None
         receive = asyncio.create_task(ours.recv())
         await asyncio.sleep(0)
         await theirs.send(b"last")
-        assert theirs._tls is not None
-        theirs._tls.finish()
-        theirs._tls.flush()
+        theirs.core.transport.finish()
+        theirs.core.transport.flush()
         assert await receive == b"last"
         assert await ours.recv(timeout=5) == b""
         await ours.close(linger=0)

@@ -20,7 +20,7 @@ import socketkeep._stream._aio, socketkeep._stream._connection
 
 def _breaking(make):
     def begin(self, sock, **more):
-        assigned = more.get("assignment")
+        assigned = more.get("lease")
         if assigned is not None and "bad-" in assigned.peer:
             raise {error}
         make(self, sock, **more)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketkeep._stream import _record as record
-from socketkeep._stream._assignment import Order
+from socketkeep._stream._lease import Order
 from socketkeep._stream._record import Ended
 from socketkeep._wire import _scoreboard as scoreboard
 from socketkeep._wire._scoreboard import COUNTERS, OPEN, Scoreboard, create_memfd

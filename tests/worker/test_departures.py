@@ -13,7 +13,7 @@ import pytest
 
 from socketkeep import resumable
 from socketkeep._stream import _record as record
-from socketkeep._stream._assignment import Handover
+from socketkeep._stream._lease import Handover
 from socketkeep._stream._record import Ended
 from socketkeep._wire._messages import Acknowledged, ConnectionDetached
 from socketkeep._worker._departures import Departures
@@ -62,7 +62,7 @@ class Scene:
         """Offer a connection; return its id and its peer."""
         entry, handover = self.detached(state)
         self.departures.offer(entry, handover)
-        return entry.assignment.id, self.place.peers[-1]
+        return entry.lease.id, self.place.peers[-1]
 
     def next_offer(self) -> tuple[str, int]:
         """Return the id of the offer that reached the keeper, and the connection."""
@@ -132,7 +132,7 @@ def test_taken_by_a_keeper_that_died_before_its_answer_arrived() -> None:
         board = scene.place.environment.scoreboard
         board.record(message.row)[record.ENDED] = Ended.TAKEN
         scene.departures.give_up()
-        assert [entry.assignment.id for entry in scene.settled] == [message.id]
+        assert [entry.lease.id for entry in scene.settled] == [message.id]
         assert scene.settled[0].sock.fileno() == -1
         (other,) = scene.served_on
         assert other.sock.fileno() >= 0
@@ -252,7 +252,7 @@ def test_at_the_descriptor_limit_a_large_state_has_the_reserve_or_waits(reserve:
         await scene.arrival()
         name, fd = scene.next_offer()
         os.close(fd)
-        assert name == entry.assignment.id
+        assert name == entry.lease.id
         scene.departures.acknowledged(Acknowledged(name, 1, taken=True))
 
     play(scenario)

@@ -15,12 +15,13 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from socketkeep._stream._assignment import Assignment, Handover
+from socketkeep._stream._lease import Handover
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet, channel_pair
 from socketkeep._wire._messages import ConnectionDetached
 from socketkeep._worker import _sync
 from socketkeep._worker._handing import give_back, hand_over
 from socketkeep._worker._reserve import Reserve
+from tests.library.conftest import leased
 from tests.wire.limits import out_of_descriptors
 
 PARCEL = ConnectionDetached("1-2-3", 4, 0, "a peer", b"state", b"unread", 5, 6, 7)
@@ -213,7 +214,7 @@ def test_a_keeper_that_comes_when_the_other_has_gone_ends_nothing(
     loop = SimpleNamespace(
         environment=environment, roster=roster, reserve=scene.reserve, rejoin=lambda: False
     )
-    entry = SimpleNamespace(assignment=Assignment(), returns_to=0)
+    entry = SimpleNamespace(**leased(), returns_to=0)
     with closing(theirs):
         assert not _sync._hand_over(cast("Any", loop), cast("Any", entry), scene.handover)
     assert scene.handover.sock.fileno() >= 0

@@ -45,7 +45,7 @@ def test_the_next_one_does_not_wait_for_the_answer(monkeypatch: pytest.MonkeyPat
             assert entry.offer is not None
             offers.add(entry, entry.offer)
             name, descriptors = await next_offer(place)
-            assert name == entry.assignment.id
+            assert name == entry.lease.id
             for fd in descriptors:
                 os.close(fd)
             accepted.close()

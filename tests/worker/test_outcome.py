@@ -20,12 +20,12 @@ from socketkeep._base._errors import (
     Unreachable,
 )
 from socketkeep._stream import _record as record
-from socketkeep._stream._assignment import Assignment
 from socketkeep._stream._connection import Connection
 from socketkeep._stream._lifecycle import Detached
 from socketkeep._stream._tls import CertificateRefused, TlsFailure
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._outcome import note_exception, was_detached
+from tests.library.conftest import leased
 from tests.worker.conftest import Lines
 
 
@@ -36,9 +36,9 @@ def served() -> Iterator[tuple[Connection, Entry]]:
         peer = socket.create_connection(listener.getsockname())
         sock, _ = listener.accept()
     words = memoryview(bytearray(8 * record.WORDS)).cast("Q")
-    assignment = Assignment(id="1-2-3", record=words)
-    conn = Connection(sock, assignment=assignment)
-    yield conn, Entry(0, words, sock, assignment, 0)
+    assignment = leased(id="1-2-3", record=words)
+    conn = Connection(sock, **assignment)
+    yield conn, Entry(0, words, sock, assignment["lease"], assignment["hooks"], 0)
     sock.close()
     peer.close()
 

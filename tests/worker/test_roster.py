@@ -11,7 +11,7 @@ import pytest
 
 from socketkeep import resumable
 from socketkeep._stream import _record as record
-from socketkeep._stream._assignment import Handover
+from socketkeep._stream._lease import Handover
 from socketkeep._stream._record import Ended, Status
 from socketkeep._wire._messages import Attach
 from socketkeep._wire._scoreboard import OPEN
@@ -68,10 +68,10 @@ def test_those_that_hear_of_an_order_at_once_leave_by_turns(
 ) -> None:
     with a_place(handle, model, rows=3) as place:
         roster = Roster(place.environment, None)
-        turns = [accepted(roster, sock).assignment.turn for _ in range(2)]
+        turns = [accepted(roster, sock).lease.turn for _ in range(2)]
         last = attached(roster, ATTACH, sock)
         assert last is not None
-        turns.append(last.assignment.turn)
+        turns.append(last.lease.turn)
         if model in ("fork", "thread"):
             assert turns[0] == 0
             assert turns[2] - turns[1] == turns[1] > 0
@@ -82,12 +82,12 @@ def test_those_that_hear_of_an_order_at_once_leave_by_turns(
 def test_accepted(place: Place, sock: socket.socket) -> None:
     roster = Roster(place.environment, None)
     first, second = accepted(roster, sock), accepted(roster, sock)
-    assert [entry.assignment.id for entry in (first, second)] == ["b007-9-1", "b007-9-2"]
-    assert first.assignment.epoch == 1
-    assert first.assignment.attached == "accepted"
-    assert first.assignment.resumable
-    assert first.assignment.idle_timeout == 7
-    assert first.assignment.listener == "127.0.0.1:7000"
+    assert [entry.lease.id for entry in (first, second)] == ["b007-9-1", "b007-9-2"]
+    assert first.lease.epoch == 1
+    assert first.lease.attached == "accepted"
+    assert first.lease.resumable
+    assert first.lease.idle_timeout == 7
+    assert first.lease.listener == "127.0.0.1:7000"
     assert {words[record.NUMBER] for _, words in place.board.taken()} == {1, 2}
     assert first.record[record.PID] == os.getpid()
     assert counters(place) == {"accepted": 2}
@@ -100,7 +100,7 @@ def test_attached_goes_on_where_the_other_worker_was(place: Place, sock: socket.
     roster = Roster(place.environment, None)
     entry = attached(roster, ATTACH, sock)
     assert entry is not None
-    given = entry.assignment
+    given = entry.lease
     assert (given.id, given.epoch, given.attached) == (ATTACH.id, 5, "reload")
     assert (given.state, given.unread) == (b"\x07", b"half")
     ((_, words),) = place.board.taken()
@@ -162,7 +162,7 @@ def test_settled(place: Place, sock: socket.socket) -> None:
     roster.settle(entry)
     assert place.board[OPEN] == 0
     assert counters(place) == {"accepted": 1, "reset": 1}
-    assert accepted(roster, sock).assignment.id == "b007-9-2", "a number is never used again"
+    assert accepted(roster, sock).lease.id == "b007-9-2", "a number is never used again"
 
 
 def test_the_access_log(place: Place, sock: socket.socket, log: Lines) -> None:
@@ -190,7 +190,7 @@ def test_the_access_log(place: Place, sock: socket.socket, log: Lines) -> None:
 
 def test_nothing_is_kept_where_that_is_asked_for(sock: socket.socket) -> None:
     with a_place(handle, "thread", keep="none") as place:
-        assert not accepted(Roster(place.environment, None), sock).assignment.resumable
+        assert not accepted(Roster(place.environment, None), sock).lease.resumable
 
 
 def test_what_cannot_be_entered_leaves_no_row(

@@ -27,7 +27,7 @@ from socketkeep._keeper.tables._ownership import Ownership
 from socketkeep._keeper.tables._waits import BOUNDS
 from socketkeep._keeper.workers._workers import Worker, WorkerState
 from socketkeep._stream import _record as record
-from socketkeep._stream._assignment import Attached
+from socketkeep._stream._lease import Attached
 from socketkeep._wire._scoreboard import id_of, parse_connection_id
 
 _SHOWN = (WorkerState.STARTING, WorkerState.READY, WorkerState.DRAINING)

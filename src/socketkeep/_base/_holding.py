@@ -59,6 +59,19 @@ class Holders:
         return "\n".join(lines)
 
 
+def holders_of(fd: int) -> Holders:
+    """Return who holds the socket of that descriptor, as `Held.holders` does; -1: it is closed."""
+    if fd < 0:
+        raise Closed(operation="holders")
+    if not os.path.isdir("/proc/self/fd"):
+        reason = "needs Linux and a mounted /proc, where the descriptors of a process are listed"
+        raise SystemFailure(reason, code=errno.ENOSYS, operation="holders")
+    unreadable: set[int] = set()
+    found = descriptors({os.fstat(fd).st_ino}, unreadable)
+    rows = sorted(Holder(handle.pid, handle.fd, command_of(handle.pid)) for handle, _ in found)
+    return Holders(tuple(rows), len(unreadable), hidden_processes())
+
+
 class Held:
     """A socket that can say who holds it."""
 
@@ -78,18 +91,7 @@ class Held:
         there is no /proc.  What is not seen: processes that `Holders.unreadable` counts, those of
         another container (pid namespace), and a descriptor that is on its way to a process.
         """
-        fd = self.fileno()
-        if fd < 0:
-            raise Closed(operation="holders")
-        if not os.path.isdir("/proc/self/fd"):
-            reason = (
-                "needs Linux and a mounted /proc, where the descriptors of a process are listed"
-            )
-            raise SystemFailure(reason, code=errno.ENOSYS, operation="holders")
-        unreadable: set[int] = set()
-        found = descriptors({os.fstat(fd).st_ino}, unreadable)
-        rows = sorted(Holder(handle.pid, handle.fd, command_of(handle.pid)) for handle, _ in found)
-        return Holders(tuple(rows), len(unreadable), hidden_processes())
+        return holders_of(self.fileno())
 
     @property
     def handles(self) -> int:

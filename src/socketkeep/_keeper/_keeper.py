@@ -44,7 +44,7 @@ from socketkeep._keeper.workers._slots import Slots
 from socketkeep._keeper.workers._watchdog import Watchdog
 from socketkeep._keeper.workers._workers import AdoptedWorker, Worker, WorkerState
 from socketkeep._net._listener import Listener
-from socketkeep._stream._assignment import Order
+from socketkeep._stream._lease import Order
 from socketkeep._version import VERSION
 from socketkeep._wire._channel import Channel
 from socketkeep._wire._messages import Began, Forked, ForkFailed, Stranded

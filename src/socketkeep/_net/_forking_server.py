@@ -37,10 +37,10 @@ from socketkeep._base._forking import Forkable
 from socketkeep._base._printable import printable
 from socketkeep._net._children import Child, Children, is_unknown, status_text
 from socketkeep._net._handlers import inspect_handler
-from socketkeep._stream._assignment import Assignment, Order, handling
 from socketkeep._stream._closing import end_writing
 from socketkeep._stream._committed import encoder
 from socketkeep._stream._connection import Connection
+from socketkeep._stream._lease import Hooks, Lease, Order, handling
 from socketkeep._stream._modes import Blocking, Mode, check_seconds
 
 #: How long nothing is accepted once a descriptor, memory or a process was wanting, in seconds.
@@ -301,13 +301,13 @@ class ForkingServer:
 
     def _serve_in_child(self, sock: socket.socket) -> None:
         handler = self._handler
-        assignment = Assignment(
+        lease = Lease(
             listener=self._listener.text,
             resumable=handler.resumable,
             state_type=handler.state_type,
-            retirement=self._orders,
         )
-        conn = Connection(sock, mode=self._mode, assignment=assignment)
+        hooks = Hooks(retirement=self._orders)
+        conn = Connection(sock, mode=self._mode, lease=lease, hooks=hooks)
         handling.set(conn)
         try:
             handler.call(conn)

@@ -31,8 +31,8 @@ from socketkeep._base._errors import (
 from socketkeep._base._forking import Fate, drop, own
 from socketkeep._base._holding import Held
 from socketkeep._net._binding import bind_inet, bind_unix, identity_of, inherited_socket
-from socketkeep._stream._assignment import Assignment
 from socketkeep._stream._connection import Connection
+from socketkeep._stream._lease import Lease
 from socketkeep._stream._modes import Blocking, Mode, check_seconds, seconds_left
 from socketkeep._stream._waiting import Poller
 
@@ -176,8 +176,8 @@ class Listener(Held):
                 if limit == 0:
                     raise
             else:
-                told = Assignment(listener=self.text)
-                return Connection(sock, mode=mode, inherit=inherit, assignment=told)
+                lease = Lease(listener=self.text)
+                return Connection(sock, mode=mode, inherit=inherit, lease=lease)
             if poller is None:
                 poller = Poller(self.fileno(), select.POLLIN, None)
             if not poller.wait(None if limit is None else begun + limit)[0]:

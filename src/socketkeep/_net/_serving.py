@@ -21,7 +21,7 @@ from socketkeep._base._errors import (
 from socketkeep._base._printable import printable
 from socketkeep._net._listener import Listener
 from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._assignment import Assignment
+from socketkeep._stream._lease import Lease
 
 _log: Final = logging.getLogger("socketkeep")
 
@@ -139,7 +139,7 @@ class Server:
                 self.stop()
                 return
             self._short = False
-            conn = AsyncConnection(sock, assignment=Assignment(listener=self._listener.text))
+            conn = AsyncConnection(sock, lease=Lease(listener=self._listener.text))
             task = asyncio.get_running_loop().create_task(self._serve(conn))
             self._tasks.add(task)
             task.add_done_callback(self._served)

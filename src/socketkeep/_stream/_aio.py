@@ -1,26 +1,63 @@
-"""`AsyncConnection`: the verbs of one stream for async code, on asyncio and uvloop."""
+"""`AsyncConnection`: the verbs of one stream for async code, on asyncio and uvloop.
+
+The connection owns its non-blocking socket; no transport and no stream of asyncio's is between.
+The reader stays registered with the loop.  When the descriptor becomes readable and a task waits,
+the task is resumed at once, and receives; when none waits the reader is taken out, so that the
+bytes stay in the kernel: back-pressure, and next to no read-ahead to carry along when the
+connection is moved.
+
+Nothing is awaited between taking bytes from the kernel and putting them into the buffer, so that a
+task that is cancelled at any await loses none.
+
+A send tries send(2) at once, and only what the kernel does not take is queued, behind the sends
+before it.  Each sender waits until its own bytes are gone, so the queue is as long as the tasks
+that send at once; a sender that is cancelled leaves at most the rest of a message begun.
+"""
 # ruff: noqa: A002 - `max` is the word for a bound; the builtin is not used here
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Never, Self, TypeAlias, TypeVar, cast
 
-from socketkeep._base._errors import Busy, Closed, Released, SocketkeepError
-from socketkeep._stream._assignment import Assignment, handling
-from socketkeep._stream._async_messages import AsyncMessages, Receiving
-from socketkeep._stream._async_sender import Data, Piece
-from socketkeep._stream._async_steps import drive
-from socketkeep._stream._closing import LINGER, draining, end_for_all, end_writing, reset
-from socketkeep._stream._exchange import ARRIVED, CHUNK, LOOK_AGAIN
-from socketkeep._stream._framing import check_bound
+from socketkeep._base._errors import (
+    Busy,
+    Closed,
+    LimitExceeded,
+    Malformed,
+    Released,
+    SocketkeepError,
+)
+from socketkeep._stream._async_steps import call_at, drive, settle
+from socketkeep._stream._async_waiter import DONE, Turn, Waiter
+from socketkeep._stream._closing import LINGER, draining, reset
+from socketkeep._stream._core import CHUNK
+from socketkeep._stream._framing import (
+    ByteOrder,
+    LinesAhead,
+    Prefix,
+    check_bound,
+    check_separator,
+    frame,
+    netstring,
+    prefix_size,
+    take_frame,
+    take_netstring,
+    take_until,
+)
+from socketkeep._stream._lease import Hooks, Lease, Order
 from socketkeep._stream._lifecycle import Detached, Event, State
-from socketkeep._stream._modes import Blocking
-from socketkeep._stream._record import WAITING
-from socketkeep._stream._steps import within
+from socketkeep._stream._modes import Blocking, check_seconds
+from socketkeep._stream._record import ACTIVE_AT, WAITING
+from socketkeep._stream._shell import AT_ONCE, Data, Piece, Shell, Span
+from socketkeep._stream._steps import Steps, within
+from socketkeep._stream._waiting import earlier
 
 if TYPE_CHECKING:
     import ssl
@@ -29,16 +66,45 @@ if TYPE_CHECKING:
 
     from socketkeep._stream._transfer import Parcel
 
+T = TypeVar("T")
+Receiving: TypeAlias = Coroutine[Any, Any, bytes]
+
 _BLOCKING: Final = Blocking()
 _CLOSED: Final = Closed()  # what is raised is a new one each time, see `_queue`
+_OUT_OF_TIME: Final = Closed("ended: the server's time for it to finish is over")
+#: After so many receives in a row that did not wait, because the peer sends faster than it is
+#: dealt with, the others on the loop get a turn.  A turn at each would slow quick peers down.
+_HELPINGS: Final = 8
+#: After one that brought so many bytes they get it at once: that may be thousands of messages.
+_LARGE_HELPING: Final = 16384
+
+# What a wait has ended with.
+_READY: Final = 0
+_LOOK_AGAIN: Final = 1  # the connection has ended, or the server has said something
+_TIMED_OUT: Final = 2
+_LATE: Final = "late"
 
 
-class AsyncConnection(AsyncMessages):
+class _Queued:
+    """A send in the queue; `steps` sends what is left of it.
+
+    finished: with what has stopped it, None: all is gone.
+    """
+
+    __slots__ = ("finished", "piece", "steps")
+
+    def __init__(self, piece: Piece, steps: Steps[None], finished: asyncio.Future[object]) -> None:
+        self.piece = piece
+        self.steps = steps
+        self.finished = finished
+
+
+class AsyncConnection(Shell):
     """A connected stream socket, TCP or Unix, for async code.
 
     sock: a connected socket; the connection owns it from here on, and makes it non-blocking.
-    inherit: whether forked children keep it, see `inherit`.  assignment: given by a server.  To be
-    made, and used, in the thread of a running loop.
+    inherit: whether forked children keep it, see `inherit`.  lease, hooks: given by a server.  To
+    be made, and used, in the thread of a running loop.
 
     Operations take `timeout`, seconds for the whole operation: None for as long as it takes, 0 not
     to wait.  When one raises `TimedOut` or `WouldBlock`, or is cancelled, no byte is lost: received
@@ -52,17 +118,48 @@ class AsyncConnection(AsyncMessages):
     task may receive while others send: sends go out whole, in the order they were called.
     """
 
-    __slots__ = ()
+    __slots__ = (
+        "_deadline_timer",
+        "_expired",
+        "_has_receiver",
+        "_loop",
+        "_order",
+        "_out",
+        "_quick",
+        "_tend_timer",
+        "_turn",
+        "_unwaited",
+        "_waiter",
+        "_waiting_since",
+        "_watching",
+    )
 
     def __init__(
         self,
         sock: socket.socket,
         *,
         inherit: bool = False,
-        assignment: Assignment | None = None,
+        lease: Lease | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
-        super().__init__(sock, assignment=assignment)
-        self._inherit = inherit
+        super().__init__(sock, inherit, lease, hooks)
+        reactor = self.hooks.reactor
+        self._loop = asyncio.get_running_loop() if reactor is None else reactor.loop
+        self._out: list[_Queued] | None = None  # the writer is registered while there are any
+        self._has_receiver = False
+        self._waiter = Waiter(self._loop)
+        self._turn = Turn((self._waiter,))
+        self._watching = False  # the reader is registered
+        self._quick = False  # it is, and no receive has to look at more than what comes
+        self._waiting_since = 0.0  # for the idle timeout
+        self._unwaited = 0  # receives in a row that found their bytes there
+        self._order: Order | None = None
+        self._expired = False  # the order's deadline has passed
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._tend_timer: asyncio.TimerHandle | None = None
+        first = earlier(self.lease.idle_timeout, self.lease.park_after)
+        if first is not None:
+            self._tend_timer = self._loop.call_later(first, self._tend)
 
     async def __aenter__(self) -> Self:
         return self
@@ -75,84 +172,12 @@ class AsyncConnection(AsyncMessages):
     ) -> None:
         await self.close()
 
-    async def recv(self, max: int = CHUNK, *, timeout: float | None = None) -> bytes:
+    def recv(self, max: int = CHUNK, *, timeout: float | None = None) -> Receiving:
         """Return what has come, 1 to `max` bytes, waiting for the first; b"" at the peer's EOF."""
-        if (
-            timeout is None
-            and max >= CHUNK
-            and (self._quick or self._tries())
-            and not self._life.over
-            and not self._receiving
-            and not self._buffer.size
-        ):  # as `_receive` does it, without a detour by the buffer, and with few calls
-            self._receiving = True
-            try:
-                if not self._quick:
-                    data = self._try_once()
-                    if data is not None:
-                        return data
-                came = LOOK_AGAIN
-                if self._quick:
-                    if self._tend_timer is not None:
-                        self._waiting_since = time.monotonic()
-                    record = self._record
-                    waiter = self._waiter
-                    waiter.pending = waiter._asyncio_future_blocking = True
-                    record[WAITING] = 1
-                    try:
-                        await self._turn
-                    except BaseException:
-                        waiter.pending = False
-                        raise
-                    finally:
-                        record[WAITING] = 0
-                    came = waiter.came
-                if came == ARRIVED:
-                    if not self._ledger.read:
-                        self._ledger.reading()
-                    try:
-                        data = self._source.recv(CHUNK)
-                    except OSError as error:
-                        self._received_nothing(error)
-                    else:
-                        if data:
-                            self._came_in += len(data)
-                            if not self._unshown:
-                                self._show_soon()
-                            if self._assignment.resumable:
-                                if self._receives >= 0:
-                                    self._count_receive()
-                                self._buffer.pass_by(data)
-                        else:
-                            self._received_nothing(None)
-                        return data
-            finally:
-                self._receiving = False
         if max < 1:
             check_bound(max)
-        return await self._receive("recv", self._buffer.take, max, None, timeout, bytes)
-
-    async def recv_into(
-        self, buffer: bytearray | memoryview, *, timeout: float | None = None
-    ) -> int:
-        """Receive into `buffer` as `recv` does; return the number of bytes, 0 at the peer's EOF."""
-        view = memoryview(buffer).cast("B")
-        check_bound(view.nbytes)
-        take = self._buffer.take
-        data = await self._receive("recv_into", take, view.nbytes, None, timeout, bytes)
-        view[: len(data)] = data
-        return len(data)
-
-    def recv_exactly(self, count: int, *, timeout: float | None = None) -> Receiving:
-        """Return exactly `count` bytes.
-
-        Raises PeerClosed when the peer's EOF comes before; what did come is still unread.
-        """
-        if count < 0:
-            raise ValueError(f"recv_exactly: a number of bytes >= 0, not {count}")
-        take = self._buffer.take_exactly
-        cut_short = partial(self._cut_short, "recv_exactly", count)
-        return self._receive("recv_exactly", take, count, count, timeout, cut_short)
+        take = self.core.buffer.take
+        return self._receive("recv", take, max, None, timeout, bytes, straight=True)
 
     async def send(self, data: Data, *, timeout: float | None = None) -> None:
         """Send all of `data`, waiting as long as the peer does not read.
@@ -160,31 +185,26 @@ class AsyncConnection(AsyncMessages):
         Returns when the system has taken the last byte; that the peer has got it is not promised.
         Raises PeerClosed when the peer takes no more.
         """
-        if (
-            type(data) is bytes
-            and self._life.sends
-            and not self._out
-            and self._unsent is None
-            and self._tls is None
-            and (not self._assignment.resumable or handling.get() is self)
-        ):  # as `_send_at_once`, without the call
-            if not self._ledger.sent:
-                self._ledger.sending()
-            try:
-                done = self._sock.send(data)
-            except (BlockingIOError, InterruptedError):
-                done = 0
-            except OSError as error:
-                raise self._failed(error, "send") from error
-            else:
-                self._went_out += done
-                if not self._unshown:
-                    self._show_soon()
-                if done == len(data):
-                    return
-        else:
-            done = -1
-        await self._send_rest(data, done, timeout)
+        core = self.core
+        span = self._span(timeout)
+        if not core.life.sends:
+            await self._refuse("send")
+        push = self._is_push()
+        if push:
+            core.ledger.push_begins()
+        queued = False
+        try:
+            piece = self._begin_send(data, push, waits=bool(self._out))
+            if piece is None:
+                return
+            queued = span != AT_ONCE
+        finally:
+            if push and not queued:
+                core.ledger.push_ends()
+        if not (queued and await self._queue(piece, self._sending(piece), span[1])):
+            self._unsent = (data, piece.done)
+            done = max(0, piece.done - core.transport.owed)
+            raise self._unfinished("send", done, piece.done + len(piece.view), span)
 
     async def start_tls(
         self,
@@ -201,12 +221,10 @@ class AsyncConnection(AsyncMessages):
         A send that is cancelled when some of it is encrypted is completed in the background.
         """
         with self._claimed("start_tls"):
-            from socketkeep._stream._async_tls import shake_hands
-            from socketkeep._stream._tls import begin_tls, take_early
-
-            tls = begin_tls(self, context, server_side, server_hostname)
-            await shake_hands(self, tls, timeout)
-            take_early(self, tls)
+            span = self._span(timeout)
+            tls = self._begin_tls(context, server_side, server_hostname)
+            steps = self._starting_tls(tls, span != AT_ONCE)
+            await self._go_through(steps, "start_tls", None, span)
 
     async def send_eof(self) -> None:
         """Tell the peer that nothing more will be sent; receiving goes on.  `close` is still due.
@@ -217,18 +235,17 @@ class AsyncConnection(AsyncMessages):
 
     async def shutdown(self, how: int) -> None:
         """End a direction: socket.SHUT_RD, SHUT_WR or SHUT_RDWR, for every holder of the socket."""
-        if self._life.over:
+        if self.core.life.over:
             raise self._refusal("shutdown")
         if how != socket.SHUT_RD:
-            self._become(Event.END_WRITING)
+            self.core.become(Event.END_WRITING)
             await self._flush(None)
-            if self._tls is not None:
-                self._tls.finish()
-                await self._flush(None)
-        if self._life.over:
+            self.core.transport.finish()
+            await self._flush(None)
+        if self.core.life.over:
             raise self._refusal("shutdown")
         try:
-            self._sock.shutdown(how)
+            self.core.sock.shutdown(how)
         except OSError as error:
             raise self._failed(error, "shutdown") from error
 
@@ -247,11 +264,11 @@ class AsyncConnection(AsyncMessages):
         Raises NotCommitted when the handler has sent since its last commit, or received more than
         the replay limit; Busy when another task receives.
         """
-        if self._life.over:
+        if self.core.life.over:
             await self._refuse("park")
-        if self._receiving:
+        if self._has_receiver:
             raise Busy(**self._context("park"))
-        self._receiving = True
+        self._has_receiver = True
         try:
             self._obey("park")
             while self._check_parking("park"):
@@ -259,11 +276,11 @@ class AsyncConnection(AsyncMessages):
                     self._depart(parked=True)
                     raise Detached("the connection was detached from this worker, to be parked")
                 await self._flush(None)
-                if self._life.over:
+                if self.core.life.over:
                     raise self._refusal("park")
                 self._obey("park")
         finally:
-            self._receiving = False
+            self._has_receiver = False
 
     async def close(self, *, linger: float = LINGER) -> None:
         """End the connection in an orderly way, for every holder of the socket.
@@ -273,24 +290,21 @@ class AsyncConnection(AsyncMessages):
         seconds in all.  Unread bytes are dropped.  May be called again, and after any other end of
         the connection.  Cancelled, it closes the descriptor at once.
         """
-        if self._finished():
+        if self._is_finished():
             return
         self._finish(Event.CLOSE)
         end = time.monotonic() + linger
+        core = self.core
         ended = False
         try:
-            if self._out or self._tls is not None:
-                await self._finish_sending(end)
-            ended = not end_writing(self._sock) or self._life.peer_ended
+            await self._flush(end)
+            self._stop_senders(_CLOSED)
+            ended = await drive(self._ending(end), self.hooks.reactor)
             if not ended:
-                ended = await drive(draining(self._sock, end), self._reactor)
+                ended = await drive(draining(core.sock, end), self.hooks.reactor)
         finally:
-            if self._watching or self._out:  # again, since `_finish`
-                self._let_go_of_loop()
-            if ended and self._tls is None:  # TLS has an end of its own, which is not EOF
-                self._sock.close()  # both directions have ended, for every holder
-            else:
-                end_for_all(self._sock)
+            self._let_go_of_loop()  # again, since `_finish`
+            self._close_socket(ended)
 
     async def release(self) -> None:
         """Let go of this process's handle; the connection lives on while another holds one.
@@ -298,16 +312,16 @@ class AsyncConnection(AsyncMessages):
         Raises Busy when another task is receiving, or a send is not finished.  Unread bytes are
         dropped: take `unread` along if another holder is to go on.
         """
-        if self._finished():
+        if self._is_finished():
             return
-        if self._receiving or self._out:
+        if self._has_receiver or self._out:
             raise Busy(**self._context("release"))
         self._give_up()
 
     def _give_up(self, reason: str = "") -> None:
         self._finish(Event.RELEASE, Released(reason))
         self._let_go_of_loop()
-        self._sock.close()
+        self.core.sock.close()
 
     async def abort(self) -> None:
         """End the connection at once, for every holder of the socket: the peer gets RST.
@@ -315,11 +329,11 @@ class AsyncConnection(AsyncMessages):
         Bytes on their way are lost.  A Unix socket has no RST: there the peer sees EOF, or a reset
         if it was still sending.  May be called again, and after any other end of the connection.
         """
-        if self._finished():
+        if self._is_finished():
             return
         self._finish(Event.CLOSE)
         self._let_go_of_loop()
-        reset(self._sock)
+        reset(self.core.sock)
 
     async def give(self, channel: socket.socket, *, timeout: float | None = None) -> None:
         """Pass the connection to the process that calls `take` at the other end of `channel`.
@@ -328,12 +342,11 @@ class AsyncConnection(AsyncMessages):
         Cancelled, the connection either was taken, and is `Released` here, or cannot be any more.
         """
         with self._claimed("give"):
-            if self._peeking is not None:
-                self._unwatch()
-                self._peeking.absorb()
+            self._unwatch()
+            self.core.transport.absorb()
             from socketkeep._stream._transfer import Offer, parcel_of, settled
 
-            offer = Offer(parcel_of(self, _BLOCKING, self._unsent), self._sock, channel)
+            offer = Offer(parcel_of(self, _BLOCKING), self.core.sock, channel)
             with settled(offer, self):
                 await drive(within(timeout, offer.steps(), "give"))
 
@@ -362,57 +375,618 @@ class AsyncConnection(AsyncMessages):
 
     @classmethod
     def _build(cls, sock: socket.socket, parcel: Parcel) -> Self:
-        from socketkeep._stream._transfer import assignment_of
+        from socketkeep._stream._transfer import lease_of
 
-        conn = cls(sock, assignment=assignment_of(parcel))
+        conn = cls(sock, lease=lease_of(parcel))
         conn._unsent = parcel.unsent
         if parcel.write_ended:
-            conn._become(Event.END_WRITING)
+            conn.core.become(Event.END_WRITING)
         return conn
 
-    def _finished(self) -> bool:
-        # After `Detached` the descriptor is on its way to the next worker: a handler's `finally`
-        # that closes the connection must not end it.  Closing already: the first call does it.
-        return self._life.state in (State.DETACHED, State.CLOSED) or self._sock.fileno() < 0
+    # The verbs for messages.  `Connection` has the same: scripts/sync_verbs.py makes its text of
+    # this one, from here to the end that is marked.
+    # verbs: begin
 
-    def _finish(self, event: Event, why: Released | None = None) -> None:
-        self._become(event, why)
-        self._unwatch()
-        if self._peeking is not None:
-            self._peeking.let_go()
-            self._input_fd = self._fd
-        self._cancel_timers()
-        self._wake()
+    async def recv_into(
+        self, buffer: bytearray | memoryview, *, timeout: float | None = None
+    ) -> int:
+        """Receive into `buffer` as `recv` does; return the number of bytes, 0 at the peer's EOF."""
+        view = memoryview(buffer).cast("B")
+        check_bound(view.nbytes)
+        take = self.core.buffer.take
+        data = await self._receive("recv_into", take, view.nbytes, None, timeout, bytes)
+        view[: len(data)] = data
+        return len(data)
 
-    def _flushed(self) -> bool:
-        """Send what TLS has pending; return whether all has gone, or cannot go at all."""
+    def recv_exactly(self, count: int, *, timeout: float | None = None) -> Receiving:
+        """Return exactly `count` bytes.
+
+        Raises PeerClosed when the peer's EOF comes before; what did come is still unread.
+        """
+        if count < 0:
+            raise ValueError(f"recv_exactly: a number of bytes >= 0, not {count}")
+        take = self.core.buffer.take_exactly
+        cut_short = partial(self._cut_short, "recv_exactly", count)
+        return self._receive("recv_exactly", take, count, count, timeout, cut_short)
+
+    def recv_until(
+        self, separator: bytes, max: int = CHUNK, *, timeout: float | None = None
+    ) -> Receiving:
+        """Return the bytes before `separator`, which is received too, and dropped.
+
+        max: how many bytes they may be.  Raises LimitExceeded when they are more, and PeerClosed
+        when the peer's EOF comes before the separator; what did come is still unread.
+        """
+        check_separator(separator, max)
+        take = partial(take_until, self.core.buffer, separator)
+        cut_short = partial(self._cut_short, "recv_until", None)
+        return self._receive("recv_until", take, max, None, timeout, cut_short)
+
+    def lines(
+        self,
+        max: int = CHUNK,
+        *,
+        keepends: bool = False,
+        commit: bool = False,
+        timeout: float | None = None,
+    ) -> AsyncIterator[bytes]:
+        r"""Iterate, with ``async for``, over the lines that come, until the peer's EOF.
+
+        A line ends with b"\n" or b"\r\n", which is not part of it unless `keepends`.  What stands
+        unterminated before EOF is a line too.  max: how many bytes a line may have before its
+        newline; LimitExceeded beyond.  commit: when the next line is asked for, `commit` the ones
+        before, without state.  timeout: seconds for each line.  After an error or a cancellation
+        the same iterator goes on.
+        """
+        check_bound(max)
+        take = LinesAhead(self.core.buffer, keepends).take
+        at_end = partial(self.core.buffer.take, max)
+        return _AsyncIteration(self, "lines", take, max, at_end, commit, timeout)
+
+    def recv_frame(
+        self,
+        prefix: Prefix,
+        max: int = CHUNK,
+        *,
+        byteorder: ByteOrder = "big",
+        timeout: float | None = None,
+    ) -> Receiving:
+        """Return a message that stands behind its length.
+
+        prefix: what the length is, an unsigned integer: "u8", "u16", "u32" or "u64"; it does not
+        count itself.  byteorder: its order, "big" (network order) or "little".  max: how many bytes
+        the message may have.  Raises LimitExceeded as soon as a longer one is announced, and
+        PeerClosed when the peer's EOF comes before its end; what did come is still unread.
+        """
+        check_bound(max)
+        size = prefix_size(prefix, byteorder)
+        take = partial(take_frame, self.core.buffer, size, byteorder)
+        cut_short = partial(self._cut_short, "recv_frame", None)
+        return self._receive("recv_frame", take, max, None, timeout, cut_short)
+
+    def frames(
+        self,
+        prefix: Prefix,
+        max: int = CHUNK,
+        *,
+        byteorder: ByteOrder = "big",
+        commit: bool = False,
+        timeout: float | None = None,
+    ) -> AsyncIterator[bytes]:
+        """Iterate, with ``async for``, over messages as `recv_frame` receives them, until EOF.
+
+        PeerClosed when EOF comes in the middle of one.  commit, timeout: as for `lines`.
+        """
+        check_bound(max)
+        size = prefix_size(prefix, byteorder)
+        take = partial(take_frame, self.core.buffer, size, byteorder)
+        at_end = self._at_end_of("frames")
+        return _AsyncIteration(self, "frames", take, max, at_end, commit, timeout)
+
+    async def send_frame(
+        self,
+        data: Data,
+        prefix: Prefix,
+        max: int | None = None,
+        *,
+        byteorder: ByteOrder = "big",
+        timeout: float | None = None,
+    ) -> None:
+        """Send `data` behind its length, as `send` does.
+
+        prefix, byteorder: as for `recv_frame`.  max: how many bytes `data` may have, None for as
+        many as the prefix can say.  Raises LimitExceeded when it has more; nothing is sent then.
+        """
+        await self.send(frame(data, prefix, byteorder, max), timeout=timeout)
+
+    def recv_netstring(self, max: int = CHUNK, *, timeout: float | None = None) -> Receiving:
+        """Return the content of a netstring, as in ``5:hello,``.
+
+        max: how many bytes it may have.  Raises LimitExceeded as soon as a longer one is announced,
+        Malformed for what is no netstring (a length with leading zeros is none), and PeerClosed
+        when the peer's EOF comes before its end; what did come is still unread.
+        """
+        check_bound(max)
+        take = partial(take_netstring, self.core.buffer)
+        cut_short = partial(self._cut_short, "recv_netstring", None)
+        return self._receive("recv_netstring", take, max, None, timeout, cut_short)
+
+    def netstrings(
+        self, max: int = CHUNK, *, commit: bool = False, timeout: float | None = None
+    ) -> AsyncIterator[bytes]:
+        """Iterate, with ``async for``, over netstrings as `recv_netstring` receives them, to EOF.
+
+        PeerClosed when EOF comes in the middle of one.  commit, timeout: as for `lines`.
+        """
+        check_bound(max)
+        take = partial(take_netstring, self.core.buffer)
+        at_end = self._at_end_of("netstrings")
+        return _AsyncIteration(self, "netstrings", take, max, at_end, commit, timeout)
+
+    async def send_netstring(
+        self, data: Data, max: int | None = None, *, timeout: float | None = None
+    ) -> None:
+        """Send `data` as a netstring, as `send` does.
+
+        max: how many bytes `data` may have, None for any number.  Raises LimitExceeded when it has
+        more; nothing is sent then.
+        """
+        await self.send(netstring(data, max), timeout=timeout)
+
+    # verbs: end
+
+    @contextmanager
+    def _claimed(self, operation: str) -> Iterator[None]:
+        """Keep other tasks off; raise when the connection is over, or Busy when one is on it."""
+        if self.core.life.over:
+            raise self._refusal(operation)
+        if self._has_receiver or self._out:
+            raise Busy(**self._context(operation))
+        self._has_receiver = True
         try:
-            return self._tls is None or self._tls.flush()
-        except OSError:
-            return True  # the next send tells
+            yield
+        finally:
+            self._has_receiver = False
+
+    # Receiving.
+
+    async def _receive(
+        self,
+        operation: str,
+        take: Callable[[int], bytes | None],
+        bound: int,
+        wanted: int | None,
+        timeout: float | None,
+        at_eof: Callable[[], bytes],
+        *,
+        straight: bool = False,
+    ) -> bytes:
+        """Receive until `take(bound)` finds in the buffer what it wants, or EOF comes before.
+
+        straight: whatever comes is what is wanted, and need not pass through the buffer.
+        """
+        core = self.core
+        if core.life.over and self._is_over():
+            await self._refuse(operation)
+        if self._has_receiver:
+            raise Busy(**self._context(operation))
+        if self._order is not None:
+            self._obey(operation)
+        self._has_receiver = True
+        try:
+            if core.buffer.size or wanted == 0:
+                data = take(bound)
+                if data is not None:
+                    return data
+            if timeout is None:
+                # The usual case: there is no more to look at than whether bytes have come.
+                if not self._watching and self._may_try():
+                    data = self._fetch(take, bound, wanted, straight)
+                    if data is not None:
+                        self._unwaited += _HELPINGS if len(data) >= _LARGE_HELPING else 1
+                        return data
+                    if core.failure is None and not core.life.peer_ended:
+                        self._watch()
+                while self._quick and not core.life.peer_ended and core.failure is None:
+                    if await self._wait(None) != _READY:
+                        break
+                    data = self._fetch(take, bound, wanted, straight)
+                    if data is not None:
+                        return data
+            span = self._span(timeout)
+            steps = self._receiving(operation, take, bound, wanted, span != AT_ONCE)
+            data = await self._go_through(steps, operation, wanted, span)
+            return at_eof() if data is None else data
+        except (LimitExceeded, Malformed) as error:
+            raise self._located(error, operation) from None
+        finally:
+            self._has_receiver = False
+
+    def _may_try(self) -> bool:
+        """Whether a receive has nothing to look at but whether bytes have come, and tries that."""
+        core = self.core
+        return (
+            self._order is None
+            and not core.life.peer_ended
+            and core.failure is None
+            and not core.transport.peeks
+            and self._tries()
+        )
+
+    def _tries(self) -> bool:
+        if self._watching or self._unwaited >= _HELPINGS:
+            return False
+        # An attempt shows READ for a moment.  A worker that is killed just then would leave a
+        # connection that was clean as one that died in the middle of a message.
+        return self.core.ledger.read or self.hooks.shelf is None
+
+    def _is_stopping(self, operation: str) -> bool:
+        if self._order is None:
+            return False
+        self._obey(operation)
+        return self._order.how == "close" and (operation == "start_tls" or self._closable())
+
+    async def _refuse(self, operation: str) -> Never:
+        """Raise the exception for an operation on a connection that is over."""
+        await self._raise(self._refusal(operation))
+
+    async def _raise(self, error: BaseException) -> Never:
+        """Raise it; a handler that the server has given up is suspended here for good."""
+        while self.hooks.abandoned:
+            await self._loop.create_future()
+        raise error
+
+    # Waiting.
+
+    def _span(self, timeout: float | None) -> Span:
+        if timeout is None:
+            return None, None
+        limit = check_seconds(timeout)
+        return limit, (time.monotonic() + limit if limit else None)
+
+    async def _go_through(
+        self, steps: Steps[T], operation: str, wanted: int | None, span: Span
+    ) -> T:
+        """Go through the steps, until the time is over; orders and limits end each wait."""
+        try:
+            want = next(steps)
+            while True:
+                if want.direction == "write":
+                    came = await self._wait_writable(span[1])
+                else:
+                    if not self._watching:
+                        self._watch()
+                    came = await self._wait(span[1])
+                if came == _TIMED_OUT:
+                    raise self._unfinished(operation, self.core.buffer.size, wanted, span)
+                want = steps.send(came == _READY)
+        except StopIteration as done:
+            value: T = done.value
+            return value
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            await self._raise(error)
+
+    async def _wait(self, end: float | None) -> int:
+        """Wait until `end` for what has been asked to be watched; return what ended the wait."""
+        waiter = self._waiter
+        record = self.core.record
+        timer = None if end is None else call_at(self._loop, end, waiter.end, _TIMED_OUT)
+        if self._tend_timer is not None:
+            self._waiting_since = time.monotonic()
+        self._unwaited = 0
+        waiter.pending = waiter._asyncio_future_blocking = True
+        record[WAITING] = 1
+        try:
+            await self._turn
+        except BaseException:
+            waiter.pending = False
+            raise
+        finally:
+            record[WAITING] = 0
+            if timer is not None:
+                timer.cancel()
+        return waiter.came
+
+    async def _wait_writable(self, end: float | None) -> int:
+        fd = self.core.sock.fileno()
+        self._loop.add_writer(fd, self._waiter.end, _READY)
+        try:
+            return await self._wait(end)
+        finally:
+            if self.core.sock.fileno() >= 0:
+                self._loop.remove_writer(fd)
+
+    # Sending.
 
     async def _flush(self, end: float | None) -> None:
         """Wait until all that is queued has gone out, or given up; until `end` at most."""
-        if not self._out and self._flushed():
-            return
-        marker = Piece(memoryview(b""), 0, False, self._loop.create_future())
         try:
-            await self._queue(marker, end)
+            if not self._out and self.core.transport.flush():
+                return
+        except OSError:
+            return  # the next send tells
+        try:
+            await self._queue(Piece(memoryview(b""), 0, False), self._flushing(), end)
         except SocketkeepError:
             return  # what cannot be sent has been told to those who sent it
 
-    async def _finish_sending(self, end: float) -> None:
-        """Have all go out that is queued, and what ends the sending by TLS; until `end` at most."""
-        await self._flush(end)
-        self._stop_senders(_CLOSED)
-        if self._tls is not None:
-            self._tls.finish()
-            await self._flush(end)
-            self._stop_senders(_CLOSED)
-            self._tls.hear_no_more()
+    async def _queue(self, piece: Piece, steps: Steps[None], end: float | None) -> bool:
+        """Wait until `piece` has gone out, by `steps`, behind what is queued before it.
+
+        Returns False when it has not at `end`.  A piece that is given up is taken out of the queue,
+        but for one that is cancelled when part of it has gone: its rest still goes out, in its
+        turn, so that what comes after it does not stand in the middle of a message.
+        """
+        queued = _Queued(piece, steps, self._loop.create_future())
+        if not self._out:
+            self._out = []
+            self._loop.add_writer(self.core.sock.fileno(), self._on_writable)
+        self._out.append(queued)
+        self._waiting_since = time.monotonic()
+        timer = None
+        if end is not None:
+            timer = call_at(self._loop, end, settle, queued.finished, _LATE)
+        try:
+            stopped_by = await queued.finished
+        except asyncio.CancelledError:
+            if not piece.done:
+                self._drop(queued)
+            else:
+                piece.view = memoryview(bytes(piece.view))  # the caller may now change its own
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if stopped_by is None:
+            return True
+        self._drop(queued)
+        if isinstance(stopped_by, SocketkeepError):
+            raise type(stopped_by)(stopped_by.reason, **self._context("send", piece.done))
+        if isinstance(stopped_by, OSError):
+            raise self._failed(stopped_by, "send", piece.done) from stopped_by
+        return False
+
+    def _on_writable(self) -> None:
+        while self._out:
+            queued = self._out[0]
+            try:
+                if next(queued.steps, None) is not None:
+                    return
+            except OSError as error:
+                self._stop_senders(error)
+                return
+            self._drop(queued)
+            settle(queued.finished, None)
+
+    def _drop(self, queued: _Queued) -> None:
+        """Take it out of the queue, if it is still there."""
+        if not self._out or queued not in self._out:
+            return
+        self._out.remove(queued)
+        if queued.piece.push:
+            self.core.ledger.push_ends()
+        if not self._out:
+            self._loop.remove_writer(self.core.sock.fileno())
+            self._let_go()
+
+    def _stop_senders(self, error: SocketkeepError | OSError) -> None:
+        """Empty the queue, and tell those who wait for it why."""
+        for queued in tuple(self._out or ()):
+            self._drop(queued)
+            settle(queued.finished, error)
+
+    def _reset_after_fork(self) -> None:
+        # The loop's epoll is the parent's: what were taken out here would be missing there.
+        self.hooks.reactor = None
+        self._loop = cast("asyncio.AbstractEventLoop", _ChildsLoop(self))
+        self._has_receiver = self._watching = self._quick = False
+        self._waiter = Waiter(self._loop)
+        self._turn = Turn((self._waiter,))
+        self._deadline_timer = self._tend_timer = None
+        self._out = None
+
+    def _watch(self) -> None:
+        fd = self.core.transport.input_fd
+        if self.hooks.reactor is None:
+            self._loop.add_reader(fd, self._on_readable)
+        else:
+            self.hooks.reactor.add_reader(fd, self)
+        self._watching = True
+        self._quick = self._order is None and not self.core.transport.peeks
+
+    def _unwatch(self) -> None:
+        if self._watching:
+            (self.hooks.reactor or self._loop).remove_reader(self.core.transport.input_fd)
+            self._watching = self._quick = False
+
+    def _on_readable(self) -> None:
+        waiter = self._waiter
+        if waiter.pending:
+            waiter.pending = False  # as `waiter.end`, without the call
+            waiter.came = _READY
+            waiter.context.run(waiter.resume, DONE)
+        else:
+            self._unwatch()
+
+    def ask(self, order: Order) -> None:
+        """Give the server's order: the receive that waits, or the next one, obeys it.
+
+        For the server; to be called in the loop's thread.  A later order replaces an earlier one.
+        """
+        if self.core.life.over:
+            return
+        self._order = order
+        self._quick = False
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+        self._deadline_timer = call_at(self._loop, order.deadline, self._expire)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Detach a connection whose receive waits, if it may be; wake one that may be closed."""
+        order = self._order
+        if order is None or not self._waiter.pending:
+            return
+        if order.how == "move" and self._movable() and not self._out:
+            # At once, not when the task gets its turn: until then nothing may be sent or received.
+            self._depart()
+            self._wake()
+        elif order.how == "close" and self._closable():
+            self._wake()
+
+    def _obey(self, operation: str) -> None:
+        """Do as the server's order says, at a receive that is not waiting yet."""
+        order = self._order
+        if order is not None and order.how == "move" and self._movable() and not self._out:
+            self._depart()
+            raise Detached("the connection was detached from this worker")
+        if self._expired:
+            raise self._out_of_time(operation)
+
+    def _depart(self, *, parked: bool = False) -> None:
+        self._unwatch()
+        self._leave(parked=parked)
+        self._cancel_timers()
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._wake()
+        self._stop_senders(_OUT_OF_TIME)
+
+    def _wake(self) -> None:
+        self._waiter.end_soon(_LOOK_AGAIN)
+
+    def _tend(self) -> None:
+        """End what has been idle for too long, park what may be, and see when to look again.
+
+        One timer, moved on when it fires: a timer for each wait would cost more than the wait.
+        """
+        now = time.monotonic()
+        waiting = self._waiter.pending or bool(self._out)
+        since = max(self.core.record[ACTIVE_AT] / 1e9, self._waiting_since) if waiting else now
+        idle, park_after = self.lease.idle_timeout, self.lease.park_after
+        if idle is not None and now >= since + idle:
+            error = self._end(f"ended: idle for {idle:g} s", "")
+            self._wake()
+            self._stop_senders(error)
+            return
+        at = None if idle is None else since + idle
+        if park_after is not None:
+            if now >= since + park_after:
+                since = now
+                if self._waiter.pending and self._parkable():
+                    self._depart(parked=True)
+                    self._wake()
+                    return
+            at = earlier(at, since + park_after)
+        if at is not None:
+            self._tend_timer = call_at(self._loop, at, self._tend)
+
+    def _parkable(self) -> bool:
+        """Whether a receive may end in parking: a safe point, and nothing else is to happen."""
+        return self._order is None and self._movable() and not self._out
+
+    def _cancel_timers(self) -> None:
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+            self._deadline_timer = None
+        if self._tend_timer is not None:
+            self._tend_timer.cancel()
+            self._tend_timer = None
+        if not self._waiter.pending:
+            self._waiter.forget()
 
     def _let_go_of_loop(self) -> None:
         self._unwatch()
         self._cancel_timers()
         if self._out:
             self._stop_senders(_CLOSED)
+
+    def _is_finished(self) -> bool:
+        # After `Detached` the descriptor is on its way to the next worker: a handler's `finally`
+        # that closes the connection must not end it.  Closing already: the first call does it.
+        return self.core.life.state in (State.DETACHED, State.CLOSED) or self.core.sock.fileno() < 0
+
+    def _finish(self, event: Event, why: Released | None = None) -> None:
+        self.core.become(event, why)
+        self._unwatch()
+        self.core.transport.let_go()
+        self._cancel_timers()
+        self._wake()
+
+
+# iteration: begin
+class _AsyncIteration:
+    """An iterator, not a generator: a generator would be at its end after the first timeout."""
+
+    __slots__ = (
+        "_at_end",
+        "_bound",
+        "_conn",
+        "_due",
+        "_operation",
+        "_take",
+        "_take_one",
+        "_timeout",
+    )
+
+    def __init__(
+        self,
+        conn: AsyncConnection,
+        operation: str,
+        take: Callable[[int], bytes | None],
+        bound: int,
+        at_end: Callable[[], bytes | None],
+        commit: bool,
+        timeout: float | None,
+    ) -> None:
+        self._conn = conn
+        self._operation = operation
+        self._take_one = take
+        self._take = self._take_to_commit if commit else take
+        self._bound = bound
+        self._at_end = at_end
+        self._due = False  # a message has been given, and is to be committed before the next
+        self._timeout = timeout
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Receiving:
+        conn = self._conn
+        if self._due:
+            self._due = False
+            conn.commit()
+        return conn._receive(
+            self._operation, self._take, self._bound, None, self._timeout, self._last
+        )
+
+    def _take_to_commit(self, bound: int) -> bytes | None:
+        message = self._take_one(bound)
+        self._due = message is not None
+        return message
+
+    def _last(self) -> bytes:
+        message = self._at_end()
+        if message is None:
+            raise StopAsyncIteration
+        return message
+
+
+# iteration: end
+
+
+class _ChildsLoop:
+    """In place of the parent's loop in a forked child: the loop that first uses the connection."""
+
+    __slots__ = ("_conn",)
+
+    def __init__(self, conn: AsyncConnection) -> None:
+        self._conn = conn
+
+    def __getattr__(self, name: str) -> object:
+        conn = self._conn
+        conn._loop = conn._waiter._loop = loop = asyncio.get_running_loop()
+        return getattr(loop, name)

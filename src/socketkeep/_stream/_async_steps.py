@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from socketkeep._stream._assignment import Reactor
+from socketkeep._stream._lease import Reactor
 from socketkeep._stream._steps import Steps, Want
 
 T = TypeVar("T")

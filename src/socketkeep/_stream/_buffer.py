@@ -202,8 +202,11 @@ class ReceiveBuffer:
         """Nothing was taken since the last commit, and nothing is unread.  For `retain` only."""
         return self._mark == len(self._data) and not self._aside_size and not self._dropped
 
-    def commit(self) -> None:
-        """Drop what is retained: it has been dealt with."""
+    def commit(self) -> int:
+        """Drop what is retained: it has been dealt with.
+
+        Returns how many bytes that has taken from the kernel: none, where they were not left there.
+        """
         self._mark = self._pos
         if not self.size:
             self._data = b""  # so that an idle connection holds no chunk
@@ -212,6 +215,7 @@ class ReceiveBuffer:
             self._aside = None
             self._aside_size = 0
             self._dropped = False
+        return 0
 
     def replay(self) -> bytes:
         """Return all since the last commit: what was taken, then what is unread.

@@ -57,7 +57,7 @@ class ConnectionByteStream(ByteStream):
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         """The attributes that anyio's own socket streams have."""
-        sock = self._conn._sock  # another one since TLS began, if it did
+        sock = self._conn.core.sock
         attributes: dict[Any, Callable[[], Any]] = {
             SocketAttribute.family: lambda: sock.family,
             SocketAttribute.raw_socket: lambda: sock,

@@ -1,44 +1,87 @@
-"""`Connection`: the verbs of one stream for sync code, in each of the three modes."""
+"""`Connection`: the verbs of one stream for sync code, in each of the three modes.
+
+A receive waits with poll(2) before it calls recv(2), and does not try recv first: a handler usually
+asks before the next request is there, and an attempt in vain costs an exception.  So each helping
+from the kernel also passes by the server's wake descriptor, and a client that never pauses cannot
+keep the connection from hearing the server's order.
+"""
 # ruff: noqa: A002 - `max` is the word for a bound; the builtin is not used here
 
 from __future__ import annotations
 
-import os
+import math
+import select
 import socket
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Never, Self, TypeVar
 
-from socketkeep._base._errors import Busy, Released
+from socketkeep._base._errors import Busy, LimitExceeded, Malformed, Released, TimedOut, WouldBlock
 from socketkeep._base._originals import socket_of
-from socketkeep._stream._assignment import Assignment
-from socketkeep._stream._closing import LINGER, draining, end_for_all, end_writing, reset
-from socketkeep._stream._exchange import CHUNK
-from socketkeep._stream._framing import check_bound
-from socketkeep._stream._lifecycle import Event, State
-from socketkeep._stream._messages import Messages
-from socketkeep._stream._modes import Blocking, Mode, NonBlocking
-from socketkeep._stream._steps import drive, within
-from socketkeep._stream._sync_waiting import Data, waits_of
+from socketkeep._stream._closing import LINGER, draining, end_writing, reset
+from socketkeep._stream._core import CHUNK
+from socketkeep._stream._framing import (
+    ByteOrder,
+    LinesAhead,
+    Prefix,
+    check_bound,
+    check_separator,
+    frame,
+    netstring,
+    prefix_size,
+    take_frame,
+    take_netstring,
+    take_until,
+)
+from socketkeep._stream._lease import Hooks, Lease, Order, Retirement
+from socketkeep._stream._lifecycle import Detached, Event, State
+from socketkeep._stream._modes import (
+    Blocking,
+    Deadline,
+    Mode,
+    NonBlocking,
+    check_seconds,
+    seconds_left,
+)
+from socketkeep._stream._record import WAITING
+from socketkeep._stream._shell import AT_ONCE, Data, Piece, Shell, Span
+from socketkeep._stream._steps import Steps, drive, within
+from socketkeep._stream._waiting import Poller, earlier
 
 if TYPE_CHECKING:
     import ssl
 
     from socketkeep._stream._transfer import Parcel
 
+T = TypeVar("T")
+
 _BLOCKING: Final = Blocking()
+_FOR_EVER: Final[Span] = (None, None)
+_TO_THE_END: Final = "to the end"
+_FOR_A_MOMENT: Final = "for a moment"
+#: Milliseconds: how long a receive waits for input before it looks whether it is to be parked,
+#: where others may be waiting for its seat, and where there are seats enough.
+_SHORT_MOMENT: Final = 1
+_LONG_MOMENT: Final = 20
+#: Seconds: who waits for so long has time for a long moment.
+_MUCH: Final = 0.1
+#: Seconds: how long threads of one connection wait for a word to pass between them.
+_MOMENT: Final = 0.05
+#: Seconds between two looks whether an order that is not obeyed yet has become one to close.
+_LOOK_AGAIN: Final = 1.0
 
 
-class Connection(Messages):
+class Connection(Shell):
     """A connected stream socket, TCP or Unix, for sync code.
 
     sock: a connected socket; the connection owns it from here on, and sets its file description
     non-blocking for good, whoever else holds it.  mode: how operations wait; it belongs to this
     object alone, not to the description.  inherit: whether forked children keep it, see `inherit`.
-    assignment: given by a server.
+    lease, hooks: given by a server.
 
     Operations take `timeout`, seconds for the whole operation, in place of the mode; 0 is as
     NonBlocking, None as the mode says.  When one raises `WouldBlock` or `TimedOut` nothing is
@@ -51,7 +94,16 @@ class Connection(Messages):
     connection.  One thread may receive while others send: the bytes of each send stay together.
     """
 
-    __slots__ = ()
+    __slots__ = (
+        "_leaves_at",
+        "_mode",
+        "_quick",
+        "_readable",
+        "_reading",
+        "_sending_lock",
+        "_waited",
+        "_writable",
+    )
 
     def __init__(
         self,
@@ -59,10 +111,19 @@ class Connection(Messages):
         *,
         mode: Mode = _BLOCKING,
         inherit: bool = False,
-        assignment: Assignment | None = None,
+        lease: Lease | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
-        super().__init__(sock, mode=mode, assignment=assignment)
-        self._inherit = inherit
+        seconds_left(mode)  # first: after a TypeError the socket is the caller's still
+        super().__init__(sock, inherit, lease, hooks)
+        self._mode = mode
+        self._reading = threading.Lock()
+        self._sending_lock = threading.Lock()
+        self._readable: Poller | None = None
+        self._writable: Poller | None = None
+        self._leaves_at = 0.0  # when it obeys an order to move; 0: there was none yet
+        self._waited = 0.0  # seconds in vain, in a moment that is over: not once more for one input
+        self._quick = self._quickness()
 
     def __enter__(self) -> Self:
         return self
@@ -82,7 +143,7 @@ class Connection(Messages):
 
     @mode.setter
     def mode(self, mode: Mode) -> None:
-        self._limit, self._patience = waits_of(mode)
+        seconds_left(mode)
         self._mode = mode
 
     @contextmanager
@@ -99,32 +160,8 @@ class Connection(Messages):
         """Return what has come, 1 to `max` bytes, waiting for the first; b"" at the peer's EOF."""
         if max < 1:
             check_bound(max)
-        if timeout is None:
-            return self._receive_any(max)
-        return self._receive("recv", partial(self._buffer.take, max), None, timeout) or b""
-
-    def recv_into(self, buffer: bytearray | memoryview, *, timeout: float | None = None) -> int:
-        """Receive into `buffer` as `recv` does; return the number of bytes, 0 at the peer's EOF."""
-        view = memoryview(buffer).cast("B")
-        check_bound(view.nbytes)
-        data = self._receive("recv_into", partial(self._buffer.take, view.nbytes), None, timeout)
-        if data is None:
-            return 0
-        view[: len(data)] = data
-        return len(data)
-
-    def recv_exactly(self, count: int, *, timeout: float | None = None) -> bytes:
-        """Return exactly `count` bytes.
-
-        Raises PeerClosed when the peer's EOF comes before; what did come is still unread.
-        """
-        if count < 0:
-            raise ValueError(f"recv_exactly: a number of bytes >= 0, not {count}")
-        take = partial(self._buffer.take_exactly, count)
-        data = self._receive("recv_exactly", take, count, timeout)
-        if data is None:
-            self._cut_short("recv_exactly", count)
-        return data
+        take = self.core.buffer.take
+        return self._receive("recv", take, max, None, timeout, bytes, straight=True)
 
     def send(self, data: Data, *, timeout: float | None = None) -> None:
         """Send all of `data`, waiting as long as the peer does not read.
@@ -132,7 +169,22 @@ class Connection(Messages):
         Returns when the system has taken the last byte; that the peer has got it is not promised.
         Raises PeerClosed when the peer takes no more.
         """
-        self._transmit(data, timeout)
+        if not self._sending_lock.acquire(False):
+            self._claim_sending(memoryview(data).nbytes, self._span(timeout))
+        core = self.core
+        push = core.life.sends and self._is_push()
+        if push:
+            core.ledger.push_begins()
+        try:
+            if not core.life.sends:
+                raise self._refusal("send")
+            piece = self._begin_send(data, push)
+            if piece is not None:
+                self._send_on(data, piece, self._span(timeout))
+        finally:
+            if push:
+                core.ledger.push_ends()
+            self._sending_lock.release()
 
     def start_tls(
         self,
@@ -162,11 +214,9 @@ class Connection(Messages):
         the context.
         """
         with self._claimed("start_tls"):
-            from socketkeep._stream._tls import begin_tls, take_early
-
-            tls = begin_tls(self, context, server_side, server_hostname)
-            self._handshake(tls, self._span(timeout))
-            take_early(self, tls)
+            span = self._span(timeout)
+            tls = self._begin_tls(context, server_side, server_hostname)
+            self._go_through(self._starting_tls(tls, span != AT_ONCE), "start_tls", None, span)
 
     def send_eof(self) -> None:
         """Tell the peer that nothing more will be sent; receiving goes on.  `close` is still due.
@@ -177,15 +227,18 @@ class Connection(Messages):
 
     def shutdown(self, how: int) -> None:
         """End a direction: socket.SHUT_RD, SHUT_WR or SHUT_RDWR, for every holder of the socket."""
-        if self._life.over:
+        if self.core.life.over:
             raise self._refusal("shutdown")
-        with self._sending:  # not into the middle of another thread's send
+        with self._sending_lock:  # not into the middle of another thread's send
             if how != socket.SHUT_RD:
-                self._become(Event.END_WRITING)
-            if self._tls is not None and how != socket.SHUT_RD:
-                self._finish_tls(self._tls)
+                self.core.become(Event.END_WRITING)
             try:
-                self._sock.shutdown(how)
+                if how != socket.SHUT_RD and self.core.transport.tls is not None:
+                    self.core.transport.finish()
+                    self._flush()
+                self.core.sock.shutdown(how)
+            except (WouldBlock, TimedOut):
+                raise
             except OSError as error:
                 raise self._failed(error, "shutdown") from error
 
@@ -207,7 +260,7 @@ class Connection(Messages):
         if not self._reading.acquire(blocking=False):
             raise Busy(**self._context("park"))
         try:
-            if self._life.over:
+            if self.core.life.over:
                 raise self._refusal("park")
             self._obey("park")
             if not self._check_parking("park"):
@@ -229,38 +282,35 @@ class Connection(Messages):
         are full and there is no time to wait, as in NonBlocking mode: the peer then finds the
         stream truncated.  Who must not risk that closes in another mode, say ``Timeout(5)``.
         """
-        self._close(0.0 if isinstance(self._mode, NonBlocking) else linger)
+        self.end(0.0 if isinstance(self._mode, NonBlocking) else linger)
 
-    def _close(self, linger: float, *, aside: bool = False) -> socket.socket | None:
-        """Close, whatever the mode.
+    def end(self, linger: float, *, aside: bool = False) -> socket.socket | None:
+        """Close, whatever the mode.  For the server.
 
-        aside: do not wait for the peer's end, but return the socket if that has not come: for the
-        server, which then discards what comes until it does.
+        aside: do not wait for the peer's end, but return the socket if that has not come: the
+        server then discards what comes until it does.
         """
-        if self._finished():
+        if self._is_finished():
             return None
-        self._become(Event.CLOSE)
-        flushed = self._sending.acquire(False) or self._sending.acquire(timeout=linger)
-        if self._tls is not None:
-            if flushed:
-                drive(self._tls.finishing(time.monotonic() + linger))
-            self._tls.hear_no_more()
-        ended = not end_writing(self._sock) or self._life.peer_ended
+        core = self.core
+        core.become(Event.CLOSE)
+        by = time.monotonic() + linger
+        flushed = self._sending_lock.acquire(False) or self._sending_lock.acquire(timeout=linger)
+        if flushed:
+            ended = drive(self._ending(by))
+        else:
+            ended = not end_writing(core.sock) or core.life.peer_ended
         if not (flushed and self._reading.acquire(False)):
             self._evict(flushed)
         try:
-            if self._peeking is not None:
-                self._peeking.let_go()
+            core.transport.let_go()
             if not ended:
-                ended = drive(draining(self._sock, 0.0 if aside else time.monotonic() + linger))
+                ended = drive(draining(core.sock, 0.0 if aside else by))
             if aside and not ended:
-                return socket_of(self._sock.detach())
-            if ended and self._tls is None:  # TLS has an end of its own, which is not EOF
-                os.close(self._sock.detach())  # both directions have ended, for every holder
-            else:
-                end_for_all(self._sock)
+                return socket_of(core.sock.detach())
+            self._close_socket(ended)
         finally:
-            self._sending.release()
+            self._sending_lock.release()
             self._reading.release()
         return None
 
@@ -270,19 +320,18 @@ class Connection(Messages):
         Raises Busy when another thread is receiving or sending.  Unread bytes are dropped: take
         `unread` along if another holder is to go on.
         """
-        if self._finished():
+        if self._is_finished():
             return
-        for lock in (self._reading, self._sending):
+        for lock in (self._reading, self._sending_lock):
             if not lock.acquire(blocking=False):
                 raise Busy(**self._context("release"))
             lock.release()
         self._give_up()
 
     def _give_up(self, reason: str = "") -> None:
-        self._become(Event.RELEASE, Released(reason))
-        if self._peeking is not None:
-            self._peeking.let_go()
-        self._sock.close()
+        self.core.become(Event.RELEASE, Released(reason))
+        self.core.transport.let_go()
+        self.core.sock.close()
 
     def abort(self) -> None:
         """End the connection at once, for every holder of the socket: the peer gets RST.
@@ -290,16 +339,15 @@ class Connection(Messages):
         Bytes on their way are lost.  A Unix socket has no RST: there the peer sees EOF, or a reset
         if it was still sending.  May be called again, and after any other end of the connection.
         """
-        if self._finished():
+        if self._is_finished():
             return
-        self._become(Event.CLOSE)
-        self._evict(self._sending.acquire(blocking=False))
+        self.core.become(Event.CLOSE)
+        self._evict(self._sending_lock.acquire(blocking=False))
         try:
-            if self._peeking is not None:
-                self._peeking.let_go()
-            reset(self._sock)
+            self.core.transport.let_go()
+            reset(self.core.sock)
         finally:
-            self._sending.release()
+            self._sending_lock.release()
             self._reading.release()
 
     def give(self, channel: socket.socket, *, timeout: float | None = None) -> None:
@@ -319,11 +367,10 @@ class Connection(Messages):
         any more if the time was over in the middle of a message.
         """
         with self._claimed("give"):
-            if self._peeking is not None:
-                self._peeking.absorb()
+            self.core.transport.absorb()
             from socketkeep._stream._transfer import Offer, parcel_of, settled
 
-            offer = Offer(parcel_of(self, self._mode, self._unsent), self._sock, channel)
+            offer = Offer(parcel_of(self, self._mode), self.core.sock, channel)
             with settled(offer, self):
                 drive(within(timeout, offer.steps(), "give"))
 
@@ -345,18 +392,561 @@ class Connection(Messages):
 
     @classmethod
     def _build(cls, sock: socket.socket, parcel: Parcel) -> Self:
-        from socketkeep._stream._transfer import assignment_of, mode_of
+        from socketkeep._stream._transfer import lease_of, mode_of
 
-        conn = cls(sock, mode=mode_of(parcel), assignment=assignment_of(parcel))
+        conn = cls(sock, mode=mode_of(parcel), lease=lease_of(parcel))
         conn._unsent = parcel.unsent
         if parcel.write_ended:
-            conn._become(Event.END_WRITING)
+            conn.core.become(Event.END_WRITING)
         return conn
 
-    def _finished(self) -> bool:
+    # The verbs for messages: scripts/sync_verbs.py makes this text of that in `_aio.py`.
+    # verbs: begin
+
+    def recv_into(self, buffer: bytearray | memoryview, *, timeout: float | None = None) -> int:
+        """Receive into `buffer` as `recv` does; return the number of bytes, 0 at the peer's EOF."""
+        view = memoryview(buffer).cast("B")
+        check_bound(view.nbytes)
+        take = self.core.buffer.take
+        data = self._receive("recv_into", take, view.nbytes, None, timeout, bytes)
+        view[: len(data)] = data
+        return len(data)
+
+    def recv_exactly(self, count: int, *, timeout: float | None = None) -> bytes:
+        """Return exactly `count` bytes.
+
+        Raises PeerClosed when the peer's EOF comes before; what did come is still unread.
+        """
+        if count < 0:
+            raise ValueError(f"recv_exactly: a number of bytes >= 0, not {count}")
+        take = self.core.buffer.take_exactly
+        cut_short = partial(self._cut_short, "recv_exactly", count)
+        return self._receive("recv_exactly", take, count, count, timeout, cut_short)
+
+    def recv_until(
+        self, separator: bytes, max: int = CHUNK, *, timeout: float | None = None
+    ) -> bytes:
+        """Return the bytes before `separator`, which is received too, and dropped.
+
+        max: how many bytes they may be.  Raises LimitExceeded when they are more, and PeerClosed
+        when the peer's EOF comes before the separator; what did come is still unread.
+        """
+        check_separator(separator, max)
+        take = partial(take_until, self.core.buffer, separator)
+        cut_short = partial(self._cut_short, "recv_until", None)
+        return self._receive("recv_until", take, max, None, timeout, cut_short)
+
+    def lines(
+        self,
+        max: int = CHUNK,
+        *,
+        keepends: bool = False,
+        commit: bool = False,
+        timeout: float | None = None,
+    ) -> Iterator[bytes]:
+        r"""Iterate over the lines that come, until the peer's EOF.
+
+        A line ends with b"\n" or b"\r\n", which is not part of it unless `keepends`.  What stands
+        unterminated before EOF is a line too.  max: how many bytes a line may have before its
+        newline; LimitExceeded beyond.  commit: when the next line is asked for, `commit` the ones
+        before, without state.  timeout: seconds for each line.  After `WouldBlock` or `TimedOut`
+        the same iterator goes on.
+        """
+        check_bound(max)
+        take = LinesAhead(self.core.buffer, keepends).take
+        at_end = partial(self.core.buffer.take, max)
+        return _Iteration(self, "lines", take, max, at_end, commit, timeout)
+
+    def recv_frame(
+        self,
+        prefix: Prefix,
+        max: int = CHUNK,
+        *,
+        byteorder: ByteOrder = "big",
+        timeout: float | None = None,
+    ) -> bytes:
+        """Return a message that stands behind its length.
+
+        prefix: what the length is, an unsigned integer: "u8", "u16", "u32" or "u64"; it does not
+        count itself.  byteorder: its order, "big" (network order) or "little".  max: how many bytes
+        the message may have.  Raises LimitExceeded as soon as a longer one is announced, and
+        PeerClosed when the peer's EOF comes before its end; what did come is still unread.
+        """
+        check_bound(max)
+        size = prefix_size(prefix, byteorder)
+        take = partial(take_frame, self.core.buffer, size, byteorder)
+        cut_short = partial(self._cut_short, "recv_frame", None)
+        return self._receive("recv_frame", take, max, None, timeout, cut_short)
+
+    def frames(
+        self,
+        prefix: Prefix,
+        max: int = CHUNK,
+        *,
+        byteorder: ByteOrder = "big",
+        commit: bool = False,
+        timeout: float | None = None,
+    ) -> Iterator[bytes]:
+        """Iterate over messages as `recv_frame` receives them, until EOF.
+
+        PeerClosed when EOF comes in the middle of one.  commit, timeout: as for `lines`.
+        """
+        check_bound(max)
+        size = prefix_size(prefix, byteorder)
+        take = partial(take_frame, self.core.buffer, size, byteorder)
+        at_end = self._at_end_of("frames")
+        return _Iteration(self, "frames", take, max, at_end, commit, timeout)
+
+    def send_frame(
+        self,
+        data: Data,
+        prefix: Prefix,
+        max: int | None = None,
+        *,
+        byteorder: ByteOrder = "big",
+        timeout: float | None = None,
+    ) -> None:
+        """Send `data` behind its length, as `send` does.
+
+        prefix, byteorder: as for `recv_frame`.  max: how many bytes `data` may have, None for as
+        many as the prefix can say.  Raises LimitExceeded when it has more; nothing is sent then.
+        """
+        self.send(frame(data, prefix, byteorder, max), timeout=timeout)
+
+    def recv_netstring(self, max: int = CHUNK, *, timeout: float | None = None) -> bytes:
+        """Return the content of a netstring, as in ``5:hello,``.
+
+        max: how many bytes it may have.  Raises LimitExceeded as soon as a longer one is announced,
+        Malformed for what is no netstring (a length with leading zeros is none), and PeerClosed
+        when the peer's EOF comes before its end; what did come is still unread.
+        """
+        check_bound(max)
+        take = partial(take_netstring, self.core.buffer)
+        cut_short = partial(self._cut_short, "recv_netstring", None)
+        return self._receive("recv_netstring", take, max, None, timeout, cut_short)
+
+    def netstrings(
+        self, max: int = CHUNK, *, commit: bool = False, timeout: float | None = None
+    ) -> Iterator[bytes]:
+        """Iterate over netstrings as `recv_netstring` receives them, to EOF.
+
+        PeerClosed when EOF comes in the middle of one.  commit, timeout: as for `lines`.
+        """
+        check_bound(max)
+        take = partial(take_netstring, self.core.buffer)
+        at_end = self._at_end_of("netstrings")
+        return _Iteration(self, "netstrings", take, max, at_end, commit, timeout)
+
+    def send_netstring(
+        self, data: Data, max: int | None = None, *, timeout: float | None = None
+    ) -> None:
+        """Send `data` as a netstring, as `send` does.
+
+        max: how many bytes `data` may have, None for any number.  Raises LimitExceeded when it has
+        more; nothing is sent then.
+        """
+        self.send(netstring(data, max), timeout=timeout)
+
+    # verbs: end
+
+    @contextmanager
+    def _claimed(self, operation: str) -> Iterator[None]:
+        """Keep other threads off; raise when the connection is over, or Busy when one is on it."""
+        with ExitStack() as claims:
+            for lock in (self._reading, self._sending_lock):
+                if not lock.acquire(blocking=False):
+                    raise Busy(**self._context(operation))
+                claims.callback(lock.release)
+            if self.core.life.over:
+                raise self._refusal(operation)
+            yield
+
+    # Receiving.
+
+    def _receive(
+        self,
+        operation: str,
+        take: Callable[[int], bytes | None],
+        bound: int,
+        wanted: int | None,
+        timeout: float | None,
+        at_eof: Callable[[], bytes],
+        *,
+        straight: bool = False,
+    ) -> bytes:
+        """Receive until `take(bound)` finds in the buffer what it wants, or EOF comes before.
+
+        straight: whatever comes is what is wanted, and need not pass through the buffer.
+        """
+        core = self.core
+        if core.life.over and self._is_over():
+            raise self._refusal(operation)
+        # The wait is for a sender that holds the lock for a moment, see `_hear_out`.
+        if not (self._reading.acquire(False) or self._reading.acquire(timeout=_MOMENT)):
+            raise Busy(**self._context(operation))
+        try:
+            ordered = self._order() is not None
+            if ordered:
+                self._obey(operation)
+            if core.buffer.size or wanted == 0:
+                data = take(bound)
+                if data is not None:
+                    return data
+            span = self._span(timeout)
+            while not ordered and self._comes(span):
+                data = self._fetch(take, bound, wanted, straight)
+                if data is not None:
+                    return data
+            steps = self._receiving(operation, take, bound, wanted, span != AT_ONCE)
+            data = self._go_through(steps, operation, wanted, span)
+            return at_eof() if data is None else data
+        except (LimitExceeded, Malformed) as error:
+            raise self._located(error, operation) from None
+        finally:
+            self._reading.release()
+
+    def _is_stopping(self, operation: str) -> bool:
+        return False  # the order is heard where a receive waits
+
+    def _tries(self) -> bool:
+        return False
+
+    # Sending.
+
+    def _claim_sending(self, size: int, span: Span) -> None:
+        """Wait for the lock that keeps the bytes of one send together."""
+        limit, end = span
+        if end is not None:
+            left = min(end - time.monotonic(), threading.TIMEOUT_MAX)
+            claimed = self._sending_lock.acquire(timeout=max(0.0, left))
+        else:
+            claimed = self._sending_lock.acquire(blocking=limit is None)
+        if not claimed:
+            raise self._unfinished("send", 0, size, span)
+
+    def _send_on(self, data: Data, piece: Piece, span: Span) -> None:
+        """Send the rest of `data`, waiting for room."""
+        size = piece.done + len(piece.view)
+        steps = self._sending(piece)
+        try:
+            while True:
+                try:
+                    if next(steps, None) is None:
+                        return
+                except OSError as error:
+                    raise self._failed(error, "send", piece.done) from error
+                self._wait_writable(max(0, piece.done - self.core.transport.owed), size, span)
+        except (WouldBlock, TimedOut):
+            self._unsent = (data, piece.done)
+            raise
+
+    def _flush(self) -> None:
+        """Send what TLS has pending, waiting for room as the mode says.  Raises OSError."""
+        span = self._span(None)
+        for _ in self._flushing():
+            self._wait_writable(0, 0, span)
+
+    # Waiting.
+
+    def _go_through(self, steps: Steps[T], operation: str, wanted: int | None, span: Span) -> T:
+        """Go through the steps, waiting as the mode says, and hear the server meanwhile."""
+        try:
+            want = next(steps)
+            while True:
+                if want.direction == "read":
+                    self._wait_readable(operation, wanted, span)
+                else:
+                    self._wait_writable(0, 0, span)
+                want = steps.send(True)
+        except StopIteration as done:
+            value: T = done.value
+            return value
+
+    def _reset_after_fork(self) -> None:
+        # Other threads' locks were copied as they were, and who would open them is not here.
+        self._reading = threading.Lock()
+        self._sending_lock = threading.Lock()
+        self._readable = self._writable = None
+
+    def _span(self, timeout: float | None) -> Span:
+        if timeout is None:
+            mode = self._mode
+            if type(mode) is Blocking:
+                return _FOR_EVER
+            limit = seconds_left(mode)
+            if limit is None or isinstance(mode, Deadline):
+                return limit, (mode.at if isinstance(mode, Deadline) else None)
+        else:
+            limit = check_seconds(timeout)
+        return limit, (time.monotonic() + limit if limit else None)
+
+    def _order(self) -> Order | None:
+        retirement = self.hooks.retirement
+        return None if retirement is None else retirement.order
+
+    def _poller(self, fd: int, events: int) -> Poller:
+        retirement = self.hooks.retirement
+        return Poller(fd, events, None if retirement is None else retirement.wake_fd)
+
+    def _watch_input(self) -> Poller:
+        self._readable = poller = self._poller(self.core.transport.input_fd, select.POLLIN)
+        return poller
+
+    def _comes(self, span: Span) -> bool:
+        """Wait where nothing but input is waited for; return False if there is more to look at.
+
+        What that is, the time that is over or a word of the server's, the slower wait finds out.
+        """
+        core = self.core
+        if not self._quick or span == AT_ONCE:
+            return False
+        if core.life.over or core.life.peer_ended or core.failure is not None:
+            return False
+        poller = self._readable or self._watch_input()
+        moment = None
+        if self._quick is _FOR_A_MOMENT:
+            moment = None if self._waited else self._moment(span[0])
+            if moment is None:
+                return False
+        record = core.record
+        record[WAITING] = 1
+        try:
+            if moment is None:
+                return poller.alone(span[1])
+            if moment:
+                return self._comes_within(moment, poller)
+            events = poller.poll(0)
+            if not events:  # others wait for the seat
+                self._park_idle(time.monotonic())
+            return len(events) == 1 and events[0][0] == poller.fd
+        finally:
+            record[WAITING] = 0
+
+    def _moment(self, limit: float | None) -> int | None:
+        """Return how many milliseconds a receive may wait without care, None: not at all.
+
+        limit: of the wait in all, in seconds.
+        """
+        lease, hooks = self.lease, self.hooks
+        retirement = hooks.retirement
+        longest = _LONG_MOMENT
+        if hooks.keeping is not None:
+            left = hooks.keeping.at - time.monotonic()
+            if left <= 0.0:
+                return None
+            longest = min(longest, math.ceil(left * 1000))
+        if retirement is not None and lease.park_after is not None and retirement.crowded:
+            return 0
+        if (limit is not None and limit < _MUCH) or (retirement is not None and retirement.full):
+            return _SHORT_MOMENT
+        if lease.park_after is not None and lease.park_after < _MUCH:
+            return _SHORT_MOMENT
+        return longest
+
+    def _comes_within(self, moment: int, poller: Poller) -> bool:
+        """Wait a moment; return whether the descriptor is ready, and nothing else has come."""
+        events = poller.poll(moment)
+        if not events:
+            self._waited = moment / 1000
+        return len(events) == 1 and events[0][0] == poller.fd
+
+    def _quickness(self) -> object:
+        """Return how a receive may wait with less care than `_wait` takes; false: not at all."""
+        lease, hooks = self.lease, self.hooks
+        if lease.idle_timeout is not None or self.core.transport.peeks:
+            return None
+        tended = lease.park_after is not None or hooks.keeping is not None
+        return _FOR_A_MOMENT if tended else _TO_THE_END
+
+    def _wait_readable(self, operation: str, wanted: int | None, span: Span) -> None:
+        poller = self._readable or self._watch_input()
+        self.core.record[WAITING] = 1
+        try:
+            self._wait(poller, operation, self.core.buffer.size, wanted, span)
+        finally:
+            self.core.record[WAITING] = 0
+
+    def _wait_writable(self, done: int, size: int, span: Span) -> None:
+        if span == AT_ONCE:
+            raise self._unfinished("send", done, size, span)
+        if self._writable is None:
+            self._writable = self._poller(self.core.sock.fileno(), select.POLLOUT)
+        self._wait(self._writable, "send", done, size, span)
+        if self.core.life.over:  # closed meanwhile by another thread
+            raise self._refusal("send")
+
+    def _wait(
+        self, poller: Poller, operation: str, done: int, wanted: int | None, span: Span
+    ) -> None:
+        """Wait until the descriptor is ready; raise when a limit or the server's order is first."""
+        lease, hooks = self.lease, self.hooks
+        retirement = hooks.retirement
+        receiving = operation != "send"
+        tended = receiving and (lease.park_after is not None or hooks.keeping is not None)
+        # Not under an order: a peer that asks every moment would keep it from being obeyed.
+        if tended and self._order() is None and self._comes_soon(poller, span[0]):
+            return
+        since = 0.0
+        if lease.idle_timeout is not None or tended:
+            since = time.monotonic() - self._waited
+        self._waited = 0.0
+        while True:
+            until = span[1]
+            order = self._order()
+            if tended:
+                until = earlier(until, self._tend(since, parking=order is None))
+            if order is not None:
+                poller.ignore_wake()
+                self._obey_waiting(order, poller, operation)
+                until = earlier(until, order.deadline)
+                now = time.monotonic()
+                if now < self._leaves_at:
+                    until = earlier(until, min(self._leaves_at, now + _LOOK_AGAIN))
+                elif order.how == "finish":  # a drain may yet become a stop
+                    until = earlier(until, now + _LOOK_AGAIN)
+            elif retirement is not None and poller.ignores_wake:
+                until = earlier(until, time.monotonic() + _MOMENT)
+            ready, woken = poller.wait(earlier(until, self._idle_at(since)))
+            if woken and retirement is not None:
+                if receiving:
+                    retirement.woken()
+                else:
+                    self._hear_out(poller, retirement)
+            elif ready:
+                return
+            else:
+                self._check_time(operation, done, wanted, span, since)
+                if tended and order is None:
+                    self._park_idle(since)
+                if receiving and order is not None and retirement is not None:
+                    retirement.woken()
+
+    def _comes_soon(self, poller: Poller, limit: float | None) -> bool:
+        """Wait a moment, without the care that a longer wait takes: it costs as much as a recv(2).
+
+        Not when the connection is to be offered to the keeper, or others wait for the seat.
+        """
+        if self._waited:
+            return False
+        moment = self._moment(limit)
+        if not moment:
+            return False
+        return self._comes_within(moment, poller)
+
+    def _tend(self, since: float, *, parking: bool) -> float | None:
+        """Entrust the connection to the keeper if it is time.
+
+        Returns when to look again, or when a wait that began at `since` is to end in parking.
+        """
+        lease, hooks = self.lease, self.hooks
+        keeping = hooks.keeping
+        at: float | None = None
+        # The keys of TLS die with the process.
+        if keeping is not None and self.core.transport.tls is None:
+            at = keeping.at
+            if time.monotonic() >= at:
+                at = keeping.offer()
+                if at is None:
+                    hooks.keeping = None
+                    self._quick = self._quickness()
+                else:
+                    keeping.at = at
+        if parking and lease.park_after is not None and self._movable():
+            park_at = self._park_at(since)
+            if self._sending_lock.locked():  # a push is going out
+                park_at = max(park_at, time.monotonic() + _MOMENT)
+            at = earlier(at, park_at)
+        return at
+
+    def _park_at(self, since: float) -> float:
+        lease, hooks = self.lease, self.hooks
+        retirement = hooks.retirement
+        if retirement is not None and (retirement.crowded or retirement.is_awaited()):
+            return since  # nothing is readable: that is enough
+        return since + (lease.park_after or 0.0)
+
+    def _park_idle(self, since: float) -> None:
+        """Leave to be parked if nothing has come for long enough, and this is a safe point."""
+        if self.lease.park_after is None or not self._movable():
+            return
+        if time.monotonic() >= self._park_at(since) and self._sending_lock.acquire(blocking=False):
+            self._leave_parked()
+
+    def _leave_parked(self) -> Never:
+        """Leave, and let go of the lock for sending, unless another thread has ended it."""
+        try:
+            if self.core.life.over:
+                raise self._refusal("park")
+            self._leave(parked=True)
+        finally:
+            self._sending_lock.release()
+        raise Detached("the connection was detached from this worker, to be parked")
+
+    def _hear_out(self, poller: Poller, retirement: Retirement) -> None:
+        """Hear, as a sender, what the server has to say, unless a receiver is there to hear it.
+
+        Only who holds the receivers' lock calls `woken`: two threads that poll one descriptor would
+        take the word from each other, and the one that came too late would wait on.
+        """
+        if not self._reading.acquire(blocking=False):
+            poller.ignore_wake()  # look from time to time whether the receiver has heard it
+            return
+        try:
+            if retirement.order is None and poller.called():
+                retirement.woken()
+        finally:
+            self._reading.release()
+
+    def _obey(self, operation: str) -> None:
+        """Do as the server's order says, if there is one and this is the moment."""
+        order = self._order()
+        if order is None:
+            return
+        left = min(order.deadline - time.monotonic(), threading.TIMEOUT_MAX)
+        # A push in flight goes out whole; one that comes later finds the connection detached.
+        moves = order.how == "move" and self._may_leave(left) and self._movable()
+        if moves and self._sending_lock.acquire(timeout=max(0, left)):
+            try:
+                self._leave()
+            finally:
+                self._sending_lock.release()
+            raise Detached("the connection was detached from this worker")
+        if time.monotonic() >= order.deadline:
+            raise self._out_of_time(operation)
+
+    def _may_leave(self, left: float) -> bool:
+        """Whether it is this connection's turn to obey an order to move, `left` seconds being left.
+
+        All hear of the order at once.  If all left at once, the last would be served by nobody for
+        as long as all the moves take together.
+        """
+        now = time.monotonic()
+        if not self._leaves_at:
+            self._leaves_at = now + min(self.lease.turn, left / 2)
+        return now >= self._leaves_at
+
+    def _obey_waiting(self, order: Order, poller: Poller, operation: str) -> None:
+        if operation != "send":
+            self._obey(operation)
+            if order.how == "close" and self._closable() and not poller.ready():
+                raise self._stopping(operation)
+        elif time.monotonic() >= order.deadline:
+            raise self._out_of_time(operation)
+
+    def _check_time(
+        self, operation: str, done: int, wanted: int | None, span: Span, since: float
+    ) -> None:
+        now = time.monotonic()
+        if span[1] is not None and now >= span[1]:
+            raise self._unfinished(operation, done, wanted, span)
+        idle_at = self._idle_at(since)
+        if idle_at is not None and now >= idle_at:
+            raise self._end(f"ended: idle for {self.lease.idle_timeout:g} s", operation)
+
+    def _is_finished(self) -> bool:
         # After `Detached` the descriptor is on its way to the next worker: a handler's `finally`
         # that closes the connection must not end it.
-        return self._life.state is State.DETACHED or self._sock.fileno() < 0
+        return self.core.life.state is State.DETACHED or self.core.sock.fileno() < 0
 
     def _evict(self, sending: bool) -> None:
         """Take both locks, so that no other thread is on the descriptor while it is closed.
@@ -369,10 +959,71 @@ class Connection(Messages):
             self._reading.acquire()
         if not sending:
             self._wake(socket.SHUT_RDWR)
-            self._sending.acquire()
+            self._sending_lock.acquire()
 
     def _wake(self, how: int) -> None:
         try:
-            self._sock.shutdown(how)
+            self.core.sock.shutdown(how)
         except OSError:
             return  # not connected any more: the threads have been woken by that
+
+
+# iteration: begin
+class _Iteration:
+    """An iterator, not a generator: a generator would be at its end after the first timeout."""
+
+    __slots__ = (
+        "_at_end",
+        "_bound",
+        "_conn",
+        "_due",
+        "_operation",
+        "_take",
+        "_take_one",
+        "_timeout",
+    )
+
+    def __init__(
+        self,
+        conn: Connection,
+        operation: str,
+        take: Callable[[int], bytes | None],
+        bound: int,
+        at_end: Callable[[], bytes | None],
+        commit: bool,
+        timeout: float | None,
+    ) -> None:
+        self._conn = conn
+        self._operation = operation
+        self._take_one = take
+        self._take = self._take_to_commit if commit else take
+        self._bound = bound
+        self._at_end = at_end
+        self._due = False  # a message has been given, and is to be committed before the next
+        self._timeout = timeout
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        conn = self._conn
+        if self._due:
+            self._due = False
+            conn.commit()
+        return conn._receive(
+            self._operation, self._take, self._bound, None, self._timeout, self._last
+        )
+
+    def _take_to_commit(self, bound: int) -> bytes | None:
+        message = self._take_one(bound)
+        self._due = message is not None
+        return message
+
+    def _last(self) -> bytes:
+        message = self._at_end()
+        if message is None:
+            raise StopIteration
+        return message
+
+
+# iteration: end

@@ -24,6 +24,7 @@ from typing import Final
 from socketkeep._base._errors import LimitExceeded
 from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._kernel_room import enlarge, peer_is_full
+from socketkeep._stream._transport import Transport
 
 _ENDED: Final = select.POLLRDHUP | select.POLLHUP
 _EDGES: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
@@ -35,43 +36,39 @@ class PeekBufferFull(OSError):
     """The kernel holds as much as it can, and the message is not whole yet."""
 
 
-class PeekingBuffer(ReceiveBuffer):
-    """Received bytes that are still in the kernel, but for `loose`, which it begins with.
+class Peeked(Transport):
+    """What is received is still in the kernel, but for `loose`, which the connection came with.
 
-    kernel: how many of the uncommitted bytes are in the kernel.  input_fd: what to poll for input
-    in place of the socket.
+    kernel: how many of the uncommitted bytes are in the kernel.
     """
 
-    __slots__ = (
-        "_asked",
-        "_epoll",
-        "_refused",
-        "_sock",
-        "_unix",
-        "input_fd",
-        "kernel",
-        "loose",
-    )
+    __slots__ = ("_asked", "_epoll", "_refused", "_unix", "kernel", "loose")
+
+    peeks = True
 
     def __init__(self, sock: socket.socket, loose: bytes) -> None:
-        super().__init__()
+        super().__init__(sock)
         self.kernel = 0
         self.loose = loose
-        self._sock = sock
         self._asked = 0  # what SO_RCVLOWAT is set to; 0: not known
         self._unix = sock.family == socket.AF_UNIX
         self._epoll: select.epoll | None = None
         self._refused: OSError | None = None  # why there is no epoll instance
         self._watch()
 
+    @property
+    def binds(self) -> bool:  # type: ignore[override]
+        """From a worker that took them: no kernel has them, and they would be missing."""
+        return bool(self.loose)
+
     def _watch(self) -> None:
-        self.input_fd = self._sock.fileno()
+        self.input_fd = self.sock.fileno()
         if not self._unix:
             self._ask(1)  # whoever died with the connection may have left it raised
             return
         try:
             self._epoll = select.epoll()
-            self._epoll.register(self._sock, _EDGES)
+            self._epoll.register(self.sock, _EDGES)
         except OSError as error:  # out of descriptors: the handler is told when it receives
             self._refused = error
             return
@@ -80,15 +77,15 @@ class PeekingBuffer(ReceiveBuffer):
     def _ask(self, count: int) -> None:
         """Have polls tell of input when there are so many bytes."""
         if not self._unix and self._asked != count:
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
             self._asked = count
 
     def waiting(self) -> int:
         """Return how many bytes are in the kernel now."""
-        count = fcntl.ioctl(self._sock, termios.FIONREAD, bytes(4))
+        count = fcntl.ioctl(self.sock, termios.FIONREAD, bytes(4))
         return int.from_bytes(count, sys.byteorder)
 
-    def recv(self, size: int) -> bytes:
+    def recv(self, size: int, /) -> bytes:
         """Return up to `size` further bytes, which stay in the kernel; b"" at EOF.
 
         Raises BlockingIOError when there are none, NoRoom when there cannot be any, OSError.
@@ -99,11 +96,11 @@ class PeekingBuffer(ReceiveBuffer):
         if self._epoll is not None:
             told = self._epoll.poll(0)  # before looking: what comes after is an edge again
         most = self.kernel + size
-        data = self._sock.recv(most, socket.MSG_PEEK)
+        data = self.sock.recv(most, socket.MSG_PEEK)
         if len(data) <= self.kernel:
             return self._look_why(most) if self.kernel else data
         if self._epoll is not None and (len(data) == most or _tells_of_end(told)):
-            self._epoll.modify(self._sock, _EDGES)  # there is more, or the end: have it told again
+            self._epoll.modify(self.sock, _EDGES)  # there is more, or the end: have it told again
         return self._seen(data)
 
     def _seen(self, data: bytes) -> bytes:
@@ -116,15 +113,15 @@ class PeekingBuffer(ReceiveBuffer):
         self._asked = 0  # another holder may have set it back
         self._ask(self.kernel + 1)
         poller = select.poll()
-        poller.register(self._sock, select.POLLIN | select.POLLRDHUP)
+        poller.register(self.sock, select.POLLIN | select.POLLRDHUP)
         events = poller.poll(0)
         if not events:
             raise BlockingIOError
-        data = self._sock.recv(most, socket.MSG_PEEK)
+        data = self.sock.recv(most, socket.MSG_PEEK)
         if len(data) > self.kernel:
             return self._seen(data)
         if events[0][1] & select.POLLERR:
-            code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 raise OSError(code, os.strerror(code))
         if events[0][1] & _ENDED:
@@ -135,28 +132,85 @@ class PeekingBuffer(ReceiveBuffer):
 
     def _make_room(self, most: int) -> None:
         """Have the kernel take more of a message than its buffer holds.  Raises NoRoom."""
-        larger = enlarge(self._sock, 2 * self.kernel)
+        larger = enlarge(self.sock, 2 * self.kernel)
         self._asked = 0
         self._ask(self.kernel + 1)
         if not larger:
             raise PeekBufferFull(_no_room(self.kernel, "net.ipv4.tcp_rmem and net.core.rmem_max"))
-        self._sock.recv(most, socket.MSG_PEEK)  # has the kernel tell the peer
+        self.sock.recv(most, socket.MSG_PEEK)  # has the kernel tell the peer
 
     def before_wait(self) -> None:
-        """Prepare for a wait for more.  Raises LimitExceeded when no more can come."""
         if not self.kernel:
             return
         if not self._unix:
             self._ask(self.kernel + 1)
             return
-        full = peer_is_full(self._sock)
+        full = peer_is_full(self.sock)
         if full or (full is None and self.kernel >= _UNTOLD):
             raise LimitExceeded(_no_room(self.kernel, "the sender's SO_SNDBUF"))
 
-    def check(self, failure: OSError | None) -> None:
-        """Raise LimitExceeded if a receive failed for want of room."""
+    def check(self, failure: OSError) -> None:
         if isinstance(failure, PeekBufferFull):
             raise LimitExceeded(str(failure))
+
+    def commit(self, unread: int) -> int:
+        """Take from the kernel what has been dealt with, all but the unread bytes.
+
+        Returns how many bytes it was.
+        """
+        before = self.kernel
+        loose = len(self.loose)
+        dealt = loose + self.kernel - unread
+        if loose:
+            self.loose = self.loose[dealt:]
+        if dealt > loose:
+            self._take(dealt - loose)
+        return before - self.kernel
+
+    def _take(self, count: int) -> None:
+        self.kernel -= count
+        # MSG_TRUNC takes without a copy; a Unix socket does not know it.
+        flags = 0 if self._unix else socket.MSG_TRUNC
+        try:
+            while count > 0:
+                taken = len(self.sock.recv(count, flags))
+                if not taken:
+                    break
+                count -= taken
+        except OSError:
+            return  # it is at its end: the next receive tells
+        if self._asked > 1:
+            self._ask(1)
+
+    def absorb(self) -> None:
+        if self.kernel:
+            part = self.sock.recv(self.kernel, socket.MSG_WAITALL)
+            self.loose += part
+            self.kernel = 0
+            self._ask(1)
+
+    def let_go(self) -> None:
+        if self._epoll is not None:
+            self._epoll.close()
+            self.input_fd = self.sock.fileno()
+        elif self._asked != 1 and self.sock.fileno() >= 0:
+            self._ask(1)
+
+    def after_fork(self, *, kept: bool) -> None:
+        if self._epoll is not None:
+            self._epoll.close()
+        if kept:
+            self._watch()
+
+
+class PeekedBuffer(ReceiveBuffer):
+    """Received bytes that are in the kernel, too: what a replay needs is there."""
+
+    __slots__ = ("_peeked",)
+
+    def __init__(self, peeked: Peeked) -> None:
+        super().__init__()
+        self._peeked = peeked
 
     @property
     def overflowed(self) -> bool:
@@ -166,58 +220,16 @@ class PeekingBuffer(ReceiveBuffer):
     @property
     def untouched(self) -> bool:
         """Nothing that was received here is uncommitted."""
-        return not (self.kernel or self.loose)
+        return not (self._peeked.kernel or self._peeked.loose)
 
-    def commit(self) -> None:
-        """Take from the kernel what has been dealt with: all but the unread bytes."""
-        loose = len(self.loose)
-        dealt = loose + self.kernel - self.size
-        if loose:
-            self.loose = self.loose[dealt:]
-        if dealt > loose:
-            self._take(dealt - loose)
+    def commit(self) -> int:
+        left_kernel = self._peeked.commit(self.size)
         super().commit()
-
-    def _take(self, count: int) -> None:
-        self.kernel -= count
-        # MSG_TRUNC takes without a copy; a Unix socket does not know it.
-        flags = 0 if self._unix else socket.MSG_TRUNC
-        try:
-            while count > 0:
-                taken = len(self._sock.recv(count, flags))
-                if not taken:
-                    break
-                count -= taken
-        except OSError:
-            return  # it is at its end: the next receive tells
-        if self._asked > 1:
-            self._ask(1)
+        return left_kernel
 
     def replay(self) -> bytes:
         """Return what the kernel has not."""
-        return self.loose
-
-    def absorb(self) -> None:
-        """Take all from the kernel that was looked at: this process has it alone from here on."""
-        if self.kernel:
-            part = self._sock.recv(self.kernel, socket.MSG_WAITALL)
-            self.loose += part
-            self.kernel = 0
-            self._ask(1)
-
-    def let_go(self) -> None:
-        """Leave the socket as it was.  Nobody may be polling `input_fd`."""
-        if self._epoll is not None:
-            self._epoll.close()
-        elif self._asked != 1 and self._sock.fileno() >= 0:
-            self._ask(1)
-
-    def after_fork(self, *, kept: bool) -> None:
-        """In a forked child: have an epoll instance of its own, or none."""
-        if self._epoll is not None:
-            self._epoll.close()
-        if kept:
-            self._watch()
+        return self._peeked.loose
 
 
 def _tells_of_end(events: list[tuple[int, int]]) -> bool:

@@ -1,9 +1,7 @@
-"""TLS over a connection's socket: `Engine` has no I/O, `TlsSocket` stands where the socket stood.
+"""TLS between a connection and its socket: `Engine` has no I/O, `Tls` is the transport.
 
-A connection calls `recv`, `send` and `shutdown` on its socket and nothing else that TLS concerns,
-so it is the socket that changes: what is not TLS runs as it did.  The TLS socket never holds back
-plaintext (a poll of the descriptor would not tell of it), and never encrypts a byte twice: what was
-encrypted and is not gone is `pending`, and goes before all else.
+It never holds back plaintext (a poll of the descriptor would not tell of it), and never encrypts a
+byte twice: what was encrypted and is not gone is `pending`, and goes before all else.
 """
 
 from __future__ import annotations
@@ -11,24 +9,10 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Final, Literal
 
-from socketkeep._base._errors import (
-    Busy,
-    Closed,
-    HandlerError,
-    PeerClosed,
-    SystemFailure,
-    Truncated,
-)
-from socketkeep._stream._record import BYTES_IN
-from socketkeep._stream._steps import Steps, Want
-
-if TYPE_CHECKING:
-    from socketkeep._stream._aio import AsyncConnection
-    from socketkeep._stream._connection import Connection
+from socketkeep._base._errors import Closed, PeerClosed, SystemFailure, Truncated
+from socketkeep._stream._transport import Transport
 
 #: How much is encrypted at a time: what a pause of the peer leaves in memory.
 SLICE: Final = 65536
@@ -126,33 +110,43 @@ class Engine:
             return  # wants the peer's, which comes when it comes; or it is broken anyhow
 
 
-class TlsSocket(socket.socket):
-    """A connected socket whose `recv` and `send` are of plaintext; it takes over the descriptor.
+class Tls(Transport):
+    """What goes over the socket is ciphertext.  established: the handshake is done."""
 
-    on_end: called when the peer's close_notify has come.
-    """
+    __slots__ = ("_broken", "_lock", "_pending", "engine", "established", "owed")
 
-    def __init__(self, sock: socket.socket, engine: Engine, on_end: Callable[[], None]) -> None:
-        super().__init__(fileno=sock.detach())
-        self.setblocking(False)
+    binds = True  # its keys
+
+    def __init__(self, sock: socket.socket, engine: Engine) -> None:
+        super().__init__(sock)
         self.engine = engine
         self.established = False
-        self.pending = bytearray()  # ciphertext that is to go out
-        self.owed = 0  # bytes of plaintext in it, at most
-        self._on_end = on_end
-        self._deaf = False
+        self._pending = bytearray()
+        self.owed = 0
         self._broken: SystemFailure | None = None
         # One thread may receive while another sends: the engine is for one at a time.
         self._lock = threading.Lock()
 
     @property
-    def broken(self) -> bool:
+    def pending(self) -> bytearray:  # type: ignore[override]
+        return self._pending
+
+    @property
+    def tls(self) -> ssl.SSLObject:
+        return self.engine.object
+
+    @property
+    def ended(self) -> bool:  # type: ignore[override]
+        """Whether the peer's close_notify has come."""
+        return self.engine.ended
+
+    @property
+    def broken(self) -> bool:  # type: ignore[override]
         """Whether TLS has failed, for good."""
         return self._broken is not None
 
-    def reset_after_fork(self) -> None:
-        """Be fit for use in a forked child, where another thread's lock would never open."""
-        self._lock = threading.Lock()
+    def after_fork(self, *, kept: bool) -> None:
+        self._lock = threading.Lock()  # another thread's would never open
 
     def handshake(self) -> Literal["read", "write"] | None:
         """Go on with the handshake; return what it waits for, None when it is done.
@@ -173,37 +167,30 @@ class TlsSocket(socket.socket):
                     self.established = True
                     return None
                 try:
-                    data = super().recv(_CHUNK)
+                    data = self.sock.recv(_CHUNK)
                 except BlockingIOError:
                     return "read"
                 if not data:
                     raise PeerClosed("failed: the peer closed the connection in the TLS handshake")
                 self.engine.feed(data)
 
-    def shaking_hands(self) -> Steps[None]:
-        """Go on with the handshake until it is done."""
-        while (direction := self.handshake()) is not None:
-            yield Want(self.fileno(), direction)
-
     def early(self) -> bytes:
         """Return the plaintext that came along with the handshake's last message."""
         with self._lock:
             return self._read()
 
-    def recv(self, size: int, flags: int = 0) -> bytes:
+    def recv(self, size: int, /) -> bytes:
         """Return plaintext, about `size` bytes at most; b"" after the peer's close_notify.
 
         Raises BlockingIOError while there is not a whole record, Truncated at an EOF without
         close_notify, TlsFailure.
         """
-        if self._deaf:
-            return super().recv(size)
         with self._lock:
             while True:
                 self._check(ready=True)
                 if self.engine.ended:
                     return b""
-                data = super().recv(size)
+                data = self.sock.recv(size)
                 if not data:
                     raise Truncated
                 self.engine.feed(data)
@@ -211,9 +198,8 @@ class TlsSocket(socket.socket):
                 if plain or self.engine.ended:
                     return plain
 
-    def send(self, data: Any, flags: int = 0) -> int:
-        """Encrypt some of `data` and send of it what there is room for; return how much is dealt
-        with.
+    def send(self, data: bytes | memoryview, /) -> int:
+        """Encrypt some of `data` and send of it what there is room for; return how much it was.
 
         It has gone only when nothing is `pending`.  Raises BlockingIOError, and encrypts nothing,
         while something is from before.
@@ -235,29 +221,13 @@ class TlsSocket(socket.socket):
             return len(view)
 
     def finish(self) -> None:
-        """Put the close_notify behind what is pending."""
         with self._lock:
             if self.established:
                 self.engine.close()
 
     def flush(self) -> bool:
-        """Send what is pending; return whether it has gone."""
         with self._lock:
             return self._flush()
-
-    def finishing(self, end: float) -> Steps[None]:
-        """Send what is pending and the close_notify, if there is room for them until `end`."""
-        self.finish()
-        try:
-            while not self.flush():
-                if time.monotonic() >= end or not (yield Want(self.fileno(), "write", end)):
-                    return
-        except OSError:
-            return  # there is nobody to take it
-
-    def hear_no_more(self) -> None:
-        """Have `recv` return what comes as it comes: it is only read to be discarded."""
-        self._deaf = True
 
     def _check(self, *, ready: bool = False) -> None:
         if self._broken is not None:
@@ -272,8 +242,6 @@ class TlsSocket(socket.socket):
             self._break(error)
             raise
         self._flush_if_possible()  # the answer to a change of keys, say
-        if self.engine.ended:
-            self._on_end()
         return plain
 
     def _break(self, error: SystemFailure) -> None:
@@ -288,56 +256,15 @@ class TlsSocket(socket.socket):
             return  # whoever sends next is told
 
     def _flush(self) -> bool:
-        self.pending += self.engine.outgoing()
-        while self.pending:
+        self._pending += self.engine.outgoing()
+        while self._pending:
             try:
-                count = super().send(self.pending)
+                count = self.sock.send(self._pending)
             except (BlockingIOError, InterruptedError):
                 return False
-            del self.pending[:count]
+            del self._pending[:count]
         self.owed = 0
         return True
-
-
-def begin_tls(
-    conn: Connection | AsyncConnection,
-    context: ssl.SSLContext,
-    server_side: bool,
-    server_hostname: str | None,
-) -> TlsSocket:
-    """Put TLS in the place of the connection's socket, unless a start_tls before has done so."""
-    tls = conn._tls
-    if tls is None:
-        if conn._peeking is not None:
-            raise HandlerError(
-                "refused: the handler has its input redelivered after a crash, and the keys of TLS "
-                "do not outlive one: take redeliver=True off the handler",
-                **conn._context("start_tls"),
-            )
-        if conn._unsent is not None:
-            raise Busy("refused: a send is not finished", **conn._context("start_tls"))
-        engine = Engine(context, server_side=server_side, server_hostname=server_hostname)
-        # What has been received already is of the handshake: taken for plain, it would be trusted
-        # as if it had come by TLS.
-        engine.feed(conn._buffer.take(conn._buffer.size) or b"")
-        conn._sock = conn._tls = tls = TlsSocket(conn._sock, engine, conn._tls_ended)
-        conn._source = tls
-        conn._ledger.bound = True
-        conn._ledger.show()
-    elif tls.established:
-        raise Closed("refused: the connection has TLS already", **conn._context("start_tls"))
-    return tls
-
-
-def take_early(conn: Connection | AsyncConnection, tls: TlsSocket) -> None:
-    """Take in what came along with the end of the handshake."""
-    try:
-        data = tls.early()
-    except SystemFailure as error:
-        raise conn._failed(error, "start_tls") from error
-    if data:
-        conn._buffer.feed(data)
-        conn._record[BYTES_IN] += len(data)
 
 
 def _failure(error: ssl.SSLError) -> TlsFailure:

@@ -29,11 +29,10 @@ from socketkeep._base._errors import (
     translate,
 )
 from socketkeep._base._forking import Forkable
-from socketkeep._stream._assignment import Assignment
-from socketkeep._stream._exchange import Exchange
+from socketkeep._stream._lease import Lease
 from socketkeep._stream._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
+from socketkeep._stream._shell import Shell
 from socketkeep._stream._steps import Steps, Want
-from socketkeep._stream._sync_waiting import Data
 
 F = TypeVar("F", bound=Forkable)
 
@@ -109,7 +108,7 @@ class Offer:
 
 
 @contextmanager
-def settled(offer: Offer, conn: Exchange) -> Iterator[None]:
+def settled(offer: Offer, conn: Shell) -> Iterator[None]:
     """Have `conn` let go when it was taken, however the steps in the block ended."""
     try:
         yield
@@ -128,13 +127,13 @@ def settled(offer: Offer, conn: Exchange) -> Iterator[None]:
     conn._give_up(GIVEN)
 
 
-def _locate(error: BaseException, conn: Exchange) -> None:
+def _locate(error: BaseException, conn: Shell) -> None:
     """Say in an error of the library's which connection it was."""
     if isinstance(error, SocketkeepError):
         error.address, error.peer = conn.local, conn.peer
 
 
-def parcel_of(conn: Exchange, mode: Mode, unsent: tuple[Data, int] | None) -> Parcel:
+def parcel_of(conn: Shell, mode: Mode) -> Parcel:
     """Return what goes with `conn`.  Raises SystemFailure for one that cannot go."""
     if conn.tls is not None:
         raise SystemFailure(
@@ -142,6 +141,7 @@ def parcel_of(conn: Exchange, mode: Mode, unsent: tuple[Data, int] | None) -> Pa
             code=errno.EOPNOTSUPP,
             **conn._context("give"),
         )
+    core, unsent = conn.core, conn._unsent
     seconds = 0.0
     match mode:
         case Timeout(seconds) | Deadline(seconds):
@@ -149,20 +149,18 @@ def parcel_of(conn: Exchange, mode: Mode, unsent: tuple[Data, int] | None) -> Pa
     return Parcel(
         mode=type(mode).__name__.lower(),
         seconds=seconds,
-        state=conn._committed,
-        unread=conn._buffer.unread,
+        state=core.committed,
+        unread=conn.unread,
         unsent=None if unsent is None else (bytes(unsent[0]), unsent[1]),
-        write_ended=conn._life.write_ended,
+        write_ended=core.life.write_ended,
         id=conn.id,
         listener=conn.listener,
     )
 
 
-def assignment_of(parcel: Parcel) -> Assignment:
+def lease_of(parcel: Parcel) -> Lease:
     """Return what the connection is told where it was taken."""
-    return Assignment(
-        id=parcel.id, listener=parcel.listener, state=parcel.state, unread=parcel.unread
-    )
+    return Lease(id=parcel.id, listener=parcel.listener, state=parcel.state, unread=parcel.unread)
 
 
 def mode_of(parcel: Parcel) -> Mode:

@@ -24,7 +24,7 @@ from typing import Final, Literal, cast
 
 from socketkeep._base._passing import Unfit, has_seals, sealed_size
 from socketkeep._stream import _record as record
-from socketkeep._stream._assignment import Order
+from socketkeep._stream._lease import Order
 from socketkeep._stream._record import Ended, Record
 from socketkeep._wire import _shelves, _unsealed
 from socketkeep._wire._shelves import StatePlace

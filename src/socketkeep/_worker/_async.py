@@ -19,9 +19,9 @@ from weakref import ref
 from socketkeep._base import _log
 from socketkeep._base._forking import disown_all, leave, own_all
 from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._assignment import Handover, Order, handling
 from socketkeep._stream._closing import LINGER
-from socketkeep._stream._exchange import Exchange
+from socketkeep._stream._lease import Handover, Order, handling
+from socketkeep._stream._shell import Shell
 from socketkeep._wire._channel import ChannelClosed, Packet
 from socketkeep._wire._messages import (
     Acknowledged,
@@ -303,8 +303,8 @@ class AsyncWorker:
             self._settle(entry)
 
     def _begin(self, entry: Entry) -> None:
-        entry.assignment.reactor = self._reactor
-        conn = AsyncConnection(entry.sock, assignment=entry.assignment)
+        entry.hooks.reactor = self._reactor
+        conn = AsyncConnection(entry.sock, lease=entry.lease, hooks=entry.hooks)
         if not entry.peer:
             self._roster.introduce(entry, conn.peer)
         entry.task = self._loop.create_task(self._handle(entry, conn), name=self._name)
@@ -321,7 +321,7 @@ class AsyncWorker:
                 self._settle(entry)
 
     async def _call_handler(self, entry: Entry, conn: AsyncConnection) -> None:
-        if entry.assignment.resumable:  # who asks for it
+        if entry.lease.resumable:  # who asks for it
             handling.set(conn)
         pid = os.getpid()
         try:
@@ -356,14 +356,14 @@ class AsyncWorker:
                 self._roster.log_end(entry)
             self._settle(entry)
 
-    def _give_up(self, conn: Exchange, linger: float = LINGER) -> None:
+    def _give_up(self, conn: Shell, linger: float = LINGER) -> None:
         """Go on without a connection's handler: it is never resumed."""
         entries = (entry for entry, served in self._serving.items() if served is conn)
         entry = next(entries, None)
-        if entry is None or entry.task is None or conn._assignment.abandoned:
+        if entry is None or entry.task is None or conn.hooks.abandoned:
             return
         assert isinstance(conn, AsyncConnection)
-        conn._assignment.abandoned = True
+        conn.hooks.abandoned = True
         entry.why = "the handler did not end"
         self.given_up.append(entry.task)
         entry.task = self._loop.create_task(self._finish(entry, conn, linger), name=self._name)

@@ -11,7 +11,7 @@ from typing import Final
 from socketkeep._base import _log
 from socketkeep._stream import _record as record
 from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._assignment import Handover
+from socketkeep._stream._lease import Handover
 from socketkeep._stream._record import Ended
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import Acknowledged
@@ -56,8 +56,8 @@ class Departures:
 
     def offer(self, entry: Entry, handover: Handover) -> None:
         """Hand a connection to the keeper."""
-        self._held[entry.assignment.id] = entry, handover
-        self._send(entry.assignment.id)
+        self._held[entry.lease.id] = entry, handover
+        self._send(entry.lease.id)
 
     def acknowledged(self, message: Acknowledged) -> None:
         """Take the keeper's answer; it has no id when the offer itself did not arrive."""

@@ -6,7 +6,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from socketkeep._stream._assignment import Assignment, Keeping
+from socketkeep._stream._lease import Hooks, Keeping, Lease
 
 if TYPE_CHECKING:  # asyncio is for workers that have a loop
     import asyncio
@@ -19,7 +19,8 @@ class Entry:
     row: int
     record: memoryview
     sock: socket.socket
-    assignment: Assignment
+    lease: Lease
+    hooks: Hooks
     listener: int
     peer: str = ""
     why: str = ""  # it ended, for the access log

@@ -9,8 +9,8 @@ from typing import Final
 
 from socketkeep._config._server_options import ServeConfig, closing_time
 from socketkeep._net._handlers import Handler
-from socketkeep._stream._assignment import Order
 from socketkeep._stream._closing import LINGER
+from socketkeep._stream._lease import Order
 from socketkeep._wire._channel import Channel
 from socketkeep._wire._scoreboard import Scoreboard
 from socketkeep._worker._target import Model

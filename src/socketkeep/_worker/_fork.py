@@ -22,9 +22,9 @@ from socketkeep._base._forking import leave
 from socketkeep._base._originals import socket_pair
 from socketkeep._net._children import Child, Children, is_unknown, status_text
 from socketkeep._stream import _record as record
-from socketkeep._stream._assignment import Assignment, Order
 from socketkeep._stream._connection import Connection
-from socketkeep._stream._exchange import Exchange
+from socketkeep._stream._lease import Hooks, Lease, Order
+from socketkeep._stream._shell import Shell
 from socketkeep._wire import _rendezvous as rendezvous
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._roster import Roster
@@ -66,7 +66,7 @@ class ForkModel:
         environment.channel.renew(sock)
         return True
 
-    def give_up(self, conn: Exchange) -> NoReturn:
+    def give_up(self, conn: Shell) -> NoReturn:
         """In a child: end it."""
         status = 1
         try:
@@ -119,10 +119,9 @@ class ForkModel:
                 theirs.send(b"\n")
                 theirs.shutdown(socket.SHUT_WR)
                 words[record.ENDED] = record.NOT_YET
-                assignment = Assignment(
-                    resumable=handler.resumable, record=words, retirement=self.retirement
-                )
-                run_handler(loop, Entry(0, words, ours, assignment, 0, "nobody"))
+                lease = Lease(resumable=handler.resumable)
+                hooks = Hooks(record=words, retirement=self.retirement)
+                run_handler(loop, Entry(0, words, ours, lease, hooks, 0, "nobody"))
 
     def _reap(self, child: Child[Entry]) -> None:
         ended = self._children.reap(child)
@@ -139,7 +138,7 @@ class ForkModel:
         if died:
             _log.warning(
                 "process of a connection died",
-                id=entry.assignment.id,
+                id=entry.lease.id,
                 peer=self._loop.environment.scoreboard.peer(entry.row),
                 pid=child.pid,
                 status=status_text(ended),

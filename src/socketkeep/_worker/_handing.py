@@ -8,7 +8,7 @@ from typing import Final
 
 from socketkeep._base import _log
 from socketkeep._base._passing import INLINE_LIMIT
-from socketkeep._stream._assignment import Handover
+from socketkeep._stream._lease import Handover
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import ConnectionDetached
 from socketkeep._worker._reserve import Reserve

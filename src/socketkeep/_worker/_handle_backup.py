@@ -16,7 +16,7 @@ from socketkeep._wire._scoreboard import keep_token
 if TYPE_CHECKING:
     import asyncio
 
-    from socketkeep._stream._assignment import Keeping
+    from socketkeep._stream._lease import Keeping
     from socketkeep._worker._entry import Entry
 
 #: How long the keeper has to acknowledge before the connection is offered again, in seconds.
@@ -50,15 +50,13 @@ class HandleBackup:
             self.at = self._again_at
             return self.at
         words[record.KEEP] = record.OFFERED
-        message = Keep(
-            entry.assignment.id, entry.assignment.epoch, entry.row, entry.listener, entry.peer
-        )
+        message = Keep(entry.lease.id, entry.lease.epoch, entry.row, entry.listener, entry.peer)
         try:
             self._channel.send_now(message, (entry.sock.fileno(),))
         except ChannelClosed:
             return None
         except OSError as error:
-            _log.debug("cannot be kept yet", id=entry.assignment.id, error=error.strerror)
+            _log.debug("cannot be kept yet", id=entry.lease.id, error=error.strerror)
         self._again_at = now + _ANSWER_TIME
         self.at = now + _SOON
         return self.at

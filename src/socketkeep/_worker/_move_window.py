@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Sized
 from typing import Final, Protocol
 
-from socketkeep._stream._assignment import Order
+from socketkeep._stream._lease import Order
 
 #: How many connections may be on their way to the keeper at a time.  With 4 the processes wake each
 #: other so often that a move takes half as much CPU time again; with 64 it takes no less.

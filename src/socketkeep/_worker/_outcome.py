@@ -16,9 +16,9 @@ from socketkeep._base._errors import (
     Unreachable,
 )
 from socketkeep._stream import _record as record
-from socketkeep._stream._assignment import Runaway
-from socketkeep._stream._exchange import Exchange
+from socketkeep._stream._lease import Runaway
 from socketkeep._stream._lifecycle import Detached
+from socketkeep._stream._shell import Shell
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._target import users_place, users_traceback
 
@@ -26,7 +26,7 @@ from socketkeep._worker._target import users_place, users_traceback
 _NETS: Final = (PeerReset, PeerClosed, Closed, TimedOut, Unreachable)
 
 
-def note_exception(error: BaseException, conn: Exchange, entry: Entry) -> None:
+def note_exception(error: BaseException, conn: Shell, entry: Entry) -> None:
     """Log and count an exception that ended a handler; the connection is then closed by the caller.
 
     What the peer or the server did to this very connection (reset, EOF, timeout, too long a
@@ -71,7 +71,7 @@ def _parts(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-def _ordinary(error: BaseException, conn: Exchange) -> str:
+def _ordinary(error: BaseException, conn: Shell) -> str:
     """Return why a connection ends by what is no failure of the handler; "" when it is one."""
     if type(error) is TimeoutError and not error.args:
         # As asyncio.timeout, wait_for and their like raise it.  The system's own has an errno.
@@ -84,7 +84,7 @@ def _ordinary(error: BaseException, conn: Exchange) -> str:
     return ""
 
 
-def note_end(conn: Exchange, entry: Entry) -> None:
+def note_end(conn: Shell, entry: Entry) -> None:
     """Note for the access log why the connection ends, when its handler has ended."""
     if not entry.why:
         entry.why = conn.why_over()
@@ -100,10 +100,10 @@ def refuse_coroutine(returned: object, name: str) -> None:
         )
 
 
-def was_detached(conn: Exchange) -> bool:
+def was_detached(conn: Shell) -> bool:
     """Whether the connection has left its handler, however the handler took it."""
-    return conn._record[record.ENDED] == record.DETACHED
+    return conn.core.record[record.ENDED] == record.DETACHED
 
 
-def _is_about(error: SocketkeepError, conn: Exchange) -> bool:
+def _is_about(error: SocketkeepError, conn: Shell) -> bool:
     return error.peer == conn.peer and error.address == conn.local

@@ -9,8 +9,8 @@ from typing import Final, NoReturn
 
 from socketkeep._base import _log
 from socketkeep._base._forking import leave
-from socketkeep._stream._assignment import Order
-from socketkeep._stream._exchange import Exchange
+from socketkeep._stream._lease import Order
+from socketkeep._stream._shell import Shell
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._sync import SyncLoop, go_on_without, run_handler
 
@@ -39,7 +39,7 @@ class PreforkModel:
     def rejoin(self) -> bool:
         return False  # the loop, in this process, does
 
-    def give_up(self, conn: Exchange) -> NoReturn:
+    def give_up(self, conn: Shell) -> NoReturn:
         """End the worker: whoever is to be served next must not wait for this handler."""
         status = 1 if self._loop.order is None else 0  # it was to end all the same
         try:

@@ -14,31 +14,26 @@ import asyncio
 import select
 from typing import Final
 
-from socketkeep._stream._assignment import Reader, Showing
+from socketkeep._stream._lease import Reader
 
 #: How many connections are served before the loop's other callbacks get their turn.
 _AT_ONCE: Final = 256
 #: Seconds after which, at the latest, the scoreboard shows what the handlers received and sent.
-_SHOWN_WITHIN: Final = 0.25
 
 
 class EpollReactor:
-    """What the connections of a worker have in common; `assignment.Reactor`."""
+    """What the connections of a worker have in common; `_lease.Reactor`."""
 
     def __init__(self) -> None:
         self.loop: Final = asyncio.get_running_loop()
         self._epoll = select.epoll()
         self._readers: dict[int, Reader] = {}  # themselves: each method of one would be an object
-        self._unshown: set[Showing] = set()
-        self._timer: asyncio.TimerHandle | None = None
         self.loop.add_reader(self._epoll.fileno(), self._run)
 
     def close(self) -> None:
         """Let go of the loop, at the worker's end."""
         self.loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
-        if self._timer is not None:
-            self._timer.cancel()
 
     def add_reader(self, fd: int, reader: Reader) -> None:
         """Call `reader` whenever `fd` is readable; in place of another, if it had one.
@@ -61,22 +56,6 @@ class EpollReactor:
                 self._epoll.unregister(fd)
             except OSError:
                 return  # it was closed by its number, and is not watched any more
-
-    def show_soon(self, conn: Showing) -> None:
-        """Have the connection's record brought up to date before long."""
-        self._unshown.add(conn)
-        if self._timer is None:
-            self._timer = self.loop.call_later(_SHOWN_WITHIN, self._show)
-
-    def shown(self, conn: Showing) -> None:
-        """Take a connection's `show_soon` back."""
-        self._unshown.discard(conn)
-
-    def _show(self) -> None:
-        unshown, self._unshown = self._unshown, set()
-        self._timer = None
-        for conn in unshown:
-            conn._show()
 
     def _run(self) -> None:
         readers = self._readers

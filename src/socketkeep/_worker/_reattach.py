@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from socketkeep._base import _log
-from socketkeep._stream._assignment import Order, Retirement
+from socketkeep._stream._lease import Order, Retirement
 from socketkeep._wire import _rendezvous as rendezvous
 from socketkeep._wire._channel import ChannelClosed
 from socketkeep._wire._messages import Stranded as Offer

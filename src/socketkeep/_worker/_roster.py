@@ -1,4 +1,4 @@
-"""The connections that a worker serves: their rows, ids and assignments, and their accounts."""
+"""The connections that a worker serves: their rows, ids and leases, and their accounts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from socketkeep._base import _log
 from socketkeep._base._originals import socket_of
 from socketkeep._config._server_options import park_after
 from socketkeep._stream import _record as record
-from socketkeep._stream._assignment import Assignment, Attached, Handover, Refusals, Retirement
+from socketkeep._stream._lease import Attached, Handover, Hooks, Lease, Refusals, Retirement
 from socketkeep._stream._record import Ended, Status
 from socketkeep._wire import _scoreboard as scoreboard
 from socketkeep._wire._channel import ChannelClosed
@@ -87,9 +87,10 @@ class Roster:
         words = board.enter(
             row, environment.boot, environment.serial, number, self._pid, listener, peer
         )
-        assignment = self._assignment(f"{self._series}{number:x}", listener, row, words, peer)
-        entry = Entry(row, words, sock, assignment, listener, peer)
-        if assignment.shelf is not None:
+        lease = self._lease(row, f"{self._series}{number:x}", listener, peer)
+        hooks = self._hooks(row, words)
+        entry = Entry(row, words, sock, lease, hooks, listener, peer)
+        if hooks.shelf is not None:
             at = time.monotonic() + environment.config.keep_after
             entry.offer = HandleBackup(environment.channel, entry, at)
         return entry
@@ -128,25 +129,27 @@ class Roster:
         words[record.EPOCH] = message.epoch
         words[record.BYTES_IN] = message.bytes_in
         words[record.BYTES_OUT] = message.bytes_out
-        assignment = self._assignment(message.id, message.listener, row, words, message.peer)
-        assignment.epoch = message.epoch
-        assignment.attached = message.attached
-        assignment.state = message.state
-        assignment.unread = message.unread
-        assignment.redelivered = message.redelivered
-        if assignment.shelf is not None:
-            assignment.shelf.put(message.state)
+        lease = self._lease(row, message.id, message.listener, message.peer)._replace(
+            epoch=message.epoch,
+            attached=message.attached,
+            state=message.state,
+            unread=message.unread,
+            redelivered=message.redelivered,
+        )
+        hooks = self._hooks(row, words)
+        if hooks.shelf is not None:
+            hooks.shelf.put(message.state)
         # From here on, not from when it is served: this worker may die in between.
         if message.unread:
-            words[record.STATUS] = Status.BOUND if assignment.redeliver else Status.READ
-        elif message.redelivered and assignment.redeliver:
+            words[record.STATUS] = Status.BOUND if lease.redeliver else Status.READ
+        elif message.redelivered and lease.redeliver:
             words[record.STATUS] = record.AGAIN
         if message.peer:
             environment.scoreboard.set_peer(row, message.peer)
         words[record.LISTENER] = message.listener
         words[record.PID] = self._pid
         words[record.NUMBER] = number  # last: a row with a number is one that the keeper reads
-        entry = Entry(row, words, sock, assignment, message.listener, message.peer)
+        entry = Entry(row, words, sock, lease, hooks, message.listener, message.peer)
         if message.kept:
             words[record.KEEP] = scoreboard.keep_token(words)
         if message.returnable:
@@ -158,21 +161,23 @@ class Roster:
 
         Its handler is called from the top, as it would be in another worker.
         """
-        retirement = entry.assignment.retirement
+        retirement = entry.hooks.retirement
         park_after = None
         if handover.parked and not self._environment.channel.closed:
             # The keeper is out of descriptors, and may have one again.
-            park_after = max(ANOTHER_TRY, entry.assignment.park_after or 0.0)
+            park_after = max(ANOTHER_TRY, entry.lease.park_after or 0.0)
         entry.sock = handover.sock
         entry.why = ""
         entry.record[record.ENDED] = Ended.NOT_YET
         entry.record[record.STATUS] = record.READ if handover.unread else record.CLEAN
-        entry.assignment = replace(
-            entry.assignment,
+        entry.lease = entry.lease._replace(
             attached="parked" if handover.parked else "reload",
             state=handover.state,
             unread=handover.unread,
             park_after=park_after,
+        )
+        entry.hooks = replace(
+            entry.hooks,
             retirement=None if retirement is None else Patience(retirement),
             refused=0,
             abandoned=False,
@@ -210,8 +215,8 @@ class Roster:
         """Return what is sent to the keeper with the connection's descriptor."""
         words = entry.record
         return ConnectionDetached(
-            id=entry.assignment.id,
-            epoch=entry.assignment.epoch,
+            id=entry.lease.id,
+            epoch=entry.lease.epoch,
             listener=entry.listener,
             peer=entry.peer,
             state=handover.state,
@@ -231,9 +236,9 @@ class Roster:
             words = entry.record
             _log.info(
                 "connection",
-                id=entry.assignment.id,
+                id=entry.lease.id,
                 peer=entry.peer,
-                listener=entry.assignment.listener,
+                listener=entry.lease.listener,
                 duration=(time.monotonic_ns() - words[record.ACCEPTED_AT]) / 1e9,
                 bytes_in=words[record.BYTES_IN],
                 bytes_out=words[record.BYTES_OUT],
@@ -249,8 +254,8 @@ class Roster:
         with suppress(ChannelClosed, OSError):
             self._environment.channel.send_now(
                 Orphaned(
-                    entry.assignment.id,
-                    entry.assignment.epoch,
+                    entry.lease.id,
+                    entry.lease.epoch,
                     words[record.STATUS],
                     self._environment.scoreboard.state(entry.row),
                     words[record.BYTES_IN],
@@ -265,7 +270,7 @@ class Roster:
         words = entry.record
         left = words[record.ENDED] in (record.DETACHED, record.TAKEN)
         if words[record.KEEP] != record.NOT_OFFERED and not left:
-            name, epoch = entry.assignment.id, entry.assignment.epoch
+            name, epoch = entry.lease.id, entry.lease.epoch
             with suppress(ChannelClosed):
                 environment.channel.send_now(EndedMessage([(name, epoch)]))
         environment.scoreboard.release(entry.row, words)
@@ -273,34 +278,21 @@ class Roster:
             with suppress(ChannelClosed):
                 environment.channel.send_now(Free())
 
-    def _assignment(
-        self, name: str, listener: int, row: int, words: memoryview, peer: str = ""
-    ) -> Assignment:
-        environment = self._environment
-        shelf = environment.scoreboard.shelf(row) if self._keeps else None
-        # By their places: with so many, names take as long again.  And fewer than 20: Python 3.11
-        # keeps up to 2,000 freed tuples of 20, and uses none of them again.
-        assignment = Assignment(
-            name,
-            1,
-            environment.listener_names[listener],
-            "accepted",
-            self._resumable,
-            None,
-            self._state_type,
-            b"",
-            self._idle_timeout,
-            self._replay_limit,
-            self._park_after,
-            self._redeliver,
-            False,
-            None,
-            shelf,
-            words,
-            self._retirement,
-            peer,
+    def _lease(self, row: int, name: str, listener: int, peer: str) -> Lease:
+        return Lease(
+            id=name,
+            epoch=1,
+            listener=self._environment.listener_names[listener],
+            resumable=self._resumable,
+            state_type=self._state_type,
+            idle_timeout=self._idle_timeout,
+            replay_limit=self._replay_limit,
+            park_after=self._park_after,
+            redeliver=self._redeliver,
+            peer=peer,
+            turn=row * self._pace,
         )
-        if self._pace:
-            assignment.turn = row * self._pace
-        assignment.refusals = self.refusals
-        return assignment
+
+    def _hooks(self, row: int, words: memoryview) -> Hooks:
+        shelf = self._environment.scoreboard.shelf(row) if self._keeps else None
+        return Hooks(words, shelf, retirement=self._retirement, refusals=self.refusals)

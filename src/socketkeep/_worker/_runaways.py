@@ -19,9 +19,9 @@ from weakref import WeakKeyDictionary
 from socketkeep._base import _log
 from socketkeep._base._errors import PeerClosed
 from socketkeep._stream import _record as record
-from socketkeep._stream._assignment import Runaway, handling
-from socketkeep._stream._exchange import Exchange
+from socketkeep._stream._lease import Runaway, handling
 from socketkeep._stream._lifecycle import State
+from socketkeep._stream._shell import Shell
 from socketkeep._wire._scoreboard import GOES_ON_TOLD
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._target import is_ours
@@ -55,23 +55,26 @@ class Runaways:
     """
 
     def __init__(
-        self, environment: Environment, end: Callable[[Exchange], None], *, spared: int = 0
+        self, environment: Environment, end: Callable[[Shell], None], *, spared: int = 0
     ) -> None:
         self._environment = environment
         self._end = end
         self._spared = spared
-        self._spins: WeakKeyDictionary[Exchange, _Spin] = WeakKeyDictionary()
+        self._spins: WeakKeyDictionary[Shell, _Spin] = WeakKeyDictionary()
 
-    def refused(self, conn: Exchange, operation: str, error: BaseException) -> BaseException:
+    def refused(self, conn: Shell, operation: str, error: BaseException) -> BaseException:
         """Return what is raised to the handler, see `Refusals`."""
         if not self._is_of_handler(conn, operation):
             return error
         receives = operation.startswith("recv") or operation == "park"
         return self._strike(
-            conn, operation, error, _MANY if receives and conn._life.state is State.DETACHED else 1
+            conn,
+            operation,
+            error,
+            _MANY if receives and conn.core.life.state is State.DETACHED else 1,
         )
 
-    def at_end(self, conn: Exchange, operation: str) -> BaseException | None:
+    def at_end(self, conn: Shell, operation: str) -> BaseException | None:
         """Return what is raised at the peer's EOF, see `Refusals`."""
         if not self._is_of_handler(conn, operation):
             return None
@@ -89,17 +92,17 @@ class Runaways:
         return raised if raised is not error else None
 
     def _strike(
-        self, conn: Exchange, operation: str, error: BaseException, weight: int
+        self, conn: Shell, operation: str, error: BaseException, weight: int
     ) -> BaseException:
-        assigned = conn._assignment
-        before = assigned.refused // _MANY - self._spared
-        assigned.refused += weight
-        strikes = assigned.refused // _MANY - self._spared
+        hooks = conn.hooks
+        before = hooks.refused // _MANY - self._spared
+        hooks.refused += weight
+        strikes = hooks.refused // _MANY - self._spared
         if strikes < 1:
             return error
         name = self._environment.handler.name
         if before < 1:
-            conn._record[record.HANDLER_ERRORS] += 1
+            conn.core.record[record.HANDLER_ERRORS] += 1
             self._tell(conn, operation, error)
         if strikes > 1:
             self._end(conn)
@@ -108,14 +111,14 @@ class Runaways:
             "where there is a bare `except`"
         )
 
-    def _is_of_handler(self, conn: Exchange, operation: str) -> bool:
+    def _is_of_handler(self, conn: Shell, operation: str) -> bool:
         """Whether it is the handler itself that asks, not a broadcast, nor a thread of its own."""
         if handling.get() is conn:
             return True
         # An async handler that is not resumable has no context of its own; who receives is it.
         return self._environment.model == "async" and operation != "send"
 
-    def _tell(self, conn: Exchange, operation: str, error: BaseException) -> None:
+    def _tell(self, conn: Shell, operation: str, error: BaseException) -> None:
         if not self._environment.scoreboard.is_due(GOES_ON_TOLD, _TOLD_EVERY):
             return
         frames = (each for each in reversed(traceback.extract_stack()) if not is_ours(each))

@@ -11,11 +11,11 @@ from typing import Final, Protocol
 
 from socketkeep._base import _log
 from socketkeep._stream import _record as record
-from socketkeep._stream._assignment import Handover, Order, Retirement, handling
 from socketkeep._stream._closing import LINGER
 from socketkeep._stream._connection import Connection
-from socketkeep._stream._exchange import Exchange
+from socketkeep._stream._lease import Handover, Order, Retirement, handling
 from socketkeep._stream._record import Ended
+from socketkeep._stream._shell import Shell
 from socketkeep._wire._channel import ChannelClosed, Packet
 from socketkeep._wire._messages import (
     Attach,
@@ -72,7 +72,7 @@ class SyncModel(Protocol):
     def rejoin(self) -> bool:
         """Find another keeper, in a process of its own that cannot wait for one; True: it has."""
 
-    def give_up(self, conn: Exchange) -> None:
+    def give_up(self, conn: Shell) -> None:
         """Go on without the handler that has called this, by a verb of `conn`; does not return."""
 
 
@@ -189,8 +189,10 @@ class SyncLoop:
         self._more = False
         self._retire(Order("move", time.monotonic()))
         for entry in self._attached:
-            told = entry.assignment
-            handover = Handover(entry.sock, told.state, told.unread, redelivered=told.redelivered)
+            lease = entry.lease
+            handover = Handover(
+                entry.sock, lease.state, lease.unread, redelivered=lease.redelivered
+            )
             entry.record[record.ENDED] = Ended.DETACHED
             _hand_over(self, entry, handover)
             self.roster.settle(entry)
@@ -364,8 +366,8 @@ def run_handler(loop: SyncLoop, entry: Entry, lingering: Lingering | None = None
 
 def _serve(loop: SyncLoop, entry: Entry, lingering: Lingering | None) -> None:
     while True:
-        entry.assignment.keeping = entry.offer
-        conn = Connection(entry.sock, assignment=entry.assignment)
+        entry.hooks.keeping = entry.offer
+        conn = Connection(entry.sock, lease=entry.lease, hooks=entry.hooks)
         if not entry.peer:
             loop.roster.introduce(entry, conn.peer)
         _call_handler(loop, entry, conn)
@@ -395,7 +397,7 @@ def finish(
     return True
 
 
-def go_on_without(loop: SyncLoop, entry: Entry, conn: Exchange) -> bool:
+def go_on_without(loop: SyncLoop, entry: Entry, conn: Shell) -> bool:
     """As `finish`, deep in a verb that a runaway handler has called and that does not return."""
     assert isinstance(conn, Connection)
     conn._reset_after_fork()  # it may stand in a send, with the lock that the end takes
@@ -424,7 +426,7 @@ def _call_handler(loop: SyncLoop, entry: Entry, conn: Connection) -> None:
 
 def _linger(loop: SyncLoop, entry: Entry) -> float:
     """Return for how many seconds the peer's end may be waited for where nothing else is done."""
-    retirement = entry.assignment.retirement
+    retirement = entry.hooks.retirement
     order = retirement.order if retirement is not None else None
     return LINGER if order is None else loop.environment.linger(order)
 
@@ -441,8 +443,8 @@ def close(
     """
     try:
         if lingering is None or not lingering.has_room:
-            conn._close(linger)
-        elif (sock := conn._close(linger, aside=True)) is not None:
+            conn.end(linger)
+        elif (sock := conn.end(linger, aside=True)) is not None:
             lingering.add(sock)
     except OSError as error:  # the handler has closed the descriptor under it
         if entry is not None:
@@ -454,7 +456,7 @@ def _hand_over(loop: SyncLoop, entry: Entry, handover: Handover) -> bool:
 
     That is so when the keeper is gone: a connection must not end for that.
     """
-    retirement = entry.assignment.retirement
+    retirement = entry.hooks.retirement
     order = retirement.order if retirement else None
     deadline = order.deadline if order else time.monotonic()
     parcel = loop.roster.parcel(entry, handover)

@@ -11,8 +11,8 @@ from queue import SimpleQueue
 from typing import Final, NoReturn
 
 from socketkeep._base import _log
-from socketkeep._stream._assignment import Order
-from socketkeep._stream._exchange import Exchange
+from socketkeep._stream._lease import Order
+from socketkeep._stream._shell import Shell
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._runaways import ENOUGH
 from socketkeep._worker._sync import SyncLoop, go_on_without, run_handler
@@ -54,10 +54,10 @@ class ThreadModel:
     def rejoin(self) -> bool:
         return False  # the loop, in this process, does
 
-    def give_up(self, conn: Exchange) -> NoReturn:
+    def give_up(self, conn: Shell) -> NoReturn:
         """Never resume the thread: nothing ends one from outside."""
-        (entry,) = (each for each in self._serving if each.assignment is conn._assignment)
-        entry.assignment.abandoned = True
+        (entry,) = (each for each in self._serving if each.hooks is conn.hooks)
+        entry.hooks.abandoned = True
         try:
             ended = go_on_without(self._loop, entry, conn)
         except Exception as error:

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 from socketkeep._keeper.tables._ownership import Ownership, OwnershipState
 from socketkeep._keeper.tables._state import KeepOpen, SavedConnection
-from socketkeep._stream._assignment import Attached
+from socketkeep._stream._lease import Attached
 from socketkeep._wire._messages import ConnectionDetached, decode, encode
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from socketkeep._stream._assignment import Attached
+from socketkeep._stream._lease import Attached
 
 #: The upper bounds of the classes, in seconds; beyond the last there is one more.
 BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -30,7 +30,7 @@ from socketkeep._keeper.workers._workers import (
     restored_link,
 )
 from socketkeep._stream import _record as record
-from socketkeep._stream._assignment import Order
+from socketkeep._stream._lease import Order
 from socketkeep._wire._channel import Channel
 from socketkeep._wire._descriptors import ring
 from socketkeep._wire._messages import (

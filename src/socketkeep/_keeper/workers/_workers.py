@@ -21,7 +21,7 @@ from socketkeep._keeper.tables._state import (
     SavedPacket,
     SavedWorker,
 )
-from socketkeep._stream._assignment import Order
+from socketkeep._stream._lease import Order
 from socketkeep._wire._channel import Channel, ChannelClosed, Garbled, Packet, channel_pair
 from socketkeep._wire._messages import Message
 from socketkeep._wire._scoreboard import (

@@ -1,7 +1,7 @@
 """What passes between a connection and the server that serves it.
 
 The library knows the server only through these types, so a `Connection` is the same class in a
-worker and in a plain script: there it has no assignment.
+worker and in a plain script: there it has a lease of nothing, and no hooks.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from socketkeep._stream._record import Record, blank_record
 
@@ -38,7 +38,7 @@ class Refusals(Protocol):
         """Return what is raised: `error`, or what names the handler that does not end.
 
         Does not return to a sync handler that goes on even so; with an async one it sets
-        `Assignment.abandoned`.
+        `Hooks.abandoned`.
         """
 
     def at_end(self, conn: Any, operation: str) -> BaseException | None:
@@ -113,12 +113,6 @@ class Reader(Protocol):
     def _on_readable(self) -> None: ...
 
 
-class Showing(Protocol):
-    """A connection whose record is behind: `_show` brings it up to date."""
-
-    def _show(self) -> None: ...
-
-
 class Reactor(Protocol):
     """What an async worker's connections have in common, in place of the loop's own methods.
 
@@ -132,12 +126,6 @@ class Reactor(Protocol):
 
     def remove_reader(self, fd: int, /) -> object: ...
 
-    def show_soon(self, conn: Showing, /) -> None:
-        """Call `conn._show()` before long."""
-
-    def shown(self, conn: Showing, /) -> None:
-        """Forget that: it has been done."""
-
 
 class Shelf(Protocol):
     """Where a committed state is put so that the keeper finds it when this process has died."""
@@ -145,9 +133,11 @@ class Shelf(Protocol):
     def put(self, state: bytes | None) -> None: ...
 
 
-@dataclass(slots=True)
-class Assignment:
-    """One giving of one connection to one worker: what its handler's connection is told."""
+class Lease(NamedTuple):
+    """One giving of one connection to one worker: what its handler's connection is told.
+
+    Of all that a server tells, this changes no more; a tuple, since it is quickly made.
+    """
 
     id: str = ""
     epoch: int = 0
@@ -162,13 +152,19 @@ class Assignment:
     park_after: float | None = None  # seconds of waiting after which it is detached to be parked
     redeliver: bool = False  # received bytes stay in the kernel until they are committed
     redelivered: bool = False  # some of them may have been delivered before
-    keeping: Keeping | None = None
-    shelf: Shelf | None = None
-    record: Record = field(default_factory=blank_record)
-    retirement: Retirement | None = None  # sync models only; async workers call `ask()`
     peer: str = ""  # the peer's address, where accept(2) has told it
-    reactor: Reactor | None = None  # async workers only
     turn: float = 0.0  # seconds from an order to move until it is obeyed, in sync models
+
+
+@dataclass(slots=True, eq=False)
+class Hooks:
+    """What a server does for one connection, or has it do."""
+
+    record: Record = field(default_factory=blank_record)
+    shelf: Shelf | None = None
+    keeping: Keeping | None = None
+    retirement: Retirement | None = None  # sync models only; async workers call `ask()`
+    reactor: Reactor | None = None  # async workers only
     refusals: Refusals | None = None
     refused: int = 0  # for `refusals` to count
     abandoned: bool = False  # the server goes on without the handler, which is never resumed again

@@ -1,0 +1,278 @@
+"""The core of a connection: its descriptor, its buffer, its record.  It never waits.
+
+Each system call that moves bytes stands here once, and so does each step that decides what a crash
+leaves (see `_ledger`): both shells, `Connection` and `AsyncConnection`, go through it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from time import monotonic_ns
+from typing import Final, Protocol
+
+from socketkeep._base._errors import SocketkeepError
+from socketkeep._stream._buffer import ReceiveBuffer
+from socketkeep._stream._lease import Hooks, Lease
+from socketkeep._stream._ledger import Ledger
+from socketkeep._stream._lifecycle import RECORDED, Event, Lifecycle
+from socketkeep._stream._record import (
+    ACTIVE_AT,
+    BYTES_IN,
+    BYTES_OUT,
+    ENDED,
+    Ended,
+    Record,
+    blank_record,
+)
+from socketkeep._stream._transport import Transport
+
+#: A resumable handler that received this often and never committed is warned of.
+NEVER_COMMITTED: Final = 1000
+#: One system call receives at most this much, and more where a larger message is asked for.
+CHUNK: Final = 65536
+LARGE_CHUNK: Final = 262144
+
+# What `fill` ended with.
+NOTHING: Final = 0
+ARRIVED: Final = 1
+EOF: Final = 2
+FAILED: Final = 3
+
+_FAMILIES_WITH_NODELAY: Final = (int(socket.AF_INET), int(socket.AF_INET6))
+#: The family as a plain number: `socket.family` makes an enumeration's member of it each time.
+_family_of: Final[Callable[[socket.socket], int]] = socket.SocketType.family.__get__
+
+#: The record of all connections that a forked child let go of; nobody writes to it.
+_LET_GO: Final = blank_record()
+_LET_GO[ENDED] = Ended.RELEASED
+
+_warned: Final[set[str]] = set()
+
+
+class Core(Protocol):
+    """What the shells need of a core.
+
+    failure: what a receive has met and none has raised yet.  committed: the state, as msgpack.
+    """
+
+    sock: socket.socket
+    transport: Transport
+    buffer: ReceiveBuffer
+    life: Lifecycle
+    ledger: Ledger
+    record: Record
+    committed: bytes | None
+    failure: OSError | None
+
+    def receive(self, most: int, /) -> bytes | None:
+        """Return up to `most` bytes: of the unread ones, or else of what one recv(2) brings.
+
+        b"" at the peer's EOF.  None: nothing is there, or `failure` is set.
+        """
+
+    def fill(self, size: int, /) -> int:
+        """Receive up to `size` bytes into the buffer: NOTHING, ARRIVED, EOF or FAILED."""
+
+    def feed(self, data: bytes, /) -> None:
+        """Add what has come by another way."""
+
+    def send(self, data: bytes | memoryview, push: bool, /) -> int:
+        """Send what the kernel takes now; return how many bytes.  Raises OSError.
+
+        push: it is not the handler's own; the ledger is told by the caller.
+        """
+
+    def commit(self, packed: bytes | None, /) -> None:
+        """Note that all received so far is dealt with, and the state to go on from."""
+
+    def export(self) -> tuple[bytes | None, bytes]:
+        """Return the committed state and all bytes since the commit: what the next worker needs."""
+
+    def become(self, event: Event, error: SocketkeepError | None = None, /) -> None:
+        """Go on in the connection's life, and have the record tell of an end."""
+
+    def use(self, transport: Transport, /) -> None:
+        """Go on over another transport."""
+
+    def drop_record(self) -> None:
+        """In a forked child: write to the parent's record no more."""
+
+
+class StreamCore:
+    """The core in Python; see `Core`."""
+
+    __slots__ = (
+        "_lease",
+        "_receives",
+        "_retains",
+        "_shelf",
+        "buffer",
+        "committed",
+        "failure",
+        "ledger",
+        "life",
+        "record",
+        "sock",
+        "transport",
+    )
+
+    def __init__(self, sock: socket.socket, lease: Lease, hooks: Hooks) -> None:
+        sock.setblocking(False)
+        if _family_of(sock) in _FAMILIES_WITH_NODELAY:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock = sock
+        self.record: Record = hooks.record
+        self.life = Lifecycle()
+        self.ledger = Ledger(hooks.record)
+        self.failure: OSError | None = None
+        self.committed = lease.state
+        self.buffer: ReceiveBuffer
+        self.transport: Transport
+        self._lease = lease
+        self._shelf = hooks.shelf
+        self._receives = 0 if lease.resumable else -1  # -1: none is missing a commit
+        self._retains = lease.resumable and not lease.redeliver
+        if lease.redeliver:
+            self._peek()
+        else:
+            self.transport = Transport(sock)
+            self.buffer = ReceiveBuffer(retain=lease.resumable, replay_limit=lease.replay_limit)
+            if lease.attached == "crash":  # who died with it may have left it raised
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        self.record[ACTIVE_AT] = monotonic_ns()
+        if hooks.shelf is not None and lease.state is not None:
+            hooks.shelf.put(lease.state)
+        if lease.unread:
+            self.buffer.feed(lease.unread)
+            self.ledger.reading()
+
+    def _peek(self) -> None:
+        """Have what is received stay in the kernel until it is committed."""
+        from socketkeep._stream._peek import Peeked, PeekedBuffer  # for who asks for it
+
+        lease, ledger = self._lease, self.ledger
+        self.transport = peeked = Peeked(self.sock, lease.unread)
+        self.buffer = PeekedBuffer(peeked)
+        if lease.redelivered:
+            ledger.dispute(peeked.waiting())
+            ledger.again = not lease.unread
+        ledger.bound = peeked.binds
+        ledger.show()
+
+    def receive(self, most: int, /) -> bytes | None:
+        buffer = self.buffer
+        if buffer.size:
+            return buffer.take(most)
+        data = self._take_in(CHUNK)
+        if data:
+            if len(data) > most:
+                buffer.feed(data)
+                return buffer.take(most)
+            if self._retains:
+                buffer.pass_by(data)
+        return data
+
+    def fill(self, size: int, /) -> int:
+        data = self._take_in(size)
+        if data:
+            self.buffer.feed(data)
+            return ARRIVED
+        if data is not None:
+            return EOF
+        return NOTHING if self.failure is None else FAILED
+
+    def _take_in(self, size: int) -> bytes | None:
+        """Receive what is there: the one recv(2) there is.  b"" at EOF, None where none came."""
+        if not self.ledger.read:
+            self.ledger.reading()
+        try:
+            data = self.transport.recv(size)
+        except (BlockingIOError, InterruptedError):
+            self._found_nothing()
+            return None
+        except OSError as error:
+            self._found_nothing()
+            self.failure = error
+            return None
+        if not data:
+            self._found_nothing()
+            self.life.step(Event.PEER_EOF)
+            return data
+        record = self.record
+        record[BYTES_IN] += len(data)
+        record[ACTIVE_AT] = monotonic_ns()
+        if self._receives >= 0:
+            self._receives += 1
+            if self._receives == NEVER_COMMITTED:
+                self._warn_of_no_commit()
+        if self.transport.ended:
+            self.life.step(Event.PEER_EOF)
+        return data
+
+    def _found_nothing(self) -> None:
+        if self.buffer.untouched:
+            self.ledger.read_nothing()
+
+    def feed(self, data: bytes, /) -> None:
+        self.buffer.feed(data)
+        self.record[BYTES_IN] += len(data)
+        if self.transport.ended:
+            self.life.step(Event.PEER_EOF)
+
+    def send(self, data: bytes | memoryview, push: bool, /) -> int:
+        if not push and not self.ledger.sent:
+            self.ledger.sending()
+        try:
+            count = self.transport.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        record = self.record
+        record[BYTES_OUT] += count
+        record[ACTIVE_AT] = monotonic_ns()
+        return count
+
+    def commit(self, packed: bytes | None, /) -> None:
+        if self._shelf is not None and packed != self.committed:
+            self._shelf.put(packed)  # before the status says that it is there
+        self.committed = packed
+        self._receives = -1
+        buffer = self.buffer
+        left_kernel = buffer.commit()
+        self.ledger.bound = self.transport.binds
+        self.ledger.commit(unread=buffer.size > 0, left_kernel=left_kernel)
+
+    def export(self) -> tuple[bytes | None, bytes]:
+        return self.committed, self.buffer.replay()
+
+    def become(self, event: Event, error: SocketkeepError | None = None, /) -> None:
+        if self.life.step(event, error):
+            recorded = RECORDED.get(self.life.state)
+            first = event in (Event.CLOSE, Event.RELEASE)  # what ended it before counts
+            if recorded is not None and not (first and self.record[ENDED]):
+                self.record[ENDED] = recorded
+
+    def use(self, transport: Transport, /) -> None:
+        self.transport = transport
+        self.ledger.bound = transport.binds
+        self.ledger.show()
+
+    def drop_record(self) -> None:
+        self.record = self.ledger.record = _LET_GO
+
+    def _warn_of_no_commit(self) -> None:
+        # With only receives it may be a sink; whoever answers and never commits has forgotten it.
+        listener = self._lease.listener
+        if not (self._lease.resumable and self.ledger.sent) or listener in _warned:
+            return
+        _warned.add(listener)
+        import logging
+
+        logging.getLogger("socketkeep").warning(
+            "the resumable handler of connection %s on %s has received %d times, has sent, and "
+            "never committed: call conn.commit() where a message is dealt with, or the "
+            "connection cannot be kept",
+            self._lease.id,
+            listener or "no listener",
+            NEVER_COMMITTED,
+        )

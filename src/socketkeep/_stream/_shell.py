@@ -1,0 +1,603 @@
+"""What a sync and an async connection have in common: all but the waiting.
+
+What the handler is told, why it is refused, whether the connection may be detached; and what takes
+several waits, as steps that each of the two goes through in its own way (see `_steps`).
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any, Final, Never, TypeAlias
+
+from socketkeep._base._address import local_text, peer_text
+from socketkeep._base._errors import (
+    Busy,
+    Closed,
+    Context,
+    HandlerError,
+    NotCommitted,
+    PeerClosed,
+    PeerReset,
+    Released,
+    SocketkeepError,
+    SystemFailure,
+    TimedOut,
+    WouldBlock,
+    translate,
+)
+from socketkeep._base._forking import Fate, drop, own
+from socketkeep._base._holding import Holders, holders_of
+from socketkeep._stream._closing import end_for_all, end_writing
+from socketkeep._stream._committed import pack_state, unpack_state
+from socketkeep._stream._core import ARRIVED, CHUNK, LARGE_CHUNK, NOTHING, Core, StreamCore
+from socketkeep._stream._lease import Attached, Handover, Hooks, Lease, handling
+from socketkeep._stream._lifecycle import Detached, Event, State
+from socketkeep._stream._record import ACTIVE_AT, BYTES_OUT, ENDED, Ended
+from socketkeep._stream._steps import Steps, Want
+
+if TYPE_CHECKING:  # ssl is for who uses it
+    import ssl
+
+    from socketkeep._stream._tls import Tls
+
+Data: TypeAlias = bytes | bytearray | memoryview
+
+#: An operation's limit in seconds, and its end on the monotonic clock.  (None, None): wait for as
+#: long as it takes; (0.0, None): do not wait at all.
+Span: TypeAlias = tuple[float | None, float | None]
+AT_ONCE: Final[Span] = (0.0, None)
+
+_NOT_LEASED: Final = Lease()
+
+
+class Piece:
+    """What is left of one send.  done: bytes gone.  push: it is not the handler's own."""
+
+    __slots__ = ("done", "push", "view")
+
+    def __init__(self, view: memoryview, done: int, push: bool) -> None:
+        self.view = view
+        self.done = done
+        self.push = push
+
+
+class Shell:
+    """The base of `Connection` and `AsyncConnection`.  Not for use on its own.
+
+    core, lease, hooks: for the server.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_decoded",
+        "_inherit",
+        "_local",
+        "_parked",
+        "_peer",
+        "_unsent",
+        "core",
+        "hooks",
+        "lease",
+    )
+
+    def __init__(
+        self, sock: socket.socket, inherit: bool, lease: Lease | None, hooks: Hooks | None
+    ) -> None:
+        self.lease = lease = lease or _NOT_LEASED
+        self.hooks = hooks = hooks or Hooks()
+        self.core: Core = StreamCore(sock, lease, hooks)
+        self._decoded: Any = ...
+        self._peer = lease.peer or peer_text(sock)
+        self._local = ""
+        self._parked = False  # detached to wait with the keeper, not to go to another worker
+        self._unsent: tuple[Data, int] | None = None  # an unfinished send's data, and bytes gone
+        self._inherit = inherit
+        if hooks.reactor is None:
+            own(self)
+
+    def __reduce__(self) -> Never:
+        raise TypeError(
+            f"a {type(self).__name__} cannot be pickled: pass it to another process with "
+            "conn.give(channel), and get it there with take(channel)"
+        )
+
+    def __repr__(self) -> str:
+        core = self.core
+        state = f" {self.ended.name.lower()}" if core.life.over else ""
+        name = self.id or core.sock.fileno()
+        return f"<{type(self).__name__} {name} peer={self._peer}{state}>"
+
+    @property
+    def id(self) -> str:
+        """The connection's id in the server's logs and commands, "" without a server."""
+        return self.lease.id
+
+    @property
+    def peer(self) -> str:
+        """The peer's address: ``10.0.0.7:4242``, ``[::1]:4242``, ``unix:pid=1234``."""
+        return self._peer
+
+    @property
+    def local(self) -> str:
+        """This side's address, in the same forms."""
+        if not self._local:
+            self._local = local_text(self.core.sock)
+        return self._local
+
+    @property
+    def listener(self) -> str:
+        """The address of the listener that accepted the connection, "" without a server."""
+        return self.lease.listener
+
+    @property
+    def attached(self) -> Attached:
+        """Why the handler is called: "accepted", "reload", "parked", "upgrade" or "crash"."""
+        return self.lease.attached
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether a worker died with the connection and what it had received comes again.
+
+        What is received then may have been dealt with already, in whole or in part, and some of the
+        reply may be out.  True until all that the dead worker may have seen is committed.  Only
+        with ``@resumable(redeliver=True)``; False otherwise.
+        """
+        return self.core.ledger.disputed
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many bytes that were sent the peer's system has not acknowledged yet.
+
+        The kernel's own count, whoever sent them: after a crash it tells what of the dead worker's
+        reply is still on its way.  0: all that was sent has arrived in the peer's system; that its
+        program has read it is not promised.  Over TLS they are bytes of ciphertext.  On a Unix
+        socket it is the memory that holds what the peer's program has not read, more than the bytes
+        themselves.  What a send that waits has not yet given to the kernel is not in it.  0 when
+        the connection is closed here.
+        """
+        if self.core.sock.fileno() < 0:
+            return 0
+        import fcntl  # for who asks
+        import termios
+
+        count = fcntl.ioctl(self.core.sock, termios.TIOCOUTQ, bytes(4))
+        return int.from_bytes(count, sys.byteorder)
+
+    @property
+    def state(self) -> Any:
+        """What the last commit left, a copy decoded to the type that the handler names.
+
+        None on a connection on which nothing was committed.  Raises StateMismatch when what an
+        earlier version of the code committed does not fit the type.
+        """
+        if isinstance(self._decoded, EllipsisType):
+            packed = self.core.committed
+            of_type = self.lease.state_type
+            self._decoded = None if packed is None else unpack_state(packed, of_type)
+        return self._decoded
+
+    @property
+    def unread(self) -> bytes:
+        """A copy of the bytes that were received and no receive has returned yet."""
+        return self.core.buffer.unread
+
+    @property
+    def ended(self) -> Ended:
+        """How the connection ended for this process; `Ended.NOT_YET` while it is open."""
+        return Ended(self.core.record[ENDED])
+
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        """What is known of TLS (version, cipher, certificate, ALPN); None without it.
+
+        To be asked, not to be used: reading, writing and the handshake are the connection's.
+        """
+        return self.core.transport.tls
+
+    def fileno(self) -> int:
+        """Return the descriptor's number, -1 once it is closed.
+
+        It is non-blocking.  Reading from it directly misses what is in `unread`.
+        """
+        return self.core.sock.fileno()
+
+    @property
+    def inherit(self) -> bool:
+        """Whether forked children keep the connection; by default they let go of it.
+
+        Where they do, each process has a handle, a mode and unread bytes of its own; the connection
+        ends when one says `close` or all have let go.  A program that is executed has nothing of
+        it, `inherit` or not: `subprocess` passes descriptors with ``pass_fds``.
+        """
+        return self._inherit
+
+    @inherit.setter
+    def inherit(self, inherit: bool) -> None:
+        self._inherit = inherit
+
+    def holders(self) -> Holders:
+        """Return every process and descriptor that holds this socket, this one among them.
+
+        The connection ends when the last of them is closed.  Reads the descriptors of all processes
+        in /proc: milliseconds, not microseconds.
+
+        Raises Closed when this process does not hold it any more, and SystemFailure (ENOSYS) where
+        there is no /proc.  What is not seen: processes that `Holders.unreadable` counts, those of
+        another container (pid namespace), and a descriptor that is on its way to a process.
+        """
+        return holders_of(self.fileno())
+
+    @property
+    def handles(self) -> int:
+        """How many descriptors of this socket `holders` finds; each look counts anew."""
+        return len(self.holders())
+
+    # Commits, and safe points.
+
+    def commit(self, state: object = None) -> None:
+        """Say that all received so far is dealt with, and that `state` is what to go on from.
+
+        state: anything msgspec encodes, at most 64 KiB encoded.  It is encoded now: later changes
+        to the object do not count.  None, the default, leaves no state: `conn.state` is None in
+        the next call.
+
+        Raises StateTooLarge or StateNotEncodable; then nothing is committed.
+        """
+        self.core.commit(None if state is None else pack_state(state))
+        self._decoded = ...
+
+    def _movable(self) -> bool:
+        """Whether this is a safe point, given that the handler stands at a receive."""
+        core = self.core
+        # The keys of TLS stay with the process.
+        free = self.lease.resumable and core.transport.tls is None
+        return free and not core.ledger.sent and not core.buffer.overflowed
+
+    def _check_parking(self, operation: str) -> bool:
+        """Whether the handler, which stands at no receive, may have the connection parked.
+
+        Raises NotCommitted where a commit is missing.
+        """
+        core = self.core
+        if not self.lease.resumable or core.transport.tls is not None:
+            return False
+        if not self._movable():
+            raise NotCommitted(**self._context(operation))
+        return not (core.buffer.size or core.life.peer_ended or core.failure)
+
+    def _closable(self) -> bool:
+        """Whether nothing would be lost by closing, as far as this side knows."""
+        core = self.core
+        return self.lease.resumable and not core.ledger.sent and core.buffer.untouched
+
+    def _idle_at(self, since: float) -> float | None:
+        """When, on the monotonic clock, a wait that began at `since` will have been idle too long.
+
+        Not from the last byte on: a handler that worked for long before it waits is not idle.
+        """
+        limit = self.lease.idle_timeout
+        return None if limit is None else max(self.core.record[ACTIVE_AT] / 1e9, since) + limit
+
+    def _leave(self, *, parked: bool = False) -> None:
+        """Mark the connection detached: from here on no byte is received or sent."""
+        self._parked = parked
+        self.core.transport.let_go()
+        self.core.become(Event.DETACH)
+
+    # For the server.
+
+    @property
+    def bytes_sent(self) -> int:
+        """How many bytes have gone out.  For the server."""
+        return self.core.record[BYTES_OUT]
+
+    def hand_over(self) -> Handover:
+        """Return all that the next worker needs.  For the server, after `Detached`."""
+        core = self.core
+        state, unread = core.export()
+        return Handover(core.sock, state, unread, self._parked, core.ledger.disputed)
+
+    def why_over(self) -> str:
+        """Return in words why the connection is at its end.  For the server, after the handler."""
+        return self.core.life.why_over(self.ended)
+
+    # Errors.
+
+    def _refusal(self, operation: str) -> BaseException:
+        """Return the exception for an operation on a connection that is over."""
+        error, refusals = self.core.life.refusal(operation), self.hooks.refusals
+        assert error is not None
+        if not isinstance(error, Detached):
+            error = type(error)(error.reason, **self._context(operation))
+        return error if refusals is None else refusals.refused(self, operation, error)
+
+    def _end(self, reason: str, operation: str) -> Closed:
+        """Note that a limit of the server's ends the connection, and return the error that says so.
+
+        The descriptor stays open: the server closes it in an orderly way when the handler is done.
+        """
+        error = Closed(reason)
+        self.core.become(Event.STOP, error)
+        return Closed(error.reason, **self._context(operation))
+
+    def _out_of_time(self, operation: str) -> Closed:
+        return self._end("ended: the server's time for it to finish is over", operation)
+
+    def _stopping(self, operation: str) -> Closed:
+        return self._end("ended: the server is stopping", operation)
+
+    def _failed(self, error: OSError, operation: str, done: int = 0) -> SystemFailure:
+        """Return the library's error for a system call's."""
+        translated = translate(error, **self._context(operation, done))
+        if isinstance(translated, PeerReset):
+            self.core.become(Event.RESET_BY_PEER)
+        elif self.core.transport.broken:
+            self.core.become(Event.STOP, type(translated)(translated.reason))
+        return translated
+
+    def _cut_short(self, operation: str, wanted: int | None) -> Never:
+        """Raise the error for an EOF in the middle of what was asked for."""
+        error = PeerClosed(**self._context(operation, self.core.buffer.size, wanted))
+        refusals = self.hooks.refusals
+        raise error if refusals is None else refusals.refused(self, operation, error)
+
+    def _at_end_of(self, operation: str) -> Callable[[], None]:
+        """Return what says at EOF that there is no further message, or raises that it is cut."""
+
+        def at_end() -> None:
+            if self.core.buffer.size:
+                self._cut_short(operation, None)
+
+        return at_end
+
+    def _located(self, error: SocketkeepError, operation: str) -> SocketkeepError:
+        """Say in an error of the framing's which operation on which connection it was."""
+        error.operation = operation
+        error.address = self.local
+        error.peer = self._peer
+        return error
+
+    def _unfinished(
+        self, operation: str, done: int, wanted: int | None, span: Span
+    ) -> WouldBlock | TimedOut:
+        """Return the error for an operation that its limit does not let go on."""
+        limit, end = span
+        context = self._context(operation, done, wanted)
+        if end is None or limit is None:
+            return WouldBlock(**context)
+        context["elapsed"] = time.monotonic() - end + limit
+        context["limit"] = limit
+        return TimedOut(**context)
+
+    def _context(self, operation: str, done: int = 0, wanted: int | None = None) -> Context:
+        return {
+            "operation": operation,
+            "address": self.local,
+            "peer": self._peer,
+            "bytes_done": done,
+            "bytes_wanted": wanted,
+        }
+
+    # What takes several waits.
+
+    def _receiving(
+        self,
+        operation: str,
+        take: Callable[[int], bytes | None],
+        bound: int,
+        wanted: int | None,
+        patient: bool,
+    ) -> Steps[bytes | None]:
+        """Receive until `take(bound)` finds in the buffer what it wants; None when EOF is before.
+
+        patient: it may wait.
+        """
+        core = self.core
+        size = size_of(wanted)
+        while True:
+            self._look(operation)
+            if core.life.peer_ended:
+                refusals = self.hooks.refusals
+                if refusals is not None and (error := refusals.at_end(self, operation)) is not None:
+                    raise error
+                return None
+            stopping = self._is_stopping(operation)
+            came = NOTHING
+            if stopping or not patient or self._tries():
+                came = core.fill(size)
+            if came == NOTHING:
+                if stopping:
+                    raise self._stopping(operation)
+                if not patient:
+                    raise self._unfinished(operation, core.buffer.size, wanted, AT_ONCE)
+                core.transport.before_wait()
+                if (yield Want(core.transport.input_fd, "read")):
+                    came = core.fill(size)
+            if came == ARRIVED:
+                data = take(bound)
+                if data is not None:
+                    return data
+
+    def _fetch(
+        self, take: Callable[[int], bytes | None], bound: int, wanted: int | None, straight: bool
+    ) -> bytes | None:
+        """Receive once; return what is wanted, None if it has not come whole."""
+        if straight:
+            return self.core.receive(bound) or None
+        return take(bound) if self.core.fill(size_of(wanted)) == ARRIVED else None
+
+    def _look(self, operation: str) -> None:
+        """Raise why the connection takes no more receives, or what one has met."""
+        core = self.core
+        if core.life.over:
+            raise self._refusal(operation)
+        failure = core.failure
+        if failure is not None:
+            core.failure = None
+            core.transport.check(failure)
+            raise self._failed(failure, operation, core.buffer.size) from failure
+
+    def _is_over(self) -> bool:
+        """Whether a receive is refused: what came before a reset may still be read."""
+        life = self.core.life
+        return life.over and not (life.state is State.RESET and self.core.buffer.size > 0)
+
+    def _is_push(self) -> bool:
+        """Whether a send made here is not of the handler's own message."""
+        return self.lease.resumable and handling.get() is not self
+
+    def _begin_send(self, data: Data, push: bool, *, waits: bool = False) -> Piece | None:
+        """Send what the kernel takes now of `data`, or of what an unfinished send left of it.
+
+        Returns what is left, None when all has gone.  waits: other sends go before.
+        """
+        core = self.core
+        done = 0
+        if self._unsent is not None:
+            (before, gone), self._unsent = self._unsent, None
+            if before is data or before == data:
+                done = gone
+        view = data if type(data) is bytes and not done else memoryview(data).cast("B")[done:]
+        if waits:
+            return Piece(memoryview(view), done, push)
+        try:
+            count = core.send(view, push)
+        except OSError as error:
+            raise self._failed(error, "send", done) from error
+        if count == len(view) and not core.transport.pending:
+            return None
+        return Piece(memoryview(view)[count:], done + count, push)
+
+    def _sending(self, piece: Piece) -> Steps[None]:
+        """Send the rest of `piece`.  Raises OSError."""
+        core = self.core
+        while piece.view or core.transport.pending:
+            count = core.send(piece.view, piece.push)
+            piece.done += count
+            piece.view = piece.view[count:]
+            if piece.view or core.transport.pending:
+                yield Want(core.sock.fileno(), "write")
+
+    def _flushing(self, end: float | None = None) -> Steps[None]:
+        """Send what is pending, until `end` at most.  Raises OSError."""
+        core = self.core
+        while not core.transport.flush():
+            if not (yield Want(core.sock.fileno(), "write", end)):
+                return
+
+    def _begin_tls(
+        self, context: ssl.SSLContext, server_side: bool, server_hostname: str | None
+    ) -> Tls:
+        """Put TLS between the connection and its socket, unless a start_tls before has done so."""
+        from socketkeep._stream._tls import Engine, Tls
+
+        core = self.core
+        tls = core.transport
+        if isinstance(tls, Tls):
+            if tls.established:
+                raise Closed(
+                    "refused: the connection has TLS already", **self._context("start_tls")
+                )
+            return tls
+        if tls.peeks:
+            raise HandlerError(
+                "refused: the handler has its input redelivered after a crash, and the keys of TLS "
+                "do not outlive one: take redeliver=True off the handler",
+                **self._context("start_tls"),
+            )
+        if self._unsent is not None:
+            raise Busy("refused: a send is not finished", **self._context("start_tls"))
+        engine = Engine(context, server_side=server_side, server_hostname=server_hostname)
+        # What has been received already is of the handshake: taken for plain, it would be trusted
+        # as if it had come by TLS.
+        engine.feed(core.buffer.take(core.buffer.size) or b"")
+        tls = Tls(core.sock, engine)
+        core.use(tls)
+        return tls
+
+    def _starting_tls(self, tls: Tls, patient: bool) -> Steps[None]:
+        """Go on with the handshake until it is done."""
+        core = self.core
+        while True:
+            if core.life.over:
+                raise self._refusal("start_tls")
+            if self._is_stopping("start_tls"):
+                raise self._stopping("start_tls")
+            try:
+                direction = tls.handshake()
+                if direction is None:
+                    early = tls.early()  # came along with the handshake's last message
+                    break
+            except OSError as error:
+                raise self._failed(error, "start_tls") from error
+            if not patient:
+                raise self._unfinished("start_tls", 0, None, AT_ONCE)
+            yield Want(core.sock.fileno(), direction)
+        if early or tls.ended:
+            core.feed(early)
+
+    def _ending(self, end: float) -> Steps[bool]:
+        """End the writing in an orderly way, as far as there is room until `end`.
+
+        Returns whether the peer has ended too, or nobody is there.
+        """
+        core = self.core
+        core.transport.finish()
+        try:
+            if not core.transport.flush() and time.monotonic() < end:
+                yield from self._flushing(end)
+        except OSError:
+            pass  # there is nobody to take it
+        return not end_writing(core.sock) or core.life.peer_ended
+
+    def _close_socket(self, ended: bool) -> None:
+        """Close the descriptor.  ended: both directions have, for every holder."""
+        core = self.core
+        if ended and core.transport.tls is None:  # TLS has an end of its own, which is not EOF
+            core.sock.close()
+        else:
+            end_for_all(core.sock)
+
+    # What each shell does in its own way.
+
+    def _is_stopping(self, operation: str) -> bool:
+        """Obey the server's order, before a wait; whether it is to end what has nothing to do."""
+        raise NotImplementedError
+
+    def _tries(self) -> bool:
+        """Whether a receive looks for bytes before it waits."""
+        raise NotImplementedError
+
+    def _claimed(self, operation: str) -> AbstractContextManager[None]:
+        raise NotImplementedError
+
+    def _give_up(self, reason: str = "") -> None:
+        raise NotImplementedError
+
+    def _reset_after_fork(self) -> None:
+        """Let go, in a forked child, of what belongs to the parent's threads or loop."""
+        raise NotImplementedError
+
+    def _after_fork(self, fate: Fate, why: Released) -> socket.socket | None:
+        """In a forked child: let go of the descriptor, or be fit for use here."""
+        core = self.core
+        kept = (fate != "none" or self._inherit) and core.life.state is not State.DETACHED
+        core.transport.after_fork(kept=kept)
+        if kept:
+            core.ledger.pushes = 0
+        else:
+            drop(core.sock)
+            core.drop_record()
+            core.life.step(Event.RELEASE, why)
+        self._reset_after_fork()
+        return core.sock if kept else None
+
+
+def size_of(wanted: int | None) -> int:
+    """Return how much one system call receives where so many bytes are asked for."""
+    return CHUNK if wanted is None or wanted <= CHUNK else LARGE_CHUNK
