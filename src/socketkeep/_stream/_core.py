@@ -117,48 +117,33 @@ class StreamCore:
         "transport",
     )
 
-    def __init__(self, sock: socket.socket, lease: Lease, hooks: Hooks) -> None:
-        sock.setblocking(False)
-        if _family_of(sock) in _FAMILIES_WITH_NODELAY:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.sock = sock
+    def __init__(
+        self, transport: Transport, buffer: ReceiveBuffer, lease: Lease, hooks: Hooks
+    ) -> None:
+        self.sock = transport.sock
+        self.transport = transport
+        self.buffer = buffer
         self.record: Record = hooks.record
         self.life = Lifecycle()
-        self.ledger = Ledger(hooks.record)
+        self.ledger = ledger = Ledger(hooks.record)
         self.failure: OSError | None = None
         self.committed = lease.state
-        self.buffer: ReceiveBuffer
-        self.transport: Transport
         self._lease = lease
         self._shelf = hooks.shelf
         self._receives = 0 if lease.resumable else -1  # -1: none is missing a commit
-        self._retains = lease.resumable and not lease.redeliver
-        if lease.redeliver:
-            self._peek()
-        else:
-            self.transport = Transport(sock)
-            self.buffer = ReceiveBuffer(retain=lease.resumable, replay_limit=lease.replay_limit)
-            if lease.attached == "crash":  # who died with it may have left it raised
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        self._retains = lease.resumable and not transport.peeks
         self.record[ACTIVE_AT] = monotonic_ns()
+        if transport.peeks:
+            if lease.redelivered:
+                ledger.dispute(transport.waiting())
+                ledger.again = not lease.unread
+            ledger.bound = transport.binds
+            ledger.show()
         if hooks.shelf is not None and lease.state is not None:
             hooks.shelf.put(lease.state)
         if lease.unread:
-            self.buffer.feed(lease.unread)
-            self.ledger.reading()
-
-    def _peek(self) -> None:
-        """Have what is received stay in the kernel until it is committed."""
-        from socketkeep._stream._peek import Peeked, PeekedBuffer  # for who asks for it
-
-        lease, ledger = self._lease, self.ledger
-        self.transport = peeked = Peeked(self.sock, lease.unread)
-        self.buffer = PeekedBuffer(peeked)
-        if lease.redelivered:
-            ledger.dispute(peeked.waiting())
-            ledger.again = not lease.unread
-        ledger.bound = peeked.binds
-        ledger.show()
+            buffer.feed(lease.unread)
+            ledger.reading()
 
     def receive(self, most: int, /) -> bytes | None:
         buffer = self.buffer
@@ -276,3 +261,19 @@ class StreamCore:
             listener or "no listener",
             NEVER_COMMITTED,
         )
+
+
+def core_of(sock: socket.socket, lease: Lease, hooks: Hooks) -> Core:
+    """Return a core on a connected socket, whose description is non-blocking from here on."""
+    sock.setblocking(False)
+    if _family_of(sock) in _FAMILIES_WITH_NODELAY:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if lease.redeliver:
+        from socketkeep._stream._peek import Peeked, PeekedBuffer  # for who asks for it
+
+        peeked = Peeked(sock, lease.unread)
+        return StreamCore(peeked, PeekedBuffer(peeked), lease, hooks)
+    if lease.attached == "crash":  # who died with it may have left it raised
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+    buffer = ReceiveBuffer(retain=lease.resumable, replay_limit=lease.replay_limit)
+    return StreamCore(Transport(sock), buffer, lease, hooks)

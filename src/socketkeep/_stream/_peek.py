@@ -81,7 +81,6 @@ class Peeked(Transport):
             self._asked = count
 
     def waiting(self) -> int:
-        """Return how many bytes are in the kernel now."""
         count = fcntl.ioctl(self.sock, termios.FIONREAD, bytes(4))
         return int.from_bytes(count, sys.byteorder)
 

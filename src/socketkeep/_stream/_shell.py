@@ -34,7 +34,7 @@ from socketkeep._base._forking import Fate, drop, own
 from socketkeep._base._holding import Holders, holders_of
 from socketkeep._stream._closing import end_for_all, end_writing
 from socketkeep._stream._committed import pack_state, unpack_state
-from socketkeep._stream._core import ARRIVED, CHUNK, LARGE_CHUNK, NOTHING, Core, StreamCore
+from socketkeep._stream._core import ARRIVED, CHUNK, LARGE_CHUNK, NOTHING, Core, core_of
 from socketkeep._stream._lease import Attached, Handover, Hooks, Lease, handling
 from socketkeep._stream._lifecycle import Detached, Event, State
 from socketkeep._stream._record import ACTIVE_AT, BYTES_OUT, ENDED, Ended
@@ -90,7 +90,7 @@ class Shell:
     ) -> None:
         self.lease = lease = lease or _NOT_LEASED
         self.hooks = hooks = hooks or Hooks()
-        self.core: Core = StreamCore(sock, lease, hooks)
+        self.core: Core = core_of(sock, lease, hooks)
         self._decoded: Any = ...
         self._peer = lease.peer or peer_text(sock)
         self._local = ""

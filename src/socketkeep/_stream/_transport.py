@@ -47,6 +47,10 @@ class Transport:
         """
         return self.sock.recv(size)
 
+    def waiting(self) -> int:
+        """Return how many bytes are in the kernel now, where they are only looked at."""
+        return 0
+
     def send(self, data: bytes | memoryview, /) -> int:
         """Take some of `data` to be sent; return how many bytes.
 
