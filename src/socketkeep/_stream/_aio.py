@@ -51,7 +51,7 @@ from socketkeep._stream._framing import (
     take_netstring,
     take_until,
 )
-from socketkeep._stream._lease import Hooks, Lease, Order
+from socketkeep._stream._lease import Hooks, Lease, Order, handling
 from socketkeep._stream._lifecycle import Detached, Event, State
 from socketkeep._stream._modes import Blocking, check_seconds
 from socketkeep._stream._record import ACTIVE_AT, WAITING
@@ -189,7 +189,7 @@ class AsyncConnection(Shell):
         span = self._span(timeout)
         if not core.life.sends:
             await self._refuse("send")
-        push = self._is_push()
+        push = self.lease.resumable and handling.get() is not self
         if push:
             core.ledger.push_begins()
         queued = False

@@ -37,7 +37,7 @@ from socketkeep._stream._framing import (
     take_netstring,
     take_until,
 )
-from socketkeep._stream._lease import Hooks, Lease, Order, Retirement
+from socketkeep._stream._lease import Hooks, Lease, Order, Retirement, handling
 from socketkeep._stream._lifecycle import Detached, Event, State
 from socketkeep._stream._modes import (
     Blocking,
@@ -96,6 +96,7 @@ class Connection(Shell):
 
     __slots__ = (
         "_leaves_at",
+        "_limit",
         "_mode",
         "_quick",
         "_readable",
@@ -114,7 +115,9 @@ class Connection(Shell):
         lease: Lease | None = None,
         hooks: Hooks | None = None,
     ) -> None:
-        seconds_left(mode)  # first: after a TypeError the socket is the caller's still
+        self._limit = seconds_left(
+            mode
+        )  # first: after a TypeError the socket is the caller's still
         super().__init__(sock, inherit, lease, hooks)
         self._mode = mode
         self._reading = threading.Lock()
@@ -143,7 +146,7 @@ class Connection(Shell):
 
     @mode.setter
     def mode(self, mode: Mode) -> None:
-        seconds_left(mode)
+        self._limit = seconds_left(mode)
         self._mode = mode
 
     @contextmanager
@@ -172,7 +175,7 @@ class Connection(Shell):
         if not self._sending_lock.acquire(False):
             self._claim_sending(memoryview(data).nbytes, self._span(timeout))
         core = self.core
-        push = core.life.sends and self._is_push()
+        push = core.life.sends and self.lease.resumable and handling.get() is not self
         if push:
             core.ledger.push_begins()
         try:
@@ -585,7 +588,8 @@ class Connection(Shell):
         if not (self._reading.acquire(False) or self._reading.acquire(timeout=_MOMENT)):
             raise Busy(**self._context(operation))
         try:
-            ordered = self._order() is not None
+            retirement = self.hooks.retirement
+            ordered = retirement is not None and retirement.order is not None
             if ordered:
                 self._obey(operation)
             if core.buffer.size or wanted == 0:
@@ -669,15 +673,14 @@ class Connection(Shell):
         self._readable = self._writable = None
 
     def _span(self, timeout: float | None) -> Span:
-        if timeout is None:
-            mode = self._mode
-            if type(mode) is Blocking:
-                return _FOR_EVER
-            limit = seconds_left(mode)
-            if limit is None or isinstance(mode, Deadline):
-                return limit, (mode.at if isinstance(mode, Deadline) else None)
-        else:
+        if timeout is not None:
             limit = check_seconds(timeout)
+        elif self._limit is None:
+            return _FOR_EVER
+        elif isinstance(self._mode, Deadline):
+            return seconds_left(self._mode), self._mode.at
+        else:
+            limit = self._limit
         return limit, (time.monotonic() + limit if limit else None)
 
     def _order(self) -> Order | None:

@@ -101,14 +101,16 @@ class Lifecycle:
     """The state of one connection, and what follows from it.
 
     peer_ended, write_ended: what had happened before it was over.  over: no operation is possible
-    any more, but to let go.  Each is only ever set, never taken back, and an end is one attribute
-    of its own: so a thread that learns of EOF cannot undo what another that closes has said.
+    any more, but to let go.  sends: a send is possible.  Each changes once, never back, and an end
+    is one attribute of its own: so a thread that learns of EOF cannot undo what another that closes
+    has said.
     """
 
-    __slots__ = ("_end", "_error", "over", "peer_ended", "write_ended")
+    __slots__ = ("_end", "_error", "over", "peer_ended", "sends", "write_ended")
 
     def __init__(self) -> None:
         self.over = self.peer_ended = self.write_ended = False
+        self.sends = True
         self._end: State | None = None
         self._error: SocketkeepError | None = None
 
@@ -130,16 +132,13 @@ class Lifecycle:
             self.peer_ended = True
         elif event is Event.END_WRITING:
             self.write_ended = True
+            self.sends = False
         else:
             self._error = error
             self._end = after
+            self.sends = False
             self.over = True
         return True
-
-    @property
-    def sends(self) -> bool:
-        """Whether a send is possible."""
-        return not (self.over or self.write_ended)
 
     def refusal(self, operation: str) -> SocketkeepError | Detached | None:
         """Return why `operation` is not possible, None where it is.

@@ -35,7 +35,7 @@ from socketkeep._base._holding import Holders, holders_of
 from socketkeep._stream._closing import end_for_all, end_writing
 from socketkeep._stream._committed import pack_state, unpack_state
 from socketkeep._stream._core import ARRIVED, CHUNK, LARGE_CHUNK, NOTHING, Core, core_of
-from socketkeep._stream._lease import Attached, Handover, Hooks, Lease, handling
+from socketkeep._stream._lease import Attached, Handover, Hooks, Lease
 from socketkeep._stream._lifecycle import Detached, Event, State
 from socketkeep._stream._record import ACTIVE_AT, BYTES_OUT, ENDED, Ended
 from socketkeep._stream._steps import Steps, Want
@@ -446,10 +446,6 @@ class Shell:
         """Whether a receive is refused: what came before a reset may still be read."""
         life = self.core.life
         return life.over and not (life.state is State.RESET and self.core.buffer.size > 0)
-
-    def _is_push(self) -> bool:
-        """Whether a send made here is not of the handler's own message."""
-        return self.lease.resumable and handling.get() is not self
 
     def _begin_send(self, data: Data, push: bool, *, waits: bool = False) -> Piece | None:
         """Send what the kernel takes now of `data`, or of what an unfinished send left of it.
