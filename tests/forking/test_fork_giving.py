@@ -23,6 +23,7 @@ from socketkeep import (
     Timeout,
     fork,
 )
+from socketkeep._stream._record import WAITING
 from tests.forking.conftest import Pair
 from tests.forking.support import Gate, child, tcp_pair
 
@@ -145,7 +146,7 @@ def test_what_another_thread_receives_on_is_busy(pair: Pair) -> None:
         idle, conn = Connection(other), Connection(ours)
         reader = threading.Thread(target=conn.recv)
         reader.start()
-        while not conn._reading.locked():
+        while not conn.core.record[WAITING]:
             os.sched_yield()
         with pytest.raises(Busy):
             fork([idle, conn])

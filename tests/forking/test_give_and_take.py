@@ -32,6 +32,7 @@ from socketkeep import (
     WouldBlock,
     fork,
 )
+from socketkeep._stream._record import WAITING
 from tests.forking.conftest import Pair
 from tests.forking.support import Gate, child, tcp_pair
 
@@ -245,7 +246,7 @@ def test_what_another_thread_uses_is_busy(pair: Pair, channel: Pair) -> None:
     conn = Connection(ours)
     reader = threading.Thread(target=conn.recv)
     reader.start()
-    while not conn._reading.locked():
+    while not conn.core.record[WAITING]:
         os.sched_yield()
     with pytest.raises(Busy):
         conn.give(channel[0], timeout=5)

@@ -410,6 +410,32 @@ def test_cancelling_sends_again_and_again_does_not_fill_the_memory(pair: Pair, r
     run(scenario)
 
 
+@pytest.mark.parametrize("timeout", [None, 5])
+def test_who_always_finds_bytes_leaves_others_a_turn(
+    pair: Pair, run: Run, monkeypatch: pytest.MonkeyPatch, timeout: float | None
+) -> None:
+    monkeypatch.setattr("socketkeep._stream._shell.CHUNK", 1)
+
+    async def scenario() -> None:
+        conn = AsyncConnection(pair[0])
+        pair[1].sendall(bytes(100))
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.ensure_future(other())
+        for _ in range(100):
+            assert await conn.recv_exactly(1, timeout=timeout) == b"\0"
+        task.cancel()
+        assert turns >= 5
+
+    run(scenario)
+
+
 def test_a_send_to_a_peer_that_is_gone(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
         conn = AsyncConnection(pair[0])

@@ -33,7 +33,7 @@ from socketkeep._base._errors import (
 from socketkeep._stream._connection import Connection
 from socketkeep._stream._lease import handling
 from socketkeep._stream._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
-from socketkeep._stream._record import BYTES_IN, BYTES_OUT, ENDED, Ended
+from socketkeep._stream._record import BYTES_IN, BYTES_OUT, ENDED, WAITING, Ended
 from tests.library.conftest import KINDS, Pair, leased, reads_all, until
 
 BIG = bytes(range(256)) * 8192  # 2 MiB: more than the sockets' buffers take
@@ -391,7 +391,7 @@ def test_a_second_sender_keeps_to_its_own_limit(pair: Pair) -> None:
     conn = Connection(pair[0])
     blocked = threading.Thread(target=conn.send, args=[BIG])
     blocked.start()
-    until(conn._sending_lock.locked)
+    until(lambda: conn.bytes_sent > 0)
     with pytest.raises(TimedOut):
         conn.send(b"x", timeout=0.05)
     with pytest.raises(WouldBlock):
@@ -418,7 +418,7 @@ def test_two_receivers_are_refused(pair: Pair) -> None:
     got: list[bytes] = []
     receiver = threading.Thread(target=lambda: got.append(conn.recv()))
     receiver.start()
-    until(lambda: conn.core.record[5] == 1)
+    until(lambda: conn.core.record[WAITING] == 1)
     with pytest.raises(Busy, match="another receive on this connection is not finished"):
         conn.recv()
     pair[1].sendall(b"x")
@@ -431,7 +431,7 @@ def test_one_receives_while_another_sends(pair: Pair) -> None:
     got: list[bytes] = []
     receiver = threading.Thread(target=lambda: got.append(conn.recv()))
     receiver.start()
-    until(lambda: conn.core.record[5] == 1)
+    until(lambda: conn.core.record[WAITING] == 1)
     conn.send(b"ping")
     assert pair[1].recv(4) == b"ping"
     pair[1].sendall(b"pong")
@@ -590,7 +590,7 @@ def test_close_wakes_a_receiver_in_another_thread(pair: Pair) -> None:
 
     receiver = threading.Thread(target=receive)
     receiver.start()
-    until(lambda: conn.core.record[5] == 1)
+    until(lambda: conn.core.record[WAITING] == 1)
     conn.close()
     receiver.join(5)
     assert not receiver.is_alive()
@@ -610,7 +610,7 @@ def test_the_end_wakes_a_sender_in_another_thread(pair: Pair, end: str) -> None:
 
     sender = threading.Thread(target=send)
     sender.start()
-    until(lambda: conn._writable is not None)
+    until(lambda: conn.bytes_sent > 0)
     getattr(conn, end)(**({"linger": 0.1} if end == "close" else {}))
     sender.join(5)
     assert not sender.is_alive()
@@ -621,7 +621,7 @@ def test_release_is_refused_while_another_thread_receives(pair: Pair) -> None:
     conn = Connection(pair[0])
     receiver = threading.Thread(target=conn.recv)
     receiver.start()
-    until(lambda: conn.core.record[5] == 1)
+    until(lambda: conn.core.record[WAITING] == 1)
     with pytest.raises(Busy):
         conn.release()
     pair[1].sendall(b"x")

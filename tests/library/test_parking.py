@@ -91,7 +91,7 @@ def test_not_parked_while_a_push_goes_out(pair: Pair) -> None:
     pushed = bytes(1_000_000)
     pusher = threading.Thread(target=conn.send, args=[pushed])
     pusher.start()
-    until(conn._sending_lock.locked)
+    until(lambda: conn.bytes_sent > 0)
     with pytest.raises(TimedOut):
         conn.recv(timeout=3 * SOON)
     got: list[bytes] = []

@@ -292,7 +292,7 @@ def test_detaching_waits_for_a_push_in_flight(pair: Pair, retirement: FakeRetire
     threading.Timer(0.1, reader.start).start()
     with pytest.raises(Detached):
         conn.recv()
-    assert not conn._sending_lock.locked()
+    assert conn.bytes_sent == len(pushed)
     pusher.join(5)
     reader.join(5)
     assert got == [pushed]

@@ -36,7 +36,7 @@ from socketkeep._net._serving import serve
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._connection import Connection
 from socketkeep._stream._modes import Blocking, NonBlocking, Timeout
-from socketkeep._stream._record import STATUS, Status
+from socketkeep._stream._record import STATUS, WAITING, Status
 from socketkeep._stream._tls import CertificateRefused, Engine, TlsFailure
 from tests.forking.support import child
 from tests.library.conftest import Pair, Run, leased
@@ -640,7 +640,7 @@ def test_a_closing_thread_wakes_one_that_receives(ends: Ends) -> None:
 
     thread = threading.Thread(target=receive)
     thread.start()
-    while not ours._reading.locked():
+    while not ours.core.record[WAITING]:
         pass
     ours.close(linger=0.5)
     thread.join(5)

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias, cast
 
 import pytest
 
+from socketkeep import AsyncConnection, Connection
 from socketkeep._base._errors import Closed
 from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._core import (
@@ -273,3 +274,9 @@ def test_who_never_commits_is_warned_of_once(make: Make, caplog: pytest.LogCaptu
             for _ in range(NEVER_COMMITTED + 1):
                 bench.core.fill(1)
     assert [record.getMessage().count("7.2") for record in caplog.records] == [1]
+
+
+@pytest.mark.parametrize("kind", [Connection, AsyncConnection])
+def test_a_connection_is_a_shell_over_it_and_no_ladder(kind: type) -> None:
+    ours = [each for each in kind.__mro__ if each.__module__.startswith("socketkeep")]
+    assert len(ours) == 2

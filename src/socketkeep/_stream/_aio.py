@@ -70,6 +70,7 @@ T = TypeVar("T")
 Receiving: TypeAlias = Coroutine[Any, Any, bytes]
 
 _BLOCKING: Final = Blocking()
+_FOR_EVER: Final[Span] = (None, None)
 _CLOSED: Final = Closed()  # what is raised is a new one each time, see `_queue`
 _OUT_OF_TIME: Final = Closed("ended: the server's time for it to finish is over")
 #: After so many receives in a row that did not wait, because the peer sends faster than it is
@@ -186,9 +187,9 @@ class AsyncConnection(Shell):
         Raises PeerClosed when the peer takes no more.
         """
         core = self.core
-        span = self._span(timeout)
         if not core.life.sends:
             await self._refuse("send")
+        span = _FOR_EVER if timeout is None else self._span(timeout)
         push = self.lease.resumable and handling.get() is not self
         if push:
             core.ledger.push_begins()
@@ -583,12 +584,17 @@ class AsyncConnection(Shell):
                 if not self._watching and self._may_try():
                     data = self._fetch(take, bound, wanted, straight)
                     if data is not None:
-                        self._unwaited += _HELPINGS if len(data) >= _LARGE_HELPING else 1
+                        self._helped(len(data) + core.buffer.size)
                         return data
                     if core.failure is None and not core.life.peer_ended:
                         self._watch()
                 while self._quick and not core.life.peer_ended and core.failure is None:
-                    if await self._wait(None) != _READY:
+                    self._begin_wait()
+                    try:
+                        await self._turn
+                    finally:
+                        self._end_wait()
+                    if self._waiter.came != _READY:
                         break
                     data = self._fetch(take, bound, wanted, straight)
                     if data is not None:
@@ -620,6 +626,9 @@ class AsyncConnection(Shell):
         # connection that was clean as one that died in the middle of a message.
         return self.core.ledger.read or self.hooks.shelf is None
 
+    def _helped(self, size: int) -> None:
+        self._unwaited += _HELPINGS if size >= _LARGE_HELPING else 1
+
     def _is_stopping(self, operation: str) -> bool:
         if self._order is None:
             return False
@@ -640,7 +649,7 @@ class AsyncConnection(Shell):
 
     def _span(self, timeout: float | None) -> Span:
         if timeout is None:
-            return None, None
+            return _FOR_EVER
         limit = check_seconds(timeout)
         return limit, (time.monotonic() + limit if limit else None)
 
@@ -670,24 +679,28 @@ class AsyncConnection(Shell):
 
     async def _wait(self, end: float | None) -> int:
         """Wait until `end` for what has been asked to be watched; return what ended the wait."""
-        waiter = self._waiter
-        record = self.core.record
-        timer = None if end is None else call_at(self._loop, end, waiter.end, _TIMED_OUT)
+        timer = None if end is None else call_at(self._loop, end, self._waiter.end, _TIMED_OUT)
+        self._begin_wait()
+        try:
+            await self._turn
+        finally:
+            self._end_wait()
+            if timer is not None:
+                timer.cancel()
+        return self._waiter.came
+
+    def _begin_wait(self) -> None:
+        """Be ready to await the turn; `_waiter.came` then says what has ended the wait."""
         if self._tend_timer is not None:
             self._waiting_since = time.monotonic()
         self._unwaited = 0
+        waiter = self._waiter
         waiter.pending = waiter._asyncio_future_blocking = True
-        record[WAITING] = 1
-        try:
-            await self._turn
-        except BaseException:
-            waiter.pending = False
-            raise
-        finally:
-            record[WAITING] = 0
-            if timer is not None:
-                timer.cancel()
-        return waiter.came
+        self.core.record[WAITING] = 1
+
+    def _end_wait(self) -> None:
+        self._waiter.pending = False  # still true for a task that was thrown something
+        self.core.record[WAITING] = 0
 
     async def _wait_writable(self, end: float | None) -> int:
         fd = self.core.sock.fileno()

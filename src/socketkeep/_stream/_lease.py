@@ -1,7 +1,7 @@
 """What passes between a connection and the server that serves it.
 
 The library knows the server only through these types, so a `Connection` is the same class in a
-worker and in a plain script: there it has a lease of nothing, and no hooks.
+worker and in a plain script, where it is told nothing.
 """
 
 from __future__ import annotations

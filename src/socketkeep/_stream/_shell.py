@@ -109,7 +109,7 @@ class Shell:
     def __repr__(self) -> str:
         core = self.core
         state = f" {self.ended.name.lower()}" if core.life.over else ""
-        name = self.id or core.sock.fileno()
+        name = self.id or core.transport.input_fd
         return f"<{type(self).__name__} {name} peer={self._peer}{state}>"
 
     @property
@@ -410,6 +410,8 @@ class Shell:
             came = NOTHING
             if stopping or not patient or self._tries():
                 came = core.fill(size)
+                if came == ARRIVED and patient:
+                    self._helped(core.buffer.size)
             if came == NOTHING:
                 if stopping:
                     raise self._stopping(operation)
@@ -568,6 +570,9 @@ class Shell:
     def _tries(self) -> bool:
         """Whether a receive looks for bytes before it waits."""
         raise NotImplementedError
+
+    def _helped(self, size: int) -> None:
+        """Note that so many bytes came to a receive that did not wait for them."""
 
     def _claimed(self, operation: str) -> AbstractContextManager[None]:
         raise NotImplementedError
