@@ -103,6 +103,8 @@ class StreamCore:
     """The core in Python; see `Core`."""
 
     __slots__ = (
+        "_came",
+        "_gone",
         "_lease",
         "_receives",
         "_retains",
@@ -124,6 +126,7 @@ class StreamCore:
         self.transport = transport
         self.buffer = buffer
         self.record: Record = hooks.record
+        self._came, self._gone = hooks.record[BYTES_IN], hooks.record[BYTES_OUT]
         self.life = Lifecycle()
         self.ledger = ledger = Ledger(hooks.record)
         self.failure: OSError | None = None
@@ -184,9 +187,9 @@ class StreamCore:
             self._found_nothing()
             self.life.step(Event.PEER_EOF)
             return data
-        record = self.record
-        record[BYTES_IN] += len(data)
-        record[ACTIVE_AT] = monotonic_ns()
+        self._came += len(data)
+        self.record[BYTES_IN] = self._came
+        self.record[ACTIVE_AT] = monotonic_ns()
         if self._receives >= 0:
             self._receives += 1
             if self._receives == NEVER_COMMITTED:
@@ -201,7 +204,8 @@ class StreamCore:
 
     def feed(self, data: bytes, /) -> None:
         self.buffer.feed(data)
-        self.record[BYTES_IN] += len(data)
+        self._came += len(data)
+        self.record[BYTES_IN] = self._came
         if self.transport.ended:
             self.life.step(Event.PEER_EOF)
 
@@ -212,9 +216,9 @@ class StreamCore:
             count = self.transport.send(data)
         except (BlockingIOError, InterruptedError):
             return 0
-        record = self.record
-        record[BYTES_OUT] += count
-        record[ACTIVE_AT] = monotonic_ns()
+        self._gone += count
+        self.record[BYTES_OUT] = self._gone
+        self.record[ACTIVE_AT] = monotonic_ns()
         return count
 
     def commit(self, packed: bytes | None, /) -> None:
