@@ -58,6 +58,10 @@ class Scripted(Transport):
         self.status_when_called: list[int] = []
         self.record: Any = None
 
+    @property
+    def source(self) -> Scripted:
+        return self
+
     def recv(self, size: int, /) -> bytes:
         self.asked.append(size)
         self.status_when_called.append(self.record[STATUS])

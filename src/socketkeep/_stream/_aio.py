@@ -582,21 +582,34 @@ class AsyncConnection(Shell):
             if timeout is None:
                 # The usual case: there is no more to look at than whether bytes have come.
                 if not self._watching and self._may_try():
-                    data = self._fetch(take, bound, wanted, straight)
+                    if straight:
+                        data = core.receive(bound) or None
+                    else:
+                        data = self._fetch(take, bound, wanted)
                     if data is not None:
                         self._helped(len(data) + core.buffer.size)
                         return data
                     if core.failure is None and not core.life.peer_ended:
                         self._watch()
+                waiter, record = self._waiter, core.record
                 while self._quick and not core.life.peer_ended and core.failure is None:
-                    self._begin_wait()
+                    # As `_wait`, without a coroutine for each wait.
+                    if self._tend_timer is not None:
+                        self._waiting_since = time.monotonic()
+                    self._unwaited = 0
+                    waiter.pending = waiter._asyncio_future_blocking = True
+                    record[WAITING] = 1
                     try:
                         await self._turn
                     finally:
-                        self._end_wait()
-                    if self._waiter.came != _READY:
+                        waiter.pending = False  # still true if the task was thrown something
+                        record[WAITING] = 0
+                    if waiter.came != _READY:
                         break
-                    data = self._fetch(take, bound, wanted, straight)
+                    if straight:
+                        data = core.receive(bound) or None
+                    else:
+                        data = self._fetch(take, bound, wanted)
                     if data is not None:
                         return data
             span = self._span(timeout)
@@ -679,28 +692,21 @@ class AsyncConnection(Shell):
 
     async def _wait(self, end: float | None) -> int:
         """Wait until `end` for what has been asked to be watched; return what ended the wait."""
-        timer = None if end is None else call_at(self._loop, end, self._waiter.end, _TIMED_OUT)
-        self._begin_wait()
-        try:
-            await self._turn
-        finally:
-            self._end_wait()
-            if timer is not None:
-                timer.cancel()
-        return self._waiter.came
-
-    def _begin_wait(self) -> None:
-        """Be ready to await the turn; `_waiter.came` then says what has ended the wait."""
+        waiter, record = self._waiter, self.core.record
+        timer = None if end is None else call_at(self._loop, end, waiter.end, _TIMED_OUT)
         if self._tend_timer is not None:
             self._waiting_since = time.monotonic()
         self._unwaited = 0
-        waiter = self._waiter
         waiter.pending = waiter._asyncio_future_blocking = True
-        self.core.record[WAITING] = 1
-
-    def _end_wait(self) -> None:
-        self._waiter.pending = False  # still true for a task that was thrown something
-        self.core.record[WAITING] = 0
+        record[WAITING] = 1
+        try:
+            await self._turn
+        finally:
+            waiter.pending = False  # still true if the task was thrown something
+            record[WAITING] = 0
+            if timer is not None:
+                timer.cancel()
+        return waiter.came
 
     async def _wait_writable(self, end: float | None) -> int:
         fd = self.core.sock.fileno()

@@ -598,7 +598,7 @@ class Connection(Shell):
                     return data
             span = self._span(timeout)
             while not ordered and self._comes(span):
-                data = self._fetch(take, bound, wanted, straight)
+                data = core.receive(bound) or None if straight else self._fetch(take, bound, wanted)
                 if data is not None:
                     return data
             steps = self._receiving(operation, take, bound, wanted, span != AT_ONCE)

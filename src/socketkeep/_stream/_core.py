@@ -109,6 +109,7 @@ class StreamCore:
         "_receives",
         "_retains",
         "_shelf",
+        "_source",
         "buffer",
         "committed",
         "failure",
@@ -124,6 +125,7 @@ class StreamCore:
     ) -> None:
         self.sock = transport.sock
         self.transport = transport
+        self._source = transport.source
         self.buffer = buffer
         self.record: Record = hooks.record
         self._came, self._gone = hooks.record[BYTES_IN], hooks.record[BYTES_OUT]
@@ -175,7 +177,7 @@ class StreamCore:
         if not self.ledger.read:
             self.ledger.reading()
         try:
-            data = self.transport.recv(size)
+            data = self._source.recv(size)
         except (BlockingIOError, InterruptedError):
             self._found_nothing()
             return None
@@ -213,7 +215,7 @@ class StreamCore:
         if not push and not self.ledger.sent:
             self.ledger.sending()
         try:
-            count = self.transport.send(data)
+            count = self._source.send(data)
         except (BlockingIOError, InterruptedError):
             return 0
         self._gone += count
@@ -243,6 +245,7 @@ class StreamCore:
 
     def use(self, transport: Transport, /) -> None:
         self.transport = transport
+        self._source = transport.source
         self.ledger.bound = transport.binds
         self.ledger.show()
 

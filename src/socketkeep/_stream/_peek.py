@@ -57,6 +57,10 @@ class Peeked(Transport):
         self._watch()
 
     @property
+    def source(self) -> Peeked:
+        return self
+
+    @property
     def binds(self) -> bool:  # type: ignore[override]
         """From a worker that took them: no kernel has them, and they would be missing."""
         return bool(self.loose)
@@ -137,6 +141,9 @@ class Peeked(Transport):
         if not larger:
             raise PeekBufferFull(_no_room(self.kernel, "net.ipv4.tcp_rmem and net.core.rmem_max"))
         self.sock.recv(most, socket.MSG_PEEK)  # has the kernel tell the peer
+
+    def send(self, data: bytes | memoryview, /) -> int:
+        return self.sock.send(data)
 
     def before_wait(self) -> None:
         if not self.kernel:

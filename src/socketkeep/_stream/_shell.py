@@ -426,11 +426,9 @@ class Shell:
                     return data
 
     def _fetch(
-        self, take: Callable[[int], bytes | None], bound: int, wanted: int | None, straight: bool
+        self, take: Callable[[int], bytes | None], bound: int, wanted: int | None
     ) -> bytes | None:
         """Receive once; return what is wanted, None if it has not come whole."""
-        if straight:
-            return self.core.receive(bound) or None
         return take(bound) if self.core.fill(size_of(wanted)) == ARRIVED else None
 
     def _look(self, operation: str) -> None:

@@ -128,6 +128,10 @@ class Tls(Transport):
         self._lock = threading.Lock()
 
     @property
+    def source(self) -> Tls:
+        return self
+
+    @property
     def pending(self) -> bytearray:  # type: ignore[override]
         return self._pending
 

@@ -7,10 +7,26 @@ Nothing here waits.
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:  # ssl is for who uses it
     import ssl
+
+
+class Source(Protocol):
+    """What bytes are received from and sent to."""
+
+    def recv(self, size: int, /) -> bytes:
+        """Return what has come, up to `size` bytes; b"" at the peer's EOF.
+
+        Raises BlockingIOError when nothing has, and OSError.
+        """
+
+    def send(self, data: bytes | memoryview, /) -> int:
+        """Take some of `data` to be sent; return how many bytes.
+
+        Raises BlockingIOError when there is no room for any, and OSError.
+        """
 
 
 class Transport:
@@ -37,26 +53,17 @@ class Transport:
         self.input_fd = sock.fileno()
 
     @property
+    def source(self) -> Source:
+        """What `recv` and `send` are called on: where it is the socket, without a detour."""
+        return self.sock
+
+    @property
     def tls(self) -> ssl.SSLObject | None:
         return None
-
-    def recv(self, size: int, /) -> bytes:
-        """Return what has come, up to `size` bytes; b"" at the peer's EOF.
-
-        Raises BlockingIOError when nothing has, and OSError.
-        """
-        return self.sock.recv(size)
 
     def waiting(self) -> int:
         """Return how many bytes are in the kernel now, where they are only looked at."""
         return 0
-
-    def send(self, data: bytes | memoryview, /) -> int:
-        """Take some of `data` to be sent; return how many bytes.
-
-        Raises BlockingIOError when there is no room for any, and OSError.
-        """
-        return self.sock.send(data)
 
     def flush(self) -> bool:
         """Send what is pending; return whether it has gone.  Raises OSError."""
