@@ -228,6 +228,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 #: Run in the worker: bytes at random over the channel, and words at random in the scoreboard.
 _FUZZ: Final = r"""
+import random
 rng = random.Random({seed!r})
 tags = ['Ready', 'StartFailed', 'Detached', 'Attached', 'Refused', 'Keep', 'Ended', 'Orphaned',
         'Free', 'Began', 'Seats', 'Forked', 'Stranded', 'Later']
