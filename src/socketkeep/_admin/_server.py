@@ -26,7 +26,7 @@ from socketkeep._base._held_signals import hold_signals, let_signals_come
 from socketkeep._base._inherited import hear_of_children, put_in_order
 from socketkeep._base._roles import Role
 from socketkeep._base._titles import set_title
-from socketkeep._config._server_options import ServeConfig, serves_ipv6_alone
+from socketkeep._config._server_options import ServeConfig, bound_addresses, serves_ipv6_alone
 from socketkeep._inspect._holders import describe_holders, holders_of_port
 from socketkeep._keeper._inheritance import restored_listener, snapshot
 from socketkeep._keeper._keeper import Keeper
@@ -67,7 +67,8 @@ def run(
     """Serve until told to stop.  Raises ServeFailure when that cannot begin.
 
     place: the working directory, by the name that reloads follow.
-    adopted: listening sockets for addresses of `config.bind`; they are the server's from then on.
+    adopted: listening sockets for addresses of `config.bind`, by those; they are the server's from
+    then on.
     """
     gc.freeze()  # what is loaded stays: no collection need look at it
     hold_signals()
@@ -259,11 +260,12 @@ def _bind(
 ) -> list[Listener]:
     listeners: list[Listener] = []
     mode = int(config.unix_mode, 8)
+    addresses = bound_addresses(config)
     address = ""
     waiting = list(adopted)
     try:
         listeners += [Listener(inherited_socket(fd), name=name) for name, fd in passed]
-        for address in config.bind:
+        for address in addresses:
             given = next((each for each in waiting if each[0] == address), None)
             if given is not None:
                 waiting.remove(given)
@@ -279,7 +281,7 @@ def _bind(
                 address,
                 backlog=config.backlog,
                 unix_mode=mode,
-                ipv6_only=serves_ipv6_alone(address, config.bind),
+                ipv6_only=serves_ipv6_alone(address, addresses),
             )
             listeners.append(predecessors.listener(address, bind))
     except ListenError as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from socketkeep._base._address import parse_bind
+from socketkeep._config._listener_options import parse_listener
 from socketkeep._config._server_options import ServeConfig
 
 if TYPE_CHECKING:  # every `serve` imports this
@@ -26,14 +27,21 @@ class Adopted:
     def bound(self, config: ServeConfig) -> ServeConfig:
         """Return the configuration that has the addresses of the listeners too, each once.
 
-        So what is served can be the command line of every later start, its --bind included.
+        So what is served can be the command line of every later start, its --bind included.  What
+        options it has for the listeners are theirs.
         """
         if not self.listeners:
             return config
         texts = [listener.address for listener in self.listeners]
         same = {self.address, *texts}
-        more = [each for each in config.bind if str(parse_bind(each)) not in same]
-        return msgspec.structs.replace(config, bind=[*texts, *more])
+        options, more = "", []
+        for each in config.bind:
+            address = parse_listener(each).address
+            if str(parse_bind(address)) in same:
+                options = each.removeprefix(address)
+            else:
+                more.append(each)
+        return msgspec.structs.replace(config, bind=[*(text + options for text in texts), *more])
 
     def take(self) -> list[tuple[str, socket.socket]]:
         """Return the sockets, each with the address that it is bound by in the configuration."""

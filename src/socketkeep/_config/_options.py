@@ -42,6 +42,7 @@ class Kind(msgspec.Struct, frozen=True):
     write: Callable[[Any], str] = str
     is_list: bool = False
     most: int | None = None
+    parted: bool = False
 
 
 def parse_duration(text: str) -> float:
@@ -114,6 +115,17 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def _listeners(text: str) -> list[str]:
+    """Return the listeners in a variable's text: at a comma the next one, or an option, begins."""
+    found: list[str] = []
+    for word in _words(text):
+        if found and re.match(r"[a-z][a-z0-9-]*=", word):
+            found[-1] += f",{word}"
+        else:
+            found.append(word)
+    return found
+
+
 def _number(value: float) -> str:
     return repr(value).removesuffix(".0")
 
@@ -153,6 +165,19 @@ PERMISSIONS: Final = Kind(
     "permissions", 'octal permissions such as "0660"', str, parse_permissions, (str,), json.dumps
 )
 TEXTS: Final = Kind("list", "a list of texts", list, _words, (list,), json.dumps, is_list=True)
+LISTENERS: Final = Kind(
+    "listeners", "a list of texts", list, _listeners, (list,), json.dumps, is_list=True
+)
+NETWORKS: Final = Kind(
+    "networks",
+    "networks such as 10.0.0.0/8, or addresses",
+    list,
+    _words,
+    (list,),
+    json.dumps,
+    is_list=True,
+    parted=True,
+)
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -216,7 +241,9 @@ class Option(msgspec.Struct, frozen=True):
 
     def from_texts(self, texts: tuple[str, ...], source: str) -> list[str]:
         """Return the checked value of a repeatable flag."""
-        checked: list[str] = self._checked(list(texts), ", ".join(texts), source)
+        parts = [part for text in texts for part in self.kind.parse(text)]
+        value = parts if self.kind.parted else list(texts)
+        checked: list[str] = self._checked(value, ", ".join(texts), source)
         return checked
 
     def from_toml(self, value: object, source: str) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from socketkeep._config._options import DURATION, FLAG, PERMISSIONS, SIZE, TEXTS, Option
+from socketkeep._config._listener_options import listener_options_markdown
+from socketkeep._config._options import DURATION, FLAG, LISTENERS, PERMISSIONS, SIZE, Option
 from socketkeep._config._server_options import OPTIONS
 
 
@@ -26,7 +27,8 @@ def _section(declared: Option) -> str:
     ]
     facts = "".join(f"- {name}: {text}\n" for name, text in rows)
     anchor = f"(option-{declared.key.replace('_', '-')})=\n"
-    return f"{anchor}## {title}\n\n{declared.help}\n\n{facts}"
+    more = f"\n{listener_options_markdown()}" if declared.kind is LISTENERS else ""
+    return f"{anchor}## {title}\n\n{declared.help}\n\n{facts}{more}"
 
 
 def _value(declared: Option) -> str:
@@ -37,8 +39,11 @@ def _value(declared: Option) -> str:
         text += f", at least {declared.minimum}"
     if declared.zero:
         text += f"; 0 means: {declared.zero}"
-    if declared.kind is TEXTS:
-        text = "an address; repeat the option for more, or separate them by commas in the variable"
+    if declared.kind is LISTENERS:
+        text = (
+            "an address and options of the listener; repeat the option for more, or separate them"
+            " by commas in the variable"
+        )
     return text
 
 

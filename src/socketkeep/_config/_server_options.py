@@ -3,20 +3,29 @@
 # Without `from __future__ import annotations`: as texts they would be compiled by each process.
 import os
 import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from socketkeep._config._listener_options import (
+    PROXY_FROM,
+    PROXY_PROTOCOL,
+    ListenerSettings,
+    ProxyProtocol,
+    check_networks,
+    parse_listener,
+)
 from socketkeep._config._options import (
     DURATION,
     FLAG,
     LIMIT,
+    LISTENERS,
+    NETWORKS,
     NUMBER,
     PATH,
     PERMISSIONS,
     SIZE,
     TEXT,
-    TEXTS,
     Option,
     limit_seconds,
     options_of,
@@ -56,7 +65,7 @@ def _check_bind(bind: list[str]) -> None:
         raise ValueError("expected at least one address")
     seen: dict[str, str] = {}  # each address as it was written
     hosts: dict[int, dict[str, str]] = {}  # by port: each host, as it was written
-    for text in bind:
+    for text in (parse_listener(each).address for each in bind):
         address = parse_bind(text)
         same = text
         if isinstance(address, InetAddress) and address.port:
@@ -90,7 +99,7 @@ def _check_covered(hosts: dict[str, str]) -> None:
 
 
 def serves_ipv6_alone(text: str, bind: list[str]) -> bool:
-    """Tell whether the address, of every interface, leaves IPv4 to another of `bind`."""
+    """Tell whether the address, of every interface, leaves IPv4 to another of these."""
     from socketkeep._base._address import InetAddress, parse_bind
 
     address = parse_bind(text)
@@ -160,14 +169,37 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     bind: Annotated[
         list[str],
         Option(
-            TEXTS,
+            LISTENERS,
             ("-b", "--bind"),
             "Listen here: host:port, [::1]:port, unix:/path or fd://N; port 0 takes a free one."
-            " Repeatable. Sockets passed by systemd (LISTEN_FDS) are used without it.",
-            metavar="ADDRESS",
+            " Repeatable. Options of this listener follow behind commas, as in :7000,proxy=on."
+            " Sockets passed by systemd (LISTEN_FDS) are used without it.",
+            metavar="ADDRESS[,NAME=VALUE…]",
             check=_check_bind,
         ),
     ] = msgspec.field(default_factory=lambda: ["127.0.0.1:7000"])
+    proxy_protocol: Annotated[
+        ProxyProtocol,
+        Option(
+            TEXT,
+            ("--proxy-protocol",),
+            "Whether connections begin with a PROXY header, version 1 or 2, in which a proxy says"
+            " who its client is; optional takes those without one as they are, once the client has"
+            " spoken.  For every listener that does not say (proxy=).",
+            choices=PROXY_PROTOCOL,
+        ),
+    ] = "off"
+    proxy_from: Annotated[
+        list[str],
+        Option(
+            NETWORKS,
+            ("--proxy-from",),
+            "The networks of proxies whose headers are believed; others are refused.  Repeatable."
+            "  For every listener that does not say (proxy-from=).",
+            metavar="CIDR,…",
+            check=check_networks,
+        ),
+    ] = msgspec.field(default_factory=lambda: list(PROXY_FROM))
     model: Annotated[
         Model,
         Option(
@@ -485,6 +517,25 @@ def option(key: str) -> Option:
         if declared.key == key:
             return declared
     raise KeyError(key)
+
+
+def bound_addresses(config: ServeConfig) -> list[str]:
+    """Return what is listened on, as --bind has it, without the listeners' options."""
+    return [parse_listener(text).address for text in config.bind]
+
+
+def listener_settings(config: ServeConfig, listeners: int) -> list[ListenerSettings]:
+    """Return the settings of so many listeners: those passed come first, then those of --bind."""
+    bound = [parse_listener(text).given for text in config.bind]
+    given = [*({} for _ in range(listeners - len(bound))), *bound]
+    return [_settings(config, each) for each in given]
+
+
+def _settings(config: ServeConfig, given: dict[str, Any]) -> ListenerSettings:
+    return ListenerSettings(
+        proxy=given.get("proxy", config.proxy_protocol),
+        proxy_from=tuple(given.get("proxy-from", config.proxy_from)),
+    )
 
 
 def park_after(config: ServeConfig, model: str) -> float | None:

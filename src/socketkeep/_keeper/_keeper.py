@@ -13,6 +13,7 @@ from socketkeep._config._server_options import (
     DEFAULT_WORKERS,
     MOST_WORKERS,
     ServeConfig,
+    bound_addresses,
     closing_time,
     worker_timeout,
 )
@@ -169,7 +170,7 @@ class Keeper:
     def _bound(self) -> list[tuple[str, Listener]]:
         """Return the listeners of the configured addresses, which stand behind those passed."""
         bound = self.listeners[len(self.listeners) - len(self.config.bind) :]
-        return list(zip(self.config.bind, bound, strict=True))
+        return list(zip(bound_addresses(self.config), bound, strict=True))
 
     # What people ask for.
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from socketkeep._base import _log
+from socketkeep._config._server_options import bound_addresses
 from socketkeep._stream._lease import Order, Retirement
 from socketkeep._wire import _rendezvous as rendezvous
 from socketkeep._wire._channel import ChannelClosed
@@ -93,7 +94,7 @@ class Reattach:
             on_crash=handler.on_crash,
             redeliver=handler.redeliver,
             listeners=environment.listener_names,
-            bound_as=[""] * passed + config.bind,
+            bound_as=[""] * passed + bound_addresses(config),
         )
         own = (environment.scoreboard_fd, environment.wake)
         environment.channel.send_now(offer, (*own, *listeners))

@@ -1,0 +1,167 @@
+"""Options of one listener: ``ADDRESS,name=value,…``, as --bind and its TOML key take them.
+
+Each is declared once, in `LISTENER_OPTIONS`: its name, its kind, and the sorts of listeners that it
+is for.  One that is not given has the value of the server's option that it names as its default.
+"""
+
+# Without `from __future__ import annotations`: as texts they would be compiled by each process.
+import re
+from collections.abc import Callable
+from ipaddress import ip_network
+from typing import Any, Final, Literal
+
+import msgspec
+
+from socketkeep._base._mistakes import OptionError, nearest
+from socketkeep._config._options import NETWORKS, TEXT, Kind, Option
+
+Sort = Literal["TCP", "Unix", "descriptor"]
+ProxyProtocol = Literal["off", "on", "optional"]
+
+PROXY_PROTOCOL: Final = ("off", "on", "optional")
+#: Who may send a PROXY header unless something else is said: proxies on this machine.
+PROXY_FROM: Final = ("127.0.0.0/8", "::1/128")
+
+_OPTION: Final = re.compile(r"([a-z][a-z0-9-]*)=(.*)", re.DOTALL)
+
+
+def check_networks(networks: list[str]) -> None:
+    """Raise ValueError unless each is a network, in CIDR notation, or an address."""
+    for text in networks:
+        try:
+            ip_network(text)
+        except ValueError:
+            try:
+                meant = f" (did you mean {ip_network(text, strict=False)}?)"
+            except ValueError:
+                meant = ""
+            raise ValueError(
+                f"expected a network such as 10.0.0.0/8 or an address, got {text!r}{meant}"
+            ) from None
+
+
+class ListenerOption(msgspec.Struct, frozen=True):
+    """One option of a listener.
+
+    default: the key of the server's option that has its value for listeners which do not say.
+    sorts: the listeners that it is for; `elsewhere` says what holds for the others.
+    """
+
+    name: str
+    kind: Kind
+    default: str
+    help: str
+    choices: tuple[str, ...] = ()
+    check: Callable[[Any], None] | None = None
+    sorts: tuple[Sort, ...] = ("TCP", "Unix", "descriptor")
+    elsewhere: str = ""
+
+    def read(self, texts: list[str], source: str) -> Any:
+        """Return the checked value of what stands behind its name, each time that it is given."""
+        declared = Option(self.kind, (), "", choices=self.choices, check=self.check)
+        place = f"{source}: {self.name}"
+        if self.kind.is_list:
+            return declared.from_texts(tuple(texts), place)
+        if len(texts) > 1:
+            raise OptionError(f"{place} is given twice")
+        return declared.from_text(texts[0], place)
+
+
+LISTENER_OPTIONS: Final = (
+    ListenerOption(
+        "proxy",
+        TEXT,
+        "proxy_protocol",
+        "Whether connections begin with a PROXY header, as `--proxy-protocol` has it.",
+        choices=PROXY_PROTOCOL,
+    ),
+    ListenerOption(
+        "proxy-from",
+        NETWORKS,
+        "proxy_from",
+        "A network of proxies, as `--proxy-from` has them; given again for each further one.",
+        check=check_networks,
+        sorts=("TCP", "descriptor"),
+        elsewhere="whoever may connect is believed there, see --unix-mode",
+    ),
+)
+_BY_NAME: Final = {declared.name: declared for declared in LISTENER_OPTIONS}
+
+
+class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How one listener is served."""
+
+    proxy: ProxyProtocol = "off"
+    proxy_from: tuple[str, ...] = PROXY_FROM
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """An address to listen on, and what is said of that listener; `given` is by option's name."""
+
+    address: str
+    given: dict[str, Any] = {}
+
+
+def parse_listener(text: str) -> Bound:
+    """Return the address and the options that `text` has.
+
+    The address is as it is written, and not looked at.  A comma may be a Unix path's own: what
+    follows the last of them is an option there only if its name is one, or is near to one.
+
+    Raises OptionError, whose text names the listener, for an option that is unknown, given twice,
+    not for that sort of listener, or whose value will not do.
+    """
+    address, *parts = text.split(",")
+    if text.startswith("unix:"):
+        address, parts = _split_path(text)
+    texts: dict[str, list[str]] = {}
+    for part in parts:
+        match = _OPTION.fullmatch(part)
+        if match is None:
+            raise OptionError(f"{text}: expected an option, name=value, got {part!r}")
+        name, value = match[1], match[2]
+        if name not in _BY_NAME:
+            near = nearest(name, tuple(_BY_NAME))
+            known = near or f" ({', '.join(_BY_NAME)} are known)"
+            raise OptionError(f"{text}: a listener has no option {name}{known}")
+        texts.setdefault(name, []).append(value)
+    sort = _sort_of(address)
+    for name in texts:
+        declared = _BY_NAME[name]
+        if sort not in declared.sorts:
+            raise OptionError(f"{text}: {name} is not for {address}: {declared.elsewhere}")
+    return Bound(address, {name: _BY_NAME[name].read(each, text) for name, each in texts.items()})
+
+
+def _split_path(text: str) -> tuple[str, list[str]]:
+    parts: list[str] = []
+    while True:
+        rest, comma, last = text.rpartition(",")
+        match = _OPTION.fullmatch(last)
+        if not comma or match is None:
+            return text, parts
+        if match[1] not in _BY_NAME and not nearest(match[1], tuple(_BY_NAME)):
+            return text, parts
+        parts.insert(0, last)
+        text = rest
+
+
+def _sort_of(address: str) -> Sort:
+    if address.startswith("unix:"):
+        return "Unix"
+    return "descriptor" if address.startswith("fd://") else "TCP"
+
+
+def listener_options_markdown() -> str:
+    """Return the reference table of a listener's options."""
+    rows = "".join(
+        f"| `{each.name}` | {_values(each)} | {', '.join(each.sorts)} | {each.help} |\n"
+        for each in LISTENER_OPTIONS
+    )
+    return f"| option | value | listeners | |\n|---|---|---|---|\n{rows}"
+
+
+def _values(declared: ListenerOption) -> str:
+    if declared.choices:
+        return ", ".join(f"`{choice}`" for choice in declared.choices)
+    return "may be given several times" if declared.kind.is_list else declared.kind.expected

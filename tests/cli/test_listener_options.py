@@ -1,0 +1,182 @@
+"""Options of a listener: what is an option, what is the address's own, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from socketkeep._base._mistakes import OptionError
+from socketkeep._config._listener_options import (
+    LISTENER_OPTIONS,
+    PROXY_FROM,
+    ListenerSettings,
+    parse_listener,
+)
+from socketkeep._config._options_page import options_markdown
+from socketkeep._config._server_options import (
+    OPTIONS,
+    ServeConfig,
+    bound_addresses,
+    listener_settings,
+)
+from socketkeep._config._settings import gather
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "given"),
+    [
+        ("127.0.0.1:7000", "127.0.0.1:7000", {}),
+        (":7000", ":7000", {}),
+        ("[::1]:7000", "[::1]:7000", {}),
+        ("fd://3", "fd://3", {}),
+        ("unix:/run/app.sock", "unix:/run/app.sock", {}),
+        ("unix:@name", "unix:@name", {}),
+        # A path may have commas, and what looks like no option that there is.
+        ("unix:/run/a,b.sock", "unix:/run/a,b.sock", {}),
+        ("unix:/run/a,b=c.sock", "unix:/run/a,b=c.sock", {}),
+        ("unix:/run/a,", "unix:/run/a,", {}),
+        ("unix:/run/a=b.sock", "unix:/run/a=b.sock", {}),
+        ("0.0.0.0:7000,proxy=on", "0.0.0.0:7000", {"proxy": "on"}),
+        ("[::1]:7000,proxy=optional", "[::1]:7000", {"proxy": "optional"}),
+        ("fd://3,proxy=off", "fd://3", {"proxy": "off"}),
+        ("unix:@name,proxy=on", "unix:@name", {"proxy": "on"}),
+        ("unix:/run/a,b.sock,proxy=on", "unix:/run/a,b.sock", {"proxy": "on"}),
+        ("unix:/run/a,b=c,proxy=on", "unix:/run/a,b=c", {"proxy": "on"}),
+        (
+            ":7000,proxy=on,proxy-from=10.0.0.0/8,proxy-from=2001:db8::/32",
+            ":7000",
+            {"proxy": "on", "proxy-from": ["10.0.0.0/8", "2001:db8::/32"]},
+        ),
+        (
+            ":7000,proxy-from=10.0.0.1,proxy=on",
+            ":7000",
+            {"proxy-from": ["10.0.0.1"], "proxy": "on"},
+        ),
+    ],
+)
+def test_listeners(text: str, address: str, given: dict[str, Any]) -> None:
+    """Options stand behind the address, in any order; a list is the option given again."""
+    bound = parse_listener(text)
+    assert (bound.address, bound.given) == (address, given)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (":1,proxi=on", ":1,proxi=on: a listener has no option proxi (did you mean proxy?)"),
+        (":1,x=on", ":1,x=on: a listener has no option x (proxy, proxy-from are known)"),
+        ("unix:/a,proxi=on", "unix:/a,proxi=on: a listener has no option proxi (did you mean"),
+        (":1,proxy", ":1,proxy: expected an option, name=value, got 'proxy'"),
+        (":1,", ":1,: expected an option, name=value, got ''"),
+        (":1,:2", ":1,:2: expected an option, name=value, got ':2'"),
+        (":1,Proxy=on", ":1,Proxy=on: expected an option, name=value, got 'Proxy=on'"),
+        (":1,proxy=yes", ":1,proxy=yes: proxy: expected one of off, on, optional, got 'yes'"),
+        (":1,proxy=", ":1,proxy=: proxy: expected one of off, on, optional, got ''"),
+        (":1,proxy=on,proxy=on", ":1,proxy=on,proxy=on: proxy is given twice"),
+        (
+            ":1,proxy-from=10.1.2.3/8",
+            ":1,proxy-from=10.1.2.3/8: proxy-from: expected a network such as 10.0.0.0/8",
+        ),
+        (":1,proxy-from=10.1.2.3/8", "or an address, got '10.1.2.3/8' (did you mean 10.0.0.0/8?)"),
+        (":1,proxy-from=lan", ":1,proxy-from=lan: proxy-from: expected a network such as"),
+        (
+            "unix:/a,proxy=on,proxy-from=10.0.0.0/8",
+            "unix:/a,proxy=on,proxy-from=10.0.0.0/8: proxy-from is not for unix:/a: whoever may",
+        ),
+    ],
+)
+def test_mistakes(text: str, line: str) -> None:
+    """One line names the listener, the option, and what would do."""
+    with pytest.raises(OptionError) as caught:
+        parse_listener(text)
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "listeners"),
+    [
+        (":1,:2", [":1", ":2"]),
+        (":1,proxy=on,:2", [":1,proxy=on", ":2"]),
+        (
+            "unix:/a,proxy=on,:2,proxy=on,proxy-from=::1",
+            ["unix:/a,proxy=on", ":2,proxy=on,proxy-from=::1"],
+        ),
+    ],
+)
+def test_in_the_variable(text: str, listeners: list[str]) -> None:
+    """In the environment a comma begins another listener, or an option of the one before it."""
+    settings = gather({"target": "a:b"}, {"SOCKETKEEP_BIND": text})
+    assert settings.config().bind == listeners
+
+
+def test_in_a_file(tmp_path: Path) -> None:
+    """A file has the same texts, and a mistake in one is told with its line."""
+    path = tmp_path / "server.toml"
+    path.write_text(
+        'target = "a:b"\nbind = [":7000,proxy=on", "unix:/run/a"]\nproxy_from = ["10.0.0.0/8"]\n'
+    )
+    config = gather({}, {}, str(path)).config()
+    assert bound_addresses(config) == [":7000", "unix:/run/a"]
+    assert config.proxy_from == ["10.0.0.0/8"]
+    path.write_text('target = "a:b"\nbind = ":7000,proxy=maybe"\n')
+    with pytest.raises(OptionError, match=r"line 2: bind: :7000,proxy=maybe: proxy: expected one"):
+        gather({}, {}, str(path))
+
+
+def test_a_mistake_at_the_flag() -> None:
+    """The line begins with the option of the command line."""
+    with pytest.raises(OptionError, match=r"^--bind: :1,proxi=on: a listener has no option proxi"):
+        gather({"target": "a:b", "bind": (":1,proxi=on",)}, {})
+    with pytest.raises(OptionError, match=r"^--proxy-from: expected a network .* got 'lan'$"):
+        gather({"target": "a:b", "proxy_from": ("10.0.0.0/8,lan",)}, {})
+    with pytest.raises(OptionError, match=r"^--bind: :1 is given twice$"):
+        gather({"target": "a:b", "bind": (":1", ":1,proxy=on")}, {})
+
+
+def test_what_is_printed_can_be_read(tmp_path: Path) -> None:
+    """--print-config writes the options of listeners so that they are read back."""
+    flags = {
+        "target": "a:b",
+        "bind": (":1,proxy=on,proxy-from=10.0.0.0/8", "unix:/a,b"),
+        "proxy_from": ("10.0.0.0/8,192.0.2.0/24", "::1"),
+    }
+    settings = gather(flags, {})
+    path = tmp_path / "printed.toml"
+    path.write_text(settings.as_toml())
+    assert gather({}, {}, str(path)).config() == settings.config()
+    assert settings.config().proxy_from == ["10.0.0.0/8", "192.0.2.0/24", "::1"]
+
+
+def test_settings_of_each_listener() -> None:
+    """A listener has what is said of it, else the server's options; so has one that was passed."""
+    config = ServeConfig(
+        target="a:b",
+        bind=[":1", ":2,proxy=off", ":3,proxy-from=::1,proxy-from=10.0.0.0/8", "unix:/a"],
+        proxy_protocol="optional",
+        proxy_from=["192.0.2.1"],
+    )
+    of_all = ListenerSettings(proxy="optional", proxy_from=("192.0.2.1",))
+    assert listener_settings(config, 5) == [
+        of_all,  # that was passed
+        of_all,
+        ListenerSettings(proxy="off", proxy_from=("192.0.2.1",)),
+        ListenerSettings(proxy="optional", proxy_from=("::1", "10.0.0.0/8")),
+        of_all,
+    ]
+
+
+def test_each_option_has_its_default_and_its_place() -> None:
+    """Every option's default is an option of the server, and the reference page has it."""
+    keys = {declared.key for declared in OPTIONS}
+    page = options_markdown()
+    plain = ListenerSettings()
+    for declared in LISTENER_OPTIONS:
+        assert declared.default in keys
+        assert f"| `{declared.name}` |" in page
+        of_server = next(one.default for one in OPTIONS if one.key == declared.default)
+        of_listener = getattr(plain, declared.name.replace("-", "_"))
+        assert of_listener == (tuple(of_server) if isinstance(of_server, list) else of_server)
+    assert ListenerSettings().proxy_from == PROXY_FROM
