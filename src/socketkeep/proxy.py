@@ -5,7 +5,7 @@ here: bytes in, `ProxyHeader` out, and back.
 """
 
 from socketkeep._base._address import InetAddress, UnixAddress
-from socketkeep._net._proxy_header import (
+from socketkeep._base._proxy_header import (
     DEFAULT_LIMIT,
     Endpoint,
     ProxyHeader,

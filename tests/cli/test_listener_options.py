@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from socketkeep._base._mistakes import OptionError
+from socketkeep._cli._adopted import Adopted
 from socketkeep._config._listener_options import (
     LISTENER_OPTIONS,
     PROXY_FROM,
@@ -21,7 +23,8 @@ from socketkeep._config._server_options import (
     bound_addresses,
     listener_settings,
 )
-from socketkeep._config._settings import gather
+from socketkeep._config._settings import FlagValue, gather
+from socketkeep._inspect._adopting import BorrowedListener
 
 
 @pytest.mark.parametrize(
@@ -66,7 +69,7 @@ def test_listeners(text: str, address: str, given: dict[str, Any]) -> None:
     ("text", "line"),
     [
         (":1,proxi=on", ":1,proxi=on: a listener has no option proxi (did you mean proxy?)"),
-        (":1,x=on", ":1,x=on: a listener has no option x (proxy, proxy-from are known)"),
+        (":1,x=on", ":1,x=on: a listener has no option x (proxy, proxy-from, "),
         ("unix:/a,proxi=on", "unix:/a,proxi=on: a listener has no option proxi (did you mean"),
         (":1,proxy", ":1,proxy: expected an option, name=value, got 'proxy'"),
         (":1,", ":1,: expected an option, name=value, got ''"),
@@ -74,6 +77,11 @@ def test_listeners(text: str, address: str, given: dict[str, Any]) -> None:
         (":1,Proxy=on", ":1,Proxy=on: expected an option, name=value, got 'Proxy=on'"),
         (":1,proxy=yes", ":1,proxy=yes: proxy: expected one of off, on, optional, got 'yes'"),
         (":1,proxy=", ":1,proxy=: proxy: expected one of off, on, optional, got ''"),
+        (":1,rcvbuf=big", ":1,rcvbuf=big: rcvbuf: expected a size such as 65536"),
+        (":1,rcvbuf=-1", ":1,rcvbuf=-1: rcvbuf: a size cannot be negative, got -1"),
+        (":1,tcp-user-timeout=x", "tcp-user-timeout: expected a duration such as 30"),
+        (":1,tcp-keepalive=on", "tcp-keepalive: expected off, or IDLE:INTERVAL:COUNT such as"),
+        ("unix:/a,sndbuf=64K", "unix:/a,sndbuf=64K: sndbuf is not for unix:/a: each end"),
         (":1,proxy=on,proxy=on", ":1,proxy=on,proxy=on: proxy is given twice"),
         (
             ":1,proxy-from=10.1.2.3/8",
@@ -138,7 +146,7 @@ def test_a_mistake_at_the_flag() -> None:
 
 def test_what_is_printed_can_be_read(tmp_path: Path) -> None:
     """--print-config writes the options of listeners so that they are read back."""
-    flags = {
+    flags: dict[str, FlagValue] = {
         "target": "a:b",
         "bind": (":1,proxy=on,proxy-from=10.0.0.0/8", "unix:/a,b"),
         "proxy_from": ("10.0.0.0/8,192.0.2.0/24", "::1"),
@@ -166,6 +174,16 @@ def test_settings_of_each_listener() -> None:
         ListenerSettings(proxy="optional", proxy_from=("::1", "10.0.0.0/8")),
         of_all,
     ]
+
+
+def test_a_borrowed_listener_keeps_what_is_said_of_it() -> None:
+    """What `adopt` borrows takes the place of its address in --bind, with the options there."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        listener = BorrowedListener(1, 3, "[::]:7000", False, (), sock)
+        adopted = Adopted(":7000", (listener,))
+        config = ServeConfig(target="a:b", bind=[":7000,proxy=on", ":7001"])
+        assert adopted.bound(config).bind == ["[::]:7000,proxy=on", ":7001"]
+        assert adopted.bound(ServeConfig(target="a:b", bind=[])).bind == ["[::]:7000"]
 
 
 def test_each_option_has_its_default_and_its_place() -> None:

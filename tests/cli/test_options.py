@@ -15,6 +15,7 @@ from socketkeep._config._options import (
     Option,
     parse_duration,
     parse_flag,
+    parse_keepalive,
     parse_permissions,
     parse_size,
 )
@@ -46,6 +47,30 @@ def test_what_is_no_duration(text: str) -> None:
     """Anything else is refused, also what float() would take."""
     with pytest.raises(ValueError, match="duration"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("60", "60:15:3"),
+        ("2m", "120:15:3"),
+        ("30s:5", "30:5:3"),
+        ("1h:1m:9", "3600:60:9"),
+        ("OFF", "off"),
+    ],
+)
+def test_keepalives(text: str, meaning: str) -> None:
+    """A keepalive is what tcp(7) can be told, in whole seconds, or none."""
+    assert parse_keepalive(text) == meaning
+
+
+@pytest.mark.parametrize(
+    "text", ["", "on", "0", "500ms", "60:0", "60:15:0", "60:15:128", "40000", "1:2:3:4", "60::3"]
+)
+def test_what_is_no_keepalive(text: str) -> None:
+    """Anything else is refused, also what the kernel would refuse in the middle of a start."""
+    with pytest.raises(ValueError, match=r"keepalive|seconds|probes|number|duration"):
+        parse_keepalive(text)
 
 
 @pytest.mark.parametrize(

@@ -96,13 +96,15 @@ class Hostile:
         match tag:
             case "Detached":
                 unread = rng.choice((b"", data))
-                return [name, epoch, 0, "x", state, unread, 1, 2, 3, parked, 0, False, row]
+                header = rng.choice((b"", b"PROXY ", data)), rng.choice((0, 0, 1, 2**62))
+                told = [name, epoch, 0, "x", state, unread, 1, 2, 3, parked, 0, False, row]
+                return [*told, *header]
             case "Attached" | "Refused":
                 return [name, epoch, row if tag == "Attached" else "no seat"]
             case "Keep":
                 if rng.random() < 0.5:
                     self._claim(name, row, epoch)
-                return [name, epoch, row, 0, "x"]
+                return [name, epoch, row, 0, "x", rng.choice((b"", b"PROXY ", data))]
             case "Ended":
                 return [[[rng.choice(self._names), epoch] for _ in range(rng.choice((0, 1, 9)))]]
             case "Orphaned":

@@ -19,7 +19,7 @@ from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2
 
 from socketkeep import Malformed
-from socketkeep._net._proxy_header import crc32c
+from socketkeep._base._proxy_header import crc32c
 from socketkeep.proxy import (
     DEFAULT_LIMIT,
     InetAddress,

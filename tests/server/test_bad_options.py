@@ -25,6 +25,10 @@ def _refused(directory: Path, *arguments: str, **environment: str) -> str:
         (["-w", "two"], "--workers: expected a whole number, got 'two'"),
         (["--graceful-timeout", "-1"], "--graceful-timeout: a duration cannot be negative, got -1"),
         (["-b", "127.0.0.1"], "--bind: address '127.0.0.1': the port is missing"),
+        (["-b", ":1,proxi=on"], "--bind: :1,proxi=on: a listener has no option proxi (did you"),
+        (["-b", ":1,proxy=on,proxy=on"], "--bind: :1,proxy=on,proxy=on: proxy is given twice"),
+        (["-b", ":1,proxy-from=::1"], "--bind: :1,proxy-from=::1: proxy-from means nothing there"),
+        (["--proxy-from", "10.0.0.1/8"], "(did you mean 10.0.0.0/8?)"),
     ],
 )
 def test_mistake_on_the_command_line(tmp_path: Path, arguments: list[str], said: str) -> None:

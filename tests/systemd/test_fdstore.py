@@ -13,6 +13,8 @@ from typing import Final
 import pytest
 
 from tests.harness import Capture, connect, read_reply, read_to_end, write_handler
+from tests.proxied.support import CLIENT, RICH, write_teller
+from tests.proxied.support import ask as told
 from tests.server.support import MODELS, seats
 from tests.systemd.managed import ManagedServer
 from tests.systemd.manager import Manager
@@ -93,6 +95,35 @@ def test_peers_see_nothing_of_it(tmp_path: Path, model: str) -> None:
                 assert totals["attached"]["crash"] == CLIENTS
                 assert totals["lost"] == 0
                 check()
+        assert manager.store == {}, "after an orderly end"
+
+
+@pytest.mark.parametrize("park_after", ["off", "0.1"])
+def test_behind_a_proxy(tmp_path: Path, park_after: str) -> None:
+    """The client stays the client, whether a worker had it or it was parked."""
+    target = write_teller(tmp_path, "prefork")
+    options = (*seats("prefork", 3), *KEEP, "--park-after", park_after, "--proxy-protocol", "on")
+    with Manager(tmp_path) as manager:
+        with (
+            ManagedServer(manager, tmp_path, target, *options) as first,
+            peers(first.address, 2) as clients,
+        ):
+            before = []
+            for client in clients:
+                client.sendall(RICH.encode())
+                before.append(told(client))
+            if park_after != "off":
+                first.wait_until(lambda: first.status()["connections"]["parked"] == 2, "parked")
+            manager.wait_stored(lambda names: len(of("header", names)) == 2, "headers")
+            manager.wait_stored(lambda names: len(of("connection", names)) == 2, "connections")
+            first.kill_all()
+            with ManagedServer(manager, tmp_path, target, *options) as second:
+                for client, was in zip(clients, before, strict=True):
+                    now = told(client)
+                    for what in ("peer", "local", "proxy"):
+                        assert now[what] == was[what]
+                assert now["peer"] == str(CLIENT)
+                assert second.status()["totals"]["lost"] == 0
         assert manager.store == {}, "after an orderly end"
 
 

@@ -226,6 +226,19 @@ METRICS: Final = (
         _one(lambda report: report.status.totals.unserved),
     ),
     Metric(
+        "socketkeep_connections_refused_total",
+        "counter",
+        "Connections that were closed for their PROXY header, by why.",
+        _fields(lambda report: report.status.totals.proxy_refused),
+        ("reason",),
+    ),
+    Metric(
+        "socketkeep_connections_awaiting_header",
+        "gauge",
+        "Connections whose PROXY header is still to come; they are not among the open ones.",
+        _one(lambda report: report.status.connections.awaiting_header),
+    ),
+    Metric(
         "socketkeep_refused_messages_total",
         "counter",
         "Messages of workers and templates that made no sense to the keeper.",

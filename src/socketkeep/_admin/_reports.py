@@ -13,6 +13,7 @@ class ListenerReport(msgspec.Struct, frozen=True, kw_only=True):
     """One listener.
 
     address: as bound, with the port that was chosen when 0 was asked for.
+    proxy: whether its connections begin with a PROXY header: "off", "on" or "optional".
     backlog: the bound of its queue, as the kernel has it.
     queued: connections that wait to be accepted; None when the kernel does not say.
     """
@@ -20,6 +21,7 @@ class ListenerReport(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     backlog: int
     queued: int | None = None
+    proxy: str = "off"
 
 
 class WorkersByState(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +35,8 @@ class WorkersByState(msgspec.Struct, frozen=True, kw_only=True):
 class ConnectionsByState(msgspec.Struct, frozen=True, kw_only=True):
     """Number of connections in each state.
 
-    `open` is all of them, `kept` those that the keeper has a handle of.
+    `open` is all of them, `kept` those that the keeper has a handle of.  awaiting_header: beside
+    those, accepted, and their PROXY header is still to come.
     """
 
     open: int = 0
@@ -42,6 +45,7 @@ class ConnectionsByState(msgspec.Struct, frozen=True, kw_only=True):
     parked: int = 0
     orphaned: int = 0
     kept: int = 0
+    awaiting_header: int = 0
 
 
 class AttachedByReason(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +56,17 @@ class AttachedByReason(msgspec.Struct, frozen=True, kw_only=True):
     parked: int = 0
     crash: int = 0
     upgrade: int = 0
+
+
+class RefusedHeaders(msgspec.Struct, frozen=True, kw_only=True):
+    """Number of connections that were refused for their PROXY header, by why."""
+
+    not_allowed: int = 0
+    missing: int = 0
+    malformed: int = 0
+    cut: int = 0
+    late: int = 0
+    no_room: int = 0
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +85,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     poisoned: int = 0
     unserved: int = 0
     refused_messages: int = 0
+    proxy_refused: RefusedHeaders = RefusedHeaders()
 
 
 class WaitReport(msgspec.Struct, frozen=True, kw_only=True):

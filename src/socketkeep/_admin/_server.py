@@ -26,7 +26,13 @@ from socketkeep._base._held_signals import hold_signals, let_signals_come
 from socketkeep._base._inherited import hear_of_children, put_in_order
 from socketkeep._base._roles import Role
 from socketkeep._base._titles import set_title
-from socketkeep._config._server_options import ServeConfig, bound_addresses, serves_ipv6_alone
+from socketkeep._config._server_options import (
+    ServeConfig,
+    bound_addresses,
+    listener_settings,
+    serves_ipv6_alone,
+)
+from socketkeep._config._tuning import tune
 from socketkeep._inspect._holders import describe_holders, holders_of_port
 from socketkeep._keeper._inheritance import restored_listener, snapshot
 from socketkeep._keeper._keeper import Keeper
@@ -87,6 +93,7 @@ def run(
         passed, stored = _passed()
         stack.callback(stored.close)
         listeners = _bind(config, predecessors, passed, stored, adopted)
+        _tune(config, listeners)
         admin = _bind_admin(config, predecessors)
         earlier = max(predecessors.latest_boot, stored.latest_boot)
         boot = max(int(time.time()), earlier + 1)
@@ -132,6 +139,7 @@ def resume(state: SavedServer) -> None:
         assert state.control is not None
         control = stack.enter_context(restored_listener(state.control.listener))
         listeners = [restored_listener(each) for each in saved.listeners]
+        _tune(config, listeners)  # an earlier version may have known of less
         path = state.control.listener.path
         keeper = Keeper(
             *(config, reactor, system, listeners, saved.boot, saved.name),
@@ -249,6 +257,13 @@ def _passed() -> tuple[list[tuple[str, int]], Stored]:
         raise ServeFailure(str(error)) from error
     stored = [(name, fd) for name, fd in passed if name.startswith(STORED)]
     return [each for each in passed if each not in stored], Stored.of(stored)
+
+
+def _tune(config: ServeConfig, listeners: Sequence[Listener]) -> None:
+    for listener, settings in zip(
+        listeners, listener_settings(config, len(listeners)), strict=True
+    ):
+        tune(listener.sock, settings)
 
 
 def _bind(

@@ -14,6 +14,7 @@ from socketkeep._admin._reports import (
     ConnectionsByState,
     ListenerReport,
     LiveReport,
+    RefusedHeaders,
     StatusReport,
     Totals,
     WaitReport,
@@ -21,6 +22,8 @@ from socketkeep._admin._reports import (
     WorkerReport,
     WorkersByState,
 )
+from socketkeep._base._admission import REASONS, counter_of
+from socketkeep._config._server_options import listener_settings
 from socketkeep._inspect._queue import listen_queue
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper.tables._ownership import Ownership
@@ -57,7 +60,8 @@ def status(keeper: Keeper, name: str) -> StatusReport:
             owned=max(0, owned),
             moving=moving,
             parked=parked,
-            kept=len(keeper.connections.connection_table),
+            kept=len(keeper.connections.connection_table) - len(keeper.connections.porch),
+            awaiting_header=len(keeper.connections.porch),
         ),
         totals=_totals(keeper),
         accepting=keeper.accepting,
@@ -74,13 +78,15 @@ def status(keeper: Keeper, name: str) -> StatusReport:
 def listeners(keeper: Keeper) -> list[ListenerReport]:
     """Return the answer to ``listeners``."""
     reports = []
-    for listener in keeper.listeners:
+    settings = listener_settings(keeper.config, len(keeper.listeners))
+    for listener, said in zip(keeper.listeners, settings, strict=True):
         queue = listen_queue(listener.sock) if listener.fileno() >= 0 else None
         reports.append(
             ListenerReport(
                 address=listener.text,
                 backlog=queue.backlog if queue else keeper.config.backlog,
                 queued=queue.queued if queue else None,
+                proxy=said.proxy,
             )
         )
     return reports
@@ -230,6 +236,7 @@ def _totals(keeper: Keeper) -> Totals:
         poisoned=counters["poisoned"],
         unserved=counters["unserved"],
         refused_messages=counters["refused_messages"],
+        proxy_refused=RefusedHeaders(**{why: counters[counter_of(why)] for why in REASONS}),
     )
 
 

@@ -344,6 +344,10 @@ class Throttle:
         self._last: dict[str, float] = {}
         self._held: dict[str, int] = {}
 
+    def info(self, event: str, *, kind: str, **fields: object) -> None:
+        """As `error`."""
+        self._emit(info, event, kind, fields)
+
     def warning(self, event: str, **fields: object) -> None:
         self._emit(warning, event, event, fields)
 

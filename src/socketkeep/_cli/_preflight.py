@@ -20,6 +20,7 @@ from typing import Final
 from socketkeep._admin._settings import check_admin
 from socketkeep._base import _prctl
 from socketkeep._cli._exit import FAILED, USAGE, Failure
+from socketkeep._config._listener_options import parse_listener
 from socketkeep._config._server_options import ServeConfig
 
 # Beside connections a process holds listeners, channels, a log, the scoreboard, an event loop.
@@ -37,6 +38,7 @@ def preflight(config: ServeConfig) -> None:
     _check_kernel()
     _check_extras(config)
     check_admin(config)
+    _check_listeners(config)
     _check_log_file(config.log_file)
     _check_descriptors(config.max_connections)
 
@@ -126,6 +128,18 @@ def _check_extras(config: ServeConfig) -> None:
             named = missing[0].replace("_", "-")
             raise Failure(
                 f"{flag} needs the package {named}: install the extra {extra!r} of socketkeep",
+                USAGE,
+            )
+
+
+def _check_listeners(config: ServeConfig) -> None:
+    """Refuse what would be read as a promise: that only some may send what nobody looks for."""
+    for text in config.bind:
+        given = parse_listener(text).given
+        if "proxy-from" in given and given.get("proxy", config.proxy_protocol) == "off":
+            raise Failure(
+                f"--bind: {text}: proxy-from means nothing there while no PROXY header is expected:"
+                " add proxy=on",
                 USAGE,
             )
 

@@ -37,6 +37,9 @@ def _tables(report: StatusReport) -> list[Table]:
     )
     totals = msgspec.structs.asdict(report.totals)
     attached = msgspec.structs.asdict(totals.pop("attached"))
+    refused = msgspec.structs.asdict(totals.pop("proxy_refused"))
+    if all(listener.proxy == "off" for listener in report.listeners):
+        refused = {}  # of interest behind a proxy alone
     return [
         about,
         listeners_table(report.listeners),
@@ -47,6 +50,10 @@ def _tables(report: StatusReport) -> list[Table]:
             [
                 *((key.replace("_", " "), value) for key, value in totals.items()),
                 *((f"attached: {key}", value) for key, value in attached.items()),
+                *(
+                    (f"PROXY header refused: {key.replace('_', ' ')}", value)
+                    for key, value in refused.items()
+                ),
             ],
         ),
     ]

@@ -7,18 +7,20 @@ is for.  One that is not given has the value of the server's option that it name
 # Without `from __future__ import annotations`: as texts they would be compiled by each process.
 import re
 from collections.abc import Callable
-from ipaddress import ip_network
 from typing import Any, Final, Literal
 
 import msgspec
 
 from socketkeep._base._mistakes import OptionError, nearest
-from socketkeep._config._options import NETWORKS, TEXT, Kind, Option
+from socketkeep._config._options import DURATION, KEEPALIVE, NETWORKS, SIZE, TEXT, Kind, Option
 
 Sort = Literal["TCP", "Unix", "descriptor"]
 ProxyProtocol = Literal["off", "on", "optional"]
 
 PROXY_PROTOCOL: Final = ("off", "on", "optional")
+#: A peer that has said nothing for a minute is asked, and is given up two minutes after its last
+#: word at the latest: the times of most proxies and balancers are longer.
+TCP_KEEPALIVE: Final = "60:15:3"
 #: Who may send a PROXY header unless something else is said: proxies on this machine.
 PROXY_FROM: Final = ("127.0.0.0/8", "::1/128")
 
@@ -27,6 +29,8 @@ _OPTION: Final = re.compile(r"([a-z][a-z0-9-]*)=(.*)", re.DOTALL)
 
 def check_networks(networks: list[str]) -> None:
     """Raise ValueError unless each is a network, in CIDR notation, or an address."""
+    from ipaddress import ip_network  # for who names one
+
     for text in networks:
         try:
             ip_network(text)
@@ -84,6 +88,38 @@ LISTENER_OPTIONS: Final = (
         sorts=("TCP", "descriptor"),
         elsewhere="whoever may connect is believed there, see --unix-mode",
     ),
+    ListenerOption(
+        "tcp-keepalive",
+        KEEPALIVE,
+        "tcp_keepalive",
+        "When a silent peer is asked whether it is there, as `--tcp-keepalive` has it.",
+        sorts=("TCP", "descriptor"),
+        elsewhere="the end of a peer on this machine is seen at once",
+    ),
+    ListenerOption(
+        "tcp-user-timeout",
+        DURATION,
+        "tcp_user_timeout",
+        "How long what was sent may be unacknowledged, as `--tcp-user-timeout` has it.",
+        sorts=("TCP", "descriptor"),
+        elsewhere="the end of a peer on this machine is seen at once",
+    ),
+    ListenerOption(
+        "rcvbuf",
+        SIZE,
+        "rcvbuf",
+        "The receive buffer, as `--rcvbuf` has it.",
+        sorts=("TCP", "descriptor"),
+        elsewhere="each end of a Unix connection has buffers of its own",
+    ),
+    ListenerOption(
+        "sndbuf",
+        SIZE,
+        "sndbuf",
+        "The send buffer, as `--sndbuf` has it.",
+        sorts=("TCP", "descriptor"),
+        elsewhere="each end of a Unix connection has buffers of its own",
+    ),
 )
 _BY_NAME: Final = {declared.name: declared for declared in LISTENER_OPTIONS}
 
@@ -93,6 +129,10 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     proxy: ProxyProtocol = "off"
     proxy_from: tuple[str, ...] = PROXY_FROM
+    tcp_keepalive: str = TCP_KEEPALIVE
+    tcp_user_timeout: float = 0.0
+    rcvbuf: int = 0
+    sndbuf: int = 0
 
 
 class Bound(msgspec.Struct, frozen=True):

@@ -22,6 +22,8 @@ _SECONDS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 
 _SIZE: Final = r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?b)?"
 _MOST_NUMBER: Final = (1 << 31) - 1  # what listen(2) and the like take
 _MOST_SECONDS: Final = 10**9
+_MOST_KEEPALIVE: Final = 32767  # seconds, and probes: MAX_TCP_KEEPIDLE and the like of the kernel
+_MOST_PROBES: Final = 127
 _MOST_BYTES: Final = 1 << 53  # exact as a float
 _BYTES: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -97,6 +99,28 @@ def parse_flag(text: str) -> bool:
     raise ValueError(f"not a yes or a no: {text!r}")
 
 
+def parse_keepalive(text: str) -> str:
+    """Return when a silent peer is asked, as ``IDLE:INTERVAL:COUNT`` in seconds, or ``off``.
+
+    ``60s``, ``60:15`` and ``1m:15s:3`` are alike.  Raises ValueError for anything else, and for
+    what tcp(7) cannot be told.
+    """
+    word = text.strip().lower()
+    if word == "off":
+        return word
+    parts = word.split(":")
+    if len(parts) > 3:
+        raise ValueError(f"not a keepalive: {text!r}")
+    idle, interval = (parse_duration(part) for part in (*parts, "15")[:2])
+    count = _integer((*parts[2:], "3")[0])
+    for seconds in (idle, interval):
+        if not (seconds.is_integer() and 1 <= seconds <= _MOST_KEEPALIVE):
+            raise ValueError(f"no number of seconds from 1 to {_MOST_KEEPALIVE}: {text!r}")
+    if not 1 <= count <= _MOST_PROBES:
+        raise ValueError(f"no number of probes from 1 to {_MOST_PROBES}: {text!r}")
+    return f"{idle:.0f}:{interval:.0f}:{count}"
+
+
 def parse_permissions(text: str) -> str:
     """Return octal permissions as four digits ("0660"); raises ValueError for others."""
     if re.fullmatch(r"(0o)?[0-7]{3,4}", text.strip()) is None or int(text, 8) > 0o777:
@@ -160,6 +184,14 @@ FLAG: Final = Kind(
     parse_flag,
     (bool,),
     lambda value: "true" if value else "false",
+)
+KEEPALIVE: Final = Kind(
+    "keepalive",
+    "off, or IDLE:INTERVAL:COUNT such as 60s:15s:3 (seconds up to 32767, probes up to 127)",
+    str,
+    parse_keepalive,
+    (str,),
+    json.dumps,
 )
 PERMISSIONS: Final = Kind(
     "permissions", 'octal permissions such as "0660"', str, parse_permissions, (str,), json.dumps

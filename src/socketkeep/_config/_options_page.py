@@ -54,6 +54,8 @@ def _example(declared: Option) -> str:
         "admin": 'admin = "127.0.0.1:9000"',
         "admin_token_file": 'admin_token_file = "/run/credentials/chat.service/admin-token"',
         "control": 'control = "/run/chat/control.sock"',
+        "rcvbuf": 'rcvbuf = "256K"',
+        "sndbuf": 'sndbuf = "256K"',
         "log_file": 'log_file = "/var/log/chat.log"',
     }
     if declared.key in examples:

@@ -3,13 +3,15 @@
 # Without `from __future__ import annotations`: as texts they would be compiled by each process.
 import os
 import re
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 
 from socketkeep._config._listener_options import (
+    LISTENER_OPTIONS,
     PROXY_FROM,
     PROXY_PROTOCOL,
+    TCP_KEEPALIVE,
     ListenerSettings,
     ProxyProtocol,
     check_networks,
@@ -18,6 +20,7 @@ from socketkeep._config._listener_options import (
 from socketkeep._config._options import (
     DURATION,
     FLAG,
+    KEEPALIVE,
     LIMIT,
     LISTENERS,
     NETWORKS,
@@ -30,6 +33,9 @@ from socketkeep._config._options import (
     limit_seconds,
     options_of,
 )
+
+if TYPE_CHECKING:
+    from socketkeep._net._proxied import Reception
 
 Model = Literal["auto", "fork", "prefork", "thread", "async"]
 Loop = Literal["auto", "asyncio", "uvloop"]
@@ -343,6 +349,52 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             zero="no limit",
         ),
     ] = 0
+    tcp_keepalive: Annotated[
+        str,
+        Option(
+            KEEPALIVE,
+            ("--tcp-keepalive",),
+            "When a peer over TCP that has said nothing is asked by the kernel whether it is there:"
+            " after how long, how often again, and after how many questions without an answer the"
+            " connection is over, for its handler and where it is parked; off: as the code sets it."
+            "  For every listener that does not say (tcp-keepalive=).",
+            metavar="IDLE:INTERVAL:COUNT",
+        ),
+    ] = TCP_KEEPALIVE
+    tcp_user_timeout: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--tcp-user-timeout",),
+            "How long what was sent over TCP may be unacknowledged, or find no room at the peer,"
+            " before the connection is over.  For every listener that does not say"
+            " (tcp-user-timeout=).",
+            minimum=0,
+            zero="as the system has it, about 15 minutes",
+        ),
+    ] = 0.0
+    rcvbuf: Annotated[
+        int,
+        Option(
+            SIZE,
+            ("--rcvbuf",),
+            "The kernel's receive buffer of each connection (SO_RCVBUF; net.core.rmem_max bounds"
+            " it).  For every listener that does not say (rcvbuf=).",
+            minimum=0,
+            zero="it grows as needed",
+        ),
+    ] = 0
+    sndbuf: Annotated[
+        int,
+        Option(
+            SIZE,
+            ("--sndbuf",),
+            "The kernel's send buffer of each connection (SO_SNDBUF; net.core.wmem_max bounds it)."
+            "  For every listener that does not say (sndbuf=).",
+            minimum=0,
+            zero="it grows as needed",
+        ),
+    ] = 0
     backlog: Annotated[
         int,
         Option(
@@ -531,11 +583,27 @@ def listener_settings(config: ServeConfig, listeners: int) -> list[ListenerSetti
     return [_settings(config, each) for each in given]
 
 
+def receptions(config: ServeConfig, listeners: int) -> list["Reception | None"]:
+    """Return how the connections of so many listeners are met; None: no header is looked for."""
+    settings = listener_settings(config, listeners)
+    if all(each.proxy == "off" for each in settings):
+        return [None] * listeners
+    from socketkeep._net._proxied import Reception  # for who is behind a proxy
+
+    return [
+        None
+        if each.proxy == "off"
+        else Reception(required=each.proxy == "on", networks=each.proxy_from)
+        for each in settings
+    ]
+
+
 def _settings(config: ServeConfig, given: dict[str, Any]) -> ListenerSettings:
-    return ListenerSettings(
-        proxy=given.get("proxy", config.proxy_protocol),
-        proxy_from=tuple(given.get("proxy-from", config.proxy_from)),
-    )
+    values = {
+        declared.name.replace("-", "_"): given.get(declared.name, getattr(config, declared.default))
+        for declared in LISTENER_OPTIONS
+    }
+    return ListenerSettings(**{**values, "proxy_from": tuple(values["proxy_from"])})
 
 
 def park_after(config: ServeConfig, model: str) -> float | None:

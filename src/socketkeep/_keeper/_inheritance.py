@@ -5,8 +5,11 @@ from __future__ import annotations
 import socket
 import time
 
+from socketkeep._config._server_options import listener_settings
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper.tables._state import (
+    READABLE_FROM,
+    READABLE_WITH_PROXIES_FROM,
     KeepOpen,
     SavedKeeper,
     SavedListener,
@@ -27,7 +30,10 @@ def snapshot(keeper: Keeper, keep: KeepOpen) -> SavedServer:
     place = keeper.grounds.directory.place if keeper.grounds is not None else None
     if all(each.number != current.number for each in generations):
         generations.append(current.snapshot())
+    settings = listener_settings(keeper.config, len(keeper.listeners))
+    proxied = any(each.proxy != "off" for each in settings)
     return SavedServer(
+        readable_from=READABLE_WITH_PROXIES_FROM if proxied else READABLE_FROM,
         version=keeper.version,
         written_at=time.monotonic(),
         config=keeper.config,

@@ -107,6 +107,7 @@ class Keeper:
             screening,
             self._newcomer,
             boot,
+            self._hosts,
         )
         self.pool.dispatch.receiver = self.connections
         self.templates = Templates(
@@ -627,6 +628,13 @@ class Keeper:
             and (worker.is_ready or (worker.more and worker.state is WorkerState.DRAINING))
             and not worker.killed
         ]
+
+    def _hosts(self) -> list[Worker]:
+        """Return the workers that new connections may be given to."""
+        if self.current is None or self.order is not None:
+            return []
+        workers = self.pool.of_generation(self.current.number)
+        return [w for w in workers if w.is_ready and not w.killed]
 
     def _newcomer(self) -> HeldConnection | None:
         """Accept a new connection in a worker's place, if there may be one more."""

@@ -153,6 +153,7 @@ class Lease(NamedTuple):
     redeliver: bool = False  # received bytes stay in the kernel until they are committed
     redelivered: bool = False  # some of them may have been delivered before
     peer: str = ""  # the peer's address, where accept(2) has told it
+    proxy: bytes = b""  # the PROXY header that the connection began with, as it came
     turn: float = 0.0  # seconds from an order to move until it is obeyed, in sync models
 
 

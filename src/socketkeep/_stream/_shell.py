@@ -43,6 +43,7 @@ from socketkeep._stream._steps import Steps, Want
 if TYPE_CHECKING:  # ssl is for who uses it
     import ssl
 
+    from socketkeep._base._proxy_header import ProxyHeader
     from socketkeep._stream._tls import Tls
 
 Data: TypeAlias = bytes | bytearray | memoryview
@@ -126,8 +127,34 @@ class Shell:
     def local(self) -> str:
         """This side's address, in the same forms."""
         if not self._local:
-            self._local = local_text(self.core.sock)
+            self._local = self._proxied_local() or local_text(self.core.sock)
         return self._local
+
+    def _proxied_local(self) -> str:
+        header = self.proxy
+        if header is None:
+            return ""
+        from socketkeep._base._proxy_header import destination_text  # for who is behind a proxy
+
+        return destination_text(header)
+
+    @property
+    def proxy(self) -> ProxyHeader | None:
+        """The PROXY header that the connection began with; None where there was none.
+
+        `peer` and `local` are the client's own then, unless the header does not tell them (LOCAL,
+        UNKNOWN): they are those of the connection to the proxy.  The rest stands here: TLS, ALPN,
+        the name that was asked for, the proxy's id of the connection.  It moves with the connection
+        and outlives crashes as its state does.
+        """
+        raw = self.lease.proxy
+        if not raw:
+            return None
+        from socketkeep._base._proxy_header import read_header  # for who is behind a proxy
+
+        found = read_header(raw)
+        assert found is not None, "what the server has taken for a header is whole"
+        return found[0]
 
     @property
     def listener(self) -> str:

@@ -138,6 +138,10 @@ class ConnectionDetached(Message, frozen=True, tag="Detached", gc=False):
     active_at: int = 0  # when bytes last passed, as in the row
     redelivered: bool = False  # a worker that died may have dealt with what is uncommitted
     row: int = -1  # in the worker's scoreboard
+    proxy: bytes = b""  # the PROXY header that it began with
+    # It has not been served: its PROXY header is still to come, until this moment, CLOCK_MONOTONIC
+    # in ns; 0: not so.  `unread` is the begin of the header then.
+    header_by: int = 0
 
 
 class Acknowledged(Message, frozen=True, tag="Acknowledged"):
@@ -164,6 +168,7 @@ class Attach(Message, frozen=True, tag="Attach"):
     redelivered: bool = False
     kept: bool = False  # the keeper goes on holding a handle of it
     returnable: bool = False  # parked again, it may come back by the message alone, unanswered
+    proxy: bytes = b""  # the PROXY header that it began with
 
 
 class Attached(Message, frozen=True, tag="Attached"):
@@ -193,6 +198,7 @@ class Keep(Message, frozen=True, tag="Keep"):
     row: int
     listener: int
     peer: str
+    proxy: bytes = b""  # the PROXY header that it began with
 
 
 class ConnectionEnded(Message, frozen=True, tag="Ended"):

@@ -18,6 +18,7 @@ from weakref import ref
 
 from socketkeep._base import _log
 from socketkeep._base._forking import disown_all, leave, own_all
+from socketkeep._stream import _record as record
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._closing import LINGER
 from socketkeep._stream._lease import Handover, Order, handling
@@ -257,9 +258,17 @@ class AsyncWorker:
             if entry is None:
                 sock.close()
                 return
+            if entry.header_by:
+                self._have_awaited(entry)
+                continue
             self._start(entry)
         if room <= _ACCEPTS_AT_ONCE:
             self._open_gate()
+
+    def _have_awaited(self, entry: Entry) -> None:
+        """Have the keeper wait for the PROXY header of a connection that it has not sent yet."""
+        entry.record[record.ENDED] = record.DETACHED  # as its handler's end would have done
+        self._departures.offer(entry, Handover(entry.sock, None, b"", parked=True))
 
     def _pause(self, error: str) -> None:
         self._throttle.warning("out of file descriptors", process="worker", error=error)
@@ -491,6 +500,10 @@ class AsyncWorker:
 
     def _serve_on(self, entry: Entry, handover: Handover) -> None:
         """Serve a connection that left and that nobody takes: it must not end for that."""
+        if entry.header_by:
+            self._roster.refuse_waiting(entry)
+            self._settle(entry)
+            return
         self._roster.again(entry, handover)
         self._start(entry)
         if self._order is not None and self._order.how != "move":

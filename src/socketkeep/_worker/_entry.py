@@ -26,4 +26,5 @@ class Entry:
     why: str = ""  # it ended, for the access log
     returns_to: int = 0  # to which of the channel's keepers, once parked, see `give_back`; 0: none
     offer: Keeping | None = None  # to be made to the keeper
+    header_by: int = 0  # its PROXY header is still to come, as `ConnectionDetached` has it
     task: asyncio.Task[None] | None = None  # that serves it, in an async worker

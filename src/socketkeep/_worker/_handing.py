@@ -25,7 +25,7 @@ def give_back(
     Without a descriptor, and without waiting for an answer: nothing of it can be missing there.
     Returns False, and the connection is still here, when it does not go like that.
     """
-    if len(parcel.unread) + len(parcel.state or b"") > _SURELY_INLINE:
+    if len(parcel.unread) + len(parcel.state or b"") + len(parcel.proxy) > _SURELY_INLINE:
         return False  # a memfd it would be, which a keeper at its limit does not get
     try:
         channel.send_now(parcel)

@@ -50,7 +50,8 @@ class HandleBackup:
             self.at = self._again_at
             return self.at
         words[record.KEEP] = record.OFFERED
-        message = Keep(entry.lease.id, entry.lease.epoch, entry.row, entry.listener, entry.peer)
+        lease = entry.lease
+        message = Keep(lease.id, lease.epoch, entry.row, entry.listener, entry.peer, lease.proxy)
         try:
             self._channel.send_now(message, (entry.sock.fileno(),))
         except ChannelClosed:

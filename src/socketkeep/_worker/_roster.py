@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import Final
 
 from socketkeep._base import _log
+from socketkeep._base._admission import HEADER_TIME, REASONS, Refusal
 from socketkeep._base._originals import socket_of
-from socketkeep._config._server_options import park_after
+from socketkeep._config._server_options import park_after, receptions
 from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Attached, Handover, Hooks, Lease, Refusals, Retirement
 from socketkeep._stream._record import Ended, Status
@@ -63,18 +64,38 @@ class Roster:
         self._pace = _PACE.get(environment.model, 0.0)
         self._idle_timeout = config.idle_timeout or None
         self._park_after = park_after(config, environment.model) if resumable else None
+        self._receptions = receptions(config, len(environment.listener_names))
+        self._throttle = _log.Throttle()
 
     def accepted(self, sock: socket.socket, listener: int, peer: str = "") -> Entry | None:
         """Enter a new connection; None when that cannot be, and it is the caller's still.
 
+        One whose PROXY header has not come yet is not to be served: its `header_by` says so.
+
         peer: its address if known.
         """
+        reception = arrival = None
+        try:
+            reception = self._receptions[listener]
+            if reception is not None:
+                arrival = reception.begin(sock, peer)
+        except Refusal as refusal:
+            self.note_refused(refusal, listener, peer)
+            return None
+        except Exception as error:
+            self.note_unserved(error, peer)
+            return None
         board = self._environment.scoreboard
         row = board.claim(scoreboard.ACCEPTED)
         if row is None:
             return None
         try:
-            return self._enter(row, sock, listener, peer)
+            entry = self._enter(row, sock, listener, (arrival and arrival.peer) or peer)
+            if arrival is not None:
+                entry.lease = entry.lease._replace(proxy=arrival.raw)
+            elif reception is not None:
+                entry.header_by = time.monotonic_ns() + int(HEADER_TIME * 1e9)
+            return entry
         except Exception as error:
             board.give_back(row, scoreboard.ACCEPTED)
             self.note_unserved(error, peer)
@@ -135,6 +156,7 @@ class Roster:
             state=message.state,
             unread=message.unread,
             redelivered=message.redelivered,
+            proxy=message.proxy,
         )
         hooks = self._hooks(row, words)
         if hooks.shelf is not None:
@@ -206,6 +228,32 @@ class Roster:
                 traceback="".join(lines).rstrip(),
             )
 
+    def note_refused(self, refusal: Refusal, listener: int, peer: str = "") -> None:
+        """Count a connection that was refused for its PROXY header, and say so at a bounded rate.
+
+        It is the caller's to close.
+        """
+        board = self._environment.scoreboard
+        board.add(scoreboard.PROXY_REFUSED + REASONS.index(refusal.reason))
+        self._throttle.info(
+            "connection refused",
+            kind=refusal.reason,
+            reason=refusal.reason,
+            peer=peer,
+            listener=self._environment.listener_names[listener],
+            why=str(refusal),
+        )
+
+    def refuse_waiting(self, entry: Entry) -> None:
+        """End a connection whose PROXY header nobody can wait for.
+
+        Its row is the caller's to settle.
+        """
+        entry.sock.close()
+        entry.record[record.ENDED] = Ended.CLOSED
+        refusal = Refusal("no_room", "its PROXY header had not come, and could not be waited for")
+        self.note_refused(refusal, entry.listener, entry.peer)
+
     def introduce(self, entry: Entry, peer: str) -> None:
         """Show who the entry's peer is, where it was not told before."""
         entry.peer = peer
@@ -228,6 +276,8 @@ class Roster:
             active_at=words[record.ACTIVE_AT],
             redelivered=handover.redelivered,
             row=entry.row,
+            proxy=entry.lease.proxy,
+            header_by=entry.header_by,
         )
 
     def log_end(self, entry: Entry) -> None:

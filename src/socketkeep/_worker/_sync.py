@@ -240,10 +240,31 @@ class SyncLoop:
             if entry is None:
                 sock.close()
                 return
+            if entry.header_by:
+                self._have_awaited(entry)
+                return
             self.open += 1
             self._model.serve(entry)
             if self.open:
                 return
+
+    def _have_awaited(self, entry: Entry) -> None:
+        """Have the keeper wait for the PROXY header of a connection that it has not sent yet.
+
+        Here it would take a seat, or, in `prefork`, wait for whoever is served meanwhile.
+        """
+        entry.record[record.ENDED] = Ended.DETACHED
+        handover = Handover(entry.sock, None, b"", parked=True)
+        parcel = self.roster.parcel(entry, handover)
+        try:
+            taken = hand_over(
+                self.environment.channel, self.reserve, parcel, handover, time.monotonic()
+            )
+        except ChannelClosed:
+            taken = False
+        if not taken:
+            self.roster.refuse_waiting(entry)
+        self.roster.settle(entry)
 
     def _obey(self, packet: Packet) -> None:
         match packet.message:

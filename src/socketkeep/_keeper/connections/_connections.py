@@ -8,16 +8,18 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 from socketkeep._base import _log
+from socketkeep._base._admission import HEADER_TIME, Refusal, counter_of
 from socketkeep._base._passing import Unfit, close_without_waiting
 from socketkeep._config._options import limit_seconds
-from socketkeep._config._server_options import ServeConfig
+from socketkeep._config._server_options import ServeConfig, receptions
 from socketkeep._keeper.connections._moves import Moves
 from socketkeep._keeper.connections._parking import Parking, says_something
+from socketkeep._keeper.connections._porch import Porch
 from socketkeep._keeper.connections._queues import Exhausted, Queues
 from socketkeep._keeper.loop._closer import Closer
 from socketkeep._keeper.loop._reactor import Reactor
@@ -44,6 +46,9 @@ from socketkeep._wire._messages import (
 )
 from socketkeep._wire._scoreboard import connection_id, id_of, keep_token
 
+if TYPE_CHECKING:  # for who is behind a proxy
+    from socketkeep._net._proxied import Reception
+
 _ACKNOWLEDGED: Final = b"\1"
 #: Bytes received and not dealt with that the keeper holds of all connections together, at most.
 _MOST_UNREAD: Final = 512 * 1024 * 1024
@@ -53,6 +58,8 @@ _LARGEST: Final = 2**63 - 1
 #: In a connection's id, who accepted it: the serial number of no worker, of which none is 0 and
 #: none comes near to this.
 _KEEPER: Final = 2**32 - 1
+#: How many are accepted here in a row that are not to be served, or not yet.
+_NOT_SERVED_AT_ONCE: Final = 64
 
 
 class Connections:
@@ -70,6 +77,7 @@ class Connections:
         screening: Screening,
         newcomer: Callable[[], HeldConnection | None],
         boot: int,
+        hosts: Callable[[], Iterable[Worker]],
     ) -> None:
         self._reactor = reactor
         self._screening = screening
@@ -96,12 +104,15 @@ class Connections:
             self._close,
             config.orphan_timeout,
             keeps=config.keep == "crash",
+            hosts=hosts,
         )
         self.parking: Final = Parking(reactor, self.moves.put, self._close, config.idle_timeout)
+        self._receptions = receptions(config, len(listeners))
+        self.porch: Final = Porch(reactor, self._reception, self._admit, self._refuse)
 
     def __len__(self) -> int:
         """How many no worker serves now."""
-        return len(self.moves) + len(self.parking) + len(self._queues)
+        return len(self.moves) + len(self.parking) + len(self.porch) + len(self._queues)
 
     @property
     def waiting(self) -> int:
@@ -127,12 +138,14 @@ class Connections:
                 return True
             return resumes and (bool(held.parcel.unread) or says_something(held.sock))
 
+        self.porch.stop()
         self.moves.end(stays)
         self.parking.stop(close=not resumes)
 
     def stop(self) -> None:
         """The server stops: close what no worker has, and what comes from now on."""
         self._stopping = True
+        self.porch.stop()
         self.parking.stop(close=True)
         self.moves.stop()
         while self._queues and (held := self.accept()) is not None:
@@ -141,7 +154,7 @@ class Connections:
 
     def snapshot(self, keep: KeepOpen) -> SavedConnections:
         """Return what the next version of the keeper goes on from."""
-        parked = list(self.parking)
+        parked = [*self.parking, *self.porch]
         others = [
             held
             for held in self.connection_table
@@ -167,7 +180,7 @@ class Connections:
             held = HeldConnection.restored(each)
             self.connection_table.put(held)
             if held.ownership.state is OwnershipState.PARKED:
-                self.parking.put(held)
+                self._rest(held)
             elif held.ownership.state is OwnershipState.MOVING:
                 moving.append(held)
         self.moves.restore(moving, saved.waiting, saved.unanswered)
@@ -179,19 +192,28 @@ class Connections:
         held.ownership.worker = None
         self.connection_table.put(held)
         if held.ownership.state is OwnershipState.PARKED:
-            self.parking.put(held)
+            self._rest(held)
         else:
             self.moves.put(held)
 
     def restore_owned(
-        self, ghost: Worker, number: int, sock: socket.socket, listener: int, stored_as: int
+        self,
+        ghost: Worker,
+        number: int,
+        sock: socket.socket,
+        listener: int,
+        stored_as: int,
+        header: bytes = b"",
+        header_as: int = 0,
     ) -> None:
         """Take back a connection of which a worker that has died has left the row `number`."""
         row = ghost.scoreboard.record(number)
-        parcel = self._parcel(id_of(row), row, listener, ghost.scoreboard.peer(number), None)
+        peer = ghost.scoreboard.peer(number)
+        parcel = self._parcel(id_of(row), row, listener, peer, None, header)
         ownership = Ownership(OwnershipState.OWNED, row[record.EPOCH], ghost.serial)
         held = HeldConnection(parcel, sock, ownership, self._reactor.clock(), row=number)
         held.stored_as = stored_as
+        held.header_as = header_as
         self.connection_table.put(held)
         self._owner_died(ghost, held, row)
 
@@ -233,7 +255,7 @@ class Connections:
         msgspec.structs.force_setattr(parcel, "row", -1)
         msgspec.structs.force_setattr(parcel, "active_at", 0)
         if held.ownership.state is OwnershipState.PARKED:
-            self.parking.put(held)
+            self._rest(held)
             self._reactor.call_soon(self.moves.dispatch)  # its seat is free
         else:
             held.why = "upgrade" if worker.generation < self.upgraded else "reload"
@@ -260,7 +282,7 @@ class Connections:
         if held is None:
             self._require_its_own(worker, name, packet)
             listener = worker.listener(message.listener)
-            parcel = self._parcel(name, row, listener, message.peer, None)
+            parcel = self._parcel(name, row, listener, message.peer, None, message.proxy)
             ownership = Ownership(OwnershipState.OWNED, message.epoch, worker.serial)
             sock = socket.socket(fileno=packet.descriptors.pop())
             now = self._reactor.clock()
@@ -320,6 +342,7 @@ class Connections:
             parcel.accepted_at,
             message.bytes_in,
             message.bytes_out,
+            proxy=parcel.proxy,
         )
         self._judge(worker, held, message.status, parcel)
 
@@ -343,25 +366,98 @@ class Connections:
 
     def accept(self) -> HeldConnection | None:
         """Accept a connection that is to be given to a worker; None: nobody waits, or no room."""
-        try:
-            accepted = self._queues.accept()
-        except Exhausted:
-            self._out_of_descriptors()
-            return None
-        if accepted is None:
-            return None
-        sock, listener, peer = accepted
+        for _ in range(_NOT_SERVED_AT_ONCE):
+            try:
+                accepted = self._queues.accept()
+            except Exhausted:
+                self._out_of_descriptors()
+                return None
+            if accepted is None:
+                return None
+            held = self._meet(*accepted)
+            if held is not None:
+                return held
+        return None
+
+    def _meet(self, sock: socket.socket, listener: int, peer: str) -> HeldConnection | None:
+        """Hold a connection that was accepted here; None: it is not to be served, or not yet."""
+        reception = self._receptions[listener]
+        arrival = None
+        if reception is not None:
+            try:
+                arrival = reception.begin(sock, peer)
+            except Refusal as refusal:
+                self._note_refused(refusal, listener, peer)
+                sock.close()
+                return None
         # Workers count what they accept; this process counts by the clock, so that no number comes
         # twice, whichever version of the keeper goes on from here.
         self._minted = max(self._minted + 1, time.monotonic_ns() // 1000)
         name = connection_id(self._boot, _KEEPER, self._minted)
         now = time.monotonic_ns()
         parcel = ConnectionDetached(name, 1, listener, peer, None, b"", now, 0, 0)
-        ownership = Ownership(OwnershipState.MOVING, 1, None)
-        held = HeldConnection(parcel, sock, ownership, self._reactor.clock(), why="accepted")
+        state = OwnershipState.MOVING
+        if arrival is not None:
+            parcel = msgspec.structs.replace(
+                parcel, peer=arrival.peer or peer, proxy=arrival.raw, unread=arrival.unread
+            )
+        elif reception is not None:
+            latest = int((self._reactor.clock() + HEADER_TIME) * 1e9)
+            parcel, state = msgspec.structs.replace(parcel, header_by=latest), OwnershipState.PARKED
+        held = HeldConnection(
+            parcel, sock, Ownership(state, 1, None), self._reactor.clock(), why="accepted"
+        )
         self.totals["accepted"] += 1
         self.connection_table.put(held)
+        if state is OwnershipState.PARKED:
+            self.porch.put(held)
+            return None
         return held
+
+    # PROXY headers.
+
+    def _reception(self, listener: int) -> Reception:
+        # Of a connection that waits for a header: the worker of another keeper may have said so.
+        found = self._receptions[listener]
+        if found is None:
+            from socketkeep._net._proxied import Reception  # for who is behind a proxy
+
+            found = Reception(required=True, networks=())
+        return found
+
+    def _rest(self, held: HeldConnection) -> None:
+        """Watch a connection that waits: for its header, or for anything."""
+        if held.parcel.header_by:
+            held.why = "accepted"
+            self.porch.put(held)
+        else:
+            self.parking.put(held)
+
+    def _admit(self, held: HeldConnection) -> None:
+        """A connection's header is there: a handler may have it."""
+        self.connection_table.put(held)
+        self.moves.put(held)
+
+    def _refuse(self, held: HeldConnection, refusal: Refusal | None) -> None:
+        """End a connection that no handler has had; None: the server stops."""
+        if refusal is not None:
+            self._note_refused(refusal, held.parcel.listener, held.parcel.peer)
+        self.totals["closed"] += 1
+        self.connection_table.forget(held)
+        close_without_waiting(held.sock.detach())
+        held.ownership.drained()
+        self._changed()
+
+    def _note_refused(self, refusal: Refusal, listener: int, peer: str) -> None:
+        self.totals[counter_of(refusal.reason)] += 1
+        self._throttle.info(
+            "connection refused",
+            kind=refusal.reason,
+            reason=refusal.reason,
+            peer=peer,
+            listener=self._listeners[listener],
+            why=str(refusal),
+        )
 
     # What follows from it.
 
@@ -479,6 +575,7 @@ class Connections:
             held.parcel.listener,
             held.parcel.peer,
             worker.scoreboard.state(held.row),
+            held.parcel.proxy,
         )
         self._judge(worker, held, row[record.STATUS], parcel)
         row[record.ENDED] = End.DETACHED  # settled here, whatever became of it
@@ -543,7 +640,13 @@ class Connections:
         self._changed()
 
     def _parcel(
-        self, name: str, row: Record, listener: int, peer: str, state: bytes | None
+        self,
+        name: str,
+        row: Record,
+        listener: int,
+        peer: str,
+        state: bytes | None,
+        proxy: bytes,
     ) -> ConnectionDetached:
         return ConnectionDetached(
             id=name,
@@ -555,6 +658,7 @@ class Connections:
             accepted_at=min(row[record.ACCEPTED_AT], _LARGEST),
             bytes_in=min(row[record.BYTES_IN], _LARGEST),
             bytes_out=min(row[record.BYTES_OUT], _LARGEST),
+            proxy=proxy,
         )
 
     def _out_of_descriptors(self) -> None:

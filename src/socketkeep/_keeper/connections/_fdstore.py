@@ -1,9 +1,10 @@
 """The service manager's store of descriptors (FDSTORE in sd_notify(3)): what outlives the keeper.
 
-Stored are the listeners, a handle of every connection that the keeper has one of, with what was
-said of it when no worker has it (`parcel`), and, where connections are kept through crashes, the
-scoreboards of the workers (`board`), in which stands how far each connection was.  The names say
-what is what.  The manager gives all of it to the next keeper, see `_restoring.py`.
+Stored are the listeners, a handle of every connection that the keeper has one of, with the PROXY
+header that it began with (`header`) and with what was said of it when no worker has it (`parcel`),
+and, where connections are kept through crashes, the scoreboards of the workers (`board`), in which
+stands how far each connection was.  The names say what is what.  The manager gives all of it to the
+next keeper, see `_restoring.py`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ LISTENER: Final = STORED + "listener."
 BOARD: Final = STORED + "board."
 CONNECTION: Final = STORED + "connection."
 PARCEL: Final = STORED + "parcel."
+HEADER: Final = STORED + "header."
 
 _RETRY: Final = 0.01
 _LAST: Final = 1.0
@@ -127,6 +129,8 @@ class FdStore:
         if not held.stored_as:
             held.stored_as = epoch
             self.add(f"{CONNECTION}{held.id}.{epoch}", held.sock.fileno())
+        if held.parcel.proxy and not held.header_as:
+            self._store_header(held)
         unowned = held.ownership.state in _UNOWNED
         if held.parcel_as and not (unowned and held.parcel_as == epoch):
             self._remove_parcel(held)
@@ -138,6 +142,9 @@ class FdStore:
         if held.stored_as:
             self.remove(f"{CONNECTION}{held.id}.{held.stored_as}")
             held.stored_as = 0
+        if held.header_as:
+            self.remove(f"{HEADER}{held.id}.{held.header_as}")
+            held.header_as = 0
         self._remove_parcel(held)
 
     def _remove_parcel(self, held: HeldConnection) -> None:
@@ -146,14 +153,26 @@ class FdStore:
             held.parcel_as = 0
 
     def _store_parcel(self, held: HeldConnection) -> None:
+        epoch = held.ownership.epoch
+        parcel = msgspec.msgpack.encode(held.snapshot(_as_is))
+        if self._store_data(held, f"{PARCEL}{held.id}.{epoch}", parcel):
+            held.parcel_as = epoch
+
+    def _store_header(self, held: HeldConnection) -> None:
+        """Store what stands in no row of a scoreboard; it stays the same, whoever has it."""
+        epoch = held.ownership.epoch
+        if self._store_data(held, f"{HEADER}{held.id}.{epoch}", held.parcel.proxy):
+            held.header_as = epoch
+
+    def _store_data(self, held: HeldConnection, name: str, data: bytes) -> bool:
         try:
-            memfd = sealed_memfd("socketkeep-parcel", msgspec.msgpack.encode(held.snapshot(_as_is)))
+            memfd = sealed_memfd("socketkeep-parcel", data)
         except OSError as error:
             self._throttle.warning("cannot store a connection", error=error.strerror, **held.label)
-            return
-        held.parcel_as = held.ownership.epoch
-        self.add(f"{PARCEL}{held.id}.{held.parcel_as}", memfd)
+            return False
+        self.add(name, memfd)
         os.close(memfd)
+        return True
 
     # Sending.
 

@@ -29,12 +29,14 @@ _TICK: Final = 1e-6
 class Moves:
     """Gives each connection that is to move to the worker with the most room.
 
-    `targets` returns the workers that may be given connections now.  `newcomer` accepts a new
-    connection, if one waits and there may be one more: while others wait for a seat they and the
-    accept queues take turns, and workers accept nothing by themselves.  So they do at the server's
-    end, when `queued` says how many the keeper has taken from those queues.  `changed` is called
-    whenever a connection came, went, or was given, so that the seats kept free for them can be
-    counted anew.  `close` is called with what no worker took in time, or when the server stops.
+    `targets` returns the workers that may be given connections now, `hosts` those that may be given
+    such as no handler has had yet.  `newcomer` accepts a new connection, if one waits and there may
+    be one more: while others wait for a seat they and the accept queues take turns, and workers
+    accept nothing by themselves.  So they do at the server's end, when `queued` says how many the
+    keeper has taken from those queues.  `changed` is called whenever a connection came, went, or
+    was given, so that the seats kept free for them can be counted anew.  `close` is called with
+    what no worker took in time, or when the server stops; what is new waits on, as it would in the
+    queue.
     `keeps` says whether the keeper goes on holding a handle once a worker has attached, of each
     connection; of one that was parked it does anyway: it will most likely be parked again, and then
     comes back without a descriptor.
@@ -51,10 +53,12 @@ class Moves:
         close: Close,
         orphan_timeout: float,
         keeps: bool,
+        hosts: Callable[[], Iterable[Worker]],
     ) -> None:
         self._reactor = reactor
         self._connection_table = connection_table
         self._targets = targets
+        self._hosts = hosts
         self._newcomer = newcomer
         self._queued = queued
         self._changed = changed
@@ -103,14 +107,19 @@ class Moves:
     def dispatch(self) -> None:
         """Give each connection that waits to a worker, while there is one with a free seat."""
         if self._waiting or self._crowded or self._queued():
-            targets = tuple(self._targets())
-            room = {worker: free for worker in targets if (free := worker.free_seats) > 0}
             if self._disordered:
                 self._disordered = False
                 in_order = sorted(self._waiting.items(), key=lambda item: item[1].since)
                 self._waiting = dict(in_order)
+            targets = tuple(self._targets())
+            waiting: Iterable[HeldConnection] = self._waiting.values()
+            if not targets:
+                # Of a handler that is not resumable: it can be called on what is new.
+                targets = tuple(self._hosts())
+                waiting = [held for held in waiting if held.why == "accepted"]
+            room = {worker: free for worker in targets if (free := worker.free_seats) > 0}
             free = sum(room.values())
-            line = iter(tuple(islice(self._waiting.values(), free)))
+            line = iter(tuple(islice(waiting, free)))
             while free and (held := self._turns.next(lambda: next(line, None), self._welcome)):
                 # The most free seats, not the fewest connections: shares of --max-connections
                 # differ.
@@ -244,6 +253,7 @@ class Moves:
             bytes_in=parcel.bytes_in,
             bytes_out=parcel.bytes_out,
             redelivered=held.redelivered,
+            proxy=parcel.proxy,
             kept=stays,
             # With the store a message that is unread when this process is killed costs a connection
             # that the next keeper would have had.
@@ -303,15 +313,18 @@ class Moves:
         # One timer, for those that have waited longest: one for each that comes would outlive it
         # by far, and thousands come and go a second.
         if self._waiting and (self._expiry is None or not self._expiry.pending):
-            oldest = min(held.since for held in self._waiting.values())
-            self._expiry = self._reactor.call_at(
-                oldest + self._orphan_timeout, self._expire_overdue
+            oldest = min(
+                (held.since for held in self._waiting.values() if _is_old(held)), default=0
             )
+            if oldest:
+                self._expiry = self._reactor.call_at(
+                    oldest + self._orphan_timeout, self._expire_overdue
+                )
 
     def _expire_overdue(self) -> None:
         now = self._reactor.clock()
         for held in tuple(self._waiting.values()):
-            if held.since + self._orphan_timeout <= now:
+            if _is_old(held) and held.since + self._orphan_timeout <= now:
                 held.ownership.expired()
                 _log.warning(
                     "connection closed: no worker took it",
@@ -329,3 +342,8 @@ class Moves:
 
 def _nobody(_held: HeldConnection) -> bool:
     return False
+
+
+def _is_old(held: HeldConnection) -> bool:
+    """Whether a handler has had the connection, so that its peer is in the middle of something."""
+    return held.why != "accepted"

@@ -17,6 +17,7 @@ import msgspec
 
 from socketkeep._base import _log
 from socketkeep._base._address import format_address
+from socketkeep._base._admission import HEADER_LIMIT
 from socketkeep._base._passing import sealed_size
 from socketkeep._base._process_stat import STATE, has_ended, stat_fields
 from socketkeep._base._visibility import exists
@@ -24,6 +25,7 @@ from socketkeep._keeper.connections._connections import Connections
 from socketkeep._keeper.connections._fdstore import (
     BOARD,
     CONNECTION,
+    HEADER,
     LISTENER,
     PARCEL,
     FdStore,
@@ -64,6 +66,7 @@ class Stored:
     _boards: dict[str, int] = field(default_factory=dict)
     _connections: dict[str, tuple[str, socket.socket]] = field(default_factory=dict)
     _parcels: dict[str, tuple[str, int]] = field(default_factory=dict)
+    _headers: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, passed: Sequence[tuple[str, int]]) -> Stored:
@@ -94,6 +97,9 @@ class Stored:
         elif name.startswith(PARCEL):
             sealed_size(fd, fcntl.F_SEAL_WRITE)
             self._parcels[_key(name)] = name, fd
+        elif name.startswith(HEADER):
+            sealed_size(fd, fcntl.F_SEAL_WRITE)
+            self._headers[_key(name)] = name, fd
         else:
             os.close(fd)
 
@@ -120,6 +126,7 @@ class Stored:
                     connections.end(sock)
         held = {f"{CONNECTION}{each.id}.{each.stored_as}" for each in connections.connection_table}
         held |= {f"{PARCEL}{each.id}.{each.parcel_as}" for each in connections.connection_table}
+        held |= {f"{HEADER}{each.id}.{each.header_as}" for each in connections.connection_table}
         for name in self.names:
             if name not in held and not name.startswith(LISTENER):
                 store.remove(name)
@@ -147,11 +154,15 @@ class Stored:
                 sock.close()
             else:
                 number = _listener_of(sock, listeners)
-                connections.restore_owned(row.ghost, row.number, sock, number, _epoch_of(stored_as))
+                connections.restore_owned(
+                    *(row.ghost, row.number, sock, number, _epoch_of(stored_as)),
+                    *self._header(name),
+                )
         elif parcel is not None:
             number = _listener_of(sock, listeners)
             parcel.stored_as = _epoch_of(stored_as)
             parcel.parcel_as = _epoch_of(self._parcels[name][0])
+            parcel.header_as = self._header(name)[1]
             connections.restore_unowned(parcel, sock, number)
         else:
             # Its worker had ended it, and only the word of it did not come.
@@ -161,11 +172,20 @@ class Stored:
         """Let go of what nobody took."""
         for sock in self._listeners.values():
             sock.close()
-        for fd in (*self._boards.values(), *(fd for _, fd in self._parcels.values())):
+        named = (*self._parcels.values(), *self._headers.values())
+        for fd in (*self._boards.values(), *(fd for _, fd in named)):
             os.close(fd)
         self._listeners.clear()
         self._boards.clear()
         self._parcels.clear()
+        self._headers.clear()
+
+    def _header(self, name: str) -> tuple[bytes, int]:
+        """Return a connection's PROXY header, b"" when it has none, and what it is stored as."""
+        if name not in self._headers:
+            return b"", 0
+        stored_as, fd = self._headers[name]
+        return os.pread(fd, HEADER_LIMIT, 0), _epoch_of(stored_as)
 
     def _rows(self) -> dict[str, _Row]:
         """Return the row of each connection's last owner."""

@@ -27,8 +27,8 @@ class HeldConnection:
     why: what its next handler is told by `conn.attached`.
     row: its row in the scoreboard of the worker that owns it.
     deaths: when owners of it died that were in the middle of a message of it.
-    stored_as, parcel_as: the epochs by which the service manager's store has it and its parcel; 0:
-    it has not.
+    stored_as, parcel_as, header_as: the epochs by which the service manager's store has it, its
+    parcel and its PROXY header; 0: it has not.
     """
 
     parcel: ConnectionDetached
@@ -41,6 +41,7 @@ class HeldConnection:
     deaths: tuple[float, ...] = ()
     stored_as: int = 0
     parcel_as: int = 0
+    header_as: int = 0
     inode: int = (
         0  # of the socket, by which one connection is told to be another; see `ConnectionTable`
     )
@@ -64,6 +65,7 @@ class HeldConnection:
             deaths=list(self.deaths),
             stored_as=self.stored_as,
             parcel_as=self.parcel_as,
+            header_as=self.header_as,
         )
 
     @classmethod
@@ -82,6 +84,7 @@ class HeldConnection:
             deaths=tuple(saved.deaths),
             stored_as=saved.stored_as,
             parcel_as=saved.parcel_as,
+            header_as=saved.header_as,
         )
 
     @property
@@ -147,7 +150,7 @@ class ConnectionTable:
         owner = held.ownership.worker
         if held.ownership.state is OwnershipState.OWNED and owner is not None:
             self._owned.setdefault(owner, {})[held.id] = held
-        if self.store is not None:
+        if self.store is not None and not held.parcel.header_by:  # else it has not begun
             self.store.put(held)
 
     def disown(self, held: HeldConnection, serial: int) -> None:

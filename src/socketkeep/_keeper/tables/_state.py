@@ -24,9 +24,12 @@ from socketkeep._keeper.tables._waits import Waits
 
 #: What this version writes; the oldest version's reader that understands it; the oldest format that
 #: this version still reads.
-FORMAT: Final = 1
+FORMAT: Final = 2
 READABLE_FROM: Final = 1
 OLDEST_READ: Final = 1
+#: The oldest version's reader that meets PROXY headers: an older one would take them for the
+#: clients' own bytes.
+READABLE_WITH_PROXIES_FROM: Final = 2
 
 Model = Literal["fork", "prefork", "thread", "async"]
 
@@ -169,6 +172,7 @@ class SavedConnection(msgspec.Struct, kw_only=True):
     deaths: list[float]
     stored_as: int = 0
     parcel_as: int = 0
+    header_as: int = 0
 
 
 class SavedConnections(msgspec.Struct, kw_only=True):

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from socketkeep._base._admission import HEADER_LIMIT
 from socketkeep._base._passing import Unfit
 from socketkeep._keeper.workers._workers import Worker, WorkerState
 from socketkeep._net._listener import Listener
@@ -114,6 +115,7 @@ class Screening:
                 self._require_listener(worker, message.listener)
                 _require_epoch(message.epoch)
                 _require_peer(message.peer)
+                _require_header(message.proxy)
                 _require(0 <= message.row < worker.scoreboard.rows, "row", message.row)
                 if packet.descriptors:
                     self._check_connection(packet.descriptors[0])
@@ -166,6 +168,8 @@ class Screening:
         _require_state(message.state)
         _require_amount(message.accepted_at, message.active_at, message.bytes_in, message.bytes_out)
         _require(-1 <= message.row < worker.scoreboard.rows, "row", message.row)
+        _require_header(message.proxy)
+        _require_amount(message.header_by)
 
     def _require_listener(self, worker: Worker, number: int) -> None:
         known = self._listeners if worker.adopted is None else len(worker.adopted.listeners)
@@ -206,6 +210,10 @@ def _require_epoch(epoch: int) -> None:
 def _require_peer(peer: str) -> None:
     if len(peer) > _LONGEST_PEER:
         raise Nonsense(f"there can be no peer whose address has {len(peer)} characters")
+
+
+def _require_header(header: bytes) -> None:
+    _require(len(header) <= HEADER_LIMIT, "PROXY header of so many bytes:", len(header))
 
 
 def _require_state(state: bytes | None) -> None:

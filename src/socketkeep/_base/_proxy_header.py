@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Literal, TypeAlias
 
-from socketkeep._base._address import InetAddress, UnixAddress
+from socketkeep._base._address import InetAddress, UnixAddress, format_address
+from socketkeep._base._admission import HEADER_LIMIT
 from socketkeep._base._errors import Malformed
 
 Endpoint: TypeAlias = InetAddress | UnixAddress
@@ -23,7 +24,7 @@ Protocol: TypeAlias = Literal["stream", "datagram"]
 
 #: The longest header that `read_header` takes by default, in bytes.  HAProxy's own are shorter than
 #: 600 without a client certificate; one of 4,096-bit RSA with its extensions takes 2 to 3 KiB.
-DEFAULT_LIMIT: Final = 8192
+DEFAULT_LIMIT: Final = HEADER_LIMIT
 
 _V1_START: Final = b"PROXY "
 _V1_MOST: Final = 107  # with CR LF, section 2.1 of the specification
@@ -508,3 +509,21 @@ def crc32c(data: bytes) -> int:
     for byte in data:
         value = _CRC_TABLE[(value ^ byte) & 0xFF] ^ value >> 8
     return value ^ 0xFFFFFFFF
+
+
+def source_text(header: ProxyHeader | None) -> str:
+    """Return the address of a proxy's client as text, "" where it is not told."""
+    return "" if header is None else _endpoint_text(header.source)
+
+
+def destination_text(header: ProxyHeader | None) -> str:
+    """Return the address that a proxy's client connected to as text, "" where it is not told."""
+    return "" if header is None else _endpoint_text(header.destination)
+
+
+def _endpoint_text(endpoint: Endpoint | None) -> str:
+    if endpoint is None:
+        return ""
+    if isinstance(endpoint, InetAddress):
+        return format_address((endpoint.host, endpoint.port))
+    return format_address(endpoint.path)

@@ -1,0 +1,37 @@
+"""Options of the kernel's that connections have from the listener which accepts them (tcp(7))."""
+
+from __future__ import annotations
+
+import socket
+from typing import Final
+
+from socketkeep._config._listener_options import ListenerSettings
+
+_TCP_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
+_MOST_MILLISECONDS: Final = 2**31 - 1
+_MOST_BUFFER: Final = 2**30
+
+
+def tune(listener: socket.socket, settings: ListenerSettings) -> None:
+    """Set a listener's options, which Linux gives to each socket that is accepted from it.
+
+    So no connection costs a system call for them, whichever process accepts it.
+    """
+    if listener.family not in _TCP_FAMILIES:
+        return  # what is accepted from a Unix socket has nothing of it
+    for option, size in (
+        (socket.SO_RCVBUF, settings.rcvbuf),
+        (socket.SO_SNDBUF, settings.sndbuf),
+    ):
+        if size:
+            # The kernel doubles it for its own accounts (socket(7)), and bounds it.
+            listener.setsockopt(socket.SOL_SOCKET, option, min(size, _MOST_BUFFER))
+    if settings.tcp_keepalive != "off":
+        idle, interval, count = map(int, settings.tcp_keepalive.split(":"))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, count)
+    if settings.tcp_user_timeout:
+        milliseconds = max(1, min(_MOST_MILLISECONDS, round(settings.tcp_user_timeout * 1000)))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
