@@ -79,12 +79,17 @@ def test_the_fields_of_the_reports() -> None:
         "name pid version python uptime state target model keep generation"
         " listeners workers connections totals accepting last_reload waits"
     )
-    assert " ".join(status["listeners"][0]) == "address backlog queued"
+    assert " ".join(status["listeners"][0]) == "address backlog queued proxy"
     assert " ".join(status["workers"]) == "starting ready draining"
-    assert " ".join(status["connections"]) == "open owned moving parked orphaned kept"
+    assert " ".join(status["connections"]) == (
+        "open owned moving parked orphaned kept awaiting_header"
+    )
     assert " ".join(status["totals"]) == (
         "accepted closed reset detached attached lost reloads upgrades worker_deaths"
-        " handler_errors poisoned unserved refused_messages"
+        " handler_errors poisoned unserved refused_messages proxy_refused"
+    )
+    assert " ".join(status["totals"]["proxy_refused"]) == (
+        "not_allowed missing malformed cut late no_room"
     )
     assert " ".join(status["totals"]["attached"]) == "accepted reload parked crash upgrade"
     assert " ".join(plain(WORKER)) == "slot pid generation state connections busy uptime rss"

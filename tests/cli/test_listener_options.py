@@ -57,6 +57,17 @@ from socketkeep._inspect._adopting import BorrowedListener
             ":7000",
             {"proxy-from": ["10.0.0.1"], "proxy": "on"},
         ),
+        (
+            ":1,tcp-keepalive=1m:10:4,tcp-user-timeout=90s,tcp-nodelay=no,rcvbuf=64K,sndbuf=1M",
+            ":1",
+            {
+                "tcp-keepalive": "60:10:4",
+                "tcp-user-timeout": 90.0,
+                "tcp-nodelay": False,
+                "rcvbuf": 65536,
+                "sndbuf": 1 << 20,
+            },
+        ),
     ],
 )
 def test_listeners(text: str, address: str, given: dict[str, Any]) -> None:
@@ -77,6 +88,7 @@ def test_listeners(text: str, address: str, given: dict[str, Any]) -> None:
         (":1,Proxy=on", ":1,Proxy=on: expected an option, name=value, got 'Proxy=on'"),
         (":1,proxy=yes", ":1,proxy=yes: proxy: expected one of off, on, optional, got 'yes'"),
         (":1,proxy=", ":1,proxy=: proxy: expected one of off, on, optional, got ''"),
+        (":1,tcp-nodelay=maybe", "tcp-nodelay: expected true or false, got 'maybe'"),
         (":1,rcvbuf=big", ":1,rcvbuf=big: rcvbuf: expected a size such as 65536"),
         (":1,rcvbuf=-1", ":1,rcvbuf=-1: rcvbuf: a size cannot be negative, got -1"),
         (":1,tcp-user-timeout=x", "tcp-user-timeout: expected a duration such as 30"),

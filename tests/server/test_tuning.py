@@ -29,6 +29,7 @@ def told(conn):
                 sock.getsockopt(TCP, socket.TCP_KEEPCNT),
             ],
             "user_timeout": sock.getsockopt(TCP, socket.TCP_USER_TIMEOUT),
+            "nodelay": sock.getsockopt(TCP, socket.TCP_NODELAY),
             "rcvbuf": sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
             "sndbuf": sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF),
         }).encode() + b"\\n"
@@ -53,7 +54,7 @@ def told(address: str) -> Any:
 
 def test_of_a_listener_in_each_model(tmp_path: Path) -> None:
     """What is said of the listener holds for all that is accepted from it, by whichever process."""
-    options = "tcp-keepalive=20:5:2,tcp-user-timeout=1500ms,rcvbuf=32K,sndbuf=48K"
+    options = "tcp-keepalive=20:5:2,tcp-user-timeout=1500ms,tcp-nodelay=off,rcvbuf=32K,sndbuf=48K"
     for model in MODELS:
         bind = [f"127.0.0.1:0,{options}", "[::1]:0"]
         with served(tmp_path / model, model, "--rcvbuf", "16K", bind=bind) as server:
@@ -61,11 +62,13 @@ def test_of_a_listener_in_each_model(tmp_path: Path) -> None:
             assert first == {
                 "keepalive": [1, 20, 5, 2],
                 "user_timeout": 1500,
+                "nodelay": 0,
                 "rcvbuf": 2 * 32768,
                 "sndbuf": 2 * 49152,
             }
             assert second["keepalive"] == [1, 60, 15, 3], "which is the default"
             assert (second["user_timeout"], second["rcvbuf"]) == (0, 2 * 16384)
+            assert second["nodelay"] == 1
 
 
 def test_off_leaves_it_to_the_code(tmp_path: Path) -> None:

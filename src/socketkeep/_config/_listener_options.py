@@ -12,7 +12,16 @@ from typing import Any, Final, Literal
 import msgspec
 
 from socketkeep._base._mistakes import OptionError, nearest
-from socketkeep._config._options import DURATION, KEEPALIVE, NETWORKS, SIZE, TEXT, Kind, Option
+from socketkeep._config._options import (
+    DURATION,
+    FLAG,
+    KEEPALIVE,
+    NETWORKS,
+    SIZE,
+    TEXT,
+    Kind,
+    Option,
+)
 
 Sort = Literal["TCP", "Unix", "descriptor"]
 ProxyProtocol = Literal["off", "on", "optional"]
@@ -105,6 +114,14 @@ LISTENER_OPTIONS: Final = (
         elsewhere="the end of a peer on this machine is seen at once",
     ),
     ListenerOption(
+        "tcp-nodelay",
+        FLAG,
+        "tcp_nodelay",
+        "Whether small sends go out at once, as `--tcp-nodelay` has it.",
+        sorts=("TCP", "descriptor"),
+        elsewhere="what is sent is there at once",
+    ),
+    ListenerOption(
         "rcvbuf",
         SIZE,
         "rcvbuf",
@@ -131,6 +148,7 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     proxy_from: tuple[str, ...] = PROXY_FROM
     tcp_keepalive: str = TCP_KEEPALIVE
     tcp_user_timeout: float = 0.0
+    tcp_nodelay: bool = True
     rcvbuf: int = 0
     sndbuf: int = 0
 

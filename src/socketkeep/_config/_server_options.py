@@ -373,6 +373,16 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             zero="as the system has it, about 15 minutes",
         ),
     ] = 0.0
+    tcp_nodelay: Annotated[
+        bool,
+        Option(
+            FLAG,
+            ("--tcp-nodelay",),
+            "Small sends over TCP go out at once; without it the kernel gathers them until what"
+            " went before is acknowledged, if the code does not say otherwise.  For every listener"
+            " that does not say (tcp-nodelay=).",
+        ),
+    ] = True
     rcvbuf: Annotated[
         int,
         Option(

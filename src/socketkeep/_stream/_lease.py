@@ -154,6 +154,7 @@ class Lease(NamedTuple):
     redelivered: bool = False  # some of them may have been delivered before
     peer: str = ""  # the peer's address, where accept(2) has told it
     proxy: bytes = b""  # the PROXY header that the connection began with, as it came
+    nodelay: bool = True  # what is sent goes out at once (TCP_NODELAY); False: as it is set
     turn: float = 0.0  # seconds from an order to move until it is obeyed, in sync models
 
 

@@ -14,7 +14,7 @@ from typing import Final
 from socketkeep._base import _log
 from socketkeep._base._admission import HEADER_TIME, REASONS, Refusal
 from socketkeep._base._originals import socket_of
-from socketkeep._config._server_options import park_after, receptions
+from socketkeep._config._server_options import listener_settings, park_after, receptions
 from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Attached, Handover, Hooks, Lease, Refusals, Retirement
 from socketkeep._stream._record import Ended, Status
@@ -64,7 +64,10 @@ class Roster:
         self._pace = _PACE.get(environment.model, 0.0)
         self._idle_timeout = config.idle_timeout or None
         self._park_after = park_after(config, environment.model) if resumable else None
-        self._receptions = receptions(config, len(environment.listener_names))
+        listeners = len(environment.listener_names)
+        self._receptions = receptions(config, listeners)
+        settings = listener_settings(config, listeners)
+        self._delaying = {n for n, said in enumerate(settings) if not said.tcp_nodelay}
         self._throttle = _log.Throttle()
 
     def accepted(self, sock: socket.socket, listener: int, peer: str = "") -> Entry | None:
@@ -340,6 +343,7 @@ class Roster:
             park_after=self._park_after,
             redeliver=self._redeliver,
             peer=peer,
+            nodelay=listener not in self._delaying,
             turn=row * self._pace,
         )
 
