@@ -54,6 +54,7 @@ from socketkeep._wire._messages import (
 from socketkeep._wire._messages import ConnectionEnded as EndedMessage
 from socketkeep._wire._scoreboard import Scoreboard
 from socketkeep._worker._allowance import Allowance
+from tests.wire.sending import send_with
 
 BOOT: Final = 0xB007
 OnCrash = Literal["close", "reset", "resume"]
@@ -312,7 +313,7 @@ class Far:
         return self.process.pid
 
     def send(self, message: Message, descriptors: tuple[int, ...] = ()) -> None:
-        self.channel.send_now(message, descriptors)
+        send_with(self.channel, message, descriptors)
 
     def packets(self) -> Iterator[Packet]:
         """Yield what has arrived; ends where the keeper closed the channel, and notes that."""
@@ -647,9 +648,9 @@ class Served:
 
     def keep(self) -> None:
         """Entrust the keeper with a handle."""
-        message = Keep(self.id, self.epoch, self.row, 0, "a peer")
+        message = Keep(self.id, self.epoch, self.row, 0, "a peer", self.sock.fileno())
         self.words[record.KEEP] = record.OFFERED
-        self.worker.send(message, (self.sock.fileno(),))
+        self.worker.send(message)
 
     def commit(self, state: bytes | None) -> None:
         """Put the state where the keeper finds it, and be clean."""

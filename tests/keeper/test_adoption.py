@@ -47,6 +47,7 @@ class Visit:
             *(BOOT, 3, 0, 1, 1, "app:handle", "async", True, "close", False),
             [self.text],
             ["127.0.0.1:0"],
+            *(self.board, self.wake, [self.listener.fileno()]),
         )
 
     def come(self, payload: bytes, descriptors: Sequence[int]) -> socket.socket:

@@ -25,6 +25,7 @@ from socketkeep._stream import _record as record
 from socketkeep._stream._committed import STATE_LIMIT
 from socketkeep._stream._record import Ended
 from socketkeep._wire._messages import (
+    ABSENT,
     Acknowledged,
     Attached,
     AttachRefused,
@@ -85,12 +86,12 @@ NONSENSE: Final[dict[str, tuple[Callable[[Served, Served], Message], int]]] = {
     "peer": (lambda own, _: parcel(own, peer="x" * 10_000), 1),
     "three handles": (lambda own, _: own.parcel(), 3),
     "253 handles": (lambda own, _: own.parcel(), 253),
-    "Keep of another's id": (lambda own, other: Keep(other.id, 1, own.row, 0, "x"), 1),
-    "Keep of a row": (lambda own, _: Keep(own.id, 1, 10**9, 0, "x"), 1),
-    "Keep of a negative row": (lambda own, _: Keep(own.id, 1, -1, 0, "x"), 1),
-    "Keep without": (lambda own, _: Keep(own.id, 1, own.row, 0, "x"), 0),
-    "Keep of 250": (lambda own, _: Keep(own.id, 1, own.row, 0, "x"), 250),
-    "Keep of a listener": (lambda own, _: Keep(own.id, 1, own.row, -1, "x"), 1),
+    "Keep of another's id": (lambda own, other: Keep(other.id, 1, own.row, 0, "x", ABSENT), 1),
+    "Keep of a row": (lambda own, _: Keep(own.id, 1, 10**9, 0, "x", ABSENT), 1),
+    "Keep of a negative row": (lambda own, _: Keep(own.id, 1, -1, 0, "x", ABSENT), 1),
+    "Keep without": (lambda own, _: Keep(own.id, 1, own.row, 0, "x", ABSENT), 0),
+    "Keep of 250": (lambda own, _: Keep(own.id, 1, own.row, 0, "x", ABSENT), 250),
+    "Keep of a listener": (lambda own, _: Keep(own.id, 1, own.row, -1, "x", ABSENT), 1),
     "Ready again": (lambda _, other: Ready(other.worker.pid), 0),
     "Ready with a handle": (lambda own, _: Ready(own.worker.pid), 1),
     "Attached to a row": (lambda own, _: Attached(own.id, 1, 10**9), 0),
@@ -211,7 +212,7 @@ def test_a_descriptor_that_a_handler_has_closed_is_not_the_workers_fault(
     worker, own, innocent = scene(bench)
     fd = os.open("/dev/full", os.O_RDONLY)
     if message == "Keep":
-        worker.send(Keep(own.id, 1, own.row, 0, "x"), (fd,))
+        worker.send(Keep(own.id, 1, own.row, 0, "x", ABSENT), (fd,))
     else:
         worker.send(own.parcel(), (fd,))
     os.close(fd)

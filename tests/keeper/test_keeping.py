@@ -113,12 +113,12 @@ def test_at_the_descriptor_limit_nothing_is_acknowledged(bench: Bench) -> None:
 def test_a_row_that_has_another_connection_by_now_is_not_acknowledged(bench: Bench) -> None:
     (worker, _) = bench.start()
     peer, first = bench.serve(worker)
-    late = Keep(first.id, first.epoch, first.row, 0, "a peer")
     handle = os.dup(first.sock.fileno())
+    late = Keep(first.id, first.epoch, first.row, 0, "a peer", handle)
     first.settle(Ended.CLOSED)
     _, second = bench.serve(worker)
     assert second.row == first.row
-    worker.send(late, (handle,))
+    worker.send(late)
     os.close(handle)
     bench.settle()
     assert not second.is_kept()

@@ -12,7 +12,7 @@ import pytest
 
 from socketkeep._keeper.workers._workers import Link
 from socketkeep._wire._channel import Channel, Packet, channel_pair
-from socketkeep._wire._messages import Seats
+from socketkeep._wire._messages import Keep, Seats
 from tests.keeper.fakes import Clock, SteppedReactor
 
 
@@ -153,7 +153,8 @@ def test_a_send_to_a_process_that_has_gone_lets_it_speak_first(scene: Scene) -> 
 def test_a_closed_link_closes_the_descriptors_it_was_given(scene: Scene) -> None:
     scene.link.close()
     read, write = os.pipe()
-    scene.link.send(Seats(1), (write,), close_after=True)
+    keep = Keep("1-1-1", 1, 0, 0, "a peer", write)
+    scene.link.send(keep, close_after=True)
     assert os.read(read, 1) == b""
     os.close(read)
     assert scene.closed == 0, "who closes it knows it"

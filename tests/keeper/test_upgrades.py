@@ -35,9 +35,7 @@ def kept(bench: Bench, served: Served) -> None:
     """Have the worker entrust a handle of the connection to the keeper."""
     words = served.worker.board.record(served.row)
     words[record.KEEP] = OFFERED
-    served.worker.send(
-        Keep(served.id, served.epoch, served.row, 0, "a peer"), (served.sock.fileno(),)
-    )
+    served.worker.send(Keep(served.id, served.epoch, served.row, 0, "a peer", served.sock.fileno()))
     bench.settle()
     assert words[record.KEEP] == keep_token(words)
 

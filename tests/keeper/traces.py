@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from unittest.mock import patch
 
 from socketkeep._wire._channel import Channel, Packet
-from socketkeep._wire._messages import LoadTarget, Message
+from socketkeep._wire._messages import LoadTarget, Message, descriptors_of
 
 DATA: Final = Path(__file__).parent.parent / "data" / "traces"
 
@@ -78,7 +78,7 @@ def by_channel(steps: Iterable[Step]) -> dict[str, list[str]]:
 
 def describe(message: Message, descriptors: int) -> str:
     """Return a message as a trace has it."""
-    kind = type(message).__name__
+    kind = str(type(message).__struct_config__.tag)
     parts = [kind, *(f"{name}={_text(getattr(message, name))}" for name in _TOLD.get(kind, ()))]
     return " ".join([*parts, f"+{descriptors}"] if descriptors else parts)
 
@@ -96,10 +96,10 @@ class Tracer:
         self._templates = 0
         self._workers = 0
 
-    def sent(self, channel: Channel, message: Message, descriptors: Sequence[int]) -> None:
+    def sent(self, channel: Channel, message: Message) -> None:
         """Note what the keeper sends."""
         name = self._name(channel, message)
-        self._write(f"> {name}: {describe(message, len(descriptors))}")
+        self._write(f"> {name}: {describe(message, len(descriptors_of(message)))}")
 
     def received(self, channel: Channel, packet: Packet) -> None:
         """Note what the keeper receives."""
@@ -124,15 +124,9 @@ def traced(write: Callable[[str], object]) -> Iterator[None]:
     tracer = Tracer(write)
     enqueue, receive = Channel.enqueue, Channel.receive
 
-    def enqueue_traced(
-        channel: Channel,
-        message: Message,
-        descriptors: Sequence[int] = (),
-        *,
-        close_after: bool = False,
-    ) -> None:
-        tracer.sent(channel, message, descriptors)
-        enqueue(channel, message, descriptors, close_after=close_after)
+    def enqueue_traced(channel: Channel, message: Message, *, close_after: bool = False) -> None:
+        tracer.sent(channel, message)
+        enqueue(channel, message, close_after=close_after)
 
     def receive_traced(channel: Channel) -> Packet | None:
         packet = receive(channel)

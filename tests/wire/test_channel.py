@@ -21,8 +21,18 @@ import pytest
 
 from socketkeep._base import _log, _passing
 from socketkeep._wire._channel import Channel, ChannelClosed, Garbled, Packet, channel_pair
-from socketkeep._wire._messages import ConnectionDetached, Forked, Message, Seats, encode
+from socketkeep._wire._messages import (
+    ABSENT,
+    ConnectionDetached,
+    Forked,
+    Keep,
+    LoadTarget,
+    Message,
+    Seats,
+    encode,
+)
 from tests.wire.limits import out_of_descriptors
+from tests.wire.sending import bare, send_raw, send_with
 
 Ends = tuple[Channel, Channel]
 
@@ -44,16 +54,21 @@ def file(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
-def detached(size: int, name: str = "1-1-1") -> ConnectionDetached:
+def detached(size: int, name: str = "1-1-1", *fds: int) -> ConnectionDetached:
     """Return a message whose encoding is a little larger than `size`."""
-    return ConnectionDetached(name, 1, 0, "peer", b"s" * size, b"", 0, 0, 0)
+    message = ConnectionDetached(name, 1, 0, "peer", b"s" * size, b"", 0, 0, 0)
+    beside = dict(zip(("connection", "answer"), fds, strict=False))
+    return msgspec.structs.replace(message, **beside)
 
 
-def send(
-    channel: Channel, message: Message, descriptors: Sequence[int] = (), close_after: bool = False
-) -> None:
+def keep(fd: int) -> Keep:
+    """Return a message that `fd` rides along with."""
+    return Keep("1-1-1", 1, 0, 0, "peer", fd)
+
+
+def send(channel: Channel, message: Message, close_after: bool = False) -> None:
     """Send as the keeper does."""
-    channel.enqueue(message, descriptors, close_after=close_after)
+    channel.enqueue(message, close_after=close_after)
     channel.flush()
 
 
@@ -129,20 +144,24 @@ def test_reading_a_large_message_leaves_no_descriptor(ends: Ends) -> None:
 def test_descriptors_arrive_in_order_and_close_on_exec(ends: Ends, file: int, size: int) -> None:
     a, b = ends
     os.set_inheritable(file, True)
-    send(a, detached(size), (file, a.fileno()))
+    send(a, detached(size, "1-1-1", file, a.fileno()))
     packet = receive(b)
-    assert packet.message == detached(size)
+    assert packet.message == detached(size, "1-1-1", *packet.descriptors)
     assert len(packet.descriptors) == 2
     assert same_file(packet.descriptors[0], file)
     assert same_file(packet.descriptors[1], a.fileno())
     assert not any(os.get_inheritable(fd) for fd in packet.descriptors)
+    taken = packet.take(packet.descriptors[0])
+    others = list(packet.descriptors)
     packet.close()
-    assert not any(is_open(fd) for fd in packet.descriptors)
+    assert is_open(taken), "it is its taker's"
+    assert not any(is_open(fd) for fd in others)
+    os.close(taken)
 
 
 def test_as_many_descriptors_as_the_kernel_passes_at_once(ends: Ends, file: int) -> None:
     a, b = ends
-    send(a, Seats(1), [file] * 253)
+    send(a, LoadTarget(b"", 1, 1, [], [file] * 253))
     packet = receive(b)
     assert len(packet.descriptors) == 253
     assert not packet.truncated
@@ -152,8 +171,8 @@ def test_as_many_descriptors_as_the_kernel_passes_at_once(ends: Ends, file: int)
 def test_the_sender_keeps_its_descriptor_unless_it_says_otherwise(ends: Ends, file: int) -> None:
     a, b = ends
     given = os.dup(file)
-    send(a, Seats(1), (file,))
-    send(a, Seats(2), (given,), close_after=True)
+    send(a, keep(file))
+    send(a, keep(given), close_after=True)
     assert is_open(file)
     assert not is_open(given)
     receive(b).close()
@@ -166,19 +185,19 @@ def test_what_the_other_end_does_not_read_is_queued_and_flushed_later(
     a, b = ends
     count = fill(a)
     given = os.dup(file)
-    send(a, Seats(1), (given,), close_after=True)
+    send(a, keep(given), close_after=True)
     send(a, detached(100_000))
     assert is_open(given), "it has not gone yet"
     names = []
     while (packet := b.receive()) is not None:
-        assert isinstance(packet.message, ConnectionDetached | Seats)
-        names.append(packet.message)
+        assert isinstance(packet.message, ConnectionDetached | Keep)
+        names.append(bare(packet.message))
         packet.close()
         a.flush()
     assert not a.wants_write
     assert not is_open(given)
     expected: list[Message] = [detached(16000, str(number)) for number in range(count)]
-    assert names == [*expected, Seats(1), detached(100_000)]
+    assert names == [*expected, keep(ABSENT), detached(100_000)]
 
 
 def test_closing_closes_what_was_queued_and_owned(file: int) -> None:
@@ -188,9 +207,9 @@ def test_closing_closes_what_was_queued_and_owned(file: int) -> None:
     with theirs:
         fill(channel)
         given = os.dup(file)
-        send(channel, Seats(1), (given,), close_after=True)
+        send(channel, keep(given), close_after=True)
         send(channel, detached(100_000))
-        send(channel, Seats(2), (file,))
+        send(channel, keep(file))
         channel.close()
         assert not is_open(given)
         assert is_open(file)
@@ -268,15 +287,15 @@ def test_at_the_descriptor_limit_the_message_arrives_and_the_descriptor_does_not
     ends: Ends, file: int
 ) -> None:
     a, b = ends
-    send(a, Seats(1), (file,))
+    send(a, keep(file))
     with out_of_descriptors():
         packet = receive(b)
-    assert packet == Packet(Seats(1), [], truncated=True)
+    assert packet == Packet(keep(ABSENT), [], truncated=True)
 
 
 def test_at_the_limit_some_of_the_descriptors_may_arrive(ends: Ends, file: int) -> None:
     a, b = ends
-    send(a, Seats(1), (file, file))
+    send(a, detached(10, "1-1-1", file, file))
     with out_of_descriptors(spare=1):
         packet = receive(b)
     assert packet.truncated
@@ -287,7 +306,7 @@ def test_at_the_limit_some_of_the_descriptors_may_arrive(ends: Ends, file: int) 
 @pytest.mark.parametrize("spare", [0, 1])
 def test_a_message_whose_memfd_did_not_arrive_is_none(ends: Ends, file: int, spare: int) -> None:
     a, b = ends
-    send(a, detached(100_000), (file,))
+    send(a, detached(100_000, "1-1-1", file))
     with out_of_descriptors(spare):
         packet = receive(b)
     assert packet.message is None
@@ -319,7 +338,7 @@ def test_the_other_end_has_gone(file: int) -> None:
     with pytest.raises(ChannelClosed):
         channel.receive()
     with pytest.raises(ChannelClosed):
-        send(channel, Seats(1), (file,))
+        send(channel, keep(file))
     with pytest.raises(ChannelClosed):
         channel.send_now(Seats(1))
     with pytest.raises(ChannelClosed):
@@ -330,7 +349,7 @@ def test_the_other_end_has_gone(file: int) -> None:
 
 def test_what_was_sent_before_the_end_arrives_before_it(ends: Ends, file: int) -> None:
     a, b = ends
-    send(a, Seats(1), (file,))
+    send(a, keep(file))
     send(a, Seats(2))
     a.close()
     receive(b).close()
@@ -345,10 +364,10 @@ def test_what_was_sent_before_the_end_arrives_though_the_sender_had_not_read_all
     """The kernel then reports ECONNRESET first, once, and would deliver the rest after it."""
     a, b = ends
     send(b, Seats(9))
-    send(a, Seats(1), (file,))
+    send(a, keep(file))
     a.close()
     packet = receive(b)
-    assert packet.message == Seats(1)
+    assert packet.message == keep(*packet.descriptors)
     packet.close()
     with pytest.raises(ChannelClosed):
         b.receive()
@@ -373,7 +392,7 @@ def test_what_the_system_has_no_room_for_stays_queued(code: int, file: int) -> N
     sender, receiver = Channel(sock), Channel(theirs)
     sock.code = code
     with pytest.raises(OSError, match=os.strerror(code)):
-        send(sender, Seats(1), (file,))
+        send(sender, keep(file))
     assert sender.wants_write
     sock.code = 0
     sender.flush()
@@ -384,7 +403,7 @@ def test_what_the_system_has_no_room_for_stays_queued(code: int, file: int) -> N
 
 def test_an_end_that_sends_no_more_can_still_hear(ends: Ends, file: int) -> None:
     a, b = ends
-    send(a, Seats(1), (file,))
+    send(a, keep(file))
     a.finish()
     receive(b).close()
     with pytest.raises(ChannelClosed):
@@ -417,7 +436,7 @@ def test_messages_of_a_newer_version_are_passed_over(
     a, b = ends
     before = sorted(os.listdir("/proc/self/fd"))
     for size in (10, 100_000):
-        send(a, Newer(b"x" * size), (file, file))
+        send_with(a, Newer(b"x" * size), (file, file))
     send(a, Seats(1))
     assert receive(b).message == Seats(1)
     assert b.receive() is None
@@ -463,8 +482,8 @@ def test_what_was_never_read_is_closed_without_waiting(ends: Ends) -> None:
             while True:
                 sock.send(bytes(65536))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
-        for number in range(3):
-            theirs.send_now(Forked(number, 1), [sock.fileno()])
+        for _ in range(3):
+            theirs.send_now(keep(sock.fileno()))
         sock.close()
         theirs.close()
         ours.discard()
@@ -482,10 +501,6 @@ def wary() -> Iterator[Ends]:
     yield a, b
     a.close()
     b.close()
-
-
-def send_raw(channel: Channel, payload: bytes, descriptors: Sequence[int] = ()) -> None:
-    _passing.send(channel._sock, payload, descriptors)
 
 
 @pytest.mark.parametrize(
@@ -542,7 +557,7 @@ def test_a_message_that_is_too_large_is_as_one_that_did_not_arrive(
     """It may be honest: its sender is told that nothing was taken."""
     a, b = wary
     monkeypatch.setattr(b, "_most", 50_000)
-    send(a, detached(60_000), (file,))
+    send(a, detached(60_000, "1-1-1", file))
     packet = receive(b)
     assert packet.message is None
     assert len(packet.descriptors) == 1
@@ -573,3 +588,26 @@ def test_a_worker_passes_over_what_it_cannot_read(ends: Ends) -> None:
     send_raw(a, b"\0" + msgspec.msgpack.encode(["Seats", "no number"]))
     send(a, Seats(1))
     assert receive(b).message == Seats(1)
+
+
+@pytest.mark.parametrize("count", [0, 2, 253])
+def test_another_number_of_descriptors_than_it_takes_is_told(
+    wary: Ends, file: int, count: int
+) -> None:
+    a, b = wary
+    before = set(os.listdir("/proc/self/fd"))
+    send_with(a, keep(ABSENT), [file] * count)
+    send(a, Seats(1))
+    with pytest.raises(Garbled, match=f"Keep: it came with {count} descriptors"):
+        b.receive()
+    assert receive(b).message == Seats(1)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_and_by_who_is_not_wary_passed_over(ends: Ends, file: int) -> None:
+    a, b = ends
+    before = set(os.listdir("/proc/self/fd"))
+    send_with(a, Seats(1), [file])
+    send(a, Seats(2))
+    assert receive(b).message == Seats(2)
+    assert set(os.listdir("/proc/self/fd")) == before

@@ -17,6 +17,7 @@ from socketkeep._wire._messages import Attach, Message
 from socketkeep._wire._scoreboard import Scoreboard, create_memfd
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._target import Model
+from tests.wire.sending import bare, send_with
 
 M = TypeVar("M", bound=Message)
 
@@ -33,7 +34,7 @@ class Place:
     peers: list[socket.socket] = field(default_factory=list)
 
     def send(self, message: Message, descriptors: tuple[int, ...] = ()) -> None:
-        self.keeper.send_now(message, descriptors)
+        send_with(self.keeper, message, descriptors)
 
     def said(self) -> list[Packet]:
         """Return what the worker has said since."""
@@ -48,7 +49,7 @@ class Place:
         packet = self.keeper.receive()
         assert packet is not None
         assert isinstance(packet.message, kind), packet.message
-        return packet.message, packet.descriptors
+        return bare(packet.message), packet.descriptors
 
     def connection(self) -> tuple[socket.socket, socket.socket]:
         """Return a peer's socket (10 s timeout) and the accepted one."""
@@ -72,9 +73,9 @@ class Place:
             "bytes_out": 20,
             **fields,
         }
-        message = Attach(id=name, **told)
+        message = Attach(id=name, connection=accepted.fileno(), **told)
         with accepted:
-            self.send(message, (accepted.fileno(),))
+            self.send(message)
         return peer, message
 
 

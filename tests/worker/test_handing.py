@@ -23,6 +23,7 @@ from socketkeep._worker._handing import give_back, hand_over
 from socketkeep._worker._reserve import Reserve
 from tests.library.conftest import leased
 from tests.wire.limits import out_of_descriptors
+from tests.wire.sending import bare
 
 PARCEL = ConnectionDetached("1-2-3", 4, 0, "a peer", b"state", b"unread", 5, 6, 7)
 
@@ -48,7 +49,8 @@ class Scene:
                 assert select.select([self.keeper], [], [], 10)[0]
                 packet = self.keeper.receive()
                 assert packet is not None
-                self.offers.append(packet.message)
+                assert isinstance(packet.message, ConnectionDetached)
+                self.offers.append(bare(packet.message))
                 answer(packet)
 
         self._threads.append(threading.Thread(target=run))

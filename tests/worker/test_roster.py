@@ -13,7 +13,7 @@ from socketkeep import resumable
 from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Handover
 from socketkeep._stream._record import Ended, Status
-from socketkeep._wire._messages import Attach
+from socketkeep._wire._messages import ABSENT, Attach
 from socketkeep._wire._scoreboard import OPEN
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._roster import Roster
@@ -39,7 +39,7 @@ def sock() -> Iterator[socket.socket]:
         yield ours
 
 
-ATTACH = Attach("b007-3-10", 5, "reload", 0, "a peer", b"\x07", b"half", 123, 1000, 2000)
+ATTACH = Attach("b007-3-10", 5, "reload", 0, "a peer", b"\x07", b"half", 123, 1000, 2000, ABSENT)
 
 
 def accepted(roster: Roster, sock: socket.socket) -> Entry:

@@ -179,9 +179,9 @@ def test_no_seat(worker: Running) -> None:
 def test_no_descriptor(worker: Running) -> None:
     peer, accepted = worker.place.connection()
     with accepted:
-        attach = Attach("b007-1-1", 2, "reload", 0, "a peer", None, b"", 0, 0, 0)
+        attach = Attach("b007-1-1", 2, "reload", 0, "a peer", None, b"", 0, 0, 0, accepted.fileno())
         with out_of_descriptors():
-            worker.place.send(attach, (accepted.fileno(),))
+            worker.place.send(attach)
             message, _ = worker.place.wait_for(AttachRefused)
     assert (message.id, message.reason) == (attach.id, "out of file descriptors")
     assert peer.recv(1) == b""
@@ -190,8 +190,10 @@ def test_no_descriptor(worker: Running) -> None:
 def test_a_message_that_did_not_arrive_is_refused_without_its_id(worker: Running) -> None:
     _, accepted = worker.place.connection()
     with accepted:
-        large = Attach("b007-1-1", 2, "reload", 0, "a peer", b"s" * 40_000, b"", 0, 0, 0)
-        worker.place.keeper.enqueue(large, (accepted.fileno(),))
+        large = Attach(
+            "b007-1-1", 2, "reload", 0, "a peer", b"s" * 40_000, b"", 0, 0, 0, accepted.fileno()
+        )
+        worker.place.keeper.enqueue(large)
         with out_of_descriptors():
             worker.place.keeper.flush()
             message, _ = worker.place.wait_for(AttachRefused)

@@ -216,7 +216,7 @@ class Keeper:
         if self.herald is not None:
             self.herald.reload_asked()
 
-    def adopt(self, offer: Stranded, channel: Channel, memfd: int, wake: int) -> None:
+    def adopt(self, offer: Stranded, channel: Channel) -> None:
         """Take over a worker that another keeper started and left when it died.
 
         Its connections move to this keeper's workers once there are any.  When it serves another
@@ -226,7 +226,7 @@ class Keeper:
         theirs = tuple(ours.index(text) if text in ours else -1 for text in offer.listeners)
         same = offer.target == self.config.target
         adopted = AdoptedWorker(same and -1 not in theirs, theirs)
-        worker = self.pool.adopt(offer, channel, memfd, wake, adopted)
+        worker = self.pool.adopt(offer, channel, adopted)
         why = "" if same else f"it serves {offer.target}"
         why = why or ("" if adopted.moves else "it has listeners that this server has not")
         fields = {"drained": why} if why else {}

@@ -10,11 +10,19 @@ import os
 import select
 import socket
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final, NamedTuple, TypeAlias
 
 from socketkeep._base import _log, _passing
-from socketkeep._wire._messages import TAGS, AnyMessage, Message, Unreadable, decode, encode
+from socketkeep._wire._messages import (
+    TAGS,
+    AnyMessage,
+    Message,
+    Unreadable,
+    decode,
+    descriptors_of,
+    encode,
+)
 
 #: The types of messages that have been told to be unreadable, and how many are told of at most.
 _told: Final[set[str]] = set()
@@ -47,8 +55,9 @@ class Garbled(Exception):
 class Packet(NamedTuple):
     """A message as it was received.
 
-    `descriptors` belong to the receiver.  `truncated` tells that the kernel could not install all
-    of those sent (MSG_CTRUNC: this process is at its limit): what is missing is lost for good here.
+    `descriptors` are those of the message's that nobody has taken yet.  `truncated` tells that the
+    kernel could not install all of those sent (MSG_CTRUNC: this process is at its limit): what is
+    missing is lost for good here.
     `message` is None when it was itself in the descriptor that did not arrive.  Messages that ask
     for an answer are answered in the order they came, so the answer tells the sender which it was.
     """
@@ -57,8 +66,13 @@ class Packet(NamedTuple):
     descriptors: list[int]
     truncated: bool
 
+    def take(self, fd: int) -> int:
+        """Return one of the message's descriptors, which is the caller's from here on."""
+        self.descriptors.remove(fd)
+        return fd
+
     def close(self) -> None:
-        """Close the descriptors that nobody has taken out."""
+        """Close the descriptors that nobody has taken."""
         while self.descriptors:
             _passing.close_without_waiting(self.descriptors.pop())
 
@@ -102,16 +116,14 @@ class Channel:
         """What is still to be sent."""
         return list(self._queue)
 
-    def enqueue(
-        self, message: Message, descriptors: Sequence[int] = (), *, close_after: bool = False
-    ) -> None:
+    def enqueue(self, message: Message, *, close_after: bool = False) -> None:
         """Put `message` behind those that are to be sent.
 
-        The descriptors must stay open until they have gone; with `close_after` the channel owns
+        Its descriptors must stay open until they have gone; with `close_after` the channel owns
         them and closes them then.  Raises OSError when there is no descriptor for the memfd that a
         large message needs: then it is not queued, and the channel owns nothing.
         """
-        self._queue.append((*_packed(message, descriptors), close_after))
+        self._queue.append((*_packed(message), close_after))
 
     def flush(self) -> None:
         """Send what is queued, as far as the other end has room.
@@ -126,12 +138,12 @@ class Channel:
             self._queue.popleft()
             _after_sending(payload, fds, close_after)
 
-    def send_now(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+    def send_now(self, message: Message) -> None:
         """Send `message`, waiting for room.
 
         Raises ChannelClosed, and OSError when the system has no room, or no memfd, for it.
         """
-        payload, fds = _packed(message, descriptors)
+        payload, fds = _packed(message)
         try:
             # Not by blocking in sendmsg: libuv makes what it polls non-blocking (uv_poll_init).
             while not self._transmit(payload, fds):
@@ -143,8 +155,9 @@ class Channel:
         """Return the next packet, or None when none has arrived.  Raises ChannelClosed.
 
         A type of message that this version does not know, from a newer one at the other end, is
-        passed over: its descriptors are closed, and the log says it once.  Raises Garbled, and has
-        closed the descriptors, for what no version sends, where this end is wary.
+        passed over: its descriptors are closed, and the log says it once.  So is one with another
+        number of descriptors than it takes.  Raises Garbled, and has closed the descriptors, for
+        what no version sends, where this end is wary.
         """
         for _ in range(_PASSED_OVER_AT_ONCE):
             try:
@@ -159,7 +172,9 @@ class Channel:
                 raise Garbled("an empty packet came")
             try:
                 body = _passing.unpack(received, self._most)
-                message = None if body is None else decode(body)
+                if body is None:
+                    return rest
+                message = decode(body, tuple(received.descriptors), lost=received.truncated)
             except _passing.TooLarge as error:
                 _log.warning("message ignored: it is too large", error=error)
                 return rest
@@ -260,8 +275,8 @@ def _tell_once(error: Unreadable) -> None:
         _log.warning("message ignored: this version cannot read it", type=tag, error=error)
 
 
-def _packed(message: Message, descriptors: Sequence[int]) -> tuple[bytes, list[int]]:
-    return _passing.pack(encode(message), descriptors)
+def _packed(message: Message) -> tuple[bytes, list[int]]:
+    return _passing.pack(encode(message), descriptors_of(message))
 
 
 def _after_sending(payload: bytes, fds: list[int], close_after: bool) -> None:

@@ -4,13 +4,22 @@ Encoded as msgpack arrays with a tag.  Fields are only ever appended, each with 
 two versions of Socketkeep can talk: an older reader ignores what it does not know, a newer one
 takes the default for what an older writer did not send.
 
-What rides along as descriptors stands in each docstring, in order.
+A field that is a `Descriptor` is not encoded: it rides beside the message.  How many come with a
+message its class says by them: one without a default must come, one with a default may, in their
+order; `Descriptors` takes the rest.
 """
 
 # Without `from __future__ import annotations`: as texts they would be compiled by each process.
-from typing import Final, Literal, TypeAlias, get_args
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal, NamedTuple, TypeAlias, Union, cast, get_args
 
 import msgspec
+from msgspec.structs import astuple
+
+Descriptor: TypeAlias = Annotated[int, "beside the message"]
+Descriptors: TypeAlias = Annotated[Sequence[int], "beside the message"]
+#: A descriptor that did not come.
+ABSENT: Final = -1
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True):
@@ -18,12 +27,13 @@ class Message(msgspec.Struct, array_like=True, frozen=True):
 
 
 class LoadTarget(Message, frozen=True, tag="Load"):
-    """Keeper to template: load the user's code.  Descriptors: the listeners."""
+    """Keeper to template: load the user's code, and listen on `sockets`."""
 
     config: bytes
     generation: int
     boot: int
     listeners: list[str]
+    sockets: Descriptors
     name: str = ""
     descriptors: int = 0  # the soft limit to set; 0: none
     rendezvous: str = ""  # the directory where workers wait for another keeper; "": nowhere
@@ -49,11 +59,14 @@ class LoadFailed(Message, frozen=True, tag="LoadFailed"):
 class ForkWorker(Message, frozen=True, tag="ForkWorker"):
     """Keeper to template: fork a worker.
 
-    Descriptors: its end of the channel, its scoreboard, the eventfd that wakes its handlers.
+    channel: its end of it.  wake: the eventfd that wakes its handlers.
     """
 
     serial: int
     slot: int
+    channel: Descriptor
+    scoreboard: Descriptor
+    wake: Descriptor
 
 
 class Forked(Message, frozen=True, tag="Forked"):
@@ -120,9 +133,10 @@ class Retire(Message, frozen=True, tag="Retire"):
 class ConnectionDetached(Message, frozen=True, tag="Detached", gc=False):
     """Worker to keeper: I no longer serve this connection; give it to another.
 
-    Descriptors: the connection, and, from a sender that does not read the channel itself, the
-    write end of a pipe that takes one byte once the keeper holds the connection.  Without the pipe
-    the keeper says so in the row, too: a message may never arrive, should the keeper die.
+    connection: none when the keeper has a handle of it.  answer: from a sender that does not read
+    the channel itself, the write end of a pipe that takes one byte once the keeper holds the
+    connection.  Without the pipe the keeper says so in the row, too: a message may never arrive,
+    should the keeper die.
     """
 
     id: str
@@ -142,6 +156,8 @@ class ConnectionDetached(Message, frozen=True, tag="Detached", gc=False):
     # It has not been served: its PROXY header is still to come, until this moment, CLOCK_MONOTONIC
     # in ns; 0: not so.  `unread` is the begin of the header then.
     header_by: int = 0
+    connection: Descriptor = ABSENT
+    answer: Descriptor = ABSENT
 
 
 class Acknowledged(Message, frozen=True, tag="Acknowledged"):
@@ -153,7 +169,7 @@ class Acknowledged(Message, frozen=True, tag="Acknowledged"):
 
 
 class Attach(Message, frozen=True, tag="Attach"):
-    """Keeper to worker: serve this connection.  Descriptors: the connection."""
+    """Keeper to worker: serve this connection."""
 
     id: str
     epoch: int
@@ -165,6 +181,7 @@ class Attach(Message, frozen=True, tag="Attach"):
     accepted_at: int
     bytes_in: int
     bytes_out: int
+    connection: Descriptor
     redelivered: bool = False
     kept: bool = False  # the keeper goes on holding a handle of it
     returnable: bool = False  # parked again, it may come back by the message alone, unanswered
@@ -188,7 +205,7 @@ class AttachRefused(Message, frozen=True, tag="Refused"):
 
 
 class Keep(Message, frozen=True, tag="Keep"):
-    """Worker to keeper: hold a handle of this connection.  Descriptors: the connection.
+    """Worker to keeper: hold a handle of this connection.
 
     The keeper acknowledges in the row's KEEP word; what else it must know stands in the row.
     """
@@ -198,6 +215,7 @@ class Keep(Message, frozen=True, tag="Keep"):
     row: int
     listener: int
     peer: str
+    connection: Descriptor
     proxy: bytes = b""  # the PROXY header that it began with
 
 
@@ -239,8 +257,8 @@ class Crowded(Message, frozen=True, tag="Crowded"):
 class Stranded(Message, frozen=True, tag="Stranded"):
     """Worker to a keeper that did not start it: mine has died, take me over.
 
-    Descriptors: its scoreboard, the eventfd that wakes its handlers, and its listeners, in the
-    order of `listeners`, unless it has closed them.
+    wake: the eventfd that wakes its handlers.  sockets: in the order of `listeners`, unless it has
+    closed them.
     """
 
     boot: int
@@ -255,6 +273,9 @@ class Stranded(Message, frozen=True, tag="Stranded"):
     redeliver: bool
     listeners: list[str]
     bound_as: list[str]  # what --bind said of each; "" for one that was passed to the keeper
+    scoreboard: Descriptor
+    wake: Descriptor
+    sockets: Descriptors
 
 
 AnyMessage: TypeAlias = (
@@ -285,16 +306,80 @@ AnyMessage: TypeAlias = (
     | Stranded
 )
 
+
+class _Form(NamedTuple):
+    """How messages of one class pass that have descriptors: those stand side by side in it."""
+
+    kind: type[Message]
+    encoded: type[msgspec.Struct]  # the same without them
+    beside: slice  # the numbers of their fields
+    least: int
+    most: int  # that have a field each
+    rest: bool  # whether the last field takes all others
+
+    @classmethod
+    def of(cls, kind: type[Message]) -> "_Form | None":
+        names, types = kind.__struct_fields__, kind.__annotations__
+        beside = [n for n, name in enumerate(names) if types[name] in (Descriptor, Descriptors)]
+        if not beside:
+            return None
+        defaults = kind.__struct_defaults__
+        defaulted = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True))
+        encoded = msgspec.defstruct(
+            kind.__name__,
+            [
+                (name, types[name], defaulted.get(name, msgspec.NODEFAULT))
+                for n, name in enumerate(names)
+                if n not in beside
+            ],
+            tag=kind.__struct_config__.tag,
+            array_like=True,
+            frozen=True,
+        )
+        single = [names[n] for n in beside if types[names[n]] is Descriptor]
+        least = sum(name not in defaulted for name in single)
+        place = slice(beside[0], beside[-1] + 1)
+        return cls(kind, encoded, place, least, len(single), len(single) < len(beside))
+
+    def message(self, parts: msgspec.Struct, fds: Sequence[int], *, lost: bool) -> Message:
+        """Return the message of those parts.  Raises ValueError for another number of descriptors.
+
+        lost: there were more of them, and those did not arrive.
+        """
+        if (len(fds) < self.least and not lost) or (len(fds) > self.most and not self.rest):
+            raise ValueError(f"it came with {len(fds)} descriptors")
+        values, first = astuple(parts), self.beside.start
+        single = *fds[: self.most], *[ABSENT] * (self.most - len(fds))
+        rest = (fds[self.most :],) if self.rest else ()
+        return self.kind(*values[:first], *single, *rest, *values[first:])
+
+
+_forms: Final = {kind: form for kind in get_args(AnyMessage) if (form := _Form.of(kind))}
+_of_encoded: Final = {form.encoded: form for form in _forms.values()}
+_plain: Final = [kind for kind in get_args(AnyMessage) if kind not in _forms]
 #: The tags of the messages that this version knows.
-TAGS: Final = frozenset(each.__struct_config__.tag for each in get_args(AnyMessage))
+TAGS: Final = frozenset(kind.__struct_config__.tag for kind in (*_forms, *_plain))
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Union[(*_of_encoded, *_plain)])
 
 
 def encode(message: Message) -> bytes:
-    """Return `message` as it goes over a channel."""
-    return _encoder.encode(message)
+    """Return `message` as it goes over a channel, but for its descriptors."""
+    form = _forms.get(type(message))
+    if form is None:
+        return _encoder.encode(message)
+    values, beside = astuple(message), form.beside
+    return _encoder.encode(form.encoded(*values[: beside.start], *values[beside.stop :]))
+
+
+def descriptors_of(message: Message) -> list[int]:
+    """Return the descriptors that ride along with `message`, in order."""
+    form = _forms.get(type(message))
+    if form is None:
+        return []
+    beside = astuple(message)[form.beside]
+    return [fd for fd in beside[: form.most] if fd != ABSENT] + [*(beside[-1] if form.rest else ())]
 
 
 class Unreadable(Exception):
@@ -305,12 +390,24 @@ class Unreadable(Exception):
         self.tag = tag
 
 
-def decode(data: bytes | memoryview) -> AnyMessage:
-    """Return the message in `data`.  Raises Unreadable when this version knows none such."""
+def decode(
+    data: bytes | memoryview, descriptors: Sequence[int] = (), *, lost: bool = False
+) -> AnyMessage:
+    """Return the message in `data`, with the descriptors that came with it.
+
+    lost: there were more of them, which did not arrive.  Raises Unreadable when this version knows
+    no such message, or none with so many descriptors.
+    """
     try:
-        return _decoder.decode(data)
+        message = _decoder.decode(data)
+        form = _of_encoded.get(type(message))
+        if form is not None:
+            message = form.message(message, descriptors, lost=lost)
+        elif descriptors:
+            raise ValueError("it takes no descriptors")
     except (ValueError, RecursionError) as error:  # DecodeError, UnicodeDecodeError
         raise Unreadable(_tag(data), str(error)) from None
+    return cast("AnyMessage", message)
 
 
 def _tag(data: bytes | memoryview) -> str:

@@ -11,6 +11,7 @@ from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
     AsyncExitStack,
+    closing,
     suppress,
 )
 from typing import Final
@@ -25,6 +26,7 @@ from socketkeep._stream._lease import Handover, Order, handling
 from socketkeep._stream._shell import Shell
 from socketkeep._wire._channel import ChannelClosed, Packet
 from socketkeep._wire._messages import (
+    ABSENT,
     Acknowledged,
     Attach,
     Attached,
@@ -195,7 +197,8 @@ class AsyncWorker:
             for _ in range(_PACKETS_AT_ONCE):
                 if (packet := self._channel.receive()) is None:
                     break
-                self._obey(packet)
+                with closing(packet):
+                    self._obey(packet)
         except ChannelClosed:
             self._keeper_gone()
 
@@ -219,10 +222,7 @@ class AsyncWorker:
                 self._departures.acknowledged(message)
                 self._move_window.go_on()
             case None:
-                packet.close()
                 self._refuse("", 0, "out of file descriptors")
-            case _:
-                packet.close()
 
     # Accepting.
 
@@ -283,11 +283,9 @@ class AsyncWorker:
     def _attach(self, message: Attach, packet: Packet) -> None:
         entry = None
         reason = "out of file descriptors"
-        if packet.descriptors and (self._order is None or self._more):
-            entry = self._roster.attached(message, packet.descriptors[0])
+        if message.connection != ABSENT and (self._order is None or self._more):
+            entry = self._roster.attached(message, packet.take(message.connection))
             reason = "no seat"
-        else:
-            packet.close()
         if entry is None:
             self._refuse(message.id, message.epoch, reason)
             return

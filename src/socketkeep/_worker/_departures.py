@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from msgspec import structs
+
 from socketkeep._base import _log
 from socketkeep._stream import _record as record
 from socketkeep._stream._aio import AsyncConnection
@@ -93,7 +95,8 @@ class Departures:
         entry, handover = self._held[name]
         try:
             parcel = self._roster.parcel(entry, handover)
-            self._channel.send_now(parcel, (handover.sock.fileno(),))
+            connection = handover.sock.fileno()
+            self._channel.send_now(structs.replace(parcel, connection=connection))
         except ChannelClosed:
             self._loop.call_soon(self._gone)
         except OSError as error:

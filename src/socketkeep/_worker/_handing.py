@@ -6,6 +6,8 @@ import os
 import time
 from typing import Final
 
+from msgspec import structs
+
 from socketkeep._base import _log
 from socketkeep._base._passing import INLINE_LIMIT
 from socketkeep._stream._lease import Handover
@@ -70,7 +72,7 @@ def _offer(channel: Channel, parcel: ConnectionDetached, fd: int) -> bool:
     answer, ours = os.pipe2(os.O_CLOEXEC)
     try:
         try:
-            channel.send_now(parcel, (fd, ours))
+            channel.send_now(structs.replace(parcel, connection=fd, answer=ours))
         finally:
             os.close(ours)
         # EOF without a byte: the descriptors did not arrive.

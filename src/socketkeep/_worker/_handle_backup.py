@@ -51,9 +51,17 @@ class HandleBackup:
             return self.at
         words[record.KEEP] = record.OFFERED
         lease = entry.lease
-        message = Keep(lease.id, lease.epoch, entry.row, entry.listener, entry.peer, lease.proxy)
+        message = Keep(
+            lease.id,
+            lease.epoch,
+            entry.row,
+            entry.listener,
+            entry.peer,
+            proxy=lease.proxy,
+            connection=entry.sock.fileno(),
+        )
         try:
-            self._channel.send_now(message, (entry.sock.fileno(),))
+            self._channel.send_now(message)
         except ChannelClosed:
             return None
         except OSError as error:

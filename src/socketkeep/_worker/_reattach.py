@@ -80,7 +80,6 @@ class Reattach:
     def _offer(self) -> None:
         environment = self._environment
         config, handler = environment.config, environment.handler
-        listeners = [one.fileno() for one in environment.listeners if one.fileno() >= 0]
         passed = len(environment.listener_names) - len(config.bind)
         offer = Offer(
             boot=environment.boot,
@@ -95,9 +94,11 @@ class Reattach:
             redeliver=handler.redeliver,
             listeners=environment.listener_names,
             bound_as=[""] * passed + bound_addresses(config),
+            scoreboard=environment.scoreboard_fd,
+            wake=environment.wake,
+            sockets=[one.fileno() for one in environment.listeners if one.fileno() >= 0],
         )
-        own = (environment.scoreboard_fd, environment.wake)
-        environment.channel.send_now(offer, (*own, *listeners))
+        environment.channel.send_now(offer)
 
 
 class Patience:

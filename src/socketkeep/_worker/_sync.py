@@ -6,7 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Final, Protocol
 
 from socketkeep._base import _log
@@ -18,6 +18,7 @@ from socketkeep._stream._record import Ended
 from socketkeep._stream._shell import Shell
 from socketkeep._wire._channel import ChannelClosed, Packet
 from socketkeep._wire._messages import (
+    ABSENT,
     Attach,
     Attached,
     AttachRefused,
@@ -167,7 +168,8 @@ class SyncLoop:
             return
         try:
             while (packet := self.environment.channel.receive()) is not None:
-                self._obey(packet)
+                with closing(packet):
+                    self._obey(packet)
                 if self._attached:
                     return  # to be served first; what else there is the loop hears of again
         except ChannelClosed:
@@ -281,21 +283,18 @@ class SyncLoop:
             case Ping():
                 self.environment.scoreboard.beat()
             case None:
-                packet.close()
                 self._refuse("", 0, "out of file descriptors")
-            case _:
-                packet.close()
 
     def _attach(self, message: Attach, packet: Packet) -> None:
         channel = self.environment.channel
         full = self.open >= self.environment.scoreboard.rows
         over = self.order is not None and not self._more
-        if not packet.descriptors or full or over:
-            reason = "no seat" if packet.descriptors else "out of file descriptors"
-            packet.close()
+        arrived = message.connection != ABSENT
+        if not arrived or full or over:
+            reason = "no seat" if arrived else "out of file descriptors"
             self._refuse(message.id, message.epoch, reason)
             return
-        entry = self.roster.attached(message, packet.descriptors[0])
+        entry = self.roster.attached(message, packet.take(message.connection))
         if entry is None:
             self._refuse(message.id, message.epoch, "no seat")
             return

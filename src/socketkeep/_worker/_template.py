@@ -69,7 +69,9 @@ def main(channel_fd: int) -> None:
     try:
         template = Template(channel, _next_packet(channel))
         while True:
-            template.obey(_next_packet(channel))
+            packet = _next_packet(channel)
+            template.obey(packet)
+            packet.close()
     except ChannelClosed:
         return
     except LoadError as error:
@@ -83,7 +85,7 @@ class Template:
         """Load the user's code.  Raises LoadError, and ChannelClosed when the keeper has gone."""
         load = packet.message
         assert isinstance(load, LoadTarget), load
-        if len(packet.descriptors) != len(load.listeners):
+        if len(load.sockets) != len(load.listeners):
             raise LoadError("the listeners did not arrive: out of file descriptors")
         self._channel = channel
         self._load = load
@@ -94,7 +96,7 @@ class Template:
             resource.setrlimit(resource.RLIMIT_NOFILE, (load.descriptors, hard))
         self._suffix = f" [{load.name}]" if load.name else ""
         set_title(Role.TEMPLATE, f"generation {load.generation}{self._suffix}")
-        self._listeners = [socket_of(fd) for fd in packet.descriptors]
+        self._listeners = [socket_of(packet.take(fd)) for fd in load.sockets]
         pid, own = os.getpid(), self._descriptors()
         self._handler: Handler = load_handler(self._config)
         if os.getpid() != pid:
@@ -138,16 +140,16 @@ class Template:
     def obey(self, packet: Packet) -> None:
         """Fork the worker that the keeper asks for."""
         message = packet.message
-        if not isinstance(message, ForkWorker) or len(packet.descriptors) != 3:
-            packet.close()
-            if isinstance(message, ForkWorker):
-                self._channel.send_now(ForkFailed(message.serial, "out of file descriptors"))
+        if not isinstance(message, ForkWorker):
+            return
+        if packet.truncated:
+            self._channel.send_now(ForkFailed(message.serial, "out of file descriptors"))
             return
         try:
             with signals_blocked():
                 pid = fork_keeping(self._listeners)
                 if pid == 0:
-                    self._fork_on(message, packet.descriptors)
+                    self._fork_on(message)
         except OSError as error:
             self._channel.send_now(ForkFailed(message.serial, error.strerror or str(error)))
         else:
@@ -158,21 +160,20 @@ class Template:
                 _, status = os.waitpid(pid, 0)
             if os.WIFSIGNALED(status):  # maybe before it had forked; the worker tells if it had
                 self._channel.send_now(ForkFailed(message.serial, _killed(status)))
-        packet.close()
 
-    def _fork_on(self, message: ForkWorker, descriptors: list[int]) -> NoReturn:
+    def _fork_on(self, message: ForkWorker) -> NoReturn:
         """Fork the worker and exit, so that the keeper, a subreaper, becomes its parent."""
         try:
             pid = fork_keeping(self._listeners)
             if pid == 0:
-                self._become_worker(message, descriptors)
+                self._become_worker(message)
             self._channel.send_now(Forked(message.serial, pid))
         except OSError as error:
             self._channel.send_now(ForkFailed(message.serial, error.strerror or str(error)))
         finally:
             os._exit(0)
 
-    def _become_worker(self, message: ForkWorker, descriptors: list[int]) -> NoReturn:
+    def _become_worker(self, message: ForkWorker) -> NoReturn:
         status = 1
         try:
             # While the template's channel is open in this process the keeper waits for its word.
@@ -182,8 +183,7 @@ class Template:
             set_title(Role.WORKER, f"{message.slot} {generation}")
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             self._channel.close()
-            channel_fd, scoreboard_fd, wake = descriptors
-            channel = Channel(_exempt_socket(channel_fd))
+            channel = Channel(_exempt_socket(message.channel))
             for listener in self._listeners:
                 guard(listener)  # a process that a handler forks must not keep the port
             environment = Environment(
@@ -193,13 +193,13 @@ class Template:
                 listeners=self._listeners,
                 listener_names=self._load.listeners,
                 channel=channel,
-                scoreboard=Scoreboard(scoreboard_fd),
-                wake=wake,
+                scoreboard=Scoreboard(message.scoreboard),
+                wake=message.wake,
                 boot=self._load.boot,
                 generation=self._load.generation,
                 serial=message.serial,
                 slot=message.slot,
-                scoreboard_fd=scoreboard_fd,
+                scoreboard_fd=message.scoreboard,
                 rendezvous=self._load.rendezvous,
             )
             self._run(environment)

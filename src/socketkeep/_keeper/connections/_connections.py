@@ -36,6 +36,7 @@ from socketkeep._stream._record import Ended as End
 from socketkeep._stream._record import Record
 from socketkeep._wire._channel import Packet
 from socketkeep._wire._messages import (
+    ABSENT,
     Acknowledged,
     Attached,
     AttachRefused,
@@ -55,6 +56,8 @@ _MOST_UNREAD: Final = 512 * 1024 * 1024
 _FEW_UNREAD: Final = 65536
 #: What a row's word may say of a time or an amount, so that the next worker can add to it.
 _LARGEST: Final = 2**63 - 1
+#: What a parcel says that is of no use once it has been taken.
+_OF_NO_USE: Final = (("row", -1), ("active_at", 0), ("connection", ABSENT), ("answer", ABSENT))
 #: In a connection's id, who accepted it: the serial number of no worker, of which none is 0 and
 #: none comes near to this.
 _KEEPER: Final = 2**32 - 1
@@ -232,7 +235,6 @@ class Connections:
         if packet.truncated:
             self._out_of_descriptors()
         held = None
-        gave = bool(packet.descriptors)
         if parcel is not None and not packet.truncated:
             held = self._detached(worker, packet, parcel)
         if parcel is None or held is None:
@@ -242,18 +244,18 @@ class Connections:
             worker.link.send(Acknowledged(name, epoch, taken=False))
             return
         worker.departures += 1
-        for pipe in packet.descriptors:
+        if parcel.answer != ABSENT:
             # The sender died, or has filled the pipe meanwhile: it is held all the same.
             with contextlib.suppress(OSError):
-                os.write(pipe, _ACKNOWLEDGED)
+                os.write(parcel.answer, _ACKNOWLEDGED)
         # Who gave no descriptor knows that there is one here, and does not wait for an answer.
-        if gave and not packet.descriptors:
+        elif parcel.connection != ABSENT:
             if parcel.row >= 0:
                 worker.scoreboard.record(parcel.row)[record.ENDED] = End.TAKEN
             worker.link.send(Acknowledged(parcel.id, parcel.epoch, taken=True))
         # Of no use any more, and objects of its own in each that is parked.
-        msgspec.structs.force_setattr(parcel, "row", -1)
-        msgspec.structs.force_setattr(parcel, "active_at", 0)
+        for name, value in _OF_NO_USE:
+            msgspec.structs.force_setattr(parcel, name, value)
         if held.ownership.state is OwnershipState.PARKED:
             self._rest(held)
             self._reactor.call_soon(self.moves.dispatch)  # its seat is free
@@ -280,11 +282,11 @@ class Connections:
             return
         held = self.connection_table.get(name)
         if held is None:
-            self._require_its_own(worker, name, packet)
+            self._require_its_own(worker, name, message.connection)
             listener = worker.listener(message.listener)
             parcel = self._parcel(name, row, listener, message.peer, None, message.proxy)
             ownership = Ownership(OwnershipState.OWNED, message.epoch, worker.serial)
-            sock = socket.socket(fileno=packet.descriptors.pop())
+            sock = socket.socket(fileno=packet.take(message.connection))
             now = self._reactor.clock()
             self.connection_table.put(HeldConnection(parcel, sock, ownership, now, row=message.row))
         elif held.ownership.worker != worker.serial:
@@ -475,7 +477,7 @@ class Connections:
         """Return the connection that the worker gave up; None when it was not the worker's."""
         held = self.connection_table.get(parcel.id)
         now = self._reactor.clock()
-        if held is None and not packet.descriptors:
+        if held is None and parcel.connection == ABSENT:
             self._throttle.error(
                 "refused a connection without a descriptor",
                 kind="no descriptor",
@@ -487,11 +489,10 @@ class Connections:
             self._throttle.warning("no room for more unread bytes", most=_MOST_UNREAD)
             return None
         if held is None:
-            self._require_its_own(worker, parcel.id, packet)
+            self._require_its_own(worker, parcel.id, parcel.connection)
             ownership = Ownership(OwnershipState.OWNED, parcel.epoch, worker.serial)
-            held = HeldConnection(
-                parcel, socket.socket(fileno=packet.descriptors.pop(0)), ownership, now
-            )
+            sock = socket.socket(fileno=packet.take(parcel.connection))
+            held = HeldConnection(parcel, sock, ownership, now)
             self._step_detached(held, parcel)
             if worker.guests:
                 worker.guests.discard(parcel.id)
@@ -503,8 +504,6 @@ class Connections:
             except Stale as error:
                 self._refuse_stale(worker, held.id, str(error))
                 return None
-            if packet.descriptors:  # one more, of what is held already
-                os.close(packet.descriptors.pop(0))
             held.parcel = parcel
             self.connection_table.disown(held, worker.serial)
         held.redelivered = parcel.redelivered
@@ -520,10 +519,10 @@ class Connections:
             return True
         return size + sum(len(held.parcel.unread) for held in self.connection_table) <= _MOST_UNREAD
 
-    def _require_its_own(self, worker: Worker, name: str, packet: Packet) -> None:
+    def _require_its_own(self, worker: Worker, name: str, connection: int) -> None:
         if not self._screening.may_have(worker, name):
             raise Nonsense(f"{name} is no connection of its own")
-        if self.connection_table.has_socket(packet.descriptors[0]):
+        if self.connection_table.has_socket(connection):
             raise Nonsense(f"{name} is a connection that is held under another id")
 
     def _refuse_stale(self, worker: Worker, name: str, error: str) -> None:

@@ -252,6 +252,7 @@ class Moves:
             accepted_at=parcel.accepted_at,
             bytes_in=parcel.bytes_in,
             bytes_out=parcel.bytes_out,
+            connection=held.sock.fileno(),
             redelivered=held.redelivered,
             proxy=parcel.proxy,
             kept=stays,
@@ -260,7 +261,7 @@ class Moves:
             returnable=stays and self._connection_table.store is None,
         )
         try:
-            worker.link.send(attach, (held.sock.fileno(),))
+            worker.link.send(attach)
         except OSError:
             # No descriptor for the memfd of a large state: this process is at its limit.
             self._reactor.call_later(_RETRY, self._go_on)

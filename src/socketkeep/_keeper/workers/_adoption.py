@@ -12,7 +12,7 @@ import os
 import select
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import msgspec
@@ -36,7 +36,6 @@ _LOOK_AGAIN: Final = 0.1
 _MOST_VISITORS: Final = 1024
 #: Seconds that one has to say what it came for.
 _PATIENCE: Final = 10.0
-_LISTENERS_AT: Final = 2  # in the descriptors of an offer, behind scoreboard and eventfd
 
 
 class Adopter(Protocol):
@@ -44,7 +43,7 @@ class Adopter(Protocol):
 
     pool: WorkerPool
 
-    def adopt(self, offer: Stranded, channel: Channel, memfd: int, wake: int) -> None: ...
+    def adopt(self, offer: Stranded, channel: Channel) -> None: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -53,8 +52,7 @@ class _Visitor:
 
     channel: Channel
     pid: int
-    offer: Stranded | None = None
-    descriptors: list[int] = field(default_factory=list)
+    offer: Stranded | None = None  # of which it has the scoreboard and the event
     timer: ReactorTimer | None = None
 
     def rest(self) -> None:
@@ -66,8 +64,9 @@ class _Visitor:
         """Let it be alone again."""
         self.rest()
         self.channel.close()
-        for fd in self.descriptors:
-            os.close(fd)
+        if self.offer is not None:
+            os.close(self.offer.scoreboard)
+            os.close(self.offer.wake)
 
 
 class Adoption:
@@ -203,27 +202,23 @@ class Adoption:
 
     def _note(self, visitor: _Visitor, offer: Stranded, packet: Packet) -> None:
         """Take an offer whose every part is what it is to be.  Raises Unfit, OSError."""
-        descriptors = packet.descriptors
-        _check(offer, len(descriptors), visitor.pid)
-        scoreboard, wake, *listeners = descriptors
-        Scoreboard(scoreboard, wary=True)
-        require_event(wake)
-        for text, named, fd in zip(offer.listeners, offer.bound_as, listeners, strict=False):
+        _check(offer, visitor.pid)
+        Scoreboard(offer.scoreboard, wary=True)
+        require_event(offer.wake)
+        for text, named, fd in zip(offer.listeners, offer.bound_as, offer.sockets, strict=False):
             listener_place(fd)
             _require_address(text, named, fd)
         # Who it is the kernel says.
         visitor.offer = msgspec.structs.replace(offer, pid=visitor.pid)
-        visitor.descriptors = [descriptors.pop(0), descriptors.pop(0)]
+        packet.take(offer.scoreboard)
+        packet.take(offer.wake)
         if offer.boot < LAST_BOOT:  # or this server's would come after the last
             self.boots.add(offer.boot)
-        if not descriptors or self._begun:
+        if self._begun:
             return
-        for text, named in zip(offer.listeners, offer.bound_as, strict=True):
-            fd = descriptors.pop(0)
-            if text in self._listeners:
-                os.close(fd)  # the same one, by another worker
-            else:
-                self._listeners[text] = named, socket.socket(fileno=fd)
+        for text, named, fd in zip(offer.listeners, offer.bound_as, offer.sockets, strict=False):
+            if text not in self._listeners:  # or it is the same one, by another worker
+                self._listeners[text] = named, socket.socket(fileno=packet.take(fd))
 
     def _dismiss(self, visitor: _Visitor) -> None:
         fd = visitor.channel.fileno()
@@ -282,9 +277,8 @@ class Adoption:
         del self._visitors[fd]
         visitor.rest()
         self._reactor.unregister(fd)
-        memfd, wake = visitor.descriptors
         try:
-            self._adopter.adopt(visitor.offer, visitor.channel, memfd, wake)
+            self._adopter.adopt(visitor.offer, visitor.channel)
         except (Unfit, OSError) as error:
             self._throttle.warning("a process was not taken over", pid=visitor.pid, error=error)
             visitor.close()
@@ -297,10 +291,10 @@ class Adoption:
         self._adopter.pool.dispatch.hear(worker, packet)
 
 
-def _check(offer: Stranded, count: int, pid: int) -> None:
+def _check(offer: Stranded, pid: int) -> None:
     listeners = len(offer.listeners)
-    if count not in (_LISTENERS_AT, _LISTENERS_AT + listeners):
-        raise Unfit(f"it offers {count} descriptors for {listeners} listeners")
+    if len(offer.sockets) not in (0, listeners):
+        raise Unfit(f"it offers {len(offer.sockets)} sockets for {listeners} listeners")
     if len(offer.bound_as) != listeners:
         raise Unfit("it does not say of each listener how it was bound")
     if not 0 < offer.boot <= LAST_BOOT:

@@ -167,5 +167,4 @@ class Dispatch:
             known = msgspec.structs.replace(parcel, listener=worker.listener(parcel.listener))
             self.receiver.take(worker, packet, known)
         else:
-            packet.close()
             worker.link.send(Acknowledged(parcel.id, parcel.epoch, taken=False))

@@ -194,11 +194,11 @@ class Templates:
                 generation=generation.number,
                 boot=self._boot,
                 listeners=[listener.text for listener in self._listeners],
+                sockets=[listener.fileno() for listener in self._listeners],
                 name=self._name,
                 descriptors=self._system.worker_descriptors,
                 rendezvous=self._rendezvous,
-            ),
-            tuple(listener.fileno() for listener in self._listeners),
+            )
         )
 
     def snapshot(self, keep: KeepOpen) -> tuple[list[SavedGeneration], list[SavedTemplate]]:
@@ -246,7 +246,6 @@ class Templates:
 
     def _heard(self, generation: Generation, pid: int, packet: Packet) -> None:
         try:
-            self._screening.check_template(packet)
             self._received(generation, packet)
         except Nonsense as error:
             self._condemn(generation, pid, str(error))
@@ -281,6 +280,10 @@ class Templates:
                 self._events.worker_began(began, generation)
             case ForkFailed() as failed:
                 self._events.worker_fork_failed(failed, generation)
+            case None:
+                pass  # it did not arrive
+            case message:
+                raise Nonsense(f"{type(message).__name__} from who never says it")
 
     def _ended(self, pid: int, generation: Generation, link: Link, ended: Exit) -> None:
         """Hear it out: what it forked last may be alive, and may not have said so yet.

@@ -38,7 +38,6 @@ from socketkeep._wire._messages import (
     CloseListeners,
     Forked,
     ForkFailed,
-    ForkWorker,
     Retire,
     Seats,
     Stranded,
@@ -121,7 +120,7 @@ class WorkerPool:
     def start(self, generation: Generation, slot: int, replaces: Worker | None = None) -> Worker:
         """Have the generation's template fork a worker into `slot`.  Raises OSError."""
         states = self._config.keep == "crash"
-        worker, theirs = new_worker(
+        worker, channel, message = new_worker(
             self._serial + 1,
             slot,
             generation,
@@ -131,24 +130,21 @@ class WorkerPool:
         self._serial += 1
         worker.started_at = self._reactor.clock()
         worker.replaces = replaces
-        self._listen(worker, theirs.channel)
+        self._listen(worker, channel)
         if self.store is not None:
             self.store.add_board(worker.serial, worker.policy, worker.memfd)
         self._expect_ready(worker)
-        message = ForkWorker(worker.serial, slot)
-        generation.link.send(message, theirs.descriptors, close_after=True)
+        generation.link.send(message, close_after=True)
         return worker
 
-    def adopt(
-        self, offer: Stranded, channel: Channel, memfd: int, wake: int, adopted: AdoptedWorker
-    ) -> Worker:
+    def adopt(self, offer: Stranded, channel: Channel, adopted: AdoptedWorker) -> Worker:
         """Take over a worker of a keeper that has died, which accepts no more.
 
-        The channel and the descriptors are this pool's from here on.
+        The channel, the scoreboard and the event are this pool's from here on.
         """
         if offer.pid in self._children.pids:
             raise Unfit(f"the process {offer.pid} is a worker already")
-        worker = adopted_worker(self._serial + 1, offer, memfd, wake, adopted)
+        worker = adopted_worker(self._serial + 1, offer, adopted)
         pidfd = self._open_proven(worker, offer.pid)
         if pidfd is None:
             raise Unfit(f"the process {offer.pid} does not have the scoreboard that it offers")

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 from socketkeep._keeper.tables._crash_policy import Policy
 from socketkeep._keeper.workers._generations import Generation
 from socketkeep._keeper.workers._workers import AdoptedWorker, Worker, WorkerState
 from socketkeep._wire._channel import Channel, channel_pair
-from socketkeep._wire._messages import Stranded
+from socketkeep._wire._messages import ForkWorker, Stranded
 from socketkeep._wire._scoreboard import DETACHED, Scoreboard, create_memfd
-
-
-@dataclass(frozen=True, slots=True)
-class Outfit:
-    """What belongs to a new worker: this side of its channel, and the descriptors it is to get."""
-
-    channel: Channel
-    descriptors: tuple[int, int, int]
 
 
 def new_worker(
     serial: int, slot: int, generation: Generation, rows: int, *, states: bool
-) -> tuple[Worker, Outfit]:
-    """Return a worker that is to be forked, with all that it needs.
+) -> tuple[Worker, Channel, ForkWorker]:
+    """Return a worker that is to be forked, this side of its channel, and the word to fork it.
 
     rows: of its scoreboard.  states: whether that has room for committed states.  Raises OSError.
     """
@@ -52,17 +43,16 @@ def new_worker(
         memfd=our_memfd,
         wake=wake,
     )
-    return worker, Outfit(Channel(ours, wary=True), (theirs.detach(), memfd, their_wake))
+    fork = ForkWorker(serial, slot, theirs.detach(), memfd, their_wake)
+    return worker, Channel(ours, wary=True), fork
 
 
-def adopted_worker(
-    serial: int, offer: Stranded, memfd: int, wake: int, adopted: AdoptedWorker
-) -> Worker:
+def adopted_worker(serial: int, offer: Stranded, adopted: AdoptedWorker) -> Worker:
     """Return a worker of a keeper that has died, which accepts no more.
 
-    Raises OSError, and Unfit when `memfd` is no scoreboard.
+    Raises OSError, and Unfit when it offers no scoreboard.
     """
-    scoreboard = Scoreboard(memfd, wary=True)
+    scoreboard = Scoreboard(offer.scoreboard, wary=True)
     return Worker(
         serial=serial,
         slot=offer.slot,
@@ -71,8 +61,8 @@ def adopted_worker(
         resumable=offer.resumable and adopted.moves,
         policy=Policy(offer.on_crash, offer.redeliver),
         scoreboard=scoreboard,
-        memfd=memfd,
-        wake=wake,
+        memfd=offer.scoreboard,
+        wake=offer.wake,
         state=WorkerState.DRAINING,
         given=scoreboard.attached,
         departures=scoreboard.count(DETACHED),

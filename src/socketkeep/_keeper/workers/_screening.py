@@ -26,46 +26,19 @@ from socketkeep._wire._descriptors import (
     require_answer_pipe,
 )
 from socketkeep._wire._messages import (
-    AnyMessage,
+    ABSENT,
     Attached,
     AttachRefused,
-    Began,
     ConnectionDetached,
     ConnectionEnded,
-    Forked,
-    ForkFailed,
     Free,
     Keep,
-    Loaded,
-    LoadFailed,
-    Message,
     Orphaned,
     Ready,
     StartFailed,
     Worn,
 )
 from socketkeep._wire._scoreboard import LAST_BOOT, LAST_EPOCH, parse_connection_id
-
-#: How many descriptors come with what a worker says, and with what a template does.
-_OF_WORKERS: Final[dict[type[Message], tuple[int, ...]]] = {
-    Ready: (0,),
-    StartFailed: (0,),
-    ConnectionDetached: (0, 1, 2),
-    Attached: (0,),
-    AttachRefused: (0,),
-    Keep: (1,),
-    ConnectionEnded: (0,),
-    Orphaned: (0,),
-    Free: (0,),
-    Worn: (0,),
-}
-_OF_TEMPLATES: Final[dict[type[Message], tuple[int, ...]]] = {
-    Loaded: (0,),
-    LoadFailed: (0,),
-    Forked: (0,),
-    Began: (0,),
-    ForkFailed: (0,),
-}
 
 #: As `connection_id` makes it.
 _ID: Final = re.compile(r"((0|[1-9a-f][0-9a-f]{0,15})-){2}[1-9a-f][0-9a-f]{0,15}")
@@ -98,7 +71,6 @@ class Screening:
         message = packet.message
         if message is None:
             return  # it did not arrive, and nor did some descriptors
-        _require_count(packet, message, _OF_WORKERS)
         waiting = worker.link.waiting
         if waiting > 2 * worker.scoreboard.rows + _MOST_WAITING:
             raise Nonsense(f"it leaves {waiting} packets unread and goes on")
@@ -108,8 +80,7 @@ class Screening:
                     raise Nonsense(f"Ready from a worker that is {worker.state.value}")
             case ConnectionDetached():
                 self._check_detached(worker, message)
-                if packet.descriptors:
-                    self._check_connection(packet.descriptors[0])
+                self._check_connection(message.connection)
             case Keep():
                 _require_id(message.id)
                 self._require_listener(worker, message.listener)
@@ -117,8 +88,7 @@ class Screening:
                 _require_peer(message.peer)
                 _require_header(message.proxy)
                 _require(0 <= message.row < worker.scoreboard.rows, "row", message.row)
-                if packet.descriptors:
-                    self._check_connection(packet.descriptors[0])
+                self._check_connection(message.connection)
             case Attached():
                 _require_id(message.id)
                 _require(-1 <= message.row < worker.scoreboard.rows, "row", message.row)
@@ -135,12 +105,10 @@ class Screening:
                 _require(0 <= message.status <= BOUND | AGAIN, "status", message.status)
                 _require_state(message.state)
                 _require_amount(message.bytes_in, message.bytes_out)
-        # Last: a pipe for the answer is as it is only until something else is done.
-        for fd in packet.descriptors[1:]:
-            try:
-                require_answer_pipe(fd)
-            except Unfit as error:
-                raise Nonsense(str(error)) from None
+            case StartFailed() | Free() | Worn():
+                pass
+            case _:
+                raise Nonsense(f"{type(message).__name__} from who never says it")
 
     def may_have(self, worker: Worker, name: str) -> bool:
         """Whether a connection that the keeper has no handle of can be with the worker.
@@ -155,11 +123,6 @@ class Screening:
             return True
         return worker.guests is None or name in worker.guests
 
-    def check_template(self, packet: Packet) -> None:
-        """Raise Nonsense for what no template can have to say."""
-        if packet.message is not None:
-            _require_count(packet, packet.message, _OF_TEMPLATES)
-
     def _check_detached(self, worker: Worker, message: ConnectionDetached) -> None:
         _require_id(message.id)
         _require_epoch(message.epoch)
@@ -170,27 +133,24 @@ class Screening:
         _require(-1 <= message.row < worker.scoreboard.rows, "row", message.row)
         _require_header(message.proxy)
         _require_amount(message.header_by)
+        self._check_connection(message.connection)
+        # Last: a pipe for the answer is as it is only until something else is done.
+        if message.answer != ABSENT:
+            try:
+                require_answer_pipe(message.answer)
+            except Unfit as error:
+                raise Nonsense(str(error)) from None
 
     def _require_listener(self, worker: Worker, number: int) -> None:
         known = self._listeners if worker.adopted is None else len(worker.adopted.listeners)
         _require(0 <= number < known, "listener", number)
 
     def _check_connection(self, fd: int) -> None:
+        if fd == ABSENT:
+            return
         place = connection_place(fd)
         if place not in self._places and ANYWHERE not in self._places:
             raise Unfit("a connection of one of the listeners was to come, not another socket")
-
-
-def _require_count(
-    packet: Packet, message: AnyMessage, known: dict[type[Message], tuple[int, ...]]
-) -> None:
-    kind = type(message)
-    counts = known.get(kind)
-    if counts is None:
-        raise Nonsense(f"{kind.__name__} from who never says it")
-    count = len(packet.descriptors)
-    if count not in counts and not (packet.truncated and count < counts[-1]):
-        raise Nonsense(f"{kind.__name__} came with {count} descriptors")
 
 
 def _require(holds: bool, what: str, value: object) -> None:

@@ -23,7 +23,7 @@ from socketkeep._keeper.tables._state import (
 )
 from socketkeep._stream._lease import Order
 from socketkeep._wire._channel import Channel, ChannelClosed, Garbled, Packet, channel_pair
-from socketkeep._wire._messages import Message
+from socketkeep._wire._messages import Message, descriptors_of
 from socketkeep._wire._scoreboard import (
     ACCEPTS_NO_MORE,
     DETACHED,
@@ -68,18 +68,16 @@ class Link:
         if channel.wants_write:
             reactor.call_soon(self._flush)
 
-    def send(
-        self, message: Message, descriptors: tuple[int, ...] = (), *, close_after: bool = False
-    ) -> None:
+    def send(self, message: Message, *, close_after: bool = False) -> None:
         """Send, or queue; to a process that has gone, nothing: its death is told by its pidfd.
 
         Raises OSError when there is no descriptor for the memfd that a large message needs.
         """
         if self.open:
-            self._channel.enqueue(message, descriptors, close_after=close_after)
+            self._channel.enqueue(message, close_after=close_after)
             self._flush()
         elif close_after:
-            for fd in descriptors:
+            for fd in descriptors_of(message):
                 os.close(fd)
 
     @property
