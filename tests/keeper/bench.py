@@ -14,8 +14,9 @@ from socketkeep._keeper._inheritance import restored_listener, snapshot
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper._signals import SIGNALS, SignalActions
 from socketkeep._keeper.rollout._rollout import RolloutOutcome
+from socketkeep._keeper.tables._records import Model
 from socketkeep._keeper.tables._state import SavedServer
-from socketkeep._keeper.workers._workers import Model, Worker
+from socketkeep._keeper.workers._workers import Worker
 from socketkeep._net._listener import Listener
 from tests.keeper.fakes import (
     BOOT,

@@ -20,8 +20,8 @@ import msgspec
 from socketkeep._config._server_options import ServeConfig
 from socketkeep._keeper.loop._reactor import READABLE, Callback, Reactor
 from socketkeep._keeper.loop._system import Exit, System
+from socketkeep._keeper.tables._records import Model
 from socketkeep._keeper.tables._state import SavedServer, read_state
-from socketkeep._keeper.workers._workers import Model
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import Ended, Status
 from socketkeep._wire import _scoreboard as scoreboard

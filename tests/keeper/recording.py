@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, get_args
 
-from socketkeep._keeper.workers._workers import Model
+from socketkeep._keeper.tables._records import Model
 from tests.harness.handlers import write_source
 from tests.harness.peers import connect
 from tests.harness.server import Server

@@ -20,7 +20,7 @@ import pytest
 
 from socketkeep._base import _passing
 from socketkeep._keeper._keeper import LAST_RESORT, LATE
-from socketkeep._keeper.workers._workers import Model
+from socketkeep._keeper.tables._records import Model
 from socketkeep._stream import _record as record
 from socketkeep._stream._committed import STATE_LIMIT
 from socketkeep._stream._record import Ended

@@ -8,8 +8,8 @@ import pytest
 
 from socketkeep._config._server_options import closing_time
 from socketkeep._keeper.rollout._rollout import RolloutOutcome
+from socketkeep._keeper.tables._records import Model
 from socketkeep._keeper.workers._pool import KILL_GRACE
-from socketkeep._keeper.workers._workers import Model
 from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
 

@@ -68,7 +68,7 @@ class Scene:
         """Give it what was said of the connection when no worker had it."""
         parcel = ConnectionDetached(ID, epoch, 0, "a peer", state, b"", 0, 0, 0)
         with socket.socket() as sock:
-            held = HeldConnection(parcel, sock, Ownership(where, epoch, None), 0.0)
+            held = HeldConnection(parcel, sock, Ownership(where, epoch, None), since=0.0)
             data = msgspec.msgpack.encode(held.snapshot(lambda fd: fd))
         self.file(epoch, data)
 

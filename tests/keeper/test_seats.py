@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from socketkeep._keeper.tables._records import Model
 from socketkeep._keeper.tables._seats import (
     UNBOUNDED,
     accept_limits,
@@ -13,7 +14,6 @@ from socketkeep._keeper.tables._seats import (
     shares,
     within,
 )
-from socketkeep._keeper.workers._workers import Model
 
 SEATS = st.integers(0, 20)
 #: The seats of each worker, and how many of them are taken.

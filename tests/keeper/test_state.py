@@ -122,3 +122,43 @@ def test_an_execution_that_fails_leaves_no_descriptor_inheritable(
     assert not any(os.get_inheritable(fd) for fd in fds)
     for fd in fds:
         os.close(fd)
+
+
+#: The fields that version 0.1.0 reads of each record, and cannot do without.
+READ_BY_0_1_0 = {
+    ("pool", "workers"): {
+        *("serial", "slot", "generation", "model", "resumable", "policy", "started_at", "memfd"),
+        *("wake", "link", "state", "pid", "forked", "order", "seats", "accept_below", "arriving"),
+        *("departures", "replaces", "error", "killed", "exit", "fork_children", "expires_at"),
+        *("adopted", "stuck", "given", "promises"),
+    },
+    ("generations",): {"number", "state", "model", "resumable", "policy"},
+    ("connections", "held"): {
+        *("parcel", "fd", "state", "epoch", "worker", "since", "why", "redelivered", "row"),
+        *("deaths", "stored_as", "parcel_as"),
+    },
+}
+
+
+@pytest.mark.parametrize("path", READ_BY_0_1_0)
+def test_the_names_of_saved_fields_stay(state: SavedServer, path: tuple[str, ...]) -> None:
+    records = msgspec.msgpack.decode(msgspec.msgpack.encode(state))["keeper"]
+    for name in path:
+        records = records[name]
+    assert records
+    for record in records:
+        assert READ_BY_0_1_0[path] <= record.keys()
+
+
+def test_a_saved_worker_is_as_version_0_1_0_writes_it(bench: Bench) -> None:
+    """Values, too: an order, a policy and what is None have a form that the other reads."""
+    bench.start()
+    bench.reload()
+    bench.bring_up()
+    (saved, *_) = (each for each in bench.keeper.pool if each.order is not None)
+    found = msgspec.msgpack.decode(msgspec.msgpack.encode(saved.snapshot(lambda fd: fd)))
+    assert found["order"].keys() == {"how", "deadline"}
+    assert found["policy"] == {"on_crash": "close", "redeliver": False}
+    assert (found["state"], found["exit"], found["adopted"]) == ("draining", None, None)
+    assert found["fork_children"] == []
+    assert found["link"].keys() == {"fd", "queue"}

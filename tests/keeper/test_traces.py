@@ -12,7 +12,7 @@ from typing import get_args
 
 import pytest
 
-from socketkeep._keeper.workers._workers import Model
+from socketkeep._keeper.tables._records import Model
 from tests.keeper.bench import Bench
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import FarWorker, Served

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from socketkeep._keeper.rollout._rollout import RolloutOutcome
+from socketkeep._keeper.tables._records import WorkerState
 from socketkeep._keeper.workers._pool import KILL_GRACE
-from socketkeep._keeper.workers._workers import WorkerState
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import OFFERED
 from socketkeep._wire._messages import Attached, ConnectionEnded, Keep, Loaded, Orphaned

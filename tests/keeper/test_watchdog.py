@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from socketkeep._keeper.workers._workers import Model
+from socketkeep._keeper.tables._records import Model
 from socketkeep._wire._scoreboard import BEAT
 from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench

@@ -27,8 +27,9 @@ from socketkeep._config._server_options import listener_settings
 from socketkeep._inspect._queue import listen_queue
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper.tables._ownership import Ownership
+from socketkeep._keeper.tables._records import WorkerState
 from socketkeep._keeper.tables._waits import BOUNDS
-from socketkeep._keeper.workers._workers import Worker, WorkerState
+from socketkeep._keeper.workers._workers import Worker
 from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Attached
 from socketkeep._wire._scoreboard import id_of, parse_connection_id

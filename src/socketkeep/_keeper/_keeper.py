@@ -31,6 +31,7 @@ from socketkeep._keeper.rollout._grounds import Grounds
 from socketkeep._keeper.rollout._rollout import Done, Rollout, RolloutOutcome
 from socketkeep._keeper.rollout._upgrades import Upgrades
 from socketkeep._keeper.tables._connection_table import HeldConnection
+from socketkeep._keeper.tables._records import Adopted, WorkerState
 from socketkeep._keeper.tables._state import SavedKeeper
 from socketkeep._keeper.workers._generations import (
     Generation,
@@ -43,7 +44,7 @@ from socketkeep._keeper.workers._recycling import Recycling
 from socketkeep._keeper.workers._screening import Screening
 from socketkeep._keeper.workers._slots import Slots
 from socketkeep._keeper.workers._watchdog import Watchdog
-from socketkeep._keeper.workers._workers import AdoptedWorker, Worker, WorkerState
+from socketkeep._keeper.workers._workers import Worker
 from socketkeep._net._listener import Listener
 from socketkeep._stream._lease import Order
 from socketkeep._version import VERSION
@@ -225,7 +226,7 @@ class Keeper:
         ours = [listener.text for listener in self.listeners]
         theirs = tuple(ours.index(text) if text in ours else -1 for text in offer.listeners)
         same = offer.target == self.config.target
-        adopted = AdoptedWorker(same and -1 not in theirs, theirs)
+        adopted = Adopted(same and -1 not in theirs, theirs)
         worker = self.pool.adopt(offer, channel, adopted)
         why = "" if same else f"it serves {offer.target}"
         why = why or ("" if adopted.moves else "it has listeners that this server has not")

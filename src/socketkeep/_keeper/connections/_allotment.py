@@ -8,9 +8,9 @@ from socketkeep._config._server_options import ServeConfig
 from socketkeep._keeper.connections._connections import Connections
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._keeper.tables import _seats
+from socketkeep._keeper.tables._records import WorkerState
 from socketkeep._keeper.workers._generations import Generation
 from socketkeep._keeper.workers._pool import WorkerPool
-from socketkeep._keeper.workers._workers import WorkerState
 
 _AGAIN: Final = 0.1
 _LEAVING: Final = (WorkerState.DRAINING, WorkerState.DEAD)

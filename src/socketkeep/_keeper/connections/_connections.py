@@ -214,7 +214,7 @@ class Connections:
         peer = ghost.scoreboard.peer(number)
         parcel = self._parcel(id_of(row), row, listener, peer, None, header)
         ownership = Ownership(OwnershipState.OWNED, row[record.EPOCH], ghost.serial)
-        held = HeldConnection(parcel, sock, ownership, self._reactor.clock(), row=number)
+        held = HeldConnection(parcel, sock, ownership, since=self._reactor.clock(), row=number)
         held.stored_as = stored_as
         held.header_as = header_as
         self.connection_table.put(held)
@@ -288,7 +288,9 @@ class Connections:
             ownership = Ownership(OwnershipState.OWNED, message.epoch, worker.serial)
             sock = socket.socket(fileno=packet.take(message.connection))
             now = self._reactor.clock()
-            self.connection_table.put(HeldConnection(parcel, sock, ownership, now, row=message.row))
+            self.connection_table.put(
+                HeldConnection(parcel, sock, ownership, since=now, row=message.row)
+            )
         elif held.ownership.worker != worker.serial:
             self._refuse_stale(worker, name, "not with this worker")
             return
@@ -407,7 +409,7 @@ class Connections:
             latest = int((self._reactor.clock() + HEADER_TIME) * 1e9)
             parcel, state = msgspec.structs.replace(parcel, header_by=latest), OwnershipState.PARKED
         held = HeldConnection(
-            parcel, sock, Ownership(state, 1, None), self._reactor.clock(), why="accepted"
+            parcel, sock, Ownership(state, 1, None), since=self._reactor.clock(), why="accepted"
         )
         self.totals["accepted"] += 1
         self.connection_table.put(held)
@@ -492,7 +494,7 @@ class Connections:
             self._require_its_own(worker, parcel.id, parcel.connection)
             ownership = Ownership(OwnershipState.OWNED, parcel.epoch, worker.serial)
             sock = socket.socket(fileno=packet.take(parcel.connection))
-            held = HeldConnection(parcel, sock, ownership, now)
+            held = HeldConnection(parcel, sock, ownership, since=now)
             self._step_detached(held, parcel)
             if worker.guests:
                 worker.guests.discard(parcel.id)

@@ -33,8 +33,9 @@ from socketkeep._keeper.connections._fdstore import (
 )
 from socketkeep._keeper.loop._system import System
 from socketkeep._keeper.tables._crash_policy import OnCrash, Policy
+from socketkeep._keeper.tables._records import WorkerState
 from socketkeep._keeper.tables._state import SavedConnection
-from socketkeep._keeper.workers._workers import Worker, WorkerState
+from socketkeep._keeper.workers._workers import Worker
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import SENT
 from socketkeep._wire._channel import LARGEST

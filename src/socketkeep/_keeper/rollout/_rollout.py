@@ -12,17 +12,17 @@ from typing import Final
 
 from socketkeep._base import _log
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
+from socketkeep._keeper.tables._records import GenerationState, WorkerState
 from socketkeep._keeper.workers._generations import (
     EXIT_LOAD_FAILED,
     EXIT_START_FAILED,
     Generation,
     GenerationEvent,
-    GenerationState,
     LoadFailure,
     Templates,
 )
 from socketkeep._keeper.workers._pool import WorkerPool
-from socketkeep._keeper.workers._workers import Worker, WorkerState
+from socketkeep._keeper.workers._workers import Worker
 
 #: How many workers may end before any has become ready, until the first start is given up.
 _ATTEMPTS_AT_START: Final = 3
@@ -152,7 +152,7 @@ class Rollout:
         self._number += 1
         self._began = self._reactor.clock()
         self._deaths = 0
-        generation = Generation(self._number, upgraded=self._upgraded)
+        generation = Generation(number=self._number, upgraded=self._upgraded)
         self._upgraded = False
         self.coming = generation
         _log.info("reload started" if self._number > 1 else "starting", generation=self._number)

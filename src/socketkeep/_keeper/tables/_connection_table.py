@@ -14,34 +14,21 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from socketkeep._keeper.tables._ownership import Ownership, OwnershipState
+from socketkeep._keeper.tables._records import ConnectionRecord, carried
 from socketkeep._keeper.tables._state import KeepOpen, SavedConnection
-from socketkeep._stream._lease import Attached
 from socketkeep._wire._messages import ConnectionDetached, decode, encode
 
 
 @dataclass(slots=True, eq=False)
-class HeldConnection:
+class HeldConnection(ConnectionRecord):
     """One connection that the keeper has a handle of.
 
     parcel: what its last owner said of it; of an owned connection only what never changes counts.
-    why: what its next handler is told by `conn.attached`.
-    row: its row in the scoreboard of the worker that owns it.
-    deaths: when owners of it died that were in the middle of a message of it.
-    stored_as, parcel_as, header_as: the epochs by which the service manager's store has it, its
-    parcel and its PROXY header; 0: it has not.
     """
 
     parcel: ConnectionDetached
     sock: socket.socket
     ownership: Ownership
-    since: float
-    why: Attached = "reload"
-    redelivered: bool = False
-    row: int = -1
-    deaths: tuple[float, ...] = ()
-    stored_as: int = 0
-    parcel_as: int = 0
-    header_as: int = 0
     inode: int = (
         0  # of the socket, by which one connection is told to be another; see `ConnectionTable`
     )
@@ -52,20 +39,14 @@ class HeldConnection:
 
     def snapshot(self, keep: KeepOpen) -> SavedConnection:
         """Return what the next version of the keeper knows it by."""
+        owner = self.ownership
         return SavedConnection(
+            **carried(self, ConnectionRecord),
             parcel=encode(self.parcel),
             fd=keep(self.sock.fileno()),
-            state=self.ownership.state,
-            epoch=self.ownership.epoch,
-            worker=self.ownership.worker,
-            since=self.since,
-            why=self.why,
-            redelivered=self.redelivered,
-            row=self.row,
-            deaths=list(self.deaths),
-            stored_as=self.stored_as,
-            parcel_as=self.parcel_as,
-            header_as=self.header_as,
+            state=owner.state,
+            epoch=owner.epoch,
+            worker=owner.worker,
         )
 
     @classmethod
@@ -74,17 +55,10 @@ class HeldConnection:
         parcel = decode(saved.parcel)
         assert isinstance(parcel, ConnectionDetached)
         return cls(
-            parcel=parcel,
-            sock=sock or socket.socket(fileno=saved.fd),
-            ownership=Ownership(saved.state, saved.epoch, saved.worker),
-            since=saved.since,
-            why=saved.why,
-            redelivered=saved.redelivered,
-            row=saved.row,
-            deaths=tuple(saved.deaths),
-            stored_as=saved.stored_as,
-            parcel_as=saved.parcel_as,
-            header_as=saved.header_as,
+            parcel,
+            sock or socket.socket(fileno=saved.fd),
+            Ownership(saved.state, saved.epoch, saved.worker),
+            **carried(saved, ConnectionRecord),
         )
 
     @property

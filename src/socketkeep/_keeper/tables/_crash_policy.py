@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from socketkeep._keeper.tables._state import SavedPolicy
 from socketkeep._stream._record import AGAIN, READ, SENT, Status
 
 #: Owners that died longer ago than this do not count against a connection, in seconds.
@@ -22,15 +21,6 @@ class Policy:
 
     on_crash: OnCrash = "close"
     redeliver: bool = False
-
-    def snapshot(self) -> SavedPolicy:
-        """Return it as the next version of the keeper reads it."""
-        return SavedPolicy(self.on_crash, self.redeliver)
-
-    @classmethod
-    def restored(cls, saved: SavedPolicy) -> Policy:
-        """Return what an earlier version wrote."""
-        return cls(saved.on_crash, saved.redeliver)
 
 
 def judge(

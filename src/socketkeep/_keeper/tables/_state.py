@@ -14,12 +14,14 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable
-from typing import Final, Literal
+from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
 from socketkeep._config._server_options import ServeConfig
 from socketkeep._keeper.tables import _ownership
+from socketkeep._keeper.tables._records import ConnectionRecord, GenerationRecord, WorkerRecord
 from socketkeep._keeper.tables._waits import Waits
 
 #: What this version writes; the oldest version's reader that understands it; the oldest format that
@@ -30,8 +32,6 @@ OLDEST_READ: Final = 1
 #: The oldest version's reader that meets PROXY headers: an older one would take them for the
 #: clients' own bytes.
 READABLE_WITH_PROXIES_FROM: Final = 2
-
-Model = Literal["fork", "prefork", "thread", "async"]
 
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
@@ -58,61 +58,14 @@ class SavedLink(msgspec.Struct):
     queue: list[SavedPacket]
 
 
-class SavedOrder(msgspec.Struct):
-    """How a retiring worker is to give up its connections."""
+@dataclass(slots=True, kw_only=True)
+class SavedWorker(WorkerRecord):
+    """One worker; rows: of its scoreboard, 0: as the scoreboard says."""
 
-    how: Literal["move", "close", "finish"]
-    deadline: float
-
-
-class SavedPolicy(msgspec.Struct):
-    """What becomes of connections whose worker died in the middle of a message."""
-
-    on_crash: Literal["close", "reset", "resume"]
-    redeliver: bool
-
-
-class SavedAdopted(msgspec.Struct):
-    """What is other about a worker that an earlier keeper started."""
-
-    moves: bool
-    listeners: list[int]
-
-
-class SavedWorker(msgspec.Struct, kw_only=True):
-    """One worker; the fields are those of `Worker`."""
-
-    serial: int
-    slot: int
-    generation: int
-    model: Model
-    resumable: bool
-    policy: SavedPolicy
-    started_at: float
-    memfd: int
-    wake: int
     link: SavedLink | None
-    state: Literal["starting", "ready", "draining", "dead"]
-    pid: int
-    forked: bool
-    order: SavedOrder | None
-    seats: int
-    accept_below: int
-    arriving: int
-    departures: int
     replaces: int | None
-    error: str
-    killed: bool
     exit: int | None
-    fork_children: list[int]
-    expires_at: float
-    adopted: SavedAdopted | None = None
-    stuck: bool = False
-    given: int | None = None
-    promises: list[tuple[int, int, int]] = []
-    rogue: bool = False
     rows: int = 0
-    guests: list[str] | None = None
 
 
 class SavedPool(msgspec.Struct, kw_only=True):
@@ -124,14 +77,9 @@ class SavedPool(msgspec.Struct, kw_only=True):
     doomed: list[int] = []
 
 
-class SavedGeneration(msgspec.Struct, kw_only=True):
+@dataclass(slots=True)
+class SavedGeneration(GenerationRecord):
     """One load of the user's code."""
-
-    number: int
-    state: Literal["loading", "starting", "serving", "retired"]
-    model: Model
-    resumable: bool
-    policy: SavedPolicy
 
 
 class SavedTemplate(msgspec.Struct, kw_only=True):
@@ -157,7 +105,8 @@ class SavedClosing(msgspec.Struct):
     deadline: float
 
 
-class SavedConnection(msgspec.Struct, kw_only=True):
+@dataclass(slots=True, kw_only=True)
+class SavedConnection(ConnectionRecord):
     """A connection that the keeper has a handle of; `parcel` is an encoded `Detached`."""
 
     parcel: bytes
@@ -165,14 +114,6 @@ class SavedConnection(msgspec.Struct, kw_only=True):
     state: _ownership.OwnershipState
     epoch: int
     worker: int | None
-    since: float
-    why: Literal["accepted", "reload", "parked", "upgrade", "crash"]
-    redelivered: bool
-    row: int
-    deaths: list[float]
-    stored_as: int = 0
-    parcel_as: int = 0
-    header_as: int = 0
 
 
 class SavedConnections(msgspec.Struct, kw_only=True):

@@ -12,8 +12,9 @@ import msgspec
 
 from socketkeep._base._errors import OUT_OF_RESOURCES
 from socketkeep._base._passing import Unfit
+from socketkeep._keeper.tables._records import WorkerState
 from socketkeep._keeper.workers._screening import Nonsense, Screening
-from socketkeep._keeper.workers._workers import Worker, WorkerState
+from socketkeep._keeper.workers._workers import Worker
 from socketkeep._wire._channel import Packet
 from socketkeep._wire._messages import (
     Acknowledged,

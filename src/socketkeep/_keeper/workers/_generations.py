@@ -16,9 +16,10 @@ from socketkeep._keeper.loop._children import ChildWatch
 from socketkeep._keeper.loop._reactor import Reactor
 from socketkeep._keeper.loop._system import Exit, System
 from socketkeep._keeper.tables._crash_policy import Policy
+from socketkeep._keeper.tables._records import GenerationRecord, GenerationState, carried
 from socketkeep._keeper.tables._state import KeepOpen, SavedGeneration, SavedTemplate
 from socketkeep._keeper.workers._screening import Nonsense, Screening
-from socketkeep._keeper.workers._workers import Link, Model, restored_link
+from socketkeep._keeper.workers._workers import Link, restored_link
 from socketkeep._net._listener import Listener
 from socketkeep._wire._channel import Channel, Packet, channel_pair
 from socketkeep._wire._messages import Began, Forked, ForkFailed, Loaded, LoadFailed, LoadTarget
@@ -29,15 +30,6 @@ _EXIT_TIME: Final = 2.0  # seconds a template has to exit, once its channel is c
 _LAST_WORD: Final = 1.0  # seconds that are waited, once it has ended, for what it forked last
 _MOST_THREADS: Final = 20  # that are named
 _LONGEST_TEXT: Final = 65536
-
-
-class GenerationState(Enum):
-    """Where a generation is in its life."""
-
-    LOADING = "loading"
-    STARTING = "starting"
-    SERVING = "serving"
-    RETIRED = "retired"
 
 
 class GenerationEvent(Enum):
@@ -81,14 +73,9 @@ class TemplateEvents(Protocol):
 
 
 @dataclass(eq=False, slots=True)
-class Generation:
-    """One load of the user's code."""
+class Generation(GenerationRecord):
+    """One load of the user's code, and its template."""
 
-    number: Final[int]
-    state: GenerationState = GenerationState.LOADING
-    model: Model = "fork"
-    resumable: bool = False
-    policy: Policy = field(default_factory=Policy)
     link: Link = field(init=False)
     pid: int = 0
     failure: LoadFailure | None = None
@@ -96,24 +83,12 @@ class Generation:
 
     def snapshot(self) -> SavedGeneration:
         """Return what the next version of the keeper knows it by."""
-        return SavedGeneration(
-            number=self.number,
-            state=self.state.value,
-            model=self.model,
-            resumable=self.resumable,
-            policy=self.policy.snapshot(),
-        )
+        return SavedGeneration(**carried(self, GenerationRecord))
 
     @classmethod
     def restored(cls, saved: SavedGeneration) -> Generation:
         """Make the record anew, but for its link."""
-        return cls(
-            number=saved.number,
-            state=GenerationState(saved.state),
-            model=saved.model,
-            resumable=saved.resumable,
-            policy=Policy.restored(saved.policy),
-        )
+        return cls(**carried(saved, GenerationRecord))
 
     def step(self, event: GenerationEvent) -> None:
         """Go to the state that follows; KeyError, a bug, when the table has none."""

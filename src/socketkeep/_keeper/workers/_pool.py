@@ -17,18 +17,13 @@ from socketkeep._keeper.loop._reactor import Reactor
 from socketkeep._keeper.loop._system import Exit, System
 from socketkeep._keeper.tables import _seats
 from socketkeep._keeper.tables._crash_policy import Policy
+from socketkeep._keeper.tables._records import Adopted, WorkerState
 from socketkeep._keeper.tables._state import KeepOpen, SavedPool, SavedWorker
 from socketkeep._keeper.workers._dispatch import Dispatch
 from socketkeep._keeper.workers._generations import Generation
 from socketkeep._keeper.workers._recruiting import adopted_worker, new_worker
 from socketkeep._keeper.workers._screening import Nonsense, Screening
-from socketkeep._keeper.workers._workers import (
-    AdoptedWorker,
-    Link,
-    Worker,
-    WorkerState,
-    restored_link,
-)
+from socketkeep._keeper.workers._workers import Link, Worker, restored_link
 from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Order
 from socketkeep._wire._channel import Channel
@@ -137,7 +132,7 @@ class WorkerPool:
         generation.link.send(message, close_after=True)
         return worker
 
-    def adopt(self, offer: Stranded, channel: Channel, adopted: AdoptedWorker) -> Worker:
+    def adopt(self, offer: Stranded, channel: Channel, adopted: Adopted) -> Worker:
         """Take over a worker of a keeper that has died, which accepts no more.
 
         The channel, the scoreboard and the event are this pool's from here on.

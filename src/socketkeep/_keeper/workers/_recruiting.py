@@ -6,8 +6,9 @@ import os
 from contextlib import ExitStack
 
 from socketkeep._keeper.tables._crash_policy import Policy
+from socketkeep._keeper.tables._records import Adopted, WorkerState
 from socketkeep._keeper.workers._generations import Generation
-from socketkeep._keeper.workers._workers import AdoptedWorker, Worker, WorkerState
+from socketkeep._keeper.workers._workers import Worker
 from socketkeep._wire._channel import Channel, channel_pair
 from socketkeep._wire._messages import ForkWorker, Stranded
 from socketkeep._wire._scoreboard import DETACHED, Scoreboard, create_memfd
@@ -47,7 +48,7 @@ def new_worker(
     return worker, Channel(ours, wary=True), fork
 
 
-def adopted_worker(serial: int, offer: Stranded, adopted: AdoptedWorker) -> Worker:
+def adopted_worker(serial: int, offer: Stranded, adopted: Adopted) -> Worker:
     """Return a worker of a keeper that has died, which accepts no more.
 
     Raises OSError, and Unfit when it offers no scoreboard.

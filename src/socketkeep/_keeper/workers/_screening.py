@@ -14,7 +14,8 @@ from typing import Final
 
 from socketkeep._base._admission import HEADER_LIMIT
 from socketkeep._base._passing import Unfit
-from socketkeep._keeper.workers._workers import Worker, WorkerState
+from socketkeep._keeper.tables._records import WorkerState
+from socketkeep._keeper.workers._workers import Worker
 from socketkeep._net._listener import Listener
 from socketkeep._stream._committed import STATE_LIMIT
 from socketkeep._stream._record import AGAIN, BOUND

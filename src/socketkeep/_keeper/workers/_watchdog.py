@@ -11,7 +11,8 @@ from typing import Final
 
 from socketkeep._base import _log
 from socketkeep._keeper.loop._reactor import Reactor
-from socketkeep._keeper.workers._workers import Worker, WorkerState
+from socketkeep._keeper.tables._records import WorkerState
+from socketkeep._keeper.workers._workers import Worker
 from socketkeep._wire._messages import Ping
 from socketkeep._wire._scoreboard import BEAT
 

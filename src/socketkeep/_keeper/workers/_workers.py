@@ -6,35 +6,22 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Final, Literal
+from typing import Final
 
 from socketkeep._base import _log
 from socketkeep._keeper.loop._reactor import READABLE, WRITABLE, Reactor, ReactorTimer
 from socketkeep._keeper.loop._system import Exit
-from socketkeep._keeper.tables._crash_policy import Policy
-from socketkeep._keeper.tables._state import (
-    KeepOpen,
-    SavedAdopted,
-    SavedLink,
-    SavedOrder,
-    SavedPacket,
-    SavedWorker,
-)
-from socketkeep._stream._lease import Order
+from socketkeep._keeper.tables._records import WorkerRecord, WorkerState, carried
+from socketkeep._keeper.tables._state import KeepOpen, SavedLink, SavedPacket, SavedWorker
 from socketkeep._wire._channel import Channel, ChannelClosed, Garbled, Packet, channel_pair
 from socketkeep._wire._messages import Message, descriptors_of
 from socketkeep._wire._scoreboard import (
     ACCEPTS_NO_MORE,
-    DETACHED,
     OPEN,
     SEATS_HEARD,
     Scoreboard,
     id_of,
 )
-
-Model = Literal["fork", "prefork", "thread", "async"]
-
 
 _RETRY: Final = 0.1
 _FIRST_CHECK: Final = 1024
@@ -196,71 +183,22 @@ def restored_link(
     return link
 
 
-@dataclass(frozen=True, slots=True)
-class AdoptedWorker:
-    """What is other about a worker that an earlier keeper started.
+@dataclass(slots=True, eq=False, kw_only=True)
+class Worker(WorkerRecord):
+    """One worker process, and what this version of the keeper alone knows of it."""
 
-    moves: whether its connections may go to the workers of this server.  listeners: by its number
-    of a listener this server's, -1 where this one does not have it.
-    """
-
-    moves: bool
-    listeners: tuple[int, ...]
-
-
-class WorkerState(Enum):
-    """Where a worker is in its life; it only moves down this list."""
-
-    STARTING = "starting"
-    READY = "ready"
-    DRAINING = "draining"
-    DEAD = "dead"
-
-
-@dataclass(slots=True, eq=False)
-class Worker:
-    """One worker process, from the request to fork it until it has been reaped."""
-
-    serial: Final[int]
-    slot: Final[int]
-    generation: Final[int]
-    model: Final[Model]
-    resumable: Final[bool]  # whether its handler is
-    policy: Final[Policy]
     scoreboard: Final[Scoreboard]
-    memfd: Final[int]  # of the scoreboard, for the next version of the keeper
-    wake: Final[int]  # eventfd that wakes the handlers that poll it
-    started_at: float = 0.0
     link: Link = field(init=False)
-    state: WorkerState = WorkerState.STARTING
-    pid: int = 0
-    forked: bool = False  # the template has said so
-    order: Order | None = None
     more: bool = False  # it was told to wait for connections that are still to come
-    seats: int = 0  # how many connections it may serve
-    accept_below: int = 0  # what it was last told of them
-    told: tuple[int, int, bool] | None = None  # and all of it; None: since before an upgrade
-    promises: list[tuple[int, int, int]] = field(default_factory=list)  # see `promise`
-    arriving: int = 0  # connections sent to it and not yet acknowledged
-    given: int = 0  # connections sent to it, ever
-    departures: int = 0  # connections that were taken from it, or refused by it
+    told: tuple[int, int, bool] | None = None  # all of it; None: since before an upgrade
     replaces: Worker | None = None
-    error: str = ""
-    killed: bool = False  # by the keeper
-    stuck: bool = False  # and for that it made no progress
-    rogue: bool = False  # or for that it said what cannot be
+    exit: Exit | None = None
     strikes: float = 0.0  # what counts against it of what it said, by `struck_at`
     struck_at: float = 0.0
     unfit: set[str] = field(default_factory=set)  # ids of which a descriptor was a wrong one
-    #: Ids of connections that it was given and that the keeper has no handle of; None: of a worker
-    #: that an earlier version of the keeper had, it is not known.
     guests: set[str] | None = field(default_factory=set)
     guests_checked: int = _FIRST_CHECK  # how many there may be until it is looked who has ended
-    exit: Exit | None = None
-    fork_children: set[int] = field(default_factory=set)  # pids, once it has died
-    expires_at: float = float("inf")
     timers: list[ReactorTimer] = field(default_factory=list)
-    adopted: AdoptedWorker | None = None
     _words: int = field(init=False)  # how often it was told how many it may accept
 
     def __post_init__(self) -> None:
@@ -353,83 +291,23 @@ class Worker:
 
     def snapshot(self, keep: KeepOpen) -> SavedWorker:
         """Return what the next version of the keeper knows it by."""
+        keep(self.memfd)
+        keep(self.wake)
         return SavedWorker(
-            serial=self.serial,
-            slot=self.slot,
-            generation=self.generation,
-            model=self.model,
-            resumable=self.resumable,
-            policy=self.policy.snapshot(),
-            started_at=self.started_at,
-            memfd=keep(self.memfd),
-            wake=keep(self.wake),
+            **carried(self, WorkerRecord),
             link=self.link.snapshot(keep),
-            state=self.state.value,
-            pid=self.pid,
-            forked=self.forked,
-            order=SavedOrder(self.order.how, self.order.deadline) if self.order else None,
-            seats=self.seats,
-            accept_below=self.accept_below,
-            arriving=self.arriving,
-            departures=self.departures,
             replaces=self.replaces.serial if self.replaces else None,
-            error=self.error,
-            killed=self.killed,
-            stuck=self.stuck,
-            rogue=self.rogue,
-            rows=self.scoreboard.rows,
-            guests=None if self.guests is None else sorted(self.guests),
             exit=self.exit.status if self.exit else None,
-            fork_children=sorted(self.fork_children),
-            expires_at=self.expires_at,
-            adopted=SavedAdopted(self.adopted.moves, list(self.adopted.listeners))
-            if self.adopted
-            else None,
-            given=self.given,
-            promises=self.promises,
+            rows=self.scoreboard.rows,
         )
 
     @classmethod
     def restored(cls, saved: SavedWorker) -> Worker:
         """Make the record anew, but for `link` and `replaces`."""
-        scoreboard = Scoreboard(saved.memfd, saved.rows, wary=True)
-        given, departures = saved.given, saved.departures
-        if given is None:  # an earlier version did not count it, nor each departure
-            given = saved.arriving + scoreboard.attached
-            departures = max(departures, scoreboard.count(DETACHED))
-        promises = saved.promises or [(0, saved.accept_below + departures, given - saved.arriving)]
         return cls(
-            serial=saved.serial,
-            slot=saved.slot,
-            generation=saved.generation,
-            model=saved.model,
-            resumable=saved.resumable,
-            policy=Policy.restored(saved.policy),
-            scoreboard=scoreboard,
-            memfd=saved.memfd,
-            wake=saved.wake,
-            started_at=saved.started_at,
-            state=WorkerState(saved.state),
-            pid=saved.pid,
-            forked=saved.forked,
-            order=Order(saved.order.how, saved.order.deadline) if saved.order else None,
-            seats=saved.seats,
-            accept_below=saved.accept_below,
-            arriving=saved.arriving,
-            departures=departures,
-            given=given,
-            promises=promises,
-            error=saved.error,
-            killed=saved.killed,
-            stuck=saved.stuck,
-            rogue=saved.rogue,
-            guests=None if saved.guests is None else set(saved.guests),
+            scoreboard=Scoreboard(saved.memfd, saved.rows, wary=True),
             exit=None if saved.exit is None else Exit(saved.exit),
-            fork_children=set(saved.fork_children),
-            expires_at=saved.expires_at,
-            adopted=AdoptedWorker(saved.adopted.moves, tuple(saved.adopted.listeners))
-            if saved.adopted
-            else None,
+            **carried(saved, WorkerRecord),
         )
 
     @property
