@@ -65,16 +65,8 @@ def test_to_a_version_with_added_fields_and_back(server: Server, versions: Versi
     """A connection goes through both; workers of either version talk to keepers of either."""
     messages = versions.package("2.0") / "_wire" / "_messages.py"
     source = messages.read_text()
-    for kind in (
-        "LoadTarget",
-        "Loaded",
-        "Ready",
-        "Seats",
-        "ConnectionDetached",
-        "Acknowledged",
-        "Attach",
-    ):
-        end = source.index("\n\n\n", source.index(f"class {kind}("))
+    for kind in ("Load", "Loaded", "Ready", "Seats", "Detached", "Acknowledged", "Attach"):
+        end = source.index("\n\n\n", source.index(f', tag="{kind}"'))
         source = source[:end] + '\n    added: str = "by 2.0"' + source[end:]
     messages.write_text(source)
     edit(

@@ -236,14 +236,14 @@ def test_send_now_waits_for_room(ends: Ends, blocking: bool) -> None:
 _READER = """
 import select, socket, sys
 from socketkeep._wire._channel import Channel
-from socketkeep._wire._messages import Detached
+from socketkeep._wire._messages import ConnectionDetached
 channel = Channel(socket.socket(fileno=int(sys.argv[1])))
 while True:
     select.select([channel], [], [])
     packet = channel.receive()
     if packet is None:
         continue
-    if not isinstance(packet.message, Detached):
+    if not isinstance(packet.message, ConnectionDetached):
         break
     print(packet.message.id)
 """
@@ -251,12 +251,12 @@ while True:
 _WRITER = """
 import socket, sys
 from socketkeep._wire._channel import Channel
-from socketkeep._wire._messages import Detached
+from socketkeep._wire._messages import ConnectionDetached
 channel = Channel(socket.socket(fileno=int(sys.argv[1])))
 who = sys.argv[2]
 for number in range(60):
     state = who.encode() * (number * 700)
-    channel.send_now(Detached(who, number, 0, who, state, b"", 0, 0, 0))
+    channel.send_now(ConnectionDetached(who, number, 0, who, state, b"", 0, 0, 0))
 """
 
 

@@ -31,7 +31,7 @@ from socketkeep._keeper.rollout._grounds import Grounds
 from socketkeep._keeper.rollout._rollout import Done, Rollout, RolloutOutcome
 from socketkeep._keeper.rollout._upgrades import Upgrades
 from socketkeep._keeper.tables._connection_table import HeldConnection
-from socketkeep._keeper.tables._records import Adopted, WorkerState
+from socketkeep._keeper.tables._records import AdoptedWorker, WorkerState
 from socketkeep._keeper.tables._state import SavedKeeper
 from socketkeep._keeper.workers._generations import (
     Generation,
@@ -226,7 +226,7 @@ class Keeper:
         ours = [listener.text for listener in self.listeners]
         theirs = tuple(ours.index(text) if text in ours else -1 for text in offer.listeners)
         same = offer.target == self.config.target
-        adopted = Adopted(same and -1 not in theirs, theirs)
+        adopted = AdoptedWorker(same and -1 not in theirs, theirs)
         worker = self.pool.adopt(offer, channel, adopted)
         why = "" if same else f"it serves {offer.target}"
         why = why or ("" if adopted.moves else "it has listeners that this server has not")

@@ -38,7 +38,7 @@ class GenerationState(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Adopted:
+class AdoptedWorker:
     """What is other about a worker that an earlier keeper started.
 
     moves: whether its connections may go to the workers of this server.  listeners: by its number
@@ -81,7 +81,7 @@ class WorkerRecord:
     guests: set[str] | None = None
     fork_children: set[int] = field(default_factory=set)  # pids, once it has died
     expires_at: float = float("inf")
-    adopted: Adopted | None = None
+    adopted: AdoptedWorker | None = None
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -17,7 +17,7 @@ from socketkeep._keeper.loop._reactor import Reactor
 from socketkeep._keeper.loop._system import Exit, System
 from socketkeep._keeper.tables import _seats
 from socketkeep._keeper.tables._crash_policy import Policy
-from socketkeep._keeper.tables._records import Adopted, WorkerState
+from socketkeep._keeper.tables._records import AdoptedWorker, WorkerState
 from socketkeep._keeper.tables._state import KeepOpen, SavedPool, SavedWorker
 from socketkeep._keeper.workers._dispatch import Dispatch
 from socketkeep._keeper.workers._generations import Generation
@@ -132,7 +132,7 @@ class WorkerPool:
         generation.link.send(message, close_after=True)
         return worker
 
-    def adopt(self, offer: Stranded, channel: Channel, adopted: Adopted) -> Worker:
+    def adopt(self, offer: Stranded, channel: Channel, adopted: AdoptedWorker) -> Worker:
         """Take over a worker of a keeper that has died, which accepts no more.
 
         The channel, the scoreboard and the event are this pool's from here on.

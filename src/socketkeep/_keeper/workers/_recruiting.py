@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack
 
 from socketkeep._keeper.tables._crash_policy import Policy
-from socketkeep._keeper.tables._records import Adopted, WorkerState
+from socketkeep._keeper.tables._records import AdoptedWorker, WorkerState
 from socketkeep._keeper.workers._generations import Generation
 from socketkeep._keeper.workers._workers import Worker
 from socketkeep._wire._channel import Channel, channel_pair
@@ -48,7 +48,7 @@ def new_worker(
     return worker, Channel(ours, wary=True), fork
 
 
-def adopted_worker(serial: int, offer: Stranded, adopted: Adopted) -> Worker:
+def adopted_worker(serial: int, offer: Stranded, adopted: AdoptedWorker) -> Worker:
     """Return a worker of a keeper that has died, which accepts no more.
 
     Raises OSError, and Unfit when it offers no scoreboard.
