@@ -11,7 +11,6 @@ from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
     AsyncExitStack,
-    closing,
     suppress,
 )
 from typing import Final
@@ -24,32 +23,18 @@ from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._closing import LINGER
 from socketkeep._stream._lease import Handover, Order, handling
 from socketkeep._stream._shell import Shell
-from socketkeep._wire._channel import ChannelClosed, Packet
-from socketkeep._wire._messages import (
-    ABSENT,
-    Acknowledged,
-    Attach,
-    Attached,
-    AttachRefused,
-    CloseListeners,
-    Ping,
-    Ready,
-    Retire,
-    Seats,
-    StartFailed,
-    Worn,
-)
+from socketkeep._wire._messages import Acknowledged, StartFailed
 from socketkeep._worker._accepting import PAUSE, BadAccept, Door, Exhausted
 from socketkeep._worker._allowance import Allowance
 from socketkeep._worker._departures import Departures
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._handle_backup import HandleBackups
+from socketkeep._worker._keeper_link import KeeperLink
 from socketkeep._worker._move_window import MoveWindow
 from socketkeep._worker._outcome import note_end, note_exception, was_detached
 from socketkeep._worker._process import end_forked, mend_process
 from socketkeep._worker._reactor import EpollReactor
-from socketkeep._worker._reattach import ON_THEIR_OWN, Reattach
 from socketkeep._worker._roster import Roster
 from socketkeep._worker._runaways import ENOUGH, Runaways
 from socketkeep._worker._target import LoadError, check_replaced, users_traceback
@@ -129,26 +114,21 @@ class AsyncWorker:
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
         self._channel = environment.channel
-        self._roster = Roster(environment, retirement=None)
+        self.roster = Roster(environment, retirement=None)
         # A receive that waits is woken by its connection's end, and is then refused for the first
         # time.
-        self._roster.refusals = Runaways(environment, self._give_up, spared=1)
+        self.roster.refusals = Runaways(environment, self._give_up, spared=1)
         self.given_up: list[asyncio.Task[None]] = []  # handlers that are never resumed
         self._loop = asyncio.get_running_loop()
         self._reactor = EpollReactor()
         self._finished: asyncio.Future[None] = self._loop.create_future()
-        self._order: Order | None = None
-        self._more = False  # though there is an order, connections are still to come
         config = environment.config
         self._access_log = config.access_log
         self._allowance = Allowance(environment.scoreboard, config.max_connections)
         self._doors = [Door(one, index) for index, one in enumerate(environment.listeners)]
         self._accepting = False
         self._resume: asyncio.TimerHandle | None = None
-        self._alone = False  # without a keeper
-        self._reattach: Reattach | None = None
-        self._holds_listeners = False  # though nothing is accepted
-        self._release: asyncio.TimerHandle | None = None
+        self._link = KeeperLink(environment, self._allowance, self)
         self._throttle = _log.Throttle()
         self._serving: dict[Entry, AsyncConnection] = {}
         self._crew = self._serving.values()
@@ -156,21 +136,19 @@ class AsyncWorker:
         self._name = environment.handler.name  # of all tasks: to number them takes memory of each
         self._offers = HandleBackups(self._serving.__contains__)
         self._departures = Departures(
-            self._channel, self._roster, self._settle, self._serve_on, self._channel_lost
+            self._channel, self.roster, self._settle, self._serve_on, self._channel_lost
         )
         self._move_window = MoveWindow(self._departures)
 
     async def run(self) -> None:
         """Serve until retired and empty.  Raises ChannelClosed when the keeper is gone already."""
-        self._loop.add_reader(self._channel.fileno(), self._read_channel)
-        self._channel.send_now(Ready(os.getpid()))
+        self._link.start()
         own_all(self._crew)
         self._end_forks()
         await self._finished
         disown_all(self._crew)
         self._reactor.close()
-        if self._reattach is not None:
-            self._reattach.close()
+        self._link.close()
 
     def _end_forks(self) -> None:
         """Have a process that a handler forks end where it would come back to the loop.
@@ -192,37 +170,56 @@ class AsyncWorker:
     def _open(self) -> int:
         return len(self._serving) + len(self._departures)
 
-    def _read_channel(self) -> None:
-        try:
-            for _ in range(_PACKETS_AT_ONCE):
-                if (packet := self._channel.receive()) is None:
-                    break
-                with closing(packet):
-                    self._obey(packet)
-        except ChannelClosed:
-            self._keeper_gone()
+    # For the link to the keeper.
 
-    def _obey(self, packet: Packet) -> None:
-        match packet.message:
-            case Seats() as seats:
-                self._allowance.told(seats)
-                self._open_gate()
-            case CloseListeners():
-                self._allowance.told(Seats(0))
-                self._open_gate()
-                self._close_listeners()
-            case Retire(how=how, deadline=deadline, more=more):
-                self._more = more
-                self._retire(Order(how, deadline))
-            case Attach() as message:
-                self._attach(message, packet)
-            case Ping():
-                self._environment.scoreboard.beat()
-            case Acknowledged() as message:
-                self._departures.acknowledged(message)
-                self._move_window.go_on()
-            case None:
-                self._refuse("", 0, "out of file descriptors")
+    @property
+    def _order(self) -> Order | None:
+        return self._link.order
+
+    def watch(self, fd: int, call: Callable[[], None]) -> None:
+        self._loop.add_reader(fd, call)
+
+    def unwatch(self, fd: int) -> None:
+        self._loop.remove_reader(fd)
+
+    def hears_more(self, heard: int) -> bool:
+        return heard < _PACKETS_AT_ONCE
+
+    def attached(self, entry: Entry) -> None:
+        self._start(entry)
+        if self._order is not None and entry in self._serving:
+            self._serving[entry].ask(self._order)
+        self._open_gate()
+
+    def allowed(self) -> None:
+        self._open_gate()
+
+    def close_listeners(self) -> None:
+        for listener in self._environment.listeners:
+            listener.close()
+
+    def acknowledged(self, message: Acknowledged) -> None:
+        self._departures.acknowledged(message)
+        self._move_window.go_on()
+
+    def unanswered(self) -> None:
+        self._departures.give_up()
+
+    def wake_at(self, when: float) -> None:
+        self._loop.call_at(when, self.end_if_empty)
+
+    def end_if_empty(self) -> None:
+        held = self._link.holds_listeners()
+        if self._order is None or self._link.more or self._open or held:
+            return
+        if not self._finished.done():
+            self._finished.set_result(None)
+
+    def _channel_lost(self) -> None:
+        if self._link.alone:
+            self._departures.give_up()
+        else:
+            self._link.read()  # first what the keeper said before its end
 
     # Accepting.
 
@@ -249,12 +246,12 @@ class AsyncWorker:
                 self._pause(str(error))
                 return
             except BadAccept as error:
-                self._roster.note_unserved(error)
+                self.roster.note_unserved(error)
                 continue
             if accepted is None:
                 return
             sock, peer = accepted
-            entry = self._roster.accepted(sock, door.index, peer)
+            entry = self.roster.accepted(sock, door.index, peer)
             if entry is None:
                 sock.close()
                 return
@@ -280,40 +277,20 @@ class AsyncWorker:
         self._resume = self._loop.call_later(PAUSE, resume)
         self._open_gate()
 
-    def _attach(self, message: Attach, packet: Packet) -> None:
-        entry = None
-        reason = "out of file descriptors"
-        if message.connection != ABSENT and (self._order is None or self._more):
-            entry = self._roster.attached(message, packet.take(message.connection))
-            reason = "no seat"
-        if entry is None:
-            self._refuse(message.id, message.epoch, reason)
-            return
-        # Before a byte is read: until this arrives the keeper may give the connection to another.
-        self._channel.send_now(Attached(message.id, message.epoch, entry.row))
-        self._start(entry)
-        if self._order is not None and entry in self._serving:
-            self._serving[entry].ask(self._order)
-        self._open_gate()
-
-    def _refuse(self, name: str, epoch: int, reason: str) -> None:
-        self._allowance.refuse()
-        self._channel.send_now(AttachRefused(name, epoch, reason))
-
     # Serving.
 
     def _start(self, entry: Entry) -> None:
         try:
             self._begin(entry)
         except Exception as error:  # of this connection alone
-            self._roster.cannot_serve(entry, error)
+            self.roster.cannot_serve(entry, error)
             self._settle(entry)
 
     def _begin(self, entry: Entry) -> None:
         entry.hooks.reactor = self._reactor
         conn = AsyncConnection(entry.sock, lease=entry.lease, hooks=entry.hooks)
         if not entry.peer:
-            self._roster.introduce(entry, conn.peer)
+            self.roster.introduce(entry, conn.peer)
         entry.task = self._loop.create_task(self._handle(entry, conn), name=self._name)
         self._serving[entry] = conn
         if entry.offer is not None:
@@ -324,7 +301,7 @@ class AsyncWorker:
             await self._call_handler(entry, conn)
         except Exception as error:  # of this connection alone
             if self._serving.get(entry) is conn:
-                self._roster.cannot_serve(entry, error)
+                self.roster.cannot_serve(entry, error)
                 self._settle(entry)
 
     async def _call_handler(self, entry: Entry, conn: AsyncConnection) -> None:
@@ -360,7 +337,7 @@ class AsyncWorker:
             note_exception(error, conn, entry)
         finally:
             if self._access_log:
-                self._roster.log_end(entry)
+                self.roster.log_end(entry)
             self._settle(entry)
 
     def _give_up(self, conn: Shell, linger: float = LINGER) -> None:
@@ -375,26 +352,18 @@ class AsyncWorker:
         self.given_up.append(entry.task)
         entry.task = self._loop.create_task(self._finish(entry, conn, linger), name=self._name)
         if len(self.given_up) % ENOUGH == 0:
-            with suppress(ChannelClosed, OSError):
-                self._channel.send_now(Worn("handlers that did not end"))
+            self._link.ask_to_be_replaced("handlers that did not end")
 
     def _settle(self, entry: Entry) -> None:
         self._serving.pop(entry, None)
-        self._roster.settle(entry)
+        self.roster.settle(entry)
         if not self._accepting:
             self._open_gate()
-            self._finish_if_empty()
+            self.end_if_empty()
 
     # Retiring.
 
-    def _retire(self, order: Order) -> None:
-        self._give_out(order)
-        self._close_listeners()
-        self._finish_if_empty()
-
-    def _give_out(self, order: Order) -> None:
-        self._order = order
-        self._allowance.accept_no_more()
+    def retire(self, order: Order) -> None:
         self._departures.deadline = order.deadline
         self._open_gate()
         self._move_window.begin(order, self._serving.values())
@@ -409,11 +378,11 @@ class AsyncWorker:
         """Have handlers that are busy with other things, and closings that take long, end now."""
         if self._order is not order:
             return
-        self._more = False
+        self._link.more = False
         for entry in tuple(self._serving):
             assert entry.task is not None
             entry.task.cancel(_TOO_LATE)
-        self._finish_if_empty()
+        self.end_if_empty()
 
     def _cut_off(self, order: Order) -> None:
         """End the connections of handlers that do not end, in order if it can be, and exit."""
@@ -425,84 +394,20 @@ class AsyncWorker:
         _log.warning("handlers did not end in time", open=len(self._serving))
         os._exit(1)
 
-    def _finish_if_empty(self) -> None:
-        if self._order is None or self._open or self._holds_listeners or self._more:
-            return
-        if not self._finished.done():
-            self._finished.set_result(None)
-
-    def _close_listeners(self) -> None:
-        self._holds_listeners = False
-        if self._release is not None:
-            self._release.cancel()
-        for listener in self._environment.listeners:
-            listener.close()
-
     def _hand_over(self, entry: Entry, conn: AsyncConnection) -> None:
         self._serving.pop(entry)
         handover = conn.hand_over()
         if not handover.parked:
-            self._roster.log_end(entry)
+            self.roster.log_end(entry)
         self._departures.offer(entry, handover)
-
-    # Without a keeper.
-
-    def _channel_lost(self) -> None:
-        if self._alone:
-            self._departures.give_up()
-        else:
-            self._read_channel()  # first what the keeper said before its end
-
-    def _keeper_gone(self) -> None:
-        self._alone = True
-        self._more = False
-        self._loop.remove_reader(self._channel.fileno())
-        if self._order not in (None, ON_THEIR_OWN) and self._order.how != "move":
-            self._departures.give_up()
-            self._finish_if_empty()
-            return  # it has its order, and needs nobody to carry it out
-        _log.error("the keeper is gone: serving what is open, then ending")
-        waiting = self._order is None or self._holds_listeners
-        self._give_out(ON_THEIR_OWN)
-        self._departures.give_up()
-        self._reattach = Reattach(self._environment)
-        self._holds_listeners = waiting and self._reattach.fileno() >= 0
-        if self._reattach.fileno() >= 0:
-            self._loop.add_reader(self._reattach.fileno(), self._look_for_keeper)
-        if self._holds_listeners:
-            # Connections that wait to be accepted are for the next keeper, if there is one.
-            self._release = self._loop.call_later(
-                self._environment.config.orphan_timeout, self._give_up_waiting
-            )
-        else:
-            self._close_listeners()
-        self._look_for_keeper(first=True)
-        self._finish_if_empty()
-
-    def _look_for_keeper(self, *, first: bool = False) -> None:
-        reattach = self._reattach
-        if reattach is None:
-            return
-        if reattach.meet(first=first):
-            self._loop.remove_reader(reattach.fileno())
-            reattach.close()
-            self._reattach = None
-            self._alone = False
-            if self._release is not None:
-                self._release.cancel()  # from here on the keeper says
-            self._loop.add_reader(self._channel.fileno(), self._read_channel)
-
-    def _give_up_waiting(self) -> None:
-        self._close_listeners()
-        self._finish_if_empty()
 
     def _serve_on(self, entry: Entry, handover: Handover) -> None:
         """Serve a connection that left and that nobody takes: it must not end for that."""
         if entry.header_by:
-            self._roster.refuse_waiting(entry)
+            self.roster.refuse_waiting(entry)
             self._settle(entry)
             return
-        self._roster.again(entry, handover)
+        self.roster.again(entry, handover)
         self._start(entry)
         if self._order is not None and self._order.how != "move":
             self._serving[entry].ask(self._order)

@@ -90,6 +90,6 @@ class _ChannelRetirement:
     def woken(self) -> None:
         if self._looking.acquire(blocking=False):
             try:
-                self._loop.read_channel()
+                self._loop.link.read()
             finally:
                 self._looking.release()

@@ -6,7 +6,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import closing, suppress
 from typing import Final, Protocol
 
 from socketkeep._base import _log
@@ -16,24 +15,14 @@ from socketkeep._stream._connection import Connection
 from socketkeep._stream._lease import Handover, Order, Retirement, handling
 from socketkeep._stream._record import Ended
 from socketkeep._stream._shell import Shell
-from socketkeep._wire._channel import ChannelClosed, Packet
-from socketkeep._wire._messages import (
-    ABSENT,
-    Attach,
-    Attached,
-    AttachRefused,
-    CloseListeners,
-    Ping,
-    Ready,
-    Retire,
-    Seats,
-    Worn,
-)
+from socketkeep._wire._channel import ChannelClosed
+from socketkeep._wire._messages import Acknowledged
 from socketkeep._worker._accepting import BadAccept, Gate
 from socketkeep._worker._allowance import Allowance
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._handing import give_back, hand_over
+from socketkeep._worker._keeper_link import KeeperLink
 from socketkeep._worker._lingering import Lingering
 from socketkeep._worker._outcome import (
     note_end,
@@ -42,7 +31,6 @@ from socketkeep._worker._outcome import (
     was_detached,
 )
 from socketkeep._worker._process import end_forked
-from socketkeep._worker._reattach import ON_THEIR_OWN, Reattach
 from socketkeep._worker._reserve import Reserve
 from socketkeep._worker._roster import Roster
 from socketkeep._worker._runaways import Runaways
@@ -84,8 +72,6 @@ class SyncLoop:
         self.environment = environment
         self.gate = Gate(environment.listeners)
         self.reserve = Reserve()
-        self.order: Order | None = None
-        self._more = False  # though there is an order, connections are still to come
         self.open = 0
         self._accepts = 0
         self._queueing = False  # connections, as far as the last look has shown
@@ -93,13 +79,16 @@ class SyncLoop:
         config = environment.config
         self.lingering = Lingering(self.watch, self.unwatch)
         self._allowance = Allowance(environment.scoreboard, config.max_connections)
-        self._reattach: Reattach | None = None
-        self._held_until = 0.0  # so long the listeners stay open though nothing is accepted
+        self.link = KeeperLink(environment, self._allowance, self)
         self._attached: deque[Entry] = deque()
         self._model = build(self)
         self.roster = Roster(environment, self._model.retirement)
         self.roster.refusals = Runaways(environment, self._model.give_up)
-        self.watch(environment.channel.fileno(), self.read_channel)
+
+    @property
+    def order(self) -> Order | None:
+        """How the worker is to end."""
+        return self.link.order
 
     def is_awaited(self) -> bool:
         """Whether connections that wait in a listener's queue may come when a seat becomes free."""
@@ -121,7 +110,7 @@ class SyncLoop:
 
     def run(self) -> None:
         """Serve until retired and empty.  Raises ChannelClosed when the keeper is gone already."""
-        self.environment.channel.send_now(Ready(os.getpid()))
+        self.link.start()
         while self.order is None or self._goes_on():
             if self._attached:
                 self._model.serve(self._attached.popleft())
@@ -143,44 +132,27 @@ class SyncLoop:
                     self._accept(fd)
             if hurry:
                 self._end_in_time()
-        if self._reattach is not None:
-            self._reattach.close()
+        self.link.close()
         self.gate.close()
 
     def _goes_on(self) -> bool:
         """Whether a worker that has its order is to go on."""
-        busy = self.open or self._attached or self.lingering or self._more
-        return self._holds_listeners() or bool(busy)
+        busy = self.open or self._attached or self.lingering or self.link.more
+        return self.link.holds_listeners() or bool(busy)
 
     def _end_in_time(self) -> None:
         self.lingering.expire()
         if self._timeout() == 0.0:
-            self._more = False
+            self.link.more = False
             self.lingering.close()
             if self.open:
                 self._model.force()
-
-    def read_channel(self) -> None:
-        """Do what the keeper has said since."""
-        if self._reattach is not None:
-            self._look_for_keeper()
-            self._holds_listeners()  # in `prefork` the loop itself may stand still
-            return
-        try:
-            while (packet := self.environment.channel.receive()) is not None:
-                with closing(packet):
-                    self._obey(packet)
-                if self._attached:
-                    return  # to be served first; what else there is the loop hears of again
-        except ChannelClosed:
-            self._keeper_gone()
 
     def let_go_of_waiting(self) -> None:
         """Close, in a forked child, what is its parent's: connections that wait to be served."""
         for entry in self._attached:
             entry.sock.close()
-        if self._reattach is not None:
-            self._reattach.forget()
+        self.link.forget()
 
     def rejoin(self) -> bool:
         """Find another keeper, for a handler whose own is gone; False: not here, or not yet."""
@@ -188,8 +160,7 @@ class SyncLoop:
 
     def wind_up(self) -> None:
         """Serve nothing more, and wait for the peers that linger: a model ends this process."""
-        self._more = False
-        self._retire(Order("move", time.monotonic()))
+        self.link.retire(Order("move", time.monotonic()))
         for entry in self._attached:
             lease = entry.lease
             handover = Handover(
@@ -203,11 +174,6 @@ class SyncLoop:
             for fd in self.gate.wait(self.lingering.patience(None)):
                 self.callbacks[fd]()
             self.lingering.expire()
-
-    def ask_to_be_replaced(self, reason: str) -> None:
-        """Have the keeper start another worker in this one's place, and then retire this one."""
-        with suppress(ChannelClosed, OSError):
-            self.environment.channel.send_now(Worn(reason))
 
     def done(self, entry: Entry) -> None:
         """A connection has ended: count it and free its seat."""
@@ -268,101 +234,43 @@ class SyncLoop:
             self.roster.refuse_waiting(entry)
         self.roster.settle(entry)
 
-    def _obey(self, packet: Packet) -> None:
-        match packet.message:
-            case Seats() as seats:
-                self._allowance.told(seats)
-            case CloseListeners():
-                self._allowance.told(Seats(0))
-                self.gate.close_listeners()
-            case Retire(how=how, deadline=deadline, more=more):
-                self._more = more
-                self._retire(Order(how, deadline))
-            case Attach() as message:
-                self._attach(message, packet)
-            case Ping():
-                self.environment.scoreboard.beat()
-            case None:
-                self._refuse("", 0, "out of file descriptors")
+    # For the link to the keeper.
 
-    def _attach(self, message: Attach, packet: Packet) -> None:
-        channel = self.environment.channel
-        full = self.open >= self.environment.scoreboard.rows
-        over = self.order is not None and not self._more
-        arrived = message.connection != ABSENT
-        if not arrived or full or over:
-            reason = "no seat" if arrived else "out of file descriptors"
-            self._refuse(message.id, message.epoch, reason)
-            return
-        entry = self.roster.attached(message, packet.take(message.connection))
-        if entry is None:
-            self._refuse(message.id, message.epoch, "no seat")
-            return
-        # Before a byte is read: until this arrives the keeper may give the connection to another.
-        channel.send_now(Attached(message.id, message.epoch, entry.row))
+    def hears_more(self, heard: int) -> bool:
+        return not self._attached  # to be served first; what else there is the loop hears of again
+
+    def attached(self, entry: Entry) -> None:
         self.open += 1
         self._attached.append(entry)
 
-    def _refuse(self, name: str, epoch: int, reason: str) -> None:
-        self._allowance.refuse()
-        self.environment.channel.send_now(AttachRefused(name, epoch, reason))
+    def allowed(self) -> None:
+        """Nothing to do: the loop looks each time round."""
 
-    def _retire(self, order: Order) -> None:
-        self._held_until = 0.0
+    def close_listeners(self) -> None:
         self.gate.close_listeners()
-        self._order(order)
 
-    def _order(self, order: Order) -> None:
-        self.order = order
-        self._allowance.accept_no_more()
+    def retire(self, order: Order) -> None:
         self.environment.scoreboard.retire(order)
         self._model.retire(order)
 
-    def _keeper_gone(self) -> None:
-        self._more = False
-        if self.environment.channel.fileno() in self.callbacks:
-            self.unwatch(self.environment.channel.fileno())
-        if self.order not in (None, ON_THEIR_OWN) and self.order.how != "move":
-            return  # it has its order, and needs nobody to carry it out
-        _log.error("the keeper is gone: serving what is open, then ending")
-        waiting = self.order is None or self._held_until > 0.0
-        self._order(ON_THEIR_OWN)
-        self._reattach = Reattach(self.environment)
-        self._held_until = 0.0
-        if self._reattach.fileno() >= 0:
-            self.watch(self._reattach.fileno(), self._look_for_keeper)
-            if waiting:
-                # Connections that wait to be accepted are for the next keeper, if there is one.
-                self._held_until = time.monotonic() + self.environment.config.orphan_timeout
-        if not self._held_until:
-            self.gate.close_listeners()
-        self._look_for_keeper(first=True)
+    def acknowledged(self, message: Acknowledged) -> None:
+        """Nothing to do: who gives a connection away here waits at a pipe."""
 
-    def _look_for_keeper(self, *, first: bool = False) -> None:
-        reattach = self._reattach
-        if reattach is None:
-            return
-        if reattach.meet(first=first):
-            self.unwatch(reattach.fileno())
-            reattach.close()
-            self._reattach = None
-            if self._held_until:
-                self._held_until = float("inf")  # from here on the keeper says
-            self.watch(self.environment.channel.fileno(), self.read_channel)
-            self.read_channel()
+    def unanswered(self) -> None:
+        """Nothing to do: it sees the end of the pipe."""
 
-    def _holds_listeners(self) -> bool:
-        if self._held_until and time.monotonic() >= self._held_until:
-            self._held_until = 0.0
-            self.gate.close_listeners()
-        return self._held_until > 0.0
+    def wake_at(self, when: float) -> None:
+        """Nothing to do: the loop waits no longer than that."""
+
+    def end_if_empty(self) -> None:
+        """Nothing to do: the loop looks each time round."""
 
     def _patience(self) -> float | None:
         """Return how long the loop may wait for something to happen."""
         timeout = self.lingering.patience(self._timeout())
-        if self._held_until in (0.0, float("inf")):
+        if self.link.held_until in (0.0, float("inf")):
             return timeout
-        held = max(0.0, self._held_until - time.monotonic())
+        held = max(0.0, self.link.held_until - time.monotonic())
         return held if timeout is None else min(timeout, held)
 
     def _timeout(self) -> float | None:

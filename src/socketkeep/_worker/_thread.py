@@ -102,7 +102,7 @@ class ThreadModel:
             self._threads -= 1
             self._lost += 1
             if self._lost % ENOUGH == 0:
-                self._loop.ask_to_be_replaced("handlers that did not end")
+                self._loop.link.ask_to_be_replaced("handlers that did not end")
             if ended:
                 self._ended.append(entry)
             else:

@@ -1,0 +1,225 @@
+"""The worker's side of its channel: what the keeper says, and what is done when it has gone.
+
+Written once for both loops; what they do differently is the `WorkerLoop`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from typing import Final, Protocol
+
+from socketkeep._base import _log
+from socketkeep._stream._lease import Order
+from socketkeep._wire._channel import ChannelClosed, Packet
+from socketkeep._wire._messages import (
+    ABSENT,
+    Acknowledged,
+    Attach,
+    Attached,
+    AttachRefused,
+    CloseListeners,
+    Ping,
+    Ready,
+    Retire,
+    Seats,
+    Worn,
+)
+from socketkeep._worker._allowance import Allowance
+from socketkeep._worker._entry import Entry
+from socketkeep._worker._environment import Environment
+from socketkeep._worker._reattach import ON_THEIR_OWN, Reattach
+from socketkeep._worker._roster import Roster
+
+#: A timer may be over so many seconds before its time.
+_EARLY: Final = 0.001
+
+
+class WorkerLoop(Protocol):
+    """The loop of a worker, as the link to its keeper uses it."""
+
+    roster: Roster
+
+    def watch(self, fd: int, call: Callable[[], None]) -> None:
+        """Call when `fd` is readable."""
+
+    def unwatch(self, fd: int) -> None: ...
+
+    def hears_more(self, heard: int) -> bool:
+        """Whether the next packet is to be read at once, after so many."""
+
+    def attached(self, entry: Entry) -> None:
+        """Serve a connection that the keeper has given."""
+
+    def allowed(self) -> None:
+        """Accept by what has been allowed since."""
+
+    def close_listeners(self) -> None: ...
+
+    def retire(self, order: Order) -> None:
+        """Have the connections given up as the order says."""
+
+    def acknowledged(self, message: Acknowledged) -> None:
+        """The keeper has what this worker gave it, or has not."""
+
+    def unanswered(self) -> None:
+        """The keeper has gone: what it has not acknowledged is served on."""
+
+    def wake_at(self, when: float) -> None:
+        """See at that moment whether there is an end."""
+
+    def end_if_empty(self) -> None: ...
+
+
+class KeeperLink:
+    """Does what the keeper says; when it has gone, looks for another.
+
+    order: how the worker is to end.  more: though there is an order, connections are still to come.
+    alone: there is no keeper.
+    """
+
+    def __init__(self, environment: Environment, allowance: Allowance, loop: WorkerLoop) -> None:
+        self.order: Order | None = None
+        self.more = False
+        self.alone = False
+        self.held_until = 0.0  # so long the listeners stay open though nothing is accepted
+        self._environment = environment
+        self._channel = environment.channel
+        self._allowance = allowance
+        self._loop = loop
+        self._reattach: Reattach | None = None
+
+    def start(self) -> None:
+        """Say that this worker can serve, and listen.  Raises ChannelClosed."""
+        self._loop.watch(self._channel.fileno(), self.read)
+        self._channel.send_now(Ready(os.getpid()))
+
+    def read(self) -> None:
+        """Do what the keeper has said since; without one, look for another."""
+        if self.alone:
+            self._look_for_keeper()
+            self.holds_listeners()  # in `prefork` the loop itself may stand still
+            return
+        heard = 0
+        try:
+            while (packet := self._channel.receive()) is not None:
+                with closing(packet):
+                    self._obey(packet)
+                heard += 1
+                if not self._loop.hears_more(heard):
+                    return
+        except ChannelClosed:
+            self._keeper_gone()
+
+    def ask_to_be_replaced(self, reason: str) -> None:
+        """Have the keeper start another worker in this one's place, and then retire this one."""
+        with suppress(ChannelClosed, OSError):
+            self._channel.send_now(Worn(reason))
+
+    def retire(self, order: Order, *, more: bool = False) -> None:
+        """End by that order."""
+        self.more = more
+        self._give_out(order)
+        self._close_listeners()
+        self._loop.end_if_empty()
+
+    def holds_listeners(self) -> bool:
+        """Whether what waits to be accepted waits for another keeper; if not, let go of it."""
+        if self.held_until and time.monotonic() + _EARLY >= self.held_until:
+            self._close_listeners()
+        return self.held_until > 0.0
+
+    def forget(self) -> None:
+        """Let go, in a forked child, of what is its parent's."""
+        if self._reattach is not None:
+            self._reattach.forget()
+
+    def close(self) -> None:
+        if self._reattach is not None:
+            self._reattach.close()
+
+    def _obey(self, packet: Packet) -> None:
+        match packet.message:
+            case Seats() as seats:
+                self._allowance.told(seats)
+                self._loop.allowed()
+            case CloseListeners():
+                self._allowance.told(Seats(0))
+                self._loop.allowed()
+                self._close_listeners()
+            case Retire(how=how, deadline=deadline, more=more):
+                self.retire(Order(how, deadline), more=more)
+            case Attach() as message:
+                self._attach(message, packet)
+            case Ping():
+                self._environment.scoreboard.beat()
+            case Acknowledged() as message:
+                self._loop.acknowledged(message)
+            case None:
+                self._refuse("", 0, "out of file descriptors")
+
+    def _attach(self, message: Attach, packet: Packet) -> None:
+        if message.connection == ABSENT:
+            self._refuse(message.id, message.epoch, "out of file descriptors")
+            return
+        entry = None
+        if self.order is None or self.more:
+            entry = self._loop.roster.attached(message, packet.take(message.connection))
+        if entry is None:
+            self._refuse(message.id, message.epoch, "no seat")
+            return
+        # Before a byte is read: until this arrives the keeper may give the connection to another.
+        self._channel.send_now(Attached(message.id, message.epoch, entry.row))
+        self._loop.attached(entry)
+
+    def _refuse(self, name: str, epoch: int, reason: str) -> None:
+        self._allowance.refuse()
+        self._channel.send_now(AttachRefused(name, epoch, reason))
+
+    def _give_out(self, order: Order) -> None:
+        self.order = order
+        self._allowance.accept_no_more()
+        self._loop.retire(order)
+
+    def _close_listeners(self) -> None:
+        self.held_until = 0.0
+        self._loop.close_listeners()
+
+    def _keeper_gone(self) -> None:
+        self.alone = True
+        self.more = False
+        self._loop.unwatch(self._channel.fileno())
+        if self.order not in (None, ON_THEIR_OWN) and self.order.how != "move":
+            self._loop.unanswered()
+            self._loop.end_if_empty()
+            return  # it has its order, and needs nobody to carry it out
+        _log.error("the keeper is gone: serving what is open, then ending")
+        waiting = self.order is None or self.held_until > 0.0
+        self._give_out(ON_THEIR_OWN)
+        self._loop.unanswered()
+        self._reattach = reattach = Reattach(self._environment)
+        if reattach.fileno() >= 0:
+            self._loop.watch(reattach.fileno(), self._look_for_keeper)
+        if waiting and reattach.fileno() >= 0:
+            # Connections that wait to be accepted are for the next keeper, if there is one.
+            self.held_until = time.monotonic() + self._environment.config.orphan_timeout
+            self._loop.wake_at(self.held_until)
+        else:
+            self._close_listeners()
+        self._look_for_keeper(first=True)
+        self._loop.end_if_empty()
+
+    def _look_for_keeper(self, *, first: bool = False) -> None:
+        reattach = self._reattach
+        if reattach is None or not reattach.meet(first=first):
+            return
+        self._loop.unwatch(reattach.fileno())
+        reattach.close()
+        self._reattach = None
+        self.alone = False
+        if self.held_until:
+            self.held_until = float("inf")  # from here on the keeper says
+        self._loop.watch(self._channel.fileno(), self.read)
+        self.read()
