@@ -172,10 +172,6 @@ class AsyncWorker:
 
     # For the link to the keeper.
 
-    @property
-    def _order(self) -> Order | None:
-        return self._link.order
-
     def watch(self, fd: int, call: Callable[[], None]) -> None:
         self._loop.add_reader(fd, call)
 
@@ -187,32 +183,28 @@ class AsyncWorker:
 
     def attached(self, entry: Entry) -> None:
         self._start(entry)
-        if self._order is not None and entry in self._serving:
-            self._serving[entry].ask(self._order)
-        self._open_gate()
-
-    def allowed(self) -> None:
-        self._open_gate()
+        if self._link.order is not None and entry in self._serving:
+            self._serving[entry].ask(self._link.order)
 
     def close_listeners(self) -> None:
         for listener in self._environment.listeners:
             listener.close()
 
-    def acknowledged(self, message: Acknowledged) -> None:
-        self._departures.acknowledged(message)
-        self._move_window.go_on()
+    def answered(self, message: Acknowledged | None) -> None:
+        if message is None:
+            self._departures.give_up()
+        else:
+            self._departures.acknowledged(message)
+            self._move_window.go_on()
 
-    def unanswered(self) -> None:
-        self._departures.give_up()
+    def look_at(self, when: float) -> None:
+        self._loop.call_at(when, self.look)
 
-    def wake_at(self, when: float) -> None:
-        self._loop.call_at(when, self.end_if_empty)
-
-    def end_if_empty(self) -> None:
-        held = self._link.holds_listeners()
-        if self._order is None or self._link.more or self._open or held:
-            return
-        if not self._finished.done():
+    def look(self) -> None:
+        self._open_gate()
+        waits = self._link.holds_listeners() or self._link.more
+        over = self._link.order is not None and not self._open and not waits
+        if over and not self._finished.done():
             self._finished.set_result(None)
 
     def _channel_lost(self) -> None:
@@ -226,7 +218,9 @@ class AsyncWorker:
     def _open_gate(self) -> None:
         """Listen to the listeners as long as there is a seat."""
         wanted = (
-            self._order is None and self._resume is None and self._allowance.permits(self._open)
+            self._link.order is None
+            and self._resume is None
+            and self._allowance.permits(self._open)
         )
         if wanted == self._accepting:
             return
@@ -317,7 +311,7 @@ class AsyncWorker:
                 end_forked(self._name, self._environment.scoreboard, error)
             if self._serving.get(entry) is not conn:
                 return
-            if isinstance(error, asyncio.CancelledError) and self._order is not None:
+            if isinstance(error, asyncio.CancelledError) and self._link.order is not None:
                 entry.why = _TOO_LATE
             else:
                 note_exception(error, conn, entry)
@@ -358,8 +352,7 @@ class AsyncWorker:
         self._serving.pop(entry, None)
         self.roster.settle(entry)
         if not self._accepting:
-            self._open_gate()
-            self.end_if_empty()
+            self.look()
 
     # Retiring.
 
@@ -376,17 +369,17 @@ class AsyncWorker:
 
     def _cancel_late(self, order: Order) -> None:
         """Have handlers that are busy with other things, and closings that take long, end now."""
-        if self._order is not order:
+        if self._link.order is not order:
             return
         self._link.more = False
         for entry in tuple(self._serving):
             assert entry.task is not None
             entry.task.cancel(_TOO_LATE)
-        self.end_if_empty()
+        self.look()
 
     def _cut_off(self, order: Order) -> None:
         """End the connections of handlers that do not end, in order if it can be, and exit."""
-        if self._order is not order or self._finished.done():
+        if self._link.order is not order or self._finished.done():
             return
         for entry in self._serving:
             with suppress(OSError):
@@ -409,5 +402,5 @@ class AsyncWorker:
             return
         self.roster.again(entry, handover)
         self._start(entry)
-        if self._order is not None and self._order.how != "move":
-            self._serving[entry].ask(self._order)
+        if self._link.order is not None and self._link.order.how != "move":
+            self._serving[entry].ask(self._link.order)

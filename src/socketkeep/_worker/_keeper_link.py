@@ -53,24 +53,19 @@ class WorkerLoop(Protocol):
     def attached(self, entry: Entry) -> None:
         """Serve a connection that the keeper has given."""
 
-    def allowed(self) -> None:
-        """Accept by what has been allowed since."""
-
     def close_listeners(self) -> None: ...
 
     def retire(self, order: Order) -> None:
         """Have the connections given up as the order says."""
 
-    def acknowledged(self, message: Acknowledged) -> None:
-        """The keeper has what this worker gave it, or has not."""
+    def answered(self, message: Acknowledged | None) -> None:
+        """The keeper has what it was given, or has not; None: it has gone, and will not say."""
 
-    def unanswered(self) -> None:
-        """The keeper has gone: what it has not acknowledged is served on."""
+    def look(self) -> None:
+        """See what may be accepted now, and whether this is the end."""
 
-    def wake_at(self, when: float) -> None:
-        """See at that moment whether there is an end."""
-
-    def end_if_empty(self) -> None: ...
+    def look_at(self, when: float) -> None:
+        """Do that at that moment, too."""
 
 
 class KeeperLink:
@@ -123,7 +118,7 @@ class KeeperLink:
         self.more = more
         self._give_out(order)
         self._close_listeners()
-        self._loop.end_if_empty()
+        self._loop.look()
 
     def holds_listeners(self) -> bool:
         """Whether what waits to be accepted waits for another keeper; if not, let go of it."""
@@ -144,10 +139,10 @@ class KeeperLink:
         match packet.message:
             case Seats() as seats:
                 self._allowance.told(seats)
-                self._loop.allowed()
+                self._loop.look()
             case CloseListeners():
                 self._allowance.told(Seats(0))
-                self._loop.allowed()
+                self._loop.look()
                 self._close_listeners()
             case Retire(how=how, deadline=deadline, more=more):
                 self.retire(Order(how, deadline), more=more)
@@ -156,7 +151,7 @@ class KeeperLink:
             case Ping():
                 self._environment.scoreboard.beat()
             case Acknowledged() as message:
-                self._loop.acknowledged(message)
+                self._loop.answered(message)
             case None:
                 self._refuse("", 0, "out of file descriptors")
 
@@ -173,6 +168,7 @@ class KeeperLink:
         # Before a byte is read: until this arrives the keeper may give the connection to another.
         self._channel.send_now(Attached(message.id, message.epoch, entry.row))
         self._loop.attached(entry)
+        self._loop.look()
 
     def _refuse(self, name: str, epoch: int, reason: str) -> None:
         self._allowance.refuse()
@@ -192,24 +188,24 @@ class KeeperLink:
         self.more = False
         self._loop.unwatch(self._channel.fileno())
         if self.order not in (None, ON_THEIR_OWN) and self.order.how != "move":
-            self._loop.unanswered()
-            self._loop.end_if_empty()
+            self._loop.answered(None)
+            self._loop.look()
             return  # it has its order, and needs nobody to carry it out
         _log.error("the keeper is gone: serving what is open, then ending")
         waiting = self.order is None or self.held_until > 0.0
         self._give_out(ON_THEIR_OWN)
-        self._loop.unanswered()
+        self._loop.answered(None)
         self._reattach = reattach = Reattach(self._environment)
         if reattach.fileno() >= 0:
             self._loop.watch(reattach.fileno(), self._look_for_keeper)
         if waiting and reattach.fileno() >= 0:
             # Connections that wait to be accepted are for the next keeper, if there is one.
             self.held_until = time.monotonic() + self._environment.config.orphan_timeout
-            self._loop.wake_at(self.held_until)
+            self._loop.look_at(self.held_until)
         else:
             self._close_listeners()
         self._look_for_keeper(first=True)
-        self._loop.end_if_empty()
+        self._loop.look()
 
     def _look_for_keeper(self, *, first: bool = False) -> None:
         reattach = self._reattach

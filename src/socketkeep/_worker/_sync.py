@@ -243,9 +243,6 @@ class SyncLoop:
         self.open += 1
         self._attached.append(entry)
 
-    def allowed(self) -> None:
-        """Nothing to do: the loop looks each time round."""
-
     def close_listeners(self) -> None:
         self.gate.close_listeners()
 
@@ -253,17 +250,14 @@ class SyncLoop:
         self.environment.scoreboard.retire(order)
         self._model.retire(order)
 
-    def acknowledged(self, message: Acknowledged) -> None:
-        """Nothing to do: who gives a connection away here waits at a pipe."""
+    def answered(self, message: Acknowledged | None) -> None:
+        """Nothing to do: who gives a connection away here waits at a pipe, and sees its end."""
 
-    def unanswered(self) -> None:
-        """Nothing to do: it sees the end of the pipe."""
-
-    def wake_at(self, when: float) -> None:
-        """Nothing to do: the loop waits no longer than that."""
-
-    def end_if_empty(self) -> None:
+    def look(self) -> None:
         """Nothing to do: the loop looks each time round."""
+
+    def look_at(self, when: float) -> None:
+        """Nothing to do: the loop waits no longer than that."""
 
     def _patience(self) -> float | None:
         """Return how long the loop may wait for something to happen."""
