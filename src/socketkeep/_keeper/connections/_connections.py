@@ -238,8 +238,8 @@ class Connections:
         if parcel is not None and not packet.truncated:
             held = self._detached(worker, packet, parcel)
         if parcel is None or held is None:
-            packet.close()
-            # One that waits at a pipe sees EOF there, and does not mind this.
+            # One that waits at a pipe sees EOF there, once the packet is closed, and does not mind
+            # this.
             name, epoch = (parcel.id, parcel.epoch) if parcel else ("", 0)
             worker.link.send(Acknowledged(name, epoch, taken=False))
             return

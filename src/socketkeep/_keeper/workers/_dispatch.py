@@ -90,7 +90,7 @@ class Dispatch:
         self._clock = clock
 
     def hear(self, worker: Worker, packet: Packet) -> None:
-        """Do what a worker's message asks for; what descriptors nobody takes are closed."""
+        """Do what a worker's message asks for; who has received the packet closes it."""
         try:
             self._screening.check(worker, packet)
             self._act(worker, packet)
@@ -105,8 +105,6 @@ class Dispatch:
             # That is the system's state, and nobody's fault.
             if not isinstance(error, OSError) or error.errno not in OUT_OF_RESOURCES:
                 self._strike(worker, _STUMBLE)
-        finally:
-            packet.close()
 
     def garbled(self, worker: Worker, why: str) -> None:
         """What a worker sent is no message."""
