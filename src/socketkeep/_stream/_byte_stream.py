@@ -8,9 +8,9 @@ of those who do without it.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from anyio import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream
 from anyio.abc import ByteStream, SocketAttribute
@@ -21,13 +21,31 @@ from socketkeep._base._errors import Busy, Closed, Released, SystemFailure
 if TYPE_CHECKING:
     import ssl
 
-    from socketkeep._stream._aio import AsyncConnection
+    from socketkeep._stream._core import Core
+
+
+class _AsyncVerbs(Protocol):
+    """What is used here of an `AsyncConnection`."""
+
+    @property
+    def core(self) -> Core: ...
+
+    @property
+    def tls(self) -> ssl.SSLObject | None: ...
+
+    def recv(self, max: int, /) -> Awaitable[bytes]: ...  # noqa: A002 - the word of the library
+
+    async def send(self, data: bytes, /) -> None: ...
+
+    async def send_eof(self) -> None: ...
+
+    async def close(self) -> None: ...
 
 
 class ConnectionByteStream(ByteStream):
     """What `AsyncConnection.byte_stream` returns."""
 
-    def __init__(self, conn: AsyncConnection) -> None:
+    def __init__(self, conn: _AsyncVerbs) -> None:
         self._conn = conn
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
