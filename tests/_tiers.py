@@ -56,6 +56,7 @@ TIER_OF: Final = {
     "library/test_other_holders.py": "process",
     "peer": "system",
     "plugin": "process",
+    "proxied": "system",
     "server": "system",
     "stdlib": "process",
     "stream": "unit",
