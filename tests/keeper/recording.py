@@ -115,6 +115,8 @@ def record(directory: Path, model: Model) -> list[str]:
         asks(6)
         server.wait_packets("Attached", 3)
         server.act("kill")
+        # An answer is out before its commit is made.
+        server.wait_until(lambda: not any(each["busy"] for each in server.connections()), "clean")
         (connection,) = server.connections()
         os.kill(connection["owner"], signal.SIGKILL)
         server.wait_packets("Attached", 4)

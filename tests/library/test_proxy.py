@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from proxyprotocol import ProxyProtocolIncompleteError
-from proxyprotocol.tlv import ProxyProtocolSSLTLV, ProxyProtocolTLV
+from proxyprotocol.tlv import ProxyProtocolSSLTLV, ProxyProtocolTLV, Type
 from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2
 
@@ -267,7 +267,9 @@ def _values(tlv: ProxyProtocolTLV) -> tuple[Any, ...]:
 
 
 def _tls_values(given: ProxyProtocolSSLTLV) -> tuple[str, ...]:
-    return given.version or "", given.cn or "", given.cipher or ""
+    # By their bytes: its properties take nothing but ASCII, ours is told in UTF-8.
+    kinds = Type.PP2_SUBTYPE_SSL_VERSION, Type.PP2_SUBTYPE_SSL_CN, Type.PP2_SUBTYPE_SSL_CIPHER
+    return tuple((given.get(kind) or b"").decode() for kind in kinds)
 
 
 def ours(data: bytes) -> tuple[Any, ...] | None:

@@ -80,7 +80,12 @@ def test_backlog_bounds_the_queue(tmp_path: Path) -> None:
     """The kernel is told it, and says so."""
     target = write_handler(tmp_path, "v0", is_async=False)
     with Server(tmp_path, target, "--backlog", "7") as server:
-        assert _listener(server) == {"address": server.address, "backlog": 7, "queued": 0}
+        assert _listener(server) == {
+            "address": server.address,
+            "backlog": 7,
+            "queued": 0,
+            "proxy": "off",
+        }
 
 
 def test_soft_limit_is_raised(tmp_path: Path) -> None:
