@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Final
 
 import pytest
 from hypothesis import given
@@ -79,7 +80,14 @@ def test_in_any_pieces(header: ProxyHeader, after: bytes, cuts: list[int]) -> No
             assert rest(ours) == after
 
 
-@given(st.binary(min_size=1, max_size=40), st.lists(st.integers(0, 999), max_size=4))
+#: How headers begin.  Hypothesis knows the constants of what it tests, and tries these, too.
+_STARTS: Final = (b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n")
+
+
+@given(
+    st.binary(min_size=1, max_size=40).filter(lambda data: not data.startswith(_STARTS)),
+    st.lists(st.integers(0, 999), max_size=4),
+)
 def test_what_is_no_header(data: bytes, cuts: list[int]) -> None:
     """It is refused where one must be; else all of it comes to the handler, in its order."""
     with pair() as (ours, theirs):
@@ -95,7 +103,7 @@ def test_what_is_no_header(data: bytes, cuts: list[int]) -> None:
             found = OPTIONAL.late(taken)  # the begin of the begin of a header
         assert found.header is None
         assert data.startswith(found.unread + rest(ours))
-    if not any(start.startswith(data) for start in (b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n")):
+    if not any(start.startswith(data) for start in _STARTS):
         with pair() as (ours, theirs):
             theirs.sendall(data)
             assert reason(REQUIRED.begin, ours, PROXY) == "missing"
