@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._worker._accepting import PAUSE, BadAccept, Door, Exhausted, Gate
+from socketkeep._net._accept_errors import Exhausted
+from socketkeep._worker._accepting import PAUSE, BadAccept, Door, Gate
 from tests.worker.conftest import Lines
 
 

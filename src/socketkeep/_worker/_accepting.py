@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import socket
@@ -13,18 +12,14 @@ from typing import Any, Final
 
 from socketkeep._base import _log
 from socketkeep._base._address import format_address
-from socketkeep._base._errors import OUT_OF_RESOURCES
 from socketkeep._base._originals import Socket
+from socketkeep._net._accept_errors import Exhausted, pass_over_given_up
 
 #: How long nothing is accepted once a descriptor, memory or a process was wanting, in seconds.
 PAUSE: Final = 0.1
 
 #: How long one look into the listeners' queues holds good, in seconds.
 _GLANCE: Final = 0.001
-
-
-class Exhausted(Exception):
-    """The system has no descriptor or memory for one more connection."""
 
 
 class BadAccept(Exception):
@@ -54,10 +49,7 @@ class Door:
         except BlockingIOError:
             return None
         except OSError as error:
-            if error.errno in OUT_OF_RESOURCES:
-                raise Exhausted(error.strerror) from error
-            if error.errno in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
-                raise
+            pass_over_given_up(error)
             return None
         except Exception as error:
             raise BadAccept from error

@@ -18,13 +18,14 @@ from weakref import ref
 
 from socketkeep._base import _log
 from socketkeep._base._forking import disown_all, leave, own_all
+from socketkeep._net._accept_errors import Exhausted
 from socketkeep._stream import _record as record
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._closing import LINGER
 from socketkeep._stream._lease import Handover, Order, handling
 from socketkeep._stream._shell import Shell
 from socketkeep._wire._messages import Acknowledged, StartFailed
-from socketkeep._worker._accepting import PAUSE, BadAccept, Door, Exhausted
+from socketkeep._worker._accepting import PAUSE, BadAccept, Door
 from socketkeep._worker._allowance import Allowance
 from socketkeep._worker._departures import Departures
 from socketkeep._worker._entry import Entry

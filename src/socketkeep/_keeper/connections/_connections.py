@@ -20,7 +20,7 @@ from socketkeep._config._server_options import ServeConfig, receptions
 from socketkeep._keeper.connections._moves import Moves
 from socketkeep._keeper.connections._parking import Parking, says_something
 from socketkeep._keeper.connections._porch import Porch
-from socketkeep._keeper.connections._queues import Exhausted, Queues
+from socketkeep._keeper.connections._queues import Queues
 from socketkeep._keeper.loop._closer import Closer
 from socketkeep._keeper.loop._reactor import Reactor
 from socketkeep._keeper.tables._connection_table import ConnectionTable, HeldConnection
@@ -29,6 +29,7 @@ from socketkeep._keeper.tables._ownership import Ownership, OwnershipState, Stal
 from socketkeep._keeper.tables._state import KeepOpen, SavedConnection, SavedConnections
 from socketkeep._keeper.workers._screening import Nonsense, Screening
 from socketkeep._keeper.workers._workers import Worker
+from socketkeep._net._accept_errors import Exhausted
 from socketkeep._net._listener import Listener
 from socketkeep._stream import _record as record
 from socketkeep._stream._closing import reset

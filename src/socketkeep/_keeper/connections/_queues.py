@@ -6,7 +6,6 @@ at a stop, when a queue that nobody accepts from would be reset with its last ha
 
 from __future__ import annotations
 
-import errno
 import select
 import socket
 import time
@@ -16,19 +15,14 @@ from typing import Final
 
 from socketkeep._base import _log
 from socketkeep._base._address import format_address
-from socketkeep._base._errors import OUT_OF_RESOURCES
+from socketkeep._net._accept_errors import pass_over_given_up
 from socketkeep._net._listener import Listener
 
 #: How many that have given up are passed over in one look for one that has not.
 _ABORTED_AT_ONCE: Final = 64
 
-
 #: Seconds for which it holds good who of them has said something.
 _GLANCE: Final = 0.005
-
-
-class Exhausted(Exception):
-    """This process has no descriptor or memory for one more connection."""
 
 
 #: A connection, its listener's number, and its peer: "" where who serves it is to find out.
@@ -115,12 +109,12 @@ class Queues:
             except BlockingIOError:
                 return None
             except OSError as error:
-                if error.errno in OUT_OF_RESOURCES:
-                    raise Exhausted(error.strerror) from error
-                if error.errno in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
+                try:
+                    pass_over_given_up(error)
+                except OSError:
                     _log.error("cannot accept", error=error.strerror)
                     return None
-                continue  # an error of the connection itself: the peer has given up
+                continue
             sock.setblocking(False)
             # The name of a Unix client is its own choice, and is read where that may go wrong.
             unix = listener.family == socket.AF_UNIX
