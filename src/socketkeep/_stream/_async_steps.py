@@ -56,7 +56,7 @@ async def _is_ready(want: Want, reactor: Reactor | None) -> bool:
 
 
 class _Watch:
-    """What the loop or the reactor calls when the descriptor is ready."""
+    """A reader: the loop or the reactor calls it when the descriptor is ready."""
 
     __slots__ = ("ready",)
 

@@ -39,7 +39,7 @@ class GenerationState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class AdoptedWorker:
-    """What is other about a worker that an earlier keeper started.
+    """The differences of a worker that an earlier keeper started.
 
     moves: whether its connections may go to the workers of this server.  listeners: by its number
     of a listener this server's, -1 where this one does not have it.
