@@ -35,8 +35,13 @@ $(VENV)/.locked: $(LOCK)
 	$(BIN)/python -m pip install --quiet -r $(LOCK)
 	touch $@
 
-$(STAMP): $(VENV)/.locked pyproject.toml
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+# The compiled core stands beside its sources, a file for each Python; what a user is only warned of
+# is an error here.
+NATIVE := $(wildcard src/socketkeep/_native/*.[ch])
+
+$(STAMP): $(VENV)/.locked pyproject.toml hatch_build.py $(NATIVE)
+	CFLAGS=-Werror SOCKETKEEP_NATIVE=1 \
+		$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
 .PHONY: demo
@@ -44,7 +49,7 @@ demo: setup ## change and kill a server under 250 connections, and count what wa
 	$(BIN)/socketkeep demo
 
 .PHONY: test
-test: setup packages lint types docs pytest ## all that CI runs, on one Python
+test: setup packages lint analyze types docs pytest ## all that CI runs, on one Python
 
 .PHONY: test-all
 test-all: test ## the same, and the tests on those of 3.11, 3.12 and 3.13 that are here
@@ -59,6 +64,14 @@ lint: setup ## ruff: lint and format; the sync verbs are what is made of the asy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python scripts/sync_verbs.py --check
+
+# By gcc, whose analyzer it is; once is enough, on the headers of one Python.
+.PHONY: analyze
+analyze: setup ## gcc's analyzer, on the compiled core
+	include=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
+	for source in $(filter %.c,$(NATIVE)); do \
+		gcc -std=gnu11 -O2 -Wall -Wextra -Werror -fanalyzer -fPIC -I$$include -c $$source -o /dev/null; \
+	done
 
 .PHONY: types
 types: setup ## mypy

@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "socketkeep"
 #: table.  A part is a folder or a module; of two that fit, the longer one counts.  ``__init__`` is
 #: what ``import socketkeep`` gives: the library's public names.
 LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("base", ("_base", "_version")),
+    ("base", ("_base", "_native", "_version")),
     ("stream", ("_stream",)),
     ("net", ("_net",)),
     ("public names", ("__init__", "proxy")),

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import pytest
 
+from socketkeep._native import PURE_VARIABLE
 from tests.harness.server import Finished
 
 Cli: TypeAlias = Callable[..., Finished]
@@ -20,7 +21,7 @@ Cli: TypeAlias = Callable[..., Finished]
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty runtime directory, and none of the user's own settings."""
     for variable in list(os.environ):
-        if variable.startswith("SOCKETKEEP_"):
+        if variable.startswith("SOCKETKEEP_") and variable != PURE_VARIABLE:
             monkeypatch.delenv(variable)
     path = tmp_path / "run"
     monkeypatch.setenv("SOCKETKEEP_RUNTIME_DIR", str(path))

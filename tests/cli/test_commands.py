@@ -31,6 +31,7 @@ STATUS = StatusReport(
     pid=4321,
     version="0.1.0",
     python="3.11.7",
+    core="compiled core",
     uptime=3725.0,
     state="running",
     target="shop.chat:handle",
@@ -77,7 +78,7 @@ def test_the_fields_of_the_reports() -> None:
     status = plain(STATUS)
     assert " ".join(status) == (
         "name pid version python uptime state target model keep generation"
-        " listeners workers connections totals accepting last_reload waits"
+        " listeners workers connections totals accepting last_reload waits core"
     )
     assert " ".join(status["listeners"][0]) == "address backlog queued proxy"
     assert " ".join(status["workers"]) == "starting ready draining"
@@ -108,6 +109,7 @@ def test_status(runtime: Path, cli: Cli) -> None:
     lines = [line.split() for line in finished.stdout.splitlines()]
     assert ["server", "chat"] in lines
     assert ["uptime", "1h02m"] in lines
+    assert ["version", "0.1.0,", "Python", "3.11.7,", "compiled", "core"] in lines
     assert ["127.0.0.1:7000", "2048", "3"] in lines
     assert ["moving", "1"] in lines
     assert ["accepted", "11"] in lines
@@ -309,6 +311,7 @@ def test_tables_of_rich(runtime: Path) -> None:
 def test_version_and_help(cli: Cli) -> None:
     """--version is one line; the help lists every command, and each has its own."""
     assert cli("--version").stdout.startswith("socketkeep 0.")
+    assert cli("--version", SOCKETKEEP_PURE="1").stdout.endswith(" (pure Python)\n")
     listed = cli("--help").stdout
     assert cli() == cli("--help")
     for command in ("serve", "status", "workers", "connections", "listeners", "reload"):

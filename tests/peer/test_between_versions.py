@@ -13,6 +13,7 @@ from typing import Final
 
 import pytest
 
+from socketkeep._native import PURE_VARIABLE
 from tests.harness import FIRST_WHEEL, Load, Server, Versions, connect, read_reply
 from tests.peer.conftest import Site
 from tests.peer.test_reload_under_load import nothing_ended
@@ -25,8 +26,9 @@ PRESENT: Final = "2.0.present"
 
 
 @pytest.fixture
-def versions(tcp_site: Site) -> Versions:
+def versions(tcp_site: Site, monkeypatch: pytest.MonkeyPatch) -> Versions:
     """The first version, which is installed, and the present one."""
+    monkeypatch.delenv(PURE_VARIABLE, raising=False)  # the first one does not know it
     made = Versions(tcp_site.directory / "versions")
     made.directory.mkdir()
     made.unpack(FIRST_WHEEL, FIRST)

@@ -14,6 +14,7 @@ from typing import Final
 
 import pytest
 
+from socketkeep._native import PURE_VARIABLE
 from tests.harness import Finished, Server, connect
 
 MODELS: Final = ("fork", "prefork", "thread", "async")
@@ -34,7 +35,11 @@ def run(
 
     Its control sockets are in ``run`` of that directory unless the environment says otherwise.
     """
-    inherited = {key: text for key, text in os.environ.items() if not key.startswith("SOCKETKEEP_")}
+    inherited = {
+        key: text
+        for key, text in os.environ.items()
+        if key == PURE_VARIABLE or not key.startswith("SOCKETKEEP_")
+    }
     done = subprocess.run(
         [*prefix, *SOCKETKEEP, *arguments],
         cwd=directory,

@@ -112,8 +112,8 @@ class WaitReportByReason(msgspec.Struct, frozen=True, kw_only=True):
 class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to ``status``.
 
-    python: its version.  state: "starting", "running", "reloading", "upgrading", "draining" or
-    "stopping".
+    python: its version.  core: "compiled core" or "pure Python"; "" where the version has but one.
+    state: "starting", "running", "reloading", "upgrading", "draining" or "stopping".
     generation: the one that serves new connections.
     accepting: whether new connections are served: a worker is ready, and nothing is being ended or
     paused.  last_reload: how long the last reload took that was not rolled back, from its start to
@@ -138,6 +138,7 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     accepting: bool = True
     last_reload: float | None = None
     waits: WaitReportByReason = WaitReportByReason()
+    core: str = ""
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):

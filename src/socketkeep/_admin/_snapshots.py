@@ -30,6 +30,7 @@ from socketkeep._keeper.tables._ownership import Ownership
 from socketkeep._keeper.tables._records import WorkerState
 from socketkeep._keeper.tables._waits import BOUNDS
 from socketkeep._keeper.workers._workers import Worker
+from socketkeep._native import CORE
 from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Attached
 from socketkeep._wire._scoreboard import id_of, parse_connection_id
@@ -48,6 +49,7 @@ def status(keeper: Keeper, name: str) -> StatusReport:
         pid=os.getpid(),
         version=keeper.version,
         python=sys.version.split()[0],
+        core=CORE,
         uptime=time.monotonic() - keeper.started_at,
         state=keeper.state,
         target=keeper.config.target,

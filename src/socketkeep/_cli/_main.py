@@ -16,6 +16,7 @@ from socketkeep._base._log_sink import NoRoom, descriptor_sink
 from socketkeep._base._mistakes import OptionError, nearest
 from socketkeep._base._printable import printable_lines
 from socketkeep._cli._exit import DONE, FAILED, INTERRUPTED, USAGE, Failure
+from socketkeep._native import CORE
 from socketkeep._version import VERSION
 
 _PATIENCE: Final = 2000  # milliseconds, for room where an error is to be said
@@ -75,7 +76,7 @@ class _Commands(click.Group):
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(VERSION, message="%(prog)s %(version)s")
+@click.version_option(VERSION, message=f"%(prog)s %(version)s ({CORE})")
 def group() -> None:
     """Serve TCP and Unix-socket connections, and keep them when the code behind them is replaced.
 

@@ -21,6 +21,7 @@ def status(control: str, name: str, as_json: bool, watch: bool) -> int:
 
 
 def _tables(report: StatusReport) -> list[Table]:
+    version = (report.version, f"Python {report.python}", report.core)
     about = Table(
         (),
         [
@@ -32,7 +33,7 @@ def _tables(report: StatusReport) -> list[Table]:
             ("generation", str(report.generation)),
             ("uptime", str(duration(report.uptime))),
             ("pid", str(report.pid)),
-            ("version", f"{report.version}, Python {report.python}"),
+            ("version", ", ".join(filter(None, version))),
         ],
     )
     totals = msgspec.structs.asdict(report.totals)

@@ -13,6 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from socketkeep._config._settings import PREFIX
+from socketkeep._native import PURE_VARIABLE
+
 _HANDLER: Final = """\
 from socketkeep import AsyncConnection, resumable
 
@@ -53,7 +56,9 @@ class DemoServer:
 
     def __enter__(self) -> Self:
         # What the user has set for other servers is not meant for this one.
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("SOCKETKEEP_")}
+        environment = {
+            k: v for k, v in os.environ.items() if k == PURE_VARIABLE or not k.startswith(PREFIX)
+        }
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "socketkeep", "serve", f"{self._handler}:handle"),

@@ -1,0 +1,99 @@
+"""How the package is built: the compiled core goes into the wheel where it can be compiled.
+
+Without a compiler, with SOCKETKEEP_PURE=1, and on a Python that it is not for, the wheel is one of
+Python alone, which does the same.  SOCKETKEEP_NATIVE=1 makes it an error not to have compiled it.
+CC, CFLAGS and LDFLAGS are heeded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+_PACKAGE = Path("src", "socketkeep", "_native")
+_MODULE = "socketkeep._native._core"
+
+
+class NativeBuild(BuildHookInterface[Any]):
+    """The hook that hatchling calls before and after it packs a wheel."""
+
+    PLUGIN_NAME = "custom"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile the core, and have it packed; for an editable install beside its sources."""
+        self._made = tempfile.mkdtemp(prefix="socketkeep-native-")
+        reason = _not_here()
+        if not reason:
+            try:
+                built = _compile(Path(self.root), Path(self._made))
+            except Exception as error:  # whatever hinders it, Python alone is enough
+                reason = _first_line(error)
+        if reason:
+            if os.environ.get("SOCKETKEEP_NATIVE") == "1":
+                raise RuntimeError(f"the core of Socketkeep was not compiled: {reason}")
+            self.app.display_warning(f"Socketkeep is installed without its compiled core: {reason}")
+        elif version == "editable":
+            # Under a name of its own first: a process may have the present one mapped.
+            target = Path(self.root, _PACKAGE, built.name)
+            os.replace(shutil.copy(built, f"{target}.new"), target)
+        else:
+            build_data["pure_python"] = False
+            build_data["infer_tag"] = True
+            build_data["force_include"][str(built)] = f"socketkeep/_native/{built.name}"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Remove what was made on the way."""
+        shutil.rmtree(self._made)
+
+
+def _not_here() -> str:
+    """Return why the core is not to be compiled here, "" where it is."""
+    if os.environ.get("SOCKETKEEP_PURE", "") not in ("", "0"):
+        return "SOCKETKEEP_PURE=1"
+    if sys.implementation.name != "cpython" or not sys.platform.startswith("linux"):
+        return f"it is for CPython on Linux, not for {sys.implementation.name} on {sys.platform}"
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return "it is not for builds of Python without a global lock"
+    return ""
+
+
+def _compile(root: Path, made: Path) -> Path:
+    """Compile the core below `made`, and return the file; raises what setuptools raises."""
+    from setuptools import Distribution, Extension
+    from setuptools.command.build_ext import build_ext
+
+    sources = sorted(Path(root, _PACKAGE).glob("*.c"))
+    extension = Extension(
+        _MODULE,
+        [os.path.relpath(source, root) for source in sources],
+        depends=[str(header) for header in Path(root, _PACKAGE).glob("*.h")],
+        extra_compile_args=["-std=gnu11", "-fvisibility=hidden", "-Wall", "-Wextra"],
+    )
+    command = build_ext(Distribution({"ext_modules": [extension]}))
+    command.build_lib, command.build_temp = str(made / "lib"), str(made / "temp")
+    command.ensure_finalized()
+    said = io.StringIO()
+    with contextlib.chdir(root), contextlib.redirect_stdout(said):
+        command.run()
+    return Path(command.get_ext_fullpath(_MODULE))
+
+
+def _first_line(error: BaseException) -> str:
+    while error.__context__ is not None:  # setuptools puts its own around it
+        error = error.__context__
+    if isinstance(error, subprocess.CalledProcessError):
+        return "the compiler failed, see what it said above"
+    if isinstance(error, OSError) and error.filename:
+        return f"cannot run {error.filename}: {error.strerror}"
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,1 @@
+# Each name is the twin, in C, of one in Python.

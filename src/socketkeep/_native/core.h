@@ -1,0 +1,9 @@
+/* What the files of the compiled core tell each other. */
+
+#ifndef SOCKETKEEP_CORE_H
+#define SOCKETKEEP_CORE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#endif
