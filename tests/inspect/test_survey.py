@@ -7,12 +7,14 @@ import os
 import pwd
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from socketkeep import AddressError, SystemFailure
-from socketkeep._inspect import _survey
+from socketkeep._inspect import _descriptors, _survey
 from socketkeep._inspect._processes import reader
 from socketkeep.inspect import HeldSocket, HeldSockets, holders
 from tests.harness import Server, connect
@@ -311,16 +313,14 @@ def test_what_a_keeper_keeps(tmp_path: Path) -> None:
 
 def test_what_may_not_be_looked_into_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of another user's process: counted with its user, and named where no holder is seen."""
-    listdir = os.listdir
     with acting() as actor:
         port = actor.listen()
 
-        def protected(path: str) -> list[str]:
-            if path == f"/proc/{actor.pid}/fd":
-                raise PermissionError(errno.EACCES, "Permission denied", path)
-            return listdir(path)
+        def protected(pids: Sequence[int], *rest: Any) -> dict[int, int]:
+            seen = [pid for pid in pids if pid != actor.pid]
+            return {**_descriptors.look_in_python(seen, *rest), actor.pid: errno.EACCES}
 
-        monkeypatch.setattr(os, "listdir", protected)
+        monkeypatch.setattr(_descriptors, "look", protected)
         found = holders(f"{HOST}:{port}")
         assert found.unreadable.get(me(), 0) >= 1
         assert f"of user {me()}" in found.incomplete

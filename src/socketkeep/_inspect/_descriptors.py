@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Sequence
 from functools import cache
 from typing import Final, TypeAlias
 
 from msgspec import Struct
 
+from socketkeep._native import compiled_or
+
 #: A process's pid, and a descriptor of it.
 Descriptor: TypeAlias = tuple[int, int]
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
+_FORBIDDEN: Final = (errno.EACCES, errno.EPERM)
 
 
 class Descriptors(Struct):
@@ -39,22 +43,55 @@ def look_everywhere(
     """
     if not inodes:
         return
-    for entry in os.listdir("/proc"):
-        if not entry.isdecimal() or int(entry) in besides:
-            continue
-        try:
-            look_into(int(entry), inodes, found)
-        except PermissionError:
-            found.unreadable.add(int(entry))
-        except OSError:
-            continue  # it has ended
+    pids = [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
+    pids = [pid for pid in pids if pid not in besides]
+    hindered = look(pids, inodes, mount_of_sockets(), found.of, found.nonblocking)
+    # Others have ended.
+    found.unreadable.update(pid for pid, code in hindered.items() if code in _FORBIDDEN)
 
 
-def look_into(pid: int, inodes: Container[int] | None, found: Descriptors) -> None:
+def look_into(pid: int, inodes: Collection[int] | None, found: Descriptors) -> None:
     """Add the process's descriptors of the sockets of these inodes; None: of all its sockets.
 
     Raises PermissionError when it may not be seen, and OSError when there is no such process.
     """
+    hindered = look((pid,), inodes, mount_of_sockets(), found.of, found.nonblocking)
+    for code in hindered.values():
+        raise OSError(code, os.strerror(code), f"/proc/{pid}/fd")
+
+
+def look_in_python(
+    pids: Sequence[int],
+    inodes: Collection[int] | None,
+    mount: int,
+    of: dict[int, list[Descriptor]],
+    nonblocking: dict[int, bool],
+    /,
+) -> dict[int, int]:
+    """Add what the processes have of these inodes to `of`, and the modes to `nonblocking`.
+
+    mount: as `mount_of_sockets` returns it.  Returns the errno of what hindered it, by pid.
+    """
+    hindered = {}
+    for pid in pids:
+        try:
+            _look_into(pid, inodes, b"mnt_id:\t%d" % mount if mount else b"", of, nonblocking)
+        except OSError as error:
+            hindered[pid] = error.errno or 0
+    return hindered
+
+
+#: The one that runs.
+look: Final = compiled_or(look_in_python, "look")
+
+
+def _look_into(
+    pid: int,
+    inodes: Container[int] | None,
+    mount: bytes,
+    of: dict[int, list[Descriptor]],
+    nonblocking: dict[int, bool],
+) -> None:
     path = f"/proc/{pid}/fd"
     numbers = os.listdir(path)
     # Relative to its directory, a file is opened and a link is read in half the time.
@@ -62,7 +99,7 @@ def look_into(pid: int, inodes: Container[int] | None, found: Descriptors) -> No
     try:
         texts = os.open(f"/proc/{pid}/fdinfo", _DIRECTORY)
         try:
-            _look(pid, numbers, links, texts, inodes, found)
+            _look(pid, numbers, links, texts, inodes, mount, of, nonblocking)
         finally:
             os.close(texts)
     finally:
@@ -75,10 +112,10 @@ def _look(
     links: int,
     texts: int,
     inodes: Container[int] | None,
-    found: Descriptors,
+    mount: bytes,
+    of: dict[int, list[Descriptor]],
+    nonblocking: dict[int, bool],
 ) -> None:
-    of, nonblocking = found.of, found.nonblocking
-    mount = _mount_of_sockets()
     # The link tells of what the descriptor is, fdinfo its mode and, on most kernels, the inode as
     # well: one of the two is enough.  Descriptors of a kind stand together, so what the last one
     # was is what the next is taken for.
@@ -135,10 +172,10 @@ def _is_nonblocking(flags: bytes) -> bool:
 
 
 @cache
-def _mount_of_sockets() -> bytes:
-    """Return the line of fdinfo that all sockets have alike and nothing else has.
+def mount_of_sockets() -> int:
+    """Return the number that fdinfo tells of all sockets alike and of nothing else: their mount.
 
-    Empty where fdinfo does not tell inodes.
+    0 where fdinfo does not tell inodes.
     """
     with socket.socket(socket.AF_UNIX) as own:
         inode = os.fstat(own.fileno()).st_ino
@@ -146,5 +183,6 @@ def _mount_of_sockets() -> bytes:
             with open(f"/proc/self/fdinfo/{own.fileno()}", "rb") as file:
                 _position, _flags, mount, number, *_ = file.read().split(b"\n")
         except (OSError, ValueError):
-            return b""
-    return mount if mount.startswith(b"mnt_id:") and number == b"ino:\t%d" % inode else b""
+            return 0
+    tells = mount.startswith(b"mnt_id:\t") and number == b"ino:\t%d" % inode
+    return int(mount[8:]) if tells else 0

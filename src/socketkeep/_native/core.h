@@ -6,4 +6,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+/* descriptors.c */
+PyObject *core_look(PyObject *module, PyObject *args);
+
 #endif

@@ -8,6 +8,7 @@
 #include "core.h"
 
 static PyMethodDef functions[] = {
+    {"look", core_look, METH_VARARGS, "The twin of `_inspect._descriptors.look_in_python`."},
     {NULL, NULL, 0, NULL},
 };
 
