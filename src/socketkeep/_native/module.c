@@ -1,9 +1,9 @@
-/* The module `socketkeep._native._core`: its table of functions and types.
+/* The module `socketkeep._native._core`: its functions and types.
 
-   It owns nothing.  Each of the other files is a concept of its own, and declares in core.h what
-   stands here.  None of them has policy: what is not the normal course of things goes back to
-   Python.  All calls are of CPython's public API; where one is there from a later version on than
-   the least that is supported, it stands between conditions, and in docs/architecture.md. */
+   It owns the types.  Each of the other files is a concept of its own, and says in core.h what others
+   may call.  None of them has policy: what is not the normal course of things goes back to Python.
+   All calls are of CPython's public API; what depends on its version is listed in
+   docs/architecture.md. */
 
 #include "core.h"
 
@@ -12,21 +12,67 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* Make a type, keep it in `*kept`, and give it its name in the module. */
+static int
+add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **kept)
+{
+    *kept = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
+    return *kept ? PyModule_AddType(module, *kept) : -1;
+}
+
+static int
+execute(PyObject *module)
+{
+    State *state = PyModule_GetState(module);
+
+    if (add_type(module, &buffer_spec, &state->buffer) < 0 ||
+        add_type(module, &ledger_spec, &state->ledger) < 0 ||
+        add_type(module, &stream_core_spec, &state->core) < 0) {
+        return -1;
+    }
+    return 0;
+}
+
+static int
+traverse(PyObject *module, visitproc visit, void *arg)
+{
+    State *state = PyModule_GetState(module);
+
+    Py_VISIT(state->buffer);
+    Py_VISIT(state->ledger);
+    Py_VISIT(state->core);
+    return 0;
+}
+
+static int
+clear(PyObject *module)
+{
+    State *state = PyModule_GetState(module);
+
+    Py_CLEAR(state->buffer);
+    Py_CLEAR(state->ledger);
+    Py_CLEAR(state->core);
+    return 0;
+}
+
 static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, execute},
     {0, NULL},
 };
 
-static struct PyModuleDef definition = {
+struct PyModuleDef core_module = {
     PyModuleDef_HEAD_INIT,
     .m_name = "socketkeep._native._core",
     .m_doc = "The compiled core; `socketkeep._native` tells whether it runs.",
-    .m_size = 0,
+    .m_size = sizeof(State),
     .m_methods = functions,
     .m_slots = slots,
+    .m_traverse = traverse,
+    .m_clear = clear,
 };
 
 PyMODINIT_FUNC
 PyInit__core(void)
 {
-    return PyModuleDef_Init(&definition);
+    return PyModuleDef_Init(&core_module);
 }

@@ -1,0 +1,536 @@
+/* The core of a connection: the twin of `_stream/_core.StreamCore`, where the transport is the socket
+   itself and what is received is taken from the kernel.
+
+   It owns references to the connection's parts, and one scratch of 64 KiB for all connections, which
+   the interpreter's lock guards.  It makes the calls recv(2) and send(2), which cannot block, with that
+   lock held: to hand it over takes longer than most of them.  All else, TLS, peeking, the end of a
+   connection, is a method of its subclass in Python that is named `_slow_...`. */
+
+#define _GNU_SOURCE
+
+#include "core.h"
+
+#include <errno.h>
+#include <string.h>
+#include <structmember.h>
+#include <sys/socket.h>
+
+enum { NOTHING = 0, ARRIVED = 1, EOF_CAME = 2, FAILED = 3 };
+
+/* `CHUNK` and `NEVER_COMMITTED` of `_stream/_core.py`. */
+enum { CHUNK = 65536, NEVER_COMMITTED = 1000 };
+
+/* More than this is sent without the lock: to copy it takes longer than to hand that over. */
+enum { LONG_SEND = 32768 };
+
+static char scratch[CHUNK];
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *sock;
+    PyObject *transport;
+    PyObject *buffer;
+    PyObject *ledger;
+    PyObject *life;
+    PyObject *committed;
+    PyObject *failure;
+    PyObject *lease;
+    PyObject *shelf;
+    Buffer *plain_buffer; /* `buffer`, where it is one of C's; borrowed from it */
+    Ledger *plain_ledger; /* likewise */
+    Py_ssize_t receives;  /* since the beginning; -1: no commit is missing */
+    char retains;
+    char direct; /* the transport is the socket itself */
+} Core;
+
+/* Whether the normal course of things can be served here. */
+static int
+is_plain(const Core *core)
+{
+    return core->direct && core->plain_buffer && core->plain_ledger;
+}
+
+/* The descriptor, -1 once it is closed.  The socket knows: who closes it tells nobody else. */
+static int
+descriptor(Core *core)
+{
+    PyObject *sock = core->sock;
+    int fd = -1;
+
+    if (sock) {
+        Py_INCREF(sock);
+        fd = PyObject_AsFileDescriptor(sock);
+        Py_DECREF(sock);
+    }
+    if (fd < 0) {
+        PyErr_Clear();
+    }
+    return fd;
+}
+
+/* Call a method of the subclass: the slow way of what is done here. */
+static PyObject *
+slow(Core *core, const char *name, PyObject *argument)
+{
+    PyObject *method = PyObject_GetAttrString((PyObject *)core, name), *result;
+
+    if (!method) {
+        return NULL;
+    }
+    result = argument ? PyObject_CallOneArg(method, argument) : PyObject_CallNoArgs(method);
+    Py_DECREF(method);
+    return result;
+}
+
+/* As `slow`, where what it returns does not matter. */
+static int
+tell(Core *core, const char *name)
+{
+    PyObject *result = slow(core, name, NULL);
+
+    Py_XDECREF(result);
+    return result ? 0 : -1;
+}
+
+/* Note that a receive comes, and return the descriptor, -1 where there is none; -2: an error is set.
+   What may run code of Python's is done here, before there is a place that bytes are received to. */
+static int
+begin(Core *core)
+{
+    if (!core->plain_ledger->read && ledger_reading(core->plain_ledger) < 0) {
+        return -2;
+    }
+    return descriptor(core);
+}
+
+/* The one recv(2) there is.  `*code` is the errno. */
+static ssize_t
+take_in(int fd, char *place, size_t size, int *code)
+{
+    ssize_t count;
+
+    if (fd < 0) {
+        *code = EBADF;
+        return -1;
+    }
+    count = recv(fd, place, size, MSG_DONTWAIT);
+    *code = errno;
+    return count;
+}
+
+/* Account for bytes that were received, once they are where they belong. */
+static int
+came(Core *core, ssize_t count)
+{
+    if (ledger_count(core->plain_ledger, BYTES_IN, (uint64_t)count) < 0) {
+        return -1;
+    }
+    if (core->receives >= 0 && ++core->receives == NEVER_COMMITTED) {
+        return tell(core, "_warn_of_no_commit");
+    }
+    return 0;
+}
+
+/* Account for a receive that brought no bytes: NOTHING, EOF_CAME or FAILED; -1: an error is set. */
+static int
+none_came(Core *core, ssize_t count, int code)
+{
+    PyObject *failure;
+
+    if (buffer_untouched(core->plain_buffer) && ledger_read_nothing(core->plain_ledger) < 0) {
+        return -1;
+    }
+    if (count == 0) {
+        return tell(core, "_peer_ended") < 0 ? -1 : EOF_CAME;
+    }
+    if (code == EAGAIN || code == EWOULDBLOCK || code == EINTR) {
+        return NOTHING;
+    }
+    /* It is kept until a receive raises it.  OSError chooses the class by the code. */
+    failure = PyObject_CallFunction(PyExc_OSError, "is", code, strerror(code));
+    if (!failure) {
+        return -1;
+    }
+    Py_XSETREF(core->failure, failure);
+    return FAILED;
+}
+
+static PyObject *
+Core_receive(Core *core, PyObject *object)
+{
+    Buffer *buffer = core->plain_buffer;
+    PyObject *data;
+    Py_ssize_t most;
+    ssize_t count;
+    size_t size;
+    int fd, code, kept = 0;
+
+    if (!is_plain(core)) {
+        return slow(core, "_slow_receive", object);
+    }
+    most = PyNumber_AsSsize_t(object, NULL);
+    if (most < 0) {
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_ValueError, "a number of bytes is not negative");
+        }
+        return NULL;
+    }
+    size = buffer->end - buffer->pos;
+    if (size) {
+        return buffer_take(buffer, size > (size_t)most ? (size_t)most : size);
+    }
+    fd = begin(core);
+    if (fd == -2) {
+        return NULL;
+    }
+    count = take_in(fd, scratch, sizeof scratch, &code);
+    if (count <= 0) {
+        switch (none_came(core, count, code)) {
+        case -1:
+            return NULL;
+        case EOF_CAME:
+            return PyBytes_FromStringAndSize(NULL, 0);
+        default:
+            Py_RETURN_NONE;
+        }
+    }
+    if (count > most) {
+        kept = buffer_feed(buffer, scratch, (size_t)count);
+        data = kept < 0 ? NULL : buffer_take(buffer, (size_t)most);
+    } else {
+        if (core->retains) {
+            kept = buffer_pass_by(buffer, scratch, (size_t)count);
+        }
+        data = kept < 0 ? NULL : PyBytes_FromStringAndSize(scratch, count);
+    }
+    if (data && came(core, count) < 0) {
+        Py_CLEAR(data);
+    }
+    return data;
+}
+
+static PyObject *
+Core_fill(Core *core, PyObject *object)
+{
+    Buffer *buffer = core->plain_buffer;
+    Py_ssize_t wanted;
+    ssize_t count;
+    size_t size;
+    char *place = scratch;
+    int fd, code, result;
+
+    if (!is_plain(core)) {
+        return slow(core, "_slow_fill", object);
+    }
+    wanted = PyNumber_AsSsize_t(object, NULL);
+    if (wanted < 1) {
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_ValueError, "to receive is to receive one byte or more");
+        }
+        return NULL;
+    }
+    size = (size_t)wanted;
+    fd = begin(core);
+    if (fd == -2) {
+        return NULL;
+    }
+    /* Through the scratch, so that no connection has more memory than what came; what is large is
+       received where it is to stay. */
+    if (size > sizeof scratch && (place = buffer_prepare(buffer, size)) == NULL) {
+        return NULL;
+    }
+    count = take_in(fd, place, size, &code);
+    if (count <= 0) {
+        if (place != scratch) {
+            buffer_tidy(buffer);
+        }
+        result = none_came(core, count, code);
+        return result < 0 ? NULL : PyLong_FromLong(result);
+    }
+    if (place != scratch) {
+        buffer_add(buffer, (size_t)count);
+    } else if (buffer_feed(buffer, scratch, (size_t)count) < 0) {
+        return NULL;
+    }
+    return came(core, count) < 0 ? NULL : PyLong_FromLong(ARRIVED);
+}
+
+static PyObject *
+Core_send(Core *core, PyObject *const *args, Py_ssize_t given)
+{
+    Ledger *ledger = core->plain_ledger;
+    Py_buffer view;
+    ssize_t count = -1;
+    int push, fd, code;
+
+    if (given != 2) {
+        PyErr_Format(PyExc_TypeError, "send() takes 2 arguments (%zd given)", given);
+        return NULL;
+    }
+    push = PyObject_IsTrue(args[1]);
+    if (push < 0) {
+        return NULL;
+    }
+    if (!is_plain(core)) {
+        PyObject *method = PyObject_GetAttrString((PyObject *)core, "_slow_send"), *sent;
+
+        if (!method) {
+            return NULL;
+        }
+        sent = PyObject_Vectorcall(method, args, 2, NULL);
+        Py_DECREF(method);
+        return sent;
+    }
+    if (PyObject_GetBuffer(args[0], &view, PyBUF_SIMPLE) < 0) {
+        return NULL;
+    }
+    if (!push && !ledger->sent && ledger_sending(ledger) < 0) {
+        PyBuffer_Release(&view);
+        return NULL;
+    }
+    fd = descriptor(core);
+    if (fd < 0) {
+        code = EBADF;
+    } else if (view.len > LONG_SEND) {
+        Py_BEGIN_ALLOW_THREADS
+        count = send(fd, view.buf, (size_t)view.len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        code = errno;
+        Py_END_ALLOW_THREADS
+    } else {
+        count = send(fd, view.buf, (size_t)view.len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        code = errno;
+    }
+    PyBuffer_Release(&view);
+    if (count >= 0) {
+        return ledger_count(ledger, BYTES_OUT, (uint64_t)count) < 0 ? NULL
+                                                                    : PyLong_FromSsize_t(count);
+    }
+    if (code == EAGAIN || code == EWOULDBLOCK || code == EINTR) {
+        return PyLong_FromLong(0);
+    }
+    errno = code;
+    return PyErr_SetFromErrno(PyExc_OSError);
+}
+
+static PyObject *
+Core_commit(Core *core, PyObject *packed)
+{
+    Buffer *buffer = core->plain_buffer;
+
+    if (!is_plain(core)) {
+        return slow(core, "_slow_commit", packed);
+    }
+    if (core->shelf && core->shelf != Py_None) {
+        PyObject *before = core->committed ? core->committed : Py_None;
+        int changed = packed == before ? 0 : PyObject_RichCompareBool(packed, before, Py_NE);
+
+        if (changed < 0) {
+            return NULL;
+        }
+        if (changed) { /* before the status says that it is there */
+            PyObject *put = PyObject_CallMethod(core->shelf, "put", "O", packed);
+
+            if (!put) {
+                return NULL;
+            }
+            Py_DECREF(put);
+        }
+    }
+    Py_INCREF(packed);
+    Py_XSETREF(core->committed, packed);
+    core->receives = -1;
+    buffer_commit(buffer);
+    core->plain_ledger->bound = 0;
+    if (ledger_commit(core->plain_ledger, buffer->pos < buffer->end, 0) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static int
+Core_traverse(Core *core, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(core));
+    Py_VISIT(core->sock);
+    Py_VISIT(core->transport);
+    Py_VISIT(core->buffer);
+    Py_VISIT(core->ledger);
+    Py_VISIT(core->life);
+    Py_VISIT(core->committed);
+    Py_VISIT(core->failure);
+    Py_VISIT(core->lease);
+    Py_VISIT(core->shelf);
+    return 0;
+}
+
+static int
+Core_clear(Core *core)
+{
+    core->plain_buffer = NULL;
+    core->plain_ledger = NULL;
+    Py_CLEAR(core->sock);
+    Py_CLEAR(core->transport);
+    Py_CLEAR(core->buffer);
+    Py_CLEAR(core->ledger);
+    Py_CLEAR(core->life);
+    Py_CLEAR(core->committed);
+    Py_CLEAR(core->failure);
+    Py_CLEAR(core->lease);
+    Py_CLEAR(core->shelf);
+    return 0;
+}
+
+static void
+Core_dealloc(Core *core)
+{
+    PyTypeObject *type = Py_TYPE(core);
+
+    PyObject_GC_UnTrack(core);
+    Core_clear(core);
+    type->tp_free(core);
+    Py_DECREF(type);
+}
+
+/* Return the part, or raise AttributeError before it is set. */
+static PyObject *
+part(PyObject *part, const char *name)
+{
+    if (!part) {
+        PyErr_SetString(PyExc_AttributeError, name);
+        return NULL;
+    }
+    Py_INCREF(part);
+    return part;
+}
+
+/* A part that C looks into is set once, so that it stays where it is while that goes on. */
+static int
+cannot_be_set(PyObject *value, PyObject *before)
+{
+    if (!value || before) {
+        PyErr_SetString(PyExc_AttributeError, "a core keeps its buffer and its ledger");
+        return 1;
+    }
+    return 0;
+}
+
+static State *
+state_of(Core *core)
+{
+    PyObject *module = PyType_GetModuleByDef(Py_TYPE(core), &core_module);
+
+    return module ? PyModule_GetState(module) : NULL;
+}
+
+static PyObject *
+Core_buffer(Core *core, void *Py_UNUSED(closure))
+{
+    return part(core->buffer, "buffer");
+}
+
+static int
+Core_set_buffer(Core *core, PyObject *value, void *Py_UNUSED(closure))
+{
+    State *state = state_of(core);
+
+    if (!state || cannot_be_set(value, core->buffer)) {
+        return -1;
+    }
+    core->plain_buffer = Py_TYPE(value) == state->buffer ? (Buffer *)value : NULL;
+    Py_INCREF(value);
+    core->buffer = value;
+    return 0;
+}
+
+static PyObject *
+Core_ledger(Core *core, void *Py_UNUSED(closure))
+{
+    return part(core->ledger, "ledger");
+}
+
+static int
+Core_set_ledger(Core *core, PyObject *value, void *Py_UNUSED(closure))
+{
+    State *state = state_of(core);
+
+    if (!state || cannot_be_set(value, core->ledger)) {
+        return -1;
+    }
+    core->plain_ledger = Py_TYPE(value) == state->ledger ? (Ledger *)value : NULL;
+    Py_INCREF(value);
+    core->ledger = value;
+    return 0;
+}
+
+/* The record is the ledger's, so that there is one. */
+static PyObject *
+Core_record(Core *core, void *Py_UNUSED(closure))
+{
+    if (core->plain_ledger) {
+        Py_INCREF(core->plain_ledger->record);
+        return core->plain_ledger->record;
+    }
+    return core->ledger ? PyObject_GetAttrString(core->ledger, "record") : part(NULL, "record");
+}
+
+static int
+Core_set_record(Core *core, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (!value || !core->ledger) {
+        PyErr_SetString(PyExc_AttributeError, "the ledger, which has the record, comes first");
+        return -1;
+    }
+    return PyObject_SetAttrString(core->ledger, "record", value);
+}
+
+static PyMethodDef methods[] = {
+    {"receive", (PyCFunction)Core_receive, METH_O,
+     "Return up to so many bytes, b\"\" at EOF; None: nothing is there, or `failure` is set."},
+    {"fill", (PyCFunction)Core_fill, METH_O,
+     "Receive up to so many bytes into the buffer: NOTHING, ARRIVED, EOF or FAILED."},
+    {"send", (PyCFunction)(void (*)(void))Core_send, METH_FASTCALL,
+     "Send what the kernel takes now; return how many bytes.  Raises OSError."},
+    {"commit", (PyCFunction)Core_commit, METH_O,
+     "Note that all received so far is dealt with, and the state to go on from."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef members[] = {
+    {"sock", T_OBJECT_EX, offsetof(Core, sock), 0, "The socket."},
+    {"transport", T_OBJECT_EX, offsetof(Core, transport), 0, "What stands before it."},
+    {"life", T_OBJECT_EX, offsetof(Core, life), 0, "Where it is in its life."},
+    {"committed", T_OBJECT, offsetof(Core, committed), 0, "The committed state, as msgpack."},
+    {"failure", T_OBJECT, offsetof(Core, failure), 0, "What no receive has raised yet."},
+    {"_lease", T_OBJECT_EX, offsetof(Core, lease), 0, NULL},
+    {"_shelf", T_OBJECT, offsetof(Core, shelf), 0, NULL},
+    {"_receives", T_PYSSIZET, offsetof(Core, receives), 0, NULL},
+    {"_retains", T_BOOL, offsetof(Core, retains), 0, NULL},
+    {"_direct", T_BOOL, offsetof(Core, direct), 0, "The transport is the socket itself."},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef properties[] = {
+    {"buffer", (getter)Core_buffer, (setter)Core_set_buffer, "The received bytes.", NULL},
+    {"ledger", (getter)Core_ledger, (setter)Core_set_ledger, "The account.", NULL},
+    {"record", (getter)Core_record, (setter)Core_set_record, "The ledger's record.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_dealloc, Core_dealloc},
+    {Py_tp_traverse, Core_traverse},
+    {Py_tp_clear, Core_clear},
+    {Py_tp_methods, methods},
+    {Py_tp_members, members},
+    {Py_tp_getset, properties},
+    {Py_tp_doc, "The fast half of a core; see `_stream._core`."},
+    {0, NULL},
+};
+
+PyType_Spec stream_core_spec = {
+    .name = "socketkeep._native._core.FastCore",
+    .basicsize = sizeof(Core),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = slots,
+};
