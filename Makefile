@@ -89,6 +89,21 @@ pytest: setup ## the tests alone; PYTEST_ARGS: some of them, and no coverage
 test-unit: setup ## the tests that start no process: for the inner loop, in less than a minute
 	@$(BIN)/python -m pytest -q -m unit -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
+# The compiled core with gcc's sanitizers, in a directory of its own, and the tests that come near it.
+# What the interpreter itself leaves at its end is no leak of ours; tests/native looks for those.
+SANITIZED := build/sanitized
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g
+SANITIZE_ARGS ?= tests/native tests/stream tests/library tests/inspect
+
+.PHONY: test-sanitize
+test-sanitize: setup ## the tests of the compiled core, under gcc's sanitizers
+	rm -rf $(SANITIZED)
+	CFLAGS='$(SANITIZE)' SOCKETKEEP_NATIVE=1 $(BIN)/python -m pip install --quiet --no-deps \
+		--no-build-isolation --target $(SANITIZED) .
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
+		PYTHONPATH=$(CURDIR)/$(SANITIZED) $(BIN)/python -m pytest $(SANITIZE_ARGS) $(PYTEST_ARGS)
+
 CFLAGS := -O2 -Wall -Wextra -Werror -std=gnu11 -D_GNU_SOURCE
 BUILT := benchmarks/build
 PEERS_IN_C := $(patsubst benchmarks/peers/%.c,$(BUILT)/%,$(wildcard benchmarks/peers/*.c))

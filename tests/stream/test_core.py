@@ -16,6 +16,7 @@ import pytest
 
 from socketkeep import AsyncConnection, Connection
 from socketkeep._base._errors import Closed
+from socketkeep._native import core
 from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._core import (
     ARRIVED,
@@ -26,6 +27,7 @@ from socketkeep._stream._core import (
     NOTHING,
     Core,
     StreamCore,
+    make_core,
 )
 from socketkeep._stream._lease import Hooks, Lease
 from socketkeep._stream._lifecycle import Event, State
@@ -43,6 +45,8 @@ from socketkeep._stream._transport import Transport
 
 Make: TypeAlias = Callable[[Transport, ReceiveBuffer, Lease, Hooks], Core]
 CORES: Final[dict[str, Make]] = {"python": StreamCore}
+if core is not None:
+    CORES["compiled"] = make_core
 
 
 class Scripted(Transport):

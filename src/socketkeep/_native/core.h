@@ -76,7 +76,7 @@ int ledger_reading(Ledger *ledger);
 int ledger_read_nothing(Ledger *ledger);
 int ledger_sending(Ledger *ledger);
 int ledger_commit(Ledger *ledger, int unread, long long left_kernel);
-/* Add to a counter of the record, and note that bytes have passed now. */
+/* Have a counter of the record be this, and note that bytes have passed now. */
 int ledger_count(Ledger *ledger, int word, uint64_t count);
 
 /* stream_core.c */

@@ -32,32 +32,13 @@ store(Ledger *ledger, int word, uint64_t value)
     return failed ? -1 : 0;
 }
 
-static int
-load(Ledger *ledger, int word, uint64_t *value)
-{
-    PyObject *number;
-
-    if (ledger->words) {
-        *value = *(volatile uint64_t *)&ledger->words[word];
-        return 0;
-    }
-    number = PySequence_GetItem(ledger->record, word);
-    if (!number) {
-        return -1;
-    }
-    *value = PyLong_AsUnsignedLongLong(number);
-    Py_DECREF(number);
-    return PyErr_Occurred() ? -1 : 0;
-}
-
 int
 ledger_count(Ledger *ledger, int word, uint64_t count)
 {
     struct timespec now;
-    uint64_t value;
 
     clock_gettime(CLOCK_MONOTONIC, &now);
-    if (load(ledger, word, &value) < 0 || store(ledger, word, value + count) < 0) {
+    if (store(ledger, word, count) < 0) {
         return -1;
     }
     return store(ledger, ACTIVE_AT, (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec);
@@ -133,6 +114,9 @@ use_record(Ledger *ledger, PyObject *record)
 {
     Py_buffer view = {0};
 
+    if (record == ledger->record) {
+        return 0;
+    }
     if (PyObject_CheckBuffer(record)) {
         if (PyObject_GetBuffer(record, &view, PyBUF_WRITABLE) < 0) {
             return -1;

@@ -36,6 +36,9 @@ typedef struct {
     PyObject *failure;
     PyObject *lease;
     PyObject *shelf;
+    PyObject *source; /* for the slow way: what is received from */
+    uint64_t came;    /* how many bytes, as the record says */
+    uint64_t gone;
     Buffer *plain_buffer; /* `buffer`, where it is one of C's; borrowed from it */
     Ledger *plain_ledger; /* likewise */
     Py_ssize_t receives;  /* since the beginning; -1: no commit is missing */
@@ -122,7 +125,7 @@ take_in(int fd, char *place, size_t size, int *code)
 static int
 came(Core *core, ssize_t count)
 {
-    if (ledger_count(core->plain_ledger, BYTES_IN, (uint64_t)count) < 0) {
+    if (ledger_count(core->plain_ledger, BYTES_IN, core->came += (uint64_t)count) < 0) {
         return -1;
     }
     if (core->receives >= 0 && ++core->receives == NEVER_COMMITTED) {
@@ -302,7 +305,7 @@ Core_send(Core *core, PyObject *const *args, Py_ssize_t given)
     }
     PyBuffer_Release(&view);
     if (count >= 0) {
-        return ledger_count(ledger, BYTES_OUT, (uint64_t)count) < 0 ? NULL
+        return ledger_count(ledger, BYTES_OUT, core->gone += (uint64_t)count) < 0 ? NULL
                                                                     : PyLong_FromSsize_t(count);
     }
     if (code == EAGAIN || code == EWOULDBLOCK || code == EINTR) {
@@ -360,6 +363,7 @@ Core_traverse(Core *core, visitproc visit, void *arg)
     Py_VISIT(core->failure);
     Py_VISIT(core->lease);
     Py_VISIT(core->shelf);
+    Py_VISIT(core->source);
     return 0;
 }
 
@@ -377,6 +381,7 @@ Core_clear(Core *core)
     Py_CLEAR(core->failure);
     Py_CLEAR(core->lease);
     Py_CLEAR(core->shelf);
+    Py_CLEAR(core->source);
     return 0;
 }
 
@@ -420,6 +425,33 @@ state_of(Core *core)
     PyObject *module = PyType_GetModuleByDef(Py_TYPE(core), &core_module);
 
     return module ? PyModule_GetState(module) : NULL;
+}
+
+static PyObject *
+Core_transport(Core *core, void *Py_UNUSED(closure))
+{
+    return part(core->transport, "transport");
+}
+
+/* The subclass says by `plain` which type of a transport is the socket itself. */
+static int
+Core_set_transport(Core *core, PyObject *value, void *Py_UNUSED(closure))
+{
+    PyObject *plain;
+
+    if (!value) {
+        PyErr_SetString(PyExc_AttributeError, "a core has a transport");
+        return -1;
+    }
+    plain = PyObject_GetAttrString((PyObject *)core, "plain");
+    if (!plain) {
+        return -1;
+    }
+    core->direct = plain == (PyObject *)Py_TYPE(value);
+    Py_DECREF(plain);
+    Py_INCREF(value);
+    Py_XSETREF(core->transport, value);
+    return 0;
 }
 
 static PyObject *
@@ -476,7 +508,11 @@ Core_record(Core *core, void *Py_UNUSED(closure))
 static int
 Core_set_record(Core *core, PyObject *value, void *Py_UNUSED(closure))
 {
-    if (!value || !core->ledger) {
+    if (!value) {
+        PyErr_SetString(PyExc_AttributeError, "a core has a record");
+        return -1;
+    }
+    if (!core->ledger) {
         PyErr_SetString(PyExc_AttributeError, "the ledger, which has the record, comes first");
         return -1;
     }
@@ -497,19 +533,22 @@ static PyMethodDef methods[] = {
 
 static PyMemberDef members[] = {
     {"sock", T_OBJECT_EX, offsetof(Core, sock), 0, "The socket."},
-    {"transport", T_OBJECT_EX, offsetof(Core, transport), 0, "What stands before it."},
     {"life", T_OBJECT_EX, offsetof(Core, life), 0, "Where it is in its life."},
     {"committed", T_OBJECT, offsetof(Core, committed), 0, "The committed state, as msgpack."},
     {"failure", T_OBJECT, offsetof(Core, failure), 0, "What no receive has raised yet."},
     {"_lease", T_OBJECT_EX, offsetof(Core, lease), 0, NULL},
     {"_shelf", T_OBJECT, offsetof(Core, shelf), 0, NULL},
+    {"_source", T_OBJECT_EX, offsetof(Core, source), 0, NULL},
+    {"_came", T_ULONGLONG, offsetof(Core, came), 0, NULL},
+    {"_gone", T_ULONGLONG, offsetof(Core, gone), 0, NULL},
     {"_receives", T_PYSSIZET, offsetof(Core, receives), 0, NULL},
     {"_retains", T_BOOL, offsetof(Core, retains), 0, NULL},
-    {"_direct", T_BOOL, offsetof(Core, direct), 0, "The transport is the socket itself."},
     {NULL, 0, 0, 0, NULL},
 };
 
 static PyGetSetDef properties[] = {
+    {"transport", (getter)Core_transport, (setter)Core_set_transport,
+     "Where bytes come from and go to.", NULL},
     {"buffer", (getter)Core_buffer, (setter)Core_set_buffer, "The received bytes.", NULL},
     {"ledger", (getter)Core_ledger, (setter)Core_set_ledger, "The account.", NULL},
     {"record", (getter)Core_record, (setter)Core_set_record, "The ledger's record.", NULL},

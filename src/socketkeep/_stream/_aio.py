@@ -40,11 +40,11 @@ from socketkeep._stream._closing import LINGER, draining, reset
 from socketkeep._stream._core import CHUNK
 from socketkeep._stream._framing import (
     ByteOrder,
-    LinesAhead,
     Prefix,
     check_bound,
     check_separator,
     frame,
+    line_taker,
     netstring,
     prefix_size,
     take_frame,
@@ -440,7 +440,7 @@ class AsyncConnection(Shell):
         the same iterator goes on.
         """
         check_bound(max)
-        take = LinesAhead(self.core.buffer, keepends).take
+        take = line_taker(self.core.buffer, keepends)
         at_end = partial(self.core.buffer.take, max)
         return _AsyncIteration(self, "lines", take, max, at_end, commit, timeout)
 

@@ -158,6 +158,16 @@ class ReceiveBuffer:
         end = at + keep
         return data[pos:end] if isinstance(data, bytes) else self._cut(data, pos, end)
 
+    def take_line(self, keepends: bool, bound: int) -> bytes | None:
+        r"""Take the bytes before a newline, without one b"\r" before it; or with both, as it came.
+
+        None, and nothing is taken, when there is no newline, or they are more than `bound`.
+        """
+        line = self.take_until(b"\n", bound, keepends)
+        if line is None or keepends or not line.endswith(b"\r"):
+            return line
+        return line[:-1]
+
     def peek(self, most: int) -> bytes:
         """Return the first unread bytes, up to `most`, and take none."""
         pos = self._pos

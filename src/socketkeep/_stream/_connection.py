@@ -26,11 +26,11 @@ from socketkeep._stream._closing import LINGER, draining, end_writing, reset
 from socketkeep._stream._core import CHUNK
 from socketkeep._stream._framing import (
     ByteOrder,
-    LinesAhead,
     Prefix,
     check_bound,
     check_separator,
     frame,
+    line_taker,
     netstring,
     prefix_size,
     take_frame,
@@ -456,7 +456,7 @@ class Connection(Shell):
         the same iterator goes on.
         """
         check_bound(max)
-        take = LinesAhead(self.core.buffer, keepends).take
+        take = line_taker(self.core.buffer, keepends)
         at_end = partial(self.core.buffer.take, max)
         return _Iteration(self, "lines", take, max, at_end, commit, timeout)
 

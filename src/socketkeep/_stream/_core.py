@@ -9,8 +9,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from time import monotonic_ns
-from typing import Final, Protocol
+from types import FunctionType
+from typing import Any, Final, Protocol, cast
 
+from socketkeep import _native
 from socketkeep._base._errors import SocketkeepError
 from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._lease import Hooks, Lease
@@ -120,6 +122,8 @@ class StreamCore:
         "transport",
     )
 
+    _make_ledger = Ledger
+
     def __init__(
         self, transport: Transport, buffer: ReceiveBuffer, lease: Lease, hooks: Hooks
     ) -> None:
@@ -127,10 +131,10 @@ class StreamCore:
         self.transport = transport
         self._source = transport.source
         self.buffer = buffer
+        self.life = Lifecycle()
+        self.ledger = ledger = self._make_ledger(hooks.record)
         self.record: Record = hooks.record
         self._came, self._gone = hooks.record[BYTES_IN], hooks.record[BYTES_OUT]
-        self.life = Lifecycle()
-        self.ledger = ledger = Ledger(hooks.record)
         self.failure: OSError | None = None
         self.committed = lease.state
         self._lease = lease
@@ -187,7 +191,7 @@ class StreamCore:
             return None
         if not data:
             self._found_nothing()
-            self.life.step(Event.PEER_EOF)
+            self._peer_ended()
             return data
         self._came += len(data)
         self.record[BYTES_IN] = self._came
@@ -199,6 +203,9 @@ class StreamCore:
         if self.transport.ended:
             self.life.step(Event.PEER_EOF)
         return data
+
+    def _peer_ended(self) -> None:
+        self.life.step(Event.PEER_EOF)
 
     def _found_nothing(self) -> None:
         if self.buffer.untouched:
@@ -270,6 +277,29 @@ class StreamCore:
         )
 
 
+def _with_c() -> Callable[[Transport, ReceiveBuffer, Lease, Hooks], Core]:
+    """Return what makes the core that runs: in C its normal course, and all else as above.
+
+    C has the parts and four methods.  It calls these here by `_slow_...`, where the transport is
+    not the socket itself.
+    """
+    if _native.core is None:
+        return StreamCore
+    fast, whole = _native.core.FastCore, vars(StreamCore)
+    body: dict[str, Any] = {
+        name: each for name, each in whole.items() if isinstance(each, FunctionType)
+    }
+    taken = [name for name in body if name in vars(fast)]
+    body |= {f"_slow_{name}": body.pop(name) for name in taken}
+    body |= {"__slots__": (), "_make_ledger": _native.core.Ledger, "plain": Transport}
+    made: Any = type("CompiledCore", (fast,), body)
+    return cast("Callable[[Transport, ReceiveBuffer, Lease, Hooks], Core]", made)
+
+
+make_core: Final = _with_c()
+_make_buffer: Final = _native.compiled_or(ReceiveBuffer, "ReceiveBuffer")
+
+
 def core_of(sock: socket.socket, lease: Lease, hooks: Hooks) -> Core:
     """Return a core on a connected socket, whose description is non-blocking from here on."""
     sock.setblocking(False)
@@ -282,5 +312,5 @@ def core_of(sock: socket.socket, lease: Lease, hooks: Hooks) -> Core:
         return StreamCore(peeked, PeekedBuffer(peeked), lease, hooks)
     if lease.attached == "crash":  # who died with it may have left it raised
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-    buffer = ReceiveBuffer(retain=lease.resumable, replay_limit=lease.replay_limit)
-    return StreamCore(Transport(sock), buffer, lease, hooks)
+    buffer = _make_buffer(retain=lease.resumable, replay_limit=lease.replay_limit)
+    return make_core(Transport(sock), buffer, lease, hooks)

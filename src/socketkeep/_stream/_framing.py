@@ -7,8 +7,9 @@ async connections receive more and call it again.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Final, Literal, TypeAlias
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final, Literal, TypeAlias
 
 from socketkeep._base._errors import LimitExceeded, Malformed
 from socketkeep._stream._buffer import ReceiveBuffer
@@ -45,14 +46,17 @@ def take_line(buffer: ReceiveBuffer, keepends: bool, bound: int) -> bytes | None
 
     keepends: as it came, with its end.  `bound` counts the bytes before the newline.
     """
-    line = buffer.take_until(b"\n", bound, keepends)
-    if line is None:
-        if buffer.find(b"\n") > bound or buffer.size > bound:
-            raise _exceeded(buffer, b"\n", bound)
-        return None
-    if keepends or not line.endswith(_CARRIAGE_RETURN):
-        return line
-    return line[:-1]
+    line = buffer.take_line(keepends, bound)
+    if line is None and (buffer.find(b"\n") > bound or buffer.size > bound):
+        raise _exceeded(buffer, b"\n", bound)
+    return line
+
+
+def line_taker(buffer: Any, keepends: bool) -> Callable[[int], bytes | None]:
+    """Return what takes a line after the other, by `take_line`'s rules; it is given the bound."""
+    if isinstance(buffer, ReceiveBuffer):
+        return LinesAhead(buffer, keepends).take
+    return partial(take_line, buffer, keepends)  # C has no need to split them off in advance
 
 
 class LinesAhead:

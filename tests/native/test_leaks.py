@@ -1,0 +1,103 @@
+"""What runs, C or Python, gives back what it takes: references, memory and descriptors."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import sys
+import tracemalloc
+from collections.abc import Callable
+from typing import Final
+
+import pytest
+
+from socketkeep._inspect._descriptors import look_in_python
+from socketkeep._native import core
+from socketkeep._stream._buffer import ReceiveBuffer
+from socketkeep._stream._core import core_of
+from socketkeep._stream._lease import Hooks, Lease
+from socketkeep._stream._record import WORDS
+from tests.native.cores import both
+
+_OPERATIONS: Final = 100_000
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def record() -> memoryview:
+    return memoryview(bytearray(8 * WORDS)).cast("Q")
+
+
+def buffers(times: int) -> None:
+    """Every way through a buffer, with large and small pieces."""
+    kind = both(ReceiveBuffer, "ReceiveBuffer")[-1]
+    for number in range(times // 20):
+        buffer = kind(retain=number % 2 == 0, replay_limit=50)
+        for data in (b"a\nb\r\n", b"x" * (number % 3000)):
+            buffer.feed(data)
+            buffer.find(b"b\r")
+            buffer.take_line(False, 10)
+            buffer.take_until(b"\r\n", 10, 1)
+            buffer.peek(3)
+            buffer.take(2)
+            buffer.take_exactly(1)
+            with pytest.raises(IndexError):
+                buffer.byte_at(10**9)
+        if not buffer.overflowed and number % 2 == 0:
+            buffer.replay()
+        buffer.commit()
+
+
+def connections(times: int) -> None:
+    """Cores of their own, each with a little of everything, an error among it."""
+    for number in range(times // 100):
+        mine, peer = socket.socketpair()
+        made = core_of(mine, Lease(resumable=number % 2 == 0), Hooks(record=record()))
+        for _ in range(8):
+            peer.send(b"ab\n" * 30)
+            made.receive(10)
+            made.fill(262144)
+            made.send(b"x" * 100, False)
+            made.commit(b"%d" % number)
+        if number % 2:
+            peer.close()
+        made.receive(1000)
+        made.receive(1000)
+        mine.close()
+        made.receive(1000)
+        made.failure = None
+        peer.close()
+
+
+def looks(times: int) -> None:
+    look = both(look_in_python, "look")[-1]
+    with socket.socket() as sock:
+        inode = os.fstat(sock.fileno()).st_ino
+        for _ in range(times // 200):
+            look((os.getpid(), 2**22 + 1), {inode}, 0, {}, {})
+            look((os.getpid(),), None, 1, {}, {})
+
+
+@pytest.mark.parametrize("work", [buffers, connections, looks])
+def test_nothing_grows(work: Callable[[int], None]) -> None:
+    """What is held after very many operations is what was held after a few."""
+    work(_OPERATIONS // 20)
+    gc.collect()  # what other tests have left
+    shared = [core, True, False, None, *vars(core).values()] if core else []
+    held, known = [], [sys.getrefcount(each) for each in shared]
+    descriptors = os.listdir("/proc/self/fd")
+    for _ in range(2):
+        tracemalloc.start()
+        try:
+            work(_OPERATIONS // 2)
+            gc.collect()
+            held.append((tracemalloc.get_traced_memory()[0], sys.getallocatedblocks()))
+        finally:
+            tracemalloc.stop()
+    assert held[1][0] - held[0][0] < 10_000
+    assert held[1][1] - held[0][1] < 100
+    now = [sys.getrefcount(each) for each in shared]
+    grown = {repr(each): b - a for each, a, b in zip(shared, known, now, strict=True)}
+    assert {name: more for name, more in grown.items() if abs(more) >= 2000} == {}
+    assert os.listdir("/proc/self/fd") == descriptors
