@@ -93,7 +93,8 @@ test-unit: setup ## the tests that start no process: for the inner loop, in less
 # What the interpreter itself leaves at its end is no leak of ours; tests/native looks for those.
 SANITIZED := build/sanitized
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g
-SANITIZE_ARGS ?= tests/native tests/stream tests/library tests/inspect
+SANITIZE_ARGS ?= tests/native/test_traces.py tests/native/test_leaks.py tests/stream \
+	tests/inspect/test_descriptors.py $(addprefix tests/library/test_,buffer.py framing.py crash_order.py)
 
 .PHONY: test-sanitize
 test-sanitize: setup ## the tests of the compiled core, under gcc's sanitizers

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, Final
 
+import pytest
+
 from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._core import Core, StreamCore, core_of
 from socketkeep._stream._lease import Hooks, Lease
@@ -27,13 +29,18 @@ _STEPS: Final = 60
 _SEPARATORS: Final = (b"\n", b"\r\n", b"ab", b"aab", b"\n\n", b"aba\n" * 5)
 
 
+_SECONDS: Final = float(os.environ.get("SOCKETKEEP_FUZZ_SECONDS", "0"))
+
+pytestmark = pytest.mark.timeout(120 + 2 * _SECONDS)
+
+
 def seeds() -> Iterator[int]:
     """Yield the seeds of the scripts."""
     only = os.environ.get("SOCKETKEEP_FUZZ_SEED")
     if only:
         yield int(only)
         return
-    until = time.monotonic() + float(os.environ.get("SOCKETKEEP_FUZZ_SECONDS", "0"))
+    until = time.monotonic() + _SECONDS
     drawn = random.SystemRandom()
     count = 0
     while count < _SCRIPTS or time.monotonic() < until:
