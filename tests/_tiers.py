@@ -55,6 +55,7 @@ TIER_OF: Final = {
     "library": "unit",
     "library/test_other_holders.py": "process",
     "peer": "system",
+    "native": "process",
     "plugin": "process",
     "proxied": "system",
     "server": "system",

@@ -1,6 +1,6 @@
 """One random script on both cores gives equal traces: what each call returned, raised and left.
 
-A failure prints the seed.  SOCKETKEEP_FUZZ_SEED runs one script again, SOCKETKEEP_FUZZ_SECONDS
+A failure prints the seed.  SCRIPT_SEED runs one script again, SCRIPTS_SECONDS
 makes new ones for so long.
 """
 
@@ -29,14 +29,14 @@ _STEPS: Final = 60
 _SEPARATORS: Final = (b"\n", b"\r\n", b"ab", b"aab", b"\n\n", b"aba\n" * 5)
 
 
-_SECONDS: Final = float(os.environ.get("SOCKETKEEP_FUZZ_SECONDS", "0"))
+_SECONDS: Final = float(os.environ.get("SCRIPTS_SECONDS", "0"))
 
 pytestmark = pytest.mark.timeout(120 + 2 * _SECONDS)
 
 
 def seeds() -> Iterator[int]:
     """Yield the seeds of the scripts."""
-    only = os.environ.get("SOCKETKEEP_FUZZ_SEED")
+    only = os.environ.get("SCRIPT_SEED")
     if only:
         yield int(only)
         return
