@@ -119,7 +119,7 @@ def test_what_is_not_to_be_seen(tmp_path: Path) -> None:
             os.setgid(61234)
             os.setuid(61234)
             found = Descriptors()
-            look_everywhere({inode}, found, besides=os.getpid())
+            look_everywhere({inode}, found, besides=(os.getpid(),))
             os.write(tell, b"%d %d" % (parent in found.unreadable, len(found.of)))
             os._exit(0)
         os.waitpid(child, 0)
