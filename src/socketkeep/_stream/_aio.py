@@ -582,12 +582,11 @@ class AsyncConnection(Shell):
             if timeout is None:
                 # The usual case: there is no more to look at than whether bytes have come.
                 if not self._watching and self._may_try():
-                    if straight:
-                        data = core.receive(bound) or None
-                    else:
-                        data = self._fetch(take, bound, wanted)
+                    data = core.receive(bound) if straight else self._fetch(take, bound, wanted)
                     if data is not None:
                         self._helped(len(data) + core.buffer.size)
+                        if not data and straight:
+                            await self._hear_end(operation)
                         return data
                     if core.failure is None and not core.life.peer_ended:
                         self._watch()
@@ -606,11 +605,10 @@ class AsyncConnection(Shell):
                         record[WAITING] = 0
                     if waiter.came != _READY:
                         break
-                    if straight:
-                        data = core.receive(bound) or None
-                    else:
-                        data = self._fetch(take, bound, wanted)
+                    data = core.receive(bound) if straight else self._fetch(take, bound, wanted)
                     if data is not None:
+                        if not data and straight:
+                            await self._hear_end(operation)
                         return data
             span = self._span(timeout)
             steps = self._receiving(operation, take, bound, wanted, span != AT_ONCE)
@@ -651,6 +649,12 @@ class AsyncConnection(Shell):
     async def _refuse(self, operation: str) -> Never:
         """Raise the exception for an operation on a connection that is over."""
         await self._raise(self._refusal(operation))
+
+    async def _hear_end(self, operation: str) -> None:
+        """Have the server know that a receive has met the peer's EOF."""
+        error = self._asks_on(operation)
+        if error is not None:
+            await self._raise(error)
 
     async def _raise(self, error: BaseException) -> Never:
         """Raise it; a handler that the server has given up is suspended here for good."""

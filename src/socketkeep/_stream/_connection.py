@@ -598,9 +598,12 @@ class Connection(Shell):
                     return data
             span = self._span(timeout)
             while not ordered and self._comes(span):
-                data = core.receive(bound) or None if straight else self._fetch(take, bound, wanted)
-                if data is not None:
-                    return data
+                data = core.receive(bound) if straight else self._fetch(take, bound, wanted)
+                if data is None:
+                    continue
+                if not data and straight and (error := self._asks_on(operation)) is not None:
+                    raise error
+                return data
             steps = self._receiving(operation, take, bound, wanted, span != AT_ONCE)
             data = self._go_through(steps, operation, wanted, span)
             return at_eof() if data is None else data

@@ -169,6 +169,7 @@ class Hooks:
     reactor: Reactor | None = None  # async workers only
     refusals: Refusals | None = None
     refused: int = 0  # for `refusals` to count
+    spin: Any = None  # for `refusals` to note receives at the peer's EOF
     abandoned: bool = False  # the server goes on without the handler, which is never resumed again
 
 

@@ -373,6 +373,11 @@ class Shell:
         refusals = self.hooks.refusals
         raise error if refusals is None else refusals.refused(self, operation, error)
 
+    def _asks_on(self, operation: str) -> BaseException | None:
+        """Return what is raised to a receive that asks on at the peer's EOF, None: nothing."""
+        refusals = self.hooks.refusals
+        return None if refusals is None else refusals.at_end(self, operation)
+
     def _at_end_of(self, operation: str) -> Callable[[], None]:
         """Return what says at EOF that there is no further message, or raises that it is cut."""
 
@@ -429,8 +434,7 @@ class Shell:
         while True:
             self._look(operation)
             if core.life.peer_ended:
-                refusals = self.hooks.refusals
-                if refusals is not None and (error := refusals.at_end(self, operation)) is not None:
+                if (error := self._asks_on(operation)) is not None:
                     raise error
                 return None
             stopping = self._is_stopping(operation)

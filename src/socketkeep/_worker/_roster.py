@@ -205,6 +205,7 @@ class Roster:
             entry.hooks,
             retirement=None if retirement is None else Patience(retirement),
             refused=0,
+            spin=None,
             abandoned=False,
         )
 

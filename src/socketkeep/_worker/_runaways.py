@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
-from weakref import WeakKeyDictionary
 
 from socketkeep._base import _log
 from socketkeep._base._errors import PeerClosed
@@ -60,7 +59,6 @@ class Runaways:
         self._environment = environment
         self._end = end
         self._spared = spared
-        self._spins: WeakKeyDictionary[Shell, _Spin] = WeakKeyDictionary()
 
     def refused(self, conn: Shell, operation: str, error: BaseException) -> BaseException:
         """Return what is raised to the handler, see `Refusals`."""
@@ -80,9 +78,9 @@ class Runaways:
             return None
         now = time.monotonic()
         progress = conn.bytes_sent
-        spin = self._spins.get(conn)
+        spin: _Spin | None = conn.hooks.spin
         if spin is None or spin.progress != progress or now - spin.since > _SPIN_TIME:
-            self._spins[conn] = _Spin(now, progress)
+            conn.hooks.spin = _Spin(now, progress)
             return None
         spin.turns += 1
         if spin.turns < _SPIN:
