@@ -8,11 +8,16 @@
 
 #include <stdint.h>
 
+/* Attributes that are asked for at each connection; their names stand in module.c. */
+enum { SOCK, RECORD, SHELF, STATE, RESUMABLE, UNREAD, PLAIN, PUT, SLOW_INIT, MAKE_LIFE, NAMES };
+
 /* What the module owns. */
 typedef struct {
     PyTypeObject *buffer;
     PyTypeObject *ledger;
     PyTypeObject *core;
+    PyTypeObject *poller;
+    PyObject *names[NAMES];
 } State;
 
 extern struct PyModuleDef core_module;
@@ -72,12 +77,21 @@ extern PyType_Spec ledger_spec;
 /* The words of `_stream/_record.py`. */
 enum { STATUS = 4, BYTES_IN = 6, BYTES_OUT = 7, ACTIVE_AT = 9, WORDS = 16 };
 
+/* New, of that type, with that record. */
+Ledger *ledger_of(PyTypeObject *type, PyObject *record);
+/* A word of the record; -1: an error is set, and `*word` is not. */
+int ledger_word(Ledger *ledger, int index, uint64_t *word);
+/* Have the record say that something is done now. */
+int ledger_active(Ledger *ledger);
 int ledger_reading(Ledger *ledger);
 int ledger_read_nothing(Ledger *ledger);
 int ledger_sending(Ledger *ledger);
 int ledger_commit(Ledger *ledger, int unread, long long left_kernel);
 /* Have a counter of the record be this, and note that bytes have passed now. */
 int ledger_count(Ledger *ledger, int word, uint64_t count);
+
+/* poller.c */
+extern PyType_Spec poller_spec;
 
 /* stream_core.c */
 extern PyType_Spec stream_core_spec;

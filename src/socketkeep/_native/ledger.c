@@ -33,15 +33,36 @@ store(Ledger *ledger, int word, uint64_t value)
 }
 
 int
-ledger_count(Ledger *ledger, int word, uint64_t count)
+ledger_word(Ledger *ledger, int index, uint64_t *word)
+{
+    PyObject *number;
+
+    if (ledger->words) {
+        *word = ledger->words[index];
+        return 0;
+    }
+    number = PySequence_GetItem(ledger->record, index);
+    if (!number) {
+        return -1;
+    }
+    *word = PyLong_AsUnsignedLongLong(number);
+    Py_DECREF(number);
+    return *word == (uint64_t)-1 && PyErr_Occurred() ? -1 : 0;
+}
+
+int
+ledger_active(Ledger *ledger)
 {
     struct timespec now;
 
     clock_gettime(CLOCK_MONOTONIC, &now);
-    if (store(ledger, word, count) < 0) {
-        return -1;
-    }
     return store(ledger, ACTIVE_AT, (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec);
+}
+
+int
+ledger_count(Ledger *ledger, int word, uint64_t count)
+{
+    return store(ledger, word, count) < 0 ? -1 : ledger_active(ledger);
 }
 
 static unsigned
@@ -138,22 +159,28 @@ use_record(Ledger *ledger, PyObject *record)
     return 0;
 }
 
+Ledger *
+ledger_of(PyTypeObject *type, PyObject *record)
+{
+    Ledger *ledger = (Ledger *)type->tp_alloc(type, 0);
+
+    if (ledger && use_record(ledger, record) < 0) {
+        Py_DECREF(ledger);
+        return NULL;
+    }
+    return ledger;
+}
+
 static PyObject *
 Ledger_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"record", NULL};
     PyObject *record;
-    Ledger *ledger;
 
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O:Ledger", names, &record)) {
         return NULL;
     }
-    ledger = (Ledger *)type->tp_alloc(type, 0);
-    if (ledger && use_record(ledger, record) < 0) {
-        Py_DECREF(ledger);
-        return NULL;
-    }
-    return (PyObject *)ledger;
+    return (PyObject *)ledger_of(type, record);
 }
 
 static void

@@ -12,6 +12,14 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static const char *const NAMED[NAMES] = {
+    [SOCK] = "sock",           [RECORD] = "record", [SHELF] = "shelf",
+    [STATE] = "state",         [RESUMABLE] = "resumable",
+    [UNREAD] = "unread",       [PLAIN] = "plain",   [PUT] = "put",
+    [SLOW_INIT] = "_slow___init__",
+    [MAKE_LIFE] = "_make_life",
+};
+
 /* Make a type, keep it in `*kept`, and give it its name in the module. */
 static int
 add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **kept)
@@ -27,8 +35,15 @@ execute(PyObject *module)
 
     if (add_type(module, &buffer_spec, &state->buffer) < 0 ||
         add_type(module, &ledger_spec, &state->ledger) < 0 ||
-        add_type(module, &stream_core_spec, &state->core) < 0) {
+        add_type(module, &stream_core_spec, &state->core) < 0 ||
+        add_type(module, &poller_spec, &state->poller) < 0) {
         return -1;
+    }
+    for (int name = 0; name < NAMES; name++) {
+        state->names[name] = PyUnicode_InternFromString(NAMED[name]);
+        if (!state->names[name]) {
+            return -1;
+        }
     }
     return 0;
 }
@@ -41,6 +56,7 @@ traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->buffer);
     Py_VISIT(state->ledger);
     Py_VISIT(state->core);
+    Py_VISIT(state->poller);
     return 0;
 }
 
@@ -52,6 +68,10 @@ clear(PyObject *module)
     Py_CLEAR(state->buffer);
     Py_CLEAR(state->ledger);
     Py_CLEAR(state->core);
+    Py_CLEAR(state->poller);
+    for (int name = 0; name < NAMES; name++) {
+        Py_CLEAR(state->names[name]);
+    }
     return 0;
 }
 

@@ -427,31 +427,38 @@ state_of(Core *core)
     return module ? PyModule_GetState(module) : NULL;
 }
 
+/* Have the core go over that transport.  The subclass says by `plain` which type is the socket. */
+static int
+use_transport(Core *core, State *state, PyObject *transport)
+{
+    PyObject *plain = PyObject_GetAttr((PyObject *)core, state->names[PLAIN]);
+
+    if (!plain) {
+        return -1;
+    }
+    core->direct = plain == (PyObject *)Py_TYPE(transport);
+    Py_DECREF(plain);
+    Py_INCREF(transport);
+    Py_XSETREF(core->transport, transport);
+    return 0;
+}
+
 static PyObject *
 Core_transport(Core *core, void *Py_UNUSED(closure))
 {
     return part(core->transport, "transport");
 }
 
-/* The subclass says by `plain` which type of a transport is the socket itself. */
 static int
 Core_set_transport(Core *core, PyObject *value, void *Py_UNUSED(closure))
 {
-    PyObject *plain;
+    State *state = state_of(core);
 
     if (!value) {
         PyErr_SetString(PyExc_AttributeError, "a core has a transport");
         return -1;
     }
-    plain = PyObject_GetAttrString((PyObject *)core, "plain");
-    if (!plain) {
-        return -1;
-    }
-    core->direct = plain == (PyObject *)Py_TYPE(value);
-    Py_DECREF(plain);
-    Py_INCREF(value);
-    Py_XSETREF(core->transport, value);
-    return 0;
+    return state ? use_transport(core, state, value) : -1;
 }
 
 static PyObject *
@@ -519,6 +526,104 @@ Core_set_record(Core *core, PyObject *value, void *Py_UNUSED(closure))
     return PyObject_SetAttrString(core->ledger, "record", value);
 }
 
+/* Return whether an attribute is true; -1: an error is set. */
+static int
+is_true(PyObject *owner, PyObject *name)
+{
+    PyObject *value = PyObject_GetAttr(owner, name);
+    int truth = value ? PyObject_IsTrue(value) : -1;
+
+    Py_XDECREF(value);
+    return truth;
+}
+
+/* As the end of `StreamCore.__init__`: what the worker before has left is put where it belongs. */
+static int
+take_over(Core *core, State *state)
+{
+    PyObject *unread;
+    char *data;
+    Py_ssize_t size;
+    int failed;
+
+    if (core->shelf != Py_None && core->committed != Py_None) {
+        PyObject *put =
+            PyObject_CallMethodOneArg(core->shelf, state->names[PUT], core->committed);
+
+        if (!put) {
+            return -1;
+        }
+        Py_DECREF(put);
+    }
+    unread = PyObject_GetAttr(core->lease, state->names[UNREAD]);
+    if (!unread) {
+        return -1;
+    }
+    failed = PyBytes_AsStringAndSize(unread, &data, &size) < 0 ||
+             (size && (buffer_feed(core->plain_buffer, data, (size_t)size) < 0 ||
+                       ledger_reading(core->plain_ledger) < 0));
+    Py_DECREF(unread);
+    return failed ? -1 : 0;
+}
+
+/* The twin of `StreamCore.__init__`, where the transport is the socket itself. */
+static int
+Core_init(Core *core, PyObject *args, PyObject *keywords)
+{
+    PyObject *transport, *buffer, *lease, *hooks, *record, *life;
+    State *state = state_of(core);
+    int resumable;
+
+    if (keywords && PyDict_GET_SIZE(keywords)) {
+        PyErr_SetString(PyExc_TypeError, "a core takes no keyword arguments");
+        return -1;
+    }
+    if (!state || !PyArg_ParseTuple(args, "OOOO:core", &transport, &buffer, &lease, &hooks)) {
+        return -1;
+    }
+    if (core->buffer || core->ledger) {
+        PyErr_SetString(PyExc_TypeError, "a core is made once");
+        return -1;
+    }
+    if (use_transport(core, state, transport) < 0) {
+        return -1;
+    }
+    if (!core->direct || Py_TYPE(buffer) != state->buffer) {
+        PyObject *slow_init = PyObject_GetAttr((PyObject *)core, state->names[SLOW_INIT]);
+        PyObject *done = slow_init ? PyObject_Call(slow_init, args, NULL) : NULL;
+
+        Py_XDECREF(slow_init);
+        Py_XDECREF(done);
+        return done ? 0 : -1;
+    }
+    core->buffer = Py_NewRef(buffer);
+    core->plain_buffer = (Buffer *)buffer;
+    core->lease = Py_NewRef(lease);
+    record = PyObject_GetAttr(hooks, state->names[RECORD]);
+    if (!record) {
+        return -1;
+    }
+    core->plain_ledger = ledger_of(state->ledger, record);
+    core->ledger = (PyObject *)core->plain_ledger;
+    Py_DECREF(record);
+    resumable = core->ledger ? is_true(lease, state->names[RESUMABLE]) : -1;
+    if (resumable < 0 || ledger_word(core->plain_ledger, BYTES_IN, &core->came) < 0 ||
+        ledger_word(core->plain_ledger, BYTES_OUT, &core->gone) < 0 ||
+        ledger_active(core->plain_ledger) < 0) {
+        return -1;
+    }
+    core->receives = resumable ? 0 : -1;
+    core->retains = (char)resumable;
+    life = PyObject_GetAttr((PyObject *)core, state->names[MAKE_LIFE]);
+    core->life = life ? PyObject_CallNoArgs(life) : NULL;
+    Py_XDECREF(life);
+    core->sock = core->life ? PyObject_GetAttr(transport, state->names[SOCK]) : NULL;
+    core->source = Py_XNewRef(core->sock);
+    core->committed = core->sock ? PyObject_GetAttr(lease, state->names[STATE]) : NULL;
+    core->shelf = core->committed ? PyObject_GetAttr(hooks, state->names[SHELF]) : NULL;
+    return core->shelf ? take_over(core, state) : -1;
+}
+
 static PyMethodDef methods[] = {
     {"receive", (PyCFunction)Core_receive, METH_O,
      "Return up to so many bytes, b\"\" at EOF; None: nothing is there, or `failure` is set."},
@@ -556,6 +661,7 @@ static PyGetSetDef properties[] = {
 };
 
 static PyType_Slot slots[] = {
+    {Py_tp_init, Core_init},
     {Py_tp_dealloc, Core_dealloc},
     {Py_tp_traverse, Core_traverse},
     {Py_tp_clear, Core_clear},

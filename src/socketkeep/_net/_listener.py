@@ -34,7 +34,7 @@ from socketkeep._net._binding import bind_inet, bind_unix, identity_of, inherite
 from socketkeep._stream._connection import Connection
 from socketkeep._stream._lease import Lease
 from socketkeep._stream._modes import Blocking, Mode, check_seconds, seconds_left
-from socketkeep._stream._waiting import Poller
+from socketkeep._stream._waiting import make_poller
 
 #: The first descriptor that systemd passes, SD_LISTEN_FDS_START of sd_listen_fds(3).
 _FIRST_INHERITED: Final = 3
@@ -179,8 +179,8 @@ class Listener(Held):
                 lease = Lease(listener=self.text)
                 return Connection(sock, mode=mode, inherit=inherit, lease=lease)
             if poller is None:
-                poller = Poller(self.fileno(), select.POLLIN, None)
-            if not poller.wait(None if limit is None else begun + limit)[0]:
+                poller = make_poller(self.fileno(), select.POLLIN, None)
+            if not poller.until(None if limit is None else begun + limit):
                 elapsed = time.monotonic() - begun
                 raise TimedOut(operation="accept", address=self.text, elapsed=elapsed, limit=limit)
 

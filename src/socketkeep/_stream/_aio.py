@@ -652,7 +652,7 @@ class AsyncConnection(Shell):
 
     async def _hear_end(self, operation: str) -> None:
         """Have the server know that a receive has met the peer's EOF."""
-        error = self._asks_on(operation)
+        error = self._refusal_at_end(operation)
         if error is not None:
             await self._raise(error)
 

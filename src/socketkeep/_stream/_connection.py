@@ -50,7 +50,7 @@ from socketkeep._stream._modes import (
 from socketkeep._stream._record import WAITING
 from socketkeep._stream._shell import AT_ONCE, Data, Piece, Shell, Span
 from socketkeep._stream._steps import Steps, drive, within
-from socketkeep._stream._waiting import Poller, earlier
+from socketkeep._stream._waiting import READY, WOKEN, Poller, earlier, make_poller
 
 if TYPE_CHECKING:
     import ssl
@@ -601,7 +601,7 @@ class Connection(Shell):
                 data = core.receive(bound) if straight else self._fetch(take, bound, wanted)
                 if data is None:
                     continue
-                if not data and straight and (error := self._asks_on(operation)) is not None:
+                if not data and straight and (error := self._refusal_at_end(operation)) is not None:
                     raise error
                 return data
             steps = self._receiving(operation, take, bound, wanted, span != AT_ONCE)
@@ -692,7 +692,7 @@ class Connection(Shell):
 
     def _poller(self, fd: int, events: int) -> Poller:
         retirement = self.hooks.retirement
-        return Poller(fd, events, None if retirement is None else retirement.wake_fd)
+        return make_poller(fd, events, None if retirement is None else retirement.wake_fd)
 
     def _watch_input(self) -> Poller:
         self._readable = poller = self._poller(self.core.transport.input_fd, select.POLLIN)
@@ -718,13 +718,13 @@ class Connection(Shell):
         record[WAITING] = 1
         try:
             if moment is None:
-                return poller.alone(span[1])
+                return poller.until(span[1]) == READY
             if moment:
                 return self._comes_within(moment, poller)
-            events = poller.poll(0)
-            if not events:  # others wait for the seat
+            found = poller.within(0)
+            if not found:  # others wait for the seat
                 self._park_idle(time.monotonic())
-            return len(events) == 1 and events[0][0] == poller.fd
+            return found == READY
         finally:
             record[WAITING] = 0
 
@@ -751,10 +751,10 @@ class Connection(Shell):
 
     def _comes_within(self, moment: int, poller: Poller) -> bool:
         """Wait a moment; return whether the descriptor is ready, and nothing else has come."""
-        events = poller.poll(moment)
-        if not events:
+        found = poller.within(moment)
+        if not found:
             self._waited = moment / 1000
-        return len(events) == 1 and events[0][0] == poller.fd
+        return found == READY
 
     def _quickness(self) -> object:
         """Return how a receive may wait with less care than `_wait` takes; false: not at all."""
@@ -812,13 +812,13 @@ class Connection(Shell):
                     until = earlier(until, now + _LOOK_AGAIN)
             elif retirement is not None and poller.ignores_wake:
                 until = earlier(until, time.monotonic() + _MOMENT)
-            ready, woken = poller.wait(earlier(until, self._idle_at(since)))
-            if woken and retirement is not None:
+            found = poller.until(earlier(until, self._idle_at(since)))
+            if found & WOKEN and retirement is not None:
                 if receiving:
                     retirement.woken()
                 else:
                     self._hear_out(poller, retirement)
-            elif ready:
+            elif found:
                 return
             else:
                 self._check_time(operation, done, wanted, span, since)
@@ -898,7 +898,7 @@ class Connection(Shell):
             poller.ignore_wake()  # look from time to time whether the receiver has heard it
             return
         try:
-            if retirement.order is None and poller.called():
+            if retirement.order is None and poller.within(0) & WOKEN:
                 retirement.woken()
         finally:
             self._reading.release()
@@ -934,7 +934,7 @@ class Connection(Shell):
     def _obey_waiting(self, order: Order, poller: Poller, operation: str) -> None:
         if operation != "send":
             self._obey(operation)
-            if order.how == "close" and self._closable() and not poller.ready():
+            if order.how == "close" and self._closable() and not poller.within(0) & READY:
                 raise self._stopping(operation)
         elif time.monotonic() >= order.deadline:
             raise self._out_of_time(operation)

@@ -122,6 +122,7 @@ class StreamCore:
         "transport",
     )
 
+    _make_life = Lifecycle
     _make_ledger = Ledger
 
     def __init__(
@@ -131,7 +132,7 @@ class StreamCore:
         self.transport = transport
         self._source = transport.source
         self.buffer = buffer
-        self.life = Lifecycle()
+        self.life = self._make_life()
         self.ledger = ledger = self._make_ledger(hooks.record)
         self.record: Record = hooks.record
         self._came, self._gone = hooks.record[BYTES_IN], hooks.record[BYTES_OUT]
@@ -291,7 +292,8 @@ def _with_c() -> Callable[[Transport, ReceiveBuffer, Lease, Hooks], Core]:
     }
     taken = [name for name in body if name in vars(fast)]
     body |= {f"_slow_{name}": body.pop(name) for name in taken}
-    body |= {"__slots__": (), "_make_ledger": _native.core.Ledger, "plain": Transport}
+    body |= {"__slots__": (), "plain": Transport}
+    body |= {"_make_life": Lifecycle, "_make_ledger": _native.core.Ledger}
     made: Any = type("CompiledCore", (fast,), body)
     return cast("Callable[[Transport, ReceiveBuffer, Lease, Hooks], Core]", made)
 

@@ -373,8 +373,10 @@ class Shell:
         refusals = self.hooks.refusals
         raise error if refusals is None else refusals.refused(self, operation, error)
 
-    def _asks_on(self, operation: str) -> BaseException | None:
-        """Return what is raised to a receive that asks on at the peer's EOF, None: nothing."""
+    def _refusal_at_end(self, operation: str) -> BaseException | None:
+        """Return what is raised to a receive that has met EOF, None: it may be told."""
+        if self.core.life.over:  # it was no EOF of the peer's: another thread has closed
+            return self._refusal(operation)
         refusals = self.hooks.refusals
         return None if refusals is None else refusals.at_end(self, operation)
 
@@ -434,7 +436,7 @@ class Shell:
         while True:
             self._look(operation)
             if core.life.peer_ended:
-                if (error := self._asks_on(operation)) is not None:
+                if (error := self._refusal_at_end(operation)) is not None:
                     raise error
                 return None
             stopping = self._is_stopping(operation)

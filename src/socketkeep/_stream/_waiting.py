@@ -8,63 +8,49 @@ import time
 from select import poll  # the system's, whatever the user's code puts in its place
 from typing import Final
 
+from socketkeep import _native
+
+#: What a wait has found: the descriptor is ready, or the wait was interrupted, or both.
+READY: Final = 1
+WOKEN: Final = 2
+
 #: poll(2) takes milliseconds in a C int.  Who waits longer than these 24 days is woken once more.
 _LONGEST: Final = 2**31 - 1
-_LONG: Final = 86400.0 * 20
 
 
 class Poller:
-    """A poll object that stays registered from one wait to the next.
+    """What waits for one descriptor again and again.
 
     wake_fd: a second descriptor, which interrupts the wait; None when there is none.
     """
 
-    __slots__ = ("_poll", "_wake_fd", "fd", "poll")
+    __slots__ = ("_poll", "_wake_fd", "fd")
 
     def __init__(self, fd: int, events: int, wake_fd: int | None) -> None:
         self.fd = fd
         self._wake_fd = wake_fd
         self._poll = poll()
-        self.poll = self._poll.poll
         self._poll.register(fd, events)
         if wake_fd is not None:
             self._poll.register(wake_fd, select.POLLIN)
 
-    def wait(self, until: float | None) -> tuple[bool, bool]:
-        """Wait until `until` on the monotonic clock, None for as long as it takes.
+    def until(self, moment: float | None, /) -> int:
+        """Wait until `moment` on the monotonic clock, None for as long as it takes.
 
-        Returns whether the descriptor is ready (an error or a hang-up is ready too), and whether
-        the wait was interrupted.
+        Returns 0 when it has come, READY when the descriptor is ready (an error or a hang-up is
+        ready too), WOKEN when the wait was interrupted, or the sum of both.
         """
-        if until is None:
-            events = self._poll.poll()
-        else:
-            left = min((until - time.monotonic()) * 1000, _LONGEST)
-            events = self._poll.poll(max(0, math.ceil(left)))
-        if len(events) == 1:
-            ready = events[0][0] == self.fd
-            return ready, not ready
-        return bool(events), bool(events)
+        if moment is None:
+            return self._found(self._poll.poll())
+        left = min((moment - time.monotonic()) * 1000, _LONGEST)
+        return self.within(max(0, math.ceil(left)))
 
-    def alone(self, until: float | None) -> bool:
-        """Wait as `wait` does; return whether the descriptor is ready, and nothing else has come.
+    def within(self, milliseconds: int, /) -> int:
+        """Wait as `until` does, for so long at most; 0: only look."""
+        return self._found(self._poll.poll(milliseconds))
 
-        Where the clock stops before `until` the wait is over, too.
-        """
-        if until is None:
-            events = self._poll.poll()
-        else:
-            left = until - time.monotonic()
-            events = self._poll.poll(left * 1000 if 0.0 < left < _LONG else 0)
-        return len(events) == 1 and events[0][0] == self.fd
-
-    def ready(self) -> bool:
-        """Whether the descriptor is ready now."""
-        return any(fd == self.fd for fd, _ in self._poll.poll(0))
-
-    def called(self) -> bool:
-        """Whether a wait would be interrupted now."""
-        return any(fd == self._wake_fd for fd, _ in self._poll.poll(0))
+    def _found(self, events: list[tuple[int, int]]) -> int:
+        return sum(READY if fd == self.fd else WOKEN for fd, _ in events)
 
     def ignore_wake(self) -> None:
         """Wait for the descriptor alone from here on."""
@@ -75,6 +61,9 @@ class Poller:
     @property
     def ignores_wake(self) -> bool:
         return self._wake_fd is None
+
+
+make_poller: Final = _native.compiled_or(Poller, "Poller")
 
 
 def earlier(one: float | None, other: float | None) -> float | None:

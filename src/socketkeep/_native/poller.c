@@ -1,0 +1,208 @@
+/* Waiting for one descriptor, and for a word from the server meanwhile: the twin of
+   `_stream/_waiting.Poller`.
+
+   It owns nothing but the two numbers.  A wait gives the interpreter's lock away; a look does not. */
+
+#define _GNU_SOURCE
+
+#include "core.h"
+
+#include <errno.h>
+#include <math.h>
+#include <poll.h>
+#include <structmember.h>
+#include <time.h>
+
+/* READY and WOKEN of `_stream/_waiting.py`. */
+enum { READY = 1, WOKEN = 2 };
+
+/* poll(2) takes milliseconds in an int. */
+enum { LONGEST = 2147483647 };
+
+typedef struct {
+    PyObject_HEAD
+    struct pollfd watched[2]; /* the descriptor, and the one that interrupts */
+    nfds_t count;             /* 1: nothing interrupts */
+} Poller;
+
+static double
+now(void)
+{
+    struct timespec time;
+
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+static int
+milliseconds_until(double moment)
+{
+    double left = ceil((moment - now()) * 1000);
+
+    return left > 0 ? left < LONGEST ? (int)left : LONGEST : 0;
+}
+
+/* Wait for so many milliseconds, -1 for as long as it takes; what a signal's handler raises ends it.
+   `moment` is when that time is over. */
+static PyObject *
+wait_for(Poller *poller, int milliseconds, double moment)
+{
+    struct pollfd watched[2] = {poller->watched[0], poller->watched[1]};
+    nfds_t count = poller->count;
+    int ready, code, found = 0;
+
+    for (;;) {
+        if (milliseconds == 0) {
+            ready = poll(watched, count, 0);
+            code = errno;
+        } else {
+            Py_BEGIN_ALLOW_THREADS
+            ready = poll(watched, count, milliseconds);
+            code = errno;
+            Py_END_ALLOW_THREADS
+        }
+        if (ready >= 0) {
+            break;
+        }
+        if (code != EINTR) {
+            errno = code;
+            return PyErr_SetFromErrno(PyExc_OSError);
+        }
+        if (PyErr_CheckSignals() < 0) {
+            return NULL;
+        }
+        if (milliseconds > 0) {
+            milliseconds = milliseconds_until(moment);
+        }
+    }
+    if (watched[0].revents) {
+        found |= READY;
+    }
+    if (count > 1 && watched[1].revents) {
+        found |= WOKEN;
+    }
+    return PyLong_FromLong(found);
+}
+
+static PyObject *
+Poller_until(Poller *poller, PyObject *when)
+{
+    double moment;
+
+    if (when == Py_None) {
+        return wait_for(poller, -1, 0);
+    }
+    moment = PyFloat_AsDouble(when);
+    if (moment == -1.0 && PyErr_Occurred()) {
+        return NULL;
+    }
+    return wait_for(poller, milliseconds_until(moment), moment);
+}
+
+static PyObject *
+Poller_within(Poller *poller, PyObject *given)
+{
+    long milliseconds = PyLong_AsLong(given);
+
+    if (milliseconds < 0 || milliseconds > LONGEST) {
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_ValueError, "a wait is from 0 to 2147483647 milliseconds long");
+        }
+        return NULL;
+    }
+    return wait_for(poller, (int)milliseconds,
+                    milliseconds ? now() + (double)milliseconds / 1000 : 0);
+}
+
+static PyObject *
+Poller_ignore_wake(Poller *poller, PyObject *Py_UNUSED(ignored))
+{
+    poller->count = 1;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Poller_ignores_wake(Poller *poller, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(poller->count == 1);
+}
+
+static PyObject *
+Poller_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    PyObject *wake;
+    Poller *poller;
+    int fd, events, wake_fd = -1;
+
+    if (keywords && PyDict_GET_SIZE(keywords)) {
+        PyErr_SetString(PyExc_TypeError, "Poller() takes no keyword arguments");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "iiO:Poller", &fd, &events, &wake)) {
+        return NULL;
+    }
+    if (wake != Py_None) {
+        wake_fd = PyLong_AsLong(wake);
+        if (wake_fd == -1 && PyErr_Occurred()) {
+            return NULL;
+        }
+    }
+    /* poll(2) passes a negative number over, and would wait for nothing. */
+    if (fd < 0 || (wake != Py_None && wake_fd < 0)) {
+        PyErr_SetString(PyExc_ValueError, "a descriptor is not negative");
+        return NULL;
+    }
+    poller = (Poller *)type->tp_alloc(type, 0);
+    if (poller) {
+        poller->watched[0] = (struct pollfd){.fd = fd, .events = (short)events};
+        poller->watched[1] = (struct pollfd){.fd = wake_fd, .events = POLLIN};
+        poller->count = wake == Py_None ? 1 : 2;
+    }
+    return (PyObject *)poller;
+}
+
+static void
+Poller_dealloc(Poller *poller)
+{
+    PyTypeObject *type = Py_TYPE(poller);
+
+    type->tp_free(poller);
+    Py_DECREF(type);
+}
+
+static PyMethodDef methods[] = {
+    {"until", (PyCFunction)Poller_until, METH_O,
+     "Wait until the moment, None for as long as it takes; return READY, WOKEN, their sum, or 0."},
+    {"within", (PyCFunction)Poller_within, METH_O,
+     "Wait as `until` does, for so many milliseconds; 0: only look."},
+    {"ignore_wake", (PyCFunction)Poller_ignore_wake, METH_NOARGS,
+     "Wait for the descriptor alone from here on."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef members[] = {
+    {"fd", T_INT, offsetof(Poller, watched[0].fd), READONLY, "The descriptor."},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef properties[] = {
+    {"ignores_wake", (getter)Poller_ignores_wake, NULL, "Whether nothing interrupts.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_new, Poller_new},
+    {Py_tp_dealloc, Poller_dealloc},
+    {Py_tp_methods, methods},
+    {Py_tp_members, members},
+    {Py_tp_getset, properties},
+    {Py_tp_doc, "The twin of `_stream._waiting.Poller`."},
+    {0, NULL},
+};
+
+PyType_Spec poller_spec = {
+    .name = "socketkeep._native._core.Poller",
+    .basicsize = sizeof(Poller),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = slots,
+};

@@ -1,0 +1,146 @@
+"""Waiting for one descriptor: the same in C and in Python."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from socketkeep._stream._waiting import READY, WOKEN, Poller
+from tests.native.cores import on_both
+
+on_each = on_both("kind", Poller, "Poller")
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    one, other = socket.socketpair()
+    with one, other:
+        yield one, other
+
+
+@pytest.fixture
+def wake() -> Iterator[tuple[int, int]]:
+    """A pipe: the end that interrupts, and the one to write to."""
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@on_each
+def test_what_is_found(kind: Any, pair: Pair, wake: tuple[int, int]) -> None:
+    poller = kind(pair[0].fileno(), select.POLLIN, wake[0])
+    assert poller.fd == pair[0].fileno()
+    assert poller.within(0) == 0
+    assert poller.until(time.monotonic() - 1) == 0
+    pair[1].send(b"x")
+    assert poller.within(0) == poller.until(None) == READY
+    os.write(wake[1], b"x")
+    assert poller.within(60_000) == poller.until(time.monotonic() + 60) == READY + WOKEN
+    pair[0].recv(1)
+    assert poller.until(None) == WOKEN
+
+
+@on_each
+def test_only_the_descriptor_counts_once_the_word_is_ignored(
+    kind: Any, pair: Pair, wake: tuple[int, int]
+) -> None:
+    poller = kind(pair[0].fileno(), select.POLLIN, wake[0])
+    os.write(wake[1], b"x")
+    assert poller.within(0) == WOKEN
+    assert not poller.ignores_wake
+    poller.ignore_wake()
+    poller.ignore_wake()
+    assert poller.ignores_wake
+    assert poller.within(0) == 0
+    assert kind(pair[0].fileno(), select.POLLIN, None).ignores_wake
+
+
+@on_each
+def test_a_hang_up_is_ready(kind: Any, pair: Pair) -> None:
+    poller = kind(pair[0].fileno(), select.POLLIN, None)
+    pair[1].close()
+    assert poller.until(None) == READY
+
+
+@on_each
+def test_a_wait_goes_on_after_a_signal(kind: Any, pair: Pair) -> None:
+    """PEP 475: the handler runs, and the wait has the time that is left."""
+    heard: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        pair[1].send(b"x")
+
+    before = signal.signal(signal.SIGUSR1, on_signal)
+    me = threading.main_thread().ident
+    assert me is not None
+    sender = threading.Timer(0.05, signal.pthread_kill, (me, signal.SIGUSR1))
+    sender.start()
+    try:
+        assert kind(pair[0].fileno(), select.POLLIN, None).until(time.monotonic() + 60) == READY
+    finally:
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert heard == [signal.SIGUSR1]
+
+
+@on_each
+def test_an_exception_of_a_signals_handler_ends_the_wait(kind: Any, pair: Pair) -> None:
+    class Heard(Exception):
+        pass
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        raise Heard
+
+    before = signal.signal(signal.SIGUSR1, on_signal)
+    me = threading.main_thread().ident
+    assert me is not None
+    sender = threading.Timer(0.05, signal.pthread_kill, (me, signal.SIGUSR1))
+    sender.start()
+    try:
+        with pytest.raises(Heard):
+            kind(pair[0].fileno(), select.POLLIN, None).until(None)
+    finally:
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+@on_each
+def test_other_threads_run_while_one_waits(kind: Any, pair: Pair) -> None:
+    poller = kind(pair[0].fileno(), select.POLLIN, None)
+    found: list[int] = []
+    waiter = threading.Thread(target=lambda: found.append(poller.until(None)))
+    waiter.start()
+    pair[1].send(b"x")
+    waiter.join(30)
+    assert found == [READY]
+
+
+@on_each
+def test_moments_that_are_far(kind: Any, pair: Pair) -> None:
+    """Further than a C int has milliseconds for, and never."""
+    poller = kind(pair[0].fileno(), select.POLLIN, None)
+    pair[1].send(b"x")
+    assert poller.until(float("inf")) == poller.until(time.monotonic() + 1e9) == READY
+
+
+@on_each
+def test_what_is_no_wait(kind: Any, pair: Pair) -> None:
+    poller = kind(pair[0].fileno(), select.POLLIN, None)
+    with pytest.raises(TypeError):
+        poller.until("soon")
+    with pytest.raises(ValueError, match="negative"):
+        kind(-1, select.POLLIN, None)
