@@ -103,7 +103,7 @@ class Bench:
         for sock in (
             *(link._channel._sock for link in links),
             *(held.sock for held in old.connections.connection_table),
-            *old.closer._closing,
+            *old.closer._endings,
             *(listener.sock for listener in self.listeners),
         ):
             if sock.fileno() >= 0:

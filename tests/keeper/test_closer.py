@@ -53,16 +53,43 @@ def test_the_peer_gets_all_and_then_eof_though_it_is_still_sending(scene: Scene)
 
 
 def test_a_peer_that_never_ends_is_left_after_a_bound(scene: Scene) -> None:
-    reactor, closer, _, said = scene
+    reactor, closer, peer, said = scene
     clock = reactor.clock
     assert isinstance(clock, Clock)
-    clock.now += 4.9
+    for _ in range(6):
+        clock.now += 0.8
+        peer.send(b"x")
+        reactor.settle()
+        assert said == []
+    clock.now += 0.3
+    peer.send(b"x")
+    reactor.settle()
+    assert said == ["done"]
+    assert len(closer) == 0
+
+
+def test_a_peer_that_is_silent_is_left_sooner(scene: Scene) -> None:
+    reactor, _, _, said = scene
+    clock = reactor.clock
+    assert isinstance(clock, Clock)
+    clock.now += 0.9
     reactor.settle()
     assert said == []
     clock.now += 0.2
     reactor.settle()
     assert said == ["done"]
-    assert len(closer) == 0
+
+
+def test_who_has_less_time_is_left_then(scene: Scene) -> None:
+    reactor, closer, peer, said = scene
+    clock = reactor.clock
+    assert isinstance(clock, Clock)
+    closer.end_by(clock.now + 0.5)
+    assert len(closer) == 1
+    clock.now += 0.6
+    peer.send(b"x")
+    reactor.settle()
+    assert said == ["done"]
 
 
 def test_a_reset_ends_it(scene: Scene) -> None:

@@ -144,7 +144,7 @@ def test_a_peer_that_never_closes_does_not_hold_the_server(bench: Bench) -> None
 
 def test_a_peer_that_never_closes_does_not_hold_it_beyond_its_time(make_bench: MakeBench) -> None:
     """Whether its end began before the stop or at it."""
-    bench = make_bench(workers=2, graceful_timeout=2)
+    bench = make_bench(workers=2, graceful_timeout=0.8)
     first, second = bench.start()
     for worker in (first, second):
         _, served = bench.serve(worker)
@@ -156,7 +156,7 @@ def test_a_peer_that_never_closes_does_not_hold_it_beyond_its_time(make_bench: M
     bench.keeper.stop("close")
     for worker in (first, second):
         worker.die(0)
-    bench.advance(1.9)
+    bench.advance(0.7)
     assert not bench.has_stopped()
     bench.advance(0.2)
     assert bench.has_stopped()

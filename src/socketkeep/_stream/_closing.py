@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import Final
 
 from socketkeep._stream._steps import Steps, Want
@@ -34,19 +35,21 @@ def end_writing(sock: socket.socket) -> bool:
     return True
 
 
-def draining(sock: socket.socket, end: float) -> Steps[bool]:
+def draining(
+    sock: socket.socket, end: float, clock: Callable[[], float] = time.monotonic
+) -> Steps[bool]:
     """Discard what the peer sends until its EOF, `QUIET` seconds of silence, or the moment `end`.
 
     Returns whether the peer has ended.  What is there already is discarded, however late it is.
     """
-    while discard(sock):
-        now = time.monotonic()
+    while _discard(sock):
+        now = clock()
         if now >= end or not (yield Want(sock.fileno(), "read", min(now + QUIET, end))):
             return False
     return True
 
 
-def discard(sock: socket.socket) -> bool:
+def _discard(sock: socket.socket) -> bool:
     """Discard one helping of what the peer sent; return False when there is no more to come."""
     try:
         return bool(sock.recv(DISCARD, socket.MSG_DONTWAIT))
