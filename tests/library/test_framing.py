@@ -13,7 +13,6 @@ from socketkeep._base._errors import LimitExceeded, Malformed
 from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._framing import (
     ByteOrder,
-    LinesAhead,
     Prefix,
     check_bound,
     check_separator,
@@ -59,45 +58,13 @@ def test_lines(stream: bytes, cuts: list[int], retain: bool) -> None:
     assert messages(chunks, lambda b: take_line(b, True, 99), retain) == (kept, rest)
 
 
-@given(
-    st.lists(st.integers(0, 90), min_size=20, max_size=200),
-    st.lists(st.tuples(st.integers(0, 8000), st.sampled_from(["line", "byte", "commit"]))),
-    st.booleans(),
-    st.booleans(),
-)
-def test_lines_split_off_in_advance_are_taken_one_by_one(
-    sizes: list[int], steps: list[tuple[int, str]], keepends: bool, retain: bool
-) -> None:
-    """As many at a time give what `take_line` gives, whatever else is taken between two."""
-    stream = b"".join(b"x" * size + (b"\r\n" if size % 7 == 0 else b"\n") for size in sizes)
-    one_by_one, ahead = ReceiveBuffer(retain=retain), ReceiveBuffer(retain=retain)
-    lines = LinesAhead(ahead, keepends)
-    for size, step in (*steps, (len(stream), "line"), *((0, "line") for _ in sizes)):
-        chunk, stream = stream[:size], stream[size:]
-        if chunk:
-            one_by_one.feed(chunk)
-            ahead.feed(chunk)
-        if step == "line":
-            assert lines.take(65536) == take_line(one_by_one, keepends, 65536)
-        elif step == "byte":
-            assert ahead.take(1) == one_by_one.take(1)
-        else:
-            ahead.commit()
-            one_by_one.commit()
-        assert (ahead.size, ahead.unread) == (one_by_one.size, one_by_one.unread)
-        if retain:
-            assert ahead.replay() == one_by_one.replay()
-    assert lines.take(65536) is None
-
-
-def test_lines_split_off_in_advance_keep_to_the_bound() -> None:
+def test_many_lines_keep_to_the_bound() -> None:
     buffer = ReceiveBuffer()
     buffer.feed(b"x\n" * 200 + b"y" * 50 + b"\n")
-    lines = LinesAhead(buffer, False)
-    assert [lines.take(49) for _ in range(200)] == [b"x"] * 200
+    assert [take_line(buffer, False, 49) for _ in range(200)] == [b"x"] * 200
     with pytest.raises(LimitExceeded):
-        lines.take(49)
-    assert lines.take(50) == b"y" * 50
+        take_line(buffer, False, 49)
+    assert take_line(buffer, False, 50) == b"y" * 50
 
 
 @given(streams, st.lists(st.integers(0, 40)), st.sampled_from([b";", b"\r\n", b"a\ra", b"\n\n\n"]))

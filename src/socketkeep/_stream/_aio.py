@@ -44,10 +44,10 @@ from socketkeep._stream._framing import (
     check_bound,
     check_separator,
     frame,
-    line_taker,
     netstring,
     prefix_size,
     take_frame,
+    take_line,
     take_netstring,
     take_until,
 )
@@ -440,7 +440,7 @@ class AsyncConnection(Shell):
         the same iterator goes on.
         """
         check_bound(max)
-        take = line_taker(self.core.buffer, keepends)
+        take = partial(take_line, self.core.buffer, keepends)
         at_end = partial(self.core.buffer.take, max)
         return _AsyncIteration(self, "lines", take, max, at_end, commit, timeout)
 

@@ -7,20 +7,11 @@ async connections receive more and call it again.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from socketkeep._base._errors import LimitExceeded, Malformed
 from socketkeep._stream._buffer import ReceiveBuffer
 
-# Lines are split off in advance from so many bytes, when so many are there, and when there are so
-# many lines in them.
-_AHEAD: Final = 4096
-_MANY: Final = 256
-_WORTH_IT: Final = 4
-
-_CARRIAGE_RETURN: Final = b"\r"
 _COLON: Final = ord(":")
 _COMMA: Final = ord(",")
 
@@ -50,64 +41,6 @@ def take_line(buffer: ReceiveBuffer, keepends: bool, bound: int) -> bytes | None
     if line is None and (buffer.find(b"\n") > bound or buffer.size > bound):
         raise _exceeded(buffer, b"\n", bound)
     return line
-
-
-def line_taker(buffer: Any, keepends: bool) -> Callable[[int], bytes | None]:
-    """Return what takes a line after the other, by `take_line`'s rules; it is given the bound."""
-    if isinstance(buffer, ReceiveBuffer):
-        return LinesAhead(buffer, keepends).take
-    return partial(take_line, buffer, keepends)  # C has no need to split them off in advance
-
-
-class LinesAhead:
-    """Takes lines as `take_line` does, but where many have come splits them off several at once.
-
-    They are taken one by one all the same: what has not been returned is still unread.
-    """
-
-    __slots__ = ("_at", "_buffer", "_data", "_keepends", "_lines")
-
-    def __init__(self, buffer: ReceiveBuffer, keepends: bool) -> None:
-        self._buffer = buffer
-        self._keepends = keepends
-        self._lines: Iterator[tuple[bytes, int]] = iter(())  # with the size that each came with
-        self._data: bytes | bytearray | None = None  # what they were split off
-        self._at = 0  # where the next one begins in it
-
-    def take(self, bound: int) -> bytes | None:
-        """Take the next line, or return None; raises LimitExceeded as `take_line` does."""
-        buffer = self._buffer
-        if self._data is not None:
-            # Unless something else has been taken meanwhile.
-            if buffer._pos == self._at and buffer._data is self._data:
-                for line, size in self._lines:
-                    self._at = buffer._pos = self._at + size
-                    buffer.size -= size
-                    return line
-            self._data = None
-        if buffer.size >= _MANY and bound >= _AHEAD and self._split():
-            return self.take(bound)
-        return take_line(buffer, self._keepends, bound)
-
-    def _split(self) -> bool:
-        """Split off the lines that come next; return whether that is worth it."""
-        buffer = self._buffer
-        data = buffer._data
-        if not isinstance(data, bytes):
-            return False
-        lines = buffer.peek(_AHEAD).split(b"\n")
-        del lines[-1]  # what stands after the last newline
-        if len(lines) < _WORTH_IT:
-            return False
-        sizes = [len(line) + 1 for line in lines]
-        if self._keepends:
-            lines = [line + b"\n" for line in lines]
-        else:
-            lines = [line[:-1] if line.endswith(_CARRIAGE_RETURN) else line for line in lines]
-        self._lines = zip(lines, sizes, strict=True)
-        self._data = data
-        self._at = buffer._pos
-        return True
 
 
 def check_separator(separator: bytes, bound: int) -> None:
