@@ -9,7 +9,8 @@ import pytest
 from docs._ext.declared import PAGES
 
 import socketkeep
-from socketkeep._base._errors import TABLE, SocketkeepError
+from socketkeep import SocketkeepError
+from socketkeep._base._errors import TABLE
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "errors.md"
 PUBLIC = [

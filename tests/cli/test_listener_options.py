@@ -24,7 +24,7 @@ from socketkeep._config._server_options import (
     listener_settings,
 )
 from socketkeep._config._settings import FlagValue, gather
-from socketkeep._inspect._adopting import BorrowedListener
+from socketkeep.inspect import BorrowedListener
 
 
 @pytest.mark.parametrize(

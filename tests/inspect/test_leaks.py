@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from socketkeep._base._errors import SystemFailure
+from socketkeep import SystemFailure
 from socketkeep._cli import main
 from socketkeep._inspect._waits import waits_of
 from socketkeep.inspect import Leaks, holders, leaks

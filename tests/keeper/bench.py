@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from socketkeep import Listener
 from socketkeep._config._server_options import ServeConfig
 from socketkeep._keeper._inheritance import restored_listener, snapshot
 from socketkeep._keeper._keeper import Keeper
@@ -17,7 +18,6 @@ from socketkeep._keeper.rollout._rollout import RolloutOutcome
 from socketkeep._keeper.tables._records import Model
 from socketkeep._keeper.tables._state import SavedServer
 from socketkeep._keeper.workers._workers import Worker
-from socketkeep._net._listener import Listener
 from tests.keeper.fakes import (
     BOOT,
     Check,

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from socketkeep import AddressError
 from socketkeep._base._address import (
     FdAddress,
     InetAddress,
@@ -20,7 +21,6 @@ from socketkeep._base._address import (
     parse_bind,
     peer_text,
 )
-from socketkeep._base._errors import AddressError
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from socketkeep._base._errors import (
+from socketkeep import (
+    AsyncConnection,
     Busy,
     Closed,
     LimitExceeded,
@@ -22,7 +23,6 @@ from socketkeep._base._errors import (
     TimedOut,
     WouldBlock,
 )
-from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._record import BYTES_IN, BYTES_OUT, WAITING, Ended
 from tests.library.conftest import Pair, Run, leased, reads_all
 from tests.library.test_connection import BIG, reset

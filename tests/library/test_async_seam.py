@@ -8,10 +8,8 @@ import time
 
 import pytest
 
-from socketkeep._base._errors import Closed, Released
-from socketkeep._stream._aio import AsyncConnection
+from socketkeep import AsyncConnection, Closed, Detached, Released
 from socketkeep._stream._lease import Order, handling
-from socketkeep._stream._lifecycle import Detached
 from socketkeep._stream._record import STATUS, WAITING, Ended, Status
 from tests.library.conftest import Leased, Pair, Run, leased
 

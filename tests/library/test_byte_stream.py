@@ -14,7 +14,7 @@ from anyio.streams.buffered import BufferedByteStream
 from anyio.streams.text import TextStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-from socketkeep._stream._aio import AsyncConnection
+from socketkeep import AsyncConnection
 from socketkeep._stream._core import CHUNK
 from tests.library.conftest import Pair, Run
 from tests.library.test_connection import BIG, reset

@@ -16,21 +16,26 @@ from typing import Any
 
 import pytest
 
-from socketkeep._base._errors import (
+from socketkeep import (
     AddressError,
+    Blocking,
     Closed,
+    Connecting,
+    Connection,
+    Deadline,
+    Listener,
+    Mode,
+    NonBlocking,
     OutOfResources,
     Refused,
     SystemFailure,
     TimedOut,
+    Timeout,
     Unresolved,
     WouldBlock,
+    connect,
 )
-from socketkeep._net._connecting import Connecting, connect
-from socketkeep._net._listener import Listener
 from socketkeep._net._resolving import Address
-from socketkeep._stream._connection import Connection
-from socketkeep._stream._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
 
 Found = list[tuple[int, int, int, str, tuple[Any, ...]]]
 NUMERIC = socket.AI_NUMERICHOST

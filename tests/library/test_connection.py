@@ -17,10 +17,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from socketkeep._base._errors import (
+from socketkeep import (
+    Blocking,
     Busy,
     Closed,
+    Connection,
+    Deadline,
     LimitExceeded,
+    Mode,
+    NonBlocking,
     PeerClosed,
     PeerReset,
     Released,
@@ -28,11 +33,10 @@ from socketkeep._base._errors import (
     StateNotEncodable,
     StateTooLarge,
     TimedOut,
+    Timeout,
     WouldBlock,
 )
-from socketkeep._stream._connection import Connection
 from socketkeep._stream._lease import handling
-from socketkeep._stream._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
 from socketkeep._stream._record import BYTES_IN, BYTES_OUT, ENDED, WAITING, Ended
 from tests.library.conftest import KINDS, Pair, leased, reads_all, until
 

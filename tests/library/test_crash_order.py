@@ -17,9 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep._base._errors import StateTooLarge, TimedOut, WouldBlock
-from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._connection import Connection
+from socketkeep import AsyncConnection, Connection, StateTooLarge, TimedOut, WouldBlock
 from socketkeep._stream._lease import handling
 from socketkeep._stream._record import STATUS, WAITING, WORDS, Status
 from tests.library.conftest import KINDS, Leased, Pair, leased

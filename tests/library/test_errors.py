@@ -8,8 +8,9 @@ import socket
 
 import pytest
 
+from socketkeep import SocketkeepError, SystemFailure
 from socketkeep._base import _errors
-from socketkeep._base._errors import ANY, TABLE, Context, SocketkeepError, SystemFailure, translate
+from socketkeep._base._errors import ANY, TABLE, Context, translate
 
 FAMILY = [
     kind

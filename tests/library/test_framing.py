@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep._base._errors import LimitExceeded, Malformed
+from socketkeep import LimitExceeded, Malformed
 from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._framing import (
     ByteOrder,

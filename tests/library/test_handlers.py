@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from socketkeep._base._errors import HandlerError
-from socketkeep._net._handlers import Service, inspect_handler, resumable
+from socketkeep import HandlerError, Service, resumable
+from socketkeep._net._handlers import inspect_handler
 
 
 def plain(conn: object) -> None: ...

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._base._errors import ListenError, OutOfResources, WouldBlock
-from socketkeep._net._listener import Listener, inherited_listeners
+from socketkeep import Listener, ListenError, OutOfResources, WouldBlock
+from socketkeep._net._listener import inherited_listeners
 
 
 def connects(address: str | tuple[str, int], family: int = socket.AF_INET) -> bool:

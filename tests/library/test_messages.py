@@ -11,11 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from socketkeep._base._errors import LimitExceeded, Malformed, PeerClosed, TimedOut, WouldBlock
-from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._connection import Connection
+from socketkeep import (
+    AsyncConnection,
+    Connection,
+    LimitExceeded,
+    Malformed,
+    NonBlocking,
+    PeerClosed,
+    TimedOut,
+    Timeout,
+    WouldBlock,
+)
 from socketkeep._stream._framing import ByteOrder, Prefix
-from socketkeep._stream._modes import NonBlocking, Timeout
 from tests.library.conftest import Pair, Run, leased
 
 PREFIXES: tuple[Prefix, ...] = ("u8", "u16", "u32", "u64")

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from socketkeep._stream._connection import Connection
-from socketkeep._stream._modes import Blocking, Deadline, NonBlocking, Timeout, seconds_left
+from socketkeep import Blocking, Connection, Deadline, NonBlocking, Timeout
+from socketkeep._stream._modes import seconds_left
 
 
 def test_equal_modes_are_equal() -> None:

@@ -10,9 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._connection import Connection
-from socketkeep._stream._modes import NonBlocking
+from socketkeep import AsyncConnection, Connection, NonBlocking
 from tests.library.conftest import Pair, Run, reads_all
 
 

@@ -8,11 +8,17 @@ import time
 
 import pytest
 
-from socketkeep._base._errors import Busy, Closed, NotCommitted, PeerClosed, TimedOut
-from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._connection import Connection
+from socketkeep import (
+    AsyncConnection,
+    Busy,
+    Closed,
+    Connection,
+    Detached,
+    NotCommitted,
+    PeerClosed,
+    TimedOut,
+)
 from socketkeep._stream._lease import Order, handling
-from socketkeep._stream._lifecycle import Detached
 from socketkeep._stream._record import WAITING, Ended
 from tests.library.conftest import FakeRetirement, Leased, Pair, Run, leased, until
 from tests.library.test_seam import exactly, handled

@@ -20,8 +20,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep._base._errors import (
+from socketkeep import (
+    AsyncConnection,
     Closed,
+    Connection,
+    Detached,
     HandlerError,
     LimitExceeded,
     OutOfResources,
@@ -32,10 +35,7 @@ from socketkeep._base._errors import (
 )
 from socketkeep._stream import _kernel_room, _peek
 from socketkeep._stream import _peek as _peeking
-from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._connection import Connection
 from socketkeep._stream._lease import Order, handling
-from socketkeep._stream._lifecycle import Detached
 from socketkeep._stream._peek import Peeked
 from socketkeep._stream._record import AGAIN, STATUS, Status
 from tests.library.conftest import (

@@ -10,10 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from socketkeep._base._errors import Closed, Released
-from socketkeep._stream._connection import Connection
+from socketkeep import Closed, Connection, Detached, Released
 from socketkeep._stream._lease import Order, handling
-from socketkeep._stream._lifecycle import Detached
 from socketkeep._stream._record import ENDED, STATUS, WAITING, Ended, Status
 from tests.library.conftest import FakeRetirement, Leased, Pair, leased, until
 

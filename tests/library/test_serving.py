@@ -14,11 +14,16 @@ from typing import Any
 
 import pytest
 
-from socketkeep._base._errors import AddressError, PeerReset, Refused, TimedOut
-from socketkeep._net._async_connecting import open_connection
-from socketkeep._net._listener import Listener
-from socketkeep._net._serving import serve
-from socketkeep._stream._aio import AsyncConnection
+from socketkeep import (
+    AddressError,
+    AsyncConnection,
+    Listener,
+    PeerReset,
+    Refused,
+    TimedOut,
+    open_connection,
+    serve,
+)
 from tests.library.conftest import Run
 from tests.library.test_connecting import deaf, name_of, unused_port
 

@@ -17,27 +17,32 @@ from typing import TypeVar
 import pytest
 import trustme
 
-from socketkeep._base._errors import (
+from socketkeep import (
+    AsyncConnection,
+    Blocking,
     Busy,
+    CertificateRefused,
     Closed,
+    Connecting,
+    Connection,
+    Listener,
+    NonBlocking,
     PeerClosed,
     PeerReset,
     Released,
     SystemFailure,
     TimedOut,
+    Timeout,
+    TlsFailure,
     Truncated,
     WouldBlock,
+    connect,
+    fork,
+    open_connection,
+    serve,
 )
-from socketkeep._base._forking import fork
-from socketkeep._net._async_connecting import open_connection
-from socketkeep._net._connecting import Connecting, connect
-from socketkeep._net._listener import Listener
-from socketkeep._net._serving import serve
-from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._connection import Connection
-from socketkeep._stream._modes import Blocking, NonBlocking, Timeout
 from socketkeep._stream._record import STATUS, WAITING, Status
-from socketkeep._stream._tls import CertificateRefused, Engine, TlsFailure
+from socketkeep._stream._tls import Engine
 from tests.forking.support import child
 from tests.library.conftest import Pair, Run, leased
 from tests.library.test_connecting import poll_for

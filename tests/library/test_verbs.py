@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 from docs._ext.declared import PAGES
 
+from socketkeep import AsyncConnection, Connection, NonBlocking, Timeout
 from socketkeep._base._verbs import VERBS, Descriptor, Others, Peer, Unread, Verb
-from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._connection import Connection
-from socketkeep._stream._modes import NonBlocking, Timeout
 from tests.library.conftest import Run
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -14,8 +14,7 @@ from typing import Any, Final, TypeAlias, cast
 
 import pytest
 
-from socketkeep import AsyncConnection, Connection
-from socketkeep._base._errors import Closed
+from socketkeep import AsyncConnection, Closed, Connection
 from socketkeep._native import core
 from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._core import (

@@ -9,15 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep._base._errors import Closed, PeerReset, Released, SocketkeepError
-from socketkeep._stream._lifecycle import (
-    RECORDED,
-    TRANSITIONS,
-    Detached,
-    Event,
-    Lifecycle,
-    State,
-)
+from socketkeep import Closed, Detached, PeerReset, Released, SocketkeepError
+from socketkeep._stream._lifecycle import RECORDED, TRANSITIONS, Event, Lifecycle, State
 from socketkeep._stream._record import Ended
 
 ALIVE: Final = {State.OPEN, State.WRITE_ENDED, State.PEER_ENDED, State.BOTH_ENDED}

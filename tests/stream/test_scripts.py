@@ -18,8 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from socketkeep import AsyncConnection, Connection
-from socketkeep._base._errors import SocketkeepError
+from socketkeep import AsyncConnection, Connection, SocketkeepError
 from socketkeep._stream._lease import handling
 from socketkeep._stream._record import BYTES_IN, BYTES_OUT, ENDED, STATUS
 from tests.library.conftest import KINDS, leased

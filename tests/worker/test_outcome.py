@@ -9,20 +9,21 @@ from collections.abc import Callable, Coroutine, Iterator
 
 import pytest
 
-from socketkeep._base._errors import (
+from socketkeep import (
+    CertificateRefused,
     Closed,
+    Connection,
+    Detached,
     LimitExceeded,
     Malformed,
     PeerClosed,
     PeerReset,
     SocketkeepError,
     TimedOut,
+    TlsFailure,
     Unreachable,
 )
 from socketkeep._stream import _record as record
-from socketkeep._stream._connection import Connection
-from socketkeep._stream._lifecycle import Detached
-from socketkeep._stream._tls import CertificateRefused, TlsFailure
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._outcome import note_exception, was_detached
 from tests.library.conftest import leased

@@ -12,7 +12,7 @@ from typing import Any
 
 import uvloop
 
-from socketkeep._stream._aio import AsyncConnection
+from socketkeep import AsyncConnection
 from socketkeep._worker._reactor import EpollReactor
 from tests.library.conftest import leased
 
