@@ -14,7 +14,7 @@ import pytest
 from socketkeep._base._address import parse_bind
 from socketkeep._base._commands import command_of
 from socketkeep._inspect import _holders
-from socketkeep._inspect._holders import Holder, describe_holders, holders_of_port
+from socketkeep._inspect._holders import PortHolder, describe_holders, holders_of_port
 from tests.inspect.support import HOST
 
 HOLD = """
@@ -104,7 +104,7 @@ def test_a_process_that_cannot_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_holders, "descriptors", lambda inodes: iter(()))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         holders = holders_of_port(parse_bind(f"127.0.0.1:{listener.getsockname()[1]}"))
-    assert holders == [Holder(None, "", me(), None)]
+    assert holders == [PortHolder(None, "", me(), None)]
     assert describe_holders(holders) == f"held by a process of user {me()}"
 
 
@@ -122,7 +122,7 @@ def test_where_the_kernel_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_many_holders_are_cut() -> None:
     """A server with many workers does not fill the screen."""
-    many = [Holder(pid, "app", "web", 3) for pid in range(1, 9)]
+    many = [PortHolder(pid, "app", "web", 3) for pid in range(1, 9)]
     said = describe_holders(many)
     assert said.endswith("process 3 (app, user web) and 5 others")
 

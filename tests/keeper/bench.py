@@ -10,12 +10,11 @@ from functools import partial
 from typing import Any
 
 from socketkeep import Listener
-from socketkeep._config._server_options import ServeConfig
+from socketkeep._config._server_options import ServeConfig, WorkerModel
 from socketkeep._keeper._inheritance import restored_listener, snapshot
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper._signals import SIGNALS, SignalActions
 from socketkeep._keeper.rollout._rollout import RolloutOutcome
-from socketkeep._keeper.tables._records import Model
 from socketkeep._keeper.tables._state import SavedServer
 from socketkeep._keeper.workers._workers import Worker
 from tests.keeper.fakes import (
@@ -167,7 +166,7 @@ class Bench:
 
     def bring_up(
         self,
-        model: Model = "async",
+        model: WorkerModel = "async",
         *,
         resumable: bool = True,
         on_crash: OnCrash = "close",
@@ -185,7 +184,7 @@ class Bench:
 
     def start(
         self,
-        model: Model = "async",
+        model: WorkerModel = "async",
         *,
         resumable: bool = True,
         on_crash: OnCrash = "close",

@@ -17,10 +17,9 @@ from typing import Final, Literal, NoReturn, TypeVar
 
 import msgspec
 
-from socketkeep._config._server_options import ServeConfig
+from socketkeep._config._server_options import ServeConfig, WorkerModel
 from socketkeep._keeper.loop._reactor import READABLE, Callback, Reactor
 from socketkeep._keeper.loop._system import Exit, System
-from socketkeep._keeper.tables._records import Model
 from socketkeep._keeper.tables._state import SavedServer, read_state
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import Ended, Status
@@ -346,7 +345,7 @@ class Template(Far):
         self.system = system
         self.workers: list[FarWorker] = []
         self.unforked: list[tuple[ForkWorker, list[int]]] = []
-        self.model: Model = "async"
+        self.model: WorkerModel = "async"
         self.load: LoadTarget | None = None
         self.model_told = False
         self.tells = "template"  # who says that a worker was forked
@@ -369,7 +368,7 @@ class Template(Far):
 
     def loaded(
         self,
-        model: Model = "async",
+        model: WorkerModel = "async",
         *,
         resumable: bool = True,
         on_crash: OnCrash = "close",
@@ -619,7 +618,7 @@ class Served:
         self.worker.send(parcel, (self.sock.fileno(),))
 
     def hand_over(
-        self, model: Model, state: bytes | None = None, *, parked: bool = False
+        self, model: WorkerModel, state: bytes | None = None, *, parked: bool = False
     ) -> Callable[[], bool]:
         """Detach or park it as a worker of that model does; return how to see the answer.
 

@@ -19,8 +19,8 @@ import msgspec
 import pytest
 
 from socketkeep._base import _passing
+from socketkeep._config._server_options import WorkerModel
 from socketkeep._keeper._keeper import LAST_RESORT, LATE
-from socketkeep._keeper.tables._records import Model
 from socketkeep._stream import _record as record
 from socketkeep._stream._committed import STATE_LIMIT
 from socketkeep._stream._record import Ended
@@ -439,7 +439,7 @@ def believe(arrived: FarWorker) -> None:
 @pytest.mark.parametrize(
     ("model", "keep"), [("async", "crash"), ("async", "reload"), ("fork", "crash")]
 )
-def test_fuzz(make_bench: MakeBench, model: Model, keep: str) -> None:
+def test_fuzz(make_bench: MakeBench, model: WorkerModel, keep: str) -> None:
     """Two workers are hostile, in turn with all who come after them; the third serves."""
     rng = random.Random(f"{SEED} {model} {keep}")
     bench = make_bench(workers=3, keep=keep, orphan_timeout=1.0)

@@ -6,9 +6,8 @@ import signal
 
 import pytest
 
-from socketkeep._config._server_options import closing_time
+from socketkeep._config._server_options import WorkerModel, closing_time
 from socketkeep._keeper.rollout._rollout import RolloutOutcome
-from socketkeep._keeper.tables._records import Model
 from socketkeep._keeper.workers._pool import KILL_GRACE
 from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
@@ -45,7 +44,7 @@ def test_nothing_is_accepted_before_all_workers_are_ready(bench: Bench) -> None:
 
 @pytest.mark.parametrize(("model", "workers"), [("prefork", 8), ("fork", 1)])
 def test_a_model_has_its_number_of_workers(
-    make_bench: MakeBench, model: Model, workers: int
+    make_bench: MakeBench, model: WorkerModel, workers: int
 ) -> None:
     assert len(make_bench(workers=0).start(model)) == workers
 

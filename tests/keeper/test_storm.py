@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from socketkeep._keeper.tables._records import Model
+from socketkeep._config._server_options import WorkerModel
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import Ended, Status
 from tests.keeper.bench import Bench, is_alive, is_at_eof
@@ -29,7 +29,7 @@ NEVER: Final = 100_000.0
 class Storm(RuleBasedStateMachine):
     """One server in a storm."""
 
-    model: Model = "async"
+    model: WorkerModel = "async"
     options: Any = {}  # noqa: RUF012
     code: Any = {}  # noqa: RUF012
 

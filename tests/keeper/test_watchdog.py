@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from socketkeep._keeper.tables._records import Model
+from socketkeep._config._server_options import WorkerModel
 from socketkeep._wire._scoreboard import BEAT
 from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
@@ -87,7 +87,7 @@ def test_it_has_the_whole_time_to_answer(bench: Bench) -> None:
 
 @pytest.mark.parametrize(("model", "watched"), [("async", True), ("prefork", False)])
 def test_by_default_only_a_loop_that_must_not_block_is_watched(
-    make_bench: MakeBench, model: Model, watched: bool
+    make_bench: MakeBench, model: WorkerModel, watched: bool
 ) -> None:
     bench = make_bench(workers=1, worker_timeout="auto")
     (worker,) = bench.start(model)

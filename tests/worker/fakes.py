@@ -10,13 +10,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from socketkeep._config._server_options import ServeConfig
+from socketkeep._config._server_options import ServeConfig, WorkerModel
 from socketkeep._net._handlers import inspect_handler
 from socketkeep._wire._channel import Channel, Packet, channel_pair
 from socketkeep._wire._messages import Attach, Message
 from socketkeep._wire._scoreboard import Scoreboard, create_memfd
 from socketkeep._worker._environment import Environment
-from socketkeep._worker._target import Model
 from tests.wire.sending import bare, send_with
 
 M = TypeVar("M", bound=Message)
@@ -81,7 +80,7 @@ class Place:
 
 @contextmanager
 def a_place(
-    handler: Callable[[Any], object], model: Model, rows: int = 4, **options: Any
+    handler: Callable[[Any], object], model: WorkerModel, rows: int = 4, **options: Any
 ) -> Iterator[Place]:
     """Make an environment with one listener; options are those of `socketkeep serve`."""
     ours, theirs = channel_pair()

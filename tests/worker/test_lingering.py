@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import pytest
 
 from socketkeep import Connection
+from socketkeep._config._server_options import WorkerModel
 from socketkeep._stream import _closing
 from socketkeep._wire import _scoreboard as scoreboard
 from socketkeep._wire._messages import Ready, Retire, Seats
 from socketkeep._worker import _lingering
 from socketkeep._worker._lingering import Lingering
-from socketkeep._worker._target import Model
 from socketkeep._worker._template import runner
 from tests.library.conftest import until
 from tests.worker.fakes import Place, a_place
@@ -62,7 +62,7 @@ def worker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     """A worker that waits very long for a peer's end."""
     monkeypatch.setattr(_closing, "QUIET", FAR)
     monkeypatch.setattr(_lingering, "LINGER", FAR)
-    model: Model = request.param
+    model: WorkerModel = request.param
     with ExitStack() as stack:
         rows = 1 if model == "prefork" else 2
         place = stack.enter_context(a_place(answer, model, rows=rows, threads=1))

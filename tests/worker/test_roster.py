@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from socketkeep import resumable
+from socketkeep._config._server_options import WorkerModel
 from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Handover
 from socketkeep._stream._record import Ended, Status
@@ -17,7 +18,6 @@ from socketkeep._wire._messages import ABSENT, Attach
 from socketkeep._wire._scoreboard import OPEN
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._roster import Roster
-from socketkeep._worker._target import Model
 from tests.worker.conftest import Lines
 from tests.worker.fakes import Place, a_place
 
@@ -64,7 +64,7 @@ def counters(place: Place) -> dict[str, int]:
 
 @pytest.mark.parametrize("model", ["fork", "prefork", "thread", "async"])
 def test_those_that_hear_of_an_order_at_once_leave_by_turns(
-    model: Model, sock: socket.socket
+    model: WorkerModel, sock: socket.socket
 ) -> None:
     with a_place(handle, model, rows=3) as place:
         roster = Roster(place.environment, None)

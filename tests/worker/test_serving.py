@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from socketkeep import AsyncConnection, Connection, Service, resumable
+from socketkeep._config._server_options import WorkerModel
 from socketkeep._net._handlers import inspect_handler
 from socketkeep._wire import _scoreboard as scoreboard
 from socketkeep._wire._messages import (
@@ -32,7 +33,6 @@ from socketkeep._wire._messages import (
     StartFailed,
 )
 from socketkeep._worker._sync import IN_A_ROW
-from socketkeep._worker._target import Model
 from socketkeep._worker._template import runner
 from tests.wire.limits import out_of_descriptors
 from tests.worker.fakes import Place, a_place
@@ -56,7 +56,7 @@ async def count_async(conn: AsyncConnection) -> None:
         conn.commit(number)
 
 
-HANDLERS: dict[Model, Any] = {"prefork": count, "thread": count, "async": count_async}
+HANDLERS: dict[WorkerModel, Any] = {"prefork": count, "thread": count, "async": count_async}
 
 
 @dataclass
@@ -99,7 +99,7 @@ def ask(peer: socket.socket, text: bytes) -> bytes:
 @pytest.fixture(params=["prefork", "thread", "async"])
 def worker(request: pytest.FixtureRequest) -> Iterator[Running]:
     """A worker of each model, ready, with two rows (`prefork`: one)."""
-    model: Model = request.param
+    model: WorkerModel = request.param
     with ExitStack() as stack:
         rows = 1 if model == "prefork" else 2
         place = stack.enter_context(a_place(HANDLERS[model], model, rows=rows))
@@ -319,7 +319,7 @@ class Broken:
 
 
 @pytest.mark.parametrize("model", ["prefork", "thread", "async"])
-def test_a_lifespan_that_fails_is_told(model: Model) -> None:
+def test_a_lifespan_that_fails_is_told(model: WorkerModel) -> None:
     with a_place(HANDLERS[model], model) as place:
         service = inspect_handler(Service(HANDLERS[model], lifespan=Broken))
         environment = replace(place.environment, handler=service)

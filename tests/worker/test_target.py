@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._config._server_options import ServeConfig
+from socketkeep._config._server_options import ServeConfig, WorkerModel
 from socketkeep._net._handlers import Handler, inspect_handler
 from socketkeep._worker._target import (
     LoadError,
-    Model,
     check_lifespan,
     choose_model,
     load_handler,
@@ -233,7 +232,7 @@ def sync_lifespan() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("model", ["fork", "prefork", "thread"])
-def test_an_async_lifespan_needs_the_async_model(model: Model) -> None:
+def test_an_async_lifespan_needs_the_async_model(model: WorkerModel) -> None:
     check_lifespan(AsyncLifespan(), "async")
     check_lifespan(sync_lifespan(), model)
     check_lifespan(nullcontext(), model)

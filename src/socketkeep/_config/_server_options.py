@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from socketkeep._net._proxied import Reception
 
 Model = Literal["auto", "fork", "prefork", "thread", "async"]
+#: The model that a worker serves by, once "auto" is decided.
+WorkerModel = Literal["fork", "prefork", "thread", "async"]
 Loop = Literal["auto", "asyncio", "uvloop"]
 Keep = Literal["none", "reload", "crash"]
 LogLevel = Literal["debug", "info", "warning", "error"]

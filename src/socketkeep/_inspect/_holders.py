@@ -20,7 +20,7 @@ from socketkeep._inspect._sock_diag import (
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class PortHolder:
     """One process that holds a socket, by one of its descriptors.
 
     pid, fd: None when the process cannot be seen (it is another user's, or in another container);
@@ -40,7 +40,7 @@ class Holder:
         return f"process {self.pid} ({self.command}, user {self.user})"
 
 
-def holders_of_port(address: BindAddress) -> list[Holder]:
+def holders_of_port(address: BindAddress) -> list[PortHolder]:
     """Return the processes because of which `address` cannot be bound, as far as they can be known.
 
     A process appears once, however many descriptors it has.  Listeners go before connections: the
@@ -51,20 +51,20 @@ def holders_of_port(address: BindAddress) -> list[Holder]:
         uids = _inodes(address)
     except OSError:
         return []
-    found: dict[int, Holder] = {}
+    found: dict[int, PortHolder] = {}
     seen: set[int] = set()
     for (pid, fd), inode in descriptors(uids.keys()):
         seen.add(inode)
-        found.setdefault(pid, Holder(pid, command_of(pid), user_of_process(pid), fd))
+        found.setdefault(pid, PortHolder(pid, command_of(pid), user_of_process(pid), fd))
     unseen = {
-        Holder(None, "", "" if uid is None else user_name(uid), None)
+        PortHolder(None, "", "" if uid is None else user_name(uid), None)
         for inode, uid in uids.items()
         if inode not in seen
     }
     return [found[pid] for pid in sorted(found)] + sorted(unseen, key=str)
 
 
-def describe_holders(holders: Collection[Holder]) -> str:
+def describe_holders(holders: Collection[PortHolder]) -> str:
     """Return the holders as a clause for an error message: "held by process ...", or ""."""
     if not holders:
         return ""

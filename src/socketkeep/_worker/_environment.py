@@ -7,13 +7,12 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from socketkeep._config._server_options import ServeConfig, closing_time
+from socketkeep._config._server_options import ServeConfig, WorkerModel, closing_time
 from socketkeep._net._handlers import Handler
 from socketkeep._stream._closing import LINGER
 from socketkeep._stream._lease import Order
 from socketkeep._wire._channel import Channel
 from socketkeep._wire._scoreboard import Scoreboard
-from socketkeep._worker._target import Model
 
 #: Of the time for closing: the part in which peers may end by themselves, and the part after which
 #: what is left is ended by force.  The rest is for the lifespan's end.
@@ -31,7 +30,7 @@ class Environment:
 
     config: ServeConfig
     handler: Handler
-    model: Model
+    model: WorkerModel
     listeners: list[socket.socket]
     listener_names: list[str]
     channel: Channel

@@ -14,7 +14,12 @@ from typing import Final
 from socketkeep._base import _log
 from socketkeep._base._admission import HEADER_TIME, REASONS, Refusal
 from socketkeep._base._originals import socket_of
-from socketkeep._config._server_options import listener_settings, park_after, receptions
+from socketkeep._config._server_options import (
+    WorkerModel,
+    listener_settings,
+    park_after,
+    receptions,
+)
 from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Attached, Handover, Hooks, Lease, Refusals, Retirement
 from socketkeep._stream._record import Ended, Status
@@ -26,7 +31,6 @@ from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._handle_backup import HandleBackup
 from socketkeep._worker._reattach import ANOTHER_TRY, Patience
-from socketkeep._worker._target import Model
 
 _COUNTER_OF_REASON: Final[dict[Attached, int | None]] = {
     "accepted": None,  # by the keeper, which counts it
@@ -41,7 +45,7 @@ _TOLD_EVERY: Final = 10.0
 
 #: Seconds from one connection's move to the next one's, where each hears by itself that it is to
 #: move: what a move takes, so that no more than a few are on their way at a time.
-_PACE: Final[dict[Model, float]] = {"thread": 0.001, "fork": 0.005}
+_PACE: Final[dict[WorkerModel, float]] = {"thread": 0.001, "fork": 0.005}
 
 
 class Roster:

@@ -10,16 +10,14 @@ import traceback
 from contextlib import AbstractContextManager
 from importlib.machinery import SourceFileLoader
 from types import CodeType, ModuleType
-from typing import Final, Literal
+from typing import Final
 
 from socketkeep._base._errors import HandlerError
 from socketkeep._base._importing import application_first, is_standard
 from socketkeep._base._originals import replaced
-from socketkeep._config._server_options import ServeConfig
+from socketkeep._config._server_options import ServeConfig, WorkerModel
 from socketkeep._net._handlers import Handler, inspect_handler
 from socketkeep._worker._shadowing import Names
-
-Model = Literal["fork", "prefork", "thread", "async"]
 
 EXIT_USAGE: Final = 2
 EXIT_LOAD_FAILED: Final = 4
@@ -80,7 +78,7 @@ def files_passed_over() -> list[str]:
     ]
 
 
-def choose_model(handler: Handler, wanted: str) -> Model:
+def choose_model(handler: Handler, wanted: str) -> WorkerModel:
     """Return the model that serves `handler`.  Raises LoadError when `wanted` does not fit it."""
     if wanted == "auto":
         return "async" if handler.is_async else "fork"
@@ -96,7 +94,7 @@ def choose_model(handler: Handler, wanted: str) -> Model:
             "use -k thread, prefork or fork, or an async function",
             EXIT_USAGE,
         )
-    models: dict[str, Model] = {
+    models: dict[str, WorkerModel] = {
         "fork": "fork",
         "prefork": "prefork",
         "thread": "thread",
@@ -117,7 +115,7 @@ def check_replaced() -> None:
         )
 
 
-def check_lifespan(lifespan: object, model: Model) -> None:
+def check_lifespan(lifespan: object, model: WorkerModel) -> None:
     """Raise TypeError for a lifespan that `model` cannot enter."""
     if model != "async" and not isinstance(lifespan, AbstractContextManager):
         raise TypeError(f"the lifespan is async, and the {model} model is not: make it sync")

@@ -24,7 +24,7 @@ from socketkeep._base._held_signals import let_signals_come
 from socketkeep._base._originals import socket_of
 from socketkeep._base._roles import Role
 from socketkeep._base._titles import set_title
-from socketkeep._config._server_options import ServeConfig
+from socketkeep._config._server_options import ServeConfig, WorkerModel
 from socketkeep._net._handlers import Handler
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet
 from socketkeep._wire._messages import (
@@ -43,7 +43,6 @@ from socketkeep._worker._process import mend_process
 from socketkeep._worker._signals import leave_requests_to_keeper, leave_to_keeper
 from socketkeep._worker._target import (
     LoadError,
-    Model,
     check_lifespan,
     check_replaced,
     choose_model,
@@ -112,7 +111,7 @@ class Template:
         mend_process()
         for path in files_passed_over():
             _log.warning("file named like a standard module, which imports find", path=path)
-        self._model: Model = choose_model(self._handler, self._config.model)
+        self._model: WorkerModel = choose_model(self._handler, self._config.model)
         self._run = runner(self._model)
         threads = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
         handler = self._handler
@@ -225,7 +224,7 @@ def _exempt_socket(fd: int) -> socket.socket:
     return sock
 
 
-def runner(model: Model) -> Callable[[Environment], None]:
+def runner(model: WorkerModel) -> Callable[[Environment], None]:
     """Return what serves in `model`, imported now: the workers then share its memory."""
     if model == "async":
         from socketkeep._worker._async import run_async

@@ -11,12 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
+from socketkeep._config._server_options import WorkerModel
 from socketkeep._keeper.tables._crash_policy import Policy
 from socketkeep._stream._lease import Attached, Order
-
-Model = Literal["fork", "prefork", "thread", "async"]
 
 
 class WorkerState(Enum):
@@ -56,7 +55,7 @@ class WorkerRecord:
     serial: int
     slot: int
     generation: int
-    model: Model
+    model: WorkerModel
     resumable: bool  # whether its handler is
     policy: Policy
     memfd: int  # of the scoreboard
@@ -90,7 +89,7 @@ class GenerationRecord:
 
     number: int
     state: GenerationState = GenerationState.LOADING
-    model: Model = "fork"
+    model: WorkerModel = "fork"
     resumable: bool = False
     policy: Policy = field(default_factory=Policy)
 
