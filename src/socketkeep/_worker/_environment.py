@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from socketkeep._config._server_options import ServeConfig, WorkerModel, closing_time
@@ -13,6 +13,7 @@ from socketkeep._stream._closing import LINGER
 from socketkeep._stream._lease import Order
 from socketkeep._wire._channel import Channel
 from socketkeep._wire._scoreboard import Scoreboard
+from socketkeep._worker._siblings import Siblings
 
 #: Of the time for closing: the part in which peers may end by themselves, and the part after which
 #: what is left is ended by force.  The rest is for the lifespan's end.
@@ -42,6 +43,7 @@ class Environment:
     slot: int
     scoreboard_fd: int = -1
     rendezvous: str = ""
+    siblings: Siblings = field(default_factory=Siblings)
 
     def lingers_until(self, order: Order) -> float:
         """Return until when a closed connection's peer may take its time to end, too."""

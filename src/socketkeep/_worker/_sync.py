@@ -34,6 +34,7 @@ from socketkeep._worker._process import end_forked
 from socketkeep._worker._reserve import Reserve
 from socketkeep._worker._roster import Roster
 from socketkeep._worker._runaways import Runaways
+from socketkeep._worker._siblings import Standing
 
 #: So many connections are served before the loop looks at all else again, and so often one more is
 #: looked for where none had been in the queue.
@@ -81,6 +82,10 @@ class SyncLoop:
         self._allowance = Allowance(environment.scoreboard, config.max_connections)
         self.link = KeeperLink(environment, self._allowance, self)
         self._attached: deque[Entry] = deque()
+        # In the other models a worker accepts what it serves at once, or forks for each.
+        self._standing: Standing | None = None
+        if environment.model == "thread":
+            self._standing = Standing(environment.siblings, environment.slot)
         self._model = build(self)
         self.roster = Roster(environment, self._model.retirement)
         self.roster.refusals = Runaways(environment, self._model.give_up)
@@ -117,7 +122,7 @@ class SyncLoop:
                 continue  # in `prefork` it may have been served to its end, and this worker retired
             if not self.gate.paused:
                 self._model.resume()
-            self.gate.open(self.order is None and self._allowance.permits(self.open))
+            self._open_gate()
             hurry = self.order is not None or bool(self.lingering)
             doors = []
             for fd in self.gate.wait(self._patience() if hurry else None):
@@ -130,6 +135,8 @@ class SyncLoop:
             if not self._attached:
                 for fd in doors:
                     self._accept(fd)
+                if doors:
+                    self._give_way()
             if hurry:
                 self._end_in_time()
         self.link.close()
@@ -181,6 +188,21 @@ class SyncLoop:
         self.roster.settle(entry)
         if self.lingering.added:
             self.lingering.begin()
+
+    def _open_gate(self) -> None:
+        """Accept as long as there is a seat."""
+        able = self.order is None and self._allowance.permits(self.open)
+        if self._standing is not None:
+            self._standing.show(self.open if able else None)
+        self.gate.open(able)
+
+    def _give_way(self) -> None:
+        """Have the kernel wake others first, where this worker is ahead of one.
+
+        It wakes the one that has watched a listener for longest: this one begins anew.
+        """
+        if self._standing is not None and self._standing.is_ahead(self.open):
+            self.gate.open(False)
 
     def _accept(self, fd: int) -> None:
         """Accept a connection, and the next where the model has served it to its end already.

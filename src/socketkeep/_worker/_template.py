@@ -40,6 +40,7 @@ from socketkeep._wire._messages import (
 from socketkeep._wire._scoreboard import Scoreboard
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._process import mend_process
+from socketkeep._worker._siblings import Siblings
 from socketkeep._worker._signals import leave_requests_to_keeper, leave_to_keeper
 from socketkeep._worker._target import (
     LoadError,
@@ -113,6 +114,7 @@ class Template:
             _log.warning("file named like a standard module, which imports find", path=path)
         self._model: WorkerModel = choose_model(self._handler, self._config.model)
         self._run = runner(self._model)
+        self._siblings = Siblings()
         threads = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
         handler = self._handler
         channel.send_now(
@@ -144,6 +146,7 @@ class Template:
         if packet.truncated:
             self._channel.send_now(ForkFailed(message.serial, "out of file descriptors"))
             return
+        self._siblings.seat(message.slot)
         try:
             with signals_blocked():
                 pid = fork_keeping(self._listeners)
@@ -200,6 +203,7 @@ class Template:
                 slot=message.slot,
                 scoreboard_fd=message.scoreboard,
                 rendezvous=self._load.rendezvous,
+                siblings=self._siblings,
             )
             self._run(environment)
             status = 0
