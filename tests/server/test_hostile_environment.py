@@ -131,14 +131,14 @@ def test_refused(tmp_path: Path, setting: Setting, code: int, words: str) -> Non
 
 
 _FIRST_IMPORTS = """
-import signal, sys
-from socketkeep._cli import main
+import _signal, sys
 
 def note(event, arguments):
-    if event == "import" and signal.SIGHUP not in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+    if event == "import" and _signal.SIGHUP not in _signal.pthread_sigmask(_signal.SIG_BLOCK, ()):
         print(arguments[0])
 
 sys.addaudithook(note)
+from socketkeep._cli import main
 sys.argv[1:] = ["serve", "nowhere:handle", "--check-config"]
 main()
 """
@@ -155,5 +155,5 @@ def test_signals_wait_before_anything_else_is_read(tmp_path: Path) -> None:
         check=False,
     )
     assert done.stdout.split() == [
-        *("socketkeep._base._importing", "socketkeep._base", "socketkeep._base._held_signals")
+        *("socketkeep._cli", "socketkeep", "socketkeep._base._held_signals", "socketkeep._base")
     ], done.stderr

@@ -1,11 +1,14 @@
 """Signals that wait: from the first moment of a server until it can act on them.
 
-Imports next to nothing: each module that was read first would be a moment in which HUP or USR1
-still ends the process.  The interpreter's own start is one, and no program can do anything about
-that.
+Reads no other module: each would be a moment in which HUP or USR1 still ends the process.  The
+interpreter's own start and what the installer's script imports are such moments too, and no program
+can do anything about them.
 """
 
-import signal
+# The part of `signal` that is in the interpreter: the rest has the numbers as enumerations, which
+# takes longer to read than all that is ours up to here.  No file can stand for it, so that the
+# import path need not be in order yet.
+import _signal as signal  # type: ignore[import-not-found]
 
 #: What these ask of a server has a default action that would end the process, or stop it.
 REQUESTS = (
