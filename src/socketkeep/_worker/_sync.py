@@ -34,7 +34,7 @@ from socketkeep._worker._process import end_forked
 from socketkeep._worker._reserve import Reserve
 from socketkeep._worker._roster import Roster
 from socketkeep._worker._runaways import Runaways
-from socketkeep._worker._siblings import Standing
+from socketkeep._worker._siblings import LEEWAY, Standing
 
 #: So many connections are served before the loop looks at all else again, and so often one more is
 #: looked for where none had been in the queue.
@@ -86,6 +86,8 @@ class SyncLoop:
         self._standing: Standing | None = None
         if environment.model == "thread":
             self._standing = Standing(environment.siblings, environment.slot)
+        self._shown: int | None = None
+        self._in_a_row = 0  # connections that were accepted, and none has ended meanwhile
         self._model = build(self)
         self.roster = Roster(environment, self._model.retirement)
         self.roster.refusals = Runaways(environment, self._model.give_up)
@@ -185,6 +187,7 @@ class SyncLoop:
     def done(self, entry: Entry) -> None:
         """A connection has ended: count it and free its seat."""
         self.open -= 1
+        self._in_a_row = 0
         self.roster.settle(entry)
         if self.lingering.added:
             self.lingering.begin()
@@ -193,15 +196,19 @@ class SyncLoop:
         """Accept as long as there is a seat."""
         able = self.order is None and self._allowance.permits(self.open)
         if self._standing is not None:
-            self._standing.show(self.open if able else None)
+            serving = self.open if able else None
+            if serving != self._shown:
+                self._shown = serving
+                self._standing.show(serving)
         self.gate.open(able)
 
     def _give_way(self) -> None:
         """Have the kernel wake others first, where this worker is ahead of one.
 
-        It wakes the one that has watched a listener for longest: this one begins anew.
+        It wakes the one that has watched a listener for longest: this one begins anew.  Not where
+        connections end as fast as they come: to be level is worth less there than it costs.
         """
-        if self._standing is not None and self._standing.is_ahead(self.open):
+        if self._in_a_row >= LEEWAY and self._standing and self._standing.is_ahead(self.open):
             self.gate.open(False)
 
     def _accept(self, fd: int) -> None:
@@ -234,6 +241,7 @@ class SyncLoop:
                 self._have_awaited(entry)
                 return
             self.open += 1
+            self._in_a_row += 1
             self._model.serve(entry)
             if self.open:
                 return
