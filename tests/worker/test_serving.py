@@ -32,6 +32,7 @@ from socketkeep._wire._messages import (
     Seats,
     StartFailed,
 )
+from socketkeep._worker._siblings import Standing
 from socketkeep._worker._sync import IN_A_ROW
 from socketkeep._worker._template import runner
 from tests.wire.limits import out_of_descriptors
@@ -162,6 +163,45 @@ def test_connections_that_come_are_served_before_the_last_has_come() -> None:
         thread.join(10)
     assert not thread.is_alive()
     assert open_then[0] < 100
+
+
+def test_listeners_take_turns_where_a_worker_is_ahead() -> None:
+    """Of what it takes each time that it has waited in vain for another."""
+    served: list[str] = []
+    all_served = threading.Event()
+
+    async def note(conn: AsyncConnection) -> None:
+        other.show(0)  # it comes, and is slow: it is waited for each time
+        served.append(conn.local)
+        if len(served) == 40:
+            all_served.set()
+        await conn.recv()
+
+    with ExitStack() as stack:
+        place = stack.enter_context(a_place(note, "async", rows=100))
+        second = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        second.setblocking(False)
+        first = place.environment.listeners[0]
+        environment = replace(
+            place.environment, listeners=[first, second], listener_names=["first", "second"]
+        )
+        for slot in (0, 1):
+            environment.siblings.seat(slot)
+        other = Standing(environment.siblings, 1)
+        other.show(0)
+        for each in (first, second) * 20:
+            place.peers.append(socket.create_connection(each.getsockname()))
+        thread = threading.Thread(target=runner("async"), args=[environment], daemon=True)
+        thread.start()
+        place.wait_for(Ready)
+        place.send(Seats(100))
+        assert all_served.wait(30), served
+        for peer in place.peers:
+            peer.close()
+        place.keeper.close()
+        thread.join(10)
+    assert not thread.is_alive()
+    assert [served[:16].count(each) for each in set(served)] == [8, 8], served
 
 
 def test_no_seat(worker: Running) -> None:

@@ -131,6 +131,7 @@ class AsyncWorker:
         self._access_log = config.access_log
         self._allowance = Allowance(environment.scoreboard, config.max_connections)
         self._doors = [Door(one, index) for index, one in enumerate(environment.listeners)]
+        self._turn = 0  # the number of the listener that is the first to be accepted from
         self._accepting = False
         self._resume: asyncio.TimerHandle | None = None
         self._standing = Standing(environment.siblings, environment.slot)
@@ -239,7 +240,8 @@ class AsyncWorker:
         if wanted == self._accepting:
             return
         self._accepting = wanted
-        for door in self._doors:  # the loop tells of those that are readable in this order
+        # The loop tells of those that are readable in this order: the one first whose turn it is.
+        for door in self._doors[self._turn :] + self._doors[: self._turn]:
             fd = self._environment.listeners[door.index].fileno()
             if wanted:
                 self._loop.add_reader(fd, self._accept, door)
@@ -264,6 +266,7 @@ class AsyncWorker:
             if accepted is None:
                 break
             sock, peer = accepted
+            self._turn = door.index + 1
             entry = self.roster.accepted(sock, door.index, peer)
             if entry is None:
                 sock.close()
@@ -284,7 +287,6 @@ class AsyncWorker:
         self._holding_back = None
         if self._link.order is None and not self._queues.poll(0):
             self._standing.nobody_waits()
-        self._doors.append(self._doors.pop(0))  # the next listener's turn to be the first
         self._open_gate()
 
     def _have_awaited(self, entry: Entry) -> None:
