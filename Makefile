@@ -49,7 +49,7 @@ demo: setup ## change and kill a server under 250 connections, and count what wa
 	$(BIN)/socketkeep demo
 
 .PHONY: test
-test: setup packages lint analyze types docs pytest ## all that CI runs, on one Python
+test: setup packages lint analyze types docs pytest pytest-pure ## all that CI runs, on one Python
 
 .PHONY: test-all
 test-all: test ## the same, and the tests on those of 3.11, 3.12 and 3.13 that are here
@@ -84,6 +84,13 @@ docs: setup ## build the documentation, warnings being errors
 .PHONY: pytest
 pytest: setup ## the tests alone; PYTEST_ARGS: some of them, and no coverage
 	@bash tests/run $(BIN)/python $(if $(PYTEST_ARGS),,--coverage) -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+# What the compiled core has a twin for.  PURE_TESTS: others, such as tests/peer, which CI adds.
+PURE_TESTS ?= tests/library tests/stream tests/worker
+
+.PHONY: pytest-pure
+pytest-pure: setup ## the tests of connections and workers, without the compiled core
+	@SOCKETKEEP_PURE=1 bash tests/run $(BIN)/python -n $(PYTEST_WORKERS) $(PURE_TESTS)
 
 .PHONY: test-unit
 test-unit: setup ## the tests that start no process: for the inner loop, in less than a minute
