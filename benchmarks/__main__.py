@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from benchmarks import _changes, _idle, _machine, _plots, _report, _starting, _throughput
-from benchmarks._figures import Figures
+from benchmarks import _changes, _gate, _idle, _machine, _plots, _report, _starting, _throughput
+from benchmarks._figures import Figures, read
 from benchmarks._generator import PROGRAMS, build
 from benchmarks._results import FIGURES, PLOTS
 
@@ -65,6 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--quick", action="store_true", help="what the targets are about alone, in 2 short rounds"
     )
+    parser.add_argument(
+        "--gate",
+        action="store_true",
+        help="a few rows alone; exit 1 where one is below all that the recorded rounds gave",
+    )
     parser.add_argument("--only", metavar="a,b,...", help="these parts only")
     parser.add_argument("--rounds", type=int, help="how often each measures (5; quick: 2)")
     parser.add_argument("--seconds", type=float, help="how long each time (0.3; quick: 0.2)")
@@ -87,6 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # As pip leaves an installed package; what is installed for editing is as it happens to be.
     compileall.compile_dir(_machine.ROOT / "src" / "socketkeep", quiet=1)
     figures = Figures(_machine.environment(), rounds, seconds)
+    if asked.gate:
+        _gate.measure(figures, asked.rounds or _gate.ROUNDS, seconds)
+        figures.write((asked.out or _OTHERWISE) / FIGURES.name)
+        return _gate.judge(figures, read(FIGURES))
     whole = not (asked.quick or asked.only)
     path = (asked.out or (FIGURES.parent if whole else _OTHERWISE)) / FIGURES.name
     plots = asked.out or (PLOTS if whole else _OTHERWISE)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 from benchmarks import __main__ as benchmarks
-from benchmarks import _figures, _generator, _report, _results, _targets
+from benchmarks import _figures, _gate, _generator, _report, _results, _targets
 from benchmarks._figures import Figures
 
 LINGER_NONE: Final = struct.pack("ii", 1, 0)
@@ -281,3 +281,34 @@ def test_what_fails_is_named_and_the_rest_goes_on(capsys: pytest.CaptureFixture[
     assert figures.failed
     assert figures.missing == {"gevent": "failed: ConnectionResetError: it has gone"}
     assert "gevent: failed" in capsys.readouterr().err
+
+
+def as_measured(*cpu_us: float) -> Figures:
+    """Return figures in which the peers take 10 µs in each round, and Socketkeep these."""
+    figures = Figures({}, len(cpu_us), 0.1)
+    for row in _gate.ROWS:
+        for own in cpu_us:
+            figures.add((row.work, row.case, row.own), cpu_us=own)
+            figures.add((row.work, row.case, row.peer), cpu_us=10.0)
+    return figures
+
+
+def test_the_gate(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is closed to what is slower than any round of the record, and to what was not measured."""
+    recorded = as_measured(10.0, 12.5, 11.0)
+    assert _gate.judge(as_measured(11.0, 12.4, 20.0), recorded) == 0
+    assert "(d) 32 at once: Socketkeep fork / ForkingTCPServer: 0.81" in capsys.readouterr().out
+    assert _gate.judge(as_measured(11.0, 12.6, 20.0), recorded) == 1
+    assert "slower: (a) 32 at once" in capsys.readouterr().err
+    assert _gate.judge(Figures({}, 1, 0.1), recorded) == 1
+    assert "not measured" in capsys.readouterr().err
+
+
+def test_the_gate_knows_its_rows() -> None:
+    """Each is measured by the work that it names, and stands in the record."""
+    recorded = _figures.read(_results.FIGURES)
+    for row in _gate.ROWS:
+        work = _gate.WORKS[row.work]()
+        assert row.case in {case.name for case in work.cases}
+        assert {row.own, row.peer} <= {subject.name for subject in work.subjects}
+        assert row.ratios(recorded)
