@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("experiments", ("_lab",)),
     ("the keeper's tables", ("_keeper.tables",)),
     ("the keeper's loop", ("_keeper.loop",)),
+    ("the edge", ("_edge",)),
     ("the keeper's workers", ("_keeper.workers",)),
     ("the keeper's connections", ("_keeper.connections",)),
     ("the keeper's rollout", ("_keeper.rollout",)),

@@ -14,7 +14,9 @@ from socketkeep._config._listener_options import (
     LISTENER_OPTIONS,
     PROXY_FROM,
     ListenerSettings,
+    TlsSettings,
     parse_listener,
+    with_whole_paths,
 )
 from socketkeep._config._options_page import options_markdown
 from socketkeep._config._server_options import (
@@ -68,6 +70,16 @@ from socketkeep.inspect import BorrowedListener
                 "sndbuf": 1 << 20,
             },
         ),
+        (
+            ":1,tls=a.pem,key=a.key,tls=b.pem,key=b.key,alpn=h2,alpn=http/1.1,min-version=1.3",
+            ":1",
+            {
+                "tls": ["a.pem", "b.pem"],
+                "key": ["a.key", "b.key"],
+                "alpn": ["h2", "http/1.1"],
+                "min-version": "1.3",
+            },
+        ),
     ],
 )
 def test_listeners(text: str, address: str, given: dict[str, Any]) -> None:
@@ -105,6 +117,14 @@ def test_listeners(text: str, address: str, given: dict[str, Any]) -> None:
             "unix:/a,proxy=on,proxy-from=10.0.0.0/8",
             "unix:/a,proxy=on,proxy-from=10.0.0.0/8: proxy-from is not for unix:/a: whoever may",
         ),
+        (":1,tls=", ":1,tls=: tls: expected the path of a PEM file, got ''"),
+        (":1,key=a", ":1,key=a: key means nothing without tls=CERTIFICATE"),
+        (":1,alpn=h2", ":1,alpn=h2: alpn means nothing without tls=CERTIFICATE"),
+        (":1,tls=a,tls=b,key=c", "each tls needs its key, in the same order, and there are 2 of"),
+        (":1,tls=a,min-version=1.1", "min-version: expected one of 1.2, 1.3, got '1.1'"),
+        (":1,tls=a,alpn=", ":1,tls=a,alpn=: alpn: expected the name of a protocol such as h2"),
+        (":1,tls=a,ciphers=a,ciphers=b", "ciphers is given twice"),
+        ("unix:/a,tls=b", "unix:/a,tls=b: tls is not for unix:/a: what stays on this machine"),
     ],
 )
 def test_mistakes(text: str, line: str) -> None:
@@ -188,6 +208,26 @@ def test_settings_of_each_listener() -> None:
     ]
 
 
+def test_tls_of_each_listener() -> None:
+    """Keys belong to certificates by their order; without any they are in the same files."""
+    pairs, alone, plain = listener_settings(
+        ServeConfig(target="a:b", bind=[":1,tls=a,key=b,tls=c,key=d", ":2,tls=e,alpn=h2", ":3"]), 3
+    )
+    assert pairs.tls == TlsSettings(certificates=(("a", "b"), ("c", "d")))
+    assert pairs.tls.files == ("a", "b", "c", "d")
+    assert alone.tls == TlsSettings(certificates=(("e", "e"),), alpn=("h2",))
+    assert plain.tls is None
+
+
+def test_paths_of_a_listener_are_taken_from_a_directory() -> None:
+    """What is no path stays as it is; a path that would end at a comma is refused."""
+    text = ":1,tls=a.pem,key=/k/a.key,alpn=h2"
+    assert with_whole_paths(text, "/srv") == ":1,tls=/srv/a.pem,key=/k/a.key,alpn=h2"
+    assert with_whole_paths("unix:/a,b", "/srv") == "unix:/a,b"
+    with pytest.raises(OptionError, match=r"tls: a path with a comma cannot be said: /a,b/a\.pem"):
+        with_whole_paths(text, "/a,b")
+
+
 def test_a_borrowed_listener_keeps_what_is_said_of_it() -> None:
     """What `adopt` borrows takes the place of its address in --bind, with the options there."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
@@ -204,8 +244,10 @@ def test_each_option_has_its_default_and_its_place() -> None:
     page = options_markdown()
     plain = ListenerSettings()
     for declared in LISTENER_OPTIONS:
-        assert declared.default in keys
         assert f"| `{declared.name}` |" in page
+        if not declared.default:
+            continue  # of one listener alone
+        assert declared.default in keys
         of_server = next(one.default for one in OPTIONS if one.key == declared.default)
         of_listener = getattr(plain, declared.name.replace("-", "_"))
         assert of_listener == (tuple(of_server) if isinstance(of_server, list) else of_server)

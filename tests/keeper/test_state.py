@@ -96,8 +96,8 @@ def test_a_state_for_newer_readers_is_refused(state: SavedServer, read: Any) -> 
 def test_a_state_that_is_too_old_is_refused(
     state: SavedServer, read: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_state, "OLDEST_READ", 3)
-    with pytest.raises(StateError, match=r"in format 2, and this version reads 3 and newer"):
+    monkeypatch.setattr(_state, "OLDEST_READ", 4)
+    with pytest.raises(StateError, match=r"in format 3, and this version reads 4 and newer"):
         read(msgspec.to_builtins(state, builtin_types=(bytes,)))
 
 

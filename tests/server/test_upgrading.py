@@ -111,8 +111,8 @@ def test_by_signal(server: Server, versions: Versions) -> None:
         ),
         (
             "_keeper/tables/_state.py",
-            "OLDEST_READ = FORMAT = 3\n",
-            "in format 2, and this version reads 3",
+            "OLDEST_READ = FORMAT = 4\n",
+            "in format 3, and this version reads 4",
         ),
     ],
 )

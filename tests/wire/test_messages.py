@@ -46,6 +46,11 @@ def values(hint: Any) -> st.SearchStrategy[object]:
         return st.sampled_from(parts)
     if get_origin(hint) is list:
         return st.lists(values(parts[0])).map(lambda items: items)
+    if get_origin(hint) is dict:
+        return st.dictionaries(values(parts[0]), values(parts[1])).map(lambda items: items)
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        fields = get_type_hints(hint, include_extras=True)
+        return st.builds(hint, **{name: values(fields[name]) for name in fields})
     if get_origin(hint) is tuple:
         return st.tuples(*(values(part) for part in parts))
     return st.one_of([values(part) for part in parts])
@@ -142,8 +147,9 @@ def test_what_is_no_message_is_refused(data: bytes) -> None:
         decode(data)
 
 
-#: How many descriptors come with a message, as version 0.1.0 sends and takes them; of all others
-#: none.  For the listeners, of which there may be any number, three stand here.
+#: How many descriptors come with a message, first as version 0.1.0 sends and takes them, then of
+#: later ones; of all others none.  For the listeners, of which there may be any number, three stand
+#: here.
 TAKEN = {
     "Load": {0, 1, 2, 3},
     "ForkWorker": {3},
@@ -151,6 +157,8 @@ TAKEN = {
     "Attach": {1},
     "Keep": {1},
     "Stranded": {2, 3},
+    "ServeTls": {0, 1, 2, 3},
+    "Passed": {1},
 }
 
 

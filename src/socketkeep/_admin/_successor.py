@@ -50,7 +50,7 @@ def _load_all() -> None:
     """Raise what a module of this version would raise that the server imports late, or not here."""
     for path in sorted(Path(socketkeep.__file__).parent.rglob("*.py")):
         SourceFileLoader(path.stem, str(path)).get_code(path.stem)  # from the cache, where it is
-    for part in ("_keeper", "_wire", "_worker"):
+    for part in ("_edge", "_keeper", "_wire", "_worker"):
         package = importlib.import_module(f"socketkeep.{part}")
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith(".__main__"):

@@ -11,6 +11,7 @@ class Role(Enum):
 
     KEEPER = "keeper"
     ADMIN = "admin"
+    EDGE = "edge"
     TEMPLATE = "template"
     WORKER = "worker"
 
@@ -51,6 +52,14 @@ PARTS: Final[dict[Role, Part]] = {
         ("serves metrics, health", "and the page; asks over", "the control socket"),
         user_code=False,
         listeners=False,
+    ),
+    Role.EDGE: Part(
+        "one, or --edges, where a listener has TLS",
+        Role.KEEPER,
+        Role.KEEPER,
+        ("ends TLS; has the keys,", "outlives reloads and", "the keeper's upgrades"),
+        user_code=False,
+        listeners=True,
     ),
     Role.TEMPLATE: Part(
         "one a generation",

@@ -20,7 +20,7 @@ from typing import Final
 from socketkeep._admin._settings import check_admin
 from socketkeep._base import _prctl
 from socketkeep._cli._exit import FAILED, USAGE, Failure
-from socketkeep._config._listener_options import parse_listener
+from socketkeep._config._listener_options import parse_listener, tls_settings
 from socketkeep._config._server_options import ServeConfig
 
 # Beside connections a process holds listeners, channels, a log, the scoreboard, an event loop.
@@ -142,6 +142,25 @@ def _check_listeners(config: ServeConfig) -> None:
                 " add proxy=on",
                 USAGE,
             )
+        if "tls" in given and given.get("proxy", config.proxy_protocol) != "off":
+            raise Failure(
+                f"--bind: {text}: a PROXY header before TLS is not read: end TLS at the proxy, or"
+                " add proxy=off",
+                USAGE,
+            )
+        if "tls" in given:
+            _check_tls(text)
+
+
+def _check_tls(text: str) -> None:
+    from socketkeep._edge._certificates import BadTls, check_tls  # ssl is for who uses it
+
+    said = tls_settings(parse_listener(text).given)
+    assert said is not None
+    try:
+        check_tls(said)
+    except BadTls as error:
+        raise Failure(f"--bind: {text}: {error}", USAGE) from None
 
 
 def _check_log_file(path: str) -> None:

@@ -10,10 +10,12 @@ from typing import Any, Final
 import click
 import msgspec
 
+from socketkeep._base._mistakes import OptionError
 from socketkeep._cli._adopted import Adopted
 from socketkeep._cli._exit import DONE, USAGE, Failure
 from socketkeep._cli._preflight import preflight
 from socketkeep._cli._say import say
+from socketkeep._config._listener_options import with_whole_paths
 from socketkeep._config._options import FLAG, Option
 from socketkeep._config._server_options import OPTIONS, ServeConfig
 from socketkeep._config._settings import CONFIG_VARIABLE, gather
@@ -130,7 +132,11 @@ def _independent_of_directory(config: ServeConfig, place: NamedDirectory) -> Ser
     directory = os.getcwd() if place.guessed else place.name
     given = {key: getattr(config, key) for key in _PATHS if getattr(config, key)}
     absolute = {key: os.path.join(directory, path) for key, path in given.items()}
-    return msgspec.structs.replace(config, **absolute)
+    try:
+        bind = [with_whole_paths(text, directory) for text in config.bind]
+    except OptionError as error:
+        raise Failure(f"--bind: {error}", USAGE) from None
+    return msgspec.structs.replace(config, bind=bind, **absolute)
 
 
 def _check_code(config: ServeConfig) -> str:

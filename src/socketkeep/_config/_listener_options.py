@@ -5,6 +5,7 @@ is for.  One that is not given has the value of the server's option that it name
 """
 
 # Without `from __future__ import annotations`: as texts they would be compiled by each process.
+import os
 import re
 from collections.abc import Callable
 from typing import Any, Final, Literal
@@ -17,16 +18,22 @@ from socketkeep._config._options import (
     FLAG,
     KEEPALIVE,
     NETWORKS,
+    PATH,
+    PATHS,
     SIZE,
     TEXT,
+    TEXTS,
     Kind,
     Option,
 )
 
 Sort = Literal["TCP", "Unix", "descriptor"]
 ProxyProtocol = Literal["off", "on", "optional"]
+TlsVersion = Literal["1.2", "1.3"]
 
 PROXY_PROTOCOL: Final = ("off", "on", "optional")
+TLS_VERSIONS: Final = ("1.2", "1.3")
+_LONGEST_ALPN: Final = 255  # bytes of one protocol's name, RFC 7301
 #: A peer that has said nothing for a minute is asked, and is given up two minutes after its last
 #: word at the latest: the times of most proxies and balancers are longer.
 TCP_KEEPALIVE: Final = "60:15:3"
@@ -53,10 +60,27 @@ def check_networks(networks: list[str]) -> None:
             ) from None
 
 
+def _check_files(paths: list[str]) -> None:
+    if not all(paths):
+        raise ValueError("expected the path of a PEM file, got ''")
+
+
+def _check_file(path: str) -> None:
+    _check_files([path])
+
+
+def _check_alpn(names: list[str]) -> None:
+    for name in names:
+        if not 1 <= len(name.encode()) <= _LONGEST_ALPN:
+            raise ValueError(f"expected the name of a protocol such as h2, got {name!r}")
+
+
 class ListenerOption(msgspec.Struct, frozen=True):
     """One option of a listener.
 
-    default: the key of the server's option that has its value for listeners which do not say.
+    default: the key of the server's option that has its value for listeners which do not say; "":
+    there is none, and what holds then is said by `ListenerSettings`.
+    of_tls: it means nothing without ``tls``.
     sorts: the listeners that it is for; `elsewhere` says what holds for the others.
     """
 
@@ -68,6 +92,7 @@ class ListenerOption(msgspec.Struct, frozen=True):
     check: Callable[[Any], None] | None = None
     sorts: tuple[Sort, ...] = ("TCP", "Unix", "descriptor")
     elsewhere: str = ""
+    of_tls: bool = False
 
     def read(self, texts: list[str], source: str) -> Any:
         """Return the checked value of what stands behind its name, each time that it is given."""
@@ -79,6 +104,8 @@ class ListenerOption(msgspec.Struct, frozen=True):
             raise OptionError(f"{place} is given twice")
         return declared.from_text(texts[0], place)
 
+
+_NO_TLS_THERE: Final = "what stays on this machine is not encrypted"
 
 LISTENER_OPTIONS: Final = (
     ListenerOption(
@@ -137,13 +164,109 @@ LISTENER_OPTIONS: Final = (
         sorts=("TCP", "descriptor"),
         elsewhere="each end of a Unix connection has buffers of its own",
     ),
+    ListenerOption(
+        "tls",
+        PATHS,
+        "",
+        "Connections are TLS: the PEM file of a certificate, with its chain.  Given again for each"
+        " further one, each with its `key`; the client's name for the server (SNI) chooses, and"
+        " the first is for those whose name none has.",
+        check=_check_files,
+        sorts=("TCP", "descriptor"),
+        elsewhere=_NO_TLS_THERE,
+    ),
+    ListenerOption(
+        "key",
+        PATHS,
+        "",
+        "The PEM file of a certificate's private key, in the order of `tls`; without any the keys"
+        " are in the certificates' files.",
+        check=_check_files,
+        sorts=("TCP", "descriptor"),
+        elsewhere=_NO_TLS_THERE,
+        of_tls=True,
+    ),
+    ListenerOption(
+        "key-password-file",
+        PATH,
+        "",
+        "The file with the pass phrase of the private keys; its last line break is none of it.",
+        check=_check_file,
+        sorts=("TCP", "descriptor"),
+        elsewhere=_NO_TLS_THERE,
+        of_tls=True,
+    ),
+    ListenerOption(
+        "client-ca",
+        PATH,
+        "",
+        "The PEM file of the authorities one of which must have signed the client's certificate;"
+        " without it clients need none.",
+        check=_check_file,
+        sorts=("TCP", "descriptor"),
+        elsewhere=_NO_TLS_THERE,
+        of_tls=True,
+    ),
+    ListenerOption(
+        "min-version",
+        TEXT,
+        "",
+        "The oldest version of TLS that is spoken: 1.2, unless it is said.",
+        choices=TLS_VERSIONS,
+        sorts=("TCP", "descriptor"),
+        elsewhere=_NO_TLS_THERE,
+        of_tls=True,
+    ),
+    ListenerOption(
+        "alpn",
+        TEXTS,
+        "",
+        "A protocol that is offered to clients (ALPN); given again for each further one, the best"
+        " first.",
+        check=_check_alpn,
+        sorts=("TCP", "descriptor"),
+        elsewhere=_NO_TLS_THERE,
+        of_tls=True,
+    ),
+    ListenerOption(
+        "ciphers",
+        TEXT,
+        "",
+        "The ciphers of TLS 1.2, in OpenSSL's words, with colons between them; those of TLS 1.3"
+        " are always the library's own.",
+        sorts=("TCP", "descriptor"),
+        elsewhere=_NO_TLS_THERE,
+        of_tls=True,
+    ),
 )
 _BY_NAME: Final = {declared.name: declared for declared in LISTENER_OPTIONS}
 
 
-class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How one listener is served."""
+class TlsSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How TLS is spoken on one listener.
 
+    certificates: PEM files of a certificate and of its key, which may be the same; the first is for
+    clients whose name none of them has.
+    """
+
+    certificates: tuple[tuple[str, str], ...]
+    key_password_file: str = ""
+    client_ca: str = ""
+    min_version: TlsVersion = "1.2"
+    alpn: tuple[str, ...] = ()
+    ciphers: str = ""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files that it is read from."""
+        pairs = (path for pair in self.certificates for path in pair)
+        return tuple(filter(None, dict.fromkeys((*pairs, self.key_password_file, self.client_ca))))
+
+
+class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How one listener is served; tls: None where its connections are plain."""
+
+    tls: TlsSettings | None = None
     proxy: ProxyProtocol = "off"
     proxy_from: tuple[str, ...] = PROXY_FROM
     tcp_keepalive: str = TCP_KEEPALIVE
@@ -188,7 +311,58 @@ def parse_listener(text: str) -> Bound:
         declared = _BY_NAME[name]
         if sort not in declared.sorts:
             raise OptionError(f"{text}: {name} is not for {address}: {declared.elsewhere}")
-    return Bound(address, {name: _BY_NAME[name].read(each, text) for name, each in texts.items()})
+    given = {name: _BY_NAME[name].read(each, text) for name, each in texts.items()}
+    _check_tls(text, given)
+    return Bound(address, given)
+
+
+def tls_settings(given: dict[str, Any]) -> TlsSettings | None:
+    """Return what a listener's own options say of TLS; None: nothing."""
+    if "tls" not in given:
+        return None
+    certificates = given["tls"]
+    return TlsSettings(
+        certificates=tuple(zip(certificates, given.get("key", certificates), strict=True)),
+        key_password_file=given.get("key-password-file", ""),
+        client_ca=given.get("client-ca", ""),
+        min_version=given.get("min-version", "1.2"),
+        alpn=tuple(given.get("alpn", ())),
+        ciphers=given.get("ciphers", ""),
+    )
+
+
+def with_whole_paths(text: str, directory: str) -> str:
+    """Return a listener's text with the paths in its options taken from `directory`.
+
+    Raises OptionError where that cannot be said: a comma would end the path.
+    """
+    address, given = text, parse_listener(text).given
+    if not any(_BY_NAME[name].kind in (PATH, PATHS) for name in given):
+        return text
+    address, *parts = text.split(",")
+    whole = [address]
+    for part in parts:
+        name, _, value = part.partition("=")
+        if _BY_NAME[name].kind in (PATH, PATHS):
+            value = os.path.join(directory, value)
+            if "," in value:
+                raise OptionError(f"{text}: {name}: a path with a comma cannot be said: {value}")
+        whole.append(f"{name}={value}")
+    return ",".join(whole)
+
+
+def _check_tls(text: str, given: dict[str, Any]) -> None:
+    if "tls" not in given:
+        alone = next((name for name in given if _BY_NAME[name].of_tls), None)
+        if alone is not None:
+            raise OptionError(f"{text}: {alone} means nothing without tls=CERTIFICATE")
+        return
+    certificates, keys = given["tls"], given.get("key")
+    if keys is not None and len(keys) != len(certificates):
+        raise OptionError(
+            f"{text}: each tls needs its key, in the same order, and there are"
+            f" {len(certificates)} of the one and {len(keys)} of the other"
+        )
 
 
 def _split_path(text: str) -> tuple[str, list[str]]:

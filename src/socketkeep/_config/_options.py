@@ -197,6 +197,7 @@ PERMISSIONS: Final = Kind(
     "permissions", 'octal permissions such as "0660"', str, parse_permissions, (str,), json.dumps
 )
 TEXTS: Final = Kind("list", "a list of texts", list, _words, (list,), json.dumps, is_list=True)
+PATHS: Final = Kind("paths", "a path", list, lambda text: [text], (list,), json.dumps, is_list=True)
 LISTENERS: Final = Kind(
     "listeners", "a list of texts", list, _listeners, (list,), json.dumps, is_list=True
 )

@@ -16,6 +16,7 @@ from socketkeep._config._listener_options import (
     ProxyProtocol,
     check_networks,
     parse_listener,
+    tls_settings,
 )
 from socketkeep._config._options import (
     DURATION,
@@ -51,6 +52,14 @@ DEFAULT_WORKERS: Final = {"fork": 1, "prefork": 8, "thread": 1, "async": 1}
 
 #: More workers are a slip of the finger: each is a process, and four descriptors of the keeper's.
 MOST_WORKERS: Final = 1000
+
+#: More edges than processors do no more, and each takes the memory of an interpreter.
+MOST_EDGES: Final = 256
+
+
+def _check_edges(edges: int) -> None:
+    if edges > MOST_EDGES:
+        raise ValueError(f"must be at most {MOST_EDGES}, got {edges}")
 
 
 def _check_workers(workers: int) -> None:
@@ -186,6 +195,17 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             check=_check_bind,
         ),
     ] = msgspec.field(default_factory=lambda: ["127.0.0.1:7000"])
+    edges: Annotated[
+        int,
+        Option(
+            NUMBER,
+            ("--edges",),
+            f"Number of edges, {MOST_EDGES} at most: the processes in which the TLS of listeners"
+            " ends that have it (tls=).",
+            minimum=1,
+            check=_check_edges,
+        ),
+    ] = 1
     proxy_protocol: Annotated[
         ProxyProtocol,
         Option(
@@ -614,8 +634,10 @@ def _settings(config: ServeConfig, given: dict[str, Any]) -> ListenerSettings:
     values = {
         declared.name.replace("-", "_"): given.get(declared.name, getattr(config, declared.default))
         for declared in LISTENER_OPTIONS
+        if declared.default
     }
-    return ListenerSettings(**{**values, "proxy_from": tuple(values["proxy_from"])})
+    values["proxy_from"] = tuple(values["proxy_from"])
+    return ListenerSettings(**values, tls=tls_settings(given))
 
 
 def park_after(config: ServeConfig, model: str) -> float | None:

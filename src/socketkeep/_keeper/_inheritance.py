@@ -9,6 +9,7 @@ from socketkeep._config._server_options import listener_settings
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper.tables._state import (
     READABLE_FROM,
+    READABLE_WITH_EDGES_FROM,
     READABLE_WITH_PROXIES_FROM,
     KeepOpen,
     SavedKeeper,
@@ -31,9 +32,13 @@ def snapshot(keeper: Keeper, keep: KeepOpen) -> SavedServer:
     if all(each.number != current.number for each in generations):
         generations.append(current.snapshot())
     settings = listener_settings(keeper.config, len(keeper.listeners))
-    proxied = any(each.proxy != "off" for each in settings)
+    readable_from = READABLE_FROM
+    if any(each.proxy != "off" for each in settings):
+        readable_from = READABLE_WITH_PROXIES_FROM
+    if keeper.edges.numbers:
+        readable_from = READABLE_WITH_EDGES_FROM
     return SavedServer(
-        readable_from=READABLE_WITH_PROXIES_FROM if proxied else READABLE_FROM,
+        readable_from=readable_from,
         version=keeper.version,
         written_at=time.monotonic(),
         config=keeper.config,
@@ -56,6 +61,7 @@ def snapshot(keeper: Keeper, keep: KeepOpen) -> SavedServer:
             connections=keeper.connections.snapshot(keep),
             closing=keeper.closer.snapshot(keep),
             stored=keeper.store.names if keeper.store is not None else [],
+            edges=keeper.edges.snapshot(keep),
         ),
     )
 

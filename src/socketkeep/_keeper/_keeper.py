@@ -15,10 +15,12 @@ from socketkeep._config._server_options import (
     ServeConfig,
     bound_addresses,
     closing_time,
+    listener_settings,
     worker_timeout,
 )
 from socketkeep._keeper.connections._allotment import Allotment
 from socketkeep._keeper.connections._connections import Connections
+from socketkeep._keeper.connections._edges import Edges
 from socketkeep._keeper.connections._fdstore import LISTENER, FdStore, listener_name
 from socketkeep._keeper.connections._queues import Queues
 from socketkeep._keeper.loop._children import ChildWatch
@@ -60,6 +62,8 @@ LATE: Final = KILL_GRACE + 1.0
 #: Seconds that the sudden end may take, from QUIT or from the moment above.
 LAST_RESORT: Final = 3.0
 _LONGEST: Final = 1000  # characters of a template's that are logged
+#: While so many connections wait for a worker the edges accept no more.
+_MOST_PASSED: Final = 1024
 _RETRY: Final = 1.0  # seconds until a template that has ended is started again
 #: How many can wait in the queue of a listener that others have made, if the system is as it comes.
 _USUAL_BACKLOG: Final = 4096
@@ -91,12 +95,13 @@ class Keeper:
         self.herald: Herald | None = None
         self.store: FdStore | None = None
         self.grounds: Grounds | None = None
-        screening = Screening(boot, listeners)
+        tls = {n for n, said in enumerate(listener_settings(config, len(listeners))) if said.tls}
+        screening = Screening(boot, listeners, plain_ends=bool(tls))
         self.pool = WorkerPool(
             reactor, system, config, self._worker_ready, self._worker_died, self._changed, screening
         )
         self.closer = Closer(reactor)
-        self._queues = Queues(listeners)
+        self._queues = Queues(listeners, besides=tls)
         self.connections = Connections(
             reactor,
             config,
@@ -111,6 +116,11 @@ class Keeper:
             self._hosts,
         )
         self.pool.dispatch.receiver = self.connections
+        self.edges = Edges(
+            *(reactor, system, config, listeners, name),
+            self.connections.welcome,
+            self._changed,
+        )
         self.templates = Templates(
             *(reactor, system, config, listeners, boot, name, rendezvous, self, screening)
         )
@@ -180,6 +190,7 @@ class Keeper:
         """Load the first generation; `failure` is set, and the loop ends, when it cannot serve."""
         self.system.become_subreaper()
         self.reloads.request()
+        self.edges.start()
         self._recycling.start()
 
     def reload(self, done: Done | None = None) -> None:
@@ -192,6 +203,7 @@ class Keeper:
                 done(RolloutOutcome(_EXIT_FAILED, 0, "cannot reload: the server is stopping"))
             return
         _log.info("reload asked for")
+        self.edges.renew()
         if self.upgrades.active:
             self.upgrades.reload_later(done)
         else:
@@ -307,6 +319,7 @@ class Keeper:
             partial(self.closer.end_by, deadline),
             self._drain.cancel,
             self._take_in_queues,
+            partial(self.edges.admit, False),
             *(listener.close for listener in self.listeners),
             lambda: self.store.remove_all(LISTENER) if self.store is not None else None,
             self.upgrades.cancel,
@@ -431,6 +444,7 @@ class Keeper:
         self._attempt_each(
             self.pool.kill_all,
             self.templates.kill_all,
+            self.edges.kill_all,
             self._drain.cancel,
             self.connections.stop,
             self.closer.finish_all,
@@ -457,6 +471,7 @@ class Keeper:
         self.slots.restore(saved.slots)
         self.closer.restore(saved.closing, self._changed)
         self.connections.restore(saved.connections)
+        self.edges.restore(saved.edges)
         self._recycling.start()
         for worker in self.pool:
             self._watchdog.start(worker.model)
@@ -649,6 +664,8 @@ class Keeper:
     def _allot(self) -> None:
         if self.current is not None:
             self._allotment.share_out(self.current, len(self.slots), self.paused)
+            waiting = self.connections.moves.waiting
+            self.edges.admit(self.order is None and not self.paused and waiting < _MOST_PASSED)
 
     def _changed(self) -> None:
         if self.herald is not None:
@@ -659,7 +676,10 @@ class Keeper:
         elif self.pool.empty and not (
             self.connections or self.closer or self.templates or self.upgrades
         ):
-            self._stop_when_alone()
+            if self.edges:
+                self.edges.retire(self.order.deadline)
+            else:
+                self._stop_when_alone()
 
     def _stop_when_alone(self) -> None:
         """End the loop, and first the processes that nobody knew of and that have the port.

@@ -30,9 +30,6 @@ class _AsyncVerbs(Protocol):
     @property
     def core(self) -> Core: ...
 
-    @property
-    def tls(self) -> ssl.SSLObject | None: ...
-
     def recv(self, max: int, /) -> Awaitable[bytes]: ...  # noqa: A002 - the word of the library
 
     async def send(self, data: bytes, /) -> None: ...
@@ -85,8 +82,9 @@ class ConnectionByteStream(ByteStream):
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             attributes[SocketAttribute.local_port] = lambda: sock.getsockname()[1]
             attributes[SocketAttribute.remote_port] = lambda: sock.getpeername()[1]
-        if self._conn.tls is not None:
-            attributes.update(_tls_attributes(self._conn.tls))
+        engine = self._conn.core.transport.tls
+        if engine is not None:
+            attributes.update(_tls_attributes(engine))
         return attributes
 
 

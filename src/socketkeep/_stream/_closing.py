@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from socketkeep._stream._last_words import mark
 from socketkeep._stream._steps import Steps, Want
 
 #: Seconds of silence from the peer after which the drain gives up.
@@ -75,7 +76,8 @@ def end_for_all(sock: socket.socket) -> None:
 def reset(sock: socket.socket) -> None:
     """Close the descriptor so that the peer gets RST at once, whoever else holds the connection.
 
-    On a Unix socket, which has no RST, the peer gets EOF at once.
+    On a Unix socket, which has no RST, the peer gets EOF at once, and can find out that it was no
+    orderly one (`_last_words`).
     """
     try:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -83,6 +85,7 @@ def reset(sock: socket.socket) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             _disconnect(sock)
         else:
+            mark(sock, "reset")
             sock.shutdown(socket.SHUT_RDWR)
     except OSError:
         return  # it has ended already

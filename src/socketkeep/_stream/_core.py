@@ -42,6 +42,7 @@ EOF: Final = 2
 FAILED: Final = 3
 
 _FAMILIES_WITH_NODELAY: Final = (int(socket.AF_INET), int(socket.AF_INET6))
+_UNIX: Final = int(socket.AF_UNIX)
 #: The family as a plain number: `socket.family` makes an enumeration's member of it each time.
 _family_of: Final[Callable[[socket.socket], int]] = socket.SocketType.family.__get__
 
@@ -315,4 +316,9 @@ def core_of(sock: socket.socket, lease: Lease, hooks: Hooks) -> Core:
     if lease.attached == "crash":  # who died with it may have left it raised
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
     buffer = _make_buffer(retain=lease.resumable, replay_limit=lease.replay_limit)
-    return make_core(Transport(sock), buffer, lease, hooks)
+    transport = Transport(sock)
+    if lease.proxy and _family_of(sock) == _UNIX:
+        from socketkeep._stream._last_words import PlainEnd  # for whose TLS is in the edge
+
+        transport = PlainEnd(sock)
+    return make_core(transport, buffer, lease, hooks)

@@ -24,6 +24,7 @@ from typing import Final
 from socketkeep._base._errors import LimitExceeded
 from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._kernel_room import enlarge, peer_is_full
+from socketkeep._stream._last_words import raise_last_word
 from socketkeep._stream._transport import Transport
 
 _ENDED: Final = select.POLLRDHUP | select.POLLHUP
@@ -101,10 +102,16 @@ class Peeked(Transport):
         most = self.kernel + size
         data = self.sock.recv(most, socket.MSG_PEEK)
         if len(data) <= self.kernel:
-            return self._look_why(most) if self.kernel else data
+            return self._look_why(most) if self.kernel else self._ended()
         if self._epoll is not None and (len(data) == most or _tells_of_end(told)):
             self._epoll.modify(self.sock, _EDGES)  # there is more, or the end: have it told again
         return self._seen(data)
+
+    def _ended(self) -> bytes:
+        """Return what is received at EOF; the edge may have said that it is none."""
+        if self._unix:
+            raise_last_word(self.sock)
+        return b""
 
     def _seen(self, data: bytes) -> bytes:
         new = data[self.kernel :]
@@ -128,7 +135,7 @@ class Peeked(Transport):
             if code:
                 raise OSError(code, os.strerror(code))
         if events[0][1] & _ENDED:
-            return b""
+            return self._ended()
         if not self._unix:
             self._make_room(most)
         raise BlockingIOError

@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # ssl is for who uses it
     import ssl
 
     from socketkeep._base._proxy_header import ProxyHeader
+    from socketkeep._base._tls_facts import TlsInfo
     from socketkeep._stream._tls import Tls
 
 Data: TypeAlias = bytes | bytearray | memoryview
@@ -131,12 +132,12 @@ class Shell:
         return self._local
 
     def _proxied_local(self) -> str:
-        header = self.proxy
-        if header is None:
+        if not self.lease.proxy:
             return ""
         from socketkeep._base._proxy_header import destination_text  # for who is behind a proxy
+        from socketkeep._base._tls_facts import whole_header
 
-        return destination_text(header)
+        return destination_text(whole_header(self.lease.proxy))
 
     @property
     def proxy(self) -> ProxyHeader | None:
@@ -147,14 +148,12 @@ class Shell:
         the name that was asked for, the proxy's id of the connection.  It moves with the connection
         and outlives crashes as its state does.
         """
-        raw = self.lease.proxy
-        if not raw:
+        if not self.lease.proxy:
             return None
-        from socketkeep._base._proxy_header import read_header  # for who is behind a proxy
+        from socketkeep._base._tls_facts import edge_tls, whole_header  # for who is behind a proxy
 
-        found = read_header(raw)
-        assert found is not None, "what the server has taken for a header is whole"
-        return found[0]
+        header = whole_header(self.lease.proxy)
+        return None if edge_tls(header) is not None else header
 
     @property
     def listener(self) -> str:
@@ -219,12 +218,19 @@ class Shell:
         return Ended(self.core.record[ENDED])
 
     @property
-    def tls(self) -> ssl.SSLObject | None:
+    def tls(self) -> TlsInfo | None:
         """What is known of TLS (version, cipher, certificate, ALPN); None without it.
 
+        Of TLS that `start_tls` began it is the `ssl.SSLObject`, of a listener's (`tls=`) what the
+        server's edge tells of it, by the same names, and the client's name for the server (SNI).
         To be asked, not to be used: reading, writing and the handshake are the connection's.
         """
-        return self.core.transport.tls
+        own = self.core.transport.tls
+        if own is not None or not self.lease.proxy:
+            return own
+        from socketkeep._base._tls_facts import edge_tls, whole_header  # for who is behind the edge
+
+        return edge_tls(whole_header(self.lease.proxy))
 
     def fileno(self) -> int:
         """Return the descriptor's number, -1 once it is closed.

@@ -135,7 +135,7 @@ def _locate(error: BaseException, conn: Shell) -> None:
 
 def parcel_of(conn: Shell, mode: Mode) -> Parcel:
     """Return what goes with `conn`.  Raises SystemFailure for one that cannot go."""
-    if conn.tls is not None:
+    if conn.core.transport.tls is not None:
         raise SystemFailure(
             "refused: the keys of a TLS connection stay with its process",
             code=errno.EOPNOTSUPP,

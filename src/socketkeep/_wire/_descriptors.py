@@ -28,6 +28,8 @@ _IPV6_TRANSPARENT: Final = 75  # <linux/in6.h>
 Place = tuple[str, Any]
 #: The place of a listener that takes connections to any address (IP_TRANSPARENT).
 ANYWHERE: Final[Place] = ("inet", None)
+#: The place of a connection whose TLS is in an edge: one end of a pair, which has no name.
+PLAIN_END: Final[Place] = ("unix", "")
 
 
 def connection_place(fd: int) -> Place:

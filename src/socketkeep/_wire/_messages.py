@@ -278,6 +278,76 @@ class Stranded(Message, frozen=True, tag="Stranded"):
     sockets: Descriptors
 
 
+class ServeTls(Message, frozen=True, tag="ServeTls"):
+    """Keeper to edge: speak TLS on these listeners, `sockets`, once `Admit` says so.
+
+    numbers: those of the listeners, in the order of `sockets`, by which the configuration has them.
+    """
+
+    config: bytes
+    listeners: list[str]  # all of the server's
+    numbers: list[int]
+    sockets: Descriptors
+    name: str = ""
+
+
+class EdgeReady(Message, frozen=True, tag="EdgeReady"):
+    """Edge to keeper: my certificates are read; before it can say so it may say `StartFailed`."""
+
+
+class Admit(Message, frozen=True, tag="Admit"):
+    """Keeper to edge: accept connections, or leave them in the kernel's queue."""
+
+    accepting: bool
+
+
+class Passed(Message, frozen=True, tag="Passed"):
+    """Edge to keeper: this is the plain end of a connection with which hands have been shaken.
+
+    number: the edge's own, by which it is answered (`Taken`).  proxy: what is told of it.
+    """
+
+    number: int
+    listener: int
+    peer: str
+    proxy: bytes
+    connection: Descriptor
+
+
+class Taken(Message, frozen=True, tag="Taken"):
+    """Keeper to edge: the plain end is held (or, at the fd limit, it is not)."""
+
+    number: int
+    taken: bool
+
+
+class RenewCertificates(Message, frozen=True, tag="RenewCertificates"):
+    """Keeper to edge: read the files of TLS anew."""
+
+
+class CertificateTold(msgspec.Struct, array_like=True, frozen=True):
+    """A certificate that an edge has; expires: in seconds of the epoch, 0 for what it has."""
+
+    listener: int
+    path: str
+    names: list[str]
+    expires: int
+
+
+class EdgeReport(Message, frozen=True, tag="EdgeReport"):
+    """Edge to keeper: what it has and has done, now and then.
+
+    handshakes: by version.  failed: by why.
+    """
+
+    open: int = 0
+    shaking: int = 0
+    handshakes: dict[str, int] = {}
+    resumed: int = 0
+    failed: dict[str, int] = {}
+    certificates: list[CertificateTold] = []
+
+
 AnyMessage: TypeAlias = (
     LoadTarget
     | Loaded
@@ -304,6 +374,13 @@ AnyMessage: TypeAlias = (
     | Ping
     | Crowded
     | Stranded
+    | ServeTls
+    | EdgeReady
+    | Admit
+    | Passed
+    | Taken
+    | RenewCertificates
+    | EdgeReport
 )
 
 

@@ -6,7 +6,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -72,11 +72,12 @@ class Gate:
     does not wait, and takes no wake-up from the others.
     """
 
-    def __init__(self, listeners: Sequence[socket.socket]) -> None:
-        self._listeners = {listener.fileno(): listener for listener in listeners}
-        self._doors = {
-            listener.fileno(): Door(listener, index) for index, listener in enumerate(listeners)
-        }
+    def __init__(self, listeners: Sequence[socket.socket], besides: Collection[int] = ()) -> None:
+        """besides: numbers of those that are others' to accept from."""
+        self._held = list(listeners)
+        own = [(n, each) for n, each in enumerate(listeners) if n not in besides]
+        self._listeners = {listener.fileno(): listener for _, listener in own}
+        self._doors = {listener.fileno(): Door(listener, index) for index, listener in own}
         self._epoll = select.epoll()
         self._queues: select.epoll | None = None
         self._queued = False
@@ -128,7 +129,7 @@ class Gate:
     def _distance(self, fd: int) -> int:
         """Return how far a listener is from its turn."""
         door = self._doors.get(fd)
-        return -1 if door is None else (door.index - self._turn) % len(self._doors)
+        return -1 if door is None else (door.index - self._turn) % len(self._held)
 
     def queued(self) -> bool:
         """Whether connections wait in the queue of a listener, a moment ago at the latest.
@@ -176,7 +177,7 @@ class Gate:
         """Let go of the listeners; they go on in the keeper and in other workers."""
         self.open(False)
         self._close_queues()
-        for listener in self._listeners.values():
+        for listener in self._held:
             listener.close()
         self._listeners.clear()
         self._doors.clear()
@@ -193,7 +194,7 @@ class Gate:
         self._epoll.close()
         if self._queues is not None:
             self._close_queues()
-        for listener in self._listeners.values():
+        for listener in self._held:
             if listener.fileno() >= 0:  # a guarded one has been closed by the fork
                 listener.close()
 

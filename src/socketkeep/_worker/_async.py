@@ -130,14 +130,18 @@ class AsyncWorker:
         config = environment.config
         self._access_log = config.access_log
         self._allowance = Allowance(environment.scoreboard, config.max_connections)
-        self._doors = [Door(one, index) for index, one in enumerate(environment.listeners)]
+        self._doors = [
+            (one, Door(one, index))
+            for index, one in enumerate(environment.listeners)
+            if index not in environment.of_edges
+        ]
         self._turn = 0  # the number of the listener that is the first to be accepted from
         self._accepting = False
         self._resume: asyncio.TimerHandle | None = None
         self._standing = Standing(environment.siblings, environment.slot)
         self._holding_back: asyncio.TimerHandle | None = None
         self._queues = select.poll()
-        for listener in environment.listeners:
+        for listener, _ in self._doors:
             self._queues.register(listener, select.POLLIN)
         self._link = KeeperLink(environment, self._allowance, self)
         self._throttle = _log.Throttle()
@@ -241,12 +245,12 @@ class AsyncWorker:
             return
         self._accepting = wanted
         # The loop tells of those that are readable in this order: the one first whose turn it is.
-        for door in self._doors[self._turn :] + self._doors[: self._turn]:
-            fd = self._environment.listeners[door.index].fileno()
+        later = [each for each in self._doors if each[1].index < self._turn]
+        for listener, door in (*self._doors[len(later) :], *later):
             if wanted:
-                self._loop.add_reader(fd, self._accept, door)
+                self._loop.add_reader(listener.fileno(), self._accept, door)
             else:
-                self._loop.remove_reader(fd)
+                self._loop.remove_reader(listener.fileno())
 
     def _accept(self, door: Door) -> None:
         if self._standing.leaves(self._open):

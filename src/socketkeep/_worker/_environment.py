@@ -7,7 +7,12 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
-from socketkeep._config._server_options import ServeConfig, WorkerModel, closing_time
+from socketkeep._config._server_options import (
+    ServeConfig,
+    WorkerModel,
+    closing_time,
+    listener_settings,
+)
 from socketkeep._net._handlers import Handler
 from socketkeep._stream._closing import LINGER
 from socketkeep._stream._lease import Order
@@ -44,6 +49,12 @@ class Environment:
     scoreboard_fd: int = -1
     rendezvous: str = ""
     siblings: Siblings = field(default_factory=Siblings)
+
+    @property
+    def of_edges(self) -> frozenset[int]:
+        """Numbers of the listeners from which edges accept, not workers."""
+        settings = listener_settings(self.config, len(self.listeners))
+        return frozenset(n for n, said in enumerate(settings) if said.tls is not None)
 
     def lingers_until(self, order: Order) -> float:
         """Return until when a closed connection's peer may take its time to end, too."""

@@ -71,7 +71,7 @@ class SyncLoop:
 
     def __init__(self, environment: Environment, build: Callable[[SyncLoop], SyncModel]) -> None:
         self.environment = environment
-        self.gate = Gate(environment.listeners)
+        self.gate = Gate(environment.listeners, environment.of_edges)
         self.reserve = Reserve()
         self.open = 0
         self._accepts = 0

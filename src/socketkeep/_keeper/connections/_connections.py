@@ -45,6 +45,7 @@ from socketkeep._wire._messages import (
     ConnectionEnded,
     Keep,
     Orphaned,
+    Passed,
 )
 from socketkeep._wire._scoreboard import connection_id, id_of, keep_token
 
@@ -384,6 +385,36 @@ class Connections:
                 return held
         return None
 
+    def welcome(self, packet: Packet, message: Passed) -> None:
+        """Hold what an edge has passed on, and find a worker for it.  Raises Nonsense."""
+        if self.connection_table.has_socket(message.connection):
+            raise Nonsense("it passes one connection on twice")
+        parcel = msgspec.structs.replace(
+            self._new_parcel(message.listener, message.peer), proxy=message.proxy
+        )
+        held = HeldConnection(
+            parcel,
+            socket.socket(fileno=packet.take(message.connection)),
+            Ownership(OwnershipState.MOVING, 1, None),
+            since=self._reactor.clock(),
+            why="accepted",
+        )
+        self.totals["accepted"] += 1
+        if self._stopping:
+            held.ownership.stopped()
+            self.connection_table.put(held)
+            self._close(held, "closed", "the server stopped")
+        else:
+            self._admit(held)
+
+    def _new_parcel(self, listener: int, peer: str) -> ConnectionDetached:
+        """Return what is said of a connection that no worker has had."""
+        # Workers count what they accept; this process counts by the clock, so that no number comes
+        # twice, whichever version of the keeper goes on from here.
+        self._minted = max(self._minted + 1, time.monotonic_ns() // 1000)
+        name = connection_id(self._boot, _KEEPER, self._minted)
+        return ConnectionDetached(name, 1, listener, peer, None, b"", time.monotonic_ns(), 0, 0)
+
     def _meet(self, sock: socket.socket, listener: int, peer: str) -> HeldConnection | None:
         """Hold a connection that was accepted here; None: it is not to be served, or not yet."""
         reception = self._receptions[listener]
@@ -395,12 +426,7 @@ class Connections:
                 self._note_refused(refusal, listener, peer)
                 sock.close()
                 return None
-        # Workers count what they accept; this process counts by the clock, so that no number comes
-        # twice, whichever version of the keeper goes on from here.
-        self._minted = max(self._minted + 1, time.monotonic_ns() // 1000)
-        name = connection_id(self._boot, _KEEPER, self._minted)
-        now = time.monotonic_ns()
-        parcel = ConnectionDetached(name, 1, listener, peer, None, b"", now, 0, 0)
+        parcel = self._new_parcel(listener, peer)
         state = OwnershipState.MOVING
         if arrival is not None:
             parcel = msgspec.structs.replace(

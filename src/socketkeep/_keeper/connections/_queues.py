@@ -36,8 +36,10 @@ class Queues:
     then waits here; `len` is how many.
     """
 
-    def __init__(self, listeners: Sequence[Listener]) -> None:
+    def __init__(self, listeners: Sequence[Listener], besides: Collection[int] = ()) -> None:
+        """besides: numbers of those that are others' to accept from."""
         self._listeners = listeners
+        self._own = [each for n, each in enumerate(listeners) if n not in besides]
         self._first = 0  # whose turn it is
         self._ended = False
         self._heard: deque[_Accepted] = deque()  # of what was taken in, those that said something
@@ -49,11 +51,11 @@ class Queues:
 
     def accept(self) -> _Accepted | None:
         """Return the next connection; None: nobody waits.  Raises Exhausted."""
-        return self._next_taken_in() if self._ended else self._accept_of(self._listeners)
+        return self._next_taken_in() if self._ended else self._accept_of(self._own)
 
     def occupied(self) -> list[Listener]:
         """Return the listeners in whose queues somebody waits."""
-        known = {each.fileno(): each for each in self._listeners if each.fileno() >= 0}
+        known = {each.fileno(): each for each in self._own if each.fileno() >= 0}
         poller = select.poll()
         for fd in known:
             poller.register(fd, select.POLLIN)

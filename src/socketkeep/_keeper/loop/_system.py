@@ -27,6 +27,7 @@ from socketkeep._keeper.loop._reaper import Reaper
 from socketkeep._wire._scoreboard import NAME
 
 TEMPLATE_CHANNEL_FD: Final = 3
+EDGE_CHANNEL_FD: Final = 3
 CHECK_STATE_FD: Final = 3
 ADMIN_LISTENER_FD: Final = 3
 #: How often is looked when a process has gone between two looks.
@@ -100,6 +101,11 @@ class System:
         """
         actions = [(os.POSIX_SPAWN_DUP2, channel_fd, TEMPLATE_CHANNEL_FD)]
         return _spawn(actions, "socketkeep._worker", str(TEMPLATE_CHANNEL_FD))
+
+    def spawn_edge(self, channel_fd: int) -> int:
+        """Start an edge on its end of a channel, and return its pid.  Raises OSError."""
+        actions = [(os.POSIX_SPAWN_DUP2, channel_fd, EDGE_CHANNEL_FD)]
+        return _spawn(actions, "socketkeep._edge", str(EDGE_CHANNEL_FD))
 
     def spawn_check(self, state_fd: int, error_fd: int) -> int:
         """Start a process that sees whether the installed version can go on from a state.

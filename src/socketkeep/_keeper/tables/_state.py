@@ -26,12 +26,14 @@ from socketkeep._keeper.tables._waits import Waits
 
 #: What this version writes; the oldest version's reader that understands it; the oldest format that
 #: this version still reads.
-FORMAT: Final = 2
+FORMAT: Final = 3
 READABLE_FROM: Final = 1
 OLDEST_READ: Final = 1
 #: The oldest version's reader that meets PROXY headers: an older one would take them for the
 #: clients' own bytes.
 READABLE_WITH_PROXIES_FROM: Final = 2
+#: The oldest version's reader that knows listeners with TLS, and takes over the edges.
+READABLE_WITH_EDGES_FROM: Final = 3
 
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
@@ -88,6 +90,16 @@ class SavedTemplate(msgspec.Struct, kw_only=True):
     pid: int
     generation: int
     link: SavedLink | None
+
+
+class SavedEdge(msgspec.Struct, kw_only=True):
+    """An edge process that has not been reaped yet."""
+
+    seat: int
+    pid: int
+    link: SavedLink | None
+    started_at: float = 0.0
+    ready: bool = False
 
 
 class SavedSlots(msgspec.Struct, kw_only=True):
@@ -178,6 +190,7 @@ class SavedKeeper(msgspec.Struct, kw_only=True):
     connections: SavedConnections
     closing: list[SavedClosing]
     stored: list[str] = []
+    edges: list[SavedEdge] = []
 
 
 class SavedPlace(msgspec.Struct):

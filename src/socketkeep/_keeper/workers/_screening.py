@@ -9,7 +9,7 @@ an id is believed only of the worker that minted it or was given it.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from socketkeep._base._admission import HEADER_LIMIT
@@ -22,6 +22,7 @@ from socketkeep._stream._record import AGAIN, BOUND
 from socketkeep._wire._channel import Packet
 from socketkeep._wire._descriptors import (
     ANYWHERE,
+    PLAIN_END,
     connection_place,
     place_of,
     require_answer_pipe,
@@ -35,6 +36,7 @@ from socketkeep._wire._messages import (
     Free,
     Keep,
     Orphaned,
+    Passed,
     Ready,
     StartFailed,
     Worn,
@@ -57,11 +59,16 @@ class Nonsense(Exception):
 class Screening:
     """Knows what may be said to the keeper of a server: under this boot, with these listeners."""
 
-    def __init__(self, boot: int, listeners: Sequence[Listener]) -> None:
+    def __init__(
+        self, boot: int, listeners: Sequence[Listener], *, plain_ends: bool = False
+    ) -> None:
+        """plain_ends: whether there are connections whose TLS is in an edge."""
         self._boot = boot
         self._listeners = len(listeners)
         # Now: a server that stops closes them, and still takes connections back.
         self._places = {place_of(each.sock) for each in listeners if each.fileno() >= 0}
+        if plain_ends:
+            self._places.add(PLAIN_END)
 
     def check(self, worker: Worker, packet: Packet) -> None:
         """Raise Nonsense for what no worker can have to say, Unfit for a wrong descriptor.
@@ -152,6 +159,19 @@ class Screening:
         place = connection_place(fd)
         if place not in self._places and ANYWHERE not in self._places:
             raise Unfit("a connection of one of the listeners was to come, not another socket")
+
+
+def check_passed(message: Passed, numbers: Collection[int]) -> None:
+    """Raise Nonsense for what no edge can have to say, Unfit for a wrong descriptor.
+
+    numbers: of the listeners that have TLS.
+    """
+    _require(message.listener in numbers, "listener with TLS", message.listener)
+    _require_peer(message.peer)
+    _require_header(message.proxy)
+    _require(bool(message.proxy), "plain end without facts:", message.number)
+    if connection_place(message.connection) != PLAIN_END:
+        raise Unfit("a plain end was to come, not another socket")
 
 
 def _require(holds: bool, what: str, value: object) -> None:

@@ -1,0 +1,1 @@
+"""The edge: long-lived processes in which TLS ends, and no user code runs."""

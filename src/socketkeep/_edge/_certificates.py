@@ -1,0 +1,271 @@
+"""Certificates: read from their files, tried before they are used, and chosen by the client's name.
+
+The context that connections begin with has no certificate: it has the keys of the session tickets,
+which must outlive a change of certificates, and hands each connection on to the context of the
+certificate that fits the name (SNI), before anything is chosen by it.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from socketkeep._config._listener_options import TlsSettings
+
+_PEM_BLOCK: Final = re.compile(
+    r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL
+)
+_MOST_BYTES: Final = 16 << 20  # of a file: no PEM file is as large
+_VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+# Of X509_verify_cert_error_string(3).
+_NOT_YET_VALID: Final = 9
+_EXPIRED: Final = 10
+_ROUNDS: Final = 10  # a handshake has two or three
+#: Of OpenSSL's words those that say little to who has not written it.
+_REASONS: Final = {
+    "KEY_VALUES_MISMATCH": "the key does not fit the certificate",
+    "NO_START_LINE": "there is no PEM of the kind that was expected",
+    "PEM lib": "no such PEM can be read there, or not by that pass phrase",
+    "No cipher can be selected": "there is no such cipher",
+}
+
+
+class BadTls(Exception):
+    """TLS cannot be spoken as the options say; the text is one line that names the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """One certificate.
+
+    names: of hosts, with "*" for one label.  expires: when, in seconds of the epoch; 0: it had
+    expired when it was read.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    expires: int
+    context: ssl.SSLContext
+
+
+class EdgeObject(ssl.SSLObject):
+    """The TLS of one connection, and the name that its client asked for."""
+
+    asked_for: str | None = None
+
+
+class ServerTls:
+    """The TLS of one listener.  Raises BadTls.
+
+    wary: a certificate that is not valid now is a mistake, too.
+    """
+
+    def __init__(self, settings: TlsSettings, *, wary: bool) -> None:
+        self._settings = settings
+        self._files = _contents(settings)
+        self.certificates = _load(settings, wary=wary)
+        self._begins = self._beginning()
+
+    def begin(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> EdgeObject:
+        """Return the TLS of a new connection."""
+        made = self._begins.wrap_bio(incoming, outgoing, server_side=True)
+        assert isinstance(made, EdgeObject)
+        return made
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The paths of all that it is read from."""
+        return self._settings.files
+
+    def renew(self) -> bool:
+        """Read the files anew; return whether they have changed.
+
+        Raises BadTls, and then nothing has changed.
+        """
+        files = _contents(self._settings)
+        if files == self._files:
+            return False
+        self.certificates = _load(self._settings, wary=True)
+        authorities = self._settings.client_ca
+        if authorities and files[authorities] != self._files[authorities]:
+            self.rotate()  # for whom nobody vouches any more may have a ticket
+        self._files = files
+        return True
+
+    def rotate(self) -> None:
+        """Have new keys for session tickets; who has a ticket from before shakes hands in full."""
+        self._begins = self._beginning()
+
+    def _beginning(self) -> ssl.SSLContext:
+        context = _context(self._settings)
+        context.sslobject_class = EdgeObject
+        context.sni_callback = self._choose
+        return context
+
+    def _choose(self, made: Any, name: str | None, _context: ssl.SSLContext) -> None:
+        made.asked_for = name and name.lower()
+        made.context = self._for_name(name).context
+
+    def _for_name(self, name: str | None) -> Certificate:
+        if name:
+            lower = name.lower().rstrip(".")
+            wild = f"*.{lower.partition('.')[2]}"
+            for certificate in self.certificates:
+                if lower in certificate.names or wild in certificate.names:
+                    return certificate
+        return self.certificates[0]
+
+
+def check_tls(settings: TlsSettings) -> None:
+    """Raise BadTls unless TLS can be spoken so, and clients would take each certificate now."""
+    ServerTls(settings, wary=True)
+
+
+def _load(settings: TlsSettings, *, wary: bool) -> list[Certificate]:
+    found: list[Certificate] = []
+    password = _password(settings)
+    for path, key in settings.certificates:
+        found.append(_certificate(settings, path, key, password, wary=wary))
+        _check_names(found)
+    return found
+
+
+def _check_names(found: Sequence[Certificate]) -> None:
+    """Raise BadTls when the last one is for a name that another is for, too."""
+    for other in found[:-1]:
+        for name in found[-1].names:
+            if name in other.names:
+                raise BadTls(f"tls: {found[-1].path}: {other.path} is for {name}, too")
+
+
+def _certificate(
+    settings: TlsSettings, path: str, key: str, password: Callable[[], bytes], *, wary: bool
+) -> Certificate:
+    context = _context(settings)
+    try:
+        context.load_cert_chain(path, key, password=password)
+    except ssl.SSLError as error:
+        where = path if key == path else f"{path}, key {key}"
+        raise BadTls(f"tls: {where}: {_words(error)}") from None
+    except OSError as error:
+        raise BadTls(f"tls: {path}, key {key}: {error.strerror or error}") from None
+    told = _describe(path, key, password)
+    if isinstance(told, str):
+        if wary:
+            raise BadTls(f"tls: {path}: {told}")
+        return Certificate(path, (), 0, context)
+    names = [value.lower() for kind, value in told.get("subjectAltName", ()) if kind == "DNS"]
+    if not names:
+        parts = (part for group in told.get("subject", ()) for part in group)
+        names = [value.lower() for name, value in parts if name == "commonName"]
+    expires = ssl.cert_time_to_seconds(told["notAfter"])
+    return Certificate(path, tuple(names), expires, context)
+
+
+def _context(settings: TlsSettings) -> ssl.SSLContext:
+    """Return a context as the options say, but for the certificate.  Raises BadTls."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = _VERSIONS[settings.min_version]
+    # One side could keep the other computing for ever by asking for new keys.
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    if settings.alpn:
+        context.set_alpn_protocols(list(settings.alpn))
+    if settings.ciphers:
+        try:
+            context.set_ciphers(settings.ciphers)
+        except ssl.SSLError as error:
+            raise BadTls(f"ciphers: {settings.ciphers!r}: {_words(error)}") from None
+    if settings.client_ca:
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(settings.client_ca)
+        except ssl.SSLError as error:
+            raise BadTls(f"client-ca: {settings.client_ca}: {_words(error)}") from None
+        except OSError as error:
+            raise BadTls(f"client-ca: {settings.client_ca}: {error.strerror or error}") from None
+    return context
+
+
+def _describe(path: str, key: str, password: Callable[[], bytes]) -> dict[str, Any] | str:
+    """Return the certificate as a client sees it that trusts it alone; or why that takes it not.
+
+    Not by a parser of certificates, which the standard library has none of for others' use, but by
+    a handshake in memory.  So what clients would refuse, and what cannot be spoken with, is told
+    before any client meets it.
+    """
+    block = _PEM_BLOCK.search(_read(path, "tls").decode("latin-1"))
+    if block is None:
+        return "there is no certificate in it"
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(path, key, password=password)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        client.load_verify_locations(cadata=block[0])
+        return _meet(client, server)
+    except ssl.SSLCertVerificationError as error:
+        if error.verify_code == _EXPIRED:
+            return "it has expired"
+        if error.verify_code == _NOT_YET_VALID:
+            return "it is not valid yet"
+        return f"clients would refuse it: {error.verify_message}"
+    except ssl.SSLError as error:
+        return f"no handshake is possible with it: {_words(error)}"
+
+
+def _meet(client: ssl.SSLContext, server: ssl.SSLContext) -> dict[str, Any]:
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = client.wrap_bio(to_client, to_server)
+    theirs = server.wrap_bio(to_server, to_client, server_side=True)
+    for _ in range(_ROUNDS):
+        for side in (ours, theirs):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            if side is ours:
+                told: dict[str, Any] = dict(ours.getpeercert() or {})
+                return told
+    raise ssl.SSLError("it does not end")
+
+
+def _password(settings: TlsSettings) -> Callable[[], bytes]:
+    """Return what gives the pass phrase: OpenSSL would ask a terminal for one that is missing."""
+    path = settings.key_password_file
+    phrase = _read(path, "key-password-file") if path else None
+
+    def give() -> bytes:
+        if phrase is None:
+            raise BadTls("key: it has a pass phrase: give key-password-file=FILE")
+        return phrase.removesuffix(b"\n").removesuffix(b"\r")
+
+    return give
+
+
+def _contents(settings: TlsSettings) -> dict[str, bytes]:
+    options = {settings.key_password_file: "key-password-file", settings.client_ca: "client-ca"}
+    options |= {key: "key" for _, key in settings.certificates}
+    options |= {path: "tls" for path, _ in settings.certificates}
+    return {path: _read(path, options[path]) for path in settings.files}
+
+
+def _read(path: str, option: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise BadTls(f"{option}: cannot read {path}: {error.strerror or error}") from None
+    if len(data) > _MOST_BYTES:
+        raise BadTls(f"{option}: {path} has more than {_MOST_BYTES} bytes")
+    return data
+
+
+def _words(error: ssl.SSLError) -> str:
+    """Return what OpenSSL says, in a line."""
+    reason = getattr(error, "reason", None) or str(error)  # not each has one
+    known = next((text for word, text in _REASONS.items() if word in reason), "")
+    return known or reason.replace("_", " ").lower()

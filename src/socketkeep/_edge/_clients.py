@@ -1,0 +1,299 @@
+"""The connections of an edge: first they shake hands, then their plain end goes to the keeper."""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+from socketkeep._base import _log
+from socketkeep._base._address import InetAddress, format_address
+from socketkeep._base._tls_facts import EdgeTls
+from socketkeep._config._listener_options import ListenerSettings
+from socketkeep._edge._certificates import EdgeObject, ServerTls
+from socketkeep._edge._relay import EDGES, Handshake, HandshakeFailed, Relay
+from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
+
+#: Seconds from accept(2) until hands must have been shaken, and how many may be at it at a time.
+#: One more sends the one away that has taken longest.
+HANDSHAKE_TIME: Final = 10.0
+MOST_SHAKING: Final = 4096
+#: Seconds until a plain end is offered again that the keeper had no descriptor for.
+_OFFER_AGAIN: Final = 1.0
+#: Seconds in which a client whose worker has gone must take in some more of what was sent.
+_PATIENCE: Final = 60.0
+
+
+class Listening:
+    """One listener with TLS.  Raises BadTls."""
+
+    def __init__(
+        self, number: int, text: str, sock: socket.socket, settings: ListenerSettings
+    ) -> None:
+        assert settings.tls is not None
+        self.number = number
+        self.text = text
+        self.sock = sock
+        self.delays = not settings.tcp_nodelay
+        self.tls = ServerTls(settings.tls, wary=False)
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """One connection.
+
+    until: when hands must have been shaken.  relay: None as long as they are not.  header: what is
+    told of it.  far: the worker's end, until the keeper has it.
+    """
+
+    number: int
+    listening: Listening
+    sock: socket.socket
+    address: Any
+    until: float
+    handshake: Handshake
+    relay: Relay | None = None
+    header: bytes = b""
+    far: socket.socket | None = None
+
+    @property
+    def peer(self) -> str:
+        return format_address(self.address)
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many handshakes there were, by version of TLS, and how many failed, by why."""
+
+    handshakes: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    resumed: int = 0
+
+
+class Clients:
+    """All of an edge's.
+
+    `offer` is called with one whose plain end the keeper is to have, `gone` when one has ended.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        offer: Callable[[Client], None],
+        gone: Callable[[], None],
+        most_shaking: int = MOST_SHAKING,
+    ) -> None:
+        self.tally: Final = Tally()
+        self._reactor = reactor
+        self._offer = offer
+        self._gone = gone
+        self._most_shaking = most_shaking
+        self._all: dict[int, Client] = {}
+        self._shaking: dict[int, Client] = {}  # in the order in which their time is over
+        self._unfinished: dict[int, Client] = {}  # with more to move than they had a turn for
+        self._numbers = 0
+        self._expiry: ReactorTimer | None = None
+        self._throttle = _log.Throttle()
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    @property
+    def shaking(self) -> int:
+        """How many have not shaken hands yet."""
+        return len(self._shaking)
+
+    def meet(self, listening: Listening, sock: socket.socket, address: Any) -> None:
+        """Begin with a connection that was accepted."""
+        sock.setblocking(False)
+        if not listening.delays:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._numbers += 1
+        until = self._reactor.clock() + HANDSHAKE_TIME
+        handshake = Handshake(sock, listening.tls.begin)
+        client = Client(self._numbers, listening, sock, address, until, handshake)
+        self._all[client.number] = self._shaking[client.number] = client
+        if len(self._shaking) > self._most_shaking:
+            oldest = next(iter(self._shaking.values()))
+            why = f"{self._most_shaking} others shake hands"
+            self._refuse(oldest, HandshakeFailed("no_room", why))
+        self._reactor.register(sock.fileno(), partial(self._client_ready, client), EDGES)
+        self._expect_expiry()
+
+    def answered(self, number: int, taken: bool) -> None:
+        """The keeper has a plain end that it was offered, or could not take it."""
+        client = self._all.get(number)
+        if client is None or client.far is None:
+            return
+        if taken:
+            client.far.close()
+            client.far = None
+        else:
+            self._reactor.call_later(_OFFER_AGAIN, partial(self._offer_again, client))
+
+    def stop_shaking(self) -> None:
+        """End those with whom hands have not been shaken."""
+        for client in tuple(self._shaking.values()):
+            self._end(client)
+
+    def keeper_gone(self) -> None:
+        """Nobody will take what has been offered."""
+        for client in tuple(self._all.values()):
+            if client.far is not None:
+                client.far.close()
+                client.far = None
+
+    def cut_all(self) -> None:
+        """End all that is left, at once."""
+        for client in tuple(self._all.values()):
+            if client.relay is not None:
+                client.relay.cut("reset")
+            self._end(client)
+
+    # Shaking hands.
+
+    def _client_ready(self, client: Client, events: int) -> None:
+        if client.relay is not None:
+            client.relay.on_client(events)
+            self._move(client)
+            return
+        try:
+            tls = client.handshake.go_on()
+            if tls is not None:
+                self._pass(client, tls)
+        except HandshakeFailed as failure:
+            self._refuse(client, failure)
+
+    def _refuse(self, client: Client, failure: HandshakeFailed) -> None:
+        self.tally.failed[failure.kind] += 1
+        self._throttle.info(
+            "TLS handshake failed",
+            kind=failure.kind,
+            reason=failure.kind,
+            peer=client.peer,
+            listener=client.listening.text,
+            why=str(failure),
+        )
+        self._end(client)
+
+    def _expect_expiry(self) -> None:
+        first = next(iter(self._shaking.values()), None)
+        if first is not None and (self._expiry is None or not self._expiry.pending):
+            self._expiry = self._reactor.call_at(first.until, self._expire)
+
+    def _expire(self) -> None:
+        now = self._reactor.clock()
+        for client in tuple(self._shaking.values()):
+            if client.until > now:
+                break
+            why = f"no handshake within {HANDSHAKE_TIME:g} s"
+            self._refuse(client, HandshakeFailed("late", why))
+        self._expect_expiry()
+
+    def _pass(self, client: Client, tls: EdgeObject) -> None:
+        """Hands are shaken: have the keeper find a worker.  Raises HandshakeFailed."""
+        facts = facts_of(tls)
+        try:
+            own = client.sock.getsockname()
+            client.header = facts.header(_inet(client.address), _inet(own))
+            plain, far = socket.socketpair()
+        except ValueError as error:
+            raise HandshakeFailed("certificate", str(error)) from None
+        except OSError as error:
+            raise HandshakeFailed("no_room", error.strerror or str(error)) from None
+        for end in (plain, far):
+            end.setblocking(False)
+        del self._shaking[client.number]
+        self.tally.handshakes[facts.protocol] += 1
+        self.tally.resumed += facts.session_reused
+        client.far = far
+        client.relay = client.handshake.relay(tls, plain)
+        self._reactor.register(plain.fileno(), partial(self._plain_ready, client), EDGES)
+        self._offer(client)
+        self._move(client)
+
+    def _offer_again(self, client: Client) -> None:
+        if client.far is not None:
+            self._offer(client)
+
+    # Moving bytes.
+
+    def _plain_ready(self, client: Client, events: int) -> None:
+        relay = client.relay
+        assert relay is not None
+        had_been = relay.deserted
+        relay.on_plain(events)
+        if relay.deserted and not had_been:
+            self._be_patient(client, relay)
+        self._move(client)
+
+    def _move(self, client: Client) -> None:
+        relay = client.relay
+        assert relay is not None
+        more = relay.go_on()
+        if relay.over:
+            self._end(client)
+        elif more:
+            if not self._unfinished:
+                # Not `call_soon`: what is ready by then has its turn before.
+                self._reactor.call_later(0.0, self._move_on)
+            self._unfinished[client.number] = client
+
+    def _move_on(self) -> None:
+        unfinished, self._unfinished = self._unfinished, {}
+        for client in unfinished.values():
+            if client.number in self._all:
+                self._move(client)
+
+    def _be_patient(self, client: Client, relay: Relay) -> None:
+        """Have a client that takes in nothing of what a worker has left end some time."""
+        before = relay.progress
+
+        def look() -> None:
+            if client.number in self._all:
+                if relay.progress == before:
+                    relay.cut("reset")
+                    self._end(client)
+                else:
+                    self._be_patient(client, relay)
+
+        self._reactor.call_later(_PATIENCE, look)
+
+    def _end(self, client: Client) -> None:
+        del self._all[client.number]
+        self._shaking.pop(client.number, None)
+        self._unfinished.pop(client.number, None)
+        self._reactor.unregister(client.sock.fileno())
+        if client.far is not None:
+            client.far.close()
+            client.far = None
+        if client.relay is not None:
+            self._reactor.unregister(client.relay.plain.fileno())
+            client.relay.close()
+        else:
+            client.sock.close()
+        self._gone()
+
+
+def facts_of(tls: EdgeObject) -> EdgeTls:
+    """Return what is told of a connection whose handshake is done."""
+    return EdgeTls(
+        server_hostname=tls.asked_for,
+        session_reused=bool(tls.session_reused),
+        protocol=tls.version() or "",
+        ciphers=tls.cipher(),
+        alpn=tls.selected_alpn_protocol(),
+        certificate=tls.getpeercert() or None,
+        certificate_der=tls.getpeercert(True),
+    )
+
+
+def _inet(raw: Any) -> InetAddress:
+    """Return an address of a socket without what a PROXY header has no place for."""
+    host = raw[0].partition("%")[0]
+    if host.startswith("::ffff:") and "." in host:
+        host = host[7:]
+    return InetAddress(host, raw[1])

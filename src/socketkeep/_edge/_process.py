@@ -1,0 +1,257 @@
+"""An edge: accepts where there is TLS, shakes hands, and passes the plain ends to the keeper.
+
+One thread, one epoll.  It runs no user code and lives as long as the server: the keys of TLS are in
+its memory, and whoever serves a connection may change meanwhile.  It goes on through an upgrade of
+the keeper, whose next version has its channel; when the keeper has died it accepts no more, and
+serves what it has until that ends.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import socket
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from socketkeep._base import _log
+from socketkeep._base._held_signals import REQUESTS, let_signals_come
+from socketkeep._base._roles import Role
+from socketkeep._base._titles import set_title
+from socketkeep._config._server_options import ServeConfig, listener_settings
+from socketkeep._edge._certificates import BadTls
+from socketkeep._edge._clients import Client, Clients, Listening
+from socketkeep._edge._renewal import Renewal
+from socketkeep._keeper.loop._reactor import READABLE, WRITABLE, Reactor
+from socketkeep._net._accept_errors import Exhausted, pass_over_given_up
+from socketkeep._wire._channel import Channel, ChannelClosed, Packet
+from socketkeep._wire._messages import (
+    Admit,
+    CertificateTold,
+    EdgeReady,
+    EdgeReport,
+    Message,
+    Passed,
+    RenewCertificates,
+    Retire,
+    ServeTls,
+    StartFailed,
+    Taken,
+)
+
+_ACCEPTED_AT_ONCE: Final = 32
+_PACKETS_AT_ONCE: Final = 64
+_PAUSE: Final = 0.1  # seconds without accepting, when there was no descriptor for one more
+_RETRY: Final = 0.1  # seconds, when the system had no room for a message
+_REPORT: Final = 1.0  # seconds between two looks at what is to be told, and at the files
+_EXCLUSIVE: Final = 1 << 28  # EPOLLEXCLUSIVE: of the edges that wait one is woken
+
+
+def main(channel_fd: int) -> int:
+    """Serve until the keeper has no more use for it and all that it has has ended."""
+    gc.freeze()
+    # What is asked of the server by signal the keeper hears, too, and tells its edges in order.
+    for number in (signal.SIGTERM, signal.SIGINT, *REQUESTS):
+        signal.signal(number, signal.SIG_IGN)
+    let_signals_come()
+    reactor = Reactor()
+    edge = Edge(reactor, Channel(socket.socket(fileno=channel_fd)))
+    reactor.run()
+    return edge.exit_code
+
+
+class Edge:
+    """The process: what the keeper says goes in, plain ends and reports go out."""
+
+    def __init__(self, reactor: Reactor, channel: Channel) -> None:
+        self.exit_code = 0
+        self._reactor = reactor
+        self._channel = channel
+        self._watching_writes = False
+        self._listening: list[Listening] = []
+        self._open = False  # connections are accepted
+        self._admits = False  # they are to be
+        self._paused = False  # but there is no descriptor for one
+        self._ending = False
+        self._clients = Clients(reactor, self._offer, self._stop_if_done)
+        self._renewal: Renewal | None = None
+        self._told = EdgeReport()
+        self._throttle = _log.Throttle()
+        reactor.register(channel.fileno(), self._hear)
+
+    # What the keeper says.
+
+    def _hear(self, events: int) -> None:
+        if events & WRITABLE:
+            self._flush()
+        for _ in range(_PACKETS_AT_ONCE):
+            try:
+                packet = self._channel.receive()
+            except ChannelClosed:
+                self._lose_keeper()
+                return
+            if packet is None:
+                return
+            try:
+                self._obey(packet)
+            finally:
+                packet.close()
+
+    def _obey(self, packet: Packet) -> None:
+        match packet.message:
+            case ServeTls() as message:
+                self._begin(message, packet)
+            case Admit(accepting=accepting):
+                self._admits = accepting
+                self._open_listeners()
+            case Taken(number=number, taken=taken):
+                self._clients.answered(number, taken)
+            case RenewCertificates():
+                if self._renewal is not None:
+                    self._renewal.renew()
+                self._report()
+            case Retire(deadline=deadline):
+                self._stop_accepting()
+                self._reactor.call_at(deadline, self._clients.cut_all)
+            case _:
+                pass  # of a later version; who has received it closes its descriptors
+
+    def _begin(self, message: ServeTls, packet: Packet) -> None:
+        config = msgspec.msgpack.decode(message.config, type=ServeConfig)
+        _log.configure(config.log_level, config.log_format, config.log_file)
+        set_title(Role.EDGE, f"[{message.name}]" if message.name else "")
+        if packet.truncated or len(message.sockets) != len(message.numbers):
+            self._fail("the listeners did not arrive: out of file descriptors")
+            return
+        settings = listener_settings(config, len(message.listeners))
+        socks = [socket.socket(fileno=packet.take(fd)) for fd in tuple(message.sockets)]
+        for number, sock in zip(message.numbers, socks, strict=True):
+            text = message.listeners[number]
+            try:
+                self._listening.append(Listening(number, text, sock, settings[number]))
+            except BadTls as error:
+                self._fail(f"{text}: {error}")
+                return
+        self._renewal = Renewal(self._listening, self._reactor.clock)
+        self._send(EdgeReady())
+        self._report()
+        self._reactor.call_later(_REPORT, self._look_around)
+
+    def _fail(self, error: str) -> None:
+        self._send(StartFailed(error))
+        self.exit_code = 1
+        self._reactor.stop()
+
+    def _lose_keeper(self) -> None:
+        self._reactor.unregister(self._channel.fileno())
+        self._channel.close()
+        if self._clients:
+            _log.warning("the keeper has gone: no more is accepted", connections=len(self._clients))
+        self._clients.keeper_gone()
+        self._stop_accepting()
+
+    def _stop_accepting(self) -> None:
+        self._ending = True
+        self._open_listeners()
+        for listening in self._listening:
+            listening.sock.close()
+        self._clients.stop_shaking()
+        self._stop_if_done()
+
+    def _stop_if_done(self) -> None:
+        if self._ending and not self._clients:
+            self._reactor.stop()
+
+    # Accepting.
+
+    def _open_listeners(self) -> None:
+        wanted = self._admits and not self._paused and not self._ending
+        if wanted == self._open:
+            return
+        self._open = wanted
+        for listening in self._listening:
+            if wanted:
+                accept = partial(self._accept_of, listening)
+                self._reactor.register(listening.sock.fileno(), accept, READABLE | _EXCLUSIVE)
+            else:
+                self._reactor.unregister(listening.sock.fileno())
+
+    def _accept_of(self, listening: Listening, _events: int) -> None:
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                sock, address = listening.sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                try:
+                    pass_over_given_up(error)
+                except Exhausted:
+                    self._pause(str(error))
+                    return
+                continue
+            self._clients.meet(listening, sock, address)
+
+    def _pause(self, error: str) -> None:
+        def go_on() -> None:
+            self._paused = False
+            self._open_listeners()
+
+        self._throttle.warning("out of file descriptors", process="edge", error=error)
+        self._paused = True
+        self._open_listeners()
+        self._reactor.call_later(_PAUSE, go_on)
+
+    # What the keeper is told.
+
+    def _offer(self, client: Client) -> None:
+        assert client.far is not None
+        number, listener = client.number, client.listening.number
+        self._send(Passed(number, listener, client.peer, client.header, client.far.fileno()))
+
+    def _look_around(self) -> None:
+        self._reactor.call_later(_REPORT, self._look_around)
+        if self._renewal is not None:
+            self._renewal.look()
+        self._report()
+
+    def _report(self) -> None:
+        tally = self._clients.tally
+        report = EdgeReport(
+            open=len(self._clients),
+            shaking=self._clients.shaking,
+            handshakes=dict(tally.handshakes),
+            resumed=tally.resumed,
+            failed=dict(tally.failed),
+            certificates=[
+                CertificateTold(each.number, found.path, list(found.names), found.expires)
+                for each in self._listening
+                for found in each.tls.certificates
+            ],
+        )
+        if report != self._told:
+            self._told = report
+            self._send(report)
+
+    def _send(self, message: Message) -> None:
+        """Send, or queue; to a keeper that has gone, nothing: its end is heard of elsewhere."""
+        if self._channel.fileno() >= 0:
+            self._channel.enqueue(message)
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._channel.fileno() < 0:
+            return
+        try:
+            self._channel.flush()
+        except ChannelClosed:
+            return  # what it said before is still to be heard
+        except OSError as error:
+            self._throttle.warning("cannot send to the keeper", error=error.strerror)
+            self._reactor.call_later(_RETRY, self._flush)
+            return
+        if self._channel.wants_write != self._watching_writes:
+            self._watching_writes = self._channel.wants_write
+            events = READABLE | WRITABLE if self._watching_writes else READABLE
+            self._reactor.modify(self._channel.fileno(), events)

@@ -1,0 +1,320 @@
+"""The edges: processes in which the TLS of listeners ends, as the keeper sees them.
+
+Each is started and watched as a template is, over a channel, and outlives the keeper's upgrades.
+What it passes on is a connection like any that the keeper has accepted itself.  It has no user
+code, but all that it reads is from the open internet: what it says is looked at, too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from socketkeep._base import _log
+from socketkeep._base._passing import Unfit
+from socketkeep._config._server_options import ServeConfig, listener_settings
+from socketkeep._keeper.loop._children import ChildWatch
+from socketkeep._keeper.loop._reactor import Reactor
+from socketkeep._keeper.loop._system import Exit, System
+from socketkeep._keeper.tables._state import KeepOpen, SavedEdge
+from socketkeep._keeper.workers._screening import Nonsense, check_passed
+from socketkeep._keeper.workers._workers import Link, restored_link
+from socketkeep._net._listener import Listener
+from socketkeep._wire._channel import Channel, Packet, channel_pair
+from socketkeep._wire._messages import (
+    Admit,
+    CertificateTold,
+    EdgeReady,
+    EdgeReport,
+    Passed,
+    RenewCertificates,
+    Retire,
+    ServeTls,
+    StartFailed,
+    Taken,
+)
+
+_FIRST_DELAY: Final = 0.1  # seconds until one is started again, doubled each time
+_LONGEST_DELAY: Final = 30.0
+_LONG_ENOUGH: Final = 10.0  # a life of so long, and the next delay is the first one
+_EXIT_TIME: Final = 2.0  # seconds that one has to exit, once its channel is closed
+_LAST_TIME: Final = 1.0  # seconds for the last bytes to clients, at a stop that has no more time
+_LONGEST_TEXT: Final = 4096
+#: Days before a certificate's expiry from which on it is warned of, and how often.
+WARNED_BEFORE: Final = 14
+_WARN_EVERY: Final = 24 * 3600.0
+_DAY: Final = 24 * 3600.0
+
+
+@dataclass(slots=True, eq=False)
+class Edge:
+    """One edge process; seat: which of the edges that there are to be it is."""
+
+    seat: int
+    pid: int
+    link: Link = field(init=False)
+    started_at: float = 0.0
+    ready: bool = False
+    accepting: bool = False
+    error: str = ""
+    report: EdgeReport = field(default_factory=EdgeReport)
+
+
+class Edges:
+    """Has as many running as there are to be; none where no listener has TLS.
+
+    `welcome` is called with what one passes on: the message, and the packet to take the plain end
+    from.  Raises Nonsense and Unfit.  `changed` is called when one has ended.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        system: System,
+        config: ServeConfig,
+        listeners: Sequence[Listener],
+        name: str,
+        welcome: Callable[[Packet, Passed], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._reactor = reactor
+        self._system = system
+        self._config = config
+        self._listeners = listeners
+        self._name = name
+        self._welcome = welcome
+        self._changed = changed
+        settings = listener_settings(config, len(listeners))
+        self.numbers: Final = frozenset(n for n, said in enumerate(settings) if said.tls)
+        self._children = ChildWatch(reactor, system)
+        self._running: dict[int, Edge] = {}  # by pid
+        self._delays: dict[int, float] = {}  # by seat: until the next one is started there
+        self._accepting = False
+        self._ending = False
+        self._totals = EdgeReport()  # of those that have ended
+        self._warned: dict[str, float] = {}  # by path of a certificate: when it was warned of
+        self._throttle = _log.Throttle()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __iter__(self) -> Iterator[Edge]:
+        return iter(tuple(self._running.values()))
+
+    def start(self) -> None:
+        """Start those that are wanting."""
+        if self.numbers and not self._ending:
+            there = {edge.seat for edge in self}
+            for seat in range(self._config.edges):
+                if seat not in there:
+                    self._start(seat)
+
+    def admit(self, accepting: bool) -> None:
+        """Have connections accepted, or left in the listeners' queues."""
+        self._accepting = accepting and not self._ending
+        for edge in self:
+            self._tell_accepting(edge)
+
+    def renew(self) -> None:
+        """Have the files of TLS read anew."""
+        for edge in self:
+            edge.link.send(RenewCertificates())
+
+    def retire(self, deadline: float) -> None:
+        """The server ends, and no connection is left: what is on its way to clients goes out."""
+        if not self._ending:
+            self._ending = True
+            until = max(deadline, self._reactor.clock() + _LAST_TIME)
+            for edge in self:
+                edge.link.send(Retire("finish", until))
+                kill = partial(self._children.kill, edge.pid)
+                self._reactor.call_at(until + _EXIT_TIME, kill)
+
+    def kill_all(self) -> None:
+        """End every edge, and its connections, at once."""
+        self._ending = True
+        self._children.kill_all()
+
+    def totals(self) -> EdgeReport:
+        """Return what all edges together have and have done."""
+        reports = [self._totals, *(edge.report for edge in self)]
+        return _sum(reports)
+
+    def snapshot(self, keep: KeepOpen) -> list[SavedEdge]:
+        """Return what the next version of the keeper knows them by."""
+        return [
+            SavedEdge(
+                seat=edge.seat,
+                pid=edge.pid,
+                link=edge.link.snapshot(keep),
+                started_at=edge.started_at,
+                ready=edge.ready,
+            )
+            for edge in self
+        ]
+
+    def restore(self, saved: Sequence[SavedEdge]) -> None:
+        """Take over the edges of an earlier version."""
+        for each in saved:
+            edge = Edge(each.seat, each.pid, each.started_at, each.ready)
+            edge.link = restored_link(
+                self._reactor,
+                each.link,
+                partial(self._heard, edge),
+                partial(self._hung_up, edge),
+                partial(self._condemn, edge),
+            )
+            self._watch(edge)
+        self.start()
+
+    def _start(self, seat: int) -> None:
+        if self._ending:
+            return
+        ours, theirs = channel_pair()
+        try:
+            with theirs:
+                pid = self._system.spawn_edge(theirs.fileno())
+        except OSError as error:
+            ours.close()
+            self._throttle.warning("cannot start an edge", error=error.strerror)
+            self._again(seat)
+            return
+        edge = Edge(seat, pid, started_at=self._reactor.clock())
+        edge.link = Link(
+            self._reactor,
+            Channel(ours, wary=True),
+            partial(self._heard, edge),
+            partial(self._hung_up, edge),
+            partial(self._condemn, edge),
+        )
+        self._watch(edge)
+        numbers = sorted(self.numbers)
+        edge.link.send(
+            ServeTls(
+                config=msgspec.msgpack.encode(self._config),
+                listeners=[listener.text for listener in self._listeners],
+                numbers=numbers,
+                sockets=[self._listeners[number].fileno() for number in numbers],
+                name=self._name,
+            )
+        )
+
+    def _watch(self, edge: Edge) -> None:
+        self._running[edge.pid] = edge
+        self._children.watch(edge.pid, partial(self._ended, edge))
+
+    def _tell_accepting(self, edge: Edge) -> None:
+        if edge.ready and edge.accepting != self._accepting:
+            edge.accepting = self._accepting
+            edge.link.send(Admit(self._accepting))
+
+    def _hung_up(self, edge: Edge) -> None:
+        """Its channel has closed; its death is told by the pidfd, if that is what it was."""
+        self._reactor.call_later(_EXIT_TIME, partial(self._children.kill, edge.pid))
+
+    def _condemn(self, edge: Edge, why: str) -> None:
+        """End an edge that said what cannot be."""
+        self._throttle.error(
+            "edge killed: what it said cannot be", kind="edge", why=why, pid=edge.pid
+        )
+        self._children.kill(edge.pid)
+
+    def _heard(self, edge: Edge, packet: Packet) -> None:
+        try:
+            self._received(edge, packet)
+        except (Nonsense, Unfit) as error:
+            self._condemn(edge, str(error))
+
+    def _received(self, edge: Edge, packet: Packet) -> None:
+        match packet.message:
+            case EdgeReady():
+                edge.ready = True
+                _log.info("edge ready", pid=edge.pid)
+                self._tell_accepting(edge)
+            case StartFailed(error=error):
+                edge.error = error[:_LONGEST_TEXT]
+            case Passed() as message:
+                self._passed(edge, packet, message)
+            case EdgeReport() as report:
+                edge.report = report
+                self._warn_of_expiry(report)
+            case None:
+                pass  # it did not arrive
+            case message:
+                raise Nonsense(f"{type(message).__name__} from who never says it")
+
+    def _passed(self, edge: Edge, packet: Packet, message: Passed) -> None:
+        if packet.truncated:
+            self._throttle.warning(
+                "out of file descriptors", process="keeper", wanted="a connection"
+            )
+        else:
+            check_passed(message, self.numbers)
+            self._welcome(packet, message)
+        edge.link.send(Taken(message.number, not packet.truncated))
+
+    def _ended(self, edge: Edge, ended: Exit) -> None:
+        edge.link.drain()
+        del self._running[edge.pid]
+        edge.link.close()
+        self._totals = _sum([self._totals, _past(edge.report)])
+        if not self._ending:
+            lived = self._reactor.clock() - edge.started_at
+            if lived >= _LONG_ENOUGH:
+                self._delays.pop(edge.seat, None)
+            fields = {"error": edge.error} if edge.error else {}
+            _log.error(
+                "edge ended, and its connections with it",
+                pid=edge.pid,
+                exit=ended,
+                connections=edge.report.open,
+                **fields,
+            )
+            self._again(edge.seat)
+        self._changed()
+
+    def _again(self, seat: int) -> None:
+        delay = self._delays.get(seat, _FIRST_DELAY)
+        self._delays[seat] = min(2 * delay, _LONGEST_DELAY)
+        self._reactor.call_later(delay, partial(self._start, seat))
+
+    def _warn_of_expiry(self, report: EdgeReport) -> None:
+        now = time.time()
+        for told in report.certificates:
+            days = (told.expires - now) / _DAY
+            due = self._warned.get(told.path, 0.0) + _WARN_EVERY <= now
+            if days < WARNED_BEFORE and due:
+                self._warned[told.path] = now
+                if days < 0:
+                    _log.error("certificate is not valid", path=told.path)
+                else:
+                    _log.warning("certificate expires soon", path=told.path, days=int(days))
+
+
+def _past(report: EdgeReport) -> EdgeReport:
+    """Return what is left of the report of an edge that has ended."""
+    return msgspec.structs.replace(report, open=0, shaking=0, certificates=[])
+
+
+def _sum(reports: Sequence[EdgeReport]) -> EdgeReport:
+    handshakes: Counter[str] = Counter()
+    failed: Counter[str] = Counter()
+    certificates: dict[tuple[int, str], CertificateTold] = {}
+    for report in reports:
+        handshakes.update(report.handshakes)
+        failed.update(report.failed)
+        certificates |= {(each.listener, each.path): each for each in report.certificates}
+    return EdgeReport(
+        open=sum(report.open for report in reports),
+        shaking=sum(report.shaking for report in reports),
+        handshakes=dict(handshakes),
+        resumed=sum(report.resumed for report in reports),
+        failed=dict(failed),
+        certificates=list(certificates.values()),
+    )

@@ -1,0 +1,1 @@
+"""TLS that ends in the edge: by clients of `ssl` and of OpenSSL, through all that may happen."""

@@ -1,0 +1,172 @@
+"""Certificates: how one is chosen, and what is wrong with those that will not do, a line each."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from socketkeep._config._listener_options import TlsSettings
+from socketkeep._edge._certificates import BadTls, EdgeObject, ServerTls
+from tests.edge.support import AUTHORITY, Files, client_context, issue
+
+PAST = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+
+
+def settings(*files: Files, **more: Any) -> TlsSettings:
+    pairs = tuple((str(each.certificate), str(each.key)) for each in files)
+    return TlsSettings(certificates=pairs, **more)
+
+
+def shake(
+    tls: ServerTls,
+    name: str | None,
+    context: ssl.SSLContext | None = None,
+    session: ssl.SSLSession | None = None,
+) -> tuple[ssl.SSLObject, EdgeObject]:
+    """Shake hands in memory; return both sides."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = context or client_context(check_hostname=False)
+    client = context.wrap_bio(to_client, to_server, server_hostname=name, session=session)
+    server = tls.begin(to_server, to_client)
+    waiting: list[ssl.SSLObject] = [client, server]
+    for _ in range(10):
+        for side in tuple(waiting):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            waiting.remove(side)
+    assert not waiting, "the handshake does not end"
+    server.write(b"x")
+    assert client.read(1) == b"x"  # with it has come the ticket of TLS 1.3
+    return client, server
+
+
+def names_of(client: ssl.SSLObject) -> list[str]:
+    told: Any = client.getpeercert()
+    return [value for _, value in told["subjectAltName"]]
+
+
+def test_the_name_chooses(tmp_path: Path) -> None:
+    """A wildcard stands for one label; whose name none has gets the first."""
+    one = issue(tmp_path, "one.example", stem="one")
+    two = issue(tmp_path, "two.example", "*.two.example", stem="two")
+    tls = ServerTls(settings(one, two, alpn=("h2", "x")), wary=True)
+    for name, expected in (
+        ("one.example", "one.example"),
+        ("TWO.example", "two.example"),
+        ("a.two.example", "two.example"),
+        ("a.b.two.example", "one.example"),
+        ("else.example", "one.example"),
+        (None, "one.example"),
+    ):
+        client, server = shake(tls, name)
+        assert expected in names_of(client)
+        assert server.asked_for == (name and name.lower())
+    assert all(each.expires > 0 for each in tls.certificates)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_tickets_outlive_certificates_and_not_their_keys(
+    version: ssl.TLSVersion, tmp_path: Path
+) -> None:
+    files = issue(tmp_path, "one.example")
+    tls = ServerTls(settings(files), wary=True)
+    context = client_context(check_hostname=False, maximum_version=version)
+    client, server = shake(tls, "one.example", context)
+    assert not server.session_reused
+    assert not tls.renew()  # nothing has changed
+    files.put(AUTHORITY.issue_cert("one.example", "more.example"))
+    assert tls.renew()
+    again, server = shake(tls, "one.example", context, client.session)
+    assert server.session_reused
+    fresh, _ = shake(tls, "one.example", context)
+    assert "more.example" in names_of(fresh)
+    tls.rotate()
+    _, server = shake(tls, "one.example", context, again.session)
+    assert not server.session_reused
+
+
+def test_a_bad_one_changes_nothing(tmp_path: Path) -> None:
+    files = issue(tmp_path, "one.example")
+    tls = ServerTls(settings(files), wary=True)
+    files.certificate.write_text("nothing")
+    with pytest.raises(BadTls, match=r"^tls: .*server.pem"):
+        tls.renew()
+    files.certificate.unlink()
+    with pytest.raises(BadTls, match=r"^tls: cannot read .*server.pem: No such file"):
+        tls.renew()
+    client, _ = shake(tls, "one.example")
+    assert names_of(client) == ["one.example"]
+
+
+def test_whom_nobody_vouches_for_any_more_cannot_resume(tmp_path: Path) -> None:
+    """New authorities are new keys of tickets: a session was of a client that they had signed."""
+    authorities = tmp_path / "authorities.pem"
+    AUTHORITY.cert_pem.write_to_path(str(authorities))
+    tls = ServerTls(settings(issue(tmp_path), client_ca=str(authorities)), wary=True)
+    context = client_context(check_hostname=False, maximum_version=ssl.TLSVersion.TLSv1_2)
+    AUTHORITY.issue_cert("client.example").configure_cert(context)
+    client, server = shake(tls, "one.example", context)
+    assert server.getpeercert(True)
+    trustme.CA().cert_pem.write_to_path(str(authorities))
+    assert tls.renew()
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake(tls, "one.example", context, client.session)
+
+
+def test_what_has_expired_is_a_mistake_but_at_a_start_in_need(tmp_path: Path) -> None:
+    """An edge that is started again has to serve with what there is."""
+    files = issue(tmp_path, not_before=PAST, not_after=PAST + dt.timedelta(days=1))
+    with pytest.raises(BadTls, match=r"server.pem: it has expired$"):
+        ServerTls(settings(files), wary=True)
+    assert [each.expires for each in ServerTls(settings(files), wary=False).certificates] == [0]
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    """Each is one line that names the option and the file."""
+    good, other = issue(tmp_path, stem="good"), issue(tmp_path, stem="other")
+    mixed = Files(good.certificate, other.key)
+    nothing = Files(tmp_path / "nothing", good.key)
+    alone = Files(good.certificate, good.certificate)
+    for made, line in (
+        (settings(mixed), "good.pem, key .*other.key: the key does not fit the certificate"),
+        (settings(nothing), "^tls: cannot read .*nothing: No such file or directory"),
+        (settings(alone), "^tls: .*good.pem: no such PEM can be read there"),
+        (settings(good, other), "^tls: .*other.pem: .*good.pem is for keeper.example, too"),
+        (settings(good, ciphers="none-such"), "^ciphers: 'none-such': there is no such cipher"),
+        (settings(good, client_ca=str(good.key)), "^client-ca: .*good.key: "),
+        (settings(good, client_ca="/nonexistent"), "^client-ca: cannot read /nonexistent"),
+        (settings(good, key_password_file="/nonexistent"), "^key-password-file: cannot read"),
+    ):
+        with pytest.raises(BadTls, match=line) as caught:
+            ServerTls(made, wary=True)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_pass_phrase(tmp_path: Path) -> None:
+    """It is read from its file; without one nobody is asked at a terminal."""
+    from cryptography.hazmat.primitives import serialization
+
+    files = issue(tmp_path)
+    key = serialization.load_pem_private_key(files.key.read_bytes(), None)
+    files.key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"open sesame"),
+        )
+    )
+    phrase = tmp_path / "phrase"
+    phrase.write_text("open sesame\n")
+    ServerTls(settings(files, key_password_file=str(phrase)), wary=True)
+    phrase.write_text("close sesame\n")
+    with pytest.raises(BadTls, match="not by that pass phrase"):
+        ServerTls(settings(files, key_password_file=str(phrase)), wary=True)
+    with pytest.raises(BadTls, match="it has a pass phrase: give key-password-file=FILE"):
+        ServerTls(settings(files), wary=True)

@@ -1,0 +1,100 @@
+"""TLS connections outlive what plain ones do: reloads, the death of workers, upgrades, parking."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.edge.support import ask, begin, crowd, edges, serving
+from tests.server.support import MODELS
+
+_CRASH = ("--keep", "crash", "--keep-after", "0.01")
+
+
+@pytest.mark.parametrize(
+    ("model", "decorated"),
+    [*((model, "@resumable") for model in MODELS), ("thread", "@resumable(redeliver=True)")],
+)
+def test_reload_crash_and_upgrade(model: str, decorated: str, tmp_path: Path) -> None:
+    """The same session goes on in worker after worker, and each has the facts of its TLS."""
+    options = (*_CRASH, "--park-after", "off", "-w", "2")
+    with (
+        serving(tmp_path, model, *options, decorated=decorated) as server,
+        begin(server.address) as first,
+        begin(server.address) as second,
+    ):
+        socks = (first, second)
+        before = edges(server)
+
+        def told(attached: str, count: int) -> set[int]:
+            pids = set()
+            for sock in socks:
+                facts = ask(sock)
+                assert (facts["attached"], facts["count"]) == (attached, count)
+                assert facts["peer"] == f"127.0.0.1:{sock.getsockname()[1]}"
+                assert facts["local"] == server.address
+                assert facts["tls"]["version"] == "TLSv1.3"
+                assert facts["tls"]["sni"] == "keeper.example"
+                assert not facts["proxy"]
+                pids.add(facts["pid"])
+            return pids
+
+        told("accepted", 1)
+        server.reload()
+        serve = told("reload", 2)
+        server.wait_until(lambda: server.status()["connections"]["kept"] == 2, "kept")
+        # An answer is out before its commit is made.
+        server.wait_until(lambda: not any(each["busy"] for each in server.connections()), "clean")
+        for pid in serve:
+            os.kill(pid, signal.SIGKILL)
+        told("crash", 3)
+        assert server.cli("upgrade").exit_code == 0
+        told("upgrade", 4)
+        assert server.status()["totals"]["lost"] == 0
+        assert edges(server) == before
+
+
+@pytest.mark.parametrize("model", ["prefork", "async"])
+def test_parked(model: str, tmp_path: Path) -> None:
+    """While a client is silent only the keeper and the edge have its connection."""
+    with (
+        serving(tmp_path, model, "--park-after", "0.05") as server,
+        begin(server.address) as sock,
+    ):
+        ask(sock)
+        for what in ("upgrade", "reload"):
+            server.wait_until(lambda: server.status()["connections"]["parked"] == 1, "parked")
+            assert server.cli(what).exit_code == 0
+            assert ask(sock)["attached"] == "parked"
+
+
+@pytest.mark.parametrize("model", ["thread", "async"])
+def test_a_crowd_through_everything(model: str, tmp_path: Path) -> None:
+    """60 clients that never pause: none is cut, and no answer is lost, doubled or out of order."""
+    options = (*_CRASH, "-w", "2", "--park-after", "off")
+    decorated = "@resumable(redeliver=True)"
+    with serving(tmp_path, model, *options, decorated=decorated) as server:
+        with crowd(server.address, 60) as asking:
+            server.reload()
+            asking.wait_answers(120)
+            assert server.cli("upgrade").exit_code == 0
+            asking.wait_answers(120)
+            server.reload()
+            asking.wait_answers(120)
+        assert {"reload", "upgrade"} <= asking.attached.keys()
+        assert server.status()["totals"]["lost"] == 0
+
+
+def test_more_edges_than_one(tmp_path: Path) -> None:
+    """Each takes its part, and all are there after an upgrade."""
+    with serving(tmp_path, "async", "--edges", "2") as server:
+        server.wait_event("edge ready", count=2)
+        before = sorted(edges(server))
+        assert len(before) == 2
+        with crowd(server.address, 20) as asking:
+            assert server.cli("upgrade").exit_code == 0
+            asking.wait_answers(60)
+        assert sorted(edges(server)) == before

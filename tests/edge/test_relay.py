@@ -1,0 +1,265 @@
+"""One connection in the edge, by itself: what each end sees of how the other one ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from socketkeep._config._listener_options import TlsSettings
+from socketkeep._edge._certificates import ServerTls
+from socketkeep._edge._relay import CHUNK, EDGES, Handshake, Relay
+from socketkeep._stream._closing import reset
+from socketkeep._stream._last_words import last_word
+from tests.edge.support import HOST, client_context, issue
+
+VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
+BIG = bytes(range(256)) * 16384  # 4 MiB: more than all buffers on the way take
+
+
+class Run:
+    """A relay on an epoll of its own, in a thread, as an edge has it."""
+
+    def __init__(self, relay: Relay) -> None:
+        self.relay = relay
+        self.most_held = 0
+        self._epoll = select.epoll()
+        self._epoll.register(relay.sock, EDGES)
+        self._epoll.register(relay.plain, EDGES)
+        self._client = relay.sock.fileno()
+        self._stop, self._stopped = os.pipe()
+        self._epoll.register(self._stop, select.EPOLLIN)
+        self._thread = threading.Thread(target=self._run, name="relay")
+        self._thread.start()
+
+    def end(self) -> None:
+        """Wait until it is over, or end it."""
+        os.close(self._stopped)
+        self._thread.join(20)
+        os.close(self._stop)
+        self._epoll.close()
+        self.relay.close()
+
+    def wait_over(self) -> None:
+        self._thread.join(20)
+        assert not self._thread.is_alive(), "it goes on"
+
+    def _run(self) -> None:
+        more = True
+        while not self.relay.over:
+            for fd, events in self._epoll.poll(0 if more else 20):
+                if fd == self._stop:
+                    return
+                (self.relay.on_client if fd == self._client else self.relay.on_plain)(events)
+            more = self.relay.go_on()
+            self.most_held = max(self.most_held, self.relay.held)
+
+
+#: A client, the relay between, and the worker's end.
+Shaken = tuple[ssl.SSLSocket, Run, socket.socket]
+
+
+@pytest.fixture(params=VERSIONS, ids=lambda version: str(version.name))
+def version(request: pytest.FixtureRequest) -> ssl.TLSVersion:
+    found: ssl.TLSVersion = request.param
+    return found
+
+
+@pytest.fixture
+def shaken(tmp_path: Path, version: ssl.TLSVersion) -> Iterator[Shaken]:
+    """Yields a client, the relay between, and the worker's end."""
+    files = issue(tmp_path)
+    pair = str(files.certificate), str(files.key)
+    tls = ServerTls(TlsSettings(certificates=(pair,)), wary=True)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname(), timeout=20)
+        ours, _ = listener.accept()
+    ours.setblocking(False)
+    handshake = Handshake(ours, tls.begin)
+    plain, worker = socket.socketpair()
+    plain.setblocking(False)
+    worker.settimeout(20)
+    made: list[Relay] = []
+
+    def shake() -> None:
+        poller = select.poll()
+        poller.register(ours, select.POLLIN)
+        while (found := handshake.go_on()) is None:
+            poller.poll(20_000)
+        made.append(handshake.relay(found, plain))
+
+    thread = threading.Thread(target=shake, name="handshake")
+    thread.start()
+    client = client_context(maximum_version=version).wrap_socket(
+        theirs, server_hostname=HOST, suppress_ragged_eofs=False
+    )
+    thread.join(20)
+    run = Run(made[0])
+    yield client, run, worker
+    client.close()
+    worker.close()
+    run.end()
+
+
+def read_all(receive: Callable[[int], bytes]) -> bytes:
+    found = b""
+    while data := receive(65536):
+        found += data
+    return found
+
+
+def is_told_the_end(client: ssl.SSLSocket) -> bool:
+    """Whether a close_notify has come; without it this raises."""
+    try:
+        return client.recv(100) == b""
+    except ssl.SSLZeroReturnError:  # where the client's own is out
+        return True
+
+
+def fill(worker: socket.socket) -> None:
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            worker.send(BIG)
+
+
+def test_both_directions_at_once(shaken: Shaken) -> None:
+    """Bytes pass whole and in order, and no more is held than a record's worth of each side."""
+    client, run, worker = shaken
+    got: list[bytes] = []
+
+    def echo() -> None:
+        while data := worker.recv(65536):
+            worker.sendall(data)
+        worker.shutdown(socket.SHUT_WR)
+
+    def receive() -> None:
+        while len(b"".join(got)) < len(BIG):
+            got.append(client.recv(65536))
+
+    threads = [threading.Thread(target=echo), threading.Thread(target=receive)]
+    for thread in threads:
+        thread.start()
+    client.sendall(BIG)
+    threads[1].join(20)
+    assert b"".join(got) == BIG
+    client.unwrap()
+    threads[0].join(20)
+    run.wait_over()
+    assert (run.relay.taken, run.relay.given) == (len(BIG), len(BIG))
+    assert run.most_held <= 2 * (CHUNK + 256)
+
+
+def test_the_clients_end_is_the_workers_eof(shaken: Shaken) -> None:
+    """And what the worker sends after that arrives."""
+    client, run, worker = shaken
+    client.sendall(b"last")
+    client.setblocking(False)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.unwrap()  # its own close_notify is out, and it waits for the other
+    client.settimeout(20)
+    assert read_all(worker.recv) == b"last"
+    assert last_word(worker) is None
+    worker.sendall(b"reply")
+    assert client.recv(100) == b"reply"
+    worker.shutdown(socket.SHUT_WR)
+    assert is_told_the_end(client)
+    run.wait_over()
+
+
+def test_the_workers_half_close_is_a_close_notify(shaken: Shaken) -> None:
+    """What the client had sent by then, and what it sends after, is the worker's all the same."""
+    client, run, worker = shaken
+    for _ in range(20):
+        client.sendall(b"x" * 10_000)
+    worker.sendall(b"bye")
+    worker.shutdown(socket.SHUT_WR)
+    assert client.recv(100) == b"bye"
+    assert is_told_the_end(client)
+    client.unwrap()
+    assert read_all(worker.recv) == b"x" * 200_000
+    run.wait_over()
+
+
+def test_truncated(shaken: Shaken) -> None:
+    """FIN without a close_notify is EOF with a mark."""
+    client, run, worker = shaken
+    client.sendall(b"half")
+    socket.socket.shutdown(client, socket.SHUT_WR)
+    assert read_all(worker.recv) == b"half"
+    assert last_word(worker) == "truncated"
+    worker.close()
+    run.wait_over()
+
+
+def test_the_clients_reset_is_told(shaken: Shaken) -> None:
+    client, run, worker = shaken
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    client.close()
+    run.wait_over()
+    assert last_word(worker) == "reset"
+    run.relay.close()
+    assert worker.recv(1) == b""
+
+
+def test_the_workers_abort_is_a_reset(shaken: Shaken) -> None:
+    """At once, also while the client takes nothing in."""
+    client, run, worker = shaken
+    worker.setblocking(False)
+    fill(worker)
+    reset(worker)
+    run.wait_over()
+    run.relay.close()
+    with pytest.raises(ConnectionResetError):
+        read_all(partial(socket.socket.recv, client))  # `ssl` takes a reset for an end
+
+
+def test_the_death_of_who_had_it_is_no_end_of_tls(shaken: Shaken) -> None:
+    """The client gets all that was sent, and can tell that there may have been more."""
+    client, run, worker = shaken
+    worker.sendall(b"half a rep")
+    worker.close()
+    assert client.recv(100) == b"half a rep"
+    with pytest.raises(ssl.SSLEOFError):
+        client.recv(100)
+    run.wait_over()
+
+
+def test_bytes_that_nobody_read_are_no_abort(shaken: Shaken) -> None:
+    """A worker that has closed with unread bytes has ended as one that had none."""
+    client, run, worker = shaken
+    client.sendall(b"unread")
+    select.select([worker], [], [], 20)
+    worker.sendall(b"reply")
+    worker.shutdown(socket.SHUT_WR)
+    assert client.recv(100) == b"reply"
+    assert is_told_the_end(client)
+    worker.close()
+    run.wait_over()
+
+
+def test_back_pressure(shaken: Shaken) -> None:
+    """A worker that does not read stops the client, and the other direction goes on."""
+    client, run, worker = shaken
+    client.settimeout(0.0)
+    sent = 0
+    stalled = 0
+    while stalled < 20:
+        try:
+            sent += client.send(BIG[:CHUNK])
+            stalled = 0
+        except ssl.SSLWantWriteError:
+            stalled += 1
+            select.select([], [client], [], 0.05)
+    assert sent < 3 * len(BIG)
+    worker.sendall(b"still here")
+    client.settimeout(20)
+    assert client.recv(100) == b"still here"
+    assert run.most_held <= 2 * (CHUNK + 256)
