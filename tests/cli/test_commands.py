@@ -78,9 +78,12 @@ def test_the_fields_of_the_reports() -> None:
     status = plain(STATUS)
     assert " ".join(status) == (
         "name pid version python uptime state target model keep generation"
-        " listeners workers connections totals accepting last_reload waits core"
+        " listeners workers connections totals accepting last_reload waits core edges"
     )
-    assert " ".join(status["listeners"][0]) == "address backlog queued proxy"
+    assert " ".join(status["listeners"][0]) == "address backlog queued proxy tls"
+    assert " ".join(status["edges"]) == (
+        "pids connections shaking handshakes resumed failed certificates"
+    )
     assert " ".join(status["workers"]) == "starting ready draining"
     assert " ".join(status["connections"]) == (
         "open owned moving parked orphaned kept awaiting_header"

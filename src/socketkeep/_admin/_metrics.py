@@ -239,6 +239,54 @@ METRICS: Final = (
         _one(lambda report: report.status.connections.awaiting_header),
     ),
     Metric(
+        "socketkeep_edges",
+        "gauge",
+        "Edges that run, in which the TLS of listeners ends.",
+        _one(lambda report: len(report.status.edges.pids)),
+    ),
+    Metric(
+        "socketkeep_edge_connections",
+        "gauge",
+        "Connections of the edges, with those in the handshake.",
+        _one(lambda report: report.status.edges.connections),
+    ),
+    Metric(
+        "socketkeep_edge_handshakes_under_way",
+        "gauge",
+        "Connections whose TLS handshake is not done; they are not among the open ones.",
+        _one(lambda report: report.status.edges.shaking),
+    ),
+    Metric(
+        "socketkeep_tls_handshakes_total",
+        "counter",
+        "TLS handshakes that were done, by version.",
+        lambda report: [((name,), count) for name, count in report.status.edges.handshakes.items()],
+        ("version",),
+    ),
+    Metric(
+        "socketkeep_tls_sessions_resumed_total",
+        "counter",
+        "Those of them that resumed a session.",
+        _one(lambda report: report.status.edges.resumed),
+    ),
+    Metric(
+        "socketkeep_tls_handshakes_failed_total",
+        "counter",
+        "TLS handshakes that were not done, by why.",
+        lambda report: [((why,), count) for why, count in report.status.edges.failed.items()],
+        ("reason",),
+    ),
+    Metric(
+        "socketkeep_certificate_expires_in_seconds",
+        "gauge",
+        "How long a certificate is still valid; negative, or 0: it has expired.",
+        lambda report: [
+            ((each.path, each.listener), each.expires_in)
+            for each in report.status.edges.certificates
+        ],
+        ("path", "listener"),
+    ),
+    Metric(
         "socketkeep_refused_messages_total",
         "counter",
         "Messages of workers and templates that made no sense to the keeper.",

@@ -14,6 +14,7 @@ class ListenerReport(msgspec.Struct, frozen=True, kw_only=True):
 
     address: as bound, with the port that was chosen when 0 was asked for.
     proxy: whether its connections begin with a PROXY header: "off", "on" or "optional".
+    tls: whether its connections are TLS.
     backlog: the bound of its queue, as the kernel has it.
     queued: connections that wait to be accepted; None when the kernel does not say.
     """
@@ -22,6 +23,36 @@ class ListenerReport(msgspec.Struct, frozen=True, kw_only=True):
     backlog: int
     queued: int | None = None
     proxy: str = "off"
+    tls: bool = False
+
+
+class CertificateReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A certificate that the edges have.
+
+    names: of hosts.  expires_in: seconds; negative, or 0 where that is not known: it has.
+    """
+
+    path: str
+    listener: str
+    names: list[str]
+    expires_in: float
+
+
+class EdgesReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The edges, in which TLS ends, as they were a second ago.
+
+    pids: of those that run.  connections: that they have; shaking: those of them whose handshake
+    is under way.  handshakes: how many were done since the server started, by version; resumed: how
+    many of these resumed a session; failed: how many were not done, by why.
+    """
+
+    pids: list[int] = []
+    connections: int = 0
+    shaking: int = 0
+    handshakes: dict[str, int] = {}
+    resumed: int = 0
+    failed: dict[str, int] = {}
+    certificates: list[CertificateReport] = []
 
 
 class WorkersByState(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,6 +170,7 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     last_reload: float | None = None
     waits: WaitReportByReason = WaitReportByReason()
     core: str = ""
+    edges: EdgesReport = EdgesReport()
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,8 +10,10 @@ from itertools import accumulate
 
 from socketkeep._admin._reports import (
     AttachedByReason,
+    CertificateReport,
     ConnectionReport,
     ConnectionsByState,
+    EdgesReport,
     ListenerReport,
     LiveReport,
     RefusedHeaders,
@@ -75,6 +77,30 @@ def status(keeper: Keeper, name: str) -> StatusReport:
             crash=_waits(keeper, "crash"),
             upgrade=_waits(keeper, "upgrade"),
         ),
+        edges=_edges(keeper),
+    )
+
+
+def _edges(keeper: Keeper) -> EdgesReport:
+    edges = keeper.edges
+    told = edges.totals()
+    now = time.time()
+    return EdgesReport(
+        pids=sorted(edge.pid for edge in edges),
+        connections=told.open,
+        shaking=told.shaking,
+        handshakes=told.handshakes,
+        resumed=told.resumed,
+        failed=told.failed,
+        certificates=[
+            CertificateReport(
+                path=each.path,
+                listener=keeper.listeners[each.listener].text,
+                names=each.names,
+                expires_in=each.expires and each.expires - now,
+            )
+            for each in told.certificates
+        ],
     )
 
 
@@ -90,6 +116,7 @@ def listeners(keeper: Keeper) -> list[ListenerReport]:
                 backlog=queue.backlog if queue else keeper.config.backlog,
                 queued=queue.queued if queue else None,
                 proxy=said.proxy,
+                tls=said.tls is not None,
             )
         )
     return reports

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import click
 import msgspec
 
-from socketkeep._admin._reports import StatusReport
+from socketkeep._admin._reports import EdgesReport, StatusReport
 from socketkeep._cli._server import inspect, server_options
 from socketkeep._cli._table import Table, duration
 from socketkeep._cli._watching import watch_option
 from socketkeep._cli.listeners import listeners_table
+
+_DAY: Final = 86400
 
 
 @click.command()
@@ -44,6 +48,7 @@ def _tables(report: StatusReport) -> list[Table]:
     return [
         about,
         listeners_table(report.listeners),
+        *(_edges(report.edges) if any(each.tls for each in report.listeners) else ()),
         _counts("workers", report.workers),
         _counts("connections", report.connections),
         Table(
@@ -57,6 +62,29 @@ def _tables(report: StatusReport) -> list[Table]:
                 ),
             ],
         ),
+    ]
+
+
+def _edges(report: EdgesReport) -> list[Table]:
+    """Return the tables of the edges: their counts, and the certificates that they have."""
+    rows: list[tuple[str, int]] = [
+        ("running", len(report.pids)),
+        ("connections", report.connections),
+        ("in the handshake", report.shaking),
+        *((f"handshakes: {version}", count) for version, count in report.handshakes.items()),
+        ("handshakes that resumed a session", report.resumed),
+        *(
+            (f"handshakes failed: {why.replace('_', ' ')}", count)
+            for why, count in report.failed.items()
+        ),
+    ]
+    certificates = [
+        (each.path, each.listener, ", ".join(each.names), f"{each.expires_in / _DAY:.0f} days")
+        for each in report.certificates
+    ]
+    return [
+        Table(("edges", "count"), rows),
+        Table(("certificate", "listener", "names", "expires in"), certificates),
     ]
 
 

@@ -246,6 +246,8 @@ class Relay:
         try:
             count = int(self._tls.read(CHUNK, _buffer))  # with a buffer it returns how much
         except ssl.SSLWantReadError:
+            if self._outgoing.pending:  # the answer to a change of keys, or to a wish for one
+                self._flush()
             return self._feed()
         except ssl.SSLZeroReturnError:
             count = 0
@@ -255,8 +257,6 @@ class Relay:
             self._flush()
             self._finish_out()
             return False
-        if self._outgoing.pending:  # the answer to a change of keys
-            self._flush()
         if count:
             self._give(_buffer[:count])
         else:
