@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from socketkeep._base._guarding import Guard, guard_forks
     from socketkeep._base._handles import Handle
     from socketkeep._base._holding import Holder, Holders
+    from socketkeep._base._tls_facts import TlsInfo
     from socketkeep._net._async_connecting import open_connection
     from socketkeep._net._connecting import Connecting, connect
     from socketkeep._net._forking_server import ForkingServer
@@ -85,6 +86,7 @@ __all__ = [
     "TimedOut",
     "Timeout",
     "TlsFailure",
+    "TlsInfo",
     "Truncated",
     "Unreachable",
     "Unresolved",
@@ -149,6 +151,7 @@ _MODULES = {
         "Holder",
         "Holders",
     ),
+    "_base._tls_facts": ("TlsInfo",),
     "_net._listener": ("Listener",),
     "_stream._modes": (
         "Blocking",

@@ -21,7 +21,7 @@ class Part(NamedTuple):
 
     number: how many there are.  parent: whose child it is; made_by: who forks or executes it.
     does: a few words, shortest first.  user_code: whether it has the user's code.  listeners:
-    whether it has a handle of each listener.
+    whether it has a handle of each listener; an edge has one of those with TLS.
     """
 
     number: str
