@@ -412,13 +412,10 @@ def test_cancelling_sends_again_and_again_does_not_fill_the_memory(pair: Pair, r
 
 @pytest.mark.parametrize("timeout", [None, 5])
 def test_who_always_finds_bytes_leaves_others_a_turn(
-    pair: Pair, run: Run, monkeypatch: pytest.MonkeyPatch, timeout: float | None
+    pair: Pair, run: Run, timeout: float | None
 ) -> None:
-    monkeypatch.setattr("socketkeep._stream._shell.CHUNK", 1)
-
     async def scenario() -> None:
         conn = AsyncConnection(pair[0])
-        pair[1].sendall(bytes(100))
         turns = 0
 
         async def other() -> None:
@@ -429,6 +426,7 @@ def test_who_always_finds_bytes_leaves_others_a_turn(
 
         task = asyncio.ensure_future(other())
         for _ in range(100):
+            pair[1].sendall(b"\0")
             assert await conn.recv_exactly(1, timeout=timeout) == b"\0"
         task.cancel()
         assert turns >= 5

@@ -13,7 +13,7 @@ from typing import Any
 import uvloop
 
 from socketkeep import AsyncConnection
-from socketkeep._worker._reactor import EpollReactor
+from socketkeep._worker._reactor import EpollReactor, make_reactor
 from tests.library.conftest import leased
 
 _DEADLINE = 10.0
@@ -54,7 +54,7 @@ def _take(sock: socket.socket, called: asyncio.Event) -> None:
 async def _pairs(
     count: int,
 ) -> AsyncIterator[tuple[EpollReactor, list[tuple[socket.socket, socket.socket]]]]:
-    reactor = EpollReactor()
+    reactor = make_reactor()
     pairs = [socket.socketpair() for _ in range(count)]
     try:
         yield reactor, pairs

@@ -391,31 +391,43 @@ Buffer_take_until(Buffer *buffer, PyObject *const *args, Py_ssize_t given)
     return take_part(buffer, (size_t)(at + (keep < size ? keep : size)), (size_t)(at + size));
 }
 
-static PyObject *
-Buffer_take_line(Buffer *buffer, PyObject *const *args, Py_ssize_t given)
+PyObject *
+buffer_take_line(Buffer *buffer, int keepends, size_t bound)
 {
-    int keepends;
-    Py_ssize_t bound, at;
-    size_t kept;
-    PyObject *newline;
+    PyObject *newline = PyBytes_FromStringAndSize("\n", 1); /* of one byte there is one object */
+    Py_ssize_t at;
     const char *start;
+    size_t kept;
 
-    if (!arguments("take_line", given, 2) || (keepends = PyObject_IsTrue(args[0])) < 0 ||
-        (bound = number(args[1], 0)) < 0) {
-        return NULL;
-    }
-    newline = PyBytes_FromStringAndSize("\n", 1); /* of one byte there is one object */
     if (!newline) {
         return NULL;
     }
     at = look_for(buffer, newline, 1);
     Py_DECREF(newline);
-    if (at < 0 || at > bound) {
-        Py_RETURN_NONE;
+    if (at < 0 || (size_t)at > bound) {
+        return NULL;
     }
     start = buffer->data + buffer->pos;
     kept = (size_t)(keepends ? at + 1 : at && start[at - 1] == '\r' ? at - 1 : at);
     return take_part(buffer, kept, (size_t)at + 1);
+}
+
+static PyObject *
+Buffer_take_line(Buffer *buffer, PyObject *const *args, Py_ssize_t given)
+{
+    int keepends;
+    Py_ssize_t bound;
+    PyObject *line;
+
+    if (!arguments("take_line", given, 2) || (keepends = PyObject_IsTrue(args[0])) < 0 ||
+        (bound = number(args[1], 0)) < 0) {
+        return NULL;
+    }
+    line = buffer_take_line(buffer, keepends, (size_t)bound);
+    if (!line && !PyErr_Occurred()) {
+        Py_RETURN_NONE;
+    }
+    return line;
 }
 
 static PyObject *

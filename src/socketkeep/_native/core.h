@@ -9,7 +9,14 @@
 #include <stdint.h>
 
 /* Attributes that are asked for at each connection; their names stand in module.c. */
-enum { SOCK, RECORD, SHELF, STATE, RESUMABLE, UNREAD, PLAIN, PUT, SLOW_INIT, MAKE_LIFE, NAMES };
+enum {
+    SOCK, RECORD, SHELF, STATE, RESUMABLE, UNREAD, PLAIN, PUT, SLOW_INIT, MAKE_LIFE,
+    CORE, WAITER, OUT, UNSENT, WATCH, ON_READABLE, SEND_FAILED, AT_END, RAISE,
+    NAMES
+};
+
+/* How many awaitables are kept to be used again. */
+enum { SPARE = 32 };
 
 /* What the module owns. */
 typedef struct {
@@ -17,6 +24,14 @@ typedef struct {
     PyTypeObject *ledger;
     PyTypeObject *core;
     PyTypeObject *poller;
+    PyTypeObject *life;
+    PyTypeObject *waiter;
+    PyTypeObject *reactor;
+    PyTypeObject *verb;
+    PyTypeObject *awaitable;
+    PyTypeObject *line_taker;
+    PyObject *spare[SPARE]; /* without references to anything, not tracked */
+    int spares;
     PyObject *names[NAMES];
 } State;
 
@@ -56,6 +71,8 @@ int buffer_pass_by(Buffer *buffer, const char *data, size_t size);
 PyObject *buffer_take(Buffer *buffer, size_t size);
 void buffer_commit(Buffer *buffer);
 int buffer_untouched(const Buffer *buffer);
+/* Take a line, as the method does; NULL without an error: there is none within the bound. */
+PyObject *buffer_take_line(Buffer *buffer, int keepends, size_t bound);
 
 /* ledger.c */
 typedef struct {
@@ -75,7 +92,7 @@ typedef struct {
 extern PyType_Spec ledger_spec;
 
 /* The words of `_stream/_record.py`. */
-enum { STATUS = 4, BYTES_IN = 6, BYTES_OUT = 7, ACTIVE_AT = 9, WORDS = 16 };
+enum { STATUS = 4, WAITING = 5, BYTES_IN = 6, BYTES_OUT = 7, ACTIVE_AT = 9, WORDS = 16 };
 
 /* New, of that type, with that record. */
 Ledger *ledger_of(PyTypeObject *type, PyObject *record);
@@ -90,10 +107,92 @@ int ledger_commit(Ledger *ledger, int unread, long long left_kernel);
 /* Have a counter of the record be this, and note that bytes have passed now. */
 int ledger_count(Ledger *ledger, int word, uint64_t count);
 
+/* A word of the record is this from here on. */
+int ledger_store(Ledger *ledger, int word, uint64_t value);
+
 /* poller.c */
 extern PyType_Spec poller_spec;
 
+/* life.c */
+typedef struct {
+    PyObject_HEAD
+    char over;
+    char peer_ended;
+    char sends;
+    char write_ended;
+} Life;
+
+extern PyType_Spec life_spec;
+
+/* waiter.c */
+typedef struct {
+    PyObject_HEAD
+    PyObject *loop;
+    PyObject *resume;
+    PyObject *context;
+    PyObject *cancelled;
+    double since;
+    int came;
+    int unwaited;
+    char pending;
+    char blocking;
+    char watching;
+    char ordered;
+    char claimed;
+    char tended;
+} Waiter;
+
+extern PyType_Spec waiter_spec;
+
+/* Resume the task that waits, now. */
+int waiter_resume(Waiter *waiter, PyObject *outcome);
+
+/* reactor.c */
+extern PyType_Spec reactor_spec;
+
 /* stream_core.c */
+typedef struct {
+    PyObject_HEAD
+    PyObject *sock;
+    PyObject *transport;
+    PyObject *buffer;
+    PyObject *ledger;
+    PyObject *life;
+    PyObject *committed;
+    PyObject *failure;
+    PyObject *lease;
+    PyObject *shelf;
+    PyObject *source; /* for the slow way: what is received from */
+    uint64_t came;    /* how many bytes, as the record says */
+    uint64_t gone;
+    Buffer *plain_buffer; /* `buffer`, where it is one of C's; borrowed from it */
+    Ledger *plain_ledger; /* likewise */
+    Py_ssize_t receives;  /* since the beginning; -1: no commit is missing */
+    char retains;
+    char direct; /* the transport is the socket itself */
+} Core;
+
 extern PyType_Spec stream_core_spec;
+
+/* `NOTHING`, `ARRIVED`, `EOF` and `FAILED` of `_stream/_core.py`. */
+enum { NOTHING = 0, ARRIVED = 1, EOF_CAME = 2, FAILED = 3 };
+
+/* `CHUNK` and `LARGE_CHUNK`. */
+enum { CHUNK = 65536, LARGE_CHUNK = 262144 };
+
+/* Whether the normal course of things can be served in C. */
+int core_is_plain(const Core *core);
+/* As the methods of the core, which is plain: what came, or -1 with an error set. */
+int core_receive(Core *core, size_t most, PyObject **data);
+int core_fill(Core *core, size_t size);
+/* How many bytes the kernel has taken; -1: an error is set. */
+Py_ssize_t core_send(Core *core, const char *data, Py_ssize_t size, int push);
+
+/* verbs.c */
+extern PyType_Spec verb_spec;
+extern PyType_Spec awaitable_spec;
+extern PyType_Spec line_taker_spec;
+/* Give back the awaitables that are kept. */
+void verbs_drop_spare(State *state);
 
 #endif

@@ -13,8 +13,8 @@
 /* `Status`, and AGAIN, of `_stream/_record.py`. */
 enum { CLEAN = 0, READ = 1, SENT = 2, BOUND = 3, AGAIN = 8 };
 
-static int
-store(Ledger *ledger, int word, uint64_t value)
+int
+ledger_store(Ledger *ledger, int word, uint64_t value)
 {
     PyObject *index, *number;
     int failed;
@@ -56,13 +56,13 @@ ledger_active(Ledger *ledger)
     struct timespec now;
 
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return store(ledger, ACTIVE_AT, (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec);
+    return ledger_store(ledger, ACTIVE_AT, (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec);
 }
 
 int
 ledger_count(Ledger *ledger, int word, uint64_t count)
 {
-    return store(ledger, word, count) < 0 ? -1 : ledger_active(ledger);
+    return ledger_store(ledger, word, count) < 0 ? -1 : ledger_active(ledger);
 }
 
 static unsigned
@@ -86,7 +86,7 @@ show(Ledger *ledger)
 
     do {
         shown = status(ledger);
-        if (store(ledger, STATUS, shown) < 0) {
+        if (ledger_store(ledger, STATUS, shown) < 0) {
             return -1;
         }
     } while (shown != status(ledger));

@@ -18,6 +18,15 @@ static const char *const NAMED[NAMES] = {
     [UNREAD] = "unread",       [PLAIN] = "plain",   [PUT] = "put",
     [SLOW_INIT] = "_slow___init__",
     [MAKE_LIFE] = "_make_life",
+    [CORE] = "core",
+    [WAITER] = "_waiter",
+    [OUT] = "_out",
+    [UNSENT] = "_unsent",
+    [WATCH] = "_watch",
+    [ON_READABLE] = "_on_readable",
+    [SEND_FAILED] = "_send_failed",
+    [AT_END] = "_refusal_at_end",
+    [RAISE] = "_raise",
 };
 
 /* Make a type, keep it in `*kept`, and give it its name in the module. */
@@ -36,7 +45,13 @@ execute(PyObject *module)
     if (add_type(module, &buffer_spec, &state->buffer) < 0 ||
         add_type(module, &ledger_spec, &state->ledger) < 0 ||
         add_type(module, &stream_core_spec, &state->core) < 0 ||
-        add_type(module, &poller_spec, &state->poller) < 0) {
+        add_type(module, &poller_spec, &state->poller) < 0 ||
+        add_type(module, &life_spec, &state->life) < 0 ||
+        add_type(module, &waiter_spec, &state->waiter) < 0 ||
+        add_type(module, &reactor_spec, &state->reactor) < 0 ||
+        add_type(module, &verb_spec, &state->verb) < 0 ||
+        add_type(module, &awaitable_spec, &state->awaitable) < 0 ||
+        add_type(module, &line_taker_spec, &state->line_taker) < 0) {
         return -1;
     }
     for (int name = 0; name < NAMES; name++) {
@@ -57,6 +72,12 @@ traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->ledger);
     Py_VISIT(state->core);
     Py_VISIT(state->poller);
+    Py_VISIT(state->life);
+    Py_VISIT(state->waiter);
+    Py_VISIT(state->reactor);
+    Py_VISIT(state->verb);
+    Py_VISIT(state->awaitable);
+    Py_VISIT(state->line_taker);
     return 0;
 }
 
@@ -65,10 +86,17 @@ clear(PyObject *module)
 {
     State *state = PyModule_GetState(module);
 
+    verbs_drop_spare(state);
     Py_CLEAR(state->buffer);
     Py_CLEAR(state->ledger);
     Py_CLEAR(state->core);
     Py_CLEAR(state->poller);
+    Py_CLEAR(state->life);
+    Py_CLEAR(state->waiter);
+    Py_CLEAR(state->reactor);
+    Py_CLEAR(state->verb);
+    Py_CLEAR(state->awaitable);
+    Py_CLEAR(state->line_taker);
     for (int name = 0; name < NAMES; name++) {
         Py_CLEAR(state->names[name]);
     }

@@ -15,40 +15,17 @@
 #include <structmember.h>
 #include <sys/socket.h>
 
-enum { NOTHING = 0, ARRIVED = 1, EOF_CAME = 2, FAILED = 3 };
-
-/* `CHUNK` and `NEVER_COMMITTED` of `_stream/_core.py`. */
-enum { CHUNK = 65536, NEVER_COMMITTED = 1000 };
+/* Of `_stream/_core.py`. */
+enum { NEVER_COMMITTED = 1000 };
 
 /* More than this is sent without the lock: to copy it takes longer than to hand that over. */
 enum { LONG_SEND = 32768 };
 
 static char scratch[CHUNK];
 
-typedef struct {
-    PyObject_HEAD
-    PyObject *sock;
-    PyObject *transport;
-    PyObject *buffer;
-    PyObject *ledger;
-    PyObject *life;
-    PyObject *committed;
-    PyObject *failure;
-    PyObject *lease;
-    PyObject *shelf;
-    PyObject *source; /* for the slow way: what is received from */
-    uint64_t came;    /* how many bytes, as the record says */
-    uint64_t gone;
-    Buffer *plain_buffer; /* `buffer`, where it is one of C's; borrowed from it */
-    Ledger *plain_ledger; /* likewise */
-    Py_ssize_t receives;  /* since the beginning; -1: no commit is missing */
-    char retains;
-    char direct; /* the transport is the socket itself */
-} Core;
-
 /* Whether the normal course of things can be served here. */
-static int
-is_plain(const Core *core)
+int
+core_is_plain(const Core *core)
 {
     return core->direct && core->plain_buffer && core->plain_ledger;
 }
@@ -158,17 +135,49 @@ none_came(Core *core, ssize_t count, int code)
     return FAILED;
 }
 
+int
+core_receive(Core *core, size_t most, PyObject **data)
+{
+    Buffer *buffer = core->plain_buffer;
+    size_t size = buffer->end - buffer->pos;
+    ssize_t count;
+    int fd, code, kept = 0;
+
+    *data = NULL;
+    if (size) {
+        *data = buffer_take(buffer, size > most ? most : size);
+        return *data ? ARRIVED : -1;
+    }
+    fd = begin(core);
+    if (fd == -2) {
+        return -1;
+    }
+    count = take_in(fd, scratch, sizeof scratch, &code);
+    if (count <= 0) {
+        return none_came(core, count, code);
+    }
+    if ((size_t)count > most) {
+        kept = buffer_feed(buffer, scratch, (size_t)count);
+        *data = kept < 0 ? NULL : buffer_take(buffer, most);
+    } else {
+        if (core->retains) {
+            kept = buffer_pass_by(buffer, scratch, (size_t)count);
+        }
+        *data = kept < 0 ? NULL : PyBytes_FromStringAndSize(scratch, count);
+    }
+    if (*data && came(core, count) < 0) {
+        Py_CLEAR(*data);
+    }
+    return *data ? ARRIVED : -1;
+}
+
 static PyObject *
 Core_receive(Core *core, PyObject *object)
 {
-    Buffer *buffer = core->plain_buffer;
     PyObject *data;
     Py_ssize_t most;
-    ssize_t count;
-    size_t size;
-    int fd, code, kept = 0;
 
-    if (!is_plain(core)) {
+    if (!core_is_plain(core)) {
         return slow(core, "_slow_receive", object);
     }
     most = PyNumber_AsSsize_t(object, NULL);
@@ -178,51 +187,57 @@ Core_receive(Core *core, PyObject *object)
         }
         return NULL;
     }
-    size = buffer->end - buffer->pos;
-    if (size) {
-        return buffer_take(buffer, size > (size_t)most ? (size_t)most : size);
+    switch (core_receive(core, (size_t)most, &data)) {
+    case -1:
+        return NULL;
+    case ARRIVED:
+        return data;
+    case EOF_CAME:
+        return PyBytes_FromStringAndSize(NULL, 0);
+    default:
+        Py_RETURN_NONE;
     }
+}
+
+int
+core_fill(Core *core, size_t size)
+{
+    Buffer *buffer = core->plain_buffer;
+    char *place = scratch;
+    ssize_t count;
+    int fd, code;
+
     fd = begin(core);
     if (fd == -2) {
-        return NULL;
+        return -1;
     }
-    count = take_in(fd, scratch, sizeof scratch, &code);
+    /* Through the scratch, so that no connection has more memory than what came; what is large is
+       received where it is to stay. */
+    if (size > sizeof scratch && (place = buffer_prepare(buffer, size)) == NULL) {
+        return -1;
+    }
+    count = take_in(fd, place, size, &code);
     if (count <= 0) {
-        switch (none_came(core, count, code)) {
-        case -1:
-            return NULL;
-        case EOF_CAME:
-            return PyBytes_FromStringAndSize(NULL, 0);
-        default:
-            Py_RETURN_NONE;
+        if (place != scratch) {
+            buffer_tidy(buffer);
         }
+        return none_came(core, count, code);
     }
-    if (count > most) {
-        kept = buffer_feed(buffer, scratch, (size_t)count);
-        data = kept < 0 ? NULL : buffer_take(buffer, (size_t)most);
-    } else {
-        if (core->retains) {
-            kept = buffer_pass_by(buffer, scratch, (size_t)count);
-        }
-        data = kept < 0 ? NULL : PyBytes_FromStringAndSize(scratch, count);
+    if (place != scratch) {
+        buffer_add(buffer, (size_t)count);
+    } else if (buffer_feed(buffer, scratch, (size_t)count) < 0) {
+        return -1;
     }
-    if (data && came(core, count) < 0) {
-        Py_CLEAR(data);
-    }
-    return data;
+    return came(core, count) < 0 ? -1 : ARRIVED;
 }
 
 static PyObject *
 Core_fill(Core *core, PyObject *object)
 {
-    Buffer *buffer = core->plain_buffer;
     Py_ssize_t wanted;
-    ssize_t count;
-    size_t size;
-    char *place = scratch;
-    int fd, code, result;
+    int result;
 
-    if (!is_plain(core)) {
+    if (!core_is_plain(core)) {
         return slow(core, "_slow_fill", object);
     }
     wanted = PyNumber_AsSsize_t(object, NULL);
@@ -232,39 +247,49 @@ Core_fill(Core *core, PyObject *object)
         }
         return NULL;
     }
-    size = (size_t)wanted;
-    fd = begin(core);
-    if (fd == -2) {
-        return NULL;
+    result = core_fill(core, (size_t)wanted);
+    return result < 0 ? NULL : PyLong_FromLong(result);
+}
+
+Py_ssize_t
+core_send(Core *core, const char *data, Py_ssize_t size, int push)
+{
+    Ledger *ledger = core->plain_ledger;
+    ssize_t count = -1;
+    int fd, code;
+
+    if (!push && !ledger->sent && ledger_sending(ledger) < 0) {
+        return -1;
     }
-    /* Through the scratch, so that no connection has more memory than what came; what is large is
-       received where it is to stay. */
-    if (size > sizeof scratch && (place = buffer_prepare(buffer, size)) == NULL) {
-        return NULL;
+    fd = descriptor(core);
+    if (fd < 0) {
+        code = EBADF;
+    } else if (size > LONG_SEND) {
+        Py_BEGIN_ALLOW_THREADS
+        count = send(fd, data, (size_t)size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        code = errno;
+        Py_END_ALLOW_THREADS
+    } else {
+        count = send(fd, data, (size_t)size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        code = errno;
     }
-    count = take_in(fd, place, size, &code);
-    if (count <= 0) {
-        if (place != scratch) {
-            buffer_tidy(buffer);
-        }
-        result = none_came(core, count, code);
-        return result < 0 ? NULL : PyLong_FromLong(result);
+    if (count >= 0) {
+        return ledger_count(ledger, BYTES_OUT, core->gone += (uint64_t)count) < 0 ? -1 : count;
     }
-    if (place != scratch) {
-        buffer_add(buffer, (size_t)count);
-    } else if (buffer_feed(buffer, scratch, (size_t)count) < 0) {
-        return NULL;
+    if (code == EAGAIN || code == EWOULDBLOCK || code == EINTR) {
+        return 0;
     }
-    return came(core, count) < 0 ? NULL : PyLong_FromLong(ARRIVED);
+    errno = code;
+    PyErr_SetFromErrno(PyExc_OSError);
+    return -1;
 }
 
 static PyObject *
 Core_send(Core *core, PyObject *const *args, Py_ssize_t given)
 {
-    Ledger *ledger = core->plain_ledger;
     Py_buffer view;
-    ssize_t count = -1;
-    int push, fd, code;
+    Py_ssize_t count;
+    int push;
 
     if (given != 2) {
         PyErr_Format(PyExc_TypeError, "send() takes 2 arguments (%zd given)", given);
@@ -274,7 +299,7 @@ Core_send(Core *core, PyObject *const *args, Py_ssize_t given)
     if (push < 0) {
         return NULL;
     }
-    if (!is_plain(core)) {
+    if (!core_is_plain(core)) {
         PyObject *method = PyObject_GetAttrString((PyObject *)core, "_slow_send"), *sent;
 
         if (!method) {
@@ -287,32 +312,9 @@ Core_send(Core *core, PyObject *const *args, Py_ssize_t given)
     if (PyObject_GetBuffer(args[0], &view, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
-    if (!push && !ledger->sent && ledger_sending(ledger) < 0) {
-        PyBuffer_Release(&view);
-        return NULL;
-    }
-    fd = descriptor(core);
-    if (fd < 0) {
-        code = EBADF;
-    } else if (view.len > LONG_SEND) {
-        Py_BEGIN_ALLOW_THREADS
-        count = send(fd, view.buf, (size_t)view.len, MSG_DONTWAIT | MSG_NOSIGNAL);
-        code = errno;
-        Py_END_ALLOW_THREADS
-    } else {
-        count = send(fd, view.buf, (size_t)view.len, MSG_DONTWAIT | MSG_NOSIGNAL);
-        code = errno;
-    }
+    count = core_send(core, view.buf, view.len, push);
     PyBuffer_Release(&view);
-    if (count >= 0) {
-        return ledger_count(ledger, BYTES_OUT, core->gone += (uint64_t)count) < 0 ? NULL
-                                                                    : PyLong_FromSsize_t(count);
-    }
-    if (code == EAGAIN || code == EWOULDBLOCK || code == EINTR) {
-        return PyLong_FromLong(0);
-    }
-    errno = code;
-    return PyErr_SetFromErrno(PyExc_OSError);
+    return count < 0 ? NULL : PyLong_FromSsize_t(count);
 }
 
 static PyObject *
@@ -320,7 +322,7 @@ Core_commit(Core *core, PyObject *packed)
 {
     Buffer *buffer = core->plain_buffer;
 
-    if (!is_plain(core)) {
+    if (!core_is_plain(core)) {
         return slow(core, "_slow_commit", packed);
     }
     if (core->shelf && core->shelf != Py_None) {

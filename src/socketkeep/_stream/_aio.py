@@ -26,6 +26,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Never, Self, TypeAlias, TypeVar, cast
 
+from socketkeep import _native
 from socketkeep._base._errors import (
     Busy,
     Closed,
@@ -35,7 +36,7 @@ from socketkeep._base._errors import (
     SocketkeepError,
 )
 from socketkeep._stream._async_steps import call_at, drive, settle
-from socketkeep._stream._async_waiter import DONE, Turn, Waiter
+from socketkeep._stream._async_waiter import Turn, make_waiter
 from socketkeep._stream._closing import LINGER, draining, reset
 from socketkeep._stream._core import CHUNK
 from socketkeep._stream._framing import (
@@ -44,10 +45,10 @@ from socketkeep._stream._framing import (
     check_bound,
     check_separator,
     frame,
+    line_taker,
     netstring,
     prefix_size,
     take_frame,
-    take_line,
     take_netstring,
     take_until,
 )
@@ -86,6 +87,19 @@ _TIMED_OUT: Final = 2
 _LATE: Final = "late"
 
 
+_Verb = TypeVar("_Verb", bound=Callable[..., Any])
+
+
+def _in_c(name: str) -> Callable[[_Verb], _Verb]:
+    """Have the compiled core serve the normal course of a verb, where it runs."""
+
+    def made(verb: _Verb) -> _Verb:
+        core = _native.core
+        return verb if core is None else cast("_Verb", core.Verb(name, verb, handling))
+
+    return made
+
+
 class _Queued:
     """A send in the queue; `steps` sends what is left of it.
 
@@ -122,17 +136,11 @@ class AsyncConnection(Shell):
     __slots__ = (
         "_deadline_timer",
         "_expired",
-        "_has_receiver",
         "_loop",
         "_order",
         "_out",
-        "_quick",
         "_tend_timer",
-        "_turn",
-        "_unwaited",
         "_waiter",
-        "_waiting_since",
-        "_watching",
     )
 
     def __init__(
@@ -147,13 +155,7 @@ class AsyncConnection(Shell):
         reactor = self.hooks.reactor
         self._loop = asyncio.get_running_loop() if reactor is None else reactor.loop
         self._out: list[_Queued] | None = None  # the writer is registered while there are any
-        self._has_receiver = False
-        self._waiter = Waiter(self._loop)
-        self._turn = Turn((self._waiter,))
-        self._watching = False  # the reader is registered
-        self._quick = False  # it is, and no receive has to look at more than what comes
-        self._waiting_since = 0.0  # for the idle timeout
-        self._unwaited = 0  # receives in a row that found their bytes there
+        self._waiter = make_waiter(self._loop)
         self._order: Order | None = None
         self._expired = False  # the order's deadline has passed
         self._deadline_timer: asyncio.TimerHandle | None = None
@@ -161,6 +163,7 @@ class AsyncConnection(Shell):
         first = earlier(self.lease.idle_timeout, self.lease.park_after)
         if first is not None:
             self._tend_timer = self._loop.call_later(first, self._tend)
+            self._waiter.tended = True
 
     async def __aenter__(self) -> Self:
         return self
@@ -173,6 +176,7 @@ class AsyncConnection(Shell):
     ) -> None:
         await self.close()
 
+    @_in_c("recv")
     def recv(self, max: int = CHUNK, *, timeout: float | None = None) -> Receiving:
         """Return what has come, 1 to `max` bytes, waiting for the first; b"" at the peer's EOF."""
         if max < 1:
@@ -180,6 +184,7 @@ class AsyncConnection(Shell):
         take = self.core.buffer.take
         return self._receive("recv", take, max, None, timeout, bytes, straight=True)
 
+    @_in_c("send")
     async def send(self, data: Data, *, timeout: float | None = None) -> None:
         """Send all of `data`, waiting as long as the peer does not read.
 
@@ -206,6 +211,15 @@ class AsyncConnection(Shell):
             self._unsent = (data, piece.done)
             done = max(0, piece.done - core.transport.owed)
             raise self._unfinished("send", done, piece.done + len(piece.view), span)
+
+    async def _send_rest(self, data: Data, done: int) -> None:
+        """Go on with a send that the compiled core has begun: the kernel has taken so much."""
+        piece = Piece(memoryview(data)[done:], done, False)
+        await self._queue(piece, self._sending(piece), None)
+
+    async def _send_failed(self, error: OSError) -> Never:
+        """Raise what a send has met that the compiled core has tried."""
+        raise self._failed(error, "send") from error
 
     async def start_tls(
         self,
@@ -267,9 +281,9 @@ class AsyncConnection(Shell):
         """
         if self.core.life.over:
             await self._refuse("park")
-        if self._has_receiver:
+        if self._waiter.claimed:
             raise Busy(**self._context("park"))
-        self._has_receiver = True
+        self._waiter.claimed = True
         try:
             self._obey("park")
             while self._check_parking("park"):
@@ -281,7 +295,7 @@ class AsyncConnection(Shell):
                     raise self._refusal("park")
                 self._obey("park")
         finally:
-            self._has_receiver = False
+            self._waiter.claimed = False
 
     async def close(self, *, linger: float = LINGER) -> None:
         """End the connection in an orderly way, for every holder of the socket.
@@ -315,7 +329,7 @@ class AsyncConnection(Shell):
         """
         if self._is_finished():
             return
-        if self._has_receiver or self._out:
+        if self._waiter.claimed or self._out:
             raise Busy(**self._context("release"))
         self._give_up()
 
@@ -440,7 +454,7 @@ class AsyncConnection(Shell):
         the same iterator goes on.
         """
         check_bound(max)
-        take = partial(take_line, self.core.buffer, keepends)
+        take = line_taker(self.core.buffer, keepends)
         at_end = partial(self.core.buffer.take, max)
         return _AsyncIteration(self, "lines", take, max, at_end, commit, timeout)
 
@@ -541,17 +555,17 @@ class AsyncConnection(Shell):
         """Keep other tasks off; raise when the connection is over, or Busy when one is on it."""
         if self.core.life.over:
             raise self._refusal(operation)
-        if self._has_receiver or self._out:
+        if self._waiter.claimed or self._out:
             raise Busy(**self._context(operation))
-        self._has_receiver = True
+        self._waiter.claimed = True
         try:
             yield
         finally:
-            self._has_receiver = False
+            self._waiter.claimed = False
 
     # Receiving.
 
-    async def _receive(
+    async def _receive_slowly(
         self,
         operation: str,
         take: Callable[[int], bytes | None],
@@ -559,21 +573,22 @@ class AsyncConnection(Shell):
         wanted: int | None,
         timeout: float | None,
         at_eof: Callable[[], bytes],
-        *,
         straight: bool = False,
     ) -> bytes:
         """Receive until `take(bound)` finds in the buffer what it wants, or EOF comes before.
 
-        straight: whatever comes is what is wanted, and need not pass through the buffer.
+        straight: whatever comes is what is wanted, and need not pass through the buffer.  As
+        `_receive` the compiled core serves the normal course of it, and begins it anew where that
+        ends.
         """
         core = self.core
         if core.life.over and self._is_over():
             await self._refuse(operation)
-        if self._has_receiver:
+        if self._waiter.claimed:
             raise Busy(**self._context(operation))
         if self._order is not None:
             self._obey(operation)
-        self._has_receiver = True
+        self._waiter.claimed = True
         try:
             if core.buffer.size or wanted == 0:
                 data = take(bound)
@@ -581,7 +596,7 @@ class AsyncConnection(Shell):
                     return data
             if timeout is None:
                 # The usual case: there is no more to look at than whether bytes have come.
-                if not self._watching and self._may_try():
+                if not self._waiter.watching and self._may_try():
                     data = core.receive(bound) if straight else self._fetch(take, bound, wanted)
                     if data is not None:
                         self._helped(len(data) + core.buffer.size)
@@ -591,15 +606,21 @@ class AsyncConnection(Shell):
                     if core.failure is None and not core.life.peer_ended:
                         self._watch()
                 waiter, record = self._waiter, core.record
-                while self._quick and not core.life.peer_ended and core.failure is None:
+                while (
+                    waiter.watching
+                    and self._order is None
+                    and not core.transport.peeks
+                    and not core.life.peer_ended
+                    and core.failure is None
+                ):
                     # As `_wait`, without a coroutine for each wait.
-                    if self._tend_timer is not None:
-                        self._waiting_since = time.monotonic()
-                    self._unwaited = 0
+                    if waiter.tended:
+                        waiter.since = time.monotonic()
+                    waiter.unwaited = 0
                     waiter.pending = waiter._asyncio_future_blocking = True
                     record[WAITING] = 1
                     try:
-                        await self._turn
+                        await Turn((waiter,))
                     finally:
                         waiter.pending = False  # still true if the task was thrown something
                         record[WAITING] = 0
@@ -617,7 +638,9 @@ class AsyncConnection(Shell):
         except (LimitExceeded, Malformed) as error:
             raise self._located(error, operation) from None
         finally:
-            self._has_receiver = False
+            self._waiter.claimed = False
+
+    _receive = _in_c("receive")(_receive_slowly)
 
     def _may_try(self) -> bool:
         """Whether a receive has nothing to look at but whether bytes have come, and tries that."""
@@ -631,14 +654,14 @@ class AsyncConnection(Shell):
         )
 
     def _tries(self) -> bool:
-        if self._watching or self._unwaited >= _HELPINGS:
+        if self._waiter.watching or self._waiter.unwaited >= _HELPINGS:
             return False
         # An attempt shows READ for a moment.  A worker that is killed just then would leave a
         # connection that was clean as one that died in the middle of a message.
         return self.core.ledger.read or self.hooks.shelf is None
 
     def _helped(self, size: int) -> None:
-        self._unwaited += _HELPINGS if size >= _LARGE_HELPING else 1
+        self._waiter.unwaited += _HELPINGS if size >= _LARGE_HELPING else 1
 
     def _is_stopping(self, operation: str) -> bool:
         if self._order is None:
@@ -680,7 +703,7 @@ class AsyncConnection(Shell):
                 if want.direction == "write":
                     came = await self._wait_writable(span[1])
                 else:
-                    if not self._watching:
+                    if not self._waiter.watching:
                         self._watch()
                     came = await self._wait(span[1])
                 if came == _TIMED_OUT:
@@ -698,13 +721,13 @@ class AsyncConnection(Shell):
         """Wait until `end` for what has been asked to be watched; return what ended the wait."""
         waiter, record = self._waiter, self.core.record
         timer = None if end is None else call_at(self._loop, end, waiter.end, _TIMED_OUT)
-        if self._tend_timer is not None:
-            self._waiting_since = time.monotonic()
-        self._unwaited = 0
+        if waiter.tended:
+            waiter.since = time.monotonic()
+        waiter.unwaited = 0
         waiter.pending = waiter._asyncio_future_blocking = True
         record[WAITING] = 1
         try:
-            await self._turn
+            await Turn((waiter,))
         finally:
             waiter.pending = False  # still true if the task was thrown something
             record[WAITING] = 0
@@ -747,7 +770,7 @@ class AsyncConnection(Shell):
             self._out = []
             self._loop.add_writer(self.core.sock.fileno(), self._on_writable)
         self._out.append(queued)
-        self._waiting_since = time.monotonic()
+        self._waiter.since = time.monotonic()
         timer = None
         if end is not None:
             timer = call_at(self._loop, end, settle, queued.finished, _LATE)
@@ -804,9 +827,7 @@ class AsyncConnection(Shell):
         # The loop's epoll is the parent's: what were taken out here would be missing there.
         self.hooks.reactor = None
         self._loop = cast("asyncio.AbstractEventLoop", _ChildsLoop(self))
-        self._has_receiver = self._watching = self._quick = False
-        self._waiter = Waiter(self._loop)
-        self._turn = Turn((self._waiter,))
+        self._waiter = make_waiter(self._loop)
         self._deadline_timer = self._tend_timer = None
         self._out = None
 
@@ -816,20 +837,17 @@ class AsyncConnection(Shell):
             self._loop.add_reader(fd, self._on_readable)
         else:
             self.hooks.reactor.add_reader(fd, self)
-        self._watching = True
-        self._quick = self._order is None and not self.core.transport.peeks
+        self._waiter.watching = True
 
     def _unwatch(self) -> None:
-        if self._watching:
+        if self._waiter.watching:
             (self.hooks.reactor or self._loop).remove_reader(self.core.transport.input_fd)
-            self._watching = self._quick = False
+            self._waiter.watching = False
 
     def _on_readable(self) -> None:
         waiter = self._waiter
         if waiter.pending:
-            waiter.pending = False  # as `waiter.end`, without the call
-            waiter.came = _READY
-            waiter.context.run(waiter.resume, DONE)
+            waiter.end(_READY)
         else:
             self._unwatch()
 
@@ -841,7 +859,7 @@ class AsyncConnection(Shell):
         if self.core.life.over:
             return
         self._order = order
-        self._quick = False
+        self._waiter.ordered = True
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
         self._deadline_timer = call_at(self._loop, order.deadline, self._expire)
@@ -888,7 +906,7 @@ class AsyncConnection(Shell):
         """
         now = time.monotonic()
         waiting = self._waiter.pending or bool(self._out)
-        since = max(self.core.record[ACTIVE_AT] / 1e9, self._waiting_since) if waiting else now
+        since = max(self.core.record[ACTIVE_AT] / 1e9, self._waiter.since) if waiting else now
         idle, park_after = self.lease.idle_timeout, self.lease.park_after
         if idle is not None and now >= since + idle:
             error = self._end(f"ended: idle for {idle:g} s", "")

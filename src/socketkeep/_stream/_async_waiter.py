@@ -15,6 +15,8 @@ from collections.abc import Callable, Generator
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
+from socketkeep import _native
+
 #: What a task asks for the outcome of what it awaited.
 Awaited: TypeAlias = "asyncio.Future[None] | Waiter"
 Resume: TypeAlias = Callable[[Awaited], object]
@@ -60,6 +62,11 @@ class Waiter:
 
     To wait, set `pending` and `_asyncio_future_blocking` and await its `Turn`; then `came` says
     what ended the wait.  `resume` and `context` are the task's.
+
+    And what of its connection the compiled core looks at, and Python alone changes but for this:
+    watching: the reader is registered.  ordered: there is an order of the server's.  claimed: a
+    task receives.  tended: `since`, when the wait has begun, is looked at.  unwaited: how many
+    receives in a row did not wait.
     """
 
     __slots__ = (
@@ -67,9 +74,15 @@ class Waiter:
         "_cancelled",
         "_loop",
         "came",
+        "claimed",
         "context",
+        "ordered",
         "pending",
         "resume",
+        "since",
+        "tended",
+        "unwaited",
+        "watching",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -80,6 +93,9 @@ class Waiter:
         self.came = 0
         self.resume: Resume = _nobody
         self.context = _NOWHERE
+        self.claimed = self.ordered = self.tended = self.watching = False
+        self.since = 0.0
+        self.unwaited = 0
 
     # For the connection.
 
@@ -133,3 +149,6 @@ class Waiter:
         cancelled, self._cancelled = self._cancelled, None
         if cancelled is not None:
             raise cancelled
+
+
+make_waiter: Final = _native.compiled_or(Waiter, "Waiter")

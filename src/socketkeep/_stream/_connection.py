@@ -30,10 +30,10 @@ from socketkeep._stream._framing import (
     check_bound,
     check_separator,
     frame,
+    line_taker,
     netstring,
     prefix_size,
     take_frame,
-    take_line,
     take_netstring,
     take_until,
 )
@@ -456,7 +456,7 @@ class Connection(Shell):
         the same iterator goes on.
         """
         check_bound(max)
-        take = partial(take_line, self.core.buffer, keepends)
+        take = line_taker(self.core.buffer, keepends)
         at_end = partial(self.core.buffer.take, max)
         return _Iteration(self, "lines", take, max, at_end, commit, timeout)
 

@@ -7,8 +7,11 @@ async connections receive more and call it again.
 from __future__ import annotations
 
 import re
-from typing import Final, Literal, TypeAlias
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, Literal, TypeAlias
 
+from socketkeep import _native
 from socketkeep._base._errors import LimitExceeded, Malformed
 from socketkeep._stream._buffer import ReceiveBuffer
 
@@ -41,6 +44,16 @@ def take_line(buffer: ReceiveBuffer, keepends: bool, bound: int) -> bytes | None
     if line is None and (buffer.find(b"\n") > bound or buffer.size > bound):
         raise _exceeded(buffer, b"\n", bound)
     return line
+
+
+def line_taker(buffer: Any, keepends: bool) -> Callable[[int], bytes | None]:
+    """Return `take_line` of that buffer, which is given the bound."""
+    take = partial(take_line, buffer, keepends)
+    core = _native.core
+    if core is None or type(buffer) is not core.ReceiveBuffer:
+        return take
+    made: Callable[[int], bytes | None] = core.LineTaker(buffer, keepends, take)
+    return made
 
 
 def check_separator(separator: bytes, bound: int) -> None:

@@ -8,8 +8,9 @@ connection that has ended otherwise.
 from __future__ import annotations
 
 from enum import Enum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from socketkeep import _native
 from socketkeep._base._errors import Closed, PeerReset, Released, SocketkeepError
 from socketkeep._stream._record import Ended
 
@@ -97,7 +98,24 @@ _WHY: Final = {
 }
 
 
-class Lifecycle:
+class Flags:
+    """What follows from the state that is asked most often; see `Lifecycle`."""
+
+    __slots__ = ("over", "peer_ended", "sends", "write_ended")
+
+    over: bool
+    peer_ended: bool
+    sends: bool
+    write_ended: bool
+
+
+if TYPE_CHECKING:
+    _Flags = Flags
+else:
+    _Flags = _native.compiled_or(Flags, "Flags")
+
+
+class Lifecycle(_Flags):
     """The state of one connection, and what follows from it.
 
     peer_ended, write_ended: what had happened before it was over.  over: no operation is possible
@@ -106,7 +124,7 @@ class Lifecycle:
     has said.
     """
 
-    __slots__ = ("_end", "_error", "over", "peer_ended", "sends", "write_ended")
+    __slots__ = ("_end", "_error")
 
     def __init__(self) -> None:
         self.over = self.peer_ended = self.write_ended = False

@@ -36,7 +36,7 @@ from socketkeep._worker._keeper_link import KeeperLink
 from socketkeep._worker._move_window import MoveWindow
 from socketkeep._worker._outcome import note_end, note_exception, was_detached
 from socketkeep._worker._process import end_forked, mend_process
-from socketkeep._worker._reactor import EpollReactor
+from socketkeep._worker._reactor import make_reactor
 from socketkeep._worker._roster import Roster
 from socketkeep._worker._runaways import ENOUGH, Runaways
 from socketkeep._worker._siblings import LEEWAY, MOMENT, Standing
@@ -125,7 +125,7 @@ class AsyncWorker:
         self.roster.refusals = Runaways(environment, self._give_up, spared=1)
         self.given_up: list[asyncio.Task[None]] = []  # handlers that are never resumed
         self._loop = asyncio.get_running_loop()
-        self._reactor = EpollReactor()
+        self._reactor = make_reactor()
         self._finished: asyncio.Future[None] = self._loop.create_future()
         config = environment.config
         self._access_log = config.access_log

@@ -14,6 +14,8 @@ import asyncio
 import select
 from typing import Final
 
+from socketkeep import _native
+from socketkeep._stream._async_waiter import DONE
 from socketkeep._stream._lease import Reader
 
 #: How many connections are served before the loop's other callbacks get their turn.
@@ -22,10 +24,13 @@ _AT_ONCE: Final = 256
 
 
 class EpollReactor:
-    """What the connections of a worker have in common; `_lease.Reactor`."""
+    """What the connections of a worker have in common; `_lease.Reactor`.
 
-    def __init__(self) -> None:
-        self.loop: Final = asyncio.get_running_loop()
+    loop: the running one.  What a task is resumed with is for the twin in C, which resumes it.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, _outcome: object = None) -> None:
+        self.loop: Final = loop
         self._epoll = select.epoll()
         self._readers: dict[int, Reader] = {}  # themselves: each method of one would be an object
         self.loop.add_reader(self._epoll.fileno(), self._run)
@@ -63,3 +68,11 @@ class EpollReactor:
             reader = readers.get(fd)
             if reader is not None:  # else one of those before has ended it
                 reader._on_readable()
+
+
+_Reactor: Final = _native.compiled_or(EpollReactor, "EpollReactor")
+
+
+def make_reactor() -> EpollReactor:
+    """Return a reactor on the running loop."""
+    return _Reactor(asyncio.get_running_loop(), DONE)

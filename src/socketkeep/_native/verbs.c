@@ -1,0 +1,1142 @@
+/* The verbs of an async connection, as awaitables: `recv`, `send`, and all that receive messages.
+
+   They own, until they are over, the connection and what was asked for.  Each serves the normal course
+   of a verb, without a frame of Python's; whatever else it meets it leaves to the coroutine that is the
+   verb in Python, which begins anew, and passes on what that awaits.  So there is nothing here that
+   Python does not decide: an order, a deadline, the end of a connection, an error.
+
+   Bytes leave the kernel only in a step of the task that asked for them, which either returns them or
+   leaves them in the connection's buffer: who is cancelled while it waits loses none. */
+
+#define _GNU_SOURCE
+
+#include "core.h"
+
+#include <stddef.h>
+#include <structmember.h>
+#include <time.h>
+
+/* Of `_stream/_aio.py`: what a wait has ended with, and the receives in a row that need none. */
+enum { READY = 0 };
+enum { HELPINGS = 8, LARGE_HELPING = 16384 };
+
+/* What `take` and `receive` have ended with, beside NOTHING, EOF_CAME and FAILED. */
+enum { TAKEN = ARRIVED, RAISED = -1, REFUSED = -2 };
+
+typedef enum { RECV, SEND, MESSAGE } Kind;
+typedef enum { BEGUN_NOT, RUNNING, WAITS, DELEGATED, OVER } Stage;
+
+/* The verb, as an attribute of the class, in the place of the function that it is in Python. */
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc call;
+    PyObject *function;
+    PyObject *handling; /* the context variable of `_stream/_lease.py` */
+    State *state;
+    Kind kind;
+} Verb;
+
+/* A call of it. */
+typedef struct {
+    PyObject_HEAD
+    Verb *verb;
+    PyObject *conn;
+    PyObject *asked;     /* of `send`: the data; otherwise what takes a message from the buffer */
+    PyObject *operation; /* of a message: its name, */
+    PyObject *most;      /* the bound as it was given, */
+    PyObject *at_eof;    /* and what is called at the peer's end */
+    PyObject *inner;     /* the coroutine that goes on with it */
+    Waiter *waiter;      /* while it receives, its connection's, which it has claimed */
+    Core *core;
+    Py_ssize_t bound;
+    Py_ssize_t wanted; /* -1: any number of bytes */
+    Stage stage;
+    char straight; /* whatever comes is what is wanted */
+} Awaitable;
+
+/* Takes lines from a buffer: a call of it is one of `_stream/_framing.take_line`. */
+typedef struct {
+    PyObject_HEAD
+    Buffer *buffer;
+    PyObject *slow;
+    State *state;
+    int keepends;
+} LineTaker;
+
+/* Lines. */
+
+/* NULL without an error: no whole line is there; `*refused`: nor may one come. */
+static PyObject *
+next_line(LineTaker *taker, Py_ssize_t bound, int *refused)
+{
+    Buffer *buffer = taker->buffer;
+    PyObject *line = buffer_take_line(buffer, taker->keepends, (size_t)bound);
+
+    *refused = !line && !PyErr_Occurred() && buffer->end - buffer->pos > (size_t)bound;
+    return line;
+}
+
+static PyObject *
+LineTaker_call(LineTaker *taker, PyObject *args, PyObject *keywords)
+{
+    PyObject *line;
+    Py_ssize_t bound;
+    int refused;
+
+    if (keywords && PyDict_GET_SIZE(keywords)) {
+        PyErr_SetString(PyExc_TypeError, "a taker of lines takes no keyword arguments");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "n", &bound)) {
+        return NULL;
+    }
+    line = next_line(taker, bound < 0 ? 0 : bound, &refused);
+    if (refused) {
+        return PyObject_Call(taker->slow, args, NULL);
+    }
+    if (!line && !PyErr_Occurred()) {
+        Py_RETURN_NONE;
+    }
+    return line;
+}
+
+static PyObject *
+LineTaker_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    State *state = PyType_GetModuleState(type);
+    PyObject *buffer, *slow;
+    LineTaker *taker;
+    int keepends;
+
+    if (keywords && PyDict_GET_SIZE(keywords)) {
+        PyErr_SetString(PyExc_TypeError, "LineTaker() takes no keyword arguments");
+        return NULL;
+    }
+    if (!state || !PyArg_ParseTuple(args, "O!pO:LineTaker", state->buffer, &buffer, &keepends, &slow)) {
+        return NULL;
+    }
+    taker = (LineTaker *)type->tp_alloc(type, 0);
+    if (taker) {
+        taker->buffer = (Buffer *)Py_NewRef(buffer);
+        taker->slow = Py_NewRef(slow);
+        taker->keepends = keepends;
+        taker->state = state;
+    }
+    return (PyObject *)taker;
+}
+
+static int
+LineTaker_traverse(LineTaker *taker, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(taker));
+    Py_VISIT(taker->buffer);
+    Py_VISIT(taker->slow);
+    return 0;
+}
+
+static int
+LineTaker_clear(LineTaker *taker)
+{
+    Py_CLEAR(taker->slow); /* not the buffer, which refers to nothing, and is looked into */
+    return 0;
+}
+
+static void
+LineTaker_dealloc(LineTaker *taker)
+{
+    PyTypeObject *type = Py_TYPE(taker);
+
+    PyObject_GC_UnTrack(taker);
+    LineTaker_clear(taker);
+    Py_XDECREF(taker->buffer);
+    type->tp_free(taker);
+    Py_DECREF(type);
+}
+
+static PyType_Slot line_taker_slots[] = {
+    {Py_tp_new, LineTaker_new},
+    {Py_tp_call, LineTaker_call},
+    {Py_tp_dealloc, LineTaker_dealloc},
+    {Py_tp_traverse, LineTaker_traverse},
+    {Py_tp_clear, LineTaker_clear},
+    {Py_tp_doc, "Takes lines from a buffer; see `_stream._framing.line_taker`."},
+    {0, NULL},
+};
+
+PyType_Spec line_taker_spec = {
+    .name = "socketkeep._native._core.LineTaker",
+    .basicsize = sizeof(LineTaker),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = line_taker_slots,
+};
+
+/* A call. */
+
+static double
+now(void)
+{
+    struct timespec time;
+
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+static Awaitable *
+new_call(Verb *verb, Kind kind, PyObject *conn)
+{
+    State *state = verb->state;
+    Awaitable *call;
+
+    if (state->spares) {
+        call = (Awaitable *)state->spare[--state->spares];
+        PyObject_Init((PyObject *)call, state->awaitable);
+    } else {
+        call = PyObject_GC_New(Awaitable, state->awaitable);
+        if (!call) {
+            return NULL;
+        }
+    }
+    call->verb = (Verb *)Py_NewRef(verb);
+    call->conn = Py_NewRef(conn);
+    call->asked = call->operation = call->most = call->at_eof = call->inner = NULL;
+    call->waiter = NULL;
+    call->core = NULL;
+    call->bound = 0;
+    call->wanted = -1;
+    call->stage = BEGUN_NOT;
+    call->straight = kind == RECV;
+    PyObject_GC_Track(call);
+    return call;
+}
+
+/* Let others receive from the connection. */
+static void
+unclaim(Awaitable *call)
+{
+    if (call->waiter) {
+        call->waiter->claimed = 0;
+    }
+    Py_CLEAR(call->waiter);
+    Py_CLEAR(call->core);
+}
+
+/* Leave a wait that has not ended: the task was thrown something. */
+static void
+give_up(Awaitable *call)
+{
+    PyObject *kind, *value, *traceback;
+
+    call->stage = OVER;
+    if (!call->waiter || !call->core) {
+        return;
+    }
+    call->waiter->pending = 0;
+    PyErr_Fetch(&kind, &value, &traceback);
+    if (call->core->plain_ledger && ledger_store(call->core->plain_ledger, WAITING, 0) < 0) {
+        PyErr_WriteUnraisable(call->conn);
+    }
+    PyErr_Restore(kind, value, traceback);
+    unclaim(call);
+}
+
+static int
+Awaitable_clear(Awaitable *call)
+{
+    if (call->stage == WAITS) {
+        give_up(call);
+    }
+    unclaim(call);
+    Py_CLEAR(call->conn);
+    Py_CLEAR(call->asked);
+    Py_CLEAR(call->operation);
+    Py_CLEAR(call->most);
+    Py_CLEAR(call->at_eof);
+    Py_CLEAR(call->inner);
+    return 0;
+}
+
+static PySendResult
+pass_on(Awaitable *call, PyObject *value, PyObject **result)
+{
+    PySendResult came = PyIter_Send(call->inner, value, result);
+
+    if (came == PYGEN_NEXT) {
+        call->stage = DELEGATED;
+        return came;
+    }
+    call->stage = OVER;
+    Awaitable_clear(call);
+    return came;
+}
+
+static PySendResult
+failed(Awaitable *call, PyObject **result)
+{
+    *result = NULL;
+    call->stage = OVER;
+    Awaitable_clear(call);
+    return PYGEN_ERROR;
+}
+
+/* Go on as the coroutine that was made; NULL: an error is set. */
+static PySendResult
+go_on_as(Awaitable *call, PyObject *made, PyObject **result)
+{
+    unclaim(call);
+    if (!made) {
+        return failed(call, result);
+    }
+    Py_XSETREF(call->inner, made);
+    return pass_on(call, Py_None, result);
+}
+
+/* Have the verb in Python do it, from its beginning. */
+static PySendResult
+delegate(Awaitable *call, PyObject **result)
+{
+    State *state = call->verb->state;
+    PyObject *made = NULL, *take = NULL;
+
+    unclaim(call);
+    switch (call->verb->kind) {
+    case SEND:
+        made = PyObject_CallFunctionObjArgs(call->verb->function, call->conn, call->asked, NULL);
+        break;
+    case MESSAGE:
+        made = PyObject_CallFunction(call->verb->function, "OOOOOOOi", call->conn, call->operation,
+                                     call->asked, call->most, Py_None, Py_None, call->at_eof,
+                                     (int)call->straight);
+        break;
+    case RECV: {
+        PyObject *core = PyObject_GetAttr(call->conn, state->names[CORE]);
+        PyObject *buffer = core ? PyObject_GetAttrString(core, "buffer") : NULL;
+
+        take = buffer ? PyObject_GetAttrString(buffer, "take") : NULL;
+        Py_XDECREF(core);
+        Py_XDECREF(buffer);
+        if (take) {
+            made = PyObject_CallMethod(call->conn, "_receive_slowly", "sOnOOOi", "recv", take,
+                                       call->bound, Py_None, Py_None, (PyObject *)&PyBytes_Type, 1);
+            Py_DECREF(take);
+        }
+    }
+    }
+    return go_on_as(call, made, result);
+}
+
+static PySendResult
+finish(Awaitable *call, PyObject *data, PyObject **result)
+{
+    *result = data;
+    call->stage = OVER;
+    Awaitable_clear(call);
+    return PYGEN_RETURN;
+}
+
+/* Receiving. */
+
+static size_t
+unread(const Awaitable *call)
+{
+    return call->core->plain_buffer->end - call->core->plain_buffer->pos;
+}
+
+/* Take what is wanted from the buffer: TAKEN, NOTHING, REFUSED or RAISED.  REFUSED is an error of the
+   framing, which Python meets again and tells of. */
+static int
+take(Awaitable *call, PyObject **data)
+{
+    int refused = 0;
+
+    *data = NULL;
+    if (call->straight) {
+        size_t size = unread(call);
+
+        *data = buffer_take(call->core->plain_buffer,
+                            size > (size_t)call->bound ? (size_t)call->bound : size);
+        return *data ? TAKEN : RAISED;
+    }
+    if (Py_TYPE(call->asked) == call->verb->state->line_taker) {
+        *data = next_line((LineTaker *)call->asked, call->bound, &refused);
+        if (refused) {
+            return REFUSED;
+        }
+    } else {
+        *data = PyObject_CallOneArg(call->asked, call->most);
+        if (*data == Py_None) {
+            Py_CLEAR(*data);
+        }
+    }
+    if (*data) {
+        return TAKEN;
+    }
+    if (!PyErr_Occurred()) {
+        return NOTHING;
+    }
+    if (!PyErr_ExceptionMatches(PyExc_Exception)) {
+        return RAISED;
+    }
+    PyErr_Clear();
+    return REFUSED;
+}
+
+/* Receive once: as `take`, or EOF_CAME or FAILED. */
+static int
+receive(Awaitable *call, PyObject **data)
+{
+    int came;
+
+    *data = NULL;
+    if (call->straight) {
+        return core_receive(call->core, (size_t)call->bound, data);
+    }
+    came = core_fill(call->core, call->wanted > CHUNK ? LARGE_CHUNK : CHUNK);
+    return came == ARRIVED ? take(call, data) : came;
+}
+
+/* What the peer's EOF means is for the server to say, and for who asked. */
+static PySendResult
+at_end(Awaitable *call, PyObject **result)
+{
+    State *state = call->verb->state;
+    PyObject *operation = call->operation, *refusal, *data;
+
+    operation = operation ? Py_NewRef(operation) : PyUnicode_FromString("recv");
+    refusal = operation ? PyObject_CallMethodOneArg(call->conn, state->names[AT_END], operation) : NULL;
+    Py_XDECREF(operation);
+    if (!refusal) {
+        return failed(call, result);
+    }
+    if (refusal != Py_None) {
+        PyObject *made = PyObject_CallMethodOneArg(call->conn, state->names[RAISE], refusal);
+
+        Py_DECREF(refusal);
+        return go_on_as(call, made, result);
+    }
+    Py_DECREF(refusal);
+    data = call->straight ? PyBytes_FromStringAndSize(NULL, 0) : PyObject_CallNoArgs(call->at_eof);
+    return data ? finish(call, data, result) : failed(call, result);
+}
+
+static int
+has_failed(const Core *core)
+{
+    return core->failure && core->failure != Py_None;
+}
+
+static const Life *
+life_of(Awaitable *call)
+{
+    PyObject *life = call->core->life;
+
+    return life && PyObject_TypeCheck(life, call->verb->state->life) ? (Life *)life : NULL;
+}
+
+/* Wait until bytes have come, if there is nothing else that ends a wait. */
+static PySendResult
+wait_for_more(Awaitable *call, PyObject **result)
+{
+    Waiter *waiter = call->waiter;
+    const Life *life = life_of(call);
+
+    if (!waiter->watching || waiter->ordered || !life || life->peer_ended || life->over ||
+        has_failed(call->core) || !core_is_plain(call->core)) {
+        return delegate(call, result);
+    }
+    if (waiter->tended) {
+        waiter->since = now();
+    }
+    waiter->unwaited = 0;
+    if (ledger_store(call->core->plain_ledger, WAITING, 1) < 0) {
+        return failed(call, result);
+    }
+    waiter->pending = waiter->blocking = 1;
+    call->stage = WAITS;
+    *result = Py_NewRef(waiter);
+    return PYGEN_NEXT;
+}
+
+/* Go on with what `receive` or `take` has ended with. */
+static PySendResult
+deal_with(Awaitable *call, int came, PyObject *data, PyObject **result)
+{
+    switch (came) {
+    case TAKEN:
+        return finish(call, data, result);
+    case EOF_CAME:
+        return at_end(call, result);
+    case NOTHING:
+        return wait_for_more(call, result);
+    case RAISED:
+        return failed(call, result);
+    default:
+        return delegate(call, result);
+    }
+}
+
+/* As `AsyncConnection._tries`: whether to receive before a wait. */
+static int
+tries(Awaitable *call)
+{
+    const Core *core = call->core;
+
+    return call->waiter->unwaited < HELPINGS &&
+           (core->plain_ledger->read || !core->shelf || core->shelf == Py_None);
+}
+
+/* Claim the connection, if this is the normal course; 0: it is not, -1: an error is set. */
+static int
+claim(Awaitable *call)
+{
+    State *state = call->verb->state;
+    PyObject *waiter = PyObject_GetAttr(call->conn, state->names[WAITER]), *core;
+    const Life *life;
+
+    if (!waiter) {
+        return -1;
+    }
+    core = PyObject_GetAttr(call->conn, state->names[CORE]);
+    if (!core) {
+        Py_DECREF(waiter);
+        return -1;
+    }
+    if (Py_TYPE(waiter) != state->waiter || ((Waiter *)waiter)->claimed ||
+        ((Waiter *)waiter)->ordered || !PyObject_TypeCheck(core, state->core) ||
+        !core_is_plain((Core *)core)) {
+        Py_DECREF(waiter);
+        Py_DECREF(core);
+        return 0;
+    }
+    call->waiter = (Waiter *)waiter;
+    call->core = (Core *)core;
+    call->waiter->claimed = 1;
+    life = life_of(call);
+    return life && !life->over;
+}
+
+static PySendResult
+begin_receive(Awaitable *call, PyObject **result)
+{
+    PyObject *data = NULL;
+    int claimed = claim(call), came;
+
+    if (claimed <= 0) {
+        return claimed < 0 ? failed(call, result) : delegate(call, result);
+    }
+    if (unread(call) || call->wanted == 0) {
+        came = take(call, &data);
+        if (came != NOTHING) {
+            return deal_with(call, came, data, result);
+        }
+    }
+    if (!call->waiter->watching) {
+        PyObject *done;
+
+        if (has_failed(call->core) || life_of(call)->peer_ended) {
+            return delegate(call, result);
+        }
+        if (tries(call)) {
+            came = receive(call, &data);
+            if (came == TAKEN && PyBytes_Check(data)) {
+                size_t size = (size_t)PyBytes_GET_SIZE(data) + unread(call);
+
+                call->waiter->unwaited += size >= LARGE_HELPING ? HELPINGS : 1;
+            }
+            if (came != NOTHING) {
+                return deal_with(call, came, data, result);
+            }
+        }
+        done = PyObject_CallMethodNoArgs(call->conn, call->verb->state->names[WATCH]);
+        if (!done) {
+            return failed(call, result);
+        }
+        Py_DECREF(done);
+    }
+    return wait_for_more(call, result);
+}
+
+static PySendResult
+go_on_receiving(Awaitable *call, PyObject **result)
+{
+    PyObject *data = NULL;
+    const Life *life = life_of(call);
+    int came;
+
+    call->waiter->pending = 0;
+    if (ledger_store(call->core->plain_ledger, WAITING, 0) < 0) {
+        return failed(call, result);
+    }
+    if (call->waiter->came != READY || !life || life->over || !core_is_plain(call->core)) {
+        return delegate(call, result);
+    }
+    came = receive(call, &data);
+    return deal_with(call, came, data, result);
+}
+
+/* Sending. */
+
+/* Whether a send goes out as it is, and at once; -1: an error is set. */
+static int
+sends_at_once(Awaitable *call)
+{
+    State *state = call->verb->state;
+    PyObject *queue, *unsent, *core, *handled = NULL;
+    const Life *life;
+    int plain;
+
+    if (!PyBytes_CheckExact(call->asked) || !PyBytes_GET_SIZE(call->asked)) {
+        return 0;
+    }
+    core = PyObject_GetAttr(call->conn, state->names[CORE]);
+    if (!core) {
+        return -1;
+    }
+    if (!PyObject_TypeCheck(core, state->core) || !core_is_plain((Core *)core)) {
+        Py_DECREF(core);
+        return 0;
+    }
+    call->core = (Core *)core;
+    life = life_of(call);
+    if (!life || !life->sends) {
+        return 0;
+    }
+    queue = PyObject_GetAttr(call->conn, state->names[OUT]);
+    unsent = queue ? PyObject_GetAttr(call->conn, state->names[UNSENT]) : NULL;
+    if (!unsent) {
+        Py_XDECREF(queue);
+        return -1;
+    }
+    plain = unsent == Py_None &&
+            (queue == Py_None || (PyList_CheckExact(queue) && !PyList_GET_SIZE(queue)));
+    Py_DECREF(queue);
+    Py_DECREF(unsent);
+    if (!plain || !call->core->retains) {
+        return plain;
+    }
+    /* A send from another handler is a push: Python accounts for it. */
+    if (PyContextVar_Get(call->verb->handling, NULL, &handled) < 0) {
+        return -1;
+    }
+    plain = handled == call->conn;
+    Py_XDECREF(handled);
+    return plain;
+}
+
+static PySendResult
+begin_send(Awaitable *call, PyObject **result)
+{
+    State *state = call->verb->state;
+    int plain = sends_at_once(call);
+    Py_ssize_t size, sent;
+    PyObject *made;
+
+    if (plain <= 0) {
+        return plain < 0 ? failed(call, result) : delegate(call, result);
+    }
+    size = PyBytes_GET_SIZE(call->asked);
+    sent = core_send(call->core, PyBytes_AS_STRING(call->asked), size, 0);
+    if (sent == size) {
+        return finish(call, Py_NewRef(Py_None), result);
+    }
+    if (sent < 0) {
+        PyObject *kind, *error, *traceback;
+
+        if (!PyErr_ExceptionMatches(PyExc_OSError)) {
+            return failed(call, result);
+        }
+        PyErr_Fetch(&kind, &error, &traceback);
+        PyErr_NormalizeException(&kind, &error, &traceback);
+        made = PyObject_CallMethodOneArg(call->conn, state->names[SEND_FAILED], error);
+        Py_XDECREF(kind);
+        Py_XDECREF(error);
+        Py_XDECREF(traceback);
+    } else {
+        made = PyObject_CallMethod(call->conn, "_send_rest", "On", call->asked, sent);
+    }
+    return go_on_as(call, made, result);
+}
+
+/* The protocol of coroutines. */
+
+static PySendResult
+Awaitable_am_send(Awaitable *call, PyObject *value, PyObject **result)
+{
+    PySendResult came;
+
+    *result = NULL;
+    Py_INCREF(call); /* what it calls may let go of it */
+    switch (call->stage) {
+    case BEGUN_NOT:
+        call->stage = RUNNING;
+        came = call->verb->kind == SEND ? begin_send(call, result) : begin_receive(call, result);
+        break;
+    case WAITS:
+        call->stage = RUNNING;
+        came = go_on_receiving(call, result);
+        break;
+    case DELEGATED:
+        call->stage = RUNNING;
+        came = pass_on(call, value, result);
+        break;
+    default:
+        PyErr_SetString(call->stage == OVER ? PyExc_RuntimeError : PyExc_ValueError,
+                        call->stage == OVER ? "cannot reuse already awaited coroutine"
+                                            : "coroutine already executing");
+        came = PYGEN_ERROR;
+    }
+    Py_DECREF(call);
+    return came;
+}
+
+static PyObject *
+Awaitable_send(Awaitable *call, PyObject *value)
+{
+    PyObject *result, *stop;
+
+    switch (Awaitable_am_send(call, value, &result)) {
+    case PYGEN_NEXT:
+        return result;
+    case PYGEN_RETURN:
+        stop = PyObject_CallOneArg(PyExc_StopIteration, result);
+        Py_DECREF(result);
+        if (stop) {
+            PyErr_SetObject(PyExc_StopIteration, stop);
+            Py_DECREF(stop);
+        }
+        return NULL;
+    default:
+        return NULL;
+    }
+}
+
+static PyObject *
+Awaitable_iternext(Awaitable *call)
+{
+    return Awaitable_send(call, Py_None);
+}
+
+static PyObject *
+Awaitable_throw(Awaitable *call, PyObject *const *args, Py_ssize_t given)
+{
+    PyObject *kind, *value, *method, *result = NULL;
+
+    if (given < 1 || given > 3) {
+        PyErr_SetString(PyExc_TypeError, "throw() takes 1 to 3 arguments");
+        return NULL;
+    }
+    if (call->stage == RUNNING) {
+        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+        return NULL;
+    }
+    if (call->stage == DELEGATED) {
+        Py_INCREF(call);
+        call->stage = RUNNING;
+        method = PyObject_GetAttrString(call->inner, "throw");
+        if (method) {
+            result = PyObject_Vectorcall(method, args, (size_t)given, NULL);
+            Py_DECREF(method);
+        }
+        if (result) {
+            call->stage = DELEGATED;
+        } else {
+            call->stage = OVER;
+            Awaitable_clear(call);
+        }
+        Py_DECREF(call);
+        return result;
+    }
+    if (call->stage == OVER) {
+        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+        return NULL;
+    }
+    kind = args[0];
+    value = given > 1 && args[1] != Py_None ? args[1] : NULL;
+    if (PyExceptionInstance_Check(kind)) {
+        PyErr_SetObject((PyObject *)Py_TYPE(kind), kind);
+    } else if (PyExceptionClass_Check(kind)) {
+        PyErr_SetObject(kind, value);
+    } else {
+        PyErr_SetString(PyExc_TypeError, "exceptions are what can be thrown");
+        return NULL;
+    }
+    Py_INCREF(call);
+    give_up(call);
+    Awaitable_clear(call);
+    Py_DECREF(call);
+    return NULL;
+}
+
+static PyObject *
+Awaitable_close(Awaitable *call, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *closed;
+
+    if (call->stage == RUNNING) {
+        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+        return NULL;
+    }
+    Py_INCREF(call);
+    if (call->stage == DELEGATED) {
+        call->stage = RUNNING;
+        closed = PyObject_CallMethod(call->inner, "close", NULL);
+    } else {
+        closed = Py_NewRef(Py_None);
+        give_up(call);
+    }
+    call->stage = OVER;
+    Awaitable_clear(call);
+    Py_DECREF(call);
+    return closed;
+}
+
+static int
+Awaitable_traverse(Awaitable *call, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(call));
+    Py_VISIT(call->verb);
+    Py_VISIT(call->conn);
+    Py_VISIT(call->asked);
+    Py_VISIT(call->operation);
+    Py_VISIT(call->most);
+    Py_VISIT(call->at_eof);
+    Py_VISIT(call->inner);
+    Py_VISIT(call->waiter);
+    Py_VISIT(call->core);
+    return 0;
+}
+
+static int
+Awaitable_tp_clear(Awaitable *call)
+{
+    Awaitable_clear(call);
+    call->stage = OVER;
+    return 0;
+}
+
+static PyObject *
+name_of(Awaitable *call)
+{
+    return PyObject_GetAttrString(call->verb->function, "__qualname__");
+}
+
+/* As a coroutine that nobody has awaited says it. */
+static void
+warn(Awaitable *call)
+{
+    PyObject *kind, *value, *traceback, *name;
+
+    PyErr_Fetch(&kind, &value, &traceback);
+    name = name_of(call);
+    if (!name || PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "coroutine '%U' was never awaited",
+                                  name) < 0) {
+        PyErr_WriteUnraisable(call->verb->function);
+    }
+    Py_XDECREF(name);
+    PyErr_Restore(kind, value, traceback);
+}
+
+static void
+Awaitable_dealloc(Awaitable *call)
+{
+    PyTypeObject *type = Py_TYPE(call);
+    State *state = call->verb->state;
+    Verb *verb = call->verb;
+
+    PyObject_GC_UnTrack(call);
+    if (call->stage == BEGUN_NOT) {
+        warn(call);
+    }
+    Awaitable_clear(call);
+    if (state->spares < SPARE && state->awaitable) {
+        state->spare[state->spares++] = (PyObject *)call;
+    } else {
+        PyObject_GC_Del(call);
+    }
+    Py_DECREF(verb);
+    Py_DECREF(type);
+}
+
+void
+verbs_drop_spare(State *state)
+{
+    while (state->spares) {
+        PyObject_GC_Del(state->spare[--state->spares]);
+    }
+}
+
+static PyObject *
+Awaitable_repr(Awaitable *call)
+{
+    PyObject *name = name_of(call), *text;
+
+    text = name ? PyUnicode_FromFormat("<coroutine %U at %p>", name, (void *)call) : NULL;
+    Py_XDECREF(name);
+    return text;
+}
+
+static PyObject *
+Awaitable_name(Awaitable *call, void *Py_UNUSED(closure))
+{
+    return PyObject_GetAttrString(call->verb->function, "__name__");
+}
+
+static PyObject *
+Awaitable_qualname(Awaitable *call, void *Py_UNUSED(closure))
+{
+    return name_of(call);
+}
+
+static PyObject *
+Awaitable_running(Awaitable *call, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(call->stage == RUNNING);
+}
+
+static PyObject *
+Awaitable_suspended(Awaitable *call, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(call->stage == WAITS || call->stage == DELEGATED);
+}
+
+static PyObject *
+Awaitable_nothing(Awaitable *Py_UNUSED(call), void *Py_UNUSED(closure))
+{
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef awaitable_methods[] = {
+    {"send", (PyCFunction)Awaitable_send, METH_O, "Go on, as a coroutine."},
+    {"throw", (PyCFunction)(void (*)(void))Awaitable_throw, METH_FASTCALL, "Raise, where it waits."},
+    {"close", (PyCFunction)Awaitable_close, METH_NOARGS, "Leave it, where it waits."},
+    {NULL, NULL, 0, NULL},
+};
+
+/* What asyncio, anyio and `inspect` ask of a coroutine. */
+static PyGetSetDef awaitable_properties[] = {
+    {"__name__", (getter)Awaitable_name, NULL, NULL, NULL},
+    {"__qualname__", (getter)Awaitable_qualname, NULL, NULL, NULL},
+    {"cr_running", (getter)Awaitable_running, NULL, NULL, NULL},
+    {"cr_suspended", (getter)Awaitable_suspended, NULL, NULL, NULL},
+    {"cr_frame", (getter)Awaitable_nothing, NULL, NULL, NULL},
+    {"cr_await", (getter)Awaitable_nothing, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot awaitable_slots[] = {
+    {Py_tp_dealloc, Awaitable_dealloc},
+    {Py_tp_traverse, Awaitable_traverse},
+    {Py_tp_clear, Awaitable_tp_clear},
+    {Py_tp_repr, Awaitable_repr},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, Awaitable_iternext},
+    {Py_am_await, PyObject_SelfIter},
+    {Py_am_send, Awaitable_am_send},
+    {Py_tp_methods, awaitable_methods},
+    {Py_tp_getset, awaitable_properties},
+    {Py_tp_doc, "A call of a verb of an async connection."},
+    {0, NULL},
+};
+
+PyType_Spec awaitable_spec = {
+    .name = "socketkeep._native._core.Call",
+    .basicsize = sizeof(Awaitable),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = awaitable_slots,
+};
+
+/* The verbs. */
+
+/* Call the function, where the arguments are not the usual ones. */
+static PyObject *
+in_python(Verb *verb, PyObject *const *args, size_t given, PyObject *names)
+{
+    return PyObject_Vectorcall(verb->function, args, given, names);
+}
+
+static PyObject *
+call_recv(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
+{
+    Py_ssize_t given = PyVectorcall_NARGS(flagged), most = CHUNK;
+    Awaitable *call;
+
+    if (names || given < 1 || given > 2 || (given == 2 && !PyLong_CheckExact(args[1]))) {
+        return in_python(verb, args, flagged, names);
+    }
+    if (given == 2) {
+        most = PyLong_AsSsize_t(args[1]);
+        if (most < 1) {
+            PyErr_Clear();
+            return in_python(verb, args, flagged, names);
+        }
+    }
+    call = new_call(verb, RECV, args[0]);
+    if (call) {
+        call->bound = most;
+    }
+    return (PyObject *)call;
+}
+
+static PyObject *
+call_send(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
+{
+    Awaitable *call;
+
+    if (names || PyVectorcall_NARGS(flagged) != 2) {
+        return in_python(verb, args, flagged, names);
+    }
+    call = new_call(verb, SEND, args[0]);
+    if (call) {
+        call->asked = Py_NewRef(args[1]);
+    }
+    return (PyObject *)call;
+}
+
+/* (conn, operation, take, bound, wanted, timeout, at_eof): `recv` as a message of any size has its own
+   verb above, so that one that is `straight` is left to Python. */
+static PyObject *
+call_message(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
+{
+    Py_ssize_t bound, wanted = -1;
+    Awaitable *call;
+
+    if (names || PyVectorcall_NARGS(flagged) != 7 || args[5] != Py_None) {
+        return in_python(verb, args, flagged, names);
+    }
+    bound = PyNumber_AsSsize_t(args[3], NULL);
+    if (args[4] != Py_None && !PyErr_Occurred()) {
+        wanted = PyNumber_AsSsize_t(args[4], NULL);
+    }
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    call = new_call(verb, MESSAGE, args[0]);
+    if (call) {
+        call->operation = Py_NewRef(args[1]);
+        call->asked = Py_NewRef(args[2]);
+        call->most = Py_NewRef(args[3]);
+        call->at_eof = Py_NewRef(args[6]);
+        call->bound = bound;
+        call->wanted = wanted;
+    }
+    return (PyObject *)call;
+}
+
+static PyObject *
+Verb_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    PyObject *function, *handling;
+    const char *name;
+    Verb *verb;
+
+    if (keywords && PyDict_GET_SIZE(keywords)) {
+        PyErr_SetString(PyExc_TypeError, "Verb() takes no keyword arguments");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "sOO:Verb", &name, &function, &handling)) {
+        return NULL;
+    }
+    verb = (Verb *)type->tp_alloc(type, 0);
+    if (!verb) {
+        return NULL;
+    }
+    verb->function = Py_NewRef(function);
+    verb->handling = Py_NewRef(handling);
+    verb->state = PyType_GetModuleState(type);
+    if (strcmp(name, "recv") == 0) {
+        verb->kind = RECV;
+        verb->call = (vectorcallfunc)call_recv;
+    } else if (strcmp(name, "send") == 0) {
+        verb->kind = SEND;
+        verb->call = (vectorcallfunc)call_send;
+    } else {
+        verb->kind = MESSAGE;
+        verb->call = (vectorcallfunc)call_message;
+    }
+    return (PyObject *)verb;
+}
+
+static PyObject *
+Verb_get(PyObject *verb, PyObject *conn, PyObject *Py_UNUSED(owner))
+{
+    return conn && conn != Py_None ? PyMethod_New(verb, conn) : Py_NewRef(verb);
+}
+
+/* It has no tp_clear: calls look into it, and the class that it is an attribute of breaks a circle. */
+static int
+Verb_traverse(Verb *verb, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(verb));
+    Py_VISIT(verb->function);
+    Py_VISIT(verb->handling);
+    return 0;
+}
+
+static void
+Verb_dealloc(Verb *verb)
+{
+    PyTypeObject *type = Py_TYPE(verb);
+
+    PyObject_GC_UnTrack(verb);
+    Py_XDECREF(verb->function);
+    Py_XDECREF(verb->handling);
+    type->tp_free(verb);
+    Py_DECREF(type);
+}
+
+/* What is asked of a function, its name and its annotations, say. */
+static PyObject *
+Verb_getattro(Verb *verb, PyObject *name)
+{
+    PyObject *found = PyObject_GenericGetAttr((PyObject *)verb, name);
+
+    if (!found && verb->function && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Clear();
+        found = PyObject_GetAttr(verb->function, name);
+    }
+    return found;
+}
+
+static PyObject *
+Verb_doc(Verb *verb, void *Py_UNUSED(closure))
+{
+    return PyObject_GetAttrString(verb->function, "__doc__");
+}
+
+static PyObject *
+Verb_module(Verb *verb, void *Py_UNUSED(closure))
+{
+    return PyObject_GetAttrString(verb->function, "__module__");
+}
+
+static PyMemberDef verb_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Verb, call), READONLY, NULL},
+    {"__wrapped__", T_OBJECT_EX, offsetof(Verb, function), READONLY, "The verb in Python."},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef verb_properties[] = {
+    {"__doc__", (getter)Verb_doc, NULL, NULL, NULL},
+    {"__module__", (getter)Verb_module, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot verb_slots[] = {
+    {Py_tp_new, Verb_new},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_descr_get, Verb_get},
+    {Py_tp_getattro, Verb_getattro},
+    {Py_tp_dealloc, Verb_dealloc},
+    {Py_tp_traverse, Verb_traverse},
+    {Py_tp_members, verb_members},
+    {Py_tp_getset, verb_properties},
+    {0, NULL},
+};
+
+PyType_Spec verb_spec = {
+    .name = "socketkeep._native._core.Verb",
+    .basicsize = sizeof(Verb),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+             Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR,
+    .slots = verb_slots,
+};
