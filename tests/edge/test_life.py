@@ -154,10 +154,9 @@ def test_accepting_is_paused_and_goes_on(tmp_path: Path) -> None:
         server.wait_event("accepting paused until the next reload")
         waiting = socket.create_connection(sock.getpeername(), timeout=20)
         with waiting:
-            queued = lambda: server.ask("listeners")[0]["queued"]  # noqa: E731
-            server.wait_until(lambda: queued() == 1, "queued")
+            server.wait_until(lambda: server.ask("listeners")[0]["queued"] == 1, "queued")
             server.reload()
-            server.wait_until(lambda: queued() == 0, "accepted")
+            server.wait_until(lambda: server.ask("listeners")[0]["queued"] == 0, "accepted")
         assert ask(sock)["count"] == 2
 
 

@@ -187,7 +187,7 @@ def test_openssl(version: str, tmp_path: Path) -> None:
             assert process.stdout is not None
             process.stdin.write(b"who\n")
             process.stdin.flush()
-            lines = []
+            lines: list[bytes] = []
             while not (lines and lines[-1].startswith(b"who ")):
                 lines.append(process.stdout.readline())
                 assert lines[-1], lines

@@ -80,6 +80,7 @@ def test_a_file_is_not_taken_for_the_socket_with_its_number(tmp_path: Path) -> N
         assert found.of == {number: [(os.getpid(), sock.fileno())]}
 
 
+@pytest.mark.process
 def test_a_process_that_shares_them_and_one_that_has_ended() -> None:
     """A forked child's descriptors stand beside its parent's; of one that has ended there are none.
 
@@ -108,6 +109,7 @@ def test_a_process_that_shares_them_and_one_that_has_ended() -> None:
         look_into(child, None, Descriptors())
 
 
+@pytest.mark.process
 def test_what_is_not_to_be_seen(tmp_path: Path) -> None:
     """Without the right to look into a process it is counted, and its descriptors are not told."""
     with socket.socket() as sock:

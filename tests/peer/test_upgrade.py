@@ -14,7 +14,7 @@ from tests.peer.conftest import Site
 from tests.peer.test_reload_under_load import nothing_ended
 
 CLIENTS = 16
-UPGRADES = 10
+UPGRADES = 5
 
 
 def descriptors(server: Server) -> int:
@@ -23,7 +23,7 @@ def descriptors(server: Server) -> int:
 
 
 @pytest.mark.timeout(240)
-def test_nothing_is_lost_through_ten_upgrades(tcp_site: Site) -> None:
+def test_nothing_is_lost_through_five_upgrades(tcp_site: Site) -> None:
     """16 clients, half of which send in pieces; and the server is the same one at the end."""
     target = tcp_site.write("v0")
     # A parked connection has a row in no worker and more epochs than upgrades.
@@ -33,12 +33,12 @@ def test_nothing_is_lost_through_ten_upgrades(tcp_site: Site) -> None:
             Load(server.address, half, pause=0.1) as whole,
             Load(server.address, half, pause=0.1, fragments=True) as fragments,
         ):
-            held = ten_upgrades(server, tcp_site, whole, fragments)
+            held = five_upgrades(server, tcp_site, whole, fragments)
         server.wait_until(lambda: descriptors(server) == held, f"{held} descriptors again", 20.0)
 
 
-def ten_upgrades(server: Server, tcp_site: Site, whole: Load, fragments: Load) -> int:
-    """Upgrade ten times, and see that the peers do not notice and the server is the same.
+def five_upgrades(server: Server, tcp_site: Site, whole: Load, fragments: Load) -> int:
+    """Upgrade five times, and see that the peers do not notice and the server is the same.
 
     Return how many descriptors the keeper had before.
     """

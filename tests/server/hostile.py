@@ -88,8 +88,8 @@ SERVED: Final = (
         "every signal blocked", f"signal.pthread_sigmask(signal.SIG_BLOCK, {_EVERY})", hup=True
     ),
     Setting("descriptors 0 to 2 closed", "os.closerange(0, 3)"),
-    Setting("descriptor 0 closed", "os.close(0)"),
-    Setting("descriptor 2 closed", "os.close(2)"),
+    Setting("descriptor 0 closed", "os.closerange(0, 1)"),
+    Setting("descriptor 2 closed", "os.closerange(2, 3)"),
     Setting("an alarm", "signal.setitimer(signal.ITIMER_REAL, 20)"),
     Setting("a child from before", "os.posix_spawn('/bin/true', ['true'], {})"),
     Setting("umask 0777", "os.umask(0o777)"),
