@@ -55,6 +55,9 @@ def test_reload_crash_and_upgrade(model: str, decorated: str, tmp_path: Path) ->
         told("upgrade", 4)
         assert server.status()["totals"]["lost"] == 0
         assert edges(server) == before
+        shown = server.status()["edges"]  # by the next keeper, which was told
+        assert (shown["pids"], shown["connections"]) == (before, 2)
+        assert shown["handshakes"] == {"TLSv1.3": 2}
 
 
 @pytest.mark.parametrize("model", ["prefork", "async"])

@@ -24,7 +24,7 @@ from tests.edge.support import (
     serving,
     write_teller,
 )
-from tests.harness import FIRST_WHEEL, Versions
+from tests.harness import FIRST_WHEEL, Server, Versions
 from tests.harness.processes import wait_exit
 from tests.server.support import run
 
@@ -34,6 +34,12 @@ def serial(address: str) -> Any:
     with begin(address) as sock:
         told: Any = sock.getpeercert()
         return told["serialNumber"]
+
+
+def queued(server: Server) -> int:
+    """Return how many wait in the queue of the first listener."""
+    count: int = server.ask("listeners")[0]["queued"]
+    return count
 
 
 def test_new_certificates(tmp_path: Path) -> None:
@@ -154,9 +160,9 @@ def test_accepting_is_paused_and_goes_on(tmp_path: Path) -> None:
         server.wait_event("accepting paused until the next reload")
         waiting = socket.create_connection(sock.getpeername(), timeout=20)
         with waiting:
-            server.wait_until(lambda: server.ask("listeners")[0]["queued"] == 1, "queued")
+            server.wait_until(lambda: queued(server) == 1, "queued")
             server.reload()
-            server.wait_until(lambda: server.ask("listeners")[0]["queued"] == 0, "accepted")
+            server.wait_until(lambda: queued(server) == 0, "accepted")
         assert ask(sock)["count"] == 2
 
 

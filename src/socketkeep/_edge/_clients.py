@@ -226,9 +226,9 @@ class Clients:
         assert relay is not None
         had_been = relay.deserted
         relay.on_plain(events)
-        if relay.deserted and not had_been:
-            self._be_patient(client, relay)
         self._move(client)
+        if relay.deserted and not had_been and not relay.over:
+            self._be_patient(client.number, relay.progress)
 
     def _move(self, client: Client) -> None:
         relay = client.relay
@@ -248,19 +248,20 @@ class Clients:
             if client.number in self._all:
                 self._move(client)
 
-    def _be_patient(self, client: Client, relay: Relay) -> None:
-        """Have a client that takes in nothing of what a worker has left end some time."""
-        before = relay.progress
+    def _be_patient(self, number: int, progress: tuple[int, int]) -> None:
+        """Have a client end some time that takes in nothing of what a worker has left."""
+        # By its number: most have ended long before, and their memory is not to wait for this.
+        self._reactor.call_later(_PATIENCE, partial(self._lose_patience, number, progress))
 
-        def look() -> None:
-            if client.number in self._all:
-                if relay.progress == before:
-                    relay.cut("reset")
-                    self._end(client)
-                else:
-                    self._be_patient(client, relay)
-
-        self._reactor.call_later(_PATIENCE, look)
+    def _lose_patience(self, number: int, progress: tuple[int, int]) -> None:
+        client = self._all.get(number)
+        if client is None or client.relay is None:
+            return
+        if client.relay.progress == progress:
+            client.relay.cut("reset")
+            self._end(client)
+        else:
+            self._be_patient(number, client.relay.progress)
 
     def _end(self, client: Client) -> None:
         del self._all[client.number]

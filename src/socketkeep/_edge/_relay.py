@@ -25,6 +25,8 @@ from socketkeep._stream._last_words import LastWord, last_word, mark
 
 #: What is moved at a time: the plaintext of one record at most, so that none is left in OpenSSL.
 CHUNK: Final = 16384
+#: A client to which so much is unsent is not read from: each of its records may ask for an answer.
+_MOST_UNSENT: Final = 4 * CHUNK
 #: How often in a row until others have their turn.
 _AT_ONCE: Final = 16
 
@@ -213,8 +215,8 @@ class Relay:
 
     def go_on(self) -> bool:
         """Move what can be moved; return whether there is more, for which others are to wait."""
-        more_in = self._inward()
         more_out = self._outward()
+        more_in = self._inward()
         if self.deserted and self.out_ended:
             self.in_ended = True  # there is nobody to read what still comes
         return (more_in or more_out) and not self.over
@@ -265,7 +267,7 @@ class Relay:
 
     def _feed(self) -> bool:
         """Take ciphertext in; return False when none has come."""
-        if not self._client_says:
+        if not self._client_says or len(self._cipher) > _MOST_UNSENT:
             return False
         try:
             count = self.sock.recv_into(_buffer)

@@ -22,7 +22,7 @@ from socketkeep._config._server_options import ServeConfig, listener_settings
 from socketkeep._keeper.loop._children import ChildWatch
 from socketkeep._keeper.loop._reactor import Reactor
 from socketkeep._keeper.loop._system import Exit, System
-from socketkeep._keeper.tables._state import KeepOpen, SavedEdge
+from socketkeep._keeper.tables._state import KeepOpen, SavedEdge, SavedEdges
 from socketkeep._keeper.workers._screening import Nonsense, check_passed
 from socketkeep._keeper.workers._workers import Link, restored_link
 from socketkeep._net._listener import Listener
@@ -146,23 +146,26 @@ class Edges:
         reports = [self._totals, *(edge.report for edge in self)]
         return _sum(reports)
 
-    def snapshot(self, keep: KeepOpen) -> list[SavedEdge]:
+    def snapshot(self, keep: KeepOpen) -> SavedEdges:
         """Return what the next version of the keeper knows them by."""
-        return [
+        running = [
             SavedEdge(
                 seat=edge.seat,
                 pid=edge.pid,
                 link=edge.link.snapshot(keep),
                 started_at=edge.started_at,
                 ready=edge.ready,
+                report=edge.report,
             )
             for edge in self
         ]
+        return SavedEdges(running=running, ended=self._totals)
 
-    def restore(self, saved: Sequence[SavedEdge]) -> None:
+    def restore(self, saved: SavedEdges) -> None:
         """Take over the edges of an earlier version."""
-        for each in saved:
-            edge = Edge(each.seat, each.pid, each.started_at, each.ready)
+        self._totals = saved.ended
+        for each in saved.running:
+            edge = Edge(each.seat, each.pid, each.started_at, each.ready, report=each.report)
             edge.link = restored_link(
                 self._reactor,
                 each.link,

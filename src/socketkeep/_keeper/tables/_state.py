@@ -23,6 +23,7 @@ from socketkeep._config._server_options import ServeConfig
 from socketkeep._keeper.tables import _ownership
 from socketkeep._keeper.tables._records import ConnectionRecord, GenerationRecord, WorkerRecord
 from socketkeep._keeper.tables._waits import Waits
+from socketkeep._wire._messages import EdgeReport
 
 #: What this version writes; the oldest version's reader that understands it; the oldest format that
 #: this version still reads.
@@ -100,6 +101,14 @@ class SavedEdge(msgspec.Struct, kw_only=True):
     link: SavedLink | None
     started_at: float = 0.0
     ready: bool = False
+    report: EdgeReport = EdgeReport()
+
+
+class SavedEdges(msgspec.Struct, kw_only=True):
+    """The edges; ended: the counts of those that have ended."""
+
+    running: list[SavedEdge] = []
+    ended: EdgeReport = EdgeReport()
 
 
 class SavedSlots(msgspec.Struct, kw_only=True):
@@ -190,7 +199,7 @@ class SavedKeeper(msgspec.Struct, kw_only=True):
     connections: SavedConnections
     closing: list[SavedClosing]
     stored: list[str] = []
-    edges: list[SavedEdge] = []
+    edges: SavedEdges = msgspec.field(default_factory=SavedEdges)
 
 
 class SavedPlace(msgspec.Struct):
