@@ -40,6 +40,7 @@ TIER_OF: Final = {
     "cli/test_top.py": "unit",
     "edge": "system",
     "edge/test_certificates.py": "unit",
+    "edge/test_process.py": "unit",
     "edge/test_relay.py": "unit",
     "examples": "system",
     "forking": "process",

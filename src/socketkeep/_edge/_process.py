@@ -132,6 +132,8 @@ class Edge:
             try:
                 self._listening.append(Listening(number, text, sock, settings[number]))
             except BadTls as error:
+                for each in socks:
+                    each.close()
                 self._fail(f"{text}: {error}")
                 return
         self._renewal = Renewal(self._listening, self._reactor.clock)

@@ -1,0 +1,377 @@
+"""An edge and the keeper's record of it, both in this process, over a channel between them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from socketkeep._base import _log
+from socketkeep._base._tls_facts import edge_tls, whole_header
+from socketkeep._config._server_options import ServeConfig
+from socketkeep._edge import _clients, _process
+from socketkeep._edge._process import Edge
+from socketkeep._keeper.connections._edges import Edge as EdgeOfKeeper
+from socketkeep._keeper.connections._edges import Edges
+from socketkeep._net._listener import Listener
+from socketkeep._wire._channel import Channel, Packet
+from socketkeep._wire._messages import EdgeReady, Passed, Ready, Taken
+from tests.edge.support import AUTHORITY, HOST, begin, issue
+from tests.keeper.fakes import Clock, FakeSystem, SteppedReactor
+from tests.wire.sending import send_with
+
+
+class EdgeSystem(FakeSystem):
+    """Starts edges as objects of this process."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.edges: list[tuple[SteppedReactor, Edge, Channel]] = []
+
+    def spawn_edge(self, channel_fd: int) -> int:
+        if self.no_process:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        process = self.add("edge")
+        reactor = SteppedReactor(self.clock)
+        channel = Channel(socket.socket(fileno=os.dup(channel_fd)))
+        self.edges.append((reactor, Edge(reactor, channel), channel))
+        process.at_death.append(lambda: self._end(channel))
+        return process.pid
+
+    def _end(self, channel: Channel) -> None:
+        if channel.fileno() >= 0:
+            channel._sock.shutdown(socket.SHUT_RDWR)
+
+
+class World:
+    """The keeper's part, one listener, and what has been passed on."""
+
+    def __init__(self, directory: Path) -> None:
+        self.files = issue(directory)
+        self.clock = Clock()
+        self.reactor = SteppedReactor(self.clock)
+        self.system = EdgeSystem(self.clock)
+        self.listener = Listener.bind("127.0.0.1:0")
+        self.listener.sock.setblocking(False)
+        self.config = ServeConfig(target="a:b", bind=[f"127.0.0.1:0,{self.files.text}"])
+        self.welcomed: list[tuple[Passed, socket.socket]] = []
+        self.changes = 0
+        self.edges = self.make()
+
+    def make(self) -> Edges:
+        return Edges(
+            *(self.reactor, self.system, self.config, [self.listener], "name"),
+            self._welcome,
+            self._changed,
+        )
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    def _welcome(self, packet: Packet, message: Passed) -> None:
+        sock = socket.socket(fileno=packet.take(message.connection))
+        sock.settimeout(10)
+        self.welcomed.append((message, sock))
+
+    @property
+    def edge(self) -> Edge:
+        return self.system.edges[-1][1]
+
+    def step(self) -> None:
+        self.reactor.run_once(0.0)
+        for reactor, _, _ in self.system.edges:
+            if not reactor.stopped:
+                reactor.run_once(0.0)
+
+    def until(self, reached: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + 20
+        while not reached():
+            assert time.monotonic() < deadline, what
+            self.step()
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.now += seconds
+        for _ in range(20):
+            self.step()
+
+    def start(self) -> None:
+        self.edges.start()
+        self.edges.admit(True)
+        self.until(lambda: self.edge._open, "it accepts")
+
+    def close(self) -> None:
+        self.edges.kill_all()
+        for _, edge, channel in self.system.edges:
+            edge._clients.cut_all()
+            for listening in edge._listening:
+                listening.sock.close()
+            if channel.fileno() >= 0:
+                channel.close()
+        for edge_of_keeper in self.edges:
+            edge_of_keeper.link.close()
+        for _, sock in self.welcomed:
+            sock.close()
+        self.listener.close()
+        self.system.close()
+        for reactor, _, _ in self.system.edges:
+            reactor.close()
+        self.reactor.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    def nothing(*_arguments: object) -> None:
+        """Title and log are this process's own."""
+
+    monkeypatch.setattr(_process, "set_title", nothing)
+    monkeypatch.setattr(_log, "configure", nothing)
+    made = World(tmp_path)
+    yield made
+    made.close()
+
+
+def shake(world: World) -> socket.socket:
+    """Have a client shake hands, in a thread; return it."""
+    made: list[socket.socket] = []
+    thread = threading.Thread(target=lambda: made.append(begin(world.listener.text)))
+    thread.start()
+    world.until(lambda: bool(made), "a handshake")
+    thread.join(10)
+    return made[0]
+
+
+def test_a_connection_is_passed_on(world: World) -> None:
+    """With its facts, once; what it says reaches the plain end, and the other way."""
+    world.start()
+    with shake(world) as client:
+        world.until(lambda: bool(world.welcomed), "passed on")
+        ((message, plain),) = world.welcomed
+        host, port = client.getsockname()
+        assert message.peer == f"{host}:{port}"
+        told = edge_tls(whole_header(message.proxy))
+        assert told is not None
+        assert (told.server_hostname, told.version()) == (HOST, "TLSv1.3")
+        assert (told.getpeercert(), told.getpeercert(True)) == (None, None)
+        client.sendall(b"ping")
+        world.pass_time(1.0)
+        assert plain.recv(10) == b"ping"
+        plain.sendall(b"pong")
+        world.pass_time(1.0)
+        assert client.recv(10) == b"pong"
+        totals = world.edges.totals()
+        assert (totals.open, totals.handshakes, totals.resumed) == (1, {"TLSv1.3": 1}, 0)
+        assert [each.names for each in totals.certificates] == [[HOST]]
+    plain.close()
+    world.until(lambda: not world.edge._clients, "ended")
+
+
+def test_one_that_could_not_be_taken_is_offered_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[int] = []
+    take = world.edges._passed
+
+    def refuse_once(edge: EdgeOfKeeper, packet: Packet, message: Passed) -> None:
+        if refused:
+            take(edge, packet, message)
+        else:
+            refused.append(message.number)
+            edge.link.send(Taken(message.number, False))
+
+    monkeypatch.setattr(world.edges, "_passed", refuse_once)
+    world.start()
+    with shake(world):
+        world.until(lambda: refused == [1], "refused")
+        world.pass_time(1.0)
+        world.until(lambda: len(world.welcomed) == 1, "offered again")
+        world.until(lambda: world.edge._clients._all[1].far is None, "answered")
+        for number in (1, 7):  # of which there is nothing to be taken any more
+            world.edge._clients.answered(number, False)
+        world.pass_time(2.0)
+        assert len(world.welcomed) == 1
+
+
+def test_handshakes_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In time, and in number: one more sends the one away that has taken longest."""
+    world.start()
+    monkeypatch.setattr(world.edge._clients, "_most_shaking", 2)
+    socks = [socket.create_connection(world.listener.sock.getsockname()) for _ in range(3)]
+    world.until(lambda: world.edge._clients.shaking == 2, "two")
+    assert socks[0].recv(1) == b""
+    socks[1].sendall(b"\x16\x03\x01\x02\x00\x01")
+    world.pass_time(_clients.HANDSHAKE_TIME)
+    world.pass_time(1.0)
+    assert [sock.recv(1) for sock in socks[1:]] == [b"", b""]
+    failed = world.edge._clients.tally.failed
+    for text in (b"GET / HTTP/1.0\r\n\r\n", b"PLAIN " * 20, b""):
+        before = failed.total()
+        with socket.create_connection(world.listener.sock.getsockname()) as sock:
+            sock.sendall(text)
+            sock.shutdown(socket.SHUT_WR)
+            world.until(lambda: failed.total() > before, "refused")  # noqa: B023
+    world.pass_time(1.0)
+    world.pass_time(1.0)
+    assert world.edges.totals().failed == {"no_room": 1, "late": 2, "no_tls": 2, "cut": 1}
+    for sock in socks:
+        sock.close()
+
+
+def test_certificates_are_renewed_once_they_stay(world: World) -> None:
+    """What changes is read when it has been the same for two looks, and when that is asked for."""
+    world.start()
+    (listening,) = world.edge._listening
+    before = listening.tls.certificates
+    world.files.put(AUTHORITY.issue_cert("new.example"))
+    world.pass_time(1.0)
+    assert listening.tls.certificates is before
+    world.pass_time(1.0)
+    assert listening.tls.certificates[0].names == ("new.example",)
+    world.files.certificate.write_text("none")
+    world.edges.renew()
+    world.pass_time(0.1)
+    assert listening.tls.certificates[0].names == ("new.example",)
+    begins = listening.tls._begins
+    world.pass_time(12 * 3600.0)
+    assert listening.tls._begins is not begins
+
+
+def test_the_keeper_admits_and_pauses(world: World) -> None:
+    world.start()
+    world.edges.admit(False)
+    world.until(lambda: not world.edge._open, "closed")
+    with socket.create_connection(world.listener.sock.getsockname()):
+        world.pass_time(1.0)
+        assert not world.edge._clients
+        world.edges.admit(True)
+        world.until(lambda: len(world.edge._clients) == 1, "accepted")
+
+
+def test_one_that_dies_or_says_nonsense_is_followed_by_another(world: World) -> None:
+    """A moment later, and ever later when it dies again; its counts stay."""
+    world.start()
+    with shake(world):
+        world.pass_time(1.0)
+        world.pass_time(1.0)
+        send_with(world.system.edges[0][2], Ready(1))
+        world.until(lambda: not world.edges, "killed")
+        assert world.changes == 1
+        world.system.no_process = True
+        world.pass_time(0.11)
+        world.system.no_process = False
+        world.pass_time(0.15)
+        assert not world.edges
+        world.pass_time(0.1)
+        assert len(world.edges) == 1
+        world.until(lambda: world.edge._open, "it accepts")
+        totals = world.edges.totals()
+        assert (totals.open, totals.handshakes) == (0, {"TLSv1.3": 1})
+
+
+def test_what_an_edge_cannot_pass_on(world: World) -> None:
+    """A listener without TLS, another socket, a connection without facts: it is ended."""
+    for number, family, header in (
+        (1, socket.AF_UNIX, b"x"),
+        (0, socket.AF_INET, b"x"),
+        (0, socket.AF_UNIX, b""),
+    ):
+        world.edges.start()
+        world.until(lambda: any(edge.ready for edge in world.edges), "ready")
+        if family == socket.AF_UNIX:
+            one, other = socket.socketpair()
+        else:
+            one = other = socket.socket()
+        message = Passed(1, number, "peer", header, one.fileno())
+        send_with(world.system.edges[-1][2], message, (one.fileno(),))
+        world.until(lambda: not world.edges, "killed")
+        one.close()
+        other.close()
+    assert world.welcomed == []
+
+
+def test_a_bad_beginning_is_tried_again(world: World) -> None:
+    """It says what is wrong with the files, and so does the keeper's log."""
+    good = world.files.certificate.read_bytes()
+    world.files.certificate.write_text("none")
+    world.edges.start()
+    world.until(lambda: any(edge.error for edge in world.edges), "refused")
+    assert "server.pem" in next(iter(world.edges)).error
+    assert world.edge.exit_code == 1
+    world.files.certificate.write_bytes(good)
+    world.system.processes[next(iter(world.edges)).pid].die(1)
+    world.until(lambda: not world.edges, "ended")
+    world.pass_time(0.2)
+    world.until(lambda: any(edge.ready for edge in world.edges), "ready")
+
+
+def test_the_end(world: World) -> None:
+    """It waits for its clients until the deadline."""
+    world.start()
+    with shake(world) as client:
+        world.until(lambda: bool(world.welcomed), "passed on")
+        world.edges.retire(world.clock.now + 5.0)
+        world.pass_time(1.0)
+        reactor, edge, _ = world.system.edges[0]
+        assert (reactor.stopped, edge._open) == (False, False)
+        world.pass_time(5.0)
+        assert (reactor.stopped, len(edge._clients)) == (True, 0)
+        client.settimeout(10)
+        with pytest.raises(OSError, match=r"reset|EOF"):
+            client.recv(1)
+
+
+def test_the_keepers_death(world: World) -> None:
+    """What is passed on goes on; what is not ends, and nothing more is accepted."""
+    world.start()
+    with shake(world):
+        world.until(lambda: world.edge._clients._all[1].far is None, "passed on")
+        waiting = socket.create_connection(world.listener.sock.getsockname())
+        world.until(lambda: len(world.edge._clients) == 2, "accepted")
+        for edge in world.edges:
+            edge.link.close()
+        world.pass_time(1.0)
+        assert waiting.recv(1) == b""
+        waiting.close()
+        reactor = world.system.edges[0][0]
+        assert not reactor.stopped
+    world.until(lambda: reactor.stopped, "the last has gone")
+
+
+def test_upgrade(world: World) -> None:
+    """The next version of the keeper goes on with the same edges, and knows what they counted."""
+    world.start()
+    with shake(world):
+        world.until(lambda: bool(world.welcomed), "passed on")
+        world.pass_time(1.0)
+        world.pass_time(1.0)
+        saved = world.edges.snapshot(lambda fd: fd)
+        (former,) = world.edges
+        # What execve(2) does: the descriptor stays, all else goes.
+        world.reactor.unregister(former.link._channel.fileno())
+        former.link._channel._sock.detach()
+        for child in world.edges._children._watched.values():
+            world.reactor.unregister(child.pidfd)
+            os.close(child.pidfd)
+        world.edges = world.make()
+        world.edges.restore(saved)
+        assert [edge.pid for edge in world.edges] == [former.pid]
+        assert world.edges.totals().handshakes == {"TLSv1.3": 1}
+        world.edges.admit(False)
+        world.edges.admit(True)
+        with shake(world):
+            world.until(lambda: len(world.welcomed) == 2, "passed on")
+
+
+def test_an_unready_edge_is_told_when_it_is(world: World) -> None:
+    """Before `EdgeReady` it has no listener to accept from."""
+    world.edges.start()
+    world.edges.admit(True)
+    (edge,) = world.edges
+    assert not edge.accepting
+    send_with(world.system.edges[0][2], EdgeReady())
+    world.until(lambda: edge.accepting, "told")
