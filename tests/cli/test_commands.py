@@ -90,11 +90,12 @@ def test_the_fields_of_the_reports() -> None:
     )
     assert " ".join(status["totals"]) == (
         "accepted closed reset detached attached lost reloads upgrades worker_deaths"
-        " handler_errors poisoned unserved refused_messages proxy_refused"
+        " handler_errors poisoned unserved refused_messages proxy_refused over_limit"
     )
     assert " ".join(status["totals"]["proxy_refused"]) == (
         "not_allowed missing malformed cut late no_room"
     )
+    assert " ".join(status["totals"]["over_limit"]) == "max_per_address"
     assert " ".join(status["totals"]["attached"]) == "accepted reload parked crash upgrade"
     assert " ".join(plain(WORKER)) == "slot pid generation state connections busy uptime rss"
     assert " ".join(plain(CONNECTION)) == (

@@ -233,6 +233,13 @@ METRICS: Final = (
         ("reason",),
     ),
     Metric(
+        "socketkeep_connections_over_limit_total",
+        "counter",
+        "Connections that were closed at once for a limit of their address, by which.",
+        _fields(lambda report: report.status.totals.over_limit),
+        ("limit",),
+    ),
+    Metric(
         "socketkeep_connections_awaiting_header",
         "gauge",
         "Connections whose PROXY header is still to come; they are not among the open ones.",

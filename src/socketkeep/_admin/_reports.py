@@ -100,6 +100,12 @@ class RefusedHeaders(msgspec.Struct, frozen=True, kw_only=True):
     no_room: int = 0
 
 
+class OverLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Number of connections that were closed at once for a limit, by which."""
+
+    max_per_address: int = 0
+
+
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """Counts since the server started."""
 
@@ -117,6 +123,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     unserved: int = 0
     refused_messages: int = 0
     proxy_refused: RefusedHeaders = RefusedHeaders()
+    over_limit: OverLimits = OverLimits()
 
 
 class WaitReport(msgspec.Struct, frozen=True, kw_only=True):

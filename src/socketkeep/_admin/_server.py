@@ -144,6 +144,7 @@ def resume(state: SavedServer) -> None:
         keeper = Keeper(
             *(config, reactor, system, listeners, saved.boot, saved.name),
             rendezvous=directory_beside(path),
+            census=saved.census,
         )
         keeper.restore(saved)
         if any(worker.adopted is not None for worker in keeper.pool):

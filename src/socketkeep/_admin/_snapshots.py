@@ -16,6 +16,7 @@ from socketkeep._admin._reports import (
     EdgesReport,
     ListenerReport,
     LiveReport,
+    OverLimits,
     RefusedHeaders,
     StatusReport,
     Totals,
@@ -24,7 +25,7 @@ from socketkeep._admin._reports import (
     WorkerReport,
     WorkersByState,
 )
-from socketkeep._base._admission import REASONS, counter_of
+from socketkeep._base._admission import LIMITS, REASONS, counter_of
 from socketkeep._config._server_options import listener_settings
 from socketkeep._inspect._queue import listen_queue
 from socketkeep._keeper._keeper import Keeper
@@ -267,6 +268,7 @@ def _totals(keeper: Keeper) -> Totals:
         unserved=counters["unserved"],
         refused_messages=counters["refused_messages"],
         proxy_refused=RefusedHeaders(**{why: counters[counter_of(why)] for why in REASONS}),
+        over_limit=OverLimits(**{why: counters[counter_of(why)] for why in LIMITS}),
     )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Final, Literal, TypeAlias
 
-Reason: TypeAlias = Literal["not_allowed", "missing", "malformed", "cut", "late", "no_room"]
+HeaderReason: TypeAlias = Literal["not_allowed", "missing", "malformed", "cut", "late", "no_room"]
+LimitReason: TypeAlias = Literal["max_per_address"]
+Reason: TypeAlias = HeaderReason | LimitReason
 
 #: Of the PROXY header: it, or the connection itself, comes from who may not send one; there is
 #: none; it breaks the specification; the connection ended before it was whole; it was not whole in
 #: time; too many are waited for.  In the order of the scoreboard's words: appended to only.
-REASONS: Final[tuple[Reason, ...]] = (
+REASONS: Final[tuple[HeaderReason, ...]] = (
     "not_allowed",
     "missing",
     "malformed",
@@ -17,6 +19,9 @@ REASONS: Final[tuple[Reason, ...]] = (
     "late",
     "no_room",
 )
+
+#: Of limits: so many are open from its address already.  Appended to only, as above.
+LIMITS: Final[tuple[LimitReason, ...]] = ("max_per_address",)
 
 #: Seconds from accept(2) until a PROXY header must be whole, and how many bytes it may have.
 HEADER_TIME: Final = 3.0
@@ -33,4 +38,4 @@ class Refusal(Exception):
 
 def counter_of(reason: Reason) -> str:
     """Return the name of the counter of the connections refused for that reason."""
-    return f"proxy_{reason}"
+    return f"limit_{reason}" if reason in LIMITS else f"proxy_{reason}"

@@ -43,6 +43,7 @@ def _tables(report: StatusReport) -> list[Table]:
     totals = msgspec.structs.asdict(report.totals)
     attached = msgspec.structs.asdict(totals.pop("attached"))
     refused = msgspec.structs.asdict(totals.pop("proxy_refused"))
+    over_limit = msgspec.structs.asdict(totals.pop("over_limit"))
     if all(listener.proxy == "off" for listener in report.listeners):
         refused = {}  # of interest behind a proxy alone
     return [
@@ -59,6 +60,11 @@ def _tables(report: StatusReport) -> list[Table]:
                 *(
                     (f"PROXY header refused: {key.replace('_', ' ')}", value)
                     for key, value in refused.items()
+                ),
+                *(
+                    (f"over the limit {key.replace('_', '-')}", value)
+                    for key, value in over_limit.items()
+                    if value  # of interest where there is one
                 ),
             ],
         ),

@@ -18,6 +18,7 @@ from socketkeep._config._options import (
     FLAG,
     KEEPALIVE,
     NETWORKS,
+    NUMBER,
     PATH,
     PATHS,
     SIZE,
@@ -90,13 +91,16 @@ class ListenerOption(msgspec.Struct, frozen=True):
     help: str
     choices: tuple[str, ...] = ()
     check: Callable[[Any], None] | None = None
+    minimum: int | None = None
     sorts: tuple[Sort, ...] = ("TCP", "Unix", "descriptor")
     elsewhere: str = ""
     of_tls: bool = False
 
     def read(self, texts: list[str], source: str) -> Any:
         """Return the checked value of what stands behind its name, each time that it is given."""
-        declared = Option(self.kind, (), "", choices=self.choices, check=self.check)
+        declared = Option(
+            self.kind, (), "", choices=self.choices, check=self.check, minimum=self.minimum
+        )
         place = f"{source}: {self.name}"
         if self.kind.is_list:
             return declared.from_texts(tuple(texts), place)
@@ -123,6 +127,14 @@ LISTENER_OPTIONS: Final = (
         check=check_networks,
         sorts=("TCP", "descriptor"),
         elsewhere="whoever may connect is believed there, see --unix-mode",
+    ),
+    ListenerOption(
+        "max-per-address",
+        NUMBER,
+        "max_per_address",
+        "How many connections one address may have, as `--max-per-address` has it; 0: no limit"
+        " here.",
+        minimum=0,
     ),
     ListenerOption(
         "tcp-keepalive",
@@ -269,6 +281,7 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     tls: TlsSettings | None = None
     proxy: ProxyProtocol = "off"
     proxy_from: tuple[str, ...] = PROXY_FROM
+    max_per_address: int = 0
     tcp_keepalive: str = TCP_KEEPALIVE
     tcp_user_timeout: float = 0.0
     tcp_nodelay: bool = True

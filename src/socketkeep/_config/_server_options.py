@@ -43,6 +43,7 @@ Model = Literal["auto", "fork", "prefork", "thread", "async"]
 WorkerModel = Literal["fork", "prefork", "thread", "async"]
 Loop = Literal["auto", "asyncio", "uvloop"]
 Keep = Literal["none", "reload", "crash"]
+OverLimit = Literal["reset", "close"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["human", "json"]
 
@@ -371,6 +372,29 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             zero="no limit",
         ),
     ] = 0
+    max_per_address: Annotated[
+        int,
+        Option(
+            NUMBER,
+            ("--max-per-address",),
+            "Serve at most so many connections of one address at a time, in all workers together;"
+            " IPv6 addresses count by their /64, behind a proxy the client's address counts.  What"
+            " is over it is closed at once, see --over-limit.  For every listener that does not say"
+            " (max-per-address=); the connections of those that have a limit are counted together.",
+            minimum=0,
+            zero="no limit",
+        ),
+    ] = 0
+    over_limit: Annotated[
+        OverLimit,
+        Option(
+            TEXT,
+            ("--over-limit",),
+            "How a connection is ended at once that is over a limit of its address: reset (RST,"
+            " after which nothing of it is left in the system) or close (FIN).",
+            choices=("reset", "close"),
+        ),
+    ] = "reset"
     tcp_keepalive: Annotated[
         str,
         Option(

@@ -9,7 +9,7 @@ from socketkeep._config._server_options import listener_settings
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper.tables._state import (
     READABLE_FROM,
-    READABLE_WITH_EDGES_FROM,
+    READABLE_WITH_EDGES_AND_LIMITS_FROM,
     READABLE_WITH_PROXIES_FROM,
     KeepOpen,
     SavedKeeper,
@@ -35,8 +35,8 @@ def snapshot(keeper: Keeper, keep: KeepOpen) -> SavedServer:
     readable_from = READABLE_FROM
     if any(each.proxy != "off" for each in settings):
         readable_from = READABLE_WITH_PROXIES_FROM
-    if keeper.edges.numbers:
-        readable_from = READABLE_WITH_EDGES_FROM
+    if keeper.edges.numbers or keeper.lanes.doorkeeper is not None:
+        readable_from = READABLE_WITH_EDGES_AND_LIMITS_FROM
     return SavedServer(
         readable_from=readable_from,
         version=keeper.version,
@@ -62,6 +62,7 @@ def snapshot(keeper: Keeper, keep: KeepOpen) -> SavedServer:
             closing=keeper.closer.snapshot(keep),
             stored=keeper.store.names if keeper.store is not None else [],
             edges=keeper.edges.snapshot(keep),
+            census=keep(keeper.lanes.memfd) if keeper.lanes.memfd >= 0 else -1,
         ),
     )
 

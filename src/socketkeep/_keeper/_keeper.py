@@ -41,6 +41,7 @@ from socketkeep._keeper.workers._generations import (
     LoadFailure,
     Templates,
 )
+from socketkeep._keeper.workers._lanes import Lanes
 from socketkeep._keeper.workers._pool import KILL_GRACE, WorkerPool
 from socketkeep._keeper.workers._recycling import Recycling
 from socketkeep._keeper.workers._screening import Screening
@@ -81,7 +82,9 @@ class Keeper:
         boot: int,
         name: str = "",
         rendezvous: str = "",
+        census: int = -1,
     ) -> None:
+        """census: the memfd of the one that an earlier version of the keeper had, -1: none."""
         self.config: Final = config
         self.boot: Final = boot
         self.name: Final = name
@@ -97,8 +100,10 @@ class Keeper:
         self.grounds: Grounds | None = None
         tls = {n for n, said in enumerate(listener_settings(config, len(listeners))) if said.tls}
         screening = Screening(boot, listeners, plain_ends=bool(tls))
+        self.lanes: Final = Lanes(config, len(listeners), census)
         self.pool = WorkerPool(
-            reactor, system, config, self._worker_ready, self._worker_died, self._changed, screening
+            *(reactor, system, config, self._worker_ready, self._worker_died, self._changed),
+            *(screening, self.lanes),
         )
         self.closer = Closer(reactor)
         self._queues = Queues(listeners, besides=tls)
@@ -114,6 +119,7 @@ class Keeper:
             self._newcomer,
             boot,
             self._hosts,
+            self.lanes.doorkeeper,
         )
         self.pool.dispatch.receiver = self.connections
         self.edges = Edges(

@@ -59,7 +59,8 @@ class LoadFailed(Message, frozen=True, tag="LoadFailed"):
 class ForkWorker(Message, frozen=True, tag="ForkWorker"):
     """Keeper to template: fork a worker.
 
-    channel: its end of it.  wake: the eventfd that wakes its handlers.
+    channel: its end of it.  wake: the eventfd that wakes its handlers.  census: where connections
+    are counted by address, and the lane in it that is the worker's, 0: none.
     """
 
     serial: int
@@ -67,6 +68,8 @@ class ForkWorker(Message, frozen=True, tag="ForkWorker"):
     channel: Descriptor
     scoreboard: Descriptor
     wake: Descriptor
+    census: Descriptor = ABSENT
+    lane: int = 0
 
 
 class Forked(Message, frozen=True, tag="Forked"):

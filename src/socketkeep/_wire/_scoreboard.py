@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from typing import Final, Literal, cast
 
-from socketkeep._base._admission import REASONS, counter_of
+from socketkeep._base._admission import LIMITS, REASONS, Reason, counter_of
 from socketkeep._base._passing import Unfit, has_seals, sealed_size
 from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Order
@@ -78,6 +78,13 @@ UNSERVED_TOLD: Final = 19  # when the log said so last, CLOCK_MONOTONIC in ns
 FORKED_TOLD: Final = 20  # and that a process which a handler forked came back
 GOES_ON_TOLD: Final = 21  # and that a handler goes on without its connection
 PROXY_REFUSED: Final = 22  # the first of those that count the refused, by why (`REASONS`)
+OVER_LIMIT: Final = PROXY_REFUSED + len(REASONS)  # and the first of those for a limit (`LIMITS`)
+
+#: The word that counts the connections refused for a reason.
+WORD_OF_REASON: Final[dict[Reason, int]] = {
+    **{why: PROXY_REFUSED + place for place, why in enumerate(REASONS)},
+    **{why: OVER_LIMIT + place for place, why in enumerate(LIMITS)},
+}
 
 #: What a worker that has been retired has heard.
 ACCEPTS_NO_MORE: Final = 2**64 - 1
@@ -94,7 +101,7 @@ COUNTERS: Final = {
     "attached_upgrade": ATTACHED_UPGRADE,
     "lost": LOST,
     "unserved": UNSERVED,
-    **{counter_of(why): PROXY_REFUSED + place for place, why in enumerate(REASONS)},
+    **{counter_of(why): word for why, word in WORD_OF_REASON.items()},
 }
 _HOW: Final[tuple[Literal["move", "close", "finish"], ...]] = ("move", "close", "finish")
 _COUNTER_OF_END: Final[dict[int, int]] = {

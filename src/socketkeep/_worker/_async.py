@@ -274,7 +274,7 @@ class AsyncWorker:
             entry = self.roster.accepted(sock, door.index, peer)
             if entry is None:
                 sock.close()
-                break
+                continue
             if entry.header_by:
                 self._have_awaited(entry)
                 continue

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from socketkeep._stream._lease import Hooks, Keeping, Lease
+from socketkeep._wire._census import Place
 
 if TYPE_CHECKING:  # asyncio is for workers that have a loop
     import asyncio
@@ -27,4 +28,5 @@ class Entry:
     returns_to: int = 0  # to which of the channel's keepers, once parked, see `give_back`; 0: none
     offer: Keeping | None = None  # to be made to the keeper
     header_by: int = 0  # its PROXY header is still to come, as `ConnectionDetached` has it
+    counted: Place | None = None  # by its address, until it ends or leaves
     task: asyncio.Task[None] | None = None  # that serves it, in an async worker

@@ -17,6 +17,7 @@ from socketkeep._net._handlers import Handler
 from socketkeep._stream._closing import LINGER
 from socketkeep._stream._lease import Order
 from socketkeep._wire._channel import Channel
+from socketkeep._wire._doorkeeper import Doorkeeper
 from socketkeep._wire._scoreboard import Scoreboard
 from socketkeep._worker._siblings import Siblings
 
@@ -49,6 +50,7 @@ class Environment:
     scoreboard_fd: int = -1
     rendezvous: str = ""
     siblings: Siblings = field(default_factory=Siblings)
+    doorkeeper: Doorkeeper | None = None
 
     @property
     def of_edges(self) -> frozenset[int]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from socketkeep._base import _log
-from socketkeep._base._admission import HEADER_TIME, REASONS, Refusal
+from socketkeep._base._admission import HEADER_TIME, Refusal
 from socketkeep._base._originals import socket_of
 from socketkeep._config._server_options import (
     WorkerModel,
@@ -24,6 +24,7 @@ from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Attached, Handover, Hooks, Lease, Refusals, Retirement
 from socketkeep._stream._record import Ended, Status
 from socketkeep._wire import _scoreboard as scoreboard
+from socketkeep._wire._census import Place
 from socketkeep._wire._channel import ChannelClosed
 from socketkeep._wire._messages import Attach, ConnectionDetached, Free, Orphaned
 from socketkeep._wire._messages import ConnectionEnded as EndedMessage
@@ -73,6 +74,7 @@ class Roster:
         settings = listener_settings(config, listeners)
         self._delaying = {n for n, said in enumerate(settings) if not said.tcp_nodelay}
         self._throttle = _log.Throttle()
+        self._doorkeeper = environment.doorkeeper
 
     def accepted(self, sock: socket.socket, listener: int, peer: str = "") -> Entry | None:
         """Enter a new connection; None when that cannot be, and it is the caller's still.
@@ -81,13 +83,18 @@ class Roster:
 
         peer: its address if known.
         """
-        reception = arrival = None
+        reception = arrival = place = None
+        doorkeeper = self._doorkeeper
         try:
             reception = self._receptions[listener]
             if reception is not None:
                 arrival = reception.begin(sock, peer)
+            if doorkeeper is not None and (reception is None or arrival is not None):
+                place = doorkeeper.admit((arrival and arrival.peer) or peer, listener)
         except Refusal as refusal:
-            self.note_refused(refusal, listener, peer)
+            self.note_refused(refusal, listener, (arrival and arrival.peer) or peer)
+            if doorkeeper is not None:
+                doorkeeper.turn_away(sock)
             return None
         except Exception as error:
             self.note_unserved(error, peer)
@@ -95,9 +102,11 @@ class Roster:
         board = self._environment.scoreboard
         row = board.claim(scoreboard.ACCEPTED)
         if row is None:
+            self._uncount(place)
             return None
         try:
             entry = self._enter(row, sock, listener, (arrival and arrival.peer) or peer)
+            entry.counted = place
             if arrival is not None:
                 entry.lease = entry.lease._replace(proxy=arrival.raw)
             elif reception is not None:
@@ -105,8 +114,13 @@ class Roster:
             return entry
         except Exception as error:
             board.give_back(row, scoreboard.ACCEPTED)
+            self._uncount(place)
             self.note_unserved(error, peer)
             return None
+
+    def _uncount(self, place: Place | None) -> None:
+        if place is not None and self._doorkeeper is not None:
+            self._doorkeeper.leave(place)
 
     def _enter(self, row: int, sock: socket.socket, listener: int, peer: str) -> Entry:
         environment = self._environment
@@ -183,6 +197,8 @@ class Roster:
             words[record.KEEP] = scoreboard.keep_token(words)
         if message.returnable:
             entry.returns_to = environment.channel.keepers
+        if self._doorkeeper is not None:
+            entry.counted = self._doorkeeper.count(message.peer, message.listener)
         return entry
 
     def again(self, entry: Entry, handover: Handover) -> None:
@@ -237,12 +253,12 @@ class Roster:
             )
 
     def note_refused(self, refusal: Refusal, listener: int, peer: str = "") -> None:
-        """Count a connection that was refused for its PROXY header, and say so at a bounded rate.
+        """Count a connection that was refused, and say so at a bounded rate.
 
         It is the caller's to close.
         """
         board = self._environment.scoreboard
-        board.add(scoreboard.PROXY_REFUSED + REASONS.index(refusal.reason))
+        board.add(scoreboard.WORD_OF_REASON[refusal.reason])
         self._throttle.info(
             "connection refused",
             kind=refusal.reason,
@@ -332,6 +348,9 @@ class Roster:
             with suppress(ChannelClosed):
                 environment.channel.send_now(EndedMessage([(name, epoch)]))
         environment.scoreboard.release(entry.row, words)
+        if entry.counted is not None:
+            self._uncount(entry.counted)
+            entry.counted = None
         if environment.scoreboard.crowded and not left:  # of which the keeper has been told
             with suppress(ChannelClosed):
                 environment.channel.send_now(Free())

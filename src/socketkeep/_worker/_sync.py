@@ -236,7 +236,7 @@ class SyncLoop:
             entry = self.roster.accepted(sock, listener, peer)
             if entry is None:
                 sock.close()
-                return
+                continue
             if entry.header_by:
                 self._have_awaited(entry)
                 return

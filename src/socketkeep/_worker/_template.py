@@ -26,8 +26,11 @@ from socketkeep._base._roles import Role
 from socketkeep._base._titles import set_title
 from socketkeep._config._server_options import ServeConfig, WorkerModel
 from socketkeep._net._handlers import Handler
+from socketkeep._wire._census import Census
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet
+from socketkeep._wire._doorkeeper import Doorkeeper
 from socketkeep._wire._messages import (
+    ABSENT,
     Began,
     Forked,
     ForkFailed,
@@ -163,6 +166,15 @@ class Template:
             if os.WIFSIGNALED(status):  # maybe before it had forked; the worker tells if it had
                 self._channel.send_now(ForkFailed(message.serial, _killed(status)))
 
+    def _doorkeeper(self, message: ForkWorker) -> Doorkeeper | None:
+        """Return who says whom the worker takes; None where nothing is limited."""
+        census = None
+        if message.census != ABSENT:
+            # 0 is the keeper's lane: a worker for which there is none counts nothing.
+            census = Census(message.census, message.lane or -1)
+            os.close(message.census)
+        return Doorkeeper.of(self._config, len(self._load.listeners), census)
+
     def _fork_on(self, message: ForkWorker) -> NoReturn:
         """Fork the worker and exit, so that the keeper, a subreaper, becomes its parent."""
         try:
@@ -204,6 +216,7 @@ class Template:
                 scoreboard_fd=message.scoreboard,
                 rendezvous=self._load.rendezvous,
                 siblings=self._siblings,
+                doorkeeper=self._doorkeeper(message),
             )
             self._run(environment)
             status = 0

@@ -35,7 +35,9 @@ from socketkeep._stream import _record as record
 from socketkeep._stream._closing import reset
 from socketkeep._stream._record import Ended as End
 from socketkeep._stream._record import Record
+from socketkeep._wire._census import Place
 from socketkeep._wire._channel import Packet
+from socketkeep._wire._doorkeeper import Doorkeeper
 from socketkeep._wire._messages import (
     ABSENT,
     Acknowledged,
@@ -83,7 +85,9 @@ class Connections:
         newcomer: Callable[[], HeldConnection | None],
         boot: int,
         hosts: Callable[[], Iterable[Worker]],
+        doorkeeper: Doorkeeper | None = None,
     ) -> None:
+        self._doorkeeper = doorkeeper
         self._reactor = reactor
         self._screening = screening
         self._config = config
@@ -98,7 +102,7 @@ class Connections:
         self._park_after = limit_seconds(config.park_after, 0.0) or 0.0
         self.totals: Counter[str] = Counter()
         self.upgraded = 0  # the last generation that came with a new version of the package
-        self.connection_table: Final = ConnectionTable()
+        self.connection_table: Final = ConnectionTable(doorkeeper)
         self.moves: Final = Moves(
             reactor,
             self.connection_table,
@@ -418,14 +422,16 @@ class Connections:
     def _meet(self, sock: socket.socket, listener: int, peer: str) -> HeldConnection | None:
         """Hold a connection that was accepted here; None: it is not to be served, or not yet."""
         reception = self._receptions[listener]
-        arrival = None
-        if reception is not None:
-            try:
+        arrival = place = None
+        try:
+            if reception is not None:
                 arrival = reception.begin(sock, peer)
-            except Refusal as refusal:
-                self._note_refused(refusal, listener, peer)
-                sock.close()
-                return None
+            if reception is None or arrival is not None:
+                place = self._let_in((arrival and arrival.peer) or peer, listener)
+        except Refusal as refusal:
+            self._note_refused(refusal, listener, (arrival and arrival.peer) or peer)
+            self._turn_away(sock)
+            return None
         parcel = self._new_parcel(listener, peer)
         state = OwnershipState.MOVING
         if arrival is not None:
@@ -438,6 +444,7 @@ class Connections:
         held = HeldConnection(
             parcel, sock, Ownership(state, 1, None), since=self._reactor.clock(), why="accepted"
         )
+        held.counted = place
         self.totals["accepted"] += 1
         self.connection_table.put(held)
         if state is OwnershipState.PARKED:
@@ -465,9 +472,31 @@ class Connections:
             self.parking.put(held)
 
     def _admit(self, held: HeldConnection) -> None:
-        """A connection's header is there: a handler may have it."""
+        """A connection's header is there: a handler may have it, if its client may come in."""
+        try:
+            held.counted = self._let_in(held.parcel.peer, held.parcel.listener)
+        except Refusal as refusal:
+            self._note_refused(refusal, held.parcel.listener, held.parcel.peer)
+            held.ownership.stopped()
+            self.totals["closed"] += 1
+            self.connection_table.forget(held)
+            self._turn_away(held.sock)
+            held.ownership.drained()
+            self._changed()
+            return
         self.connection_table.put(held)
         self.moves.put(held)
+
+    def _let_in(self, peer: str, listener: int) -> Place | None:
+        """Let in who is within the limits of its address.  Raises Refusal."""
+        doorkeeper = self._doorkeeper
+        return None if doorkeeper is None else doorkeeper.admit(peer, listener)
+
+    def _turn_away(self, sock: socket.socket) -> None:
+        if self._doorkeeper is None:
+            sock.close()
+        else:
+            self._doorkeeper.turn_away(sock)
 
     def _refuse(self, held: HeldConnection, refusal: Refusal | None) -> None:
         """End a connection that no handler has had; None: the server stops."""

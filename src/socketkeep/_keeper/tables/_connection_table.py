@@ -16,6 +16,8 @@ from typing import Literal, Protocol
 from socketkeep._keeper.tables._ownership import Ownership, OwnershipState
 from socketkeep._keeper.tables._records import ConnectionRecord, carried
 from socketkeep._keeper.tables._state import KeepOpen, SavedConnection
+from socketkeep._wire._census import Place
+from socketkeep._wire._doorkeeper import Doorkeeper
 from socketkeep._wire._messages import ConnectionDetached, decode, encode
 
 
@@ -32,6 +34,7 @@ class HeldConnection(ConnectionRecord):
     inode: int = (
         0  # of the socket, by which one connection is told to be another; see `ConnectionTable`
     )
+    counted: Place | None = None  # by its address, as long as no worker has it
 
     @property
     def id(self) -> str:
@@ -85,7 +88,8 @@ class Store(Protocol):
 class ConnectionTable:
     """All that the keeper holds, by id, and what of it each worker owns."""
 
-    def __init__(self) -> None:
+    def __init__(self, doorkeeper: Doorkeeper | None = None) -> None:
+        self._doorkeeper = doorkeeper
         self.store: Store | None = None
         self._held: dict[str, HeldConnection] = {}
         self._owned: dict[int, dict[str, HeldConnection]] = {}
@@ -126,6 +130,20 @@ class ConnectionTable:
             self._owned.setdefault(owner, {})[held.id] = held
         if self.store is not None and not held.parcel.header_by:  # else it has not begun
             self.store.put(held)
+        if self._doorkeeper is not None:
+            self._count(held, self._doorkeeper)
+
+    def _count(self, held: HeldConnection, doorkeeper: Doorkeeper) -> None:
+        """Count by its address what no worker has: workers count what they serve."""
+        if held.ownership.state is OwnershipState.OWNED:
+            self._uncount(held)
+        elif held.counted is None and not held.parcel.header_by:  # else it has not been let in
+            held.counted = doorkeeper.count(held.parcel.peer, held.parcel.listener)
+
+    def _uncount(self, held: HeldConnection) -> None:
+        if held.counted is not None and self._doorkeeper is not None:
+            self._doorkeeper.leave(held.counted)
+            held.counted = None
 
     def disown(self, held: HeldConnection, serial: int) -> None:
         """Note that the worker does not own it any more."""
@@ -139,5 +157,6 @@ class ConnectionTable:
         """Hold it no longer; whoever has its socket closes it."""
         if self.store is not None:
             self.store.forget(held)
+        self._uncount(held)
         del self._held[held.id]
         self._inodes.discard(held.inode)

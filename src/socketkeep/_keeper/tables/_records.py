@@ -81,6 +81,7 @@ class WorkerRecord:
     fork_children: set[int] = field(default_factory=set)  # pids, once it has died
     expires_at: float = float("inf")
     adopted: AdoptedWorker | None = None
+    lane: int = 0  # of the census; 0: none
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -33,8 +33,9 @@ OLDEST_READ: Final = 1
 #: The oldest version's reader that meets PROXY headers: an older one would take them for the
 #: clients' own bytes.
 READABLE_WITH_PROXIES_FROM: Final = 2
-#: The oldest version's reader that knows listeners with TLS, and takes over the edges.
-READABLE_WITH_EDGES_FROM: Final = 3
+#: The oldest version's reader that knows listeners with TLS, and takes over the edges; and that knows
+#: of limits by address, which an older one would not hold.
+READABLE_WITH_EDGES_AND_LIMITS_FROM: Final = 3
 
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
@@ -200,6 +201,7 @@ class SavedKeeper(msgspec.Struct, kw_only=True):
     closing: list[SavedClosing]
     stored: list[str] = []
     edges: SavedEdges = msgspec.field(default_factory=SavedEdges)
+    census: int = -1  # its memfd, where connections are counted by address
 
 
 class SavedPlace(msgspec.Struct):

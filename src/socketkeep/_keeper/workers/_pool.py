@@ -21,6 +21,7 @@ from socketkeep._keeper.tables._records import AdoptedWorker, WorkerState
 from socketkeep._keeper.tables._state import KeepOpen, SavedPool, SavedWorker
 from socketkeep._keeper.workers._dispatch import Dispatch
 from socketkeep._keeper.workers._generations import Generation
+from socketkeep._keeper.workers._lanes import Lanes
 from socketkeep._keeper.workers._recruiting import adopted_worker, new_worker
 from socketkeep._keeper.workers._screening import Nonsense, Screening
 from socketkeep._keeper.workers._workers import Link, Worker, restored_link
@@ -72,7 +73,9 @@ class WorkerPool:
         died: Callable[[Worker], None],
         changed: Callable[[], None],
         screening: Screening,
+        lanes: Lanes,
     ) -> None:
+        self._lanes = lanes
         self.dispatch: Final = Dispatch(ready, screening, self, reactor.clock)
         self._throttle = _log.Throttle()
         self.store: Boards | None = None
@@ -121,6 +124,8 @@ class WorkerPool:
             generation,
             _seats.rows_of_model(generation.model, self._config.threads),
             states=states,
+            census=self._lanes.memfd,
+            lane=self._lanes.assign(self),
         )
         self._serial += 1
         worker.started_at = self._reactor.clock()
@@ -399,6 +404,7 @@ class WorkerPool:
         worker.state = WorkerState.DEAD
         attempt(partial(self._adopt_fork_children, worker))
         attempt(partial(self.dispatch.receiver.worker_died, worker))
+        attempt(partial(self._lanes.worker_died, worker, worker.fork_children))
         attempt(partial(self._settle_rows, worker, lambda pid: pid not in worker.fork_children))
         if not worker.fork_children:
             self._forget(worker)
@@ -462,6 +468,7 @@ class WorkerPool:
         attempt = self._reactor.attempt
         attempt(worker.link.drain)
         attempt(partial(self.dispatch.receiver.process_died, worker, pid))
+        attempt(partial(self._lanes.worker_died, worker, worker.fork_children))
         attempt(partial(self._settle_rows, worker, pid.__eq__))
         if not worker.fork_children:
             self._forget(worker)

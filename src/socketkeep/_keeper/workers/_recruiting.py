@@ -10,16 +10,24 @@ from socketkeep._keeper.tables._records import AdoptedWorker, WorkerState
 from socketkeep._keeper.workers._generations import Generation
 from socketkeep._keeper.workers._workers import Worker
 from socketkeep._wire._channel import Channel, channel_pair
-from socketkeep._wire._messages import ForkWorker, Stranded
+from socketkeep._wire._messages import ABSENT, ForkWorker, Stranded
 from socketkeep._wire._scoreboard import DETACHED, Scoreboard, create_memfd
 
 
 def new_worker(
-    serial: int, slot: int, generation: Generation, rows: int, *, states: bool
+    serial: int,
+    slot: int,
+    generation: Generation,
+    rows: int,
+    *,
+    states: bool,
+    census: int = ABSENT,
+    lane: int = 0,
 ) -> tuple[Worker, Channel, ForkWorker]:
     """Return a worker that is to be forked, this side of its channel, and the word to fork it.
 
-    rows: of its scoreboard.  states: whether that has room for committed states.  Raises OSError.
+    rows: of its scoreboard.  states: whether that has room for committed states.  census: the memfd
+    in which it counts by address, and its lane there.  Raises OSError.
     """
     with ExitStack() as undo:
         memfd = create_memfd(rows, states=states)
@@ -31,6 +39,10 @@ def new_worker(
         undo.callback(os.close, our_memfd)
         their_wake = os.dup(wake)
         undo.callback(os.close, their_wake)
+        their_census = ABSENT
+        if census != ABSENT:
+            their_census = os.dup(census)
+            undo.callback(os.close, their_census)
         ours, theirs = channel_pair()
         undo.pop_all()
     worker = Worker(
@@ -43,8 +55,9 @@ def new_worker(
         scoreboard=scoreboard,
         memfd=our_memfd,
         wake=wake,
+        lane=lane,
     )
-    fork = ForkWorker(serial, slot, theirs.detach(), memfd, their_wake)
+    fork = ForkWorker(serial, slot, theirs.detach(), memfd, their_wake, their_census, lane)
     return worker, Channel(ours, wary=True), fork
 
 

@@ -1,0 +1,132 @@
+"""The census: how many connections each address has in the whole server, in shared memory.
+
+One memfd a server, made by the keeper, mapped by it and by each worker.  There is no lock, which a
+process that stands still would keep from all others: each process writes a lane of its own, and all
+read all lanes.  The keeper clears the lane of a worker that has died, with all that it counted.
+
+A lane has no addresses, which peers choose, but counters of a fixed number, and an address has one
+in each of `_TABLES` tables, by a keyed hash.  Two that have one in common make each other appear to
+have more than they have, so the least of an address's counters counts: never too few, and too many
+only where it meets others in every table.  With a thousand addresses that are all at a limit this
+happens to one of 70,000 others.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+import threading
+from hashlib import blake2b
+from typing import Final, NewType
+
+from socketkeep._base._passing import Unfit, sealed_size
+
+#: Of the memfd, by which the maps of a process show what it is.
+NAME: Final = "socketkeep-census"
+#: The keeper's own lane, of connections that no worker has.
+KEEPERS_LANE: Final = 0
+_TABLES: Final = 4
+_PLACES: Final = 1 << 14  # of a table
+_BASES: Final = tuple(range(0, _TABLES * _PLACES, _PLACES))
+_LANE_WORDS: Final = _TABLES * _PLACES
+_WORD: Final = 4
+_HEADER: Final = struct.Struct("=QQ16s")  # how many lanes, how many of them are in use, the key
+_HEADER_SIZE: Final = 4096
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_HASHES: Final = struct.Struct(f"={_TABLES}I")
+_MOST_LANES: Final = 4096
+_MODULUS: Final = 2**32
+
+#: The counters of an address.
+Place = NewType("Place", tuple[int, ...])
+
+
+def create_memfd(lanes: int) -> int:
+    """Return a memfd for a census of so many processes.  Pages that are not used cost nothing.
+
+    Raises OSError.
+    """
+    lanes = min(lanes, _MOST_LANES)
+    fd = os.memfd_create(NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, _HEADER_SIZE + lanes * _LANE_WORDS * _WORD)
+        os.pwrite(fd, _HEADER.pack(lanes, 1, os.urandom(16)), 0)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+class Census:
+    """The census as one process has it, which writes one lane.
+
+    What workers have written is believed: they run user code, and could have each other's peers
+    refused or let in, which is all that it is good for.
+    """
+
+    def __init__(self, fd: int, lane: int) -> None:
+        """Map the memfd `fd`, which may be closed afterwards.  Raises OSError, and Unfit.
+
+        lane: the one to write; one that the census does not have: none, and nothing is counted.
+        """
+        size = sealed_size(fd, _SEALS)
+        if size < _HEADER_SIZE:
+            raise Unfit(f"a census came that has {size} bytes")
+        self._map = mmap.mmap(fd, size)
+        self.lanes: Final = (size - _HEADER_SIZE) // (_LANE_WORDS * _WORD)
+        self._lane = lane if 0 <= lane < self.lanes else None
+        self._key: bytes = _HEADER.unpack_from(self._map)[2]
+        self._header = memoryview(self._map)[: _HEADER.size - 16].cast("Q")
+        end = _HEADER_SIZE + self.lanes * _LANE_WORDS * _WORD
+        self._counts = memoryview(self._map)[_HEADER_SIZE:end].cast("I")
+        self._lock = threading.Lock()  # between the threads of this process
+
+    def place(self, address: bytes) -> Place:
+        """Return the counters of an address."""
+        found = _HASHES.unpack(blake2b(address, digest_size=_HASHES.size, key=self._key).digest())
+        return Place(
+            tuple([base + value % _PLACES for base, value in zip(_BASES, found, strict=True)])
+        )
+
+    def add(self, place: Place, amount: int, lane: int | None = None) -> None:
+        """Count connections of an address in this process's lane, or, in the keeper, in another."""
+        lane = self._lane if lane is None else lane
+        if lane is None:
+            return
+        first, counts = lane * _LANE_WORDS, self._counts
+        with self._lock:
+            for index in place:
+                counts[first + index] = max(0, counts[first + index] + amount) % _MODULUS
+
+    def total(self, place: Place) -> int:
+        """Return how many connections an address has in all processes together."""
+        end = min(self._header[1], self.lanes) * _LANE_WORDS
+        counts = self._counts
+        return min(sum(counts[index:end:_LANE_WORDS]) for index in place)
+
+    def exceeds(self, place: Place, most: int) -> bool:
+        """Whether an address has more than `most` connections in all processes together."""
+        end = min(self._header[1], self.lanes) * _LANE_WORDS
+        counts = self._counts
+        return all(sum(counts[index:end:_LANE_WORDS]) > most for index in place)
+
+    def enter(self, place: Place, most: int) -> bool:
+        """Count one connection more, unless there would be more than `most`; return whether.
+
+        Counted first: of two that come at one time to two processes each sees the other.  Both may
+        be turned away then, and never are both let in.
+        """
+        self.add(place, 1)
+        if self.exceeds(place, most):
+            self.add(place, -1)
+            return False
+        return True
+
+    def clear(self, lane: int) -> None:
+        """Forget what a lane has counted: its process has died, or is about to be made."""
+        start = _HEADER_SIZE + lane * _LANE_WORDS * _WORD
+        self._map[start : start + _LANE_WORDS * _WORD] = bytes(_LANE_WORDS * _WORD)
+        self._header[1] = max(self._header[1], lane + 1)

@@ -1,0 +1,217 @@
+"""Limits by address, as the peers of a server meet them: who is served, and who is not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from socketkeep.proxy import InetAddress, ProxyHeader
+from tests.harness import Server, read_reply, write_handler
+from tests.server.support import seats
+
+MOST: Final = 3
+ONE: Final = "127.0.0.2"
+OTHER: Final = "127.0.0.3"
+
+
+def come(server: Server, source: str = ONE, address: str = "") -> socket.socket:
+    """Connect from an address of this machine."""
+    peer = socket.socket()
+    peer.settimeout(30)
+    peer.bind((source, 0))
+    # It may have been reset by the time that this looks; `outcome` tells of that.
+    with suppress(ConnectionResetError):
+        host, _, port = (address or server.address).rpartition(":")
+        peer.connect((host, int(port)))
+    return peer
+
+
+def outcome(peer: socket.socket, header: bytes = b"") -> str:
+    """Ask for a reply: "served", "reset" or "closed"."""
+    try:
+        peer.sendall(header + b"1\n")
+        return "served" if read_reply(peer) else "closed"
+    except EOFError:
+        return "closed"
+    except OSError as error:
+        # ENOTCONN: of a socket whose reset its connect(2) has reported.
+        if error.errno in (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN):
+            return "reset"
+        raise
+
+
+def fill(server: Server, stack: ExitStack, source: str = ONE, most: int = MOST) -> None:
+    """Have as many served as one address may have."""
+    for _ in range(most):
+        assert outcome(stack.enter_context(come(server, source))) == "served"
+
+
+def is_served(server: Server, stack: ExitStack, source: str = ONE) -> bool:
+    """Whether one more is served; the stack has it then."""
+    peer = come(server, source)
+    if outcome(peer) == "served":
+        stack.enter_context(peer)
+        return True
+    peer.close()
+    return False
+
+
+def over_limit(server: Server) -> Any:
+    return server.status()["totals"]["over_limit"]
+
+
+def serving(directory: Path, model: str, *options: str, **more: Any) -> Server:
+    """Return a server, yet to be entered, with two workers at least and seats for all."""
+    target = write_handler(directory, "v0", is_async=model == "async")
+    workers = seats(model, 12) if model == "prefork" else (*seats(model, 12), "-w", "2")
+    return Server(directory, target, *workers, *options, **more)
+
+
+def test_an_address_has_so_many(tmp_path: Path, model: str) -> None:
+    """Over all workers; who is over it is reset and counted; what ends makes room."""
+    limit = ("--max-per-address", str(MOST))
+    with serving(tmp_path, model, *limit) as server, ExitStack() as stack:
+        fill(server, stack)
+        mine = ExitStack()
+        for _ in range(4):
+            with come(server) as peer:
+                assert outcome(peer) == "reset"
+        fill(server, mine, OTHER)
+        assert over_limit(server) == {"max_per_address": 4}
+        (event,) = server.find("connection refused", reason="max_per_address")[:1]
+        assert event["peer"].startswith(f"{ONE}:")
+        assert event["why"] == f"there are {MOST} connections from there"
+        stack.close()
+        server.wait_until(lambda: is_served(server, stack), "room again")
+        mine.close()
+
+
+def test_the_limit_through_reload_and_upgrade(tmp_path: Path, model: str) -> None:
+    """It counts what moved, and goes on counting what ends and comes."""
+    limit = ("--max-per-address", str(MOST))
+    with serving(tmp_path, model, *limit) as server, ExitStack() as stack:
+        fill(server, stack)
+        for command in ("reload", "upgrade", "reload"):
+            assert server.cli(command).exit_code == 0
+            with come(server) as peer:
+                assert outcome(peer) == "reset", command
+            stack.pop_all().close()
+            for _ in range(MOST):
+                server.wait_until(lambda: is_served(server, stack), f"room after {command}")
+            with come(server) as peer:
+                assert outcome(peer) == "reset", command
+
+
+@pytest.mark.parametrize("model", ["fork", "async"])
+def test_a_killed_worker_takes_its_counts_along(tmp_path: Path, model: str) -> None:
+    """What died with it counts no more, and what goes on in another does."""
+    limit = ("--max-per-address", str(MOST), "--keep", "crash", "--keep-after", "0")
+    with serving(tmp_path, model, *limit) as server, ExitStack() as stack:
+        fill(server, stack)
+        server.wait_until(
+            lambda: server.status()["connections"]["kept"] == MOST, "all held by the keeper"
+        )
+        before = {each["pid"] for each in server.workers()}
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        server.wait_until(
+            lambda: (
+                sum(
+                    each["state"] == "ready" and each["pid"] not in before
+                    for each in server.workers()
+                )
+                == len(before)
+            ),
+            "other workers",
+        )
+        with come(server) as peer:
+            assert outcome(peer) == "reset"
+        stack.pop_all().close()
+        for _ in range(MOST):
+            server.wait_until(lambda: is_served(server, stack), "room again")
+
+
+@pytest.mark.parametrize("model", ["prefork"])
+def test_parked_connections_count(tmp_path: Path, model: str) -> None:
+    """Those that no worker has are connections of their address all the same."""
+    limit = ("--max-per-address", str(MOST), "--park-after", "0")
+    with serving(tmp_path, model, *limit) as server, ExitStack() as stack:
+        fill(server, stack)
+        server.wait_until(lambda: server.status()["connections"]["parked"] == MOST, "all parked")
+        with come(server) as peer:
+            assert outcome(peer) == "reset"
+        stack.pop_all().close()
+        for _ in range(MOST):
+            server.wait_until(lambda: is_served(server, stack), "room again")
+
+
+def test_where_the_keeper_accepts(tmp_path: Path) -> None:
+    """While others wait for a seat it accepts in the workers' place, and holds the limit."""
+    target = write_handler(tmp_path, "v0", is_async=False)
+    options = ("-k", "prefork", "-w", "1", "--park-after", "0", "--max-per-address", str(MOST))
+    with Server(tmp_path, target, *options) as server, ExitStack() as stack:
+        fill(server, stack)
+        for _ in range(5):
+            with come(server) as peer:
+                assert outcome(peer) == "reset"
+        fill(server, stack, OTHER)
+        assert over_limit(server) == {"max_per_address": 5}
+
+
+@pytest.mark.parametrize("model", ["prefork", "async"])
+@pytest.mark.parametrize("late", [False, True], ids=["header at once", "header late"])
+def test_behind_a_proxy_its_clients_count(tmp_path: Path, model: str, late: bool) -> None:
+    """Each by the address in its header, whenever that comes, and not by the proxy's."""
+    bind = ["127.0.0.1:0,proxy=on"]
+    limit = ("--max-per-address", "1")
+
+    def ask(stack: ExitStack, client: str) -> str:
+        front = "2001:db8::443" if ":" in client else "203.0.113.1"
+        header = ProxyHeader(
+            source=InetAddress(client, 40123), destination=InetAddress(front, 443)
+        ).encode()
+        peer = stack.enter_context(come(server, "127.0.0.1"))
+        if late:
+            peer.sendall(header[:5])
+            server.wait_until(
+                lambda: server.status()["connections"]["awaiting_header"] == 1, "it is awaited"
+            )
+            header = header[5:]
+        return outcome(peer, header)
+
+    with serving(tmp_path, model, *limit, bind=bind) as server, ExitStack() as stack:
+        clients = ("198.51.100.7", "198.51.100.8", "2001:db8:0:1::1", "2001:db8:0:2::1")
+        assert [ask(stack, each) for each in clients] == ["served"] * 4
+        again = ("198.51.100.7", "2001:db8:0:1:ffff::9")  # the second is of the same /64
+        assert [ask(stack, each) for each in again] == ["reset"] * 2
+
+
+def test_a_close_in_place_of_a_reset(tmp_path: Path) -> None:
+    """With --over-limit close the peer finds the end of the stream."""
+    limit = ("--max-per-address", "1", "--over-limit", "close")
+    with serving(tmp_path, "async", *limit) as server, ExitStack() as stack:
+        fill(server, stack, most=1)
+        with come(server) as peer:
+            assert peer.recv(1) == b""
+
+
+def test_a_listener_has_a_limit_of_its_own(tmp_path: Path) -> None:
+    """Or none, as its options say."""
+    bind = ["127.0.0.1:0,max-per-address=1", "127.0.0.4:0,max-per-address=0", "127.0.0.5:0"]
+    limit = ("--max-per-address", str(MOST))
+    with serving(tmp_path, "async", *limit, bind=bind) as server, ExitStack() as stack:
+        strict, free, usual = server.addresses
+
+        def ask(address: str) -> str:
+            return outcome(stack.enter_context(come(server, ONE, address)))
+
+        assert [ask(free) for _ in range(5)] == ["served"] * 5
+        assert [ask(strict) for _ in range(2)] == ["served", "reset"]
+        assert [ask(usual) for _ in range(3)] == ["served", "served", "reset"]

@@ -1,0 +1,96 @@
+"""Counts by address in shared memory: of several processes, and of one that has died."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from socketkeep._base._passing import Unfit
+from socketkeep._wire._census import Census, create_memfd
+from socketkeep._wire._doorkeeper import network_of
+
+ADDRESS = b"\x7f\0\0\1"
+
+
+@pytest.fixture
+def memfd() -> Iterator[int]:
+    """The memory of a census for four processes."""
+    fd = create_memfd(4)
+    yield fd
+    os.close(fd)
+
+
+def test_all_lanes_count_together(memfd: int) -> None:
+    """No more are let in than there may be, whichever process each comes to."""
+    keeper, one, other = (Census(memfd, lane) for lane in range(3))
+    keeper.clear(1)
+    keeper.clear(2)
+    place = one.place(ADDRESS)
+    assert place == other.place(ADDRESS)
+    assert [one.enter(place, 3), other.enter(place, 3), keeper.enter(place, 3)] == [True] * 3
+    assert not any(each.enter(place, 3) for each in (keeper, one, other))
+    assert {each.total(place) for each in (keeper, one, other)} == {3}
+    other.add(place, -1)
+    assert one.enter(place, 3)
+    assert one.enter(one.place(b"\x7f\0\0\2"), 1)
+
+
+def test_a_dead_process_counts_no_more(memfd: int) -> None:
+    """Its lane is the next one's, with nothing in it."""
+    keeper, one = Census(memfd, 0), Census(memfd, 1)
+    keeper.clear(1)
+    place = keeper.place(ADDRESS)
+    keeper.add(place, 1)
+    one.add(place, 2)
+    keeper.clear(1)
+    assert Census(memfd, 1).total(place) == 1
+
+
+def test_addresses_hardly_meet(memfd: int) -> None:
+    """With 500 addresses at a limit another one has its own count, of a hundred others each."""
+    census = Census(memfd, 0)
+    for number in range(500):
+        census.add(census.place(number.to_bytes(4)), 10)
+    others = [census.place(number.to_bytes(8)) for number in range(100)]
+    assert sum(census.total(place) for place in others) <= 10
+
+
+def test_a_process_without_a_lane_counts_nothing(memfd: int) -> None:
+    """And sees what the others count."""
+    keeper, none = Census(memfd, 0), Census(memfd, -1)
+    place = none.place(ADDRESS)
+    assert none.enter(place, 1)
+    assert none.enter(place, 1)
+    keeper.add(place, 2)
+    assert not none.enter(place, 1)
+
+
+def test_what_is_no_census_is_refused() -> None:
+    """Before it is mapped."""
+    fd = os.memfd_create("none")
+    try:
+        with pytest.raises(Unfit):
+            Census(fd, 0)
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("peer", "counted"),
+    [
+        ("192.0.2.1:7000", "c0000201"),
+        ("[::ffff:192.0.2.1]:7000", "c0000201"),
+        ("[2001:db8:1:2:3:4:5:6]:7000", "20010db800010002"),
+        ("[2001:db8:1:2::9]:1", "20010db800010002"),
+        ("[fe80::1%eth0]:1", "fe80000000000000"),
+        ("unix:pid=1", None),
+        ("unix:@a:b", None),
+        ("", None),
+    ],
+)
+def test_by_what_a_peer_is_counted(peer: str, counted: str | None) -> None:
+    """IPv4 by the address, IPv6 by the /64, Unix sockets not at all."""
+    found = network_of(peer)
+    assert (found.hex() if found is not None else None) == counted
