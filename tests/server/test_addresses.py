@@ -14,7 +14,7 @@ import pytest
 
 from socketkeep.proxy import InetAddress, ProxyHeader
 from tests.harness import Server, read_reply, write_handler
-from tests.server.support import seats
+from tests.server.support import complaint, run, seats
 
 MOST: Final = 3
 ONE: Final = "127.0.0.2"
@@ -84,7 +84,7 @@ def test_an_address_has_so_many(tmp_path: Path, model: str) -> None:
             with come(server) as peer:
                 assert outcome(peer) == "reset"
         fill(server, mine, OTHER)
-        assert over_limit(server) == {"max_per_address": 4}
+        assert over_limit(server)["max_per_address"] == 4
         (event,) = server.find("connection refused", reason="max_per_address")[:1]
         assert event["peer"].startswith(f"{ONE}:")
         assert event["why"] == f"there are {MOST} connections from there"
@@ -162,7 +162,7 @@ def test_where_the_keeper_accepts(tmp_path: Path) -> None:
             with come(server) as peer:
                 assert outcome(peer) == "reset"
         fill(server, stack, OTHER)
-        assert over_limit(server) == {"max_per_address": 5}
+        assert over_limit(server)["max_per_address"] == 5
 
 
 @pytest.mark.parametrize("model", ["prefork", "async"])
@@ -215,3 +215,89 @@ def test_a_listener_has_a_limit_of_its_own(tmp_path: Path) -> None:
         assert [ask(free) for _ in range(5)] == ["served"] * 5
         assert [ask(strict) for _ in range(2)] == ["served", "reset"]
         assert [ask(usual) for _ in range(3)] == ["served", "served", "reset"]
+
+
+@pytest.mark.parametrize("model", ["prefork", "async"])
+def test_lists_of_networks(tmp_path: Path, model: str) -> None:
+    """Who is denied is served nowhere, and others only where they are allowed."""
+    bind = ["127.0.0.1:0", "127.0.0.4:0,allow=127.0.0.3", "127.0.0.5:0,deny=127.0.0.9"]
+    lists = ("--allow", "127.0.0.0/30,10.0.0.0/8", "--deny", "127.0.0.2/32")
+    with serving(tmp_path, model, *lists, bind=bind) as server, ExitStack() as stack:
+
+        def served(address: str) -> list[str]:
+            sources = (f"127.0.0.{number}" for number in range(1, 5))
+            peers = {each: stack.enter_context(come(server, each, address)) for each in sources}
+            return [each for each, peer in peers.items() if outcome(peer) == "served"]
+
+        assert [served(each) for each in server.addresses] == [
+            ["127.0.0.1", "127.0.0.3"],
+            ["127.0.0.3"],
+            ["127.0.0.1", "127.0.0.2", "127.0.0.3"],
+        ]
+        assert over_limit(server)["denied"] == 2 + 3 + 1
+        whys = {event["why"] for event in server.find("connection refused", reason="denied")}
+        assert whys <= {
+            "its network is denied",
+            "its network is not among those that are allowed",
+        }
+
+
+def test_a_reload_reads_the_files_anew(tmp_path: Path) -> None:
+    """In its workers and in the keeper; a bad file changes nothing, and says what is wrong."""
+    denied = tmp_path / "deny.txt"
+    denied.write_text("127.0.0.2\n")
+    target = write_handler(tmp_path, "v0", is_async=False)
+    # Where the last seat is taken the keeper accepts.
+    options = ("-k", "prefork", "-w", "1", "--park-after", "0", "--deny-file", str(denied))
+    with Server(tmp_path, target, *options) as server, ExitStack() as stack:
+
+        def outcomes() -> list[str]:
+            sources = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+            return [outcome(stack.enter_context(come(server, each))) for each in sources]
+
+        assert outcomes() == ["served", "reset", "served"]
+        denied.write_text("# since today\n127.0.0.3 # and another\n\n")
+        assert outcomes() == ["served", "reset", "served"]
+        assert server.reload().exit_code == 0
+        assert outcomes() == ["served", "served", "reset"]
+        denied.write_text("127.0.0.2\n127.0.0.1/8\n")
+        failed = server.cli("reload")
+        assert failed.exit_code == 4
+        assert failed.stderr.strip().endswith(
+            f"--deny-file: {denied}, line 2: expected a network such as 10.0.0.0/8 or an address,"
+            " got '127.0.0.1/8' (did you mean 127.0.0.0/8?)"
+        )
+        assert outcomes() == ["served", "served", "reset"]
+
+
+def test_an_upgrade_keeps_the_lists(tmp_path: Path) -> None:
+    """Where the file is gone by then, too: the reload that follows it fails."""
+    denied = tmp_path / "deny.txt"
+    denied.write_text("127.0.0.2\n")
+    target = write_handler(tmp_path, "v0", is_async=True)
+    options = ("-k", "async", "-w", "1", "--deny-file", str(denied))
+    with Server(tmp_path, target, *options) as server:
+        denied.unlink()
+        upgraded = server.cli("upgrade")
+        assert upgraded.exit_code == 4
+        assert f"--deny-file: cannot read {denied}: No such file" in upgraded.stderr
+        for source, expected in ((ONE, "reset"), (OTHER, "served")):
+            with come(server, source) as peer:
+                assert outcome(peer) == expected
+
+
+def test_a_bad_list_keeps_the_server_from_starting(tmp_path: Path) -> None:
+    """One line each."""
+    target = write_handler(tmp_path, "v0", is_async=True)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "bad.txt").write_text("10.0.0.0/8\nhost.example\n")
+    for options, line in (
+        (("--allow-file", "bad.txt"), "--allow-file: bad.txt, line 2: expected a network"),
+        (("--deny-file", "none.txt"), "--deny-file: cannot read none.txt: No such file"),
+        (("--deny-file", "pipe"), "--deny-file: pipe is no regular file"),
+        (("--deny", "10.0.0.1/8"), "--deny: expected a network such as 10.0.0.0/8"),
+        (("-b", ":0,allow=10.0.0.300"), "allow: expected a network"),
+        (("-b", ":0,max-per-address=-1"), "max-per-address: must be at least 0"),
+        (("--over-limit", "drop"), "--over-limit: expected one of reset, close"),
+    ):
+        assert line in complaint(run(tmp_path, "serve", target, *options), 2)

@@ -9,7 +9,7 @@ import pytest
 
 from socketkeep._base._passing import Unfit
 from socketkeep._wire._census import Census, create_memfd
-from socketkeep._wire._doorkeeper import network_of
+from socketkeep._wire._doorkeeper import network_of, packed_of
 
 ADDRESS = b"\x7f\0\0\1"
 
@@ -92,5 +92,5 @@ def test_what_is_no_census_is_refused() -> None:
 )
 def test_by_what_a_peer_is_counted(peer: str, counted: str | None) -> None:
     """IPv4 by the address, IPv6 by the /64, Unix sockets not at all."""
-    found = network_of(peer)
-    assert (found.hex() if found is not None else None) == counted
+    found = packed_of(peer)
+    assert (network_of(found).hex() if found is not None else None) == counted

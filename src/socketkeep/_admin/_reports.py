@@ -104,6 +104,7 @@ class OverLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Number of connections that were closed at once for a limit, by which."""
 
     max_per_address: int = 0
+    denied: int = 0
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,8 +24,10 @@ from socketkeep._base._address import UnixAddress, parse_bind
 from socketkeep._base._errors import ListenError
 from socketkeep._base._held_signals import hold_signals, let_signals_come
 from socketkeep._base._inherited import hear_of_children, put_in_order
+from socketkeep._base._mistakes import OptionError
 from socketkeep._base._roles import Role
 from socketkeep._base._titles import set_title
+from socketkeep._config._address_lists import read_lists
 from socketkeep._config._server_options import (
     ServeConfig,
     bound_addresses,
@@ -78,6 +80,10 @@ def run(
     """
     gc.freeze()  # what is loaded stays: no collection need look at it
     hold_signals()
+    try:
+        lists = read_lists(config)
+    except OptionError as error:
+        raise ServeFailure(str(error), _EXIT_USAGE) from None
     told = put_in_order()
     _log.configure(config.log_level, config.log_format, config.log_file)
     for text in told:
@@ -98,7 +104,9 @@ def run(
         earlier = max(predecessors.latest_boot, stored.latest_boot)
         boot = max(int(time.time()), earlier + 1)
         keeper = Keeper(
-            config, reactor, system, listeners, boot, name, rendezvous=directory_beside(path)
+            *(config, reactor, system, listeners, boot, name),
+            rendezvous=directory_beside(path),
+            lists=lists,
         )
         predecessors.begin(reactor, keeper)
         server = _Server(stack, keeper, reactor, control, place, stored.names)
@@ -145,6 +153,7 @@ def resume(state: SavedServer) -> None:
             *(config, reactor, system, listeners, saved.boot, saved.name),
             rendezvous=directory_beside(path),
             census=saved.census,
+            lists=saved.lists,
         )
         keeper.restore(saved)
         if any(worker.adopted is not None for worker in keeper.pool):

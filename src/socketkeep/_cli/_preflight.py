@@ -19,7 +19,9 @@ from typing import Final
 
 from socketkeep._admin._settings import check_admin
 from socketkeep._base import _prctl
+from socketkeep._base._mistakes import OptionError
 from socketkeep._cli._exit import FAILED, USAGE, Failure
+from socketkeep._config._address_lists import read_lists
 from socketkeep._config._listener_options import parse_listener, tls_settings
 from socketkeep._config._server_options import ServeConfig
 
@@ -39,6 +41,10 @@ def preflight(config: ServeConfig) -> None:
     _check_extras(config)
     check_admin(config)
     _check_listeners(config)
+    try:
+        read_lists(config)
+    except OptionError as error:
+        raise Failure(str(error), USAGE) from None
     _check_log_file(config.log_file)
     _check_descriptors(config.max_connections)
 

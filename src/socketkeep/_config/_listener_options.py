@@ -137,6 +137,22 @@ LISTENER_OPTIONS: Final = (
         minimum=0,
     ),
     ListenerOption(
+        "allow",
+        NETWORKS,
+        "allow",
+        "A network whose connections are served, as `--allow` has them; given again for each"
+        " further one.",
+        check=check_networks,
+    ),
+    ListenerOption(
+        "deny",
+        NETWORKS,
+        "deny",
+        "A network whose connections are not served, as `--deny` has them; given again for each"
+        " further one.",
+        check=check_networks,
+    ),
+    ListenerOption(
         "tcp-keepalive",
         KEEPALIVE,
         "tcp_keepalive",
@@ -282,6 +298,8 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     proxy: ProxyProtocol = "off"
     proxy_from: tuple[str, ...] = PROXY_FROM
     max_per_address: int = 0
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
     tcp_keepalive: str = TCP_KEEPALIVE
     tcp_user_timeout: float = 0.0
     tcp_nodelay: bool = True

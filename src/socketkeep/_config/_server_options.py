@@ -385,13 +385,53 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             zero="no limit",
         ),
     ] = 0
+    allow: Annotated[
+        list[str],
+        Option(
+            NETWORKS,
+            ("--allow",),
+            "Serve connections from these networks alone, but for those of --deny.  Repeatable."
+            "  For every listener that does not say (allow=).  Default: from everywhere.",
+            metavar="CIDR,…",
+            check=check_networks,
+        ),
+    ] = []
+    deny: Annotated[
+        list[str],
+        Option(
+            NETWORKS,
+            ("--deny",),
+            "Serve no connection from these networks, whatever --allow says.  Repeatable.  For"
+            " every listener that does not say (deny=).",
+            metavar="CIDR,…",
+            check=check_networks,
+        ),
+    ] = []
+    allow_file: Annotated[
+        str,
+        Option(
+            PATH,
+            ("--allow-file",),
+            "More networks to serve connections from, at every listener: one a line, the rest"
+            " behind a # is no matter.  Read anew by each reload, which fails, with everything as"
+            " it was, if the file has a mistake.",
+        ),
+    ] = ""
+    deny_file: Annotated[
+        str,
+        Option(
+            PATH,
+            ("--deny-file",),
+            "More networks to serve no connection from, as --allow-file has them.",
+        ),
+    ] = ""
     over_limit: Annotated[
         OverLimit,
         Option(
             TEXT,
             ("--over-limit",),
-            "How a connection is ended at once that is over a limit of its address: reset (RST,"
-            " after which nothing of it is left in the system) or close (FIN).",
+            "How a connection is ended at once that is over a limit of its address, or denied:"
+            " reset (RST, after which nothing of it is left in the system) or close (FIN).",
             choices=("reset", "close"),
         ),
     ] = "reset"
@@ -660,8 +700,8 @@ def _settings(config: ServeConfig, given: dict[str, Any]) -> ListenerSettings:
         for declared in LISTENER_OPTIONS
         if declared.default
     }
-    values["proxy_from"] = tuple(values["proxy_from"])
-    return ListenerSettings(**values, tls=tls_settings(given))
+    lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+    return ListenerSettings(**{**values, **lists}, tls=tls_settings(given))
 
 
 def park_after(config: ServeConfig, model: str) -> float | None:

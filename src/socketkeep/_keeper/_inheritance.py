@@ -62,6 +62,7 @@ def snapshot(keeper: Keeper, keep: KeepOpen) -> SavedServer:
             closing=keeper.closer.snapshot(keep),
             stored=keeper.store.names if keeper.store is not None else [],
             edges=keeper.edges.snapshot(keep),
+            lists=keeper.lists,
             census=keep(keeper.lanes.memfd) if keeper.lanes.memfd >= 0 else -1,
         ),
     )

@@ -9,6 +9,8 @@ from functools import partial
 from typing import Final, Literal
 
 from socketkeep._base import _log
+from socketkeep._base._mistakes import OptionError
+from socketkeep._config._address_lists import NO_LISTS, AddressLists, read_lists
 from socketkeep._config._server_options import (
     DEFAULT_WORKERS,
     MOST_WORKERS,
@@ -83,8 +85,12 @@ class Keeper:
         name: str = "",
         rendezvous: str = "",
         census: int = -1,
+        lists: AddressLists = NO_LISTS,
     ) -> None:
-        """census: the memfd of the one that an earlier version of the keeper had, -1: none."""
+        """Make a keeper that has yet to `start`, or to `restore` what an earlier version left.
+
+        census: the memfd of the one that this had, -1: none.  lists: of the files of networks.
+        """
         self.config: Final = config
         self.boot: Final = boot
         self.name: Final = name
@@ -100,7 +106,8 @@ class Keeper:
         self.grounds: Grounds | None = None
         tls = {n for n, said in enumerate(listener_settings(config, len(listeners))) if said.tls}
         screening = Screening(boot, listeners, plain_ends=bool(tls))
-        self.lanes: Final = Lanes(config, len(listeners), census)
+        self.lanes: Final = Lanes(config, len(listeners), census, lists)
+        self.lists = lists
         self.pool = WorkerPool(
             *(reactor, system, config, self._worker_ready, self._worker_died, self._changed),
             *(screening, self.lanes),
@@ -472,6 +479,7 @@ class Keeper:
         self.reloads.resume(saved.reloads, saved.reloads_completed)
         generations = {each.number: Generation.restored(each) for each in saved.generations}
         self.current = current = generations[saved.current]
+        current.lists = self.lists
         self.templates.restore(generations, saved.templates)
         self.pool.restore(saved.pool)
         self.slots.restore(saved.slots)
@@ -556,13 +564,21 @@ class Keeper:
 
     # What follows from it.
 
-    def _prepare(self) -> str:
+    def _prepare(self, generation: Generation) -> str:
+        generation.lists = self.lists
         # The first generation is where the server was started, on what it has just bound.
-        if self.grounds is None or self.current is None:
+        if self.current is None:
             return ""
-        return self.grounds.renew()
+        try:
+            generation.lists = read_lists(self.config)
+        except OptionError as error:
+            return str(error)
+        return "" if self.grounds is None else self.grounds.renew()
 
     def _switch(self, generation: Generation) -> None:
+        self.lists = generation.lists
+        if self.lanes.doorkeeper is not None:
+            self.lanes.doorkeeper.use(self.lists)
         if self.grounds is not None:
             self.grounds.settle()
         old, self.current = self.current, generation

@@ -18,7 +18,7 @@ import mmap
 import os
 import struct
 import threading
-from hashlib import blake2b
+from functools import partial
 from typing import Final, NewType
 
 from socketkeep._base._passing import Unfit, sealed_size
@@ -78,7 +78,10 @@ class Census:
         self._map = mmap.mmap(fd, size)
         self.lanes: Final = (size - _HEADER_SIZE) // (_LANE_WORDS * _WORD)
         self._lane = lane if 0 <= lane < self.lanes else None
-        self._key: bytes = _HEADER.unpack_from(self._map)[2]
+        from hashlib import blake2b  # for who counts by address
+
+        key: bytes = _HEADER.unpack_from(self._map)[2]
+        self._hash = partial(blake2b, digest_size=_HASHES.size, key=key)
         self._header = memoryview(self._map)[: _HEADER.size - 16].cast("Q")
         end = _HEADER_SIZE + self.lanes * _LANE_WORDS * _WORD
         self._counts = memoryview(self._map)[_HEADER_SIZE:end].cast("I")
@@ -86,7 +89,7 @@ class Census:
 
     def place(self, address: bytes) -> Place:
         """Return the counters of an address."""
-        found = _HASHES.unpack(blake2b(address, digest_size=_HASHES.size, key=self._key).digest())
+        found = _HASHES.unpack(self._hash(address).digest())
         return Place(
             tuple([base + value % _PLACES for base, value in zip(_BASES, found, strict=True)])
         )

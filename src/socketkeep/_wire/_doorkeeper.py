@@ -12,11 +12,14 @@ from contextlib import suppress
 from typing import Final
 
 from socketkeep._base._admission import Refusal
+from socketkeep._base._network_set import NetworkSet
+from socketkeep._config._address_lists import AddressLists
 from socketkeep._config._server_options import ServeConfig, listener_settings
 from socketkeep._wire._census import Census, Place
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _MAPPED: Final = bytes(10) + b"\xff\xff"  # before an IPv4 address in an IPv6 one
+_IPV4: Final = 4  # bytes of an address
 _OF_A_NETWORK: Final = 8  # bytes of an IPv6 address: who has one has the /64
 
 
@@ -25,33 +28,78 @@ def counts_by_address(config: ServeConfig, listeners: int) -> bool:
     return any(each.max_per_address for each in listener_settings(config, listeners))
 
 
+def has_lists(config: ServeConfig, listeners: int) -> bool:
+    """Whether it is looked at where connections come from."""
+    settings = listener_settings(config, listeners)
+    return bool(config.allow_file or config.deny_file) or any(
+        each.allow or each.deny for each in settings
+    )
+
+
 class Doorkeeper:
     """What one process asks of each connection that it accepts.
 
-    census: None where nothing is counted.
+    census: None where nothing is counted.  lists: of the files of networks.
     """
 
-    def __init__(self, config: ServeConfig, listeners: int, census: Census | None) -> None:
+    def __init__(
+        self, config: ServeConfig, listeners: int, census: Census | None, lists: AddressLists
+    ) -> None:
         settings = listener_settings(config, listeners)
+        self._settings = settings
+        self._allow_by_file = bool(config.allow_file)
+        self._allowed: list[NetworkSet | None] = []
+        self._denied: list[NetworkSet | None] = []
+        self.use(lists)
         self._most = [each.max_per_address for each in settings]
         self._census = census
         self._resets = config.over_limit == "reset"
 
     @staticmethod
-    def of(config: ServeConfig, listeners: int, census: Census | None) -> Doorkeeper | None:
+    def of(
+        config: ServeConfig, listeners: int, census: Census | None, lists: AddressLists
+    ) -> Doorkeeper | None:
         """Return the doorkeeper of a process; None where nothing is limited, and nobody asks."""
-        return None if census is None else Doorkeeper(config, listeners, census)
+        if census is None and not has_lists(config, listeners):
+            return None
+        return Doorkeeper(config, listeners, census, lists)
+
+    def use(self, lists: AddressLists) -> None:
+        """Go by what the files have now."""
+        sets: dict[tuple[str, ...], NetworkSet] = {}
+
+        def made(own: tuple[str, ...], more: list[str], by_file: bool) -> NetworkSet | None:
+            if not (own or more or by_file):
+                return None
+            if own not in sets:
+                sets[own] = NetworkSet([*own, *more])
+            return sets[own]
+
+        # An empty file of who is allowed allows nobody: it may have been emptied for that.
+        self._allowed = [
+            made(each.allow, lists.allow, self._allow_by_file) for each in self._settings
+        ]
+        sets = {}
+        self._denied = [made(each.deny, lists.deny, False) for each in self._settings]
 
     def admit(self, peer: str, listener: int) -> Place | None:
         """Let a connection in, and count it; returns what `leave` is called with at its end.
 
         peer: its address as text; one that is no IP address has no limit.  Raises Refusal.
         """
+        packed = packed_of(peer)
+        if packed is None:
+            return None
+        allowed, denied = self._allowed[listener], self._denied[listener]
+        if denied is not None and packed in denied:
+            raise Refusal("denied", "its network is denied")
+        if allowed is not None and packed not in allowed:
+            raise Refusal("denied", "its network is not among those that are allowed")
         most = self._most[listener]
         census = self._census
-        if census is None or not most or (address := network_of(peer)) is None:
+        if census is None or not most:
             return None
-        place = census.place(address)
+        place = census.place(network_of(packed))
         if not census.enter(place, most):
             raise Refusal("max_per_address", f"there are {most} connections from there")
         return place
@@ -59,9 +107,9 @@ class Doorkeeper:
     def count(self, peer: str, listener: int, lane: int | None = None) -> Place | None:
         """Count a connection that another process has let in; lane: as `Census.add` has it."""
         census = self._census
-        if census is None or not self._most[listener] or (address := network_of(peer)) is None:
+        if census is None or not self._most[listener] or (packed := packed_of(peer)) is None:
             return None
-        place = census.place(address)
+        place = census.place(network_of(packed))
         census.add(place, 1, lane)
         return place
 
@@ -80,8 +128,13 @@ class Doorkeeper:
         sock.close()
 
 
-def network_of(peer: str) -> bytes | None:
-    """Return by what a peer is counted: its IPv4 address, or its IPv6 network of 64 bits.
+def network_of(packed: bytes) -> bytes:
+    """Return by what an address is counted: itself in IPv4, its network of 64 bits in IPv6."""
+    return packed if len(packed) == _IPV4 else packed[:_OF_A_NETWORK]
+
+
+def packed_of(peer: str) -> bytes | None:
+    """Return the IP address of a peer, an IPv4 one that was written as IPv6 as the IPv4 it is.
 
     peer: as `format_address` has it.  None: it has no such address.
     """
@@ -94,4 +147,4 @@ def network_of(peer: str) -> bytes | None:
         packed = socket.inet_pton(socket.AF_INET6, host.strip("[]").partition("%")[0])
     except (OSError, ValueError):
         return None
-    return packed[12:] if packed.startswith(_MAPPED) else packed[:_OF_A_NETWORK]
+    return packed[12:] if packed.startswith(_MAPPED) else packed

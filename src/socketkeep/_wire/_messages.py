@@ -37,6 +37,8 @@ class LoadTarget(Message, frozen=True, tag="Load"):
     name: str = ""
     descriptors: int = 0  # the soft limit to set; 0: none
     rendezvous: str = ""  # the directory where workers wait for another keeper; "": nowhere
+    allow: list[str] = []  # of the files of networks: who is served
+    deny: list[str] = []  # and who is not
 
 
 class Loaded(Message, frozen=True, tag="Loaded"):

@@ -24,6 +24,7 @@ from socketkeep._base._held_signals import let_signals_come
 from socketkeep._base._originals import socket_of
 from socketkeep._base._roles import Role
 from socketkeep._base._titles import set_title
+from socketkeep._config._address_lists import AddressLists
 from socketkeep._config._server_options import ServeConfig, WorkerModel
 from socketkeep._net._handlers import Handler
 from socketkeep._wire._census import Census
@@ -168,12 +169,13 @@ class Template:
 
     def _doorkeeper(self, message: ForkWorker) -> Doorkeeper | None:
         """Return who says whom the worker takes; None where nothing is limited."""
+        lists = AddressLists(self._load.allow, self._load.deny)
         census = None
         if message.census != ABSENT:
             # 0 is the keeper's lane: a worker for which there is none counts nothing.
             census = Census(message.census, message.lane or -1)
             os.close(message.census)
-        return Doorkeeper.of(self._config, len(self._load.listeners), census)
+        return Doorkeeper.of(self._config, len(self._load.listeners), census, lists)
 
     def _fork_on(self, message: ForkWorker) -> NoReturn:
         """Fork the worker and exit, so that the keeper, a subreaper, becomes its parent."""

@@ -57,7 +57,7 @@ class Rollout:
         switch: Callable[[Generation], None],
         give_up: Callable[[Generation, LoadFailure], None],
         ended: Callable[[], None],
-        prepare: Callable[[], str] = lambda: "",
+        prepare: Callable[[Generation], str] = lambda _generation: "",
     ) -> None:
         self._reactor = reactor
         self._templates = templates
@@ -160,7 +160,7 @@ class Rollout:
             self._timer = self._reactor.call_later(
                 self._start_timeout, lambda: self._overdue(generation)
             )
-        why = self._prepare()
+        why = self._prepare(generation)
         if why:
             self._cannot_begin(generation, LoadFailure(EXIT_LOAD_FAILED, why))
             return

@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from socketkeep._config._address_lists import NO_LISTS, AddressLists
 from socketkeep._config._server_options import ServeConfig
 from socketkeep._keeper.tables import _ownership
 from socketkeep._keeper.tables._records import ConnectionRecord, GenerationRecord, WorkerRecord
@@ -202,6 +203,7 @@ class SavedKeeper(msgspec.Struct, kw_only=True):
     stored: list[str] = []
     edges: SavedEdges = msgspec.field(default_factory=SavedEdges)
     census: int = -1  # its memfd, where connections are counted by address
+    lists: AddressLists = NO_LISTS  # of the files of networks, as they were last read
 
 
 class SavedPlace(msgspec.Struct):

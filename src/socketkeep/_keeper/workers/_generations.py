@@ -11,6 +11,7 @@ from typing import Final, Protocol
 import msgspec
 
 from socketkeep._base import _log
+from socketkeep._config._address_lists import NO_LISTS, AddressLists
 from socketkeep._config._server_options import ServeConfig
 from socketkeep._keeper.loop._children import ChildWatch
 from socketkeep._keeper.loop._reactor import Reactor
@@ -80,6 +81,7 @@ class Generation(GenerationRecord):
     pid: int = 0
     failure: LoadFailure | None = None
     upgraded: bool = False  # it came with a new version of the package
+    lists: AddressLists = NO_LISTS  # that its workers go by
 
     def snapshot(self) -> SavedGeneration:
         """Return what the next version of the keeper knows it by."""
@@ -173,6 +175,8 @@ class Templates:
                 name=self._name,
                 descriptors=self._system.worker_descriptors,
                 rendezvous=self._rendezvous,
+                allow=generation.lists.allow,
+                deny=generation.lists.deny,
             )
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from socketkeep._base import _log
+from socketkeep._config._address_lists import AddressLists
 from socketkeep._config._server_options import DEFAULT_WORKERS, ServeConfig
 from socketkeep._keeper.workers._workers import Worker
 from socketkeep._stream import _record as record
@@ -21,7 +22,9 @@ _FEWEST: Final = 64
 class Lanes:
     """The keeper's side of the census, which it makes, or has from the version before."""
 
-    def __init__(self, config: ServeConfig, listeners: int, memfd: int) -> None:
+    def __init__(
+        self, config: ServeConfig, listeners: int, memfd: int, lists: AddressLists
+    ) -> None:
         """Go on with the census in `memfd`, or, where that is -1 and one is needed, make one.
 
         Raises OSError.
@@ -33,7 +36,7 @@ class Lanes:
         self._census = Census(self.memfd, KEEPERS_LANE) if self.memfd >= 0 else None
         if self._census is not None:
             self._census.clear(KEEPERS_LANE)  # what is held by then is counted anew
-        self.doorkeeper: Final = Doorkeeper.of(config, listeners, self._census)
+        self.doorkeeper: Final = Doorkeeper.of(config, listeners, self._census, lists)
         self._listeners = listeners
         self._throttle = _log.Throttle()
 
