@@ -95,7 +95,7 @@ def test_the_fields_of_the_reports() -> None:
     assert " ".join(status["totals"]["proxy_refused"]) == (
         "not_allowed missing malformed cut late no_room"
     )
-    assert " ".join(status["totals"]["over_limit"]) == "max_per_address denied"
+    assert " ".join(status["totals"]["over_limit"]) == ("max_per_address denied rate_per_address")
     assert " ".join(status["totals"]["attached"]) == "accepted reload parked crash upgrade"
     assert " ".join(plain(WORKER)) == "slot pid generation state connections busy uptime rss"
     assert " ".join(plain(CONNECTION)) == (

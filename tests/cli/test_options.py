@@ -17,6 +17,7 @@ from socketkeep._config._options import (
     parse_flag,
     parse_keepalive,
     parse_permissions,
+    parse_rate,
     parse_size,
 )
 from socketkeep._config._options_page import options_markdown
@@ -239,3 +240,28 @@ def test_the_reference_page_has_every_option() -> None:
         assert len(examples) == 1
         value = tomllib.loads(examples[0].removeprefix("- TOML: ").strip("`"))[declared.key]
         declared.from_toml(value, "the page's example")
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("10", "10:10"),
+        ("10/s:20", "10:20"),
+        ("30/m", "0.5:1"),
+        (" 600/M:5 ", "10:5"),
+        ("0.2", "0.2:1"),
+        ("OFF", "off"),
+        ("10:10", "10:10"),
+    ],
+)
+def test_rates(text: str, meaning: str) -> None:
+    """A rate is so many a second, and how many may come at once."""
+    assert parse_rate(text) == meaning
+    assert parse_rate(meaning) == meaning
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "10/d", "10:0", "10:", ":5", "1e3", "2000000"])
+def test_what_is_no_rate(text: str) -> None:
+    """Each is refused."""
+    with pytest.raises(ValueError, match="rate"):
+        parse_rate(text)

@@ -218,6 +218,19 @@ def test_a_listener_has_a_limit_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["prefork", "async"])
+def test_the_rate_of_an_address(tmp_path: Path, model: str) -> None:
+    """A burst is served, in whichever workers, what is beyond it is reset, others are served."""
+    rate = ("--accept-rate-per-address", "1/h:5")
+    with serving(tmp_path, model, *rate) as server, ExitStack() as stack:
+        outcomes = [outcome(stack.enter_context(come(server))) for _ in range(8)]
+        assert outcomes == ["served"] * 5 + ["reset"] * 3
+        assert outcome(stack.enter_context(come(server, OTHER))) == "served"
+        assert over_limit(server)["rate_per_address"] == 3
+        (event,) = server.find("connection refused", reason="rate_per_address")[:1]
+        assert event["why"] == "too many have just come from there"
+
+
+@pytest.mark.parametrize("model", ["prefork", "async"])
 def test_lists_of_networks(tmp_path: Path, model: str) -> None:
     """Who is denied is served nowhere, and others only where they are allowed."""
     bind = ["127.0.0.1:0", "127.0.0.4:0,allow=127.0.0.3", "127.0.0.5:0,deny=127.0.0.9"]
@@ -298,6 +311,7 @@ def test_a_bad_list_keeps_the_server_from_starting(tmp_path: Path) -> None:
         (("--deny", "10.0.0.1/8"), "--deny: expected a network such as 10.0.0.0/8"),
         (("-b", ":0,allow=10.0.0.300"), "allow: expected a network"),
         (("-b", ":0,max-per-address=-1"), "max-per-address: must be at least 0"),
+        (("--accept-rate-per-address", "10/d"), "--accept-rate-per-address: expected off, or RATE"),
         (("--over-limit", "drop"), "--over-limit: expected one of reset, close"),
     ):
         assert line in complaint(run(tmp_path, "serve", target, *options), 2)

@@ -94,3 +94,18 @@ def test_by_what_a_peer_is_counted(peer: str, counted: str | None) -> None:
     """IPv4 by the address, IPv6 by the /64, Unix sockets not at all."""
     found = packed_of(peer)
     assert (network_of(found).hex() if found is not None else None) == counted
+
+
+def test_the_rate_of_an_address(memfd: int) -> None:
+    """A burst at once, then one for each interval, in all processes together; a pause fills it."""
+    one, other = Census(memfd, 1), Census(memfd, 2)
+    place, now = one.place(ADDRESS), 10**12
+    both = [one, other]
+
+    def spend(count: int, at: int) -> int:
+        return sum(both[n % 2].spend(place, 100, 3, now + at) for n in range(count))
+
+    assert spend(5, 0) == 3
+    assert [spend(2, 99), spend(2, 100), spend(2, 250), spend(2, 300)] == [0, 1, 1, 1]
+    assert spend(9, 10_000) == 3
+    assert one.spend(one.place(b"\x7f\0\0\2"), 100, 3, now)

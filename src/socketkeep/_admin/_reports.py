@@ -105,6 +105,7 @@ class OverLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     max_per_address: int = 0
     denied: int = 0
+    rate_per_address: int = 0
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal, TypeAlias
 
 HeaderReason: TypeAlias = Literal["not_allowed", "missing", "malformed", "cut", "late", "no_room"]
-LimitReason: TypeAlias = Literal["max_per_address", "denied"]
+LimitReason: TypeAlias = Literal["max_per_address", "denied", "rate_per_address"]
 Reason: TypeAlias = HeaderReason | LimitReason
 
 #: Of the PROXY header: it, or the connection itself, comes from who may not send one; there is
@@ -20,9 +20,9 @@ REASONS: Final[tuple[HeaderReason, ...]] = (
     "no_room",
 )
 
-#: Of limits: so many are open from its address already; the lists of networks do not let it in.
-#: Appended to only, as above.
-LIMITS: Final[tuple[LimitReason, ...]] = ("max_per_address", "denied")
+#: Of limits: so many are open from its address already; the lists of networks do not let it in;
+#: they come too fast from there.  Appended to only, as above.
+LIMITS: Final[tuple[LimitReason, ...]] = ("max_per_address", "denied", "rate_per_address")
 
 #: Seconds from accept(2) until a PROXY header must be whole, and how many bytes it may have.
 HEADER_TIME: Final = 3.0

@@ -19,6 +19,9 @@ from socketkeep._base._mistakes import OptionError, nearest
 
 _DURATION: Final = r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|h|d|)"
 _SECONDS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_RATE: Final = r"(\d+(?:\.\d*)?|\.\d+)(?:/([smh]))?(?::(\d{1,9}))?"
+_LEAST_RATE: Final = 1e-5
+_MOST_RATE: Final = 10**6
 _SIZE: Final = r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?b)?"
 _MOST_NUMBER: Final = (1 << 31) - 1  # what listen(2) and the like take
 _MOST_SECONDS: Final = 10**9
@@ -121,6 +124,24 @@ def parse_keepalive(text: str) -> str:
     return f"{idle:.0f}:{interval:.0f}:{count}"
 
 
+def parse_rate(text: str) -> str:
+    """Return how often something may happen, as ``RATE:BURST`` a second, or ``off``.
+
+    ``10``, ``10/s``, ``10:10`` and ``600/m:10`` are alike.  Raises ValueError for anything else.
+    """
+    word = text.strip().lower()
+    if word == "off":
+        return word
+    match = re.fullmatch(_RATE, word, re.ASCII)
+    if match is None:
+        raise ValueError(f"not a rate: {text!r}")
+    rate = float(match[1]) / _SECONDS[match[2] or "s"]
+    burst = int(match[3]) if match[3] else max(1, round(rate))
+    if not (_LEAST_RATE <= rate <= _MOST_RATE and 1 <= burst <= _MOST_RATE):
+        raise ValueError(f"no rate that can be held: {text!r}")
+    return f"{_number(rate)}:{burst}"
+
+
 def parse_permissions(text: str) -> str:
     """Return octal permissions as four digits ("0660"); raises ValueError for others."""
     if re.fullmatch(r"(0o)?[0-7]{3,4}", text.strip()) is None or int(text, 8) > 0o777:
@@ -191,6 +212,14 @@ KEEPALIVE: Final = Kind(
     str,
     parse_keepalive,
     (str,),
+    json.dumps,
+)
+RATE: Final = Kind(
+    "rate",
+    "off, or RATE[:BURST] such as 10, 10:20, 30/m or 30/m:5 (up to a million a second)",
+    str,
+    parse_rate,
+    (int, float, str),
     json.dumps,
 )
 PERMISSIONS: Final = Kind(
@@ -292,7 +321,7 @@ class Option(msgspec.Struct, frozen=True):
                 raise self._wrong(value, source)
         elif isinstance(value, str):
             return self.from_text(value, source)
-        elif self.kind is LIMIT:
+        elif self.kind in (LIMIT, RATE):
             return self.from_text(str(value), source)
         elif self.kind.python is float:
             value = float(value)

@@ -28,6 +28,7 @@ from socketkeep._config._options import (
     NUMBER,
     PATH,
     PERMISSIONS,
+    RATE,
     SIZE,
     TEXT,
     Option,
@@ -385,6 +386,17 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             zero="no limit",
         ),
     ] = 0
+    accept_rate_per_address: Annotated[
+        str,
+        Option(
+            RATE,
+            ("--accept-rate-per-address",),
+            "Serve so many new connections a second of one address, counted as --max-per-address"
+            " counts; after a pause BURST may come at once, by default those of one second.  What"
+            " comes faster is closed at once, see --over-limit.",
+            metavar="RATE[:BURST]",
+        ),
+    ] = "off"
     allow: Annotated[
         list[str],
         Option(

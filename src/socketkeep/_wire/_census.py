@@ -1,4 +1,4 @@
-"""The census: how many connections each address has in the whole server, in shared memory.
+"""The census: how many connections each address has, and how fast they come, in shared memory.
 
 One memfd a server, made by the keeper, mapped by it and by each worker.  There is no lock, which a
 process that stands still would keep from all others: each process writes a lane of its own, and all
@@ -9,6 +9,10 @@ in each of `_TABLES` tables, by a keyed hash.  Two that have one in common make 
 have more than they have, so the least of an address's counters counts: never too few, and too many
 only where it meets others in every table.  With a thousand addresses that are all at a limit this
 happens to one of 70,000 others.
+
+How fast they come is one word in each place, when as many as there may be will have come, for all
+processes: who writes it at the same moment as another loses one connection's account, and no more,
+since time alone puts it right.
 """
 
 from __future__ import annotations
@@ -34,6 +38,8 @@ _LANE_WORDS: Final = _TABLES * _PLACES
 _WORD: Final = 4
 _HEADER: Final = struct.Struct("=QQ16s")  # how many lanes, how many of them are in use, the key
 _HEADER_SIZE: Final = 4096
+_RATES_SIZE: Final = _LANE_WORDS * 8  # between the header and the lanes
+_START: Final = _HEADER_SIZE + _RATES_SIZE  # of the lanes
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _HASHES: Final = struct.Struct(f"={_TABLES}I")
 _MOST_LANES: Final = 4096
@@ -51,7 +57,7 @@ def create_memfd(lanes: int) -> int:
     lanes = min(lanes, _MOST_LANES)
     fd = os.memfd_create(NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        os.ftruncate(fd, _HEADER_SIZE + lanes * _LANE_WORDS * _WORD)
+        os.ftruncate(fd, _START + lanes * _LANE_WORDS * _WORD)
         os.pwrite(fd, _HEADER.pack(lanes, 1, os.urandom(16)), 0)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
     except BaseException:
@@ -73,18 +79,19 @@ class Census:
         lane: the one to write; one that the census does not have: none, and nothing is counted.
         """
         size = sealed_size(fd, _SEALS)
-        if size < _HEADER_SIZE:
+        if size < _START:
             raise Unfit(f"a census came that has {size} bytes")
         self._map = mmap.mmap(fd, size)
-        self.lanes: Final = (size - _HEADER_SIZE) // (_LANE_WORDS * _WORD)
+        self.lanes: Final = (size - _START) // (_LANE_WORDS * _WORD)
         self._lane = lane if 0 <= lane < self.lanes else None
         from hashlib import blake2b  # for who counts by address
 
         key: bytes = _HEADER.unpack_from(self._map)[2]
         self._hash = partial(blake2b, digest_size=_HASHES.size, key=key)
         self._header = memoryview(self._map)[: _HEADER.size - 16].cast("Q")
-        end = _HEADER_SIZE + self.lanes * _LANE_WORDS * _WORD
-        self._counts = memoryview(self._map)[_HEADER_SIZE:end].cast("I")
+        end = _START + self.lanes * _LANE_WORDS * _WORD
+        self._rates = memoryview(self._map)[_HEADER_SIZE:_START].cast("Q")
+        self._counts = memoryview(self._map)[_START:end].cast("I")
         self._lock = threading.Lock()  # between the threads of this process
 
     def place(self, address: bytes) -> Place:
@@ -128,8 +135,24 @@ class Census:
             return False
         return True
 
+    def spend(self, place: Place, interval: int, burst: int, now: int) -> bool:
+        """Take one connection of an address to account; whether it keeps to the rate.
+
+        interval: nanoseconds from one to the next.  burst: how many may come at once.  now: of
+        CLOCK_MONOTONIC, in nanoseconds.
+        """
+        rates = self._rates
+        full = max(now, min([rates[index] for index in place]))
+        if full - now > (burst - 1) * interval:
+            return False
+        full += interval
+        for index in place:
+            if rates[index] < full:
+                rates[index] = full
+        return True
+
     def clear(self, lane: int) -> None:
         """Forget what a lane has counted: its process has died, or is about to be made."""
-        start = _HEADER_SIZE + lane * _LANE_WORDS * _WORD
+        start = _START + lane * _LANE_WORDS * _WORD
         self._map[start : start + _LANE_WORDS * _WORD] = bytes(_LANE_WORDS * _WORD)
         self._header[1] = max(self._header[1], lane + 1)

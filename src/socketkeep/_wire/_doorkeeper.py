@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from contextlib import suppress
 from typing import Final
 
@@ -25,7 +26,9 @@ _OF_A_NETWORK: Final = 8  # bytes of an IPv6 address: who has one has the /64
 
 def counts_by_address(config: ServeConfig, listeners: int) -> bool:
     """Whether connections are counted by address, so that a census is needed."""
-    return any(each.max_per_address for each in listener_settings(config, listeners))
+    settings = listener_settings(config, listeners)
+    limited = any(each.max_per_address for each in settings)
+    return limited or config.accept_rate_per_address != "off"
 
 
 def has_lists(config: ServeConfig, listeners: int) -> bool:
@@ -53,6 +56,10 @@ class Doorkeeper:
         self.use(lists)
         self._most = [each.max_per_address for each in settings]
         self._census = census
+        self._rate: tuple[int, int] | None = None  # nanoseconds from one to the next, and the burst
+        if config.accept_rate_per_address != "off":
+            rate, burst = config.accept_rate_per_address.split(":")
+            self._rate = int(1e9 / float(rate)), int(burst)
         self._resets = config.over_limit == "reset"
 
     @staticmethod
@@ -97,9 +104,13 @@ class Doorkeeper:
             raise Refusal("denied", "its network is not among those that are allowed")
         most = self._most[listener]
         census = self._census
-        if census is None or not most:
+        if census is None:
             return None
         place = census.place(network_of(packed))
+        if self._rate is not None and not census.spend(place, *self._rate, time.monotonic_ns()):
+            raise Refusal("rate_per_address", "too many have just come from there")
+        if not most:
+            return None
         if not census.enter(place, most):
             raise Refusal("max_per_address", f"there are {most} connections from there")
         return place
