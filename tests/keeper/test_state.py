@@ -75,6 +75,9 @@ def test_fields_that_a_newer_version_added_are_ignored(state: SavedServer, read:
     ):
         for name in tables:
             table.get(name, {}).pop("added", None)
+    for each in newer["keeper"]["edges"]["ended"]:  # a message: its fields have no names
+        if isinstance(each, dict):
+            each.pop("added")
     assert read(newer) == state
 
 

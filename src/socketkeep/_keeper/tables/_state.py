@@ -34,8 +34,8 @@ OLDEST_READ: Final = 1
 #: The oldest version's reader that meets PROXY headers: an older one would take them for the
 #: clients' own bytes.
 READABLE_WITH_PROXIES_FROM: Final = 2
-#: The oldest version's reader that knows listeners with TLS, and takes over the edges; and that knows
-#: of limits by address, which an older one would not hold.
+#: The oldest version's reader that knows listeners with TLS and takes over the edges, and that
+#: holds to limits by address.
 READABLE_WITH_EDGES_AND_LIMITS_FROM: Final = 3
 
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
