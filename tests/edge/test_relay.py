@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import socket
@@ -40,10 +39,16 @@ class Run:
         self._thread = threading.Thread(target=self._run, name="relay")
         self._thread.start()
 
-    def end(self) -> None:
-        """Wait until it is over, or end it."""
-        os.close(self._stopped)
+    def stop(self) -> None:
+        """Have nothing moved any more but by the test itself."""
+        if self._stopped >= 0:
+            os.close(self._stopped)
+            self._stopped = -1
         self._thread.join(20)
+
+    def end(self) -> None:
+        """End it, if it is not over."""
+        self.stop()
         os.close(self._stop)
         self._epoll.close()
         self.relay.close()
@@ -124,10 +129,19 @@ def is_told_the_end(client: ssl.SSLSocket) -> bool:
         return True
 
 
-def fill(worker: socket.socket) -> None:
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            worker.send(BIG)
+def fill(sock: socket.socket) -> int:
+    """Send until nobody on the way takes any more; return how much that was."""
+    sock.setblocking(False)
+    sent = stalled = 0
+    while stalled < 20:
+        try:
+            sent += sock.send(BIG[:CHUNK])
+            stalled = 0
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            stalled += 1
+            select.select([], [sock], [], 0.05)
+    sock.settimeout(20)
+    return sent
 
 
 def test_both_directions_at_once(shaken: Shaken) -> None:
@@ -212,7 +226,6 @@ def test_the_clients_reset_is_told(shaken: Shaken) -> None:
 def test_the_workers_abort_is_a_reset(shaken: Shaken) -> None:
     """At once, also while the client takes nothing in."""
     client, run, worker = shaken
-    worker.setblocking(False)
     fill(worker)
     reset(worker)
     run.wait_over()
@@ -248,18 +261,36 @@ def test_bytes_that_nobody_read_are_no_abort(shaken: Shaken) -> None:
 def test_back_pressure(shaken: Shaken) -> None:
     """A worker that does not read stops the client, and the other direction goes on."""
     client, run, worker = shaken
-    client.settimeout(0.0)
-    sent = 0
-    stalled = 0
-    while stalled < 20:
-        try:
-            sent += client.send(BIG[:CHUNK])
-            stalled = 0
-        except ssl.SSLWantWriteError:
-            stalled += 1
-            select.select([], [client], [], 0.05)
+    sent = fill(client)
     assert sent < 3 * len(BIG)
     worker.sendall(b"still here")
-    client.settimeout(20)
     assert client.recv(100) == b"still here"
     assert run.most_held <= 2 * (CHUNK + 256)
+
+
+def test_a_half_close_while_the_client_is_held_up(shaken: Shaken) -> None:
+    """What stands between the two when the close_notify is made is not lost by that."""
+    client, _, worker = shaken
+    sent = fill(client)
+    worker.sendall(b"bye")
+    worker.shutdown(socket.SHUT_WR)
+    assert client.recv(100) == b"bye"
+    assert is_told_the_end(client)
+    received = 0
+    while received < sent:
+        data = worker.recv(65536)
+        assert data, f"{received} of {sent} bytes"
+        received += len(data)
+    assert received == sent
+
+
+def test_an_end_that_is_met_before_it_is_told(shaken: Shaken) -> None:
+    """The EOF of a shutdown is one, whether or not epoll has had its say by then."""
+    client, run, worker = shaken
+    run.stop()
+    worker.sendall(b"bye")
+    worker.shutdown(socket.SHUT_WR)
+    run.relay._plain_says = True
+    run.relay.go_on()
+    assert client.recv(100) == b"bye"
+    assert is_told_the_end(client)
