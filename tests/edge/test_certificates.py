@@ -71,6 +71,25 @@ def test_the_name_chooses(tmp_path: Path) -> None:
     assert all(each.expires > 0 for each in tls.certificates)
 
 
+def test_a_name_that_is_none(tmp_path: Path) -> None:
+    """What a client sends in the place of a name goes no further, and it gets the first one."""
+    tls = ServerTls(settings(issue(tmp_path, "one.example")), wary=True)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context(check_hostname=False).wrap_bio(
+        to_client, to_server, server_hostname="abcdefgh"
+    )
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    hello = to_server.read()
+    assert hello.count(b"abcdefgh") == 1
+    to_server.write(hello.replace(b"abcdefgh", b"a\n\x1b[31m."))
+    server = tls.begin(to_server, to_client)
+    with pytest.raises(ssl.SSLWantReadError):
+        server.do_handshake()
+    assert server.asked_for is None
+    assert to_client.pending  # its answer
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_tickets_outlive_certificates_and_not_their_keys(
     version: ssl.TLSVersion, tmp_path: Path

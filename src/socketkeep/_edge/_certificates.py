@@ -18,6 +18,8 @@ from socketkeep._config._listener_options import TlsSettings
 _PEM_BLOCK: Final = re.compile(
     r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL
 )
+#: A client may send any text as the name that it asks for; what is no host's is not passed on.
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,253}")
 _MOST_BYTES: Final = 16 << 20  # of a file: no PEM file is as large
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 # Of X509_verify_cert_error_string(3).
@@ -106,7 +108,8 @@ class ServerTls:
         return context
 
     def _choose(self, made: Any, name: str | None, _context: ssl.SSLContext) -> None:
-        made.asked_for = name and name.lower()
+        if name and _HOST.fullmatch(name):
+            made.asked_for = name.lower()
         made.context = self._for_name(name).context
 
     def _for_name(self, name: str | None) -> Certificate:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import gc
 import signal
 import socket
+import sys
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -46,6 +47,7 @@ _PACKETS_AT_ONCE: Final = 64
 _PAUSE: Final = 0.1  # seconds without accepting, when there was no descriptor for one more
 _RETRY: Final = 0.1  # seconds, when the system had no room for a message
 _REPORT: Final = 1.0  # seconds between two looks at what is to be told, and at the files
+_throttle: Final = _log.Throttle()
 _EXCLUSIVE: Final = 1 << 28  # EPOLLEXCLUSIVE: of the edges that wait one is woken
 
 
@@ -56,10 +58,19 @@ def main(channel_fd: int) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, *REQUESTS):
         signal.signal(number, signal.SIG_IGN)
     let_signals_come()
+    sys.unraisablehook = _say_unraisable
     reactor = Reactor()
     edge = Edge(reactor, Channel(socket.socket(fileno=channel_fd)))
     reactor.run()
     return edge.exit_code
+
+
+def _say_unraisable(unraisable: Any) -> None:
+    """Log what `ssl` cannot raise, at a bounded rate: a name asked for that is no ASCII, say.
+
+    By itself it would write a traceback to standard error for each client that sends one.
+    """
+    _throttle.warning("failed in a callback", error=repr(unraisable.exc_value))
 
 
 class Edge:
