@@ -218,6 +218,30 @@ def test_a_listener_has_a_limit_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["prefork", "async"])
+def test_the_rate_of_all(tmp_path: Path, model: str) -> None:
+    """What comes faster waits, is not refused, and is served when its time has come."""
+    with serving(tmp_path, model, "--accept-rate", "1:4") as server, ExitStack() as stack:
+        peers = [stack.enter_context(come(server)) for _ in range(24)]
+        assert outcome(peers[0]) == "served"
+        server.wait_until(
+            lambda: 0 < server.status()["listeners"][0]["queued"] < 22, "some accepted, some not"
+        )
+        assert {outcome(peer) for peer in peers[1:8]} == {"served"}
+
+
+def test_the_rate_where_the_keeper_accepts(tmp_path: Path) -> None:
+    """It holds there, too: nobody comes in before its time."""
+    target = write_handler(tmp_path, "v0", is_async=False)
+    options = ("-k", "prefork", "-w", "1", "--park-after", "0", "--accept-rate", "1/h:3")
+    with Server(tmp_path, target, *options) as server, ExitStack() as stack:
+        fill(server, stack, most=3)
+        waiting = stack.enter_context(come(server))
+        waiting.sendall(b"1\n")
+        server.wait_until(lambda: server.status()["listeners"][0]["queued"] == 1, "it waits")
+        assert server.status()["totals"]["accepted"] == 3
+
+
+@pytest.mark.parametrize("model", ["prefork", "async"])
 def test_the_rate_of_an_address(tmp_path: Path, model: str) -> None:
     """A burst is served, in whichever workers, what is beyond it is reset, others are served."""
     rate = ("--accept-rate-per-address", "1/h:5")

@@ -109,3 +109,16 @@ def test_the_rate_of_an_address(memfd: int) -> None:
     assert [spend(2, 99), spend(2, 100), spend(2, 250), spend(2, 300)] == [0, 1, 1, 1]
     assert spend(9, 10_000) == 3
     assert one.spend(one.place(b"\x7f\0\0\2"), 100, 3, now)
+
+
+def test_the_rate_of_all(memfd: int) -> None:
+    """As of an address; who has come too soon makes the next one wait the longer."""
+    one, other, now = Census(memfd, 1), Census(memfd, 2), 10**12
+    for _ in range(3):
+        assert one.wait(100, 3, now) == 0
+        other.accepted(100, now)
+    assert [one.wait(100, 3, now), one.wait(100, 3, now + 60)] == [100, 40]
+    assert one.wait(100, 3, now + 100) == other.wait(100, 3, now + 100) == 0
+    one.accepted(100, now + 100)
+    other.accepted(100, now + 100)
+    assert one.wait(100, 3, now + 100) == 200

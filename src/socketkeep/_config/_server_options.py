@@ -386,6 +386,17 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             zero="no limit",
         ),
     ] = 0
+    accept_rate: Annotated[
+        str,
+        Option(
+            RATE,
+            ("--accept-rate",),
+            "Accept so many connections a second, in all workers together; after a pause BURST may"
+            " come at once, by default those of one second.  What comes faster waits in the"
+            " kernel's queue (see --backlog).",
+            metavar="RATE[:BURST]",
+        ),
+    ] = "off"
     accept_rate_per_address: Annotated[
         str,
         Option(

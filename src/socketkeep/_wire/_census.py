@@ -36,7 +36,9 @@ _PLACES: Final = 1 << 14  # of a table
 _BASES: Final = tuple(range(0, _TABLES * _PLACES, _PLACES))
 _LANE_WORDS: Final = _TABLES * _PLACES
 _WORD: Final = 4
-_HEADER: Final = struct.Struct("=QQ16s")  # how many lanes, how many of them are in use, the key
+#: How many lanes, how many of them are in use, when as many as there may be will have been
+#: accepted, and the key.
+_HEADER: Final = struct.Struct("=QQQ16s")
 _HEADER_SIZE: Final = 4096
 _RATES_SIZE: Final = _LANE_WORDS * 8  # between the header and the lanes
 _START: Final = _HEADER_SIZE + _RATES_SIZE  # of the lanes
@@ -58,7 +60,7 @@ def create_memfd(lanes: int) -> int:
     fd = os.memfd_create(NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, _START + lanes * _LANE_WORDS * _WORD)
-        os.pwrite(fd, _HEADER.pack(lanes, 1, os.urandom(16)), 0)
+        os.pwrite(fd, _HEADER.pack(lanes, 1, 0, os.urandom(16)), 0)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
     except BaseException:
         os.close(fd)
@@ -86,7 +88,7 @@ class Census:
         self._lane = lane if 0 <= lane < self.lanes else None
         from hashlib import blake2b  # for who counts by address
 
-        key: bytes = _HEADER.unpack_from(self._map)[2]
+        key: bytes = _HEADER.unpack_from(self._map)[3]
         self._hash = partial(blake2b, digest_size=_HASHES.size, key=key)
         self._header = memoryview(self._map)[: _HEADER.size - 16].cast("Q")
         end = _START + self.lanes * _LANE_WORDS * _WORD
@@ -150,6 +152,18 @@ class Census:
             if rates[index] < full:
                 rates[index] = full
         return True
+
+    def wait(self, interval: int, burst: int, now: int) -> int:
+        """Return in how many nanoseconds the server may accept one more, whoever comes."""
+        return max(0, self._header[2] - now - (burst - 1) * interval)
+
+    def accepted(self, interval: int, now: int) -> None:
+        """Take a connection to account that the server has accepted.
+
+        Processes that found at one moment that one more may come have all accepted one by then:
+        each is taken to account, and what comes next waits the longer.
+        """
+        self._header[2] = max(self._header[2], now) + interval
 
     def clear(self, lane: int) -> None:
         """Forget what a lane has counted: its process has died, or is about to be made."""

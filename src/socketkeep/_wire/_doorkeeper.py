@@ -28,7 +28,7 @@ def counts_by_address(config: ServeConfig, listeners: int) -> bool:
     """Whether connections are counted by address, so that a census is needed."""
     settings = listener_settings(config, listeners)
     limited = any(each.max_per_address for each in settings)
-    return limited or config.accept_rate_per_address != "off"
+    return limited or (config.accept_rate, config.accept_rate_per_address) != ("off", "off")
 
 
 def has_lists(config: ServeConfig, listeners: int) -> bool:
@@ -56,10 +56,8 @@ class Doorkeeper:
         self.use(lists)
         self._most = [each.max_per_address for each in settings]
         self._census = census
-        self._rate: tuple[int, int] | None = None  # nanoseconds from one to the next, and the burst
-        if config.accept_rate_per_address != "off":
-            rate, burst = config.accept_rate_per_address.split(":")
-            self._rate = int(1e9 / float(rate)), int(burst)
+        self._pace = _rate(config.accept_rate)
+        self._rate = _rate(config.accept_rate_per_address)
         self._resets = config.over_limit == "reset"
 
     @staticmethod
@@ -88,6 +86,22 @@ class Doorkeeper:
         ]
         sets = {}
         self._denied = [made(each.deny, lists.deny, False) for each in self._settings]
+
+    @property
+    def paces(self) -> bool:
+        """Whether it is to be asked, by `wait`, before anything is accepted."""
+        return self._pace is not None
+
+    def wait(self) -> float:
+        """Return in how many seconds one more may be accepted, whoever comes; 0.0: now."""
+        if self._pace is None or self._census is None:
+            return 0.0
+        return self._census.wait(*self._pace, time.monotonic_ns()) / 1e9
+
+    def accepted(self) -> None:
+        """One was accepted: `wait` knows of it."""
+        if self._pace is not None and self._census is not None:
+            self._census.accepted(self._pace[0], time.monotonic_ns())
 
     def admit(self, peer: str, listener: int) -> Place | None:
         """Let a connection in, and count it; returns what `leave` is called with at its end.
@@ -137,6 +151,14 @@ class Doorkeeper:
             else:
                 sock.shutdown(socket.SHUT_WR)  # with bytes unread its close would be a reset
         sock.close()
+
+
+def _rate(text: str) -> tuple[int, int] | None:
+    """Return the nanoseconds from one to the next, and how many may come at once."""
+    if text == "off":
+        return None
+    rate, burst = text.split(":")
+    return int(1e9 / float(rate)), int(burst)
 
 
 def network_of(packed: bytes) -> bytes:

@@ -85,6 +85,7 @@ class Gate:
         self._open = False
         self._turn = 0  # the number of the listener that is the first to be accepted from
         self._paused_until = 0.0
+        self._held_until = 0.0
         self._throttle = _log.Throttle()
 
     def watch(self, fd: int) -> None:
@@ -100,7 +101,7 @@ class Gate:
 
     def open(self, wanted: bool) -> None:
         """Accept, or leave connections in the kernel's queue."""
-        if self._paused_until and self.paused:
+        if (self._paused_until or self._held_until) and self._shut_for() > 0:
             wanted = False
         if wanted == self._open:
             return
@@ -117,14 +118,22 @@ class Gate:
         Of the listeners the one first whose turn it is: epoll tells them in the same order each
         time, and where seats become free one by one the first would get them all.
         """
-        if self._paused_until:
-            pause = self._paused_until - time.monotonic()
+        if self._paused_until or self._held_until:
+            pause = self._shut_for()
             if pause > 0:
                 timeout = pause if timeout is None else min(timeout, pause)
         ready = [fd for fd, _ in self._epoll.poll(timeout)]
         if len(ready) > 1 and len(self._doors) > 1:
             ready.sort(key=self._distance)
         return ready
+
+    def _shut_for(self) -> float:
+        """Return for how many seconds nothing is to be accepted."""
+        return max(self._paused_until, self._held_until) - time.monotonic()
+
+    def hold(self, seconds: float) -> None:
+        """Accept nothing for so long, for the sake of the rate: nothing is wanting."""
+        self._held_until = time.monotonic() + seconds
 
     def _distance(self, fd: int) -> int:
         """Return how far a listener is from its turn."""

@@ -136,6 +136,7 @@ class AsyncWorker:
             if index not in environment.of_edges
         ]
         self._turn = 0  # the number of the listener that is the first to be accepted from
+        self._pacer = environment.pacer
         self._accepting = False
         self._resume: asyncio.TimerHandle | None = None
         self._standing = Standing(environment.siblings, environment.slot)
@@ -258,7 +259,11 @@ class AsyncWorker:
             self._open_gate()
             return
         room = self._allowance.room(self._open)
+        pacer = self._pacer
         for _ in range(min(room, _ACCEPTS_AT_ONCE)):
+            if pacer is not None and (wait := pacer.wait()):
+                self._hold(wait)
+                return
             try:
                 accepted = door.accept()
             except Exhausted as error:
@@ -269,6 +274,8 @@ class AsyncWorker:
                 continue
             if accepted is None:
                 break
+            if pacer is not None:
+                pacer.accepted()
             sock, peer = accepted
             self._turn = door.index + 1
             entry = self.roster.accepted(sock, door.index, peer)
@@ -300,12 +307,16 @@ class AsyncWorker:
 
     def _pause(self, error: str) -> None:
         self._throttle.warning("out of file descriptors", process="worker", error=error)
+        self._hold(PAUSE)
+
+    def _hold(self, seconds: float) -> None:
+        """Accept nothing for so long: connections wait in the kernel's queue."""
 
         def resume() -> None:
             self._resume = None
             self._open_gate()
 
-        self._resume = self._loop.call_later(PAUSE, resume)
+        self._resume = self._loop.call_later(seconds, resume)
         self._open_gate()
 
     # Serving.

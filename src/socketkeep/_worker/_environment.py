@@ -58,6 +58,11 @@ class Environment:
         settings = listener_settings(self.config, len(self.listeners))
         return frozenset(n for n, said in enumerate(settings) if said.tls is not None)
 
+    @property
+    def pacer(self) -> Doorkeeper | None:
+        """Who is to be asked before anything is accepted; None: nobody."""
+        return self.doorkeeper if self.doorkeeper is not None and self.doorkeeper.paces else None
+
     def lingers_until(self, order: Order) -> float:
         """Return until when a closed connection's peer may take its time to end, too."""
         return order.deadline + _LINGERS * closing_time(self.config)

@@ -72,6 +72,7 @@ class SyncLoop:
     def __init__(self, environment: Environment, build: Callable[[SyncLoop], SyncModel]) -> None:
         self.environment = environment
         self.gate = Gate(environment.listeners, environment.of_edges)
+        self._pacer = environment.pacer
         self.reserve = Reserve()
         self.open = 0
         self._accepts = 0
@@ -219,11 +220,15 @@ class SyncLoop:
         self._accepts += 1
         several = self._queueing or self._accepts % IN_A_ROW == 0
         board = self.environment.scoreboard
+        pacer = self._pacer
         for number in range(IN_A_ROW if several else 1):
             if self.order is not None or not self._allowance.permits(self.open):
                 return
             if number and board.crowded:
                 return  # others wait for the seat, and the keeper has said so
+            if pacer is not None and (wait := pacer.wait()):
+                self.gate.hold(wait)
+                return
             try:
                 accepted = self.gate.accept(fd)
             except BadAccept as error:
@@ -232,6 +237,8 @@ class SyncLoop:
             self._queueing = several and accepted is not None
             if accepted is None:
                 return
+            if pacer is not None:
+                pacer.accepted()
             sock, peer, listener = accepted
             entry = self.roster.accepted(sock, listener, peer)
             if entry is None:

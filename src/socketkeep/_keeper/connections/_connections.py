@@ -22,7 +22,7 @@ from socketkeep._keeper.connections._parking import Parking, says_something
 from socketkeep._keeper.connections._porch import Porch
 from socketkeep._keeper.connections._queues import Queues
 from socketkeep._keeper.loop._closer import Closer
-from socketkeep._keeper.loop._reactor import Reactor
+from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._keeper.tables._connection_table import ConnectionTable, HeldConnection
 from socketkeep._keeper.tables._crash_policy import judge
 from socketkeep._keeper.tables._ownership import Ownership, OwnershipState, Stale
@@ -88,6 +88,7 @@ class Connections:
         doorkeeper: Doorkeeper | None = None,
     ) -> None:
         self._doorkeeper = doorkeeper
+        self._rate_timer: ReactorTimer | None = None
         self._reactor = reactor
         self._screening = screening
         self._config = config
@@ -377,6 +378,8 @@ class Connections:
     def accept(self) -> HeldConnection | None:
         """Accept a connection that is to be given to a worker; None: nobody waits, or no room."""
         for _ in range(_NOT_SERVED_AT_ONCE):
+            if self._is_too_early():
+                return None
             try:
                 accepted = self._queues.accept()
             except Exhausted:
@@ -384,6 +387,8 @@ class Connections:
                 return None
             if accepted is None:
                 return None
+            if self._doorkeeper is not None:
+                self._doorkeeper.accepted()
             held = self._meet(*accepted)
             if held is not None:
                 return held
@@ -418,6 +423,13 @@ class Connections:
         self._minted = max(self._minted + 1, time.monotonic_ns() // 1000)
         name = connection_id(self._boot, _KEEPER, self._minted)
         return ConnectionDetached(name, 1, listener, peer, None, b"", time.monotonic_ns(), 0, 0)
+
+    def _is_too_early(self) -> bool:
+        """Whether the rate has the next connection wait; what was taken in at the end does not."""
+        wait = 0.0 if self._doorkeeper is None or self._queues else self._doorkeeper.wait()
+        if wait and not (self._rate_timer and self._rate_timer.pending):
+            self._rate_timer = self._reactor.call_later(wait, self.moves.dispatch)
+        return wait > 0
 
     def _meet(self, sock: socket.socket, listener: int, peer: str) -> HeldConnection | None:
         """Hold a connection that was accepted here; None: it is not to be served, or not yet."""
