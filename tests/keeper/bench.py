@@ -245,6 +245,8 @@ class Bench:
             listener.close()
         self._directory.cleanup()
         self.reactor.close()
+        if self.keeper.lanes.memfd >= 0:
+            os.close(self.keeper.lanes.memfd)
         assert stopped, "the keeper does not end"
         assert not unreaped
         left = open_descriptors().items() - self._before.items()
@@ -254,7 +256,8 @@ class Bench:
 def open_descriptors() -> dict[str, str]:
     """Return what this process has open: descriptor and what it is.
 
-    Maps of scoreboards are left out: they go with their last reference.
+    Maps of scoreboards are left out: they go with their last reference.  So is the census, which a
+    keeper has for as long as its process runs.
     """
     found = {}
     for fd in os.listdir("/proc/self/fd"):
@@ -263,7 +266,7 @@ def open_descriptors() -> dict[str, str]:
     return {
         fd: what
         for fd, what in found.items()
-        if "scoreboard" not in what and not what.endswith("/fd")
+        if "scoreboard" not in what and "census" not in what and not what.endswith("/fd")
     }
 
 

@@ -152,19 +152,6 @@ def test_parked_connections_count(tmp_path: Path, model: str) -> None:
             server.wait_until(lambda: is_served(server, stack), "room again")
 
 
-def test_where_the_keeper_accepts(tmp_path: Path) -> None:
-    """While others wait for a seat it accepts in the workers' place, and holds the limit."""
-    target = write_handler(tmp_path, "v0", is_async=False)
-    options = ("-k", "prefork", "-w", "1", "--park-after", "0", "--max-per-address", str(MOST))
-    with Server(tmp_path, target, *options) as server, ExitStack() as stack:
-        fill(server, stack)
-        for _ in range(5):
-            with come(server) as peer:
-                assert outcome(peer) == "reset"
-        fill(server, stack, OTHER)
-        assert over_limit(server)["max_per_address"] == 5
-
-
 @pytest.mark.parametrize("model", ["prefork", "async"])
 @pytest.mark.parametrize("late", [False, True], ids=["header at once", "header late"])
 def test_behind_a_proxy_its_clients_count(tmp_path: Path, model: str, late: bool) -> None:
@@ -227,18 +214,6 @@ def test_the_rate_of_all(tmp_path: Path, model: str) -> None:
             lambda: 0 < server.status()["listeners"][0]["queued"] < 22, "some accepted, some not"
         )
         assert {outcome(peer) for peer in peers[1:8]} == {"served"}
-
-
-def test_the_rate_where_the_keeper_accepts(tmp_path: Path) -> None:
-    """It holds there, too: nobody comes in before its time."""
-    target = write_handler(tmp_path, "v0", is_async=False)
-    options = ("-k", "prefork", "-w", "1", "--park-after", "0", "--accept-rate", "1/h:3")
-    with Server(tmp_path, target, *options) as server, ExitStack() as stack:
-        fill(server, stack, most=3)
-        waiting = stack.enter_context(come(server))
-        waiting.sendall(b"1\n")
-        server.wait_until(lambda: server.status()["listeners"][0]["queued"] == 1, "it waits")
-        assert server.status()["totals"]["accepted"] == 3
 
 
 @pytest.mark.parametrize("model", ["prefork", "async"])
