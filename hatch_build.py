@@ -82,6 +82,8 @@ def _compile(root: Path, made: Path) -> Path:
     command = build_ext(Distribution({"ext_modules": [extension]}))
     command.build_lib, command.build_temp = str(made / "lib"), str(made / "temp")
     command.ensure_finalized()
+    if "CFLAGS" in os.environ:  # they take the place of the interpreter's own, -O3 among them
+        os.environ["CFLAGS"] = f"-O2 {os.environ['CFLAGS']}"
     said = io.StringIO()
     with contextlib.chdir(root), contextlib.redirect_stdout(said):
         command.run()

@@ -11,7 +11,7 @@
 /* Attributes that are asked for at each connection; their names stand in module.c. */
 enum {
     SOCK, RECORD, SHELF, STATE, RESUMABLE, UNREAD, PLAIN, PUT, SLOW_INIT, MAKE_LIFE,
-    CORE, WAITER, OUT, UNSENT, WATCH, ON_READABLE, SEND_FAILED, AT_END, RAISE,
+    CORE, WAITER, OUT, UNSENT, WATCH, ON_READABLE, SEND_FAILED, AT_END, RAISE, FILENO,
     NAMES
 };
 
@@ -162,6 +162,7 @@ typedef struct {
     PyObject *failure;
     PyObject *lease;
     PyObject *shelf;
+    State *state;     /* NULL before it is set up */
     PyObject *source; /* for the slow way: what is received from */
     uint64_t came;    /* how many bytes, as the record says */
     uint64_t gone;

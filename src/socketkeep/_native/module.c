@@ -27,6 +27,7 @@ static const char *const NAMED[NAMES] = {
     [SEND_FAILED] = "_send_failed",
     [AT_END] = "_refusal_at_end",
     [RAISE] = "_raise",
+    [FILENO] = "fileno",
 };
 
 /* Make a type, keep it in `*kept`, and give it its name in the module. */

@@ -34,18 +34,23 @@ core_is_plain(const Core *core)
 static int
 descriptor(Core *core)
 {
-    PyObject *sock = core->sock;
-    int fd = -1;
+    PyObject *sock = core->sock, *number = NULL;
+    long fd = -1;
 
-    if (sock) {
+    if (sock && core->state) {
         Py_INCREF(sock);
-        fd = PyObject_AsFileDescriptor(sock);
+        number = PyObject_CallMethodNoArgs(sock, core->state->names[FILENO]);
         Py_DECREF(sock);
     }
-    if (fd < 0) {
-        PyErr_Clear();
+    if (number) {
+        fd = PyLong_AsLong(number);
+        Py_DECREF(number);
     }
-    return fd;
+    if (fd < 0 || fd > INT_MAX) {
+        PyErr_Clear();
+        return -1;
+    }
+    return (int)fd;
 }
 
 /* Call a method of the subclass: the slow way of what is done here. */
@@ -587,6 +592,7 @@ Core_init(Core *core, PyObject *args, PyObject *keywords)
         PyErr_SetString(PyExc_TypeError, "a core is made once");
         return -1;
     }
+    core->state = state;
     if (use_transport(core, state, transport) < 0) {
         return -1;
     }

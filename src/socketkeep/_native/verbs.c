@@ -44,12 +44,13 @@ typedef struct {
     PyObject *asked;     /* of `send`: the data; otherwise what takes a message from the buffer */
     PyObject *operation; /* of a message: its name, */
     PyObject *most;      /* the bound as it was given, */
+    PyObject *exactly;   /* how many bytes are wanted, None: any number, */
     PyObject *at_eof;    /* and what is called at the peer's end */
     PyObject *inner;     /* the coroutine that goes on with it */
     Waiter *waiter;      /* while it receives, its connection's, which it has claimed */
     Core *core;
     Py_ssize_t bound;
-    Py_ssize_t wanted; /* -1: any number of bytes */
+    Py_ssize_t wanted; /* `exactly`, -1: any number of bytes */
     Stage stage;
     char straight; /* whatever comes is what is wanted */
 } Awaitable;
@@ -198,7 +199,7 @@ new_call(Verb *verb, Kind kind, PyObject *conn)
     }
     call->verb = (Verb *)Py_NewRef(verb);
     call->conn = Py_NewRef(conn);
-    call->asked = call->operation = call->most = call->at_eof = call->inner = NULL;
+    call->asked = call->operation = call->most = call->exactly = call->at_eof = call->inner = NULL;
     call->waiter = NULL;
     call->core = NULL;
     call->bound = 0;
@@ -250,6 +251,7 @@ Awaitable_clear(Awaitable *call)
     Py_CLEAR(call->asked);
     Py_CLEAR(call->operation);
     Py_CLEAR(call->most);
+    Py_CLEAR(call->exactly);
     Py_CLEAR(call->at_eof);
     Py_CLEAR(call->inner);
     return 0;
@@ -304,8 +306,8 @@ delegate(Awaitable *call, PyObject **result)
         break;
     case MESSAGE:
         made = PyObject_CallFunction(call->verb->function, "OOOOOOOi", call->conn, call->operation,
-                                     call->asked, call->most, Py_None, Py_None, call->at_eof,
-                                     (int)call->straight);
+                                     call->asked, call->most, call->exactly, Py_None,
+                                     call->at_eof, (int)call->straight);
         break;
     case RECV: {
         PyObject *core = PyObject_GetAttr(call->conn, state->names[CORE]);
@@ -798,6 +800,7 @@ Awaitable_traverse(Awaitable *call, visitproc visit, void *arg)
     Py_VISIT(call->asked);
     Py_VISIT(call->operation);
     Py_VISIT(call->most);
+    Py_VISIT(call->exactly);
     Py_VISIT(call->at_eof);
     Py_VISIT(call->inner);
     Py_VISIT(call->waiter);
@@ -816,6 +819,9 @@ Awaitable_tp_clear(Awaitable *call)
 static PyObject *
 name_of(Awaitable *call)
 {
+    if (call->operation) {
+        return PyUnicode_FromFormat("AsyncConnection.%S", call->operation);
+    }
     return PyObject_GetAttrString(call->verb->function, "__qualname__");
 }
 
@@ -877,7 +883,7 @@ Awaitable_repr(Awaitable *call)
 static PyObject *
 Awaitable_name(Awaitable *call, void *Py_UNUSED(closure))
 {
-    return PyObject_GetAttrString(call->verb->function, "__name__");
+    return call->operation ? Py_NewRef(call->operation) : PyObject_GetAttrString(call->verb->function, "__name__");
 }
 
 static PyObject *
@@ -1015,6 +1021,7 @@ call_message(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
         call->operation = Py_NewRef(args[1]);
         call->asked = Py_NewRef(args[2]);
         call->most = Py_NewRef(args[3]);
+        call->exactly = Py_NewRef(args[4]);
         call->at_eof = Py_NewRef(args[6]);
         call->bound = bound;
         call->wanted = wanted;
