@@ -296,8 +296,7 @@ go_on_as(Awaitable *call, PyObject *made, PyObject **result)
 static PySendResult
 delegate(Awaitable *call, PyObject **result)
 {
-    State *state = call->verb->state;
-    PyObject *made = NULL, *take = NULL;
+    PyObject *made = NULL;
 
     unclaim(call);
     switch (call->verb->kind) {
@@ -309,19 +308,8 @@ delegate(Awaitable *call, PyObject **result)
                                      call->asked, call->most, call->exactly, Py_None,
                                      call->at_eof, (int)call->straight);
         break;
-    case RECV: {
-        PyObject *core = PyObject_GetAttr(call->conn, state->names[CORE]);
-        PyObject *buffer = core ? PyObject_GetAttrString(core, "buffer") : NULL;
-
-        take = buffer ? PyObject_GetAttrString(buffer, "take") : NULL;
-        Py_XDECREF(core);
-        Py_XDECREF(buffer);
-        if (take) {
-            made = PyObject_CallMethod(call->conn, "_receive_slowly", "sOnOOOi", "recv", take,
-                                       call->bound, Py_None, Py_None, (PyObject *)&PyBytes_Type, 1);
-            Py_DECREF(take);
-        }
-    }
+    case RECV:
+        made = PyObject_CallFunction(call->verb->function, "On", call->conn, call->bound);
     }
     return go_on_as(call, made, result);
 }
