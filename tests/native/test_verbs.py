@@ -121,6 +121,7 @@ async def test_it_can_be_driven_by_hand() -> None:
         with pytest.raises(KeyError, match="thrown"):
             call.throw(KeyError("thrown"))
         assert not conn._waiter.claimed
+        assert not conn._waiter.pending
         assert conn.core.record[WAITING] == 0
         call = conn.recv()
         call.send(None)
