@@ -85,6 +85,7 @@ def test_backlog_bounds_the_queue(tmp_path: Path) -> None:
             "backlog": 7,
             "queued": 0,
             "proxy": "off",
+            "tls": False,
         }
 
 
