@@ -30,7 +30,8 @@ _ROUNDS: Final = 10  # a handshake has two or three
 _REASONS: Final = {
     "KEY_VALUES_MISMATCH": "the key does not fit the certificate",
     "NO_START_LINE": "there is no PEM of the kind that was expected",
-    "PEM lib": "no such PEM can be read there, or not by that pass phrase",
+    "PEM lib": "no such PEM can be read there, or not by that pass phrase; a key in another file is"
+    " named by key=",
     "No cipher can be selected": "there is no such cipher",
 }
 
