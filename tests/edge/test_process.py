@@ -16,8 +16,7 @@ from socketkeep._base._tls_facts import edge_tls, whole_header
 from socketkeep._config._server_options import ServeConfig
 from socketkeep._edge import _clients, _process
 from socketkeep._edge._process import Edge
-from socketkeep._keeper.connections._edges import Edge as EdgeOfKeeper
-from socketkeep._keeper.connections._edges import Edges
+from socketkeep._keeper.connections._edges import Edges, RunningEdge
 from socketkeep._net._listener import Listener
 from socketkeep._wire._channel import Channel, Packet
 from socketkeep._wire._messages import EdgeReady, Passed, Ready, Taken
@@ -177,7 +176,7 @@ def test_one_that_could_not_be_taken_is_offered_again(
     refused: list[int] = []
     take = world.edges._passed
 
-    def refuse_once(edge: EdgeOfKeeper, packet: Packet, message: Passed) -> None:
+    def refuse_once(edge: RunningEdge, packet: Packet, message: Passed) -> None:
         if refused:
             take(edge, packet, message)
         else:

@@ -22,7 +22,7 @@ _MAGIC: Final = b"socketkeep-edge\0"
 
 
 class TlsInfo(Protocol):
-    """What can be asked of a connection's TLS, in the words of `ssl.SSLObject`.
+    """The questions about a connection's TLS, in the words of `ssl.SSLObject`.
 
     Each answer is None where there is none: no such thing was negotiated, asked for or sent.
     """
@@ -53,7 +53,7 @@ class TlsInfo(Protocol):
 
 
 class _More(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What has no place of its own in a PROXY header; appended to only."""
+    """The facts that have no place of their own in a PROXY header; appended to only."""
 
     resumed: bool = False
     cipher_version: str = ""
@@ -63,7 +63,7 @@ class _More(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeTls:
-    """What the edge tells of a connection's TLS.  Asked as an `ssl.SSLObject` is (`TlsInfo`)."""
+    """The edge's facts of a connection's TLS.  Asked as an `ssl.SSLObject` is (`TlsInfo`)."""
 
     server_hostname: str | None = None
     session_reused: bool = False

@@ -180,7 +180,7 @@ class Relay:
 
     @property
     def progress(self) -> tuple[int, int]:
-        """What differs whenever something has gone to the client."""
+        """A value that differs whenever something has gone to the client."""
         return self.taken, len(self._cipher)
 
     @property

@@ -7,6 +7,7 @@
 #include <Python.h>
 
 #include <stdint.h>
+#include <time.h>
 
 /* Attributes that are asked for at each connection; their names stand in module.c. */
 enum {
@@ -36,6 +37,26 @@ typedef struct {
 } State;
 
 extern struct PyModuleDef core_module;
+
+/* The monotonic clock, in seconds. */
+static inline double
+core_now(void)
+{
+    struct timespec time;
+
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+/* What a method returns that has nothing to say: None, or NULL where an error is set. */
+static inline PyObject *
+core_done(int failed)
+{
+    if (failed) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
 
 /* descriptors.c */
 PyObject *core_look(PyObject *module, PyObject *args);

@@ -197,43 +197,34 @@ Ledger_dealloc(Ledger *ledger)
 }
 
 static PyObject *
-done(int failed)
-{
-    if (failed) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
-static PyObject *
 Ledger_show(Ledger *ledger, PyObject *Py_UNUSED(ignored))
 {
-    return done(show(ledger));
+    return core_done(show(ledger));
 }
 
 static PyObject *
 Ledger_reading(Ledger *ledger, PyObject *Py_UNUSED(ignored))
 {
-    return done(ledger_reading(ledger));
+    return core_done(ledger_reading(ledger));
 }
 
 static PyObject *
 Ledger_read_nothing(Ledger *ledger, PyObject *Py_UNUSED(ignored))
 {
-    return done(ledger_read_nothing(ledger));
+    return core_done(ledger_read_nothing(ledger));
 }
 
 static PyObject *
 Ledger_sending(Ledger *ledger, PyObject *Py_UNUSED(ignored))
 {
-    return done(ledger_sending(ledger));
+    return core_done(ledger_sending(ledger));
 }
 
 static PyObject *
 Ledger_push_begins(Ledger *ledger, PyObject *Py_UNUSED(ignored))
 {
     ledger->pushes++;
-    return done(show(ledger));
+    return core_done(show(ledger));
 }
 
 static PyObject *
@@ -243,7 +234,7 @@ Ledger_push_ends(Ledger *ledger, PyObject *Py_UNUSED(ignored))
         Py_RETURN_NONE; /* in a child that was forked meanwhile */
     }
     ledger->pushes--;
-    return done(show(ledger));
+    return core_done(show(ledger));
 }
 
 static PyObject *
@@ -273,7 +264,7 @@ Ledger_commit(Ledger *ledger, PyObject *args, PyObject *keywords)
         PyErr_SetString(PyExc_TypeError, "commit() needs to be told whether bytes are unread");
         return NULL;
     }
-    return done(ledger_commit(ledger, unread, left_kernel));
+    return core_done(ledger_commit(ledger, unread, left_kernel));
 }
 
 static PyObject *

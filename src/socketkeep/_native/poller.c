@@ -25,19 +25,10 @@ typedef struct {
     nfds_t count;             /* 1: nothing interrupts */
 } Poller;
 
-static double
-now(void)
-{
-    struct timespec time;
-
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
-}
-
 static int
 milliseconds_until(double moment)
 {
-    double left = ceil((moment - now()) * 1000);
+    double left = ceil((moment - core_now()) * 1000);
 
     return left > 0 ? left < LONGEST ? (int)left : LONGEST : 0;
 }
@@ -111,7 +102,7 @@ Poller_within(Poller *poller, PyObject *given)
         return NULL;
     }
     return wait_for(poller, (int)milliseconds,
-                    milliseconds ? now() + (double)milliseconds / 1000 : 0);
+                    milliseconds ? core_now() + (double)milliseconds / 1000 : 0);
 }
 
 static PyObject *

@@ -173,15 +173,6 @@ PyType_Spec line_taker_spec = {
 
 /* A call. */
 
-static double
-now(void)
-{
-    struct timespec time;
-
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
-}
-
 static Awaitable *
 new_call(Verb *verb, Kind kind, PyObject *conn)
 {
@@ -434,7 +425,7 @@ wait_for_more(Awaitable *call, PyObject **result)
         return delegate(call, result);
     }
     if (waiter->tended) {
-        waiter->since = now();
+        waiter->since = core_now();
     }
     waiter->unwaited = 0;
     if (ledger_store(call->core->plain_ledger, WAITING, 1) < 0) {

@@ -64,15 +64,6 @@ number(PyObject *object)
 }
 
 static PyObject *
-done(int failed)
-{
-    if (failed) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
-static PyObject *
 Waiter_end(Waiter *waiter, PyObject *object)
 {
     int came = number(object);
@@ -84,7 +75,7 @@ Waiter_end(Waiter *waiter, PyObject *object)
         Py_RETURN_NONE;
     }
     waiter->came = came;
-    return done(waiter_resume(waiter, (PyObject *)waiter));
+    return core_done(waiter_resume(waiter, (PyObject *)waiter));
 }
 
 static PyObject *
@@ -99,7 +90,7 @@ Waiter_end_soon(Waiter *waiter, PyObject *object)
         Py_RETURN_NONE;
     }
     waiter->came = came;
-    return done(resume_soon(waiter, (PyObject *)waiter));
+    return core_done(resume_soon(waiter, (PyObject *)waiter));
 }
 
 static PyObject *

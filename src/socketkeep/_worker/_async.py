@@ -130,10 +130,11 @@ class AsyncWorker:
         config = environment.config
         self._access_log = config.access_log
         self._allowance = Allowance(environment.scoreboard, config.max_connections)
+        of_edges = environment.of_edges
         self._doors = [
             (one, Door(one, index))
             for index, one in enumerate(environment.listeners)
-            if index not in environment.of_edges
+            if index not in of_edges
         ]
         self._turn = 0  # the number of the listener that is the first to be accepted from
         self._pacer = environment.pacer

@@ -53,7 +53,7 @@ _DAY: Final = 24 * 3600.0
 
 
 @dataclass(slots=True, eq=False)
-class Edge:
+class RunningEdge:
     """One edge process; seat: which of the edges that there are to be it is."""
 
     seat: int
@@ -93,7 +93,7 @@ class Edges:
         settings = listener_settings(config, len(listeners))
         self.numbers: Final = frozenset(n for n, said in enumerate(settings) if said.tls)
         self._children = ChildWatch(reactor, system)
-        self._running: dict[int, Edge] = {}  # by pid
+        self._running: dict[int, RunningEdge] = {}  # by pid
         self._delays: dict[int, float] = {}  # by seat: until the next one is started there
         self._accepting = False
         self._ending = False
@@ -104,7 +104,7 @@ class Edges:
     def __len__(self) -> int:
         return len(self._running)
 
-    def __iter__(self) -> Iterator[Edge]:
+    def __iter__(self) -> Iterator[RunningEdge]:
         return iter(tuple(self._running.values()))
 
     def start(self) -> None:
@@ -165,7 +165,7 @@ class Edges:
         """Take over the edges of an earlier version."""
         self._totals = saved.ended
         for each in saved.running:
-            edge = Edge(each.seat, each.pid, each.started_at, each.ready, report=each.report)
+            edge = RunningEdge(each.seat, each.pid, each.started_at, each.ready, report=each.report)
             edge.link = restored_link(
                 self._reactor,
                 each.link,
@@ -188,7 +188,7 @@ class Edges:
             self._throttle.warning("cannot start an edge", error=error.strerror)
             self._again(seat)
             return
-        edge = Edge(seat, pid, started_at=self._reactor.clock())
+        edge = RunningEdge(seat, pid, started_at=self._reactor.clock())
         edge.link = Link(
             self._reactor,
             Channel(ours, wary=True),
@@ -208,33 +208,33 @@ class Edges:
             )
         )
 
-    def _watch(self, edge: Edge) -> None:
+    def _watch(self, edge: RunningEdge) -> None:
         self._running[edge.pid] = edge
         self._children.watch(edge.pid, partial(self._ended, edge))
 
-    def _tell_accepting(self, edge: Edge) -> None:
+    def _tell_accepting(self, edge: RunningEdge) -> None:
         if edge.ready and edge.accepting != self._accepting:
             edge.accepting = self._accepting
             edge.link.send(Admit(self._accepting))
 
-    def _hung_up(self, edge: Edge) -> None:
+    def _hung_up(self, edge: RunningEdge) -> None:
         """Its channel has closed; its death is told by the pidfd, if that is what it was."""
         self._reactor.call_later(_EXIT_TIME, partial(self._children.kill, edge.pid))
 
-    def _condemn(self, edge: Edge, why: str) -> None:
+    def _condemn(self, edge: RunningEdge, why: str) -> None:
         """End an edge that said what cannot be."""
         self._throttle.error(
             "edge killed: what it said cannot be", kind="edge", why=why, pid=edge.pid
         )
         self._children.kill(edge.pid)
 
-    def _heard(self, edge: Edge, packet: Packet) -> None:
+    def _heard(self, edge: RunningEdge, packet: Packet) -> None:
         try:
             self._received(edge, packet)
         except (Nonsense, Unfit) as error:
             self._condemn(edge, str(error))
 
-    def _received(self, edge: Edge, packet: Packet) -> None:
+    def _received(self, edge: RunningEdge, packet: Packet) -> None:
         match packet.message:
             case EdgeReady():
                 edge.ready = True
@@ -252,7 +252,7 @@ class Edges:
             case message:
                 raise Nonsense(f"{type(message).__name__} from who never says it")
 
-    def _passed(self, edge: Edge, packet: Packet, message: Passed) -> None:
+    def _passed(self, edge: RunningEdge, packet: Packet, message: Passed) -> None:
         if packet.truncated:
             self._throttle.warning(
                 "out of file descriptors", process="keeper", wanted="a connection"
@@ -262,7 +262,7 @@ class Edges:
             self._welcome(packet, message)
         edge.link.send(Taken(message.number, not packet.truncated))
 
-    def _ended(self, edge: Edge, ended: Exit) -> None:
+    def _ended(self, edge: RunningEdge, ended: Exit) -> None:
         edge.link.drain()
         del self._running[edge.pid]
         edge.link.close()
