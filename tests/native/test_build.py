@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKED = ("hatch_build.py", "pyproject.toml", "README.md", "LICENSE")
 SAYS = "from socketkeep import _native; print(_native.CORE, '|', _native.__file__)"
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What of the project a wheel is made of, and nothing that was built there before."""
-    copied = tmp_path_factory.mktemp("sources")
-    for name in PACKED:
-        shutil.copy(ROOT / name, copied)
-    ignore = shutil.ignore_patterns("*.so", "__pycache__")
-    shutil.copytree(ROOT / "src", copied / "src", ignore=ignore)
-    return copied
+    """The project as its sdist has it: a wheel is made of what was packed, and of nothing else."""
+    packed = tmp_path_factory.mktemp("sdist")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(packed)],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=50,
+        check=True,
+    )
+    (archive,) = packed.glob("*.tar.gz")
+    with tarfile.open(archive) as members:
+        members.extractall(packed, filter="data")
+    sources = packed / archive.name.removesuffix(".tar.gz")
+    assert not [*sources.rglob("*.so")]
+    return sources
 
 
 def build(sources: Path, to: Path, **environment: str) -> subprocess.CompletedProcess[str]:
