@@ -47,6 +47,11 @@ from socketkeep.inspect import BorrowedListener
         ("[::1]:7000,proxy=optional", "[::1]:7000", {"proxy": "optional"}),
         ("fd://3,proxy=off", "fd://3", {"proxy": "off"}),
         ("unix:@name,proxy=on", "unix:@name", {"proxy": "on"}),
+        (
+            "unix:/run/a,mode=660,user=www-data,group=33",
+            "unix:/run/a",
+            {"mode": "0660", "user": "www-data", "group": "33"},
+        ),
         ("unix:/run/a,b.sock,proxy=on", "unix:/run/a,b.sock", {"proxy": "on"}),
         ("unix:/run/a,b=c,proxy=on", "unix:/run/a,b=c", {"proxy": "on"}),
         (
@@ -106,6 +111,10 @@ def test_listeners(text: str, address: str, given: dict[str, Any]) -> None:
         (":1,tcp-user-timeout=x", "tcp-user-timeout: expected a duration such as 30"),
         (":1,tcp-keepalive=on", "tcp-keepalive: expected off, or IDLE:INTERVAL:COUNT such as"),
         ("unix:/a,sndbuf=64K", "unix:/a,sndbuf=64K: sndbuf is not for unix:/a: each end"),
+        (":1,mode=660", ":1,mode=660: mode is not for :1: only a Unix socket has a file"),
+        ("unix:@a,mode=660", "unix:@a,mode=660: mode is not for unix:@a: it has no file"),
+        ("unix:/a,mode=999", "unix:/a,mode=999: mode: expected octal permissions"),
+        ("unix:/a,user=", "unix:/a,user=: user: expected a name or a number, got ''"),
         (":1,proxy=on,proxy=on", ":1,proxy=on,proxy=on: proxy is given twice"),
         (
             ":1,proxy-from=10.1.2.3/8",

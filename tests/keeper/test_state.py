@@ -11,6 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from socketkeep._config._listener_options import ListenerSettings, TlsSettings
+from socketkeep._config._server_options import ServeConfig
+from socketkeep._keeper._inheritance import oldest_reader
 from socketkeep._keeper.loop._system import System
 from socketkeep._keeper.tables import _state
 from socketkeep._keeper.tables._state import SavedServer, StateError, read_state, write_state
@@ -96,11 +99,32 @@ def test_a_state_for_newer_readers_is_refused(state: SavedServer, read: Any) -> 
         read(builtins)
 
 
+@pytest.mark.parametrize(
+    ("settings", "counted", "reader"),
+    [
+        (ListenerSettings(), False, 1),
+        (ListenerSettings(), True, 3),
+        (ListenerSettings(proxy="optional"), False, 2),
+        (ListenerSettings(proxy="on", tls=TlsSettings(certificates=(("a", "a"),))), False, 3),
+        (ListenerSettings(mode="0600"), False, 4),
+        (ListenerSettings(user="www-data"), False, 4),
+        (ListenerSettings(group="www-data", proxy="on"), True, 4),
+    ],
+)
+def test_who_could_not_go_on_is_kept_from_it(
+    settings: ListenerSettings, counted: bool, reader: int
+) -> None:
+    config = ServeConfig(target="a:b")
+    assert oldest_reader(config, [ListenerSettings(), settings], counted=counted) == reader
+
+
 def test_a_state_that_is_too_old_is_refused(
     state: SavedServer, read: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_state, "OLDEST_READ", 4)
-    with pytest.raises(StateError, match=r"in format 3, and this version reads 4 and newer"):
+    written = _state.FORMAT
+    monkeypatch.setattr(_state, "OLDEST_READ", written + 1)
+    line = f"in format {written}, and this version reads {written + 1} and newer"
+    with pytest.raises(StateError, match=line):
         read(msgspec.to_builtins(state, builtin_types=(bytes,)))
 
 

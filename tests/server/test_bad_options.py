@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.support import SOCKETKEEP, complaint, run
+from tests.server.support import (
+    SOCKETKEEP,
+    as_plain_user,
+    complaint,
+    plain_users_directory,
+    run,
+)
 
 
 def _refused(directory: Path, *arguments: str, **environment: str) -> str:
@@ -70,6 +76,29 @@ def test_no_listener_from_systemd(tmp_path: Path) -> None:
         environment={"LISTEN_FDS": "0"},
     )
     assert "nothing to listen on" in complaint(finished, 2)
+
+
+@pytest.mark.parametrize("kind", ["user", "group"])
+def test_an_account_that_there_is_not(tmp_path: Path, kind: str) -> None:
+    """The listener is named, and what was looked for."""
+    bind = f"unix:{tmp_path}/s,{kind}=nobody-of-that-name"
+    error = _refused(tmp_path, "app:handle", "-b", bind)
+    assert error == f"--bind: {bind}: there is no {kind} 'nobody-of-that-name' on this system"
+
+
+def test_a_socket_that_cannot_be_given_away(tmp_path: Path) -> None:
+    """Only root gives a file away; nothing is left of it."""
+    with plain_users_directory() as directory:
+        bind = f"unix:{directory}/s,user=0"
+        finished = run(
+            directory,
+            *("serve", "app:handle", "-b", bind, "--control", f"{directory}/c"),
+            prefix=as_plain_user(),
+        )
+        error = complaint(finished, 1)
+        assert error.startswith(f"cannot listen on unix:{directory}/s: the socket's file cannot be")
+        assert "given to uid 0: Operation not permitted (root can" in error
+        assert not (directory / "s").exists()
 
 
 def test_too_few_descriptors(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Server, connect, read_reply, write_source
-from tests.server.support import PrefixedServer
+from tests.server.support import OTHER_UID, PrefixedServer
 
 _HANDLER = """
 def handle(conn):
@@ -93,8 +93,12 @@ def test_every_interface(tmp_path: Path, target: str, bind: str) -> None:
 def test_unix(tmp_path: Path, target: str) -> None:
     """The file has the default mode, or the one that was asked for, and is gone at the end."""
     path = tmp_path / "listener"
-    for options, mode in (((), 0o666), (("--unix-mode", "600"), 0o600)):
-        with Server(tmp_path, target, *options, bind=[f"unix:{path}"]) as server:
+    for options, said, mode in (
+        ((), "", 0o666),
+        (("--unix-mode", "600"), "", 0o600),
+        (("--unix-mode", "600"), ",mode=0660", 0o660),
+    ):
+        with Server(tmp_path, target, *options, bind=[f"unix:{path}{said}"]) as server:
             assert path.stat().st_mode & 0o777 == mode
             listener, name, _ = _ask(f"unix:{path}")
             assert listener == server.address == f"unix:{path}"
@@ -102,6 +106,25 @@ def test_unix(tmp_path: Path, target: str) -> None:
             server.signal(signal.SIGTERM)
             assert server.wait_exit() == 0
         assert not path.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a file away")
+def test_a_unix_socket_that_is_given_away(tmp_path: Path, target: str) -> None:
+    """It has its owner, also when it is made anew, and nobody else can connect."""
+    path = tmp_path / "listener"
+    bind = f"unix:{path},mode=600,user={OTHER_UID},group={OTHER_UID + 1}"
+
+    def rights() -> tuple[int, int, int]:
+        found = path.stat()
+        return found.st_mode & 0o777, found.st_uid, found.st_gid
+
+    with Server(tmp_path, target, bind=[bind]) as server:
+        assert rights() == (0o600, OTHER_UID, OTHER_UID + 1)
+        path.unlink()
+        server.reload()
+        assert rights() == (0o600, OTHER_UID, OTHER_UID + 1)
+        assert _ask(f"unix:{path}")[0] == f"unix:{path}"
+    assert not path.exists()
 
 
 def test_unix_by_a_relative_path(tmp_path: Path, target: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from socketkeep._keeper.tables._state import FORMAT
 from tests.harness import (
     Server,
     Versions,
@@ -111,8 +112,8 @@ def test_by_signal(server: Server, versions: Versions) -> None:
         ),
         (
             "_keeper/tables/_state.py",
-            "OLDEST_READ = FORMAT = 4\n",
-            "in format 3, and this version reads 4",
+            f"OLDEST_READ = FORMAT = {FORMAT + 1}\n",
+            f"in format {FORMAT}, and this version reads {FORMAT + 1}",
         ),
     ],
 )

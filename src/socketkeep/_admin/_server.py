@@ -28,6 +28,7 @@ from socketkeep._base._mistakes import OptionError
 from socketkeep._base._roles import Role
 from socketkeep._base._titles import set_title
 from socketkeep._config._address_lists import read_lists
+from socketkeep._config._listener_options import unix_owner
 from socketkeep._config._server_options import (
     ServeConfig,
     bound_addresses,
@@ -284,13 +285,12 @@ def _bind(
     adopted: Sequence[tuple[str, socket.socket]],
 ) -> list[Listener]:
     listeners: list[Listener] = []
-    mode = int(config.unix_mode, 8)
     addresses = bound_addresses(config)
     address = ""
     waiting = list(adopted)
     try:
         listeners += [Listener(inherited_socket(fd), name=name) for name, fd in passed]
-        for address in addresses:
+        for address, said in zip(addresses, listener_settings(config, len(addresses)), strict=True):
             given = next((each for each in waiting if each[0] == address), None)
             if given is not None:
                 waiting.remove(given)
@@ -305,7 +305,8 @@ def _bind(
                 Listener.bind,
                 address,
                 backlog=config.backlog,
-                unix_mode=mode,
+                unix_mode=int(said.mode, 8),
+                unix_owner=unix_owner(said),
                 ipv6_only=serves_ipv6_alone(address, addresses),
             )
             listeners.append(predecessors.listener(address, bind))

@@ -7,6 +7,7 @@ be somebody's symbolic link to a file that is none of ours.
 from __future__ import annotations
 
 import _thread
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -28,6 +29,22 @@ def made_with(mode: int) -> Iterator[None]:
             yield
         finally:
             os.umask(before)
+
+
+def give_socket(path: str, uid: int, gid: int) -> None:
+    """Give the file of a Unix socket that this user has just made another owner; -1: as it is.
+
+    By a descriptor of what is there: where others may write to the directory the path may by now be
+    a link to a file that is none of ours.  Raises OSError.
+    """
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, f"{path} is another file by now")
+        os.chown(f"/proc/self/fd/{fd}", uid, gid)
+    finally:
+        os.close(fd)
 
 
 def make_private_directory(path: str) -> bool:

@@ -22,8 +22,8 @@ from socketkeep._base import _prctl
 from socketkeep._base._mistakes import OptionError
 from socketkeep._cli._exit import FAILED, USAGE, Failure
 from socketkeep._config._address_lists import read_lists
-from socketkeep._config._listener_options import parse_listener, tls_settings
-from socketkeep._config._server_options import ServeConfig
+from socketkeep._config._listener_options import parse_listener, tls_settings, unix_owner
+from socketkeep._config._server_options import ServeConfig, listener_settings
 
 # Beside connections a process holds listeners, channels, a log, the scoreboard, an event loop.
 _OTHER_DESCRIPTORS: Final = 64
@@ -156,6 +156,11 @@ def _check_listeners(config: ServeConfig) -> None:
             )
         if "tls" in given:
             _check_tls(text)
+    for text, said in zip(config.bind, listener_settings(config, len(config.bind)), strict=True):
+        try:
+            unix_owner(said)
+        except OptionError as error:
+            raise Failure(f"--bind: {text}: {error}", USAGE) from None
 
 
 def _check_tls(text: str) -> None:

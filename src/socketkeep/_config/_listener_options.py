@@ -21,6 +21,7 @@ from socketkeep._config._options import (
     NUMBER,
     PATH,
     PATHS,
+    PERMISSIONS,
     SIZE,
     TEXT,
     TEXTS,
@@ -40,6 +41,8 @@ _LONGEST_ALPN: Final = 255  # bytes of one protocol's name, RFC 7301
 TCP_KEEPALIVE: Final = "60:15:3"
 #: Who may send a PROXY header unless something else is said: proxies on this machine.
 PROXY_FROM: Final = ("127.0.0.0/8", "::1/128")
+#: Of the files of Unix sockets: everybody may connect who may enter the directory.
+UNIX_MODE: Final = "0666"
 
 _OPTION: Final = re.compile(r"([a-z][a-z0-9-]*)=(.*)", re.DOTALL)
 
@@ -68,6 +71,11 @@ def _check_files(paths: list[str]) -> None:
 
 def _check_file(path: str) -> None:
     _check_files([path])
+
+
+def _check_account(name: str) -> None:
+    if not name:
+        raise ValueError("expected a name or a number, got ''")
 
 
 def _check_alpn(names: list[str]) -> None:
@@ -110,6 +118,7 @@ class ListenerOption(msgspec.Struct, frozen=True):
 
 
 _NO_TLS_THERE: Final = "what stays on this machine is not encrypted"
+_NO_FILE_THERE: Final = "only a Unix socket has a file"
 
 LISTENER_OPTIONS: Final = (
     ListenerOption(
@@ -191,6 +200,34 @@ LISTENER_OPTIONS: Final = (
         "The send buffer, as `--sndbuf` has it.",
         sorts=("TCP", "descriptor"),
         elsewhere="each end of a Unix connection has buffers of its own",
+    ),
+    ListenerOption(
+        "mode",
+        PERMISSIONS,
+        "unix_mode",
+        "The permissions of the socket's file, as `--unix-mode` has them.",
+        sorts=("Unix",),
+        elsewhere=_NO_FILE_THERE,
+    ),
+    ListenerOption(
+        "user",
+        TEXT,
+        "",
+        "The owner of the socket's file, a name or a number; without it the user that the server is"
+        " started as.",
+        check=_check_account,
+        sorts=("Unix",),
+        elsewhere=_NO_FILE_THERE,
+    ),
+    ListenerOption(
+        "group",
+        TEXT,
+        "",
+        "The group of the socket's file, a name or a number; without it the one that files get"
+        " there.",
+        check=_check_account,
+        sorts=("Unix",),
+        elsewhere=_NO_FILE_THERE,
     ),
     ListenerOption(
         "tls",
@@ -292,9 +329,15 @@ class TlsSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How one listener is served; tls: None where its connections are plain."""
+    """How one listener is served; tls: None where its connections are plain.
+
+    mode, user, group: of the file of a Unix socket.
+    """
 
     tls: TlsSettings | None = None
+    mode: str = UNIX_MODE
+    user: str = ""
+    group: str = ""
     proxy: ProxyProtocol = "off"
     proxy_from: tuple[str, ...] = PROXY_FROM
     max_per_address: int = 0
@@ -305,6 +348,22 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     tcp_nodelay: bool = True
     rcvbuf: int = 0
     sndbuf: int = 0
+
+
+def unix_owner(settings: ListenerSettings) -> tuple[int, int]:
+    """Return the uid and the gid that the socket's file is to have, -1 for those not said.
+
+    Raises OptionError.
+    """
+    from socketkeep._base._accounts import group_id, user_id  # for who names one
+
+    try:
+        return (
+            user_id(settings.user) if settings.user else -1,
+            group_id(settings.group) if settings.group else -1,
+        )
+    except ValueError as error:
+        raise OptionError(str(error)) from None
 
 
 class Bound(msgspec.Struct, frozen=True):
@@ -342,6 +401,8 @@ def parse_listener(text: str) -> Bound:
         declared = _BY_NAME[name]
         if sort not in declared.sorts:
             raise OptionError(f"{text}: {name} is not for {address}: {declared.elsewhere}")
+        if declared.elsewhere == _NO_FILE_THERE and address.startswith("unix:@"):
+            raise OptionError(f"{text}: {name} is not for {address}: it has no file")
     given = {name: _BY_NAME[name].read(each, text) for name, each in texts.items()}
     _check_tls(text, given)
     return Bound(address, given)

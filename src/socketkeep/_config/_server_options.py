@@ -12,6 +12,7 @@ from socketkeep._config._listener_options import (
     PROXY_FROM,
     PROXY_PROTOCOL,
     TCP_KEEPALIVE,
+    UNIX_MODE,
     ListenerSettings,
     ProxyProtocol,
     check_networks,
@@ -530,10 +531,10 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             ("--unix-mode",),
             "Permissions of the Unix sockets that are listened on, in octal.  The default lets"
             " every user connect, so that a proxy under another user can; the directory's"
-            " permissions still hold.",
+            " permissions still hold.  For every listener that does not say (mode=).",
             metavar="OCTAL",
         ),
-    ] = "0666"
+    ] = UNIX_MODE
     worker_lifetime: Annotated[
         float,
         Option(
@@ -724,7 +725,8 @@ def _settings(config: ServeConfig, given: dict[str, Any]) -> ListenerSettings:
         if declared.default
     }
     lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
-    return ListenerSettings(**{**values, **lists}, tls=tls_settings(given))
+    owner = {key: given.get(key, "") for key in ("user", "group")}
+    return ListenerSettings(**{**values, **lists, **owner}, tls=tls_settings(given))
 
 
 def park_after(config: ServeConfig, model: str) -> float | None:

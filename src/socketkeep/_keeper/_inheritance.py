@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Sequence
 
-from socketkeep._config._server_options import listener_settings
+from socketkeep._config._listener_options import ListenerSettings
+from socketkeep._config._server_options import ServeConfig, listener_settings
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper.tables._state import (
     READABLE_FROM,
     READABLE_WITH_EDGES_AND_LIMITS_FROM,
+    READABLE_WITH_OWNERS_FROM,
     READABLE_WITH_PROXIES_FROM,
     KeepOpen,
     SavedKeeper,
@@ -32,13 +35,10 @@ def snapshot(keeper: Keeper, keep: KeepOpen) -> SavedServer:
     if all(each.number != current.number for each in generations):
         generations.append(current.snapshot())
     settings = listener_settings(keeper.config, len(keeper.listeners))
-    readable_from = READABLE_FROM
-    if any(each.proxy != "off" for each in settings):
-        readable_from = READABLE_WITH_PROXIES_FROM
-    if keeper.edges.numbers or keeper.lanes.doorkeeper is not None:
-        readable_from = READABLE_WITH_EDGES_AND_LIMITS_FROM
     return SavedServer(
-        readable_from=readable_from,
+        readable_from=oldest_reader(
+            keeper.config, settings, counted=keeper.lanes.doorkeeper is not None
+        ),
         version=keeper.version,
         written_at=time.monotonic(),
         config=keeper.config,
@@ -66,6 +66,22 @@ def snapshot(keeper: Keeper, keep: KeepOpen) -> SavedServer:
             census=keep(keeper.lanes.memfd) if keeper.lanes.memfd >= 0 else -1,
         ),
     )
+
+
+def oldest_reader(
+    config: ServeConfig, settings: Sequence[ListenerSettings], *, counted: bool
+) -> int:
+    """Return the format of the oldest version that can go on with such listeners.
+
+    counted: whether connections are counted by address.
+    """
+    if any(each.user or each.group or each.mode != config.unix_mode for each in settings):
+        return READABLE_WITH_OWNERS_FROM
+    if counted or any(each.tls for each in settings):
+        return READABLE_WITH_EDGES_AND_LIMITS_FROM
+    if any(each.proxy != "off" for each in settings):
+        return READABLE_WITH_PROXIES_FROM
+    return READABLE_FROM
 
 
 def saved_listener(listener: Listener, keep: KeepOpen) -> SavedListener:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from socketkeep._base._address import BindAddress, FdAddress, InetAddress, UnixAddress
-from socketkeep._base._creating import made_with
+from socketkeep._base._creating import give_socket, made_with
 from socketkeep._base._errors import ListenError
 
 _REASONS: Final = {
@@ -100,7 +100,9 @@ def _refusal(address: str, reason: str, error: OSError | None = None) -> ListenE
     return ListenError(f"cannot listen on {address}: {reason}", address=address, code=code)
 
 
-def bind_unix(address: UnixAddress, backlog: int, mode: int) -> socket.socket:
+def bind_unix(
+    address: UnixAddress, backlog: int, mode: int, owner: tuple[int, int] = (-1, -1)
+) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if address.abstract:
@@ -114,6 +116,8 @@ def bind_unix(address: UnixAddress, backlog: int, mode: int) -> socket.socket:
                 os.fchmod(sock.fileno(), mode)
                 with made_with(mode):
                     sock.bind(address.path)
+                if owner != (-1, -1):
+                    _give(address, owner)
                 sock.listen(backlog)
     except OSError as error:
         sock.close()
@@ -121,6 +125,26 @@ def bind_unix(address: UnixAddress, backlog: int, mode: int) -> socket.socket:
             raise
         raise _refusal(str(address), _reason(address, error), error) from None
     return sock
+
+
+def _give(address: UnixAddress, owner: tuple[int, int]) -> None:
+    try:
+        give_socket(address.path, *owner)
+    except OSError as error:
+        os.unlink(address.path)
+        who = ", ".join(
+            f"{kind} {number}"
+            for kind, number in zip(("uid", "gid"), owner, strict=True)
+            if number >= 0
+        )
+        hint = (
+            " (root can, and its owner to a group of its own)" if error.errno == errno.EPERM else ""
+        )
+        raise _refusal(
+            str(address),
+            f"the socket's file cannot be given to {who}: {error.strerror}{hint}",
+            error,
+        ) from None
 
 
 @contextmanager

@@ -97,6 +97,7 @@ class Listener(Held):
         *,
         backlog: int = 2048,
         unix_mode: int = 0o666,
+        unix_owner: tuple[int, int] = (-1, -1),
         ipv6_only: bool = False,
         inherit: bool = False,
     ) -> Self:
@@ -105,9 +106,9 @@ class Listener(Held):
         A host name stands for the first address it resolves to; "" and "::" for every interface, by
         IPv6 and IPv4.  backlog: connections that may wait to be accepted; the kernel bounds it by
         net.core.somaxconn.  unix_mode: permissions of a Unix socket's file, by which others may
-        connect; it is made with them, whatever the umask is.  The file of a server that is gone is
-        replaced.  ipv6_only: "" and "::" leave IPv4 to others.  inherit: whether forked children
-        keep the listener.
+        connect; it is made with them, whatever the umask is.  unix_owner: uid and gid of that file,
+        -1 for what it has anyway.  The file of a server that is gone is replaced.  ipv6_only: ""
+        and "::" leave IPv4 to others.  inherit: whether forked children keep the listener.
 
         Raises ListenError, one line that names the address and what is wrong with it, with the
         system's `errno`; AddressError, a ValueError, when the address is not written well.
@@ -118,7 +119,7 @@ class Listener(Held):
                 return cls(inherited_socket(fd), inherit=inherit)
             case UnixAddress():
                 return cls(
-                    bind_unix(parsed, backlog, unix_mode),
+                    bind_unix(parsed, backlog, unix_mode, unix_owner),
                     path="" if parsed.abstract else os.path.abspath(parsed.path),
                     inherit=inherit,
                 )

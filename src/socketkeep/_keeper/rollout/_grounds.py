@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from socketkeep._base import _log
 from socketkeep._base._address import UnixAddress
 from socketkeep._base._errors import ListenError
-from socketkeep._config._server_options import ServeConfig
+from socketkeep._base._mistakes import OptionError
+from socketkeep._config._listener_options import ListenerSettings, unix_owner
+from socketkeep._config._server_options import ServeConfig, listener_settings
 from socketkeep._keeper.rollout._directory import WorkingDirectory
 from socketkeep._net._listener import Listener
 
@@ -41,9 +43,10 @@ class Grounds:
     def renew(self) -> str:
         """Look all of it up anew; return why the generation cannot begin, "" when it can."""
         self._look_after_control()
-        for listener in self._listeners:
+        settings = listener_settings(self._config, len(self._listeners))
+        for listener, said in zip(self._listeners, settings, strict=True):
             if listener.file_is_gone:
-                self._bind_anew(listener)
+                self._bind_anew(listener, said)
         error = self.directory.follow()
         if error:
             self.give_up()
@@ -68,10 +71,11 @@ class Grounds:
             listener.close()
             listener.sock, listener._identity = sock, identity
 
-    def _bind_anew(self, listener: Listener) -> None:
+    def _bind_anew(self, listener: Listener, said: ListenerSettings) -> None:
         try:
-            fresh = bind_anew(listener, self._config.backlog, int(self._config.unix_mode, 8))
-        except ListenError as error:
+            mode, owner = int(said.mode, 8), unix_owner(said)
+            fresh = bind_anew(listener, self._config.backlog, mode, owner)
+        except (ListenError, OptionError) as error:
             _log.warning("the socket's file is gone and cannot be made anew", error=error)
             return
         _log.warning("the socket's file was gone and is made anew", address=listener.text)
@@ -79,9 +83,11 @@ class Grounds:
         listener.sock, listener._identity = fresh.sock, fresh._identity
 
 
-def bind_anew(listener: Listener, backlog: int, mode: int) -> Listener:
+def bind_anew(
+    listener: Listener, backlog: int, mode: int, owner: tuple[int, int] = (-1, -1)
+) -> Listener:
     """Return another listener at the path of one whose file is gone.  Raises ListenError."""
     path = listener._path
-    fresh = Listener.bind(UnixAddress(path), backlog=backlog, unix_mode=mode)
+    fresh = Listener.bind(UnixAddress(path), backlog=backlog, unix_mode=mode, unix_owner=owner)
     fresh._owner = -1  # `listener` gets its socket, and has the file to remove
     return fresh

@@ -28,7 +28,7 @@ from socketkeep._wire._messages import EdgeReport
 
 #: What this version writes; the oldest version's reader that understands it; the oldest format that
 #: this version still reads.
-FORMAT: Final = 3
+FORMAT: Final = 4
 READABLE_FROM: Final = 1
 OLDEST_READ: Final = 1
 #: The oldest version's reader that meets PROXY headers: an older one would take them for the
@@ -37,6 +37,8 @@ READABLE_WITH_PROXIES_FROM: Final = 2
 #: The oldest version's reader that knows listeners with TLS and takes over the edges, and that
 #: holds to limits by address.
 READABLE_WITH_EDGES_AND_LIMITS_FROM: Final = 3
+#: The oldest version's reader that knows whose the files of Unix sockets are.
+READABLE_WITH_OWNERS_FROM: Final = 4
 
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
