@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -225,6 +226,28 @@ def test_what_finds_no_room_is_sent_in_order_later(scene: Scene) -> None:
     scene.bench.advance(0.1)
     assert scene.manager.sent == ["+a", "+b", "-a", "+c"]
     assert store.names == ["socketkeep.b", "socketkeep.c"]
+
+
+def test_plain_ends_are_not_stored(scene: Scene, tmp_path: Path) -> None:
+    """Their TLS ends with the edge, and the edge with the unit; the other Unix sockets' stay."""
+    store = FdStore(scene.bench.reactor, scene.manager, 9, 100, ())
+    path = tmp_path / "accepted"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind(str(path))
+        listener.listen()
+        client.connect(str(path))
+        accepted = listener.accept()[0]
+        plain, far = socket.socketpair()
+        with far, plain, accepted:
+            for sock in (plain, accepted):
+                parcel = ConnectionDetached(ID, 1, 0, "a peer", None, b"", 0, 0, 0, proxy=b"facts")
+                held = HeldConnection(
+                    parcel, sock, Ownership(OwnershipState.MOVING, 1, None), since=0.0
+                )
+                store.put(held)
+                assert bool(store.names) == (sock is accepted)
+                store.forget(held)
+                assert not store.names
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:7000", "unix:/" + "ü" * 53])

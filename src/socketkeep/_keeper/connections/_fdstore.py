@@ -1,8 +1,8 @@
 """The service manager's store of descriptors (FDSTORE in sd_notify(3)): what outlives the keeper.
 
-Stored are the listeners, a handle of every connection that the keeper has one of, with the PROXY
-header that it began with (`header`) and with what was said of it when no worker has it (`parcel`),
-and, where connections are kept through crashes, the scoreboards of the workers (`board`), in which
+Stored are the listeners, a handle of every connection that the keeper has one of (but for those of
+TLS, which end with their edge), with the PROXY header that it began with (`header`) and with what
+was said of it when no worker has it (`parcel`), and, where connections are kept through crashes, the scoreboards of the workers (`board`), in which
 stands how far each connection was.  The names say what is what.  The manager gives all of it to the
 next keeper, see `_restoring.py`.
 """
@@ -25,6 +25,7 @@ from socketkeep._keeper.tables._crash_policy import Policy
 from socketkeep._keeper.tables._ownership import OwnershipState
 from socketkeep._keeper.tables._state import sealed_memfd
 from socketkeep._net._listener import STORED
+from socketkeep._wire._descriptors import PLAIN_END, connection_place
 from socketkeep._wire._scoreboard import connection_id
 
 LISTENER: Final = STORED + "listener."
@@ -125,6 +126,8 @@ class FdStore:
 
     def put(self, held: HeldConnection) -> None:
         """The keeper has a handle of a connection, or its owner has changed."""
+        if held.parcel.proxy and connection_place(held.sock.fileno()) == PLAIN_END:
+            return  # its edge is of this unit, and does not outlive this process
         epoch = held.ownership.epoch
         if not held.stored_as:
             held.stored_as = epoch
