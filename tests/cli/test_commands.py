@@ -82,7 +82,7 @@ def test_the_fields_of_the_reports() -> None:
     )
     assert " ".join(status["listeners"][0]) == "address backlog queued proxy tls"
     assert " ".join(status["edges"]) == (
-        "pids connections shaking handshakes resumed failed certificates"
+        "pids connections shaking handshakes resumed failed certificates leaving"
     )
     assert " ".join(status["workers"]) == "starting ready draining"
     assert " ".join(status["connections"]) == (

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.edge.support import ask, begin, crowd, edges, serving
+from tests.harness.processes import wait_exit
 from tests.server.support import MODELS
 
 _CRASH = ("--keep", "crash", "--keep-after", "0.01")
@@ -20,7 +21,7 @@ _CRASH = ("--keep", "crash", "--keep-after", "0.01")
 )
 def test_reload_crash_and_upgrade(model: str, decorated: str, tmp_path: Path) -> None:
     """The same session goes on in worker after worker, and each has the facts of its TLS."""
-    options = (*_CRASH, "--park-after", "off", "-w", "2")
+    options = (*_CRASH, "--park-after", "off", "-w", "3")
     with (
         serving(tmp_path, model, *options, decorated=decorated) as server,
         begin(server.address) as first,
@@ -54,10 +55,15 @@ def test_reload_crash_and_upgrade(model: str, decorated: str, tmp_path: Path) ->
         assert server.cli("upgrade").exit_code == 0
         told("upgrade", 4)
         assert server.status()["totals"]["lost"] == 0
-        assert edges(server) == before
+        server.wait_event("edge leaves")
         shown = server.status()["edges"]  # by the next keeper, which was told
-        assert (shown["pids"], shown["connections"]) == (before, 2)
+        assert (shown["leaving"], shown["connections"]) == (before, 2)
         assert shown["handshakes"] == {"TLSv1.3": 2}
+        with begin(server.address) as late:
+            assert ask(late)["count"] == 1
+        assert sorted(edges(server)) == sorted([*before, *shown["pids"]])
+        told("upgrade", 5)
+    assert wait_exit(before[0], 20)
 
 
 @pytest.mark.parametrize("model", ["prefork", "async"])
@@ -100,12 +106,33 @@ def test_a_crowd_through_everything(model: str, tmp_path: Path) -> None:
 
 
 def test_more_edges_than_one(tmp_path: Path) -> None:
-    """Each takes its part, and all are there after an upgrade."""
+    """Each takes its part; after upgrades as many are new, and who serves nobody has left."""
     with serving(tmp_path, "async", "--edges", "2") as server:
         server.wait_event("edge ready", count=2)
         before = sorted(edges(server))
         assert len(before) == 2
         with crowd(server.address, 20) as asking:
-            assert server.cli("upgrade").exit_code == 0
-            asking.wait_answers(60)
-        assert sorted(edges(server)) == before
+            for upgrades in (1, 2):
+                assert server.cli("upgrade").exit_code == 0
+                server.wait_event("edge leaves", count=2 * upgrades)
+                asking.wait_answers(60)
+            assert server.status()["edges"]["connections"] == 20
+        server.wait_event("edge has left", count=4)
+        shown = server.status()["edges"]
+        assert shown["leaving"] == []
+        assert sorted(edges(server)) == shown["pids"]
+        assert not set(before) & set(shown["pids"])
+
+
+def test_an_edge_leaves_in_time(tmp_path: Path) -> None:
+    """With --edge-drain connections of before an upgrade are reset; later ones go on."""
+    with serving(tmp_path, "async", "--edge-drain", "1") as server, begin(server.address) as old:
+        ask(old)
+        assert server.cli("upgrade").exit_code == 0
+        server.wait_event("edge leaves")
+        with begin(server.address) as late:
+            assert ask(late)["count"] == 1
+            with pytest.raises(OSError, match=r"reset|EOF"):
+                old.recv(1)
+            server.wait_event("edge has left")
+            assert ask(late)["count"] == 2

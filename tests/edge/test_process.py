@@ -20,7 +20,7 @@ from socketkeep._keeper.connections._edges import Edges, RunningEdge
 from socketkeep._net._listener import Listener
 from socketkeep._wire._channel import Channel, Packet
 from socketkeep._wire._messages import EdgeReady, Passed, Ready, Taken
-from tests.edge.support import AUTHORITY, HOST, begin, issue
+from tests.edge.support import AUTHORITY, HOST, begin, client_context, issue
 from tests.keeper.fakes import Clock, FakeSystem, SteppedReactor
 from tests.wire.sending import send_with
 
@@ -342,9 +342,12 @@ def test_the_keepers_death(world: World) -> None:
 
 
 def test_upgrade(world: World) -> None:
-    """The next version of the keeper goes on with the same edges, and knows what they counted."""
+    """The next version of the keeper has its own edges, and the former serve on what they have.
+
+    They accept until the new ones do, and what is only shaking hands then is not cut either.
+    """
     world.start()
-    with shake(world):
+    with shake(world) as client:
         world.until(lambda: bool(world.welcomed), "passed on")
         world.pass_time(1.0)
         world.pass_time(1.0)
@@ -358,12 +361,31 @@ def test_upgrade(world: World) -> None:
             os.close(child.pidfd)
         world.edges = world.make()
         world.edges.restore(saved)
-        assert [edge.pid for edge in world.edges] == [former.pid]
+        former, latter = world.edges
+        assert (former.earlier, latter.earlier) == (True, False)
         assert world.edges.totals().handshakes == {"TLSv1.3": 1}
-        world.edges.admit(False)
+        old = world.system.edges[0][1]
+        half = socket.create_connection(world.listener.sock.getsockname())
+        world.until(lambda: old._clients.shaking == 1, "accepted by the former")
         world.edges.admit(True)
+        world.until(lambda: former.leaves_by is not None and not old._open, "it leaves")
+        half.setblocking(True)
         with shake(world):
             world.until(lambda: len(world.welcomed) == 2, "passed on")
+            assert [len(edge._clients) for _, edge, _ in world.system.edges] == [2, 1]
+        shaken: list[socket.socket] = []
+
+        def go_on() -> None:
+            shaken.append(client_context().wrap_socket(half, server_hostname=HOST))
+
+        thread = threading.Thread(target=go_on)
+        thread.start()
+        world.until(lambda: len(world.welcomed) == 3, "passed on")
+        thread.join(10)
+        shaken[0].close()
+        world.welcomed[0][1].sendall(b"pong")
+        world.pass_time(1.0)
+        assert client.recv(10) == b"pong"
 
 
 def test_an_unready_edge_is_told_when_it_is(world: World) -> None:

@@ -248,8 +248,14 @@ METRICS: Final = (
     Metric(
         "socketkeep_edges",
         "gauge",
-        "Edges that run, in which the TLS of listeners ends.",
+        "Edges that accept connections, in which the TLS of listeners ends.",
         _one(lambda report: len(report.status.edges.pids)),
+    ),
+    Metric(
+        "socketkeep_edges_leaving",
+        "gauge",
+        "Edges of before an upgrade, which serve the connections that they have until they end.",
+        _one(lambda report: len(report.status.edges.leaving)),
     ),
     Metric(
         "socketkeep_edge_connections",

@@ -41,9 +41,10 @@ class CertificateReport(msgspec.Struct, frozen=True, kw_only=True):
 class EdgesReport(msgspec.Struct, frozen=True, kw_only=True):
     """The edges, in which TLS ends, as they were a second ago.
 
-    pids: of those that run.  connections: that they have; shaking: those of them whose handshake
-    is under way.  handshakes: how many were done since the server started, by version; resumed: how
-    many of these resumed a session; failed: how many were not done, by why.
+    pids: of those that accept connections.  leaving: of those of before an upgrade, which serve
+    what they have until it ends.  connections: that all have; shaking: those of them whose
+    handshake is under way.  handshakes: how many were done since the server started, by version;
+    resumed: how many of these resumed a session; failed: how many were not done, by why.
     """
 
     pids: list[int] = []
@@ -53,6 +54,7 @@ class EdgesReport(msgspec.Struct, frozen=True, kw_only=True):
     resumed: int = 0
     failed: dict[str, int] = {}
     certificates: list[CertificateReport] = []
+    leaving: list[int] = []
 
 
 class WorkersByState(msgspec.Struct, frozen=True, kw_only=True):

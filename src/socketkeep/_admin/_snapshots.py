@@ -87,7 +87,8 @@ def _edges(keeper: Keeper) -> EdgesReport:
     told = edges.totals()
     now = time.time()
     return EdgesReport(
-        pids=sorted(edge.pid for edge in edges),
+        pids=sorted(edge.pid for edge in edges if edge.leaves_by is None),
+        leaving=sorted(edge.pid for edge in edges if edge.leaves_by is not None),
         connections=told.open,
         shaking=told.shaking,
         handshakes=told.handshakes,

@@ -209,6 +209,17 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             check=_check_edges,
         ),
     ] = 1
+    edge_drain: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--edge-drain",),
+            "How long an edge serves the connections that it has once an upgrade has brought the"
+            " next one; then they are reset.",
+            minimum=0,
+            zero="until they end",
+        ),
+    ] = 0.0
     proxy_protocol: Annotated[
         ProxyProtocol,
         Option(

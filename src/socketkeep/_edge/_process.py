@@ -1,9 +1,9 @@
 """An edge: accepts where there is TLS, shakes hands, and passes the plain ends to the keeper.
 
-One thread, one epoll.  It runs no user code and lives as long as the server: the keys of TLS are in
-its memory, and whoever serves a connection may change meanwhile.  It goes on through an upgrade of
-the keeper, whose next version has its channel; when the keeper has died it accepts no more, and
-serves what it has until that ends.
+One thread, one epoll.  It runs no user code and lives as long as its connections: the keys of TLS
+are in its memory, and whoever serves a connection may change meanwhile.  An upgrade of the keeper
+leaves it as it is; the next version has its channel, and has it leave once an edge of that version
+accepts.  It then serves what it has until that ends, as it does when the keeper has died.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ _ACCEPTED_AT_ONCE: Final = 32
 _PACKETS_AT_ONCE: Final = 64
 _PAUSE: Final = 0.1  # seconds without accepting, when there was no descriptor for one more
 _RETRY: Final = 0.1  # seconds, when the system had no room for a message
+_NEVER: Final = float("inf")
 _REPORT: Final = 1.0  # seconds between two looks at what is to be told, and at the files
 _throttle: Final = _log.Throttle()
 _EXCLUSIVE: Final = 1 << 28  # EPOLLEXCLUSIVE: of the edges that wait one is woken
@@ -120,12 +121,15 @@ class Edge:
             case Taken(number=number, taken=taken):
                 self._clients.answered(number, taken)
             case RenewCertificates():
-                if self._renewal is not None:
+                if self._renewal is not None and not self._ending:
                     self._renewal.renew()
                 self._report()
-            case Retire(deadline=deadline):
+            case Retire(how=how, deadline=deadline):
                 self._stop_accepting()
-                self._reactor.call_at(deadline, self._clients.cut_all)
+                if how != "move":  # in that case another edge goes on, and hands are still shaken
+                    self._clients.stop_shaking()
+                if deadline != _NEVER:
+                    self._reactor.call_at(deadline, self._clients.cut_all)
             case _:
                 pass  # of a later version; who has received it closes its descriptors
 
@@ -164,13 +168,13 @@ class Edge:
             _log.warning("the keeper has gone: no more is accepted", connections=len(self._clients))
         self._clients.keeper_gone()
         self._stop_accepting()
+        self._clients.stop_shaking()
 
     def _stop_accepting(self) -> None:
         self._ending = True
         self._open_listeners()
         for listening in self._listening:
             listening.sock.close()
-        self._clients.stop_shaking()
         self._stop_if_done()
 
     def _stop_if_done(self) -> None:
@@ -225,7 +229,7 @@ class Edge:
 
     def _look_around(self) -> None:
         self._reactor.call_later(_REPORT, self._look_around)
-        if self._renewal is not None:
+        if self._renewal is not None and not self._ending:
             self._renewal.look()
         self._report()
 

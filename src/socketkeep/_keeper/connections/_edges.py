@@ -1,8 +1,10 @@
 """The edges: processes in which the TLS of listeners ends, as the keeper sees them.
 
-Each is started and watched as a template is, over a channel, and outlives the keeper's upgrades.
-What it passes on is a connection like any that the keeper has accepted itself.  It has no user
-code, but all that it reads is from the open internet: what it says is looked at, too.
+Each is started and watched as a template is, over a channel.  After an upgrade of the keeper the
+next version starts edges of its own; those that there were accept until these can, and then serve
+what they have until that ends: its keys are nowhere else.  What an edge passes on is a connection
+like any that the keeper has accepted itself.  It has no user code, but all that it reads is from
+the open internet: what it says is looked at, too.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ _LONG_ENOUGH: Final = 10.0  # a life of so long, and the next delay is the first
 _EXIT_TIME: Final = 2.0  # seconds that one has to exit, once its channel is closed
 _LAST_TIME: Final = 1.0  # seconds for the last bytes to clients, at a stop that has no more time
 _LONGEST_TEXT: Final = 4096
+_NEVER: Final = float("inf")
 #: Days before a certificate's expiry from which on it is warned of, and how often.
 WARNED_BEFORE: Final = 14
 _WARN_EVERY: Final = 24 * 3600.0
@@ -54,13 +57,19 @@ _DAY: Final = 24 * 3600.0
 
 @dataclass(slots=True, eq=False)
 class RunningEdge:
-    """One edge process; seat: which of the edges that there are to be it is."""
+    """One edge process.
+
+    seat: which of the edges that there are to be it is.  earlier: an earlier version of the keeper
+    has started it.  leaves_by: it accepts no more, as `SavedEdge` has it.
+    """
 
     seat: int
     pid: int
     link: Link = field(init=False)
     started_at: float = 0.0
     ready: bool = False
+    earlier: bool = False
+    leaves_by: float | None = None
     accepting: bool = False
     error: str = ""
     report: EdgeReport = field(default_factory=EdgeReport)
@@ -110,10 +119,8 @@ class Edges:
     def start(self) -> None:
         """Start those that are wanting."""
         if self.numbers and not self._ending:
-            there = {edge.seat for edge in self}
             for seat in range(self._config.edges):
-                if seat not in there:
-                    self._start(seat)
+                self._start(seat)
 
     def admit(self, accepting: bool) -> None:
         """Have connections accepted, or left in the listeners' queues."""
@@ -133,8 +140,7 @@ class Edges:
             until = max(deadline, self._reactor.clock() + _LAST_TIME)
             for edge in self:
                 edge.link.send(Retire("finish", until))
-                kill = partial(self._children.kill, edge.pid)
-                self._reactor.call_at(until + _EXIT_TIME, kill)
+                self._kill_after(edge, until)
 
     def kill_all(self) -> None:
         """End every edge, and its connections, at once."""
@@ -156,6 +162,7 @@ class Edges:
                 started_at=edge.started_at,
                 ready=edge.ready,
                 report=edge.report,
+                leaves_by=edge.leaves_by,
             )
             for edge in self
         ]
@@ -165,7 +172,15 @@ class Edges:
         """Take over the edges of an earlier version."""
         self._totals = saved.ended
         for each in saved.running:
-            edge = RunningEdge(each.seat, each.pid, each.started_at, each.ready, report=each.report)
+            edge = RunningEdge(
+                each.seat,
+                each.pid,
+                each.started_at,
+                each.ready,
+                earlier=True,
+                leaves_by=each.leaves_by,
+                report=each.report,
+            )
             edge.link = restored_link(
                 self._reactor,
                 each.link,
@@ -174,10 +189,12 @@ class Edges:
                 partial(self._condemn, edge),
             )
             self._watch(edge)
+            if edge.leaves_by is not None:
+                self._kill_after(edge, edge.leaves_by)
         self.start()
 
     def _start(self, seat: int) -> None:
-        if self._ending:
+        if self._ending or any(edge.seat == seat and not edge.earlier for edge in self):
             return
         ours, theirs = channel_pair()
         try:
@@ -212,6 +229,22 @@ class Edges:
         self._running[edge.pid] = edge
         self._children.watch(edge.pid, partial(self._ended, edge))
 
+    def _succeed(self, edge: RunningEdge) -> None:
+        """Have those leave that an earlier version had in the seat of one that is ready."""
+        drain = self._config.edge_drain
+        by = self._reactor.clock() + drain if drain else _NEVER
+        for other in self:
+            if other.seat == edge.seat and other.earlier and other.leaves_by is None:
+                other.leaves_by = by
+                other.link.send(Retire("move", by))
+                self._kill_after(other, by)
+                _log.info("edge leaves", pid=other.pid, connections=other.report.open)
+
+    def _kill_after(self, edge: RunningEdge, until: float) -> None:
+        if until != _NEVER:
+            kill = partial(self._children.kill, edge.pid)
+            self._reactor.call_at(until + _EXIT_TIME, kill)
+
     def _tell_accepting(self, edge: RunningEdge) -> None:
         if edge.ready and edge.accepting != self._accepting:
             edge.accepting = self._accepting
@@ -240,6 +273,7 @@ class Edges:
                 edge.ready = True
                 _log.info("edge ready", pid=edge.pid)
                 self._tell_accepting(edge)
+                self._succeed(edge)
             case StartFailed(error=error):
                 edge.error = error[:_LONGEST_TEXT]
             case Passed() as message:
@@ -267,7 +301,9 @@ class Edges:
         del self._running[edge.pid]
         edge.link.close()
         self._totals = _sum([self._totals, _past(edge.report)])
-        if not self._ending:
+        if edge.leaves_by is not None and ended.status == 0:
+            _log.info("edge has left", pid=edge.pid)
+        elif not self._ending:
             lived = self._reactor.clock() - edge.started_at
             if lived >= _LONG_ENOUGH:
                 self._delays.pop(edge.seat, None)

@@ -2,9 +2,9 @@
 
 Stored are the listeners, a handle of every connection that the keeper has one of (but for those of
 TLS, which end with their edge), with the PROXY header that it began with (`header`) and with what
-was said of it when no worker has it (`parcel`), and, where connections are kept through crashes, the scoreboards of the workers (`board`), in which
-stands how far each connection was.  The names say what is what.  The manager gives all of it to the
-next keeper, see `_restoring.py`.
+was said of it when no worker has it (`parcel`), and, where connections are kept through crashes,
+the scoreboards of the workers (`board`), in which stands how far each connection was.  The names
+say what is what.  The manager gives all of it to the next keeper, see `_restoring.py`.
 """
 
 from __future__ import annotations

@@ -98,7 +98,11 @@ class SavedTemplate(msgspec.Struct, kw_only=True):
 
 
 class SavedEdge(msgspec.Struct, kw_only=True):
-    """An edge process that has not been reaped yet."""
+    """An edge process that has not been reaped yet.
+
+    leaves_by: it accepts no more, and ends its connections then at the latest, on the monotonic
+    clock; None: it accepts.
+    """
 
     seat: int
     pid: int
@@ -106,6 +110,7 @@ class SavedEdge(msgspec.Struct, kw_only=True):
     started_at: float = 0.0
     ready: bool = False
     report: EdgeReport = EdgeReport()
+    leaves_by: float | None = None
 
 
 class SavedEdges(msgspec.Struct, kw_only=True):
