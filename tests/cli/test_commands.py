@@ -90,7 +90,7 @@ def test_the_fields_of_the_reports() -> None:
     )
     assert " ".join(status["totals"]) == (
         "accepted closed reset detached attached lost reloads upgrades worker_deaths"
-        " handler_errors poisoned unserved refused_messages proxy_refused over_limit"
+        " handler_errors poisoned unserved refused_messages proxy_refused over_limit overdue"
     )
     assert " ".join(status["totals"]["proxy_refused"]) == (
         "not_allowed missing malformed cut late no_room"

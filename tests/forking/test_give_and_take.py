@@ -53,6 +53,7 @@ def test_it_goes_on_where_it_was(pair: Pair, channel: Pair, mode: Mode) -> None:
     ours, peer = pair
     giver, taker = channel
     conn = Connection(ours, mode=mode)
+    conn.deadline = ends = Deadline.after(60)
     peer.sendall(b"first\nsecond\n")
     assert conn.recv_until(b"\n", timeout=5) == b"first"
     conn.commit({"lines": 1})
@@ -61,6 +62,7 @@ def test_it_goes_on_where_it_was(pair: Pair, channel: Pair, mode: Mode) -> None:
     def serve() -> None:
         taken = Connection.take(taker, timeout=5)
         assert taken.mode == mode
+        assert taken.deadline == ends
         assert taken.state == {"lines": 1}
         assert taken.recv_until(b"\n") == b"second"
         assert taken.recv_until(b"\n", timeout=5) == b"third"

@@ -6,6 +6,7 @@ import socket
 import struct
 
 import pytest
+from msgspec import structs
 
 from socketkeep._keeper.tables._connection_table import HeldConnection
 from socketkeep._keeper.tables._ownership import OwnershipState
@@ -273,6 +274,71 @@ def test_each_is_idle_for_itself(make_bench: MakeBench) -> None:
     assert [is_at_eof(peer) for peer in peers] == [True, False, False]
     bench.advance(4.2)
     assert [is_at_eof(peer) for peer in peers] == [True, False, True]
+
+
+def test_who_has_sent_nothing_is_closed(make_bench: MakeBench) -> None:
+    """At its time since the accept, and one that has sent something not."""
+    bench = make_bench(workers=1, first_bytes_timeout=10)
+    (worker,) = bench.start()
+    accepted_at = int(bench.clock.now * 1e9)
+    peers = []
+    for received in (0, 7):
+        peer, served = bench.serve(worker)
+        parcel = structs.replace(
+            served.parcel(parked=True), accepted_at=accepted_at, bytes_in=received
+        )
+        worker.send(parcel, (served.sock.fileno(),))
+        bench.settle()
+        served.settle()
+        peers.append(peer)
+    bench.advance(9.9)
+    assert not is_at_eof(peers[0])
+    bench.advance(0.2)
+    assert [is_at_eof(peer) for peer in peers] == [True, False]
+    assert bench.keeper.counters()["overdue"] == 1
+
+
+def test_a_deadline_holds_while_parked(make_bench: MakeBench) -> None:
+    """The earliest first, whoever was parked first; whom it has woken it does not end here."""
+    bench = make_bench(workers=1)
+    (worker,) = bench.start()
+    peers = []
+    for seconds in (20, 10, 15):
+        peer, served = bench.serve(worker)
+        deadline = int((bench.clock.now + seconds) * 1e9)
+        worker.send(
+            structs.replace(served.parcel(parked=True), deadline=deadline), (served.sock.fileno(),)
+        )
+        bench.settle()
+        served.settle()
+        peers.append(peer)
+    peers[2].send(b"!")
+    arrived = arrival(bench)
+    assert arrived.attach is not None
+    assert arrived.attach.deadline == int((bench.clock.now + 15) * 1e9)
+    bench.advance(10.1)
+    assert [is_at_eof(peer) for peer in peers] == [False, True, False]
+    bench.advance(10)
+    assert [is_at_eof(peer) for peer in peers] == [True, True, False]
+    assert bench.keeper.counters()["overdue"] == 2
+
+
+def test_deadlines_of_those_that_come_and_go_are_forgotten(make_bench: MakeBench) -> None:
+    bench = make_bench(workers=1)
+    (worker,) = bench.start()
+    peer, served = bench.serve(worker)
+    deadline = int((bench.clock.now + 1000) * 1e9)
+    for number in range(200):
+        worker.send(
+            structs.replace(served.parcel(parked=True), deadline=deadline + number),
+            (served.sock.fileno(),),
+        )
+        bench.settle()
+        served.settle()
+        peer.send(b"?")
+        served = arrival(bench)
+        assert served.sock.recv(1) == b"?"
+    assert len(bench.keeper.connections.parking._deadlines) < 100
 
 
 def test_a_stop_closes_it(bench: Bench) -> None:

@@ -10,12 +10,31 @@ from typing import Any, Final
 
 import pytest
 
-from tests.harness import Load, Server, connect, read_reply, read_to_end, write_handler
+from tests.harness import (
+    Load,
+    Server,
+    connect,
+    read_reply,
+    read_to_end,
+    write_handler,
+    write_source,
+)
 from tests.server.support import PrefixedServer, seats
 
 MAX: Final = 3
 WAITING: Final = 5
 IDLE: Final = 1.5
+LOGIN: Final = """
+from socketkeep import AsyncConnection, Connection, resumable
+
+@resumable
+def handle(conn: Connection) -> None:
+    for line in conn.lines():
+        if line == b"login":
+            conn.deadline = None
+        conn.send(line + b" VERSION\\n")
+        conn.commit()
+"""
 
 
 def _listener(server: Server) -> Any:
@@ -157,3 +176,47 @@ def test_peer_that_does_not_read_is_idle(tmp_path: Path, model: str) -> None:
         )
         assert set(read_to_end(peer)) == set(b"x")
         assert server.status()["totals"]["handler_errors"] == 0
+
+
+def _login(directory: Path, version: str, *, is_async: bool) -> str:
+    source = LOGIN.replace("VERSION", version)
+    if is_async:
+        source = source.replace("def handle(conn: ", "async def handle(conn: Async")
+        source = source.replace("for line", "async for line").replace(
+            "conn.send", "await conn.send"
+        )
+    return write_source(directory, source)
+
+
+def test_time_for_the_first_bytes_and_for_a_login(tmp_path: Path, model: str) -> None:
+    """Silence ends at the first, a byte now and then at the second; who has logged in goes on.
+
+    In `prefork` and `thread` the silent one is parked by then.  A reload changes nothing.
+    """
+    is_async = model == "async"
+    target = _login(tmp_path, "v0", is_async=is_async)
+    options = (*seats(model, 4), "--first-bytes-timeout", "1", "--login-timeout", "3")
+    with Server(tmp_path, target, *options) as server, ExitStack() as stack:
+        began = time.monotonic()
+        silent, slow, user = (stack.enter_context(connect(server.address)) for _ in range(3))
+        user.sendall(b"login\n")
+        assert read_reply(user) == b"login v0"
+        slow.sendall(b"x")
+        assert silent.recv(1) == b""
+        assert time.monotonic() - began >= 1
+        assert server.wait_event("connection timed out")["why"] == "it sent nothing for 1 s"
+        _login(tmp_path, "v1", is_async=is_async)
+        server.reload()
+        server.wait_until(
+            lambda: {worker["generation"] for worker in server.workers()} == {2}, "all moved"
+        )
+        user.sendall(b"moved\n")
+        assert read_reply(user) == b"moved v1"
+        slow.sendall(b"x")
+        assert slow.recv(1) == b""
+        assert time.monotonic() - began >= 3
+        server.wait_event("connection timed out", why="its deadline has passed")
+        user.sendall(b"on\n")
+        assert read_reply(user) == b"on v1"
+        totals = server.status()["totals"]
+        assert (totals["overdue"], totals["handler_errors"]) == (2, 0)

@@ -226,6 +226,12 @@ METRICS: Final = (
         _one(lambda report: report.status.totals.unserved),
     ),
     Metric(
+        "socketkeep_connections_overdue_total",
+        "counter",
+        "Connections that a deadline has ended: for their first bytes, a login, a handler's own.",
+        _one(lambda report: report.status.totals.overdue),
+    ),
+    Metric(
         "socketkeep_connections_refused_total",
         "counter",
         "Connections that were closed for their PROXY header, by why.",

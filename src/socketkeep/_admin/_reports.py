@@ -128,6 +128,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     refused_messages: int = 0
     proxy_refused: RefusedHeaders = RefusedHeaders()
     over_limit: OverLimits = OverLimits()
+    overdue: int = 0
 
 
 class WaitReport(msgspec.Struct, frozen=True, kw_only=True):

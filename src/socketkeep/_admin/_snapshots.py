@@ -267,6 +267,7 @@ def _totals(keeper: Keeper) -> Totals:
         handler_errors=counters["handler_errors"],
         poisoned=counters["poisoned"],
         unserved=counters["unserved"],
+        overdue=counters["overdue"],
         refused_messages=counters["refused_messages"],
         proxy_refused=RefusedHeaders(**{why: counters[counter_of(why)] for why in REASONS}),
         over_limit=OverLimits(**{why: counters[counter_of(why)] for why in LIMITS}),

@@ -146,6 +146,20 @@ LISTENER_OPTIONS: Final = (
         minimum=0,
     ),
     ListenerOption(
+        "first-bytes-timeout",
+        DURATION,
+        "first_bytes_timeout",
+        "How long a connection may send nothing, as `--first-bytes-timeout` has it; 0: for ever.",
+        minimum=0,
+    ),
+    ListenerOption(
+        "login-timeout",
+        DURATION,
+        "login_timeout",
+        "How long a connection may go on, as `--login-timeout` has it; 0: for ever.",
+        minimum=0,
+    ),
+    ListenerOption(
         "allow",
         NETWORKS,
         "allow",
@@ -341,6 +355,8 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     proxy: ProxyProtocol = "off"
     proxy_from: tuple[str, ...] = PROXY_FROM
     max_per_address: int = 0
+    first_bytes_timeout: float = 0.0
+    login_timeout: float = 0.0
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     tcp_keepalive: str = TCP_KEEPALIVE

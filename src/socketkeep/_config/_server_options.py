@@ -364,6 +364,30 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             zero="never",
         ),
     ] = 0.0
+    first_bytes_timeout: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--first-bytes-timeout",),
+            "Close a connection from which nothing has come so long after it was accepted, be it"
+            " parked or with its handler.  For every listener that does not say"
+            " (first-bytes-timeout=).",
+            minimum=0,
+            zero="never",
+        ),
+    ] = 0.0
+    login_timeout: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--login-timeout",),
+            "Close a connection so long after it was accepted, unless its handler has lifted that"
+            " by conn.deadline = None: the time that a client has to log in.  For every listener"
+            " that does not say (login-timeout=).",
+            minimum=0,
+            zero="never",
+        ),
+    ] = 0.0
     orphan_timeout: Annotated[
         float,
         Option(

@@ -161,9 +161,11 @@ class AsyncConnection(Shell):
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._tend_timer: asyncio.TimerHandle | None = None
         first = earlier(self.lease.idle_timeout, self.lease.park_after)
-        if first is not None:
+        self._waiter.tended = first is not None
+        if self._deadlines is not None:
+            self._deadline_changed()
+        elif first is not None:
             self._tend_timer = self._loop.call_later(first, self._tend)
-            self._waiter.tended = True
 
     async def __aenter__(self) -> Self:
         return self
@@ -899,11 +901,22 @@ class AsyncConnection(Shell):
     def _wake(self) -> None:
         self._waiter.end_soon(_LOOK_AGAIN)
 
+    def _deadline_changed(self) -> None:
+        if self._tend_timer is not None:
+            self._tend_timer.cancel()
+        if not self.core.life.over:
+            self._tend()
+
     def _tend(self) -> None:
-        """End what has been idle for too long, park what may be, and see when to look again.
+        """End what has been idle for too long, or is past its deadline, park what may be, and see
+        when to look again.
 
         One timer, moved on when it fires: a timer for each wait would cost more than the wait.
         """
+        if (late := self._look_at_deadlines("")) is not None:
+            self._wake()
+            self._stop_senders(late)
+            return
         now = time.monotonic()
         waiting = self._waiter.pending or bool(self._out)
         since = max(self.core.record[ACTIVE_AT] / 1e9, self._waiter.since) if waiting else now
@@ -922,6 +935,8 @@ class AsyncConnection(Shell):
                     self._wake()
                     return
             at = earlier(at, since + park_after)
+        if self._deadlines is not None and not self.core.life.over:
+            at = earlier(at, self._deadlines.next)
         if at is not None:
             self._tend_timer = call_at(self._loop, at, self._tend)
 

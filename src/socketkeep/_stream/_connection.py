@@ -761,8 +761,13 @@ class Connection(Shell):
         lease, hooks = self.lease, self.hooks
         if lease.idle_timeout is not None or self.core.transport.peeks:
             return None
+        if self._deadlines is not None:
+            return None
         tended = lease.park_after is not None or hooks.keeping is not None
         return _FOR_A_MOMENT if tended else _TO_THE_END
+
+    def _deadline_changed(self) -> None:
+        self._quick = self._quickness()
 
     def _wait_readable(self, operation: str, wanted: int | None, span: Span) -> None:
         poller = self._readable or self._watch_input()
@@ -792,6 +797,12 @@ class Connection(Shell):
         # Not under an order: a peer that asks every moment would keep it from being obeyed.
         if tended and self._order() is None and self._comes_soon(poller, span[0]):
             return
+        if self._deadlines is not None:
+            if (late := self._look_at_deadlines(operation)) is not None:
+                raise late
+            if self._deadlines.next is None:  # they are met
+                self._deadlines = None
+                self._quick = self._quickness()
         since = 0.0
         if lease.idle_timeout is not None or tended:
             since = time.monotonic() - self._waited
@@ -812,6 +823,8 @@ class Connection(Shell):
                     until = earlier(until, now + _LOOK_AGAIN)
             elif retirement is not None and poller.ignores_wake:
                 until = earlier(until, time.monotonic() + _MOMENT)
+            if self._deadlines is not None:
+                until = earlier(until, self._deadlines.next)
             found = poller.until(earlier(until, self._idle_at(since)))
             if found & WOKEN and retirement is not None:
                 if receiving:
@@ -945,6 +958,8 @@ class Connection(Shell):
         now = time.monotonic()
         if span[1] is not None and now >= span[1]:
             raise self._unfinished(operation, done, wanted, span)
+        if (late := self._look_at_deadlines(operation)) is not None:
+            raise late
         idle_at = self._idle_at(since)
         if idle_at is not None and now >= idle_at:
             raise self._end(f"ended: idle for {self.lease.idle_timeout:g} s", operation)

@@ -156,6 +156,8 @@ class Lease(NamedTuple):
     proxy: bytes = b""  # the PROXY header that the connection began with, as it came
     nodelay: bool = True  # what is sent goes out at once (TCP_NODELAY); False: as it is set
     turn: float = 0.0  # seconds from an order to move until it is obeyed, in sync models
+    deadline: float | None = None  # when it ends, on the monotonic clock; its handler may change it
+    first_bytes_timeout: float | None = None  # seconds from its accept to its first byte
 
 
 @dataclass(slots=True, eq=False)
@@ -182,3 +184,4 @@ class Handover:
     unread: bytes
     parked: bool = False  # it goes to the keeper until bytes arrive, not to another worker
     redelivered: bool = False  # some of what is uncommitted was delivered to a worker that died
+    deadline: float | None = None  # as the lease has it

@@ -35,9 +35,18 @@ from socketkeep._base._holding import Holders, holders_of
 from socketkeep._stream._closing import end_for_all, end_writing
 from socketkeep._stream._committed import pack_state, unpack_state
 from socketkeep._stream._core import ARRIVED, CHUNK, LARGE_CHUNK, NOTHING, Core, core_of
+from socketkeep._stream._deadlines import NEVER, Deadlines
 from socketkeep._stream._lease import Attached, Handover, Hooks, Lease
 from socketkeep._stream._lifecycle import Detached, Event, State
-from socketkeep._stream._record import ACTIVE_AT, BYTES_OUT, ENDED, Ended
+from socketkeep._stream._modes import Deadline
+from socketkeep._stream._record import (
+    ACCEPTED_AT,
+    ACTIVE_AT,
+    BYTES_IN,
+    BYTES_OUT,
+    ENDED,
+    Ended,
+)
 from socketkeep._stream._steps import Steps, Want
 
 if TYPE_CHECKING:  # ssl is for who uses it
@@ -76,6 +85,7 @@ class Shell:
 
     __slots__ = (
         "__weakref__",
+        "_deadlines",
         "_decoded",
         "_inherit",
         "_local",
@@ -98,6 +108,9 @@ class Shell:
         self._local = ""
         self._parked = False  # detached to wait with the keeper, not to go to another worker
         self._unsent: tuple[Data, int] | None = None  # an unfinished send's data, and bytes gone
+        self._deadlines: Deadlines | None = None
+        if lease.deadline is not None or lease.first_bytes_timeout is not None:
+            self._deadlines = self._deadlines_of(lease)
         self._inherit = inherit
         if hooks.reactor is None:
             own(self)
@@ -232,6 +245,33 @@ class Shell:
 
         return edge_tls(whole_header(self.lease.proxy))
 
+    @property
+    def deadline(self) -> Deadline | None:
+        """When the connection ends, whatever passes over it; None: no such moment is set.
+
+        Set it to ``Deadline.after(10)`` where the peer has ten seconds for something that takes
+        several messages, such as a login, and to None when that is done.  A server's
+        ``--login-timeout`` has set it when a connection is accepted.  It goes where the connection
+        goes, to the next worker and to wait with the keeper, but the worker's death takes it away.
+
+        Once it has passed, the receive or send that waits raises `Closed`, as does each that comes
+        after it, and a server closes the connection.  A handler that is busy with something else is
+        not interrupted.  Raises TypeError for what is no `Deadline`.
+        """
+        deadlines = self._deadlines
+        return None if deadlines is None or deadlines.at is None else Deadline(deadlines.at)
+
+    @deadline.setter
+    def deadline(self, deadline: Deadline | None) -> None:
+        if deadline is not None and not isinstance(deadline, Deadline):
+            raise TypeError(f"a deadline is Deadline.after(seconds) or None, not {deadline!r}")
+        at = None if deadline is None or not deadline.at < NEVER else deadline.at
+        if self._deadlines is not None:
+            self._deadlines.at = at
+        elif at is not None:
+            self._deadlines = Deadlines(at, None, None)
+        self._deadline_changed()
+
     def fileno(self) -> int:
         """Return the descriptor's number, -1 once it is closed.
 
@@ -316,6 +356,23 @@ class Shell:
         limit = self.lease.idle_timeout
         return None if limit is None else max(self.core.record[ACTIVE_AT] / 1e9, since) + limit
 
+    def _deadlines_of(self, lease: Lease) -> Deadlines | None:
+        """Return those that the server has set, as far as they are still of any matter."""
+        record, first_by = self.core.record, None
+        if lease.first_bytes_timeout is not None and not record[BYTES_IN]:
+            first_by = record[ACCEPTED_AT] / 1e9 + lease.first_bytes_timeout
+        if lease.deadline is None and first_by is None:
+            return None
+        return Deadlines(lease.deadline, first_by, lease.first_bytes_timeout)
+
+    def _look_at_deadlines(self, operation: str) -> Closed | None:
+        """Return the error if one of the deadlines has passed."""
+        deadlines = self._deadlines
+        if deadlines is None or self.core.life.over:
+            return None
+        passed = deadlines.look(time.monotonic(), self.core.record[BYTES_IN])
+        return self._end(passed, operation) if passed else None
+
     def _leave(self, *, parked: bool = False) -> None:
         """Mark the connection detached: from here on no byte is received or sent."""
         self._parked = parked
@@ -333,7 +390,14 @@ class Shell:
         """Return all that the next worker needs.  For the server, after `Detached`."""
         core = self.core
         state, unread = core.export()
-        return Handover(core.sock, state, unread, self._parked, core.ledger.disputed)
+        deadlines = self._deadlines
+        at = None if deadlines is None else deadlines.at
+        return Handover(core.sock, state, unread, self._parked, core.ledger.disputed, at)
+
+    @property
+    def overdue(self) -> str:
+        """Which of its deadlines has ended it, in words; "": none has.  For the server."""
+        return "" if self._deadlines is None else self._deadlines.passed
 
     def why_over(self) -> str:
         """Return in words why the connection is at its end.  For the server, after the handler."""
@@ -480,6 +544,8 @@ class Shell:
             core.failure = None
             core.transport.check(failure)
             raise self._failed(failure, operation, core.buffer.size) from failure
+        if self._deadlines is not None and (late := self._look_at_deadlines(operation)) is not None:
+            raise late
 
     def _is_over(self) -> bool:
         """Whether a receive is refused: what came before a reset may still be read."""
@@ -612,6 +678,10 @@ class Shell:
         """Note that so many bytes came to a receive that did not wait for them."""
 
     def _claimed(self, operation: str) -> AbstractContextManager[None]:
+        raise NotImplementedError
+
+    def _deadline_changed(self) -> None:
+        """Wait by the deadlines as they now are."""
         raise NotImplementedError
 
     def _give_up(self, reason: str = "") -> None:

@@ -56,6 +56,7 @@ class Parcel(msgspec.Struct, omit_defaults=True):
     write_ended: bool = False
     id: str = ""
     listener: str = ""
+    deadline: float | None = None  # on the machine's one clock
 
 
 class Offer:
@@ -155,12 +156,19 @@ def parcel_of(conn: Shell, mode: Mode) -> Parcel:
         write_ended=core.life.write_ended,
         id=conn.id,
         listener=conn.listener,
+        deadline=None if conn.deadline is None else conn.deadline.at,
     )
 
 
 def lease_of(parcel: Parcel) -> Lease:
     """Return what the connection is told where it was taken."""
-    return Lease(id=parcel.id, listener=parcel.listener, state=parcel.state, unread=parcel.unread)
+    return Lease(
+        id=parcel.id,
+        listener=parcel.listener,
+        state=parcel.state,
+        unread=parcel.unread,
+        deadline=parcel.deadline,
+    )
 
 
 def mode_of(parcel: Parcel) -> Mode:

@@ -163,6 +163,7 @@ class ConnectionDetached(Message, frozen=True, tag="Detached", gc=False):
     header_by: int = 0
     connection: Descriptor = ABSENT
     answer: Descriptor = ABSENT
+    deadline: int = 0  # when it ends, CLOCK_MONOTONIC in ns; 0: at no moment that is set
 
 
 class Acknowledged(Message, frozen=True, tag="Acknowledged"):
@@ -191,6 +192,7 @@ class Attach(Message, frozen=True, tag="Attach"):
     kept: bool = False  # the keeper goes on holding a handle of it
     returnable: bool = False  # parked again, it may come back by the message alone, unanswered
     proxy: bytes = b""  # the PROXY header that it began with
+    deadline: int = 0  # as `ConnectionDetached` has it
 
 
 class Attached(Message, frozen=True, tag="Attached"):

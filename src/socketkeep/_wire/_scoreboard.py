@@ -80,6 +80,8 @@ GOES_ON_TOLD: Final = 21  # and that a handler goes on without its connection
 PROXY_REFUSED: Final = 22  # the first of those that count the refused, by why (`REASONS`)
 OVER_LIMIT: Final = PROXY_REFUSED + len(REASONS)  # and the first of those for a limit (`LIMITS`)
 
+OVERDUE: Final = 31  # how many connections a deadline of theirs has ended
+
 #: The word that counts the connections refused for a reason.
 WORD_OF_REASON: Final[dict[Reason, int]] = {
     **{why: PROXY_REFUSED + place for place, why in enumerate(REASONS)},
@@ -101,6 +103,7 @@ COUNTERS: Final = {
     "attached_upgrade": ATTACHED_UPGRADE,
     "lost": LOST,
     "unserved": UNSERVED,
+    "overdue": OVERDUE,
     **{counter_of(why): word for why, word in WORD_OF_REASON.items()},
 }
 _HOW: Final[tuple[Literal["move", "close", "finish"], ...]] = ("move", "close", "finish")

@@ -304,7 +304,9 @@ class AsyncWorker:
     def _have_awaited(self, entry: Entry) -> None:
         """Have the keeper wait for the PROXY header of a connection that it has not sent yet."""
         entry.record[record.ENDED] = record.DETACHED  # as its handler's end would have done
-        self._departures.offer(entry, Handover(entry.sock, None, b"", parked=True))
+        deadline = entry.lease.deadline
+        handover = Handover(entry.sock, None, b"", parked=True, deadline=deadline)
+        self._departures.offer(entry, handover)
 
     def _pause(self, error: str) -> None:
         self._throttle.warning("out of file descriptors", process="worker", error=error)
@@ -371,6 +373,8 @@ class AsyncWorker:
         """End the connection or hand it over, when its handler has ended or was given up."""
         if self._access_log:
             note_end(conn, entry)
+        if conn.overdue:
+            self.roster.note_overdue(conn)
         if was_detached(conn):
             self._hand_over(entry, conn)
             return

@@ -23,6 +23,7 @@ from socketkeep._config._server_options import (
 from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Attached, Handover, Hooks, Lease, Refusals, Retirement
 from socketkeep._stream._record import Ended, Status
+from socketkeep._stream._shell import Shell
 from socketkeep._wire import _scoreboard as scoreboard
 from socketkeep._wire._census import Place
 from socketkeep._wire._channel import ChannelClosed
@@ -72,6 +73,8 @@ class Roster:
         listeners = len(environment.listener_names)
         self._receptions = receptions(config, listeners)
         settings = listener_settings(config, listeners)
+        self._first_bytes_timeouts = [each.first_bytes_timeout or None for each in settings]
+        self._login_timeouts = [each.login_timeout for each in settings]
         self._delaying = {n for n, said in enumerate(settings) if not said.tcp_nodelay}
         self._throttle = _log.Throttle()
         self._doorkeeper = environment.doorkeeper
@@ -130,6 +133,8 @@ class Roster:
             row, environment.boot, environment.serial, number, self._pid, listener, peer
         )
         lease = self._lease(row, f"{self._series}{number:x}", listener, peer)
+        if self._login_timeouts[listener]:
+            lease = lease._replace(deadline=time.monotonic() + self._login_timeouts[listener])
         hooks = self._hooks(row, words)
         entry = Entry(row, words, sock, lease, hooks, listener, peer)
         if hooks.shelf is not None:
@@ -178,6 +183,7 @@ class Roster:
             unread=message.unread,
             redelivered=message.redelivered,
             proxy=message.proxy,
+            deadline=message.deadline / 1e9 if message.deadline else None,
         )
         hooks = self._hooks(row, words)
         if hooks.shelf is not None:
@@ -220,6 +226,7 @@ class Roster:
             state=handover.state,
             unread=handover.unread,
             park_after=park_after,
+            deadline=handover.deadline,
         )
         entry.hooks = replace(
             entry.hooks,
@@ -268,6 +275,18 @@ class Roster:
             why=str(refusal),
         )
 
+    def note_overdue(self, conn: Shell) -> None:
+        """Count a connection that one of its deadlines has ended, and say so at a bounded rate."""
+        self._environment.scoreboard.add(scoreboard.OVERDUE)
+        self._throttle.info(
+            "connection timed out",
+            kind=conn.overdue,
+            id=conn.id,
+            peer=conn.peer,
+            listener=conn.listener,
+            why=conn.overdue.removeprefix("ended: "),
+        )
+
     def refuse_waiting(self, entry: Entry) -> None:
         """End a connection whose PROXY header nobody can wait for.
 
@@ -302,6 +321,7 @@ class Roster:
             row=entry.row,
             proxy=entry.lease.proxy,
             header_by=entry.header_by,
+            deadline=0 if handover.deadline is None else max(1, int(handover.deadline * 1e9)),
         )
 
     def log_end(self, entry: Entry) -> None:
@@ -369,6 +389,7 @@ class Roster:
             peer=peer,
             nodelay=listener not in self._delaying,
             turn=row * self._pace,
+            first_bytes_timeout=self._first_bytes_timeouts[listener],
         )
 
     def _hooks(self, row: int, words: memoryview) -> Hooks:

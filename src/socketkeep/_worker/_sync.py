@@ -174,7 +174,11 @@ class SyncLoop:
         for entry in self._attached:
             lease = entry.lease
             handover = Handover(
-                entry.sock, lease.state, lease.unread, redelivered=lease.redelivered
+                entry.sock,
+                lease.state,
+                lease.unread,
+                redelivered=lease.redelivered,
+                deadline=lease.deadline,
             )
             entry.record[record.ENDED] = Ended.DETACHED
             _hand_over(self, entry, handover)
@@ -259,7 +263,7 @@ class SyncLoop:
         Here it would take a seat, or, in `prefork`, wait for whoever is served meanwhile.
         """
         entry.record[record.ENDED] = Ended.DETACHED
-        handover = Handover(entry.sock, None, b"", parked=True)
+        handover = Handover(entry.sock, None, b"", parked=True, deadline=entry.lease.deadline)
         parcel = self.roster.parcel(entry, handover)
         try:
             taken = hand_over(
@@ -343,6 +347,8 @@ def finish(
     """
     if loop.environment.config.access_log:
         note_end(conn, entry)
+    if conn.overdue:
+        loop.roster.note_overdue(conn)
     if not was_detached(conn):
         close(conn, entry, lingering, _linger(loop, entry))
     else:

@@ -16,7 +16,7 @@ from socketkeep._base import _log
 from socketkeep._base._admission import HEADER_TIME, Refusal, counter_of
 from socketkeep._base._passing import Unfit, close_without_waiting
 from socketkeep._config._options import limit_seconds
-from socketkeep._config._server_options import ServeConfig, receptions
+from socketkeep._config._server_options import ServeConfig, listener_settings, receptions
 from socketkeep._keeper.connections._moves import Moves
 from socketkeep._keeper.connections._parking import Parking, says_something
 from socketkeep._keeper.connections._porch import Porch
@@ -116,7 +116,16 @@ class Connections:
             keeps=config.keep == "crash",
             hosts=hosts,
         )
-        self.parking: Final = Parking(reactor, self.moves.put, self._close, config.idle_timeout)
+        settings = listener_settings(config, len(listeners))
+        self._login_timeouts = [each.login_timeout for each in settings]
+        self.parking: Final = Parking(
+            reactor,
+            self.moves.put,
+            self._close,
+            config.idle_timeout,
+            [each.first_bytes_timeout for each in settings],
+            self._note_overdue,
+        )
         self._receptions = receptions(config, len(listeners))
         self.porch: Final = Porch(reactor, self._reception, self._admit, self._refuse)
 
@@ -422,7 +431,10 @@ class Connections:
         # twice, whichever version of the keeper goes on from here.
         self._minted = max(self._minted + 1, time.monotonic_ns() // 1000)
         name = connection_id(self._boot, _KEEPER, self._minted)
-        return ConnectionDetached(name, 1, listener, peer, None, b"", time.monotonic_ns(), 0, 0)
+        now = time.monotonic_ns()
+        patience = self._login_timeouts[listener]
+        deadline = now + int(patience * 1e9) if patience else 0
+        return ConnectionDetached(name, 1, listener, peer, None, b"", now, 0, 0, deadline=deadline)
 
     def _is_too_early(self) -> bool:
         """Whether the rate has the next connection wait; what was taken in at the end does not."""
@@ -529,6 +541,16 @@ class Connections:
             peer=peer,
             listener=self._listeners[listener],
             why=str(refusal),
+        )
+
+    def _note_overdue(self, held: HeldConnection, why: str) -> None:
+        self.totals["overdue"] += 1
+        self._throttle.info(
+            "connection timed out",
+            kind=why,
+            listener=self._listeners[held.parcel.listener],
+            why=why.removeprefix("ended: "),
+            **held.label,
         )
 
     # What follows from it.

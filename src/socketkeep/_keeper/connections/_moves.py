@@ -255,6 +255,7 @@ class Moves:
             connection=held.sock.fileno(),
             redelivered=held.redelivered,
             proxy=parcel.proxy,
+            deadline=parcel.deadline,
             kept=stays,
             # With the store a message that is unread when this process is killed costs a connection
             # that the next keeper would have had.

@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import select
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from heapq import heapify, heappop, heappush
 from typing import Final
 
 from socketkeep._base import _log
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._keeper.tables._connection_table import Close, HeldConnection
+from socketkeep._stream._deadlines import Deadlines
 
 _RETRY: Final = 0.1
+_FEW: Final = 64
 
 
 class Parking:
     """Watches connections that wait for input.
 
     `wake` is called with one to which something arrived, `close` with one that has been idle for
-    `idle_timeout` seconds (0: never) or that the server's end closes.
+    `idle_timeout` seconds (0: never), that is past a deadline of its own, or that the server's end
+    closes.
+
+    first_bytes_timeouts: by listener, after how many seconds one is past it that has sent nothing;
+    0: never.  `overdue` is called with each that is, and why, before it is closed.
     """
 
     def __init__(
@@ -31,6 +38,8 @@ class Parking:
         wake: Callable[[HeldConnection], None],
         close: Close,
         idle_timeout: float,
+        first_bytes_timeouts: Sequence[float] = (),
+        overdue: Callable[[HeldConnection, str], None] | None = None,
     ) -> None:
         self._reactor = reactor
         self._wake = wake
@@ -38,6 +47,10 @@ class Parking:
         self._idle_timeout = idle_timeout
         self._parked: dict[str, HeldConnection] = {}  # those parked longest come first
         self._idle_timer: ReactorTimer | None = None
+        self._first_bytes_timeouts = first_bytes_timeouts
+        self._overdue = overdue
+        self._deadlines: list[tuple[float, str]] = []  # a heap; of those that have left, too
+        self._deadline_timer: ReactorTimer | None = None
         self._stopping = self._closing = False
         self._throttle = _log.Throttle()
 
@@ -60,6 +73,14 @@ class Parking:
             self._throttle.warning("cannot park", error=error.strerror, **held.label)
             self._reactor.call_later(_RETRY, lambda: self._arrived(held))
         self._expect_idle()
+        if (due := self._due(held)[0]) is not None:
+            heappush(self._deadlines, (due, held.id))
+            if len(self._deadlines) > 2 * len(self._parked) + _FEW:
+                self._deadlines = [
+                    (at, each.id) for each in self if (at := self._due(each)[0]) is not None
+                ]
+                heapify(self._deadlines)
+            self._expect_deadline()
 
     def stop(self, *, close: bool) -> None:
         """The server stops: what waits with nothing under way is closed.
@@ -109,6 +130,45 @@ class Parking:
             held.ownership.idle()
             self._close(held, "closed", f"idle for {self._idle_timeout:g} s")
         self._expect_idle()
+
+    def _due(self, held: HeldConnection) -> tuple[float | None, str]:
+        """Return when the connection is past the first of its deadlines, and why it is then."""
+        parcel = held.parcel
+        deadlines = Deadlines(parcel.deadline / 1e9 if parcel.deadline else None, None, None)
+        timeouts = self._first_bytes_timeouts
+        if not parcel.bytes_in and parcel.listener < len(timeouts) and timeouts[parcel.listener]:
+            deadlines.patience = timeouts[parcel.listener]
+            deadlines.first_by = parcel.accepted_at / 1e9 + deadlines.patience
+        due = deadlines.next
+        return due, "" if due is None else deadlines.look(due, 0)
+
+    def _expect_deadline(self) -> None:
+        if not self._deadlines:
+            return
+        first = self._deadlines[0][0]
+        timer = self._deadline_timer
+        if timer is not None and timer.pending:
+            if timer.when <= first:
+                return
+            timer.cancel()
+        self._deadline_timer = self._reactor.call_at(first, self._close_overdue)
+
+    def _close_overdue(self) -> None:
+        now = self._reactor.clock()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, name = heappop(self._deadlines)
+            held = self._parked.get(name)
+            if held is None:
+                continue
+            due, why = self._due(held)
+            if due is None or due > now:
+                continue  # parked again meanwhile, with another, which stands for itself
+            self._take_out(held)
+            held.ownership.idle()
+            if self._overdue is not None:
+                self._overdue(held, why)
+            self._close(held, "closed", why.removeprefix("ended: "))
+        self._expect_deadline()
 
 
 def says_something(sock: socket.socket) -> bool:
