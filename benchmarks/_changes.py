@@ -19,7 +19,7 @@ from benchmarks._figures import Figures
 from benchmarks._generator import generator, losses
 from benchmarks._machine import ROOT
 from benchmarks._processes import wait_until
-from benchmarks._running import Running, running
+from benchmarks._running import Running, running, start
 from benchmarks._subjects import Subject, own
 
 CLIENTS: Final = 1000
@@ -33,6 +33,7 @@ _MOST_ROUNDS: Final = 3  # each is several seconds long
 _BEFORE: Final = 1.0
 _CALM: Final = 0.5  # until what the question for the worker has held up is dealt with
 _AFTER: Final = 1.5
+_START: Final = 30.0
 _UNTOLD: Final = 3.0  # for the peers, which do not say when they are done
 _SAMPLE: Final = struct.Struct("IIqq")  # as the generator writes them
 
@@ -43,7 +44,6 @@ class Change:
 
     subject: Subject
     act: Callable[[Running], None]
-    http: bool = False
 
 
 def measure(figures: Figures, rounds: int, _seconds: float, quick: bool) -> None:
@@ -122,7 +122,7 @@ def _peer(
         os.kill(server.pid, number)
         time.sleep(_UNTOLD)  # nothing tells when it is done
 
-    return Change(Subject(name, command, modules, program, listens="http"), act, http=True)
+    return Change(Subject(name, command, modules, program, listens="given", http=True), act)
 
 
 def _through(change: Change) -> dict[str, float]:
@@ -136,8 +136,8 @@ def _through(change: Change) -> dict[str, float]:
             arrivals=_ARRIVALS,
             deadline=10,
             seconds=60,
-            lines=not change.http,
-            http=change.http,
+            lines=not change.subject.http,
+            http=change.subject.http,
             samples=samples,
         ) as load:
             load.expect("begin")
@@ -149,11 +149,22 @@ def _through(change: Change) -> dict[str, float]:
             load.end()
             load.expect("end")
             told = load.result()
+        added = _added(samples, began)
         return {
             "took_s": round(took / 1e9, 3),
-            **_added(samples, began),
+            **added,
+            "added_p99_in_starts": round(added["added_p99_ms"] / _start_ms(), 3),
             **_lost(told),
         }
+
+
+def _start_ms() -> float:
+    """Return how long an interpreter takes to load the handler, as whoever takes over must."""
+    began = time.monotonic()
+    importing = start([sys.executable, "-c", "import benchmarks.handlers, socketkeep"])
+    if importing.wait(_START):
+        raise RuntimeError("the handlers cannot be imported")
+    return (time.monotonic() - began) * 1e3
 
 
 def _lost(told: dict[str, Any]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -11,9 +12,9 @@ from tests.harness.control import ask
 
 from benchmarks._figures import Figures
 from benchmarks._generator import generator, losses
-from benchmarks._processes import memory_bytes, own_anonymous_bytes, tree, wait_until
+from benchmarks._processes import cpu_seconds, memory_bytes, own_anonymous_bytes, tree, wait_until
 from benchmarks._running import Running, running
-from benchmarks._subjects import Subject, own, peers
+from benchmarks._subjects import Subject, former, own, peers
 
 IDLE_TITLE: Final = "memory of an idle connection"
 WAKING_TITLE: Final = "parked connections woken, served and parked again"
@@ -113,12 +114,18 @@ def waking(figures: Figures, rounds: int, seconds: float, _quick: bool) -> None:
     """Ask parked connections in turn, each only when it has been parked again."""
     subject = own("prefork", "lines", "-w", str(_WAKING_WORKERS), handler="_commit")
     print(f"\n(h) {WAKING_TITLE}", file=sys.stderr)
-    with running(subject) as server:
+    with contextlib.ExitStack() as stack:
+        servers = {
+            each.name: stack.enter_context(running(each)) for each in (subject, former(subject))
+        }
         for _ in range(rounds):
-            told = _wake(server, max(1.0, 2 * seconds))
-            figures.add(("h", f"{_PARKED} parked", subject.name), **told)
-    shown = figures.series["h", f"{_PARKED} parked", subject.name]
-    print("  " + "  ".join(f"{name} {values}" for name, values in shown.items()), file=sys.stderr)
+            for name, server in servers.items():
+                told = _wake(server, max(1.0, 2 * seconds))
+                figures.add(("h", f"{_PARKED} parked", name), **told)
+    for name in servers:
+        series = figures.series["h", f"{_PARKED} parked", name]
+        shown = "  ".join(f"{metric} {values}" for metric, values in series.items())
+        print(f"  {name}: {shown}", file=sys.stderr)
 
 
 def _wake(server: Running, seconds: float) -> dict[str, float]:
@@ -129,13 +136,14 @@ def _wake(server: Running, seconds: float) -> dict[str, float]:
         _wait_parked(server, _PARKED)
         load.go()
         load.expect("begin")
-        woken = _woken(server)
+        woken, used = _woken(server), cpu_seconds(server.pid)
         load.expect("end")
-        woken = _woken(server) - woken
+        woken, used = _woken(server) - woken, cpu_seconds(server.pid) - used
         told = load.result()
     wait_until(lambda: not _parked(server, 1), "what was parked has ended")
     return {
         "woken_a_second": round(woken / told["seconds"]),
+        "cpu_us": round(used / woken * 1e6, 1),
         "answers_a_second": round(told["per_second"]),
         "p50": told["p50"],
         "p99": told["p99"],

@@ -25,9 +25,16 @@ METRICS: Final = {
         "added_p50_ms": "added, median, ms",
         "added_p99_ms": "added, p99, ms",
         "added_max_ms": "added, slowest, ms",
+        "added_p99_in_starts": "added, p99, in starts of a worker",
         "usual_ms": "usual, ms",
     },
-    "h": {"woken_a_second": "woken a second", "lost": "lost", "p50": "median, s", "p99": "p99, s"},
+    "h": {
+        "woken_a_second": "woken a second",
+        "cpu_us": "CPU time of one, µs",
+        "lost": "lost",
+        "p50": "median, s",
+        "p99": "p99, s",
+    },
     "i": {"seconds": "seconds", "cpu_seconds": "seconds of CPU time"},
     "j": {"seconds": "seconds", "cpu_seconds": "seconds of CPU time"},
 }

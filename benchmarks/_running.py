@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -78,7 +78,7 @@ def running(subject: Subject) -> Iterator[Running]:
             filled = {"port": str(port), "fd": str(listener.fileno()), "directory": name}
             command = [_fill(word, filled) for word in subject.command]
             fds = [listener.fileno()] if subject.listens == "fd" else []
-            process = start(command, errors, fds)
+            process = start(command, errors, fds, subject.environment)
         stack.callback(_end, process)
         try:
             if subject.listens == "port":
@@ -106,7 +106,10 @@ def _fill(word: str, filled: dict[str, str]) -> str:
 
 
 def start(
-    command: list[str], errors: IO[str] | None = None, fds: Sequence[int] = ()
+    command: list[str],
+    errors: IO[str] | None = None,
+    fds: Sequence[int] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:
     """Start a server's first process, on the servers' processor, in a session of its own."""
     command[0] = find(command[0]) or command[0]
@@ -121,6 +124,7 @@ def start(
             text=True,
             cwd=ROOT,
             pass_fds=fds,
+            env={**os.environ, **(environment or {})},
             start_new_session=True,
         )
     finally:
@@ -139,8 +143,9 @@ def _announced(process: subprocess.Popen[str], subject: Subject) -> int:
 
 def _greet(port: int, subject: Subject) -> None:
     """Wait until the server answers."""
-    if subject.listens == "http":
+    if subject.listens == "given":
         wait_until(lambda: _listens(port), f"{subject.name} listens", _START)
+    if subject.http:
         said, expected = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"HTTP/1.1 200"
     else:
         said = expected = b"hello\n"

@@ -16,10 +16,25 @@ from benchmarks._figures import Figures, Key
 from benchmarks._machine import cpus, find
 from benchmarks._processes import cpu_seconds
 from benchmarks._running import running
-from benchmarks._subjects import own
+from benchmarks._subjects import Subject, own
 
 START_TITLE: Final = "from the start of `serve` to the first reply, and import"
 HOLDERS_TITLE: Final = "who holds 10,000 sockets"
+
+_GUNICORN: Final = Subject(
+    "gunicorn (sync)",
+    (
+        *(sys.executable, "-m", "gunicorn", "benchmarks.peers.web:wsgi", "--bind", "fd://{fd}"),
+        *("--worker-class", "sync", "--log-level", "error"),
+    ),
+    modules=("gunicorn",),
+    listens="fd",
+    http=True,
+)
+_STARTED: Final = (
+    *(("serve to the first reply", own(model, "lines")) for model in ("fork", "prefork", "async")),
+    ("serve to the first reply", _GUNICORN),
+)
 
 _SOCKETS: Final = 10_000
 _HOLDERS_ROUNDS: Final = 5
@@ -43,12 +58,15 @@ def starting(figures: Figures, rounds: int, _seconds: float, _quick: bool) -> No
     """Measure both; the standard library's imports stand beside."""
     print(f"\n(i) {START_TITLE}", file=sys.stderr)
     for _ in range(rounds):
-        for model in ("fork", "async"):
+        for case, subject in _STARTED:
+            reason = subject.missing()
+            if reason is not None:
+                figures.missing[subject.name] = reason
+                continue
             began = time.monotonic()
-            with running(own(model, "lines")) as server:  # which begins with a reply
+            with running(subject) as server:  # which begins with a reply
                 took, used = time.monotonic() - began, cpu_seconds(server.pid)
-            name = "serve to the first reply" + (", async" if model == "async" else "")
-            _add(figures, ("i", name, "Socketkeep"), took, used)
+            _add(figures, ("i", case, subject.name), took, used)
         for name, statement in _IMPORTS.items():
             _add(figures, ("i", name, "Socketkeep"), *_timed(statement))
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from benchmarks._generator import PROGRAMS
 from benchmarks._machine import find
 
 _MOST_CONNECTIONS: Final = 1100
+
+#: The commit that Socketkeep is compared with.
+FORMER: Final = "7aa148d"
 
 
 @dataclass(frozen=True)
@@ -19,15 +22,18 @@ class Subject:
 
     command: what runs it.  modules, program: what it cannot do without.  listens: on a port of its
     own choice, which it prints ("port"); on the listener whose descriptor it gets in place of
-    ``{fd}`` ("fd"); or, for HTTP, on the port that stands in place of ``{port}`` ("http"), in the
-    command or in a file that it names.
+    ``{fd}`` ("fd"); or on the port that stands in place of ``{port}`` ("given"), in the command or
+    in a file that it names.  http: it speaks HTTP; the others echo lines.  environment: what it has
+    besides that of the benchmark.
     """
 
     name: str
     command: tuple[str, ...]
     modules: tuple[str, ...] = ()
     program: str | None = None
-    listens: Literal["port", "fd", "http"] = "port"
+    listens: Literal["port", "fd", "given"] = "port"
+    http: bool = False
+    environment: dict[str, str] = field(default_factory=dict)
 
     def missing(self) -> str | None:
         """Return what is not installed here, or None."""
@@ -56,6 +62,12 @@ def own(model: str, work: str, *options: str, handler: str = "", name: str = "")
         modules=("uvloop",) if model == "async" else (),
         listens="fd",
     )
+
+
+def former(subject: Subject) -> Subject:
+    """Return one of Socketkeep's own as it was at `FORMER`."""
+    name = subject.name.replace("Socketkeep", f"Socketkeep {FORMER}")
+    return replace(subject, name=name, environment={"PYTHONPATH": str(PROGRAMS / FORMER)})
 
 
 def _python(name: str, program: str, *arguments: str, modules: tuple[str, ...] = ()) -> Subject:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from benchmarks._figures import Figures
 from benchmarks._generator import LOSSES, losses
 from benchmarks._running import Running, running
-from benchmarks._subjects import Subject, own, peers
+from benchmarks._subjects import Subject, former, own, peers
 from benchmarks._targets import targets
 
 KIB: Final = 1024
@@ -52,11 +52,12 @@ def short_connections() -> Work:
         *("ThreadingTCPServer", "asyncio protocol", "uvloop protocol", "gevent", "trio"),
         *("anyio on uvloop", "Twisted", "C epoll", "C prefork (8)"),
     )
-    mine = [own("async", "echo"), own("prefork", "echo"), own("thread", "echo")]
+    plain = own("async", "echo", "--loop", "asyncio", name="Socketkeep async on asyncio")
+    mine = [own(model, "echo") for model in ("async", "prefork", "thread")]
     return Work(
         "a",
         "short connections: connect, echo 64 B, close",
-        [*mine, *_of("echo", *names)],
+        [*mine, plain, *map(former, mine), *_of("echo", *names)],
         [_short(count) for count in (1, 32, 256)],
     )
 
@@ -71,7 +72,7 @@ def keep_alive() -> Work:
     return Work(
         "b",
         "keep-alive echo",
-        [*mine, *_of("echo", *names)],
+        [*mine, *map(former, mine), *_of("echo", *names)],
         [
             Case(
                 f"{label}, {count} connection{'s' if count > 1 else ''}",
@@ -87,10 +88,15 @@ def keep_alive() -> Work:
 def lines() -> Work:
     """(c): 64-byte lines."""
     mine = [own(model, "lines") for model in ("async", "thread")]
+    names = ("uvloop streams", "asyncio streams", "thread loop")
     return Work(
         "c",
         "64-byte lines, each answered",
-        [*mine, *_of("lines", "uvloop streams", "asyncio streams", "thread loop")],
+        [
+            *mine,
+            *map(former, mine),
+            *_of("lines", *names),
+        ],
         [
             Case(name, "echo", {"lines": True, "connections": count, "batch": batch})
             for name, count, batch in (
@@ -109,7 +115,7 @@ def fork_per_connection() -> Work:
     return Work(
         "d",
         "a process for each connection: connect, echo 64 B, close",
-        [own("fork", "echo"), *_of("echo", *names)],
+        [own("fork", "echo"), former(own("fork", "echo")), *_of("echo", *names)],
         [
             _short(1),
             _short(32),
