@@ -78,9 +78,9 @@ def test_the_fields_of_the_reports() -> None:
     status = plain(STATUS)
     assert " ".join(status) == (
         "name pid version python uptime state target model keep generation"
-        " listeners workers connections totals accepting last_reload waits core edges"
+        " listeners workers connections totals accepting last_reload waits core edges full"
     )
-    assert " ".join(status["listeners"][0]) == "address backlog queued proxy tls"
+    assert " ".join(status["listeners"][0]) == "address backlog queued proxy tls dropped"
     assert " ".join(status["edges"]) == (
         "pids connections shaking handshakes resumed failed certificates leaving"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from socketkeep._inspect import _queue
-from socketkeep._inspect._queue import ListenQueue, listen_queue
+from socketkeep._inspect._queue import ListenQueue, listen_drops, listen_queue
 
 
 @contextmanager
@@ -45,6 +46,23 @@ def test_the_queue_is_counted(
             assert listen_queue(listener) == ListenQueue(queued=count, backlog=17)
         stack.enter_context(listener.accept()[0])
         assert listen_queue(listener) == ListenQueue(queued=2, backlog=17)
+
+
+def test_drops_are_counted() -> None:
+    """Of this listener alone; a Unix listener has its clients wait."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(listening(socket.AF_INET, ("127.0.0.1", 0), 1))
+        other = stack.enter_context(listening(socket.AF_INET, ("127.0.0.1", 0), 1))
+        assert listen_drops(listener) == 0
+        for _ in range(4):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            assert client.connect_ex(listener.getsockname()) == errno.EINPROGRESS
+        assert listen_drops(listener)
+        assert listen_drops(other) == 0
+        unix = stack.enter_context(listening(socket.AF_UNIX, "\0socketkeep-test-drops", 1))
+        assert listen_drops(unix) is None
+    assert listen_drops(listener) is None
 
 
 def test_what_has_no_queue() -> None:

@@ -60,6 +60,7 @@ def test_connections_beyond_the_limit_wait(tmp_path: Path, model: str) -> None:
             assert server.status()["connections"]["open"] == MAX
             peers.pop(0).close()
             assert read_reply(peers[MAX - 1]) == b"1 1 v0"
+        assert server.wait_event("server is full: others wait in the accept queue")["most"] == MAX
         for peer in peers:
             peer.sendall(b"2\n")
             assert read_reply(peer) == b"2 2 v0"
@@ -105,6 +106,7 @@ def test_backlog_bounds_the_queue(tmp_path: Path) -> None:
             "queued": 0,
             "proxy": "off",
             "tls": False,
+            "dropped": 0,
         }
 
 

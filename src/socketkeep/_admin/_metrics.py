@@ -142,6 +142,23 @@ METRICS: Final = (
         ("listener",),
     ),
     Metric(
+        "socketkeep_listener_dropped_total",
+        "counter",
+        "Packets of clients that the kernel dropped, since a queue had no room; they try again.",
+        lambda report: [
+            ((listener.address,), listener.dropped)
+            for listener in report.status.listeners
+            if listener.dropped is not None
+        ],
+        ("listener",),
+    ),
+    Metric(
+        "socketkeep_full",
+        "gauge",
+        "Whether there are as many connections as --max-connections says.",
+        _one(lambda report: int(report.status.full)),
+    ),
+    Metric(
         "socketkeep_workers",
         "gauge",
         "Workers.",

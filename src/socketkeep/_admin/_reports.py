@@ -17,6 +17,8 @@ class ListenerReport(msgspec.Struct, frozen=True, kw_only=True):
     tls: whether its connections are TLS.
     backlog: the bound of its queue, as the kernel has it.
     queued: connections that wait to be accepted; None when the kernel does not say.
+    dropped: how many packets of clients the kernel has dropped since there was no room in the
+    queue; each client tries again, and is dropped again.  None when it does not say.
     """
 
     address: str
@@ -24,6 +26,7 @@ class ListenerReport(msgspec.Struct, frozen=True, kw_only=True):
     queued: int | None = None
     proxy: str = "off"
     tls: bool = False
+    dropped: int | None = None
 
 
 class CertificateReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,7 +164,8 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     accepting: whether new connections are served: a worker is ready, and nothing is being ended or
     paused.  last_reload: how long the last reload took that was not rolled back, from its start to
     the moment when the new generation served.  waits: from when the keeper took a connection, or
-    woke it, until a worker had it.
+    woke it, until a worker had it.  full: there are as many connections as --max-connections says,
+    and others wait in the accept queues.
     """
 
     name: str
@@ -183,6 +187,7 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     waits: WaitReportByReason = WaitReportByReason()
     core: str = ""
     edges: EdgesReport = EdgesReport()
+    full: bool = False
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,7 +27,7 @@ from socketkeep._admin._reports import (
 )
 from socketkeep._base._admission import LIMITS, REASONS, counter_of
 from socketkeep._config._server_options import listener_settings
-from socketkeep._inspect._queue import listen_queue
+from socketkeep._inspect._queue import listen_drops, listen_queue
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper.tables._ownership import Ownership
 from socketkeep._keeper.tables._records import WorkerState
@@ -79,6 +79,7 @@ def status(keeper: Keeper, name: str) -> StatusReport:
             upgrade=_waits(keeper, "upgrade"),
         ),
         edges=_edges(keeper),
+        full=keeper.fullness.full,
     )
 
 
@@ -119,6 +120,7 @@ def listeners(keeper: Keeper) -> list[ListenerReport]:
                 queued=queue.queued if queue else None,
                 proxy=said.proxy,
                 tls=said.tls is not None,
+                dropped=listen_drops(listener.sock) if listener.fileno() >= 0 else None,
             )
         )
     return reports

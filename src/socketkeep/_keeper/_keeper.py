@@ -24,6 +24,7 @@ from socketkeep._keeper.connections._allotment import Allotment
 from socketkeep._keeper.connections._connections import Connections
 from socketkeep._keeper.connections._edges import Edges
 from socketkeep._keeper.connections._fdstore import LISTENER, FdStore, listener_name
+from socketkeep._keeper.connections._fullness import Fullness
 from socketkeep._keeper.connections._queues import Queues
 from socketkeep._keeper.loop._children import ChildWatch
 from socketkeep._keeper.loop._closer import Closer
@@ -160,6 +161,9 @@ class Keeper:
         self.system: Final = system
         self.slots: Final = Slots(reactor, self.pool, self._serving, self._retire)
         self._allotment = Allotment(reactor, self.pool, self.connections, config)
+        self.fullness: Final = Fullness(
+            reactor, listeners, config.max_connections, self._allotment.has_room
+        )
         self._recycling = Recycling(
             reactor,
             system,
@@ -205,6 +209,7 @@ class Keeper:
         self.reloads.request()
         self.edges.start()
         self._recycling.start()
+        self.fullness.start()
 
     def reload(self, done: Done | None = None) -> None:
         """Load the user's code anew and move the connections to it.
@@ -487,6 +492,7 @@ class Keeper:
         self.connections.restore(saved.connections)
         self.edges.restore(saved.edges)
         self._recycling.start()
+        self.fullness.start()
         for worker in self.pool:
             self._watchdog.start(worker.model)
         self._reactor.call_soon(self.system.reaper.reap)
