@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.harness import Server, connect, read_reply
-from tests.server.support import MODELS
+from tests.harness.network import namespace
+from tests.server.support import MODELS, PrefixedServer
 
 _TELLS = """
 import json
@@ -30,6 +31,7 @@ def told(conn):
             ],
             "user_timeout": sock.getsockopt(TCP, socket.TCP_USER_TIMEOUT),
             "nodelay": sock.getsockopt(TCP, socket.TCP_NODELAY),
+            "sent_with_syn": bool(sock.getsockopt(TCP, socket.TCP_INFO, 8)[5] & 32),
             "rcvbuf": sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
             "sndbuf": sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF),
         }).encode() + b"\\n"
@@ -37,6 +39,7 @@ def told(conn):
         sock.detach()
 
 """
+_NO_FAST_OPEN = "TCP Fast Open has no effect: set net.ipv4.tcp_fastopen to 3"
 _SYNC = "\ndef handle(conn):\n    conn.send(told(conn))\n"
 _ASYNC = "\nasync def handle(conn):\n    await conn.send(told(conn))\n"
 
@@ -63,6 +66,7 @@ def test_of_a_listener_in_each_model(tmp_path: Path) -> None:
                 "keepalive": [1, 20, 5, 2],
                 "user_timeout": 1500,
                 "nodelay": 0,
+                "sent_with_syn": False,
                 "rcvbuf": 2 * 32768,
                 "sndbuf": 2 * 49152,
             }
@@ -95,3 +99,34 @@ def test_a_listener_that_is_inherited(tmp_path: Path) -> None:
         with server:
             assert told(server.address)["keepalive"] == [1, 30, 7, 4]
             assert os.path.exists(tmp_path / "s")
+
+
+def test_fast_open(tmp_path: Path) -> None:
+    """A client that has been here before sends its question along with its SYN."""
+    with namespace() as there:
+        bind = ["127.0.0.1:0,tcp-fastopen=16", "127.0.0.2:0"]
+        (tmp_path / "app.py").write_text(_TELLS + _SYNC)
+
+        def ask(address: str) -> Any:
+            host, _, port = address.rpartition(":")
+            with there.call(socket.socket) as client:
+                client.sendto(b"?", socket.MSG_FASTOPEN, (host, int(port)))
+                client.settimeout(10)
+                return json.loads(read_reply(client))
+
+        command = ["sh", "-c", 'echo "$0" > /proc/sys/net/ipv4/tcp_fastopen; exec "$@"']
+        with PrefixedServer(
+            [*there.prefix, *command, "3"], tmp_path, "app:handle", bind=bind
+        ) as server:
+            fast, slow = server.addresses
+            assert not ask(fast)["sent_with_syn"], "it gets the cookie"
+            assert ask(fast)["sent_with_syn"]
+            ask(slow)
+            assert not ask(slow)["sent_with_syn"]
+            assert not server.find(_NO_FAST_OPEN)
+        with PrefixedServer(
+            [*there.prefix, *command, "1"], tmp_path, "app:handle", bind=bind
+        ) as server:
+            told = server.wait_event(_NO_FAST_OPEN)
+            assert (told["address"], told["tcp_fastopen"]) == (server.addresses[0], "1")
+            assert not ask(server.address)["sent_with_syn"]

@@ -35,7 +35,7 @@ from socketkeep._config._server_options import (
     listener_settings,
     serves_ipv6_alone,
 )
-from socketkeep._config._tuning import tune
+from socketkeep._config._tuning import fastopen_disabled, tune
 from socketkeep._inspect._holders import describe_holders, holders_of_port
 from socketkeep._keeper._inheritance import restored_listener, snapshot
 from socketkeep._keeper._keeper import Keeper
@@ -275,6 +275,12 @@ def _tune(config: ServeConfig, listeners: Sequence[Listener]) -> None:
         listeners, listener_settings(config, len(listeners)), strict=True
     ):
         tune(listener.sock, settings)
+        if settings.tcp_fastopen and (value := fastopen_disabled()):
+            _log.warning(
+                "TCP Fast Open has no effect: set net.ipv4.tcp_fastopen to 3",
+                address=listener.text,
+                tcp_fastopen=value,
+            )
 
 
 def _bind(

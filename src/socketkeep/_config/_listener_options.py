@@ -200,6 +200,16 @@ LISTENER_OPTIONS: Final = (
         elsewhere="what is sent is there at once",
     ),
     ListenerOption(
+        "tcp-fastopen",
+        NUMBER,
+        "tcp_fastopen",
+        "How many clients may send along with their first packet, as `--tcp-fastopen` has it; 0:"
+        " none.",
+        minimum=0,
+        sorts=("TCP", "descriptor"),
+        elsewhere="there is no handshake to save",
+    ),
+    ListenerOption(
         "rcvbuf",
         SIZE,
         "rcvbuf",
@@ -362,6 +372,7 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     tcp_keepalive: str = TCP_KEEPALIVE
     tcp_user_timeout: float = 0.0
     tcp_nodelay: bool = True
+    tcp_fastopen: int = 0
     rcvbuf: int = 0
     sndbuf: int = 0
 

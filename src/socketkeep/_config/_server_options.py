@@ -528,6 +528,19 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " that does not say (tcp-nodelay=).",
         ),
     ] = True
+    tcp_fastopen: Annotated[
+        int,
+        Option(
+            NUMBER,
+            ("--tcp-fastopen",),
+            "TCP Fast Open (RFC 7413): a client that was here before may send along with its first"
+            " packet, so that its request comes a round trip earlier; so many may be in the middle"
+            " of that at a time.  A packet that comes twice may be served twice.  It takes"
+            " net.ipv4.tcp_fastopen=3.  For every listener that does not say (tcp-fastopen=).",
+            minimum=0,
+            zero="off",
+        ),
+    ] = 0
     rcvbuf: Annotated[
         int,
         Option(

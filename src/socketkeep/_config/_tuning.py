@@ -12,6 +12,20 @@ _MOST_MILLISECONDS: Final = 2**31 - 1
 _MOST_BUFFER: Final = 2**30
 
 
+#: The bit of net.ipv4.tcp_fastopen without which no listener takes data with a SYN.
+_SERVES: Final = 2
+
+
+def fastopen_disabled() -> str:
+    """Return what net.ipv4.tcp_fastopen is where it leaves Fast Open to clients alone, "" else."""
+    try:
+        with open("/proc/sys/net/ipv4/tcp_fastopen") as file:
+            text = file.read().strip()
+    except OSError:
+        return ""
+    return "" if text.isdigit() and int(text) & _SERVES else text
+
+
 def tune(listener: socket.socket, settings: ListenerSettings) -> None:
     """Set a listener's options, which Linux gives to each socket that is accepted from it.
 
@@ -32,6 +46,8 @@ def tune(listener: socket.socket, settings: ListenerSettings) -> None:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, count)
+    if settings.tcp_fastopen:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, settings.tcp_fastopen)
     if settings.tcp_user_timeout:
         milliseconds = max(1, min(_MOST_MILLISECONDS, round(settings.tcp_user_timeout * 1000)))
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
