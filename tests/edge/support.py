@@ -45,7 +45,7 @@ def facts(conn, count):
 
 """
 _SYNC: Final = """
-def handle(conn: Connection) -> None:
+def NAME(conn: Connection) -> None:
     count = conn.state or 0
     for line in conn.lines():
         count += 1
@@ -53,7 +53,7 @@ def handle(conn: Connection) -> None:
         conn.commit(count)
 """
 _ASYNC: Final = """
-async def handle(conn: AsyncConnection) -> None:
+async def NAME(conn: AsyncConnection) -> None:
     count = conn.state or 0
     async for line in conn.lines():
         count += 1
@@ -92,11 +92,16 @@ def issue(directory: Path, *names: str, stem: str = "server", **more: Any) -> Fi
     return files
 
 
-def write_teller(directory: Path, model: str, decorated: str = "@resumable") -> str:
-    """Write code that answers each line with what it knows of the connection; return its TARGET."""
-    directory.mkdir(parents=True, exist_ok=True)
+def teller(model: str, decorated: str = "@resumable", name: str = "handle") -> str:
+    """Return code of a handler that answers each line with what it knows of the connection."""
     handler = _ASYNC if model == "async" else _SYNC
-    (directory / "app.py").write_text(f"{_TELLS}\n{decorated}{handler}")
+    return f"{_TELLS}\n{decorated}{handler.replace('NAME', name)}"
+
+
+def write_teller(directory: Path, model: str, decorated: str = "@resumable") -> str:
+    """Write such code to the directory; return its TARGET."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "app.py").write_text(teller(model, decorated))
     return "app:handle"
 
 

@@ -12,14 +12,17 @@ from pathlib import Path
 import pytest
 
 from socketkeep._base import _log
+from socketkeep._base._errors import Closed, SystemFailure
 from socketkeep._base._tls_facts import edge_tls, whole_header
 from socketkeep._config._server_options import ServeConfig
 from socketkeep._edge import _clients, _process
 from socketkeep._edge._process import Edge
 from socketkeep._keeper.connections._edges import Edges, RunningEdge
 from socketkeep._net._listener import Listener
+from socketkeep._stream._edge_handshake import EdgeHandshake
+from socketkeep._stream._tls import TlsFailure
 from socketkeep._wire._channel import Channel, Packet
-from socketkeep._wire._messages import EdgeReady, Passed, Ready, Taken
+from socketkeep._wire._messages import EdgeReady, Passed, Ready, StartTls, Taken
 from tests.edge.support import AUTHORITY, HOST, begin, client_context, issue
 from tests.keeper.fakes import Clock, FakeSystem, SteppedReactor
 from tests.wire.sending import send_with
@@ -108,8 +111,8 @@ class World:
         self.edges.kill_all()
         for _, edge, channel in self.system.edges:
             edge._clients.cut_all()
-            for listening in edge._listening:
-                listening.sock.close()
+            for _, door in edge._doors():
+                door.close()
             if channel.fileno() >= 0:
                 channel.close()
         for edge_of_keeper in self.edges:
@@ -224,7 +227,7 @@ def test_handshakes_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -
 def test_certificates_are_renewed_once_they_stay(world: World) -> None:
     """What changes is read when it has been the same for two looks, and when that is asked for."""
     world.start()
-    (listening,) = world.edge._listening
+    (listening,) = world.edge._listening.values()
     before = listening.tls.certificates
     world.files.put(AUTHORITY.issue_cert("new.example"))
     world.pass_time(1.0)
@@ -328,7 +331,8 @@ def test_the_keepers_death(world: World) -> None:
     """What is passed on goes on; what is not ends, and nothing more is accepted."""
     world.start()
     with shake(world):
-        world.until(lambda: world.edge._clients._all[1].far is None, "passed on")
+        world.until(lambda: bool(world.welcomed), "passed on")
+        world.until(lambda: world.edge._clients._all[1].far is None, "answered")
         waiting = socket.create_connection(world.listener.sock.getsockname())
         world.until(lambda: len(world.edge._clients) == 2, "accepted")
         for edge in world.edges:
@@ -396,3 +400,65 @@ def test_an_unready_edge_is_told_when_it_is(world: World) -> None:
     assert not edge.accepting
     send_with(world.system.edges[0][2], EdgeReady())
     world.until(lambda: edge.accepting, "told")
+
+
+def test_a_worker_asks_for_tls(world: World) -> None:
+    """Hands are shaken for it, and it goes on over the pair; its death ends the handshake."""
+    bind = f"{world.config.bind[0]},start-tls=on"
+    world.config = ServeConfig(target="a:b", bind=[bind])
+    world.edges = world.make()
+    world.edges.start()
+    world.until(lambda: any(edge.ready for edge in world.edges), "ready")
+
+    def ask() -> tuple[socket.socket, EdgeHandshake]:
+        client = socket.create_connection(world.listener.sock.getsockname(), timeout=10)
+        accepted, _ = world.listener.sock.accept()
+        plain, far = socket.socketpair()
+        fds = [os.dup(each.fileno()) for each in (accepted, far)]
+        message = StartTls("7-1-1", 1, 0, "peer", b"", b"", *fds)
+        packet = Packet(message, fds, False)
+        world.edges.shake_hands(packet, message)
+        packet.close()
+        far.close()
+        return client, EdgeHandshake(accepted, plain)
+
+    client, handshake = ask()
+    shaken: list[socket.socket] = []
+    thread = threading.Thread(
+        target=lambda: shaken.append(client_context().wrap_socket(client, server_hostname=HOST))
+    )
+    thread.start()
+    world.until(lambda: bool(shaken), "hands are shaken")
+    thread.join(10)
+    world.until(lambda: world.edge._clients.shaking == 0, "told")
+    header = handshake.header()
+    assert header is not None
+    told = edge_tls(whole_header(header))
+    assert told is not None
+    assert told.server_hostname == HOST
+    assert world.welcomed == []
+    handshake.plain.send(b"pong")
+    world.pass_time(1.0)
+    assert shaken[0].recv(10) == b"pong"
+
+    second, late = ask()
+    world.until(lambda: world.edge._clients.shaking == 1, "shaking")
+    with pytest.raises(Closed, match="call start_tls again"):
+        late.send(b"x")
+    world.pass_time(_clients.HANDSHAKE_TIME)
+    with pytest.raises(TlsFailure, match="no handshake within 10 s"):
+        late.header()
+    third, dead = ask()
+    world.until(lambda: world.edge._clients.shaking == 1, "shaking")
+    dead.plain.close()
+    world.until(lambda: world.edge._clients.shaking == 0, "ended")
+    for edge in world.edges:
+        edge.ready = False
+    fourth, nobody = ask()
+    with pytest.raises(SystemFailure, match="could not shake hands"):
+        nobody.header()
+    for sock in (shaken[0], second, third, fourth):
+        sock.close()
+    for each in (handshake, late, dead, nobody):
+        each.plain.close()
+        each.sock.close()

@@ -37,6 +37,7 @@ from socketkeep._wire._messages import (
     Orphaned,
     Ready,
     Seats,
+    StartTls,
 )
 from socketkeep._wire._messages import ConnectionEnded as EndedMessage
 from socketkeep._wire._scoreboard import LAST_EPOCH, connection_id, parse_connection_id
@@ -92,6 +93,10 @@ NONSENSE: Final[dict[str, tuple[Callable[[Served, Served], Message], int]]] = {
     "Keep without": (lambda own, _: Keep(own.id, 1, own.row, 0, "x", ABSENT), 0),
     "Keep of 250": (lambda own, _: Keep(own.id, 1, own.row, 0, "x", ABSENT), 250),
     "Keep of a listener": (lambda own, _: Keep(own.id, 1, own.row, -1, "x", ABSENT), 1),
+    "StartTls where there is none": (
+        lambda own, _: StartTls(own.id, 1, 0, "x", b"", b"", ABSENT, ABSENT),
+        2,
+    ),
     "Ready again": (lambda _, other: Ready(other.worker.pid), 0),
     "Ready with a handle": (lambda own, _: Ready(own.worker.pid), 1),
     "Attached to a row": (lambda own, _: Attached(own.id, 1, 10**9), 0),

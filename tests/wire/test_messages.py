@@ -159,6 +159,8 @@ TAKEN = {
     "Stranded": {2, 3},
     "ServeTls": {0, 1, 2, 3},
     "Passed": {1},
+    "StartTls": {2},
+    "ShakeHands": {2},
 }
 
 

@@ -12,9 +12,8 @@ from typing import Any, Final, Literal, Protocol, overload
 
 import msgspec
 
-from socketkeep._base._address import InetAddress
 from socketkeep._base._admission import HEADER_LIMIT
-from socketkeep._base._proxy_header import ProxyHeader, ProxyTls, read_header
+from socketkeep._base._proxy_header import Endpoint, ProxyHeader, ProxyTls, read_header
 
 #: In the range 0xE0 to 0xEF of the specification, beside what clouds use of it.
 _KIND: Final = 0xE5
@@ -59,11 +58,15 @@ class _More(msgspec.Struct, frozen=True, omit_defaults=True):
     cipher_version: str = ""
     cipher_bits: int = 0
     certificate: dict[str, Any] | None = None  # as `ssl` takes it apart
+    proxied: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeTls:
-    """The edge's facts of a connection's TLS.  Asked as an `ssl.SSLObject` is (`TlsInfo`)."""
+    """The edge's facts of a connection's TLS.  Asked as an `ssl.SSLObject` is (`TlsInfo`).
+
+    proxied: the PROXY header that the connection began with, before TLS.
+    """
 
     server_hostname: str | None = None
     session_reused: bool = False
@@ -72,6 +75,7 @@ class EdgeTls:
     alpn: str | None = None
     certificate: dict[str, Any] | None = None
     certificate_der: bytes | None = None
+    proxied: bytes = b""
 
     def version(self) -> str | None:
         return self.protocol or None
@@ -92,13 +96,13 @@ class EdgeTls:
         """Return the client's certificate, taken apart as `ssl` does it, or as it came (DER)."""
         return self.certificate_der if binary_form else self.certificate
 
-    def header(self, source: InetAddress, destination: InetAddress) -> bytes:
+    def header(self, source: Endpoint | None, destination: Endpoint | None) -> bytes:
         """Return the PROXY header that says all this of a connection between the two addresses.
 
         Raises ValueError when the client's certificate is too large for it.
         """
         name, defined_in, bits = self.ciphers or ("", "", 0)
-        more = _More(self.session_reused, defined_in, bits, self.certificate)
+        more = _More(self.session_reused, defined_in, bits, self.certificate, self.proxied)
         certified = self.certificate_der is not None
         tls = ProxyTls(
             version=self.protocol,
@@ -139,6 +143,7 @@ def edge_tls(header: ProxyHeader) -> EdgeTls | None:
                 alpn=header.alpn.decode() or None,
                 certificate=_tupled(more.certificate),
                 certificate_der=tls.certificate or None,
+                proxied=more.proxied,
             )
     return None
 

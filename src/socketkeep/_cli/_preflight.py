@@ -148,7 +148,8 @@ def _check_listeners(config: ServeConfig) -> None:
                 " add proxy=on",
                 USAGE,
             )
-        if "tls" in given and given.get("proxy", config.proxy_protocol) != "off":
+        at_once = "tls" in given and not given.get("start-tls", False)
+        if at_once and given.get("proxy", config.proxy_protocol) != "off":
             raise Failure(
                 f"--bind: {text}: a PROXY header before TLS is not read: end TLS at the proxy, or"
                 " add proxy=off",

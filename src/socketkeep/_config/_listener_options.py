@@ -276,6 +276,15 @@ LISTENER_OPTIONS: Final = (
         of_tls=True,
     ),
     ListenerOption(
+        "start-tls",
+        FLAG,
+        "",
+        "Whether connections begin in plain text, and TLS when the handler says `start_tls()`.",
+        sorts=("TCP", "descriptor"),
+        elsewhere=_NO_TLS_THERE,
+        of_tls=True,
+    ),
+    ListenerOption(
         "key-password-file",
         PATH,
         "",
@@ -336,6 +345,7 @@ class TlsSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     certificates: PEM files of a certificate and of its key, which may be the same; the first is for
     clients whose name none of them has.
+    asked: connections begin in plain text, and a handler asks for TLS.
     """
 
     certificates: tuple[tuple[str, str], ...]
@@ -344,6 +354,7 @@ class TlsSettings(msgspec.Struct, frozen=True, kw_only=True):
     min_version: TlsVersion = "1.2"
     alpn: tuple[str, ...] = ()
     ciphers: str = ""
+    asked: bool = False
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -375,6 +386,11 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     tcp_fastopen: int = 0
     rcvbuf: int = 0
     sndbuf: int = 0
+
+    @property
+    def of_edges(self) -> bool:
+        """Whether edges accept from it, and not workers."""
+        return self.tls is not None and not self.tls.asked
 
 
 def unix_owner(settings: ListenerSettings) -> tuple[int, int]:
@@ -447,6 +463,7 @@ def tls_settings(given: dict[str, Any]) -> TlsSettings | None:
         min_version=given.get("min-version", "1.2"),
         alpn=tuple(given.get("alpn", ())),
         ciphers=given.get("ciphers", ""),
+        asked=given.get("start-tls", False),
     )
 
 

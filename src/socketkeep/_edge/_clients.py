@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -11,11 +13,13 @@ from typing import Any, Final
 
 from socketkeep._base import _log
 from socketkeep._base._address import InetAddress, format_address
-from socketkeep._base._tls_facts import EdgeTls
+from socketkeep._base._proxy_header import Endpoint
+from socketkeep._base._tls_facts import EdgeTls, whole_header
 from socketkeep._config._listener_options import ListenerSettings
 from socketkeep._edge._certificates import EdgeObject, ServerTls
 from socketkeep._edge._relay import EDGES, Handshake, HandshakeFailed, Relay
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
+from socketkeep._stream._edge_handshake import failed, secured
 
 #: Seconds from accept(2) until hands must have been shaken, and how many may be at it at a time.
 #: One more sends the one away that has taken longest.
@@ -28,10 +32,13 @@ _PATIENCE: Final = 60.0
 
 
 class Listening:
-    """One listener with TLS.  Raises BadTls."""
+    """One listener with TLS.  Raises BadTls.
+
+    sock: None where connections come from workers, which have accepted them.
+    """
 
     def __init__(
-        self, number: int, text: str, sock: socket.socket, settings: ListenerSettings
+        self, number: int, text: str, sock: socket.socket | None, settings: ListenerSettings
     ) -> None:
         assert settings.tls is not None
         self.number = number
@@ -41,27 +48,39 @@ class Listening:
         self.tls = ServerTls(settings.tls, wary=False)
 
 
+@dataclass(slots=True, frozen=True)
+class Asked:
+    """What a worker has asked for by `start_tls`.
+
+    plain: the end of a pair over which it is answered, and the connection goes on.  unread: what it
+    has received of the handshake.  proxied: the PROXY header that the connection began with.
+    """
+
+    plain: socket.socket
+    peer: str
+    unread: bytes
+    proxied: bytes
+
+
 @dataclass(slots=True, eq=False)
 class Client:
     """One connection.
 
-    until: when hands must have been shaken.  relay: None as long as they are not.  header: what is
-    told of it.  far: the worker's end, until the keeper has it.
+    until: when hands must have been shaken.  asked: by a worker, which has accepted it.  relay:
+    None as long as hands are not shaken.  header: what is told of it.  far: the worker's end, until
+    the keeper has it.
     """
 
     number: int
     listening: Listening
     sock: socket.socket
-    address: Any
+    peer: str
     until: float
     handshake: Handshake
+    asked: Asked | None = None
     relay: Relay | None = None
     header: bytes = b""
     far: socket.socket | None = None
-
-    @property
-    def peer(self) -> str:
-        return format_address(self.address)
 
 
 @dataclass(slots=True)
@@ -111,10 +130,25 @@ class Clients:
         sock.setblocking(False)
         if not listening.delays:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._begin(listening, sock, format_address(address), None)
+
+    def begin_for(self, listening: Listening, sock: socket.socket, asked: Asked) -> None:
+        """Begin with a connection on which a worker wants TLS."""
+        for each in (sock, asked.plain):
+            each.setblocking(False)
+        client = self._begin(listening, sock, asked.peer, asked)
+        # Its end, too, is heard of there, and then nobody is left whom hands are shaken for.
+        self._reactor.register(asked.plain.fileno(), partial(self._plain_ready, client), EDGES)
+        client.handshake.feed(asked.unread)
+        self._client_ready(client, 0)
+
+    def _begin(
+        self, listening: Listening, sock: socket.socket, peer: str, asked: Asked | None
+    ) -> Client:
         self._numbers += 1
         until = self._reactor.clock() + HANDSHAKE_TIME
         handshake = Handshake(sock, listening.tls.begin)
-        client = Client(self._numbers, listening, sock, address, until, handshake)
+        client = Client(self._numbers, listening, sock, peer, until, handshake, asked)
         self._all[client.number] = self._shaking[client.number] = client
         if len(self._shaking) > self._most_shaking:
             oldest = next(iter(self._shaking.values()))
@@ -122,6 +156,7 @@ class Clients:
             self._refuse(oldest, HandshakeFailed("no_room", why))
         self._reactor.register(sock.fileno(), partial(self._client_ready, client), EDGES)
         self._expect_expiry()
+        return client
 
     def answered(self, number: int, taken: bool) -> None:
         """The keeper has a plain end that it was offered, or could not take it."""
@@ -177,6 +212,9 @@ class Clients:
             listener=client.listening.text,
             why=str(failure),
         )
+        if client.asked is not None:
+            with contextlib.suppress(OSError):  # the worker has gone
+                client.asked.plain.send(failed(str(failure)))
         self._end(client)
 
     def _expect_expiry(self) -> None:
@@ -195,24 +233,28 @@ class Clients:
 
     def _pass(self, client: Client, tls: EdgeObject) -> None:
         """Hands are shaken: have the keeper find a worker.  Raises HandshakeFailed."""
-        facts = facts_of(tls)
+        asked = client.asked
+        facts = facts_of(tls, b"" if asked is None else asked.proxied)
         try:
-            own = client.sock.getsockname()
-            client.header = facts.header(_inet(client.address), _inet(own))
-            plain, far = socket.socketpair()
+            client.header = facts.header(*_ends(client))
+            if asked is not None:
+                asked.plain.send(secured(client.header))
+                plain = asked.plain
+            else:
+                plain, client.far = socket.socketpair()
         except ValueError as error:
             raise HandshakeFailed("certificate", str(error)) from None
         except OSError as error:
             raise HandshakeFailed("no_room", error.strerror or str(error)) from None
-        for end in (plain, far):
-            end.setblocking(False)
         del self._shaking[client.number]
         self.tally.handshakes[facts.protocol] += 1
         self.tally.resumed += facts.session_reused
-        client.far = far
         client.relay = client.handshake.relay(tls, plain)
-        self._reactor.register(plain.fileno(), partial(self._plain_ready, client), EDGES)
-        self._offer(client)
+        if client.far is not None:
+            for end in (plain, client.far):
+                end.setblocking(False)
+            self._reactor.register(plain.fileno(), partial(self._plain_ready, client), EDGES)
+            self._offer(client)
         self._move(client)
 
     def _offer_again(self, client: Client) -> None:
@@ -223,7 +265,10 @@ class Clients:
 
     def _plain_ready(self, client: Client, events: int) -> None:
         relay = client.relay
-        assert relay is not None
+        if relay is None:
+            if events & select.EPOLLHUP:
+                self._end(client)
+            return
         had_been = relay.deserted
         relay.on_plain(events)
         self._move(client)
@@ -276,11 +321,17 @@ class Clients:
             client.relay.close()
         else:
             client.sock.close()
+            if client.asked is not None:
+                self._reactor.unregister(client.asked.plain.fileno())
+                client.asked.plain.close()
         self._gone()
 
 
-def facts_of(tls: EdgeObject) -> EdgeTls:
-    """Return what is told of a connection whose handshake is done."""
+def facts_of(tls: EdgeObject, proxied: bytes) -> EdgeTls:
+    """Return what is told of a connection whose handshake is done.
+
+    proxied: the PROXY header that it began with, before TLS.
+    """
     return EdgeTls(
         server_hostname=tls.asked_for,
         session_reused=bool(tls.session_reused),
@@ -289,7 +340,16 @@ def facts_of(tls: EdgeObject) -> EdgeTls:
         alpn=tls.selected_alpn_protocol(),
         certificate=tls.getpeercert() or None,
         certificate_der=tls.getpeercert(True),
+        proxied=proxied,
     )
+
+
+def _ends(client: Client) -> tuple[Endpoint | None, Endpoint | None]:
+    """Return the client's address, and the one that it connected to, as far as they are told."""
+    header = whole_header(client.asked.proxied) if client.asked and client.asked.proxied else None
+    if header is not None and header.source is not None:
+        return header.source, header.destination
+    return _inet(client.sock.getpeername()), _inet(client.sock.getsockname())
 
 
 def _inet(raw: Any) -> InetAddress:

@@ -23,7 +23,7 @@ from socketkeep._base._roles import Role
 from socketkeep._base._titles import set_title
 from socketkeep._config._server_options import ServeConfig, listener_settings
 from socketkeep._edge._certificates import BadTls
-from socketkeep._edge._clients import Client, Clients, Listening
+from socketkeep._edge._clients import Asked, Client, Clients, Listening
 from socketkeep._edge._renewal import Renewal
 from socketkeep._keeper.loop._reactor import READABLE, WRITABLE, Reactor
 from socketkeep._net._accept_errors import Exhausted, pass_over_given_up
@@ -38,6 +38,7 @@ from socketkeep._wire._messages import (
     RenewCertificates,
     Retire,
     ServeTls,
+    ShakeHands,
     StartFailed,
     Taken,
 )
@@ -82,7 +83,7 @@ class Edge:
         self._reactor = reactor
         self._channel = channel
         self._watching_writes = False
-        self._listening: list[Listening] = []
+        self._listening: dict[int, Listening] = {}
         self._open = False  # connections are accepted
         self._admits = False  # they are to be
         self._paused = False  # but there is no descriptor for one
@@ -120,6 +121,8 @@ class Edge:
                 self._open_listeners()
             case Taken(number=number, taken=taken):
                 self._clients.answered(number, taken)
+            case ShakeHands() as message:
+                self._shake_hands(message, packet)
             case RenewCertificates():
                 if self._renewal is not None and not self._ending:
                     self._renewal.renew()
@@ -142,16 +145,20 @@ class Edge:
             return
         settings = listener_settings(config, len(message.listeners))
         socks = [socket.socket(fileno=packet.take(fd)) for fd in tuple(message.sockets)]
-        for number, sock in zip(message.numbers, socks, strict=True):
+        accepted_from = dict(zip(message.numbers, socks, strict=True))
+        for number, said in enumerate(settings):
+            if said.tls is None:
+                continue
             text = message.listeners[number]
             try:
-                self._listening.append(Listening(number, text, sock, settings[number]))
+                tls = Listening(number, text, accepted_from.get(number), said)
             except BadTls as error:
                 for each in socks:
                     each.close()
                 self._fail(f"{text}: {error}")
                 return
-        self._renewal = Renewal(self._listening, self._reactor.clock)
+            self._listening[number] = tls
+        self._renewal = Renewal(tuple(self._listening.values()), self._reactor.clock)
         self._send(EdgeReady())
         self._report()
         self._reactor.call_later(_REPORT, self._look_around)
@@ -173,8 +180,8 @@ class Edge:
     def _stop_accepting(self) -> None:
         self._ending = True
         self._open_listeners()
-        for listening in self._listening:
-            listening.sock.close()
+        for _, sock in self._doors():
+            sock.close()
         self._stop_if_done()
 
     def _stop_if_done(self) -> None:
@@ -188,17 +195,21 @@ class Edge:
         if wanted == self._open:
             return
         self._open = wanted
-        for listening in self._listening:
+        for listening, door in self._doors():
             if wanted:
-                accept = partial(self._accept_of, listening)
-                self._reactor.register(listening.sock.fileno(), accept, READABLE | _EXCLUSIVE)
+                accept = partial(self._accept_of, listening, door)
+                self._reactor.register(door.fileno(), accept, READABLE | _EXCLUSIVE)
             else:
-                self._reactor.unregister(listening.sock.fileno())
+                self._reactor.unregister(door.fileno())
 
-    def _accept_of(self, listening: Listening, _events: int) -> None:
+    def _doors(self) -> list[tuple[Listening, socket.socket]]:
+        """Return what connections are accepted from."""
+        return [(each, each.sock) for each in self._listening.values() if each.sock is not None]
+
+    def _accept_of(self, listening: Listening, door: socket.socket, _events: int) -> None:
         for _ in range(_ACCEPTED_AT_ONCE):
             try:
-                sock, address = listening.sock.accept()
+                sock, address = door.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -219,6 +230,16 @@ class Edge:
         self._paused = True
         self._open_listeners()
         self._reactor.call_later(_PAUSE, go_on)
+
+    def _shake_hands(self, message: ShakeHands, packet: Packet) -> None:
+        """Begin TLS as a worker has asked for it; it sees the end of the pair if that cannot be."""
+        if packet.truncated:
+            self._throttle.warning("out of file descriptors", process="edge")
+            return
+        sock = socket.socket(fileno=packet.take(message.connection))
+        plain = socket.socket(fileno=packet.take(message.plain))
+        asked = Asked(plain, message.peer, message.unread, message.proxy)
+        self._clients.begin_for(self._listening[message.listener], sock, asked)
 
     # What the keeper is told.
 
@@ -243,7 +264,7 @@ class Edge:
             failed=dict(tally.failed),
             certificates=[
                 CertificateTold(each.number, found.path, list(found.names), found.expires)
-                for each in self._listening
+                for each in self._listening.values()
                 for found in each.tls.certificates
             ],
         )

@@ -66,6 +66,10 @@ class Handshake:
         self._tls: EdgeObject | None = None
         self._unsent = b""
 
+    def feed(self, data: bytes) -> None:
+        """Add what another process has received of it."""
+        self._incoming.write(data)
+
     def go_on(self) -> EdgeObject | None:
         """Take the next steps; return the TLS once it is there.  Raises HandshakeFailed."""
         try:

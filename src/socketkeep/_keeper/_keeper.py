@@ -105,8 +105,12 @@ class Keeper:
         self.herald: Herald | None = None
         self.store: FdStore | None = None
         self.grounds: Grounds | None = None
-        tls = {n for n, said in enumerate(listener_settings(config, len(listeners))) if said.tls}
-        screening = Screening(boot, listeners, plain_ends=bool(tls))
+        settings = listener_settings(config, len(listeners))
+        starts_tls = {n for n, said in enumerate(settings) if said.tls and said.tls.asked}
+        of_edges = {n for n, said in enumerate(settings) if said.of_edges}
+        screening = Screening(
+            boot, listeners, plain_ends=bool(of_edges or starts_tls), starts_tls=starts_tls
+        )
         self.lanes: Final = Lanes(config, len(listeners), census, lists)
         self.lists = lists
         self.pool = WorkerPool(
@@ -114,7 +118,7 @@ class Keeper:
             *(screening, self.lanes),
         )
         self.closer = Closer(reactor)
-        self._queues = Queues(listeners, besides=tls)
+        self._queues = Queues(listeners, besides=of_edges)
         self.connections = Connections(
             reactor,
             config,
@@ -135,6 +139,7 @@ class Keeper:
             self.connections.welcome,
             self._changed,
         )
+        self.connections.shake_hands = self.edges.shake_hands
         self.templates = Templates(
             *(reactor, system, config, listeners, boot, name, rendezvous, self, screening)
         )

@@ -225,7 +225,7 @@ class AsyncConnection(Shell):
 
     async def start_tls(
         self,
-        context: ssl.SSLContext,
+        context: ssl.SSLContext | None = None,
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
@@ -239,8 +239,7 @@ class AsyncConnection(Shell):
         """
         with self._claimed("start_tls"):
             span = self._span(timeout)
-            tls = self._begin_tls(context, server_side, server_hostname)
-            steps = self._starting_tls(tls, span != AT_ONCE)
+            steps = self._tls_steps(context, server_side, server_hostname, span != AT_ONCE)
             await self._go_through(steps, "start_tls", None, span)
 
     async def send_eof(self) -> None:
@@ -845,6 +844,9 @@ class AsyncConnection(Shell):
         if self._waiter.watching:
             (self.hooks.reactor or self._loop).remove_reader(self.core.transport.input_fd)
             self._waiter.watching = False
+
+    def _leave_descriptor(self) -> None:
+        self._unwatch()
 
     def _on_readable(self) -> None:
         waiter = self._waiter

@@ -191,7 +191,7 @@ class Connection(Shell):
 
     def start_tls(
         self,
-        context: ssl.SSLContext,
+        context: ssl.SSLContext | None = None,
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
@@ -199,7 +199,10 @@ class Connection(Shell):
     ) -> None:
         """Go on by TLS: every verb from here on is of what TLS protects.
 
-        context: says whom to trust, and on the server's side has the certificate.  server_hostname:
+        context: says whom to trust, and on the server's side has the certificate.  None: the TLS of
+        the listener (``tls=…,start-tls=on``), for the client of a server.  The server's edge shakes
+        hands then, and has the keys, so that the connection is moved, parked and kept as before,
+        and `give` takes it.  A resumable handler commits first.  server_hostname:
         whose certificate the peer is to show; a context that checks it needs it.  What was received
         and is unread is taken for the beginning of the handshake, never for plaintext.  In
         NonBlocking mode calling it again goes on with the handshake.
@@ -214,12 +217,13 @@ class Connection(Shell):
         Raises TlsFailure, CertificateRefused, PeerClosed in the handshake (after these only
         `close` and `abort` are of use), WouldBlock and TimedOut; Busy when another thread uses the
         connection or a send is not finished; Closed when it has TLS already; ValueError by
-        the context.
+        the context.  Without one also HandlerError when the listener has no TLS, NotCommitted, and
+        SystemFailure when no edge is there, or it ends.
         """
         with self._claimed("start_tls"):
             span = self._span(timeout)
-            tls = self._begin_tls(context, server_side, server_hostname)
-            self._go_through(self._starting_tls(tls, span != AT_ONCE), "start_tls", None, span)
+            steps = self._tls_steps(context, server_side, server_hostname, span != AT_ONCE)
+            self._go_through(steps, "start_tls", None, span)
 
     def send_eof(self) -> None:
         """Tell the peer that nothing more will be sent; receiving goes on.  `close` is still due.
@@ -669,6 +673,10 @@ class Connection(Shell):
             value: T = done.value
             return value
 
+    def _renew_waits(self) -> None:
+        self._readable = self._writable = None
+        self._quick = self._quickness()
+
     def _reset_after_fork(self) -> None:
         # Other threads' locks were copied as they were, and who would open them is not here.
         self._reading = threading.Lock()
@@ -860,8 +868,7 @@ class Connection(Shell):
         lease, hooks = self.lease, self.hooks
         keeping = hooks.keeping
         at: float | None = None
-        # The keys of TLS die with the process.
-        if keeping is not None and self.core.transport.tls is None:
+        if keeping is not None and self.core.transport.moves:
             at = keeping.at
             if time.monotonic() >= at:
                 at = keeping.offer()

@@ -107,6 +107,19 @@ class Keeping(Protocol):
     def offer(self) -> float | None: ...
 
 
+class Front(Protocol):
+    """How a server's edge is had to begin TLS on a connection that began in plain text."""
+
+    def ask(self, sock: socket.socket, plain: socket.socket, unread: bytes) -> None:
+        """Have the edge shake hands on `sock` and go on over `plain`, the other end of a pair.
+
+        unread: what has been received of the handshake.  Raises OSError.
+        """
+
+    def done(self, plain: socket.socket, header: bytes) -> None:
+        """Hands are shaken: the connection is this socket, and the header is what it has."""
+
+
 class Reader(Protocol):
     """What waits for a descriptor: `_on_readable` is called whenever it is readable."""
 
@@ -169,6 +182,7 @@ class Hooks:
     keeping: Keeping | None = None
     retirement: Retirement | None = None  # sync models only; async workers call `ask()`
     reactor: Reactor | None = None  # async workers only
+    front: Front | None = None  # where the listener has TLS for `start_tls`
     refusals: Refusals | None = None
     refused: int = 0  # for `refusals` to count
     spin: Any = None  # for `refusals` to note receives at the peer's EOF

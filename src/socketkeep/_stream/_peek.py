@@ -225,6 +225,10 @@ class PeekedBuffer(ReceiveBuffer):
         super().__init__()
         self._peeked = peeked
 
+    def look_at(self, peeked: Peeked) -> None:
+        """Go on over another socket, when nothing is uncommitted."""
+        self._peeked = peeked
+
     @property
     def overflowed(self) -> bool:
         """Never: the kernel has what a replay needs."""

@@ -54,7 +54,9 @@ if TYPE_CHECKING:  # ssl is for who uses it
 
     from socketkeep._base._proxy_header import ProxyHeader
     from socketkeep._base._tls_facts import TlsInfo
+    from socketkeep._stream._edge_handshake import EdgeHandshake
     from socketkeep._stream._tls import Tls
+    from socketkeep._stream._transport import Transport
 
 Data: TypeAlias = bytes | bytearray | memoryview
 
@@ -166,7 +168,10 @@ class Shell:
         from socketkeep._base._tls_facts import edge_tls, whole_header  # for who is behind a proxy
 
         header = whole_header(self.lease.proxy)
-        return None if edge_tls(header) is not None else header
+        tls = edge_tls(header)
+        if tls is None:
+            return header
+        return whole_header(tls.proxied) if tls.proxied else None
 
     @property
     def listener(self) -> str:
@@ -234,7 +239,7 @@ class Shell:
     def tls(self) -> TlsInfo | None:
         """What is known of TLS (version, cipher, certificate, ALPN); None without it.
 
-        Of TLS that `start_tls` began it is the `ssl.SSLObject`, of a listener's (`tls=`) what the
+        Of TLS that this process has it is the `ssl.SSLObject`, of a listener's (`tls=`) what the
         server's edge tells of it, by the same names, and the client's name for the server (SNI).
         To be asked, not to be used: reading, writing and the handshake are the connection's.
         """
@@ -328,7 +333,7 @@ class Shell:
         """Whether this is a safe point, given that the handler stands at a receive."""
         core = self.core
         # The keys of TLS stay with the process.
-        free = self.lease.resumable and core.transport.tls is None
+        free = self.lease.resumable and core.transport.moves
         return free and not core.ledger.sent and not core.buffer.overflowed
 
     def _check_parking(self, operation: str) -> bool:
@@ -337,7 +342,7 @@ class Shell:
         Raises NotCommitted where a commit is missing.
         """
         core = self.core
-        if not self.lease.resumable or core.transport.tls is not None:
+        if not self.lease.resumable or not core.transport.moves:
             return False
         if not self._movable():
             raise NotCommitted(**self._context(operation))
@@ -591,6 +596,18 @@ class Shell:
             if not (yield Want(core.sock.fileno(), "write", end)):
                 return
 
+    def _tls_steps(
+        self,
+        context: ssl.SSLContext | None,
+        server_side: bool,
+        server_hostname: str | None,
+        patient: bool,
+    ) -> Steps[None]:
+        """Return the steps of `start_tls`."""
+        if context is None:
+            return self._starting_tls_in_edge(patient)
+        return self._starting_tls(self._begin_tls(context, server_side, server_hostname), patient)
+
     def _begin_tls(
         self, context: ssl.SSLContext, server_side: bool, server_hostname: str | None
     ) -> Tls:
@@ -601,10 +618,10 @@ class Shell:
         tls = core.transport
         if isinstance(tls, Tls):
             if tls.established:
-                raise Closed(
-                    "refused: the connection has TLS already", **self._context("start_tls")
-                )
+                raise self._has_tls()
             return tls
+        if self.tls is not None:
+            raise self._has_tls()
         if tls.peeks:
             raise HandlerError(
                 "refused: the handler has its input redelivered after a crash, and the keys of TLS "
@@ -641,6 +658,97 @@ class Shell:
             yield Want(core.sock.fileno(), direction)
         if early or tls.ended:
             core.feed(early)
+
+    def _has_tls(self) -> Closed:
+        return Closed("refused: the connection has TLS already", **self._context("start_tls"))
+
+    def _starting_tls_in_edge(self, patient: bool) -> Steps[None]:
+        """Have the edge shake hands, and go on over the pair's end that it leaves here."""
+        from socketkeep._stream._edge_handshake import EdgeHandshake  # for who begins TLS
+
+        core = self.core
+        handshake = core.transport
+        if not isinstance(handshake, EdgeHandshake):
+            handshake = self._ask_edge()
+        while True:
+            if core.life.over:
+                raise self._refusal("start_tls")
+            if self._is_stopping("start_tls"):
+                raise self._stopping("start_tls")
+            try:
+                header = handshake.header()
+            except OSError as error:
+                raise self._failed(error, "start_tls") from error
+            if header is not None:
+                break
+            if not patient:
+                raise self._unfinished("start_tls", 0, None, AT_ONCE)
+            yield Want(handshake.input_fd, "read")
+        self._leave_descriptor()
+        front, before, plain = self.hooks.front, core.sock, handshake.plain
+        assert front is not None
+        self.lease = self.lease._replace(proxy=header)
+        core.sock = plain
+        core.use(self._over_plain_end(plain))
+        front.done(plain, header)
+        before.close()
+        self._renew_waits()
+
+    def _over_plain_end(self, plain: socket.socket) -> Transport:
+        if not self.lease.redeliver:
+            from socketkeep._stream._last_words import PlainEnd
+
+            return PlainEnd(plain)
+        from socketkeep._stream._peek import Peeked, PeekedBuffer
+
+        peeked = Peeked(plain, b"")
+        assert isinstance(self.core.buffer, PeekedBuffer)
+        self.core.buffer.look_at(peeked)
+        return peeked
+
+    def _takes_uncommitted(self) -> bool:
+        """Whether bytes have been taken since the last commit, besides those that are unread."""
+        buffer = self.core.buffer
+        return buffer.overflowed or len(buffer.replay()) > buffer.size
+
+    def _ask_edge(self) -> EdgeHandshake:
+        from socketkeep._stream._edge_handshake import EdgeHandshake
+
+        core, front = self.core, self.hooks.front
+        if self.tls is not None:
+            raise self._has_tls()
+        if front is None:
+            raise HandlerError(
+                "refused: there is no TLS to begin: give start_tls a context, or the listener "
+                "tls=CERTIFICATE,key=KEY,start-tls=on",
+                **self._context("start_tls"),
+            )
+        if self._unsent is not None:
+            raise Busy("refused: a send is not finished", **self._context("start_tls"))
+        core.transport.absorb()
+        if self.lease.resumable and (core.ledger.sent or self._takes_uncommitted()):
+            raise NotCommitted(
+                "refused: the handler has sent or received since its last commit: commit first, "
+                "so that no plaintext comes again as if TLS had brought it",
+                **self._context("start_tls"),
+            )
+        # What has been received already is of the handshake: taken for plain, it would be trusted
+        # as if it had come by TLS.
+        unread = core.buffer.take(core.buffer.size) or b""
+        core.commit(core.committed)
+        plain, far = socket.socketpair()
+        with far:
+            try:
+                front.ask(core.sock, far, unread)
+            except OSError as error:
+                plain.close()
+                raise self._failed(error, "start_tls") from error
+        self._leave_descriptor()
+        core.transport.let_go()
+        handshake = EdgeHandshake(core.sock, plain)
+        core.use(handshake)
+        self._renew_waits()
+        return handshake
 
     def _ending(self, end: float) -> Steps[bool]:
         """End the writing in an orderly way, as far as there is room until `end`.
@@ -686,6 +794,12 @@ class Shell:
 
     def _give_up(self, reason: str = "") -> None:
         raise NotImplementedError
+
+    def _leave_descriptor(self) -> None:
+        """Watch the transport's descriptor no more: another is to take its place."""
+
+    def _renew_waits(self) -> None:
+        """Note that the transport has another descriptor."""
 
     def _reset_after_fork(self) -> None:
         """Let go, in a forked child, of what belongs to the parent's threads or loop."""

@@ -116,6 +116,7 @@ class Tls(Transport):
     __slots__ = ("_broken", "_lock", "_pending", "engine", "established", "owed")
 
     binds = True  # its keys
+    moves = False
 
     def __init__(self, sock: socket.socket, engine: Engine) -> None:
         super().__init__(sock)

@@ -34,6 +34,7 @@ class Transport:
 
     input_fd: what to poll for input.  ended: the peer has said its end in the transport's own way,
     which need not be followed by EOF.  binds: this process alone has what is needed to go on.
+    moves: another process can have what is needed to go on.
     peeks: what is received stays in the kernel.  tls: what is known of TLS.  broken: nothing goes
     over it any more.  pending: what `send` has taken and the kernel has not.  owed: how many of the
     bytes sent are in that, at most.
@@ -43,6 +44,7 @@ class Transport:
 
     ended: bool = False
     binds: bool = False
+    moves: bool = True
     peeks: bool = False
     broken: bool = False
     pending: bytes | bytearray = b""

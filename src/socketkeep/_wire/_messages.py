@@ -332,6 +332,35 @@ class RenewCertificates(Message, frozen=True, tag="RenewCertificates"):
     """Keeper to edge: read the files of TLS anew."""
 
 
+class StartTls(Message, frozen=True, tag="StartTls"):
+    """Worker to keeper: have an edge shake hands with the client of this connection.
+
+    From here on the keeper has no handle of it.  plain: one end of a pair, whose other end is the
+    worker's; the edge answers over it, and then has the connection's plaintext there.
+    unread: what has been received of the handshake.
+    """
+
+    id: str
+    epoch: int
+    listener: int
+    peer: str
+    unread: bytes
+    proxy: bytes  # the PROXY header that it began with
+    connection: Descriptor
+    plain: Descriptor
+
+
+class ShakeHands(Message, frozen=True, tag="ShakeHands"):
+    """Keeper to edge: what a worker has asked for by `StartTls`."""
+
+    listener: int
+    peer: str
+    unread: bytes
+    proxy: bytes
+    connection: Descriptor
+    plain: Descriptor
+
+
 class CertificateTold(msgspec.Struct, array_like=True, frozen=True):
     """A certificate that an edge has; expires: in seconds of the epoch, 0 for what it has."""
 
@@ -387,6 +416,8 @@ AnyMessage: TypeAlias = (
     | Passed
     | Taken
     | RenewCertificates
+    | StartTls
+    | ShakeHands
     | EdgeReport
 )
 

@@ -152,6 +152,7 @@ class AsyncWorker:
         self._call = environment.handler.call
         self._name = environment.handler.name  # of all tasks: to number them takes memory of each
         self._offers = HandleBackups(self._serving.__contains__)
+        self.roster.offered = self._offer
         self._departures = Departures(
             self._channel, self.roster, self._settle, self._serve_on, self._channel_lost
         )
@@ -338,6 +339,9 @@ class AsyncWorker:
             self.roster.introduce(entry, conn.peer)
         entry.task = self._loop.create_task(self._handle(entry, conn), name=self._name)
         self._serving[entry] = conn
+        self._offer(entry)
+
+    def _offer(self, entry: Entry) -> None:
         if entry.offer is not None:
             self._offers.add(entry, entry.offer)
 

@@ -56,7 +56,7 @@ class Environment:
     def of_edges(self) -> frozenset[int]:
         """Numbers of the listeners from which edges accept, not workers."""
         settings = listener_settings(self.config, len(self.listeners))
-        return frozenset(n for n, said in enumerate(settings) if said.tls is not None)
+        return frozenset(n for n, said in enumerate(settings) if said.of_edges)
 
     @property
     def pacer(self) -> Doorkeeper | None:

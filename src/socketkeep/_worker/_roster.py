@@ -7,6 +7,7 @@ import os
 import socket
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -31,6 +32,7 @@ from socketkeep._wire._messages import Attach, ConnectionDetached, Free, Orphane
 from socketkeep._wire._messages import ConnectionEnded as EndedMessage
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
+from socketkeep._worker._front import EdgeOf
 from socketkeep._worker._handle_backup import HandleBackup
 from socketkeep._worker._reattach import ANOTHER_TRY, Patience
 
@@ -48,6 +50,11 @@ _TOLD_EVERY: Final = 10.0
 #: Seconds from one connection's move to the next one's, where each hears by itself that it is to
 #: move: what a move takes, so that no more than a few are on their way at a time.
 _PACE: Final[dict[WorkerModel, float]] = {"thread": 0.001, "fork": 0.005}
+
+
+def _keep_from_here(entry: Entry) -> None:
+    """Have the handler's own waits offer the entry to the keeper."""
+    entry.hooks.keeping = entry.offer
 
 
 class Roster:
@@ -75,6 +82,8 @@ class Roster:
         settings = listener_settings(config, listeners)
         self._first_bytes_timeouts = [each.first_bytes_timeout or None for each in settings]
         self._login_timeouts = [each.login_timeout for each in settings]
+        self._starts_tls = {n for n, said in enumerate(settings) if said.tls and said.tls.asked}
+        self.offered: Callable[[Entry], None] = _keep_from_here
         self._delaying = {n for n, said in enumerate(settings) if not said.tcp_nodelay}
         self._throttle = _log.Throttle()
         self._doorkeeper = environment.doorkeeper
@@ -137,6 +146,8 @@ class Roster:
             lease = lease._replace(deadline=time.monotonic() + self._login_timeouts[listener])
         hooks = self._hooks(row, words)
         entry = Entry(row, words, sock, lease, hooks, listener, peer)
+        if listener in self._starts_tls:
+            hooks.front = EdgeOf(environment, entry, self.offered)
         if hooks.shelf is not None:
             at = time.monotonic() + environment.config.keep_after
             entry.offer = HandleBackup(environment.channel, entry, at)
@@ -199,6 +210,8 @@ class Roster:
         words[record.PID] = self._pid
         words[record.NUMBER] = number  # last: a row with a number is one that the keeper reads
         entry = Entry(row, words, sock, lease, hooks, message.listener, message.peer)
+        if message.listener in self._starts_tls:
+            hooks.front = EdgeOf(environment, entry, self.offered)
         if message.kept:
             words[record.KEEP] = scoreboard.keep_token(words)
         if message.returnable:

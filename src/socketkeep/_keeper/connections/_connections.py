@@ -48,6 +48,7 @@ from socketkeep._wire._messages import (
     Keep,
     Orphaned,
     Passed,
+    StartTls,
 )
 from socketkeep._wire._scoreboard import connection_id, id_of, keep_token
 
@@ -70,7 +71,12 @@ _NOT_SERVED_AT_ONCE: Final = 64
 
 
 class Connections:
-    """The keeper's side of detaching, parking, keeping and attaching: one way for all of them."""
+    """The keeper's side of detaching, parking, keeping and attaching: one way for all of them.
+
+    `shake_hands` is called with what a worker wants of an edge, and the packet to take it from.
+    """
+
+    shake_hands: Callable[[Packet, StartTls], None]
 
     def __init__(
         self,
@@ -311,6 +317,29 @@ class Connections:
             self._refuse_stale(worker, name, "not with this worker")
             return
         row[record.KEEP] = token
+
+    def start_tls(self, worker: Worker, packet: Packet, message: StartTls) -> None:
+        """A worker wants TLS on a connection: from here on it is the edge's.
+
+        Its plain end comes to be held here as any connection does.  Where this process is at its
+        limit of descriptors, or no edge is there, the worker sees the end of the pair.
+        """
+        held = self.connection_table.get(message.id)
+        if held is not None:
+            if (held.ownership.worker, held.ownership.epoch) != (worker.serial, message.epoch):
+                self._refuse_stale(worker, message.id, "not with this worker")
+                return
+            held.ownership.ended(message.epoch)
+            self.connection_table.disown(held, worker.serial)
+            self.connection_table.forget(held)
+            close_without_waiting(held.sock.detach())
+        elif not self._screening.may_have(worker, message.id):
+            raise Nonsense(f"{message.id} is no connection of its own")
+        if packet.truncated:
+            self._out_of_descriptors()
+        else:
+            listener = worker.listener(message.listener)
+            self.shake_hands(packet, msgspec.structs.replace(message, listener=listener))
 
     def unfit(self, worker: Worker, packet: Packet) -> None:
         """The descriptor of a connection was none: a handler has closed it, and a file has its

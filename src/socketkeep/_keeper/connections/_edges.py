@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from socketkeep._base import _log
-from socketkeep._base._passing import Unfit
+from socketkeep._base._passing import Unfit, close_without_waiting
 from socketkeep._config._server_options import ServeConfig, listener_settings
 from socketkeep._keeper.loop._children import ChildWatch
 from socketkeep._keeper.loop._reactor import Reactor
@@ -38,7 +38,9 @@ from socketkeep._wire._messages import (
     RenewCertificates,
     Retire,
     ServeTls,
+    ShakeHands,
     StartFailed,
+    StartTls,
     Taken,
 )
 
@@ -101,6 +103,7 @@ class Edges:
         self._changed = changed
         settings = listener_settings(config, len(listeners))
         self.numbers: Final = frozenset(n for n, said in enumerate(settings) if said.tls)
+        self._accepts_from: Final = frozenset(n for n, said in enumerate(settings) if said.of_edges)
         self._children = ChildWatch(reactor, system)
         self._running: dict[int, RunningEdge] = {}  # by pid
         self._delays: dict[int, float] = {}  # by seat: until the next one is started there
@@ -132,6 +135,27 @@ class Edges:
         """Have the files of TLS read anew."""
         for edge in self:
             edge.link.send(RenewCertificates())
+
+    def shake_hands(self, packet: Packet, message: StartTls) -> None:
+        """Have the edge with the fewest connections do what a worker has asked for.
+
+        The packet is closed by who has received it; without an edge the worker learns so by that.
+        """
+        able = [edge for edge in self if edge.ready and edge.leaves_by is None]
+        if not able:
+            self._throttle.warning("no edge is there to begin TLS", peer=message.peer)
+            return
+        edge = min(able, key=lambda each: each.report.open)
+        connection, plain = packet.take(message.connection), packet.take(message.plain)
+        passed = ShakeHands(
+            message.listener, message.peer, message.unread, message.proxy, connection, plain
+        )
+        try:
+            edge.link.send(passed, close_after=True)
+        except OSError as error:  # no descriptor for much that is unread
+            self._throttle.warning("cannot begin TLS", peer=message.peer, error=error.strerror)
+            close_without_waiting(connection)
+            close_without_waiting(plain)
 
     def retire(self, deadline: float) -> None:
         """The server ends, and no connection is left: what is on its way to clients goes out."""
@@ -214,7 +238,7 @@ class Edges:
             partial(self._condemn, edge),
         )
         self._watch(edge)
-        numbers = sorted(self.numbers)
+        numbers = sorted(self._accepts_from)
         edge.link.send(
             ServeTls(
                 config=msgspec.msgpack.encode(self._config),
@@ -292,7 +316,7 @@ class Edges:
                 "out of file descriptors", process="keeper", wanted="a connection"
             )
         else:
-            check_passed(message, self.numbers)
+            check_passed(message, self._accepts_from)
             self._welcome(packet, message)
         edge.link.send(Taken(message.number, not packet.truncated))
 

@@ -27,6 +27,7 @@ from socketkeep._wire._messages import (
     Orphaned,
     Ready,
     StartFailed,
+    StartTls,
     Worn,
 )
 
@@ -49,6 +50,7 @@ class Receiver(Protocol):
     def keep(self, worker: Worker, packet: Packet, message: Keep) -> None: ...
     def ended(self, worker: Worker, message: ConnectionEnded) -> None: ...
     def orphaned(self, worker: Worker, message: Orphaned) -> None: ...
+    def start_tls(self, worker: Worker, packet: Packet, message: StartTls) -> None: ...
     def seat_freed(self) -> None: ...
     def unfit(self, worker: Worker, packet: Packet) -> None: ...
     def worker_died(self, worker: Worker) -> None: ...
@@ -153,6 +155,8 @@ class Dispatch:
                 self.receiver.ended(worker, message)
             case Orphaned() as message:
                 self.receiver.orphaned(worker, message)
+            case StartTls() as message:
+                self.receiver.start_tls(worker, packet, message)
             case Free():
                 self.receiver.seat_freed()
             case Worn(reason=reason):

@@ -39,6 +39,7 @@ from socketkeep._wire._messages import (
     Passed,
     Ready,
     StartFailed,
+    StartTls,
     Worn,
 )
 from socketkeep._wire._scoreboard import LAST_BOOT, LAST_EPOCH, parse_connection_id
@@ -50,6 +51,8 @@ _LONGEST_PEER: Final = 1024
 _LARGEST: Final = 2**63
 #: Packets that wait for a worker which does not read, beyond those of its connections.
 _MOST_WAITING: Final = 4096
+#: What a client may have sent of a handshake before TLS was begun: its first message, and more.
+_MOST_OF_HANDSHAKE: Final = 1 << 20
 
 
 class Nonsense(Exception):
@@ -60,9 +63,18 @@ class Screening:
     """Knows what may be said to the keeper of a server: under this boot, with these listeners."""
 
     def __init__(
-        self, boot: int, listeners: Sequence[Listener], *, plain_ends: bool = False
+        self,
+        boot: int,
+        listeners: Sequence[Listener],
+        *,
+        plain_ends: bool = False,
+        starts_tls: Collection[int] = (),
     ) -> None:
-        """plain_ends: whether there are connections whose TLS is in an edge."""
+        """plain_ends: whether there are connections whose TLS is in an edge.
+
+        starts_tls: the numbers of the listeners on whose connections a handler may begin TLS.
+        """
+        self._starts_tls = starts_tls
         self._boot = boot
         self._listeners = len(listeners)
         # Now: a server that stops closes them, and still takes connections back.
@@ -97,6 +109,19 @@ class Screening:
                 _require_header(message.proxy)
                 _require(0 <= message.row < worker.scoreboard.rows, "row", message.row)
                 self._check_connection(message.connection)
+            case StartTls():
+                _require_id(message.id)
+                _require_epoch(message.epoch)
+                self._require_listener(worker, message.listener)
+                number = worker.listener(message.listener)
+                _require(number in self._starts_tls, "TLS on the listener", number)
+                _require_peer(message.peer)
+                _require_header(message.proxy)
+                unread = len(message.unread)
+                _require(unread <= _MOST_OF_HANDSHAKE, "handshake of so many bytes:", unread)
+                self._check_connection(message.connection)
+                if connection_place(message.plain) != PLAIN_END:
+                    raise Unfit("the end of a pair was to come, not another socket")
             case Attached():
                 _require_id(message.id)
                 _require(-1 <= message.row < worker.scoreboard.rows, "row", message.row)
