@@ -19,6 +19,7 @@ from socketkeep._config._options import (
     parse_permissions,
     parse_rate,
     parse_size,
+    parse_umask,
 )
 from socketkeep._config._options_page import options_markdown
 from socketkeep._config._server_options import OPTIONS, ServeConfig, option
@@ -118,6 +119,20 @@ def test_what_are_no_permissions(text: str) -> None:
     """Bits beyond rwx, and modes so short that they are likely mistaken, are refused."""
     with pytest.raises(ValueError, match="permissions"):
         parse_permissions(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "umask"), [("27", "0027"), ("0o077", "0077"), ("0", "0000"), ("", "")]
+)
+def test_umask(text: str, umask: str) -> None:
+    """One is octal, however short; none is none."""
+    assert parse_umask(text) == umask
+
+
+@pytest.mark.parametrize("text", ["8", "1777", "-1", "u=rwx", "00000"])
+def test_what_is_no_umask(text: str) -> None:
+    with pytest.raises(ValueError, match="umask"):
+        parse_umask(text)
 
 
 def test_the_fields_and_the_options_are_the_same() -> None:

@@ -182,7 +182,7 @@ class FakeSystem(System):
     def become_subreaper(self) -> None:
         self.subreaper = True
 
-    def spawn_template(self, channel_fd: int) -> int:
+    def spawn_template(self, channel_fd: int, place_fd: int = -1) -> int:
         if self.no_process:
             raise BlockingIOError(11, "Resource temporarily unavailable")
         process = self.add("template")

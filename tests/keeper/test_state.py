@@ -118,6 +118,11 @@ def test_who_could_not_go_on_is_kept_from_it(
     assert oldest_reader(config, [ListenerSettings(), settings], counted=counted) == reader
 
 
+def test_a_version_that_would_serve_as_root_is_kept_from_it() -> None:
+    config = ServeConfig(target="a:b", user="nobody")
+    assert oldest_reader(config, [ListenerSettings()], counted=False) == 4
+
+
 def test_a_state_that_is_too_old_is_refused(
     state: SavedServer, read: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

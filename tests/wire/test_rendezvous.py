@@ -70,6 +70,23 @@ def test_a_place_of_another_kind(tmp_path: Path) -> None:
         rendezvous.listen(str(tmp_path / "link"), "17.sock")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a directory away")
+def test_the_place_of_another_users_workers(tmp_path: Path) -> None:
+    """It is theirs, and root's socket in it is one that they can connect to."""
+    place = tmp_path / "shop.d"
+    os.close(rendezvous.open_directory(str(place), 61234))
+    assert (place.stat().st_uid, place.stat().st_mode & 0o777) == (61234, 0o700)
+    with rendezvous.listen(str(place), rendezvous.KEEPER, 61234):
+        assert (place / rendezvous.KEEPER).stat().st_mode & 0o777 == 0o666
+        with pytest.raises(PermissionError, match="belongs to uid 61234"):
+            rendezvous.open_directory(str(place), 61235)
+        with pytest.raises(PermissionError, match="belongs to uid 61234"):
+            rendezvous.listen(str(place), "17.sock")
+    (tmp_path / "link").symlink_to(place)
+    with pytest.raises(OSError, match="link"):
+        rendezvous.open_directory(str(tmp_path / "link"), 61234)
+
+
 def test_another_users_process_is_not_heard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,7 +95,12 @@ def test_another_users_process_is_not_heard(
     with rendezvous.listen(place, "17.sock") as listener:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
             stranger.connect(f"{place}/17.sock")
-            monkeypatch.setattr(os, "geteuid", lambda: 12345)
+            monkeypatch.setattr(rendezvous, "_credentials", lambda _: (1, 12345))
             assert rendezvous.accept(listener) is None
         assert rendezvous.connect(place, "17.sock") is None
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as worker:
+            worker.connect(f"{place}/17.sock")
+            found = rendezvous.accept(listener, 12345)
+            assert found is not None
+            found.close()
     assert open_sockets() == before

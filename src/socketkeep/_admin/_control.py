@@ -67,7 +67,13 @@ class ControlServer:
         waiting = []
         for saved in clients:
             sock = socket.socket(fileno=saved.fd)
-            client = Client(sock, self._reactor, self._commands, self._clients)
+            client = Client(
+                sock,
+                self._reactor,
+                self._commands,
+                self._clients,
+                looks_only=saved.looks_only,
+            )
             self._clients.enter(client, _credentials(sock)[0])
             client.restore(saved)
             if client.command and not saved.finished:
@@ -115,22 +121,33 @@ class ControlServer:
             self._reactor.unregister(self._listener.fileno())
             self._paused = self._reactor.call_later(_PAUSE, self._resume)
             return
-        pid, uid = _credentials(sock)
-        refusal = ""
-        if uid not in (0, os.geteuid()):
-            refusal = f"the server is another user's (uid {os.geteuid()}), and you are uid {uid}"
+        uid = _credentials(sock)[1]
+        if uid in (0, os.geteuid()):
+            self._enter(sock)
         else:
-            try:
-                silent = self._clients.make_room(pid)
-                if silent is not None:
-                    silent.close()
-            except Full:
-                refusal = f"the server is busy with {len(self._clients)} commands: try again"
-        if refusal:
-            with sock, contextlib.suppress(OSError):
-                sock.send(encode(Done(_EXIT_FAILED, error=refusal)))
+            mine = os.geteuid()
+            _refuse(sock, f"the server is another user's (uid {mine}), and you are uid {uid}")
+
+    def admit_onlooker(self, sock: socket.socket) -> None:
+        """Answer one who may look at the server, and ask for nothing else."""
+        self._enter(sock, looks_only=True)
+
+    def _enter(self, sock: socket.socket, *, looks_only: bool = False) -> None:
+        pid = _credentials(sock)[0]
+        try:
+            silent = self._clients.make_room(pid)
+        except Full:
+            _refuse(sock, f"the server is busy with {len(self._clients)} commands: try again")
             return
-        self._clients.enter(Client(sock, self._reactor, self._commands, self._clients), pid)
+        if silent is not None:
+            silent.close()
+        client = Client(sock, self._reactor, self._commands, self._clients, looks_only=looks_only)
+        self._clients.enter(client, pid)
+
+
+def _refuse(sock: socket.socket, why: str) -> None:
+    with sock, contextlib.suppress(OSError):
+        sock.send(encode(Done(_EXIT_FAILED, error=why)))
 
 
 def _credentials(sock: socket.socket) -> tuple[int, int]:
@@ -141,7 +158,10 @@ def _credentials(sock: socket.socket) -> tuple[int, int]:
 
 
 class Client:
-    """One connection to the control socket: one request, its answers."""
+    """One connection to the control socket: one request, its answers.
+
+    looks_only: it may ask for what a view shows, and have nothing done.
+    """
 
     def __init__(
         self,
@@ -149,7 +169,10 @@ class Client:
         reactor: Reactor,
         commands: Commands,
         guests: Guests[Client],
+        *,
+        looks_only: bool = False,
     ) -> None:
+        self.looks_only: Final = looks_only
         sock.setblocking(False)
         self._sock = sock
         self._reactor = reactor
@@ -171,6 +194,7 @@ class Client:
             answer=bytes(self._answer),
             finished=self._finished,
             command=self.command,
+            looks_only=self.looks_only,
         )
 
     def restore(self, saved: SavedClient) -> None:
@@ -288,6 +312,9 @@ class Commands:
             client.finish(Done(_EXIT_USAGE, error=f"not a request: {error}"))
             return
         client.command = request.command
+        if client.looks_only and request.command != "live":
+            client.finish(Done(_EXIT_USAGE, error=f"{request.command!r} is not for who looks on"))
+            return
         match request.command:
             case "status":
                 client.finish(_done(_snapshots.status(self._keeper, self._name)))

@@ -27,10 +27,11 @@ class Predecessors:
     """The workers that keepers at some control sockets have left.
 
     control: this server's own control socket.  died: whether a keeper died that had it before.
-    adopt_from: another such path, or the directory beside it; "": none.  Raises OSError.
+    adopt_from: another such path, or the directory beside it; "": none.  owner: the uid of the
+    workers, where it is another than this process's.  Raises OSError.
     """
 
-    def __init__(self, control: str, died: bool, adopt_from: str) -> None:
+    def __init__(self, control: str, died: bool, adopt_from: str, owner: int | None = None) -> None:
         self._died = died
         own = directory_beside(control)
         directories = [own] if died or os.path.isdir(own) else []
@@ -41,7 +42,7 @@ class Predecessors:
             found = other if os.path.isdir(other) else directory_beside(other)
             if found not in directories and (os.path.isdir(found) or os.path.exists(other)):
                 directories.append(found)
-        self._adoptions = [Adoption(each) for each in directories]
+        self._adoptions = [Adoption(each, owner) for each in directories]
         for adoption in self._adoptions:
             adoption.open()
             adoption.gather(_ANSWERING)

@@ -20,6 +20,18 @@ from socketkeep._admin._http_process import HttpProcess
 from socketkeep._admin._predecessors import Predecessors, listener_of
 from socketkeep._admin._protocol import control_path, default_name, make_runtime_dir
 from socketkeep._base import _log
+from socketkeep._base._accounts import (
+    CAP_CHOWN,
+    CAP_DAC_OVERRIDE,
+    CAP_FOWNER,
+    CAP_KILL,
+    CAP_SETGID,
+    CAP_SETUID,
+    CAP_SYS_PTRACE,
+    Account,
+    become,
+    keep_capabilities,
+)
 from socketkeep._base._address import UnixAddress, parse_bind
 from socketkeep._base._errors import ListenError
 from socketkeep._base._held_signals import hold_signals, let_signals_come
@@ -29,6 +41,7 @@ from socketkeep._base._roles import Role
 from socketkeep._base._titles import set_title
 from socketkeep._config._address_lists import read_lists
 from socketkeep._config._listener_options import unix_owner
+from socketkeep._config._rights import account_to_become
 from socketkeep._config._server_options import (
     ServeConfig,
     bound_addresses,
@@ -50,8 +63,16 @@ from socketkeep._keeper.rollout._grounds import Grounds
 from socketkeep._keeper.tables._state import KeepOpen, SavedServer
 from socketkeep._net._binding import inherited_socket
 from socketkeep._net._listener import STORED, Listener, passed_descriptors
-from socketkeep._wire._rendezvous import directory_beside
+from socketkeep._wire._rendezvous import KEEPER, directory_beside, leave
 
+#: What a keeper that stays root has: to make the files of sockets anew wherever they are, and whose
+#: they were; to start, end and look at processes of another user.
+_KEPT: Final = frozenset(
+    (
+        *(CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER),
+        *(CAP_SETUID, CAP_SETGID, CAP_KILL, CAP_SYS_PTRACE),
+    )
+)
 _EXIT_FAILED: Final = 1
 _EXIT_USAGE: Final = 2
 _NAMES_TRIED: Final = 100
@@ -83,19 +104,23 @@ def run(
     hold_signals()
     try:
         lists = read_lists(config)
+        account = account_to_become(config)
     except OptionError as error:
         raise ServeFailure(str(error), _EXIT_USAGE) from None
     told = put_in_order()
-    _log.configure(config.log_level, config.log_format, config.log_file)
+    if config.umask:
+        os.umask(int(config.umask, 8))
+    _log.configure(config.log_level, config.log_format, config.log_file, account)
     for text in told:
         _log.warning(text)
     system = System()
+    system.account = account
     system.worker_descriptors = _raise_descriptor_limit(config.max_connections)
     reactor = Reactor()
     with ExitStack() as stack:
         stack.callback(reactor.close)
         name, path, control, died = stack.enter_context(_control(config))
-        predecessors = _predecessors(path, died, config.adopt_from)
+        predecessors = _predecessors(path, died, config.adopt_from, account)
         stack.callback(predecessors.close)
         passed, stored = _passed()
         stack.callback(stored.close)
@@ -113,6 +138,8 @@ def run(
         server = _Server(stack, keeper, reactor, control, place, stored.names)
         if keeper.store is not None:
             stored.restore(keeper.connections, keeper.store, [each.text for each in listeners])
+        keeper.templates.open_place()
+        _give_up_rights(account, config)
         server.watch_files()
         if admin is not None:
             server.show(admin, path)
@@ -139,8 +166,10 @@ def resume(state: SavedServer) -> None:
     for fd in state.descriptors:
         os.set_inheritable(fd, False)
     hear_of_children()  # an earlier version did not, when it was started so
-    _log.configure(config.log_level, config.log_format, config.log_file)
+    account = state.account
+    _log.configure(config.log_level, config.log_format, config.log_file, account)
     system = System()
+    system.account = account
     system.worker_descriptors = state.worker_descriptors
     reactor = Reactor()
     with ExitStack() as stack:
@@ -158,10 +187,11 @@ def resume(state: SavedServer) -> None:
         )
         keeper.restore(saved)
         if any(worker.adopted is not None for worker in keeper.pool):
-            predecessors = _predecessors(path, False, config.adopt_from)
+            predecessors = _predecessors(path, False, config.adopt_from, account)
             stack.callback(predecessors.close)
             predecessors.begin(reactor, keeper)
         server = _Server(stack, keeper, reactor, control, _restored_place(state), saved.stored)
+        _give_up_rights(account, config)
         let_signals_come()
         away = time.monotonic() - state.written_at
         _log.info("upgraded", version=keeper.version, generation=saved.current, away=away)
@@ -213,6 +243,9 @@ class _Server:
         set_title(Role.KEEPER, f"[{keeper.name}]")
         self.control = ControlServer(keeper, reactor, control, keeper.name)
         stack.callback(self.control.close)
+        if keeper.system.account is not None:
+            # Made for its user; what is there goes on with workers that are left alone.
+            stack.callback(leave, directory_beside(control._path), KEEPER)
         keeper.grounds = Grounds(
             *(WorkingDirectory(place), keeper.listeners, keeper.config),
             keeper.listener_renewed,
@@ -238,7 +271,9 @@ class _Server:
         """Have a process show the server over HTTP, and end an earlier one; takes the listener."""
         config = self._keeper.config
         self._http = HttpProcess(
-            self._reactor, self._keeper.system, listener, config, control, instead_of
+            *(self._reactor, self._keeper.system, listener, config, control),
+            self.control.admit_onlooker,
+            instead_of,
         )
         self._stack.callback(self._http.close)
 
@@ -253,9 +288,24 @@ class _Server:
         return state
 
 
-def _predecessors(control: str, died: bool, adopt_from: str) -> Predecessors:
+def _give_up_rights(account: Account | None, config: ServeConfig) -> None:
+    """Have no more rights than are needed from here on.  Raises ServeFailure."""
+    if account is None or os.geteuid() != 0:
+        return
     try:
-        return Predecessors(control, died, adopt_from)
+        if config.rebind:
+            keep_capabilities(_KEPT)
+        else:
+            become(account)
+    except OSError as error:
+        raise ServeFailure(f"--user: rights cannot be given up: {error.strerror}") from error
+
+
+def _predecessors(
+    control: str, died: bool, adopt_from: str, account: Account | None
+) -> Predecessors:
+    try:
+        return Predecessors(control, died, adopt_from, account.uid if account else None)
     except OSError as error:
         raise ServeFailure(f"cannot take over the workers of an earlier server: {error}") from error
 

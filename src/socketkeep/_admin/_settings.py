@@ -12,10 +12,15 @@ from socketkeep._config._server_options import ServeConfig, option
 
 
 class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What is shown, and where it is asked for: the path of the control socket."""
+    """What is shown, and where it is asked for.
+
+    door: the descriptor over which the ends of connections to the keeper are sent; -1, from a
+    keeper that has none: by the path of the control socket.
+    """
 
     config: ServeConfig
     control: str
+    door: int = -1
 
 
 def admin_token(config: ServeConfig) -> str:

@@ -63,9 +63,12 @@ def make_private_directory(path: str) -> bool:
     return True
 
 
-def check_directory(path: str, found: os.stat_result) -> None:
-    """Raise OSError unless what was found at `path` is a directory, and this user's."""
+def check_directory(path: str, found: os.stat_result, owner: int | None = None) -> None:
+    """Raise OSError unless what was found at `path` is a directory, and this user's.
+
+    owner: the uid of another one whose it is to be.
+    """
     if not stat.S_ISDIR(found.st_mode):
         raise NotADirectoryError(f"{path} is in the way: it is not a directory")
-    if found.st_uid != os.geteuid():
+    if found.st_uid != (os.geteuid() if owner is None else owner):
         raise PermissionError(f"{path} belongs to uid {found.st_uid}")

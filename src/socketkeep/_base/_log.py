@@ -17,7 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from socketkeep._base._log_sink import (
     Identity,
@@ -28,6 +28,9 @@ from socketkeep._base._log_sink import (
     identity_of,
 )
 from socketkeep._base._printable import printable, printable_lines
+
+if TYPE_CHECKING:  # for who becomes another user
+    from socketkeep._base._accounts import Account
 
 logger: Final = logging.getLogger("socketkeep")
 
@@ -122,6 +125,7 @@ class LineHandler(logging.Handler):
     """Writes lines to what `current` returns, and counts those that it had no room for.
 
     `complain` is called, where an OSError is handled, when a line cannot be written at all.
+    `renewed` is `current` of what is opened anew if it can be.
     """
 
     def __init__(
@@ -129,8 +133,10 @@ class LineHandler(logging.Handler):
         current: Callable[[], Sink],
         close: Callable[[], None],
         complain: Callable[[], None],
+        renewed: Callable[[], Sink] | None = None,
     ) -> None:
         super().__init__()
+        self._renewed = renewed or current
         self._current = current
         self._close = close
         self._complain = complain
@@ -167,7 +173,7 @@ class LineHandler(logging.Handler):
         """Have the place of the log opened anew, where it is another one by now."""
         self.acquire()
         try:
-            self._current()
+            self._renewed()
         except OSError:
             self._complain()
         finally:
@@ -235,22 +241,23 @@ class Complaint:
             self._stderr.current().write(f"socketkeep: cannot write the log: {why}\n".encode())
 
 
-def configure(level: str, form: str, path: str) -> None:
+def configure(level: str, form: str, path: str, account: Account | None = None) -> None:
     """Send the log to `path`, or to stderr when it is empty.
 
+    account: the user whose the file is, where that is not this process's.
     A file that cannot be opened is complained of on standard error, when there is a line for it.
     """
     stderr = Stderr()
     if path:
         from socketkeep._base._log_file import LogFile
 
-        file, complaint = LogFile(path), Complaint(stderr)
+        file, complaint = LogFile(path, account), Complaint(stderr)
 
         def close() -> None:
             file.close()
             stderr.close()
 
-        handler = LineHandler(file.current, close, complaint.make)
+        handler = LineHandler(file.current, close, complaint.make, file.renewed)
     else:
         # Standard error that cannot be written to leaves nobody to complain to.
         handler = LineHandler(stderr.current, stderr.close, lambda: None)

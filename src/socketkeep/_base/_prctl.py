@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+from collections.abc import Collection
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
+_PR_CAPBSET_DROP: Final = 24
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
 
@@ -21,6 +25,28 @@ def die_with_parent(signal_number: int) -> None:
     Its own children do not inherit this.
     """
     _prctl(_PR_SET_PDEATHSIG, signal_number)
+
+
+def set_dumpable() -> None:
+    """Have this process's /proc belong to its user.  Raises OSError."""
+    _prctl(_PR_SET_DUMPABLE, 1)
+
+
+def drop_bounding_set(kept: Collection[int]) -> None:
+    """Let no program that this process executes have capabilities beside these.
+
+    Without CAP_SETPCAP that cannot be, and changes nothing: such a container has few of them.
+    Raises OSError.
+    """
+    for number in range(64):
+        if number in kept:
+            continue
+        try:
+            _prctl(_PR_CAPBSET_DROP, number)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EPERM):  # there are no more; not allowed
+                return
+            raise
 
 
 def _prctl(option: int, value: int) -> None:

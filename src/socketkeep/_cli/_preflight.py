@@ -15,14 +15,18 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
+import socketkeep
 from socketkeep._admin._settings import check_admin
 from socketkeep._base import _prctl
+from socketkeep._base._accounts import Account, become
 from socketkeep._base._mistakes import OptionError
-from socketkeep._cli._exit import FAILED, USAGE, Failure
+from socketkeep._cli._exit import DONE, FAILED, USAGE, Failure
 from socketkeep._config._address_lists import read_lists
 from socketkeep._config._listener_options import parse_listener, tls_settings, unix_owner
+from socketkeep._config._rights import account_to_become
 from socketkeep._config._server_options import ServeConfig, listener_settings
 
 # Beside connections a process holds listeners, channels, a log, the scoreboard, an event loop.
@@ -39,13 +43,17 @@ def preflight(config: ServeConfig) -> None:
     _check_system()
     _check_kernel()
     _check_extras(config)
+    account = account_to_become(config)
     check_admin(config)
     _check_listeners(config)
     try:
         read_lists(config)
     except OptionError as error:
         raise Failure(str(error), USAGE) from None
-    _check_log_file(config.log_file)
+    if account is None:
+        _check_log_file(config.log_file)
+    else:
+        _as_user(account, partial(_check_as_user, account, config))
     _check_descriptors(config.max_connections)
 
 
@@ -175,7 +183,46 @@ def _check_tls(text: str) -> None:
         raise Failure(f"--bind: {text}: {error}", USAGE) from None
 
 
-def _check_log_file(path: str) -> None:
+def _as_user(account: Account, check: Callable[[], None]) -> None:
+    """Do a check as another user, in a process of its own.  Raises Failure, as `check` does."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        code, text = FAILED, ""
+        try:
+            become(account)
+            check()
+            code = DONE
+        except Failure as failure:
+            code, text = failure.code, failure.message
+        except OSError as error:
+            text = f"--user: cannot become {account.text}: {error.strerror}"
+        finally:
+            os.write(write, text.encode())
+            os._exit(code)
+    os.close(write)
+    with open(read, "rb") as file:
+        text = file.read().decode()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code != DONE:
+        raise Failure(text or f"--user: cannot become {account.text}: it ended by {code}", code)
+
+
+def _check_as_user(account: Account, config: ServeConfig) -> None:
+    for path in (sys.executable, os.__file__, socketkeep.__file__):
+        try:
+            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            raise Failure(
+                f"--user: {account.text} cannot read {path}, by which the server runs:"
+                f" {error.strerror} (install it where every user may read)",
+                USAGE,
+            ) from None
+    _check_listeners(config)
+    _check_log_file(config.log_file, f", as {account.text}")
+
+
+def _check_log_file(path: str, who: str = "") -> None:
     if not path:
         return
     try:
@@ -185,7 +232,7 @@ def _check_log_file(path: str) -> None:
         if error.errno == errno.ENXIO:
             return  # such a pipe: lines are dropped, and counted, until somebody reads it
         raise Failure(
-            f"--log-file: cannot append to {path}: {os.strerror(error.errno or 0)}", USAGE
+            f"--log-file: cannot append to {path}{who}: {os.strerror(error.errno or 0)}", USAGE
         ) from None
 
 

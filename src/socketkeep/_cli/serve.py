@@ -10,6 +10,7 @@ from typing import Any, Final
 import click
 import msgspec
 
+from socketkeep._base._accounts import become
 from socketkeep._base._mistakes import OptionError
 from socketkeep._cli._adopted import Adopted
 from socketkeep._cli._exit import DONE, USAGE, Failure
@@ -17,6 +18,7 @@ from socketkeep._cli._preflight import preflight
 from socketkeep._cli._say import say
 from socketkeep._config._listener_options import with_whole_paths
 from socketkeep._config._options import FLAG, Option
+from socketkeep._config._rights import account_to_become
 from socketkeep._config._server_options import OPTIONS, ServeConfig
 from socketkeep._config._settings import CONFIG_VARIABLE, gather
 from socketkeep._keeper.rollout._directory import NamedDirectory, place_of
@@ -93,6 +95,9 @@ def serve(config_file: str | None, print_config: bool, check_config: bool, **fla
     preflight(config)
     config = _independent_of_directory(config, place)
     if check_config:
+        account = account_to_become(config)
+        if account is not None:
+            become(account)
         say(_check_code(config))
         return DONE
     # Here, so that --print-config and --check-config do not load a server.

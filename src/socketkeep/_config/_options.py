@@ -149,6 +149,16 @@ def parse_permissions(text: str) -> str:
     return f"{int(text, 8):04o}"
 
 
+def parse_umask(text: str) -> str:
+    """Return an octal umask as four digits ("0027"), "" for none; raises ValueError for others."""
+    word = text.strip()
+    if not word:
+        return ""
+    if re.fullmatch(r"(0o)?[0-7]{1,4}", word) is None or int(word, 8) > 0o777:
+        raise ValueError(f"not an octal umask: {text!r}")
+    return f"{int(word, 8):04o}"
+
+
 def _integer(text: str) -> int:
     # int() alone would take "1_000" and Arabic digits, which nobody means on a command line.
     if re.fullmatch(r"\s*[+-]?[0-9]+\s*", text) is None:
@@ -225,6 +235,7 @@ RATE: Final = Kind(
 PERMISSIONS: Final = Kind(
     "permissions", 'octal permissions such as "0660"', str, parse_permissions, (str,), json.dumps
 )
+UMASK: Final = Kind("umask", 'an octal umask such as "027"', str, parse_umask, (str,), json.dumps)
 TEXTS: Final = Kind("list", "a list of texts", list, _words, (list,), json.dumps, is_list=True)
 PATHS: Final = Kind("paths", "a path", list, lambda text: [text], (list,), json.dumps, is_list=True)
 LISTENERS: Final = Kind(

@@ -32,6 +32,7 @@ from socketkeep._config._options import (
     RATE,
     SIZE,
     TEXT,
+    UMASK,
     Option,
     limit_seconds,
     options_of,
@@ -146,6 +147,11 @@ def _check_admin_token(token: str) -> None:
     # What a header and a cookie can carry as it is; and a guess must be hopeless.
     if token and re.fullmatch(r"[A-Za-z0-9._~+/=-]{16,512}", token) is None:
         raise ValueError("expected 16 to 512 letters, digits or characters of ._~+/=-")
+
+
+def _check_umask(umask: str) -> None:
+    if umask and int(umask, 8) & 0o700:
+        raise ValueError(f"{umask} would keep the server from its own files: begin with 0")
 
 
 def _check_control(path: str) -> None:
@@ -583,6 +589,44 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             metavar="OCTAL",
         ),
     ] = UNIX_MODE
+    user: Annotated[
+        str,
+        Option(
+            TEXT,
+            ("--user",),
+            "Serve as this user, a name or a number, with its supplementary groups.  Started as"
+            " root, the server binds its addresses first; all that runs your code or reads what"
+            " clients send is this user's.",
+        ),
+    ] = ""
+    group: Annotated[
+        str,
+        Option(
+            TEXT,
+            ("--group",),
+            "The group of --user, a name or a number, in place of the user's own.",
+        ),
+    ] = ""
+    rebind: Annotated[
+        bool,
+        Option(
+            FLAG,
+            ("--rebind",),
+            "With --user the keeper stays root, with few rights, so that it can make the files of"
+            " sockets anew and read keys and lists that root alone may read; with --no-rebind it"
+            " becomes that user, too.",
+        ),
+    ] = True
+    umask: Annotated[
+        str,
+        Option(
+            UMASK,
+            ("--umask",),
+            "The umask of what your code makes.  Default: as the server was started.",
+            metavar="OCTAL",
+            check=_check_umask,
+        ),
+    ] = ""
     worker_lifetime: Annotated[
         float,
         Option(

@@ -43,6 +43,7 @@ def snapshot(keeper: Keeper, keep: KeepOpen) -> SavedServer:
         written_at=time.monotonic(),
         config=keeper.config,
         worker_descriptors=keeper.system.worker_descriptors,
+        account=keeper.system.account,
         place=SavedPlace(place.name, place.guessed) if place is not None else None,
         keeper=SavedKeeper(
             boot=keeper.boot,
@@ -63,6 +64,7 @@ def snapshot(keeper: Keeper, keep: KeepOpen) -> SavedServer:
             stored=keeper.store.names if keeper.store is not None else [],
             edges=keeper.edges.snapshot(keep),
             lists=keeper.lists,
+            place=keep(keeper.templates.place) if keeper.templates.place >= 0 else -1,
             census=keep(keeper.lanes.memfd) if keeper.lanes.memfd >= 0 else -1,
         ),
     )
@@ -75,7 +77,9 @@ def oldest_reader(
 
     counted: whether connections are counted by address.
     """
-    if any(each.user or each.group or each.mode != config.unix_mode for each in settings):
+    if config.user or any(
+        each.user or each.group or each.mode != config.unix_mode for each in settings
+    ):
         return READABLE_WITH_OWNERS_FROM
     if counted or any(each.tls for each in settings):
         return READABLE_WITH_EDGES_AND_LIMITS_FROM

@@ -490,6 +490,7 @@ class Keeper:
         generations = {each.number: Generation.restored(each) for each in saved.generations}
         self.current = current = generations[saved.current]
         current.lists = self.lists
+        self.templates.place = saved.place
         self.templates.restore(generations, saved.templates)
         self.pool.restore(saved.pool)
         self.slots.restore(saved.slots)

@@ -226,8 +226,11 @@ def _make_way(address: UnixAddress) -> None:
 
 
 def identity_of(path: str) -> tuple[int, int] | None:
+    """Return device and inode of what is there, None for nothing.  Raises PermissionError."""
     try:
         status = os.lstat(path)
+    except PermissionError:
+        raise
     except OSError:
         return None
     return status.st_dev, status.st_ino

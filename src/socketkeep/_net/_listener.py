@@ -7,7 +7,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -84,7 +84,9 @@ class Listener(Held):
         )
         self._path = path
         self._owner = os.getpid()
-        self._identity = identity_of(path) if path else None
+        self._identity: tuple[int, int] | None = None
+        with suppress(PermissionError):  # of who has given up the rights to see it
+            self._identity = identity_of(path) if path else None
         self._over: Released | None = None  # why this process does not have it any more
         self.inherit = inherit
         self.mode = mode
@@ -143,7 +145,12 @@ class Listener(Held):
     @property
     def file_is_gone(self) -> bool:
         """Whether no new peer finds this Unix socket: its file was removed or replaced."""
-        return bool(self._path) and identity_of(self._path) != self._identity
+        if not self._path:
+            return False
+        try:
+            return identity_of(self._path) != self._identity
+        except PermissionError:
+            return False  # of who has given up the rights to see it
 
     def describe(self) -> str:
         """Return the address, and for one of IPv6 whether it serves IPv4 too."""
@@ -264,8 +271,10 @@ class Listener(Held):
         """
         if self.sock.fileno() < 0:
             return
-        if self._path and self._owner == os.getpid() and identity_of(self._path) == self._identity:
-            os.unlink(self._path)
+        if self._path and self._owner == os.getpid():
+            with suppress(PermissionError):  # of who has given up the rights that made it
+                if identity_of(self._path) == self._identity:
+                    os.unlink(self._path)
         self.sock.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import pwd
 import sys
 import traceback
 from contextlib import AbstractContextManager
@@ -171,6 +172,7 @@ def _load_module(place: str) -> ModuleType:
         return _import_module(place, working)
     except ModuleNotFoundError as error:
         if not from_file and error.name and (place + ".").startswith(error.name + "."):
+            _require_readable(working, place)
             raise LoadError(
                 f"no module named {error.name!r}: expected package.module:attribute, found from "
                 f"{working}, or path/file.py:attribute"
@@ -178,8 +180,36 @@ def _load_module(place: str) -> ModuleType:
         raise LoadError(f"{place} cannot be imported:\n{users_traceback(error)}") from error
     except LoadError:
         raise
+    except PermissionError as error:
+        if str(error.filename).endswith(".py"):
+            raise LoadError(
+                f"{place} cannot be imported: {_user()} cannot read {error.filename}"
+            ) from error
+        raise LoadError(f"{place} cannot be imported:\n{users_traceback(error)}") from error
     except (Exception, SystemExit) as error:
         raise LoadError(f"{place} cannot be imported:\n{users_traceback(error)}") from error
+
+
+def _require_readable(directory: str, place: str) -> None:
+    """Raise LoadError where it is for its rights that a module is not found."""
+    paths = [directory]
+    for name in place.split("."):
+        paths += [os.path.join(paths[-1], f"{name}.py"), os.path.join(paths[-1], name)]
+    for path in paths:
+        try:
+            os.scandir(path).close()
+        except PermissionError:
+            raise LoadError(f"{place} cannot be imported: {_user()} cannot read {path}") from None
+        except OSError:
+            pass  # it is a file, or there is none
+
+
+def _user() -> str:
+    uid = os.geteuid()
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"
 
 
 def _working_directory() -> str:
@@ -215,6 +245,12 @@ def _is_of(module: ModuleType, path: str) -> bool:
 
 
 def _load_file(path: str, working: str) -> ModuleType:
+    try:
+        os.stat(path)
+    except PermissionError:
+        raise LoadError(f"{_user()} cannot read {os.path.abspath(path)}") from None
+    except OSError:
+        pass
     if not os.path.isfile(path):
         raise LoadError(f"no file {path}, looked for from {working}")
     name, suffix = os.path.splitext(os.path.basename(path))

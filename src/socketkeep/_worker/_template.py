@@ -41,6 +41,7 @@ from socketkeep._wire._messages import (
     LoadTarget,
     StartFailed,
 )
+from socketkeep._wire._rendezvous import HELD, HELD_FD
 from socketkeep._wire._scoreboard import Scoreboard
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._process import mend_process
@@ -101,6 +102,8 @@ class Template:
         self._suffix = f" [{load.name}]" if load.name else ""
         set_title(Role.TEMPLATE, f"generation {load.generation}{self._suffix}")
         self._listeners = [socket_of(packet.take(fd)) for fd in load.sockets]
+        if load.rendezvous == HELD:
+            os.set_inheritable(HELD_FD, False)
         pid, own = os.getpid(), self._descriptors()
         self._handler: Handler = load_handler(self._config)
         if os.getpid() != pid:

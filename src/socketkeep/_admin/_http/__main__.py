@@ -37,7 +37,10 @@ def main(fd: int) -> int:
     except OptionError as error:
         _log.error("admin cannot be shown", error=str(error))
         return 1
-    server = HttpServer(ReportSource(settings.control), token)
+    door = socket.socket(fileno=settings.door) if settings.door >= 0 else None
+    if door is not None:
+        door.set_inheritable(False)
+    server = HttpServer(ReportSource(settings.control, door), token)
     with socket.socket(fileno=fd) as listener:
         asyncio.run(server.run(listener, lifeline))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from typing import Final
 
@@ -10,6 +11,7 @@ import msgspec
 
 from socketkeep._admin._protocol import Done, Request, decode_answer, encode
 from socketkeep._admin._reports import LiveReport
+from socketkeep._base import _passing
 
 #: Connections on the page; more dots than that are a grey area.
 MOST: Final = 400
@@ -23,10 +25,14 @@ class KeeperUnreachable(Exception):
 
 
 class ReportSource:
-    """The server's state, asked for no more often than it is used, and once for all who ask."""
+    """The server's state, asked for no more often than it is used, and once for all who ask.
 
-    def __init__(self, control: str) -> None:
+    door: over which the keeper is sent its end of a connection; None: it listens at `control`.
+    """
+
+    def __init__(self, control: str, door: socket.socket | None = None) -> None:
         self._control = control
+        self._door = door
         self._lock = asyncio.Lock()
         self._report: LiveReport | None = None
         self._asked_at = float("-inf")
@@ -46,8 +52,20 @@ class ReportSource:
         except (OSError, msgspec.MsgspecError, ValueError) as error:
             raise KeeperUnreachable(f"the keeper cannot be asked: {error}") from None
 
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._door is None:
+            return await asyncio.open_unix_connection(self._control, limit=_LONGEST_ANSWER)
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                _passing.send(self._door, b"ask", [theirs.fileno()])
+            return await asyncio.open_unix_connection(sock=ours, limit=_LONGEST_ANSWER)
+        except BaseException:
+            ours.close()
+            raise
+
     async def _ask(self) -> LiveReport:
-        reader, writer = await asyncio.open_unix_connection(self._control, limit=_LONGEST_ANSWER)
+        reader, writer = await self._connect()
         try:
             writer.write(encode(Request("live", {"most": MOST})))
             answer = decode_answer(await reader.readline())

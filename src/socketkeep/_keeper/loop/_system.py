@@ -19,17 +19,20 @@ from functools import cached_property
 from typing import Any, Final, NoReturn
 
 from socketkeep._base import _prctl
+from socketkeep._base._accounts import Account
 from socketkeep._base._held_signals import REQUESTS
 from socketkeep._base._process_stat import GROUP, PARENT, STATE, has_ended, stat_fields
 from socketkeep._base._visibility import hidden_processes
 from socketkeep._inspect._descriptors import Descriptors, look_everywhere, look_into
 from socketkeep._keeper.loop._reaper import Reaper
+from socketkeep._wire._rendezvous import HELD_FD
 from socketkeep._wire._scoreboard import NAME
 
 TEMPLATE_CHANNEL_FD: Final = 3
 EDGE_CHANNEL_FD: Final = 3
 CHECK_STATE_FD: Final = 3
 ADMIN_LISTENER_FD: Final = 3
+ADMIN_DOOR_FD: Final = 4
 #: How often is looked when a process has gone between two looks.
 _LOOKS: Final = 5
 _FORCE: Final = 2.0  # seconds in which all below are killed, and a round of it
@@ -49,6 +52,19 @@ _THE_KEEPERS: Final = frozenset(
         *("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"),
     )
 )
+
+
+#: Becomes another user and executes the rest of its arguments.  It is the keeper's own text, so
+#: that no version of the package that may be installed by then is started with root's rights; and
+#: by execve(2) the kernel has the process belong to that user in /proc, too.
+_BECOME: Final = """
+import os, sys
+uid, gid, groups, *command = sys.argv[1:]
+os.setgroups([int(number) for number in groups.split(",")])
+os.setresgid(int(gid), int(gid), int(gid))
+os.setresuid(int(uid), int(uid), int(uid))
+os.execv(command[0], command)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +90,11 @@ class System:
     """Linux, as the keeper uses it.
 
     worker_descriptors: the soft limit of descriptors in templates and workers; 0 leaves the
-    keeper's own.
+    keeper's own.  account: the user of what it starts to serve; None: this process's.
     """
 
     worker_descriptors: int = 0
+    account: Account | None = None
 
     @cached_property
     def reaper(self) -> Reaper[Exit]:
@@ -92,20 +109,24 @@ class System:
         """
         _prctl.set_child_subreaper()
 
-    def spawn_template(self, channel_fd: int) -> int:
+    def spawn_template(self, channel_fd: int, place_fd: int = -1) -> int:
         """Start a template process on its end of a channel and return its pid.
+
+        place_fd: the directory of the rendezvous; -1: it finds that by its path.
 
         A fresh interpreter, not a fork: it has no descriptor and no memory of the keeper's, and the
         code of the version that is installed now.  It leads a process group of its own, so that a
         Ctrl-C in the terminal reaches the keeper alone.  Raises OSError.
         """
         actions = [(os.POSIX_SPAWN_DUP2, channel_fd, TEMPLATE_CHANNEL_FD)]
-        return _spawn(actions, "socketkeep._worker", str(TEMPLATE_CHANNEL_FD))
+        if place_fd >= 0:
+            actions.append((os.POSIX_SPAWN_DUP2, place_fd, HELD_FD))
+        return self._serve(actions, "socketkeep._worker", str(TEMPLATE_CHANNEL_FD))
 
     def spawn_edge(self, channel_fd: int) -> int:
         """Start an edge on its end of a channel, and return its pid.  Raises OSError."""
         actions = [(os.POSIX_SPAWN_DUP2, channel_fd, EDGE_CHANNEL_FD)]
-        return _spawn(actions, "socketkeep._edge", str(EDGE_CHANNEL_FD))
+        return self._serve(actions, "socketkeep._edge", str(EDGE_CHANNEL_FD))
 
     def spawn_check(self, state_fd: int, error_fd: int) -> int:
         """Start a process that sees whether the installed version can go on from a state.
@@ -119,16 +140,18 @@ class System:
         ]
         return _spawn(actions, SUCCESSOR, "--check", str(CHECK_STATE_FD))
 
-    def spawn_admin(self, listener_fd: int, settings_fd: int) -> int:
+    def spawn_admin(self, listener_fd: int, settings_fd: int, door_fd: int) -> int:
         """Start the process that shows the server over HTTP, and return its pid.
 
-        It reads its settings from `settings_fd`, as its standard input.  Raises OSError.
+        It reads its settings from `settings_fd`, as its standard input, and sends over `door_fd`
+        the ends of the connections by which it asks.  Raises OSError.
         """
         actions = [
             (os.POSIX_SPAWN_DUP2, settings_fd, 0),
+            (os.POSIX_SPAWN_DUP2, door_fd, ADMIN_DOOR_FD),
             (os.POSIX_SPAWN_DUP2, listener_fd, ADMIN_LISTENER_FD),
         ]
-        return _spawn(actions, "socketkeep._admin._http", str(ADMIN_LISTENER_FD))
+        return self._serve(actions, "socketkeep._admin._http", str(ADMIN_LISTENER_FD))
 
     def spawn_watcher(self, output_fd: int, directories: Sequence[str]) -> int:
         """Start the process that watches source files, and return its pid.
@@ -136,7 +159,12 @@ class System:
         It writes to `output_fd`.  Raises OSError.
         """
         actions = [(os.POSIX_SPAWN_DUP2, output_fd, 1)]
-        return _spawn(actions, "socketkeep._admin._watcher", *directories)
+        return self._serve(actions, "socketkeep._admin._watcher", *directories)
+
+    def _serve(self, actions: list[tuple[Any, ...]], module: str, *arguments: str) -> int:
+        """Start a module as the user that serves."""
+        account = self.account if os.geteuid() == 0 else None  # it has become that user itself
+        return _spawn(actions, module, *arguments, account=account)
 
     def become(self, state_fd: int, descriptors: Iterable[int]) -> NoReturn:
         """Execute the installed version in this process; it goes on from the state.
@@ -368,18 +396,30 @@ def _waited(kind: int, number: int) -> Exit | None:
     return Exit(result.si_status if exited else -result.si_status)
 
 
-def _spawn(actions: list[tuple[Any, ...]], module: str, *arguments: str) -> int:
+def _spawn(
+    actions: list[tuple[Any, ...]], module: str, *arguments: str, account: Account | None = None
+) -> int:
     """Start a module of ours in a fresh interpreter, and return its pid.
+
+    account: the user that it is to be; None: this process's.
 
     What is asked of a server by signal is often sent to all processes of its control group
     (`systemctl kill`): it waits in the new process for as long as that leaves it blocked, and so
     does not end it.  Raises OSError that names what could not be executed.
     """
+    command = _python(module, *arguments)
+    environment = {key: text for key, text in os.environ.items() if key not in _THE_KEEPERS}
+    if account is not None:
+        groups = ",".join(map(str, account.groups))
+        ids = str(account.uid), str(account.gid), groups
+        command = [sys.executable, "-I", "-S", "-c", _BECOME, *ids, *command]
+        if account.home:
+            environment |= {"HOME": account.home, "USER": account.name, "LOGNAME": account.name}
     try:
         return os.posix_spawn(
             sys.executable,
-            _python(module, *arguments),
-            {key: text for key, text in os.environ.items() if key not in _THE_KEEPERS},
+            command,
+            environment,
             file_actions=actions,
             setpgroup=0,
             setsigmask=REQUESTS,

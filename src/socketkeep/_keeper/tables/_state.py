@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from socketkeep._base._accounts import Account
 from socketkeep._config._address_lists import NO_LISTS, AddressLists
 from socketkeep._config._server_options import ServeConfig
 from socketkeep._keeper.tables import _ownership
@@ -37,7 +38,8 @@ READABLE_WITH_PROXIES_FROM: Final = 2
 #: The oldest version's reader that knows listeners with TLS and takes over the edges, and that
 #: holds to limits by address.
 READABLE_WITH_EDGES_AND_LIMITS_FROM: Final = 3
-#: The oldest version's reader that knows whose the files of Unix sockets are.
+#: The oldest version's reader that knows whose the files of Unix sockets are, and who serves: an
+#: older one would serve as root.
 READABLE_WITH_OWNERS_FROM: Final = 4
 
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
@@ -180,6 +182,7 @@ class SavedClient(msgspec.Struct, kw_only=True):
     answer: bytes = b""
     finished: bool = False
     command: str = ""
+    looks_only: bool = False
 
 
 class SavedControl(msgspec.Struct, kw_only=True):
@@ -211,6 +214,7 @@ class SavedKeeper(msgspec.Struct, kw_only=True):
     edges: SavedEdges = msgspec.field(default_factory=SavedEdges)
     census: int = -1  # its memfd, where connections are counted by address
     lists: AddressLists = NO_LISTS  # of the files of networks, as they were last read
+    place: int = -1  # the directory of the rendezvous, for workers of another user
 
 
 class SavedPlace(msgspec.Struct):
@@ -225,7 +229,7 @@ class SavedServer(msgspec.Struct, kw_only=True):
 
     version: of the package that wrote it, at `written_at`.  watcher: pid of the one of `--reload`;
     admin_pid: of the one of `--admin`.
-    worker_descriptors: the soft limit of descriptors for the workers.
+    worker_descriptors: the soft limit of descriptors for the workers.  account: who they are.
     mask: the signals that were blocked before the upgrade.  descriptors: all that stay open.
     """
 
@@ -243,6 +247,7 @@ class SavedServer(msgspec.Struct, kw_only=True):
     mask: list[int] = []
     descriptors: list[int] = []
     place: SavedPlace | None = None
+    account: Account | None = None
 
 
 class _Formats(msgspec.Struct):

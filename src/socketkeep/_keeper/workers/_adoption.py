@@ -72,9 +72,11 @@ class _Visitor:
 class Adoption:
     """The workers in `directory` that have no keeper, and those that come there later."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, owner: int | None = None) -> None:
+        """owner: the uid of the workers, where it is another than this process's."""
         self.boots: set[int] = set()  # under which they accepted what they serve
         self._directory = directory
+        self._owner = owner
         self._listener: socket.socket | None = None
         self._visitors: dict[int, _Visitor] = {}
         self._seen: set[str] = set()
@@ -83,7 +85,7 @@ class Adoption:
 
     def open(self) -> None:
         """Listen for those that come later.  Raises OSError."""
-        self._listener = rendezvous.listen(self._directory, rendezvous.KEEPER)
+        self._listener = rendezvous.listen(self._directory, rendezvous.KEEPER, self._owner)
 
     def gather(self, seconds: float) -> None:
         """Look around, and wait until all that were found have said who they are, or so long."""
@@ -154,7 +156,7 @@ class Adoption:
                 continue
             if len(self._visitors) >= _MOST_VISITORS:
                 return
-            sock = rendezvous.connect(self._directory, name)
+            sock = rendezvous.connect(self._directory, name, self._owner)
             if sock is None:
                 rendezvous.leave(self._directory, name)  # of a process that has died, too
             else:
@@ -166,7 +168,7 @@ class Adoption:
     def _next(self) -> socket.socket | None:
         if self._listener is None or len(self._visitors) >= _MOST_VISITORS:
             return None
-        return rendezvous.accept(self._listener)
+        return rendezvous.accept(self._listener, self._owner)
 
     def _meet(self, sock: socket.socket) -> _Visitor:
         pid = rendezvous.peer_pid(sock)

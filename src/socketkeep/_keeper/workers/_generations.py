@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -24,6 +25,7 @@ from socketkeep._keeper.workers._workers import Link, restored_link
 from socketkeep._net._listener import Listener
 from socketkeep._wire._channel import Channel, Packet, channel_pair
 from socketkeep._wire._messages import Began, Forked, ForkFailed, Loaded, LoadFailed, LoadTarget
+from socketkeep._wire._rendezvous import HELD, open_directory
 
 EXIT_START_FAILED: Final = 3
 EXIT_LOAD_FAILED: Final = 4
@@ -123,6 +125,7 @@ class Templates:
         self._screening = screening
         self._running = ChildWatch(reactor, system)
         self._alive: dict[int, tuple[Generation, Link]] = {}  # by pid
+        self.place = -1  # the directory of the rendezvous, for workers of another user
 
     def __len__(self) -> int:
         return len(self._alive)
@@ -150,9 +153,11 @@ class Templates:
         Raises OSError when no process can be started.
         """
         ours, theirs = channel_pair()
+        self.open_place()
+        place = self.place
         with theirs:
             try:
-                generation.pid = self._system.spawn_template(theirs.fileno())
+                generation.pid = self._system.spawn_template(theirs.fileno(), place)
             except OSError:
                 ours.close()
                 raise
@@ -174,7 +179,7 @@ class Templates:
                 sockets=[listener.fileno() for listener in self._listeners],
                 name=self._name,
                 descriptors=self._system.worker_descriptors,
-                rendezvous=self._rendezvous,
+                rendezvous=HELD if place >= 0 else self._rendezvous,
                 allow=generation.lists.allow,
                 deny=generation.lists.deny,
             )
@@ -209,6 +214,24 @@ class Templates:
             self._watch(generation, saved.pid, link)
             if generation.state is GenerationState.RETIRED:
                 self.end(generation)
+
+    def open_place(self) -> None:
+        """Open the directory of the rendezvous anew, where workers do not find it by its path.
+
+        Who has no way there any more goes on with what it has.
+        """
+        account = self._system.account
+        if account is None or not self._rendezvous:
+            return
+        try:
+            fresh = open_directory(self._rendezvous, account.uid)
+        except OSError as error:
+            if self.place < 0 or not isinstance(error, PermissionError):
+                _log.warning("workers cannot be taken over by another keeper", error=str(error))
+            return
+        if self.place >= 0:
+            os.close(self.place)
+        self.place = fresh
 
     def _watch(self, generation: Generation, pid: int, link: Link) -> None:
         self._alive[pid] = generation, link

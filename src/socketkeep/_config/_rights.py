@@ -1,0 +1,34 @@
+"""Whose rights a server serves with: what --user and its companions come to."""
+
+from __future__ import annotations
+
+import os
+
+from socketkeep._base._accounts import Account, account_of
+from socketkeep._base._mistakes import OptionError
+from socketkeep._config._server_options import ServeConfig
+
+
+def account_to_become(config: ServeConfig) -> Account | None:
+    """Return who is to serve; None: who this process is already.  Raises OptionError."""
+    if not config.user:
+        if config.group:
+            raise OptionError("--group: it is a group for --user, which is not given")
+        if not config.rebind:
+            raise OptionError("--no-rebind means nothing without --user: no rights are given up")
+        return None
+    try:
+        account = account_of(config.user, config.group)
+    except ValueError as error:
+        raise OptionError(f"--user: {error}") from None
+    if account.uid == 0:
+        raise OptionError("--user: root is who gives up rights: name another user")
+    mine = os.geteuid()
+    if mine == account.uid and os.getegid() == account.gid:
+        return None
+    if mine != 0:
+        raise OptionError(
+            f"--user: only root can become {account.text}, and this is uid {mine}: start the"
+            " server as root, or as that user without --user"
+        )
+    return account

@@ -1,0 +1,233 @@
+"""A server that is started as root, and serves as another user, seen by peers and by /proc."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from socketkeep._base._accounts import account_of
+from tests.admin.web import admin_port, fetch
+from tests.harness import Server, connect, read_reply, write_source
+from tests.server.other_user import GROUPS, USER, World, another_users_world, rights
+from tests.server.support import (
+    OTHER_UID,
+    as_plain_user,
+    complaint,
+    plain_users_directory,
+    run,
+)
+
+#: CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID, SYS_PTRACE.
+_KEPT: Final = "00000000000800eb"
+_NONE: Final = "0" * 16
+_HANDLER: Final = """
+import os
+from socketkeep import resumable
+
+def attempt(call, *arguments):
+    try:
+        call(*arguments)
+    except OSError as error:
+        return type(error).__name__
+    return "done"
+
+@resumable
+def handle(conn):
+    count = conn.state or 0
+    for line in conn.lines():
+        count += 1
+        made = os.open(f"made-{count}", os.O_CREAT, 0o666)
+        mode = os.fstat(made).st_mode & 0o777
+        os.close(made)
+        who = f"{os.getuid()} {os.getgid()} {sorted(os.getgroups())} {mode:o}"
+        tried = f"{attempt(os.setuid, 0)} {attempt(open, 'secret')}"
+        conn.send(f"{count} {conn.attached} {who} {tried}\\n".encode())
+        conn.commit(count)
+"""
+_REPLY: Final = f"{OTHER_UID} {OTHER_UID} {list(GROUPS)} 640 PermissionError PermissionError"
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """A place for a server of another user, with code, and a file that only root may read."""
+    with another_users_world() as made:
+        os.chown(made.directory, OTHER_UID, OTHER_UID)
+        secret = made.directory / "secret"
+        secret.touch(mode=0o600)
+        yield made
+
+
+def low_address() -> str:
+    """Return an address that only root may bind, and no other test has."""
+    pid = os.getpid()
+    return f"127.77.{pid >> 8 & 255}.{(pid & 255) or 1}:81"
+
+
+def said(peer: socket.socket, count: int, attached: str) -> None:
+    peer.sendall(b"x\n")
+    assert read_reply(peer) == f"{count} {attached} {_REPLY}".encode()
+
+
+def all_are_the_users(server: Server, *, keeper: bool) -> None:
+    """Check who each process of a server is; keeper: it has become that user, too."""
+    processes = server.processes()
+    assert len(processes) >= 4, processes  # keeper, admin, template, worker
+    for pid in processes:
+        found = rights(pid)
+        if pid == server.pid and not keeper:
+            assert (found["Uid"], found["CapEff"], found["CapBnd"]) == (["0"] * 4, [_KEPT], [_KEPT])
+            continue
+        assert found["Uid"] == [str(OTHER_UID)] * 4, processes[pid]
+        assert found["Gid"] == [str(OTHER_UID)] * 4, processes[pid]
+        assert sorted(found["Groups"]) == [str(group) for group in GROUPS], processes[pid]
+        assert found["CapEff"] == found["CapPrm"] == [_NONE], processes[pid]
+        assert found["Umask"] == ["0027"]
+
+
+@pytest.mark.parametrize("rebind", [True, False], ids=["keeper stays", "--no-rebind"])
+def test_a_life(world: World, *, rebind: bool) -> None:
+    """A low port, kept through a reload, a worker's death and an upgrade, and closed in order."""
+    target = write_source(world.directory, _HANDLER)
+    address = low_address()
+    options = () if rebind else ("--no-rebind",)
+    with world.server(
+        target,
+        *("-k", "thread", "--umask", "027", "--admin", "127.0.0.1:0"),
+        *("--keep", "crash", "--keep-after", "0", "--park-after", "off"),
+        *options,
+        bind=[address],
+    ) as server:
+        with connect(address) as peer:
+            said(peer, 1, "accepted")
+            server.wait_until(lambda: fetch(admin_port(server), "/readyz").status == 200, "ready")
+            all_are_the_users(server, keeper=not rebind)
+            server.reload()
+            said(peer, 2, "reload")
+            assert server.cli("upgrade").exit_code == 0
+            said(peer, 3, "upgrade")
+            (worker,) = server.workers()
+            os.kill(worker["pid"], signal.SIGKILL)
+            said(peer, 4, "crash")
+            server.wait_until(lambda: fetch(admin_port(server), "/readyz").status == 200, "ready")
+            all_are_the_users(server, keeper=not rebind)
+            assert server.cli("stop").exit_code == 0
+            assert peer.recv(1) == b""
+        assert server.wait_exit() == 0
+        assert not [event for event in server.events if event["level"] == "error"]
+    # Who has given up all rights cannot remove what root has made in a directory of root's.
+    assert server.control.exists() is not rebind
+
+
+def test_the_next_keeper_takes_over(world: World) -> None:
+    """The workers of a dead keeper, and root, find each other where neither has a way alone."""
+    target = write_source(world.directory, _HANDLER)
+    address = low_address()
+    options = ("--umask", "027")
+    with world.server(target, *options, bind=[address]) as first, connect(address) as peer:
+        said(peer, 1, "accepted")
+        os.kill(first.pid, signal.SIGKILL)
+        first.process.wait(10.0)
+        with world.server(target, *options, bind=[address]) as second:
+            second.wait_event("worker adopted", connections=1)
+            second.wait_event("worker exited", pid=first.find("worker ready")[0]["pid"])
+            said(peer, 2, "reload")
+            second.signal(signal.SIGTERM)
+            assert second.wait_exit() == 0
+            assert list(second.control.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--user", "nobody-of-that-name"], "--user: there is no user 'nobody-of-that-name' on"),
+        (["--user", "nobody", "--group", "no-such"], "--user: there is no group 'no-such' on this"),
+        (
+            ["--user", str(OTHER_UID)],
+            f"--user: no account of this system has the number {OTHER_UID}",
+        ),
+        (["--user", "0"], "--user: root is who gives up rights: name another user"),
+        (["--group", "0"], "--group: it is a group for --user, which is not given"),
+        (["--no-rebind"], "--no-rebind means nothing without --user"),
+        (["--umask", "8"], "--umask: expected an octal umask such as \"027\", got '8'"),
+        (
+            ["--umask", "0700"],
+            "--umask: 0700 would keep the server from its own files: begin with 0",
+        ),
+    ],
+)
+def test_options_that_will_not_do(tmp_path: Path, options: list[str], line: str) -> None:
+    """One line that names the option, and what would do."""
+    error = complaint(run(tmp_path, "serve", "app:handle", *options), 2)
+    assert error.startswith(line)
+    assert "\n" not in error
+
+
+def test_who_is_not_root_becomes_nobody_else() -> None:
+    """It is told who it is."""
+    with plain_users_directory() as directory:
+        prefix = as_plain_user()
+        finished = run(directory, "serve", "app:handle", "--user", "root", prefix=prefix)
+        assert "root is who gives up rights" in complaint(finished, 2)
+        finished = run(directory, "serve", "app:handle", "--user", "nobody", prefix=prefix)
+        uid = OTHER_UID if prefix else os.geteuid()
+        assert complaint(finished, 2) == (
+            f"--user: only root can become {account_of('nobody', '').text}, and this is uid {uid}:"
+            " start the server as root, or as that user without --user"
+        )
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ("closed/app.py:handle", "user {user} cannot read {directory}/closed/app.py"),
+        (
+            "secret.py:handle",
+            "secret.py cannot be imported: user {user} cannot read {directory}/sec",
+        ),
+        (
+            "closed.app:handle",
+            "closed.app cannot be imported: user {user} cannot read {directory}/c",
+        ),
+        (
+            "secret:handle",
+            "secret cannot be imported: user {user} cannot read {directory}/secret.py",
+        ),
+    ],
+)
+def test_code_that_the_user_cannot_read(world: World, place: str, line: str) -> None:
+    """The line names the path and the user, and the exit code is that of code."""
+    closed = world.directory / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "app.py").write_text(_HANDLER)
+    (world.directory / "secret.py").write_text(_HANDLER)
+    (world.directory / "secret.py").chmod(0o600)
+    for options in ((), ("--check-config",)):
+        finished = run(
+            world.directory,
+            *("serve", place, "--user", USER, "-b", "127.0.0.1:0", *options),
+            prefix=world.prefix,
+        )
+        error = complaint(finished, 4)
+        user = f"{USER} (uid {OTHER_UID})"
+        assert error.startswith(line.format(user=user, directory=world.directory))
+        assert "\n" not in error
+
+
+def test_a_log_that_the_user_cannot_write(world: World) -> None:
+    """It is refused at the start: the workers could not say a word."""
+    (world.directory / "logs").mkdir()
+    finished = run(
+        world.directory,
+        *("serve", "app:handle", "--user", USER, "--log-file", "logs/server.log"),
+        prefix=world.prefix,
+    )
+    assert complaint(finished, 2) == (
+        f"--log-file: cannot append to logs/server.log, as {USER} (uid {OTHER_UID}):"
+        " Permission denied"
+    )
