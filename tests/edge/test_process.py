@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from socketkeep._keeper.connections._edges import Edges, RunningEdge
 from socketkeep._net._listener import Listener
 from socketkeep._stream._edge_handshake import EdgeHandshake
 from socketkeep._stream._tls import TlsFailure
+from socketkeep._wire._census import NO_LANE, Census, create_memfd
 from socketkeep._wire._channel import Channel, Packet
 from socketkeep._wire._messages import EdgeReady, Passed, Ready, StartTls, Taken
 from tests.edge.support import AUTHORITY, HOST, begin, client_context, issue
@@ -105,7 +107,7 @@ class World:
     def start(self) -> None:
         self.edges.start()
         self.edges.admit(True)
-        self.until(lambda: self.edge._open, "it accepts")
+        self.until(lambda: self.edge.accepting, "it accepts")
 
     def close(self) -> None:
         self.edges.kill_all()
@@ -246,7 +248,7 @@ def test_certificates_are_renewed_once_they_stay(world: World) -> None:
 def test_the_keeper_admits_and_pauses(world: World) -> None:
     world.start()
     world.edges.admit(False)
-    world.until(lambda: not world.edge._open, "closed")
+    world.until(lambda: not world.edge.accepting, "closed")
     with socket.create_connection(world.listener.sock.getsockname()):
         world.pass_time(1.0)
         assert not world.edge._clients
@@ -270,7 +272,7 @@ def test_one_that_dies_or_says_nonsense_is_followed_by_another(world: World) -> 
         assert not world.edges
         world.pass_time(0.1)
         assert len(world.edges) == 1
-        world.until(lambda: world.edge._open, "it accepts")
+        world.until(lambda: world.edge.accepting, "it accepts")
         totals = world.edges.totals()
         assert (totals.open, totals.handshakes) == (0, {"TLSv1.3": 1})
 
@@ -319,7 +321,7 @@ def test_the_end(world: World) -> None:
         world.edges.retire(world.clock.now + 5.0)
         world.pass_time(1.0)
         reactor, edge, _ = world.system.edges[0]
-        assert (reactor.stopped, edge._open) == (False, False)
+        assert (reactor.stopped, edge.accepting) == (False, False)
         world.pass_time(5.0)
         assert (reactor.stopped, len(edge._clients)) == (True, 0)
         client.settimeout(10)
@@ -372,7 +374,7 @@ def test_upgrade(world: World) -> None:
         half = socket.create_connection(world.listener.sock.getsockname())
         world.until(lambda: old._clients.shaking == 1, "accepted by the former")
         world.edges.admit(True)
-        world.until(lambda: former.leaves_by is not None and not old._open, "it leaves")
+        world.until(lambda: former.leaves_by is not None and not old.accepting, "it leaves")
         half.setblocking(True)
         with shake(world):
             world.until(lambda: len(world.welcomed) == 2, "passed on")
@@ -462,3 +464,29 @@ def test_a_worker_asks_for_tls(world: World) -> None:
     for each in (handshake, late, dead, nobody):
         each.plain.close()
         each.sock.close()
+
+
+def test_the_rate_holds_the_accept(world: World) -> None:
+    """Who comes faster stays in the queue, and is accepted when its time has come."""
+    bind = [f"127.0.0.1:0,{world.files.text},accept-rate=1:2"]
+    world.config = ServeConfig(target="a:b", bind=bind)
+    census = create_memfd(1)
+    try:
+        world.edges = Edges(
+            *(world.reactor, world.system, world.config, [world.listener], "name"),
+            *(world._welcome, world._changed, census),
+        )
+        world.start()
+        with ExitStack() as stack:
+            for _ in range(4):
+                client = stack.enter_context(socket.socket())
+                client.connect(world.listener.sock.getsockname())
+            world.until(lambda: len(world.edge._clients) == 2, "two accepted")
+            world.until(lambda: not world.edge.accepting, "no more")
+            assert len(world.edge._clients) == 2
+            account = Census(census, NO_LANE)
+            account._header[Census.account_of(0)] = 0  # as if it had been long ago
+            world.pass_time(2)
+            world.until(lambda: len(world.edge._clients) == 4, "the others")
+    finally:
+        os.close(census)

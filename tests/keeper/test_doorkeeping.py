@@ -58,3 +58,17 @@ def test_the_rate_has_others_wait(make_bench: MakeBench) -> None:
         assert bench.keeper.counters()["accepted"] == 2
         assert bench.listeners[1] in bench.keeper.connections._queues.occupied()
         let_go(bench)
+
+
+def test_a_listener_with_its_own_rate(make_bench: MakeBench) -> None:
+    """It waits alone: whoever comes to the other one is served."""
+    bind = ["unix:here", "127.0.0.1:1,accept-rate=0.001:1"]
+    bench = make_bench(workers=1, bind=bind)
+    with ExitStack() as stack:
+        come(bench, stack, 2)
+        for _ in range(3):
+            peer = stack.enter_context(socket.socket(socket.AF_UNIX))
+            peer.connect(bench.listeners[0].sock.getsockname())
+        assert accepted(bench, 5) == 4
+        assert bench.keeper.connections._queues.occupied() == [bench.listeners[1]]
+        let_go(bench)

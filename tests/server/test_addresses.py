@@ -207,9 +207,17 @@ def test_a_listener_has_a_limit_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", ["prefork", "async"])
 def test_the_rate_of_all(tmp_path: Path, model: str) -> None:
     """What comes faster waits, is not refused, and is served when its time has come."""
-    with serving(tmp_path, model, "--accept-rate", "1:4") as server, ExitStack() as stack:
+    bind = ["127.0.0.1:0", "127.0.0.2:0,accept-rate=1/h:1", "127.0.0.3:0,accept-rate=off"]
+    rate = ("--accept-rate", "1:4")
+    with serving(tmp_path, model, *rate, bind=bind) as server, ExitStack() as stack:
         peers = [stack.enter_context(come(server)) for _ in range(24)]
         assert outcome(peers[0]) == "served"
+        for _ in range(4):
+            with come(server, ONE, server.addresses[2]) as free:
+                assert outcome(free) == "served"
+        slow = [stack.enter_context(come(server, ONE, server.addresses[1])) for _ in range(20)]
+        assert outcome(slow[0]) == "served"
+        assert server.status()["listeners"][1]["queued"] >= 8, "each worker may take one"
         server.wait_until(
             lambda: 0 < server.status()["listeners"][0]["queued"] < 22, "some accepted, some not"
         )

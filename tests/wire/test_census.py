@@ -122,3 +122,16 @@ def test_the_rate_of_all(memfd: int) -> None:
     one.accepted(100, now + 100)
     other.accepted(100, now + 100)
     assert one.wait(100, 3, now + 100) == 200
+
+
+def test_the_rates_of_listeners(memfd: int) -> None:
+    """Each has its account, but for the last of very many, which have one together."""
+    one, other, now = Census(memfd, 1), Census(memfd, 2), 10**12
+    accounts = [Census.account_of(each) for each in (None, 0, 1)]
+    assert len(set(accounts)) == 3
+    one.accepted(100, now, accounts[1])
+    waits = [other.wait(100, 1, now, each) for each in accounts]
+    assert waits == [0, 100, 0]
+    other.accepted(100, now, Census.account_of(9_998))
+    assert one.wait(100, 1, now, Census.account_of(9_999)) == 100
+    assert one.exceeds(one.place(ADDRESS), 0) is False, "it stands in nobody else's place"

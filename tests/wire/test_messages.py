@@ -158,6 +158,7 @@ TAKEN = {
     "Keep": {1},
     "Stranded": {2, 3},
     "ServeTls": {0, 1, 2, 3},
+    "Pace": {1},
     "Passed": {1},
     "StartTls": {2},
     "ShakeHands": {2},

@@ -22,6 +22,7 @@ from socketkeep._config._options import (
     PATH,
     PATHS,
     PERMISSIONS,
+    RATE,
     SIZE,
     TEXT,
     TEXTS,
@@ -144,6 +145,20 @@ LISTENER_OPTIONS: Final = (
         "How many connections one address may have, as `--max-per-address` has it; 0: no limit"
         " here.",
         minimum=0,
+    ),
+    ListenerOption(
+        "accept-rate",
+        RATE,
+        "accept_rate",
+        "How fast connections are accepted here, as `--accept-rate` has it, and counted for this"
+        " listener alone; off: as fast as they come.",
+    ),
+    ListenerOption(
+        "accept-rate-per-address",
+        RATE,
+        "accept_rate_per_address",
+        "How fast new connections of one address are served, as `--accept-rate-per-address` has"
+        " it; off: as fast as they come.",
     ),
     ListenerOption(
         "first-bytes-timeout",
@@ -366,7 +381,8 @@ class TlsSettings(msgspec.Struct, frozen=True, kw_only=True):
 class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How one listener is served; tls: None where its connections are plain.
 
-    mode, user, group: of the file of a Unix socket.
+    mode, user, group: of the file of a Unix socket.  accepts_alone: its accept rate is its own, not
+    its part in the server's.
     """
 
     tls: TlsSettings | None = None
@@ -376,6 +392,9 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     proxy: ProxyProtocol = "off"
     proxy_from: tuple[str, ...] = PROXY_FROM
     max_per_address: int = 0
+    accept_rate: str = "off"
+    accept_rate_per_address: str = "off"
+    accepts_alone: bool = False
     first_bytes_timeout: float = 0.0
     login_timeout: float = 0.0
     allow: tuple[str, ...] = ()

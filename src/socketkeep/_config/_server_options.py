@@ -435,7 +435,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             ("--accept-rate",),
             "Accept so many connections a second, in all workers together; after a pause BURST may"
             " come at once, by default those of one second.  What comes faster waits in the"
-            " kernel's queue (see --backlog).",
+            " kernel's queue (see --backlog).  For all listeners together that do not say"
+            " (accept-rate=).",
             metavar="RATE[:BURST]",
         ),
     ] = "off"
@@ -446,7 +447,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             ("--accept-rate-per-address",),
             "Serve so many new connections a second of one address, counted as --max-per-address"
             " counts; after a pause BURST may come at once, by default those of one second.  What"
-            " comes faster is closed at once, see --over-limit.",
+            " comes faster is closed at once, see --over-limit.  For every listener that does not"
+            " say (accept-rate-per-address=).",
             metavar="RATE[:BURST]",
         ),
     ] = "off"
@@ -818,7 +820,11 @@ def _settings(config: ServeConfig, given: dict[str, Any]) -> ListenerSettings:
     }
     lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
     owner = {key: given.get(key, "") for key in ("user", "group")}
-    return ListenerSettings(**{**values, **lists, **owner}, tls=tls_settings(given))
+    return ListenerSettings(
+        **{**values, **lists, **owner},
+        tls=tls_settings(given),
+        accepts_alone="accept-rate" in given,
+    )
 
 
 def park_after(config: ServeConfig, model: str) -> float | None:

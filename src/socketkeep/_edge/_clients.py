@@ -46,6 +46,8 @@ class Listening:
         self.sock = sock
         self.delays = not settings.tcp_nodelay
         self.tls = ServerTls(settings.tls, wary=False)
+        self.watched = False
+        self.held = False  # for the sake of the rate
 
 
 @dataclass(slots=True, frozen=True)

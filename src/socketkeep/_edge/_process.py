@@ -21,19 +21,23 @@ from socketkeep._base import _log
 from socketkeep._base._held_signals import REQUESTS, let_signals_come
 from socketkeep._base._roles import Role
 from socketkeep._base._titles import set_title
+from socketkeep._config._address_lists import NO_LISTS
 from socketkeep._config._server_options import ServeConfig, listener_settings
 from socketkeep._edge._certificates import BadTls
 from socketkeep._edge._clients import Asked, Client, Clients, Listening
 from socketkeep._edge._renewal import Renewal
 from socketkeep._keeper.loop._reactor import READABLE, WRITABLE, Reactor
 from socketkeep._net._accept_errors import Exhausted, pass_over_given_up
+from socketkeep._wire._census import NO_LANE, Census
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet
+from socketkeep._wire._doorkeeper import Doorkeeper
 from socketkeep._wire._messages import (
     Admit,
     CertificateTold,
     EdgeReady,
     EdgeReport,
     Message,
+    Pace,
     Passed,
     RenewCertificates,
     Retire,
@@ -84,8 +88,10 @@ class Edge:
         self._channel = channel
         self._watching_writes = False
         self._listening: dict[int, Listening] = {}
-        self._open = False  # connections are accepted
-        self._admits = False  # they are to be
+        self._config: ServeConfig | None = None
+        self._names: list[str] = []  # of all the server's listeners
+        self._pacer: Doorkeeper | None = None
+        self._admits = False  # connections are to be accepted
         self._paused = False  # but there is no descriptor for one
         self._ending = False
         self._clients = Clients(reactor, self._offer, self._stop_if_done)
@@ -116,6 +122,8 @@ class Edge:
         match packet.message:
             case ServeTls() as message:
                 self._begin(message, packet)
+            case Pace() as message:
+                self._go_by(message, packet)
             case Admit(accepting=accepting):
                 self._admits = accepting
                 self._open_listeners()
@@ -143,6 +151,7 @@ class Edge:
         if packet.truncated or len(message.sockets) != len(message.numbers):
             self._fail("the listeners did not arrive: out of file descriptors")
             return
+        self._config, self._names = config, message.listeners
         settings = listener_settings(config, len(message.listeners))
         socks = [socket.socket(fileno=packet.take(fd)) for fd in tuple(message.sockets)]
         accepted_from = dict(zip(message.numbers, socks, strict=True))
@@ -162,6 +171,13 @@ class Edge:
         self._send(EdgeReady())
         self._report()
         self._reactor.call_later(_REPORT, self._look_around)
+
+    def _go_by(self, message: Pace, packet: Packet) -> None:
+        if packet.truncated or self._config is None:
+            _log.warning("the accept rate does not hold: out of descriptors", process="edge")
+            return
+        census = Census(message.census, NO_LANE)
+        self._pacer = Doorkeeper(self._config, len(self._names), census, NO_LISTS)
 
     def _fail(self, error: str) -> None:
         self._send(StartFailed(error))
@@ -190,12 +206,18 @@ class Edge:
 
     # Accepting.
 
+    @property
+    def accepting(self) -> bool:
+        """Whether connections are accepted, from whichever listener."""
+        return any(listening.watched for listening in self._listening.values())
+
     def _open_listeners(self) -> None:
-        wanted = self._admits and not self._paused and not self._ending
-        if wanted == self._open:
-            return
-        self._open = wanted
+        able = self._admits and not self._paused and not self._ending
         for listening, door in self._doors():
+            wanted = able and not listening.held
+            if wanted == listening.watched:
+                continue
+            listening.watched = wanted
             if wanted:
                 accept = partial(self._accept_of, listening, door)
                 self._reactor.register(door.fileno(), accept, READABLE | _EXCLUSIVE)
@@ -207,7 +229,11 @@ class Edge:
         return [(each, each.sock) for each in self._listening.values() if each.sock is not None]
 
     def _accept_of(self, listening: Listening, door: socket.socket, _events: int) -> None:
+        pacer = self._pacer
         for _ in range(_ACCEPTED_AT_ONCE):
+            if pacer is not None and (wait := pacer.wait(listening.number)):
+                self._hold(listening, wait)
+                return
             try:
                 sock, address = door.accept()
             except BlockingIOError:
@@ -219,7 +245,20 @@ class Edge:
                     self._pause(str(error))
                     return
                 continue
+            if pacer is not None:
+                pacer.accepted(listening.number)
             self._clients.meet(listening, sock, address)
+
+    def _hold(self, listening: Listening, seconds: float) -> None:
+        """Accept nothing from a listener for so long, for the sake of the rate."""
+
+        def go_on() -> None:
+            listening.held = False
+            self._open_listeners()
+
+        listening.held = True
+        self._open_listeners()
+        self._reactor.call_later(seconds, go_on)
 
     def _pause(self, error: str) -> None:
         def go_on() -> None:

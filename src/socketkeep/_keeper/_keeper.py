@@ -138,6 +138,7 @@ class Keeper:
             *(reactor, system, config, listeners, name),
             self.connections.welcome,
             self._changed,
+            self.lanes.memfd if self.lanes.paces else -1,
         )
         self.connections.shake_hands = self.edges.shake_hands
         self.templates = Templates(

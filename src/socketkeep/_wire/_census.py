@@ -31,15 +31,20 @@ from socketkeep._base._passing import Unfit, sealed_size
 NAME: Final = "socketkeep-census"
 #: The keeper's own lane, of connections that no worker has.
 KEEPERS_LANE: Final = 0
+#: Of who only reads.
+NO_LANE: Final = -1
 _TABLES: Final = 4
 _PLACES: Final = 1 << 14  # of a table
 _BASES: Final = tuple(range(0, _TABLES * _PLACES, _PLACES))
 _LANE_WORDS: Final = _TABLES * _PLACES
 _WORD: Final = 4
 #: How many lanes, how many of them are in use, when as many as there may be will have been
-#: accepted, and the key.
+#: accepted, and the key.  From word `_PACES` on the third of them, of each listener for itself.
 _HEADER: Final = struct.Struct("=QQQ16s")
 _HEADER_SIZE: Final = 4096
+_PACE: Final = 2
+_PACES: Final = 8
+_MOST_PACES: Final = _HEADER_SIZE // 8 - _PACES
 _RATES_SIZE: Final = _LANE_WORDS * 8  # between the header and the lanes
 _START: Final = _HEADER_SIZE + _RATES_SIZE  # of the lanes
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -90,7 +95,7 @@ class Census:
 
         key: bytes = _HEADER.unpack_from(self._map)[3]
         self._hash = partial(blake2b, digest_size=_HASHES.size, key=key)
-        self._header = memoryview(self._map)[: _HEADER.size - 16].cast("Q")
+        self._header = memoryview(self._map)[:_HEADER_SIZE].cast("Q")
         end = _START + self.lanes * _LANE_WORDS * _WORD
         self._rates = memoryview(self._map)[_HEADER_SIZE:_START].cast("Q")
         self._counts = memoryview(self._map)[_START:end].cast("I")
@@ -153,17 +158,25 @@ class Census:
                 rates[index] = full
         return True
 
-    def wait(self, interval: int, burst: int, now: int) -> int:
-        """Return in how many nanoseconds the server may accept one more, whoever comes."""
-        return max(0, self._header[2] - now - (burst - 1) * interval)
+    def wait(self, interval: int, burst: int, now: int, account: int = _PACE) -> int:
+        """Return in how many nanoseconds one more may be accepted, whoever comes.
 
-    def accepted(self, interval: int, now: int) -> None:
-        """Take a connection to account that the server has accepted.
+        account: of the server, or what `account_of` says.
+        """
+        return max(0, self._header[account] - now - (burst - 1) * interval)
+
+    @staticmethod
+    def account_of(listener: int | None) -> int:
+        """Return the account of a listener with a rate of its own; None: the server's."""
+        return _PACE if listener is None else _PACES + min(listener, _MOST_PACES - 1)
+
+    def accepted(self, interval: int, now: int, account: int = _PACE) -> None:
+        """Take a connection to account that was accepted.
 
         Processes that found at one moment that one more may come have all accepted one by then:
         each is taken to account, and what comes next waits the longer.
         """
-        self._header[2] = max(self._header[2], now) + interval
+        self._header[account] = max(self._header[account], now) + interval
 
     def clear(self, lane: int) -> None:
         """Forget what a lane has counted: its process has died, or is about to be made."""

@@ -27,8 +27,10 @@ _OF_A_NETWORK: Final = 8  # bytes of an IPv6 address: who has one has the /64
 def counts_by_address(config: ServeConfig, listeners: int) -> bool:
     """Whether connections are counted by address, so that a census is needed."""
     settings = listener_settings(config, listeners)
-    limited = any(each.max_per_address for each in settings)
-    return limited or (config.accept_rate, config.accept_rate_per_address) != ("off", "off")
+    return any(
+        each.max_per_address or (each.accept_rate, each.accept_rate_per_address) != ("off", "off")
+        for each in settings
+    )
 
 
 def has_lists(config: ServeConfig, listeners: int) -> bool:
@@ -56,8 +58,12 @@ class Doorkeeper:
         self.use(lists)
         self._most = [each.max_per_address for each in settings]
         self._census = census
-        self._pace = _rate(config.accept_rate)
-        self._rate = _rate(config.accept_rate_per_address)
+        self._paces = [_rate(each.accept_rate) for each in settings]
+        self._accounts = [
+            Census.account_of(number if each.accepts_alone else None)
+            for number, each in enumerate(settings)
+        ]
+        self._rates = [_rate(each.accept_rate_per_address) for each in settings]
         self._resets = config.over_limit == "reset"
 
     @staticmethod
@@ -90,18 +96,20 @@ class Doorkeeper:
     @property
     def paces(self) -> bool:
         """Whether it is to be asked, by `wait`, before anything is accepted."""
-        return self._pace is not None
+        return any(self._paces)
 
-    def wait(self) -> float:
-        """Return in how many seconds one more may be accepted, whoever comes; 0.0: now."""
-        if self._pace is None or self._census is None:
+    def wait(self, listener: int) -> float:
+        """Return in how many seconds it may accept one more, whoever comes; 0.0: now."""
+        pace = self._paces[listener]
+        if pace is None or self._census is None:
             return 0.0
-        return self._census.wait(*self._pace, time.monotonic_ns()) / 1e9
+        return self._census.wait(*pace, time.monotonic_ns(), self._accounts[listener]) / 1e9
 
-    def accepted(self) -> None:
-        """One was accepted: `wait` knows of it."""
-        if self._pace is not None and self._census is not None:
-            self._census.accepted(self._pace[0], time.monotonic_ns())
+    def accepted(self, listener: int) -> None:
+        """It has accepted one: `wait` knows of that."""
+        pace = self._paces[listener]
+        if pace is not None and self._census is not None:
+            self._census.accepted(pace[0], time.monotonic_ns(), self._accounts[listener])
 
     def admit(self, peer: str, listener: int) -> Place | None:
         """Let a connection in, and count it; returns what `leave` is called with at its end.
@@ -121,7 +129,8 @@ class Doorkeeper:
         if census is None:
             return None
         place = census.place(network_of(packed))
-        if self._rate is not None and not census.spend(place, *self._rate, time.monotonic_ns()):
+        rate = self._rates[listener]
+        if rate is not None and not census.spend(place, *rate, time.monotonic_ns()):
             raise Refusal("rate_per_address", "too many have just come from there")
         if not most:
             return None

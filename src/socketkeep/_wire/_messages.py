@@ -298,6 +298,15 @@ class ServeTls(Message, frozen=True, tag="ServeTls"):
     name: str = ""
 
 
+class Pace(Message, frozen=True, tag="Pace"):
+    """Keeper to edge, before `Admit`: accept no faster than the rates say.
+
+    census: where it stands how fast all accept together.
+    """
+
+    census: Descriptor
+
+
 class EdgeReady(Message, frozen=True, tag="EdgeReady"):
     """Edge to keeper: my certificates are read; before it can say so it may say `StartFailed`."""
 
@@ -411,6 +420,7 @@ AnyMessage: TypeAlias = (
     | Crowded
     | Stranded
     | ServeTls
+    | Pace
     | EdgeReady
     | Admit
     | Passed

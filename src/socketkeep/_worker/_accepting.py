@@ -14,6 +14,7 @@ from socketkeep._base import _log
 from socketkeep._base._address import format_address
 from socketkeep._base._originals import Socket
 from socketkeep._net._accept_errors import Exhausted, pass_over_given_up
+from socketkeep._wire._doorkeeper import Doorkeeper
 
 #: How long nothing is accepted once a descriptor, memory or a process was wanting, in seconds.
 PAUSE: Final = 0.1
@@ -83,9 +84,10 @@ class Gate:
         self._queued = False
         self._looked_at = 0.0
         self._open = False
+        self._watched: set[int] = set()  # of the listeners
+        self._rested: dict[int, float] = {}  # those of them that are left alone, until when
         self._turn = 0  # the number of the listener that is the first to be accepted from
         self._paused_until = 0.0
-        self._held_until = 0.0
         self._throttle = _log.Throttle()
 
     def watch(self, fd: int) -> None:
@@ -101,16 +103,21 @@ class Gate:
 
     def open(self, wanted: bool) -> None:
         """Accept, or leave connections in the kernel's queue."""
-        if (self._paused_until or self._held_until) and self._shut_for() > 0:
+        if self.paused:
             wanted = False
-        if wanted == self._open:
+        if wanted == self._open and not self._rested:
             return
         self._open = wanted
+        now = time.monotonic()
+        self._rested = {fd: until for fd, until in self._rested.items() if until > now}
         for fd in self._listeners:
-            if wanted:
+            watched = wanted and fd not in self._rested
+            if watched and fd not in self._watched:
                 self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
-            else:
+                self._watched.add(fd)
+            elif not watched and fd in self._watched:
                 self._epoll.unregister(fd)
+                self._watched.discard(fd)
 
     def wait(self, timeout: float | None) -> list[int]:
         """Return what is readable; nothing after `timeout` seconds, or when a pause is over.
@@ -118,22 +125,23 @@ class Gate:
         Of the listeners the one first whose turn it is: epoll tells them in the same order each
         time, and where seats become free one by one the first would get them all.
         """
-        if self._paused_until or self._held_until:
-            pause = self._shut_for()
-            if pause > 0:
-                timeout = pause if timeout is None else min(timeout, pause)
+        if self._paused_until or self._rested:
+            now = time.monotonic()
+            for until in (self._paused_until, *self._rested.values()):
+                if until > now:
+                    timeout = until - now if timeout is None else min(timeout, until - now)
         ready = [fd for fd, _ in self._epoll.poll(timeout)]
         if len(ready) > 1 and len(self._doors) > 1:
             ready.sort(key=self._distance)
         return ready
 
-    def _shut_for(self) -> float:
-        """Return for how many seconds nothing is to be accepted."""
-        return max(self._paused_until, self._held_until) - time.monotonic()
-
-    def hold(self, seconds: float) -> None:
-        """Accept nothing for so long, for the sake of the rate: nothing is wanting."""
-        self._held_until = time.monotonic() + seconds
+    def rate_wait(self, fd: int, pacer: Doorkeeper) -> float:
+        """Return for how long a listener accepts nothing, for the sake of the rate, and heed it."""
+        door = self._doors.get(fd)
+        wait = 0.0 if door is None else pacer.wait(door.index)
+        if wait:
+            self._rested[fd] = time.monotonic() + wait
+        return wait
 
     def _distance(self, fd: int) -> int:
         """Return how far a listener is from its turn."""

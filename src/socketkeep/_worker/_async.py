@@ -139,6 +139,7 @@ class AsyncWorker:
         self._turn = 0  # the number of the listener that is the first to be accepted from
         self._pacer = environment.pacer
         self._accepting = False
+        self._held: set[Door] = set()  # for the sake of the rate
         self._resume: asyncio.TimerHandle | None = None
         self._standing = Standing(environment.siblings, environment.slot)
         self._holding_back: asyncio.TimerHandle | None = None
@@ -250,7 +251,7 @@ class AsyncWorker:
         # The loop tells of those that are readable in this order: the one first whose turn it is.
         later = [each for each in self._doors if each[1].index < self._turn]
         for listener, door in (*self._doors[len(later) :], *later):
-            if wanted:
+            if wanted and door not in self._held:
                 self._loop.add_reader(listener.fileno(), self._accept, door)
             else:
                 self._loop.remove_reader(listener.fileno())
@@ -263,8 +264,8 @@ class AsyncWorker:
         room = self._allowance.room(self._open)
         pacer = self._pacer
         for _ in range(min(room, _ACCEPTS_AT_ONCE)):
-            if pacer is not None and (wait := pacer.wait()):
-                self._hold(wait)
+            if pacer is not None and (wait := pacer.wait(door.index)):
+                self._hold_one(door, wait)
                 return
             try:
                 accepted = door.accept()
@@ -277,7 +278,7 @@ class AsyncWorker:
             if accepted is None:
                 break
             if pacer is not None:
-                pacer.accepted()
+                pacer.accepted(door.index)
             sock, peer = accepted
             self._turn = door.index + 1
             entry = self.roster.accepted(sock, door.index, peer)
@@ -312,6 +313,19 @@ class AsyncWorker:
     def _pause(self, error: str) -> None:
         self._throttle.warning("out of file descriptors", process="worker", error=error)
         self._hold(PAUSE)
+
+    def _hold_one(self, door: Door, seconds: float) -> None:
+        """Accept nothing from one listener for so long."""
+        listener = self._environment.listeners[door.index]
+
+        def resume() -> None:
+            self._held.discard(door)
+            if self._accepting:
+                self._loop.add_reader(listener.fileno(), self._accept, door)
+
+        self._held.add(door)
+        self._loop.remove_reader(listener.fileno())
+        self._loop.call_later(seconds, resume)
 
     def _hold(self, seconds: float) -> None:
         """Accept nothing for so long: connections wait in the kernel's queue."""

@@ -230,8 +230,7 @@ class SyncLoop:
                 return
             if number and board.crowded:
                 return  # others wait for the seat, and the keeper has said so
-            if pacer is not None and (wait := pacer.wait()):
-                self.gate.hold(wait)
+            if pacer is not None and self.gate.rate_wait(fd, pacer):
                 return
             try:
                 accepted = self.gate.accept(fd)
@@ -241,9 +240,9 @@ class SyncLoop:
             self._queueing = several and accepted is not None
             if accepted is None:
                 return
-            if pacer is not None:
-                pacer.accepted()
             sock, peer, listener = accepted
+            if pacer is not None:
+                pacer.accepted(listener)
             entry = self.roster.accepted(sock, listener, peer)
             if entry is None:
                 sock.close()

@@ -416,17 +416,15 @@ class Connections:
     def accept(self) -> HeldConnection | None:
         """Accept a connection that is to be given to a worker; None: nobody waits, or no room."""
         for _ in range(_NOT_SERVED_AT_ONCE):
-            if self._is_too_early():
-                return None
             try:
-                accepted = self._queues.accept()
+                accepted = self._queues.accept(besides=self._too_early())
             except Exhausted:
                 self._out_of_descriptors()
                 return None
             if accepted is None:
                 return None
             if self._doorkeeper is not None:
-                self._doorkeeper.accepted()
+                self._doorkeeper.accepted(accepted[1])
             held = self._meet(*accepted)
             if held is not None:
                 return held
@@ -465,12 +463,19 @@ class Connections:
         deadline = now + int(patience * 1e9) if patience else 0
         return ConnectionDetached(name, 1, listener, peer, None, b"", now, 0, 0, deadline=deadline)
 
-    def _is_too_early(self) -> bool:
-        """Whether the rate has the next connection wait; what was taken in at the end does not."""
-        wait = 0.0 if self._doorkeeper is None or self._queues else self._doorkeeper.wait()
-        if wait and not (self._rate_timer and self._rate_timer.pending):
+    def _too_early(self) -> Collection[int]:
+        """Return the listeners whose rate has the next connection wait.
+
+        What was taken in at the end does not wait.
+        """
+        doorkeeper = self._doorkeeper
+        if doorkeeper is None or not doorkeeper.paces or self._queues:
+            return ()
+        waits = {n: wait for n in range(len(self._listeners)) if (wait := doorkeeper.wait(n))}
+        if waits and not (self._rate_timer and self._rate_timer.pending):
+            wait = min(waits.values())
             self._rate_timer = self._reactor.call_later(wait, self.moves.dispatch)
-        return wait > 0
+        return waits.keys()
 
     def _meet(self, sock: socket.socket, listener: int, peer: str) -> HeldConnection | None:
         """Hold a connection that was accepted here; None: it is not to be served, or not yet."""

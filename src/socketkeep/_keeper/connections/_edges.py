@@ -34,6 +34,7 @@ from socketkeep._wire._messages import (
     CertificateTold,
     EdgeReady,
     EdgeReport,
+    Pace,
     Passed,
     RenewCertificates,
     Retire,
@@ -93,7 +94,9 @@ class Edges:
         name: str,
         welcome: Callable[[Packet, Passed], None],
         changed: Callable[[], None],
+        census: int = -1,
     ) -> None:
+        """census: the memfd by which they hold the rates; -1: there are none to hold."""
         self._reactor = reactor
         self._system = system
         self._config = config
@@ -101,6 +104,7 @@ class Edges:
         self._name = name
         self._welcome = welcome
         self._changed = changed
+        self._census = census
         settings = listener_settings(config, len(listeners))
         self.numbers: Final = frozenset(n for n, said in enumerate(settings) if said.tls)
         self._accepts_from: Final = frozenset(n for n, said in enumerate(settings) if said.of_edges)
@@ -248,6 +252,8 @@ class Edges:
                 name=self._name,
             )
         )
+        if self._census >= 0:
+            edge.link.send(Pace(self._census))
 
     def _watch(self, edge: RunningEdge) -> None:
         self._running[edge.pid] = edge

@@ -49,9 +49,19 @@ class Queues:
     def __len__(self) -> int:
         return len(self._heard) + len(self._silent)
 
-    def accept(self) -> _Accepted | None:
-        """Return the next connection; None: nobody waits.  Raises Exhausted."""
-        return self._next_taken_in() if self._ended else self._accept_of(self._own)
+    def accept(self, besides: Collection[int] = ()) -> _Accepted | None:
+        """Return the next connection; None: nobody waits.  Raises Exhausted.
+
+        besides: the numbers of listeners from which none is to come now.
+        """
+        if self._ended:
+            return self._next_taken_in()
+        own = self._own
+        if besides:
+            own = [
+                each for n, each in enumerate(self._listeners) if each in own and n not in besides
+            ]
+        return self._accept_of(own)
 
     def occupied(self) -> list[Listener]:
         """Return the listeners in whose queues somebody waits."""

@@ -40,6 +40,11 @@ class Lanes:
         self._listeners = listeners
         self._throttle = _log.Throttle()
 
+    @property
+    def paces(self) -> bool:
+        """Whether there is a rate to hold at the accept."""
+        return self.doorkeeper is not None and self.doorkeeper.paces
+
     def assign(self, workers: Iterable[Worker]) -> int:
         """Return a lane that none of these has, with nothing in it; 0: there is none."""
         if self._census is None:
