@@ -32,6 +32,8 @@ def shake(
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     context = context or client_context(check_hostname=False)
     client = context.wrap_bio(to_client, to_server, server_hostname=name, session=session)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
     server = tls.begin(to_server, to_client)
     waiting: list[ssl.SSLObject] = [client, server]
     for _ in range(10):
@@ -106,9 +108,34 @@ def test_tickets_outlive_certificates_and_not_their_keys(
     assert server.session_reused
     fresh, _ = shake(tls, "one.example", context)
     assert "more.example" in names_of(fresh)
-    tls.rotate()
+    tls.use_secrets([b"new", b"old"])  # of which the old one is of no use without a way to set it
     _, server = shake(tls, "one.example", context, again.session)
     assert not server.session_reused
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_edges_take_each_others_tickets(version: ssl.TLSVersion, tmp_path: Path) -> None:
+    """Also those of the time before, and none of the one before that, nor of other listeners."""
+    files = issue(tmp_path, "one.example")
+    authorities = tmp_path / "authorities.pem"
+    AUTHORITY.cert_pem.write_to_path(str(authorities))
+    context = client_context(check_hostname=False, maximum_version=version)
+    AUTHORITY.issue_cert("device-7").configure_cert(context)
+
+    def edge(*secrets: bytes, **more: Any) -> ServerTls:
+        made = ServerTls(settings(files, **more), wary=True, shares=True)
+        made.use_secrets(secrets)
+        return made
+
+    def resumes(tls: ServerTls, session: ssl.SSLSession | None) -> bool:
+        return bool(shake(tls, "one.example", context, session)[1].session_reused)
+
+    client, _ = shake(edge(b"first"), "one.example", context)
+    assert resumes(edge(b"first"), client.session)
+    assert resumes(edge(b"second", b"first"), client.session)
+    assert resumes(edge(b"second", b"first"), shake(edge(b"second"), None, context)[0].session)
+    assert not resumes(edge(b"third", b"second"), client.session)
+    assert not resumes(edge(b"first", client_ca=str(authorities)), client.session)
 
 
 def test_a_bad_one_changes_nothing(tmp_path: Path) -> None:

@@ -240,9 +240,30 @@ def test_certificates_are_renewed_once_they_stay(world: World) -> None:
     world.edges.renew()
     world.pass_time(0.1)
     assert listening.tls.certificates[0].names == ("new.example",)
-    begins = listening.tls._begins
+
+
+def test_new_keys_of_tickets(world: World) -> None:
+    """All edges have the same; twice a day there are new ones, also after an upgrade."""
+    world.start()
+    (listening,) = world.edge._listening.values()
+    secrets = listening.tls._secrets
+    assert world.edges.snapshot(lambda fd: fd).secrets == secrets
     world.pass_time(12 * 3600.0)
-    assert listening.tls._begins is not begins
+    assert [len(each) for each in listening.tls._secrets] == [32, 32]
+    assert listening.tls._secrets[1] == secrets[0]
+    saved = world.edges.snapshot(lambda fd: fd)
+    saved.secrets = [b"x" * 32]
+    saved.running = []
+    later = world.make()
+    world.pass_time(3600.0)
+    later.restore(saved)
+    world.until(lambda: any(each.ready for each in later), "ready")
+    (listening,) = world.edge._listening.values()
+    assert listening.tls._secrets == [b"x" * 32]
+    world.pass_time(11 * 3600.0)
+    assert listening.tls._secrets[1] == b"x" * 32
+    for edge in later:
+        edge.link.close()
 
 
 def test_the_keeper_admits_and_pauses(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -170,16 +171,20 @@ def test_how_each_end_ends(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
 def test_openssl(version: str, tmp_path: Path) -> None:
-    """`openssl s_client`, and one that resumes; TLS 1.2 is not negotiated anew."""
+    """`openssl s_client` resumes its session in every edge, also in those that come later.
+
+    TLS 1.2 is not negotiated anew.
+    """
     authority = tmp_path / "authority.pem"
     AUTHORITY.cert_pem.write_to_path(str(authority))
     session = tmp_path / "session"
-    with serving(tmp_path, "prefork") as server:
+    with serving(tmp_path, "async", "--edges", "2") as server:
         command = [
             *("openssl", "s_client", "-connect", server.address, version, "-servername", HOST),
             *("-CAfile", str(authority), "-verify_return_error", "-verify_hostname", HOST),
         ]
-        for more in (["-sess_out", str(session)], ["-sess_in", str(session)]):
+
+        def ask_by(*more: str, renegotiate: bool = False) -> bool:
             process = subprocess.Popen(
                 [*command, *more],
                 stdin=subprocess.PIPE,
@@ -194,13 +199,23 @@ def test_openssl(version: str, tmp_path: Path) -> None:
             while not (lines and lines[-1].startswith(b"who ")):
                 lines.append(process.stdout.readline())
                 assert lines[-1], lines
-            assert (b'"resumed": true' in lines[-1]) == (more[0] == "-sess_in")
-            if version == "-tls1_2":
+            if renegotiate:
                 process.stdin.write(b"R\n")  # asks for new keys
                 process.stdin.flush()
             process.stdin.close()
             process.wait(20)
             process.stdout.close()
+            return b'"resumed": true' in lines[-1]
+
+        assert not ask_by("-sess_out", str(session), renegotiate=version == "-tls1_2")
+        assert all(ask_by("-sess_in", str(session)) for _ in range(8))
+        assert server.cli("upgrade").exit_code == 0
+        server.wait_event("edge has left", count=2)
+        assert ask_by("-sess_in", str(session))
+        for pid in edges(server):
+            os.kill(pid, signal.SIGKILL)
+        server.wait_event("edge ready", count=6)
+        assert ask_by("-sess_in", str(session))
 
 
 def test_who_speaks_no_tls_and_who_does_where_none_is(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ certificate that fits the name (SNI), before anything is chosen by it.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import ssl
 from collections.abc import Callable, Sequence
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from socketkeep._config._listener_options import TlsSettings
+from socketkeep._edge._ticket_keys import NAME_SIZE, derived, set_keys
 
 _PEM_BLOCK: Final = re.compile(
     r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL
@@ -25,6 +28,7 @@ _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3
 # Of X509_verify_cert_error_string(3).
 _NOT_YET_VALID: Final = 9
 _EXPIRED: Final = 10
+_SECRET_SIZE: Final = 32
 _ROUNDS: Final = 10  # a handshake has two or three
 #: Of OpenSSL's words those that say little to who has not written it.
 _REASONS: Final = {
@@ -63,20 +67,39 @@ class EdgeObject(ssl.SSLObject):
 class ServerTls:
     """The TLS of one listener.  Raises BadTls.
 
-    wary: a certificate that is not valid now is a mistake, too.
+    wary: a certificate that is not valid now is a mistake, too.  shares: the keys of session
+    tickets can be set, so that all who know the same secrets take each other's.
     """
 
-    def __init__(self, settings: TlsSettings, *, wary: bool) -> None:
+    def __init__(self, settings: TlsSettings, *, wary: bool, shares: bool = False) -> None:
         self._settings = settings
+        self._shares = shares
+        self._secrets: Sequence[bytes] = ()
         self._files = _contents(settings)
         self.certificates = _load(settings, wary=wary)
-        self._begins = self._beginning()
+        self.use_secrets([os.urandom(_SECRET_SIZE)])
 
     def begin(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> EdgeObject:
-        """Return the TLS of a new connection."""
-        made = self._begins.wrap_bio(incoming, outgoing, server_side=True)
+        """Return the TLS of a new connection, the first of whose bytes have come."""
+        context = self._begins[0][1]
+        if len(self._begins) > 1:
+            # A ticket has the name of its key in it.  It is not looked for where it would stand:
+            # bytes at random are nowhere else, and who made them up gains nothing.
+            first = incoming.read()
+            incoming.write(first)
+            context = next((each for name, each in self._begins if name in first), context)
+        made = context.wrap_bio(incoming, outgoing, server_side=True)
         assert isinstance(made, EdgeObject)
         return made
+
+    def use_secrets(self, secrets: Sequence[bytes]) -> None:
+        """Have new keys for session tickets.
+
+        The first is for new tickets; those of the others are still taken, where keys can be shared.
+        Elsewhere they are at random, and who has a ticket from before shakes hands in full.
+        """
+        self._secrets = secrets
+        self._begins = [self._beginning(each) for each in secrets[: None if self._shares else 1]]
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -93,20 +116,31 @@ class ServerTls:
             return False
         self.certificates = _load(self._settings, wary=True)
         authorities = self._settings.client_ca
-        if authorities and files[authorities] != self._files[authorities]:
-            self.rotate()  # for whom nobody vouches any more may have a ticket
+        changed = authorities and files[authorities] != self._files[authorities]
         self._files = files
+        if changed:
+            self.use_secrets(self._secrets)  # for whom nobody vouches any more may have a ticket
         return True
 
-    def rotate(self) -> None:
-        """Have new keys for session tickets; who has a ticket from before shakes hands in full."""
-        self._begins = self._beginning()
-
-    def _beginning(self) -> ssl.SSLContext:
+    def _beginning(self, secret: bytes) -> tuple[bytes, ssl.SSLContext]:
+        """Return the context that connections begin with, and the name of its tickets' key."""
         context = _context(self._settings)
         context.sslobject_class = EdgeObject
         context.sni_callback = self._choose
-        return context
+        keys = derived(secret, self._purpose())
+        if self._shares:
+            set_keys(context, keys)
+        return keys[:NAME_SIZE], context
+
+    def _purpose(self) -> bytes:
+        """Return what only those have in common who may take each other's tickets.
+
+        A ticket says that its client has shown the certificate that was asked for.
+        """
+        settings = self._settings
+        paths = "\0".join(path for pair in settings.certificates for path in pair)
+        authorities = self._files[settings.client_ca] if settings.client_ca else b""
+        return hashlib.sha256(paths.encode() + b"\0\0" + authorities).digest()
 
     def _choose(self, made: Any, name: str | None, _context: ssl.SSLContext) -> None:
         if name and _HOST.fullmatch(name):

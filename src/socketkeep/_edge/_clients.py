@@ -34,18 +34,25 @@ _PATIENCE: Final = 60.0
 class Listening:
     """One listener with TLS.  Raises BadTls.
 
-    sock: None where connections come from workers, which have accepted them.
+    shares: as `ServerTls` has it.  sock: None where connections come from workers, which have
+    accepted them.
     """
 
     def __init__(
-        self, number: int, text: str, sock: socket.socket | None, settings: ListenerSettings
+        self,
+        number: int,
+        text: str,
+        sock: socket.socket | None,
+        settings: ListenerSettings,
+        *,
+        shares: bool = False,
     ) -> None:
         assert settings.tls is not None
         self.number = number
         self.text = text
         self.sock = sock
         self.delays = not settings.tcp_nodelay
-        self.tls = ServerTls(settings.tls, wary=False)
+        self.tls = ServerTls(settings.tls, wary=False, shares=shares)
         self.watched = False
         self.held = False  # for the sake of the rate
 

@@ -26,6 +26,7 @@ from socketkeep._config._server_options import ServeConfig, listener_settings
 from socketkeep._edge._certificates import BadTls
 from socketkeep._edge._clients import Asked, Client, Clients, Listening
 from socketkeep._edge._renewal import Renewal
+from socketkeep._edge._ticket_keys import can_be_set
 from socketkeep._keeper.loop._reactor import READABLE, WRITABLE, Reactor
 from socketkeep._net._accept_errors import Exhausted, pass_over_given_up
 from socketkeep._wire._census import NO_LANE, Census
@@ -45,6 +46,7 @@ from socketkeep._wire._messages import (
     ShakeHands,
     StartFailed,
     Taken,
+    TicketSecrets,
 )
 
 _ACCEPTED_AT_ONCE: Final = 32
@@ -66,7 +68,7 @@ def main(channel_fd: int) -> int:
     let_signals_come()
     sys.unraisablehook = _say_unraisable
     reactor = Reactor()
-    edge = Edge(reactor, Channel(socket.socket(fileno=channel_fd)))
+    edge = Edge(reactor, Channel(socket.socket(fileno=channel_fd)), shares=can_be_set())
     reactor.run()
     return edge.exit_code
 
@@ -80,10 +82,14 @@ def _say_unraisable(unraisable: Any) -> None:
 
 
 class Edge:
-    """The process: what the keeper says goes in, plain ends and reports go out."""
+    """The process: what the keeper says goes in, plain ends and reports go out.
 
-    def __init__(self, reactor: Reactor, channel: Channel) -> None:
+    shares: the keys of session tickets can be set, see `_ticket_keys`.
+    """
+
+    def __init__(self, reactor: Reactor, channel: Channel, *, shares: bool = False) -> None:
         self.exit_code = 0
+        self._shares = shares
         self._reactor = reactor
         self._channel = channel
         self._watching_writes = False
@@ -129,6 +135,9 @@ class Edge:
                 self._open_listeners()
             case Taken(number=number, taken=taken):
                 self._clients.answered(number, taken)
+            case TicketSecrets(secrets=secrets):
+                for listening in self._listening.values():
+                    listening.tls.use_secrets(secrets)
             case ShakeHands() as message:
                 self._shake_hands(message, packet)
             case RenewCertificates():
@@ -160,14 +169,16 @@ class Edge:
                 continue
             text = message.listeners[number]
             try:
-                tls = Listening(number, text, accepted_from.get(number), said)
+                tls = Listening(number, text, accepted_from.get(number), said, shares=self._shares)
+                if message.secrets:
+                    tls.tls.use_secrets(message.secrets)
             except BadTls as error:
                 for each in socks:
                     each.close()
                 self._fail(f"{text}: {error}")
                 return
             self._listening[number] = tls
-        self._renewal = Renewal(tuple(self._listening.values()), self._reactor.clock)
+        self._renewal = Renewal(tuple(self._listening.values()))
         self._send(EdgeReady())
         self._report()
         self._reactor.call_later(_REPORT, self._look_around)

@@ -1,34 +1,29 @@
-"""Certificates and keys anew: when it is asked for, when the files change, when a time is over."""
+"""Certificates and keys anew: when it is asked for, and when the files change."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Sequence
+from typing import TypeAlias
 
 from socketkeep._base import _log
 from socketkeep._edge._certificates import BadTls
 from socketkeep._edge._clients import Listening
-
-#: Seconds for which one key encrypts session tickets.
-TICKET_KEY_TIME: Final = 12 * 3600.0
 
 #: Of each file: device, inode, size and time of change; None: it is not there.
 _Stamp: TypeAlias = tuple[tuple[int, int, int, int] | None, ...]
 
 
 class Renewal:
-    """Keeps what listeners read from files as it is there, and their ticket keys young.
+    """Keeps what listeners read from files as it is there.
 
     A certificate and its key are two files, and a program that renews them changes one after the
     other.  So what has changed is read once it has been the same for two looks; and what is no good
     then is said once, and leaves all as it was.
     """
 
-    def __init__(self, listening: Sequence[Listening], clock: Callable[[], float]) -> None:
+    def __init__(self, listening: Sequence[Listening]) -> None:
         self._listening = listening
-        self._clock = clock
-        self._rotate_at = clock() + TICKET_KEY_TIME
         self._read = {each.number: _stamp(each) for each in listening}
         self._seen = dict(self._read)
 
@@ -45,10 +40,6 @@ class Renewal:
             self._seen[each.number] = stamp
             if settled and stamp != self._read[each.number]:
                 self._renew(each, stamp)
-        if self._clock() >= self._rotate_at:
-            self._rotate_at = self._clock() + TICKET_KEY_TIME
-            for each in self._listening:
-                each.tls.rotate()
 
     def _renew(self, each: Listening, stamp: _Stamp) -> None:
         self._read[each.number] = stamp

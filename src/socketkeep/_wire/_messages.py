@@ -296,6 +296,13 @@ class ServeTls(Message, frozen=True, tag="ServeTls"):
     numbers: list[int]
     sockets: Descriptors
     name: str = ""
+    secrets: list[bytes] = []  # as `TicketSecrets` has them
+
+
+class TicketSecrets(Message, frozen=True, tag="TicketSecrets"):
+    """Keeper to edge: have the keys of session tickets from these, the first for new ones."""
+
+    secrets: list[bytes]
 
 
 class Pace(Message, frozen=True, tag="Pace"):
@@ -426,6 +433,7 @@ AnyMessage: TypeAlias = (
     | Passed
     | Taken
     | RenewCertificates
+    | TicketSecrets
     | StartTls
     | ShakeHands
     | EdgeReport

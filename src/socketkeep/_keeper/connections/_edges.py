@@ -9,6 +9,7 @@ the open internet: what it says is looked at, too.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +44,7 @@ from socketkeep._wire._messages import (
     StartFailed,
     StartTls,
     Taken,
+    TicketSecrets,
 )
 
 _FIRST_DELAY: Final = 0.1  # seconds until one is started again, doubled each time
@@ -51,6 +53,9 @@ _LONG_ENOUGH: Final = 10.0  # a life of so long, and the next delay is the first
 _EXIT_TIME: Final = 2.0  # seconds that one has to exit, once its channel is closed
 _LAST_TIME: Final = 1.0  # seconds for the last bytes to clients, at a stop that has no more time
 _LONGEST_TEXT: Final = 4096
+_SECRET_SIZE: Final = 32
+#: Seconds for which keys of session tickets are for new ones; for as long they are still taken.
+SECRET_TIME: Final = 12 * 3600.0
 _NEVER: Final = float("inf")
 #: Days before a certificate's expiry from which on it is warned of, and how often.
 WARNED_BEFORE: Final = 14
@@ -116,6 +121,8 @@ class Edges:
         self._totals = EdgeReport()  # of those that have ended
         self._warned: dict[str, float] = {}  # by path of a certificate: when it was warned of
         self._throttle = _log.Throttle()
+        self._secrets = [os.urandom(_SECRET_SIZE)]
+        self._secrets_since = reactor.clock()
 
     def __len__(self) -> int:
         return len(self._running)
@@ -128,6 +135,15 @@ class Edges:
         if self.numbers and not self._ending:
             for seat in range(self._config.edges):
                 self._start(seat)
+            self._reactor.call_at(self._secrets_since + SECRET_TIME, self._renew_secrets)
+
+    def _renew_secrets(self) -> None:
+        """Have new keys for session tickets; those of the time before are still taken."""
+        self._secrets = [os.urandom(_SECRET_SIZE), self._secrets[0]]
+        self._secrets_since = self._reactor.clock()
+        for edge in self:
+            edge.link.send(TicketSecrets(self._secrets))
+        self._reactor.call_at(self._secrets_since + SECRET_TIME, self._renew_secrets)
 
     def admit(self, accepting: bool) -> None:
         """Have connections accepted, or left in the listeners' queues."""
@@ -194,11 +210,18 @@ class Edges:
             )
             for edge in self
         ]
-        return SavedEdges(running=running, ended=self._totals)
+        return SavedEdges(
+            running=running,
+            ended=self._totals,
+            secrets=self._secrets,
+            aged=self._secrets_since,
+        )
 
     def restore(self, saved: SavedEdges) -> None:
         """Take over the edges of an earlier version."""
         self._totals = saved.ended
+        if saved.secrets:
+            self._secrets, self._secrets_since = saved.secrets, saved.aged
         for each in saved.running:
             edge = RunningEdge(
                 each.seat,
@@ -250,6 +273,7 @@ class Edges:
                 numbers=numbers,
                 sockets=[self._listeners[number].fileno() for number in numbers],
                 name=self._name,
+                secrets=self._secrets,
             )
         )
         if self._census >= 0:

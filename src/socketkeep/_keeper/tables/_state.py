@@ -116,10 +116,16 @@ class SavedEdge(msgspec.Struct, kw_only=True):
 
 
 class SavedEdges(msgspec.Struct, kw_only=True):
-    """The edges; ended: the counts of those that have ended."""
+    """The edges; ended: the counts of those that have ended.
+
+    secrets: of session tickets, as `TicketSecrets` has them; aged: since when, on the monotonic
+    clock, they have been these.
+    """
 
     running: list[SavedEdge] = []
     ended: EdgeReport = EdgeReport()
+    secrets: list[bytes] = []
+    aged: float = 0.0
 
 
 class SavedSlots(msgspec.Struct, kw_only=True):
