@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, Self, TypeAlias, TypedDict
 
 import pytest
 import uvloop
@@ -37,6 +38,9 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
 }
 
+
+#: Seconds that no test takes, for a wait that is not to take place.
+FAR = 30.0
 
 #: Small buffers, so that a send need not be megabytes to have to wait.
 BUFFER = 65536
@@ -136,6 +140,36 @@ def reads_all(sock: socket.socket) -> bytes:
     while part := sock.recv(65536):
         parts.append(part)
     return b"".join(parts)
+
+
+class Flooding:
+    """A peer that sends without pause until it is cut off; a context manager."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._thread = threading.Thread(target=self._send)
+        self._error: OSError | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+
+    def _send(self) -> None:
+        try:
+            while True:
+                self._sock.sendall(bytes(65536))
+        except OSError as error:
+            self._error = error
+
+    def is_cut_off(self) -> bool:
+        """Whether the connection has been ended under it, which is waited for."""
+        self._thread.join(FAR)
+        return isinstance(self._error, ConnectionError)
 
 
 def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
