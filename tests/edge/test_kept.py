@@ -10,14 +10,13 @@ import pytest
 
 from tests.edge.support import ask, begin, crowd, edges, serving
 from tests.harness.processes import wait_exit
-from tests.server.support import MODELS
 
 _CRASH = ("--keep", "crash", "--keep-after", "0.01")
 
 
 @pytest.mark.parametrize(
     ("model", "decorated"),
-    [*((model, "@resumable") for model in MODELS), ("thread", "@resumable(redeliver=True)")],
+    [("fork", "@resumable"), ("thread", "@resumable(redeliver=True)"), ("async", "@resumable")],
 )
 def test_reload_crash_and_upgrade(model: str, decorated: str, tmp_path: Path) -> None:
     """The same session goes on in worker after worker, and each has the facts of its TLS."""

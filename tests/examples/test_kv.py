@@ -110,7 +110,7 @@ def _benchmark(example: Example, *options: str) -> str:
 @pytest.mark.parametrize("pipeline", ["1", "16"])
 def test_redis_benchmark(kv: Example, pipeline: str) -> None:
     """redis-benchmark runs on it unchanged."""
-    _benchmark(kv, "-n", "5000", "-c", "50", "-P", pipeline, "-r", "1000")
+    _benchmark(kv, "-n", "2000", "-c", "50", "-P", pipeline, "-r", "1000")
 
 
 def test_redis_benchmark_through_reloads(kv: Example) -> None:
@@ -119,7 +119,7 @@ def test_redis_benchmark_through_reloads(kv: Example) -> None:
 
     def run() -> None:
         try:
-            _benchmark(kv, "-n", "20000", "-c", "50")
+            _benchmark(kv, "-n", "6000", "-c", "50")
             finished.append(True)
         finally:
             ended.set()

@@ -49,7 +49,8 @@ class Storm:
     """`connections` new connections, `rate` a second, each for one request; a context manager.
 
     Each connects, sends ``b"NUMBER\\n"``, checks the reply, says that it sends no more, and reads
-    to the end.  Leaving the context waits for all and closes what is left.
+    to the end.  `finish` has no more come.  Leaving the context waits for all and closes what is
+    left.
     """
 
     def __init__(
@@ -80,6 +81,11 @@ class Storm:
             self._patience = 0.0
         self.wait()
         self._epoll.close()
+
+    def finish(self) -> StormTally:
+        """Begin no more connections, and wait for those there are; return the counts."""
+        self._connections = 0
+        return self.wait()
 
     def wait(self) -> StormTally:
         """Wait until every connection has come to its end; return the counts."""

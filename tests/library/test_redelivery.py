@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from socketkeep import (
@@ -151,6 +151,7 @@ class Story:
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 @pytest.mark.parametrize("verb", SYNC_VERBS)
+@settings(max_examples=30)
 @given(bodies=BODIES, cuts=CUTS, lives=LIVES)
 def test_each_worker_goes_on_from_the_last_commit(
     kind: str, verb: str, bodies: list[bytes], cuts: list[int], lives: list[tuple[int, int]]
@@ -181,6 +182,7 @@ def test_each_worker_goes_on_from_the_last_commit(
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 @pytest.mark.parametrize("verb", VERBS)
+@settings(max_examples=30)
 @given(bodies=BODIES, cuts=CUTS, lives=LIVES)
 def test_each_worker_goes_on_from_the_last_commit_async(
     kind: str, verb: str, bodies: list[bytes], cuts: list[int], lives: list[tuple[int, int]]

@@ -25,7 +25,7 @@ from socketkeep._stream._record import WORDS
 from socketkeep._worker._reactor import make_reactor
 from tests.native.cores import both
 
-_OPERATIONS: Final = 100_000
+_OPERATIONS: Final = 40_000
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -11,7 +11,8 @@ import pytest
 from tests.harness import Server, write_handler
 
 MODELS: Final = ("fork", "prefork", "thread", "async")
-TRANSPORTS: Final = ("ipv4", "unix")
+#: Each model, and a sync and an async one over a Unix socket, too.
+SITES: Final = (*((each, "ipv4") for each in MODELS), ("thread", "unix"), ("async", "unix"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +58,16 @@ class Site:
         )
 
 
-@pytest.fixture(params=TRANSPORTS)
-def transport(request: pytest.FixtureRequest) -> str:
-    """The kind of socket."""
-    return str(request.param)
-
-
 @pytest.fixture(params=MODELS)
 def model(request: pytest.FixtureRequest) -> str:
     """The worker model."""
     return str(request.param)
 
 
-@pytest.fixture
-def site(model: str, transport: str, tmp_path: Path) -> Site:
-    """Each model over each kind of socket."""
+@pytest.fixture(params=SITES, ids="-".join)
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Site:
+    """Each model over IPv4, and two of them over a Unix socket."""
+    model, transport = request.param
     return Site(model, transport, tmp_path)
 
 

@@ -40,8 +40,8 @@ handle = resumable(redeliver={redeliver})(handle)
 class Size:
     """How much of a storm: half of the connections are quiet, half in a request loop."""
 
-    connections: int = 120
-    seconds: float = 4.0
+    connections: int = 60
+    seconds: float = 2.5
     interval: float = 0.1
 
 

@@ -18,9 +18,9 @@ from tests.harness import FIRST_WHEEL, Load, Server, Versions, connect, read_rep
 from tests.peer.conftest import Site
 from tests.peer.test_reload_under_load import nothing_ended
 
-CLIENTS: Final = 16
+CLIENTS: Final = 8
 #: So many of them never ask, and are parked with the keeper.
-SILENT: Final = 8
+SILENT: Final = 4
 FIRST: Final = "1.0.first"
 PRESENT: Final = "2.0.present"
 
@@ -70,9 +70,8 @@ def test_to_the_present_version_and_back(
         with nothing_ended(server, tcp_site, whole, fragments, clients=CLIENTS):
             for number, version in enumerate((PRESENT, FIRST), 1):
                 server.wait_until(lambda: parked(server) >= SILENT, f"{SILENT} parked")
-                upgrade(server, versions, version)
                 tcp_site.write(f"v{number}")
-                server.reload()
+                upgrade(server, versions, version)
                 for load in (whole, fragments):
                     load.wait_version(f"v{number}")
             tallies = whole.finish(), fragments.finish()

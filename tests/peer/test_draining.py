@@ -12,6 +12,7 @@ from tests.peer.conftest import Site
 # More than the socket buffers of both ends hold: in flight for as long as the peer does not read.
 LARGE: Final = 16 << 20
 GRACE: Final = 1.5
+CLIENTS: Final = 16
 
 
 def _read_exactly(peer: socket.socket, number: int) -> bytes:
@@ -54,15 +55,15 @@ def test_reload_under_load_ends_between_two_replies(tcp_site: Site) -> None:
     """At the deadline every connection ends with a FIN, and none inside a reply."""
     target = tcp_site.write("v0", "drained counter")
     with (
-        tcp_site.serve(target, "--graceful-timeout", "1", clients=50) as server,
-        Load(server.address, 50, pause=0.01) as load,
+        tcp_site.serve(target, "--graceful-timeout", "1", clients=CLIENTS) as server,
+        Load(server.address, CLIENTS, pause=0.01) as load,
     ):
         load.wait_version("v0")
         tcp_site.write("v1", "drained counter")
         server.reload()
         load.wait_ended()
         tally = load.finish()
-        assert tally.fin == 50, tally.summary()
+        assert tally.fin == CLIENTS, tally.summary()
         # A request that crosses the FIN on its way is never read, and that is all.
         assert tally.disordered == 0, tally.summary()
         assert set(tally.versions) == {"v0"}

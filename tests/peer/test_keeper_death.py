@@ -12,7 +12,7 @@ from tests.harness import Load, Server, connect, read_reply
 from tests.peer.conftest import Site
 from tests.server.support import accepts
 
-CLIENTS: Final = 20
+CLIENTS: Final = 8
 # What is parked the keeper alone has, and it ends with the keeper.
 UNPARKED: Final = ("--park-after", "off")
 

@@ -40,8 +40,8 @@ def test_code_that_does_not_load(some_site: Site) -> None:
     """A syntax error is shown, with exit code 4; the old code serves on, and the mended loads."""
     target = some_site.write("v0")
     with (
-        some_site.serve(target, clients=8) as server,
-        Load(server.address, 8, pause=0.02) as load,
+        some_site.serve(target, clients=4) as server,
+        Load(server.address, 4, pause=0.02) as load,
     ):
         load.wait_version("v0")
         before = server.workers()
@@ -65,8 +65,8 @@ def test_workers_that_do_not_become_ready(some_site: Site) -> None:
     """A generation that is not ready in time is given up, with exit code 3; the old serves on."""
     target = some_site.write("v0")
     with (
-        some_site.serve(target, "--start-timeout", "4", clients=8) as server,
-        Load(server.address, 8, pause=0.02) as load,
+        some_site.serve(target, "--start-timeout", "4", clients=4) as server,
+        Load(server.address, 4, pause=0.02) as load,
     ):
         load.wait_version("v0")
         before = server.workers()
@@ -108,8 +108,8 @@ def test_second_reload_during_a_first(some_site: Site) -> None:
     gate = some_site.directory / "gate"
     target = some_site.write("v0")
     with (
-        some_site.serve(target, clients=8) as server,
-        Load(server.address, 8, pause=0.02) as load,
+        some_site.serve(target, clients=4) as server,
+        Load(server.address, 4, pause=0.02) as load,
     ):
         load.wait_version("v0")
         _gated(some_site, "v1", gate)
@@ -136,8 +136,8 @@ def test_worker_killed_during_a_reload(some_site: Site) -> None:
     gate = some_site.directory / "gate"
     target = some_site.write("v0")
     with (
-        some_site.serve(target, clients=8) as server,
-        Load(server.address, 8, pause=0.02) as load,
+        some_site.serve(target, clients=4) as server,
+        Load(server.address, 4, pause=0.02) as load,
     ):
         load.wait_version("v0")
         _gated(some_site, "v1", gate)
@@ -188,8 +188,8 @@ def test_reload_by_signal(some_site: Site) -> None:
     """SIGHUP is a reload."""
     target = some_site.write("v0")
     with (
-        some_site.serve(target, clients=8) as server,
-        Load(server.address, 8, pause=0.02) as load,
+        some_site.serve(target, clients=4) as server,
+        Load(server.address, 4, pause=0.02) as load,
     ):
         load.wait_version("v0")
         some_site.write("v1")
@@ -203,8 +203,8 @@ def test_killed_worker_is_replaced(some_site: Site) -> None:
     """A worker that dies takes its own connections with it, and its seat is filled at once."""
     target = some_site.write("v0")
     with (
-        some_site.serve(target, clients=8) as server,
-        Load(server.address, 8, pause=0.02) as load,
+        some_site.serve(target, clients=4) as server,
+        Load(server.address, 4, pause=0.02) as load,
     ):
         load.wait_version("v0")
         ready = server.status()["workers"]["ready"]

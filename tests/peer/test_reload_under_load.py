@@ -12,11 +12,11 @@ import pytest
 from tests.harness import Capture, Flood, Load, Server, Storm
 from tests.peer.conftest import Site
 
-CLIENTS: Final = 200
+CLIENTS: Final = 60
 #: Where a client is a process each, new ones at each reload, fewer show as much in less time.
-CLIENTS_OF_PROCESSES: Final = {"fork": 100, "prefork": 50}
-RELOADS: Final = 5
-NEWCOMERS: Final = 1000
+CLIENTS_OF_PROCESSES: Final = {"fork": 30, "prefork": 20}
+RELOADS: Final = 3
+NEWCOMERS: Final = 100  # before the reload and after it
 NEWCOMERS_PER_SECOND: Final = 200.0
 
 
@@ -44,8 +44,8 @@ def nothing_ended(server: Server, site: Site, *loads: Load, clients: int) -> Ite
 
 
 @pytest.mark.timeout(180)
-def test_nothing_is_lost_through_five_reloads(tcp_site: Site) -> None:
-    """Clients in a request loop see five new versions, and no other difference.
+def test_nothing_is_lost_through_three_reloads(tcp_site: Site) -> None:
+    """Clients in a request loop see three new versions, and no other difference.
 
     Half of them send each request in two pieces: at any reload some are between the two.
     """
@@ -86,7 +86,7 @@ def test_pipelined_requests_are_not_lost(tcp_site: Site) -> None:
     target = tcp_site.write("v0")
     with (
         tcp_site.serve(target, clients=8) as server,
-        Load(server.address, 8, pause=0.001, window=50) as load,
+        Load(server.address, 8, pause=0.01, window=50) as load,
     ):
         load.wait_version("v0")
         for version in ("v1", "v2"):
@@ -106,30 +106,31 @@ def test_a_thousand_busy_connections(tmp_path: Path) -> None:
         Load(server.address, 1000, pause=0.0) as load,
     ):
         load.wait_version("v0")
-        for version in ("v1", "v2"):
-            site.write(version)
-            server.reload()
-            load.wait_version(version)
+        site.write("v1")
+        server.reload()
+        load.wait_version("v1")
         tally = load.finish()
         assert tally.clean, tally.summary()
 
 
 @pytest.mark.timeout(120)
 def test_new_connections_during_a_reload(tcp_site: Site) -> None:
-    """1,000 connections made at 200 a second around a reload are all accepted and served."""
+    """Connections made at 200 a second before, during and after it are accepted and served."""
     target = tcp_site.write("v0")
     with (
         tcp_site.serve(target, clients=24, spare=8) as server,
         Load(server.address, 8, pause=0.05) as load,
-        Storm(server.address, NEWCOMERS, NEWCOMERS_PER_SECOND) as storm,
+        Storm(server.address, 10_000, NEWCOMERS_PER_SECOND) as storm,
     ):
         load.wait_version("v0")
+        server.wait_until(lambda: storm.tally.served >= NEWCOMERS, "newcomers before the reload")
         tcp_site.write("v1")
         server.reload()
         load.wait_version("v1")
-        newcomers = storm.wait()
+        enough = storm.tally.served + NEWCOMERS
+        server.wait_until(lambda: storm.tally.served >= enough, "newcomers after the reload")
+        newcomers = storm.finish()
         assert newcomers.clean, newcomers
-        assert newcomers.started == NEWCOMERS
         assert newcomers.versions == {"v0", "v1"}
         tally = load.finish()
         assert tally.clean, tally.summary()

@@ -19,8 +19,8 @@ def test_scale_under_load(tcp_site: Site) -> None:
     """Workers come and go by command; the peers notice nothing."""
     target = tcp_site.write("v0")
     with (
-        tcp_site.serve(target, clients=20) as server,
-        Load(server.address, 20, pause=0.02) as load,
+        tcp_site.serve(target, clients=8) as server,
+        Load(server.address, 8, pause=0.02) as load,
     ):
         load.wait_version("v0")
         started = server.status()["workers"]["ready"]
@@ -34,7 +34,7 @@ def test_scale_under_load(tcp_site: Site) -> None:
 
 def test_one_worker_takes_all(tcp_site: Site) -> None:
     """Scaled down to one worker, all connections are with it (a prefork worker has but one)."""
-    clients = 1 if tcp_site.model == "prefork" else 20
+    clients = 1 if tcp_site.model == "prefork" else 8
     target = tcp_site.write("v0")
     with (
         tcp_site.serve(target, clients=clients, spare=2) as server,

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import signal
 import threading
+from typing import Final
 
 import pytest
 
 from tests.harness import Finished, Load, connect, read_reply, read_to_end
 from tests.peer.conftest import Site
 
+CLIENTS: Final = 24
+
 
 def test_sigterm_under_load(tcp_site: Site) -> None:
     """Every connection ends with a FIN between two replies, and the server exits with 0."""
     target = tcp_site.write("v0")
     with (
-        tcp_site.serve(target, clients=100) as server,
-        Load(server.address, 100, pause=0.01) as load,
+        tcp_site.serve(target, clients=CLIENTS) as server,
+        Load(server.address, CLIENTS, pause=0.01) as load,
     ):
         load.wait_version("v0")
         server.signal(signal.SIGTERM)
@@ -24,7 +27,7 @@ def test_sigterm_under_load(tcp_site: Site) -> None:
         tally = load.finish()
         assert server.wait_exit() == 0
         server.wait_event("stopped")
-        assert tally.fin == 100, tally.summary()
+        assert tally.fin == CLIENTS, tally.summary()
         # A request that crosses the FIN on its way is never read, and that is all.
         assert tally.disordered == 0, tally.summary()
 

@@ -19,7 +19,7 @@ from tests.server.support import MODELS, seats
 from tests.systemd.managed import ManagedServer
 from tests.systemd.manager import Manager
 
-CLIENTS: Final = 12
+CLIENTS: Final = 6
 KEEP: Final = ("--keep", "crash", "--keep-after", "0")
 
 
@@ -246,7 +246,7 @@ def test_a_store_that_is_too_small(tmp_path: Path) -> None:
         manager.wait_stored(lambda names: len(names) == 3, "as many as there is room for")
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ["fork", "async"])
 @pytest.mark.timeout(120)
 def test_killed_in_the_middle_of_reloads(tmp_path: Path, model: str) -> None:
     """Whoever had a connection at that moment, it is in one place, and goes on from its commit."""

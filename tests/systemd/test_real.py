@@ -16,7 +16,6 @@ import pytest
 
 from tests.harness import connect, read_reply, write_source
 from tests.harness.control import ask as ask_control
-from tests.server.support import MODELS
 from tests.systemd.real import RealManager
 from tests.systemd.test_units import SERVICE
 
@@ -70,7 +69,7 @@ def install(manager: RealManager, directory: Path, model: str) -> Path:
     return manager.runtime / "socketkeep" / "shop.sock"
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ["fork", "async"])
 @pytest.mark.timeout(120)
 def test_a_life_of_the_unit(manager: RealManager, tmp_path: Path, model: str) -> None:
     """Connections outlive kills of the keeper, a reload and an upgrade, and end at the stop."""
