@@ -49,7 +49,7 @@ demo: setup ## change and kill a server under 250 connections, and count what wa
 	$(BIN)/socketkeep demo
 
 .PHONY: test
-test: setup packages lint analyze types docs pytest pytest-pure ## all that CI runs, on one Python
+test: setup packages check pytest pytest-pure ## all that CI runs, on one Python
 
 .PHONY: test-all
 test-all: test ## the same, and the tests on those of 3.11, 3.12 and 3.13 that are here
@@ -58,6 +58,10 @@ test-all: test ## the same, and the tests on those of 3.11, 3.12 and 3.13 that a
 .PHONY: packages
 packages: ## install the Debian packages that the tests need, where missing
 	@bash tests/install-debian-packages
+
+.PHONY: check
+check: setup ## all but the tests, side by side: lint, analyze, types, docs
+	@$(MAKE) --no-print-directory --jobs=$$(nproc) --output-sync=target lint analyze types docs
 
 .PHONY: lint
 lint: setup ## ruff: lint and format; the sync verbs are what is made of the async ones
@@ -69,9 +73,8 @@ lint: setup ## ruff: lint and format; the sync verbs are what is made of the asy
 .PHONY: analyze
 analyze: setup ## gcc's analyzer, on the compiled core
 	include=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
-	for source in $(filter %.c,$(NATIVE)); do \
-		gcc -std=gnu11 -O2 -Wall -Wextra -Werror -fanalyzer -fPIC -I$$include -c $$source -o /dev/null; \
-	done
+	printf '%s\n' $(filter %.c,$(NATIVE)) | xargs -P "$$(nproc)" -I{} \
+		gcc -std=gnu11 -O2 -Wall -Wextra -Werror -fanalyzer -fPIC -I"$$include" -c {} -o /dev/null
 
 .PHONY: types
 types: setup ## mypy
