@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.edge.support import begin, issue
 from tests.harness import (
     Load,
     Server,
@@ -24,6 +25,13 @@ from tests.server.support import PrefixedServer, seats
 MAX: Final = 3
 WAITING: Final = 5
 IDLE: Final = 1.5
+SINK: Final = """
+def handle(conn):
+    count = 0
+    while not (data := conn.recv()).endswith(b"!"):
+        count += len(data)
+    conn.send(b"%d\\n" % (count + len(data) - 1))
+"""
 LOGIN: Final = """
 from socketkeep import AsyncConnection, Connection, resumable
 
@@ -222,3 +230,29 @@ def test_time_for_the_first_bytes_and_for_a_login(tmp_path: Path, model: str) ->
         assert read_reply(user) == b"on v1"
         totals = server.status()["totals"]
         assert (totals["overdue"], totals["handler_errors"]) == (2, 0)
+
+
+@pytest.mark.parametrize("model", ["thread", "async"])
+def test_bytes_a_second(tmp_path: Path, model: str) -> None:
+    """What is beyond a second's worth waits, with TLS in the edge too; nothing is lost."""
+    rate, beyond = 100_000, 60_000
+    source = SINK
+    if model == "async":
+        source = source.replace("def handle", "async def handle").replace("conn.", "await conn.")
+    target = write_source(tmp_path, source)
+    limit = f"receive-rate={rate}"
+    bind = [f"127.0.0.1:0,{limit}", f"127.0.0.2:0,{limit},{issue(tmp_path).text}", "127.0.0.3:0"]
+    sent = bytes(rate + beyond)
+
+    def took(peer: socket.socket) -> float:
+        with peer:
+            began = time.monotonic()
+            peer.sendall(sent + b"!")
+            assert read_reply(peer) == b"%d" % len(sent)
+            return time.monotonic() - began
+
+    with Server(tmp_path, target, *seats(model, 4), bind=bind) as server:
+        plain, tls, free = server.addresses
+        limited = [took(connect(plain)), took(begin(tls))]
+        assert min(limited) >= beyond / rate - 0.1
+        assert took(connect(free)) < min(limited)

@@ -161,6 +161,14 @@ LISTENER_OPTIONS: Final = (
         " it; off: as fast as they come.",
     ),
     ListenerOption(
+        "receive-rate",
+        SIZE,
+        "receive_rate",
+        "How many bytes a second are received of each connection, as `--receive-rate` has it; 0:"
+        " as they come.",
+        minimum=0,
+    ),
+    ListenerOption(
         "first-bytes-timeout",
         DURATION,
         "first_bytes_timeout",
@@ -395,6 +403,7 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     accept_rate: str = "off"
     accept_rate_per_address: str = "off"
     accepts_alone: bool = False
+    receive_rate: int = 0
     first_bytes_timeout: float = 0.0
     login_timeout: float = 0.0
     allow: tuple[str, ...] = ()

@@ -452,6 +452,19 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             metavar="RATE[:BURST]",
         ),
     ] = "off"
+    receive_rate: Annotated[
+        int,
+        Option(
+            SIZE,
+            ("--receive-rate",),
+            "Receive so many bytes a second of each connection; after a pause as many as in one"
+            " second may come at once.  What comes faster waits: the receive returns later, and the"
+            " client, once the system's buffers are full, cannot send.  For every listener that"
+            " does not say (receive-rate=).",
+            minimum=0,
+            zero="no limit",
+        ),
+    ] = 0
     allow: Annotated[
         list[str],
         Option(

@@ -238,7 +238,7 @@ static PyMemberDef members[] = {
     {"pending", T_BOOL, offsetof(Waiter, pending), 0, "A task waits."},
     {"came", T_INT, offsetof(Waiter, came), 0, "What has ended the wait."},
     {"watching", T_BOOL, offsetof(Waiter, watching), 0, "The reader is registered."},
-    {"ordered", T_BOOL, offsetof(Waiter, ordered), 0, "There is an order of the server's."},
+    {"ordered", T_BOOL, offsetof(Waiter, ordered), 0, "There is an order of the server's, or a rate."},
     {"claimed", T_BOOL, offsetof(Waiter, claimed), 0, "A task receives."},
     {"tended", T_BOOL, offsetof(Waiter, tended), 0, "`since` is looked at."},
     {"since", T_DOUBLE, offsetof(Waiter, since), 0, "When the wait has begun."},

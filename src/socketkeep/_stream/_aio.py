@@ -162,6 +162,7 @@ class AsyncConnection(Shell):
         self._tend_timer: asyncio.TimerHandle | None = None
         first = earlier(self.lease.idle_timeout, self.lease.park_after)
         self._waiter.tended = first is not None
+        self._waiter.ordered = self._inflow is not None
         if self._deadlines is not None:
             self._deadline_changed()
         elif first is not None:
@@ -595,7 +596,7 @@ class AsyncConnection(Shell):
                 data = take(bound)
                 if data is not None:
                     return data
-            if timeout is None:
+            if timeout is None and self._inflow is None:
                 # The usual case: there is no more to look at than whether bytes have come.
                 if not self._waiter.watching and self._may_try():
                     data = core.receive(bound) if straight else self._fetch(take, bound, wanted)
@@ -703,6 +704,11 @@ class AsyncConnection(Shell):
             while True:
                 if want.direction == "write":
                     came = await self._wait_writable(span[1])
+                elif want.direction == "pause":
+                    self._unwatch()
+                    came = await self._wait(earlier(want.until, span[1]))
+                    if came == _TIMED_OUT and (span[1] is None or time.monotonic() < span[1]):
+                        came = _LOOK_AGAIN
                 else:
                     if not self._waiter.watching:
                         self._watch()
@@ -944,7 +950,9 @@ class AsyncConnection(Shell):
 
     def _parkable(self) -> bool:
         """Whether a receive may end in parking: a safe point, and nothing else is to happen."""
-        return self._order is None and self._movable() and not self._out
+        # Where it is not watched it is paused: what is there is not to be received yet.
+        watched = self._waiter.watching
+        return self._order is None and watched and self._movable() and not self._out
 
     def _cancel_timers(self) -> None:
         if self._deadline_timer is not None:

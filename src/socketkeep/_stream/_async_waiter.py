@@ -64,7 +64,8 @@ class Waiter:
     what ended the wait.  `resume` and `context` are the task's.
 
     And what of its connection the compiled core looks at, and Python alone changes but for this:
-    watching: the reader is registered.  ordered: there is an order of the server's.  claimed: a
+    watching: the reader is registered.  ordered: there is an order of the server's,
+    or a rate to receive at.  claimed: a
     task receives.  tended: `since`, when the wait has begun, is looked at.  unwaited: how many
     receives in a row did not wait.
     """

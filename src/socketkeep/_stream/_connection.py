@@ -49,7 +49,7 @@ from socketkeep._stream._modes import (
 )
 from socketkeep._stream._record import WAITING
 from socketkeep._stream._shell import AT_ONCE, Data, Piece, Shell, Span
-from socketkeep._stream._steps import Steps, drive, within
+from socketkeep._stream._steps import Steps, Want, drive, within
 from socketkeep._stream._waiting import READY, WOKEN, Poller, earlier, make_poller
 
 if TYPE_CHECKING:
@@ -664,11 +664,14 @@ class Connection(Shell):
         try:
             want = next(steps)
             while True:
+                ready = True
                 if want.direction == "read":
                     self._wait_readable(operation, wanted, span)
-                else:
+                elif want.direction == "write":
                     self._wait_writable(0, 0, span)
-                want = steps.send(True)
+                else:
+                    ready = self._pause(want, operation, wanted, span)
+                want = steps.send(ready)
         except StopIteration as done:
             value: T = done.value
             return value
@@ -769,7 +772,7 @@ class Connection(Shell):
         lease, hooks = self.lease, self.hooks
         if lease.idle_timeout is not None or self.core.transport.peeks:
             return None
-        if self._deadlines is not None:
+        if self._deadlines is not None or self._inflow is not None:
             return None
         tended = lease.park_after is not None or hooks.keeping is not None
         return _FOR_A_MOMENT if tended else _TO_THE_END
@@ -784,6 +787,28 @@ class Connection(Shell):
             self._wait(poller, operation, self.core.buffer.size, wanted, span)
         finally:
             self.core.record[WAITING] = 0
+
+    def _pause(self, want: Want, operation: str, wanted: int | None, span: Span) -> bool:
+        """Receive nothing for a time; return whether nobody is at the other end any more."""
+        retirement = self.hooks.retirement
+        poller = self._poller(want.fd, 0)
+        while True:
+            self._obey(operation)
+            until = earlier(want.until, span[1])
+            if (order := self._order()) is not None:
+                poller.ignore_wake()
+                until = earlier(until, order.deadline)
+            found = poller.until(until)
+            if found & READY:
+                return True
+            if found and retirement is not None:
+                retirement.woken()
+                continue
+            now = time.monotonic()
+            if span[1] is not None and now >= span[1]:
+                raise self._unfinished(operation, self.core.buffer.size, wanted, span)
+            if want.until is not None and now >= want.until:
+                return False
 
     def _wait_writable(self, done: int, size: int, span: Span) -> None:
         if span == AT_ONCE:

@@ -171,6 +171,8 @@ class Lease(NamedTuple):
     turn: float = 0.0  # seconds from an order to move until it is obeyed, in sync models
     deadline: float | None = None  # when it ends, on the monotonic clock; its handler may change it
     first_bytes_timeout: float | None = None  # seconds from its accept to its first byte
+    receive_rate: int = 0  # bytes a second that are received of it; 0: as they come
+    inflow_full_at: float = 0.0  # when as many as in one second may come at once again
 
 
 @dataclass(slots=True, eq=False)
@@ -199,3 +201,4 @@ class Handover:
     parked: bool = False  # it goes to the keeper until bytes arrive, not to another worker
     redelivered: bool = False  # some of what is uncommitted was delivered to a worker that died
     deadline: float | None = None  # as the lease has it
+    inflow_full_at: float = 0.0  # likewise

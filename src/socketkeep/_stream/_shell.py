@@ -36,6 +36,7 @@ from socketkeep._stream._closing import end_for_all, end_writing
 from socketkeep._stream._committed import pack_state, unpack_state
 from socketkeep._stream._core import ARRIVED, CHUNK, LARGE_CHUNK, NOTHING, Core, core_of
 from socketkeep._stream._deadlines import NEVER, Deadlines
+from socketkeep._stream._inflow import Inflow
 from socketkeep._stream._lease import Attached, Handover, Hooks, Lease
 from socketkeep._stream._lifecycle import Detached, Event, State
 from socketkeep._stream._modes import Deadline
@@ -89,6 +90,7 @@ class Shell:
         "__weakref__",
         "_deadlines",
         "_decoded",
+        "_inflow",
         "_inherit",
         "_local",
         "_parked",
@@ -113,6 +115,10 @@ class Shell:
         self._deadlines: Deadlines | None = None
         if lease.deadline is not None or lease.first_bytes_timeout is not None:
             self._deadlines = self._deadlines_of(lease)
+        self._inflow: Inflow | None = None
+        if lease.receive_rate:
+            received = self.core.record[BYTES_IN]
+            self._inflow = Inflow(lease.receive_rate, received, lease.inflow_full_at)
         self._inherit = inherit
         if hooks.reactor is None:
             own(self)
@@ -397,7 +403,11 @@ class Shell:
         state, unread = core.export()
         deadlines = self._deadlines
         at = None if deadlines is None else deadlines.at
-        return Handover(core.sock, state, unread, self._parked, core.ledger.disputed, at)
+        handover = Handover(core.sock, state, unread, self._parked, core.ledger.disputed, at)
+        if self._inflow is not None:
+            self._inflow.room(time.monotonic(), core.record[BYTES_IN])
+            handover.inflow_full_at = self._inflow.full_at
+        return handover
 
     @property
     def overdue(self) -> str:
@@ -506,8 +516,8 @@ class Shell:
 
         patient: it may wait.
         """
-        core = self.core
-        size = size_of(wanted)
+        core, inflow = self.core, self._inflow
+        size = whole = size_of(wanted)
         while True:
             self._look(operation)
             if core.life.peer_ended:
@@ -515,6 +525,17 @@ class Shell:
                     raise error
                 return None
             stopping = self._is_stopping(operation)
+            if inflow is not None and not stopping:
+                room = inflow.room(time.monotonic(), core.record[BYTES_IN])
+                # Of TLS a record is taken whole: nobody tells of the rest of one.
+                size = whole if core.transport.tls is not None else min(whole, room)
+                if not room:
+                    if not patient:
+                        raise self._unfinished(operation, core.buffer.size, wanted, AT_ONCE)
+                    gone = yield Want(core.transport.input_fd, "pause", inflow.next)
+                    if not gone:
+                        continue
+                    size = whole
             came = NOTHING
             if stopping or not patient or self._tries():
                 came = core.fill(size)

@@ -21,10 +21,13 @@ T = TypeVar("T")
 
 
 class Want(NamedTuple):
-    """A wait: until `fd` is readable or writable, or the monotonic clock has come to `until`."""
+    """A wait: until `fd` is readable or writable, or the monotonic clock has come to `until`.
+
+    A pause is ended by the clock alone, or since nobody is at the other end any more.
+    """
 
     fd: int
-    direction: Literal["read", "write"]
+    direction: Literal["read", "write", "pause"]
     until: float | None = None
 
 

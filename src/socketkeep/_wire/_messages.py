@@ -164,6 +164,7 @@ class ConnectionDetached(Message, frozen=True, tag="Detached", gc=False):
     connection: Descriptor = ABSENT
     answer: Descriptor = ABSENT
     deadline: int = 0  # when it ends, CLOCK_MONOTONIC in ns; 0: at no moment that is set
+    inflow_full_at: int = 0  # when as many bytes as in one second may come at once again
 
 
 class Acknowledged(Message, frozen=True, tag="Acknowledged"):
@@ -193,6 +194,7 @@ class Attach(Message, frozen=True, tag="Attach"):
     returnable: bool = False  # parked again, it may come back by the message alone, unanswered
     proxy: bytes = b""  # the PROXY header that it began with
     deadline: int = 0  # as `ConnectionDetached` has it
+    inflow_full_at: int = 0  # likewise
 
 
 class Attached(Message, frozen=True, tag="Attached"):

@@ -81,6 +81,7 @@ class Roster:
         self._receptions = receptions(config, listeners)
         settings = listener_settings(config, listeners)
         self._first_bytes_timeouts = [each.first_bytes_timeout or None for each in settings]
+        self._receive_rates = [each.receive_rate for each in settings]
         self._login_timeouts = [each.login_timeout for each in settings]
         self._starts_tls = {n for n, said in enumerate(settings) if said.tls and said.tls.asked}
         self.offered: Callable[[Entry], None] = _keep_from_here
@@ -195,6 +196,7 @@ class Roster:
             redelivered=message.redelivered,
             proxy=message.proxy,
             deadline=message.deadline / 1e9 if message.deadline else None,
+            inflow_full_at=message.inflow_full_at / 1e9,
         )
         hooks = self._hooks(row, words)
         if hooks.shelf is not None:
@@ -240,6 +242,7 @@ class Roster:
             unread=handover.unread,
             park_after=park_after,
             deadline=handover.deadline,
+            inflow_full_at=handover.inflow_full_at,
         )
         entry.hooks = replace(
             entry.hooks,
@@ -335,6 +338,7 @@ class Roster:
             proxy=entry.lease.proxy,
             header_by=entry.header_by,
             deadline=0 if handover.deadline is None else max(1, int(handover.deadline * 1e9)),
+            inflow_full_at=int(handover.inflow_full_at * 1e9),
         )
 
     def log_end(self, entry: Entry) -> None:
@@ -403,6 +407,7 @@ class Roster:
             nodelay=listener not in self._delaying,
             turn=row * self._pace,
             first_bytes_timeout=self._first_bytes_timeouts[listener],
+            receive_rate=self._receive_rates[listener],
         )
 
     def _hooks(self, row: int, words: memoryview) -> Hooks:

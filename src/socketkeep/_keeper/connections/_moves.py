@@ -256,6 +256,7 @@ class Moves:
             redelivered=held.redelivered,
             proxy=parcel.proxy,
             deadline=parcel.deadline,
+            inflow_full_at=parcel.inflow_full_at,
             kept=stays,
             # With the store a message that is unread when this process is killed costs a connection
             # that the next keeper would have had.

@@ -165,7 +165,7 @@ class Screening:
         _require_amount(message.accepted_at, message.active_at, message.bytes_in, message.bytes_out)
         _require(-1 <= message.row < worker.scoreboard.rows, "row", message.row)
         _require_header(message.proxy)
-        _require_amount(message.header_by, message.deadline)
+        _require_amount(message.header_by, message.deadline, message.inflow_full_at)
         self._check_connection(message.connection)
         # Last: a pipe for the answer is as it is only until something else is done.
         if message.answer != ABSENT:
