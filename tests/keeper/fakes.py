@@ -546,7 +546,8 @@ class FarWorker(Far):
         served = Served(self, attach.id, attach.epoch, row, socket.socket(fileno=fd))
         served.attach = attach
         self.connections[attach.id] = served
-        self.send(Attached(attach.id, attach.epoch, row))
+        if not attach.taken:
+            self.send(Attached(attach.id, attach.epoch, row))
         return served
 
     def refuse(self, reason: str = "no seat") -> None:

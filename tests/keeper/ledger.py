@@ -104,7 +104,8 @@ class Ledger:
             case "attached":
                 self.server, self.receiver, self.held = self.receiver, None, False
             case "refused" | "receiver_died":
-                self.receiver = None
+                self.server = self.receiver = None
+                self.held = True
             case "drained":
                 self.held, self.ended = False, 2
         return True
@@ -113,8 +114,10 @@ class Ledger:
         match saying:
             case "detached" | "parked" | "ended" | "owner_died":
                 return self.server is not None
-            case "attached" | "refused" | "receiver_died":
+            case "attached":
                 return self.receiver is not None
+            case "refused" | "receiver_died":
+                return self.worker is not None
             case "resumed" | "condemned":
                 return self.waits == "judgement"
             case "woken" | "idle":

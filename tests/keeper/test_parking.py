@@ -11,6 +11,7 @@ from msgspec import structs
 from socketkeep._keeper.tables._connection_table import HeldConnection
 from socketkeep._keeper.tables._ownership import OwnershipState
 from socketkeep._stream._record import Ended, Status
+from socketkeep._wire._messages import Attach, Attached, AttachRefused
 from tests.keeper.bench import Bench, end_of, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import FarWorker, Served
@@ -184,6 +185,110 @@ def woken(bench: Bench) -> tuple[socket.socket, Served]:
     served = arrival(bench)
     after_question(served)
     return peer, served
+
+
+def sent(bench: Bench) -> tuple[socket.socket, FarWorker, Attach]:
+    """Return the peer of a parked connection that is on its way to a worker, and both of those."""
+    peer, _, workers = parked(bench)
+    peer.send(b"?")
+    bench.settle()
+    (worker,) = [each for each in workers if each.arrived]
+    attach = worker.arrived[0][0]
+    assert attach.taken
+    return peer, worker, attach
+
+
+def test_it_is_a_workers_as_soon_as_it_has_been_sent(bench: Bench) -> None:
+    _, worker, attach = sent(bench)
+    (held,) = bench.keeper.connections.connection_table
+    assert (held.ownership.state, held.ownership.epoch) == (OwnershipState.OWNED, attach.epoch)
+    assert len(bench.keeper.connections) == 0
+    (of_keeper,) = [each for each in bench.keeper.pool if each.serial == worker.serial]
+    assert (of_keeper.load, of_keeper.arriving) == (1, 0)
+
+
+@pytest.mark.parametrize("keep", ["reload", "crash"])
+def test_what_a_worker_has_not_received_another_gets(make_bench: MakeBench, keep: str) -> None:
+    bench = make_bench(workers=2, keep=keep)
+    peer, worker, attach = sent(bench)
+    worker.die(-9)
+    bench.settle()
+    again = arrival(bench)
+    assert again.worker is not worker
+    assert again.attach is not None
+    assert again.attach == structs.replace(attach, epoch=3, connection=again.attach.connection)
+    assert is_alive(peer, after_question(again))
+    assert bench.keeper.counters()["lost"] == 0
+
+
+def test_one_that_is_clean_goes_on_from_the_row_that_it_has(make_bench: MakeBench) -> None:
+    bench = make_bench(workers=2, keep="crash")
+    peer, worker, _ = sent(bench)
+    served = worker.attach()
+    after_question(served)
+    served.commit(b"\x07")
+    worker.die(-9)
+    bench.settle()
+    again = arrival(bench)
+    assert again.attach is not None
+    assert (again.attach.attached, again.attach.state) == ("crash", b"\x07")
+    assert is_alive(peer, again.sock)
+
+
+def test_a_row_of_an_earlier_giving_is_none(bench: Bench) -> None:
+    """A thread may have said that it has left, and its row be there still."""
+    workers = bench.start()
+    peer, served = bench.serve(workers[0])
+    park(bench, served)
+    peer.send(b"?")
+    served = arrival(bench)
+    after_question(served)
+    served.worker.send(served.parcel(parked=True))
+    bench.settle()
+    peer.send(b"!")
+    bench.settle()
+    assert served.worker.arrived, "the first of those that have room"
+    served.worker.die(-9)
+    bench.settle()
+    assert arrival(bench).sock.recv(1) == b"!"
+
+
+def test_what_a_worker_refuses_another_gets(bench: Bench) -> None:
+    peer, worker, attach = sent(bench)
+    worker.refuse("out of file descriptors")
+    bench.settle()
+    assert len(bench.keeper.connections.moves) == 1
+    bench.advance(0.2)
+    again = arrival(bench)
+    assert (again.id, again.epoch) == (attach.id, attach.epoch + 1)
+    assert is_alive(peer, after_question(again))
+
+
+def test_a_worker_of_an_earlier_version_answers_all_the_same(bench: Bench) -> None:
+    peer, worker, attach = sent(bench)
+    served = worker.attach()
+    worker.send(Attached(attach.id, attach.epoch, served.row))
+    bench.settle()
+    (held,) = bench.keeper.connections.connection_table
+    assert (held.ownership.state, held.row) == (OwnershipState.OWNED, served.row)
+    worker.send(AttachRefused(attach.id, attach.epoch, "no seat"))
+    bench.settle()
+    assert held.ownership.state is OwnershipState.OWNED, "it had it"
+    worker.die(-9)
+    bench.settle()
+    assert end_of(peer) == "FIN"
+
+
+def test_where_connections_are_counted_the_workers_word_is_waited_for(
+    make_bench: MakeBench,
+) -> None:
+    """It counts from the worker's word on; before that the keeper counts it."""
+    bench = make_bench(workers=2, max_connections=4)
+    peer, _, workers = parked(bench)
+    peer.send(b"?")
+    bench.settle()
+    (worker,) = [each for each in workers if each.arrived]
+    assert not worker.arrived[0][0].taken
 
 
 def test_one_that_was_parked_and_ends_is_let_go_of(bench: Bench) -> None:

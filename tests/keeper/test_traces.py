@@ -69,7 +69,12 @@ class Replay:
         """The handler is told; it is its worker that does something."""
 
     def _wake(self) -> None:
+        """The worker it is given to does not say that it has it."""
         self._peer.send(b"more\n")
+        self._bench.settle()
+        (worker,) = [each for each in self._bench.template.workers if each.arrived]
+        assert worker.arrived[0][0].taken
+        self._served = worker.attach()
 
     def _reload(self) -> None:
         self._bench.reload()

@@ -23,6 +23,8 @@ from typing import Final, NamedTuple
 #: Well under the smallest send buffer in use (net.core.wmem_default, 212,992 bytes): several such
 #: packets fit, so that a short pause of the reader does not stop the writer.
 INLINE_LIMIT: Final = 32 * 1024
+#: What the long fields of a message may have together so that the whole needs none.
+SURELY_INLINE: Final = INLINE_LIMIT // 2
 _INLINE: Final = b"\0"
 _IN_MEMFD: Final = b"\1"
 _ANCILLARY: Final = socket.CMSG_SPACE(253 * array("i").itemsize)  # SCM_MAX_FD of the kernel

@@ -692,7 +692,9 @@ class Keeper:
         if self.order is not None:
             room = self._queues and self._allotment.has_room()
             return self.connections.accept() if room else None
-        if self.current is None or self.paused or not self._allotment.admits(self.current):
+        if self.current is None or self.paused or not self._queues.has_somebody():
+            return None
+        if not self._allotment.admits(self.current):
             return None
         return self.connections.accept()
 

@@ -195,6 +195,7 @@ class Attach(Message, frozen=True, tag="Attach"):
     proxy: bytes = b""  # the PROXY header that it began with
     deadline: int = 0  # as `ConnectionDetached` has it
     inflow_full_at: int = 0  # likewise
+    taken: bool = False  # the worker need not say `Attached`: its row does, when it has died
 
 
 class Attached(Message, frozen=True, tag="Attached"):

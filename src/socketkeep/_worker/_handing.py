@@ -9,14 +9,13 @@ from typing import Final
 from msgspec import structs
 
 from socketkeep._base import _log
-from socketkeep._base._passing import INLINE_LIMIT
+from socketkeep._base._passing import SURELY_INLINE
 from socketkeep._stream._lease import Handover
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import ConnectionDetached
 from socketkeep._worker._reserve import Reserve
 
 _RETRY: Final = 0.1
-_SURELY_INLINE: Final = INLINE_LIMIT // 2  # beside the fields that are short
 
 
 def give_back(
@@ -27,7 +26,7 @@ def give_back(
     Without a descriptor, and without waiting for an answer: nothing of it can be missing there.
     Returns False, and the connection is still here, when it does not go like that.
     """
-    if len(parcel.unread) + len(parcel.state or b"") + len(parcel.proxy) > _SURELY_INLINE:
+    if len(parcel.unread) + len(parcel.state or b"") + len(parcel.proxy) > SURELY_INLINE:
         return False  # a memfd it would be, which a keeper at its limit does not get
     try:
         channel.send_now(parcel)

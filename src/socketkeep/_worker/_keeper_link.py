@@ -165,8 +165,9 @@ class KeeperLink:
         if entry is None:
             self._refuse(message.id, message.epoch, "no seat")
             return
-        # Before a byte is read: until this arrives the keeper may give the connection to another.
-        self._channel.send_now(Attached(message.id, message.epoch, entry.row))
+        if not message.taken:
+            # Before a byte is read: until this arrives the keeper may give it to another.
+            self._channel.send_now(Attached(message.id, message.epoch, entry.row))
         self._loop.attached(entry)
         self._loop.look()
 

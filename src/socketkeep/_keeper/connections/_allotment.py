@@ -41,9 +41,15 @@ class Allotment:
             if share > worker.seats:
                 self._reactor.call_soon(self._connections.moves.dispatch)
             worker.seats = share
-        scarce = self._is_scarce(generation)
-        coming = self._coming() if scarce else 0
         most = self._config.max_connections
+        scarce = each != _seats.UNBOUNDED or most > 0
+        if scarce and not most and self._connections.moves.waiting:
+            # They and the accept queues take turns, and the keeper sees to that.
+            for worker in workers:
+                self._pool.allot(worker, 0)
+            self._look_again()
+            return
+        coming = self._coming() if scarce else 0
         bounds = [worker.bound for worker in workers] if most else None
         loads = [worker.load for worker in workers]
         limits = _seats.accept_limits([worker.seats for worker in workers], loads, coming, bounds)
@@ -52,13 +58,16 @@ class Allotment:
             limits = _seats.within(limits, bounds, most - coming)
             full = coming + sum(loads) >= most
         if scarce and self._connections.moves.waiting:
-            # They and the accept queues take turns, and the keeper sees to that.
             limits = [0] * len(workers)
         for worker, limit in zip(workers, limits, strict=True):
             self._pool.allot(worker, 0 if paused else limit, full=full)
         keeping = limits != [worker.seats for worker in workers]
-        if (coming or keeping) and not (self._timer and self._timer.pending):
-            # A connection that ends in a worker frees a seat and says nothing.
+        if coming or keeping:
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """See later: a connection that ends in a worker frees a seat and says nothing."""
+        if self._timer is None or not self._timer.pending:
             self._timer = self._reactor.call_later(_AGAIN, self._connections.moves.dispatch)
 
     def admits(self, generation: Generation) -> bool:

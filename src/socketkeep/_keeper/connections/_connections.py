@@ -23,7 +23,11 @@ from socketkeep._keeper.connections._porch import Porch
 from socketkeep._keeper.connections._queues import Queues
 from socketkeep._keeper.loop._closer import Closer
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
-from socketkeep._keeper.tables._connection_table import ConnectionTable, HeldConnection
+from socketkeep._keeper.tables._connection_table import (
+    ON_ITS_WAY,
+    ConnectionTable,
+    HeldConnection,
+)
 from socketkeep._keeper.tables._crash_policy import judge
 from socketkeep._keeper.tables._ownership import Ownership, OwnershipState, Stale
 from socketkeep._keeper.tables._state import KeepOpen, SavedConnection, SavedConnections
@@ -121,6 +125,8 @@ class Connections:
             config.orphan_timeout,
             keeps=config.keep == "crash",
             hosts=hosts,
+            # Where connections are counted each is with the keeper until its worker counts it.
+            takes_for_attached=doorkeeper is None and not config.max_connections,
         )
         settings = listener_settings(config, len(listeners))
         self._login_timeouts = [each.login_timeout for each in settings]
@@ -404,6 +410,7 @@ class Connections:
 
         What children that it forked go on serving is theirs, see `process_died`.
         """
+        self._look_for_arrived(worker)
         self._never_attached(worker, self.moves.worker_died(worker))
         self._owners_died(worker, lambda pid: pid not in worker.fork_children)
 
@@ -588,6 +595,21 @@ class Connections:
         )
 
     # What follows from it.
+
+    def _look_for_arrived(self, worker: Worker) -> None:
+        """Find the rows of what the worker was taken to have; what has none it never received."""
+        owned = self.connection_table.owned_by(worker.serial)
+        sent = {held.id: held for held in owned if held.row == ON_ITS_WAY}
+        if not sent:
+            return
+        for number, row in worker.scoreboard.taken():
+            held = sent.get(id_of(row))
+            if held is not None and row[record.EPOCH] == held.ownership.epoch:
+                held.row = number
+                del sent[held.id]
+        for held in sent.values():
+            held.ownership.receiver_died()
+            self.moves.take_back(worker, held)
 
     def _never_attached(self, worker: Worker, names: set[str]) -> None:
         """The worker may have made rows for them, and died before it said so: none is lost."""

@@ -13,10 +13,15 @@ from typing import Final, Literal
 import msgspec
 
 from socketkeep._base import _log
-from socketkeep._base._passing import close_without_waiting
+from socketkeep._base._passing import SURELY_INLINE, close_without_waiting
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
-from socketkeep._keeper.tables._connection_table import Close, ConnectionTable, HeldConnection
-from socketkeep._keeper.tables._ownership import Ownership, Stale
+from socketkeep._keeper.tables._connection_table import (
+    ON_ITS_WAY,
+    Close,
+    ConnectionTable,
+    HeldConnection,
+)
+from socketkeep._keeper.tables._ownership import Ownership, OwnershipState, Stale
 from socketkeep._keeper.tables._turns import Turns
 from socketkeep._keeper.tables._waits import WaitsByReason
 from socketkeep._keeper.workers._workers import Worker
@@ -40,6 +45,8 @@ class Moves:
     `keeps` says whether the keeper goes on holding a handle once a worker has attached, of each
     connection; of one that was parked it does anyway: it will most likely be parked again, and then
     comes back without a descriptor.
+    `takes_for_attached` says whether one that was parked is a worker's as soon as it has been sent,
+    without a word of the worker's: what became of it should that die its rows tell.
     """
 
     def __init__(
@@ -54,6 +61,7 @@ class Moves:
         orphan_timeout: float,
         keeps: bool,
         hosts: Callable[[], Iterable[Worker]],
+        takes_for_attached: bool,
     ) -> None:
         self._reactor = reactor
         self._connection_table = connection_table
@@ -65,6 +73,7 @@ class Moves:
         self._close = close
         self._orphan_timeout = orphan_timeout
         self._keeps = keeps
+        self._takes_for_attached = takes_for_attached
         self.waits: Final = WaitsByReason()
         self._moving: dict[str, HeldConnection] = {}
         self._waiting: dict[
@@ -73,6 +82,7 @@ class Moves:
         self._disordered = False  # but for those that came back from a worker
         self._latest = 0.0  # when the last of them came
         self._turns = Turns()
+        self._nobody_new = False  # as this dispatch has found
         self._unanswered: dict[int, dict[str, None]] = {}  # by worker, in the order they were sent
         self._expiry: ReactorTimer | None = None
         self._stays_waiting: Callable[[HeldConnection], bool] | None = None  # at the end: who may
@@ -120,6 +130,7 @@ class Moves:
             room = {worker: free for worker in targets if (free := worker.free_seats) > 0}
             free = sum(room.values())
             line = iter(tuple(islice(waiting, free)))
+            self._nobody_new = False
             while free and (held := self._turns.next(lambda: next(line, None), self._welcome)):
                 # The most free seats, not the fewest connections: shares of --max-connections
                 # differ.
@@ -135,18 +146,26 @@ class Moves:
 
         Not where none waits: there workers accept for themselves, as long as they do.
         """
-        held = self._newcomer() if self._waiting or self._queued() else None
+        if self._nobody_new or not (self._waiting or self._queued()):
+            return None
+        held = self._newcomer()
         if held is not None:
             self._enter(held)
+        else:
+            self._nobody_new = True
         return held
 
     def attached(self, worker: Worker, message: Attached) -> None:
         """The worker holds the connection: let go of it here, or hold it as the worker's."""
+        taken = self._taken(worker, message.id, message.epoch)
+        if taken is not None:
+            taken.row = message.row  # a worker of an earlier version says so all the same
+            return
         held = self._answer(worker, message.id, message.epoch, Ownership.attached)
         if held is None:
             return
         del self._moving[held.id]
-        self.waits[held.why].add(self._reactor.clock() - held.since)
+        self._count_wait(held)
         if self._stays(held):
             held.row = message.row
             # The worker has them: of one that is owned they count no more.
@@ -161,6 +180,13 @@ class Moves:
 
     def refused(self, worker: Worker, message: AttachRefused) -> None:
         """The worker cannot take it: find another."""
+        taken = self._taken(worker, message.id, message.epoch)
+        if taken is not None:
+            taken.ownership.refused(message.epoch)
+            worker.departures += 1
+            self.take_back(worker, taken)
+            self._reactor.call_later(_RETRY, self._go_on)
+            return
         name = message.id or next(iter(self._unanswered.get(worker.serial, ())), "")
         held = self._moving.get(name)
         epoch = message.epoch if message.id or held is None else held.ownership.epoch
@@ -188,6 +214,24 @@ class Moves:
             self._come_back(held)
         self._go_on()
         return set(names)
+
+    def take_back(self, worker: Worker, held: HeldConnection) -> None:
+        """Have one wait again that the worker was taken to have, and has not received."""
+        self._connection_table.disown(held, worker.serial)
+        self._moving[held.id] = held
+        self._come_back(held)
+
+    def _taken(self, worker: Worker, name: str, epoch: int) -> HeldConnection | None:
+        """Return the connection if it is the worker's only by what is taken to be so."""
+        held = self._connection_table.get(name)
+        if held is None or held.row != ON_ITS_WAY:
+            return None
+        owner = held.ownership
+        its_own = owner.state is OwnershipState.OWNED and owner.worker == worker.serial
+        return held if its_own and owner.epoch == epoch else None
+
+    def _count_wait(self, held: HeldConnection) -> None:
+        self.waits[held.why].add(self._reactor.clock() - held.since)
 
     def _come_back(self, held: HeldConnection) -> None:
         """Wait again, at the place that it had: who was refused has waited longer than the rest."""
@@ -241,6 +285,7 @@ class Moves:
         parcel = held.parcel
         epoch = held.ownership.next_epoch
         stays = self._stays(held)
+        taken = self._is_taken(held)
         attach = Attach(
             id=parcel.id,
             epoch=epoch,
@@ -261,6 +306,7 @@ class Moves:
             # With the store a message that is unread when this process is killed costs a connection
             # that the next keeper would have had.
             returnable=stays and self._connection_table.store is None,
+            taken=taken,
         )
         try:
             worker.link.send(attach)
@@ -276,10 +322,27 @@ class Moves:
             return False
         held.ownership.assigned(worker.serial)
         del self._waiting[parcel.id]
-        worker.arriving += 1
         worker.given += 1
+        if taken:
+            held.ownership.attached(epoch)
+            held.row = ON_ITS_WAY
+            del self._moving[parcel.id]
+            self._count_wait(held)
+            self._connection_table.put(held)
+            return True
+        worker.arriving += 1
         self._unanswered.setdefault(worker.serial, {})[parcel.id] = None
         return True
+
+    def _is_taken(self, held: HeldConnection) -> bool:
+        """Whether it is its worker's as soon as it has been sent.
+
+        Not what may be in a memfd: at its limit a worker gets none, and cannot say what has come.
+        """
+        if held.why != "parked" or not self._takes_for_attached or self._connection_table.store:
+            return False
+        parcel = held.parcel
+        return len(parcel.unread) + len(parcel.state or b"") + len(parcel.proxy) <= SURELY_INLINE
 
     def _stays(self, held: HeldConnection) -> bool:
         """Whether the handle stays here once a worker has attached."""

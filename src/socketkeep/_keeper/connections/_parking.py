@@ -134,6 +134,8 @@ class Parking:
     def _due(self, held: HeldConnection) -> tuple[float | None, str]:
         """Return when the connection is past the first of its deadlines, and why it is then."""
         parcel = held.parcel
+        if not parcel.deadline and (parcel.bytes_in or not self._first_bytes_timeouts):
+            return None, ""
         deadlines = Deadlines(parcel.deadline / 1e9 if parcel.deadline else None, None, None)
         timeouts = self._first_bytes_timeouts
         if not parcel.bytes_in and parcel.listener < len(timeouts) and timeouts[parcel.listener]:

@@ -41,6 +41,8 @@ class Queues:
         self._listeners = listeners
         self._own = [each for n, each in enumerate(listeners) if n not in besides]
         self._first = 0  # whose turn it is
+        self._polled: list[int] = []  # the descriptors that this has:
+        self._poller = select.poll()
         self._ended = False
         self._heard: deque[_Accepted] = deque()  # of what was taken in, those that said something
         self._listened_at = 0.0
@@ -63,13 +65,23 @@ class Queues:
             ]
         return self._accept_of(own)
 
+    def has_somebody(self) -> bool:
+        """Whether `accept` will most likely find somebody: to try in vain costs an exception."""
+        return len(self) > 0 if self._ended else bool(self._readable())
+
     def occupied(self) -> list[Listener]:
         """Return the listeners in whose queues somebody waits."""
-        known = {each.fileno(): each for each in self._own if each.fileno() >= 0}
-        poller = select.poll()
-        for fd in known:
-            poller.register(fd, select.POLLIN)
-        return [known[fd] for fd, events in poller.poll(0) if events & select.POLLIN]
+        readable = self._readable()
+        return [each for each in self._own if each.fileno() in readable]
+
+    def _readable(self) -> list[int]:
+        """Return the descriptors of the listeners in whose queues somebody waits."""
+        fds = [fd for each in self._own if (fd := each.fileno()) >= 0]
+        if fds != self._polled:
+            self._polled, self._poller = fds, select.poll()
+            for fd in fds:
+                self._poller.register(fd, select.POLLIN)
+        return [fd for fd, events in self._poller.poll(0) if events & select.POLLIN]
 
     def take_in(self, listeners: Collection[Listener], most: int) -> None:
         """Take whatever is in the queues of these; from here on they accept nothing new.

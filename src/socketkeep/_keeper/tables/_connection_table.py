@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from socketkeep._keeper.tables._ownership import Ownership, OwnershipState
 from socketkeep._keeper.tables._records import ConnectionRecord, carried
@@ -19,6 +19,9 @@ from socketkeep._keeper.tables._state import KeepOpen, SavedConnection
 from socketkeep._wire._census import Place
 from socketkeep._wire._doorkeeper import Doorkeeper
 from socketkeep._wire._messages import ConnectionDetached, decode, encode
+
+#: In place of its row: it was sent to its owner, and is taken to have arrived.
+ON_ITS_WAY: Final = -2
 
 
 @dataclass(slots=True, eq=False)

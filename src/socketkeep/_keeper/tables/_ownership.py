@@ -42,7 +42,7 @@ class OwnershipEvent(Enum):
     ASSIGNED = "assigned"  # it was sent to a worker
     ATTACHED = "attached"  # that worker holds it
     REFUSED = "refused"  # that worker cannot take it
-    RECEIVER_DIED = "receiver died"  # that worker was reaped before it acknowledged
+    RECEIVER_DIED = "receiver died"  # that worker was reaped and had not received it
     EXPIRED = "expired"  # no worker took it within the orphan timeout
     IDLE = "idle"  # nothing arrived within the idle timeout
     STOPPED = "stopped"  # the server stops
@@ -54,6 +54,9 @@ TRANSITIONS: Final[dict[tuple[OwnershipState, OwnershipEvent], OwnershipState]] 
     (OwnershipState.OWNED, OwnershipEvent.PARKED): OwnershipState.PARKED,
     (OwnershipState.OWNED, OwnershipEvent.ENDED): OwnershipState.CLOSED,
     (OwnershipState.OWNED, OwnershipEvent.OWNER_DIED): OwnershipState.ORPHANED,
+    # Where it was taken for attached when it was sent:
+    (OwnershipState.OWNED, OwnershipEvent.REFUSED): OwnershipState.MOVING,
+    (OwnershipState.OWNED, OwnershipEvent.RECEIVER_DIED): OwnershipState.MOVING,
     (OwnershipState.ORPHANED, OwnershipEvent.RESUMED): OwnershipState.MOVING,
     (OwnershipState.ORPHANED, OwnershipEvent.CONDEMNED): OwnershipState.CLOSING,
     (OwnershipState.PARKED, OwnershipEvent.WOKEN): OwnershipState.MOVING,
@@ -147,7 +150,7 @@ class Ownership:
         self.worker = None
 
     def receiver_died(self) -> None:
-        """The worker it was sent to was reaped without having acknowledged.  Raises Stale."""
+        """The worker it was sent to was reaped and had not received it.  Raises Stale."""
         self._require_assigned()
         self._step(OwnershipEvent.RECEIVER_DIED, self.epoch)
         self.worker = None
