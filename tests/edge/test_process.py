@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import socket
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from socketkeep._base import _log
+from socketkeep._base._accounts import Account
 from socketkeep._base._errors import Closed, SystemFailure
 from socketkeep._base._tls_facts import edge_tls, whole_header
 from socketkeep._config._server_options import ServeConfig
@@ -511,3 +513,45 @@ def test_the_rate_holds_the_accept(world: World) -> None:
             world.until(lambda: len(world.edge._clients) == 4, "the others")
     finally:
         os.close(census)
+
+
+def expiry(world: World) -> int:
+    """Return when the certificate that the edge serves with expires."""
+    (listening,) = world.edge._listening.values()
+    return listening.tls.certificates[0].expires
+
+
+def test_files_that_the_edge_may_not_open(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """The keeper gives them, looks at them, and has them for the next edge and the next keeper."""
+    world.system.account = Account("shop", 61234, 61234, (61234,))
+    world.edges = world.make()
+    assert world.edges.open_files()
+    for path in (world.files.certificate, world.files.key):
+        path.rename(path.with_suffix(".away"))
+    world.start()
+    with shake(world):
+        world.until(lambda: bool(world.welcomed), "passed on")
+    before = expiry(world)
+    world.edges.renew()
+    assert "certificates not renewed: those before stay" in caplog.text
+    assert expiry(world) == before
+    later = dt.datetime.now(dt.UTC) + dt.timedelta(days=1000)
+    world.files.put(AUTHORITY.issue_cert(HOST, not_after=later))
+    world.pass_time(1.0)
+    world.pass_time(1.0)
+    world.until(lambda: expiry(world) == int(later.timestamp()), "renewed")
+    for path in (world.files.certificate, world.files.key):
+        path.unlink()
+    (edge,) = world.edges
+    world.system.processes[edge.pid].die(1)
+    world.until(lambda: not world.edges, "ended")
+    world.pass_time(1.0)
+    world.until(lambda: len(world.system.edges) == 2 and world.edge.accepting, "another one")
+    assert expiry(world) == int(later.timestamp())
+    saved = world.edges.snapshot(lambda fd: fd)
+    assert [each.path for each in saved.files] == [
+        str(world.files.certificate),
+        str(world.files.key),
+    ]
+    for each in saved.files:
+        assert os.pread(each.fd, 11, 0) == b"-----BEGIN "

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from socketkeep._base._accounts import account_of
 from tests.admin.web import admin_port, fetch
+from tests.edge.support import AUTHORITY, HOST, begin, issue
 from tests.harness import Server, connect, read_reply, write_source
 from tests.server.other_user import GROUPS, USER, World, another_users_world, rights
 from tests.server.support import (
@@ -140,6 +143,32 @@ def test_the_next_keeper_takes_over(world: World) -> None:
             second.signal(signal.SIGTERM)
             assert second.wait_exit() == 0
             assert list(second.control.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("rebind", [True, False], ids=["keeper stays", "--no-rebind"])
+def test_keys_that_root_alone_may_read(world: World, *, rebind: bool) -> None:
+    """An edge speaks TLS by them, also one that is started later; who is root reads new ones."""
+    files = issue(world.directory.parent / "run" / "keys")
+    files.key.chmod(0o600)
+    target = write_source(world.directory, _HANDLER)
+    address = low_address()
+    options = ("--umask", "027", *(() if rebind else ("--no-rebind",)))
+    with world.server(target, *options, bind=[f"{address},{files.text}"]) as server:
+        with begin(address) as client:
+            said(client, 1, "accepted")
+            (edge,) = (pid for pid, line in server.processes().items() if "edge" in line)
+            assert rights(edge)["Uid"] == [str(OTHER_UID)] * 4
+            os.kill(edge, signal.SIGKILL)
+            server.wait_event("edge ready", count=2)
+        later = dt.datetime.now(dt.UTC) + dt.timedelta(days=1000)
+        files.put(AUTHORITY.issue_cert(HOST, not_after=later))
+        server.signal(signal.SIGHUP)
+        renewed = "renewed" if rebind else "not renewed: those before stay"
+        server.wait_event(f"certificates {renewed}")
+        with begin(address) as client:
+            told: Any = client.getpeercert()
+            expires = ssl.cert_time_to_seconds(told["notAfter"])
+            assert (expires == int(later.timestamp())) is rebind
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,7 @@ TAKEN = {
     "Passed": {1},
     "StartTls": {2},
     "ShakeHands": {2},
+    "TlsFile": {1},
 }
 
 

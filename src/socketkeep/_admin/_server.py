@@ -139,6 +139,7 @@ def run(
         if keeper.store is not None:
             stored.restore(keeper.connections, keeper.store, [each.text for each in listeners])
         keeper.templates.open_place()
+        keeper.edges.open_files()
         _give_up_rights(account, config)
         server.watch_files()
         if admin is not None:

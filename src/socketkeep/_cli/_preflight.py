@@ -218,7 +218,6 @@ def _check_as_user(account: Account, config: ServeConfig) -> None:
                 f" {error.strerror} (install it where every user may read)",
                 USAGE,
             ) from None
-    _check_listeners(config)
     _check_log_file(config.log_file, f", as {account.text}")
 
 

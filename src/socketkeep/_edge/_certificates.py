@@ -7,13 +7,15 @@ certificate that fits the name (SNI), before anything is chosen by it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from socketkeep._config._listener_options import TlsSettings
 from socketkeep._edge._ticket_keys import NAME_SIZE, derived, set_keys
@@ -44,6 +46,35 @@ class BadTls(Exception):
     """TLS cannot be spoken as the options say; the text is one line that names the file."""
 
 
+#: What each file has, by its path.
+Contents: TypeAlias = dict[str, bytes]
+#: Returns what is in the file at a path; the option that names it is for the text of a BadTls.
+Read: TypeAlias = Callable[[str, str], bytes]
+
+
+def read_file(path: str, option: str) -> bytes:
+    """Return what is in a file.  Raises BadTls."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise BadTls(f"{option}: cannot read {path}: {error.strerror or error}") from None
+    if len(data) > _MOST_BYTES:
+        raise BadTls(f"{option}: {path} has more than {_MOST_BYTES} bytes")
+    return data
+
+
+def read_given(fd: int) -> bytes | OSError:
+    """Return what is in a file that another process has opened, and may read itself meanwhile."""
+    data = b""
+    try:
+        while len(data) <= _MOST_BYTES and (more := os.pread(fd, _MOST_BYTES, len(data))):
+            data += more
+    except OSError as error:
+        return error
+    return data if len(data) <= _MOST_BYTES else OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+
 @dataclass(frozen=True, slots=True)
 class Certificate:
     """One certificate.
@@ -68,15 +99,24 @@ class ServerTls:
     """The TLS of one listener.  Raises BadTls.
 
     wary: a certificate that is not valid now is a mistake, too.  shares: the keys of session
-    tickets can be set, so that all who know the same secrets take each other's.
+    tickets can be set, so that all who know the same secrets take each other's.  read: how files
+    are read.
     """
 
-    def __init__(self, settings: TlsSettings, *, wary: bool, shares: bool = False) -> None:
+    def __init__(
+        self,
+        settings: TlsSettings,
+        *,
+        wary: bool,
+        shares: bool = False,
+        read: Read = read_file,
+    ) -> None:
         self._settings = settings
         self._shares = shares
+        self._read = read
         self._secrets: Sequence[bytes] = ()
-        self._files = _contents(settings)
-        self.certificates = _load(settings, wary=wary)
+        self._files = _contents(settings, read)
+        self.certificates = _load(settings, self._files, wary=wary)
         self.use_secrets([os.urandom(_SECRET_SIZE)])
 
     def begin(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> EdgeObject:
@@ -111,10 +151,10 @@ class ServerTls:
 
         Raises BadTls, and then nothing has changed.
         """
-        files = _contents(self._settings)
+        files = _contents(self._settings, self._read)
         if files == self._files:
             return False
-        self.certificates = _load(self._settings, wary=True)
+        self.certificates = _load(self._settings, files, wary=True)
         authorities = self._settings.client_ca
         changed = authorities and files[authorities] != self._files[authorities]
         self._files = files
@@ -124,7 +164,7 @@ class ServerTls:
 
     def _beginning(self, secret: bytes) -> tuple[bytes, ssl.SSLContext]:
         """Return the context that connections begin with, and the name of its tickets' key."""
-        context = _context(self._settings)
+        context = _context(self._settings, self._files)
         context.sslobject_class = EdgeObject
         context.sni_callback = self._choose
         keys = derived(secret, self._purpose())
@@ -162,11 +202,10 @@ def check_tls(settings: TlsSettings) -> None:
     ServerTls(settings, wary=True)
 
 
-def _load(settings: TlsSettings, *, wary: bool) -> list[Certificate]:
+def _load(settings: TlsSettings, files: Contents, *, wary: bool) -> list[Certificate]:
     found: list[Certificate] = []
-    password = _password(settings)
     for path, key in settings.certificates:
-        found.append(_certificate(settings, path, key, password, wary=wary))
+        found.append(_certificate(settings, path, key, files, wary=wary))
         _check_names(found)
     return found
 
@@ -180,17 +219,16 @@ def _check_names(found: Sequence[Certificate]) -> None:
 
 
 def _certificate(
-    settings: TlsSettings, path: str, key: str, password: Callable[[], bytes], *, wary: bool
+    settings: TlsSettings, path: str, key: str, files: Contents, *, wary: bool
 ) -> Certificate:
-    context = _context(settings)
+    context = _context(settings, files)
+    password = _password(settings, files)
     try:
-        context.load_cert_chain(path, key, password=password)
+        _load_chain(context, files[path], files[key], password)
     except ssl.SSLError as error:
         where = path if key == path else f"{path}, key {key}"
         raise BadTls(f"tls: {where}: {_words(error)}") from None
-    except OSError as error:
-        raise BadTls(f"tls: {path}, key {key}: {error.strerror or error}") from None
-    told = _describe(path, key, password)
+    told = _describe(files[path], files[key], password)
     if isinstance(told, str):
         if wary:
             raise BadTls(f"tls: {path}: {told}")
@@ -203,7 +241,26 @@ def _certificate(
     return Certificate(path, tuple(names), expires, context)
 
 
-def _context(settings: TlsSettings) -> ssl.SSLContext:
+def _load_chain(
+    context: ssl.SSLContext, certificate: bytes, key: bytes, password: Callable[[], bytes]
+) -> None:
+    with _as_file(certificate) as path, _as_file(key) as key_path:
+        context.load_cert_chain(path, key_path, password=password)
+
+
+@contextmanager
+def _as_file(data: bytes) -> Iterator[str]:
+    """Yield a path of what was read: `ssl` takes files alone, and these may be no more by now."""
+    memfd = os.memfd_create("socketkeep-tls", os.MFD_CLOEXEC)
+    try:
+        with open(memfd, "wb", closefd=False) as file:
+            file.write(data)
+        yield f"/proc/self/fd/{memfd}"
+    finally:
+        os.close(memfd)
+
+
+def _context(settings: TlsSettings, files: Contents) -> ssl.SSLContext:
     """Return a context as the options say, but for the certificate.  Raises BadTls."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _VERSIONS[settings.min_version]
@@ -219,26 +276,27 @@ def _context(settings: TlsSettings) -> ssl.SSLContext:
     if settings.client_ca:
         context.verify_mode = ssl.CERT_REQUIRED
         try:
-            context.load_verify_locations(settings.client_ca)
+            with _as_file(files[settings.client_ca]) as path:
+                context.load_verify_locations(path)
         except ssl.SSLError as error:
             raise BadTls(f"client-ca: {settings.client_ca}: {_words(error)}") from None
-        except OSError as error:
-            raise BadTls(f"client-ca: {settings.client_ca}: {error.strerror or error}") from None
     return context
 
 
-def _describe(path: str, key: str, password: Callable[[], bytes]) -> dict[str, Any] | str:
+def _describe(
+    certificate: bytes, key: bytes, password: Callable[[], bytes]
+) -> dict[str, Any] | str:
     """Return the certificate as a client sees it that trusts it alone; or why that takes it not.
 
     Not by a parser of certificates, which the standard library has none of for others' use, but by
     a handshake in memory.  So what clients would refuse, and what cannot be spoken with, is told
     before any client meets it.
     """
-    block = _PEM_BLOCK.search(_read(path, "tls").decode("latin-1"))
+    block = _PEM_BLOCK.search(certificate.decode("latin-1"))
     if block is None:
         return "there is no certificate in it"
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(path, key, password=password)
+    _load_chain(server, certificate, key, password)
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -271,10 +329,10 @@ def _meet(client: ssl.SSLContext, server: ssl.SSLContext) -> dict[str, Any]:
     raise ssl.SSLError("it does not end")
 
 
-def _password(settings: TlsSettings) -> Callable[[], bytes]:
+def _password(settings: TlsSettings, files: Contents) -> Callable[[], bytes]:
     """Return what gives the pass phrase: OpenSSL would ask a terminal for one that is missing."""
     path = settings.key_password_file
-    phrase = _read(path, "key-password-file") if path else None
+    phrase = files[path] if path else None
 
     def give() -> bytes:
         if phrase is None:
@@ -284,22 +342,11 @@ def _password(settings: TlsSettings) -> Callable[[], bytes]:
     return give
 
 
-def _contents(settings: TlsSettings) -> dict[str, bytes]:
+def _contents(settings: TlsSettings, read: Read) -> Contents:
     options = {settings.key_password_file: "key-password-file", settings.client_ca: "client-ca"}
     options |= {key: "key" for _, key in settings.certificates}
     options |= {path: "tls" for path, _ in settings.certificates}
-    return {path: _read(path, options[path]) for path in settings.files}
-
-
-def _read(path: str, option: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise BadTls(f"{option}: cannot read {path}: {error.strerror or error}") from None
-    if len(data) > _MOST_BYTES:
-        raise BadTls(f"{option}: {path} has more than {_MOST_BYTES} bytes")
-    return data
+    return {path: read(path, options[path]) for path in settings.files}
 
 
 def _words(error: ssl.SSLError) -> str:

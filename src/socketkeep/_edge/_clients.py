@@ -16,7 +16,7 @@ from socketkeep._base._address import InetAddress, format_address
 from socketkeep._base._proxy_header import Endpoint
 from socketkeep._base._tls_facts import EdgeTls, whole_header
 from socketkeep._config._listener_options import ListenerSettings
-from socketkeep._edge._certificates import EdgeObject, ServerTls
+from socketkeep._edge._certificates import EdgeObject, Read, ServerTls, read_file
 from socketkeep._edge._relay import EDGES, Handshake, HandshakeFailed, Relay
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._stream._edge_handshake import failed, secured
@@ -46,13 +46,14 @@ class Listening:
         settings: ListenerSettings,
         *,
         shares: bool = False,
+        read: Read = read_file,
     ) -> None:
         assert settings.tls is not None
         self.number = number
         self.text = text
         self.sock = sock
         self.delays = not settings.tcp_nodelay
-        self.tls = ServerTls(settings.tls, wary=False, shares=shares)
+        self.tls = ServerTls(settings.tls, wary=False, shares=shares, read=read)
         self.watched = False
         self.held = False  # for the sake of the rate
 

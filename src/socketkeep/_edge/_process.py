@@ -23,7 +23,7 @@ from socketkeep._base._roles import Role
 from socketkeep._base._titles import set_title
 from socketkeep._config._address_lists import NO_LISTS
 from socketkeep._config._server_options import ServeConfig, listener_settings
-from socketkeep._edge._certificates import BadTls
+from socketkeep._edge._certificates import BadTls, read_file, read_given
 from socketkeep._edge._clients import Asked, Client, Clients, Listening
 from socketkeep._edge._renewal import Renewal
 from socketkeep._edge._ticket_keys import can_be_set
@@ -47,6 +47,7 @@ from socketkeep._wire._messages import (
     StartFailed,
     Taken,
     TicketSecrets,
+    TlsFile,
 )
 
 _ACCEPTED_AT_ONCE: Final = 32
@@ -103,6 +104,7 @@ class Edge:
         self._clients = Clients(reactor, self._offer, self._stop_if_done)
         self._renewal: Renewal | None = None
         self._told = EdgeReport()
+        self._given: dict[str, bytes | OSError] = {}  # files that this user may not open
         self._throttle = _log.Throttle()
         reactor.register(channel.fileno(), self._hear)
 
@@ -140,6 +142,8 @@ class Edge:
                     listening.tls.use_secrets(secrets)
             case ShakeHands() as message:
                 self._shake_hands(message, packet)
+            case TlsFile(path=path, file=file):
+                self._given[path] = read_given(file)
             case RenewCertificates():
                 if self._renewal is not None and not self._ending:
                     self._renewal.renew()
@@ -169,7 +173,14 @@ class Edge:
                 continue
             text = message.listeners[number]
             try:
-                tls = Listening(number, text, accepted_from.get(number), said, shares=self._shares)
+                tls = Listening(
+                    number,
+                    text,
+                    accepted_from.get(number),
+                    said,
+                    shares=self._shares,
+                    read=self._read,
+                )
                 if message.secrets:
                     tls.tls.use_secrets(message.secrets)
             except BadTls as error:
@@ -178,7 +189,7 @@ class Edge:
                 self._fail(f"{text}: {error}")
                 return
             self._listening[number] = tls
-        self._renewal = Renewal(tuple(self._listening.values()))
+        self._renewal = Renewal(tuple(self._listening.values()), looks=not self._given)
         self._send(EdgeReady())
         self._report()
         self._reactor.call_later(_REPORT, self._look_around)
@@ -189,6 +200,15 @@ class Edge:
             return
         census = Census(message.census, NO_LANE)
         self._pacer = Doorkeeper(self._config, len(self._names), census, NO_LISTS)
+
+    def _read(self, path: str, option: str) -> bytes:
+        """Return what is in a file, which may be one that the keeper has given.  Raises BadTls."""
+        given = self._given.get(path)
+        if given is None:
+            return read_file(path, option)
+        if isinstance(given, OSError):
+            raise BadTls(f"{option}: cannot read {path}: {given.strerror or given}")
+        return given
 
     def _fail(self, error: str) -> None:
         self._send(StartFailed(error))

@@ -2,47 +2,40 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from typing import TypeAlias
 
 from socketkeep._base import _log
+from socketkeep._base._file_stamps import FileStamps
 from socketkeep._edge._certificates import BadTls
 from socketkeep._edge._clients import Listening
-
-#: Of each file: device, inode, size and time of change; None: it is not there.
-_Stamp: TypeAlias = tuple[tuple[int, int, int, int] | None, ...]
 
 
 class Renewal:
     """Keeps what listeners read from files as it is there.
 
-    A certificate and its key are two files, and a program that renews them changes one after the
-    other.  So what has changed is read once it has been the same for two looks; and what is no good
-    then is said once, and leaves all as it was.
+    What is no good when it is read anew is said once, and leaves all as it was.
     """
 
-    def __init__(self, listening: Sequence[Listening]) -> None:
+    def __init__(self, listening: Sequence[Listening], *, looks: bool = True) -> None:
+        """looks: at the files, for changes; not where they come from the keeper, which does."""
         self._listening = listening
-        self._read = {each.number: _stamp(each) for each in listening}
-        self._seen = dict(self._read)
+        self._stamps = {
+            each.number: FileStamps(each.tls.files if looks else ()) for each in listening
+        }
 
     def renew(self) -> None:
         """Read all files anew."""
         for each in self._listening:
-            self._renew(each, _stamp(each))
+            self._stamps[each.number].note()
+            self._renew(each)
 
     def look(self) -> None:
         """Read anew what has changed; to be called now and then."""
         for each in self._listening:
-            stamp = _stamp(each)
-            settled = stamp == self._seen[each.number]
-            self._seen[each.number] = stamp
-            if settled and stamp != self._read[each.number]:
-                self._renew(each, stamp)
+            if self._stamps[each.number].have_changed():
+                self._renew(each)
 
-    def _renew(self, each: Listening, stamp: _Stamp) -> None:
-        self._read[each.number] = stamp
+    def _renew(self, each: Listening) -> None:
         try:
             changed = each.tls.renew()
         except BadTls as error:
@@ -52,15 +45,3 @@ class Renewal:
         else:
             if changed:
                 _log.info("certificates renewed", listener=each.text)
-
-
-def _stamp(each: Listening) -> _Stamp:
-    found: list[tuple[int, int, int, int] | None] = []
-    for path in each.tls.files:
-        try:
-            status = os.stat(path)
-        except OSError:
-            found.append(None)
-        else:
-            found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
-    return tuple(found)

@@ -347,6 +347,17 @@ class Taken(Message, frozen=True, tag="Taken"):
     taken: bool
 
 
+class TlsFile(Message, frozen=True, tag="TlsFile"):
+    """Keeper to edge: a file that you may not open, in place of the one that you had by that path.
+
+    Those that there are come before `ServeTls`, and before `RenewCertificates` when there are new
+    ones.
+    """
+
+    path: str
+    file: Descriptor
+
+
 class RenewCertificates(Message, frozen=True, tag="RenewCertificates"):
     """Keeper to edge: read the files of TLS anew."""
 
@@ -435,6 +446,7 @@ AnyMessage: TypeAlias = (
     | Admit
     | Passed
     | Taken
+    | TlsFile
     | RenewCertificates
     | TicketSecrets
     | StartTls

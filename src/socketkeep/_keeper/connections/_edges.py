@@ -22,6 +22,7 @@ import msgspec
 from socketkeep._base import _log
 from socketkeep._base._passing import Unfit, close_without_waiting
 from socketkeep._config._server_options import ServeConfig, listener_settings
+from socketkeep._keeper.connections._tls_files import CannotOpen, TlsFiles
 from socketkeep._keeper.loop._children import ChildWatch
 from socketkeep._keeper.loop._reactor import Reactor
 from socketkeep._keeper.loop._system import Exit, System
@@ -60,6 +61,7 @@ _NEVER: Final = float("inf")
 #: Days before a certificate's expiry from which on it is warned of, and how often.
 WARNED_BEFORE: Final = 14
 _WARN_EVERY: Final = 24 * 3600.0
+_LOOK: Final = 1.0  # seconds between two looks at files
 _DAY: Final = 24 * 3600.0
 
 
@@ -123,6 +125,9 @@ class Edges:
         self._throttle = _log.Throttle()
         self._secrets = [os.urandom(_SECRET_SIZE)]
         self._secrets_since = reactor.clock()
+        paths = [path for said in settings if said.tls for path in said.tls.files]
+        given = paths if system.account is not None else []
+        self._files = TlsFiles(tuple(dict.fromkeys(given)))
 
     def __len__(self) -> int:
         return len(self._running)
@@ -130,9 +135,24 @@ class Edges:
     def __iter__(self) -> Iterator[RunningEdge]:
         return iter(tuple(self._running.values()))
 
+    def open_files(self) -> bool:
+        """Open the files that edges of another user cannot; whether all could be opened.
+
+        Those that were opened before stay if not.
+        """
+        try:
+            self._files.open()
+        except CannotOpen as error:
+            _log.error("certificates not renewed: those before stay", error=str(error))
+            return False
+        return True
+
     def start(self) -> None:
         """Start those that are wanting."""
         if self.numbers and not self._ending:
+            if self._system.account is not None:
+                self._files.begin_to_look()
+                self._reactor.call_later(_LOOK, self._look)
             for seat in range(self._config.edges):
                 self._start(seat)
             self._reactor.call_at(self._secrets_since + SECRET_TIME, self._renew_secrets)
@@ -153,8 +173,10 @@ class Edges:
 
     def renew(self) -> None:
         """Have the files of TLS read anew."""
-        for edge in self:
-            edge.link.send(RenewCertificates())
+        if self.open_files():
+            for edge in self:
+                self._files.tell(edge.link.send)
+                edge.link.send(RenewCertificates())
 
     def shake_hands(self, packet: Packet, message: StartTls) -> None:
         """Have the edge with the fewest connections do what a worker has asked for.
@@ -215,6 +237,7 @@ class Edges:
             ended=self._totals,
             secrets=self._secrets,
             aged=self._secrets_since,
+            files=self._files.snapshot(keep),
         )
 
     def restore(self, saved: SavedEdges) -> None:
@@ -222,6 +245,9 @@ class Edges:
         self._totals = saved.ended
         if saved.secrets:
             self._secrets, self._secrets_since = saved.secrets, saved.aged
+        self._files.restore(saved.files)
+        if saved.files:
+            self.open_files()
         for each in saved.running:
             edge = RunningEdge(
                 each.seat,
@@ -265,6 +291,7 @@ class Edges:
             partial(self._condemn, edge),
         )
         self._watch(edge)
+        self._files.tell(edge.link.send)
         numbers = sorted(self._accepts_from)
         edge.link.send(
             ServeTls(
@@ -278,6 +305,13 @@ class Edges:
         )
         if self._census >= 0:
             edge.link.send(Pace(self._census))
+
+    def _look(self) -> None:
+        """Have what has changed read anew, as edges do that may look at it themselves."""
+        if not self._ending:
+            self._reactor.call_later(_LOOK, self._look)
+            if self._files.have_changed():
+                self.renew()
 
     def _watch(self, edge: RunningEdge) -> None:
         self._running[edge.pid] = edge

@@ -115,6 +115,13 @@ class SavedEdge(msgspec.Struct, kw_only=True):
     leaves_by: float | None = None
 
 
+class SavedFile(msgspec.Struct):
+    """A file of TLS that the keeper has open for edges of another user."""
+
+    path: str
+    fd: int
+
+
 class SavedEdges(msgspec.Struct, kw_only=True):
     """The edges; ended: the counts of those that have ended.
 
@@ -126,6 +133,7 @@ class SavedEdges(msgspec.Struct, kw_only=True):
     ended: EdgeReport = EdgeReport()
     secrets: list[bytes] = []
     aged: float = 0.0
+    files: list[SavedFile] = []
 
 
 class SavedSlots(msgspec.Struct, kw_only=True):
