@@ -103,7 +103,7 @@ test-unit: setup ## the tests that start no process: for the inner loop, in less
 # What the interpreter itself leaves at its end is no leak of ours; tests/native looks for those.
 SANITIZED := build/sanitized
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g
-SANITIZE_ARGS ?= tests/native/test_traces.py tests/native/test_leaks.py tests/stream \
+SANITIZE_ARGS ?= $(addprefix tests/native/test_,traces.py leaks.py claim.py sync_verbs.py) tests/stream \
 	tests/inspect/test_descriptors.py $(addprefix tests/library/test_,buffer.py framing.py crash_order.py)
 
 .PHONY: test-sanitize

@@ -55,7 +55,7 @@ def test_none_is_set(pair: Pair) -> None:
     assert conn.deadline is None
     conn.deadline = None
     assert (conn.deadline, conn.overdue) == (None, "")
-    assert conn._quick, "it pays nothing"
+    assert conn._patience, "it pays nothing"
     with pytest.raises(TypeError, match="a deadline is"):
         conn.deadline = 5.0  # type: ignore[assignment]
     conn.deadline = Deadline(math.inf)
@@ -102,7 +102,7 @@ def test_lifted_it_is_as_if_it_had_never_been(pair: Pair) -> None:
     conn.deadline = None
     threading.Timer(2 * SOON, pair[1].send, (b"later",)).start()
     assert conn.recv() == b"later"
-    assert conn._quick, "it pays nothing any more"
+    assert conn._patience, "it pays nothing any more"
 
 
 def test_the_first_byte_must_come_in_time(pair: Pair) -> None:
@@ -118,7 +118,7 @@ def test_after_the_first_byte_there_is_no_hurry(pair: Pair) -> None:
     assert conn.recv() == b"1"
     threading.Timer(2 * SOON, pair[1].send, (b"2",)).start()
     assert conn.recv() == b"2"
-    assert conn._quick, "it pays nothing any more"
+    assert conn._patience, "it pays nothing any more"
 
 
 def test_it_goes_along_when_the_connection_is_parked(pair: Pair) -> None:

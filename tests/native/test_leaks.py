@@ -15,6 +15,7 @@ from typing import Final
 
 import pytest
 
+from socketkeep import Connection, TimedOut, Timeout
 from socketkeep._inspect._descriptors import look_in_python
 from socketkeep._native import core
 from socketkeep._stream._aio import AsyncConnection
@@ -75,6 +76,28 @@ def connections(times: int) -> None:
         peer.close()
 
 
+def sync_verbs(times: int) -> None:
+    """Connections with all kinds of verbs; on some the time is over, on some the peer ends."""
+    for number in range(times // 100):
+        mine, peer = socket.socketpair()
+        with Connection(mine, mode=Timeout(0.001 if number % 10 == 0 else 30)) as conn:
+            lines = conn.lines()
+            for turn in range(8):
+                peer.send(b"abc\n" * 4)
+                conn.recv(2)
+                conn.recv_exactly(6)
+                next(lines)
+                conn.recv_until(b"\n")
+                conn.send(b"x" * (turn * 10_000 + 1))
+                peer.recv(100_000)
+            if number % 10 == 0:
+                with pytest.raises(TimedOut):
+                    next(lines)
+            peer.close()
+            conn.recv()
+            conn.recv()
+
+
 def looks(times: int) -> None:
     look = both(look_in_python, "look")[-1]
     with socket.socket() as sock:
@@ -116,7 +139,7 @@ async def _awaits(times: int) -> None:
     reactor.close()
 
 
-@pytest.mark.parametrize("work", [buffers, connections, looks, awaits])
+@pytest.mark.parametrize("work", [buffers, connections, sync_verbs, looks, awaits])
 def test_nothing_grows(work: Callable[[int], None]) -> None:
     """What is held after very many operations is what was held after a few."""
     work(_OPERATIONS // 20)

@@ -6,6 +6,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <poll.h>
 #include <stdint.h>
 #include <time.h>
 
@@ -13,8 +14,12 @@
 enum {
     SOCK, RECORD, SHELF, STATE, RESUMABLE, UNREAD, PLAIN, PUT, SLOW_INIT, MAKE_LIFE,
     CORE, WAITER, OUT, UNSENT, WATCH, ON_READABLE, SEND_FAILED, AT_END, RAISE, FILENO,
+    MOMENT, WAITED,
     NAMES
 };
+
+/* So many receives in a row may wait for nothing, and one that brings so many bytes is as all of them. */
+enum { HELPINGS = 8, LARGE_HELPING = 16384 };
 
 /* How many awaitables are kept to be used again. */
 enum { SPARE = 32 };
@@ -25,6 +30,8 @@ typedef struct {
     PyTypeObject *ledger;
     PyTypeObject *core;
     PyTypeObject *poller;
+    PyTypeObject *orders;
+    PyTypeObject *claim;
     PyTypeObject *life;
     PyTypeObject *waiter;
     PyTypeObject *reactor;
@@ -132,7 +139,48 @@ int ledger_count(Ledger *ledger, int word, uint64_t count);
 int ledger_store(Ledger *ledger, int word, uint64_t value);
 
 /* poller.c */
+typedef struct {
+    PyObject_HEAD
+    Py_buffer view; /* of the scoreboard's header */
+    const volatile uint64_t *words;
+    int wake_fd;
+} Orders;
+
 extern PyType_Spec poller_spec;
+extern PyType_Spec orders_spec;
+
+/* READY and WOKEN of `_stream/_waiting.py`. */
+enum { READY = 1, WOKEN = 2 };
+
+/* RETIRE_HOW of `_wire/_scoreboard.py`: the word of its header that is not 0 once there is an order. */
+enum { ORDERED = 10 };
+
+static inline int
+orders_given(const Orders *orders)
+{
+    return orders->words[ORDERED] != 0;
+}
+
+/* From now to a moment of the monotonic clock, as poll(2) takes it. */
+int milliseconds_until(double moment);
+/* Wait for so many milliseconds, -1 for as long as it takes; what a signal's handler raises ends it.
+   `moment` is when that time is over.  READY, WOKEN, their sum, or 0; -1: an error is set. */
+int wait_for(struct pollfd *watched, nfds_t count, int milliseconds, double moment);
+
+/* claim.c */
+typedef struct {
+    PyObject_HEAD
+    PyThread_type_lock post; /* what is waited at, NULL before anybody has waited */
+    int waiters;
+    char held;
+    char posted; /* one of those who wait has been woken, and has not noticed yet */
+} Claim;
+
+extern PyType_Spec claim_spec;
+
+/* Take it if it is free; whether it was. */
+int claim_take(Claim *claim);
+void claim_release(Claim *claim);
 
 /* life.c */
 typedef struct {
@@ -190,6 +238,8 @@ typedef struct {
     Buffer *plain_buffer; /* `buffer`, where it is one of C's; borrowed from it */
     Ledger *plain_ledger; /* likewise */
     Py_ssize_t receives;  /* since the beginning; -1: no commit is missing */
+    int unwaited;         /* receives in a row of a sync connection that waited for nothing */
+    int missed;           /* and attempts in a row that found nothing */
     char retains;
     char direct; /* the transport is the socket itself */
 } Core;
@@ -204,17 +254,72 @@ enum { CHUNK = 65536, LARGE_CHUNK = 262144 };
 
 /* Whether the normal course of things can be served in C. */
 int core_is_plain(const Core *core);
+/* The descriptor, -1 once it is closed. */
+int core_descriptor(Core *core);
 /* As the methods of the core, which is plain: what came, or -1 with an error set. */
 int core_receive(Core *core, size_t most, PyObject **data);
 int core_fill(Core *core, size_t size);
 /* How many bytes the kernel has taken; -1: an error is set. */
 Py_ssize_t core_send(Core *core, const char *data, Py_ssize_t size, int push);
 
-/* verbs.c */
-extern PyType_Spec verb_spec;
-extern PyType_Spec awaitable_spec;
+/* Where it is in its life, NULL before it is known, and where it is no object of C's. */
+const Life *core_life(const Core *core);
+/* Whether a receive has met an error that none has raised yet. */
+static inline int
+core_failed(const Core *core)
+{
+    return core->failure && core->failure != Py_None;
+}
+
+/* messages.c */
 extern PyType_Spec line_taker_spec;
+
+/* What to take a message has ended with, beside NOTHING, and beside EOF_CAME and FAILED to receive one.
+   REFUSED is an error of the framing, which Python meets again and tells of. */
+enum { TAKEN = ARRIVED, RAISED = -1, REFUSED = -2 };
+
+/* Have `taker(most)` take a message from the buffer. */
+int message_take(State *state, Buffer *buffer, PyObject *taker, PyObject *most, Py_ssize_t bound,
+                 PyObject **data);
+
+/* verb.c */
+typedef enum { RECV, SEND, MESSAGE } Kind;
+
+/* What C looks at of a sync connection, which has it in slots. */
+enum {
+    ITS_CORE, ITS_READING, ITS_SENDING, ITS_LIMIT, ITS_END, ITS_PATIENCE, ITS_ORDERS, ITS_WAITED,
+    ITS_UNSENT, SLOTS
+};
+
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc call;
+    PyObject *function;
+    PyObject *handling; /* the context variable of `_stream/_lease.py` */
+    State *state;
+    const struct way *way;
+    Kind kind;
+    PyTypeObject *owner; /* NULL before the class is made */
+    Py_ssize_t places[SLOTS];
+} Verb;
+
+extern PyType_Spec verb_spec;
+
+/* Call the function, where the arguments are not the usual ones. */
+PyObject *verb_in_python(Verb *verb, PyObject *const *args, size_t given, PyObject *names);
+
+/* async_verbs.c */
+extern PyType_Spec awaitable_spec;
+
+PyObject *async_recv(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names);
+PyObject *async_send(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names);
+PyObject *async_message(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names);
 /* Give back the awaitables that are kept. */
 void verbs_drop_spare(State *state);
+
+/* sync_verbs.c */
+PyObject *sync_recv(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names);
+PyObject *sync_send(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names);
+PyObject *sync_message(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names);
 
 #endif

@@ -28,6 +28,8 @@ static const char *const NAMED[NAMES] = {
     [AT_END] = "_refusal_at_end",
     [RAISE] = "_raise",
     [FILENO] = "fileno",
+    [MOMENT] = "_moment",
+    [WAITED] = "_waited",
 };
 
 /* Make a type, keep it in `*kept`, and give it its name in the module. */
@@ -47,6 +49,8 @@ execute(PyObject *module)
         add_type(module, &ledger_spec, &state->ledger) < 0 ||
         add_type(module, &stream_core_spec, &state->core) < 0 ||
         add_type(module, &poller_spec, &state->poller) < 0 ||
+        add_type(module, &orders_spec, &state->orders) < 0 ||
+        add_type(module, &claim_spec, &state->claim) < 0 ||
         add_type(module, &life_spec, &state->life) < 0 ||
         add_type(module, &waiter_spec, &state->waiter) < 0 ||
         add_type(module, &reactor_spec, &state->reactor) < 0 ||
@@ -73,6 +77,8 @@ traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->ledger);
     Py_VISIT(state->core);
     Py_VISIT(state->poller);
+    Py_VISIT(state->orders);
+    Py_VISIT(state->claim);
     Py_VISIT(state->life);
     Py_VISIT(state->waiter);
     Py_VISIT(state->reactor);
@@ -92,6 +98,8 @@ clear(PyObject *module)
     Py_CLEAR(state->ledger);
     Py_CLEAR(state->core);
     Py_CLEAR(state->poller);
+    Py_CLEAR(state->orders);
+    Py_CLEAR(state->claim);
     Py_CLEAR(state->life);
     Py_CLEAR(state->waiter);
     Py_CLEAR(state->reactor);

@@ -1,7 +1,8 @@
-/* Waiting for one descriptor, and for a word from the server meanwhile: the twin of
-   `_stream/_waiting.Poller`.
+/* Waiting for one descriptor, and for a word from the server meanwhile: the twins of `Poller` and
+   `Orders` in `_stream/_waiting.py`.
 
-   It owns nothing but the two numbers.  A wait gives the interpreter's lock away; a look does not. */
+   A poller owns nothing but its two numbers, the orders of a worker a view of the scoreboard's header.
+   A wait gives the interpreter's lock away; a look does not. */
 
 #define _GNU_SOURCE
 
@@ -9,12 +10,8 @@
 
 #include <errno.h>
 #include <math.h>
-#include <poll.h>
 #include <structmember.h>
 #include <time.h>
-
-/* READY and WOKEN of `_stream/_waiting.py`. */
-enum { READY = 1, WOKEN = 2 };
 
 /* poll(2) takes milliseconds in an int. */
 enum { LONGEST = 2147483647 };
@@ -25,7 +22,7 @@ typedef struct {
     nfds_t count;             /* 1: nothing interrupts */
 } Poller;
 
-static int
+int
 milliseconds_until(double moment)
 {
     double left = ceil((moment - core_now()) * 1000);
@@ -33,13 +30,9 @@ milliseconds_until(double moment)
     return left > 0 ? left < LONGEST ? (int)left : LONGEST : 0;
 }
 
-/* Wait for so many milliseconds, -1 for as long as it takes; what a signal's handler raises ends it.
-   `moment` is when that time is over. */
-static PyObject *
-wait_for(Poller *poller, int milliseconds, double moment)
+int
+wait_for(struct pollfd *watched, nfds_t count, int milliseconds, double moment)
 {
-    struct pollfd watched[2] = {poller->watched[0], poller->watched[1]};
-    nfds_t count = poller->count;
     int ready, code, found = 0;
 
     for (;;) {
@@ -57,10 +50,11 @@ wait_for(Poller *poller, int milliseconds, double moment)
         }
         if (code != EINTR) {
             errno = code;
-            return PyErr_SetFromErrno(PyExc_OSError);
+            PyErr_SetFromErrno(PyExc_OSError);
+            return -1;
         }
         if (PyErr_CheckSignals() < 0) {
-            return NULL;
+            return -1;
         }
         if (milliseconds > 0) {
             milliseconds = milliseconds_until(moment);
@@ -72,7 +66,16 @@ wait_for(Poller *poller, int milliseconds, double moment)
     if (count > 1 && watched[1].revents) {
         found |= WOKEN;
     }
-    return PyLong_FromLong(found);
+    return found;
+}
+
+static PyObject *
+found_by(Poller *poller, int milliseconds, double moment)
+{
+    struct pollfd watched[2] = {poller->watched[0], poller->watched[1]};
+    int found = wait_for(watched, poller->count, milliseconds, moment);
+
+    return found < 0 ? NULL : PyLong_FromLong(found);
 }
 
 static PyObject *
@@ -81,13 +84,13 @@ Poller_until(Poller *poller, PyObject *when)
     double moment;
 
     if (when == Py_None) {
-        return wait_for(poller, -1, 0);
+        return found_by(poller, -1, 0);
     }
     moment = PyFloat_AsDouble(when);
     if (moment == -1.0 && PyErr_Occurred()) {
         return NULL;
     }
-    return wait_for(poller, milliseconds_until(moment), moment);
+    return found_by(poller, milliseconds_until(moment), moment);
 }
 
 static PyObject *
@@ -101,7 +104,7 @@ Poller_within(Poller *poller, PyObject *given)
         }
         return NULL;
     }
-    return wait_for(poller, (int)milliseconds,
+    return found_by(poller, (int)milliseconds,
                     milliseconds ? core_now() + (double)milliseconds / 1000 : 0);
 }
 
@@ -196,4 +199,78 @@ PyType_Spec poller_spec = {
     .basicsize = sizeof(Poller),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = slots,
+};
+
+static PyObject *
+Orders_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    Py_buffer view;
+    Orders *orders;
+    int wake_fd;
+
+    if (keywords && PyDict_GET_SIZE(keywords)) {
+        PyErr_SetString(PyExc_TypeError, "Orders() takes no keyword arguments");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "iy*:Orders", &wake_fd, &view)) {
+        return NULL;
+    }
+    if (view.len <= ORDERED * (Py_ssize_t)sizeof(uint64_t) || (uintptr_t)view.buf % sizeof(uint64_t)) {
+        PyBuffer_Release(&view);
+        PyErr_SetString(PyExc_ValueError, "the header of a scoreboard has 32 words of 64 bits");
+        return NULL;
+    }
+    orders = (Orders *)type->tp_alloc(type, 0);
+    if (!orders) {
+        PyBuffer_Release(&view);
+        return NULL;
+    }
+    orders->view = view;
+    orders->words = view.buf;
+    orders->wake_fd = wake_fd;
+    return (PyObject *)orders;
+}
+
+static void
+Orders_dealloc(Orders *orders)
+{
+    PyTypeObject *type = Py_TYPE(orders);
+
+    if (orders->view.obj) {
+        PyBuffer_Release(&orders->view);
+    }
+    type->tp_free(orders);
+    Py_DECREF(type);
+}
+
+static PyObject *
+Orders_given(Orders *orders, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(orders_given(orders));
+}
+
+static PyMemberDef orders_members[] = {
+    {"wake_fd", T_INT, offsetof(Orders, wake_fd), READONLY, "What interrupts a wait."},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef orders_properties[] = {
+    {"given", (getter)Orders_given, NULL, "Whether there is one.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot orders_slots[] = {
+    {Py_tp_new, Orders_new},
+    {Py_tp_dealloc, Orders_dealloc},
+    {Py_tp_members, orders_members},
+    {Py_tp_getset, orders_properties},
+    {Py_tp_doc, "The twin of `_stream._waiting.Orders`."},
+    {0, NULL},
+};
+
+PyType_Spec orders_spec = {
+    .name = "socketkeep._native._core.Orders",
+    .basicsize = sizeof(Orders),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = orders_slots,
 };

@@ -30,9 +30,15 @@ core_is_plain(const Core *core)
     return core->direct && core->plain_buffer && core->plain_ledger;
 }
 
+const Life *
+core_life(const Core *core)
+{
+    return core->life && PyObject_TypeCheck(core->life, core->state->life) ? (Life *)core->life : NULL;
+}
+
 /* The descriptor, -1 once it is closed.  The socket knows: who closes it tells nobody else. */
-static int
-descriptor(Core *core)
+int
+core_descriptor(Core *core)
 {
     PyObject *sock = core->sock, *number = NULL;
     long fd = -1;
@@ -85,7 +91,7 @@ begin(Core *core)
     if (!core->plain_ledger->read && ledger_reading(core->plain_ledger) < 0) {
         return -2;
     }
-    return descriptor(core);
+    return core_descriptor(core);
 }
 
 /* The one recv(2) there is.  `*code` is the errno. */
@@ -266,7 +272,7 @@ core_send(Core *core, const char *data, Py_ssize_t size, int push)
     if (!push && !ledger->sent && ledger_sending(ledger) < 0) {
         return -1;
     }
-    fd = descriptor(core);
+    fd = core_descriptor(core);
     if (fd < 0) {
         code = EBADF;
     } else if (size > LONG_SEND) {

@@ -26,7 +26,6 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Never, Self, TypeAlias, TypeVar, cast
 
-from socketkeep import _native
 from socketkeep._base._errors import (
     Busy,
     Closed,
@@ -56,7 +55,7 @@ from socketkeep._stream._lease import Hooks, Lease, Order, handling
 from socketkeep._stream._lifecycle import Detached, Event, State
 from socketkeep._stream._modes import Blocking, check_seconds
 from socketkeep._stream._record import ACTIVE_AT, WAITING
-from socketkeep._stream._shell import AT_ONCE, Data, Piece, Shell, Span
+from socketkeep._stream._shell import AT_ONCE, Data, Piece, Shell, Span, in_c
 from socketkeep._stream._steps import Steps, within
 from socketkeep._stream._waiting import earlier
 
@@ -85,19 +84,6 @@ _READY: Final = 0
 _LOOK_AGAIN: Final = 1  # the connection has ended, or the server has said something
 _TIMED_OUT: Final = 2
 _LATE: Final = "late"
-
-
-_Verb = TypeVar("_Verb", bound=Callable[..., Any])
-
-
-def _in_c(name: str) -> Callable[[_Verb], _Verb]:
-    """Have the compiled core serve the normal course of a verb, where it runs."""
-
-    def made(verb: _Verb) -> _Verb:
-        core = _native.core
-        return verb if core is None else cast("_Verb", core.Verb(name, verb, handling))
-
-    return made
 
 
 class _Queued:
@@ -179,7 +165,7 @@ class AsyncConnection(Shell):
     ) -> None:
         await self.close()
 
-    @_in_c("recv")
+    @in_c("async recv")
     def recv(self, max: int = CHUNK, *, timeout: float | None = None) -> Receiving:
         """Return what has come, 1 to `max` bytes, waiting for the first; b"" at the peer's EOF."""
         if max < 1:
@@ -187,7 +173,7 @@ class AsyncConnection(Shell):
         take = self.core.buffer.take
         return self._receive("recv", take, max, None, timeout, bytes, straight=True)
 
-    @_in_c("send")
+    @in_c("async send")
     async def send(self, data: Data, *, timeout: float | None = None) -> None:
         """Send all of `data`, waiting as long as the peer does not read.
 
@@ -642,7 +628,7 @@ class AsyncConnection(Shell):
         finally:
             self._waiter.claimed = False
 
-    _receive = _in_c("receive")(_receive_slowly)
+    _receive = in_c("async message")(_receive_slowly)
 
     def _may_try(self) -> bool:
         """Whether a receive has nothing to look at but whether bytes have come, and tries that."""

@@ -1,9 +1,9 @@
 """`Connection`: the verbs of one stream for sync code, in each of the three modes.
 
-A receive waits with poll(2) before it calls recv(2), and does not try recv first: a handler usually
-asks before the next request is there, and an attempt in vain costs an exception.  So each helping
-from the kernel also passes by the server's wake descriptor, and a client that never pauses cannot
-keep the connection from hearing the server's order.
+A receive waits with poll(2) before it calls recv(2), so that it passes by the server's wake
+descriptor, and a client that never pauses cannot keep the connection from hearing the server's
+order.  The compiled core tries recv(2) first, a few times in a row: there an attempt in vain costs
+no exception.
 """
 # ruff: noqa: A002 - `max` is the word for a bound; the builtin is not used here
 
@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Never, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, Never, Self, TypeVar
 
+from socketkeep import _native
 from socketkeep._base._errors import Busy, LimitExceeded, Malformed, Released, TimedOut, WouldBlock
 from socketkeep._base._originals import socket_of
 from socketkeep._stream._closing import LINGER, draining, end_writing, reset
@@ -48,9 +49,9 @@ from socketkeep._stream._modes import (
     seconds_left,
 )
 from socketkeep._stream._record import WAITING
-from socketkeep._stream._shell import AT_ONCE, Data, Piece, Shell, Span
+from socketkeep._stream._shell import AT_ONCE, Data, Piece, Shell, Span, in_c
 from socketkeep._stream._steps import Steps, Want, drive, within
-from socketkeep._stream._waiting import READY, WOKEN, Poller, earlier, make_poller
+from socketkeep._stream._waiting import READY, WOKEN, Orders, Poller, earlier, make_poller
 
 if TYPE_CHECKING:
     import ssl
@@ -59,10 +60,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: Keeps two users of one direction apart; it is hardly ever waited for.
+_make_claim: Final = _native.compiled_or(threading.Lock, "Claim")
+
 _BLOCKING: Final = Blocking()
 _FOR_EVER: Final[Span] = (None, None)
-_TO_THE_END: Final = "to the end"
-_FOR_A_MOMENT: Final = "for a moment"
+# How a receive may wait with less care than `_wait` takes; the compiled core knows them.
+_CAREFULLY: Final = 0
+_UNOFFERED: Final = 1  # for a moment: the keeper is to have the connection first
+_FOR_A_MOMENT: Final = 2
+_TO_THE_END: Final = 3
 #: Milliseconds: how long a receive waits for input before it looks whether it is to be parked,
 #: where others may be waiting for its seat, and where there are seats enough.
 _SHORT_MOMENT: Final = 1
@@ -95,10 +102,12 @@ class Connection(Shell):
     """
 
     __slots__ = (
+        "_ends_at",
         "_leaves_at",
         "_limit",
         "_mode",
-        "_quick",
+        "_orders",
+        "_patience",
         "_readable",
         "_reading",
         "_sending_lock",
@@ -115,18 +124,16 @@ class Connection(Shell):
         lease: Lease | None = None,
         hooks: Hooks | None = None,
     ) -> None:
-        self._limit = seconds_left(
-            mode
-        )  # first: after a TypeError the socket is the caller's still
+        self.mode = mode  # first: after a TypeError the socket is the caller's still
         super().__init__(sock, inherit, lease, hooks)
-        self._mode = mode
-        self._reading = threading.Lock()
-        self._sending_lock = threading.Lock()
+        self._reading = _make_claim()
+        self._sending_lock = _make_claim()
         self._readable: Poller | None = None
         self._writable: Poller | None = None
         self._leaves_at = 0.0  # when it obeys an order to move; 0: there was none yet
         self._waited = 0.0  # seconds in vain, in a moment that is over: not once more for one input
-        self._quick = self._quickness()
+        self._patience = self._find_patience()
+        self._orders = self._find_orders()
 
     def __enter__(self) -> Self:
         return self
@@ -147,6 +154,7 @@ class Connection(Shell):
     @mode.setter
     def mode(self, mode: Mode) -> None:
         self._limit = seconds_left(mode)
+        self._ends_at = mode.at if isinstance(mode, Deadline) else None
         self._mode = mode
 
     @contextmanager
@@ -159,13 +167,20 @@ class Connection(Shell):
         finally:
             self.mode = before
 
+    @in_c("sync recv")
     def recv(self, max: int = CHUNK, *, timeout: float | None = None) -> bytes:
         """Return what has come, 1 to `max` bytes, waiting for the first; b"" at the peer's EOF."""
         if max < 1:
             check_bound(max)
         take = self.core.buffer.take
-        return self._receive("recv", take, max, None, timeout, bytes, straight=True)
+        return self._receive("recv", take, max, None, timeout, bytes, True)
 
+    def _recv_within(self, max: int, span: Span | None) -> bytes:
+        """Go on with a `recv` that the compiled core has begun, and left."""
+        take = self.core.buffer.take
+        return self._receive_slowly("recv", take, max, None, None, bytes, True, span)
+
+    @in_c("sync send")
     def send(self, data: Data, *, timeout: float | None = None) -> None:
         """Send all of `data`, waiting as long as the peer does not read.
 
@@ -188,6 +203,14 @@ class Connection(Shell):
             if push:
                 core.ledger.push_ends()
             self._sending_lock.release()
+
+    def _send_rest(self, data: Data, done: int) -> None:
+        """Go on with a send that the compiled core has begun: the kernel has taken so much."""
+        self._send_on(data, Piece(memoryview(data)[done:], done, False), self._span(None))
+
+    def _send_failed(self, error: OSError) -> Never:
+        """Raise what a send has met that the compiled core has tried."""
+        raise self._failed(error, "send") from error
 
     def start_tls(
         self,
@@ -570,7 +593,7 @@ class Connection(Shell):
 
     # Receiving.
 
-    def _receive(
+    def _receive_slowly(
         self,
         operation: str,
         take: Callable[[int], bytes | None],
@@ -578,12 +601,13 @@ class Connection(Shell):
         wanted: int | None,
         timeout: float | None,
         at_eof: Callable[[], bytes],
-        *,
         straight: bool = False,
+        span: Span | None = None,
     ) -> bytes:
         """Receive until `take(bound)` finds in the buffer what it wants, or EOF comes before.
 
-        straight: whatever comes is what is wanted, and need not pass through the buffer.
+        straight: whatever comes is what is wanted, and need not pass through the buffer.  span: of
+        a receive that the compiled core has begun, and left.
         """
         core = self.core
         if core.life.over and self._is_over():
@@ -600,7 +624,8 @@ class Connection(Shell):
                 data = take(bound)
                 if data is not None:
                     return data
-            span = self._span(timeout)
+            if span is None:
+                span = self._span(timeout)
             while not ordered and self._comes(span):
                 data = core.receive(bound) if straight else self._fetch(take, bound, wanted)
                 if data is None:
@@ -615,6 +640,8 @@ class Connection(Shell):
             raise self._located(error, operation) from None
         finally:
             self._reading.release()
+
+    _receive = in_c("sync message")(_receive_slowly)
 
     def _is_stopping(self, operation: str) -> bool:
         return False  # the order is heard where a receive waits
@@ -678,12 +705,12 @@ class Connection(Shell):
 
     def _renew_waits(self) -> None:
         self._readable = self._writable = None
-        self._quick = self._quickness()
+        self._patience = self._find_patience()
 
     def _reset_after_fork(self) -> None:
         # Other threads' locks were copied as they were, and who would open them is not here.
-        self._reading = threading.Lock()
-        self._sending_lock = threading.Lock()
+        self._reading = _make_claim()
+        self._sending_lock = _make_claim()
         self._readable = self._writable = None
 
     def _span(self, timeout: float | None) -> Span:
@@ -691,8 +718,8 @@ class Connection(Shell):
             limit = check_seconds(timeout)
         elif self._limit is None:
             return _FOR_EVER
-        elif isinstance(self._mode, Deadline):
-            return seconds_left(self._mode), self._mode.at
+        elif self._ends_at is not None:
+            return seconds_left(self._mode), self._ends_at
         else:
             limit = self._limit
         return limit, (time.monotonic() + limit if limit else None)
@@ -715,13 +742,13 @@ class Connection(Shell):
         What that is, the time that is over or a word of the server's, the slower wait finds out.
         """
         core = self.core
-        if not self._quick or span == AT_ONCE:
+        if not self._patience or span == AT_ONCE:
             return False
         if core.life.over or core.life.peer_ended or core.failure is not None:
             return False
         poller = self._readable or self._watch_input()
         moment = None
-        if self._quick is _FOR_A_MOMENT:
+        if self._patience < _TO_THE_END:
             moment = None if self._waited else self._moment(span[0])
             if moment is None:
                 return False
@@ -767,18 +794,24 @@ class Connection(Shell):
             self._waited = moment / 1000
         return found == READY
 
-    def _quickness(self) -> object:
-        """Return how a receive may wait with less care than `_wait` takes; false: not at all."""
+    def _find_orders(self) -> Orders | Literal[False] | None:
+        """Return what tells of the server's orders, False: nothing; None: there is no server."""
+        hooks = self.hooks
+        return None if hooks.retirement is None else hooks.orders or False
+
+    def _find_patience(self) -> int:
+        """Return how a receive may wait with less care than `_wait` takes."""
         lease, hooks = self.lease, self.hooks
         if lease.idle_timeout is not None or self.core.transport.peeks:
-            return None
+            return _CAREFULLY
         if self._deadlines is not None or self._inflow is not None:
-            return None
-        tended = lease.park_after is not None or hooks.keeping is not None
-        return _FOR_A_MOMENT if tended else _TO_THE_END
+            return _CAREFULLY
+        if hooks.keeping is not None:
+            return _UNOFFERED
+        return _TO_THE_END if lease.park_after is None else _FOR_A_MOMENT
 
     def _deadline_changed(self) -> None:
-        self._quick = self._quickness()
+        self._patience = self._find_patience()
 
     def _wait_readable(self, operation: str, wanted: int | None, span: Span) -> None:
         poller = self._readable or self._watch_input()
@@ -835,7 +868,7 @@ class Connection(Shell):
                 raise late
             if self._deadlines.next is None:  # they are met
                 self._deadlines = None
-                self._quick = self._quickness()
+                self._patience = self._find_patience()
         since = 0.0
         if lease.idle_timeout is not None or tended:
             since = time.monotonic() - self._waited
@@ -899,7 +932,7 @@ class Connection(Shell):
                 at = keeping.offer()
                 if at is None:
                     hooks.keeping = None
-                    self._quick = self._quickness()
+                    self._patience = self._find_patience()
                 else:
                     keeping.at = at
         if parking and lease.park_after is not None and self._movable():

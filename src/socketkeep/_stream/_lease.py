@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from socketkeep._stream._record import Record, blank_record
+from socketkeep._stream._waiting import Orders
 
 if TYPE_CHECKING:  # asyncio is for who uses it
     from asyncio import AbstractEventLoop
@@ -183,6 +184,7 @@ class Hooks:
     shelf: Shelf | None = None
     keeping: Keeping | None = None
     retirement: Retirement | None = None  # sync models only; async workers call `ask()`
+    orders: Orders | None = None  # beside it, where a word of shared memory tells of an order
     reactor: Reactor | None = None  # async workers only
     front: Front | None = None  # where the listener has TLS for `start_tls`
     refusals: Refusals | None = None

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Final, Never, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Never, TypeAlias, TypeVar, cast
 
+from socketkeep import _native
 from socketkeep._base._address import local_text, peer_text
 from socketkeep._base._errors import (
     Busy,
@@ -37,7 +38,7 @@ from socketkeep._stream._committed import pack_state, unpack_state
 from socketkeep._stream._core import ARRIVED, CHUNK, LARGE_CHUNK, NOTHING, Core, core_of
 from socketkeep._stream._deadlines import NEVER, Deadlines
 from socketkeep._stream._inflow import Inflow
-from socketkeep._stream._lease import Attached, Handover, Hooks, Lease
+from socketkeep._stream._lease import Attached, Handover, Hooks, Lease, handling
 from socketkeep._stream._lifecycle import Detached, Event, State
 from socketkeep._stream._modes import Deadline
 from socketkeep._stream._record import (
@@ -67,6 +68,19 @@ Span: TypeAlias = tuple[float | None, float | None]
 AT_ONCE: Final[Span] = (0.0, None)
 
 _NOT_LEASED: Final = Lease()
+
+
+_Verb = TypeVar("_Verb", bound=Callable[..., Any])
+
+
+def in_c(name: str) -> Callable[[_Verb], _Verb]:
+    """Have the compiled core serve the normal course of a verb, where it runs."""
+
+    def made(verb: _Verb) -> _Verb:
+        core = _native.core
+        return verb if core is None else cast("_Verb", core.Verb(name, verb, handling))
+
+    return made
 
 
 class Piece:

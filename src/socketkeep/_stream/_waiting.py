@@ -14,6 +14,9 @@ from socketkeep import _native
 READY: Final = 1
 WOKEN: Final = 2
 
+#: RETIRE_HOW of the scoreboard.
+ORDERED: Final = 10
+
 #: poll(2) takes milliseconds in a C int.  Who waits longer than these 24 days is woken once more.
 _LONGEST: Final = 2**31 - 1
 
@@ -63,6 +66,24 @@ class Poller:
         return self._wake_fd is None
 
 
+class Orders:
+    """What a worker's connections look at before each receive: whether the worker has its order.
+
+    wake_fd: interrupts a wait for input, when there is more to look at.  header: of the scoreboard.
+    """
+
+    __slots__ = ("_header", "wake_fd")
+
+    def __init__(self, wake_fd: int, header: memoryview, /) -> None:
+        self.wake_fd = wake_fd
+        self._header = header
+
+    @property
+    def given(self) -> bool:
+        return self._header[ORDERED] != 0
+
+
+make_orders: Final = _native.compiled_or(Orders, "Orders")
 make_poller: Final = _native.compiled_or(Poller, "Poller")
 
 

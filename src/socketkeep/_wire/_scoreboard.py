@@ -177,6 +177,11 @@ class Scoreboard:
         """Return the header's `word`."""
         return self._words[word]
 
+    @property
+    def header(self) -> memoryview:
+        """The header's words, to be looked at."""
+        return self._words[:HEADER_WORDS]
+
     def count(self, word: int) -> int:
         """Return a counter of the header, 0 when it cannot have been counted up to that."""
         value = self._words[word]

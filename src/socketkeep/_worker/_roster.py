@@ -25,6 +25,7 @@ from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Attached, Handover, Hooks, Lease, Refusals, Retirement
 from socketkeep._stream._record import Ended, Status
 from socketkeep._stream._shell import Shell
+from socketkeep._stream._waiting import make_orders
 from socketkeep._wire import _scoreboard as scoreboard
 from socketkeep._wire._census import Place
 from socketkeep._wire._channel import ChannelClosed
@@ -64,6 +65,9 @@ class Roster:
         self.refusals: Refusals | None = None
         self._environment = environment
         self._retirement = retirement
+        self._orders = None
+        if retirement is not None:
+            self._orders = make_orders(retirement.wake_fd, environment.scoreboard.header)
         self._numbers = itertools.count(1)
         self._pid = os.getpid()
         config = environment.config
@@ -412,4 +416,10 @@ class Roster:
 
     def _hooks(self, row: int, words: memoryview) -> Hooks:
         shelf = self._environment.scoreboard.shelf(row) if self._keeps else None
-        return Hooks(words, shelf, retirement=self._retirement, refusals=self.refusals)
+        return Hooks(
+            words,
+            shelf,
+            retirement=self._retirement,
+            orders=self._orders,
+            refusals=self.refusals,
+        )

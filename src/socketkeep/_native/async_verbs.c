@@ -16,25 +16,10 @@
 #include <structmember.h>
 #include <time.h>
 
-/* Of `_stream/_aio.py`: what a wait has ended with, and the receives in a row that need none. */
-enum { READY = 0 };
-enum { HELPINGS = 8, LARGE_HELPING = 16384 };
+/* What a wait has ended with, of `_stream/_aio.py`. */
+enum { IS_READY = 0 };
 
-/* What `take` and `receive` have ended with, beside NOTHING, EOF_CAME and FAILED. */
-enum { TAKEN = ARRIVED, RAISED = -1, REFUSED = -2 };
-
-typedef enum { RECV, SEND, MESSAGE } Kind;
 typedef enum { BEGUN_NOT, RUNNING, WAITS, DELEGATED, OVER } Stage;
-
-/* The verb, as an attribute of the class, in the place of the function that it is in Python. */
-typedef struct {
-    PyObject_HEAD
-    vectorcallfunc call;
-    PyObject *function;
-    PyObject *handling; /* the context variable of `_stream/_lease.py` */
-    State *state;
-    Kind kind;
-} Verb;
 
 /* A call of it. */
 typedef struct {
@@ -54,122 +39,6 @@ typedef struct {
     Stage stage;
     char straight; /* whatever comes is what is wanted */
 } Awaitable;
-
-/* Takes lines from a buffer: a call of it is one of `_stream/_framing.take_line`. */
-typedef struct {
-    PyObject_HEAD
-    Buffer *buffer;
-    PyObject *slow;
-    State *state;
-    int keepends;
-} LineTaker;
-
-/* Lines. */
-
-/* NULL without an error: no whole line is there; `*refused`: nor may one come. */
-static PyObject *
-next_line(LineTaker *taker, Py_ssize_t bound, int *refused)
-{
-    Buffer *buffer = taker->buffer;
-    PyObject *line = buffer_take_line(buffer, taker->keepends, (size_t)bound);
-
-    *refused = !line && !PyErr_Occurred() && buffer->end - buffer->pos > (size_t)bound;
-    return line;
-}
-
-static PyObject *
-LineTaker_call(LineTaker *taker, PyObject *args, PyObject *keywords)
-{
-    PyObject *line;
-    Py_ssize_t bound;
-    int refused;
-
-    if (keywords && PyDict_GET_SIZE(keywords)) {
-        PyErr_SetString(PyExc_TypeError, "a taker of lines takes no keyword arguments");
-        return NULL;
-    }
-    if (!PyArg_ParseTuple(args, "n", &bound)) {
-        return NULL;
-    }
-    line = next_line(taker, bound < 0 ? 0 : bound, &refused);
-    if (refused) {
-        return PyObject_Call(taker->slow, args, NULL);
-    }
-    if (!line && !PyErr_Occurred()) {
-        Py_RETURN_NONE;
-    }
-    return line;
-}
-
-static PyObject *
-LineTaker_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
-{
-    State *state = PyType_GetModuleState(type);
-    PyObject *buffer, *slow;
-    LineTaker *taker;
-    int keepends;
-
-    if (keywords && PyDict_GET_SIZE(keywords)) {
-        PyErr_SetString(PyExc_TypeError, "LineTaker() takes no keyword arguments");
-        return NULL;
-    }
-    if (!state || !PyArg_ParseTuple(args, "O!pO:LineTaker", state->buffer, &buffer, &keepends, &slow)) {
-        return NULL;
-    }
-    taker = (LineTaker *)type->tp_alloc(type, 0);
-    if (taker) {
-        taker->buffer = (Buffer *)Py_NewRef(buffer);
-        taker->slow = Py_NewRef(slow);
-        taker->keepends = keepends;
-        taker->state = state;
-    }
-    return (PyObject *)taker;
-}
-
-static int
-LineTaker_traverse(LineTaker *taker, visitproc visit, void *arg)
-{
-    Py_VISIT(Py_TYPE(taker));
-    Py_VISIT(taker->buffer);
-    Py_VISIT(taker->slow);
-    return 0;
-}
-
-static int
-LineTaker_clear(LineTaker *taker)
-{
-    Py_CLEAR(taker->slow); /* not the buffer, which refers to nothing, and is looked into */
-    return 0;
-}
-
-static void
-LineTaker_dealloc(LineTaker *taker)
-{
-    PyTypeObject *type = Py_TYPE(taker);
-
-    PyObject_GC_UnTrack(taker);
-    LineTaker_clear(taker);
-    Py_XDECREF(taker->buffer);
-    type->tp_free(taker);
-    Py_DECREF(type);
-}
-
-static PyType_Slot line_taker_slots[] = {
-    {Py_tp_new, LineTaker_new},
-    {Py_tp_call, LineTaker_call},
-    {Py_tp_dealloc, LineTaker_dealloc},
-    {Py_tp_traverse, LineTaker_traverse},
-    {Py_tp_clear, LineTaker_clear},
-    {Py_tp_doc, "Takes lines from a buffer; see `_stream._framing.line_taker`."},
-    {0, NULL},
-};
-
-PyType_Spec line_taker_spec = {
-    .name = "socketkeep._native._core.LineTaker",
-    .basicsize = sizeof(LineTaker),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = line_taker_slots,
-};
 
 /* A call. */
 
@@ -322,13 +191,10 @@ unread(const Awaitable *call)
     return call->core->plain_buffer->end - call->core->plain_buffer->pos;
 }
 
-/* Take what is wanted from the buffer: TAKEN, NOTHING, REFUSED or RAISED.  REFUSED is an error of the
-   framing, which Python meets again and tells of. */
+/* Take what is wanted from the buffer, as `message_take`. */
 static int
 take(Awaitable *call, PyObject **data)
 {
-    int refused = 0;
-
     *data = NULL;
     if (call->straight) {
         size_t size = unread(call);
@@ -337,28 +203,8 @@ take(Awaitable *call, PyObject **data)
                             size > (size_t)call->bound ? (size_t)call->bound : size);
         return *data ? TAKEN : RAISED;
     }
-    if (Py_TYPE(call->asked) == call->verb->state->line_taker) {
-        *data = next_line((LineTaker *)call->asked, call->bound, &refused);
-        if (refused) {
-            return REFUSED;
-        }
-    } else {
-        *data = PyObject_CallOneArg(call->asked, call->most);
-        if (*data == Py_None) {
-            Py_CLEAR(*data);
-        }
-    }
-    if (*data) {
-        return TAKEN;
-    }
-    if (!PyErr_Occurred()) {
-        return NOTHING;
-    }
-    if (!PyErr_ExceptionMatches(PyExc_Exception)) {
-        return RAISED;
-    }
-    PyErr_Clear();
-    return REFUSED;
+    return message_take(call->verb->state, call->core->plain_buffer, call->asked, call->most,
+                        call->bound, data);
 }
 
 /* Receive once: as `take`, or EOF_CAME or FAILED. */
@@ -399,18 +245,10 @@ at_end(Awaitable *call, PyObject **result)
     return data ? finish(call, data, result) : failed(call, result);
 }
 
-static int
-has_failed(const Core *core)
-{
-    return core->failure && core->failure != Py_None;
-}
-
 static const Life *
 life_of(Awaitable *call)
 {
-    PyObject *life = call->core->life;
-
-    return life && PyObject_TypeCheck(life, call->verb->state->life) ? (Life *)life : NULL;
+    return core_life(call->core);
 }
 
 /* Wait until bytes have come, if there is nothing else that ends a wait. */
@@ -421,7 +259,7 @@ wait_for_more(Awaitable *call, PyObject **result)
     const Life *life = life_of(call);
 
     if (!waiter->watching || waiter->ordered || !life || life->peer_ended || life->over ||
-        has_failed(call->core) || !core_is_plain(call->core)) {
+        core_failed(call->core) || !core_is_plain(call->core)) {
         return delegate(call, result);
     }
     if (waiter->tended) {
@@ -513,7 +351,7 @@ begin_receive(Awaitable *call, PyObject **result)
     if (!call->waiter->watching) {
         PyObject *done;
 
-        if (has_failed(call->core) || life_of(call)->peer_ended) {
+        if (core_failed(call->core) || life_of(call)->peer_ended) {
             return delegate(call, result);
         }
         if (tries(call)) {
@@ -547,7 +385,7 @@ go_on_receiving(Awaitable *call, PyObject **result)
     if (ledger_store(call->core->plain_ledger, WAITING, 0) < 0) {
         return failed(call, result);
     }
-    if (call->waiter->came != READY || !life || life->over || !core_is_plain(call->core)) {
+    if (call->waiter->came != IS_READY || !life || life->over || !core_is_plain(call->core)) {
         return delegate(call, result);
     }
     came = receive(call, &data);
@@ -932,27 +770,20 @@ PyType_Spec awaitable_spec = {
 
 /* The verbs. */
 
-/* Call the function, where the arguments are not the usual ones. */
-static PyObject *
-in_python(Verb *verb, PyObject *const *args, size_t given, PyObject *names)
-{
-    return PyObject_Vectorcall(verb->function, args, given, names);
-}
-
-static PyObject *
-call_recv(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
+PyObject *
+async_recv(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
 {
     Py_ssize_t given = PyVectorcall_NARGS(flagged), most = CHUNK;
     Awaitable *call;
 
     if (names || given < 1 || given > 2 || (given == 2 && !PyLong_CheckExact(args[1]))) {
-        return in_python(verb, args, flagged, names);
+        return verb_in_python(verb, args, flagged, names);
     }
     if (given == 2) {
         most = PyLong_AsSsize_t(args[1]);
         if (most < 1) {
             PyErr_Clear();
-            return in_python(verb, args, flagged, names);
+            return verb_in_python(verb, args, flagged, names);
         }
     }
     call = new_call(verb, RECV, args[0]);
@@ -962,13 +793,13 @@ call_recv(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
     return (PyObject *)call;
 }
 
-static PyObject *
-call_send(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
+PyObject *
+async_send(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
 {
     Awaitable *call;
 
     if (names || PyVectorcall_NARGS(flagged) != 2) {
-        return in_python(verb, args, flagged, names);
+        return verb_in_python(verb, args, flagged, names);
     }
     call = new_call(verb, SEND, args[0]);
     if (call) {
@@ -979,14 +810,14 @@ call_send(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
 
 /* (conn, operation, take, bound, wanted, timeout, at_eof): `recv` as a message of any size has its own
    verb above, so that one that is `straight` is left to Python. */
-static PyObject *
-call_message(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
+PyObject *
+async_message(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
 {
     Py_ssize_t bound, wanted = -1;
     Awaitable *call;
 
     if (names || PyVectorcall_NARGS(flagged) != 7 || args[5] != Py_None) {
-        return in_python(verb, args, flagged, names);
+        return verb_in_python(verb, args, flagged, names);
     }
     bound = PyNumber_AsSsize_t(args[3], NULL);
     if (args[4] != Py_None && !PyErr_Occurred()) {
@@ -1007,122 +838,3 @@ call_message(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
     }
     return (PyObject *)call;
 }
-
-static PyObject *
-Verb_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
-{
-    PyObject *function, *handling;
-    const char *name;
-    Verb *verb;
-
-    if (keywords && PyDict_GET_SIZE(keywords)) {
-        PyErr_SetString(PyExc_TypeError, "Verb() takes no keyword arguments");
-        return NULL;
-    }
-    if (!PyArg_ParseTuple(args, "sOO:Verb", &name, &function, &handling)) {
-        return NULL;
-    }
-    verb = (Verb *)type->tp_alloc(type, 0);
-    if (!verb) {
-        return NULL;
-    }
-    verb->function = Py_NewRef(function);
-    verb->handling = Py_NewRef(handling);
-    verb->state = PyType_GetModuleState(type);
-    if (strcmp(name, "recv") == 0) {
-        verb->kind = RECV;
-        verb->call = (vectorcallfunc)call_recv;
-    } else if (strcmp(name, "send") == 0) {
-        verb->kind = SEND;
-        verb->call = (vectorcallfunc)call_send;
-    } else {
-        verb->kind = MESSAGE;
-        verb->call = (vectorcallfunc)call_message;
-    }
-    return (PyObject *)verb;
-}
-
-static PyObject *
-Verb_get(PyObject *verb, PyObject *conn, PyObject *Py_UNUSED(owner))
-{
-    return conn && conn != Py_None ? PyMethod_New(verb, conn) : Py_NewRef(verb);
-}
-
-/* It has no tp_clear: calls look into it, and the class that it is an attribute of breaks a circle. */
-static int
-Verb_traverse(Verb *verb, visitproc visit, void *arg)
-{
-    Py_VISIT(Py_TYPE(verb));
-    Py_VISIT(verb->function);
-    Py_VISIT(verb->handling);
-    return 0;
-}
-
-static void
-Verb_dealloc(Verb *verb)
-{
-    PyTypeObject *type = Py_TYPE(verb);
-
-    PyObject_GC_UnTrack(verb);
-    Py_XDECREF(verb->function);
-    Py_XDECREF(verb->handling);
-    type->tp_free(verb);
-    Py_DECREF(type);
-}
-
-/* What is asked of a function, its name and its annotations, say. */
-static PyObject *
-Verb_getattro(Verb *verb, PyObject *name)
-{
-    PyObject *found = PyObject_GenericGetAttr((PyObject *)verb, name);
-
-    if (!found && verb->function && PyErr_ExceptionMatches(PyExc_AttributeError)) {
-        PyErr_Clear();
-        found = PyObject_GetAttr(verb->function, name);
-    }
-    return found;
-}
-
-static PyObject *
-Verb_doc(Verb *verb, void *Py_UNUSED(closure))
-{
-    return PyObject_GetAttrString(verb->function, "__doc__");
-}
-
-static PyObject *
-Verb_module(Verb *verb, void *Py_UNUSED(closure))
-{
-    return PyObject_GetAttrString(verb->function, "__module__");
-}
-
-static PyMemberDef verb_members[] = {
-    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Verb, call), READONLY, NULL},
-    {"__wrapped__", T_OBJECT_EX, offsetof(Verb, function), READONLY, "The verb in Python."},
-    {NULL, 0, 0, 0, NULL},
-};
-
-static PyGetSetDef verb_properties[] = {
-    {"__doc__", (getter)Verb_doc, NULL, NULL, NULL},
-    {"__module__", (getter)Verb_module, NULL, NULL, NULL},
-    {NULL, NULL, NULL, NULL, NULL},
-};
-
-static PyType_Slot verb_slots[] = {
-    {Py_tp_new, Verb_new},
-    {Py_tp_call, PyVectorcall_Call},
-    {Py_tp_descr_get, Verb_get},
-    {Py_tp_getattro, Verb_getattro},
-    {Py_tp_dealloc, Verb_dealloc},
-    {Py_tp_traverse, Verb_traverse},
-    {Py_tp_members, verb_members},
-    {Py_tp_getset, verb_properties},
-    {0, NULL},
-};
-
-PyType_Spec verb_spec = {
-    .name = "socketkeep._native._core.Verb",
-    .basicsize = sizeof(Verb),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
-             Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR,
-    .slots = verb_slots,
-};

@@ -1,0 +1,206 @@
+/* A verb of a connection, as an attribute of its class, in the place of the function that it is in Python.
+
+   It owns that function, and knows where the instances of the class have what C looks at: their slots are
+   read as the fields that they are.  What a call does is in async_verbs.c and sync_verbs.c. */
+
+#include "core.h"
+
+#include <stddef.h>
+#include <string.h>
+#include <structmember.h>
+
+/* Call the function, where the arguments are not the usual ones. */
+PyObject *
+verb_in_python(Verb *verb, PyObject *const *args, size_t given, PyObject *names)
+{
+    return PyObject_Vectorcall(verb->function, args, given, names);
+}
+
+/* The calls in C, by name. */
+typedef struct way {
+    const char *name;
+    vectorcallfunc call;
+    Kind kind;
+} Way;
+
+static const Way WAYS[] = {
+    {"async recv", (vectorcallfunc)async_recv, RECV},
+    {"async send", (vectorcallfunc)async_send, SEND},
+    {"async message", (vectorcallfunc)async_message, MESSAGE},
+    {"sync recv", (vectorcallfunc)sync_recv, RECV},
+    {"sync send", (vectorcallfunc)sync_send, SEND},
+    {"sync message", (vectorcallfunc)sync_message, MESSAGE},
+    {NULL, NULL, RECV},
+};
+
+static const char *const SLOT_NAMES[SLOTS] = {
+    [ITS_CORE] = "core",         [ITS_READING] = "_reading", [ITS_SENDING] = "_sending_lock",
+    [ITS_LIMIT] = "_limit",      [ITS_END] = "_ends_at",     [ITS_PATIENCE] = "_patience",
+    [ITS_ORDERS] = "_orders",    [ITS_WAITED] = "_waited",   [ITS_UNSENT] = "_unsent",
+};
+
+/* Where an instance of the class has a slot; 0: an error is set. */
+static Py_ssize_t
+place_of(PyObject *owner, const char *name)
+{
+    PyObject *slot = PyObject_GetAttrString(owner, name);
+    Py_ssize_t offset = 0;
+
+    if (slot && Py_IS_TYPE(slot, &PyMemberDescr_Type)) {
+        offset = ((PyMemberDescrObject *)slot)->d_member->offset;
+    } else if (slot) {
+        PyErr_Format(PyExc_TypeError, "%s of %R is no slot", name, owner);
+    }
+    Py_XDECREF(slot);
+    return offset;
+}
+
+/* Called by Python when the class is made, and has its slots. */
+static PyObject *
+Verb_set_name(Verb *verb, PyObject *args)
+{
+    PyObject *owner, *name;
+
+    if (!PyArg_ParseTuple(args, "O!O:__set_name__", &PyType_Type, &owner, &name)) {
+        return NULL;
+    }
+    if (strncmp(verb->way->name, "sync ", 5) == 0) {
+        for (int slot = 0; slot < SLOTS; slot++) {
+            verb->places[slot] = place_of(owner, SLOT_NAMES[slot]);
+            if (!verb->places[slot]) {
+                return NULL;
+            }
+        }
+    }
+    Py_XSETREF(verb->owner, (PyTypeObject *)Py_NewRef(owner));
+    verb->call = verb->way->call;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Verb_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    PyObject *function, *handling;
+    const char *name;
+    Verb *verb;
+
+    if (keywords && PyDict_GET_SIZE(keywords)) {
+        PyErr_SetString(PyExc_TypeError, "Verb() takes no keyword arguments");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "sOO:Verb", &name, &function, &handling)) {
+        return NULL;
+    }
+    verb = (Verb *)type->tp_alloc(type, 0);
+    if (!verb) {
+        return NULL;
+    }
+    verb->function = Py_NewRef(function);
+    verb->handling = Py_NewRef(handling);
+    verb->state = PyType_GetModuleState(type);
+    verb->call = (vectorcallfunc)verb_in_python;
+    for (const Way *way = WAYS; way->name; way++) {
+        if (strcmp(name, way->name) == 0) {
+            verb->way = way;
+            verb->kind = way->kind;
+        }
+    }
+    if (!verb->way) {
+        Py_DECREF(verb);
+        return PyErr_Format(PyExc_ValueError, "there is no verb %s in C", name);
+    }
+    return (PyObject *)verb;
+}
+
+static PyObject *
+Verb_get(PyObject *verb, PyObject *conn, PyObject *Py_UNUSED(owner))
+{
+    return conn && conn != Py_None ? PyMethod_New(verb, conn) : Py_NewRef(verb);
+}
+
+/* It has no tp_clear: calls look into it, and the class that it is an attribute of breaks a circle. */
+static int
+Verb_traverse(Verb *verb, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(verb));
+    Py_VISIT(verb->function);
+    Py_VISIT(verb->handling);
+    Py_VISIT(verb->owner);
+    return 0;
+}
+
+static void
+Verb_dealloc(Verb *verb)
+{
+    PyTypeObject *type = Py_TYPE(verb);
+
+    PyObject_GC_UnTrack(verb);
+    Py_XDECREF(verb->function);
+    Py_XDECREF(verb->handling);
+    Py_XDECREF(verb->owner);
+    type->tp_free(verb);
+    Py_DECREF(type);
+}
+
+/* What is asked of a function, its name and its annotations, say. */
+static PyObject *
+Verb_getattro(Verb *verb, PyObject *name)
+{
+    PyObject *found = PyObject_GenericGetAttr((PyObject *)verb, name);
+
+    if (!found && verb->function && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Clear();
+        found = PyObject_GetAttr(verb->function, name);
+    }
+    return found;
+}
+
+static PyObject *
+Verb_doc(Verb *verb, void *Py_UNUSED(closure))
+{
+    return PyObject_GetAttrString(verb->function, "__doc__");
+}
+
+static PyObject *
+Verb_module(Verb *verb, void *Py_UNUSED(closure))
+{
+    return PyObject_GetAttrString(verb->function, "__module__");
+}
+
+static PyMethodDef verb_methods[] = {
+    {"__set_name__", (PyCFunction)Verb_set_name, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef verb_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Verb, call), READONLY, NULL},
+    {"__wrapped__", T_OBJECT_EX, offsetof(Verb, function), READONLY, "The verb in Python."},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef verb_properties[] = {
+    {"__doc__", (getter)Verb_doc, NULL, NULL, NULL},
+    {"__module__", (getter)Verb_module, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot verb_slots[] = {
+    {Py_tp_new, Verb_new},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_descr_get, Verb_get},
+    {Py_tp_getattro, Verb_getattro},
+    {Py_tp_dealloc, Verb_dealloc},
+    {Py_tp_traverse, Verb_traverse},
+    {Py_tp_methods, verb_methods},
+    {Py_tp_members, verb_members},
+    {Py_tp_getset, verb_properties},
+    {0, NULL},
+};
+
+PyType_Spec verb_spec = {
+    .name = "socketkeep._native._core.Verb",
+    .basicsize = sizeof(Verb),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+             Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR,
+    .slots = verb_slots,
+};

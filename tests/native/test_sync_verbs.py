@@ -1,0 +1,155 @@
+"""The verbs of a sync connection: what the compiled core leaves to Python, and what it hears."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from socketkeep import Closed, Connection, Deadline, TimedOut, Timeout
+from socketkeep._stream._lease import Hooks, Lease, Order
+from socketkeep._stream._record import WAITING, WORDS
+from socketkeep._stream._waiting import ORDERED, make_orders
+from tests.library.conftest import until
+
+_CHATTER = 100
+
+
+class Retiring:
+    """A worker that has its order as soon as it is told to look."""
+
+    crowded = full = False
+
+    def __init__(self) -> None:
+        self.wake_fd = os.eventfd(0)
+        self.order: Order | None = None
+
+    def is_awaited(self) -> bool:
+        return False
+
+    def woken(self) -> None:
+        self.order = Order("close", time.monotonic())
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    one, other = socket.socketpair()
+    with one, other:
+        yield one, other
+
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def retiring() -> Iterator[Retiring]:
+    made = Retiring()
+    yield made
+    os.close(made.wake_fd)
+
+
+def served(sock: socket.socket, retiring: Retiring, header: memoryview) -> Connection:
+    record = memoryview(bytearray(8 * WORDS)).cast("Q")
+    orders = make_orders(retiring.wake_fd, header)
+    return Connection(sock, lease=Lease(), hooks=Hooks(record, retirement=retiring, orders=orders))
+
+
+def _chat(conn: Connection, peer: socket.socket) -> None:
+    for _ in range(_CHATTER):
+        peer.send(b"x")
+        assert conn.recv() == b"x"
+
+
+def test_a_peer_that_never_pauses_does_not_keep_the_servers_word_away(
+    pair: Pair, retiring: Retiring
+) -> None:
+    conn = served(pair[0], retiring, memoryview(bytearray(256)).cast("Q"))
+    os.eventfd_write(retiring.wake_fd, 1)
+    with pytest.raises(Closed):
+        _chat(conn, pair[1])
+    assert retiring.order is not None
+
+
+def test_an_order_in_the_header_is_read_before_each_receive(pair: Pair, retiring: Retiring) -> None:
+    header = memoryview(bytearray(256)).cast("Q")
+    conn = served(pair[0], retiring, header)
+    pair[1].send(b"ab")
+    assert conn.recv(1) == b"a"
+    header[ORDERED] = 1
+    retiring.order = Order("close", time.monotonic())
+    with pytest.raises(Closed):
+        conn.recv(1)
+    assert conn.unread == b"b"
+
+
+@pytest.mark.parametrize("patient", [False, True])
+def test_a_wait_that_is_left_has_the_rest_of_its_time(pair: Pair, patient: bool) -> None:
+    conn = Connection(pair[0], mode=Timeout(0.05))
+    if patient:  # as after attempts that found nothing
+        for _ in range(5):
+            pair[1].send(b"x")
+            conn.recv()
+    began = time.monotonic()
+    with pytest.raises(TimedOut) as told:
+        conn.recv()
+    assert told.value.limit == 0.05
+    assert told.value.elapsed is not None
+    assert 0.04 < told.value.elapsed <= time.monotonic() - began
+    conn.mode = Deadline(time.monotonic() + 0.05)
+    with pytest.raises(TimedOut):
+        conn.recv_exactly(3)
+    with pytest.raises(TimedOut):
+        conn.recv_exactly(3)  # it is over for this one, too
+
+
+def test_what_has_come_counts_though_the_rest_does_not(pair: Pair) -> None:
+    conn = Connection(pair[0], mode=Timeout(0.02))
+    pair[1].send(b"abc")
+    with pytest.raises(TimedOut) as told:
+        conn.recv_exactly(5)
+    assert told.value.bytes_done == 3
+    pair[1].send(b"de")
+    assert conn.recv_exactly(5) == b"abcde"
+
+
+def test_who_waits_is_woken_by_another_threads_close(pair: Pair) -> None:
+    conn = Connection(pair[0])
+    told: list[BaseException] = []
+
+    def receive() -> None:
+        try:
+            conn.recv()
+        except Exception as error:
+            told.append(error)
+
+    waiting = threading.Thread(target=receive)
+    waiting.start()
+    until(lambda: conn.core.record[WAITING] == 1)
+    conn.close(linger=0)
+    waiting.join(30)
+    assert [type(error) for error in told] == [Closed]
+    assert conn.core.record[WAITING] == 0
+
+
+def test_a_send_that_finds_no_room_goes_on_where_it_was(pair: Pair) -> None:
+    conn = Connection(pair[0], mode=Timeout(0.02))
+    data = os.urandom(4 << 20)
+    got = bytearray()
+    with pytest.raises(TimedOut) as told:
+        conn.send(data)
+    assert 0 < told.value.bytes_done < len(data)
+
+    def read() -> None:
+        while len(got) < len(data):
+            got.extend(pair[1].recv(1 << 20))
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    conn.mode = Timeout(30)
+    conn.send(data)
+    reading.join(30)
+    assert bytes(got) == data
