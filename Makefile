@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV ?= .venv
-LOCKED := dev bench
+LOCKED := dev bench fuzz
 LOCK := requirements/dev.txt
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
@@ -115,6 +115,35 @@ test-sanitize: setup ## the tests of the compiled core, under gcc's sanitizers
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
 		PYTHONPATH=$(CURDIR)/$(SANITIZED) $(BIN)/python -m pytest $(SANITIZE_ARGS) $(PYTEST_ARGS)
 
+# The scripts that both cores are to take alike, drawn by a fuzzer that sees the branches in C.  Which
+# bytes have found a new one, the corpus keeps.  clang alone has the instrumentation.
+FUZZED := build/fuzzed
+FUZZ_SECONDS ?= 60
+FUZZ_KEPT := tests/data/fuzz-corpus.zip
+FUZZ_CORPUS := build/fuzz-corpus
+FUZZER = LD_PRELOAD="$$(.venv-fuzz/bin/python -c 'import atheris; print(atheris.path())')/asan_with_fuzzer.so" \
+	ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=$(FUZZED):. \
+	.venv-fuzz/bin/python -m tests.native.fuzz -verbosity=0 -artifact_prefix=build/
+
+.PHONY: fuzz
+fuzz: $(FUZZ_CORPUS) ## both cores on what a fuzzer makes up, for FUZZ_SECONDS
+	@bash tests/install-debian-packages fuzz
+	@$(MAKE) --no-print-directory .venv-fuzz/.locked VENV=.venv-fuzz LOCK=requirements/fuzz.txt
+	rm -rf $(FUZZED)
+	CC=clang LDSHARED='clang -shared' CFLAGS='-fsanitize=address,fuzzer-no-link -O1 -g' \
+		SOCKETKEEP_NATIVE=1 .venv-fuzz/bin/python -m pip install --quiet --no-deps \
+		--no-build-isolation --target $(FUZZED) .
+	$(FUZZER) -max_total_time=$(FUZZ_SECONDS) -max_len=256 -len_control=0 -print_final_stats=1 $(FUZZ_CORPUS)
+
+$(FUZZ_CORPUS): $(FUZZ_KEPT)
+	$(PYTHON) -m zipfile -e $< $@
+	touch $@
+
+.PHONY: fuzz-keep
+fuzz-keep: ## keep what `make fuzz` has found
+	rm $(FUZZ_KEPT)
+	$(PYTHON) -m zipfile -c $(FUZZ_KEPT) $(FUZZ_CORPUS)/*
+
 CFLAGS := -O2 -Wall -Wextra -Werror -std=gnu11 -D_GNU_SOURCE
 BUILT := benchmarks/build
 PEERS_IN_C := $(patsubst benchmarks/peers/%.c,$(BUILT)/%,$(wildcard benchmarks/peers/*.c))
@@ -158,4 +187,4 @@ format: setup ## let ruff mend what it can
 
 .PHONY: clean
 clean: ## remove what the targets above made
-	rm -rf .venv .venv-3.* .venv-bench benchmarks/build build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis .test-record
+	rm -rf .venv .venv-3.* .venv-bench .venv-fuzz benchmarks/build build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis .test-record

@@ -28,7 +28,8 @@ from socketkeep._stream._lease import Order, handling
 from socketkeep._stream._record import ACTIVE_AT, WAITING, WORDS
 from socketkeep._worker._reactor import make_reactor
 from tests.library.conftest import leased
-from tests.native.test_traces import Shelf, in_memory, in_python, piece, seeds
+from tests.native.scripts import Shelf, in_memory, in_python, piece
+from tests.native.seeds import seeds
 
 _DEADLINE: Final = 10.0
 _LOOPS: Final[list[Callable[[], asyncio.AbstractEventLoop]]] = [
