@@ -213,7 +213,7 @@ def test_no_text_is_a_crash(text: str) -> None:
             "--model: expected one of auto, fork, prefork, thread, async, got 'asinc' (did you",
         ),
         ("backlog", "0", "--backlog: must be at least 1, got '0'"),
-        ("backlog", "9" * 10, "--backlog: expected a whole number, got '9999999999'"),
+        ("backlog", "9" * 10, "--backlog: must be at most 2147483647, got 9999999999"),
         ("idle_timeout", "9" * 400, "--idle-timeout: expected a duration"),
         ("worker_max_rss", "9" * 400, "--worker-max-rss: expected a size"),
         ("name", "a/b", "--name: expected at most 64 letters"),

@@ -32,7 +32,9 @@ from socketkeep import (
     WouldBlock,
     fork,
 )
+from socketkeep._stream._lease import Lease
 from socketkeep._stream._record import WAITING
+from socketkeep.proxy import InetAddress, ProxyHeader
 from tests.forking.conftest import Pair
 from tests.forking.support import Gate, child, tcp_pair
 
@@ -77,6 +79,29 @@ def test_it_goes_on_where_it_was(pair: Pair, channel: Pair, mode: Mode) -> None:
         forked.wait()
         assert peer.recv(100) == b"one two"
         assert peer.recv(1) == b""
+
+
+def test_the_client_behind_a_proxy_goes_along(pair: Pair, channel: Pair) -> None:
+    """The taker knows what the PROXY header said, and the rate that the server has set."""
+    ours, peer = pair
+    client = InetAddress("192.0.2.7", 40000)
+    header = ProxyHeader(source=client, destination=InetAddress("192.0.2.1", 443), authority="x")
+    lease = Lease(peer=str(client), proxy=header.encode(), receive_rate=1000)
+    conn = Connection(ours, lease=lease)
+    peer.sendall(bytes(1000))
+    assert len(conn.recv(timeout=5)) == 1000
+
+    def serve() -> None:
+        taken = Connection.take(channel[1], timeout=5)
+        assert (taken.peer, taken.local) == ("192.0.2.7:40000", "192.0.2.1:443")
+        assert taken.proxy == header
+        with pytest.raises(WouldBlock):
+            taken.recv(timeout=0)
+        taken.release()
+
+    with child(serve) as forked:
+        conn.give(channel[0], timeout=5)
+        forked.wait()
 
 
 def test_many_unread_bytes(channel: Pair) -> None:

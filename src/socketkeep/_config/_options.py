@@ -340,6 +340,8 @@ class Option(msgspec.Struct, frozen=True):
 
     def _checked(self, value: Any, given: object, source: str) -> Any:
         if self.kind.most is not None and not value <= self.kind.most:  # so NaN fails
+            if self.kind is NUMBER:
+                raise OptionError(f"{source}: must be at most {self.kind.most}, got {given}")
             raise self._wrong(given, source)
         if self.kind in (DURATION, SIZE) and value < 0:
             raise self._wrong(given, source)

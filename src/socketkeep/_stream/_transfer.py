@@ -57,6 +57,10 @@ class Parcel(msgspec.Struct, omit_defaults=True):
     id: str = ""
     listener: str = ""
     deadline: float | None = None  # on the machine's one clock
+    peer: str = ""  # the client's, where a PROXY header tells it
+    proxy: bytes = b""  # that header, as it came
+    receive_rate: int = 0
+    inflow_full_at: float = 0.0
 
 
 class Offer:
@@ -157,6 +161,10 @@ def parcel_of(conn: Shell, mode: Mode) -> Parcel:
         id=conn.id,
         listener=conn.listener,
         deadline=None if conn.deadline is None else conn.deadline.at,
+        peer=conn.peer if conn.lease.proxy else "",
+        proxy=conn.lease.proxy,
+        receive_rate=conn.lease.receive_rate,
+        inflow_full_at=0.0 if conn._inflow is None else conn._inflow.full_at,
     )
 
 
@@ -168,6 +176,10 @@ def lease_of(parcel: Parcel) -> Lease:
         state=parcel.state,
         unread=parcel.unread,
         deadline=parcel.deadline,
+        peer=parcel.peer,
+        proxy=parcel.proxy,
+        receive_rate=parcel.receive_rate,
+        inflow_full_at=parcel.inflow_full_at,
     )
 
 
