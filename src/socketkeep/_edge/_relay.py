@@ -34,6 +34,8 @@ EDGES: Final = (
     select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET  # HUP and ERR come anyway
 )
 _SAYS: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+#: After these what a read brings may be followed by an end that is not told of again.
+_ENDS: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _TAKES: Final = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
@@ -137,6 +139,7 @@ class Relay:
 
     __slots__ = (
         "_cipher",
+        "_client_ends",
         "_client_says",
         "_client_takes",
         "_incoming",
@@ -144,6 +147,7 @@ class Relay:
         "_notified",
         "_orderly",
         "_outgoing",
+        "_plain_ends",
         "_plain_says",
         "_plain_takes",
         "_tls",
@@ -178,6 +182,7 @@ class Relay:
         self.deserted = False  # nobody has the worker's end any more
         self._orderly = False  # the worker has ended its writing, and had the rest open then
         self._client_says = self._plain_says = True
+        self._client_ends = self._plain_ends = False
         self._client_takes = self._plain_takes = True
         self.taken = 0
         self.given = 0
@@ -201,6 +206,8 @@ class Relay:
         """Note what the client's side is ready for."""
         if events & _SAYS:
             self._client_says = True
+            if events & _ENDS:
+                self._client_ends = True
         if events & _TAKES:
             self._client_takes = True
 
@@ -208,6 +215,8 @@ class Relay:
         """Note what the worker's side is ready for."""
         if events & _SAYS:
             self._plain_says = True
+            if events & _ENDS:
+                self._plain_ends = True
         if events & _TAKES:
             self._plain_takes = True
         if events & select.EPOLLHUP:
@@ -219,8 +228,11 @@ class Relay:
 
     def go_on(self) -> bool:
         """Move what can be moved; return whether there is more, for which others are to wait."""
-        more_out = self._outward()
-        more_in = self._inward()
+        more_out = more_in = False
+        if self._plain_says or self._cipher or self._notified:
+            more_out = self._outward()
+        if self._client_says or self._left or self._incoming.pending:
+            more_in = self._inward()
         if self.deserted and self.out_ended:
             self.in_ended = True  # there is nobody to read what still comes
         return (more_in or more_out) and not self.over
@@ -249,6 +261,8 @@ class Relay:
 
     def _decrypt(self) -> bool:
         """Take plaintext of one record in; return False when there is none yet."""
+        if not self._incoming.pending:
+            return self._feed()  # OpenSSL takes record by record, and holds back none
         try:
             count = int(self._tls.read(CHUNK, _buffer))  # with a buffer it returns how much
         except ssl.SSLWantReadError:
@@ -284,6 +298,8 @@ class Relay:
         if not count:
             self._end_in("truncated")
             return False
+        if count < CHUNK and not self._client_ends:
+            self._client_says = False  # that was all; what comes is told of
         self._incoming.write(_buffer[:count])
         return True
 
@@ -341,6 +357,8 @@ class Relay:
         if not count:
             self._worker_ended()
             return False
+        if count < CHUNK and not self._plain_ends:
+            self._plain_says = False
         self.taken += count
         try:
             self._tls.write(_buffer[:count])
@@ -380,7 +398,8 @@ class Relay:
     def _flush(self) -> bool:
         """Send ciphertext; return False when some is left."""
         if self._outgoing.pending:
-            self._cipher += self._outgoing.read()
+            made = self._outgoing.read()
+            self._cipher = self._cipher + made if self._cipher else made
         if not self._cipher:
             return True
         try:

@@ -12,7 +12,7 @@
 
 /* Attributes that are asked for at each connection; their names stand in module.c. */
 enum {
-    SOCK, RECORD, SHELF, STATE, RESUMABLE, UNREAD, PLAIN, PUT, SLOW_INIT, MAKE_LIFE,
+    SOCK, RECORD, SHELF, STATE, RESUMABLE, UNREAD, DIRECT, PUT, SLOW_INIT, MAKE_LIFE,
     CORE, WAITER, OUT, UNSENT, WATCH, ON_READABLE, SEND_FAILED, AT_END, RAISE, FILENO,
     MOMENT, WAITED,
     NAMES

@@ -15,7 +15,7 @@ static PyMethodDef functions[] = {
 static const char *const NAMED[NAMES] = {
     [SOCK] = "sock",           [RECORD] = "record", [SHELF] = "shelf",
     [STATE] = "state",         [RESUMABLE] = "resumable",
-    [UNREAD] = "unread",       [PLAIN] = "plain",   [PUT] = "put",
+    [UNREAD] = "unread",       [DIRECT] = "direct", [PUT] = "put",
     [SLOW_INIT] = "_slow___init__",
     [MAKE_LIFE] = "_make_life",
     [CORE] = "core",

@@ -132,7 +132,11 @@ none_came(Core *core, ssize_t count, int code)
         return -1;
     }
     if (count == 0) {
-        return tell(core, "_peer_ended") < 0 ? -1 : EOF_CAME;
+        PyObject *ended = slow(core, "_peer_ended", NULL);
+        int is_end = ended == Py_True;
+
+        Py_XDECREF(ended);
+        return !ended ? -1 : is_end ? EOF_CAME : FAILED;
     }
     if (code == EAGAIN || code == EWOULDBLOCK || code == EINTR) {
         return NOTHING;
@@ -440,17 +444,27 @@ state_of(Core *core)
     return module ? PyModule_GetState(module) : NULL;
 }
 
-/* Have the core go over that transport.  The subclass says by `plain` which type is the socket. */
+/* Return whether an attribute is true; -1: an error is set. */
+static int
+is_true(PyObject *owner, PyObject *name)
+{
+    PyObject *value = PyObject_GetAttr(owner, name);
+    int truth = value ? PyObject_IsTrue(value) : -1;
+
+    Py_XDECREF(value);
+    return truth;
+}
+
+/* Have the core go over that transport, which says whether it is the socket itself. */
 static int
 use_transport(Core *core, State *state, PyObject *transport)
 {
-    PyObject *plain = PyObject_GetAttr((PyObject *)core, state->names[PLAIN]);
+    int direct = is_true(transport, state->names[DIRECT]);
 
-    if (!plain) {
+    if (direct < 0) {
         return -1;
     }
-    core->direct = plain == (PyObject *)Py_TYPE(transport);
-    Py_DECREF(plain);
+    core->direct = (char)direct;
     Py_INCREF(transport);
     Py_XSETREF(core->transport, transport);
     return 0;
@@ -537,17 +551,6 @@ Core_set_record(Core *core, PyObject *value, void *Py_UNUSED(closure))
         return -1;
     }
     return PyObject_SetAttrString(core->ledger, "record", value);
-}
-
-/* Return whether an attribute is true; -1: an error is set. */
-static int
-is_true(PyObject *owner, PyObject *name)
-{
-    PyObject *value = PyObject_GetAttr(owner, name);
-    int truth = value ? PyObject_IsTrue(value) : -1;
-
-    Py_XDECREF(value);
-    return truth;
 }
 
 /* As the end of `StreamCore.__init__`: what the worker before has left is put where it belongs. */

@@ -193,8 +193,7 @@ class StreamCore:
             return None
         if not data:
             self._found_nothing()
-            self._peer_ended()
-            return data
+            return data if self._peer_ended() else None
         self._came += len(data)
         self.record[BYTES_IN] = self._came
         self.record[ACTIVE_AT] = monotonic_ns()
@@ -206,8 +205,15 @@ class StreamCore:
             self.life.step(Event.PEER_EOF)
         return data
 
-    def _peer_ended(self) -> None:
+    def _peer_ended(self) -> bool:
+        """Note an EOF; return False where it stands for a failure, which is then noted."""
+        try:
+            self.transport.at_eof()
+        except OSError as error:
+            self.failure = error
+            return False
         self.life.step(Event.PEER_EOF)
+        return True
 
     def _found_nothing(self) -> None:
         if self.buffer.untouched:
@@ -293,7 +299,7 @@ def _with_c() -> Callable[[Transport, ReceiveBuffer, Lease, Hooks], Core]:
     }
     taken = [name for name in body if name in vars(fast)]
     body |= {f"_slow_{name}": body.pop(name) for name in taken}
-    body |= {"__slots__": (), "plain": Transport}
+    body |= {"__slots__": ()}
     body |= {"_make_life": Lifecycle, "_make_ledger": _native.core.Ledger}
     made: Any = type("CompiledCore", (fast,), body)
     return cast("Callable[[Transport, ReceiveBuffer, Lease, Hooks], Core]", made)

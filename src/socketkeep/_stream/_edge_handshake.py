@@ -40,6 +40,7 @@ class EdgeHandshake(Transport):
     __slots__ = ("_answer", "_failure", "plain")
 
     moves = False
+    direct = False
     binds = True  # a handshake has no other witness
 
     def __init__(self, sock: socket.socket, plain: socket.socket) -> None:

@@ -47,19 +47,9 @@ class PlainEnd(Transport):
 
     __slots__ = ()
 
-    @property
-    def source(self) -> PlainEnd:
-        return self
-
-    def recv(self, size: int, /) -> bytes:
-        """As `Source.recv`.  Raises Truncated, and ConnectionResetError, where that was the end."""
-        data = self.sock.recv(size)
-        if not data and size:
-            raise_last_word(self.sock)
-        return data
-
-    def send(self, data: bytes | memoryview, /) -> int:
-        return self.sock.send(data)
+    def at_eof(self) -> None:
+        """Raise Truncated or ConnectionResetError where that was the end."""
+        raise_last_word(self.sock)
 
 
 def raise_last_word(sock: socket.socket) -> None:

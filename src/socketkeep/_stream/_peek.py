@@ -45,6 +45,7 @@ class Peeked(Transport):
 
     __slots__ = ("_asked", "_epoll", "_refused", "_unix", "kernel", "loose")
 
+    direct = False
     peeks = True
 
     def __init__(self, sock: socket.socket, loose: bytes) -> None:

@@ -117,6 +117,7 @@ class Tls(Transport):
 
     binds = True  # its keys
     moves = False
+    direct = False
 
     def __init__(self, sock: socket.socket, engine: Engine) -> None:
         super().__init__(sock)

@@ -35,7 +35,8 @@ class Transport:
     input_fd: what to poll for input.  ended: the peer has said its end in the transport's own way,
     which need not be followed by EOF.  binds: this process alone has what is needed to go on.
     moves: another process can have what is needed to go on.
-    peeks: what is received stays in the kernel.  tls: what is known of TLS.  broken: nothing goes
+    direct: bytes are received from and sent to the socket itself.  peeks: what is received stays in
+    the kernel.  tls: what is known of TLS.  broken: nothing goes
     over it any more.  pending: what `send` has taken and the kernel has not.  owed: how many of the
     bytes sent are in that, at most.
     """
@@ -45,6 +46,7 @@ class Transport:
     ended: bool = False
     binds: bool = False
     moves: bool = True
+    direct: bool = True
     peeks: bool = False
     broken: bool = False
     pending: bytes | bytearray = b""
@@ -62,6 +64,9 @@ class Transport:
     @property
     def tls(self) -> ssl.SSLObject | None:
         return None
+
+    def at_eof(self) -> None:
+        """Note an EOF; raises OSError if it stands for another end."""
 
     def waiting(self) -> int:
         """Return how many bytes are in the kernel now, where they are only looked at."""
