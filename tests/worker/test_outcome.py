@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import ssl
 from collections.abc import Callable, Coroutine, Iterator
 
 import pytest
@@ -23,7 +24,9 @@ from socketkeep import (
     TlsFailure,
     Unreachable,
 )
+from socketkeep._base import _log
 from socketkeep._stream import _record as record
+from socketkeep._worker import _outcome
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._outcome import note_exception, was_detached
 from tests.library.conftest import leased
@@ -108,6 +111,33 @@ def test_what_the_peer_does_wrong_is_one_line_at_info(
     ]
     assert log.fields("handler ended")["peer"] == conn.peer
     assert log.fields("handler ended")["error"] == str(error)
+
+
+def test_tls_where_there_is_none_is_told_as_such(
+    log: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once in a while, by the peer's first message, which the handler could not take."""
+    monkeypatch.setattr(_outcome, "_throttle", _log.Throttle())
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        ssl.create_default_context().wrap_bio(
+            incoming, outgoing, server_hostname="x"
+        ).do_handshake()
+    hello = outgoing.read()
+    for sent, told in ((hello, 1), (hello, 1), (b"plain" + hello, 1)):
+        words = memoryview(bytearray(8 * record.WORDS)).cast("Q")
+        assignment = leased(id="1-2-3", record=words)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            conn = Connection(ours, **assignment)
+            theirs.sendall(sent)
+            theirs.shutdown(socket.SHUT_WR)
+            entry = Entry(0, words, ours, assignment["lease"], assignment["hooks"], 0)
+            with pytest.raises(PeerClosed) as caught:
+                conn.recv_exactly(100_000)
+            note_exception(caught.value, conn, entry)
+        assert log.events().count("TLS on a plain listener") == told
+        assert ("TLS" in entry.why) == (sent is hello)
 
 
 def test_a_message_of_its_own_that_is_too_long_is_the_handlers(

@@ -22,6 +22,7 @@ from socketkeep._stream._shell import Shell
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._target import users_place, users_traceback
 
+_throttle: Final = _log.Throttle()
 #: What befalls a connection in the ordinary way: of no interest to whoever reads the log.
 _NETS: Final = (PeerReset, PeerClosed, Closed, TimedOut, Unreachable)
 
@@ -39,6 +40,18 @@ def note_exception(error: BaseException, conn: Shell, entry: Entry) -> None:
         return  # sys.exit() in a handler ends that handler
     parts = list(_parts(error))
     if not parts:
+        return
+    if _spoke_tls(conn) and all(
+        isinstance(part, SocketkeepError) and _is_about(part, conn) for part in parts
+    ):
+        entry.why = "the peer spoke TLS, which this listener has not"
+        _throttle.info(
+            "TLS on a plain listener",
+            kind="TLS on a plain listener",
+            id=conn.id,
+            peer=conn.peer,
+            listener=conn.listener,
+        )
         return
     if all(isinstance(part, _NETS) and _is_about(part, conn) for part in parts):
         _log.debug("handler ended", id=conn.id, peer=conn.peer, error=str(parts[0]))
@@ -60,6 +73,13 @@ def note_exception(error: BaseException, conn: Shell, entry: Entry) -> None:
     entry.why = "the handler failed"
     entry.record[record.HANDLER_ERRORS] += 1
     _log.error("handler failed", id=conn.id, peer=conn.peer, traceback=users_traceback(error))
+
+
+def _spoke_tls(conn: Shell) -> bool:
+    """Whether all that has come, and no receive has returned, begins as a ClientHello does."""
+    unread = conn.unread
+    whole = len(unread) == conn.core.record[record.BYTES_IN]
+    return whole and unread[:2] == b"\x16\x03" and unread[5:6] == b"\x01" and conn.tls is None
 
 
 def _parts(error: BaseException) -> Iterator[BaseException]:
