@@ -56,6 +56,7 @@ class _Client:
     """Who asks, and hears the answer."""
 
     command = ""
+    looks_only = False
     done: Done
 
     def finish(self, done: Done) -> None:
