@@ -33,7 +33,7 @@ from socketkeep import (
     TimedOut,
     WouldBlock,
 )
-from socketkeep._stream import _kernel_room, _peek
+from socketkeep._stream import _peek
 from socketkeep._stream import _peek as _peeking
 from socketkeep._stream._lease import Order, handling
 from socketkeep._stream._peek import Peeked
@@ -654,7 +654,7 @@ def test_the_receive_buffer_grows_with_the_message(by_hand: bool) -> None:
 def test_past_what_the_kernel_holds_the_error_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_kernel_room, "most_room", lambda: 0)
+    monkeypatch.setattr(_peek, "most_room", lambda: 0)
     ours, peer = tcp_pair()  # with a buffer set by hand, which then cannot grow
     with ours, peer:
         conn = Connection(ours, **redelivering())
@@ -672,7 +672,7 @@ def test_past_what_the_kernel_holds_the_error_says_what_to_do(
 
 
 def test_past_what_the_kernel_holds_async(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_kernel_room, "most_room", lambda: 0)
+    monkeypatch.setattr(_peek, "most_room", lambda: 0)
 
     async def scenario() -> None:
         ours, peer = tcp_pair()

@@ -15,7 +15,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from socketkeep._inspect._netlink import attributes, query
+from socketkeep._base._netlink import attributes, query
 
 _INET_REQUEST: Final = struct.Struct("=BBBxI48s")  # inet_diag_req_v2
 # inet_diag_msg, without the interface; its ports are in network order.

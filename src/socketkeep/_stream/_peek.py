@@ -17,13 +17,15 @@ import fcntl
 import os
 import select
 import socket
+import struct
 import sys
 import termios
+from pathlib import Path
 from typing import Final
 
 from socketkeep._base._errors import LimitExceeded
+from socketkeep._base._netlink import attributes, query
 from socketkeep._stream._buffer import ReceiveBuffer
-from socketkeep._stream._kernel_room import enlarge, peer_is_full
 from socketkeep._stream._last_words import raise_last_word
 from socketkeep._stream._transport import Transport
 
@@ -31,6 +33,19 @@ _ENDED: Final = select.POLLRDHUP | select.POLLHUP
 _EDGES: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 #: Where nobody tells whether a Unix peer can still send, so much may be uncommitted.
 _UNTOLD: Final = 65536
+
+_RMEM_MAX: Final = Path("/proc/sys/net/core/rmem_max")
+
+_REQUEST: Final = struct.Struct("=BBxxIIIII")  # unix_diag_req
+_ANSWER_SIZE: Final = 16  # unix_diag_msg
+_ALL_STATES: Final = 0xFFFFFFFF
+_NO_COOKIE: Final = 0xFFFFFFFF
+_SHOW_PEER: Final = 0x04
+_SHOW_MEMORY: Final = 0x20
+_PEER: Final = 2
+_MEMORY: Final = 5
+_INODE: Final = struct.Struct("=I")
+_ACCOUNT: Final = struct.Struct("=4I")  # received, its limit, sent, its limit
 
 
 class PeekBufferFull(OSError):
@@ -259,3 +274,69 @@ def _no_room(size: int, what: str) -> str:
         f"failed: {size} bytes are received and not committed, and the kernel holds no more: "
         f"commit more often, or raise {what}"
     )
+
+
+def enlarge(sock: socket.socket, need: int) -> bool:
+    """Enlarge a TCP socket's receive buffer, for `need` bytes if it can be; whether it has grown.
+
+    Leaves SO_RCVLOWAT changed.
+    """
+    room = _room(sock)
+    # The kernel makes room for what it is to wait for, up to net.ipv4.tcp_rmem...
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, need)
+    if _room(sock) <= room and 2 * most_room() > room:
+        # ... unless the buffer's size was set by hand; this doubles it.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+    now = _room(sock)
+    if now <= room:
+        return False
+    import logging
+
+    logging.getLogger("socketkeep").info(
+        "receive buffer of fd %d raised from %d to %d bytes: a handler that has its input "
+        "redelivered receives so much between two commits",
+        sock.fileno(),
+        room,
+        now,
+    )
+    return True
+
+
+def _room(sock: socket.socket) -> int:
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+
+
+def most_room() -> int:
+    """Return what SO_RCVBUF can be set to, 0 where nobody tells."""
+    try:
+        return int(_RMEM_MAX.read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def peer_is_full(sock: socket.socket) -> bool | None:
+    """Whether the Unix peer cannot send until something is received; None where nobody tells.
+
+    What waits in a Unix socket's receive queue is counted against the sender's buffer, so that a
+    receiver which leaves it there has to look into the sender's account, in the kernel's table
+    (sock_diag(7)).  Nobody tells in a sandbox without netlink, and of a peer in another network
+    namespace.
+    """
+    try:
+        inode = _ask_kernel(os.fstat(sock.fileno()).st_ino, _SHOW_PEER).get(_PEER)
+        if inode is None:
+            return None
+        account = _ask_kernel(_INODE.unpack(inode)[0], _SHOW_MEMORY).get(_MEMORY)
+    except OSError:
+        return None
+    if account is None:
+        return None
+    _, _, sent, limit = _ACCOUNT.unpack_from(account)
+    return bool(sent >= limit)
+
+
+def _ask_kernel(inode: int, show: int) -> dict[int, bytes]:
+    """Return the attributes of the Unix socket with that inode."""
+    request = _REQUEST.pack(socket.AF_UNIX, 0, _ALL_STATES, inode, show, _NO_COOKIE, _NO_COOKIE)
+    answer = next(query(request, dump=False), b"")
+    return dict(attributes(answer, _ANSWER_SIZE))
