@@ -52,7 +52,7 @@ from socketkeep._wire._messages import (
 )
 from socketkeep._wire._messages import ConnectionEnded as EndedMessage
 from socketkeep._wire._scoreboard import Scoreboard
-from socketkeep._worker._allowance import Allowance
+from socketkeep._worker._accepting import Allowance
 from tests.wire.sending import send_with
 
 BOOT: Final = 0xB007

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from socketkeep import AsyncConnection, resumable
 from socketkeep._stream._lease import Order
 from socketkeep._wire._messages import Acknowledged, Attached, ConnectionDetached, Ready, Retire
-from socketkeep._worker._move_window import WINDOW, MoveWindow
+from socketkeep._worker._departures import WINDOW, MoveWindow
 from socketkeep._worker._template import runner
 from tests.worker.fakes import Place, a_place
 

@@ -19,8 +19,7 @@ from socketkeep._stream._lease import Handover
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet, channel_pair
 from socketkeep._wire._messages import ConnectionDetached
 from socketkeep._worker import _sync
-from socketkeep._worker._handing import give_back, hand_over
-from socketkeep._worker._reserve import Reserve
+from socketkeep._worker._handing import Reserve, give_back, hand_over
 from tests.library.conftest import leased
 from tests.wire.limits import out_of_descriptors
 from tests.wire.sending import bare

@@ -32,7 +32,7 @@ from socketkeep._wire._messages import (
     Seats,
     StartFailed,
 )
-from socketkeep._worker._siblings import Standing
+from socketkeep._worker._accepting import Standing
 from socketkeep._worker._sync import IN_A_ROW
 from socketkeep._worker._template import runner
 from tests.wire.limits import out_of_descriptors

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep._worker._siblings import _PLACES, LEEWAY, PATIENCE, Siblings, Standing
+from socketkeep._worker._accepting import _PLACES, LEEWAY, PATIENCE, Siblings, Standing
 
 #: How often a worker may run within a moment.
 TURNS = 8

@@ -1,7 +1,12 @@
-"""Accepting: from shared listeners, only while wanted, and with a pause when the system is full."""
+"""Accepting from shared listeners: as many as are allowed, with a pause when the system is full.
+
+The keeper tells each worker how many it may accept (`Allowance`).  All workers of a generation wait
+at the same queue, and whichever runs could empty it: who serves fewer comes first (`Siblings`).
+"""
 
 from __future__ import annotations
 
+import mmap
 import os
 import select
 import socket
@@ -15,12 +20,31 @@ from socketkeep._base._address import format_address
 from socketkeep._base._originals import Socket
 from socketkeep._net._accept_errors import Exhausted, pass_over_given_up
 from socketkeep._wire._doorkeeper import Doorkeeper
+from socketkeep._wire._messages import Seats
+from socketkeep._wire._scoreboard import ACCEPTS_NO_MORE, DETACHED, REFUSED, Scoreboard
 
 #: How long nothing is accepted once a descriptor, memory or a process was wanting, in seconds.
 PAUSE: Final = 0.1
 
 #: How long one look into the listeners' queues holds good, in seconds.
 _GLANCE: Final = 0.001
+
+#: How long a connection is left to others before this worker looks again, in seconds: the shortest
+#: time that the loops can wait.
+MOMENT: Final = 0.001
+#: For how many moments: a process that is idle runs within them, also on a machine that is busy.
+PATIENCE: Final = 10
+#: By how many connections, and by which part of what the other serves, a worker may be ahead.  To
+#: be level to the last one would have short connections change processes, which costs more than to
+#: serve them.
+LEEWAY: Final = 4
+
+#: One for each of the most workers that a server can have.
+_PLACES: Final = 1023
+_WORD: Final = 8
+_IN_USE: Final = 0  # the word that tells how many places have ever been taken; after it come they
+_COUNT: Final = 2**32 - 1  # of a place: connections and one, 0: accepts none; above it: changes
+_MASK: Final = 2**64 - 1
 
 
 class BadAccept(Exception):
@@ -219,3 +243,133 @@ class Gate:
         if self._queues is not None:
             self._queues.close()
             self._queues = None
+
+
+class Allowance:
+    """What the keeper said last, and what has changed in this worker since.
+
+    With --max-connections a connection that is parked goes on counting, so that its seat is not
+    for a new one: from its leaving on, and not only when the keeper's next word arrives.
+    """
+
+    def __init__(self, scoreboard: Scoreboard, max_connections: int) -> None:
+        self._scoreboard = scoreboard
+        self._limited = bool(max_connections)
+        self._seats = Seats(0)
+
+    def told(self, seats: Seats) -> None:
+        """Take the keeper's word."""
+        self._seats = seats
+        if seats.serial:
+            self._scoreboard.hear(seats.serial)
+
+    def refuse(self) -> None:
+        """Note, before the keeper is told, that one which it has sent is refused.
+
+        It comes again: the seat that was for it is not for a new one.
+        """
+        self._scoreboard.add(REFUSED)
+
+    def accept_no_more(self) -> None:
+        """Show that nothing is accepted from here on."""
+        self._scoreboard.hear(ACCEPTS_NO_MORE)
+
+    def permits(self, serving: int) -> bool:
+        """Whether one more may be accepted beside those that are served."""
+        if self._limited:
+            return serving < self._limit()
+        return serving < self._seats.accept_below
+
+    def room(self, serving: int) -> int:
+        """Return how many more may be accepted beside those that are served, 0 or less: none."""
+        return self._limit() - serving
+
+    def wants_room(self, serving: int) -> bool:
+        """Whether a seat that became free would be for a new connection."""
+        return not self._seats.full and serving >= self._limit() > 0
+
+    def _limit(self) -> int:
+        limit = self._seats.accept_below
+        if self._limited:
+            left = self._scoreboard[DETACHED] + self._scoreboard[REFUSED]
+            limit -= left - self._seats.departures
+        return limit
+
+
+class Siblings:
+    """How many each worker of a generation serves, in memory that the template makes.
+
+    Its workers inherit it, and one that is ahead of another leaves the queue to that one for some
+    moments.  The other may be computing, stopped or dead: then it shows nothing new meanwhile, and
+    is waited for no more until it does.  The memory is a hint.  The keeper has no part in it, and a
+    word that is wrong costs a bounded wait.
+    """
+
+    def __init__(self) -> None:
+        self.words: Final = memoryview(mmap.mmap(-1, (1 + _PLACES) * _WORD)).cast("Q")
+
+    def seat(self, slot: int) -> None:
+        """Make ready the place of the worker that is forked next; called by the template alone."""
+        place = 1 + slot % _PLACES
+        self.words[_IN_USE] = max(self.words[_IN_USE], place)
+        self.words[place] = 0
+
+
+class Standing:
+    """One worker's place among its siblings."""
+
+    def __init__(self, siblings: Siblings, slot: int) -> None:
+        self._words = siblings.words
+        self._place = 1 + slot % _PLACES
+        self._changes = 0
+        self._accepts = False  # as shown last
+        self._moments = 0  # for which what is queued has been left to others
+        self._seen: list[int] = []  # the words of all when the first of them began
+        self._left_out: list[int] = []  # the words of those that did not come, as they were then
+
+    def show(self, serving: int | None) -> None:
+        """Show how many connections are served; None: no more are accepted for now."""
+        if serving is not None:
+            self._changes += _COUNT + 1
+            self._words[self._place] = (self._changes + serving + 1) & _MASK
+        elif self._accepts:
+            self._words[self._place] = 0  # once: from now on another may have the slot
+        self._accepts = serving is not None
+
+    def is_ahead(self, serving: int) -> bool:
+        """Whether a worker with that many has more than another that accepts, beyond the leeway."""
+        return self._is_ahead(serving, self._others())
+
+    def leaves(self, serving: int) -> bool:
+        """Whether a connection that is queued is left to others for a moment."""
+        others = self._others()
+        if not self._is_ahead(serving, others):
+            self._moments = 0
+            return False
+        if self._moments == 0:
+            self._seen = others
+        if self._moments == PATIENCE:
+            self._moments = 0
+            self._left_out = self._seen
+            return False
+        self._moments += 1
+        return True
+
+    def nobody_waits(self) -> None:
+        """Note that the queue is empty: what comes next is waited with anew."""
+        self._moments = 0
+
+    def _others(self) -> list[int]:
+        words = self._words
+        others: list[int] = words[1 : 1 + min(words[_IN_USE], _PLACES)].tolist()
+        if self._place <= len(others):
+            others[self._place - 1] = 0
+        return others
+
+    def _is_ahead(self, serving: int, others: list[int]) -> bool:
+        if self._left_out:
+            # Those that have come since, by a slot that is new, were not left out.
+            left_out = self._left_out + [0] * (len(others) - len(self._left_out))
+            others = [each for each, then in zip(others, left_out, strict=True) if each != then]
+        least = min([each & _COUNT for each in others if each], default=0)
+        return least > 0 and serving >= least - 1 + max(LEEWAY, least // LEEWAY)

@@ -26,20 +26,25 @@ from socketkeep._stream._closing import LINGER
 from socketkeep._stream._lease import Handover, Order, handling
 from socketkeep._stream._shell import Shell
 from socketkeep._wire._messages import Acknowledged, StartFailed
-from socketkeep._worker._accepting import PAUSE, BadAccept, Door
-from socketkeep._worker._allowance import Allowance
-from socketkeep._worker._departures import Departures
+from socketkeep._worker._accepting import (
+    LEEWAY,
+    MOMENT,
+    PAUSE,
+    Allowance,
+    BadAccept,
+    Door,
+    Standing,
+)
+from socketkeep._worker._departures import Departures, MoveWindow
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._handle_backup import HandleBackups
 from socketkeep._worker._keeper_link import KeeperLink
-from socketkeep._worker._move_window import MoveWindow
 from socketkeep._worker._outcome import note_end, note_exception, was_detached
 from socketkeep._worker._process import end_forked, mend_process
 from socketkeep._worker._reactor import make_reactor
 from socketkeep._worker._roster import Roster
 from socketkeep._worker._runaways import ENOUGH, Runaways
-from socketkeep._worker._siblings import LEEWAY, MOMENT, Standing
 from socketkeep._worker._target import LoadError, check_replaced, users_traceback
 
 #: How many connections one readiness of a listener may bring, before the handlers of those get

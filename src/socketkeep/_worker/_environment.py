@@ -19,7 +19,7 @@ from socketkeep._stream._lease import Order
 from socketkeep._wire._channel import Channel
 from socketkeep._wire._doorkeeper import Doorkeeper
 from socketkeep._wire._scoreboard import Scoreboard
-from socketkeep._worker._siblings import Siblings
+from socketkeep._worker._accepting import Siblings
 
 #: Of the time for closing: the part in which peers may end by themselves, and the part after which
 #: what is left is ended by force.  The rest is for the lifespan's end.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from contextlib import suppress
 from typing import Final
 
 from msgspec import structs
@@ -13,9 +15,37 @@ from socketkeep._base._passing import SURELY_INLINE
 from socketkeep._stream._lease import Handover
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import ConnectionDetached
-from socketkeep._worker._reserve import Reserve
 
+# A pipe, and the memfd of a message that does not fit a packet.
+_KEPT: Final = 3
 _RETRY: Final = 0.1
+
+
+class Reserve:
+    """Holds places in the process's table of descriptors.
+
+    To hand a connection over takes a descriptor or more, and only handing it over frees one:
+    without a reserve a process at its limit would keep all of its connections to the deadline.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._places: list[int] = []
+        self.refill()
+
+    def spend(self) -> bool:
+        """Free the places, for the caller to try again; return whether there were any."""
+        with self._lock:
+            places, self._places = self._places, []
+        for fd in places:
+            os.close(fd)
+        return bool(places)
+
+    def refill(self) -> None:
+        """Take the places again, as far as there are any."""
+        with self._lock, suppress(OSError):
+            while len(self._places) < _KEPT:
+                self._places.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
 
 def give_back(

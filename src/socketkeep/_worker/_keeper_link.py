@@ -27,7 +27,7 @@ from socketkeep._wire._messages import (
     Seats,
     Worn,
 )
-from socketkeep._worker._allowance import Allowance
+from socketkeep._worker._accepting import Allowance
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._reattach import ON_THEIR_OWN, Reattach

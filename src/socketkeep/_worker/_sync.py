@@ -17,11 +17,10 @@ from socketkeep._stream._record import Ended
 from socketkeep._stream._shell import Shell
 from socketkeep._wire._channel import ChannelClosed
 from socketkeep._wire._messages import Acknowledged
-from socketkeep._worker._accepting import BadAccept, Gate
-from socketkeep._worker._allowance import Allowance
+from socketkeep._worker._accepting import LEEWAY, Allowance, BadAccept, Gate, Standing
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
-from socketkeep._worker._handing import give_back, hand_over
+from socketkeep._worker._handing import Reserve, give_back, hand_over
 from socketkeep._worker._keeper_link import KeeperLink
 from socketkeep._worker._lingering import Lingering
 from socketkeep._worker._outcome import (
@@ -31,10 +30,8 @@ from socketkeep._worker._outcome import (
     was_detached,
 )
 from socketkeep._worker._process import end_forked
-from socketkeep._worker._reserve import Reserve
 from socketkeep._worker._roster import Roster
 from socketkeep._worker._runaways import Runaways
-from socketkeep._worker._siblings import LEEWAY, Standing
 
 #: So many connections are served before the loop looks at all else again, and so often one more is
 #: looked for where none had been in the queue.

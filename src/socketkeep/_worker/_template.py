@@ -43,9 +43,9 @@ from socketkeep._wire._messages import (
 )
 from socketkeep._wire._rendezvous import HELD, HELD_FD
 from socketkeep._wire._scoreboard import Scoreboard
+from socketkeep._worker._accepting import Siblings
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._process import mend_process
-from socketkeep._worker._siblings import Siblings
 from socketkeep._worker._signals import leave_requests_to_keeper, leave_to_keeper
 from socketkeep._worker._target import (
     LoadError,
