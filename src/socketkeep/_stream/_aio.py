@@ -56,8 +56,7 @@ from socketkeep._stream._lifecycle import Detached, Event, State
 from socketkeep._stream._modes import Blocking, check_seconds
 from socketkeep._stream._record import ACTIVE_AT, WAITING
 from socketkeep._stream._shell import AT_ONCE, Data, Piece, Shell, Span, in_c
-from socketkeep._stream._steps import Steps, within
-from socketkeep._stream._waiting import earlier
+from socketkeep._stream._waiting import Steps, earlier, within
 
 if TYPE_CHECKING:
     import ssl

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from socketkeep._stream._lease import Reactor
-from socketkeep._stream._steps import Steps, Want
+from socketkeep._stream._waiting import Steps, Want
 
 T = TypeVar("T")
 

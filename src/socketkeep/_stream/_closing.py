@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from socketkeep._stream._last_words import mark
-from socketkeep._stream._steps import Steps, Want
+from socketkeep._stream._waiting import Steps, Want
 
 #: Seconds of silence from the peer after which the drain gives up.
 QUIET: Final = 1.0

@@ -50,8 +50,18 @@ from socketkeep._stream._modes import (
 )
 from socketkeep._stream._record import WAITING
 from socketkeep._stream._shell import AT_ONCE, Data, Piece, Shell, Span, in_c
-from socketkeep._stream._steps import Steps, Want, drive, within
-from socketkeep._stream._waiting import READY, WOKEN, Orders, Poller, earlier, make_poller
+from socketkeep._stream._waiting import (
+    READY,
+    WOKEN,
+    Orders,
+    Poller,
+    Steps,
+    Want,
+    drive,
+    earlier,
+    make_poller,
+    within,
+)
 
 if TYPE_CHECKING:
     import ssl

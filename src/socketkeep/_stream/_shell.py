@@ -1,7 +1,7 @@
 """What a sync and an async connection have in common: all but the waiting.
 
 What the handler is told, why it is refused, whether the connection may be detached; and what takes
-several waits, as steps that each of the two goes through in its own way (see `_steps`).
+several waits, as steps that each of the two goes through in its own way (see `_waiting`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from socketkeep._stream._record import (
     ENDED,
     Ended,
 )
-from socketkeep._stream._steps import Steps, Want
+from socketkeep._stream._waiting import Steps, Want
 
 if TYPE_CHECKING:  # ssl is for who uses it
     import ssl

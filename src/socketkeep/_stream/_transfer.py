@@ -32,7 +32,7 @@ from socketkeep._base._forking import Forkable
 from socketkeep._stream._lease import Lease
 from socketkeep._stream._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
 from socketkeep._stream._shell import Shell
-from socketkeep._stream._steps import Steps, Want
+from socketkeep._stream._waiting import Steps, Want
 
 F = TypeVar("F", bound=Forkable)
 

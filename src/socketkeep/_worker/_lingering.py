@@ -18,7 +18,7 @@ from typing import Final
 
 from socketkeep._base._forking import guard
 from socketkeep._stream._closing import LINGER, draining, end_for_all
-from socketkeep._stream._steps import Steps
+from socketkeep._stream._waiting import Steps
 
 #: So many a worker has here at once.  One more keeps its handler's seat until its peer has ended.
 MOST: Final = 64

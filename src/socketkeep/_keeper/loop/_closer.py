@@ -10,7 +10,7 @@ from socketkeep._base._passing import close_without_waiting
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._keeper.tables._state import KeepOpen, SavedClosing
 from socketkeep._stream._closing import LINGER, draining, end_writing
-from socketkeep._stream._steps import Steps
+from socketkeep._stream._waiting import Steps
 
 
 @dataclass(slots=True, eq=False)
