@@ -89,6 +89,26 @@ def test_who_says_much_leaves_others_their_turn(scene: Scene) -> None:
     assert [packet.message for packet in scene.got] == [Seats(number) for number in range(100)]
 
 
+def test_who_says_one_thing_at_a_time_is_not_asked_for_more(scene: Scene) -> None:
+    """To look in vain whether there is more costs as much as to be told of it."""
+    looked: list[int] = []
+    receive = scene.link._channel.receive
+
+    def counted() -> Packet | None:
+        looked.append(1)
+        return receive()
+
+    scene.link._channel.receive = counted  # type: ignore[method-assign]
+    scene.link._at_once = 1
+    for number in range(3):
+        scene.far.send_now(Seats(number))
+    for _ in range(3):
+        scene.reactor.run_once()
+    assert [packet.message for packet in scene.got] == [Seats(0), Seats(1), Seats(2)]
+    scene.reactor.run_once()
+    assert len(looked) == 3
+
+
 def test_the_last_words_are_all_heard_at_once(scene: Scene) -> None:
     for number in range(100):
         scene.far.send_now(Seats(number))

@@ -20,8 +20,7 @@ from socketkeep._wire._messages import (
     Message,
     Unreadable,
     decode,
-    descriptors_of,
-    encode,
+    split,
 )
 
 #: The types of messages that have been told to be unreadable, and how many are told of at most.
@@ -276,7 +275,7 @@ def _tell_once(error: Unreadable) -> None:
 
 
 def _packed(message: Message) -> tuple[bytes, list[int]]:
-    return _passing.pack(encode(message), descriptors_of(message))
+    return _passing.pack(*split(message))
 
 
 def _after_sending(payload: bytes, fds: list[int], close_after: bool) -> None:

@@ -464,6 +464,7 @@ class _Form(NamedTuple):
     least: int
     most: int  # that have a field each
     rest: bool  # whether the last field takes all others
+    tag: str
 
     @classmethod
     def of(cls, kind: type[Message]) -> "_Form | None":
@@ -487,7 +488,8 @@ class _Form(NamedTuple):
         single = [names[n] for n in beside if types[names[n]] is Descriptor]
         least = sum(name not in defaulted for name in single)
         place = slice(beside[0], beside[-1] + 1)
-        return cls(kind, encoded, place, least, len(single), len(single) < len(beside))
+        tag = str(kind.__struct_config__.tag)
+        return cls(kind, encoded, place, least, len(single), len(single) < len(beside), tag)
 
     def message(self, parts: msgspec.Struct, fds: Sequence[int], *, lost: bool) -> Message:
         """Return the message of those parts.  Raises ValueError for another number of descriptors.
@@ -514,20 +516,25 @@ _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Union[(*_of
 
 def encode(message: Message) -> bytes:
     """Return `message` as it goes over a channel, but for its descriptors."""
-    form = _forms.get(type(message))
-    if form is None:
-        return _encoder.encode(message)
-    values, beside = astuple(message), form.beside
-    return _encoder.encode(form.encoded(*values[: beside.start], *values[beside.stop :]))
+    return split(message)[0]
 
 
 def descriptors_of(message: Message) -> list[int]:
     """Return the descriptors that ride along with `message`, in order."""
+    return split(message)[1]
+
+
+def split(message: Message) -> tuple[bytes, list[int]]:
+    """Return `message` as it goes over a channel, and the descriptors that ride along, in order."""
     form = _forms.get(type(message))
     if form is None:
-        return []
-    beside = astuple(message)[form.beside]
-    return [fd for fd in beside[: form.most] if fd != ABSENT] + [*(beside[-1] if form.rest else ())]
+        return _encoder.encode(message), []
+    values, beside = astuple(message), form.beside
+    # As the array that `form.encoded` would be.
+    body = _encoder.encode((form.tag, *values[: beside.start], *values[beside.stop :]))
+    rest = values[beside.stop - 1] if form.rest else ()
+    single = values[beside.start : beside.start + form.most]
+    return body, [*[fd for fd in single if fd != ABSENT], *rest]
 
 
 class Unreadable(Exception):

@@ -215,9 +215,13 @@ class Scoreboard:
 
         What it was given and what was taken from it are not in it: the keeper counts those exactly.
         """
+        words = self._words
+        accepted = words[ACCEPTED]  # first: who ends after this may be one that came before it
+        closed, was_reset, lost = words[CLOSED], words[RESET], words[LOST]
+        if max(accepted, closed, was_reset, lost) < _MOST_COUNTED:
+            return accepted - closed - was_reset - lost
         count = self.count
-        accepted = count(ACCEPTED)  # first: who ends after this may be one that came before it
-        return accepted - count(CLOSED) - count(RESET) - count(LOST)
+        return count(ACCEPTED) - count(CLOSED) - count(RESET) - count(LOST)
 
     @property
     def attached(self) -> int:

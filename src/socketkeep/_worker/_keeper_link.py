@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from typing import Final, Protocol
 
 from socketkeep._base import _log
@@ -100,8 +100,10 @@ class KeeperLink:
         heard = 0
         try:
             while (packet := self._channel.receive()) is not None:
-                with closing(packet):
+                try:
                     self._obey(packet)
+                finally:
+                    packet.close()
                 heard += 1
                 if not self._loop.hears_more(heard):
                     return

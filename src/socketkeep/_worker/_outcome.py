@@ -36,7 +36,7 @@ def note_exception(error: BaseException, conn: Shell, entry: Entry) -> None:
     end.  Of the peer's faults and of such limits one line is told, at info: a scanner would fill
     the log with errors that nobody can mend.
     """
-    if isinstance(error, SystemExit):
+    if isinstance(error, SystemExit | Detached):
         return  # sys.exit() in a handler ends that handler
     parts = list(_parts(error))
     if not parts:

@@ -10,11 +10,11 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from socketkeep._base import _log
 from socketkeep._base._admission import HEADER_TIME, Refusal
-from socketkeep._base._originals import socket_of
+from socketkeep._base._originals import stream_of
 from socketkeep._config._server_options import (
     WorkerModel,
     listener_settings,
@@ -146,7 +146,7 @@ class Roster:
         words = board.enter(
             row, environment.boot, environment.serial, number, self._pid, listener, peer
         )
-        lease = self._lease(row, f"{self._series}{number:x}", listener, peer)
+        lease = self._lease(row, f"{self._series}{number:x}", listener, peer, epoch=1)
         if self._login_timeouts[listener]:
             lease = lease._replace(deadline=time.monotonic() + self._login_timeouts[listener])
         hooks = self._hooks(row, words)
@@ -164,7 +164,7 @@ class Roster:
         fd: the connection, as far as the keeper knows.
         """
         try:
-            sock = socket_of(fd)
+            sock = stream_of(fd)
         except OSError as error:
             os.close(fd)
             self.note_unserved(error, message.peer)
@@ -192,7 +192,11 @@ class Roster:
         words[record.EPOCH] = message.epoch
         words[record.BYTES_IN] = message.bytes_in
         words[record.BYTES_OUT] = message.bytes_out
-        lease = self._lease(row, message.id, message.listener, message.peer)._replace(
+        lease = self._lease(
+            row,
+            message.id,
+            message.listener,
+            message.peer,
             epoch=message.epoch,
             attached=message.attached,
             state=message.state,
@@ -396,10 +400,9 @@ class Roster:
             with suppress(ChannelClosed):
                 environment.channel.send_now(Free())
 
-    def _lease(self, row: int, name: str, listener: int, peer: str) -> Lease:
+    def _lease(self, row: int, name: str, listener: int, peer: str, **more: Any) -> Lease:
         return Lease(
             id=name,
-            epoch=1,
             listener=self._environment.listener_names[listener],
             resumable=self._resumable,
             state_type=self._state_type,
@@ -412,6 +415,7 @@ class Roster:
             turn=row * self._pace,
             first_bytes_timeout=self._first_bytes_timeouts[listener],
             receive_rate=self._receive_rates[listener],
+            **more,
         )
 
     def _hooks(self, row: int, words: memoryview) -> Hooks:

@@ -68,7 +68,12 @@ class Allotment:
     def _look_again(self) -> None:
         """See later: a connection that ends in a worker frees a seat and says nothing."""
         if self._timer is None or not self._timer.pending:
-            self._timer = self._reactor.call_later(_AGAIN, self._connections.moves.dispatch)
+            self._timer = self._reactor.call_later(_AGAIN, self._dispatch_again)
+
+    def _dispatch_again(self) -> None:
+        self._connections.moves.dispatch()
+        if self._connections.moves.waiting:
+            self._look_again()
 
     def admits(self, generation: Generation) -> bool:
         """Whether the keeper may accept one more connection for a worker that has a free seat.

@@ -114,6 +114,7 @@ class Connections:
         self.totals: Counter[str] = Counter()
         self.upgraded = 0  # the last generation that came with a new version of the package
         self.connection_table: Final = ConnectionTable(doorkeeper)
+        screening.known = self.connection_table.ids
         self.moves: Final = Moves(
             reactor,
             self.connection_table,

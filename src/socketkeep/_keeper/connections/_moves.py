@@ -138,7 +138,10 @@ class Moves:
                 if self._give(held, target):
                     room[target] -= 1
                     free -= 1
+            was_crowded = self._crowded
             self._tell_crowded(targets)
+            if was_crowded and self._waiting and self._takes_for_attached:
+                return  # what each worker may accept is what it was told before
         self._changed()
 
     def _welcome(self) -> HeldConnection | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
@@ -106,6 +106,11 @@ class ConnectionTable:
 
     def __contains__(self, name: str) -> bool:
         return name in self._held
+
+    @property
+    def ids(self) -> Container[str]:
+        """The ids of all, as they are at each look."""
+        return self._held.keys()
 
     def get(self, name: str) -> HeldConnection | None:
         """Return the connection of that id."""

@@ -24,7 +24,7 @@ from socketkeep._keeper.workers._generations import Generation
 from socketkeep._keeper.workers._lanes import Lanes
 from socketkeep._keeper.workers._recruiting import adopted_worker, new_worker
 from socketkeep._keeper.workers._screening import Nonsense, Screening
-from socketkeep._keeper.workers._workers import Link, Worker, restored_link
+from socketkeep._keeper.workers._workers import PACKETS_AT_ONCE, Link, Worker, restored_link
 from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Order
 from socketkeep._wire._channel import Channel
@@ -161,6 +161,7 @@ class WorkerPool:
             partial(self.dispatch.hear, worker),
             partial(self._hung_up, worker),
             partial(self.dispatch.garbled, worker),
+            _packets_at_once(worker),
         )
         self._workers[worker.serial] = worker
 
@@ -361,6 +362,7 @@ class WorkerPool:
                 partial(self.dispatch.hear, worker),
                 partial(self._hung_up, worker),
                 partial(self.dispatch.garbled, worker),
+                _packets_at_once(worker),
             )
             self._watch_restored(worker)
         for each in saved.workers:
@@ -546,3 +548,12 @@ class WorkerPool:
             self.totals["worker_deaths"] += 1
         fields = {"error_text": worker.error} if worker.error else {}
         log("worker exited", status=str(ended), **worker.label, **fields)
+
+
+def _packets_at_once(worker: Worker) -> int:
+    """Return how many packets of a worker's are read in a row.
+
+    One that serves one connection at a time says one thing at a time: to look whether there is more
+    costs as much as to be told of it.
+    """
+    return 1 if worker.model == "prefork" else PACKETS_AT_ONCE

@@ -9,7 +9,7 @@ an id is believed only of the worker that minted it or was given it.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from typing import Final
 
 from socketkeep._base._admission import HEADER_LIMIT
@@ -75,6 +75,7 @@ class Screening:
         starts_tls: the numbers of the listeners on whose connections a handler may begin TLS.
         """
         self._starts_tls = starts_tls
+        self.known: Container[str] = ()  # ids that have been looked at
         self._boot = boot
         self._listeners = len(listeners)
         # Now: a server that stops closes them, and still takes connections back.
@@ -123,14 +124,14 @@ class Screening:
                 if connection_place(message.plain) != PLAIN_END:
                     raise Unfit("the end of a pair was to come, not another socket")
             case Attached():
-                _require_id(message.id)
+                self._require_id(message.id)
                 _require(-1 <= message.row < worker.scoreboard.rows, "row", message.row)
             case AttachRefused():
                 if message.id:
                     _require_id(message.id)
             case ConnectionEnded():
                 for name, _ in message.connections:
-                    _require_id(name)
+                    self._require_id(name)
             case Orphaned():
                 if worker.model != "fork":
                     raise Nonsense(f"Orphaned from a worker of the model {worker.model}")
@@ -157,15 +158,17 @@ class Screening:
         return worker.guests is None or name in worker.guests
 
     def _check_detached(self, worker: Worker, message: ConnectionDetached) -> None:
-        _require_id(message.id)
+        self._require_id(message.id)
         _require_epoch(message.epoch)
         self._require_listener(worker, message.listener)
         _require_peer(message.peer)
         _require_state(message.state)
-        _require_amount(message.accepted_at, message.active_at, message.bytes_in, message.bytes_out)
+        _require_amount(
+            *(message.accepted_at, message.active_at, message.bytes_in, message.bytes_out),
+            *(message.header_by, message.deadline, message.inflow_full_at),
+        )
         _require(-1 <= message.row < worker.scoreboard.rows, "row", message.row)
         _require_header(message.proxy)
-        _require_amount(message.header_by, message.deadline, message.inflow_full_at)
         self._check_connection(message.connection)
         # Last: a pipe for the answer is as it is only until something else is done.
         if message.answer != ABSENT:
@@ -173,6 +176,10 @@ class Screening:
                 require_answer_pipe(message.answer)
             except Unfit as error:
                 raise Nonsense(str(error)) from None
+
+    def _require_id(self, name: str) -> None:
+        if name not in self.known:
+            _require_id(name)
 
     def _require_listener(self, worker: Worker, number: int) -> None:
         known = self._listeners if worker.adopted is None else len(worker.adopted.listeners)
@@ -228,5 +235,6 @@ def _require_state(state: bytes | None) -> None:
 
 
 def _require_amount(*amounts: int) -> None:
-    for amount in amounts:
-        _require(0 <= amount < _LARGEST, "such time or amount as", amount)
+    if min(amounts) < 0 or max(amounts) >= _LARGEST:
+        wrong = next(each for each in amounts if not 0 <= each < _LARGEST)
+        raise Nonsense(f"there can be no such time or amount as {wrong}")

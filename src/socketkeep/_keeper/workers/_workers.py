@@ -27,7 +27,7 @@ _RETRY: Final = 0.1
 _FIRST_CHECK: Final = 1024
 _MOST_PROMISES: Final = 64
 #: How many packets are read before others have their turn: who is answered may go on and on.
-_PACKETS_AT_ONCE: Final = 16
+PACKETS_AT_ONCE: Final = 16
 #: How many can have been left at the end: more than there is room for.  While a process that has
 #: the other end, too, sends as fast as this one reads, there is no last one.
 _ALL_THAT_ARE_LEFT: Final = 4096
@@ -43,7 +43,10 @@ class Link:
         on_packet: Callable[[Packet], None],
         on_closed: Callable[[], None],
         on_garbled: Callable[[str], None] = _log.warning,
+        at_once: int = PACKETS_AT_ONCE,
     ) -> None:
+        """at_once: how many packets are read before others have their turn."""
+        self._at_once = at_once
         self._reactor = reactor
         self._channel = channel
         self._on_packet = on_packet
@@ -132,7 +135,7 @@ class Link:
     def _ready(self, events: int) -> None:
         if events & WRITABLE:
             self._flush()
-        self.drain(_PACKETS_AT_ONCE)
+        self.drain(self._at_once)
 
     def _flush(self) -> None:
         if not self.open:
@@ -170,12 +173,13 @@ def restored_link(
     on_packet: Callable[[Packet], None],
     on_closed: Callable[[], None],
     on_garbled: Callable[[str], None],
+    at_once: int = PACKETS_AT_ONCE,
 ) -> Link:
     """Make a link anew from what `Link.snapshot` returned."""
     if saved is not None:
         queued = [(each.payload, each.descriptors, each.close_after) for each in saved.queue]
         channel = Channel(socket.socket(fileno=saved.fd), queued, wary=True)
-        return Link(reactor, channel, on_packet, on_closed, on_garbled)
+        return Link(reactor, channel, on_packet, on_closed, on_garbled, at_once)
     ours, theirs = channel_pair()
     theirs.close()
     link = Link(reactor, Channel(ours, wary=True), on_packet, on_closed, on_garbled)
