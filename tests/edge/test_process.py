@@ -21,12 +21,13 @@ from socketkeep._config._server_options import ServeConfig
 from socketkeep._edge import _clients, _process
 from socketkeep._edge._process import Edge
 from socketkeep._keeper.connections._edges import Edges, RunningEdge
+from socketkeep._keeper.loop._reactor import READABLE
 from socketkeep._net._listener import Listener
 from socketkeep._stream._edge_handshake import EdgeHandshake
 from socketkeep._stream._tls import TlsFailure
 from socketkeep._wire._census import NO_LANE, Census, create_memfd
 from socketkeep._wire._channel import Channel, Packet
-from socketkeep._wire._messages import EdgeReady, Passed, Ready, StartTls, Taken
+from socketkeep._wire._messages import BytesPassed, EdgeReady, Passed, Ready, StartTls, Taken
 from tests.edge.support import AUTHORITY, HOST, begin, client_context, issue
 from tests.keeper.fakes import Clock, FakeSystem, SteppedReactor
 from tests.wire.sending import send_with
@@ -175,6 +176,43 @@ def test_a_connection_is_passed_on(world: World) -> None:
         assert [each.names for each in totals.certificates] == [[HOST]]
     plain.close()
     world.until(lambda: not world.edge._clients, "ended")
+
+
+def test_the_bytes_that_have_passed_are_told(world: World) -> None:
+    """Of a connection, by the facts that go with it; None once it has ended, or its edge."""
+    world.start()
+    answers: list[BytesPassed | None] = []
+    with shake(world) as client:
+        world.until(lambda: bool(world.welcomed), "passed on")
+        ((message, plain),) = world.welcomed
+        client.sendall(b"ping")
+        plain.sendall(b"to be taken")
+        world.pass_time(1.0)
+        plain.sendall(b"waits")  # until the edge looks at what is ready
+        world.edges.ask_bytes(message.proxy, answers.append)
+        world.edge._hear(READABLE)
+        world.until(lambda: bool(answers), "told")
+        answer = answers.pop()
+        assert answer is not None
+        assert (answer.taken, answer.waiting, answer.given) == (11, 5, 4)
+        send_with(world.system.edges[0][2], answer)  # as if to an earlier version of the keeper
+        world.pass_time(1.0)
+        world.edges.ask_bytes(message.proxy, answers.append)
+        world.until(lambda: bool(answers), "told")
+        answer = answers.pop()
+        assert answer is not None
+        assert (answer.taken, answer.waiting, answer.given) == (16, 0, 4)
+    plain.close()
+    world.until(lambda: not world.edge._clients, "ended")
+    world.edges.ask_bytes(message.proxy, answers.append)
+    world.until(lambda: bool(answers), "told")
+    assert answers.pop() is None
+    (edge,) = world.edges
+    world.edges.ask_bytes(message.proxy, answers.append)
+    world.system.processes[edge.pid].die(1)
+    world.until(lambda: bool(answers), "told")
+    world.edges.ask_bytes(message.proxy, answers.append)
+    assert answers == [None, None]
 
 
 def test_one_that_could_not_be_taken_is_offered_again(

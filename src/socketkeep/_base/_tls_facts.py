@@ -59,13 +59,16 @@ class _More(msgspec.Struct, frozen=True, omit_defaults=True):
     cipher_bits: int = 0
     certificate: dict[str, Any] | None = None  # as `ssl` takes it apart
     proxied: bytes = b""
+    edge: int = 0
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeTls:
     """The edge's facts of a connection's TLS.  Asked as an `ssl.SSLObject` is (`TlsInfo`).
 
-    proxied: the PROXY header that the connection began with, before TLS.
+    proxied: the PROXY header that the connection began with, before TLS.  edge, number: which of
+    the edges has it, and as which of its connections; 0: that is not told.
     """
 
     server_hostname: str | None = None
@@ -76,6 +79,8 @@ class EdgeTls:
     certificate: dict[str, Any] | None = None
     certificate_der: bytes | None = None
     proxied: bytes = b""
+    edge: int = 0
+    number: int = 0
 
     def version(self) -> str | None:
         return self.protocol or None
@@ -102,7 +107,10 @@ class EdgeTls:
         Raises ValueError when the client's certificate is too large for it.
         """
         name, defined_in, bits = self.ciphers or ("", "", 0)
-        more = _More(self.session_reused, defined_in, bits, self.certificate, self.proxied)
+        more = _More(
+            *(self.session_reused, defined_in, bits, self.certificate, self.proxied),
+            *(self.edge, self.number),
+        )
         certified = self.certificate_der is not None
         tls = ProxyTls(
             version=self.protocol,
@@ -144,6 +152,8 @@ def edge_tls(header: ProxyHeader) -> EdgeTls | None:
                 certificate=_tupled(more.certificate),
                 certificate_der=tls.certificate or None,
                 proxied=more.proxied,
+                edge=more.edge,
+                number=more.number,
             )
     return None
 

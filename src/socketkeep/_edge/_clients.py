@@ -20,6 +20,7 @@ from socketkeep._edge._certificates import EdgeObject, Read, ServerTls, read_fil
 from socketkeep._edge._relay import EDGES, Handshake, HandshakeFailed, Relay
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._stream._edge_handshake import failed, secured
+from socketkeep._wire._messages import BytesPassed
 
 #: Seconds from accept(2) until hands must have been shaken, and how many may be at it at a time.
 #: One more sends the one away that has taken longest.
@@ -115,6 +116,7 @@ class Clients:
         gone: Callable[[], None],
         most_shaking: int = MOST_SHAKING,
     ) -> None:
+        self.edge = 0  # its serial number, which is told of each connection
         self.tally: Final = Tally()
         self._reactor = reactor
         self._offer = offer
@@ -178,6 +180,14 @@ class Clients:
             client.far = None
         else:
             self._reactor.call_later(_OFFER_AGAIN, partial(self._offer_again, client))
+
+    def passed(self, question: int, number: int) -> BytesPassed:
+        """Return how many bytes of a connection have passed."""
+        client = self._all.get(number)
+        if client is None or client.relay is None:
+            return BytesPassed(question, -1, -1, -1)
+        relay = client.relay
+        return BytesPassed(question, relay.taken, relay.waiting, relay.given)
 
     def stop_shaking(self) -> None:
         """End those with whom hands have not been shaken."""
@@ -244,7 +254,7 @@ class Clients:
     def _pass(self, client: Client, tls: EdgeObject) -> None:
         """Hands are shaken: have the keeper find a worker.  Raises HandshakeFailed."""
         asked = client.asked
-        facts = facts_of(tls, b"" if asked is None else asked.proxied)
+        facts = facts_of(tls, b"" if asked is None else asked.proxied, self.edge, client.number)
         try:
             client.header = facts.header(*_ends(client))
             if asked is not None:
@@ -337,11 +347,8 @@ class Clients:
         self._gone()
 
 
-def facts_of(tls: EdgeObject, proxied: bytes) -> EdgeTls:
-    """Return what is told of a connection whose handshake is done.
-
-    proxied: the PROXY header that it began with, before TLS.
-    """
+def facts_of(tls: EdgeObject, proxied: bytes, edge: int, number: int) -> EdgeTls:
+    """Return what is told of a connection whose handshake is done; see `EdgeTls`."""
     return EdgeTls(
         server_hostname=tls.asked_for,
         session_reused=bool(tls.session_reused),
@@ -351,6 +358,8 @@ def facts_of(tls: EdgeObject, proxied: bytes) -> EdgeTls:
         certificate=tls.getpeercert() or None,
         certificate_der=tls.getpeercert(True),
         proxied=proxied,
+        edge=edge,
+        number=number,
     )
 
 

@@ -34,6 +34,7 @@ from socketkeep._wire._channel import Channel, ChannelClosed, Packet
 from socketkeep._wire._doorkeeper import Doorkeeper
 from socketkeep._wire._messages import (
     Admit,
+    AskBytes,
     CertificateTold,
     EdgeReady,
     EdgeReport,
@@ -137,6 +138,8 @@ class Edge:
                 self._open_listeners()
             case Taken(number=number, taken=taken):
                 self._clients.answered(number, taken)
+            case AskBytes(question=question, number=number):
+                self._send(self._clients.passed(question, number))
             case TicketSecrets(secrets=secrets):
                 for listening in self._listening.values():
                     listening.tls.use_secrets(secrets)
@@ -165,6 +168,7 @@ class Edge:
             self._fail("the listeners did not arrive: out of file descriptors")
             return
         self._config, self._names = config, message.listeners
+        self._clients.edge = message.serial
         settings = listener_settings(config, len(message.listeners))
         socks = [socket.socket(fileno=packet.take(fd)) for fd in tuple(message.sockets)]
         accepted_from = dict(zip(message.numbers, socks, strict=True))

@@ -13,10 +13,13 @@ read from this one.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import select
 import socket
 import ssl
 import struct
+import sys
+import termios
 from collections.abc import Callable
 from typing import Final
 
@@ -191,6 +194,15 @@ class Relay:
     def progress(self) -> tuple[int, int]:
         """A value that differs whenever something has gone to the client."""
         return self.taken, len(self._cipher)
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes the plain end's other side has sent that are not taken."""
+        try:
+            count = fcntl.ioctl(self.plain, termios.FIONREAD, bytes(4))
+        except OSError:
+            return 0
+        return int.from_bytes(count, sys.byteorder)
 
     @property
     def held(self) -> int:

@@ -300,6 +300,7 @@ class ServeTls(Message, frozen=True, tag="ServeTls"):
     sockets: Descriptors
     name: str = ""
     secrets: list[bytes] = []  # as `TicketSecrets` has them
+    serial: int = 0  # the edge's, of all that there have been; 0: it is not known
 
 
 class TicketSecrets(Message, frozen=True, tag="TicketSecrets"):
@@ -391,6 +392,30 @@ class ShakeHands(Message, frozen=True, tag="ShakeHands"):
     plain: Descriptor
 
 
+class AskBytes(Message, frozen=True, tag="AskBytes"):
+    """Keeper to edge: say how many bytes of a connection have passed.
+
+    question: stands in the answer.  number: the edge's own, as `Passed` and the facts of the
+    connection have it.
+    """
+
+    question: int
+    number: int
+
+
+class BytesPassed(Message, frozen=True, tag="BytesPassed"):
+    """Edge to keeper: so many bytes of a connection have passed.
+
+    taken: of what the worker's side has sent.  waiting: how many more of these are in the kernel.
+    given: to the worker's side.  All are -1 when there is no such connection any more.
+    """
+
+    question: int
+    taken: int
+    waiting: int
+    given: int
+
+
 class CertificateTold(msgspec.Struct, array_like=True, frozen=True):
     """A certificate that an edge has; expires: in seconds of the epoch, 0 for what it has."""
 
@@ -449,6 +474,8 @@ AnyMessage: TypeAlias = (
     | TlsFile
     | RenewCertificates
     | TicketSecrets
+    | AskBytes
+    | BytesPassed
     | StartTls
     | ShakeHands
     | EdgeReport

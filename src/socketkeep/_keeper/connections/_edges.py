@@ -15,12 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
 from socketkeep._base import _log
 from socketkeep._base._passing import Unfit, close_without_waiting
+from socketkeep._base._tls_facts import edge_tls, whole_header
 from socketkeep._config._server_options import ServeConfig, listener_settings
 from socketkeep._keeper.connections._tls_files import CannotOpen, TlsFiles
 from socketkeep._keeper.loop._children import ChildWatch
@@ -33,6 +34,8 @@ from socketkeep._net._listener import Listener
 from socketkeep._wire._channel import Channel, Packet, channel_pair
 from socketkeep._wire._messages import (
     Admit,
+    AskBytes,
+    BytesPassed,
     CertificateTold,
     EdgeReady,
     EdgeReport,
@@ -64,13 +67,17 @@ _WARN_EVERY: Final = 24 * 3600.0
 _LOOK: Final = 1.0  # seconds between two looks at files
 _DAY: Final = 24 * 3600.0
 
+#: Who is told what `BytesPassed` says; None: nobody knows.
+Told: TypeAlias = Callable[[BytesPassed | None], None]
+
 
 @dataclass(slots=True, eq=False)
 class RunningEdge:
     """One edge process.
 
     seat: which of the edges that there are to be it is.  earlier: an earlier version of the keeper
-    has started it.  leaves_by: it accepts no more, as `SavedEdge` has it.
+    has started it.  leaves_by: it accepts no more, as `SavedEdge` has it.  serial: of all that
+    there have been, its number.  asked: who waits for `BytesPassed`, by question.
     """
 
     seat: int
@@ -80,6 +87,8 @@ class RunningEdge:
     ready: bool = False
     earlier: bool = False
     leaves_by: float | None = None
+    serial: int = 0
+    asked: dict[int, Told] = field(default_factory=dict)
     accepting: bool = False
     error: str = ""
     report: EdgeReport = field(default_factory=EdgeReport)
@@ -123,6 +132,7 @@ class Edges:
         self._totals = EdgeReport()  # of those that have ended
         self._warned: dict[str, float] = {}  # by path of a certificate: when it was warned of
         self._throttle = _log.Throttle()
+        self._serials = self._question = 0
         self._secrets = [os.urandom(_SECRET_SIZE)]
         self._secrets_since = reactor.clock()
         paths = [path for said in settings if said.tls for path in said.tls.files]
@@ -199,6 +209,21 @@ class Edges:
             close_without_waiting(connection)
             close_without_waiting(plain)
 
+    def ask_bytes(self, header: bytes, told: Told) -> None:
+        """Ask how many bytes of a connection have passed, whose header this is.
+
+        `told` is called with the edge's answer, None when it has ended, or the connection has.
+        """
+        tls = edge_tls(whole_header(header))
+        for edge in self:
+            if tls is not None and tls.edge and edge.serial == tls.edge:
+                # By the clock, so that none is one that an earlier version has asked.
+                self._question = max(self._question + 1, time.monotonic_ns())
+                edge.asked[self._question] = told
+                edge.link.send(AskBytes(self._question, tls.number))
+                return
+        told(None)
+
     def retire(self, deadline: float) -> None:
         """The server ends, and no connection is left: what is on its way to clients goes out."""
         if not self._ending:
@@ -229,6 +254,7 @@ class Edges:
                 ready=edge.ready,
                 report=edge.report,
                 leaves_by=edge.leaves_by,
+                serial=edge.serial,
             )
             for edge in self
         ]
@@ -237,12 +263,14 @@ class Edges:
             ended=self._totals,
             secrets=self._secrets,
             aged=self._secrets_since,
+            serials=self._serials,
             files=self._files.snapshot(keep),
         )
 
     def restore(self, saved: SavedEdges) -> None:
         """Take over the edges of an earlier version."""
         self._totals = saved.ended
+        self._serials = saved.serials
         if saved.secrets:
             self._secrets, self._secrets_since = saved.secrets, saved.aged
         self._files.restore(saved.files)
@@ -256,6 +284,7 @@ class Edges:
                 each.ready,
                 earlier=True,
                 leaves_by=each.leaves_by,
+                serial=each.serial,
                 report=each.report,
             )
             edge.link = restored_link(
@@ -282,7 +311,8 @@ class Edges:
             self._throttle.warning("cannot start an edge", error=error.strerror)
             self._again(seat)
             return
-        edge = RunningEdge(seat, pid, started_at=self._reactor.clock())
+        self._serials += 1
+        edge = RunningEdge(seat, pid, started_at=self._reactor.clock(), serial=self._serials)
         edge.link = Link(
             self._reactor,
             Channel(ours, wary=True),
@@ -301,6 +331,7 @@ class Edges:
                 sockets=[self._listeners[number].fileno() for number in numbers],
                 name=self._name,
                 secrets=self._secrets,
+                serial=edge.serial,
             )
         )
         if self._census >= 0:
@@ -366,6 +397,10 @@ class Edges:
                 edge.error = error[:_LONGEST_TEXT]
             case Passed() as message:
                 self._passed(edge, packet, message)
+            case BytesPassed() as message:
+                told = edge.asked.pop(message.question, None)
+                if told is not None:
+                    told(message if message.taken >= 0 else None)
             case EdgeReport() as report:
                 edge.report = report
                 self._warn_of_expiry(report)
@@ -388,6 +423,8 @@ class Edges:
         edge.link.drain()
         del self._running[edge.pid]
         edge.link.close()
+        for told in edge.asked.values():
+            told(None)
         self._totals = _sum([self._totals, _past(edge.report)])
         if edge.leaves_by is not None and ended.status == 0:
             _log.info("edge has left", pid=edge.pid)

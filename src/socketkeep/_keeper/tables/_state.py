@@ -113,6 +113,7 @@ class SavedEdge(msgspec.Struct, kw_only=True):
     ready: bool = False
     report: EdgeReport = EdgeReport()
     leaves_by: float | None = None
+    serial: int = 0
 
 
 class SavedFile(msgspec.Struct):
@@ -125,8 +126,8 @@ class SavedFile(msgspec.Struct):
 class SavedEdges(msgspec.Struct, kw_only=True):
     """The edges; ended: the counts of those that have ended.
 
-    secrets: of session tickets, as `TicketSecrets` has them; aged: since when, on the monotonic
-    clock, they have been these.
+    serials: how many there have been.  secrets: of session tickets, as `TicketSecrets` has them;
+    aged: since when, on the monotonic clock, they have been these.
     """
 
     running: list[SavedEdge] = []
@@ -134,6 +135,7 @@ class SavedEdges(msgspec.Struct, kw_only=True):
     secrets: list[bytes] = []
     aged: float = 0.0
     files: list[SavedFile] = []
+    serials: int = 0
 
 
 class SavedSlots(msgspec.Struct, kw_only=True):
