@@ -13,11 +13,19 @@ from types import TracebackType
 from typing import Final, Self
 
 _CGROUPS: Final = Path("/sys/fs/cgroup")
-# In a mount namespace of its own: systemd wants to have booted the machine, and there it has.
+# In a mount namespace of its own: systemd wants to have booted the machine, and there it has.  What
+# it lays over what a unit may not see it has made then, too.
 _RUN: Final = """
 set -e
 mount -t tmpfs tmpfs /run
-mkdir -p /run/systemd/system
+mkdir -p /run/systemd/system /run/systemd/inaccessible/dir
+cd /run/systemd/inaccessible
+touch reg
+mkfifo fifo
+mknod chr c 0 0
+mknod blk b 0 0
+chmod 000 *
+cd /
 echo $$ > "$0/cgroup.procs"
 exec /lib/systemd/systemd --user --unit=basic.target
 """
@@ -80,12 +88,12 @@ class RealManager:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        for path in sorted(self._cgroup.rglob("*"), reverse=True):
-            if path.is_dir():
-                with contextlib.suppress(OSError):
-                    path.rmdir()
-        with contextlib.suppress(OSError):
-            self._cgroup.rmdir()
+        # systemd has made the same group in the older hierarchy, where both are mounted.
+        for group in {self._cgroup, *_CGROUPS.glob(f"*/{self._cgroup.name}")}:
+            for path in (*sorted(group.rglob("*"), reverse=True), group):
+                if path.is_dir():
+                    with contextlib.suppress(OSError):
+                        path.rmdir()
         if error is not None:
             error.add_note(self._log.read_text())
 
@@ -117,6 +125,11 @@ class RealManager:
 
 
 def _hierarchy() -> Path:
-    """Return where systemd's control groups are: of their own where both versions are mounted."""
-    own = _CGROUPS / "systemd"
-    return own if own.is_dir() else _CGROUPS
+    """Return where systemd's control groups are: of their own where both versions are mounted.
+
+    In another one it would take the root for its own, and end what other tests have started there.
+    """
+    for own in (_CGROUPS / "unified", _CGROUPS / "systemd"):
+        if own.is_dir():
+            return own
+    return _CGROUPS

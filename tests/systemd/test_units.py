@@ -27,14 +27,19 @@ def settings(unit: Path) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize("unit", sorted(UNITS.iterdir()), ids=lambda unit: unit.name)
-def test_systemd_verifies_it(unit: Path, tmp_path: Path) -> None:
-    """Without a word, once the command stands where this Python's environment has it."""
+def installed(directory: Path) -> None:
+    """Write the units with the command where this Python's environment has it."""
     here = shutil.which("socketkeep", path=str(Path(sys.executable).parent))
     assert here is not None
     for each in UNITS.iterdir():
         text = each.read_text().replace("/usr/bin/socketkeep", here)
-        (tmp_path / each.name).write_text(text)
+        (directory / each.name).write_text(text)
+
+
+@pytest.mark.parametrize("unit", sorted(UNITS.iterdir()), ids=lambda unit: unit.name)
+def test_systemd_verifies_it(unit: Path, tmp_path: Path) -> None:
+    """Without a word."""
+    installed(tmp_path)
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(tmp_path / unit.name)],
         capture_output=True,
@@ -43,6 +48,22 @@ def test_systemd_verifies_it(unit: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_systemd_finds_it_safe(tmp_path: Path) -> None:
+    """Its exposure is at most 2.0, of 10."""
+    installed(tmp_path)
+    done = subprocess.run(
+        [
+            *("systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=20"),
+            str(tmp_path / SERVICE.name),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30.0,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_stores_size_is_said_twice_the_same() -> None:
