@@ -57,40 +57,32 @@ resume_soon(Waiter *waiter, PyObject *outcome)
     return handle ? 0 : -1;
 }
 
-static int
-number(PyObject *object)
+/* How a wait that is pending ends: with `object`, the number of what came. */
+static PyObject *
+end_with(Waiter *waiter, PyObject *object, int (*resume)(Waiter *, PyObject *))
 {
-    return (int)PyLong_AsLong(object);
+    int came = (int)PyLong_AsLong(object);
+
+    if (came == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (!waiter->pending) {
+        Py_RETURN_NONE;
+    }
+    waiter->came = came;
+    return core_done(resume(waiter, (PyObject *)waiter));
 }
 
 static PyObject *
 Waiter_end(Waiter *waiter, PyObject *object)
 {
-    int came = number(object);
-
-    if (came == -1 && PyErr_Occurred()) {
-        return NULL;
-    }
-    if (!waiter->pending) {
-        Py_RETURN_NONE;
-    }
-    waiter->came = came;
-    return core_done(waiter_resume(waiter, (PyObject *)waiter));
+    return end_with(waiter, object, waiter_resume);
 }
 
 static PyObject *
 Waiter_end_soon(Waiter *waiter, PyObject *object)
 {
-    int came = number(object);
-
-    if (came == -1 && PyErr_Occurred()) {
-        return NULL;
-    }
-    if (!waiter->pending) {
-        Py_RETURN_NONE;
-    }
-    waiter->came = came;
-    return core_done(resume_soon(waiter, (PyObject *)waiter));
+    return end_with(waiter, object, resume_soon);
 }
 
 static PyObject *
