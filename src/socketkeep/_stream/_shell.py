@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import sys
 import time
+from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import EllipsisType
@@ -94,7 +95,7 @@ class Piece:
         self.push = push
 
 
-class Shell:
+class Shell(metaclass=ABCMeta):
     """The base of `Connection` and `AsyncConnection`.  Not for use on its own.
 
     core, lease, hooks: for the server.
@@ -809,36 +810,41 @@ class Shell:
 
     # What each shell does in its own way.
 
+    @abstractmethod
     def _is_stopping(self, operation: str) -> bool:
         """Obey the server's order, before a wait; whether it is to end what has nothing to do."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _tries(self) -> bool:
         """Whether a receive looks for bytes before it waits."""
-        raise NotImplementedError
 
-    def _helped(self, size: int) -> None:
+    def _helped(self, size: int) -> None:  # noqa: B027 - one of the two has it
         """Note that so many bytes came to a receive that did not wait for them."""
 
+    @abstractmethod
     def _claimed(self, operation: str) -> AbstractContextManager[None]:
-        raise NotImplementedError
+        """Keep other threads or tasks off.
 
+        Raises Busy when one is on it, and what is to be said when the connection is over.
+        """
+
+    @abstractmethod
     def _deadline_changed(self) -> None:
         """Wait by the deadlines as they now are."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _give_up(self, reason: str = "") -> None:
-        raise NotImplementedError
+        """Release this handle at once.  reason: what later calls are told."""
 
-    def _leave_descriptor(self) -> None:
+    def _leave_descriptor(self) -> None:  # noqa: B027 - one of the two has it
         """Watch the transport's descriptor no more: another is to take its place."""
 
-    def _renew_waits(self) -> None:
+    def _renew_waits(self) -> None:  # noqa: B027 - one of the two has it
         """Note that the transport has another descriptor."""
 
+    @abstractmethod
     def _reset_after_fork(self) -> None:
         """Let go, in a forked child, of what belongs to the parent's threads or loop."""
-        raise NotImplementedError
 
     def _after_fork(self, fate: Fate, why: Released) -> socket.socket | None:
         """In a forked child: let go of the descriptor, or be fit for use here."""
