@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from socketkeep._stream._lease import Reactor
+from socketkeep._stream._lease import SharedReactor
 from socketkeep._stream._waiting import Steps, Want
 
 T = TypeVar("T")
@@ -17,7 +17,7 @@ _LONGEST: Final = 30 * 86400.0
 _TICK: Final = 0.001
 
 
-async def drive(steps: Steps[T], reactor: Reactor | None = None) -> T:
+async def drive(steps: Steps[T], reactor: SharedReactor | None = None) -> T:
     """Go through the steps, awaiting what they want; return what they return.
 
     reactor: watches the descriptors in place of the loop.
@@ -33,7 +33,7 @@ async def drive(steps: Steps[T], reactor: Reactor | None = None) -> T:
         steps.close()
 
 
-async def _is_ready(want: Want, reactor: Reactor | None) -> bool:
+async def _is_ready(want: Want, reactor: SharedReactor | None) -> bool:
     fd, direction, until = want
     loop = asyncio.get_running_loop()
     watch = _Watch(loop)

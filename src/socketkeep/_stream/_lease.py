@@ -127,7 +127,7 @@ class Reader(Protocol):
     def _on_readable(self) -> None: ...
 
 
-class Reactor(Protocol):
+class SharedReactor(Protocol):
     """What an async worker's connections have in common, in place of the loop's own methods.
 
     Who gives it to them has them told of forks, too (`_forking.own_all`).
@@ -185,7 +185,7 @@ class Hooks:
     keeping: Keeping | None = None
     retirement: Retirement | None = None  # sync models only; async workers call `ask()`
     orders: Orders | None = None  # beside it, where a word of shared memory tells of an order
-    reactor: Reactor | None = None  # async workers only
+    reactor: SharedReactor | None = None  # async workers only
     front: Front | None = None  # where the listener has TLS for `start_tls`
     refusals: Refusals | None = None
     refused: int = 0  # for `refusals` to count
