@@ -12,7 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from benchmarks import _changes, _gate, _idle, _machine, _plots, _report, _starting, _throughput
+from benchmarks import (
+    _changes,
+    _flood,
+    _gate,
+    _idle,
+    _machine,
+    _plots,
+    _report,
+    _starting,
+    _throughput,
+)
 from benchmarks._figures import Figures, read
 from benchmarks._generator import PROGRAMS, build
 from benchmarks._results import FIGURES, PLOTS
@@ -47,6 +57,7 @@ def parts() -> dict[str, Part]:
         "h": Part(_idle.WAKING_TITLE, _idle.waking),
         "i": Part(_starting.START_TITLE, _starting.starting),
         "j": Part(_starting.HOLDERS_TITLE, _starting.holders),
+        "l": Part(_flood.TITLE, _flood.flood),
     }
 
 

@@ -36,6 +36,15 @@ METRICS: Final = {
         "p99": "p99, s",
     },
     "i": {"seconds": "seconds", "cpu_seconds": "seconds of CPU time"},
+    "l": {
+        "flood_cpu_us": "CPU time of one of the flood, µs",
+        "flood_share": "the flood's part of the processor",
+        "alone": "the other's a second, alone",
+        "meanwhile": "meanwhile",
+        "left": "what is left",
+        "p99_alone_ms": "p99, ms, alone",
+        "p99_meanwhile_ms": "meanwhile",
+    },
     "j": {"seconds": "seconds", "cpu_seconds": "seconds of CPU time"},
 }
 

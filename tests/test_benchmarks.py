@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 from benchmarks import __main__ as benchmarks
-from benchmarks import _figures, _gate, _generator, _report, _results, _targets
+from benchmarks import _figures, _flood, _gate, _generator, _report, _results, _targets
 from benchmarks._figures import Figures
 
 LINGER_NONE: Final = struct.pack("ii", 1, 0)
@@ -165,6 +165,21 @@ def test_a_part_runs_from_the_servers_to_the_ratios(
         assert metrics["lost"] == [0]
     rows = capsys.readouterr().out.splitlines()
     assert len(rows) == 1 + sum(target.number == "c" for target in _targets.targets())
+
+
+def test_a_flood_is_refused_and_others_are_served(
+    load: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_flood, "_CONNECTS", 1000)
+    monkeypatch.setattr(_flood, "_FIRST", 0.01)
+    figures = Figures({}, 1, 0.5)
+    _flood.flood(figures, 1, 0.5, True)
+    limited, free = figures.series.values()
+    assert limited["refused"][0] > 0
+    assert free["refused"] == [0]
+    for metrics in (limited, free):
+        assert metrics["left"][0] > 0
+        assert metrics["flood_share"][0] > 0
 
 
 def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

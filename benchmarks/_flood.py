@@ -1,0 +1,133 @@
+"""Work (l): connections from one address, while another one floods the server with its own.
+
+``python -m benchmarks._flood PORT COUNT`` is the flood.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import IO, Final
+
+from benchmarks._figures import Figures
+from benchmarks._generator import generator
+from benchmarks._machine import ROOT, cpus
+from benchmarks._processes import cpu_seconds
+from benchmarks._running import Running, running
+from benchmarks._subjects import own
+
+TITLE: Final = "short connections while 10,000 come from another address"
+
+_CONNECTS: Final = 10_000
+_RATE: Final = 5_000  # a second
+_HELD: Final = 64
+_LIMIT: Final = 8
+_ADDRESS: Final = "127.0.0.2"
+_FIRST: Final = 0.2  # seconds of the flood before it is looked what becomes of others
+_SUBJECTS: Final = (
+    own("async", "echo", "--max-per-address", str(_LIMIT), name="Socketkeep, --max-per-address"),
+    own("async", "echo", name="Socketkeep, without a limit"),
+)
+
+
+def flood(figures: Figures, rounds: int, seconds: float, _quick: bool) -> None:
+    """Measure by turns: the flood alone, the other's connections alone, and both."""
+    print(f"\n(l) {TITLE}", file=sys.stderr)
+    with contextlib.ExitStack() as stack:
+        servers = {each.name: stack.enter_context(running(each)) for each in _SUBJECTS}
+        for _ in range(rounds):
+            for name, server in servers.items():
+                figures.add(("l", "5,000 a second", name), **_measure(server, seconds))
+    for name in servers:
+        series = figures.series["l", "5,000 a second", name]
+        shown = "  ".join(f"{metric} {values}" for metric, values in series.items())
+        print(f"  {name}: {shown}", file=sys.stderr)
+
+
+def _measure(server: Running, seconds: float) -> dict[str, float]:
+    used = cpu_seconds(server.pid)
+    with _flooding(server.port) as told:
+        count = json.loads(told.readline())
+    cost = (cpu_seconds(server.pid) - used) / _CONNECTS
+    alone = _short(server, seconds)
+    with _flooding(server.port) as told:
+        time.sleep(_FIRST)
+        meanwhile = _short(server, seconds)
+        reached = json.loads(told.readline())["per_second"]
+    return {
+        "refused": count["refused"],
+        "flood_cpu_us": round(cost * 1e6, 1),
+        "flood_share": round(cost * reached, 3),
+        "alone": round(alone["per_second"]),
+        "meanwhile": round(meanwhile["per_second"]),
+        "left": round(meanwhile["per_second"] / alone["per_second"], 3),
+        "p99_alone_ms": round(alone["p99"] * 1e3, 3),
+        "p99_meanwhile_ms": round(meanwhile["p99"] * 1e3, 3),
+    }
+
+
+def _short(server: Running, seconds: float) -> dict[str, float]:
+    with generator("short", server.port, connections=1, seconds=seconds, size=64) as load:
+        load.expect("begin")
+        load.expect("end")
+        told: dict[str, float] = load.result()
+    return told
+
+
+@contextlib.contextmanager
+def _flooding(port: int) -> Iterator[IO[str]]:
+    """Run a flood; yield what it says at its end, and wait for that."""
+    command = [sys.executable, "-m", "benchmarks._flood", str(port), str(_CONNECTS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        os.sched_setaffinity(process.pid, {cpus()[1]})
+        assert process.stdout is not None
+        try:
+            process.stdout.readline()  # it has begun
+            yield process.stdout
+        finally:
+            process.terminate()
+
+
+def main(port: int, count: int) -> None:
+    """Connect, hold each for as long as it takes for some more to come, and count the refused."""
+    print("begins", flush=True)
+    held: deque[socket.socket] = deque()
+    began = time.monotonic()
+    refused = 0
+    for number in range(count):
+        early = began + number / _RATE - time.monotonic()
+        if early > 0.001:
+            time.sleep(early)
+        sock = socket.socket()
+        sock.bind((_ADDRESS, 0))
+        sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            sock.connect(("127.0.0.1", port))
+        held.append(sock)
+        if len(held) > _HELD:
+            refused += _is_over(held.popleft())
+    per_second = count / (time.monotonic() - began)
+    refused += sum(_is_over(sock) for sock in held)
+    print(json.dumps({"refused": refused, "per_second": per_second}), flush=True)
+
+
+def _is_over(sock: socket.socket) -> bool:
+    """Close a connection; return whether the server had ended it."""
+    with sock:
+        try:
+            return sock.recv(1) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
