@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from socketkeep._keeper._keeper import LAST_RESORT, LATE
 from socketkeep._stream import _record as record
 from socketkeep._stream._committed import STATE_LIMIT
 from socketkeep._stream._record import Ended
+from socketkeep._wire._descriptors import PLAIN_END
 from socketkeep._wire._messages import (
     ABSENT,
     Acknowledged,
@@ -240,6 +242,31 @@ def test_a_descriptor_that_a_handler_has_closed_is_not_the_workers_fault(
             break
     assert again > 250, "that is the same mistake"
     assert worker.process.reaped, "who goes on so is ended"
+
+
+def test_a_pair_that_no_edge_has_made_is_no_connection(bench: Bench) -> None:
+    """Whoever has an end of it by then: the kernel has noted who made it."""
+    worker, own, innocent = scene(bench)
+    bench.keeper.screening._places.add(PLAIN_END)  # as where an edge has the TLS
+    one, other = socket.socketpair()
+    with one, other:
+        worker.send(Keep(own.id, 1, own.row, 0, "x", ABSENT), (one.fileno(),))
+        bench.settle()
+        assert own.words[record.KEEP] == record.NOT_KEPT
+        assert worker.process.exit is None
+        bench.keeper.screening.believe_maker(os.getpid())
+        worker.send(Keep(own.id, 1, own.row, 0, "x", ABSENT), (one.fileno(),))
+        bench.settle()
+        assert own.is_kept()
+    require_untouched(bench, innocent)
+
+
+def test_makers_of_pairs_are_bounded(bench: Bench) -> None:
+    """Edges may die and be started again for years."""
+    for pid in range(1, 3000):
+        bench.keeper.screening.believe_maker(pid)
+    assert len(bench.keeper.screening.makers) == 1024
+    assert 2999 in bench.keeper.screening.makers
 
 
 @pytest.mark.parametrize("full", [False, True])

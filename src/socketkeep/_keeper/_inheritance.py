@@ -64,6 +64,7 @@ def snapshot(keeper: Keeper, keep: KeepOpen) -> SavedServer:
             stored=keeper.store.names if keeper.store is not None else [],
             edges=keeper.edges.snapshot(keep),
             lists=keeper.lists,
+            makers=list(keeper.screening.makers),
             place=keep(keeper.templates.place) if keeper.templates.place >= 0 else -1,
             census=keep(keeper.lanes.memfd) if keeper.lanes.memfd >= 0 else -1,
         ),

@@ -111,6 +111,7 @@ class Keeper:
         screening = Screening(
             boot, listeners, plain_ends=bool(of_edges or starts_tls), starts_tls=starts_tls
         )
+        self.screening: Final = screening
         self.lanes: Final = Lanes(config, len(listeners), census, lists)
         self.lists = lists
         self.pool = WorkerPool(
@@ -139,6 +140,7 @@ class Keeper:
             self.connections.welcome,
             self._changed,
             self.lanes.memfd if self.lanes.paces else -1,
+            screening.believe_maker,
         )
         self.connections.shake_hands = self.edges.shake_hands
         self.templates = Templates(
@@ -497,6 +499,8 @@ class Keeper:
         self.slots.restore(saved.slots)
         self.closer.restore(saved.closing, self._changed)
         self.connections.restore(saved.connections)
+        for pid in saved.makers:
+            self.screening.believe_maker(pid)
         self.edges.restore(saved.edges)
         self._recycling.start()
         self.fullness.start()

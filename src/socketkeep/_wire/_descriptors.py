@@ -14,11 +14,13 @@ import os
 import select
 import socket
 import stat
+import struct
 from collections.abc import Iterator
 from typing import Any, Final
 
 from socketkeep._base._passing import Unfit
 
+_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7): pid, uid, gid
 _EVENTFD: Final = "anon_inode:[eventfd]"
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 _IP_TRANSPARENT: Final = 19  # <linux/in.h>
@@ -42,6 +44,17 @@ def connection_place(fd: int) -> Place:
             raise Unfit("a connection was to come, not a listener")
         sock.setblocking(False)
         return _place(sock)
+
+
+def pair_maker(fd: int) -> int:
+    """Return the pid of the process that made the pair of sockets of which `fd` is an end.
+
+    The kernel noted it then, and whoever has an end since cannot change it.
+    """
+    with _socket(fd) as sock:
+        data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid: int = _CREDENTIALS.unpack(data)[0]
+    return pid
 
 
 def listener_place(fd: int) -> Place:

@@ -111,8 +111,13 @@ class Edges:
         welcome: Callable[[Packet, Passed], None],
         changed: Callable[[], None],
         census: int = -1,
+        known: Callable[[int], None] = lambda _pid: None,
     ) -> None:
-        """census: the memfd by which they hold the rates; -1: there are none to hold."""
+        """census: the memfd by which they hold the rates; -1: there are none to hold.
+
+        known: called with the pid of each.
+        """
+        self._known = known
         self._reactor = reactor
         self._system = system
         self._config = config
@@ -346,6 +351,7 @@ class Edges:
 
     def _watch(self, edge: RunningEdge) -> None:
         self._running[edge.pid] = edge
+        self._known(edge.pid)
         self._children.watch(edge.pid, partial(self._ended, edge))
 
     def _succeed(self, edge: RunningEdge) -> None:

@@ -230,6 +230,7 @@ class SavedKeeper(msgspec.Struct, kw_only=True):
     edges: SavedEdges = msgspec.field(default_factory=SavedEdges)
     census: int = -1  # its memfd, where connections are counted by address
     lists: AddressLists = NO_LISTS  # of the files of networks, as they were last read
+    makers: list[int] = []  # pids of those whose plain ends are known for such
     place: int = -1  # the directory of the rendezvous, for workers of another user
 
 

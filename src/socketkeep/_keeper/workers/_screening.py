@@ -24,6 +24,7 @@ from socketkeep._wire._descriptors import (
     ANYWHERE,
     PLAIN_END,
     connection_place,
+    pair_maker,
     place_of,
     require_answer_pipe,
 )
@@ -51,6 +52,8 @@ _LONGEST_PEER: Final = 1024
 _LARGEST: Final = 2**63
 #: Packets that wait for a worker which does not read, beyond those of its connections.
 _MOST_WAITING: Final = 4096
+#: Edges, past ones too, whose plain ends are known.
+_MOST_MAKERS: Final = 1024
 #: What a client may have sent of a handshake before TLS was begun: its first message, and more.
 _MOST_OF_HANDSHAKE: Final = 1 << 20
 
@@ -82,6 +85,16 @@ class Screening:
         self._places = {place_of(each.sock) for each in listeners if each.fileno() >= 0}
         if plain_ends:
             self._places.add(PLAIN_END)
+        self.makers: dict[int, None] = {}  # pids of those that have made plain ends
+
+    def believe_maker(self, pid: int) -> None:
+        """Take plain ends for what they are that this process, an edge, makes.
+
+        Also when it has ended: its connections, which have too, may still come back.
+        """
+        while len(self.makers) >= _MOST_MAKERS:
+            del self.makers[next(iter(self.makers))]
+        self.makers[pid] = None
 
     def check(self, worker: Worker, packet: Packet) -> None:
         """Raise Nonsense for what no worker can have to say, Unfit for a wrong descriptor.
@@ -101,7 +114,7 @@ class Screening:
                     raise Nonsense(f"Ready from a worker that is {worker.state.value}")
             case ConnectionDetached():
                 self._check_detached(worker, message)
-                self._check_connection(message.connection)
+                self._check_connection(worker, message.connection)
             case Keep():
                 _require_id(message.id)
                 self._require_listener(worker, message.listener)
@@ -109,7 +122,7 @@ class Screening:
                 _require_peer(message.peer)
                 _require_header(message.proxy)
                 _require(0 <= message.row < worker.scoreboard.rows, "row", message.row)
-                self._check_connection(message.connection)
+                self._check_connection(worker, message.connection)
             case StartTls():
                 _require_id(message.id)
                 _require_epoch(message.epoch)
@@ -120,7 +133,7 @@ class Screening:
                 _require_header(message.proxy)
                 unread = len(message.unread)
                 _require(unread <= _MOST_OF_HANDSHAKE, "handshake of so many bytes:", unread)
-                self._check_connection(message.connection)
+                self._check_connection(worker, message.connection)
                 if connection_place(message.plain) != PLAIN_END:
                     raise Unfit("the end of a pair was to come, not another socket")
             case Attached():
@@ -169,7 +182,7 @@ class Screening:
         )
         _require(-1 <= message.row < worker.scoreboard.rows, "row", message.row)
         _require_header(message.proxy)
-        self._check_connection(message.connection)
+        self._check_connection(worker, message.connection)
         # Last: a pipe for the answer is as it is only until something else is done.
         if message.answer != ABSENT:
             try:
@@ -185,12 +198,28 @@ class Screening:
         known = self._listeners if worker.adopted is None else len(worker.adopted.listeners)
         _require(0 <= number < known, "listener", number)
 
-    def _check_connection(self, fd: int) -> None:
+    def _check_connection(self, worker: Worker, fd: int) -> None:
         if fd == ABSENT:
             return
         place = connection_place(fd)
         if place not in self._places and ANYWHERE not in self._places:
             raise Unfit("a connection of one of the listeners was to come, not another socket")
+        if place == PLAIN_END:
+            self._check_maker(worker, fd)
+
+    def _check_maker(self, worker: Worker, fd: int) -> None:
+        """Raise Unfit for an end of a pair that no edge has made.
+
+        Where handlers begin TLS it is the workers that make the pairs.
+        """
+        if self._starts_tls:
+            return
+        maker = pair_maker(fd)
+        if maker in self.makers:
+            return
+        if worker.adopted is None or maker == worker.pid:
+            raise Unfit("a plain end of an edge was to come, not another pair")
+        self.believe_maker(maker)  # an edge of the keeper before
 
 
 def check_passed(message: Passed, numbers: Collection[int]) -> None:
