@@ -11,7 +11,6 @@ import gc
 import socket
 from collections.abc import Iterable
 from functools import wraps
-from types import TracebackType
 from typing import Any, Final, Self
 from weakref import WeakSet
 
@@ -32,12 +31,7 @@ class Guard:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def exempt(self, sock: socket.socket) -> None:

@@ -10,7 +10,6 @@ import sys
 import threading
 from collections import deque
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 from socketkeep._config._settings import PREFIX
@@ -82,12 +81,7 @@ class DemoServer:
         self._stop()
         raise ServerFailed("the server did not start:\n" + "\n".join(self._log))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
 
     def write(self, version: str) -> None:

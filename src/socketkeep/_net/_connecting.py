@@ -11,7 +11,6 @@ import os
 import selectors
 import socket
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from socketkeep._base._address import UnixAddress, format_address
@@ -79,12 +78,7 @@ class Connecting:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def fileno(self) -> int:
