@@ -13,18 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from socketkeep import Closed, Listener, SystemFailure, TlsFailure
 from socketkeep._base import _log
 from socketkeep._base._accounts import Account
-from socketkeep._base._errors import Closed, SystemFailure
 from socketkeep._base._tls_facts import edge_tls, whole_header
 from socketkeep._config._server_options import ServeConfig
 from socketkeep._edge import _clients, _process
 from socketkeep._edge._process import Edge
 from socketkeep._keeper.connections._edges import Edges, RunningEdge
 from socketkeep._keeper.loop._reactor import READABLE
-from socketkeep._net._listener import Listener
 from socketkeep._stream._edge_handshake import EdgeHandshake
-from socketkeep._stream._tls import TlsFailure
 from socketkeep._wire._census import NO_LANE, Census, create_memfd
 from socketkeep._wire._channel import Channel, Packet
 from socketkeep._wire._messages import BytesPassed, EdgeReady, Passed, Ready, StartTls, Taken

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from socketkeep import AddressError
-from socketkeep._base._address import InetAddress, UnixAddress
 from socketkeep._inspect._what import ProcessSockets, What, hosts_of, parse_what
+from socketkeep.proxy import InetAddress, UnixAddress
 
 
 @pytest.mark.parametrize(

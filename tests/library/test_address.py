@@ -12,15 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketkeep import AddressError
-from socketkeep._base._address import (
-    FdAddress,
-    InetAddress,
-    UnixAddress,
-    format_address,
-    local_text,
-    parse_bind,
-    peer_text,
-)
+from socketkeep._base._address import FdAddress, format_address, local_text, parse_bind, peer_text
+from socketkeep.proxy import InetAddress, UnixAddress
 
 
 @pytest.mark.parametrize(

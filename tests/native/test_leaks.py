@@ -15,10 +15,9 @@ from typing import Final
 
 import pytest
 
-from socketkeep import Connection, TimedOut, Timeout
+from socketkeep import AsyncConnection, Connection, TimedOut, Timeout
 from socketkeep._inspect._descriptors import look_in_python
 from socketkeep._native import core
-from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._core import core_of
 from socketkeep._stream._lease import Hooks, Lease

@@ -19,11 +19,9 @@ import anyio
 import pytest
 import uvloop
 
-from socketkeep import fork
-from socketkeep._base._errors import Busy, PeerReset
+from socketkeep import AsyncConnection, Busy, PeerReset, fork
 from socketkeep._native import core as compiled
 from socketkeep._stream import _shell
-from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._lease import Order, handling
 from socketkeep._stream._record import ACTIVE_AT, WAITING, WORDS
 from socketkeep._worker._reactor import make_reactor
