@@ -58,7 +58,6 @@ _crews: Final[list[Iterable[Forkable]]] = []
 _guarded: Final[set[ref[socket.socket]]] = set()
 _exempt: Final[set[ref[socket.socket]]] = set()
 _giving: Final = _Giving()
-_own_pid = os.getpid()
 _ALL_SIGNALS: Final = frozenset(map(int, signal.valid_signals()))
 _BLOCK: Final = int(signal.SIG_BLOCK)
 _SET_MASK: Final = int(signal.SIG_SETMASK)
@@ -100,6 +99,11 @@ def unguard(sock: socket.socket) -> None:
 def exempt(sock: socket.socket) -> None:
     """Leave `sock` to every child, whatever guards it now or later."""
     _exempt.add(ref(sock, _forget_exempt))
+
+
+def let_go_of() -> tuple[set[ref[Forkable]], list[Iterable[Forkable]], set[ref[socket.socket]]]:
+    """Return what the hook goes by, for who forks without it: owners, crews, guarded sockets."""
+    return _owners, _crews, _guarded
 
 
 def is_guarded(sock: socket.socket) -> bool:
@@ -207,8 +211,6 @@ def restore_signals(before: set[int]) -> None:
 
 
 def _in_child() -> None:
-    global _own_pid
-    parent, _own_pid = _own_pid, os.getpid()
     given, fate = _giving.given, _giving.fate
     kept = set(given)
     owners = [owner for each in _owners if (owner := each()) is not None]
@@ -216,8 +218,8 @@ def _in_child() -> None:
         owners += crew
     if owners:
         why = Released(
-            f"failed: this process was forked by process {parent}, which has not given it away: "
-            "make it with inherit=True, or fork with socketkeep.fork(give=[...])"
+            f"failed: this process was forked by process {os.getppid()}, which has not given it "
+            "away: make it with inherit=True, or fork with socketkeep.fork(give=[...])"
         )
         _owners.clear()
         _crews.clear()

@@ -11,6 +11,7 @@ def look(
     nonblocking: dict[int, bool],
     /,
 ) -> dict[int, int]: ...
+def withholdable(hook: Any, kind: str, /) -> Any: ...
 
 class ReceiveBuffer:
     def __new__(cls, *, retain: bool = False, replay_limit: int = 65536) -> Self: ...
@@ -129,6 +130,28 @@ class EpollReactor:
 class LineTaker:
     def __new__(cls, buffer: ReceiveBuffer, keepends: bool, slow: Any, /) -> Self: ...
     def __call__(self, bound: int, /) -> bytes | None: ...
+
+class ForkServer:
+    running: int
+    def __init__(
+        self,
+        *,
+        epoll: int,
+        board: memoryview,
+        doors: list[int],
+        boot: int,
+        serial: int,
+        claim: Any,
+        serve: Any,
+        ended: Any,
+        unforked: Any,
+        exhausted: Any,
+        known: tuple[set[Any], list[Any], set[Any]],
+        closes: list[Any],
+    ) -> None: ...
+    def poll(self, timeout: float | None, room: int, /) -> list[tuple[int, int]]: ...
+    def kill(self) -> None: ...
+    def forget(self) -> None: ...
 
 class Verb:
     def __new__(cls, name: str, function: Any, handling: Any, /) -> Self: ...

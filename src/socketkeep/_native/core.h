@@ -38,6 +38,7 @@ typedef struct {
     PyTypeObject *verb;
     PyTypeObject *awaitable;
     PyTypeObject *line_taker;
+    PyTypeObject *fork_server;
     PyObject *spare[SPARE]; /* without references to anything, not tracked */
     int spares;
     PyObject *names[NAMES];
@@ -53,6 +54,16 @@ core_now(void)
 
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+/* The same, in nanoseconds. */
+static inline uint64_t
+core_now_ns(void)
+{
+    struct timespec time;
+
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
 /* What a method returns that has nothing to say: None, or NULL where an error is set. */
@@ -321,5 +332,42 @@ void verbs_drop_spare(State *state);
 PyObject *sync_recv(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names);
 PyObject *sync_send(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names);
 PyObject *sync_message(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names);
+
+/* rows.c */
+
+/* `HEADER_WORDS`, `ROW_WORDS` and the room for a peer's address, of `_wire/_scoreboard.py`. */
+enum { HEADER_WORDS = 32, ROW_WORDS = 24, PEER_SIZE = (ROW_WORDS - WORDS) * 8 };
+
+/* `Ended` of `_stream/_record.py`. */
+enum { ENDED_CLOSED = 1, ENDED_RESET = 2, ENDED_RELEASED = 4 };
+
+/* A scoreboard that this process has mapped. */
+typedef struct {
+    Py_buffer view;
+    uint64_t *words;
+} Board;
+
+/* A connection that was accepted, as its row tells of it. */
+typedef struct {
+    uint64_t boot, minted_by, number, pid;
+    unsigned long listener;
+    char peer[PEER_SIZE];
+} Newcomer;
+
+/* Use that memory; -1: an error is set. */
+int board_map(Board *board, PyObject *memory);
+/* As accept(2): the descriptor, or -1 with `errno` set.  `peer` is "" where only Python can tell. */
+int board_accept(int listener, char peer[PEER_SIZE]);
+/* Count the newcomer and write its row, which is free and ours. */
+void board_enter(const Board *board, uint32_t row, const Newcomer *newcomer);
+/* A process serves the row's connection from here on. */
+void board_served_by(const Board *board, uint32_t row, uint64_t pid);
+/* Count how the row's connection ended and blank the row.  0: there is more to its end than that,
+   and nothing was done.  failed: so has the process that served it. */
+int board_release(const Board *board, uint32_t row, int failed);
+
+/* fork.c */
+extern PyType_Spec fork_server_spec;
+PyObject *core_withholdable(PyObject *module, PyObject *args);
 
 #endif

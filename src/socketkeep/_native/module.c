@@ -9,6 +9,8 @@
 
 static PyMethodDef functions[] = {
     {"look", core_look, METH_VARARGS, "The twin of `_inspect._descriptors.look_in_python`."},
+    {"withholdable", core_withholdable, METH_VARARGS,
+     "Return the hook as one that a fork of the fork server may withhold."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -56,7 +58,8 @@ execute(PyObject *module)
         add_type(module, &reactor_spec, &state->reactor) < 0 ||
         add_type(module, &verb_spec, &state->verb) < 0 ||
         add_type(module, &awaitable_spec, &state->awaitable) < 0 ||
-        add_type(module, &line_taker_spec, &state->line_taker) < 0) {
+        add_type(module, &line_taker_spec, &state->line_taker) < 0 ||
+        add_type(module, &fork_server_spec, &state->fork_server) < 0) {
         return -1;
     }
     for (int name = 0; name < NAMES; name++) {
@@ -85,6 +88,7 @@ traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->verb);
     Py_VISIT(state->awaitable);
     Py_VISIT(state->line_taker);
+    Py_VISIT(state->fork_server);
     return 0;
 }
 
@@ -106,6 +110,7 @@ clear(PyObject *module)
     Py_CLEAR(state->verb);
     Py_CLEAR(state->awaitable);
     Py_CLEAR(state->line_taker);
+    Py_CLEAR(state->fork_server);
     for (int name = 0; name < NAMES; name++) {
         Py_CLEAR(state->names[name]);
     }

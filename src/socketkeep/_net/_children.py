@@ -97,6 +97,11 @@ class Children(Generic[Work]):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
+    def forget(self) -> None:
+        """Let go, in a child, of its siblings' pidfds."""
+        for pidfd in self._running:
+            os.close(pidfd)
+
     def _run(
         self,
         body: Callable[[], None],
@@ -105,19 +110,23 @@ class Children(Generic[Work]):
     ) -> NoReturn:
         status = 1
         try:
-            for pidfd in self._running:
-                os.close(pidfd)
+            self.forget()
             if prepare is not None:
                 prepare()
             restore_signals(mask)
             body()
             status = 0
         except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+            status = exit_status(end)
         except BaseException:
             traceback.print_exc()
         finally:
             leave(status)
+
+
+def exit_status(end: SystemExit) -> int:
+    """Return the status with which the interpreter ends for it."""
+    return end.code if isinstance(end.code, int) else int(end.code is not None)
 
 
 def is_unknown(ended: os.waitid_result) -> bool:

@@ -255,6 +255,19 @@ class Scoreboard:
                     self._words[counter] += 1
         return row
 
+    def reserve(self) -> int | None:
+        """Return the number of a free row for who counts its connections himself, as C does.
+
+        It is his until `release`; what `words` has of the header he writes too.
+        """
+        with self._lock:
+            return self._freed.pop() if self._freed else next(self._unused, None)
+
+    @property
+    def words(self) -> memoryview:
+        """The memory from its first word on."""
+        return self._words
+
     def give_back(self, row: int, counter: int | None) -> None:
         """Free a row that was claimed, as if it never had been: nobody has read anything of it.
 

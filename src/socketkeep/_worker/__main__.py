@@ -6,6 +6,10 @@ from socketkeep._base._importing import ours_first
 
 ours_first()
 
+from socketkeep._worker._fork_hooks import import_with_withholdable_hooks  # noqa: E402
+
+import_with_withholdable_hooks()
+
 import gc  # noqa: E402
 import sys  # noqa: E402
 

@@ -6,6 +6,7 @@ at the same queue, and whichever runs could empty it: who serves fewer comes fir
 
 from __future__ import annotations
 
+import _socket
 import mmap
 import os
 import select
@@ -79,15 +80,22 @@ class Door:
         except Exception as error:
             raise BadAccept from error
         try:
-            sock = self._make(fd)
+            sock = self.make(fd)
         except Exception as error:
-            os.close(fd)
             raise BadAccept from error
         try:
             return sock, format_address(address) if address else ""
         except Exception as error:
             sock.close()
             raise BadAccept from error
+
+    def make(self, fd: int) -> socket.socket:
+        """Return the socket of an accepted connection, which is closed when that fails."""
+        try:
+            return self._make(fd)
+        except Exception:
+            os.close(fd)
+            raise
 
 
 class Gate:
@@ -103,7 +111,10 @@ class Gate:
         own = [(n, each) for n, each in enumerate(listeners) if n not in besides]
         self._listeners = {listener.fileno(): listener for _, listener in own}
         self._doors = {listener.fileno(): Door(listener, index) for index, listener in own}
+        self._makers = {door.index: door.make for door in self._doors.values()}
         self._epoll = select.epoll()
+        #: As that of `select.epoll`; a model that accepts by itself puts its own in its place.
+        self.poll: Callable[[float | None], list[tuple[int, int]]] = self._epoll.poll
         self._queues: select.epoll | None = None
         self._queued = False
         self._looked_at = 0.0
@@ -113,6 +124,20 @@ class Gate:
         self._turn = 0  # the number of the listener that is the first to be accepted from
         self._paused_until = 0.0
         self._throttle = _log.Throttle()
+
+    def fileno(self) -> int:
+        """Return the descriptor of the epoll."""
+        return self._epoll.fileno()
+
+    @property
+    def has_queues(self) -> bool:
+        """Whether there is another epoll to let go of."""
+        return self._queues is not None
+
+    def doors(self) -> list[int]:
+        """Return the listeners' descriptors by their numbers, -1 for those that are others'."""
+        numbers = {door.index: fd for fd, door in self._doors.items()}
+        return [numbers.get(index, -1) for index in range(len(self._held))]
 
     def watch(self, fd: int) -> None:
         """Report `fd` from `wait` when it is readable."""
@@ -154,7 +179,7 @@ class Gate:
             for until in (self._paused_until, *self._rested.values()):
                 if until > now:
                     timeout = until - now if timeout is None else min(timeout, until - now)
-        ready = [fd for fd, _ in self._epoll.poll(timeout)]
+        ready = [fd for fd, _ in self.poll(timeout)]
         if len(ready) > 1 and len(self._doors) > 1:
             ready.sort(key=self._distance)
         return ready
@@ -209,6 +234,13 @@ class Gate:
         self._turn = door.index + 1
         return (*accepted, door.index)
 
+    def adopt(self, fd: int, listener: int) -> socket.socket:
+        """Return the socket of a connection that C has accepted from the listener of that number.
+
+        Raises what makes one; the descriptor is closed then.
+        """
+        return self._makers[listener](fd)
+
     def pause(self, event: str, error: str) -> None:
         """Accept nothing for a moment, and say so at a bounded rate."""
         self._throttle.warning(event, process="worker", error=error)
@@ -227,14 +259,21 @@ class Gate:
         self.close_listeners()
         self._epoll.close()
 
+    def closes(self) -> list[Callable[[], int | None]]:
+        """Return what lets go in a forked child, as `forget` does, in as few steps as there are.
+
+        Those of the listeners return the descriptor, which is the caller's to close.
+        """
+        detach: Any = _socket.socket.detach
+        return [self._epoll.close, *(detach.__get__(each) for each in self._held)]
+
     def forget(self) -> None:
         """Let go in a forked child.
 
         The child's epoll is the parent's: what it took out would be missing there.
         """
         self._epoll.close()
-        if self._queues is not None:
-            self._close_queues()
+        self._close_queues()
         for listener in self._held:
             if listener.fileno() >= 0:  # a guarded one has been closed by the fork
                 listener.close()

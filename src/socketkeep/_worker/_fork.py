@@ -6,6 +6,7 @@ The notes' loop: accept, fork; the child closes the listener, the parent closes 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -13,14 +14,15 @@ from collections import deque
 from copy import copy
 from dataclasses import replace
 from functools import partial
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from msgspec import structs
 
 from socketkeep._base import _log
-from socketkeep._base._forking import leave
-from socketkeep._base._originals import socket_pair
-from socketkeep._net._children import Child, Children, is_unknown, status_text
+from socketkeep._base._forking import leave, let_go_of
+from socketkeep._base._originals import Socket, socket_pair
+from socketkeep._native import core
+from socketkeep._net._children import Child, Children, exit_status, is_unknown, status_text
 from socketkeep._stream import _record as record
 from socketkeep._stream._connection import Connection
 from socketkeep._stream._lease import Hooks, Lease, Order
@@ -29,6 +31,9 @@ from socketkeep._wire import _rendezvous as rendezvous
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._roster import Roster
 from socketkeep._worker._sync import SyncLoop, go_on_without, run_handler
+
+if TYPE_CHECKING:
+    from socketkeep._native._core import ForkServer
 
 #: The interpreter rewrites bytecode that runs for the first times (PEP 659).  Where that is done in
 #: the worker, its children have no need to copy those pages.
@@ -44,8 +49,42 @@ class ForkModel:
         self._pid = os.getpid()
         self._children: Children[Entry] = Children()
         self._unforked: deque[Entry] = deque()
+        self._nobodys = Socket()  # of entries whose connection is a child's
+        self._nobodys.close()
         self._served: Entry | None = None  # in a child
+        self._server: ForkServer | None = None  # in C, where connections come by it
         self._rehearse()
+
+    def take_over(self) -> None:
+        """Have C accept, fork and reap, where nothing is asked before a connection is served."""
+        environment = self._loop.environment
+        if core is None or self._loop.roster.asks:
+            return
+        gate = self._loop.gate
+        self._server = core.ForkServer(
+            epoll=gate.fileno(),
+            board=environment.scoreboard.words,
+            doors=gate.doors(),
+            boot=environment.boot,
+            serial=environment.serial,
+            claim=environment.scoreboard.reserve,
+            serve=self._become_child,
+            ended=self._ended,
+            unforked=self._have_forked_later,
+            exhausted=self._pause,
+            known=let_go_of(),
+            closes=gate.closes(),
+        )
+        gate.poll = self._poll
+
+    def _poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        loop, server = self._loop, self._server
+        assert server is not None
+        before = server.running
+        try:
+            return server.poll(timeout, loop.room)
+        finally:
+            loop.open += server.running - before
 
     def serve(self, entry: Entry) -> None:
         # In the order they came, and none is dropped while the system has no process for it.
@@ -82,6 +121,8 @@ class ForkModel:
 
     def force(self) -> None:
         self._children.kill()
+        if self._server is not None:
+            self._server.kill()
 
     def resume(self) -> None:
         while self._unforked:
@@ -127,7 +168,34 @@ class ForkModel:
         ended = self._children.reap(child)
         if ended is None:
             return
-        entry = child.work
+        self._take_in(child.work, child.pid, ended)
+        self._loop.unwatch(child.pidfd)
+        os.close(child.pidfd)
+        self._loop.done(child.work)
+
+    def _ended(self, row: int, pid: int, code: int, status: int) -> None:
+        """A child of C's has ended, and there is more to it than to free its row."""
+        entry = self._loop.roster.entered(row, self._nobodys, *self._told(row))
+        ended = os.waitid_result((pid, 0, int(signal.SIGCHLD), status, code))
+        self._take_in(entry, pid, ended)
+        self._loop.roster.settle(entry)
+
+    def _told(self, row: int) -> tuple[int, str]:
+        board = self._loop.environment.scoreboard
+        return board.record(row)[record.LISTENER], board.peer(row)
+
+    def _have_forked_later(self, row: int, fd: int, listener: int, peer: str, code: int) -> None:
+        """The system has no process for a connection that C has accepted."""
+        sock = self._loop.gate.adopt(fd, listener)
+        self._unforked.append(self._loop.roster.entered(row, sock, listener, peer))
+        self._loop.open += 1
+        self._loop.gate.pause("cannot fork", os.strerror(code))
+
+    def _pause(self, code: int) -> None:
+        self._loop.gate.pause("out of file descriptors", os.strerror(code))
+
+    def _take_in(self, entry: Entry, pid: int, ended: os.waitid_result) -> None:
+        """See what a child's end says of its connection."""
         end = entry.record[record.ENDED]
         if is_unknown(ended):
             died = end in (record.NOT_YET, record.DETACHED)
@@ -140,12 +208,9 @@ class ForkModel:
                 "process of a connection died",
                 id=entry.lease.id,
                 peer=self._loop.environment.scoreboard.peer(entry.row),
-                pid=child.pid,
+                pid=pid,
                 status=status_text(ended),
             )
-        self._loop.unwatch(child.pidfd)
-        os.close(child.pidfd)
-        self._loop.done(entry)
 
     def _serve_in_child(self, entry: Entry) -> None:
         entry.record[record.PID] = os.getpid()
@@ -154,12 +219,41 @@ class ForkModel:
             # read the row before this process stood in it, and given the connection to another.
             # Had the worker been alive here, the keeper would find this process in the row.
             os._exit(0)
-        # What the child was not given: the listeners, and connections that wait for a process.
+        self._let_go(entry)
+        if self._server is not None:
+            self._server.forget()
+        self._serve(entry)
+
+    def _become_child(self, row: int, fd: int, listener: int, peer: str) -> NoReturn:
+        """Serve a connection in a child that C has forked, and end."""
+        status = 1
+        try:
+            self._children.forget()
+            sock = self._loop.gate.adopt(fd, listener)
+            if not self._is_bare():
+                self._let_go()
+            self._serve(self._loop.roster.entered(row, sock, listener, peer))
+            status = 0
+        except SystemExit as end:
+            status = exit_status(end)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            leave(status)
+
+    def _is_bare(self) -> bool:
+        """Whether nothing is to be let go of but what C has closed."""
+        return not (self._unforked or self._loop.has_waiting or self._loop.gate.has_queues)
+
+    def _let_go(self, kept: Entry | None = None) -> None:
+        """Close what is not the child's: listeners, and connections that wait for a process."""
         self._loop.gate.forget()
         self._loop.let_go_of_waiting()
         for other in self._unforked:
-            if other is not entry:
+            if other is not kept:
                 other.sock.close()
+
+    def _serve(self, entry: Entry) -> None:
         self._served = entry
         try:
             run_handler(self._loop, entry)

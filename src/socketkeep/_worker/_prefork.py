@@ -25,6 +25,9 @@ class PreforkModel:
         self._entry: Entry | None = None  # which is being served
         self.retirement = _ChannelRetirement(loop)
 
+    def take_over(self) -> None:
+        """Nothing: the loop accepts."""
+
     def serve(self, entry: Entry) -> None:
         self._entry = entry
         run_handler(self._loop, entry, self._loop.lingering)

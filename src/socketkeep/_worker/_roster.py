@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from socketkeep._base import _log
+from socketkeep._base._address import peer_text
 from socketkeep._base._admission import HEADER_TIME, Refusal
 from socketkeep._base._originals import stream_of
 from socketkeep._config._server_options import (
@@ -135,17 +136,45 @@ class Roster:
             self.note_unserved(error, peer)
             return None
 
+    @property
+    def asks(self) -> bool:
+        """Whether more is to be known of a connection, before it is served, than that it came."""
+        return self._doorkeeper is not None or any(self._receptions)
+
     def _uncount(self, place: Place | None) -> None:
         if place is not None and self._doorkeeper is not None:
             self._doorkeeper.leave(place)
 
     def _enter(self, row: int, sock: socket.socket, listener: int, peer: str) -> Entry:
         environment = self._environment
-        board = environment.scoreboard
         number = next(self._numbers)
-        words = board.enter(
+        words = environment.scoreboard.enter(
             row, environment.boot, environment.serial, number, self._pid, listener, peer
         )
+        return self._entry(row, words, number, sock, listener, peer)
+
+    def entered(self, row: int, sock: socket.socket, listener: int, peer: str) -> Entry:
+        """Return the entry of a connection that has its row, for the process that serves it.
+
+        peer: "" where it is not known yet; then the row is told, too.
+        """
+        board = self._environment.scoreboard
+        words = board.record(row)
+        if not peer:
+            peer = peer_text(sock)
+            board.set_peer(row, peer)
+        return self._entry(row, words, words[record.NUMBER], sock, listener, peer)
+
+    def _entry(
+        self,
+        row: int,
+        words: memoryview,
+        number: int,
+        sock: socket.socket,
+        listener: int,
+        peer: str,
+    ) -> Entry:
+        environment = self._environment
         lease = self._lease(row, f"{self._series}{number:x}", listener, peer, epoch=1)
         if self._login_timeouts[listener]:
             lease = lease._replace(deadline=time.monotonic() + self._login_timeouts[listener])

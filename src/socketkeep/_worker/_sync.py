@@ -36,6 +36,7 @@ from socketkeep._worker._runaways import Runaways
 #: So many connections are served before the loop looks at all else again, and so often one more is
 #: looked for where none had been in the queue.
 IN_A_ROW: Final = 8
+_MOST_ROOM: Final = 2**31 - 1
 
 
 class SyncModel(Protocol):
@@ -43,6 +44,9 @@ class SyncModel(Protocol):
 
     @property
     def retirement(self) -> Retirement: ...
+
+    def take_over(self) -> None:
+        """Do by itself, where it can, what else the loop does; called when that is set up."""
 
     def serve(self, entry: Entry) -> None:
         """Serve a connection, or have it served; `SyncLoop.done` is told when it has ended."""
@@ -89,6 +93,7 @@ class SyncLoop:
         self._model = build(self)
         self.roster = Roster(environment, self._model.retirement)
         self.roster.refusals = Runaways(environment, self._model.give_up)
+        self._model.take_over()
 
     @property
     def order(self) -> Order | None:
@@ -155,6 +160,11 @@ class SyncLoop:
             if self.open:
                 self._model.force()
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether `let_go_of_waiting` has anything to do."""
+        return bool(self._attached) or self.link.alone
+
     def let_go_of_waiting(self) -> None:
         """Close, in a forked child, what is its parent's: connections that wait to be served."""
         for entry in self._attached:
@@ -193,6 +203,11 @@ class SyncLoop:
         self.roster.settle(entry)
         if self.lingering.added:
             self.lingering.begin()
+
+    @property
+    def room(self) -> int:
+        """For how many more connections there is a seat now."""
+        return min(max(0, self._allowance.room(self.open)), _MOST_ROOM) if self.order is None else 0
 
     def _open_gate(self) -> None:
         """Accept as long as there is a seat."""

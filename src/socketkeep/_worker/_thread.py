@@ -38,6 +38,9 @@ class ThreadModel:
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         loop.watch(self._bell, self._settle)
 
+    def take_over(self) -> None:
+        """Nothing: the loop accepts."""
+
     def serve(self, entry: Entry) -> None:
         self._serving.add(entry)
         self._queue.put(entry)

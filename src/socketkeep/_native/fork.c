@@ -1,0 +1,624 @@
+/* The fork server of a worker: accept, fork, reap, for connections that begin and end as most do.
+
+   It owns the pidfds of its children and the rows that they leave free.  It has no policy: how many
+   connections may be taken it is told; a connection that no process can be forked for, and a child
+   that ended in any other way than an orderly one, it gives to Python.  Its twin is what
+   `_worker/_fork.py` does with `_net/_children.py`.
+
+   A fork costs by the pages that parent and child touch after it, each of which is copied: the way
+   from accept(2) to the handler, and from the child's end to the next accept, touches few here.
+
+   Hooks at fork.  The fork is the official one: PyOS_BeforeFork, fork(2) by the C library (whose own
+   handlers OpenSSL and malloc rely on), PyOS_AfterFork_Parent and _Child.  But the hooks that
+   `threading` and `logging` register (`withholdable`) do nothing in a fork from here while this
+   process has one thread state:
+
+   - `threading._after_fork` (3.11, 3.12, 3.13) replaces locks that another thread may have held,
+     and marks the other threads as ended.  There is no other thread; this one stands in the loop of
+     the worker, in no function of `threading`; its ident is the address of its stack's thread block,
+     which fork(2) keeps.  The thread's native id the hook does not renew either.
+   - `logging` takes its lock before a fork and gives it back after (`_acquireLock` and
+     `_releaseLock`, `_prepareFork` and `_afterFork` in 3.13), so that it is not another thread's in
+     the child, where it makes new locks for all handlers.  No thread can have one of them here.
+   - `_base/_forking` closes in the child the sockets that it was not given.  It is withheld where there
+     are none but the worker's listeners, which are closed here then.
+   - What else is registered, by `random`, by libraries, by the program, runs.
+
+   All signals are blocked meanwhile, so that no handler of Python's comes between. */
+
+#define _GNU_SOURCE
+
+#include "core.h"
+
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <structmember.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* How many events are fetched at a time. */
+enum { EVENTS = 64 };
+
+/* Nanoseconds between attempts at a pidfd while other threads have all descriptors. */
+enum { RETRY = 10000000 };
+
+typedef struct {
+    pid_t pid; /* 0: there is none */
+    uint32_t row;
+} Child;
+
+typedef struct {
+    PyObject_HEAD
+    Board board;
+    Newcomer newcomer; /* what all have in common, and the number of the last */
+    int epoll;
+    int *doors; /* listeners, by their numbers; -1: not ours */
+    Py_ssize_t door_count;
+    Child *children; /* by their pidfds */
+    int children_size;
+    uint32_t *rows; /* free ones */
+    size_t row_count, row_room;
+    Py_ssize_t running;
+    Py_ssize_t room; /* for so many more */
+    PyObject *owners; /* as `_base/_forking.let_go_of` has them */
+    PyObject *crews;
+    PyObject *guarded;
+    PyObject *closes; /* by which a child lets go of what is the worker's */
+    PyObject *claim;
+    PyObject *serve;
+    PyObject *ended;
+    PyObject *unforked;
+    PyObject *exhausted;
+} Server;
+
+/* Which hooks need not know of the fork that is going on: those about threads, about sockets. */
+static struct {
+    char threads, sockets;
+} withheld;
+
+static PyObject *
+call_for_threads(PyObject *hook, PyObject *Py_UNUSED(ignored))
+{
+    if (withheld.threads) {
+        Py_RETURN_NONE;
+    }
+    return PyObject_CallNoArgs(hook);
+}
+
+static PyObject *
+call_for_sockets(PyObject *hook, PyObject *Py_UNUSED(ignored))
+{
+    if (withheld.sockets) {
+        Py_RETURN_NONE;
+    }
+    return PyObject_CallNoArgs(hook);
+}
+
+static PyMethodDef for_threads = {
+    "for_threads", call_for_threads, METH_NOARGS, "A hook at fork, see `withholdable`.",
+};
+
+static PyMethodDef for_sockets = {
+    "for_sockets", call_for_sockets, METH_NOARGS, "A hook at fork, see `withholdable`.",
+};
+
+PyObject *
+core_withholdable(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *hook;
+    const char *kind;
+
+    if (!PyArg_ParseTuple(args, "Os", &hook, &kind)) {
+        return NULL;
+    }
+    return PyCFunction_New(strcmp(kind, "sockets") ? &for_threads : &for_sockets, hook);
+}
+
+static int
+is_only_thread(void)
+{
+    PyThreadState *own = PyThreadState_Get();
+    PyThreadState *first = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(own));
+
+    return first == own && !PyThreadState_Next(first);
+}
+
+/* Whether there is nothing for the hook to let go of but what `let_go` closes. */
+static int
+is_only_listening(const Server *server)
+{
+    return PySet_Size(server->owners) == 0 && PyList_Size(server->crews) == 0 &&
+           PySet_Size(server->guarded) <= server->door_count;
+}
+
+/* In the child: close what is the worker's.  Those of a socket return its descriptor. */
+static void
+let_go(Server *server)
+{
+    for (Py_ssize_t each = 0; each < PyList_GET_SIZE(server->closes); each++) {
+        PyObject *left = PyObject_CallNoArgs(PyList_GET_ITEM(server->closes, each));
+        if (!left) {
+            PyErr_Clear(); /* it is closed already */
+        } else if (PyLong_Check(left)) {
+            close((int)PyLong_AsLong(left));
+        }
+        Py_XDECREF(left);
+    }
+}
+
+static int
+keep_row(Server *server, uint32_t row)
+{
+    if (server->row_count == server->row_room) {
+        size_t room = server->row_room ? 2 * server->row_room : 64;
+        uint32_t *rows = PyMem_Resize(server->rows, uint32_t, room);
+        if (!rows) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        server->rows = rows;
+        server->row_room = room;
+    }
+    server->rows[server->row_count++] = row;
+    return 0;
+}
+
+/* A free row's number; -1: there is none, -2: and an error is set. */
+static int64_t
+take_row(Server *server)
+{
+    PyObject *claimed;
+    unsigned long row;
+
+    if (server->row_count) {
+        return server->rows[--server->row_count];
+    }
+    claimed = PyObject_CallNoArgs(server->claim);
+    if (!claimed) {
+        return -2;
+    }
+    if (claimed == Py_None) {
+        Py_DECREF(claimed);
+        return -1;
+    }
+    row = PyLong_AsUnsignedLong(claimed);
+    Py_DECREF(claimed);
+    return PyErr_Occurred() ? -2 : (int64_t)row;
+}
+
+/* The pidfd of a child, which must be watched: who else reaps it? */
+static int
+pidfd_of(pid_t pid)
+{
+    struct timespec pause = {.tv_nsec = RETRY};
+    int pidfd;
+
+    while ((pidfd = (int)syscall(SYS_pidfd_open, pid, 0)) < 0) {
+        nanosleep(&pause, NULL);
+    }
+    return pidfd;
+}
+
+static int
+watch(Server *server, pid_t pid, uint32_t row)
+{
+    int pidfd = pidfd_of(pid);
+    struct epoll_event event = {.events = EPOLLIN, .data.fd = pidfd};
+
+    if (pidfd >= server->children_size) {
+        int size = pidfd + 64;
+        Child *children = PyMem_Resize(server->children, Child, size);
+        if (!children) {
+            close(pidfd);
+            PyErr_NoMemory();
+            return -1;
+        }
+        memset(children + server->children_size, 0,
+               (size_t)(size - server->children_size) * sizeof *children);
+        server->children = children;
+        server->children_size = size;
+    }
+    if (epoll_ctl(server->epoll, EPOLL_CTL_ADD, pidfd, &event) < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        close(pidfd);
+        return -1;
+    }
+    server->children[pidfd] = (Child){pid, row};
+    server->running++;
+    server->room--;
+    return 0;
+}
+
+static void
+close_children(Server *server)
+{
+    for (int pidfd = 0; server->running && pidfd < server->children_size; pidfd++) {
+        if (server->children[pidfd].pid) {
+            server->children[pidfd].pid = 0;
+            server->running--;
+            close(pidfd);
+        }
+    }
+}
+
+/* In the child: have the connection served, and end. */
+static void
+become_child(Server *server, uint32_t row, int fd, pid_t parent, const sigset_t *mask)
+{
+    PyObject *served;
+
+    close_children(server);
+    let_go(server);
+    board_served_by(&server->board, row, (uint64_t)getpid());
+    if (getppid() != parent) {
+        /* The worker died in the middle of the fork.  The keeper, which has reaped it, may have read
+           the row before this process stood in it, and given the connection to another.  Had the
+           worker been alive here, the keeper would find this process in the row. */
+        _exit(0);
+    }
+    pthread_sigmask(SIG_SETMASK, mask, NULL);
+    served = PyObject_CallFunction(server->serve, "Iiks", row, fd, server->newcomer.listener,
+                                   server->newcomer.peer);
+    if (!served) {
+        PyErr_WriteUnraisable(server->serve);
+    }
+    _exit(1); /* it does not return */
+}
+
+/* Fork a child for an accepted connection.  -1: an error is set. */
+static int
+fork_for(Server *server, uint32_t row, int fd)
+{
+    sigset_t all, mask;
+    pid_t pid, parent = getpid();
+    int code, failed = 0;
+    PyObject *given;
+
+    if (PySys_Audit("os.fork", NULL) < 0) {
+        return -1;
+    }
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &mask);
+    withheld.threads = (char)is_only_thread();
+    withheld.sockets = withheld.threads && is_only_listening(server);
+    PyOS_BeforeFork();
+    pid = fork();
+    code = errno;
+    if (pid == 0) {
+        PyOS_AfterFork_Child();
+        withheld.threads = withheld.sockets = 0;
+        become_child(server, row, fd, parent, &mask);
+    }
+    PyOS_AfterFork_Parent();
+    withheld.threads = withheld.sockets = 0;
+    if (pid > 0) {
+        close(fd); /* before the pidfd: so the process has a descriptor for it */
+        board_served_by(&server->board, row, (uint64_t)pid);
+        failed = watch(server, pid, row);
+    }
+    pthread_sigmask(SIG_SETMASK, &mask, NULL);
+    if (pid > 0) {
+        return failed;
+    }
+    /* An accepted connection is promised: it waits for a process. */
+    server->room--;
+    given = PyObject_CallFunction(server->unforked, "Iiksi", row, fd, server->newcomer.listener,
+                                  server->newcomer.peer, code);
+    Py_XDECREF(given);
+    return given ? 1 : -1;
+}
+
+/* Whether accept(2) tells of the system, not of the one connection or the listener. */
+static int
+is_exhausted(int code)
+{
+    return code == EMFILE || code == ENFILE || code == ENOBUFS || code == ENOMEM;
+}
+
+/* Accept from a listener and fork.  1: look at all else first; -1: an error is set. */
+static int
+accept_from(Server *server, Py_ssize_t door)
+{
+    Newcomer *newcomer = &server->newcomer;
+    int fd = board_accept(server->doors[door], newcomer->peer);
+    int64_t row;
+
+    if (fd < 0) {
+        int code = errno;
+        if (is_exhausted(code)) {
+            PyObject *told = PyObject_CallFunction(server->exhausted, "i", code);
+            Py_XDECREF(told);
+            return told ? 1 : -1;
+        }
+        if (code == EBADF || code == EINVAL || code == ENOTSOCK) {
+            errno = code;
+            PyErr_SetFromErrno(PyExc_OSError);
+            return -1;
+        }
+        return 0; /* another process took it, or the peer has given up */
+    }
+    row = take_row(server);
+    if (row < 0) {
+        close(fd);
+        return row == -1 ? 0 : -1;
+    }
+    newcomer->number++;
+    newcomer->listener = (unsigned long)door;
+    board_enter(&server->board, (uint32_t)row, newcomer);
+    return fork_for(server, (uint32_t)row, fd);
+}
+
+/* A child has ended.  1: look at all else first; -1: an error is set. */
+static int
+reap(Server *server, int pidfd)
+{
+    Child child = server->children[pidfd];
+    siginfo_t ended = {.si_pid = 0};
+    int failed, known = waitid(P_PIDFD, (id_t)pidfd, &ended, WEXITED | WNOHANG) == 0;
+    PyObject *told;
+
+    if (known && !ended.si_pid) {
+        return 0;
+    }
+    /* A child that inherited the pidfd keeps it in the epoll. */
+    epoll_ctl(server->epoll, EPOLL_CTL_DEL, pidfd, NULL);
+    close(pidfd);
+    server->children[pidfd].pid = 0;
+    server->running--;
+    /* Where the program has reaped it nobody knows how it ended, but the row does. */
+    failed = known && (ended.si_code != CLD_EXITED || ended.si_status != 0);
+    if (board_release(&server->board, child.row, failed)) {
+        server->room++;
+        return keep_row(server, child.row) < 0 ? -1 : 0;
+    }
+    told = PyObject_CallFunction(server->ended, "Iiii", child.row, child.pid,
+                                 known ? ended.si_code : 0, known ? ended.si_status : -1);
+    Py_XDECREF(told);
+    return told ? 1 : -1;
+}
+
+static Py_ssize_t
+door_of(const Server *server, int fd)
+{
+    for (Py_ssize_t door = 0; door < server->door_count; door++) {
+        if (server->doors[door] == fd) {
+            return door;
+        }
+    }
+    return -1;
+}
+
+/* Do what an event asks for; what is not the server's is added to `others`.  1: go back to Python. */
+static int
+obey(Server *server, const struct epoll_event *event, PyObject *others)
+{
+    int fd = event->data.fd;
+    Py_ssize_t door;
+    PyObject *found;
+    int failed;
+
+    if (fd < server->children_size && server->children[fd].pid) {
+        int full = server->room <= 0;
+        int back = reap(server, fd);
+        return back ? back : full;
+    }
+    door = door_of(server, fd);
+    if (door >= 0) {
+        return server->room > 0 ? accept_from(server, door) : 1;
+    }
+    found = Py_BuildValue("iI", fd, event->events);
+    failed = found ? PyList_Append(others, found) : -1;
+    Py_XDECREF(found);
+    return failed < 0 ? -1 : 1;
+}
+
+static int
+milliseconds_left(double moment)
+{
+    double left = ceil((moment - core_now()) * 1000);
+
+    return left > 0 ? left < INT_MAX ? (int)left : INT_MAX : 0;
+}
+
+static PyObject *
+Server_poll(Server *server, PyObject *args)
+{
+    struct epoll_event events[EVENTS];
+    PyObject *timeout, *others;
+    double moment = 0;
+    Py_ssize_t room;
+    int count, code, back = 0;
+
+    if (!PyArg_ParseTuple(args, "On", &timeout, &room)) {
+        return NULL;
+    }
+    if (timeout != Py_None) {
+        moment = PyFloat_AsDouble(timeout);
+        if (moment == -1.0 && PyErr_Occurred()) {
+            return NULL;
+        }
+        moment += core_now();
+    }
+    others = PyList_New(0);
+    if (!others) {
+        return NULL;
+    }
+    server->room = room;
+    while (!back) {
+        int milliseconds = timeout == Py_None ? -1 : milliseconds_left(moment);
+        Py_BEGIN_ALLOW_THREADS
+        count = epoll_wait(server->epoll, events, EVENTS, milliseconds);
+        code = errno;
+        Py_END_ALLOW_THREADS
+        if (PyErr_CheckSignals() < 0) {
+            goto failed;
+        }
+        if (count < 0 && code != EINTR) {
+            errno = code;
+            PyErr_SetFromErrno(PyExc_OSError);
+            goto failed;
+        }
+        back = count == 0;
+        for (int each = 0; each < count; each++) {
+            int said = obey(server, &events[each], others);
+            if (said < 0) {
+                goto failed;
+            }
+            back |= said;
+        }
+    }
+    return others;
+failed:
+    Py_DECREF(others);
+    return NULL;
+}
+
+static PyObject *
+Server_kill(Server *server, PyObject *Py_UNUSED(ignored))
+{
+    for (int pidfd = 0; pidfd < server->children_size; pidfd++) {
+        if (server->children[pidfd].pid) {
+            syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Server_forget(Server *server, PyObject *Py_UNUSED(ignored))
+{
+    close_children(server);
+    Py_RETURN_NONE;
+}
+
+static int
+Server_init(Server *server, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"epoll", "board", "doors", "boot", "serial", "claim", "serve", "ended",
+                            "unforked", "exhausted", "known", "closes", NULL};
+    PyObject *memory, *doors;
+    unsigned long long boot, serial;
+
+    if (server->board.words) {
+        PyErr_SetString(PyExc_RuntimeError, "a fork server is set up once");
+        return -1;
+    }
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "iOO!KKOOOOO(O!O!O!)O!", names, &server->epoll, &memory,
+                                     &PyList_Type, &doors, &boot, &serial, &server->claim,
+                                     &server->serve, &server->ended, &server->unforked,
+                                     &server->exhausted, &PySet_Type, &server->owners,
+                                     &PyList_Type, &server->crews, &PySet_Type, &server->guarded,
+                                     &PyList_Type, &server->closes)) {
+        server->claim = server->serve = server->ended = NULL;
+        server->unforked = server->exhausted = NULL;
+        server->owners = server->crews = server->guarded = server->closes = NULL;
+        return -1;
+    }
+    Py_INCREF(server->claim);
+    Py_INCREF(server->serve);
+    Py_INCREF(server->ended);
+    Py_INCREF(server->unforked);
+    Py_INCREF(server->exhausted);
+    Py_INCREF(server->owners);
+    Py_INCREF(server->crews);
+    Py_INCREF(server->guarded);
+    Py_INCREF(server->closes);
+    server->door_count = PyList_GET_SIZE(doors);
+    server->doors = PyMem_New(int, server->door_count ? server->door_count : 1);
+    if (!server->doors) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t door = 0; door < server->door_count; door++) {
+        server->doors[door] = (int)PyLong_AsLong(PyList_GET_ITEM(doors, door));
+        if (PyErr_Occurred()) {
+            return -1;
+        }
+    }
+    server->newcomer = (Newcomer){.boot = boot, .minted_by = serial, .pid = (uint64_t)getpid()};
+    return board_map(&server->board, memory);
+}
+
+static int
+Server_traverse(Server *server, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(server));
+    Py_VISIT(server->claim);
+    Py_VISIT(server->serve);
+    Py_VISIT(server->ended);
+    Py_VISIT(server->unforked);
+    Py_VISIT(server->exhausted);
+    Py_VISIT(server->owners);
+    Py_VISIT(server->crews);
+    Py_VISIT(server->guarded);
+    Py_VISIT(server->closes);
+    return 0;
+}
+
+static int
+Server_clear(Server *server)
+{
+    Py_CLEAR(server->claim);
+    Py_CLEAR(server->serve);
+    Py_CLEAR(server->ended);
+    Py_CLEAR(server->unforked);
+    Py_CLEAR(server->exhausted);
+    Py_CLEAR(server->owners);
+    Py_CLEAR(server->crews);
+    Py_CLEAR(server->guarded);
+    Py_CLEAR(server->closes);
+    return 0;
+}
+
+static void
+Server_dealloc(Server *server)
+{
+    PyTypeObject *type = Py_TYPE(server);
+
+    PyObject_GC_UnTrack(server);
+    Server_clear(server);
+    if (server->board.words) {
+        PyBuffer_Release(&server->board.view);
+    }
+    PyMem_Free(server->doors);
+    PyMem_Free(server->children);
+    PyMem_Free(server->rows);
+    type->tp_free(server);
+    Py_DECREF(type);
+}
+
+static PyMemberDef members[] = {
+    {"running", T_PYSSIZET, offsetof(Server, running), READONLY, "How many children there are."},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMethodDef methods[] = {
+    {"poll", (PyCFunction)Server_poll, METH_VARARGS,
+     "Serve until something else is ready, as `select.epoll.poll` tells it, or to be looked at."},
+    {"kill", (PyCFunction)Server_kill, METH_NOARGS, "End every child at once, by SIGKILL."},
+    {"forget", (PyCFunction)Server_forget, METH_NOARGS,
+     "Let go of the children's pidfds, in a child that was forked otherwise."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_init, Server_init},
+    {Py_tp_dealloc, Server_dealloc},
+    {Py_tp_traverse, Server_traverse},
+    {Py_tp_clear, Server_clear},
+    {Py_tp_methods, methods},
+    {Py_tp_members, members},
+    {Py_tp_doc, "The fork server; its twin is `_worker._fork.ForkModel` with `Children`."},
+    {0, NULL},
+};
+
+PyType_Spec fork_server_spec = {
+    .name = "socketkeep._native._core.ForkServer",
+    .basicsize = sizeof(Server),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = slots,
+};
