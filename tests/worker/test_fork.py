@@ -11,6 +11,7 @@ from socketkeep import resumable
 from socketkeep._net._children import Child
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import Ended
+from socketkeep._worker._crew import Hand
 from socketkeep._worker._fork import ForkModel
 from socketkeep._worker._sync import SyncLoop
 from tests.worker.fakes import a_place
@@ -36,7 +37,7 @@ def test_who_serves_a_connection_is_seen_before_its_process_has_begun() -> None:
         ((_, words),) = place.board.taken()
         assert words[record.PID] == os.getpid()
         pid = os.posix_spawn(sys.executable, [sys.executable, "-c", ""], os.environ)
-        child = Child(pid, os.pidfd_open(pid), entry)
+        child = Child(pid, os.pidfd_open(pid), Hand(entry))
         models[0]._watch(child)
         assert words[record.PID] == pid
         loop.gate.close()
@@ -62,7 +63,7 @@ def test_a_process_whose_worker_died_in_the_middle_of_the_fork_serves_nothing() 
         models[0]._pid = 1  # not the parent of what is forked here
         pid = os.fork()
         if pid == 0:
-            models[0]._serve_in_child(entry)
+            models[0]._serve_in_child(Hand(entry))
             os._exit(7)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         ((_, words),) = place.board.taken()

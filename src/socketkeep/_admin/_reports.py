@@ -165,7 +165,8 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     paused.  last_reload: how long the last reload took that was not rolled back, from its start to
     the moment when the new generation served.  waits: from when the keeper took a connection, or
     woke it, until a worker had it.  full: there are as many connections as --max-connections says,
-    and others wait in the accept queues.
+    and others wait in the accept queues.  child_requests, spare: as the options have them, for the
+    model fork.
     """
 
     name: str
@@ -188,6 +189,8 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     core: str = ""
     edges: EdgesReport = EdgesReport()
     full: bool = False
+    child_requests: int = 1
+    spare: int = 0
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -80,6 +80,8 @@ def status(keeper: Keeper, name: str) -> StatusReport:
         ),
         edges=_edges(keeper),
         full=keeper.fullness.full,
+        child_requests=keeper.config.child_requests,
+        spare=keeper.config.spare,
     )
 
 

@@ -32,7 +32,7 @@ def _tables(report: StatusReport) -> list[Table]:
             ("server", report.name),
             ("state", report.state),
             ("target", report.target),
-            ("model", report.model),
+            ("model", _model(report)),
             ("keep", report.keep),
             ("generation", str(report.generation)),
             ("uptime", str(duration(report.uptime))),
@@ -69,6 +69,15 @@ def _tables(report: StatusReport) -> list[Table]:
             ],
         ),
     ]
+
+
+def _model(report: StatusReport) -> str:
+    """Return the model, and how it differs from what it is without options."""
+    if report.model != "fork":
+        return report.model
+    requests = f"{report.child_requests} connections a process" * (report.child_requests > 1)
+    spare = f"{report.spare} spare" * (report.spare > 0)
+    return ", ".join(filter(None, (report.model, requests, spare)))
 
 
 def _edges(report: EdgesReport) -> list[Table]:

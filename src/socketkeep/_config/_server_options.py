@@ -61,6 +61,15 @@ MOST_WORKERS: Final = 1000
 MOST_EDGES: Final = 256
 
 
+#: More processes that wait are a slip of the finger: each has three descriptors in its worker.
+MOST_SPARE: Final = 256
+
+
+def _check_spare(spare: int) -> None:
+    if spare > MOST_SPARE:
+        raise ValueError(f"must be at most {MOST_SPARE}, got {spare}")
+
+
 def _check_edges(edges: int) -> None:
     if edges > MOST_EDGES:
         raise ValueError(f"must be at most {MOST_EDGES}, got {edges}")
@@ -279,6 +288,28 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             minimum=1,
         ),
     ] = 64
+    child_requests: Annotated[
+        int,
+        Option(
+            NUMBER,
+            ("--child-requests",),
+            "Connections that a process of the fork model serves, one after another, before it"
+            " ends; with more than 1 what a handler leaves behind in its process is there for the"
+            " next connection.",
+            minimum=1,
+        ),
+    ] = 1
+    spare: Annotated[
+        int,
+        Option(
+            NUMBER,
+            ("--spare",),
+            "Processes of the fork model that each worker has wait for a connection, so that none"
+            " is forked while a client waits.",
+            minimum=0,
+            check=_check_spare,
+        ),
+    ] = 0
     loop: Annotated[
         Loop,
         Option(

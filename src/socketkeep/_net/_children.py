@@ -51,7 +51,7 @@ class Children(Generic[Work]):
     def fork(
         self,
         work: Work,
-        sock: socket.socket,
+        sock: socket.socket | None,
         body: Callable[[], None],
         *,
         started: Callable[[Child[Work]], None],
@@ -59,17 +59,20 @@ class Children(Generic[Work]):
     ) -> None:
         """Fork a child that calls `body` and exits, and close the accepted `sock` in the parent.
 
+        Without a `sock` the child keeps none of the library's.
+
         started: called with the child in the parent, prepare: called in the child, both while
         signals are still blocked, so that what a signal handler raises cannot part a child from
         who watches it.  Raises OSError when there is no process; then `sock` is still open.
         """
         mask = block_signals()
         try:
-            pid = fork_keeping((sock,))
+            pid = fork_keeping(() if sock is None else (sock,))
             if pid == 0:
                 self._run(body, prepare, mask)
             # Before the pidfd: so the process has a descriptor for it.
-            drop(sock)
+            if sock is not None:
+                drop(sock)
             child = Child(pid, _open_pidfd(pid), work)
             self._running[child.pidfd] = child
             started(child)

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections import deque
 from copy import copy
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from msgspec import structs
 
 from socketkeep._base import _log
-from socketkeep._base._forking import leave, let_go_of
+from socketkeep._base._forking import drop, leave, let_go_of
 from socketkeep._base._originals import Socket, socket_pair
 from socketkeep._native import core
 from socketkeep._net._children import Child, Children, exit_status, is_unknown, status_text
@@ -28,6 +29,7 @@ from socketkeep._stream._connection import Connection
 from socketkeep._stream._lease import Hooks, Lease, Order
 from socketkeep._stream._shell import Shell
 from socketkeep._wire import _rendezvous as rendezvous
+from socketkeep._worker._crew import IDLE, Crew, Hand
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._roster import Roster
 from socketkeep._worker._sync import SyncLoop, go_on_without, run_handler
@@ -39,6 +41,11 @@ if TYPE_CHECKING:
 #: the worker, its children have no need to copy those pages.
 _REHEARSALS: Final = 40
 
+#: Seconds from when a child that waits is missing to when it is forked.
+_PAUSE: Final = 0.002
+#: The same, where one has died by itself: the next may, too.
+_SLOWLY: Final = 1.0
+
 
 class ForkModel:
     """Forks a child for each connection and learns of its end by its pidfd."""
@@ -47,18 +54,21 @@ class ForkModel:
         self._loop = loop
         self.retirement = _ScoreboardRetirement(loop)
         self._pid = os.getpid()
-        self._children: Children[Entry] = Children()
+        self._children: Children[Hand] = Children()
+        config = loop.environment.config
+        self._crew = Crew(config.spare, config.child_requests)
+        self._short_since = 0.0  # of children that wait
         self._unforked: deque[Entry] = deque()
         self._nobodys = Socket()  # of entries whose connection is a child's
         self._nobodys.close()
         self._served: Entry | None = None  # in a child
         self._server: ForkServer | None = None  # in C, where connections come by it
-        self._rehearse()
+        self._rehearse(_REHEARSALS)
 
     def take_over(self) -> None:
         """Have C accept, fork and reap, where nothing is asked before a connection is served."""
         environment = self._loop.environment
-        if core is None or self._loop.roster.asks:
+        if core is None or self._loop.roster.asks or self._crew.is_wanted:
             return
         gate = self._loop.gate
         self._server = core.ForkServer(
@@ -86,12 +96,31 @@ class ForkModel:
         finally:
             loop.open += server.running - before
 
+    @property
+    def busy(self) -> bool:
+        """Whether there are children that serve nothing any more, or nothing yet."""
+        return bool(self._children)
+
+    @property
+    def patience(self) -> float | None:
+        if self._short_since == 0.0:
+            return None
+        return max(0.0, self._short_since + _PAUSE - time.monotonic())
+
     def serve(self, entry: Entry) -> None:
+        if entry.lease.attached == "accepted" and not self._unforked:
+            child = self._crew.give(entry)
+            if child is not None:
+                entry.record[record.PID] = child.pid
+                drop(entry.sock)
+                return
         # In the order they came, and none is dropped while the system has no process for it.
         self._unforked.append(entry)
         self.resume()
 
     def retire(self, order: Order) -> None:
+        for child in self._crew.dismiss():
+            self._dismiss(child)
         os.eventfd_write(self._loop.environment.wake, 1)
 
     def rejoin(self) -> bool:
@@ -127,24 +156,79 @@ class ForkModel:
     def resume(self) -> None:
         while self._unforked:
             entry = self._unforked[0]
-            try:
-                self._children.fork(
-                    entry,
-                    entry.sock,
-                    partial(self._serve_in_child, entry),
-                    started=self._watch,
-                )
-            except OSError as error:
-                self._loop.gate.pause("cannot fork", error.strerror or str(error))
+            if not self._fork(entry):
                 return
             self._unforked.popleft()
+        self._refill()
 
-    def _watch(self, child: Child[Entry]) -> None:
-        # The child writes it too, but later: the keeper finds by it whom a dead worker leaves.
-        child.work.record[record.PID] = child.pid
+    def _refill(self) -> None:
+        """Have as many children wait as should, once there is a moment for it.
+
+        Not at once: whoever has just been given a connection is to come first.
+        """
+        if self._crew.missing <= 0 or self._loop.order is not None:
+            self._short_since = 0.0
+            return
+        now = time.monotonic()
+        if self._short_since == 0.0:
+            self._short_since = now
+        if now - self._short_since >= _PAUSE:
+            while self._crew.missing > 0:
+                if not self._fork(None):
+                    self._short_since = now + _SLOWLY
+                    return
+            self._short_since = 0.0
+
+    def _fork(self, entry: Entry | None) -> bool:
+        """Fork a child, for a connection or to wait for one; return whether there was room."""
+        hand = None
+        try:
+            hand = self._crew.hand(entry)
+            self._children.fork(
+                hand,
+                None if entry is None else entry.sock,
+                partial(self._serve_in_child, hand),
+                started=self._watch,
+            )
+        except OSError as error:
+            if hand is not None:
+                hand.close()
+            if entry is not None:
+                self._loop.gate.pause("cannot fork", error.strerror or str(error))
+            return False
+        return True
+
+    def _watch(self, child: Child[Hand]) -> None:
+        hand = child.work
+        if hand.entry is not None:
+            # The child writes it too, but later: the keeper finds by it whom a dead worker leaves.
+            hand.entry.record[record.PID] = child.pid
+        else:
+            self._crew.wait(child)
         self._loop.watch(child.pidfd, partial(self._reap, child))
+        if hand.ours is not None:
+            self._loop.watch(hand.ours.fileno(), partial(self._hear, child))
 
-    def _rehearse(self) -> None:
+    def _hear(self, child: Child[Hand]) -> None:
+        """A child that serves several connections has served one."""
+        hand = child.work
+        entry = hand.entry
+        if not hand.is_done() or entry is None:
+            return
+        hand.entry = None
+        self._loop.done(entry)
+        if hand.left > 0 and self._loop.order is None:
+            self._crew.wait(child)
+        else:
+            self._dismiss(child)
+
+    def _dismiss(self, child: Child[Hand]) -> None:
+        """Have a child that waits leave."""
+        if child.work.ours is not None:
+            self._loop.unwatch(child.work.ours.fileno())
+        child.work.close()
+
+    def _rehearse(self, times: int) -> None:
         """Serve connections as a child does, with a handler that does what most handlers do."""
         loop = copy(self._loop)
         of_ours = self._loop.environment
@@ -154,7 +238,7 @@ class ForkModel:
         loop.roster = Roster(loop.environment, self.retirement)
         # As a row of the scoreboard is: bytecode is rewritten for the types that it meets.
         words = memoryview(bytearray(8 * record.WORDS)).cast("Q")
-        for _ in range(_REHEARSALS):
+        for _ in range(times):
             ours, theirs = socket_pair()
             with theirs:
                 theirs.send(b"\n")
@@ -164,14 +248,29 @@ class ForkModel:
                 hooks = Hooks(record=words, retirement=self.retirement)
                 run_handler(loop, Entry(0, words, ours, lease, hooks, 0, "nobody"))
 
-    def _reap(self, child: Child[Entry]) -> None:
+    def _reap(self, child: Child[Hand]) -> None:
         ended = self._children.reap(child)
         if ended is None:
             return
-        self._take_in(child.work, child.pid, ended)
+        hand = child.work
         self._loop.unwatch(child.pidfd)
         os.close(child.pidfd)
-        self._loop.done(child.work)
+        if self._crew.gone(child) and ended.si_status != 0:
+            _log.warning("waiting process died", pid=child.pid, status=status_text(ended))
+            self._short_since = time.monotonic() + _SLOWLY
+        entry, untaken = hand.entry, hand.untaken()
+        self._dismiss(child)
+        if entry is None:
+            return
+        if untaken >= 0:
+            # It has died, or left, before it saw the connection: nobody has read anything of it.
+            entry.sock = self._loop.gate.adopt(untaken, entry.listener)
+            entry.record[record.PID] = self._pid
+            self._unforked.append(entry)
+            self.resume()
+            return
+        self._take_in(entry, child.pid, ended)
+        self._loop.done(entry)
 
     def _ended(self, row: int, pid: int, code: int, status: int) -> None:
         """A child of C's has ended, and there is more to it than to free its row."""
@@ -212,17 +311,42 @@ class ForkModel:
                 status=status_text(ended),
             )
 
-    def _serve_in_child(self, entry: Entry) -> None:
-        entry.record[record.PID] = os.getpid()
+    def _serve_in_child(self, hand: Hand) -> None:
+        entry = hand.entry
+        if entry is not None:
+            self._stand_in(entry.record)
+        self._let_go(entry)
+        if self._server is not None:
+            self._server.forget()
+        for child in self._children:
+            child.work.close()
+        if hand.ours is not None:
+            hand.ours.close()
+        if entry is None:
+            self._rehearse(1)  # so that what it will touch is its own already
+        else:
+            self._serve(entry)
+        for turn in range(hand.left):
+            if entry is not None or turn:
+                hand.say_done()
+            given = hand.take(None if entry is None and not turn else IDLE)
+            if given is None:
+                return
+            self._stand_in(self._loop.environment.scoreboard.record(given.row))
+            sock = self._loop.gate.adopt(given.fd, given.listener)
+            served = self._loop.roster.entered(given.row, sock, given.listener, given.peer)
+            if given.proxy:
+                served.lease = served.lease._replace(proxy=given.proxy)
+            self._serve(served)
+
+    def _stand_in(self, words: memoryview) -> None:
+        """In a child, show in a connection's row that this process serves it."""
+        words[record.PID] = os.getpid()
         if os.getppid() != self._pid:
             # The worker died in the middle of the fork.  The keeper, which has reaped it, may have
             # read the row before this process stood in it, and given the connection to another.
             # Had the worker been alive here, the keeper would find this process in the row.
             os._exit(0)
-        self._let_go(entry)
-        if self._server is not None:
-            self._server.forget()
-        self._serve(entry)
 
     def _become_child(self, row: int, fd: int, listener: int, peer: str) -> NoReturn:
         """Serve a connection in a child that C has forked, and end."""

@@ -25,6 +25,14 @@ class PreforkModel:
         self._entry: Entry | None = None  # which is being served
         self.retirement = _ChannelRetirement(loop)
 
+    @property
+    def busy(self) -> bool:
+        return False
+
+    @property
+    def patience(self) -> float | None:
+        return None
+
     def take_over(self) -> None:
         """Nothing: the loop accepts."""
 

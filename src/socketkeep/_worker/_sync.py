@@ -15,6 +15,7 @@ from socketkeep._stream._connection import Connection
 from socketkeep._stream._lease import Handover, Order, Retirement, handling
 from socketkeep._stream._record import Ended
 from socketkeep._stream._shell import Shell
+from socketkeep._stream._waiting import earlier
 from socketkeep._wire._channel import ChannelClosed
 from socketkeep._wire._messages import Acknowledged
 from socketkeep._worker._accepting import LEEWAY, Allowance, BadAccept, Gate, Standing
@@ -59,6 +60,14 @@ class SyncModel(Protocol):
 
     def force(self) -> None:
         """End what has not ended by the deadline."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether, with no connection open, something is still to end before the worker does."""
+
+    @property
+    def patience(self) -> float | None:
+        """How many seconds the loop may wait before it calls `resume`; None: as it likes."""
 
     def rejoin(self) -> bool:
         """Find another keeper, in a process of its own that cannot wait for one; True: it has."""
@@ -128,9 +137,10 @@ class SyncLoop:
             if not self.gate.paused:
                 self._model.resume()
             self._open_gate()
-            hurry = self.order is not None or bool(self.lingering)
+            patience = self._model.patience
+            hurry = self.order is not None or bool(self.lingering) or patience is not None
             doors = []
-            for fd in self.gate.wait(self._patience() if hurry else None):
+            for fd in self.gate.wait(self._patience(patience) if hurry else None):
                 call = self.callbacks.get(fd)
                 if call is not None:
                     call()
@@ -150,14 +160,14 @@ class SyncLoop:
     def _goes_on(self) -> bool:
         """Whether a worker that has its order is to go on."""
         busy = self.open or self._attached or self.lingering or self.link.more
-        return self.link.holds_listeners() or bool(busy)
+        return self.link.holds_listeners() or bool(busy) or self._model.busy
 
     def _end_in_time(self) -> None:
         self.lingering.expire()
         if self._timeout() == 0.0:
             self.link.more = False
             self.lingering.close()
-            if self.open:
+            if self.open or self._model.busy:
                 self._model.force()
 
     @property
@@ -311,9 +321,9 @@ class SyncLoop:
     def look_at(self, when: float) -> None:
         """Nothing to do: the loop waits no longer than that."""
 
-    def _patience(self) -> float | None:
+    def _patience(self, patience: float | None) -> float | None:
         """Return how long the loop may wait for something to happen."""
-        timeout = self.lingering.patience(self._timeout())
+        timeout = earlier(patience, self.lingering.patience(self._timeout()))
         if self.link.held_until in (0.0, float("inf")):
             return timeout
         held = max(0.0, self.link.held_until - time.monotonic())

@@ -38,6 +38,14 @@ class ThreadModel:
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         loop.watch(self._bell, self._settle)
 
+    @property
+    def busy(self) -> bool:
+        return False
+
+    @property
+    def patience(self) -> float | None:
+        return None
+
     def take_over(self) -> None:
         """Nothing: the loop accepts."""
 
