@@ -6,6 +6,7 @@ The worker forks it in another way than `os.fork` where it can; nothing may be d
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,9 @@ def handle(conn):
     conn.recv_until(b"\\n")
     conn.send(json.dumps({
         "pid": os.getpid(),
+        "id": conn.id,
+        "peer": conn.peer,
+        "listener": conn.listener,
         "parent": os.getppid(),
         "order": list(order),
         "main": threading.current_thread() is threading.main_thread(),
@@ -103,12 +107,16 @@ serve = Service(handle, lifespan=lifespan)
 
 
 def ask(address: str) -> dict[str, Any]:
+    """Have the handler tell what it sees; its connection is known by the name it is given."""
     with connect(address) as peer:
         peer.settimeout(PATIENCE)
         peer.sendall(b"go\n")
         line = peer.makefile("rb").readline()
         assert peer.recv(1) == b"", "the handler has returned"
-    told: dict[str, Any] = json.loads(line)
+        told: dict[str, Any] = json.loads(line)
+        name = peer.getsockname()
+        assert told["peer"] == f"{name[0]}:{name[1]}" if name else f"unix:pid={os.getpid()}"
+    assert told["listener"] == address
     return told
 
 
@@ -120,10 +128,17 @@ def test_all_is_as_in_a_process_forked_by_the_standard_library(
     path.write_text(HANDLER)
     printed = tmp_path / "printed"
     environment = {"THREADED": threaded, "PRINTED": str(printed)}
-    server = Server(tmp_path, f"{path}:serve", "-k", "fork", "-w", "1", environment=environment)
+    server = Server(
+        tmp_path,
+        f"{path}:serve",
+        *("-k", "fork", "-w", "1", "--access-log"),
+        bind=["127.0.0.1:0", f"unix:{tmp_path}/listener"],
+        environment=environment,
+    )
     with server:
-        first, second = ask(server.address), ask(server.address)
-        for told in first, second:
+        first, second, third = (ask(server.addresses[n]) for n in (0, 0, 1))
+        for told in first, second, third:
+            server.wait_event("connection", id=told["id"], peer=told["peer"], bytes_in=3)
             assert told["order"][-2:] == ["before", "child"], "the program's hooks run"
             assert told["main"]
             assert told["count"] == 1
@@ -137,10 +152,12 @@ def test_all_is_as_in_a_process_forked_by_the_standard_library(
             assert told["tls"] == "SSLContext"
         assert second["order"].count("parent") > first["order"].count("parent")
         assert first["parent"] == second["parent"]
-        assert first["pid"] != second["pid"]
+        assert len({told["pid"] for told in (first, second, third)}) == 3
+        assert len({told["id"] for told in (first, second, third)}) == 3
         assert first["random"] != second["random"]
         assert first["ssl"] != second["ssl"]
         assert first["descriptors"] == second["descriptors"], "nothing of its siblings is left"
+        server.wait_until(lambda: server.status()["totals"]["closed"] == 3, "all are counted")
     out = printed.read_text()
     for told in first, second:
         assert out.count(f"printed by {told['pid']}") == 1

@@ -40,6 +40,7 @@ def test_who_serves_a_connection_is_seen_before_its_process_has_begun() -> None:
         child = Child(pid, os.pidfd_open(pid), Hand(entry))
         models[0]._watch(child)
         assert words[record.PID] == pid
+        models[0]._close_moulds()
         loop.gate.close()
         loop.reserve.spend()
         os.waitpid(pid, 0)
@@ -72,6 +73,7 @@ def test_a_process_whose_worker_died_in_the_middle_of_the_fork_serves_nothing() 
         peer.setblocking(False)
         with pytest.raises(BlockingIOError):
             peer.recv(1)
+        models[0]._close_moulds()
         loop.gate.close()
         loop.reserve.spend()
         accepted.close()

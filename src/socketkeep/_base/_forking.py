@@ -73,6 +73,13 @@ def own(owner: Forkable) -> None:
     _owners.add(ref(owner, _forget_owner))
 
 
+def disown(owner: Forkable) -> ref[Forkable]:
+    """Take `own` back; return what stands for it among the owners, to be put there again."""
+    owned = ref(owner, _forget_owner)
+    _owners.discard(owned)
+    return owned
+
+
 def own_all(crew: Iterable[Forkable]) -> None:
     """Have all who are in `crew` at a fork told of it: what `own` does, for less memory of each.
 

@@ -15,6 +15,7 @@ enum {
     SOCK, RECORD, SHELF, STATE, RESUMABLE, UNREAD, DIRECT, PUT, SLOW_INIT, MAKE_LIFE,
     CORE, WAITER, OUT, UNSENT, WATCH, ON_READABLE, SEND_FAILED, AT_END, RAISE, FILENO,
     MOMENT, WAITED,
+    ROW, PEER, OWN_PEER,
     NAMES
 };
 
@@ -148,6 +149,9 @@ int ledger_count(Ledger *ledger, int word, uint64_t count);
 
 /* A word of the record is this from here on. */
 int ledger_store(Ledger *ledger, int word, uint64_t value);
+
+/* Have the record, which is memory, be at another place of the same memory. */
+void ledger_use(PyObject *ledger, uint64_t *words);
 
 /* poller.c */
 typedef struct {
@@ -356,6 +360,9 @@ typedef struct {
 
 /* Use that memory; -1: an error is set. */
 int board_map(Board *board, PyObject *memory);
+/* A row's words, the first of which is its connection's number. */
+enum { NUMBER = 0 };
+uint64_t *board_row(const Board *board, uint32_t row);
 /* As accept(2): the descriptor, or -1 with `errno` set.  `peer` is "" where only Python can tell. */
 int board_accept(int listener, char peer[PEER_SIZE]);
 /* Count the newcomer and write its row, which is free and ours. */

@@ -31,7 +31,10 @@
 #include "core.h"
 
 #include <errno.h>
-#include <math.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <structmember.h>
 #include <sys/epoll.h>
@@ -66,6 +69,10 @@ typedef struct {
     PyObject *owners; /* as `_base/_forking.let_go_of` has them */
     PyObject *crews;
     PyObject *guarded;
+    PyObject *moulds; /* by the listeners' numbers, None where there is none */
+    PyObject *serve_made;
+    int differing[3]; /* the items of a lease that differ: id, peer, turn */
+    State *state;
     PyObject *closes; /* by which a child lets go of what is the worker's */
     PyObject *claim;
     PyObject *serve;
@@ -131,7 +138,7 @@ static int
 is_only_listening(const Server *server)
 {
     return PySet_Size(server->owners) == 0 && PyList_Size(server->crews) == 0 &&
-           PySet_Size(server->guarded) <= server->door_count;
+           PySet_Size(server->guarded) <= PyList_GET_SIZE(server->moulds);
 }
 
 /* In the child: close what is the worker's.  Those of a socket return its descriptor. */
@@ -244,11 +251,72 @@ close_children(Server *server)
     }
 }
 
+/* `Mould` of `_worker/_mould.py`. */
+enum {
+    MOULD_FD, MOULD_NODELAY, MOULD_ENTRY, MOULD_CONN, MOULD_LEDGER, MOULD_RECORD, MOULD_LEASE,
+    MOULD_OWNED, MOULD_SERIES, MOULD_PACE, MOULD_SIZE,
+};
+
+/* Replace an item of a tuple that nobody has seen. */
+static void
+replace(PyObject *tuple, Py_ssize_t index, PyObject *item)
+{
+    PyObject *before = PyTuple_GET_ITEM(tuple, index);
+
+    PyTuple_SET_ITEM(tuple, index, item);
+    Py_DECREF(before);
+}
+
+/* Have the connection that was made before be this one, and return its entry, borrowed; NULL: an
+   error is set.  The entry, its hooks and the connection's ledger have one record and one lease, which
+   are changed in place: another part of the same memory, another name. */
+static PyObject *
+cast(Server *server, PyObject *mould, uint32_t row, int fd)
+{
+    PyObject *entry = PyTuple_GET_ITEM(mould, MOULD_ENTRY), *name, *peer, *turn, *number;
+    PyObject *lease = PyTuple_GET_ITEM(mould, MOULD_LEASE);
+    int one = 1, to = (int)PyLong_AsLong(PyTuple_GET_ITEM(mould, MOULD_FD)), failed;
+    uint64_t *words = board_row(&server->board, row);
+    char digits[24];
+
+    if (dup3(fd, to, O_CLOEXEC) < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    close(fd);
+    if (PyTuple_GET_ITEM(mould, MOULD_NODELAY) == Py_True) {
+        setsockopt(to, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    }
+    PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(mould, MOULD_RECORD))->buf = words;
+    ledger_use(PyTuple_GET_ITEM(mould, MOULD_LEDGER), words);
+    snprintf(digits, sizeof digits, "%" PRIx64, words[NUMBER]);
+    name = PyUnicode_FromFormat("%U%s", PyTuple_GET_ITEM(mould, MOULD_SERIES), digits);
+    peer = PyUnicode_FromString(server->newcomer.peer);
+    turn = PyFloat_FromDouble(row * PyFloat_AS_DOUBLE(PyTuple_GET_ITEM(mould, MOULD_PACE)));
+    number = PyLong_FromUnsignedLong(row);
+    if (!name || !peer || !turn || !number) {
+        Py_XDECREF(name);
+        Py_XDECREF(peer);
+        Py_XDECREF(turn);
+        Py_XDECREF(number);
+        return NULL;
+    }
+    failed = PyObject_SetAttr(entry, server->state->names[ROW], number) < 0 ||
+             PyObject_SetAttr(entry, server->state->names[PEER], peer) < 0 ||
+             PyObject_SetAttr(PyTuple_GET_ITEM(mould, MOULD_CONN), server->state->names[OWN_PEER],
+                              peer) < 0 ||
+             PySet_Add(server->owners, PyTuple_GET_ITEM(mould, MOULD_OWNED)) < 0;
+    Py_DECREF(number);
+    replace(lease, server->differing[0], name);
+    replace(lease, server->differing[1], peer);
+    replace(lease, server->differing[2], turn);
+    return failed ? NULL : entry;
+}
+
 /* In the child: have the connection served, and end. */
 static void
 become_child(Server *server, uint32_t row, int fd, pid_t parent, const sigset_t *mask)
 {
-    PyObject *served;
+    PyObject *served, *mould = PyList_GET_ITEM(server->moulds, server->newcomer.listener);
 
     close_children(server);
     let_go(server);
@@ -260,8 +328,13 @@ become_child(Server *server, uint32_t row, int fd, pid_t parent, const sigset_t 
         _exit(0);
     }
     pthread_sigmask(SIG_SETMASK, mask, NULL);
-    served = PyObject_CallFunction(server->serve, "Iiks", row, fd, server->newcomer.listener,
-                                   server->newcomer.peer);
+    if (mould != Py_None && server->newcomer.peer[0]) {
+        PyObject *entry = cast(server, mould, row, fd);
+        served = entry ? PyObject_CallOneArg(server->serve_made, entry) : NULL;
+    } else {
+        served = PyObject_CallFunction(server->serve, "Iiks", row, fd, server->newcomer.listener,
+                                       server->newcomer.peer);
+    }
     if (!served) {
         PyErr_WriteUnraisable(server->serve);
     }
@@ -415,12 +488,21 @@ obey(Server *server, const struct epoll_event *event, PyObject *others)
     return failed < 0 ? -1 : 1;
 }
 
-static int
-milliseconds_left(double moment)
+/* Only for a rehearsal: as a child does with what it has accepted. */
+static PyObject *
+Server_cast(Server *server, PyObject *args)
 {
-    double left = ceil((moment - core_now()) * 1000);
+    PyObject *mould, *entry;
+    unsigned int row;
+    int fd;
 
-    return left > 0 ? left < INT_MAX ? (int)left : INT_MAX : 0;
+    if (!PyArg_ParseTuple(args, "O!Ii", &PyTuple_Type, &mould, &row, &fd)) {
+        return NULL;
+    }
+    strcpy(server->newcomer.peer, "nobody");
+    entry = cast(server, mould, row, fd);
+    Py_XINCREF(entry);
+    return entry;
 }
 
 static PyObject *
@@ -448,7 +530,7 @@ Server_poll(Server *server, PyObject *args)
     }
     server->room = room;
     while (!back) {
-        int milliseconds = timeout == Py_None ? -1 : milliseconds_left(moment);
+        int milliseconds = timeout == Py_None ? -1 : milliseconds_until(moment);
         Py_BEGIN_ALLOW_THREADS
         count = epoll_wait(server->epoll, events, EVENTS, milliseconds);
         code = errno;
@@ -488,6 +570,13 @@ Server_kill(Server *server, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
+Server_shut(Server *server, PyObject *Py_UNUSED(ignored))
+{
+    server->door_count = 0; /* their numbers will be others' */
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 Server_forget(Server *server, PyObject *Py_UNUSED(ignored))
 {
     close_children(server);
@@ -498,7 +587,8 @@ static int
 Server_init(Server *server, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"epoll", "board", "doors", "boot", "serial", "claim", "serve", "ended",
-                            "unforked", "exhausted", "known", "closes", NULL};
+                            "unforked", "exhausted", "known", "closes",
+                            "moulds", "serve_made", "differing", NULL};
     PyObject *memory, *doors;
     unsigned long long boot, serial;
 
@@ -506,17 +596,21 @@ Server_init(Server *server, PyObject *args, PyObject *keywords)
         PyErr_SetString(PyExc_RuntimeError, "a fork server is set up once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "iOO!KKOOOOO(O!O!O!)O!", names, &server->epoll, &memory,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "iOO!KKOOOOO(O!O!O!)O!O!O(iii)", names, &server->epoll, &memory,
                                      &PyList_Type, &doors, &boot, &serial, &server->claim,
                                      &server->serve, &server->ended, &server->unforked,
                                      &server->exhausted, &PySet_Type, &server->owners,
                                      &PyList_Type, &server->crews, &PySet_Type, &server->guarded,
-                                     &PyList_Type, &server->closes)) {
+                                     &PyList_Type, &server->closes, &PyList_Type,
+                                     &server->moulds, &server->serve_made, &server->differing[0],
+                                     &server->differing[1], &server->differing[2])) {
         server->claim = server->serve = server->ended = NULL;
         server->unforked = server->exhausted = NULL;
         server->owners = server->crews = server->guarded = server->closes = NULL;
+        server->moulds = server->serve_made = NULL;
         return -1;
     }
+    server->state = PyType_GetModuleState(Py_TYPE(server));
     Py_INCREF(server->claim);
     Py_INCREF(server->serve);
     Py_INCREF(server->ended);
@@ -526,6 +620,8 @@ Server_init(Server *server, PyObject *args, PyObject *keywords)
     Py_INCREF(server->crews);
     Py_INCREF(server->guarded);
     Py_INCREF(server->closes);
+    Py_INCREF(server->moulds);
+    Py_INCREF(server->serve_made);
     server->door_count = PyList_GET_SIZE(doors);
     server->doors = PyMem_New(int, server->door_count ? server->door_count : 1);
     if (!server->doors) {
@@ -555,6 +651,8 @@ Server_traverse(Server *server, visitproc visit, void *arg)
     Py_VISIT(server->crews);
     Py_VISIT(server->guarded);
     Py_VISIT(server->closes);
+    Py_VISIT(server->moulds);
+    Py_VISIT(server->serve_made);
     return 0;
 }
 
@@ -570,6 +668,8 @@ Server_clear(Server *server)
     Py_CLEAR(server->crews);
     Py_CLEAR(server->guarded);
     Py_CLEAR(server->closes);
+    Py_CLEAR(server->moulds);
+    Py_CLEAR(server->serve_made);
     return 0;
 }
 
@@ -598,7 +698,11 @@ static PyMemberDef members[] = {
 static PyMethodDef methods[] = {
     {"poll", (PyCFunction)Server_poll, METH_VARARGS,
      "Serve until something else is ready, as `select.epoll.poll` tells it, or to be looked at."},
+    {"cast", (PyCFunction)Server_cast, METH_VARARGS,
+     "Have a connection that was made before be that of a row and a descriptor; for a rehearsal."},
     {"kill", (PyCFunction)Server_kill, METH_NOARGS, "End every child at once, by SIGKILL."},
+    {"shut", (PyCFunction)Server_shut, METH_NOARGS,
+     "Accept no more: the listeners have been closed."},
     {"forget", (PyCFunction)Server_forget, METH_NOARGS,
      "Let go of the children's pidfds, in a child that was forked otherwise."},
     {NULL, NULL, 0, NULL},

@@ -159,6 +159,14 @@ use_record(Ledger *ledger, PyObject *record)
     return 0;
 }
 
+void
+ledger_use(PyObject *given, uint64_t *words)
+{
+    Ledger *ledger = (Ledger *)given;
+
+    ledger->view.buf = ledger->words = words;
+}
+
 Ledger *
 ledger_of(PyTypeObject *type, PyObject *record)
 {

@@ -32,6 +32,9 @@ static const char *const NAMED[NAMES] = {
     [FILENO] = "fileno",
     [MOMENT] = "_moment",
     [WAITED] = "_waited",
+    [ROW] = "row",
+    [PEER] = "peer",
+    [OWN_PEER] = "_peer",
 };
 
 /* Make a type, keep it in `*kept`, and give it its name in the module. */

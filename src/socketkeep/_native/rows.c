@@ -15,7 +15,7 @@
 
 /* The words of a row that only its beginning and its end are about; see `_stream/_record.py`. */
 enum {
-    NUMBER = 0, MINTED_BY = 1, EPOCH = 2, PID = 3, ACCEPTED_AT = 8, LISTENER = 10, ENDED = 11,
+    MINTED_BY = 1, EPOCH = 2, PID = 3, ACCEPTED_AT = 8, LISTENER = 10, ENDED = 11,
     HANDLER_ERRORS = 12, KEEP = 13, COMMITTED = 14, BOOT = 15,
 };
 
@@ -24,8 +24,8 @@ enum {
     OPEN = 0, ACCEPTED = 1, CLOSED_COUNT = 2, RESET_COUNT = 3, ERRORS_COUNT = 5, CROWDED = 13,
 };
 
-static uint64_t *
-words_of(const Board *board, uint32_t row)
+uint64_t *
+board_row(const Board *board, uint32_t row)
 {
     return board->words + HEADER_WORDS + (size_t)row * ROW_WORDS;
 }
@@ -77,7 +77,7 @@ board_accept(int listener, char peer[PEER_SIZE])
 void
 board_enter(const Board *board, uint32_t row, const Newcomer *new)
 {
-    uint64_t *words = words_of(board, row);
+    uint64_t *words = board_row(board, row);
     uint64_t now = core_now_ns();
     size_t size = strlen(new->peer);
 
@@ -98,13 +98,13 @@ board_enter(const Board *board, uint32_t row, const Newcomer *new)
 void
 board_served_by(const Board *board, uint32_t row, uint64_t pid)
 {
-    words_of(board, row)[PID] = pid;
+    board_row(board, row)[PID] = pid;
 }
 
 int
 board_release(const Board *board, uint32_t row, int failed)
 {
-    uint64_t *words = words_of(board, row), *header = board->words;
+    uint64_t *words = board_row(board, row), *header = board->words;
     uint64_t end = words[ENDED], errors = words[HANDLER_ERRORS];
     int counter;
 

@@ -263,6 +263,13 @@ class Scoreboard:
         with self._lock:
             return self._freed.pop() if self._freed else next(self._unused, None)
 
+    def restore(self, row: int) -> None:
+        """Free a row that was reserved, and count nothing."""
+        start = (HEADER_WORDS + row * ROW_WORDS) * _WORD
+        with self._lock:
+            self._map[start : start + ROW_WORDS * _WORD] = _BLANK_ROW
+            self._freed.append(row)
+
     @property
     def words(self) -> memoryview:
         """The memory from its first word on."""

@@ -130,6 +130,11 @@ class Gate:
         return self._epoll.fileno()
 
     @property
+    def has_listeners(self) -> bool:
+        """Whether there are listeners still."""
+        return bool(self._listeners)
+
+    @property
     def has_queues(self) -> bool:
         """Whether there is another epoll to let go of."""
         return self._queues is not None

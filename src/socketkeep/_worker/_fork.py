@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections import deque
+from contextlib import suppress
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -27,10 +28,12 @@ from socketkeep._net._children import Child, Children, exit_status, is_unknown, 
 from socketkeep._stream import _record as record
 from socketkeep._stream._connection import Connection
 from socketkeep._stream._lease import Hooks, Lease, Order
+from socketkeep._stream._modes import Timeout
 from socketkeep._stream._shell import Shell
 from socketkeep._wire import _rendezvous as rendezvous
 from socketkeep._worker._crew import IDLE, Crew, Hand
 from socketkeep._worker._entry import Entry
+from socketkeep._worker._mould import DIFFERING, Mould, make_mould
 from socketkeep._worker._roster import Roster
 from socketkeep._worker._sync import SyncLoop, go_on_without, run_handler
 
@@ -45,6 +48,8 @@ _REHEARSALS: Final = 40
 _PAUSE: Final = 0.002
 #: The same, where one has died by itself: the next may, too.
 _SLOWLY: Final = 1.0
+
+_MODE: Final = Timeout(30)
 
 
 class ForkModel:
@@ -63,6 +68,7 @@ class ForkModel:
         self._nobodys.close()
         self._served: Entry | None = None  # in a child
         self._server: ForkServer | None = None  # in C, where connections come by it
+        self._moulds: list[Mould | None] = []  # by the listeners' numbers
         self._rehearse(_REHEARSALS)
 
     def take_over(self) -> None:
@@ -70,26 +76,46 @@ class ForkModel:
         environment = self._loop.environment
         if core is None or self._loop.roster.asks or self._crew.is_wanted:
             return
-        gate = self._loop.gate
+        gate, board = self._loop.gate, environment.scoreboard
         self._server = core.ForkServer(
             epoll=gate.fileno(),
-            board=environment.scoreboard.words,
+            board=board.words,
             doors=gate.doors(),
             boot=environment.boot,
             serial=environment.serial,
-            claim=environment.scoreboard.reserve,
+            claim=board.reserve,
             serve=self._become_child,
             ended=self._ended,
             unforked=self._have_forked_later,
             exhausted=self._pause,
             known=let_go_of(),
             closes=gate.closes(),
+            moulds=self._moulds,
+            serve_made=self._become_server,
+            differing=DIFFERING,
         )
         gate.poll = self._poll
+        self._make_moulds()
+
+    def _make_moulds(self) -> None:
+        """Have connections made before they are there, where all that come differ as C knows."""
+        roster = self._loop.roster
+        listeners = self._loop.environment.listeners
+        self._moulds += [None] * len(listeners)
+        alike = [number for number in range(len(listeners)) if roster.makes_alike(number)]
+        row = self._loop.environment.scoreboard.reserve() if alike else None
+        if row is None:
+            return
+        self._rehearse(_REHEARSALS, row)
+        for number in alike:
+            with suppress(OSError):
+                self._moulds[number] = make_mould(roster, listeners[number], number, row)
 
     def _poll(self, timeout: float | None) -> list[tuple[int, int]]:
         loop, server = self._loop, self._server
         assert server is not None
+        if not loop.gate.has_listeners:
+            server.shut()
         before = server.running
         try:
             return server.poll(timeout, loop.room)
@@ -228,14 +254,19 @@ class ForkModel:
             self._loop.unwatch(child.work.ours.fileno())
         child.work.close()
 
-    def _rehearse(self, times: int) -> None:
-        """Serve connections as a child does, with a handler that does what most handlers do."""
+    def _rehearse(self, times: int, row: int | None = None) -> None:
+        """Serve connections as a child does, with a handler that does what most handlers do.
+
+        row: of the scoreboard, for connections that are made before.
+        """
         loop = copy(self._loop)
         of_ours = self._loop.environment
         handler = replace(of_ours.handler, call=_echo)
         config = structs.replace(of_ours.config, access_log=False)
         loop.environment = replace(of_ours, handler=handler, config=config)
         loop.roster = Roster(loop.environment, self.retirement)
+        model = copy(self)
+        model._loop = loop
         # As a row of the scoreboard is: bytecode is rewritten for the types that it meets.
         words = memoryview(bytearray(8 * record.WORDS)).cast("Q")
         for _ in range(times):
@@ -243,10 +274,17 @@ class ForkModel:
             with theirs:
                 theirs.send(b"\n")
                 theirs.shutdown(socket.SHUT_WR)
+                if row is not None:
+                    assert self._server is not None
+                    made = make_mould(loop.roster, ours, 0, row)
+                    entry = self._server.cast(made, row, ours.detach())
+                    words = entry.record
+                else:
+                    lease = Lease(resumable=handler.resumable)
+                    hooks = Hooks(record=words, retirement=self.retirement)
+                    entry = Entry(0, words, ours, lease, hooks, 0, "nobody")
                 words[record.ENDED] = record.NOT_YET
-                lease = Lease(resumable=handler.resumable)
-                hooks = Hooks(record=words, retirement=self.retirement)
-                run_handler(loop, Entry(0, words, ours, lease, hooks, 0, "nobody"))
+                model._serve(entry)
 
     def _reap(self, child: Child[Hand]) -> None:
         ended = self._children.reap(child)
@@ -318,6 +356,7 @@ class ForkModel:
         self._let_go(entry)
         if self._server is not None:
             self._server.forget()
+            self._close_moulds()
         for child in self._children:
             child.work.close()
         if hand.ours is not None:
@@ -352,11 +391,24 @@ class ForkModel:
         """Serve a connection in a child that C has forked, and end."""
         status = 1
         try:
-            self._children.forget()
             sock = self._loop.gate.adopt(fd, listener)
+            self._close_moulds()
+            self._become_server(self._loop.roster.entered(row, sock, listener, peer))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            leave(status)
+
+    def _become_server(self, entry: Entry) -> NoReturn:
+        """The same, where entry and connection have been made."""
+        status = 1
+        try:
+            self._children.forget()
+            if len(self._moulds) > 1:
+                self._close_moulds(entry)
             if not self._is_bare():
                 self._let_go()
-            self._serve(self._loop.roster.entered(row, sock, listener, peer))
+            self._serve(entry)
             status = 0
         except SystemExit as end:
             status = exit_status(end)
@@ -364,6 +416,11 @@ class ForkModel:
             traceback.print_exc()
         finally:
             leave(status)
+
+    def _close_moulds(self, but: Entry | None = None) -> None:
+        for mould in self._moulds:
+            if mould is not None and mould.entry is not but:
+                mould.entry.sock.close()
 
     def _is_bare(self) -> bool:
         """Whether nothing is to be let go of but what C has closed."""
@@ -396,7 +453,8 @@ class ForkModel:
 
 
 def _echo(conn: Connection) -> None:
-    while data := conn.recv():
+    conn.mode = _MODE
+    while data := conn.recv(65536):
         conn.send(data)
         conn.commit()
 

@@ -136,6 +136,28 @@ class Roster:
             self.note_unserved(error, peer)
             return None
 
+    def makes_alike(self, listener: int) -> bool:
+        """Whether new connections of a listener differ by their rows and peers alone.
+
+        Not those with moments of their own, from when they come, nor those that are kept.
+        """
+        first_bytes = self._first_bytes_timeouts[listener] is not None
+        timed = self._login_timeouts[listener] or self._receive_rates[listener] or first_bytes
+        return not (self._keeps or self._redeliver or timed or listener in self._starts_tls)
+
+    def mould(self, row: int, sock: socket.socket, listener: int) -> tuple[Entry, str, float]:
+        """Return an entry that stands for all that come by a listener, and how they differ.
+
+        That is their ids without the number, and the seconds of `turn` for each row.
+        """
+        words = self._environment.scoreboard.record(row)
+        for word in range(record.WORDS):
+            words[word] = 0
+        # With texts of its own: they are replaced in place.
+        lease = self._lease(row, f"{self._series}0", listener, "nobody")
+        entry = Entry(row, words, sock, lease, self._hooks(row, words), listener, "nobody")
+        return entry, self._series, self._pace
+
     @property
     def asks(self) -> bool:
         """Whether more is to be known of a connection, before it is served, than that it came."""

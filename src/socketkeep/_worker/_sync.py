@@ -351,7 +351,8 @@ def run_handler(loop: SyncLoop, entry: Entry, lingering: Lingering | None = None
 def _serve(loop: SyncLoop, entry: Entry, lingering: Lingering | None) -> None:
     while True:
         entry.hooks.keeping = entry.offer
-        conn = Connection(entry.sock, lease=entry.lease, hooks=entry.hooks)
+        made, entry.conn = entry.conn, None
+        conn = made or Connection(entry.sock, lease=entry.lease, hooks=entry.hooks)
         if not entry.peer:
             loop.roster.introduce(entry, conn.peer)
         _call_handler(loop, entry, conn)
