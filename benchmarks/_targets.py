@@ -121,7 +121,11 @@ def _forks() -> Iterator[Target]:
     for case in ("1 at once", "32 at once", "256 at once"):
         yield Target("d1", "d", case, "Socketkeep fork", "ForkingTCPServer", 1.5)
         yield Target("d1", "d", case, "Socketkeep fork", "tcpserver (execs C)", 0.6)
+    several = "Socketkeep fork, 16 a process"
+    yield Target("d1", "d", "32 at once", several, "ForkingTCPServer", 4)
     yield Target("d2", "d", "1 at once", "Socketkeep fork", "ForkingTCPServer", 0.5, False, "p50")
+    spare = "Socketkeep fork, 4 spare"
+    yield Target("d2", "d", "1 at once", spare, "ForkingTCPServer", 0.4, False, "p50")
     for case in ("256 at once", "1000 at once"):
         yield Target("d3", "d", case, "Socketkeep fork", "C fork", 0, False, "lost")
 

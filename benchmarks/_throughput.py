@@ -115,7 +115,13 @@ def fork_per_connection() -> Work:
     return Work(
         "d",
         "a process for each connection: connect, echo 64 B, close",
-        [own("fork", "echo"), former(own("fork", "echo")), *_of("echo", *names)],
+        [
+            own("fork", "echo"),
+            own("fork", "echo", "--child-requests", "16", name="Socketkeep fork, 16 a process"),
+            own("fork", "echo", "--spare", "4", name="Socketkeep fork, 4 spare"),
+            former(own("fork", "echo")),
+            *_of("echo", *names),
+        ],
         [
             _short(1),
             _short(32),

@@ -154,7 +154,7 @@ class Roster:
         for word in range(record.WORDS):
             words[word] = 0
         # With texts of its own: they are replaced in place.
-        lease = self._lease(row, f"{self._series}0", listener, "nobody")
+        lease = self._lease(row, f"{self._series}0", listener, "nobody", epoch=1)
         entry = Entry(row, words, sock, lease, self._hooks(row, words), listener, "nobody")
         return entry, self._series, self._pace
 
