@@ -199,6 +199,7 @@ def test_each_target_is_measured() -> None:
         _throughput.lines(),
         _throughput.fork_per_connection(),
         _throughput.price(),
+        _throughput.encrypted(),
     ):
         cases = {case.name for case in work.cases}
         subjects = {subject.name for subject in work.subjects}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from socketkeep._edge._clients import MOST_SHAKING
 from tests.edge.support import (
     AUTHORITY,
     HOST,
@@ -237,16 +239,27 @@ def test_who_speaks_no_tls_and_who_does_where_none_is(tmp_path: Path) -> None:
         assert ask(before)["count"] == 1
 
 
-def test_half_done_handshakes_are_bounded_in_time(tmp_path: Path) -> None:
-    """Hundreds that say nothing, or half of it, keep nobody from shaking hands meanwhile."""
-    with serving(tmp_path, "async") as server:
-        silent = [connect(server.address) for _ in range(300)]
+def test_half_done_handshakes_are_bounded(tmp_path: Path) -> None:
+    """In number, time and memory: thousands that say nothing, or half of it, keep nobody out."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    silent = []
+    with serving(tmp_path, "async") as server, begin(server.address) as before:
+        (edge,) = edges(server)
         try:
-            for sock in silent[::2]:
-                sock.sendall(b"\x16\x03\x01\x02\x00\x01\x00")  # the begin of a ClientHello
-            with crowd(server.address, 20) as asking:
-                asking.wait_answers(60)
-            server.wait_until(lambda: server.status()["edges"]["shaking"] == 300, "shaking")
+            for number in range(MOST_SHAKING + 200):
+                sock = connect(server.address)
+                silent.append(sock)
+                if number % 2:
+                    sock.sendall(b"\x16\x03\x01\x02\x00\x01\x00")  # the begin of a ClientHello
+            with crowd(server.address, 10) as asking:
+                asking.wait_answers(20)
+            server.wait_until(
+                lambda: server.status()["edges"]["failed"].get("no_room", 0) >= 200, "bounded"
+            )
+            assert server.status()["edges"]["shaking"] <= MOST_SHAKING
+            assert memory(edge) < 300 << 20
+            assert ask(before)["count"] == 1
             for sock in silent:
                 sock.settimeout(20)
                 assert sock.recv(1) == b""
@@ -254,6 +267,52 @@ def test_half_done_handshakes_are_bounded_in_time(tmp_path: Path) -> None:
         finally:
             for sock in silent:
                 sock.close()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         server.wait_until(lambda: server.status()["edges"]["shaking"] == 0, "forgotten")
-        (edge,) = edges(server)
         assert len(os.listdir(f"/proc/{edge}/fd")) < 40
+
+
+def memory(pid: int) -> int:
+    """Return what of a process is in memory, in bytes."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+_HTTP = """
+from socketkeep import Connection
+
+
+def handle(conn: Connection) -> None:
+    for _ in range(2):
+        head = conn.recv_until(b"\\r\\n\\r\\n")
+        body = conn.tls.version().encode() + b" " + head.split()[1]
+        conn.send(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
+"""
+
+
+def test_curl(tmp_path: Path) -> None:
+    """With a certificate of its own, and without the one that is asked for; on one connection."""
+    (tmp_path / "app.py").write_text(_HTTP)
+    authority, own = tmp_path / "authority.pem", issue(tmp_path, "device-7", stem="device")
+    AUTHORITY.cert_pem.write_to_path(str(authority))
+    tls = f"{issue(tmp_path).text},client-ca={authority},alpn=http/1.1"
+    with serving(tmp_path, "thread", tls=tls, target="app:handle") as server:
+        port = server.address.rpartition(":")[2]
+        command = [
+            *("curl", "--silent", "--show-error", "--max-time", "20", "--cacert", str(authority)),
+            *("--resolve", f"{HOST}:{port}:127.0.0.1"),
+            *(f"https://{HOST}:{port}/{name}" for name in ("one", "two")),
+        ]
+        certificate = ("--cert", str(own.certificate), "--key", str(own.key))
+        for version in ("1.2", "1.3"):
+            done = subprocess.run(
+                [*command, *certificate, f"--tlsv{version}", "--tls-max", version],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            assert done.stdout == f"TLSv{version} /oneTLSv{version} /two"
+        bare = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert bare.returncode
+        assert "certificate required" in bare.stderr
+        assert server.status()["totals"]["accepted"] == 2
