@@ -149,16 +149,24 @@ BUILT := benchmarks/build
 PEERS_IN_C := $(patsubst benchmarks/peers/%.c,$(BUILT)/%,$(wildcard benchmarks/peers/*.c))
 
 .PHONY: bench-programs
-bench-programs: $(BUILT)/load $(PEERS_IN_C) $(BUILT)/7aa148d ## compile the load generator and the peers in C
+bench-programs: $(BUILT)/load $(PEERS_IN_C) $(BUILT)/7aa148d $(BUILT)/site.pem ## compile the load generator and the peers in C
 
 # Linked under another name, so that whoever builds or runs the same at the time is not disturbed.
 $(BUILT)/load: $(wildcard benchmarks/load/*.c) benchmarks/load/load.h Makefile
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(filter %.c,$^) -o $@.$$$$ && mv $@.$$$$ $@
+	$(CC) $(CFLAGS) $(filter %.c,$^) -lssl -lcrypto -o $@.$$$$ && mv $@.$$$$ $@
 
 $(BUILT)/echo_%: benchmarks/peers/echo_%.c benchmarks/peers/echo.h Makefile
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $< -o $@.$$$$ && mv $@.$$$$ $@
+
+# The certificate of those that speak TLS, with its key behind it.
+$(BUILT)/site.pem:
+	@mkdir -p $(@D)
+	@openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 \
+		-subj /CN=localhost -addext subjectAltName=DNS:localhost \
+		-keyout $@.key.$$$$ -out $@.$$$$ 2>/dev/null && \
+		cat $@.key.$$$$ >> $@.$$$$ && rm $@.key.$$$$ && mv $@.$$$$ $@
 
 # Socketkeep as it was, beside which it is measured.  Whoever does the same at the time may be first.
 $(BUILT)/7aa148d: tests/data/socketkeep-0.1.0-py3-none-any.whl

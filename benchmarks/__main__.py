@@ -57,6 +57,7 @@ def parts() -> dict[str, Part]:
         "h": Part(_idle.WAKING_TITLE, _idle.waking),
         "i": Part(_starting.START_TITLE, _starting.starting),
         "j": Part(_starting.HOLDERS_TITLE, _starting.holders),
+        "k": _compared(_throughput.encrypted),
         "l": Part(_flood.TITLE, _flood.flood),
     }
 

@@ -7,6 +7,7 @@ import os
 import selectors
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -149,11 +150,19 @@ def _greet(port: int, subject: Subject) -> None:
         said, expected = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"HTTP/1.1 200"
     else:
         said = expected = b"hello\n"
-    with socket.create_connection(("127.0.0.1", port), timeout=_START) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=_START) as plain:
+        client = _unverified().wrap_socket(plain) if subject.tls else plain
         client.sendall(said)
         heard = client.recv(1000)
         if not heard.startswith(expected):
             raise RuntimeError(f"{subject.name} answers {heard!r}")
+
+
+def _unverified() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _listens(port: int) -> bool:

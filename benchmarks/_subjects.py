@@ -12,6 +12,9 @@ from benchmarks._machine import find
 
 _MOST_CONNECTIONS: Final = 1100
 
+#: Of those that speak TLS, with its key: ECDSA by P-256, as most are now.
+CERTIFICATE: Final = PROGRAMS / "site.pem"
+
 #: The commit that Socketkeep is compared with.
 FORMER: Final = "7aa148d"
 
@@ -23,8 +26,8 @@ class Subject:
     command: what runs it.  modules, program: what it cannot do without.  listens: on a port of its
     own choice, which it prints ("port"); on the listener whose descriptor it gets in place of
     ``{fd}`` ("fd"); or on the port that stands in place of ``{port}`` ("given"), in the command or
-    in a file that it names.  http: it speaks HTTP; the others echo lines.  environment: what it has
-    besides that of the benchmark.
+    in a file that it names.  http: it speaks HTTP; the others echo lines.  tls: it does so by TLS.
+    environment: what it has besides that of the benchmark.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Subject:
     program: str | None = None
     listens: Literal["port", "fd", "given"] = "port"
     http: bool = False
+    tls: bool = False
     environment: dict[str, str] = field(default_factory=dict)
 
     def missing(self) -> str | None:
@@ -45,8 +49,10 @@ class Subject:
         return None
 
 
-def own(model: str, work: str, *options: str, handler: str = "", name: str = "") -> Subject:
-    """Return Socketkeep in one of its models."""
+def own(
+    model: str, work: str, *options: str, handler: str = "", name: str = "", tls: bool = False
+) -> Subject:
+    """Return Socketkeep in one of its models; tls: with the edge in front."""
     suffix = "_async" if model == "async" else ""
     most = {"thread": ("--threads", str(_MOST_CONNECTIONS)), "async": ("--loop", "uvloop")}
     return Subject(
@@ -54,14 +60,49 @@ def own(model: str, work: str, *options: str, handler: str = "", name: str = "")
         (
             *(sys.executable, "-m", "socketkeep", "serve"),
             f"benchmarks.handlers:{work}{handler}{suffix}",
-            *("--bind", "fd://{fd}", "--model", model, "--log-level", "error"),
+            *(
+                "--bind",
+                f"fd://{{fd}},tls={CERTIFICATE}" if tls else "fd://{fd}",
+                "--model",
+                model,
+                "--log-level",
+                "error",
+            ),
             *("--control", "{directory}/control"),
             *most.get(model, ()),
             *options,
         ),
         modules=("uvloop",) if model == "async" else (),
         listens="fd",
+        tls=tls,
     )
+
+
+def encrypted() -> list[Subject]:
+    """Return those that speak TLS."""
+    aio = (sys.executable, "-m", "benchmarks.peers.aio", "uvloop")
+    front = (sys.executable, "-m", "benchmarks.peers.fronted")
+    return [
+        own("async", "echo", name="Socketkeep async, edge", tls=True),
+        own("thread", "echo", name="Socketkeep thread, edge", tls=True),
+        *(
+            Subject(
+                f"uvloop {api}, TLS", (*aio, api, "echo", str(CERTIFICATE)), ("uvloop",), tls=True
+            )
+            for api in ("streams", "protocol")
+        ),
+        *(
+            Subject(
+                f"{program}, Socketkeep async",
+                (*front, program, "{port}", str(CERTIFICATE), "{directory}"),
+                ("uvloop",),
+                program,
+                listens="given",
+                tls=True,
+            )
+            for program in ("hitch", "haproxy")
+        ),
+    ]
 
 
 def former(subject: Subject) -> Subject:

@@ -18,6 +18,7 @@ _BUSY: Final = (
     *("64 B, 64 connections", "64 B, 1000 connections"),
     *("16 KiB, 64 connections", "16 KiB, 1000 connections"),
 )
+_ENCRYPTED: Final = ("handshakes, 32 at once", "64 B, 64 connections", "16 KiB, 64 connections")
 _LINES: Final = ("1 connection", "64 connections", "64 connections, 16 lines at once")
 
 
@@ -86,9 +87,18 @@ def targets() -> Iterator[Target]:
     yield Target("h", "h", "5000 parked", "Socketkeep prefork", was, 0.25, False, "cpu_us")
     own, gunicorn = "Socketkeep prefork", "gunicorn (sync)"
     yield Target("i", "i", "serve to the first reply", own, gunicorn, 0.7, False, "seconds")
+    yield from _encrypted()
     held = "10,000 sockets"
     yield Target("j", "j", held, "socketkeep.inspect.holders", "ss -p", 1.0, metric="faster")
     yield Target("j", "j", held, "socketkeep holders", "lsof -i", 1.0, metric="faster")
+
+
+def _encrypted() -> Iterator[Target]:
+    mine = "Socketkeep async, edge"
+    for case in _ENCRYPTED:
+        yield Target("k1", "k", case, mine, "uvloop streams, TLS", 0.8)
+        for program in ("hitch", "haproxy"):
+            yield Target("k2", "k", case, mine, f"{program}, Socketkeep async", 0.5)
 
 
 def _short() -> Iterator[Target]:

@@ -1,4 +1,4 @@
-"""Work (a) to (d) and (g): requests and connections a second, by turns."""
+"""Work (a) to (d), (g) and (k): requests and connections a second, by turns."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from benchmarks._figures import Figures
 from benchmarks._generator import LOSSES, losses
 from benchmarks._running import Running, running
 from benchmarks._subjects import Subject, former, own, peers
+from benchmarks._subjects import encrypted as encrypted_subjects
 from benchmarks._targets import targets
 
 KIB: Final = 1024
@@ -151,6 +152,28 @@ def price() -> Work:
         subjects,
         [Case("64 connections", "echo", options)],
         longer=3,
+    )
+
+
+def encrypted() -> Work:
+    """(k): echo by TLS, which ends in the edge, in the server's own process, or in a proxy."""
+    handshake = {"tls": True, "connections": 32}
+    return Work(
+        "k",
+        "TLS 1.3: echo on connections that stay, and handshakes",
+        encrypted_subjects(),
+        [
+            Case("handshakes, 32 at once", "short", handshake),
+            *(
+                Case(
+                    f"{label}, {count} connection{'s' if count > 1 else ''}",
+                    "echo",
+                    {"tls": True, "size": size, "connections": count, "deadline": 20},
+                )
+                for label, size in (("64 B", 64), ("16 KiB", 16 * KIB))
+                for count in (1, 64)
+            ),
+        ],
     )
 
 

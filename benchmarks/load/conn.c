@@ -64,6 +64,8 @@ bool conn_open(struct conn *conn, int epoll, enum loss *loss)
         return false;
     }
     watch(conn, epoll, EPOLL_CTL_ADD, false);
+    if (options.tls)
+        tls_begin(conn);
     /* On loopback it is usually connected by now; if not, the send is what has to wait. */
     return conn_begin(conn, epoll, loss);
 }
@@ -81,12 +83,15 @@ bool conn_send(struct conn *conn, int epoll, enum loss *loss)
     const char *data = options.http ? request : message_of(conn);
     size_t size = options.http ? sizeof request - 1 : message_size();
     while (conn->sent < size) {
-        ssize_t count = send(conn->fd, data + conn->sent, size - conn->sent, MSG_NOSIGNAL);
+        bool writable = !conn->tls;
+        ssize_t count = conn->tls
+            ? tls_send(conn, data + conn->sent, size - conn->sent, &writable)
+            : send(conn->fd, data + conn->sent, size - conn->sent, MSG_NOSIGNAL);
         if (count < 0 && errno == EINTR)
             continue;
         if (count < 0 && errno == EAGAIN) {
-            if (!conn->writable_wanted)
-                watch(conn, epoll, EPOLL_CTL_MOD, true);
+            if (writable != conn->writable_wanted)
+                watch(conn, epoll, EPOLL_CTL_MOD, writable);
             return true;
         }
         if (count < 0) {
@@ -100,11 +105,12 @@ bool conn_send(struct conn *conn, int epoll, enum loss *loss)
     return true;
 }
 
-bool conn_receive(struct conn *conn, bool *done, enum loss *loss)
+static bool receive_once(struct conn *conn, bool *done, bool *more, enum loss *loss)
 {
     static char data[1 << 17];
-    *done = false;
-    ssize_t count = recv(conn->fd, data, sizeof data, 0);
+    ssize_t count = conn->tls ? tls_receive(conn, data, sizeof data)
+                              : recv(conn->fd, data, sizeof data, 0);
+    *more = conn->tls && count > 0; /* of which the descriptor may not tell */
     if (count < 0 && (errno == EAGAIN || errno == EINTR))
         return true;
     if (count < 0) {
@@ -121,8 +127,21 @@ bool conn_receive(struct conn *conn, bool *done, enum loss *loss)
     return verdict != BAD;
 }
 
+bool conn_receive(struct conn *conn, int epoll, bool *done, enum loss *loss)
+{
+    bool more = true;
+    *done = false;
+    if (conn->tls && conn->state == BUSY && !conn_send(conn, epoll, loss))
+        return false; /* in the handshake a send waits for what is received */
+    while (more && !*done)
+        if (!receive_once(conn, done, &more, loss))
+            return false;
+    return true;
+}
+
 void conn_close(struct conn *conn)
 {
+    tls_end(conn);
     if (conn->fd >= 0)
         close(conn->fd);
     free(conn->reply);

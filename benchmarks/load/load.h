@@ -30,6 +30,7 @@ struct options {
     size_t size;  /* bytes of a message */
     int batch;    /* messages that are sent at once, and all answered */
     bool lines;   /* messages are lines */
+    bool tls;     /* of TLS 1.3, by a full handshake for each connection */
     bool http;    /* requests are GETs, replies are `body` */
     const char *body;
     double seconds;
@@ -56,6 +57,7 @@ struct conn {
     int64_t began; /* of the exchange */
     int64_t due;   /* of the next one, when RESTING */
     struct reply *reply;
+    struct ssl_st *tls;
 };
 
 /* A histogram of durations with a resolution of 1/32, from 1 us to hours. */
@@ -91,8 +93,15 @@ enum verdict reply_take(struct conn *conn, const char *data, size_t count);
 bool conn_open(struct conn *conn, int epoll, enum loss *loss);
 bool conn_begin(struct conn *conn, int epoll, enum loss *loss);
 bool conn_send(struct conn *conn, int epoll, enum loss *loss);
-bool conn_receive(struct conn *conn, bool *done, enum loss *loss);
+bool conn_receive(struct conn *conn, int epoll, bool *done, enum loss *loss);
 void conn_close(struct conn *conn);
+
+/* tls.c: as send(2), recv(2) and close(2); they set errno to EAGAIN where they are to be called
+ * again when the descriptor is readable, or, if *writable is set, when it is writable. */
+void tls_begin(struct conn *conn);
+long tls_send(struct conn *conn, const char *data, size_t size, bool *writable);
+long tls_receive(struct conn *conn, char *data, size_t size);
+void tls_end(struct conn *conn);
 
 /* run.c */
 void run(void);

@@ -33,7 +33,7 @@ static const char usage[] =
     "usage: load short|echo|paced|idle PORT [--host A.B.C.D] [--connections N] [--at-once N]\n"
     "            [--size BYTES] [--lines] [--batch N] [--http] [--body TEXT] [--seconds S]\n"
     "            [--warm S] [--deadline S] [--think S] [--arrivals PER-SECOND] [--wait] [--hold]\n"
-    "            [--samples FILE]\n";
+    "            [--samples FILE] [--tls]\n";
 
 static void fail(const char *what)
 {
@@ -60,7 +60,7 @@ static void parse(int argc, char **argv)
         {"http", 0, 0, 'H'},    {"body", 1, 0, 'B'},        {"seconds", 1, 0, 't'},
         {"warm", 1, 0, 'w'},    {"deadline", 1, 0, 'd'},    {"think", 1, 0, 'k'},
         {"wait", 0, 0, 'W'},    {"arrivals", 1, 0, 'r'},    {"samples", 1, 0, 'S'},
-        {"hold", 0, 0, 'O'},    {0, 0, 0, 0},
+        {"hold", 0, 0, 'O'},    {"tls", 0, 0, 'T'},         {0, 0, 0, 0},
     };
     static const char *const modes[] = {"short", "echo", "paced", "idle"};
     int option;
@@ -80,6 +80,7 @@ static void parse(int argc, char **argv)
         case 'k': options.think = number(optarg, 0, 600); break;
         case 'W': options.wait = true; break;
         case 'O': options.hold = true; break;
+        case 'T': options.tls = true; break;
         case 'r': options.arrivals = number(optarg, 0, 10000); break;
         case 'S': options.samples = optarg; break;
         default: fail("unknown option");

@@ -159,7 +159,7 @@ static void handle(struct conn *conn, uint32_t events)
     if (events & EPOLLOUT && conn->state == BUSY)
         live = conn_send(conn, all.epoll, &loss);
     if (live && events & ~(uint32_t)EPOLLOUT)
-        live = conn_receive(conn, &is_done, &loss);
+        live = conn_receive(conn, all.epoll, &is_done, &loss);
     if (!live)
         lose(conn, loss, now_ns());
     else if (is_done)

@@ -1,8 +1,9 @@
-"""asyncio: ``aio asyncio|uvloop streams|protocol echo|lines``."""
+"""asyncio: ``aio asyncio|uvloop streams|protocol echo|lines [PEM]``; with a certificate by TLS."""
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 import sys
 from typing import cast
 
@@ -45,27 +46,33 @@ async def lines(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-async def serve(api: str, work: str) -> None:
+async def serve(api: str, work: str, certificate: str) -> None:
     """Serve until killed."""
     # The C library gets large blocks from the system anew each time until one has been given back,
     # which a program that has run for a while has done; asyncio's transport asks for such ones.
     bytes(1 << 20)
     sock = listen()
+    context = None
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
     if api == "protocol":
-        server = await asyncio.get_running_loop().create_server(Echo, sock=sock)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Echo, sock=sock, ssl=context)
     else:
-        server = await asyncio.start_server({"echo": echo, "lines": lines}[work], sock=sock)
+        handler = {"echo": echo, "lines": lines}[work]
+        server = await asyncio.start_server(handler, sock=sock, ssl=context)
     await server.serve_forever()
 
 
-def _main(loop: str, api: str, work: str) -> None:
+def _main(loop: str, api: str, work: str, certificate: str = "") -> None:
     factory = None
     if loop == "uvloop":
         import uvloop
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(serve(api, work))
+        runner.run(serve(api, work, certificate))
 
 
 if __name__ == "__main__":

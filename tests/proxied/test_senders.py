@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import pytest
 import trustme
 
 from tests.harness import Server, connect
-from tests.proxied.support import ask, refusals, serving
+from tests.proxied.support import ask, refusals, serving, write_teller
 
 CONTRIB: Final = Path(__file__).parents[2] / "contrib" / "proxies"
 PATIENCE: Final = 20.0
@@ -170,14 +171,20 @@ def test_its_clients_through_a_reload(tmp_path: Path, authority: trustme.CA) -> 
         assert after["proxy"] == before["proxy"]
 
 
-def test_nginx(tmp_path: Path) -> None:
-    """The stream module sends version 1."""
+def test_nginx(tmp_path: Path, authority: trustme.CA) -> None:
+    """The stream module sends version 1, also where it ends TLS."""
+    site, _ = site_files(authority, tmp_path)
     with serving(tmp_path, "thread") as server:
-        port = free_port()
+        port, tls = free_port(), free_port()
         stream = configured(
             "nginx-stream.conf",
             tmp_path,
-            {"server 127.0.0.1:7000": f"server {server.address}", ":7080": f":{port}"},
+            {
+                "server 127.0.0.1:7000": f"server {server.address}",
+                ":7080": f":{port}",
+                ":7443": f":{tls}",
+                "/etc/nginx/site.pem": str(site),
+            },
         )
         main = tmp_path / "nginx.conf"
         module = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
@@ -194,6 +201,38 @@ def test_nginx(tmp_path: Path) -> None:
             assert facts["peer"] == f"127.0.0.1:{sock.getsockname()[1]}"
             assert facts["local"] == f"127.0.0.1:{port}"
             assert facts["proxy"]["version"] == 1
+            with tls_client(tls, authority) as client:
+                facts = ask(client)
+                assert facts["peer"] == f"127.0.0.1:{client.getsockname()[1]}"
+                assert facts["local"] == f"127.0.0.1:{tls}"
+                assert facts["proxy"]["tls"] is None
+
+
+def test_the_edge(tmp_path: Path, authority: trustme.CA) -> None:
+    """The configuration of the server's own edge, with nothing in front."""
+    site, _ = site_files(authority, tmp_path)
+    tls, plain = free_port(), free_port()
+    path = configured(
+        "edge.toml",
+        tmp_path,
+        {
+            "/etc/socketkeep/site.pem": str(site),
+            ":7443": f":{tls}",
+            ":7025": f":{plain}",
+            "app:handle": write_teller(tmp_path, "async"),
+        },
+    )
+    command = [sys.executable, "-m", "socketkeep", "serve", "--config", str(path)]
+    with (
+        running([*command, "--chdir", str(tmp_path), "--control", str(tmp_path / "c")], tls),
+        tls_client(tls, authority) as client,
+        connect(f"127.0.0.1:{plain}", timeout=PATIENCE) as sock,
+    ):
+        for each, port in ((client, tls), (sock, plain)):
+            facts = ask(each)
+            assert facts["peer"] == f"127.0.0.1:{each.getsockname()[1]}"
+            assert facts["local"] == f"127.0.0.1:{port}"
+            assert facts["proxy"] is None
 
 
 def test_hitch(tmp_path: Path, authority: trustme.CA) -> None:
