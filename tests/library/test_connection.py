@@ -641,6 +641,16 @@ def test_without_a_server() -> None:
         assert repr(conn) == f"<Connection {ours.fileno()} peer={conn.peer}>"
 
 
+@pytest.mark.parametrize("attached", ["accepted", "reload", "parked"])
+def test_one_that_was_parked_sends_as_its_handler_wished(attached: str) -> None:
+    ours, peer = KINDS["tcp"]()
+    with ours, peer:
+        ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+        Connection(ours, **leased(attached=attached))
+        at_once = ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert bool(at_once) == (attached != "parked")
+
+
 def test_what_the_server_says(pair: Pair) -> None:
     assignment = leased(id="7.2", listener="[::]:7000", attached="reload")
     conn = Connection(pair[0], **assignment)

@@ -312,7 +312,8 @@ _make_buffer: Final = _native.compiled_or(ReceiveBuffer, "ReceiveBuffer")
 def core_of(sock: socket.socket, lease: Lease, hooks: Hooks) -> Core:
     """Return a core on a connected socket, whose description is non-blocking from here on."""
     sock.setblocking(False)
-    if lease.nodelay and _family_of(sock) in _FAMILIES_WITH_NODELAY:
+    # What was parked has it, or not, as its handler wished.
+    if lease.nodelay and lease.attached != "parked" and _family_of(sock) in _FAMILIES_WITH_NODELAY:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if lease.redeliver:
         from socketkeep._stream._peek import Peeked, PeekedBuffer  # for who asks for it

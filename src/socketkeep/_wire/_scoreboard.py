@@ -301,16 +301,40 @@ class Scoreboard:
         peer: str = "",
     ) -> memoryview:
         """Write a new connection's words to the row that was claimed; return them."""
+        words = self.prepare(row, boot, minted_by, pid, listener, peer)
+        words[record.NUMBER] = number  # last: a row with a number is one that the keeper reads
+        return words
+
+    def prepare(
+        self,
+        row: int,
+        boot: int,
+        minted_by: int,
+        pid: int,
+        listener: int,
+        peer: str,
+        *,
+        epoch: int = 1,
+        accepted_at: int | None = None,
+        bytes_in: int = 0,
+        bytes_out: int = 0,
+        status: int = 0,
+        keep: int = 0,
+    ) -> memoryview:
+        """Write a row's words but for NUMBER, without which it is none yet; return them.
+
+        accepted_at: None: now.
+        """
         start = HEADER_WORDS + row * ROW_WORDS
-        words = self._words[start : start + ROW_WORDS]
         now = time.monotonic_ns()
         _ROW.pack_into(
             self._map,
             (start + 1) * _WORD,
-            *(minted_by, 1, pid, 0, 0, 0, 0, now, now, listener, 0, 0, 0, 0, boot, peer.encode()),
+            *(minted_by, epoch, pid, status, 0, bytes_in, bytes_out),
+            *(now if accepted_at is None else accepted_at, now, listener, 0, 0, keep, 0, boot),
+            peer.encode(),
         )
-        words[record.NUMBER] = number  # last: a row with a number is one that the keeper reads
-        return words
+        return self._words[start : start + ROW_WORDS]
 
     def release(self, row: int, words: memoryview | None = None) -> None:
         """Count how the row's connection ended, and free the row; `words` is its record."""
@@ -454,4 +478,9 @@ def keep_token(row: Record) -> int:
 
     Of this giving of this connection: a word that comes late says nothing of the row's next one.
     """
-    return (row[record.MINTED_BY] << 40 ^ row[record.NUMBER] << 12 ^ row[record.EPOCH]) % 2**63 | 2
+    return token_of(row[record.MINTED_BY], row[record.NUMBER], row[record.EPOCH])
+
+
+def token_of(minted_by: int, number: int, epoch: int) -> int:
+    """Return the `keep_token` of a row that has these."""
+    return (minted_by << 40 ^ number << 12 ^ epoch) % 2**63 | 2

@@ -24,7 +24,7 @@ from socketkeep._config._server_options import (
 )
 from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Attached, Handover, Hooks, Lease, Refusals, Retirement
-from socketkeep._stream._record import Ended, Status
+from socketkeep._stream._record import Ended
 from socketkeep._stream._shell import Shell
 from socketkeep._stream._waiting import make_orders
 from socketkeep._wire import _scoreboard as scoreboard
@@ -236,19 +236,28 @@ class Roster:
     def _enter_again(self, row: int, message: Attach, sock: socket.socket) -> Entry:
         environment = self._environment
         boot, minted_by, number = scoreboard.parse_connection_id(message.id)
-        words = environment.scoreboard.record(row)
-        words[record.BOOT] = boot
-        words[record.MINTED_BY] = minted_by
-        words[record.ACCEPTED_AT] = message.accepted_at
-        words[record.EPOCH] = message.epoch
-        words[record.BYTES_IN] = message.bytes_in
-        words[record.BYTES_OUT] = message.bytes_out
+        status = record.CLEAN
+        # From here on, not from when it is served: this worker may die in between.
+        if message.unread:
+            status = record.BOUND if self._redeliver else record.READ
+        elif message.redelivered and self._redeliver:
+            status = record.AGAIN
+        epoch = message.epoch
+        words = environment.scoreboard.prepare(
+            *(row, boot, minted_by, self._pid, message.listener, message.peer),
+            epoch=epoch,
+            accepted_at=message.accepted_at,
+            bytes_in=message.bytes_in,
+            bytes_out=message.bytes_out,
+            status=status,
+            keep=scoreboard.token_of(minted_by, number, epoch) if message.kept else 0,
+        )
         lease = self._lease(
             row,
             message.id,
             message.listener,
             message.peer,
-            epoch=message.epoch,
+            epoch=epoch,
             attached=message.attached,
             state=message.state,
             unread=message.unread,
@@ -260,21 +269,10 @@ class Roster:
         hooks = self._hooks(row, words)
         if hooks.shelf is not None:
             hooks.shelf.put(message.state)
-        # From here on, not from when it is served: this worker may die in between.
-        if message.unread:
-            words[record.STATUS] = Status.BOUND if lease.redeliver else Status.READ
-        elif message.redelivered and lease.redeliver:
-            words[record.STATUS] = record.AGAIN
-        if message.peer:
-            environment.scoreboard.set_peer(row, message.peer)
-        words[record.LISTENER] = message.listener
-        words[record.PID] = self._pid
         words[record.NUMBER] = number  # last: a row with a number is one that the keeper reads
         entry = Entry(row, words, sock, lease, hooks, message.listener, message.peer)
         if message.listener in self._starts_tls:
             hooks.front = EdgeOf(environment, entry, self.offered)
-        if message.kept:
-            words[record.KEEP] = scoreboard.keep_token(words)
         if message.returnable:
             entry.returns_to = environment.channel.keepers
         if self._doorkeeper is not None:

@@ -285,6 +285,7 @@ class Connections:
         # Of no use any more, and objects of its own in each that is parked.
         for name, value in _OF_NO_USE:
             msgspec.structs.force_setattr(parcel, name, value)
+        msgspec.structs.force_setattr(parcel, "id", held.id)
         if held.ownership.state is OwnershipState.PARKED:
             self._rest(held)
             self._reactor.call_soon(self.moves.dispatch)  # its seat is free

@@ -93,9 +93,10 @@ class Reactor:
 
     def unregister(self, fd: int) -> None:
         """Watch a descriptor no more; nothing happens when it is not watched."""
-        self._failures.pop(fd, None)
-        self._interests.pop(fd, None)
-        self._paused.pop(fd, None)
+        if self._failures or self._interests or self._paused:
+            self._failures.pop(fd, None)
+            self._interests.pop(fd, None)
+            self._paused.pop(fd, None)
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
 from socketkeep._keeper.tables._ownership import Ownership, OwnershipState
@@ -38,10 +38,10 @@ class HeldConnection(ConnectionRecord):
         0  # of the socket, by which one connection is told to be another; see `ConnectionTable`
     )
     counted: Place | None = None  # by its address, as long as no worker has it
+    id: str = field(init=False)
 
-    @property
-    def id(self) -> str:
-        return self.parcel.id
+    def __post_init__(self) -> None:
+        self.id = self.parcel.id
 
     def snapshot(self, keep: KeepOpen) -> SavedConnection:
         """Return what the next version of the keeper knows it by."""
