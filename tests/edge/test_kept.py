@@ -46,8 +46,7 @@ def test_reload_crash_and_upgrade(model: str, decorated: str, tmp_path: Path) ->
         server.reload()
         serve = told("reload", 2)
         server.wait_until(lambda: server.status()["connections"]["kept"] == 2, "kept")
-        # An answer is out before its commit is made.
-        server.wait_until(lambda: not any(each["busy"] for each in server.connections()), "clean")
+        server.wait_clean()
         for pid in serve:
             os.kill(pid, signal.SIGKILL)
         told("crash", 3)

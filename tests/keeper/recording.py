@@ -114,7 +114,7 @@ def record(directory: Path, model: WorkerModel) -> list[str]:
         server.wait_packets("Attached", 1)
         server.act("kill")
         # An answer is out before its commit is made.
-        server.wait_until(lambda: not any(each["busy"] for each in server.connections()), "clean")
+        server.wait_clean()
         (connection,) = server.connections()
         os.kill(connection["owner"], signal.SIGKILL)
         server.wait_packets("Attached", 2)

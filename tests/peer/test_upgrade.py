@@ -164,11 +164,13 @@ def test_kept_connections_outlive_a_worker_after_an_upgrade(tcp_site: Site) -> N
             owners = processes(server)
         else:
             owners = {each["owner"] for each in server.connections()}
+        server.wait_clean()
         for owner in owners:
             os.kill(owner, signal.SIGKILL)
         for peer in peers:
             assert ask(peer, "b") == "2 b v0"
-        assert attached(server)["crash"] == 8, server.status()["totals"]
+        # What the first to die had may have come to the second, which died too.
+        assert attached(server)["crash"] >= 8, server.status()["totals"]
         assert server.status()["totals"]["lost"] == 0
 
 

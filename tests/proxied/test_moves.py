@@ -46,8 +46,7 @@ def test_reload_crash_and_upgrade(model: str, decorated: str, tmp_path: Path) ->
             is_the_client(ask(sock), "reload")
         server.wait_until(lambda: server.status()["connections"]["kept"] == 3, "kept")
         pids = {ask(sock)["pid"] for sock in socks}
-        # An answer is out before its commit is made.
-        server.wait_until(lambda: not any(each["busy"] for each in server.connections()), "clean")
+        server.wait_clean()
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         for sock in socks:

@@ -119,6 +119,7 @@ def test_a_killed_worker_takes_its_counts_along(tmp_path: Path, model: str) -> N
         server.wait_until(
             lambda: server.status()["connections"]["kept"] == MOST, "all held by the keeper"
         )
+        server.wait_clean()
         before = {each["pid"] for each in server.workers()}
         for pid in before:
             os.kill(pid, signal.SIGKILL)

@@ -71,6 +71,7 @@ def test_peers_see_nothing_of_it(tmp_path: Path, model: str) -> None:
             for client in clients:
                 assert ask(client, b"a") == b"1 a v0"
             manager.wait_stored(lambda names: len(of("connection", names)) == CLIENTS, "all kept")
+            first.wait_clean()
             before = {each["id"] for each in first.connections()}
             first.kill_all()
             for client in clients[::2]:
@@ -265,6 +266,7 @@ def test_killed_in_the_middle_of_reloads(tmp_path: Path, model: str) -> None:
                 manager.wait_stored(
                     lambda names: len(of("connection", names)) == CLIENTS, "all kept"
                 )
+                server.wait_clean()
                 since = server.mark()
                 server.signal(signal.SIGHUP)
                 server.wait_event("reload started")
