@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from socketkeep import Closed, Listener, SystemFailure, TlsFailure
-from socketkeep._base import _log
+from socketkeep._base import _log, _prctl
 from socketkeep._base._accounts import Account
 from socketkeep._base._tls_facts import edge_tls, whole_header
 from socketkeep._config._server_options import ServeConfig
@@ -136,6 +136,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
     monkeypatch.setattr(_process, "set_title", nothing)
     monkeypatch.setattr(_log, "configure", nothing)
+    monkeypatch.setattr(_prctl, "set_dumpable", nothing)
     made = World(tmp_path)
     yield made
     made.close()

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import ssl
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -145,6 +146,13 @@ def test_the_next_keeper_takes_over(world: World) -> None:
             assert list(second.control.parent.iterdir()) == []
 
 
+def looks_into(pid: int) -> bool:
+    """Whether the user may look into a process."""
+    become = ["setpriv", f"--reuid={OTHER_UID}", f"--regid={OTHER_UID}", "--clear-groups"]
+    done = subprocess.run([*become, "cat", f"/proc/{pid}/maps"], capture_output=True, check=False)
+    return done.returncode == 0
+
+
 @pytest.mark.parametrize("rebind", [True, False], ids=["keeper stays", "--no-rebind"])
 def test_keys_that_root_alone_may_read(world: World, *, rebind: bool) -> None:
     """An edge speaks TLS by them, also one that is started later; who is root reads new ones."""
@@ -158,6 +166,10 @@ def test_keys_that_root_alone_may_read(world: World, *, rebind: bool) -> None:
             said(client, 1, "accepted")
             (edge,) = (pid for pid, line in server.processes().items() if "edge" in line)
             assert rights(edge)["Uid"] == [str(OTHER_UID)] * 4
+            # What has the keys is closed to the code that runs as the same user.
+            (worker,) = server.workers()
+            closed = {pid for pid in (edge, server.pid, worker["pid"]) if not looks_into(pid)}
+            assert closed == {edge, server.pid}
             os.kill(edge, signal.SIGKILL)
             server.wait_event("edge ready", count=2)
         later = dt.datetime.now(dt.UTC) + dt.timedelta(days=1000)

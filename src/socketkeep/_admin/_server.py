@@ -19,7 +19,7 @@ from socketkeep._admin._file_watch import FileWatch
 from socketkeep._admin._http_process import HttpProcess
 from socketkeep._admin._predecessors import Predecessors, listener_of
 from socketkeep._admin._protocol import control_path, default_name, make_runtime_dir
-from socketkeep._base import _log
+from socketkeep._base import _log, _prctl
 from socketkeep._base._accounts import (
     CAP_CHOWN,
     CAP_DAC_OVERRIDE,
@@ -291,13 +291,16 @@ class _Server:
 
 def _give_up_rights(account: Account | None, config: ServeConfig) -> None:
     """Have no more rights than are needed from here on.  Raises ServeFailure."""
-    if account is None or os.geteuid() != 0:
+    if account is None:
         return
     try:
         if config.rebind:
             keep_capabilities(_KEPT)
-        else:
+            return
+        if os.geteuid() == 0:
             become(account)
+        # It has keys open, and is the user's own that runs the code.
+        _prctl.set_dumpable(False)
     except OSError as error:
         raise ServeFailure(f"--user: rights cannot be given up: {error.strerror}") from error
 

@@ -96,7 +96,7 @@ def become(account: Account) -> None:
     os.setresgid(account.gid, account.gid, account.gid)
     os.setresuid(account.uid, account.uid, account.uid)
     # The kernel hides the /proc of who has changed its user from that user itself.
-    _prctl.set_dumpable()
+    _prctl.set_dumpable(True)
 
 
 @contextmanager

@@ -27,9 +27,12 @@ def die_with_parent(signal_number: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal_number)
 
 
-def set_dumpable() -> None:
-    """Have this process's /proc belong to its user.  Raises OSError."""
-    _prctl(_PR_SET_DUMPABLE, 1)
+def set_dumpable(dumpable: bool) -> None:
+    """Let its user look into this process (ptrace, /proc, core), or root alone.  Raises OSError.
+
+    A program that it executes can be looked into by its user again.
+    """
+    _prctl(_PR_SET_DUMPABLE, int(dumpable))
 
 
 def drop_bounding_set(kept: Collection[int]) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from socketkeep._base import _log
+from socketkeep._base import _log, _prctl
 from socketkeep._base._held_signals import REQUESTS, let_signals_come
 from socketkeep._base._roles import Role
 from socketkeep._base._titles import set_title
@@ -146,6 +146,8 @@ class Edge:
             case ShakeHands() as message:
                 self._shake_hands(message, packet)
             case TlsFile(path=path, file=file):
+                # Keys that its user may not read are not for what else runs as that user.
+                _prctl.set_dumpable(False)
                 self._given[path] = read_given(file)
             case RenewCertificates():
                 if self._renewal is not None and not self._ending:
