@@ -26,6 +26,8 @@ from tests.server.support import (
     plain_users_directory,
     run,
 )
+from tests.systemd.managed import ManagedServer
+from tests.systemd.manager import Manager
 
 #: CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID, SYS_PTRACE.
 _KEPT: Final = "00000000000800eb"
@@ -146,6 +148,30 @@ def test_the_next_keeper_takes_over(world: World) -> None:
             assert list(second.control.parent.iterdir()) == []
 
 
+def test_the_managers_store(world: World) -> None:
+    """All of the server is killed: the next one has its connections from the store."""
+    target = write_source(world.directory, _HANDLER)
+    options = ("-k", "thread", "--keep", "crash", "--keep-after", "0", "--park-after", "off")
+
+    def server() -> ManagedServer:
+        made = ManagedServer(
+            manager, world.directory, target, *options, "--user", USER, "--umask", "027"
+        )
+        made._command = [*world.prefix, *made._command]
+        return made
+
+    with Manager(world.directory.parent) as manager:
+        with server() as first:
+            peer = connect(first.address)
+            said(peer, 1, "accepted")
+            manager.wait_stored(lambda names: any("connection" in each for each in names), "stored")
+            first.kill_all()
+        with peer, server() as second:
+            said(peer, 2, "crash")
+            second.signal(signal.SIGTERM)
+            assert second.wait_exit() == 0
+
+
 def looks_into(pid: int) -> bool:
     """Whether the user may look into a process."""
     become = ["setpriv", f"--reuid={OTHER_UID}", f"--regid={OTHER_UID}", "--clear-groups"]
@@ -187,7 +213,10 @@ def test_keys_that_root_alone_may_read(world: World, *, rebind: bool) -> None:
     ("options", "line"),
     [
         (["--user", "nobody-of-that-name"], "--user: there is no user 'nobody-of-that-name' on"),
-        (["--user", "nobody", "--group", "no-such"], "--user: there is no group 'no-such' on this"),
+        (
+            ["--user", "nobody", "--group", "no-such"],
+            "--group: there is no group 'no-such' on",
+        ),
         (
             ["--user", str(OTHER_UID)],
             f"--user: no account of this system has the number {OTHER_UID}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from socketkeep._base._accounts import Account, account_of
+from socketkeep._base._accounts import Account, account_of, group_id
 from socketkeep._base._mistakes import OptionError
 from socketkeep._config._server_options import ServeConfig
 
@@ -17,6 +17,11 @@ def account_to_become(config: ServeConfig) -> Account | None:
         if not config.rebind:
             raise OptionError("--no-rebind means nothing without --user: no rights are given up")
         return None
+    try:
+        if config.group:
+            group_id(config.group)
+    except ValueError as error:
+        raise OptionError(f"--group: {error}") from None
     try:
         account = account_of(config.user, config.group)
     except ValueError as error:
