@@ -80,6 +80,12 @@ def said(peer: socket.socket, count: int, attached: str) -> None:
     assert read_reply(peer) == f"{count} {attached} {_REPLY}".encode()
 
 
+def wait_kept(server: Server) -> None:
+    """Wait until the connection's last message is committed, and the keeper has a handle of it."""
+    server.wait_until(lambda: not server.connections()[0]["busy"], "clean")
+    server.wait_until(lambda: server.status()["connections"]["kept"] == 1, "kept")
+
+
 def all_are_the_users(server: Server, *, keeper: bool) -> None:
     """Check who each process of a server is; keeper: it has become that user, too."""
     processes = server.processes()
@@ -118,6 +124,7 @@ def test_a_life(world: World, *, rebind: bool) -> None:
             assert server.cli("upgrade").exit_code == 0
             said(peer, 3, "upgrade")
             (worker,) = server.workers()
+            wait_kept(server)
             os.kill(worker["pid"], signal.SIGKILL)
             said(peer, 4, "crash")
             server.wait_until(lambda: fetch(admin_port(server), "/readyz").status == 200, "ready")
@@ -165,6 +172,7 @@ def test_the_managers_store(world: World) -> None:
             peer = connect(first.address)
             said(peer, 1, "accepted")
             manager.wait_stored(lambda names: any("connection" in each for each in names), "stored")
+            wait_kept(first)
             first.kill_all()
         with peer, server() as second:
             said(peer, 2, "crash")
