@@ -464,12 +464,26 @@ door_of(const Server *server, int fd)
     return -1;
 }
 
-/* Do what an event asks for; what is not the server's is added to `others`.  1: go back to Python. */
+/* Accept, for an event of a listener, where there is room.  1: go back to Python, which no longer
+   watches the listeners when this was the last: who is woken for one wakes nobody else. */
+static int
+open_door(Server *server, const struct epoll_event *event)
+{
+    Py_ssize_t door = door_of(server, event->data.fd);
+    int back = 0;
+
+    if (door >= 0 && server->room > 0) {
+        back = accept_from(server, door);
+    }
+    return back ? back : door >= 0 && server->room <= 0;
+}
+
+/* Do what an event asks for that is no listener's; what is not the server's is added to `others`.
+   1: go back to Python. */
 static int
 obey(Server *server, const struct epoll_event *event, PyObject *others)
 {
     int fd = event->data.fd;
-    Py_ssize_t door;
     PyObject *found;
     int failed;
 
@@ -478,9 +492,8 @@ obey(Server *server, const struct epoll_event *event, PyObject *others)
         int back = reap(server, fd);
         return back ? back : full;
     }
-    door = door_of(server, fd);
-    if (door >= 0) {
-        return server->room > 0 ? accept_from(server, door) : 1;
+    if (door_of(server, fd) >= 0) {
+        return 0;
     }
     found = Py_BuildValue("iI", fd, event->events);
     failed = found ? PyList_Append(others, found) : -1;
@@ -550,6 +563,14 @@ Server_poll(Server *server, PyObject *args)
                 goto failed;
             }
             back |= said;
+        }
+        /* After what the keeper may have said: nothing is accepted that it has forbidden. */
+        for (int each = 0; !back && each < count; each++) {
+            int said = open_door(server, &events[each]);
+            if (said < 0) {
+                goto failed;
+            }
+            back = said;
         }
     }
     return others;
