@@ -119,6 +119,19 @@ class ListenerOption(msgspec.Struct, frozen=True):
 
 
 _NO_TLS_THERE: Final = "what stays on this machine is not encrypted"
+
+
+def _of_tls(name: str, kind: Kind, about: str, **more: Any) -> ListenerOption:
+    """Return an option that says how TLS is spoken."""
+    return ListenerOption(
+        *(name, kind, "", about),
+        sorts=("TCP", "descriptor"),
+        elsewhere=_NO_TLS_THERE,
+        of_tls=True,
+        **more,
+    )
+
+
 _NO_FILE_THERE: Final = "only a Unix socket has a file"
 
 LISTENER_OPTIONS: Final = (
@@ -287,77 +300,49 @@ LISTENER_OPTIONS: Final = (
         sorts=("TCP", "descriptor"),
         elsewhere=_NO_TLS_THERE,
     ),
-    ListenerOption(
+    _of_tls(
         "key",
         PATHS,
-        "",
         "The PEM file of a certificate's private key, in the order of `tls`; without any the keys"
         " are in the certificates' files.",
         check=_check_files,
-        sorts=("TCP", "descriptor"),
-        elsewhere=_NO_TLS_THERE,
-        of_tls=True,
     ),
-    ListenerOption(
+    _of_tls(
         "start-tls",
         FLAG,
-        "",
         "Whether connections begin in plain text, and TLS when the handler says `start_tls()`.",
-        sorts=("TCP", "descriptor"),
-        elsewhere=_NO_TLS_THERE,
-        of_tls=True,
     ),
-    ListenerOption(
+    _of_tls(
         "key-password-file",
         PATH,
-        "",
         "The file with the pass phrase of the private keys; its last line break is none of it.",
         check=_check_file,
-        sorts=("TCP", "descriptor"),
-        elsewhere=_NO_TLS_THERE,
-        of_tls=True,
     ),
-    ListenerOption(
+    _of_tls(
         "client-ca",
         PATH,
-        "",
         "The PEM file of the authorities one of which must have signed the client's certificate;"
         " without it clients need none.",
         check=_check_file,
-        sorts=("TCP", "descriptor"),
-        elsewhere=_NO_TLS_THERE,
-        of_tls=True,
     ),
-    ListenerOption(
+    _of_tls(
         "min-version",
         TEXT,
-        "",
         "The oldest version of TLS that is spoken: 1.2, unless it is said.",
         choices=TLS_VERSIONS,
-        sorts=("TCP", "descriptor"),
-        elsewhere=_NO_TLS_THERE,
-        of_tls=True,
     ),
-    ListenerOption(
+    _of_tls(
         "alpn",
         TEXTS,
-        "",
         "A protocol that is offered to clients (ALPN); given again for each further one, the best"
         " first.",
         check=_check_alpn,
-        sorts=("TCP", "descriptor"),
-        elsewhere=_NO_TLS_THERE,
-        of_tls=True,
     ),
-    ListenerOption(
+    _of_tls(
         "ciphers",
         TEXT,
-        "",
         "The ciphers of TLS 1.2, in OpenSSL's words, with colons between them; those of TLS 1.3"
         " are always the library's own.",
-        sorts=("TCP", "descriptor"),
-        elsewhere=_NO_TLS_THERE,
-        of_tls=True,
     ),
 )
 _BY_NAME: Final = {declared.name: declared for declared in LISTENER_OPTIONS}
