@@ -8,6 +8,7 @@ certificate in their own places, and what has none in a TLV of the range for eve
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Literal, Protocol, overload
 
 import msgspec
@@ -99,7 +100,9 @@ class EdgeTls:
     def getpeercert(self, binary_form: bool) -> Any: ...
     def getpeercert(self, binary_form: bool = False) -> Any:
         """Return the client's certificate, taken apart as `ssl` does it, or as it came (DER)."""
-        return self.certificate_der if binary_form else self.certificate
+        if binary_form or self.certificate is None:
+            return self.certificate_der if binary_form else None
+        return dict(self.certificate)  # the caller's own, as `ssl` has it
 
     def header(self, source: Endpoint | None, destination: Endpoint | None) -> bytes:
         """Return the PROXY header that says all this of a connection between the two addresses.
@@ -156,6 +159,12 @@ def edge_tls(header: ProxyHeader) -> EdgeTls | None:
                 number=more.number,
             )
     return None
+
+
+@lru_cache(maxsize=64)
+def facts_in(raw: bytes) -> EdgeTls | None:
+    """As `edge_tls`, of a header as its bytes; a handler may ask again and again."""
+    return edge_tls(whole_header(raw))
 
 
 def whole_header(raw: bytes) -> ProxyHeader:

@@ -186,12 +186,11 @@ class Shell(metaclass=ABCMeta):
         """
         if not self.lease.proxy:
             return None
-        from socketkeep._base._tls_facts import edge_tls, whole_header  # for who is behind a proxy
+        from socketkeep._base._tls_facts import facts_in, whole_header  # for who is behind a proxy
 
-        header = whole_header(self.lease.proxy)
-        tls = edge_tls(header)
+        tls = facts_in(self.lease.proxy)
         if tls is None:
-            return header
+            return whole_header(self.lease.proxy)
         return whole_header(tls.proxied) if tls.proxied else None
 
     @property
@@ -267,9 +266,9 @@ class Shell(metaclass=ABCMeta):
         own = self.core.transport.tls
         if own is not None or not self.lease.proxy:
             return own
-        from socketkeep._base._tls_facts import edge_tls, whole_header  # for who is behind the edge
+        from socketkeep._base._tls_facts import facts_in  # for who is behind the edge
 
-        return edge_tls(whole_header(self.lease.proxy))
+        return facts_in(self.lease.proxy)
 
     @property
     def deadline(self) -> Deadline | None:

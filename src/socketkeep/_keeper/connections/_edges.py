@@ -21,7 +21,7 @@ import msgspec
 
 from socketkeep._base import _log
 from socketkeep._base._passing import Unfit, close_without_waiting
-from socketkeep._base._tls_facts import edge_tls, whole_header
+from socketkeep._base._tls_facts import facts_in
 from socketkeep._config._server_options import ServeConfig, listener_settings
 from socketkeep._keeper.connections._tls_files import CannotOpen, TlsFiles
 from socketkeep._keeper.loop._children import ChildWatch
@@ -219,7 +219,7 @@ class Edges:
 
         `told` is called with the edge's answer, None when it has ended, or the connection has.
         """
-        tls = edge_tls(whole_header(header))
+        tls = facts_in(header)
         for edge in self:
             if tls is not None and tls.edge and edge.serial == tls.edge:
                 # By the clock, so that none is one that an earlier version has asked.
