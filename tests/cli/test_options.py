@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from socketkeep._base._accounts import Account
 from socketkeep._base._mistakes import OptionError, nearest
 from socketkeep._config._options import (
     Option,
@@ -22,6 +24,7 @@ from socketkeep._config._options import (
     parse_umask,
 )
 from socketkeep._config._options_page import options_markdown
+from socketkeep._config._rights import account_to_become
 from socketkeep._config._server_options import OPTIONS, ServeConfig, option
 
 
@@ -133,6 +136,57 @@ def test_umask(text: str, umask: str) -> None:
 def test_what_is_no_umask(text: str) -> None:
     with pytest.raises(ValueError, match="umask"):
         parse_umask(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"user": "no-such"}, "--user: there is no user 'no-such' on this system"),
+        (
+            {"user": "nobody", "group": "no-such"},
+            "--group: there is no group 'no-such' on this system",
+        ),
+        (
+            {"user": "61234"},
+            "--user: no account of this system has the number 61234, and so no group is known",
+        ),
+        ({"user": "root"}, "--user: root is who gives up rights: name another user"),
+        ({"user": "0"}, "--user: root is who gives up rights: name another user"),
+        ({"group": "0"}, "--group: it is a group for --user, which is not given"),
+        (
+            {"rebind": False},
+            "--no-rebind means nothing without --user: no rights are given up",
+        ),
+    ],
+)
+def test_users_that_will_not_do(
+    given: dict[str, Any], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line names the option, and what would do."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(OptionError) as caught:
+        account_to_become(ServeConfig(target="a:b", **given))
+    assert str(caught.value).startswith(line)
+
+
+def test_who_is_to_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number without an account has its group alone; who one is already, one need not become."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert account_to_become(ServeConfig(target="a:b")) is None
+    config = ServeConfig(target="a:b", user="61234", group="61235")
+    assert account_to_become(config) == Account("61234", 61234, 61235, (61235,))
+    monkeypatch.setattr(os, "geteuid", lambda: 61234)
+    monkeypatch.setattr(os, "getegid", lambda: 61235)
+    assert account_to_become(config) is None
+    monkeypatch.setattr(os, "getegid", lambda: 1)
+    with pytest.raises(OptionError, match="only root can become 61234, and this is uid 61234"):
+        account_to_become(config)
+
+
+@pytest.mark.parametrize("umask", ["0700", "777"])
+def test_a_umask_that_shuts_the_server_out(umask: str) -> None:
+    with pytest.raises(OptionError, match="would keep the server from its own files"):
+        option("umask").from_text(umask, "--umask")
 
 
 def test_the_fields_and_the_options_are_the_same() -> None:
