@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep._keeper.tables._pacing import Pacing
+from socketkeep._keeper.workers._slots import Pacing
 
 
 def test_a_worker_that_dies_each_time_is_replaced_more_and_more_slowly() -> None:
