@@ -12,7 +12,7 @@ from socketkeep._base._forking import leave
 from socketkeep._stream._lease import Order
 from socketkeep._stream._shell import Shell
 from socketkeep._worker._entry import Entry
-from socketkeep._worker._sync import SyncLoop, go_on_without, run_handler
+from socketkeep._worker._sync import LoopRetirement, SyncLoop, go_on_without, run_handler
 
 _LOOK_EVERY: Final = 1.0  # seconds, whether an order to finish has become another
 
@@ -69,9 +69,9 @@ class PreforkModel:
         """Nothing is open when the loop gets here; a handler that does not end, the keeper ends."""
 
 
-class _ChannelRetirement:
+class _ChannelRetirement(LoopRetirement):
     def __init__(self, loop: SyncLoop) -> None:
-        self._loop = loop
+        super().__init__(loop)
         self.wake_fd = loop.environment.channel.fileno()
         self._look_at = 0.0
         # A thread of the handler's that sends asks for the order, too.
@@ -86,17 +86,6 @@ class _ChannelRetirement:
         self._look_at = time.monotonic() + _LOOK_EVERY
         self.woken()
         return self._loop.order
-
-    @property
-    def crowded(self) -> bool:
-        return self._loop.environment.scoreboard.crowded
-
-    @property
-    def full(self) -> bool:
-        return self._loop.is_full
-
-    def is_awaited(self) -> bool:
-        return self._loop.is_awaited()
 
     def woken(self) -> None:
         if self._looking.acquire(blocking=False):

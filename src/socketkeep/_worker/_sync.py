@@ -473,3 +473,25 @@ def _hand_over(loop: SyncLoop, entry: Entry, handover: Handover) -> bool:
         if found or not loop.rejoin():
             return False
         found = True
+
+
+class LoopRetirement:
+    """What a retirement tells the connections in the loop's own process: what the loop knows."""
+
+    def __init__(self, loop: SyncLoop) -> None:
+        self._loop = loop
+
+    @property
+    def order(self) -> Order | None:
+        return self._loop.order
+
+    @property
+    def crowded(self) -> bool:
+        return self._loop.environment.scoreboard.crowded
+
+    @property
+    def full(self) -> bool:
+        return self._loop.is_full
+
+    def is_awaited(self) -> bool:
+        return self._loop.is_awaited()

@@ -15,7 +15,7 @@ from socketkeep._stream._lease import Order
 from socketkeep._stream._shell import Shell
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._runaways import ENOUGH
-from socketkeep._worker._sync import SyncLoop, go_on_without, run_handler
+from socketkeep._worker._sync import LoopRetirement, SyncLoop, go_on_without, run_handler
 
 _NEVER: Final = threading.Event()
 
@@ -125,27 +125,13 @@ class ThreadModel:
             self._loop.done(entry)
 
 
-class _EventRetirement:
+class _EventRetirement(LoopRetirement):
+    """Threads that wait are not woken when others wait: their wait is short where it can park."""
+
     def __init__(self, loop: SyncLoop) -> None:
-        self._loop = loop
+        super().__init__(loop)
         # Nobody reads it: it stays readable, so that every thread sees it.
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-    @property
-    def order(self) -> Order | None:
-        return self._loop.order
-
-    @property
-    def crowded(self) -> bool:
-        # Threads that wait already are not woken: their wait is short where it can park.
-        return self._loop.environment.scoreboard.crowded
-
-    @property
-    def full(self) -> bool:
-        return self._loop.is_full
-
-    def is_awaited(self) -> bool:
-        return self._loop.is_awaited()
 
     def woken(self) -> None:
         """Nothing to read: the loop sets `order` before it wakes the threads."""
