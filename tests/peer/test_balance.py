@@ -161,4 +161,3 @@ def test_a_worker_that_is_stopped_is_not_waited_for(tmp_path: Path) -> None:
             served = Counter(answers(peers, 30).values())
         assert served.total() == 30
         assert stuck not in served
-        assert len(served) == 2

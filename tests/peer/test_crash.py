@@ -37,7 +37,7 @@ def kept(site: Site, number: int, *options: str, decorated: str = "") -> Iterato
     """
     with told(site, number, *KEPT, *options, decorated=decorated) as peers:
         wait_kept(peers.server, number)
-        peers.wait_clean()
+        peers.server.wait_clean()
         yield peers
 
 

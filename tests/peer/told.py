@@ -44,15 +44,9 @@ class Peers:
 
     def owners(self) -> list[int]:
         """Return the process that serves each."""
-        self.wait_clean()
+        self.server.wait_clean()
         owners = {each["peer"]: each["owner"] for each in self.server.connections()}
         return [owners[name_of(sock)] for sock in self.socks]
-
-    def wait_clean(self) -> None:
-        """Wait until every handler has committed its last answer and waits."""
-        self.server.wait_until(
-            lambda: not any(each["busy"] for each in self.server.connections()), "all wait", 10.0
-        )
 
     def end(self, index: int) -> str:
         """Wait for the end of one; return "FIN" or "RST"."""
