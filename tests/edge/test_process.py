@@ -472,27 +472,31 @@ def test_a_worker_asks_for_tls(world: World) -> None:
     world.edges.start()
     world.until(lambda: any(edge.ready for edge in world.edges), "ready")
 
-    def ask() -> tuple[socket.socket, EdgeHandshake]:
+    def ask(header: bytes = b"") -> tuple[socket.socket, EdgeHandshake]:
         client = socket.create_connection(world.listener.sock.getsockname(), timeout=10)
         accepted, _ = world.listener.sock.accept()
         plain, far = socket.socketpair()
         fds = [os.dup(each.fileno()) for each in (accepted, far)]
-        message = StartTls("7-1-1", 1, 0, "peer", b"", b"", *fds)
+        message = StartTls("7-1-1", 1, 0, "peer", b"", header, *fds)
         packet = Packet(message, fds, False)
         world.edges.shake_hands(packet, message)
         packet.close()
         far.close()
         return client, EdgeHandshake(accepted, plain)
 
+    def shake_with(client: socket.socket) -> socket.socket:
+        shaken: list[socket.socket] = []
+        thread = threading.Thread(
+            target=lambda: shaken.append(client_context().wrap_socket(client, server_hostname=HOST))
+        )
+        thread.start()
+        world.until(lambda: bool(shaken), "hands are shaken")
+        thread.join(10)
+        world.until(lambda: world.edge._clients.shaking == 0, "told")
+        return shaken[0]
+
     client, handshake = ask()
-    shaken: list[socket.socket] = []
-    thread = threading.Thread(
-        target=lambda: shaken.append(client_context().wrap_socket(client, server_hostname=HOST))
-    )
-    thread.start()
-    world.until(lambda: bool(shaken), "hands are shaken")
-    thread.join(10)
-    world.until(lambda: world.edge._clients.shaking == 0, "told")
+    shaken = shake_with(client)
     header = handshake.header()
     assert header is not None
     told = edge_tls(whole_header(header))
@@ -501,8 +505,16 @@ def test_a_worker_asks_for_tls(world: World) -> None:
     assert world.welcomed == []
     handshake.plain.send(b"pong")
     world.pass_time(1.0)
-    assert shaken[0].recv(10) == b"pong"
+    assert shaken.recv(10) == b"pong"
 
+    for header in (b"garbage", b"PROXY TCP4 "):  # of a worker that says anything
+        liar, lied = ask(header)
+        liar = shake_with(liar)
+        with pytest.raises(TlsFailure, match="PROXY header"):
+            lied.header()
+        liar.close()
+        lied.plain.close()
+        lied.sock.close()
     second, late = ask()
     world.until(lambda: world.edge._clients.shaking == 1, "shaking")
     with pytest.raises(Closed, match="call start_tls again"):
@@ -519,7 +531,7 @@ def test_a_worker_asks_for_tls(world: World) -> None:
     fourth, nobody = ask()
     with pytest.raises(SystemFailure, match="could not shake hands"):
         nobody.header()
-    for sock in (shaken[0], second, third, fourth):
+    for sock in (shaken, second, third, fourth):
         sock.close()
     for each in (handshake, late, dead, nobody):
         each.plain.close()

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from socketkeep._base import _log
 from socketkeep._base._address import InetAddress, format_address
-from socketkeep._base._proxy_header import Endpoint
-from socketkeep._base._tls_facts import EdgeTls, whole_header
+from socketkeep._base._proxy_header import Endpoint, read_header
+from socketkeep._base._tls_facts import EdgeTls
 from socketkeep._config._listener_options import ListenerSettings
 from socketkeep._edge._certificates import EdgeObject, Read, ServerTls, read_file
 from socketkeep._edge._relay import EDGES, Handshake, HandshakeFailed, Relay
@@ -364,10 +364,16 @@ def facts_of(tls: EdgeObject, proxied: bytes, edge: int, number: int) -> EdgeTls
 
 
 def _ends(client: Client) -> tuple[Endpoint | None, Endpoint | None]:
-    """Return the client's address, and the one that it connected to, as far as they are told."""
-    header = whole_header(client.asked.proxied) if client.asked and client.asked.proxied else None
-    if header is not None and header.source is not None:
-        return header.source, header.destination
+    """Return the client's address, and the one that it connected to, as far as they are told.
+
+    Raises ValueError: what a worker says of a PROXY header may be anything.
+    """
+    if client.asked is not None and client.asked.proxied:
+        found = read_header(client.asked.proxied)
+        if found is None:
+            raise ValueError("a PROXY header of before is not whole")
+        if found[0].source is not None:
+            return found[0].source, found[0].destination
     return _inet(client.sock.getpeername()), _inet(client.sock.getsockname())
 
 

@@ -127,8 +127,7 @@ class Screening:
                 _require_id(message.id)
                 _require_epoch(message.epoch)
                 self._require_listener(worker, message.listener)
-                number = worker.listener(message.listener)
-                _require(number in self._starts_tls, "TLS on the listener", number)
+                self._require_tls_begins(worker, worker.listener(message.listener))
                 _require_peer(message.peer)
                 _require_header(message.proxy)
                 unread = len(message.unread)
@@ -193,6 +192,12 @@ class Screening:
     def _require_id(self, name: str) -> None:
         if name not in self.known:
             _require_id(name)
+
+    def _require_tls_begins(self, worker: Worker, listener: int) -> None:
+        if listener not in self._starts_tls:
+            if worker.adopted is not None:  # whose keeper may have had it
+                raise Unfit("TLS was to begin on a listener that has none here")
+            raise Nonsense(f"there can be no TLS on the listener {listener}")
 
     def _require_listener(self, worker: Worker, number: int) -> None:
         known = self._listeners if worker.adopted is None else len(worker.adopted.listeners)
