@@ -81,10 +81,15 @@ def test_what_is_refused_and_with_what(events: list[Event]) -> None:
     assert life.over == (receive is not None)
 
 
+_ENDS = {event: {after for (_, by), after in TRANSITIONS.items() if by is event} for event in Event}
+
+
 @given(EVENTS)
 def test_it_says_who_ended_it(events: list[Event]) -> None:
     life = after(events)
-    recorded = RECORDED.get(life.state, Ended.NOT_YET)
+    recorded = next(
+        (RECORDED[event] for event in RECORDED if life.state in _ENDS[event]), Ended.NOT_YET
+    )
     why = life.why_over(recorded)
     if life.state is State.STOPPED:
         assert why == "idle for 5 s"

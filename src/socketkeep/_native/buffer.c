@@ -256,23 +256,29 @@ arguments(const char *name, Py_ssize_t given, Py_ssize_t wanted)
     return 1;
 }
 
+Buffer *
+buffer_of(PyTypeObject *type, int retain, Py_ssize_t limit)
+{
+    Buffer *buffer = (Buffer *)type->tp_alloc(type, 0);
+
+    if (buffer) {
+        buffer->retain = (char)retain;
+        buffer->limit = limit < 0 ? 0 : (size_t)limit;
+    }
+    return buffer;
+}
+
 static PyObject *
 Buffer_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"retain", "replay_limit", NULL};
     int retain = 0;
     Py_ssize_t limit = 65536;
-    Buffer *buffer;
 
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "|$pn:ReceiveBuffer", names, &retain, &limit)) {
         return NULL;
     }
-    buffer = (Buffer *)type->tp_alloc(type, 0);
-    if (buffer) {
-        buffer->retain = (char)retain;
-        buffer->limit = limit < 0 ? 0 : (size_t)limit;
-    }
-    return (PyObject *)buffer;
+    return (PyObject *)buffer_of(type, retain, limit);
 }
 
 static void

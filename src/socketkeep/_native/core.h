@@ -8,13 +8,14 @@
 
 #include <poll.h>
 #include <stdint.h>
+#include <sys/socket.h>
 #include <time.h>
 
 /* Attributes that are asked for at each connection; their names stand in module.c. */
 enum {
     SOCK, RECORD, SHELF, STATE, RESUMABLE, UNREAD, DIRECT, PUT, SLOW_INIT, MAKE_LIFE,
     CORE, WAITER, OUT, UNSENT, WATCH, ON_READABLE, SEND_FAILED, AT_END, RAISE, FILENO,
-    MOMENT, WAITED,
+    MOMENT, WAITED, CLOSE_SOCKET, REPLAY_LIMIT, TELLS_END,
     ROW, PEER, OWN_PEER,
     NAMES
 };
@@ -98,6 +99,9 @@ typedef struct {
 
 extern PyType_Spec buffer_spec;
 
+/* New, of that type; `retain` and `limit` as its arguments in Python. */
+Buffer *buffer_of(PyTypeObject *type, int retain, Py_ssize_t limit);
+
 /* Make room for `size` bytes behind those there are; they are at the address returned.  NULL: there
    is no memory, and MemoryError is set. */
 char *buffer_prepare(Buffer *buffer, size_t size);
@@ -153,6 +157,9 @@ int ledger_store(Ledger *ledger, int word, uint64_t value);
 /* Have the record, which is memory, be at another place of the same memory. */
 void ledger_use(PyObject *ledger, uint64_t *words);
 
+/* door.c */
+PyObject *door_accept(PyObject *module, PyObject *listener);
+
 /* poller.c */
 typedef struct {
     PyObject_HEAD
@@ -200,6 +207,8 @@ void claim_release(Claim *claim);
 /* life.c */
 typedef struct {
     PyObject_HEAD
+    PyObject *end;   /* the state that is an end, NULL before */
+    PyObject *error; /* what it was ended by, NULL for none */
     char over;
     char peer_ended;
     char sends;
@@ -257,6 +266,7 @@ typedef struct {
     int missed;           /* and attempts in a row that found nothing */
     char retains;
     char direct; /* the transport is the socket itself */
+    char tells_end; /* and an EOF there may stand for another end */
 } Core;
 
 extern PyType_Spec stream_core_spec;
@@ -278,7 +288,7 @@ int core_fill(Core *core, size_t size);
 Py_ssize_t core_send(Core *core, const char *data, Py_ssize_t size, int push);
 
 /* Where it is in its life, NULL before it is known, and where it is no object of C's. */
-const Life *core_life(const Core *core);
+Life *core_life(const Core *core);
 /* Whether a receive has met an error that none has raised yet. */
 static inline int
 core_failed(const Core *core)
@@ -365,6 +375,8 @@ enum { NUMBER = 0 };
 uint64_t *board_row(const Board *board, uint32_t row);
 /* As accept(2): the descriptor, or -1 with `errno` set.  `peer` is "" where only Python can tell. */
 int board_accept(int listener, char peer[PEER_SIZE]);
+/* Write an address as `_base/_address.format_address` has it; nothing where it takes more. */
+void board_peer(char peer[PEER_SIZE], const struct sockaddr_storage *address);
 /* Count the newcomer and write its row, which is free and ours. */
 void board_enter(const Board *board, uint32_t row, const Newcomer *newcomer);
 /* A process serves the row's connection from here on. */

@@ -11,6 +11,7 @@ static PyMethodDef functions[] = {
     {"look", core_look, METH_VARARGS, "The twin of `_inspect._descriptors.look_in_python`."},
     {"withholdable", core_withholdable, METH_VARARGS,
      "Return the hook as one that a fork of the fork server may withhold."},
+    {"accept", door_accept, METH_O, "Return a descriptor and its peer, None: there is none."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -35,6 +36,9 @@ static const char *const NAMED[NAMES] = {
     [ROW] = "row",
     [PEER] = "peer",
     [OWN_PEER] = "_peer",
+    [CLOSE_SOCKET] = "close_socket",
+    [REPLAY_LIMIT] = "replay_limit",
+    [TELLS_END] = "tells_end",
 };
 
 /* Make a type, keep it in `*kept`, and give it its name in the module. */

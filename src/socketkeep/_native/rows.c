@@ -40,9 +40,8 @@ board_map(Board *board, PyObject *memory)
     return 0;
 }
 
-/* Write an address as `_base/_address.format_address` has it; nothing where it takes more. */
-static void
-write_peer(char text[PEER_SIZE], const struct sockaddr_storage *address)
+void
+board_peer(char text[PEER_SIZE], const struct sockaddr_storage *address)
 {
     char host[INET6_ADDRSTRLEN];
     const struct sockaddr_in *four = (const struct sockaddr_in *)address;
@@ -69,7 +68,7 @@ board_accept(int listener, char peer[PEER_SIZE])
     int fd = accept4(listener, (struct sockaddr *)&address, &size, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
     if (fd >= 0) {
-        write_peer(peer, &address);
+        board_peer(peer, &address);
     }
     return fd;
 }

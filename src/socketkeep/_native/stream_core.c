@@ -15,6 +15,9 @@
 #include <structmember.h>
 #include <sys/socket.h>
 
+/* How much of what has come is discarded at the end, at a time and so many times. */
+enum { DISCARD = 16384, DISCARDS = 4 };
+
 /* Of `_stream/_core.py`. */
 enum { NEVER_COMMITTED = 1000 };
 
@@ -30,7 +33,7 @@ core_is_plain(const Core *core)
     return core->direct && core->plain_buffer && core->plain_ledger;
 }
 
-const Life *
+Life *
 core_life(const Core *core)
 {
     return core->life && PyObject_TypeCheck(core->life, core->state->life) ? (Life *)core->life : NULL;
@@ -132,9 +135,16 @@ none_came(Core *core, ssize_t count, int code)
         return -1;
     }
     if (count == 0) {
-        PyObject *ended = slow(core, "_peer_ended", NULL);
-        int is_end = ended == Py_True;
+        Life *life = core_life(core);
+        PyObject *ended;
+        int is_end;
 
+        if (life && !core->tells_end) {
+            life->peer_ended |= !life->over; /* as its table has it */
+            return EOF_CAME;
+        }
+        ended = slow(core, "_peer_ended", NULL);
+        is_end = ended == Py_True;
         Py_XDECREF(ended);
         return !ended ? -1 : is_end ? EOF_CAME : FAILED;
     }
@@ -299,6 +309,42 @@ core_send(Core *core, const char *data, Py_ssize_t size, int push)
     return -1;
 }
 
+/* Send FIN, discard what has come, and close the descriptor if the peer has ended too. */
+static PyObject *
+Core_hang_up(Core *core, PyObject *Py_UNUSED(ignored))
+{
+    Life *life = core_life(core);
+    int fd = core_descriptor(core), ended = life && life->peer_ended;
+    PyObject *close, *closed;
+
+    if (!core_is_plain(core) || fd < 0) {
+        return slow(core, "_slow_hang_up", NULL);
+    }
+    Py_BEGIN_ALLOW_THREADS
+    ended = shutdown(fd, SHUT_WR) < 0 || ended; /* reset: nobody is left to end it in an orderly way */
+    for (int helping = 0; helping < DISCARDS && !ended; helping++) {
+        char discarded[DISCARD];
+        ssize_t count = recv(fd, discarded, sizeof discarded, MSG_DONTWAIT);
+
+        if (count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+            break;
+        }
+        ended = count == 0 || (count < 0 && errno != EINTR);
+    }
+    Py_END_ALLOW_THREADS
+    if (!ended) {
+        Py_RETURN_FALSE;
+    }
+    close = PyObject_GetAttr((PyObject *)core, core->state->names[CLOSE_SOCKET]);
+    closed = close ? PyObject_CallOneArg(close, core->sock) : NULL;
+    Py_XDECREF(close);
+    Py_XDECREF(closed);
+    if (!closed) {
+        return NULL;
+    }
+    Py_RETURN_TRUE;
+}
+
 static PyObject *
 Core_send(Core *core, PyObject *const *args, Py_ssize_t given)
 {
@@ -455,16 +501,19 @@ is_true(PyObject *owner, PyObject *name)
     return truth;
 }
 
-/* Have the core go over that transport, which says whether it is the socket itself. */
+/* Have the core go over that transport, which says whether it is the socket itself, and whether EOF
+   may stand for another end. */
 static int
 use_transport(Core *core, State *state, PyObject *transport)
 {
     int direct = is_true(transport, state->names[DIRECT]);
+    int tells_end = direct < 0 ? -1 : is_true(transport, state->names[TELLS_END]);
 
-    if (direct < 0) {
+    if (tells_end < 0) {
         return -1;
     }
     core->direct = (char)direct;
+    core->tells_end = (char)tells_end;
     Py_INCREF(transport);
     Py_XSETREF(core->transport, transport);
     return 0;
@@ -582,6 +631,16 @@ take_over(Core *core, State *state)
     return failed ? -1 : 0;
 }
 
+static PyObject *
+new_buffer(State *state, PyObject *lease, int resumable)
+{
+    PyObject *limit = PyObject_GetAttr(lease, state->names[REPLAY_LIMIT]);
+    Py_ssize_t most = limit ? PyNumber_AsSsize_t(limit, PyExc_OverflowError) : -1;
+
+    Py_XDECREF(limit);
+    return most == -1 && PyErr_Occurred() ? NULL : (PyObject *)buffer_of(state->buffer, resumable, most);
+}
+
 /* The twin of `StreamCore.__init__`, where the transport is the socket itself. */
 static int
 Core_init(Core *core, PyObject *args, PyObject *keywords)
@@ -605,7 +664,7 @@ Core_init(Core *core, PyObject *args, PyObject *keywords)
     if (use_transport(core, state, transport) < 0) {
         return -1;
     }
-    if (!core->direct || Py_TYPE(buffer) != state->buffer) {
+    if (!core->direct || (buffer != Py_None && Py_TYPE(buffer) != state->buffer)) {
         PyObject *slow_init = PyObject_GetAttr((PyObject *)core, state->names[SLOW_INIT]);
         PyObject *done = slow_init ? PyObject_Call(slow_init, args, NULL) : NULL;
 
@@ -613,9 +672,16 @@ Core_init(Core *core, PyObject *args, PyObject *keywords)
         Py_XDECREF(done);
         return done ? 0 : -1;
     }
-    core->buffer = Py_NewRef(buffer);
-    core->plain_buffer = (Buffer *)buffer;
     core->lease = Py_NewRef(lease);
+    resumable = is_true(lease, state->names[RESUMABLE]);
+    if (resumable < 0) {
+        return -1;
+    }
+    core->buffer = buffer == Py_None ? new_buffer(state, lease, resumable) : Py_NewRef(buffer);
+    core->plain_buffer = (Buffer *)core->buffer;
+    if (!core->buffer) {
+        return -1;
+    }
     record = PyObject_GetAttr(hooks, state->names[RECORD]);
     if (!record) {
         return -1;
@@ -623,8 +689,7 @@ Core_init(Core *core, PyObject *args, PyObject *keywords)
     core->plain_ledger = ledger_of(state->ledger, record);
     core->ledger = (PyObject *)core->plain_ledger;
     Py_DECREF(record);
-    resumable = core->ledger ? is_true(lease, state->names[RESUMABLE]) : -1;
-    if (resumable < 0 || ledger_word(core->plain_ledger, BYTES_IN, &core->came) < 0 ||
+    if (!core->ledger || ledger_word(core->plain_ledger, BYTES_IN, &core->came) < 0 ||
         ledger_word(core->plain_ledger, BYTES_OUT, &core->gone) < 0 ||
         ledger_active(core->plain_ledger) < 0) {
         return -1;
@@ -648,6 +713,8 @@ static PyMethodDef methods[] = {
      "Receive up to so many bytes into the buffer: NOTHING, ARRIVED, EOF or FAILED."},
     {"send", (PyCFunction)(void (*)(void))Core_send, METH_FASTCALL,
      "Send what the kernel takes now; return how many bytes.  Raises OSError."},
+    {"hang_up", (PyCFunction)Core_hang_up, METH_NOARGS,
+     "Send FIN, discard what has come, and close if the peer has ended; return whether it has."},
     {"commit", (PyCFunction)Core_commit, METH_O,
      "Note that all received so far is dealt with, and the state to go on from."},
     {NULL, NULL, 0, NULL},

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, Never, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Never, Self, TypeVar
 
 from socketkeep import _native
 from socketkeep._base._errors import Busy, LimitExceeded, Malformed, Released, TimedOut, WouldBlock
@@ -44,6 +44,7 @@ from socketkeep._stream._modes import (
     Deadline,
     Mode,
     NonBlocking,
+    Timeout,
     check_seconds,
     seconds_left,
 )
@@ -52,7 +53,6 @@ from socketkeep._stream._shell import AT_ONCE, Data, Piece, Shell, Span, in_c
 from socketkeep._stream._waiting import (
     READY,
     WOKEN,
-    Orders,
     Poller,
     Steps,
     Want,
@@ -133,7 +133,11 @@ class Connection(Shell):
         lease: Lease | None = None,
         hooks: Hooks | None = None,
     ) -> None:
-        self.mode = mode  # first: after a TypeError the socket is the caller's still
+        self._mode: Mode = mode
+        self._limit: float | None = None
+        self._ends_at: float | None = None
+        if mode is not _BLOCKING:
+            self.mode = mode  # first: after a TypeError the socket is the caller's still
         super().__init__(sock, inherit, lease, hooks)
         self._reading = _make_claim()
         self._sending_lock = _make_claim()
@@ -142,7 +146,9 @@ class Connection(Shell):
         self._leaves_at = 0.0  # when it obeys an order to move; 0: there was none yet
         self._waited = 0.0  # seconds in vain, in a moment that is over: not once more for one input
         self._patience = self._find_patience()
-        self._orders = self._find_orders()
+        # Where a server has none to look at, Python asks it each time.
+        orders = self.hooks.orders
+        self._orders = False if orders is None and self.hooks.retirement is not None else orders
 
     def __enter__(self) -> Self:
         return self
@@ -157,8 +163,8 @@ class Connection(Shell):
 
     @mode.setter
     def mode(self, mode: Mode) -> None:
-        self._limit = seconds_left(mode)
-        self._ends_at = mode.at if isinstance(mode, Deadline) else None
+        self._limit = mode.seconds if type(mode) is Timeout else seconds_left(mode)
+        self._ends_at = mode.at if type(mode) is Deadline else None
         self._mode = mode
 
     @contextmanager
@@ -330,13 +336,19 @@ class Connection(Shell):
         core.become(Event.CLOSE)
         by = time.monotonic() + linger
         flushed = self._sending_lock.acquire(False) or self._sending_lock.acquire(timeout=linger)
-        if flushed:
+        alone = flushed and self._reading.acquire(False)
+        closed = False
+        if alone and core.transport.direct:
+            closed = ended = core.hang_up()
+        elif flushed:
             ended = drive(self._ending(by))
         else:
             ended = not end_writing(core.sock) or core.life.peer_ended
-        if not (flushed and self._reading.acquire(False)):
+        if not alone:
             self._evict(flushed)
         try:
+            if closed:
+                return None
             core.transport.let_go()
             if not ended:
                 ended = drive(draining(core.sock, 0.0 if aside else by))
@@ -797,11 +809,6 @@ class Connection(Shell):
         if not found:
             self._waited = moment / 1000
         return found == READY
-
-    def _find_orders(self) -> Orders | Literal[False] | None:
-        """Return what tells of the server's orders, False: nothing; None: there is no server."""
-        hooks = self.hooks
-        return None if hooks.retirement is None else hooks.orders or False
 
     def _find_patience(self) -> int:
         """Return how a receive may wait with less care than `_wait` takes."""

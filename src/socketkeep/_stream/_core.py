@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, cast
 from socketkeep import _native
 from socketkeep._base._errors import SocketkeepError
 from socketkeep._stream._buffer import ReceiveBuffer
+from socketkeep._stream._closing import draining, end_writing
 from socketkeep._stream._lease import Hooks, Lease
 from socketkeep._stream._ledger import Ledger
 from socketkeep._stream._lifecycle import RECORDED, Event, Lifecycle
@@ -28,6 +29,7 @@ from socketkeep._stream._record import (
     blank_record,
 )
 from socketkeep._stream._transport import Transport
+from socketkeep._stream._waiting import drive
 
 #: A resumable handler that received this often and never committed is warned of.
 NEVER_COMMITTED: Final = 1000
@@ -86,6 +88,12 @@ class Core(Protocol):
         push: it is not the handler's own; the ledger is told by the caller.
         """
 
+    def hang_up(self) -> bool:
+        """Send FIN over a plain transport, and discard what has come.
+
+        Returns whether the peer has ended too, or nobody is there; then the descriptor is closed.
+        """
+
     def commit(self, packed: bytes | None, /) -> None:
         """Note that all received so far is dealt with, and the state to go on from."""
 
@@ -127,8 +135,11 @@ class StreamCore:
     _make_ledger = Ledger
 
     def __init__(
-        self, transport: Transport, buffer: ReceiveBuffer, lease: Lease, hooks: Hooks
+        self, transport: Transport, buffer: ReceiveBuffer | None, lease: Lease, hooks: Hooks
     ) -> None:
+        """buffer: None for one that takes from the kernel what is received."""
+        if buffer is None:
+            buffer = _make_buffer(retain=lease.resumable, replay_limit=lease.replay_limit)
         self.sock = transport.sock
         self.transport = transport
         self._source = transport.source
@@ -238,6 +249,13 @@ class StreamCore:
         self.record[ACTIVE_AT] = monotonic_ns()
         return count
 
+    def hang_up(self) -> bool:
+        sock = self.sock
+        ended = not end_writing(sock) or self.life.peer_ended or drive(draining(sock, 0.0))
+        if ended:
+            sock.close()
+        return ended
+
     def commit(self, packed: bytes | None, /) -> None:
         if self._shelf is not None and packed != self.committed:
             self._shelf.put(packed)  # before the status says that it is there
@@ -253,7 +271,7 @@ class StreamCore:
 
     def become(self, event: Event, error: SocketkeepError | None = None, /) -> None:
         if self.life.step(event, error):
-            recorded = RECORDED.get(self.life.state)
+            recorded = RECORDED.get(event)
             first = event in (Event.CLOSE, Event.RELEASE)  # what ended it before counts
             if recorded is not None and not (first and self.record[ENDED]):
                 self.record[ENDED] = recorded
@@ -285,7 +303,7 @@ class StreamCore:
         )
 
 
-def _with_c() -> Callable[[Transport, ReceiveBuffer, Lease, Hooks], Core]:
+def _with_c() -> Callable[[Transport, ReceiveBuffer | None, Lease, Hooks], Core]:
     """Return what makes the core that runs: in C its normal course, and all else as above.
 
     C has the parts and four methods.  It calls these here by `_slow_...`, where the transport is
@@ -299,10 +317,10 @@ def _with_c() -> Callable[[Transport, ReceiveBuffer, Lease, Hooks], Core]:
     }
     taken = [name for name in body if name in vars(fast)]
     body |= {f"_slow_{name}": body.pop(name) for name in taken}
-    body |= {"__slots__": ()}
+    body |= {"__slots__": (), "close_socket": staticmethod(socket.SocketType.close)}
     body |= {"_make_life": Lifecycle, "_make_ledger": _native.core.Ledger}
     made: Any = type("CompiledCore", (fast,), body)
-    return cast("Callable[[Transport, ReceiveBuffer, Lease, Hooks], Core]", made)
+    return cast("Callable[[Transport, ReceiveBuffer | None, Lease, Hooks], Core]", made)
 
 
 make_core: Final = _with_c()
@@ -311,7 +329,8 @@ _make_buffer: Final = _native.compiled_or(ReceiveBuffer, "ReceiveBuffer")
 
 def core_of(sock: socket.socket, lease: Lease, hooks: Hooks) -> Core:
     """Return a core on a connected socket, whose description is non-blocking from here on."""
-    sock.setblocking(False)
+    if not lease.id or sock.gettimeout() != 0.0:  # a server has made it so
+        sock.setblocking(False)
     # What was parked has it, or not, as its handler wished.
     if lease.nodelay and lease.attached != "parked" and _family_of(sock) in _FAMILIES_WITH_NODELAY:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -322,10 +341,9 @@ def core_of(sock: socket.socket, lease: Lease, hooks: Hooks) -> Core:
         return StreamCore(peeked, PeekedBuffer(peeked), lease, hooks)
     if lease.attached == "crash":  # who died with it may have left it raised
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-    buffer = _make_buffer(retain=lease.resumable, replay_limit=lease.replay_limit)
     transport = Transport(sock)
     if lease.proxy and _family_of(sock) == _UNIX:
         from socketkeep._stream._last_words import PlainEnd  # for whose TLS is in the edge
 
         transport = PlainEnd(sock)
-    return make_core(transport, buffer, lease, hooks)
+    return make_core(transport, None, lease, hooks)

@@ -47,6 +47,8 @@ class PlainEnd(Transport):
 
     __slots__ = ()
 
+    tells_end = True
+
     def at_eof(self) -> None:
         """Raise Truncated or ConnectionResetError where that was the end."""
         raise_last_word(self.sock)

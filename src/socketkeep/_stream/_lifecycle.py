@@ -76,12 +76,12 @@ TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
     **{(state, Event.CLOSE): State.CLOSED for state in (*_ALIVE, State.STOPPED, State.RESET)},
 }
 
-#: What the connection's record says of a state.
-RECORDED: Final[dict[State, Ended]] = {
-    State.RESET: Ended.RESET,
-    State.DETACHED: Ended.DETACHED,
-    State.RELEASED: Ended.RELEASED,
-    State.CLOSED: Ended.CLOSED,
+#: What the connection's record says of what has happened.
+RECORDED: Final[dict[Event, Ended]] = {
+    Event.RESET_BY_PEER: Ended.RESET,
+    Event.DETACH: Ended.DETACHED,
+    Event.RELEASE: Ended.RELEASED,
+    Event.CLOSE: Ended.CLOSED,
 }
 
 _DETACHED: Final = "the connection was detached from this worker"
@@ -99,14 +99,15 @@ _WHY: Final = {
 
 
 class Flags:
-    """What follows from the state that is asked most often; see `Lifecycle`."""
+    """What follows from the state that is asked most often, and its end; see `Lifecycle`."""
 
-    __slots__ = ("over", "peer_ended", "sends", "write_ended")
+    __slots__ = ("_end", "_error", "over", "peer_ended", "sends", "write_ended")
 
-    over: bool
-    peer_ended: bool
-    sends: bool
-    write_ended: bool
+    def __init__(self) -> None:
+        self.over = self.peer_ended = self.write_ended = False
+        self.sends = True
+        self._end: State | None = None
+        self._error: SocketkeepError | None = None
 
 
 if TYPE_CHECKING:
@@ -124,13 +125,7 @@ class Lifecycle(_Flags):
     has said.
     """
 
-    __slots__ = ("_end", "_error")
-
-    def __init__(self) -> None:
-        self.over = self.peer_ended = self.write_ended = False
-        self.sends = True
-        self._end: State | None = None
-        self._error: SocketkeepError | None = None
+    __slots__ = ()
 
     @property
     def state(self) -> State:
@@ -143,7 +138,8 @@ class Lifecycle(_Flags):
         error: what the operations that follow are refused with, a new one each time; needed with
         STOP alone.
         """
-        after = TRANSITIONS.get((self.state, event))
+        state = self._end or _STILL_ALIVE[self.write_ended, self.peer_ended]
+        after = TRANSITIONS.get((state, event))
         if after is None:
             return False
         if event is Event.PEER_EOF:

@@ -34,11 +34,11 @@ class Transport:
 
     input_fd: what to poll for input.  ended: the peer has said its end in the transport's own way,
     which need not be followed by EOF.  binds: this process alone has what is needed to go on.
-    moves: another process can have what is needed to go on.
-    direct: bytes are received from and sent to the socket itself.  peeks: what is received stays in
-    the kernel.  tls: what is known of TLS.  broken: nothing goes
-    over it any more.  pending: what `send` has taken and the kernel has not.  owed: how many of the
-    bytes sent are in that, at most.
+    moves: another process can have what is needed to go on.  direct: bytes are received from and
+    sent to the socket itself.  tells_end: EOF may stand for another end, see `at_eof`.  peeks: what
+    is received stays in the kernel.  tls: what is known of TLS.  broken: nothing goes over it any
+    more.  pending: what `send` has taken and the kernel has not.  owed: how many of the bytes sent
+    are in that, at most.
     """
 
     __slots__ = ("input_fd", "sock")
@@ -47,6 +47,7 @@ class Transport:
     binds: bool = False
     moves: bool = True
     direct: bool = True
+    tells_end: bool = False
     peeks: bool = False
     broken: bool = False
     pending: bytes | bytearray = b""

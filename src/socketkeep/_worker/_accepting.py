@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Final
 
+from socketkeep import _native
 from socketkeep._base import _log
 from socketkeep._base._address import format_address
 from socketkeep._base._originals import Socket
@@ -59,9 +60,13 @@ class Door:
 
     def __init__(self, listener: socket.socket, index: int) -> None:
         self.index = index
-        # As `socket.accept` does it, but what it asks the listener each time is asked once.
-        self._accept: Callable[[], tuple[int, Any]] = listener._accept  # type: ignore[attr-defined]
-        self._make = partial(Socket, int(listener.family), int(listener.type), listener.proto)
+        # What `socket.accept` asks the listener each time is asked once.
+        kind = int(listener.type) | socket.SOCK_NONBLOCK  # so it is made, and need not be set
+        self._make = partial(Socket, int(listener.family), kind, listener.proto)
+        if _native.core is not None and type(listener) is Socket:
+            self._accept = partial(_native.core.accept, listener.fileno())
+        else:
+            self._accept = partial(_accept_in_python, listener)
 
     def accept(self) -> tuple[socket.socket, str] | None:
         """Return the next connection and its peer's address, "" where accept(2) does not tell it.
@@ -71,20 +76,23 @@ class Door:
         concerns this one connection, which is closed; OSError when the listener is none.
         """
         try:
-            fd, address = self._accept()
-        except BlockingIOError:
-            return None
+            accepted = self._accept()
         except OSError as error:
             pass_over_given_up(error)
             return None
         except Exception as error:
             raise BadAccept from error
+        if accepted is None:
+            return None
+        fd, peer = accepted
         try:
             sock = self.make(fd)
         except Exception as error:
             raise BadAccept from error
+        if type(peer) is str:
+            return sock, peer
         try:
-            return sock, format_address(address) if address else ""
+            return sock, format_address(peer) if peer else ""
         except Exception as error:
             sock.close()
             raise BadAccept from error
@@ -96,6 +104,16 @@ class Door:
         except Exception:
             os.close(fd)
             raise
+
+
+def _accept_in_python(listener: socket.socket) -> tuple[int, Any] | None:
+    """Return a descriptor, non-blocking, and its peer's address as accept(2) tells it."""
+    try:
+        fd, address = listener._accept()  # type: ignore[attr-defined]
+    except BlockingIOError:
+        return None
+    os.set_blocking(fd, False)
+    return fd, address
 
 
 class Gate:

@@ -16,6 +16,7 @@ from socketkeep._base import _log
 from socketkeep._base._address import peer_text
 from socketkeep._base._admission import HEADER_TIME, Refusal
 from socketkeep._base._originals import stream_of
+from socketkeep._config._listener_options import ListenerSettings
 from socketkeep._config._server_options import (
     WorkerModel,
     listener_settings,
@@ -45,6 +46,12 @@ _COUNTER_OF_REASON: Final[dict[Attached, int | None]] = {
     "parked": scoreboard.ATTACHED_PARKED,
     "crash": scoreboard.ATTACHED_CRASH,
 }
+
+# Where a lease has what differs between the connections of one listener, and how it is made of all.
+_ID: Final = Lease._fields.index("id")
+_PEER: Final = Lease._fields.index("peer")
+_TURN: Final = Lease._fields.index("turn")
+_new_lease: Final[Callable[[type[Lease], list[Any]], Lease]] = tuple.__new__
 
 #: Seconds between two lines of the log that say that a connection could not be served.
 _TOLD_EVERY: Final = 10.0
@@ -76,21 +83,16 @@ class Roster:
         self._resumable = resumable
         self._keeps = resumable and environment.scoreboard.keeps_states
         self._redeliver = self._keeps and environment.handler.redeliver
-        self._state_type = environment.handler.state_type
-        self._replay_limit = config.replay_limit
         self._series = scoreboard.connection_id(environment.boot, environment.serial, 0)[:-1]
         self._pace = _PACE.get(environment.model, 0.0)
-        self._idle_timeout = config.idle_timeout or None
         self._park_after = park_after(config, environment.model) if resumable else None
         listeners = len(environment.listener_names)
         self._receptions = receptions(config, listeners)
         settings = listener_settings(config, listeners)
-        self._first_bytes_timeouts = [each.first_bytes_timeout or None for each in settings]
-        self._receive_rates = [each.receive_rate for each in settings]
-        self._login_timeouts = [each.login_timeout for each in settings]
+        self._settings = settings
         self._starts_tls = {n for n, said in enumerate(settings) if said.tls and said.tls.asked}
         self.offered: Callable[[Entry], None] = _keep_from_here
-        self._delaying = {n for n, said in enumerate(settings) if not said.tcp_nodelay}
+        self._leases = [list(self._lease_of(n, said)) for n, said in enumerate(settings)]
         self._throttle = _log.Throttle()
         self._doorkeeper = environment.doorkeeper
 
@@ -141,8 +143,8 @@ class Roster:
 
         Not those with moments of their own, from when they come, nor those that are kept.
         """
-        first_bytes = self._first_bytes_timeouts[listener] is not None
-        timed = self._login_timeouts[listener] or self._receive_rates[listener] or first_bytes
+        said = self._settings[listener]
+        timed = said.login_timeout or said.receive_rate or said.first_bytes_timeout
         return not (self._keeps or self._redeliver or timed or listener in self._starts_tls)
 
     def mould(self, row: int, sock: socket.socket, listener: int) -> tuple[Entry, str, float]:
@@ -154,7 +156,7 @@ class Roster:
         for word in range(record.WORDS):
             words[word] = 0
         # With texts of its own: they are replaced in place.
-        lease = self._lease(row, f"{self._series}0", listener, "nobody", epoch=1)
+        lease = self._lease(row, f"{self._series}0", listener, "nobody")
         entry = Entry(row, words, sock, lease, self._hooks(row, words), listener, "nobody")
         return entry, self._series, self._pace
 
@@ -197,9 +199,9 @@ class Roster:
         peer: str,
     ) -> Entry:
         environment = self._environment
-        lease = self._lease(row, f"{self._series}{number:x}", listener, peer, epoch=1)
-        if self._login_timeouts[listener]:
-            lease = lease._replace(deadline=time.monotonic() + self._login_timeouts[listener])
+        lease = self._lease(row, f"{self._series}{number:x}", listener, peer)
+        if login_timeout := self._settings[listener].login_timeout:
+            lease = lease._replace(deadline=time.monotonic() + login_timeout)
         hooks = self._hooks(row, words)
         entry = Entry(row, words, sock, lease, hooks, listener, peer)
         if listener in self._starts_tls:
@@ -450,21 +452,27 @@ class Roster:
                 environment.channel.send_now(Free())
 
     def _lease(self, row: int, name: str, listener: int, peer: str, **more: Any) -> Lease:
+        values = self._leases[listener].copy()
+        values[_ID] = name
+        values[_PEER] = peer
+        values[_TURN] = row * self._pace
+        lease = _new_lease(Lease, values)
+        return lease._replace(**more) if more else lease
+
+    def _lease_of(self, listener: int, said: ListenerSettings) -> Lease:
+        """Return what all connections of a listener are told alike."""
         return Lease(
-            id=name,
+            epoch=1,
             listener=self._environment.listener_names[listener],
             resumable=self._resumable,
-            state_type=self._state_type,
-            idle_timeout=self._idle_timeout,
-            replay_limit=self._replay_limit,
+            state_type=self._environment.handler.state_type,
+            idle_timeout=self._environment.config.idle_timeout or None,
+            replay_limit=self._environment.config.replay_limit,
             park_after=self._park_after,
             redeliver=self._redeliver,
-            peer=peer,
-            nodelay=listener not in self._delaying,
-            turn=row * self._pace,
-            first_bytes_timeout=self._first_bytes_timeouts[listener],
-            receive_rate=self._receive_rates[listener],
-            **more,
+            nodelay=said.tcp_nodelay,
+            first_bytes_timeout=said.first_bytes_timeout or None,
+            receive_rate=said.receive_rate,
         )
 
     def _hooks(self, row: int, words: memoryview) -> Hooks:

@@ -342,22 +342,18 @@ def run_handler(loop: SyncLoop, entry: Entry, lingering: Lingering | None = None
     Whatever raises here ends this connection and nothing else.
     """
     try:
-        _serve(loop, entry, lingering)
+        ended = False
+        while not ended:
+            entry.hooks.keeping = entry.offer
+            made, entry.conn = entry.conn, None
+            conn = made or Connection(entry.sock, lease=entry.lease, hooks=entry.hooks)
+            if not entry.peer:
+                loop.roster.introduce(entry, conn.peer)
+            _call_handler(loop, entry, conn)
+            ended = finish(loop, entry, conn, lingering)
     except Exception as error:
         loop.roster.cannot_serve(entry, error)
         loop.roster.log_end(entry)
-
-
-def _serve(loop: SyncLoop, entry: Entry, lingering: Lingering | None) -> None:
-    while True:
-        entry.hooks.keeping = entry.offer
-        made, entry.conn = entry.conn, None
-        conn = made or Connection(entry.sock, lease=entry.lease, hooks=entry.hooks)
-        if not entry.peer:
-            loop.roster.introduce(entry, conn.peer)
-        _call_handler(loop, entry, conn)
-        if finish(loop, entry, conn, lingering):
-            return
 
 
 def finish(
@@ -367,7 +363,8 @@ def finish(
 
     Returns False when nobody takes it: it is to be served here, from the top.
     """
-    if loop.environment.config.access_log:
+    logs = loop.environment.config.access_log
+    if logs:
         note_end(conn, entry)
     if conn.overdue:
         loop.roster.note_overdue(conn)
@@ -380,7 +377,8 @@ def finish(
             return False
         if handover.parked:
             return True  # that is no end, and comes too often to be told
-    loop.roster.log_end(entry)
+    if logs:
+        loop.roster.log_end(entry)
     return True
 
 
@@ -413,8 +411,10 @@ def _call_handler(loop: SyncLoop, entry: Entry, conn: Connection) -> None:
 
 def _linger(loop: SyncLoop, entry: Entry) -> float:
     """Return for how many seconds the peer's end may be waited for where nothing else is done."""
-    retirement = entry.hooks.retirement
-    order = retirement.order if retirement is not None else None
+    hooks = entry.hooks
+    if hooks.orders is not None and not hooks.orders.given:
+        return LINGER
+    order = hooks.retirement.order if hooks.retirement is not None else None
     return LINGER if order is None else loop.environment.linger(order)
 
 
