@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -112,6 +113,7 @@ ACTIONS = st.lists(
         st.tuples(st.just("send"), st.binary(min_size=1, max_size=5)),
         st.tuples(st.just("push"), st.binary(min_size=1, max_size=5)),
         st.tuples(st.just("commit"), STATES),
+        st.tuples(st.just("gather"), st.none()),
     ),
     max_size=30,
 )
@@ -144,21 +146,23 @@ def test_at_each_instant(
     with peer, scene.sock:
         conn = Connection(scene.sock, **scene.assignment(**fields))
         for action, value in actions:
+            out = conn.bytes_sent
             if action == "peer":
                 peer.sendall(value)
             elif action == "take":
-                try:
+                with suppress(WouldBlock):
                     conn.recv(value, timeout=0)
-                except WouldBlock:
-                    scene.step("nothing there")
             elif action == "commit":
                 commit(scene, conn, value)
+                continue
+            elif action == "gather":
+                conn.gather()
             else:
                 token = handling.set(conn if action == "send" else None)
                 conn.send(value)
                 handling.reset(token)
-                scene.uncommitted_send |= action == "send"
-                scene.step(action)
+            scene.uncommitted_send |= action != "push" and conn.bytes_sent > out
+            scene.step(action)
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
@@ -173,20 +177,22 @@ def test_at_each_instant_async(
         with peer, scene.sock:
             conn = AsyncConnection(scene.sock, **scene.assignment(**fields))
             for action, value in actions:
+                out = conn.bytes_sent
                 if action == "peer":
                     peer.sendall(value)
                 elif action == "take":
-                    try:
+                    with suppress(WouldBlock):
                         await conn.recv(value, timeout=0)
-                    except WouldBlock:
-                        scene.step("nothing there")
                 elif action == "commit":
                     commit(scene, conn, value)
+                    continue
+                elif action == "gather":
+                    conn.gather()
                 else:
                     handling.set(conn if action == "send" else None)
                     await conn.send(value)
-                    scene.uncommitted_send |= action == "send"
-                    scene.step(action)
+                scene.uncommitted_send |= action != "push" and conn.bytes_sent > out
+                scene.step(action)
             await conn.abort()
 
     asyncio.run(scenario())

@@ -333,6 +333,21 @@ claim(Awaitable *call)
     return life && !life->over;
 }
 
+/* Whether sends are gathered, and `held`: some are kept back; -1: an error is set. */
+static int
+gathers(const Awaitable *call, int held)
+{
+    PyObject *gathered = PyObject_GetAttr(call->conn, call->verb->state->names[GATHERED]);
+    int are;
+
+    if (!gathered) {
+        return -1;
+    }
+    are = gathered != Py_None && (!held || (PyByteArray_Check(gathered) && PyByteArray_GET_SIZE(gathered)));
+    Py_DECREF(gathered);
+    return are;
+}
+
 static PySendResult
 begin_receive(Awaitable *call, PyObject **result)
 {
@@ -347,6 +362,10 @@ begin_receive(Awaitable *call, PyObject **result)
         if (came != NOTHING) {
             return deal_with(call, came, data, result);
         }
+    }
+    claimed = gathers(call, 1);
+    if (claimed) {
+        return claimed < 0 ? failed(call, result) : delegate(call, result); /* it goes out first */
     }
     if (!call->waiter->watching) {
         PyObject *done;
@@ -429,7 +448,12 @@ sends_at_once(Awaitable *call)
             (queue == Py_None || (PyList_CheckExact(queue) && !PyList_GET_SIZE(queue)));
     Py_DECREF(queue);
     Py_DECREF(unsent);
-    if (!plain || !call->core->retains) {
+    if (plain) {
+        int gathered = gathers(call, 0);
+
+        plain = gathered < 0 ? -1 : !gathered;
+    }
+    if (plain <= 0 || !call->core->retains) {
         return plain;
     }
     /* A send from another handler is a push: Python accounts for it. */

@@ -39,6 +39,7 @@ static const char *const NAMED[NAMES] = {
     [CLOSE_SOCKET] = "close_socket",
     [REPLAY_LIMIT] = "replay_limit",
     [TELLS_END] = "tells_end",
+    [GATHERED] = "_gathered",
 };
 
 /* Make a type, keep it in `*kept`, and give it its name in the module. */

@@ -271,9 +271,13 @@ is_ordered(const Receive *call)
 static int
 receive(Receive *call, int straight, size_t most, PyObject **data)
 {
+    PyObject *gathered = slot(call->verb, call->conn, ITS_GATHERED);
     Core *core = call->core;
     int waited = 0, came;
 
+    if (gathered && PyByteArray_Check(gathered) && PyByteArray_GET_SIZE(gathered)) {
+        return LEFT; /* it goes out before a wait */
+    }
     for (;;) {
         if (is_ordered(call)) {
             return LEFT;
@@ -420,7 +424,7 @@ sends_at_once(const Verb *verb, PyObject *conn, const Core *core, PyObject *data
     int own;
 
     if (!PyBytes_CheckExact(data) || !PyBytes_GET_SIZE(data) || unsent != Py_None ||
-        !core_life(core)->sends) {
+        slot(verb, conn, ITS_GATHERED) != Py_None || !core_life(core)->sends) {
         return 0;
     }
     if (!core->retains) {

@@ -37,6 +37,7 @@ static const char *const SLOT_NAMES[SLOTS] = {
     [ITS_CORE] = "core",         [ITS_READING] = "_reading", [ITS_SENDING] = "_sending_lock",
     [ITS_LIMIT] = "_limit",      [ITS_END] = "_ends_at",     [ITS_PATIENCE] = "_patience",
     [ITS_ORDERS] = "_orders",    [ITS_WAITED] = "_waited",   [ITS_UNSENT] = "_unsent",
+    [ITS_GATHERED] = "_gathered",
 };
 
 /* Where an instance of the class has a slot; 0: an error is set. */

@@ -180,6 +180,8 @@ class AsyncConnection(Shell):
         push = self.lease.resumable and handling.get() is not self
         if push:
             core.ledger.push_begins()
+        elif self._gathered is not None and not self._waiter.claimed and self._keeps_back(data):
+            return
         queued = False
         try:
             piece = self._begin_send(data, push, waits=bool(self._out))
@@ -190,7 +192,7 @@ class AsyncConnection(Shell):
             if push and not queued:
                 core.ledger.push_ends()
         if not (queued and await self._queue(piece, self._sending(piece), span[1])):
-            self._unsent = (data, piece.done)
+            self._keep_rest(data, piece)
             done = max(0, piece.done - core.transport.owed)
             raise self._unfinished("send", done, piece.done + len(piece.view), span)
 
@@ -234,6 +236,7 @@ class AsyncConnection(Shell):
         if self.core.life.over:
             raise self._refusal("shutdown")
         if how != socket.SHUT_RD:
+            await self._send_gathered()
             self.core.become(Event.END_WRITING)
             await self._flush(None)
             self.core.transport.finish()
@@ -266,6 +269,7 @@ class AsyncConnection(Shell):
             raise Busy(**self._context("park"))
         self._waiter.claimed = True
         try:
+            await self._send_gathered()
             self._obey("park")
             while self._check_parking("park"):
                 if not self._out:
@@ -310,6 +314,8 @@ class AsyncConnection(Shell):
         """
         if self._is_finished():
             return
+        if self.core.life.sends:
+            await self._send_gathered()
         if self._waiter.claimed or self._out:
             raise Busy(**self._context("release"))
         self._give_up()
@@ -536,6 +542,8 @@ class AsyncConnection(Shell):
         """Keep other tasks off; raise when the connection is over, or Busy when one is on it."""
         if self.core.life.over:
             raise self._refusal(operation)
+        if self._gathered:
+            self._send_before_commit()
         if self._waiter.claimed or self._out:
             raise Busy(**self._context(operation))
         self._waiter.claimed = True
@@ -575,6 +583,8 @@ class AsyncConnection(Shell):
                 data = take(bound)
                 if data is not None:
                     return data
+            if self._gathered:
+                await self._send_gathered(_FOR_EVER if timeout is None else self._span(timeout))
             if timeout is None and self._inflow is None:
                 # The usual case: there is no more to look at than whether bytes have come.
                 if not self._waiter.watching and self._may_try():
@@ -744,6 +754,31 @@ class AsyncConnection(Shell):
         except SocketkeepError:
             return  # what cannot be sent has been told to those who sent it
 
+    async def _send_gathered(self, span: Span = _FOR_EVER) -> None:
+        """Send what is gathered, waiting for room."""
+        if not self._gathered:
+            return
+        piece = self._begin_send(b"", False, waits=bool(self._out))
+        if piece is None:
+            return
+        if span == AT_ONCE or not await self._queue(piece, self._sending(piece), span[1]):
+            self._keep_rest(b"", piece)
+            raise self._unfinished("send", 0, len(piece.view), span)
+
+    def _send_before_commit(self) -> None:
+        piece = self._begin_send(b"", False, waits=bool(self._out))
+        if piece is not None:
+            # What the kernel does not take now goes out as a push does: until it has, it counts.
+            piece.push = True
+            self.core.ledger.push_begins()
+            self._put_in_queue(_Queued(piece, self._sending(piece), self._loop.create_future()))
+
+    def _put_in_queue(self, queued: _Queued) -> None:
+        if not self._out:
+            self._out = []
+            self._loop.add_writer(self.core.sock.fileno(), self._on_writable)
+        self._out.append(queued)
+
     async def _queue(self, piece: Piece, steps: Steps[None], end: float | None) -> bool:
         """Wait until `piece` has gone out, by `steps`, behind what is queued before it.
 
@@ -752,10 +787,7 @@ class AsyncConnection(Shell):
         turn, so that what comes after it does not stand in the middle of a message.
         """
         queued = _Queued(piece, steps, self._loop.create_future())
-        if not self._out:
-            self._out = []
-            self._loop.add_writer(self.core.sock.fileno(), self._on_writable)
-        self._out.append(queued)
+        self._put_in_queue(queued)
         self._waiter.since = time.monotonic()
         timer = None
         if end is not None:
@@ -775,9 +807,10 @@ class AsyncConnection(Shell):
             return True
         self._drop(queued)
         if isinstance(stopped_by, SocketkeepError):
-            raise type(stopped_by)(stopped_by.reason, **self._context("send", piece.done))
+            done = max(0, piece.done)
+            raise type(stopped_by)(stopped_by.reason, **self._context("send", done))
         if isinstance(stopped_by, OSError):
-            raise self._failed(stopped_by, "send", piece.done) from stopped_by
+            raise self._failed(stopped_by, "send", max(0, piece.done)) from stopped_by
         return False
 
     def _on_writable(self) -> None:

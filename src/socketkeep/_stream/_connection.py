@@ -206,9 +206,12 @@ class Connection(Shell):
         try:
             if not core.life.sends:
                 raise self._refusal("send")
+            if not (push or self._gathered is None or self._reading.locked()) and self._keeps_back(
+                data
+            ):
+                return
             piece = self._begin_send(data, push)
-            if piece is not None:
-                self._send_on(data, piece, self._span(timeout))
+            self._send_on(data, piece, self._span(timeout))
         finally:
             if push:
                 core.ledger.push_ends()
@@ -269,6 +272,8 @@ class Connection(Shell):
         """End a direction: socket.SHUT_RD, SHUT_WR or SHUT_RDWR, for every holder of the socket."""
         if self.core.life.over:
             raise self._refusal("shutdown")
+        if how != socket.SHUT_RD:
+            self._send_gathered(self._span(None))
         with self._sending_lock:  # not into the middle of another thread's send
             if how != socket.SHUT_RD:
                 self.core.become(Event.END_WRITING)
@@ -302,6 +307,7 @@ class Connection(Shell):
         try:
             if self.core.life.over:
                 raise self._refusal("park")
+            self._send_gathered(self._span(None))
             self._obey("park")
             if not self._check_parking("park"):
                 return
@@ -338,7 +344,7 @@ class Connection(Shell):
         flushed = self._sending_lock.acquire(False) or self._sending_lock.acquire(timeout=linger)
         alone = flushed and self._reading.acquire(False)
         closed = False
-        if alone and core.transport.direct:
+        if alone and core.transport.direct and not self._gathered:
             closed = ended = core.hang_up()
         elif flushed:
             ended = drive(self._ending(by))
@@ -368,6 +374,8 @@ class Connection(Shell):
         """
         if self._is_finished():
             return
+        if self.core.life.sends:
+            self._send_gathered(self._span(None))
         for lock in (self._reading, self._sending_lock):
             if not lock.acquire(blocking=False):
                 raise Busy(**self._context("release"))
@@ -605,6 +613,8 @@ class Connection(Shell):
                 claims.callback(lock.release)
             if self.core.life.over:
                 raise self._refusal(operation)
+            if self._gathered:
+                self._send_on(b"", self._begin_send(b"", False), self._span(None))
             yield
 
     # Receiving.
@@ -642,6 +652,8 @@ class Connection(Shell):
                     return data
             if span is None:
                 span = self._span(timeout)
+            if self._gathered:
+                self._send_gathered(span)
             while not ordered and self._comes(span):
                 data = core.receive(bound) if straight else self._fetch(take, bound, wanted)
                 if data is None:
@@ -678,8 +690,24 @@ class Connection(Shell):
         if not claimed:
             raise self._unfinished("send", 0, size, span)
 
-    def _send_on(self, data: Data, piece: Piece, span: Span) -> None:
+    def _send_gathered(self, span: Span) -> None:
+        """Send what is gathered, waiting for room."""
+        if not self._gathered:
+            return
+        if not self._sending_lock.acquire(False):
+            self._claim_sending(0, span)
+        try:
+            self._send_on(b"", self._begin_send(b"", False), span)
+        finally:
+            self._sending_lock.release()
+
+    def _send_before_commit(self) -> None:
+        self._send_gathered(self._span(None))
+
+    def _send_on(self, data: Data, piece: Piece | None, span: Span) -> None:
         """Send the rest of `data`, waiting for room."""
+        if piece is None:
+            return
         size = piece.done + len(piece.view)
         steps = self._sending(piece)
         try:
@@ -688,10 +716,10 @@ class Connection(Shell):
                     if next(steps, None) is None:
                         return
                 except OSError as error:
-                    raise self._failed(error, "send", piece.done) from error
+                    raise self._failed(error, "send", max(0, piece.done)) from error
                 self._wait_writable(max(0, piece.done - self.core.transport.owed), size, span)
         except (WouldBlock, TimedOut):
-            self._unsent = (data, piece.done)
+            self._keep_rest(data, piece)
             raise
 
     def _flush(self) -> None:

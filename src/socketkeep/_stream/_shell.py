@@ -69,6 +69,8 @@ Span: TypeAlias = tuple[float | None, float | None]
 AT_ONCE: Final[Span] = (0.0, None)
 
 _NOT_LEASED: Final = Lease()
+#: So many bytes are gathered; what is more goes out at once.
+_MOST_GATHERED: Final = 65536
 
 
 _Verb = TypeVar("_Verb", bound=Callable[..., Any])
@@ -105,6 +107,7 @@ class Shell(metaclass=ABCMeta):
         "__weakref__",
         "_deadlines",
         "_decoded",
+        "_gathered",
         "_inflow",
         "_inherit",
         "_local",
@@ -127,6 +130,7 @@ class Shell(metaclass=ABCMeta):
         self._local = ""
         self._parked = False  # detached to wait with the keeper, not to go to another worker
         self._unsent: tuple[Data, int] | None = None  # an unfinished send's data, and bytes gone
+        self._gathered: bytearray | None = None  # what is to go out together; None: nothing is
         self._deadlines: Deadlines | None = None
         if lease.deadline is not None or lease.first_bytes_timeout is not None:
             self._deadlines = self._deadlines_of(lease)
@@ -344,10 +348,51 @@ class Shell(metaclass=ABCMeta):
         to the object do not count.  None, the default, leaves no state: `conn.state` is None in
         the next call.
 
+        What is gathered goes out first, see `gather`.
+
         Raises StateTooLarge or StateNotEncodable; then nothing is committed.
         """
-        self.core.commit(None if state is None else pack_state(state))
+        packed = None if state is None else pack_state(state)
+        if self._gathered:
+            self._send_before_commit()
+        self.core.commit(packed)
         self._decoded = ...
+
+    def gather(self) -> None:
+        """From here on, send together what is sent while received bytes are unread.
+
+        A peer that asks many things at once then gets the answers in a few sends, not in one each.
+        A `send` keeps its bytes back, up to 64 KiB in all, as long as the handler has unread bytes
+        to go on with.  They go out before the connection waits for more input, with the first send
+        that finds nothing unread, and before `commit`, `park`, `send_eof`, `close`, `release`,
+        `start_tls`, `give` and `fork`; any of these may wait, and raise, as `send` does.  `abort`
+        drops them.  So who gathers comes back to a receive soon: while he does other things,
+        what he has sent may not have gone out.
+
+        Bytes that are kept back do not count as sent: where the connection is moved, or its worker
+        dies, before they have gone out, they never were, and what they answer was not committed.
+        Sends from elsewhere, and those that a receive waits beside, are never kept back.
+        """
+        if self._gathered is None:
+            self._gathered = bytearray()
+
+    def _keeps_back(self, data: Data) -> bool:
+        """Keep the bytes of a send for later if they may be; return whether they are."""
+        held = self._gathered
+        if held is None or not self.core.buffer.size or self._unsent is not None:
+            return False
+        view = memoryview(data).cast("B")
+        if len(held) + len(view) > _MOST_GATHERED:
+            return False
+        held += view
+        return True
+
+    def _keep_rest(self, data: Data, piece: Piece) -> None:
+        """Note what is left of a send of `data` that was not finished."""
+        if piece.done < 0:  # of what was gathered before it
+            self._gathered = bytearray(piece.view[: -piece.done])
+        else:
+            self._unsent = (data, piece.done)
 
     def _movable(self) -> bool:
         """Whether this is a safe point, given that the handler stands at a receive."""
@@ -401,6 +446,7 @@ class Shell(metaclass=ABCMeta):
     def _leave(self, *, parked: bool = False) -> None:
         """Mark the connection detached: from here on no byte is received or sent."""
         self._parked = parked
+        self._gathered = None  # what it answers comes again
         self.core.transport.let_go()
         self.core.become(Event.DETACH)
 
@@ -595,7 +641,8 @@ class Shell(metaclass=ABCMeta):
     def _begin_send(self, data: Data, push: bool, *, waits: bool = False) -> Piece | None:
         """Send what the kernel takes now of `data`, or of what an unfinished send left of it.
 
-        Returns what is left, None when all has gone.  waits: other sends go before.
+        Returns what is left, None when all has gone.  waits: other sends go before.  What was
+        gathered goes before `data`: it counts below 0 in what is done.
         """
         core = self.core
         done = 0
@@ -604,12 +651,16 @@ class Shell(metaclass=ABCMeta):
             if before is data or before == data:
                 done = gone
         view = data if type(data) is bytes and not done else memoryview(data).cast("B")[done:]
+        if self._gathered and not push:
+            held, self._gathered = self._gathered, bytearray()
+            done = -len(held)
+            view = bytes(held + view)
         if waits:
             return Piece(memoryview(view), done, push)
         try:
             count = core.send(view, push)
         except OSError as error:
-            raise self._failed(error, "send", done) from error
+            raise self._failed(error, "send", max(0, done)) from error
         if count == len(view) and not core.transport.pending:
             return None
         return Piece(memoryview(view)[count:], done + count, push)
@@ -791,6 +842,13 @@ class Shell(metaclass=ABCMeta):
         Returns whether the peer has ended too, or nobody is there.
         """
         core = self.core
+        try:
+            piece = self._begin_send(b"", False) if self._gathered else None
+            for want in () if piece is None else self._sending(piece):
+                if not (yield want._replace(until=end)):
+                    break
+        except OSError:
+            pass  # there is nobody to take it
         core.transport.finish()
         try:
             if not core.transport.flush() and time.monotonic() < end:
@@ -828,6 +886,10 @@ class Shell(metaclass=ABCMeta):
         """
 
     @abstractmethod
+    def _send_before_commit(self) -> None:
+        """Send what is gathered."""
+
+    @abstractmethod
     def _deadline_changed(self) -> None:
         """Wait by the deadlines as they now are."""
 
@@ -850,6 +912,8 @@ class Shell(metaclass=ABCMeta):
         core = self.core
         kept = (fate != "none" or self._inherit) and core.life.state is not State.DETACHED
         core.transport.after_fork(kept=kept)
+        if fate != "given":
+            self._gathered = None  # the parent sends it
         if kept:
             core.ledger.pushes = 0
         else:
