@@ -104,7 +104,8 @@ test-unit: setup ## the tests that start no process: for the inner loop, in less
 SANITIZED := build/sanitized
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g
 SANITIZE_ARGS ?= $(addprefix tests/native/test_,traces.py leaks.py claim.py sync_verbs.py) tests/stream \
-	tests/inspect/test_descriptors.py $(addprefix tests/library/test_,buffer.py framing.py crash_order.py)
+	tests/inspect/test_descriptors.py tests/worker/test_fork.py \
+	$(addprefix tests/library/test_,buffer.py framing.py crash_order.py)
 
 .PHONY: test-sanitize
 test-sanitize: setup ## the tests of the compiled core, under gcc's sanitizers
