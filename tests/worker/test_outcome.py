@@ -28,7 +28,7 @@ from socketkeep._base import _log
 from socketkeep._stream import _record as record
 from socketkeep._worker import _outcome
 from socketkeep._worker._entry import Entry
-from socketkeep._worker._outcome import note_exception, was_detached
+from socketkeep._worker._outcome import note_exception, note_tls, spoke_tls, was_detached
 from tests.library.conftest import leased
 from tests.worker.conftest import Lines
 
@@ -136,8 +136,26 @@ def test_tls_where_there_is_none_is_told_as_such(
             with pytest.raises(PeerClosed) as caught:
                 conn.recv_exactly(100_000)
             note_exception(caught.value, conn, entry)
+            assert spoke_tls(conn) == (sent is hello)
+            if spoke_tls(conn):
+                note_tls(conn, entry)
         assert log.events().count("TLS on a plain listener") == told
         assert ("TLS" in entry.why) == (sent is hello)
+
+
+def test_tls_that_a_handler_passes_on_is_not_told() -> None:
+    """More comes than a ClientHello, and the alert by which a client gives up."""
+    hello = b"\x16\x03\x01\x00\x06\x01abcd\n"
+    for more, told in ((b"", True), (b"\x15\x03\x01\x00\x02\x02\x28", True), (b"x" * 40, False)):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            conn = Connection(ours)
+            theirs.sendall(hello)
+            assert conn.recv_until(b"\n")
+            theirs.sendall(more)
+            theirs.close()
+            conn.recv_exactly(len(more))
+            assert spoke_tls(conn) == told
 
 
 def test_a_message_of_its_own_that_is_too_long_is_the_handlers(

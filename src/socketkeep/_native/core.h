@@ -259,6 +259,7 @@ typedef struct {
     PyObject *source; /* for the slow way: what is received from */
     uint64_t came;    /* how many bytes, as the record says */
     uint64_t gone;
+    Py_ssize_t client_hello; /* as `Core` of `_stream/_core.py` has it */
     Buffer *plain_buffer; /* `buffer`, where it is one of C's; borrowed from it */
     Ledger *plain_ledger; /* likewise */
     Py_ssize_t receives;  /* since the beginning; -1: no commit is missing */

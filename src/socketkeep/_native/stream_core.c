@@ -97,9 +97,21 @@ begin(Core *core)
     return core_descriptor(core);
 }
 
+/* How long the ClientHello of TLS is that these bytes begin with: RFC 8446, sections 5.1 and 4.  0: none. */
+static Py_ssize_t
+client_hello_of(const char *place, size_t size)
+{
+    const unsigned char *bytes = (const unsigned char *)place;
+
+    if (size < 6 || bytes[0] != 22 || bytes[1] != 3 || bytes[5] != 1) {
+        return 0;
+    }
+    return 5 + (bytes[3] << 8) + bytes[4];
+}
+
 /* The one recv(2) there is.  `*code` is the errno. */
 static ssize_t
-take_in(int fd, char *place, size_t size, int *code)
+take_in(Core *core, int fd, char *place, size_t size, int *code)
 {
     ssize_t count;
 
@@ -109,6 +121,9 @@ take_in(int fd, char *place, size_t size, int *code)
     }
     count = recv(fd, place, size, MSG_DONTWAIT);
     *code = errno;
+    if (count > 0 && !core->came) {
+        core->client_hello = client_hello_of(place, (size_t)count);
+    }
     return count;
 }
 
@@ -177,7 +192,7 @@ core_receive(Core *core, size_t most, PyObject **data)
     if (fd == -2) {
         return -1;
     }
-    count = take_in(fd, scratch, sizeof scratch, &code);
+    count = take_in(core, fd, scratch, sizeof scratch, &code);
     if (count <= 0) {
         return none_came(core, count, code);
     }
@@ -241,7 +256,7 @@ core_fill(Core *core, size_t size)
     if (size > sizeof scratch && (place = buffer_prepare(buffer, size)) == NULL) {
         return -1;
     }
-    count = take_in(fd, place, size, &code);
+    count = take_in(core, fd, place, size, &code);
     if (count <= 0) {
         if (place != scratch) {
             buffer_tidy(buffer);
@@ -728,6 +743,8 @@ static PyMemberDef members[] = {
     {"_lease", T_OBJECT_EX, offsetof(Core, lease), 0, NULL},
     {"_shelf", T_OBJECT, offsetof(Core, shelf), 0, NULL},
     {"_source", T_OBJECT_EX, offsetof(Core, source), 0, NULL},
+    {"client_hello", T_PYSSIZET, offsetof(Core, client_hello), 0,
+     "How long the ClientHello is that came first; 0: none did."},
     {"_came", T_ULONGLONG, offsetof(Core, came), 0, NULL},
     {"_gone", T_ULONGLONG, offsetof(Core, gone), 0, NULL},
     {"_receives", T_PYSSIZET, offsetof(Core, receives), 0, NULL},

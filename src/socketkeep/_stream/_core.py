@@ -59,6 +59,7 @@ class Core(Protocol):
     """What the shells need of a core.
 
     failure: what a receive has met and none has raised yet.  committed: the state, as msgpack.
+    client_hello: how long the ClientHello of TLS is that came first of all, 0 where none did.
     """
 
     sock: socket.socket
@@ -69,6 +70,7 @@ class Core(Protocol):
     record: Record
     committed: bytes | None
     failure: OSError | None
+    client_hello: int
 
     def receive(self, most: int, /) -> bytes | None:
         """Return up to `most` bytes: of the unread ones, or else of what one recv(2) brings.
@@ -110,6 +112,16 @@ class Core(Protocol):
         """In a forked child: write to the parent's record no more."""
 
 
+def _client_hello_of(data: bytes) -> int:
+    """Return how long the ClientHello of TLS is that these bytes begin with; 0: none.
+
+    RFC 8446, sections 5.1 and 4.
+    """
+    if data[:2] != b"\x16\x03" or data[5:6] != b"\x01":
+        return 0
+    return 5 + int.from_bytes(data[3:5])
+
+
 class StreamCore:
     """The core in Python; see `Core`."""
 
@@ -122,6 +134,7 @@ class StreamCore:
         "_shelf",
         "_source",
         "buffer",
+        "client_hello",
         "committed",
         "failure",
         "ledger",
@@ -147,6 +160,7 @@ class StreamCore:
         self.life = self._make_life()
         self.ledger = ledger = self._make_ledger(hooks.record)
         self.record: Record = hooks.record
+        self.client_hello = 0
         self._came, self._gone = hooks.record[BYTES_IN], hooks.record[BYTES_OUT]
         self.failure: OSError | None = None
         self.committed = lease.state
@@ -205,6 +219,8 @@ class StreamCore:
         if not data:
             self._found_nothing()
             return data if self._peer_ended() else None
+        if not self._came:
+            self.client_hello = _client_hello_of(data)
         self._came += len(data)
         self.record[BYTES_IN] = self._came
         self.record[ACTIVE_AT] = monotonic_ns()

@@ -23,6 +23,7 @@ from socketkeep._worker._entry import Entry
 from socketkeep._worker._target import users_place, users_traceback
 
 _throttle: Final = _log.Throttle()
+_ALERT: Final = 7  # bytes of a record with one
 #: What befalls a connection in the ordinary way: of no interest to whoever reads the log.
 _NETS: Final = (PeerReset, PeerClosed, Closed, TimedOut, Unreachable)
 
@@ -41,18 +42,10 @@ def note_exception(error: BaseException, conn: Shell, entry: Entry) -> None:
     parts = list(_parts(error))
     if not parts:
         return
-    if _spoke_tls(conn) and all(
+    if spoke_tls(conn) and all(
         isinstance(part, SocketkeepError) and _is_about(part, conn) for part in parts
     ):
-        entry.why = "the peer spoke TLS, which this listener has not"
-        _throttle.info(
-            "TLS on a plain listener",
-            kind="TLS on a plain listener",
-            id=conn.id,
-            peer=conn.peer,
-            listener=conn.listener,
-        )
-        return
+        return  # `note_tls` says it better
     if all(isinstance(part, _NETS) and _is_about(part, conn) for part in parts):
         _log.debug("handler ended", id=conn.id, peer=conn.peer, error=str(parts[0]))
         if isinstance(parts[0], TimedOut):
@@ -75,11 +68,27 @@ def note_exception(error: BaseException, conn: Shell, entry: Entry) -> None:
     _log.error("handler failed", id=conn.id, peer=conn.peer, traceback=users_traceback(error))
 
 
-def _spoke_tls(conn: Shell) -> bool:
-    """Whether all that has come, and no receive has returned, begins as a ClientHello does."""
-    unread = conn.unread
-    whole = len(unread) == conn.core.record[record.BYTES_IN]
-    return whole and unread[:2] == b"\x16\x03" and unread[5:6] == b"\x01" and conn.tls is None
+def spoke_tls(conn: Shell) -> bool:
+    """Whether the peer began TLS, and nothing came of it.
+
+    A handler may speak TLS by itself, or pass it on: then more comes than the alert by which a
+    client gives up, RFC 8446, section 6.
+    """
+    core = conn.core
+    hello = core.client_hello
+    return bool(hello) and core.record[record.BYTES_IN] <= hello + _ALERT and conn.tls is None
+
+
+def note_tls(conn: Shell, entry: Entry) -> None:
+    """Say at a bounded rate that the peer spoke TLS to a listener that has none."""
+    entry.why = "the peer spoke TLS, which this listener has not"
+    _throttle.info(
+        "TLS on a plain listener",
+        kind="TLS on a plain listener",
+        id=conn.id,
+        peer=conn.peer,
+        listener=conn.listener,
+    )
 
 
 def _parts(error: BaseException) -> Iterator[BaseException]:

@@ -27,7 +27,9 @@ from socketkeep._worker._lingering import Lingering
 from socketkeep._worker._outcome import (
     note_end,
     note_exception,
+    note_tls,
     refuse_coroutine,
+    spoke_tls,
     was_detached,
 )
 from socketkeep._worker._process import end_forked
@@ -363,6 +365,8 @@ def finish(
 
     Returns False when nobody takes it: it is to be served here, from the top.
     """
+    if conn.core.client_hello and spoke_tls(conn):
+        note_tls(conn, entry)
     logs = loop.environment.config.access_log
     if logs:
         note_end(conn, entry)
