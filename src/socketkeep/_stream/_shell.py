@@ -435,6 +435,13 @@ class Shell(metaclass=ABCMeta):
             return None
         return Deadlines(lease.deadline, first_by, lease.first_bytes_timeout)
 
+    def _inflow_full_at(self) -> float:
+        """Return what the next holder goes on from, 0.0 where there is no rate."""
+        if self._inflow is None:
+            return 0.0
+        self._inflow.room(time.monotonic(), self.core.record[BYTES_IN])
+        return self._inflow.full_at
+
     def _look_at_deadlines(self, operation: str) -> Closed | None:
         """Return the error if one of the deadlines has passed."""
         deadlines = self._deadlines
@@ -463,11 +470,8 @@ class Shell(metaclass=ABCMeta):
         state, unread = core.export()
         deadlines = self._deadlines
         at = None if deadlines is None else deadlines.at
-        handover = Handover(core.sock, state, unread, self._parked, core.ledger.disputed, at)
-        if self._inflow is not None:
-            self._inflow.room(time.monotonic(), core.record[BYTES_IN])
-            handover.inflow_full_at = self._inflow.full_at
-        return handover
+        disputed, full_at = core.ledger.disputed, self._inflow_full_at()
+        return Handover(core.sock, state, unread, self._parked, disputed, at, full_at)
 
     @property
     def overdue(self) -> str:

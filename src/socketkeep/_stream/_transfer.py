@@ -164,7 +164,7 @@ def parcel_of(conn: Shell, mode: Mode) -> Parcel:
         peer=conn.peer if conn.lease.proxy else "",
         proxy=conn.lease.proxy,
         receive_rate=conn.lease.receive_rate,
-        inflow_full_at=0.0 if conn._inflow is None else conn._inflow.full_at,
+        inflow_full_at=conn._inflow_full_at(),
     )
 
 
