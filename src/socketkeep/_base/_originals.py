@@ -14,7 +14,7 @@ from typing import Final
 
 #: The standard class.
 Socket: Final = socket.socket
-_STREAM: Final = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+_STREAM: Final = int(socket.SOCK_STREAM)
 
 #: What a worker's own waits and locks are made of, by the names under which it is replaced.
 _REPLACED: Final[dict[str, tuple[object, str, object]]] = {
@@ -44,13 +44,17 @@ def socket_of(fd: int) -> socket.socket:
 
 
 def stream_of(fd: int) -> socket.socket:
-    """As `socket_of`, for a descriptor that is known to be a non-blocking stream socket.
+    """As `socket_of`, for a descriptor that is known to be of a stream socket.
 
-    Without the system calls that find that out.
+    Without the system calls that find that out.  Whoever had it may have let it block again, and
+    so it is made non-blocking here, too.
     """
     sock = Socket(-1, _STREAM, -1, fd)
-    if sock.gettimeout() != 0.0:  # elsewhere than in CPython the kind may not say it
+    try:
         sock.setblocking(False)
+    except BaseException:
+        sock.detach()
+        raise
     return sock
 
 
