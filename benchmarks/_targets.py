@@ -125,6 +125,8 @@ def _lines() -> Iterator[Target]:
     for case in _LINES:
         yield Target("c", "c", case, "Socketkeep async", "uvloop streams", 1.7)
         yield Target("c", "c", case, "Socketkeep thread", "thread loop", 1.2)
+    for model, peer in (("async", "uvloop streams"), ("thread", "thread loop")):
+        yield Target("c", "c", _LINES[-1], f"Socketkeep {model}, gathered", peer, 8.0)
 
 
 def _forks() -> Iterator[Target]:

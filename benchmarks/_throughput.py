@@ -89,12 +89,17 @@ def keep_alive() -> Work:
 def lines() -> Work:
     """(c): 64-byte lines."""
     mine = [own(model, "lines") for model in ("async", "thread")]
+    gathered = [
+        own(model, "lines", handler="_gather", name=f"Socketkeep {model}, gathered")
+        for model in ("async", "thread")
+    ]
     names = ("uvloop streams", "asyncio streams", "thread loop")
     return Work(
         "c",
         "64-byte lines, each answered",
         [
             *mine,
+            *gathered,
             *map(former, mine),
             *_of("lines", *names),
         ],

@@ -30,6 +30,12 @@ def lines(conn: Connection) -> None:
         conn.send(line)
 
 
+def lines_gather(conn: Connection) -> None:
+    """Answer lines, those that came at once by one send."""
+    conn.gather()
+    lines(conn)
+
+
 @resumable
 def echo_commit(conn: Connection) -> None:
     """Echo on a connection that outlives its worker."""
@@ -58,6 +64,12 @@ async def lines_async(conn: AsyncConnection) -> None:
     """Answer lines."""
     async for line in conn.lines(keepends=True):
         await conn.send(line)
+
+
+async def lines_gather_async(conn: AsyncConnection) -> None:
+    """Answer lines, those that came at once by one send."""
+    conn.gather()
+    await lines_async(conn)
 
 
 @resumable
