@@ -196,9 +196,12 @@ class Edges:
     def shake_hands(self, packet: Packet, message: StartTls) -> None:
         """Have the edge with the fewest connections do what a worker has asked for.
 
-        The packet is closed by who has received it; without an edge the worker learns so by that.
+        Where none is ready yet, one that is about to be does it then: what it serves it was told
+        first.  The packet is closed by who has received it; without an edge the worker learns so by
+        that.
         """
-        able = [edge for edge in self if edge.ready and edge.leaves_by is None]
+        staying = [edge for edge in self if edge.leaves_by is None]
+        able = [edge for edge in staying if edge.ready] or staying
         if not able:
             self._throttle.warning("no edge is there to begin TLS", peer=message.peer)
             return
