@@ -171,6 +171,9 @@ typedef struct {
 extern PyType_Spec poller_spec;
 extern PyType_Spec orders_spec;
 
+/* Whether no other thread may wait for the interpreter's lock. */
+int is_only_thread(void);
+
 /* READY and WOKEN of `_stream/_waiting.py`. */
 enum { READY = 1, WOKEN = 2 };
 

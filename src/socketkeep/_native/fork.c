@@ -124,15 +124,6 @@ core_withholdable(PyObject *Py_UNUSED(module), PyObject *args)
     return PyCFunction_New(strcmp(kind, "sockets") ? &for_threads : &for_sockets, hook);
 }
 
-static int
-is_only_thread(void)
-{
-    PyThreadState *own = PyThreadState_Get();
-    PyThreadState *first = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(own));
-
-    return first == own && !PyThreadState_Next(first);
-}
-
 /* Whether there is nothing for the hook to let go of but what `let_go` closes. */
 static int
 is_only_listening(const Server *server)
