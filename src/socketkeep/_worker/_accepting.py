@@ -107,13 +107,16 @@ class Door:
 
 
 def _accept_in_python(listener: socket.socket) -> tuple[int, Any] | None:
-    """Return a descriptor, non-blocking, and its peer's address as accept(2) tells it."""
+    """Return a descriptor, non-blocking, and its peer's address as accept(2) tells it.
+
+    A path is bytes, as the compiled twin has it: text stands for an address that can be shown.
+    """
     try:
         fd, address = listener._accept()  # type: ignore[attr-defined]
     except BlockingIOError:
         return None
     os.set_blocking(fd, False)
-    return fd, address
+    return fd, os.fsencode(address) if isinstance(address, str) else address
 
 
 class Gate:
