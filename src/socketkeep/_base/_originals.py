@@ -34,13 +34,7 @@ def socket_of(fd: int) -> socket.socket:
     told not to (MSG_DONTWAIT), and then raises another error.  Raises OSError, and the descriptor
     is the caller's still.
     """
-    sock = Socket(fileno=fd)
-    try:
-        sock.setblocking(False)
-    except BaseException:
-        sock.detach()
-        raise
-    return sock
+    return _non_blocking(Socket(fileno=fd))
 
 
 def stream_of(fd: int) -> socket.socket:
@@ -49,7 +43,10 @@ def stream_of(fd: int) -> socket.socket:
     Without the system calls that find that out.  Whoever had it may have let it block again, and
     so it is made non-blocking here, too.
     """
-    sock = Socket(-1, _STREAM, -1, fd)
+    return _non_blocking(Socket(-1, _STREAM, -1, fd))
+
+
+def _non_blocking(sock: socket.socket) -> socket.socket:
     try:
         sock.setblocking(False)
     except BaseException:

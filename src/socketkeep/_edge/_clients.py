@@ -60,7 +60,7 @@ class Listening:
 
 
 @dataclass(slots=True, frozen=True)
-class Asked:
+class HandshakeRequest:
     """What a worker has asked for by `start_tls`.
 
     plain: the end of a pair over which it is answered, and the connection goes on.  unread: what it
@@ -88,7 +88,7 @@ class Client:
     peer: str
     until: float
     handshake: Handshake
-    asked: Asked | None = None
+    asked: HandshakeRequest | None = None
     relay: Relay | None = None
     header: bytes = b""
     far: socket.socket | None = None
@@ -144,7 +144,7 @@ class Clients:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._begin(listening, sock, format_address(address), None)
 
-    def begin_for(self, listening: Listening, sock: socket.socket, asked: Asked) -> None:
+    def begin_for(self, listening: Listening, sock: socket.socket, asked: HandshakeRequest) -> None:
         """Begin with a connection on which a worker wants TLS."""
         for each in (sock, asked.plain):
             each.setblocking(False)
@@ -155,7 +155,7 @@ class Clients:
         self._client_ready(client, 0)
 
     def _begin(
-        self, listening: Listening, sock: socket.socket, peer: str, asked: Asked | None
+        self, listening: Listening, sock: socket.socket, peer: str, asked: HandshakeRequest | None
     ) -> Client:
         self._numbers += 1
         until = self._reactor.clock() + HANDSHAKE_TIME

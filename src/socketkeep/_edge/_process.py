@@ -24,7 +24,7 @@ from socketkeep._base._titles import set_title
 from socketkeep._config._address_lists import NO_LISTS
 from socketkeep._config._server_options import ServeConfig, listener_settings
 from socketkeep._edge._certificates import BadTls, read_file, read_given
-from socketkeep._edge._clients import Asked, Client, Clients, Listening
+from socketkeep._edge._clients import Client, Clients, HandshakeRequest, Listening
 from socketkeep._edge._renewal import Renewal
 from socketkeep._edge._ticket_keys import can_be_set
 from socketkeep._keeper.loop._reactor import READABLE, WRITABLE, Reactor
@@ -314,7 +314,7 @@ class Edge:
             return
         sock = socket.socket(fileno=packet.take(message.connection))
         plain = socket.socket(fileno=packet.take(message.plain))
-        asked = Asked(plain, message.peer, message.unread, message.proxy)
+        asked = HandshakeRequest(plain, message.peer, message.unread, message.proxy)
         self._clients.begin_for(self._listening[message.listener], sock, asked)
 
     # What the keeper is told.

@@ -40,7 +40,7 @@ from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._handle_backup import HandleBackups
 from socketkeep._worker._keeper_link import KeeperLink
-from socketkeep._worker._outcome import note_end, note_exception, note_tls, spoke_tls, was_detached
+from socketkeep._worker._outcome import note_end, note_exception, note_tls, was_detached
 from socketkeep._worker._process import end_forked, mend_process
 from socketkeep._worker._reactor import make_reactor
 from socketkeep._worker._roster import Roster
@@ -394,7 +394,7 @@ class AsyncWorker:
 
     async def _finish(self, entry: Entry, conn: AsyncConnection, linger: float = LINGER) -> None:
         """End the connection or hand it over, when its handler has ended or was given up."""
-        if conn.core.client_hello and spoke_tls(conn):
+        if conn.core.client_hello:
             note_tls(conn, entry)
         if self._access_log:
             note_end(conn, entry)

@@ -80,7 +80,9 @@ def spoke_tls(conn: Shell) -> bool:
 
 
 def note_tls(conn: Shell, entry: Entry) -> None:
-    """Say at a bounded rate that the peer spoke TLS to a listener that has none."""
+    """Say at a bounded rate that the peer spoke TLS to a listener that has none, if it did."""
+    if not spoke_tls(conn):
+        return
     entry.why = "the peer spoke TLS, which this listener has not"
     _throttle.info(
         "TLS on a plain listener",

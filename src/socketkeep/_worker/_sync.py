@@ -29,7 +29,6 @@ from socketkeep._worker._outcome import (
     note_exception,
     note_tls,
     refuse_coroutine,
-    spoke_tls,
     was_detached,
 )
 from socketkeep._worker._process import end_forked
@@ -365,7 +364,7 @@ def finish(
 
     Returns False when nobody takes it: it is to be served here, from the top.
     """
-    if conn.core.client_hello and spoke_tls(conn):
+    if conn.core.client_hello:
         note_tls(conn, entry)
     logs = loop.environment.config.access_log
     if logs:
