@@ -797,18 +797,11 @@ PyType_Spec awaitable_spec = {
 PyObject *
 async_recv(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
 {
-    Py_ssize_t given = PyVectorcall_NARGS(flagged), most = CHUNK;
+    Py_ssize_t most = recv_most(args, flagged, names);
     Awaitable *call;
 
-    if (names || given < 1 || given > 2 || (given == 2 && !PyLong_CheckExact(args[1]))) {
+    if (!most) {
         return verb_in_python(verb, args, flagged, names);
-    }
-    if (given == 2) {
-        most = PyLong_AsSsize_t(args[1]);
-        if (most < 1) {
-            PyErr_Clear();
-            return verb_in_python(verb, args, flagged, names);
-        }
     }
     call = new_call(verb, RECV, args[0]);
     if (call) {

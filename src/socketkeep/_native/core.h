@@ -336,6 +336,8 @@ extern PyType_Spec verb_spec;
 
 /* Call the function, where the arguments are not the usual ones. */
 PyObject *verb_in_python(Verb *verb, PyObject *const *args, size_t given, PyObject *names);
+/* Read the arguments of `recv`: how many bytes at most; 0 where Python is to say what is wrong. */
+Py_ssize_t recv_most(PyObject *const *args, size_t flagged, PyObject *names);
 
 /* async_verbs.c */
 extern PyType_Spec awaitable_spec;

@@ -316,22 +316,12 @@ receive(Receive *call, int straight, size_t most, PyObject **data)
 PyObject *
 sync_recv(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
 {
-    Py_ssize_t given = PyVectorcall_NARGS(flagged), most = CHUNK;
+    Py_ssize_t most = recv_most(args, flagged, names);
     PyObject *data = NULL, *span;
     Receive call;
     int came;
 
-    if (names || given < 1 || given > 2 || (given == 2 && !PyLong_CheckExact(args[1]))) {
-        return verb_in_python(verb, args, flagged, names);
-    }
-    if (given == 2) {
-        most = PyLong_AsSsize_t(args[1]);
-        if (most < 1) {
-            PyErr_Clear();
-            return verb_in_python(verb, args, flagged, names);
-        }
-    }
-    if (!begin(&call, verb, args[0])) {
+    if (!most || !begin(&call, verb, args[0])) {
         return verb_in_python(verb, args, flagged, names);
     }
     came = receive(&call, 1, (size_t)most, &data);

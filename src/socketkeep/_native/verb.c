@@ -16,6 +16,24 @@ verb_in_python(Verb *verb, PyObject *const *args, size_t given, PyObject *names)
     return PyObject_Vectorcall(verb->function, args, given, names);
 }
 
+Py_ssize_t
+recv_most(PyObject *const *args, size_t flagged, PyObject *names)
+{
+    Py_ssize_t given = PyVectorcall_NARGS(flagged), most = CHUNK;
+
+    if (names || given < 1 || given > 2 || (given == 2 && !PyLong_CheckExact(args[1]))) {
+        return 0;
+    }
+    if (given == 2) {
+        most = PyLong_AsSsize_t(args[1]);
+        if (most < 1) {
+            PyErr_Clear();
+            return 0;
+        }
+    }
+    return most;
+}
+
 /* The calls in C, by name. */
 typedef struct way {
     const char *name;
