@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV ?= .venv
-LOCKED := dev bench fuzz
+LOCKED := dev bench fuzz conformance
 LOCK := requirements/dev.txt
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
@@ -94,6 +94,13 @@ PURE_TESTS ?= tests/library tests/stream tests/worker
 .PHONY: pytest-pure
 pytest-pure: setup ## the tests of connections and workers, without the compiled core
 	@SOCKETKEEP_PURE=1 bash tests/run $(BIN)/python -n $(PYTEST_WORKERS) $(PURE_TESTS)
+
+# Programs, clients and test suites of others, in an environment of their own.
+.PHONY: conformance
+conformance: ## what others wrote, run against the server while it reloads and is killed
+	@bash tests/install-debian-packages conformance
+	@$(MAKE) --no-print-directory setup VENV=.venv-conformance LOCK=requirements/conformance.txt
+	@bash tests/run .venv-conformance/bin/python -n 2 tests/conformance $(PYTEST_ARGS)
 
 .PHONY: test-unit
 test-unit: setup ## the tests that start no process: for the inner loop, in less than a minute
@@ -196,4 +203,4 @@ format: setup ## let ruff mend what it can
 
 .PHONY: clean
 clean: ## remove what the targets above made
-	rm -rf .venv .venv-3.* .venv-bench .venv-fuzz benchmarks/build build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis .test-record
+	rm -rf .venv .venv-3.* .venv-bench .venv-conformance .venv-fuzz benchmarks/build build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis .test-record

@@ -38,6 +38,7 @@ TIER_OF: Final = {
     "cli/test_options.py": "unit",
     "cli/test_settings.py": "unit",
     "cli/test_top.py": "unit",
+    "conformance": "system",
     "edge": "system",
     "edge/test_certificates.py": "unit",
     "edge/test_process.py": "unit",
