@@ -75,7 +75,7 @@ def test_bytes_do_not_put_it_off(pair: Pair, limit: float | None) -> None:
     assert PASSED in conn.overdue
     with pytest.raises(Closed, match=PASSED):
         conn.send(b"too late")
-    conn.close()
+    conn.abort()
 
 
 def test_a_receive_that_does_not_wait_looks_at_it(pair: Pair) -> None:
@@ -154,7 +154,7 @@ def test_bytes_do_not_put_it_off_for_a_task(pair: Pair, run: Run, limit: float |
         with pytest.raises(Closed, match=PASSED):
             await conn.send(b"too late")
         conn.deadline = None  # of no matter any more
-        await conn.close()
+        await conn.abort()
 
     run(scenario)
 
