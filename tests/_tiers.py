@@ -48,6 +48,7 @@ TIER_OF: Final = {
     "harness": "unit",
     "inspect": "process",
     "inspect/test_descriptors.py": "unit",
+    "inspect/test_machine.py": "unit",
     "inspect/test_origins.py": "unit",
     "inspect/test_queue.py": "unit",
     "inspect/test_rights.py": "unit",

@@ -30,10 +30,10 @@ import socketkeep
 from socketkeep._admin import _metrics, _reports
 from socketkeep._base import _errors
 from socketkeep._base._verbs import VERBS
-from socketkeep._cli import _ending, _main
+from socketkeep._cli import _ending, _main, doctor
 from socketkeep._config import _options_page
 from socketkeep._config import _server_options as _config
-from socketkeep._inspect import _diagnosis, _ends, _judging, _leaks, _why
+from socketkeep._inspect import _diagnosis, _ends, _judging, _leaks, _machine, _why
 from socketkeep._inspect import _results as inspect_results
 from socketkeep._keeper.tables import _ownership
 from socketkeep._keeper.workers import _generations
@@ -87,6 +87,8 @@ def reports_markdown() -> str:
         ("why: its diagnoses", _diagnosis.Diagnosis),
         ("leaks", _leaks.Leaks),
         ("leaks: its leaks", _judging.Leak),
+        ("doctor", doctor.Examination),
+        ("doctor: its findings", _machine.Finding),
         ("fin, abort", _ending.EndedSockets),
         ("fin, abort: their outcomes", _ends.Outcome),
     ):

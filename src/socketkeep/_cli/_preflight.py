@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import importlib.util
-import mmap
 import os
-import re
 import resource
-import select
-import signal
-import socket
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -20,10 +13,10 @@ from typing import Final
 
 import socketkeep
 from socketkeep._admin._settings import check_admin
-from socketkeep._base import _prctl
 from socketkeep._base._accounts import Account, become
 from socketkeep._base._mistakes import OptionError
 from socketkeep._cli._exit import DONE, FAILED, USAGE, Failure
+from socketkeep._cli._kernel import missing, wrong_system
 from socketkeep._config._address_lists import read_lists
 from socketkeep._config._listener_options import parse_listener, tls_settings, unix_owner
 from socketkeep._config._rights import account_to_become
@@ -33,15 +26,11 @@ from socketkeep._config._server_options import ServeConfig, listener_settings
 _OTHER_DESCRIPTORS: Final = 64
 #: With fewer than so many nothing is served at all.
 _FEWEST_DESCRIPTORS: Final = 32
-_KERNEL: Final = (5, 10)
-#: Bytes of shared memory that the smallest server maps for a worker, or more.
-_SCOREBOARD: Final = 1 << 20
 
 
 def preflight(config: ServeConfig) -> None:
     """Raise Failure, with a line that says what to mend, when the server could not work."""
     _check_system()
-    _check_kernel()
     _check_extras(config)
     account = account_to_become(config)
     check_admin(config)
@@ -58,77 +47,11 @@ def preflight(config: ServeConfig) -> None:
 
 
 def _check_system() -> None:
-    if sys.platform != "linux":
-        raise Failure(
-            f"the server needs Linux 5.10 or newer (pidfd, memfd, EPOLLEXCLUSIVE), this is"
-            f" {sys.platform}; the library works here",
-            FAILED,
-        )
-    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    if found is not None and (int(found[1]), int(found[2])) < _KERNEL:
-        raise Failure(f"the server needs Linux 5.10 or newer, this is {os.uname().release}", FAILED)
-
-
-def _check_kernel() -> None:
-    """Try what the server cannot do without, and what a sandbox or a limit may have taken away.
-
-    Later it would be missing in the middle: a server that cannot watch its workers serves, and
-    cannot be stopped.
-    """
-    for what, attempt in _NEEDED.items():
-        try:
-            attempt()
-        except OSError as error:
-            hint = _HINTS.get(error.errno or 0, "a sandbox (seccomp) may forbid it")
-            reason = error.strerror or str(error)
-            raise Failure(f"the server needs {what}, which fails here: {reason} ({hint})") from None
-    if not os.path.isdir("/proc/self/fd"):
-        raise Failure("the server needs /proc, which is not mounted here")
-
-
-def _watch_and_kill() -> None:
-    """Do with this process what the keeper does with its children."""
-    pidfd = os.pidfd_open(os.getpid())
-    try:
-        select.select([pidfd], [], [], 0)
-        signal.pidfd_send_signal(pidfd, 0)
-        with contextlib.suppress(ChildProcessError):  # it is no child of its own
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
-    finally:
-        os.close(pidfd)
-
-
-def _map_a_scoreboard() -> None:
-    memfd = os.memfd_create("socketkeep-try", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        os.ftruncate(memfd, _SCOREBOARD)
-        mmap.mmap(memfd, _SCOREBOARD).close()
-        fcntl.fcntl(memfd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-    finally:
-        os.close(memfd)
-
-
-def _make_a_channel() -> None:
-    for each in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET):
-        each.close()
-
-
-def _poll() -> None:
-    select.epoll().close()
-
-
-_NEEDED: Final[dict[str, Callable[[], None]]] = {
-    "pidfd_open, pidfd_send_signal and waitid of a pidfd": _watch_and_kill,
-    "memfd_create and shared memory": _map_a_scoreboard,
-    "Unix sockets": _make_a_channel,
-    "epoll": _poll,
-    "prctl(PR_SET_CHILD_SUBREAPER)": _prctl.set_child_subreaper,
-}
-_HINTS: Final = {
-    errno.EFBIG: "files may not be that large: raise ulimit -f, or LimitFSIZE= of the unit",
-    errno.ENOMEM: "memory is limited: raise ulimit -v, or LimitAS= of the unit",
-    errno.EMFILE: "raise the limit of open files: ulimit -n, or LimitNOFILE= of the unit",
-}
+    wrong = wrong_system()
+    if wrong:
+        raise Failure(wrong, FAILED)
+    for each in missing():
+        raise Failure(str(each), FAILED)
 
 
 def _check_extras(config: ServeConfig) -> None:

@@ -1,0 +1,78 @@
+"""`socketkeep doctor`: whether this machine will do for a server, and what to change where not."""
+
+from __future__ import annotations
+
+import click
+from msgspec import Struct
+
+from socketkeep._cli._exit import DONE, FAILED
+from socketkeep._cli._kernel import NEEDED, missing, wrong_system
+from socketkeep._cli._say import finding, say_blocks
+from socketkeep._cli._watching import json_option, print_json
+from socketkeep._config._server_options import ServeConfig
+from socketkeep._inspect._machine import LEVELS, Finding, Machine, examine
+from socketkeep._native import CORE, core
+
+_MARK = {"good": "good", "note": "note", "bad": "BAD "}
+
+
+class Examination(Struct, frozen=True):
+    """What `doctor` has found.
+
+    connections: what was asked for, 0 for nothing.  good: whether nothing is bad.
+    """
+
+    connections: int
+    good: bool
+    findings: list[Finding]
+
+
+@click.command()
+@click.option(
+    "--connections",
+    type=click.IntRange(min=0, max=10_000_000),
+    default=0,
+    metavar="N",
+    help="Tell whether the limits allow so many connections at a time.",
+)
+@json_option
+def doctor(connections: int, as_json: bool) -> int:
+    """Tell whether this machine will do for a server: features of the kernel, limits, rights and
+    settings, and what to change (=>).
+
+    It looks as the user who runs it, and changes nothing. Run it as the server's user, under the
+    same limits: by systemd-run, or in the container.
+
+    The exit code is 1 when a server could not run, or not hold so many connections.
+    """
+    found = [*_kernel(), *examine(Machine(), connections, ServeConfig(target="").backlog)]
+    found.sort(key=lambda each: LEVELS.index(each.level))
+    examination = Examination(connections, all(each.level != "bad" for each in found), found)
+    if as_json:
+        print_json(examination)
+    else:
+        say_blocks(["\n".join(_line(each) for each in found)])
+    return DONE if examination.good else FAILED
+
+
+def _kernel() -> list[Finding]:
+    wrong = wrong_system()
+    if wrong:
+        return [Finding("system", "bad", f"{wrong[0].upper()}{wrong[1:]}.")]
+    found = [
+        Finding(each.what, "bad", f"It fails here: {each.reason}.", each.hint) for each in missing()
+    ]
+    if not found:
+        found = [
+            Finding("kernel", "good", f"What the server needs works here: {', '.join(NEEDED)}.")
+        ]
+    if core is None:
+        remedy = "install a C compiler, and then Socketkeep anew; SOCKETKEEP_PURE must not be set"
+        found.append(Finding("core", "note", f"{CORE} runs, which is slower.", remedy))
+    else:
+        found.append(Finding("core", "good", f"The {CORE} runs."))
+    return found
+
+
+def _line(found: Finding) -> str:
+    return finding(f"{_MARK[found.level]}  {found.name}: {found.sentence}", (), found.remedy)

@@ -1,0 +1,59 @@
+"""`socketkeep doctor`, as a user meets it."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import msgspec
+
+from socketkeep._cli.doctor import Examination
+from socketkeep._inspect._machine import Finding
+from tests.cli.conftest import Cli
+
+DOCTOR = (sys.executable, "-m", "socketkeep", "doctor")
+
+
+def limited(descriptors: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run it in a shell that has lowered the limit of descriptors."""
+    shell = f'ulimit -n {descriptors} && exec "$@"'
+    command = ("sh", "-c", shell, "sh", *DOCTOR, *arguments)
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_the_fields_of_the_json() -> None:
+    """What is promised to users: exactly these names."""
+    assert Examination.__struct_fields__ == ("connections", "good", "findings")
+    assert Finding.__struct_fields__ == ("name", "level", "sentence", "remedy")
+
+
+def test_this_machine_will_do(cli: Cli) -> None:
+    """Where these tests run, a server does; the exit code says so to scripts."""
+    finished = cli("doctor")
+    assert (finished.exit_code, finished.stderr) == (0, "")
+    assert "good  kernel: What the server needs works here: pidfd_open" in finished.stdout
+    examination = msgspec.json.decode(cli("doctor", "--json").stdout, type=Examination)
+    assert examination.good
+    assert len({each.name for each in examination.findings}) == len(examination.findings)
+
+
+def test_a_limit_that_is_too_low() -> None:
+    done = limited(300, "--connections", "300")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith(  # the worst comes first
+        "BAD   descriptors: A process may have 300 descriptors, and 300 connections need 364 in the"
+        " keeper.\n  => ulimit -Hn 364, or LimitNOFILE= of the unit\n"
+    )
+
+
+def test_a_limit_that_will_do_for_so_many() -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert hard > 364 or hard == resource.RLIM_INFINITY
+    assert limited(364, "--connections", "300").returncode == 0
+
+
+def test_a_number_that_is_none(cli: Cli) -> None:
+    finished = cli("doctor", "--connections", "many")
+    assert finished.exit_code == 2
+    assert finished.stderr.startswith("socketkeep: error: Invalid value for '--connections'")
