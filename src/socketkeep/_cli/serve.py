@@ -51,6 +51,19 @@ def _click_option(declared: Option) -> click.Option:
     )
 
 
+class _Serve(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            from socketkeep._cli._other_servers import HERE  # for who knows another server
+
+            here = HERE.get(error.option_name)
+            if here is None:
+                raise
+            raise click.UsageError(f"there is no option {error.option_name}: {here}") from None
+
+
 def _with_options(command: Callable[..., int]) -> click.Command:
     parameters: list[click.Parameter] = [
         click.Argument(["target"], required=False),
@@ -72,7 +85,7 @@ def _with_options(command: Callable[..., int]) -> click.Command:
             help="Check the options, load the handler's code, and exit without serving.",
         ),
     ]
-    return click.Command(
+    return _Serve(
         "serve", params=parameters, callback=command, help=command.__doc__, no_args_is_help=False
     )
 

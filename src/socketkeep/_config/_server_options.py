@@ -83,8 +83,11 @@ def _check_workers(workers: int) -> None:
 def _check_target(target: str) -> None:
     module, colon, attribute = target.rpartition(":")
     if not (colon and module and attribute):
+        from socketkeep._config._proposal import proposal  # for who has left it out
+
         raise ValueError(
             f"expected package.module:attribute or path/file.py:attribute, got {target!r}"
+            f"{proposal(target)}"
         )
 
 
