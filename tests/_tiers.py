@@ -65,6 +65,8 @@ TIER_OF: Final = {
     "native": "process",
     "plugin": "process",
     "proxied": "system",
+    "serve": "system",
+    "serve/test_socket_view.py": "unit",
     "server": "system",
     "stdlib": "process",
     "stream": "unit",

@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("public names", ("__init__", "proxy")),
     ("testing", ("_testing", "testing")),
     ("configuration", ("_config",)),
+    ("what others wrote", ("_serve",)),
     ("wire", ("_wire",)),
     ("inspection", ("_inspect", "inspect")),
     ("experiments", ("_lab",)),

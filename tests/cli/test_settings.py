@@ -214,3 +214,15 @@ def test_a_configuration_without_target_can_be_printed() -> None:
     printed = gather({}, {}).as_toml()
     assert printed.startswith("# target =")
     assert tomllib.loads(printed)["workers"] == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"socketserver": True, "model": "async"}, "fork or prefork or thread, or none"),
+    ],
+)
+def test_kinds_of_target_and_their_models(flags: dict[str, str | bool], message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        gather({"target": "app:x", **flags}, {}).config()
+    assert message in str(caught.value)

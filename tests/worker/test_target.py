@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,13 +37,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.path_importer_cache.clear()
 
 
-def load(target: str, *, factory: bool = False) -> Handler:
-    return load_handler(ServeConfig(target=target, factory=factory))
+def load(target: str, **options: Any) -> Handler:
+    return load_handler(ServeConfig(target=target, **options))
 
 
-def failure(target: str, *, factory: bool = False) -> str:
+def failure(target: str, **options: Any) -> str:
     with pytest.raises(LoadError) as caught:
-        load(target, factory=factory)
+        load(target, **options)
     assert caught.value.exit_code == 4
     return caught.value.text
 
@@ -173,6 +174,45 @@ def test_no_handler(project: Path) -> None:
     assert failure("app_no:handle").startswith("app_no:handle cannot be a handler: ")
     assert "not callable" in failure("app_no:handle")
     assert "one argument" in failure("app_no:two")
+
+
+@pytest.mark.parametrize("name", ["Handler", "made", "server"])
+def test_what_is_of_socketserver(project: Path, name: str) -> None:
+    (project / "app_ss.py").write_text(
+        "import socketserver\nfrom functools import partial\nimport socketkeep\n"
+        "@socketkeep.resumable(state=int)\n"
+        "class Handler(socketserver.StreamRequestHandler):\n    pass\n"
+        "made = partial(Handler)\n"
+        "server = socketserver.TCPServer(('', 0), Handler, bind_and_activate=False)\n"
+    )
+    handler = load(f"app_ss:{name}", socketserver=True)
+    assert (handler.is_async, handler.resumable, handler.state_type) == (False, True, int)
+    assert "app_ss.Handler" in handler.name
+    text = failure(f"app_ss:{name}")
+    assert text.startswith(f"app_ss:{name} cannot be a handler: give --socketserver to serve it; ")
+    sys.modules["app_ss"].server.server_close()
+
+
+def test_what_socketserver_does_not_serve(project: Path) -> None:
+    (project / "app_us.py").write_text(
+        "import socketserver as s\n"
+        "def two(a, b):\n    pass\n"
+        "async def three(a, b, c):\n    pass\n"
+        "class Datagrams(s.DatagramRequestHandler):\n    pass\n"
+        "udp = s.UDPServer(('', 0), Datagrams, bind_and_activate=False)\n"
+        "bound = s.TCPServer(('127.0.0.1', 0), s.StreamRequestHandler)\n"
+    )
+    for name, reason in (
+        ("two", "three arguments"),
+        ("three", "it is async"),
+        ("Datagrams", "datagrams"),
+        ("udp", "datagrams"),
+        ("bound", "bind_and_activate=False"),
+        ("__name__", "no handler class"),
+    ):
+        assert reason in failure(f"app_us:{name}", socketserver=True)
+    for name in ("udp", "bound"):
+        getattr(sys.modules["app_us"], name).server_close()
 
 
 def test_a_factory_that_fails(project: Path) -> None:

@@ -193,6 +193,15 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         Option(FLAG, ("--factory",), "TARGET is called, without arguments, to get the handler."),
     ] = False
+    socketserver: Annotated[
+        bool,
+        Option(
+            FLAG,
+            ("--socketserver",),
+            "TARGET is a handler class of the standard library's socketserver or http.server, or a"
+            " server of them made with bind_and_activate=False.",
+        ),
+    ] = False
     chdir: Annotated[
         str,
         Option(

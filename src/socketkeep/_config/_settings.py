@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from socketkeep._base._mistakes import OptionError, nearest
+from socketkeep._config._kinds import check_kind
 from socketkeep._config._options import Option
 from socketkeep._config._server_options import OPTIONS, ServeConfig
 from socketkeep._native import PURE_VARIABLE
@@ -47,7 +48,7 @@ class Settings(msgspec.Struct, frozen=True):
         inherits_listeners: sockets were passed by the parent (LISTEN_FDS), so that the default
         address is not listened on beside them.
 
-        Raises OptionError when there is no TARGET.
+        Raises OptionError when there is no TARGET, and for options that exclude each other.
         """
         target = self.by_key.get("target")
         if target is None:
@@ -57,7 +58,9 @@ class Settings(msgspec.Struct, frozen=True):
         values = {key: setting.value for key, setting in self.by_key.items()}
         if inherits_listeners and self.by_key["bind"].source == "default":
             values["bind"] = []
-        return ServeConfig(**values)
+        config = ServeConfig(**values)
+        check_kind(config)
+        return config
 
     def as_toml(self) -> str:
         """Return a TOML file that sets every option to its value, the source as a comment."""

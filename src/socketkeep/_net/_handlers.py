@@ -97,10 +97,7 @@ def inspect_handler(target: object) -> Handler:
     Raises HandlerError, a TypeError, when it cannot be a handler: not callable, a class, a
     generator, or not callable with exactly one argument, the connection.
     """
-    lifespan: Callable[[], Lifespan] | None = None
-    if isinstance(target, Service):
-        lifespan = _inspect_lifespan(target)
-        target = target.handler
+    target, lifespan = service_parts(target)
     name = _name(target)
     if not callable(target):
         raise HandlerError(f"{name} is not callable: a handler is a function of a connection")
@@ -109,19 +106,38 @@ def inspect_handler(target: object) -> Handler:
     body = _body(target)
     if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
         raise HandlerError(f"{name} has a yield: called as a handler, its body would never run")
-    _check_arity(target, name)
-    options = _find_mark(target, body)
+    check_arity(target, 1, "one argument, the connection")
+    is_async = inspect.iscoroutinefunction(body)
+    return handler_of(target, target, is_async=is_async, lifespan=lifespan)
+
+
+def handler_of(
+    target: object,
+    call: Callable[[Any], Any],
+    *,
+    is_async: bool,
+    lifespan: Callable[[], Lifespan] | None,
+) -> Handler:
+    """Return the handler that `call` is, under the name of `target` and as resumable as that is."""
+    options = _find_mark(target, _body(target))
     settings = options or _Options()
     return Handler(
-        call=target,
-        name=name,
-        is_async=inspect.iscoroutinefunction(body),
+        call=call,
+        name=_name(target),
+        is_async=is_async,
         resumable=options is not None,
         state_type=settings.state_type,
         on_crash=settings.on_crash,
         redeliver=settings.redeliver,
         lifespan=lifespan,
     )
+
+
+def service_parts(target: object) -> tuple[object, Callable[[], Lifespan] | None]:
+    """Return the handler and the lifespan of a `Service`; anything else, and None, as it is."""
+    if isinstance(target, Service):
+        return target.handler, _inspect_lifespan(target)
+    return target, None
 
 
 def _name(target: object) -> str:
@@ -153,16 +169,17 @@ def _find_mark(target: object, body: object) -> _Options | None:
     return cast("_Options | None", mark)
 
 
-def _check_arity(target: Callable[..., object], name: str) -> None:
+def check_arity(target: Callable[..., object], count: int, what: str) -> None:
+    """Raise HandlerError for what cannot be called with so many arguments, named by `what`."""
     try:
         signature = inspect.signature(target)
     except ValueError:
         return  # a builtin that tells nothing of its parameters; a wrong call will say so
     try:
-        signature.bind(object())
+        signature.bind(*(object() for _ in range(count)))
     except TypeError as error:
         raise HandlerError(
-            f"{name}{signature} cannot be called with one argument, the connection: {error}"
+            f"{_name(target)}{signature} cannot be called with {what}: {error}"
         ) from None
 
 

@@ -16,8 +16,10 @@ from typing import Final
 from socketkeep._base._errors import HandlerError
 from socketkeep._base._importing import application_first, is_standard
 from socketkeep._base._originals import replaced
+from socketkeep._config._kinds import kind_of
 from socketkeep._config._server_options import ServeConfig, WorkerModel
 from socketkeep._net._handlers import Handler, inspect_handler
+from socketkeep._serve._recognized import flag_for
 from socketkeep._worker._shadowing import Names
 
 EXIT_USAGE: Final = 2
@@ -66,10 +68,22 @@ def load_handler(config: ServeConfig) -> Handler:
             raise LoadError(
                 f"the factory {config.target} failed:\n{users_traceback(error)}"
             ) from error
+    kind = kind_of(config)
     try:
-        return inspect_handler(target)
+        return _handler_of(target, kind)
     except HandlerError as error:
-        raise LoadError(f"{config.target} cannot be a handler: {error}") from error
+        told = str(error)
+        if not kind and (flag := flag_for(target)):
+            told = f"give {flag} to serve it; {told}"
+        raise LoadError(f"{config.target} cannot be a handler: {told}") from error
+
+
+def _handler_of(target: object, kind: str) -> Handler:
+    if kind == "socketserver":
+        from socketkeep._serve._socketserver import adapt_socketserver
+
+        return adapt_socketserver(target)
+    return inspect_handler(target)
 
 
 def files_passed_over() -> list[str]:

@@ -1,0 +1,33 @@
+"""Whether a TARGET is of a kind that a flag is for, and which: for the error that it is not."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+
+
+def flag_for(target: object) -> str:
+    """Return the flag that serves what `target` seems to be, "" where it seems to be nothing.
+
+    Imports nothing: what is of a module's classes has had that imported.
+    """
+    inner = target
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    if _is_one(inner, "socketserver", "BaseRequestHandler") or _is_of(
+        inner, "socketserver", "BaseServer"
+    ):
+        return "--socketserver"
+    return ""
+
+
+def _is_one(target: object, module: str, name: str) -> bool:
+    """Whether it is that class of an imported module, or one of its subclasses."""
+    base = getattr(sys.modules.get(module), name, None)
+    return inspect.isclass(target) and base is not None and issubclass(target, base)
+
+
+def _is_of(target: object, module: str, name: str) -> bool:
+    base = getattr(sys.modules.get(module), name, None)
+    return base is not None and isinstance(target, base)

@@ -1,0 +1,1 @@
+"""Code that was not written for Socketkeep: what its clients see, and what it is given."""
