@@ -91,6 +91,11 @@ def live_servers() -> list[str]:
     return _servers().live
 
 
+def live_names() -> list[str]:
+    """Return the names of the servers of `live_servers`."""
+    return [_name_of(path) for path in live_servers()]
+
+
 def is_live(path: str) -> bool:
     """Tell whether a server listens on the control socket `path`; one of another user does."""
     try:

@@ -12,6 +12,7 @@ import msgspec
 from socketkeep._admin._client import QUERY_TIMEOUT, ControlError, ask, find_control
 from socketkeep._admin._protocol import Done
 from socketkeep._base._printable import printable
+from socketkeep._cli._completion import files, servers
 from socketkeep._cli._exit import FAILED, Failure
 from socketkeep._cli._say import say
 from socketkeep._cli._table import Table
@@ -26,12 +27,14 @@ _WHICH: Final = (
         metavar="PATH",
         default="",
         help="Control socket of the server.  [SOCKETKEEP_CONTROL]",
+        shell_complete=files,
     ),
     click.option(
         "--name",
         metavar="NAME",
         default="",
         help="Name of the server; not needed when one is running.  [SOCKETKEEP_NAME]",
+        shell_complete=servers,
     ),
 )
 

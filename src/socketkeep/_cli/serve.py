@@ -13,6 +13,7 @@ import msgspec
 from socketkeep._base._accounts import become
 from socketkeep._base._mistakes import OptionError
 from socketkeep._cli._adopted import Adopted
+from socketkeep._cli._completion import files, of_option
 from socketkeep._cli._exit import DONE, USAGE, Failure
 from socketkeep._cli._preflight import preflight
 from socketkeep._cli._say import say
@@ -48,6 +49,7 @@ def _click_option(declared: Option) -> click.Option:
         multiple=declared.kind.is_list,
         metavar=_metavar(declared),
         help=text,
+        shell_complete=of_option(declared),
     )
 
 
@@ -66,11 +68,12 @@ class _Serve(click.Command):
 
 def _with_options(command: Callable[..., int]) -> click.Command:
     parameters: list[click.Parameter] = [
-        click.Argument(["target"], required=False),
+        click.Argument(["target"], required=False, shell_complete=files),
         *(_click_option(declared) for declared in OPTIONS if declared.flags),
         click.Option(
             ["-c", "--config", "config_file"],
             metavar="FILE.toml",
+            shell_complete=files,
             help=f"Read options from this file (keys as the long options, with underscores, at"
             f" its root or in [socketkeep]).  [{CONFIG_VARIABLE}]",
         ),
