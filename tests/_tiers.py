@@ -32,6 +32,8 @@ TIER_OF: Final = {
     "admin": "unit",
     "admin/test_browser.py": "system",
     "admin/test_real.py": "system",
+    "asgi": "unit",
+    "asgi/test_served.py": "system",
     "cli": "system",
     "cli/test_client.py": "unit",
     "cli/test_commands.py": "unit",

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
+from socketkeep._base._mistakes import LoadError
+from socketkeep._base._tracebacks import users_traceback
 from socketkeep._config._server_options import ServeConfig, WorkerModel
 from socketkeep._net._handlers import Handler, inspect_handler
 from socketkeep._worker._target import (
-    LoadError,
     check_lifespan,
     choose_model,
     load_handler,
-    users_traceback,
 )
 
 HANDLER = "def handle(conn):\n    pass\n"

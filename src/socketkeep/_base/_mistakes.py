@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+EXIT_LOAD_FAILED: Final = 4
+
 
 class OptionError(ValueError):
     """A value that an option cannot take; the text names the option, its source and the remedy."""
+
+
+class LoadError(Exception):
+    """TARGET cannot be served: what to tell the user, and the exit code."""
+
+    def __init__(self, text: str, exit_code: int = EXIT_LOAD_FAILED) -> None:
+        super().__init__(text)
+        self.text = text
+        self.exit_code = exit_code
 
 
 def nearest(word: str, known: tuple[str, ...]) -> str:

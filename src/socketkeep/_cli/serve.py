@@ -162,7 +162,8 @@ def _independent_of_directory(config: ServeConfig, place: NamedDirectory) -> Ser
 
 def _check_code(config: ServeConfig) -> str:
     """Load the handler as a template would; return what is to be told about it."""
-    from socketkeep._worker._target import LoadError, choose_model, load_handler
+    from socketkeep._base._mistakes import LoadError
+    from socketkeep._worker._target import choose_model, load_handler
 
     try:
         handler = load_handler(config)

@@ -9,7 +9,7 @@ from socketkeep._config._server_options import ServeConfig
 
 _SYNC: Final = ("fork", "prefork", "thread")
 #: By the key of its option: the models that serve it.
-KINDS: Final[dict[str, tuple[str, ...]]] = {"socketserver": _SYNC}
+KINDS: Final[dict[str, tuple[str, ...]]] = {"socketserver": _SYNC, "asgi": ("async",)}
 
 
 def kind_of(config: ServeConfig) -> str:

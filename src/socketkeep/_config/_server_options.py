@@ -46,6 +46,7 @@ Model = Literal["auto", "fork", "prefork", "thread", "async"]
 WorkerModel = Literal["fork", "prefork", "thread", "async"]
 Loop = Literal["auto", "asyncio", "uvloop"]
 Keep = Literal["none", "reload", "crash"]
+Lifespan = Literal["auto", "on", "off"]
 OverLimit = Literal["reset", "close"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["human", "json"]
@@ -141,6 +142,11 @@ def serves_ipv6_alone(text: str, bind: list[str]) -> bool:
     return bool(address.port) and InetAddress("0.0.0.0", address.port) in map(parse_bind, bind)
 
 
+def _check_root_path(path: str) -> None:
+    if path and (not path.startswith("/") or re.fullmatch(r"[!-~]+", path) is None):
+        raise ValueError(f"expected a path such as /api, got {path!r}")
+
+
 def _check_name(name: str) -> None:
     if name and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", name) is None:
         raise ValueError(
@@ -202,6 +208,84 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " server of them made with bind_and_activate=False.",
         ),
     ] = False
+    asgi: Annotated[
+        bool,
+        Option(
+            FLAG,
+            ("--asgi",),
+            "TARGET is an ASGI application, served by HTTP/1.1 (needs the extra asgi).  An async"
+            " function, or object, of scope, receive and send is taken for one without it.",
+        ),
+    ] = False
+    lifespan: Annotated[
+        Lifespan,
+        Option(
+            TEXT,
+            ("--lifespan",),
+            "Whether an ASGI application has a lifespan: auto is yes, unless it raises when it is"
+            " asked to; with on that is a failed start.",
+            choices=("auto", "on", "off"),
+        ),
+    ] = "auto"
+    root_path: Annotated[
+        str,
+        Option(
+            TEXT,
+            ("--root-path",),
+            "The path under which a proxy has an ASGI application, and which it cuts off, as /api.",
+            metavar="PATH",
+            check=_check_root_path,
+        ),
+    ] = ""
+    date_header: Annotated[
+        bool,
+        Option(FLAG, ("--date-header",), "HTTP responses have a Date header."),
+    ] = True
+    server_header: Annotated[
+        bool,
+        Option(FLAG, ("--server-header",), "HTTP responses have a Server header."),
+    ] = True
+    limit_request_head: Annotated[
+        int,
+        Option(
+            SIZE,
+            ("--limit-request-head",),
+            "How large the head of an HTTP request may be, its line and its headers together;"
+            " larger ones get 431.",
+            minimum=256,
+        ),
+    ] = 65536
+    limit_request_fields: Annotated[
+        int,
+        Option(
+            NUMBER,
+            ("--limit-request-fields",),
+            "How many headers an HTTP request may have; more get 431.",
+            minimum=1,
+        ),
+    ] = 100
+    request_head_timeout: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--request-head-timeout",),
+            "How long the head of an HTTP request may take from its first bytes on; then it gets"
+            " 408.  How long a connection may be idle between requests is said by --idle-timeout.",
+            minimum=0,
+            zero="as long as it takes",
+        ),
+    ] = 30.0
+    request_timeout: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--request-timeout",),
+            "How long an ASGI application may take until it begins to answer; then it is cancelled,"
+            " and the client gets 503.",
+            minimum=0,
+            zero="as long as it takes",
+        ),
+    ] = 0.0
     chdir: Annotated[
         str,
         Option(

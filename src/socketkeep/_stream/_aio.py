@@ -633,6 +633,21 @@ class AsyncConnection(Shell):
 
     _receive = in_c("async message")(_receive_slowly)
 
+    def receive_by(
+        self,
+        operation: str,
+        take: Callable[[int], bytes | None],
+        bound: int,
+        at_eof: Callable[[], bytes],
+        timeout: float | None = None,
+    ) -> Receiving:
+        """Receive until `take(bound)` finds in the buffer what it wants.  For our own protocols.
+
+        at_eof: called, and its result returned, when the peer's EOF comes before.  What either
+        raises is raised, and no byte is lost by it.
+        """
+        return self._receive(operation, take, bound, None, timeout, at_eof)
+
     def _may_try(self) -> bool:
         """Whether a receive has nothing to look at but whether bytes have come, and tries that."""
         core = self.core

@@ -19,6 +19,8 @@ from weakref import ref
 
 from socketkeep._base import _log
 from socketkeep._base._forking import disown_all, leave, own_all
+from socketkeep._base._mistakes import LoadError
+from socketkeep._base._tracebacks import users_traceback
 from socketkeep._net._accept_errors import Exhausted
 from socketkeep._stream import _record as record
 from socketkeep._stream._aio import AsyncConnection
@@ -45,7 +47,7 @@ from socketkeep._worker._process import end_forked, mend_process
 from socketkeep._worker._reactor import make_reactor
 from socketkeep._worker._roster import Roster
 from socketkeep._worker._runaways import ENOUGH, Runaways
-from socketkeep._worker._target import LoadError, check_replaced, users_traceback
+from socketkeep._worker._target import check_replaced
 
 #: How many connections one readiness of a listener may bring, before the handlers of those get
 #: their turn: one that computes keeps no more waiting.  With fewer the other workers wake in vain

@@ -15,12 +15,12 @@ from socketkeep._base._errors import (
     TimedOut,
     Unreachable,
 )
+from socketkeep._base._tracebacks import users_place, users_traceback
 from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Runaway
 from socketkeep._stream._lifecycle import Detached
 from socketkeep._stream._shell import Shell
 from socketkeep._worker._entry import Entry
-from socketkeep._worker._target import users_place, users_traceback
 
 _throttle: Final = _log.Throttle()
 _ALERT: Final = 7  # bytes of a record with one

@@ -13,8 +13,8 @@ from typing import Final, NoReturn
 
 from socketkeep._base import _log
 from socketkeep._base._forking import leave
+from socketkeep._base._tracebacks import users_traceback
 from socketkeep._wire._scoreboard import FORKED_TOLD, Scoreboard
-from socketkeep._worker._target import users_traceback
 
 #: Seconds between two lines of the log about processes that handlers have forked.
 _TOLD_EVERY: Final = 10.0

@@ -17,13 +17,13 @@ from typing import Final
 
 from socketkeep._base import _log
 from socketkeep._base._errors import PeerClosed
+from socketkeep._base._tracebacks import is_ours
 from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Runaway, handling
 from socketkeep._stream._lifecycle import State
 from socketkeep._stream._shell import Shell
 from socketkeep._wire._scoreboard import GOES_ON_TOLD
 from socketkeep._worker._environment import Environment
-from socketkeep._worker._target import is_ours
 
 #: So many refused operations are as one receive of a connection that was detached: what a handler
 #: does on its way out, or to a connection that the peer has ended, is not all of a loop.

@@ -7,26 +7,27 @@ import importlib.util
 import os
 import pwd
 import sys
-import traceback
 from contextlib import AbstractContextManager
 from importlib.machinery import SourceFileLoader
 from types import CodeType, ModuleType
 from typing import Final
 
+from socketkeep._base import _log
 from socketkeep._base._errors import HandlerError
-from socketkeep._base._importing import application_first, is_standard
+from socketkeep._base._importing import application_first
+from socketkeep._base._mistakes import LoadError
 from socketkeep._base._originals import replaced
+from socketkeep._base._tracebacks import users_traceback
 from socketkeep._config._kinds import kind_of
 from socketkeep._config._server_options import ServeConfig, WorkerModel
 from socketkeep._net._handlers import Handler, inspect_handler
 from socketkeep._serve._recognized import flag_for
+from socketkeep._serve.asgi._application import handler_of, is_asgi, is_wsgi, wsgi_way
 from socketkeep._worker._shadowing import Names
 
 EXIT_USAGE: Final = 2
-EXIT_LOAD_FAILED: Final = 4
 #: Who is known to replace parts of the standard library.
 _PATCHERS: Final = ("gevent.monkey", "eventlet.patcher")
-_OURS: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 class _FromSource(SourceFileLoader):
@@ -40,15 +41,6 @@ class _FromSource(SourceFileLoader):
         path = self.get_filename(fullname)
         code: CodeType = self.source_to_code(self.get_data(path), path)
         return code
-
-
-class LoadError(Exception):
-    """TARGET cannot be served: what to tell the user, and the exit code."""
-
-    def __init__(self, text: str, exit_code: int = EXIT_LOAD_FAILED) -> None:
-        super().__init__(text)
-        self.text = text
-        self.exit_code = exit_code
 
 
 def load_handler(config: ServeConfig) -> Handler:
@@ -69,16 +61,23 @@ def load_handler(config: ServeConfig) -> Handler:
                 f"the factory {config.target} failed:\n{users_traceback(error)}"
             ) from error
     kind = kind_of(config)
+    if not kind and is_asgi(target):
+        _log.info("served as ASGI, since it takes scope, receive, send", target=config.target)
+        kind = "asgi"
     try:
-        return _handler_of(target, kind)
+        return _handler_of(target, kind, config)
     except HandlerError as error:
         told = str(error)
+        if is_wsgi(target):
+            raise LoadError(wsgi_way(config.target)) from error
         if not kind and (flag := flag_for(target)):
             told = f"give {flag} to serve it; {told}"
         raise LoadError(f"{config.target} cannot be a handler: {told}") from error
 
 
-def _handler_of(target: object, kind: str) -> Handler:
+def _handler_of(target: object, kind: str, config: ServeConfig) -> Handler:
+    if kind == "asgi":
+        return handler_of(target, config)
     if kind == "socketserver":
         from socketkeep._serve._socketserver import adapt_socketserver
 
@@ -134,47 +133,6 @@ def check_lifespan(lifespan: object, model: WorkerModel) -> None:
     """Raise TypeError for a lifespan that `model` cannot enter."""
     if model != "async" and not isinstance(lifespan, AbstractContextManager):
         raise TypeError(f"the lifespan is async, and the {model} model is not: make it sync")
-
-
-def is_ours(frame: traceback.FrameSummary) -> bool:
-    """Whether the frame is of the server's own code."""
-    return frame.filename.startswith(_OURS)
-
-
-def users_traceback(error: BaseException) -> str:
-    """Return the error with the frames of the user's code, ours and the importer's cut off."""
-    lines = traceback.TracebackException.from_exception(error)
-    _cut(lines, set())
-    return "".join(lines.format()).rstrip()
-
-
-def users_place(error: BaseException) -> str:
-    """Return where in the user's code an error came up, as FILE:LINE; "" when it is not known."""
-    # Of a time limit's two: where the handler was when it passed, then where the limit stands.
-    for each in (error.__cause__, error):
-        for frame in reversed(traceback.extract_tb(each.__traceback__) if each else []):
-            if not _is_ours(frame) and not is_standard(frame.filename):
-                return f"{frame.filename}:{frame.lineno}"
-    return ""
-
-
-def _is_ours(frame: traceback.FrameSummary) -> bool:
-    """Tell whether a frame is of this package or of the import machinery."""
-    return (
-        frame.filename.startswith((_OURS, "<frozen importlib"))
-        or f"{os.sep}importlib{os.sep}__init__.py" in frame.filename
-    )
-
-
-def _cut(part: traceback.TracebackException, seen: set[int]) -> None:
-    if id(part) in seen:
-        return
-    seen.add(id(part))
-    kept = [frame for frame in part.stack if not _is_ours(frame)]
-    part.stack = traceback.StackSummary.from_list(kept)
-    for related in (part.__cause__, part.__context__, *(part.exceptions or ())):
-        if related is not None:
-            _cut(related, seen)
 
 
 def _load_module(place: str) -> ModuleType:

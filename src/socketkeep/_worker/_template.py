@@ -21,9 +21,11 @@ import msgspec
 from socketkeep._base import _log
 from socketkeep._base._forking import exempt, fork_keeping, guard, leave, signals_blocked
 from socketkeep._base._held_signals import let_signals_come
+from socketkeep._base._mistakes import LoadError
 from socketkeep._base._originals import socket_of
 from socketkeep._base._roles import Role
 from socketkeep._base._titles import set_title
+from socketkeep._base._tracebacks import users_traceback
 from socketkeep._config._address_lists import AddressLists
 from socketkeep._config._server_options import ServeConfig, WorkerModel
 from socketkeep._net._handlers import Handler
@@ -48,13 +50,11 @@ from socketkeep._worker._environment import Environment
 from socketkeep._worker._process import mend_process
 from socketkeep._worker._signals import leave_requests_to_keeper, leave_to_keeper
 from socketkeep._worker._target import (
-    LoadError,
     check_lifespan,
     check_replaced,
     choose_model,
     files_passed_over,
     load_handler,
-    users_traceback,
 )
 
 

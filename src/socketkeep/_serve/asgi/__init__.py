@@ -1,0 +1,1 @@
+"""ASGI applications, by HTTP/1.1."""

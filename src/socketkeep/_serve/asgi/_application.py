@@ -1,0 +1,120 @@
+"""What of an application can be told from outside: whether it is ASGI, WSGI or neither."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from socketkeep._base._mistakes import LoadError
+from socketkeep._net._handlers import Handler
+
+if TYPE_CHECKING:
+    from socketkeep._config._server_options import ServeConfig
+
+
+def is_asgi(target: object) -> bool:
+    """Whether a target cannot be but an ASGI application: a coroutine function of three.
+
+    A handler takes one argument, so none is ever taken for it.
+    """
+    return _is_async(target) and _takes(target, 3) and not _takes(target, 1)
+
+
+def is_wsgi(target: Any) -> bool:
+    """Whether a target looks like a WSGI application: sync, and of environ and start_response."""
+    if not callable(target) or inspect.isclass(target) or _is_async(target):
+        return False
+    try:
+        names = list(inspect.signature(target).parameters)
+    except ValueError:
+        return False
+    return len(names) == 2 and names[1] == "start_response"
+
+
+def check_application(target: object, name: str) -> None:
+    """Raise LoadError, with the way, for what is no ASGI application."""
+    if not callable(target):
+        raise LoadError(
+            f"{name} is not callable, so it is no ASGI application: expected an async function of"
+            " scope, receive and send, or an object with such a __call__"
+        )
+    if inspect.isclass(target):
+        raise LoadError(
+            f"{name} is a class, as an ASGI 2 application or a factory: give an instance, or"
+            " --factory if it takes no arguments, or wrap it by"
+            " asgiref.compatibility.guarantee_single_callable"
+        )
+    if is_wsgi(target):
+        raise LoadError(wsgi_way(name))
+    if not _takes(target, 3):
+        hint = ""
+        if _takes(target, 0):
+            hint = "; if it is a function that makes the application, give --factory"
+        elif _takes(target, 1):
+            hint = "; a handler of a connection is served without --asgi"
+        raise LoadError(
+            f"{name} is no ASGI application: it cannot be called with scope, receive and send{hint}"
+        )
+    if not _is_async(target) and _is_plain_function(target):
+        raise LoadError(
+            f"{name} is sync, and an ASGI application is async: write async def, or serve a WSGI"
+            " application by a2wsgi.WSGIMiddleware"
+        )
+
+
+def wsgi_way(name: str) -> str:
+    """Return what to tell of a WSGI application."""
+    return (
+        f"{name} is a WSGI application (it takes environ and start_response), and what is served"
+        " is ASGI: wrap it, as in app = a2wsgi.WSGIMiddleware(app), and give --asgi"
+    )
+
+
+def handler_of(target: Any, config: ServeConfig) -> Handler:
+    """Return the handler that serves an application.  Raises LoadError."""
+    check_application(target, config.target)
+    try:
+        from socketkeep._serve.asgi._loop import serve_connection  # httptools: for who serves ASGI
+        from socketkeep._serve.asgi._site import Site
+    except ModuleNotFoundError as error:
+        if error.name != "httptools":
+            raise
+        raise LoadError(
+            "an ASGI application needs the extra asgi: pip install 'socketkeep[asgi]'"
+        ) from None
+    site = Site(target, config)
+    return Handler(
+        call=functools.partial(serve_connection, site),
+        name=config.target,
+        is_async=True,
+        resumable=True,
+        state_type=Any,
+        on_crash="close",
+        redeliver=False,
+        lifespan=site.lifespan,
+    )
+
+
+def _is_async(target: object) -> bool:
+    while isinstance(target, functools.partial):
+        target = target.func
+    if inspect.isclass(target):
+        return False
+    if inspect.iscoroutinefunction(target):
+        return True
+    return inspect.iscoroutinefunction(getattr(type(target), "__call__", None))  # noqa: B004
+
+
+def _is_plain_function(target: object) -> bool:
+    return inspect.isfunction(target) and "__wrapped__" not in vars(target)
+
+
+def _takes(target: object, count: int) -> bool:
+    if not callable(target):
+        return False
+    try:
+        inspect.signature(target).bind(*([None] * count))
+    except (TypeError, ValueError):
+        return False
+    return True

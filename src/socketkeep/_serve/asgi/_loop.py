@@ -1,0 +1,237 @@
+"""One connection: request after request, each answered before the next is looked at.
+
+Between two requests nothing is uncommitted, so the connection is at a safe point: it moves to new
+code, is parked, and outlives its worker.  From the moment that the application has a request until
+its response is over it counts as sent: what the application does for it cannot be taken back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+from socketkeep._base import _log
+from socketkeep._base._errors import SocketkeepError, TimedOut
+from socketkeep._base._tracebacks import users_traceback
+from socketkeep._serve.asgi._context import run_in
+from socketkeep._serve.asgi._exchange import Exchange
+from socketkeep._serve.asgi._head import (
+    BadRequest,
+    HeadCache,
+    Incomplete,
+    Request,
+    is_websocket,
+    read_head,
+    take_head,
+    take_rest_of_head,
+)
+from socketkeep._serve.asgi._response import Response, refusal
+from socketkeep._serve.asgi._scope import Origin, http_scope, websocket_scope
+from socketkeep._stream._record import HANDLER_ERRORS
+
+if TYPE_CHECKING:
+    from socketkeep._serve.asgi._site import Site
+    from socketkeep._stream._aio import AsyncConnection
+
+#: Heads in a row that are nothing but empty lines.
+_MOST_EMPTY_HEADS = 4
+
+
+async def serve_connection(site: Site, conn: AsyncConnection) -> None:
+    """Serve a connection until the client ends it, or a request does."""
+    origin = Origin(conn)
+    state = conn.state
+    if isinstance(state, dict) and "websocket" in state:
+        head = state["websocket"]["head"]
+        request = read_head(head, site.options.limit_request_fields)
+        assert request is not None
+        await _serve_websocket(site, conn, origin, request, head)
+        return
+    cache = HeadCache(site.options.limit_request_fields)
+    empty = 0
+    try:
+        while True:
+            head = await _next_head(site, conn)
+            if not head:
+                return
+            found = cache.read(head)
+            if found is None:
+                empty += 1
+                if empty > _MOST_EMPTY_HEADS:
+                    raise BadRequest(400, "there are only empty lines")
+                continue
+            empty = 0
+            if is_websocket(found):
+                await _serve_websocket(site, conn, origin, found, head)
+                return
+            if not await _serve_request(site, conn, origin, found):
+                return
+            conn.commit()
+    except BadRequest as error:
+        await _refuse(site, conn, error)
+
+
+async def _next_head(site: Site, conn: AsyncConnection) -> bytes:
+    """Return the head of the next request, b"" when there is none.  Raises BadRequest."""
+    buffer = conn.core.buffer
+    bound = site.options.limit_request_head
+    try:
+        return await conn.receive_by("recv", partial(take_head, buffer), bound, _end)
+    except Incomplete:
+        pass
+    limit = site.options.request_head_timeout or None
+    take = partial(take_rest_of_head, buffer)
+    try:
+        return await conn.receive_by("recv", take, bound, _end, timeout=limit)
+    except TimedOut:
+        raise BadRequest(408, f"the request's head has not come within {limit:g} s") from None
+
+
+def _end() -> bytes:
+    return b""
+
+
+async def _refuse(site: Site, conn: AsyncConnection, error: BadRequest) -> None:
+    """Answer a bad request, and note it at a bounded rate."""
+    note_bad_request(site, conn, error)
+    await conn.send(refusal(error.status, error.reason, site.default_headers()))
+
+
+def note_bad_request(site: Site, conn: AsyncConnection, error: BadRequest) -> None:
+    """Note a request that is not served, and whose it is, at a bounded rate."""
+    site.throttle.info(
+        "bad request",
+        kind=f"bad request {error.status}",
+        id=conn.id,
+        peer=conn.peer,
+        status=error.status,
+        error=error.reason,
+    )
+
+
+async def _serve_websocket(
+    site: Site, conn: AsyncConnection, origin: Origin, request: Request, head: bytes
+) -> None:
+    """Have a WebSocket served; it has the connection from here on."""
+    scope = websocket_scope(site, origin, request)
+    serve = site.serve_websocket
+    if serve is None:
+        raise BadRequest(501, "WebSockets are not served here")
+    await serve(conn, site, scope, head)
+
+
+async def _serve_request(
+    site: Site, conn: AsyncConnection, origin: Origin, request: Request
+) -> bool:
+    """Have the application answer a request; return whether the connection goes on."""
+    response = Response(
+        request.method,
+        request.http_version,
+        keep_alive=request.keep_alive,
+        takes_trailers=request.takes_trailers,
+        defaults=site.default_headers(),
+    )
+    exchange = Exchange(conn, request, response)
+    scope = http_scope(site, origin, request)
+    conn.core.ledger.sending()
+    context = copy_context()
+    try:
+        called = context.run(site.app, scope, exchange.receive, exchange.send)
+        if site.options.request_timeout:
+            async with asyncio.timeout(site.options.request_timeout) as exchange.limit:
+                await run_in(context, cast("Any", called))
+        else:
+            await run_in(context, cast("Any", called))
+    except Exception as error:
+        await _end_failed(site, conn, request, exchange, error)
+        return False
+    finally:
+        if exchange.watches:
+            await exchange.end()
+    if not response.over:
+        await _end_unfinished(site, conn, request, exchange)
+        return False
+    return response.keep_alive and (exchange.body is None or await exchange.drop_rest())
+
+
+async def _end_failed(
+    site: Site, conn: AsyncConnection, request: Request, exchange: Exchange, error: Exception
+) -> None:
+    """Tell of an application that has raised, and answer what can be answered."""
+    parts = list(_parts(error))
+    if exchange.bad is not None:
+        await _end_unfinished(site, conn, request, exchange)
+        return
+    if all(isinstance(part, SocketkeepError) and part.peer == conn.peer for part in parts):
+        return  # the client went, or the server ended it: nothing of the application's
+    limit = exchange.limit
+    if limit is not None and limit.expired():
+        reason = f"it has not begun to answer within {site.options.request_timeout:g} s"
+        _note_failure(site, conn, request, reason)
+        await _answer_failure(site, conn, request, exchange, 503)
+        return
+    conn.core.record[HANDLER_ERRORS] += 1
+    _log.error(
+        "application failed",
+        id=conn.id,
+        peer=conn.peer,
+        request=f"{request.method} {request.target.decode('latin-1')}",
+        traceback=users_traceback(error),
+    )
+    await _answer_failure(site, conn, request, exchange, 500)
+
+
+def _parts(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _parts(part)
+    else:
+        yield error
+
+
+async def _end_unfinished(
+    site: Site, conn: AsyncConnection, request: Request, exchange: Exchange
+) -> None:
+    """End a connection whose request has no whole response."""
+    if exchange.bad is not None:
+        note_bad_request(site, conn, exchange.bad)
+        await _answer_failure(site, conn, request, exchange, exchange.bad.status)
+    elif not exchange.gone:
+        reason = "it has returned before the end of its response"
+        if not exchange.response.begun:
+            reason = "it has returned without a response"
+        _note_failure(site, conn, request, reason)
+        await _answer_failure(site, conn, request, exchange, 500)
+
+
+def _note_failure(site: Site, conn: AsyncConnection, request: Request, reason: str) -> None:
+    conn.core.record[HANDLER_ERRORS] += 1
+    site.throttle.error(
+        "application failed",
+        kind=reason,
+        id=conn.id,
+        peer=conn.peer,
+        request=f"{request.method} {request.target.decode('latin-1')}",
+        error=reason,
+    )
+
+
+async def _answer_failure(
+    site: Site, conn: AsyncConnection, request: Request, exchange: Exchange, status: int
+) -> None:
+    """Answer with a status if nothing has gone out yet, else let the client see that it is cut."""
+    response = exchange.response
+    if not response.held:
+        if response.close_delimited:
+            await conn.abort()  # an end in order would be the end of the body
+        return
+    reason = "Internal Server Error"
+    if exchange.bad is not None:
+        reason = exchange.bad.reason
+    elif status == 503:
+        reason = "Service Unavailable"
+    is_head = request.method == "HEAD"
+    await conn.send(refusal(status, reason, site.default_headers(), is_head=is_head))

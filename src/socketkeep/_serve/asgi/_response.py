@@ -1,0 +1,299 @@
+"""The response: what an application's messages become on the wire.  No I/O here.
+
+The order of the messages and the length of the body are checked, so that what goes out is HTTP
+whatever the application does.  The head is held until the first part of the body is there, as the
+specification permits: the two go out in one send, and a body that is whole has its length told.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any, Final
+
+from socketkeep._serve.asgi._types import Message
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_REASONS: Final = {each.value: each.phrase.encode("ascii") for each in HTTPStatus}
+_STATUS_LINES: Final[dict[int, bytes]] = {}
+_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+#: Names that are known to be good: to match each anew takes longer than to send it.
+_good_names: Final[set[bytes]] = set()
+_MOST_GOOD_NAMES: Final = 1024
+#: The headers that this side decides on, or has to know.
+_SPECIAL: Final = frozenset(
+    {b"content-length", b"transfer-encoding", b"connection", b"date", b"server"}
+)
+
+
+class MessageError(RuntimeError):
+    """The application sends what cannot be sent, or not at this point."""
+
+
+def status_line(status: int) -> bytes:
+    """Return the first line of a response."""
+    line = _STATUS_LINES.get(status)
+    if line is None:
+        if type(status) is not int or not 200 <= status <= 999:
+            raise MessageError(f"a status is a number from 200 to 999, not {status!r}")
+        line = b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b""))
+        _STATUS_LINES[status] = line
+    return line
+
+
+def header_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return headers as they are sent.  Raises MessageError for what is none."""
+    lines = []
+    for name, value in headers:
+        if name not in _good_names:
+            _check_name(name)
+        lines.append(b"%b: %b\r\n" % (name, value))
+    joined = b"".join(lines)
+    _check_lines(joined, len(lines))
+    return joined
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, bytes) or not _NAME.match(name):
+        raise MessageError(f"a header's name is bytes of letters, digits and dashes, not {name!r}")
+    if len(_good_names) < _MOST_GOOD_NAMES:
+        _good_names.add(name)
+
+
+def _check_lines(lines: bytes, count: int) -> None:
+    if lines.count(b"\n") != count or lines.count(b"\r") != count or b"\0" in lines:
+        raise MessageError("a header's value has a line break or a NUL in it")
+
+
+class Response:
+    """One response.
+
+    keep_alive: whether the connection may go on after it.  begun: its head is there, and goes
+    out with the body's first part.  status, body_size: for the log.
+    """
+
+    __slots__ = (
+        "_body_over",
+        "_chunked",
+        "_defaults",
+        "_has_body",
+        "_head",
+        "_is_head",
+        "_left",
+        "_length",
+        "_modern",
+        "_takes_trailers",
+        "_trailers",
+        "begun",
+        "body_size",
+        "close_delimited",
+        "keep_alive",
+        "over",
+        "status",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        http_version: str,
+        *,
+        keep_alive: bool,
+        takes_trailers: bool,
+        defaults: bytes,
+    ) -> None:
+        self.keep_alive = keep_alive
+        self.begun = self.over = self.close_delimited = False
+        self.status = self.body_size = 0
+        self._is_head = method == "HEAD"
+        self._modern = http_version == "1.1"
+        self._takes_trailers = takes_trailers
+        self._trailers = False  # some are to come
+        self._defaults = defaults
+        self._head: bytes | None = None  # held until the body begins
+        self._length: int | None = None  # of the body, as the head tells it
+        self._left: int | None = None  # of what is to be sent of it
+        self._body_over = False
+        self._chunked = False
+        self._has_body = True
+
+    @property
+    def held(self) -> bool:
+        """Whether nothing of it has gone out, but for early hints."""
+        return self._head is not None or not self.begun
+
+    def take(self, message: Message) -> bytes:
+        """Return what is to be sent for a message.  Raises MessageError."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            self._start(message)
+            return b""
+        if kind == "http.response.body":
+            return self._body(message.get("body", b""), message.get("more_body", False))
+        if kind == "http.response.early_hint":
+            return self._early_hint(message)
+        if kind == "http.response.trailers":
+            return self._end_with_trailers(message)
+        raise MessageError(f"a message of type {kind!r} is none of an HTTP response's")
+
+    def _start(self, message: Message) -> None:
+        if self.begun:
+            raise MessageError("http.response.start was sent twice")
+        status = message["status"]
+        lines = [status_line(status)]
+        has_date = has_server = False
+        keep_alive = self.keep_alive
+        length: int | None = None
+        has_body = status not in (204, 304)
+        for name, value in message.get("headers", ()):
+            if name not in _good_names:
+                _check_name(name)
+            lower = name.lower()
+            if lower in _SPECIAL:
+                if lower == b"content-length":
+                    if not value.isdigit() or (length is not None and length != int(value)):
+                        raise MessageError(f"a Content-Length is one number, not {value!r}")
+                    if length is not None or status == 204:
+                        continue
+                    length = int(value)
+                elif lower == b"transfer-encoding":
+                    continue  # how the body is sent is decided here
+                elif lower == b"connection":
+                    if b"close" in value.lower():
+                        keep_alive = False
+                    continue
+                elif lower == b"date":
+                    has_date = True
+                else:
+                    has_server = True
+            lines.append(b"%b: %b\r\n" % (name, value))
+        head = b"".join(lines)
+        _check_lines(head, len(lines))
+        if self._defaults:
+            head += self._default_lines(has_date, has_server)
+        self._trailers = bool(message.get("trailers", False))
+        self._has_body = has_body and not self._is_head
+        self._length = length
+        self._left = length if self._has_body else None
+        self._head = head
+        self.keep_alive = keep_alive
+        self.status = status
+        self.begun = True
+
+    def _default_lines(self, has_date: bool, has_server: bool) -> bytes:
+        if not (has_date or has_server):
+            return self._defaults
+        left = (b"date:" if has_date else b"") + (b"server:" if has_server else b"")
+        kept = (line for line in self._defaults.splitlines(keepends=True) if line[:5] not in left)
+        return b"".join(kept)
+
+    def body_is(self, size: int) -> None:
+        """Note that the body has this length, if the application has not told one."""
+        if self._head is not None and self._length is None:
+            self._tell_length(size)
+
+    def _tell_length(self, size: int) -> bytes:
+        assert self._head is not None
+        self._head += b"content-length: %d\r\n" % size
+        self._length = size
+        self._left = size if self._has_body else None
+        return self._head
+
+    def _body(self, data: bytes, more: bool) -> bytes:
+        if not self.begun:
+            raise MessageError("http.response.body was sent before http.response.start")
+        if self._body_over:
+            raise MessageError("http.response.body was sent after the end of the response")
+        if type(data) is not bytes:
+            data = _as_bytes(data)
+        head = b""
+        size = len(data)
+        if self._head is not None:
+            head = self._finish_head(size, more)
+        if not self._has_body:
+            self._head = None
+            self.over = self._body_over = not more
+            return head
+        left = self._left
+        if left is not None:
+            left -= size
+            if left < 0:
+                raise MessageError(
+                    f"the body is longer than its Content-Length: {-left} bytes too many"
+                )
+            self._left = left
+            if not more:
+                if left:
+                    raise MessageError(
+                        f"the body is shorter than its Content-Length: {left} bytes are missing"
+                    )
+                self.over = True
+        elif self._chunked:
+            data = b"%x\r\n%b\r\n" % (size, data) if size else b""
+            if not more and not self._trailers:
+                self.over = True
+                data += b"0\r\n\r\n"
+        elif not more:
+            self.over = True
+        self._head = None
+        self._body_over = not more
+        self.body_size += size
+        return head + data if head else data
+
+    def _finish_head(self, size: int, more: bool) -> bytes:
+        """Return the head with the lines that say how long the body is, and what comes after."""
+        head = self._head
+        assert head is not None
+        if self._length is None:
+            if not self._has_body:
+                if self._is_head and size and not more:
+                    head = self._tell_length(size)
+            elif not more and not self._trailers:
+                head = self._tell_length(size)
+            elif self._modern:
+                self._chunked = True
+                head += b"transfer-encoding: chunked\r\n"
+            else:
+                self.close_delimited = True
+                self.keep_alive = False
+        self._trailers = self._trailers and self._chunked
+        if not self.keep_alive:
+            head += b"connection: close\r\n"
+        elif not self._modern:
+            head += b"connection: keep-alive\r\n"
+        return head + b"\r\n"
+
+    def _end_with_trailers(self, message: Message) -> bytes:
+        if not self._body_over or self.over or not self._trailers:
+            raise MessageError("http.response.trailers was sent where none were announced")
+        if message.get("more_trailers", False):
+            raise MessageError("http.response.trailers is to have all trailers in one message")
+        self.over = True
+        lines = header_lines(message.get("headers", ())) if self._takes_trailers else b""
+        return b"0\r\n%b\r\n" % lines
+
+    def _early_hint(self, message: Message) -> bytes:
+        if self.begun:
+            raise MessageError("http.response.early_hint was sent after http.response.start")
+        if not self._modern:
+            return b""
+        links = [(b"link", link) for link in message.get("links", ())]
+        return b"HTTP/1.1 103 Early Hints\r\n%b\r\n" % header_lines(links)
+
+
+def _as_bytes(data: Any) -> bytes:
+    if isinstance(data, bytearray | memoryview):
+        return bytes(data)
+    raise MessageError(f"a body is bytes, not {type(data).__name__}")
+
+
+def refusal(status: int, reason: str, defaults: bytes, *, is_head: bool = False) -> bytes:
+    """Return the whole response to a request that is not served; the connection ends with it."""
+    text = reason.encode() + b"\n"
+    head = b"%b%bcontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n" % (
+        status_line(status),
+        defaults,
+        len(text),
+    )
+    return head + b"connection: close\r\n\r\n" + (b"" if is_head else text)

@@ -1,0 +1,83 @@
+"""The scope of a request: what an application is told of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from socketkeep._serve.asgi._types import SPEC_VERSION, Scope
+
+if TYPE_CHECKING:
+    from socketkeep._serve.asgi._head import Request
+    from socketkeep._serve.asgi._site import Site
+    from socketkeep._stream._aio import AsyncConnection
+
+_ASGI: Final = {"version": "3.0", "spec_version": SPEC_VERSION}
+
+
+class Origin:
+    """What is the same for all requests of a connection: the two addresses, and whether TLS."""
+
+    __slots__ = ("client", "is_tls", "server")
+
+    def __init__(self, conn: AsyncConnection) -> None:
+        self.client = _pair(conn.peer)
+        local = conn.local
+        self.server: tuple[str, int | None] | None = (
+            (local.removeprefix("unix:"), None) if local.startswith("unix:") else _pair(local)
+        )
+        self.is_tls = conn.tls is not None or _behind_tls(conn)
+
+
+def _behind_tls(conn: AsyncConnection) -> bool:
+    """Whether a proxy says that it has ended the client's TLS."""
+    return conn.proxy is not None and conn.proxy.tls is not None
+
+
+def _pair(address: str) -> tuple[str, int] | None:
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or address.startswith("unix:"):
+        return None
+    return host.strip("[]"), int(port)
+
+
+def http_scope(site: Site, origin: Origin, request: Request) -> Scope:
+    """Return the scope of an HTTP request."""
+    scope: dict[str, Any] = {
+        "type": "http",
+        "asgi": _ASGI.copy(),
+        "http_version": request.http_version,
+        "server": origin.server,
+        "client": origin.client,
+        "scheme": "https" if origin.is_tls else "http",
+        "method": request.method,
+        "root_path": site.root_path,
+        "path": request.path,
+        "raw_path": request.raw_path,
+        "query_string": request.query,
+        "headers": request.headers.copy(),
+        "state": site.state.copy(),
+        "extensions": {"http.response.pathsend": {}, "http.response.early_hint": {}},
+    }
+    if request.takes_trailers:
+        scope["extensions"]["http.response.trailers"] = {}
+    if site.root_path:
+        scope["path"] = site.root_path + request.path
+        scope["raw_path"] = site.raw_root_path + request.raw_path
+    return scope
+
+
+def websocket_scope(site: Site, origin: Origin, request: Request) -> Scope:
+    """Return the scope of a request for a WebSocket."""
+    scope = http_scope(site, origin, request)
+    del scope["method"]
+    scope["type"] = "websocket"
+    scope["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
+    scope["extensions"] = {}
+    scope["subprotocols"] = [
+        token.strip().decode("latin-1")
+        for name, value in request.headers
+        if name == b"sec-websocket-protocol"
+        for token in value.split(b",")
+        if token.strip()
+    ]
+    return scope

@@ -1,0 +1,1 @@
+"""Tests of ASGI applications, served by HTTP."""

@@ -1,0 +1,86 @@
+"""Telling an ASGI application from a handler, a WSGI application and what is none."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from socketkeep._base._mistakes import LoadError
+from socketkeep._config._server_options import ServeConfig
+from socketkeep._serve.asgi._application import handler_of, is_asgi, is_wsgi
+
+
+async def asgi(scope: Any, receive: Any, send: Any) -> None: ...
+
+
+async def handler(conn: Any) -> None: ...
+
+
+def wsgi(environ: Any, start_response: Any) -> list[bytes]:
+    del environ, start_response
+    return []
+
+
+def sync(scope: Any, receive: Any, send: Any) -> None: ...
+
+
+def factory() -> Callable[..., Any]:
+    return asgi
+
+
+class Framework:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+
+class Flask:
+    def __call__(self, environ: Any, start_response: Any) -> list[bytes]:
+        return wsgi(environ, start_response)
+
+
+class Asgi2:
+    def __init__(self, scope: Any) -> None: ...
+
+    async def __call__(self, receive: Any, send: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "target", [asgi, Framework(), functools.partial(asgi), Framework().__call__]
+)
+def test_an_application_is_seen_without_being_told(target: object) -> None:
+    assert is_asgi(target)
+    assert handler_of(target, ServeConfig(target="a:b")).resumable
+
+
+@pytest.mark.parametrize("target", [handler, wsgi, sync, factory, Framework, Flask(), Asgi2, 1])
+def test_others_are_not_taken_for_one(target: object) -> None:
+    assert not is_asgi(target)
+
+
+@pytest.mark.parametrize("target", [wsgi, Flask()])
+def test_wsgi_is_seen(target: object) -> None:
+    assert is_wsgi(target)
+
+
+@pytest.mark.parametrize("target", [asgi, handler, Framework(), factory])
+def test_others_are_not_taken_for_wsgi(target: object) -> None:
+    assert not is_wsgi(target)
+
+
+@pytest.mark.parametrize(
+    ("target", "way"),
+    [
+        (wsgi, "is a WSGI application .* a2wsgi"),
+        (Flask(), "is a WSGI application .* a2wsgi"),
+        (sync, "is sync, and an ASGI application is async"),
+        (handler, "a handler of a connection is served without --asgi"),
+        (factory, "give --factory"),
+        (Asgi2, "guarantee_single_callable"),
+        (1, "is not callable"),
+    ],
+)
+def test_what_is_none_is_named_with_the_way(target: object, way: str) -> None:
+    with pytest.raises(LoadError, match=way):
+        handler_of(target, ServeConfig(target="a:b", asgi=True))
