@@ -110,8 +110,8 @@ test-unit: setup ## the tests that start no process: for the inner loop, in less
 # What the interpreter itself leaves at its end is no leak of ours; tests/native looks for those.
 SANITIZED := build/sanitized
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g
-SANITIZE_ARGS ?= $(addprefix tests/native/test_,traces.py leaks.py claim.py sync_verbs.py) tests/stream \
-	tests/inspect/test_descriptors.py tests/worker/test_fork.py \
+SANITIZE_ARGS ?= $(addprefix tests/native/test_,traces.py leaks.py claim.py rows.py sync_verbs.py) tests/stream \
+	tests/inspect/test_descriptors.py $(addprefix tests/worker/test_,fork.py casting.py) \
 	$(addprefix tests/library/test_,buffer.py framing.py crash_order.py)
 
 .PHONY: test-sanitize

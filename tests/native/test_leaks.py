@@ -15,15 +15,21 @@ from typing import Final
 
 import pytest
 
-from socketkeep import AsyncConnection, Connection, TimedOut, Timeout
+from socketkeep import AsyncConnection, Connection, TimedOut, Timeout, resumable
+from socketkeep._base._forking import disown
 from socketkeep._inspect._descriptors import look_in_python
 from socketkeep._native import core
 from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._core import core_of
 from socketkeep._stream._lease import Hooks, Lease
-from socketkeep._stream._record import WORDS
+from socketkeep._stream._record import ENDED, WORDS
+from socketkeep._worker._accepting import Door
+from socketkeep._worker._casting import have_cast
+from socketkeep._worker._entry import Entry
 from socketkeep._worker._reactor import make_reactor
+from socketkeep._worker._roster import Roster
 from tests.native.cores import both
+from tests.worker.fakes import a_place
 
 _OPERATIONS: Final = 40_000
 
@@ -138,7 +144,41 @@ async def _awaits(times: int) -> None:
     reactor.close()
 
 
-@pytest.mark.parametrize("work", [buffers, connections, sync_verbs, looks, awaits])
+@resumable
+def handle(conn: object) -> None: ...
+
+
+def casts(times: int) -> None:
+    """What C makes of accepted connections, some of which end in an orderly way."""
+    with a_place(handle, "thread", rows=2) as place:
+        roster = Roster(place.environment, None)
+        doors = [(each, Door(each, 0)) for each in place.environment.listeners]
+        have_cast(doors, roster, _cast_like, owned=True)
+        for number in range(times // 50):
+            with socket.create_connection(doors[0][0].getsockname()[:2]) as peer:
+                entry = doors[0][1].accept()
+                if core is None:
+                    assert isinstance(entry, tuple)
+                    entry[0].close()
+                    continue
+                assert isinstance(entry, Entry)
+                assert isinstance(entry.conn, Connection)
+                peer.sendall(b"x")
+                entry.conn.recv()
+                entry.conn.send(b"x" * number)
+                entry.record[ENDED] = 1
+                if number % 2:
+                    entry.conn.close(linger=0)
+                entry.sock.close()
+                roster.settle(entry)
+
+
+def _cast_like(entry: Entry) -> None:
+    entry.conn = conn = Connection(entry.sock, lease=entry.lease, hooks=entry.hooks)
+    disown(conn)
+
+
+@pytest.mark.parametrize("work", [buffers, connections, sync_verbs, looks, awaits, casts])
 def test_nothing_grows(work: Callable[[int], None]) -> None:
     """What is held after very many operations is what was held after a few."""
     work(_OPERATIONS // 20)

@@ -86,7 +86,7 @@ def test_a_closed_gate_leaves_connections_in_the_queue(gate: Gate, listener: Lis
         gate.open(True)
         (fd,) = gate.wait(5)
         accepted = gate.accept(fd)
-        assert accepted is not None
+        assert isinstance(accepted, tuple)
         sock, address, number = accepted
         assert sock.getpeername() == peer.getsockname()
         assert address == "{}:{}".format(*peer.getsockname())
@@ -102,7 +102,7 @@ def test_each_listener_has_its_number(listener: Listener) -> None:
         with connect(second):
             (fd,) = gate.wait(5)
             accepted = gate.accept(fd)
-            assert accepted is not None
+            assert isinstance(accepted, tuple)
             assert accepted[2] == 1
             accepted[0].close()
         gate.close()
@@ -120,7 +120,7 @@ def test_listeners_take_turns(listener: Listener) -> None:
         numbers = []
         for _ in range(6):
             accepted = gate.accept(gate.wait(5)[0])
-            assert accepted is not None
+            assert isinstance(accepted, tuple)
             accepted[0].close()
             numbers.append(accepted[2])
         assert numbers == [0, 1, 0, 1, 0, 1]
@@ -159,7 +159,7 @@ def test_out_of_descriptors_pauses_says_so_once_and_goes_on(
         listener.code = 0
         (fd,) = gate.wait(5)
         accepted = gate.accept(fd)
-        assert accepted is not None
+        assert isinstance(accepted, tuple)
         accepted[0].close()
     assert log.events() == ["out of file descriptors"]
     assert log.fields("out of file descriptors")["process"] == "worker"
@@ -249,5 +249,5 @@ def test_whatever_raises_of_one_connection_ends_it_alone(
             assert peer.recv(1) == b"", "its descriptor is closed"
     with connect(listener) as peer:
         accepted = Door(listener, 0).accept()
-        assert accepted is not None
+        assert isinstance(accepted, tuple)
         accepted[0].close()

@@ -21,7 +21,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Final, Literal, NoReturn, Protocol, TypeAlias
 from weakref import ref
@@ -71,6 +71,11 @@ _forget_exempt: Final = _exempt.discard
 def own(owner: Forkable) -> None:
     """Have `owner` told of every fork, in the child."""
     _owners.add(ref(owner, _forget_owner))
+
+
+def owners_of() -> tuple[set[ref[Forkable]], Callable[[ref[Forkable]], None]]:
+    """Return where `own` puts a weak reference, and what that calls when its object goes."""
+    return _owners, _forget_owner
 
 
 def disown(owner: Forkable) -> ref[Forkable]:

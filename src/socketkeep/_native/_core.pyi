@@ -1,6 +1,6 @@
 # Each name is the twin, in C, of one in Python.
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Self
 
 def look(
@@ -133,6 +133,33 @@ class EpollReactor:
 class LineTaker:
     def __new__(cls, buffer: ReceiveBuffer, keepends: bool, slow: Any, /) -> Self: ...
     def __call__(self, bound: int, /) -> bytes | None: ...
+
+class Rows:
+    def __new__(cls, words: memoryview, rows: int, /) -> Self: ...
+    def claim(self, counter: int | None, /) -> int | None: ...
+    def reserve(self) -> int | None: ...
+    def give_back(self, row: int, counter: int | None, /) -> None: ...
+    def release(self, row: int, /) -> None: ...
+    def settle(self, row: int, /) -> bool: ...
+
+class Caster:
+    def __init__(
+        self,
+        *,
+        entry: Any,
+        listener: int,
+        made: tuple[int, int, int],
+        rows: Any,
+        words: memoryview,
+        numbers: Iterator[int],
+        minted: tuple[int, int, int],
+        series: str,
+        pace: float,
+        differing: tuple[int, ...],
+        nodelay: bool,
+        owned: tuple[set[Any] | None, Any],
+    ) -> None: ...
+    def accept(self) -> Any: ...
 
 class ForkServer:
     running: int

@@ -41,6 +41,8 @@ typedef struct {
     PyTypeObject *awaitable;
     PyTypeObject *line_taker;
     PyTypeObject *fork_server;
+    PyTypeObject *rows;
+    PyTypeObject *caster;
     PyObject *spare[SPARE]; /* without references to anything, not tracked */
     int spares;
     PyObject *names[NAMES];
@@ -160,6 +162,14 @@ void ledger_use(PyObject *ledger, uint64_t *words);
 /* door.c */
 PyObject *door_accept(PyObject *module, PyObject *listener);
 
+/* What `door_take` returns where there is no descriptor; FAILED: an error is set. */
+enum { DOOR_NOBODY = -1, DOOR_FAILED = -2 };
+
+/* Accept, without a wait. */
+int door_take(int listener, struct sockaddr_storage *address, socklen_t *size);
+/* A descriptor, which is closed when that fails, and its peer, for Python. */
+PyObject *door_told(int fd, const struct sockaddr_storage *address, socklen_t size);
+
 /* poller.c */
 typedef struct {
     PyObject_HEAD
@@ -220,6 +230,9 @@ typedef struct {
 
 extern PyType_Spec life_spec;
 
+/* New, of that type, which has no more than what is here. */
+Life *new_life(PyTypeObject *type);
+
 /* waiter.c */
 typedef struct {
     PyObject_HEAD
@@ -239,6 +252,9 @@ typedef struct {
 } Waiter;
 
 extern PyType_Spec waiter_spec;
+
+/* New, of that type. */
+Waiter *waiter_of(PyTypeObject *type, PyObject *loop);
 
 /* Resume the task that waits, now. */
 int waiter_resume(Waiter *waiter, PyObject *outcome);
@@ -291,6 +307,10 @@ int core_fill(Core *core, size_t size);
 /* How many bytes the kernel has taken; -1: an error is set. */
 Py_ssize_t core_send(Core *core, const char *data, Py_ssize_t size, int push);
 
+/* A new core, as one that is plain and on which nothing was received, sent or committed. */
+PyObject *core_like(const Core *pattern, PyObject *sock, PyObject *transport, PyObject *lease,
+                    PyObject *record);
+
 /* Where it is in its life, NULL before it is known, and where it is no object of C's. */
 Life *core_life(const Core *core);
 /* Whether a receive has met an error that none has raised yet. */
@@ -338,6 +358,9 @@ extern PyType_Spec verb_spec;
 PyObject *verb_in_python(Verb *verb, PyObject *const *args, size_t given, PyObject *names);
 /* Read the arguments of `recv`: how many bytes at most; 0 where Python is to say what is wrong. */
 Py_ssize_t recv_most(PyObject *const *args, size_t flagged, PyObject *names);
+
+/* Where an instance of the class has a slot; 0: an error is set. */
+Py_ssize_t slot_of(PyObject *owner, const char *name);
 
 /* async_verbs.c */
 extern PyType_Spec awaitable_spec;
@@ -390,6 +413,26 @@ void board_served_by(const Board *board, uint32_t row, uint64_t pid);
 /* Count how the row's connection ended and blank the row.  0: there is more to its end than that,
    and nothing was done.  failed: so has the process that served it. */
 int board_release(const Board *board, uint32_t row, int failed);
+
+typedef struct {
+    PyObject_HEAD
+    Board board;
+    uint32_t count;
+    uint32_t used;  /* rows from there on have never been taken */
+    uint32_t *free; /* those that were freed, with room for all */
+    uint32_t free_count;
+} Rows;
+
+extern PyType_Spec rows_spec;
+
+/* A free row's number; -1: there is none. */
+int64_t rows_take(Rows *rows);
+void rows_free(Rows *rows, uint32_t row);
+/* Free a row that was entered, as if nobody had been accepted. */
+void rows_withdraw(Rows *rows, uint32_t row);
+
+/* casting.c */
+extern PyType_Spec caster_spec;
 
 /* fork.c */
 extern PyType_Spec fork_server_spec;

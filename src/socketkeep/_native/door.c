@@ -32,33 +32,49 @@ peer_of(const struct sockaddr_storage *address, socklen_t size)
     return PyUnicode_FromString(text);
 }
 
-PyObject *
-door_accept(PyObject *Py_UNUSED(module), PyObject *listener)
+int
+door_take(int listener, struct sockaddr_storage *address, socklen_t *size)
 {
-    struct sockaddr_storage address;
-    socklen_t size = sizeof address;
-    int of = PyObject_AsFileDescriptor(listener), fd;
-    PyObject *peer, *accepted;
+    int fd;
 
-    if (of < 0) {
-        return NULL;
-    }
     do {
-        fd = accept4(of, (struct sockaddr *)&address, &size, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        *size = sizeof *address;
+        fd = accept4(listener, (struct sockaddr *)address, size, SOCK_CLOEXEC | SOCK_NONBLOCK);
     } while (fd < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
-    if (fd < 0) {
-        if (PyErr_Occurred()) {
-            return NULL;
-        }
-        if (errno == EAGAIN || errno == EWOULDBLOCK) {
-            Py_RETURN_NONE;
-        }
-        return PyErr_SetFromErrno(PyExc_OSError);
+    if (fd >= 0) {
+        return fd;
     }
-    peer = peer_of(&address, size);
-    accepted = peer ? Py_BuildValue("iN", fd, peer) : NULL;
+    if (!PyErr_Occurred()) {
+        if (errno == EAGAIN || errno == EWOULDBLOCK) {
+            return DOOR_NOBODY;
+        }
+        PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return DOOR_FAILED;
+}
+
+PyObject *
+door_told(int fd, const struct sockaddr_storage *address, socklen_t size)
+{
+    PyObject *peer = peer_of(address, size);
+    PyObject *accepted = peer ? Py_BuildValue("iN", fd, peer) : NULL;
+
     if (!accepted) {
         close(fd);
     }
     return accepted;
+}
+
+PyObject *
+door_accept(PyObject *Py_UNUSED(module), PyObject *listener)
+{
+    struct sockaddr_storage address;
+    socklen_t size;
+    int of = PyObject_AsFileDescriptor(listener), fd;
+
+    if (of < 0) {
+        return NULL;
+    }
+    fd = door_take(of, &address, &size);
+    return fd < 0 ? core_done(fd == DOOR_FAILED) : door_told(fd, &address, size);
 }

@@ -6,15 +6,21 @@
 
 #include <structmember.h>
 
-static PyObject *
-Life_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(keywords))
+Life *
+new_life(PyTypeObject *type)
 {
     Life *life = (Life *)type->tp_alloc(type, 0);
 
     if (life) {
         life->sends = 1;
     }
-    return (PyObject *)life;
+    return life;
+}
+
+static PyObject *
+Life_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(keywords))
+{
+    return (PyObject *)new_life(type);
 }
 
 static int

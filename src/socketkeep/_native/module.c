@@ -67,7 +67,9 @@ execute(PyObject *module)
         add_type(module, &verb_spec, &state->verb) < 0 ||
         add_type(module, &awaitable_spec, &state->awaitable) < 0 ||
         add_type(module, &line_taker_spec, &state->line_taker) < 0 ||
-        add_type(module, &fork_server_spec, &state->fork_server) < 0) {
+        add_type(module, &fork_server_spec, &state->fork_server) < 0 ||
+        add_type(module, &rows_spec, &state->rows) < 0 ||
+        add_type(module, &caster_spec, &state->caster) < 0) {
         return -1;
     }
     for (int name = 0; name < NAMES; name++) {
@@ -97,6 +99,8 @@ traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->awaitable);
     Py_VISIT(state->line_taker);
     Py_VISIT(state->fork_server);
+    Py_VISIT(state->rows);
+    Py_VISIT(state->caster);
     return 0;
 }
 
@@ -119,6 +123,8 @@ clear(PyObject *module)
     Py_CLEAR(state->awaitable);
     Py_CLEAR(state->line_taker);
     Py_CLEAR(state->fork_server);
+    Py_CLEAR(state->rows);
+    Py_CLEAR(state->caster);
     for (int name = 0; name < NAMES; name++) {
         Py_CLEAR(state->names[name]);
     }

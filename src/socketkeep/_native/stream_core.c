@@ -721,6 +721,40 @@ Core_init(Core *core, PyObject *args, PyObject *keywords)
     return core->shelf ? take_over(core, state) : -1;
 }
 
+PyObject *
+core_like(const Core *pattern, PyObject *sock, PyObject *transport, PyObject *lease, PyObject *record)
+{
+    PyTypeObject *type = Py_TYPE(pattern);
+    const Buffer *buffer = pattern->plain_buffer;
+    State *state = pattern->state;
+    Core *core = (Core *)type->tp_alloc(type, 0);
+
+    if (!core) {
+        return NULL;
+    }
+    core->state = state;
+    core->direct = pattern->direct;
+    core->tells_end = pattern->tells_end;
+    core->retains = pattern->retains;
+    core->receives = pattern->receives;
+    core->sock = Py_NewRef(sock);
+    core->source = Py_NewRef(sock);
+    core->transport = Py_NewRef(transport);
+    core->lease = Py_NewRef(lease);
+    core->committed = Py_NewRef(Py_None);
+    core->shelf = Py_NewRef(Py_None);
+    core->plain_buffer = buffer_of(state->buffer, buffer->retain, (Py_ssize_t)buffer->limit);
+    core->buffer = (PyObject *)core->plain_buffer;
+    core->plain_ledger = ledger_of(state->ledger, record);
+    core->ledger = (PyObject *)core->plain_ledger;
+    core->life = (PyObject *)new_life(Py_TYPE(pattern->life));
+    if (!core->buffer || !core->ledger || !core->life || ledger_active(core->plain_ledger) < 0) {
+        Py_DECREF(core);
+        return NULL;
+    }
+    return (PyObject *)core;
+}
+
 static PyMethodDef methods[] = {
     {"receive", (PyCFunction)Core_receive, METH_O,
      "Return up to so many bytes, b\"\" at EOF; None: nothing is there, or `failure` is set."},

@@ -58,9 +58,8 @@ static const char *const SLOT_NAMES[SLOTS] = {
     [ITS_GATHERED] = "_gathered",
 };
 
-/* Where an instance of the class has a slot; 0: an error is set. */
-static Py_ssize_t
-place_of(PyObject *owner, const char *name)
+Py_ssize_t
+slot_of(PyObject *owner, const char *name)
 {
     PyObject *slot = PyObject_GetAttrString(owner, name);
     Py_ssize_t offset = 0;
@@ -85,7 +84,7 @@ Verb_set_name(Verb *verb, PyObject *args)
     }
     if (strncmp(verb->way->name, "sync ", 5) == 0) {
         for (int slot = 0; slot < SLOTS; slot++) {
-            verb->places[slot] = place_of(owner, SLOT_NAMES[slot]);
+            verb->places[slot] = slot_of(owner, SLOT_NAMES[slot]);
             if (!verb->places[slot]) {
                 return NULL;
             }

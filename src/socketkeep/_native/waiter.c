@@ -158,11 +158,21 @@ Waiter_result(Waiter *waiter, PyObject *Py_UNUSED(ignored))
     return NULL;
 }
 
+Waiter *
+waiter_of(PyTypeObject *type, PyObject *loop)
+{
+    Waiter *waiter = (Waiter *)type->tp_alloc(type, 0);
+
+    if (waiter) {
+        waiter->loop = Py_NewRef(loop);
+    }
+    return waiter;
+}
+
 static PyObject *
 Waiter_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     PyObject *loop;
-    Waiter *waiter;
 
     if (keywords && PyDict_GET_SIZE(keywords)) {
         PyErr_SetString(PyExc_TypeError, "Waiter() takes no keyword arguments");
@@ -171,11 +181,7 @@ Waiter_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     if (!PyArg_ParseTuple(args, "O:Waiter", &loop)) {
         return NULL;
     }
-    waiter = (Waiter *)type->tp_alloc(type, 0);
-    if (waiter) {
-        waiter->loop = Py_NewRef(loop);
-    }
-    return (PyObject *)waiter;
+    return (PyObject *)waiter_of(type, loop);
 }
 
 static int

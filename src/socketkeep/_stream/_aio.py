@@ -144,13 +144,23 @@ class AsyncConnection(Shell):
         self._expired = False  # the order's deadline has passed
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._tend_timer: asyncio.TimerHandle | None = None
+        self._waiter.ordered = self._inflow is not None
+        self.begin_tending()
+
+    def begin_tending(self) -> None:
+        """Have the loop look after limits and parking.  For the server."""
         first = earlier(self.lease.idle_timeout, self.lease.park_after)
         self._waiter.tended = first is not None
-        self._waiter.ordered = self._inflow is not None
         if self._deadlines is not None:
             self._deadline_changed()
         elif first is not None:
             self._tend_timer = self._loop.call_later(first, self._tend)
+
+    def end_tending(self) -> bool:
+        """Take `begin_tending` back; return whether there was anything to it.  For the server."""
+        tended = self._tend_timer is not None
+        self._cancel_timers()
+        return tended
 
     async def __aenter__(self) -> Self:
         return self

@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator
 from typing import Final, Literal, cast
 
+from socketkeep import _native
 from socketkeep._base._admission import LIMITS, REASONS, Reason, counter_of
 from socketkeep._base._passing import Unfit, has_seals, sealed_size
 from socketkeep._stream import _record as record
@@ -50,7 +51,6 @@ LAST_BOOT: Final = 2**40
 _LAST_PID: Final = 2**22
 _LAST_LISTENER: Final = 2**16
 _LAST_TIME: Final = 2**63
-_BLANK_ROW: Final = bytes(ROW_WORDS * _WORD)
 #: What a row has behind its first word, NUMBER, which is written by itself.
 _ROW: Final = struct.Struct(f"={record.WORDS - 1}Q{_PEER_WORDS * _WORD}s")
 
@@ -133,6 +133,87 @@ def create_memfd(rows: int, *, states: bool = False) -> int:
     return fd
 
 
+class Rows:
+    """Which rows are free, and how the header counts those that are not; from several threads.
+
+    words: of a scoreboard, from its first on.
+    """
+
+    def __init__(self, words: memoryview, rows: int, /) -> None:
+        self._words = words
+        self._unused = iter(range(rows))
+        self._freed: list[int] = []
+        self._lock = threading.Lock()
+
+    def claim(self, counter: int | None, /) -> int | None:
+        """Return the number of a free row, cleared, or None when all are taken.
+
+        counter: the header's word that counts it.
+        """
+        with self._lock:
+            row = self._freed.pop() if self._freed else next(self._unused, None)
+            if row is not None:
+                self._words[OPEN] += 1
+                if counter is not None:
+                    self._words[counter] += 1
+        return row
+
+    def reserve(self) -> int | None:
+        """Return the number of a free row for who counts its connections himself, as C does.
+
+        It is his until `release`.
+        """
+        with self._lock:
+            return self._freed.pop() if self._freed else next(self._unused, None)
+
+    def give_back(self, row: int, counter: int | None, /) -> None:
+        """Free a row that was claimed, as if it never had been: nobody has read anything of it.
+
+        counter: the one that `claim` was given.
+        """
+        with self._lock:
+            self._words[OPEN] -= 1
+            if counter is not None:
+                self._words[counter] -= 1
+            self._blank(row)
+
+    def release(self, row: int, /) -> None:
+        """Count how the row's connection ended, and free the row."""
+        start = HEADER_WORDS + row * ROW_WORDS
+        header = self._words
+        ended, errors = header[start + record.ENDED], header[start + record.HANDLER_ERRORS]
+        with self._lock:
+            # Within the words: the keeper does this too, for a worker that may have left anything.
+            counter = _COUNTER_OF_END.get(ended, LOST)
+            header[counter] = header[counter] + 1 & _MASK
+            header[HANDLER_ERRORS] = header[HANDLER_ERRORS] + errors & _MASK
+            header[OPEN] = header[OPEN] - 1 & _MASK
+            self._blank(row)
+
+    def settle(self, row: int, /) -> bool:
+        """As `release`, where nobody is to be told of the end; return whether it was done.
+
+        That is for a connection that has ended here, of which the keeper has nothing, while nobody
+        waits for its seat.
+        """
+        words, start = self._words, HEADER_WORDS + row * ROW_WORDS
+        told = words[start + record.KEEP] or words[start + record.STATE] or words[CROWDED]
+        if told or _COUNTER_OF_END.get(words[start + record.ENDED]) not in (CLOSED, RESET):
+            return False
+        self.release(row)
+        return True
+
+    def _blank(self, row: int) -> None:
+        start = HEADER_WORDS + row * ROW_WORDS
+        self._words[start + record.NUMBER] = 0  # first: from here on the keeper does not read it
+        for word in range(start, start + ROW_WORDS):
+            self._words[word] = 0
+        self._freed.append(row)
+
+
+_make_rows: Final = _native.compiled_or(Rows, "Rows")
+
+
 class Scoreboard:
     """One worker's scoreboard, mapped into this process.
 
@@ -169,8 +250,8 @@ class Scoreboard:
         if self.rows > _MOST_ROWS or size not in (start, _shelves.end(start, self.rows)):
             raise Unfit(f"a scoreboard came that has {size} bytes for {self.rows} rows")
         self._shelves = _shelves.Shelves(self._map, self.rows, start) if size > start else None
-        self._unused = iter(range(self.rows))
-        self._freed: list[int] = []
+        #: Which of them are free.
+        self.places: Final = (_make_rows if sealed else Rows)(self._words, self.rows)
         self._lock = threading.Lock()
 
     def __getitem__(self, word: int) -> int:
@@ -243,32 +324,8 @@ class Scoreboard:
         self._words[RETIRE_HOW] = _HOW.index(order.how) + 1
 
     def claim(self, counter: int | None = None) -> int | None:
-        """Return the number of a free row, cleared, or None when all are taken.
-
-        counter: the header's word that counts it.
-        """
-        with self._lock:
-            row = self._freed.pop() if self._freed else next(self._unused, None)
-            if row is not None:
-                self._words[OPEN] += 1
-                if counter is not None:
-                    self._words[counter] += 1
-        return row
-
-    def reserve(self) -> int | None:
-        """Return the number of a free row for who counts its connections himself, as C does.
-
-        It is his until `release`; what `words` has of the header he writes too.
-        """
-        with self._lock:
-            return self._freed.pop() if self._freed else next(self._unused, None)
-
-    def restore(self, row: int) -> None:
-        """Free a row that was reserved, and count nothing."""
-        start = (HEADER_WORDS + row * ROW_WORDS) * _WORD
-        with self._lock:
-            self._map[start : start + ROW_WORDS * _WORD] = _BLANK_ROW
-            self._freed.append(row)
+        """Return a free row's number, counted in the header's word; None when all are taken."""
+        return self.places.claim(counter)
 
     @property
     def words(self) -> memoryview:
@@ -278,17 +335,10 @@ class Scoreboard:
     def give_back(self, row: int, counter: int | None) -> None:
         """Free a row that was claimed, as if it never had been: nobody has read anything of it.
 
-        counter: the one that `claim` was given.
+        counter: the one that it was claimed with.
         """
-        start = (HEADER_WORDS + row * ROW_WORDS) * _WORD
-        with self._lock:
-            self._words[OPEN] -= 1
-            if counter is not None:
-                self._words[counter] -= 1
-            if self._shelves is not None and (state := self.record(row)[record.STATE]):
-                self._shelves.clear(row, state)
-            self._map[start : start + ROW_WORDS * _WORD] = _BLANK_ROW
-            self._freed.append(row)
+        self._clear_shelf(row)
+        self.places.give_back(row, counter)
 
     def enter(
         self,
@@ -336,25 +386,14 @@ class Scoreboard:
         )
         return self._words[start : start + ROW_WORDS]
 
-    def release(self, row: int, words: memoryview | None = None) -> None:
-        """Count how the row's connection ended, and free the row; `words` is its record."""
-        if words is None:
-            words = self.record(row)
-        start = (HEADER_WORDS + row * ROW_WORDS) * _WORD
-        errors = words[record.HANDLER_ERRORS]
-        with self._lock:
-            header = self._words
-            # Within the words: the keeper does this too, for a worker that may have left anything.
-            counter = _COUNTER_OF_END.get(words[record.ENDED], LOST)
-            header[counter] = header[counter] + 1 & _MASK
-            if errors:
-                header[HANDLER_ERRORS] = header[HANDLER_ERRORS] + errors & _MASK
-            header[OPEN] = header[OPEN] - 1 & _MASK
-            if self._shelves is not None and words[record.STATE]:
-                self._shelves.clear(row, words[record.STATE])
-            words[record.NUMBER] = 0  # first: from here on the keeper does not read it
-            self._map[start : start + ROW_WORDS * _WORD] = _BLANK_ROW
-            self._freed.append(row)
+    def release(self, row: int) -> None:
+        """Count how the row's connection ended, and free the row."""
+        self._clear_shelf(row)
+        self.places.release(row)
+
+    def _clear_shelf(self, row: int) -> None:
+        if self._shelves is not None and (state := self.record(row)[record.STATE]):
+            self._shelves.clear(row, state)
 
     def record(self, row: int) -> memoryview:
         """Return the row's words, to be read and written."""

@@ -24,6 +24,7 @@ from socketkeep._net._accept_errors import Exhausted, pass_over_given_up
 from socketkeep._wire._doorkeeper import Doorkeeper
 from socketkeep._wire._messages import Seats
 from socketkeep._wire._scoreboard import ACCEPTS_NO_MORE, DETACHED, REFUSED, Scoreboard
+from socketkeep._worker._entry import Entry
 
 #: How long nothing is accepted once a descriptor, memory or a process was wanting, in seconds.
 PAUSE: Final = 0.1
@@ -60,6 +61,7 @@ class Door:
 
     def __init__(self, listener: socket.socket, index: int) -> None:
         self.index = index
+        self._accept: Callable[[], Any]
         # What `socket.accept` asks the listener each time is asked once.
         kind = int(listener.type) | socket.SOCK_NONBLOCK  # so it is made, and need not be set
         self._make = partial(Socket, int(listener.family), kind, listener.proto)
@@ -68,8 +70,14 @@ class Door:
         else:
             self._accept = partial(_accept_in_python, listener)
 
-    def accept(self) -> tuple[socket.socket, str] | None:
+    def accept_by(self, accept: Callable[[], Entry | tuple[int, Any] | None]) -> None:
+        """Have connections be accepted by what makes their entries, as far as it can."""
+        self._accept = accept
+
+    def accept(self) -> Entry | tuple[socket.socket, str] | None:
         """Return the next connection and its peer's address, "" where accept(2) does not tell it.
+
+        Its entry, where it has been entered already.
 
         None when another process took it, and for errors of the connection itself, which accept(2)
         on Linux passes on: the peer has given up.  Raises Exhausted; BadAccept for whatever else
@@ -82,8 +90,8 @@ class Door:
             return None
         except Exception as error:
             raise BadAccept from error
-        if accepted is None:
-            return None
+        if accepted is None or type(accepted) is Entry:
+            return accepted
         fd, peer = accepted
         try:
             sock = self.make(fd)
@@ -242,10 +250,11 @@ class Gate:
             self._looked_at = now
         return self._queued
 
-    def accept(self, fd: int) -> tuple[socket.socket, str, int] | None:
+    def accept(self, fd: int) -> Entry | tuple[socket.socket, str, int] | None:
         """Return a connection, its peer and its listener's number; None: there is none, or no room.
 
-        The peer's address is "" where it is not known yet.  Raises BadAccept.
+        The peer's address is "" where it is not known yet.  Where the connection has been entered
+        already it is the entry alone.  Raises BadAccept.
         """
         door = self._doors.get(fd)
         if door is None:
@@ -258,7 +267,11 @@ class Gate:
         if accepted is None:
             return None
         self._turn = door.index + 1
-        return (*accepted, door.index)
+        return accepted if isinstance(accepted, Entry) else (*accepted, door.index)
+
+    def open_doors(self) -> list[tuple[socket.socket, Door]]:
+        """Return the listeners, and how each is accepted from."""
+        return [(self._listeners[fd], door) for fd, door in self._doors.items()]
 
     def adopt(self, fd: int, listener: int) -> socket.socket:
         """Return the socket of a connection that C has accepted from the listener of that number.

@@ -37,6 +37,7 @@ from socketkeep._worker._accepting import (
     Door,
     Standing,
 )
+from socketkeep._worker._casting import have_cast
 from socketkeep._worker._departures import Departures, MoveWindow
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
@@ -143,6 +144,7 @@ class AsyncWorker:
             for index, one in enumerate(environment.listeners)
             if index not in of_edges
         ]
+        self._tends = False  # connections that C makes
         self._turn = 0  # the number of the listener that is the first to be accepted from
         self._pacer = environment.pacer
         self._accepting = False
@@ -150,6 +152,7 @@ class AsyncWorker:
         self._resume: asyncio.TimerHandle | None = None
         self._standing = Standing(environment.siblings, environment.slot)
         self._holding_back: asyncio.TimerHandle | None = None
+        have_cast(self._doors, self.roster, self._make, owned=False)
         self._queues = select.poll()
         for listener, _ in self._doors:
             self._queues.register(listener, select.POLLIN)
@@ -286,8 +289,11 @@ class AsyncWorker:
                 break
             if pacer is not None:
                 pacer.accepted(door.index)
-            sock, peer = accepted
             self._turn = door.index + 1
+            if isinstance(accepted, Entry):
+                self._start(accepted)
+                continue
+            sock, peer = accepted
             entry = self.roster.accepted(sock, door.index, peer)
             if entry is None:
                 sock.close()
@@ -353,11 +359,23 @@ class AsyncWorker:
             self.roster.cannot_serve(entry, error)
             self._settle(entry)
 
-    def _begin(self, entry: Entry) -> None:
+    def _make(self, entry: Entry) -> None:
+        """Make the connection of a pattern."""
         entry.hooks.reactor = self._reactor
-        conn = AsyncConnection(entry.sock, lease=entry.lease, hooks=entry.hooks)
-        if not entry.peer:
-            self.roster.introduce(entry, conn.peer)
+        entry.conn = conn = AsyncConnection(entry.sock, lease=entry.lease, hooks=entry.hooks)
+        self._tends = conn.end_tending()
+
+    def _begin(self, entry: Entry) -> None:
+        conn, entry.conn = entry.conn, None
+        if conn is None:
+            entry.hooks.reactor = self._reactor
+            conn = AsyncConnection(entry.sock, lease=entry.lease, hooks=entry.hooks)
+            if not entry.peer:
+                self.roster.introduce(entry, conn.peer)
+        else:
+            assert isinstance(conn, AsyncConnection)
+            if self._tends:
+                conn.begin_tending()
         entry.task = self._loop.create_task(self._handle(entry, conn), name=self._name)
         self._serving[entry] = conn
         self._offer(entry)

@@ -12,7 +12,7 @@ from socketkeep._wire._census import Place
 if TYPE_CHECKING:  # asyncio is for workers that have a loop
     import asyncio
 
-    from socketkeep._stream._connection import Connection
+    from socketkeep._stream._shell import Shell
 
 
 @dataclass(slots=True, eq=False)
@@ -31,5 +31,5 @@ class Entry:
     offer: Keeping | None = None  # to be made to the keeper
     header_by: int = 0  # its PROXY header is still to come, as `ConnectionDetached` has it
     counted: Place | None = None  # by its address, until it ends or leaves
-    conn: Connection | None = None  # made already, for a child of the fork model
+    conn: Shell | None = None  # made already, by C or for it
     task: asyncio.Task[None] | None = None  # that serves it, in an async worker

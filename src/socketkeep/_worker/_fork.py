@@ -83,7 +83,7 @@ class ForkModel:
             doors=gate.doors(),
             boot=environment.boot,
             serial=environment.serial,
-            claim=board.reserve,
+            claim=board.places.reserve,
             serve=self._become_child,
             ended=self._ended,
             unforked=self._have_forked_later,
@@ -103,13 +103,16 @@ class ForkModel:
         listeners = self._loop.environment.listeners
         self._moulds += [None] * len(listeners)
         alike = [number for number in range(len(listeners)) if roster.makes_alike(number)]
-        row = self._loop.environment.scoreboard.reserve() if alike else None
+        board = self._loop.environment.scoreboard
+        row = board.places.reserve() if alike else None
         if row is None:
             return
         self._rehearse(_REHEARSALS, row)
         for number in alike:
             with suppress(OSError):
-                self._moulds[number] = make_mould(roster, listeners[number], number, row)
+                self._moulds[number] = make_mould(
+                    roster, listeners[number], number, row, board.record(row)
+                )
 
     def _poll(self, timeout: float | None) -> list[tuple[int, int]]:
         loop, server = self._loop, self._server
@@ -276,7 +279,8 @@ class ForkModel:
                 theirs.shutdown(socket.SHUT_WR)
                 if row is not None:
                     assert self._server is not None
-                    made = make_mould(loop.roster, ours, 0, row)
+                    words = loop.environment.scoreboard.record(row)
+                    made = make_mould(loop.roster, ours, 0, row, words)
                     entry = self._server.cast(made, row, ours.detach())
                     words = entry.record
                 else:

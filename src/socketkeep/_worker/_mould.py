@@ -38,12 +38,17 @@ class Mould(NamedTuple):
     pace: float
 
 
-def make_mould(roster: Roster, listener: socket.socket, index: int, row: int) -> Mould:
-    """Make the connection of a listener.  Raises OSError when there is no descriptor for it."""
+def make_mould(
+    roster: Roster, listener: socket.socket, index: int, row: int, words: memoryview
+) -> Mould:
+    """Make the connection of a listener.  Raises OSError when there is no descriptor for it.
+
+    row, words: of the scoreboard, in use for nothing else.
+    """
     sock = Socket(listener.family, listener.type, listener.proto)
     try:
         exempt(sock)  # what is closed at a fork is no socket any more
-        entry, series, pace = roster.mould(row, sock, index)
+        entry, series, pace = roster.mould(row, words, sock, index)
         lease = entry.lease
         conn = entry.conn = Connection(sock, lease=lease, hooks=entry.hooks)
         owned = disown(conn)  # it is nothing to let go of, until a child has it

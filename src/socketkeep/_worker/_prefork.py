@@ -34,7 +34,8 @@ class PreforkModel:
         return None
 
     def take_over(self) -> None:
-        """Nothing: the loop accepts."""
+        """The loop accepts."""
+        self._loop.have_cast()
 
     def serve(self, entry: Entry) -> None:
         self._entry = entry

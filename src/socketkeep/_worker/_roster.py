@@ -7,10 +7,10 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from socketkeep._base import _log
 from socketkeep._base._address import peer_text
@@ -64,6 +64,15 @@ _PACE: Final[dict[WorkerModel, float]] = {"thread": 0.001, "fork": 0.005}
 def _keep_from_here(entry: Entry) -> None:
     """Have the handler's own waits offer the entry to the keeper."""
     entry.hooks.keeping = entry.offer
+
+
+class Accounts(TypedDict):
+    """What `Roster` enters connections in; minted: boot, serial, and the listener's number."""
+
+    rows: object
+    words: memoryview
+    numbers: Iterator[int]
+    minted: tuple[int, int, int]
 
 
 class Roster:
@@ -147,18 +156,29 @@ class Roster:
         timed = said.login_timeout or said.receive_rate or said.first_bytes_timeout
         return not (self._keeps or self._redeliver or timed or listener in self._starts_tls)
 
-    def mould(self, row: int, sock: socket.socket, listener: int) -> tuple[Entry, str, float]:
+    def mould(
+        self, row: int, words: memoryview, sock: socket.socket, listener: int
+    ) -> tuple[Entry, str, float]:
         """Return an entry that stands for all that come by a listener, and how they differ.
 
         That is their ids without the number, and the seconds of `turn` for each row.
         """
-        words = self._environment.scoreboard.record(row)
         for word in range(record.WORDS):
             words[word] = 0
         # With texts of its own: they are replaced in place.
         lease = self._lease(row, f"{self._series}0", listener, "nobody")
         entry = Entry(row, words, sock, lease, self._hooks(row, words), listener, "nobody")
         return entry, self._series, self._pace
+
+    def accounts(self, listener: int) -> Accounts:
+        """Return where a connection of a listener is entered, for who enters them in C."""
+        environment = self._environment
+        return {
+            "rows": environment.scoreboard.places,
+            "words": environment.scoreboard.words,
+            "numbers": self._numbers,
+            "minted": (environment.boot, environment.serial, listener),
+        }
 
     @property
     def asks(self) -> bool:
@@ -437,13 +457,15 @@ class Roster:
     def settle(self, entry: Entry) -> None:
         """Count how the entry ended and free its row."""
         environment = self._environment
+        if entry.counted is None and environment.scoreboard.places.settle(entry.row):
+            return
         words = entry.record
         left = words[record.ENDED] in (record.DETACHED, record.TAKEN)
         if words[record.KEEP] != record.NOT_OFFERED and not left:
             name, epoch = entry.lease.id, entry.lease.epoch
             with suppress(ChannelClosed):
                 environment.channel.send_now(EndedMessage([(name, epoch)]))
-        environment.scoreboard.release(entry.row, words)
+        environment.scoreboard.release(entry.row)
         if entry.counted is not None:
             self._uncount(entry.counted)
             entry.counted = None

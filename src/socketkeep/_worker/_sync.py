@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from socketkeep._base import _log
+from socketkeep._base._forking import disown
 from socketkeep._stream import _record as record
 from socketkeep._stream._closing import LINGER
 from socketkeep._stream._connection import Connection
@@ -19,6 +20,7 @@ from socketkeep._stream._waiting import earlier
 from socketkeep._wire._channel import ChannelClosed
 from socketkeep._wire._messages import Acknowledged
 from socketkeep._worker._accepting import LEEWAY, Allowance, BadAccept, Gate, Standing
+from socketkeep._worker._casting import have_cast
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._handing import Reserve, give_back, hand_over
@@ -109,6 +111,10 @@ class SyncLoop:
     def order(self) -> Order | None:
         """How the worker is to end."""
         return self.link.order
+
+    def have_cast(self) -> None:
+        """Have the connections that come to be served in this process be made in C, if they can."""
+        have_cast(self.gate.open_doors(), self.roster, _make, owned=True)
 
     def is_awaited(self) -> bool:
         """Whether connections that wait in a listener's queue may come when a seat becomes free."""
@@ -263,16 +269,20 @@ class SyncLoop:
             self._queueing = several and accepted is not None
             if accepted is None:
                 return
-            sock, peer, listener = accepted
-            if pacer is not None:
-                pacer.accepted(listener)
-            entry = self.roster.accepted(sock, listener, peer)
-            if entry is None:
-                sock.close()
-                continue
-            if entry.header_by:
-                self._have_awaited(entry)
-                return
+            if isinstance(accepted, Entry):
+                entry = accepted
+            else:
+                sock, peer, listener = accepted
+                if pacer is not None:
+                    pacer.accepted(listener)
+                entered = self.roster.accepted(sock, listener, peer)
+                if entered is None:
+                    sock.close()
+                    continue
+                entry = entered
+                if entry.header_by:
+                    self._have_awaited(entry)
+                    return
             self.open += 1
             self._in_a_row += 1
             self._model.serve(entry)
@@ -336,6 +346,11 @@ class SyncLoop:
         return max(0.0, self.environment.cut_off(self.order) - time.monotonic())
 
 
+def _make(entry: Entry) -> None:
+    entry.conn = conn = Connection(entry.sock, lease=entry.lease, hooks=entry.hooks)
+    disown(conn)  # a pattern is nothing to let go of
+
+
 def run_handler(loop: SyncLoop, entry: Entry, lingering: Lingering | None = None) -> None:
     """Call the handler on a connection, in this thread, and end or hand over the connection.
 
@@ -346,8 +361,10 @@ def run_handler(loop: SyncLoop, entry: Entry, lingering: Lingering | None = None
         ended = False
         while not ended:
             entry.hooks.keeping = entry.offer
-            made, entry.conn = entry.conn, None
-            conn = made or Connection(entry.sock, lease=entry.lease, hooks=entry.hooks)
+            conn, entry.conn = entry.conn, None
+            if conn is None:
+                conn = Connection(entry.sock, lease=entry.lease, hooks=entry.hooks)
+            assert isinstance(conn, Connection)
             if not entry.peer:
                 loop.roster.introduce(entry, conn.peer)
             _call_handler(loop, entry, conn)

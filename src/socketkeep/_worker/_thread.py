@@ -47,7 +47,8 @@ class ThreadModel:
         return None
 
     def take_over(self) -> None:
-        """Nothing: the loop accepts."""
+        """The loop accepts."""
+        self._loop.have_cast()
 
     def serve(self, entry: Entry) -> None:
         self._serving.add(entry)
