@@ -152,6 +152,27 @@ def test_who_does_not_take_the_answer() -> None:
     reactor.close()
 
 
+class _Broken:
+    """Commands that have a bug."""
+
+    def run(self, line: bytes, client: Client) -> None:
+        raise LookupError(line)
+
+
+def test_a_command_that_raises_is_answered() -> None:
+    """Who asked does not wait in vain, and the keeper's loop is told of the bug."""
+    reactor = SteppedReactor(Clock())
+    guests: Guests[Client] = Guests(4, 4, 4)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        guests.enter(Client(ours, reactor, _Broken(), guests), 1)  # type: ignore[arg-type]
+        theirs.sendall(b"anything\n")
+        with pytest.raises(LookupError):
+            reactor.settle()
+        assert b"internal error of the server, see its log: LookupError" in theirs.recv(65536)
+    reactor.close()
+
+
 def test_who_does_not_ask() -> None:
     clock = Clock()
     reactor = SteppedReactor(clock)

@@ -189,6 +189,52 @@ def test_actions(runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert server.requests[1]["arguments"] == {"workers": 3}
 
 
+FORECAST: dict[str, Any] = {
+    "target": "shop:handle",
+    "resumable": True,
+    "moves": 1,
+    "stays": [],
+    "seconds": 29.0,
+}
+
+
+def test_what_a_reload_would_do(runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit code tells a script whether anybody would be left behind."""
+    stays = [{"reason": "uncommitted", "connections": 2}, {"reason": "of-later", "connections": 1}]
+    with FakeServer(runtime / "chat.sock", [done(FORECAST)]) as server:
+        assert main(["reload", "--dry-run"]) == 0
+        said = "1 connection would move to the new code at the next receive\n"
+        assert capsys.readouterr() == (said, "")
+        assert server.requests == [{"command": "reload-forecast", "arguments": {}}]
+        server.pieces = [done({**FORECAST, "stays": stays})]
+        assert main(["reload", "--dry-run"]) == 1
+        uncommitted = "2 connections, the handler has sent something since its last commit"
+        until = "served by the old code until the end, for 29 s at most"
+        assert capsys.readouterr().out.splitlines()[1:] == [
+            f"{uncommitted}: {until}",
+            f"1 connection, of-later: {until}",
+        ]
+        assert main(["reload", "--dry-run", "--json"]) == 1
+        assert json.loads(capsys.readouterr().out)["stays"] == stays
+    assert main(["reload", "--dry-run", "--wait"]) == 2
+
+
+def test_what_became_of_the_old_codes(runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result: dict[str, Any] = {"generation": 8, "moved": 3, "ended": 1, "cut": []}
+    with FakeServer(runtime / "chat.sock", [progress("loading"), done(result)]) as server:
+        assert main(["reload", "--wait"]) == 0
+        assert capsys.readouterr().out == "generation: 8\n3 connections moved, 1 ended\n"
+        assert server.requests == [{"command": "reload", "arguments": {"wait": True}}]
+        server.pieces = [done({**result, "cut": [{"reason": "busy", "connections": 1}]})]
+        assert main(["reload", "--wait"]) == 1
+        said = "1 connection, the handler has not asked for input since: cut when the time was over"
+        assert said in capsys.readouterr().out
+        # An earlier version does not wait, and tells the generation alone.
+        server.pieces = [done({"generation": 8})]
+        assert main(["reload", "--wait"]) == 1
+        assert "it is of another version" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("exit_code", [1, 3, 4])
 def test_failures(runtime: Path, capsys: pytest.CaptureFixture[str], exit_code: int) -> None:
     """A failed command exits as the server says, and shows the error whole."""

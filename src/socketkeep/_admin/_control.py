@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +23,7 @@ from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper.loop._reactor import READABLE, WRITABLE, Reactor, ReactorTimer
 from socketkeep._keeper.rollout._grounds import bind_anew
 from socketkeep._keeper.rollout._rollout import RolloutOutcome
+from socketkeep._keeper.rollout._superseded import Fate
 from socketkeep._keeper.tables._state import KeepOpen, SavedClient, SavedControl
 from socketkeep._net._listener import Listener
 
@@ -271,7 +273,12 @@ class Client:
                 error = f"{_MOST_WAITING} commands wait for their end: try again"
                 self.finish(Done(_EXIT_FAILED, error=error))
                 return
-            self._commands.run(bytes(line), self)
+            try:
+                self._commands.run(bytes(line), self)
+            except Exception as error:
+                why = f"internal error of the server, see its log: {type(error).__name__}"
+                self.finish(Done(_EXIT_FAILED, error=why))
+                raise
         elif len(self._request) > MAX_REQUEST:
             self.close()
 
@@ -327,7 +334,9 @@ class Commands:
             case "live":
                 self._live(request.arguments, client)
             case "reload":
-                self._reload(client)
+                self._reload(request.arguments, client)
+            case "reload-forecast":
+                client.finish(_done(_snapshots.reload_forecast(self._keeper)))
             case "upgrade":
                 self._upgrade(client)
             case "scale":
@@ -349,7 +358,7 @@ class Commands:
         else:
             client.finish(_done(_snapshots.live(self._keeper, self._name, most)))
 
-    def _reload(self, client: Client) -> None:
+    def _reload(self, arguments: dict[str, Any], client: Client) -> None:
         if self._keeper.order is not None:
             client.finish(Done(_EXIT_FAILED, error="cannot reload: the server is stopping"))
             return
@@ -358,7 +367,14 @@ class Commands:
 
         def done(outcome: RolloutOutcome) -> None:
             result = {"generation": outcome.generation} if not outcome.error else None
-            client.finish(Done(outcome.exit_code, result, outcome.error or None))
+            if result is not None and arguments.get("wait"):
+                client.progress(f"generation {outcome.generation} serves, waiting for the earlier")
+                self._keeper.superseded.when_gone(outcome.generation, partial(gone, outcome))
+            else:
+                client.finish(Done(outcome.exit_code, result, outcome.error or None))
+
+        def gone(outcome: RolloutOutcome, fate: Fate) -> None:
+            client.finish(_done(_snapshots.reload_report(outcome.generation, fate)))
 
         self._keeper.reload(done)
 

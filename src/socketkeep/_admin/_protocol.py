@@ -20,7 +20,8 @@ MAX_REQUEST: Final = 65536
 class Request(msgspec.Struct, frozen=True):
     """One command.
 
-    `arguments` is empty for all but ``scale`` ({"workers": N}) and ``live`` ({"most": N}).
+    `arguments` is empty for all but ``scale`` ({"workers": N}), ``live`` ({"most": N}) and a
+    ``reload`` that is to wait ({"wait": true}).
     """
 
     command: str

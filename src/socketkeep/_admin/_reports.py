@@ -231,6 +231,44 @@ class ConnectionReport(msgspec.Struct, frozen=True, kw_only=True):
     slot: int | None = None
 
 
+class StayingReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Connections that a reload does not move.
+
+    reason: ``not-resumable``, ``keep-none``, ``uncommitted``, ``bound`` or ``busy``.
+    """
+
+    reason: str
+    connections: int
+
+
+class ReloadForecast(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to ``reload --dry-run``: what a reload would do now.
+
+    target: the handler.  moves: connections that would go on in new code at their next receive.
+    stays: those that the old code would serve on, until they end, or a handler commits, or what
+    handlers have of the graceful timeout is over (seconds).
+    """
+
+    target: str
+    resumable: bool
+    moves: int
+    stays: list[StayingReport]
+    seconds: float
+
+
+class ReloadReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to ``reload --wait``: what became of the connections that the old code had.
+
+    moved: those that went on in new code, or were parked.  ended: by the peer or the handler.
+    cut: those that were still open when their time was over.
+    """
+
+    generation: int
+    moved: int
+    ended: int
+    cut: list[StayingReport]
+
+
 class LiveReport(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to ``live``: all that a view of the server shows, at one moment.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -18,7 +19,10 @@ from socketkeep._admin._reports import (
     LiveReport,
     OverLimits,
     RefusedHeaders,
+    ReloadForecast,
+    ReloadReport,
     StatusReport,
+    StayingReport,
     Totals,
     WaitReport,
     WaitReportByReason,
@@ -26,11 +30,13 @@ from socketkeep._admin._reports import (
     WorkersByState,
 )
 from socketkeep._base._admission import LIMITS, REASONS, counter_of
-from socketkeep._config._server_options import listener_settings
+from socketkeep._config._server_options import closing_time, listener_settings
 from socketkeep._inspect._queue import listen_drops, listen_queue
 from socketkeep._keeper._keeper import Keeper
+from socketkeep._keeper.rollout._superseded import Fate
 from socketkeep._keeper.tables._ownership import Ownership
 from socketkeep._keeper.tables._records import WorkerState
+from socketkeep._keeper.tables._staying import Staying, why_it_stays
 from socketkeep._keeper.tables._waits import BOUNDS
 from socketkeep._keeper.workers._workers import Worker
 from socketkeep._native import CORE
@@ -149,6 +155,41 @@ def workers(keeper: Keeper) -> list[WorkerReport]:
 def connections(keeper: Keeper) -> list[ConnectionReport]:
     """Return the answer to ``connections``: those in workers, then those that none has."""
     return _connections(keeper, 1)
+
+
+def reload_forecast(keeper: Keeper) -> ReloadForecast:
+    """Return the answer to ``reload-forecast``."""
+    moves = len(keeper.connections)
+    stays: Counter[Staying] = Counter()
+    for worker in keeper.pool:
+        if worker.order is not None:
+            continue  # what an earlier reload has left
+        for _, _, status in worker.scoreboard.columns(record.STATUS):
+            why = why_it_stays(worker.resumable, keeper.config.keep, status)
+            if why is None:
+                moves += 1
+            else:
+                stays[why] += 1
+    return ReloadForecast(
+        target=keeper.config.target,
+        resumable=keeper.current is not None and keeper.current.resumable,
+        moves=moves,
+        stays=_staying(stays),
+        seconds=keeper.config.graceful_timeout - closing_time(keeper.config),
+    )
+
+
+def reload_report(generation: int, fate: Fate) -> ReloadReport:
+    """Return the end of ``reload`` that waited until the earlier code was gone."""
+    return ReloadReport(
+        generation=generation, moved=fate.moved, ended=fate.ended, cut=_staying(fate.cut)
+    )
+
+
+def _staying(counts: Counter[Staying]) -> list[StayingReport]:
+    return [
+        StayingReport(reason=why.value, connections=count) for why, count in counts.most_common()
+    ]
 
 
 def live(keeper: Keeper, name: str, most: int) -> LiveReport:

@@ -109,12 +109,13 @@ def inspect(
         lambda: request(command, control, name, waits=False).result,
         as_json,
         watch,
-        lambda result: tables(_typed(result, report)),
+        lambda result: tables(typed(result, report)),
     )
     return 0
 
 
-def _typed(result: Any, report: type[Report]) -> Report:
+def typed(result: Any, report: type[Report]) -> Report:
+    """Return a result as this version knows it.  Raises Failure: it is of another version."""
     try:
         return msgspec.convert(result, report)
     except msgspec.ValidationError as error:

@@ -34,6 +34,7 @@ from socketkeep._keeper.loop._system import System
 from socketkeep._keeper.rollout._drain import Drain
 from socketkeep._keeper.rollout._grounds import Grounds
 from socketkeep._keeper.rollout._rollout import Done, Rollout, RolloutOutcome
+from socketkeep._keeper.rollout._superseded import Superseded
 from socketkeep._keeper.rollout._upgrades import Upgrades
 from socketkeep._keeper.tables._connection_table import HeldConnection
 from socketkeep._keeper.tables._records import AdoptedWorker, WorkerState
@@ -157,6 +158,7 @@ class Keeper:
             self._reload_ended,
             self._prepare,
         )
+        self.superseded: Final = Superseded(reactor, self.pool, config.keep)
         self.upgrades = Upgrades(
             reactor,
             system,
@@ -606,11 +608,16 @@ class Keeper:
             old.step(GenerationEvent.SUPERSEDED)
             self.templates.end(old)
             self.pool.abandon(old.number)
-        moving = 0
-        for worker in self.pool:
-            if worker.generation != generation.number and worker.order is None:
-                moving += worker.open
-                self._retire(worker)
+        replaced = [
+            worker
+            for worker in self.pool
+            if worker.generation != generation.number and worker.order is None
+        ]
+        moving = sum(worker.open for worker in replaced)
+        for worker in replaced:
+            self._retire(worker)
+        handlers_have = self.config.graceful_timeout - closing_time(self.config)
+        self.superseded.watch(generation.number, replaced, self._reactor.clock() + handlers_have)
         _log.info(
             "ready" if old is None else "reload done",
             generation=generation.number,
@@ -709,6 +716,7 @@ class Keeper:
             self.edges.admit(self.order is None and not self.paused and waiting < _MOST_PASSED)
 
     def _changed(self) -> None:
+        self.superseded.look()
         if self.herald is not None:
             # Soon, not now: a reload that is done may have another behind it.
             self._reactor.call_soon(self.herald.look)

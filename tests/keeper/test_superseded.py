@@ -1,0 +1,115 @@
+"""What a reload would move, and what became of the connections of the code that it replaced."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from socketkeep._admin import _snapshots
+from socketkeep._config._server_options import closing_time
+from socketkeep._keeper.rollout._superseded import Fate
+from socketkeep._keeper.tables._staying import Staying, why_it_stays
+from socketkeep._stream._record import AGAIN, Ended, Status
+from tests.keeper.bench import Bench
+from tests.keeper.conftest import MakeBench
+
+
+def test_why_each_stays() -> None:
+    """The reason that holds longest is the one that is told."""
+    for keep, resumable, status, again in product(
+        ("none", "reload", "crash"), (True, False), Status, (0, AGAIN)
+    ):
+        why = why_it_stays(resumable, keep, status | again)
+        if keep == "none":
+            assert why is Staying.KEEP_NONE
+        elif not resumable:
+            assert why is Staying.NOT_RESUMABLE
+        else:
+            expected = {Status.SENT: Staying.UNCOMMITTED, Status.BOUND: Staying.BOUND}
+            assert why is expected.get(status)
+    assert why_it_stays(True, "reload", AGAIN) is None, "it is delivered again, and moves"
+    assert all(each.sentence for each in Staying)
+
+
+def test_a_forecast(bench: Bench) -> None:
+    """It counts what would move and what would stay, and does nothing."""
+    first, second = bench.start()
+    for status in (Status.CLEAN, Status.READ, Status.SENT, Status.SENT, Status.BOUND):
+        bench.serve(first)[1].become(status)
+    _, waiting = bench.serve(second)
+    waiting.park()
+    bench.settle()
+    waiting.settle()
+    forecast = _snapshots.reload_forecast(bench.keeper)
+    assert (forecast.moves, forecast.resumable) == (3, True)
+    assert [(each.reason, each.connections) for each in forecast.stays] == [
+        ("uncommitted", 2),
+        ("bound", 1),
+    ]
+    graceful = bench.keeper.config.graceful_timeout
+    assert forecast.seconds == graceful - closing_time(bench.keeper.config)
+    assert len(bench.system.templates) == 1
+
+
+def told(bench: Bench, generation: int) -> list[Fate]:
+    fates: list[Fate] = []
+    bench.keeper.superseded.when_gone(generation, fates.append)
+    return fates
+
+
+def test_moved_ended_and_cut(bench: Bench) -> None:
+    """Who asked is told once the last worker of the old code has gone, and not before."""
+    old = bench.start()
+    _, moves = bench.serve(old[0])
+    _, ends = bench.serve(old[0])
+    _, early = bench.serve(old[1])
+    early.settle(Ended.CLOSED)  # before the reload: none of its business
+    _, sent = bench.serve(old[1])
+    _, busy = bench.serve(old[1])
+    sent.become(Status.SENT)
+    bench.reload()
+    new = bench.bring_up()
+    fates = told(bench, 2)
+    moves.detach()
+    bench.settle()
+    moves.settle()
+    for worker in new:
+        while worker.arrived:
+            worker.attach()
+    ends.settle(Ended.RESET)
+    old[0].die(0)
+    bench.settle()
+    assert fates == [], "one is there still"
+    handlers_have = bench.keeper.config.graceful_timeout - closing_time(bench.keeper.config)
+    bench.advance(handlers_have + 0.1)
+    for served in (sent, busy):
+        served.settle(Ended.CLOSED)
+    old[1].die(0)
+    bench.settle()
+    [fate] = fates
+    assert (fate.moved, fate.ended) == (1, 1)
+    assert fate.cut == {Staying.UNCOMMITTED: 1, Staying.BUSY: 1}
+    assert told(bench, 2) == [Fate()], "nothing is left to wait for"
+
+
+def test_a_generation_that_had_nothing(bench: Bench) -> None:
+    old = bench.start()
+    bench.reload()
+    bench.bring_up()
+    fates = told(bench, 2)
+    for worker in old:
+        worker.die(0)
+    bench.settle()
+    assert fates == [Fate()]
+
+
+@pytest.mark.parametrize("keep", ["none", "reload"])
+def test_all_of_it_stays(make_bench: MakeBench, keep: str) -> None:
+    bench = make_bench(keep=keep)
+    [worker] = bench.start(resumable=False)
+    bench.serve(worker)
+    bench.settle()
+    [stays] = _snapshots.reload_forecast(bench.keeper).stays
+    assert stays.connections == 1
+    assert stays.reason == ("keep-none" if keep == "none" else "not-resumable")

@@ -1,0 +1,46 @@
+"""`reload --dry-run` and `--wait` on a real server, beside what the peers see."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.harness import Server, connect
+
+HANDLER = """
+from socketkeep import Connection, resumable
+
+
+@resumable
+def handle(conn: Connection) -> None:
+    for line in conn.lines():
+        conn.send(line + b"\\n")
+        if line != b"hold":
+            conn.commit()
+"""
+
+
+def test_what_was_foretold_happens(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(HANDLER)
+    options = ("-k", "thread", "--graceful-timeout", "1")
+    with Server(tmp_path, "app:handle", *options) as server:
+        with connect(server.address) as moves, connect(server.address) as stays:
+            for peer, line in ((moves, b"go\n"), (stays, b"hold\n")):
+                peer.sendall(line)
+                assert peer.recv(100) == line
+            foretold = server.cli("reload", "--dry-run", "--json")
+            assert foretold.exit_code == 1
+            assert json.loads(foretold.stdout)["moves"] == 1
+            happened = server.cli("reload", "--wait", "--json")
+            assert happened.exit_code == 1
+            assert json.loads(happened.stdout) == {
+                "generation": 2,
+                "moved": 1,
+                "ended": 0,
+                "cut": [{"reason": "uncommitted", "connections": 1}],
+            }
+            assert stays.recv(100) == b"", "FIN, at the end of its time"
+            moves.sendall(b"on\n")
+            assert moves.recv(100) == b"on\n"
+            server.wait_event("earlier code gone", moved=1, cut_uncommitted=1)
+        assert server.cli("reload", "--dry-run").exit_code == 0
