@@ -89,7 +89,7 @@ pytest: setup ## the tests alone; PYTEST_ARGS: some of them, and no coverage
 	@bash tests/run $(BIN)/python $(if $(PYTEST_ARGS),,--coverage) -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 # What the compiled core has a twin for.  PURE_TESTS: others, such as tests/peer, which CI adds.
-PURE_TESTS ?= tests/library tests/stream tests/worker
+PURE_TESTS ?= tests/library tests/stream tests/worker tests/edge/test_relay.py
 
 .PHONY: pytest-pure
 pytest-pure: setup ## the tests of connections and workers, without the compiled core
@@ -110,8 +110,9 @@ test-unit: setup ## the tests that start no process: for the inner loop, in less
 # What the interpreter itself leaves at its end is no leak of ours; tests/native looks for those.
 SANITIZED := build/sanitized
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g
-SANITIZE_ARGS ?= $(addprefix tests/native/test_,traces.py leaks.py claim.py rows.py sync_verbs.py) tests/stream \
+SANITIZE_ARGS ?= $(addprefix tests/native/test_,traces.py leaks.py claim.py rows.py sync_verbs.py flow.py) tests/stream \
 	tests/inspect/test_descriptors.py $(addprefix tests/worker/test_,fork.py casting.py) \
+	$(addprefix tests/edge/test_,relay.py process.py) \
 	$(addprefix tests/library/test_,buffer.py framing.py crash_order.py)
 
 .PHONY: test-sanitize

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -15,7 +16,9 @@ import pytest
 
 from socketkeep._config._listener_options import TlsSettings
 from socketkeep._edge._certificates import ServerTls
-from socketkeep._edge._relay import CHUNK, EDGES, Handshake, Relay
+from socketkeep._edge._flow import CHUNK
+from socketkeep._edge._relay import Handshake, Relay
+from socketkeep._edge._relay_loop import _EVENTS
 from socketkeep._stream._closing import reset
 from socketkeep._stream._last_words import last_word
 from tests.edge.support import HOST, client_context, issue
@@ -31,8 +34,8 @@ class Run:
         self.relay = relay
         self.most_held = 0
         self._epoll = select.epoll()
-        self._epoll.register(relay.sock, EDGES)
-        self._epoll.register(relay.plain, EDGES)
+        for sock in (relay.sock, relay.plain):
+            self._epoll.register(sock, _EVENTS)
         self._client = relay.sock.fileno()
         self._stop, self._stopped = os.pipe()
         self._epoll.register(self._stop, select.EPOLLIN)
@@ -63,7 +66,7 @@ class Run:
             for fd, events in self._epoll.poll(0 if more else 20):
                 if fd == self._stop:
                     return
-                (self.relay.on_client if fd == self._client else self.relay.on_plain)(events)
+                (self.relay.note_client if fd == self._client else self.relay.on_plain)(events)
             more = self.relay.go_on()
             self.most_held = max(self.most_held, self.relay.held)
 
@@ -144,28 +147,38 @@ def fill(sock: socket.socket) -> int:
     return sent
 
 
+def exchange(client: ssl.SSLSocket, data: bytes) -> bytes:
+    """Send, and meanwhile receive as much; by one thread, since `ssl` has no lock of its own."""
+    client.setblocking(False)
+    sent, got = 0, bytearray()
+    while len(got) < len(data):
+        with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            while sent < len(data):
+                sent += client.send(data[sent : sent + CHUNK])
+        with contextlib.suppress(ssl.SSLWantReadError):
+            while found := client.recv(65536):
+                got += found
+        writers = [client] if sent < len(data) else []
+        if len(got) < len(data):
+            assert any(select.select([client], writers, [], 20)), f"{sent} sent, {len(got)} back"
+    client.settimeout(20)
+    return bytes(got)
+
+
 def test_both_directions_at_once(shaken: Shaken) -> None:
     """Bytes pass whole and in order, and no more is held than a record's worth of each side."""
     client, run, worker = shaken
-    got: list[bytes] = []
 
     def echo() -> None:
         while data := worker.recv(65536):
             worker.sendall(data)
         worker.shutdown(socket.SHUT_WR)
 
-    def receive() -> None:
-        while len(b"".join(got)) < len(BIG):
-            got.append(client.recv(65536))
-
-    threads = [threading.Thread(target=echo), threading.Thread(target=receive)]
-    for thread in threads:
-        thread.start()
-    client.sendall(BIG)
-    threads[1].join(20)
-    assert b"".join(got) == BIG
+    thread = threading.Thread(target=echo)
+    thread.start()
+    assert exchange(client, BIG) == BIG
     client.unwrap()
-    threads[0].join(20)
+    thread.join(20)
     run.wait_over()
     assert (run.relay.taken, run.relay.given) == (len(BIG), len(BIG))
     assert run.most_held <= 2 * (CHUNK + 256)

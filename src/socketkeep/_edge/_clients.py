@@ -17,7 +17,8 @@ from socketkeep._base._proxy_header import Endpoint, read_header
 from socketkeep._base._tls_facts import EdgeTls
 from socketkeep._config._listener_options import ListenerSettings
 from socketkeep._edge._certificates import EdgeObject, Read, ServerTls, read_file
-from socketkeep._edge._relay import EDGES, Handshake, HandshakeFailed, Relay
+from socketkeep._edge._relay import Handshake, HandshakeFailed, Relay
+from socketkeep._edge._relay_loop import make_relay_loop
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._stream._edge_handshake import failed, secured
 from socketkeep._wire._messages import BytesPassed
@@ -128,6 +129,8 @@ class Clients:
         self._numbers = 0
         self._expiry: ReactorTimer | None = None
         self._throttle = _log.Throttle()
+        self._loop = make_relay_loop(self._moved, reactor.failed)
+        reactor.register(self._loop.fileno(), self._loop.run)
 
     def __len__(self) -> int:
         return len(self._all)
@@ -150,7 +153,7 @@ class Clients:
             each.setblocking(False)
         client = self._begin(listening, sock, asked.peer, asked)
         # Its end, too, is heard of there, and then nobody is left whom hands are shaken for.
-        self._reactor.register(asked.plain.fileno(), partial(self._plain_ready, client), EDGES)
+        self._loop.watch(asked.plain.fileno(), partial(self._plain_ready, client))
         client.handshake.feed(asked.unread)
         self._client_ready(client, 0)
 
@@ -166,7 +169,7 @@ class Clients:
             oldest = next(iter(self._shaking.values()))
             why = f"{self._most_shaking} others shake hands"
             self._refuse(oldest, HandshakeFailed("no_room", why))
-        self._reactor.register(sock.fileno(), partial(self._client_ready, client), EDGES)
+        self._loop.watch(sock.fileno(), partial(self._client_ready, client))
         self._expect_expiry()
         return client
 
@@ -210,11 +213,7 @@ class Clients:
 
     # Shaking hands.
 
-    def _client_ready(self, client: Client, events: int) -> None:
-        if client.relay is not None:
-            client.relay.on_client(events)
-            self._move(client)
-            return
+    def _client_ready(self, client: Client, _events: int) -> None:
         try:
             tls = client.handshake.go_on()
             if tls is not None:
@@ -273,8 +272,9 @@ class Clients:
         if client.far is not None:
             for end in (plain, client.far):
                 end.setblocking(False)
-            self._reactor.register(plain.fileno(), partial(self._plain_ready, client), EDGES)
+            self._loop.watch(plain.fileno(), partial(self._plain_ready, client))
             self._offer(client)
+        self._loop.carry(client.relay, client)
         self._move(client)
 
     def _offer_again(self, client: Client) -> None:
@@ -298,8 +298,11 @@ class Clients:
     def _move(self, client: Client) -> None:
         relay = client.relay
         assert relay is not None
-        more = relay.go_on()
-        if relay.over:
+        self._moved(client, relay.go_on())
+
+    def _moved(self, client: Client, more: bool) -> None:
+        assert client.relay is not None
+        if client.relay.over:
             self._end(client)
         elif more:
             if not self._unfinished:
@@ -332,17 +335,17 @@ class Clients:
         del self._all[client.number]
         self._shaking.pop(client.number, None)
         self._unfinished.pop(client.number, None)
-        self._reactor.unregister(client.sock.fileno())
+        self._loop.forget(client.sock.fileno())
         if client.far is not None:
             client.far.close()
             client.far = None
         if client.relay is not None:
-            self._reactor.unregister(client.relay.plain.fileno())
+            self._loop.forget(client.relay.plain.fileno())
             client.relay.close()
         else:
             client.sock.close()
             if client.asked is not None:
-                self._reactor.unregister(client.asked.plain.fileno())
+                self._loop.forget(client.asked.plain.fileno())
                 client.asked.plain.close()
         self._gone()
 

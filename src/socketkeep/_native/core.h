@@ -17,6 +17,8 @@ enum {
     CORE, WAITER, OUT, UNSENT, WATCH, ON_READABLE, SEND_FAILED, AT_END, RAISE, FILENO,
     MOMENT, WAITED, CLOSE_SOCKET, REPLAY_LIMIT, TELLS_END, GATHERED,
     ROW, PEER, OWN_PEER,
+    READ_BYTES, WRITE, CUT, RESET_WORD, TRUNCATED_WORD, END_IN, READ_FAILED, WORKER_ENDED,
+    FINISH_OUT,
     NAMES
 };
 
@@ -43,6 +45,10 @@ typedef struct {
     PyTypeObject *fork_server;
     PyTypeObject *rows;
     PyTypeObject *caster;
+    PyTypeObject *flow;
+    PyTypeObject *relay_loop;
+    PyObject *plaintext;   /* where each flow's plaintext passes through, and how much at most */
+    PyObject *record_size;
     PyObject *spare[SPARE]; /* without references to anything, not tracked */
     int spares;
     PyObject *names[NAMES];
@@ -261,6 +267,55 @@ int waiter_resume(Waiter *waiter, PyObject *outcome);
 
 /* reactor.c */
 extern PyType_Spec reactor_spec;
+
+/* flow.c */
+typedef struct {
+    PyObject_HEAD
+    PyObject *sock;
+    PyObject *plain;
+    PyObject *tls;
+    PyObject *incoming;
+    PyObject *outgoing;
+    PyObject *read;   /* the methods of the TLS */
+    PyObject *write;
+    PyObject *left;   /* plaintext that the worker's end has no room for, NULL: none */
+    PyObject *cipher; /* ciphertext that the client's has no room for, NULL: none */
+    State *state;     /* NULL before it has begun */
+    unsigned long long taken;
+    unsigned long long given;
+    Py_ssize_t missing; /* of the body of the record that comes */
+    Py_ssize_t tail;    /* how much of `incoming` is of that record */
+    int client_fd;      /* -1 once it is closed */
+    int plain_fd;
+    int whole; /* how many records of `incoming` are */
+    int begun; /* how many bytes of a header have come */
+    unsigned char header[5];
+    char framed; /* the lengths make sense */
+    char in_ended;
+    char out_ended;
+    char notified;
+    char deserted;
+    char client_says;
+    char client_ends;
+    char client_takes;
+    char plain_says;
+    char plain_ends;
+    char plain_takes;
+} Flow;
+
+extern PyType_Spec flow_spec;
+
+/* Make what all flows share; -1: an error is set. */
+int flow_prepare(State *state);
+/* Note what one of its descriptors is ready for. */
+void flow_note(Flow *flow, int fd, uint32_t events);
+/* Move what can be moved: whether there is more; -1: an error is set. */
+int flow_go_on(Flow *flow);
+/* Whether nothing passes any more. */
+int flow_is_over(const Flow *flow);
+
+/* relay_loop.c */
+extern PyType_Spec relay_loop_spec;
 
 /* stream_core.c */
 typedef struct {

@@ -40,6 +40,15 @@ static const char *const NAMED[NAMES] = {
     [REPLAY_LIMIT] = "replay_limit",
     [TELLS_END] = "tells_end",
     [GATHERED] = "_gathered",
+    [READ_BYTES] = "read",
+    [WRITE] = "write",
+    [CUT] = "cut",
+    [RESET_WORD] = "reset",
+    [TRUNCATED_WORD] = "truncated",
+    [END_IN] = "_end_in",
+    [READ_FAILED] = "_read_failed",
+    [WORKER_ENDED] = "_worker_ended",
+    [FINISH_OUT] = "_finish_out",
 };
 
 /* Make a type, keep it in `*kept`, and give it its name in the module. */
@@ -69,7 +78,9 @@ execute(PyObject *module)
         add_type(module, &line_taker_spec, &state->line_taker) < 0 ||
         add_type(module, &fork_server_spec, &state->fork_server) < 0 ||
         add_type(module, &rows_spec, &state->rows) < 0 ||
-        add_type(module, &caster_spec, &state->caster) < 0) {
+        add_type(module, &caster_spec, &state->caster) < 0 ||
+        add_type(module, &flow_spec, &state->flow) < 0 ||
+        add_type(module, &relay_loop_spec, &state->relay_loop) < 0 || flow_prepare(state) < 0) {
         return -1;
     }
     for (int name = 0; name < NAMES; name++) {
@@ -101,6 +112,8 @@ traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->fork_server);
     Py_VISIT(state->rows);
     Py_VISIT(state->caster);
+    Py_VISIT(state->flow);
+    Py_VISIT(state->relay_loop);
     return 0;
 }
 
@@ -125,6 +138,10 @@ clear(PyObject *module)
     Py_CLEAR(state->fork_server);
     Py_CLEAR(state->rows);
     Py_CLEAR(state->caster);
+    Py_CLEAR(state->flow);
+    Py_CLEAR(state->relay_loop);
+    Py_CLEAR(state->plaintext);
+    Py_CLEAR(state->record_size);
     for (int name = 0; name < NAMES; name++) {
         Py_CLEAR(state->names[name]);
     }
