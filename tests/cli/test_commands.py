@@ -193,6 +193,7 @@ FORECAST: dict[str, Any] = {
     "target": "shop:handle",
     "resumable": True,
     "moves": 1,
+    "held": 0,
     "stays": [],
     "seconds": 29.0,
 }
@@ -206,11 +207,12 @@ def test_what_a_reload_would_do(runtime: Path, capsys: pytest.CaptureFixture[str
         said = "1 connection would move to the new code at the next receive\n"
         assert capsys.readouterr() == (said, "")
         assert server.requests == [{"command": "reload-forecast", "arguments": {}}]
-        server.pieces = [done({**FORECAST, "stays": stays})]
+        server.pieces = [done({**FORECAST, "held": 2, "stays": stays})]
         assert main(["reload", "--dry-run"]) == 1
         uncommitted = "2 connections, the handler has sent something since its last commit"
         until = "served by the old code until the end, for 29 s at most"
         assert capsys.readouterr().out.splitlines()[1:] == [
+            "2 connections, parked or between workers, would wake in it",
             f"{uncommitted}: {until}",
             f"1 connection, of-later: {until}",
         ]

@@ -42,7 +42,7 @@ def test_a_forecast(bench: Bench) -> None:
     bench.settle()
     waiting.settle()
     forecast = _snapshots.reload_forecast(bench.keeper)
-    assert (forecast.moves, forecast.resumable) == (3, True)
+    assert (forecast.moves, forecast.held, forecast.resumable) == (2, 1, True)
     assert [(each.reason, each.connections) for each in forecast.stays] == [
         ("uncommitted", 2),
         ("bound", 1),

@@ -8,13 +8,13 @@ from pathlib import Path
 from tests.harness import Server, connect
 
 HANDLER = """
-from socketkeep import Connection, resumable
+from socketkeep import AsyncConnection, resumable
 
 
 @resumable
-def handle(conn: Connection) -> None:
-    for line in conn.lines():
-        conn.send(line + b"\\n")
+async def handle(conn: AsyncConnection) -> None:
+    async for line in conn.lines():
+        await conn.send(line + b"\\n")
         if line != b"hold":
             conn.commit()
 """
@@ -22,7 +22,7 @@ def handle(conn: Connection) -> None:
 
 def test_what_was_foretold_happens(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(HANDLER)
-    options = ("-k", "thread", "--graceful-timeout", "1")
+    options = ("-k", "async", "--graceful-timeout", "1")
     with Server(tmp_path, "app:handle", *options) as server:
         with connect(server.address) as moves, connect(server.address) as stays:
             for peer, line in ((moves, b"go\n"), (stays, b"hold\n")):

@@ -245,6 +245,7 @@ class ReloadForecast(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to ``reload --dry-run``: what a reload would do now.
 
     target: the handler.  moves: connections that would go on in new code at their next receive.
+    held: those that no worker has, most of them parked, which would wake in new code.
     stays: those that the old code would serve on, until they end, or a handler commits, or what
     handlers have of the graceful timeout is over (seconds).
     """
@@ -252,6 +253,7 @@ class ReloadForecast(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     resumable: bool
     moves: int
+    held: int
     stays: list[StayingReport]
     seconds: float
 

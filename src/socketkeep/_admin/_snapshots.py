@@ -159,7 +159,7 @@ def connections(keeper: Keeper) -> list[ConnectionReport]:
 
 def reload_forecast(keeper: Keeper) -> ReloadForecast:
     """Return the answer to ``reload-forecast``."""
-    moves = len(keeper.connections)
+    moves = 0
     stays: Counter[Staying] = Counter()
     for worker in keeper.pool:
         if worker.order is not None:
@@ -174,6 +174,7 @@ def reload_forecast(keeper: Keeper) -> ReloadForecast:
         target=keeper.config.target,
         resumable=keeper.current is not None and keeper.current.resumable,
         moves=moves,
+        held=len(keeper.connections),
         stays=_staying(stays),
         seconds=keeper.config.graceful_timeout - closing_time(keeper.config),
     )

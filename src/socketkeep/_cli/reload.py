@@ -46,6 +46,8 @@ def _forecast(result: object, as_json: bool) -> int:
         print_json(result)
     else:
         say(f"{_connections(report.moves)} would move to the new code at the next receive")
+        if report.held:
+            say(f"{_connections(report.held)}, parked or between workers, would wake in it")
         for line in _lines(report.stays):
             say(f"{line}: served by the old code until the end, for {report.seconds:g} s at most")
     return FAILED if report.stays else DONE
