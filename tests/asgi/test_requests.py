@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.asgi.support import WAIT, body, connected, echo, exchange, read_body,
 END = b"Connection: close\r\nHost: x\r\n\r\n"
 
 
-async def told(request: bytes, **options: str) -> Scope:
+async def told(request: bytes, **options: Any) -> Scope:
     """Return the scope of a request."""
     seen: list[Scope] = []
 

@@ -122,6 +122,14 @@ BAD = [
 ]
 
 
+COMMIT = {"type": "socketkeep.commit", "state": 1}
+BAD += [
+    pytest.param([COMMIT], "no part of a body", id="commit first"),
+    pytest.param([start(), COMMIT], "no part of a body", id="commit at start"),
+    pytest.param([start(), {**COMMIT, "reply": b"a"}], "no part of a body", id="reply"),
+]
+
+
 @pytest.mark.parametrize(("messages", "reason"), BAD)
 def test_what_cannot_be_sent_is_a_failure_of_the_application(
     messages: list[Message], reason: str, caplog: pytest.LogCaptureFixture

@@ -25,7 +25,15 @@ from socketkeep._config._settings import CONFIG_VARIABLE, gather
 from socketkeep._keeper.rollout._directory import NamedDirectory, place_of
 from socketkeep._net._listener import listeners_are_passed
 
-_PATHS: Final = ("log_file", "control", "admin_token_file", "adopt_from", "allow_file", "deny_file")
+_PATHS: Final = (
+    "log_file",
+    "request_log_file",
+    "control",
+    "admin_token_file",
+    "adopt_from",
+    "allow_file",
+    "deny_file",
+)
 
 
 def _metavar(declared: Option) -> str:

@@ -47,6 +47,7 @@ WorkerModel = Literal["fork", "prefork", "thread", "async"]
 Loop = Literal["auto", "asyncio", "uvloop"]
 Keep = Literal["none", "reload", "crash"]
 Lifespan = Literal["auto", "on", "off"]
+RequestLog = Literal["off", "common", "combined"]
 OverLimit = Literal["reset", "close"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["human", "json"]
@@ -140,6 +141,12 @@ def serves_ipv6_alone(text: str, bind: list[str]) -> bool:
     if not isinstance(address, InetAddress) or address.host not in ("", "*", "::"):
         return False
     return bool(address.port) and InetAddress("0.0.0.0", address.port) in map(parse_bind, bind)
+
+
+def _check_forwarded_allow_ips(networks: list[str]) -> None:
+    check_networks([text for text in networks if text not in ("*", "none")])
+    if "none" in networks and len(networks) > 1:
+        raise ValueError("none is nobody: leave the others out")
 
 
 def _check_root_path(path: str) -> None:
@@ -237,6 +244,18 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             check=_check_root_path,
         ),
     ] = ""
+    forwarded_allow_ips: Annotated[
+        list[str],
+        Option(
+            NETWORKS,
+            ("--forwarded-allow-ips",),
+            "The networks of HTTP proxies whose X-Forwarded-For and X-Forwarded-Proto headers are"
+            " believed; * for everyone, none for nobody.  Repeatable.  With any, whoever may"
+            " connect to a Unix socket is believed, too.",
+            metavar="CIDR,…",
+            check=_check_forwarded_allow_ips,
+        ),
+    ] = msgspec.field(default_factory=lambda: ["127.0.0.1", "::1"])
     date_header: Annotated[
         bool,
         Option(FLAG, ("--date-header",), "HTTP responses have a Date header."),
@@ -245,6 +264,25 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         Option(FLAG, ("--server-header",), "HTTP responses have a Server header."),
     ] = True
+    request_log: Annotated[
+        RequestLog,
+        Option(
+            TEXT,
+            ("--request-log",),
+            "Log each request of an ASGI application when it is over, in the common or the combined"
+            " format of web servers; 499 stands for a client that went before the answer.",
+            choices=("off", "common", "combined"),
+        ),
+    ] = "off"
+    request_log_file: Annotated[
+        str,
+        Option(
+            PATH,
+            ("--request-log-file",),
+            "Append the log of requests to this file, opened anew when it was moved.  Default:"
+            " standard output.",
+        ),
+    ] = ""
     limit_request_head: Annotated[
         int,
         Option(

@@ -912,6 +912,13 @@ class AsyncConnection(Shell):
         self._deadline_timer = call_at(self._loop, order.deadline, self._expire)
         self._let_go()
 
+    def committed_beside_receive(self) -> None:
+        """Obey the server's order now, if the commit just made has brought a safe point.
+
+        For our own protocols, in which one task commits while another one waits in a receive.
+        """
+        self._let_go()
+
     def _let_go(self) -> None:
         """Detach a connection whose receive waits, if it may be; wake one that may be closed."""
         order = self._order

@@ -7,13 +7,14 @@ import errno
 import os
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from socketkeep._base._errors import SocketkeepError
 from socketkeep._serve.asgi._body import Body, Chunked, Sized
 from socketkeep._serve.asgi._head import BadRequest, Request
 from socketkeep._serve.asgi._response import CONTINUE, MessageError, Response
 from socketkeep._serve.asgi._types import Message
+from socketkeep._stream._lifecycle import Detached
 
 if TYPE_CHECKING:
     from socketkeep._stream._aio import AsyncConnection
@@ -29,25 +30,38 @@ class Exchange:
     """The two ends that an application is given: `receive` and `send`.
 
     request: what is answered.  response: the answer.  body: what is left of the request's body.
-    gone: the client is.
+    gone: the client is.  detached: the connection has left, to other code.  attached, state: what
+    that code is told.
     """
 
     __slots__ = (
         "_conn",
         "_continue",
         "_gone",
+        "_park_after",
+        "_raw",
+        "_task",
         "_told",
         "_watch",
+        "attached",
         "bad",
         "body",
+        "detached",
         "gone",
         "limit",
         "response",
+        "state",
     )
 
     def __init__(self, conn: AsyncConnection, request: Request, response: Response) -> None:
         self._conn = conn
+        self._raw = request.raw
+        self._task = asyncio.current_task()  # the connection's, in which the application runs
         self.response = response
+        self.attached = "accepted"
+        self.state: Any = None
+        self.detached = False
+        self._park_after: float | None = None
         length = request.length
         self.body: Body | None = None  # None: there is none
         if length is None:
@@ -61,6 +75,15 @@ class Exchange:
         self.limit: asyncio.Timeout | None = None  # until the response begins
         self._gone: asyncio.Future[None] | None = None
         self._watch: asyncio.Task[None] | None = None
+
+    def resume(self, attached: str, stream: dict[str, Any]) -> None:
+        """Go on with a response that other code has begun, from what it has committed."""
+        self.body = None  # the other code has had it
+        self.attached = attached
+        self.state = stream["state"]
+        self.response.resume(stream["response"])
+        self._stay()
+        self._begin_watch()
 
     async def receive(self) -> Message:
         """Return the next part of the body, or that the client is gone or the response over."""
@@ -100,12 +123,16 @@ class Exchange:
     async def _disconnect(self) -> Message:
         """Wait until the client is gone, or the response over."""
         if not self.response.over:
-            loop = asyncio.get_running_loop()
-            if self._gone is None:
-                self._gone = loop.create_future()
-                self._watch = loop.create_task(self._wait_for_end())
-            await asyncio.shield(self._gone)
+            await asyncio.shield(self._begin_watch())
         return {"type": "http.disconnect"}
+
+    def _begin_watch(self) -> asyncio.Future[None]:
+        """Watch for the client's end; return what is done when there is one."""
+        if self._gone is None:
+            loop = asyncio.get_running_loop()
+            self._gone = loop.create_future()
+            self._watch = loop.create_task(self._wait_for_end())
+        return self._gone
 
     async def _wait_for_end(self) -> None:
         """Wait for the client's end; the next requests may come, and are left to be read."""
@@ -121,6 +148,11 @@ class Exchange:
                 return
         except SocketkeepError:
             pass
+        except Detached:
+            # At a commit: the application is not in the middle of anything that counts.
+            self.detached = True
+            if self._task is not None:
+                self._task.cancel()
         self.gone = True
         self._wake()
 
@@ -136,10 +168,37 @@ class Exchange:
     async def end(self) -> None:
         """Have who still waits for the client's end go on: the exchange is over."""
         self._wake()
+        conn = self._conn
+        if self._park_after is not None:
+            conn.lease = conn.lease._replace(park_after=self._park_after)
+            conn.deadline = conn.deadline  # have it look when to
         if self._watch is not None:
             self._watch.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watch
+
+    def _commit(self, message: Message) -> None:
+        """Note what other code can go on from with the response: the extension `socketkeep`."""
+        response, body = self.response, self.body
+        if body is not None and not body.over:
+            raise MessageError("socketkeep.commit was sent before the request's body was received")
+        if response.held or response.over:
+            raise MessageError("socketkeep.commit was sent where no part of a body has gone before")
+        if message.get("reply") is not None:
+            raise MessageError("socketkeep.commit with a reply is not known here")
+        conn = self._conn
+        stream = {"head": self._raw, "response": response.export(), "state": message.get("state")}
+        conn.commit({"stream": stream})
+        self._stay()
+        self._begin_watch()
+        conn.committed_beside_receive()
+
+    def _stay(self) -> None:
+        """Keep the connection from being parked, where nobody would send the next event."""
+        lease = self._conn.lease
+        if lease.park_after is not None:
+            self._park_after = lease.park_after
+            self._conn.lease = lease._replace(park_after=None)
 
     async def send(self, message: Message) -> None:
         """Send a message of the application's.
@@ -149,6 +208,9 @@ class Exchange:
         if self.bad is not None:
             raise BrokenPipeError(errno.EPIPE, f"the request is bad: {self.bad.reason}")
         response = self.response
+        if message["type"] == "socketkeep.commit":
+            self._commit(message)
+            return
         if message["type"] == "http.response.pathsend":
             await self._send_file(message)
             return

@@ -90,13 +90,14 @@ def _too_large(bound: int) -> BadRequest:
 class Request:
     """What the head of a request says.
 
-    target: as it came, for the log.  length: of the body, None when it is chunked.  headers: names
-    in lower case.
+    raw: the head itself.  target: as it came, for the log.  length: of the body, None when it is
+    chunked.  headers: names in lower case.
     """
 
     __slots__ = (
         "chunked",
         "expects",
+        "forwarded",
         "headers",
         "http_version",
         "keep_alive",
@@ -104,18 +105,21 @@ class Request:
         "method",
         "path",
         "query",
+        "raw",
         "raw_path",
         "takes_trailers",
         "target",
         "upgrade",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
         self.headers: list[tuple[bytes, bytes]] = []
         self.target = b""
         self.method = self.http_version = self.path = ""
         self.raw_path = self.query = b""
         self.keep_alive = self.chunked = self.expects = self.takes_trailers = False
+        self.forwarded = False  # a proxy tells of its client
         self.length: int | None = 0
         self.upgrade = b""  # the protocol that is asked for, in lower case
 
@@ -141,7 +145,7 @@ def read_head(head: bytes, most_headers: int) -> Request | None:
         raise BadRequest(431, f"the request has more than {most_headers} headers")
     if b"\r\n " in head or b"\r\n\t" in head:
         raise BadRequest(400, "a header goes on in a second line (obs-fold)")
-    request = Request()
+    request = Request(head)
     request.http_version = _read_request_line(head.partition(b"\r\n")[0])
     parser = httptools.HttpRequestParser(request)
     try:
@@ -198,6 +202,8 @@ def _read_headers(request: Request) -> None:
             if codings is not None:
                 raise BadRequest(400, "the request has two Transfer-Encoding headers")
             codings = value
+        elif size in (15, 17) and name.startswith(b"x-forwarded-"):
+            request.forwarded = True
         elif size == 7 and name == b"upgrade":
             upgrade = value.lower()
         elif size == 6 and name == b"expect":

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Iterator
 from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from socketkeep._base import _log
 from socketkeep._base._errors import SocketkeepError, TimedOut
@@ -30,10 +30,12 @@ from socketkeep._serve.asgi._head import (
 )
 from socketkeep._serve.asgi._response import Response, refusal
 from socketkeep._serve.asgi._scope import Origin, http_scope, websocket_scope
+from socketkeep._stream._lifecycle import Detached
 from socketkeep._stream._record import HANDLER_ERRORS
 
 if TYPE_CHECKING:
     from socketkeep._serve.asgi._site import Site
+    from socketkeep._serve.asgi._types import Scope
     from socketkeep._stream._aio import AsyncConnection
 
 #: Heads in a row that are nothing but empty lines.
@@ -42,14 +44,18 @@ _MOST_EMPTY_HEADS = 4
 
 async def serve_connection(site: Site, conn: AsyncConnection) -> None:
     """Serve a connection until the client ends it, or a request does."""
-    origin = Origin(conn)
+    origin = Origin(conn, site.trusted)
     state = conn.state
-    if isinstance(state, dict) and "websocket" in state:
-        head = state["websocket"]["head"]
-        request = read_head(head, site.options.limit_request_fields)
+    if isinstance(state, dict) and ("websocket" in state or "stream" in state):
+        begun = state.get("websocket") or state["stream"]
+        request = read_head(begun["head"], site.options.limit_request_fields)
         assert request is not None
-        await _serve_websocket(site, conn, origin, request, head)
-        return
+        if "websocket" in state:
+            await _serve_websocket(site, conn, origin, request)
+            return
+        if not await _serve_request(site, conn, origin, request, begun):
+            return
+        conn.commit()
     cache = HeadCache(site.options.limit_request_fields)
     empty = 0
     try:
@@ -65,7 +71,7 @@ async def serve_connection(site: Site, conn: AsyncConnection) -> None:
                 continue
             empty = 0
             if is_websocket(found):
-                await _serve_websocket(site, conn, origin, found, head)
+                await _serve_websocket(site, conn, origin, found)
                 return
             if not await _serve_request(site, conn, origin, found):
                 return
@@ -113,20 +119,27 @@ def note_bad_request(site: Site, conn: AsyncConnection, error: BadRequest) -> No
 
 
 async def _serve_websocket(
-    site: Site, conn: AsyncConnection, origin: Origin, request: Request, head: bytes
+    site: Site, conn: AsyncConnection, origin: Origin, request: Request
 ) -> None:
     """Have a WebSocket served; it has the connection from here on."""
     scope = websocket_scope(site, origin, request)
     serve = site.serve_websocket
     if serve is None:
         raise BadRequest(501, "WebSockets are not served here")
-    await serve(conn, site, scope, head)
+    await serve(conn, site, scope, request.raw)
 
 
 async def _serve_request(
-    site: Site, conn: AsyncConnection, origin: Origin, request: Request
+    site: Site,
+    conn: AsyncConnection,
+    origin: Origin,
+    request: Request,
+    begun: dict[str, Any] | None = None,
 ) -> bool:
-    """Have the application answer a request; return whether the connection goes on."""
+    """Have the application answer a request; return whether the connection goes on.
+
+    begun: what other code has committed of the response.
+    """
     response = Response(
         request.method,
         request.http_version,
@@ -135,22 +148,44 @@ async def _serve_request(
         defaults=site.default_headers(),
     )
     exchange = Exchange(conn, request, response)
+    if begun is None:
+        conn.core.ledger.sending()
+    else:
+        exchange.resume(conn.attached, begun)
     scope = http_scope(site, origin, request)
-    conn.core.ledger.sending()
+    scope["extensions"]["socketkeep"] = {"attached": exchange.attached, "state": exchange.state}
+    if site.request_log is None:
+        return await _run(site, conn, request, exchange, scope)
+    try:
+        return await _run(site, conn, request, exchange, scope)
+    finally:
+        if not exchange.detached:
+            site.request_log.note(scope, request, response.status, response.body_size)
+
+
+async def _run(
+    site: Site, conn: AsyncConnection, request: Request, exchange: Exchange, scope: Scope
+) -> bool:
+    """Run the application for a request, and end what it leaves unfinished."""
     context = copy_context()
     try:
-        called = context.run(site.app, scope, exchange.receive, exchange.send)
+        called: Any = context.run(site.app, scope, exchange.receive, exchange.send)
         if site.options.request_timeout:
             async with asyncio.timeout(site.options.request_timeout) as exchange.limit:
-                await run_in(context, cast("Any", called))
+                await run_in(context, called)
         else:
-            await run_in(context, cast("Any", called))
+            await run_in(context, called)
+    except asyncio.CancelledError:
+        if exchange.detached:
+            raise Detached("the connection was detached from this worker") from None
+        raise
     except Exception as error:
         await _end_failed(site, conn, request, exchange, error)
         return False
     finally:
         if exchange.watches:
             await exchange.end()
+    response = exchange.response
     if not response.over:
         await _end_unfinished(site, conn, request, exchange)
         return False
@@ -228,6 +263,7 @@ async def _answer_failure(
         if response.close_delimited:
             await conn.abort()  # an end in order would be the end of the body
         return
+    response.status = status
     reason = "Internal Server Error"
     if exchange.bad is not None:
         reason = exchange.bad.reason

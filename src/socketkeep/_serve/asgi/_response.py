@@ -24,8 +24,11 @@ _good_names: Final[set[bytes]] = set()
 _MOST_GOOD_NAMES: Final = 1024
 #: The headers that this side decides on, or has to know.
 _SPECIAL: Final = frozenset(
-    {b"content-length", b"transfer-encoding", b"connection", b"date", b"server"}
+    {b"content-length", b"transfer-encoding", b"connection", b"date", b"server", b"content-type"}
 )
+
+
+_TYPE: Final = b"content-type"
 
 
 class MessageError(RuntimeError):
@@ -84,8 +87,10 @@ class Response:
         "_left",
         "_length",
         "_modern",
+        "_resumed",
         "_takes_trailers",
         "_trailers",
+        "_type",
         "begun",
         "body_size",
         "close_delimited",
@@ -117,6 +122,33 @@ class Response:
         self._body_over = False
         self._chunked = False
         self._has_body = True
+        self._type = b""  # its Content-Type
+        self._resumed = False  # its head has gone out before
+
+    def export(self) -> dict[str, Any]:
+        """Return what `resume` needs, to go on with this response in another process."""
+        return {
+            "status": self.status,
+            "type": self._type,
+            "chunked": self._chunked,
+            "left": self._left,
+            "close": self.close_delimited,
+            "keep_alive": self.keep_alive,
+            "trailers": self._trailers,
+            "size": self.body_size,
+        }
+
+    def resume(self, exported: dict[str, Any]) -> None:
+        """Go on with a response whose head, and part of whose body, have gone out."""
+        self.begun = self._resumed = True
+        self.status = exported["status"]
+        self._type = exported["type"]
+        self._chunked = exported["chunked"]
+        self._left = exported["left"]
+        self.close_delimited = exported["close"]
+        self.keep_alive = exported["keep_alive"]
+        self._trailers = exported["trailers"]
+        self.body_size = exported["size"]
 
     @property
     def held(self) -> bool:
@@ -138,6 +170,10 @@ class Response:
         raise MessageError(f"a message of type {kind!r} is none of an HTTP response's")
 
     def _start(self, message: Message) -> None:
+        if self._resumed:
+            self._resumed = False
+            self._check_same(message)
+            return
         if self.begun:
             raise MessageError("http.response.start was sent twice")
         status = message["status"]
@@ -165,8 +201,10 @@ class Response:
                     continue
                 elif lower == b"date":
                     has_date = True
-                else:
+                elif lower == b"server":
                     has_server = True
+                else:
+                    self._type = value
             lines.append(b"%b: %b\r\n" % (name, value))
         head = b"".join(lines)
         _check_lines(head, len(lines))
@@ -180,6 +218,16 @@ class Response:
         self.keep_alive = keep_alive
         self.status = status
         self.begun = True
+
+    def _check_same(self, message: Message) -> None:
+        """Take a second start, of code that goes on with the response, if it is the first again."""
+        kinds = [value for name, value in message.get("headers", ()) if name.lower() == _TYPE]
+        kind = kinds[-1] if kinds else b""
+        if (message["status"], kind) != (self.status, self._type):
+            raise MessageError(
+                f"the response began with {self.status} {self._type!r}, and cannot go on with"
+                f" {message['status']} {kind!r}"
+            )
 
     def _default_lines(self, has_date: bool, has_server: bool) -> bytes:
         if not (has_date or has_server):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from socketkeep._serve.asgi._forwarded import TrustedProxies, scheme
 from socketkeep._serve.asgi._types import SPEC_VERSION, Scope
 
 if TYPE_CHECKING:
@@ -17,10 +18,12 @@ _ASGI: Final = {"version": "3.0", "spec_version": SPEC_VERSION}
 class Origin:
     """What is the same for all requests of a connection: the two addresses, and whether TLS."""
 
-    __slots__ = ("client", "is_tls", "server")
+    __slots__ = ("client", "is_tls", "server", "trusted")
 
-    def __init__(self, conn: AsyncConnection) -> None:
+    def __init__(self, conn: AsyncConnection, proxies: TrustedProxies) -> None:
         self.client = _pair(conn.peer)
+        #: The proxies, where the peer is one of them.
+        self.trusted = proxies if (self.client or ("",))[0] in proxies else None
         local = conn.local
         self.server: tuple[str, int | None] | None = (
             (local.removeprefix("unix:"), None) if local.startswith("unix:") else _pair(local)
@@ -58,12 +61,24 @@ def http_scope(site: Site, origin: Origin, request: Request) -> Scope:
         "state": site.state.copy(),
         "extensions": {"http.response.pathsend": {}, "http.response.early_hint": {}},
     }
+    if request.forwarded and origin.trusted is not None:
+        _apply_forwarded(scope, request, origin.trusted)
     if request.takes_trailers:
         scope["extensions"]["http.response.trailers"] = {}
     if site.root_path:
         scope["path"] = site.root_path + request.path
         scope["raw_path"] = site.raw_root_path + request.raw_path
     return scope
+
+
+def _apply_forwarded(scope: Scope, request: Request, proxies: TrustedProxies) -> None:
+    """Have the scope say what the proxy says."""
+    clients = b",".join(value for name, value in request.headers if name == b"x-forwarded-for")
+    if clients and (client := proxies.client(clients)):
+        scope["client"] = (client, 0)
+    for name, value in request.headers:
+        if name == b"x-forwarded-proto" and (told := scheme(value)):
+            scope["scheme"] = told
 
 
 def websocket_scope(site: Site, origin: Origin, request: Request) -> Scope:

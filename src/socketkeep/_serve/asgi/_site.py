@@ -9,7 +9,9 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from socketkeep._base import _log
+from socketkeep._serve.asgi._forwarded import TrustedProxies
 from socketkeep._serve.asgi._lifespan import lifespan_of
+from socketkeep._serve.asgi._request_log import RequestLog
 from socketkeep._serve.asgi._types import Application, Scope
 
 if TYPE_CHECKING:
@@ -32,7 +34,9 @@ class Site:
         self.state: dict[str, Any] = {}
         self.root_path = options.root_path.rstrip("/")
         self.raw_root_path = self.root_path.encode("ascii")
+        self.trusted = TrustedProxies(options.forwarded_allow_ips)
         self.serve_websocket: ServeWebSocket | None = None
+        self.request_log: RequestLog | None = None
         self.throttle = _log.Throttle()
         self._server = b"server: socketkeep\r\n" if options.server_header else b""
         self._dated = 0
@@ -41,6 +45,9 @@ class Site:
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """The application's lifespan, in one worker."""
+        form = self.options.request_log
+        if form != "off":
+            self.request_log = RequestLog(form, self.options.request_log_file)
         async with lifespan_of(self.app, self.options.lifespan) as state:
             self.state = state
             yield
