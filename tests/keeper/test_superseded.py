@@ -82,7 +82,7 @@ def test_moved_ended_and_cut(bench: Bench) -> None:
     bench.settle()
     assert fates == [], "one is there still"
     handlers_have = bench.keeper.config.graceful_timeout - closing_time(bench.keeper.config)
-    bench.advance(handlers_have + 0.1)
+    bench.advance(handlers_have)
     for served in (sent, busy):
         served.settle(Ended.CLOSED)
     old[1].die(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from socketkeep._base import _log
 from socketkeep._keeper.loop._reactor import Reactor
@@ -14,14 +15,17 @@ from socketkeep._keeper.workers._workers import Worker
 from socketkeep._stream import _record as record
 from socketkeep._wire._scoreboard import CLOSED, DETACHED, LOST, RESET
 
-_ENDS = (CLOSED, RESET, LOST)
+_ENDS: Final = (CLOSED, RESET, LOST)
+#: Seconds before the end at which it is looked who is still there: at the end itself workers close
+#: them, and may be first.
+_BEFORE_THE_END: Final = 0.1
 
 
 @dataclass(slots=True)
 class Fate:
     """How many connections of a generation went on elsewhere, ended by themselves, or were cut.
 
-    cut: by why they had stayed; those that were open when the graceful timeout was over.
+    cut: by why they had stayed; those that were open when the time of handlers was as good as over.
     """
 
     moved: int = 0
@@ -54,12 +58,12 @@ class Superseded:
     def watch(self, generation: int, workers: Iterable[Worker], until: float) -> None:
         """Follow these workers, which `generation` has replaced.
 
-        until: when what they still serve is cut, by the reactor's clock.
+        until: when handlers are cut off, by the reactor's clock.
         """
         batch = _Batch(generation, {worker: _ends_of(worker) for worker in workers}, [])
         if batch.workers:
             self._batches.append(batch)
-            self._reactor.call_at(until, lambda: self._cut(batch))
+            self._reactor.call_at(until - _BEFORE_THE_END, lambda: self._cut(batch))
 
     def when_gone(self, generation: int, told: Callable[[Fate], None]) -> None:
         """Call `told` once the last worker that `generation` has replaced has ended."""
