@@ -68,6 +68,7 @@ TIER_OF: Final = {
     "plugin": "process",
     "proxied": "system",
     "serve": "system",
+    "serve/test_kept_reader.py": "unit",
     "serve/test_socket_view.py": "unit",
     "server": "system",
     "stdlib": "process",

@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("public names", ("__init__", "proxy")),
     ("testing", ("_testing", "testing")),
     ("configuration", ("_config",)),
-    ("what others wrote", ("_serve",)),
+    ("what others wrote", ("_serve", "adapters")),
     ("wire", ("_wire",)),
     ("inspection", ("_inspect", "inspect")),
     ("experiments", ("_lab",)),

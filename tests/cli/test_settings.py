@@ -220,6 +220,8 @@ def test_a_configuration_without_target_can_be_printed() -> None:
     ("flags", "message"),
     [
         ({"socketserver": True, "model": "async"}, "fork or prefork or thread, or none"),
+        ({"asyncio": True, "model": "fork"}, "--asyncio: the fork model does not serve it"),
+        ({"asyncio": True, "socketserver": True}, "--asyncio and --socketserver: TARGET is one"),
     ],
 )
 def test_kinds_of_target_and_their_models(flags: dict[str, str | bool], message: str) -> None:

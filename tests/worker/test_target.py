@@ -193,6 +193,30 @@ def test_what_is_of_socketserver(project: Path, name: str) -> None:
     sys.modules["app_ss"].server.server_close()
 
 
+def test_callbacks_of_asyncio(project: Path) -> None:
+    (project / "app_aio.py").write_text(
+        "import socketkeep\n"
+        "@socketkeep.resumable(state=int)\n"
+        "async def kept(reader, writer):\n    pass\n"
+        "def plain(reader, writer):\n    pass\n"
+        "async def one(conn):\n    pass\n"
+        "@socketkeep.resumable(redeliver=True)\n"
+        "async def again(reader, writer):\n    pass\n"
+        "class Made:\n    def __init__(self, a, b):\n        pass\n"
+    )
+    for name, resumable in (("kept", True), ("plain", False)):
+        handler = load(f"app_aio:{name}", asyncio=True)
+        assert (handler.is_async, handler.resumable) == (True, resumable)
+        assert "handler: give --asyncio to serve it; " in failure(f"app_aio:{name}")
+    for name, reason in (
+        ("one", "two arguments, the reader and the writer"),
+        ("again", "redeliver=True"),
+        ("Made", "it is no callback"),
+    ):
+        assert reason in failure(f"app_aio:{name}", asyncio=True)
+    assert "--asyncio" not in failure("app_aio:Made")
+
+
 def test_what_socketserver_does_not_serve(project: Path) -> None:
     (project / "app_us.py").write_text(
         "import socketserver as s\n"

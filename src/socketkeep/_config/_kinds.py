@@ -9,7 +9,11 @@ from socketkeep._config._server_options import ServeConfig
 
 _SYNC: Final = ("fork", "prefork", "thread")
 #: By the key of its option: the models that serve it.
-KINDS: Final[dict[str, tuple[str, ...]]] = {"socketserver": _SYNC, "asgi": ("async",)}
+KINDS: Final[dict[str, tuple[str, ...]]] = {
+    "asgi": ("async",),
+    "asyncio": ("async",),
+    "socketserver": _SYNC,
+}
 
 
 def kind_of(config: ServeConfig) -> str:

@@ -206,6 +206,14 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         Option(FLAG, ("--factory",), "TARGET is called, without arguments, to get the handler."),
     ] = False
+    asyncio: Annotated[
+        bool,
+        Option(
+            FLAG,
+            ("--asyncio",),
+            "TARGET is a callback of asyncio.start_server: a function of a reader and a writer.",
+        ),
+    ] = False
     socketserver: Annotated[
         bool,
         Option(

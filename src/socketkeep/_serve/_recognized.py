@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+from collections.abc import Callable
 
 
 def flag_for(target: object) -> str:
@@ -19,7 +20,18 @@ def flag_for(target: object) -> str:
         inner, "socketserver", "BaseServer"
     ):
         return "--socketserver"
+    if callable(target) and _takes(target, 2):
+        return "--asyncio"
     return ""
+
+
+def _takes(target: Callable[..., object], count: int) -> bool:
+    """Whether it can be called with so many arguments, and its parameters are known."""
+    try:
+        inspect.signature(target).bind(*(object() for _ in range(count)))
+    except (TypeError, ValueError):
+        return False
+    return not inspect.isclass(target)
 
 
 def _is_one(target: object, module: str, name: str) -> bool:

@@ -55,7 +55,7 @@ from socketkeep._stream._lifecycle import Detached, Event, State
 from socketkeep._stream._modes import Blocking, check_seconds
 from socketkeep._stream._record import ACTIVE_AT, WAITING
 from socketkeep._stream._shell import AT_ONCE, Data, Piece, Shell, Span, in_c
-from socketkeep._stream._waiting import Steps, earlier, within
+from socketkeep._stream._waiting import Steps, Want, earlier, within
 
 if TYPE_CHECKING:
     import ssl
@@ -924,7 +924,7 @@ class AsyncConnection(Shell):
         order = self._order
         if order is None or not self._waiter.pending:
             return
-        if order.how == "move" and self._movable() and not self._out:
+        if order.how == "move" and not self._out and self._movable():
             # At once, not when the task gets its turn: until then nothing may be sent or received.
             self._depart()
             self._wake()
@@ -934,7 +934,7 @@ class AsyncConnection(Shell):
     def _obey(self, operation: str) -> None:
         """Do as the server's order says, at a receive that is not waiting yet."""
         order = self._order
-        if order is not None and order.how == "move" and self._movable() and not self._out:
+        if order is not None and order.how == "move" and not self._out and self._movable():
             self._depart()
             raise Detached("the connection was detached from this worker")
         if self._expired:
@@ -996,7 +996,7 @@ class AsyncConnection(Shell):
         """Whether a receive may end in parking: a safe point, and nothing else is to happen."""
         # Where it is not watched it is paused: what is there is not to be received yet.
         watched = self._waiter.watching
-        return self._order is None and watched and self._movable() and not self._out
+        return self._order is None and watched and not self._out and self._movable()
 
     def _cancel_timers(self) -> None:
         if self._deadline_timer is not None:
@@ -1086,6 +1086,115 @@ class _AsyncIteration:
 
 
 # iteration: end
+
+
+class Backlog:
+    """What an adapter sends without waiting: the kernel takes what it takes, the rest is here.
+
+    went: called when some of it has gone.  ended: called with what has stopped it, None when all
+    has gone; what was left is dropped.  Its length is what is left, in bytes, without a bound: who
+    writes looks at it.
+    """
+
+    __slots__ = ("_conn", "_data", "_ended", "_queued", "_went")
+
+    def __init__(
+        self,
+        conn: AsyncConnection,
+        went: Callable[[], None],
+        ended: Callable[[SocketkeepError | OSError | None], None],
+    ) -> None:
+        self._conn = conn
+        self._went = went
+        self._ended = ended
+        self._data = bytearray()
+        self._queued: _Queued | None = None
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    @property
+    def empty(self) -> bool:
+        """Whether all has gone, what TLS has made of it included."""
+        return self._queued is None
+
+    def write(self, data: Data) -> None:
+        """Send `data`, behind what is here.  Raises as `AsyncConnection.send` does."""
+        conn = self._conn
+        core = conn.core
+        if not core.life.sends:
+            raise conn._refusal("send")
+        push = conn.lease.resumable and handling.get() is not conn
+        if push:
+            core.ledger.push_begins()
+        try:
+            if not conn._out:
+                try:
+                    count = core.send(data if type(data) is bytes else memoryview(data), push)
+                except OSError as error:
+                    raise conn._failed(error, "send") from error
+                if count == len(data) and not core.transport.pending:
+                    return
+                data = memoryview(data)[count:]
+            self._data += data
+            self._line_up(push)
+        finally:
+            if push:
+                core.ledger.push_ends()
+
+    def cover(self) -> None:
+        """Have what is left count as long as it is: what it answers is about to be committed."""
+        if self._queued is not None and not self._queued.piece.push:
+            self._queued.piece.push = True
+            self._conn.core.ledger.push_begins()
+
+    def drop(self) -> None:
+        """Forget what is left; nobody is called."""
+        self._data.clear()
+        queued, self._queued = self._queued, None
+        if queued is not None:
+            self._conn._drop(queued)
+
+    def _line_up(self, push: bool) -> None:
+        conn = self._conn
+        ledger = conn.core.ledger
+        if not (push or ledger.sent):
+            ledger.sending()
+        if self._queued is None:
+            piece = Piece(memoryview(b""), 0, push)
+            queued = _Queued(piece, self._steps(piece), conn._loop.create_future())
+            queued.finished.add_done_callback(partial(self._finish, queued))
+            if push:
+                ledger.push_begins()
+            conn._put_in_queue(queued)
+            self._queued = queued
+        elif not push and self._queued.piece.push:
+            # The handler's own among what is pushed: none of it may be taken for a push's.
+            self._queued.piece.push = False
+            ledger.push_ends()
+
+    def _steps(self, piece: Piece) -> Steps[None]:
+        core, data = self._conn.core, self._data
+        while data or core.transport.pending:
+            with memoryview(data) as view:
+                count = core.send(view, piece.push)
+            del data[:count]
+            if count:
+                self._went()
+            if data or core.transport.pending:
+                yield Want(core.sock.fileno(), "write")
+        self._queued = None
+
+    def _finish(self, queued: _Queued, finished: asyncio.Future[object]) -> None:
+        error = finished.result()
+        if error is None:
+            if self._queued is None:
+                self._ended(None)
+        elif self._queued is queued:
+            self._data.clear()
+            self._queued = None
+            assert isinstance(error, SocketkeepError | OSError)
+            self._ended(error)
 
 
 class _ChildsLoop:

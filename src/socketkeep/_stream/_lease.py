@@ -7,6 +7,7 @@ worker and in a plain script, where it is told nothing.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
@@ -190,6 +191,7 @@ class Hooks:
     refusals: Refusals | None = None
     refused: int = 0  # for `refusals` to count
     spin: Any = None  # for `refusals` to note receives at the peer's EOF
+    yields: Callable[[], bool] | None = None  # an adapter's: commits to leave; False: not now
     abandoned: bool = False  # the server goes on without the handler, which is never resumed again
 
 

@@ -358,6 +358,21 @@ class Shell(metaclass=ABCMeta):
         self.core.commit(packed)
         self._decoded = ...
 
+    def commit_but(self, ahead: bytes, state: object = None) -> None:
+        """Commit as `commit` does, but for `ahead`, the last bytes that were taken.
+
+        For the server's adapters, whose code has not dealt with all that they have received.
+        """
+        packed = None if state is None else pack_state(state)
+        buffer = self.core.buffer
+        if ahead:
+            # There twice until the commit is done: no moment is clean while they are nowhere else.
+            buffer.feed(ahead + (buffer.take(buffer.size) or b""))
+        self.core.commit(packed)
+        if ahead:
+            buffer.take(len(ahead))
+        self._decoded = ...
+
     def gather(self) -> None:
         """From here on, send together what is sent while received bytes are unread.
 
@@ -395,10 +410,15 @@ class Shell(metaclass=ABCMeta):
             self._unsent = (data, piece.done)
 
     def _movable(self) -> bool:
-        """Whether this is a safe point, given that the handler stands at a receive."""
+        """Whether this is a safe point, given that the handler stands at a receive.
+
+        To be asked last: an adapter commits when it is, and has then left.
+        """
         core = self.core
         # The keys of TLS stay with the process.
         free = self.lease.resumable and core.transport.moves
+        if free and self.hooks.yields is not None and not self.hooks.yields():
+            return False
         return free and not core.ledger.sent and not core.buffer.overflowed
 
     def _check_parking(self, operation: str) -> bool:

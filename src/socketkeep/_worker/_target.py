@@ -78,6 +78,10 @@ def load_handler(config: ServeConfig) -> Handler:
 def _handler_of(target: object, kind: str, config: ServeConfig) -> Handler:
     if kind == "asgi":
         return handler_of(target, config)
+    if kind == "asyncio":
+        from socketkeep._serve._streams import adapt_streams
+
+        return adapt_streams(target)
     if kind == "socketserver":
         from socketkeep._serve._socketserver import adapt_socketserver
 
