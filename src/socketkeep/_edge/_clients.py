@@ -213,9 +213,9 @@ class Clients:
 
     # Shaking hands.
 
-    def _client_ready(self, client: Client, _events: int) -> None:
+    def _client_ready(self, client: Client, events: int) -> None:
         try:
-            tls = client.handshake.go_on()
+            tls = client.handshake.go_on(events)
             if tls is not None:
                 self._pass(client, tls)
         except HandshakeFailed as failure:

@@ -20,6 +20,7 @@ from socketkeep._edge._certificates import EdgeObject
 from socketkeep._edge._flow import CHUNK, FastFlow
 from socketkeep._stream._last_words import LastWord, last_word, mark
 
+_ENDS: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 #: What passes through is never in it for longer than a call.
@@ -49,25 +50,36 @@ class Handshake:
         self._outgoing = ssl.MemoryBIO()
         self._tls: EdgeObject | None = None
         self._unsent = b""
+        self._ends = False
 
     def feed(self, data: bytes) -> None:
         """Add what another process has received of it."""
         self._incoming.write(data)
 
-    def go_on(self) -> EdgeObject | None:
-        """Take the next steps; return the TLS once it is there.  Raises HandshakeFailed."""
+    def go_on(self, events: int = 0) -> EdgeObject | None:
+        """Take the next steps; return the TLS once it is there.  Raises HandshakeFailed.
+
+        events: what the client's side is ready for.
+        """
+        if events & _ENDS:
+            self._ends = True  # what a read brings may be followed by an end that is not told again
+        done = all_read = False
         try:
             while True:
-                done = self._step()
-                self._send()
+                # OpenSSL takes all that there is, and has an error to make where it is nothing.
+                if self._incoming.pending:
+                    done = self._step()
+                if done or self._unsent or self._outgoing.pending:
+                    self._send()
                 if done:
                     return self._tls
-                if self._unsent:
+                if self._unsent or all_read:
                     return None
                 count = self.sock.recv_into(_buffer)
                 if not count:
                     raise HandshakeFailed("cut", "it ended before the handshake had")
                 self._incoming.write(_buffer[:count])
+                all_read = count < CHUNK and not self._ends
         except BlockingIOError:
             return None
         except OSError as error:
@@ -78,8 +90,6 @@ class Handshake:
         return Relay(self.sock, tls, self._incoming, self._outgoing, plain, self._unsent)
 
     def _step(self) -> bool:
-        if not self._incoming.pending and self._tls is None:
-            return False
         if self._tls is None:
             self._tls = self._begin(self._incoming, self._outgoing)
         try:
