@@ -83,6 +83,8 @@ TIER_OF: Final = {
     "test_public_surface.py": "unit",
     "test_second_time.py": "process",
     "test_tiers.py": "unit",
+    "websocket": "unit",
+    "websocket/test_served.py": "system",
     "wire": "unit",
     "worker": "unit",
     "worker/test_fork.py": "process",

@@ -41,6 +41,8 @@ from socketkeep._config._options import (
 if TYPE_CHECKING:
     from socketkeep._net._proxied import Reception
 
+_MOST_WINDOW_BITS: Final = 15  # RFC 7692, section 7.1.2.1
+
 Model = Literal["auto", "fork", "prefork", "thread", "async"]
 #: The model that a worker serves by, once "auto" is decided.
 WorkerModel = Literal["fork", "prefork", "thread", "async"]
@@ -48,6 +50,7 @@ Loop = Literal["auto", "asyncio", "uvloop"]
 Keep = Literal["none", "reload", "crash"]
 Lifespan = Literal["auto", "on", "off"]
 RequestLog = Literal["off", "common", "combined"]
+WsResume = Literal["off", "on", "silent"]
 OverLimit = Literal["reset", "close"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["human", "json"]
@@ -152,6 +155,16 @@ def _check_forwarded_allow_ips(networks: list[str]) -> None:
 def _check_root_path(path: str) -> None:
     if path and (not path.startswith("/") or re.fullmatch(r"[!-~]+", path) is None):
         raise ValueError(f"expected a path such as /api, got {path!r}")
+
+
+def _check_window_bits(bits: int) -> None:
+    if bits > _MOST_WINDOW_BITS:
+        raise ValueError(f"must be at most {_MOST_WINDOW_BITS}, got {bits}")
+
+
+def _check_auto_response(pair: str) -> None:
+    if pair and not (pair.partition("=")[0] and pair.partition("=")[2]):
+        raise ValueError(f"expected REQUEST=RESPONSE such as ping=pong, got {pair!r}")
 
 
 def _check_name(name: str) -> None:
@@ -332,6 +345,79 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             zero="as long as it takes",
         ),
     ] = 0.0
+    ws_resume: Annotated[
+        WsResume,
+        Option(
+            TEXT,
+            ("--ws-resume",),
+            "Whether WebSockets of ASGI applications that know nothing of it are kept, as --keep"
+            " says: the application is called again in the next worker, and what it accepts is"
+            " swallowed; in the old one it is told websocket.disconnect with 1012, with silent"
+            " nothing.  off: they end with their worker, by a Close with 1012.  One that commits"
+            " by the extension socketkeep is kept in any case.",
+            choices=("off", "on", "silent"),
+        ),
+    ] = "off"
+    ws_max_size: Annotated[
+        int,
+        Option(
+            SIZE,
+            ("--ws-max-size",),
+            "How large a message of a WebSocket may be, uncompressed; a larger one ends it with"
+            " 1009.",
+            minimum=1,
+        ),
+    ] = 16777216
+    ws_ping_interval: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--ws-ping-interval",),
+            "How often a WebSocket's peer is asked whether it is there.  Not while it is parked.",
+            minimum=0,
+            zero="never",
+        ),
+    ] = 20.0
+    ws_ping_timeout: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--ws-ping-timeout",),
+            "How long it may take to answer; then the WebSocket is ended.",
+            minimum=0,
+            zero="as long as it takes",
+        ),
+    ] = 20.0
+    ws_per_message_deflate: Annotated[
+        bool,
+        Option(
+            FLAG,
+            ("--ws-per-message-deflate",),
+            "WebSockets are compressed where the client can do it.",
+        ),
+    ] = True
+    ws_window_bits: Annotated[
+        int,
+        Option(
+            NUMBER,
+            ("--ws-window-bits",),
+            "How much text, as a power of 2, a compressed message may refer to: 12 is 4 KiB in each"
+            " direction, which goes along when the WebSocket moves.",
+            minimum=9,
+            check=_check_window_bits,
+        ),
+    ] = 12
+    ws_auto_response: Annotated[
+        str,
+        Option(
+            TEXT,
+            ("--ws-auto-response",),
+            "A text message that is answered without the application, and its answer, as"
+            " ping=pong: so it does not wake one that is parked.",
+            metavar="REQUEST=RESPONSE",
+            check=_check_auto_response,
+        ),
+    ] = ""
     chdir: Annotated[
         str,
         Option(

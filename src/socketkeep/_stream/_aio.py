@@ -898,6 +898,21 @@ class AsyncConnection(Shell):
         else:
             self._unwatch()
 
+    @property
+    def order(self) -> Order | None:
+        """The server's order, if it has given one.  For our own protocols."""
+        return self._order
+
+    def park_later(self, after: float | None) -> None:
+        """Have a receive wait so many seconds until it is parked; None: for ever.
+
+        For our own protocols, some of whose connections have nothing that could be gone on from.
+        """
+        self.lease = self.lease._replace(park_after=after)
+        self._waiter.tended = self._waiter.tended or after is not None
+        if after is not None:
+            self._deadline_changed()
+
     def ask(self, order: Order) -> None:
         """Give the server's order: the receive that waits, or the next one, obeys it.
 
@@ -907,6 +922,8 @@ class AsyncConnection(Shell):
             return
         self._order = order
         self._waiter.ordered = True
+        if self.hooks.ordered is not None:
+            self.hooks.ordered(order)
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
         self._deadline_timer = call_at(self._loop, order.deadline, self._expire)

@@ -189,6 +189,7 @@ class Hooks:
     reactor: SharedReactor | None = None  # async workers only
     front: Front | None = None  # where the listener has TLS for `start_tls`
     refusals: Refusals | None = None
+    ordered: Callable[[Order], None] | None = None  # async: told of each order before it is obeyed
     refused: int = 0  # for `refusals` to count
     spin: Any = None  # for `refusals` to note receives at the peer's EOF
     yields: Callable[[], bool] | None = None  # an adapter's: commits to leave; False: not now

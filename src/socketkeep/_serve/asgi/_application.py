@@ -77,13 +77,15 @@ def handler_of(target: Any, config: ServeConfig) -> Handler:
     try:
         from socketkeep._serve.asgi._loop import serve_connection  # httptools: for who serves ASGI
         from socketkeep._serve.asgi._site import Site
+        from socketkeep._serve.websocket._serving import serve_websocket
     except ModuleNotFoundError as error:
-        if error.name != "httptools":
+        if error.name not in ("httptools", "websockets"):
             raise
         raise LoadError(
             "an ASGI application needs the extra asgi: pip install 'socketkeep[asgi]'"
         ) from None
     site = Site(target, config)
+    site.serve_websocket = serve_websocket
     return Handler(
         call=functools.partial(serve_connection, site),
         name=config.target,

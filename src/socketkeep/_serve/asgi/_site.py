@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from socketkeep._base import _log
 from socketkeep._serve.asgi._forwarded import TrustedProxies
@@ -17,6 +18,10 @@ from socketkeep._serve.asgi._types import Application, Scope
 if TYPE_CHECKING:
     from socketkeep._config._server_options import ServeConfig
 
+
+#: Seconds that applications have, at a worker's end, to put away what they had for WebSockets that
+#: have gone to another worker.
+_LEAVING_TIME: Final = 5.0
 
 #: (connection, site, scope, the request's raw head)
 ServeWebSocket: TypeAlias = Callable[[Any, "Site", Scope, bytes], Awaitable[None]]
@@ -37,6 +42,7 @@ class Site:
         self.trusted = TrustedProxies(options.forwarded_allow_ips)
         self.serve_websocket: ServeWebSocket | None = None
         self.request_log: RequestLog | None = None
+        self.leaving: set[asyncio.Task[None]] = set()  # applications that have had a WebSocket
         self.throttle = _log.Throttle()
         self._server = b"server: socketkeep\r\n" if options.server_header else b""
         self._dated = 0
@@ -51,6 +57,8 @@ class Site:
         async with lifespan_of(self.app, self.options.lifespan) as state:
             self.state = state
             yield
+            if self.leaving:
+                await asyncio.wait(self.leaving, timeout=_LEAVING_TIME)
 
     def default_headers(self) -> bytes:
         """Return the headers of each response, as they are sent: Date and Server."""

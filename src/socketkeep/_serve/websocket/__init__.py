@@ -1,0 +1,1 @@
+"""WebSockets for ASGI applications, kept through reloads, upgrades and crashes."""

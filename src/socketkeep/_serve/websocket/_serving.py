@@ -1,0 +1,757 @@
+"""One WebSocket of an ASGI application, from its handshake to its end or its move.
+
+The connection's handler reads; the application runs in a task beside it, so that pings are answered
+and the peer's end is seen whatever the application does, and so that the connection can leave at
+once when the application still has things to put away.
+
+A commit of the connection is made where all that has come was given to the application, which asks
+for more: then it is at a safe point, and what stands in the commit is enough to go on elsewhere.
+Everywhere else the connection is held, by a ledger that says *sent*.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections import deque
+from collections.abc import Generator
+from contextlib import suppress
+from contextvars import Context
+from enum import Enum
+from secrets import token_bytes
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from socketkeep._base import _log
+from socketkeep._base._errors import SocketkeepError, StateTooLarge, WouldBlock
+from socketkeep._base._tracebacks import users_traceback
+from socketkeep._serve.asgi._response import MessageError
+from socketkeep._serve.asgi._types import Message, Scope
+from socketkeep._serve.websocket._deflate import Deflate
+from socketkeep._serve.websocket._handshake import (
+    Asked,
+    Headers,
+    Refusal,
+    accepted,
+    ask,
+    denied,
+    refused,
+)
+from socketkeep._serve.websocket._protocol import Control, Kind, WebSocket
+from socketkeep._serve.websocket._settings import Settings
+from socketkeep._stream._committed import STATE_LIMIT, pack_state, unpack_state
+from socketkeep._stream._core import CHUNK
+from socketkeep._stream._lease import Order, handling
+from socketkeep._stream._lifecycle import Detached
+from socketkeep._stream._record import HANDLER_ERRORS
+
+if TYPE_CHECKING:
+    from socketkeep._serve.asgi._site import Site
+    from socketkeep._stream._aio import AsyncConnection
+
+#: So much is read ahead of the application: as many messages, or as many bytes of them.
+_MOST_AHEAD: Final = 16
+_MOST_BYTES_AHEAD: Final = 65536
+#: A frame of which more than this has come is waited for: it is not carried to another worker.
+_MOST_CARRIED: Final = 4096
+#: Seconds for the peer to answer a Close.
+_CLOSING_TIME: Final = 10.0
+#: Seconds of a deadline, at most, that are for closing in an orderly way.
+_LAST_MOMENT: Final = 1.0
+_MOST_OF_DENIAL: Final = 1 << 20
+
+_NORMAL: Final = 1000
+_ABNORMAL: Final = 1006
+_FAILURE: Final = 1011
+_RESTART: Final = 1012
+
+#: What is sent here counts as no answer of the application's: see `handling`.
+_ELSEWHERE: Final = Context()
+_throttle: Final = _log.Throttle()
+
+
+class Disconnected(OSError):
+    """The WebSocket has ended, or gone to another worker: nothing can be sent over it here."""
+
+
+class _Phase(Enum):
+    CONNECTING = "connecting"
+    DENYING = "denying"
+    OPEN = "open"
+    OVER = "over"
+
+
+async def serve_websocket(conn: AsyncConnection, site: Site, scope: Scope, head: bytes) -> None:
+    """Serve a request for a WebSocket, or go on with one that has come from elsewhere.
+
+    head: the head of its request, from which the scope was made.  What stands behind it is unread.
+    """
+    settings = Settings.of(site.options)
+    saved = (conn.state or {}).get("websocket")
+    if saved is not None:
+        deflate = saved.get("deflate")
+        socket = WebSocket(settings.most, Deflate(*deflate) if deflate else None)
+        session = _Session(conn, site, scope, head, settings, socket)
+        session.restore(saved)
+    else:
+        asked = ask(scope["headers"], settings.window_bits)
+        if isinstance(asked, Refusal):
+            _note(conn, "handshake refused", asked.why)
+            await conn.send(refused(asked, site.default_headers()))
+            return
+        socket = WebSocket(settings.most, asked.deflate)
+        session = _Session(conn, site, scope, head, settings, socket)
+        session.asked = asked
+    await session.serve()
+
+
+class _Session:
+    """The two ends of one WebSocket: the connection's, and the application's.
+
+    asked: the request, where the handshake is still to be answered.
+    """
+
+    def __init__(
+        self,
+        conn: AsyncConnection,
+        site: Site,
+        scope: Scope,
+        head: bytes,
+        settings: Settings,
+        socket: WebSocket,
+    ) -> None:
+        self.asked: Asked | None = None
+        self._conn = conn
+        self._site = site
+        self._scope = scope
+        self._head = head
+        self._settings = settings
+        self._socket = socket
+        self._loop = asyncio.get_running_loop()
+        self._phase = _Phase.CONNECTING
+        self._opening: asyncio.Future[bool] = self._loop.create_future()
+        self._told = False  # the application has received websocket.connect
+        self._answer: tuple[str | None, Headers] | None = None  # what it accepted with
+        self._denial: tuple[int, Headers, bytearray] | None = None
+        self._gone: Message | None = None  # what it is told at the end
+        self._app: asyncio.Task[None] | None = None
+
+        self._inbox: deque[str | bytes] = deque()
+        self._ahead = 0  # bytes in it
+        self._wanted: asyncio.Future[None] | None = None  # the application waits for a message
+        self._room: asyncio.Future[None] | None = None  # the reader waits until one is taken
+        self._reading = False  # the reader waits for bytes, and all that came is in the inbox
+        self._fed = 0  # bytes of a frame that the connection has beside the protocol
+        self._sends = 0  # that have not ended
+        self._moved_on = False  # something has been dealt with since the last commit
+
+        self._keeps = conn.lease.resumable and settings.resume != "off"
+        self._exact = False  # the application commits by itself
+        self._dirty = False  # and has received or sent since
+        self._state: bytes | None = None  # what it has committed
+        self._packed: bytes | None = None
+        self._park_after = conn.lease.park_after
+        # With it a state is shipped by each commit, before anything counts as clean.
+        self._ships = socket.deflate is not None and conn.hooks.shelf is not None
+
+        self._order: Order | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._pinged = b""
+        self._chores: set[asyncio.Task[None]] = set()
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what `_record` has made."""
+        subprotocol, headers = saved["answer"]
+        self._answer = subprotocol, [(name, value) for name, value in headers]
+        self._state = saved.get("state")
+        self._exact = saved["exact"]
+        self._keeps = self._keeps or self._exact
+
+    # From the beginning to the end.
+
+    async def serve(self) -> None:
+        """Have the application serve it, until it has ended or left."""
+        conn, lease = self._conn, self._conn.lease
+        conn.hooks.ordered = self._ordered
+        if not self._exact:
+            conn.park_later(None)
+        if not self._keeps:
+            self._hold()
+        if conn.order is not None:
+            self._ordered(conn.order)
+        app = None
+        try:
+            if lease.attached == "parked" and self._answer is not None:
+                await self._deal_with_what_woke()
+            state = None if self._state is None else unpack_state(self._state, Any)
+            extensions = self._scope.setdefault("extensions", {})
+            extensions["websocket.http.response"] = {}
+            extensions["socketkeep"] = {"attached": lease.attached, "state": state}
+            app = self._app = self._loop.create_task(self._run_app(), name="websocket application")
+            self._site.leaving.add(app)
+            app.add_done_callback(self._site.leaving.discard)
+            if self._answer is not None or await self._opening:
+                if self._gone is None:
+                    self._tick_later()
+                    await self._read()
+            elif self._denial is not None:
+                status, headers, body = self._denial
+                defaults = self._site.default_headers()
+                await conn.send(denied(status, headers, bytes(body), defaults))
+        except Detached:
+            self._leave()
+            raise
+        except SocketkeepError:
+            self._end(_ABNORMAL)
+        except asyncio.CancelledError:
+            if app is not None:
+                app.cancel()
+            raise
+        finally:
+            self._stop_timers()
+        with suppress(SocketkeepError):
+            await conn.close()
+        self._end(_ABNORMAL)
+        if app is None:
+            return
+        try:
+            await asyncio.wait((app,))
+        except asyncio.CancelledError:
+            app.cancel()
+            raise
+
+    async def _run_app(self) -> None:
+        failed = False
+        try:
+            await self._site.app(self._scope, self.receive, self.send)
+        except Exception as error:
+            failed = True
+            # Frameworks raise it where the application does not care that the peer has gone.
+            if self._phase is not _Phase.OVER or not _tells_of_end(error):
+                self._note_failure("", traceback=users_traceback(error))
+        if self._phase is _Phase.OVER:
+            return
+        if self._answer is None:
+            if not failed:
+                self._note_failure("it has returned without an answer")
+            self._phase = _Phase.OVER
+            body = bytearray(b"Internal Server Error\n")
+            self._denial = 500, [(b"content-type", b"text/plain; charset=utf-8")], body
+            self._opening.set_result(False)
+            return
+        with suppress(OSError):
+            await self._close(_FAILURE if failed else _NORMAL)
+
+    def _note_failure(self, reason: str, **more: str) -> None:
+        self._conn.core.record[HANDLER_ERRORS] += 1
+        if reason:
+            more["error"] = reason
+        _log.error(
+            "application failed",
+            id=self._conn.id,
+            peer=self._conn.peer,
+            request=f"WebSocket {self._scope['path']}",
+            **more,
+        )
+
+    def _leave(self) -> None:
+        """Have the next worker go on, and the application here know that it does not."""
+        # Nothing was received or sent since the commit.  The windows may be those of now.
+        self._conn.core.committed = pack_state(self._record())
+        silent = self._settings.resume == "silent" and not self._exact
+        if silent and self._app is not None:
+            self._phase = _Phase.OVER
+            self._site.leaving.discard(self._app)
+        else:
+            self._end(_RESTART)
+
+    def _end(self, code: int, reason: str = "") -> None:
+        """Have the application know that it is over."""
+        if self._gone is None:
+            self._phase = _Phase.OVER
+            self._gone = {"type": "websocket.disconnect", "code": code, "reason": reason}
+            self._wake()
+        if not self._opening.done():
+            self._opening.set_result(False)
+
+    # The application's ends.
+
+    async def receive(self) -> Message:
+        """Return the application's next event."""
+        if not self._told:
+            self._told = True
+            return {"type": "websocket.connect"}
+        while not self._inbox:
+            if self._gone is not None:
+                return dict(self._gone)
+            if self._wanted is not None:
+                raise MessageError("another task of the application receives already")
+            self._wanted = wanted = self._loop.create_future()
+            self._settle()
+            try:
+                await wanted
+            finally:
+                if self._wanted is wanted:
+                    self._wanted = None
+        message = self._inbox.popleft()
+        self._dirty = True
+        self._ahead -= len(message)
+        if self._room is not None:
+            self._room.set_result(None)
+            self._room = None
+        if type(message) is str:
+            return {"type": "websocket.receive", "text": message}
+        return {"type": "websocket.receive", "bytes": message}
+
+    async def send(self, message: Message) -> None:
+        """Do what the application says.
+
+        Raises MessageError for what cannot be sent, and Disconnected when the WebSocket is over.
+        """
+        kind = message["type"]
+        if self._phase is _Phase.OPEN:
+            if kind == "websocket.send":
+                await self._send_message(message)
+            elif kind == "websocket.close":
+                await self._close(message.get("code", _NORMAL), message.get("reason") or "")
+            elif kind == "socketkeep.commit":
+                self._commit(message.get("state"))
+            else:
+                raise _out_of_order(kind)
+        elif self._phase is _Phase.OVER:
+            if kind == "websocket.accept" and self._answer is not None:
+                return  # it ended before the new code could know of it
+            raise Disconnected("the WebSocket has ended, or gone to another worker")
+        elif self._answer is not None:
+            await self._answer_again(kind, message)
+        elif self._phase is _Phase.DENYING:
+            self._deny(kind, message)
+        elif kind == "websocket.accept":
+            await self._accept(message)
+        elif kind == "websocket.close":
+            self._denial = 403, [], bytearray()
+            self._phase = _Phase.OVER
+            self._opening.set_result(False)
+        elif kind == "websocket.http.response.start":
+            headers = _headers(message)
+            denied(message["status"], headers, b"", b"")  # raises for what cannot be sent
+            self._denial = message["status"], headers, bytearray()
+            self._phase = _Phase.DENYING
+        else:
+            raise _out_of_order(kind)
+
+    async def _send_message(self, message: Message) -> None:
+        socket, text = self._socket, message.get("text")
+        if text is None:
+            data = message.get("bytes")
+            if data is None:
+                raise MessageError("websocket.send has neither text nor bytes")
+            frame = socket.binary(bytes(data))
+        else:
+            frame = socket.text(text)
+        if self._exact and handling.get() is self._conn:
+            self._dirty = True
+        await self._put(frame)
+
+    async def _accept(self, message: Message) -> None:
+        assert self.asked is not None
+        answer = message.get("subprotocol"), _headers(message)
+        data = accepted(self.asked, *answer, self._site.default_headers())
+        self._answer = answer
+        self._phase = _Phase.OPEN
+        if self._keeps and not self._fits():
+            self._keeps = False
+            _throttle.warning(
+                "a WebSocket cannot be kept: its request's head is too large",
+                kind="head too large",
+                id=self._conn.id,
+                size=len(self._head),
+            )
+        try:
+            await self._put(data)
+        finally:
+            if not self._opening.done():
+                self._opening.set_result(True)
+
+    async def _answer_again(self, kind: str, message: Message) -> None:
+        """Take the answer to a handshake that has been answered long ago."""
+        if kind == "websocket.accept":
+            self._phase = _Phase.OPEN
+            if (message.get("subprotocol"), _headers(message)) != self._answer:
+                _note(self._conn, "accepted otherwise", "the new code accepts a kept one otherwise")
+                await self._close(_RESTART)
+            return
+        code = message.get("code", _NORMAL) if kind == "websocket.close" else _RESTART
+        if not kind.startswith("websocket.http.response") and kind != "websocket.close":
+            raise _out_of_order(kind)
+        self._phase = _Phase.OPEN
+        await self._close(code, message.get("reason") or "")
+
+    def _deny(self, kind: str, message: Message) -> None:
+        if kind != "websocket.http.response.body":
+            raise _out_of_order(kind)
+        assert self._denial is not None
+        body = self._denial[2]
+        body += message.get("body", b"")
+        if len(body) > _MOST_OF_DENIAL:
+            raise MessageError(f"a denial has {_MOST_OF_DENIAL} bytes at most")
+        if not message.get("more_body", False):
+            self._phase = _Phase.OVER
+            self._opening.set_result(False)
+
+    def _commit(self, state: object) -> None:
+        """Take the application's commit: it goes on from `state`."""
+        packed = None if state is None else pack_state(state)
+        before, self._state = self._state, packed
+        if not self._fits():
+            self._state = before
+            raise StateTooLarge(
+                "commit: the state, the request's head and the compression's windows take more "
+                f"than {STATE_LIMIT} bytes: commit what identifies the state, and keep the rest "
+                "elsewhere"
+            )
+        self._packed = None
+        self._dirty = False
+        if not self._exact:
+            self._exact = True
+            self._keeps = self._conn.lease.resumable
+            self._conn.park_later(self._park_after)
+
+    # What the next worker goes on from.
+
+    def _record(self, *, windows: bool = True) -> dict[str, Any]:
+        deflate = self._socket.deflate
+        return {
+            "websocket": {
+                "head": self._head,
+                "answer": self._answer,
+                "exact": self._exact,
+                "state": self._state,
+                "deflate": deflate.export() if windows and deflate is not None else None,
+            }
+        }
+
+    def _fits(self) -> bool:
+        deflate = self._socket.deflate
+        windows = 0 if deflate is None else deflate.most_exported
+        try:
+            return len(pack_state(self._record(windows=False))) + windows <= STATE_LIMIT
+        except StateTooLarge:
+            return False
+
+    def _hold(self) -> None:
+        """Keep the connection from being moved, parked, or taken for clean."""
+        ledger = self._conn.core.ledger
+        if not ledger.sent:
+            ledger.sending()
+
+    def _settle(self) -> bool:
+        """Commit, if this is a safe point; return whether it is one."""
+        socket = self._socket
+        if self._wanted is None or self._inbox or self._sends or not self._reading:
+            return False
+        core, order = self._conn.core, self._order
+        if order is not None and order.how == "close":
+            self._close_soon()
+            return False
+        if not self._keeps or (self._exact and self._dirty):
+            core.buffer.commit()  # what was received is retained no longer, for it never moves
+            return False
+        rest = socket.rest_size
+        if not socket.between_messages or socket.closing or rest > _MOST_CARRIED:
+            return False
+        if core.buffer.size > self._fed:
+            return False  # more has been received, and is about to be read
+        if self._packed is None or self._ships:
+            self._packed = pack_state(self._record(windows=self._ships))
+        core.commit(self._packed)
+        self._moved_on = False
+        if rest and not self._fed:
+            # What it has of the next frame goes along as bytes that nobody has received.
+            core.buffer.feed(socket.rest)
+            core.ledger.reading()
+            self._fed = rest
+        return True
+
+    # Reading.
+
+    async def _deal_with_what_woke(self) -> None:
+        """Answer what has woken a parked connection, if that takes no application, and park again.
+
+        Returns where the application is needed.
+        """
+        conn, socket = self._conn, self._socket
+        while self._gone is None:
+            event = socket.next()
+            if event is None:
+                try:
+                    data = await conn.recv(CHUNK, timeout=0)
+                except WouldBlock:
+                    if socket.rest_size or not socket.between_messages:
+                        return
+                    conn.core.commit(pack_state(self._record()))
+                    await conn.park()
+                    return
+                if not data:
+                    self._end(_ABNORMAL)
+                socket.feed(data)
+            elif isinstance(event, Control):
+                await self._obey(event)
+            elif not await self._answers_itself(event):
+                self._hold()
+                self._inbox.append(event)
+                self._ahead += len(event)
+                return
+
+    async def _read(self) -> None:
+        socket, inbox = self._socket, self._inbox
+        while True:
+            event = socket.next()
+            if event is None:
+                if not await self._receive():
+                    self._end(_ABNORMAL)
+                    return
+                continue
+            self._moved_on = True
+            if isinstance(event, Control):
+                if not await self._obey(event):
+                    return
+            elif not socket.closing and not await self._answers_itself(event):
+                self._hold()
+                inbox.append(event)
+                self._ahead += len(event)
+                self._wake()
+                while len(inbox) >= _MOST_AHEAD or self._ahead >= _MOST_BYTES_AHEAD:
+                    await self._until_taken()
+
+    async def _receive(self) -> bool:
+        """Have the protocol go on with what comes; return False at the peer's EOF."""
+        conn = self._conn
+        while self._inbox and self._order is not None:
+            await self._until_taken()  # so that there is a moment in which it can be moved
+        self._reading = True
+        if not self._settle() and (self._moved_on or not self._socket.between_messages):
+            self._hold()  # the windows are not those of the last commit any more
+        try:
+            if self._fed:
+                data = await conn.receive_by("recv", self._take_more, CHUNK, bytes)
+            else:
+                data = await conn.recv(CHUNK)
+        finally:
+            self._reading = False
+        if not data:
+            return False
+        if self._fed:
+            data = data[self._fed :]
+            self._fed = 0
+        if data:
+            self._socket.feed(data)
+        return True
+
+    def _take_more(self, most: int) -> bytes | None:
+        buffer = self._conn.core.buffer
+        return buffer.take(buffer.size) if buffer.size > self._fed else None
+
+    async def _until_taken(self) -> None:
+        if self._gone is not None:
+            self._inbox.clear()
+            self._ahead = 0
+            return
+        self._room = self._loop.create_future()
+        await self._room
+
+    def _wake(self) -> None:
+        wanted = self._wanted
+        if wanted is not None:
+            self._wanted = None
+            if not wanted.done():
+                wanted.set_result(None)
+        if self._gone is not None and self._room is not None:
+            self._room.set_result(None)
+            self._room = None
+
+    async def _answers_itself(self, event: str | bytes) -> bool:
+        if event != self._settings.request or type(event) is not str:
+            return False
+        await self._push(self._socket.text(self._settings.response))
+        return True
+
+    async def _obey(self, control: Control) -> bool:
+        """Do as something says that is no message; return whether the WebSocket goes on."""
+        if control.kind is Kind.PONG:
+            if self._pinged and control.payload == self._pinged:
+                self._pinged = b""
+                self._tick_later()
+            return True
+        if control.kind is Kind.PING:
+            await self._push(control.reply)
+            return True
+        if control.kind is Kind.FAILED:
+            _note(self._conn, f"code {control.code}", f"{control.code}: {control.reason}")
+        self._hold()
+        if control.reply:
+            with suppress(SocketkeepError):
+                await self._conn.send(control.reply, timeout=_CLOSING_TIME)
+        self._end(control.code, control.reason)
+        return False
+
+    # Sending.
+
+    async def _put(self, data: bytes) -> None:
+        """Send, and commit where the application waits meanwhile.  Raises Disconnected."""
+        conn = self._conn
+        self._sends += 1
+        if self._ships:
+            conn.core.ledger.push_begins()
+        try:
+            if self._socket.deflate is None:
+                await conn.send(data)
+            else:
+                await _whatever_happens(conn.send(data), self._loop)
+        except SocketkeepError as error:
+            raise Disconnected(str(error)) from error
+        finally:
+            self._sends -= 1
+            settled = self._wanted is not None and self._settle()
+            if self._ships:
+                if not settled:
+                    self._hold()  # the committed state has not what was compressed
+                conn.core.ledger.push_ends()
+
+    async def _push(self, data: bytes) -> None:
+        """Send what is no answer of the application's.  Raises SocketkeepError."""
+        if data:
+            sending = self._send_elsewhere(data)
+            await self._loop.create_task(sending, context=_ELSEWHERE.copy())
+
+    async def _send_elsewhere(self, data: bytes) -> None:
+        await self._conn.send(data)
+
+    # Pings.
+
+    def _tick_later(self) -> None:
+        self._stop_timer()
+        if self._settings.ping_interval:
+            self._timer = self._loop.call_later(self._settings.ping_interval, self._tick)
+
+    def _tick(self) -> None:
+        """Ask whether the peer is still there, and give up memory."""
+        deflate = self._socket.deflate
+        if deflate is not None and self._socket.between_messages:
+            deflate.rest()
+        if self._socket.closing:
+            return
+        self._pinged = token_bytes(4)
+        self._later(self._push(self._socket.ping(self._pinged)))
+        if self._settings.ping_timeout:
+            self._timer = self._loop.call_later(self._settings.ping_timeout, self._unanswered)
+        else:
+            self._tick_later()
+
+    def _unanswered(self) -> None:
+        _note(self._conn, "no pong", "the peer has not answered a ping")
+        self._later(self._break_off())
+
+    async def _break_off(self) -> None:
+        data = self._socket.close(_FAILURE, "keepalive ping timeout")
+        self._end(_ABNORMAL)
+        with suppress(SocketkeepError):
+            await self._conn.send(data, timeout=_LAST_MOMENT)
+        with suppress(SocketkeepError):
+            await self._conn.close()
+
+    # Closing.
+
+    async def _close(self, code: int, reason: str = "") -> None:
+        """Send a Close, and have the application know.  Raises Disconnected, ValueError."""
+        data = self._socket.close(code, reason)
+        if not data:
+            return
+        self._hold()
+        self._stop_timer()
+        self._timer = self._loop.call_later(_CLOSING_TIME, self._hang_up)
+        self._end(code, reason)
+        await self._put(data)
+
+    def _hang_up(self) -> None:
+        self._later(self._conn.close())
+
+    def _close_soon(self) -> None:
+        """Close for the server's sake."""
+        if not self._socket.closing:
+            self._later(self._close(_RESTART))
+
+    def _ordered(self, order: Order) -> None:
+        """Hear how the worker's connections are to end."""
+        self._order = order
+        if order.how == "close":
+            self._hold()
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if order.deadline != float("inf"):
+            left = max(0.0, order.deadline - monotonic())
+            after = left - min(_LAST_MOMENT, left / 4)
+            self._deadline = self._loop.call_later(after, self._close_soon)
+        self._settle()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _stop_timers(self) -> None:
+        self._stop_timer()
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _later(self, chore: Any) -> None:
+        task = self._loop.create_task(_quietly(chore))
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+
+async def _quietly(chore: Any) -> None:
+    with suppress(OSError, SocketkeepError):
+        await chore
+
+
+async def _whatever_happens(sending: Any, loop: asyncio.AbstractEventLoop) -> None:
+    """Await a send that must go out whole once it has begun, even if its sender is cancelled.
+
+    What was compressed is part of the context of all that follows.
+    """
+    steps = sending.__await__()
+    try:
+        awaited = next(steps)
+    except StopIteration:
+        return
+    await asyncio.shield(loop.create_task(_rest(awaited, steps)))
+
+
+@types.coroutine
+def _rest(awaited: Any, steps: Any) -> Generator[Any, Any, None]:
+    """Go on with what has begun, and waits."""
+    yield awaited
+    yield from steps
+
+
+def _tells_of_end(error: BaseException) -> bool:
+    """Whether it says no more than that the WebSocket has ended."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_tells_of_end(each) for each in error.exceptions)
+    return isinstance(error, Disconnected) or type(error).__name__ == "WebSocketDisconnect"
+
+
+def _headers(message: Message) -> Headers:
+    return [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
+
+
+def _out_of_order(kind: str) -> MessageError:
+    return MessageError(f"a message of type {kind!r} is not to be sent at this point")
+
+
+def _note(conn: AsyncConnection, kind: str, why: str) -> None:
+    _throttle.info("websocket", kind=kind, id=conn.id, peer=conn.peer, why=why)

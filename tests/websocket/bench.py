@@ -1,0 +1,182 @@
+"""One WebSocket on a pair of sockets, whose server's side goes from worker to worker."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from websockets.asyncio.client import ClientConnection, connect
+
+from socketkeep._config._server_options import ServeConfig
+from socketkeep._serve.asgi._types import Application, Message, Scope
+from socketkeep._serve.websocket._serving import serve_websocket
+from socketkeep._stream._aio import AsyncConnection
+from socketkeep._stream._lease import Attached, Handover, Hooks, Lease, Order, handling
+from socketkeep._stream._lifecycle import Detached
+from socketkeep._stream._record import CLEAN, DETACHED, ENDED, STATUS
+
+PATIENCE = 10.0
+END = b"\r\n\r\n"
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a test's coroutine, for so long at most."""
+    asyncio.run(asyncio.wait_for(main, 2 * PATIENCE))
+
+
+class Shelf:
+    """Where a committed state survives the worker."""
+
+    def __init__(self) -> None:
+        self.state: bytes | None = None
+
+    def put(self, state: bytes | None) -> None:
+        self.state = state
+
+
+class Site:
+    """What the HTTP side tells of an application."""
+
+    def __init__(self, app: Application, options: ServeConfig) -> None:
+        self.app = app
+        self.options = options
+        self.leaving: set[asyncio.Task[None]] = set()
+
+    def default_headers(self) -> bytes:
+        return b"server: test\r\n"
+
+
+def scope_of(head: bytes) -> Scope:
+    """Return the scope of a request, as far as the tests' applications look at it."""
+    line, *lines = head[: -len(END)].split(b"\r\n")
+    headers = []
+    for each in lines:
+        name, _, value = each.partition(b":")
+        headers.append((name.strip().lower(), value.strip()))
+    asked = [value for name, value in headers if name == b"sec-websocket-protocol"]
+    return {
+        "type": "websocket",
+        "path": line.split(b" ")[1].decode(),
+        "headers": headers,
+        "subprotocols": b",".join(asked).decode().split(",") if asked else [],
+        "extensions": {},
+    }
+
+
+class Bench:
+    """The socket's server side.  crash_safe: as with ``--keep crash``."""
+
+    def __init__(
+        self, app: Application, options: ServeConfig, crash_safe: bool, park_after: float | None
+    ) -> None:
+        self.site = Site(app, options)
+        self.shelf = Shelf() if crash_safe else None
+        self.park_after = park_after
+        self.client_sock, self._sock = socket.socketpair()
+        self.conn: AsyncConnection
+        self.task: asyncio.Task[None]
+        self.times_served = 0
+
+    def begin(self, attached: Attached, state: bytes | None = None, unread: bytes = b"") -> None:
+        """Serve it, as the next worker does."""
+        lease = Lease(
+            id="1-1-1",
+            resumable=True,
+            state=state,
+            unread=unread,
+            attached=attached,
+            park_after=self.park_after,
+        )
+        self.conn = AsyncConnection(self._sock, lease=lease, hooks=Hooks(shelf=self.shelf))
+        self.task = asyncio.get_running_loop().create_task(self._handle(self.conn))
+        self.times_served += 1
+
+    async def _handle(self, conn: AsyncConnection) -> None:
+        handling.set(conn)
+        saved = (conn.state or {}).get("websocket")
+        head = await conn.recv_until(END) + END if saved is None else saved["head"]
+        try:
+            await serve_websocket(conn, cast("Any", self.site), scope_of(head), head)
+        except Detached:
+            assert conn.core.record[ENDED] == DETACHED
+            return
+        await conn.close()
+
+    async def left(self) -> Handover:
+        """Wait until it has left its worker; return what goes along."""
+        await asyncio.wait_for(asyncio.shield(self.task), PATIENCE)
+        assert self.conn.core.record[ENDED] == DETACHED, "it ended, and did not leave"
+        return self.conn.hand_over()
+
+    async def move(self) -> None:
+        """Have it leave at its next safe point, and serve it in the next worker."""
+        self.conn.ask(Order("move", time.monotonic() + 2 * PATIENCE))
+        handover = await self.left()
+        self.begin("reload", handover.state, handover.unread)
+
+    async def crash(self) -> None:
+        """Have its worker die when it is clean, and serve it in the next one."""
+        assert self.shelf is not None
+        await until(lambda: self.conn.core.record[STATUS] == CLEAN)
+        state = self.shelf.state
+        self._sock = socket.socket(fileno=os.dup(self.conn.fileno()))
+        self.conn._give_up()  # as its death would: the peer sees nothing
+        await self.task
+        self.begin("crash", state)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until it holds."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it does not come to hold"
+        await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def bench(
+    app: Application,
+    *,
+    crash_safe: bool = False,
+    park_after: float | None = None,
+    options: dict[str, Any] | None = None,
+) -> AsyncIterator[Bench]:
+    """Serve an application on a pair, and see that all of it ends."""
+    told: dict[str, Any] = {"ws_resume": "on", "ws_ping_interval": 0.0}
+    told |= options or {}
+    served = Bench(app, ServeConfig(target="app:app", **told), crash_safe, park_after)
+    served.begin("accepted")
+    try:
+        yield served
+    finally:
+        served.client_sock.close()
+        served.task.cancel()
+        await asyncio.wait((served.task, *served.site.leaving), timeout=PATIENCE)
+        assert not served.site.leaving
+        await served.conn.close()
+
+
+def dial(served: Bench, **settings: Any) -> Awaitable[ClientConnection]:
+    """Return the client's side, by `websockets`' own client."""
+    settings = {"ping_interval": None, "compression": None} | settings
+    return cast(
+        "Awaitable[ClientConnection]",
+        connect("ws://test/path", sock=served.client_sock, **settings),
+    )
+
+
+async def echo(scope: Scope, receive: Any, send: Any) -> None:
+    """Answer each message by itself."""
+    while True:
+        message: Message = await receive()
+        if message["type"] == "websocket.connect":
+            await send({"type": "websocket.accept"})
+        elif message["type"] == "websocket.disconnect":
+            return
+        else:
+            await send({**message, "type": "websocket.send"})

@@ -1,0 +1,152 @@
+"""WebSockets of a whole server, by `websockets`' own client: reloads, kills, upgrades, parking."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from tests.harness import Server
+from tests.websocket.bench import PATIENCE, run
+
+_APP = """
+import os
+
+async def app(scope, receive, send):
+    ours = scope["extensions"].get("socketkeep", {}) if scope["type"] == "websocket" else {}
+    count, commits = ours.get("state") or 0, scope.get("path") == "/counted"
+    while True:
+        message = await receive()
+        match message:
+            case {"type": "websocket.connect"}:
+                await send({"type": "websocket.accept"})
+            case {"type": "websocket.receive", "text": "who"}:
+                await send({"type": "websocket.send", "text": f"VERSION {os.getpid()}"})
+                if commits:
+                    await send({"type": "socketkeep.commit", "state": count})
+            case {"type": "websocket.receive", "text": text}:
+                count += 1
+                await send({"type": "websocket.send", "text": f"{count} {text}"})
+                if commits:
+                    await send({"type": "socketkeep.commit", "state": count})
+            case {"type": "lifespan.startup"}:
+                await send({"type": "lifespan.startup.complete"})
+            case _:
+                return
+"""
+
+
+def _write(directory: Path, version: str) -> str:
+    (directory / "site_app.py").write_text(_APP.replace("VERSION", version))
+    return "site_app:app"
+
+
+async def _who(client: ClientConnection) -> tuple[str, int]:
+    await client.send("who")
+    version, pid = str(await client.recv()).split()
+    return version, int(pid)
+
+
+def _port(client: ClientConnection) -> int:
+    return int(client.local_address[1])
+
+
+def test_through_reloads_kills_and_an_upgrade(tmp_path: Path) -> None:
+    target = _write(tmp_path, "1")
+
+    async def main(server: Server) -> None:
+        rng = random.Random(11)
+        uri = f"ws://{server.address}"
+        async with (
+            connect(f"{uri}/counted") as client,
+            connect(f"{uri}/", compression=None) as plain,
+        ):
+            assert client.protocol.extensions
+            ports = _port(client), _port(plain)
+            count = 0
+
+            async def talk() -> None:
+                nonlocal count
+                for _ in range(20):
+                    count += 1
+                    said = "".join(rng.choices(("hello ", "world ", "é"), k=rng.randint(0, 300)))
+                    await client.send(said)
+                    assert await client.recv() == f"{count} {said}"
+                    await plain.send(said)
+                    assert str(await plain.recv()).partition(" ")[2] == said
+
+            await talk()
+            _write(tmp_path, "2")
+            assert (await asyncio.to_thread(server.reload)).exit_code == 0
+            assert (await _who(client))[0] == (await _who(plain))[0] == "2"
+            await talk()
+            for each in (client, plain):
+                _, pid = await _who(each)
+                await asyncio.to_thread(server.wait_clean)
+                os.kill(pid, signal.SIGKILL)
+                await talk()
+            assert (await asyncio.to_thread(server.cli, "upgrade")).exit_code == 0
+            await talk()
+            assert ports == (_port(client), _port(plain))
+
+    arguments = ("--ws-resume", "on", "--keep", "crash", "--keep-after", "0", "-w", "2")
+    with Server(tmp_path, target, *arguments) as server:
+        run(main(server))
+
+
+async def _closed(client: ClientConnection) -> int:
+    with pytest.raises(ConnectionClosed) as closed:
+        await asyncio.wait_for(client.recv(), PATIENCE)
+    assert closed.value.rcvd is not None
+    return closed.value.rcvd.code
+
+
+def test_what_is_not_kept_is_told_to_come_again(tmp_path: Path) -> None:
+    target = _write(tmp_path, "1")
+
+    async def main(server: Server) -> None:
+        async with connect(f"ws://{server.address}/") as client:
+            assert (await _who(client))[0] == "1"
+            _write(tmp_path, "2")
+            assert (await asyncio.to_thread(server.reload)).exit_code == 0
+            assert (await _who(client))[0] == "1"
+            assert await _closed(client) == 1012
+        async with connect(f"ws://{server.address}/") as client:
+            assert (await _who(client))[0] == "2"
+            server.signal(signal.SIGTERM)
+            assert await _closed(client) == 1012
+        assert await asyncio.to_thread(server.wait_exit) == 0
+
+    with Server(tmp_path, target, "--graceful-timeout", "2") as server:
+        run(main(server))
+
+
+def test_parked(tmp_path: Path) -> None:
+    target = _write(tmp_path, "1")
+
+    async def main(server: Server) -> None:
+        def parked() -> bool:
+            (only,) = server.connections()
+            return bool(only["state"] == "parked")
+
+        async with connect(f"ws://{server.address}/counted") as client:
+            await client.send("a")
+            assert await client.recv() == "1 a"
+            await asyncio.to_thread(server.wait_until, parked, "parked")
+            await client.send("marco")
+            assert await client.recv() == "polo"
+            await asyncio.to_thread(server.wait_until, parked, "parked again")
+            pid = server.workers()[0]["pid"]
+            os.kill(pid, signal.SIGKILL)  # it has no part in what is parked
+            await client.send("b")
+            assert await client.recv() == "2 b"
+
+    arguments = ("--park-after", "0.05", "--ws-auto-response", "marco=polo", "-w", "1")
+    with Server(tmp_path, target, *arguments) as server:
+        run(main(server))
