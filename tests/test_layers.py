@@ -19,6 +19,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "socketkeep"
 #: what ``import socketkeep`` gives: the library's public names.
 LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("base", ("_base", "_native", "_version")),
+    ("names", ("_names",)),
     ("stream", ("_stream",)),
     ("net", ("_net",)),
     ("public names", ("__init__", "proxy")),

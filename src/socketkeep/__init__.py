@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from socketkeep._base._handles import Handle
     from socketkeep._base._holding import Holder, Holders
     from socketkeep._base._tls_facts import TlsInfo
+    from socketkeep._names._pushing import Published, Pushed, publish, push
     from socketkeep._net._async_connecting import open_connection
     from socketkeep._net._connecting import Connecting, connect
     from socketkeep._net._forking_server import ForkingServer
@@ -73,6 +74,8 @@ __all__ = [
     "OutOfResources",
     "PeerClosed",
     "PeerReset",
+    "Published",
+    "Pushed",
     "Refused",
     "Released",
     "Server",
@@ -95,6 +98,8 @@ __all__ = [
     "fork",
     "guard_forks",
     "open_connection",
+    "publish",
+    "push",
     "resumable",
     "serve",
 ]
@@ -152,6 +157,12 @@ _MODULES = {
         "Holders",
     ),
     "_base._tls_facts": ("TlsInfo",),
+    "_names._pushing": (
+        "Published",
+        "Pushed",
+        "publish",
+        "push",
+    ),
     "_net._listener": ("Listener",),
     "_stream._modes": (
         "Blocking",

@@ -269,6 +269,25 @@ METRICS: Final = (
         _one(lambda report: report.status.connections.awaiting_header),
     ),
     Metric(
+        "socketkeep_connections_named",
+        "gauge",
+        "Connections that have a name, a group or a label.",
+        _one(lambda report: report.status.connections.named),
+    ),
+    Metric(
+        "socketkeep_groups",
+        "gauge",
+        "Groups that a connection is in.",
+        _one(lambda report: report.status.connections.groups),
+    ),
+    Metric(
+        "socketkeep_pushes_total",
+        "counter",
+        "Messages pushed to a connection, by what has become of them.",
+        _fields(lambda report: report.status.totals.pushes),
+        ("outcome",),
+    ),
+    Metric(
         "socketkeep_edges",
         "gauge",
         "Edges that accept connections, in which the TLS of listeners ends.",

@@ -82,6 +82,8 @@ class ConnectionsByState(msgspec.Struct, frozen=True, kw_only=True):
     orphaned: int = 0
     kept: int = 0
     awaiting_header: int = 0
+    named: int = 0
+    groups: int = 0
 
 
 class AttachedByReason(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +115,16 @@ class OverLimits(msgspec.Struct, frozen=True, kw_only=True):
     rate_per_address: int = 0
 
 
+class PushesByOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """Number of pushes to one connection each, by what has become of them."""
+
+    delivered: int = 0
+    not_connected: int = 0
+    timed_out: int = 0
+    full: int = 0
+    uncertain: int = 0
+
+
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """Counts since the server started."""
 
@@ -132,6 +144,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     proxy_refused: RefusedHeaders = RefusedHeaders()
     over_limit: OverLimits = OverLimits()
     overdue: int = 0
+    pushes: PushesByOutcome = PushesByOutcome()
 
 
 class WaitReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,7 +225,7 @@ class ConnectionReport(msgspec.Struct, frozen=True, kw_only=True):
     owner: the pid of the process that serves it; None when none does.
     idle: since bytes last passed.  busy: its handler is not waiting for input.
     worker: the pid of its worker, which is not its owner where the worker forks.
-    slot: the worker's.
+    slot: the worker's.  name, groups, labels: what its handler has called it.
     """
 
     id: str
@@ -229,6 +242,9 @@ class ConnectionReport(msgspec.Struct, frozen=True, kw_only=True):
     busy: bool
     worker: int | None = None
     slot: int | None = None
+    name: str = ""
+    groups: list[str] = []
+    labels: dict[str, str] = {}
 
 
 class StayingReport(msgspec.Struct, frozen=True, kw_only=True):

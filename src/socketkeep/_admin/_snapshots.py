@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 
+import msgspec
+
 from socketkeep._admin._reports import (
     AttachedByReason,
     CertificateReport,
@@ -18,6 +20,7 @@ from socketkeep._admin._reports import (
     ListenerReport,
     LiveReport,
     OverLimits,
+    PushesByOutcome,
     RefusedHeaders,
     ReloadForecast,
     ReloadReport,
@@ -39,6 +42,7 @@ from socketkeep._keeper.tables._records import WorkerState
 from socketkeep._keeper.tables._staying import Staying, why_it_stays
 from socketkeep._keeper.tables._waits import BOUNDS
 from socketkeep._keeper.workers._workers import Worker
+from socketkeep._names._pushing import Outcome
 from socketkeep._native import CORE
 from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Attached
@@ -74,6 +78,8 @@ def status(keeper: Keeper, name: str) -> StatusReport:
             parked=parked,
             kept=len(keeper.connections.connection_table) - len(keeper.connections.porch),
             awaiting_header=len(keeper.connections.porch),
+            named=len(keeper.connections.post.names),
+            groups=keeper.connections.post.names.groups,
         ),
         totals=_totals(keeper),
         accepting=keeper.accepting,
@@ -253,6 +259,13 @@ def _connections(keeper: Keeper, step: int) -> list[ConnectionReport]:
                 bytes_out=parcel.bytes_out,
                 busy=False,
             )
+    names_of = keeper.connections.post.names
+    for name, report in reports.items() if len(names_of) else ():
+        known = names_of.get(name)
+        if known is not None:
+            reports[name] = msgspec.structs.replace(
+                report, name=known.name, groups=sorted(known.groups), labels=dict(known.labels)
+            )
     return list(reports.values())
 
 
@@ -317,6 +330,9 @@ def _totals(keeper: Keeper) -> Totals:
         refused_messages=counters["refused_messages"],
         proxy_refused=RefusedHeaders(**{why: counters[counter_of(why)] for why in REASONS}),
         over_limit=OverLimits(**{why: counters[counter_of(why)] for why in LIMITS}),
+        pushes=PushesByOutcome(
+            **{each.name.lower(): counters[f"pushes {each.text}"] for each in Outcome}
+        ),
     )
 
 

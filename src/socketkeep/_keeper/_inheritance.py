@@ -35,6 +35,7 @@ def snapshot(keeper: Keeper, keep: KeepOpen) -> SavedServer:
     if all(each.number != current.number for each in generations):
         generations.append(current.snapshot())
     settings = listener_settings(keeper.config, len(keeper.listeners))
+    post = keeper.connections.post.snapshot()  # first: it says something to workers yet
     return SavedServer(
         readable_from=oldest_reader(
             keeper.config, settings, counted=keeper.lanes.doorkeeper is not None
@@ -63,6 +64,7 @@ def snapshot(keeper: Keeper, keep: KeepOpen) -> SavedServer:
             closing=keeper.closer.snapshot(keep),
             stored=keeper.store.names if keeper.store is not None else [],
             edges=keeper.edges.snapshot(keep),
+            post=post,
             lists=keeper.lists,
             makers=list(keeper.screening.makers),
             place=keep(keeper.templates.place) if keeper.templates.place >= 0 else -1,

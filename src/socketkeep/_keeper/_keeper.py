@@ -134,6 +134,7 @@ class Keeper:
             boot,
             self._hosts,
             self.lanes.doorkeeper,
+            lambda: self.current.on_taken if self.current is not None else "close",
         )
         self.pool.dispatch.receiver = self.connections
         self.edges = Edges(
@@ -501,6 +502,7 @@ class Keeper:
         self.slots.restore(saved.slots)
         self.closer.restore(saved.closing, self._changed)
         self.connections.restore(saved.connections)
+        self.connections.post.restore(saved.post, self.pool)
         for pid in saved.makers:
             self.screening.believe_maker(pid)
         self.edges.restore(saved.edges)
@@ -520,6 +522,8 @@ class Keeper:
             for name, word in COUNTERS.items():
                 totals[name] += worker.scoreboard.count(word)
         totals.update(self.connections.totals)
+        for outcome, count in self.connections.post.totals.items():
+            totals[f"pushes {outcome}"] += count
         return totals
 
     # What templates and workers tell.

@@ -6,12 +6,13 @@ import functools
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, get_args, overload
 
 from socketkeep._base._errors import HandlerError
 
 OnCrash: TypeAlias = Literal["close", "reset", "resume"]
+OnTaken: TypeAlias = Literal["close", "keep"]
 Lifespan: TypeAlias = AbstractContextManager[object] | AbstractAsyncContextManager[object]
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -32,10 +33,13 @@ class Service:
     handler: called for each connection.  lifespan: a context manager, sync or async, or a callable
     that returns one and takes nothing or, as ASGI frameworks have it, the service.  It is entered
     in each worker after the fork and before the worker is ready, and left when the worker ends.
+    on_taken: what becomes of a connection whose name another one takes: "close", or "keep": it goes
+    on without a name.
     """
 
     handler: Callable[..., object]
     lifespan: Lifespan | Callable[..., Lifespan] | None = None
+    on_taken: OnTaken = "close"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Handler:
     on_crash: OnCrash
     redeliver: bool
     lifespan: Callable[[], Lifespan] | None
+    on_taken: OnTaken = "close"
 
 
 @overload
@@ -131,6 +136,15 @@ def handler_of(
         redeliver=settings.redeliver,
         lifespan=lifespan,
     )
+
+
+def served_as(handler: Handler, target: object) -> Handler:
+    """Return the handler with what else a `Service` says of it.  Raises HandlerError."""
+    if not isinstance(target, Service):
+        return handler
+    if target.on_taken not in get_args(OnTaken):
+        raise HandlerError(f"on_taken is 'close' or 'keep', not {target.on_taken!r}")
+    return replace(handler, on_taken=target.on_taken)
 
 
 def service_parts(target: object) -> tuple[object, Callable[[], Lifespan] | None]:

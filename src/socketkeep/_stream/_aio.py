@@ -54,7 +54,7 @@ from socketkeep._stream._lease import Hooks, Lease, Order, handling
 from socketkeep._stream._lifecycle import Detached, Event, State
 from socketkeep._stream._modes import Blocking, check_seconds
 from socketkeep._stream._record import ACTIVE_AT, WAITING
-from socketkeep._stream._shell import AT_ONCE, Data, Piece, Shell, Span, in_c
+from socketkeep._stream._shell import AT_ONCE, NAME_TAKEN, Data, Piece, Shell, Span, in_c
 from socketkeep._stream._waiting import Steps, Want, earlier, within
 
 if TYPE_CHECKING:
@@ -84,6 +84,26 @@ _TIMED_OUT: Final = 2
 _LATE: Final = "late"
 
 
+class _Telling:
+    """In place of a future: tells at once whether a push has gone out."""
+
+    __slots__ = ("_told", "timer")
+
+    def __init__(self, told: Callable[[bool], None]) -> None:
+        self._told: Callable[[bool], None] | None = told
+        self.timer: asyncio.TimerHandle | None = None
+
+    def done(self) -> bool:
+        return self._told is None
+
+    def set_result(self, stopped_by: object) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        told, self._told = self._told, None
+        if told is not None:
+            told(stopped_by is None)
+
+
 class _Queued:
     """A send in the queue; `steps` sends what is left of it.
 
@@ -92,7 +112,9 @@ class _Queued:
 
     __slots__ = ("finished", "piece", "steps")
 
-    def __init__(self, piece: Piece, steps: Steps[None], finished: asyncio.Future[object]) -> None:
+    def __init__(
+        self, piece: Piece, steps: Steps[None], finished: asyncio.Future[object] | _Telling
+    ) -> None:
         self.piece = piece
         self.steps = steps
         self.finished = finished
@@ -798,6 +820,46 @@ class AsyncConnection(Shell):
             self.core.ledger.push_begins()
             self._put_in_queue(_Queued(piece, self._sending(piece), self._loop.create_future()))
 
+    def push(self, data: bytes, until: float, told: Callable[[bool], None]) -> None:
+        """Send what comes from elsewhere, behind what is queued.  For the server.
+
+        told: called with True once the system has all of it, with False when none of it can be
+        sent, or, at `until`, has been: then none will be.  Before this returns where it does not
+        wait.  Raises OSError, and Busy when a send of the handler's is not finished.
+        """
+        if self._unsent is not None:
+            raise Busy(**self._context("send"))
+        ledger, resumable = self.core.ledger, self.lease.resumable
+        if resumable:
+            ledger.push_begins()
+        piece: Piece | None = None
+        try:
+            piece = self._begin_send(data, True, waits=bool(self._out))
+        finally:
+            if piece is None and resumable:
+                ledger.push_ends()
+        if piece is None:
+            told(True)
+            return
+        piece.push = resumable
+        telling = _Telling(told)
+        self._put_in_queue(queued := _Queued(piece, self._sending(piece), telling))
+
+        def late() -> None:
+            if not telling.done() and not piece.done:
+                telling.set_result(_LATE)
+                self._drop(queued)
+
+        telling.timer = call_at(self._loop, until, late)
+
+    def lose_name(self, name: str, *, close: bool) -> None:
+        """Another connection has this name now.  For the server."""
+        if not self._unname(name) or not close or self.core.life.over:
+            return
+        error = self._end(NAME_TAKEN, "")
+        self._wake()
+        self._stop_senders(error)
+
     def _put_in_queue(self, queued: _Queued) -> None:
         if not self._out:
             self._out = []
@@ -811,14 +873,15 @@ class AsyncConnection(Shell):
         but for one that is cancelled when part of it has gone: its rest still goes out, in its
         turn, so that what comes after it does not stand in the middle of a message.
         """
-        queued = _Queued(piece, steps, self._loop.create_future())
+        finished: asyncio.Future[object] = self._loop.create_future()
+        queued = _Queued(piece, steps, finished)
         self._put_in_queue(queued)
         self._waiter.since = time.monotonic()
         timer = None
         if end is not None:
-            timer = call_at(self._loop, end, settle, queued.finished, _LATE)
+            timer = call_at(self._loop, end, settle, finished, _LATE)
         try:
-            stopped_by = await queued.finished
+            stopped_by = await finished
         except asyncio.CancelledError:
             if not piece.done:
                 self._drop(queued)
@@ -847,8 +910,9 @@ class AsyncConnection(Shell):
             except OSError as error:
                 self._stop_senders(error)
                 return
-            self._drop(queued)
+            # First: what follows may be that the connection leaves this worker.
             settle(queued.finished, None)
+            self._drop(queued)
 
     def _drop(self, queued: _Queued) -> None:
         """Take it out of the queue, if it is still there."""
@@ -864,8 +928,8 @@ class AsyncConnection(Shell):
     def _stop_senders(self, error: SocketkeepError | OSError) -> None:
         """Empty the queue, and tell those who wait for it why."""
         for queued in tuple(self._out or ()):
-            self._drop(queued)
             settle(queued.finished, error)
+            self._drop(queued)
 
     def _reset_after_fork(self) -> None:
         # The loop's epoll is the parent's: what were taken out here would be missing there.
@@ -1179,8 +1243,9 @@ class Backlog:
             ledger.sending()
         if self._queued is None:
             piece = Piece(memoryview(b""), 0, push)
-            queued = _Queued(piece, self._steps(piece), conn._loop.create_future())
-            queued.finished.add_done_callback(partial(self._finish, queued))
+            finished: asyncio.Future[object] = conn._loop.create_future()
+            queued = _Queued(piece, self._steps(piece), finished)
+            finished.add_done_callback(partial(self._finish, queued))
             if push:
                 ledger.push_begins()
             conn._put_in_queue(queued)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from socketkeep._stream._lease import SharedReactor
 from socketkeep._stream._waiting import Steps, Want
@@ -77,7 +77,14 @@ def call_at(
     return loop.call_later(min(max(left, 0.0), _LONGEST), callback, *args)
 
 
-def settle(future: asyncio.Future[Any], result: object) -> None:
+class Settled(Protocol):
+    """A future, or what stands for one."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: Any, /) -> None: ...
+
+
+def settle(future: Settled, result: object) -> None:
     """Set the result of a future that may have one already."""
     if not future.done():
         future.set_result(result)

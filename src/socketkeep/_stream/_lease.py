@@ -12,13 +12,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
+from socketkeep._names._naming import Registration
 from socketkeep._stream._record import Record, blank_record
 from socketkeep._stream._waiting import Orders
 
 if TYPE_CHECKING:  # asyncio is for who uses it
     from asyncio import AbstractEventLoop
 
-Attached = Literal["accepted", "reload", "parked", "upgrade", "crash"]
+Attached = Literal["accepted", "reload", "parked", "upgrade", "crash", "pushed"]
 
 #: The connection whose handler runs in this context.  Tasks and threads that the handler starts by
 #: `asyncio` inherit it; a broadcast from another handler does not.  A send in another context than
@@ -122,6 +123,13 @@ class Front(Protocol):
         """Hands are shaken: the connection is this socket, and the header is what it has."""
 
 
+class Registrar(Protocol):
+    """How the server is told what a connection is called."""
+
+    def changed(self, conn: Any) -> None:
+        """Tell it all of `conn.registration`, which has changed."""
+
+
 class Reader(Protocol):
     """What waits for a descriptor: `_on_readable` is called whenever it is readable."""
 
@@ -175,6 +183,7 @@ class Lease(NamedTuple):
     first_bytes_timeout: float | None = None  # seconds from its accept to its first byte
     receive_rate: int = 0  # bytes a second that are received of it; 0: as they come
     inflow_full_at: float = 0.0  # when as many as in one second may come at once again
+    registration: Registration | None = None  # what the connection is called
 
 
 @dataclass(slots=True, eq=False)
@@ -188,6 +197,8 @@ class Hooks:
     orders: Orders | None = None  # beside it, where a word of shared memory tells of an order
     reactor: SharedReactor | None = None  # async workers only
     front: Front | None = None  # where the listener has TLS for `start_tls`
+    registrar: Registrar | None = None
+    registered: bool = False  # the server has been told what it is called
     refusals: Refusals | None = None
     ordered: Callable[[Order], None] | None = None  # async: told of each order before it is obeyed
     refused: int = 0  # for `refusals` to count
@@ -207,3 +218,4 @@ class Handover:
     redelivered: bool = False  # some of what is uncommitted was delivered to a worker that died
     deadline: float | None = None  # as the lease has it
     inflow_full_at: float = 0.0  # likewise
+    registration: Registration | None = None  # likewise

@@ -10,9 +10,9 @@ import socket
 import sys
 import time
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from types import EllipsisType
+from types import EllipsisType, MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Never, TypeAlias, TypeVar, cast
 
 from socketkeep import _native
@@ -34,6 +34,7 @@ from socketkeep._base._errors import (
 )
 from socketkeep._base._forking import Fate, drop, own
 from socketkeep._base._holding import Holders, holders_of
+from socketkeep._names._naming import MOST_GROUPS, Registration, check_labels, check_text
 from socketkeep._stream._closing import end_for_all, end_writing
 from socketkeep._stream._committed import pack_state, unpack_state
 from socketkeep._stream._core import ARRIVED, CHUNK, LARGE_CHUNK, NOTHING, Core, core_of
@@ -67,6 +68,8 @@ Data: TypeAlias = bytes | bytearray | memoryview
 #: long as it takes; (0.0, None): do not wait at all.
 Span: TypeAlias = tuple[float | None, float | None]
 AT_ONCE: Final[Span] = (0.0, None)
+
+NAME_TAKEN: Final = "ended: another connection has its name now"
 
 _NOT_LEASED: Final = Lease()
 #: So many bytes are gathered; what is more goes out at once.
@@ -117,6 +120,7 @@ class Shell(metaclass=ABCMeta):
         "core",
         "hooks",
         "lease",
+        "registration",
     )
 
     def __init__(
@@ -139,6 +143,7 @@ class Shell(metaclass=ABCMeta):
             received = self.core.record[BYTES_IN]
             self._inflow = Inflow(lease.receive_rate, received, lease.inflow_full_at)
         self._inherit = inherit
+        self.registration = lease.registration  # for the server
         if hooks.reactor is None:
             own(self)
 
@@ -204,7 +209,10 @@ class Shell(metaclass=ABCMeta):
 
     @property
     def attached(self) -> Attached:
-        """Why the handler is called: "accepted", "reload", "parked", "upgrade" or "crash"."""
+        """Why the handler is called: "accepted", "reload", "parked", "pushed", "upgrade", "crash".
+
+        "parked" when something has come while it was parked, "pushed" when it was pushed to.
+        """
         return self.lease.attached
 
     @property
@@ -300,6 +308,84 @@ class Shell(metaclass=ABCMeta):
         elif at is not None:
             self._deadlines = Deadlines(at, None, None)
         self._deadline_changed()
+
+    @property
+    def name(self) -> str:
+        """What `socketkeep.push` calls the connection, "" for nothing; set it once that is known.
+
+        At most 128 printable characters.  One connection of a server has a name: a second one that
+        is given it takes it over, and the first then has none, and is ended with
+        ``Service(handler, on_taken="close")``, as by default, or goes on with "keep".  Name, groups
+        and labels go where the connection goes: to the next worker, to wait with the keeper,
+        through a crash and an upgrade.  Without a server they are noted here and nothing more.
+
+        Raises TypeError, ValueError for what cannot be a name, and why the connection is over.
+        """
+        return "" if self.registration is None else self.registration.name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        name = check_text("a name", name) if name else ""
+        known = self._registration("name")
+        self._register(Registration(name, known.groups, known.labels))
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """The groups that the connection has joined."""
+        return frozenset() if self.registration is None else self.registration.groups
+
+    def join(self, group: str) -> None:
+        """Be in a group, which gets what `socketkeep.publish` sends to it.
+
+        There is a group as long as somebody is in it.  A connection is in 64 at most.
+
+        Raises TypeError, ValueError for what cannot be a name, or for one group too many, and why
+        the connection is over.
+        """
+        known = self._registration("join")
+        groups = known.groups | {check_text("a group", group)}
+        if len(groups) > MOST_GROUPS:
+            raise ValueError(f"a connection is in at most {MOST_GROUPS} groups: leave one first")
+        self._register(Registration(known.name, groups, known.labels))
+
+    def leave(self, group: str) -> None:
+        """Be in a group no more; nothing happens where it was not in it."""
+        known = self._registration("leave")
+        if group in known.groups:
+            self._register(Registration(known.name, known.groups - {group}, known.labels))
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """What people are told of the connection, by ``socketkeep connections`` and the page.
+
+        Set a new mapping of texts to texts: ``conn.labels = {"firmware": "2.1"}``; at most 16, of
+        at most 128 printable characters each.  Raises TypeError, ValueError.
+        """
+        return MappingProxyType({} if self.registration is None else dict(self.registration.labels))
+
+    @labels.setter
+    def labels(self, labels: Mapping[str, str]) -> None:
+        known = self._registration("labels")
+        self._register(Registration(known.name, known.groups, check_labels(labels)))
+
+    def _registration(self, operation: str) -> Registration:
+        """Return what is known before it changes; raise why the connection is over."""
+        if self.core.life.over:
+            raise self._refusal(operation)
+        return self.registration or Registration()
+
+    def _unname(self, name: str) -> bool:
+        """Have no name any more, if it is this one; return whether it was."""
+        known = self.registration
+        if known is None or known.name != name:
+            return False
+        self.registration = Registration("", known.groups, known.labels)
+        return True
+
+    def _register(self, registration: Registration) -> None:
+        self.registration = registration
+        if self.hooks.registrar is not None:
+            self.hooks.registrar.changed(self)
 
     def fileno(self) -> int:
         """Return the descriptor's number, -1 once it is closed.
@@ -491,7 +577,8 @@ class Shell(metaclass=ABCMeta):
         deadlines = self._deadlines
         at = None if deadlines is None else deadlines.at
         disputed, full_at = core.ledger.disputed, self._inflow_full_at()
-        return Handover(core.sock, state, unread, self._parked, disputed, at, full_at)
+        known = self.registration
+        return Handover(core.sock, state, unread, self._parked, disputed, at, full_at, known)
 
     @property
     def overdue(self) -> str:

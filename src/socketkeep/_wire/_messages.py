@@ -49,6 +49,7 @@ class Loaded(Message, frozen=True, tag="Loaded"):
     threads: list[str]
     on_crash: Literal["close", "reset", "resume"] = "close"
     redeliver: bool = False
+    on_taken: Literal["close", "keep"] = "close"  # what becomes of who loses its name
 
 
 class LoadFailed(Message, frozen=True, tag="LoadFailed"):
@@ -180,7 +181,7 @@ class Attach(Message, frozen=True, tag="Attach"):
 
     id: str
     epoch: int
-    attached: Literal["accepted", "reload", "parked", "upgrade", "crash"]
+    attached: Literal["accepted", "reload", "parked", "upgrade", "crash", "pushed"]
     listener: int
     peer: str
     state: bytes | None
@@ -196,6 +197,9 @@ class Attach(Message, frozen=True, tag="Attach"):
     deadline: int = 0  # as `ConnectionDetached` has it
     inflow_full_at: int = 0  # likewise
     taken: bool = False  # the worker need not say `Attached`: its row does, when it has died
+    name: str = ""  # what it is called, as `Registered` has it
+    groups: list[str] = []
+    labels: dict[str, str] = {}
 
 
 class Attached(Message, frozen=True, tag="Attached"):
@@ -439,6 +443,85 @@ class EdgeReport(Message, frozen=True, tag="EdgeReport"):
     certificates: list[CertificateTold] = []
 
 
+class Registered(Message, frozen=True, tag="Registered"):
+    """Worker to keeper: what a connection of mine is called from here on, all of it."""
+
+    id: str
+    epoch: int
+    name: str
+    groups: list[str]
+    labels: dict[str, str]
+
+
+class NameTaken(Message, frozen=True, tag="NameTaken"):
+    """Keeper to worker: another connection has this connection's name now.
+
+    close: it is to end.
+    """
+
+    id: str
+    epoch: int
+    name: str
+    close: bool
+
+
+class Letter(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A message that is pushed.
+
+    number: the sender's, by which it is answered.  to: from a worker a name or, with `group`, a
+    group; from the keeper an id or a group.  until: CLOCK_MONOTONIC in ns; past it it is not to be
+    handed over.
+    """
+
+    number: int
+    to: str
+    data: bytes
+    until: int
+    group: bool = False
+
+
+class LetterTold(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What has become of a `Letter`.
+
+    outcome: one of `Outcome`, 0 from a worker that has no such connection any more.  id, epoch: of
+    the connection.  delivered, failed: of a group, how many.
+    """
+
+    number: int
+    outcome: int
+    id: str = ""
+    epoch: int = 0
+    delivered: int = 0
+    failed: int = 0
+
+
+class Push(Message, frozen=True, tag="Push"):
+    """Worker to keeper: have these delivered, in their order."""
+
+    letters: list[Letter]
+
+
+class Deliver(Message, frozen=True, tag="Deliver"):
+    """Keeper to worker: deliver these to connections of yours, in their order."""
+
+    letters: list[Letter]
+
+
+class Delivered(Message, frozen=True, tag="Delivered"):
+    """Worker to keeper: what has become of letters that it was to deliver.
+
+    Said before it gives up or ends the connection: what is not answered then was not delivered.
+    """
+
+    answers: list[LetterTold]
+
+
+class Told(Message, frozen=True, tag="Told"):
+    """Keeper to worker: what has become of letters that it has sent."""
+
+    answers: list[LetterTold]
+
+
 AnyMessage: TypeAlias = (
     LoadTarget
     | Loaded
@@ -479,6 +562,12 @@ AnyMessage: TypeAlias = (
     | StartTls
     | ShakeHands
     | EdgeReport
+    | Registered
+    | NameTaken
+    | Push
+    | Deliver
+    | Delivered
+    | Told
 )
 
 

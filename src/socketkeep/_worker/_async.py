@@ -27,7 +27,7 @@ from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._closing import LINGER
 from socketkeep._stream._lease import Handover, Order, handling
 from socketkeep._stream._shell import Shell
-from socketkeep._wire._messages import Acknowledged, StartFailed
+from socketkeep._wire._messages import Acknowledged, Deliver, NameTaken, StartFailed, Told
 from socketkeep._worker._accepting import (
     LEEWAY,
     MOMENT,
@@ -44,6 +44,7 @@ from socketkeep._worker._environment import Environment
 from socketkeep._worker._handle_backup import HandleBackups
 from socketkeep._worker._keeper_link import KeeperLink
 from socketkeep._worker._outcome import note_end, note_exception, note_tls, was_detached
+from socketkeep._worker._post import AsyncPost
 from socketkeep._worker._process import end_forked, mend_process
 from socketkeep._worker._reactor import make_reactor
 from socketkeep._worker._roster import Roster
@@ -131,6 +132,7 @@ class AsyncWorker:
         # A receive that waits is woken by its connection's end, and is then refused for the first
         # time.
         self.roster.refusals = Runaways(environment, self._give_up, spared=1)
+        self._post = self.roster.registrar = AsyncPost(self._channel, self._channel_lost)
         self.given_up: list[asyncio.Task[None]] = []  # handlers that are never resumed
         self._loop = asyncio.get_running_loop()
         self._reactor = make_reactor()
@@ -172,9 +174,11 @@ class AsyncWorker:
     async def run(self) -> None:
         """Serve until retired and empty.  Raises ChannelClosed when the keeper is gone already."""
         self._link.start()
+        self._post.open()
         own_all(self._crew)
         self._end_forks()
         await self._finished
+        self._post.close()
         disown_all(self._crew)
         self._reactor.close()
         self._link.close()
@@ -223,10 +227,17 @@ class AsyncWorker:
 
     def answered(self, message: Acknowledged | None) -> None:
         if message is None:
+            self._post.keeper_gone()
             self._departures.give_up()
         else:
             self._departures.acknowledged(message)
             self._move_window.go_on()
+
+    def post(self, message: Deliver | NameTaken | Told) -> None:
+        self._post.obey(message)
+
+    def met_keeper(self) -> None:
+        self._post.announce()
 
     def look_at(self, when: float) -> None:
         self._loop.call_at(when, self.look)
@@ -379,6 +390,7 @@ class AsyncWorker:
         entry.task = self._loop.create_task(self._handle(entry, conn), name=self._name)
         self._serving[entry] = conn
         self._offer(entry)
+        self._post.attached(conn)
 
     def _offer(self, entry: Entry) -> None:
         if entry.offer is not None:
@@ -448,6 +460,8 @@ class AsyncWorker:
 
     def _settle(self, entry: Entry) -> None:
         self._serving.pop(entry, None)
+        if entry.hooks.registered:
+            self._post.left(entry.lease.id)
         self.roster.settle(entry)
         if self._accepting:
             self._standing.show(self._open)
@@ -492,6 +506,8 @@ class AsyncWorker:
     def _hand_over(self, entry: Entry, conn: AsyncConnection) -> None:
         self._serving.pop(entry)
         handover = conn.hand_over()
+        if entry.hooks.registered:
+            self._post.left(entry.lease.id)
         if not handover.parked:
             self.roster.log_end(entry)
         self._departures.offer(entry, handover)
@@ -504,5 +520,7 @@ class AsyncWorker:
             return
         self.roster.again(entry, handover)
         self._start(entry)
+        if entry in self._serving and entry.hooks.registered:
+            self._post.changed(self._serving[entry])  # what waits for it at the keeper may come
         if self._link.order is not None and self._link.order.how != "move":
             self._serving[entry].ask(self._link.order)

@@ -21,10 +21,13 @@ from socketkeep._wire._messages import (
     Attached,
     AttachRefused,
     CloseListeners,
+    Deliver,
+    NameTaken,
     Ping,
     Ready,
     Retire,
     Seats,
+    Told,
     Worn,
 )
 from socketkeep._worker._accepting import Allowance
@@ -60,6 +63,12 @@ class WorkerLoop(Protocol):
 
     def answered(self, message: Acknowledged | None) -> None:
         """The keeper has what it was given, or has not; None: it has gone, and will not say."""
+
+    def post(self, message: Deliver | NameTaken | Told) -> None:
+        """The keeper has said something about names, or what is pushed."""
+
+    def met_keeper(self) -> None:
+        """Another keeper has taken this worker over."""
 
     def look(self) -> None:
         """See what may be accepted now, and whether this is the end."""
@@ -154,6 +163,8 @@ class KeeperLink:
                 self._environment.scoreboard.beat()
             case Acknowledged() as message:
                 self._loop.answered(message)
+            case (Deliver() | NameTaken() | Told()) as message:
+                self._loop.post(message)
             case None:
                 self._refuse("", 0, "out of file descriptors")
 
@@ -221,4 +232,5 @@ class KeeperLink:
         if self.held_until:
             self.held_until = float("inf")  # from here on the keeper says
         self._loop.watch(self._channel.fileno(), self.read)
+        self._loop.met_keeper()
         self.read()

@@ -116,7 +116,11 @@ def _ordinary(error: BaseException, conn: Shell) -> str:
 
 
 def note_end(conn: Shell, entry: Entry) -> None:
-    """Note for the access log why the connection ends, when its handler has ended."""
+    """Note for the access log what the connection is called, and why it ends.
+
+    When its handler has ended.
+    """
+    entry.name = conn.name
     if not entry.why:
         entry.why = conn.why_over()
 

@@ -23,8 +23,17 @@ from socketkeep._config._server_options import (
     park_after,
     receptions,
 )
+from socketkeep._names._naming import Registration
 from socketkeep._stream import _record as record
-from socketkeep._stream._lease import Attached, Handover, Hooks, Lease, Refusals, Retirement
+from socketkeep._stream._lease import (
+    Attached,
+    Handover,
+    Hooks,
+    Lease,
+    Refusals,
+    Registrar,
+    Retirement,
+)
 from socketkeep._stream._record import Ended
 from socketkeep._stream._shell import Shell
 from socketkeep._stream._waiting import make_orders
@@ -45,6 +54,7 @@ _COUNTER_OF_REASON: Final[dict[Attached, int | None]] = {
     "upgrade": scoreboard.ATTACHED_UPGRADE,
     "parked": scoreboard.ATTACHED_PARKED,
     "crash": scoreboard.ATTACHED_CRASH,
+    "pushed": scoreboard.ATTACHED_PARKED,
 }
 
 # Where a lease has what differs between the connections of one listener, and how it is made of all.
@@ -75,11 +85,18 @@ class Accounts(TypedDict):
     minted: tuple[int, int, int]
 
 
+def _registration_of(message: Attach) -> Registration | None:
+    if not (message.name or message.groups or message.labels):
+        return None
+    return Registration(message.name, frozenset(message.groups), message.labels)
+
+
 class Roster:
     """Makes an entry of each connection accepted or attached, and settles it at its end."""
 
     def __init__(self, environment: Environment, retirement: Retirement | None) -> None:
         self.refusals: Refusals | None = None
+        self.registrar: Registrar | None = None
         self._environment = environment
         self._retirement = retirement
         self._orders = None
@@ -287,6 +304,7 @@ class Roster:
             proxy=message.proxy,
             deadline=message.deadline / 1e9 if message.deadline else None,
             inflow_full_at=message.inflow_full_at / 1e9,
+            registration=_registration_of(message),
         )
         hooks = self._hooks(row, words)
         if hooks.shelf is not None:
@@ -322,6 +340,7 @@ class Roster:
             park_after=park_after,
             deadline=handover.deadline,
             inflow_full_at=handover.inflow_full_at,
+            registration=handover.registration,
         )
         entry.hooks = replace(
             entry.hooks,
@@ -434,6 +453,7 @@ class Roster:
                 bytes_out=words[record.BYTES_OUT],
                 ended=Ended(words[record.ENDED]).name.lower(),
                 why=entry.why,
+                **({"name": entry.name} if entry.name else {}),
             )
 
     def orphan(self, entry: Entry) -> None:
@@ -457,11 +477,13 @@ class Roster:
     def settle(self, entry: Entry) -> None:
         """Count how the entry ended and free its row."""
         environment = self._environment
-        if entry.counted is None and environment.scoreboard.places.settle(entry.row):
+        registered = entry.hooks.registered
+        if not (entry.counted or registered) and environment.scoreboard.places.settle(entry.row):
             return
         words = entry.record
         left = words[record.ENDED] in (record.DETACHED, record.TAKEN)
-        if words[record.KEEP] != record.NOT_OFFERED and not left:
+        told = words[record.KEEP] != record.NOT_OFFERED or registered
+        if told and not left:
             name, epoch = entry.lease.id, entry.lease.epoch
             with suppress(ChannelClosed):
                 environment.channel.send_now(EndedMessage([(name, epoch)]))
@@ -504,5 +526,6 @@ class Roster:
             shelf,
             retirement=self._retirement,
             orders=self._orders,
+            registrar=self.registrar,
             refusals=self.refusals,
         )

@@ -18,7 +18,7 @@ from socketkeep._stream._record import Ended
 from socketkeep._stream._shell import Shell
 from socketkeep._stream._waiting import earlier
 from socketkeep._wire._channel import ChannelClosed
-from socketkeep._wire._messages import Acknowledged
+from socketkeep._wire._messages import Acknowledged, Deliver, NameTaken, Told
 from socketkeep._worker._accepting import LEEWAY, Allowance, BadAccept, Gate, Standing
 from socketkeep._worker._casting import have_cast
 from socketkeep._worker._entry import Entry
@@ -325,6 +325,12 @@ class SyncLoop:
 
     def answered(self, message: Acknowledged | None) -> None:
         """Nothing to do: who gives a connection away here waits at a pipe, and sees its end."""
+
+    def post(self, message: Deliver | NameTaken | Told) -> None:
+        """Nothing to do: what is pushed to sync handlers comes by lines of their own."""
+
+    def met_keeper(self) -> None:
+        """Nothing to do: handlers find it by themselves."""
 
     def look(self) -> None:
         """Nothing to do: the loop looks each time round."""

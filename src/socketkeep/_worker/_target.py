@@ -20,7 +20,7 @@ from socketkeep._base._originals import replaced
 from socketkeep._base._tracebacks import users_traceback
 from socketkeep._config._kinds import kind_of
 from socketkeep._config._server_options import ServeConfig, WorkerModel
-from socketkeep._net._handlers import Handler, inspect_handler
+from socketkeep._net._handlers import Handler, inspect_handler, served_as
 from socketkeep._serve._recognized import flag_for
 from socketkeep._serve.asgi._application import handler_of, is_asgi, is_wsgi, wsgi_way
 from socketkeep._worker._shadowing import Names
@@ -65,7 +65,7 @@ def load_handler(config: ServeConfig) -> Handler:
         _log.info("served as ASGI, since it takes scope, receive, send", target=config.target)
         kind = "asgi"
     try:
-        return _handler_of(target, kind, config)
+        return served_as(_handler_of(target, kind, config), target)
     except HandlerError as error:
         told = str(error)
         if is_wsgi(target):

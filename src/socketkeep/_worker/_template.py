@@ -125,7 +125,10 @@ class Template:
         threads = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
         handler = self._handler
         channel.send_now(
-            Loaded(self._model, handler.resumable, threads, handler.on_crash, handler.redeliver)
+            Loaded(
+                *(self._model, handler.resumable, threads),
+                *(handler.on_crash, handler.redeliver, handler.on_taken),
+            )
         )
         leave_to_keeper()
         # What is loaded stays: without this a collection in a worker writes to every object's

@@ -118,4 +118,5 @@ def _row(connection: ConnectionReport) -> list[object]:
         round(connection.age, 1),
         connection.bytes_in,
         connection.bytes_out,
+        connection.name,
     ]

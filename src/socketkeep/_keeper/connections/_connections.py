@@ -20,6 +20,7 @@ from socketkeep._config._server_options import ServeConfig, listener_settings, r
 from socketkeep._keeper.connections._moves import Moves
 from socketkeep._keeper.connections._parking import Parking, says_something
 from socketkeep._keeper.connections._porch import Porch
+from socketkeep._keeper.connections._post import Post
 from socketkeep._keeper.connections._queues import Queues
 from socketkeep._keeper.loop._closer import Closer
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
@@ -49,9 +50,12 @@ from socketkeep._wire._messages import (
     AttachRefused,
     ConnectionDetached,
     ConnectionEnded,
+    Delivered,
     Keep,
     Orphaned,
     Passed,
+    Push,
+    Registered,
     StartTls,
 )
 from socketkeep._wire._scoreboard import connection_id, id_of, keep_token
@@ -96,7 +100,9 @@ class Connections:
         boot: int,
         hosts: Callable[[], Iterable[Worker]],
         doorkeeper: Doorkeeper | None = None,
+        on_taken: Callable[[], Literal["close", "keep"]] = lambda: "close",
     ) -> None:
+        """on_taken: returns what becomes of a connection whose name another one takes."""
         self._doorkeeper = doorkeeper
         self._rate_timer: ReactorTimer | None = None
         self._reactor = reactor
@@ -139,6 +145,8 @@ class Connections:
             [each.first_bytes_timeout for each in settings],
             self._note_overdue,
         )
+        self.post: Final = Post(reactor, _Unowned(self), on_taken)
+        self.moves.post = self.post
         self._receptions = receptions(config, len(listeners))
         self.porch: Final = Porch(reactor, self._reception, self._admit, self._refuse)
 
@@ -286,8 +294,10 @@ class Connections:
         for name, value in _OF_NO_USE:
             msgspec.structs.force_setattr(parcel, name, value)
         msgspec.structs.force_setattr(parcel, "id", held.id)
+        self.post.taken_back(held.id)
         if held.ownership.state is OwnershipState.PARKED:
             self._rest(held)
+            self.post.parked(held.id)
             self._reactor.call_soon(self.moves.dispatch)  # its seat is free
         else:
             held.why = "upgrade" if worker.generation < self.upgraded else "reload"
@@ -363,6 +373,9 @@ class Connections:
         """A worker ended connections of which it had entrusted a handle."""
         for name, epoch in message.connections:
             held = self.connection_table.get(name)
+            known = self.post.names.get(name)
+            if known is not None and (known.owner, known.epoch) == (worker.serial, epoch):
+                self.post.ended(name)
             try:
                 if held is None or held.ownership.worker != worker.serial:
                     continue  # its offer did not arrive
@@ -374,6 +387,33 @@ class Connections:
             self.connection_table.forget(held)
             close_without_waiting(held.sock.detach())
 
+    def register(self, worker: Worker, message: Registered) -> None:
+        """A worker says what a connection that it serves is called."""
+        held = self.connection_table.get(message.id)
+        if held is not None:
+            if (held.ownership.worker, held.ownership.epoch) != (worker.serial, message.epoch):
+                self._refuse_stale(worker, message.id, "not with this worker")
+                return
+        elif not self._screening.may_have(worker, message.id):
+            raise Nonsense(f"{message.id} is no connection of its own")
+        if self.post.names.count_of(worker.serial) > worker.scoreboard.rows + worker.arriving:
+            raise Nonsense("it has more connections with names than connections")
+        self.post.register(worker, message)
+
+    def push(self, worker: Worker, message: Push) -> None:
+        """A worker has letters for others."""
+        self.post.push(self.post.port(worker), message.letters)
+
+    def delivered(self, worker: Worker, message: Delivered) -> None:
+        """A worker says what has become of letters."""
+        self.post.answered(worker, message.answers)
+
+    def close_unowned(self, name: str, why: str) -> None:
+        """End a connection that no worker has."""
+        held = self.connection_table.get(name)
+        if held is not None and not self.parking.close(held, why):
+            self.moves.close(held, why)
+
     def orphaned(self, worker: Worker, message: Orphaned) -> None:
         """The process that a `fork` worker had for a connection has died, and was reaped."""
         held = self.connection_table.get(message.id)
@@ -381,6 +421,7 @@ class Connections:
             return  # it was given up before
         worker.departures += 1
         if held is None:
+            self.post.ended(message.id)
             return  # its offer did not arrive
         if (
             held.ownership.epoch != message.epoch
@@ -415,6 +456,7 @@ class Connections:
         self._look_for_arrived(worker)
         self._never_attached(worker, self.moves.worker_died(worker))
         self._owners_died(worker, lambda pid: pid not in worker.fork_children)
+        self.post.worker_died(worker.serial)
 
     def process_died(self, worker: Worker, pid: int) -> None:
         """A child of a `fork` worker that is dead itself was reaped."""
@@ -705,6 +747,7 @@ class Connections:
         _log.warning("connection lost", **held.label, **worker.label)
         self.connection_table.disown(held, worker.serial)
         if held.id in self.connection_table:
+            self.post.ended(held.id)
             self.totals["lost"] += 1
             self.connection_table.forget(held)
             self._closer.close(held.sock, self._changed)
@@ -713,6 +756,7 @@ class Connections:
         left = (End.NOT_YET, End.DETACHED, End.TAKEN)
         if row[record.ENDED] not in left or id_of(row) != held.id:
             # It was ended, and only the word of it did not come.
+            self.post.ended(held.id)
             held.ownership.ended(held.ownership.epoch)
             self.connection_table.disown(held, worker.serial)
             self.connection_table.forget(held)
@@ -745,12 +789,15 @@ class Connections:
             fate = "close"
         if fate in ("resume", "redeliver") and not self._stopping:
             held.ownership.resumed()
+            self.post.taken_back(held.id, uncertain=True)
             held.why = "crash"
             held.redelivered = fate == "redeliver"
             self.connection_table.put(held)
             self.moves.put(held)
             return
         held.ownership.condemned()
+        self.post.taken_back(held.id, uncertain=True)
+        self.post.ended(held.id)
         if fate == "poison":
             _log.error("poisoned", deaths=len(held.deaths), **held.label)
             self.totals["poisoned"] += 1
@@ -771,6 +818,7 @@ class Connections:
             held.ownership.drained()
             self._changed()
 
+        self.post.ended(held.id)
         self.connection_table.forget(held)
         self.totals[counted] += 1
         if self._config.access_log:
@@ -812,3 +860,17 @@ class Connections:
 
     def _out_of_descriptors(self) -> None:
         self._throttle.warning("out of file descriptors", process="keeper", wanted="a connection")
+
+
+class _Unowned:
+    """The connections that no worker has, as the post sees them."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def push(self, name: str, data: bytes, told: Callable[[bool], None]) -> bool | None:
+        held = self._connections.connection_table.get(name)
+        return False if held is None else self._connections.parking.push(held, data, told)
+
+    def close(self, name: str, why: str) -> None:
+        self._connections.close_unowned(name, why)

@@ -14,6 +14,7 @@ import msgspec
 
 from socketkeep._base import _log
 from socketkeep._base._passing import SURELY_INLINE, close_without_waiting
+from socketkeep._keeper.connections._post import Post
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._keeper.tables._connection_table import (
     ON_ITS_WAY,
@@ -75,6 +76,7 @@ class Moves:
         self._keeps = keeps
         self._takes_for_attached = takes_for_attached
         self.waits: Final = WaitsByReason()
+        self.post: Post | None = None  # which knows what connections are called
         self._moving: dict[str, HeldConnection] = {}
         self._waiting: dict[
             str, HeldConnection
@@ -238,8 +240,16 @@ class Moves:
 
     def _come_back(self, held: HeldConnection) -> None:
         """Wait again, at the place that it had: who was refused has waited longer than the rest."""
+        if self.post is not None:
+            self.post.taken_back(held.id)
         self._waiting[held.id] = held
         self._disordered = True
+
+    def close(self, held: HeldConnection, why: str) -> None:
+        """End a connection, if it was sent to no worker yet."""
+        if held.id in self._waiting:
+            held.ownership.stopped()
+            self._drop(held, "closed", why)
 
     def snapshot(self) -> tuple[list[str], dict[int, list[str]]]:
         """Return what waits for a worker, and what each worker has not answered yet."""
@@ -311,6 +321,12 @@ class Moves:
             returnable=stays and self._connection_table.store is None,
             taken=taken,
         )
+        known = self.post.names.get(held.id) if self.post is not None else None
+        if self.post is not None and known is not None:
+            self.post.flush_to(worker)
+            attach = msgspec.structs.replace(
+                attach, name=known.name, groups=sorted(known.groups), labels=dict(known.labels)
+            )
         try:
             worker.link.send(attach)
         except OSError:
@@ -326,6 +342,8 @@ class Moves:
         held.ownership.assigned(worker.serial)
         del self._waiting[parcel.id]
         worker.given += 1
+        if self.post is not None and known is not None:
+            self.post.given(held.id, worker, epoch)
         if taken:
             held.ownership.attached(epoch)
             held.row = ON_ITS_WAY

@@ -1,7 +1,9 @@
 """Parked connections: watched in the keeper's epoll until something arrives.
 
-Nothing is read here.  Bytes, EOF and errors alike wake a connection, and its handler meets them as
-it would have in its worker: a reset may still have unread data before it.
+What is pushed to one is sent from here: where the kernel has taken a part of a push, the rest goes
+out before the connection is woken.  Nothing is read here.  Bytes, EOF and errors alike wake a
+connection, and its handler meets them as it would have in its worker: a reset may still have unread
+data before it.
 """
 
 from __future__ import annotations
@@ -12,12 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Final
 
+from msgspec import structs
+
 from socketkeep._base import _log
-from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
+from socketkeep._keeper.loop._reactor import READABLE, WRITABLE, Reactor, ReactorTimer
 from socketkeep._keeper.tables._connection_table import Close, HeldConnection
 from socketkeep._stream._deadlines import Deadlines
 
 _RETRY: Final = 0.1
+#: Seconds that a peer may take nothing of a push that has begun to go out.
+_STALLED: Final = 30.0
 _FEW: Final = 64
 
 
@@ -67,11 +73,17 @@ class Parking:
             return
         self._parked[held.id] = held
         try:
-            self._reactor.register(held.sock.fileno(), _Arrival(self, held))
+            self._reactor.register(
+                held.sock.fileno(),
+                _Arrival(self, held),
+                WRITABLE if held.unsent else READABLE,
+            )
         except OSError as error:
             # No memory, or max_user_watches: better served than not watched.
             self._throttle.warning("cannot park", error=error.strerror, **held.label)
             self._reactor.call_later(_RETRY, lambda: self._arrived(held))
+        if held.unsent:
+            self._watch_for_stall(held)
         self._expect_idle()
         if (due := self._due(held)[0]) is not None:
             heappush(self._deadlines, (due, held.id))
@@ -93,8 +105,77 @@ class Parking:
             self._take_out(held)
             self._stop(held)
 
-    def _arrived(self, held: HeldConnection) -> None:
-        if self._take_out(held):
+    def push(self, held: HeldConnection, data: bytes, told: Callable[[bool], None]) -> bool | None:
+        """Send to a connection; return whether that has been done.
+
+        None: the kernel had room for a part of it, or none; `told` will be told whether the rest
+        has gone.  False: it is not parked here, or nobody is there to take it, which its handler
+        will meet.
+        """
+        if self._parked.get(held.id) is not held or held.unsent:
+            return False
+        try:
+            gone = self._send(held, data)
+        except OSError:
+            return False
+        if not gone:
+            held.told = told
+            self._reactor.modify(held.sock.fileno(), WRITABLE)
+            self._watch_for_stall(held)
+            return None
+        return True
+
+    def close(self, held: HeldConnection, why: str) -> bool:
+        """End a connection, in an orderly way, if it is parked here; return whether it was."""
+        if self._parked.get(held.id) is not held:
+            return False
+        self._take_out(held)
+        held.ownership.stopped()
+        self._close(held, "closed", why)
+        return True
+
+    def _send(self, held: HeldConnection, data: bytes) -> bool:
+        """Send what the kernel takes; return whether that is all.  Raises OSError."""
+        try:
+            count = held.sock.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            count = 0
+        else:
+            parcel = held.parcel
+            structs.force_setattr(parcel, "bytes_out", parcel.bytes_out + count)
+            held.since = self._reactor.clock()
+            self._parked[held.id] = self._parked.pop(held.id)  # those parked longest come first
+        held.unsent = data[count:]
+        return not held.unsent
+
+    def _go_on_sending(self, held: HeldConnection, events: int) -> None:
+        try:
+            if events & WRITABLE and not self._send(held, held.unsent):
+                return
+            sent = not held.unsent
+        except OSError:
+            sent = False
+        held.unsent = b""
+        self._reactor.modify(held.sock.fileno(), READABLE)
+        told, held.told = held.told, None
+        if told is not None:
+            told(sent)
+
+    def _watch_for_stall(self, held: HeldConnection) -> None:
+        def look() -> None:
+            if self._parked.get(held.id) is not held or not held.unsent:
+                return
+            if self._reactor.clock() >= held.since + _STALLED:
+                self.close(held, "its peer took nothing of a push that had begun to go out")
+            else:
+                self._watch_for_stall(held)
+
+        self._reactor.call_later(_STALLED, look)
+
+    def _arrived(self, held: HeldConnection, events: int = READABLE) -> None:
+        if held.unsent and events & ~READABLE:
+            self._go_on_sending(held, events)
+        elif self._take_out(held):
             self._rouse(held)
 
     def _rouse(self, held: HeldConnection) -> None:
@@ -103,7 +184,7 @@ class Parking:
         self._wake(held)
 
     def _stop(self, held: HeldConnection) -> None:
-        if not self._closing and says_something(held.sock):
+        if not self._closing and not held.unsent and says_something(held.sock):
             self._rouse(held)
             return
         held.ownership.stopped()
@@ -192,5 +273,5 @@ class _Arrival:
         self._parking = parking
         self._held = held
 
-    def __call__(self, _events: int) -> None:
-        self._parking._arrived(self._held)
+    def __call__(self, events: int) -> None:
+        self._parking._arrived(self._held, events)

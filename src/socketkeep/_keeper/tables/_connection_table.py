@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
@@ -38,6 +38,8 @@ class HeldConnection(ConnectionRecord):
         0  # of the socket, by which one connection is told to be another; see `ConnectionTable`
     )
     counted: Place | None = None  # by its address, as long as no worker has it
+    unsent: bytes = b""  # of a push, while it is parked
+    told: Callable[[bool], None] | None = None  # whether that has gone
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -53,6 +55,7 @@ class HeldConnection(ConnectionRecord):
             state=owner.state,
             epoch=owner.epoch,
             worker=owner.worker,
+            unsent=self.unsent,
         )
 
     @classmethod
@@ -64,6 +67,7 @@ class HeldConnection(ConnectionRecord):
             parcel,
             sock or socket.socket(fileno=saved.fd),
             Ownership(saved.state, saved.epoch, saved.worker),
+            unsent=saved.unsent,
             **carried(saved, ConnectionRecord),
         )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from socketkeep._config._server_options import WorkerModel
 from socketkeep._keeper.tables._crash_policy import Policy
@@ -93,6 +93,7 @@ class GenerationRecord:
     model: WorkerModel = "fork"
     resumable: bool = False
     policy: Policy = field(default_factory=Policy)
+    on_taken: Literal["close", "keep"] = "close"
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

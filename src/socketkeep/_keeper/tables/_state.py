@@ -23,13 +23,14 @@ from socketkeep._base._accounts import Account
 from socketkeep._config._address_lists import NO_LISTS, AddressLists
 from socketkeep._config._server_options import ServeConfig
 from socketkeep._keeper.tables import _ownership
+from socketkeep._keeper.tables._names import SavedPost
 from socketkeep._keeper.tables._records import ConnectionRecord, GenerationRecord, WorkerRecord
 from socketkeep._keeper.tables._waits import Waits
 from socketkeep._wire._messages import EdgeReport
 
 #: What this version writes; the oldest version's reader that understands it; the oldest format that
 #: this version still reads.
-FORMAT: Final = 4
+FORMAT: Final = 5
 READABLE_FROM: Final = 1
 OLDEST_READ: Final = 1
 #: The oldest version's reader that meets PROXY headers: an older one would take them for the
@@ -155,13 +156,17 @@ class SavedClosing(msgspec.Struct):
 
 @dataclass(slots=True, kw_only=True)
 class SavedConnection(ConnectionRecord):
-    """A connection that the keeper has a handle of; `parcel` is an encoded `Detached`."""
+    """A connection that the keeper has a handle of; `parcel` is an encoded `Detached`.
+
+    unsent: of a push that is going out, to one that is parked.
+    """
 
     parcel: bytes
     fd: int
     state: _ownership.OwnershipState
     epoch: int
     worker: int | None
+    unsent: bytes = b""
 
 
 class SavedConnections(msgspec.Struct, kw_only=True):
@@ -232,6 +237,7 @@ class SavedKeeper(msgspec.Struct, kw_only=True):
     lists: AddressLists = NO_LISTS  # of the files of networks, as they were last read
     makers: list[int] = []  # pids of those whose plain ends are known for such
     place: int = -1  # the directory of the rendezvous, for workers of another user
+    post: SavedPost = msgspec.field(default_factory=SavedPost)
 
 
 class SavedPlace(msgspec.Struct):

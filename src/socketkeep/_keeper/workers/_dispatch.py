@@ -22,10 +22,13 @@ from socketkeep._wire._messages import (
     AttachRefused,
     ConnectionDetached,
     ConnectionEnded,
+    Delivered,
     Free,
     Keep,
     Orphaned,
+    Push,
     Ready,
+    Registered,
     StartFailed,
     StartTls,
     Worn,
@@ -51,6 +54,9 @@ class Receiver(Protocol):
     def ended(self, worker: Worker, message: ConnectionEnded) -> None: ...
     def orphaned(self, worker: Worker, message: Orphaned) -> None: ...
     def start_tls(self, worker: Worker, packet: Packet, message: StartTls) -> None: ...
+    def register(self, worker: Worker, message: Registered) -> None: ...
+    def push(self, worker: Worker, message: Push) -> None: ...
+    def delivered(self, worker: Worker, message: Delivered) -> None: ...
     def seat_freed(self) -> None: ...
     def unfit(self, worker: Worker, packet: Packet) -> None: ...
     def worker_died(self, worker: Worker) -> None: ...
@@ -157,6 +163,12 @@ class Dispatch:
                 self.receiver.orphaned(worker, message)
             case StartTls() as message:
                 self.receiver.start_tls(worker, packet, message)
+            case Push() as message:
+                self.receiver.push(worker, message)
+            case Delivered() as message:
+                self.receiver.delivered(worker, message)
+            case Registered() as message:
+                self.receiver.register(worker, message)
             case Free():
                 self.receiver.seat_freed()
             case Worn(reason=reason):

@@ -265,6 +265,7 @@ class Templates:
                 generation.model = model
                 generation.resumable = resumable
                 generation.policy = Policy(loaded.on_crash, loaded.redeliver)
+                generation.on_taken = loaded.on_taken
                 for name in threads[:_MOST_THREADS]:
                     _log.warning(
                         "the code started a thread at import; workers will not have it",

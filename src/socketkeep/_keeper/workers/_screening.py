@@ -16,6 +16,8 @@ from socketkeep._base._admission import HEADER_LIMIT
 from socketkeep._base._passing import Unfit
 from socketkeep._keeper.tables._records import WorkerState
 from socketkeep._keeper.workers._workers import Worker
+from socketkeep._names._naming import MESSAGE_LIMIT, MOST_GROUPS, MOST_LABELS, is_fit
+from socketkeep._names._pushing import Outcome
 from socketkeep._net._listener import Listener
 from socketkeep._stream._committed import STATE_LIMIT
 from socketkeep._stream._record import AGAIN, BOUND
@@ -34,11 +36,15 @@ from socketkeep._wire._messages import (
     AttachRefused,
     ConnectionDetached,
     ConnectionEnded,
+    Delivered,
     Free,
     Keep,
+    Letter,
     Orphaned,
     Passed,
+    Push,
     Ready,
+    Registered,
     StartFailed,
     StartTls,
     Worn,
@@ -151,6 +157,17 @@ class Screening:
                 _require(0 <= message.status <= BOUND | AGAIN, "status", message.status)
                 _require_state(message.state)
                 _require_amount(message.bytes_in, message.bytes_out)
+            case Registered():
+                _require_id(message.id)
+                _require_epoch(message.epoch)
+                _require_registration(message)
+            case Push():
+                for letter in message.letters:
+                    _require_letter(letter)
+            case Delivered():
+                for answer in message.answers:
+                    _require_amount(answer.number, answer.delivered, answer.failed)
+                    _require(0 <= answer.outcome <= max(Outcome), "outcome", answer.outcome)
             case StartFailed() | Free() | Worn():
                 pass
             case _:
@@ -266,6 +283,20 @@ def _require_header(header: bytes) -> None:
 def _require_state(state: bytes | None) -> None:
     if state is not None and len(state) > STATE_LIMIT:
         raise Nonsense(f"there can be no state of {len(state)} bytes")
+
+
+def _require_registration(message: Registered) -> None:
+    _require(len(message.groups) <= MOST_GROUPS, "number of groups", len(message.groups))
+    _require(len(message.labels) <= MOST_LABELS, "number of labels", len(message.labels))
+    texts = [*message.groups, *message.labels, *message.labels.values()]
+    for text in (*texts, message.name) if message.name else texts:
+        _require(is_fit(text), "name", repr(text[:200]))
+
+
+def _require_letter(letter: Letter) -> None:
+    _require(is_fit(letter.to), "name", repr(letter.to[:200]))
+    _require(len(letter.data) <= MESSAGE_LIMIT, "message of so many bytes:", len(letter.data))
+    _require_amount(letter.number, letter.until)
 
 
 def _require_amount(*amounts: int) -> None:

@@ -1,0 +1,196 @@
+"""What connections are called, and with whom each of those is: a store, no decisions.
+
+By owner, since a message to a group goes once to each worker that has somebody in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+
+class SavedName(msgspec.Struct):
+    """What one connection is called, for the next version of the keeper."""
+
+    id: str
+    epoch: int
+    owner: int | None
+    name: str
+    groups: list[str]
+    labels: dict[str, str]
+
+
+class SavedLetter(msgspec.Struct):
+    """A letter that is under way, for the next version of the keeper.
+
+    handed: the number by which its owner will answer, 0: it waits.  worker: whose it is, None:
+    nobody's who will be there to be told.
+    """
+
+    to: str
+    data: bytes
+    until: int
+    handed: int
+    worker: int | None
+    number: int
+
+
+class SavedPost(msgspec.Struct):
+    """The post, for the next version of the keeper."""
+
+    names: list[SavedName] = []
+    letters: list[SavedLetter] = []
+    number: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class NamedConnection:
+    """A connection that is called something.
+
+    owner: the serial number of the worker that has it, or that it was sent to; None: it waits with
+    the keeper.  epoch: of the owner's, or the last one's, assignment.  given_at: the number of the
+    last letter before that, for the post.
+    """
+
+    id: str
+    epoch: int
+    owner: int | None
+    name: str = ""
+    groups: frozenset[str] = frozenset()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    given_at: int = 0
+
+    @property
+    def has_any(self) -> bool:
+        """Whether it is called anything."""
+        return bool(self.name or self.groups or self.labels)
+
+
+#: The members of one group, by owner and id.
+Members = dict[int | None, dict[str, NamedConnection]]
+_NOBODY: Final[Mapping[int | None, dict[str, NamedConnection]]] = {}
+
+
+class NameTable:
+    """All connections that are called something."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, NamedConnection] = {}
+        self._by_name: dict[str, NamedConnection] = {}
+        self._groups: dict[str, Members] = {}
+        self._by_owner: Members = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[NamedConnection]:
+        return iter(tuple(self._by_id.values()))
+
+    @property
+    def groups(self) -> int:
+        """How many groups there are."""
+        return len(self._groups)
+
+    def get(self, name: str) -> NamedConnection | None:
+        """Return the connection of that id."""
+        return self._by_id.get(name)
+
+    def named(self, name: str) -> NamedConnection | None:
+        """Return the connection that has that name."""
+        return self._by_name.get(name)
+
+    def members(self, group: str) -> Mapping[int | None, dict[str, NamedConnection]]:
+        """Return who is in a group, by owner and id."""
+        return self._groups.get(group, _NOBODY)
+
+    def owned_by(self, owner: int) -> list[NamedConnection]:
+        """Return what a worker has."""
+        return list(self._by_owner.get(owner, {}).values())
+
+    def count_of(self, owner: int) -> int:
+        """Return how many a worker has."""
+        return len(self._by_owner.get(owner, ()))
+
+    def put(
+        self,
+        known: NamedConnection,
+        name: str,
+        groups: frozenset[str],
+        labels: Mapping[str, str],
+    ) -> NamedConnection | None:
+        """Note what a connection is called from here on; return who had that name before."""
+        if known.id not in self._by_id:
+            self._by_id[known.id] = known
+            self._by_owner.setdefault(known.owner, {})[known.id] = known
+        for group in known.groups - groups:
+            self._leave(group, known)
+        for group in groups - known.groups:
+            self._groups.setdefault(group, {}).setdefault(known.owner, {})[known.id] = known
+        known.groups = groups
+        known.labels = labels
+        if name == known.name:
+            return None
+        if known.name:
+            del self._by_name[known.name]
+        known.name = name
+        before = self._by_name.get(name)
+        if before is not None:
+            before.name = ""
+        if name:
+            self._by_name[name] = known
+        return before
+
+    def move(self, known: NamedConnection, owner: int | None, epoch: int) -> None:
+        """Note that a connection has another owner."""
+        if owner != known.owner:
+            for group in known.groups:
+                self._leave(group, known)
+                self._groups.setdefault(group, {}).setdefault(owner, {})[known.id] = known
+            self._disown(known)
+            self._by_owner.setdefault(owner, {})[known.id] = known
+            known.owner = owner
+        known.epoch = epoch
+
+    def forget(self, known: NamedConnection) -> None:
+        """A connection has ended, or is called nothing any more."""
+        for group in known.groups:
+            self._leave(group, known)
+        if known.name:
+            del self._by_name[known.name]
+        self._disown(known)
+        del self._by_id[known.id]
+
+    def _leave(self, group: str, known: NamedConnection) -> None:
+        members = self._groups[group]
+        _take_out(members, known)
+        if not members:
+            del self._groups[group]
+
+    def _disown(self, known: NamedConnection) -> None:
+        _take_out(self._by_owner, known)
+
+    def snapshot(self) -> list[SavedName]:
+        """Return what the next version of the keeper goes on from."""
+        return [
+            SavedName(
+                *(each.id, each.epoch, each.owner, each.name),
+                *(sorted(each.groups), dict(each.labels)),
+            )
+            for each in self
+        ]
+
+    def restore(self, saved: list[SavedName]) -> None:
+        """Go on from what an earlier version knew."""
+        for each in saved:
+            known = NamedConnection(each.id, each.epoch, each.owner)
+            self.put(known, each.name, frozenset(each.groups), each.labels)
+
+
+def _take_out(members: Members, known: NamedConnection) -> None:
+    theirs = members[known.owner]
+    del theirs[known.id]
+    if not theirs:
+        del members[known.owner]

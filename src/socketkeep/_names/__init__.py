@@ -1,0 +1,1 @@
+"""Names and groups of connections, and what is pushed to them."""

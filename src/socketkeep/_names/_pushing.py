@@ -1,0 +1,157 @@
+"""`push` and `publish`: a message to a connection by its name, or to all of a group.
+
+What carries them out is the worker's own, see `Office`; a program that is no worker has
+`socketkeep.Client`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from socketkeep._base._errors import HandlerError
+from socketkeep._names._naming import check_message, check_text
+
+T_co = TypeVar("T_co", covariant=True)
+
+#: Seconds that a push has to be handed over, where its sender says nothing else.
+PATIENCE: Final = 5.0
+#: A day: what waits for longer is no push.
+LONGEST_PATIENCE: Final = 86400.0
+
+
+class Outcome(IntEnum):
+    """What has become of a push to one connection.  The numbers are the wire's: they stay."""
+
+    DELIVERED = 1
+    NOT_CONNECTED = 2
+    TIMED_OUT = 3
+    FULL = 4
+    UNCERTAIN = 5
+
+    @property
+    def text(self) -> str:
+        """The outcome in words."""
+        return _TEXTS[self]
+
+
+_TEXTS: Final = {
+    Outcome.DELIVERED: "delivered",
+    Outcome.NOT_CONNECTED: "not connected",
+    Outcome.TIMED_OUT: "timed out",
+    Outcome.FULL: "full",
+    Outcome.UNCERTAIN: "uncertain",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What has become of a push.
+
+    outcome: "delivered": the owner of the connection has it: the system has taken all of its bytes.
+    "not connected": nobody has the name, or the connection has ended before.  "timed out": it was
+    not handed over in time, and never will be.  "full": too much waits for the connection already.
+    "uncertain": the worker has died with it, or does not answer; it may have been sent, and will
+    not be again.
+    id, epoch: of the connection that it was for, "" and 0 where there is none.
+    """
+
+    outcome: str
+    id: str = ""
+    epoch: int = 0
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the owner of the connection has it."""
+        return self.outcome == "delivered"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What has become of a message to a group.
+
+    delivered: to how many connections it was handed over.  failed: to how many it was not.
+    """
+
+    delivered: int = 0
+    failed: int = 0
+
+
+class Pushing(Protocol[T_co]):
+    """A message that is under way.
+
+    It goes whether it is waited for or not; of several those called first go first.
+    """
+
+    def __await__(self) -> Generator[Any, None, T_co]:
+        """Wait, in async code, for what becomes of it."""
+
+    def result(self) -> T_co:
+        """Wait, in sync code, for what becomes of it."""
+
+
+class Office(Protocol):
+    """What carries out pushes for one process.  until: on the monotonic clock, in ns."""
+
+    def push(self, name: str, data: bytes, until: int) -> Pushing[Pushed]: ...
+    def publish(self, group: str, data: bytes, until: int) -> Pushing[Published]: ...
+
+
+class _Place(Generic[T_co]):
+    """Where the process's office is, once it has one."""
+
+    office: Office | None = None
+
+
+place: Final[_Place[None]] = _Place()
+
+
+def push(
+    name: str, message: bytes | bytearray | memoryview, *, timeout: float = PATIENCE
+) -> Pushing[Pushed]:
+    """Send `message` to the connection that has this `name`, whichever worker serves it.
+
+    In a handler, sync or async: ``pushed = await push("device-17", b"on")`` in async code,
+    ``pushed = push("device-17", b"on").result()`` in sync code.  It goes whether that is waited for
+    or not.  message: at most 64 KiB.  timeout: seconds in which it is to be handed over.  See
+    `Pushed` for what comes of it.  It is sent to the peer as it is, between two sends of the
+    handler.
+
+    Messages from one sender to one connection arrive in order, each at most once.  That the peer
+    has read it is not promised.
+
+    Raises TypeError, ValueError for what cannot be a name, LimitExceeded for a longer message, and
+    HandlerError outside of a server's worker, and before the worker is ready.
+    """
+    name, data, until = check_text("a name", name), check_message(message), _until(timeout)
+    return _office("push").push(name, data, until)
+
+
+def publish(
+    group: str, message: bytes | bytearray | memoryview, *, timeout: float = PATIENCE
+) -> Pushing[Published]:
+    """Send `message` to each connection that is in this `group` now.
+
+    As `push`, whose errors it raises too; to a group that nobody is in it is sent to nobody.  A
+    connection that has joined gets its own messages, too.
+    """
+    group, data, until = check_text("a group", group), check_message(message), _until(timeout)
+    return _office("publish").publish(group, data, until)
+
+
+def _office(verb: str) -> Office:
+    if place.office is None:
+        raise HandlerError(
+            f"refused: {verb} is for the handlers of a server that runs: this process is no worker"
+            " of one, or is not ready yet; other programs have socketkeep.Client"
+        )
+    return place.office
+
+
+def _until(timeout: float) -> int:
+    if not 0 <= timeout <= LONGEST_PATIENCE:
+        raise ValueError(f"a timeout has 0 to {LONGEST_PATIENCE:.0f} seconds, not {timeout}")
+    return time.monotonic_ns() + int(timeout * 1e9)

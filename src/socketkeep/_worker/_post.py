@@ -1,0 +1,360 @@
+"""The post of an async worker: what its connections are called, and what is pushed.
+
+All of it goes over the worker's channel, in the order in which it is said.  What is said in one
+turn of the loop goes in one message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from typing import Any, Final, Generic, TypeVar
+
+from socketkeep._base._errors import Busy, HandlerError
+from socketkeep._base._passing import SURELY_INLINE
+from socketkeep._names._pushing import Outcome, Published, Pushed, Pushing, place
+from socketkeep._stream._aio import AsyncConnection
+from socketkeep._stream._lease import handling
+from socketkeep._wire._channel import Channel, ChannelClosed
+from socketkeep._wire._messages import (
+    Deliver,
+    Delivered,
+    Letter,
+    LetterTold,
+    NameTaken,
+    Push,
+    Registered,
+    Told,
+)
+
+T = TypeVar("T")
+
+#: How much of pushes may wait for one peer that does not read.
+MOST_BYTES: Final = 1 << 20
+MOST_LETTERS: Final = 1000
+#: So many bytes go in one message at most.
+_BATCH: Final = SURELY_INLINE
+#: How many pushes of this worker's may be under way.
+_MOST_ASKED: Final = 65536
+
+_GONE: Final = 0
+_UNTOLD: Final = Pushed(Outcome.UNCERTAIN.text)
+_UNTOLD_OF_GROUP: Final = Published()
+
+
+class Guest:
+    """A connection that the keeper knows by what it is called."""
+
+    __slots__ = ("bytes", "conn", "groups", "letters")
+
+    def __init__(self, conn: AsyncConnection) -> None:
+        self.conn = conn
+        self.groups: frozenset[str] = frozenset()
+        self.letters = 0  # that wait for its peer
+        self.bytes = 0
+
+
+class AsyncPost:
+    """The registrar of a worker's connections, and the office of its handlers."""
+
+    def __init__(self, channel: Channel, gone: Callable[[], None]) -> None:
+        """gone: called when the keeper has gone."""
+        self._channel = channel
+        self._gone = gone
+        self._loop = asyncio.get_running_loop()
+        self._guests: dict[str, Guest] = {}
+        self._groups: dict[str, dict[str, Guest]] = {}
+        self._letters: list[Letter] = []  # to be sent to the keeper
+        self._size = 0
+        self._answers: list[LetterTold] = []
+        self._number = 0
+        self._asked: dict[int, _Asked[Any]] = {}
+        self._soon = False
+        self._thread = threading.get_ident()
+        self._pid = os.getpid()
+
+    def open(self) -> None:
+        """Let handlers push, from here on."""
+        place.office = self
+
+    def close(self) -> None:
+        """Let nobody push any more."""
+        place.office = None
+        self._give_up()
+
+    # What the connections are called.
+
+    def changed(self, conn: AsyncConnection) -> None:
+        if threading.get_ident() != self._thread or os.getpid() != self._pid:
+            raise HandlerError(
+                "refused: what an async connection is called is set in the loop's thread, in the"
+                " worker's process"
+            )
+        registration = conn.registration
+        assert registration is not None
+        conn.hooks.registered = True
+        self._note(conn)
+        self.flush()
+        lease = conn.lease
+        message = Registered(
+            *(lease.id, lease.epoch, registration.name),
+            *(sorted(registration.groups), dict(registration.labels)),
+        )
+        with suppress(ChannelClosed):
+            self._channel.send_now(message)
+
+    def attached(self, conn: AsyncConnection) -> None:
+        """A connection is served here from now on."""
+        if conn.registration is not None:
+            conn.hooks.registered = True
+            self._note(conn)
+
+    def left(self, name: str) -> None:
+        """A connection has ended here, or is about to leave: what is not answered is not done."""
+        guest = self._guests.pop(name, None)
+        if guest is not None:
+            self._enter_groups(name, guest, frozenset())
+            self.flush()
+
+    def announce(self) -> None:
+        """Tell another keeper what there is."""
+        for guest in tuple(self._guests.values()):
+            self.changed(guest.conn)
+
+    def _note(self, conn: AsyncConnection) -> None:
+        name = conn.lease.id
+        guest = self._guests.get(name)
+        if guest is None:
+            guest = self._guests[name] = Guest(conn)
+        guest.conn = conn
+        assert conn.registration is not None
+        self._enter_groups(name, guest, conn.registration.groups)
+
+    def _enter_groups(self, name: str, guest: Guest, groups: frozenset[str]) -> None:
+        for group in guest.groups - groups:
+            members = self._groups[group]
+            del members[name]
+            if not members:
+                del self._groups[group]
+        for group in groups - guest.groups:
+            self._groups.setdefault(group, {})[name] = guest
+        guest.groups = groups
+
+    # What the keeper says.
+
+    def obey(self, message: Deliver | NameTaken | Told) -> None:
+        match message:
+            case Deliver(letters=letters):
+                for letter in letters:
+                    if letter.group:
+                        self._deliver_to_all(letter)
+                    else:
+                        self._deliver(letter)
+            case Told(answers=answers):
+                for answer in answers:
+                    asked = self._asked.pop(answer.number, None)
+                    if asked is not None:
+                        asked.answer(answer)
+            case NameTaken(id=name, name=taken, close=close):
+                guest = self._guests.get(name)
+                if guest is not None:
+                    guest.conn.lose_name(taken, close=close)
+
+    def _deliver(self, letter: Letter) -> None:
+        guest = self._guests.get(letter.to)
+        if guest is None or guest.conn.core.life.over:
+            self._answer(letter.number, _GONE)
+            return
+        outcome = self._send(guest, letter, lambda sent: self._sent(letter, sent))
+        if outcome is not None:
+            self._answer(letter.number, outcome)
+
+    def _sent(self, letter: Letter, sent: bool) -> None:
+        if sent:
+            self._answer(letter.number, Outcome.DELIVERED)
+        else:
+            late = time.monotonic_ns() >= letter.until
+            self._answer(letter.number, Outcome.TIMED_OUT if late else _GONE)
+
+    def _deliver_to_all(self, letter: Letter) -> None:
+        delivered = failed = 0
+        for guest in tuple(self._groups.get(letter.to, {}).values()):
+            if guest.conn.core.life.over:
+                continue
+            outcome = self._send(guest, letter, _nobody_asks)
+            if outcome in (None, Outcome.DELIVERED):
+                delivered += 1
+            else:
+                failed += 1
+        self._put_answer(LetterTold(letter.number, Outcome.DELIVERED, "", 0, delivered, failed))
+
+    def _send(self, guest: Guest, letter: Letter, told: Callable[[bool], None]) -> Outcome | None:
+        """Send a letter to one peer; return what has become of it, None: `told` will be told."""
+        if time.monotonic_ns() >= letter.until:
+            return Outcome.TIMED_OUT
+        size = len(letter.data)
+        if guest.letters >= MOST_LETTERS or guest.bytes + size > MOST_BYTES:
+            return Outcome.FULL
+        at_once = True
+        outcome: Outcome | None = None
+
+        def done(sent: bool) -> None:
+            nonlocal outcome
+            if at_once:
+                outcome = Outcome.DELIVERED
+            else:
+                guest.letters -= 1
+                guest.bytes -= size
+                told(sent)
+
+        try:
+            # To a group it is handed over when it is in the queue: it stays there.
+            until = float("inf") if letter.group else letter.until / 1e9
+            guest.conn.push(letter.data, until, done)
+        except Busy:
+            return Outcome.FULL
+        except OSError:
+            return Outcome.NOT_CONNECTED
+        at_once = False
+        if outcome is None:
+            guest.letters += 1
+            guest.bytes += size
+        return outcome
+
+    def _answer(self, number: int, outcome: int) -> None:
+        self._put_answer(LetterTold(number, outcome))
+
+    def _put_answer(self, answer: LetterTold) -> None:
+        self._answers.append(answer)
+        self._flush_soon()
+
+    # What handlers ask for.
+
+    def push(self, name: str, data: bytes, until: int) -> Pushing[Pushed]:
+        conn = handling.get()
+        if isinstance(conn, AsyncConnection) and conn.name == name:
+            raise HandlerError(
+                "refused: a handler that pushes to its own connection waits for itself: use"
+                " conn.send"
+            )
+        return self._ask(Letter(0, name, data, until), _pushed, _UNTOLD)
+
+    def publish(self, group: str, data: bytes, until: int) -> Pushing[Published]:
+        return self._ask(Letter(0, group, data, until, group=True), _published, _UNTOLD_OF_GROUP)
+
+    def _ask(self, letter: Letter, told: Callable[[LetterTold], T], untold: T) -> Pushing[T]:
+        if os.getpid() != self._pid:
+            raise HandlerError("refused: a process that a handler has forked cannot push")
+        if threading.get_ident() != self._thread:
+            return _FromThread(self._loop, lambda: self._post(letter, told, untold))
+        return self._post(letter, told, untold)
+
+    def _post(self, letter: Letter, told: Callable[[LetterTold], T], untold: T) -> _Asked[T]:
+        if len(self._asked) >= _MOST_ASKED:
+            raise Busy(f"refused: {_MOST_ASKED} pushes of this worker are under way: wait for some")
+        self._number = number = self._number + 1
+        self._asked[number] = asked = _Asked(self._loop, told, untold)
+        self._letters.append(Letter(number, letter.to, letter.data, letter.until, letter.group))
+        self._size += len(letter.data)
+        if self._size >= _BATCH:
+            self.flush()
+        else:
+            self._flush_soon()
+        return asked
+
+    # The channel.
+
+    def _flush_soon(self) -> None:
+        if not self._soon:
+            self._soon = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Send what is to be said; first what has been delivered."""
+        self._soon = False
+        try:
+            if self._answers:
+                answers, self._answers = self._answers, []
+                self._channel.send_now(Delivered(answers))
+            self._send_letters()
+        except ChannelClosed:
+            self._loop.call_soon(self._gone)
+
+    def _send_letters(self) -> None:
+        letters, self._letters = self._letters, []
+        self._size = 0
+        if not letters:
+            return
+        try:
+            self._channel.send_now(Push(letters))
+        except OSError:  # no memfd for a large one: this process is at its limit of descriptors
+            for letter in letters:
+                self._asked.pop(letter.number).answer(LetterTold(letter.number, Outcome.FULL))
+
+    def keeper_gone(self) -> None:
+        """Whoever was to tell what becomes of pushes has gone."""
+        self._give_up()
+
+    def _give_up(self) -> None:
+        asked, self._asked = self._asked, {}
+        for each in asked.values():
+            each.give_up()
+
+
+class _Asked(Generic[T]):
+    """A push that is under way, in the loop's thread."""
+
+    __slots__ = ("_future", "_told", "_untold")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, told: Callable[[LetterTold], T], untold: T
+    ) -> None:
+        self._future: asyncio.Future[T] = loop.create_future()
+        self._told = told
+        self._untold = untold
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self._future.__await__()
+
+    def result(self) -> T:
+        raise HandlerError("refused: in the loop's thread a push is awaited: `await push(...)`")
+
+    def answer(self, answer: LetterTold) -> None:
+        if not self._future.done():
+            self._future.set_result(self._told(answer))
+
+    def give_up(self) -> None:
+        if not self._future.done():
+            self._future.set_result(self._untold)
+
+
+class _FromThread(Generic[T]):
+    """A push that another thread than the loop's has asked for."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, post: Callable[[], _Asked[T]]) -> None:
+        async def posted() -> T:
+            return await post()
+
+        self._future = asyncio.run_coroutine_threadsafe(posted(), loop)
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return asyncio.wrap_future(self._future).__await__()
+
+    def result(self) -> T:
+        return self._future.result()
+
+
+def _pushed(answer: LetterTold) -> Pushed:
+    return Pushed(Outcome(answer.outcome).text, answer.id, answer.epoch)
+
+
+def _published(answer: LetterTold) -> Published:
+    return Published(answer.delivered, answer.failed)
+
+
+def _nobody_asks(_sent: bool) -> None:
+    """Who has published is told of a letter when it is in the queue."""

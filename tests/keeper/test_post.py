@@ -1,0 +1,360 @@
+"""The post, under whatever order of pushes, moves, deaths and time: nothing twice, none in silence.
+
+The keeper's side is real.  Workers are played here with channels that keep their order, as the
+real ones do: each step of a worker's, and of the keeper's, is one message.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from socketkeep._keeper.connections._post import MOST_LETTERS, Post
+from socketkeep._keeper.tables._names import NamedConnection, NameTable
+from socketkeep._keeper.workers._workers import Worker
+from socketkeep._names._pushing import Outcome
+from socketkeep._wire._messages import Deliver, Delivered, Letter, LetterTold, Registered, Told
+from tests.keeper.fakes import Clock, SteppedReactor
+
+GROUP = "room"
+_LONG = 10**15
+_WORKERS = 3
+_CONNECTIONS = 4
+
+
+@dataclass(eq=False)
+class FarEnd:
+    """A worker: what it has, and the two directions of its channel."""
+
+    serial: int
+    waiting: int = 0
+    down: deque[Any] = field(default_factory=deque)
+    up: deque[Any] = field(default_factory=deque)
+    has: set[str] = field(default_factory=set)
+    slow: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def link(self) -> FarEnd:
+        return self
+
+    def send(self, message: object) -> None:
+        self.down.append(message)
+
+
+class World:
+    """A post, its workers, and what the connections' peers have got."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.reactor = SteppedReactor(self.clock)
+        self.post = Post(self.reactor, self, lambda: "keep")
+        self.workers = {n: FarEnd(n) for n in range(1, _WORKERS + 1)}  # by slot
+        self.serial = _WORKERS
+        self.got: dict[str, list[bytes]] = defaultdict(list)
+        self.told: dict[int, LetterTold] = {}
+        self.pushed: dict[int, tuple[str, bytes]] = {}
+        self.published: dict[int, bytes] = {}
+        self.parked: set[str] = set()
+        self.moving: set[str] = set()
+        self.ended: set[str] = set()
+        self.epochs = dict.fromkeys((f"c{n}" for n in range(_CONNECTIONS)), 1)
+        for number, name in enumerate(self.epochs):
+            worker = self.workers[number % _WORKERS + 1]
+            worker.has.add(name)
+            worker.up.append(Registered(name, 1, f"name-{name}", [GROUP], {}))
+        for worker in self.workers.values():
+            self.hear_all(worker)
+
+    # As the post sees connections that no worker has, and senders.
+
+    def push(self, name: str, data: bytes, told: Callable[[bool], None]) -> bool | None:
+        if name not in self.parked:
+            return False
+        self.got[name].append(data)
+        return True
+
+    def close(self, name: str, why: str) -> None:
+        raise AssertionError("names are kept")
+
+    def tell(self, answer: LetterTold) -> None:
+        assert answer.number not in self.told, "told twice"
+        self.told[answer.number] = answer
+
+    # Steps.
+
+    def step(self, chance: random.Random) -> None:
+        name = chance.choice(list(self.epochs))
+        worker = self.workers[chance.randint(1, _WORKERS)]
+        steps: list[Callable[[], object]] = [
+            lambda: self.send(name, chance),
+            lambda: self.send(name, chance),
+            self.publish,
+            lambda: self.hear(worker),
+            lambda: self.hear(worker),
+            lambda: self.work(worker, chance),
+            lambda: self.work(worker, chance),
+            self.reactor.run_once,
+            self.reactor.run_once,
+            lambda: self.leave(name, parks=chance.random() < 0.4),
+            lambda: self.give(name, worker),
+            lambda: self.answer_slow(name),
+            lambda: self.die(worker, chance) if chance.random() < 0.2 else None,
+            lambda: self.end(name) if chance.random() < 0.1 else None,
+            lambda: self.pass_time(chance),
+        ]
+        chance.choice(steps)()
+
+    def send(self, name: str, chance: random.Random) -> None:
+        number = len(self.pushed) + len(self.published) + 1
+        data = b"%d" % number
+        self.pushed[number] = name, data
+        until = chance.choice([_LONG, int((self.clock.now + 1) * 1e9)])
+        self.post.push(self, [Letter(number, f"name-{name}", data, until)])
+
+    def publish(self) -> None:
+        number = len(self.pushed) + len(self.published) + 1
+        self.published[number] = b"%d" % number
+        self.post.push(self, [Letter(number, GROUP, b"%d" % number, _LONG, group=True)])
+
+    def hear(self, worker: FarEnd) -> None:
+        """The keeper reads one message of a worker's."""
+        if not worker.up:
+            return
+        as_worker = cast("Worker", worker)
+        match worker.up.popleft():
+            case Registered() as message:
+                self.post.register(as_worker, message)
+            case Delivered(answers=answers):
+                self.post.answered(as_worker, answers)
+            case ("left", name, parks):
+                self.post.taken_back(name)
+                if parks:
+                    self.parked.add(name)
+                    self.post.parked(name)
+                else:
+                    self.moving.add(name)
+            case ("refused", name):
+                self.post.taken_back(name)
+                self.moving.add(name)
+            case ("ended", name):
+                self.post.ended(name)
+                self.ended.add(name)
+
+    def hear_all(self, worker: FarEnd) -> None:
+        while worker.up:
+            self.hear(worker)
+
+    def work(self, worker: FarEnd, chance: random.Random) -> None:
+        """A worker reads one message of the keeper's."""
+        if not worker.down:
+            return
+        match worker.down.popleft():
+            case ("attach", name):
+                if chance.random() < 0.2:
+                    worker.up.append(("refused", name))
+                else:
+                    worker.has.add(name)
+            case Deliver(letters=letters):
+                for letter in letters:
+                    self.deliver(worker, letter, chance)
+            case Told():
+                raise AssertionError("no worker has asked")
+
+    def deliver(self, worker: FarEnd, letter: Letter, chance: random.Random) -> None:
+        if letter.group:
+            for name in worker.has:
+                self.got[name].append(letter.data)
+            done = LetterTold(letter.number, Outcome.DELIVERED, "", 0, len(worker.has), 0)
+            worker.up.append(Delivered([done]))
+        elif letter.to not in worker.has:
+            worker.up.append(Delivered([LetterTold(letter.number, 0)]))
+        elif letter.until <= self.clock.now * 1e9:
+            worker.up.append(Delivered([LetterTold(letter.number, Outcome.TIMED_OUT)]))
+        else:
+            self.got[letter.to].append(letter.data)
+            if chance.random() < 0.3:
+                worker.slow[letter.to].append(letter.number)
+            else:
+                self.answer_slow(letter.to)
+                worker.up.append(Delivered([LetterTold(letter.number, Outcome.DELIVERED)]))
+
+    def answer_slow(self, name: str) -> None:
+        for worker in self.workers.values():
+            for number in worker.slow.pop(name, ()):
+                worker.up.append(Delivered([LetterTold(number, Outcome.DELIVERED)]))
+
+    def owner(self, name: str) -> FarEnd | None:
+        return next((each for each in self.workers.values() if name in each.has), None)
+
+    def leave(self, name: str, *, parks: bool) -> None:
+        worker = self.owner(name)
+        if worker is not None:
+            self.answer_slow(name)
+            worker.has.discard(name)
+            worker.up.append(("left", name, parks))
+
+    def end(self, name: str) -> None:
+        worker = self.owner(name)
+        if worker is not None:
+            self.answer_slow(name)
+            worker.has.discard(name)
+            worker.up.append(("ended", name))
+
+    def give(self, name: str, worker: FarEnd) -> None:
+        if name in self.parked:
+            self.parked.discard(name)
+            self.moving.add(name)
+        if name in self.moving:
+            self.moving.discard(name)
+            self.epochs[name] += 1
+            self.post.flush_to(cast("Worker", worker))
+            worker.send(("attach", name))
+            self.post.given(name, cast("Worker", worker), self.epochs[name])
+
+    def die(self, worker: FarEnd, chance: random.Random) -> None:
+        """A worker dies; what it has said is heard, and each connection resumed or ended."""
+        self.hear_all(worker)
+        for message in worker.down:
+            if isinstance(message, tuple):
+                self.post.taken_back(message[1])  # it has not touched it
+                self.moving.add(message[1])
+        for name in sorted(worker.has):
+            if chance.random() < 0.5:
+                self.post.taken_back(name, uncertain=True)
+                self.moving.add(name)
+            else:
+                self.ended.add(name)
+        self.post.worker_died(worker.serial)
+        self.serial += 1
+        slot = next(slot for slot, each in self.workers.items() if each is worker)
+        self.workers[slot] = FarEnd(self.serial)
+
+    def pass_time(self, chance: random.Random) -> None:
+        self.clock.now += chance.choice([0.1, 1.0])
+        self.reactor.run_once()
+
+    def come_to_rest(self, chance: random.Random) -> None:
+        """Have all that is under way arrive."""
+        for _ in range(200):
+            for worker in tuple(self.workers.values()):
+                for name in sorted(worker.slow):
+                    self.answer_slow(name)
+                self.hear_all(worker)
+                while worker.down:
+                    self.work(worker, chance)
+            for name in sorted(self.moving):
+                self.give(name, self.workers[1])
+            self.reactor.run_once()
+            busy = any(each.up or each.down or each.slow for each in self.workers.values())
+            if not (busy or self.moving or self.reactor._soon):
+                return
+        raise AssertionError("it does not come to rest")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32), st.integers(10, 150))
+def test_nothing_comes_twice_and_each_is_told(seed: int, steps: int) -> None:
+    chance = random.Random(seed)
+    world = World()
+    for _ in range(steps):
+        world.step(chance)
+    world.come_to_rest(chance)
+    for number, (name, data) in world.pushed.items():
+        assert number in world.told, f"nothing was told of push {number}"
+        outcome = world.told[number].outcome
+        times = world.got[name].count(data)
+        if outcome == Outcome.DELIVERED:
+            assert times == 1
+        elif outcome == Outcome.UNCERTAIN:
+            assert times <= 1
+        else:
+            assert times == 0, (Outcome(outcome), name, data)
+    for number, data in world.published.items():
+        assert number in world.told, f"nothing was told of publication {number}"
+        counts = [world.got[name].count(data) for name in world.epochs]
+        assert max(counts) <= 1
+        assert sum(counts) >= world.told[number].delivered
+    for name in world.epochs:
+        numbers = [int(data) for data in world.got[name]]
+        assert numbers == sorted(numbers), "out of order"
+    assert not world.post._letters
+    assert not world.post._bytes
+    assert not world.post._boxes
+    assert not world.post._at
+
+
+def test_too_much_for_one_connection_is_refused() -> None:
+    world = World()
+    for number in range(MOST_LETTERS + 5):
+        world.post.push(world, [Letter(number, "name-c0", b"x", _LONG)])
+    assert [each.outcome for each in world.told.values()] == [Outcome.FULL] * 5
+
+
+def test_a_letter_waits_no_longer_than_it_may() -> None:
+    world = World()
+    world.leave("c0", parks=False)
+    world.hear_all(world.workers[1])
+    until = int((world.clock.now + 2) * 1e9)
+    world.post.push(world, [Letter(1, "name-c0", b"x", until)])
+    for _ in range(30):
+        world.clock.now += 0.1
+        world.reactor.run_once()
+        assert 1 not in world.told or world.clock.now * 1e9 >= until
+    assert world.told[1].outcome == Outcome.TIMED_OUT
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 3),
+            st.sampled_from(["", "a", "b"]),
+            st.frozensets(st.sampled_from(["g", "h"])),
+            st.sampled_from([None, 1, 2]),
+        )
+    )
+)
+def test_the_table_knows_each_by_all_that_it_is_called(
+    steps: list[tuple[int, str, frozenset[str], int | None]],
+) -> None:
+    table = NameTable()
+    model: dict[str, NamedConnection] = {}
+    for number, name, groups, owner in steps:
+        key = f"c{number}"
+        known = model.get(key)
+        if known is None:
+            known = NamedConnection(key, 1, owner)
+        else:
+            table.move(known, owner, known.epoch + 1)
+        table.put(known, name, groups, {})
+        model[key] = known
+        if not known.has_any:
+            table.forget(model.pop(key))
+        for each in [each for each in model.values() if not each.has_any]:
+            table.forget(model.pop(each.id))  # whose name was taken
+        names = {each.name: each for each in model.values() if each.name}
+        assert len(names) == sum(bool(each.name) for each in model.values())
+        for text in ("a", "b"):
+            assert table.named(text) is names.get(text)
+        for group in ("g", "h"):
+            found = {
+                (owner, each) for owner, members in table.members(group).items() for each in members
+            }
+            assert found == {(e.owner, e.id) for e in model.values() if group in e.groups}
+        for serial in (1, 2):
+            owned = {each.id for each in table.owned_by(serial)}
+            assert owned == {each.id for each in model.values() if each.owner == serial}
+    other = NameTable()
+    other.restore(table.snapshot())
+    assert other.snapshot() == table.snapshot()
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_each_outcome_has_a_text(outcome: Outcome) -> None:
+    assert outcome.text

@@ -1,0 +1,216 @@
+"""Pushes, as peers get them: through reloads, deaths and an upgrade, parked and not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.harness import Server
+from tests.harness.peers import connect
+
+_HEAD: Final = """
+from socketkeep import *
+
+@resumable(on_crash="resume")
+"""
+
+#: A line is a verb and what it is for.
+_ASYNC: Final = """
+async def handle(conn):
+    async for line in conn.lines():
+        verb, _, rest = line.decode().partition(" ")
+        to, _, text = rest.partition(" ")
+        answer = "ok"
+        if verb == "name":
+            conn.name = rest
+        elif verb == "join":
+            conn.join(rest)
+        elif verb == "who":
+            answer = f"{conn.name} {' '.join(sorted(conn.groups))} {conn.attached}"
+        elif verb == "push":
+            answer = (await push(to, text.encode() + b"\\n")).outcome
+        elif verb == "many":
+            asked = [push(to, b"%d\\n" % number) for number in range(int(text))]
+            told = [(await each).outcome for each in asked]
+            answer = " ".join(f"{each}:{told.count(each)}" for each in sorted(set(told)))
+        elif verb == "publish":
+            done = await publish(to, text.encode() + b"\\n")
+            answer = f"{done.delivered} {done.failed}"
+        await conn.send(answer.encode() + b"\\n")
+        conn.commit()
+"""
+
+
+class Peer:
+    """A client that talks in lines."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.settimeout(20)
+        self.sock = sock
+        self._lines = sock.makefile("rb")
+
+    def ask(self, text: str) -> str:
+        self.sock.sendall(text.encode() + b"\n")
+        return self.hear()
+
+    def hear(self) -> str:
+        return self._lines.readline().decode().removesuffix("\n")
+
+    def close(self) -> None:
+        self._lines.close()
+        self.sock.close()
+
+
+def write(directory: Path, source: str = _ASYNC) -> str:
+    (directory / "app.py").write_text(_HEAD + source)
+    return "app:handle"
+
+
+@contextmanager
+def peers(server: Server, number: int) -> Iterator[list[Peer]]:
+    made = [Peer(connect(server.address)) for _ in range(number)]
+    try:
+        yield made
+    finally:
+        for peer in made:
+            peer.close()
+
+
+def call(peers: list[Peer]) -> None:
+    """Give each its number for a name, and have all join one group."""
+    for number, peer in enumerate(peers):
+        assert peer.ask(f"name {number}") == "ok"
+        assert peer.ask("join all") == "ok"
+
+
+@pytest.mark.parametrize("parks", ["parked", "served"])
+def test_pushes_through_reload_and_upgrade(tmp_path: Path, parks: str) -> None:
+    park_after = "0.05s" if parks == "parked" else "off"
+    options = ("--workers", "3", "--park-after", park_after)
+    with (
+        Server(tmp_path, write(tmp_path), *options) as server,
+        peers(server, 8) as everybody,
+    ):
+        call(everybody)
+        sender, *others = everybody
+
+        def rest() -> None:
+            if parks == "parked":
+                server.wait_until(
+                    lambda: server.status()["connections"]["parked"] == 8, "all are parked"
+                )
+
+        def push_to_all(text: str) -> None:
+            rest()
+            for number, peer in enumerate(others, 1):
+                assert sender.ask(f"push {number} {text}") == "delivered"
+                assert peer.hear() == text
+            rest()
+            sender.sock.sendall(f"publish all {text}\n".encode())
+            # Its own copy, and what has become of it, in whichever order.
+            assert {sender.hear(), sender.hear()} == {text, "8 0"}
+            for peer in others:
+                assert peer.hear() == text
+
+        push_to_all("begin")
+        if parks == "parked":
+            workers = server.status()["totals"]["attached"]["parked"]
+            assert workers < 40, "those that were pushed to stay parked"
+        server.reload()
+        push_to_all("reloaded")
+        if parks == "parked":
+            assert server.cli("upgrade").exit_code == 0
+            push_to_all("upgraded")
+        assert [peer.ask("who").split()[:2] for peer in others] == [
+            [str(number), "all"] for number in range(1, 8)
+        ]
+        assert sender.ask("push nobody x") == "not connected"
+        named = {each["name"]: each["groups"] for each in server.connections()}
+        assert named == {str(number): ["all"] for number in range(8)}
+
+
+def owners(server: Server) -> dict[str, int]:
+    """Return who serves each of those that have a name."""
+    return {each["name"]: each["owner"] for each in server.connections() if each["name"]}
+
+
+def test_pushes_while_workers_are_killed_and_the_code_replaced(tmp_path: Path) -> None:
+    """Each comes once and in order, or its sender is told that it may not have come."""
+    options = ("--workers", "3", "--keep", "crash", "--keep-after", "0s", "--park-after", "off")
+    with (
+        Server(tmp_path, write(tmp_path), *options) as server,
+        peers(server, 6) as everybody,
+    ):
+        call(everybody)
+        server.wait_until(lambda: server.status()["connections"]["kept"] == 6, "all are kept")
+        target = everybody[0]
+        counts: dict[str, int] = {}
+        lines = 0
+        for turn in range(4):
+            serving = owners(server)
+            sender = next(n for n in range(1, 6) if serving[str(n)] != serving["0"])
+            everybody[sender].sock.sendall(b"many 0 300\n")
+            if turn % 2:
+                os.kill(serving["0"], signal.SIGKILL)
+            else:
+                server.reload()
+            for each in everybody[sender].hear().split(" "):
+                outcome, _, count = each.partition(":")
+                counts[outcome] = counts.get(outcome, 0) + int(count)
+            assert sum(counts.values()) == 300 * (turn + 1)
+            # What comes last says that nothing more of these will.
+            sent = counts["delivered"] + counts.get("uncertain", 0)
+            assert everybody[sender].ask("push 0 last") == "delivered"
+            numbers = []
+            while (line := target.hear()) != "last":
+                numbers.append(int(line))
+            assert numbers == sorted(set(numbers))
+            lines += len(numbers)
+            assert counts["delivered"] <= lines <= sent
+        assert counts["delivered"] >= 600
+
+
+@pytest.mark.parametrize(("target", "ends"), [("app:handle", True), ("app:service", False)])
+def test_a_name_is_taken_over(tmp_path: Path, target: str, ends: bool) -> None:
+    write(tmp_path, _ASYNC + "\nservice = Service(handle, on_taken='keep')\n")
+    with (
+        Server(tmp_path, target, "--workers", "2") as server,
+        peers(server, 3) as (first, second, sender),
+    ):
+        assert first.ask("name x") == "ok"
+        assert second.ask("name x") == "ok"
+        if ends:
+            assert first.hear() == ""
+        else:
+            server.wait_until(lambda: len(owners(server)) == 1, "one has it")
+            assert first.ask("who").split() == ["accepted"]
+        assert sender.ask("push x y") == "delivered"
+        assert second.hear() == "y"
+
+
+def test_a_peer_that_does_not_read(tmp_path: Path) -> None:
+    """What waits for it is bounded, its sender is told, and nobody else waits."""
+    with (
+        Server(tmp_path, write(tmp_path), "--workers", "2") as server,
+        peers(server, 3) as (sender, deaf, other),
+    ):
+        deaf.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        assert deaf.ask("name deaf") == "ok"
+        assert deaf.ask("join crowd") == "ok"
+        assert other.ask("name other") == "ok"
+        text = "x" * 40000
+        told = ""
+        for _ in range(400):
+            if (told := sender.ask(f"publish crowd {text}")) != "1 0":
+                break
+        assert told == "0 1"
+        assert sender.ask(f"push deaf {text}") == "full"
+        assert sender.ask("push other hello") == "delivered"
+        assert other.hear() == "hello"
