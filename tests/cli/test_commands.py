@@ -38,7 +38,7 @@ STATUS = StatusReport(
     model="fork",
     keep="reload",
     generation=7,
-    listeners=[ListenerReport(address="127.0.0.1:7000", backlog=2048, queued=3)],
+    listeners=[ListenerReport(address="127.0.0.1:7000", backlog=2048, queued=3, dropped=12)],
     workers=WorkersByState(ready=2),
     connections=ConnectionsByState(open=5, owned=4, moving=1),
     totals=Totals(accepted=11),
@@ -115,7 +115,7 @@ def test_status(runtime: Path, cli: Cli) -> None:
     assert ["server", "chat"] in lines
     assert ["uptime", "1h02m"] in lines
     assert ["version", "0.1.0,", "Python", "3.11.7,", "compiled", "core"] in lines
-    assert ["127.0.0.1:7000", "2048", "3"] in lines
+    assert ["127.0.0.1:7000", "2048", "3", "12"] in lines
     assert ["moving", "1"] in lines
     assert ["accepted", "11"] in lines
 
@@ -135,6 +135,16 @@ def test_json(runtime: Path, capsys: pytest.CaptureFixture[str], command: str, r
     with FakeServer(runtime / "chat.sock", [done(result)]):
         assert main([command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == result
+
+
+def test_listeners(runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with FakeServer(runtime / "chat.sock", [done(plain(STATUS)["listeners"])]):
+        assert main(["listeners"]) == 0
+    said = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert said == [
+        ["LISTENER", "BACKLOG", "QUEUED", "DROPPED"],
+        ["127.0.0.1:7000", "2048", "3", "12"],
+    ]
 
 
 def test_workers(runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:

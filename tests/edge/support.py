@@ -17,12 +17,13 @@ from typing import Any, Final
 import trustme
 
 from tests.harness import Server, read_reply
+from tests.harness.tellers import write_teller
 
 AUTHORITY: Final = trustme.CA()
 HOST: Final = "keeper.example"
 _EACH_SECOND: Final = 600  # questions of a whole crowd, at most
 
-_TELLS: Final = """
+TELLS: Final = """
 import json
 import os
 
@@ -43,22 +44,6 @@ def facts(conn, count):
         "attached": conn.attached, "pid": os.getpid(), "count": count, "ppid": os.getppid(),
     }).encode()
 
-"""
-_SYNC: Final = """
-def NAME(conn: Connection) -> None:
-    count = conn.state or 0
-    for line in conn.lines():
-        count += 1
-        conn.send(line + b" " + facts(conn, count) + b"\\n")
-        conn.commit(count)
-"""
-_ASYNC: Final = """
-async def NAME(conn: AsyncConnection) -> None:
-    count = conn.state or 0
-    async for line in conn.lines():
-        count += 1
-        await conn.send(line + b" " + facts(conn, count) + b"\\n")
-        conn.commit(count)
 """
 
 
@@ -92,19 +77,6 @@ def issue(directory: Path, *names: str, stem: str = "server", **more: Any) -> Fi
     return files
 
 
-def teller(model: str, decorated: str = "@resumable", name: str = "handle") -> str:
-    """Return code of a handler that answers each line with what it knows of the connection."""
-    handler = _ASYNC if model == "async" else _SYNC
-    return f"{_TELLS}\n{decorated}{handler.replace('NAME', name)}"
-
-
-def write_teller(directory: Path, model: str, decorated: str = "@resumable") -> str:
-    """Write such code to the directory; return its TARGET."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "app.py").write_text(teller(model, decorated))
-    return "app:handle"
-
-
 def serving(
     directory: Path,
     model: str,
@@ -118,7 +90,7 @@ def serving(
 
     tls: what stands behind its address.  more: further listeners.
     """
-    target = target or write_teller(directory, model, decorated)
+    target = target or write_teller(directory, TELLS, model, decorated)
     bind = [f"127.0.0.1:0,{tls or issue(directory).text}", *more]
     return Server(directory, target, "-k", model, *options, bind=bind)
 

@@ -16,6 +16,7 @@ import pytest
 from tests.edge.support import (
     AUTHORITY,
     HOST,
+    TELLS,
     Files,
     ask,
     begin,
@@ -23,10 +24,10 @@ from tests.edge.support import (
     edges,
     issue,
     serving,
-    write_teller,
 )
 from tests.harness import FIRST_WHEEL, Server, Versions
 from tests.harness.processes import wait_exit
+from tests.harness.tellers import write_teller
 from tests.server.support import run
 
 
@@ -205,7 +206,7 @@ def test_no_way_back_to_a_version_without_edges(tmp_path: Path) -> None:
 
 def test_bad_beginnings(tmp_path: Path) -> None:
     """Each is one line that names the listener and the file, and exit code 2."""
-    write_teller(tmp_path, "thread")
+    write_teller(tmp_path, TELLS, "thread")
     good, other = issue(tmp_path, stem="good"), issue(tmp_path, stem="other")
     past = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
     old = issue(tmp_path, stem="old", not_before=past, not_after=past + dt.timedelta(days=1))

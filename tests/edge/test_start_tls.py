@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.edge.support import AUTHORITY, HOST, ask, client_context, edges, issue, serving, teller
+from tests.edge.support import AUTHORITY, HOST, TELLS, ask, client_context, edges, issue, serving
 from tests.harness import Server, connect, read_reply
+from tests.harness.tellers import teller
 from tests.proxied.support import CLIENT, FRONT, RICH
 from tests.server.support import MODELS
 
@@ -63,7 +64,7 @@ def starting(
     """Return a server whose handler begins TLS when it has received a line."""
     directory.mkdir(parents=True, exist_ok=True)
     code = (_ASYNC if model == "async" else _SYNC).replace("@DECORATED", decorated)
-    (directory / "app.py").write_text(teller(model, "", "serve") + code)
+    (directory / "app.py").write_text(teller(TELLS, model, "", "serve") + code)
     text = f"{issue(directory).text},{tls}"
     return serving(directory, model, *options, tls=text, target="app:handle")
 
@@ -194,7 +195,7 @@ def test_what_goes_wrong(model: str, tmp_path: Path) -> None:
 def test_without_tls_to_begin(tmp_path: Path) -> None:
     """The listener has none: the handler is told what to give."""
     (tmp_path / "app.py").write_text(
-        teller("thread", "", "serve") + _SYNC.replace("@DECORATED", "")
+        teller(TELLS, "thread", "", "serve") + _SYNC.replace("@DECORATED", "")
     )
     with (
         Server(tmp_path, "app:handle", "-k", "thread") as server,

@@ -35,7 +35,7 @@ class Namespace:
         while os.stat(self.path).st_ino == ours:
             if time.monotonic() > deadline or self._holder.poll() is not None:
                 self.close()
-                pytest.skip("a network namespace cannot be made here")
+                pytest.fail("a network namespace cannot be made here: unshare(1) has said why")
             time.sleep(0.01)
         self.prefix = ["nsenter", f"--net={self.path}", "--"]
         self.run("ip", "link", "set", "lo", "up")
@@ -78,7 +78,7 @@ class Namespace:
 def namespace() -> Iterator[Namespace]:
     """Make a namespace with a loopback alone."""
     if os.geteuid() != 0 or not all(map(shutil.which, ("unshare", "nsenter", "ip"))):
-        pytest.skip("needs root, util-linux and iproute2")
+        pytest.fail("a network namespace takes root, util-linux and iproute2")
     made = Namespace()
     try:
         yield made

@@ -10,15 +10,16 @@ from typing import Any, Final
 
 from socketkeep.proxy import InetAddress, ProxyHeader, ProxyTls
 from tests.harness import Server, connect, read_reply
+from tests.harness.tellers import write_teller
 
-_TELLS: Final = """
+TELLS: Final = """
 import json
 import os
 
 from socketkeep import AsyncConnection, Connection, resumable
 
 
-def facts(conn):
+def facts(conn, _count):
     header, told = conn.proxy, None
     if header is not None:
         tls = header.tls
@@ -35,26 +36,9 @@ def facts(conn):
     return json.dumps({
         "peer": conn.peer, "local": conn.local, "proxy": told,
         "attached": conn.attached, "pid": os.getpid(), "count": conn.state,
-    }).encode() + b"\\n"
+    }).encode()
 
 """
-_SYNC: Final = """
-def handle(conn: Connection) -> None:
-    count = conn.state or 0
-    for line in conn.lines():
-        count += 1
-        conn.send(line + b" " + facts(conn))
-        conn.commit(count)
-"""
-_ASYNC: Final = """
-async def handle(conn: AsyncConnection) -> None:
-    count = conn.state or 0
-    async for line in conn.lines():
-        count += 1
-        await conn.send(line + b" " + facts(conn))
-        conn.commit(count)
-"""
-
 CLIENT: Final = InetAddress("198.51.100.7", 40123)
 FRONT: Final = InetAddress("203.0.113.1", 443)
 #: All that a header can say.
@@ -71,15 +55,6 @@ RICH: Final = ProxyHeader(
 PLAIN: Final = ProxyHeader(version=1, source=CLIENT, destination=FRONT)
 
 
-def write_teller(directory: Path, model: str, *, decorated: str = "@resumable") -> str:
-    """Write the server's code to the directory; return its TARGET."""
-    directory.mkdir(parents=True, exist_ok=True)
-    handler = _ASYNC if model == "async" else _SYNC
-    source = f"{_TELLS}\n{decorated}{handler}"
-    (directory / "app.py").write_text(source)
-    return "app:handle"
-
-
 def serving(
     directory: Path,
     model: str,
@@ -89,7 +64,7 @@ def serving(
     environment: dict[str, str] | None = None,
 ) -> Server:
     """Return a server, yet to be entered, one of whose listeners expects headers."""
-    target = write_teller(directory, model, decorated=decorated)
+    target = write_teller(directory, TELLS, model, decorated)
     return Server(directory, target, "-k", model, *options, bind=[bind], environment=environment)
 
 

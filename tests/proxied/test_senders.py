@@ -18,7 +18,8 @@ import pytest
 import trustme
 
 from tests.harness import Server, connect
-from tests.proxied.support import ask, refusals, serving, write_teller
+from tests.harness.tellers import write_teller
+from tests.proxied.support import TELLS, ask, refusals, serving
 
 CONTRIB: Final = Path(__file__).parents[2] / "contrib" / "proxies"
 PATIENCE: Final = 20.0
@@ -219,7 +220,7 @@ def test_the_edge(tmp_path: Path, authority: trustme.CA) -> None:
             "/etc/socketkeep/site.pem": str(site),
             ":7443": f":{tls}",
             ":7025": f":{plain}",
-            "app:handle": write_teller(tmp_path, "async"),
+            "app:handle": write_teller(tmp_path, TELLS, "async"),
         },
     )
     command = [sys.executable, "-m", "socketkeep", "serve", "--config", str(path)]

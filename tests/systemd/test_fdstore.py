@@ -13,7 +13,8 @@ from typing import Final
 import pytest
 
 from tests.harness import Capture, connect, read_reply, read_to_end, write_handler
-from tests.proxied.support import CLIENT, RICH, write_teller
+from tests.harness.tellers import write_teller
+from tests.proxied.support import CLIENT, RICH, TELLS
 from tests.proxied.support import ask as told
 from tests.server.support import MODELS, seats
 from tests.systemd.managed import ManagedServer
@@ -102,7 +103,7 @@ def test_peers_see_nothing_of_it(tmp_path: Path, model: str) -> None:
 @pytest.mark.parametrize("park_after", ["off", "0.1"])
 def test_behind_a_proxy(tmp_path: Path, park_after: str) -> None:
     """The client stays the client, whether a worker had it or it was parked."""
-    target = write_teller(tmp_path, "prefork")
+    target = write_teller(tmp_path, TELLS, "prefork")
     options = (*seats("prefork", 3), *KEEP, "--park-after", park_after, "--proxy-protocol", "on")
     with Manager(tmp_path) as manager:
         with (

@@ -14,7 +14,10 @@ from socketkeep._cli._watching import watch_option
 @server_options
 @watch_option
 def listeners(control: str, name: str, as_json: bool, watch: bool) -> int:
-    """List the listeners: address, bound of the queue, connections in the queue."""
+    """List the listeners: address, bound of the queue, connections in the queue.
+
+    Last, how many packets of clients the kernel dropped since a queue had no room; they try again.
+    """
     return inspect(
         "listeners",
         control,
@@ -29,6 +32,6 @@ def listeners(control: str, name: str, as_json: bool, watch: bool) -> int:
 def listeners_table(reports: list[ListenerReport]) -> Table:
     """Return the table of listeners."""
     return Table(
-        ("listener", "backlog", "queued"),
-        [(report.address, report.backlog, report.queued) for report in reports],
+        ("listener", "backlog", "queued", "dropped"),
+        [(report.address, report.backlog, report.queued, report.dropped) for report in reports],
     )
