@@ -34,6 +34,15 @@ _MOST_OF_CONTROL: Final = 125  # bytes of a control frame
 _NO_STATUS: Final = 1005
 _ABNORMAL: Final = 1006
 
+_WHOLE_TEXT: Final = _FINAL | _TEXT
+#: The heads of short frames.
+_HEADS: Final = {
+    first: [bytes((first, size)) for size in range(126)]
+    for opcode in (_TEXT, _BINARY)
+    for first in (_FINAL | opcode, _FINAL | _COMPRESSED | opcode)
+}
+_NO_UTF8: Final = "a text is not UTF-8"
+
 _decoder_of_utf8: Final = codecs.getincrementaldecoder("utf-8")
 
 
@@ -139,9 +148,25 @@ class WebSocket:
 
     def next(self) -> Event | None:
         """Return the next thing that has come whole; None: there is none, or it is all over."""
+        buffer, at = self._buffer, self._position
+        there = len(buffer) - at
+        if not there:
+            return None
         if self.over:
             self._buffer, self._position = b"", 0
             return None
+        try:
+            # Most are a text in one frame, short and whole.
+            if there >= 6 and buffer[at] == _WHOLE_TEXT and not self._opcode:
+                end = at + buffer[at + 1] - _MASKED + 6
+                if at + 6 <= end <= min(len(buffer), at + 131) and end - at - 6 <= self.most:
+                    if end == len(buffer):
+                        self._buffer, self._position = b"", 0
+                    else:
+                        self._position = end
+                    return apply_mask(buffer[at + 6 : end], buffer[at + 2 : at + 6]).decode()
+        except UnicodeDecodeError:
+            return self._fail(CloseCode.INVALID_DATA, _NO_UTF8)
         try:
             return self._next()
         except _Broken as error:
@@ -176,11 +201,6 @@ class WebSocket:
                 self._buffer, self._position = b"", 0
             else:
                 self._position = end
-            if first == _FINAL | _TEXT and not self._opcode:
-                try:
-                    return data.decode()
-                except UnicodeDecodeError:
-                    raise _no_utf8() from None
             if opcode >= _CLOSE:
                 return self._control(opcode, data)
             event = self._data(first, opcode, data)
@@ -289,7 +309,7 @@ class WebSocket:
             first |= _COMPRESSED
         size = len(data)
         if size <= 125:
-            return bytes((first, size)) + data
+            return _HEADS[first][size] + data
         if size < 1 << 16:
             return bytes((first, 126)) + size.to_bytes(2, "big") + data
         return bytes((first, 127)) + size.to_bytes(8, "big") + data
@@ -320,4 +340,4 @@ def _broken(reason: str) -> _Broken:
 
 
 def _no_utf8() -> _Broken:
-    return _Broken(CloseCode.INVALID_DATA, "a text is not UTF-8")
+    return _Broken(CloseCode.INVALID_DATA, _NO_UTF8)

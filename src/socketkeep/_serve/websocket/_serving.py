@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import types
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Awaitable, Generator
 from contextlib import suppress
 from contextvars import Context
 from enum import Enum
@@ -312,7 +312,11 @@ class _Session:
         kind = message["type"]
         if self._phase is _Phase.OPEN:
             if kind == "websocket.send":
-                await self._send_message(message)
+                if self._exact and handling.get() is self._conn:
+                    self._dirty = True
+                waits = self._put(self._frame(message))
+                if waits is not None:
+                    await waits
             elif kind == "websocket.close":
                 await self._close(message.get("code", _NORMAL), message.get("reason") or "")
             elif kind == "socketkeep.commit":
@@ -341,18 +345,14 @@ class _Session:
         else:
             raise _out_of_order(kind)
 
-    async def _send_message(self, message: Message) -> None:
-        socket, text = self._socket, message.get("text")
-        if text is None:
-            data = message.get("bytes")
-            if data is None:
-                raise MessageError("websocket.send has neither text nor bytes")
-            frame = socket.binary(bytes(data))
-        else:
-            frame = socket.text(text)
-        if self._exact and handling.get() is self._conn:
-            self._dirty = True
-        await self._put(frame)
+    def _frame(self, message: Message) -> bytes:
+        text = message.get("text")
+        if text is not None:
+            return self._socket.text(text)
+        data = message.get("bytes")
+        if data is None:
+            raise MessageError("websocket.send has neither text nor bytes")
+        return self._socket.binary(bytes(data))
 
     async def _accept(self, message: Message) -> None:
         assert self.asked is not None
@@ -369,7 +369,7 @@ class _Session:
                 size=len(self._head),
             )
         try:
-            await self._put(data)
+            await self._put_whole(data)
         finally:
             if not self._opening.done():
                 self._opening.set_result(True)
@@ -498,56 +498,57 @@ class _Session:
                 socket.feed(data)
             elif isinstance(event, Control):
                 await self._obey(event)
-            elif not await self._answers_itself(event):
+            elif event == self._settings.request:
+                await self._push(socket.text(self._settings.response))
+            else:
                 self._hold()
                 self._inbox.append(event)
                 self._ahead += len(event)
                 return
 
     async def _read(self) -> None:
-        socket, inbox = self._socket, self._inbox
-        while True:
-            event = socket.next()
-            if event is None:
-                if not await self._receive():
-                    self._end(_ABNORMAL)
-                    return
-                continue
-            self._moved_on = True
-            if isinstance(event, Control):
-                if not await self._obey(event):
-                    return
-            elif not socket.closing and not await self._answers_itself(event):
-                self._hold()
-                inbox.append(event)
-                self._ahead += len(event)
-                self._wake()
-                while len(inbox) >= _MOST_AHEAD or self._ahead >= _MOST_BYTES_AHEAD:
-                    await self._until_taken()
-
-    async def _receive(self) -> bool:
-        """Have the protocol go on with what comes; return False at the peer's EOF."""
-        conn = self._conn
-        while self._inbox and self._order is not None:
-            await self._until_taken()  # so that there is a moment in which it can be moved
-        self._reading = True
-        if not self._settle() and (self._moved_on or not self._socket.between_messages):
-            self._hold()  # the windows are not those of the last commit any more
+        """Read until both sides have closed, or the peer has gone."""
+        conn, socket, inbox = self._conn, self._socket, self._inbox
+        request = self._settings.request
         try:
-            if self._fed:
-                data = await conn.receive_by("recv", self._take_more, CHUNK, bytes)
-            else:
-                data = await conn.recv(CHUNK)
+            while True:
+                event = socket.next()
+                if event is None:
+                    while inbox and self._order is not None:
+                        await self._until_taken()  # so that there is a moment for it to be moved
+                    self._reading = True
+                    if not self._settle() and (self._moved_on or not socket.between_messages):
+                        self._hold()  # the windows are not those of the last commit any more
+                    if self._fed:
+                        data = await conn.receive_by("recv", self._take_more, CHUNK, bytes)
+                    else:
+                        data = await conn.recv(CHUNK)
+                    self._reading = False
+                    if not data:
+                        self._end(_ABNORMAL)
+                        return
+                    if self._fed:
+                        data = data[self._fed :]
+                        self._fed = 0
+                    socket.feed(data)
+                    continue
+                self._moved_on = True
+                if isinstance(event, Control):
+                    if not await self._obey(event):
+                        return
+                elif socket.closing:
+                    pass  # it is no more looked at
+                elif request is not None and event == request:
+                    await self._push(socket.text(self._settings.response))
+                else:
+                    self._hold()
+                    inbox.append(event)
+                    self._ahead += len(event)
+                    self._wake()
+                    while len(inbox) >= _MOST_AHEAD or self._ahead >= _MOST_BYTES_AHEAD:
+                        await self._until_taken()
         finally:
             self._reading = False
-        if not data:
-            return False
-        if self._fed:
-            data = data[self._fed :]
-            self._fed = 0
-        if data:
-            self._socket.feed(data)
-        return True
 
     def _take_more(self, most: int) -> bytes | None:
         buffer = self._conn.core.buffer
@@ -571,12 +572,6 @@ class _Session:
             self._room.set_result(None)
             self._room = None
 
-    async def _answers_itself(self, event: str | bytes) -> bool:
-        if event != self._settings.request or type(event) is not str:
-            return False
-        await self._push(self._socket.text(self._settings.response))
-        return True
-
     async def _obey(self, control: Control) -> bool:
         """Do as something says that is no message; return whether the WebSocket goes on."""
         if control.kind is Kind.PONG:
@@ -598,26 +593,48 @@ class _Session:
 
     # Sending.
 
-    async def _put(self, data: bytes) -> None:
-        """Send, and commit where the application waits meanwhile.  Raises Disconnected."""
+    def _put(self, data: bytes) -> Awaitable[None] | None:
+        """Send; return what is to be awaited where the peer must read before all has gone.
+
+        What has begun goes out whole, even if its sender is cancelled: what was compressed is part
+        of the context of all that follows.  Raises Disconnected, as the awaitable does.
+        """
         conn = self._conn
-        self._sends += 1
         if self._ships:
             conn.core.ledger.push_begins()
+        steps = conn.send(data).__await__()
         try:
-            if self._socket.deflate is None:
-                await conn.send(data)
-            else:
-                await _whatever_happens(conn.send(data), self._loop)
+            awaited = next(steps)
+        except StopIteration:
+            self._has_sent()
+            return None
+        except SocketkeepError as error:
+            self._has_sent()
+            raise Disconnected(str(error)) from error
+        self._sends += 1
+        return asyncio.shield(self._loop.create_task(self._go_on_sending(awaited, steps)))
+
+    async def _put_whole(self, data: bytes) -> None:
+        waits = self._put(data)
+        if waits is not None:
+            await waits
+
+    async def _go_on_sending(self, awaited: Any, steps: Any) -> None:
+        try:
+            await _rest(awaited, steps)
         except SocketkeepError as error:
             raise Disconnected(str(error)) from error
         finally:
             self._sends -= 1
-            settled = self._wanted is not None and self._settle()
-            if self._ships:
-                if not settled:
-                    self._hold()  # the committed state has not what was compressed
-                conn.core.ledger.push_ends()
+            self._has_sent()
+
+    def _has_sent(self) -> None:
+        """Commit where the application waits meanwhile."""
+        settled = self._wanted is not None and self._settle()
+        if self._ships:
+            if not settled:
+                self._hold()  # the committed state has not what was compressed
+            self._conn.core.ledger.push_ends()
 
     async def _push(self, data: bytes) -> None:
         """Send what is no answer of the application's.  Raises SocketkeepError."""
@@ -672,7 +689,7 @@ class _Session:
         self._stop_timer()
         self._timer = self._loop.call_later(_CLOSING_TIME, self._hang_up)
         self._end(code, reason)
-        await self._put(data)
+        await self._put_whole(data)
 
     def _hang_up(self) -> None:
         self._later(self._conn.close())
@@ -716,19 +733,6 @@ class _Session:
 async def _quietly(chore: Any) -> None:
     with suppress(OSError, SocketkeepError):
         await chore
-
-
-async def _whatever_happens(sending: Any, loop: asyncio.AbstractEventLoop) -> None:
-    """Await a send that must go out whole once it has begun, even if its sender is cancelled.
-
-    What was compressed is part of the context of all that follows.
-    """
-    steps = sending.__await__()
-    try:
-        awaited = next(steps)
-    except StopIteration:
-        return
-    await asyncio.shield(loop.create_task(_rest(awaited, steps)))
 
 
 @types.coroutine
