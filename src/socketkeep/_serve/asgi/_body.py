@@ -10,8 +10,12 @@ from socketkeep._serve.asgi._head import BadRequest
 #: A size with its extensions, and all trailers together: more is refused.
 _LONGEST_LINE: Final = 4096
 _MOST_TRAILERS: Final = 65536
-_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[\t -~\x80-\xff]*)?\Z")
+_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t -~\x80-\xff]*)?\Z")
 _TRAILER: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*\Z")
+
+
+def _frames(trailer: bytes) -> bool:
+    return trailer.partition(b":")[0].lower() in (b"content-length", b"transfer-encoding")
 
 
 class Buffer(Protocol):
@@ -110,8 +114,8 @@ class Chunked:
         self._trailers += len(line)
         if self._trailers > _MOST_TRAILERS:
             raise BadRequest(431, "the trailers are too large")
-        if line and not _TRAILER.match(line):
-            raise BadRequest(400, "a trailer is no header")
+        if line and (not _TRAILER.match(line) or _frames(line)):
+            raise BadRequest(400, "a trailer is no header, or one that says how long a body is")
         buffer.take_exactly(end + 2)
         self.over = not line
         return True
