@@ -63,6 +63,7 @@ TIER_OF: Final = {
     "lab/test_drawing.py": "unit",
     "library": "unit",
     "library/test_other_holders.py": "process",
+    "library/test_reply_killed.py": "process",
     "peer": "system",
     "native": "process",
     "plugin": "process",

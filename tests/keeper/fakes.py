@@ -538,7 +538,7 @@ class FarWorker(Far):
         words[record.EPOCH] = attach.epoch
         words[record.PID] = self.pid
         if self.board.keeps_states:
-            self.board.shelf(row).put(attach.state)
+            self.board.shelf(row).put(attach.state, attach.reply)
         if attach.redelivered:
             words[record.STATUS] = record.AGAIN
         if attach.kept:
@@ -665,10 +665,10 @@ class Served:
         """Tell the keeper, which has a handle too, that it has ended."""
         self.worker.send(EndedMessage([(self.id, self.epoch)]))
 
-    def say_orphaned(self, state: bytes | None = None) -> None:
+    def say_orphaned(self, state: bytes | None = None, reply: bytes = b"") -> None:
         """Tell the keeper that the process which was forked for it has died."""
         status = self.words[record.STATUS]
-        self.worker.send(Orphaned(self.id, self.epoch, status, state, 2, 3))
+        self.worker.send(Orphaned(self.id, self.epoch, status, state, 2, 3, reply))
         self.words[record.ENDED] = Ended.DETACHED
 
     def settle(self, ended: Ended = Ended.DETACHED) -> None:

@@ -9,6 +9,7 @@ import pytest
 from socketkeep._keeper.tables._ownership import OwnershipState
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import Ended, Status
+from socketkeep._stream._replies import ReplyRecord
 from socketkeep._wire._messages import ConnectionEnded as EndedMessage
 from socketkeep._wire._messages import Keep
 from socketkeep._wire._scoreboard import parse_connection_id
@@ -243,6 +244,46 @@ def test_one_in_the_middle_of_a_message_follows_the_policy(
     second.attach()
 
 
+RECORD = ReplyRecord(10, 20, 30, b"answer").pack()
+
+
+@pytest.mark.parametrize("status", [Status.CLEAN, Status.READ, Status.SENT])
+def test_the_record_of_a_reply_goes_with_its_state(bench: Bench, status: Status) -> None:
+    """To the next worker, and to the one after it, should that die before it has done with it."""
+    first, second = bench.start(redeliver=True)
+    _, served = bench.kept(first, tcp=True)
+    first.board.shelf(served.row).put(b"\x05", RECORD)
+    served.become(status)
+    kill(bench, first)
+    ((attach, _),) = second.arrived
+    assert (attach.state, attach.reply) == (b"\x05", RECORD)
+    second.attach()
+    bench.settle()
+    kill(bench, second)
+    third = replace(bench)
+    ((attach, _),) = third.arrived
+    assert (attach.state, attach.reply) == (b"\x05", RECORD)
+    third.attach().detach()
+    bench.settle()
+    moved = [attach for worker in bench.template.workers for attach, _ in worker.arrived]
+    assert [attach.reply for attach in moved] == [b""], "who gives it up has completed it"
+
+
+@pytest.mark.parametrize("record_left", [b"garbage" * 9, RECORD[:-1], RECORD + b"x"])
+def test_a_record_that_makes_no_sense_ends_its_connection_alone(
+    bench: Bench, record_left: bytes
+) -> None:
+    first, second = bench.start(redeliver=True)
+    peer, served = bench.kept(first, tcp=True)
+    other_peer, other = bench.kept(first, tcp=True)
+    first.board.shelf(served.row).put(b"\x05", record_left)
+    kill(bench, first)
+    assert end_of(peer) == "FIN"
+    assert [attach.id for attach, _ in second.arrived] == [other.id]
+    assert is_alive(other_peer, second.attach().sock)
+    assert bench.keeper.counters()["lost"] == 1
+
+
 @pytest.mark.parametrize("status", Status)
 def test_the_end_that_nobody_told_of_is_an_end(bench: Bench, status: Status) -> None:
     """It had ended in its row; the worker was killed before it could say so."""
@@ -460,6 +501,19 @@ def test_a_dead_child_in_the_middle_of_a_message(forked: Forked) -> None:
     assert not worker.arrived
     assert held(bench) == 1
     assert bench.keeper.counters()["lost"] == 1
+
+
+@pytest.mark.parametrize("makes_sense", [True, False])
+def test_the_record_of_a_dead_childs_reply(forked: Forked, makes_sense: bool) -> None:
+    bench, worker, (first, _), (child, _) = forked
+    first.commit(b"\x03")
+    child.die(-9)
+    child.reaped = True
+    first.say_orphaned(state=b"\x03", reply=RECORD if makes_sense else b"garbage")
+    bench.settle()
+    assert [attach.reply for attach, _ in worker.arrived] == [RECORD] * makes_sense
+    assert bench.keeper.counters()["lost"] == (not makes_sense)
+    assert worker.process.exit is None
 
 
 def test_an_orphan_of_an_earlier_giving_or_of_nobody_is_refused(forked: Forked) -> None:

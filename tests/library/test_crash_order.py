@@ -3,6 +3,9 @@
 *Clean* means that no byte taken from the kernel is uncommitted and that the committed state is on
 the shelf.  A crash may come between any two steps, so each step is watched: each write to the
 record and to the shelf, and each system call, before and after.
+
+Where replies are on record the same is asked of what the next worker would make of what is left:
+input, state and output are where they were before the reply, or all where they are after it.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import asyncio
 import socket
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -21,6 +24,8 @@ from hypothesis import strategies as st
 from socketkeep import AsyncConnection, Connection, StateTooLarge, TimedOut, WouldBlock
 from socketkeep._stream._lease import handling
 from socketkeep._stream._record import STATUS, WAITING, WORDS, Status
+from socketkeep._stream._replies import Left, ReplyRecord
+from socketkeep._stream._totals import totals_of
 from tests.library.conftest import KINDS, Leased, Pair, leased
 
 
@@ -39,6 +44,9 @@ class Scene:
         self.sending = self.uncommitted_send = False
         self.committed: tuple[bytes | None, ...] = (None,)  # two while a commit is not finished
         self.steps: list[str] = []
+        self.out = b""
+        self.most = 1 << 20  # that one send takes
+        self.points: tuple[Point, ...] = ()  # where replies on record may leave it; none: not so
 
     def assignment(self, **fields: Any) -> Leased:
         self.redelivers = "redeliver" in fields
@@ -53,10 +61,29 @@ class Scene:
             assert self.taken == self.dealt_with, f"clean with bytes that are nowhere {story}"
             assert self.seen == self.dealt_with, f"clean with bytes that were acted on {story}"
             assert self.shelf.state in self.committed, f"clean without the state {story}"
-        if self.redelivers:
+        if self.points:
+            assert self.resumed() in self.points, f"neither before nor after a reply {story}"
+        elif self.redelivers:
             assert self.taken <= self.dealt_with, f"taken before the commit {story}"
         if self.sending or self.uncommitted_send:
             assert status == Status.SENT, f"{Status(status).name} with bytes out {story}"
+
+    def resumed(self) -> Point:
+        """Return where the next worker would go on from."""
+        left = Left(b"", 0)
+        if self.shelf.reply:
+            totals = totals_of(self.sock)
+            assert totals is not None
+            left = ReplyRecord.unpack(self.shelf.reply).left(totals)
+        return Point(self.taken + left.answered, self.shelf.state, self.out + left.data)
+
+
+class Point(NamedTuple):
+    """Input that is dealt with, the state, and all that the peer gets."""
+
+    taken: int
+    state: bytes | None
+    out: bytes
 
 
 class WatchedRecord(list[int]):
@@ -74,10 +101,11 @@ class WatchedShelf:
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
         self.state: bytes | None = None
+        self.reply = b""
 
-    def put(self, state: bytes | None) -> None:
+    def put(self, state: bytes | None, reply: bytes = b"") -> None:
         self._scene.step("before the shelf")
-        self.state = state
+        self.state, self.reply = state, reply
         self._scene.put.append(state)
         self._scene.step("shelf")
 
@@ -99,7 +127,8 @@ class WatchedSocket(socket.socket):
     def send(self, data: Any, flags: int = 0) -> int:
         self._scene.sending = True
         self._scene.step("before send")
-        count = super().send(data, flags)
+        count = super().send(data[: self._scene.most], flags)
+        self._scene.out += bytes(data[:count])
         self._scene.step("send")
         self._scene.sending = False
         return count
@@ -130,6 +159,106 @@ def commit(scene: Scene, conn: Connection | AsyncConnection, state: object) -> N
     conn.commit(state)
     scene.committed = (new,)
     scene.step("committed")
+
+
+REPLIES = st.lists(
+    st.one_of(
+        st.tuples(st.just("peer"), st.binary(min_size=1, max_size=12)),
+        st.tuples(st.just("take"), st.integers(1, 8)),
+        st.tuples(st.just("reply"), st.tuples(st.binary(max_size=600), STATES)),
+        st.tuples(st.just("push"), st.binary(min_size=1, max_size=9)),
+        st.tuples(st.just("commit"), STATES),
+        st.tuples(st.just("most"), st.integers(1, 300)),
+    ),
+    max_size=20,
+)
+
+
+def before_reply(scene: Scene, conn: Connection | AsyncConnection, value: Any, what: str) -> None:
+    """Note where the connection may be from here on, until `after_reply`."""
+    (here,) = scene.points
+    data, state = {"push": (value, ...), "commit": (b"", value)}.get(what, value)
+    new = here.state
+    if state is not ...:
+        new = None if state is None else msgspec.msgpack.encode(state)
+        scene.dealt_with = scene.seen - len(conn.unread)
+        scene.committed = (here.state, new)
+    scene.points = (here, Point(scene.dealt_with, new, here.out + data))
+
+
+def after_reply(scene: Scene, what: str) -> None:
+    scene.points = scene.points[1:]
+    scene.committed = (scene.points[0].state,)
+    scene.step(what)
+
+
+@given(actions=REPLIES)
+def test_replies_at_each_instant(actions: list[tuple[str, Any]]) -> None:
+    ours, peer = KINDS["tcp"]()
+    scene = Scene(ours)
+    with peer, scene.sock:
+        conn = Connection(scene.sock, **scene.assignment(redeliver=True))
+        scene.points = (Point(0, None, b""),)
+        for action, value in [("reply", (b"", None)), *actions]:
+            if action == "peer":
+                peer.sendall(value)
+                continue
+            if action == "take":
+                with suppress(WouldBlock):
+                    conn.recv(value, timeout=0)
+                continue
+            if action == "most":
+                scene.most = value
+                continue
+            before_reply(scene, conn, value, action)
+            token = handling.set(None if action == "push" else conn)
+            if action == "push":
+                conn.send(value)
+            elif action == "commit":
+                conn.commit(value)
+            else:
+                conn.reply(*value)
+            handling.reset(token)
+            after_reply(scene, action)
+        assert peer_gets(peer, len(scene.out)) == scene.points[0].out
+
+
+@given(actions=REPLIES)
+def test_replies_at_each_instant_async(actions: list[tuple[str, Any]]) -> None:
+    async def scenario() -> None:
+        ours, peer = KINDS["tcp"]()
+        scene = Scene(ours)
+        with peer, scene.sock:
+            conn = AsyncConnection(scene.sock, **scene.assignment(redeliver=True))
+            scene.points = (Point(0, None, b""),)
+            for action, value in [("reply", (b"", None)), *actions]:
+                if action == "peer":
+                    peer.sendall(value)
+                    continue
+                if action == "take":
+                    with suppress(WouldBlock):
+                        await conn.recv(value, timeout=0)
+                    continue
+                if action == "most":
+                    scene.most = value
+                    continue
+                before_reply(scene, conn, value, action)
+                handling.set(None if action == "push" else conn)
+                if action == "push":
+                    await conn.send(value)
+                elif action == "commit":
+                    conn.commit(value)
+                else:
+                    await conn.reply(*value)
+                after_reply(scene, action)
+            assert peer_gets(peer, len(scene.out)) == scene.points[0].out
+            await conn.abort()
+
+    asyncio.run(scenario())
+
+
+def peer_gets(peer: socket.socket, size: int) -> bytes:
+    return peer.recv(size, socket.MSG_WAITALL) if size else b""
 
 
 REDELIVERY: list[dict[str, bool]] = [{}, {"redeliver": True}]

@@ -122,7 +122,7 @@ class Shelf:
     def __init__(self) -> None:
         self.states: list[bytes | None] = []
 
-    def put(self, state: bytes | None) -> None:
+    def put(self, state: bytes | None, reply: bytes = b"") -> None:
         self.states.append(state)
 
 

@@ -91,7 +91,7 @@ class Shelf:
         self.record = record
         self.put_at: list[tuple[bytes | None, int]] = []
 
-    def put(self, state: bytes | None) -> None:
+    def put(self, state: bytes | None, reply: bytes = b"") -> None:
         self.put_at.append((state, self.record[STATUS]))
 
 

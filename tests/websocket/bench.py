@@ -35,7 +35,7 @@ class Shelf:
     def __init__(self) -> None:
         self.state: bytes | None = None
 
-    def put(self, state: bytes | None) -> None:
+    def put(self, state: bytes | None, reply: bytes = b"") -> None:
         self.state = state
 
 

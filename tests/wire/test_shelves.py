@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from socketkeep._base._passing import Unfit
 from socketkeep._stream import _record as record
 from socketkeep._stream._committed import STATE_LIMIT
 from socketkeep._wire._scoreboard import Scoreboard, create_memfd
@@ -86,3 +88,102 @@ def test_a_released_row_gives_the_memory_of_large_states_back() -> None:
     assert pages(fd) <= before + 4096
     assert board.state(row) is None
     os.close(fd)
+
+
+# Replies in front of states.
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.none() | st.sampled_from([1, 10, 479, 480, 481, 600, 30_000]),
+            st.sampled_from([0, 1, 32, 511, 512, 600, 30_000]),
+        )
+    )
+)
+def test_state_and_reply_count_together(puts: list[tuple[int | None, int]]) -> None:
+    fd = create_memfd(ROWS, states=True)
+    writer, reader = Scoreboard(fd), Scoreboard(fd)
+    os.close(fd)
+    shelf, other = writer.shelf(1), writer.shelf(2)
+    other.put(b"other", b"another")
+    assert reader.reply(1) == b""
+    for number, (state_size, reply_size) in enumerate(puts):
+        state = None if state_size is None else bytes([number % 128]) * state_size
+        reply = bytes([number % 128 + 128]) * reply_size
+        shelf.put(state, reply)
+        assert (reader.state(1), reader.reply(1)) == (state, reply)
+        shelf = writer.shelf(1)  # as in a process that was forked meanwhile
+    assert (reader.state(2), reader.reply(2)) == (b"other", b"another")
+
+
+@pytest.mark.parametrize("room", [512, STATE_LIMIT])
+def test_what_fits_exactly(board: Scoreboard, room: int) -> None:
+    for reply in (b"r" * (room - 1), b"r" * 32):
+        state = b"s" * (room - len(reply))
+        board.shelf(0).put(state, reply)
+        assert (board.state(0), board.reply(0)) == (state, reply)
+
+
+def test_a_writer_that_dies_at_any_store_has_left_the_earlier_or_the_later(
+    board: Scoreboard,
+) -> None:
+    """Both at once: never the state of one and the reply of the other."""
+
+    class Dies(Exception):
+        pass
+
+    def dying(stores: int) -> Callable[[], None]:
+        left = [stores]
+
+        def store() -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Dies
+
+        return store
+
+    for size in (10, 600):
+        before, after = ((b"S" * size, b"R" * size), (b"s" * size, b"r" * size))
+        for stores in range(4):
+            board.shelf(0).put(*before)
+            shelf = board.shelf(0)
+            store = dying(stores)
+            for memory in ("_map", "_words"):
+                setattr(shelf, memory, Watched(getattr(shelf, memory), store))
+            try:
+                shelf.put(*after)
+            except Dies:
+                assert stores < 3
+                assert (board.state(0), board.reply(0)) == before
+            else:
+                assert stores == 3
+                assert (board.state(0), board.reply(0)) == after
+
+
+class Watched:
+    """Memory of which each store is told before it is made."""
+
+    def __init__(self, memory: Any, store: Callable[[], None]) -> None:
+        self._memory = memory
+        self._store = store
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._memory[key]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._store()
+        self._memory[key] = value
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_a_word_of_a_hostile_worker_names_a_place_of_the_board_or_none(word: int) -> None:
+    fd = create_memfd(ROWS, states=True)
+    board = Scoreboard(fd)
+    os.close(fd)
+    board.record(0)[record.STATE] = word
+    try:
+        state, reply = board.state(0), board.reply(0)
+    except Unfit:
+        return
+    assert len(reply) + len(state or b"") <= 2 * STATE_LIMIT

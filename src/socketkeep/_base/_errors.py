@@ -253,7 +253,10 @@ class Busy(SocketkeepError, RuntimeError):
 
 
 class NotCommitted(SocketkeepError, RuntimeError):
-    """`park` was called in the middle of a message: what came before could not be gone on from."""
+    """The message at hand has to be committed first: it could not be gone on from, or named.
+
+    For `park`, `start_tls` in the server's edge, and `received`.
+    """
 
     default_reason = (
         "refused: the handler has sent, or received more than the replay limit, since its last "

@@ -36,6 +36,7 @@ from socketkeep._base._errors import (
 from socketkeep._stream._async_steps import call_at, drive, settle
 from socketkeep._stream._async_waiter import Turn, make_waiter
 from socketkeep._stream._closing import LINGER, draining, reset
+from socketkeep._stream._committed import pack_state
 from socketkeep._stream._core import CHUNK
 from socketkeep._stream._framing import (
     ByteOrder,
@@ -227,6 +228,61 @@ class AsyncConnection(Shell):
             self._keep_rest(data, piece)
             done = max(0, piece.done - core.transport.owed)
             raise self._unfinished("send", done, piece.done + len(piece.view), span)
+
+    async def reply(
+        self, data: Data, state: object = None, *, timeout: float | None = None
+    ) -> None:
+        """Send `data` and commit, in one: all received so far is dealt with by this answer.
+
+        As `Connection.reply`, which says what is promised.  A reply that is cancelled when some of
+        it has gone is completed in the background, and the next commit or reply is to deal with the
+        message.
+        """
+        packed = None if state is None else pack_state(state, "reply")
+        span = _FOR_EVER if timeout is None else self._span(timeout)
+        if not self.core.life.sends:
+            await self._refuse("send")
+        piece = self._begin_send(data, False, waits=bool(self._out), follows=packed)
+        if piece is None:
+            self._committed(packed)
+            return
+        steps = self._replying(piece, packed)
+        try:
+            if span != AT_ONCE and await self._queue(piece, steps, span[1]):
+                return
+        except asyncio.CancelledError:
+            self._give_up_reply(piece)
+            raise
+        self._keep_rest(data, piece)
+        raise self._unfinished("send", piece.done, piece.done + len(piece.view), span)
+
+    def _replying(self, piece: Piece, packed: bytes | None) -> Steps[None]:
+        """Send the rest of a reply, and commit before anything else goes out."""
+        yield from self._sending(piece)
+        if self._replies is not None:
+            self._replies.unfinished = False
+        if not piece.abandoned:
+            self._committed(packed)
+
+    def _give_up_reply(self, piece: Piece) -> None:
+        """Note that the handler goes on without its reply: what it receives now is none of that."""
+        piece.abandoned = True
+        replies = self._replies
+        if replies is not None and replies.unfinished and not (piece.waits or piece.done):
+            replies.withdraw()
+
+    async def complete_reply(self) -> None:
+        """Do what a worker that died has left undone of its last reply.
+
+        For the server, before the handler is called.  Raises Unfit when what it left cannot be, and
+        what `send` raises.
+        """
+        left = self._left_of_reply()
+        if left is not None:
+            piece = self._begin_send(left.data, False)
+            if piece is not None:
+                await self._queue(piece, self._sending(piece), None)
+            self._reply_completed(left)
 
     async def _send_rest(self, data: Data, done: int) -> None:
         """Go on with a send that the compiled core has begun: the kernel has taken so much."""

@@ -33,17 +33,17 @@ def encoder() -> Callable[[object], bytes]:
     return msgspec.msgpack.Encoder().encode
 
 
-def pack_state(state: object) -> bytes:
-    """Return `state` encoded.  Raises StateNotEncodable and StateTooLarge."""
+def pack_state(state: object, operation: str = "commit") -> bytes:
+    """Return `state` encoded, for that operation.  Raises StateNotEncodable and StateTooLarge."""
     try:
         packed = encoder()(state)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise StateNotEncodable(
-            f"commit: a state of type {type(state).__qualname__} cannot be encoded: {error}"
+            f"{operation}: a state of type {type(state).__qualname__} cannot be encoded: {error}"
         ) from error
     if len(packed) > STATE_LIMIT:
         raise StateTooLarge(
-            f"commit: the state encodes to {len(packed)} bytes, the limit is {STATE_LIMIT}: "
+            f"{operation}: the state encodes to {len(packed)} bytes, the limit is {STATE_LIMIT}: "
             "commit what identifies the state, and keep the rest elsewhere"
         )
     return packed

@@ -23,6 +23,7 @@ from socketkeep import _native
 from socketkeep._base._errors import Busy, LimitExceeded, Malformed, Released, TimedOut, WouldBlock
 from socketkeep._base._originals import socket_of
 from socketkeep._stream._closing import LINGER, draining, end_writing, reset
+from socketkeep._stream._committed import pack_state
 from socketkeep._stream._core import CHUNK
 from socketkeep._stream._framing import (
     ByteOrder,
@@ -216,6 +217,45 @@ class Connection(Shell):
             if push:
                 core.ledger.push_ends()
             self._sending_lock.release()
+
+    def reply(self, data: Data, state: object = None, *, timeout: float | None = None) -> None:
+        """Send `data` and commit, in one: all received so far is dealt with by this answer.
+
+        state: what to go on from, as for `commit`.  `data` may be empty: then it is a commit.
+
+        Where the handler is ``@resumable(redeliver=True)``, the server runs with ``--keep crash``
+        and the connection is TCP, the peer gets the answer exactly once, though this process is
+        killed at any instant: either nothing of it has gone out, and the message comes again, or
+        what is missing of the answer is sent by the next worker, which goes on from `state`.
+        Otherwise it is `send` and `commit`, and a death between the two has the message come again
+        (at least once); so, too, when data and state together have more than 64 KiB (the log says
+        so once), and where another process sends on the same connection.
+
+        After TimedOut or WouldBlock call it again with the same data and state.  Raises what `send`
+        and `commit` raise; after StateTooLarge or StateNotEncodable nothing has been sent.
+        """
+        packed = None if state is None else pack_state(state, "reply")
+        span = self._span(timeout)
+        if not self._sending_lock.acquire(False):
+            self._claim_sending(memoryview(data).nbytes, span)
+        try:
+            if not self.core.life.sends:
+                raise self._refusal("send")
+            self._send_on(data, self._begin_send(data, False, follows=packed), span)
+            self._committed(packed)
+        finally:
+            self._sending_lock.release()
+
+    def complete_reply(self) -> None:
+        """Do what a worker that died has left undone of its last reply.
+
+        For the server, before the handler is called.  Raises Unfit when what it left cannot be, and
+        what `send` raises.
+        """
+        left = self._left_of_reply()
+        if left is not None:
+            self._send_on(b"", self._begin_send(left.data, False), _FOR_EVER)
+            self._reply_completed(left)
 
     def _send_rest(self, data: Data, done: int) -> None:
         """Go on with a send that the compiled core has begun: the kernel has taken so much."""

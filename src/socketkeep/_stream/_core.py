@@ -175,8 +175,8 @@ class StreamCore:
                 ledger.again = not lease.unread
             ledger.bound = transport.binds
             ledger.show()
-        if hooks.shelf is not None and lease.state is not None:
-            hooks.shelf.put(lease.state)
+        if hooks.shelf is not None and (lease.state is not None or lease.reply):
+            hooks.shelf.put(lease.state, lease.reply)
         if lease.unread:
             buffer.feed(lease.unread)
             ledger.reading()
@@ -358,6 +358,8 @@ def core_of(sock: socket.socket, lease: Lease, hooks: Hooks) -> Core:
     if lease.attached == "crash":  # who died with it may have left it raised
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
     transport = Transport(sock)
+    if lease.reply:  # of a generation that redelivered, and to be completed first
+        return StreamCore(transport, None, lease, hooks)
     if lease.proxy and _family_of(sock) == _UNIX:
         from socketkeep._stream._last_words import PlainEnd  # for whose TLS is in the edge
 

@@ -151,9 +151,12 @@ class SharedReactor(Protocol):
 
 
 class Shelf(Protocol):
-    """Where a committed state is put so that the keeper finds it when this process has died."""
+    """Where a committed state is put so that the keeper finds it when this process has died.
 
-    def put(self, state: bytes | None) -> None: ...
+    reply: the record of the reply that it follows, see `_replies`.
+    """
+
+    def put(self, state: bytes | None, reply: bytes = b"") -> None: ...
 
 
 class Lease(NamedTuple):
@@ -184,6 +187,7 @@ class Lease(NamedTuple):
     receive_rate: int = 0  # bytes a second that are received of it; 0: as they come
     inflow_full_at: float = 0.0  # when as many as in one second may come at once again
     registration: Registration | None = None  # what the connection is called
+    reply: bytes = b""  # the record of the last reply of a worker that died, see `_replies`
 
 
 @dataclass(slots=True, eq=False)

@@ -55,17 +55,18 @@ class PeekBufferFull(OSError):
 class Peeked(Transport):
     """What is received is still in the kernel, but for `loose`, which the connection came with.
 
-    kernel: how many of the uncommitted bytes are in the kernel.
+    kernel: how many of the uncommitted bytes are in the kernel.  taken: how many commits have taken
+    from there.
     """
 
-    __slots__ = ("_asked", "_epoll", "_refused", "_unix", "kernel", "loose")
+    __slots__ = ("_asked", "_epoll", "_refused", "_unix", "kernel", "loose", "taken")
 
     direct = False
     peeks = True
 
     def __init__(self, sock: socket.socket, loose: bytes) -> None:
         super().__init__(sock)
-        self.kernel = 0
+        self.kernel = self.taken = 0
         self.loose = loose
         self._asked = 0  # what SO_RCVLOWAT is set to; 0: not known
         self._unix = sock.family == socket.AF_UNIX
@@ -81,6 +82,10 @@ class Peeked(Transport):
     def binds(self) -> bool:  # type: ignore[override]
         """From a worker that took them: no kernel has them, and they would be missing."""
         return bool(self.loose)
+
+    @property
+    def kept(self) -> int:  # type: ignore[override]
+        return self.kernel
 
     def _watch(self) -> None:
         self.input_fd = self.sock.fileno()
@@ -206,15 +211,21 @@ class Peeked(Transport):
                 if not taken:
                     break
                 count -= taken
+                self.taken += taken
         except OSError:
             return  # it is at its end: the next receive tells
         if self._asked > 1:
             self._ask(1)
 
+    def discard(self, count: int) -> None:
+        self.kernel += count
+        self._take(count)
+
     def absorb(self) -> None:
         if self.kernel:
             part = self.sock.recv(self.kernel, socket.MSG_WAITALL)
             self.loose += part
+            self.taken += len(part)
             self.kernel = 0
             self._ask(1)
 

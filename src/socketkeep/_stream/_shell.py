@@ -34,6 +34,7 @@ from socketkeep._base._errors import (
 )
 from socketkeep._base._forking import Fate, drop, own
 from socketkeep._base._holding import Holders, holders_of
+from socketkeep._base._passing import Unfit
 from socketkeep._names._naming import MOST_GROUPS, Registration, check_labels, check_text
 from socketkeep._stream._closing import end_for_all, end_writing
 from socketkeep._stream._committed import pack_state, unpack_state
@@ -51,6 +52,8 @@ from socketkeep._stream._record import (
     ENDED,
     Ended,
 )
+from socketkeep._stream._replies import Left, Replies, ReplyRecord, note_refusal
+from socketkeep._stream._totals import Totals, totals_of
 from socketkeep._stream._waiting import Steps, Want
 
 if TYPE_CHECKING:  # ssl is for who uses it
@@ -90,14 +93,29 @@ def in_c(name: str) -> Callable[[_Verb], _Verb]:
 
 
 class Piece:
-    """What is left of one send.  done: bytes gone.  push: it is not the handler's own."""
+    """What is left of one send.
 
-    __slots__ = ("done", "push", "view")
+    done: bytes gone.  push: it is not the handler's own.  waits: other sends go before it, and then
+    it may have to go on record.  follows: the state that a reply is followed by, ... where it is
+    none.  abandoned: who sends it has been cancelled.
+    """
 
-    def __init__(self, view: memoryview, done: int, push: bool) -> None:
+    __slots__ = ("abandoned", "done", "follows", "push", "view", "waits")
+
+    def __init__(
+        self,
+        view: memoryview,
+        done: int,
+        push: bool,
+        waits: bool = False,
+        follows: bytes | EllipsisType | None = ...,
+    ) -> None:
         self.view = view
         self.done = done
         self.push = push
+        self.waits = waits
+        self.follows = follows
+        self.abandoned = False
 
 
 class Shell(metaclass=ABCMeta):
@@ -116,6 +134,7 @@ class Shell(metaclass=ABCMeta):
         "_local",
         "_parked",
         "_peer",
+        "_replies",
         "_unsent",
         "core",
         "hooks",
@@ -135,6 +154,7 @@ class Shell(metaclass=ABCMeta):
         self._parked = False  # detached to wait with the keeper, not to go to another worker
         self._unsent: tuple[Data, int] | None = None  # an unfinished send's data, and bytes gone
         self._gathered: bytearray | None = None  # what is to go out together; None: nothing is
+        self._replies: Replies | None = None  # from the first that is to be on record
         self._deadlines: Deadlines | None = None
         if lease.deadline is not None or lease.first_bytes_timeout is not None:
             self._deadlines = self._deadlines_of(lease)
@@ -427,6 +447,36 @@ class Shell(metaclass=ABCMeta):
 
     # Commits, and safe points.
 
+    @property
+    def received(self) -> int:
+        """How many bytes have been received and committed since the connection's beginning.
+
+        With `id` it names the message at hand: ``f"{conn.id}-{conn.received}"``, asked before its
+        commit, is the same when the message comes again, in whichever worker, and no other
+        message's.  So a database that has done what that id asked for need not do it twice.
+
+        On TCP it is the kernel's own count, and holds after a crash.  Elsewhere (a Unix socket,
+        TLS) it is the server's: after a crash it may say more than has come, and a message that
+        comes again then has another id.  Where the handler is not resumable every byte that a
+        receive has returned counts.
+
+        Raises NotCommitted when more than the replay limit was received since the last commit, and
+        nobody knows how much.
+        """
+        core, buffer = self.core, self.core.buffer
+        if self._replies is not None and not self._replies.refusal:
+            return self._replies.received
+        if buffer.overflowed:
+            raise NotCommitted(
+                "refused: more than the replay limit was received since the last commit: commit "
+                "more often, or raise --replay-limit",
+                **self._context("received"),
+            )
+        held = len(buffer.replay()) if self.lease.resumable else buffer.size
+        totals = self._totals("received") if core.transport.tls is None else None
+        taken = core.record[BYTES_IN] - core.transport.kept if totals is None else totals.taken
+        return taken - held
+
     def commit(self, state: object = None) -> None:
         """Say that all received so far is dealt with, and that `state` is what to go on from.
 
@@ -441,6 +491,15 @@ class Shell(metaclass=ABCMeta):
         packed = None if state is None else pack_state(state)
         if self._gathered:
             self._send_before_commit()
+        replies = self._replies
+        if replies is not None and not (replies.unfinished or self.core.ledger.pushes):
+            replies.record(b"", packed)
+        self._committed(packed)
+
+    def _committed(self, packed: bytes | None) -> None:
+        """Commit, and the last reply, if there is one, has gone out or is none of this."""
+        if self._replies is not None:
+            self._replies.unfinished = False
         self.core.commit(packed)
         self._decoded = ...
 
@@ -458,6 +517,60 @@ class Shell(metaclass=ABCMeta):
         if ahead:
             buffer.take(len(ahead))
         self._decoded = ...
+
+    # Replies.
+
+    def _put_on_record(self, view: Data, push: bool, follows: bytes | EllipsisType | None) -> None:
+        """Have what is about to go out outlive this process, where that can be and is wanted.
+
+        follows: the state that a reply is followed by, ... where it is none.
+        """
+        replies = self._replies
+        if isinstance(follows, EllipsisType):
+            if replies is not None:
+                if replies.unfinished:
+                    replies.withdraw()
+                if push:
+                    replies.record_push(bytes(view))
+            return
+        core = self.core
+        if not core.transport.peeks:
+            return
+        if replies is None:
+            replies = self._replies = Replies(core, self.hooks.shelf, self._totals("send"))
+        refusal = replies.record(bytes(view), follows)
+        if refusal:
+            note_refusal(refusal, self.lease)
+
+    def _totals(self, operation: str) -> Totals | None:
+        try:
+            return totals_of(self.core.sock)
+        except OSError as error:
+            raise self._failed(error, operation) from error
+
+    def _left_of_reply(self) -> Left | None:
+        """Return what a worker that died has left of its last reply, None: nothing.
+
+        Raises Unfit when what it has left cannot be.
+        """
+        if not self.lease.reply:
+            return None
+        totals = self._totals("send")
+        if totals is None:
+            raise Unfit("the record of a reply came with a connection that has no totals")
+        left = ReplyRecord.unpack(self.lease.reply).left(totals)
+        return left if left.data or left.answered else None
+
+    def _reply_completed(self, left: Left) -> None:
+        """Take what was answered."""
+        core = self.core
+        if left.answered:
+            core.ledger.reading()
+            try:
+                core.transport.discard(left.answered)
+            except OSError as error:
+                raise self._failed(error, "send") from error
+        core.ledger.commit(unread=core.buffer.size > 0, left_kernel=left.answered)
 
     def gather(self) -> None:
         """From here on, send together what is sent while received bytes are unread.
@@ -749,11 +862,19 @@ class Shell(metaclass=ABCMeta):
         life = self.core.life
         return life.over and not (life.state is State.RESET and self.core.buffer.size > 0)
 
-    def _begin_send(self, data: Data, push: bool, *, waits: bool = False) -> Piece | None:
+    def _begin_send(
+        self,
+        data: Data,
+        push: bool,
+        *,
+        waits: bool = False,
+        follows: bytes | EllipsisType | None = ...,
+    ) -> Piece | None:
         """Send what the kernel takes now of `data`, or of what an unfinished send left of it.
 
-        Returns what is left, None when all has gone.  waits: other sends go before.  What was
-        gathered goes before `data`: it counts below 0 in what is done.
+        Returns what is left, None when all has gone.  waits: other sends go before.  follows: it is
+        a reply, and this the state that follows.  What was gathered goes before `data`: it counts
+        below 0 in what is done.
         """
         core = self.core
         done = 0
@@ -767,7 +888,9 @@ class Shell(metaclass=ABCMeta):
             done = -len(held)
             view = bytes(held + view)
         if waits:
-            return Piece(memoryview(view), done, push)
+            return Piece(memoryview(view), done, push, waits, follows)
+        if self._replies is not None or follows is not ...:
+            self._put_on_record(view, push, follows)
         try:
             count = core.send(view, push)
         except OSError as error:
@@ -779,6 +902,10 @@ class Shell(metaclass=ABCMeta):
     def _sending(self, piece: Piece) -> Steps[None]:
         """Send the rest of `piece`.  Raises OSError."""
         core = self.core
+        if piece.waits:
+            piece.waits = False
+            if self._replies is not None or piece.follows is not ...:
+                self._put_on_record(piece.view, piece.push, piece.follows)
         while piece.view or core.transport.pending:
             count = core.send(piece.view, piece.push)
             piece.done += count
@@ -898,6 +1025,7 @@ class Shell(metaclass=ABCMeta):
             return PlainEnd(plain)
         from socketkeep._stream._peek import Peeked, PeekedBuffer
 
+        self._replies = None
         peeked = Peeked(plain, b"")
         assert isinstance(self.core.buffer, PeekedBuffer)
         self.core.buffer.look_at(peeked)

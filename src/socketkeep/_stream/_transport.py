@@ -36,9 +36,9 @@ class Transport:
     which need not be followed by EOF.  binds: this process alone has what is needed to go on.
     moves: another process can have what is needed to go on.  direct: bytes are received from and
     sent to the socket itself.  tells_end: EOF may stand for another end, see `at_eof`.  peeks: what
-    is received stays in the kernel.  tls: what is known of TLS.  broken: nothing goes over it any
-    more.  pending: what `send` has taken and the kernel has not.  owed: how many of the bytes sent
-    are in that, at most.
+    is received stays in the kernel.  kept: how much of it is there still.  tls: what is known of
+    TLS.  broken: nothing goes over it any more.  pending: what `send` has taken and the kernel has
+    not.  owed: how many of the bytes sent are in that, at most.
     """
 
     __slots__ = ("input_fd", "sock")
@@ -49,6 +49,7 @@ class Transport:
     direct: bool = True
     tells_end: bool = False
     peeks: bool = False
+    kept: int = 0
     broken: bool = False
     pending: bytes | bytearray = b""
     owed: int = 0
@@ -72,6 +73,14 @@ class Transport:
     def waiting(self) -> int:
         """Return how many bytes are in the kernel now, where they are only looked at."""
         return 0
+
+    def discard(self, count: int) -> None:
+        """Take from the kernel what a worker that died has answered.  Raises OSError."""
+        while count:
+            taken = len(self.sock.recv(count))
+            if not taken:
+                return
+            count -= taken
 
     def flush(self) -> bool:
         """Send what is pending; return whether it has gone.  Raises OSError."""

@@ -166,6 +166,9 @@ class ConnectionDetached(Message, frozen=True, tag="Detached", gc=False):
     answer: Descriptor = ABSENT
     deadline: int = 0  # when it ends, CLOCK_MONOTONIC in ns; 0: at no moment that is set
     inflow_full_at: int = 0  # when as many bytes as in one second may come at once again
+    # The record of the last reply of a worker that died, to be completed before all else.  Written
+    # by the keeper alone: who gives a connection up has completed it.
+    reply: bytes = b""
 
 
 class Acknowledged(Message, frozen=True, tag="Acknowledged"):
@@ -200,6 +203,7 @@ class Attach(Message, frozen=True, tag="Attach"):
     name: str = ""  # what it is called, as `Registered` has it
     groups: list[str] = []
     labels: dict[str, str] = {}
+    reply: bytes = b""  # as `ConnectionDetached` has it
 
 
 class Attached(Message, frozen=True, tag="Attached"):
@@ -248,6 +252,7 @@ class Orphaned(Message, frozen=True, tag="Orphaned"):
     state: bytes | None
     bytes_in: int
     bytes_out: int
+    reply: bytes = b""  # the record that stands in front of the state
 
 
 class Free(Message, frozen=True, tag="Free"):

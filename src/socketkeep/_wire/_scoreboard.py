@@ -428,6 +428,14 @@ class Scoreboard:
         word = self.record(row)[record.STATE]
         return None if self._shelves is None else self._shelves.get(word)
 
+    def reply(self, row: int) -> bytes:
+        """Return the record of the reply that the state follows, b"" where there is none.
+
+        Raises Unfit: it is nowhere.  What it says is not looked at.
+        """
+        word = self.record(row)[record.STATE]
+        return b"" if self._shelves is None else self._shelves.reply(word)
+
     def set_peer(self, row: int, peer: str) -> None:
         """Write the peer's address, cut at 64 bytes."""
         start = (HEADER_WORDS + row * ROW_WORDS + record.WORDS) * _WORD

@@ -1,8 +1,12 @@
 """Committed states in the scoreboard's memory: written without a system call, left by the dead.
 
 Each row has two places for a small state and two for a large one, so that a new state never
-overwrites the one that counts.  Which counts is said by one word of the row, written last: the
-place and the length, or 0 for no state.  Places that were never used cost no memory.
+overwrites the one that counts.  Which counts is said by one word of the row, written last: where it
+is and its length, or 0 for no state.  Places that were never used cost no memory.
+
+In front of a state may stand, in the same place, the record of the reply that it follows
+(`_stream/_replies.py`): both count from one store on.  The word says where the state is, so that a
+reader of an earlier version finds it, and where in its place that is says how long the record is.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ _SMALL_ROW: Final = _SMALL * _PLACES
 _LARGE_ROW: Final = STATE_LIMIT * _PLACES
 _OFFSET_BITS: Final = 40
 _OFFSET: Final = (1 << _OFFSET_BITS) - 1
+#: What stands for no state behind a record: msgpack's nil, which no commit puts.
+_NO_STATE: Final = b"\xc0"
 
 
 def end(start: int, rows: int) -> int:
@@ -46,26 +52,33 @@ class StatePlace:
         self._small, self._other_small = small, small + _SMALL
         self._large, self._other_large = large, large + STATE_LIMIT
         counts = words[STATE] & _OFFSET
-        if counts == small:
+        if small <= counts < small + _SMALL:
             self._small, self._other_small = self._other_small, small
-        elif counts == large:
+        elif large <= counts < large + STATE_LIMIT:
             self._large, self._other_large = self._other_large, large
 
-    def put(self, state: bytes | None) -> None:
-        """Replace the state, at once and as a whole.
+    def put(self, state: bytes | None, reply: bytes = b"") -> None:
+        """Replace the state, and the record of a reply in front of it, at once and as a whole.
 
-        Who dies in the middle of this has left the earlier one or this.
+        Who dies in the middle of this has left the earlier ones or these.  Both together are to
+        have no more bytes than a state may have.
         """
         if state is None:
-            self._words[STATE] = 0
-            return
+            if not reply:
+                self._words[STATE] = 0
+                return
+            state = _NO_STATE
+        front = len(reply)
         size = len(state)
-        if size <= _SMALL:
+        if front + size <= _SMALL:
             offset = self._small
             self._small, self._other_small = self._other_small, offset
         else:
             offset = self._large
             self._large, self._other_large = self._other_large, offset
+        if front:
+            self._map[offset : offset + front] = reply
+            offset += front
         self._map[offset : offset + size] = state
         self._words[STATE] = (size + 1) << _OFFSET_BITS | offset
 
@@ -88,6 +101,28 @@ class Shelves:
         """Return the state that `word` names.  Raises Unfit when there is no room for one."""
         if not word:
             return None
+        state = self._get(word)
+        return None if state == _NO_STATE and self._front(word) else state
+
+    def reply(self, word: int) -> bytes:
+        """Return the record in front of the state that `word` names, b"" where there is none.
+
+        Raises Unfit when there is no room for one, but not for what stands in it.
+        """
+        if not word:
+            return b""
+        self._get(word)
+        offset = word & _OFFSET
+        return self._map[offset - self._front(word) : offset]
+
+    def _front(self, word: int) -> int:
+        """Return how many bytes stand in front of a state in its place."""
+        offset = word & _OFFSET
+        if offset >= self._large:
+            return (offset - self._large) % STATE_LIMIT
+        return (offset - self._small) % _SMALL
+
+    def _get(self, word: int) -> bytes:
         offset = word & _OFFSET
         size = (word >> _OFFSET_BITS) - 1
         if not 0 <= size <= STATE_LIMIT or not self._small <= offset <= self._end - size:

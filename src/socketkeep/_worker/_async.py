@@ -20,6 +20,7 @@ from weakref import ref
 from socketkeep._base import _log
 from socketkeep._base._forking import disown_all, leave, own_all
 from socketkeep._base._mistakes import LoadError
+from socketkeep._base._passing import Unfit
 from socketkeep._base._tracebacks import users_traceback
 from socketkeep._net._accept_errors import Exhausted
 from socketkeep._stream import _record as record
@@ -409,9 +410,13 @@ class AsyncWorker:
             handling.set(conn)
         pid = os.getpid()
         try:
+            if entry.lease.reply:
+                await conn.complete_reply()
             await self._call(conn)
             if os.getpid() != pid:
                 end_forked(self._name, self._environment.scoreboard, None)
+        except Unfit:
+            raise  # it cannot be served
         except BaseException as error:
             if os.getpid() != pid:
                 end_forked(self._name, self._environment.scoreboard, error)

@@ -305,10 +305,11 @@ class Roster:
             deadline=message.deadline / 1e9 if message.deadline else None,
             inflow_full_at=message.inflow_full_at / 1e9,
             registration=_registration_of(message),
+            reply=message.reply,
         )
         hooks = self._hooks(row, words)
         if hooks.shelf is not None:
-            hooks.shelf.put(message.state)
+            hooks.shelf.put(message.state, message.reply)
         words[record.NUMBER] = number  # last: a row with a number is one that the keeper reads
         entry = Entry(row, words, sock, lease, hooks, message.listener, message.peer)
         if message.listener in self._starts_tls:
@@ -338,6 +339,7 @@ class Roster:
             state=handover.state,
             unread=handover.unread,
             park_after=park_after,
+            reply=b"",
             deadline=handover.deadline,
             inflow_full_at=handover.inflow_full_at,
             registration=handover.registration,
@@ -470,6 +472,7 @@ class Roster:
                     self._environment.scoreboard.state(entry.row),
                     words[record.BYTES_IN],
                     words[record.BYTES_OUT],
+                    self._environment.scoreboard.reply(entry.row),
                 )
             )
             words[record.ENDED] = Ended.DETACHED  # what becomes of it the keeper says

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from socketkeep._base import _log
 from socketkeep._base._forking import disown
+from socketkeep._base._passing import Unfit
 from socketkeep._stream import _record as record
 from socketkeep._stream._closing import LINGER
 from socketkeep._stream._connection import Connection
@@ -422,11 +423,15 @@ def _call_handler(loop: SyncLoop, entry: Entry, conn: Connection) -> None:
     pid = os.getpid()
     token = handling.set(conn)
     try:
+        if entry.lease.reply:
+            conn.complete_reply()
         returned = handler.call(conn)
         if os.getpid() != pid:
             end_forked(handler.name, board, None)
         if returned is not None:
             refuse_coroutine(returned, handler.name)
+    except Unfit:
+        raise  # it cannot be served
     except BaseException as error:
         if os.getpid() != pid:
             end_forked(handler.name, board, error)

@@ -40,6 +40,7 @@ from socketkeep._stream import _record as record
 from socketkeep._stream._closing import reset
 from socketkeep._stream._record import Ended as End
 from socketkeep._stream._record import Record
+from socketkeep._stream._replies import checked
 from socketkeep._wire._census import Place
 from socketkeep._wire._channel import Packet
 from socketkeep._wire._doorkeeper import Doorkeeper
@@ -429,6 +430,11 @@ class Connections:
         ):
             self._refuse_stale(worker, message.id, "of another assignment")
             return
+        try:
+            reply = checked(message.reply)
+        except Unfit:
+            self._lose(worker, held)
+            return
         parcel = held.parcel
         parcel = ConnectionDetached(
             parcel.id,
@@ -441,6 +447,7 @@ class Connections:
             message.bytes_in,
             message.bytes_out,
             proxy=parcel.proxy,
+            reply=reply,
         )
         self._judge(worker, held, message.status, parcel)
 
@@ -741,6 +748,10 @@ class Connections:
                 if not isinstance(error, Unfit):
                     self._reactor.failed(error)
                 self._lose(worker, held)
+                if 0 <= held.row < worker.scoreboard.rows:
+                    row = worker.scoreboard.record(held.row)
+                    if id_of(row) == held.id:
+                        row[record.ENDED] = End.DETACHED  # it is counted here
 
     def _lose(self, worker: Worker, held: HeldConnection) -> None:
         """End a connection of which its worker has left no account that makes sense."""
@@ -769,6 +780,7 @@ class Connections:
             held.parcel.peer,
             worker.scoreboard.state(held.row),
             held.parcel.proxy,
+            checked(worker.scoreboard.reply(held.row)),
         )
         self._judge(worker, held, row[record.STATUS], parcel)
         row[record.ENDED] = End.DETACHED  # settled here, whatever became of it
@@ -844,6 +856,7 @@ class Connections:
         peer: str,
         state: bytes | None,
         proxy: bytes,
+        reply: bytes = b"",
     ) -> ConnectionDetached:
         return ConnectionDetached(
             id=name,
@@ -856,6 +869,7 @@ class Connections:
             bytes_in=min(row[record.BYTES_IN], _LARGEST),
             bytes_out=min(row[record.BYTES_OUT], _LARGEST),
             proxy=proxy,
+            reply=reply,
         )
 
     def _out_of_descriptors(self) -> None:

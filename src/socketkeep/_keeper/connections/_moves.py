@@ -315,6 +315,7 @@ class Moves:
             proxy=parcel.proxy,
             deadline=parcel.deadline,
             inflow_full_at=parcel.inflow_full_at,
+            reply=parcel.reply,
             kept=stays,
             # With the store a message that is unread when this process is killed costs a connection
             # that the next keeper would have had.

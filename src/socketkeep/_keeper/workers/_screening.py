@@ -156,6 +156,7 @@ class Screening:
                 _require_id(message.id)
                 _require(0 <= message.status <= BOUND | AGAIN, "status", message.status)
                 _require_state(message.state)
+                _require_state(message.reply)
                 _require_amount(message.bytes_in, message.bytes_out)
             case Registered():
                 _require_id(message.id)
@@ -192,6 +193,7 @@ class Screening:
         self._require_listener(worker, message.listener)
         _require_peer(message.peer)
         _require_state(message.state)
+        _require(not message.reply, "reply of a connection that is given up:", message.reply[:20])
         _require_amount(
             *(message.accepted_at, message.active_at, message.bytes_in, message.bytes_out),
             *(message.header_by, message.deadline, message.inflow_full_at),
