@@ -70,6 +70,7 @@ TIER_OF: Final = {
     "proxied": "system",
     "serve": "system",
     "serve/test_kept_reader.py": "unit",
+    "serve/test_pump.py": "unit",
     "serve/test_socket_view.py": "unit",
     "server": "system",
     "stdlib": "process",

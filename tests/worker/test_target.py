@@ -217,6 +217,21 @@ def test_callbacks_of_asyncio(project: Path) -> None:
     assert "--asyncio" not in failure("app_aio:Made")
 
 
+def test_protocols_of_asyncio(project: Path) -> None:
+    (project / "app_pro.py").write_text(
+        "import asyncio\n"
+        "class Plain(asyncio.Protocol):\n    pass\n"
+        "class Kept(asyncio.BufferedProtocol):\n"
+        "    def detach(self):\n        pass\n"
+        "    def attach(self, state):\n        pass\n"
+        "def make():\n    return Plain()\n"
+    )
+    for name, resumable in (("Plain", False), ("Kept", True), ("make", False)):
+        handler = load(f"app_pro:{name}", protocol=True)
+        assert (handler.is_async, handler.resumable) == (True, resumable)
+    assert "handler: give --protocol to serve it; " in failure("app_pro:Plain")
+
+
 def test_what_socketserver_does_not_serve(project: Path) -> None:
     (project / "app_us.py").write_text(
         "import socketserver as s\n"

@@ -12,6 +12,7 @@ _SYNC: Final = ("fork", "prefork", "thread")
 KINDS: Final[dict[str, tuple[str, ...]]] = {
     "asgi": ("async",),
     "asyncio": ("async",),
+    "protocol": ("async",),
     "socketserver": _SYNC,
 }
 

@@ -227,6 +227,15 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "TARGET is a callback of asyncio.start_server: a function of a reader and a writer.",
         ),
     ] = False
+    protocol: Annotated[
+        bool,
+        Option(
+            FLAG,
+            ("--protocol",),
+            "TARGET is what asyncio's loop.create_server takes: a class of asyncio.Protocol or"
+            " BufferedProtocol, or a function that makes one.",
+        ),
+    ] = False
     socketserver: Annotated[
         bool,
         Option(

@@ -20,6 +20,8 @@ def flag_for(target: object) -> str:
         inner, "socketserver", "BaseServer"
     ):
         return "--socketserver"
+    if _is_one(inner, "asyncio.protocols", "BaseProtocol"):
+        return "--protocol"
     if callable(target) and _takes(target, 2):
         return "--asyncio"
     return ""

@@ -49,6 +49,7 @@ class ConnectionTransport(asyncio.Transport):
         self.closed: Final[asyncio.Future[None]] = self._loop.create_future()
         self.error: BaseException | None = None
         self.on_pause: Callable[[], None] | None = None  # who reads is to stop, or may go on
+        self.undelivered = b""  # received, and not given to the protocol yet
         self._backlog: Final = Backlog(conn, self._maybe_resume_writing, self._backlog_ended)
         self._paused = False
         self._closing = False
@@ -142,6 +143,7 @@ class ConnectionTransport(asyncio.Transport):
         if len(self._backlog) > self._high and not self._writing_paused:
             self._writing_paused = True
             self._tell("pause_writing")
+        self._ask_again()
 
     def can_write_eof(self) -> bool:
         return True
@@ -232,7 +234,13 @@ class ConnectionTransport(asyncio.Transport):
         on its way, so that no crash loses it unnoticed.  Raises what `AsyncConnection.commit` does.
         """
         self._backlog.cover()
-        self.conn.commit_but(ahead, state)
+        self.conn.commit_but(ahead or self.undelivered, state)
+        self._ask_again()
+
+    def _ask_again(self) -> None:
+        """Have a protocol that could not leave when it was asked to be asked once more."""
+        if self.conn.is_asked and self.conn.hooks.yields is not None:
+            self._loop.call_soon(self.conn.leave_if_asked)
 
     def is_closing(self) -> bool:
         return self._closing

@@ -1056,6 +1056,15 @@ class AsyncConnection(Shell):
         """
         self._let_go()
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether the server has given an order.  For the server."""
+        return self._order is not None
+
+    def leave_if_asked(self) -> None:
+        """Obey the order as far as it can be obeyed now.  For the server, from the loop."""
+        self._let_go()
+
     def _let_go(self) -> None:
         """Detach a connection whose receive waits, if it may be; wake one that may be closed."""
         order = self._order

@@ -82,6 +82,10 @@ def _handler_of(target: object, kind: str, config: ServeConfig) -> Handler:
         from socketkeep._serve._streams import adapt_streams
 
         return adapt_streams(target)
+    if kind == "protocol":
+        from socketkeep._serve._protocols import adapt_protocols
+
+        return adapt_protocols(target)
     if kind == "socketserver":
         from socketkeep._serve._socketserver import adapt_socketserver
 
