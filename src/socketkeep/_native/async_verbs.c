@@ -170,6 +170,9 @@ delegate(Awaitable *call, PyObject **result)
         break;
     case RECV:
         made = PyObject_CallFunction(call->verb->function, "On", call->conn, call->bound);
+        break;
+    case END: /* is no awaitable */
+        break;
     }
     return go_on_as(call, made, result);
 }
@@ -227,7 +230,12 @@ at_end(Awaitable *call, PyObject **result)
 {
     State *state = call->verb->state;
     PyObject *operation = call->operation, *refusal, *data;
+    const Life *life = core_life(call->core);
 
+    if (call->straight && life && !life->over) {
+        data = PyBytes_FromStringAndSize(NULL, 0); /* it is told for the first time */
+        return data ? finish(call, data, result) : failed(call, result);
+    }
     operation = operation ? Py_NewRef(operation) : PyUnicode_FromString("recv");
     refusal = operation ? PyObject_CallMethodOneArg(call->conn, state->names[AT_END], operation) : NULL;
     Py_XDECREF(operation);
@@ -303,6 +311,27 @@ tries(Awaitable *call)
            (core->plain_ledger->read || !core->shelf || core->shelf == Py_None);
 }
 
+/* Be told when bytes have come; -1: an error is set. */
+static int
+watch(Awaitable *call)
+{
+    State *state = call->verb->state;
+    Reactor *reactor = reactor_of(state, call->conn);
+    int fd = reactor ? core_descriptor(call->core) : -1, failed;
+    PyObject *done;
+
+    if (fd >= 0) {
+        failed = reactor_watch(reactor, fd, call->waiter);
+    } else {
+        PyErr_Clear();
+        done = PyObject_CallMethodNoArgs(call->conn, state->names[WATCH]);
+        failed = done ? 0 : -1;
+        Py_XDECREF(done);
+    }
+    Py_XDECREF(reactor);
+    return failed;
+}
+
 /* Claim the connection, if this is the normal course; 0: it is not, -1: an error is set. */
 static int
 claim(Awaitable *call)
@@ -368,8 +397,6 @@ begin_receive(Awaitable *call, PyObject **result)
         return claimed < 0 ? failed(call, result) : delegate(call, result); /* it goes out first */
     }
     if (!call->waiter->watching) {
-        PyObject *done;
-
         if (core_failed(call->core) || life_of(call)->peer_ended) {
             return delegate(call, result);
         }
@@ -384,11 +411,9 @@ begin_receive(Awaitable *call, PyObject **result)
                 return deal_with(call, came, data, result);
             }
         }
-        done = PyObject_CallMethodNoArgs(call->conn, call->verb->state->names[WATCH]);
-        if (!done) {
+        if (watch(call) < 0) {
             return failed(call, result);
         }
-        Py_DECREF(done);
     }
     return wait_for_more(call, result);
 }
@@ -854,4 +879,90 @@ async_message(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names
         call->wanted = wanted;
     }
     return (PyObject *)call;
+}
+
+/* The end of a connection, where nothing is waited for. */
+
+/* Whether an attribute is None; -1: an error is set. */
+static int
+is_none(PyObject *conn, PyObject *name)
+{
+    PyObject *value = PyObject_GetAttr(conn, name);
+    int none = value == Py_None;
+
+    Py_XDECREF(value);
+    return value ? none : -1;
+}
+
+/* Let go of the loop: of the reader, and of the timers if there are any; -1: an error is set. */
+static int
+let_go_of_loop(const State *state, PyObject *conn, Waiter *waiter, int fd)
+{
+    Reactor *reactor;
+    PyObject *done;
+
+    if (waiter->watching) {
+        reactor = reactor_of(state, conn);
+        if (!reactor) {
+            return -1;
+        }
+        reactor_unwatch(reactor, fd, waiter);
+        Py_DECREF(reactor);
+    }
+    if (is_none(conn, state->names[TEND_TIMER]) == 1 && is_none(conn, state->names[DEADLINE_TIMER]) == 1) {
+        Py_CLEAR(waiter->resume);
+        Py_CLEAR(waiter->context);
+        return 0;
+    }
+    done = PyObject_CallMethodNoArgs(conn, state->names[CANCEL_TIMERS]);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
+}
+
+/* The life of a connection that ends as most do: the peer has ended, nobody waits, nothing is to be sent.
+   NULL: it is none. */
+static Life *
+ends_at_once(const State *state, PyObject *conn, PyObject *core, PyObject *waiter)
+{
+    Reactor *reactor;
+    Life *life;
+
+    if (!core || !waiter || !PyObject_TypeCheck(core, state->core) || Py_TYPE(waiter) != state->waiter ||
+        !core_is_plain((Core *)core) || ((Waiter *)waiter)->pending) {
+        return NULL;
+    }
+    life = core_life((Core *)core);
+    if (!life || life->over || !life->peer_ended || is_none(conn, state->names[OUT]) != 1 ||
+        is_none(conn, state->names[GATHERED]) != 1) {
+        return NULL;
+    }
+    reactor = reactor_of(state, conn);
+    Py_XDECREF(reactor);
+    return reactor ? life : NULL;
+}
+
+PyObject *
+async_end(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
+{
+    State *state = verb->state;
+    PyObject *conn = args[0], *core = NULL, *waiter = NULL, *done = NULL;
+    Life *life = NULL;
+    int fd = -1;
+
+    if (!names && PyVectorcall_NARGS(flagged) == 1) {
+        core = PyObject_GetAttr(conn, state->names[CORE]);
+        waiter = core ? PyObject_GetAttr(conn, state->names[WAITER]) : NULL;
+        life = ends_at_once(state, conn, core, waiter);
+        fd = life ? core_descriptor((Core *)core) : -1;
+        PyErr_Clear();
+    }
+    if (fd < 0) {
+        done = verb_in_python(verb, args, flagged, names);
+    } else if (let_go_of_loop(state, conn, (Waiter *)waiter, fd) == 0 &&
+               core_end((Core *)core, life, fd) >= 0) {
+        done = Py_NewRef(Py_True);
+    }
+    Py_XDECREF(core);
+    Py_XDECREF(waiter);
+    return done;
 }

@@ -19,6 +19,8 @@ enum {
     ROW, PEER, OWN_PEER,
     READ_BYTES, WRITE, CUT, RESET_WORD, TRUNCATED_WORD, END_IN, READ_FAILED, WORKER_ENDED,
     FINISH_OUT,
+    CLOSED_STATE, HOOKS, REACTOR, CANCEL_TIMERS, TEND_TIMER, DEADLINE_TIMER,
+    END_ON,
     NAMES
 };
 
@@ -144,7 +146,9 @@ typedef struct {
 extern PyType_Spec ledger_spec;
 
 /* The words of `_stream/_record.py`. */
-enum { STATUS = 4, WAITING = 5, BYTES_IN = 6, BYTES_OUT = 7, ACTIVE_AT = 9, WORDS = 16 };
+enum {
+    STATUS = 4, WAITING = 5, BYTES_IN = 6, BYTES_OUT = 7, ACTIVE_AT = 9, ENDED = 11, WORDS = 16
+};
 
 /* New, of that type, with that record. */
 Ledger *ledger_of(PyTypeObject *type, PyObject *record);
@@ -266,7 +270,15 @@ Waiter *waiter_of(PyTypeObject *type, PyObject *loop);
 int waiter_resume(Waiter *waiter, PyObject *outcome);
 
 /* reactor.c */
+typedef struct reactor Reactor;
+
 extern PyType_Spec reactor_spec;
+
+/* The reactor of an async connection, where it is one of these; NULL without an error: it is not. */
+Reactor *reactor_of(const State *state, PyObject *conn);
+/* Resume what the waiter has whenever the descriptor is readable; -1: an error is set. */
+int reactor_watch(Reactor *reactor, int fd, Waiter *waiter);
+void reactor_unwatch(Reactor *reactor, int fd, Waiter *waiter);
 
 /* flow.c */
 typedef struct {
@@ -362,6 +374,10 @@ int core_fill(Core *core, size_t size);
 /* How many bytes the kernel has taken; -1: an error is set. */
 Py_ssize_t core_send(Core *core, const char *data, Py_ssize_t size, int push);
 
+/* End the connection, whose life and descriptor these are, and which is not over: FIN goes out, and what has
+   come is discarded.  1: the peer has ended too, and the descriptor is closed, 0: not; -1: an error is set. */
+int core_end(Core *core, Life *life, int fd);
+
 /* A new core, as one that is plain and on which nothing was received, sent or committed. */
 PyObject *core_like(const Core *pattern, PyObject *sock, PyObject *transport, PyObject *lease,
                     PyObject *record);
@@ -387,7 +403,7 @@ int message_take(State *state, Buffer *buffer, PyObject *taker, PyObject *most, 
                  PyObject **data);
 
 /* verb.c */
-typedef enum { RECV, SEND, MESSAGE } Kind;
+typedef enum { RECV, SEND, MESSAGE, END } Kind;
 
 /* What C looks at of a sync connection, which has it in slots. */
 enum {
@@ -422,6 +438,7 @@ extern PyType_Spec awaitable_spec;
 
 PyObject *async_recv(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names);
 PyObject *async_send(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names);
+PyObject *async_end(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names);
 PyObject *async_message(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names);
 /* Give back the awaitables that are kept. */
 void verbs_drop_spare(State *state);
@@ -429,6 +446,7 @@ void verbs_drop_spare(State *state);
 /* sync_verbs.c */
 PyObject *sync_recv(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names);
 PyObject *sync_send(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names);
+PyObject *sync_end(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names);
 PyObject *sync_message(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names);
 
 /* rows.c */

@@ -49,6 +49,13 @@ static const char *const NAMED[NAMES] = {
     [READ_FAILED] = "_read_failed",
     [WORKER_ENDED] = "_worker_ended",
     [FINISH_OUT] = "_finish_out",
+    [CLOSED_STATE] = "closed_state",
+    [HOOKS] = "hooks",
+    [REACTOR] = "reactor",
+    [CANCEL_TIMERS] = "_cancel_timers",
+    [TEND_TIMER] = "_tend_timer",
+    [DEADLINE_TIMER] = "_deadline_timer",
+    [END_ON] = "_end_on",
 };
 
 /* Make a type, keep it in `*kept`, and give it its name in the module. */

@@ -16,7 +16,7 @@
 /* How many connections are served before the loop's other callbacks get their turn. */
 enum { AT_ONCE = 256 };
 
-typedef struct {
+struct reactor {
     PyObject_HEAD
     PyObject *loop;
     PyObject *done; /* what a task is resumed with */
@@ -24,7 +24,7 @@ typedef struct {
     int size; /* how many numbers there is room for */
     int epoll;
     State *state;
-} Reactor;
+};
 
 /* Take out what is at this number; NULL: nothing was. */
 static PyObject *
@@ -86,11 +86,62 @@ served(Reactor *reactor, PyObject *reader)
     return Py_NewRef(reader);
 }
 
+/* Have a reader told; -1: an error is set.  The reference is the table's. */
+static int
+add(Reactor *reactor, int fd, PyObject *reader)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
+    PyObject *before;
+    int failed;
+
+    if (have_room(reactor, fd) < 0) {
+        Py_DECREF(reader);
+        return -1;
+    }
+    failed = epoll_ctl(reactor->epoll, EPOLL_CTL_ADD, fd, &event) < 0 && errno != EEXIST;
+    if (failed) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        Py_CLEAR(reader);
+    }
+    before = reactor->readers[fd];
+    reactor->readers[fd] = reader;
+    Py_XDECREF(before);
+    return failed ? -1 : 0;
+}
+
+Reactor *
+reactor_of(const State *state, PyObject *conn)
+{
+    PyObject *hooks = PyObject_GetAttr(conn, state->names[HOOKS]);
+    PyObject *reactor = hooks ? PyObject_GetAttr(hooks, state->names[REACTOR]) : NULL;
+
+    Py_XDECREF(hooks);
+    if (reactor && Py_TYPE(reactor) != state->reactor) {
+        Py_CLEAR(reactor);
+    }
+    return (Reactor *)reactor;
+}
+
+int
+reactor_watch(Reactor *reactor, int fd, Waiter *waiter)
+{
+    if (add(reactor, fd, Py_NewRef(waiter)) < 0) {
+        return -1;
+    }
+    waiter->watching = 1;
+    return 0;
+}
+
+void
+reactor_unwatch(Reactor *reactor, int fd, Waiter *waiter)
+{
+    waiter->watching = 0;
+    Py_XDECREF(taken_out(reactor, fd));
+}
+
 static PyObject *
 Reactor_add_reader(Reactor *reactor, PyObject *const *args, Py_ssize_t given)
 {
-    struct epoll_event event = {.events = EPOLLIN};
-    PyObject *reader, *before;
     int fd;
 
     if (given != 2) {
@@ -98,23 +149,10 @@ Reactor_add_reader(Reactor *reactor, PyObject *const *args, Py_ssize_t given)
         return NULL;
     }
     fd = PyObject_AsFileDescriptor(args[0]);
-    if (fd < 0 || have_room(reactor, fd) < 0) {
+    if (fd < 0) {
         return NULL;
     }
-    reader = served(reactor, args[1]);
-    event.data.fd = fd;
-    if (epoll_ctl(reactor->epoll, EPOLL_CTL_ADD, fd, &event) < 0 && errno != EEXIST) {
-        Py_DECREF(reader);
-        PyErr_SetFromErrno(PyExc_OSError);
-        before = reactor->readers[fd];
-        reactor->readers[fd] = NULL;
-        Py_XDECREF(before);
-        return NULL;
-    }
-    before = reactor->readers[fd];
-    reactor->readers[fd] = reader;
-    Py_XDECREF(before);
-    Py_RETURN_NONE;
+    return core_done(add(reactor, fd, served(reactor, args[1])));
 }
 
 static PyObject *

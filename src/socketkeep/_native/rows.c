@@ -15,8 +15,8 @@
 
 /* The words of a row that only its beginning and its end are about; see `_stream/_record.py`. */
 enum {
-    MINTED_BY = 1, EPOCH = 2, PID = 3, ACCEPTED_AT = 8, LISTENER = 10, ENDED = 11,
-    HANDLER_ERRORS = 12, KEEP = 13, COMMITTED = 14, BOOT = 15,
+    MINTED_BY = 1, EPOCH = 2, PID = 3, ACCEPTED_AT = 8, LISTENER = 10, HANDLER_ERRORS = 12,
+    KEEP = 13, COMMITTED = 14, BOOT = 15,
 };
 
 /* The header's words. */

@@ -324,17 +324,15 @@ core_send(Core *core, const char *data, Py_ssize_t size, int push)
     return -1;
 }
 
-/* Send FIN, discard what has come, and close the descriptor if the peer has ended too. */
-static PyObject *
-Core_hang_up(Core *core, PyObject *Py_UNUSED(ignored))
+/* Send FIN, discard what has come, and close the descriptor if the peer has ended too; whether it has.
+   -1: an error is set. */
+static int
+hang_up(Core *core, int fd)
 {
-    Life *life = core_life(core);
-    int fd = core_descriptor(core), ended = life && life->peer_ended;
+    const Life *life = core_life(core);
+    int ended = life && life->peer_ended;
     PyObject *close, *closed;
 
-    if (!core_is_plain(core) || fd < 0) {
-        return slow(core, "_slow_hang_up", NULL);
-    }
     Py_BEGIN_ALLOW_THREADS
     ended = shutdown(fd, SHUT_WR) < 0 || ended; /* reset: nobody is left to end it in an orderly way */
     for (int helping = 0; helping < DISCARDS && !ended; helping++) {
@@ -348,16 +346,45 @@ Core_hang_up(Core *core, PyObject *Py_UNUSED(ignored))
     }
     Py_END_ALLOW_THREADS
     if (!ended) {
-        Py_RETURN_FALSE;
+        return 0;
     }
     close = PyObject_GetAttr((PyObject *)core, core->state->names[CLOSE_SOCKET]);
     closed = close ? PyObject_CallOneArg(close, core->sock) : NULL;
     Py_XDECREF(close);
     Py_XDECREF(closed);
-    if (!closed) {
-        return NULL;
+    return closed ? 1 : -1;
+}
+
+static PyObject *
+Core_hang_up(Core *core, PyObject *Py_UNUSED(ignored))
+{
+    int fd = core_descriptor(core), ended;
+
+    if (!core_is_plain(core) || fd < 0) {
+        return slow(core, "_slow_hang_up", NULL);
     }
-    Py_RETURN_TRUE;
+    ended = hang_up(core, fd);
+    return ended < 0 ? NULL : PyBool_FromLong(ended);
+}
+
+int
+core_end(Core *core, Life *life, int fd)
+{
+    PyObject *closed = PyObject_GetAttr((PyObject *)core, core->state->names[CLOSED_STATE]);
+    uint64_t before;
+
+    if (!closed || ledger_word(core->plain_ledger, ENDED, &before) < 0) {
+        Py_XDECREF(closed);
+        return -1;
+    }
+    Py_XSETREF(life->end, closed);
+    life->sends = 0;
+    life->over = 1;
+    /* What has ended it before counts. */
+    if (!before && ledger_store(core->plain_ledger, ENDED, ENDED_CLOSED) < 0) {
+        return -1;
+    }
+    return hang_up(core, fd);
 }
 
 static PyObject *

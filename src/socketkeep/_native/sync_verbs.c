@@ -429,6 +429,46 @@ sends_at_once(const Verb *verb, PyObject *conn, const Core *core, PyObject *data
     return own;
 }
 
+/* Whether a connection ends as most do: nothing is to be sent before, and no thread is on it. */
+static int
+ends_at_once(const Verb *verb, PyObject *conn, const Life *life)
+{
+    return slot(verb, conn, ITS_GATHERED) == Py_None && !life->over;
+}
+
+PyObject *
+sync_end(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
+{
+    Py_ssize_t given = PyVectorcall_NARGS(flagged);
+    int usual = given == 2 && (!names || PyTuple_GET_SIZE(names) == 1);
+    Core *core = usual ? core_of(verb, args[0]) : NULL;
+    Life *life = core ? core_life(core) : NULL;
+    int fd = life && ends_at_once(verb, args[0], life) ? core_descriptor(core) : -1, ended;
+    Claim *sending = fd < 0 ? NULL : take_claim(verb, args[0], ITS_SENDING);
+    Claim *reading = sending ? take_claim(verb, args[0], ITS_READING) : NULL;
+    PyObject *done = NULL;
+
+    if (!reading || !life) {
+        if (sending) {
+            give_back(sending);
+        }
+        return verb_in_python(verb, args, flagged, names);
+    }
+    Py_INCREF(core);
+    ended = core_end(core, life, fd);
+    if (ended == 1) {
+        done = Py_NewRef(Py_None);
+    } else if (ended == 0) {
+        PyObject *how[] = {args[0], args[1], names ? args[2] : Py_False};
+
+        done = PyObject_VectorcallMethod(verb->state->names[END_ON], how, 3, NULL);
+    }
+    give_back(reading);
+    give_back(sending);
+    Py_DECREF(core);
+    return done;
+}
+
 PyObject *
 sync_send(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
 {

@@ -45,8 +45,10 @@ static const Way WAYS[] = {
     {"async recv", (vectorcallfunc)async_recv, RECV},
     {"async send", (vectorcallfunc)async_send, SEND},
     {"async message", (vectorcallfunc)async_message, MESSAGE},
+    {"async end", (vectorcallfunc)async_end, END},
     {"sync recv", (vectorcallfunc)sync_recv, RECV},
     {"sync send", (vectorcallfunc)sync_send, SEND},
+    {"sync end", (vectorcallfunc)sync_end, END},
     {"sync message", (vectorcallfunc)sync_message, MESSAGE},
     {NULL, NULL, RECV},
 };

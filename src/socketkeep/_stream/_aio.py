@@ -394,6 +394,20 @@ class AsyncConnection(Shell):
             self._let_go_of_loop()  # again, since `_finish`
             self._close_socket(ended)
 
+    @in_c("async end")
+    def end_at_once(self) -> bool:
+        """Close, where the peer has ended and nothing is to be waited for.  For the server.
+
+        Returns False, and has done nothing, where there is.
+        """
+        core = self.core
+        ready = core.life.peer_ended and not core.life.over and core.transport.direct
+        if not ready or self._out or self._gathered:
+            return False
+        self._finish(Event.CLOSE)
+        core.hang_up()
+        return True
+
     async def release(self) -> None:
         """Let go of this process's handle; the connection lives on while another holds one.
 
@@ -679,7 +693,7 @@ class AsyncConnection(Shell):
                     data = core.receive(bound) if straight else self._fetch(take, bound, wanted)
                     if data is not None:
                         self._helped(len(data) + core.buffer.size)
-                        if not data and straight:
+                        if not data and straight and core.life.over:
                             await self._hear_end(operation)
                         return data
                     if core.failure is None and not core.life.peer_ended:
@@ -707,7 +721,7 @@ class AsyncConnection(Shell):
                         break
                     data = core.receive(bound) if straight else self._fetch(take, bound, wanted)
                     if data is not None:
-                        if not data and straight:
+                        if not data and straight and core.life.over:
                             await self._hear_end(operation)
                         return data
             span = self._span(timeout)
@@ -768,7 +782,7 @@ class AsyncConnection(Shell):
         await self._raise(self._refusal(operation))
 
     async def _hear_end(self, operation: str) -> None:
-        """Have the server know that a receive has met the peer's EOF."""
+        """Raise what the server says to a receive at EOF, which is none of the peer's."""
         error = self._refusal_at_end(operation)
         if error is not None:
             await self._raise(error)

@@ -370,6 +370,7 @@ class Connection(Shell):
         """
         self.end(0.0 if isinstance(self._mode, NonBlocking) else linger)
 
+    @in_c("sync end")
     def end(self, linger: float, *, aside: bool = False) -> socket.socket | None:
         """Close, whatever the mode.  For the server.
 
@@ -393,17 +394,24 @@ class Connection(Shell):
         if not alone:
             self._evict(flushed)
         try:
-            if closed:
-                return None
-            core.transport.let_go()
-            if not ended:
-                ended = drive(draining(core.sock, 0.0 if aside else by))
-            if aside and not ended:
-                return socket_of(core.sock.detach())
-            self._close_socket(ended)
+            return None if closed else self._end_on(by - time.monotonic(), aside, ended)
         finally:
             self._sending_lock.release()
             self._reading.release()
+
+    def _end_on(self, linger: float, aside: bool, ended: bool = False) -> socket.socket | None:
+        """Go on with an end that the compiled core has begun: FIN is out.
+
+        ended: so has the peer.
+        """
+        core = self.core
+        core.transport.let_go()
+        if not ended:
+            by = 0.0 if aside else time.monotonic() + linger
+            ended = drive(draining(core.sock, by))
+        if aside and not ended:
+            return socket_of(core.sock.detach())
+        self._close_socket(ended)
         return None
 
     def release(self) -> None:

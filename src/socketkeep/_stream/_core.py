@@ -18,7 +18,7 @@ from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._closing import draining, end_writing
 from socketkeep._stream._lease import Hooks, Lease
 from socketkeep._stream._ledger import Ledger
-from socketkeep._stream._lifecycle import RECORDED, Event, Lifecycle
+from socketkeep._stream._lifecycle import RECORDED, Event, Lifecycle, State
 from socketkeep._stream._record import (
     ACTIVE_AT,
     BYTES_IN,
@@ -334,6 +334,7 @@ def _with_c() -> Callable[[Transport, ReceiveBuffer | None, Lease, Hooks], Core]
     taken = [name for name in body if name in vars(fast)]
     body |= {f"_slow_{name}": body.pop(name) for name in taken}
     body |= {"__slots__": (), "close_socket": staticmethod(socket.SocketType.close)}
+    body |= {"closed_state": State.CLOSED}
     body |= {"_make_life": Lifecycle, "_make_ledger": _native.core.Ledger}
     made: Any = type("CompiledCore", (fast,), body)
     return cast("Callable[[Transport, ReceiveBuffer | None, Lease, Hooks], Core]", made)

@@ -420,8 +420,8 @@ class Standing:
 
     def leaves(self, serving: int) -> bool:
         """Whether a connection that is queued is left to others for a moment."""
-        others = self._others()
-        if not self._is_ahead(serving, others):
+        others = self._others() if self._words[_IN_USE] > 1 else []
+        if not others or not self._is_ahead(serving, others):
             self._moments = 0
             return False
         if self._moments == 0:

@@ -202,7 +202,8 @@ class AsyncWorker:
 
     @property
     def _open(self) -> int:
-        return len(self._serving) + len(self._departures)
+        departures = self._departures
+        return len(self._serving) + len(departures.held) + len(departures.closing)
 
     # For the link to the keeper.
 
@@ -279,11 +280,12 @@ class AsyncWorker:
                 self._loop.remove_reader(listener.fileno())
 
     def _accept(self, door: Door) -> None:
-        if self._standing.leaves(self._open):
+        serving = self._open
+        if self._standing.leaves(serving):
             self._holding_back = self._loop.call_later(MOMENT, self._look_again)
             self._open_gate()
             return
-        room = self._allowance.room(self._open)
+        room = self._allowance.room(serving)
         pacer = self._pacer
         for _ in range(min(room, _ACCEPTS_AT_ONCE)):
             if pacer is not None and (wait := pacer.wait(door.index)):
@@ -390,44 +392,57 @@ class AsyncWorker:
                 conn.begin_tending()
         entry.task = self._loop.create_task(self._handle(entry, conn), name=self._name)
         self._serving[entry] = conn
-        self._offer(entry)
-        self._post.attached(conn)
+        if entry.offer is not None:
+            self._offers.add(entry, entry.offer)
+        if conn.registration is not None:
+            self._post.attached(conn)
 
     def _offer(self, entry: Entry) -> None:
         if entry.offer is not None:
             self._offers.add(entry, entry.offer)
 
     async def _handle(self, entry: Entry, conn: AsyncConnection) -> None:
+        if entry.lease.resumable:  # who asks for it
+            handling.set(conn)
+        pid = os.getpid()
         try:
-            await self._call_handler(entry, conn)
+            try:
+                if entry.lease.reply:
+                    await conn.complete_reply()
+                await self._call(conn)
+                if os.getpid() != pid:
+                    end_forked(self._name, self._environment.scoreboard, None)
+            except Unfit:
+                raise  # it cannot be served
+            except BaseException as error:
+                if os.getpid() != pid:
+                    end_forked(self._name, self._environment.scoreboard, error)
+                if self._serving.get(entry) is not conn:
+                    return
+                if isinstance(error, asyncio.CancelledError) and self._link.order is not None:
+                    entry.why = _TOO_LATE
+                else:
+                    note_exception(error, conn, entry)
+            if self._serving.get(entry) is not conn:  # it was gone on with, without the handler
+                return
+            if self._ends_at_once(entry, conn):
+                self._settle(entry)
+            else:
+                await self._finish(entry, conn)
         except Exception as error:  # of this connection alone
             if self._serving.get(entry) is conn:
                 self.roster.cannot_serve(entry, error)
                 self._settle(entry)
 
-    async def _call_handler(self, entry: Entry, conn: AsyncConnection) -> None:
-        if entry.lease.resumable:  # who asks for it
-            handling.set(conn)
-        pid = os.getpid()
+    def _ends_at_once(self, entry: Entry, conn: AsyncConnection) -> bool:
+        """End the connection as most do, if it may be: nothing is to be told, or waited for."""
+        if self._access_log or conn.core.client_hello:
+            return False
         try:
-            if entry.lease.reply:
-                await conn.complete_reply()
-            await self._call(conn)
-            if os.getpid() != pid:
-                end_forked(self._name, self._environment.scoreboard, None)
-        except Unfit:
-            raise  # it cannot be served
-        except BaseException as error:
-            if os.getpid() != pid:
-                end_forked(self._name, self._environment.scoreboard, error)
-            if self._serving.get(entry) is not conn:
-                return
-            if isinstance(error, asyncio.CancelledError) and self._link.order is not None:
-                entry.why = _TOO_LATE
-            else:
-                note_exception(error, conn, entry)
-        if self._serving.get(entry) is conn:  # else it was gone on with, without the handler
-            await self._finish(entry, conn)
+            return conn.end_at_once()
+        except OSError as error:  # the handler has closed the descriptor under it
+            note_exception(error, conn, entry)
+            return True
 
     async def _finish(self, entry: Entry, conn: AsyncConnection, linger: float = LINGER) -> None:
         """End the connection or hand it over, when its handler has ended or was given up."""

@@ -60,16 +60,16 @@ class Departures:
         self._gone = gone
         self._reserve = Reserve()
         self._loop = asyncio.get_running_loop()
-        self._held: dict[str, tuple[Entry, Handover]] = {}
+        self.held: dict[str, tuple[Entry, Handover]] = {}
         self._offered: deque[str] = deque()  # in the order in which the keeper answers
-        self._closing: set[asyncio.Task[None]] = set()
+        self.closing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
-        return len(self._held) + len(self._closing)
+        return len(self.held) + len(self.closing)
 
     def offer(self, entry: Entry, handover: Handover) -> None:
         """Hand a connection to the keeper."""
-        self._held[entry.lease.id] = entry, handover
+        self.held[entry.lease.id] = entry, handover
         self._send(entry.lease.id)
 
     def acknowledged(self, message: Acknowledged) -> None:
@@ -79,7 +79,7 @@ class Departures:
             return
         self._offered.remove(name)
         if message.taken:
-            entry, handover = self._held.pop(name)
+            entry, handover = self.held.pop(name)
             self._let_go(entry, handover)
         else:
             self._retry(name)
@@ -87,7 +87,7 @@ class Departures:
     def give_up(self) -> None:
         """The keeper is gone, and nobody will take them."""
         self._offered.clear()
-        held, self._held = self._held, {}
+        held, self.held = self.held, {}
         for entry, handover in held.values():
             if entry.record[record.ENDED] == record.TAKEN:
                 # Its answer has gone with it, but another worker may be serving the connection.
@@ -101,9 +101,9 @@ class Departures:
         self._settled(entry)
 
     def _send(self, name: str) -> None:
-        if name not in self._held:
+        if name not in self.held:
             return  # given up since
-        entry, handover = self._held[name]
+        entry, handover = self.held[name]
         try:
             parcel = self._roster.parcel(entry, handover)
             connection = handover.sock.fileno()
@@ -123,20 +123,20 @@ class Departures:
     def _retry(self, name: str) -> None:
         if time.monotonic() < self.deadline:
             self._loop.call_later(_RETRY, self._send, name)
-        elif self._held[name][1].parked:
-            self._serve_on(*self._held.pop(name))
+        elif self.held[name][1].parked:
+            self._serve_on(*self.held.pop(name))
         else:
             self._close(name)
 
     def _close(self, name: str) -> None:
-        entry, handover = self._held.pop(name)
+        entry, handover = self.held.pop(name)
         entry.record[record.ENDED] = Ended.CLOSED
         _log.warning("connection closed: the keeper did not take it", id=name, peer=entry.peer)
         closing = self._loop.create_task(AsyncConnection(handover.sock).close())
-        self._closing.add(closing)
+        self.closing.add(closing)
 
         def closed(task: asyncio.Task[None]) -> None:
-            self._closing.discard(task)
+            self.closing.discard(task)
             self._settled(entry)
 
         closing.add_done_callback(closed)

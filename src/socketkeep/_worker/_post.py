@@ -108,10 +108,9 @@ class AsyncPost:
             self._channel.send_now(message)
 
     def attached(self, conn: AsyncConnection) -> None:
-        """A connection is served here from now on."""
-        if conn.registration is not None:
-            conn.hooks.registered = True
-            self._note(conn)
+        """A connection that has names is served here from now on."""
+        conn.hooks.registered = True
+        self._note(conn)
 
     def left(self, name: str) -> None:
         """A connection has ended here, or is about to leave: what is not answered is not done."""

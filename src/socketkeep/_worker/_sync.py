@@ -256,7 +256,7 @@ class SyncLoop:
         board = self.environment.scoreboard
         pacer = self._pacer
         for number in range(IN_A_ROW if several else 1):
-            if self.order is not None or not self._allowance.permits(self.open):
+            if self.link.order is not None or not self._allowance.permits(self.open):
                 return
             if number and board.crowded:
                 return  # others wait for the seat, and the keeper has said so
@@ -388,9 +388,13 @@ def finish(
 
     Returns False when nobody takes it: it is to be served here, from the top.
     """
-    if conn.core.client_hello:
-        note_tls(conn, entry)
+    core = conn.core
     logs = loop.environment.config.access_log
+    if core.life.peer_ended and not (core.life.over or core.client_hello or logs):
+        close(conn, entry)  # as most do: nothing is to be told, and nobody waited for
+        return True
+    if core.client_hello:
+        note_tls(conn, entry)
     if logs:
         note_end(conn, entry)
     if conn.overdue:
