@@ -59,6 +59,7 @@ def parts() -> dict[str, Part]:
         "j": Part(_starting.HOLDERS_TITLE, _starting.holders),
         "k": _compared(_throughput.encrypted),
         "l": Part(_flood.TITLE, _flood.flood),
+        "m": _compared(_throughput.web),
     }
 
 

@@ -22,6 +22,8 @@ _PACKAGES: Final = (
     "Twisted",
     "gunicorn",
     "uvicorn",
+    "granian",
+    "httptools",
 )
 _COMMANDS: Final = {
     "nginx": ("nginx", "-v"),

@@ -49,6 +49,14 @@ class Subject:
         return None
 
 
+def asgi(app: str, *options: str, name: str) -> Subject:
+    """Return Socketkeep, as it serves an ASGI application."""
+    served = own("async", "", *options, name=name)
+    at = served.command.index("serve") + 1
+    command = (*served.command[:at], "--asgi", app, *served.command[at + 1 :])
+    return replace(served, command=command, modules=("uvloop", "httptools"), http=True)
+
+
 def own(
     model: str, work: str, *options: str, handler: str = "", name: str = "", tls: bool = False
 ) -> Subject:

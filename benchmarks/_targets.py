@@ -88,9 +88,16 @@ def targets() -> Iterator[Target]:
     own, gunicorn = "Socketkeep prefork", "gunicorn (sync)"
     yield Target("i", "i", "serve to the first reply", own, gunicorn, 0.7, False, "seconds")
     yield from _encrypted()
+    yield from _web()
     held = "10,000 sockets"
     yield Target("j", "j", held, "socketkeep.inspect.holders", "ss -p", 1.0, metric="faster")
     yield Target("j", "j", held, "socketkeep holders", "lsof -i", 1.0, metric="faster")
+
+
+def _web() -> Iterator[Target]:
+    for case in ("64 connections", "1000 connections"):
+        yield Target("m", "m", case, "Socketkeep ASGI", "uvicorn", 1.2)
+        yield Target("m", "m", case, "Socketkeep ASGI", "granian", 0.5)
 
 
 def _encrypted() -> Iterator[Target]:

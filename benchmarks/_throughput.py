@@ -1,4 +1,4 @@
-"""Work (a) to (d), (g) and (k): requests and connections a second, by turns."""
+"""Work (a) to (d), (g), (k) and (m): requests and connections a second, by turns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 from benchmarks._figures import Figures
 from benchmarks._generator import LOSSES, losses
 from benchmarks._running import Running, running
-from benchmarks._subjects import Subject, former, own, peers
+from benchmarks._subjects import Subject, asgi, former, own, peers
 from benchmarks._subjects import encrypted as encrypted_subjects
 from benchmarks._targets import targets
 
@@ -178,6 +178,39 @@ def encrypted() -> Work:
                 for label, size in (("64 B", 64), ("16 KiB", 16 * KIB))
                 for count in (1, 64)
             ),
+        ],
+    )
+
+
+def web() -> Work:
+    """(m): plain text by HTTP, from one ASGI application, without Date and Server."""
+    python = (sys.executable, "-m")
+    app = "benchmarks.peers.web:asgi"
+    uvicorn = (
+        *(*python, "uvicorn", app, "--port", "{port}", "--http", "httptools", "--loop", "uvloop"),
+        *("--no-access-log", "--no-date-header", "--no-server-header", "--log-level", "error"),
+    )
+    granian = (
+        *(*python, "granian", app, "--port", "{port}", "--interface", "asgi", "--http", "1"),
+        *("--workers", "1", "--loop", "uvloop", "--no-ws", "--no-access-log"),
+        *("--log-level", "error"),
+    )
+    bare = ("--no-date-header", "--no-server-header")
+    return Work(
+        "m",
+        "plain text by HTTP/1.1, from an ASGI application",
+        [
+            asgi(app, *bare, name="Socketkeep ASGI"),
+            Subject("uvicorn", uvicorn, ("uvicorn", "httptools"), listens="given", http=True),
+            Subject("granian", granian, ("granian",), listens="given", http=True),
+        ],
+        [
+            Case(
+                f"{count} connection{'s' if count > 1 else ''}",
+                "echo",
+                {"http": True, "connections": count, "deadline": 20},
+            )
+            for count in (1, 64, 1000)
         ],
     )
 

@@ -53,10 +53,16 @@ class Exchange:
         "state",
     )
 
-    def __init__(self, conn: AsyncConnection, request: Request, response: Response) -> None:
+    def __init__(
+        self,
+        conn: AsyncConnection,
+        request: Request,
+        response: Response,
+        task: asyncio.Task[Any] | None,
+    ) -> None:
         self._conn = conn
         self._raw = request.raw
-        self._task = asyncio.current_task()  # the connection's, in which the application runs
+        self._task = task  # the connection's, in which the application runs
         self.response = response
         self.attached = "accepted"
         self.state: Any = None

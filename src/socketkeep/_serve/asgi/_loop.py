@@ -57,10 +57,15 @@ async def serve_connection(site: Site, conn: AsyncConnection) -> None:
             return
         conn.commit()
     cache = HeadCache(site.options.limit_request_fields)
+    bound = site.options.limit_request_head
+    take = partial(take_head, conn.core.buffer)
     empty = 0
     try:
         while True:
-            head = await _next_head(site, conn)
+            try:
+                head = await conn.receive_by("recv", take, bound, _end)
+            except Incomplete:
+                head = await _rest_of_head(site, conn)
             if not head:
                 return
             found = cache.read(head)
@@ -80,16 +85,11 @@ async def serve_connection(site: Site, conn: AsyncConnection) -> None:
         await _refuse(site, conn, error)
 
 
-async def _next_head(site: Site, conn: AsyncConnection) -> bytes:
-    """Return the head of the next request, b"" when there is none.  Raises BadRequest."""
-    buffer = conn.core.buffer
-    bound = site.options.limit_request_head
-    try:
-        return await conn.receive_by("recv", partial(take_head, buffer), bound, _end)
-    except Incomplete:
-        pass
+async def _rest_of_head(site: Site, conn: AsyncConnection) -> bytes:
+    """Return a head of which a part is there, b"" when no more comes.  Raises BadRequest."""
     limit = site.options.request_head_timeout or None
-    take = partial(take_rest_of_head, buffer)
+    take = partial(take_rest_of_head, conn.core.buffer)
+    bound = site.options.limit_request_head
     try:
         return await conn.receive_by("recv", take, bound, _end, timeout=limit)
     except TimedOut:
@@ -147,7 +147,7 @@ async def _serve_request(
         takes_trailers=request.takes_trailers,
         defaults=site.default_headers(),
     )
-    exchange = Exchange(conn, request, response)
+    exchange = Exchange(conn, request, response, origin.task)
     if begun is None:
         conn.core.ledger.sending()
     else:
