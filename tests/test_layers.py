@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("net", ("_net",)),
     ("public names", ("__init__", "proxy")),
     ("testing", ("_testing", "testing")),
+    ("the guard", ("_guard",)),
     ("configuration", ("_config",)),
     ("what others wrote", ("_serve", "adapters")),
     ("wire", ("_wire",)),

@@ -22,18 +22,25 @@ _HEAD: Final = (
 
 
 def svg() -> str:
-    """Return the diagram, on one line: the root above, its children below in their order."""
-    (root,) = (role for role, part in PARTS.items() if part.parent is None)
+    """Return the diagram, on one line: guard and keeper above, its children below in order."""
+    (top,) = (role for role, part in PARTS.items() if part.parent is None)
+    (root,) = (role for role, part in PARTS.items() if part.parent is top)
     children = [role for role, part in PARTS.items() if part.parent is root]
     width = _BOX[0] * len(children) + _GAP * (len(children) - 1) + 20
-    row = _TOP + _BOX[1] + _STEP
+    under = _TOP + _BOX[1] + _STEP // 2  # the upper edge of the root
+    row = under + _BOX[1] + _STEP
     places = {role: 10 + number * (_BOX[0] + _GAP) for number, role in enumerate(children)}
-    parts = [_box(root, PARTS[root], (width - _ROOT_WIDTH) // 2, _TOP, _ROOT_WIDTH)]
+    left = (width - _ROOT_WIDTH) // 2
+    parts = [
+        _box(top, PARTS[top], left, _TOP, _ROOT_WIDTH),
+        _path(f"M{width // 2},{_TOP + _BOX[1]} V{under}"),
+        _box(root, PARTS[root], left, under, _ROOT_WIDTH),
+    ]
     for role in children:
         part, x = PARTS[role], places[role]
         middle = x + _BOX[0] // 2
-        bend = _TOP + _BOX[1] + _STEP // 2
-        parts.append(_path(f"M{width // 2},{_TOP + _BOX[1]} V{bend} H{middle} V{row}"))
+        bend = under + _BOX[1] + _STEP // 2
+        parts.append(_path(f"M{width // 2},{under + _BOX[1]} V{bend} H{middle} V{row}"))
         if part.made_by is not None and part.made_by is not root:
             maker = places[part.made_by] + _BOX[0] + 6
             level = row + _BOX[1] // 2

@@ -79,7 +79,7 @@ def test_the_fields_of_the_reports() -> None:
     assert " ".join(status) == (
         "name pid version python uptime state target model keep generation"
         " listeners workers connections totals accepting last_reload waits core edges full"
-        " child_requests spare"
+        " child_requests spare guard"
     )
     assert " ".join(status["listeners"][0]) == "address backlog queued proxy tls dropped"
     assert " ".join(status["edges"]) == (
@@ -87,7 +87,7 @@ def test_the_fields_of_the_reports() -> None:
     )
     assert " ".join(status["workers"]) == "starting ready draining"
     assert " ".join(status["connections"]) == (
-        "open owned moving parked orphaned kept awaiting_header"
+        "open owned moving parked orphaned kept awaiting_header named groups"
     )
     assert " ".join(status["totals"]) == (
         "accepted closed reset detached attached lost reloads upgrades worker_deaths"

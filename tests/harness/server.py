@@ -61,6 +61,8 @@ class Server:
         self._environment = {
             **os.environ,
             "HARNESS_SERVER": self._mark,
+            # Most tests look at the keeper, as the process that they have started.
+            "SOCKETKEEP_GUARD": os.environ.get("TEST_GUARD", "off"),
             "PWD": str(directory),  # as a shell that has gone there
             **(environment or {}),
         }

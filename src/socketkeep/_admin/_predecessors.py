@@ -75,6 +75,13 @@ class Predecessors:
             for adoption in self._adoptions:
                 adoption.gather(_LOOK_AGAIN)
 
+    def let_go_of(self, address: str) -> None:
+        """Close the handles of the listener for `address`: it has come from elsewhere."""
+        for adoption in self._adoptions:
+            sock = adoption.take_listener(address)
+            if sock is not None:
+                sock.close()
+
     def begin(self, reactor: Reactor, adopter: Adopter) -> None:
         """Give the workers to `adopter`, those that come later too."""
         for adoption in self._adoptions:

@@ -168,9 +168,26 @@ class WaitReportByReason(msgspec.Struct, frozen=True, kw_only=True):
     upgrade: WaitReport = WaitReport()
 
 
+class GuardReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The guard.
+
+    keeper: the pid of the keeper, its child.  starts: how often it has started another keeper.
+    stored: the descriptors that it holds, `connections` of them of connections; most: how many it
+    may hold.
+    """
+
+    pid: int
+    keeper: int
+    starts: int = 0
+    stored: int = 0
+    connections: int = 0
+    most: int = 0
+
+
 class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to ``status``.
 
+    pid: of the process that is to be sent signals, the guard's where there is one.
     python: its version.  core: "compiled core" or "pure Python"; "" where the version has but one.
     state: "starting", "running", "reloading", "upgrading", "draining" or "stopping".
     generation: the one that serves new connections.
@@ -204,6 +221,7 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     full: bool = False
     child_requests: int = 1
     spare: int = 0
+    guard: GuardReport | None = None
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):

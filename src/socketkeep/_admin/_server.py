@@ -49,13 +49,15 @@ from socketkeep._config._server_options import (
     serves_ipv6_alone,
 )
 from socketkeep._config._tuning import fastopen_disabled, tune
+from socketkeep._guard._program import GUARDED, RENEW
+from socketkeep._guard._terms import guard_of_this
 from socketkeep._inspect._holders import describe_holders, holders_of_port
 from socketkeep._keeper._inheritance import restored_listener, snapshot
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper._signals import SIGNALS, SignalActions
 from socketkeep._keeper.connections._fdstore import FdStore
 from socketkeep._keeper.connections._restoring import Stored
-from socketkeep._keeper.loop._notify import Herald, ManagerTerms, Notifier
+from socketkeep._keeper.loop._notify import GuardWatch, Herald, ManagerTerms, Notifier
 from socketkeep._keeper.loop._reactor import Reactor, SignalQueue
 from socketkeep._keeper.loop._system import System
 from socketkeep._keeper.rollout._directory import NamedDirectory, WorkingDirectory, place_of
@@ -137,13 +139,18 @@ def run(
         predecessors.begin(reactor, keeper)
         server = _Server(stack, keeper, reactor, control, place, stored.names)
         if keeper.store is not None:
-            stored.restore(keeper.connections, keeper.store, [each.text for each in listeners])
+            texts = [each.text for each in listeners]
+            alive = [worker for worker in keeper.pool if worker.adopted is not None]
+            stored.restore(keeper.connections, keeper.store, texts, alive)
         keeper.templates.open_place()
         keeper.edges.open_files()
         _give_up_rights(account, config)
         server.watch_files()
         if admin is not None:
             server.show(admin, path)
+        guard = guard_of_this()
+        if guard is not None and guard.starts:
+            _log.warning("keeper started again", cause=guard.cause, stored=len(stored.names))
         for listener in listeners:
             _log.info("listening", **_shown(listener))
         _log.info("control", name=name, path=path)
@@ -196,6 +203,7 @@ def resume(state: SavedServer) -> None:
         let_signals_come()
         away = time.monotonic() - state.written_at
         _log.info("upgraded", version=keeper.version, generation=saved.current, away=away)
+        server.renew_guard()
         server.watch_files(instead_of=state.watcher)
         if state.admin is not None:
             server.show(restored_listener(state.admin), path, instead_of=state.admin_pid)
@@ -254,10 +262,15 @@ class _Server:
         )
         signals = SignalQueue(reactor, _signals(), SignalActions(keeper).act)
         stack.callback(signals.close)
-        _notify_manager(stack, keeper, reactor, stored)
+        self._notifier = _notify_manager(stack, keeper, reactor, stored)
         keeper.upgrades.act_on_signals = signals.act
         keeper.upgrades.signals = SIGNALS
         keeper.upgrades.snapshot = self._snapshot
+
+    def renew_guard(self) -> None:
+        """Have the guard, if there is one, become the version that is installed, too."""
+        if self._notifier is not None and self._keeper.guard is not None:
+            self._notifier.send(f"{RENEW}=1")
 
     def watch_files(self, instead_of: int = 0) -> None:
         """Begin to watch the source files, if that is wanted, and end an earlier watcher."""
@@ -359,6 +372,7 @@ def _bind(
                 continue
             sock = stored.take_listener(address)
             if sock is not None:
+                predecessors.let_go_of(address)  # it is the same one
                 listeners.append(listener_of(sock))
                 continue
             bind = partial(
@@ -394,23 +408,43 @@ def _bind_admin(config: ServeConfig, predecessors: Predecessors) -> Listener | N
 
 def _notify_manager(
     stack: ExitStack, keeper: Keeper, reactor: Reactor, stored: Iterable[str]
-) -> None:
-    """Tell the service manager, if one started this process, how the server is.
+) -> Notifier | None:
+    """Tell the service manager, or the guard, if one started this process, how the server is.
 
     And have it keep what must outlive this process, if it does that.  stored: what it has already.
     """
     terms = ManagerTerms.of(os.environ, os.getpid())
     if not terms.address:
-        return
+        return None
+    guard = guard_of_this()
     notifier = Notifier(terms.address)
     stack.callback(notifier.close)
+    if guard is not None:
+        keeper.guard = guard
+        watch = GuardWatch(reactor, guard.pid, partial(_guard_ended, keeper, notifier))
+        stack.callback(watch.close)
     keeper.herald = Herald(
         reactor, notifier, terms.watchdog, lambda: keeper.state, lambda: keeper.summary
     )
     if terms.store:
-        store = FdStore(reactor, notifier, keeper.boot, terms.store, stored)
+        store = FdStore(
+            *(reactor, notifier, keeper.boot, terms.store, stored),
+            manager="service manager" if guard is None else "guard",
+        )
         stack.callback(store.close)
-        keeper.use_store(store)
+        # With a guard each costs memory that only who asked for it pays.
+        keeper.use_store(store, connections=guard is None or keeper.config.keep == "crash")
+    return notifier
+
+
+def _guard_ended(keeper: Keeper, notifier: Notifier) -> None:
+    """Go on without the guard, as a keeper that never had one."""
+    _log.error("the guard has ended: what the keeper holds is held by nobody else from here on")
+    keeper.guard = None
+    keeper.use_no_store()
+    notifier.close()
+    for name in ("NOTIFY_SOCKET", "FDSTORE", "WATCHDOG_USEC", "WATCHDOG_PID", GUARDED):
+        os.environ.pop(name, None)
 
 
 def _signals() -> list[signal.Signals]:
@@ -496,6 +530,8 @@ def _raise_descriptor_limit(max_connections: int) -> int:
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if (guard := guard_of_this()) is not None:
+        soft = guard.soft  # it has raised its own, with which another keeper begins
     needed = max_connections + _OTHER_DESCRIPTORS
     if soft == resource.RLIM_INFINITY:
         return soft

@@ -17,6 +17,7 @@ from socketkeep._admin._reports import (
     ConnectionReport,
     ConnectionsByState,
     EdgesReport,
+    GuardReport,
     ListenerReport,
     LiveReport,
     OverLimits,
@@ -59,7 +60,7 @@ def status(keeper: Keeper, name: str) -> StatusReport:
     generation = keeper.current or keeper.reloads.coming
     return StatusReport(
         name=name,
-        pid=os.getpid(),
+        pid=keeper.guard.pid if keeper.guard is not None else os.getpid(),
         version=keeper.version,
         python=sys.version.split()[0],
         core=CORE,
@@ -94,6 +95,20 @@ def status(keeper: Keeper, name: str) -> StatusReport:
         full=keeper.fullness.full,
         child_requests=keeper.config.child_requests,
         spare=keeper.config.spare,
+        guard=_guard(keeper),
+    )
+
+
+def _guard(keeper: Keeper) -> GuardReport | None:
+    if keeper.guard is None or keeper.store is None:
+        return None
+    return GuardReport(
+        pid=keeper.guard.pid,
+        keeper=os.getpid(),
+        starts=keeper.guard.starts,
+        stored=len(keeper.store),
+        connections=sum(1 for each in keeper.connections.connection_table if each.stored_as),
+        most=keeper.store.most,
     )
 
 

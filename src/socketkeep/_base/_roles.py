@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 class Role(Enum):
     """What a process is; the value is the first word of its title."""
 
+    GUARD = "guard"
     KEEPER = "keeper"
     ADMIN = "admin"
     EDGE = "edge"
@@ -21,7 +22,8 @@ class Part(NamedTuple):
 
     number: how many there are.  parent: whose child it is; made_by: who forks or executes it.
     does: a few words, shortest first.  user_code: whether it has the user's code.  listeners:
-    whether it has a handle of each listener; an edge has one of those with TLS.
+    whether it has a handle of each listener; an edge has one of those with TLS.  The guard has no
+    title: it loads no package.
     """
 
     number: str
@@ -33,10 +35,22 @@ class Part(NamedTuple):
 
 
 PARTS: Final[dict[Role, Part]] = {
+    Role.GUARD: Part(
+        "one where there is no service manager, the pid that is seen",
+        None,
+        None,
+        (
+            "passes signals on, reaps",
+            "starts the keeper again when that has died",
+            "holds a second handle of what the keeper holds",
+        ),
+        user_code=False,
+        listeners=True,
+    ),
     Role.KEEPER: Part(
         "one, with the same pid through reloads and upgrades",
-        None,
-        None,
+        Role.GUARD,
+        Role.GUARD,
         (
             "one thread, epoll",
             "binds, supervises, and holds what is kept",

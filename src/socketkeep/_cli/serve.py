@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -22,8 +23,10 @@ from socketkeep._config._options import FLAG, Option
 from socketkeep._config._rights import account_to_become
 from socketkeep._config._server_options import OPTIONS, ServeConfig
 from socketkeep._config._settings import CONFIG_VARIABLE, gather
+from socketkeep._guard._becoming import become_guarded, store_room
+from socketkeep._guard._terms import guard_of_this
 from socketkeep._keeper.rollout._directory import NamedDirectory, place_of
-from socketkeep._net._listener import listeners_are_passed
+from socketkeep._net._listener import listeners_are_passed, listeners_passed
 
 _PATHS: Final = (
     "log_file",
@@ -115,6 +118,7 @@ def serve(config_file: str | None, print_config: bool, check_config: bool, **fla
     adopted: Adopted = click.get_current_context().obj or Adopted()
     passed = listeners_are_passed() or bool(adopted.listeners)
     config = adopted.bound(settings.config(inherits_listeners=passed))
+    start = _enter("").name
     place = _enter(config.chdir)
     preflight(config)
     config = _independent_of_directory(config, place)
@@ -124,6 +128,8 @@ def serve(config_file: str | None, print_config: bool, check_config: bool, **fla
             become(account)
         say(_check_code(config))
         return DONE
+    if _is_guarded(config, adopted):
+        _become_guarded(config, start)
     # Here, so that --print-config and --check-config do not load a server.
     gc.disable()
     from socketkeep._admin._server import ServeFailure, run
@@ -134,6 +140,28 @@ def serve(config_file: str | None, print_config: bool, check_config: bool, **fla
     except ServeFailure as failure:
         raise Failure(failure.text, failure.exit_code) from None
     return DONE
+
+
+def _is_guarded(config: ServeConfig, adopted: Adopted) -> bool:
+    """Whether this process is to become a guard, and its child the keeper.  Raises Failure."""
+    if guard_of_this() is not None or config.guard == "off":
+        return False
+    manager = os.environ.get("NOTIFY_SOCKET")
+    # What a keeper is started with again must be what this process was started with.
+    repeatable = sys.argv[1:2] == ["serve"] and not adopted.listeners
+    if config.guard == "on" and (manager or not repeatable):
+        why = "a service manager does that (NOTIFY_SOCKET)" if manager else "not with adopt"
+        raise Failure(f"--guard on: there can be no guard: {why}; leave it at auto", USAGE)
+    return not manager and repeatable
+
+
+def _become_guarded(config: ServeConfig, directory: str) -> None:
+    """Return in the keeper, the child of this process.  Raises Failure."""
+    command = [sys.executable, *sys.orig_argv[1:]]
+    try:
+        become_guarded(command, directory, store_room(config.guard_store), listeners_passed())
+    except OSError as error:
+        raise Failure(f"--guard: cannot be started: {error.strerror}; or say --guard off") from None
 
 
 def _enter(wanted: str) -> NamedDirectory:

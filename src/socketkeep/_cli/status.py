@@ -7,7 +7,7 @@ from typing import Final
 import click
 import msgspec
 
-from socketkeep._admin._reports import EdgesReport, StatusReport
+from socketkeep._admin._reports import EdgesReport, GuardReport, StatusReport
 from socketkeep._cli._server import inspect, server_options
 from socketkeep._cli._table import Table, duration
 from socketkeep._cli._watching import watch_option
@@ -37,6 +37,7 @@ def _tables(report: StatusReport) -> list[Table]:
             ("generation", str(report.generation)),
             ("uptime", str(duration(report.uptime))),
             ("pid", str(report.pid)),
+            ("guard", _guard(report.guard)),
             ("version", ", ".join(filter(None, version))),
         ],
     )
@@ -69,6 +70,16 @@ def _tables(report: StatusReport) -> list[Table]:
             ],
         ),
     ]
+
+
+def _guard(report: GuardReport | None) -> str:
+    if report is None:
+        return "none"
+    again = f", started {report.starts} times again" * (report.starts > 0)
+    return (
+        f"holds {report.stored} of {report.most} descriptors, {report.connections} of connections;"
+        f" keeper {report.keeper}{again}"
+    )
 
 
 def _model(report: StatusReport) -> str:

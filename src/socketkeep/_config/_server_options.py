@@ -1011,6 +1011,26 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " control socket.  Those of a keeper of the same name are found without it.",
         ),
     ] = ""
+    guard: Annotated[
+        Literal["auto", "on", "off"],
+        Option(
+            TEXT,
+            ("--guard",),
+            "Whether a guard holds what must outlive the keeper, and starts another one when it has"
+            " died.  auto: where no service manager does (NOTIFY_SOCKET).",
+            choices=("auto", "on", "off"),
+        ),
+    ] = "auto"
+    guard_store: Annotated[
+        int,
+        Option(
+            NUMBER,
+            ("--guard-store",),
+            "How many descriptors the guard may hold.",
+            minimum=0,
+            zero="as many as it may have open (ulimit -Hn)",
+        ),
+    ] = 0
     reload: Annotated[
         bool,
         Option(

@@ -13,12 +13,13 @@ from socketkeep._base._mistakes import OptionError, nearest
 from socketkeep._config._kinds import check_kind
 from socketkeep._config._options import Option
 from socketkeep._config._server_options import OPTIONS, ServeConfig
+from socketkeep._guard._program import GUARDED
 from socketkeep._native import PURE_VARIABLE
 
 PREFIX: Final = "SOCKETKEEP_"
 CONFIG_VARIABLE: Final = "SOCKETKEEP_CONFIG"
 #: Variables that are ours and yet not options.
-OTHER_VARIABLES: Final = (CONFIG_VARIABLE, PURE_VARIABLE, "SOCKETKEEP_RUNTIME_DIR")
+OTHER_VARIABLES: Final = (CONFIG_VARIABLE, PURE_VARIABLE, "SOCKETKEEP_RUNTIME_DIR", GUARDED)
 
 # Kubernetes sets these in every pod of a namespace that has a service named "socketkeep"; to
 # refuse them would keep the server from starting there.

@@ -20,6 +20,7 @@ from socketkeep._config._server_options import (
     listener_settings,
     worker_timeout,
 )
+from socketkeep._guard._terms import GuardTerms
 from socketkeep._keeper.connections._allotment import Allotment
 from socketkeep._keeper.connections._connections import Connections
 from socketkeep._keeper.connections._edges import Edges
@@ -105,6 +106,7 @@ class Keeper:
         self.paused = False
         self.herald: Herald | None = None
         self.store: FdStore | None = None
+        self.guard: GuardTerms | None = None
         self.grounds: Grounds | None = None
         settings = listener_settings(config, len(listeners))
         starts_tls = {n for n, said in enumerate(settings) if said.tls and said.tls.asked}
@@ -193,11 +195,20 @@ class Keeper:
         self._left_over = ChildWatch(reactor, system)
         self._last_look: ReactorTimer | None = None
 
-    def use_store(self, store: FdStore) -> None:
-        """Keep what must outlive this process with the service manager, from here on."""
-        self.store = self.pool.store = self.connections.connection_table.store = store
+    def use_store(self, store: FdStore, *, connections: bool = True) -> None:
+        """Keep what must outlive this process in the store, from here on.
+
+        connections: those, too, and not listeners alone.
+        """
+        self.store = store
+        if connections:
+            self.pool.store = self.connections.connection_table.store = store
         for address, listener in self._bound():
             store.add(listener_name(address), listener.fileno())
+
+    def use_no_store(self) -> None:
+        """Nobody stores any more."""
+        self.store = self.pool.store = self.connections.connection_table.store = None
 
     def listener_renewed(self, listener: Listener) -> None:
         """A listener has another socket: store that one."""

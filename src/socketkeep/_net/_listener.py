@@ -275,6 +275,8 @@ class Listener(Held):
 #: What the names of descriptors begin with that are no listeners for their user: the server's own,
 #: given back by the service manager's store.
 STORED: Final = "socketkeep."
+#: The name of a descriptor that has the names of those behind it: see `_guard/_program.py`.
+_NAMES: Final = STORED + "names"
 
 
 def inherited_listeners() -> list[Listener]:
@@ -293,8 +295,20 @@ def listeners_are_passed() -> bool:
     count = os.environ.get("LISTEN_FDS", "")
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal():
         return False
-    names = os.environ.get("LISTEN_FDNAMES", "").split(":") + [""] * int(count)
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    if _NAMES in names:
+        return names[0] != _NAMES  # behind it are those of the store alone
+    names += [""] * int(count)
     return not int(count) or any(not name.startswith(STORED) for name in names[: int(count)])
+
+
+def listeners_passed() -> list[tuple[str, int]]:
+    """Return what is passed to this process, with names; it stays to be taken."""
+    kept = {key: text for key, text in os.environ.items() if key.startswith("LISTEN_")}
+    try:
+        return passed_descriptors()
+    finally:
+        os.environ.update(kept)
 
 
 def passed_descriptors() -> list[tuple[str, int]]:
@@ -311,5 +325,15 @@ def passed_descriptors() -> list[tuple[str, int]]:
         return []
     if not count.isdecimal():
         raise ListenError(f"LISTEN_FDS is {count!r}, not a number of descriptors")
+    if names[-1] == _NAMES:
+        names += _names_in(_FIRST_INHERITED + len(names) - 1)
     names += [""] * int(count)
-    return [(names[index], _FIRST_INHERITED + index) for index in range(int(count))]
+    numbers = range(int(count))
+    return [(names[n], _FIRST_INHERITED + n) for n in numbers if names[n] != _NAMES]
+
+
+def _names_in(fd: int) -> list[str]:
+    """Return the names that are in a descriptor, which is closed."""
+    text = os.pread(fd, os.fstat(fd).st_size, 0).decode()
+    os.close(fd)
+    return text.split("\0") if text else []

@@ -495,6 +495,10 @@ def _hand_over(loop: SyncLoop, entry: Entry, handover: Handover) -> bool:
             gone = channel.closed
         except ChannelClosed:
             gone = True  # the channel may lead to another one by now
+        if entry.record[record.ENDED] == record.TAKEN:
+            # Its answer has gone with it, but another worker may be serving the connection.
+            handover.sock.close()
+            return True
         if not gone:
             if handover.parked:
                 return False

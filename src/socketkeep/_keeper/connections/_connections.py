@@ -258,6 +258,26 @@ class Connections:
         self.connection_table.put(held)
         self._owner_died(ghost, held, row)
 
+    def restore_living(
+        self,
+        worker: Worker,
+        number: int,
+        sock: socket.socket,
+        listener: int,
+        stored_as: int,
+        header: bytes = b"",
+        header_as: int = 0,
+    ) -> None:
+        """Take back a handle of a connection that an adopted worker serves, in its row `number`."""
+        row = worker.scoreboard.record(number)
+        peer = worker.scoreboard.peer(number)
+        parcel = self._parcel(id_of(row), row, listener, peer, None, header)
+        ownership = Ownership(OwnershipState.OWNED, row[record.EPOCH], worker.serial)
+        held = HeldConnection(parcel, sock, ownership, since=self._reactor.clock(), row=number)
+        held.stored_as = stored_as
+        held.header_as = header_as
+        self.connection_table.put(held)
+
     def end(self, sock: socket.socket) -> None:
         """End a connection of which nobody holds the account any more."""
         self._closer.close(sock, self._changed)
@@ -282,14 +302,14 @@ class Connections:
             worker.link.send(Acknowledged(name, epoch, taken=False))
             return
         worker.departures += 1
+        # Who gave no descriptor knows that there is one here, and does not wait for an answer.
+        if parcel.connection != ABSENT and parcel.row >= 0:
+            worker.scoreboard.record(parcel.row)[record.ENDED] = End.TAKEN
         if parcel.answer != ABSENT:
             # The sender died, or has filled the pipe meanwhile: it is held all the same.
             with contextlib.suppress(OSError):
                 os.write(parcel.answer, _ACKNOWLEDGED)
-        # Who gave no descriptor knows that there is one here, and does not wait for an answer.
         elif parcel.connection != ABSENT:
-            if parcel.row >= 0:
-                worker.scoreboard.record(parcel.row)[record.ENDED] = End.TAKEN
             worker.link.send(Acknowledged(parcel.id, parcel.epoch, taken=True))
         # Of no use any more, and objects of its own in each that is parked.
         for name, value in _OF_NO_USE:

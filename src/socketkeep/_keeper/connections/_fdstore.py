@@ -1,4 +1,6 @@
-"""The service manager's store of descriptors (FDSTORE in sd_notify(3)): what outlives the keeper.
+"""The store of descriptors (FDSTORE in sd_notify(3)): what outlives the keeper.
+
+It is the service manager's, or the guard's (`_guard/_program.py`).
 
 Stored are the listeners, a handle of every connection that the keeper has one of (but for those of
 TLS, which end with their edge), with the PROXY header that it began with (`header`) and with what
@@ -34,7 +36,7 @@ CONNECTION: Final = STORED + "connection."
 PARCEL: Final = STORED + "parcel."
 HEADER: Final = STORED + "header."
 
-_RETRY: Final = 0.01
+_RETRY: Final = 0.001  # the kernel lets ten wait, and who stores takes them at once
 _LAST: Final = 1.0
 _PAUSE: Final = 0.005
 _LONGEST: Final = 255
@@ -62,17 +64,29 @@ class FdStore:
     """What is stored now.  Nothing waits for the manager: what it has no room for is sent later."""
 
     def __init__(
-        self, reactor: Reactor, notifier: Notifier, boot: int, most: int, names: Iterable[str]
+        self,
+        reactor: Reactor,
+        notifier: Notifier,
+        boot: int,
+        most: int,
+        names: Iterable[str],
+        manager: str = "service manager",
     ) -> None:
+        """manager: whose store it is, for the log."""
         self._reactor = reactor
         self._notifier = notifier
         self._boot = boot
-        self._most = most
+        self.most: Final = most
+        self._manager = manager
         self._names = set(names)
         # To be sent, in order: a name, and its descriptor, a copy; -1: to be removed.
         self._queue: deque[tuple[str, int]] = deque()
         self._flushing = False
         self._throttle = _log.Throttle()
+
+    def __len__(self) -> int:
+        """How many descriptors are stored, or on their way there."""
+        return len(self._names)
 
     @property
     def names(self) -> list[str]:
@@ -83,8 +97,8 @@ class FdStore:
         """Store `fd`, unless something is stored by that name."""
         if name in self._names:
             return
-        if len(self._names) >= self._most:
-            self._throttle.warning("the service manager's store is full", most=self._most)
+        if len(self._names) >= self.most:
+            self._throttle.warning(f"the {self._manager}'s store is full", most=self.most)
             return
         self._names.add(name)
         if self._queue or not self._send_add(name, fd):

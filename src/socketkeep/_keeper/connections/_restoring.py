@@ -1,7 +1,8 @@
-"""What a keeper gets back from the service manager's store, after another of it has been killed.
+"""What a keeper gets back from the store, after another of it has been killed.
 
-Its workers are dead then, too.  What a connection was at stands in the row of the worker that had
-it last, or, when none had it, in its parcel; of the two the later epoch counts.
+With the service manager's its workers are dead then, too; with a guard's they may live, and have
+been adopted.  What a connection was at stands in the row of the worker that had it last, or, when
+none had it, in its parcel; of the two the later epoch counts.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, cast, get_args
 
@@ -33,6 +34,7 @@ from socketkeep._keeper.connections._fdstore import (
 )
 from socketkeep._keeper.loop._system import System
 from socketkeep._keeper.tables._crash_policy import OnCrash, Policy
+from socketkeep._keeper.tables._ownership import OwnershipState
 from socketkeep._keeper.tables._records import WorkerState
 from socketkeep._keeper.tables._state import SavedConnection
 from socketkeep._keeper.workers._workers import Worker
@@ -53,9 +55,21 @@ _NO_STATE: Final = Policy("close", redeliver=False)
 
 @dataclass(frozen=True, slots=True)
 class _Row:
+    """worker: one that has been adopted, or the record of one that is dead or on its own.
+
+    alive: whether the process that the row names is.
+    """
+
     epoch: int
-    ghost: Worker
+    worker: Worker
     number: int
+    alive: bool
+
+    @property
+    def serves_on(self) -> bool:
+        """Whether a worker that lives was giving it away and has it still: no answer has come."""
+        ended = self.worker.scoreboard.record(self.number)[record.ENDED]
+        return self.alive and ended in (record.NOT_YET, record.DETACHED)
 
 
 @dataclass(slots=True)
@@ -114,9 +128,20 @@ class Stored:
         """Return the listener that --bind names so; it is the caller's from then on."""
         return self._listeners.pop(listener_name(bound_as), None) if self._listeners else None
 
-    def restore(self, connections: Connections, store: FdStore, listeners: Sequence[str]) -> None:
-        """Give the connections to the keeper, and have the store keep only what is still held."""
-        rows = self._rows()
+    def restore(
+        self,
+        connections: Connections,
+        store: FdStore,
+        listeners: Sequence[str],
+        adopted: Iterable[Worker] = (),
+    ) -> None:
+        """Give the connections to the keeper, and have the store keep only what is still held.
+
+        adopted: the workers that an earlier keeper has left, as far as they have come.
+        """
+        known = {_inode(worker.memfd): worker for worker in adopted}
+        self._fence(known)
+        rows = self._rows(known)
         for name, (stored_as, sock) in self._connections.items():
             try:
                 self._restore_one(connections, rows.get(name), name, stored_as, sock, listeners)
@@ -128,6 +153,7 @@ class Stored:
         held = {f"{CONNECTION}{each.id}.{each.stored_as}" for each in connections.connection_table}
         held |= {f"{PARCEL}{each.id}.{each.parcel_as}" for each in connections.connection_table}
         held |= {f"{HEADER}{each.id}.{each.header_as}" for each in connections.connection_table}
+        held |= {worker.board_as for worker in adopted}
         for name in self.names:
             if name not in held and not name.startswith(LISTENER):
                 store.remove(name)
@@ -149,16 +175,16 @@ class Stored:
         listeners: Sequence[str],
     ) -> None:
         parcel = self._parcel(name)
-        if row is not None and (parcel is None or row.epoch > parcel.epoch):
-            if _is_alive(row.ghost.scoreboard.record(row.number)[record.PID], row.ghost.memfd):
+        if row is not None and (parcel is None or row.epoch > parcel.epoch or row.serves_on):
+            number = _listener_of(sock, listeners)
+            told = (row.worker, row.number, sock, number, _epoch_of(stored_as), *self._header(name))
+            if row.alive and row.worker.adopted is not None:
+                connections.restore_living(*told)
+            elif row.alive:
                 _log.warning("connection left to its worker, which is alive", id=name)
                 sock.close()
             else:
-                number = _listener_of(sock, listeners)
-                connections.restore_owned(
-                    *(row.ghost, row.number, sock, number, _epoch_of(stored_as)),
-                    *self._header(name),
-                )
+                connections.restore_owned(*told)
         elif parcel is not None:
             number = _listener_of(sock, listeners)
             parcel.stored_as = _epoch_of(stored_as)
@@ -188,21 +214,41 @@ class Stored:
         stored_as, fd = self._headers[name]
         return os.pread(fd, HEADER_LIMIT, 0), _epoch_of(stored_as)
 
-    def _rows(self) -> dict[str, _Row]:
-        """Return the row of each connection's last owner."""
+    def _fence(self, adopted: Container[int]) -> None:
+        """End workers that have not come, where one may have been sent what nobody has by its word.
+
+        It would read that some time, and so serve what another has by then.  adopted: inodes of the
+        scoreboards of those that have come, and have read all that they were sent.
+        """
+        parcels = [self._parcel(name) for name in self._parcels]
+        if any(each is not None and each.state is OwnershipState.MOVING for each in parcels):
+            absent = [fd for fd in self._boards.values() if _inode(fd) not in adopted]
+            for pid in System().end_siblings(absent):
+                _log.warning("worker killed: it did not come to be taken over", pid=pid)
+
+    def _rows(self, adopted: Mapping[int, Worker]) -> dict[str, _Row]:
+        """Return the row of each connection's last owner; adopted: by inodes of the scoreboards."""
         found: dict[str, _Row] = {}
+        alive: dict[tuple[int, int], bool] = {}
         for index, (name, fd) in enumerate(self._boards.items()):
             try:
-                ghost = _ghost(index, name, fd)
+                worker = adopted.get(_inode(fd))
+                if worker is None:
+                    worker = _ghost(index, name, fd)
+                else:
+                    worker.board_as = name
             except ValueError as error:
                 _log.error("what the store gave back is left alone", name=name, error=error)
                 continue
-            for number, words in ghost.scoreboard.taken():
+            for number, words in worker.scoreboard.taken():
                 if not is_plausible(words):
                     continue
-                row = _Row(words[record.EPOCH], ghost, number)
+                process = words[record.PID], worker.memfd
+                if process not in alive:
+                    alive[process] = _is_alive(*process)
+                row = _Row(words[record.EPOCH], worker, number, alive[process])
                 earlier = found.get(id_of(words))
-                if not ghost.scoreboard.keeps_states:
+                if not (worker.scoreboard.keeps_states or row.alive):
                     words[record.STATUS] = SENT  # without its state it cannot go on
                 if earlier is None or earlier.epoch < row.epoch:
                     found[id_of(words)] = row
@@ -218,6 +264,10 @@ class Stored:
         except ValueError as error:
             _log.error("cannot restore a connection", id=name, error=str(error))
             return None
+
+
+def _inode(fd: int) -> int:
+    return os.fstat(fd).st_ino
 
 
 def _key(name: str) -> str:

@@ -67,12 +67,15 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._throttle = _log.Throttle()
         self._sock: socket.socket | None = None
+        self._closed = False
 
     def send(self, *words: str, descriptors: Sequence[int] = (), again: bool = False) -> bool:
         """Send words in one datagram; return whether the manager's socket has taken it.
 
         again: the caller will try again, so that a socket without room is not worth a line.
         """
+        if self._closed:
+            return True  # nobody listens, and nobody is to try again
         rights = array.array("i", descriptors)
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptors else []
         try:
@@ -89,8 +92,30 @@ class Notifier:
         return True
 
     def close(self) -> None:
+        """Send no more."""
+        self._closed = True
         if self._sock is not None:
             self._sock.close()
+
+
+class GuardWatch:
+    """Tells of the end of this process's guard, by `ended`."""
+
+    def __init__(self, reactor: Reactor, pid: int, ended: Callable[[], None]) -> None:
+        self._reactor = reactor
+        self._ended = ended
+        self._fd = os.pidfd_open(pid)
+        reactor.register(self._fd, self._look)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._reactor.unregister(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _look(self, _events: int) -> None:
+        self.close()
+        self._ended()
 
 
 class Herald:

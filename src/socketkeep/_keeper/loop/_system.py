@@ -23,6 +23,8 @@ from socketkeep._base._accounts import Account
 from socketkeep._base._held_signals import REQUESTS
 from socketkeep._base._process_stat import GROUP, PARENT, STATE, has_ended, stat_fields
 from socketkeep._base._visibility import hidden_processes
+from socketkeep._guard._program import GUARDED
+from socketkeep._guard._terms import guard_of_this
 from socketkeep._inspect._descriptors import Descriptors, look_everywhere, look_into
 from socketkeep._keeper.loop._reaper import Reaper
 from socketkeep._wire._rendezvous import HELD_FD
@@ -49,7 +51,7 @@ _DEFAULTED: Final = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.
 _THE_KEEPERS: Final = frozenset(
     (
         *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "FDSTORE"),
-        *("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"),
+        *("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES", GUARDED),
     )
 )
 
@@ -249,6 +251,8 @@ class System:
         And whether all processes can be seen from here: if not, others may hold the rest.
         """
         ours = {os.getpid(), *_below(os.getpid())}
+        if (guard := guard_of_this()) is not None:
+            ours.add(guard.pid)
         found = Descriptors()
         look_everywhere(inodes, found, besides=ours)
         return set(found.of), not (found.unreadable or hidden_processes())
@@ -309,12 +313,35 @@ class System:
                 poller.poll(_FORCE_ROUND * 1000)
         return len(killed)
 
+    def end_siblings(self, memfds: Iterable[int]) -> set[int]:
+        """Kill the guard's other children that have one of these mapped, and wait for their end.
+
+        Returns which those were; none where there is no guard.
+        """
+        guard = guard_of_this()
+        if guard is None:
+            return set()
+        killed: set[int] = set()
+        memfds = tuple(memfds)
+        with contextlib.suppress(OSError):
+            killed = {
+                pid
+                for pid in _children_of(guard.pid) - {os.getpid()}
+                if any(self.has_mapped(pid, memfd, child=False) for memfd in memfds)
+            }
+        for pid in killed:
+            with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+                pidfd = os.pidfd_open(pid)
+                stack.callback(os.close, pidfd)
+                self.kill(pidfd, signal.SIGKILL)
+                poller = select.poll()
+                poller.register(pidfd, select.POLLIN)
+                poller.poll(_FORCE * 1000)
+        return killed
+
     def children(self) -> set[int]:
         """Return the pids of this process's children, ended and not yet reaped ones included."""
-        pid = os.getpid()
-        with open(f"/proc/{pid}/task/{pid}/children") as file:
-            text = file.read()
-        return {int(word) for word in text.split()}
+        return _children_of(os.getpid())
 
     def resident_bytes(self, pid: int) -> int:
         """Return the memory of a process that is resident, in bytes; 0 when it has ended."""
@@ -324,6 +351,12 @@ class System:
         except (OSError, IndexError):
             return 0
         return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _children_of(pid: int) -> set[int]:
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        text = file.read()
+    return {int(word) for word in text.split()}
 
 
 def _maps(line: str, inode: int) -> bool:

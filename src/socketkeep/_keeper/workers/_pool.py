@@ -54,6 +54,7 @@ class Boards(Protocol):
 
     def add_board(self, serial: int, policy: Policy, memfd: int) -> None: ...
     def remove_board(self, serial: int, policy: Policy) -> None: ...
+    def remove(self, name: str) -> None: ...
 
 
 class WorkerPool:
@@ -492,6 +493,7 @@ class WorkerPool:
         del self._workers[worker.serial]
         if self.store is not None:
             self.store.remove_board(worker.serial, worker.policy)
+            self.store.remove(worker.board_as)
         worker.link.close()
         os.close(worker.wake)
         os.close(worker.memfd)

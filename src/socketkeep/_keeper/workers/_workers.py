@@ -203,6 +203,7 @@ class Worker(WorkerRecord):
     guests: set[str] | None = field(default_factory=set)
     guests_checked: int = _FIRST_CHECK  # how many there may be until it is looked who has ended
     timers: list[ReactorTimer] = field(default_factory=list)
+    board_as: str = ""  # the store's name for its scoreboard, where an earlier keeper gave it one
     _words: int = field(init=False)  # how often it was told how many it may accept
 
     def __post_init__(self) -> None:

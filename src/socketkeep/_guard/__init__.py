@@ -1,0 +1,1 @@
+"""The guard: the process that holds a second handle of what the keeper holds, and nothing else."""

@@ -1,0 +1,78 @@
+"""The start of a guard: the process that has read the options becomes it, its child the keeper."""
+
+from __future__ import annotations
+
+import _socket as socket
+import os
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+from socketkeep._base import _prctl
+from socketkeep._guard import _program
+from socketkeep._guard._program import FORWARDED, Plan
+
+#: Descriptors that the guard needs beside those that it stores.
+_OWN: Final = 64
+#: More than that a store has only where it is asked for.
+_ENOUGH: Final = 1 << 20
+
+
+def store_room(wanted: int) -> int:
+    """Return how many descriptors a guard stores; wanted: the option, 0: as many as it can."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - _OWN
+    return max(0, min(most, wanted or _ENOUGH))
+
+
+def become_guarded(
+    command: Sequence[str], directory: str, most: int, passed: Sequence[tuple[str, int]]
+) -> None:
+    """Have this process become a guard; return in its child, which is the keeper.
+
+    command: starts another keeper, in `directory`.  most: how many descriptors may be stored.
+    passed: the listeners that this process was given, which each keeper gets.  Raises OSError, and
+    there is no guard.
+    """
+    own = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        own.bind("")  # a name that is free, which the kernel finds
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        plan = Plan()
+        plan.socket, plan.most, plan.directory = own.fileno(), most, directory
+        plan.soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        plan.passed = {fd: name for name, fd in passed}
+        guard = os.getpid()
+        # In both, until they can act on them.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*FORWARDED, signal.SIGCHLD))
+        try:
+            keeper = os.fork()
+        except OSError:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            raise
+        if keeper:
+            _guard(plan, keeper, command)
+        os.setpgid(0, 0)  # so that a Ctrl-C in the terminal reaches the guard alone
+        os.environ.update(plan.variables(guard, os.getpid()))
+        if passed:
+            os.environ["LISTEN_PID"] = str(os.getpid())
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    finally:
+        own.close()
+
+
+def _guard(plan: Plan, keeper: int, command: Sequence[str]) -> NoReturn:
+    try:
+        _prctl.set_child_subreaper()
+        plan.keeper = keeper
+        file = os.path.abspath(_program.__file__)
+        text = [sys.executable, "-I", "-S", file, str(plan.write()), *command]
+        for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+            os.environ.pop(name, None)
+        os.execv(sys.executable, text)
+    except BaseException as error:
+        os.kill(keeper, signal.SIGKILL)
+        os.write(2, f"socketkeep: error: the guard cannot be started: {error}\n".encode())
+    finally:
+        os._exit(1)

@@ -1,0 +1,423 @@
+"""The guard: the process that a user sees as the server, and whose child the keeper is.
+
+It stores descriptors under names for the keeper and gives them back to the next one, by the
+protocol of systemd's store (FDSTORE in sd_notify(3), sd_listen_fds(3)); starts the keeper again
+when that has died; passes signals on to it; and reaps.  It has no configuration, reads nothing that
+a peer has sent, and imports nothing of the package and little of the standard library: it is
+executed as a file, by an interpreter without site-packages, in the place of the process that has
+read the options, and has to be there when all else has failed.
+
+    python -I -S _program.py PLAN COMMAND...
+
+PLAN is a descriptor of what it goes on from (`Plan`), COMMAND starts the keeper.
+"""
+
+# `_signal` and `_socket` are the parts of `signal` and `socket` that the interpreter has: the rest
+# of these takes more memory than all that is here.
+import _signal as signal  # type: ignore[import-not-found]
+import _socket as socket
+import array
+import os
+import resource
+import select
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+#: The variable that tells the keeper of its guard: its pid, the soft limit of descriptors that the
+#: server was started with, how many keepers there were, and how the one before this ended.
+GUARDED = "SOCKETKEEP_GUARDED"
+#: The descriptor of this name has the names of those behind it: one variable may have 128 KiB.
+NAMES = "socketkeep.names"
+#: The keeper's word that the guard is to become the version that is installed.
+RENEW = "X_SOCKETKEEP_RENEW"
+#: Seconds without a word of the keeper's loop after which it is killed.
+SILENCE = 60.0
+
+FORWARDED = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1),
+    *(signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH),
+)
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_CAUGHT = (*FORWARDED, signal.SIGCHLD)
+#: How a keeper ends that another one would end like: done, usage, no workers, no code.
+_FINAL = (0, 2, 3, 4)
+_FIRST_PASSED = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
+_SHORTEST, _LONGEST = 0.1, 5.0  # seconds until a keeper that ends again and again is started
+_SETTLED = 10.0  # seconds after which one that ends is none of those
+_LARGEST = 4096  # bytes of a word
+_CREDENTIALS = 12  # bytes: pid, uid, gid, unix(7)
+_MOST_AT_ONCE = 16  # descriptors in a word; a keeper sends one
+
+
+class Plan:
+    """What a guard goes on from: when the options have been read, or as its own next version.
+
+    keeper: its pid, 0: there is none.  socket: where it hears the keeper.  most: how many
+    descriptors it stores.  soft: the limit of descriptors that the server was started with.
+    directory: the keeper's, by name.  starts: how many keepers there were.  cause: how the last
+    one ended.  ready: whether one of them has served.  passed: descriptors that each keeper gets,
+    by numbers, with their names.  stored: the keeper's, by names.
+    """
+
+    def __init__(self) -> None:
+        self.keeper = self.socket = self.most = self.soft = self.starts = self.ready = 0
+        self.directory = self.cause = ""
+        self.passed: dict[int, str] = {}
+        self.stored: dict[str, int] = {}
+
+    def write(self) -> int:
+        """Return a descriptor that `read` makes it from; it is inheritable, and all that it names.
+
+        Raises OSError.
+        """
+        lines = [f"{key}={text}" for key, text in self.__dict__.items() if key not in _TABLES]
+        lines += [f"passed={fd}={name}" for fd, name in self.passed.items()]
+        lines += [f"stored={fd}={name}" for name, fd in self.stored.items()]
+        fd = _memory("\0".join(lines))
+        for each in (fd, self.socket, *self.passed, *self.stored.values()):
+            os.set_inheritable(each, True)
+        return fd
+
+    @classmethod
+    def read(cls, fd: int) -> "Plan":
+        """Return the plan that another process, or version, has written."""
+        plan = cls()
+        text = os.fsdecode(os.pread(fd, os.fstat(fd).st_size, 0))
+        os.close(fd)
+        for line in text.split("\0"):
+            key, _, value = line.partition("=")
+            if key in _TABLES:
+                number, _, name = value.partition("=")
+                os.set_inheritable(int(number), False)
+                if key == "passed":
+                    plan.passed[int(number)] = name
+                else:
+                    plan.stored[name] = int(number)
+            else:
+                setattr(plan, key, value if isinstance(getattr(plan, key, ""), str) else int(value))
+        os.set_inheritable(plan.socket, False)
+        return plan
+
+    def variables(self, guard: int, keeper: int) -> dict[str, str]:
+        """Return what a keeper is told by its environment; the arguments are pids."""
+        return {
+            "NOTIFY_SOCKET": "@" + _name_of(self.socket)[1:],
+            "FDSTORE": str(self.most),
+            "WATCHDOG_USEC": str(int(SILENCE * 1e6)),
+            "WATCHDOG_PID": str(keeper),
+            GUARDED: f"{guard} {self.soft} {self.starts} {self.cause}",
+        }
+
+
+_TABLES = ("passed", "stored")
+
+
+class Guard:
+    """Holds, starts, passes signals on, reaps."""
+
+    def __init__(self, plan: Plan, command: "list[str]") -> None:
+        self._plan = plan
+        self._command = command
+        self._socket = socket.socket(fileno=plan.socket)
+        self._ending = False  # it was told to end
+        self._speaks = True  # the keeper can be told to end
+        self._owed: list[int] = []  # signals for one that cannot
+        self._renewal = 0  # pid of the process that tries the next version
+        self._started_at = self._heard_at = time.monotonic()
+        # When the next keeper is to be started; 0.0: there is one.
+        self._start_at = 0.0 if plan.keeper else self._started_at
+        self._delay = 0.0
+        self._wake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        # Handlers that only queue: the number of each signal is written to the pipe.
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        for number in _CAUGHT:
+            signal.signal(number, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def run(self) -> "NoReturn":
+        """Guard until the keeper has ended for good."""
+        poller = select.poll()
+        poller.register(self._wake, select.POLLIN)
+        poller.register(self._socket.fileno(), select.POLLIN)
+        self._reap()  # what ended before the handlers were set
+        while True:
+            for fd, _ in poller.poll(self._patience() * 1000):
+                if fd == self._wake:
+                    self._take_signals()
+                else:
+                    self._hear()
+            now = time.monotonic()
+            if self._start_at:
+                if now >= self._start_at:
+                    self._start()
+            elif now - self._heard_at > SILENCE:
+                self._end_silent()
+
+    def _patience(self) -> float:
+        now = time.monotonic()
+        until = self._start_at or self._heard_at + SILENCE
+        return min(max(until - now, 0.0), SILENCE) + 0.001
+
+    # Signals and ends.
+
+    def _take_signals(self) -> None:
+        for number in _read(self._wake):
+            if number == signal.SIGCHLD:
+                self._reap()
+                continue
+            if number in _ENDING:
+                self._ending = True
+                if not self._speaks:
+                    # What earlier keepers have left has to be ended by one that has taken it over.
+                    self._owed.append(number)
+                    self._start_at = min(self._start_at, time.monotonic())
+                    continue
+            if self._plan.keeper:
+                os.kill(self._plan.keeper, number)  # reaped by this process alone, so it is that
+
+    def _reap(self) -> None:
+        """Reap every child, the orphans of earlier keepers included."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            code = os.waitstatus_to_exitcode(status)
+            if pid == self._plan.keeper:
+                self._hear()  # what it has said last
+                self._plan.keeper = 0
+                self._ended(code)
+            elif pid == self._renewal:
+                self._renewal = 0
+                if code == 0:
+                    self._become()
+                else:
+                    _say("the guard stays as it is: the installed one does not run")
+
+    def _ended(self, code: int) -> None:
+        plan = self._plan
+        if self._ending or not plan.ready or code in _FINAL:
+            _exit_as(code)
+        self._speaks = False
+        plan.cause = f"exit code {code}" if code >= 0 else f"killed by signal {-code}"
+        brief = time.monotonic() - self._started_at < _SETTLED
+        self._delay = min(max(self._delay * 2, _SHORTEST), _LONGEST) if brief else 0.0
+        self._start_at = time.monotonic() + self._delay
+
+    def _end_silent(self) -> None:
+        """Kill a keeper whose loop stands still, unless somebody has stopped it."""
+        self._heard_at = time.monotonic()
+        with open(f"/proc/{self._plan.keeper}/stat", "rb") as file:
+            state = file.read().rpartition(b")")[2].split()[0]
+        if self._plan.ready and state not in (b"T", b"t"):
+            _say(f"the keeper ({self._plan.keeper}) is killed: no word of it for {SILENCE:g} s")
+            os.kill(self._plan.keeper, signal.SIGKILL)
+
+    # The store.
+
+    def _hear(self) -> None:
+        """Take all that the keeper has said."""
+        while True:
+            room = socket.CMSG_SPACE(_CREDENTIALS) + socket.CMSG_SPACE(4 * _MOST_AT_ONCE)
+            flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+            try:
+                data, ancillary, _, _ = self._socket.recvmsg(_LARGEST, room, flags)
+            except OSError:  # there is no more, or no room for its descriptors
+                return
+            pid, fds = 0, array.array("i")
+            for _, kind, content in ancillary:
+                if kind == socket.SCM_RIGHTS:
+                    fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+                else:
+                    pid = array.array("i", content)[0]
+            # Anybody can send here; who it was the kernel says.
+            words = dict(line.partition("=")[::2] for line in os.fsdecode(data).split("\n"))
+            kept = self._act(words, fds) if pid == self._plan.keeper else False
+            for fd in fds[kept:]:
+                os.close(fd)
+
+    def _act(self, words: "dict[str, str]", fds: "array.array[int]") -> bool:
+        """Do what the keeper asks for; return whether the first descriptor is stored."""
+        plan = self._plan
+        self._heard_at = time.monotonic()
+        if "READY" in words:
+            plan.ready, self._speaks = 1, True
+            while self._owed:
+                os.kill(plan.keeper, self._owed.pop(0))
+        if "STOPPING" in words:
+            self._ending = True
+        if RENEW in words:
+            self._renew()
+        name = words.get("FDNAME", "")
+        if "FDSTOREREMOVE" in words:
+            fd = plan.stored.pop(name, -1)
+            if fd >= 0:
+                os.close(fd)
+        elif "FDSTORE" in words and name and fds and len(plan.stored) < plan.most:
+            # What has the name already stays, as with systemd.
+            return plan.stored.setdefault(name, fds[0]) == fds[0]
+        return False
+
+    # Starting the keeper.
+
+    def _start(self) -> None:
+        plan = self._plan
+        plan.starts += 1
+        self._speaks = False
+        self._started_at = self._heard_at = time.monotonic()
+        self._start_at = 0.0
+        try:
+            plan.keeper = _fork(self._execute)
+        except OSError as error:
+            _say(f"cannot start the keeper: {error.strerror}")
+            self._start_at = time.monotonic() + _LONGEST
+
+    def _execute(self) -> None:
+        """Execute the keeper, in the child that is to be it."""
+        plan = self._plan
+        os.setpgid(0, 0)  # so that a Ctrl-C in the terminal reaches the guard alone
+        variables = plan.variables(os.getppid(), os.getpid())
+        try:
+            os.chdir(plan.directory)  # by its name, which may lead to a newer release
+        except OSError as error:
+            _say(f"cannot enter {plan.directory}: {error.strerror}")
+        fds = [*plan.passed, _memory("\0".join(plan.stored)), *plan.stored.values()]
+        _lay_out(fds)
+        variables |= {
+            "PWD": plan.directory,
+            "LISTEN_PID": str(os.getpid()),
+            "LISTEN_FDS": str(len(fds)),
+            "LISTEN_FDNAMES": ":".join([*plan.passed.values(), NAMES]),
+        }
+        os.execve(self._command[0], self._command, {**os.environ, **variables})
+
+    # Becoming the version of the guard that is installed.
+
+    def _renew(self) -> None:
+        if not self._renewal:
+            try:
+                self._renewal = _fork(lambda: os.execv(sys.executable, _guard("--check")))
+            except OSError as error:
+                _say(f"the guard stays as it is: {error.strerror}")
+
+    def _become(self) -> None:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _CAUGHT)
+        try:
+            self._take_signals()  # these would be lost with this one's memory
+            os.execv(sys.executable, _guard(str(self._plan.write()), *self._command))
+        except OSError as error:
+            _say(f"the guard stays as it is: {error.strerror}")
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _guard(*arguments: str) -> "list[str]":
+    return [sys.executable, "-I", "-S", os.path.abspath(__file__), *arguments]
+
+
+def _fork(child: "Callable[[], object]") -> int:
+    """Have a child do what it executes in the end, with signals held; return its pid."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _CAUGHT)
+    try:
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            # What this interpreter has ignored is not to be in what is executed.
+            for number in (signal.SIGPIPE, signal.SIGXFSZ):
+                signal.signal(number, signal.SIG_DFL)
+            child()
+        except BaseException as error:
+            _say(f"cannot execute: {error}")
+        finally:
+            os._exit(1)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _lay_out(fds: "list[int]") -> None:
+    """Give descriptors the numbers from `_FIRST_PASSED` on, and leave them to what is executed.
+
+    In place: the process may have no room for as many again.
+    """
+    places = {fd: index for index, fd in enumerate(fds)}
+    for index in range(len(fds)):
+        fd, number = fds[index], _FIRST_PASSED + index
+        if fd == number:
+            os.set_inheritable(fd, True)
+            continue
+        waits = places.get(number)
+        if waits is not None:
+            fds[waits] = os.dup(number)
+            places[fds[waits]] = waits
+        os.dup2(fd, number)
+        os.close(fd)
+        del places[fd]
+
+
+def _memory(text: str) -> int:
+    fd = os.memfd_create("socketkeep-guard")
+    os.write(fd, os.fsencode(text))
+    return fd
+
+
+def _name_of(fd: int) -> str:
+    own = socket.socket(fileno=fd)
+    try:
+        name = own.getsockname()
+        return os.fsdecode(name)
+    finally:
+        own.detach()
+
+
+def _read(fd: int) -> bytes:
+    try:
+        return os.read(fd, _LARGEST)
+    except BlockingIOError:
+        return b""
+
+
+def _say(text: str) -> None:
+    """Say a line, if there is room for it: who reads the log must not keep the guard waiting."""
+    poller = select.poll()
+    poller.register(2, select.POLLOUT)
+    if any(events & select.POLLOUT for _, events in poller.poll(0)):
+        line = f"socketkeep: guard: {text}\n"
+        try:  # noqa: SIM105 - contextlib is not loaded
+            os.write(2, os.fsencode(line)[:_LARGEST])
+        except OSError:
+            pass
+
+
+def _exit_as(code: int) -> "NoReturn":
+    """End as the keeper has ended."""
+    if code < 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # there is no core of this to look at
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+        code = 128 - code  # the first process of a container is not killed so
+    os._exit(code)
+
+
+def main() -> None:
+    """Guard, from the plan that the first argument is the descriptor of."""
+    if sys.argv[1] == "--check":
+        return
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        signal.setitimer(timer, 0)  # inherited, they would end it
+    with open("/proc/self/comm", "w") as file:
+        file.write("socketkeep")
+    Guard(Plan.read(int(sys.argv[1])), sys.argv[2:]).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""What a guard is told, and what it tells a keeper."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from socketkeep._guard import _program
+from socketkeep._guard._becoming import store_room
+from socketkeep._guard._program import GUARDED, NAMES, Plan
+from socketkeep._guard._terms import GuardTerms
+from socketkeep._net import _listener
+from socketkeep._net._listener import (
+    listeners_are_passed,
+    listeners_passed,
+    passed_descriptors,
+)
+
+
+@pytest.fixture
+def fds() -> Iterator[list[int]]:
+    """Three descriptors."""
+    found = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(3)]
+    yield found
+    for fd in found:
+        os.close(fd)
+
+
+def test_a_plan_is_read_as_it_was_written(fds: list[int]) -> None:
+    plan = Plan()
+    plan.keeper, plan.socket, plan.most, plan.soft, plan.starts, plan.ready = 7, fds[0], 9, 10, 2, 1
+    plan.directory, plan.cause = "/srv/a b=c", "killed by signal 9"
+    plan.passed, plan.stored = {fds[1]: "http=1"}, {"socketkeep.connection.a-1-1.2": fds[2]}
+    written = plan.write()
+    assert all(os.get_inheritable(fd) for fd in (written, *fds))
+    assert vars(Plan.read(written)) == vars(plan)
+    assert not any(os.get_inheritable(fd) for fd in fds)
+
+
+def test_a_keeper_knows_the_guard_that_is_its_parent() -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as own:
+        own.bind("")
+        plan = Plan()
+        plan.socket, plan.most, plan.soft, plan.starts = own.fileno(), 9, 1024, 2
+        plan.cause = "exit code 1"
+        variables = plan.variables(12, 13)
+        assert variables["NOTIFY_SOCKET"] == "@" + own.getsockname()[1:].decode()
+    assert variables["WATCHDOG_PID"] == "13"
+    assert GuardTerms.of(variables, 12) == GuardTerms(12, 1024, 2, "exit code 1")
+    assert GuardTerms.of(variables, 1) is None  # that has died, and another is the parent
+    assert GuardTerms.of({}, 12) is None
+
+
+@pytest.mark.parametrize("text", ["", "12", "12 1 1", "a b c d", "12 1 x "])
+def test_what_is_no_guards_word_is_none(text: str) -> None:
+    assert GuardTerms.of({GUARDED: text}, 12) is None
+
+
+def test_a_store_has_room_for_what_may_be_open() -> None:
+    assert store_room(5) == 5
+    assert 0 < store_room(0) < 1 << 20 or store_room(0) == 1 << 20
+
+
+@pytest.mark.parametrize("given", [[], ["http"]])
+def test_names_that_are_in_a_descriptor(
+    monkeypatch: pytest.MonkeyPatch, given: list[str], fds: list[int]
+) -> None:
+    """They are of those behind it, and a store's alone are no listeners."""
+    assert _listener._NAMES == NAMES
+    names = os.memfd_create("names")
+    stored = [f"socketkeep.connection.a-1-{n}.1" for n in range(5000)]
+    os.write(names, "\0".join(stored).encode())
+    assert names == fds[-1] + 1
+    monkeypatch.setattr(_listener, "_FIRST_INHERITED", names - len(given))
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", str(len(given) + 1 + len(stored)))
+    monkeypatch.setenv("LISTEN_FDNAMES", ":".join([*given, NAMES]))
+    assert listeners_are_passed() == bool(given)
+    passed = passed_descriptors()
+    assert [name for name, _ in passed] == given + stored
+    assert [fd for _, fd in passed[len(given) :]] == list(range(names + 1, names + 5001))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(names)
+
+
+def test_who_looks_what_is_passed_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    monkeypatch.setenv("LISTEN_FDNAMES", "http")
+    assert listeners_passed() == [("http", 3)]
+    assert listeners_passed() == passed_descriptors()
+    assert passed_descriptors() == []
+
+
+def test_the_guard_reads_nothing_of_the_package() -> None:
+    """It must run whatever is installed by then."""
+    with open(_program.__file__) as file:
+        assert "socketkeep._" not in file.read().replace("socketkeep._guard", "")
