@@ -34,6 +34,7 @@ class FarEnd:
     """A worker: what it has, and the two directions of its channel."""
 
     serial: int
+    model: str = "async"
     waiting: int = 0
     down: deque[Any] = field(default_factory=deque)
     up: deque[Any] = field(default_factory=deque)
@@ -42,6 +43,7 @@ class FarEnd:
 
     @property
     def link(self) -> FarEnd:
+        """Its channel."""
         return self
 
     def send(self, message: object) -> None:
@@ -82,6 +84,9 @@ class World:
 
     def close(self, name: str, why: str) -> None:
         raise AssertionError("names are kept")
+
+    def is_held(self, name: str) -> bool:
+        return True
 
     def tell(self, answer: LetterTold) -> None:
         assert answer.number not in self.told, "told twice"

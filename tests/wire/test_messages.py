@@ -163,6 +163,8 @@ TAKEN = {
     "StartTls": {2},
     "ShakeHands": {2},
     "TlsFile": {1},
+    "Registered": {0, 1},
+    "OpenLine": {1},
 }
 
 

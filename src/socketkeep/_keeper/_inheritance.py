@@ -35,7 +35,7 @@ def snapshot(keeper: Keeper, keep: KeepOpen) -> SavedServer:
     if all(each.number != current.number for each in generations):
         generations.append(current.snapshot())
     settings = listener_settings(keeper.config, len(keeper.listeners))
-    post = keeper.connections.post.snapshot()  # first: it says something to workers yet
+    post = keeper.connections.post.snapshot(keep)  # first: it says something to workers yet
     return SavedServer(
         readable_from=oldest_reader(
             keeper.config, settings, counted=keeper.lanes.doorkeeper is not None

@@ -139,6 +139,7 @@ class Keeper:
             lambda: self.current.on_taken if self.current is not None else "close",
         )
         self.pool.dispatch.receiver = self.connections
+        self.connections.hear = self.pool.dispatch.hear_line
         self.edges = Edges(
             *(reactor, system, config, listeners, name),
             self.connections.welcome,
@@ -513,7 +514,7 @@ class Keeper:
         self.slots.restore(saved.slots)
         self.closer.restore(saved.closing, self._changed)
         self.connections.restore(saved.connections)
-        self.connections.post.restore(saved.post, self.pool)
+        self.connections.restore_post(saved.post, self.pool)
         for pid in saved.makers:
             self.screening.believe_maker(pid)
         self.edges.restore(saved.edges)

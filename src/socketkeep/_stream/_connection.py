@@ -38,7 +38,7 @@ from socketkeep._stream._framing import (
     take_netstring,
     take_until,
 )
-from socketkeep._stream._lease import Hooks, Lease, Order, Retirement, handling
+from socketkeep._stream._lease import Hooks, Lease, Mail, Order, Retirement, handling
 from socketkeep._stream._lifecycle import Detached, Event, State
 from socketkeep._stream._modes import (
     Blocking,
@@ -50,10 +50,11 @@ from socketkeep._stream._modes import (
     seconds_left,
 )
 from socketkeep._stream._record import WAITING
-from socketkeep._stream._shell import AT_ONCE, Data, Piece, Shell, Span, in_c
+from socketkeep._stream._shell import AT_ONCE, NAME_TAKEN, Data, Piece, Shell, Span, in_c
 from socketkeep._stream._waiting import (
     READY,
     WOKEN,
+    Orders,
     Poller,
     Steps,
     Want,
@@ -256,6 +257,50 @@ class Connection(Shell):
         if left is not None:
             self._send_on(b"", self._begin_send(left.data, False), _FOR_EVER)
             self._reply_completed(left)
+
+    def push(self, data: bytes, until: float) -> bool:
+        """Send what comes from elsewhere; return False if none of it had gone at `until`.
+
+        For the server, within a receive.  Raises what `send` raises, and Busy when a send of the
+        handler's is not finished.
+        """
+        span = (max(0.0, until - time.monotonic()), until)
+        if not self._sending_lock.acquire(timeout=min(span[0], threading.TIMEOUT_MAX)):
+            return False
+        core, pushes = self.core, self.lease.resumable
+        if pushes:
+            core.ledger.push_begins()
+        try:
+            if not core.life.sends:
+                raise self._refusal("send")
+            if self._unsent is not None:
+                raise Busy(**self._context("send"))
+            piece = self._begin_send(data, True)
+            if piece is not None and not piece.done and not core.transport.pending:
+                try:
+                    self._wait_writable(0, len(data), span)
+                except TimedOut:
+                    return False
+            # What has begun to go out goes out whole.
+            self._send_on(data, piece, _FOR_EVER)
+            return True
+        finally:
+            if pushes:
+                core.ledger.push_ends()
+            self._sending_lock.release()
+
+    def lose_name(self, name: str, *, close: bool) -> BaseException | None:
+        """Another connection has this name now; return what is raised for it.  For the server."""
+        if not self._unname(name) or not close or self.core.life.over:
+            return None
+        return self._end(NAME_TAKEN, "recv")
+
+    def use_line(self, mail: Mail | None, retirement: Retirement, orders: Orders | None) -> None:
+        """Be woken by that from here on.  For the server."""
+        hooks = self.hooks
+        hooks.mail, hooks.retirement, hooks.orders = mail, retirement, orders
+        self._orders = orders
+        self._renew_waits()
 
     def _send_rest(self, data: Data, done: int) -> None:
         """Go on with a send that the compiled core has begun: the kernel has taken so much."""
@@ -982,6 +1027,7 @@ class Connection(Shell):
             if found & WOKEN and retirement is not None:
                 if receiving:
                     retirement.woken()
+                    self._deliver()
                 else:
                     self._hear_out(poller, retirement)
             elif found:
@@ -992,6 +1038,13 @@ class Connection(Shell):
                     self._park_idle(since)
                 if receiving and order is not None and retirement is not None:
                     retirement.woken()
+                    self._deliver()
+
+    def _deliver(self) -> None:
+        """Send what is pushed; raise what ends the connection for it."""
+        mail = self.hooks.mail
+        if mail is not None and (error := mail.deliver(self)) is not None:
+            raise error
 
     def _comes_soon(self, poller: Poller, limit: float | None) -> bool:
         """Wait a moment, without the care that a longer wait takes: it costs as much as a recv(2).

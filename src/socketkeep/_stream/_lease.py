@@ -130,6 +130,18 @@ class Registrar(Protocol):
         """Tell it all of `conn.registration`, which has changed."""
 
 
+class Mail(Protocol):
+    """What is pushed to a connection of a sync handler.
+
+    A receive that was woken, or looks after itself, calls `deliver` while it waits for input.
+    """
+
+    broken: bool
+
+    def deliver(self, conn: Any) -> BaseException | None:
+        """Send what there is; return what is to be raised, if the connection is to end."""
+
+
 class Reader(Protocol):
     """What waits for a descriptor: `_on_readable` is called whenever it is readable."""
 
@@ -203,6 +215,7 @@ class Hooks:
     front: Front | None = None  # where the listener has TLS for `start_tls`
     registrar: Registrar | None = None
     registered: bool = False  # the server has been told what it is called
+    mail: Mail | None = None  # sync models only, where it is called something
     refusals: Refusals | None = None
     ordered: Callable[[Order], None] | None = None  # async: told of each order before it is obeyed
     refused: int = 0  # for `refusals` to count

@@ -90,6 +90,18 @@ def require_answer_pipe(fd: int) -> None:
         raise Unfit("a pipe for the answer came that is full")
 
 
+def require_line(fd: int) -> None:
+    """Raise Unfit unless `fd` is one end of a channel."""
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        raise Unfit("the end of a line was to come, not another descriptor")
+    sock = socket.socket(fileno=fd)
+    try:
+        if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_SEQPACKET):
+            raise Unfit("the end of a line was to come, not another socket")
+    finally:
+        sock.detach()
+
+
 def require_event(fd: int) -> None:
     """Raise Unfit unless `fd` is an eventfd."""
     if os.readlink(f"/proc/self/fd/{fd}") != _EVENTFD:

@@ -169,6 +169,9 @@ class ConnectionDetached(Message, frozen=True, tag="Detached", gc=False):
     # The record of the last reply of a worker that died, to be completed before all else.  Written
     # by the keeper alone: who gives a connection up has completed it.
     reply: bytes = b""
+    name: str = ""  # what it is called, as `Registered` has it
+    groups: list[str] = []
+    labels: dict[str, str] = {}
 
 
 class Acknowledged(Message, frozen=True, tag="Acknowledged"):
@@ -449,13 +452,24 @@ class EdgeReport(Message, frozen=True, tag="EdgeReport"):
 
 
 class Registered(Message, frozen=True, tag="Registered"):
-    """Worker to keeper: what a connection of mine is called from here on, all of it."""
+    """Worker to keeper: what a connection of mine is called from here on, all of it.
+
+    line: one end of a pair (SOCK_SEQPACKET): what is pushed to the connection goes there, and the
+    answers come by it, from a handler that does not read the channel itself.
+    """
 
     id: str
     epoch: int
     name: str
     groups: list[str]
     labels: dict[str, str]
+    line: Descriptor = ABSENT
+
+
+class OpenLine(Message, frozen=True, tag="OpenLine"):
+    """Worker to keeper: letters come by this line (SOCK_SEQPACKET), and the answers go there."""
+
+    line: Descriptor
 
 
 class NameTaken(Message, frozen=True, tag="NameTaken"):
@@ -568,6 +582,7 @@ AnyMessage: TypeAlias = (
     | ShakeHands
     | EdgeReport
     | Registered
+    | OpenLine
     | NameTaken
     | Push
     | Deliver

@@ -235,7 +235,7 @@ class AsyncWorker:
             self._departures.acknowledged(message)
             self._move_window.go_on()
 
-    def post(self, message: Deliver | NameTaken | Told) -> None:
+    def obey_post(self, message: Deliver | NameTaken | Told) -> None:
         self._post.obey(message)
 
     def met_keeper(self) -> None:

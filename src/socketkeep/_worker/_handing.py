@@ -56,7 +56,8 @@ def give_back(
     Without a descriptor, and without waiting for an answer: nothing of it can be missing there.
     Returns False, and the connection is still here, when it does not go like that.
     """
-    if len(parcel.unread) + len(parcel.state or b"") + len(parcel.proxy) > SURELY_INLINE:
+    size = len(parcel.unread) + len(parcel.state or b"") + len(parcel.proxy)
+    if size > SURELY_INLINE or parcel.groups or parcel.labels:
         return False  # a memfd it would be, which a keeper at its limit does not get
     try:
         channel.send_now(parcel)

@@ -64,7 +64,7 @@ class WorkerLoop(Protocol):
     def answered(self, message: Acknowledged | None) -> None:
         """The keeper has what it was given, or has not; None: it has gone, and will not say."""
 
-    def post(self, message: Deliver | NameTaken | Told) -> None:
+    def obey_post(self, message: Deliver | NameTaken | Told) -> None:
         """The keeper has said something about names, or what is pushed."""
 
     def met_keeper(self) -> None:
@@ -164,7 +164,7 @@ class KeeperLink:
             case Acknowledged() as message:
                 self._loop.answered(message)
             case (Deliver() | NameTaken() | Told()) as message:
-                self._loop.post(message)
+                self._loop.obey_post(message)
             case None:
                 self._refuse("", 0, "out of file descriptors")
 

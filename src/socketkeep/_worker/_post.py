@@ -18,7 +18,6 @@ from socketkeep._base._errors import Busy, HandlerError
 from socketkeep._base._passing import SURELY_INLINE
 from socketkeep._names._pushing import Outcome, Published, Pushed, Pushing, place
 from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._lease import handling
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import (
     Deliver,
@@ -234,12 +233,6 @@ class AsyncPost:
     # What handlers ask for.
 
     def push(self, name: str, data: bytes, until: int) -> Pushing[Pushed]:
-        conn = handling.get()
-        if isinstance(conn, AsyncConnection) and conn.name == name:
-            raise HandlerError(
-                "refused: a handler that pushes to its own connection waits for itself: use"
-                " conn.send"
-            )
         return self._ask(Letter(0, name, data, until), _pushed, _UNTOLD)
 
     def publish(self, group: str, data: bytes, until: int) -> Pushing[Published]:

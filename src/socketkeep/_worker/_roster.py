@@ -71,6 +71,9 @@ _TOLD_EVERY: Final = 10.0
 _PACE: Final[dict[WorkerModel, float]] = {"thread": 0.001, "fork": 0.005}
 
 
+_NOTHING: Final = Registration()
+
+
 def _keep_from_here(entry: Entry) -> None:
     """Have the handler's own waits offer the entry to the keeper."""
     entry.hooks.keeping = entry.offer
@@ -421,6 +424,7 @@ class Roster:
     def parcel(self, entry: Entry, handover: Handover) -> ConnectionDetached:
         """Return what is sent to the keeper with the connection's descriptor."""
         words = entry.record
+        known = handover.registration or _NOTHING
         return ConnectionDetached(
             id=entry.lease.id,
             epoch=entry.lease.epoch,
@@ -439,6 +443,9 @@ class Roster:
             header_by=entry.header_by,
             deadline=0 if handover.deadline is None else max(1, int(handover.deadline * 1e9)),
             inflow_full_at=int(handover.inflow_full_at * 1e9),
+            name=known.name,
+            groups=sorted(known.groups),
+            labels=dict(known.labels),
         )
 
     def log_end(self, entry: Entry) -> None:

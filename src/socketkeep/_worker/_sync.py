@@ -11,6 +11,7 @@ from typing import Final, Protocol
 from socketkeep._base import _log
 from socketkeep._base._forking import disown
 from socketkeep._base._passing import Unfit
+from socketkeep._names._pushing import place
 from socketkeep._stream import _record as record
 from socketkeep._stream._closing import LINGER
 from socketkeep._stream._connection import Connection
@@ -26,6 +27,7 @@ from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._handing import Reserve, give_back, hand_over
 from socketkeep._worker._keeper_link import KeeperLink
+from socketkeep._worker._lines import SyncPost
 from socketkeep._worker._lingering import Lingering
 from socketkeep._worker._outcome import (
     note_end,
@@ -103,9 +105,11 @@ class SyncLoop:
             self._standing = Standing(environment.siblings, environment.slot)
         self._shown: int | None = None
         self._in_a_row = 0  # connections that were accepted, and none has ended meanwhile
+        self.post = SyncPost(environment)
         self._model = build(self)
         self.roster = Roster(environment, self._model.retirement)
         self.roster.refusals = Runaways(environment, self._model.give_up)
+        self.roster.registrar = self.post
         self._model.take_over()
 
     @property
@@ -138,6 +142,7 @@ class SyncLoop:
     def run(self) -> None:
         """Serve until retired and empty.  Raises ChannelClosed when the keeper is gone already."""
         self.link.start()
+        place.office = self.post
         while self.order is None or self._goes_on():
             if self._attached:
                 self._model.serve(self._attached.popleft())
@@ -327,7 +332,7 @@ class SyncLoop:
     def answered(self, message: Acknowledged | None) -> None:
         """Nothing to do: who gives a connection away here waits at a pipe, and sees its end."""
 
-    def post(self, message: Deliver | NameTaken | Told) -> None:
+    def obey_post(self, message: Deliver | NameTaken | Told) -> None:
         """Nothing to do: what is pushed to sync handlers comes by lines of their own."""
 
     def met_keeper(self) -> None:
@@ -374,6 +379,7 @@ def run_handler(loop: SyncLoop, entry: Entry, lingering: Lingering | None = None
             assert isinstance(conn, Connection)
             if not entry.peer:
                 loop.roster.introduce(entry, conn.peer)
+            loop.post.attached(conn)
             _call_handler(loop, entry, conn)
             ended = finish(loop, entry, conn, lingering)
     except Exception as error:
@@ -401,9 +407,12 @@ def finish(
         loop.roster.note_overdue(conn)
     if not was_detached(conn):
         close(conn, entry, lingering, _linger(loop, entry))
+        loop.post.left(entry, conn)
     else:
         handover = conn.hand_over()
-        if not _hand_over(loop, entry, handover):
+        taken = _hand_over(loop, entry, handover)
+        loop.post.left(entry, conn)
+        if not taken:
             loop.roster.again(entry, handover)
             return False
         if handover.parked:

@@ -20,7 +20,7 @@ from socketkeep._config._server_options import ServeConfig, listener_settings, r
 from socketkeep._keeper.connections._moves import Moves
 from socketkeep._keeper.connections._parking import Parking, says_something
 from socketkeep._keeper.connections._porch import Porch
-from socketkeep._keeper.connections._post import Post
+from socketkeep._keeper.connections._post import Port, Post
 from socketkeep._keeper.connections._queues import Queues
 from socketkeep._keeper.loop._closer import Closer
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
@@ -31,7 +31,12 @@ from socketkeep._keeper.tables._connection_table import (
 )
 from socketkeep._keeper.tables._crash_policy import judge
 from socketkeep._keeper.tables._ownership import Ownership, OwnershipState, Stale
-from socketkeep._keeper.tables._state import KeepOpen, SavedConnection, SavedConnections
+from socketkeep._keeper.tables._state import (
+    KeepOpen,
+    SavedConnection,
+    SavedConnections,
+    SavedPost,
+)
 from socketkeep._keeper.workers._screening import Nonsense, Screening
 from socketkeep._keeper.workers._workers import Worker
 from socketkeep._net._accept_errors import Exhausted
@@ -53,6 +58,7 @@ from socketkeep._wire._messages import (
     ConnectionEnded,
     Delivered,
     Keep,
+    OpenLine,
     Orphaned,
     Passed,
     Push,
@@ -82,10 +88,12 @@ _NOT_SERVED_AT_ONCE: Final = 64
 class Connections:
     """The keeper's side of detaching, parking, keeping and attaching: one way for all of them.
 
-    `shake_hands` is called with what a worker wants of an edge, and the packet to take it from.
+    `shake_hands` is called with what a worker wants of an edge, and the packet to take it from;
+    `hear` with what comes by a line of the post's.
     """
 
     shake_hands: Callable[[Packet, StartTls], None]
+    hear: Callable[[Worker, Packet, Port], None]
 
     def __init__(
         self,
@@ -315,6 +323,7 @@ class Connections:
         for name, value in _OF_NO_USE:
             msgspec.structs.force_setattr(parcel, name, value)
         msgspec.structs.force_setattr(parcel, "id", held.id)
+        self.post.learn(worker, parcel)
         self.post.taken_back(held.id)
         if held.ownership.state is OwnershipState.PARKED:
             self._rest(held)
@@ -408,7 +417,7 @@ class Connections:
             self.connection_table.forget(held)
             close_without_waiting(held.sock.detach())
 
-    def register(self, worker: Worker, message: Registered) -> None:
+    def register(self, worker: Worker, packet: Packet, message: Registered) -> None:
         """A worker says what a connection that it serves is called."""
         held = self.connection_table.get(message.id)
         if held is not None:
@@ -419,11 +428,36 @@ class Connections:
             raise Nonsense(f"{message.id} is no connection of its own")
         if self.post.names.count_of(worker.serial) > worker.scoreboard.rows + worker.arriving:
             raise Nonsense("it has more connections with names than connections")
+        if message.line != ABSENT:
+            self._open_line(worker, packet, message.line, message.id)
         self.post.register(worker, message)
 
-    def push(self, worker: Worker, message: Push) -> None:
-        """A worker has letters for others."""
-        self.post.push(self.post.port(worker), message.letters)
+    def open_line(self, worker: Worker, packet: Packet, message: OpenLine) -> None:
+        """A process of a worker's has opened a line to push by."""
+        if packet.truncated:
+            self._out_of_descriptors()
+        else:
+            self._open_line(worker, packet, message.line, "")
+
+    def _open_line(self, worker: Worker, packet: Packet, line: int, name: str) -> None:
+        sock = socket.socket(fileno=packet.take(line))
+        try:
+            self.post.open_line(
+                worker, sock, lambda port, said: self.hear(worker, said, port), name
+            )
+        except BaseException:
+            sock.close()
+            raise
+
+    def restore_post(self, saved: SavedPost, workers: Iterable[Worker]) -> None:
+        """Go on with the post of an earlier version, when the workers and all else are there."""
+        self.post.restore(
+            saved, workers, lambda worker, port, packet: self.hear(worker, packet, port)
+        )
+
+    def push(self, worker: Worker, message: Push, via: Port | None) -> None:
+        """A worker has letters for others; via: the line by which they came."""
+        self.post.push(via or self.post.port(worker), message.letters)
 
     def delivered(self, worker: Worker, message: Delivered) -> None:
         """A worker says what has become of letters."""
@@ -908,3 +942,6 @@ class _Unowned:
 
     def close(self, name: str, why: str) -> None:
         self._connections.close_unowned(name, why)
+
+    def is_held(self, name: str) -> bool:
+        return name in self._connections.connection_table

@@ -8,6 +8,7 @@ waits for the next owner.  A letter to a group goes once to each worker that has
 
 from __future__ import annotations
 
+import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -18,10 +19,14 @@ from typing import Final, Literal, Protocol
 from socketkeep._base import _log
 from socketkeep._base._passing import SURELY_INLINE
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
-from socketkeep._keeper.tables._names import NamedConnection, NameTable, SavedLetter, SavedPost
-from socketkeep._keeper.workers._workers import Link, Worker
+from socketkeep._keeper.tables._names import NamedConnection, NameTable
+from socketkeep._keeper.tables._state import KeepOpen, SavedLetter, SavedLine, SavedPost
+from socketkeep._keeper.workers._screening import Nonsense
+from socketkeep._keeper.workers._workers import Link, Worker, restored_link
 from socketkeep._names._pushing import Outcome
+from socketkeep._wire._channel import Channel, Packet
 from socketkeep._wire._messages import (
+    ConnectionDetached,
     Deliver,
     Letter,
     LetterTold,
@@ -41,6 +46,8 @@ _LOOK_EVERY: Final = 0.25
 #: Nanoseconds that a worker has to answer after a letter's time is over.
 _GRACE: Final = 1_000_000_000
 _RETRY: Final = 0.1
+#: Of lines, beyond two for each connection that a worker can have.
+_MORE_LINES: Final = 16
 #: Packets that may wait for a sender which does not read what becomes of its letters.
 _MOST_UNREAD: Final = 1024
 
@@ -62,6 +69,9 @@ class ParkedPusher(Protocol):
 
     def close(self, name: str, why: str) -> None:
         """End the connection, if no worker has it."""
+
+    def is_held(self, name: str) -> bool:
+        """Whether the keeper has a handle of it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -127,10 +137,19 @@ class _Spread:
 
 
 class Port:
-    """One worker's place in the post: what goes to it is sent together, once a turn of the loop."""
+    """A place to which post goes: what goes there is sent together, once a turn of the loop.
 
-    def __init__(self, post: Post, serial: int, link: Link) -> None:
+    A worker's channel, or a line: one of a connection that a sync worker serves, or of a process
+    that pushes.  key: by which its letters are known for its, over an upgrade, too: of a channel
+    the worker's serial number, of a line a number below 0.  name: the id of a line's connection.
+    """
+
+    def __init__(
+        self, post: Post, serial: int, link: Link, key: int | None = None, name: str = ""
+    ) -> None:
         self.serial = serial
+        self.key = serial if key is None else key
+        self.name = name
         self.link = link
         self.spreads: dict[int, _Spread] = {}
         self._post = post
@@ -193,7 +212,10 @@ class Post:
         self._reactor = reactor
         self._parked = parked
         self._on_taken = on_taken
-        self._ports: dict[int, Port] = {}
+        self._ports: dict[int, Port] = {}  # of async workers
+        self._lines: dict[str, Port] = {}  # by the id of their connections
+        self._askers: dict[int, Port] = {}  # lines of processes that push, by key
+        self._keys = 0
         self._boxes: dict[str, _Box] = {}
         self._at: dict[int, NamedConnection] = {}  # by the number of a letter that a worker has
         self._number = 0
@@ -206,7 +228,8 @@ class Post:
 
     def register(self, worker: Worker, message: Registered) -> None:
         """A worker says what a connection of its is called; the caller knows that it is."""
-        port = self.port(worker)
+        if worker.model == "async":
+            self.port(worker)
         known = self.names.get(message.id)
         if known is None:
             known = NamedConnection(message.id, message.epoch, worker.serial)
@@ -228,7 +251,7 @@ class Post:
                 self._at.pop(number, None)
             box.missed = []
             box.waiting.extendleft(reversed(missed))
-        self._hand_over(known, port)
+        self._hand_over(known)
 
     def push(self, sender: Sender, letters: Iterable[Letter]) -> None:
         """Have letters delivered, in their order."""
@@ -244,6 +267,15 @@ class Post:
                 self._deliver(
                     known, _Pending(known.id, letter.data, letter.until, sender, letter.number)
                 )
+
+    def learn(self, worker: Worker, parcel: ConnectionDetached) -> None:
+        """Note what a connection is called that another keeper's worker has given up."""
+        if self.names.get(parcel.id) is None and (parcel.name or parcel.groups or parcel.labels):
+            known = NamedConnection(parcel.id, parcel.epoch, worker.serial)
+            if parcel.name and self.names.named(parcel.name) is None:
+                self.names.put(known, parcel.name, frozenset(parcel.groups), parcel.labels)
+            else:
+                self.names.put(known, "", frozenset(parcel.groups), parcel.labels)
 
     def answered(self, worker: Worker, answers: Iterable[LetterTold]) -> None:
         """A worker says what has become of letters that it has."""
@@ -280,13 +312,16 @@ class Post:
         if known is not None:
             self.names.move(known, worker.serial, epoch)
             known.given_at = self._number
-            self._hand_over(known, self.port(worker))
+            if worker.model == "async":
+                self.port(worker)
+            self._hand_over(known)
 
     def taken_back(self, name: str, *, uncertain: bool = False) -> None:
         """Nobody has the connection now.
 
         uncertain: its owner has died, and may have sent what it had not answered.
         """
+        self._close_line(name)
         known = self.names.get(name)
         if known is None or known.owner is None:
             return
@@ -327,6 +362,7 @@ class Post:
 
     def ended(self, name: str) -> None:
         """The connection has ended."""
+        self._close_line(name)
         known = self.names.get(name)
         if known is None:
             return
@@ -340,8 +376,13 @@ class Post:
             self._boxes.pop(name, None)
 
     def worker_died(self, serial: int) -> None:
-        """A worker was reaped: what it still has has ended with it."""
+        """A worker was reaped: what it still has has ended with it.
+
+        Not what a process has that it has forked: that one's line tells of its end.
+        """
         for known in self.names.owned_by(serial):
+            if known.id in self._lines:
+                continue
             self.taken_back(known.id, uncertain=True)
             self.ended(known.id)
         port = self._ports.pop(serial, None)
@@ -349,6 +390,75 @@ class Post:
             self._to_flush.pop(port, None)
             for spread in port.spreads.values():
                 spread.publication.count(0, 0)
+
+    # Lines.
+
+    def open_line(
+        self, worker: Worker, sock: socket.socket, hear: Callable[[Port, Packet], None], name: str
+    ) -> None:
+        """A sync worker has opened a line, for a connection of its or to push.  Raises Nonsense."""
+        if self.count_lines(worker.serial) > 2 * worker.scoreboard.rows + _MORE_LINES:
+            raise Nonsense("it opens more lines than it can have connections")
+        self._keys -= 1
+        port = self._line(worker, SavedLine(self._keys, worker.serial, name), hear, sock)
+        if name:
+            self._close_line(name)
+            self._lines[name] = port
+        else:
+            self._askers[port.key] = port
+
+    def count_lines(self, serial: int) -> int:
+        """Return how many lines a worker has."""
+        return sum(
+            port.serial == serial for port in (*self._lines.values(), *self._askers.values())
+        )
+
+    def _line(
+        self,
+        worker: Worker,
+        saved: SavedLine,
+        hear: Callable[[Port, Packet], None],
+        sock: socket.socket | None = None,
+    ) -> Port:
+        """Make a line's port, for a new line or for one of before an upgrade."""
+
+        def heard(packet: Packet) -> None:
+            hear(port, packet)
+
+        def closed() -> None:
+            worker.link.drain()  # what it has said of the connection comes first
+            self._line_closed(port)
+
+        def garbled(_why: str) -> None:
+            port.link.close()
+            closed()
+
+        if sock is None:
+            link = restored_link(self._reactor, saved.link, heard, closed, garbled)
+        else:
+            link = Link(self._reactor, Channel(sock, wary=True), heard, closed, garbled)
+        port = Port(self, worker.serial, link, saved.key, saved.name)
+        return port
+
+    def _line_closed(self, port: Port) -> None:
+        """The far end has gone: a process has ended, or let go of the connection."""
+        self._askers.pop(port.key, None)
+        known = self.names.get(port.name)
+        if self._lines.get(port.name) is not port or known is None:
+            return
+        del self._lines[port.name]
+        if not self._parked.is_held(port.name):  # else it is known what became of it, or will be
+            self.taken_back(port.name, uncertain=True)
+            self.ended(port.name)
+
+    def _close_line(self, name: str) -> None:
+        """Hear what has come by a connection's line, and close it."""
+        port = self._lines.pop(name, None)
+        if port is not None:
+            port.link.when_closed(_nothing)
+            port.link.drain()
+            port.link.close()
+            self._to_flush.pop(port, None)
 
     def port(self, worker: Worker) -> Port:
         """Return the worker's place in the post."""
@@ -359,7 +469,7 @@ class Post:
 
     # From one version of the keeper to the next.
 
-    def snapshot(self) -> SavedPost:
+    def snapshot(self, keep: KeepOpen) -> SavedPost:
         """Return what the next version of the keeper goes on from.
 
         What becomes of letters to groups that are under way is not known from here on.
@@ -371,7 +481,7 @@ class Post:
         letters = [
             SavedLetter(
                 *(name, pending.data, pending.until, number),
-                *(sender.serial if isinstance(sender := pending.sender, Port) else None,),
+                *(sender.key if isinstance(sender := pending.sender, Port) else None,),
                 pending.number,
             )
             for name, box in self._boxes.items()
@@ -386,7 +496,12 @@ class Post:
                     pending.publication.count(0, 1)
                     pending.publication = None
         self.flush()
-        return SavedPost(self.names.snapshot(), letters, self._number)
+        lines = [
+            SavedLine(port.key, port.serial, port.name, port.link.snapshot(keep))
+            for port in (*self._lines.values(), *self._askers.values())
+            if port.link.open
+        ]
+        return SavedPost(self.names.snapshot(), letters, self._number, lines)
 
     def flush(self) -> None:
         """Send all that is to be sent."""
@@ -394,17 +509,37 @@ class Post:
         for port in ports:
             port.flush()
 
-    def restore(self, saved: SavedPost, workers: Iterable[Worker]) -> None:
-        """Go on from what an earlier version knew; `workers` are those that there are."""
+    def restore(
+        self,
+        saved: SavedPost,
+        workers: Iterable[Worker],
+        hear: Callable[[Worker, Port, Packet], None],
+    ) -> None:
+        """Go on from what an earlier version knew; `workers` are those that there are.
+
+        hear: called with what comes by a line.
+        """
         self.names.restore(saved.names)
         self._number = saved.number
         by_serial = {worker.serial: worker for worker in workers}
+        for line in saved.lines:
+            self._keys = min(self._keys, line.key)
+            if (owner := by_serial.get(line.worker)) is not None:
+                port = self._line(owner, line, partial(hear, owner))
+                if line.name:
+                    self._lines[line.name] = port
+                else:
+                    self._askers[line.key] = port
+        for worker in by_serial.values():
+            if worker.model == "async":
+                self.port(worker)
         for each in saved.letters:
             known = self.names.get(each.to)
             if known is None:
                 continue
-            worker = None if each.worker is None else by_serial.get(each.worker)
-            sender = None if worker is None else self.port(worker)
+            sender = None
+            if each.sender is not None:
+                sender = self._ports.get(each.sender) or self._askers.get(each.sender)
             pending = _Pending(each.to, each.data, each.until, sender, each.number)
             box = self._box(each.to)
             self._enter(box, pending)
@@ -448,14 +583,18 @@ class Post:
         if known.owner is None:
             self._push_to_parked(known)
         else:
-            port = self._ports.get(known.owner)
-            if port is not None:
-                self._hand_over(known, port)
+            self._hand_over(known)
 
-    def _hand_over(self, known: NamedConnection, port: Port) -> None:
+    def _port_of(self, known: NamedConnection) -> Port | None:
+        """Return where the owner of a connection has its post, None: it has not said yet."""
+        if known.owner is None:
+            return None
+        return self._lines.get(known.id) or self._ports.get(known.owner)
+
+    def _hand_over(self, known: NamedConnection) -> None:
         """Give the owner what waits for the connection."""
-        box = self._boxes.get(known.id)
-        if box is None:
+        box, port = self._boxes.get(known.id), self._port_of(known)
+        if box is None or port is None:
             return
         while box.waiting:
             pending = box.waiting.popleft()
@@ -495,7 +634,7 @@ class Post:
 
     def _take_name(self, known: NamedConnection, name: str) -> None:
         close = self._on_taken() == "close"
-        port = None if known.owner is None else self._ports.get(known.owner)
+        port = self._port_of(known)
         if port is not None:
             self.flush()
             port.link.send(NameTaken(known.id, known.epoch, name, close))
@@ -607,3 +746,7 @@ class Post:
         members = len(self.names.members(spread.group).get(port.serial, ()))
         self.totals[Outcome.UNCERTAIN.text] += members
         spread.publication.count(0, members)
+
+
+def _nothing() -> None:
+    """What is at the far end of the line is known already."""

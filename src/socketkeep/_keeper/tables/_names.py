@@ -23,29 +23,6 @@ class SavedName(msgspec.Struct):
     labels: dict[str, str]
 
 
-class SavedLetter(msgspec.Struct):
-    """A letter that is under way, for the next version of the keeper.
-
-    handed: the number by which its owner will answer, 0: it waits.  worker: whose it is, None:
-    nobody's who will be there to be told.
-    """
-
-    to: str
-    data: bytes
-    until: int
-    handed: int
-    worker: int | None
-    number: int
-
-
-class SavedPost(msgspec.Struct):
-    """The post, for the next version of the keeper."""
-
-    names: list[SavedName] = []
-    letters: list[SavedLetter] = []
-    number: int = 0
-
-
 @dataclass(slots=True, eq=False)
 class NamedConnection:
     """A connection that is called something.

@@ -23,7 +23,7 @@ from socketkeep._base._accounts import Account
 from socketkeep._config._address_lists import NO_LISTS, AddressLists
 from socketkeep._config._server_options import ServeConfig
 from socketkeep._keeper.tables import _ownership
-from socketkeep._keeper.tables._names import SavedPost
+from socketkeep._keeper.tables._names import SavedName
 from socketkeep._keeper.tables._records import ConnectionRecord, GenerationRecord, WorkerRecord
 from socketkeep._keeper.tables._waits import Waits
 from socketkeep._wire._messages import EdgeReport
@@ -137,6 +137,42 @@ class SavedEdges(msgspec.Struct, kw_only=True):
     aged: float = 0.0
     files: list[SavedFile] = []
     serials: int = 0
+
+
+class SavedLetter(msgspec.Struct):
+    """A letter that is under way, for the next version of the keeper.
+
+    handed: the number by which its owner will answer, 0: it waits.  sender: the key of the port
+    that is told, None: nobody is.
+    """
+
+    to: str
+    data: bytes
+    until: int
+    handed: int
+    sender: int | None
+    number: int
+
+
+class SavedLine(msgspec.Struct):
+    """A line between the keeper and a sync worker.
+
+    name: the id of the connection whose letters go there, "" of one by which a process pushes.
+    """
+
+    key: int
+    worker: int
+    name: str
+    link: SavedLink | None = None
+
+
+class SavedPost(msgspec.Struct):
+    """The post, for the next version of the keeper."""
+
+    names: list[SavedName] = []
+    letters: list[SavedLetter] = []
+    number: int = 0
+    lines: list[SavedLine] = []
 
 
 class SavedSlots(msgspec.Struct, kw_only=True):

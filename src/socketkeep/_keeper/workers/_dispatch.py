@@ -6,7 +6,7 @@ A message that makes no sense, or raises, changes nothing for anybody but the wo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -25,6 +25,7 @@ from socketkeep._wire._messages import (
     Delivered,
     Free,
     Keep,
+    OpenLine,
     Orphaned,
     Push,
     Ready,
@@ -54,8 +55,9 @@ class Receiver(Protocol):
     def ended(self, worker: Worker, message: ConnectionEnded) -> None: ...
     def orphaned(self, worker: Worker, message: Orphaned) -> None: ...
     def start_tls(self, worker: Worker, packet: Packet, message: StartTls) -> None: ...
-    def register(self, worker: Worker, message: Registered) -> None: ...
-    def push(self, worker: Worker, message: Push) -> None: ...
+    def register(self, worker: Worker, packet: Packet, message: Registered) -> None: ...
+    def open_line(self, worker: Worker, packet: Packet, message: OpenLine) -> None: ...
+    def push(self, worker: Worker, message: Push, via: Any) -> None: ...
     def delivered(self, worker: Worker, message: Delivered) -> None: ...
     def seat_freed(self) -> None: ...
     def unfit(self, worker: Worker, packet: Packet) -> None: ...
@@ -97,11 +99,21 @@ class Dispatch:
         self._judge = judge
         self._clock = clock
 
-    def hear(self, worker: Worker, packet: Packet) -> None:
-        """Do what a worker's message asks for; who has received the packet closes it."""
+    def hear_line(self, worker: Worker, packet: Packet, via: object) -> None:
+        """Do what comes by a line of the post's."""
+        if isinstance(packet.message, Push | Delivered):
+            self.hear(worker, packet, via)
+        else:
+            self._judge.condemn(worker, "by a line of the post it says what nobody says there")
+
+    def hear(self, worker: Worker, packet: Packet, via: object = None) -> None:
+        """Do what a worker's message asks for; who has received the packet closes it.
+
+        via: the line by which it has come; None: the worker's channel.
+        """
         try:
             self._screening.check(worker, packet)
-            self._act(worker, packet)
+            self._act(worker, packet, via)
         except Nonsense as error:
             self._judge.condemn(worker, str(error))
         except Unfit as error:
@@ -137,7 +149,7 @@ class Dispatch:
         if worker.strikes > _STRIKES:
             self._judge.condemn(worker, "it goes on sending what cannot be")
 
-    def _act(self, worker: Worker, packet: Packet) -> None:
+    def _act(self, worker: Worker, packet: Packet, via: object) -> None:
         match packet.message:
             case Ready(pid=pid):
                 if not worker.killed:
@@ -164,11 +176,13 @@ class Dispatch:
             case StartTls() as message:
                 self.receiver.start_tls(worker, packet, message)
             case Push() as message:
-                self.receiver.push(worker, message)
+                self.receiver.push(worker, message, via)
             case Delivered() as message:
                 self.receiver.delivered(worker, message)
             case Registered() as message:
-                self.receiver.register(worker, message)
+                self.receiver.register(worker, packet, message)
+            case OpenLine() as message:
+                self.receiver.open_line(worker, packet, message)
             case Free():
                 self.receiver.seat_freed()
             case Worn(reason=reason):

@@ -9,7 +9,7 @@ an id is believed only of the worker that minted it or was given it.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Final
 
 from socketkeep._base._admission import HEADER_LIMIT
@@ -29,6 +29,7 @@ from socketkeep._wire._descriptors import (
     pair_maker,
     place_of,
     require_answer_pipe,
+    require_line,
 )
 from socketkeep._wire._messages import (
     ABSENT,
@@ -40,6 +41,7 @@ from socketkeep._wire._messages import (
     Free,
     Keep,
     Letter,
+    OpenLine,
     Orphaned,
     Passed,
     Push,
@@ -161,7 +163,12 @@ class Screening:
             case Registered():
                 _require_id(message.id)
                 _require_epoch(message.epoch)
-                _require_registration(message)
+                _require_registration(message.name, message.groups, message.labels)
+                if message.line != ABSENT:
+                    require_line(message.line)
+            case OpenLine():
+                if message.line != ABSENT:
+                    require_line(message.line)
             case Push():
                 for letter in message.letters:
                     _require_letter(letter)
@@ -200,6 +207,7 @@ class Screening:
         )
         _require(-1 <= message.row < worker.scoreboard.rows, "row", message.row)
         _require_header(message.proxy)
+        _require_registration(message.name, message.groups, message.labels)
         self._check_connection(worker, message.connection)
         # Last: a pipe for the answer is as it is only until something else is done.
         if message.answer != ABSENT:
@@ -287,11 +295,11 @@ def _require_state(state: bytes | None) -> None:
         raise Nonsense(f"there can be no state of {len(state)} bytes")
 
 
-def _require_registration(message: Registered) -> None:
-    _require(len(message.groups) <= MOST_GROUPS, "number of groups", len(message.groups))
-    _require(len(message.labels) <= MOST_LABELS, "number of labels", len(message.labels))
-    texts = [*message.groups, *message.labels, *message.labels.values()]
-    for text in (*texts, message.name) if message.name else texts:
+def _require_registration(name: str, groups: Sequence[str], labels: Mapping[str, str]) -> None:
+    _require(len(groups) <= MOST_GROUPS, "number of groups", len(groups))
+    _require(len(labels) <= MOST_LABELS, "number of labels", len(labels))
+    texts = [*groups, *labels, *labels.values()]
+    for text in (*texts, name) if name else texts:
         _require(is_fit(text), "name", repr(text[:200]))
 
 

@@ -1,0 +1,350 @@
+"""The post of a sync worker: lines to the keeper, one for each connection that is called something.
+
+A handler that blocks, in a thread or a process of its own, cannot be spoken to over the worker's
+channel: what is pushed comes by the connection's line, which wakes a receive as an order of the
+server's does, and is sent in it.  A process that pushes has a line of its own for that.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from typing import Any, Final, Generic, TypeVar
+from weakref import WeakValueDictionary
+
+from socketkeep._base._errors import Busy, HandlerError, SocketkeepError, translate
+from socketkeep._names._pushing import Outcome, Published, Pushed, Pushing
+from socketkeep._stream import _record as record
+from socketkeep._stream._connection import Connection
+from socketkeep._stream._lease import Order, Retirement, handling
+from socketkeep._stream._waiting import make_orders
+from socketkeep._wire._channel import Channel, ChannelClosed, channel_pair
+from socketkeep._wire._messages import (
+    ConnectionEnded,
+    Deliver,
+    Delivered,
+    Letter,
+    LetterTold,
+    NameTaken,
+    OpenLine,
+    Push,
+    Registered,
+    Told,
+)
+from socketkeep._worker._entry import Entry
+from socketkeep._worker._environment import Environment
+
+T = TypeVar("T")
+
+#: Seconds, beyond a letter's time, in which the keeper says what has become of it.
+_GRACE: Final = 3.0
+#: Seconds after which a thread that waits for another one's look at the line looks at its own.
+_MOMENT: Final = 0.01
+
+
+class ConnectionLine:
+    """The line of one connection, and its retirement: what wakes a receive, and what it then hears.
+
+    wake_fd: readable when the worker has its order, or something is pushed.
+    """
+
+    def __init__(self, retirement: Retirement, channel: Channel) -> None:
+        self.retirement = retirement
+        self.broken = False
+        self._channel = channel
+        self._letters: deque[Letter | NameTaken] = deque()
+        self._poller = select.epoll()
+        self._poller.register(retirement.wake_fd, select.EPOLLIN)
+        self._poller.register(channel.fileno(), select.EPOLLIN)
+
+    @property
+    def wake_fd(self) -> int:
+        return self._poller.fileno()
+
+    @property
+    def order(self) -> Order | None:
+        return self.retirement.order
+
+    @property
+    def crowded(self) -> bool:
+        return self.retirement.crowded
+
+    @property
+    def full(self) -> bool:
+        return self.retirement.full
+
+    def is_awaited(self) -> bool:
+        return self.retirement.is_awaited()
+
+    def woken(self) -> None:
+        self.retirement.woken()
+        self.hear()
+
+    @property
+    def channel(self) -> Channel:
+        """Where what is pushed comes."""
+        return self._channel
+
+    def hear(self) -> None:
+        """Take what has come."""
+        if self.broken:
+            return
+        try:
+            while (packet := self._channel.receive()) is not None:
+                match packet.message:
+                    case Deliver(letters=letters):
+                        self._letters += letters
+                    case NameTaken() as message:
+                        self._letters.append(message)
+                packet.close()
+        except ChannelClosed:  # the keeper has gone, or was out of descriptors
+            self.broken = True
+            self._poller.unregister(self._channel.fileno())
+
+    def deliver(self, conn: Any) -> BaseException | None:
+        """Send what has come; return why the connection is to end, if it is.
+
+        In a receive, by who has the connection to itself for receiving.
+        """
+        assert isinstance(conn, Connection)
+        while self._letters:
+            letter = self._letters.popleft()
+            if isinstance(letter, NameTaken):
+                if (error := conn.lose_name(letter.name, close=letter.close)) is not None:
+                    return error
+                continue
+            outcome: int = Outcome.TIMED_OUT
+            if time.monotonic_ns() < letter.until:
+                try:
+                    if conn.push(letter.data, letter.until / 1e9):
+                        outcome = Outcome.DELIVERED
+                except Busy:
+                    outcome = Outcome.FULL
+                except SocketkeepError:
+                    outcome = Outcome.NOT_CONNECTED  # its handler meets the error
+            with suppress(ChannelClosed, OSError):
+                self._channel.send_now(Delivered([LetterTold(letter.number, outcome)]))
+        return None
+
+    def close(self) -> None:
+        self._poller.close()
+        self._channel.close()
+
+
+class SyncPost:
+    """The registrar of a sync worker's connections, and the office of its handlers."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._pid = 0  # of the process that has what follows
+        self._lock = threading.Condition()
+        self._line: Channel | None = None
+        self._number = 0
+        self._asked: WeakValueDictionary[int, _Asked[Any]] = WeakValueDictionary()
+        self._hears = False  # a thread waits at the line
+
+    # What the connections are called.
+
+    def changed(self, conn: Connection) -> None:
+        hooks, lease, registration = conn.hooks, conn.lease, conn.registration
+        assert registration is not None
+        message = Registered(
+            *(lease.id, lease.epoch, registration.name),
+            *(sorted(registration.groups), dict(registration.labels)),
+        )
+        line = hooks.mail
+        try:
+            if line is None or line.broken:
+                self.left_line(conn)
+                self._open_line(conn, message)
+            else:
+                self._environment.channel.send_now(message)
+        except ChannelClosed:
+            pass  # it is said to the next keeper when the connection moves
+        except OSError as error:
+            raise translate(error, operation="name", peer=conn.peer) from error
+        hooks.registered = True
+
+    def attached(self, conn: Connection) -> None:
+        """A connection is served here from now on."""
+        if conn.registration is not None:
+            self.changed(conn)
+
+    def left_line(self, conn: Connection) -> None:
+        line = conn.hooks.mail
+        if isinstance(line, ConnectionLine):
+            conn.use_line(None, line.retirement, self._orders(line.retirement))
+            line.close()
+
+    def left(self, entry: Entry, conn: Connection) -> None:
+        """A connection has left its handler: what is not answered is not done."""
+        if not entry.hooks.registered:
+            return
+        if entry.record[record.ENDED] not in (record.DETACHED, record.TAKEN):
+            entry.hooks.registered = False
+            with suppress(ChannelClosed, OSError):
+                self._environment.channel.send_now(
+                    ConnectionEnded([(entry.lease.id, entry.lease.epoch)])
+                )
+        self.left_line(conn)
+
+    def _open_line(self, conn: Connection, message: Registered) -> None:
+        retirement = conn.hooks.retirement
+        assert retirement is not None
+        ours, theirs = channel_pair()
+        with theirs:
+            channel = Channel(ours)
+            line = ConnectionLine(retirement, channel)
+            self._environment.channel.send_now(
+                Registered(
+                    *(message.id, message.epoch, message.name, message.groups, message.labels),
+                    theirs.fileno(),
+                )
+            )
+        conn.use_line(line, line, self._orders(line))
+
+    def _orders(self, retirement: Retirement) -> Any:
+        return make_orders(retirement.wake_fd, self._environment.scoreboard.header)
+
+    # What handlers ask for.
+
+    def push(self, name: str, data: bytes, until: int) -> Pushing[Pushed]:
+        return self._ask(Letter(0, name, data, until), _pushed)
+
+    def publish(self, group: str, data: bytes, until: int) -> Pushing[Published]:
+        return self._ask(Letter(0, group, data, until, group=True), _published)
+
+    def _ask(self, letter: Letter, told: Callable[[LetterTold], T]) -> Pushing[T]:
+        self._stand_in()
+        with self._lock:
+            line = self._line or self._open()
+            self._number = number = self._number + 1
+            asked = _Asked(self, number, letter, told)
+            self._asked[number] = asked
+            try:
+                self._take_answers(line)
+                message = Letter(number, letter.to, letter.data, letter.until, letter.group)
+                line.send_now(Push([message]))
+            except ChannelClosed:
+                self._lose_line()
+            except OSError as error:
+                del self._asked[number]
+                raise translate(error, operation="push") from error
+            return asked
+
+    def _stand_in(self) -> None:
+        """In a forked child, have a line of its own: the parent has that which there was."""
+        if self._pid != os.getpid():
+            self._lock = threading.Condition()
+            if self._line is not None:
+                self._line.close()
+            self._line = None
+            self._asked = WeakValueDictionary()
+            self._hears = False
+            self._pid = os.getpid()
+
+    def _open(self) -> Channel:
+        try:
+            ours, theirs = channel_pair()
+            with theirs:
+                self._environment.channel.send_now(OpenLine(theirs.fileno()))
+        except ChannelClosed:
+            pass  # what is sent finds nobody, and is told to be uncertain
+        except OSError as error:
+            raise translate(error, operation="push") from error
+        self._line = Channel(ours)
+        return self._line
+
+    def _take_answers(self, line: Channel) -> None:
+        while (packet := line.receive()) is not None:
+            if isinstance(packet.message, Told):
+                for answer in packet.message.answers:
+                    asked = self._asked.pop(answer.number, None)
+                    if asked is not None:
+                        asked.answer = answer
+            packet.close()
+
+    def _lose_line(self) -> None:
+        """Nobody will tell what becomes of what was asked."""
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
+        for asked in tuple(self._asked.values()):
+            asked.answer = LetterTold(asked.number, Outcome.UNCERTAIN)
+        self._asked.clear()
+
+    def wait_for(self, asked: _Asked[Any]) -> LetterTold:
+        """Wait until it is known what has become of a letter.
+
+        It may be for the connection of the handler that waits.
+        """
+        conn = handling.get()
+        mail = conn.hooks.mail if isinstance(conn, Connection) else None
+        own = mail if isinstance(mail, ConnectionLine) and not mail.broken else None
+        end = asked.letter.until / 1e9 + _GRACE
+        with self._lock:
+            while asked.answer is None:
+                left = end - time.monotonic()
+                line = self._line
+                if left <= 0 or line is None:
+                    return LetterTold(asked.number, Outcome.UNCERTAIN)
+                if self._hears:
+                    self._lock.wait(left if own is None else min(left, _MOMENT))
+                    if own is not None:
+                        own.hear()
+                        own.deliver(conn)
+                    continue
+                self._hears = True
+                self._lock.release()
+                try:
+                    poller = select.poll()
+                    poller.register(line.fileno(), select.POLLIN)
+                    if own is not None:
+                        poller.register(own.channel.fileno(), select.POLLIN)
+                    poller.poll(left * 1000)
+                    if own is not None:
+                        own.hear()
+                        own.deliver(conn)
+                        own = None if own.broken else own
+                finally:
+                    self._lock.acquire()
+                    self._hears = False
+                try:
+                    if self._line is line:
+                        self._take_answers(line)
+                except ChannelClosed:
+                    self._lose_line()
+                self._lock.notify_all()
+            return asked.answer
+
+
+class _Asked(Generic[T]):
+    """A push that is under way."""
+
+    def __init__(
+        self, post: SyncPost, number: int, letter: Letter, told: Callable[[LetterTold], T]
+    ) -> None:
+        self.number = number
+        self.letter = letter
+        self.answer: LetterTold | None = None
+        self._post = post
+        self._told = told
+
+    def __await__(self) -> Generator[Any, None, T]:
+        raise HandlerError("refused: a sync handler's push is not awaited: `push(...).result()`")
+
+    def result(self) -> T:
+        return self._told(self.answer or self._post.wait_for(self))
+
+
+def _pushed(answer: LetterTold) -> Pushed:
+    return Pushed(Outcome(answer.outcome).text, answer.id, answer.epoch)
+
+
+def _published(answer: LetterTold) -> Published:
+    return Published(answer.delivered, answer.failed)
