@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.harness import Server
+from tests.harness import Server, connect, read_to_end
 
 _APP = """
 import os
@@ -160,3 +162,50 @@ def test_an_event_stream_goes_on_in_other_code(tmp_path: Path, end: str) -> None
         assert seen[0][1:] == ("1", "accepted")
         assert seen[-1][1:] == (("2", "reload") if end == "reload" else ("1", "crash"))
         assert client.get("/short").text.startswith("id: 1\n")
+
+
+_FACTS = """
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        raise RuntimeError("none")
+    size = 0
+    while True:
+        message = await receive()
+        size += len(message["body"])
+        if not message["more_body"]:
+            break
+    text = f"{scope['scheme']} {scope['client']} {size}"
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": text.encode()})
+"""
+
+
+def _proxied(client: str, payload: bytes, address: str) -> bytes:
+    with connect(address) as sock:
+        sock.sendall(f"PROXY TCP4 {client} 192.0.2.9 4242 80\r\n".encode() + payload)
+        return read_to_end(sock)
+
+
+def test_a_large_body_from_a_proxy_s_client_is_no_cause_for_a_word(tmp_path: Path) -> None:
+    (tmp_path / "facts_app.py").write_text(_FACTS)
+    options = ("--proxy-protocol", "on", "--max-connections", "1000", "-w", "2")
+    with Server(tmp_path, "facts_app:app", *options) as server:
+        size = 80_000_000
+        head = f"PUT / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {size}\r\n\r\n"
+        came = _proxied("192.0.2.7", head.encode() + bytes(size), server.address)
+        assert came.endswith(f"http ('192.0.2.7', 4242) {size}".encode())
+        # Clients that go, wherever they are.
+        for cut in (3, 40, 90, len(head) + 10, 4_000_000):
+            with connect(server.address) as sock:
+                sock.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.9 1 80\r\n" + head.encode()[:cut])
+                sock.sendall(bytes(max(0, cut - len(head))))
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        bad = _proxied("192.0.2.7", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", server.address)
+        assert bad.startswith(b"HTTP/1.1 400 ")
+        server.wait_until(lambda: not server.connections(), "all connections are over")
+        assert len(server.find("bad request", level="info")) >= 1
+        (gone, *_) = server.find("application raised when its client had gone")
+        assert "KeyError" in gone["error"]
+        assert gone["at"].startswith(str(tmp_path / "facts_app.py"))
+        told = {event["level"] for event in server.events}
+        assert told == {"info"}, told

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from socketkeep._base import _log
 from socketkeep._base._errors import SocketkeepError, TimedOut
-from socketkeep._base._tracebacks import users_traceback
+from socketkeep._base._tracebacks import users_place, users_traceback
 from socketkeep._serve.asgi._context import run_in
 from socketkeep._serve.asgi._exchange import Exchange
 from socketkeep._serve.asgi._head import (
@@ -55,10 +55,10 @@ async def serve_connection(site: Site, conn: AsyncConnection) -> None:
             return
         if not await _serve_request(site, conn, origin, request, begun):
             return
-        conn.commit()
     cache = HeadCache(site.options.limit_request_fields)
     bound = site.options.limit_request_head
     take = partial(take_head, conn.core.buffer)
+    conn.commit()  # else who receives a large body is taken for one that never commits
     empty = 0
     try:
         while True:
@@ -202,6 +202,18 @@ async def _end_failed(
         return
     if all(isinstance(part, SocketkeepError) and part.peer == conn.peer for part in parts):
         return  # the client went, or the server ended it: nothing of the application's
+    if exchange.gone:
+        # As frameworks say that they were told so: Starlette's ClientDisconnect.
+        site.throttle.info(
+            "application raised when its client had gone",
+            kind="client gone",
+            id=conn.id,
+            peer=conn.peer,
+            request=f"{request.method} {request.target.decode('latin-1')}",
+            error=repr(parts[0]),
+            at=users_place(parts[0]),
+        )
+        return
     limit = exchange.limit
     if limit is not None and limit.expired():
         reason = f"it has not begun to answer within {site.options.request_timeout:g} s"
