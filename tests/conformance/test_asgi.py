@@ -138,6 +138,39 @@ async def files(file: UploadFile):
     return {"size": len(await file.read()), "name": file.filename}
 """
 
+_EVENTS = """
+import asyncio
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from starlette.responses import StreamingResponse
+
+ENOUGH = Path(__file__).with_name("enough")
+handle = FastAPI()
+
+class Committing(StreamingResponse):
+    async def stream_response(self, send):
+        start = {"type": "http.response.start", "status": self.status_code}
+        await send({**start, "headers": self.raw_headers})
+        async for number, chunk in self.body_iterator:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "socketkeep.commit", "state": number})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+@handle.get("/events")
+async def events(request: Request):
+    ours = request.scope["extensions"]["socketkeep"]
+
+    async def numbers():
+        number = ours["state"] or 0
+        while not ENOUGH.exists():
+            number += 1
+            yield number, f"id: {number}\\ndata: {ours['attached']}\\n\\n".encode()
+            await asyncio.sleep(0.005)
+
+    return Committing(numbers(), media_type="text/event-stream")
+"""
+
 _MCP = """
 from mcp.server import MCPServer
 
@@ -245,6 +278,23 @@ def test_fastapi(tmp_path: Path) -> None:
             sent = {"file": ("f.bin", b"x" * 50_000)}
             assert client.post("/files", files=sent).json() == {"size": 50_000, "name": "f.bin"}
             assert client.get("/openapi.json").json()["paths"].keys() >= {"/items/{item_id}"}
+
+
+def test_an_event_stream_of_fastapi_goes_on(tmp_path: Path) -> None:
+    seen = []
+    with (
+        reloading(tmp_path, _EVENTS) as server,
+        httpx.stream("GET", f"http://{server.address}/events", timeout=30) as response,
+    ):
+        for line in response.iter_lines():
+            if line.startswith("id: "):
+                number = int(line[4:])
+            elif line.startswith("data: "):
+                seen.append((number, line[6:]))
+            if not server.goes_on:
+                (tmp_path / "enough").touch()
+    assert [number for number, _ in seen] == list(range(1, len(seen) + 1))
+    assert [attached for _, attached in seen].index("reload") > 0
 
 
 def test_aiohttp_s_client(tmp_path: Path) -> None:
