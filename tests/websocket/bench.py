@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from socketkeep._config._server_options import ServeConfig
 from socketkeep._serve.asgi._types import Application, Message, Scope
-from socketkeep._serve.websocket._serving import serve_websocket
+from socketkeep._serve.websocket._serving import WebSockets
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._lease import Attached, Handover, Hooks, Lease, Order, handling
 from socketkeep._stream._lifecycle import Detached
@@ -45,6 +45,7 @@ class Site:
     def __init__(self, app: Application, options: ServeConfig) -> None:
         self.app = app
         self.options = options
+        self.serve = WebSockets(options).serve
         self.leaving: set[asyncio.Task[None]] = set()
 
     def default_headers(self) -> bytes:
@@ -81,6 +82,7 @@ class Bench:
         self.conn: AsyncConnection
         self.task: asyncio.Task[None]
         self.times_served = 0
+        self.clients: list[ClientConnection] = []
 
     def begin(self, attached: Attached, state: bytes | None = None, unread: bytes = b"") -> None:
         """Serve it, as the next worker does."""
@@ -101,7 +103,7 @@ class Bench:
         saved = (conn.state or {}).get("websocket")
         head = await conn.recv_until(END) + END if saved is None else saved["head"]
         try:
-            await serve_websocket(conn, cast("Any", self.site), scope_of(head), head)
+            await self.site.serve(conn, cast("Any", self.site), scope_of(head), head)
         except Detached:
             assert conn.core.record[ENDED] == DETACHED
             return
@@ -154,6 +156,9 @@ async def bench(
     try:
         yield served
     finally:
+        for client in served.clients:
+            client.transport.abort()
+            await client.wait_closed()
         served.client_sock.close()
         served.task.cancel()
         await asyncio.wait((served.task, *served.site.leaving), timeout=PATIENCE)
@@ -161,13 +166,12 @@ async def bench(
         await served.conn.close()
 
 
-def dial(served: Bench, **settings: Any) -> Awaitable[ClientConnection]:
+async def dial(served: Bench, **settings: Any) -> ClientConnection:
     """Return the client's side, by `websockets`' own client."""
     settings = {"ping_interval": None, "compression": None} | settings
-    return cast(
-        "Awaitable[ClientConnection]",
-        connect("ws://test/path", sock=served.client_sock, **settings),
-    )
+    client = await connect("ws://test/path", sock=served.client_sock, **settings)
+    served.clients.append(client)
+    return client
 
 
 async def echo(scope: Scope, receive: Any, send: Any) -> None:

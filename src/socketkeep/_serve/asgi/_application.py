@@ -77,7 +77,7 @@ def handler_of(target: Any, config: ServeConfig) -> Handler:
     try:
         from socketkeep._serve.asgi._loop import serve_connection  # httptools: for who serves ASGI
         from socketkeep._serve.asgi._site import Site
-        from socketkeep._serve.websocket._serving import serve_websocket
+        from socketkeep._serve.websocket._serving import WebSockets
     except ModuleNotFoundError as error:
         if error.name not in ("httptools", "websockets"):
             raise
@@ -85,7 +85,7 @@ def handler_of(target: Any, config: ServeConfig) -> Handler:
             "an ASGI application needs the extra asgi: pip install 'socketkeep[asgi]'"
         ) from None
     site = Site(target, config)
-    site.serve_websocket = serve_websocket
+    site.serve_websocket = WebSockets(config).serve
     return Handler(
         call=functools.partial(serve_connection, site),
         name=config.target,

@@ -8,7 +8,7 @@ its response is over it counts as sent: what the application does for it cannot 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -51,7 +51,7 @@ async def serve_connection(site: Site, conn: AsyncConnection) -> None:
         request = read_head(begun["head"], site.options.limit_request_fields)
         assert request is not None
         if "websocket" in state:
-            await _serve_websocket(site, conn, origin, request)
+            await _websocket(site, conn, origin, request)
             return
         if not await _serve_request(site, conn, origin, request, begun):
             return
@@ -76,7 +76,9 @@ async def serve_connection(site: Site, conn: AsyncConnection) -> None:
                 continue
             empty = 0
             if is_websocket(found):
-                await _serve_websocket(site, conn, origin, found)
+                serving = _websocket(site, conn, origin, found)
+                del cache, found, head  # it may be there for days
+                await serving
                 return
             if not await _serve_request(site, conn, origin, found):
                 return
@@ -118,15 +120,15 @@ def note_bad_request(site: Site, conn: AsyncConnection, error: BadRequest) -> No
     )
 
 
-async def _serve_websocket(
+def _websocket(
     site: Site, conn: AsyncConnection, origin: Origin, request: Request
-) -> None:
-    """Have a WebSocket served; it has the connection from here on."""
+) -> Awaitable[None]:
+    """Return what serves a WebSocket; it has the connection from here on."""
     scope = websocket_scope(site, origin, request)
     serve = site.serve_websocket
     if serve is None:
         raise BadRequest(501, "WebSockets are not served here")
-    await serve(conn, site, scope, request.raw)
+    return serve(conn, site, scope, request.raw)
 
 
 async def _serve_request(

@@ -87,6 +87,7 @@ def websocket_scope(site: Site, origin: Origin, request: Request) -> Scope:
     """Return the scope of a request for a WebSocket."""
     scope = http_scope(site, origin, request)
     del scope["method"]
+    scope["headers"] = request.headers  # which is the last one of its connection
     scope["type"] = "websocket"
     scope["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
     scope["extensions"] = {}

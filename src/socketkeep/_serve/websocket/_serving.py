@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections import deque
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Coroutine, Generator
 from contextlib import suppress
 from contextvars import Context
 from enum import Enum
@@ -38,6 +37,7 @@ from socketkeep._serve.websocket._handshake import (
     refused,
 )
 from socketkeep._serve.websocket._protocol import Control, Kind, WebSocket
+from socketkeep._serve.websocket._rounds import Rounds
 from socketkeep._serve.websocket._settings import Settings
 from socketkeep._stream._committed import STATE_LIMIT, pack_state, unpack_state
 from socketkeep._stream._core import CHUNK
@@ -46,6 +46,7 @@ from socketkeep._stream._lifecycle import Detached
 from socketkeep._stream._record import HANDLER_ERRORS
 
 if TYPE_CHECKING:
+    from socketkeep._config._server_options import ServeConfig
     from socketkeep._serve.asgi._site import Site
     from socketkeep._stream._aio import AsyncConnection
 
@@ -81,28 +82,37 @@ class _Phase(Enum):
     OVER = "over"
 
 
-async def serve_websocket(conn: AsyncConnection, site: Site, scope: Scope, head: bytes) -> None:
-    """Serve a request for a WebSocket, or go on with one that has come from elsewhere.
+class WebSockets:
+    """All WebSockets of one application in one worker."""
 
-    head: the head of its request, from which the scope was made.  What stands behind it is unread.
-    """
-    settings = Settings.of(site.options)
-    saved = (conn.state or {}).get("websocket")
-    if saved is not None:
-        deflate = saved.get("deflate")
-        socket = WebSocket(settings.most, Deflate(*deflate) if deflate else None)
-        session = _Session(conn, site, scope, head, settings, socket)
-        session.restore(saved)
-    else:
+    def __init__(self, options: ServeConfig) -> None:
+        self.settings = Settings.of(options)
+        self.rounds = Rounds(self.settings.ping_interval)
+        self.chores: set[asyncio.Task[None]] = set()  # the loop itself would forget them
+
+    def serve(
+        self, conn: AsyncConnection, site: Site, scope: Scope, head: bytes
+    ) -> Coroutine[Any, Any, None]:
+        """Serve a request for a WebSocket, or go on with one that has come from elsewhere.
+
+        head: the head of its request, from which the scope was made.  What stands behind it is
+        unread.
+        """
+        settings = self.settings
+        saved = (conn.state or {}).get("websocket")
+        if saved is not None:
+            deflate = saved.get("deflate")
+            socket = WebSocket(settings.most, Deflate(*deflate) if deflate else None)
+            session = _Session(self, conn, site, scope, head, socket)
+            session.restore(saved)
+            return session.serve()
         asked = ask(scope["headers"], settings.window_bits)
         if isinstance(asked, Refusal):
             _note(conn, "handshake refused", asked.why)
-            await conn.send(refused(asked, site.default_headers()))
-            return
-        socket = WebSocket(settings.most, asked.deflate)
-        session = _Session(conn, site, scope, head, settings, socket)
+            return conn.send(refused(asked, site.default_headers()))
+        session = _Session(self, conn, site, scope, head, WebSocket(settings.most, asked.deflate))
         session.asked = asked
-    await session.serve()
+        return session.serve()
 
 
 class _Session:
@@ -111,13 +121,51 @@ class _Session:
     asked: the request, where the handshake is still to be answered.
     """
 
+    __slots__ = (
+        "_ahead",
+        "_all",
+        "_answer",
+        "_app",
+        "_conn",
+        "_deadline",
+        "_denial",
+        "_dirty",
+        "_exact",
+        "_fed",
+        "_gone",
+        "_head",
+        "_inbox",
+        "_keeps",
+        "_loop",
+        "_moved_on",
+        "_opening",
+        "_order",
+        "_packed",
+        "_park_after",
+        "_phase",
+        "_pinged",
+        "_reading",
+        "_room",
+        "_scope",
+        "_sends",
+        "_settings",
+        "_ships",
+        "_site",
+        "_socket",
+        "_state",
+        "_timer",
+        "_told",
+        "_wanted",
+        "asked",
+    )
+
     def __init__(
         self,
+        all_of_them: WebSockets,
         conn: AsyncConnection,
         site: Site,
         scope: Scope,
         head: bytes,
-        settings: Settings,
         socket: WebSocket,
     ) -> None:
         self.asked: Asked | None = None
@@ -125,18 +173,19 @@ class _Session:
         self._site = site
         self._scope = scope
         self._head = head
-        self._settings = settings
+        self._all = all_of_them
+        self._settings = settings = all_of_them.settings
         self._socket = socket
         self._loop = asyncio.get_running_loop()
         self._phase = _Phase.CONNECTING
-        self._opening: asyncio.Future[bool] = self._loop.create_future()
+        self._opening: asyncio.Future[None] | None = None  # answered, or over before that
         self._told = False  # the application has received websocket.connect
         self._answer: tuple[str | None, Headers] | None = None  # what it accepted with
         self._denial: tuple[int, Headers, bytearray] | None = None
         self._gone: Message | None = None  # what it is told at the end
         self._app: asyncio.Task[None] | None = None
 
-        self._inbox: deque[str | bytes] = deque()
+        self._inbox: list[str | bytes] = []
         self._ahead = 0  # bytes in it
         self._wanted: asyncio.Future[None] | None = None  # the application waits for a message
         self._room: asyncio.Future[None] | None = None  # the reader waits until one is taken
@@ -158,7 +207,6 @@ class _Session:
         self._timer: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._pinged = b""
-        self._chores: set[asyncio.Task[None]] = set()
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Go on from what `_record` has made."""
@@ -174,7 +222,7 @@ class _Session:
         """Have the application serve it, until it has ended or left."""
         conn, lease = self._conn, self._conn.lease
         conn.hooks.ordered = self._ordered
-        if not self._exact:
+        if not self._exact and lease.park_after is not None:
             conn.park_later(None)
         if not self._keeps:
             self._hold()
@@ -185,13 +233,14 @@ class _Session:
             if lease.attached == "parked" and self._answer is not None:
                 await self._deal_with_what_woke()
             state = None if self._state is None else unpack_state(self._state, Any)
-            extensions = self._scope.setdefault("extensions", {})
-            extensions["websocket.http.response"] = {}
-            extensions["socketkeep"] = {"attached": lease.attached, "state": state}
+            self._scope["extensions"] = {
+                "websocket.http.response": {},
+                "socketkeep": {"attached": lease.attached, "state": state},
+            }
             app = self._app = self._loop.create_task(self._run_app(), name="websocket application")
             self._site.leaving.add(app)
             app.add_done_callback(self._site.leaving.discard)
-            if self._answer is not None or await self._opening:
+            if self._answer is not None or await self._is_opened():
                 if self._gone is None:
                     self._tick_later()
                     await self._read()
@@ -221,6 +270,20 @@ class _Session:
             app.cancel()
             raise
 
+    async def _is_opened(self) -> bool:
+        """Wait for the application's answer to the handshake; return whether it has accepted."""
+        self._opening = self._loop.create_future()
+        try:
+            await self._opening
+        finally:
+            self._opening = None
+        return self._answer is not None
+
+    def _opened(self) -> None:
+        """Have the reader look at the answer."""
+        if self._opening is not None and not self._opening.done():
+            self._opening.set_result(None)
+
     async def _run_app(self) -> None:
         failed = False
         try:
@@ -238,7 +301,7 @@ class _Session:
             self._phase = _Phase.OVER
             body = bytearray(b"Internal Server Error\n")
             self._denial = 500, [(b"content-type", b"text/plain; charset=utf-8")], body
-            self._opening.set_result(False)
+            self._opened()
             return
         with suppress(OSError):
             await self._close(_FAILURE if failed else _NORMAL)
@@ -272,8 +335,7 @@ class _Session:
             self._phase = _Phase.OVER
             self._gone = {"type": "websocket.disconnect", "code": code, "reason": reason}
             self._wake()
-        if not self._opening.done():
-            self._opening.set_result(False)
+        self._opened()
 
     # The application's ends.
 
@@ -294,7 +356,7 @@ class _Session:
             finally:
                 if self._wanted is wanted:
                     self._wanted = None
-        message = self._inbox.popleft()
+        message = self._inbox.pop(0)
         self._dirty = True
         self._ahead -= len(message)
         if self._room is not None:
@@ -336,7 +398,7 @@ class _Session:
         elif kind == "websocket.close":
             self._denial = 403, [], bytearray()
             self._phase = _Phase.OVER
-            self._opening.set_result(False)
+            self._opened()
         elif kind == "websocket.http.response.start":
             headers = _headers(message)
             denied(message["status"], headers, b"", b"")  # raises for what cannot be sent
@@ -358,6 +420,7 @@ class _Session:
         assert self.asked is not None
         answer = message.get("subprotocol"), _headers(message)
         data = accepted(self.asked, *answer, self._site.default_headers())
+        self.asked = None
         self._answer = answer
         self._phase = _Phase.OPEN
         if self._keeps and not self._fits():
@@ -371,8 +434,7 @@ class _Session:
         try:
             await self._put_whole(data)
         finally:
-            if not self._opening.done():
-                self._opening.set_result(True)
+            self._opened()
 
     async def _answer_again(self, kind: str, message: Message) -> None:
         """Take the answer to a handshake that has been answered long ago."""
@@ -398,7 +460,7 @@ class _Session:
             raise MessageError(f"a denial has {_MOST_OF_DENIAL} bytes at most")
         if not message.get("more_body", False):
             self._phase = _Phase.OVER
-            self._opening.set_result(False)
+            self._opened()
 
     def _commit(self, state: object) -> None:
         """Take the application's commit: it goes on from `state`."""
@@ -649,10 +711,9 @@ class _Session:
 
     def _tick_later(self) -> None:
         self._stop_timer()
-        if self._settings.ping_interval:
-            self._timer = self._loop.call_later(self._settings.ping_interval, self._tick)
+        self._all.rounds.add(self)
 
-    def _tick(self) -> None:
+    def _on_round(self) -> None:
         """Ask whether the peer is still there, and give up memory."""
         deflate = self._socket.deflate
         if deflate is not None and self._socket.between_messages:
@@ -714,6 +775,7 @@ class _Session:
         self._settle()
 
     def _stop_timer(self) -> None:
+        self._all.rounds.discard(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -726,8 +788,8 @@ class _Session:
 
     def _later(self, chore: Any) -> None:
         task = self._loop.create_task(_quietly(chore))
-        self._chores.add(task)
-        task.add_done_callback(self._chores.discard)
+        self._all.chores.add(task)
+        task.add_done_callback(self._all.chores.discard)
 
 
 async def _quietly(chore: Any) -> None:
