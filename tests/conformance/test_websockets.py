@@ -1,0 +1,232 @@
+"""WebSockets, by Autobahn's cases, a crowd of `websockets`' clients, Channels and python-socketio.
+
+All of it while the server reloads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from tests.harness import Server
+from tests.websocket.bench import until
+
+kosoku = pytest.importorskip("kosoku")
+
+_ECHO: Final = """
+async def app(scope, receive, send):
+    while True:
+        message = await receive()
+        match message["type"]:
+            case "websocket.connect":
+                await send({"type": "websocket.accept"})
+            case "websocket.receive":
+                await send({**message, "type": "websocket.send"})
+            case "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            case _:
+                return
+"""
+
+
+@asynccontextmanager
+async def _reloading(server: Server, every: float = 1.0) -> AsyncIterator[list[int]]:
+    """Reload the server again and again; the list has the exit codes."""
+    codes: list[int] = []
+    over = asyncio.Event()
+
+    async def reload() -> None:
+        while not over.is_set():
+            codes.append((await asyncio.to_thread(server.cli, "reload")).exit_code)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), every)
+
+    reloads = asyncio.create_task(reload())
+    try:
+        yield codes
+    finally:
+        over.set()
+        await reloads
+
+
+#: Of 12 and 13, a thousand compressed messages a case, one of each kind: all take many minutes.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # kosoku's files
+@pytest.mark.parametrize(
+    ("included", "count"),
+    [
+        (["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*"], 247),
+        (["9.*"], 54),
+        (["12.1.1", "12.1.3", "12.3.3", "13.1.1", "13.3.3", "13.5.1", "13.7.3"], 7),
+    ],
+)
+def test_autobahns_cases_while_it_reloads(tmp_path: Path, included: list[str], count: int) -> None:
+    async def main(server: Server) -> None:
+        async with _reloading(server) as codes:
+            results = await kosoku.run_fuzzingclient(
+                f"ws://{server.address}", included, None, concurrency=2
+            )
+        assert len(results) == count
+        # NON-STRICT is a rule that is kept, but not at the first moment; INFORMATIONAL none at all.
+        assert all(each.passed for each in results)
+        assert len(codes) >= 2
+        assert not any(codes)
+
+    (tmp_path / "site_app.py").write_text(_ECHO)
+    arguments = ("--ws-resume", "on", "--keep", "crash", "-w", "2")
+    with Server(tmp_path, "site_app:app", *arguments) as server:
+        asyncio.run(main(server))
+
+
+def test_a_thousand_clients_through_reloads(tmp_path: Path) -> None:
+    async def talk(client: ClientConnection, over: asyncio.Event, said: Counter[str]) -> None:
+        number = 0
+        while not over.is_set():
+            number += 1
+            await client.send(f"message {number}")
+            assert await client.recv() == f"message {number}"
+            said["messages"] += 1
+            await asyncio.sleep(0.5)
+
+    async def main(server: Server) -> None:
+        said: Counter[str] = Counter()
+        over = asyncio.Event()
+        gate = asyncio.Semaphore(50)
+
+        async def one() -> ClientConnection:
+            async with gate:
+                return await connect(f"ws://{server.address}/", ping_interval=None)
+
+        clients = await asyncio.gather(*(one() for _ in range(1000)))
+        talks = [asyncio.create_task(talk(client, over, said)) for client in clients]
+        for _ in range(3):
+            before = said["messages"]
+            done = await asyncio.to_thread(server.cli, "reload")
+            assert done.exit_code == 0, done.stderr
+            await until(lambda before=before: said["messages"] >= before + 1000)  # type: ignore[misc]
+        over.set()
+        await asyncio.gather(*talks)
+        await asyncio.gather(*(client.close() for client in clients))
+
+    (tmp_path / "site_app.py").write_text(_ECHO)
+    with Server(tmp_path, "site_app:app", "--ws-resume", "on", "-w", "2") as server:
+        asyncio.run(main(server))
+
+
+#: Of the tutorial of Channels: https://channels.readthedocs.io/en/latest/tutorial/part_3.html
+_CHAT: Final = """
+import json, os
+
+from django.conf import settings
+
+settings.configure(
+    SECRET_KEY="x",
+    ALLOWED_HOSTS=["*"],
+    INSTALLED_APPS=["channels"],
+    CHANNEL_LAYERS={"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}},
+)
+
+import django
+
+django.setup()
+
+from channels.generic.websocket import AsyncWebsocketConsumer
+from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.security.websocket import AllowedHostsOriginValidator
+from django.core.asgi import get_asgi_application
+from django.urls import re_path
+
+
+class ChatConsumer(AsyncWebsocketConsumer):
+    async def connect(self):
+        self.room_group_name = "chat_" + self.scope["url_route"]["kwargs"]["room_name"]
+        await self.channel_layer.group_add(self.room_group_name, self.channel_name)
+        await self.accept()
+
+    async def disconnect(self, close_code):
+        await self.channel_layer.group_discard(self.room_group_name, self.channel_name)
+
+    async def receive(self, text_data):
+        message = json.loads(text_data)["message"]
+        event = {"type": "chat.message", "message": message, "pid": os.getpid()}
+        await self.channel_layer.group_send(self.room_group_name, event)
+
+    async def chat_message(self, event):
+        await self.send(text_data=json.dumps({"message": event["message"], "pid": event["pid"]}))
+
+
+routes = [re_path(r"ws/chat/(?P<room_name>\\w+)/$", ChatConsumer.as_asgi())]
+application = ProtocolTypeRouter({
+    "http": get_asgi_application(),
+    "websocket": AllowedHostsOriginValidator(URLRouter(routes)),
+})
+"""
+
+
+def test_the_chat_of_channels_tutorial(tmp_path: Path) -> None:
+    import json
+
+    async def main(server: Server) -> None:
+        uri = f"ws://{server.address}/ws/chat/lobby/"
+        async with (
+            connect(uri, origin="http://localhost") as one,  # type: ignore[arg-type]
+            connect(uri, origin="http://localhost") as two,  # type: ignore[arg-type]
+        ):
+            pids = set()
+            for round_ in range(4):
+                # A group is joined again at the move: until both are, one may miss a message.
+                for speaker, text in ((one, f"a{round_}"), (two, f"b{round_}")):
+                    await speaker.send(json.dumps({"message": text}))
+                    for listener in (one, two):
+                        heard = json.loads(await listener.recv())
+                        assert heard["message"] == text
+                        pids.add(heard["pid"])
+                done = await asyncio.to_thread(server.cli, "reload")
+                assert done.exit_code == 0, done.stderr
+                await asyncio.to_thread(server.wait_clean)
+            assert len(pids) == 4
+
+    (tmp_path / "chat.py").write_text(_CHAT)
+    with Server(tmp_path, "chat:application", "--asgi", "--ws-resume", "on") as server:
+        asyncio.run(main(server))
+
+
+_SOCKETIO: Final = """
+import socketio
+
+server = socketio.AsyncServer(async_mode="asgi")
+app = socketio.ASGIApp(server)
+
+
+@server.event
+async def double(sid, number):
+    return 2 * number
+"""
+
+
+def test_python_socketio_connects_again(tmp_path: Path) -> None:
+    """Its sessions are in the memory of the process: it is told to come again, by 1012."""
+    import socketio
+
+    async def main(server: Server) -> None:
+        client: Any = socketio.AsyncClient(reconnection_delay=0.1)
+        connected = asyncio.Queue[None]()
+        client.on("connect", lambda: connected.put_nowait(None))
+        await client.connect(f"http://{server.address}", transports=["websocket"])
+        await asyncio.wait_for(connected.get(), 10)
+        assert await client.call("double", 21, timeout=10) == 42
+        done = await asyncio.to_thread(server.cli, "reload")
+        assert done.exit_code == 0, done.stderr
+        await asyncio.wait_for(connected.get(), 20)
+        assert await client.call("double", 4, timeout=10) == 8
+        await client.disconnect()
+
+    (tmp_path / "site_app.py").write_text(_SOCKETIO)
+    with Server(tmp_path, "site_app:app", "--asgi", "--graceful-timeout", "2") as server:
+        asyncio.run(main(server))
