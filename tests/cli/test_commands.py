@@ -91,7 +91,7 @@ def test_the_fields_of_the_reports() -> None:
     )
     assert " ".join(status["totals"]) == (
         "accepted closed reset detached attached lost reloads upgrades worker_deaths"
-        " handler_errors poisoned unserved refused_messages proxy_refused over_limit overdue"
+        " handler_errors poisoned unserved refused_messages proxy_refused over_limit overdue pushes"
     )
     assert " ".join(status["totals"]["proxy_refused"]) == (
         "not_allowed missing malformed cut late no_room"
@@ -101,6 +101,7 @@ def test_the_fields_of_the_reports() -> None:
     assert " ".join(plain(WORKER)) == "slot pid generation state connections busy uptime rss"
     assert " ".join(plain(CONNECTION)) == (
         "id peer listener state owner generation epoch age idle bytes_in bytes_out busy worker slot"
+        " name groups labels"
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from socketkeep._admin._reports import LiveReport, WaitReport, WorkerReport
+from socketkeep._admin._reports import GuardReport, LiveReport, WaitReport, WorkerReport
 from socketkeep._base._printable import printable
 
 if TYPE_CHECKING:
@@ -48,6 +48,16 @@ def _one(read: Callable[[LiveReport], float | None]) -> Callable[[LiveReport], I
         value = read(report)
         if value is not None:
             yield (), value
+
+    return samples
+
+
+def _of_guard(read: Callable[[GuardReport], int]) -> Callable[[LiveReport], Iterator[Sample]]:
+    """Return the samples of a server that has a guard, of another none."""
+
+    def samples(report: LiveReport) -> Iterator[Sample]:
+        if report.status.guard is not None:
+            yield (), read(report.status.guard)
 
     return samples
 
@@ -286,6 +296,30 @@ METRICS: Final = (
         "Messages pushed to a connection, by what has become of them.",
         _fields(lambda report: report.status.totals.pushes),
         ("outcome",),
+    ),
+    Metric(
+        "socketkeep_guard_descriptors",
+        "gauge",
+        "Descriptors that the guard holds.",
+        _of_guard(lambda guard: guard.stored),
+    ),
+    Metric(
+        "socketkeep_guard_connections",
+        "gauge",
+        "Connections of which the guard has a handle.",
+        _of_guard(lambda guard: guard.connections),
+    ),
+    Metric(
+        "socketkeep_guard_room",
+        "gauge",
+        "How many descriptors the guard may hold.",
+        _of_guard(lambda guard: guard.most),
+    ),
+    Metric(
+        "socketkeep_keeper_starts_total",
+        "counter",
+        "How often the guard has started another keeper.",
+        _of_guard(lambda guard: guard.starts),
     ),
     Metric(
         "socketkeep_edges",

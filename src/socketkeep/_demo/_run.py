@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import tempfile
@@ -30,8 +31,9 @@ def run() -> int:
     """Run the demo; return 0 only if no client noticed anything but the new replies.
 
     A server with 200 connections, each sending numbered requests and checking every reply, is
-    reloaded to new code, loses workers by SIGKILL and SIGSTOP, is upgraded and scaled up and down;
-    50 more connections are parked most of the time.  Needs the loopback interface alone.
+    reloaded to new code, loses workers by SIGKILL and SIGSTOP, is upgraded and scaled up and down,
+    loses its keeper, and then every process but its guard; 50 more connections are parked most of
+    the time.  Needs the loopback interface alone.
     """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -67,6 +69,8 @@ def _tell(directory: Path, screen: ProgressScreen) -> int:
             story.replace("upgrade", "version 3")
             for workers in (WORKERS + 2, 1):
                 story.scale(workers)
+            story.kill_keeper()
+            story.kill_all_but_guard()
             story.park(idle)
             tally = load.finish(PATIENCE)
             quiet = idle.finish(PATIENCE)
@@ -81,7 +85,8 @@ def _tell(directory: Path, screen: ProgressScreen) -> int:
         return 1
     print(
         f"Nothing was lost: the {tally.connections} connections lived through a reload, the deaths"
-        " of two workers, an upgrade and the change of workers."
+        " of two workers, an upgrade, the change of workers, the death of the keeper, and of all"
+        " but the guard."
     )
     return 0
 
@@ -124,6 +129,26 @@ class Story:
         self._server.command("scale", str(workers))
         many = f"{workers} worker{'s' * (workers > 1)}"
         self._tell("scale", f"to {many}, all clients", self._load.ports())
+
+    def kill_keeper(self) -> None:
+        """Kill the keeper; the guard starts another, which takes the workers over."""
+        self._let_run()
+        self._load.mark()
+        os.kill(self._server.keeper(), signal.SIGKILL)
+        self._server.wait_started(1, PATIENCE)
+        self._tell("keeper", "killed by SIGKILL, all clients", self._load.ports())
+
+    def kill_all_but_guard(self) -> None:
+        """Kill keeper, template and workers at one instant."""
+        self._let_run()
+        pids = self._server.all_but_guard()
+        self._load.mark()
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # so that none acts on another's end
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+        self._server.wait_started(2, PATIENCE)
+        self._tell("all", f"{len(pids)} processes killed, all clients", self._load.ports())
 
     def park(self, idle: Load) -> None:
         """Tell of the clients that seldom ask."""

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any, Final, Self
@@ -33,6 +34,7 @@ async def handle(conn: AsyncConnection) -> None:
 
 START_TIMEOUT: Final = 10.0
 STOP_TIMEOUT: Final = 5.0
+_LOOK_AGAIN: Final = 0.05
 
 
 class ServerFailed(Exception):
@@ -58,6 +60,7 @@ class DemoServer:
         environment = {
             k: v for k, v in os.environ.items() if k == PURE_VARIABLE or not k.startswith(PREFIX)
         }
+        environment.pop("NOTIFY_SOCKET", None)  # of a service manager, which would be its guard
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "socketkeep", "serve", f"{self._handler}:handle"),
@@ -110,6 +113,34 @@ class DemoServer:
             said = done.stderr.strip() or done.stdout.strip()
             raise ServerFailed(f"socketkeep {' '.join(words)} failed:\n{said}")
         return done.stdout
+
+    def keeper(self) -> int:
+        """Return the pid of the keeper, the guard's child."""
+        pid = self.ask("status")["guard"]["keeper"]
+        assert isinstance(pid, int)
+        return pid
+
+    def all_but_guard(self) -> list[int]:
+        """Return the pids of the keeper and of its children, which all others are."""
+        keeper = self.keeper()
+        children = Path(f"/proc/{keeper}/task/{keeper}/children").read_text()
+        return [keeper, *map(int, children.split())]
+
+    def wait_started(self, times: int, seconds: float) -> None:
+        """Wait until the guard has started so many other keepers, and the last one serves.
+
+        Raises ServerFailed.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                status = self.ask("status")
+                if status["guard"]["starts"] >= times and status["state"] == "running":
+                    return
+            except ServerFailed:  # there is no keeper yet
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(_LOOK_AGAIN)
 
     def _stop(self) -> None:
         self.process.terminate()

@@ -154,7 +154,7 @@ class Herald:
         elif word == "RELOADING=1":
             # By it the manager tells a reload that it asked for from one that began before.
             words.append(f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
-        if self._notifier.send(*words):
+        if self._notifier.send(*words, again=True):
             self._told_word = word
         else:
             self._again = True
@@ -176,6 +176,6 @@ class Herald:
 
     def _tell_status(self) -> None:
         status = self._status()
-        if status != self._told_status and self._notifier.send(f"STATUS={status}"):
+        if status != self._told_status and self._notifier.send(f"STATUS={status}", again=True):
             self._told_status = status
         self._reactor.call_later(_STATUS_EVERY, self._tell_status)
