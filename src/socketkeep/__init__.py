@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from socketkeep._base._handles import Handle
     from socketkeep._base._holding import Holder, Holders
     from socketkeep._base._tls_facts import TlsInfo
+    from socketkeep._names._client import Client
     from socketkeep._names._pushing import Published, Pushed, publish, push
     from socketkeep._net._async_connecting import open_connection
     from socketkeep._net._connecting import Connecting, connect
@@ -53,6 +54,7 @@ __all__ = [
     "Blocking",
     "Busy",
     "CertificateRefused",
+    "Client",
     "Closed",
     "Connecting",
     "Connection",
@@ -157,6 +159,7 @@ _MODULES = {
         "Holders",
     ),
     "_base._tls_facts": ("TlsInfo",),
+    "_names._client": ("Client",),
     "_names._pushing": (
         "Published",
         "Pushed",

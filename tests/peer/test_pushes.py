@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from typing import Final
 
 import pytest
 
+from socketkeep import Client, Published, Pushed
 from tests.harness import Server
 from tests.harness.peers import connect
 
@@ -255,3 +257,40 @@ def test_a_peer_that_does_not_read(tmp_path: Path) -> None:
         assert sender.ask(f"push deaf {text}") == "full"
         assert sender.ask("push other hello") == "delivered"
         assert other.hear() == "hello"
+
+
+def test_pushes_from_outside(tmp_path: Path) -> None:
+    """From the command line, and from another program."""
+    with (
+        Server(tmp_path, write(tmp_path), "--workers", "2") as server,
+        peers(server, 3) as everybody,
+    ):
+        call(everybody)
+        done = server.cli("push", "1", "turn", "on", "-n")
+        assert (done.exit_code, done.stdout.partition(":")[0]) == (0, "delivered")
+        assert everybody[1].hear() == "turn on"
+        (tmp_path / "message").write_bytes(b"from a file\n")
+        done = server.cli("publish", "all", "--file", str(tmp_path / "message"))
+        assert (done.exit_code, done.stdout) == (0, "delivered: 3\nfailed: 0\n")
+        assert [peer.hear() for peer in everybody] == ["from a file"] * 3
+        done = server.cli("push", "nobody", "x", "--json")
+        assert (done.exit_code, json.loads(done.stdout)["outcome"]) == (1, "not connected")
+        done = server.cli("push", "a\nb", "x")
+        assert (done.exit_code, done.stderr) == (
+            2,
+            "socketkeep: error: push: a name has printable characters alone, and this is 'a\\nb'\n",
+        )
+        done = server.cli("push", "1", "x", "--file", "y")
+        assert done.exit_code == 2
+        assert "given twice" in done.stderr
+
+        client = Client(server.control)
+        pushed = client.push("2", b"y" * 65535 + b"\n")
+        assert pushed.delivered
+        named = {each["name"]: each["id"] for each in server.connections()}
+        assert pushed.id == named["2"]
+        assert everybody[2].hear() == "y" * 65535
+        assert client.publish("nowhere", b"x") == Published(0, 0)
+        assert client.push("nobody", b"x") == Pushed("not connected")
+    with pytest.raises(OSError, match=r"control\.sock failed: No such file"):
+        client.push("2", b"x")

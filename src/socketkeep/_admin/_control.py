@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
@@ -15,6 +17,7 @@ import msgspec
 from socketkeep._admin import _snapshots
 from socketkeep._admin._guests import Full, Guests
 from socketkeep._admin._protocol import MAX_REQUEST, Done, Progress, decode_request, encode
+from socketkeep._admin._reports import PublishReport, PushReport
 from socketkeep._base import _log
 from socketkeep._base._errors import ListenError
 from socketkeep._config._server_options import MOST_WORKERS
@@ -25,7 +28,10 @@ from socketkeep._keeper.rollout._grounds import bind_anew
 from socketkeep._keeper.rollout._rollout import RolloutOutcome
 from socketkeep._keeper.rollout._superseded import Fate
 from socketkeep._keeper.tables._state import KeepOpen, SavedClient, SavedControl
+from socketkeep._names._naming import check_message, check_text
+from socketkeep._names._pushing import LONGEST_PATIENCE, PATIENCE, Outcome
 from socketkeep._net._listener import Listener
+from socketkeep._wire._messages import Letter, LetterTold
 
 _EXIT_FAILED: Final = 1
 _EXIT_USAGE: Final = 2
@@ -78,7 +84,10 @@ class ControlServer:
             )
             self._clients.enter(client, _credentials(sock)[0])
             client.restore(saved)
-            if client.command and not saved.finished:
+            if client.command in ("push", "publish") and not saved.finished:
+                error = "the server was upgraded meanwhile: it may have been delivered, or not"
+                client.finish(Done(_EXIT_FAILED, error=error))
+            elif client.command and not saved.finished:
                 waiting.append(client)
         self._commands.finish_upgrade(waiting)
 
@@ -341,6 +350,8 @@ class Commands:
                 self._upgrade(client)
             case "scale":
                 self._scale(request.arguments, client)
+            case "push" | "publish" as command:
+                self._push(command, request.arguments, client)
             case "drain":
                 client.progress("draining: accepting nothing, serving what is open")
                 self._keeper.stop("finish")
@@ -349,6 +360,14 @@ class Commands:
                 self._keeper.stop("close")
             case _:
                 client.finish(Done(_EXIT_USAGE, error=f"no command {request.command!r}"))
+
+    def _push(self, command: str, arguments: dict[str, Any], client: Client) -> None:
+        try:
+            letter = _letter(command, arguments)
+        except (TypeError, ValueError) as error:
+            client.finish(Done(_EXIT_USAGE, error=f"{command}: {error}"))
+            return
+        self._keeper.connections.post.push(_Asker(client), [letter])
 
     def _live(self, arguments: dict[str, Any], client: Client) -> None:
         most = arguments.get("most")
@@ -434,6 +453,42 @@ class Commands:
         else:
             self._keeper.scale(workers)
             client.finish(Done(0, {"workers": workers}))
+
+
+class _Asker:
+    """A client that waits to be told what becomes of its letter."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def tell(self, answer: LetterTold) -> None:
+        if self._client.command == "publish":
+            report = PublishReport(delivered=answer.delivered, failed=answer.failed)
+            self._client.finish(_done(report))
+        else:
+            outcome = Outcome(answer.outcome).text
+            told = PushReport(outcome=outcome, id=answer.id, epoch=answer.epoch)
+            self._client.finish(_done(told))
+
+
+def _letter(command: str, arguments: dict[str, Any]) -> Letter:
+    """Return the letter that is asked for.  Raises TypeError, ValueError."""
+    what = "a name" if command == "push" else "a group"
+    to = check_text(what, arguments.get("to"))
+    encoded = arguments.get("data")
+    if not isinstance(encoded, str):
+        raise TypeError(f"data is base64, not {type(encoded).__name__}")
+    try:
+        data = base64.b64decode(encoded, validate=True)
+    except ValueError:
+        raise ValueError("data is base64, and this is not") from None
+    timeout = arguments.get("timeout", PATIENCE)
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool):
+        raise TypeError(f"timeout is a number of seconds, not {timeout!r}")
+    if not 0 <= timeout <= LONGEST_PATIENCE:
+        raise ValueError(f"timeout is 0 to {LONGEST_PATIENCE:.0f} seconds, not {timeout}")
+    until = time.monotonic_ns() + int(timeout * 1e9)
+    return Letter(0, to, check_message(data), until, group=command == "publish")
 
 
 def _done(result: object) -> Done:

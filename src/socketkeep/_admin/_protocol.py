@@ -13,15 +13,17 @@ import msgspec
 
 from socketkeep._base._creating import make_private_directory
 
-#: A request is short; whoever sends more than this without a newline is not a client of ours.
-MAX_REQUEST: Final = 65536
+#: The longest request pushes 64 KiB, in base64; whoever sends more than this without a newline is
+#: not a client of ours.
+MAX_REQUEST: Final = 131072
 
 
 class Request(msgspec.Struct, frozen=True):
     """One command.
 
-    `arguments` is empty for all but ``scale`` ({"workers": N}), ``live`` ({"most": N}) and a
-    ``reload`` that is to wait ({"wait": true}).
+    `arguments` is empty for all but ``scale`` ({"workers": N}), ``live`` ({"most": N}), a
+    ``reload`` that is to wait ({"wait": true}), and ``push`` and ``publish`` ({"to": a name or a
+    group, "data": base64, "timeout": seconds}).
     """
 
     command: str

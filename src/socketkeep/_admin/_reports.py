@@ -317,3 +317,18 @@ class LiveReport(msgspec.Struct, frozen=True, kw_only=True):
     connections: list[ConnectionReport]
     left_out: int = 0
     cost: float = 0.0
+
+
+class PushReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to ``push``: outcome, and which connection it was for, "" and 0: there is none."""
+
+    outcome: str
+    id: str = ""
+    epoch: int = 0
+
+
+class PublishReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to ``publish``: how many connections it was handed over to, and how many not."""
+
+    delivered: int = 0
+    failed: int = 0

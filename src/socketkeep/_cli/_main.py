@@ -33,6 +33,8 @@ COMMANDS: Final = {
     "reload": "Load the handler's code anew; resumable connections are kept.",
     "upgrade": "Run the installed version in the server's place; connections are kept.",
     "scale": "Change the number of workers.",
+    "push": "Send something to the connection that has a name.",
+    "publish": "Send something to each connection of a group.",
     "drain": "Accept no more; end when the last connection has ended.",
     "stop": "Stop a server gracefully.",
     "doctor": "Tell whether this machine will do for a server, and what to change.",

@@ -1,0 +1,94 @@
+"""`Client`: pushes from a program that is no worker, over a server's control socket."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+from typing import Any, Final
+
+from socketkeep._base._errors import PeerClosed, SocketkeepError, TimedOut, translate
+from socketkeep._names._naming import check_message, check_text
+from socketkeep._names._pushing import LONGEST_PATIENCE, PATIENCE, Published, Pushed
+
+#: Seconds, beyond a message's own, in which the server says what has become of it.
+_GRACE: Final = 5.0
+_LONGEST_ANSWER: Final = 1 << 20
+
+
+class Client:
+    """Pushes to the connections of a server on this machine.
+
+    control: the path of its control socket, which belongs to the server's user: nobody else but
+    root may push.  Each call has a connection of its own, so that threads may share a client; async
+    code calls it by `asyncio.to_thread`.
+    """
+
+    def __init__(self, control: str | os.PathLike[str]) -> None:
+        self._path = os.fspath(control)
+
+    def __repr__(self) -> str:
+        return f"Client({self._path!r})"
+
+    def push(
+        self, name: str, message: bytes | bytearray | memoryview, *, timeout: float = PATIENCE
+    ) -> Pushed:
+        """Send `message` to the connection that has this name; return what has become of it.
+
+        As `socketkeep.push`.  Raises TypeError, ValueError for what cannot be a name, LimitExceeded
+        beyond 64 KiB, an OSError of the family when no server is there, TimedOut when it does not
+        answer, and SocketkeepError when it refuses.
+        """
+        result = self._ask("push", check_text("a name", name), check_message(message), timeout)
+        return Pushed(str(result["outcome"]), str(result["id"]), int(result["epoch"]))
+
+    def publish(
+        self, group: str, message: bytes | bytearray | memoryview, *, timeout: float = PATIENCE
+    ) -> Published:
+        """Send `message` to each connection of this group; return to how many it was handed over.
+
+        As `socketkeep.publish`.  Raises what `push` raises.
+        """
+        data = check_message(message)
+        result = self._ask("publish", check_text("a group", group), data, timeout)
+        return Published(int(result["delivered"]), int(result["failed"]))
+
+    def _ask(self, command: str, to: str, data: bytes, timeout: float) -> dict[str, Any]:
+        if not 0 <= timeout <= LONGEST_PATIENCE:
+            raise ValueError(f"a timeout has 0 to {LONGEST_PATIENCE:.0f} seconds, not {timeout}")
+        arguments = {"to": to, "data": base64.b64encode(data).decode(), "timeout": timeout}
+        request = json.dumps({"command": command, "arguments": arguments}).encode() + b"\n"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(timeout + _GRACE)
+            try:
+                sock.connect(self._path)
+                sock.sendall(request)
+                line = _line(sock)
+            except TimeoutError:
+                raise TimedOut(operation=command, address=f"unix:{self._path}") from None
+            except OSError as error:
+                address = f"unix:{self._path}"
+                raise translate(error, operation=command, address=address) from error
+        answer = json.loads(line) if line else None
+        if not isinstance(answer, dict):
+            raise PeerClosed(
+                "failed: the server ended before it had answered",
+                operation=command,
+                address=f"unix:{self._path}",
+            )
+        if answer.get("error") or not isinstance(answer.get("result"), dict):
+            raise SocketkeepError(f"refused: {answer.get('error') or 'no answer'}")
+        result: dict[str, Any] = answer["result"]
+        return result
+
+
+def _line(sock: socket.socket) -> bytes:
+    """Return the line that comes, b"" when the other end ends before."""
+    held = bytearray()
+    while not held.endswith(b"\n"):
+        chunk = sock.recv(65536)
+        if not chunk or len(held) > _LONGEST_ANSWER:
+            return b""
+        held += chunk
+    return bytes(held)
