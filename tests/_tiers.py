@@ -51,6 +51,7 @@ TIER_OF: Final = {
     "guard": "system",
     "guard/test_plan.py": "unit",
     "guard/test_program.py": "process",
+    "guard/test_siblings.py": "process",
     "harness": "unit",
     "inspect": "process",
     "inspect/test_descriptors.py": "unit",

@@ -12,11 +12,13 @@ import msgspec
 import pytest
 
 from socketkeep._keeper.connections._fdstore import FdStore, listener_name
-from socketkeep._keeper.connections._restoring import Stored
+from socketkeep._keeper.connections._restoring import Stored, _ghost
 from socketkeep._keeper.loop._notify import Notifier
 from socketkeep._keeper.tables._connection_table import HeldConnection
 from socketkeep._keeper.tables._ownership import Ownership, OwnershipState
+from socketkeep._keeper.tables._records import AdoptedWorker
 from socketkeep._keeper.tables._state import sealed_memfd
+from socketkeep._keeper.workers._workers import Worker
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import Ended, Status
 from socketkeep._wire import _scoreboard as scoreboard
@@ -77,14 +79,14 @@ class Scene:
         memfd = sealed_memfd("parcel", data)
         self.passed.append((f"socketkeep.parcel.{ID}.{epoch}", memfd))
 
-    def restore(self) -> None:
+    def restore(self, *adopted: Worker) -> None:
         """Let the keeper take it, and start."""
         stored = Stored.of(self.passed)
         keeper = self.bench.keeper
         store = FdStore(self.bench.reactor, self.manager, 9, 100, stored.names)
         keeper.use_store(store)
         assert stored.latest_boot == 7
-        stored.restore(keeper.connections, store, [self.bench.listener.text])
+        stored.restore(keeper.connections, store, [self.bench.listener.text], adopted)
         self.worker = self.bench.start()[0]
 
     def attached(self, peer: socket.socket) -> tuple[str, int, bytes | None]:
@@ -211,6 +213,40 @@ def test_a_connection_of_a_worker_that_lives_is_left_to_it(scene: Scene) -> None
         scene.restore()
         assert not scene.worker.arrived
         assert is_alive(peer, in_worker)
+
+
+def test_a_connection_of_an_adopted_worker_is_held_for_it(scene: Scene) -> None:
+    """And goes on from its commit should that die, too."""
+    peer = scene.connection()
+    board = scene.board(2)
+    write_row(board, 1, b"\x05", pid=os.getpid())
+    worker = _ghost(0, *scene.passed[1])
+    worker.adopted = AdoptedWorker(moves=True, listeners=(0,))
+    scene.restore(worker)
+    assert not scene.worker.arrived
+    # It is stored as it was, and so is the scoreboard; the one that is new is the next worker's.
+    assert scene.manager.sent == ["+board.9-1-0.close.once"]
+    assert worker.board_as == scene.passed[1][0]
+    board.record(0)[record.PID] = 0
+    scene.bench.keeper.connections.worker_died(worker)
+    scene.bench.settle()
+    assert scene.attached(peer) == ("crash", 2, b"\x05")
+
+
+@pytest.mark.parametrize("ended", [Ended.NOT_YET, Ended.DETACHED, Ended.TAKEN])
+def test_on_its_way_from_a_worker_that_lives(scene: Scene, ended: Ended) -> None:
+    """The worker serves on unless its row says that the keeper had taken it."""
+    peer = scene.connection()
+    scene.parcel(2, b"\x02")
+    with socket.socket(fileno=os.dup(scene.passed[0][1])) as in_worker:
+        write_row(scene.board(2), 1, ended=ended, pid=os.getpid())
+        scene.restore()
+        if ended is Ended.TAKEN:
+            assert scene.attached(peer)[2] == b"\x02"
+        else:
+            assert not scene.worker.arrived
+            assert is_alive(peer, in_worker)
+            assert f"-parcel.{ID}.2" in scene.manager.sent
 
 
 def test_what_finds_no_room_is_sent_in_order_later(scene: Scene) -> None:
