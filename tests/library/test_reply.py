@@ -332,6 +332,43 @@ def test_what_is_gathered_goes_with_the_reply(tcp: Pair) -> None:
         peer.close()
 
 
+def test_a_commit_waits_for_what_another_thread_is_putting_on_record(tcp: Pair) -> None:
+    """Or the push's record could have the new state, and the message that it is of come again."""
+    ours, peer = tcp
+    shelf = Shelf()
+    with Connection(ours, **recorded(shelf)) as conn:
+        handling.set(conn)
+        conn.reply(b"", 0)
+        peer.sendall(b"one\n")
+        conn.recv_until(b"\n", 10)
+        order: list[str] = []
+        claimed, told = threading.Event(), threading.Event()
+
+        def push() -> None:
+            with conn._sending_lock:
+                claimed.set()
+                told.wait(5)
+                order.append("pushed")
+
+        pushing = threading.Thread(target=push)
+        pushing.start()
+        assert claimed.wait(5)
+
+        def commit() -> None:
+            conn.commit(1)
+            order.append("committed")
+
+        committing = threading.Thread(target=commit)
+        committing.start()
+        assert shelf.decoded == 0
+        told.set()
+        pushing.join()
+        committing.join()
+        assert order == ["pushed", "committed"]
+        assert shelf.record == (0, 4, 0, b"")
+        peer.close()
+
+
 # Where it is at least once.
 
 

@@ -247,6 +247,10 @@ class Connection(Shell):
         finally:
             self._sending_lock.release()
 
+    def _commit_on_record(self, packed: bytes | None) -> None:
+        with self._sending_lock:  # what another thread pushes goes on record, too
+            super()._commit_on_record(packed)
+
     def complete_reply(self) -> None:
         """Do what a worker that died has left undone of its last reply.
 

@@ -491,6 +491,13 @@ class Shell(metaclass=ABCMeta):
         packed = None if state is None else pack_state(state)
         if self._gathered:
             self._send_before_commit()
+        if self._replies is None:
+            self._committed(packed)
+        else:
+            self._commit_on_record(packed)
+
+    def _commit_on_record(self, packed: bytes | None) -> None:
+        """Commit so that a death leaves all of it or nothing, unless something is going out."""
         replies = self._replies
         if replies is not None and not (replies.unfinished or self.core.ledger.pushes):
             replies.record(b"", packed)
