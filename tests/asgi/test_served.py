@@ -209,3 +209,45 @@ def test_a_large_body_from_a_proxy_s_client_is_no_cause_for_a_word(tmp_path: Pat
         assert gone["at"].startswith(str(tmp_path / "facts_app.py"))
         told = {event["level"] for event in server.events}
         assert told == {"info"}, told
+
+
+_BACKGROUND = """
+import asyncio
+from pathlib import Path
+
+VERSION = "{version}"
+ENOUGH = Path(__file__).with_name("enough")
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        raise RuntimeError("none")
+    await send({{"type": "http.response.start", "status": 200, "headers": []}})
+    await send({{"type": "http.response.body", "body": VERSION.encode()}})
+    if scope["path"] == "/work":
+        while not ENOUGH.exists():
+            await asyncio.sleep(0.01)
+        Path(__file__).with_name("done").touch()
+"""
+
+
+def test_what_runs_in_the_background_is_finished_before_the_connection_moves(
+    tmp_path: Path,
+) -> None:
+    def write(version: str) -> str:
+        (tmp_path / "background_app.py").write_text(_BACKGROUND.format(version=version))
+        return "background_app:app"
+
+    with (
+        Server(tmp_path, write("1")) as server,
+        httpx.Client(base_url=f"http://{server.address}") as client,
+    ):
+        port = _port(client.get("/work"))
+        write("2")
+        assert server.reload().exit_code == 0
+        assert client.get("/").text == "1"  # the worker that works has the connection
+        (tmp_path / "enough").touch()
+        server.wait_event("worker exited")
+        assert (tmp_path / "done").exists()
+        answer = client.get("/")
+        assert answer.text == "2"
+        assert _port(answer) == port

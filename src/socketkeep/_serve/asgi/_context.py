@@ -8,14 +8,16 @@ the coroutine's steps, each in the request's context.
 from __future__ import annotations
 
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any
 
 
 @types.coroutine
-def run_in(context: Context, coroutine: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
-    """Await the coroutine, each of its steps in `context`."""
+def run_in(
+    context: Context, coroutine: Coroutine[Any, Any, None], waits: Callable[[], None]
+) -> Generator[Any, Any, None]:
+    """Await the coroutine, each of its steps in `context`; call `waits` when it is to wait."""
     step: Any = coroutine.send
     value: Any = None
     while True:
@@ -24,6 +26,7 @@ def run_in(context: Context, coroutine: Coroutine[Any, Any, None]) -> Generator[
         except StopIteration:
             return
         try:
+            waits()
             value = yield awaited
             step = coroutine.send
         except GeneratorExit:

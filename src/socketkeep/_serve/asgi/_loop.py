@@ -8,7 +8,7 @@ its response is over it counts as sent: what the application does for it cannot 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from socketkeep._base import _log
 from socketkeep._base._errors import SocketkeepError, TimedOut
 from socketkeep._base._tracebacks import users_place, users_traceback
+from socketkeep._serve.asgi._background import Next
 from socketkeep._serve.asgi._context import run_in
 from socketkeep._serve.asgi._exchange import Exchange
 from socketkeep._serve.asgi._head import (
@@ -53,12 +54,23 @@ async def serve_connection(site: Site, conn: AsyncConnection) -> None:
         if "websocket" in state:
             await _websocket(site, conn, origin, request)
             return
-        if not await _serve_request(site, conn, origin, request, begun):
-            return
+        after = await _serve_request(site, conn, origin, request, begun)
+    else:
+        conn.commit()  # else who receives a large body is taken for one that never commits
+        after = await _serve_requests(site, conn, origin)
+    if after is Next.GO_ON:
+        conn.commit()
+        after = await _serve_requests(site, conn, origin)
+    if after is Next.LEFT:
+        await origin.background.outcome()
+
+
+async def _serve_requests(site: Site, conn: AsyncConnection, origin: Origin) -> Next:
+    """Serve request after request; return END, or LEFT if another task does it from here on."""
+    background = origin.background
     cache = HeadCache(site.options.limit_request_fields)
     bound = site.options.limit_request_head
     take = partial(take_head, conn.core.buffer)
-    conn.commit()  # else who receives a large body is taken for one that never commits
     empty = 0
     try:
         while True:
@@ -67,7 +79,7 @@ async def serve_connection(site: Site, conn: AsyncConnection) -> None:
             except Incomplete:
                 head = await _rest_of_head(site, conn)
             if not head:
-                return
+                return Next.END
             found = cache.read(head)
             if found is None:
                 empty += 1
@@ -79,12 +91,17 @@ async def serve_connection(site: Site, conn: AsyncConnection) -> None:
                 serving = _websocket(site, conn, origin, found)
                 del cache, found, head  # it may be there for days
                 await serving
-                return
-            if not await _serve_request(site, conn, origin, found):
-                return
-            conn.commit()
+                return Next.END
+            after = await _serve_request(site, conn, origin, found)
+            if after is not Next.GO_ON:
+                return after
+            if background.running:
+                background.uncommitted = True
+            else:
+                conn.commit()
     except BadRequest as error:
         await _refuse(site, conn, error)
+        return Next.END
 
 
 async def _rest_of_head(site: Site, conn: AsyncConnection) -> bytes:
@@ -137,8 +154,8 @@ async def _serve_request(
     origin: Origin,
     request: Request,
     begun: dict[str, Any] | None = None,
-) -> bool:
-    """Have the application answer a request; return whether the connection goes on.
+) -> Next:
+    """Have the application answer a request; return what becomes of the connection.
 
     begun: what other code has committed of the response.
     """
@@ -150,33 +167,77 @@ async def _serve_request(
         defaults=site.default_headers(),
     )
     exchange = Exchange(conn, request, response, origin.task)
+    background = origin.background
     if begun is None:
         conn.core.ledger.sending()
+        background.uncommitted = False
     else:
         exchange.resume(conn.attached, begun)
     scope = http_scope(site, origin, request)
     scope["extensions"]["socketkeep"] = {"attached": exchange.attached, "state": exchange.state}
-    if site.request_log is None:
-        return await _run(site, conn, request, exchange, scope)
-    try:
-        return await _run(site, conn, request, exchange, scope)
-    finally:
-        if not exchange.detached:
+    left = noted = False
+
+    def note() -> None:
+        nonlocal noted
+        if site.request_log is not None and not noted and not exchange.detached:
             site.request_log.note(scope, request, response.status, response.body_size)
+            noted = True
+
+    def waits() -> None:
+        nonlocal left
+        if response.over and not left:
+            left = True
+            note()
+            background.begin(_go_on(site, conn, origin, exchange))
+
+    try:
+        keep = await _run(site, conn, request, exchange, scope, waits)
+    except asyncio.CancelledError:
+        if left:
+            background.cancel()
+        raise
+    finally:
+        note()
+        if left:
+            background.end()
+    if left:
+        return Next.LEFT
+    if keep and (exchange.body is None or await exchange.drop_rest()):
+        return Next.GO_ON
+    return Next.END
+
+
+async def _go_on(site: Site, conn: AsyncConnection, origin: Origin, exchange: Exchange) -> Next:
+    """Serve on a connection whose last response is over, and its application not."""
+    origin.task = asyncio.current_task()
+    if exchange.watches:
+        await exchange.end()
+    if not exchange.response.keep_alive or not await exchange.drop_rest():
+        return Next.END
+    origin.background.uncommitted = True
+    return await _serve_requests(site, conn, origin)
 
 
 async def _run(
-    site: Site, conn: AsyncConnection, request: Request, exchange: Exchange, scope: Scope
+    site: Site,
+    conn: AsyncConnection,
+    request: Request,
+    exchange: Exchange,
+    scope: Scope,
+    waits: Callable[[], None],
 ) -> bool:
-    """Run the application for a request, and end what it leaves unfinished."""
+    """Run the application for a request, and end what it leaves unfinished.
+
+    Returns whether its response lets the connection go on.
+    """
     context = copy_context()
     try:
         called: Any = context.run(site.app, scope, exchange.receive, exchange.send)
         if site.options.request_timeout:
             async with asyncio.timeout(site.options.request_timeout) as exchange.limit:
-                await run_in(context, called)
+                await run_in(context, called, waits)
         else:
-            await run_in(context, called)
+            await run_in(context, called, waits)
     except asyncio.CancelledError:
         if exchange.detached:
             raise Detached("the connection was detached from this worker") from None
@@ -187,11 +248,10 @@ async def _run(
     finally:
         if exchange.watches:
             await exchange.end()
-    response = exchange.response
-    if not response.over:
+    if not exchange.response.over:
         await _end_unfinished(site, conn, request, exchange)
         return False
-    return response.keep_alive and (exchange.body is None or await exchange.drop_rest())
+    return exchange.response.keep_alive
 
 
 async def _end_failed(
@@ -204,7 +264,7 @@ async def _end_failed(
         return
     if all(isinstance(part, SocketkeepError) and part.peer == conn.peer for part in parts):
         return  # the client went, or the server ended it: nothing of the application's
-    if exchange.gone:
+    if exchange.gone and not exchange.response.over:
         # As frameworks say that they were told so: Starlette's ClientDisconnect.
         site.throttle.info(
             "application raised when its client had gone",
@@ -274,7 +334,7 @@ async def _answer_failure(
     """Answer with a status if nothing has gone out yet, else let the client see that it is cut."""
     response = exchange.response
     if not response.held:
-        if response.close_delimited:
+        if response.close_delimited and not response.over:
             await conn.abort()  # an end in order would be the end of the body
         return
     response.status = status

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from socketkeep._serve.asgi._background import Background
 from socketkeep._serve.asgi._forwarded import TrustedProxies, scheme
 from socketkeep._serve.asgi._types import SPEC_VERSION, Scope
 
@@ -19,10 +20,11 @@ _ASGI: Final = {"version": "3.0", "spec_version": SPEC_VERSION}
 class Origin:
     """What is the same for all requests of a connection: the addresses, whether TLS, the task."""
 
-    __slots__ = ("client", "is_tls", "server", "task", "trusted")
+    __slots__ = ("background", "client", "is_tls", "server", "task", "trusted")
 
     def __init__(self, conn: AsyncConnection, proxies: TrustedProxies) -> None:
         self.task = asyncio.current_task()
+        self.background = Background(conn)
         self.client = _pair(conn.peer)
         #: The proxies, where the peer is one of them.
         self.trusted = proxies if (self.client or ("",))[0] in proxies else None
