@@ -8,10 +8,9 @@ import socket
 from pathlib import Path
 from typing import Final
 
-import pytest
-
 from tests.edge.support import begin, issue
 from tests.harness import Server, connect, read_reply, read_to_end, write_source
+from tests.serve.moved import reload_whole
 
 LARGE: Final = 16 << 20
 
@@ -132,15 +131,14 @@ def serving(directory: Path, name: str, *options: str, listener: str = "") -> Se
     return Server(directory, f"handlers.py:{name}", "--protocol", *options, bind=bind)
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_a_protocol_that_detaches_goes_through_reloads(loop: str, tmp_path: Path) -> None:
+def test_a_protocol_that_detaches_goes_through_reloads(tmp_path: Path) -> None:
     """With what it has of a message; and what it was busy with is finished first."""
-    with serving(tmp_path, "Detaching", "--loop", loop) as server, connect(server.address) as peer:
+    with serving(tmp_path, "Detaching") as server, connect(server.address) as peer:
         assert read_reply(peer) == b"hello"
         peer.sendall(b"one\ntw")
         assert read_reply(peer).endswith(b" 1 one")
         write(tmp_path, "v2")
-        server.reload()
+        reload_whole(server, 2)
         peer.sendall(b"o\nwork\n")
         assert read_reply(peer).split()[::2] == [b"v2", b"2"]
         write(tmp_path, "v3")
@@ -167,7 +165,7 @@ def test_a_protocol_that_commits_goes_through_a_crash(tmp_path: Path) -> None:
         assert (version, count, line) == (b"v1", b"2", b"two")
         assert int(other) != pid
         write(tmp_path, "v2")
-        server.reload()
+        reload_whole(server, 2)
         peer.sendall(b"three\n")
         assert read_reply(peer).split()[::2] == [b"v2", b"3"]
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.edge.support import begin, issue
 from tests.harness import Server, connect, read_reply, read_to_end
+from tests.serve.moved import reload_whole
 
 MODELS: Final = ("fork", "prefork", "thread")
 
@@ -98,7 +99,7 @@ def test_a_kept_handler_goes_through_reload_and_crash(model: str, tmp_path: Path
         assert read_reply(peer).startswith(b"v1 accepted")
         assert read_reply(peer).endswith(b" 2 two")
         write(tmp_path, "v2")
-        server.reload()
+        reload_whole(server, 2)
         peer.sendall(b"ee\n")
         version, attached, pid, count, line = read_reply(peer).split()
         assert (version, count, line) == (b"v2", b"3", b"three")
@@ -148,12 +149,12 @@ def test_http_server_keeps_its_connections(tmp_path: Path) -> None:
         client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
         client.connect()
         sock = client.sock
-        for version in ("v1", "v2"):
+        for generation, version in enumerate(("v1", "v2"), 2):
             client.request("GET", "/page.txt")
             answer = client.getresponse()
             assert (answer.status, answer.read()) == (200, b"a page")
             assert (answer.getheader("Server") or "").startswith(version)
             assert client.sock is sock
             write(tmp_path, "v2", _HTTP)
-            server.reload()
+            reload_whole(server, generation)
         client.close()
