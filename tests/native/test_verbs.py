@@ -333,7 +333,10 @@ class Side:
             case 11 | 12:
                 self.begin(conn.send, piece(drawn))
             case 13:
-                conn.commit(drawn.randrange(5))
+                try:
+                    conn.commit(drawn.randrange(5))
+                except OSError as error:  # it sends what is gathered
+                    self.told.append(type(error).__name__)
             case 14 | 15:
                 if self.tasks:
                     self.tasks[-1].cancel()
@@ -350,6 +353,8 @@ class Side:
                 conn.ask(Order(drawn.choice(("move", "close", "finish")), float("inf")))
             case 20 if drawn.random() < 0.1:
                 self.begin(conn.close, linger=0)
+            case 21 if drawn.random() < 0.5:
+                conn.gather()
 
     def left(self) -> object:
         conn = self.conn
@@ -357,7 +362,7 @@ class Side:
         waiter = conn._waiter
         return (
             *(self.told, record, conn.unread, conn.core.life.state, self.shelf.states),
-            *(waiter.claimed, waiter.pending),
+            *(waiter.claimed, waiter.pending, conn._gathered),
         )
 
 
@@ -372,7 +377,7 @@ async def _script(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiled is None or isinstance(sides[0].conn.core, compiled.FastCore)
     try:
         for number in range(50):
-            step, own = drawn.randrange(21), drawn.getrandbits(48)
+            step, own = drawn.randrange(22), drawn.getrandbits(48)
             for side in sides:
                 side.act(step, random.Random(own))
             for _ in range(drawn.choice((0, 1, 5, 5))):

@@ -362,19 +362,56 @@ claim(Awaitable *call)
     return life && !life->over;
 }
 
-/* Whether sends are gathered, and `held`: some are kept back; -1: an error is set. */
-static int
-gathers(const Awaitable *call, int held)
-{
-    PyObject *gathered = PyObject_GetAttr(call->conn, call->verb->state->names[GATHERED]);
-    int are;
+/* What to send has ended with, beside NOTHING and RAISED: it is for Python to go on. */
+enum { LEFT = REFUSED };
 
-    if (!gathered) {
-        return -1;
+/* What an awaitable of Python's is, that raises the library's error for the system call's that is set. */
+static PyObject *
+send_failed(Awaitable *call)
+{
+    PyObject *kind, *error, *traceback, *made;
+
+    PyErr_Fetch(&kind, &error, &traceback);
+    PyErr_NormalizeException(&kind, &error, &traceback);
+    made = PyObject_CallMethodOneArg(call->conn, call->verb->state->names[SEND_FAILED], error);
+    Py_XDECREF(kind);
+    Py_XDECREF(error);
+    Py_XDECREF(traceback);
+    return made;
+}
+
+/* Whether nothing waits to be sent before what is gathered. */
+static int
+sends_next(const Awaitable *call)
+{
+    const State *state = call->verb->state;
+    PyObject *queue = PyObject_GetAttr(call->conn, state->names[OUT]);
+    PyObject *unsent = queue ? PyObject_GetAttr(call->conn, state->names[UNSENT]) : NULL;
+    int next = unsent == Py_None && core_life(call->core)->sends &&
+               (queue == Py_None || (PyList_CheckExact(queue) && !PyList_GET_SIZE(queue)));
+
+    PyErr_Clear();
+    Py_XDECREF(queue);
+    Py_XDECREF(unsent);
+    return next;
+}
+
+/* Send what is gathered, which goes out before a wait.  NOTHING: nothing is left of it; LEFT: Python is to
+   go on with it, RAISED: an error of the system's is set, or another. */
+static int
+send_held(Awaitable *call)
+{
+    PyObject *held = PyObject_GetAttr(call->conn, call->verb->state->names[GATHERED]);
+    int sent = 1;
+
+    if (!held) {
+        return RAISED;
     }
-    are = gathered != Py_None && (!held || (PyByteArray_Check(gathered) && PyByteArray_GET_SIZE(gathered)));
-    Py_DECREF(gathered);
-    return are;
+    if (core_held(held)) {
+        sent = sends_next(call) ? core_send_held(call->core, held) : 0;
+    }
+    Py_DECREF(held);
+    return sent < 0 ? RAISED : sent ? NOTHING : LEFT;
 }
 
 static PySendResult
@@ -392,9 +429,13 @@ begin_receive(Awaitable *call, PyObject **result)
             return deal_with(call, came, data, result);
         }
     }
-    claimed = gathers(call, 1);
-    if (claimed) {
-        return claimed < 0 ? failed(call, result) : delegate(call, result); /* it goes out first */
+    came = send_held(call);
+    if (came == LEFT) {
+        return delegate(call, result);
+    }
+    if (came == RAISED) {
+        return PyErr_ExceptionMatches(PyExc_OSError) ? go_on_as(call, send_failed(call), result)
+                                                     : failed(call, result);
     }
     if (!call->waiter->watching) {
         if (core_failed(call->core) || life_of(call)->peer_ended) {
@@ -473,11 +514,6 @@ sends_at_once(Awaitable *call)
             (queue == Py_None || (PyList_CheckExact(queue) && !PyList_GET_SIZE(queue)));
     Py_DECREF(queue);
     Py_DECREF(unsent);
-    if (plain) {
-        int gathered = gathers(call, 0);
-
-        plain = gathered < 0 ? -1 : !gathered;
-    }
     if (plain <= 0 || !call->core->retains) {
         return plain;
     }
@@ -490,10 +526,28 @@ sends_at_once(Awaitable *call)
     return plain;
 }
 
+/* Whether the bytes of a send are kept back, as `core_keep_back` says. */
+static int
+keep_back(Awaitable *call)
+{
+    State *state = call->verb->state;
+    PyObject *held = PyObject_GetAttr(call->conn, state->names[GATHERED]), *waiter = NULL;
+    int kept, may = 0;
+
+    if (held && held != Py_None) {
+        waiter = PyObject_GetAttr(call->conn, state->names[WAITER]);
+        may = waiter && Py_TYPE(waiter) == state->waiter && !((Waiter *)waiter)->claimed;
+    }
+    kept = !held || (held != Py_None && !waiter) ? KEEP_FAILED
+                                                 : core_keep_back(call->core, held, call->asked, may);
+    Py_XDECREF(held);
+    Py_XDECREF(waiter);
+    return kept;
+}
+
 static PySendResult
 begin_send(Awaitable *call, PyObject **result)
 {
-    State *state = call->verb->state;
     int plain = sends_at_once(call);
     Py_ssize_t size, sent;
     PyObject *made;
@@ -501,23 +555,26 @@ begin_send(Awaitable *call, PyObject **result)
     if (plain <= 0) {
         return plain < 0 ? failed(call, result) : delegate(call, result);
     }
+    switch (keep_back(call)) {
+    case GOES_OUT:
+        break;
+    case KEPT:
+        return finish(call, Py_NewRef(Py_None), result);
+    case BEHIND:
+        return delegate(call, result);
+    default:
+        return failed(call, result);
+    }
     size = PyBytes_GET_SIZE(call->asked);
     sent = core_send(call->core, PyBytes_AS_STRING(call->asked), size, 0);
     if (sent == size) {
         return finish(call, Py_NewRef(Py_None), result);
     }
     if (sent < 0) {
-        PyObject *kind, *error, *traceback;
-
         if (!PyErr_ExceptionMatches(PyExc_OSError)) {
             return failed(call, result);
         }
-        PyErr_Fetch(&kind, &error, &traceback);
-        PyErr_NormalizeException(&kind, &error, &traceback);
-        made = PyObject_CallMethodOneArg(call->conn, state->names[SEND_FAILED], error);
-        Py_XDECREF(kind);
-        Py_XDECREF(error);
-        Py_XDECREF(traceback);
+        made = send_failed(call);
     } else {
         made = PyObject_CallMethod(call->conn, "_send_rest", "On", call->asked, sent);
     }

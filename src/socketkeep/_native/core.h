@@ -374,6 +374,16 @@ int core_fill(Core *core, size_t size);
 /* How many bytes the kernel has taken; -1: an error is set. */
 Py_ssize_t core_send(Core *core, const char *data, Py_ssize_t size, int push);
 
+/* What a send has to do with what is gathered, `held`, None where nothing is: KEPT, it is kept back, too;
+   GOES_OUT, nothing goes before it; BEHIND, something does.  KEEP_FAILED: an error is set. */
+enum { KEPT, GOES_OUT, BEHIND, KEEP_FAILED };
+int core_keep_back(const Core *core, PyObject *held, PyObject *data, int may);
+/* How much is gathered. */
+Py_ssize_t core_held(PyObject *held);
+/* Send what is gathered, of which there is some, where nobody else sends.  1: all of it is out, 0: some is
+   left; -1: an error is set, and none is. */
+int core_send_held(Core *core, PyObject *held);
+
 /* End the connection, whose life and descriptor these are, and which is not over: FIN goes out, and what has
    come is discarded.  1: the peer has ended too, and the descriptor is closed, 0: not; -1: an error is set. */
 int core_end(Core *core, Life *life, int fd);

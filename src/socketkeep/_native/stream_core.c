@@ -21,6 +21,9 @@ enum { DISCARD = 16384, DISCARDS = 4 };
 /* Of `_stream/_core.py`. */
 enum { NEVER_COMMITTED = 1000 };
 
+/* `_MOST_GATHERED` of `_stream/_shell.py`. */
+enum { MOST_GATHERED = 65536 };
+
 /* More than this is sent without the lock: to copy it takes longer than to hand that over. */
 enum { LONG_SEND = 32768 };
 
@@ -322,6 +325,56 @@ core_send(Core *core, const char *data, Py_ssize_t size, int push)
     errno = code;
     PyErr_SetFromErrno(PyExc_OSError);
     return -1;
+}
+
+Py_ssize_t
+core_held(PyObject *held)
+{
+    return PyByteArray_Check(held) ? PyByteArray_GET_SIZE(held) : 0;
+}
+
+int
+core_keep_back(const Core *core, PyObject *held, PyObject *data, int may)
+{
+    const Buffer *buffer = core->plain_buffer;
+    Py_ssize_t size = PyBytes_GET_SIZE(data), before = core_held(held);
+
+    if (may && held != Py_None && buffer->end > buffer->pos && before + size <= MOST_GATHERED) {
+        if (PyByteArray_Resize(held, before + size) < 0) {
+            return KEEP_FAILED;
+        }
+        memcpy(PyByteArray_AS_STRING(held) + before, PyBytes_AS_STRING(data), (size_t)size);
+        return KEPT;
+    }
+    return before ? BEHIND : GOES_OUT;
+}
+
+int
+core_send_held(Core *core, PyObject *held)
+{
+    PyObject *kind, *error, *traceback;
+    Py_ssize_t sent, left = 0;
+    Py_buffer out; /* while there is one the size is what it is */
+
+    if (PyObject_GetBuffer(held, &out, PyBUF_SIMPLE) < 0) {
+        return -1;
+    }
+    Py_INCREF(held);
+    sent = core_send(core, out.buf, out.len, 0);
+    if (sent > 0) {
+        left = out.len - sent;
+        memmove(out.buf, (char *)out.buf + sent, (size_t)left);
+    } else if (sent == 0) {
+        left = out.len;
+    }
+    PyBuffer_Release(&out);
+    PyErr_Fetch(&kind, &error, &traceback);
+    if (PyByteArray_Resize(held, left) < 0) { /* cannot be: it becomes smaller */
+        PyErr_Clear();
+    }
+    PyErr_Restore(kind, error, traceback);
+    Py_DECREF(held);
+    return sent < 0 ? -1 : !left;
 }
 
 /* Send FIN, discard what has come, and close the descriptor if the peer has ended too; whether it has.

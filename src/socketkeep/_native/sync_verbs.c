@@ -68,6 +68,30 @@ take_claim(const Verb *verb, PyObject *conn, int which)
     return (Claim *)Py_NewRef(claim);
 }
 
+/* Whether nobody receives: who does waits beside what is sent, which is not kept back then. */
+static int
+is_free(const Verb *verb, PyObject *conn)
+{
+    PyObject *claim = slot(verb, conn, ITS_READING);
+
+    return claim && Py_IS_TYPE(claim, verb->state->claim) && !((Claim *)claim)->held;
+}
+
+/* Have Python raise the library's error for the system call's that is set. */
+static PyObject *
+send_failed(const Verb *verb, PyObject *conn)
+{
+    PyObject *kind, *error, *traceback, *done;
+
+    PyErr_Fetch(&kind, &error, &traceback);
+    PyErr_NormalizeException(&kind, &error, &traceback);
+    done = PyObject_CallMethodOneArg(conn, verb->state->names[SEND_FAILED], error);
+    Py_XDECREF(kind);
+    Py_XDECREF(error);
+    Py_XDECREF(traceback);
+    return done;
+}
+
 static void
 give_back(Claim *claim)
 {
@@ -267,16 +291,43 @@ is_ordered(const Receive *call)
     return !Py_IS_TYPE(orders, call->verb->state->orders) || orders_given((Orders *)orders);
 }
 
+/* Send what is gathered, which goes out before a wait: NOTHING is left of it, LEFT or RAISED. */
+static int
+send_held(Receive *call)
+{
+    PyObject *held = slot(call->verb, call->conn, ITS_GATHERED), *raised;
+    Claim *claim;
+    int sent;
+
+    if (!core_held(held)) {
+        return NOTHING;
+    }
+    if (is_ordered(call) || slot(call->verb, call->conn, ITS_UNSENT) != Py_None ||
+        !core_life(call->core)->sends) {
+        return LEFT;
+    }
+    claim = take_claim(call->verb, call->conn, ITS_SENDING);
+    if (!claim) {
+        return LEFT;
+    }
+    sent = core_send_held(call->core, held);
+    if (sent < 0 && PyErr_ExceptionMatches(PyExc_OSError)) {
+        raised = send_failed(call->verb, call->conn);
+        Py_XDECREF(raised); /* it raises */
+    }
+    give_back(claim);
+    return sent < 0 ? RAISED : sent ? NOTHING : LEFT;
+}
+
 /* Receive once, into the buffer or, `straight`, to `*data`: ARRIVED, EOF_CAME, LEFT or RAISED. */
 static int
 receive(Receive *call, int straight, size_t most, PyObject **data)
 {
-    PyObject *gathered = slot(call->verb, call->conn, ITS_GATHERED);
     Core *core = call->core;
-    int waited = 0, came;
+    int waited = 0, came = send_held(call);
 
-    if (gathered && PyByteArray_Check(gathered) && PyByteArray_GET_SIZE(gathered)) {
-        return LEFT; /* it goes out before a wait */
+    if (came != NOTHING) {
+        return came;
     }
     for (;;) {
         if (is_ordered(call)) {
@@ -414,7 +465,7 @@ sends_at_once(const Verb *verb, PyObject *conn, const Core *core, PyObject *data
     int own;
 
     if (!PyBytes_CheckExact(data) || !PyBytes_GET_SIZE(data) || unsent != Py_None ||
-        slot(verb, conn, ITS_GATHERED) != Py_None || !core_life(core)->sends) {
+        !core_life(core)->sends) {
         return 0;
     }
     if (!core->retains) {
@@ -477,6 +528,7 @@ sync_send(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
     PyObject *done = NULL;
     Py_ssize_t size, sent;
     Claim *claim;
+    int kept;
 
     if (plain < 0) {
         return NULL;
@@ -484,6 +536,13 @@ sync_send(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
     claim = plain ? take_claim(verb, args[0], ITS_SENDING) : NULL;
     if (!claim) {
         return verb_in_python(verb, args, flagged, names);
+    }
+    kept = core_keep_back(core, slot(verb, args[0], ITS_GATHERED), args[1], is_free(verb, args[0]));
+    if (kept != GOES_OUT) {
+        give_back(claim);
+        return kept == KEPT          ? Py_NewRef(Py_None)
+               : kept == KEEP_FAILED ? NULL
+                                     : verb_in_python(verb, args, flagged, names);
     }
     Py_INCREF(core);
     size = PyBytes_GET_SIZE(args[1]);
@@ -493,14 +552,7 @@ sync_send(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
     } else if (sent >= 0) {
         done = PyObject_CallMethod(args[0], "_send_rest", "On", args[1], sent);
     } else if (PyErr_ExceptionMatches(PyExc_OSError)) {
-        PyObject *kind, *error, *traceback;
-
-        PyErr_Fetch(&kind, &error, &traceback);
-        PyErr_NormalizeException(&kind, &error, &traceback);
-        done = PyObject_CallMethodOneArg(args[0], verb->state->names[SEND_FAILED], error);
-        Py_XDECREF(kind);
-        Py_XDECREF(error);
-        Py_XDECREF(traceback);
+        done = send_failed(verb, args[0]);
     }
     give_back(claim);
     Py_DECREF(core);
