@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import sys
 import time
 from typing import Any
 
@@ -414,6 +415,28 @@ def test_denied() -> None:
     run(main())
 
 
+def test_a_handshake_that_is_not_answered_in_time() -> None:
+    async def main() -> None:
+        never = asyncio.Event()
+
+        async def app(scope: Scope, receive: Any, send: Any) -> None:
+            await never.wait()
+            with pytest.raises(OSError, match="ended"):
+                await send({"type": "websocket.accept"})
+
+        async with bench(app) as served:
+            dialling = asyncio.create_task(dial(served))
+            await until(lambda: bool(served.site.leaving))
+            served.conn.ask(Order("move", time.monotonic() + 0.1))
+            with pytest.raises(InvalidStatus) as refused:
+                await dialling
+            assert refused.value.response.status_code == 503
+            never.set()
+            await served.task
+
+    run(main())
+
+
 async def closes(scope: Scope, receive: Any, send: Any) -> None:
     await receive()
     await send({"type": "websocket.close"})
@@ -445,7 +468,9 @@ def test_not_accepted(app: Any, status: int) -> None:
         ("close", 4001),
         ("return", 1000),
         ("raise", 1011),
+        ("exit", 1011),
         ("accept again", 1011),
+        ("commit and reply", 1011),
         ("no message", 1011),
     ],
 )
@@ -461,6 +486,10 @@ def test_how_the_application_ends_it(after: str, code: int) -> None:
                     await send({"type": "websocket.send", "text": "late"})
             if after == "raise":
                 raise KeyError("the application's own")
+            if after == "exit":
+                sys.exit(3)
+            if after == "commit and reply":
+                await send({"type": "socketkeep.commit", "state": 1, "reply": "x"})
             if after == "accept again":
                 await send({"type": "websocket.accept"})
             if after == "no message":

@@ -288,6 +288,8 @@ class _Session:
         failed = False
         try:
             await self._site.app(self._scope, self.receive, self.send)
+        except SystemExit:
+            failed = True  # of this WebSocket's application, not of the worker
         except Exception as error:
             failed = True
             # Frameworks raise it where the application does not care that the peer has gone.
@@ -298,13 +300,17 @@ class _Session:
         if self._answer is None:
             if not failed:
                 self._note_failure("it has returned without an answer")
-            self._phase = _Phase.OVER
-            body = bytearray(b"Internal Server Error\n")
-            self._denial = 500, [(b"content-type", b"text/plain; charset=utf-8")], body
-            self._opened()
+            self._refuse(500, b"Internal Server Error\n")
             return
         with suppress(OSError):
             await self._close(_FAILURE if failed else _NORMAL)
+
+    def _refuse(self, status: int, body: bytes) -> None:
+        """Answer the handshake in the application's place."""
+        self._phase = _Phase.OVER
+        headers = [(b"content-type", b"text/plain; charset=utf-8")]
+        self._denial = status, headers, bytearray(body)
+        self._opened()
 
     def _note_failure(self, reason: str, **more: str) -> None:
         self._conn.core.record[HANDLER_ERRORS] += 1
@@ -382,6 +388,8 @@ class _Session:
             elif kind == "websocket.close":
                 await self._close(message.get("code", _NORMAL), message.get("reason") or "")
             elif kind == "socketkeep.commit":
+                if "reply" in message:
+                    raise MessageError("socketkeep.commit with a reply is not known here")
                 self._commit(message.get("state"))
             else:
                 raise _out_of_order(kind)
@@ -757,7 +765,10 @@ class _Session:
 
     def _close_soon(self) -> None:
         """Close for the server's sake."""
-        if not self._socket.closing:
+        if self._answer is None:
+            if self._phase is not _Phase.OVER:
+                self._refuse(503, b"Service Unavailable\n")
+        elif not self._socket.closing:
             self._later(self._close(_RESTART))
 
     def _ordered(self, order: Order) -> None:
