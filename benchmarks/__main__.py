@@ -60,6 +60,7 @@ def parts() -> dict[str, Part]:
         "k": _compared(_throughput.encrypted),
         "l": Part(_flood.TITLE, _flood.flood),
         "m": _compared(_throughput.web),
+        "n": _compared(_throughput.websocket),
     }
 
 

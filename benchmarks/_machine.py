@@ -24,6 +24,7 @@ _PACKAGES: Final = (
     "uvicorn",
     "granian",
     "httptools",
+    "websockets",
 )
 _COMMANDS: Final = {
     "nginx": ("nginx", "-v"),

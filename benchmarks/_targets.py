@@ -98,6 +98,7 @@ def _web() -> Iterator[Target]:
     for case in ("64 connections", "1000 connections"):
         yield Target("m", "m", case, "Socketkeep ASGI", "uvicorn", 1.2)
         yield Target("m", "m", case, "Socketkeep ASGI", "granian", 0.5)
+        yield Target("n", "n", case, "Socketkeep ASGI", "uvicorn websockets-sansio", 1.3)
 
 
 def _encrypted() -> Iterator[Target]:

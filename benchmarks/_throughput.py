@@ -1,4 +1,4 @@
-"""Work (a) to (d), (g), (k) and (m): requests and connections a second, by turns."""
+"""Work (a) to (d), (g), (k), (m) and (n): requests and connections a second, by turns."""
 
 from __future__ import annotations
 
@@ -209,6 +209,37 @@ def web() -> Work:
                 f"{count} connection{'s' if count > 1 else ''}",
                 "echo",
                 {"http": True, "connections": count, "deadline": 20},
+            )
+            for count in (1, 64, 1000)
+        ],
+    )
+
+
+def websocket() -> Work:
+    """(n): messages of 64 bytes, each echoed by one ASGI application, without compression."""
+    app = "benchmarks.peers.web:websocket"
+
+    def uvicorn(protocol: str) -> Subject:
+        command = (
+            *(sys.executable, "-m", "uvicorn", app, "--port", "{port}", "--ws", protocol),
+            *("--loop", "uvloop", "--no-access-log", "--log-level", "error"),
+        )
+        modules = ("uvicorn", "websockets")
+        return Subject(f"uvicorn {protocol}", command, modules, listens="given", http=True)
+
+    return Work(
+        "n",
+        "64-byte messages by WebSocket, from an ASGI application",
+        [
+            asgi(app, name="Socketkeep ASGI"),
+            uvicorn("websockets-sansio"),
+            uvicorn("websockets"),
+        ],
+        [
+            Case(
+                f"{count} connection{'s' if count > 1 else ''}",
+                "echo",
+                {"websocket": True, "connections": count, "deadline": 20},
             )
             for count in (1, 64, 1000)
         ],

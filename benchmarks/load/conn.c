@@ -10,8 +10,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-static const char request[] = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
-
 /* Ports that are in TIME_WAIT are many when connections are short: take turns with the source
  * addresses, of which loopback has plenty. */
 static void take_source(int fd)
@@ -80,8 +78,8 @@ bool conn_begin(struct conn *conn, int epoll, enum loss *loss)
 
 bool conn_send(struct conn *conn, int epoll, enum loss *loss)
 {
-    const char *data = options.http ? request : message_of(conn);
-    size_t size = options.http ? sizeof request - 1 : message_size();
+    size_t size;
+    const char *data = sent_of(conn, &size);
     while (conn->sent < size) {
         bool writable = !conn->tls;
         ssize_t count = conn->tls
@@ -148,5 +146,5 @@ void conn_close(struct conn *conn)
     conn->reply = NULL;
     conn->fd = -1;
     conn->state = UNUSED;
-    conn->writable_wanted = conn->closing = false;
+    conn->writable_wanted = conn->closing = conn->upgraded = false;
 }

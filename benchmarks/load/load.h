@@ -32,6 +32,7 @@ struct options {
     bool lines;   /* messages are lines */
     bool tls;     /* of TLS 1.3, by a full handshake for each connection */
     bool http;    /* requests are GETs, replies are `body` */
+    bool websocket; /* messages are of a WebSocket, `size` at most 125 */
     const char *body;
     double seconds;
     double warm;
@@ -57,6 +58,7 @@ struct conn {
     int64_t began; /* of the exchange */
     int64_t due;   /* of the next one, when RESTING */
     struct reply *reply;
+    bool upgraded; /* the handshake of a WebSocket is done */
     struct ssl_st *tls;
 };
 
@@ -83,8 +85,8 @@ double histogram_quantile(const struct histogram *histogram, double quantile); /
 
 /* message.c */
 void messages_make(void);
-size_t message_size(void); /* of all that one exchange sends */
-const char *message_of(const struct conn *conn);
+/* Return what the exchange at hand sends; it is valid until the next call. */
+const char *sent_of(const struct conn *conn, size_t *size);
 
 enum verdict { MORE, WHOLE, BAD };
 enum verdict reply_take(struct conn *conn, const char *data, size_t count);

@@ -31,8 +31,8 @@ struct options options = {
 
 static const char usage[] =
     "usage: load short|echo|paced|idle PORT [--host A.B.C.D] [--connections N] [--at-once N]\n"
-    "            [--size BYTES] [--lines] [--batch N] [--http] [--body TEXT] [--seconds S]\n"
-    "            [--warm S] [--deadline S] [--think S] [--arrivals PER-SECOND] [--wait] [--hold]\n"
+    "            [--size BYTES] [--lines] [--batch N] [--http] [--body TEXT] [--websocket]\n"
+    "            [--seconds S] [--warm S] [--deadline S] [--think S] [--arrivals PER-SECOND] [--wait] [--hold]\n"
     "            [--samples FILE] [--tls]\n";
 
 static void fail(const char *what)
@@ -57,6 +57,7 @@ static void parse(int argc, char **argv)
     static const struct option known[] = {
         {"host", 1, 0, 'h'},    {"connections", 1, 0, 'c'}, {"at-once", 1, 0, 'a'},
         {"size", 1, 0, 's'},    {"lines", 0, 0, 'l'},       {"batch", 1, 0, 'b'},
+        {"websocket", 0, 0, 'F'},
         {"http", 0, 0, 'H'},    {"body", 1, 0, 'B'},        {"seconds", 1, 0, 't'},
         {"warm", 1, 0, 'w'},    {"deadline", 1, 0, 'd'},    {"think", 1, 0, 'k'},
         {"wait", 0, 0, 'W'},    {"arrivals", 1, 0, 'r'},    {"samples", 1, 0, 'S'},
@@ -73,6 +74,7 @@ static void parse(int argc, char **argv)
         case 'l': options.lines = true; break;
         case 'b': options.batch = (int)number(optarg, 1, 1024); break;
         case 'H': options.http = true; break;
+        case 'F': options.websocket = true; break;
         case 'B': options.body = optarg; break;
         case 't': options.seconds = number(optarg, 0.001, 600); break;
         case 'w': options.warm = number(optarg, 0, 600); break;

@@ -1,4 +1,7 @@
-"""The same short answer from a WSGI and from an ASGI application, for gunicorn and uvicorn."""
+"""The same short answer from a WSGI and from an ASGI application, for gunicorn and uvicorn.
+
+And an application that echoes what comes by WebSockets.
+"""
 
 from __future__ import annotations
 
@@ -28,3 +31,18 @@ async def asgi(
     headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(BODY))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": BODY})
+
+
+async def websocket(
+    scope: dict[str, Any],
+    receive: Callable[[], Awaitable[dict[str, Any]]],
+    send: Callable[[dict[str, Any]], Awaitable[None]],
+) -> None:
+    """Echo each message, and answer hello by HTTP."""
+    if scope["type"] != "websocket":
+        await asgi(scope, receive, send)
+        return
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "bytes": message["bytes"]})
