@@ -6,6 +6,9 @@ All of it while the server reloads.
 from __future__ import annotations
 
 import asyncio
+import os
+import random
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -14,6 +17,7 @@ from typing import Any, Final
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from tests.harness import Server
 from tests.websocket.bench import until
@@ -116,6 +120,54 @@ def test_a_thousand_clients_through_reloads(tmp_path: Path) -> None:
 
     (tmp_path / "site_app.py").write_text(_ECHO)
     with Server(tmp_path, "site_app:app", "--ws-resume", "on", "-w", "2") as server:
+        asyncio.run(main(server))
+
+
+def test_kills_and_reloads_under_load(tmp_path: Path) -> None:
+    """A worker's death ends those that it was answering; no other message is lost or repeated."""
+
+    async def talk(uri: str, number: int, over: asyncio.Event, told: Counter[str]) -> None:
+        rng = random.Random(number)
+        compression = "deflate" if number % 3 else None
+        while not over.is_set():
+            with suppress(ConnectionClosed):
+                async with connect(uri, compression=compression, ping_interval=None) as client:
+                    told["opened"] += 1
+                    while not over.is_set():
+                        said = "".join(
+                            rng.choices(("alpha ", "beta ", "gamma "), k=rng.randint(0, 99))
+                        )
+                        told["sent"] += 1
+                        said = f"{told['sent']} {said}"
+                        await client.send(said)
+                        assert await asyncio.wait_for(client.recv(), 20) == said
+                        told["answered"] += 1
+                        await asyncio.sleep(rng.random() / 10)
+
+    async def main(server: Server) -> None:
+        told: Counter[str] = Counter()
+        over = asyncio.Event()
+        uri = f"ws://{server.address}/"
+        talks = [asyncio.create_task(talk(uri, number, over, told)) for number in range(40)]
+        kills = 0
+        for turn in range(12):
+            before = told["answered"]
+            if turn % 3 == 2:
+                done = await asyncio.to_thread(server.cli, "reload")
+                assert done.exit_code == 0, done.stderr
+            else:
+                workers = await asyncio.to_thread(server.workers)
+                os.kill(workers[turn % len(workers)]["pid"], signal.SIGKILL)
+                kills += 1
+            await until(lambda before=before: told["answered"] > before + 200)  # type: ignore[misc]
+        over.set()
+        await asyncio.gather(*talks)
+        # At a death most wait: they are clean, and stay open.
+        assert told["opened"] < 40 + kills * 10
+
+    (tmp_path / "site_app.py").write_text(_ECHO)
+    arguments = ("--ws-resume", "on", "--keep", "crash", "--keep-after", "0", "-w", "2")
+    with Server(tmp_path, "site_app:app", *arguments, "--poison-limit", "1000") as server:
         asyncio.run(main(server))
 
 

@@ -39,12 +39,23 @@ class Shelf:
         self.state = state
 
 
+class RequestLog:
+    """Notes the status of each request."""
+
+    def __init__(self) -> None:
+        self.noted: list[int] = []
+
+    def note(self, _scope: Scope, _request: object, status: int, _size: int) -> None:
+        self.noted.append(status)
+
+
 class Site:
     """What the HTTP side tells of an application."""
 
     def __init__(self, app: Application, options: ServeConfig) -> None:
         self.app = app
         self.options = options
+        self.request_log = RequestLog()
         self.serve = WebSockets(options).serve
         self.leaving: set[asyncio.Task[None]] = set()
 

@@ -75,6 +75,7 @@ def test_echo_through_moves(compression: str | None, crash_safe: bool) -> None:
                     await served.move()
             assert [await client.recv() for _ in range(50)] == [str(turn) for turn in range(50)]
             assert served.times_served > 12
+            assert served.site.request_log.noted == [101]
 
     run(main())
 
@@ -410,6 +411,7 @@ def test_denied() -> None:
                 await dial(served)
             response = refused.value.response
             assert (response.status_code, response.body) == (404, b"not here")
+            assert served.site.request_log.noted == [404]
             assert response.headers["x-why"] == "because"
 
     run(main())
@@ -536,6 +538,7 @@ def test_no_handshake(without: bytes, instead: bytes, status: bytes) -> None:
             served.client_sock.shutdown(socket.SHUT_WR)
             assert answer.startswith(b"HTTP/1.1 " + status)
             assert (b"sec-websocket-version: 13" in answer) is (status == b"426")
+            assert served.site.request_log.noted == [int(status)]
             await served.task
 
     run(main())

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from socketkeep._base import _log
 from socketkeep._base._errors import SocketkeepError, StateTooLarge, WouldBlock
 from socketkeep._base._tracebacks import users_traceback
+from socketkeep._serve.asgi._head import read_head
 from socketkeep._serve.asgi._response import MessageError
 from socketkeep._serve.asgi._types import Message, Scope
 from socketkeep._serve.websocket._deflate import Deflate
@@ -109,6 +110,7 @@ class WebSockets:
         asked = ask(scope["headers"], settings.window_bits)
         if isinstance(asked, Refusal):
             _note(conn, "handshake refused", asked.why)
+            _log_request(site, scope, head, asked.status)
             return conn.send(refused(asked, site.default_headers()))
         session = _Session(self, conn, site, scope, head, WebSocket(settings.most, asked.deflate))
         session.asked = asked
@@ -246,6 +248,7 @@ class _Session:
                     await self._read()
             elif self._denial is not None:
                 status, headers, body = self._denial
+                _log_request(self._site, self._scope, self._head, status, len(body))
                 defaults = self._site.default_headers()
                 await conn.send(denied(status, headers, bytes(body), defaults))
         except Detached:
@@ -365,9 +368,7 @@ class _Session:
         message = self._inbox.pop(0)
         self._dirty = True
         self._ahead -= len(message)
-        if self._room is not None:
-            self._room.set_result(None)
-            self._room = None
+        self._make_room()
         if type(message) is str:
             return {"type": "websocket.receive", "text": message}
         return {"type": "websocket.receive", "bytes": message}
@@ -431,6 +432,7 @@ class _Session:
         self.asked = None
         self._answer = answer
         self._phase = _Phase.OPEN
+        _log_request(self._site, self._scope, self._head, 101)
         if self._keeps and not self._fits():
             self._keeps = False
             _throttle.warning(
@@ -638,9 +640,14 @@ class _Session:
             self._wanted = None
             if not wanted.done():
                 wanted.set_result(None)
-        if self._gone is not None and self._room is not None:
-            self._room.set_result(None)
-            self._room = None
+        if self._gone is not None:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Have the reader go on, if it waits for a message to be taken."""
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_result(None)
 
     async def _obey(self, control: Control) -> bool:
         """Do as something says that is no message; return whether the WebSocket goes on."""
@@ -676,7 +683,8 @@ class _Session:
         try:
             awaited = next(steps)
         except StopIteration:
-            self._has_sent()
+            if self._wanted is not None or self._ships:
+                self._has_sent()
             return None
         except SocketkeepError as error:
             self._has_sent()
@@ -813,6 +821,14 @@ def _rest(awaited: Any, steps: Any) -> Generator[Any, Any, None]:
     """Go on with what has begun, and waits."""
     yield awaited
     yield from steps
+
+
+def _log_request(site: Site, scope: Scope, head: bytes, status: int, size: int = 0) -> None:
+    """Write the line of a handshake to the log of requests, where there is one."""
+    if site.request_log is not None:
+        request = read_head(head, site.options.limit_request_fields)
+        if request is not None:
+            site.request_log.note(scope, request, status, size)
 
 
 def _tells_of_end(error: BaseException) -> bool:
