@@ -27,8 +27,11 @@ def site_of(app: Application, **options: Any) -> Site:
 class Client:
     """The peer of a served connection."""
 
-    def __init__(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
+    def __init__(
+        self, sock: socket.socket, task: asyncio.Task[None], served: AsyncConnection
+    ) -> None:
         self.sock = sock
+        self.served = served
         self.task = task
         self.came = b""
 
@@ -59,8 +62,9 @@ async def connected(site: Site, **lease: Any) -> AsyncIterator[Client]:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
 
+    conn = AsyncConnection(ours, lease=Lease(resumable=True, **lease))
+
     async def serve() -> None:
-        conn = AsyncConnection(ours, lease=Lease(resumable=True, **lease))
         try:
             await serve_connection(site, conn)
         finally:
@@ -68,7 +72,7 @@ async def connected(site: Site, **lease: Any) -> AsyncIterator[Client]:
 
     with theirs:
         task = asyncio.create_task(serve())
-        yield Client(theirs, task)
+        yield Client(theirs, task, conn)
         task.cancel()
         await asyncio.wait([task])
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from socketkeep._serve.asgi._types import Receive, Scope, Send
+from socketkeep._stream._lease import Order
+from socketkeep._stream._lifecycle import Detached
 from tests.asgi.support import WAIT, body, connected, echo, exchange, read_body, site_of, start
 
 END = b"Connection: close\r\nHost: x\r\n\r\n"
@@ -209,3 +211,48 @@ def test_who_waits_for_the_end_goes_on_when_the_response_is_over() -> None:
     came = exchange(app, b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\nGET /2 HTTP/1.1\r\n" + END)
     assert told == ["http.disconnect"] * 2
     assert came.count(b"whole") == 2
+
+
+def test_a_request_under_way_when_the_server_stops_is_the_last() -> None:
+    async def run() -> None:
+        begun, enough = asyncio.Event(), asyncio.Event()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            begun.set()
+            await enough.wait()
+            await echo(scope, receive, send)
+
+        async with connected(site_of(app)) as client:
+            await client.send(b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\n")
+            await begun.wait()
+            client.served.ask(Order("close", float("inf")))
+            enough.set()
+            assert b"\r\nconnection: close\r\n" in await client.read_to_end()
+
+    asyncio.run(run())
+
+
+def test_a_deploy_is_not_told_to_the_client_and_what_is_unread_moves() -> None:
+    async def run() -> None:
+        begun, enough = asyncio.Event(), asyncio.Event()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            begun.set()
+            await enough.wait()
+            await echo(scope, receive, send)
+
+        async with connected(site_of(app)) as client:
+            await client.send(b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\nGET /2 HTTP/1.1\r\nHo")
+            await begun.wait()
+            client.served.ask(Order("move", float("inf")))
+            enough.set()
+            answer = await client.read_until(b"GET /1 ")
+            assert b"connection" not in answer
+            await asyncio.wait([client.task])
+            assert isinstance(client.task.exception(), Detached)
+            handover = client.served.hand_over()
+            handover.sock.close()
+            assert handover.unread == b"GET /2 HTTP/1.1\r\nHo"
+
+    with pytest.raises(Detached):
+        asyncio.run(run())

@@ -1063,6 +1063,11 @@ class AsyncConnection(Shell):
         self._deadline_timer = call_at(self._loop, order.deadline, self._expire)
         self._let_go()
 
+    @property
+    def stops(self) -> bool:
+        """Whether the server is stopping, so that the next wait for input ends the connection."""
+        return self._order is not None and self._order.how == "close"
+
     def committed_beside_receive(self) -> None:
         """Obey the server's order now, if the commit just made has brought a safe point.
 

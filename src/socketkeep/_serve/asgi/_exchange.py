@@ -222,6 +222,8 @@ class Exchange:
             return
         if message["type"] == "http.response.start":
             self._close_if_unread()
+            if self._conn.stops:  # told, so that the client sends nothing more
+                self.response.keep_alive = False
             if self.limit is not None:
                 self.limit.reschedule(None)
         data = response.take(message)
