@@ -13,6 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from socketkeep._serve.asgi._types import Message, Scope
+from socketkeep._stream import _core
 from socketkeep._stream._lease import Order
 from socketkeep._stream._record import CLEAN, STATUS
 from tests.websocket.bench import Bench, bench, dial, echo, run, until
@@ -185,6 +186,21 @@ def test_without_resumption_it_stays_and_is_closed_at_the_end() -> None:
             assert app.ends == [1012]
 
     run(main())
+
+
+def test_nobody_is_told_that_a_commit_is_missing(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with (
+            bench(echo, options={"ws_resume": "off"}) as served,
+            await dial(served) as client,
+        ):
+            for _ in range(_core.NEVER_COMMITTED + 10):
+                await client.send(b"x")
+                await client.recv()
+
+    _core._warned.clear()
+    run(main())
+    assert caplog.text == ""
 
 
 def test_a_stop_closes_what_waits_and_lets_what_works_finish() -> None:

