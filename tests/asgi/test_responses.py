@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._serve.asgi._types import Message, Receive, Scope, Send
+from socketkeep._serve.asgi._types import Application, Message, Receive, Scope, Send
 from tests.asgi.support import body, connected, exchange, sends, site_of, start
 
 END = b"Connection: close\r\nHost: x\r\n\r\n"
@@ -176,3 +176,24 @@ def test_a_response_that_has_begun_has_time() -> None:
         await send(body(b"b"))
 
     assert exchange(app, GET, request_timeout=0.05).endswith(b"1\r\nb\r\n0\r\n\r\n")
+
+
+def test_an_application_may_return_any_awaitable() -> None:
+    def app(scope: Scope, receive: Receive, send: Send) -> object:
+        return asyncio.ensure_future(sends(start(), body(b"a"))(scope, receive, send))
+
+    assert exchange(app, GET).endswith(b"\r\n\r\na")  # type: ignore[arg-type]
+
+
+async def _waits_for_what_is_cancelled(scope: Scope, receive: Receive, send: Send) -> None:
+    waited = asyncio.get_running_loop().create_future()
+    waited.cancel()
+    await waited
+
+
+def _returns_nothing(scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+@pytest.mark.parametrize("app", [_waits_for_what_is_cancelled, _returns_nothing])
+def test_what_an_application_raises_in_whatever_way_is_a_500(app: Application) -> None:
+    assert exchange(app, GET).startswith(b"HTTP/1.1 500 ")

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import copy_context
 from functools import partial
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from socketkeep._base import _log
@@ -233,15 +234,22 @@ async def _run(
     context = copy_context()
     try:
         called: Any = context.run(site.app, scope, exchange.receive, exchange.send)
+        if type(called) is not CoroutineType:
+            called = _awaiting(called)
         if site.options.request_timeout:
             async with asyncio.timeout(site.options.request_timeout) as exchange.limit:
                 await run_in(context, called, waits)
         else:
             await run_in(context, called, waits)
-    except asyncio.CancelledError:
+    except asyncio.CancelledError as error:
         if exchange.detached:
             raise Detached("the connection was detached from this worker") from None
-        raise
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Of something that the application waited for: nobody has cancelled this.
+        await _end_failed(site, conn, request, exchange, error)
+        return False
     except Exception as error:
         await _end_failed(site, conn, request, exchange, error)
         return False
@@ -254,8 +262,13 @@ async def _run(
     return exchange.response.keep_alive
 
 
+async def _awaiting(called: Any) -> None:
+    """Await what a callable has returned that is no coroutine of Python's own."""
+    await called
+
+
 async def _end_failed(
-    site: Site, conn: AsyncConnection, request: Request, exchange: Exchange, error: Exception
+    site: Site, conn: AsyncConnection, request: Request, exchange: Exchange, error: BaseException
 ) -> None:
     """Tell of an application that has raised, and answer what can be answered."""
     parts = list(_parts(error))
