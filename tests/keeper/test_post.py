@@ -10,6 +10,7 @@ import random
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -20,7 +21,15 @@ from socketkeep._keeper.connections._post import MOST_LETTERS, Post
 from socketkeep._keeper.tables._names import NamedConnection, NameTable
 from socketkeep._keeper.workers._workers import Worker
 from socketkeep._names._pushing import Outcome
-from socketkeep._wire._messages import Deliver, Delivered, Letter, LetterTold, Registered, Told
+from socketkeep._wire._messages import (
+    BEGUN,
+    Deliver,
+    Delivered,
+    Letter,
+    LetterTold,
+    Registered,
+    Told,
+)
 from tests.keeper.fakes import Clock, SteppedReactor
 
 GROUP = "room"
@@ -40,6 +49,7 @@ class FarEnd:
     up: deque[Any] = field(default_factory=deque)
     has: set[str] = field(default_factory=set)
     slow: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    drain: Callable[[], None] = lambda: None
 
     @property
     def link(self) -> FarEnd:
@@ -59,6 +69,8 @@ class World:
         self.post = Post(self.reactor, self, lambda: "keep")
         self.workers = {n: FarEnd(n) for n in range(1, _WORKERS + 1)}  # by slot
         self.serial = _WORKERS
+        for each in self.workers.values():
+            each.drain = partial(self.hear_all, each)
         self.got: dict[str, list[bytes]] = defaultdict(list)
         self.told: dict[int, LetterTold] = {}
         self.pushed: dict[int, tuple[str, bytes]] = {}
@@ -186,6 +198,7 @@ class World:
             self.got[letter.to].append(letter.data)
             if chance.random() < 0.3:
                 worker.slow[letter.to].append(letter.number)
+                worker.up.append(Delivered([LetterTold(letter.number, BEGUN)]))
             else:
                 self.answer_slow(letter.to)
                 worker.up.append(Delivered([LetterTold(letter.number, Outcome.DELIVERED)]))
@@ -239,7 +252,8 @@ class World:
         self.post.worker_died(worker.serial)
         self.serial += 1
         slot = next(slot for slot, each in self.workers.items() if each is worker)
-        self.workers[slot] = FarEnd(self.serial)
+        self.workers[slot] = fresh = FarEnd(self.serial)
+        fresh.drain = partial(self.hear_all, fresh)
 
     def pass_time(self, chance: random.Random) -> None:
         self.clock.now += chance.choice([0.1, 1.0])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from socketkeep import HandlerError, Service, resumable
-from socketkeep._net._handlers import inspect_handler
+from socketkeep._net._handlers import inspect_handler, served_as
 
 
 def plain(conn: object) -> None: ...
@@ -171,3 +171,37 @@ def test_a_ready_made_context_manager() -> None:
 def test_what_is_no_lifespan(bad: Any, reason: str) -> None:
     with pytest.raises(HandlerError, match=reason):
         inspect_handler(Service(plain, lifespan=bad))
+
+
+async def _async_on_push(conn: object, message: bytes) -> None:
+    """Never called."""
+
+
+def _sync_handler(conn: object) -> None:
+    """Never called."""
+
+
+@pytest.mark.parametrize(
+    ("on_push", "says"),
+    [
+        ("no function", "is not callable"),
+        (lambda conn: None, "takes a connection and a message"),
+        (_async_on_push, "is async, and the handler is not"),
+    ],
+)
+def test_an_on_push_that_cannot_be(on_push: Any, says: str) -> None:
+    service = Service(_sync_handler, on_push=on_push)
+    with pytest.raises(HandlerError, match=says):
+        served_as(inspect_handler(service), service)
+
+
+def test_an_on_taken_that_cannot_be() -> None:
+    service = Service(_sync_handler, on_taken="ignore")  # type: ignore[arg-type]
+    with pytest.raises(HandlerError, match="on_taken is 'close' or 'keep', not 'ignore'"):
+        served_as(inspect_handler(service), service)
+
+
+def test_a_service_says_what_its_handler_does_not() -> None:
+    service = Service(_sync_handler, on_push=print, on_taken="keep")
+    handler = served_as(inspect_handler(service), service)
+    assert (handler.on_push, handler.on_taken) == (print, "keep")

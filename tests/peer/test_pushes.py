@@ -294,3 +294,42 @@ def test_pushes_from_outside(tmp_path: Path) -> None:
         assert client.push("nobody", b"x") == Pushed("not connected")
     with pytest.raises(OSError, match=r"control\.sock failed: No such file"):
         client.push("2", b"x")
+
+
+_ON_PUSH: Final = """
+def on_push(conn, message):
+    assert message != b"fail\\n"
+    conn.send(b"<" + message.strip() + b">\\n")
+
+service = Service(handle, on_push=on_push)
+"""
+
+
+@pytest.mark.parametrize("model", ["async", "thread", "fork"])
+def test_on_push_is_called_between_messages(tmp_path: Path, model: str) -> None:
+    """Also where the connection is parked: then it is woken for it."""
+    source = _ASYNC if model == "async" else _SYNC
+    own = _ON_PUSH
+    if model == "async":
+        own = own.replace("def on", "async def on").replace("conn.send", "await conn.send")
+    write(tmp_path, source + own)
+    park_after = "off" if model == "fork" else "0.05s"
+    options = ("--model", model, "--workers", "2", "--park-after", park_after)
+    with Server(tmp_path, "app:service", *options) as server, peers(server, 3) as everybody:
+        call(everybody)
+        sender, other, third = everybody
+        for text in ("begin", "again"):
+            if model != "fork":
+                server.wait_until(lambda: server.status()["connections"]["parked"] == 3, "parked")
+            assert sender.ask(f"push 1 {text}") == "delivered"
+            assert other.hear() == f"<{text}>"
+            assert sender.ask("push 1 fail") == "delivered"
+            server.wait_event("on_push failed")
+            assert other.ask("who").split()[:2] == ["1", "all"]
+            assert sender.ask(f"publish all {text}") == "3 0"
+            assert {sender.hear(), other.hear(), third.hear()} == {f"<{text}>"}
+            server.reload()
+        if model != "fork":
+            server.wait_until(lambda: server.status()["connections"]["parked"] == 3, "parked")
+            assert server.cli("push", "2", "wake").exit_code == 0
+            assert third.hear() == "<wake>"

@@ -137,6 +137,7 @@ class Keeper:
             self._hosts,
             self.lanes.doorkeeper,
             lambda: self.current.on_taken if self.current is not None else "close",
+            lambda: self.current is not None and self.current.on_push,
         )
         self.pool.dispatch.receiver = self.connections
         self.connections.hear = self.pool.dispatch.hear_line

@@ -51,7 +51,8 @@ _TEXTS: Final = {
 class Pushed:
     """What has become of a push.
 
-    outcome: "delivered": the owner of the connection has it: the system has taken all of its bytes.
+    outcome: "delivered": the owner of the connection has it: the system has taken all of its bytes,
+    or `on_push` will be called.
     "not connected": nobody has the name, or the connection has ended before.  "timed out": it was
     not handed over in time, and never will be.  "full": too much waits for the connection already.
     "uncertain": the worker has died with it, or does not answer; it may have been sent, and will
@@ -117,8 +118,8 @@ def push(
     In a handler, sync or async: ``pushed = await push("device-17", b"on")`` in async code,
     ``pushed = push("device-17", b"on").result()`` in sync code.  It goes whether that is waited for
     or not.  message: at most 64 KiB.  timeout: seconds in which it is to be handed over.  See
-    `Pushed` for what comes of it.  It is sent to the peer as it is, between two sends of the
-    handler.
+    `Pushed` for what comes of it.  Where the service has an `on_push`, that is called with it;
+    otherwise it is sent to the peer as it is, between two sends of the handler.
 
     Messages from one sender to one connection arrive in order, each at most once.  That the peer
     has read it is not promised.

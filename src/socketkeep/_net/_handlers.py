@@ -34,12 +34,15 @@ class Service:
     that returns one and takes nothing or, as ASGI frameworks have it, the service.  It is entered
     in each worker after the fork and before the worker is ready, and left when the worker ends.
     on_taken: what becomes of a connection whose name another one takes: "close", or "keep": it goes
-    on without a name.
+    on without a name.  on_push: called with the connection and the message for each push to one,
+    between two messages of its handler, at a receive; sync, or with an async handler async, too.
+    It sends what it makes of the message.  Without one a message is sent as it is.
     """
 
     handler: Callable[..., object]
     lifespan: Lifespan | Callable[..., Lifespan] | None = None
     on_taken: OnTaken = "close"
+    on_push: Callable[[Any, bytes], object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Handler:
     redeliver: bool
     lifespan: Callable[[], Lifespan] | None
     on_taken: OnTaken = "close"
+    on_push: Callable[[Any, bytes], object] | None = None
 
 
 @overload
@@ -144,7 +148,20 @@ def served_as(handler: Handler, target: object) -> Handler:
         return handler
     if target.on_taken not in get_args(OnTaken):
         raise HandlerError(f"on_taken is 'close' or 'keep', not {target.on_taken!r}")
-    return replace(handler, on_taken=target.on_taken)
+    on_push = target.on_push
+    if on_push is not None:
+        name = f"on_push, {_name(on_push)},"
+        if not callable(on_push):
+            raise HandlerError(f"{name} is not callable: give a function of connection and message")
+        try:
+            inspect.signature(on_push).bind(object(), b"")
+        except TypeError as error:
+            raise HandlerError(f"{name} takes a connection and a message: {error}") from None
+        except ValueError:
+            pass  # a builtin that tells nothing of its parameters; a wrong call will say so
+        if inspect.iscoroutinefunction(_body(on_push)) and not handler.is_async:
+            raise HandlerError(f"{name} is async, and the handler is not: make both so, or none")
+    return replace(handler, on_taken=target.on_taken, on_push=on_push)
 
 
 def service_parts(target: object) -> tuple[object, Callable[[], Lifespan] | None]:

@@ -681,6 +681,8 @@ class AsyncConnection(Shell):
             self._obey(operation)
         self._waiter.claimed = True
         try:
+            if self.hooks.mail is not None:
+                await self._hear_mail()
             if core.buffer.size or wanted == 0:
                 data = take(bound)
                 if data is not None:
@@ -816,6 +818,8 @@ class AsyncConnection(Shell):
                     if came == _TIMED_OUT and (span[1] is None or time.monotonic() < span[1]):
                         came = _LOOK_AGAIN
                 else:
+                    if self.hooks.mail is not None:
+                        await self._hear_mail()
                     if not self._waiter.watching:
                         self._watch()
                     came = await self._wait(span[1])
@@ -921,6 +925,18 @@ class AsyncConnection(Shell):
                 self._drop(queued)
 
         telling.timer = call_at(self._loop, until, late)
+
+    def nudge(self) -> None:
+        """Have the receive that waits, or the next one, look at the mail.  For the server."""
+        self._waiter.ordered = True
+        if self._waiter.pending:
+            self._wake()
+
+    async def _hear_mail(self) -> None:
+        mail = self.hooks.mail
+        if mail is not None and mail.waiting:
+            await mail.hear(self)
+            self._waiter.ordered = self._order is not None or self._inflow is not None
 
     def lose_name(self, name: str, *, close: bool) -> None:
         """Another connection has this name now.  For the server."""

@@ -262,11 +262,11 @@ class Connection(Shell):
             self._send_on(b"", self._begin_send(left.data, False), _FOR_EVER)
             self._reply_completed(left)
 
-    def push(self, data: bytes, until: float) -> bool:
+    def push(self, data: bytes, until: float, begun: Callable[[], None]) -> bool:
         """Send what comes from elsewhere; return False if none of it had gone at `until`.
 
-        For the server, within a receive.  Raises what `send` raises, and Busy when a send of the
-        handler's is not finished.
+        For the server, within a receive.  begun: called before it waits.
+        Raises what `send` raises, and Busy when a send of the handler's is not finished.
         """
         span = (max(0.0, until - time.monotonic()), until)
         if not self._sending_lock.acquire(timeout=min(span[0], threading.TIMEOUT_MAX)):
@@ -280,6 +280,8 @@ class Connection(Shell):
             if self._unsent is not None:
                 raise Busy(**self._context("send"))
             piece = self._begin_send(data, True)
+            if piece is not None:
+                begun()
             if piece is not None and not piece.done and not core.transport.pending:
                 try:
                     self._wait_writable(0, len(data), span)
@@ -1130,6 +1132,7 @@ class Connection(Shell):
         order = self._order()
         if order is None:
             return
+        self._deliver()
         left = min(order.deadline - time.monotonic(), threading.TIMEOUT_MAX)
         # A push in flight goes out whole; one that comes later finds the connection detached.
         moves = order.how == "move" and self._may_leave(left) and self._movable()

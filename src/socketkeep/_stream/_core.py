@@ -349,7 +349,8 @@ def core_of(sock: socket.socket, lease: Lease, hooks: Hooks) -> Core:
     if not lease.id or sock.gettimeout() != 0.0:  # a server has made it so
         sock.setblocking(False)
     # What was parked has it, or not, as its handler wished.
-    if lease.nodelay and lease.attached != "parked" and _family_of(sock) in _FAMILIES_WITH_NODELAY:
+    was_parked = lease.attached in ("parked", "pushed")
+    if lease.nodelay and not was_parked and _family_of(sock) in _FAMILIES_WITH_NODELAY:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if lease.redeliver:
         from socketkeep._stream._peek import Peeked, PeekedBuffer  # for who asks for it

@@ -131,15 +131,19 @@ class Registrar(Protocol):
 
 
 class Mail(Protocol):
-    """What is pushed to a connection of a sync handler.
+    """What is pushed to a connection, and waits for its handler to come to a receive.
 
-    A receive that was woken, or looks after itself, calls `deliver` while it waits for input.
+    waiting: whether there is anything.  A connection does not leave its worker meanwhile.
     """
 
-    broken: bool
+    @property
+    def waiting(self) -> bool: ...
 
     def deliver(self, conn: Any) -> BaseException | None:
-        """Send what there is; return what is to be raised, if the connection is to end."""
+        """Deal with what there is, in a receive of sync code; return what is to be raised."""
+
+    async def hear(self, conn: Any) -> None:
+        """Deal with what there is, in a receive of async code."""
 
 
 class Reader(Protocol):
@@ -215,7 +219,7 @@ class Hooks:
     front: Front | None = None  # where the listener has TLS for `start_tls`
     registrar: Registrar | None = None
     registered: bool = False  # the server has been told what it is called
-    mail: Mail | None = None  # sync models only, where it is called something
+    mail: Mail | None = None  # where it is called something
     refusals: Refusals | None = None
     ordered: Callable[[Order], None] | None = None  # async: told of each order before it is obeyed
     refused: int = 0  # for `refusals` to count

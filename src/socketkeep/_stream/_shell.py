@@ -622,6 +622,9 @@ class Shell(metaclass=ABCMeta):
         """
         core = self.core
         # The keys of TLS stay with the process.
+        mail = self.hooks.mail
+        if mail is not None and mail.waiting:
+            return False
         free = self.lease.resumable and core.transport.moves
         if free and self.hooks.yields is not None and not self.hooks.yields():
             return False

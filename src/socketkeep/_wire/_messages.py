@@ -50,6 +50,7 @@ class Loaded(Message, frozen=True, tag="Loaded"):
     on_crash: Literal["close", "reset", "resume"] = "close"
     redeliver: bool = False
     on_taken: Literal["close", "keep"] = "close"  # what becomes of who loses its name
+    on_push: bool = False  # pushes are for its code, not for the peer as they are
 
 
 class LoadFailed(Message, frozen=True, tag="LoadFailed"):
@@ -499,10 +500,14 @@ class Letter(msgspec.Struct, array_like=True, frozen=True, gc=False):
     group: bool = False
 
 
+BEGUN: Final = 6
+
+
 class LetterTold(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What has become of a `Letter`.
 
-    outcome: one of `Outcome`, 0 from a worker that has no such connection any more.  id, epoch: of
+    outcome: one of `Outcome`; from a worker 0, it has no such connection any more, or `BEGUN`, it
+    waits for room at the peer, and another answer follows.  id, epoch: of
     the connection.  delivered, failed: of a group, how many.
     """
 

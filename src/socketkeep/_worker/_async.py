@@ -133,7 +133,9 @@ class AsyncWorker:
         # A receive that waits is woken by its connection's end, and is then refused for the first
         # time.
         self.roster.refusals = Runaways(environment, self._give_up, spared=1)
-        self._post = self.roster.registrar = AsyncPost(self._channel, self._channel_lost)
+        self._post = self.roster.registrar = AsyncPost(
+            self._channel, self._channel_lost, environment.handler.on_push
+        )
         self.given_up: list[asyncio.Task[None]] = []  # handlers that are never resumed
         self._loop = asyncio.get_running_loop()
         self._reactor = make_reactor()

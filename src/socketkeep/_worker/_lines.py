@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 from weakref import WeakValueDictionary
 
@@ -25,6 +26,7 @@ from socketkeep._stream._lease import Order, Retirement, handling
 from socketkeep._stream._waiting import make_orders
 from socketkeep._wire._channel import Channel, ChannelClosed, channel_pair
 from socketkeep._wire._messages import (
+    BEGUN,
     ConnectionEnded,
     Deliver,
     Delivered,
@@ -38,6 +40,7 @@ from socketkeep._wire._messages import (
 )
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
+from socketkeep._worker._mail import Mail, OnPush
 
 T = TypeVar("T")
 
@@ -53,14 +56,21 @@ class ConnectionLine:
     wake_fd: readable when the worker has its order, or something is pushed.
     """
 
-    def __init__(self, retirement: Retirement, channel: Channel) -> None:
+    def __init__(
+        self, retirement: Retirement, channel: Channel, on_push: OnPush | None = None
+    ) -> None:
         self.retirement = retirement
+        self._mail = None if on_push is None else Mail(on_push)
         self.broken = False
         self._channel = channel
         self._letters: deque[Letter | NameTaken] = deque()
         self._poller = select.epoll()
         self._poller.register(retirement.wake_fd, select.EPOLLIN)
         self._poller.register(channel.fileno(), select.EPOLLIN)
+        self._bell = -1  # readable while there is mail that was taken outside of a receive
+        if self._mail is not None:
+            self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._poller.register(self._bell, select.EPOLLIN)
 
     @property
     def wake_fd(self) -> int:
@@ -83,14 +93,14 @@ class ConnectionLine:
 
     def woken(self) -> None:
         self.retirement.woken()
-        self.hear()
+        self.listen()
 
     @property
     def channel(self) -> Channel:
         """Where what is pushed comes."""
         return self._channel
 
-    def hear(self) -> None:
+    def listen(self) -> None:
         """Take what has come."""
         if self.broken:
             return
@@ -98,13 +108,32 @@ class ConnectionLine:
             while (packet := self._channel.receive()) is not None:
                 match packet.message:
                     case Deliver(letters=letters):
-                        self._letters += letters
+                        for letter in letters:
+                            self._take(letter)
                     case NameTaken() as message:
                         self._letters.append(message)
                 packet.close()
         except ChannelClosed:  # the keeper has gone, or was out of descriptors
             self.broken = True
             self._poller.unregister(self._channel.fileno())
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self._letters) or (self._mail is not None and self._mail.waiting)
+
+    def _take(self, letter: Letter) -> None:
+        """Take a letter: with an `on_push` that is all that is told, else it is to be sent."""
+        if self._mail is None:
+            self._letters.append(letter)
+        elif time.monotonic_ns() >= letter.until:
+            self._answer(letter, Outcome.TIMED_OUT)
+        else:
+            taken = self._mail.put(letter.data)
+            self._answer(letter, Outcome.DELIVERED if taken else Outcome.FULL)
+
+    def _answer(self, letter: Letter, outcome: int) -> None:
+        with suppress(ChannelClosed, OSError):
+            self._channel.send_now(Delivered([LetterTold(letter.number, outcome)]))
 
     def deliver(self, conn: Any) -> BaseException | None:
         """Send what has come; return why the connection is to end, if it is.
@@ -121,17 +150,36 @@ class ConnectionLine:
             outcome: int = Outcome.TIMED_OUT
             if time.monotonic_ns() < letter.until:
                 try:
-                    if conn.push(letter.data, letter.until / 1e9):
+                    begun = partial(self._answer, letter, BEGUN)
+                    if conn.push(letter.data, letter.until / 1e9, begun):
                         outcome = Outcome.DELIVERED
                 except Busy:
                     outcome = Outcome.FULL
                 except SocketkeepError:
                     outcome = Outcome.NOT_CONNECTED  # its handler meets the error
-            with suppress(ChannelClosed, OSError):
-                self._channel.send_now(Delivered([LetterTold(letter.number, outcome)]))
+            self._answer(letter, outcome)
+        if self._mail is not None:
+            with suppress(BlockingIOError):
+                os.eventfd_read(self._bell)
+            self._mail.deliver(conn)
         return None
 
+    def send_own(self, conn: Any) -> None:
+        """Send what has come while the handler waits for what becomes of a push of its own.
+
+        Where there is an `on_push` the next receive is woken for it.
+        """
+        if self._mail is None:
+            self.deliver(conn)
+        elif self._mail.waiting:
+            os.eventfd_write(self._bell, 1)
+
+    async def hear(self, conn: Any) -> None:
+        self.deliver(conn)
+
     def close(self) -> None:
+        if self._bell >= 0:
+            os.close(self._bell)
         self._poller.close()
         self._channel.close()
 
@@ -159,7 +207,7 @@ class SyncPost:
         )
         line = hooks.mail
         try:
-            if line is None or line.broken:
+            if not isinstance(line, ConnectionLine) or line.broken:
                 self.left_line(conn)
                 self._open_line(conn, message)
             else:
@@ -199,7 +247,7 @@ class SyncPost:
         ours, theirs = channel_pair()
         with theirs:
             channel = Channel(ours)
-            line = ConnectionLine(retirement, channel)
+            line = ConnectionLine(retirement, channel, self._environment.handler.on_push)
             self._environment.channel.send_now(
                 Registered(
                     *(message.id, message.epoch, message.name, message.groups, message.labels),
@@ -296,8 +344,8 @@ class SyncPost:
                 if self._hears:
                     self._lock.wait(left if own is None else min(left, _MOMENT))
                     if own is not None:
-                        own.hear()
-                        own.deliver(conn)
+                        own.listen()
+                        own.send_own(conn)
                     continue
                 self._hears = True
                 self._lock.release()
@@ -308,8 +356,8 @@ class SyncPost:
                         poller.register(own.channel.fileno(), select.POLLIN)
                     poller.poll(left * 1000)
                     if own is not None:
-                        own.hear()
-                        own.deliver(conn)
+                        own.listen()
+                        own.send_own(conn)
                         own = None if own.broken else own
                 finally:
                     self._lock.acquire()

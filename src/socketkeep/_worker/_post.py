@@ -20,6 +20,7 @@ from socketkeep._names._pushing import Outcome, Published, Pushed, Pushing, plac
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import (
+    BEGUN,
     Deliver,
     Delivered,
     Letter,
@@ -29,12 +30,10 @@ from socketkeep._wire._messages import (
     Registered,
     Told,
 )
+from socketkeep._worker._mail import MOST_BYTES, MOST_LETTERS, Mail, OnPush
 
 T = TypeVar("T")
 
-#: How much of pushes may wait for one peer that does not read.
-MOST_BYTES: Final = 1 << 20
-MOST_LETTERS: Final = 1000
 #: So many bytes go in one message at most.
 _BATCH: Final = SURELY_INLINE
 #: How many pushes of this worker's may be under way.
@@ -60,9 +59,12 @@ class Guest:
 class AsyncPost:
     """The registrar of a worker's connections, and the office of its handlers."""
 
-    def __init__(self, channel: Channel, gone: Callable[[], None]) -> None:
-        """gone: called when the keeper has gone."""
+    def __init__(
+        self, channel: Channel, gone: Callable[[], None], on_push: OnPush | None = None
+    ) -> None:
+        """gone: called when the keeper has gone.  on_push: the service's."""
         self._channel = channel
+        self._on_push = on_push
         self._gone = gone
         self._loop = asyncio.get_running_loop()
         self._guests: dict[str, Guest] = {}
@@ -129,6 +131,8 @@ class AsyncPost:
         if guest is None:
             guest = self._guests[name] = Guest(conn)
         guest.conn = conn
+        if self._on_push is not None and conn.hooks.mail is None:
+            conn.hooks.mail = Mail(self._on_push)
         assert conn.registration is not None
         self._enter_groups(name, guest, conn.registration.groups)
 
@@ -168,8 +172,8 @@ class AsyncPost:
             self._answer(letter.number, _GONE)
             return
         outcome = self._send(guest, letter, lambda sent: self._sent(letter, sent))
-        if outcome is not None:
-            self._answer(letter.number, outcome)
+        # Where it waits for room and this process stands still, nobody can tell how much has gone.
+        self._answer(letter.number, BEGUN if outcome is None else outcome)
 
     def _sent(self, letter: Letter, sent: bool) -> None:
         if sent:
@@ -195,6 +199,12 @@ class AsyncPost:
         if time.monotonic_ns() >= letter.until:
             return Outcome.TIMED_OUT
         size = len(letter.data)
+        mail = guest.conn.hooks.mail
+        if isinstance(mail, Mail):
+            if not mail.put(letter.data):
+                return Outcome.FULL
+            guest.conn.nudge()
+            return Outcome.DELIVERED
         if guest.letters >= MOST_LETTERS or guest.bytes + size > MOST_BYTES:
             return Outcome.FULL
         at_once = True

@@ -128,6 +128,7 @@ class Template:
             Loaded(
                 *(self._model, handler.resumable, threads),
                 *(handler.on_crash, handler.redeliver, handler.on_taken),
+                handler.on_push is not None,
             )
         )
         leave_to_keeper()

@@ -110,8 +110,12 @@ class Connections:
         hosts: Callable[[], Iterable[Worker]],
         doorkeeper: Doorkeeper | None = None,
         on_taken: Callable[[], Literal["close", "keep"]] = lambda: "close",
+        on_push: Callable[[], bool] = lambda: False,
     ) -> None:
-        """on_taken: returns what becomes of a connection whose name another one takes."""
+        """on_taken: returns what becomes of a connection whose name another one takes.
+
+        on_push: returns whether pushes are for the user's code.
+        """
         self._doorkeeper = doorkeeper
         self._rate_timer: ReactorTimer | None = None
         self._reactor = reactor
@@ -154,7 +158,7 @@ class Connections:
             [each.first_bytes_timeout for each in settings],
             self._note_overdue,
         )
-        self.post: Final = Post(reactor, _Unowned(self), on_taken)
+        self.post: Final = Post(reactor, _Unowned(self, on_push), on_taken)
         self.moves.post = self.post
         self._receptions = receptions(config, len(listeners))
         self.porch: Final = Porch(reactor, self._reception, self._admit, self._refuse)
@@ -933,12 +937,18 @@ class Connections:
 class _Unowned:
     """The connections that no worker has, as the post sees them."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, on_push: Callable[[], bool]) -> None:
         self._connections = connections
+        self._on_push = on_push
 
     def push(self, name: str, data: bytes, told: Callable[[bool], None]) -> bool | None:
         held = self._connections.connection_table.get(name)
-        return False if held is None else self._connections.parking.push(held, data, told)
+        if held is None:
+            return False
+        if self._on_push():
+            self._connections.parking.wake(held)
+            return False
+        return self._connections.parking.push(held, data, told)
 
     def close(self, name: str, why: str) -> None:
         self._connections.close_unowned(name, why)

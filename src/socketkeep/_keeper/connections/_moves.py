@@ -30,6 +30,8 @@ from socketkeep._wire._messages import Attach, Attached, AttachRefused, Crowded
 
 _RETRY: Final = 0.1
 _TICK: Final = 1e-6
+#: Why a connection is given to a worker that has been parked.
+_PARKED: Final = ("parked", "pushed")
 
 
 class Moves:
@@ -361,7 +363,7 @@ class Moves:
 
         Not what may be in a memfd: at its limit a worker gets none, and cannot say what has come.
         """
-        if held.why != "parked" or not self._takes_for_attached or self._connection_table.store:
+        if held.why not in _PARKED or not self._takes_for_attached or self._connection_table.store:
             return False
         parcel = held.parcel
         return len(parcel.unread) + len(parcel.state or b"") + len(parcel.proxy) <= SURELY_INLINE
@@ -369,7 +371,7 @@ class Moves:
     def _stays(self, held: HeldConnection) -> bool:
         """Whether the handle stays here once a worker has attached."""
         # The service manager, which stores handles for the next keeper, is told of less that way.
-        return self._keeps or (held.why == "parked" and self._connection_table.store is None)
+        return self._keeps or (held.why in _PARKED and self._connection_table.store is None)
 
     def _answer(
         self, worker: Worker, name: str, epoch: int, step: Callable[[Ownership, int], None]

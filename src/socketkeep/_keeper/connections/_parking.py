@@ -12,7 +12,7 @@ import select
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import structs
 
@@ -125,6 +125,12 @@ class Parking:
             return None
         return True
 
+    def wake(self, held: HeldConnection) -> None:
+        """Give a connection to a worker, for that something is pushed to it, if it is parked."""
+        if self._parked.get(held.id) is held and not held.unsent:
+            self._take_out(held)
+            self._rouse(held, "pushed")
+
     def close(self, held: HeldConnection, why: str) -> bool:
         """End a connection, in an orderly way, if it is parked here; return whether it was."""
         if self._parked.get(held.id) is not held:
@@ -178,9 +184,9 @@ class Parking:
         elif self._take_out(held):
             self._rouse(held)
 
-    def _rouse(self, held: HeldConnection) -> None:
+    def _rouse(self, held: HeldConnection, why: Literal["parked", "pushed"] = "parked") -> None:
         held.ownership.woken()
-        held.why = "parked"
+        held.why = why
         self._wake(held)
 
     def _stop(self, held: HeldConnection) -> None:

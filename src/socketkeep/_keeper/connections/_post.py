@@ -26,6 +26,7 @@ from socketkeep._keeper.workers._workers import Link, Worker, restored_link
 from socketkeep._names._pushing import Outcome
 from socketkeep._wire._channel import Channel, Packet
 from socketkeep._wire._messages import (
+    BEGUN,
     ConnectionDetached,
     Deliver,
     Letter,
@@ -122,6 +123,7 @@ class _Box:
     handed: dict[int, _Pending] = field(default_factory=dict)
     waiting: deque[_Pending] = field(default_factory=deque)
     missed: list[int] = field(default_factory=list)  # of `handed`: the owner did not have it then
+    begun: set[int] = field(default_factory=set)  # of `handed`: some may have been sent
     letters: int = 0
     bytes: int = 0
 
@@ -295,7 +297,11 @@ class Post:
             if answer.outcome == 0:  # it is about to say that the connection has left or ended
                 box.missed.append(number)
                 continue
+            if answer.outcome == BEGUN:
+                box.begun.add(number)
+                continue
             del self._at[number]
+            box.begun.discard(number)
             self._settle(known, box, box.handed.pop(number), Outcome(answer.outcome))
 
     # What becomes of the connections.
@@ -347,6 +353,7 @@ class Post:
             self._at.pop(number, None)
         box.handed = {}
         box.missed = []
+        box.begun.clear()
         if uncertain:
             for pending in again:
                 self._settle(known, box, pending, Outcome.UNCERTAIN)
@@ -713,6 +720,7 @@ class Post:
     def _look_for_late(self) -> None:
         """Tell the senders of letters whose time is over."""
         now = self._now()
+        self._hear_late(now)
         for name, box in tuple(self._boxes.items()):
             known = self.names.get(name)
             if known is None:
@@ -730,10 +738,11 @@ class Post:
             ]
             for number in late_handed:
                 del self._at[number]
-                outcome = Outcome.UNCERTAIN
+                # What an owner has not begun with in time it never does.
+                outcome = Outcome.UNCERTAIN if number in box.begun else Outcome.TIMED_OUT
+                box.begun.discard(number)
                 if number in box.missed:
                     box.missed.remove(number)
-                    outcome = Outcome.TIMED_OUT
                 self._settle(known, box, box.handed.pop(number), outcome)
         for port in self._ports.values():
             for number, spread in tuple(port.spreads.items()):
@@ -741,6 +750,20 @@ class Post:
                     del port.spreads[number]
                     self._give_up(port, spread)
         self._look_soon()
+
+    def _hear_late(self, now: int) -> None:
+        """Hear those out that are late: this process may have stood still."""
+        late: dict[Port, None] = {}
+        for name, box in self._boxes.items():
+            known = self.names.get(name)
+            port = None if known is None else self._port_of(known)
+            if port is not None and any(e.until + _GRACE <= now for e in box.handed.values()):
+                late[port] = None
+        for port in self._ports.values():
+            if any(each.until + _GRACE <= now for each in port.spreads.values()):
+                late[port] = None
+        for port in late:
+            port.link.drain()
 
     def _give_up(self, port: Port, spread: _Spread) -> None:
         members = len(self.names.members(spread.group).get(port.serial, ()))

@@ -94,6 +94,7 @@ class GenerationRecord:
     resumable: bool = False
     policy: Policy = field(default_factory=Policy)
     on_taken: Literal["close", "keep"] = "close"
+    on_push: bool = False
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -266,6 +266,7 @@ class Templates:
                 generation.resumable = resumable
                 generation.policy = Policy(loaded.on_crash, loaded.redeliver)
                 generation.on_taken = loaded.on_taken
+                generation.on_push = loaded.on_push
                 for name in threads[:_MOST_THREADS]:
                     _log.warning(
                         "the code started a thread at import; workers will not have it",

@@ -17,7 +17,6 @@ from socketkeep._base._passing import Unfit
 from socketkeep._keeper.tables._records import WorkerState
 from socketkeep._keeper.workers._workers import Worker
 from socketkeep._names._naming import MESSAGE_LIMIT, MOST_GROUPS, MOST_LABELS, is_fit
-from socketkeep._names._pushing import Outcome
 from socketkeep._net._listener import Listener
 from socketkeep._stream._committed import STATE_LIMIT
 from socketkeep._stream._record import AGAIN, BOUND
@@ -33,6 +32,7 @@ from socketkeep._wire._descriptors import (
 )
 from socketkeep._wire._messages import (
     ABSENT,
+    BEGUN,
     Attached,
     AttachRefused,
     ConnectionDetached,
@@ -175,7 +175,7 @@ class Screening:
             case Delivered():
                 for answer in message.answers:
                     _require_amount(answer.number, answer.delivered, answer.failed)
-                    _require(0 <= answer.outcome <= max(Outcome), "outcome", answer.outcome)
+                    _require(0 <= answer.outcome <= BEGUN, "outcome", answer.outcome)
             case StartFailed() | Free() | Worn():
                 pass
             case _:
