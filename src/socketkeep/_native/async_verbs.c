@@ -171,7 +171,7 @@ delegate(Awaitable *call, PyObject **result)
     case RECV:
         made = PyObject_CallFunction(call->verb->function, "On", call->conn, call->bound);
         break;
-    case END: /* is no awaitable */
+    case OTHER: /* is no awaitable */
         break;
     }
     return go_on_as(call, made, result);

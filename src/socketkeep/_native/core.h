@@ -53,6 +53,7 @@ typedef struct {
     PyObject *record_size;
     PyObject *spare[SPARE]; /* without references to anything, not tracked */
     int spares;
+    PyObject *encode; /* what encodes a state, NULL before the first */
     PyObject *names[NAMES];
 } State;
 
@@ -374,6 +375,9 @@ int core_fill(Core *core, size_t size);
 /* How many bytes the kernel has taken; -1: an error is set. */
 Py_ssize_t core_send(Core *core, const char *data, Py_ssize_t size, int push);
 
+/* As the method of the core, which is plain; -1: an error is set. */
+int core_commit(Core *core, PyObject *packed);
+
 /* What a send has to do with what is gathered, `held`, None where nothing is: KEPT, it is kept back, too;
    GOES_OUT, nothing goes before it; BEHIND, something does.  KEEP_FAILED: an error is set. */
 enum { KEPT, GOES_OUT, BEHIND, KEEP_FAILED };
@@ -413,12 +417,12 @@ int message_take(State *state, Buffer *buffer, PyObject *taker, PyObject *most, 
                  PyObject **data);
 
 /* verb.c */
-typedef enum { RECV, SEND, MESSAGE, END } Kind;
+typedef enum { RECV, SEND, MESSAGE, OTHER } Kind;
 
 /* What C looks at of a sync connection, which has it in slots. */
 enum {
     ITS_CORE, ITS_READING, ITS_SENDING, ITS_LIMIT, ITS_END, ITS_PATIENCE, ITS_ORDERS, ITS_WAITED,
-    ITS_UNSENT, ITS_GATHERED, SLOTS
+    ITS_UNSENT, ITS_GATHERED, ITS_REPLIES, ITS_DECODED, SLOTS
 };
 
 typedef struct {
@@ -442,6 +446,8 @@ Py_ssize_t recv_most(PyObject *const *args, size_t flagged, PyObject *names);
 
 /* Where an instance of the class has a slot; 0: an error is set. */
 Py_ssize_t slot_of(PyObject *owner, const char *name);
+
+PyObject *commit(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names);
 
 /* async_verbs.c */
 extern PyType_Spec awaitable_spec;

@@ -118,6 +118,7 @@ traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->line_taker);
     Py_VISIT(state->fork_server);
     Py_VISIT(state->rows);
+    Py_VISIT(state->encode);
     Py_VISIT(state->caster);
     Py_VISIT(state->flow);
     Py_VISIT(state->relay_loop);
@@ -130,6 +131,7 @@ clear(PyObject *module)
     State *state = PyModule_GetState(module);
 
     verbs_drop_spare(state);
+    Py_CLEAR(state->encode);
     Py_CLEAR(state->buffer);
     Py_CLEAR(state->ledger);
     Py_CLEAR(state->core);

@@ -473,26 +473,23 @@ Core_send(Core *core, PyObject *const *args, Py_ssize_t given)
     return count < 0 ? NULL : PyLong_FromSsize_t(count);
 }
 
-static PyObject *
-Core_commit(Core *core, PyObject *packed)
+int
+core_commit(Core *core, PyObject *packed)
 {
     Buffer *buffer = core->plain_buffer;
 
-    if (!core_is_plain(core)) {
-        return slow(core, "_slow_commit", packed);
-    }
     if (core->shelf && core->shelf != Py_None) {
         PyObject *before = core->committed ? core->committed : Py_None;
         int changed = packed == before ? 0 : PyObject_RichCompareBool(packed, before, Py_NE);
 
         if (changed < 0) {
-            return NULL;
+            return -1;
         }
         if (changed) { /* before the status says that it is there */
             PyObject *put = PyObject_CallMethod(core->shelf, "put", "O", packed);
 
             if (!put) {
-                return NULL;
+                return -1;
             }
             Py_DECREF(put);
         }
@@ -502,10 +499,13 @@ Core_commit(Core *core, PyObject *packed)
     core->receives = -1;
     buffer_commit(buffer);
     core->plain_ledger->bound = 0;
-    if (ledger_commit(core->plain_ledger, buffer->pos < buffer->end, 0) < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
+    return ledger_commit(core->plain_ledger, buffer->pos < buffer->end, 0);
+}
+
+static PyObject *
+Core_commit(Core *core, PyObject *packed)
+{
+    return core_is_plain(core) ? core_done(core_commit(core, packed)) : slow(core, "_slow_commit", packed);
 }
 
 static int

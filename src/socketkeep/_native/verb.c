@@ -45,11 +45,12 @@ static const Way WAYS[] = {
     {"async recv", (vectorcallfunc)async_recv, RECV},
     {"async send", (vectorcallfunc)async_send, SEND},
     {"async message", (vectorcallfunc)async_message, MESSAGE},
-    {"async end", (vectorcallfunc)async_end, END},
+    {"async end", (vectorcallfunc)async_end, OTHER},
     {"sync recv", (vectorcallfunc)sync_recv, RECV},
     {"sync send", (vectorcallfunc)sync_send, SEND},
-    {"sync end", (vectorcallfunc)sync_end, END},
+    {"sync end", (vectorcallfunc)sync_end, OTHER},
     {"sync message", (vectorcallfunc)sync_message, MESSAGE},
+    {"commit", (vectorcallfunc)commit, OTHER},
     {NULL, NULL, RECV},
 };
 
@@ -57,8 +58,15 @@ static const char *const SLOT_NAMES[SLOTS] = {
     [ITS_CORE] = "core",         [ITS_READING] = "_reading", [ITS_SENDING] = "_sending_lock",
     [ITS_LIMIT] = "_limit",      [ITS_END] = "_ends_at",     [ITS_PATIENCE] = "_patience",
     [ITS_ORDERS] = "_orders",    [ITS_WAITED] = "_waited",   [ITS_UNSENT] = "_unsent",
-    [ITS_GATHERED] = "_gathered",
+    [ITS_GATHERED] = "_gathered", [ITS_REPLIES] = "_replies", [ITS_DECODED] = "_decoded",
 };
+
+/* Of those, what C looks at of any connection, for a commit. */
+static int
+is_anyones(int slot)
+{
+    return slot == ITS_CORE || slot == ITS_GATHERED || slot == ITS_REPLIES || slot == ITS_DECODED;
+}
 
 Py_ssize_t
 slot_of(PyObject *owner, const char *name)
@@ -84,8 +92,11 @@ Verb_set_name(Verb *verb, PyObject *args)
     if (!PyArg_ParseTuple(args, "O!O:__set_name__", &PyType_Type, &owner, &name)) {
         return NULL;
     }
-    if (strncmp(verb->way->name, "sync ", 5) == 0) {
-        for (int slot = 0; slot < SLOTS; slot++) {
+    for (int slot = 0; slot < SLOTS; slot++) {
+        int looks = verb->way->call == (vectorcallfunc)commit ? is_anyones(slot)
+                                                              : strncmp(verb->way->name, "sync ", 5) == 0;
+
+        if (looks) {
             verb->places[slot] = slot_of(owner, SLOT_NAMES[slot]);
             if (!verb->places[slot]) {
                 return NULL;
@@ -95,6 +106,80 @@ Verb_set_name(Verb *verb, PyObject *args)
     Py_XSETREF(verb->owner, (PyTypeObject *)Py_NewRef(owner));
     verb->call = verb->way->call;
     Py_RETURN_NONE;
+}
+
+/* A commit, of any connection. */
+
+/* `STATE_LIMIT` of `_stream/_committed.py`. */
+enum { STATE_LIMIT = 65536 };
+
+static PyObject **
+its(const Verb *verb, PyObject *conn, int slot)
+{
+    return (PyObject **)((char *)conn + verb->places[slot]);
+}
+
+/* A state as msgpack, None for none; NULL: Python is to say what is wrong with it. */
+static PyObject *
+packed(State *state, PyObject *committed)
+{
+    PyObject *module, *packed;
+
+    if (committed == Py_None) {
+        return Py_NewRef(Py_None);
+    }
+    if (!state->encode) {
+        module = PyImport_ImportModule("socketkeep._stream._committed");
+        state->encode = module ? PyObject_CallMethod(module, "encoder", NULL) : NULL;
+        Py_XDECREF(module);
+    }
+    packed = state->encode ? PyObject_CallOneArg(state->encode, committed) : NULL;
+    if (!packed || !PyBytes_CheckExact(packed) || PyBytes_GET_SIZE(packed) > STATE_LIMIT) {
+        PyErr_Clear();
+        Py_CLEAR(packed);
+    }
+    return packed;
+}
+
+/* The core, where nothing is to go out before the commit, and nothing else to be told of it; borrowed. */
+static Core *
+commits_at_once(const Verb *verb, PyObject *conn)
+{
+    PyObject *core, *held;
+
+    if (!PyObject_TypeCheck(conn, verb->owner) || *its(verb, conn, ITS_REPLIES) != Py_None) {
+        return NULL;
+    }
+    core = *its(verb, conn, ITS_CORE);
+    held = *its(verb, conn, ITS_GATHERED);
+    if (!core || !held || core_held(held) || !PyObject_TypeCheck(core, verb->state->core) ||
+        !core_is_plain((Core *)core)) {
+        return NULL;
+    }
+    return (Core *)core;
+}
+
+PyObject *
+commit(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
+{
+    Py_ssize_t given = PyVectorcall_NARGS(flagged);
+    PyObject *state = names || given < 1 || given > 2 ? NULL
+                      : packed(verb->state, given == 2 ? args[1] : Py_None);
+    Core *core = state ? commits_at_once(verb, args[0]) : NULL; /* after what an encoder may run */
+    int failed;
+
+    if (!core) {
+        Py_XDECREF(state);
+        return verb_in_python(verb, args, flagged, names);
+    }
+    Py_INCREF(core);
+    failed = core_commit(core, state);
+    Py_DECREF(state);
+    Py_DECREF(core);
+    if (!failed) {
+        Py_XSETREF(*its(verb, args[0], ITS_DECODED), Py_NewRef(Py_Ellipsis));
+    }
+    return core_done(failed);
 }
 
 static PyObject *

@@ -477,6 +477,7 @@ class Shell(metaclass=ABCMeta):
         taken = core.record[BYTES_IN] - core.transport.kept if totals is None else totals.taken
         return taken - held
 
+    @in_c("commit")
     def commit(self, state: object = None) -> None:
         """Say that all received so far is dealt with, and that `state` is what to go on from.
 
