@@ -119,6 +119,7 @@ def test_status(runtime: Path, cli: Cli) -> None:
     assert ["127.0.0.1:7000", "2048", "3", "12"] in lines
     assert ["moving", "1"] in lines
     assert ["accepted", "11"] in lines
+    assert "(" not in finished.stdout.partition("TOTAL")[2], "a report within is no row"
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ def _tables(report: StatusReport) -> list[Table]:
     attached = msgspec.structs.asdict(totals.pop("attached"))
     refused = msgspec.structs.asdict(totals.pop("proxy_refused"))
     over_limit = msgspec.structs.asdict(totals.pop("over_limit"))
+    pushes = msgspec.structs.asdict(totals.pop("pushes"))
     if all(listener.proxy == "off" for listener in report.listeners):
         refused = {}  # of interest behind a proxy alone
     return [
@@ -66,6 +67,11 @@ def _tables(report: StatusReport) -> list[Table]:
                     (f"over the limit {key.replace('_', '-')}", value)
                     for key, value in over_limit.items()
                     if value  # of interest where there is one
+                ),
+                *(
+                    (f"pushes {key.replace('_', ' ')}", value)
+                    for key, value in pushes.items()
+                    if value
                 ),
             ],
         ),
