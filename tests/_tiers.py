@@ -49,6 +49,7 @@ TIER_OF: Final = {
     "examples": "system",
     "forking": "process",
     "guard": "system",
+    "guard/test_guests.py": "unit",
     "guard/test_plan.py": "unit",
     "guard/test_program.py": "process",
     "guard/test_siblings.py": "process",

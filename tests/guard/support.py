@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Self
 
 from tests.harness import Server
 from tests.harness.processes import wait_exit
@@ -14,8 +18,8 @@ from tests.harness.processes import wait_exit
 class GuardedServer(Server):
     """A server whose `process` is the guard."""
 
-    def __init__(self, directory: Path, target: str, *options: str) -> None:
-        super().__init__(directory, target, *options, environment={"SOCKETKEEP_GUARD": "on"})
+    def __init__(self, directory: Path, target: str, *options: str, guard: str = "on") -> None:
+        super().__init__(directory, target, *options, environment={"SOCKETKEEP_GUARD": guard})
 
     @property
     def keeper(self) -> int:
@@ -32,13 +36,46 @@ class GuardedServer(Server):
         """Kill all of its processes at one instant but the guard; wait until it serves again."""
         self._kill_and_wait([pid for pid in self.processes() if pid != self.pid])
 
+    def kill_all(self) -> None:
+        """Kill all of it at one instant, as the end of a container does."""
+        _kill([*self.processes(), self.pid])
+        self.process.wait(10.0)
+
     def _kill_and_wait(self, pids: list[int]) -> None:
         since = self.mark()
-        for pid in pids:  # none of them may act on another's end
-            os.kill(pid, signal.SIGSTOP)
+        _kill(pids)
+        self.wait_event("ready", since=since)
+
+
+def _kill(pids: list[int]) -> None:
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # none of them may act on another's end
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        for pid in pids:
-            assert wait_exit(pid, 10.0)
-        self.wait_event("ready", since=since)
+                os.kill(pid, number)
+    for pid in pids:
+        assert wait_exit(pid, 10.0)
+
+
+class Sidecar:
+    """``socketkeep guard`` at a path in `directory`, as a context manager."""
+
+    def __init__(self, directory: Path) -> None:
+        self.address = f"unix:{directory}/guard.sock"
+        self._log = directory / "guard.log"
+
+    def __enter__(self) -> Self:
+        with self._log.open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "socketkeep", "guard", "--listen", self.address], stderr=log
+            )
+        before = self._log.read_text().count("guarding")
+        deadline = time.monotonic() + 20.0
+        while self._log.read_text().count("guarding") == before:
+            assert self.process.poll() is None, self._log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        assert self.process.wait(10.0) in (0, -signal.SIGKILL), self._log.read_text()

@@ -38,6 +38,7 @@ COMMANDS: Final = {
     "drain": "Accept no more; end when the last connection has ended.",
     "stop": "Stop a server gracefully.",
     "doctor": "Tell whether this machine will do for a server, and what to change.",
+    "guard": "Hold what servers in other containers must not lose.",
     "holders": "Show who holds a socket: of an address, a process, or one descriptor.",
     "why": "Explain why a connection does not close, or why a port refuses or hangs.",
     "leaks": "Find sockets that a process holds only because it was forked.",

@@ -149,9 +149,10 @@ def _is_guarded(config: ServeConfig, adopted: Adopted) -> bool:
     manager = os.environ.get("NOTIFY_SOCKET")
     # What a keeper is started with again must be what this process was started with.
     repeatable = sys.argv[1:2] == ["serve"] and not adopted.listeners
-    if config.guard == "on" and (manager or not repeatable):
+    if config.guard != "auto" and (manager or not repeatable):
         why = "a service manager does that (NOTIFY_SOCKET)" if manager else "not with adopt"
-        raise Failure(f"--guard on: there can be no guard: {why}; leave it at auto", USAGE)
+        said = f"--guard {config.guard}"
+        raise Failure(f"{said}: there can be no guard: {why}; leave it at auto", USAGE)
     return not manager and repeatable
 
 
@@ -159,7 +160,11 @@ def _become_guarded(config: ServeConfig, directory: str) -> None:
     """Return in the keeper, the child of this process.  Raises Failure."""
     command = [sys.executable, *sys.orig_argv[1:]]
     try:
-        become_guarded(command, directory, store_room(config.guard_store), listeners_passed())
+        become_guarded(
+            *(command, directory, store_room(config.guard_store), listeners_passed()),
+            sidecar=config.guard.removeprefix("unix:") if ":" in config.guard else "",
+            name=config.name or config.target,
+        )
     except OSError as error:
         raise Failure(f"--guard: cannot be started: {error.strerror}; or say --guard off") from None
 

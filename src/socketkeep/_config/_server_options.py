@@ -96,6 +96,11 @@ def _check_target(target: str) -> None:
         )
 
 
+def _check_guard(text: str) -> None:
+    if text not in ("auto", "on", "off") and not text.startswith("unix:/"):
+        raise ValueError(f"expected auto, on, off or unix:/PATH, got {text!r}")
+
+
 def _check_bind(bind: list[str]) -> None:
     from socketkeep._base._address import InetAddress, UnixAddress, parse_bind
 
@@ -1012,13 +1017,16 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ""
     guard: Annotated[
-        Literal["auto", "on", "off"],
+        str,
         Option(
             TEXT,
             ("--guard",),
             "Whether a guard holds what must outlive the keeper, and starts another one when it has"
-            " died.  auto: where no service manager does (NOTIFY_SOCKET).",
-            choices=("auto", "on", "off"),
+            " died: on, off, or auto: where no service manager does (NOTIFY_SOCKET).  unix:/PATH:"
+            " it has the guard that listens there (socketkeep guard), in another container, hold"
+            " all that, too, and at TERM leaves listeners and connections to the next server.",
+            metavar="auto|on|off|unix:/PATH",
+            check=_check_guard,
         ),
     ] = "auto"
     guard_store: Annotated[

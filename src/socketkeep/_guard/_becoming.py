@@ -27,13 +27,19 @@ def store_room(wanted: int) -> int:
 
 
 def become_guarded(
-    command: Sequence[str], directory: str, most: int, passed: Sequence[tuple[str, int]]
+    command: Sequence[str],
+    directory: str,
+    most: int,
+    passed: Sequence[tuple[str, int]],
+    sidecar: str = "",
+    name: str = "",
 ) -> None:
     """Have this process become a guard; return in its child, which is the keeper.
 
     command: starts another keeper, in `directory`.  most: how many descriptors may be stored.
-    passed: the listeners that this process was given, which each keeper gets.  Raises OSError, and
-    there is no guard.
+    passed: the listeners that this process was given, which each keeper gets.  sidecar, name: the
+    guard in another container, and the server's name there; the guard then starts the keeper, with
+    what it gets from there.  Raises OSError, and there is no guard.
     """
     own = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
@@ -43,9 +49,12 @@ def become_guarded(
         plan.socket, plan.most, plan.directory = own.fileno(), most, directory
         plan.soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         plan.passed = {fd: name for name, fd in passed}
+        plan.sidecar, plan.name = sidecar, name
         guard = os.getpid()
         # In both, until they can act on them.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*FORWARDED, signal.SIGCHLD))
+        if sidecar:
+            _guard(plan, 0, command)
         try:
             keeper = os.fork()
         except OSError:
@@ -72,7 +81,8 @@ def _guard(plan: Plan, keeper: int, command: Sequence[str]) -> NoReturn:
             os.environ.pop(name, None)
         os.execv(sys.executable, text)
     except BaseException as error:
-        os.kill(keeper, signal.SIGKILL)
+        if keeper:
+            os.kill(keeper, signal.SIGKILL)
         os.write(2, f"socketkeep: error: the guard cannot be started: {error}\n".encode())
     finally:
         os._exit(1)

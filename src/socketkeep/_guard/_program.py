@@ -35,6 +35,8 @@ GUARDED = "SOCKETKEEP_GUARDED"
 NAMES = "socketkeep.names"
 #: The keeper's word that the guard is to become the version that is installed.
 RENEW = "X_SOCKETKEEP_RENEW"
+#: What is spoken with a sidecar; another one is refused.
+SIDECAR_VERSION = "1"
 #: Seconds without a word of the keeper's loop after which it is killed.
 SILENCE = 60.0
 
@@ -51,6 +53,8 @@ _SHORTEST, _LONGEST = 0.1, 5.0  # seconds until a keeper that ends again and aga
 _SETTLED = 10.0  # seconds after which one that ends is none of those
 _LARGEST = 4096  # bytes of a word
 _CREDENTIALS = 12  # bytes: pid, uid, gid, unix(7)
+_PATIENCE = 5.0  # seconds for a sidecar to answer
+_RECONNECT = 1.0  # seconds from one attempt to find it again to the next
 _MOST_AT_ONCE = 16  # descriptors in a word; a keeper sends one
 
 
@@ -60,13 +64,14 @@ class Plan:
     keeper: its pid, 0: there is none.  socket: where it hears the keeper.  most: how many
     descriptors it stores.  soft: the limit of descriptors that the server was started with.
     directory: the keeper's, by name.  starts: how many keepers there were.  cause: how the last
-    one ended.  ready: whether one of them has served.  passed: descriptors that each keeper gets,
-    by numbers, with their names.  stored: the keeper's, by names.
+    one ended.  ready: whether one of them has served.  sidecar: the address of a guard in another
+    container, which holds all of it, too, for the server of that `name`.  passed: descriptors that
+    each keeper gets, by numbers, with their names.  stored: the keeper's, by names.
     """
 
     def __init__(self) -> None:
         self.keeper = self.socket = self.most = self.soft = self.starts = self.ready = 0
-        self.directory = self.cause = ""
+        self.directory = self.cause = self.sidecar = self.name = ""
         self.passed: dict[int, str] = {}
         self.stored: dict[str, int] = {}
 
@@ -117,11 +122,101 @@ class Plan:
 _TABLES = ("passed", "stored")
 
 
+class Refused(Exception):
+    """The sidecar does not serve this guard; the text says why."""
+
+
+class Sidecar:
+    """The guard in another container, over a connection that stands for the server's life.
+
+    What it has no room for at once is sent in order later, and nothing waits for it.
+    """
+
+    def __init__(self, address: str, name: str) -> None:
+        self._address = address
+        self._name = name
+        self._queue: list[tuple[bytes, int]] = []  # words, and a descriptor of this list's; -1
+        self.socket: socket.socket | None = None
+
+    def open(self) -> "dict[str, int]":
+        """Return what it holds for the server, by names.  Raises OSError, Refused."""
+        found: dict[str, int] = {}
+        own = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            own.settimeout(_PATIENCE)
+            own.connect(self._address)
+            own.send(os.fsencode(f"HELLO={SIDECAR_VERSION}\nSERVER={self._name}"))
+            while True:
+                data, ancillary, _, _ = own.recvmsg(
+                    _LARGEST, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
+                )
+                words = dict(line.partition("=")[::2] for line in os.fsdecode(data).split("\n"))
+                if "END" in words:
+                    break
+                if not ancillary:
+                    raise Refused(words.get("REFUSED", "it has closed the connection"))
+                found[words["FDNAME"]] = array.array("i", ancillary[0][2])[0]
+        except BaseException:
+            own.close()
+            for fd in found.values():
+                os.close(fd)
+            raise
+        own.setblocking(False)
+        self.socket = own
+        return found
+
+    def tell(self, words: str, fd: int = -1) -> None:
+        """Have it do what the keeper has asked this guard for."""
+        if self.socket is not None:
+            self._queue.append((os.fsencode(words), os.dup(fd) if fd >= 0 else -1))
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what there is room for."""
+        while self._queue and self.socket is not None:
+            words, fd = self._queue[0]
+            rights = array.array("i", [fd] if fd >= 0 else [])
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else []
+            try:
+                self.socket.sendmsg([words], ancillary, socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.close(str(error.strerror))
+                return
+            del self._queue[0]
+            if fd >= 0:
+                os.close(fd)
+
+    @property
+    def pending(self) -> bool:
+        """Whether something is still to be sent."""
+        return self.socket is not None and bool(self._queue)
+
+    @property
+    def events(self) -> int:
+        """What to wait for."""
+        return select.POLLIN | (select.POLLOUT if self._queue else 0)
+
+    def close(self, why: str) -> None:
+        """Let go of the connection."""
+        if self.socket is not None:
+            _say(f"the guard at {self._address} is gone: {why}")
+            self.socket.close()
+            self.socket = None
+        for _, fd in self._queue:
+            if fd >= 0:
+                os.close(fd)
+        self._queue.clear()
+
+
 class Guard:
     """Holds, starts, passes signals on, reaps."""
 
-    def __init__(self, plan: Plan, command: "list[str]") -> None:
+    def __init__(self, plan: Plan, command: "list[str]", sidecar: Sidecar | None) -> None:
         self._plan = plan
+        self._sidecar = sidecar
+        self._reconnect_at = 0.0
         self._command = command
         self._socket = socket.socket(fileno=plan.socket)
         self._ending = False  # it was told to end
@@ -141,17 +236,25 @@ class Guard:
 
     def run(self) -> "NoReturn":
         """Guard until the keeper has ended for good."""
-        poller = select.poll()
-        poller.register(self._wake, select.POLLIN)
-        poller.register(self._socket.fileno(), select.POLLIN)
         self._reap()  # what ended before the handlers were set
         while True:
-            for fd, _ in poller.poll(self._patience() * 1000):
+            poller = select.poll()
+            poller.register(self._wake, select.POLLIN)
+            poller.register(self._socket.fileno(), select.POLLIN)
+            if self._sidecar is not None and self._sidecar.socket is not None:
+                poller.register(self._sidecar.socket.fileno(), self._sidecar.events)
+            for fd, events in poller.poll(self._patience() * 1000):
                 if fd == self._wake:
                     self._take_signals()
-                else:
+                elif fd == self._socket.fileno():
                     self._hear()
+                elif self._sidecar is not None:
+                    self._sidecar.flush()
+                    if events & ~select.POLLOUT:  # it says nothing more: it has ended
+                        self._sidecar.close("it has ended")
             now = time.monotonic()
+            if self._sidecar is not None and self._sidecar.socket is None:
+                self._reconnect(self._sidecar, now)
             if self._start_at:
                 if now >= self._start_at:
                     self._start()
@@ -161,7 +264,28 @@ class Guard:
     def _patience(self) -> float:
         now = time.monotonic()
         until = self._start_at or self._heard_at + SILENCE
+        if self._sidecar is not None and self._sidecar.socket is None:
+            until = min(until, self._reconnect_at)
         return min(max(until - now, 0.0), SILENCE) + 0.001
+
+    def _reconnect(self, sidecar: Sidecar, now: float) -> None:
+        """Find the sidecar again, and have it hold what this holds."""
+        if now < self._reconnect_at:
+            return
+        self._reconnect_at = now + _RECONNECT
+        try:
+            theirs = sidecar.open()
+        except (OSError, Refused):
+            return
+        stored = self._plan.stored
+        for name, fd in theirs.items():
+            os.close(fd)
+            if name not in stored:
+                sidecar.tell(f"FDSTOREREMOVE=1\nFDNAME={name}")
+        for name, fd in stored.items():
+            if name not in theirs:
+                sidecar.tell(f"FDSTORE=1\nFDNAME={name}", fd)
+        _say(f"the guard of {self._plan.name} holds it again: {len(stored)} descriptors")
 
     # Signals and ends.
 
@@ -204,12 +328,20 @@ class Guard:
     def _ended(self, code: int) -> None:
         plan = self._plan
         if self._ending or not plan.ready or code in _FINAL:
+            self._say_last()
             _exit_as(code)
         self._speaks = False
         plan.cause = f"exit code {code}" if code >= 0 else f"killed by signal {-code}"
         brief = time.monotonic() - self._started_at < _SETTLED
         self._delay = min(max(self._delay * 2, _SHORTEST), _LONGEST) if brief else 0.0
         self._start_at = time.monotonic() + self._delay
+
+    def _say_last(self) -> None:
+        """Have the sidecar hear what has ended; it keeps the rest for the next server."""
+        deadline = time.monotonic() + _PATIENCE
+        while self._sidecar is not None and self._sidecar.pending and time.monotonic() < deadline:
+            time.sleep(0.001)
+            self._sidecar.flush()
 
     def _end_silent(self) -> None:
         """Kill a keeper whose loop stands still, unless somebody has stopped it."""
@@ -260,9 +392,15 @@ class Guard:
             fd = plan.stored.pop(name, -1)
             if fd >= 0:
                 os.close(fd)
+                if self._sidecar is not None:
+                    self._sidecar.tell(f"FDSTOREREMOVE=1\nFDNAME={name}")
         elif "FDSTORE" in words and name and fds and len(plan.stored) < plan.most:
-            # What has the name already stays, as with systemd.
-            return plan.stored.setdefault(name, fds[0]) == fds[0]
+            if name in plan.stored:
+                return False  # it stays, as with systemd
+            plan.stored[name] = fds[0]
+            if self._sidecar is not None:
+                self._sidecar.tell(f"FDSTORE=1\nFDNAME={name}", fds[0])
+            return True
         return False
 
     # Starting the keeper.
@@ -416,7 +554,18 @@ def main() -> None:
         signal.setitimer(timer, 0)  # inherited, they would end it
     with open("/proc/self/comm", "w") as file:
         file.write("socketkeep")
-    Guard(Plan.read(int(sys.argv[1])), sys.argv[2:]).run()
+    plan = Plan.read(int(sys.argv[1]))
+    sidecar = None
+    if plan.sidecar:
+        sidecar = Sidecar(plan.sidecar, plan.name)
+        if not plan.starts and not plan.keeper:
+            plan.starts = -1  # the keeper that is started is the first one
+            try:
+                plan.stored = sidecar.open()
+            except (OSError, Refused) as error:
+                _say(f"cannot use the guard at {plan.sidecar}: {error}")
+                sys.exit(1)
+    Guard(plan, sys.argv[2:], sidecar).run()
 
 
 if __name__ == "__main__":

@@ -192,6 +192,7 @@ class Keeper:
         )
         self._drain = Drain(reactor, self.connections.moves.dispatch, self._drained)
         self._at_once = False  # it ends without serving anybody
+        self._leaves = False  # it ends, and others go on with what it holds
         self._throttle = _log.Throttle()
         self._listening = {os.fstat(listener.fileno()).st_ino for listener in listeners}
         self._left_over = ChildWatch(reactor, system)
@@ -376,6 +377,46 @@ class Keeper:
             self._changed,
         )
 
+    def leave(self) -> None:
+        """End, and leave listeners and connections in the store for the next server.
+
+        As `stop` where there is none that outlives this one.  What is not stored is ended in order.
+        """
+        leaves = self.store is not None and self.config.guard.startswith("unix:")
+        if self.order is not None or not leaves:
+            self.stop("close")
+            return
+        _log.info("leaving: what is stored waits for the next server")
+        self._leaves = True
+        deadline = self._reactor.clock() + self.config.graceful_timeout
+        resumes = self.current is not None and self.current.resumable
+        self.order = order = Order("move" if resumes else "close", deadline)
+        self._reactor.call_at(deadline + LATE, self.stop_now)
+        for listener in self.listeners:
+            listener._path = ""  # its file is the next server's
+        self._attempt_each(
+            partial(self.closer.end_by, deadline),
+            self.connections.porch.stop,
+            partial(self.edges.admit, False),
+            self.upgrades.cancel,
+            lambda: self.reloads.cancel("the server stops"),
+            self._end_current,
+            *(
+                partial(self.pool.kill, worker)
+                for worker in self.pool
+                if worker.state is WorkerState.STARTING
+            ),
+            partial(self._retire_all, order),
+            self._changed,
+        )
+
+    def _holds_nothing(self) -> bool:
+        """Whether nothing is served, or waits; one that leaves ends what is not stored in order."""
+        if self._leaves and self.pool.empty:
+            self.connections.moves.end(lambda held: bool(held.stored_as))
+            return True
+        return self.pool.empty and not self.connections
+
     def _take_in_queues(self) -> None:
         """Have what is in the accept queues wait here: with its last handle each queue is reset.
 
@@ -481,6 +522,7 @@ class Keeper:
         _log.info("stopping at once")
         self._at_once = True
         self._reactor.call_later(LAST_RESORT, self._end_by_force)
+        self._leaves = False
         if self.order is None or self.order.how != "close":
             self._stop("close")
         self._attempt_each(
@@ -698,7 +740,7 @@ class Keeper:
         Of those that have been with another worker none, where the handler is not resumable.
         """
         current = self.current
-        if current is None or not (current.resumable or self.order is not None):
+        if self._leaves or current is None or not (current.resumable or self.order is not None):
             return []
         return [
             worker
@@ -739,9 +781,7 @@ class Keeper:
             self._reactor.call_soon(self.herald.look)
         if self.order is None:
             self._reactor.call_soon(self._allot)
-        elif self.pool.empty and not (
-            self.connections or self.closer or self.templates or self.upgrades
-        ):
+        elif self._holds_nothing() and not (self.closer or self.templates or self.upgrades):
             if self.edges:
                 self.edges.retire(self.order.deadline)
             else:

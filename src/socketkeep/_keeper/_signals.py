@@ -35,8 +35,10 @@ class SignalActions:
         match number:
             case signal.SIGINT if self._interrupted:
                 keeper.stop_now()
-            case signal.SIGTERM | signal.SIGINT:
-                self._interrupted = self._interrupted or number == signal.SIGINT
+            case signal.SIGTERM:
+                keeper.leave()
+            case signal.SIGINT:
+                self._interrupted = True
                 keeper.stop("close")
             case signal.SIGQUIT:
                 keeper.stop_now()

@@ -1,0 +1,219 @@
+"""A container is replaced under load: runc, the guard in a container beside it.
+
+Both have mount and pid namespaces of their own, and one network namespace in common.  Their roots
+have this machine's directories; /mnt is shared, with the guard's socket, and /media is the release.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final, Self
+
+import pytest
+
+from tests.harness.network import Namespace, namespace
+
+ADDRESS: Final = ("127.0.0.1", 7000)
+CLIENTS: Final = 20
+ROLLOUTS: Final = 6
+#: Directories of the root that are a container's own, or not there.
+_ITS_OWN: Final = ("dev", "media", "mnt", "proc", "run", "sys", "tmp")
+HANDLER: Final = """
+from socketkeep import AsyncConnection, resumable
+
+@resumable(redeliver=True)
+async def handle(conn: AsyncConnection) -> None:
+    count = conn.state or 0
+    async for line in conn.lines():
+        count += 1
+        await conn.reply(b"%d {version}\\n" % count, count)
+"""
+
+
+class Container:
+    """``runc run`` of a command of this interpreter, as a context manager."""
+
+    def __init__(
+        self, bundle: Path, network: Namespace, mounts: dict[str, Path], *command: str
+    ) -> None:
+        self.name = f"socketkeep-{os.getpid()}-{bundle.name}"
+        self._bundle = bundle
+        bundle.mkdir()
+        self._log = bundle / "log"
+        root = bundle / "root"
+        config = _config(root, network, {**_root(root), **mounts}, command)
+        (bundle / "config.json").write_text(json.dumps(config))
+
+    def __enter__(self) -> Self:
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                ["runc", "run", "--bundle", str(self._bundle), self.name],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.stop("KILL")
+        subprocess.run(["runc", "delete", "--force", self.name], capture_output=True, check=False)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def stop(self, signal: str) -> int:
+        """Send its first process a signal; return its exit code."""
+        subprocess.run(["runc", "kill", self.name, signal], check=True, capture_output=True)
+        return self.process.wait(20.0)
+
+    def wait_log(self, text: str) -> None:
+        deadline = time.monotonic() + 30.0
+        while text not in self.log:
+            assert self.process.poll() is None, self.log
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.02)
+
+
+def _root(directory: Path) -> dict[str, Path]:
+    """Make a root in `directory`; return the directories of this machine that are mounted there."""
+    mounted = {}
+    directory.mkdir()
+    for each in Path("/").iterdir():
+        if each.is_symlink():
+            (directory / each.name).symlink_to(each.readlink())
+        elif each.is_dir() and each.name not in _ITS_OWN:
+            mounted[f"/{each.name}"] = each
+    for name in (*(where.lstrip("/") for where in mounted), *_ITS_OWN):
+        (directory / name).mkdir()
+    return mounted
+
+
+def _config(
+    root: Path, network: Namespace, mounts: dict[str, Path], command: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return what runc reads; see the runtime specification of the Open Container Initiative."""
+    bind = ["rbind", "rprivate"]
+    return {
+        "ociVersion": "1.0.2",
+        "process": {
+            "user": {"uid": 0, "gid": 0},
+            "args": [sys.executable, "-m", "socketkeep", *command],
+            "env": [f"PATH={os.environ['PATH']}", "PWD=/tmp"],
+            "cwd": "/tmp",
+            "noNewPrivileges": True,
+            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 4096, "soft": 1024}],
+        },
+        "root": {"path": str(root), "readonly": True},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+            *(
+                {"destination": where, "type": "bind", "source": str(what), "options": bind}
+                for where, what in mounts.items()
+            ),
+        ],
+        "linux": {
+            "namespaces": [
+                {"type": "pid"},
+                {"type": "ipc"},
+                {"type": "uts"},
+                {"type": "mount"},
+                {"type": "network", "path": str(network.path)},
+            ],
+        },
+    }
+
+
+class Client:
+    """Asks again and again on one connection, and checks each reply; in a thread."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._stream = sock.makefile("rb")
+        self._over = threading.Event()
+        self.replies = 0
+        self.versions: set[bytes] = set()
+        self.fault = ""
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while not self._over.is_set():
+                self._sock.sendall(b"x\n")
+                line = self._stream.readline()
+                number, _, version = line.rstrip().partition(b" ")
+                if number != b"%d" % (self.replies + 1):
+                    self.fault = f"reply {self.replies + 1} was {line!r}"
+                    return
+                self.replies += 1
+                self.versions.add(version)
+                time.sleep(0.02)  # a load that a small machine can bear
+        except OSError as error:
+            self.fault = repr(error)
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join(20.0)
+        self._stream.close()
+        self._sock.close()
+
+
+def wait_versions(clients: list[Client], version: bytes) -> None:
+    deadline = time.monotonic() + 30.0
+    while not all(version in client.versions for client in clients):
+        faults = [client.fault for client in clients if client.fault]
+        assert not faults
+        assert time.monotonic() < deadline, version
+        time.sleep(0.02)
+
+
+@pytest.mark.timeout(120)
+def test_a_container_is_replaced_under_load(tmp_path: Path) -> None:
+    """Again and again, by TERM and by KILL: no FIN, no RST, no reply lost, repeated or wrong."""
+    if shutil.which("runc") is None:
+        pytest.fail("runc is missing: apt-get install runc")
+    keep = tmp_path / "keep"
+    keep.mkdir()
+    with ExitStack() as stack:
+        net = stack.enter_context(namespace())
+        listen = ("guard", "--listen", "unix:/mnt/guard.sock")
+        shared = {"/mnt": keep}
+        sidecar = stack.enter_context(Container(tmp_path / "guard", net, shared, *listen))
+        sidecar.wait_log("guarding")
+        clients: list[Client] = []
+        previous: Container | None = None
+        for number in range(ROLLOUTS + 1):
+            release = tmp_path / f"release{number}"
+            release.mkdir()
+            (release / "app.py").write_text(HANDLER.format(version=f"v{number}"))
+            if previous is not None:
+                previous.stop("TERM" if number % 2 else "KILL")
+            container = Container(
+                *(tmp_path / f"app{number}", net, {**shared, "/media": release}),
+                *("serve", "/media/app.py:handle", "--name", "app", "-k", "async", "-w", "1"),
+                *("--bind", f"{ADDRESS[0]}:{ADDRESS[1]}", "--keep", "crash", "--keep-after", "0"),
+                *("--guard", "unix:/mnt/guard.sock", "--control", "/tmp/control.sock"),
+            )
+            stack.enter_context(container)
+            container.wait_log("ready generation")
+            previous = container
+            if not clients:
+                clients = [Client(net.connect(ADDRESS)) for _ in range(CLIENTS)]
+                for client in clients:
+                    stack.callback(client.close)
+            wait_versions(clients, b"v%d" % number)
+        assert previous is not None
+        assert not [client.fault for client in clients if client.fault]

@@ -1,0 +1,114 @@
+"""A guard of its own holds what servers have that come one after another, as containers do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.guard.support import GuardedServer, Sidecar
+from tests.guard.test_guarded import KEEP, ask, held
+from tests.harness import Capture, connect, read_reply, write_handler
+from tests.server.support import seats
+
+CLIENTS: Final = 3
+NAME: Final = ("--name", "app")
+
+
+def server(directory: Path, target: str, sidecar: Sidecar) -> GuardedServer:
+    options = (*seats("prefork", CLIENTS + 2), *KEEP, *NAME, "--park-after", "0.1")
+    return GuardedServer(directory, target, *options, guard=sidecar.address)
+
+
+@pytest.mark.timeout(120)
+def test_one_server_after_another(tmp_path: Path) -> None:
+    """Other code after TERM, the same after SIGKILL; who connects in between waits; a stop ends."""
+    target = write_handler(tmp_path, "v0", is_async=False)
+    with ExitStack() as stack:
+        sidecar = stack.enter_context(Sidecar(tmp_path))
+        first = stack.enter_context(server(tmp_path, target, sidecar))
+        address, port = first.address, first.port
+        clients = [stack.enter_context(connect(address)) for _ in range(CLIENTS)]
+        capture = None if Capture.missing() else stack.enter_context(Capture(port))
+        for client in clients:
+            assert ask(client, b"a") == b"1 a v0"
+        first.wait_until(lambda: held(first) == CLIENTS, "all to be stored")
+        first.signal(signal.SIGTERM)
+        assert first.wait_exit() == 0
+        write_handler(tmp_path, "v1", is_async=False)
+        clients[0].sendall(b"b\n")
+        clients.append(stack.enter_context(connect(address)))
+        clients[-1].sendall(b"b\n")
+        second = stack.enter_context(server(tmp_path, target, sidecar))
+        assert read_reply(clients[0]) == b"2 b v1"
+        assert read_reply(clients[-1]) == b"1 b v1"
+        assert ask(clients[1], b"b") == b"2 b v1"
+        second.wait_clean()
+        second.wait_until(lambda: held(second) == CLIENTS + 1, "all to be stored")
+        second.kill_all()
+        third = stack.enter_context(server(tmp_path, target, sidecar))
+        assert ask(clients[0], b"c") == b"3 c v1"
+        assert ask(clients[2], b"c") == b"2 c v1"
+        assert third.status()["totals"]["lost"] == 0
+        if capture is not None:
+            assert capture.stop().to({each.getsockname()[1] for each in clients}) == (0, 0)
+        assert third.cli("stop").exit_code == 0
+        assert third.wait_exit() == 0
+        with socket.socket() as late:
+            assert late.connect_ex(("127.0.0.1", port)) != 0, "it holds nothing any more"
+
+
+def test_the_sidecar_is_started_again(tmp_path: Path) -> None:
+    """Serving goes on, and another one is given all that the dead one had."""
+    target = write_handler(tmp_path, "v0", is_async=False)
+    with ExitStack() as stack:
+        sidecar = stack.enter_context(Sidecar(tmp_path))
+        first = stack.enter_context(server(tmp_path, target, sidecar))
+        client = stack.enter_context(connect(first.address))
+        assert ask(client, b"a") == b"1 a v0"
+        first.wait_until(lambda: held(first) == 1, "it to be stored")
+        sidecar.process.kill()
+        sidecar.process.wait()
+        assert ask(client, b"b") == b"2 b v0"
+        again = stack.enter_context(Sidecar(tmp_path))
+        said = "holds it again"
+        first.wait_until(lambda: any(said in line for line in first.stderr), said)
+        first.wait_clean()
+        first.kill_all()
+        stack.enter_context(server(tmp_path, target, again))
+        assert ask(client, b"c") == b"3 c v0"
+
+
+def test_refused(tmp_path: Path) -> None:
+    """Two servers of a name, and another version: one line each; another user finds no way in."""
+    target = write_handler(tmp_path, "v0", is_async=False)
+    with Sidecar(tmp_path) as sidecar, server(tmp_path, target, sidecar):
+        other = server(tmp_path / "other", target, sidecar)
+        other._wait_ready = False
+        with other:
+            assert other.wait_exit() == 1
+        assert other.stderr[-1].endswith(
+            "a server named 'app' is connected: stop that one, or give another --name"
+        )
+        path = sidecar.address.removeprefix("unix:")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as newer:
+            newer.connect(path)
+            newer.send(b"HELLO=9\nSERVER=b")
+            assert newer.recv(1000) == b"REFUSED=it speaks version '9', and the guard 1"
+            assert newer.recv(1000) == b""
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600, "no other user can connect"
+
+
+@pytest.mark.parametrize("text", ["unix:", "unix:relative", "yes"])
+def test_an_address_that_is_none(tmp_path: Path, text: str) -> None:
+    one = GuardedServer(tmp_path, "app:handle", guard=text)
+    one._wait_ready = False
+    with one:
+        assert one.wait_exit() == 2
+    assert f"expected auto, on, off or unix:/PATH, got '{text}'" in one.stderr[-1]
