@@ -1,32 +1,41 @@
-"""A chat with rooms, whose members stay in their rooms while the code is replaced.
+"""A chat with rooms, over all workers, whose members stay in their rooms through everything.
 
-Start it with one worker, because the rooms are in the memory of the worker; then talk::
+Start it, and talk::
 
-    socketkeep serve examples/chat.py:handle -b 127.0.0.1:7000 --workers 1
+    socketkeep serve examples/chat.py:service -b 127.0.0.1:7000
     nc 127.0.0.1 7000
+    socketkeep publish lobby --name chat " * the house closes at ten"
 
 Lines are said to the room.  ``/nick NAME``, ``/join ROOM``, ``/who`` and ``/quit`` are commands.
 
-What is said is pushed to the others from the speaker's task.  A push does not keep a member from
-being moved, so a reload never waits for a room to fall silent.  What a member must not lose, the
-name and the room, is the committed state; the rooms themselves are made of the members that are
-there.  Something said while half of a room has moved to the new worker reaches that half alone.
+A room is a group, to which the server publishes: its members may be in any worker, be parked, or be
+on their way to the next one.  Each message says first from whom it is, by the id of a connection,
+so that `on_push` spares who has said it; for that the connection's name is its id.  What a member
+must not lose, the nick and the room, is the committed state.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
-from socketkeep import AsyncConnection, Detached, LimitExceeded, TimedOut, resumable
+from socketkeep import (
+    AsyncConnection,
+    Detached,
+    LimitExceeded,
+    Service,
+    publish,
+    push,
+    resumable,
+)
 
 MAX_LINE: Final = 1024
 MAX_NAME: Final = 32
-#: Seconds that a member may take to accept what the others say; then the member is cut off.
-PATIENCE: Final = 5.0
+#: Between from whom a message is and its text.
+FROM: Final = " "
+#: The text by which somebody asks who is there.
+WHO: Final = "?"
 
 
 class Seat(msgspec.Struct):
@@ -36,104 +45,96 @@ class Seat(msgspec.Struct):
     room: str = "lobby"
 
 
-class Member:
-    """Somebody who is connected to this worker."""
-
-    def __init__(self, conn: AsyncConnection, seat: Seat) -> None:
-        self.conn = conn
-        self.seat = seat
-
-    async def tell(self, text: str, timeout: float | None = None) -> None:
-        """Send a line to this member; raises TimedOut after `timeout` seconds."""
-        await self.conn.send(text.encode() + b"\n", timeout=timeout)
-
-    async def hear(self, text: str) -> None:
-        """Push a line to this member; one that does not take it in time is cut off."""
-        try:
-            await self.tell(text, PATIENCE)
-        except TimedOut:
-            await self.conn.abort()
-        except OSError:
-            pass  # gone or moved to the next worker; its own handler has noticed
+async def tell(conn: AsyncConnection, text: str) -> None:
+    """Send a line to a member by its own handler."""
+    await conn.send(text.encode() + b"\n")
 
 
-members: set[Member] = set()
+async def say(conn: AsyncConnection, seat: Seat, text: str) -> None:
+    """Say a line to all the others in the member's room."""
+    await publish(seat.room, f"{conn.id}{FROM}{text}".encode())
 
 
-def others_in(room: str, member: Member) -> Iterator[Member]:
-    """Yield the members in `room` other than `member`."""
-    return (other for other in members if other is not member and other.seat.room == room)
+async def on_push(conn: AsyncConnection, message: bytes) -> None:
+    """Give a member what is said in its room, and answer who asks who is there."""
+    speaker, _, text = message.decode(errors="replace").partition(FROM)
+    if text == WHO:
+        seat: Seat = conn.state
+        if speaker == conn.id:
+            await tell(conn, f"* {seat.nick} is in {seat.room}")
+        else:
+            push(speaker, f"{FROM}* {seat.nick} is in {seat.room}".encode())
+    elif speaker != conn.id:
+        await tell(conn, text)
 
 
-async def say(member: Member, text: str) -> None:
-    """Push a line to all the others in the member's room."""
-    await asyncio.gather(*(other.hear(text) for other in others_in(member.seat.room, member)))
-
-
-async def rename(member: Member, nick: str) -> None:
+async def rename(conn: AsyncConnection, seat: Seat, nick: str) -> None:
     """``/nick NAME``."""
-    if not nick or len(nick) > MAX_NAME or any(other.seat.nick == nick for other in members):
-        await member.tell(f"* {nick or 'nothing'} is not a name that you can have")
+    if not nick.isprintable() or not 0 < len(nick) <= MAX_NAME:
+        await tell(conn, f"* {nick or 'nothing'} is not a name that you can have")
         return
-    before, member.seat.nick = member.seat.nick, nick
-    await member.tell(f"* you are {nick}")
-    await say(member, f"* {before} is now {nick}")
+    before, seat.nick = seat.nick, nick
+    conn.labels = {"nick": nick}
+    await tell(conn, f"* you are {nick}")
+    await say(conn, seat, f"* {before} is now {nick}")
 
 
-async def join(member: Member, room: str) -> None:
+async def join(conn: AsyncConnection, seat: Seat, room: str) -> None:
     """``/join ROOM``."""
-    if not room or len(room) > MAX_NAME:
-        await member.tell("* which room?")
+    if not room.isprintable() or not 0 < len(room) <= MAX_NAME:
+        await tell(conn, "* which room?")
         return
-    await say(member, f"* {member.seat.nick} has gone to {room}")
-    member.seat.room = room
-    await member.tell(f"* you are in {room}")
-    await say(member, f"* {member.seat.nick} is here")
+    await say(conn, seat, f"* {seat.nick} has gone to {room}")
+    conn.leave(seat.room)
+    seat.room = room
+    conn.join(room)
+    await tell(conn, f"* you are in {room}")
+    await say(conn, seat, f"* {seat.nick} is here")
 
 
-async def list_members(member: Member, _: str) -> None:
-    """``/who``."""
-    here = sorted(other.seat.nick for other in members if other.seat.room == member.seat.room)
-    await member.tell(f"* in {member.seat.room}: {', '.join(here)}")
+async def ask_who(conn: AsyncConnection, seat: Seat, _: str) -> None:
+    """``/who``: each member answers by itself."""
+    await say(conn, seat, WHO)
 
 
-COMMANDS: Final = {"/nick": rename, "/join": join, "/who": list_members}
+COMMANDS: Final = {"/nick": rename, "/join": join, "/who": ask_who}
 
 
-async def converse(member: Member) -> None:
+async def converse(conn: AsyncConnection, seat: Seat) -> None:
     """Deal with each line of one member until the end or ``/quit``."""
-    async for line in member.conn.lines(MAX_LINE):
+    async for line in conn.lines(MAX_LINE):
         text = line.decode(errors="replace").strip()
         word, _, rest = text.partition(" ")
         if word == "/quit":
             return
         if command := COMMANDS.get(word):
-            await command(member, rest.strip())
+            await command(conn, seat, rest.strip())
         elif text.startswith("/"):
-            await member.tell(f"* no command {word}")
+            await tell(conn, f"* no command {word}")
         elif text:
-            await say(member, f"{member.seat.nick}: {text}")
-        member.conn.commit(member.seat)
+            await say(conn, seat, f"{seat.nick}: {text}")
+        conn.commit(seat)
 
 
 @resumable(state=Seat)
 async def handle(conn: AsyncConnection) -> None:
-    """Seat a member, or seat it again after a reload, and let it talk."""
-    seat = conn.state or Seat(nick=f"guest-{conn.id[-6:]}")
-    member = Member(conn, seat)
-    members.add(member)
+    """Seat a member, or go on with one that is seated, and let it talk."""
+    seat: Seat = conn.state or Seat(nick=f"guest-{conn.id[-6:]}")
     try:
         if conn.state is None:
-            await member.tell(f"* you are {seat.nick} in {seat.room}")
+            conn.name = conn.id
+            conn.join(seat.room)
+            await tell(conn, f"* you are {seat.nick} in {seat.room}")
             conn.commit(seat)
-            await say(member, f"* {seat.nick} is here")
-        await converse(member)
+            await say(conn, seat, f"* {seat.nick} is here")
+        await converse(conn, seat)
     except Detached:
-        raise  # moved to the next worker, not gone: nobody is told
+        raise  # moved, or parked, not gone: nobody is told
     except LimitExceeded:
-        await member.tell(f"* a line has at most {MAX_LINE} bytes")
+        await tell(conn, f"* a line has at most {MAX_LINE} bytes")
     except ConnectionError:
         pass  # gone without a word
-    finally:
-        members.discard(member)
-    await say(member, f"* {seat.nick} has left")
+    await say(conn, seat, f"* {seat.nick} has left")
+
+
+service = Service(handle, on_push=on_push)

@@ -23,7 +23,8 @@ class Example:
     def __init__(self, name: str, directory: Path, *options: str) -> None:
         self.path = directory / f"{name}.py"
         shutil.copy(EXAMPLES / self.path.name, self.path)
-        self.server = Server(directory, f"{self.path}:handle", *options)
+        attribute = "service" if "\nservice = " in self.path.read_text() else "handle"
+        self.server = Server(directory, f"{self.path}:{attribute}", *options)
 
     def edit(self, before: str, after: str) -> None:
         """Replace one piece of the code, and reload."""
