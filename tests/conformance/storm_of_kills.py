@@ -1,8 +1,8 @@
 """redis-py counts on connections whose workers are killed: each counter is to be exact.
 
-``python -m tests.conformance.storm_of_kills MODEL KILLS [--lossy]`` says what it showed.  With
---lossy it is to run in a network namespace of its own (``unshare --net``), whose loopback device it
-makes slow, and lossy in both directions.
+``python -m tests.conformance.storm_of_kills MODEL KILLS [--tls] [--lossy]`` says what it showed.
+With --lossy it is to run in a network namespace of its own (``unshare --net``), whose loopback
+device it makes slow, and lossy in both directions.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.edge.support import issue
 from tests.harness import Server
 
 EXAMPLE: Final = Path(__file__).parents[2] / "examples" / "kv.py"
@@ -58,7 +59,7 @@ class Result:
 class Counter(threading.Thread):
     """One connection, on which a key is counted up; no reply is to be skipped or repeated."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, *, tls: bool) -> None:
         super().__init__(daemon=True)
         self.counted = 0
         self.wrong = ""
@@ -69,6 +70,8 @@ class Counter(threading.Thread):
             socket_timeout=PATIENCE,
             retry=Retry(NoBackoff(), 0),  # type: ignore[no-untyped-call,unused-ignore]
             protocol=2,
+            ssl=tls,
+            ssl_cert_reqs="none",
             driver_info=None,
         )
 
@@ -92,14 +95,25 @@ def victims(server: Server) -> list[int]:
     return sorted({each["owner"] for each in server.connections() if each["owner"]})
 
 
-def storm(directory: Path, model: str, kills: int, seed: int) -> Result:
+def storm(directory: Path, model: str, kills: int, seed: int, *, tls: bool) -> Result:
     """Kill the workers of one server so often, as far as it replaces them at once."""
     drawn = random.Random(seed)
     result = Result()
     target = f"{EXAMPLE}:{'session' if model == 'async' else 'blocking_session'}"
-    options = ("--model", model, "--workers", str(WORKERS), "--keep", "crash", "--keep-after", "0")
-    with Server(directory, target, *options, "--poison-limit", "1000000") as server:
-        counters = [Counter(server) for _ in range(CLIENTS)]
+    options: tuple[str, ...] = (
+        "--model",
+        model,
+        "--workers",
+        str(WORKERS),
+        "--keep",
+        "crash",
+        "--keep-after",
+        "0",
+    )
+    options += ("--poison-limit", "1000000")
+    bind = [f"127.0.0.1:0,{issue(directory).text}"] if tls else None
+    with Server(directory, target, *options, bind=bind) as server:
+        counters = [Counter(server, tls=tls) for _ in range(CLIENTS)]
         for counter in counters:
             counter.start()
         server.wait_until(
@@ -129,19 +143,21 @@ def storm(directory: Path, model: str, kills: int, seed: int) -> Result:
             if counter.is_alive():
                 counter.wrong = f"no reply after {counter.counted}"
         totals = server.status()["totals"]
+        fallen_back = [line for line in map(str, server.events) if "at least once" in line]
+        assert not fallen_back, fallen_back
         result.counted = [each.counted for each in counters]
         result.wrong = [each.wrong for each in counters if each.wrong]
         result.crashes, result.lost = totals["attached"]["crash"], totals["lost"]
     return result
 
 
-def storms(directory: Path, model: str, kills: int, seed: int) -> Result:
+def storms(directory: Path, model: str, kills: int, seed: int, *, tls: bool = False) -> Result:
     """As many storms as it takes."""
     whole = Result()
     while whole.kills < kills and not whole.wrong:
         place = directory / str(whole.kills)
         place.mkdir()
-        part = storm(place, model, kills - whole.kills, seed + whole.kills)
+        part = storm(place, model, kills - whole.kills, seed + whole.kills, tls=tls)
         whole.kills += part.kills
         whole.counted += part.counted
         whole.wrong += part.wrong
@@ -154,6 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", choices=["fork", "prefork", "thread", "async"])
     parser.add_argument("kills", type=int)
+    parser.add_argument("--tls", action="store_true")
     parser.add_argument("--lossy", action="store_true")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     said = parser.parse_args()
@@ -161,7 +178,7 @@ def main() -> None:
         for command in LOSSY:
             subprocess.run(command.split(), check=True)
     with tempfile.TemporaryDirectory() as directory:
-        result = storms(Path(directory), said.model, said.kills, said.seed)
+        result = storms(Path(directory), said.model, said.kills, said.seed, tls=said.tls)
     print(
         f"seed {said.seed}: {said.model}, {result.kills} kills, {sum(result.counted)} counted on"
         f" {len(result.counted)} connections, {result.crashes} went on after a crash,"

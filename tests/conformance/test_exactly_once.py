@@ -21,6 +21,14 @@ def test_redis_py_counts_through_kills(model: str, tmp_path: Path) -> None:
     assert result.crashes > 50
 
 
+def test_redis_py_counts_through_kills_over_tls(tmp_path: Path) -> None:
+    """That the edge has: it tells how much has passed."""
+    result = storms(tmp_path, "async", 100, SEED, tls=True)
+    assert not result.wrong
+    assert result.lost == 0
+    assert result.crashes > 50
+
+
 def test_redis_py_counts_through_kills_over_a_bad_link() -> None:
     storm = ("tests.conformance.storm_of_kills", "async", "60", "--lossy", "--seed", str(SEED))
     done = subprocess.run(

@@ -103,6 +103,8 @@ NONSENSE: Final[dict[str, tuple[Callable[[Served, Served], Message], int]]] = {
     "row": (lambda own, _: parcel(own, row=10**9), 1),
     "negative row": (lambda own, _: parcel(own, row=-2), 1),
     "state": (lambda own, _: parcel(own, state=b"s" * (STATE_LIMIT + 1)), 1),
+    "written": (lambda own, _: parcel(own, written=-2), 1),
+    "taken": (lambda own, _: parcel(own, taken_in=2**63), 1),
     "reply": (lambda own, _: parcel(own, reply=b"a record"), 1),
     "peer": (lambda own, _: parcel(own, peer="x" * 10_000), 1),
     "three handles": (lambda own, _: own.parcel(), 3),

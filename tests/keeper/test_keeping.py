@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from socketkeep._keeper.tables._ownership import OwnershipState
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import Ended, Status
 from socketkeep._stream._replies import ReplyRecord
+from socketkeep._wire._messages import BytesPassed, Keep
 from socketkeep._wire._messages import ConnectionEnded as EndedMessage
-from socketkeep._wire._messages import Keep
 from socketkeep._wire._scoreboard import parse_connection_id
 from tests.keeper.bench import Bench, end_of, is_alive, is_at_eof, open_descriptors
 from tests.keeper.conftest import MakeBench
@@ -267,6 +270,75 @@ def test_the_record_of_a_reply_goes_with_its_state(bench: Bench, status: Status)
     bench.settle()
     moved = [attach for worker in bench.template.workers for attach, _ in worker.arrived]
     assert [attach.reply for attach in moved] == [b""], "who gives it up has completed it"
+
+
+class FakeEdge:
+    """Answers how much has passed when it is told to."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.asked: list[Callable[[BytesPassed | None], None]] = []
+        bench.keeper.connections.ask_bytes = lambda header, told: self.asked.append(told)
+
+    def answer(self, taken: int, waiting: int, given: int) -> None:
+        (told,) = self.asked
+        self.asked.clear()
+        told(BytesPassed(1, taken, waiting, given))
+
+
+def behind_tls(bench: Bench) -> tuple[FakeEdge, FarWorker, socket.socket, str]:
+    """Kill a worker under a connection whose TLS is in an edge; return who is next."""
+    edge = FakeEdge(bench)
+    first, second = bench.start(redeliver=True)
+    peer, served = bench.kept(first)
+    held = bench.keeper.connections.connection_table.get(served.id)
+    assert held is not None
+    held.parcel = msgspec.structs.replace(held.parcel, proxy=b"facts")
+    served.become(Status.SENT)
+    kill(bench, first)
+    assert not second.arrived
+    return edge, second, peer, served.id
+
+
+def test_an_edge_tells_what_passed_before_a_connection_goes_on(bench: Bench) -> None:
+    edge, second, peer, _ = behind_tls(bench)
+    edge.answer(taken=90, waiting=10, given=50)
+    bench.settle()
+    ((attach, _),) = second.arrived
+    assert (attach.written, attach.taken_in) == (100, 50)
+    assert is_alive(peer, second.attach().sock)
+
+
+def test_an_edge_that_gives_meanwhile_is_asked_again(bench: Bench) -> None:
+    edge, second, peer, _ = behind_tls(bench)
+    peer.sendall(b"more")
+    edge.answer(taken=90, waiting=0, given=50)
+    bench.settle()
+    assert not second.arrived
+    edge.answer(taken=95, waiting=0, given=54)
+    bench.settle()
+    ((attach, _),) = second.arrived
+    assert (attach.written, attach.taken_in) == (95, 50)
+    second.attach()
+
+
+def test_where_no_edge_tells_nothing_is_known(bench: Bench) -> None:
+    edge, second, _, _ = behind_tls(bench)
+    (told,) = edge.asked
+    told(None)
+    bench.settle()
+    ((attach, _),) = second.arrived
+    assert (attach.written, attach.taken_in) == (-1, -1)
+    second.attach()
+
+
+def test_a_stop_does_not_wait_for_an_edge(bench: Bench) -> None:
+    edge, _, peer, name = behind_tls(bench)
+    assert len(bench.keeper.connections) == 1
+    bench.keeper.connections.stop()
+    bench.settle()
+    assert is_at_eof(peer)
+    assert name not in bench.keeper.connections.connection_table
+    edge.answer(taken=90, waiting=10, given=50)
 
 
 @pytest.mark.parametrize("record_left", [b"garbage" * 9, RECORD[:-1], RECORD + b"x"])

@@ -28,7 +28,7 @@ from socketkeep import (
 from socketkeep._base._passing import Unfit
 from socketkeep._stream import _replies
 from socketkeep._stream._lease import handling
-from socketkeep._stream._record import STATUS, Status, blank_record
+from socketkeep._stream._record import STATUS, WORDS, Status, blank_record
 from socketkeep._stream._replies import REPLY_LIMIT, ReplyRecord
 from socketkeep._stream._totals import totals_of
 from tests.library.conftest import (
@@ -425,6 +425,55 @@ def test_without_the_keeper_it_is_send_and_commit(tcp: Pair) -> None:
         conn.reply(b"x", 1)
         assert conn.state == 1
         tcp[1].close()
+
+
+# Over the plain end of an edge, which counts in the kernel's place.
+
+
+@both
+def test_over_a_plain_end_it_counts_along(kind: str) -> None:
+    async def scenario() -> None:
+        ours, peer = unix_pair()
+        with peer:
+            shelf = Shelf()
+            conn = make(kind, ours, recorded(shelf, passed=(100, 50), record=[7] * WORDS))
+            handling.set(conn)
+            peer.sendall(b"one\ntwo\n")
+            assert conn.received == 50
+            await done(conn.recv_until(b"\n", 10))
+            await done(conn.send(b"before "))
+            await done(conn.reply(b"reply", 1))
+            assert shelf.record == (50, 54, 107, b"reply")
+            await done(conn.recv_until(b"\n", 10))
+            assert conn.received == 54
+            assert conn.hand_over().passed == (112, 54)
+            await done(conn.abort())
+
+    go(scenario())
+
+
+@both
+@pytest.mark.parametrize("redelivers", [True, False])
+def test_over_a_plain_end_it_is_completed(kind: str, redelivers: bool) -> None:
+    async def scenario() -> None:
+        ours, peer = unix_pair()
+        with peer:
+            shelf = Shelf()
+            shelf.put(msgspec.msgpack.encode(1), ReplyRecord(50, 54, 100, b"reply").pack())
+            peer.sendall(b"one\ntwo\n")
+            lease = next_lease(shelf, passed=(103, 50))
+            if not redelivers:
+                lease["lease"] = lease["lease"]._replace(redeliver=False)
+            conn = make(kind, ours, lease)
+            handling.set(conn)
+            await done(conn.complete_reply())
+            assert peer.recv(10) == b"ly"
+            assert await done(conn.recv_until(b"\n", 10)) == b"two"
+            if redelivers:
+                assert conn.hand_over().passed == (105, 54)
+            await done(conn.abort())
+
+    go(scenario())
 
 
 # Replies that do not end.

@@ -149,6 +149,7 @@ class Keeper:
             screening.believe_maker,
         )
         self.connections.shake_hands = self.edges.shake_hands
+        self.connections.ask_bytes = self.edges.ask_bytes
         self.templates = Templates(
             *(reactor, system, config, listeners, boot, name, rendezvous, self, screening)
         )

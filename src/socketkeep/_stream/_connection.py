@@ -225,12 +225,13 @@ class Connection(Shell):
         state: what to go on from, as for `commit`.  `data` may be empty: then it is a commit.
 
         Where the handler is ``@resumable(redeliver=True)``, the server runs with ``--keep crash``
-        and the connection is TCP, the peer gets the answer exactly once, though this process is
-        killed at any instant: either nothing of it has gone out, and the message comes again, or
-        what is missing of the answer is sent by the next worker, which goes on from `state`.
-        Otherwise it is `send` and `commit`, and a death between the two has the message come again
-        (at least once); so, too, when data and state together have more than 64 KiB (the log says
-        so once), and where another process sends on the same connection.
+        and the connection is TCP, or has its TLS in the server's edge, the peer gets the answer
+        exactly once, though this process is killed at any instant: either nothing of it has gone
+        out, and the message comes again, or what is missing of the answer is sent by the next
+        worker, which goes on from `state`.  Otherwise it is `send` and `commit`, and a death
+        between the two has the message come again (at least once); so, too, when data and state
+        together have more than 64 KiB (the log says so once), and where another process sends on
+        the same connection.
 
         After TimedOut or WouldBlock call it again with the same data and state.  Raises what `send`
         and `commit` raise; after StateTooLarge or StateNotEncodable nothing has been sent.

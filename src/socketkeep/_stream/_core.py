@@ -360,10 +360,10 @@ def core_of(sock: socket.socket, lease: Lease, hooks: Hooks) -> Core:
     if lease.attached == "crash":  # who died with it may have left it raised
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
     transport = Transport(sock)
-    if lease.reply:  # of a generation that redelivered, and to be completed first
-        return StreamCore(transport, None, lease, hooks)
     if lease.proxy and _family_of(sock) == _UNIX:
         from socketkeep._stream._last_words import PlainEnd  # for whose TLS is in the edge
 
         transport = PlainEnd(sock)
+    if lease.reply:  # of a generation that redelivered, and to be completed first
+        return StreamCore(transport, None, lease, hooks)
     return make_core(transport, None, lease, hooks)

@@ -204,6 +204,7 @@ class Lease(NamedTuple):
     inflow_full_at: float = 0.0  # when as many as in one second may come at once again
     registration: Registration | None = None  # what the connection is called
     reply: bytes = b""  # the record of the last reply of a worker that died, see `_replies`
+    passed: tuple[int, int] | None = None  # written and taken before, where the kernel has no count
 
 
 @dataclass(slots=True, eq=False)
@@ -240,3 +241,4 @@ class Handover:
     deadline: float | None = None  # as the lease has it
     inflow_full_at: float = 0.0  # likewise
     registration: Registration | None = None  # likewise
+    passed: tuple[int, int] | None = None  # likewise

@@ -156,6 +156,11 @@ class Replies:
         self._shelf.put(self._state_before)
         self._core.committed = self._state_before
 
+    def forget(self) -> None:
+        """Leave no record: the connection goes on by another socket, whose totals are others."""
+        if self._shelf is not None:
+            self._shelf.put(self._core.committed)
+
     @property
     def _sent_at(self) -> int:
         return self._sent + self._core.record[BYTES_OUT]

@@ -53,7 +53,7 @@ from socketkeep._stream._record import (
     Ended,
 )
 from socketkeep._stream._replies import Left, Replies, ReplyRecord, note_refusal
-from socketkeep._stream._totals import Totals, totals_of
+from socketkeep._stream._totals import Totals, totals_of, waiting_in
 from socketkeep._stream._waiting import Steps, Want
 
 if TYPE_CHECKING:  # ssl is for who uses it
@@ -135,6 +135,7 @@ class Shell(metaclass=ABCMeta):
         "_parked",
         "_peer",
         "_replies",
+        "_sent_before",
         "_unsent",
         "core",
         "hooks",
@@ -154,6 +155,7 @@ class Shell(metaclass=ABCMeta):
         self._parked = False  # detached to wait with the keeper, not to go to another worker
         self._unsent: tuple[Data, int] | None = None  # an unfinished send's data, and bytes gone
         self._gathered: bytearray | None = None  # what is to go out together; None: nothing is
+        self._sent_before = self.core.record[BYTES_OUT]
         self._replies: Replies | None = None  # from the first that is to be on record
         self._deadlines: Deadlines | None = None
         if lease.deadline is not None or lease.first_bytes_timeout is not None:
@@ -455,10 +457,10 @@ class Shell(metaclass=ABCMeta):
         commit, is the same when the message comes again, in whichever worker, and no other
         message's.  So a database that has done what that id asked for need not do it twice.
 
-        On TCP it is the kernel's own count, and holds after a crash.  Elsewhere (a Unix socket,
-        TLS) it is the server's: after a crash it may say more than has come, and a message that
-        comes again then has another id.  Where the handler is not resumable every byte that a
-        receive has returned counts.
+        On TCP it is the kernel's own count, and holds after a crash, as does the edge's where a
+        listener has TLS.  Elsewhere (a Unix socket, `start_tls`) it is this side's: after a crash
+        it may say more than has come, and a message that comes again then has another id.  Where
+        the handler is not resumable every byte that a receive has returned counts.
 
         Raises NotCommitted when more than the replay limit was received since the last commit, and
         nobody knows how much.
@@ -473,8 +475,10 @@ class Shell(metaclass=ABCMeta):
                 **self._context("received"),
             )
         held = len(buffer.replay()) if self.lease.resumable else buffer.size
-        totals = self._totals("received") if core.transport.tls is None else None
-        taken = core.record[BYTES_IN] - core.transport.kept if totals is None else totals.taken
+        if core.transport.tls is not None or (totals := self._totals("received")) is None:
+            taken = core.record[BYTES_IN] - core.transport.kept
+        else:
+            taken = totals.taken
         return taken - held
 
     @in_c("commit")
@@ -552,9 +556,17 @@ class Shell(metaclass=ABCMeta):
 
     def _totals(self, operation: str) -> Totals | None:
         try:
-            return totals_of(self.core.sock)
+            return totals_of(self.core.sock) or self._counted_along()
         except OSError as error:
             raise self._failed(error, operation) from error
+
+    def _counted_along(self) -> Totals | None:
+        """Return the totals of an edge's plain end; None: they are not known.  Raises OSError."""
+        core, passed = self.core, self.lease.passed
+        if passed is None or not core.transport.peeks:
+            return None
+        written = passed[0] + core.record[BYTES_OUT] - self._sent_before
+        return Totals(written, passed[1] + core.transport.taken, waiting_in(core.sock))
 
     def _left_of_reply(self) -> Left | None:
         """Return what a worker that died has left of its last reply, None: nothing.
@@ -563,7 +575,9 @@ class Shell(metaclass=ABCMeta):
         """
         if not self.lease.reply:
             return None
-        totals = self._totals("send")
+        totals, passed = self._totals("send"), self.lease.passed
+        if totals is None and passed is not None:
+            totals = Totals(*passed, waiting_in(self.core.sock))
         if totals is None:
             raise Unfit("the record of a reply came with a connection that has no totals")
         left = ReplyRecord.unpack(self.lease.reply).left(totals)
@@ -701,8 +715,12 @@ class Shell(metaclass=ABCMeta):
         deadlines = self._deadlines
         at = None if deadlines is None else deadlines.at
         disputed, full_at = core.ledger.disputed, self._inflow_full_at()
-        known = self.registration
-        return Handover(core.sock, state, unread, self._parked, disputed, at, full_at, known)
+        known, passed = self.registration, None
+        if self.lease.passed is not None and (totals := self._counted_along()) is not None:
+            passed = totals.written, totals.taken
+        return Handover(
+            core.sock, state, unread, self._parked, disputed, at, full_at, known, passed
+        )
 
     @property
     def overdue(self) -> str:
@@ -1036,7 +1054,9 @@ class Shell(metaclass=ABCMeta):
             return PlainEnd(plain)
         from socketkeep._stream._peek import Peeked, PeekedBuffer
 
-        self._replies = None
+        if self._replies is not None:
+            self._replies.forget()
+            self._replies = None
         peeked = Peeked(plain, b"")
         assert isinstance(self.core.buffer, PeekedBuffer)
         self.core.buffer.look_at(peeked)

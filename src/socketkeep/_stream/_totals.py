@@ -1,7 +1,8 @@
 """How many bytes of a connection have passed, by the kernel's own counters (tcp(7), TCP_INFO).
 
 They outlive whoever has sent and received, so that after a death they tell what was done last.  A
-FIN counts as a byte, in both directions.  Only TCP has them.
+FIN counts as a byte, in both directions.  Only TCP has them; over the plain end of an edge it is
+the edge that counts.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ class Totals(NamedTuple):
     taken: int
     waiting: int
     over: bool = False
+
+
+def waiting_in(sock: socket.socket) -> int:
+    """Return how many bytes have come and are not taken.  Raises OSError."""
+    return _count(sock, termios.FIONREAD)
 
 
 def totals_of(sock: socket.socket) -> Totals | None:

@@ -36,7 +36,8 @@ class Transport:
     which need not be followed by EOF.  binds: this process alone has what is needed to go on.
     moves: another process can have what is needed to go on.  direct: bytes are received from and
     sent to the socket itself.  tells_end: EOF may stand for another end, see `at_eof`.  peeks: what
-    is received stays in the kernel.  kept: how much of it is there still.  tls: what is known of
+    is received stays in the kernel.  kept: how much of it is there still,
+    taken: how much has been taken.  tls: what is known of
     TLS.  broken: nothing goes over it any more.  pending: what `send` has taken and the kernel has
     not.  owed: how many of the bytes sent are in that, at most.
     """
@@ -50,6 +51,7 @@ class Transport:
     tells_end: bool = False
     peeks: bool = False
     kept: int = 0
+    taken: int = 0
     broken: bool = False
     pending: bytes | bytearray = b""
     owed: int = 0

@@ -173,6 +173,10 @@ class ConnectionDetached(Message, frozen=True, tag="Detached", gc=False):
     name: str = ""  # what it is called, as `Registered` has it
     groups: list[str] = []
     labels: dict[str, str] = {}
+    # How much has passed over the plain end of an edge, by who has counted it along: written to it
+    # and taken from it by workers; -1: that is not known.
+    written: int = -1
+    taken_in: int = -1
 
 
 class Acknowledged(Message, frozen=True, tag="Acknowledged"):
@@ -208,6 +212,8 @@ class Attach(Message, frozen=True, tag="Attach"):
     groups: list[str] = []
     labels: dict[str, str] = {}
     reply: bytes = b""  # as `ConnectionDetached` has it
+    written: int = -1  # likewise
+    taken_in: int = -1  # likewise
 
 
 class Attached(Message, frozen=True, tag="Attached"):

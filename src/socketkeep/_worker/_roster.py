@@ -309,6 +309,7 @@ class Roster:
             inflow_full_at=message.inflow_full_at / 1e9,
             registration=_registration_of(message),
             reply=message.reply,
+            passed=(message.written, message.taken_in) if message.taken_in >= 0 else None,
         )
         hooks = self._hooks(row, words)
         if hooks.shelf is not None:
@@ -343,6 +344,7 @@ class Roster:
             unread=handover.unread,
             park_after=park_after,
             reply=b"",
+            passed=handover.passed,
             deadline=handover.deadline,
             inflow_full_at=handover.inflow_full_at,
             registration=handover.registration,
@@ -443,6 +445,8 @@ class Roster:
             header_by=entry.header_by,
             deadline=0 if handover.deadline is None else max(1, int(handover.deadline * 1e9)),
             inflow_full_at=int(handover.inflow_full_at * 1e9),
+            written=handover.passed[0] if handover.passed else -1,
+            taken_in=handover.passed[1] if handover.passed else -1,
             name=known.name,
             groups=sorted(known.groups),
             labels=dict(known.labels),

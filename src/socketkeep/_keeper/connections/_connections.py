@@ -46,6 +46,7 @@ from socketkeep._stream._closing import reset
 from socketkeep._stream._record import Ended as End
 from socketkeep._stream._record import Record
 from socketkeep._stream._replies import checked
+from socketkeep._stream._totals import waiting_in
 from socketkeep._wire._census import Place
 from socketkeep._wire._channel import Packet
 from socketkeep._wire._doorkeeper import Doorkeeper
@@ -54,6 +55,7 @@ from socketkeep._wire._messages import (
     Acknowledged,
     Attached,
     AttachRefused,
+    BytesPassed,
     ConnectionDetached,
     ConnectionEnded,
     Delivered,
@@ -81,6 +83,8 @@ _OF_NO_USE: Final = (("row", -1), ("active_at", 0), ("connection", ABSENT), ("an
 #: In a connection's id, who accepted it: the serial number of no worker, of which none is 0 and
 #: none comes near to this.
 _KEEPER: Final = 2**32 - 1
+#: How often an edge is asked again, since more has come to the worker's side meanwhile.
+_MOST_QUESTIONS: Final = 100
 #: How many are accepted here in a row that are not to be served, or not yet.
 _NOT_SERVED_AT_ONCE: Final = 64
 
@@ -88,11 +92,13 @@ _NOT_SERVED_AT_ONCE: Final = 64
 class Connections:
     """The keeper's side of detaching, parking, keeping and attaching: one way for all of them.
 
-    `shake_hands` is called with what a worker wants of an edge, and the packet to take it from;
+    `shake_hands` is called with what a worker wants of an edge, and the packet to take it from,
+    `ask_bytes` with the facts of a connection, to be told how much of it has passed there;
     `hear` with what comes by a line of the post's.
     """
 
     shake_hands: Callable[[Packet, StartTls], None]
+    ask_bytes: Callable[[bytes, Callable[[BytesPassed | None], None]], None]
     hear: Callable[[Worker, Packet, Port], None]
 
     def __init__(
@@ -129,6 +135,7 @@ class Connections:
         self._changed = changed
         self._throttle = _log.Throttle()
         self._stopping = False
+        self._asking: dict[str, HeldConnection] = {}  # of which an edge is to tell how much passed
         self._park_after = limit_seconds(config.park_after, 0.0) or 0.0
         self.totals: Counter[str] = Counter()
         self.upgraded = 0  # the last generation that came with a new version of the package
@@ -165,7 +172,8 @@ class Connections:
 
     def __len__(self) -> int:
         """How many no worker serves now."""
-        return len(self.moves) + len(self.parking) + len(self.porch) + len(self._queues)
+        resting = len(self.parking) + len(self.porch) + len(self._asking)
+        return len(self.moves) + resting + len(self._queues)
 
     @property
     def waiting(self) -> int:
@@ -201,6 +209,10 @@ class Connections:
         self.porch.stop()
         self.parking.stop(close=True)
         self.moves.stop()
+        for asked in self._asking.values():
+            asked.ownership.stopped()
+            self._close(asked, "closed", "the server stopped")
+        self._asking.clear()
         while self._queues and (held := self.accept()) is not None:
             held.ownership.stopped()
             self._close(held, "closed", "the server stopped")
@@ -216,7 +228,7 @@ class Connections:
         waiting, unanswered = self.moves.snapshot()
         return SavedConnections(
             held=[held.snapshot(keep) for held in (*parked, *others)],
-            waiting=waiting,
+            waiting=[*waiting, *self._asking],
             unanswered=unanswered,
             totals=dict(self.totals),
             waits=self.moves.waits.snapshot(),
@@ -551,7 +563,10 @@ class Connections:
         if self.connection_table.has_socket(message.connection):
             raise Nonsense("it passes one connection on twice")
         parcel = msgspec.structs.replace(
-            self._new_parcel(message.listener, message.peer), proxy=message.proxy
+            self._new_parcel(message.listener, message.peer),
+            proxy=message.proxy,
+            written=0,
+            taken_in=0,
         )
         held = HeldConnection(
             parcel,
@@ -863,7 +878,11 @@ class Connections:
             held.why = "crash"
             held.redelivered = fate == "redeliver"
             self.connection_table.put(held)
-            self.moves.put(held)
+            if worker.policy.redeliver and parcel.proxy and held.sock.family == socket.AF_UNIX:
+                self._asking[held.id] = held
+                self._ask_edge(held, _MOST_QUESTIONS)
+            else:
+                self.moves.put(held)
             return
         held.ownership.condemned()
         self.post.taken_back(held.id, uncertain=True)
@@ -880,6 +899,32 @@ class Connections:
             held.ownership.drained()
         else:
             self._close(held, "lost", "its worker died")
+
+    def _ask_edge(self, held: HeldConnection, left: int) -> None:
+        """Find out from the edge how much has passed, and then go on with the connection.
+
+        What waits here is looked at before and after: the same both times, it was as much when the
+        edge answered, since nobody takes of it.
+        """
+
+        def told(passed: BytesPassed | None) -> None:
+            if self._asking.get(held.id) is not held:
+                return  # the server has stopped
+            settled = waiting_in(held.sock) == before
+            if passed is not None and not settled and left:
+                self._ask_edge(held, left - 1)
+                return
+            del self._asking[held.id]
+            if passed is not None and settled and passed.given >= before:
+                held.parcel = msgspec.structs.replace(
+                    held.parcel,
+                    written=passed.taken + passed.waiting,
+                    taken_in=passed.given - before,
+                )
+            self.moves.put(held)
+
+        before = waiting_in(held.sock)
+        self.ask_bytes(held.parcel.proxy, told)
 
     def _close(self, held: HeldConnection, counted: Literal["closed", "lost"], why: str) -> None:
         """End a connection that no worker has, in an orderly way."""

@@ -318,6 +318,8 @@ class Moves:
             deadline=parcel.deadline,
             inflow_full_at=parcel.inflow_full_at,
             reply=parcel.reply,
+            written=parcel.written,
+            taken_in=parcel.taken_in,
             kept=stays,
             # With the store a message that is unread when this process is killed costs a connection
             # that the next keeper would have had.

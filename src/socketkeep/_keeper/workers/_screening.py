@@ -200,6 +200,7 @@ class Screening:
         self._require_listener(worker, message.listener)
         _require_peer(message.peer)
         _require_state(message.state)
+        _require_amount(message.written + 1, message.taken_in + 1)
         _require(not message.reply, "reply of a connection that is given up:", message.reply[:20])
         _require_amount(
             *(message.accepted_at, message.active_at, message.bytes_in, message.bytes_out),
