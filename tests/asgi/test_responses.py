@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,26 @@ def test_the_application_may_end_the_connection() -> None:
 def test_how_a_body_is_sent_is_not_the_application_s_to_say() -> None:
     came = exchange(sends(start(200, (b"Transfer-Encoding", b"chunked")), body(b"a")), GET)
     assert b"chunked" not in came
+
+
+def test_a_status_may_be_of_the_standard_library() -> None:
+    came = exchange(sends(start(HTTPStatus.IM_A_TEAPOT), body()), GET)
+    assert came.startswith(b"HTTP/1.1 418 I'm a Teapot\r\n")
+
+
+@pytest.mark.parametrize("pair", [tuple, list])
+def test_the_same_head_again_is_the_same(pair: type) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        del receive
+        headers = [pair((b"a", b"b")), pair((b"content-length", b"%d" % len(scope["path"])))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send(body(scope["path"].encode()))
+
+    one = b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\n"
+    came = exchange(app, one + one + b"GET /22 HTTP/1.1\r\nHost: x\r\n\r\n" + one, eof=True)
+    first = b"HTTP/1.1 200 OK\r\na: b\r\ncontent-length: 2\r\n\r\n/1"
+    other = b"HTTP/1.1 200 OK\r\na: b\r\ncontent-length: 3\r\n\r\n/22"
+    assert came == first + first + other + first
 
 
 def test_date_and_server() -> None:

@@ -214,30 +214,34 @@ class Exchange:
         if self.bad is not None:
             raise BrokenPipeError(errno.EPIPE, f"the request is bad: {self.bad.reason}")
         response = self.response
-        if message["type"] == "socketkeep.commit":
-            self._commit(message)
-            return
-        if message["type"] == "http.response.pathsend":
-            await self._send_file(message)
-            return
-        if message["type"] == "http.response.start":
-            self._close_if_unread()
+        kind = message["type"]
+        if kind == "http.response.body":
+            data = response.body(message.get("body", b""), message.get("more_body", False))
+        elif kind == "http.response.start":
+            if self.body is not None:
+                self._close_if_unread(self.body)
             if self._conn.stops:  # told, so that the client sends nothing more
-                self.response.keep_alive = False
+                response.keep_alive = False
             if self.limit is not None:
                 self.limit.reschedule(None)
-        data = response.take(message)
+            response.start(message)
+            return
+        elif kind == "http.response.pathsend":
+            await self._send_file(message)
+            return
+        elif kind == "socketkeep.commit":
+            self._commit(message)
+            return
+        else:
+            data = response.take(message)
         if data:
             await self._conn.send(data)
-        if response.over:
+        if response.over and self._gone is not None:
             self._wake()
 
-    def _close_if_unread(self) -> None:
+    def _close_if_unread(self, body: Body) -> None:
         """Have the connection end with this response if much of the body is still to come."""
-        body = self.body
-        if body is None or body.over:
-            return
-        if self._continue or body.left > _PART or self.bad is not None:
+        if not body.over and (self._continue or body.left > _PART):
             self.response.keep_alive = False
 
     async def _send_file(self, message: Message) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from socketkeep._serve.asgi._types import Message
 
@@ -31,15 +31,36 @@ _SPECIAL: Final = frozenset(
 _TYPE: Final = b"content-type"
 
 
+class Head(NamedTuple):
+    """The head of a response, as the application has it.
+
+    lines: as they are sent, without those that say how the body is.  length: of the body, None
+    where it is not told.  closes: the connection is to end.
+    """
+
+    lines: bytes
+    length: int | None
+    closes: bool
+    has_date: bool
+    has_server: bool
+    content_type: bytes
+
+
+#: Heads that were sent before: those of many responses are the same.
+_heads: Final[dict[object, Head]] = {}
+_MOST_HEADS: Final = 256
+_LONGEST_KNOWN: Final = 1024
+
+
 class MessageError(RuntimeError):
     """The application sends what cannot be sent, or not at this point."""
 
 
-def status_line(status: int) -> bytes:
+def status_line(status: Any) -> bytes:
     """Return the first line of a response."""
     line = _STATUS_LINES.get(status)
     if line is None:
-        if type(status) is not int or not 200 <= status <= 999:
+        if not isinstance(status, int) or not 200 <= status <= 999:
             raise MessageError(f"a status is a number from 200 to 999, not {status!r}")
         line = b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b""))
         _STATUS_LINES[status] = line
@@ -68,6 +89,56 @@ def _check_name(name: Any) -> None:
 def _check_lines(lines: bytes, count: int) -> None:
     if lines.count(b"\n") != count or lines.count(b"\r") != count or b"\0" in lines:
         raise MessageError("a header's value has a line break or a NUL in it")
+
+
+def _head_of(status: int, headers: Iterable[tuple[bytes, bytes]]) -> Head:
+    """Return the head that these make.  Raises MessageError."""
+    key = None
+    if type(headers) is list and len(headers) < 8:
+        try:
+            key = (status, *headers)
+            found = _heads.get(key)
+        except TypeError:  # lists in place of tuples
+            key = found = None
+        if found is not None:
+            return found
+    head = _make_head(status, headers)
+    if key is not None and len(head.lines) <= _LONGEST_KNOWN and len(_heads) < _MOST_HEADS:
+        _heads[key] = head
+    return head
+
+
+def _make_head(status: int, headers: Iterable[tuple[bytes, bytes]]) -> Head:
+    lines = [status_line(status)]
+    has_date = has_server = closes = False
+    length: int | None = None
+    content_type = b""
+    for name, value in headers:
+        if name not in _good_names:
+            _check_name(name)
+        lower = name.lower()
+        if lower in _SPECIAL:
+            if lower == b"content-length":
+                if not value.isdigit() or (length is not None and length != int(value)):
+                    raise MessageError(f"a Content-Length is one number, not {value!r}")
+                if length is not None or status == 204:
+                    continue
+                length = int(value)
+            elif lower == b"transfer-encoding":
+                continue  # how the body is sent is decided here
+            elif lower == b"connection":
+                closes = closes or b"close" in value.lower()
+                continue
+            elif lower == b"date":
+                has_date = True
+            elif lower == b"server":
+                has_server = True
+            else:
+                content_type = value
+        lines.append(b"%b: %b\r\n" % (name, value))
+    joined = b"".join(lines)
+    _check_lines(joined, len(lines))
+    return Head(joined, length, closes, has_date, has_server, content_type)
 
 
 class Response:
@@ -128,7 +199,7 @@ class Response:
     def export(self) -> dict[str, Any]:
         """Return what `resume` needs, to go on with this response in another process."""
         return {
-            "status": self.status,
+            "status": int(self.status),
             "type": self._type,
             "chunked": self._chunked,
             "left": self._left,
@@ -156,20 +227,19 @@ class Response:
         return self._head is not None or not self.begun
 
     def take(self, message: Message) -> bytes:
-        """Return what is to be sent for a message.  Raises MessageError."""
+        """Return what is to be sent for a message that is neither `start` nor `body`.
+
+        Raises MessageError.
+        """
         kind = message["type"]
-        if kind == "http.response.start":
-            self._start(message)
-            return b""
-        if kind == "http.response.body":
-            return self._body(message.get("body", b""), message.get("more_body", False))
         if kind == "http.response.early_hint":
             return self._early_hint(message)
         if kind == "http.response.trailers":
             return self._end_with_trailers(message)
         raise MessageError(f"a message of type {kind!r} is none of an HTTP response's")
 
-    def _start(self, message: Message) -> None:
+    def start(self, message: Message) -> None:
+        """Take the response's status and headers.  Raises MessageError."""
         if self._resumed:
             self._resumed = False
             self._check_same(message)
@@ -177,45 +247,19 @@ class Response:
         if self.begun:
             raise MessageError("http.response.start was sent twice")
         status = message["status"]
-        lines = [status_line(status)]
-        has_date = has_server = False
-        keep_alive = self.keep_alive
-        length: int | None = None
-        has_body = status not in (204, 304)
-        for name, value in message.get("headers", ()):
-            if name not in _good_names:
-                _check_name(name)
-            lower = name.lower()
-            if lower in _SPECIAL:
-                if lower == b"content-length":
-                    if not value.isdigit() or (length is not None and length != int(value)):
-                        raise MessageError(f"a Content-Length is one number, not {value!r}")
-                    if length is not None or status == 204:
-                        continue
-                    length = int(value)
-                elif lower == b"transfer-encoding":
-                    continue  # how the body is sent is decided here
-                elif lower == b"connection":
-                    if b"close" in value.lower():
-                        keep_alive = False
-                    continue
-                elif lower == b"date":
-                    has_date = True
-                elif lower == b"server":
-                    has_server = True
-                else:
-                    self._type = value
-            lines.append(b"%b: %b\r\n" % (name, value))
-        head = b"".join(lines)
-        _check_lines(head, len(lines))
+        head = _head_of(status, message.get("headers", ()))
         if self._defaults:
-            head += self._default_lines(has_date, has_server)
+            lines = head.lines + self._default_lines(head.has_date, head.has_server)
+        else:
+            lines = head.lines
         self._trailers = bool(message.get("trailers", False))
-        self._has_body = has_body and not self._is_head
-        self._length = length
-        self._left = length if self._has_body else None
-        self._head = head
-        self.keep_alive = keep_alive
+        self._has_body = status not in (204, 304) and not self._is_head
+        self._length = head.length
+        self._left = head.length if self._has_body else None
+        self._head = lines
+        self._type = head.content_type
+        if head.closes:
+            self.keep_alive = False
         self.status = status
         self.begun = True
 
@@ -248,7 +292,11 @@ class Response:
         self._left = size if self._has_body else None
         return self._head
 
-    def _body(self, data: bytes, more: bool) -> bytes:
+    def body(self, data: bytes, more: bool) -> bytes:
+        """Return what is to be sent for a part of the body; more: it is not the last.
+
+        Raises MessageError.
+        """
         if not self.begun:
             raise MessageError("http.response.body was sent before http.response.start")
         if self._body_over:
