@@ -363,28 +363,64 @@ def test_a_push_keeps_the_safe_point_and_the_context() -> None:
     run(main())
 
 
+def test_a_push_while_nobody_waits_is_in_the_next_commit() -> None:
+    async def main() -> None:
+        turns: asyncio.Queue[str] = asyncio.Queue()
+        sends: list[Any] = []
+
+        async def app(scope: Scope, receive: Any, send: Any) -> None:
+            sends.append(send)
+            await receive()
+            await send({"type": "websocket.accept"})
+            receiving = asyncio.ensure_future(receive())
+            while await turns.get() != "go on":
+                receiving.cancel()
+            await receive()
+
+        text = "".join(random.Random(4).choices("abcdef", k=500))
+        async with bench(app, crash_safe=True) as served:
+            client = await dial(served, compression="deflate")
+            record = served.conn.core.record
+            await until(lambda: record[STATUS] == CLEAN)
+            turns.put_nowait("stop")
+            await until(turns.empty)
+            await asyncio.sleep(0)
+            await sends[-1]({"type": "websocket.send", "text": text})
+            assert record[STATUS] != CLEAN, "the committed context has not what was sent"
+            assert await client.recv() == text
+            turns.put_nowait("go on")
+            await served.crash()
+            turns.put_nowait("go on")
+            await until(lambda: len(sends) == 2)
+            await sends[-1]({"type": "websocket.send", "text": text})
+            assert await client.recv() == text
+
+    run(main())
+
+
 def test_a_sender_that_is_cancelled_does_not_break_the_context() -> None:
     async def main() -> None:
         app = Recorder()
         async with bench(app) as served:
-            client = await dial(served, compression="deflate", max_queue=1, max_size=None)
+            client = await dial(served, compression="deflate", max_size=None)
             await client.send("a")
             assert await client.recv() == "1: a"
-            noise = random.Random(5).randbytes(200_000).hex()
-            sent = 0
-            for _ in range(6):
+            client.transport.pause_reading()
+            noise = random.Random(5).randbytes(500_000).hex()
+            cancelled = 0
+            for _ in range(4):
                 sending = asyncio.create_task(
                     app.sends[-1]({"type": "websocket.send", "text": noise})
                 )
-                sent += 1
-                done, _pending = await asyncio.wait((sending,), timeout=0.02)
-                if not done:
-                    sending.cancel()
+                _done, waits = await asyncio.wait((sending,), timeout=0.05)
+                cancelled += len(waits)
+                sending.cancel()
+            assert cancelled >= 2, "there was room for all of it"
             last = asyncio.create_task(app.sends[-1]({"type": "websocket.send", "text": "last"}))
-            assert [await client.recv() == noise for _ in range(sent)] == [True] * sent
+            client.transport.resume_reading()
+            assert [await client.recv() == noise for _ in range(4)] == [True] * 4
             assert await client.recv() == "last"
             await last
-            await client.close()
 
     run(main())
 
