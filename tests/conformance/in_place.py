@@ -38,6 +38,21 @@ class _Quick(AsyncConnection):
         await super().close(linger=0.0)
 
 
+class _Transport(ConnectionTransport):
+    """Tells its server at once that it has ended, as the loop's own does."""
+
+    server: Any = None
+
+    def _lose(self) -> None:
+        super()._lose()
+        if self.server is not None:
+            self.server._detach(*self.told)
+
+    @property
+    def told(self) -> tuple[object, ...]:
+        return (self,) if sys.version_info >= (3, 13) else ()
+
+
 def _make_socket_transport(
     loop: Any,
     sock: Any,
@@ -51,10 +66,10 @@ def _make_socket_transport(
     if not isinstance(sock, socket.socket):  # a mock
         return _theirs(loop, sock, protocol, waiter, extra=extra, server=server)
     made += 1
-    transport = ConnectionTransport(_Quick(sock), protocol)
+    transport = _Transport(_Quick(sock), protocol)
     if server is not None:
-        server._attach()
-        transport.closed.add_done_callback(lambda _: server._detach())
+        transport.server = server
+        server._attach(*transport.told)
 
     async def serve() -> None:
         protocol.connection_made(transport)
@@ -68,8 +83,8 @@ def _make_socket_transport(
         except OSError:
             pass
         except Exception as error:
-            told = {"message": "Fatal error", "exception": error, "protocol": protocol}
-            loop.call_exception_handler({**told, "transport": transport})
+            context = {"message": "Fatal error", "exception": error, "protocol": protocol}
+            loop.call_exception_handler({**context, "transport": transport})
 
     transport.serving = loop.create_task(serve())  # type: ignore[attr-defined]
     return transport

@@ -230,6 +230,8 @@ def test_protocols_of_asyncio(project: Path) -> None:
         handler = load(f"app_pro:{name}", protocol=True)
         assert (handler.is_async, handler.resumable) == (True, resumable)
     assert "handler: give --protocol to serve it; " in failure("app_pro:Plain")
+    text = failure("app_pro:Plain", asyncio=True)
+    assert "handler: give --protocol in place of --asyncio to serve it; " in text
 
 
 def test_what_socketserver_does_not_serve(project: Path) -> None:

@@ -70,8 +70,10 @@ def load_handler(config: ServeConfig) -> Handler:
         told = str(error)
         if is_wsgi(target):
             raise LoadError(wsgi_way(config.target)) from error
-        if not kind and (flag := flag_for(target)):
-            told = f"give {flag} to serve it; {told}"
+        flag = flag_for(target)
+        if flag and flag != f"--{kind}":
+            instead = f" in place of --{kind}" if kind else ""
+            told = f"give {flag}{instead} to serve it; {told}"
         raise LoadError(f"{config.target} cannot be a handler: {told}") from error
 
 
