@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from socketkeep._stream._lease import Handover
+from socketkeep._stream._record import blank_record
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet, channel_pair
 from socketkeep._wire._messages import ConnectionDetached
 from socketkeep._worker import _sync
@@ -215,7 +216,7 @@ def test_a_keeper_that_comes_when_the_other_has_gone_ends_nothing(
     loop = SimpleNamespace(
         environment=environment, roster=roster, reserve=scene.reserve, rejoin=lambda: False
     )
-    entry = SimpleNamespace(**leased(), returns_to=0)
+    entry = SimpleNamespace(**leased(), record=blank_record(), returns_to=0)
     with closing(theirs):
         assert not _sync._hand_over(cast("Any", loop), cast("Any", entry), scene.handover)
     assert scene.handover.sock.fileno() >= 0
