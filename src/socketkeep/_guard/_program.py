@@ -552,8 +552,11 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
         signal.setitimer(timer, 0)  # inherited, they would end it
-    with open("/proc/self/comm", "w") as file:
-        file.write("socketkeep")
+    try:
+        with open("/proc/self/comm", "w") as file:
+            file.write("socketkeep")
+    except OSError:
+        pass  # of a name alone nothing depends
     plan = Plan.read(int(sys.argv[1]))
     sidecar = None
     if plan.sidecar:
