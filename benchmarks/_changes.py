@@ -1,4 +1,7 @@
-"""Work (f): what a reload, a worker's death and an upgrade cost 1,000 clients."""
+"""Work (f): what a reload, a worker's death and an upgrade cost 1,000 clients.
+
+And what a reload costs 1,000 WebSockets.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,11 @@ from benchmarks._generator import generator, losses
 from benchmarks._machine import ROOT
 from benchmarks._processes import wait_until
 from benchmarks._running import Running, running, start
-from benchmarks._subjects import Subject, own
+from benchmarks._subjects import Subject, asgi, own, uvicorn_websockets
 
 CLIENTS: Final = 1000
 CASE: Final = "1000 clients"
+_WEBSOCKETS: Final = "1000 WebSockets"
 TITLE: Final = "1,000 clients in a request loop, and 200 new connections a second, through a change"
 
 #: Each client asks again so long after it was answered; new connections come beside.
@@ -44,6 +48,7 @@ class Change:
 
     subject: Subject
     act: Callable[[Running], None]
+    case: str = CASE
 
 
 def measure(figures: Figures, rounds: int, _seconds: float, quick: bool) -> None:
@@ -57,7 +62,7 @@ def measure(figures: Figures, rounds: int, _seconds: float, quick: bool) -> None
                 continue
             with figures.attempt(name):
                 told = _through(change)
-                figures.add(("f", CASE, name), **told)
+                figures.add(("f", change.case, name), **told)
                 shown = "  ".join(f"{metric} {value:g}" for metric, value in told.items())
                 print(f"  {name:26} {shown}", file=sys.stderr)
 
@@ -73,6 +78,12 @@ def _own() -> Iterator[Change]:
     yield Change(subject("reload", "reload"), lambda server: _order(server, "reload"))
     yield Change(subject("crash", "crash"), _kill_worker)
     yield Change(subject("upgrade", "reload"), lambda server: _order(server, "upgrade"))
+    websockets = asgi(
+        "benchmarks.peers.web:websocket",
+        *("--ws-resume", "on", "--graceful-timeout", "5"),
+        name="Socketkeep ASGI: reload",
+    )
+    yield Change(websockets, lambda server: _order(server, "reload"), _WEBSOCKETS)
 
 
 def _order(server: Running, command: str) -> None:
@@ -111,23 +122,53 @@ def _peers() -> Iterator[Change]:
     files = ROOT / "benchmarks" / "peers"
     yield _peer("nginx: HUP", "nginx", "-c", f"{files}/nginx.conf", program="nginx")
     yield _peer("HAProxy: USR2", "haproxy", "-W", "-f", f"{files}/haproxy.cfg", program="haproxy")
+    app = "benchmarks.peers.web:websocket"
+    sansio = uvicorn_websockets(app, "websockets-sansio", "--workers", "2", suffix=": HUP")
+    yield Change(sansio, _hang_up, _WEBSOCKETS)
+    yield _peer(
+        "granian: HUP",
+        *(*python, "granian", app, "--port", "{port}", "--interface", "asgi", "--http", "1"),
+        *("--workers", "2", "--loop", "uvloop", "--no-access-log", "--log-level", "error"),
+        modules=("granian",),
+        case=_WEBSOCKETS,
+    )
+    yield _peer(
+        "gunicorn (asgi): HUP",
+        *(*python, "gunicorn", app, "--bind", "127.0.0.1:{port}", "--worker-class", "asgi"),
+        *("--worker-connections", "4000", "--log-level", "error"),
+        modules=("gunicorn",),
+        case=_WEBSOCKETS,
+    )
 
 
 def _peer(
-    name: str, *command: str, modules: tuple[str, ...] = (), program: str | None = None
+    name: str,
+    *command: str,
+    modules: tuple[str, ...] = (),
+    program: str | None = None,
+    case: str = CASE,
 ) -> Change:
-    number = signal.SIGUSR2 if name.endswith("USR2") else signal.SIGHUP
+    subject = Subject(name, command, modules, program, listens="given", http=True)
+    return Change(subject, _take_over if name.endswith("USR2") else _hang_up, case)
 
-    def act(server: Running) -> None:
-        os.kill(server.pid, number)
-        time.sleep(_UNTOLD)  # nothing tells when it is done
 
-    return Change(Subject(name, command, modules, program, listens="given", http=True), act)
+def _hang_up(server: Running) -> None:
+    _signal(server, signal.SIGHUP)
+
+
+def _take_over(server: Running) -> None:
+    _signal(server, signal.SIGUSR2)
+
+
+def _signal(server: Running, number: int) -> None:
+    os.kill(server.pid, number)
+    time.sleep(_UNTOLD)  # nothing tells when it is done
 
 
 def _through(change: Change) -> dict[str, float]:
     with running(change.subject) as server:
         samples = server.directory / "samples"
+        websocket = change.case == _WEBSOCKETS
         with generator(
             "paced",
             server.port,
@@ -137,7 +178,8 @@ def _through(change: Change) -> dict[str, float]:
             deadline=10,
             seconds=60,
             lines=not change.subject.http,
-            http=change.subject.http,
+            http=change.subject.http and not websocket,
+            websocket=websocket,
             samples=samples,
         ) as load:
             load.expect("begin")

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from tests.harness.control import ask
 
+from benchmarks._crowd import crowd
 from benchmarks._figures import Figures
 from benchmarks._generator import generator, losses
 from benchmarks._processes import cpu_seconds, memory_bytes, own_anonymous_bytes, tree, wait_until
 from benchmarks._running import Running, running
-from benchmarks._subjects import Subject, former, own, peers
+from benchmarks._subjects import Subject, asgi, former, own, peers, uvicorn_websockets
 
 IDLE_TITLE: Final = "memory of an idle connection"
 WAKING_TITLE: Final = "parked connections woken, served and parked again"
 
 _FIRST: Final = 100  # what the first connections cost is no matter
 _PARKED: Final = 5000
+_WEBSOCKETS: Final = 1500
+_PINGS: Final = ("--ws-ping-interval", "2", "--ws-ping-timeout", "60")
 _SLOTS: Final = 64  # requests that are out at a time
 _WAKING_WORKERS: Final = 4
 
@@ -32,7 +37,32 @@ class _Idle:
     parks: bool = False
 
 
+@dataclass(frozen=True)
+class _IdleWebSockets(_Idle):
+    deflate: bool = False
+
+
 def _subjects(quick: bool) -> list[_Idle]:
+    return [*_plain(quick), *_websockets(quick)]
+
+
+def _websockets(quick: bool) -> Iterator[_Idle]:
+    """Yield those whose WebSockets are idle; each has been pinged since its one message."""
+    app = "benchmarks.peers.web:websocket"
+    for deflate in (False, True):
+        suffix = ", deflate" if deflate else ""
+        protocols = ("websockets-sansio",) if quick else ("websockets-sansio", "websockets")
+        for subject in (
+            asgi(app, *_PINGS, name=f"Socketkeep ASGI{suffix}"),
+            *(uvicorn_websockets(app, each, *_PINGS, suffix=suffix) for each in protocols),
+        ):
+            yield _IdleWebSockets(subject, _WEBSOCKETS, deflate=deflate)
+        name = f"Socketkeep ASGI{suffix}, parked"
+        parking = asgi("benchmarks.handlers:websocket_commit", "--park-after", "0.2", name=name)
+        yield _IdleWebSockets(parking, _WEBSOCKETS, parks=True, deflate=deflate)
+
+
+def _plain(quick: bool) -> list[_Idle]:
     mine = [_Idle(own("async", "echo"), _PARKED)]
     for model, count in (("prefork", _PARKED), ("fork", 1000)):
         name = f"Socketkeep {model}, parked"
@@ -64,8 +94,11 @@ def memory(figures: Figures, _rounds: int, _seconds: float, quick: bool) -> None
             figures.missing[name] = reason
             continue
         with figures.attempt(name), running(idle.subject) as server:
-            told = _memory(server, idle)
-            figures.add(("e", f"{idle.count} idle", name), **told)
+            if isinstance(idle, _IdleWebSockets):
+                case, told = f"{idle.count} idle WebSockets", _memory_of_websockets(server, idle)
+            else:
+                case, told = f"{idle.count} idle", _memory(server, idle)
+            figures.add(("e", case, name), **told)
             shown = "  ".join(f"{metric} {value:g}" for metric, value in told.items())
             print(f"  {name:26} {idle.count:5} {shown}", file=sys.stderr)
 
@@ -76,7 +109,8 @@ def _memory(server: Running, idle: _Idle) -> dict[str, float]:
         first.expect("begin")
         if idle.parks:
             _wait_parked(server, _FIRST)
-        all_of_it, keeper = memory_bytes(server.pid), own_anonymous_bytes(server.pid)
+        all_of_it = memory_bytes(server.pid)
+        keeper = _keeper_bytes(server) if idle.parks else 0
         processes = len(tree(server.pid))
         with generator("idle", server.port, connections=idle.count, **options) as load:
             load.expect("begin")
@@ -87,7 +121,7 @@ def _memory(server: Running, idle: _Idle) -> dict[str, float]:
                 "processes": max(0, len(tree(server.pid)) - processes),
             }
             if idle.parks:
-                more = own_anonymous_bytes(server.pid) - keeper
+                more = _keeper_bytes(server) - keeper
                 told["keeper_kib"] = _each(more, idle.count)
             for each in (load, first):
                 each.end()
@@ -95,6 +129,37 @@ def _memory(server: Running, idle: _Idle) -> dict[str, float]:
                 if losses(each.result()):
                     raise RuntimeError(f"{idle.subject.name} has lost idle connections")
     return told
+
+
+def _memory_of_websockets(server: Running, idle: _IdleWebSockets) -> dict[str, float]:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with crowd(server.port, deflate=idle.deflate) as clients:
+
+        def add(more: int, all_of_them: int) -> None:
+            clients.add(more)
+            if idle.parks:
+                _wait_parked(server, all_of_them)
+
+        add(_FIRST, _FIRST)
+        if not idle.parks:
+            clients.answer_pings()
+        all_of_it = memory_bytes(server.pid)
+        keeper = _keeper_bytes(server) if idle.parks else 0
+        for number in range(idle.count // _FIRST):  # some at a time, as those that park come
+            add(_FIRST, (number + 2) * _FIRST)
+        if not idle.parks:
+            clients.answer_pings()
+        told = {"server_kib": _each(memory_bytes(server.pid) - all_of_it, idle.count)}
+        if idle.parks:
+            told["keeper_kib"] = _each(_keeper_bytes(server) - keeper, idle.count)
+    return told
+
+
+def _keeper_bytes(server: Running) -> int:
+    """Return what is the keeper's own, which is a child of the guard where there is one."""
+    guard = ask(server.directory / "control", "status")["guard"]
+    return own_anonymous_bytes(guard["keeper"] if guard else server.pid)
 
 
 def _each(more: int, count: int) -> float:

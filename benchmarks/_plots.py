@@ -117,7 +117,7 @@ def _bars(
 def _added(figures: Figures) -> Panel:
     """Return, for each change, by how much the clients' slowest reply was slower than usual."""
     metrics = {"added_p50_ms": "median", "added_p99_ms": "p99", "added_max_ms": "slowest"}
-    names = [name for name in figures.subjects("f") if name.startswith("Socketkeep")]
+    names = [name for name in figures.subjects("f") if name.startswith("Socketkeep async")]
 
     def paint(axes: Axes) -> None:
         for offset, (metric, label) in enumerate(metrics.items()):

@@ -57,6 +57,16 @@ def asgi(app: str, *options: str, name: str) -> Subject:
     return replace(served, command=command, modules=("uvloop", "httptools"), http=True)
 
 
+def uvicorn_websockets(app: str, protocol: str, *options: str, suffix: str = "") -> Subject:
+    """Return uvicorn, as it serves WebSockets by one of its two implementations."""
+    command = (
+        *(sys.executable, "-m", "uvicorn", app, "--port", "{port}", "--ws", protocol),
+        *("--loop", "uvloop", "--no-access-log", "--log-level", "error", *options),
+    )
+    modules = ("uvicorn", "websockets")
+    return Subject(f"uvicorn {protocol}{suffix}", command, modules, listens="given", http=True)
+
+
 def own(
     model: str, work: str, *options: str, handler: str = "", name: str = "", tls: bool = False
 ) -> Subject:

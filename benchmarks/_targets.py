@@ -157,6 +157,11 @@ def _memory() -> Iterator[Target]:
         name = f"Socketkeep {model}, parked"
         yield Target("e2", "e", case, name, None, 0.8, False, "keeper_kib", "KiB")
     yield Target("e2", "e", "1000 idle", "Socketkeep fork, parked", None, 0, False, "processes")
+    idle = "1500 idle WebSockets"
+    for suffix in ("", ", deflate"):
+        name, best = f"Socketkeep ASGI{suffix}", f"uvicorn websockets-sansio{suffix}"
+        yield Target("e3", "e", idle, name, best, 0.5, False, "server_kib")
+        yield Target("e3", "e", idle, f"{name}, parked", None, 1.5, False, "server_kib", "KiB")
 
 
 def _changes() -> Iterator[Target]:
@@ -167,6 +172,9 @@ def _changes() -> Iterator[Target]:
         if subject != "crash":  # which keeps no connection younger than --keep-after
             yield Target("f", "f", "1000 clients", name, None, 0, False, "lost_new")
         yield Target("f", "f", "1000 clients", name, None, starts, False, "added_p99_in_starts")
+    name, case = "Socketkeep ASGI: reload", "1000 WebSockets"
+    for metric, bound in (("lost", 0), ("lost_new", 0), ("added_p99_in_starts", 0.2)):
+        yield Target("f", "f", case, name, None, bound, False, metric)
 
 
 def _price() -> Iterator[Target]:

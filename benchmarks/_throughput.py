@@ -10,7 +10,7 @@ from typing import Any, Final
 from benchmarks._figures import Figures
 from benchmarks._generator import LOSSES, losses
 from benchmarks._running import Running, running
-from benchmarks._subjects import Subject, asgi, former, own, peers
+from benchmarks._subjects import Subject, asgi, former, own, peers, uvicorn_websockets
 from benchmarks._subjects import encrypted as encrypted_subjects
 from benchmarks._targets import targets
 
@@ -218,22 +218,13 @@ def web() -> Work:
 def websocket() -> Work:
     """(n): messages of 64 bytes, each echoed by one ASGI application, without compression."""
     app = "benchmarks.peers.web:websocket"
-
-    def uvicorn(protocol: str) -> Subject:
-        command = (
-            *(sys.executable, "-m", "uvicorn", app, "--port", "{port}", "--ws", protocol),
-            *("--loop", "uvloop", "--no-access-log", "--log-level", "error"),
-        )
-        modules = ("uvicorn", "websockets")
-        return Subject(f"uvicorn {protocol}", command, modules, listens="given", http=True)
-
     return Work(
         "n",
         "64-byte messages by WebSocket, from an ASGI application",
         [
             asgi(app, name="Socketkeep ASGI"),
-            uvicorn("websockets-sansio"),
-            uvicorn("websockets"),
+            uvicorn_websockets(app, "websockets-sansio"),
+            uvicorn_websockets(app, "websockets"),
         ],
         [
             Case(

@@ -5,8 +5,9 @@ The sync handlers have timeouts on, as servers should; the peers' bare loops hav
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from benchmarks.peers.web import asgi
 from socketkeep import Timeout, resumable
 
 if TYPE_CHECKING:  # who serves in one way need not load what is for the other
@@ -88,3 +89,16 @@ async def lines_commit_async(conn: AsyncConnection) -> None:
         await conn.send(line)
         count += 1
         conn.commit(count)
+
+
+async def websocket_commit(scope: Any, receive: Any, send: Any) -> None:
+    """Echo each message of a WebSocket, and commit; answer hello by HTTP."""
+    if scope["type"] != "websocket":
+        await asgi(scope, receive, send)
+        return
+    while (message := await receive())["type"] != "websocket.disconnect":
+        if message["type"] == "websocket.connect":
+            await send({"type": "websocket.accept"})
+        else:
+            await send({"type": "websocket.send", "bytes": message["bytes"]})
+            await send({"type": "socketkeep.commit", "state": len(message["bytes"])})

@@ -121,8 +121,8 @@ static bool receive_once(struct conn *conn, bool *done, bool *more, enum loss *l
     }
     enum verdict verdict = reply_take(conn, data, (size_t)count);
     *done = verdict == WHOLE;
-    *loss = WRONG;
-    return verdict != BAD;
+    *loss = verdict == OVER ? ANNOUNCED : WRONG;
+    return verdict != BAD && verdict != OVER;
 }
 
 bool conn_receive(struct conn *conn, int epoll, bool *done, enum loss *loss)

@@ -15,7 +15,7 @@ enum loss {
     RESET,     /* RST */
     CUT,       /* FIN in the middle of an exchange */
     CLOSED,    /* FIN while the connection waited for its next request */
-    ANNOUNCED, /* FIN after a reply that said so (HTTP's "Connection: close") */
+    ANNOUNCED, /* FIN after a reply that said so (HTTP's "Connection: close"), or a WebSocket's Close */
     LATE,      /* no whole reply within the deadline */
     WRONG,     /* a byte that is not what it should be */
     LOSSES
@@ -88,7 +88,7 @@ void messages_make(void);
 /* Return what the exchange at hand sends; it is valid until the next call. */
 const char *sent_of(const struct conn *conn, size_t *size);
 
-enum verdict { MORE, WHOLE, BAD };
+enum verdict { MORE, WHOLE, BAD, OVER };
 enum verdict reply_take(struct conn *conn, const char *data, size_t count);
 
 /* conn.c: each returns true if the connection goes on, or sets *loss. */

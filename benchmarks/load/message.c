@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { VARIANTS = 256, MOST_HEAD = 2048, FRAME_HEAD = 6, REPLY_HEAD = 2, MOST_SHORT = 125 };
+enum { VARIANTS = 256, MOST_HEAD = 2048, FRAME_HEAD = 6, REPLY_HEAD = 2, MOST_SHORT = 125, CLOSE = 0x88 };
 
 static const char request[] = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 static const char handshake[] =
@@ -122,6 +122,8 @@ static enum verdict http_take(struct conn *conn, const char *data, size_t count)
 
 enum verdict reply_take(struct conn *conn, const char *data, size_t count)
 {
+    if (conn->upgraded && (conn->state != BUSY || !conn->got) && data[0] == (char)CLOSE)
+        return OVER;
     if (conn->state != BUSY) /* nothing was asked */
         return BAD;
     bool by_http = options.http || (options.websocket && !conn->upgraded);
