@@ -46,15 +46,22 @@ _MOST_EMPTY_HEADS = 4
 
 async def serve_connection(site: Site, conn: AsyncConnection) -> None:
     """Serve a connection until the client ends it, or a request does."""
+    websocket = await _serve_http(site, conn)
+    if websocket is not None:
+        await websocket  # which may be there for days, without what served the requests
+
+
+async def _serve_http(site: Site, conn: AsyncConnection) -> Awaitable[None] | None:
+    """Serve a connection's requests; return what serves the WebSocket that one has opened."""
     origin = Origin(conn, site.trusted)
     state = conn.state
+    after: Next | Awaitable[None]
     if isinstance(state, dict) and ("websocket" in state or "stream" in state):
         begun = state.get("websocket") or state["stream"]
         request = read_head(begun["head"], site.options.limit_request_fields)
         assert request is not None
         if "websocket" in state:
-            await _websocket(site, conn, origin, request)
-            return
+            return _websocket(site, conn, origin, request)
         after = await _serve_request(site, conn, origin, request, begun)
     else:
         conn.commit()  # else who receives a large body is taken for one that never commits
@@ -62,12 +69,20 @@ async def serve_connection(site: Site, conn: AsyncConnection) -> None:
     if after is Next.GO_ON:
         conn.commit()
         after = await _serve_requests(site, conn, origin)
+    if not isinstance(after, Next):
+        return after
     if after is Next.LEFT:
         await origin.background.outcome()
+    return None
 
 
-async def _serve_requests(site: Site, conn: AsyncConnection, origin: Origin) -> Next:
-    """Serve request after request; return END, or LEFT if another task does it from here on."""
+async def _serve_requests(
+    site: Site, conn: AsyncConnection, origin: Origin
+) -> Next | Awaitable[None]:
+    """Serve request after request.
+
+    Returns END, LEFT if another task does it from here on, or what serves a WebSocket.
+    """
     background = origin.background
     cache = HeadCache(site.options.limit_request_fields)
     bound = site.options.limit_request_head
@@ -89,10 +104,7 @@ async def _serve_requests(site: Site, conn: AsyncConnection, origin: Origin) -> 
                 continue
             empty = 0
             if is_websocket(found):
-                serving = _websocket(site, conn, origin, found)
-                del cache, found, head  # it may be there for days
-                await serving
-                return Next.END
+                return _websocket(site, conn, origin, found)
             after = await _serve_request(site, conn, origin, found)
             if after is not Next.GO_ON:
                 return after
@@ -216,7 +228,11 @@ async def _go_on(site: Site, conn: AsyncConnection, origin: Origin, exchange: Ex
     if not exchange.response.keep_alive or not await exchange.drop_rest():
         return Next.END
     origin.background.uncommitted = True
-    return await _serve_requests(site, conn, origin)
+    after = await _serve_requests(site, conn, origin)
+    if isinstance(after, Next):
+        return after
+    await after
+    return Next.END
 
 
 async def _run(

@@ -15,6 +15,21 @@ if TYPE_CHECKING:
     from socketkeep._stream._aio import AsyncConnection
 
 _ASGI: Final = {"version": "3.0", "spec_version": SPEC_VERSION}
+#: What most requests for a WebSocket have among their headers: all refer to one object of each.
+_SHARED: Final = {
+    each: each
+    for each in (
+        *(b"host", b"origin", b"user-agent", b"accept", b"accept-encoding", b"accept-language"),
+        *(b"cache-control", b"pragma", b"cookie", b"authorization", b"dnt", b"priority"),
+        *(b"connection", b"upgrade", b"sec-websocket-key", b"sec-websocket-version"),
+        *(b"sec-websocket-extensions", b"sec-websocket-protocol", b"x-forwarded-for"),
+        *(b"x-forwarded-proto", b"x-forwarded-host", b"x-real-ip", b"forwarded", b"via"),
+        *(b"sec-fetch-dest", b"sec-fetch-mode", b"sec-fetch-site", b"x-request-id"),
+        *(b"Upgrade", b"keep-alive, Upgrade", b"websocket", b"13", b"no-cache", b"*/*"),
+        *(b"gzip, deflate", b"gzip, deflate, br", b"gzip, deflate, br, zstd"),
+        *(b"permessage-deflate", b"permessage-deflate; client_max_window_bits"),
+    )
+}
 
 
 class Origin:
@@ -89,7 +104,10 @@ def websocket_scope(site: Site, origin: Origin, request: Request) -> Scope:
     """Return the scope of a request for a WebSocket."""
     scope = http_scope(site, origin, request)
     del scope["method"]
-    scope["headers"] = request.headers  # which is the last one of its connection
+    # It may be there for days, beside thousands whose headers are named alike.
+    scope["headers"] = [
+        (_SHARED.get(name, name), _SHARED.get(value, value)) for name, value in request.headers
+    ]
     scope["type"] = "websocket"
     scope["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
     scope["extensions"] = {}

@@ -332,6 +332,8 @@ class _Session:
         """Have the next worker go on, and the application here know that it does not."""
         # Nothing was received or sent since the commit.  The windows may be those of now.
         self._conn.core.committed = pack_state(self._record())
+        if self._socket.deflate is not None:
+            self._socket.deflate.rest()
         silent = self._settings.resume == "silent" and not self._exact
         if silent and self._app is not None:
             self._phase = _Phase.OVER
@@ -604,6 +606,7 @@ class _Session:
                         data = data[self._fed :]
                         self._fed = 0
                     socket.feed(data)
+                    del data  # else it has them while it waits for the next ones
                     continue
                 self._moved_on = True
                 if isinstance(event, Control):
