@@ -10,6 +10,7 @@ import pytest
 
 from socketkeep._admin import _snapshots
 from socketkeep._keeper._keeper import Keeper
+from socketkeep._keeper.tables._names import NameTable
 from socketkeep._keeper.tables._ownership import Ownership, OwnershipState
 from socketkeep._stream import _record as record
 from socketkeep._wire._scoreboard import Scoreboard, connection_id, create_memfd
@@ -52,7 +53,7 @@ def held(number: int, epoch: int, to: int | None) -> Any:
 
 
 def keeper(workers: list[Any], moves: list[Any]) -> Keeper:
-    connections = SimpleNamespace(moves=moves, parking=[])
+    connections = SimpleNamespace(moves=moves, parking=[], post=SimpleNamespace(names=NameTable()))
     listeners = [SimpleNamespace(text="here")]
     return cast(
         "Keeper",

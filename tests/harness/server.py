@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -48,7 +48,7 @@ class Server:
         target: str,
         *options: str,
         bind: Sequence[str] | None = None,
-        environment: dict[str, str] | None = None,
+        environment: Mapping[str, str | None] | None = None,
         wait_ready: bool = True,
         start_timeout: float = 30.0,
     ) -> None:
@@ -58,7 +58,7 @@ class Server:
         self.events: list[Event] = []
         self.stderr: list[str] = []
         self._mark = uuid.uuid4().hex
-        self._environment = {
+        variables = {
             **os.environ,
             "HARNESS_SERVER": self._mark,
             # Most tests look at the keeper, as the process that they have started.
@@ -66,6 +66,7 @@ class Server:
             "PWD": str(directory),  # as a shell that has gone there
             **(environment or {}),
         }
+        self._environment = {name: text for name, text in variables.items() if text is not None}
         self._wait_ready = wait_ready
         self._start_timeout = start_timeout
         self._descriptors: Sequence[int] = ()  # to be inherited

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -38,7 +39,7 @@ class Site:
         *options: str,
         clients: int,
         spare: int = 0,
-        environment: dict[str, str] | None = None,
+        environment: Mapping[str, str | None] | None = None,
     ) -> Server:
         """Return a server of `target` with room for `clients` and `spare` more at one time."""
         bind = "127.0.0.1:0" if self.transport == "ipv4" else f"unix:{self.directory}/listener"

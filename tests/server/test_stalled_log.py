@@ -41,7 +41,7 @@ class Unread:
             [
                 *(sys.executable, "-m", "socketkeep", "serve", target, "--bind", self.bind),
                 *("--control", str(directory / "control.sock"), "--log-format", "json"),
-                *("--access-log", *options),
+                *("--access-log", "--guard", "off", *options),
             ],
             cwd=directory,
             stdin=subprocess.DEVNULL,
