@@ -251,3 +251,41 @@ def test_what_runs_in_the_background_is_finished_before_the_connection_moves(
         answer = client.get("/")
         assert answer.text == "2"
         assert _port(answer) == port
+
+
+_NOTED = """
+import asyncio, os, signal
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        return
+    size = 0
+    while (message := await receive())["more_body"]:
+        size += len(message["body"])
+    size += len(message["body"])
+    with open("calls", "a") as calls:
+        calls.write(f"{size}\\n")
+    if scope["path"] == "/fatal":
+        os.kill(os.getpid(), signal.SIGKILL)
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b"%d" % size})
+"""
+
+
+def test_a_request_is_not_begun_again_where_websockets_have_messages_again(tmp_path: Path) -> None:
+    (tmp_path / "noted_app.py").write_text(_NOTED)
+    options = ("--ws-redeliver", "--keep", "crash", "--keep-after", "0", "--workers", "1")
+    with (
+        Server(tmp_path, "noted_app:app", *options) as server,
+        httpx.Client(base_url=f"http://{server.address}", timeout=20) as client,
+    ):
+        # More than the kernel holds of a connection.
+        body = bytes(20_000_000)
+        assert client.post("/", content=body).text == str(len(body))
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.post("/fatal", content=b"x")
+        assert client.post("/", content=b"xyz").text == "3"
+        server.wait_event("closed after a crash")
+    assert (tmp_path / "calls").read_text().split() == [str(len(body)), "1", "3"]

@@ -158,11 +158,12 @@ async def bench(
     crash_safe: bool = False,
     park_after: float | None = None,
     options: dict[str, Any] | None = None,
+    kind: type[Bench] = Bench,
 ) -> AsyncIterator[Bench]:
     """Serve an application on a pair, and see that all of it ends."""
     told: dict[str, Any] = {"ws_resume": "on", "ws_ping_interval": 0.0}
     told |= options or {}
-    served = Bench(app, ServeConfig(target="app:app", **told), crash_safe, park_after)
+    served = kind(app, ServeConfig(target="app:app", **told), crash_safe, park_after)
     served.begin("accepted")
     try:
         yield served

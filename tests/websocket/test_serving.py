@@ -524,7 +524,7 @@ def test_not_accepted(app: Any, status: int) -> None:
         ("raise", 1011),
         ("exit", 1011),
         ("accept again", 1011),
-        ("commit and reply", 1011),
+        ("reply a number", 1011),
         ("no message", 1011),
     ],
 )
@@ -542,8 +542,8 @@ def test_how_the_application_ends_it(after: str, code: int) -> None:
                 raise KeyError("the application's own")
             if after == "exit":
                 sys.exit(3)
-            if after == "commit and reply":
-                await send({"type": "socketkeep.commit", "state": 1, "reply": "x"})
+            if after == "reply a number":
+                await send({"type": "socketkeep.commit", "state": 1, "reply": 1})
             if after == "accept again":
                 await send({"type": "websocket.accept"})
             if after == "no message":

@@ -372,6 +372,17 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             choices=("off", "on", "silent"),
         ),
     ] = "off"
+    ws_redeliver: Annotated[
+        bool,
+        Option(
+            FLAG,
+            ("--ws-redeliver",),
+            "With --keep crash: a WebSocket whose application commits has the message that its"
+            " worker died with again, in the next worker, and an answer that goes out with its"
+            " commit comes exactly once. What is received stays in the kernel until then, also of"
+            " HTTP requests, which takes more time for each.",
+        ),
+    ] = False
     ws_max_size: Annotated[
         int,
         Option(

@@ -264,6 +264,25 @@ class AsyncConnection(Shell):
         if not piece.abandoned:
             self._committed(packed)
 
+    async def reply_but(self, ahead: Callable[[], bytes], data: bytes, packed: bytes) -> None:
+        """Reply as `reply` does, but for the last bytes that were taken, which `ahead` returns.
+
+        packed: the state, encoded.  For our own protocols, when nothing is going out.
+        """
+        if not self.core.life.sends:
+            await self._refuse("send")
+        with self._unread_again(ahead()):
+            piece = self._begin_send(data, False, follows=packed)
+            if piece is None:
+                self._committed(packed)
+        if piece is not None:
+            await self._queue(piece, self._replying_but(ahead, piece, packed), None)
+
+    def _replying_but(self, ahead: Callable[[], bytes], piece: Piece, packed: bytes) -> Steps[None]:
+        yield from self._sending(piece)
+        with self._unread_again(ahead()):
+            self._committed(packed)
+
     def _give_up_reply(self, piece: Piece) -> None:
         """Note that the handler goes on without its reply: what it receives now is none of that."""
         piece.abandoned = True

@@ -10,8 +10,8 @@ import socket
 import sys
 import time
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from types import EllipsisType, MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Never, TypeAlias, TypeVar, cast
 
@@ -52,7 +52,7 @@ from socketkeep._stream._record import (
     ENDED,
     Ended,
 )
-from socketkeep._stream._replies import Left, Replies, ReplyRecord, note_refusal
+from socketkeep._stream._replies import REPLY_LIMIT, Left, Replies, ReplyRecord, note_refusal
 from socketkeep._stream._totals import Totals, totals_of, waiting_in
 from socketkeep._stream._waiting import Steps, Want
 
@@ -521,14 +521,22 @@ class Shell(metaclass=ABCMeta):
         For the server's adapters, whose code has not dealt with all that they have received.
         """
         packed = None if state is None else pack_state(state)
+        with self._unread_again(ahead):
+            self.core.commit(packed)
+        self._decoded = ...
+
+    @contextmanager
+    def _unread_again(self, ahead: bytes) -> Iterator[None]:
+        """Have `ahead`, the last bytes that were taken, count as unread."""
         buffer = self.core.buffer
         if ahead:
             # There twice until the commit is done: no moment is clean while they are nowhere else.
             buffer.feed(ahead + (buffer.take(buffer.size) or b""))
-        self.core.commit(packed)
-        if ahead:
-            buffer.take(len(ahead))
-        self._decoded = ...
+        try:
+            yield
+        finally:
+            if ahead:
+                buffer.take(len(ahead))
 
     # Replies.
 
@@ -553,6 +561,17 @@ class Shell(metaclass=ABCMeta):
         refusal = replies.record(bytes(view), follows)
         if refusal:
             note_refusal(refusal, self.lease)
+
+    def has_record_for(self, size: int) -> bool:
+        """Whether a reply that has so many bytes, its state included, is put on record.
+
+        For our own protocols, to be asked when nothing is going out.
+        """
+        if not self.core.transport.peeks:
+            return False
+        if self._replies is None:
+            self._replies = Replies(self.core, self.hooks.shelf, self._totals("send"))
+        return not self._replies.refusal and size < REPLY_LIMIT
 
     def _totals(self, operation: str) -> Totals | None:
         try:

@@ -93,7 +93,7 @@ def handler_of(target: Any, config: ServeConfig) -> Handler:
         resumable=True,
         state_type=Any,
         on_crash="close",
-        redeliver=False,
+        redeliver=config.ws_redeliver,
         lifespan=site.lifespan,
     )
 

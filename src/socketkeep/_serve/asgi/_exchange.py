@@ -118,7 +118,10 @@ class Exchange:
                 if not self.response.begun and not conn.core.buffer.size:
                     await conn.send(CONTINUE)
             take = partial(body.take, conn.core.buffer)
-            return await conn.receive_by("recv", take, _PART, _cut_short)
+            part = await conn.receive_by("recv", take, _PART, _cut_short)
+            if conn.core.transport.peeks:
+                conn.core.buffer.commit()  # a body may be larger than what the kernel holds
+            return part
         except BadRequest as error:
             self.bad = error
         except SocketkeepError:

@@ -56,6 +56,16 @@ async def _serve_http(site: Site, conn: AsyncConnection) -> Awaitable[None] | No
     origin = Origin(conn, site.trusted)
     state = conn.state
     after: Next | Awaitable[None]
+    if conn.lease.redelivered and not _commits_by_itself(state):
+        # Whoever died may have begun to answer.
+        site.throttle.info(
+            "closed after a crash",
+            kind="closed after a crash",
+            id=conn.id,
+            peer=conn.peer,
+            why="its worker has died in the middle of something that is not to be done again",
+        )
+        return None
     if isinstance(state, dict) and ("websocket" in state or "stream" in state):
         begun = state.get("websocket") or state["stream"]
         request = read_head(begun["head"], site.options.limit_request_fields)
@@ -74,6 +84,11 @@ async def _serve_http(site: Site, conn: AsyncConnection) -> Awaitable[None] | No
     if after is Next.LEFT:
         await origin.background.outcome()
     return None
+
+
+def _commits_by_itself(state: Any) -> bool:
+    """Whether it is of a WebSocket whose application is to have a message again."""
+    return isinstance(state, dict) and "websocket" in state and state["websocket"]["exact"]
 
 
 async def _serve_requests(

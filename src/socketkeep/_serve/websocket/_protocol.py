@@ -137,6 +137,13 @@ class WebSocket:
         """The number of bytes in `rest`."""
         return len(self._buffer) - self._position
 
+    @property
+    def message_waits(self) -> bool:
+        """Whether `next` would begin with the next message."""
+        if self._opcode or self.over or self._position == len(self._buffer):
+            return False
+        return self._buffer[self._position] & 0x0F < _CLOSE
+
     def feed(self, data: bytes) -> None:
         """Add what was received."""
         if self._position == len(self._buffer):

@@ -138,6 +138,7 @@ class _Session:
         "_head",
         "_inbox",
         "_keeps",
+        "_lazy",
         "_loop",
         "_moved_on",
         "_opening",
@@ -154,9 +155,11 @@ class _Session:
         "_ships",
         "_site",
         "_socket",
+        "_stained",
         "_state",
         "_timer",
         "_told",
+        "_turn",
         "_wanted",
         "asked",
     )
@@ -204,6 +207,12 @@ class _Session:
         self._park_after = conn.lease.park_after
         # With it a state is shipped by each commit, before anything counts as clean.
         self._ships = socket.deflate is not None and conn.hooks.shelf is not None
+
+        # What was received is in the kernel until it is committed, and a message is not looked at
+        # before it is wanted: so a reply's commit ends where the message that it answers does.
+        self._lazy = conn.core.transport.peeks
+        self._stained = False  # what has gone out since the last commit is not on record
+        self._turn: asyncio.Future[None] | None = None  # lazy: when what is going out has gone
 
         self._order: Order | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -363,6 +372,8 @@ class _Session:
                 raise MessageError("another task of the application receives already")
             self._wanted = wanted = self._loop.create_future()
             self._settle()
+            if self._lazy:
+                self._make_room()
             try:
                 await wanted
             finally:
@@ -386,15 +397,26 @@ class _Session:
             if kind == "websocket.send":
                 if self._exact and handling.get() is self._conn:
                     self._dirty = True
+                if self._turn is not None:
+                    await self._until_turn()
                 waits = self._put(self._frame(message))
                 if waits is not None:
                     await waits
             elif kind == "websocket.close":
                 await self._close(message.get("code", _NORMAL), message.get("reason") or "")
             elif kind == "socketkeep.commit":
-                if "reply" in message:
-                    raise MessageError("socketkeep.commit with a reply is not known here")
+                reply = message.get("reply")
+                if not isinstance(reply, str | bytes | None):
+                    raise MessageError(
+                        "the reply of socketkeep.commit is text or bytes, not "
+                        f"{type(reply).__name__}"
+                    )
+                if self._turn is not None:
+                    await self._until_turn()
                 self._commit(message.get("state"))
+                waits = self._reply(reply)
+                if waits is not None:
+                    await waits
             else:
                 raise _out_of_order(kind)
         elif self._phase is _Phase.OVER:
@@ -493,6 +515,97 @@ class _Session:
             self._keeps = self._conn.lease.resumable
             self._conn.park_later(self._park_after)
 
+    def _reply(self, reply: str | bytes | None) -> Awaitable[None] | None:
+        """Send a commit's reply, None for none; on record with the commit, where that can be."""
+        socket = self._socket
+        frame = b""
+        if reply is not None:
+            frame = socket.text(reply) if isinstance(reply, str) else socket.binary(reply)
+        begun = self._wanted is not None or self._inbox or not socket.between_messages
+        if not self._lazy or begun or socket.closing or self._lacks_rest():
+            return self._put(frame) if frame else None
+        conn = self._conn
+        packed = pack_state(self._record())
+        if frame and not conn.has_record_for(len(frame) + len(packed)):
+            self._bind()
+        steps = conn.reply_but(self._not_fed, frame, packed).__await__()
+        try:
+            awaited = next(steps)
+        except StopIteration:
+            self._has_replied()
+            return None
+        except SocketkeepError as error:
+            raise Disconnected(str(error)) from error
+        return self._wait_beside(self._go_on_replying(awaited, steps))
+
+    async def _go_on_replying(self, awaited: Any, steps: Any) -> None:
+        try:
+            await _rest(awaited, steps)
+        except SocketkeepError as error:
+            raise Disconnected(str(error)) from error
+        else:
+            self._has_replied()
+        finally:
+            self._end_turn()
+
+    def _has_replied(self) -> None:
+        self._stained = self._moved_on = False
+        if self._conn.core.life.sends:
+            self._hold()  # until the application asks for more
+
+    def _lacks_rest(self) -> bool:
+        """Whether nobody else has what was received and not looked at."""
+        core = self._conn.core
+        return self._socket.rest_size > core.transport.kept + len(core.buffer.replay())
+
+    def _not_fed(self) -> bytes:
+        """Return what was received and not looked at, but for what counts as unread anyway."""
+        return b"" if self._fed else self._socket.rest
+
+    # What goes out beside the record, so that nobody else can go on after a death meanwhile.
+
+    def _begin_push(self, data: bytes, *, stains: bool) -> None:
+        """Note that `data` is about to go out, and nothing else is.
+
+        stains: what follows has to know of it, and the committed state does not.
+        """
+        conn = self._conn
+        if stains or not conn.has_record_for(len(data) + len(conn.core.committed or b"")):
+            self._bind()
+
+    def _bind(self) -> None:
+        ledger = self._conn.core.ledger
+        ledger.bound = True
+        ledger.show()
+
+    def _unbind(self, *, stains: bool) -> None:
+        """Note that it has gone."""
+        self._stained = self._stained or stains
+        core = self._conn.core
+        core.ledger.bound = self._stained or core.transport.binds
+        core.ledger.show()
+
+    def _wait_beside(self, rest: Coroutine[Any, Any, None]) -> Awaitable[None]:
+        """Return what is to be awaited until what has begun to go out has gone."""
+        self._sends += 1
+        if self._lazy:
+            self._turn = self._loop.create_future()
+        return asyncio.shield(self._loop.create_task(rest))
+
+    def _end_turn(self) -> None:
+        self._sends -= 1
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.set_result(None)
+            self._make_room()
+
+    async def _until_turn(self) -> None:
+        """Wait until nothing is going out.  Raises Disconnected."""
+        while self._turn is not None:
+            await asyncio.wait((self._turn,))
+        if self._phase is not _Phase.OPEN:
+            raise Disconnected("the WebSocket has ended, or gone to another worker")
+
     # What the next worker goes on from.
 
     def _record(self, *, windows: bool = True) -> dict[str, Any]:
@@ -531,22 +644,24 @@ class _Session:
             self._close_soon()
             return False
         if not self._keeps or (self._exact and self._dirty):
-            core.buffer.commit()  # what was received is retained no longer, for it never moves
+            if not (self._lazy and self._exact):
+                core.buffer.commit()  # what was received is retained no longer, for it never moves
             return False
         rest = socket.rest_size
         if not socket.between_messages or socket.closing or rest > _MOST_CARRIED:
+            return False
+        if self._lazy and self._lacks_rest():
             return False
         if core.buffer.size > self._fed:
             return False  # more has been received, and is about to be read
         if self._packed is None or self._ships:
             self._packed = pack_state(self._record(windows=self._ships))
-        core.commit(self._packed)
-        self._moved_on = False
         if rest and not self._fed:
             # What it has of the next frame goes along as bytes that nobody has received.
             core.buffer.feed(socket.rest)
-            core.ledger.reading()
             self._fed = rest
+        core.commit(self._packed)
+        self._moved_on = self._stained = False
         return True
 
     # Reading.
@@ -566,6 +681,7 @@ class _Session:
                     if socket.rest_size or not socket.between_messages:
                         return
                     conn.core.commit(pack_state(self._record()))
+                    self._stained = False
                     await conn.park()
                     return
                 if not data:
@@ -574,7 +690,7 @@ class _Session:
             elif isinstance(event, Control):
                 await self._obey(event)
             elif event == self._settings.request:
-                await self._push(socket.text(self._settings.response))
+                await self._answer_itself()
             else:
                 self._hold()
                 self._inbox.append(event)
@@ -587,6 +703,9 @@ class _Session:
         request = self._settings.request
         try:
             while True:
+                if self._lazy and self._holds_back():
+                    await self._until_taken()
+                    continue
                 event = socket.next()
                 if event is None:
                     while inbox and self._order is not None:
@@ -594,6 +713,8 @@ class _Session:
                     self._reading = True
                     if not self._settle() and (self._moved_on or not socket.between_messages):
                         self._hold()  # the windows are not those of the last commit any more
+                    if self._lazy and not self._exact and conn.core.ledger.sent:
+                        conn.core.buffer.commit()  # it may be more than the kernel holds
                     if self._fed:
                         data = await conn.receive_by("recv", self._take_more, CHUNK, bytes)
                     else:
@@ -615,7 +736,7 @@ class _Session:
                 elif socket.closing:
                     pass  # it is no more looked at
                 elif request is not None and event == request:
-                    await self._push(socket.text(self._settings.response))
+                    await self._answer_itself()
                 else:
                     self._hold()
                     inbox.append(event)
@@ -625,6 +746,12 @@ class _Session:
                         await self._until_taken()
         finally:
             self._reading = False
+
+    def _holds_back(self) -> bool:
+        """Whether the next message is not to be looked at yet."""
+        if self._gone is not None or not self._socket.message_waits:
+            return False
+        return self._wanted is None or bool(self._inbox) or self._turn is not None
 
     def _take_more(self, most: int) -> bytes | None:
         buffer = self._conn.core.buffer
@@ -666,6 +793,10 @@ class _Session:
         if control.kind is Kind.FAILED:
             _note(self._conn, f"code {control.code}", f"{control.code}: {control.reason}")
         self._hold()
+        if self._lazy:
+            if self._turn is not None:
+                await asyncio.wait((self._turn,), timeout=_CLOSING_TIME)
+            self._bind()
         if control.reply:
             with suppress(SocketkeepError):
                 await self._conn.send(control.reply, timeout=_CLOSING_TIME)
@@ -683,31 +814,39 @@ class _Session:
         conn = self._conn
         if self._ships:
             conn.core.ledger.push_begins()
+        stains = self._socket.deflate is not None or handling.get() is conn
+        if self._lazy:
+            self._begin_push(data, stains=stains)
         steps = conn.send(data).__await__()
         try:
             awaited = next(steps)
         except StopIteration:
+            if self._lazy:
+                self._unbind(stains=stains)
             if self._wanted is not None or self._ships:
                 self._has_sent()
             return None
         except SocketkeepError as error:
             self._has_sent()
             raise Disconnected(str(error)) from error
-        self._sends += 1
-        return asyncio.shield(self._loop.create_task(self._go_on_sending(awaited, steps)))
+        return self._wait_beside(self._go_on_sending(awaited, steps, stains))
 
     async def _put_whole(self, data: bytes) -> None:
+        while self._turn is not None:
+            await asyncio.wait((self._turn,))
         waits = self._put(data)
         if waits is not None:
             await waits
 
-    async def _go_on_sending(self, awaited: Any, steps: Any) -> None:
+    async def _go_on_sending(self, awaited: Any, steps: Any, stains: bool) -> None:
         try:
             await _rest(awaited, steps)
         except SocketkeepError as error:
             raise Disconnected(str(error)) from error
         finally:
-            self._sends -= 1
+            self._end_turn()
+            if self._lazy:
+                self._unbind(stains=stains)
             self._has_sent()
 
     def _has_sent(self) -> None:
@@ -718,14 +857,39 @@ class _Session:
                 self._hold()  # the committed state has not what was compressed
             self._conn.core.ledger.push_ends()
 
-    async def _push(self, data: bytes) -> None:
-        """Send what is no answer of the application's.  Raises SocketkeepError."""
+    async def _push(self, data: bytes, *, stains: bool = False) -> None:
+        """Send what is no answer of the application's.  Raises SocketkeepError.
+
+        stains: the compression's context has it.
+        """
         if data:
-            sending = self._send_elsewhere(data)
+            sending = self._send_elsewhere(data, stains)
             await self._loop.create_task(sending, context=_ELSEWHERE.copy())
 
-    async def _send_elsewhere(self, data: bytes) -> None:
-        await self._conn.send(data)
+    async def _answer_itself(self) -> None:
+        """Answer what the application is not asked for."""
+        if self._turn is not None:
+            await self._until_turn()
+        await self._push(
+            self._socket.text(self._settings.response), stains=self._socket.deflate is not None
+        )
+
+    async def _send_elsewhere(self, data: bytes, stains: bool) -> None:
+        if not self._lazy:
+            await self._conn.send(data)
+            return
+        while self._turn is not None:
+            await asyncio.wait((self._turn,))
+        self._turn = self._loop.create_future()
+        self._sends += 1
+        self._begin_push(data, stains=stains)
+        try:
+            await self._conn.send(data)
+        finally:
+            self._end_turn()
+            self._unbind(stains=stains)
+            if self._wanted is not None:
+                self._settle()
 
     # Pings.
 
@@ -748,6 +912,9 @@ class _Session:
             self._tick_later()
 
     def _unanswered(self) -> None:
+        if self._lazy and self._holds_back():
+            self._tick_later()  # the pong may stand behind a message that is not looked at yet
+            return
         _note(self._conn, "no pong", "the peer has not answered a ping")
         self._later(self._break_off())
 
