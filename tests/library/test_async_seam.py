@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import time
+import weakref
+from contextlib import suppress
 
 import pytest
 
@@ -53,6 +56,37 @@ def test_a_waiting_receive_is_detached_at_once(pair: Pair, run: Run) -> None:
         await conn.close()
         pair[1].send(b"alive")
         assert conn.hand_over().sock.recv(9) == b"alive"
+
+    run(scenario)
+
+
+def test_what_a_detached_handler_had_is_freed_without_the_garbage_collector(
+    pair: Pair, run: Run
+) -> None:
+    class Large:
+        pass
+
+    async def scenario() -> None:
+        assignment = assigned()
+        conn = AsyncConnection(pair[0], **assignment)
+        freed: list[weakref.ref[Large]] = []
+
+        async def handler() -> None:
+            large = Large()
+            freed.append(weakref.ref(large))
+            with suppress(Detached):
+                await conn.recv()
+
+        gc.disable()
+        try:
+            task = asyncio.ensure_future(handler())
+            await waiting(assignment)
+            conn.ask(move())
+            await task
+            assert freed[0]() is None
+        finally:
+            gc.enable()
+        await conn.close()
 
     run(scenario)
 

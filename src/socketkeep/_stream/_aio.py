@@ -806,13 +806,19 @@ class AsyncConnection(Shell):
         """Raise what the server says to a receive at EOF, which is none of the peer's."""
         error = self._refusal_at_end(operation)
         if error is not None:
-            await self._raise(error)
+            try:
+                await self._raise(error)
+            finally:
+                del error
 
     async def _raise(self, error: BaseException) -> Never:
         """Raise it; a handler that the server has given up is suspended here for good."""
         while self.hooks.abandoned:
             await self._loop.create_future()
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # else its traceback, and by that all its handler had, would refer to itself
 
     # Waiting.
 
