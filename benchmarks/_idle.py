@@ -148,7 +148,7 @@ def _memory_of_websockets(server: Running, idle: _IdleWebSockets) -> dict[str, f
         keeper = _keeper_bytes(server) if idle.parks else 0
         for number in range(idle.count // _FIRST):  # some at a time, as those that park come
             add(_FIRST, (number + 2) * _FIRST)
-        if not idle.parks:
+        for _ in range(0 if idle.parks else 2):  # so that what the first has freed has gone
             clients.answer_pings()
         told = {"server_kib": _each(memory_bytes(server.pid) - all_of_it, idle.count)}
         if idle.parks:

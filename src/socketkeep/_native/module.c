@@ -7,7 +7,24 @@
 
 #include "core.h"
 
+#include <malloc.h>
+
+/* malloc gives back by itself only what is free at the end of its heap. */
+static PyObject *
+trim(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+{
+    int released = 0;
+
+#ifdef __GLIBC__
+    Py_BEGIN_ALLOW_THREADS
+    released = malloc_trim(0);
+    Py_END_ALLOW_THREADS
+#endif
+    return PyBool_FromLong(released);
+}
+
 static PyMethodDef functions[] = {
+    {"trim", trim, METH_NOARGS, "Give the system what malloc has free; return whether it had any."},
     {"look", core_look, METH_VARARGS, "The twin of `_inspect._descriptors.look_in_python`."},
     {"withholdable", core_withholdable, METH_VARARGS,
      "Return the hook as one that a fork of the fork server may withhold."},

@@ -88,9 +88,14 @@ class Deflate:
         """
         return (*self.bits, *self.takeover, self._inbound.whole(), self._outbound.whole())
 
-    def rest(self) -> None:
-        """Give up the memory of zlib's objects.  Not in the middle of a message."""
+    def rest(self) -> bool:
+        """Give up the memory of zlib's objects; return whether there were any.
+
+        Not in the middle of a message.
+        """
+        had = self._compressor is not None or self._decompressor is not None
         self._compressor = self._decompressor = None
+        return had
 
     def compress(self, data: bytes) -> bytes:
         """Return what a message of `data` is sent as."""

@@ -40,6 +40,7 @@ from socketkeep._serve.websocket._handshake import (
 from socketkeep._serve.websocket._protocol import Control, Kind, WebSocket
 from socketkeep._serve.websocket._rounds import Rounds
 from socketkeep._serve.websocket._settings import Settings
+from socketkeep._serve.websocket._trim import Trimmer
 from socketkeep._stream._committed import STATE_LIMIT, pack_state, unpack_state
 from socketkeep._stream._core import CHUNK
 from socketkeep._stream._lease import Order, handling
@@ -89,6 +90,7 @@ class WebSockets:
     def __init__(self, options: ServeConfig) -> None:
         self.settings = Settings.of(options)
         self.rounds = Rounds(self.settings.ping_interval)
+        self.trimmer = Trimmer()
         self.chores: set[asyncio.Task[None]] = set()  # the loop itself would forget them
 
     def serve(
@@ -341,8 +343,7 @@ class _Session:
         """Have the next worker go on, and the application here know that it does not."""
         # Nothing was received or sent since the commit.  The windows may be those of now.
         self._conn.core.committed = pack_state(self._record())
-        if self._socket.deflate is not None:
-            self._socket.deflate.rest()
+        self._rest()
         silent = self._settings.resume == "silent" and not self._exact
         if silent and self._app is not None:
             self._phase = _Phase.OVER
@@ -899,9 +900,8 @@ class _Session:
 
     def _on_round(self) -> None:
         """Ask whether the peer is still there, and give up memory."""
-        deflate = self._socket.deflate
-        if deflate is not None and self._socket.between_messages:
-            deflate.rest()
+        if self._socket.between_messages:
+            self._rest()
         if self._socket.closing:
             return
         self._pinged = token_bytes(4)
@@ -910,6 +910,12 @@ class _Session:
             self._timer = self._loop.call_later(self._settings.ping_timeout, self._unanswered)
         else:
             self._tick_later()
+
+    def _rest(self) -> None:
+        """Give up the memory of the compression, which can be made anew."""
+        deflate = self._socket.deflate
+        if deflate is not None and deflate.rest():
+            self._all.trimmer.soon()
 
     def _unanswered(self) -> None:
         if self._lazy and self._holds_back():
