@@ -15,12 +15,13 @@ import pytest
 from socketkeep._config._server_options import ServeConfig
 from socketkeep._serve.asgi._types import Application, Scope
 from socketkeep._serve.websocket._deflate import Deflate
+from socketkeep._stream import _peek
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._lease import Attached, Hooks, Lease
 from socketkeep._stream._record import BOUND, STATUS
 from socketkeep._wire._scoreboard import Scoreboard, create_memfd
 from tests.library.conftest import tcp_pair
-from tests.websocket.bench import Bench, bench, dial, run, until
+from tests.websocket.bench import Bench, bench, dial, echo, run, until
 
 SAID = ["alpha beta gamma " * 9, "beta gamma alpha " * 9, "gamma alpha beta " * 9]
 
@@ -177,6 +178,29 @@ def test_what_is_sent_beside_its_commit_binds_it_to_its_worker() -> None:
             app.let_on.release()
             assert await client.recv() == "1 send"
             await until(lambda: served.words[STATUS] != BOUND)
+
+    run(main())
+
+
+def test_a_message_is_larger_than_what_the_kernel_holds() -> None:
+    async def main() -> None:
+        async with on_record(echo) as served, await dial(served, max_size=None) as client:
+            await client.send("first")
+            assert await client.recv() == "first"
+            asked = 0
+
+            def count(*_: object) -> int:
+                nonlocal asked
+                asked += 1
+                return 0
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(_peek, "enlarge", count)
+                await client.send(bytes(500_000))
+                assert await client.recv() == bytes(500_000)
+                await client.send([bytes(50_000)] * 10)
+                assert await client.recv() == bytes(500_000)
+            assert not asked
 
     run(main())
 

@@ -714,7 +714,9 @@ class _Session:
                     self._reading = True
                     if not self._settle() and (self._moved_on or not socket.between_messages):
                         self._hold()  # the windows are not those of the last commit any more
-                    if self._lazy and not self._exact and conn.core.ledger.sent:
+                    waits = conn.core.ledger.sent or socket.rest_size > _MOST_CARRIED
+                    if self._lazy and not self._exact and waits:
+                        self._hold()
                         conn.core.buffer.commit()  # it may be more than the kernel holds
                     if self._fed:
                         data = await conn.receive_by("recv", self._take_more, CHUNK, bytes)
