@@ -183,6 +183,22 @@ def owners(server: Server) -> dict[str, int]:
     return {each["name"]: each["owner"] for each in server.connections() if each["name"]}
 
 
+def spread(server: Server, count: int) -> dict[str, int]:
+    """Return who serves each of so many, once they are not all with one worker.
+
+    The deaths of the others bring that about now and then.
+    """
+    for _ in range(10):
+        server.wait_until(
+            lambda: sum(map(bool, owners(server).values())) == count, "each has an owner"
+        )
+        serving = owners(server)
+        if len(set(serving.values())) > 1:
+            return serving
+        server.reload()
+    raise AssertionError("a reload does not spread them")
+
+
 def test_pushes_while_workers_are_killed_and_the_code_replaced(tmp_path: Path) -> None:
     """Each comes once and in order, or its sender is told that it may not have come."""
     # With few seats they are not all in one worker.
@@ -197,7 +213,7 @@ def test_pushes_while_workers_are_killed_and_the_code_replaced(tmp_path: Path) -
         counts: dict[str, int] = {}
         lines = 0
         for turn in range(4):
-            serving = owners(server)
+            serving = spread(server, 6)
             sender = next(n for n in range(1, 6) if serving[str(n)] != serving["0"])
             everybody[sender].sock.sendall(b"many 0 300\n")
             if turn % 2:
