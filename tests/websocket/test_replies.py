@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,11 +18,11 @@ from socketkeep._serve.asgi._types import Application, Scope
 from socketkeep._serve.websocket._deflate import Deflate
 from socketkeep._stream import _peek
 from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._lease import Attached, Hooks, Lease
+from socketkeep._stream._lease import Attached, Hooks, Lease, Order
 from socketkeep._stream._record import BOUND, STATUS
 from socketkeep._wire._scoreboard import Scoreboard, create_memfd
 from tests.library.conftest import tcp_pair
-from tests.websocket.bench import Bench, bench, dial, echo, run, until
+from tests.websocket.bench import PATIENCE, Bench, bench, dial, echo, run, until
 
 SAID = ["alpha beta gamma " * 9, "beta gamma alpha " * 9, "gamma alpha beta " * 9]
 
@@ -178,6 +179,25 @@ def test_what_is_sent_beside_its_commit_binds_it_to_its_worker() -> None:
             app.let_on.release()
             assert await client.recv() == "1 send"
             await until(lambda: served.words[STATUS] != BOUND)
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", [Bench, OnRecord])
+def test_it_moves_after_its_reply_if_it_was_asked_before(kind: type[Bench]) -> None:
+    async def main() -> None:
+        app = Counter()
+        async with bench(app, kind=kind) as served, await dial(served) as client:
+            await client.send("a")
+            await until(lambda: app.received == ["a"])
+            served.conn.ask(Order("move", time.monotonic() + PATIENCE))
+            app.let_on.release()
+            assert await client.recv() == "1 a"
+            handover = await served.left()
+            served.begin("reload", handover.state, handover.unread)
+            app.let_on.release()
+            await client.send("b")
+            assert await client.recv() == "2 b"
 
     run(main())
 

@@ -663,6 +663,8 @@ class _Session:
             self._fed = rest
         core.commit(self._packed)
         self._moved_on = self._stained = False
+        if order is not None:  # it may have come while the reader waited, and this was none
+            self._loop.call_soon(self._conn.leave_if_asked)
         return True
 
     # Reading.
