@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import socket
 import sys
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -329,6 +331,25 @@ def test_parked() -> None:
                 "code": 3001,
                 "reason": "bye",
             }
+
+    run(main())
+
+
+def test_what_has_left_is_freed_without_the_garbage_collector() -> None:
+    async def main() -> None:
+        async with bench(echo) as served:
+            client = await dial(served)
+            await client.send("hello")
+            assert await client.recv() == "hello"
+            (application,) = served.site.leaving
+            left = weakref.ref(application)
+            del application
+            gc.disable()
+            try:
+                await served.move()
+                await until(lambda: left() is None)
+            finally:
+                gc.enable()
 
     run(main())
 

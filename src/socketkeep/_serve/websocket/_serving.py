@@ -277,6 +277,7 @@ class _Session:
         with suppress(SocketkeepError):
             await conn.close()
         self._end(_ABNORMAL)
+        conn.hooks.ordered = None
         if app is None:
             return
         try:
@@ -350,6 +351,7 @@ class _Session:
             self._site.leaving.discard(self._app)
         else:
             self._end(_RESTART)
+        self._conn.hooks.ordered = None  # which refers to all of this
 
     def _end(self, code: int, reason: str = "") -> None:
         """Have the application know that it is over."""
