@@ -135,7 +135,8 @@ def _peers() -> Iterator[Change]:
     yield _peer(
         "gunicorn (asgi): HUP",
         *(*python, "gunicorn", app, "--bind", "127.0.0.1:{port}", "--worker-class", "asgi"),
-        *("--worker-connections", "4000", "--log-level", "error"),
+        # Of 30 s, after which it ends those that it has, nobody would see the end here.
+        *("--worker-connections", "4000", "--graceful-timeout", "2", "--log-level", "error"),
         modules=("gunicorn",),
         case=_WEBSOCKETS,
     )
