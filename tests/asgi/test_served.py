@@ -150,6 +150,9 @@ def test_an_event_stream_goes_on_in_other_code(tmp_path: Path, end: str) -> None
             else:
                 while seen[-1][0] < 50:
                     seen.append(next(events))
+                server.wait_until(
+                    lambda: server.status()["connections"]["kept"] > 0, "the keeper has it"
+                )
                 server.wait_clean()
                 os.kill(server.workers()[0]["pid"], signal.SIGKILL)
             for event in events:

@@ -24,7 +24,7 @@ from tests.edge.support import (
     issue,
     serving,
 )
-from tests.harness import connect, read_reply
+from tests.harness import Server, connect, read_reply
 from tests.server.support import MODELS
 
 _ENDS = """
@@ -72,6 +72,13 @@ def resumed(server_address: str, context: ssl.SSLContext, sock: ssl.SSLSocket) -
         return answer
 
 
+def wait_shown(server: Server, peers: set[str]) -> None:
+    """Wait until these are shown, and those before have gone."""
+    server.wait_until(
+        lambda: {each["peer"] for each in server.connections()} == peers, f"{peers} alone"
+    )
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_the_handler_has_the_facts(model: str, tmp_path: Path) -> None:
     """Also a handler that is not resumable; plain connections beside have none."""
@@ -94,7 +101,7 @@ def test_the_handler_has_the_facts(model: str, tmp_path: Path) -> None:
                     "certificate": None,
                     "der": None,
                 }
-                assert {each["peer"] for each in server.connections()} == {facts["peer"]}
+                wait_shown(server, {facts["peer"]})
                 assert resumed(server.address, context, sock)
         with connect(server.addresses[1]) as plain:
             plain.sendall(b"who\n")

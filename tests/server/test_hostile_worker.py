@@ -229,6 +229,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 #: Run in the worker: bytes at random over the channel, and words at random in the scoreboard.
 _FUZZ: Final = r"""
 import random
+assert os.getpid() == {pid}, 'the worker that was asked has died, and this is another'
 rng = random.Random({seed!r})
 tags = ['Ready', 'StartFailed', 'Detached', 'Attached', 'Refused', 'Keep', 'Ended', 'Orphaned',
         'Free', 'Began', 'Seats', 'Forked', 'Stranded', 'Later']
@@ -279,7 +280,7 @@ def test_fuzz(tmp_path: Path) -> None:
                     except (OSError, ValueError):
                         continue  # its worker has been ended meanwhile
                     if pid not in {pid for _, pid in others}:
-                        client.do(_FUZZ.format(seed=f"{seed} {rounds}", count=50))
+                        client.do(_FUZZ.format(seed=f"{seed} {rounds}", count=50, pid=pid))
                         break
                 require_order(server, others)
             assert descriptors(server.pid) < before[0] + 200
