@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 from collections.abc import Iterator
@@ -70,10 +71,14 @@ def test_names_that_are_in_a_descriptor(
 ) -> None:
     """They are of those behind it, and a store's alone are no listeners."""
     assert _listener._NAMES == NAMES
-    names = os.memfd_create("names")
     stored = [f"socketkeep.connection.a-1-{n}.1" for n in range(5000)]
-    os.write(names, "\0".join(stored).encode())
-    assert names == fds[-1] + 1
+    memfd = os.memfd_create("names")
+    os.write(memfd, "\0".join(stored).encode())
+    # In a row, where nobody has a number.
+    before = fcntl.fcntl(fds[0], fcntl.F_DUPFD_CLOEXEC, 900)
+    names = fcntl.fcntl(memfd, fcntl.F_DUPFD_CLOEXEC, before + 1)
+    os.close(memfd)
+    assert names == before + 1
     monkeypatch.setattr(_listener, "_FIRST_INHERITED", names - len(given))
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     monkeypatch.setenv("LISTEN_FDS", str(len(given) + 1 + len(stored)))
@@ -84,6 +89,7 @@ def test_names_that_are_in_a_descriptor(
     assert [fd for _, fd in passed[len(given) :]] == list(range(names + 1, names + 5001))
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(names)
+    os.close(before)
 
 
 def test_who_looks_what_is_passed_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
