@@ -132,15 +132,13 @@ class DemoServer:
         Raises ServerFailed.
         """
         deadline = time.monotonic() + seconds
-        while True:
-            try:
+        while time.monotonic() < deadline:
+            with contextlib.suppress(ServerFailed):  # there is no keeper yet
                 status = self.ask("status")
                 if status["guard"]["starts"] >= times and status["state"] == "running":
                     return
-            except ServerFailed:  # there is no keeper yet
-                if time.monotonic() > deadline:
-                    raise
             time.sleep(_LOOK_AGAIN)
+        raise ServerFailed(f"keeper {times + 1} does not serve:\n" + "\n".join(self._log))
 
     def _stop(self) -> None:
         self.process.terminate()

@@ -193,6 +193,15 @@ class Sidecar:
         """Whether something is still to be sent."""
         return self.socket is not None and bool(self._queue)
 
+    def finish(self) -> None:
+        """Send all that is still to be sent, for as long as there is patience for."""
+        deadline = time.monotonic() + _PATIENCE
+        while self.socket is not None and self.pending and time.monotonic() < deadline:
+            poller = select.poll()
+            poller.register(self.socket.fileno(), select.POLLOUT)
+            poller.poll(max(deadline - time.monotonic(), 0.0) * 1000)
+            self.flush()
+
     @property
     def events(self) -> int:
         """What to wait for."""
@@ -338,10 +347,8 @@ class Guard:
 
     def _say_last(self) -> None:
         """Have the sidecar hear what has ended; it keeps the rest for the next server."""
-        deadline = time.monotonic() + _PATIENCE
-        while self._sidecar is not None and self._sidecar.pending and time.monotonic() < deadline:
-            time.sleep(0.001)
-            self._sidecar.flush()
+        if self._sidecar is not None:
+            self._sidecar.finish()
 
     def _end_silent(self) -> None:
         """Kill a keeper whose loop stands still, unless somebody has stopped it."""
