@@ -366,6 +366,14 @@ class Keeper:
             partial(self.edges.admit, False),
             *(listener.close for listener in self.listeners),
             lambda: self.store.remove_all(LISTENER) if self.store is not None else None,
+            *self._ends_of_beginnings(),
+            partial(self._begin_end, order),
+            self._changed,
+        )
+
+    def _ends_of_beginnings(self) -> list[Callable[[], object]]:
+        """Return what gives up all that is only coming: versions, generations, workers."""
+        return [
             self.upgrades.cancel,
             lambda: self.reloads.cancel("the server stops"),
             self._end_current,
@@ -374,9 +382,7 @@ class Keeper:
                 for worker in self.pool
                 if worker.state is WorkerState.STARTING
             ),
-            partial(self._begin_end, order),
-            self._changed,
-        )
+        ]
 
     def leave(self) -> None:
         """End, and leave listeners and connections in the store for the next server.
@@ -394,19 +400,12 @@ class Keeper:
         self.order = order = Order("move" if resumes else "close", deadline)
         self._reactor.call_at(deadline + LATE, self.stop_now)
         for listener in self.listeners:
-            listener._path = ""  # its file is the next server's
+            listener.leave_file()  # it is the next server's
         self._attempt_each(
             partial(self.closer.end_by, deadline),
             self.connections.porch.stop,
             partial(self.edges.admit, False),
-            self.upgrades.cancel,
-            lambda: self.reloads.cancel("the server stops"),
-            self._end_current,
-            *(
-                partial(self.pool.kill, worker)
-                for worker in self.pool
-                if worker.state is WorkerState.STARTING
-            ),
+            *self._ends_of_beginnings(),
             partial(self._retire_all, order),
             self._changed,
         )

@@ -146,6 +146,10 @@ class Listener(Held):
         except PermissionError:
             return False  # of who has given up the rights to see it
 
+    def leave_file(self) -> None:
+        """Have the file of a Unix socket stay when this is closed: it is another process's now."""
+        self._path = ""
+
     def describe(self) -> str:
         """Return the address, and for one of IPv6 whether it serves IPv4 too."""
         return f"{self.text} (IPv6 and IPv4)" if self.dual_stack else self.text

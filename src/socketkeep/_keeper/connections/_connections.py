@@ -272,15 +272,8 @@ class Connections:
         header_as: int = 0,
     ) -> None:
         """Take back a connection of which a worker that has died has left the row `number`."""
-        row = ghost.scoreboard.record(number)
-        peer = ghost.scoreboard.peer(number)
-        parcel = self._parcel(id_of(row), row, listener, peer, None, header)
-        ownership = Ownership(OwnershipState.OWNED, row[record.EPOCH], ghost.serial)
-        held = HeldConnection(parcel, sock, ownership, since=self._reactor.clock(), row=number)
-        held.stored_as = stored_as
-        held.header_as = header_as
-        self.connection_table.put(held)
-        self._owner_died(ghost, held, row)
+        held = self.restore_living(ghost, number, sock, listener, stored_as, header, header_as)
+        self._owner_died(ghost, held, ghost.scoreboard.record(number))
 
     def restore_living(
         self,
@@ -291,7 +284,7 @@ class Connections:
         stored_as: int,
         header: bytes = b"",
         header_as: int = 0,
-    ) -> None:
+    ) -> HeldConnection:
         """Take back a handle of a connection that an adopted worker serves, in its row `number`."""
         row = worker.scoreboard.record(number)
         peer = worker.scoreboard.peer(number)
@@ -301,6 +294,7 @@ class Connections:
         held.stored_as = stored_as
         held.header_as = header_as
         self.connection_table.put(held)
+        return held
 
     def end(self, sock: socket.socket) -> None:
         """End a connection of which nobody holds the account any more."""
