@@ -12,6 +12,7 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.harness import Server
 from tests.websocket.bench import until
 
-kosoku = pytest.importorskip("kosoku")
+kosoku = import_module("kosoku")  # it has no types
 
 _ECHO: Final = """
 async def app(scope, receive, send):

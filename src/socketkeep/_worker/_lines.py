@@ -40,7 +40,7 @@ from socketkeep._wire._messages import (
 )
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
-from socketkeep._worker._mail import Mail, OnPush
+from socketkeep._worker._mail import Mailbox, OnPush
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class ConnectionLine:
         self, retirement: Retirement, channel: Channel, on_push: OnPush | None = None
     ) -> None:
         self.retirement = retirement
-        self._mail = None if on_push is None else Mail(on_push)
+        self._mail = None if on_push is None else Mailbox(on_push)
         self.broken = False
         self._channel = channel
         self._letters: deque[Letter | NameTaken] = deque()
@@ -193,7 +193,7 @@ class SyncPost:
         self._lock = threading.Condition()
         self._line: Channel | None = None
         self._number = 0
-        self._asked: WeakValueDictionary[int, _Asked[Any]] = WeakValueDictionary()
+        self._asked: WeakValueDictionary[int, _BlockingPush[Any]] = WeakValueDictionary()
         self._hears = False  # a thread waits at the line
 
     # What the connections are called.
@@ -272,7 +272,7 @@ class SyncPost:
         with self._lock:
             line = self._line or self._open()
             self._number = number = self._number + 1
-            asked = _Asked(self, number, letter, told)
+            asked = _BlockingPush(self, number, letter, told)
             self._asked[number] = asked
             try:
                 self._take_answers(line)
@@ -326,7 +326,7 @@ class SyncPost:
             asked.answer = LetterTold(asked.number, Outcome.UNCERTAIN)
         self._asked.clear()
 
-    def wait_for(self, asked: _Asked[Any]) -> LetterTold:
+    def wait_for(self, asked: _BlockingPush[Any]) -> LetterTold:
         """Wait until it is known what has become of a letter.
 
         It may be for the connection of the handler that waits.
@@ -371,7 +371,7 @@ class SyncPost:
             return asked.answer
 
 
-class _Asked(Generic[T]):
+class _BlockingPush(Generic[T]):
     """A push that is under way."""
 
     def __init__(

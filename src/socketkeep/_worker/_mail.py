@@ -20,7 +20,7 @@ MOST_BYTES: Final = 1 << 20
 MOST_LETTERS: Final = 1000
 
 
-class Mail:
+class Mailbox:
     """The messages of one connection that wait for its handler to come to a receive.
 
     In `on_push` the connection is no handler's own: what is sent there is a push.

@@ -30,7 +30,7 @@ from socketkeep._wire._messages import (
     Registered,
     Told,
 )
-from socketkeep._worker._mail import MOST_BYTES, MOST_LETTERS, Mail, OnPush
+from socketkeep._worker._mail import MOST_BYTES, MOST_LETTERS, Mailbox, OnPush
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class AsyncPost:
         self._size = 0
         self._answers: list[LetterTold] = []
         self._number = 0
-        self._asked: dict[int, _Asked[Any]] = {}
+        self._asked: dict[int, _AwaitedPush[Any]] = {}
         self._soon = False
         self._thread = threading.get_ident()
         self._pid = os.getpid()
@@ -132,7 +132,7 @@ class AsyncPost:
             guest = self._guests[name] = Guest(conn)
         guest.conn = conn
         if self._on_push is not None and conn.hooks.mail is None:
-            conn.hooks.mail = Mail(self._on_push)
+            conn.hooks.mail = Mailbox(self._on_push)
         assert conn.registration is not None
         self._enter_groups(name, guest, conn.registration.groups)
 
@@ -200,7 +200,7 @@ class AsyncPost:
             return Outcome.TIMED_OUT
         size = len(letter.data)
         mail = guest.conn.hooks.mail
-        if isinstance(mail, Mail):
+        if isinstance(mail, Mailbox):
             if not mail.put(letter.data):
                 return Outcome.FULL
             guest.conn.nudge()
@@ -255,11 +255,11 @@ class AsyncPost:
             return _FromThread(self._loop, lambda: self._post(letter, told, untold))
         return self._post(letter, told, untold)
 
-    def _post(self, letter: Letter, told: Callable[[LetterTold], T], untold: T) -> _Asked[T]:
+    def _post(self, letter: Letter, told: Callable[[LetterTold], T], untold: T) -> _AwaitedPush[T]:
         if len(self._asked) >= _MOST_ASKED:
             raise Busy(f"refused: {_MOST_ASKED} pushes of this worker are under way: wait for some")
         self._number = number = self._number + 1
-        self._asked[number] = asked = _Asked(self._loop, told, untold)
+        self._asked[number] = asked = _AwaitedPush(self._loop, told, untold)
         self._letters.append(Letter(number, letter.to, letter.data, letter.until, letter.group))
         self._size += len(letter.data)
         if self._size >= _BATCH:
@@ -307,7 +307,7 @@ class AsyncPost:
             each.give_up()
 
 
-class _Asked(Generic[T]):
+class _AwaitedPush(Generic[T]):
     """A push that is under way, in the loop's thread."""
 
     __slots__ = ("_future", "_told", "_untold")
@@ -337,7 +337,9 @@ class _Asked(Generic[T]):
 class _FromThread(Generic[T]):
     """A push that another thread than the loop's has asked for."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, post: Callable[[], _Asked[T]]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, post: Callable[[], _AwaitedPush[T]]
+    ) -> None:
         async def posted() -> T:
             return await post()
 

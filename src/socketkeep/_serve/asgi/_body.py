@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, Protocol
 
-from socketkeep._serve.asgi._head import BadRequest
+from socketkeep._serve.asgi._head import BadRequest, Buffer
 
 #: A size with its extensions, and all trailers together: more is refused.
 _LONGEST_LINE: Final = 4096
@@ -16,17 +16,6 @@ _TRAILER: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*\Z"
 
 def _frames(trailer: bytes) -> bool:
     return trailer.partition(b":")[0].lower() in (b"content-length", b"transfer-encoding")
-
-
-class Buffer(Protocol):
-    """The unread bytes of a connection."""
-
-    @property
-    def size(self) -> int: ...
-    def find(self, separator: bytes, /) -> int: ...
-    def peek(self, count: int, /) -> bytes: ...
-    def take(self, most: int, /) -> bytes | None: ...
-    def take_exactly(self, count: int, /) -> bytes | None: ...
 
 
 class Body(Protocol):
