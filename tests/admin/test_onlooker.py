@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import socket
+from types import SimpleNamespace
 
 import pytest
 
 from socketkeep._admin._control import Client, Commands
 from socketkeep._admin._guests import Guests
 from socketkeep._admin._protocol import Done, Request, decode_answer, encode
+from socketkeep._config._server_options import ServeConfig
 from tests.keeper.fakes import Clock, SteppedReactor
 
 
-@pytest.mark.parametrize("command", ["status", "reload", "stop", "scale", "drain", "upgrade"])
+@pytest.mark.parametrize("command", ["status", "reload", "stop", "scale", "push", "publish"])
 def test_nothing_is_done_for_who_looks_on(command: str) -> None:
     """Also by the next version of the keeper, which takes over who has not asked yet."""
     reactor = SteppedReactor(Clock())
     guests: Guests[Client] = Guests(4, 4, 4)
-    commands = Commands(None, "shop")  # type: ignore[arg-type]
+    keeper = SimpleNamespace(config=ServeConfig(target="shop:handle"))
+    commands = Commands(keeper, "shop")  # type: ignore[arg-type]
     ours, theirs = socket.socketpair()
     with theirs:
         client = Client(ours, reactor, commands, guests, looks_only=True)

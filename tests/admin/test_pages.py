@@ -10,21 +10,30 @@ from msgspec.structs import replace as replaced
 
 from socketkeep._admin import _metrics
 from socketkeep._admin._http import _server
-from tests.admin.web import LIVE, STATUS, FakeSource, exchange, get, pages
+from tests.admin.web import LIVE, STATUS, FakeSource, exchange, get, pages, post
 
 TOKEN = "0123456789abcdef"
+PUSH_TOKEN = "fedcba9876543210"
 
 
 def status_of(answer: str) -> int:
     return int(answer.split(maxsplit=2)[1])
 
 
-def ask(request: str, source: FakeSource | None = None, token: str = "") -> str:
+def ask(
+    request: str, source: FakeSource | None = None, token: str = "", for_pushes: str = ""
+) -> str:
     async def answered() -> str:
-        async with pages(source or FakeSource(), token) as port:
+        async with pages(source or FakeSource(), token, for_pushes) as port:
             return await exchange(port, request)
 
     return asyncio.run(answered())
+
+
+def push(path: str, body: str, *headers: str, source: FakeSource | None = None) -> str:
+    bearer = f"Authorization: Bearer {PUSH_TOKEN}"
+    request = post(path, body, bearer, *headers)
+    return ask(request, source, token=TOKEN, for_pushes=PUSH_TOKEN)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +121,89 @@ def test_other_methods_and_pages() -> None:
     assert status_of(head) == 200
     assert "content-length: 6" in head
     assert head.endswith("\r\n\r\n")
+
+
+def test_push_over_http() -> None:
+    """The body is the message, the path has the name, and the status says what became of it."""
+    source = FakeSource()
+    source.outcome = {"outcome": "delivered", "id": "a-1", "epoch": 2}
+    answer = push("/push/room%2F17%20%C3%A9?timeout=2.5", "turn on\n", source=source)
+    assert status_of(answer) == 200
+    assert answer.endswith('{"outcome":"delivered","id":"a-1","epoch":2}\n')
+    assert source.pushed == [("push", "room/17 é", b"turn on\n", 2.5)]
+    for outcome, status in {
+        "not connected": 404,
+        "timed out": 504,
+        "full": 503,
+        "uncertain": 502,
+    }.items():
+        source.outcome = {"outcome": outcome, "id": "", "epoch": 0}
+        assert status_of(push("/push/a", "x", source=source)) == status
+    source.outcome = {"delivered": 3, "failed": 1}
+    answer = push("/publish/room", "x", source=source)
+    assert status_of(answer) == 200
+    assert answer.endswith('{"delivered":3,"failed":1}\n')
+    assert source.pushed[-1] == ("publish", "room", b"x", 5.0)
+
+
+def test_who_may_push() -> None:
+    """Whoever gives the token of pushes as a header: not that of who looks on, and no cookie."""
+    source = FakeSource()
+    for given in (
+        (),
+        (f"Authorization: Bearer {TOKEN}",),
+        (f"Cookie: socketkeep-admin={PUSH_TOKEN}",),
+    ):
+        request = post(f"/push/a?token={PUSH_TOKEN}", "x", *given)
+        answer = ask(request, source, token=TOKEN, for_pushes=PUSH_TOKEN)
+        assert status_of(answer) == 401, given
+    bearer = f"Authorization: Bearer {PUSH_TOKEN}"
+    assert status_of(ask(post("/push/a", "x", bearer), source, token=TOKEN)) == 405
+    assert status_of(ask(get("/metrics", bearer), source, TOKEN, PUSH_TOKEN)) == 401
+    assert source.pushed == []
+
+
+def test_pushes_that_cannot_be() -> None:
+    """Each is refused with what was expected, and the keeper is not asked."""
+    source = FakeSource()
+    for path, body, status, said in (
+        ("/push/", "x", 400, "a name has at least one character"),
+        (f"/push/{'n' * 129}", "x", 400, "a name has at most 128 characters"),
+        ("/push/a%0Ab", "x", 400, "a name has printable characters alone"),
+        ("/push/%FF", "x", 400, "a name is UTF-8, and this is"),
+        ("/push/a?timeout=-1", "x", 400, "timeout is 0 to 86400 seconds"),
+        ("/push/a?timeout=nan", "x", 400, "timeout is 0 to 86400 seconds"),
+        ("/push/a?timeout=soon", "x", 400, "timeout is 0 to 86400 seconds, not 'soon'"),
+        ("/push/a", "x" * 65537, 413, "a message has at most 65536 bytes"),
+        ("/pull/a", "x", 404, "there are POST /push/NAME and POST /publish/GROUP"),
+    ):
+        answer = push(path, body, source=source)
+        assert (status_of(answer), said in answer) == (status, True), answer
+    assert source.pushed == []
+    unreachable = FakeSource(None)
+    assert status_of(push("/push/a", "x", source=unreachable)) == 502
+
+
+def test_push_that_asks_first() -> None:
+    """As curl does for a long body: it is told to go on."""
+    source = FakeSource()
+
+    async def told_to_go_on() -> bytes:
+        async with pages(source, for_pushes=PUSH_TOKEN) as port:
+            bearer = f"Authorization: Bearer {PUSH_TOKEN}"
+            request = post("/push/a", "x" * 3000, bearer, "Expect: 100-continue")
+            head, _, body = request.partition("\r\n\r\n")
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(f"{head}\r\n\r\n".encode())
+            said = await reader.readuntil(b"\r\n\r\n")
+            writer.write(body.encode())
+            said += await reader.read()
+            writer.close()
+            return said
+
+    answer = asyncio.run(told_to_go_on())
+    assert answer.startswith(b"HTTP/1.1 100 \r\n\r\nHTTP/1.1 200 OK\r\n")
+    assert [len(message) for _, _, message, _ in source.pushed] == [3000]
 
 
 def test_what_is_not_http() -> None:

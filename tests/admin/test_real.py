@@ -15,6 +15,8 @@ from tests.admin.web import admin_pid, admin_port, fetch
 from tests.harness import ControlError, Server, connect, read_reply, write_handler
 from tests.harness.processes import wait_exit
 
+_SAME = "0123456789abcdef"
+
 
 def shown(server: Server, port: int, path: str, status: int, timeout: float = 30.0) -> str:
     """Wait until `path` is answered with `status`; return the text."""
@@ -103,6 +105,11 @@ def test_keeper_that_is_stopped_and_killed(tmp_path: Path) -> None:
         (
             ["--admin", ":9", "--admin-token-file", "/x", "--admin-token", "0123456789abcdef"],
             "give --admin-token or --admin-token-file, not both",
+        ),
+        (["--push-token", "0123456789abcdef"], "--push-token is for pushes over HTTP, which need"),
+        (
+            *(["--admin", "[::1]:9", *("--push-token", _SAME), *("--admin-token", _SAME)],),
+            "--push-token is the token of --admin: who looks on is not to push",
         ),
     ],
 )

@@ -96,6 +96,16 @@ class FakeSource(ReportSource):
     def __init__(self, report: LiveReport | None = LIVE) -> None:
         super().__init__("nowhere")
         self.report = report
+        self.outcome: dict[str, object] = {"outcome": "delivered", "id": "a-1", "epoch": 1}
+        self.pushed: list[tuple[str, str, bytes, float]] = []
+
+    async def push(
+        self, command: str, to: str, message: bytes, timeout: float
+    ) -> dict[str, object]:
+        if self.report is None:
+            raise KeeperUnreachable("the keeper does not answer")
+        self.pushed.append((command, to, message, timeout))
+        return self.outcome
 
     async def look(self, max_age: float = 0.0) -> LiveReport:
         if self.report is None:
@@ -104,7 +114,7 @@ class FakeSource(ReportSource):
 
 
 @asynccontextmanager
-async def pages(source: ReportSource, token: str = "") -> AsyncIterator[int]:
+async def pages(source: ReportSource, token: str = "", for_pushes: str = "") -> AsyncIterator[int]:
     """Serve the pages of `source`; yields the port."""
     theirs, ours = os.pipe()
     with (
@@ -112,7 +122,7 @@ async def pages(source: ReportSource, token: str = "") -> AsyncIterator[int]:
         os.fdopen(theirs, "rb", buffering=0) as lifeline,
         os.fdopen(ours, "wb", buffering=0) as end,
     ):
-        serving = asyncio.create_task(HttpServer(source, token).run(listener, lifeline))
+        serving = asyncio.create_task(HttpServer(source, token, for_pushes).run(listener, lifeline))
         try:
             yield listener.getsockname()[1]
         finally:
@@ -138,6 +148,12 @@ def get(path: str, *headers: str, host: str = "127.0.0.1:9000") -> str:
     return "\r\n".join(lines)
 
 
+def post(path: str, body: str, *headers: str) -> str:
+    """Return a POST whose connection ends with the answer."""
+    lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1:9000", "Connection: close"]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", *headers, "", body])
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a page answered."""
@@ -159,6 +175,14 @@ def fetch(port: int, path: str, timeout: float = 10.0) -> Answer:
     """Return what a real server answers."""
     with _connection(port, timeout) as client:
         client.request("GET", path)
+        answer = client.getresponse()
+        return Answer(answer.status, answer.read().decode())
+
+
+def post_push(port: int, path: str, message: bytes, token: str = "0123456789abcdef") -> Answer:
+    """Return what a real server answers to a push."""
+    with _connection(port, 10.0) as client:
+        client.request("POST", path, message, {"Authorization": f"Bearer {token}"})
         answer = client.getresponse()
         return Answer(answer.status, answer.read().decode())
 

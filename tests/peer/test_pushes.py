@@ -15,6 +15,7 @@ from typing import Final
 import pytest
 
 from socketkeep import Client, Published, Pushed
+from tests.admin.web import admin_port, post_push
 from tests.harness import Server
 from tests.harness.peers import connect
 
@@ -282,7 +283,10 @@ def test_a_peer_that_does_not_read(tmp_path: Path) -> None:
 def test_pushes_from_outside(tmp_path: Path) -> None:
     """From the command line, and from another program."""
     with (
-        Server(tmp_path, write(tmp_path), "--workers", "2") as server,
+        Server(
+            *(tmp_path, write(tmp_path), "--workers", "2"),
+            *("--admin", "127.0.0.1:0", "--push-token", "0123456789abcdef"),
+        ) as server,
         peers(server, 3) as everybody,
     ):
         call(everybody)
@@ -312,6 +316,15 @@ def test_pushes_from_outside(tmp_path: Path) -> None:
         assert everybody[2].hear() == "y" * 65535
         assert client.publish("nowhere", b"x") == Published(0, 0)
         assert client.push("nobody", b"x") == Pushed("not connected")
+
+        port = admin_port(server)
+        answer = post_push(port, "/push/2", b"z" * 65535 + b"\n")
+        assert (answer.status, json.loads(answer.text)["id"]) == (200, named["2"])
+        assert everybody[2].hear() == "z" * 65535
+        answer = post_push(port, "/publish/all", b"by http\n")
+        assert (answer.status, json.loads(answer.text)) == (200, {"delivered": 3, "failed": 0})
+        assert [peer.hear() for peer in everybody] == ["by http"] * 3
+        assert post_push(port, "/push/nobody", b"x").status == 404
     with pytest.raises(OSError, match=r"control\.sock failed: No such file"):
         client.push("2", b"x")
 

@@ -140,7 +140,7 @@ class ControlServer:
             _refuse(sock, f"the server is another user's (uid {mine}), and you are uid {uid}")
 
     def admit_onlooker(self, sock: socket.socket) -> None:
-        """Answer one who may look at the server, and ask for nothing else."""
+        """Answer one who may look at the server, push if there is a token, and nothing else."""
         self._enter(sock, looks_only=True)
 
     def _enter(self, sock: socket.socket, *, looks_only: bool = False) -> None:
@@ -171,7 +171,8 @@ def _credentials(sock: socket.socket) -> tuple[int, int]:
 class Client:
     """One connection to the control socket: one request, its answers.
 
-    looks_only: it may ask for what a view shows, and have nothing done.
+    looks_only: it may ask for what a view shows, and have nothing done but pushes, where the server
+    has a token for those.
     """
 
     def __init__(
@@ -328,7 +329,7 @@ class Commands:
             client.finish(Done(_EXIT_USAGE, error=f"not a request: {error}"))
             return
         client.command = request.command
-        if client.looks_only and request.command != "live":
+        if client.looks_only and not self._for_onlookers(request.command):
             client.finish(Done(_EXIT_USAGE, error=f"{request.command!r} is not for who looks on"))
             return
         match request.command:
@@ -360,6 +361,12 @@ class Commands:
                 self._keeper.stop("close")
             case _:
                 client.finish(Done(_EXIT_USAGE, error=f"no command {request.command!r}"))
+
+    def _for_onlookers(self, command: str) -> bool:
+        """Whether the process that shows the server may ask for it: it asks pushers for a token."""
+        if command in {"push", "publish"}:
+            return bool(self._keeper.config.push_token or self._keeper.config.push_token_file)
+        return command == "live"
 
     def _push(self, command: str, arguments: dict[str, Any], client: Client) -> None:
         try:

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from socketkeep._admin._settings import HttpSettings, admin_token
+from socketkeep._admin._settings import HttpSettings, admin_token, push_token
 from socketkeep._base import _log, _passing
 from socketkeep._base._mistakes import OptionError
 from socketkeep._base._passing import Unfit
@@ -103,9 +103,14 @@ class HttpProcess:
             self._again()
 
     def _spawn(self) -> None:
-        # Here: it may be a file that only this process may read.
-        token = admin_token(self._config)
-        config = msgspec.structs.replace(self._config, admin_token=token, admin_token_file="")
+        # Here: they may be files that only this process may read.
+        config = msgspec.structs.replace(
+            self._config,
+            admin_token=admin_token(self._config),
+            admin_token_file="",
+            push_token=push_token(self._config),
+            push_token_file="",
+        )
         told = HttpSettings(config=config, control=self._control, door=ADMIN_DOOR_FD)
         settings = msgspec.json.encode(told) + b"\n"
         theirs, ours = os.pipe2(os.O_CLOEXEC)

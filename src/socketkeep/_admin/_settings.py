@@ -28,26 +28,39 @@ def admin_token(config: ServeConfig) -> str:
 
     Raises OptionError: both a token and a file are given, or the file has none that will do.
     """
-    if not config.admin_token_file:
-        return config.admin_token
-    if config.admin_token:
-        raise OptionError("give --admin-token or --admin-token-file, not both")
-    source = f"--admin-token-file {config.admin_token_file}"
+    return _token("admin", config.admin_token, config.admin_token_file)
+
+
+def push_token(config: ServeConfig) -> str:
+    """Return the token of pushes over HTTP, "" when there are none.  Raises as `admin_token`."""
+    return _token("push", config.push_token, config.push_token_file)
+
+
+def _token(of: str, given: str, path: str) -> str:
+    if not path:
+        return given
+    if given:
+        raise OptionError(f"give --{of}-token or --{of}-token-file, not both")
+    source = f"--{of}-token-file {path}"
     try:
-        with open(config.admin_token_file, encoding="ascii", errors="replace") as file:
+        with open(path, encoding="ascii", errors="replace") as file:
             token = file.read(4096).strip()
     except OSError as error:
         raise OptionError(f"{source}: {os.strerror(error.errno or 0)}") from None
     if not token:
         raise OptionError(f"{source}: the file is empty")
-    checked: str = option("admin_token").from_text(token, source)
+    checked: str = option(f"{of}_token").from_text(token, source)
     return checked
 
 
 def check_admin(config: ServeConfig) -> None:
     """Raise OptionError when `--admin` would let in who should not be."""
     if not config.admin:
+        if config.push_token or config.push_token_file:
+            raise OptionError("--push-token is for pushes over HTTP, which need --admin ADDRESS")
         return
+    if push_token(config) and push_token(config) == admin_token(config):
+        raise OptionError("--push-token is the token of --admin: who looks on is not to push")
     address = parse_bind(config.admin)
     assert isinstance(address, InetAddress)
     if not admin_token(config) and not is_loopback(address.host):

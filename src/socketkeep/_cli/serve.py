@@ -33,6 +33,7 @@ _PATHS: Final = (
     "request_log_file",
     "control",
     "admin_token_file",
+    "push_token_file",
     "adopt_from",
     "allow_file",
     "deny_file",

@@ -53,6 +53,7 @@ def _example(declared: Option) -> str:
         "name": 'name = "chat"',
         "admin": 'admin = "127.0.0.1:9000"',
         "admin_token_file": 'admin_token_file = "/run/credentials/chat.service/admin-token"',
+        "push_token_file": 'push_token_file = "/run/credentials/chat.service/push-token"',
         "control": 'control = "/run/chat/control.sock"',
         "rcvbuf": 'rcvbuf = "256K"',
         "sndbuf": 'sndbuf = "256K"',

@@ -1018,6 +1018,26 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "Read the token of --admin from this file, such as a systemd credential.",
         ),
     ] = ""
+    push_token: Annotated[
+        str,
+        Option(
+            TEXT,
+            ("--push-token",),
+            "Who gives this token may push over the HTTP of --admin: POST /push/NAME and"
+            " /publish/GROUP.  Better set the variable, or give --push-token-file.",
+            metavar="TOKEN",
+            check=_check_admin_token,
+            secret=True,
+        ),
+    ] = ""
+    push_token_file: Annotated[
+        str,
+        Option(
+            PATH,
+            ("--push-token-file",),
+            "Read the token of pushes over HTTP from this file, such as a systemd credential.",
+        ),
+    ] = ""
     adopt_from: Annotated[
         str,
         Option(

@@ -18,7 +18,7 @@ import msgspec  # noqa: E402
 
 from socketkeep._admin._http._server import HttpServer  # noqa: E402
 from socketkeep._admin._http._source import ReportSource  # noqa: E402
-from socketkeep._admin._settings import HttpSettings, admin_token  # noqa: E402
+from socketkeep._admin._settings import HttpSettings, admin_token, push_token  # noqa: E402
 from socketkeep._base import _log  # noqa: E402
 from socketkeep._base._mistakes import OptionError  # noqa: E402
 from socketkeep._base._roles import Role  # noqa: E402
@@ -33,14 +33,14 @@ def main(fd: int) -> int:
     _log.configure(config.log_level, config.log_format, config.log_file)
     set_title(Role.ADMIN)
     try:
-        token = admin_token(config)
+        token, for_pushes = admin_token(config), push_token(config)
     except OptionError as error:
         _log.error("admin cannot be shown", error=str(error))
         return 1
     door = socket.socket(fileno=settings.door) if settings.door >= 0 else None
     if door is not None:
         door.set_inheritable(False)
-    server = HttpServer(ReportSource(settings.control, door), token)
+    server = HttpServer(ReportSource(settings.control, door), token, for_pushes)
     with socket.socket(fileno=fd) as listener:
         asyncio.run(server.run(listener, lifeline))
     return 0

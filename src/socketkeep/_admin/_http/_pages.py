@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import secrets
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from importlib import resources
 from typing import Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote_to_bytes, urlsplit
 
 import h11
+import msgspec
 
 from socketkeep._admin._http._events import MOST_WATCHERS, Events
 from socketkeep._admin._http._source import KeeperUnreachable, ReportSource
 from socketkeep._admin._metrics import exposition
 from socketkeep._admin._settings import is_loopback
 from socketkeep._base._printable import printable
+from socketkeep._names._naming import MESSAGE_LIMIT, check_text
+from socketkeep._names._pushing import LONGEST_PATIENCE, PATIENCE
 
 _COOKIE: Final = "socketkeep-admin"
 #: Answers this young do for probes, so that many of them cost the keeper no more.
@@ -28,6 +32,17 @@ _ALWAYS: Final = (
     ("referrer-policy", "no-referrer"),
     ("cross-origin-resource-policy", "same-origin"),
 )
+
+#: Pushes that are under way at once, so that the keeper has room for those who look.
+_MOST_PUSHES: Final = 16
+_WAIT_FOR_TURN: Final = 2.0  # seconds
+_STATUS_OF: Final = {
+    "delivered": 200,
+    "not connected": 404,
+    "timed out": 504,
+    "full": 503,
+    "uncertain": 502,
+}
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -47,18 +62,39 @@ class Response:
 
 
 class Pages:
-    """The page, its events, the metrics and the two probes."""
+    """The page, its events, the metrics, the two probes, and pushes."""
 
-    def __init__(self, source: ReportSource, token: str) -> None:
+    def __init__(self, source: ReportSource, token: str, for_pushes: str = "") -> None:
         self._source = source
         self._token = token.encode()
+        self._for_pushes = for_pushes.encode()
+        self._pushes = asyncio.Semaphore(_MOST_PUSHES)
         self._events = Events(source)
 
-    async def reply(self, request: h11.Request) -> Response:
-        """Return the answer to a request."""
-        if request.method not in {b"GET", b"HEAD"}:
-            return _refusal(405, "only GET and HEAD are known here", (("allow", "GET, HEAD"),))
+    def room_for_body(self, request: h11.Request) -> int | Response:
+        """Return how long the body of a request may be, or what its head is refused with."""
+        if request.method in {b"GET", b"HEAD"}:
+            return 0
+        known = "GET, HEAD, POST" if self._for_pushes else "GET, HEAD"
+        if request.method != b"POST" or not self._for_pushes:
+            hint = "" if self._for_pushes else "; POST is for pushes, and needs --push-token"
+            return _refusal(405, f"only {known} are known here{hint}", (("allow", known),))
+        # Not by a cookie or the address: no page of another's can have a browser push.
+        headers = {name.decode("ascii"): value for name, value in request.headers}
+        given = headers.get("authorization", b"").partition(b" ")
+        bearer = given[2].strip() if given[0].lower() == b"bearer" else b""
+        if not hmac.compare_digest(bearer, self._for_pushes):
+            asked = (("www-authenticate", 'Bearer realm="socketkeep"'),)
+            return _refusal(
+                401, "the token of --push-token is needed: Authorization: Bearer", asked
+            )
+        return MESSAGE_LIMIT
+
+    async def reply(self, request: h11.Request, body: bytes = b"") -> Response:
+        """Return the answer to a request, to whose head `room_for_body` has said yes."""
         path, query = _parts(request.target.decode("ascii", "replace"))
+        if request.method == b"POST":
+            return await self._push(path, query, body)
         # Nothing that these tell is a secret, and probes have neither a token nor our name.
         if path == "/healthz":
             return await self._health()
@@ -89,6 +125,31 @@ class Pages:
                 return await self._metrics(headers.get("accept", b"").decode("ascii", "replace"))
             case _:
                 return _refusal(404, "there are /, /events, /metrics, /healthz and /readyz")
+
+    async def _push(self, path: str, query: str, message: bytes) -> Response:
+        _, command, encoded = [*path.split("/", 2), "", ""][:3]
+        if command not in {"push", "publish"}:
+            return _refusal(404, "there are POST /push/NAME and POST /publish/GROUP")
+        what = "a name" if command == "push" else "a group"
+        try:
+            to = check_text(what, _decoded(what, encoded))
+            timeout = _timeout_in(query)
+        except ValueError as error:
+            return _refusal(400, str(error))
+        try:
+            async with asyncio.timeout(_WAIT_FOR_TURN):
+                await self._pushes.acquire()
+        except TimeoutError:
+            return _refusal(503, f"{_MOST_PUSHES} pushes are under way already: try again")
+        try:
+            report = await self._source.push(command, to, message, timeout)
+        except KeeperUnreachable as error:
+            return _refusal(502, str(error))
+        finally:
+            self._pushes.release()
+        status = _STATUS_OF.get(str(report.get("outcome", "delivered")), 502)
+        text = msgspec.json.encode(report) + b"\n"
+        return Response(status, text, "application/json")
 
     def _right(self, token: bytes) -> bool:
         return hmac.compare_digest(token, self._token)
@@ -149,6 +210,28 @@ def _parts(target: str) -> tuple[str, str]:
         target = slash + rest
     path, _, query = target.partition("#")[0].partition("?")
     return path, query
+
+
+def _decoded(what: str, encoded: str) -> str:
+    """Return what a part of the path says.  Raises ValueError."""
+    try:
+        return unquote_to_bytes(encoded).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{what} is UTF-8, and this is {encoded!r}") from None
+
+
+def _timeout_in(query: str) -> float:
+    """Return the timeout of a push.  Raises ValueError."""
+    given = parse_qs(query).get("timeout")
+    if given is None:
+        return PATIENCE
+    try:
+        timeout = float(given[0])
+    except ValueError:
+        timeout = -1.0
+    if not 0 <= timeout <= LONGEST_PATIENCE:
+        raise ValueError(f"timeout is 0 to {LONGEST_PATIENCE:.0f} seconds, not {given[0]!r}")
+    return timeout
 
 
 def _hostname(host: str) -> str:

@@ -32,10 +32,13 @@ _WRITE_TIMEOUT: Final = 10.0
 
 
 class HttpServer:
-    """Answers GET and HEAD from what `source` says, to who has the token, if there is one."""
+    """Answers GET and HEAD from what `source` says, to who has the token, if there is one.
 
-    def __init__(self, source: ReportSource, token: str) -> None:
-        self._pages = Pages(source, token)
+    for_pushes: the token of who may push, by POST; "": nobody may.
+    """
+
+    def __init__(self, source: ReportSource, token: str, for_pushes: str = "") -> None:
+        self._pages = Pages(source, token, for_pushes)
         self._clients: Guests[asyncio.Task[None]] = Guests(
             _MOST_CLIENTS, _MOST_OF_ONE, _MOST_CLIENTS
         )
@@ -129,7 +132,7 @@ class _Conversation:
         while True:
             try:
                 async with asyncio.timeout(patience):
-                    request = await self._request()
+                    request, body = await self._request()
             except h11.RemoteProtocolError as error:
                 if self._http.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
                     text = f"{error}\n"
@@ -138,30 +141,45 @@ class _Conversation:
             if request is None:
                 return
             self._busy()
-            await self._answer(await self._pages.reply(request), request)
+            if isinstance(body, Response):
+                await self._answer(body, request)
+                return  # what it still sends is not waited for
+            await self._answer(await self._pages.reply(request, body), request)
             if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
                 return
             self._http.start_next_cycle()
             self._idle()
             patience = _IDLE_TIMEOUT
 
-    async def _request(self) -> h11.Request | None:
-        """Return the next request once it is whole, its body passed over; None at the end."""
+    async def _request(self) -> tuple[h11.Request | None, bytes | Response]:
+        """Return the next request once it is whole, and its body; None at the end.
+
+        Instead of the body the answer to what is refused for its head.
+        """
         request: h11.Request | None = None
+        most = 0
+        body = bytearray()
         while True:
             event = self._http.next_event()
             if event is h11.NEED_DATA:
+                if self._http.they_are_waiting_for_100_continue:
+                    await self._send(h11.InformationalResponse(status_code=100, headers=[]))
                 self._http.receive_data(await self._reader.read(_MOST_HEAD))
             elif isinstance(event, h11.Request):
                 request = event
-                if request.method not in {b"GET", b"HEAD"}:
-                    return request  # refused, and its body is not waited for
+                room = self._pages.room_for_body(request)
+                if isinstance(room, Response):
+                    return request, room
+                most = room
             elif isinstance(event, h11.EndOfMessage):
-                return request
+                return request, bytes(body)
             elif isinstance(event, h11.Data):
-                raise h11.RemoteProtocolError("a GET has no body here", error_status_hint=413)
+                body += event.data
+                if len(body) > most:
+                    text = f"a message has at most {most} bytes" if most else "a GET has no body"
+                    raise h11.RemoteProtocolError(text, error_status_hint=413)
             else:
-                return None
+                return None, b""
 
     async def _answer(self, reply: Response, request: h11.Request | None) -> None:
         headers = [*reply.headers]

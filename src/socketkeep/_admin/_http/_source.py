@@ -1,11 +1,12 @@
-"""Where what is shown comes from: the keeper, asked over its control socket."""
+"""The keeper, as the pages know it: asked over its control socket."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import socket
 import time
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -65,12 +66,28 @@ class ReportSource:
             raise
 
     async def _ask(self) -> LiveReport:
+        return msgspec.convert(await self._done(Request("live", {"most": MOST})), LiveReport)
+
+    async def push(self, command: str, to: str, message: bytes, timeout: float) -> dict[str, Any]:
+        """Have the keeper push or publish; return its report.  Raises Unreachable."""
+        data = base64.b64encode(message).decode()
+        request = Request(command, {"to": to, "data": data, "timeout": timeout})
+        try:
+            async with asyncio.timeout(timeout + _TIMEOUT):
+                report: dict[str, Any] = await self._done(request)
+        except TimeoutError:
+            raise KeeperUnreachable("the keeper does not answer: it may have gone out") from None
+        except (OSError, msgspec.MsgspecError, ValueError) as error:
+            raise KeeperUnreachable(f"the keeper cannot be asked: {error}") from None
+        return report
+
+    async def _done(self, request: Request) -> Any:
         reader, writer = await self._connect()
         try:
-            writer.write(encode(Request("live", {"most": MOST})))
+            writer.write(encode(request))
             answer = decode_answer(await reader.readline())
         finally:
             writer.close()
         if not isinstance(answer, Done) or answer.error:
             raise KeeperUnreachable(f"the keeper says no: {getattr(answer, 'error', answer)}")
-        return msgspec.convert(answer.result, LiveReport)
+        return answer.result
