@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from tests.edge.support import ask, begin, crowd, edges, serving
+from tests.harness import read_reply
 from tests.harness.processes import wait_exit
 
 _CRASH = ("--keep", "crash", "--keep-after", "0.01")
@@ -62,6 +65,54 @@ def test_reload_crash_and_upgrade(model: str, decorated: str, tmp_path: Path) ->
         assert sorted(edges(server)) == sorted([*before, *shown["pids"]])
         told("upgrade", 5)
     assert wait_exit(before[0], 20)
+
+
+_REPLIES: Final = """
+from socketkeep import Connection, resumable
+
+@resumable(redeliver=True)
+def handle(conn: Connection) -> None:
+    count = conn.state or 0
+    for line in conn.lines():
+        if line == b"sent":
+            conn.send(b"sent %s\\n" % conn.attached.encode())
+            conn.commit(count)
+        else:
+            count += 1
+            conn.reply(b"%d\\n" % count, state=count)
+"""
+
+
+def test_an_edge_that_hangs_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """A stopped edge tells nothing: a connection with a record of a reply, which may be out or
+    not, is ended, and others go on."""
+    (tmp_path / "app.py").write_text(_REPLIES)
+    options = (*_CRASH, "--park-after", "off", "-w", "2", "--orphan-timeout", "1")
+    with (
+        serving(tmp_path, "thread", *options, target="app:handle") as server,
+        begin(server.address) as replied,
+        begin(server.address) as sent,
+    ):
+        for sock, word, answer in ((replied, b"count", b"1"), (sent, b"sent", b"sent accepted")):
+            sock.sendall(word + b"\n")
+            assert read_reply(sock) == answer
+        server.wait_until(lambda: server.status()["connections"]["kept"] == 2, "kept")
+        server.wait_clean()
+        (edge,) = edges(server)
+        os.kill(edge, signal.SIGSTOP)
+        try:
+            for worker in server.workers():
+                os.kill(worker["pid"], signal.SIGKILL)
+            assert server.wait_event("an edge does not answer")["pid"] == edge
+            server.wait_until(lambda: server.status()["totals"]["unserved"] == 1, "ended")
+            server.wait_until(lambda: server.status()["totals"]["attached"]["crash"] == 2, "on")
+        finally:
+            os.kill(edge, signal.SIGCONT)
+        with pytest.raises(ssl.SSLEOFError):  # cut short, which the client can tell
+            replied.recv(100)
+        sent.sendall(b"sent\ncount\n")
+        assert read_reply(sent) == b"sent crash"
+        assert read_reply(sent) == b"1"
 
 
 @pytest.mark.parametrize("model", ["prefork", "async"])

@@ -214,6 +214,32 @@ def test_the_bytes_that_have_passed_are_told(world: World) -> None:
     assert answers == [None, None]
 
 
+def test_an_edge_that_hangs_is_not_waited_for(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After the orphan timeout nothing is known, and what it answers then is nobody's."""
+    world.start()
+    answers: list[BytesPassed | None] = []
+    with shake(world):
+        world.until(lambda: bool(world.welcomed), "passed on")
+        ((message, plain),) = world.welcomed
+        world.edges.ask_bytes(message.proxy, answers.append)
+        world.clock.now += world.config.orphan_timeout - 0.1
+        world.reactor.run_once(0.0)
+        assert not answers
+        world.clock.now += 0.2
+        world.reactor.run_once(0.0)
+        assert answers == [None]
+        assert "an edge does not answer" in caplog.text
+        world.pass_time(0.0)
+        assert answers == [None]
+        world.edges.ask_bytes(message.proxy, answers.append)
+        world.until(lambda: len(answers) == 2, "it has gone on")
+        assert answers[1] is not None
+    plain.close()
+    world.until(lambda: not world.edge._clients, "ended")
+
+
 def test_one_that_could_not_be_taken_is_offered_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

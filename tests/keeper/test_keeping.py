@@ -9,6 +9,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from socketkeep._keeper.connections._edges import Edges
 from socketkeep._keeper.tables._ownership import OwnershipState
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import Ended, Status
@@ -19,6 +20,7 @@ from socketkeep._wire._scoreboard import parse_connection_id
 from tests.keeper.bench import Bench, end_of, is_alive, is_at_eof, open_descriptors
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import FarWorker, OnCrash, Process, Served
+from tests.keeper.test_upgrades import upgraded
 from tests.keeper.test_workers import fork_child
 from tests.wire.limits import out_of_descriptors
 
@@ -329,6 +331,22 @@ def test_where_no_edge_tells_nothing_is_known(bench: Bench) -> None:
     ((attach, _),) = second.arrived
     assert (attach.written, attach.taken_in) == (-1, -1)
     second.attach()
+
+
+def test_an_upgrade_asks_the_edge_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the keeper before was answered, if it was, is lost."""
+    _, second, peer, name = behind_tls(bench)
+    asked: list[Callable[[BytesPassed | None], None]] = []
+    monkeypatch.setattr(Edges, "ask_bytes", lambda edges, header, told: asked.append(told))
+    upgraded(bench)
+    bench.settle()
+    assert not second.arrived
+    (told,) = asked
+    told(BytesPassed(1, 90, 10, 50))
+    bench.settle()
+    ((attach, _),) = second.arrived
+    assert (attach.id, attach.written, attach.taken_in) == (name, 100, 50)
+    assert is_alive(peer, second.attach().sock)
 
 
 def test_a_stop_does_not_wait_for_an_edge(bench: Bench) -> None:

@@ -241,14 +241,19 @@ class Connections:
         self.upgraded = saved.upgraded
         self.moves.waits.restore(saved.waits)
         moving = []
+        waiting = dict.fromkeys(saved.waiting)
         for each in saved.held:
             held = HeldConnection.restored(each)
             self.connection_table.put(held)
             if held.ownership.state is OwnershipState.PARKED:
                 self._rest(held)
+            elif held.id in waiting and held.why == "crash" and _edge_counts(held):
+                del waiting[held.id]
+                self._asking[held.id] = held
             elif held.ownership.state is OwnershipState.MOVING:
                 moving.append(held)
-        self.moves.restore(moving, saved.waiting, saved.unanswered)
+        self.moves.restore(moving, waiting, saved.unanswered)
+        self._reactor.call_soon(self._ask_edges)  # by then they are restored, too
 
     def restore_unowned(self, saved: SavedConnection, sock: socket.socket, listener: int) -> None:
         """Take back from the service manager's store a connection that no worker had."""
@@ -872,7 +877,7 @@ class Connections:
             held.why = "crash"
             held.redelivered = fate == "redeliver"
             self.connection_table.put(held)
-            if worker.policy.redeliver and parcel.proxy and held.sock.family == socket.AF_UNIX:
+            if worker.policy.redeliver and _edge_counts(held):
                 self._asking[held.id] = held
                 self._ask_edge(held, _MOST_QUESTIONS)
             else:
@@ -893,6 +898,10 @@ class Connections:
             held.ownership.drained()
         else:
             self._close(held, "lost", "its worker died")
+
+    def _ask_edges(self) -> None:
+        for held in tuple(self._asking.values()):
+            self._ask_edge(held, _MOST_QUESTIONS)
 
     def _ask_edge(self, held: HeldConnection, left: int) -> None:
         """Find out from the edge how much has passed, and then go on with the connection.
@@ -971,6 +980,12 @@ class Connections:
 
     def _out_of_descriptors(self) -> None:
         self._throttle.warning("out of file descriptors", process="keeper", wanted="a connection")
+
+
+def _edge_counts(held: HeldConnection) -> bool:
+    """Whether how much has passed is to be asked of an edge: nobody else has counted it."""
+    unknown = held.parcel.taken_in < 0
+    return unknown and bool(held.parcel.proxy) and held.sock.family == socket.AF_UNIX
 
 
 class _Unowned:

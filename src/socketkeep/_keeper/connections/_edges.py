@@ -56,6 +56,8 @@ _LONGEST_DELAY: Final = 30.0
 _LONG_ENOUGH: Final = 10.0  # a life of so long, and the next delay is the first one
 _EXIT_TIME: Final = 2.0  # seconds that one has to exit, once its channel is closed
 _LAST_TIME: Final = 1.0  # seconds for the last bytes to clients, at a stop that has no more time
+#: Seconds that one has to answer at least; as long as a connection waits for a worker, if longer.
+_ANSWER_TIME: Final = 1.0
 _LONGEST_TEXT: Final = 4096
 _SECRET_SIZE: Final = 32
 #: Seconds for which keys of session tickets are for new ones; for as long they are still taken.
@@ -220,7 +222,8 @@ class Edges:
     def ask_bytes(self, header: bytes, told: Told) -> None:
         """Ask how many bytes of a connection have passed, whose header this is.
 
-        `told` is called with the edge's answer, None when it has ended, or the connection has.
+        `told` is called with the edge's answer, None when it has ended, or the connection has, or
+        no answer comes within `--orphan-timeout`: it hangs, or somebody has stopped it.
         """
         tls = facts_in(header)
         for edge in self:
@@ -229,8 +232,16 @@ class Edges:
                 self._question = max(self._question + 1, time.monotonic_ns())
                 edge.asked[self._question] = told
                 edge.link.send(AskBytes(self._question, tls.number))
+                patience = max(self._config.orphan_timeout, _ANSWER_TIME)
+                self._reactor.call_later(patience, partial(self._unanswered, edge, self._question))
                 return
         told(None)
+
+    def _unanswered(self, edge: RunningEdge, question: int) -> None:
+        told = edge.asked.pop(question, None)
+        if told is not None:
+            self._throttle.warning("an edge does not answer", pid=edge.pid)
+            told(None)
 
     def retire(self, deadline: float) -> None:
         """The server ends, and no connection is left: what is on its way to clients goes out."""
@@ -432,7 +443,8 @@ class Edges:
         edge.link.drain()
         del self._running[edge.pid]
         edge.link.close()
-        for told in edge.asked.values():
+        asked, edge.asked = edge.asked, {}
+        for told in asked.values():
             told(None)
         self._totals = _sum([self._totals, _past(edge.report)])
         if edge.leaves_by is not None and ended.status == 0:
