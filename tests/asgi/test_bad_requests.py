@@ -34,6 +34,7 @@ POST = b"POST / HTTP/1.1\r\n" + HOST
         pytest.param(b"GET / HTTP/1.2\r\n" + HOST + b"\r\n", 505, id="HTTP/1.2"),
         pytest.param(b"GET / HTTP/2.0\r\n" + HOST + b"\r\n", 505, id="HTTP/2.0"),
         pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, id="HTTP/2 by prior knowledge"),
+        pytest.param(b"G?T / HTTP/1.1\r\n" + HOST + b"\r\n", 400, id="no method"),
         pytest.param(b"FROB / HTTP/1.1\r\n" + HOST + b"\r\n", 501, id="unknown method"),
         pytest.param(b"CONNECT x:1 HTTP/1.1\r\n" + HOST + b"\r\n", 501, id="CONNECT"),
         pytest.param(POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, id="lengths"),

@@ -633,7 +633,10 @@ def pour(peer: socket.socket, size: int) -> threading.Thread:
 
 
 @pytest.mark.parametrize("by_hand", [False, True])
-def test_the_receive_buffer_grows_with_the_message(by_hand: bool) -> None:
+def test_the_receive_buffer_grows_with_the_message(
+    by_hand: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="socketkeep")
     with socket.create_server(("127.0.0.1", 0)) as server:
         peer = socket.create_connection(server.getsockname())
         ours, _ = server.accept()
@@ -649,6 +652,7 @@ def test_the_receive_buffer_grows_with_the_message(by_hand: bool) -> None:
         assert conn.core.transport.kernel == size
         conn.commit()
         assert in_kernel(ours) == b""
+    assert sum("raised" in message for message in caplog.messages) == 1  # not at each doubling
 
 
 def test_past_what_the_kernel_holds_the_error_says_what_to_do(

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeAlias, TypeGuard
 
 from socketkeep._base._errors import HandlerError, NotCommitted
-from socketkeep._net._handlers import Handler, check_arity, handler_of, service_parts
+from socketkeep._net._handlers import Handler, check_arity, service_parts
+from socketkeep._serve._adapted import adapted
 from socketkeep._serve._transport import ConnectionTransport
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._lifecycle import Detached
@@ -50,12 +51,7 @@ def adapt_protocols(target: object) -> Handler:
     async def call(conn: AsyncConnection) -> None:
         await _serve(conn, factory)
 
-    handler = handler_of(target, call, is_async=True, lifespan=lifespan)
-    if handler.redeliver:
-        raise HandlerError(
-            "redeliver=True leaves bytes in the kernel until they are committed, and a protocol is"
-            " given them: leave it out, or write the handler for an AsyncConnection"
-        )
+    handler = adapted(target, call, lifespan, takes="a protocol is given them")
     if protocol_class is None:
         return handler
     if _detaches(protocol_class) != _attaches(protocol_class):

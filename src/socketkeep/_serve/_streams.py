@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from socketkeep._base._errors import HandlerError, SocketkeepError
-from socketkeep._net._handlers import Handler, check_arity, handler_of, service_parts
+from socketkeep._net._handlers import Handler, check_arity, service_parts
+from socketkeep._serve._adapted import adapted
 from socketkeep._serve._transport import ConnectionTransport
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._lifecycle import Detached
@@ -143,13 +144,7 @@ def adapt_streams(target: object) -> Handler:
     async def call(conn: AsyncConnection) -> None:
         await _serve(conn, callback)
 
-    handler = handler_of(target, call, is_async=True, lifespan=lifespan)
-    if handler.redeliver:
-        raise HandlerError(
-            "redeliver=True leaves bytes in the kernel until they are committed, and the reader of"
-            " asyncio's takes them: leave it out, or write the handler for an AsyncConnection"
-        )
-    return handler
+    return adapted(target, call, lifespan, takes="asyncio's reader takes them")
 
 
 async def _serve(conn: AsyncConnection, callback: Callback) -> None:

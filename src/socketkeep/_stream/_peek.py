@@ -59,7 +59,7 @@ class Peeked(Transport):
     from there.
     """
 
-    __slots__ = ("_asked", "_epoll", "_refused", "_unix", "kernel", "loose", "taken")
+    __slots__ = ("_asked", "_enlarged", "_epoll", "_refused", "_unix", "kernel", "loose", "taken")
 
     direct = False
     peeks = True
@@ -69,6 +69,7 @@ class Peeked(Transport):
         self.kernel = self.taken = 0
         self.loose = loose
         self._asked = 0  # what SO_RCVLOWAT is set to; 0: not known
+        self._enlarged = False  # the kernel's buffer, which has been noted
         self._unix = sock.family == socket.AF_UNIX
         self._epoll: select.epoll | None = None
         self._refused: OSError | None = None  # why there is no epoll instance
@@ -163,11 +164,14 @@ class Peeked(Transport):
 
     def _make_room(self, most: int) -> None:
         """Have the kernel take more of a message than its buffer holds.  Raises NoRoom."""
-        larger = enlarge(self.sock, 2 * self.kernel)
+        room = enlarge(self.sock, 2 * self.kernel)
         self._asked = 0
         self._ask(self.kernel + 1)
-        if not larger:
+        if not room:
             raise PeekBufferFull(_no_room(self.kernel, "net.ipv4.tcp_rmem and net.core.rmem_max"))
+        if not self._enlarged:  # a large message doubles it again and again
+            self._enlarged = True
+            _note_enlarged(self.sock, room)
         self.sock.recv(most, socket.MSG_PEEK)  # has the kernel tell the peer
 
     def send(self, data: bytes | memoryview, /) -> int:
@@ -287,10 +291,10 @@ def _no_room(size: int, what: str) -> str:
     )
 
 
-def enlarge(sock: socket.socket, need: int) -> bool:
-    """Enlarge a TCP socket's receive buffer, for `need` bytes if it can be; whether it has grown.
+def enlarge(sock: socket.socket, need: int) -> int:
+    """Enlarge a TCP socket's receive buffer, for `need` bytes if it can be.
 
-    Leaves SO_RCVLOWAT changed.
+    Returns its size, 0 where it has not grown.  Leaves SO_RCVLOWAT changed.
     """
     room = _room(sock)
     # The kernel makes room for what it is to wait for, up to net.ipv4.tcp_rmem...
@@ -299,18 +303,18 @@ def enlarge(sock: socket.socket, need: int) -> bool:
         # ... unless the buffer's size was set by hand; this doubles it.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
     now = _room(sock)
-    if now <= room:
-        return False
+    return now if now > room else 0
+
+
+def _note_enlarged(sock: socket.socket, room: int) -> None:
     import logging
 
     logging.getLogger("socketkeep").info(
-        "receive buffer of fd %d raised from %d to %d bytes: a handler that has its input "
-        "redelivered receives so much between two commits",
+        "receive buffer of fd %d raised to %d bytes, and further as messages need it: a handler"
+        " that has its input redelivered receives so much between two commits",
         sock.fileno(),
         room,
-        now,
     )
-    return True
 
 
 def _room(sock: socket.socket) -> int:

@@ -35,7 +35,7 @@ class Background:
     def __init__(self, conn: AsyncConnection) -> None:
         self._conn = conn
         self._outcome: asyncio.Future[None] | None = None  # of the connection
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] | None = None  # most connections never have any
         self.running = 0
         self.uncommitted = False
 
@@ -46,6 +46,8 @@ class Background:
             self._outcome = loop.create_future()
         self.running += 1
         task = loop.create_task(self._serve(serving, self._outcome))
+        if self._tasks is None:
+            self._tasks = set()
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -84,5 +86,5 @@ class Background:
 
     def cancel(self) -> None:
         """Cancel whoever serves the connection, and what runs beside it."""
-        for task in tuple(self._tasks):
+        for task in tuple(self._tasks or ()):
             task.cancel()

@@ -18,7 +18,7 @@ END: Final = b"\r\n\r\n"
 _MOST_EMPTY_LINES: Final = 8
 
 _BEGINNING: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}(?: |\Z)")
-_REQUEST_LINE: Final = re.compile(rb"([!-~]+) [!-~]+ HTTP/([0-9]\.[0-9])\Z")
+_REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) [!-~]+ HTTP/([0-9]\.[0-9])\Z")
 _OLD_REQUEST_LINE: Final = re.compile(rb"GET [!-~]+\Z")
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*\Z")
 
