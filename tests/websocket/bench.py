@@ -13,12 +13,14 @@ from typing import Any, cast
 from websockets.asyncio.client import ClientConnection, connect
 
 from socketkeep._config._server_options import ServeConfig
+from socketkeep._names._naming import Registration
 from socketkeep._serve.asgi._types import Application, Message, Scope
 from socketkeep._serve.websocket._serving import WebSockets
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._lease import Attached, Handover, Hooks, Lease, Order, handling
 from socketkeep._stream._lifecycle import Detached
 from socketkeep._stream._record import CLEAN, DETACHED, ENDED, STATUS
+from socketkeep._worker._mail import Mailbox
 
 PATIENCE = 10.0
 END = b"\r\n\r\n"
@@ -56,7 +58,9 @@ class Site:
         self.app = app
         self.options = options
         self.request_log = RequestLog()
-        self.serve = WebSockets(options).serve
+        websockets = WebSockets(options)
+        self.serve = websockets.serve
+        self.pushed = websockets.pushed
         self.leaving: set[asyncio.Task[None]] = set()
 
     def default_headers(self) -> bytes:
@@ -94,6 +98,7 @@ class Bench:
         self.task: asyncio.Task[None]
         self.times_served = 0
         self.clients: list[ClientConnection] = []
+        self._known: Registration | None = None
 
     def begin(self, attached: Attached, state: bytes | None = None, unread: bytes = b"") -> None:
         """Serve it, as the next worker does."""
@@ -106,8 +111,31 @@ class Bench:
             park_after=self.park_after,
         )
         self.conn = AsyncConnection(self._sock, lease=lease, hooks=Hooks(shelf=self.shelf))
+        self.enter_post()
         self.task = asyncio.get_running_loop().create_task(self._handle(self.conn))
         self.times_served += 1
+
+    def enter_post(self) -> None:
+        """Know what it is called, as the next worker does, and hear what it will be called."""
+        self.conn.hooks.registrar = self
+        self.conn.registration = self._known
+        if self._known is not None:
+            self.changed(self.conn)
+
+    def changed(self, conn: AsyncConnection) -> None:
+        """Note what it is called."""
+        self._known = conn.registration
+        if conn.hooks.mail is None:
+            conn.hooks.mail = Mailbox(self.site.pushed)
+
+    def push(self, message: bytes) -> bool:
+        """Push to it, where it is called something; return whether there is room for it."""
+        mail = self.conn.hooks.mail
+        assert isinstance(mail, Mailbox)
+        if not mail.put(message):
+            return False
+        self.conn.nudge()
+        return True
 
     async def _handle(self, conn: AsyncConnection) -> None:
         handling.set(conn)

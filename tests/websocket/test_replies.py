@@ -59,6 +59,7 @@ class OnRecord(Bench):
         )
         hooks = Hooks(self.words, self.board.shelf(self.row))
         self.conn = AsyncConnection(self._sock, lease=lease, hooks=hooks)
+        self.enter_post()
         self.task = asyncio.get_running_loop().create_task(self._handle(self.conn))
         self.times_served += 1
 

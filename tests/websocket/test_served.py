@@ -150,3 +150,69 @@ def test_parked(tmp_path: Path) -> None:
     arguments = ("--park-after", "0.05", "--ws-auto-response", "marco=polo", "-w", "1")
     with Server(tmp_path, target, *arguments) as server:
         run(main(server))
+
+
+_CALLED = """
+async def app(scope, receive, send):
+    if scope["type"] != "websocket":
+        return
+    ours = scope["extensions"]
+    while True:
+        match await receive():
+            case {"type": "websocket.connect"}:
+                await send({"type": "websocket.accept"})
+                if ours["socketkeep"]["attached"] == "accepted":
+                    name = scope["path"][1:]
+                    await send({"type": "socketkeep.name", "name": name})
+                    await send({"type": "socketkeep.join", "group": "all"})
+                    if name == "raw":
+                        await send({"type": "socketkeep.pushes", "to": "text"})
+                await send({"type": "socketkeep.commit"})
+            case {"type": "socketkeep.push", "message": message}:
+                how = ours["socketkeep"]["attached"], ours["socketkeep.push"]["name"]
+                await send({"type": "websocket.send", "text": f"VERSION {how} {message}"})
+                await send({"type": "socketkeep.commit"})
+            case {"type": "websocket.disconnect"}:
+                return
+"""
+
+
+def test_pushed_to(tmp_path: Path) -> None:
+    """By the command line: with a worker, parked, and after a reload; to a group; one by name."""
+
+    def write(version: str) -> str:
+        (tmp_path / "site_app.py").write_text(_CALLED.replace("VERSION", version))
+        return "site_app:app"
+
+    async def main(server: Server) -> None:
+        def parked() -> bool:
+            return bool(server.status()["connections"]["parked"] == 2)
+
+        async def push(*command: str) -> None:
+            done = await asyncio.to_thread(server.cli, *command)
+            assert done.exit_code == 0, done.stderr
+
+        uri = f"ws://{server.address}"
+        async with connect(f"{uri}/bob") as bob, connect(f"{uri}/raw") as raw:
+            await asyncio.to_thread(server.wait_until, parked, "both are parked")
+            await push("push", "bob", "one")
+            assert await bob.recv() == "1 ('pushed', 'bob') b'one'"
+            await push("push", "raw", "two")
+            assert await raw.recv() == "two"
+            write("2")
+            assert (await asyncio.to_thread(server.reload)).exit_code == 0
+            await push("publish", "all", "three")
+            assert str(await bob.recv()).startswith("2 ")
+            assert await raw.recv() == "three"
+            async with connect(f"{uri}/bob") as other:
+                assert await _ended(bob) == 1006
+                await push("push", "bob", "four")
+                assert str(await other.recv()).endswith("'bob') b'four'")
+
+    with Server(tmp_path, write("1"), "--park-after", "0.05", "-w", "2") as server:
+        run(main(server))
+
+
+async def _ended(client: ClientConnection) -> int:
+    await asyncio.wait_for(client.wait_closed(), PATIENCE)
+    return client.close_code or 0

@@ -85,7 +85,8 @@ def handler_of(target: Any, config: ServeConfig) -> Handler:
             "an ASGI application needs the extra asgi: pip install 'socketkeep[asgi]'"
         ) from None
     site = Site(target, config)
-    site.serve_websocket = WebSockets(config).serve
+    websockets = WebSockets(config)
+    site.serve_websocket = websockets.serve
     return Handler(
         call=functools.partial(serve_connection, site),
         name=config.target,
@@ -95,6 +96,7 @@ def handler_of(target: Any, config: ServeConfig) -> Handler:
         on_crash="close",
         redeliver=config.ws_redeliver,
         lifespan=site.lifespan,
+        on_push=websockets.pushed,
     )
 
 

@@ -62,6 +62,16 @@ _CLOSING_TIME: Final = 10.0
 #: Seconds of a deadline, at most, that are for closing in an orderly way.
 _LAST_MOMENT: Final = 1.0
 _MOST_OF_DENIAL: Final = 1 << 20
+#: What the application says of how the WebSocket is called, by the key of what it says.
+_CALLED: Final = {
+    "socketkeep.name": "name",
+    "socketkeep.join": "group",
+    "socketkeep.leave": "group",
+    "socketkeep.labels": "labels",
+    "socketkeep.pushes": "to",
+}
+#: Where pushes go: to the application's `receive`, or to the peer as they are.
+_PUSHES_TO: Final = ("receive", "text", "bytes")
 
 _NORMAL: Final = 1000
 _ABNORMAL: Final = 1006
@@ -75,6 +85,10 @@ _throttle: Final = _log.Throttle()
 
 class Disconnected(OSError):
     """The WebSocket has ended, or gone to another worker: nothing can be sent over it here."""
+
+
+class _Pushed(bytes):
+    """What was pushed, among what has come."""
 
 
 class _Phase(Enum):
@@ -92,6 +106,12 @@ class WebSockets:
         self.rounds = Rounds(self.settings.ping_interval)
         self.trimmer = Trimmer()
         self.chores: set[asyncio.Task[None]] = set()  # the loop itself would forget them
+        self.called: dict[str, _Session] = {}  # by id of the connection: what is called something
+
+    def pushed(self, conn: AsyncConnection, message: bytes) -> Awaitable[None] | None:
+        """Something is pushed to a connection, in a receive of its reader's: see `Service`."""
+        session = self.called.get(conn.id)
+        return None if session is None else session.pushed(message)
 
     def serve(
         self, conn: AsyncConnection, site: Site, scope: Scope, head: bytes
@@ -149,6 +169,7 @@ class _Session:
         "_park_after",
         "_phase",
         "_pinged",
+        "_pushes_to",
         "_reading",
         "_room",
         "_scope",
@@ -192,7 +213,8 @@ class _Session:
         self._gone: Message | None = None  # what it is told at the end
         self._app: asyncio.Task[None] | None = None
 
-        self._inbox: list[str | bytes] = []
+        self._pushes_to = "receive"
+        self._inbox: list[str | bytes | _Pushed] = []
         self._ahead = 0  # bytes in it
         self._wanted: asyncio.Future[None] | None = None  # the application waits for a message
         self._room: asyncio.Future[None] | None = None  # the reader waits until one is taken
@@ -227,6 +249,7 @@ class _Session:
         self._answer = subprotocol, [(name, value) for name, value in headers]
         self._state = saved.get("state")
         self._exact = saved["exact"]
+        self._pushes_to = saved.get("pushes_to", "receive")
         self._keeps = self._keeps or self._exact
 
     # From the beginning to the end.
@@ -243,6 +266,8 @@ class _Session:
         if conn.order is not None:
             self._ordered(conn.order)
         app = None
+        if conn.registration is not None:
+            self._all.called[conn.id] = self
         try:
             if lease.attached == "parked" and self._answer is not None:
                 await self._deal_with_what_woke()
@@ -250,6 +275,11 @@ class _Session:
             self._scope["extensions"] = {
                 "websocket.http.response": {},
                 "socketkeep": {"attached": lease.attached, "state": state},
+                "socketkeep.push": {
+                    "name": conn.name,
+                    "groups": sorted(conn.groups),
+                    "labels": dict(conn.labels),
+                },
             }
             app = self._app = self._loop.create_task(self._run_app(), name="websocket application")
             self._site.leaving.add(app)
@@ -273,6 +303,7 @@ class _Session:
                 app.cancel()
             raise
         finally:
+            self._all.called.pop(conn.id, None)
             self._stop_timers()
         with suppress(SocketkeepError):
             await conn.close()
@@ -388,6 +419,8 @@ class _Session:
         self._make_room()
         if type(message) is str:
             return {"type": "websocket.receive", "text": message}
+        if type(message) is _Pushed:
+            return {"type": "socketkeep.push", "message": bytes(message)}
         return {"type": "websocket.receive", "bytes": message}
 
     async def send(self, message: Message) -> None:
@@ -396,6 +429,9 @@ class _Session:
         Raises MessageError for what cannot be sent, and Disconnected when the WebSocket is over.
         """
         kind = message["type"]
+        if kind in _CALLED:
+            self._call(kind, message)
+            return
         if self._phase is _Phase.OPEN:
             if kind == "websocket.send":
                 if self._exact and handling.get() is self._conn:
@@ -565,6 +601,80 @@ class _Session:
         """Return what was received and not looked at, but for what counts as unread anyway."""
         return b"" if self._fed else self._socket.rest
 
+    # What it is called, and what is pushed to it.
+
+    def _call(self, kind: str, message: Message) -> None:
+        """Take what the application says of how it is called.  Raises as `send` does."""
+        conn = self._conn
+        if self._phase is _Phase.OVER:
+            raise Disconnected("the WebSocket has ended, or gone to another worker")
+        if self._phase is _Phase.DENYING:
+            raise _out_of_order(kind)
+        try:
+            said = message[_CALLED[kind]]
+            if kind == "socketkeep.name":
+                conn.name = said
+            elif kind == "socketkeep.join":
+                conn.join(said)
+            elif kind == "socketkeep.leave":
+                conn.leave(said)
+            elif kind == "socketkeep.labels":
+                conn.labels = said
+            elif said not in _PUSHES_TO:
+                raise ValueError(f"to is one of {', '.join(_PUSHES_TO)}, not {said!r}")
+            else:
+                self._pushes_to = said
+                self._packed = None
+        except KeyError:
+            raise MessageError(f"{kind} lacks {_CALLED[kind]!r}") from None
+        except (TypeError, ValueError) as error:
+            raise MessageError(f"{kind}: {error}") from error
+        except SocketkeepError as error:
+            raise Disconnected(str(error)) from error
+        self._all.called[conn.id] = self
+        if self._wanted is not None:
+            self._settle()
+
+    def pushed(self, message: bytes) -> Awaitable[None] | None:
+        """Give a push to the application, or to the peer."""
+        if self._pushes_to != "receive":
+            return self._pass_on(message)
+        if self._has_no_room():
+            return self._give_later(message)
+        self._give(message)
+        return None
+
+    def _has_no_room(self) -> bool:
+        """Whether a push must wait for the application."""
+        if self._lazy:  # what it was given before may be on record with a reply
+            return self._wanted is None or bool(self._inbox) or self._turn is not None
+        return len(self._inbox) >= _MOST_AHEAD or self._ahead >= _MOST_BYTES_AHEAD
+
+    def _give(self, message: bytes) -> None:
+        self._hold()
+        self._inbox.append(_Pushed(message))
+        self._ahead += len(message)
+        self._wake()
+
+    async def _give_later(self, message: bytes) -> None:
+        while self._gone is None and self._has_no_room():
+            await self._until_taken()
+        self._give(message)
+
+    async def _pass_on(self, message: bytes) -> None:
+        """Send it as one message."""
+        text = None
+        if self._pushes_to == "text":
+            with suppress(UnicodeDecodeError):
+                text = message.decode()
+        with suppress(Disconnected):
+            if self._turn is not None:
+                await self._until_turn()
+            frame = self._socket.binary(message) if text is None else self._socket.text(text)
+            waits = self._put(frame)
+            if waits is not None:
+                await waits
+
     # What goes out beside the record, so that nobody else can go on after a death meanwhile.
 
     def _begin_push(self, data: bytes, *, stains: bool) -> None:
@@ -620,6 +730,7 @@ class _Session:
                 "exact": self._exact,
                 "state": self._state,
                 "deflate": deflate.export() if windows and deflate is not None else None,
+                "pushes_to": self._pushes_to,
             }
         }
 
@@ -677,13 +788,13 @@ class _Session:
         Returns where the application is needed.
         """
         conn, socket = self._conn, self._socket
-        while self._gone is None:
+        while self._gone is None and not self._inbox:
             event = socket.next()
             if event is None:
                 try:
                     data = await conn.recv(CHUNK, timeout=0)
                 except WouldBlock:
-                    if socket.rest_size or not socket.between_messages:
+                    if self._inbox or socket.rest_size or not socket.between_messages:
                         return
                     conn.core.commit(pack_state(self._record()))
                     self._stained = False

@@ -1,0 +1,224 @@
+"""What is pushed to a WebSocket, and what its application says of how it is called."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from socketkeep._serve.asgi._response import MessageError
+from socketkeep._serve.asgi._types import Message, Scope
+from tests.websocket.bench import bench, dial, run, until
+from tests.websocket.test_replies import on_record
+
+
+class Called:
+    """An application that does as its client says, and tells what it is pushed."""
+
+    def __init__(self) -> None:
+        self.scopes: list[Scope] = []
+        self.pushed: list[bytes] = []
+        self.free = asyncio.Event()
+        self.free.set()
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        self.scopes.append(scope)
+        while True:
+            message: Message = await receive()
+            match message:
+                case {"type": "websocket.connect"}:
+                    await send({"type": "websocket.accept"})
+                case {"type": "websocket.disconnect"}:
+                    return
+                case {"type": "socketkeep.push", "message": bytes(said)}:
+                    self.pushed.append(said)
+                    await self.free.wait()
+                    await send({"type": "websocket.send", "text": f"pushed {said.decode()}"})
+                case {"text": str(text)} if text.startswith("socketkeep."):
+                    kind, key, value = text.split()
+                    await send({"type": kind, key: value})
+                    await send({"type": "websocket.send", "text": "ok"})
+                case {"text": str(text)}:
+                    await send({"type": "websocket.send", "text": text})
+            if "socketkeep.commits" in scope["path"]:
+                await send({"type": "socketkeep.commit", "state": None})
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+def test_a_push_is_received_by_the_application(compression: str | None) -> None:
+    """In the order in which it came, and after a move in the next worker, which knows the name."""
+
+    async def main() -> None:
+        app = Called()
+        async with bench(app) as served, await dial(served, compression=compression) as peer:
+            for said in ("socketkeep.name name bob", "socketkeep.join group room"):
+                await peer.send(said)
+                assert await peer.recv() == "ok"
+            told = app.scopes[0]["extensions"]["socketkeep.push"]
+            assert told == {"name": "", "groups": [], "labels": {}}
+            served.push(b"1")
+            await peer.send("between")
+            assert await peer.recv() == "pushed 1"
+            assert await peer.recv() == "between"
+            app.free.clear()
+            served.push(b"2")
+            await until(lambda: app.pushed == [b"1", b"2"])
+            served.push(b"3")
+            moving = asyncio.create_task(served.move())
+            app.free.set()
+            assert await peer.recv() == "pushed 2"
+            assert await peer.recv() == "pushed 3"
+            await moving
+            await until(lambda: len(app.scopes) == 2)
+            told = app.scopes[1]["extensions"]["socketkeep.push"]
+            assert told == {"name": "bob", "groups": ["room"], "labels": {}}
+            served.push(b"4")
+            assert await peer.recv() == "pushed 4"
+
+    run(main())
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+def test_a_push_goes_to_the_peer_as_a_message(compression: str | None) -> None:
+    """As text or bytes, as the application wants; also in the next worker, after its death too."""
+
+    async def main() -> None:
+        app = Called()
+        async with (
+            bench(app, crash_safe=True) as served,
+            await dial(served, compression=compression) as peer,
+        ):
+            for said in ("socketkeep.name name bob", "socketkeep.pushes to text"):
+                await peer.send(said)
+                assert await peer.recv() == "ok"
+            served.push("hé".encode())
+            assert await peer.recv() == "hé"
+            served.push(b"\xff")
+            assert await peer.recv() == b"\xff"
+            await served.crash()
+            served.push(b"again " * 100)
+            assert await peer.recv() == "again " * 100
+            await peer.send("socketkeep.pushes to bytes")
+            assert await peer.recv() == "ok"
+            served.push(b"again " * 100)
+            assert await peer.recv() == b"again " * 100
+            await served.move()
+            served.push(b"x")
+            assert await peer.recv() == b"x"
+            assert app.pushed == []
+
+    run(main())
+
+
+def test_what_waits_is_bounded() -> None:
+    """An application that is busy gets 16 ahead, and the rest waits in the mail, which has an end;
+    and what the client says behind them is not lost."""
+
+    async def main() -> None:
+        app = Called()
+        async with bench(app) as served, await dial(served) as peer:
+            await peer.send("socketkeep.name name bob")
+            assert await peer.recv() == "ok"
+            app.free.clear()
+            number = 0
+            while served.push(b"%d" % number):
+                number += 1
+                if number % 100 == 0:
+                    await asyncio.sleep(0)
+                assert number < 1100
+            assert number >= 1000
+            await peer.send("and this")
+            app.free.set()
+            for each in range(number):
+                assert await peer.recv() == f"pushed {each}"
+            assert await peer.recv() == "and this"
+
+    run(main())
+
+
+def test_a_push_waits_while_a_reply_is_made() -> None:
+    """Where answers are on record: the application has it when it asks, and replies to it, too."""
+
+    async def main() -> None:
+        received: list[object] = []
+        let_on = asyncio.Semaphore(0)
+
+        async def app(scope: Scope, receive: Any, send: Any) -> None:
+            count = scope["extensions"]["socketkeep"]["state"] or 0
+            while True:
+                message = await receive()
+                match message:
+                    case {"type": "websocket.connect"}:
+                        await send({"type": "websocket.accept"})
+                        await send({"type": "socketkeep.name", "name": "bob"})
+                        await send({"type": "socketkeep.commit", "state": count})
+                        continue
+                    case {"type": "websocket.disconnect"}:
+                        return
+                    case {"type": "socketkeep.push", "message": said}:
+                        pass
+                    case {"text": said}:
+                        pass
+                received.append(said)
+                await let_on.acquire()
+                count += 1
+                await send({"type": "socketkeep.commit", "state": count, "reply": f"{count}"})
+
+        async with on_record(app) as served, await dial(served) as peer:
+            await peer.send("one")
+            await until(lambda: received == ["one"])
+            served.push(b"two")
+            mail = served.conn.hooks.mail
+            await until(lambda: mail is not None and not mail.waiting)
+            await peer.send("three")
+            assert received == ["one"]
+            let_on.release()
+            assert await peer.recv() == "1"
+            await until(lambda: received == ["one", b"two"])
+            await served.die()  # a push comes at most once
+            await until(lambda: received == ["one", b"two", "three"])
+            let_on.release()
+            assert await peer.recv() == "2"
+            served.push(b"four")
+            await until(lambda: received[3:] == [b"four"])
+            let_on.release()
+            assert await peer.recv() == "3"
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ({"type": "socketkeep.name"}, "socketkeep.name lacks 'name'"),
+        ({"type": "socketkeep.name", "name": "n" * 129}, "a name has at most 128 characters"),
+        ({"type": "socketkeep.name", "name": "a\nb"}, "a name has printable characters alone"),
+        ({"type": "socketkeep.name", "name": 7}, "a name is text, not int"),
+        ({"type": "socketkeep.join", "group": ""}, "a group has at least one character"),
+        ({"type": "socketkeep.labels", "labels": []}, "labels are a mapping of texts to texts"),
+        ({"type": "socketkeep.pushes", "to": "me"}, "to is one of receive, text, bytes, not 'me'"),
+    ],
+)
+def test_what_cannot_be_is_refused(message: Message, said: str) -> None:
+    """Where it is said, and the WebSocket goes on."""
+
+    async def main() -> None:
+        raised: list[str] = []
+
+        async def app(_scope: Scope, receive: Any, send: Any) -> None:
+            await receive()
+            await send({"type": "websocket.accept"})
+            try:
+                await send(message)
+            except MessageError as error:
+                raised.append(str(error))
+            await send({"type": "websocket.send", "text": "on"})
+            await receive()
+
+        async with bench(app) as served, await dial(served) as peer:
+            assert await peer.recv() == "on"
+            assert len(raised) == 1
+            assert said in raised[0]
+
+    run(main())
