@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from socketkeep._config._server_options import ServeConfig
+from socketkeep import AsyncConnection
 from socketkeep._serve.asgi._loop import serve_connection
 from socketkeep._serve.asgi._site import Site
-from socketkeep._serve.asgi._types import Application, Message, Receive, Scope, Send
-from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._lease import Lease
+from tests.harness.asgi import Application, Message, Receive, Scope, Send
+from tests.harness.configuration import configured
+from tests.harness.seam import leased
 
 WAIT = 10.0  # seconds until a test gives up
 
@@ -21,7 +21,7 @@ WAIT = 10.0  # seconds until a test gives up
 def site_of(app: Application, **options: Any) -> Site:
     """Return the site of an application, without Date and Server unless the options say so."""
     plain = {"date_header": False, "server_header": False}
-    return Site(app, ServeConfig(target="app:app", **{**plain, **options}))
+    return Site(app, configured("app:app", **{**plain, **options}))
 
 
 class Client:
@@ -62,7 +62,7 @@ async def connected(site: Site, **lease: Any) -> AsyncIterator[Client]:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
 
-    conn = AsyncConnection(ours, lease=Lease(resumable=True, **lease))
+    conn = AsyncConnection(ours, **leased(resumable=True, **lease))
 
     async def serve() -> None:
         try:

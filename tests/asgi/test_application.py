@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from socketkeep._base._mistakes import LoadError
-from socketkeep._config._server_options import ServeConfig
 from socketkeep._serve.asgi._application import handler_of, is_asgi, is_wsgi
+from tests.harness.configuration import configured
 
 
 async def asgi(scope: Any, receive: Any, send: Any) -> None: ...
@@ -51,7 +51,7 @@ class Asgi2:
 )
 def test_an_application_is_seen_without_being_told(target: object) -> None:
     assert is_asgi(target)
-    assert handler_of(target, ServeConfig(target="a:b")).resumable
+    assert handler_of(target, configured("a:b")).resumable
 
 
 @pytest.mark.parametrize("target", [handler, wsgi, sync, factory, Framework, Flask(), Asgi2, 1])
@@ -83,4 +83,4 @@ def test_others_are_not_taken_for_wsgi(target: object) -> None:
 )
 def test_what_is_none_is_named_with_the_way(target: object, way: str) -> None:
     with pytest.raises(LoadError, match=way):
-        handler_of(target, ServeConfig(target="a:b", asgi=True))
+        handler_of(target, configured("a:b", asgi=True))

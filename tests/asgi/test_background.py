@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from socketkeep._serve.asgi._types import Receive, Scope, Send
 from tests.asgi.support import WAIT, body, connected, site_of, start
+from tests.harness.asgi import Receive, Scope, Send
 
 END = b"Connection: close\r\nHost: x\r\n\r\n"
 

@@ -9,7 +9,7 @@ import pytest
 
 from socketkeep._base._mistakes import LoadError
 from socketkeep._serve.asgi._lifespan import lifespan_of
-from socketkeep._serve.asgi._types import Application, Receive, Scope, Send
+from tests.harness.asgi import Application, Receive, Scope, Send
 
 
 async def live(app: Application, mode: str = "auto") -> dict[str, Any]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from socketkeep._serve.asgi._types import Receive, Scope, Send
-from socketkeep._stream._lease import Order
-from socketkeep._stream._lifecycle import Detached
+from socketkeep import Detached
 from tests.asgi.support import WAIT, body, connected, echo, exchange, read_body, site_of, start
+from tests.harness.asgi import Receive, Scope, Send
+from tests.harness.seam import order_to
 
 END = b"Connection: close\r\nHost: x\r\n\r\n"
 
@@ -225,7 +225,7 @@ def test_a_request_under_way_when_the_server_stops_is_the_last() -> None:
         async with connected(site_of(app)) as client:
             await client.send(b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\n")
             await begun.wait()
-            client.served.ask(Order("close", float("inf")))
+            client.served.ask(order_to("close", float("inf")))
             enough.set()
             assert b"\r\nconnection: close\r\n" in await client.read_to_end()
 
@@ -244,7 +244,7 @@ def test_a_deploy_is_not_told_to_the_client_and_what_is_unread_moves() -> None:
         async with connected(site_of(app)) as client:
             await client.send(b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\nGET /2 HTTP/1.1\r\nHo")
             await begun.wait()
-            client.served.ask(Order("move", float("inf")))
+            client.served.ask(order_to("move", float("inf")))
             enough.set()
             answer = await client.read_until(b"GET /1 ")
             assert b"connection" not in answer

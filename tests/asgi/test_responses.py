@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._serve.asgi._types import Application, Message, Receive, Scope, Send
 from tests.asgi.support import body, connected, exchange, sends, site_of, start
+from tests.harness.asgi import Application, Message, Receive, Scope, Send
 
 END = b"Connection: close\r\nHost: x\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\n" + END

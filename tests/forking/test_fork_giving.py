@@ -23,9 +23,9 @@ from socketkeep import (
     Timeout,
     fork,
 )
-from socketkeep._stream._record import WAITING
 from tests.forking.conftest import Pair
 from tests.forking.support import Gate, child, tcp_pair
+from tests.harness.seam import row_of
 
 
 def test_the_child_goes_on_and_the_parent_has_let_go(pair: Pair) -> None:
@@ -146,7 +146,7 @@ def test_what_another_thread_receives_on_is_busy(pair: Pair) -> None:
         idle, conn = Connection(other), Connection(ours)
         reader = threading.Thread(target=conn.recv)
         reader.start()
-        while not conn.core.record[WAITING]:
+        while not row_of(conn).waiting:
             os.sched_yield()
         with pytest.raises(Busy):
             fork([idle, conn])

@@ -33,10 +33,10 @@ from socketkeep import (
     fork,
 )
 from socketkeep._stream._lease import Lease
-from socketkeep._stream._record import WAITING
 from socketkeep.proxy import InetAddress, ProxyHeader
 from tests.forking.conftest import Pair
 from tests.forking.support import Gate, child, tcp_pair
+from tests.harness.seam import row_of
 
 
 @pytest.fixture(params=["SOCK_SEQPACKET", "SOCK_STREAM"])
@@ -274,7 +274,7 @@ def test_what_another_thread_uses_is_busy(pair: Pair, channel: Pair) -> None:
     conn = Connection(ours)
     reader = threading.Thread(target=conn.recv)
     reader.start()
-    while not conn.core.record[WAITING]:
+    while not row_of(conn).waiting:
         os.sched_yield()
     with pytest.raises(Busy):
         conn.give(channel[0], timeout=5)

@@ -24,9 +24,9 @@ from socketkeep import (
     WouldBlock,
 )
 from socketkeep._base import _forking
-from socketkeep._stream._record import WAITING
 from tests.forking.conftest import Pair
 from tests.forking.support import Gate, child, finished, program
+from tests.harness.seam import row_of
 
 
 def is_open(fd: int) -> bool:
@@ -153,7 +153,7 @@ def test_an_inherited_connection_is_not_locked_by_a_thread_of_the_parent(pair: P
     got: list[bytes] = []
     reader = threading.Thread(target=lambda: got.append(conn.recv()))
     reader.start()
-    while not conn.core.record[WAITING]:
+    while not row_of(conn).waiting:
         os.sched_yield()
 
     def use() -> None:

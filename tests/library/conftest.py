@@ -9,28 +9,15 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Self, TypeAlias, TypedDict
+from typing import Self, TypeAlias
 
 import pytest
 import uvloop
 
-from socketkeep._stream._lease import Hooks, Lease, Order
+from tests.harness.seam import FakeRetirement
 
 Pair: TypeAlias = tuple[socket.socket, socket.socket]
 Run: TypeAlias = Callable[[Callable[[], Coroutine[object, object, object]]], None]
-
-
-class Leased(TypedDict):
-    """What a server gives with a connection: ``Connection(sock, **leased(resumable=True))``."""
-
-    lease: Lease
-    hooks: Hooks
-
-
-def leased(**fields: Any) -> Leased:
-    """Return a lease and hooks with these fields, whichever of the two has them."""
-    lease = {name: fields.pop(name) for name in Lease._fields if name in fields}
-    return {"lease": Lease(**lease), "hooks": Hooks(**fields)}
 
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -91,40 +78,6 @@ def tcp() -> Iterator[Pair]:
     peer.settimeout(5)
     with ours, peer:
         yield ours, peer
-
-
-class FakeRetirement:
-    """A `Retirement` whose order arrives by a pipe, as a worker's does."""
-
-    def __init__(self) -> None:
-        self.wake_fd, self._write_fd = os.pipe2(os.O_NONBLOCK)
-        self.order: Order | None = None
-        self.crowded = False
-        self.full = True
-        self.awaited = False
-        self._next: Order | None = None
-
-    def give(self, order: Order) -> None:
-        """Issue the order: receives that wait wake and see it."""
-        self._next = order
-        os.write(self._write_fd, b"x")
-
-    def crowd(self) -> None:
-        """Say that others wait for a seat: receives that wait wake and see it."""
-        self.crowded = True
-        os.write(self._write_fd, b"x")
-
-    def is_awaited(self) -> bool:
-        return self.awaited
-
-    def woken(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.wake_fd, 1)
-            self.order = self._next
-
-    def close(self) -> None:
-        os.close(self.wake_fd)
-        os.close(self._write_fd)
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from socketkeep import (
     TimedOut,
     WouldBlock,
 )
-from socketkeep._stream._record import BYTES_IN, BYTES_OUT, WAITING, Ended
-from tests.library.conftest import FAR, Flooding, Pair, Run, leased, reads_all
+from tests.harness.seam import leased, row_of
+from tests.library.conftest import FAR, Flooding, Pair, Run, reads_all
 from tests.library.test_connection import BIG, reset
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ def exactly(peer: socket.socket, count: int) -> bytes:
 async def begun(conn: AsyncConnection) -> None:
     """Return once a receive waits."""
     async with asyncio.timeout(5):
-        while conn.core.record[WAITING] == 0:  # noqa: ASYNC110 - a word of shared memory
+        while not row_of(conn).waiting:  # noqa: ASYNC110 - a word of shared memory
             await asyncio.sleep(0)
 
 
@@ -145,7 +145,7 @@ def test_a_reset_wakes_a_receiver(tcp: Pair, run: Run) -> None:
         reset(tcp[1])
         with pytest.raises(PeerReset, match="the peer reset the connection, 4 bytes received"):
             await task
-        assert conn.ended is Ended.RESET
+        assert row_of(conn).ended == "reset"
         assert await conn.recv() == b"half"
         with pytest.raises(PeerReset):
             await conn.recv()
@@ -289,7 +289,7 @@ def test_without_a_receiver_the_bytes_stay_in_the_kernel(pair: Pair, run: Run) -
             except BlockingIOError:
                 break
             await asyncio.sleep(0)
-        assert assignment["hooks"].record[BYTES_IN] <= 1 + (1 << 16)
+        assert row_of(assignment).bytes_in <= 1 + (1 << 16)
         assert len(await conn.recv_exactly(sent - 1)) == sent - 1
 
     run(scenario)
@@ -324,7 +324,7 @@ def test_sends_go_out_whole_in_the_order_they_were_called(pair: Pair, run: Run) 
         tail = b"more\x01\x00\x02\x00"
         assert await got == b"".join(bytes([n]) * 100_000 for n in range(8)) + tail
         await conn.close()
-        assert assignment["hooks"].record[BYTES_OUT] == 800_008
+        assert row_of(assignment).bytes_out == 800_008
 
     run(scenario)
 
@@ -465,7 +465,7 @@ def test_close_gives_the_peer_all_and_eof_though_it_is_still_sending(pair: Pair,
         await conn.close()
         assert await got == BIG
         flood.join()
-        assert conn.ended is Ended.CLOSED
+        assert row_of(conn).ended == "closed"
         assert conn.fileno() == -1
 
     run(scenario)
@@ -555,7 +555,7 @@ def test_release_leaves_the_connection_to_the_other_holder(pair: Pair, run: Run)
         pair[1].sendall(b"x")
         await task
         await conn.release()
-        assert conn.ended is Ended.RELEASED
+        assert row_of(conn).ended == "released"
         other.send(b"alive")
         assert pair[1].recv(9) == b"alive"
 

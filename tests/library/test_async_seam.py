@@ -12,19 +12,14 @@ from contextlib import suppress
 import pytest
 
 from socketkeep import AsyncConnection, Closed, Detached, Released
-from socketkeep._stream._lease import Order, handling
-from socketkeep._stream._record import STATUS, WAITING, Ended, Status
-from tests.library.conftest import Leased, Pair, Run, leased
+from tests.harness.seam import Leased, Row, be_handler_of, leased, order_to, row_of
+from tests.library.conftest import Pair, Run
 
 FAR = 3600.0
 
 
 def assigned(**fields: object) -> Leased:
     return leased(**({"resumable": True} | fields))
-
-
-def move() -> Order:
-    return Order("move", time.monotonic() + FAR)
 
 
 async def peer_send(peer: socket.socket, data: bytes) -> None:
@@ -34,7 +29,7 @@ async def peer_send(peer: socket.socket, data: bytes) -> None:
 async def waiting(assignment: Leased) -> None:
     """Return once the connection's handler waits for input."""
     async with asyncio.timeout(5):
-        while assignment["hooks"].record[WAITING] == 0:  # noqa: ASYNC110 - a word of shared memory
+        while not row_of(assignment).waiting:  # noqa: ASYNC110 - a word of shared memory
             await asyncio.sleep(0)
 
 
@@ -44,13 +39,13 @@ def test_a_waiting_receive_is_detached_at_once(pair: Pair, run: Run) -> None:
         conn = AsyncConnection(pair[0], **assignment)
         task = asyncio.ensure_future(conn.recv())
         await waiting(assignment)
-        conn.ask(move())
+        conn.ask(order_to("move"))
         # Before the task has its turn, the connection is already out of reach of pushes.
         with pytest.raises(Released, match="detached from this worker"):
             await conn.send(b"push")
         with pytest.raises(Detached):
             await task
-        assert conn.ended is Ended.DETACHED
+        assert row_of(conn).ended == "detached"
         with pytest.raises(Detached):
             await conn.recv()
         await conn.close()
@@ -81,7 +76,7 @@ def test_what_a_detached_handler_had_is_freed_without_the_garbage_collector(
         try:
             task = asyncio.ensure_future(handler())
             await waiting(assignment)
-            conn.ask(move())
+            conn.ask(order_to("move"))
             await task
             assert freed[0]() is None
         finally:
@@ -102,7 +97,7 @@ def test_what_was_read_since_the_commit_is_pushed_back(pair: Pair, run: Run) -> 
         assert await anext(lines) == b"header"
         task = asyncio.ensure_future(conn.recv_exactly(4))
         await waiting(assignment)
-        conn.ask(move())
+        conn.ask(order_to("move"))
         with pytest.raises(Detached):
             await task
         left = conn.hand_over()
@@ -119,9 +114,9 @@ def test_what_was_read_since_the_commit_is_pushed_back(pair: Pair, run: Run) -> 
 def test_an_order_is_remembered_until_the_next_safe_point(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
         conn = AsyncConnection(pair[0], **assigned())
-        handling.set(conn)
+        be_handler_of(conn)
         await conn.send(b"half a reply")
-        conn.ask(move())
+        conn.ask(order_to("move"))
         pair[1].sendall(b"a\nb\n")
         lines = conn.lines()
         assert await anext(lines) == b"a"
@@ -136,7 +131,7 @@ def test_an_order_is_remembered_until_the_next_safe_point(pair: Pair, run: Run) 
 def test_a_commit_and_a_receive_that_waits_obey_an_earlier_order(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
         conn = AsyncConnection(pair[0], **assigned())
-        conn.ask(move())
+        conn.ask(order_to("move"))
         pair[1].sendall(b"in the kernel")
         with pytest.raises(Detached):
             await conn.recv()
@@ -154,8 +149,8 @@ def test_detaching_waits_for_queued_pushes(pair: Pair, run: Run) -> None:
         pushed = bytes(range(256)) * 40_000
         push = asyncio.ensure_future(conn.send(pushed))
         await asyncio.sleep(0)
-        assert assignment["hooks"].record[STATUS] == Status.SENT
-        conn.ask(move())
+        assert row_of(assignment).status == "sent"
+        conn.ask(order_to("move"))
         await asyncio.sleep(0)
         assert not task.done()
         pair[1].setblocking(False)
@@ -166,7 +161,7 @@ def test_detaching_waits_for_queued_pushes(pair: Pair, run: Run) -> None:
         with pytest.raises(Detached):
             await task
         assert bytes(got) == pushed
-        assert assignment["hooks"].record[STATUS] == Status.CLEAN
+        assert row_of(assignment).status == "clean"
 
     run(scenario)
 
@@ -177,7 +172,7 @@ def test_a_handler_that_is_not_resumable_ends_at_the_deadline(pair: Pair, run: R
         conn = AsyncConnection(pair[0], **assignment)
         task = asyncio.ensure_future(conn.recv())
         await waiting(assignment)
-        conn.ask(Order("move", time.monotonic() + 0.1))
+        conn.ask(order_to("move", 0.1))
         with pytest.raises(Closed, match="time for it to finish is over"):
             await task
 
@@ -187,7 +182,7 @@ def test_a_handler_that_is_not_resumable_ends_at_the_deadline(pair: Pair, run: R
 def test_a_waiting_send_ends_at_the_deadline(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
         conn = AsyncConnection(pair[0], **assigned())
-        conn.ask(Order("finish", time.monotonic() + 0.1))
+        conn.ask(order_to("finish", 0.1))
         with pytest.raises(Closed, match="time for it to finish is over") as caught:
             await conn.send(bytes(50_000_000))
         assert caught.value.bytes_done > 0
@@ -201,7 +196,7 @@ def test_close_ends_a_clean_connection_that_waits(pair: Pair, run: Run) -> None:
         conn = AsyncConnection(pair[0], **assignment)
         task = asyncio.ensure_future(conn.recv())
         await waiting(assignment)
-        conn.ask(Order("close", time.monotonic() + FAR))
+        conn.ask(order_to("close", FAR))
         with pytest.raises(Closed, match="the server is stopping"):
             await task
 
@@ -211,7 +206,7 @@ def test_close_ends_a_clean_connection_that_waits(pair: Pair, run: Run) -> None:
 def test_close_leaves_what_is_in_the_kernel_to_be_answered(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
         conn = AsyncConnection(pair[0], **assigned())
-        conn.ask(Order("close", time.monotonic() + FAR))
+        conn.ask(order_to("close", FAR))
         pair[1].sendall(b"ask\n")
         assert await anext(conn.lines()) == b"ask"
         conn.commit()
@@ -245,7 +240,7 @@ def test_a_receive_cancelled_when_it_was_detached_says_so_at_the_next(pair: Pair
         conn = AsyncConnection(pair[0], **assignment)
         task = asyncio.ensure_future(conn.recv())
         await waiting(assignment)
-        conn.ask(move())
+        conn.ask(order_to("move"))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -260,18 +255,18 @@ def test_the_scoreboard_shows_each_step(pair: Pair, run: Run) -> None:
         assignment = assigned()
         record = assignment["hooks"].record
         conn = AsyncConnection(pair[0], **assignment)
-        handling.set(conn)
-        assert record[STATUS] == Status.CLEAN
+        be_handler_of(conn)
+        assert Row(record).status == "clean"
         pair[1].sendall(b"one\ntwo\n")
         lines = conn.lines()
         await anext(lines)
-        assert record[STATUS] == Status.READ
+        assert Row(record).status == "read"
         await conn.send(b"1")
-        assert record[STATUS] == Status.SENT
+        assert Row(record).status == "sent"
         conn.commit()
-        assert record[STATUS] == Status.READ
+        assert Row(record).status == "read"
         await anext(lines)
         conn.commit()
-        assert record[STATUS] == Status.CLEAN
+        assert Row(record).status == "clean"
 
     run(scenario)

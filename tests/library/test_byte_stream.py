@@ -15,7 +15,6 @@ from anyio.streams.text import TextStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
 from socketkeep import AsyncConnection
-from socketkeep._stream._core import CHUNK
 from tests.library.conftest import Pair, Run
 from tests.library.test_connection import BIG, reset
 from tests.library.test_tls import CLIENT, HOST, SERVER
@@ -157,10 +156,10 @@ def test_both_faces_by_turns(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
         conn = AsyncConnection(pair[0])
         stream = conn.byte_stream()
-        pair[1].sendall(b"line\nrest" + bytes(CHUNK))
+        pair[1].sendall(b"line\nrest" + bytes(65536))
         assert await anext(conn.lines()) == b"line"
         assert await stream.receive(4) == b"rest"
-        assert await conn.recv_exactly(CHUNK) == bytes(CHUNK)
+        assert await conn.recv_exactly(65536) == bytes(65536)
         pair[1].shutdown(socket.SHUT_WR)
         await stream.aclose()
         assert conn.fileno() == -1

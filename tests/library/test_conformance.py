@@ -12,9 +12,9 @@ import anyio
 import pytest
 
 from socketkeep import AsyncConnection, Blocking, Connection, NonBlocking, Timeout, testing
-from socketkeep._stream._aio import Receiving
 from socketkeep.testing import BYTE_STREAM, AsyncCheck, AsyncStream, Check, SyncStream
-from tests.library.conftest import KINDS, LOOPS, leased
+from tests.harness.seam import leased
+from tests.library.conftest import KINDS, LOOPS
 from tests.library.test_tls import CLIENT, HOST, SERVER
 
 #: Factories of connected pairs; whoever makes another kind of connection adds it here.
@@ -70,7 +70,7 @@ class Redelivering(Connection):
 
 
 class AsyncRedelivering(AsyncConnection):
-    def _receive(self, *args: Any, **options: Any) -> Receiving:
+    def _receive(self, *args: Any, **options: Any) -> Any:
         self.commit()
         return super()._receive(*args, **options)
 

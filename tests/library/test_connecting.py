@@ -35,7 +35,6 @@ from socketkeep import (
     WouldBlock,
     connect,
 )
-from socketkeep._net._resolving import Address
 
 Found = list[tuple[int, int, int, str, tuple[Any, ...]]]
 NUMERIC = socket.AI_NUMERICHOST
@@ -165,7 +164,7 @@ def test_a_deadline_bounds_connecting() -> None:
 def test_each_form_of_address(bind: str, tmp_path: Path) -> None:
     filled = bind.format(os.getpid() if "@" in bind else tmp_path)
     with Listener.bind(filled) as listener:
-        address: Address = listener.text
+        address: str | tuple[str, int] = listener.text
         with connect(address, timeout=5) as conn, listener.accept() as accepted:
             accepted.send(b"hello")
             assert conn.recv() == b"hello"
@@ -177,7 +176,7 @@ def test_a_host_and_a_port(listener: Listener) -> None:
 
 
 @pytest.mark.parametrize("address", ["fd://3", ":7000", "host", "unix:", ("", 7000)])
-def test_what_is_no_address_of_a_peer(address: Address) -> None:
+def test_what_is_no_address_of_a_peer(address: str | tuple[str, int]) -> None:
     with pytest.raises(AddressError):
         Connecting(address)
 

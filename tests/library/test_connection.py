@@ -36,9 +36,8 @@ from socketkeep import (
     Timeout,
     WouldBlock,
 )
-from socketkeep._stream._lease import handling
-from socketkeep._stream._record import BYTES_IN, BYTES_OUT, ENDED, WAITING, Ended
-from tests.library.conftest import FAR, KINDS, Flooding, Pair, leased, reads_all, until
+from tests.harness.seam import be_handler_of, leased, row_of
+from tests.library.conftest import FAR, KINDS, Flooding, Pair, reads_all, until
 
 BIG = bytes(range(256)) * 8192  # 2 MiB: more than the sockets' buffers take
 
@@ -156,12 +155,12 @@ def test_a_reset_is_one_error_and_what_came_before_is_readable(tcp: Pair) -> Non
     assert next(lines) == b"ine"
     with pytest.raises(PeerReset, match="the peer reset the connection"):
         next(lines)
-    assert conn.ended is Ended.RESET
+    assert row_of(conn).ended == "reset"
     assert conn.recv() == b"half"
     with pytest.raises(PeerReset):
         conn.recv()
     conn.close()
-    assert conn.ended is Ended.RESET
+    assert row_of(conn).ended == "reset"
 
 
 @settings(max_examples=60)
@@ -422,7 +421,7 @@ def test_two_receivers_are_refused(pair: Pair) -> None:
     got: list[bytes] = []
     receiver = threading.Thread(target=lambda: got.append(conn.recv()))
     receiver.start()
-    until(lambda: conn.core.record[WAITING] == 1)
+    until(lambda: row_of(conn).waiting)
     with pytest.raises(Busy, match="another receive on this connection is not finished"):
         conn.recv()
     pair[1].sendall(b"x")
@@ -435,7 +434,7 @@ def test_one_receives_while_another_sends(pair: Pair) -> None:
     got: list[bytes] = []
     receiver = threading.Thread(target=lambda: got.append(conn.recv()))
     receiver.start()
-    until(lambda: conn.core.record[WAITING] == 1)
+    until(lambda: row_of(conn).waiting)
     conn.send(b"ping")
     assert pair[1].recv(4) == b"ping"
     pair[1].sendall(b"pong")
@@ -460,7 +459,7 @@ def test_close_gives_the_peer_all_and_eof_though_it_is_still_sending(pair: Pair)
     flood.join()
     reader.join()
     assert got == [BIG]
-    assert conn.ended is Ended.CLOSED
+    assert row_of(conn).ended == "closed"
 
 
 def test_close_waits_no_longer_than_it_should_for_a_peer_that_is_silent(
@@ -520,7 +519,7 @@ def test_release_leaves_the_connection_to_the_other_holder(pair: Pair) -> None:
     other = pair[0].dup()
     conn = Connection(pair[0])
     conn.release()
-    assert conn.ended is Ended.RELEASED
+    assert row_of(conn).ended == "released"
     assert conn.fileno() == -1
     other.send(b"alive")
     assert pair[1].recv(9) == b"alive"
@@ -543,7 +542,7 @@ def test_abort_resets(tcp: Pair) -> None:
     conn.abort()
     with pytest.raises(ConnectionResetError):
         reads_all(tcp[1])
-    assert conn.ended is Ended.CLOSED
+    assert row_of(conn).ended == "closed"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -588,7 +587,7 @@ def test_close_wakes_a_receiver_in_another_thread(pair: Pair) -> None:
 
     receiver = threading.Thread(target=receive)
     receiver.start()
-    until(lambda: conn.core.record[WAITING] == 1)
+    until(lambda: row_of(conn).waiting)
     conn.close()
     receiver.join(5)
     assert not receiver.is_alive()
@@ -619,7 +618,7 @@ def test_release_is_refused_while_another_thread_receives(pair: Pair) -> None:
     conn = Connection(pair[0])
     receiver = threading.Thread(target=conn.recv)
     receiver.start()
-    until(lambda: conn.core.record[WAITING] == 1)
+    until(lambda: row_of(conn).waiting)
     with pytest.raises(Busy):
         conn.release()
     pair[1].sendall(b"x")
@@ -711,8 +710,8 @@ def test_bytes_are_counted(pair: Pair) -> None:
     pair[1].sendall(b"12345")
     conn.recv(2)
     conn.send(b"123")
-    assert (assignment["hooks"].record[BYTES_IN], assignment["hooks"].record[BYTES_OUT]) == (5, 3)
-    assert assignment["hooks"].record[ENDED] == Ended.NOT_YET
+    assert (row_of(assignment).bytes_in, row_of(assignment).bytes_out) == (5, 3)
+    assert row_of(assignment).ended == "not yet"
 
 
 def test_a_handler_that_never_commits_is_named_once(
@@ -721,13 +720,13 @@ def test_a_handler_that_never_commits_is_named_once(
     assignment = leased(resumable=True, id="7.2", listener=f"test:{time.monotonic_ns()}")
     for _ in range(2):
         conn = Connection(pair[0], **assignment)
-        token = handling.set(conn)
+        call = be_handler_of(conn)
         for _ in range(1001):
             pair[1].sendall(b"x")
             conn.recv()
             conn.send(b"y")
             pair[1].recv(1)
-        handling.reset(token)
+        call.end()
     assert [record.getMessage()[:39] for record in caplog.records] == [
         "the resumable handler of connection 7.2"
     ]
@@ -736,12 +735,12 @@ def test_a_handler_that_never_commits_is_named_once(
 def test_a_handler_that_commits_is_not(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
     assignment = leased(resumable=True, listener=f"test:{time.monotonic_ns()}")
     conn = Connection(pair[0], **assignment)
-    token = handling.set(conn)
+    call = be_handler_of(conn)
     conn.commit()
     for _ in range(1001):
         pair[1].sendall(b"x")
         conn.recv()
         conn.send(b"y")
         pair[1].recv(1)
-    handling.reset(token)
+    call.end()
     assert not caplog.records

@@ -22,11 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketkeep import AsyncConnection, Connection, StateTooLarge, TimedOut, WouldBlock
-from socketkeep._stream._lease import handling
-from socketkeep._stream._record import STATUS, WAITING, WORDS, Status
-from socketkeep._stream._replies import Left, ReplyRecord
-from socketkeep._stream._totals import totals_of
-from tests.library.conftest import KINDS, Leased, Pair, leased
+from tests.harness.seam import Leased, Row, WatchedWords, be_handler_of, leased, left_of_reply
+from tests.library.conftest import KINDS, Pair
 
 
 class Scene:
@@ -34,7 +31,8 @@ class Scene:
 
     def __init__(self, ours: socket.socket) -> None:
         self.sock = WatchedSocket(ours, self)
-        self.record = WatchedRecord(self)
+        self.record = WatchedWords(lambda status: self.step(f"status {status}"))
+        self.row = Row(self.record)
         self.shelf = WatchedShelf(self)
         self.put: list[bytes | None] = []
         self.taken = 0  # bytes that have left the kernel
@@ -55,9 +53,9 @@ class Scene:
     def step(self, what: str) -> None:
         """Look at what a crash at this instant would leave."""
         self.steps.append(what)
-        status = self.record[STATUS]
+        status = self.row.status
         story = f"after {' / '.join(self.steps[-8:])}"
-        if status == Status.CLEAN:
+        if status == "clean":
             assert self.taken == self.dealt_with, f"clean with bytes that are nowhere {story}"
             assert self.seen == self.dealt_with, f"clean with bytes that were acted on {story}"
             assert self.shelf.state in self.committed, f"clean without the state {story}"
@@ -66,16 +64,13 @@ class Scene:
         elif self.redelivers:
             assert self.taken <= self.dealt_with, f"taken before the commit {story}"
         if self.sending or self.uncommitted_send:
-            assert status == Status.SENT, f"{Status(status).name} with bytes out {story}"
+            assert status == "sent", f"{status} with bytes out {story}"
 
     def resumed(self) -> Point:
         """Return where the next worker would go on from."""
-        left = Left(b"", 0)
-        if self.shelf.reply:
-            totals = totals_of(self.sock)
-            assert totals is not None
-            left = ReplyRecord.unpack(self.shelf.reply).left(totals)
-        return Point(self.taken + left.answered, self.shelf.state, self.out + left.data)
+        reply = self.shelf.reply
+        data, answered = left_of_reply(reply, self.sock) if reply else (b"", 0)
+        return Point(self.taken + answered, self.shelf.state, self.out + data)
 
 
 class Point(NamedTuple):
@@ -84,17 +79,6 @@ class Point(NamedTuple):
     taken: int
     state: bytes | None
     out: bytes
-
-
-class WatchedRecord(list[int]):
-    def __init__(self, scene: Scene) -> None:
-        super().__init__([0] * WORDS)
-        self._scene = scene
-
-    def __setitem__(self, word: Any, value: Any) -> None:
-        super().__setitem__(word, value)
-        if word == STATUS:
-            self._scene.step(f"status {Status(value).name}")
 
 
 class WatchedShelf:
@@ -211,14 +195,14 @@ def test_replies_at_each_instant(actions: list[tuple[str, Any]]) -> None:
                 scene.most = value
                 continue
             before_reply(scene, conn, value, action)
-            token = handling.set(None if action == "push" else conn)
+            call = be_handler_of(None if action == "push" else conn)
             if action == "push":
                 conn.send(value)
             elif action == "commit":
                 conn.commit(value)
             else:
                 conn.reply(*value)
-            handling.reset(token)
+            call.end()
             after_reply(scene, action)
         assert peer_gets(peer, len(scene.out)) == scene.points[0].out
 
@@ -243,7 +227,7 @@ def test_replies_at_each_instant_async(actions: list[tuple[str, Any]]) -> None:
                     scene.most = value
                     continue
                 before_reply(scene, conn, value, action)
-                handling.set(None if action == "push" else conn)
+                be_handler_of(None if action == "push" else conn)
                 if action == "push":
                     await conn.send(value)
                 elif action == "commit":
@@ -287,9 +271,9 @@ def test_at_each_instant(
             elif action == "gather":
                 conn.gather()
             else:
-                token = handling.set(conn if action == "send" else None)
+                call = be_handler_of(conn if action == "send" else None)
                 conn.send(value)
-                handling.reset(token)
+                call.end()
             scene.uncommitted_send |= action != "push" and conn.bytes_sent > out
             scene.step(action)
 
@@ -318,7 +302,7 @@ def test_at_each_instant_async(
                 elif action == "gather":
                     conn.gather()
                 else:
-                    handling.set(conn if action == "send" else None)
+                    be_handler_of(conn if action == "send" else None)
                     await conn.send(value)
                 scene.uncommitted_send |= action != "push" and conn.bytes_sent > out
                 scene.step(action)
@@ -330,13 +314,13 @@ def test_at_each_instant_async(
 def test_the_state_is_put_before_the_status_and_only_when_it_changed(tcp: Pair) -> None:
     scene = Scene(tcp[0])
     with Connection(scene.sock, **scene.assignment()) as conn:
-        scene.record[STATUS] = Status.READ  # as if something had been received
+        scene.row.status = "read"  # as if something had been received
         scene.steps.clear()
         for state in (1, 1, 2, None, None, 2):
             commit(scene, conn, state)
         tcp[1].close()
     assert [msgspec.msgpack.decode(put) if put else put for put in scene.put] == [1, 2, None, 2]
-    assert scene.steps[:3] == ["before the shelf", "shelf", "status CLEAN"]
+    assert scene.steps[:3] == ["before the shelf", "shelf", "status clean"]
 
 
 def test_the_state_it_came_with_is_on_the_shelf_at_once(tcp: Pair) -> None:
@@ -368,9 +352,9 @@ def test_a_commit_while_a_push_goes_out_is_at_no_instant_clean(tcp: Pair) -> Non
         conn.core.ledger.push_begins()  # as the thread that pushes does, before its bytes go out
         scene.steps.clear()
         commit(scene, conn, 1)
-        assert "status CLEAN" not in scene.steps
+        assert "status clean" not in scene.steps
         conn.core.ledger.push_ends()
-        assert scene.record[STATUS] == Status.CLEAN
+        assert scene.row.status == "clean"
         tcp[1].close()
 
 
@@ -385,8 +369,8 @@ def test_a_receive_that_finds_nothing_leaves_the_connection_clean_at_each_instan
         for number in range(2):
             receiving = asyncio.create_task(conn.recv())
             await asyncio.sleep(0)
-            assert scene.record[WAITING]
-            assert "status READ" not in scene.steps
+            assert scene.row.waiting
+            assert "status read" not in scene.steps
             pair[1].sendall(b"x")
             assert await receiving == b"x"
             commit(scene, conn, number)

@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 
 from socketkeep import AsyncConnection, Closed, Connection, Deadline, Detached
-from socketkeep._stream._lease import Hooks, Lease
-from socketkeep._stream._record import ACCEPTED_AT, blank_record
-from tests.library.conftest import Leased, Pair, Run, narrow
+from tests.harness.seam import Leased, leased, row_of
+from tests.library.conftest import Pair, Run, narrow
 
 SOON = 0.1
 LONG = 60.0
@@ -25,9 +24,9 @@ PASSED = "its deadline has passed"
 
 def accepted(**fields: Any) -> Leased:
     """Return what a connection is told that was accepted now."""
-    record = blank_record()
-    record[ACCEPTED_AT] = time.monotonic_ns()
-    return {"lease": Lease(**fields), "hooks": Hooks(record=record)}
+    made = leased(**fields)
+    row_of(made).accepted_at = time.monotonic_ns()
+    return made
 
 
 def trickle(peer: socket.socket, over: threading.Event) -> None:

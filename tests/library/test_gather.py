@@ -9,15 +9,12 @@ import select
 import socket
 import struct
 import threading
-import time
 
 import pytest
 
-from socketkeep import AsyncConnection, Connection, TimedOut, Timeout
-from socketkeep._stream._lease import Order, handling
-from socketkeep._stream._lifecycle import Detached
-from socketkeep._stream._record import STATUS, WAITING, Status
-from tests.library.conftest import Pair, Run, leased, until
+from socketkeep import AsyncConnection, Connection, Detached, TimedOut, Timeout
+from tests.harness.seam import FakeRetirement, be_handler_of, leased, order_to, row_of
+from tests.library.conftest import Pair, Run, until
 
 _LINES = b"".join(b"line %d\n" % number for number in range(16))
 #: Of `struct tcp_info` (linux/tcp.h): how many segments with data have been sent.
@@ -211,34 +208,18 @@ def test_who_sends_while_another_receives_waits_for_nobody(pair: Pair) -> None:
     pair[1].sendall(b"beg")  # it stays unread while the receive waits for its end
     receiving = threading.Thread(target=lambda: conn.recv_until(b"\n"))
     receiving.start()
-    until(lambda: conn.core.record[WAITING] == 1)
+    until(lambda: row_of(conn).waiting)
     conn.send(b"news")
     assert exactly(pair[1], 4) == b"news"
     pair[1].sendall(b"in\n")
     receiving.join(30)
 
 
-class _Moving:
-    """A worker whose connections are to move, once it is told so."""
-
-    crowded = full = False
-    order: Order | None = None
-
-    def __init__(self) -> None:
-        self.wake_fd = os.eventfd(0)
-
-    def is_awaited(self) -> bool:
-        return False
-
-    def woken(self) -> None:
-        """There is nothing to read."""
-
-
-def test_what_is_kept_back_was_never_sent_where_the_connection_moves(pair: Pair) -> None:
-    moving = _Moving()
-    conn = Connection(pair[0], **leased(resumable=True, retirement=moving))
-    token = handling.set(conn)
-    try:
+def test_what_is_kept_back_was_never_sent_where_the_connection_moves(
+    pair: Pair, retirement: FakeRetirement
+) -> None:
+    conn = Connection(pair[0], **leased(resumable=True, retirement=retirement))
+    with be_handler_of(conn):
         conn.gather()
         pair[1].sendall(b"1\n2\n3\n")
         assert conn.recv_until(b"\n") == b"1"
@@ -247,21 +228,18 @@ def test_what_is_kept_back_was_never_sent_where_the_connection_moves(pair: Pair)
         assert exactly(pair[1], 3) == b"one"
         assert conn.recv_until(b"\n") == b"2"
         conn.send(b"two")
-        assert conn.core.record[STATUS] == Status.READ
-        moving.order = Order("move", time.monotonic() + 60)
+        assert row_of(conn).status == "read"
+        retirement.order = order_to("move")
         with pytest.raises(Detached):
             conn.recv_until(b"\n")
         assert conn.hand_over().unread == b"2\n3\n"
         assert nothing_came(pair[1])
-    finally:
-        handling.reset(token)
-        os.close(moving.wake_fd)
 
 
 def test_a_commit_is_not_clean_before_the_kernel_has_it_all(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
         conn = AsyncConnection(pair[0], **leased(resumable=True))
-        handling.set(conn)
+        be_handler_of(conn)
         elsewhere = contextvars.Context()
         filling = asyncio.create_task(conn.send(os.urandom(8 << 20)), context=elsewhere)
         await asyncio.sleep(0)
@@ -270,13 +248,13 @@ def test_a_commit_is_not_clean_before_the_kernel_has_it_all(pair: Pair, run: Run
         assert await conn.recv_until(b"\n") == b"1"
         await conn.send(b"answer")
         conn.commit()
-        assert conn.core.record[STATUS] == Status.SENT
+        assert row_of(conn).status == "sent"
         loop = asyncio.get_running_loop()
         got = await loop.run_in_executor(None, exactly, pair[1], (8 << 20) + 6)
         assert got.endswith(b"answer")
         await filling
-        await loop.run_in_executor(None, until, lambda: conn.core.record[STATUS] != Status.SENT)
-        assert conn.core.record[STATUS] == Status.READ, "what is unread has left the kernel"
+        await loop.run_in_executor(None, until, lambda: row_of(conn).status != "sent")
+        assert row_of(conn).status == "read", "what is unread has left the kernel"
         await conn.abort()
 
     run(scenario)

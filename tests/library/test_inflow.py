@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 from socketkeep import AsyncConnection, Connection, Detached, PeerReset, TimedOut, WouldBlock
-from socketkeep._stream._closing import reset
 from socketkeep._stream._inflow import Inflow
-from socketkeep._stream._lease import Order
-from tests.library.conftest import FakeRetirement, Leased, Pair, Run, leased
+from tests.harness.seam import FakeRetirement, Leased, leased, order_to
+from tests.library.conftest import Pair, Run
 
 RATE = 100_000
 #: Beyond what may come at once: for so long the last byte must wait.
@@ -102,7 +101,7 @@ def test_limits_and_orders_hold_while_it_waits(pair: Pair, retirement: FakeRetir
         conn.recv_exactly(len(DATA), timeout=0.1)
     with pytest.raises(WouldBlock):
         conn.recv_exactly(len(DATA), timeout=0)
-    threading.Timer(0.1, retirement.give, (Order("move", time.monotonic() + 60),)).start()
+    threading.Timer(0.1, retirement.give, (order_to("move"),)).start()
     conn.commit()
     with pytest.raises(Detached):
         receive(conn, len(DATA))
@@ -117,7 +116,7 @@ def test_limits_and_orders_hold_while_it_waits(pair: Pair, retirement: FakeRetir
 def test_who_has_gone_is_not_waited_for(pair: Pair) -> None:
     conn = Connection(pair[0], **limited(inflow_full_at=time.monotonic() + 60))
     pair[1].sendall(b"last words")
-    threading.Timer(0.1, reset, (pair[1],)).start()
+    threading.Timer(0.1, Connection(pair[1].dup()).abort).start()
     with suppress(PeerReset):
         assert conn.recv(timeout=10) == b"last words"
 
@@ -150,7 +149,7 @@ def test_a_task_that_waits_is_not_parked_but_moves(pair: Pair, run: Run) -> None
         conn = AsyncConnection(pair[0], **limited(**fields, inflow_full_at=full_at))
         assert await conn.recv(1) == DATA[:1], "not parked meanwhile"
         assert time.monotonic() > full_at - 1
-        asyncio.get_running_loop().call_later(0.05, conn.ask, Order("move", time.monotonic() + 60))
+        asyncio.get_running_loop().call_later(0.05, conn.ask, order_to("move"))
         with pytest.raises(Detached):
             await conn.recv_exactly(FREE + RATE)
         conn.hand_over().sock.close()

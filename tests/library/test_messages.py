@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from itertools import product
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -22,11 +23,11 @@ from socketkeep import (
     Timeout,
     WouldBlock,
 )
-from socketkeep._stream._framing import ByteOrder, Prefix
-from tests.library.conftest import Pair, Run, leased
+from tests.harness.seam import leased
+from tests.library.conftest import Pair, Run
 
-PREFIXES: tuple[Prefix, ...] = ("u8", "u16", "u32", "u64")
-ORDERS: tuple[ByteOrder, ...] = ("big", "little")
+PREFIXES: tuple[Literal["u8", "u16", "u32", "u64"], ...] = ("u8", "u16", "u32", "u64")
+ORDERS: tuple[Literal["big", "little"], ...] = ("big", "little")
 CONTENTS = [b"", b"one", b"\x00\r\n:,", bytes(200)]
 
 

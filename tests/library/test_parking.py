@@ -18,10 +18,9 @@ from socketkeep import (
     PeerClosed,
     TimedOut,
 )
-from socketkeep._stream._lease import Order, handling
-from socketkeep._stream._record import WAITING, Ended
-from tests.library.conftest import FakeRetirement, Leased, Pair, Run, leased, until
-from tests.library.test_seam import exactly, handled
+from tests.harness.seam import FakeRetirement, Leased, be_handler_of, leased, order_to, row_of
+from tests.library.conftest import Pair, Run, until
+from tests.library.test_seam import exactly
 
 SOON = 0.05
 
@@ -39,7 +38,7 @@ def test_a_receive_that_waits_is_parked(pair: Pair) -> None:
     with pytest.raises(Detached):
         conn.recv()
     assert time.monotonic() - started >= SOON
-    assert conn.ended is Ended.DETACHED
+    assert row_of(conn).ended == "detached"
     left = conn.hand_over()
     assert (left.parked, left.unread, left.state) == (True, b"", None)
 
@@ -69,7 +68,7 @@ def test_each_message_begins_the_time_anew(pair: Pair) -> None:
 
 def test_not_parked_with_something_sent(pair: Pair) -> None:
     conn = Connection(pair[0], **parking())
-    with handled(conn):
+    with be_handler_of(conn):
         conn.send(b"half a reply")
         with pytest.raises(TimedOut):
             conn.recv(timeout=3 * SOON)
@@ -130,14 +129,14 @@ def test_the_peers_end_is_no_wait(pair: Pair) -> None:
 
 def test_an_order_to_move_goes_before(pair: Pair, retirement: FakeRetirement) -> None:
     conn = Connection(pair[0], **parking(park_after=0.2, retirement=retirement))
-    threading.Timer(SOON, retirement.give, [Order("move", time.monotonic() + 60)]).start()
+    threading.Timer(SOON, retirement.give, [order_to("move")]).start()
     with pytest.raises(Detached):
         conn.recv()
     assert not conn.hand_over().parked
 
 
 def test_not_parked_while_draining(pair: Pair, retirement: FakeRetirement) -> None:
-    retirement.order = Order("finish", time.monotonic() + 60)
+    retirement.order = order_to("finish")
     conn = Connection(pair[0], **parking(retirement=retirement))
     with pytest.raises(TimedOut):
         conn.recv(timeout=3 * SOON)
@@ -188,7 +187,7 @@ def test_awaited_means_at_once(pair: Pair, retirement: FakeRetirement) -> None:
 def test_a_peer_that_asks_every_moment_does_not_keep_an_order_out(
     pair: Pair, retirement: FakeRetirement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    retirement.order = Order("close", time.monotonic() + 60)
+    retirement.order = order_to("close")
     conn = Connection(pair[0], **parking(park_after=60, retirement=retirement))
 
     def comes_soon(*_: object) -> bool:
@@ -205,7 +204,7 @@ def test_who_waits_already_is_told_of_the_crowd(pair: Pair, retirement: FakeReti
     conn = Connection(pair[0], **assignment)
 
     def crowd() -> None:
-        until(lambda: assignment["hooks"].record[WAITING] == 1)
+        until(lambda: row_of(assignment).waiting)
         retirement.crowd()
 
     crowding = threading.Thread(target=crowd)
@@ -219,7 +218,7 @@ def test_who_waits_already_is_told_of_the_crowd(pair: Pair, retirement: FakeReti
 def test_a_crowd_does_not_part_a_message(pair: Pair, retirement: FakeRetirement) -> None:
     retirement.crowded = True
     conn = Connection(pair[0], **parking(park_after=60, retirement=retirement))
-    with handled(conn):
+    with be_handler_of(conn):
         conn.send(b"half")
         with pytest.raises(TimedOut):
             conn.recv(timeout=SOON)
@@ -247,7 +246,7 @@ def test_park_leaves_at_once(pair: Pair) -> None:
 
 def test_park_in_the_middle_of_a_message_is_refused(pair: Pair) -> None:
     conn = Connection(pair[0], **parking())
-    with handled(conn):
+    with be_handler_of(conn):
         conn.send(b"half a reply")
         with pytest.raises(NotCommitted, match="commit first"):
             conn.park()
@@ -297,7 +296,7 @@ def test_park_while_another_thread_receives_is_refused(pair: Pair) -> None:
     conn = Connection(pair[0], **assignment)
     waiter = threading.Thread(target=conn.recv)
     waiter.start()
-    until(lambda: assignment["hooks"].record[WAITING] == 1)
+    until(lambda: row_of(assignment).waiting)
     with pytest.raises(Busy):
         conn.park()
     pair[1].sendall(b"x")
@@ -350,14 +349,14 @@ def test_a_task_that_is_not_parked(pair: Pair, run: Run, why: str) -> None:
             "not resumable": {"resumable": False},
         }
         conn = AsyncConnection(pair[0], **parking(**fields.get(why, {})))
-        handling.set(conn)
+        be_handler_of(conn)
         if why == "sent":
             await conn.send(b"half a reply")
         if why == "overflowed":
             pair[1].sendall(b"12")
             assert await conn.recv_exactly(2) == b"12"
         if why == "draining":
-            conn.ask(Order("finish", time.monotonic() + 60))
+            conn.ask(order_to("finish"))
         with pytest.raises(TimedOut):
             await conn.recv(timeout=4 * SOON)
         if why in ("sent", "overflowed"):
@@ -427,7 +426,7 @@ def test_park_in_a_task_waits_for_queued_pushes(pair: Pair, run: Run) -> None:
 def test_park_in_a_task_is_refused_or_nothing(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
         conn = AsyncConnection(pair[0], **parking(park_after=None))
-        handling.set(conn)
+        be_handler_of(conn)
         await conn.send(b"half a reply")
         with pytest.raises(NotCommitted, match="commit first"):
             await conn.park()

@@ -34,23 +34,8 @@ from socketkeep import (
     WouldBlock,
 )
 from socketkeep._stream import _peek
-from socketkeep._stream import _peek as _peeking
-from socketkeep._stream._lease import Order, handling
-from socketkeep._stream._peek import Peeked
-from socketkeep._stream._record import AGAIN, STATUS, Status
-from tests.library.conftest import (
-    KINDS,
-    LOOPS,
-    FakeRetirement,
-    Leased,
-    Pair,
-    Run,
-    leased,
-    tcp_pair,
-    unix_pair,
-    until,
-)
-from tests.library.test_seam import handled
+from tests.harness.seam import FakeRetirement, Leased, be_handler_of, leased, order_to, row_of
+from tests.library.conftest import KINDS, LOOPS, Pair, Run, tcp_pair, unix_pair, until
 
 
 def redelivering(**fields: Any) -> Leased:
@@ -295,23 +280,23 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Pair]:
 def test_the_commit_takes_what_was_given_and_leaves_the_read_ahead(ends: Pair) -> None:
     assignment = redelivering()
     conn = Connection(ends[0], **assignment)
-    record = assignment["hooks"].record
+    row = row_of(assignment)
     ends[1].sendall(b"one\ntwo\nthr")
     lines = conn.lines()
     assert next(lines) == b"one"
-    assert (in_kernel(ends[0]), record[STATUS]) == (b"one\ntwo\nthr", Status.READ)
+    assert (in_kernel(ends[0]), row.status) == (b"one\ntwo\nthr", "read")
     conn.commit()
     assert (in_kernel(ends[0]), conn.unread) == (b"two\nthr", b"two\nthr")
-    with handled(conn):
+    with be_handler_of(conn):
         assert next(lines) == b"two"
         conn.send(b"2")
-        assert record[STATUS] == Status.SENT
+        assert row.status == "sent"
         conn.commit()
     assert in_kernel(ends[0]) == b"thr"
     ends[1].sendall(b"ee\n")
     assert next(lines) == b"three"
     conn.commit()
-    assert (in_kernel(ends[0]), record[STATUS]) == (b"", Status.CLEAN)
+    assert (in_kernel(ends[0]), row.status) == (b"", "clean")
 
 
 def test_iterators_that_commit(ends: Pair) -> None:
@@ -361,7 +346,7 @@ def test_waiting_in_the_middle_of_a_message_costs_a_loop_no_time(ends: Pair, run
     run(scenario)
 
 
-class _Sips(Peeked):
+class _Sips(_peek.Peeked):
     """Receives seven bytes at most at a time."""
 
     def recv(self, _size: int, /) -> bytes:
@@ -500,7 +485,7 @@ def test_what_is_detached_has_all_in_the_kernel(
     conn.commit()
     assert next(lines) == b"header"
     if not park:
-        retirement.give(Order("move", time.monotonic() + 60))
+        retirement.give(order_to("move"))
     with pytest.raises(Detached):
         conn.recv_exactly(4)
     left = conn.hand_over()
@@ -532,7 +517,7 @@ def test_bytes_that_came_with_it_are_retained_until_the_commit(
     """From a worker of code that did not redeliver: they are in no kernel any more."""
     assignment = redelivering(unread=b"a\nb\nc", retirement=retirement)
     conn = Connection(ends[0], **assignment)
-    assert assignment["hooks"].record[STATUS] == Status.BOUND, "no other could go on"
+    assert row_of(assignment).status == "bound", "no other could go on"
     lines = conn.lines()
     assert next(lines) == b"a"
     conn.commit()
@@ -540,7 +525,7 @@ def test_bytes_that_came_with_it_are_retained_until_the_commit(
     ends[1].sendall(b"c\nd")
     assert next(lines) == b"cc"
     assert next_kernel_is(ends[0], b"c\nd")
-    retirement.give(Order("move", time.monotonic() + 60))
+    retirement.give(order_to("move"))
     with pytest.raises(Detached):
         next(lines)
     assert (conn.hand_over().unread, in_kernel(ends[0])) == (b"b\nc", b"c\nd")
@@ -553,10 +538,10 @@ def test_bytes_that_came_with_it_are_committed_first(ends: Pair) -> None:
     lines = conn.lines()
     assert next(lines) == b"a"
     conn.commit()
-    assert assignment["hooks"].record[STATUS] == Status.BOUND
+    assert row_of(assignment).status == "bound"
     assert next(lines) == b"bb"
     conn.commit()
-    assert assignment["hooks"].record[STATUS] == Status.READ
+    assert row_of(assignment).status == "read"
     assert next_kernel_is(ends[0], b"c\n")
     assert next(lines) == b"c"
 
@@ -648,7 +633,7 @@ def test_the_receive_buffer_grows_with_the_message(
         pouring = pour(peer, size)
         assert conn.recv_exactly(size, timeout=20) == bytes(size)
         pouring.join(5)
-        assert isinstance(conn.core.transport, Peeked)
+        assert isinstance(conn.core.transport, _peek.Peeked)
         assert conn.core.transport.kernel == size
         conn.commit()
         assert in_kernel(ours) == b""
@@ -726,7 +711,7 @@ def test_a_unix_peer_that_cannot_send_on_is_noticed_async(run: Run) -> None:
 
 
 def test_a_unix_peer_in_a_sandbox_has_a_fixed_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_peeking, "peer_is_full", lambda sock: None)
+    monkeypatch.setattr(_peek, "peer_is_full", lambda sock: None)
     ours, peer = socket.socketpair()
     with ours, peer:
         conn = Connection(ours, **redelivering())
@@ -754,7 +739,7 @@ def test_without_a_descriptor_for_it_the_receive_says_so(
     def refuse() -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(_peeking, "select", SimpleNamespace(**vars(select) | {"epoll": refuse}))
+    monkeypatch.setattr(_peek, "select", SimpleNamespace(**vars(select) | {"epoll": refuse}))
 
     async def scenario() -> None:
         ours, peer = unix_pair()
@@ -791,20 +776,20 @@ def test_what_a_dead_worker_may_have_seen_is_disputed_until_it_is_committed(
 ) -> None:
     ends[1].sendall(b"one\ntwo\n" if pipelined else b"one\n")
     assignment = redelivering(redelivered=True, retirement=retirement)
-    record = assignment["hooks"].record
+    row = row_of(assignment)
     conn = Connection(ends[0], **assignment)
     conn.commit()
     assert conn.redelivered, "nothing of it was dealt with"
     conn = Connection(ends[0], **assignment)
-    assert record[STATUS] == AGAIN, "a death before the first receive changes nothing"
+    assert row.status == "again", "a death before the first receive changes nothing"
     with pytest.raises(WouldBlock):
         conn.recv_exactly(100, timeout=0)
-    assert record[STATUS] == AGAIN | Status.READ
+    assert row.status == "read again"
     assert conn.recv_exactly(4) == b"one\n"
     conn.commit()
-    assert record[STATUS] == (Status.READ if pipelined else Status.CLEAN)
+    assert row.status == ("read" if pipelined else "clean")
     assert conn.redelivered == pipelined
-    retirement.give(Order("move", time.monotonic() + 60))
+    retirement.give(order_to("move"))
     with pytest.raises(Detached):
         conn.recv_exactly(100)
     assert conn.hand_over().redelivered == pipelined
@@ -817,16 +802,16 @@ def test_a_reply_of_a_dead_worker_is_disputed_though_nothing_came(
     conn = Connection(ends[0], **assignment)
     with pytest.raises(WouldBlock):
         conn.recv(timeout=0)
-    assert assignment["hooks"].record[STATUS] == AGAIN | Status.READ
+    assert row_of(assignment).status == "read again"
     conn.commit()
-    assert assignment["hooks"].record[STATUS] == Status.CLEAN
-    retirement.order = Order("close", time.monotonic() + 60)
+    assert row_of(assignment).status == "clean"
+    retirement.order = order_to("close")
     with pytest.raises(Closed, match="stopping"):
         conn.recv()
 
 
 def test_a_stop_does_not_wait_for_what_is_disputed(ends: Pair, retirement: FakeRetirement) -> None:
-    retirement.order = Order("close", time.monotonic() + 60)
+    retirement.order = order_to("close")
     assignment = redelivering(redelivered=True, retirement=retirement)
     with pytest.raises(Closed, match="stopping"):
         Connection(ends[0], **assignment).recv()
@@ -878,7 +863,7 @@ def killed_in_the_middle(
 def two_and_a_half(sock: socket.socket) -> None:
     """Be a handler: two messages committed, a third answered and not, a fourth begun."""
     conn = Connection(sock, **redelivering())
-    handling.set(conn)
+    be_handler_of(conn)
     lines = conn.lines(timeout=5)
     for number in (1, 2):
         assert next(lines)
@@ -893,7 +878,7 @@ def two_and_a_half(sock: socket.socket) -> None:
 def two_and_a_half_async(sock: socket.socket) -> None:
     async def handler() -> None:
         conn = AsyncConnection(sock, **redelivering())
-        handling.set(conn)
+        be_handler_of(conn)
         lines = conn.lines(timeout=5)
         for number in (1, 2):
             assert await anext(lines)
@@ -983,6 +968,6 @@ def test_a_commit_of_nothing_proves_nothing(ends: Pair) -> None:
     conn = Connection(ends[0], **assignment)
     conn.commit("called")
     assert conn.recv_exactly(4) == b"one\n"
-    assert assignment["hooks"].record[STATUS] == AGAIN | Status.READ
+    assert row_of(assignment).status == "read again"
     conn.commit("answered")
-    assert assignment["hooks"].record[STATUS] == Status.CLEAN
+    assert row_of(assignment).status == "clean"

@@ -27,21 +27,9 @@ from socketkeep import (
 )
 from socketkeep._base._passing import Unfit
 from socketkeep._stream import _replies
-from socketkeep._stream._lease import handling
-from socketkeep._stream._record import STATUS, WORDS, Status, blank_record
-from socketkeep._stream._replies import REPLY_LIMIT, ReplyRecord
 from socketkeep._stream._totals import totals_of
-from tests.library.conftest import (
-    KINDS,
-    Leased,
-    Pair,
-    Run,
-    leased,
-    tcp_pair,
-    unix_pair,
-    until,
-)
-from tests.library.test_seam import handled
+from tests.harness.seam import WORDS, Leased, Row, be_handler_of, leased, reply_record
+from tests.library.conftest import KINDS, Pair, Run, tcp_pair, unix_pair, until
 
 Shells: TypeAlias = Connection | AsyncConnection
 
@@ -62,8 +50,8 @@ class Shelf:
         return None if self.state is None else msgspec.msgpack.decode(self.state)
 
     @property
-    def record(self) -> ReplyRecord:
-        return ReplyRecord.unpack(self.reply)
+    def record(self) -> _replies.ReplyRecord:
+        return _replies.ReplyRecord.unpack(self.reply)
 
 
 def recorded(shelf: Shelf, **fields: Any) -> Leased:
@@ -98,17 +86,17 @@ def go(scenario: Coroutine[Any, Any, None]) -> None:
 def test_it_sends_and_commits(kind: str, net: str, redeliver: bool) -> None:
     async def scenario() -> None:
         ours, peer = KINDS[net]()
-        shelf, record = Shelf(), blank_record()
-        lease = leased(resumable=True, redeliver=redeliver, shelf=shelf, record=record)
+        shelf, row = Shelf(), Row()
+        lease = leased(resumable=True, redeliver=redeliver, shelf=shelf, record=row.words)
         with peer:
             conn = make(kind, ours, lease)
-            handling.set(conn)
+            be_handler_of(conn)
             peer.sendall(b"one\ntwo\n")
             for number in (1, 2):
                 assert await done(conn.recv_until(b"\n", 10)) == (b"one", b"two")[number - 1]
                 await done(conn.reply(b"%d\n" % number, state={"count": number}))
                 assert conn.state == shelf.decoded == {"count": number}
-                assert record[STATUS] == (Status.READ, Status.CLEAN)[number - 1]
+                assert row.status == ("read", "clean")[number - 1]
             assert peer.recv(10, socket.MSG_WAITALL | socket.MSG_DONTWAIT) == b"1\n2\n"
             await done(conn.reply(b""))
             assert (conn.state, shelf.state) == (None, None)
@@ -136,7 +124,7 @@ def test_the_record_says_where_it_stands(kind: str, tcp: Pair) -> None:
         ours, peer = tcp
         shelf = Shelf()
         conn = make(kind, ours, recorded(shelf))
-        handling.set(conn)
+        be_handler_of(conn)
         for number, (asked, answer) in enumerate([(b"abc", b"12345"), (b"defgh", b"6")]):
             peer.sendall(asked + b"\n")
             await done(conn.recv_until(b"\n", 10))
@@ -158,13 +146,13 @@ def test_the_next_worker_completes_it(kind: str, redelivers: bool, tcp: Pair) ->
         peer.sendall(b"one\ntwo\n")
         until(lambda: len(ours.recv(100, socket.MSG_PEEK)) == 8)
         shelf = Shelf()
-        shelf.put(msgspec.msgpack.encode(1), ReplyRecord(0, 4, 0, b"answer 1\n").pack())
+        shelf.put(msgspec.msgpack.encode(1), reply_record(0, 4, 0, b"answer 1\n"))
         ours.sendall(b"ans")  # and then it was killed
         lease = next_lease(shelf)
         if not redelivers:  # the code that it is replaced by
             lease["lease"] = lease["lease"]._replace(redeliver=False)
         conn = make(kind, ours, lease)
-        handling.set(conn)
+        be_handler_of(conn)
         kept = lease["hooks"].shelf
         assert isinstance(kept, Shelf)
         assert kept.reply == shelf.reply, "who completes it may die, too"
@@ -195,7 +183,7 @@ def test_completing_waits_for_the_peer(kind: str, tcp: Pair) -> None:
             except BlockingIOError:
                 break
         shelf = Shelf()
-        shelf.put(None, ReplyRecord(0, 0, filled, reply).pack())
+        shelf.put(None, reply_record(0, 0, filled, reply))
         conn = make(kind, ours, next_lease(shelf))
         got: list[bytes] = []
 
@@ -219,11 +207,11 @@ def test_nothing_follows_from_a_record_that_is_done(kind: str, tcp: Pair) -> Non
         ours, peer = tcp
         shelf = Shelf()
         conn = make(kind, ours, recorded(shelf))
-        handling.set(conn)
+        be_handler_of(conn)
         peer.sendall(b"one\n")
         await done(conn.recv_until(b"\n", 10))
         await done(conn.reply(b"1\n", 1))
-        handling.set(None)
+        be_handler_of(None)
         await done(conn.send(b"pushed\n"))
         conn = make(kind, ours, next_lease(shelf))
         await done(conn.complete_reply())
@@ -236,7 +224,7 @@ def test_nothing_follows_from_a_record_that_is_done(kind: str, tcp: Pair) -> Non
 @both
 @pytest.mark.parametrize(
     "reply",
-    [b"garbage", ReplyRecord(5, 9, 0, b"x").pack(), ReplyRecord(0, 0, 7, b"x").pack()],
+    [b"garbage", reply_record(5, 9, 0, b"x"), reply_record(0, 0, 7, b"x")],
 )
 def test_a_record_that_cannot_be_is_not_believed(kind: str, reply: bytes, tcp: Pair) -> None:
     async def scenario() -> None:
@@ -255,7 +243,7 @@ def test_a_record_that_cannot_be_is_not_believed(kind: str, reply: bytes, tcp: P
 def test_a_record_with_a_connection_that_has_no_totals_is_not_believed() -> None:
     ours, peer = unix_pair()
     shelf = Shelf()
-    shelf.put(None, ReplyRecord(0, 0, 0, b"x").pack())
+    shelf.put(None, reply_record(0, 0, 0, b"x"))
     with peer, Connection(ours, **next_lease(shelf)) as conn:
         peer.close()
         with pytest.raises(Unfit, match="no totals"):
@@ -270,11 +258,11 @@ def test_what_is_pushed_is_completed_too(kind: str, tcp: Pair) -> None:
         ours, peer = tcp
         shelf = Shelf()
         conn = make(kind, ours, recorded(shelf))
-        handling.set(conn)
+        be_handler_of(conn)
         peer.sendall(b"one\ntwo\n")
         await done(conn.recv_until(b"\n", 10))
         await done(conn.reply(b"1\n", "state"))
-        handling.set(None)
+        be_handler_of(None)
         await done(conn.send(b"pushed\n"))
         assert shelf.record == (4, 4, 2, b"pushed\n")
         assert shelf.decoded == "state"
@@ -291,7 +279,7 @@ def test_async_pushes_behind_a_reply_that_waits_wait_for_its_commit(run: Run) ->
         with peer:
             shelf = Shelf()
             conn = AsyncConnection(ours, **recorded(shelf))
-            handling.set(conn)
+            be_handler_of(conn)
             peer.sendall(b"one\n")
             await conn.recv_until(b"\n", 10)
             await conn.reply(b"", 0)
@@ -301,7 +289,7 @@ def test_async_pushes_behind_a_reply_that_waits_wait_for_its_commit(run: Run) ->
             reply = b"r" * 50_000
             replying = asyncio.create_task(conn.reply(reply, 1))
             await asyncio.sleep(0)
-            handling.set(None)
+            be_handler_of(None)
             pushing = asyncio.create_task(conn.send(b"pushed"))
             loop = asyncio.get_running_loop()
             peer.setblocking(False)
@@ -321,7 +309,7 @@ def test_async_pushes_behind_a_reply_that_waits_wait_for_its_commit(run: Run) ->
 def test_what_is_gathered_goes_with_the_reply(tcp: Pair) -> None:
     ours, peer = tcp
     shelf = Shelf()
-    with Connection(ours, **recorded(shelf)) as conn, handled(conn):
+    with Connection(ours, **recorded(shelf)) as conn, be_handler_of(conn):
         conn.gather()
         peer.sendall(b"one\ntwo\n")
         conn.recv_until(b"\n", 10)
@@ -337,7 +325,7 @@ def test_a_commit_waits_for_what_another_thread_is_putting_on_record(tcp: Pair) 
     ours, peer = tcp
     shelf = Shelf()
     with Connection(ours, **recorded(shelf)) as conn:
-        handling.set(conn)
+        be_handler_of(conn)
         conn.reply(b"", 0)
         peer.sendall(b"one\n")
         conn.recv_until(b"\n", 10)
@@ -383,7 +371,7 @@ def test_a_unix_socket_has_no_record_and_that_is_said_once(
             ours, peer = unix_pair()
             shelf = Shelf()
             conn = make(kind, ours, recorded(shelf, listener="unix:/run/x.sock"))
-            handling.set(conn)
+            be_handler_of(conn)
             for number in (1, 2):
                 await done(conn.reply(b"x", number))
                 assert (shelf.decoded, shelf.reply) == (number, b"")
@@ -404,9 +392,9 @@ def test_a_reply_that_is_too_large_is_sent_and_committed(
     shelf = Shelf()
     conn = Connection(ours, **recorded(shelf))
     state = msgspec.msgpack.encode("state0")
-    with conn, handled(conn), caplog.at_level(logging.WARNING, "socketkeep"):
+    with conn, be_handler_of(conn), caplog.at_level(logging.WARNING, "socketkeep"):
         for more in (-1, 0, 1):
-            reply = b"x" * (REPLY_LIMIT - len(state) + more)
+            reply = b"x" * (_replies.REPLY_LIMIT - len(state) + more)
             receiving = threading.Thread(target=peer.recv, args=(len(reply), socket.MSG_WAITALL))
             receiving.start()
             conn.reply(reply, f"state{more + 1}")
@@ -414,7 +402,7 @@ def test_a_reply_that_is_too_large_is_sent_and_committed(
             assert bool(shelf.reply) == (more < 0)
             assert shelf.decoded == f"state{more + 1}"
         conn.reply(b"small", "state")
-        assert shelf.record.sent_at == 3 * (REPLY_LIMIT - len(state))
+        assert shelf.record.sent_at == 3 * (_replies.REPLY_LIMIT - len(state))
         peer.close()
     (line,) = caplog.messages
     assert "the reply and the state have 65504 bytes, the limit is 65503" in line
@@ -437,7 +425,7 @@ def test_over_a_plain_end_it_counts_along(kind: str) -> None:
         with peer:
             shelf = Shelf()
             conn = make(kind, ours, recorded(shelf, passed=(100, 50), record=[7] * WORDS))
-            handling.set(conn)
+            be_handler_of(conn)
             peer.sendall(b"one\ntwo\n")
             assert conn.received == 50
             await done(conn.recv_until(b"\n", 10))
@@ -459,13 +447,13 @@ def test_over_a_plain_end_it_is_completed(kind: str, redelivers: bool) -> None:
         ours, peer = unix_pair()
         with peer:
             shelf = Shelf()
-            shelf.put(msgspec.msgpack.encode(1), ReplyRecord(50, 54, 100, b"reply").pack())
+            shelf.put(msgspec.msgpack.encode(1), reply_record(50, 54, 100, b"reply"))
             peer.sendall(b"one\ntwo\n")
             lease = next_lease(shelf, passed=(103, 50))
             if not redelivers:
                 lease["lease"] = lease["lease"]._replace(redeliver=False)
             conn = make(kind, ours, lease)
-            handling.set(conn)
+            be_handler_of(conn)
             await done(conn.complete_reply())
             assert peer.recv(10) == b"ly"
             assert await done(conn.recv_until(b"\n", 10)) == b"two"
@@ -483,7 +471,7 @@ def test_after_a_timeout_the_same_reply_goes_on(tcp: Pair) -> None:
     ours, peer = tcp
     shelf = Shelf()
     conn = Connection(ours, **recorded(shelf))
-    with handled(conn):
+    with be_handler_of(conn):
         peer.sendall(b"one\n")
         conn.recv_until(b"\n", 10)
         conn.reply(b"", "before")
@@ -515,7 +503,7 @@ def test_what_is_sent_in_the_place_of_the_rest_is_not_completed_by_it(tcp: Pair)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     shelf = Shelf()
     conn = Connection(ours, **recorded(shelf))
-    with handled(conn):
+    with be_handler_of(conn):
         conn.reply(b"", "before")
         fill(conn, b"f")
         with pytest.raises(TimedOut):
@@ -542,7 +530,7 @@ def test_a_cancelled_reply_of_which_nothing_has_gone_is_none(run: Run) -> None:
         with peer:
             shelf = Shelf()
             conn = AsyncConnection(ours, **recorded(shelf))
-            handling.set(conn)
+            be_handler_of(conn)
             await conn.reply(b"", "before")
             with pytest.raises(TimedOut):
                 await conn.send(b"f" * 8_000_000, timeout=0.1)
@@ -574,9 +562,9 @@ def test_a_cancelled_reply_that_has_begun_goes_out_and_does_not_commit(run: Run)
     async def scenario() -> None:
         ours, peer = strait()
         with peer:
-            shelf, record = Shelf(), blank_record()
-            conn = AsyncConnection(ours, **recorded(shelf, record=record))
-            handling.set(conn)
+            shelf, row = Shelf(), Row()
+            conn = AsyncConnection(ours, **recorded(shelf, record=row.words))
+            be_handler_of(conn)
             peer.sendall(b"one\ntwo\n")
             await conn.recv_until(b"\n", 10)
             reply = b"r" * 65_000
@@ -593,7 +581,7 @@ def test_a_cancelled_reply_that_has_begun_goes_out_and_does_not_commit(run: Run)
             while len(got) < len(reply):
                 got += await loop.sock_recv(peer, 1 << 20)
             assert got == reply
-            assert record[STATUS] == Status.SENT
+            assert row.status == "sent"
             assert shelf.record == (0, 4, 0, reply)
             await conn.reply(b"second", "two")
             assert shelf.record == (0, 8, len(reply), b"second")
@@ -643,7 +631,7 @@ def test_received_names_each_message(net: str, redeliver: bool) -> None:
     with (
         peer,
         Connection(ours, **leased(resumable=True, redeliver=redeliver, shelf=Shelf())) as conn,
-        handled(conn),
+        be_handler_of(conn),
     ):
         peer.sendall(b"one\ntwo\nthree\n")
         seen = []
@@ -666,7 +654,7 @@ def test_received_is_the_same_when_the_message_comes_again() -> None:
     shelf = Shelf()
     first = Connection(ours, **recorded(shelf))
     peer.sendall(b"one\ntwo\n")
-    with handled(first):
+    with be_handler_of(first):
         first.recv_until(b"\n", 10)
         first.reply(b"x")
         first.recv_until(b"\n", 10)

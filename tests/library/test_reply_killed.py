@@ -17,8 +17,7 @@ from typing import Any, Final
 import pytest
 
 from socketkeep import AsyncConnection, Connection
-from socketkeep._stream._lease import Hooks, Lease, handling
-from socketkeep._wire._scoreboard import Scoreboard, create_memfd
+from tests.harness.seam import KeptRow, Leased, be_handler_of, leased
 from tests.library.conftest import tcp_pair
 
 _TRACE_ME: Final = 0
@@ -32,39 +31,39 @@ ANSWERS: Final = [b"%d %s\n" % (n, line) for n, line in enumerate(LINES, 1)]
 
 Body = Callable[[], None]
 #: Makes what a worker has before it gets the connection; what that returns serves.
-Serve = Callable[[socket.socket, Lease, Hooks], Body]
+Serve = Callable[[socket.socket, Leased], Body]
 
 
-def serve_sync(sock: socket.socket, lease: Lease, hooks: Hooks) -> Body:
-    return lambda: reply(sock, lease, hooks, pushes=False)
+def serve_sync(sock: socket.socket, given: Leased) -> Body:
+    return lambda: reply(sock, given, pushes=False)
 
 
-def serve_with_pushes(sock: socket.socket, lease: Lease, hooks: Hooks) -> Body:
+def serve_with_pushes(sock: socket.socket, given: Leased) -> Body:
     """From elsewhere, after each reply."""
-    return lambda: reply(sock, lease, hooks, pushes=True)
+    return lambda: reply(sock, given, pushes=True)
 
 
-def reply(sock: socket.socket, lease: Lease, hooks: Hooks, *, pushes: bool) -> None:
-    conn = Connection(sock, lease=lease, hooks=hooks)
+def reply(sock: socket.socket, given: Leased, *, pushes: bool) -> None:
+    conn = Connection(sock, **given)
     conn.complete_reply()
-    handling.set(conn)
+    be_handler_of(conn)
     count = conn.state or 0
     while count < len(LINES):
         line = conn.recv_until(b"\n", 100)
         count += 1
         conn.reply(b"%d %s\n" % (count, line), state=count)
         if pushes:
-            handling.set(None)
+            be_handler_of(None)
             conn.send(b"pushed\n")
-            handling.set(conn)
+            be_handler_of(conn)
     conn.release()
 
 
-def serve_async(sock: socket.socket, lease: Lease, hooks: Hooks) -> Body:
+def serve_async(sock: socket.socket, given: Leased) -> Body:
     async def main() -> None:
-        conn = AsyncConnection(sock, lease=lease, hooks=hooks)
+        conn = AsyncConnection(sock, **given)
         await conn.complete_reply()
-        handling.set(conn)
+        be_handler_of(conn)
         count = conn.state or 0
         while count < len(LINES):
             line = await conn.recv_until(b"\n", 100)
@@ -119,8 +118,7 @@ def import_all(serve: Serve) -> None:
     ours, peer = tcp_pair()
     with ours, peer:
         peer.sendall(b"".join(line + b"\n" for line in LINES))
-        lease = Lease(resumable=True, redeliver=True)
-        serve(ours.dup(), lease, Hooks())()
+        serve(ours.dup(), leased(resumable=True, redeliver=True))()
 
 
 def lifetimes(serve: Serve, stops: int) -> bytes | None:
@@ -128,31 +126,16 @@ def lifetimes(serve: Serve, stops: int) -> bytes | None:
 
     Returns what the peer got; None: the first worker came to its end.
     """
-    fd = create_memfd(1, states=True)
-    board = Scoreboard(fd)
-    os.close(fd)
-    row = board.claim()
-    assert row is not None
-    words = board.enter(row, 1, 1, 1, 1, 0)
+    kept = KeptRow()
     ours, peer = tcp_pair()
     with ours, peer:
         peer.sendall(b"".join(line + b"\n" for line in LINES))
         workers = 0
         while True:
-            first = not workers
-            lease = Lease(
-                id="1-1-1",
-                resumable=True,
-                redeliver=True,
-                redelivered=not first,
-                attached="accepted" if first else "crash",
-                state=board.state(row),
-                reply=board.reply(row),
-            )
-            hooks = Hooks(words, board.shelf(row))
+            given = kept.after_a_crash() if workers else kept.leased()
 
-            def make(lease: Lease = lease, hooks: Hooks = hooks) -> Body:
-                return serve(ours.dup(), lease, hooks)
+            def make(given: Leased = given) -> Body:
+                return serve(ours.dup(), given)
 
             # The third goes on to its end, or none would where each dies early.
             worker = Killed(make, stops if workers < 2 else 1_000_000)

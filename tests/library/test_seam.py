@@ -5,31 +5,27 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from socketkeep import Closed, Connection, Detached, Released
-from socketkeep._stream._lease import Order, handling
-from socketkeep._stream._record import ENDED, STATUS, WAITING, Ended, Status
-from tests.library.conftest import FakeRetirement, Leased, Pair, leased, until
+from tests.harness.seam import (
+    FakeRetirement,
+    How,
+    Leased,
+    Row,
+    be_handler_of,
+    leased,
+    order_to,
+    row_of,
+)
+from tests.library.conftest import Pair, until
 
-MOVE = Order("move", time.monotonic() + 3600)
-
-
-@contextmanager
-def handled(conn: Connection) -> Iterator[None]:
-    """Be the handler of `conn`: sends count as its own, not as pushes."""
-    token = handling.set(conn)
-    try:
-        yield
-    finally:
-        handling.reset(token)
+MOVE = order_to("move", 3600)
 
 
-def ordered(retirement: FakeRetirement, order: Order = MOVE, **fields: object) -> Leased:
-    retirement.order = order
+def ordered(retirement: FakeRetirement, how: How = "move", **fields: object) -> Leased:
+    retirement.order = order_to(how)
     return assigned(retirement, **fields)
 
 
@@ -45,7 +41,7 @@ def test_a_waiting_receive_is_detached_when_the_order_comes(
     threading.Timer(0.05, retirement.give, [MOVE]).start()
     with pytest.raises(Detached):
         conn.recv()
-    assert conn.ended is Ended.DETACHED
+    assert row_of(conn).ended == "detached"
 
 
 def test_bytes_that_are_ready_travel_in_the_kernel(pair: Pair, retirement: FakeRetirement) -> None:
@@ -111,7 +107,7 @@ def test_its_turn_comes_well_before_the_deadline(
     ours, _ = tcp
     conn = Connection(ours, **assigned(retirement, turn=turn))
     began = time.monotonic()
-    retirement.give(Order("move", began + deadline))
+    retirement.give(order_to("move", at=began + deadline))
     with pytest.raises(Detached):
         conn.recv()
     assert time.monotonic() - began >= 0.09
@@ -123,7 +119,7 @@ def test_while_it_waits_for_its_turn_the_server_may_stop(
     ours, _ = tcp
     conn = Connection(ours, **assigned(retirement, turn=60))
     retirement.give(MOVE)
-    threading.Timer(0.05, lambda: retirement.give(Order("close", time.monotonic() + 60))).start()
+    threading.Timer(0.05, lambda: retirement.give(order_to("close"))).start()
     with pytest.raises(Closed, match="the server is stopping"):
         conn.recv()
 
@@ -131,7 +127,7 @@ def test_while_it_waits_for_its_turn_the_server_may_stop(
 def test_not_after_an_uncommitted_send(pair: Pair, retirement: FakeRetirement) -> None:
     ours, peer = pair
     conn = Connection(ours, **ordered(retirement))
-    with handled(conn):
+    with be_handler_of(conn):
         conn.send(b"half a reply")
         peer.sendall(b"more")
         assert conn.recv() == b"more"
@@ -191,7 +187,7 @@ def test_at_the_deadline_a_waiting_receive_ends(pair: Pair, retirement: FakeReti
     ours, _ = pair
     assignment = assigned(retirement, resumable=False)
     conn = Connection(ours, **assignment)
-    retirement.give(Order("finish", time.monotonic() + 0.1))
+    retirement.give(order_to("finish", 0.1))
     with pytest.raises(Closed, match="time for it to finish is over"):
         conn.recv()
     with pytest.raises(Closed):
@@ -201,15 +197,15 @@ def test_at_the_deadline_a_waiting_receive_ends(pair: Pair, retirement: FakeReti
 def test_at_the_deadline_a_waiting_send_ends(pair: Pair, retirement: FakeRetirement) -> None:
     ours, _ = pair
     conn = Connection(ours, **assigned(retirement))
-    threading.Timer(0.05, lambda: retirement.give(Order("move", time.monotonic() + 0.1))).start()
-    with handled(conn), pytest.raises(Closed, match="time for it to finish is over"):
+    threading.Timer(0.05, lambda: retirement.give(order_to("move", 0.1))).start()
+    with be_handler_of(conn), pytest.raises(Closed, match="time for it to finish is over"):
         conn.send(bytes(50_000_000))
 
 
 def test_close_ends_a_clean_connection_that_waits(pair: Pair, retirement: FakeRetirement) -> None:
     ours, _ = pair
     conn = Connection(ours, **assigned(retirement))
-    threading.Timer(0.05, lambda: retirement.give(Order("close", time.monotonic() + 60))).start()
+    threading.Timer(0.05, lambda: retirement.give(order_to("close"))).start()
     with pytest.raises(Closed, match="the server is stopping"):
         conn.recv()
 
@@ -217,8 +213,8 @@ def test_close_ends_a_clean_connection_that_waits(pair: Pair, retirement: FakeRe
 def test_a_drain_becomes_a_stop(pair: Pair, retirement: FakeRetirement) -> None:
     """The second order is seen though the receive no longer polls the wake descriptor."""
     ours, _ = pair
-    conn = Connection(ours, **ordered(retirement, Order("finish", time.monotonic() + 60)))
-    threading.Timer(0.05, lambda: retirement.give(Order("close", time.monotonic() + 60))).start()
+    conn = Connection(ours, **ordered(retirement, "finish"))
+    threading.Timer(0.05, lambda: retirement.give(order_to("close"))).start()
     with pytest.raises(Closed, match="the server is stopping"):
         conn.recv()
 
@@ -227,10 +223,10 @@ def test_close_leaves_what_is_in_the_kernel_to_be_answered(
     pair: Pair, retirement: FakeRetirement
 ) -> None:
     ours, peer = pair
-    conn = Connection(ours, **ordered(retirement, Order("close", time.monotonic() + 60)))
+    conn = Connection(ours, **ordered(retirement, "close"))
     peer.sendall(b"ask\n")
     assert next(conn.lines()) == b"ask"
-    with handled(conn):
+    with be_handler_of(conn):
         conn.send(b"answer")
     conn.commit()
     with pytest.raises(Closed, match="the server is stopping"):
@@ -242,7 +238,7 @@ def test_close_waits_for_the_rest_of_a_message(pair: Pair, retirement: FakeRetir
     conn = Connection(ours, **assigned(retirement))
     peer.sendall(b"he")
     assert conn.recv() == b"he"
-    retirement.give(Order("close", time.monotonic() + 60))
+    retirement.give(order_to("close"))
     threading.Timer(0.1, peer.sendall, [b"ad"]).start()
     assert conn.recv() == b"ad"
 
@@ -269,7 +265,7 @@ def test_a_push_leaves_the_point_safe(pair: Pair, retirement: FakeRetirement) ->
     assignment = assigned(retirement)
     conn = Connection(ours, **assignment)
     conn.send(b"push")
-    assert assignment["hooks"].record[STATUS] == Status.CLEAN
+    assert row_of(assignment).status == "clean"
     assert peer.recv(9) == b"push"
     retirement.give(MOVE)
     with pytest.raises(Detached):
@@ -283,7 +279,7 @@ def test_detaching_waits_for_a_push_in_flight(pair: Pair, retirement: FakeRetire
     pushed = bytes(range(256)) * 40_000
     pusher = threading.Thread(target=conn.send, args=[pushed])
     pusher.start()
-    until(lambda: assignment["hooks"].record[STATUS] == Status.SENT)
+    until(lambda: row_of(assignment).status == "sent")
     retirement.give(MOVE)
     got: list[bytes] = []
     reader = threading.Thread(target=lambda: got.append(exactly(peer, len(pushed))))
@@ -294,7 +290,7 @@ def test_detaching_waits_for_a_push_in_flight(pair: Pair, retirement: FakeRetire
     pusher.join(5)
     reader.join(5)
     assert got == [pushed]
-    assert assignment["hooks"].record[STATUS] == Status.CLEAN
+    assert row_of(assignment).status == "clean"
 
 
 def exactly(sock: socket.socket, count: int) -> bytes:
@@ -309,28 +305,28 @@ def test_the_scoreboard_shows_each_step(pair: Pair, retirement: FakeRetirement) 
     assignment = assigned(retirement)
     record = assignment["hooks"].record
     conn = Connection(ours, **assignment)
-    assert record[STATUS] == Status.CLEAN
+    assert Row(record).status == "clean"
     peer.sendall(b"one\ntwo\n")
     lines = conn.lines()
     next(lines)
-    assert record[STATUS] == Status.READ
-    with handled(conn):
+    assert Row(record).status == "read"
+    with be_handler_of(conn):
         conn.send(b"1")
-    assert record[STATUS] == Status.SENT
+    assert Row(record).status == "sent"
     conn.commit()
     # The second line is in the library's buffer, no longer in the kernel: not clean.
-    assert record[STATUS] == Status.READ
+    assert Row(record).status == "read"
     next(lines)
     conn.commit()
-    assert record[STATUS] == Status.CLEAN
+    assert Row(record).status == "clean"
     waiter = threading.Thread(target=lambda: next(lines))
     waiter.start()
-    until(lambda: record[WAITING] == 1)
-    assert record[STATUS] == Status.CLEAN
+    until(lambda: Row(record).waiting)
+    assert Row(record).status == "clean"
     peer.sendall(b"three\n")
     waiter.join(5)
-    assert record[WAITING] == 0
-    assert record[ENDED] == Ended.NOT_YET
+    assert not Row(record).waiting
+    assert Row(record).ended == "not yet"
 
 
 def test_unread_bytes_of_the_worker_before_are_not_clean(
@@ -339,7 +335,7 @@ def test_unread_bytes_of_the_worker_before_are_not_clean(
     ours, _ = pair
     assignment = assigned(retirement, unread=b"half")
     conn = Connection(ours, **assignment)
-    assert assignment["hooks"].record[STATUS] == Status.READ
+    assert row_of(assignment).status == "read"
     retirement.give(MOVE)
     with pytest.raises(Detached):
         conn.recv_exactly(8)

@@ -41,10 +41,10 @@ from socketkeep import (
     open_connection,
     serve,
 )
-from socketkeep._stream._record import STATUS, WAITING, Status
 from socketkeep._stream._tls import Engine
 from tests.forking.support import child
-from tests.library.conftest import Pair, Run, leased
+from tests.harness.seam import leased, row_of
+from tests.library.conftest import Pair, Run
 from tests.library.test_connecting import poll_for
 
 T = TypeVar("T")
@@ -405,7 +405,7 @@ def test_it_is_never_at_a_safe_point(pair: Pair, pool: ThreadPoolExecutor) -> No
     secure(ours, theirs, pool)
     ours.commit()
     assert not ours._movable()
-    assert ours.hooks.record[STATUS] == Status.BOUND
+    assert row_of(ours).status == "bound"
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with left, right, pytest.raises(SystemFailure, match="keys") as caught:
         theirs.give(left)
@@ -645,7 +645,7 @@ def test_a_closing_thread_wakes_one_that_receives(ends: Ends) -> None:
 
     thread = threading.Thread(target=receive)
     thread.start()
-    while not ours.core.record[WAITING]:
+    while not row_of(ours).waiting:
         pass
     ours.close(linger=0.5)
     thread.join(5)

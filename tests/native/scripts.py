@@ -14,10 +14,9 @@ from typing import Any, Final
 
 from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._core import Core, StreamCore, core_of
-from socketkeep._stream._lease import Hooks, Lease
 from socketkeep._stream._ledger import Ledger
-from socketkeep._stream._record import ACTIVE_AT, WORDS, blank_record
 from socketkeep._stream._transport import Transport
+from tests.harness.seam import Row, buffer_of, leased, shared_words, without_times
 from tests.native.cores import both
 
 _STEPS: Final = 60
@@ -77,11 +76,6 @@ def buffers(drawn: random.Random) -> None:
         assert all(trace == traces[0] for trace in traces), f"{place}: {traces}"
 
 
-def in_memory() -> memoryview:
-    """Return a record as a scoreboard has it."""
-    return memoryview(bytearray(8 * WORDS)).cast("Q")
-
-
 def ledger_step(drawn: random.Random, ledger: Any, step: int) -> None:
     match step:
         case 0:
@@ -107,8 +101,7 @@ def account(ledger: Any) -> tuple[object, ...]:
 def ledgers(drawn: random.Random) -> None:
     """Take one script through each core's ledger, in the memory of a scoreboard and in a list."""
     kinds: list[Any] = both(Ledger, "Ledger")
-    makes = (blank_record, in_memory)
-    cores = [kind(make()) for make in makes for kind in kinds]
+    cores = [kind(words) for kind in kinds for words in (Row().words, shared_words())]
     for number in range(_STEPS):
         step, own = drawn.randrange(12), drawn.getrandbits(16)
         for core in cores:
@@ -126,21 +119,22 @@ class Shelf:
         self.states.append(state)
 
 
-def in_python(sock: socket.socket, lease: Lease, hooks: Hooks) -> Core:
+def in_python(sock: socket.socket, lease: Any, hooks: Any) -> Core:
     """Return what `core_of` does where Python alone runs."""
     sock.setblocking(False)
-    buffer = ReceiveBuffer(retain=lease.resumable, replay_limit=lease.replay_limit)
+    buffer = buffer_of({"lease": lease, "hooks": hooks})
     return StreamCore(Transport(sock), buffer, lease, hooks)
 
 
 class Side:
     """One core on one end of a pair of sockets, and the peer's end."""
 
-    def __init__(self, make: Callable[[socket.socket, Lease, Hooks], Core], lease: Lease) -> None:
+    def __init__(self, make: Callable[..., Core], lease: dict[str, Any]) -> None:
         self.mine, self.peer = socket.socketpair()
         self.peer.setblocking(False)
         self.shelf = Shelf()
-        self.core = make(self.mine, lease, Hooks(record=in_memory(), shelf=self.shelf))
+        given = leased(record=shared_words(), shelf=self.shelf, **lease)
+        self.core = make(self.mine, given["lease"], given["hooks"])
         self.here = (self.mine, self.peer)
 
     def act(self, step: int, drawn: random.Random) -> object:
@@ -176,10 +170,9 @@ class Side:
 
     def left(self) -> object:
         core = self.core
-        record = [core.record[word] for word in range(WORDS)]
         return (
             *(left(core.buffer), account(core.ledger)[1:], core.committed, repr(core.failure)),
-            *(core.life.state, self.shelf.states, record[:ACTIVE_AT], record[ACTIVE_AT + 1 :]),
+            *(core.life.state, self.shelf.states, without_times(core.record)),
         )
 
 
@@ -188,12 +181,12 @@ def cores(drawn: random.Random) -> None:
 
     Compared are what the handler and the peer get, and what stands in the record.
     """
-    lease = Lease(
-        resumable=drawn.random() < 0.6,
-        replay_limit=drawn.choice((0, 4, 1000, 65536)),
-        unread=drawn.choice((b"", b"", b"ab\nb")),
-        state=drawn.choice((None, b"1")),
-    )
+    lease = {
+        "resumable": drawn.random() < 0.6,
+        "replay_limit": drawn.choice((0, 4, 1000, 65536)),
+        "unread": drawn.choice((b"", b"", b"ab\nb")),
+        "state": drawn.choice((None, b"1")),
+    }
     with ExitStack() as stack:
         sides = [Side(make, lease) for make in (in_python, core_of)]
         for side in sides:

@@ -21,23 +21,18 @@ from socketkeep._inspect._descriptors import look_in_python
 from socketkeep._native import core
 from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._core import core_of
-from socketkeep._stream._lease import Hooks, Lease
-from socketkeep._stream._record import ENDED, WORDS
 from socketkeep._worker._accepting import Door
 from socketkeep._worker._casting import have_cast
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._reactor import make_reactor
 from socketkeep._worker._roster import Roster
+from tests.harness.seam import Row, leased, shared_words
 from tests.native.cores import both
 from tests.worker.fakes import a_place
 
 _OPERATIONS: Final = 40_000
 
 pytestmark = pytest.mark.timeout(180)
-
-
-def record() -> memoryview:
-    return memoryview(bytearray(8 * WORDS)).cast("Q")
 
 
 def buffers(times: int) -> None:
@@ -64,7 +59,8 @@ def connections(times: int) -> None:
     """Cores of their own, each with a little of everything, an error among it."""
     for number in range(times // 100):
         mine, peer = socket.socketpair()
-        made = core_of(mine, Lease(resumable=number % 2 == 0), Hooks(record=record()))
+        given = leased(resumable=number % 2 == 0, record=shared_words())
+        made = core_of(mine, given["lease"], given["hooks"])
         for _ in range(8):
             peer.send(b"ab\n" * 30)
             made.receive(10)
@@ -121,8 +117,8 @@ async def _awaits(times: int) -> None:
     reactor = make_reactor()
     for number in range(times):
         mine, peer = socket.socketpair()
-        hooks = Hooks(record=record(), reactor=reactor)
-        conn = AsyncConnection(mine, lease=Lease(resumable=number % 2 == 0), hooks=hooks)
+        given = leased(resumable=number % 2 == 0, record=shared_words(), reactor=reactor)
+        conn = AsyncConnection(mine, **given)
         for _ in range(4):
             given_up = asyncio.ensure_future(conn.recv())
             await asyncio.sleep(0)
@@ -166,7 +162,7 @@ def casts(times: int) -> None:
                 peer.sendall(b"x")
                 entry.conn.recv()
                 entry.conn.send(b"x" * number)
-                entry.record[ENDED] = 1
+                Row(entry.record).ended = "closed"
                 if number % 2:
                     entry.conn.close(linger=0)
                 entry.sock.close()

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from socketkeep import Closed, Connection, Deadline, TimedOut, Timeout
-from socketkeep._stream._lease import Hooks, Lease, Order
-from socketkeep._stream._record import WAITING, WORDS
 from socketkeep._stream._waiting import ORDERED, make_orders
+from tests.harness.seam import leased, order_to, row_of, shared_words
 from tests.library.conftest import until
 
 _CHATTER = 100
@@ -26,13 +25,13 @@ class Retiring:
 
     def __init__(self) -> None:
         self.wake_fd = os.eventfd(0)
-        self.order: Order | None = None
+        self.order: object = None
 
     def is_awaited(self) -> bool:
         return False
 
     def woken(self) -> None:
-        self.order = Order("close", time.monotonic())
+        self.order = order_to("close", 0.0)
 
 
 @pytest.fixture
@@ -53,9 +52,8 @@ def retiring() -> Iterator[Retiring]:
 
 
 def served(sock: socket.socket, retiring: Retiring, header: memoryview) -> Connection:
-    record = memoryview(bytearray(8 * WORDS)).cast("Q")
     orders = make_orders(retiring.wake_fd, header)
-    return Connection(sock, lease=Lease(), hooks=Hooks(record, retirement=retiring, orders=orders))
+    return Connection(sock, **leased(record=shared_words(), retirement=retiring, orders=orders))
 
 
 def _chat(conn: Connection, peer: socket.socket) -> None:
@@ -80,7 +78,7 @@ def test_an_order_in_the_header_is_read_before_each_receive(pair: Pair, retiring
     pair[1].send(b"ab")
     assert conn.recv(1) == b"a"
     header[ORDERED] = 1
-    retiring.order = Order("close", time.monotonic())
+    retiring.order = order_to("close", 0.0)
     with pytest.raises(Closed):
         conn.recv(1)
     assert conn.unread == b"b"
@@ -128,11 +126,11 @@ def test_who_waits_is_woken_by_another_threads_close(pair: Pair) -> None:
 
     waiting = threading.Thread(target=receive)
     waiting.start()
-    until(lambda: conn.core.record[WAITING] == 1)
+    until(lambda: row_of(conn).waiting)
     conn.close(linger=0)
     waiting.join(30)
     assert [type(error) for error in told] == [Closed]
-    assert conn.core.record[WAITING] == 0
+    assert not row_of(conn).waiting
 
 
 def test_a_send_that_finds_no_room_goes_on_where_it_was(pair: Pair) -> None:

@@ -22,11 +22,9 @@ import uvloop
 from socketkeep import AsyncConnection, Busy, PeerReset, fork
 from socketkeep._native import core as compiled
 from socketkeep._stream import _shell
-from socketkeep._stream._lease import Order, handling
-from socketkeep._stream._record import ACTIVE_AT, WAITING, WORDS
 from socketkeep._worker._reactor import make_reactor
-from tests.library.conftest import leased
-from tests.native.scripts import Shelf, in_memory, in_python, piece
+from tests.harness.seam import be_handler_of, leased, order_to, row_of, shared_words, without_times
+from tests.native.scripts import Shelf, in_python, piece
 from tests.native.seeds import seeds
 
 _DEADLINE: Final = 10.0
@@ -55,7 +53,7 @@ async def connection(**fields: Any) -> AsyncIterator[tuple[AsyncConnection, sock
     reactor = make_reactor()
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    conn = AsyncConnection(ours, **leased(record=in_memory(), reactor=reactor, **fields))
+    conn = AsyncConnection(ours, **leased(record=shared_words(), reactor=reactor, **fields))
     try:
         async with asyncio.timeout(_DEADLINE):
             yield conn, theirs
@@ -67,7 +65,7 @@ async def connection(**fields: Any) -> AsyncIterator[tuple[AsyncConnection, sock
 
 async def waits(conn: AsyncConnection) -> None:
     """Return once a receive waits."""
-    while not conn.core.record[WAITING]:  # noqa: ASYNC110 - a word of shared memory
+    while not row_of(conn).waiting:  # noqa: ASYNC110 - a word of shared memory
         await asyncio.sleep(0)
 
 
@@ -121,7 +119,7 @@ async def test_it_can_be_driven_by_hand() -> None:
             call.throw(KeyError("thrown"))
         assert not conn._waiter.claimed
         assert not conn._waiter.pending
-        assert conn.core.record[WAITING] == 0
+        assert not row_of(conn).waiting
         call = conn.recv()
         call.send(None)
         call.close()
@@ -172,7 +170,7 @@ def test_who_gives_up_loses_no_byte(how: str) -> None:
         async with connection() as (conn, peer):
             for _ in range(3):
                 await _abandons(conn, peer, how)
-                assert conn.core.record[WAITING] == 0
+                assert not row_of(conn).waiting
                 peer.send(b"c")
                 assert await conn.recv_exactly(3) == b"abc"
             task = asyncio.ensure_future(conn.recv())
@@ -296,7 +294,7 @@ class Side:
         self.shelf = Shelf()
         shelf = self.shelf if fields["resumable"] else None
         self.conn = AsyncConnection(
-            self.mine, **leased(record=in_memory(), shelf=shelf, reactor=reactor, **fields)
+            self.mine, **leased(record=shared_words(), shelf=shelf, reactor=reactor, **fields)
         )
         self.lines = self.conn.lines(64, commit=fields["resumable"])
         self.tasks: list[asyncio.Future[Any]] = []
@@ -304,7 +302,7 @@ class Side:
 
     def begin(self, verb: Callable[..., Any], *given: Any, **named: Any) -> None:
         async def run() -> None:
-            handling.set(self.conn)
+            be_handler_of(self.conn)
             try:
                 self.told.append(repr(await verb(*given, **named)))
             except BaseException as error:
@@ -350,7 +348,7 @@ class Side:
             case 18 if drawn.random() < 0.1:
                 self.peer.close()
             case 19 if drawn.random() < 0.1:
-                conn.ask(Order(drawn.choice(("move", "close", "finish")), float("inf")))
+                conn.ask(order_to(drawn.choice(("move", "close", "finish")), float("inf")))
             case 20 if drawn.random() < 0.1:
                 self.begin(conn.close, linger=0)
             case 21 if drawn.random() < 0.5:
@@ -358,10 +356,15 @@ class Side:
 
     def left(self) -> object:
         conn = self.conn
-        record = [conn.core.record[word] for word in range(WORDS) if word != ACTIVE_AT]
         waiter = conn._waiter
         return (
-            *(self.told, record, conn.unread, conn.core.life.state, self.shelf.states),
+            *(
+                self.told,
+                without_times(conn.core.record),
+                conn.unread,
+                conn.core.life.state,
+                self.shelf.states,
+            ),
             *(waiter.claimed, waiter.pending, conn._gathered),
         )
 

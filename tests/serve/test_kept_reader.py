@@ -12,8 +12,7 @@ import pytest
 from socketkeep import AsyncConnection, PeerReset, StateNotEncodable
 from socketkeep._serve._streams import KeptReader, KeptWriter
 from socketkeep._serve._transport import ConnectionTransport
-from socketkeep._stream._lease import Lease, handling
-from socketkeep._stream._record import CLEAN, READ, SENT, STATUS
+from tests.harness.seam import Row, be_handler_of, leased
 
 Body = Callable[[KeptReader, KeptWriter, socket.socket], Awaitable[None]]
 
@@ -24,8 +23,8 @@ def with_streams(body: Body, **lease: Any) -> None:
     async def run() -> None:
         ours, peer = socket.socketpair()
         peer.setblocking(False)
-        conn = AsyncConnection(ours, lease=Lease(resumable=True, **lease))
-        handling.set(conn)
+        conn = AsyncConnection(ours, **leased(resumable=True, **lease))
+        be_handler_of(conn)
         reader = KeptReader(conn)
         protocol = asyncio.StreamReaderProtocol(reader, loop=asyncio.get_running_loop())
         transport = ConnectionTransport(conn, protocol)
@@ -49,7 +48,7 @@ def test_what_the_reader_has_not_given_out_is_unread() -> None:
         assert await reader.readline() == b"one\n"
         assert core.export() == (None, b"one\ntwo\nthr")
         writer.commit(1)
-        assert (core.export()[1], core.record[STATUS]) == (b"two\nthr", READ)
+        assert (core.export()[1], Row(core.record).status) == (b"two\nthr", "read")
         assert await reader.readline() == b"two\n"
         peer.sendall(b"ee\nfour")
         assert await reader.readline() == b"three\n"
@@ -59,7 +58,7 @@ def test_what_the_reader_has_not_given_out_is_unread() -> None:
         peer.sendall(b"\n")
         assert await reader.readline() == b"four\n"
         writer.commit(None)
-        assert (core.export(), core.record[STATUS]) == ((None, b""), CLEAN)
+        assert (core.export(), Row(core.record).status) == ((None, b""), "clean")
 
     with_streams(body)
 
@@ -100,14 +99,14 @@ def test_what_is_committed_and_not_gone_yet_is_no_clean_state() -> None:
         await reader.readline()
         writer.write(b"x" * (4 << 20))
         writer.commit(1)
-        assert record[STATUS] == SENT
+        assert Row(record).status == "sent"
         received = 0
         while received < 4 << 20:
             received += len(await asyncio.get_running_loop().sock_recv(peer, 1 << 20))
         await writer.drain()
         assert reader.connection_transport is not None
         await reader.connection_transport.flushed()
-        assert record[STATUS] == CLEAN
+        assert Row(record).status == "clean"
 
     with_streams(body)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
-from time import monotonic
 from typing import Any, ClassVar, Protocol
 
 import pytest
 
 from socketkeep import AsyncConnection, Detached, HandlerError, NotCommitted
 from socketkeep._serve._protocols import adapt_protocols
-from socketkeep._stream._lease import Lease, Order, handling
+from tests.harness.seam import be_handler_of, leased, order_to
 
 
 class Told(asyncio.Protocol):
@@ -77,8 +76,8 @@ def serve(factory: type[Made], body: Body, **lease: Any) -> None:
         ours, peer = socket.socketpair()
         peer.setblocking(False)
         handler = adapt_protocols(factory)
-        conn = AsyncConnection(ours, lease=Lease(resumable=handler.resumable, **lease))
-        handling.set(conn)
+        conn = AsyncConnection(ours, **leased(resumable=handler.resumable, **lease))
+        be_handler_of(conn)
         serving = asyncio.ensure_future(handler.call(conn))
         await asyncio.sleep(0)
         try:
@@ -91,10 +90,6 @@ def serve(factory: type[Made], body: Body, **lease: Any) -> None:
             conn.core.sock.close()
 
     asyncio.run(asyncio.wait_for(run(), 20))
-
-
-def order() -> Order:
-    return Order("move", monotonic() + 60)
 
 
 def test_a_paused_protocol_is_given_nothing() -> None:
@@ -164,7 +159,7 @@ def test_it_leaves_with_what_it_detaches() -> None:
         peer.sendall(b"one")
         await keeps.until(b"one")
         keeps.transport.write(b"an answer")
-        conn.ask(order())
+        conn.ask(order_to("move"))
         with pytest.raises(Detached):
             await serving
         handed = conn.hand_over()
@@ -181,7 +176,7 @@ def test_who_is_busy_is_asked_again_when_it_has_answered() -> None:
     async def body(conn: AsyncConnection, peer: socket.socket, serving: asyncio.Task[None]) -> None:
         keeps = Keeps.made
         keeps.busy = True
-        conn.ask(order())
+        conn.ask(order_to("move"))
         peer.sendall(b"one")
         await keeps.until(b"one")
         assert not serving.done()
@@ -199,7 +194,7 @@ def test_a_detach_that_fails_ends_its_connection() -> None:
             raise RuntimeError("no state")
 
     async def body(conn: AsyncConnection, peer: socket.socket, serving: asyncio.Task[None]) -> None:
-        conn.ask(order())
+        conn.ask(order_to("move"))
         with pytest.raises(RuntimeError, match="no state"):
             await serving
         assert Broken.made.told == [("lost", RuntimeError)]

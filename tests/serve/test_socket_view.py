@@ -11,14 +11,14 @@ import pytest
 from socketkeep import Connection, HandlerError, WouldBlock
 from socketkeep._serve._peer_names import family_of, name_of
 from socketkeep._serve._socket_view import ConnectionSocket
-from socketkeep._stream._lease import Lease
+from tests.harness.seam import leased
 
 
 @pytest.fixture
 def ends() -> Iterator[tuple[ConnectionSocket, socket.socket]]:
     ours, peer = socket.socketpair()
     peer.settimeout(5)
-    view = ConnectionSocket(Connection(ours, lease=Lease(resumable=True)))
+    view = ConnectionSocket(Connection(ours, **leased(resumable=True)))
     with peer:
         yield view, peer
         view.conn.close(linger=0)

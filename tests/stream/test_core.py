@@ -15,8 +15,6 @@ from typing import Any, Final, TypeAlias, cast
 import pytest
 
 from socketkeep import AsyncConnection, Closed, Connection
-from socketkeep._native import core
-from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._core import (
     ARRIVED,
     CHUNK,
@@ -28,23 +26,13 @@ from socketkeep._stream._core import (
     StreamCore,
     make_core,
 )
-from socketkeep._stream._lease import Hooks, Lease
 from socketkeep._stream._lifecycle import Event, State
-from socketkeep._stream._record import (
-    ACTIVE_AT,
-    BYTES_IN,
-    BYTES_OUT,
-    ENDED,
-    STATUS,
-    WORDS,
-    Ended,
-    Status,
-)
 from socketkeep._stream._transport import Transport
+from tests.harness.seam import WORDS, Row, buffer_of, leased
 
-Make: TypeAlias = Callable[[Transport, ReceiveBuffer, Lease, Hooks], Core]
+Make: TypeAlias = Callable[..., Core]
 CORES: Final[dict[str, Make]] = {"python": StreamCore}
-if core is not None:
+if make_core is not StreamCore:
     CORES["compiled"] = make_core
 
 
@@ -58,8 +46,8 @@ class Scripted(Transport):
         self.asked: list[int] = []
         self.room = room
         self.sent = b""
-        self.status_when_called: list[int] = []
-        self.record: Any = None
+        self.status_when_called: list[str] = []
+        self.row: Row
 
     @property
     def source(self) -> Scripted:
@@ -67,7 +55,7 @@ class Scripted(Transport):
 
     def recv(self, size: int, /) -> bytes:
         self.asked.append(size)
-        self.status_when_called.append(self.record[STATUS])
+        self.status_when_called.append(self.row.status)
         if not self.comes:
             raise BlockingIOError
         come = self.comes.pop(0)
@@ -77,7 +65,7 @@ class Scripted(Transport):
         return come[:size]
 
     def send(self, data: bytes | memoryview, /) -> int:
-        self.status_when_called.append(self.record[STATUS])
+        self.status_when_called.append(self.row.status)
         if not self.room:
             raise BlockingIOError
         part = bytes(data[: self.room])
@@ -87,29 +75,28 @@ class Scripted(Transport):
 
 
 class Shelf:
-    def __init__(self, record: list[int]) -> None:
-        self.record = record
-        self.put_at: list[tuple[bytes | None, int]] = []
+    def __init__(self, row: Row) -> None:
+        self.row = row
+        self.put_at: list[tuple[bytes | None, str]] = []
 
     def put(self, state: bytes | None, reply: bytes = b"") -> None:
-        self.put_at.append((state, self.record[STATUS]))
+        self.put_at.append((state, self.row.status))
 
 
 class Bench:
     """A core on a transport that is written in the test."""
 
     def __init__(self, make: Make, transport: Scripted, **fields: Any) -> None:
-        self.record = [0] * WORDS
-        self.shelf = Shelf(self.record)
+        self.row = transport.row = Row()
+        self.shelf = Shelf(self.row)
         self.transport = transport
-        transport.record = self.record
-        lease = Lease(**{"resumable": True, "replay_limit": 100} | fields)
-        buffer = ReceiveBuffer(retain=lease.resumable, replay_limit=lease.replay_limit)
-        self.core = make(transport, buffer, lease, Hooks(record=self.record, shelf=self.shelf))
+        fields = {"resumable": True, "replay_limit": 100} | fields
+        given = leased(record=self.row.words, shelf=self.shelf, **fields)
+        self.core = make(transport, buffer_of(given), given["lease"], given["hooks"])
 
     @property
-    def status(self) -> Status:
-        return Status(self.record[STATUS])
+    def status(self) -> str:
+        return self.row.status
 
 
 @pytest.fixture(params=list(CORES))
@@ -122,8 +109,8 @@ def test_what_comes_is_returned_at_once_and_retained(make: Make) -> None:
     assert bench.core.receive(CHUNK) == b"hello"
     assert bench.core.buffer.size == 0
     assert bench.core.export() == (None, b"hello")
-    assert bench.record[BYTES_IN] == 5
-    assert bench.status is Status.READ
+    assert bench.row.bytes_in == 5
+    assert bench.status == "read"
 
 
 def test_what_is_more_than_is_wanted_stays_unread(make: Make) -> None:
@@ -138,8 +125,8 @@ def test_it_says_read_before_it_receives_and_takes_that_back(make: Make) -> None
     bench = Bench(make, Scripted())
     assert bench.core.receive(10) is None
     assert bench.core.fill(10) == NOTHING
-    assert bench.transport.status_when_called == [Status.READ, Status.READ]
-    assert bench.status is Status.CLEAN
+    assert bench.transport.status_when_called == ["read", "read"]
+    assert bench.status == "clean"
     assert bench.core.failure is None
 
 
@@ -147,7 +134,7 @@ def test_nothing_came_but_something_is_uncommitted(make: Make) -> None:
     bench = Bench(make, Scripted(b"ab"))
     assert bench.core.fill(10) == ARRIVED
     assert bench.core.fill(10) == NOTHING
-    assert bench.status is Status.READ
+    assert bench.status == "read"
 
 
 def test_fill_adds_to_what_is_unread(make: Make) -> None:
@@ -156,7 +143,7 @@ def test_fill_adds_to_what_is_unread(make: Make) -> None:
     assert bench.core.fill(4) == ARRIVED
     assert bench.core.buffer.unread == b"abcdef"
     assert bench.transport.asked == [4, 4]
-    assert bench.record[BYTES_IN] == 6
+    assert bench.row.bytes_in == 6
 
 
 def test_the_peers_end(make: Make) -> None:
@@ -164,8 +151,8 @@ def test_the_peers_end(make: Make) -> None:
     assert bench.core.receive(10) == b""
     assert bench.core.life.state is State.PEER_ENDED
     assert bench.core.fill(10) == EOF
-    assert bench.record[ENDED] == Ended.NOT_YET
-    assert bench.status is Status.CLEAN
+    assert bench.row.ended == "not yet"
+    assert bench.status == "clean"
 
 
 def test_the_end_that_the_transport_says_comes_with_the_last_bytes(make: Make) -> None:
@@ -191,10 +178,10 @@ def test_it_says_sent_before_it_sends_but_for_a_push(make: Make, push: bool) -> 
     bench = Bench(make, Scripted(room=4))
     assert bench.core.send(b"hello", push) == 4
     assert bench.core.send(memoryview(b"o"), push) == 0, "no room"
-    expected = Status.CLEAN if push else Status.SENT
+    expected = "clean" if push else "sent"
     assert bench.transport.status_when_called == [expected, expected]
     assert bench.transport.sent == b"hell"
-    assert bench.record[BYTES_OUT] == 4
+    assert bench.row.bytes_out == 4
     assert bench.core.ledger.sent is not push
 
 
@@ -211,29 +198,29 @@ def test_a_commit_puts_the_state_before_it_says_clean(make: Make) -> None:
     bench = Bench(make, Scripted(b"ab"))
     bench.core.receive(10)
     bench.core.commit(b"one")
-    assert bench.shelf.put_at == [(b"one", Status.READ)]
-    assert bench.status is Status.CLEAN
+    assert bench.shelf.put_at == [(b"one", "read")]
+    assert bench.status == "clean"
     assert bench.core.export() == (b"one", b"")
     bench.core.commit(b"one")
     assert len(bench.shelf.put_at) == 1, "it has not changed"
     bench.core.commit(None)
-    assert bench.shelf.put_at[-1] == (None, Status.CLEAN)
+    assert bench.shelf.put_at[-1] == (None, "clean")
 
 
 def test_a_commit_with_unread_bytes_is_not_clean(make: Make) -> None:
     bench = Bench(make, Scripted(b"abcd"))
     bench.core.receive(2)
     bench.core.commit(None)
-    assert bench.status is Status.READ
+    assert bench.status == "read"
     assert bench.core.export() == (None, b"cd")
 
 
 def test_it_begins_with_what_the_worker_before_left(make: Make) -> None:
     before = time.monotonic_ns()
     bench = Bench(make, Scripted(b"more"), state=b"state", unread=b"half")
-    assert bench.shelf.put_at == [(b"state", Status.CLEAN)]
-    assert bench.status is Status.READ
-    assert bench.record[ACTIVE_AT] >= before
+    assert bench.shelf.put_at == [(b"state", "clean")]
+    assert bench.status == "read"
+    assert bench.row.active_at >= before
     assert bench.core.receive(100) == b"half"
     assert bench.core.receive(100) == b"more"
     assert bench.core.export() == (b"state", b"halfmore")
@@ -242,11 +229,11 @@ def test_it_begins_with_what_the_worker_before_left(make: Make) -> None:
 def test_its_ends_are_recorded_and_the_first_counts(make: Make) -> None:
     bench = Bench(make, Scripted())
     bench.core.become(Event.STOP, Closed("ended: idle"))
-    assert bench.record[ENDED] == Ended.NOT_YET
+    assert bench.row.ended == "not yet"
     bench.core.become(Event.RESET_BY_PEER)
-    assert bench.record[ENDED] == Ended.RESET
+    assert bench.row.ended == "reset"
     bench.core.become(Event.CLOSE)
-    assert bench.record[ENDED] == Ended.RESET
+    assert bench.row.ended == "reset"
 
 
 def test_another_transport_may_bind_it_to_the_process(make: Make) -> None:
@@ -256,20 +243,20 @@ def test_another_transport_may_bind_it_to_the_process(make: Make) -> None:
     bench = Bench(make, Scripted(b"plain"))
     assert bench.core.receive(10) == b"plain"
     other = Binding(b"ciphered")
-    other.record = bench.record
+    other.row = bench.row
     bench.core.use(other)
-    assert bench.status is Status.BOUND
+    assert bench.status == "bound"
     assert bench.core.receive(100) == b"ciphered"
     bench.core.commit(None)
-    assert bench.status is Status.BOUND
+    assert bench.status == "bound"
 
 
 def test_a_forked_child_that_lets_go_writes_to_the_record_no_more(make: Make) -> None:
     bench = Bench(make, Scripted(b"x"))
     bench.core.drop_record()
-    before = list(bench.record)
+    before = [bench.row.words[word] for word in range(WORDS)]
     bench.core.become(Event.CLOSE)
-    assert bench.record == before
+    assert [bench.row.words[word] for word in range(WORDS)] == before
 
 
 def test_who_never_commits_is_warned_of_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:

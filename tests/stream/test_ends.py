@@ -9,25 +9,19 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from socketkeep import AsyncConnection, Connection
-from socketkeep._base._errors import Closed
-from socketkeep._stream._lease import Hooks, Lease
+from socketkeep import AsyncConnection, Closed, Connection
 from socketkeep._stream._lifecycle import Event, State
-from socketkeep._stream._record import ENDED, WORDS, Ended
 from socketkeep._worker._reactor import make_reactor
+from tests.harness.seam import leased, row_of, shared_words
 
 _LINGER = 5.0
-
-
-def record() -> memoryview:
-    return memoryview(bytearray(8 * WORDS)).cast("Q")
 
 
 @pytest.fixture
 def pair() -> tuple[Connection, socket.socket]:
     ours, theirs = socket.socketpair()
     theirs.settimeout(10)
-    return Connection(ours, hooks=Hooks(record=record())), theirs
+    return Connection(ours, **leased(record=shared_words())), theirs
 
 
 def is_closed(conn: Connection | AsyncConnection) -> bool:
@@ -35,7 +29,7 @@ def is_closed(conn: Connection | AsyncConnection) -> bool:
         conn.fileno() < 0
         and conn.core.life.state is State.CLOSED
         and not conn.core.life.sends
-        and conn.core.record[ENDED] == Ended.CLOSED
+        and row_of(conn).ended == "closed"
     )
 
 
@@ -103,7 +97,7 @@ def test_what_has_ended_it_before_counts(pair: tuple[Connection, socket.socket])
     peer.close()
     assert conn.end(_LINGER) is None
     assert conn.fileno() < 0
-    assert conn.core.record[ENDED] == Ended.RESET
+    assert row_of(conn).ended == "reset"
 
 
 def test_it_waits_for_who_sends_in_another_thread(pair: tuple[Connection, socket.socket]) -> None:
@@ -125,12 +119,12 @@ def test_it_waits_for_who_sends_in_another_thread(pair: tuple[Connection, socket
 Body = Callable[[AsyncConnection, socket.socket], Awaitable[None]]
 
 
-def run_async(body: Body, lease: Lease | None = None) -> None:
+def run_async(body: Body, **lease: float) -> None:
     async def whole() -> None:
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
         reactor = make_reactor()
-        conn = AsyncConnection(ours, lease=lease, hooks=Hooks(record=record(), reactor=reactor))
+        conn = AsyncConnection(ours, **leased(record=shared_words(), reactor=reactor, **lease))
         with theirs:
             await body(conn, theirs)
         reactor.close()
@@ -138,8 +132,8 @@ def run_async(body: Body, lease: Lease | None = None) -> None:
     asyncio.run(whole())
 
 
-@pytest.mark.parametrize("lease", [Lease(), Lease(idle_timeout=60.0)], ids=["plain", "timed"])
-def test_an_async_one_ends_at_once_when_the_peer_has(lease: Lease) -> None:
+@pytest.mark.parametrize("lease", [{}, {"idle_timeout": 60.0}], ids=["plain", "timed"])
+def test_an_async_one_ends_at_once_when_the_peer_has(lease: dict[str, float]) -> None:
     async def body(conn: AsyncConnection, peer: socket.socket) -> None:
         asking = asyncio.ensure_future(conn.recv())
         await asyncio.sleep(0)  # it waits, so that the reader is registered
@@ -152,7 +146,7 @@ def test_an_async_one_ends_at_once_when_the_peer_has(lease: Lease) -> None:
         assert peer.recv(1) == b""
         assert not conn.end_at_once(), "it has ended"
 
-    run_async(body, lease)
+    run_async(body, **lease)
 
 
 def test_an_async_one_does_not_while_there_is_something_to_wait_for() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketkeep._stream._ledger import Ledger
-from socketkeep._stream._record import AGAIN, STATUS, WORDS, Status
+from tests.harness.seam import WORDS, Row
 from tests.native.cores import on_both
 
 pytestmark = on_both("make", Ledger, "Ledger")
@@ -50,8 +50,8 @@ def test_the_record_says_what_is_so(make: type[Ledger], steps: list[str]) -> Non
         )
         sent = step == "sending" or (sent and not step.startswith("commit"))
         pushes = max(0, pushes + {"push": 1, "pushed": -1}.get(step, 0))
-        expected = Status.SENT if sent or pushes else Status.READ if read else Status.CLEAN
-        assert ledger.record[STATUS] == expected
+        expected = "sent" if sent or pushes else "read" if read else "clean"
+        assert Row(ledger.record).status == expected
 
 
 @given(STEPS)
@@ -61,7 +61,7 @@ def test_what_is_bound_stays_bound(make: type[Ledger], steps: list[str]) -> None
     ledger.show()
     for step in steps:
         do(ledger, step)
-        assert ledger.record[STATUS] == Status.BOUND
+        assert Row(ledger.record).status == "bound"
 
 
 @given(STEPS, st.integers(0, 3))
@@ -78,7 +78,8 @@ def test_what_comes_again_is_marked_until_something_is_committed(
         do(ledger, step)
         committed += step == "commit"
         nothing = nothing or (step.startswith("commit") and doubtful <= committed)
-        assert bool(ledger.record[STATUS] & AGAIN) == (not committed and not nothing)
+        again = Row(ledger.record).status.endswith("again")
+        assert again == (not committed and not nothing)
         assert ledger.disputed == (not nothing and (committed < doubtful or not committed))
 
 
@@ -103,4 +104,4 @@ def test_a_push_that_begins_in_another_thread_is_never_lost(
         if step not in ("push", "pushed"):
             do(ledger, step)
     if ledger.pushes:
-        assert record[STATUS] == Status.SENT
+        assert Row(record).status == "sent"

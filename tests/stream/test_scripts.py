@@ -19,9 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from socketkeep import AsyncConnection, Connection, SocketkeepError
-from socketkeep._stream._lease import handling
-from socketkeep._stream._record import BYTES_IN, BYTES_OUT, ENDED, STATUS
-from tests.library.conftest import KINDS, leased
+from tests.harness.seam import be_handler_of, leased, row_of
+from tests.library.conftest import KINDS
 
 Step: TypeAlias = tuple[str, Any]
 Trace: TypeAlias = list[object]
@@ -85,7 +84,7 @@ class Scene:
                 lines = self.lines[keepends]
                 return anext(lines) if hasattr(lines, "__anext__") else next(lines)
             case "send" | "push":
-                handling.set(conn if name == "send" else None)
+                be_handler_of(conn if name == "send" else None)
                 return conn.send(value, timeout=0)
             case "recv_into":
                 self.room = bytearray(value)
@@ -116,7 +115,7 @@ class Scene:
 
     def note(self, name: str, outcome: object) -> None:
         """Add to the trace what is to be seen after a step."""
-        conn, record = self.conn, self.told["hooks"].record
+        conn, row = self.conn, row_of(self.told)
         core = conn.core
         self.trace.append(
             (
@@ -124,12 +123,11 @@ class Scene:
                 outcome,
                 conn.unread,
                 conn.state,
-                conn.ended,
+                row.ended,
                 core.life.state,
-                record[STATUS],
-                record[BYTES_IN],
-                record[BYTES_OUT],
-                record[ENDED],
+                row.status,
+                row.bytes_in,
+                row.bytes_out,
                 conn.fileno() >= 0,
                 core.ledger.sent,
                 core.buffer.overflowed,
@@ -143,7 +141,7 @@ class Scene:
         except OSError as error:
             got = type(error)
         self.trace.append(got)
-        handling.set(None)
+        be_handler_of(None)
         self.conn.core.sock.close()
         self.peer.close()
         return self.trace

@@ -12,15 +12,12 @@ from typing import Any, cast
 
 from websockets.asyncio.client import ClientConnection, connect
 
-from socketkeep._config._server_options import ServeConfig
-from socketkeep._names._naming import Registration
-from socketkeep._serve.asgi._types import Application, Message, Scope
+from socketkeep import AsyncConnection, Detached
 from socketkeep._serve.websocket._serving import WebSockets
-from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._lease import Attached, Handover, Hooks, Lease, Order, handling
-from socketkeep._stream._lifecycle import Detached
-from socketkeep._stream._record import CLEAN, DETACHED, ENDED, STATUS
 from socketkeep._worker._mail import Mailbox
+from tests.harness.asgi import Application, Message, Scope
+from tests.harness.configuration import configured
+from tests.harness.seam import be_handler_of, leased, order_to, row_of
 
 PATIENCE = 10.0
 END = b"\r\n\r\n"
@@ -54,7 +51,7 @@ class RequestLog:
 class Site:
     """What the HTTP side tells of an application."""
 
-    def __init__(self, app: Application, options: ServeConfig) -> None:
+    def __init__(self, app: Application, options: Any) -> None:
         self.app = app
         self.options = options
         self.request_log = RequestLog()
@@ -88,7 +85,7 @@ class Bench:
     """The socket's server side.  crash_safe: as with ``--keep crash``."""
 
     def __init__(
-        self, app: Application, options: ServeConfig, crash_safe: bool, park_after: float | None
+        self, app: Application, options: Any, crash_safe: bool, park_after: float | None
     ) -> None:
         self.site = Site(app, options)
         self.shelf = Shelf() if crash_safe else None
@@ -98,19 +95,20 @@ class Bench:
         self.task: asyncio.Task[None]
         self.times_served = 0
         self.clients: list[ClientConnection] = []
-        self._known: Registration | None = None
+        self._known: Any = None
 
-    def begin(self, attached: Attached, state: bytes | None = None, unread: bytes = b"") -> None:
+    def begin(self, attached: str, state: bytes | None = None, unread: bytes = b"") -> None:
         """Serve it, as the next worker does."""
-        lease = Lease(
+        given = leased(
             id="1-1-1",
             resumable=True,
             state=state,
             unread=unread,
             attached=attached,
             park_after=self.park_after,
+            shelf=self.shelf,
         )
-        self.conn = AsyncConnection(self._sock, lease=lease, hooks=Hooks(shelf=self.shelf))
+        self.conn = AsyncConnection(self._sock, **given)
         self.enter_post()
         self.task = asyncio.get_running_loop().create_task(self._handle(self.conn))
         self.times_served += 1
@@ -138,32 +136,32 @@ class Bench:
         return True
 
     async def _handle(self, conn: AsyncConnection) -> None:
-        handling.set(conn)
+        be_handler_of(conn)
         saved = (conn.state or {}).get("websocket")
         head = await conn.recv_until(END) + END if saved is None else saved["head"]
         try:
             await self.site.serve(conn, cast("Any", self.site), scope_of(head), head)
         except Detached:
-            assert conn.core.record[ENDED] == DETACHED
+            assert row_of(conn).ended == "detached"
             return
         await conn.close()
 
-    async def left(self) -> Handover:
+    async def left(self) -> Any:
         """Wait until it has left its worker; return what goes along."""
         await asyncio.wait_for(asyncio.shield(self.task), PATIENCE)
-        assert self.conn.core.record[ENDED] == DETACHED, "it ended, and did not leave"
+        assert row_of(self.conn).ended == "detached", "it ended, and did not leave"
         return self.conn.hand_over()
 
     async def move(self) -> None:
         """Have it leave at its next safe point, and serve it in the next worker."""
-        self.conn.ask(Order("move", time.monotonic() + 2 * PATIENCE))
+        self.conn.ask(order_to("move", 2 * PATIENCE))
         handover = await self.left()
         self.begin("reload", handover.state, handover.unread)
 
     async def crash(self) -> None:
         """Have its worker die when it is clean, and serve it in the next one."""
         assert self.shelf is not None
-        await until(lambda: self.conn.core.record[STATUS] == CLEAN)
+        await until(lambda: row_of(self.conn).status == "clean")
         state = self.shelf.state
         self._sock = socket.socket(fileno=os.dup(self.conn.fileno()))
         self.conn._give_up()  # as its death would: the peer sees nothing
@@ -191,7 +189,7 @@ async def bench(
     """Serve an application on a pair, and see that all of it ends."""
     told: dict[str, Any] = {"ws_resume": "on", "ws_ping_interval": 0.0}
     told |= options or {}
-    served = kind(app, ServeConfig(target="app:app", **told), crash_safe, park_after)
+    served = kind(app, configured("app:app", **told), crash_safe, park_after)
     served.begin("accepted")
     try:
         yield served

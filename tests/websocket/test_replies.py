@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,14 +12,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from socketkeep._config._server_options import ServeConfig
-from socketkeep._serve.asgi._types import Application, Scope
-from socketkeep._serve.websocket._deflate import Deflate
+from socketkeep import AsyncConnection
 from socketkeep._stream import _peek
-from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._lease import Attached, Hooks, Lease, Order
-from socketkeep._stream._record import BOUND, STATUS
-from socketkeep._wire._scoreboard import Scoreboard, create_memfd
+from tests.harness.asgi import Application, Scope
+from tests.harness.seam import KeptRow, order_to
 from tests.library.conftest import tcp_pair
 from tests.websocket.bench import PATIENCE, Bench, bench, dial, echo, run, until
 
@@ -31,34 +26,21 @@ class OnRecord(Bench):
     """As with ``--ws-redeliver --keep crash``, over TCP."""
 
     def __init__(
-        self, app: Application, options: ServeConfig, crash_safe: bool, park_after: float | None
+        self, app: Application, options: Any, crash_safe: bool, park_after: float | None
     ) -> None:
         super().__init__(app, options, crash_safe, park_after)
         for each in (self._sock, self.client_sock):
             each.close()
         self._sock, self.client_sock = tcp_pair()
-        fd = create_memfd(1, states=True)
-        self.board = Scoreboard(fd)
-        os.close(fd)
-        row = self.board.claim()
-        assert row is not None
-        self.row = row
-        self.words = self.board.enter(row, 1, 1, 1, 1, 0)
+        self.kept = KeptRow()
 
-    def begin(self, attached: Attached, state: bytes | None = None, unread: bytes = b"") -> None:
-        lease = Lease(
-            id="1-1-1",
-            resumable=True,
-            redeliver=True,
-            redelivered=attached == "crash",
-            attached=attached,
-            state=self.board.state(self.row) if attached == "crash" else state,
-            reply=self.board.reply(self.row) if attached == "crash" else b"",
-            unread=unread,
-            park_after=self.park_after,
-        )
-        hooks = Hooks(self.words, self.board.shelf(self.row))
-        self.conn = AsyncConnection(self._sock, lease=lease, hooks=hooks)
+    def begin(self, attached: str, state: bytes | None = None, unread: bytes = b"") -> None:
+        told = {"unread": unread, "park_after": self.park_after}
+        if attached == "crash":
+            given = self.kept.after_a_crash(**told)
+        else:
+            given = self.kept.leased(attached=attached, state=state, **told)
+        self.conn = AsyncConnection(self._sock, **given)
         self.enter_post()
         self.task = asyncio.get_running_loop().create_task(self._handle(self.conn))
         self.times_served += 1
@@ -70,17 +52,17 @@ class OnRecord(Bench):
     async def die(self) -> None:
         """Have its worker die as it is, and serve it in the next one."""
         self._sock = socket.socket(fileno=os.dup(self.conn.fileno()))
-        state, reply = self.board.state(self.row), self.board.reply(self.row)
+        state, reply = self.kept.state, self.kept.reply
         self.conn._give_up()
         self.task.cancel()
         await asyncio.wait((self.task, *self.site.leaving))
-        self.board.shelf(self.row).put(state, reply)
+        self.kept.commit(state, reply)
         self.begin("crash")
 
     @property
     def saved(self) -> Any:
         """What is on record of the WebSocket."""
-        state = self.board.state(self.row)
+        state = self.kept.state
         return None if state is None else msgspec.msgpack.decode(state)["websocket"]
 
 
@@ -162,7 +144,7 @@ def test_the_record_has_the_windows_as_they_are_after_the_reply() -> None:
             assert inbound.decode() == SAID[0]
             assert outbound.decode() == answer
             assert msgspec.msgpack.decode(served.saved["state"]) == 1
-            assert Deflate(*served.saved["deflate"]).bits == (12, 12)
+            assert served.saved["deflate"][:2] == [12, 12]
             for _ in SAID:
                 app.let_on.release()
 
@@ -176,10 +158,10 @@ def test_what_is_sent_beside_its_commit_binds_it_to_its_worker() -> None:
             await client.send("send")
             app.let_on.release()
             assert await client.recv() == "beside"
-            assert served.words[STATUS] == BOUND
+            assert served.kept.row.status == "bound"
             app.let_on.release()
             assert await client.recv() == "1 send"
-            await until(lambda: served.words[STATUS] != BOUND)
+            await until(lambda: served.kept.row.status != "bound")
 
     run(main())
 
@@ -191,7 +173,7 @@ def test_it_moves_after_its_reply_if_it_was_asked_before(kind: type[Bench]) -> N
         async with bench(app, kind=kind) as served, await dial(served) as client:
             await client.send("a")
             await until(lambda: app.received == ["a"])
-            served.conn.ask(Order("move", time.monotonic() + PATIENCE))
+            served.conn.ask(order_to("move", PATIENCE))
             app.let_on.release()
             assert await client.recv() == "1 a"
             handover = await served.left()

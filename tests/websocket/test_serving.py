@@ -7,17 +7,15 @@ import gc
 import random
 import socket
 import sys
-import time
 import weakref
 from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from socketkeep._serve.asgi._types import Message, Scope
 from socketkeep._stream import _core
-from socketkeep._stream._lease import Order
-from socketkeep._stream._record import CLEAN, STATUS
+from tests.harness.asgi import Message, Scope
+from tests.harness.seam import Row, order_to, row_of
 from tests.websocket.bench import Bench, bench, dial, echo, run, until
 
 
@@ -96,7 +94,7 @@ def test_a_message_in_parts_is_waited_for(compression: str | None) -> None:
 
             await client.send("a")
             assert await client.recv() == "1: a"
-            await until(lambda: served.conn.core.record[STATUS] == CLEAN)
+            await until(lambda: row_of(served.conn).status == "clean")
             sending = asyncio.create_task(client.send(from_queue()))
             parts.put_nowait("one ")
             parts.put_nowait("two ")
@@ -177,7 +175,7 @@ def test_without_resumption_it_stays_and_is_closed_at_the_end() -> None:
             client = await dial(served)
             await client.send("a")
             assert await client.recv() == "1: a"
-            served.conn.ask(Order("move", time.monotonic() + 0.4))
+            served.conn.ask(order_to("move", 0.4))
             await client.send("b")
             assert await client.recv() == "1: b"
             with pytest.raises(ConnectionClosed) as closed:
@@ -221,7 +219,7 @@ def test_a_stop_closes_what_waits_and_lets_what_works_finish() -> None:
             client = await dial(served)
             await client.send("work")
             await until(lambda: bool(served.conn.core.ledger.sent))
-            served.conn.ask(Order("close", time.monotonic() + 10))
+            served.conn.ask(order_to("close", 10))
             released.set()
             assert await client.recv() == "done"
             with pytest.raises(ConnectionClosed) as closed:
@@ -378,7 +376,7 @@ def test_a_push_keeps_the_safe_point_and_the_context() -> None:
                 assert await client.recv() == text
                 await (served.crash() if turn % 2 else served.move())
                 await until(lambda turn=turn: len(app.scopes) == turn + 2)  # type: ignore[misc]
-                await until(lambda: served.conn.core.record[STATUS] == CLEAN)
+                await until(lambda: row_of(served.conn).status == "clean")
             await client.close()
 
     run(main())
@@ -402,12 +400,12 @@ def test_a_push_while_nobody_waits_is_in_the_next_commit() -> None:
         async with bench(app, crash_safe=True) as served:
             client = await dial(served, compression="deflate")
             record = served.conn.core.record
-            await until(lambda: record[STATUS] == CLEAN)
+            await until(lambda: Row(record).status == "clean")
             turns.put_nowait("stop")
             await until(turns.empty)
             await asyncio.sleep(0)
             await sends[-1]({"type": "websocket.send", "text": text})
-            assert record[STATUS] != CLEAN, "the committed context has not what was sent"
+            assert Row(record).status != "clean", "the committed context has not what was sent"
             assert await client.recv() == text
             turns.put_nowait("go on")
             await served.crash()
@@ -502,7 +500,7 @@ def test_a_handshake_that_is_not_answered_in_time() -> None:
         async with bench(app) as served:
             dialling = asyncio.create_task(dial(served))
             await until(lambda: bool(served.site.leaving))
-            served.conn.ask(Order("move", time.monotonic() + 0.1))
+            served.conn.ask(order_to("move", 0.1))
             with pytest.raises(InvalidStatus) as refused:
                 await dialling
             assert refused.value.response.status_code == 503
@@ -638,7 +636,7 @@ def test_what_is_received_is_bounded_by_what_the_application_takes() -> None:
                     await client.send(text)
 
             flooding = asyncio.create_task(flood())
-            await until(lambda: served.conn.core.record[STATUS] != CLEAN)
+            await until(lambda: row_of(served.conn).status != "clean")
             await asyncio.wait((flooding,), timeout=0.2)
             assert not flooding.done()
             going.set()

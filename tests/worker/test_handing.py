@@ -21,7 +21,7 @@ from socketkeep._wire._channel import Channel, ChannelClosed, Packet, channel_pa
 from socketkeep._wire._messages import ConnectionDetached
 from socketkeep._worker import _sync
 from socketkeep._worker._handing import Reserve, give_back, hand_over
-from tests.library.conftest import leased
+from tests.harness.seam import leased
 from tests.wire.limits import out_of_descriptors
 from tests.wire.sending import bare
 

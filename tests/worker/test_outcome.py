@@ -29,7 +29,7 @@ from socketkeep._stream import _record as record
 from socketkeep._worker import _outcome
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._outcome import note_exception, note_tls, spoke_tls, was_detached
-from tests.library.conftest import leased
+from tests.harness.seam import leased
 from tests.worker.conftest import Lines
 
 

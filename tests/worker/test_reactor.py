@@ -14,7 +14,7 @@ import uvloop
 
 from socketkeep import AsyncConnection
 from socketkeep._worker._reactor import EpollReactor, make_reactor
-from tests.library.conftest import leased
+from tests.harness.seam import leased
 
 _DEADLINE = 10.0
 

@@ -1,0 +1,25 @@
+"""The configuration of a server, as options have it."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+from socketkeep._config import _listener_options, _server_options
+
+Model: TypeAlias = Literal["fork", "prefork", "thread", "async"]
+MODELS: Final[tuple[Model, ...]] = get_args(Model)
+
+
+def configured(target: str = "app:handle", **options: Any) -> _server_options.ServeConfig:
+    """Return what `socketkeep serve TARGET` goes by with these options."""
+    return _server_options.ServeConfig(target=target, **options)
+
+
+def tls_settings(*pairs: tuple[str, str], **more: Any) -> _listener_options.TlsSettings:
+    """Return the TLS of a listener that has these certificates and keys."""
+    return _listener_options.TlsSettings(certificates=pairs, **more)
+
+
+def closing_seconds(config: _server_options.ServeConfig) -> float:
+    """Return how much of the graceful timeout is left for connections to close in."""
+    return _server_options.closing_time(config)
