@@ -21,6 +21,7 @@ from socketkeep import AsyncConnection, Connection, Service, resumable
 from socketkeep._config._server_options import WorkerModel
 from socketkeep._net._handlers import inspect_handler
 from socketkeep._wire import _scoreboard as scoreboard
+from socketkeep._wire._channel import Packet
 from socketkeep._wire._messages import (
     Acknowledged,
     Attach,
@@ -325,6 +326,27 @@ def test_without_its_keeper_it_serves_what_is_open_and_ends(worker: Running) -> 
     peer, _ = worker.place.attach("b007-1-1")
     worker.place.wait_for(Attached)
     worker.place.keeper.close()
+    for number in (1, 2):
+        assert ask(peer, b"x\n") == b"%d reload x\n" % number
+    peer.close()
+    assert worker.has_ended()
+
+
+def test_what_a_keeper_sent_before_it_died_is_served(
+    worker: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else can have it: another keeper has this worker read all of it first, or ends it."""
+    channel, dead = worker.place.environment.channel, threading.Event()
+    receive = channel.receive
+
+    def receive_late() -> Packet | None:
+        dead.wait(10)
+        return receive()
+
+    monkeypatch.setattr(channel, "receive", receive_late)
+    peer, _ = worker.place.attach("b007-1-1")
+    worker.place.keeper.close()
+    dead.set()
     for number in (1, 2):
         assert ask(peer, b"x\n") == b"%d reload x\n" % number
     peer.close()

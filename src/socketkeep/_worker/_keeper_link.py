@@ -179,8 +179,10 @@ class KeeperLink:
             self._refuse(message.id, message.epoch, "no seat")
             return
         if not message.taken:
-            # Before a byte is read: until this arrives the keeper may give it to another.
-            self._channel.send_now(Attached(message.id, message.epoch, entry.row))
+            # Before a byte is read: until this arrives the keeper may give it to another.  One that
+            # has died gives nothing, and the next one believes the row.
+            with suppress(ChannelClosed):
+                self._channel.send_now(Attached(message.id, message.epoch, entry.row))
         self._loop.attached(entry)
         self._loop.look()
 
