@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -115,6 +115,28 @@ def test_in_the_middle_of_a_message(tmp_path: Path) -> None:
             server.kill_all_but_guard()
             assert read_to_end(dirty) == b""
         assert ask(clean, b"t") == b"t? v0"
+
+
+def test_a_worker_that_hangs_with_what_it_was_sent(tmp_path: Path) -> None:
+    """It would go on with it some time, while the next keeper's worker serves the connection."""
+    target = write_handler(tmp_path, "v0", is_async=True)
+    options = (*KEEP, "-k", "async", "-w", "1", "--park-after", "0.1", "--worker-timeout", "60")
+    with GuardedServer(tmp_path, target, *options) as server, peers(server, 1) as (client,):
+        assert ask(client, b"a") == b"1 a v0"
+        server.wait_until(lambda: server.status()["connections"]["parked"] == 1, "parked")
+        (worker,) = server.workers()
+        os.kill(worker["pid"], signal.SIGSTOP)
+        try:
+            client.sendall(b"b\n")
+            server.wait_until(lambda: server.status()["connections"]["parked"] == 0, "sent")
+            server.kill_keeper()
+            assert read_reply(client) == b"2 b v0"
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(worker["pid"], signal.SIGCONT)
+        assert [ask(client, b"c"), ask(client, b"d")] == [b"3 c v0", b"4 d v0"]
+        killed = server.wait_event("worker killed: it did not come to be taken over")
+        assert killed["pid"] == worker["pid"]
 
 
 def test_an_upgrade(tmp_path: Path) -> None:

@@ -174,6 +174,36 @@ def test_a_parked_connection_is_parked(scene: Scene) -> None:
     assert scene.worker.arrived[0][0].attached == "parked"
 
 
+def test_one_that_is_woken_is_stored_as_on_its_way_first(scene: Scene) -> None:
+    """The next keeper has to know: a worker that hangs may have been sent it, and not read that."""
+    peer = scene.connection()
+    scene.parcel(3, b"\x02", OwnershipState.PARKED)
+    scene.restore()
+    (held,) = scene.bench.keeper.connections.connection_table
+    scene.manager.sent.clear()
+    peer.send(b"x")
+    scene.bench.settle()
+    assert scene.manager.sent == [f"+parcel.{ID}.4", f"-parcel.{ID}.3"]
+    assert (held.parcel_as, held.ownership.epoch) == (4, 4)
+    assert scene.attached(peer) == ("parked", 4, b"\x02")
+    assert scene.manager.sent[2:] == [f"-parcel.{ID}.4"]
+
+
+def test_one_that_is_woken_and_refused_stays_stored(scene: Scene) -> None:
+    peer = scene.connection()
+    scene.parcel(3, b"\x02", OwnershipState.PARKED)
+    scene.restore()
+    peer.send(b"x")
+    scene.bench.settle()
+    scene.manager.sent.clear()
+    scene.worker.refuse()
+    scene.bench.advance(1)
+    assert scene.worker.arrived
+    assert not scene.manager.sent, "whichever worker it is sent to"
+    assert scene.attached(peer)[1] == 5
+    assert scene.manager.sent == [f"-parcel.{ID}.4"]
+
+
 @pytest.mark.parametrize("case", ["ended", "forgotten", "unreadable"])
 def test_one_that_had_ended_is_closed(scene: Scene, case: str) -> None:
     """Its worker ended it, or said so; or there is nothing to go on from."""

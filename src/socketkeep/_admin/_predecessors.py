@@ -54,6 +54,17 @@ class Predecessors:
         """The latest boot under which a worker that was found accepts connections; 0: none."""
         return max(self._boots, default=0)
 
+    def wait_while(self, awaits: Callable[[set[int]], bool]) -> None:
+        """Wait for workers that have not noticed yet, for a while, if there are such.
+
+        awaits: returns that, given the inodes of the scoreboards of those that have come.
+        """
+        deadline = time.monotonic() + _NOTICING
+        while awaits(self._scoreboards) and time.monotonic() < deadline:
+            time.sleep(_LOOK_AGAIN)
+            for adoption in self._adoptions:
+                adoption.gather(_LOOK_AGAIN)
+
     def listener(self, address: str, bind: Callable[[], Listener]) -> Listener:
         """Return the listener that the workers have for `address`, or one made by `bind`.
 
@@ -92,6 +103,10 @@ class Predecessors:
     def close(self) -> None:
         for adoption in self._adoptions:
             adoption.close()
+
+    @property
+    def _scoreboards(self) -> set[int]:
+        return set[int]().union(*(adoption.scoreboards for adoption in self._adoptions))
 
     @property
     def _boots(self) -> set[int]:

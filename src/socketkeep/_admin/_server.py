@@ -136,6 +136,7 @@ def run(
             rendezvous=directory_beside(path),
             lists=lists,
         )
+        predecessors.wait_while(stored.awaits)
         predecessors.begin(reactor, keeper)
         server = _Server(stack, keeper, reactor, control, place, stored.names)
         if keeper.store is not None:

@@ -159,7 +159,7 @@ class Connections:
         self._login_timeouts = [each.login_timeout for each in settings]
         self.parking: Final = Parking(
             reactor,
-            self.moves.put,
+            self._woken,
             self._close,
             config.idle_timeout,
             [each.first_bytes_timeout for each in settings],
@@ -658,6 +658,11 @@ class Connections:
             self.porch.put(held)
         else:
             self.parking.put(held)
+
+    def _woken(self, held: HeldConnection) -> None:
+        """Something has come for a parked connection: find a worker for it."""
+        self.connection_table.woken(held)
+        self.moves.put(held)
 
     def _admit(self, held: HeldConnection) -> None:
         """A connection's header is there: a handler may have it, if its client may come in."""

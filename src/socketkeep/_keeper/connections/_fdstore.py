@@ -149,10 +149,23 @@ class FdStore:
         if held.parcel.proxy and not held.header_as:
             self._store_header(held)
         unowned = held.ownership.state in _UNOWNED
-        if held.parcel_as and not (unowned and held.parcel_as == epoch):
+        current = unowned and held.parcel_as in (epoch, held.ownership.next_epoch)
+        if held.parcel_as and not current:
             self._remove_parcel(held)
         if unowned and not held.parcel_as:
-            self._store_parcel(held)
+            self._store_parcel(held, epoch)
+
+    def woken(self, held: HeldConnection) -> None:
+        """A parked connection is to be sent to a worker: its parcel says so before it is.
+
+        For the next keeper, which has then to do with who may have been sent it and has not read
+        that.  Another is stored before this one is removed, so that there is one at any moment.
+        """
+        before = held.parcel_as
+        if before:
+            self._store_parcel(held, held.ownership.next_epoch)
+            if held.parcel_as != before:
+                self.remove(f"{PARCEL}{held.id}.{before}")
 
     def forget(self, held: HeldConnection) -> None:
         """The keeper lets go of its handle."""
@@ -169,8 +182,7 @@ class FdStore:
             self.remove(f"{PARCEL}{held.id}.{held.parcel_as}")
             held.parcel_as = 0
 
-    def _store_parcel(self, held: HeldConnection) -> None:
-        epoch = held.ownership.epoch
+    def _store_parcel(self, held: HeldConnection, epoch: int) -> None:
         parcel = msgspec.msgpack.encode(held.snapshot(_as_is))
         if self._store_data(held, f"{PARCEL}{held.id}.{epoch}", parcel):
             held.parcel_as = epoch

@@ -220,11 +220,24 @@ class Stored:
         It would read that some time, and so serve what another has by then.  adopted: inodes of the
         scoreboards of those that have come, and have read all that they were sent.
         """
-        parcels = [self._parcel(name) for name in self._parcels]
-        if any(each is not None and each.state is OwnershipState.MOVING for each in parcels):
-            absent = [fd for fd in self._boards.values() if _inode(fd) not in adopted]
-            for pid in System().end_siblings(absent):
+        if self._is_one_on_its_way:
+            for pid in System().end_siblings(self._boards_without(adopted)):
                 _log.warning("worker killed: it did not come to be taken over", pid=pid)
+
+    def awaits(self, come: Container[int]) -> bool:
+        """Whether there is a worker that has not come, and would be ended for that.
+
+        come: as `adopted` of `_fence`.
+        """
+        return self._is_one_on_its_way and bool(System().siblings(self._boards_without(come)))
+
+    @property
+    def _is_one_on_its_way(self) -> bool:
+        parcels = [self._parcel(name) for name in self._parcels]
+        return any(each is not None and each.state is OwnershipState.MOVING for each in parcels)
+
+    def _boards_without(self, come: Container[int]) -> list[int]:
+        return [fd for fd in self._boards.values() if _inode(fd) not in come]
 
     def _rows(self, adopted: Mapping[int, Worker]) -> dict[str, _Row]:
         """Return the row of each connection's last owner; adopted: by inodes of the scoreboards."""

@@ -313,22 +313,29 @@ class System:
                 poller.poll(_FORCE_ROUND * 1000)
         return len(killed)
 
-    def end_siblings(self, memfds: Iterable[int]) -> set[int]:
-        """Kill the guard's other children that have one of these mapped, and wait for their end.
+    def siblings(self, memfds: Iterable[int]) -> set[int]:
+        """Return the guard's other children that have one of these mapped.
 
-        Returns which those were; none where there is no guard.
+        None where there is no guard.
         """
         guard = guard_of_this()
         if guard is None:
             return set()
-        killed: set[int] = set()
         memfds = tuple(memfds)
         with contextlib.suppress(OSError):
-            killed = {
+            return {
                 pid
                 for pid in _children_of(guard.pid) - {os.getpid()}
                 if any(self.has_mapped(pid, memfd, child=False) for memfd in memfds)
             }
+        return set()
+
+    def end_siblings(self, memfds: Iterable[int]) -> set[int]:
+        """Kill the guard's other children that have one of these mapped, and wait for their end.
+
+        Returns which those were.
+        """
+        killed = self.siblings(memfds)
         for pid in killed:
             with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
                 pidfd = os.pidfd_open(pid)

@@ -89,6 +89,7 @@ class Store(Protocol):
     """Keeps copies of the handles where they outlive the keeper."""
 
     def put(self, held: HeldConnection) -> None: ...
+    def woken(self, held: HeldConnection) -> None: ...
     def forget(self, held: HeldConnection) -> None: ...
 
 
@@ -144,6 +145,11 @@ class ConnectionTable:
             self.store.put(held)
         if self._doorkeeper is not None:
             self._count(held, self._doorkeeper)
+
+    def woken(self, held: HeldConnection) -> None:
+        """Note that one that was parked is to be sent to a worker."""
+        if self.store is not None:
+            self.store.woken(held)
 
     def _count(self, held: HeldConnection, doorkeeper: Doorkeeper) -> None:
         """Count by its address what no worker has: workers count what they serve."""

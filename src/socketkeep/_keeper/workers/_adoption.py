@@ -105,6 +105,12 @@ class Adoption:
                 if visitor.channel.fileno() in ready:
                     self._hear_early(visitor)
 
+    @property
+    def scoreboards(self) -> set[int]:
+        """The inodes of the scoreboards of those that have come."""
+        offers = [visitor.offer for visitor in self._visitors.values()]
+        return {os.fstat(offer.scoreboard).st_ino for offer in offers if offer is not None}
+
     def take_listener(self, bound_as: str) -> socket.socket | None:
         """Return the listener that --bind named so, or that has that address; None: there is none.
 
