@@ -1,5 +1,7 @@
 """How the package is built: the compiled core goes into the wheel where it can be compiled.
 
+And the compiled guard beside it, a program of its own.
+
 Without a compiler, with SOCKETKEEP_PURE=1, and on a Python that it is not for, the wheel is one of
 Python alone, which does the same.  SOCKETKEEP_NATIVE=1 makes it an error not to have compiled it.
 CC, CFLAGS and LDFLAGS are heeded.
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _PACKAGE = Path("src", "socketkeep", "_native")
 _MODULE = "socketkeep._native._core"
+_GUARD = Path("src", "socketkeep", "_guard")
 
 
 class NativeBuild(BuildHookInterface[Any]):
@@ -35,7 +39,7 @@ class NativeBuild(BuildHookInterface[Any]):
         reason = _not_here()
         if not reason:
             try:
-                built = _compile(Path(self.root), Path(self._made))
+                built = _compile(Path(self.root), Path(self._made))  # by the folders they go to
             except Exception as error:  # whatever hinders it, Python alone is enough
                 reason = _first_line(error)
         if reason:
@@ -44,12 +48,14 @@ class NativeBuild(BuildHookInterface[Any]):
             self.app.display_warning(f"Socketkeep is installed without its compiled core: {reason}")
         elif version == "editable":
             # Under a name of its own first: a process may have the present one mapped.
-            target = Path(self.root, _PACKAGE, built.name)
-            os.replace(shutil.copy(built, f"{target}.new"), target)
+            for folder, file in built.items():
+                target = Path(self.root, folder, file.name)
+                os.replace(shutil.copy(file, f"{target}.new"), target)
         else:
             build_data["pure_python"] = False
             build_data["infer_tag"] = True
-            build_data["force_include"][str(built)] = f"socketkeep/_native/{built.name}"
+            for folder, file in built.items():
+                build_data["force_include"][str(file)] = str(folder.relative_to("src") / file.name)
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """Remove what was made on the way."""
@@ -67,8 +73,11 @@ def _not_here() -> str:
     return ""
 
 
-def _compile(root: Path, made: Path) -> Path:
-    """Compile the core below `made`, and return the file; raises what setuptools raises."""
+def _compile(root: Path, made: Path) -> dict[Path, Path]:
+    """Compile core and guard below `made`; return the files, by the folders that they belong to.
+
+    Raises what setuptools raises.
+    """
     from setuptools import Distribution, Extension
     from setuptools.command.build_ext import build_ext
 
@@ -87,7 +96,23 @@ def _compile(root: Path, made: Path) -> Path:
     said = io.StringIO()
     with contextlib.chdir(root), contextlib.redirect_stdout(said):
         command.run()
-    return Path(command.get_ext_fullpath(_MODULE))
+        guard = _link_guard(command.compiler, made)
+    return {_PACKAGE: Path(command.get_ext_fullpath(_MODULE)), _GUARD: guard}
+
+
+def _link_guard(compiler: Any, made: Path) -> Path:
+    """Compile the guard, static where that can be: it then has half as much memory."""
+    warned = ["-std=gnu11", "-Wall", "-Wextra"]
+    objects = compiler.compile(
+        [str(_GUARD / "guard.c")], output_dir=str(made / "temp"), extra_postargs=warned
+    )
+    flags = os.environ.get("CFLAGS", "").split()
+    link = partial(compiler.link_executable, objects, "guard", output_dir=str(made))
+    try:
+        link(extra_postargs=[*flags, "-static", "-s"])
+    except Exception:  # no static C library, or a sanitizer, which needs the other
+        link(extra_postargs=flags)
+    return made / "guard"
 
 
 def _first_line(error: BaseException) -> str:

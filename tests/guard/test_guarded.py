@@ -12,7 +12,9 @@ from typing import Final
 
 import pytest
 
+from socketkeep._guard._becoming import COMPILED, guard_installed
 from tests.guard.support import GuardedServer
+from tests.guard.test_program import REPORTING, keeper, planned, report, start
 from tests.harness import Capture, connect, read_reply, read_to_end, write_handler
 from tests.harness.processes import wait_exit
 from tests.server.support import seats
@@ -206,6 +208,20 @@ def test_signals_reach_the_keeper(tmp_path: Path) -> None:
         server.wait_event("reload done", count=2)
         server.signal(signal.SIGINT)
         assert server.wait_exit() == 0
+
+
+def test_it_is_small(tmp_path: Path) -> None:
+    """Compiled it has less than 1 MiB resident, in Python as much as an interpreter takes."""
+    command, told = keeper(tmp_path, REPORTING + "signal.pause()\n")
+    program = guard_installed()
+    with planned() as plan:
+        guard = start(program, plan, command)
+    report(told)
+    pages = int(Path(f"/proc/{guard.pid}/statm").read_text().split()[1])
+    guard.terminate()
+    guard.communicate(timeout=10)
+    resident = pages * os.sysconf("SC_PAGE_SIZE")
+    assert resident < (1 << 20 if program == [COMPILED] else 16 << 20)
 
 
 def test_told_to_end_while_there_is_no_keeper(tmp_path: Path) -> None:

@@ -1,25 +1,37 @@
-"""The guard alone, with a keeper that is a few lines."""
+"""The guard alone, in Python and compiled, with a keeper that is a few lines."""
 
 from __future__ import annotations
 
+import array
 import json
 import os
+import select
+import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from socketkeep._guard import _program
-from socketkeep._guard._program import NAMES, Plan
+import pytest
 
-KEEPER: Final = """
-import array, json, os, signal, socket, sys
+from socketkeep._guard._becoming import guard_in_python, guard_installed
+from socketkeep._guard._program import APART, NAMES, RENEW, SIDECAR_VERSION, Plan
 
-NUMBER = 4000
+#: The installed one first; where nothing is compiled it is the one in Python.
+PROGRAMS: Final = {program[0]: program for program in (guard_installed(), guard_in_python())}
+
+#: Every keeper's: it is told what it is, and can tell the guard.
+BEGINNING: Final = """
+import array, json, os, signal, socket, sys, time
+
 address = os.environ["NOTIFY_SOCKET"].replace("@", "\\0", 1)
 guard, soft, starts, cause = os.environ["SOCKETKEEP_GUARDED"].split(" ", 3)
 sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 def tell(*words, fds=()):
     rights = array.array("i", fds)
@@ -31,12 +43,34 @@ def memory(text):
     os.write(fd, text.encode())
     return fd
 
+def store(name, text):
+    fd = memory(text)
+    tell("FDSTORE=1", "FDPOLL=0", f"FDNAME={name}", fds=[fd])
+    os.close(fd)
+
+def stored():
+    # What is given back: contents by names.
+    given = os.environ["LISTEN_FDNAMES"].split(":")
+    names = os.pread(3 + len(given) - 1, 1 << 20, 0).decode().split("\\0")
+    names = [name for name in names if name]
+    first = 3 + len(given)
+    return {name: os.pread(first + n, 200, 0).decode() for n, name in enumerate(names)}
+
+def report(**told):
+    with open(sys.argv[1] + ".new", "w") as file:
+        json.dump(told, file)
+    os.rename(sys.argv[1] + ".new", sys.argv[1])
+"""
+
+KEEPER: Final = (
+    BEGINNING
+    + """
+NUMBER = 4000
+
 if starts == "0":
     for number in range(NUMBER):
         name = f"socketkeep.connection.{number:08x}-{number}-{number}.1"
-        fd = memory(name)
-        tell("FDSTORE=1", "FDPOLL=0", f"FDNAME={name}", fds=[fd])
-        os.close(fd)
+        store(name, name)
         if number % 2:
             tell("FDSTOREREMOVE=1", f"FDNAME={name}")
     # Not the keeper's own word.
@@ -47,51 +81,139 @@ if starts == "0":
     tell("READY=1")
     os.kill(os.getpid(), signal.SIGKILL)
 
-count = int(os.environ["LISTEN_FDS"])
 given = os.environ["LISTEN_FDNAMES"].split(":")
-names = os.pread(3 + len(given) - 1, 1 << 20, 0).decode().split("\\0")
-first = 3 + len(given)
-right = sum(
-    os.pread(first + index, 200, 0).decode() == name for index, name in enumerate(names)
+found = stored()
+report(
+    count=int(os.environ["LISTEN_FDS"]), given=given, names=len(found),
+    right=sum(name == text for name, text in found.items()),
+    starts=starts, cause=cause, soft=soft, foreign="foreign" in found,
+    pid=os.environ["LISTEN_PID"] == str(os.getpid()), cwd=os.getcwd(),
+    passed=os.pread(3, 100, 0).decode(),
 )
-with open(sys.argv[1], "w") as file:
-    json.dump({
-        "count": count, "given": given, "names": len(names), "right": right,
-        "starts": starts, "cause": cause, "soft": soft, "foreign": "foreign" in names,
-        "pid": os.environ["LISTEN_PID"] == str(os.getpid()), "cwd": os.getcwd(),
-        "passed": os.pread(3, 100, 0).decode(),
-    }, file)
 sys.exit(3)
 """
+)
+
+#: Has the guard become another program, and that one this again, with what is stored.
+CHANGING: Final = (
+    BEGINNING
+    + """
+def command():
+    with open(f"/proc/{guard}/cmdline", "rb") as file:
+        return file.read().split(b"\\0")[0].decode()
+
+if starts == "0":
+    for name in ("one", "two"):
+        store(name, name)
+    for program in sys.argv[2:]:
+        before = open(f"/proc/{guard}/cmdline", "rb").read()
+        tell(program)
+        while open(f"/proc/{guard}/cmdline", "rb").read() in (before, b""):
+            time.sleep(0.001)
+        store(f"by {command()}", "")
+    tell("READY=1")
+    os.kill(os.getpid(), signal.SIGKILL)
+report(stored=stored(), now=command(), starts=starts, guard=guard)
+"""
+)
+
+#: A keeper that starts a guard in the place of one that has died, as its own child.
+PARENT: Final = """
+import json, os, socket, sys
+from socketkeep._guard._program import Plan
+
+program, command = json.loads(sys.argv[1])
+own = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+own.bind("")
+own.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+plan = Plan()
+plan.keeper, plan.socket, plan.most, plan.ready = os.getpid(), own.fileno(), 10, 1
+plan.directory = os.getcwd()
+stored = os.memfd_create("stored")
+os.write(stored, b"from before")
+plan.stored = {"one": stored}
+fd = plan.write()
+pid = os.fork()
+if pid == 0:
+    os.execv(program[0], [*program, str(fd), *command])
+print(pid, flush=True)
+for line in sys.stdin:
+    words = line.strip().encode()
+    own.sendto(words, own.getsockname())
+    print("told", flush=True)
+"""
+
+#: Says once what it was given.
+REPORTING: Final = (
+    BEGINNING
+    + """
+report(stored=stored(), starts=starts, cause=cause, guard=guard, parent=os.getppid())
+tell("READY=1")
+tell("STOPPING=1")
+"""
+)
 
 
-def test_it_gives_back_what_it_was_given(tmp_path: Path) -> None:
-    """More than the variable with the names has room for; from the keeper alone, and no more."""
-    script, told = tmp_path / "keeper.py", tmp_path / "told.json"
-    script.write_text(KEEPER)
-    command = [sys.executable, "-I", "-S", str(script), str(told)]
-    given = os.memfd_create("given")
-    os.write(given, b"passed by somebody")
+@pytest.fixture(params=PROGRAMS.values(), ids=[Path(name).name for name in PROGRAMS])
+def program(request: pytest.FixtureRequest) -> list[str]:
+    """What a guard is executed by."""
+    found: list[str] = request.param
+    return found
+
+
+@contextmanager
+def planned(**fields: Any) -> Iterator[Plan]:
+    """Yield a plan, with a socket of its own."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as own:
         own.bind("")
         own.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         plan = Plan()
-        plan.socket, plan.most, plan.soft, plan.directory = own.fileno(), 3000, 99, str(tmp_path)
-        plan.starts = -1  # it starts the first keeper itself
-        plan.passed = {given: "http"}
-        fd = plan.write()
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", _program.__file__, str(fd), *command],
-            pass_fds=[fd, own.fileno(), given],
-            capture_output=True,
-            timeout=60,
-            check=False,
+        # It starts the first keeper itself.
+        plan.socket, plan.most, plan.directory, plan.starts = own.fileno(), 3000, os.getcwd(), -1
+        vars(plan).update(fields)
+        yield plan
+
+
+def keeper(directory: Path, script: str) -> tuple[list[str], Path]:
+    """Return the command of a keeper, and where it reports."""
+    file, told = directory / "keeper.py", directory / "told.json"
+    file.write_text(script)
+    return [sys.executable, "-I", "-S", str(file), str(told)], told
+
+
+def start(program: list[str], plan: Plan, command: list[str]) -> subprocess.Popen[bytes]:
+    fd = plan.write()
+    try:
+        return subprocess.Popen(
+            [*program, str(fd), *command],
+            pass_fds=[fd, plan.socket, *plan.passed, *plan.stored.values()],
+            stderr=subprocess.PIPE,
         )
-    os.close(fd)
+    finally:
+        os.close(fd)
+
+
+def report(path: Path) -> dict[str, Any]:
+    """Return what a keeper reports, once it does."""
+    deadline = time.monotonic() + 20.0
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    result: dict[str, Any] = json.loads(path.read_text())
+    return result
+
+
+def test_it_gives_back_what_it_was_given(tmp_path: Path, program: list[str]) -> None:
+    """More than the variable with the names has room for; from the keeper alone, and no more."""
+    command, told = keeper(tmp_path, KEEPER)
+    given = os.memfd_create("given")
+    os.write(given, b"passed by somebody")
+    with planned(soft=99, directory=str(tmp_path), passed={given: "http"}) as plan:
+        done = start(program, plan, command)
     os.close(given)
-    assert (done.returncode, done.stderr) == (3, b"")
-    result = json.loads(told.read_text())
-    assert result == {
+    _, said = done.communicate(timeout=60)
+    assert (done.returncode, said) == (3, b"")
+    assert report(told) == {
         "count": 2002,
         "given": ["http", NAMES],
         "names": 2000,
@@ -104,3 +226,178 @@ def test_it_gives_back_what_it_was_given(tmp_path: Path) -> None:
         "cwd": str(tmp_path),
         "passed": "passed by somebody",
     }
+
+
+def test_one_becomes_the_other(tmp_path: Path, program: list[str]) -> None:
+    """And back, with its pid and all that is stored; not what does not run."""
+    command, told = keeper(tmp_path, CHANGING)
+    other = [each for each in PROGRAMS.values() if each != program] or [program]
+    words = [f"{RENEW}={APART.join(each)}" for each in (*other, program)]
+    with planned() as plan:
+        done = start(program, plan, [*command, *words])
+    _, said = done.communicate(timeout=60)
+    assert (done.returncode, said) == (0, b"")
+    assert report(told) == {
+        "stored": {"one": "one", "two": "two", f"by {other[0][0]}": "", f"by {program[0]}": ""},
+        "now": program[0],
+        "starts": "1",
+        "guard": str(done.pid),
+    }
+
+
+def test_it_stays_as_it_is_where_the_next_one_does_not_run(
+    tmp_path: Path, program: list[str]
+) -> None:
+    script = (
+        BEGINNING
+        + f"""
+tell("{RENEW}={os.devnull}")
+tell("READY=1")
+signal.pause()
+"""
+    )
+    command, _ = keeper(tmp_path, script)
+    with planned() as plan:
+        done = start(program, plan, command)
+    assert done.stderr is not None
+    said = done.stderr.readline()
+    assert b"cannot execute" in said or b"stays as it is" in said, said
+    done.terminate()
+    done.communicate(timeout=20)
+    assert done.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_one_that_is_the_keepers_child(tmp_path: Path, program: list[str], stops: bool) -> None:
+    """It starts another keeper when its parent has died, unless that was to end."""
+    command, told = keeper(tmp_path, REPORTING)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, json.dumps([program, command])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    guard = int(parent.stdout.readline())
+    pidfd = os.pidfd_open(guard)
+    try:
+        parent.stdin.write(b"STOPPING=1\n" if stops else b"WATCHDOG=1\n")
+        parent.stdin.flush()
+        assert parent.stdout.readline() == b"told\n"
+        parent.kill()
+        parent.wait(10)
+        parent.stdin.close()
+        parent.stdout.close()
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        assert poller.poll(20_000), "the guard has not ended"
+    finally:
+        os.close(pidfd)
+    if stops:
+        assert not told.exists()
+    else:
+        assert report(told) == {
+            "stored": {"one": "from before"},
+            "starts": "1",
+            "cause": "not known",
+            "guard": str(guard),
+            "parent": guard,
+        }
+
+
+def test_a_sidecar(tmp_path: Path, program: list[str]) -> None:
+    """The keeper gets what it holds; it holds what the keeper stores, and anew when it is back."""
+    script = (
+        BEGINNING
+        + """
+store("new", "new")
+tell("FDSTOREREMOVE=1", "FDNAME=dropped")
+tell("READY=1")
+report(stored=stored(), starts=starts)
+signal.pause()
+"""
+    )
+    command, told = keeper(tmp_path, script)
+    path = str(tmp_path / "sidecar.sock")
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+        planned(sidecar=path, name="app", starts=0) as plan,
+    ):
+        listener.bind(path)
+        listener.listen()
+        listener.settimeout(20.0)
+        done = start(program, plan, command)
+        hello = f"HELLO={SIDECAR_VERSION}\nSERVER=app".encode()
+        with accept(listener) as sidecar:
+            assert sidecar.recv(1000) == hello
+            for name in ("kept", "dropped"):
+                hand(sidecar, name)
+            sidecar.send(b"END=1")
+            assert report(told) == {"stored": {"kept": "kept", "dropped": "dropped"}, "starts": "0"}
+            assert [hear(sidecar), hear(sidecar)] == [
+                ("FDSTORE=1\nFDNAME=new", "new"),
+                ("FDSTOREREMOVE=1\nFDNAME=dropped", ""),
+            ]
+        with accept(listener) as sidecar:
+            assert sidecar.recv(1000) == hello
+            for name in ("stale", "kept"):
+                hand(sidecar, name)
+            sidecar.send(b"END=1")
+            assert sorted([hear(sidecar), hear(sidecar)]) == [
+                ("FDSTORE=1\nFDNAME=new", "new"),
+                ("FDSTOREREMOVE=1\nFDNAME=stale", ""),
+            ]
+            done.terminate()
+            _, said = done.communicate(timeout=20)
+    assert done.returncode == -signal.SIGTERM
+    assert said.decode().splitlines() == [
+        f"socketkeep: guard: the guard at {path} is gone: it has ended",
+        "socketkeep: guard: the guard of app holds it again: 2 descriptors",
+    ]
+
+
+def test_a_sidecar_that_refuses(tmp_path: Path, program: list[str]) -> None:
+    """Is told in one line, and no keeper is started."""
+    command, told = keeper(tmp_path, REPORTING)
+    path = str(tmp_path / "sidecar.sock")
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+        planned(sidecar=path, name="app", starts=0) as plan,
+    ):
+        listener.bind(path)
+        listener.listen()
+        listener.settimeout(20.0)
+        done = start(program, plan, command)
+        with accept(listener) as sidecar:
+            assert sidecar.recv(1000)
+            hand(sidecar, "kept")
+            sidecar.send(b"REFUSED=there is another")
+            _, said = done.communicate(timeout=20)
+    assert done.returncode == 1
+    assert said == f"socketkeep: guard: cannot use the guard at {path}: there is another\n".encode()
+    assert not told.exists()
+
+
+def accept(listener: socket.socket) -> socket.socket:
+    sock, _ = listener.accept()
+    sock.settimeout(20.0)
+    return sock
+
+
+def hand(sidecar: socket.socket, name: str) -> None:
+    """Give the guard a descriptor with its name in it."""
+    fd = os.memfd_create(name)
+    os.write(fd, name.encode())
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+    sidecar.sendmsg([f"FDNAME={name}".encode()], rights)
+    os.close(fd)
+
+
+def hear(sidecar: socket.socket) -> tuple[str, str]:
+    """Return what the guard says, and what is in the descriptor that comes with it."""
+    words, fds, _, _ = socket.recv_fds(sidecar, 1000, 1)
+    text = ""
+    for fd in fds:
+        text = os.pread(fd, 1000, 0).decode()
+        os.close(fd)
+    return words.decode(), text

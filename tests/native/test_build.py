@@ -74,6 +74,9 @@ def test_with_a_compiler(sources: Path, tmp_path: Path) -> None:
     assert "-py3-none-any" not in wheel.name
     with zipfile.ZipFile(wheel) as archive:
         native = [name for name in archive.namelist() if "/_native/" in name]
+        guard = archive.getinfo("socketkeep/_guard/guard")
+        assert guard.external_attr >> 16 & 0o111 == 0o111, "installers make it executable by that"
+        assert not [name for name in archive.namelist() if name.endswith("guard.c")]
     assert any(name.endswith(sysconfig.get_config_var("EXT_SUFFIX")) for name in native)
     assert not [name for name in native if name.endswith((".c", ".h"))]
     assert core_of(wheel, tmp_path / "x") == "compiled core"
@@ -99,6 +102,8 @@ def test_without_a_compiler(
     assert reason in said[0]
     (wheel,) = tmp_path.iterdir()
     assert wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert "socketkeep/_guard/guard" not in archive.namelist()
     assert core_of(wheel, tmp_path / "x") == "pure Python"
 
 

@@ -49,7 +49,8 @@ from socketkeep._config._server_options import (
     serves_ipv6_alone,
 )
 from socketkeep._config._tuning import fastopen_disabled, tune
-from socketkeep._guard._program import GUARDED, RENEW
+from socketkeep._guard._becoming import guard_installed
+from socketkeep._guard._program import APART, GUARDED, RENEW
 from socketkeep._guard._terms import guard_of_this
 from socketkeep._inspect._holders import describe_holders, holders_of_port
 from socketkeep._keeper._inheritance import restored_listener, snapshot
@@ -271,7 +272,7 @@ class _Server:
     def renew_guard(self) -> None:
         """Have the guard, if there is one, become the version that is installed, too."""
         if self._notifier is not None and self._keeper.guard is not None:
-            self._notifier.send(f"{RENEW}=1")
+            self._notifier.send(f"{RENEW}={APART.join(guard_installed())}")
 
     def watch_files(self, instead_of: int = 0) -> None:
         """Begin to watch the source files, if that is wanted, and end an earlier watcher."""

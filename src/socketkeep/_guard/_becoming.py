@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import _socket as socket
+import contextlib
+import errno
 import os
 import resource
 import signal
@@ -13,11 +15,27 @@ from typing import Final, NoReturn
 from socketkeep._base import _prctl
 from socketkeep._guard import _program
 from socketkeep._guard._program import FORWARDED, Plan
+from socketkeep._native import core
 
 #: Descriptors that the guard needs beside those that it stores.
 _OWN: Final = 64
 #: More than that a store has only where it is asked for.
 _ENOUGH: Final = 1 << 20
+
+
+#: Beside `_program.py`, where it could be compiled: `guard.c`.
+COMPILED: Final = os.path.join(os.path.dirname(os.path.abspath(_program.__file__)), "guard")
+
+
+def guard_in_python() -> list[str]:
+    """Return what the guard in Python is executed by."""
+    return [sys.executable, "-I", "-S", os.path.abspath(_program.__file__)]
+
+
+def guard_installed() -> list[str]:
+    """Return what a guard is executed by: the compiled one, where there is a compiled core."""
+    compiled = core is not None and os.access(COMPILED, os.X_OK)
+    return [COMPILED] if compiled else guard_in_python()
 
 
 def store_room(wanted: int) -> int:
@@ -75,11 +93,13 @@ def _guard(plan: Plan, keeper: int, command: Sequence[str]) -> NoReturn:
     try:
         _prctl.set_child_subreaper()
         plan.keeper = keeper
-        file = os.path.abspath(_program.__file__)
-        text = [sys.executable, "-I", "-S", file, str(plan.write()), *command]
+        written = str(plan.write())
         for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
             os.environ.pop(name, None)
-        os.execv(sys.executable, text)
+        for program in (guard_installed(), guard_in_python()):
+            with contextlib.suppress(OSError):  # a file for another machine, say
+                os.execv(program[0], [*program, written, *command])
+        raise OSError(errno.ENOEXEC, f"cannot execute {sys.executable}")
     except BaseException as error:
         if keeper:
             os.kill(keeper, signal.SIGKILL)

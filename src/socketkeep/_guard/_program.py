@@ -5,7 +5,7 @@ protocol of systemd's store (FDSTORE in sd_notify(3), sd_listen_fds(3)); starts 
 when that has died; passes signals on to it; and reaps.  It has no configuration, reads nothing that
 a peer has sent, and imports nothing of the package and little of the standard library: it is
 executed as a file, by an interpreter without site-packages, in the place of the process that has
-read the options, and has to be there when all else has failed.
+read the options, and has to be there when all else has failed.  `guard.c` is its twin.
 
     python -I -S _program.py PLAN COMMAND...
 
@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 GUARDED = "SOCKETKEEP_GUARDED"
 #: The descriptor of this name has the names of those behind it: one variable may have 128 KiB.
 NAMES = "socketkeep.names"
-#: The keeper's word that the guard is to become the version that is installed.
+#: The keeper's word that the guard is to become the version that is installed: the command that
+#: is executed for it, with `APART` between its words.
 RENEW = "X_SOCKETKEEP_RENEW"
+APART = "\x1f"
 #: What is spoken with a sidecar; another one is refused.
 SIDECAR_VERSION = "1"
 #: Seconds without a word of the keeper's loop after which it is killed.
@@ -232,6 +234,8 @@ class Guard:
         self._speaks = True  # the keeper can be told to end
         self._owed: list[int] = []  # signals for one that cannot
         self._renewal = 0  # pid of the process that tries the next version
+        self._next: list[str] = []  # which that is executed by
+        self._pidfd = -1  # of a keeper that is no child of this
         self._started_at = self._heard_at = time.monotonic()
         # When the next keeper is to be started; 0.0: there is one.
         self._start_at = 0.0 if plan.keeper else self._started_at
@@ -246,14 +250,20 @@ class Guard:
     def run(self) -> "NoReturn":
         """Guard until the keeper has ended for good."""
         self._reap()  # what ended before the handlers were set
+        if self._plan.keeper and not _is_child(self._plan.keeper):
+            self._watch_parent()
         while True:
             poller = select.poll()
             poller.register(self._wake, select.POLLIN)
             poller.register(self._socket.fileno(), select.POLLIN)
             if self._sidecar is not None and self._sidecar.socket is not None:
                 poller.register(self._sidecar.socket.fileno(), self._sidecar.events)
+            if self._pidfd >= 0:
+                poller.register(self._pidfd, select.POLLIN)
             for fd, events in poller.poll(self._patience() * 1000):
-                if fd == self._wake:
+                if fd == self._pidfd:
+                    self._parent_ended()
+                elif fd == self._wake:
                     self._take_signals()
                 elif fd == self._socket.fileno():
                     self._hear()
@@ -310,8 +320,35 @@ class Guard:
                     self._owed.append(number)
                     self._start_at = min(self._start_at, time.monotonic())
                     continue
+            self._pass_on(number)
+
+    def _pass_on(self, number: int) -> None:
+        if self._pidfd < 0:
             if self._plan.keeper:
                 os.kill(self._plan.keeper, number)  # reaped by this process alone, so it is that
+            return
+        try:  # noqa: SIM105 - contextlib is not loaded
+            signal.pidfd_send_signal(self._pidfd, number)
+        except ProcessLookupError:
+            pass  # its end is heard of elsewhere
+
+    def _watch_parent(self) -> None:
+        """Watch a keeper that has started this guard in the place of a dead one."""
+        keeper = self._plan.keeper
+        try:
+            self._pidfd = os.pidfd_open(keeper)
+        except OSError:
+            keeper = 0
+        if os.getppid() != keeper:
+            self._parent_ended()
+
+    def _parent_ended(self) -> None:
+        """What it has ended like is told to its own parent alone."""
+        self._hear()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        self._ended(None)
 
     def _reap(self) -> None:
         """Reap every child, the orphans of earlier keepers included."""
@@ -325,7 +362,6 @@ class Guard:
             code = os.waitstatus_to_exitcode(status)
             if pid == self._plan.keeper:
                 self._hear()  # what it has said last
-                self._plan.keeper = 0
                 self._ended(code)
             elif pid == self._renewal:
                 self._renewal = 0
@@ -334,13 +370,17 @@ class Guard:
                 else:
                     _say("the guard stays as it is: the installed one does not run")
 
-    def _ended(self, code: int) -> None:
+    def _ended(self, code: "int | None") -> None:
         plan = self._plan
+        plan.keeper = 0
         if self._ending or not plan.ready or code in _FINAL:
             self._say_last()
-            _exit_as(code)
+            _exit_as(code or 0)
         self._speaks = False
-        plan.cause = f"exit code {code}" if code >= 0 else f"killed by signal {-code}"
+        if code is None:
+            plan.cause = "not known"
+        else:
+            plan.cause = f"exit code {code}" if code >= 0 else f"killed by signal {-code}"
         brief = time.monotonic() - self._started_at < _SETTLED
         self._delay = min(max(self._delay * 2, _SHORTEST), _LONGEST) if brief else 0.0
         self._start_at = time.monotonic() + self._delay
@@ -393,7 +433,7 @@ class Guard:
         if "STOPPING" in words:
             self._ending = True
         if RENEW in words:
-            self._renew()
+            self._renew(words[RENEW].split(APART))
         name = words.get("FDNAME", "")
         if "FDSTOREREMOVE" in words:
             fd = plan.stored.pop(name, -1)
@@ -445,10 +485,12 @@ class Guard:
 
     # Becoming the version of the guard that is installed.
 
-    def _renew(self) -> None:
+    def _renew(self, command: "list[str]") -> None:
+        """Become what is executed by `command`, if that runs."""
         if not self._renewal:
+            self._next = command
             try:
-                self._renewal = _fork(lambda: os.execv(sys.executable, _guard("--check")))
+                self._renewal = _fork(lambda: os.execv(command[0], [*command, "--check"]))
             except OSError as error:
                 _say(f"the guard stays as it is: {error.strerror}")
 
@@ -456,14 +498,10 @@ class Guard:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _CAUGHT)
         try:
             self._take_signals()  # these would be lost with this one's memory
-            os.execv(sys.executable, _guard(str(self._plan.write()), *self._command))
+            os.execv(self._next[0], [*self._next, str(self._plan.write()), *self._command])
         except OSError as error:
             _say(f"the guard stays as it is: {error.strerror}")
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _guard(*arguments: str) -> "list[str]":
-    return [sys.executable, "-I", "-S", os.path.abspath(__file__), *arguments]
 
 
 def _fork(child: "Callable[[], object]") -> int:
@@ -484,6 +522,14 @@ def _fork(child: "Callable[[], object]") -> int:
             os._exit(1)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _is_child(pid: int) -> bool:
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _lay_out(fds: "list[int]") -> None:
