@@ -309,6 +309,9 @@ class FakeRetirement:
         self.crowded = True
         os.write(self._write_fd, b"x")
 
+    def asked(self, _record: object) -> _lease.Order | None:
+        return None
+
     def is_awaited(self) -> bool:
         return self.awaited
 

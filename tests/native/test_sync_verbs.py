@@ -27,6 +27,9 @@ class Retiring:
         self.wake_fd = os.eventfd(0)
         self.order: object = None
 
+    def asked(self, _record: object) -> None:
+        return None
+
     def is_awaited(self) -> bool:
         return False
 

@@ -17,7 +17,7 @@ import msgspec
 from socketkeep._admin import _snapshots
 from socketkeep._admin._guests import Full, Guests
 from socketkeep._admin._protocol import MAX_REQUEST, Done, Progress, decode_request, encode
-from socketkeep._admin._reports import PublishReport, PushReport
+from socketkeep._admin._reports import DisconnectReport, PublishReport, PushReport
 from socketkeep._base import _log
 from socketkeep._base._errors import ListenError
 from socketkeep._config._server_options import MOST_WORKERS
@@ -29,7 +29,7 @@ from socketkeep._keeper.rollout._rollout import RolloutOutcome
 from socketkeep._keeper.rollout._superseded import Fate
 from socketkeep._keeper.tables._state import KeepOpen, SavedClient, SavedControl
 from socketkeep._names._naming import check_message, check_text
-from socketkeep._names._pushing import LONGEST_PATIENCE, PATIENCE, Outcome
+from socketkeep._names._pushing import DISCONNECT_PATIENCE, LONGEST_PATIENCE, PATIENCE, Outcome
 from socketkeep._net._listener import Listener
 from socketkeep._wire._messages import Letter, LetterTold
 
@@ -353,6 +353,8 @@ class Commands:
                 self._scale(request.arguments, client)
             case "push" | "publish" as command:
                 self._push(command, request.arguments, client)
+            case "disconnect":
+                self._disconnect(request.arguments, client)
             case "drain":
                 client.progress("draining: accepting nothing, serving what is open")
                 self._keeper.stop("finish")
@@ -375,6 +377,20 @@ class Commands:
             client.finish(Done(_EXIT_USAGE, error=f"{command}: {error}"))
             return
         self._keeper.connections.post.push(_Asker(client), [letter])
+
+    def _disconnect(self, arguments: dict[str, Any], client: Client) -> None:
+        what, force = arguments.get("what"), arguments.get("force", False)
+        try:
+            what = check_text("an id or a name", what)
+            timeout = _timeout(arguments, DISCONNECT_PATIENCE, LONGEST_PATIENCE)
+        except (TypeError, ValueError) as error:
+            client.finish(Done(_EXIT_USAGE, error=f"disconnect: {error}"))
+            return
+
+        def told(name: str, outcome: str) -> None:
+            client.finish(_done(DisconnectReport(outcome=outcome, id=name)))
+
+        self._keeper.disconnecting.disconnect(what, force=force is True, timeout=timeout, told=told)
 
     def _live(self, arguments: dict[str, Any], client: Client) -> None:
         most = arguments.get("most")
@@ -489,13 +505,19 @@ def _letter(command: str, arguments: dict[str, Any]) -> Letter:
         data = base64.b64decode(encoded, validate=True)
     except ValueError:
         raise ValueError("data is base64, and this is not") from None
-    timeout = arguments.get("timeout", PATIENCE)
-    if not isinstance(timeout, int | float) or isinstance(timeout, bool):
-        raise TypeError(f"timeout is a number of seconds, not {timeout!r}")
-    if not 0 <= timeout <= LONGEST_PATIENCE:
-        raise ValueError(f"timeout is 0 to {LONGEST_PATIENCE:.0f} seconds, not {timeout}")
+    timeout = _timeout(arguments, PATIENCE, LONGEST_PATIENCE)
     until = time.monotonic_ns() + int(timeout * 1e9)
     return Letter(0, to, check_message(data), until, group=command == "publish")
+
+
+def _timeout(arguments: dict[str, Any], usual: float, longest: float) -> float:
+    """Return how many seconds a client waits.  Raises TypeError, ValueError."""
+    timeout = arguments.get("timeout", usual)
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool):
+        raise TypeError(f"timeout is a number of seconds, not {timeout!r}")
+    if not 0 <= timeout <= longest:
+        raise ValueError(f"timeout is 0 to {longest:.0f} seconds, not {timeout}")
+    return timeout
 
 
 def _done(result: object) -> Done:

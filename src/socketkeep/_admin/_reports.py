@@ -327,6 +327,13 @@ class PushReport(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int = 0
 
 
+class DisconnectReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to ``disconnect``: outcome, and which connection it was, "": there is none."""
+
+    outcome: str
+    id: str = ""
+
+
 class PublishReport(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to ``publish``: how many connections it was handed over to, and how many not."""
 

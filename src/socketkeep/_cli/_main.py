@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "scale": "Change the number of workers.",
     "push": "Send something to the connection that has a name.",
     "publish": "Send something to each connection of a group.",
+    "disconnect": "End one connection, by its id or name.",
     "drain": "Accept no more; end when the last connection has ended.",
     "stop": "Stop a server gracefully.",
     "doctor": "Tell whether this machine will do for a server, and what to change.",

@@ -23,6 +23,7 @@ from socketkeep._config._server_options import (
 from socketkeep._guard._terms import GuardTerms
 from socketkeep._keeper.connections._allotment import Allotment
 from socketkeep._keeper.connections._connections import Connections
+from socketkeep._keeper.connections._disconnecting import Disconnecting
 from socketkeep._keeper.connections._edges import Edges
 from socketkeep._keeper.connections._fdstore import LISTENER, FdStore, listener_name
 from socketkeep._keeper.connections._fullness import Fullness
@@ -140,6 +141,9 @@ class Keeper:
             lambda: self.current is not None and self.current.on_push,
         )
         self.pool.dispatch.receiver = self.connections
+        self.disconnecting: Final = Disconnecting(
+            reactor, self.connections, self.pool, self.pool.kill
+        )
         self.connections.hear = self.pool.dispatch.hear_line
         self.edges = Edges(
             *(reactor, system, config, listeners, name),

@@ -1,4 +1,7 @@
-"""`Client`: pushes from a program that is no worker, over a server's control socket."""
+"""`Client`: pushes and ends of connections, from a program that is no worker.
+
+It goes over a server's control socket.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,13 @@ from typing import Any, Final
 
 from socketkeep._base._errors import PeerClosed, SocketkeepError, TimedOut, translate
 from socketkeep._names._naming import check_message, check_text
-from socketkeep._names._pushing import LONGEST_PATIENCE, PATIENCE, Published, Pushed
+from socketkeep._names._pushing import (
+    DISCONNECT_PATIENCE,
+    LONGEST_PATIENCE,
+    PATIENCE,
+    Published,
+    Pushed,
+)
 
 #: Seconds, beyond a message's own, in which the server says what has become of it.
 _GRACE: Final = 5.0
@@ -18,7 +27,7 @@ _LONGEST_ANSWER: Final = 1 << 20
 
 
 class Client:
-    """Pushes to the connections of a server on this machine.
+    """Pushes to the connections of a server on this machine, and ends them.
 
     control: the path of its control socket, which belongs to the server's user: nobody else but
     root may push.  Each call has a connection of its own, so that threads may share a client; async
@@ -40,7 +49,8 @@ class Client:
         beyond 64 KiB, an OSError of the family when no server is there, TimedOut when it does not
         answer, and SocketkeepError when it refuses.
         """
-        result = self._ask("push", check_text("a name", name), check_message(message), timeout)
+        to = check_text("a name", name)
+        result = self._ask("push", _letter(to, check_message(message)), timeout)
         return Pushed(str(result["outcome"]), str(result["id"]), int(result["epoch"]))
 
     def publish(
@@ -51,14 +61,31 @@ class Client:
         As `socketkeep.publish`.  Raises what `push` raises.
         """
         data = check_message(message)
-        result = self._ask("publish", check_text("a group", group), data, timeout)
+        result = self._ask("publish", _letter(check_text("a group", group), data), timeout)
         return Published(int(result["delivered"]), int(result["failed"]))
 
-    def _ask(self, command: str, to: str, data: bytes, timeout: float) -> dict[str, Any]:
+    def disconnect(
+        self, connection: str, *, force: bool = False, timeout: float = DISCONNECT_PATIENCE
+    ) -> bool:
+        """End the connection that has this id or name; return whether there was one.
+
+        It ends where its handler waits for input, at a safe point; with `force` at once, whatever
+        the handler does.  Raises TimedOut when it has not ended within `timeout` seconds: it ends
+        later, then.  Else as `push`.
+        """
+        arguments = {"what": check_text("an id or a name", connection), "force": force}
+        outcome = self._ask("disconnect", arguments, timeout)["outcome"]
+        if outcome == "still open":
+            raise TimedOut(operation="disconnect", address=f"unix:{self._path}", limit=timeout)
+        if outcome == "busy":
+            raise SocketkeepError("refused: the server has too many connections to disconnect")
+        return bool(outcome == "disconnected")
+
+    def _ask(self, command: str, arguments: dict[str, Any], timeout: float) -> dict[str, Any]:
         if not 0 <= timeout <= LONGEST_PATIENCE:
             raise ValueError(f"a timeout has 0 to {LONGEST_PATIENCE:.0f} seconds, not {timeout}")
-        arguments = {"to": to, "data": base64.b64encode(data).decode(), "timeout": timeout}
-        request = json.dumps({"command": command, "arguments": arguments}).encode() + b"\n"
+        asked = {"command": command, "arguments": {**arguments, "timeout": timeout}}
+        request = json.dumps(asked).encode() + b"\n"
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(timeout + _GRACE)
             try:
@@ -81,6 +108,10 @@ class Client:
             raise SocketkeepError(f"refused: {answer.get('error') or 'no answer'}")
         result: dict[str, Any] = answer["result"]
         return result
+
+
+def _letter(to: str, data: bytes) -> dict[str, Any]:
+    return {"to": to, "data": base64.b64encode(data).decode()}
 
 
 def _line(sock: socket.socket) -> bytes:

@@ -19,6 +19,8 @@ T_co = TypeVar("T_co", covariant=True)
 
 #: Seconds that a push has to be handed over, where its sender says nothing else.
 PATIENCE: Final = 5.0
+#: Seconds in which a connection is to have ended that was asked to.
+DISCONNECT_PATIENCE: Final = 10.0
 #: A day: what waits for longer is no push.
 LONGEST_PATIENCE: Final = 86400.0
 

@@ -42,6 +42,7 @@ from socketkeep._stream._committed import encoder
 from socketkeep._stream._connection import Connection
 from socketkeep._stream._lease import Hooks, Lease, Order, handling
 from socketkeep._stream._modes import Blocking, Mode, check_seconds
+from socketkeep._stream._record import Record
 
 #: How long nothing is accepted once a descriptor, memory or a process was wanting, in seconds.
 PAUSE: Final = 0.1
@@ -339,6 +340,9 @@ class _SharedOrder:
     @property
     def full(self) -> bool:
         return False
+
+    def asked(self, _record: Record) -> Order | None:
+        return None
 
     def is_awaited(self) -> bool:
         return False

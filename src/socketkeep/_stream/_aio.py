@@ -792,11 +792,13 @@ class AsyncConnection(Shell):
     def _helped(self, size: int) -> None:
         self._waiter.unwaited += _HELPINGS if size >= _LARGE_HELPING else 1
 
-    def _is_stopping(self, operation: str) -> bool:
-        if self._order is None:
-            return False
+    def _order_to_end(self, operation: str) -> Order | None:
+        order = self._order
+        if order is None:
+            return None
         self._obey(operation)
-        return self._order.how == "close" and (operation == "start_tls" or self._closable())
+        ends = order.how in ("close", "end") if operation == "start_tls" else self._ends(order)
+        return order if ends else None
 
     async def _refuse(self, operation: str) -> Never:
         """Raise the exception for an operation on a connection that is over."""
@@ -1107,7 +1109,7 @@ class AsyncConnection(Shell):
     @property
     def stops(self) -> bool:
         """Whether the server is stopping, so that the next wait for input ends the connection."""
-        return self._order is not None and self._order.how == "close"
+        return self._order is not None and self._order.how in ("close", "end")
 
     def committed_beside_receive(self) -> None:
         """Obey the server's order now, if the commit just made has brought a safe point.
@@ -1115,6 +1117,11 @@ class AsyncConnection(Shell):
         For our own protocols, in which one task commits while another one waits in a receive.
         """
         self._let_go()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a receive or a send of it waits.  For the server."""
+        return self._waiter.pending or bool(self._out)
 
     @property
     def is_asked(self) -> bool:
@@ -1134,7 +1141,7 @@ class AsyncConnection(Shell):
             # At once, not when the task gets its turn: until then nothing may be sent or received.
             self._depart()
             self._wake()
-        elif order.how == "close" and self._closable():
+        elif self._ends(order):
             self._wake()
 
     def _obey(self, operation: str) -> None:
@@ -1144,7 +1151,7 @@ class AsyncConnection(Shell):
             self._depart()
             raise Detached("the connection was detached from this worker")
         if self._expired:
-            raise self._out_of_time(operation)
+            raise self._out_of_time(order, operation)
 
     def _depart(self, *, parked: bool = False) -> None:
         self._unwatch()

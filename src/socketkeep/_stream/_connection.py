@@ -742,8 +742,7 @@ class Connection(Shell):
         if not (self._reading.acquire(False) or self._reading.acquire(timeout=_MOMENT)):
             raise Busy(**self._context(operation))
         try:
-            retirement = self.hooks.retirement
-            ordered = retirement is not None and retirement.order is not None
+            ordered = self._order() is not None
             if ordered:
                 self._obey(operation)
             if core.buffer.size or wanted == 0:
@@ -771,8 +770,8 @@ class Connection(Shell):
 
     _receive = in_c("sync message")(_receive_slowly)
 
-    def _is_stopping(self, operation: str) -> bool:
-        return False  # the order is heard where a receive waits
+    def _order_to_end(self, operation: str) -> Order | None:
+        return None  # the order is heard where a receive waits
 
     def _tries(self) -> bool:
         return False
@@ -870,7 +869,9 @@ class Connection(Shell):
 
     def _order(self) -> Order | None:
         retirement = self.hooks.retirement
-        return None if retirement is None else retirement.order
+        if retirement is None:
+            return None
+        return retirement.order or retirement.asked(self.core.record)
 
     def _poller(self, fd: int, events: int) -> Poller:
         retirement = self.hooks.retirement
@@ -1123,7 +1124,7 @@ class Connection(Shell):
             poller.ignore_wake()  # look from time to time whether the receiver has heard it
             return
         try:
-            if retirement.order is None and poller.within(0) & WOKEN:
+            if self._order() is None and poller.within(0) & WOKEN:
                 retirement.woken()
         finally:
             self._reading.release()
@@ -1144,7 +1145,7 @@ class Connection(Shell):
                 self._sending_lock.release()
             raise Detached("the connection was detached from this worker")
         if time.monotonic() >= order.deadline:
-            raise self._out_of_time(operation)
+            raise self._out_of_time(order, operation)
 
     def _may_leave(self, left: float) -> bool:
         """Whether it is this connection's turn to obey an order to move, `left` seconds being left.
@@ -1160,10 +1161,10 @@ class Connection(Shell):
     def _obey_waiting(self, order: Order, poller: Poller, operation: str) -> None:
         if operation != "send":
             self._obey(operation)
-            if order.how == "close" and self._closable() and not poller.within(0) & READY:
-                raise self._stopping(operation)
+            if self._ends(order) and not poller.within(0) & READY:
+                raise self._stopping(order, operation)
         elif time.monotonic() >= order.deadline:
-            raise self._out_of_time(operation)
+            raise self._out_of_time(order, operation)
 
     def _check_time(
         self, operation: str, done: int, wanted: int | None, span: Span, since: float

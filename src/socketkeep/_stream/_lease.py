@@ -19,6 +19,9 @@ from socketkeep._stream._waiting import Orders
 if TYPE_CHECKING:  # asyncio is for who uses it
     from asyncio import AbstractEventLoop
 
+#: Why a server ends a connection: it stops, or is drained; the code or the worker that serves it is
+#: replaced, and cannot hand it over; somebody has asked for the end of this one.
+Why = Literal["stop", "drain", "reload", "disconnect"]
 Attached = Literal["accepted", "reload", "parked", "upgrade", "crash", "pushed"]
 
 #: The connection whose handler runs in this context.  Tasks and threads that the handler starts by
@@ -53,16 +56,19 @@ class Refusals(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """How a retiring worker's connections are to end.
+    """How a retiring worker's connections are to end, or one connection alone.
 
     move: resumable connections detach at their next safe point, others go on until `deadline`.
     close: resumable connections that wait with nothing uncommitted are closed, others go on.
+    end: as close, and others are closed where they wait with nothing unread.
     finish: all go on.
     At `deadline` (seconds of the monotonic clock) what is left is closed in an orderly way.
+    why: what people are told.
     """
 
-    how: Literal["move", "close", "finish"]
+    how: Literal["move", "close", "end", "finish"]
     deadline: float
+    why: Why = "stop"
 
 
 class Retirement(Protocol):
@@ -79,6 +85,9 @@ class Retirement(Protocol):
 
     @property
     def order(self) -> Order | None: ...
+
+    def asked(self, record: Record) -> Order | None:
+        """Return the order that is for the connection of this record alone, if there is one."""
 
     @property
     def crowded(self) -> bool:

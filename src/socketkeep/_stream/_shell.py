@@ -41,7 +41,7 @@ from socketkeep._stream._committed import pack_state, unpack_state
 from socketkeep._stream._core import ARRIVED, CHUNK, LARGE_CHUNK, NOTHING, Core, core_of
 from socketkeep._stream._deadlines import NEVER, Deadlines
 from socketkeep._stream._inflow import Inflow
-from socketkeep._stream._lease import Attached, Handover, Hooks, Lease, handling
+from socketkeep._stream._lease import Attached, Handover, Hooks, Lease, Order, Why, handling
 from socketkeep._stream._lifecycle import Detached, Event, State
 from socketkeep._stream._modes import Deadline
 from socketkeep._stream._record import (
@@ -73,6 +73,13 @@ Span: TypeAlias = tuple[float | None, float | None]
 AT_ONCE: Final[Span] = (0.0, None)
 
 NAME_TAKEN: Final = "ended: another connection has its name now"
+
+_STOPPING: Final[dict[Why, str]] = {
+    "stop": "the server is stopping",
+    "drain": "the server is drained",
+    "reload": "its worker is replaced",
+    "disconnect": "the server was told to disconnect it",
+}
 
 _NOT_LEASED: Final = Lease()
 #: So many bytes are gathered; what is more goes out at once.
@@ -681,6 +688,12 @@ class Shell(metaclass=ABCMeta):
         core = self.core
         return self.lease.resumable and not core.ledger.sent and core.buffer.untouched
 
+    def _ends(self, order: Order) -> bool:
+        """Whether an order is to end the connection, as it waits for input."""
+        if order.how == "end" and not self.lease.resumable:
+            return not self.core.buffer.size
+        return order.how in ("close", "end") and self._closable()
+
     def _idle_at(self, since: float) -> float | None:
         """When, on the monotonic clock, a wait that began at `since` will have been idle too long.
 
@@ -769,11 +782,13 @@ class Shell(metaclass=ABCMeta):
         self.core.become(Event.STOP, error)
         return Closed(error.reason, **self._context(operation))
 
-    def _out_of_time(self, operation: str) -> Closed:
+    def _out_of_time(self, order: Order | None, operation: str) -> Closed:
+        if order is not None and order.why == "disconnect":
+            return self._stopping(order, operation)
         return self._end("ended: the server's time for it to finish is over", operation)
 
-    def _stopping(self, operation: str) -> Closed:
-        return self._end("ended: the server is stopping", operation)
+    def _stopping(self, order: Order, operation: str) -> Closed:
+        return self._end(f"ended: {_STOPPING[order.why]}", operation)
 
     def _failed(self, error: OSError, operation: str, done: int = 0) -> SystemFailure:
         """Return the library's error for a system call's."""
@@ -856,8 +871,8 @@ class Shell(metaclass=ABCMeta):
                 if (error := self._refusal_at_end(operation)) is not None:
                     raise error
                 return None
-            stopping = self._is_stopping(operation)
-            if inflow is not None and not stopping:
+            stopping = self._order_to_end(operation)
+            if inflow is not None and stopping is None:
                 room = inflow.room(time.monotonic(), core.record[BYTES_IN])
                 # Of TLS a record is taken whole: nobody tells of the rest of one.
                 size = whole if core.transport.tls is not None else min(whole, room)
@@ -869,13 +884,13 @@ class Shell(metaclass=ABCMeta):
                         continue
                     size = whole
             came = NOTHING
-            if stopping or not patient or self._tries():
+            if stopping is not None or not patient or self._tries():
                 came = core.fill(size)
                 if came == ARRIVED and patient:
                     self._helped(core.buffer.size)
             if came == NOTHING:
-                if stopping:
-                    raise self._stopping(operation)
+                if stopping is not None:
+                    raise self._stopping(stopping, operation)
                 if not patient:
                     raise self._unfinished(operation, core.buffer.size, wanted, AT_ONCE)
                 core.transport.before_wait()
@@ -1016,8 +1031,8 @@ class Shell(metaclass=ABCMeta):
         while True:
             if core.life.over:
                 raise self._refusal("start_tls")
-            if self._is_stopping("start_tls"):
-                raise self._stopping("start_tls")
+            if (stopping := self._order_to_end("start_tls")) is not None:
+                raise self._stopping(stopping, "start_tls")
             try:
                 direction = tls.handshake()
                 if direction is None:
@@ -1045,8 +1060,8 @@ class Shell(metaclass=ABCMeta):
         while True:
             if core.life.over:
                 raise self._refusal("start_tls")
-            if self._is_stopping("start_tls"):
-                raise self._stopping("start_tls")
+            if (stopping := self._order_to_end("start_tls")) is not None:
+                raise self._stopping(stopping, "start_tls")
             try:
                 header = handshake.header()
             except OSError as error:
@@ -1157,8 +1172,8 @@ class Shell(metaclass=ABCMeta):
     # What each shell does in its own way.
 
     @abstractmethod
-    def _is_stopping(self, operation: str) -> bool:
-        """Obey the server's order, before a wait; whether it is to end what has nothing to do."""
+    def _order_to_end(self, operation: str) -> Order | None:
+        """Obey the server's order, before a wait; return it if it is to end what only waits."""
 
     @abstractmethod
     def _tries(self) -> bool:

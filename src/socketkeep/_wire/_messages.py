@@ -552,6 +552,14 @@ class Told(Message, frozen=True, tag="Told"):
     answers: list[LetterTold]
 
 
+class Disconnect(Message, frozen=True, tag="Disconnect"):
+    """Keeper to worker: end this connection, where it waits for input, or at once by force."""
+
+    id: str
+    epoch: int
+    force: bool = False
+
+
 AnyMessage: TypeAlias = (
     LoadTarget
     | Loaded
@@ -599,6 +607,7 @@ AnyMessage: TypeAlias = (
     | Deliver
     | Delivered
     | Told
+    | Disconnect
 )
 
 

@@ -107,6 +107,8 @@ COUNTERS: Final = {
     **{counter_of(why): word for why, word in WORD_OF_REASON.items()},
 }
 _HOW: Final[tuple[Literal["move", "close", "finish"], ...]] = ("move", "close", "finish")
+#: In the place of one of these: there is no order for all, and handlers are to look for their own.
+_LOOK: Final = 255
 _COUNTER_OF_END: Final[dict[int, int]] = {
     int(Ended.CLOSED): CLOSED,
     int(Ended.RELEASED): CLOSED,
@@ -314,9 +316,20 @@ class Scoreboard:
     def order(self) -> Order | None:
         """How this worker is to give up its connections, once it is to."""
         how = self._words[RETIRE_HOW]
-        if not how:
+        if not how or how == _LOOK:
             return None
         return Order(_HOW[how - 1], self._words[RETIRE_AT] / 1e9)
+
+    @property
+    def look(self) -> bool:
+        """Whether some connection has an order of its own, which stands elsewhere."""
+        return self._words[RETIRE_HOW] == _LOOK
+
+    @look.setter
+    def look(self, look: bool) -> None:
+        before, after = (0, _LOOK) if look else (_LOOK, 0)
+        if self._words[RETIRE_HOW] == before:
+            self._words[RETIRE_HOW] = after
 
     def retire(self, order: Order) -> None:
         """Tell the handlers that read this scoreboard to give up their connections."""

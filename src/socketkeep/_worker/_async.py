@@ -28,7 +28,14 @@ from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._closing import LINGER
 from socketkeep._stream._lease import Handover, Order, handling
 from socketkeep._stream._shell import Shell
-from socketkeep._wire._messages import Acknowledged, Deliver, NameTaken, StartFailed, Told
+from socketkeep._wire._messages import (
+    Acknowledged,
+    Deliver,
+    Disconnect,
+    NameTaken,
+    StartFailed,
+    Told,
+)
 from socketkeep._worker._accepting import (
     LEEWAY,
     MOMENT,
@@ -58,6 +65,7 @@ from socketkeep._worker._target import check_replaced
 _ACCEPTS_AT_ONCE: Final = LEEWAY
 #: How many packets are read at a time: connections may come faster than they are begun with.
 _PACKETS_AT_ONCE: Final = 8
+_DISCONNECTED: Final = "the server was told to disconnect it"
 _TOO_LATE: Final = "the server's time for it to finish is over"
 
 
@@ -240,6 +248,21 @@ class AsyncWorker:
     def obey_post(self, message: Deliver | NameTaken | Told) -> None:
         self._post.obey(message)
 
+    def disconnect(self, message: Disconnect) -> None:
+        for entry, conn in tuple(self._serving.items()):
+            if (entry.lease.id, entry.lease.epoch) != (message.id, message.epoch):
+                continue
+            if not message.force:
+                conn.ask(Order("end", float("inf"), "disconnect"))
+                return
+            conn.ask(Order("end", time.monotonic(), "disconnect"))
+            with suppress(OSError):  # the peer has gone
+                entry.sock.shutdown(socket.SHUT_RDWR)
+            if not conn.is_waiting and entry.task is not None:
+                entry.why = _DISCONNECTED
+                entry.task.cancel(_DISCONNECTED)
+            return
+
     def met_keeper(self) -> None:
         self._post.announce()
 
@@ -421,7 +444,9 @@ class AsyncWorker:
                     end_forked(self._name, self._environment.scoreboard, error)
                 if self._serving.get(entry) is not conn:
                     return
-                if isinstance(error, asyncio.CancelledError) and self._link.order is not None:
+                if isinstance(error, asyncio.CancelledError) and entry.why == _DISCONNECTED:
+                    pass
+                elif isinstance(error, asyncio.CancelledError) and self._link.order is not None:
                     entry.why = _TOO_LATE
                 else:
                     note_exception(error, conn, entry)

@@ -29,11 +29,13 @@ from socketkeep._stream import _record as record
 from socketkeep._stream._connection import Connection
 from socketkeep._stream._lease import Hooks, Lease, Order
 from socketkeep._stream._modes import Timeout
+from socketkeep._stream._record import Record
 from socketkeep._stream._shell import Shell
 from socketkeep._wire import _rendezvous as rendezvous
 from socketkeep._worker._crew import IDLE, Crew, Hand
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._mould import DIFFERING, Mould, make_mould
+from socketkeep._worker._notices import BRIEFLY
 from socketkeep._worker._roster import Roster
 from socketkeep._worker._sync import SyncLoop, go_on_without, run_handler
 
@@ -176,6 +178,13 @@ class ForkModel:
             _log.error("connection's process failed", traceback=traceback.format_exc())
         finally:
             leave(status)
+
+    def cut(self, words: Record) -> None:
+        """End the child: its row is freed where it is reaped, so that the pid is still its own."""
+        pid = words[record.PID]
+        if pid != self._pid:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def force(self) -> None:
         self._children.kill()
@@ -468,11 +477,15 @@ class _ScoreboardRetirement:
 
     def __init__(self, loop: SyncLoop) -> None:
         self._scoreboard = loop.environment.scoreboard
+        self._notices = loop.notices
         self.wake_fd = loop.environment.wake
 
     @property
     def order(self) -> Order | None:
         return self._scoreboard.order
+
+    def asked(self, record: Record) -> Order | None:
+        return self._notices.asked(record)
 
     @property
     def crowded(self) -> bool:
@@ -487,3 +500,5 @@ class _ScoreboardRetirement:
 
     def woken(self) -> None:
         """Nothing to read: the event stays readable, so that every child sees it."""
+        if self.order is None:  # another connection is meant
+            time.sleep(BRIEFLY)

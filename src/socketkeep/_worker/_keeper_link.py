@@ -22,6 +22,7 @@ from socketkeep._wire._messages import (
     AttachRefused,
     CloseListeners,
     Deliver,
+    Disconnect,
     NameTaken,
     Ping,
     Ready,
@@ -66,6 +67,9 @@ class WorkerLoop(Protocol):
 
     def obey_post(self, message: Deliver | NameTaken | Told) -> None:
         """The keeper has said something about names, or what is pushed."""
+
+    def disconnect(self, message: Disconnect) -> None:
+        """End one connection, if it is served here."""
 
     def met_keeper(self) -> None:
         """Another keeper has taken this worker over."""
@@ -165,6 +169,8 @@ class KeeperLink:
                 self._loop.answered(message)
             case (Deliver() | NameTaken() | Told()) as message:
                 self._loop.obey_post(message)
+            case Disconnect() as message:
+                self._loop.disconnect(message)
             case None:
                 self._refuse("", 0, "out of file descriptors")
 

@@ -23,6 +23,7 @@ from socketkeep._names._pushing import Outcome, Published, Pushed, Pushing
 from socketkeep._stream import _record as record
 from socketkeep._stream._connection import Connection
 from socketkeep._stream._lease import Order, Retirement, handling
+from socketkeep._stream._record import Record
 from socketkeep._stream._waiting import make_orders
 from socketkeep._wire._channel import Channel, ChannelClosed, channel_pair
 from socketkeep._wire._messages import (
@@ -79,6 +80,9 @@ class ConnectionLine:
     @property
     def order(self) -> Order | None:
         return self.retirement.order
+
+    def asked(self, record: Record) -> Order | None:
+        return self.retirement.asked(record)
 
     @property
     def crowded(self) -> bool:

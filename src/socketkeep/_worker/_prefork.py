@@ -10,6 +10,7 @@ from typing import Final, NoReturn
 from socketkeep._base import _log
 from socketkeep._base._forking import leave
 from socketkeep._stream._lease import Order
+from socketkeep._stream._record import Record
 from socketkeep._stream._shell import Shell
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._sync import LoopRetirement, SyncLoop, go_on_without, run_handler
@@ -65,6 +66,9 @@ class PreforkModel:
             _log.error("worker failed", traceback=traceback.format_exc())
         finally:
             leave(status)
+
+    def cut(self, words: Record) -> None:
+        """Nothing to do: who does not hear of it is not heard either, and the keeper ends it."""
 
     def force(self) -> None:
         """Nothing is open when the loop gets here; a handler that does not end, the keeper ends."""

@@ -11,6 +11,7 @@ from typing import Final
 from socketkeep._base import _log
 from socketkeep._config._server_options import bound_addresses
 from socketkeep._stream._lease import Order, Retirement
+from socketkeep._stream._record import Record
 from socketkeep._wire import _rendezvous as rendezvous
 from socketkeep._wire._channel import ChannelClosed
 from socketkeep._wire._messages import Stranded as Offer
@@ -122,6 +123,10 @@ class Patience:
         if order is not None and order.how == "move" and time.monotonic() < self._until:
             return replace(order, how="finish")
         return order
+
+    def asked(self, record: Record) -> Order | None:
+        order = self._retirement.asked(record)
+        return None if order is not None and order.how == "move" else order
 
     @property
     def crowded(self) -> bool:

@@ -16,11 +16,12 @@ from socketkeep._stream import _record as record
 from socketkeep._stream._closing import LINGER
 from socketkeep._stream._connection import Connection
 from socketkeep._stream._lease import Handover, Order, Retirement, handling
-from socketkeep._stream._record import Ended
+from socketkeep._stream._record import Ended, Record
 from socketkeep._stream._shell import Shell
 from socketkeep._stream._waiting import earlier
 from socketkeep._wire._channel import ChannelClosed
-from socketkeep._wire._messages import Acknowledged, Deliver, NameTaken, Told
+from socketkeep._wire._messages import Acknowledged, Deliver, Disconnect, NameTaken, Told
+from socketkeep._wire._scoreboard import id_of
 from socketkeep._worker._accepting import LEEWAY, Allowance, BadAccept, Gate, Standing
 from socketkeep._worker._casting import have_cast
 from socketkeep._worker._entry import Entry
@@ -29,6 +30,7 @@ from socketkeep._worker._handing import Reserve, give_back, hand_over
 from socketkeep._worker._keeper_link import KeeperLink
 from socketkeep._worker._lines import SyncPost
 from socketkeep._worker._lingering import Lingering
+from socketkeep._worker._notices import Asking, Notices
 from socketkeep._worker._outcome import (
     note_end,
     note_exception,
@@ -66,6 +68,9 @@ class SyncModel(Protocol):
 
     def force(self) -> None:
         """End what has not ended by the deadline."""
+
+    def cut(self, words: Record) -> None:
+        """End a connection whose handler may not come to hear of its order."""
 
     @property
     def busy(self) -> bool:
@@ -106,7 +111,10 @@ class SyncLoop:
         self._shown: int | None = None
         self._in_a_row = 0  # connections that were accepted, and none has ended meanwhile
         self.post = SyncPost(environment)
+        self.notices = Notices()
         self._model = build(self)
+        wake_fd = -1 if environment.model == "prefork" else self._model.retirement.wake_fd
+        self.asking = Asking(self.notices, environment.scoreboard, wake_fd)
         self.roster = Roster(environment, self._model.retirement)
         self.roster.refusals = Runaways(environment, self._model.give_up)
         self.roster.registrar = self.post
@@ -150,7 +158,8 @@ class SyncLoop:
             if not self.gate.paused:
                 self._model.resume()
             self._open_gate()
-            patience = self._model.patience
+            self.asking.tend(retired=self.order is not None)
+            patience = earlier(self._model.patience, self.asking.patience)
             hurry = self.order is not None or bool(self.lingering) or patience is not None
             doors = []
             for fd in self.gate.wait(self._patience(patience) if hurry else None):
@@ -335,6 +344,15 @@ class SyncLoop:
     def obey_post(self, message: Deliver | NameTaken | Told) -> None:
         """Nothing to do: what is pushed to sync handlers comes by lines of their own."""
 
+    def disconnect(self, message: Disconnect) -> None:
+        for _, words in self.environment.scoreboard.taken():
+            if id_of(words) == message.id and words[record.EPOCH] == message.epoch:
+                deadline = time.monotonic() if message.force else float("inf")
+                self.asking.ask(words, Order("end", deadline, "disconnect"))
+                if message.force:
+                    self._model.cut(words)
+                return
+
     def met_keeper(self) -> None:
         """Nothing to do: handlers find it by themselves."""
 
@@ -488,7 +506,7 @@ def _hand_over(loop: SyncLoop, entry: Entry, handover: Handover) -> bool:
     That is so when the keeper is gone: a connection must not end for that.
     """
     retirement = entry.hooks.retirement
-    order = retirement.order if retirement else None
+    order = (retirement.order or retirement.asked(entry.record)) if retirement else None
     deadline = order.deadline if order else time.monotonic()
     parcel = loop.roster.parcel(entry, handover)
     channel = loop.environment.channel
@@ -532,6 +550,9 @@ class LoopRetirement:
     @property
     def order(self) -> Order | None:
         return self._loop.order
+
+    def asked(self, record: Record) -> Order | None:
+        return self._loop.notices.asked(record)
 
     @property
     def crowded(self) -> bool:

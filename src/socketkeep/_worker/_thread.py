@@ -6,14 +6,18 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from collections import deque
 from queue import SimpleQueue
 from typing import Final, NoReturn
 
 from socketkeep._base import _log
+from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Order
+from socketkeep._stream._record import Record
 from socketkeep._stream._shell import Shell
 from socketkeep._worker._entry import Entry
+from socketkeep._worker._notices import BRIEFLY
 from socketkeep._worker._runaways import ENOUGH
 from socketkeep._worker._sync import LoopRetirement, SyncLoop, go_on_without, run_handler
 
@@ -88,6 +92,14 @@ class ThreadModel:
         _log.warning("handlers did not end in time", open=len(self._serving))
         os._exit(1)
 
+    def cut(self, words: Record) -> None:
+        for entry in tuple(self._serving):
+            if entry.record == words:
+                with contextlib.suppress(OSError):  # the peer has gone
+                    entry.sock.shutdown(socket.SHUT_RDWR)
+                # Whenever the handler comes to see it: a thread cannot be ended from outside.
+                entry.record[record.ENDED] = record.CLOSED
+
     def _start_thread(self) -> None:
         try:
             threading.Thread(
@@ -136,3 +148,5 @@ class _EventRetirement(LoopRetirement):
 
     def woken(self) -> None:
         """Nothing to read: the loop sets `order` before it wakes the threads."""
+        if self.order is None:  # another connection is meant
+            time.sleep(BRIEFLY)

@@ -138,6 +138,7 @@ class Connections:
         self._asking: dict[str, HeldConnection] = {}  # of which an edge is to tell how much passed
         self._park_after = limit_seconds(config.park_after, 0.0) or 0.0
         self.totals: Counter[str] = Counter()
+        self.condemned: set[str] = set()  # they end, whatever becomes of their workers
         self.upgraded = 0  # the last generation that came with a new version of the package
         self.connection_table: Final = ConnectionTable(doorkeeper)
         screening.known = self.connection_table.ids
@@ -481,8 +482,9 @@ class Connections:
     def close_unowned(self, name: str, why: str) -> None:
         """End a connection that no worker has."""
         held = self.connection_table.get(name)
-        if held is not None and not self.parking.close(held, why):
-            self.moves.close(held, why)
+        if held is None or self.parking.close(held, why) or self.porch.close(held):
+            return
+        self.moves.close(held, why)
 
     def orphaned(self, worker: Worker, message: Orphaned) -> None:
         """The process that a `fork` worker had for a connection has died, and was reaped."""
@@ -875,6 +877,8 @@ class Connections:
         )
         if self._config.keep != "crash":
             # The handle here is from when it was parked: no promise goes by it.
+            fate = "close"
+        if held.id in self.condemned:
             fate = "close"
         if fate in ("resume", "redeliver") and not self._stopping:
             held.ownership.resumed()

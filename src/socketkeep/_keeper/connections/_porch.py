@@ -87,6 +87,13 @@ class Porch:
         for held in self:
             self._turn_away(held, None)
 
+    def close(self, held: HeldConnection) -> bool:
+        """End a connection, if it waits here; return whether it did."""
+        if held.id not in self._waiting:
+            return False
+        self._turn_away(held, None)
+        return True
+
     def _look(self, held: HeldConnection) -> None:
         if held.id not in self._waiting:
             return

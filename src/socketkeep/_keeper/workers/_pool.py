@@ -301,6 +301,7 @@ class WorkerPool:
         more: not before it is told again; until then it is given connections, to serve by the same
         order.
         """
+        assert order.how != "end"  # that is for one connection
         worker.order = order
         worker.more = more
         if worker.state is WorkerState.DEAD:

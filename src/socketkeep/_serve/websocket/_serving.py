@@ -754,7 +754,7 @@ class _Session:
         if self._wanted is None or self._inbox or self._sends or not self._reading:
             return False
         core, order = self._conn.core, self._order
-        if order is not None and order.how == "close":
+        if order is not None and order.how in ("close", "end"):
             self._close_soon()
             return False
         if not self._keeps or (self._exact and self._dirty):
@@ -1076,7 +1076,7 @@ class _Session:
     def _ordered(self, order: Order) -> None:
         """Hear how the worker's connections are to end."""
         self._order = order
-        if order.how == "close":
+        if order.how in ("close", "end"):
             self._hold()
         if self._deadline is not None:
             self._deadline.cancel()
