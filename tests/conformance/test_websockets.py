@@ -284,3 +284,128 @@ def test_python_socketio_connects_again(tmp_path: Path) -> None:
     (tmp_path / "site_app.py").write_text(_SOCKETIO)
     with Server(tmp_path, "site_app:app", "--asgi", "--graceful-timeout", "2") as server:
         asyncio.run(main(server))
+
+
+_LITESTAR: Final = """
+from collections.abc import AsyncGenerator
+import asyncio, os
+from litestar import Litestar, WebSocket, websocket, websocket_listener, websocket_stream
+
+
+def note(what):
+    with open("notes", "a") as file:
+        print(what, file=file)
+
+
+async def on_accept(socket: WebSocket) -> None:
+    note("accept")
+
+
+async def on_disconnect(socket: WebSocket) -> None:
+    note("disconnect")
+
+
+@websocket_listener("/listener", on_accept=on_accept, on_disconnect=on_disconnect)
+async def listener(data: str) -> str:
+    return f"{os.getpid()} {data}"
+
+
+@websocket("/route")
+async def route(socket: WebSocket) -> None:
+    await socket.accept()
+    await socket.send_text("welcome")
+    try:
+        while True:
+            await socket.send_text(f"{os.getpid()} {await socket.receive_text()}")
+    except BaseException as error:
+        note(type(error).__name__)
+        raise
+
+
+@websocket_stream("/stream")
+async def stream() -> AsyncGenerator[str, None]:
+    for number in range(1000):
+        yield f"{os.getpid()} {number}"
+        await asyncio.sleep(0.05)
+
+
+app = Litestar([listener, route, stream])
+"""
+
+_QUART: Final = """
+import asyncio, os
+from quart import Quart, websocket
+
+app = Quart(__name__)
+
+
+@app.websocket("/listener")
+async def listener():
+    while True:
+        await websocket.send(f"{os.getpid()} {await websocket.receive()}")
+
+
+@app.websocket("/route")
+async def route():
+    await websocket.accept()
+    await websocket.send("welcome")
+    try:
+        while True:
+            await websocket.send(f"{os.getpid()} {await websocket.receive()}")
+    except BaseException as error:
+        with open("notes", "a") as file:
+            print(type(error).__name__, file=file)
+        raise
+
+
+@app.websocket("/stream")
+async def stream():
+    for number in range(1000):
+        await websocket.send(f"{os.getpid()} {number}")
+        await asyncio.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "notes"),
+    [
+        (_LITESTAR, ["WebSocketDisconnect", "accept", "accept", "disconnect"]),
+        (_QUART, ["CancelledError"]),
+    ],
+    ids=["litestar", "quart"],
+)
+def test_what_frameworks_do_at_a_move(tmp_path: Path, source: str, notes: list[str]) -> None:
+    """As the page on WebSockets lists it: greetings come again, and streams begin anew."""
+
+    async def number(client: ClientConnection) -> tuple[int, int]:
+        pid, count = str(await asyncio.wait_for(client.recv(), 20)).split()
+        return int(pid), int(count)
+
+    async def main(server: Server) -> None:
+        uri = f"ws://{server.address}"
+        async with (
+            connect(f"{uri}/listener") as listener,
+            connect(f"{uri}/route") as route,
+            connect(f"{uri}/stream") as stream,
+        ):
+            assert await route.recv() == "welcome"
+            old, _ = await number(stream)
+            for client in (listener, route):
+                await client.send("a")
+                assert await client.recv() == f"{old} a"
+            done = await asyncio.to_thread(server.cli, "reload")
+            assert done.exit_code == 0, done.stderr
+            assert await asyncio.wait_for(route.recv(), 20) == "welcome"
+            while (heard := await number(stream))[0] == old:
+                pass
+            new, count = heard
+            assert count == 0
+            for client in (listener, route):
+                await client.send("b")
+                assert await client.recv() == f"{new} b"
+            noted = tmp_path / "notes"
+            await until(lambda: sorted(noted.read_text().split()) == notes)
+
+    (tmp_path / "site_app.py").write_text(source)
+    with Server(tmp_path, "site_app:app", "--asgi", "--ws-resume", "on") as server:
+        asyncio.run(main(server))
