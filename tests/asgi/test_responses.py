@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from http import HTTPStatus
 from pathlib import Path
 
@@ -132,6 +133,9 @@ BAD = [
     pytest.param([body(b"a")], "before http.response.start", id="body first"),
     pytest.param([start(), start()], "twice", id="start twice"),
     pytest.param([start(99)], "a number from 200", id="status"),
+    pytest.param([{"type": "http.response.start"}], "a number from 200", id="no status"),
+    pytest.param([{}], "a dict with a 'type'", id="no type"),
+    pytest.param([None], "a dict with a 'type'", id="no message"),
     pytest.param([start(200, (b"a", b"b\r\nc: d"))], "line break", id="split"),
     pytest.param([start(200, (b"a b", b"c"))], "name", id="name"),
     pytest.param([start(200, (b"content-length", b"x"))], "Content-Length", id="length"),
@@ -215,6 +219,10 @@ async def _waits_for_what_is_cancelled(scope: Scope, receive: Receive, send: Sen
 def _returns_nothing(scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
-@pytest.mark.parametrize("app", [_waits_for_what_is_cancelled, _returns_nothing])
+async def _exits(scope: Scope, receive: Receive, send: Send) -> None:
+    sys.exit(3)
+
+
+@pytest.mark.parametrize("app", [_waits_for_what_is_cancelled, _returns_nothing, _exits])
 def test_what_an_application_raises_in_whatever_way_is_a_500(app: Application) -> None:
     assert exchange(app, GET).startswith(b"HTTP/1.1 500 ")

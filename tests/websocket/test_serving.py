@@ -545,6 +545,9 @@ def test_not_accepted(app: Any, status: int) -> None:
         ("accept again", 1011),
         ("reply a number", 1011),
         ("no message", 1011),
+        ("bytes as text", 1011),
+        ("text as bytes", 1011),
+        ("no type", 1011),
     ],
 )
 def test_how_the_application_ends_it(after: str, code: int) -> None:
@@ -567,6 +570,12 @@ def test_how_the_application_ends_it(after: str, code: int) -> None:
                 await send({"type": "websocket.accept"})
             if after == "no message":
                 await send({"type": "websocket.send"})
+            if after == "bytes as text":
+                await send({"type": "websocket.send", "text": b"a"})
+            if after == "text as bytes":
+                await send({"type": "websocket.send", "bytes": "a"})
+            if after == "no type":
+                await send({})
 
         async with bench(app) as served:
             client = await dial(served)
@@ -674,3 +683,23 @@ def test_a_peer_that_goes_is_told_as_1006() -> None:
             assert app.ends == [1006]
 
     run(main())
+
+
+def test_a_send_to_a_peer_that_has_gone_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    """An application that lets the OSError through, as most do, has done nothing wrong."""
+
+    async def main() -> None:
+        async def app(scope: Scope, receive: Any, send: Any) -> None:
+            await receive()
+            await send({"type": "websocket.accept"})
+            while True:
+                await send({"type": "websocket.send", "bytes": bytes(100_000)})
+
+        async with bench(app) as served:
+            client = await dial(served)
+            client.transport.pause_reading()
+            client.transport.abort()
+            await served.task
+
+    run(main())
+    assert "application failed" not in caplog.messages

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from socketkeep._base._errors import SocketkeepError
 from socketkeep._serve.asgi._body import Body, Chunked, Sized
 from socketkeep._serve.asgi._head import BadRequest, Request
-from socketkeep._serve.asgi._response import CONTINUE, MessageError, Response
+from socketkeep._serve.asgi._response import CONTINUE, MessageError, Response, no_message
 from socketkeep._serve.asgi._types import Message
 from socketkeep._stream._lifecycle import Detached
 
@@ -217,7 +217,10 @@ class Exchange:
         if self.bad is not None:
             raise BrokenPipeError(errno.EPIPE, f"the request is bad: {self.bad.reason}")
         response = self.response
-        kind = message["type"]
+        try:
+            kind = message["type"]
+        except (KeyError, TypeError):
+            raise no_message(message) from None
         if kind == "http.response.body":
             data = response.body(message.get("body", b""), message.get("more_body", False))
         elif kind == "http.response.start":

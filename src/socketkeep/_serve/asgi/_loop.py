@@ -282,7 +282,7 @@ async def _run(
         # Of something that the application waited for: nobody has cancelled this.
         await _end_failed(site, conn, request, exchange, error)
         return False
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # of this application: not the worker's end
         await _end_failed(site, conn, request, exchange, error)
         return False
     finally:

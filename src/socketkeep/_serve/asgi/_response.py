@@ -56,6 +56,11 @@ class MessageError(RuntimeError):
     """The application sends what cannot be sent, or not at this point."""
 
 
+def no_message(message: object) -> MessageError:
+    """Return the error of an application that sends something that is none of ASGI's messages."""
+    return MessageError(f"a message is a dict with a 'type', not {message!r:.100}")
+
+
 def status_line(status: Any) -> bytes:
     """Return the first line of a response."""
     line = _STATUS_LINES.get(status)
@@ -246,7 +251,7 @@ class Response:
             return
         if self.begun:
             raise MessageError("http.response.start was sent twice")
-        status = message["status"]
+        status: Any = message.get("status")
         head = _head_of(status, message.get("headers", ()))
         if self._defaults:
             lines = head.lines + self._default_lines(head.has_date, head.has_server)
@@ -267,10 +272,11 @@ class Response:
         """Take a second start, of code that goes on with the response, if it is the first again."""
         kinds = [value for name, value in message.get("headers", ()) if name.lower() == _TYPE]
         kind = kinds[-1] if kinds else b""
-        if (message["status"], kind) != (self.status, self._type):
+        status = message.get("status")
+        if (status, kind) != (self.status, self._type):
             raise MessageError(
                 f"the response began with {self.status} {self._type!r}, and cannot go on with"
-                f" {message['status']} {kind!r}"
+                f" {status} {kind!r}"
             )
 
     def _default_lines(self, has_date: bool, has_server: bool) -> bytes:

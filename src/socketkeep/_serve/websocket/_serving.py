@@ -25,7 +25,7 @@ from socketkeep._base import _log
 from socketkeep._base._errors import SocketkeepError, StateTooLarge, WouldBlock
 from socketkeep._base._tracebacks import users_traceback
 from socketkeep._serve.asgi._head import read_head
-from socketkeep._serve.asgi._response import MessageError
+from socketkeep._serve.asgi._response import MessageError, no_message
 from socketkeep._serve.asgi._types import Message, Scope
 from socketkeep._serve.websocket._deflate import Deflate
 from socketkeep._serve.websocket._handshake import (
@@ -337,6 +337,7 @@ class _Session:
             await self._site.app(self._scope, self.receive, self.send)
         except SystemExit:
             failed = True  # of this WebSocket's application, not of the worker
+            self._note_failure("it has raised SystemExit")
         except Exception as error:
             failed = True
             # Frameworks raise it where the application does not care that the peer has gone.
@@ -428,7 +429,10 @@ class _Session:
 
         Raises MessageError for what cannot be sent, and Disconnected when the WebSocket is over.
         """
-        kind = message["type"]
+        try:
+            kind = message["type"]
+        except (KeyError, TypeError):
+            raise no_message(message) from None
         if kind in _CALLED:
             self._call(kind, message)
             return
@@ -474,8 +478,9 @@ class _Session:
             self._opened()
         elif kind == "websocket.http.response.start":
             headers = _headers(message)
-            denied(message["status"], headers, b"", b"")  # raises for what cannot be sent
-            self._denial = message["status"], headers, bytearray()
+            status: Any = message.get("status")
+            denied(status, headers, b"", b"")  # raises for what cannot be sent
+            self._denial = status, headers, bytearray()
             self._phase = _Phase.DENYING
         else:
             raise _out_of_order(kind)
@@ -483,10 +488,16 @@ class _Session:
     def _frame(self, message: Message) -> bytes:
         text = message.get("text")
         if text is not None:
+            if not isinstance(text, str):
+                raise MessageError(
+                    f"the text of websocket.send is a str, not {type(text).__name__}"
+                )
             return self._socket.text(text)
         data = message.get("bytes")
         if data is None:
             raise MessageError("websocket.send has neither text nor bytes")
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise MessageError(f"the bytes of websocket.send are bytes, not {type(data).__name__}")
         return self._socket.binary(bytes(data))
 
     async def _accept(self, message: Message) -> None:
@@ -946,6 +957,7 @@ class _Session:
             return None
         except SocketkeepError as error:
             self._has_sent()
+            self._end(_ABNORMAL)  # before the reader sees it: the application may raise this
             raise Disconnected(str(error)) from error
         return self._wait_beside(self._go_on_sending(awaited, steps, stains))
 
@@ -960,6 +972,7 @@ class _Session:
         try:
             await _rest(awaited, steps)
         except SocketkeepError as error:
+            self._end(_ABNORMAL)
             raise Disconnected(str(error)) from error
         finally:
             self._end_turn()
