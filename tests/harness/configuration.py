@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal, TypeAlias, get_args
 
+import msgspec
+
 from socketkeep._config import _listener_options, _server_options
 
 Model: TypeAlias = Literal["fork", "prefork", "thread", "async"]
@@ -15,9 +17,19 @@ def configured(target: str = "app:handle", **options: Any) -> _server_options.Se
     return _server_options.ServeConfig(target=target, **options)
 
 
+def configuration_in(encoded: bytes) -> _server_options.ServeConfig:
+    """Return what one process of a server has sent to another."""
+    return msgspec.msgpack.decode(encoded, type=_server_options.ServeConfig)
+
+
 def tls_settings(*pairs: tuple[str, str], **more: Any) -> _listener_options.TlsSettings:
     """Return the TLS of a listener that has these certificates and keys."""
     return _listener_options.TlsSettings(certificates=pairs, **more)
+
+
+def listener_options(**options: Any) -> _listener_options.ListenerSettings:
+    """Return what a listener has beside its address."""
+    return _listener_options.ListenerSettings(**options)
 
 
 def closing_seconds(config: _server_options.ServeConfig) -> float:

@@ -22,12 +22,20 @@ Words = _record.Record
 
 #: As many words as a row has of its own.
 WORDS: Final = _record.WORDS
-#: The words that hold what no two runs have alike: a time, by its name.
-TIMES: Final = {"accepted at": _record.ACCEPTED_AT, "active at": _record.ACTIVE_AT}
+#: As many as a scoreboard has in its header, and for each row with the name of its peer.
+HEADER_WORDS: Final = _scoreboard.HEADER_WORDS
+ROW_WORDS: Final = _scoreboard.ROW_WORDS
+#: How often a connection can have been given to a worker, at the most.
+LAST_EPOCH: Final = _scoreboard.LAST_EPOCH
 #: All that a connection may have done since its last commit.
 STATUSES: Final = ("clean", "read", "sent", "bound")
 #: All the ends that a row may tell of, the first of them none.
-ENDS: Final = tuple(end.name.lower().replace("_", " ") for end in _record.Ended)
+ENDS: Final[tuple[str, ...]] = tuple(end.name.lower().replace("_", " ") for end in _record.Ended)
+_KEEPING: Final = {
+    _record.NOT_OFFERED: "not offered",
+    _record.OFFERED: "offered",
+    _record.NOT_KEPT: "not kept",
+}
 
 
 class Row:
@@ -131,6 +139,24 @@ class Row:
     def number(self, number: int) -> None:
         self.words[_record.NUMBER] = number
 
+    @property
+    def keep(self) -> str:
+        """`not offered`, `offered`, `not kept` or `kept`: whether the keeper has a handle.
+
+        `kept before`: it had one of the connection that the row was given to before.
+        """
+        word = self.words[_record.KEEP]
+        if word == _scoreboard.keep_token(self.words):
+            return "kept"
+        return _KEEPING.get(word, "kept before")
+
+    @keep.setter
+    def keep(self, word: str) -> None:
+        if word == "kept":
+            self.words[_record.KEEP] = _scoreboard.keep_token(self.words)
+        else:
+            self.words[_record.KEEP] = next(n for n, each in _KEEPING.items() if each == word)
+
     def name(self, boot: int, minted_by: int, number: int) -> None:
         """Have the row be that of the connection whose id these make."""
         self.words[_record.BOOT], self.words[_record.MINTED_BY] = boot, minted_by
@@ -180,12 +206,42 @@ class WatchedWords(list[int]):
             self._told(status_words(value))
 
 
+def make_board(rows: int, *, states: bool = False) -> tuple[int, _scoreboard.Scoreboard]:
+    """Return a scoreboard, and a descriptor of its memory."""
+    fd = _scoreboard.create_memfd(rows, states=states)
+    return fd, _scoreboard.Scoreboard(fd)
+
+
+def board_in(fd: int) -> _scoreboard.Scoreboard:
+    """Return the scoreboard that is in this memory."""
+    return _scoreboard.Scoreboard(fd)
+
+
+def count_accepted(board: _scoreboard.Scoreboard) -> None:
+    """Count one more connection that the worker has accepted."""
+    board.add(_scoreboard.ACCEPTED)
+
+
+def beat(board: _scoreboard.Scoreboard, seconds: float) -> None:
+    """Show that a worker's loop goes on, at this moment of the monotonic clock."""
+    board.header[_scoreboard.BEAT] = int(seconds * 1e9)
+
+
+def connection_name(boot: int, minted_by: int, number: int) -> str:
+    """Return the id of a connection."""
+    return _scoreboard.connection_id(boot, minted_by, number)
+
+
+def parts_of_name(name: str) -> tuple[int, int, int]:
+    """Return what an id is made of: the keeper's boot, the worker and the number."""
+    return _scoreboard.parse_connection_id(name)
+
+
 class KeptRow:
     """The one row of a scoreboard, which outlives the workers that serve its connection."""
 
     def __init__(self) -> None:
-        fd = _scoreboard.create_memfd(1, states=True)
-        self._board = _scoreboard.Scoreboard(fd)
+        fd, self._board = make_board(1, states=True)
         os.close(fd)
         row = self._board.claim()
         assert row is not None

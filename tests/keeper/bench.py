@@ -10,13 +10,9 @@ from functools import partial
 from typing import Any
 
 from socketkeep import Listener
-from socketkeep._config._server_options import ServeConfig, WorkerModel
-from socketkeep._keeper._inheritance import restored_listener, snapshot
-from socketkeep._keeper._keeper import Keeper
-from socketkeep._keeper._signals import SIGNALS, SignalActions
-from socketkeep._keeper.rollout._rollout import RolloutOutcome
-from socketkeep._keeper.tables._state import SavedServer
-from socketkeep._keeper.workers._workers import Worker
+from socketkeep._keeper import _inheritance, _keeper, _signals
+from socketkeep._keeper.workers import _pool
+from tests.harness.configuration import Model, closing_seconds, configured
 from tests.keeper.fakes import (
     BOOT,
     Check,
@@ -29,6 +25,12 @@ from tests.keeper.fakes import (
     SteppedReactor,
     Template,
 )
+
+#: Seconds after which the keeper takes the next step of a stop, whatever became of the one before:
+#: a worker is killed, what is late is ended, and at last all is.
+KILLS_AFTER = _pool.KILL_GRACE
+LATE_AFTER = _keeper.LATE
+LAST_RESORT_AFTER = _keeper.LAST_RESORT
 
 
 class Bench:
@@ -48,12 +50,10 @@ class Bench:
         ]
         # The workers' handles: the keeper closes its own at a stop.
         self._entrances = [socket.socket(fileno=os.dup(each.fileno())) for each in self.listeners]
-        self.config = ServeConfig(
-            target="app:handle", **{"start_timeout": 30.0, "worker_timeout": "off", **options}
-        )
-        self.keeper = Keeper(self.config, self.reactor, self.system, self.listeners, BOOT)
+        self.config = configured(**{"start_timeout": 30.0, "worker_timeout": "off", **options})
+        self.keeper = _keeper.Keeper(self.config, self.reactor, self.system, self.listeners, BOOT)
         self._assemble()
-        self.outcomes: list[RolloutOutcome] = []
+        self.outcomes: list[Any] = []
         self._peers: list[socket.socket] = []
 
     def settle(self) -> None:
@@ -80,9 +80,9 @@ class Bench:
         self.settle()
 
     def _assemble(self) -> None:
-        self.act_on_signal = SignalActions(self.keeper).act
-        self.keeper.upgrades.signals = SIGNALS
-        self.keeper.upgrades.snapshot = partial(snapshot, self.keeper)
+        self.act_on_signal = _signals.SignalActions(self.keeper).act
+        self.keeper.upgrades.signals = _signals.SIGNALS
+        self.keeper.upgrades.snapshot = partial(_inheritance.snapshot, self.keeper)
 
     def _run(self) -> None:
         """Run the keeper, and its successor if it executes one."""
@@ -94,7 +94,7 @@ class Bench:
             else:
                 return
 
-    def _succeed(self, state: SavedServer) -> None:
+    def _succeed(self, state: Any) -> None:
         """Do what execve(2) does to the keeper, and what the new version then does."""
         old = self.keeper
         links = [worker.link for worker in old.pool]
@@ -114,8 +114,8 @@ class Bench:
                     os.close(child.pidfd)
         self.reactor.close()
         self.reactor = SteppedReactor(self.clock)
-        self.listeners = [restored_listener(saved) for saved in state.keeper.listeners]
-        self.keeper = Keeper(
+        self.listeners = [_inheritance.restored_listener(saved) for saved in state.keeper.listeners]
+        self.keeper = _keeper.Keeper(
             state.config,
             self.reactor,
             self.system,
@@ -142,6 +142,16 @@ class Bench:
         """The newest template."""
         return self.system.templates[-1]
 
+    @property
+    def ended_rollouts(self) -> list[tuple[int, int, str]]:
+        """How each reload and upgrade has ended: exit code, generation, error."""
+        return [(each.exit_code, each.generation, each.error) for each in self.outcomes]
+
+    @property
+    def handlers_have(self) -> float:
+        """The seconds of the graceful timeout in which handlers may go on."""
+        return self.config.graceful_timeout - closing_seconds(self.config)
+
     def has_stopped(self) -> bool:
         """Whether the keeper has ended its loop."""
         return self.reactor.stopped
@@ -166,7 +176,7 @@ class Bench:
 
     def bring_up(
         self,
-        model: WorkerModel = "async",
+        model: Model = "async",
         *,
         resumable: bool = True,
         on_crash: OnCrash = "close",
@@ -184,7 +194,7 @@ class Bench:
 
     def start(
         self,
-        model: WorkerModel = "async",
+        model: Model = "async",
         *,
         resumable: bool = True,
         on_crash: OnCrash = "close",
@@ -223,7 +233,7 @@ class Bench:
         assert served.is_kept()
         return peer, served
 
-    def record_of(self, worker: FarWorker) -> Worker:
+    def record_of(self, worker: FarWorker) -> Any:
         """Return the keeper's record of a worker."""
         (found,) = (known for known in self.keeper.pool if known.serial == worker.serial)
         return found

@@ -13,51 +13,24 @@ import socket
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, Literal, NoReturn, TypeVar
+from typing import Any, Final, Literal, NoReturn
 
-import msgspec
-
-from socketkeep._config._server_options import ServeConfig, WorkerModel
-from socketkeep._keeper.loop._reactor import READABLE, Callback, Reactor
-from socketkeep._keeper.loop._system import Exit, System
-from socketkeep._keeper.tables._state import SavedServer, read_state
-from socketkeep._stream import _record as record
-from socketkeep._stream._record import Ended, Status
-from socketkeep._wire import _scoreboard as scoreboard
-from socketkeep._wire._channel import Channel, ChannelClosed, Packet
-from socketkeep._wire._messages import (
-    Acknowledged,
-    Attach,
-    Attached,
-    AttachRefused,
-    Began,
-    CloseListeners,
-    ConnectionDetached,
-    Crowded,
-    Forked,
-    ForkFailed,
-    ForkWorker,
-    Free,
-    Keep,
-    Loaded,
-    LoadFailed,
-    LoadTarget,
-    Message,
-    Orphaned,
-    Ping,
-    Ready,
-    Retire,
-    Seats,
-    StartFailed,
+from socketkeep._keeper.loop import _reactor, _system
+from socketkeep._keeper.tables import _connection_table, _ownership, _records, _state
+from socketkeep._worker import _accepting
+from tests.harness.configuration import Model, configuration_in
+from tests.harness.seam import (
+    Row,
+    board_in,
+    connection_name,
+    count_accepted,
+    parts_of_name,
+    status_word,
 )
-from socketkeep._wire._messages import ConnectionEnded as EndedMessage
-from socketkeep._wire._scoreboard import Scoreboard
-from socketkeep._worker._accepting import Allowance
-from tests.wire.sending import send_with
+from tests.wire.sending import CHANNEL_CLOSED, channel_on, kind_of, message, send_with
 
 BOOT: Final = 0xB007
 OnCrash = Literal["close", "reset", "resume"]
-M = TypeVar("M", bound=Message)
 
 
 class Clock:
@@ -70,7 +43,7 @@ class Clock:
         return self.now
 
 
-class SteppedReactor(Reactor):
+class SteppedReactor(_reactor.Reactor):
     """A reactor that can tell when there is nothing left to do at this moment."""
 
     def __init__(self, clock: Clock) -> None:
@@ -78,7 +51,9 @@ class SteppedReactor(Reactor):
         self.stopped = False
         self._active = False
 
-    def register(self, fd: int, callback: Callback, events: int = READABLE) -> None:
+    def register(
+        self, fd: int, callback: _reactor.Callback, events: int = _reactor.READABLE
+    ) -> None:
         def noted(ready: int) -> None:
             self._active = True
             callback(ready)
@@ -102,13 +77,42 @@ class SteppedReactor(Reactor):
         raise AssertionError("the reactor spins")
 
 
+def held_connection(
+    sock: socket.socket,
+    name: str,
+    epoch: int,
+    state: bytes | None = None,
+    where: str = "moving",
+    **more: Any,
+) -> _connection_table.HeldConnection:
+    """Return a connection that the keeper has and no worker, as its table does."""
+    parcel = message("Detached", name, epoch, 0, "a peer", state, b"", 0, 0, 0, **more)
+    owned = _ownership.Ownership(_ownership.OwnershipState(where), epoch, None)
+    return _connection_table.HeldConnection(parcel, sock, owned, since=0.0)
+
+
+def adopted_worker(listeners: tuple[int, ...]) -> _records.AdoptedWorker:
+    """Return what is known of a worker that a keeper before this one has left; it moves."""
+    return _records.AdoptedWorker(moves=True, listeners=listeners)
+
+
+def real_system() -> _system.System:
+    """Return the operating system itself."""
+    return _system.System()
+
+
+def sealed(name: str, data: bytes) -> int:
+    """Return a descriptor of memory that has these bytes for good."""
+    return _state.sealed_memfd(name, data)
+
+
 @dataclass(eq=False)
 class Process:
     """A process that exists in the test alone."""
 
     pid: int
     name: str
-    exit: Exit | None = None
+    exit: _system.Exit | None = None
     reaped: bool = False
     is_child: bool = True
     signals: list[signal.Signals] = field(default_factory=list)
@@ -119,7 +123,7 @@ class Process:
         """End; the keeper learns of it at the reactor's next round."""
         if self.exit is not None:
             return
-        self.exit = Exit(status)
+        self.exit = _system.Exit(status)
         for call in self.at_death:
             call()
         for bell in self.bells:
@@ -134,7 +138,7 @@ class Process:
 class Executed(BaseException):
     """The keeper has been replaced by what goes on from `state`."""
 
-    def __init__(self, state: SavedServer) -> None:
+    def __init__(self, state: _state.SavedServer) -> None:
         super().__init__()
         self.state = state
 
@@ -142,7 +146,7 @@ class Executed(BaseException):
 class Check:
     """The process that sees whether a new version can take over, played by the test."""
 
-    def __init__(self, process: Process, state: SavedServer, error_fd: int) -> None:
+    def __init__(self, process: Process, state: _state.SavedServer, error_fd: int) -> None:
         self.process = process
         self.state = state
         self._error_fd = error_fd
@@ -156,7 +160,7 @@ class Check:
         self.process.die(status)
 
 
-class FakeSystem(System):
+class FakeSystem(_system.System):
     """Processes without an operating system."""
 
     def __init__(self) -> None:
@@ -187,7 +191,7 @@ class FakeSystem(System):
             raise BlockingIOError(11, "Resource temporarily unavailable")
         process = self.add("template")
         sock = socket.socket(fileno=os.dup(channel_fd))
-        self.templates.append(Template(self, process, Channel(sock)))
+        self.templates.append(Template(self, process, channel_on(sock)))
         return process.pid
 
     @property
@@ -200,14 +204,14 @@ class FakeSystem(System):
         if self.no_process:
             raise BlockingIOError(11, "Resource temporarily unavailable")
         process = self.add("check")
-        self.checks.append(Check(process, read_state(state_fd), os.dup(error_fd)))
+        self.checks.append(Check(process, _state.read_state(state_fd), os.dup(error_fd)))
         return process.pid
 
     def become(self, state_fd: int, descriptors: Iterable[int]) -> NoReturn:
         if self.no_execution:
             raise OSError(12, "Cannot allocate memory")
         assert signal.SIGTERM in self.mask
-        state = read_state(state_fd)
+        state = _state.read_state(state_fd)
         assert state.descriptors == list(descriptors)
         raise Executed(state)
 
@@ -238,7 +242,7 @@ class FakeSystem(System):
         if number == signal.SIGKILL:
             process.die(-number)
 
-    def reap(self, pidfd: int) -> Exit | None:
+    def reap(self, pidfd: int) -> _system.Exit | None:
         process = self._of_pidfd[pidfd]
         assert not process.reaped, f"{process.name} was reaped twice"
         process.reaped = process.exit is not None
@@ -268,7 +272,7 @@ class FakeSystem(System):
         ended = [p for p in self.processes.values() if p.is_child and p.exit and not p.reaped]
         return ended[0].pid if ended else None
 
-    def reap_child(self, pid: int) -> Exit | None:
+    def reap_child(self, pid: int) -> _system.Exit | None:
         process = self.processes[pid]
         assert not process.reaped, f"{process.name} was reaped twice"
         process.reaped = process.exit is not None
@@ -301,7 +305,7 @@ class FakeSystem(System):
 class Far:
     """The far end of one of the keeper's channels."""
 
-    def __init__(self, process: Process, channel: Channel) -> None:
+    def __init__(self, process: Process, channel: Any) -> None:
         self.process = process
         self.channel = channel
         self.closed = False
@@ -311,12 +315,12 @@ class Far:
     def pid(self) -> int:
         return self.process.pid
 
-    def send(self, message: Message, descriptors: tuple[int, ...] = ()) -> None:
-        send_with(self.channel, message, descriptors)
+    def send(self, sent: Any, descriptors: tuple[int, ...] = ()) -> None:
+        send_with(self.channel, sent, descriptors)
 
-    def packets(self) -> Iterator[Packet]:
+    def packets(self) -> Iterator[Any]:
         """Yield what has arrived; ends where the keeper closed the channel, and notes that."""
-        with suppress(ChannelClosed):
+        with suppress(CHANNEL_CLOSED):
             while (packet := self.channel.receive()) is not None:
                 yield packet
             return
@@ -340,13 +344,13 @@ class Far:
 class Template(Far):
     """A generation's template, played by the test."""
 
-    def __init__(self, system: FakeSystem, process: Process, channel: Channel) -> None:
+    def __init__(self, system: FakeSystem, process: Process, channel: Any) -> None:
         super().__init__(process, channel)
         self.system = system
         self.workers: list[FarWorker] = []
-        self.unforked: list[tuple[ForkWorker, list[int]]] = []
-        self.model: WorkerModel = "async"
-        self.load: LoadTarget | None = None
+        self.unforked: list[tuple[Any, list[int]]] = []
+        self.model: Model = "async"
+        self.load: Any = None
         self.model_told = False
         self.tells = "template"  # who says that a worker was forked
         self.hangs = False  # in the user's code: it reads nothing
@@ -354,21 +358,22 @@ class Template(Far):
 
     def read(self) -> None:
         for packet in self.packets():
-            match packet.message:
-                case LoadTarget() as load:
+            match kind_of(packet.message):
+                case "Load":
+                    load = packet.message
                     assert len(packet.descriptors) == len(load.listeners)
                     packet.close()
                     self.load = load
-                case ForkWorker() as wanted:
-                    self.unforked.append((wanted, packet.descriptors))
-                case other:
-                    raise AssertionError(f"a template was sent {other}")
+                case "ForkWorker":
+                    self.unforked.append((packet.message, packet.descriptors))
+                case _:
+                    raise AssertionError(f"a template was sent {packet.message}")
         if self.closed_by_keeper and self.process.exit is None and not self.hangs:
             self.die(0)
 
     def loaded(
         self,
-        model: WorkerModel = "async",
+        model: Model = "async",
         *,
         resumable: bool = True,
         on_crash: OnCrash = "close",
@@ -376,13 +381,13 @@ class Template(Far):
     ) -> None:
         self.read()
         assert self.load is not None
-        msgspec.msgpack.decode(self.load.config, type=ServeConfig)
+        configuration_in(self.load.config)
         self.model = model
         self.model_told = True
-        self.send(Loaded(model, resumable, [], on_crash, redeliver))
+        self.send(message("Loaded", model, resumable, [], on_crash, redeliver))
 
     def load_failed(self, error: str, exit_code: int = 4) -> None:
-        self.send(LoadFailed(error, exit_code))
+        self.send(message("LoadFailed", error, exit_code))
         self.die(0)
 
     def fork(self) -> list[FarWorker]:
@@ -393,17 +398,17 @@ class Template(Far):
             wanted, (channel_fd, memfd, wake) = self.unforked.pop(0)
             worker = FarWorker(
                 self.system.add(f"worker {wanted.serial} in slot {wanted.slot}"),
-                Channel(socket.socket(fileno=channel_fd)),
+                channel_on(socket.socket(fileno=channel_fd)),
                 serial=wanted.serial,
                 slot=wanted.slot,
-                board=Scoreboard(memfd),
+                board=board_in(memfd),
                 wake=wake,
             )
             os.close(memfd)
             if self.tells in ("worker", "both"):
-                self.send(Began(wanted.serial, worker.pid))
+                self.send(message("Began", wanted.serial, worker.pid))
             if self.tells != "worker":
-                self.send(Forked(wanted.serial, worker.pid))
+                self.send(message("Forked", wanted.serial, worker.pid))
             forked.append(worker)
         self.workers += forked
         return forked
@@ -412,7 +417,7 @@ class Template(Far):
         """Have no process for what has been asked for."""
         self.read()
         for wanted, fds in self.unforked:
-            self.send(ForkFailed(wanted.serial, error))
+            self.send(message("ForkFailed", wanted.serial, error))
             for fd in fds:
                 os.close(fd)
         self.unforked.clear()
@@ -439,11 +444,11 @@ class FarWorker(Far):
     def __init__(
         self,
         process: Process,
-        channel: Channel,
+        channel: Any,
         *,
         serial: int,
         slot: int,
-        board: Scoreboard,
+        board: Any,
         wake: int,
     ) -> None:
         super().__init__(process, channel)
@@ -453,59 +458,64 @@ class FarWorker(Far):
         self.wake = wake
         self.said_ready = False
         self.accept_below = 0
-        self.allowance = Allowance(board, max_connections=1)  # whichever it is
+        self.allowance = _accepting.Allowance(board, max_connections=1)  # whichever it is
         self.allotments = 0
         self.listens = True
         self.crowded = 0  # how often it was told
         self.pings = 0
-        self.order: Retire | None = None
-        self.acknowledged: list[Acknowledged] = []
-        self.arrived: list[tuple[Attach, list[int]]] = []
-        self.truncated: list[Packet] = []
+        self.order: Any = None
+        self.acknowledged: list[Any] = []
+        self.arrived: list[tuple[Any, list[int]]] = []
+        self.truncated: list[Any] = []
         self.connections: dict[str, Served] = {}
         self._numbers = 0
         self.process.at_death.append(self._drop)
 
     def read(self) -> None:
         for packet in self.packets():
-            match packet.message:
-                case Seats(accept_below=limit) as seats:
-                    self.accept_below = limit
-                    self.allowance.told(seats)
+            told = packet.message
+            match kind_of(told):
+                case "Seats":
+                    self.accept_below = told.accept_below
+                    self.allowance.told(told)
                     self.allotments += 1
-                case CloseListeners():
+                case "CloseListeners":
                     self.listens = False
-                case Retire() as order:
-                    self.order = order
+                case "Retire":
+                    self.order = told
                     self.allowance.accept_no_more()
-                case Acknowledged() as acknowledged:
-                    self.acknowledged.append(acknowledged)
-                case Attach() as attach:
-                    self.arrived.append((attach, packet.descriptors))
-                case Crowded():
+                case "Acknowledged":
+                    self.acknowledged.append(told)
+                case "Attach":
+                    self.arrived.append((told, packet.descriptors))
+                case "Crowded":
                     self.crowded += 1
-                case Ping():
+                case "Ping":
                     self.pings += 1
                 case None:
                     self.truncated.append(packet)
                     packet.close()
-                case other:
-                    raise AssertionError(f"a worker was sent {other}")
+                case _:
+                    raise AssertionError(f"a worker was sent {told}")
 
     def told(self) -> str:
         """Return how it was told to retire; "" when it was not."""
         return self.order.how if self.order else ""
 
+    def record(self, row: int) -> Row:
+        """Return a row of its scoreboard."""
+        return Row(self.board.record(row))
+
     def ready(self) -> None:
         """Say that it can serve; it ends when nobody is there to hear it."""
         self.said_ready = True
         try:
-            self.send(Ready(self.pid))
-        except ChannelClosed:
+            self.send(message("Ready", self.pid))
+        except CHANNEL_CLOSED:
             self.die(0)
 
     def start_failed(self, error: str) -> None:
-        self.send(StartFailed(error))
+        self.send(message("StartFailed", error))
         self.die(0)
 
     def accept(self, sock: socket.socket, peer: str = "a peer") -> Served:
@@ -513,15 +523,12 @@ class FarWorker(Far):
         self._numbers += 1
         row = self.board.claim()
         assert row is not None
-        words = self.board.record(row)
-        words[record.BOOT] = BOOT
-        words[record.MINTED_BY] = self.serial
-        words[record.EPOCH] = 1
-        words[record.PID] = self.pid
-        words[record.NUMBER] = self._numbers
+        record = self.record(row)
+        record.name(BOOT, self.serial, self._numbers)
+        record.epoch, record.pid = 1, self.pid
         self.board.set_peer(row, peer)
-        self.board.add(scoreboard.ACCEPTED)
-        name = scoreboard.connection_id(BOOT, self.serial, self._numbers)
+        count_accepted(self.board)
+        name = connection_name(BOOT, self.serial, self._numbers)
         served = Served(self, name, 1, row, sock)
         self.connections[name] = served
         return served
@@ -531,23 +538,20 @@ class FarWorker(Far):
         attach, (fd,) = self.arrived.pop(0)
         row = self.board.claim()
         assert row is not None
-        words = self.board.record(row)
-        boot, minted_by, number = scoreboard.parse_connection_id(attach.id)
-        words[record.BOOT], words[record.MINTED_BY] = boot, minted_by
-        words[record.NUMBER] = number
-        words[record.EPOCH] = attach.epoch
-        words[record.PID] = self.pid
+        record = self.record(row)
+        record.name(*parts_of_name(attach.id))
+        record.epoch, record.pid = attach.epoch, self.pid
         if self.board.keeps_states:
             self.board.shelf(row).put(attach.state, attach.reply)
         if attach.redelivered:
-            words[record.STATUS] = record.AGAIN
+            record.status = "again"
         if attach.kept:
-            words[record.KEEP] = scoreboard.keep_token(words)
+            record.keep = "kept"
         served = Served(self, attach.id, attach.epoch, row, socket.socket(fileno=fd))
         served.attach = attach
         self.connections[attach.id] = served
         if not attach.taken:
-            self.send(Attached(attach.id, attach.epoch, row))
+            self.send(message("Attached", attach.id, attach.epoch, row))
         return served
 
     def refuse(self, reason: str = "no seat") -> None:
@@ -556,7 +560,19 @@ class FarWorker(Far):
         for fd in fds:
             os.close(fd)
         self.allowance.refuse()
-        self.send(AttachRefused(attach.id, attach.epoch, reason))
+        self.send(message("Refused", attach.id, attach.epoch, reason))
+
+    def say_ended(self, name: str, epoch: int) -> None:
+        """Tell the keeper that a connection has ended which was given to it so."""
+        self.send(message("Ended", [(name, epoch)]))
+
+    def say_attached(self, name: str, epoch: int, row: int = -1) -> None:
+        """Tell the keeper that it has taken a connection, whether or not it was given it."""
+        self.send(message("Attached", name, epoch, row))
+
+    def say_refused(self, name: str, epoch: int, reason: str) -> None:
+        """Tell the keeper that it has not taken a connection, whether or not it was given it."""
+        self.send(message("Refused", name, epoch, reason))
 
     def _drop(self) -> None:
         for served in self.connections.values():
@@ -583,16 +599,16 @@ class Served:
     epoch: int
     row: int
     sock: socket.socket
-    attach: Attach | None = None
+    attach: Any = None
 
     @property
-    def words(self) -> memoryview:
+    def record(self) -> Row:
         """Its row."""
-        return self.worker.board.record(self.row)
+        return self.worker.record(self.row)
 
     def is_kept(self) -> bool:
         """Return whether the keeper has said that it has a handle of it."""
-        return self.words[record.KEEP] == scoreboard.keep_token(self.words)
+        return self.record.keep == "kept"
 
     def parcel(
         self,
@@ -601,8 +617,9 @@ class Served:
         *,
         parked: bool = False,
         active_at: float = 0.0,
-    ) -> ConnectionDetached:
-        return ConnectionDetached(
+    ) -> Any:
+        return message(
+            "Detached",
             *(self.id, self.epoch, 0, "a peer", state, unread, 1, 2, 3, parked),
             int(active_at * 1e9),
             row=self.row,
@@ -619,7 +636,7 @@ class Served:
         self.worker.send(parcel, (self.sock.fileno(),))
 
     def hand_over(
-        self, model: WorkerModel, state: bytes | None = None, *, parked: bool = False
+        self, model: Model, state: bytes | None = None, *, parked: bool = False
     ) -> Callable[[], bool]:
         """Detach or park it as a worker of that model does; return how to see the answer.
 
@@ -648,34 +665,38 @@ class Served:
 
     def keep(self) -> None:
         """Entrust the keeper with a handle."""
-        message = Keep(self.id, self.epoch, self.row, 0, "a peer", self.sock.fileno())
-        self.words[record.KEEP] = record.OFFERED
-        self.worker.send(message)
+        self.record.keep = "offered"
+        self.worker.send(self.keeping(self.sock.fileno()))
+
+    def keeping(self, handle: int) -> Any:
+        """Return the message that entrusts the keeper with this handle of it."""
+        return message("Keep", self.id, self.epoch, self.row, 0, "a peer", handle)
 
     def commit(self, state: bytes | None) -> None:
         """Put the state where the keeper finds it, and be clean."""
         self.worker.board.shelf(self.row).put(state)
-        self.words[record.STATUS] = Status.CLEAN
+        self.record.status = "clean"
 
-    def become(self, status: Status) -> None:
+    def become(self, status: str) -> None:
         """Be in the middle of a message."""
-        self.words[record.STATUS] = status | self.words[record.STATUS] & record.AGAIN
+        again = self.record.status.endswith("again")
+        self.record.status = f"{status} again".removeprefix("clean ") if again else status
 
     def say_ended(self) -> None:
         """Tell the keeper, which has a handle too, that it has ended."""
-        self.worker.send(EndedMessage([(self.id, self.epoch)]))
+        self.worker.say_ended(self.id, self.epoch)
 
     def say_orphaned(self, state: bytes | None = None, reply: bytes = b"") -> None:
         """Tell the keeper that the process which was forked for it has died."""
-        status = self.words[record.STATUS]
-        self.worker.send(Orphaned(self.id, self.epoch, status, state, 2, 3, reply))
-        self.words[record.ENDED] = Ended.DETACHED
+        status = status_word(self.record.status)
+        self.worker.send(message("Orphaned", self.id, self.epoch, status, state, 2, 3, reply))
+        self.record.ended = "detached"
 
-    def settle(self, ended: Ended = Ended.DETACHED) -> None:
+    def settle(self, ended: str = "detached") -> None:
         """It has ended here: free its row and this handle."""
-        self.words[record.ENDED] = ended
+        self.record.ended = ended
         self.worker.board.release(self.row)
         del self.worker.connections[self.id]
         self.sock.close()
         if self.worker.board.crowded:
-            self.worker.send(Free())
+            self.worker.send(message("Free"))

@@ -12,11 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
-from socketkeep._base import _passing
-from socketkeep._stream import _record as record
-from socketkeep._wire._channel import Channel, ChannelClosed
-from socketkeep._wire._messages import TAGS
-from socketkeep._wire._scoreboard import HEADER_WORDS, ROW_WORDS, Scoreboard
+from tests.harness.seam import HEADER_WORDS, ROW_WORDS, Row
+from tests.wire.sending import CHANNEL_CLOSED, KINDS, LARGE, SEALS, send_raw
 
 #: Numbers at which something ends, or begins.
 NUMBERS: Final = (
@@ -37,8 +34,8 @@ class Hostile:
     def __init__(
         self,
         rng: random.Random,
-        channel: Channel,
-        board: Scoreboard,
+        channel: Any,
+        board: Any,
         connection: Callable[[], int],
         names: Sequence[str],
         pids: Sequence[int],
@@ -52,6 +49,7 @@ class Hostile:
         self._pids = pids
         self._own = own
         self._stack = ExitStack()
+        self._words = HEADER_WORDS + 4 * ROW_WORDS  # of the header and four rows
 
     def act(self) -> str:
         """Do something; return what it was."""
@@ -64,7 +62,7 @@ class Hostile:
 
     def _say(self) -> str:
         rng = self._rng
-        tag = rng.choice(sorted(TAGS))
+        tag = rng.choice(KINDS)
         fields = self._fields(tag)
         for _ in range(rng.choice((0, 0, 1, 1, 2, 5))):
             self._mutate(fields)
@@ -80,10 +78,10 @@ class Hostile:
                 changed[rng.randrange(len(changed))] = rng.randrange(256)
             payload = bytes(changed)
         fds = self._descriptors(tag)
-        if len(payload) > _passing.PAYLOAD_LIMIT:
+        if len(payload) > LARGE:
             payload, fds = b"\1", [*fds[:252], self._memfd(payload[1:])]
-        with suppress(BlockingIOError, ChannelClosed, BrokenPipeError, ConnectionResetError):
-            _passing.send(self._channel._sock, payload, fds)
+        with suppress(BlockingIOError, CHANNEL_CLOSED, BrokenPipeError, ConnectionResetError):
+            send_raw(self._channel, payload, fds)
         return f"{tag} {str(fields)[:200]} with {len(fds)}"
 
     def _fields(self, tag: str) -> list[Any]:
@@ -220,7 +218,7 @@ class Hostile:
         else:
             os.write(fd, body)
         if kind > 0.3:
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _passing._SEALS)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
         return fd
 
     # What it writes where the keeper reads.
@@ -228,14 +226,14 @@ class Hostile:
     def _claim(self, name: str, row: int, epoch: int) -> None:
         with suppress(ValueError):
             boot, minted_by, number = (int(part, 16) for part in name.split("-"))
-            words = self._board.record(row)
-            words[record.BOOT], words[record.MINTED_BY] = boot, minted_by
-            words[record.NUMBER], words[record.EPOCH] = number, epoch
+            record = Row(self._board.record(row))
+            record.name(boot, minted_by, number)
+            record.epoch = epoch
 
     def _write_words(self) -> str:
         rng = self._rng
         for _ in range(rng.randint(1, 6)):
-            word = rng.randrange(HEADER_WORDS + 4 * ROW_WORDS)
+            word = rng.randrange(self._words)
             values = (*NUMBERS, *self._pids, rng.getrandbits(64))
             self._board._words[word] = rng.choice(values) % 2**64
         return "words"
@@ -244,7 +242,7 @@ class Hostile:
         rng, board = self._rng, self._board
         if rng.random() < 0.7:
             return "nothing"
-        size = (HEADER_WORDS + 4 * ROW_WORDS) * 8
+        size = self._words * 8
         start = rng.randrange(size)
         data = rng.randbytes(min(size - start, rng.choice((8, 100, size))))
         board._map[start : start + len(data)] = data

@@ -11,9 +11,9 @@ import socket
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final
 
-from socketkeep._config._server_options import WorkerModel
+from tests.harness.configuration import MODELS, Model
 from tests.harness.handlers import write_source
 from tests.harness.peers import connect
 from tests.harness.server import Server
@@ -64,7 +64,7 @@ class TracedServer(Server):
         self.wait_until(lambda: self._trace.read_text().count(f": {kind}") >= count, what)
 
 
-def record(directory: Path, model: WorkerModel) -> list[str]:
+def record(directory: Path, model: Model) -> list[str]:
     """Have a server live, and return the lines of its trace.
 
     It starts; a peer connects, is parked and wakes twice, moves at a reload and after the death of
@@ -132,7 +132,7 @@ def record(directory: Path, model: WorkerModel) -> list[str]:
 def main() -> None:
     """Record a trace of each model."""
     DATA.mkdir(exist_ok=True)
-    for model in get_args(WorkerModel):
+    for model in MODELS:
         with tempfile.TemporaryDirectory() as directory:
             lines = record(Path(directory), model)
         (DATA / f"{model}.txt").write_text(_HEAD.format(model=model) + "\n".join(lines) + "\n")

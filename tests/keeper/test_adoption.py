@@ -12,14 +12,13 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from socketkeep._base import _passing
 from socketkeep._keeper.workers._adoption import Adoption
 from socketkeep._wire import _rendezvous as rendezvous
-from socketkeep._wire._messages import Stranded, encode
-from socketkeep._wire._scoreboard import Scoreboard, create_memfd
+from tests.harness.seam import make_board
 from tests.keeper.bench import is_alive, open_descriptors
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import Clock
+from tests.wire.sending import changed, channel_on, encoded, message, send_raw
 
 BOOT: Final = 0xB001
 
@@ -29,8 +28,8 @@ class Visit:
 
     def __init__(self, stack: ExitStack, directory: str) -> None:
         self.stack = stack
-        self.board = self._keep(create_memfd(4))
-        self.map = Scoreboard(self.board)  # as a worker has, which this process is here
+        self.board, self.map = make_board(4)  # as a worker has, which this process is here
+        self._keep(self.board)
         self.wake = self._keep(os.eventfd(0, os.EFD_NONBLOCK))
         self.listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         self.text = "{}:{}".format(*self.listener.getsockname())
@@ -42,8 +41,9 @@ class Visit:
         return fd
 
     @property
-    def offer(self) -> Stranded:
-        return Stranded(
+    def offer(self) -> Any:
+        return message(
+            "Stranded",
             *(BOOT, 3, 0, 1, 1, "app:handle", "async", True, "close", False),
             [self.text],
             ["127.0.0.1:0"],
@@ -53,7 +53,7 @@ class Visit:
     def come(self, payload: bytes, descriptors: Sequence[int]) -> socket.socket:
         """Be met by the keeper, and say that."""
         met = self.stack.enter_context(self.socket.accept()[0])
-        _passing.send(met, payload, descriptors)
+        send_raw(channel_on(met), payload, descriptors)
         return met
 
 
@@ -79,7 +79,7 @@ def gather(directory: str, visit: Visit, payload: bytes, descriptors: Sequence[i
 
 
 def offer(visit: Visit, **changes: Any) -> bytes:
-    return b"\0" + encode(msgspec.structs.replace(visit.offer, **changes))
+    return encoded(changed(visit.offer, **changes))
 
 
 def test_what_is_offered_as_it_is_to_be_is_taken(directory: str, visit: Visit) -> None:

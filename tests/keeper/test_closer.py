@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 from socketkeep._keeper.loop._closer import Closer
-from socketkeep._wire._channel import Packet
 from tests.keeper.fakes import Clock, SteppedReactor
+from tests.wire.sending import packet_of
 
 Scene = tuple[SteppedReactor, Closer, socket.socket, list[str]]
 
@@ -147,7 +147,7 @@ def test_a_linger_of_the_users_is_not_waited_for(seconds: int) -> None:
     closer.close(sock, lambda: None)
     closer.finish_all()
     ends = socket.socketpair()
-    packet = Packet(None, [fd for end in ends for fd in (end.detach(),)] + list(os.pipe()), False)
+    packet = packet_of([fd for end in ends for fd in (end.detach(),)] + list(os.pipe()))
     packet.close()
     assert packet.descriptors == []
     peer.close()

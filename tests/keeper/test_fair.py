@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from contextlib import ExitStack
 
-from socketkeep._stream._record import Ended
 from tests.keeper.bench import Bench
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import FarWorker
@@ -39,9 +38,9 @@ def serve_next(bench: Bench, worker: FarWorker) -> str:
     served = worker.attach()
     bench.settle()
     assert not worker.arrived, "one seat, one connection"
-    served.settle(Ended.CLOSED)
+    served.settle("closed")
     bench.settle()
-    return attach.id if attach.attached == "parked" else attach.attached
+    return str(attach.id if attach.attached == "parked" else attach.attached)
 
 
 def test_those_that_come_back_and_the_accept_queue_take_turns(make_bench: MakeBench) -> None:

@@ -19,40 +19,24 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from socketkeep._base import _passing
-from socketkeep._config._server_options import WorkerModel
-from socketkeep._keeper._keeper import LAST_RESORT, LATE
-from socketkeep._stream import _record as record
-from socketkeep._stream._committed import STATE_LIMIT
-from socketkeep._stream._record import Ended
-from socketkeep._wire._descriptors import PLAIN_END
-from socketkeep._wire._messages import (
-    ABSENT,
-    Acknowledged,
-    Attached,
-    AttachRefused,
-    ConnectionDetached,
-    Delivered,
-    Forked,
-    Keep,
-    Letter,
-    LetterTold,
-    Loaded,
-    Message,
-    Orphaned,
-    Push,
-    Ready,
-    Registered,
-    Seats,
-    StartTls,
+from tests.harness.configuration import Model
+from tests.harness.seam import LAST_EPOCH, connection_name, parts_of_name
+from tests.keeper.bench import (
+    LAST_RESORT_AFTER,
+    LATE_AFTER,
+    Bench,
+    is_alive,
+    is_at_eof,
+    open_descriptors,
 )
-from socketkeep._wire._messages import ConnectionEnded as EndedMessage
-from socketkeep._wire._scoreboard import LAST_EPOCH, connection_id, parse_connection_id
-from tests.keeper.bench import Bench, is_alive, is_at_eof, open_descriptors
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import BOOT, FarWorker, Served
 from tests.keeper.hostile import Hostile
+from tests.wire.sending import ABSENT, changed, letter, letter_told, message, send_raw
 
+STATE_LIMIT: Final = 65536
+#: Where the ends of pairs of sockets are: they have no name.
+PLAIN_END: Final = ("unix", "")
 SECONDS: Final = float(os.environ.get("FUZZ_SECONDS", "24"))
 SEED: Final = os.environ["FUZZ_SEED"]  # of the run: tests/conftest.py
 
@@ -63,32 +47,35 @@ def bench(make_bench: MakeBench) -> Bench:
     return make_bench(workers=2, keep="crash")
 
 
-def parcel(served: Served, **changes: Any) -> ConnectionDetached:
-    return msgspec.structs.replace(served.parcel(), **changes)
+def parcel(served: Served, **changes: Any) -> Any:
+    return changed(served.parcel(), **changes)
 
 
 def raw(worker: FarWorker, *parts: object, descriptors: Sequence[int] = ()) -> None:
     payload = b"\0" + msgspec.msgpack.encode(list(parts))
-    _passing.send(worker.channel._sock, payload, descriptors)
+    send_raw(worker.channel, payload, descriptors)
 
 
 #: By name: what a worker says of a connection of its own and of one of another's, and with how many
 #: handles of its own.
-NONSENSE: Final[dict[str, tuple[Callable[[Served, Served], Message], int]]] = {
+NONSENSE: Final[dict[str, tuple[Callable[[Served, Served], Any], int]]] = {
     "epoch too high": (lambda own, _: parcel(own, epoch=LAST_EPOCH + 1), 1),
     "highest epoch": (lambda own, _: parcel(own, epoch=2**64 - 1), 1),
-    "name of another": (lambda _, other: Registered(other.id, 1, "x", [], {}), 0),
-    "name too long": (lambda own, _: Registered(own.id, 1, "x" * 129, [], {}), 0),
-    "name that is a line": (lambda own, _: Registered(own.id, 1, "x\ny", [], {}), 0),
+    "name of another": (lambda _, other: message("Registered", other.id, 1, "x", [], {}), 0),
+    "name too long": (lambda own, _: message("Registered", own.id, 1, "x" * 129, [], {}), 0),
+    "name that is a line": (lambda own, _: message("Registered", own.id, 1, "x\ny", [], {}), 0),
     "too many groups": (
-        lambda own, _: Registered(own.id, 1, "x", [f"{n}" for n in range(65)], {}),
+        lambda own, _: message("Registered", own.id, 1, "x", [f"{n}" for n in range(65)], {}),
         0,
     ),
-    "label of a terminal": (lambda own, _: Registered(own.id, 1, "", [], {"a": "\x1b[2J"}), 0),
-    "push too large": (lambda _own, _: Push([Letter(1, "x", bytes(65537), 1)]), 0),
-    "push to nowhere": (lambda _own, _: Push([Letter(1, "", b"", 1)]), 0),
-    "outcome": (lambda _own, _: Delivered([LetterTold(1, 77)]), 0),
-    "negative number": (lambda _own, _: Delivered([LetterTold(-1, 1)]), 0),
+    "label of a terminal": (
+        lambda own, _: message("Registered", own.id, 1, "", [], {"a": "\x1b[2J"}),
+        0,
+    ),
+    "push too large": (lambda _own, _: message("Push", [letter(1, "x", bytes(65537), 1)]), 0),
+    "push to nowhere": (lambda _own, _: message("Push", [letter(1, "", b"", 1)]), 0),
+    "outcome": (lambda _own, _: message("Delivered", [letter_told(1, 77)]), 0),
+    "negative number": (lambda _own, _: message("Delivered", [letter_told(-1, 1)]), 0),
     "epoch 0": (lambda own, _: parcel(own, epoch=0), 1),
     "no id": (lambda own, _: parcel(own, id="not an id"), 1),
     "id too large": (lambda own, _: parcel(own, id="1-1-fffffffffffffffffffffff"), 1),
@@ -109,27 +96,30 @@ NONSENSE: Final[dict[str, tuple[Callable[[Served, Served], Message], int]]] = {
     "peer": (lambda own, _: parcel(own, peer="x" * 10_000), 1),
     "three handles": (lambda own, _: own.parcel(), 3),
     "253 handles": (lambda own, _: own.parcel(), 253),
-    "Keep of another's id": (lambda own, other: Keep(other.id, 1, own.row, 0, "x", ABSENT), 1),
-    "Keep of a row": (lambda own, _: Keep(own.id, 1, 10**9, 0, "x", ABSENT), 1),
-    "Keep of a negative row": (lambda own, _: Keep(own.id, 1, -1, 0, "x", ABSENT), 1),
-    "Keep without": (lambda own, _: Keep(own.id, 1, own.row, 0, "x", ABSENT), 0),
-    "Keep of 250": (lambda own, _: Keep(own.id, 1, own.row, 0, "x", ABSENT), 250),
-    "Keep of a listener": (lambda own, _: Keep(own.id, 1, own.row, -1, "x", ABSENT), 1),
+    "Keep of another's id": (
+        lambda own, other: message("Keep", other.id, 1, own.row, 0, "x", ABSENT),
+        1,
+    ),
+    "Keep of a row": (lambda own, _: message("Keep", own.id, 1, 10**9, 0, "x", ABSENT), 1),
+    "Keep of a negative row": (lambda own, _: message("Keep", own.id, 1, -1, 0, "x", ABSENT), 1),
+    "Keep without": (lambda own, _: message("Keep", own.id, 1, own.row, 0, "x", ABSENT), 0),
+    "Keep of 250": (lambda own, _: message("Keep", own.id, 1, own.row, 0, "x", ABSENT), 250),
+    "Keep of a listener": (lambda own, _: message("Keep", own.id, 1, own.row, -1, "x", ABSENT), 1),
     "StartTls where there is none": (
-        lambda own, _: StartTls(own.id, 1, 0, "x", b"", b"", ABSENT, ABSENT),
+        lambda own, _: message("StartTls", own.id, 1, 0, "x", b"", b"", ABSENT, ABSENT),
         2,
     ),
-    "Ready again": (lambda _, other: Ready(other.worker.pid), 0),
-    "Ready with a handle": (lambda own, _: Ready(own.worker.pid), 1),
-    "Attached to a row": (lambda own, _: Attached(own.id, 1, 10**9), 0),
-    "Attached with a handle": (lambda own, _: Attached(own.id, 1, 0), 1),
-    "Refused of no id": (lambda _, __: AttachRefused("no id", 1, ""), 0),
-    "Ended of no id": (lambda _, __: EndedMessage([("x" * 1000, 1)]), 0),
-    "Orphaned by no fork": (lambda own, _: Orphaned(own.id, 1, 0, None, 1, 1), 0),
-    "Forked": (lambda _, other: Forked(1, other.worker.pid), 0),
-    "Loaded": (lambda _, __: Loaded("fork", True, []), 0),
-    "Seats": (lambda _, __: Seats(7), 0),
-    "Acknowledged": (lambda own, _: Acknowledged(own.id, 1, True), 0),
+    "Ready again": (lambda _, other: message("Ready", other.worker.pid), 0),
+    "Ready with a handle": (lambda own, _: message("Ready", own.worker.pid), 1),
+    "Attached to a row": (lambda own, _: message("Attached", own.id, 1, 10**9), 0),
+    "Attached with a handle": (lambda own, _: message("Attached", own.id, 1, 0), 1),
+    "Refused of no id": (lambda _, __: message("Refused", "no id", 1, ""), 0),
+    "Ended of no id": (lambda _, __: message("Ended", [("x" * 1000, 1)]), 0),
+    "Orphaned by no fork": (lambda own, _: message("Orphaned", own.id, 1, 0, None, 1, 1), 0),
+    "Forked": (lambda _, other: message("Forked", 1, other.worker.pid), 0),
+    "Loaded": (lambda _, __: message("Loaded", "fork", True, []), 0),
+    "Seats": (lambda _, __: message("Seats", 7), 0),
+    "Acknowledged": (lambda own, _: message("Acknowledged", own.id, 1, True), 0),
 }
 
 
@@ -160,12 +150,10 @@ def test_who_says_what_cannot_be_is_ended_and_nobody_else(bench: Bench, name: st
     make, count = NONSENSE[name]
     hostile, own, innocent = scene(bench)
     if name == "Keep of another's id":  # in a row that says so, too
-        words = own.words
-        words[record.MINTED_BY] = innocent[0][1].worker.serial
-        words[record.NUMBER] = parse_connection_id(innocent[0][1].id)[2]
-    message = make(own, innocent[0][1])
+        own.record.name(*parts_of_name(innocent[0][1].id))
+    said = make(own, innocent[0][1])
     itself = os.readlink(f"/proc/self/fd/{own.sock.fileno()}")
-    hostile.send(message, (own.sock.fileno(),) * count)
+    hostile.send(said, (own.sock.fileno(),) * count)
     bench.settle()
     assert hostile.process.reaped
     assert hostile.process.signals == [signal.SIGKILL]
@@ -222,7 +210,7 @@ def test_one_connection_is_held_under_one_id(bench: Bench, parked: bool) -> None
     """Or one worker could have the keeper hold as many descriptors as it likes."""
     hostile, own, innocent = scene(bench)
     for number in range(3):
-        name = connection_id(BOOT, hostile.serial, 70 + number)
+        name = connection_name(BOOT, hostile.serial, 70 + number)
         hostile.send(parcel(own, id=name, parked=parked, row=-1), (own.sock.fileno(),))
     bench.settle()
     assert hostile.process.reaped
@@ -231,30 +219,30 @@ def test_one_connection_is_held_under_one_id(bench: Bench, parked: bool) -> None
     require_untouched(bench, innocent)
 
 
-@pytest.mark.parametrize("message", ["Keep", "Detached"])
+@pytest.mark.parametrize("kind", ["Keep", "Detached"])
 def test_a_descriptor_that_a_handler_has_closed_is_not_the_workers_fault(
-    bench: Bench, message: str
+    bench: Bench, kind: str
 ) -> None:
     """A file has the number of the connection by then: the one is refused, the others stay."""
     worker, own, innocent = scene(bench)
     fd = os.open("/dev/full", os.O_RDONLY)
-    if message == "Keep":
-        worker.send(Keep(own.id, 1, own.row, 0, "x", ABSENT), (fd,))
+    if kind == "Keep":
+        worker.send(own.keeping(ABSENT), (fd,))
     else:
         worker.send(own.parcel(), (fd,))
     os.close(fd)
     bench.settle()
     assert worker.process.exit is None
     assert "/dev/full" not in open_descriptors().values()
-    if message == "Keep":
-        assert own.words[record.KEEP] == record.NOT_KEPT
+    if kind == "Keep":
+        assert own.record.keep == "not kept"
     else:
         assert [each.taken for each in worker.acknowledged] == [False]
     require_untouched(bench, [*innocent, (bench._peers[0], own)])
     for again in range(300):
         # A worker that moves what it has offers it each tenth of a second.
         fd = os.open("/dev/null", os.O_RDONLY)
-        name = own.id if again < 200 else connection_id(BOOT, worker.serial, again)
+        name = own.id if again < 200 else connection_name(BOOT, worker.serial, again)
         worker.send(parcel(own, id=name), (fd,))
         os.close(fd)
         bench.settle()
@@ -270,12 +258,12 @@ def test_a_pair_that_no_edge_has_made_is_no_connection(bench: Bench) -> None:
     bench.keeper.screening._places.add(PLAIN_END)  # as where an edge has the TLS
     one, other = socket.socketpair()
     with one, other:
-        worker.send(Keep(own.id, 1, own.row, 0, "x", ABSENT), (one.fileno(),))
+        worker.send(own.keeping(ABSENT), (one.fileno(),))
         bench.settle()
-        assert own.words[record.KEEP] == record.NOT_KEPT
+        assert own.record.keep == "not kept"
         assert worker.process.exit is None
         bench.keeper.screening.believe_maker(os.getpid())
-        worker.send(Keep(own.id, 1, own.row, 0, "x", ABSENT), (one.fileno(),))
+        worker.send(own.keeping(ABSENT), (one.fileno(),))
         bench.settle()
         assert own.is_kept()
     require_untouched(bench, innocent)
@@ -347,10 +335,10 @@ def test_a_row_kills_nobody(bench: Bench) -> None:
     for victim in victims:
         row = first.board.claim()
         assert row is not None
-        words = first.board.record(row)
-        words[record.NUMBER], words[record.MINTED_BY], words[record.EPOCH] = 77, 1, 1
-        words[record.PID] = victim.pid
-    own.words[record.PID] = 2**64 - 1
+        record = first.record(row)
+        record.name(0, 1, 77)
+        record.epoch, record.pid = 1, victim.pid
+    own.record.pid = 2**64 - 1
     first.die(-9)
     bench.settle()
     bench.keeper.stop("close")
@@ -375,7 +363,7 @@ def test_a_template_gives_only_what_it_has_forked(bench: Bench, says: str) -> No
         "template": template.pid,
     }.get(says, bench.system.add("worker of nobody").pid)
     serial = {"own again": second.serial, "another's": 10**9}.get(says, wanted.serial)
-    template.send(Forked(serial, pid))
+    template.send(message("Forked", serial, pid))
     bench.settle()
     assert template.process.reaped
     assert [first.process.exit, second.process.exit, stranger.exit] == [None, None, None]
@@ -384,22 +372,26 @@ def test_a_template_gives_only_what_it_has_forked(bench: Bench, says: str) -> No
         process.reaped = process.reaped or process.name == "worker of nobody"
 
 
-@pytest.mark.parametrize("message", [Loaded("async", True, []), Seats(1), Ready(1)])
-def test_a_template_that_says_what_cannot_be_is_ended(bench: Bench, message: Message) -> None:
+@pytest.mark.parametrize(
+    ("kind", "fields"), [("Loaded", ("async", True, [])), ("Seats", (1,)), ("Ready", (1,))]
+)
+def test_a_template_that_says_what_cannot_be_is_ended(
+    bench: Bench, kind: str, fields: tuple[Any, ...]
+) -> None:
     workers = bench.start()
     old = bench.template
-    if isinstance(message, Loaded):  # once more, while the next generation starts
+    if kind == "Loaded":  # once more, while the next generation starts
         bench.keeper.reload()
         bench.settle()
         old = bench.template
         old.loaded()
         bench.settle()
-    old.send(message)
+    old.send(message(kind, *fields))
     bench.settle()
     assert old.process.reaped
     assert [worker.process.exit for worker in workers] == [None, None]
     bench.advance(1.1)
-    if not isinstance(message, Loaded):
+    if kind != "Loaded":
         assert bench.template is not old
         bench.template.loaded()
         bench.settle()
@@ -446,8 +438,8 @@ def test_a_stop_has_an_end_whatever_the_tables_say(
     bench.settle()
     if number == signal.SIGTERM:
         assert not bench.has_stopped()
-        bench.advance(keeper.config.graceful_timeout + LATE + 0.1)
-    bench.advance(LAST_RESORT + 0.1)
+        bench.advance(keeper.config.graceful_timeout + LATE_AFTER + 0.1)
+    bench.advance(LAST_RESORT_AFTER + 0.1)
     assert bench.has_stopped()
     assert not [p.name for p in bench.system.processes.values() if p.exit is None]
     monkeypatch.undo()
@@ -479,7 +471,7 @@ def believe(arrived: FarWorker) -> None:
     """Take what was given, as a worker does that believes its keeper."""
     while arrived.arrived:
         attach = arrived.arrived[0][0]
-        boot, minted_by, number = parse_connection_id(attach.id)
+        boot, minted_by, number = parts_of_name(attach.id)
         words = (boot, minted_by, number, attach.epoch, attach.accepted_at)
         struct.pack("=7Q", *words, attach.bytes_in + 2**40, attach.bytes_out + 2**40)
         assert attach.attached in ("accepted", "reload", "parked", "upgrade", "crash")
@@ -491,7 +483,7 @@ def believe(arrived: FarWorker) -> None:
 @pytest.mark.parametrize(
     ("model", "keep"), [("async", "crash"), ("async", "reload"), ("fork", "crash")]
 )
-def test_fuzz(make_bench: MakeBench, model: WorkerModel, keep: str) -> None:
+def test_fuzz(make_bench: MakeBench, model: Model, keep: str) -> None:
     """Two workers are hostile, in turn with all who come after them; the third serves."""
     rng = random.Random(f"{SEED} {model} {keep}")
     bench = make_bench(workers=3, keep=keep, orphan_timeout=1.0)
@@ -586,7 +578,7 @@ def step(
             lambda: accepted(bench),
             [served.id for _, served in innocent],
             [*pids, 0, 1, 2**31, 2**63],
-            connection_id(BOOT, worker.serial, (row or 0) + 1),
+            connection_name(BOOT, worker.serial, (row or 0) + 1),
         )
     act = made[worker].act()
     bench.settle()
@@ -596,9 +588,9 @@ def step(
     believe(safe)
     for name in [name for name in safe.connections if name not in {s.id for _, s in innocent}]:
         served = safe.connections[name]
-        if served.words[record.KEEP] != record.NOT_OFFERED:
+        if served.record.keep != "not offered":
             served.say_ended()
-        served.settle(Ended.CLOSED)
+        served.settle("closed")
     if rng.random() < 0.1:
         peer, served = rng.choice(innocent)
         assert is_alive(peer, served.sock)

@@ -5,36 +5,32 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
 
 from socketkeep._keeper.connections._edges import Edges
-from socketkeep._keeper.tables._ownership import OwnershipState
-from socketkeep._stream import _record as record
-from socketkeep._stream._record import Ended, Status
-from socketkeep._stream._replies import ReplyRecord
-from socketkeep._wire._messages import BytesPassed, Keep
-from socketkeep._wire._messages import ConnectionEnded as EndedMessage
-from socketkeep._wire._scoreboard import parse_connection_id
+from tests.harness.seam import STATUSES, parts_of_name, reply_record
 from tests.keeper.bench import Bench, end_of, is_alive, is_at_eof, open_descriptors
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import FarWorker, OnCrash, Process, Served
 from tests.keeper.test_upgrades import upgraded
 from tests.keeper.test_workers import fork_child
 from tests.wire.limits import out_of_descriptors
+from tests.wire.sending import message
 
 #: What a peer sees, by what the handler said of crashes and what it was in the middle of.
 POLICIES = [
-    ("close", False, Status.READ, "FIN"),
-    ("close", False, Status.SENT, "FIN"),
-    ("reset", False, Status.READ, "RST"),
-    ("reset", False, Status.SENT, "RST"),
-    ("resume", False, Status.READ, "resumed"),
-    ("resume", False, Status.SENT, "resumed"),
-    ("close", True, Status.READ, "redelivered"),
-    ("close", True, Status.SENT, "redelivered"),
-    ("reset", True, Status.SENT, "redelivered"),
+    ("close", False, "read", "FIN"),
+    ("close", False, "sent", "FIN"),
+    ("reset", False, "read", "RST"),
+    ("reset", False, "sent", "RST"),
+    ("resume", False, "read", "resumed"),
+    ("resume", False, "sent", "resumed"),
+    ("close", True, "read", "redelivered"),
+    ("close", True, "sent", "redelivered"),
+    ("reset", True, "sent", "redelivered"),
 ]
 
 
@@ -84,7 +80,7 @@ def test_a_connection_that_is_entrusted_is_acknowledged_in_its_row(bench: Bench)
     bench.settle()
     assert served.is_kept()
     (ours,) = bench.keeper.connections.connection_table
-    assert ours.ownership.state is OwnershipState.OWNED
+    assert ours.ownership.state.value == "owned"
     assert (ours.ownership.worker, ours.row) == (worker.serial, served.row)
     assert is_alive(peer, ours.sock)
 
@@ -120,8 +116,8 @@ def test_a_row_that_has_another_connection_by_now_is_not_acknowledged(bench: Ben
     (worker, _) = bench.start()
     peer, first = bench.serve(worker)
     handle = os.dup(first.sock.fileno())
-    late = Keep(first.id, first.epoch, first.row, 0, "a peer", handle)
-    first.settle(Ended.CLOSED)
+    late = first.keeping(handle)
+    first.settle("closed")
     _, second = bench.serve(worker)
     assert second.row == first.row
     worker.send(late)
@@ -136,7 +132,7 @@ def test_what_is_said_to_have_ended_is_let_go_of(bench: Bench) -> None:
     (worker, _) = bench.start()
     peer, served = bench.kept(worker)
     served.say_ended()
-    served.settle(Ended.CLOSED)
+    served.settle("closed")
     bench.settle()
     assert held(bench) == 0
     assert is_at_eof(peer)
@@ -150,7 +146,7 @@ def test_an_end_that_is_not_of_this_giving_ends_nothing(
 ) -> None:
     worker, another = bench.start()
     peer, served = bench.kept(worker)
-    (another if by_another else worker).send(EndedMessage([(served.id, epoch)]))
+    (another if by_another else worker).say_ended(served.id, epoch)
     bench.settle()
     assert held(bench) == 1
     assert not is_at_eof(peer)
@@ -228,7 +224,7 @@ def test_one_whose_keeping_was_asked_for_a_moment_before_is_kept(bench: Bench) -
 
 @pytest.mark.parametrize(("on_crash", "redeliver", "status", "outcome"), POLICIES)
 def test_one_in_the_middle_of_a_message_follows_the_policy(
-    bench: Bench, on_crash: OnCrash, redeliver: bool, status: Status, outcome: str
+    bench: Bench, on_crash: OnCrash, redeliver: bool, status: str, outcome: str
 ) -> None:
     first, second = bench.start(on_crash=on_crash, redeliver=redeliver)
     peer, served = bench.kept(first, tcp=True)
@@ -249,11 +245,11 @@ def test_one_in_the_middle_of_a_message_follows_the_policy(
     second.attach()
 
 
-RECORD = ReplyRecord(10, 20, 30, b"answer").pack()
+RECORD = reply_record(10, 20, 30, b"answer")
 
 
-@pytest.mark.parametrize("status", [Status.CLEAN, Status.READ, Status.SENT])
-def test_the_record_of_a_reply_goes_with_its_state(bench: Bench, status: Status) -> None:
+@pytest.mark.parametrize("status", ["clean", "read", "sent"])
+def test_the_record_of_a_reply_goes_with_its_state(bench: Bench, status: str) -> None:
     """To the next worker, and to the one after it, should that die before it has done with it."""
     first, second = bench.start(redeliver=True)
     _, served = bench.kept(first, tcp=True)
@@ -278,13 +274,13 @@ class FakeEdge:
     """Answers how much has passed when it is told to."""
 
     def __init__(self, bench: Bench) -> None:
-        self.asked: list[Callable[[BytesPassed | None], None]] = []
+        self.asked: list[Callable[[Any], None]] = []
         bench.keeper.connections.ask_bytes = lambda header, told: self.asked.append(told)
 
     def answer(self, taken: int, waiting: int, given: int) -> None:
         (told,) = self.asked
         self.asked.clear()
-        told(BytesPassed(1, taken, waiting, given))
+        told(message("BytesPassed", 1, taken, waiting, given))
 
 
 def behind_tls(bench: Bench) -> tuple[FakeEdge, FarWorker, socket.socket, str]:
@@ -295,7 +291,7 @@ def behind_tls(bench: Bench) -> tuple[FakeEdge, FarWorker, socket.socket, str]:
     held = bench.keeper.connections.connection_table.get(served.id)
     assert held is not None
     held.parcel = msgspec.structs.replace(held.parcel, proxy=b"facts")
-    served.become(Status.SENT)
+    served.become("sent")
     kill(bench, first)
     assert not second.arrived
     return edge, second, peer, served.id
@@ -336,13 +332,13 @@ def test_where_no_edge_tells_nothing_is_known(bench: Bench) -> None:
 def test_an_upgrade_asks_the_edge_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the keeper before was answered, if it was, is lost."""
     _, second, peer, name = behind_tls(bench)
-    asked: list[Callable[[BytesPassed | None], None]] = []
+    asked: list[Callable[[Any], None]] = []
     monkeypatch.setattr(Edges, "ask_bytes", lambda edges, header, told: asked.append(told))
     upgraded(bench)
     bench.settle()
     assert not second.arrived
     (told,) = asked
-    told(BytesPassed(1, 90, 10, 50))
+    told(message("BytesPassed", 1, 90, 10, 50))
     bench.settle()
     ((attach, _),) = second.arrived
     assert (attach.id, attach.written, attach.taken_in) == (name, 100, 50)
@@ -374,13 +370,13 @@ def test_a_record_that_makes_no_sense_ends_its_connection_alone(
     assert bench.keeper.counters()["lost"] == 1
 
 
-@pytest.mark.parametrize("status", Status)
-def test_the_end_that_nobody_told_of_is_an_end(bench: Bench, status: Status) -> None:
+@pytest.mark.parametrize("status", STATUSES)
+def test_the_end_that_nobody_told_of_is_an_end(bench: Bench, status: str) -> None:
     """It had ended in its row; the worker was killed before it could say so."""
     first, second = bench.start()
     peer, served = bench.kept(first)
     served.become(status)
-    served.words[record.ENDED] = Ended.CLOSED
+    served.record.ended = "closed"
     kill(bench, first)
     assert is_at_eof(peer)
     assert held(bench) == 0
@@ -393,7 +389,7 @@ def test_a_row_that_was_used_again_says_nothing_of_the_one_before(bench: Bench) 
     """Killed after the row was freed and taken, before it said that the first had ended."""
     first, second = bench.start()
     peer, served = bench.kept(first)
-    served.settle(Ended.CLOSED)
+    served.settle("closed")
     newer, served_now = bench.serve(first)
     assert served_now.row == served.row
     kill(bench, first)
@@ -462,10 +458,9 @@ def test_a_row_made_for_what_was_never_acknowledged_is_not_lost(bench: Bench) ->
     attach, _ = second.arrived[0]
     row = second.board.claim()
     assert row is not None
-    words = second.board.record(row)
-    words[record.BOOT], words[record.MINTED_BY], number = parse_connection_id(attach.id)
-    words[record.EPOCH], words[record.PID] = attach.epoch, second.pid
-    words[record.NUMBER] = number
+    record = second.record(row)
+    record.name(*parts_of_name(attach.id))
+    record.epoch, record.pid = attach.epoch, second.pid
     second.board.claim()  # killed in the midst of it
     kill(bench, second)
     assert is_alive(peer, replace(bench).attach().sock)
@@ -475,7 +470,7 @@ def test_a_row_made_for_what_was_never_acknowledged_is_not_lost(bench: Bench) ->
 # Poison.
 
 
-def deaths(bench: Bench, served: Served, statuses: list[Status], pause: float = 0.0) -> Served:
+def deaths(bench: Bench, served: Served, statuses: list[str], pause: float = 0.0) -> Served:
     """Kill its owner again and again, in the middle of what `statuses` say."""
     for status in statuses:
         served.become(status)
@@ -488,7 +483,7 @@ def deaths(bench: Bench, served: Served, statuses: list[Status], pause: float = 
     return served
 
 
-READ, CLEAN = Status.READ, Status.CLEAN
+READ, CLEAN = "read", "clean"
 
 
 @pytest.mark.parametrize("how", ["redeliver", "resume"])
@@ -583,7 +578,7 @@ def test_the_connection_of_a_dead_child_goes_to_another(forked: Forked) -> None:
 
 def test_a_dead_child_in_the_middle_of_a_message(forked: Forked) -> None:
     bench, worker, (first, _), (child, _) = forked
-    first.become(Status.SENT)
+    first.become("sent")
     child.die(-9)
     child.reaped = True
     first.say_orphaned()
@@ -632,7 +627,7 @@ def test_children_that_outlive_their_worker_keep_their_connections(forked: Forke
     assert (attach.id, attach.state) == (first.id, b"\x04")
     new.attach()
     # The other ends in order, and says so over the channel of its dead parent, which it inherited.
-    second.words[record.ENDED] = Ended.CLOSED
+    second.record.ended = "closed"
     other.die(0)
     bench.settle()
     assert held(bench) == 1

@@ -14,8 +14,6 @@ from collections import Counter
 
 import pytest
 
-from socketkeep._stream import _record as record
-from socketkeep._stream._record import Ended
 from tests.keeper.bench import Bench
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import FarWorker, Served
@@ -139,8 +137,8 @@ class Traffic:
     def end(self) -> None:
         if self.served and self.random.random() < 0.5:
             served = self.random.choice(self.served)
-            kept = served.words[record.KEEP] != record.NOT_OFFERED
-            served.settle(Ended.CLOSED)
+            kept = served.record.keep != "not offered"
+            served.settle("closed")
             if kept:
                 served.say_ended()
             self.open.pop(served.id).close()

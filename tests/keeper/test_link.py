@@ -6,14 +6,13 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from socketkeep._keeper.workers._workers import Link
-from socketkeep._wire._channel import Channel, Packet, channel_pair
-from socketkeep._wire._messages import Keep, Seats
 from tests.keeper.fakes import Clock, SteppedReactor
+from tests.wire.sending import channel_on, ends_of_a_channel, kind_of, message
 
 
 class Socket(socket.socket):
@@ -35,12 +34,12 @@ class Scene:
     def __init__(self) -> None:
         self.clock = Clock()
         self.reactor = SteppedReactor(self.clock)
-        ours, theirs = channel_pair()
-        self.sock = Socket(fileno=ours.detach())
-        self.far = Channel(theirs)
-        self.got: list[Packet] = []
+        ours, self.far = ends_of_a_channel()
+        self.sock = Socket(fileno=os.dup(ours.fileno()))
+        ours.close()
+        self.got: list[Any] = []
         self.closed = 0
-        self.link = Link(self.reactor, Channel(self.sock), self.got.append, self.note_closed)
+        self.link = Link(self.reactor, channel_on(self.sock), self.got.append, self.note_closed)
 
     def note_closed(self) -> None:
         self.closed += 1
@@ -49,14 +48,14 @@ class Scene:
         """Send until something waits; return how many messages."""
         count = 0
         while not self.link._channel.wants_write:
-            self.link.send(Seats(count))
+            self.link.send(message("Seats", count))
             count += 1
         return count
 
     def read(self) -> list[int]:
         numbers = []
-        while (packet := self.far.receive()) is not None:
-            assert isinstance(packet.message, Seats)
+        while (packet := cast("Any", self.far.receive())) is not None:
+            assert kind_of(packet.message) == "Seats"
             numbers.append(packet.message.accept_below)
         return numbers
 
@@ -71,22 +70,24 @@ def scene() -> Iterator[Scene]:
 
 
 def test_packets_come_as_calls_and_then_the_end(scene: Scene) -> None:
-    scene.far.send_now(Seats(1))
-    scene.far.send_now(Seats(2))
+    scene.far.send_now(message("Seats", 1))
+    scene.far.send_now(message("Seats", 2))
     scene.far.close()
     scene.reactor.settle()
-    assert [packet.message for packet in scene.got] == [Seats(1), Seats(2)]
+    assert [packet.message for packet in scene.got] == [message("Seats", 1), message("Seats", 2)]
     assert scene.closed == 1
     assert not scene.link.open
 
 
 def test_who_says_much_leaves_others_their_turn(scene: Scene) -> None:
     for number in range(100):
-        scene.far.send_now(Seats(number))
+        scene.far.send_now(message("Seats", number))
     scene.reactor.run_once()
     assert 0 < len(scene.got) < 100
     scene.reactor.settle()
-    assert [packet.message for packet in scene.got] == [Seats(number) for number in range(100)]
+    assert [packet.message for packet in scene.got] == [
+        message("Seats", number) for number in range(100)
+    ]
 
 
 def test_who_says_one_thing_at_a_time_is_not_asked_for_more(scene: Scene) -> None:
@@ -94,24 +95,28 @@ def test_who_says_one_thing_at_a_time_is_not_asked_for_more(scene: Scene) -> Non
     looked: list[int] = []
     receive = scene.link._channel.receive
 
-    def counted() -> Packet | None:
+    def counted() -> Any:
         looked.append(1)
         return receive()
 
     scene.link._channel.receive = counted  # type: ignore[method-assign]
     scene.link._at_once = 1
     for number in range(3):
-        scene.far.send_now(Seats(number))
+        scene.far.send_now(message("Seats", number))
     for _ in range(3):
         scene.reactor.run_once()
-    assert [packet.message for packet in scene.got] == [Seats(0), Seats(1), Seats(2)]
+    assert [packet.message for packet in scene.got] == [
+        message("Seats", 0),
+        message("Seats", 1),
+        message("Seats", 2),
+    ]
     scene.reactor.run_once()
     assert len(looked) == 3
 
 
 def test_the_last_words_are_all_heard_at_once(scene: Scene) -> None:
     for number in range(100):
-        scene.far.send_now(Seats(number))
+        scene.far.send_now(message("Seats", number))
     scene.link.drain()
     assert len(scene.got) == 100
 
@@ -131,7 +136,7 @@ def test_what_must_wait_is_sent_when_there_is_room(scene: Scene) -> None:
 
 def test_what_the_system_has_no_room_for_is_sent_later_without_spinning(scene: Scene) -> None:
     scene.sock.code = errno.ETOOMANYREFS
-    scene.link.send(Seats(1))
+    scene.link.send(message("Seats", 1))
     for _ in range(100):
         scene.reactor.run_once()
     assert scene.sock.tried == 1
@@ -160,12 +165,12 @@ def test_nor_does_it_spin_when_it_was_waiting_for_room(scene: Scene) -> None:
 
 
 def test_a_send_to_a_process_that_has_gone_lets_it_speak_first(scene: Scene) -> None:
-    scene.far.send_now(Seats(1))
+    scene.far.send_now(message("Seats", 1))
     scene.far.close()
-    scene.link.send(Seats(2))
+    scene.link.send(message("Seats", 2))
     assert scene.link.open
     scene.reactor.settle()
-    assert [packet.message for packet in scene.got] == [Seats(1)]
+    assert [packet.message for packet in scene.got] == [message("Seats", 1)]
     assert scene.closed == 1
     assert not scene.link.open
 
@@ -173,7 +178,7 @@ def test_a_send_to_a_process_that_has_gone_lets_it_speak_first(scene: Scene) -> 
 def test_a_closed_link_closes_the_descriptors_it_was_given(scene: Scene) -> None:
     scene.link.close()
     read, write = os.pipe()
-    keep = Keep("1-1-1", 1, 0, 0, "a peer", write)
+    keep = message("Keep", "1-1-1", 1, 0, 0, "a peer", write)
     scene.link.send(keep, close_after=True)
     assert os.read(read, 1) == b""
     os.close(read)
@@ -182,7 +187,7 @@ def test_a_closed_link_closes_the_descriptors_it_was_given(scene: Scene) -> None
 
 def test_a_finished_link_still_hears(scene: Scene) -> None:
     scene.link.finish()
-    scene.far.send_now(Seats(1))
+    scene.far.send_now(message("Seats", 1))
     scene.reactor.settle()
-    assert [packet.message for packet in scene.got] == [Seats(1)]
+    assert [packet.message for packet in scene.got] == [message("Seats", 1)]
     assert scene.link.open

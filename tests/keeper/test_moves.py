@@ -6,21 +6,21 @@ import os
 
 import pytest
 
-from socketkeep._stream import _record as record
-from socketkeep._stream._record import Ended
-from socketkeep._wire._messages import Acknowledged, Attached, AttachRefused
 from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import FarWorker, Served
 from tests.wire.limits import out_of_descriptors
+from tests.wire.sending import message
 
 
 def give_up(bench: Bench, served: Served, state: bytes | None = None, unread: bytes = b"") -> None:
     """Detach, wait for the acknowledgement, and close the worker's handle."""
     served.detach(state, unread)
     bench.settle()
-    assert served.worker.acknowledged.pop() == Acknowledged(served.id, served.epoch, taken=True)
-    assert served.words[record.ENDED] == Ended.TAKEN  # should the answer not arrive
+    assert served.worker.acknowledged.pop() == message(
+        "Acknowledged", served.id, served.epoch, taken=True
+    )
+    assert served.record.ended == "taken"  # should the answer not arrive
     served.settle()
 
 
@@ -153,7 +153,7 @@ def test_a_receiver_to_whom_nothing_arrived_refuses_what_it_was_sent_first(bench
     for fd in lost[1]:
         os.close(fd)
     first.arrived = [kept]
-    first.send(AttachRefused("", 0, "out of file descriptors"))
+    first.say_refused("", 0, "out of file descriptors")
     first.attach()
     bench.advance(0.2)
     ((again, _),) = first.arrived
@@ -161,12 +161,13 @@ def test_a_receiver_to_whom_nothing_arrived_refuses_what_it_was_sent_first(bench
     assert is_alive(peers[again.id], first.attach().sock)
 
 
-@pytest.mark.parametrize("message", [Attached("9-9-9", 1), AttachRefused("9-9-9", 1, "why")])
-def test_what_is_said_of_an_unknown_connection_is_refused(
-    bench: Bench, message: Attached | AttachRefused
-) -> None:
+@pytest.mark.parametrize("taken", [True, False])
+def test_what_is_said_of_an_unknown_connection_is_refused(bench: Bench, taken: bool) -> None:
     (worker, _) = bench.start()
-    worker.send(message)
+    if taken:
+        worker.say_attached("9-9-9", 1)
+    else:
+        worker.say_refused("9-9-9", 1, "why")
     bench.settle()
     assert bench.keeper.state == "running"
 
@@ -179,8 +180,8 @@ def test_what_is_said_of_an_earlier_epoch_is_refused(bench: Bench) -> None:
     receiver.refuse()
     bench.advance(0.2)
     receiver = first if first.arrived else second
-    receiver.send(Attached(served.id, 2))
-    other.send(Attached(served.id, 3))
+    receiver.say_attached(served.id, 2)
+    other.say_attached(served.id, 3)
     bench.settle()
     assert len(bench.keeper.connections.moves) == 1, "neither the epoch before nor another worker"
     assert is_alive(peer, receiver.attach().sock)
@@ -313,7 +314,7 @@ def test_a_connection_that_waits_for_a_seat_gets_the_next_that_is_free(
     bench.advance(0.3)
     assert not staying.arrived
     assert staying.accept_below == 0, "the next seat is for the connection that waits"
-    blocking.settle(Ended.CLOSED)
+    blocking.settle("closed")
     bench.advance(0.3)
     assert staying.arrived[0][0].id == moving.id
     staying.attach()
@@ -353,7 +354,7 @@ def test_the_seat_of_one_that_ended_instead_of_moving_is_given_free(
     (new,) = bench.bring_up("prefork")
     assert new.accept_below == 0
     peer.close()
-    served.settle(Ended.CLOSED)
+    served.settle("closed")
     bench.advance(0.3)
     assert new.accept_below == 1
 
@@ -377,6 +378,6 @@ def test_max_connections_holds_through_a_reload_and_a_scale_up(make_bench: MakeB
     bench.settle()
     assert (new.accept_below, second.accept_below) == (2, 0), "four are open: none may come"
     for one in tuple(new.connections.values())[:3]:
-        one.settle(Ended.CLOSED)
+        one.settle("closed")
     bench.advance(0.3)
     assert (new.accept_below, second.accept_below) == (2, 2)

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
-from socketkeep._keeper.tables._ownership import OwnershipState
-from socketkeep._stream._record import Ended
 from socketkeep.proxy import InetAddress, ProxyHeader
 from tests.keeper.bench import Bench, is_at_eof
 from tests.keeper.conftest import MakeBench
@@ -185,9 +183,7 @@ def test_an_upgrade(bench: Bench) -> None:
     bench.upgrade().passes()
     bench.bring_up()
     assert len(bench.keeper.connections.porch) == 2
-    assert {held.ownership.state for held in bench.keeper.connections.porch} == {
-        OwnershipState.PARKED
-    }
+    assert {held.ownership.state.value for held in bench.keeper.connections.porch} == {"parked"}
     goes_on.peer.sendall(RAW[10:])
     again = arrival(bench)
     assert again.attach is not None
@@ -233,7 +229,7 @@ def test_a_seat_is_waited_for_as_in_the_queue(make_bench: MakeBench) -> None:
     bench.advance(60)
     assert not worker.arrived
     assert not is_at_eof(waiting.peer)
-    served.settle(Ended.CLOSED)
+    served.settle("closed")
     again = arrival(bench)
     assert again.id == waiting.served.id
     peer.close()

@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,21 +19,13 @@ from hypothesis import strategies as st
 
 from socketkeep._keeper.connections._post import MOST_LETTERS, Post
 from socketkeep._keeper.tables._names import NamedConnection, NameTable
-from socketkeep._keeper.workers._workers import Worker
 from socketkeep._names._pushing import Outcome
-from socketkeep._wire._messages import (
-    BEGUN,
-    Deliver,
-    Delivered,
-    Letter,
-    LetterTold,
-    Registered,
-    Told,
-)
 from tests.keeper.fakes import Clock, SteppedReactor
+from tests.wire.sending import kind_of, letter, letter_told, message
 
 GROUP = "room"
 _LONG = 10**15
+_BEGUN = 6  # what a worker says of a push whose handler has begun with it
 _WORKERS = 3
 _CONNECTIONS = 4
 
@@ -72,7 +64,7 @@ class World:
         for each in self.workers.values():
             each.drain = partial(self.hear_all, each)
         self.got: dict[str, list[bytes]] = defaultdict(list)
-        self.told: dict[int, LetterTold] = {}
+        self.told: dict[int, Any] = {}
         self.pushed: dict[int, tuple[str, bytes]] = {}
         self.published: dict[int, bytes] = {}
         self.parked: set[str] = set()
@@ -82,7 +74,7 @@ class World:
         for number, name in enumerate(self.epochs):
             worker = self.workers[number % _WORKERS + 1]
             worker.has.add(name)
-            worker.up.append(Registered(name, 1, f"name-{name}", [GROUP], {}))
+            worker.up.append(message("Registered", name, 1, f"name-{name}", [GROUP], {}))
         for worker in self.workers.values():
             self.hear_all(worker)
 
@@ -100,7 +92,7 @@ class World:
     def is_held(self, name: str) -> bool:
         return True
 
-    def tell(self, answer: LetterTold) -> None:
+    def tell(self, answer: Any) -> None:
         assert answer.number not in self.told, "told twice"
         self.told[answer.number] = answer
 
@@ -133,23 +125,19 @@ class World:
         data = b"%d" % number
         self.pushed[number] = name, data
         until = chance.choice([_LONG, int((self.clock.now + 1) * 1e9)])
-        self.post.push(self, [Letter(number, f"name-{name}", data, until)])
+        self.post.push(self, [letter(number, f"name-{name}", data, until)])
 
     def publish(self) -> None:
         number = len(self.pushed) + len(self.published) + 1
         self.published[number] = b"%d" % number
-        self.post.push(self, [Letter(number, GROUP, b"%d" % number, _LONG, group=True)])
+        self.post.push(self, [letter(number, GROUP, b"%d" % number, _LONG, group=True)])
 
     def hear(self, worker: FarEnd) -> None:
         """The keeper reads one message of a worker's."""
         if not worker.up:
             return
-        as_worker = cast("Worker", worker)
-        match worker.up.popleft():
-            case Registered() as message:
-                self.post.register(as_worker, message)
-            case Delivered(answers=answers):
-                self.post.answered(as_worker, answers)
+        as_worker: Any = worker
+        match heard := worker.up.popleft():
             case ("left", name, parks):
                 self.post.taken_back(name)
                 if parks:
@@ -163,6 +151,11 @@ class World:
             case ("ended", name):
                 self.post.ended(name)
                 self.ended.add(name)
+            case _ if kind_of(heard) == "Registered":
+                self.post.register(as_worker, heard)
+            case _:
+                assert kind_of(heard) == "Delivered"
+                self.post.answered(as_worker, heard.answers)
 
     def hear_all(self, worker: FarEnd) -> None:
         while worker.up:
@@ -172,41 +165,42 @@ class World:
         """A worker reads one message of the keeper's."""
         if not worker.down:
             return
-        match worker.down.popleft():
+        match heard := worker.down.popleft():
             case ("attach", name):
                 if chance.random() < 0.2:
                     worker.up.append(("refused", name))
                 else:
                     worker.has.add(name)
-            case Deliver(letters=letters):
-                for letter in letters:
-                    self.deliver(worker, letter, chance)
-            case Told():
-                raise AssertionError("no worker has asked")
+            case _:
+                assert kind_of(heard) == "Deliver", "no worker has asked"
+                for each in heard.letters:
+                    self.deliver(worker, each, chance)
 
-    def deliver(self, worker: FarEnd, letter: Letter, chance: random.Random) -> None:
-        if letter.group:
+    def deliver(self, worker: FarEnd, pushed: Any, chance: random.Random) -> None:
+        if pushed.group:
             for name in worker.has:
-                self.got[name].append(letter.data)
-            done = LetterTold(letter.number, Outcome.DELIVERED, "", 0, len(worker.has), 0)
-            worker.up.append(Delivered([done]))
-        elif letter.to not in worker.has:
-            worker.up.append(Delivered([LetterTold(letter.number, 0)]))
-        elif letter.until <= self.clock.now * 1e9:
-            worker.up.append(Delivered([LetterTold(letter.number, Outcome.TIMED_OUT)]))
+                self.got[name].append(pushed.data)
+            done = letter_told(pushed.number, Outcome.DELIVERED, "", 0, len(worker.has), 0)
+            worker.up.append(message("Delivered", [done]))
+        elif pushed.to not in worker.has:
+            worker.up.append(message("Delivered", [letter_told(pushed.number, 0)]))
+        elif pushed.until <= self.clock.now * 1e9:
+            worker.up.append(message("Delivered", [letter_told(pushed.number, Outcome.TIMED_OUT)]))
         else:
-            self.got[letter.to].append(letter.data)
+            self.got[pushed.to].append(pushed.data)
             if chance.random() < 0.3:
-                worker.slow[letter.to].append(letter.number)
-                worker.up.append(Delivered([LetterTold(letter.number, BEGUN)]))
+                worker.slow[pushed.to].append(pushed.number)
+                worker.up.append(message("Delivered", [letter_told(pushed.number, _BEGUN)]))
             else:
-                self.answer_slow(letter.to)
-                worker.up.append(Delivered([LetterTold(letter.number, Outcome.DELIVERED)]))
+                self.answer_slow(pushed.to)
+                worker.up.append(
+                    message("Delivered", [letter_told(pushed.number, Outcome.DELIVERED)])
+                )
 
     def answer_slow(self, name: str) -> None:
         for worker in self.workers.values():
             for number in worker.slow.pop(name, ()):
-                worker.up.append(Delivered([LetterTold(number, Outcome.DELIVERED)]))
+                worker.up.append(message("Delivered", [letter_told(number, Outcome.DELIVERED)]))
 
     def owner(self, name: str) -> FarEnd | None:
         return next((each for each in self.workers.values() if name in each.has), None)
@@ -226,23 +220,24 @@ class World:
             worker.up.append(("ended", name))
 
     def give(self, name: str, worker: FarEnd) -> None:
+        as_worker: Any = worker
         if name in self.parked:
             self.parked.discard(name)
             self.moving.add(name)
         if name in self.moving:
             self.moving.discard(name)
             self.epochs[name] += 1
-            self.post.flush_to(cast("Worker", worker))
+            self.post.flush_to(as_worker)
             worker.send(("attach", name))
-            self.post.given(name, cast("Worker", worker), self.epochs[name])
+            self.post.given(name, as_worker, self.epochs[name])
 
     def die(self, worker: FarEnd, chance: random.Random) -> None:
         """A worker dies; what it has said is heard, and each connection resumed or ended."""
         self.hear_all(worker)
-        for message in worker.down:
-            if isinstance(message, tuple):
-                self.post.taken_back(message[1])  # it has not touched it
-                self.moving.add(message[1])
+        for unheard in worker.down:
+            if isinstance(unheard, tuple):
+                self.post.taken_back(unheard[1])  # it has not touched it
+                self.moving.add(unheard[1])
         for name in sorted(worker.has):
             if chance.random() < 0.5:
                 self.post.taken_back(name, uncertain=True)
@@ -312,7 +307,7 @@ def test_nothing_comes_twice_and_each_is_told(seed: int, steps: int) -> None:
 def test_too_much_for_one_connection_is_refused() -> None:
     world = World()
     for number in range(MOST_LETTERS + 5):
-        world.post.push(world, [Letter(number, "name-c0", b"x", _LONG)])
+        world.post.push(world, [letter(number, "name-c0", b"x", _LONG)])
     assert [each.outcome for each in world.told.values()] == [Outcome.FULL] * 5
 
 
@@ -321,7 +316,7 @@ def test_a_letter_waits_no_longer_than_it_may() -> None:
     world.leave("c0", parks=False)
     world.hear_all(world.workers[1])
     until = int((world.clock.now + 2) * 1e9)
-    world.post.push(world, [Letter(1, "name-c0", b"x", until)])
+    world.post.push(world, [letter(1, "name-c0", b"x", until)])
     for _ in range(30):
         world.clock.now += 0.1
         world.reactor.run_once()

@@ -10,8 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from socketkeep._config._server_options import closing_time
-from socketkeep._stream._record import Ended
+from tests.harness.configuration import closing_seconds
 from tests.keeper.bench import Bench, end_of, is_at_eof
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import FarWorker, Served
@@ -44,7 +43,7 @@ def serve_next(bench: Bench, worker: FarWorker) -> bytes:
         said = served.sock.recv(100, socket.MSG_DONTWAIT)
     except BlockingIOError:
         said = b""
-    served.settle(Ended.CLOSED)
+    served.settle("closed")
     bench.advance(0.1)
     return said
 
@@ -60,7 +59,7 @@ def take_next(bench: Bench, worker: FarWorker) -> Served:
 
 def is_told_to_wait(worker: FarWorker) -> bool:
     assert worker.order is not None
-    return worker.order.more
+    return bool(worker.order.more)
 
 
 @pytest.mark.parametrize("resumable", [True, False])
@@ -79,7 +78,7 @@ def test_a_stop_serves_the_queue(
     assert is_told_to_wait(worker)
     assert bench.listener.fileno() == -1, "nobody else comes in"
     assert not worker.arrived, "there is no seat yet"
-    busy.settle(Ended.CLOSED)
+    busy.settle("closed")
     bench.settle()
     assert [serve_next(bench, worker) for _ in says] == says
     assert not is_told_to_wait(worker), "it may go"
@@ -100,7 +99,7 @@ def test_a_drain_serves_the_queue(make_bench: MakeBench, stack: ExitStack, resum
     bench.settle()
     assert not worker.listens
     assert not worker.order
-    busy.settle(Ended.CLOSED)
+    busy.settle("closed")
     bench.advance(0.1)
     assert [serve_next(bench, worker) for _ in range(2)] == [b"1", b"2"]
     assert worker.told() == "finish"
@@ -121,7 +120,7 @@ def test_a_drain_that_becomes_a_stop_goes_on_with_it(
     bench.keeper.stop("close")
     bench.settle()
     assert worker.told() == "close"
-    busy.settle(Ended.CLOSED)
+    busy.settle("closed")
     bench.settle()
     assert serve_next(bench, worker) == b"1"
     assert not is_told_to_wait(worker)
@@ -136,7 +135,7 @@ def test_at_the_deadline_the_rest_is_closed_in_order(
     bench.serve(worker)
     (peer,) = knock(bench, stack, b"1", tcp=True)
     bench.keeper.stop("close" if how == "close" else "finish")
-    bench.advance(4 - closing_time(bench.config) - 0.1)
+    bench.advance(4 - closing_seconds(bench.config) - 0.1)
     assert not is_at_eof(peer)
     bench.advance(0.2)
     assert worker.told() == how
@@ -184,7 +183,7 @@ def test_who_says_nothing_goes_last(make_bench: MakeBench, stack: ExitStack) -> 
     stack.enter_context(bench.knock())
     knock(bench, stack, b"1", b"2")
     bench.keeper.stop("close")
-    busy.settle(Ended.CLOSED)
+    busy.settle("closed")
     bench.settle()
     assert [serve_next(bench, worker) for _ in range(3)] == [b"1", b"2", b""]
 
@@ -196,7 +195,7 @@ def test_the_listeners_take_turns(make_bench: MakeBench, stack: ExitStack) -> No
     knock(bench, stack, b"1", b"2", b"3")
     knock(bench, stack, b"4", tcp=True)
     bench.keeper.stop("close")
-    busy.settle(Ended.CLOSED)
+    busy.settle("closed")
     bench.settle()
     assert [serve_next(bench, worker) for _ in range(4)].index(b"4") <= 1
 
@@ -210,7 +209,7 @@ def test_the_limit_of_connections_holds(make_bench: MakeBench, stack: ExitStack,
     bench.keeper.stop("close" if how == "close" else "finish")
     bench.advance(0.2)
     assert not worker.arrived
-    open_ones[0].settle(Ended.CLOSED)
+    open_ones[0].settle("closed")
     bench.advance(0.2)
     assert serve_next(bench, worker) == b"1"
     assert serve_next(bench, worker) == b"2"
@@ -295,7 +294,7 @@ def test_who_has_asked_and_waits_for_a_seat_is_served(make_bench: MakeBench) -> 
     for name in names:
         ((attach, _),) = worker.arrived
         assert attach.id == name
-        worker.attach().settle(Ended.CLOSED)
+        worker.attach().settle("closed")
         bench.settle()
     bench.advance(0.1)
     assert not is_told_to_wait(worker)
@@ -342,7 +341,7 @@ def test_who_is_parked_counts_in_the_limit(make_bench: MakeBench, stack: ExitSta
     bench.keeper.stop("finish")
     bench.advance(0.2)
     assert not worker.arrived
-    busy.settle(Ended.CLOSED)
+    busy.settle("closed")
     bench.advance(0.2)
     assert serve_next(bench, worker) == b"1"
     assert not is_at_eof(parked)

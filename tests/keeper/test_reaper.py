@@ -7,9 +7,7 @@ import signal
 
 import pytest
 
-from socketkeep._keeper.loop import _system
-from socketkeep._keeper.loop._children import ChildWatch
-from socketkeep._keeper.loop._system import Exit, System
+from socketkeep._keeper.loop import _children, _system
 from tests.keeper.bench import Bench
 from tests.keeper.fakes import Clock, SteppedReactor
 
@@ -17,10 +15,10 @@ from tests.keeper.fakes import Clock, SteppedReactor
 @pytest.mark.process
 def test_each_is_reaped_by_who_waits_for_it() -> None:
     """With real processes, in whatever order they end; nothing is left, no status is lost."""
-    system = System()
+    system = _system.System()
     reactor = SteppedReactor(Clock())
-    children = ChildWatch(reactor, system)
-    exits: dict[int, Exit] = {}
+    children = _children.ChildWatch(reactor, system)
+    exits: dict[int, _system.Exit] = {}
     pids = [os.posix_spawn("/bin/sh", ["sh", "-c", f"exit {n}"], {}) for n in range(6)]
     for pid in pids[::2]:
         children.watch(pid, lambda ended, pid=pid: exits.__setitem__(pid, ended))  # type: ignore[misc]
@@ -34,17 +32,17 @@ def test_each_is_reaped_by_who_waits_for_it() -> None:
     # One that had ended before it was known: its status is not lost.
     children.watch(pids[1], lambda ended: exits.__setitem__(pids[1], ended))
     reactor.settle()
-    assert exits[pids[1]] == Exit(1)
+    assert exits[pids[1]] == _system.Exit(1)
     reactor.close()
 
 
 @pytest.mark.process
 def test_a_pid_that_has_been_given_away_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has it now is not ours, is not killed, and the end of ours is told."""
-    system = System()
+    system = _system.System()
     reactor = SteppedReactor(Clock())
-    children = ChildWatch(reactor, system)
-    exits: list[Exit] = []
+    children = _children.ChildWatch(reactor, system)
+    exits: list[_system.Exit] = []
     pid = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 7"], {})
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     system.reaper.reap()
@@ -53,7 +51,7 @@ def test_a_pid_that_has_been_given_away_meanwhile(monkeypatch: pytest.MonkeyPatc
     children.watch(pid, exits.append)
     children.kill(pid)
     reactor.settle()
-    assert exits == [Exit(7)]
+    assert exits == [_system.Exit(7)]
     assert not children
     reactor.close()
 
@@ -115,8 +113,8 @@ def test_whose_fork_it_is_while_the_one_between_exits(monkeypatch: pytest.Monkey
     keeper, template, between, worker = os.getpid(), 50, 51, 52
     looks = iter([(between, template), (0, 0), (keeper, template)])
     monkeypatch.setattr(_system, "_parent_and_group", lambda _pid: next(looks))
-    assert System().is_forked_by(worker, template)
+    assert _system.System().is_forked_by(worker, template)
     looks = iter([(between, template), (0, 0), (keeper, 49)])
-    assert not System().is_forked_by(worker, template)
+    assert not _system.System().is_forked_by(worker, template)
     looks = iter([(0, 0)])
-    assert not System().is_forked_by(worker, template)
+    assert not _system.System().is_forked_by(worker, template)

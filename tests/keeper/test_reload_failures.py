@@ -6,7 +6,6 @@ import signal
 
 import pytest
 
-from socketkeep._keeper.rollout._rollout import RolloutOutcome
 from tests.keeper.bench import Bench, is_alive
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import FarWorker
@@ -23,7 +22,7 @@ def test_code_that_cannot_be_loaded(bench: Bench) -> None:
     bench.reload()
     bench.template.load_failed("SyntaxError: no")
     bench.settle()
-    assert bench.outcomes == [RolloutOutcome(4, 2, "SyntaxError: no")]
+    assert bench.ended_rollouts == [(4, 2, "SyntaxError: no")]
     assert unharmed(bench, old)
     assert bench.template.process.reaped
 
@@ -64,7 +63,7 @@ def test_a_template_that_cannot_be_started(bench: Bench) -> None:
     bench.system.no_process = False
     bench.reload()
     bench.bring_up()
-    assert bench.outcomes[-1] == RolloutOutcome(0, 3)
+    assert bench.ended_rollouts[-1] == (0, 3, "")
 
 
 def test_a_template_that_cannot_be_watched_yet_is_watched_later(bench: Bench) -> None:

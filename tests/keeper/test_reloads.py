@@ -6,10 +6,8 @@ import signal
 
 import pytest
 
-from socketkeep._config._server_options import WorkerModel, closing_time
-from socketkeep._keeper.rollout._rollout import RolloutOutcome
-from socketkeep._keeper.workers._pool import KILL_GRACE
-from tests.keeper.bench import Bench, is_alive, is_at_eof
+from tests.harness.configuration import Model, closing_seconds
+from tests.keeper.bench import KILLS_AFTER, Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
 
 
@@ -44,7 +42,7 @@ def test_nothing_is_accepted_before_all_workers_are_ready(bench: Bench) -> None:
 
 @pytest.mark.parametrize(("model", "workers"), [("prefork", 8), ("fork", 1)])
 def test_a_model_has_its_number_of_workers(
-    make_bench: MakeBench, model: WorkerModel, workers: int
+    make_bench: MakeBench, model: Model, workers: int
 ) -> None:
     assert len(make_bench(workers=0).start(model)) == workers
 
@@ -60,7 +58,7 @@ def test_reload_moves_the_connections_and_the_peers_notice_nothing(bench: Bench)
     assert all(worker.order is None for worker in old), "the old ones serve until the new can"
     assert all(worker.accept_below for worker in old)
     new = bench.bring_up()
-    assert bench.outcomes == [RolloutOutcome(0, 2)]
+    assert bench.ended_rollouts == [(0, 2, "")]
     assert bench.keeper.state == "running"
     assert [worker.order.how for worker in old if worker.order] == ["move", "move"]
     assert all(worker.accept_below for worker in new)
@@ -104,12 +102,10 @@ def test_two_reloads_at_once_are_one_after_the_other(bench: Bench) -> None:
     bench.reload()
     assert len(bench.system.templates) == 2, "one at a time"
     bench.bring_up()
-    assert bench.outcomes == [RolloutOutcome(0, 2)], (
-        "the others asked for code that is newer than this"
-    )
+    assert bench.ended_rollouts == [(0, 2, "")], "the others asked for code that is newer than this"
     assert len(bench.system.templates) == 3
     bench.bring_up()
-    assert bench.outcomes == [RolloutOutcome(0, 2), RolloutOutcome(0, 3), RolloutOutcome(0, 3)]
+    assert bench.ended_rollouts == [(0, 2, ""), (0, 3, ""), (0, 3, "")]
     bench.settle()
     assert len(bench.system.templates) == 3, "two that waited were one"
 
@@ -120,9 +116,9 @@ def test_the_reload_after_one_that_fails_is_done(bench: Bench) -> None:
     bench.reload()
     bench.template.load_failed("no")
     bench.settle()
-    assert bench.outcomes == [RolloutOutcome(4, 2, "no")]
+    assert bench.ended_rollouts == [(4, 2, "no")]
     bench.bring_up()
-    assert bench.outcomes[1:] == [RolloutOutcome(0, 3)]
+    assert bench.ended_rollouts[1:] == [(0, 3, "")]
 
 
 def test_a_reload_during_a_drain_is_refused(bench: Bench) -> None:
@@ -165,7 +161,7 @@ def test_a_worker_of_the_old_generation_dies_during_a_reload(bench: Bench) -> No
     assert replacement.accept_below
     assert template is bench.template
     bench.bring_up()
-    assert bench.outcomes == [RolloutOutcome(0, 2)]
+    assert bench.ended_rollouts == [(0, 2, "")]
     assert replacement.order is not None
 
 
@@ -183,7 +179,7 @@ def test_scaled_up_during_a_reload(bench: Bench) -> None:
     (third,) = bench.fork()
     third.ready()
     bench.settle()
-    assert bench.outcomes == [RolloutOutcome(0, 2)]
+    assert bench.ended_rollouts == [(0, 2, "")]
 
 
 @pytest.mark.parametrize("extra_dies", [False, True])
@@ -202,7 +198,7 @@ def test_scaled_down_during_a_reload(bench: Bench, extra_dies: bool) -> None:
     else:
         extra.ready()
     bench.settle()
-    assert bench.outcomes == [RolloutOutcome(0, 2)], "that slot is not wanted any more"
+    assert bench.ended_rollouts == [(0, 2, "")], "that slot is not wanted any more"
     assert kept.accept_below
     assert kept.order is None
     assert extra_dies or extra.told() == "move"
@@ -214,7 +210,7 @@ def test_connections_of_a_handler_that_cannot_be_moved_are_finished(bench: Bench
     bench.reload()
     bench.bring_up("thread", resumable=False)
     assert old[0].order is not None
-    handlers_have = bench.config.graceful_timeout - closing_time(bench.config)
+    handlers_have = bench.config.graceful_timeout - closing_seconds(bench.config)
     assert old[0].order.deadline == bench.clock.now + handlers_have
 
 
@@ -235,7 +231,7 @@ def test_a_worker_that_does_not_retire_in_time_is_killed(make_bench: MakeBench) 
     bench.bring_up()
     bench.advance(2)
     assert old.process.exit is None, "it is believed to be ending"
-    bench.advance(KILL_GRACE + 0.1)
+    bench.advance(KILLS_AFTER + 0.1)
     assert old.process.signals == [signal.SIGKILL]
     assert old.process.reaped
     assert is_at_eof(peer)

@@ -7,29 +7,22 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from socketkeep._keeper.connections._fdstore import FdStore, listener_name
-from socketkeep._keeper.connections._restoring import Stored, _ghost
-from socketkeep._keeper.loop._notify import Notifier
-from socketkeep._keeper.tables._connection_table import HeldConnection
-from socketkeep._keeper.tables._ownership import Ownership, OwnershipState
-from socketkeep._keeper.tables._records import AdoptedWorker
-from socketkeep._keeper.tables._state import sealed_memfd
-from socketkeep._keeper.workers._workers import Worker
-from socketkeep._stream import _record as record
-from socketkeep._stream._record import Ended, Status
-from socketkeep._wire import _scoreboard as scoreboard
-from socketkeep._wire._messages import ConnectionDetached
+from socketkeep._keeper.connections import _fdstore, _restoring
+from socketkeep._keeper.loop import _notify
+from tests.harness.seam import Row, make_board
 from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
+from tests.keeper.fakes import adopted_worker, held_connection, sealed
 
 ID = "7-2-1"
 
 
-class Recorder(Notifier):
+class Recorder(_notify.Notifier):
     """A manager that has room or not."""
 
     def __init__(self) -> None:
@@ -53,11 +46,11 @@ class Scene:
     manager: Recorder
     passed: list[tuple[str, int]] = field(default_factory=list)
 
-    def board(self, serial: int, *, states: bool = True) -> scoreboard.Scoreboard:
+    def board(self, serial: int, *, states: bool = True) -> Any:
         """Give it a worker's scoreboard."""
-        memfd = scoreboard.create_memfd(4, states=states)
+        memfd, board = make_board(4, states=states)
         self.passed.append((f"socketkeep.board.7-{serial}-0.close.once", memfd))
-        return scoreboard.Scoreboard(memfd)
+        return board
 
     def connection(self, epoch: int = 1) -> socket.socket:
         """Give it the connection; return its peer."""
@@ -65,25 +58,22 @@ class Scene:
         self.passed.append((f"socketkeep.connection.{ID}.{epoch}", accepted.detach()))
         return peer
 
-    def parcel(
-        self, epoch: int, state: bytes, where: OwnershipState = OwnershipState.MOVING
-    ) -> None:
+    def parcel(self, epoch: int, state: bytes, where: str = "moving") -> None:
         """Give it what was said of the connection when no worker had it."""
-        parcel = ConnectionDetached(ID, epoch, 0, "a peer", state, b"", 0, 0, 0)
         with socket.socket() as sock:
-            held = HeldConnection(parcel, sock, Ownership(where, epoch, None), since=0.0)
+            held = held_connection(sock, ID, epoch, state, where)
             data = msgspec.msgpack.encode(held.snapshot(lambda fd: fd))
         self.file(epoch, data)
 
     def file(self, epoch: int, data: bytes) -> None:
-        memfd = sealed_memfd("parcel", data)
+        memfd = sealed("parcel", data)
         self.passed.append((f"socketkeep.parcel.{ID}.{epoch}", memfd))
 
-    def restore(self, *adopted: Worker) -> None:
+    def restore(self, *adopted: Any) -> None:
         """Let the keeper take it, and start."""
-        stored = Stored.of(self.passed)
+        stored = _restoring.Stored.of(self.passed)
         keeper = self.bench.keeper
-        store = FdStore(self.bench.reactor, self.manager, 9, 100, stored.names)
+        store = _fdstore.FdStore(self.bench.reactor, self.manager, 9, 100, stored.names)
         keeper.use_store(store)
         assert stored.latest_boot == 7
         stored.restore(keeper.connections, store, [self.bench.listener.text], adopted)
@@ -107,22 +97,19 @@ def scene(make_bench: MakeBench) -> Iterator[Scene]:
 
 
 def write_row(
-    board: scoreboard.Scoreboard,
+    board: Any,
     epoch: int,
     state: bytes | None = None,
     *,
-    status: Status = Status.CLEAN,
-    ended: Ended = Ended.NOT_YET,
+    status: str = "clean",
+    ended: str = "not yet",
     pid: int = 0,
 ) -> None:
     row = board.claim()
     assert row is not None
-    words = board.record(row)
-    words[record.BOOT], words[record.MINTED_BY], words[record.NUMBER] = 7, 2, 1
-    words[record.EPOCH] = epoch
-    words[record.STATUS] = status
-    words[record.ENDED] = ended
-    words[record.PID] = pid
+    record = Row(board.record(row))
+    record.name(7, 2, 1)
+    record.epoch, record.status, record.ended, record.pid = epoch, status, ended, pid
     if board.keeps_states:
         board.shelf(row).put(state)
 
@@ -137,8 +124,8 @@ def test_a_clean_connection_goes_on_from_its_commit(scene: Scene) -> None:
     assert told == [f"+{parcel}", "-board.7-2-0.close.once", f"-{parcel}"]
 
 
-@pytest.mark.parametrize("ended", [Ended.DETACHED, Ended.TAKEN])
-def test_the_row_counts_when_its_parcel_was_not_stored_yet(scene: Scene, ended: Ended) -> None:
+@pytest.mark.parametrize("ended", ["detached", "taken"])
+def test_the_row_counts_when_its_parcel_was_not_stored_yet(scene: Scene, ended: str) -> None:
     """The worker had given it up, and the keeper perhaps said that it has it."""
     peer = scene.connection()
     write_row(scene.board(2), 1, b"\x05", ended=ended)
@@ -148,7 +135,7 @@ def test_the_row_counts_when_its_parcel_was_not_stored_yet(scene: Scene, ended: 
 
 def test_the_row_of_the_later_owner_counts(scene: Scene) -> None:
     peer = scene.connection()
-    write_row(scene.board(2), 1, b"\x01", ended=Ended.DETACHED)
+    write_row(scene.board(2), 1, b"\x01", ended="detached")
     write_row(scene.board(3), 4, b"\x04")
     scene.parcel(1, b"\x02")
     scene.restore()
@@ -157,7 +144,7 @@ def test_the_row_of_the_later_owner_counts(scene: Scene) -> None:
 
 def test_the_parcel_counts_when_no_worker_has_attached_it_since(scene: Scene) -> None:
     peer = scene.connection()
-    write_row(scene.board(2), 3, b"\x01", ended=Ended.DETACHED)
+    write_row(scene.board(2), 3, b"\x01", ended="detached")
     scene.parcel(3, b"\x02")
     scene.restore()
     assert scene.attached(peer) == ("reload", 4, b"\x02")
@@ -165,7 +152,7 @@ def test_the_parcel_counts_when_no_worker_has_attached_it_since(scene: Scene) ->
 
 def test_a_parked_connection_is_parked(scene: Scene) -> None:
     peer = scene.connection()
-    scene.parcel(3, b"\x02", OwnershipState.PARKED)
+    scene.parcel(3, b"\x02", "parked")
     scene.restore()
     assert not scene.worker.arrived
     assert len(scene.bench.keeper.connections.parking) == 1
@@ -177,7 +164,7 @@ def test_a_parked_connection_is_parked(scene: Scene) -> None:
 def test_one_that_is_woken_is_stored_as_on_its_way_first(scene: Scene) -> None:
     """The next keeper has to know: a worker that hangs may have been sent it, and not read that."""
     peer = scene.connection()
-    scene.parcel(3, b"\x02", OwnershipState.PARKED)
+    scene.parcel(3, b"\x02", "parked")
     scene.restore()
     (held,) = scene.bench.keeper.connections.connection_table
     scene.manager.sent.clear()
@@ -191,7 +178,7 @@ def test_one_that_is_woken_is_stored_as_on_its_way_first(scene: Scene) -> None:
 
 def test_one_that_is_woken_and_refused_stays_stored(scene: Scene) -> None:
     peer = scene.connection()
-    scene.parcel(3, b"\x02", OwnershipState.PARKED)
+    scene.parcel(3, b"\x02", "parked")
     scene.restore()
     peer.send(b"x")
     scene.bench.settle()
@@ -209,7 +196,7 @@ def test_one_that_had_ended_is_closed(scene: Scene, case: str) -> None:
     """Its worker ended it, or said so; or there is nothing to go on from."""
     peer = scene.connection()
     if case == "ended":
-        write_row(scene.board(2), 1, ended=Ended.CLOSED)
+        write_row(scene.board(2), 1, ended="closed")
     elif case == "unreadable":
         scene.file(1, b"not a parcel")
     scene.restore()
@@ -220,7 +207,7 @@ def test_one_that_had_ended_is_closed(scene: Scene, case: str) -> None:
 
 def test_one_in_the_middle_of_a_message_follows_on_crash(scene: Scene) -> None:
     peer = scene.connection()
-    write_row(scene.board(2), 1, status=Status.SENT)
+    write_row(scene.board(2), 1, status="sent")
     scene.restore()
     assert is_at_eof(peer)
     assert scene.bench.keeper.counters()["lost"] == 1
@@ -250,28 +237,28 @@ def test_a_connection_of_an_adopted_worker_is_held_for_it(scene: Scene) -> None:
     peer = scene.connection()
     board = scene.board(2)
     write_row(board, 1, b"\x05", pid=os.getpid())
-    worker = _ghost(0, *scene.passed[1])
-    worker.adopted = AdoptedWorker(moves=True, listeners=(0,))
+    worker = _restoring._ghost(0, *scene.passed[1])
+    worker.adopted = adopted_worker(listeners=(0,))
     scene.restore(worker)
     assert not scene.worker.arrived
     # It is stored as it was, and so is the scoreboard; the one that is new is the next worker's.
     assert scene.manager.sent == ["+board.9-1-0.close.once"]
     assert worker.board_as == scene.passed[1][0]
-    board.record(0)[record.PID] = 0
+    Row(board.record(0)).pid = 0
     scene.bench.keeper.connections.worker_died(worker)
     scene.bench.settle()
     assert scene.attached(peer) == ("crash", 2, b"\x05")
 
 
-@pytest.mark.parametrize("ended", [Ended.NOT_YET, Ended.DETACHED, Ended.TAKEN])
-def test_on_its_way_from_a_worker_that_lives(scene: Scene, ended: Ended) -> None:
+@pytest.mark.parametrize("ended", ["not yet", "detached", "taken"])
+def test_on_its_way_from_a_worker_that_lives(scene: Scene, ended: str) -> None:
     """The worker serves on unless its row says that the keeper had taken it."""
     peer = scene.connection()
     scene.parcel(2, b"\x02")
     with socket.socket(fileno=os.dup(scene.passed[0][1])) as in_worker:
         write_row(scene.board(2), 1, ended=ended, pid=os.getpid())
         scene.restore()
-        if ended is Ended.TAKEN:
+        if ended == "taken":
             assert scene.attached(peer)[2] == b"\x02"
         else:
             assert not scene.worker.arrived
@@ -280,7 +267,7 @@ def test_on_its_way_from_a_worker_that_lives(scene: Scene, ended: Ended) -> None
 
 
 def test_what_finds_no_room_is_sent_in_order_later(scene: Scene) -> None:
-    store = FdStore(scene.bench.reactor, scene.manager, 9, 100, ())
+    store = _fdstore.FdStore(scene.bench.reactor, scene.manager, 9, 100, ())
     scene.manager.has_room = False
     with socket.socket() as one:
         store.add("socketkeep.a", one.fileno())
@@ -296,7 +283,7 @@ def test_what_finds_no_room_is_sent_in_order_later(scene: Scene) -> None:
 
 def test_plain_ends_are_not_stored(scene: Scene, tmp_path: Path) -> None:
     """Their TLS ends with the edge, and the edge with the unit; the other Unix sockets' stay."""
-    store = FdStore(scene.bench.reactor, scene.manager, 9, 100, ())
+    store = _fdstore.FdStore(scene.bench.reactor, scene.manager, 9, 100, ())
     path = tmp_path / "accepted"
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
         listener.bind(str(path))
@@ -306,10 +293,7 @@ def test_plain_ends_are_not_stored(scene: Scene, tmp_path: Path) -> None:
         plain, far = socket.socketpair()
         with far, plain, accepted:
             for sock in (plain, accepted):
-                parcel = ConnectionDetached(ID, 1, 0, "a peer", None, b"", 0, 0, 0, proxy=b"facts")
-                held = HeldConnection(
-                    parcel, sock, Ownership(OwnershipState.MOVING, 1, None), since=0.0
-                )
+                held = held_connection(sock, ID, 1, proxy=b"facts")
                 store.put(held)
                 assert bool(store.names) == (sock is accepted)
                 store.forget(held)
@@ -318,8 +302,8 @@ def test_plain_ends_are_not_stored(scene: Scene, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:7000", "unix:/" + "ü" * 53])
 def test_names_are_as_systemd_wants_them(address: str) -> None:
-    name = listener_name(address)
+    name = _fdstore.listener_name(address)
     assert name.isascii()
     assert ":" not in name
     assert len(name) <= 255
-    assert name != listener_name(address + "1")
+    assert name != _fdstore.listener_name(address + "1")

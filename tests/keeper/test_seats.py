@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep._config._server_options import WorkerModel
 from socketkeep._keeper.tables._seats import (
     UNBOUNDED,
     accept_limits,
@@ -14,6 +13,7 @@ from socketkeep._keeper.tables._seats import (
     shares,
     within,
 )
+from tests.harness.configuration import Model
 
 SEATS = st.integers(0, 20)
 #: The seats of each worker, and how many of them are taken.
@@ -25,7 +25,7 @@ COMING = st.integers(0, 40)
     ("model", "seats"),
     [("prefork", 1), ("thread", 64), ("fork", UNBOUNDED), ("async", UNBOUNDED)],
 )
-def test_seats_of_a_model(model: WorkerModel, seats: int) -> None:
+def test_seats_of_a_model(model: Model, seats: int) -> None:
     assert seats_of_model(model, 64) == seats
 
 

@@ -11,17 +11,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from socketkeep._config._listener_options import ListenerSettings, TlsSettings
-from socketkeep._config._server_options import ServeConfig
 from socketkeep._keeper._inheritance import oldest_reader
-from socketkeep._keeper.loop._system import System
 from socketkeep._keeper.tables import _state
-from socketkeep._keeper.tables._state import SavedServer, StateError, read_state, write_state
+from socketkeep._keeper.tables._state import StateError, read_state, write_state
+from tests.harness.configuration import configured, listener_options, tls_settings
 from tests.keeper.bench import Bench
+from tests.keeper.fakes import real_system
 
 
 @pytest.fixture
-def state(bench: Bench) -> SavedServer:
+def state(bench: Bench) -> Any:
     """The state of a server of two workers, one of which parks a connection."""
     first, _ = bench.start()
     _, served = bench.serve(first)
@@ -44,7 +43,7 @@ def read() -> Iterator[Any]:
     """Read the state that is encoded as these builtins."""
     opened = []
 
-    def read(builtins: object) -> SavedServer:
+    def read(builtins: object) -> Any:
         opened.append(memfd_of(msgspec.msgpack.encode(builtins)))
         return read_state(opened[-1])
 
@@ -53,7 +52,7 @@ def read() -> Iterator[Any]:
         os.close(fd)
 
 
-def test_what_is_written_is_read(state: SavedServer) -> None:
+def test_what_is_written_is_read(state: Any) -> None:
     memfd = write_state(state)
     assert read_state(memfd) == state
     assert read_state(memfd) == state, "also a second time"
@@ -62,7 +61,7 @@ def test_what_is_written_is_read(state: SavedServer) -> None:
     os.close(memfd)
 
 
-def test_fields_that_a_newer_version_added_are_ignored(state: SavedServer, read: Any) -> None:
+def test_fields_that_a_newer_version_added_are_ignored(state: Any, read: Any) -> None:
     def added(value: Any) -> Any:
         if isinstance(value, dict):
             return {"added": 7, **{key: added(each) for key, each in value.items()}}
@@ -84,7 +83,7 @@ def test_fields_that_a_newer_version_added_are_ignored(state: SavedServer, read:
     assert read(newer) == state
 
 
-def test_fields_that_an_older_version_lacks_have_defaults(state: SavedServer, read: Any) -> None:
+def test_fields_that_an_older_version_lacks_have_defaults(state: Any, read: Any) -> None:
     builtins = msgspec.to_builtins(state, builtin_types=(bytes,))
     del builtins["config"]["poison_limit"]
     del builtins["watcher"]
@@ -92,7 +91,7 @@ def test_fields_that_an_older_version_lacks_have_defaults(state: SavedServer, re
     assert read(builtins) == state
 
 
-def test_a_state_for_newer_readers_is_refused(state: SavedServer, read: Any) -> None:
+def test_a_state_for_newer_readers_is_refused(state: Any, read: Any) -> None:
     builtins = msgspec.to_builtins(state, builtin_types=(bytes,))
     builtins |= {"format": 99, "readable_from": 98, "version": "9.9", "keeper": "quite different"}
     with pytest.raises(StateError, match=r"version 9.9 .* format 98 or newer"):
@@ -102,29 +101,27 @@ def test_a_state_for_newer_readers_is_refused(state: SavedServer, read: Any) -> 
 @pytest.mark.parametrize(
     ("settings", "counted", "reader"),
     [
-        (ListenerSettings(), False, 1),
-        (ListenerSettings(), True, 3),
-        (ListenerSettings(proxy="optional"), False, 2),
-        (ListenerSettings(proxy="on", tls=TlsSettings(certificates=(("a", "a"),))), False, 3),
-        (ListenerSettings(mode="0600"), False, 4),
-        (ListenerSettings(user="www-data"), False, 4),
-        (ListenerSettings(group="www-data", proxy="on"), True, 4),
+        (listener_options(), False, 1),
+        (listener_options(), True, 3),
+        (listener_options(proxy="optional"), False, 2),
+        (listener_options(proxy="on", tls=tls_settings(("a", "a"))), False, 3),
+        (listener_options(mode="0600"), False, 4),
+        (listener_options(user="www-data"), False, 4),
+        (listener_options(group="www-data", proxy="on"), True, 4),
     ],
 )
-def test_who_could_not_go_on_is_kept_from_it(
-    settings: ListenerSettings, counted: bool, reader: int
-) -> None:
-    config = ServeConfig(target="a:b")
-    assert oldest_reader(config, [ListenerSettings(), settings], counted=counted) == reader
+def test_who_could_not_go_on_is_kept_from_it(settings: Any, counted: bool, reader: int) -> None:
+    config = configured("a:b")
+    assert oldest_reader(config, [listener_options(), settings], counted=counted) == reader
 
 
 def test_a_version_that_would_serve_as_root_is_kept_from_it() -> None:
-    config = ServeConfig(target="a:b", user="nobody")
-    assert oldest_reader(config, [ListenerSettings()], counted=False) == 4
+    config = configured("a:b", user="nobody")
+    assert oldest_reader(config, [listener_options()], counted=False) == 4
 
 
 def test_a_state_that_is_too_old_is_refused(
-    state: SavedServer, read: Any, monkeypatch: pytest.MonkeyPatch
+    state: Any, read: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = _state.FORMAT
     monkeypatch.setattr(_state, "OLDEST_READ", written + 1)
@@ -133,7 +130,7 @@ def test_a_state_that_is_too_old_is_refused(
         read(msgspec.to_builtins(state, builtin_types=(bytes,)))
 
 
-def test_what_cannot_be_read_is_refused_in_one_line(state: SavedServer, read: Any) -> None:
+def test_what_cannot_be_read_is_refused_in_one_line(state: Any, read: Any) -> None:
     builtins = msgspec.to_builtins(state, builtin_types=(bytes,))
     builtins["keeper"]["pool"]["workers"][0]["state"] = "hibernating"
     with pytest.raises(StateError, match=r"workers\[0\].state|hibernating") as caught:
@@ -150,7 +147,7 @@ def test_an_execution_that_fails_leaves_no_descriptor_inheritable(
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     fds = [os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC) for _ in range(3)]
     with pytest.raises(FileNotFoundError):
-        System().become(fds[0], fds[1:])
+        real_system().become(fds[0], fds[1:])
     assert not any(os.get_inheritable(fd) for fd in fds)
     for fd in fds:
         os.close(fd)
@@ -173,7 +170,7 @@ READ_BY_0_1_0 = {
 
 
 @pytest.mark.parametrize("path", READ_BY_0_1_0)
-def test_the_names_of_saved_fields_stay(state: SavedServer, path: tuple[str, ...]) -> None:
+def test_the_names_of_saved_fields_stay(state: Any, path: tuple[str, ...]) -> None:
     records = msgspec.msgpack.decode(msgspec.msgpack.encode(state))["keeper"]
     for name in path:
         records = records[name]

@@ -6,9 +6,8 @@ import signal
 
 import pytest
 
-from socketkeep._config._server_options import closing_time
-from socketkeep._keeper.workers._pool import KILL_GRACE
-from tests.keeper.bench import Bench, is_alive, is_at_eof
+from tests.harness.configuration import closing_seconds
+from tests.keeper.bench import KILLS_AFTER, Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
 from tests.keeper.test_moves import give_up
 
@@ -57,7 +56,7 @@ def test_a_drain_ends_at_the_graceful_timeout(make_bench: MakeBench) -> None:
     assert not worker.order
     bench.advance(0.7)
     assert worker.order is not None
-    assert worker.order.deadline == pytest.approx(began + 10 - closing_time(bench.config))
+    assert worker.order.deadline == pytest.approx(began + 10 - closing_seconds(bench.config))
 
 
 def test_a_drain_of_a_handler_that_is_not_resumable_retires_its_workers(bench: Bench) -> None:
@@ -78,7 +77,9 @@ def test_a_stop_during_a_drain_closes(make_bench: MakeBench) -> None:
     assert bench.keeper.state == "stopping"
     assert worker.order is not None
     assert worker.order.how == "close"
-    assert worker.order.deadline == pytest.approx(bench.clock.now + 4 - closing_time(bench.config))
+    assert worker.order.deadline == pytest.approx(
+        bench.clock.now + 4 - closing_seconds(bench.config)
+    )
 
 
 def test_a_drain_during_a_stop_changes_nothing(bench: Bench) -> None:
@@ -107,7 +108,7 @@ def test_a_worker_that_does_not_end_is_killed(make_bench: MakeBench) -> None:
     (worker,) = bench.start()
     bench.serve(worker)
     bench.keeper.stop("close")
-    bench.advance(1 + KILL_GRACE - 0.1)
+    bench.advance(1 + KILLS_AFTER - 0.1)
     assert worker.process.exit is None
     bench.advance(0.2)
     assert worker.process.reaped

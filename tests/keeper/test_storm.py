@@ -15,9 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from socketkeep._config._server_options import WorkerModel
-from socketkeep._stream import _record as record
-from socketkeep._stream._record import Ended, Status
+from tests.harness.configuration import Model
 from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.fakes import FarWorker, Served, Template
 from tests.keeper.ledger import logged
@@ -29,7 +27,7 @@ NEVER: Final = 100_000.0
 class Storm(RuleBasedStateMachine):
     """One server in a storm."""
 
-    model: WorkerModel = "async"
+    model: Model = "async"
     options: Any = {}  # noqa: RUF012
     code: Any = {}  # noqa: RUF012
 
@@ -293,7 +291,7 @@ class StoppedStorm(Storm):
                 while worker.arrived:
                     worker.refuse()
                 for served in tuple(worker.connections.values()):
-                    served.settle(Ended.CLOSED)
+                    served.settle("closed")
                 if worker.order:
                     worker.die(0)
         self.bench.advance(1)
@@ -319,7 +317,7 @@ class KeptStorm(Storm):
 
     @property
     def movable(self) -> list[Served]:
-        return [served for served in super().movable if not served.words[record.STATUS]]
+        return [served for served in super().movable if served.record.status == "clean"]
 
     @property
     def parked(self) -> list[str]:
@@ -339,22 +337,22 @@ class KeptStorm(Storm):
 
     def die(self, worker: FarWorker) -> None:
         for name, served in worker.connections.items():
-            kept = served.words[record.KEEP] != record.NOT_OFFERED
-            status = served.words[record.STATUS]
-            if not kept or (status not in (0, record.AGAIN) and self.is_condemned(name, status)):
+            kept = served.record.keep != "not offered"
+            status = served.record.status
+            if not kept or (status not in ("clean", "again") and self.is_condemned(name, status)):
                 self.lost.add(name)
-            elif served.words[record.STATUS]:
+            elif status != "clean":
                 self.interrupted.add(name)
             else:
                 self.interrupted.discard(name)
         worker.die(-9)
         self.bench.settle()
 
-    def is_condemned(self, name: str, status: int) -> bool:
+    def is_condemned(self, name: str, status: str) -> bool:
         """One more owner of it died in the middle of its message: whether it is lost by that."""
         if not self.code.get("redeliver"):
             return True
-        if not status & record.AGAIN:  # of another message than the one before
+        if not status.endswith("again"):  # of another message than the one before
             self.deaths.pop(name, None)
         deaths = self.deaths.setdefault(name, [])
         deaths.append(self.bench.clock.now)
@@ -370,8 +368,8 @@ class KeptStorm(Storm):
             assert served.is_kept()
 
     @precondition(lambda self: self.served)
-    @rule(pick=PICK, status=st.sampled_from([Status.READ, Status.SENT]))
-    def message_begins(self, pick: int, status: Status) -> None:
+    @rule(pick=PICK, status=st.sampled_from(["read", "sent"]))
+    def message_begins(self, pick: int, status: str) -> None:
         self.served[pick % len(self.served)].become(status)
 
     @precondition(lambda self: self.served)
@@ -385,7 +383,7 @@ class KeptStorm(Storm):
     @rule(pick=PICK)
     def connection_is_parked(self, pick: int) -> None:
         served = self.served[pick % len(self.served)]
-        if not served.words[record.STATUS]:
+        if served.record.status == "clean":
             served.park(self.states.get(served.id))
             self.bench.settle()
             assert served.worker.acknowledged.pop().taken
@@ -405,12 +403,12 @@ class KeptStorm(Storm):
     def connection_ends(self, pick: int, told: bool) -> None:
         """And its worker dies before it can say so."""
         served = self.served[pick % len(self.served)]
-        served.words[record.ENDED] = Ended.CLOSED
+        served.record.ended = "closed"
         self.ended.add(served.id)
         if told:
-            if served.words[record.KEEP] != record.NOT_OFFERED:
+            if served.record.keep != "not offered":
                 served.say_ended()
-            served.settle(Ended.CLOSED)
+            served.settle("closed")
             self.bench.settle()
             return
         del served.worker.connections[served.id]

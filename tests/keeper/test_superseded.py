@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import pytest
 
 from socketkeep._admin import _snapshots
-from socketkeep._config._server_options import closing_time
-from socketkeep._keeper.rollout._superseded import Fate
 from socketkeep._keeper.tables._staying import Staying, why_it_stays
-from socketkeep._stream._record import AGAIN, Ended, Status
+from tests.harness.seam import STATUSES, status_word
 from tests.keeper.bench import Bench
 from tests.keeper.conftest import MakeBench
 
@@ -18,24 +17,27 @@ from tests.keeper.conftest import MakeBench
 def test_why_each_stays() -> None:
     """The reason that holds longest is the one that is told."""
     for keep, resumable, status, again in product(
-        ("none", "reload", "crash"), (True, False), Status, (0, AGAIN)
+        ("none", "reload", "crash"), (True, False), STATUSES, ("", " again")
     ):
-        why = why_it_stays(resumable, keep, status | again)
+        word = status_word(f"{status}{again}".removeprefix("clean "))
+        why = why_it_stays(resumable, keep, word)
         if keep == "none":
             assert why is Staying.KEEP_NONE
         elif not resumable:
             assert why is Staying.NOT_RESUMABLE
         else:
-            expected = {Status.SENT: Staying.UNCOMMITTED, Status.BOUND: Staying.BOUND}
+            expected = {"sent": Staying.UNCOMMITTED, "bound": Staying.BOUND}
             assert why is expected.get(status)
-    assert why_it_stays(True, "reload", AGAIN) is None, "it is delivered again, and moves"
+    assert why_it_stays(True, "reload", status_word("again")) is None, (
+        "it is delivered again, and moves"
+    )
     assert all(each.sentence for each in Staying)
 
 
 def test_a_forecast(bench: Bench) -> None:
     """It counts what would move and what would stay, and does nothing."""
     first, second = bench.start()
-    for status in (Status.CLEAN, Status.READ, Status.SENT, Status.SENT, Status.BOUND):
+    for status in ("clean", "read", "sent", "sent", "bound"):
         bench.serve(first)[1].become(status)
     _, waiting = bench.serve(second)
     waiting.park()
@@ -47,13 +49,20 @@ def test_a_forecast(bench: Bench) -> None:
         ("uncommitted", 2),
         ("bound", 1),
     ]
-    graceful = bench.keeper.config.graceful_timeout
-    assert forecast.seconds == graceful - closing_time(bench.keeper.config)
+    assert forecast.seconds == bench.handlers_have
     assert len(bench.system.templates) == 1
 
 
-def told(bench: Bench, generation: int) -> list[Fate]:
-    fates: list[Fate] = []
+NOTHING: tuple[int, int, dict[Staying, int]] = (0, 0, {})
+
+
+def told_of(fate: Any) -> tuple[int, int, dict[Staying, int]]:
+    """Return how many moved and how many ended, and how many were cut by why they had stayed."""
+    return fate.moved, fate.ended, fate.cut
+
+
+def told(bench: Bench, generation: int) -> list[Any]:
+    fates: list[Any] = []
     bench.keeper.superseded.when_gone(generation, fates.append)
     return fates
 
@@ -64,10 +73,10 @@ def test_moved_ended_and_cut(bench: Bench) -> None:
     _, moves = bench.serve(old[0])
     _, ends = bench.serve(old[0])
     _, early = bench.serve(old[1])
-    early.settle(Ended.CLOSED)  # before the reload: none of its business
+    early.settle("closed")  # before the reload: none of its business
     _, sent = bench.serve(old[1])
     _, busy = bench.serve(old[1])
-    sent.become(Status.SENT)
+    sent.become("sent")
     bench.reload()
     new = bench.bring_up()
     fates = told(bench, 2)
@@ -77,20 +86,19 @@ def test_moved_ended_and_cut(bench: Bench) -> None:
     for worker in new:
         while worker.arrived:
             worker.attach()
-    ends.settle(Ended.RESET)
+    ends.settle("reset")
     old[0].die(0)
     bench.settle()
     assert fates == [], "one is there still"
-    handlers_have = bench.keeper.config.graceful_timeout - closing_time(bench.keeper.config)
-    bench.advance(handlers_have)
+    bench.advance(bench.handlers_have)
     for served in (sent, busy):
-        served.settle(Ended.CLOSED)
+        served.settle("closed")
     old[1].die(0)
     bench.settle()
     [fate] = fates
     assert (fate.moved, fate.ended) == (1, 1)
     assert fate.cut == {Staying.UNCOMMITTED: 1, Staying.BUSY: 1}
-    assert told(bench, 2) == [Fate()], "nothing is left to wait for"
+    assert [told_of(each) for each in told(bench, 2)] == [NOTHING], "nothing is left to wait for"
 
 
 def test_a_generation_that_had_nothing(bench: Bench) -> None:
@@ -101,7 +109,7 @@ def test_a_generation_that_had_nothing(bench: Bench) -> None:
     for worker in old:
         worker.die(0)
     bench.settle()
-    assert fates == [Fate()]
+    assert [told_of(each) for each in fates] == [NOTHING]
 
 
 @pytest.mark.parametrize("keep", ["none", "reload"])

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from socketkeep._keeper.loop._system import System
-from socketkeep._wire._scoreboard import create_memfd
+from tests.harness.seam import make_board
 
 _MAPS: str = """
 import mmap, os, sys
@@ -41,7 +41,7 @@ def mapping(memfd: int) -> Iterator[int]:
 
 
 def test_whose_a_process_is_its_maps_show() -> None:
-    memfd, other = create_memfd(4), create_memfd(4)
+    (memfd, _), (other, _) = make_board(4), make_board(4)
     plain = os.memfd_create("not-a-scoreboard")
     os.ftruncate(plain, 4096)
     system = System()

@@ -8,18 +8,15 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
-from socketkeep._config._server_options import WorkerModel
+from tests.harness.configuration import MODELS, Model
 from tests.keeper.bench import Bench
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import FarWorker, Served
 from tests.keeper.recording import record
 from tests.keeper.traces import DATA, Step, by_channel, parse, traced
-
-MODELS = get_args(WorkerModel)
 
 
 def kept_trace(model: str) -> list[Step]:
@@ -30,7 +27,7 @@ def kept_trace(model: str) -> list[Step]:
 class Replay:
     """Does on a bench what was done to the server, and has the fakes answer as its workers did."""
 
-    def __init__(self, bench: Bench, model: WorkerModel) -> None:
+    def __init__(self, bench: Bench, model: Model) -> None:
         self._bench = bench
         self._model = model
         self._served: Served | None = None
@@ -132,7 +129,7 @@ class Replay:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_fakes_send_what_real_workers_sent(make_bench: MakeBench, model: WorkerModel) -> None:
+def test_the_fakes_send_what_real_workers_sent(make_bench: MakeBench, model: Model) -> None:
     bench = make_bench(workers=1, model=model, keep="crash", keep_after=0.0, park_after="off")
     recorded = kept_trace(model)
     lines: list[str] = []
@@ -145,7 +142,7 @@ def test_the_fakes_send_what_real_workers_sent(make_bench: MakeBench, model: Wor
 
 @pytest.mark.system
 @pytest.mark.parametrize("model", MODELS)
-def test_the_traces_are_of_what_workers_send_now(tmp_path: Path, model: WorkerModel) -> None:
+def test_the_traces_are_of_what_workers_send_now(tmp_path: Path, model: Model) -> None:
     """Else they are to be recorded anew, and the fakes changed: see recording.py."""
     assert by_channel(parse(record(tmp_path, model))) == by_channel(kept_trace(model))
 

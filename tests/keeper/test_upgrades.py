@@ -5,18 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
 
-from socketkeep._keeper.rollout._rollout import RolloutOutcome
-from socketkeep._keeper.tables._records import WorkerState
-from socketkeep._keeper.workers._pool import KILL_GRACE
-from socketkeep._stream import _record as record
-from socketkeep._stream._record import OFFERED
-from socketkeep._wire._messages import Attached, ConnectionEnded, Keep, Loaded, Orphaned
-from socketkeep._wire._scoreboard import keep_token
-from tests.keeper.bench import Bench, is_alive, is_at_eof
+from tests.harness.seam import Row
+from tests.keeper.bench import KILLS_AFTER, Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import FarWorker, Served
 from tests.keeper.test_moves import give_up
@@ -33,11 +28,9 @@ def upgraded(bench: Bench) -> None:
 
 def kept(bench: Bench, served: Served) -> None:
     """Have the worker entrust a handle of the connection to the keeper."""
-    words = served.worker.board.record(served.row)
-    words[record.KEEP] = OFFERED
-    served.worker.send(Keep(served.id, served.epoch, served.row, 0, "a peer", served.sock.fileno()))
+    served.keep()
     bench.settle()
-    assert words[record.KEEP] == keep_token(words)
+    assert served.is_kept()
 
 
 def park(bench: Bench, served: Served) -> None:
@@ -67,7 +60,7 @@ def test_everything_goes_on(bench: Bench) -> None:
     # And a reload brings workers of the new version.
     assert bench.keeper.state == "reloading"
     new = bench.bring_up()
-    assert bench.outcomes == [RolloutOutcome(0, 2)]
+    assert bench.ended_rollouts == [(0, 2, "")]
     assert [worker.serial for worker in new] == [3, 4]
     give_up(bench, served, b"state", b"unread")
     bench.settle()
@@ -116,7 +109,7 @@ def test_what_the_check_refuses_changes_nothing(bench: Bench) -> None:
     check.fails("the state cannot be read\n")
     bench.settle()
     error = "the new version cannot take over: the state cannot be read"
-    assert bench.outcomes == [RolloutOutcome(1, 0, error)]
+    assert bench.ended_rollouts == [(1, 0, error)]
     assert bench.keeper is keeper
     assert keeper.state == "running"
     assert all(worker.order is None for worker in workers)
@@ -158,7 +151,7 @@ def test_a_check_has_the_start_timeout(make_bench: MakeBench) -> None:
     bench.start()
     bench.upgrade()
     bench.advance(2.9)
-    assert bench.outcomes == []
+    assert bench.ended_rollouts == []
     bench.advance(0.2)
     (outcome,) = bench.outcomes
     assert outcome.exit_code == 1
@@ -183,8 +176,8 @@ def test_when_executing_fails_all_goes_on(bench: Bench) -> None:
     bench.system.no_execution = True
     bench.upgrade().passes()
     bench.settle()
-    assert bench.outcomes == [
-        RolloutOutcome(1, 0, "cannot execute the new version: Cannot allocate memory")
+    assert bench.ended_rollouts == [
+        (1, 0, "cannot execute the new version: Cannot allocate memory")
     ]
     assert bench.keeper is keeper
     assert bench.system.mask == []
@@ -212,12 +205,12 @@ def test_an_upgrade_waits_for_the_reload_under_way(bench: Bench) -> None:
     bench.settle()
     assert bench.system.checks == []
     bench.bring_up()
-    assert bench.outcomes == [RolloutOutcome(0, 2)]
+    assert bench.ended_rollouts == [(0, 2, "")]
     (check,) = bench.system.checks
     check.passes()
     bench.settle()
     bench.bring_up()
-    assert bench.outcomes[1:] == [RolloutOutcome(0, 3)]
+    assert bench.ended_rollouts[1:] == [(0, 3, "")]
 
 
 def test_an_upgrade_waits_for_the_start_and_for_reloads_that_follow(bench: Bench) -> None:
@@ -285,14 +278,14 @@ def test_none_while_the_server_stops(bench: Bench, how: str) -> None:
     bench.keeper.upgrade(bench.outcomes.append)
     bench.act_on_signal(signal.SIGUSR2)
     bench.settle()
-    assert bench.outcomes == [RolloutOutcome(1, 0, "cannot upgrade: the server is stopping")]
+    assert bench.ended_rollouts == [(1, 0, "cannot upgrade: the server is stopping")]
     assert bench.system.checks == []
 
 
 @pytest.mark.parametrize("during", ["the check", "the wait for a reload"])
 def test_a_stop_ends_an_upgrade_that_has_not_taken_place(bench: Bench, during: str) -> None:
     workers = bench.start()
-    told: list[RolloutOutcome] = []
+    told: list[Any] = []
     if during == "the check":
         bench.upgrade()
     else:
@@ -301,7 +294,7 @@ def test_a_stop_ends_an_upgrade_that_has_not_taken_place(bench: Bench, during: s
     bench.keeper.reload(told.append)
     bench.act_on_signal(signal.SIGTERM)
     bench.settle()
-    assert RolloutOutcome(1, 0, "cannot upgrade: the server is stopping") in bench.outcomes
+    assert (1, 0, "cannot upgrade: the server is stopping") in bench.ended_rollouts
     assert [outcome.error for outcome in told] == ["cannot reload: the server is stopping"]
     for worker in (*workers, *bench.template.workers):
         worker.die(0)
@@ -320,7 +313,7 @@ def test_a_stop_received_just_before_the_execution(bench: Bench) -> None:
     assert bench.keeper is keeper
     assert keeper.state == "stopping"
     assert bench.system.mask == []
-    assert bench.outcomes == [RolloutOutcome(1, 0, "cannot upgrade: the server is stopping")]
+    assert bench.ended_rollouts == [(1, 0, "cannot upgrade: the server is stopping")]
 
 
 def test_a_stop_right_after_it(bench: Bench) -> None:
@@ -333,7 +326,7 @@ def test_a_stop_right_after_it(bench: Bench) -> None:
         worker.die(0)
     bench.settle()
     assert bench.has_stopped()
-    assert bench.outcomes == [RolloutOutcome(1, 2, "the server stops")]
+    assert bench.ended_rollouts == [(1, 2, "the server stops")]
 
 
 def at_the_execution(bench: Bench, act: Callable[[], None]) -> None:
@@ -353,7 +346,7 @@ def test_a_worker_that_dies_meanwhile_is_reaped_and_replaced(bench: Bench) -> No
     bench.settle()
     assert second.order is None
     bench.bring_up()
-    assert bench.outcomes == [RolloutOutcome(0, 2)]
+    assert bench.ended_rollouts == [(0, 2, "")]
 
 
 def test_a_worker_that_dies_during_the_check(bench: Bench) -> None:
@@ -367,7 +360,7 @@ def test_a_worker_that_dies_during_the_check(bench: Bench) -> None:
     bench.settle()
     new.ready()
     bench.settle()
-    assert bench.record_of(new).state is WorkerState.READY
+    assert bench.record_of(new).state.value == "ready"
     assert bench.keeper.counters()["worker_deaths"] == 1
 
 
@@ -378,7 +371,7 @@ def test_a_template_that_dies_meanwhile_is_started_again(bench: Bench) -> None:
     coming = bench.template
     coming.load_failed("the reload fails")
     bench.advance(1.1)
-    assert bench.outcomes == [RolloutOutcome(4, 2, "the reload fails")]
+    assert bench.ended_rollouts == [(4, 2, "the reload fails")]
     assert bench.template is not coming
     assert bench.template.load is not None
     assert bench.template.load.generation == 1
@@ -389,7 +382,7 @@ def test_a_reload_that_fails_leaves_the_workers_serving(bench: Bench) -> None:
     upgraded(bench)
     bench.template.load_failed("no such module")
     bench.settle()
-    assert bench.outcomes == [RolloutOutcome(4, 2, "no such module")]
+    assert bench.ended_rollouts == [(4, 2, "no such module")]
     assert bench.keeper.state == "running"
     assert all(worker.order is None for worker in workers)
     # The old template still forks for its generation.
@@ -502,8 +495,8 @@ def test_a_kept_connection_outlives_its_worker(make_bench: MakeBench) -> None:
     for each in (served, ended):
         kept(bench, each)
     first.board.shelf(served.row).put(b"state")
-    at_the_execution(bench, lambda: first.send(ConnectionEnded([(ended.id, ended.epoch)])))
-    ended.settle(record.Ended.CLOSED)
+    at_the_execution(bench, ended.say_ended)
+    ended.settle("closed")
     bench.settle()
     assert is_at_eof(ended_peer)
     assert len(bench.keeper.connections.connection_table) == 1
@@ -520,21 +513,22 @@ def test_deaths_before_an_upgrade_count_against_a_connection(make_bench: MakeBen
     bench = make_bench(workers=1, keep="crash", poison_limit=2)
     bench.keeper.start()
     bench.settle()
-    bench.template.read()
-    bench.template.send(Loaded("fork", True, [], on_crash="resume"))
+    bench.template.loaded("fork", on_crash="resume")
     bench.settle()
     (worker,) = bench.fork()
     worker.ready()
     bench.settle()
     peer, served = bench.serve(worker)
     kept(bench, served)
-    worker.send(Orphaned(served.id, 1, record.Status.SENT, None, 0, 0))
+    served.become("sent")
+    served.say_orphaned()
     served.settle()
     bench.settle()
     again = worker.attach()
     bench.settle()
     upgraded(bench)
-    worker.send(Orphaned(again.id, 2, record.Status.SENT, None, 0, 0))
+    again.become("sent")
+    again.say_orphaned()
     again.settle()
     bench.settle()
     assert bench.keeper.counters()["poisoned"] == 1
@@ -598,7 +592,7 @@ def test_deadlines_of_retiring_workers_hold(make_bench: MakeBench) -> None:
     bench.serve(old)
     bench.advance(9)
     upgraded(bench)
-    bench.advance(1 + KILL_GRACE - 0.1)
+    bench.advance(1 + KILLS_AFTER - 0.1)
     assert old.process.exit is None
     bench.advance(0.2)
     assert signal.SIGKILL in old.process.signals
@@ -625,18 +619,18 @@ def test_children_of_a_dead_fork_worker_go_on(make_bench: MakeBench) -> None:
     (worker,) = bench.start("fork")
     peer, served = bench.serve(worker)
     child = bench.system.add("fork child")
-    worker.board.record(served.row)[record.PID] = child.pid
+    worker.record(served.row).pid = child.pid
     wake, board = os.dup(worker.wake), worker.board
     worker.connections.pop(served.id)
     worker.die(-9)
     bench.settle()
     upgraded(bench)
     assert is_alive(peer, served.sock)
-    board.record(served.row)[record.ENDED] = record.Ended.CLOSED
+    Row(board.record(served.row)).ended = "closed"
     served.sock.close()
     child.die(0)
     bench.settle()
-    assert [each.serial for each in bench.keeper.pool if each.state is WorkerState.DEAD] == []
+    assert [each.serial for each in bench.keeper.pool if each.state.value == "dead"] == []
     assert bench.keeper.counters()["lost"] == 0
     os.close(wake)
 
@@ -685,7 +679,7 @@ def test_an_answer_to_a_stale_attach_is_refused_by_the_new_version_too(
     receiver.refuse()
     bench.settle()
     upgraded(bench)
-    receiver.send(Attached(served.id, 2))
+    receiver.say_attached(served.id, 2)
     bench.advance(0.2)
     (taker,) = (worker for worker in new if worker.arrived)
     assert taker.arrived[0][0].epoch == 3

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from socketkeep._keeper.tables._crash_policy import MEMORY, Fate, OnCrash, Policy, judge
-from socketkeep._stream._record import AGAIN, Status
+from tests.harness.seam import STATUSES, status_word
 
+CLEAN, BOUND, AGAIN = map(status_word, ("clean", "bound", "again"))
 POLICIES = st.builds(Policy, st.sampled_from(get_args(OnCrash)), st.booleans())
-STATUSES = st.sampled_from([*Status, AGAIN, AGAIN | Status.READ, AGAIN | Status.SENT])
+WORDS = st.sampled_from([*STATUSES, "again", "read again", "sent again"]).map(status_word)
 #: Deaths: the seconds since the one before, and what the connection was then.
-HISTORIES = st.lists(st.tuples(st.floats(0, 40), STATUSES), max_size=20)
+HISTORIES = st.lists(st.tuples(st.floats(0, 40), WORDS), max_size=20)
 
 
 @given(POLICIES, HISTORIES, st.integers(1, 5))
@@ -27,13 +28,13 @@ def test_a_history_of_deaths(policy: Policy, history: list[tuple[float, int]], l
     for pause, status in history:
         now += pause
         fate, known = judge(status, policy, known, now, limit)
-        if status == Status.CLEAN:
+        if status == CLEAN:
             assert fate == "resume"
             continue
         if status == AGAIN and policy.redeliver:  # its handler had not been given it again
             assert fate == "redeliver"
             continue
-        if status == Status.BOUND:  # the keys of its TLS died with the owner
+        if status == BOUND:  # the keys of its TLS died with the owner
             assert fate == ("reset" if policy.on_crash == "reset" else "close")
             return
         if policy.redeliver and status < AGAIN:  # what owners died of before has been dealt with
@@ -56,18 +57,21 @@ def test_a_history_of_deaths(policy: Policy, history: list[tuple[float, int]], l
 def test_a_word_that_is_no_status_is_not_clean(status: int, policy: Policy) -> None:
     """Only one value says that nothing is under way."""
     fate, _ = judge(status, policy, (), 0.0, 3)
-    clean, bound = status == Status.CLEAN, status == Status.BOUND
+    clean, bound = status == CLEAN, status == BOUND
     resumes = policy.on_crash == "resume" and not policy.redeliver and not bound
     assert (fate == "resume") is (clean or resumes)
 
 
 @pytest.mark.parametrize(("ago", "fate"), [(59.9, "poison"), (60.0, "redeliver")])
 def test_the_minute_is_sixty_seconds(ago: float, fate: Fate) -> None:
-    assert judge(AGAIN | Status.READ, Policy(redeliver=True), (100.0,), 100.0 + ago, 2)[0] == fate
+    assert (
+        judge(status_word("read again"), Policy(redeliver=True), (100.0,), 100.0 + ago, 2)[0]
+        == fate
+    )
 
 
 def test_the_history_does_not_grow() -> None:
     deaths: tuple[float, ...] = ()
     for second in range(10_000):
-        _, deaths = judge(Status.READ, Policy("resume"), deaths, second, 10**6)
+        _, deaths = judge(status_word("read"), Policy("resume"), deaths, second, 10**6)
     assert len(deaths) == MEMORY

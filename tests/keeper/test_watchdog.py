@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from socketkeep._config._server_options import WorkerModel
-from socketkeep._wire._scoreboard import BEAT
+from tests.harness.configuration import Model
+from tests.harness.seam import beat as show_beat
 from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import FarWorker
@@ -32,7 +32,7 @@ def live(bench: Bench, seconds: float, *going_on: FarWorker) -> None:
 
 def beat(bench: Bench, worker: FarWorker) -> None:
     """As the scoreboard does it, but by the clock of the bench, a moment after the ping."""
-    worker.board._words[BEAT] = int((bench.clock.now + 0.001) * 1e9)
+    show_beat(worker.board, bench.clock.now + 0.001)
 
 
 def test_workers_that_answer_live(bench: Bench) -> None:
@@ -87,7 +87,7 @@ def test_it_has_the_whole_time_to_answer(bench: Bench) -> None:
 
 @pytest.mark.parametrize(("model", "watched"), [("async", True), ("prefork", False)])
 def test_by_default_only_a_loop_that_must_not_block_is_watched(
-    make_bench: MakeBench, model: WorkerModel, watched: bool
+    make_bench: MakeBench, model: Model, watched: bool
 ) -> None:
     bench = make_bench(workers=1, worker_timeout="auto")
     (worker,) = bench.start(model)

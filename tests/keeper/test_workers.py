@@ -7,8 +7,6 @@ import signal
 
 import pytest
 
-from socketkeep._stream import _record as record
-from socketkeep._stream._record import Ended
 from tests.keeper.bench import Bench, is_alive
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import FarWorker, Process, Served
@@ -264,7 +262,7 @@ def fork_child(bench: Bench, parent: FarWorker, served: Served) -> Process:
     """Let a process forked by the worker serve the connection."""
     child = bench.system.add(f"child of {parent.process.name}")
     child.is_child = False
-    parent.board.record(served.row)[record.PID] = child.pid
+    parent.record(served.row).pid = child.pid
     parent.process.at_death.append(lambda: setattr(child, "is_child", True))
     # The child has handles of its own of what the worker's death closes.
     sock = served.sock.dup()
@@ -288,7 +286,7 @@ def test_the_children_of_a_dead_fork_worker_serve_on_and_are_reaped(
     assert new.slot == worker.slot
     assert all(is_alive(peer, served.sock) for peer, served in peers)
     assert bench.keeper.counters()["lost"] == 0
-    worker.board.record(peers[0][1].row)[record.ENDED] = Ended.CLOSED
+    worker.record(peers[0][1].row).ended = "closed"
     children[0].die(0)
     bench.settle()
     assert children[0].reaped

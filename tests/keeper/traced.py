@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from runpy import run_module
 
-from socketkeep._cli import main
 from tests.keeper.traces import traced
 
 if __name__ == "__main__":
@@ -13,4 +13,4 @@ if __name__ == "__main__":
         Path(sys.argv.pop(1)).open("a", buffering=1) as file,
         traced(lambda line: file.write(line + "\n")),
     ):
-        sys.exit(main())
+        run_module("socketkeep", run_name="__main__")

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from unittest.mock import patch
 
 from socketkeep._wire._channel import Channel, Packet
-from socketkeep._wire._messages import LoadTarget, Message, descriptors_of
+from tests.wire.sending import descriptors_in, kind_of
 
 DATA: Final = Path(__file__).parent.parent / "data" / "traces"
 
@@ -76,9 +76,9 @@ def by_channel(steps: Iterable[Step]) -> dict[str, list[str]]:
     return dict(result)
 
 
-def describe(message: Message, descriptors: int) -> str:
+def describe(message: Any, descriptors: int) -> str:
     """Return a message as a trace has it."""
-    kind = str(type(message).__struct_config__.tag)
+    kind = str(kind_of(message))
     parts = [kind, *(f"{name}={_text(getattr(message, name))}" for name in _TOLD.get(kind, ()))]
     return " ".join([*parts, f"+{descriptors}"] if descriptors else parts)
 
@@ -96,10 +96,10 @@ class Tracer:
         self._templates = 0
         self._workers = 0
 
-    def sent(self, channel: Channel, message: Message) -> None:
+    def sent(self, channel: Channel, message: Any) -> None:
         """Note what the keeper sends."""
         name = self._name(channel, message)
-        self._write(f"> {name}: {describe(message, len(descriptors_of(message)))}")
+        self._write(f"> {name}: {describe(message, len(descriptors_in(message)))}")
 
     def received(self, channel: Channel, packet: Packet) -> None:
         """Note what the keeper receives."""
@@ -107,9 +107,9 @@ class Tracer:
         name = self._name(channel, packet.message)
         self._write(f"< {name}: {describe(packet.message, len(packet.descriptors))}")
 
-    def _name(self, channel: Channel, message: Message) -> str:
+    def _name(self, channel: Channel, message: Any) -> str:
         if channel not in self._names:
-            if isinstance(message, LoadTarget):
+            if kind_of(message) == "Load":
                 self._templates += 1
                 self._names[channel] = f"template {self._templates}"
             else:
@@ -124,7 +124,7 @@ def traced(write: Callable[[str], object]) -> Iterator[None]:
     tracer = Tracer(write)
     enqueue, receive = Channel.enqueue, Channel.receive
 
-    def enqueue_traced(channel: Channel, message: Message, *, close_after: bool = False) -> None:
+    def enqueue_traced(channel: Channel, message: Any, *, close_after: bool = False) -> None:
         tracer.sent(channel, message)
         enqueue(channel, message, close_after=close_after)
 

@@ -1,36 +1,101 @@
-"""Sending as a process does that may send anything: a message with whatever descriptors."""
+"""Messages by their names on the wire, and sending as a process does that may send anything."""
 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, Final
 
 import msgspec
 
 from socketkeep._base import _passing
-from socketkeep._wire._channel import Channel
-from socketkeep._wire._messages import ABSENT, Message, encode
+from socketkeep._wire import _channel, _messages
 
-M = TypeVar("M", bound=Message)
+#: The number of a descriptor that a message does not have, and that another process cannot know.
+ABSENT: Final = _messages.ABSENT
+#: The names of all messages.
+KINDS: Final = sorted(_messages.TAGS)
+#: A longer payload goes in a memfd.
+LARGE: Final = _passing.PAYLOAD_LIMIT
+SEALS: Final = _passing._SEALS
+CHANNEL_CLOSED: Final = _channel.ChannelClosed
+
+_KIND_OF: Final = {kind.__struct_config__.tag: kind for kind in _messages.Message.__subclasses__()}
 
 
-def send_raw(channel: Channel, payload: bytes, descriptors: Sequence[int] = ()) -> None:
+def message(kind: str, *fields: Any, **more: Any) -> Any:
+    """Return a message, by its name on the wire, which two versions have in common."""
+    return _KIND_OF[kind](*fields, **more)
+
+
+def kind_of(message: object) -> str | None:
+    """Return the name on the wire of a message; None, where a packet had none that can be read."""
+    return None if message is None else str(type(message).__struct_config__.tag)  # type: ignore[attr-defined]
+
+
+def fields_of(message: object) -> tuple[Any, ...]:
+    """Return all fields of a message, in their order."""
+    return msgspec.structs.astuple(message)  # type: ignore[arg-type]
+
+
+def changed(message: Any, **fields: Any) -> Any:
+    """Return a message like this one but for these fields."""
+    return msgspec.structs.replace(message, **fields)
+
+
+def letter(number: int, to: str, data: bytes, until: int, *, group: bool = False) -> Any:
+    """Return one push, as several go in a message."""
+    return _messages.Letter(number, to, data, until, group=group)
+
+
+def letter_told(number: int, outcome: int, *more: Any) -> Any:
+    """Return what has become of one push, as several go in a message."""
+    return _messages.LetterTold(number, outcome, *more)
+
+
+def descriptors_in(message: Any) -> list[int]:
+    """Return the descriptors that a message takes along."""
+    return _messages.descriptors_of(message)
+
+
+def encoded(message: Any) -> bytes:
+    """Return the payload of a message that is small."""
+    return b"\0" + _messages.encode(message)
+
+
+def channel_on(sock: socket.socket) -> _channel.Channel:
+    """Return a channel's end that has this socket."""
+    return _channel.Channel(sock)
+
+
+def packet_of(descriptors: list[int]) -> _channel.Packet:
+    """Return what has arrived that has these descriptors and no message that can be read."""
+    return _channel.Packet(None, descriptors, False)
+
+
+def ends_of_a_channel(*, wary: bool = False) -> tuple[_channel.Channel, _channel.Channel]:
+    """Return two ends of a channel.  wary: the second believes nothing, as the keeper's."""
+    ours, theirs = _channel.channel_pair()
+    return _channel.Channel(ours), _channel.Channel(theirs, wary=wary)
+
+
+def send_raw(channel: _channel.Channel, payload: bytes, descriptors: Sequence[int] = ()) -> None:
     _passing.send(channel._sock, payload, descriptors)
 
 
-def send_with(channel: Channel, message: Message, descriptors: Sequence[int] = ()) -> None:
+def send_with(channel: _channel.Channel, message: Any, descriptors: Sequence[int] = ()) -> None:
     """Send `message` with these descriptors, however many it takes."""
     if not descriptors:
         channel.send_now(message)
         return
-    payload, fds = _passing.pack(encode(message), descriptors)
+    payload, fds = _passing.pack(_messages.encode(message), descriptors)
     send_raw(channel, payload, fds)
     if _passing.in_memfd(payload):
         os.close(fds[-1])
 
 
-def bare(message: M) -> M:
+def bare(message: Any) -> Any:
     """Return `message` without its descriptors, whose numbers another process has not."""
     absent = {name: ABSENT for name in ("connection", "answer") if hasattr(message, name)}
     return msgspec.structs.replace(message, **absent)
