@@ -38,16 +38,16 @@ class GuardedServer(Server):
 
     def kill_all(self) -> None:
         """Kill all of it at one instant, as the end of a container does."""
-        _kill([*self.processes(), self.pid])
+        kill_together([*self.processes(), self.pid])
         self.process.wait(10.0)
 
     def _kill_and_wait(self, pids: list[int]) -> None:
         since = self.mark()
-        _kill(pids)
+        kill_together(pids)
         self.wait_event("ready", since=since)
 
 
-def _kill(pids: list[int]) -> None:
+def kill_together(pids: list[int]) -> None:
     for number in (signal.SIGSTOP, signal.SIGKILL):  # none of them may act on another's end
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):

@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 
 from socketkeep._guard._becoming import COMPILED, guard_installed
-from tests.guard.support import GuardedServer
+from tests.guard.support import GuardedServer, kill_together
 from tests.guard.test_program import REPORTING, keeper, planned, report, start
 from tests.harness import Capture, connect, read_reply, read_to_end, write_handler
 from tests.harness.processes import wait_exit
@@ -171,22 +171,57 @@ def started(pid: int) -> bytes:
 
 
 def test_the_guard_is_killed(tmp_path: Path) -> None:
-    """The keeper goes on, and says so once."""
+    """The keeper goes on, says so once, and starts another, which is given all anew."""
     target = write_handler(tmp_path, "v0", is_async=True)
-    with GuardedServer(tmp_path, target, *KEEP) as server, connect(server.address) as client:
-        assert ask(client, b"a") == b"1 a v0"
+    with GuardedServer(tmp_path, target, *KEEP) as server:
+        with peers(server, 2) as clients:
+            for client in clients:
+                assert ask(client, b"a") == b"1 a v0"
+            keeper = server.keeper
+            server.signal(signal.SIGKILL)
+            server.wait_event("the guard has ended: another is started, and holds all anew")
+            server.wait_event("guarded again")
+            assert server.keeper == keeper
+            guard = server.status()["guard"]["pid"]
+            assert parent(guard) == keeper
+            server.wait_until(lambda: held(server) == 2, "both to be stored")
+            for client in clients:
+                assert ask(client, b"b") == b"2 b v0"
+            assert server.cli("upgrade").exit_code == 0
+            assert server.status()["guard"]["pid"] == guard
+            server.wait_clean()
+            server.wait_until(lambda: held(server) == 2, "both to be stored")
+            since = server.mark()
+            kill_together([pid for pid in server.processes() if pid != guard])
+            server.wait_event("ready", since=since)
+            assert parent(server.keeper) == guard
+            for client in clients:
+                assert ask(client, b"c") == b"3 c v0"
+            assert (
+                len(server.find("the guard has ended: another is started, and holds all anew")) == 1
+            )
+            assert not server.find("cannot notify the service manager")
+        keeper = server.keeper
+        os.kill(guard, signal.SIGTERM)
+        assert wait_exit(keeper, 10.0)
+        assert wait_exit(guard, 10.0)
+
+
+def test_a_guard_of_the_keepers_ends_with_it(tmp_path: Path) -> None:
+    target = write_handler(tmp_path, "v0", is_async=True)
+    with GuardedServer(tmp_path, target) as server:
         keeper = server.keeper
         server.signal(signal.SIGKILL)
-        server.wait_event(
-            "the guard has ended: what the keeper holds is held by nobody else from here on"
-        )
-        assert ask(client, b"b") == b"2 b v0"
-        with connect(server.address) as late:
-            assert ask(late, b"c") == b"1 c v0"
-        assert server.status()["guard"] is None
+        server.wait_event("guarded again")
+        guard = server.status()["guard"]["pid"]
         assert server.cli("stop").exit_code == 0
         assert wait_exit(keeper, 10.0)
-        assert not [e for e in server.events if "cannot notify" in e["event"]]
+        assert wait_exit(guard, 10.0)
+        assert not server.find("keeper started again")
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
 
 
 def test_signals_reach_the_keeper(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from socketkeep._guard import _program
 from socketkeep._guard._becoming import store_room
 from socketkeep._guard._program import GUARDED, NAMES, Plan
-from socketkeep._guard._terms import GuardTerms
+from socketkeep._guard._terms import GuardTerms, guard_of_this
 from socketkeep._net import _listener
 from socketkeep._net._listener import (
     listeners_are_passed,
@@ -50,14 +50,19 @@ def test_a_keeper_knows_the_guard_that_is_its_parent() -> None:
         variables = plan.variables(12, 13)
         assert variables["NOTIFY_SOCKET"] == "@" + own.getsockname()[1:].decode()
     assert variables["WATCHDOG_PID"] == "13"
-    assert GuardTerms.of(variables, 12) == GuardTerms(12, 1024, 2, "exit code 1")
-    assert GuardTerms.of(variables, 1) is None  # that has died, and another is the parent
-    assert GuardTerms.of({}, 12) is None
+    assert GuardTerms.of(variables) == GuardTerms(12, 1024, 2, "exit code 1")
+    assert GuardTerms.of({}) is None
+
+
+def test_a_guard_is_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    for pid, is_guard in ((os.getppid(), True), (os.getpid(), False), (1 << 22, False)):
+        monkeypatch.setenv(GUARDED, f"{pid} 1024 0 ")
+        assert guard_of_this() == (GuardTerms(pid, 1024) if is_guard else None)
 
 
 @pytest.mark.parametrize("text", ["", "12", "12 1 1", "a b c d", "12 1 x "])
 def test_what_is_no_guards_word_is_none(text: str) -> None:
-    assert GuardTerms.of({GUARDED: text}, 12) is None
+    assert GuardTerms.of({GUARDED: text}) is None
 
 
 def test_a_store_has_room_for_what_may_be_open() -> None:

@@ -16,6 +16,7 @@ from typing import Final
 
 from socketkeep._admin._control import CONTROL_BACKLOG, CONTROL_MODE, ControlServer
 from socketkeep._admin._file_watch import FileWatch
+from socketkeep._admin._guarding import Guarding
 from socketkeep._admin._http_process import HttpProcess
 from socketkeep._admin._predecessors import Predecessors, listener_of
 from socketkeep._admin._protocol import control_path, default_name, make_runtime_dir
@@ -49,8 +50,6 @@ from socketkeep._config._server_options import (
     serves_ipv6_alone,
 )
 from socketkeep._config._tuning import fastopen_disabled, tune
-from socketkeep._guard._becoming import guard_installed
-from socketkeep._guard._program import APART, GUARDED, RENEW
 from socketkeep._guard._terms import guard_of_this
 from socketkeep._inspect._holders import describe_holders, holders_of_port
 from socketkeep._keeper._inheritance import restored_listener, snapshot
@@ -58,7 +57,7 @@ from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper._signals import SIGNALS, SignalActions
 from socketkeep._keeper.connections._fdstore import FdStore
 from socketkeep._keeper.connections._restoring import Stored
-from socketkeep._keeper.loop._notify import GuardWatch, Herald, ManagerTerms, Notifier
+from socketkeep._keeper.loop._notify import Herald, ManagerTerms, Notifier
 from socketkeep._keeper.loop._reactor import Reactor, SignalQueue
 from socketkeep._keeper.loop._system import System
 from socketkeep._keeper.rollout._directory import NamedDirectory, WorkingDirectory, place_of
@@ -95,13 +94,17 @@ class ServeFailure(Exception):
 
 
 def run(
-    config: ServeConfig, place: NamedDirectory, adopted: Sequence[tuple[str, socket.socket]] = ()
+    config: ServeConfig,
+    place: NamedDirectory,
+    adopted: Sequence[tuple[str, socket.socket]] = (),
+    command: Sequence[str] = (),
+    directory: str = "",
 ) -> None:
     """Serve until told to stop.  Raises ServeFailure when that cannot begin.
 
     place: the working directory, by the name that reloads follow.
     adopted: listening sockets for addresses of `config.bind`, by those; they are the server's from
-    then on.
+    then on.  command: starts another keeper, in `directory`.
     """
     gc.freeze()  # what is loaded stays: no collection need look at it
     hold_signals()
@@ -139,7 +142,10 @@ def run(
         )
         predecessors.wait_while(stored.awaits)
         predecessors.begin(reactor, keeper)
-        server = _Server(stack, keeper, reactor, control, place, stored.names)
+        server = _Server(
+            *(stack, keeper, reactor, control, place, stored.names),
+            *(list(command), directory),
+        )
         if keeper.store is not None:
             texts = [each.text for each in listeners]
             alive = [worker for worker in keeper.pool if worker.adopted is not None]
@@ -200,7 +206,10 @@ def resume(state: SavedServer) -> None:
             predecessors = _predecessors(path, False, config.adopt_from, account)
             stack.callback(predecessors.close)
             predecessors.begin(reactor, keeper)
-        server = _Server(stack, keeper, reactor, control, _restored_place(state), saved.stored)
+        server = _Server(
+            *(stack, keeper, reactor, control, _restored_place(state), saved.stored),
+            *(state.command, state.directory),
+        )
         _give_up_rights(account, config)
         let_signals_come()
         away = time.monotonic() - state.written_at
@@ -241,6 +250,8 @@ class _Server:
         control: Listener,
         place: NamedDirectory,
         stored: Iterable[str],
+        command: list[str],
+        directory: str,
     ) -> None:
         self._place = place
         self._stack = stack
@@ -264,15 +275,16 @@ class _Server:
         )
         signals = SignalQueue(reactor, _signals(), SignalActions(keeper).act)
         stack.callback(signals.close)
-        self._notifier = _notify_manager(stack, keeper, reactor, stored)
+        self._command, self._directory = command, directory
+        self._guarding = _notify_manager(stack, keeper, reactor, stored, command, directory)
         keeper.upgrades.act_on_signals = signals.act
         keeper.upgrades.signals = SIGNALS
         keeper.upgrades.snapshot = self._snapshot
 
     def renew_guard(self) -> None:
         """Have the guard, if there is one, become the version that is installed, too."""
-        if self._notifier is not None and self._keeper.guard is not None:
-            self._notifier.send(f"{RENEW}={APART.join(guard_installed())}")
+        if self._guarding is not None:
+            self._guarding.renew()
 
     def watch_files(self, instead_of: int = 0) -> None:
         """Begin to watch the source files, if that is wanted, and end an earlier watcher."""
@@ -297,6 +309,7 @@ class _Server:
         """Return the keeper's state, and what the next version needs of this."""
         state = snapshot(self._keeper, keep)
         state.control = self.control.snapshot(keep)
+        state.command, state.directory = self._command, self._directory
         if self._reloader is not None:
             state.watcher = self._reloader.pid
         if self._http is not None:
@@ -409,11 +422,17 @@ def _bind_admin(config: ServeConfig, predecessors: Predecessors) -> Listener | N
 
 
 def _notify_manager(
-    stack: ExitStack, keeper: Keeper, reactor: Reactor, stored: Iterable[str]
-) -> Notifier | None:
+    stack: ExitStack,
+    keeper: Keeper,
+    reactor: Reactor,
+    stored: Iterable[str],
+    command: Sequence[str],
+    directory: str,
+) -> Guarding | None:
     """Tell the service manager, or the guard, if one started this process, how the server is.
 
     And have it keep what must outlive this process, if it does that.  stored: what it has already.
+    command: starts another keeper, in `directory`.  Returns the guard, None without one.
     """
     terms = ManagerTerms.of(os.environ, os.getpid())
     if not terms.address:
@@ -421,32 +440,27 @@ def _notify_manager(
     guard = guard_of_this()
     notifier = Notifier(terms.address)
     stack.callback(notifier.close)
-    if guard is not None:
-        keeper.guard = guard
-        watch = GuardWatch(reactor, guard.pid, partial(_guard_ended, keeper, notifier))
-        stack.callback(watch.close)
     keeper.herald = Herald(
         reactor, notifier, terms.watchdog, lambda: keeper.state, lambda: keeper.summary
     )
-    if terms.store:
-        store = FdStore(
-            *(reactor, notifier, keeper.boot, terms.store, stored),
-            manager="service manager" if guard is None else "guard",
-        )
+    manager = "service manager" if guard is None else "guard"
+
+    def new_store(names: Iterable[str] = ()) -> FdStore:
+        store = FdStore(reactor, notifier, keeper.boot, terms.store, names, manager=manager)
         stack.callback(store.close)
+        return store
+
+    guarding = None
+    if guard is not None:
+        guarding = Guarding(
+            *(keeper, reactor, notifier, guard, terms.store, new_store, command, directory)
+        )
+        stack.callback(guarding.close)
+    if terms.store:
         # With a guard each costs memory that only who asked for it pays.
-        keeper.use_store(store, connections=guard is None or keeper.config.keep == "crash")
-    return notifier
-
-
-def _guard_ended(keeper: Keeper, notifier: Notifier) -> None:
-    """Go on without the guard, as a keeper that never had one."""
-    _log.error("the guard has ended: what the keeper holds is held by nobody else from here on")
-    keeper.guard = None
-    keeper.use_no_store()
-    notifier.close()
-    for name in ("NOTIFY_SOCKET", "FDSTORE", "WATCHDOG_USEC", "WATCHDOG_PID", GUARDED):
-        os.environ.pop(name, None)
+        kept = guard is None or keeper.config.keep == "crash"
+        keeper.use_store(new_store(stored), connections=kept)
+    return guarding
 
 
 def _signals() -> list[signal.Signals]:

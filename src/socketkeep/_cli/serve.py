@@ -129,15 +129,16 @@ def serve(config_file: str | None, print_config: bool, check_config: bool, **fla
             become(account)
         say(_check_code(config))
         return DONE
+    command = [sys.executable, *sys.orig_argv[1:]]
     if _is_guarded(config, adopted):
-        _become_guarded(config, start)
+        _become_guarded(config, command, start)
     # Here, so that --print-config and --check-config do not load a server.
     gc.disable()
     from socketkeep._admin._server import ServeFailure, run
 
     gc.enable()
     try:
-        run(config, place, adopted.take())
+        run(config, place, adopted.take(), command, start)
     except ServeFailure as failure:
         raise Failure(failure.text, failure.exit_code) from None
     return DONE
@@ -157,9 +158,8 @@ def _is_guarded(config: ServeConfig, adopted: Adopted) -> bool:
     return not manager and repeatable
 
 
-def _become_guarded(config: ServeConfig, directory: str) -> None:
+def _become_guarded(config: ServeConfig, command: list[str], directory: str) -> None:
     """Return in the keeper, the child of this process.  Raises Failure."""
-    command = [sys.executable, *sys.orig_argv[1:]]
     try:
         become_guarded(
             *(command, directory, store_room(config.guard_store), listeners_passed()),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from socketkeep._base._process_stat import PARENT, stat_fields
 from socketkeep._guard._program import GUARDED
 
 _FIELDS: Final = 3  # before the cause, which may have spaces
@@ -26,15 +27,24 @@ class GuardTerms:
     cause: str = ""
 
     @classmethod
-    def of(cls, environment: Mapping[str, str], parent: int) -> GuardTerms | None:
-        """Read them for a process whose parent is `parent`; None: that is no guard."""
+    def of(cls, environment: Mapping[str, str]) -> GuardTerms | None:
+        """Read them; None: nothing, or something else, is said there."""
         words = environment.get(GUARDED, "").split(" ", _FIELDS)
         if len(words) <= _FIELDS or not all(word.lstrip("-").isdecimal() for word in words[:3]):
             return None
-        terms = cls(int(words[0]), int(words[1]), int(words[2]), words[3])
-        return terms if terms.pid == parent else None
+        return cls(int(words[0]), int(words[1]), int(words[2]), words[3])
 
 
 def guard_of_this() -> GuardTerms | None:
-    """Return the terms of this process's guard; None: it has none, or that has died."""
-    return GuardTerms.of(os.environ, os.getppid())
+    """Return the terms of this process's guard; None: it has none, or that has died.
+
+    A guard is the parent of the keeper, or its child, where the keeper has started it itself.
+    """
+    terms = GuardTerms.of(os.environ)
+    if terms is None or os.getpid() == terms.pid:
+        return None
+    try:
+        related = terms.pid == os.getppid() or int(stat_fields(terms.pid)[PARENT]) == os.getpid()
+    except OSError:
+        return None
+    return terms if related else None

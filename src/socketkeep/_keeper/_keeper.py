@@ -214,6 +214,22 @@ class Keeper:
         for address, listener in self._bound():
             store.add(listener_name(address), listener.fileno())
 
+    def store_anew(self, store: FdStore, *, connections: bool) -> None:
+        """Keep all of it in a store that has nothing yet, in the place of one that has gone."""
+        table = self.connections.connection_table
+        for held in table:
+            held.stored_as = held.header_as = held.parcel_as = 0
+        self.use_store(store, connections=connections)
+        if connections:
+            for worker in self.pool:
+                if worker.board_as:
+                    store.add(worker.board_as, worker.memfd)
+                else:
+                    store.add_board(worker.serial, worker.policy, worker.memfd)
+            for held in table:
+                if not held.parcel.header_by:  # else it has not begun
+                    store.put(held)
+
     def use_no_store(self) -> None:
         """Nobody stores any more."""
         self.store = self.pool.store = self.connections.connection_table.store = None

@@ -63,8 +63,7 @@ class Notifier:
     """Sends to the service manager.  It never waits and never raises: serving is what counts."""
 
     def __init__(self, address: str) -> None:
-        # A leading @ stands for the NUL byte of Linux's abstract names, unix(7).
-        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._address = _in_system(address)
         self._throttle = _log.Throttle()
         self._sock: socket.socket | None = None
         self._closed = False
@@ -91,11 +90,25 @@ class Notifier:
             return False
         return True
 
+    def pause(self) -> None:
+        """Send nothing until there is somebody else."""
+        self._closed = True
+
+    def go_on(self, address: str) -> None:
+        """Send there from here on."""
+        self._address = _in_system(address)
+        self._closed = False
+
     def close(self) -> None:
         """Send no more."""
         self._closed = True
         if self._sock is not None:
             self._sock.close()
+
+
+def _in_system(address: str) -> str:
+    # A leading @ stands for the NUL byte of Linux's abstract names, unix(7).
+    return "\0" + address[1:] if address.startswith("@") else address
 
 
 class GuardWatch:
@@ -164,6 +177,11 @@ class Herald:
         """Another reload was asked for: the manager, if it was that, waits for a newer word."""
         if self._told_word == "RELOADING=1":
             self._told_word = ""
+        self.look()
+
+    def tell_anew(self) -> None:
+        """Somebody else listens, who was told nothing."""
+        self._told_word = self._told_status = ""
         self.look()
 
     def _look_again(self) -> None:

@@ -314,18 +314,20 @@ class System:
         return len(killed)
 
     def siblings(self, memfds: Iterable[int]) -> set[int]:
-        """Return the guard's other children that have one of these mapped.
+        """Return the children of the guard, and of its parent, that have one of these mapped.
 
-        None where there is no guard.
+        A guard that a keeper has started has become the child of who the keeper's orphans have
+        become children of, too.  None where there is no guard.
         """
         guard = guard_of_this()
         if guard is None:
             return set()
         memfds = tuple(memfds)
         with contextlib.suppress(OSError):
+            near = _children_of(guard.pid) | _children_of(_parent_and_group(guard.pid)[0])
             return {
                 pid
-                for pid in _children_of(guard.pid) - {os.getpid()}
+                for pid in near - {os.getpid(), guard.pid}
                 if any(self.has_mapped(pid, memfd, child=False) for memfd in memfds)
             }
         return set()

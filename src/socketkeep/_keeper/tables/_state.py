@@ -290,6 +290,7 @@ class SavedServer(msgspec.Struct, kw_only=True):
     admin_pid: of the one of `--admin`.
     worker_descriptors: the soft limit of descriptors for the workers.  account: who they are.
     mask: the signals that were blocked before the upgrade.  descriptors: all that stay open.
+    command: starts another keeper, in `directory`; a version without it says nothing of that.
     """
 
     format: int = FORMAT
@@ -307,6 +308,8 @@ class SavedServer(msgspec.Struct, kw_only=True):
     descriptors: list[int] = []
     place: SavedPlace | None = None
     account: Account | None = None
+    command: list[str] = []
+    directory: str = ""
 
 
 class _Formats(msgspec.Struct):
