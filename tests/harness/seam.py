@@ -212,6 +212,16 @@ def make_board(rows: int, *, states: bool = False) -> tuple[int, _scoreboard.Sco
     return fd, _scoreboard.Scoreboard(fd)
 
 
+def counted(board: _scoreboard.Scoreboard, what: str) -> int:
+    """Return one of a worker's counts: `open`, or one that the commands tell of."""
+    return board[_scoreboard.OPEN if what == "open" else _scoreboard.COUNTERS[what]]
+
+
+def all_counted(board: _scoreboard.Scoreboard) -> dict[str, int]:
+    """Return all of a worker's counts that are not 0."""
+    return {name: board[word] for name, word in _scoreboard.COUNTERS.items() if board[word]}
+
+
 def board_in(fd: int) -> _scoreboard.Scoreboard:
     """Return the scoreboard that is in this memory."""
     return _scoreboard.Scoreboard(fd)
@@ -305,6 +315,11 @@ def buffer_of(given: Leased) -> _buffer.ReceiveBuffer:
     """Return the buffer that a connection has which is leased so."""
     lease = given["lease"]
     return _buffer.ReceiveBuffer(retain=lease.resumable, replay_limit=lease.replay_limit)
+
+
+def handover(sock: socket.socket, state: bytes | None, unread: bytes = b"") -> _lease.Handover:
+    """Return what leaves a connection when it is detached."""
+    return _lease.Handover(sock, state, unread)
 
 
 def row_of(served: Any) -> Row:

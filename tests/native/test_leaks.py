@@ -16,19 +16,13 @@ from typing import Final
 import pytest
 
 from socketkeep import AsyncConnection, Connection, TimedOut, Timeout, resumable
-from socketkeep._base._forking import disown
 from socketkeep._inspect._descriptors import look_in_python
 from socketkeep._native import core
 from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._core import core_of
-from socketkeep._worker._accepting import Door
-from socketkeep._worker._casting import have_cast
-from socketkeep._worker._entry import Entry
-from socketkeep._worker._reactor import make_reactor
-from socketkeep._worker._roster import Roster
 from tests.harness.seam import Row, leased, shared_words
 from tests.native.cores import both
-from tests.worker.fakes import a_place
+from tests.worker.fakes import CastingDoor, a_place, is_entry, make_reactor, make_sync
 
 _OPERATIONS: Final = 40_000
 
@@ -147,17 +141,16 @@ def handle(conn: object) -> None: ...
 def casts(times: int) -> None:
     """What C makes of accepted connections, some of which end in an orderly way."""
     with a_place(handle, "thread", rows=2) as place:
-        roster = Roster(place.environment, None)
-        doors = [(each, Door(each, 0)) for each in place.environment.listeners]
-        have_cast(doors, roster, _cast_like, owned=True)
+        door = CastingDoor(place, make_sync)
+        door.arm()
         for number in range(times // 50):
-            with socket.create_connection(doors[0][0].getsockname()[:2]) as peer:
-                entry = doors[0][1].accept()
+            with socket.create_connection(door.listener.getsockname()[:2]) as peer:
+                entry = door.accept()
                 if core is None:
                     assert isinstance(entry, tuple)
                     entry[0].close()
                     continue
-                assert isinstance(entry, Entry)
+                assert is_entry(entry)
                 assert isinstance(entry.conn, Connection)
                 peer.sendall(b"x")
                 entry.conn.recv()
@@ -166,12 +159,7 @@ def casts(times: int) -> None:
                 if number % 2:
                     entry.conn.close(linger=0)
                 entry.sock.close()
-                roster.settle(entry)
-
-
-def _cast_like(entry: Entry) -> None:
-    entry.conn = conn = Connection(entry.sock, lease=entry.lease, hooks=entry.hooks)
-    disown(conn)
+                door.roster.settle(entry)
 
 
 @pytest.mark.parametrize("work", [buffers, connections, sync_verbs, looks, awaits, casts])

@@ -22,10 +22,10 @@ import uvloop
 from socketkeep import AsyncConnection, Busy, PeerReset, fork
 from socketkeep._native import core as compiled
 from socketkeep._stream import _shell
-from socketkeep._worker._reactor import make_reactor
 from tests.harness.seam import be_handler_of, leased, order_to, row_of, shared_words, without_times
 from tests.native.scripts import Shelf, in_python, piece
 from tests.native.seeds import seeds
+from tests.worker.fakes import make_reactor
 
 _DEADLINE: Final = 10.0
 _LOOPS: Final[list[Callable[[], asyncio.AbstractEventLoop]]] = [

@@ -11,8 +11,8 @@ import pytest
 
 from socketkeep import AsyncConnection, Closed, Connection
 from socketkeep._stream._lifecycle import Event, State
-from socketkeep._worker._reactor import make_reactor
 from tests.harness.seam import leased, row_of, shared_words
+from tests.worker.fakes import make_reactor
 
 _LINGER = 5.0
 

@@ -69,6 +69,11 @@ def channel_on(sock: socket.socket) -> _channel.Channel:
     return _channel.Channel(sock)
 
 
+def socket_of(channel: _channel.Channel) -> socket.socket:
+    """Return the socket of a channel that is used no more."""
+    return channel._sock
+
+
 def packet_of(descriptors: list[int]) -> _channel.Packet:
     """Return what has arrived that has these descriptors and no message that can be read."""
     return _channel.Packet(None, descriptors, False)

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from socketkeep._base import _log
-
 
 class Lines(logging.Handler):
     """Keeps what was logged."""
@@ -34,9 +32,10 @@ class Lines(logging.Handler):
 def log() -> Iterator[Lines]:
     """What socketkeep logs, from debug on."""
     handler = Lines()
-    level = _log.logger.level
-    _log.logger.addHandler(handler)
-    _log.logger.setLevel(logging.DEBUG)
+    logger = logging.getLogger("socketkeep")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
     yield handler
-    _log.logger.setLevel(level)
-    _log.logger.removeHandler(handler)
+    logger.setLevel(level)
+    logger.removeHandler(handler)

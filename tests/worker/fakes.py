@@ -5,20 +5,28 @@ from __future__ import annotations
 import os
 import select
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, cast
 
-from socketkeep._config._server_options import ServeConfig, WorkerModel
-from socketkeep._net._handlers import inspect_handler
-from socketkeep._wire._channel import Channel, Packet, channel_pair
-from socketkeep._wire._messages import Attach, Message
-from socketkeep._wire._scoreboard import Scoreboard, create_memfd
-from socketkeep._worker._environment import Environment
-from tests.wire.sending import bare, send_with
-
-M = TypeVar("M", bound=Message)
+from socketkeep import Connection
+from socketkeep._base import _forking
+from socketkeep._net import _handlers
+from socketkeep._worker import (
+    _accepting,
+    _casting,
+    _entry,
+    _environment,
+    _reactor,
+    _roster,
+    _template,
+)
+from tests.harness.configuration import Model, configured
+from tests.harness.seam import How, Leased, board_in, make_board
+from tests.wire.sending import bare, ends_of_a_channel, kind_of, message, send_with
 
 BOOT = 0xB007
 
@@ -27,27 +35,54 @@ BOOT = 0xB007
 class Place:
     """A worker's environment, and the keeper's side of it."""
 
-    environment: Environment
-    keeper: Channel
-    board: Scoreboard
+    environment: _environment.Environment
+    keeper: Any
+    board: Any
     peers: list[socket.socket] = field(default_factory=list)
 
-    def send(self, message: Message, descriptors: tuple[int, ...] = ()) -> None:
-        send_with(self.keeper, message, descriptors)
+    def send(self, sent: Any, descriptors: tuple[int, ...] = ()) -> None:
+        send_with(self.keeper, sent, descriptors)
 
-    def said(self) -> list[Packet]:
+    def permit(self, count: int) -> None:
+        """Let the worker accept so long as it has fewer connections than this."""
+        self.send(message("Seats", count))
+
+    def retire(self, how: How, within: float = float("inf")) -> None:
+        """Have it end, so many seconds from now at the latest."""
+        self.send(message("Retire", how, time.monotonic() + within))
+
+    def acknowledge(self, offer: Any, *, taken: bool) -> None:
+        """Answer what it has offered."""
+        self.send(message("Acknowledged", offer.id, offer.epoch, taken=taken))
+
+    def roster(self) -> _roster.Roster:
+        """Return a roster of the worker's connections."""
+        return _roster.Roster(self.environment, None)
+
+    def run(self) -> None:
+        """Be the worker, to its end."""
+        _template.runner(self.environment.model)(self.environment)
+
+    def start(self) -> threading.Thread:
+        """Run the worker in a thread, and return when it is ready."""
+        thread = threading.Thread(target=self.run, daemon=True)
+        thread.start()
+        self.wait_for("Ready")
+        return thread
+
+    def said(self) -> list[Any]:
         """Return what the worker has said since."""
         packets = []
         while (packet := self.keeper.receive()) is not None:
             packets.append(packet)
         return packets
 
-    def wait_for(self, kind: type[M], seconds: float = 10) -> tuple[M, list[int]]:
+    def wait_for(self, kind: str, seconds: float = 10) -> tuple[Any, list[int]]:
         """Return the worker's next message, which must be of this kind, and its descriptors."""
-        assert select.select([self.keeper], [], [], seconds)[0], f"no {kind.__name__} came"
+        assert select.select([self.keeper], [], [], seconds)[0], f"no {kind} came"
         packet = self.keeper.receive()
         assert packet is not None
-        assert isinstance(packet.message, kind), packet.message
+        assert kind_of(packet.message) == kind, packet.message
         return bare(packet.message), packet.descriptors
 
     def connection(self) -> tuple[socket.socket, socket.socket]:
@@ -57,7 +92,7 @@ class Place:
         self.peers.append(peer)
         return peer, accepted
 
-    def attach(self, name: str, **fields: Any) -> tuple[socket.socket, Attach]:
+    def attach(self, name: str, **fields: Any) -> tuple[socket.socket, Any]:
         """Give the worker a connection; return its peer and what the worker was told."""
         peer, accepted = self.connection()
         told = {
@@ -72,37 +107,101 @@ class Place:
             "bytes_out": 20,
             **fields,
         }
-        message = Attach(id=name, connection=accepted.fileno(), **told)
+        attach = message("Attach", id=name, connection=accepted.fileno(), **told)
         with accepted:
-            self.send(message)
-        return peer, message
+            self.send(attach)
+        return peer, attach
+
+
+def make_reactor() -> Any:
+    """Return the reactor of an async worker, on the loop that runs."""
+    return _reactor.make_reactor()
+
+
+class CastingDoor:
+    """A listener's door, by which C makes what comes, like what `make` makes of an entry."""
+
+    def __init__(
+        self, place: Place, make: Callable[[Any], None], *, listener: int = 0, owned: bool = True
+    ) -> None:
+        self.roster = place.roster()
+        self.listener = place.environment.listeners[listener]
+        self._door = _accepting.Door(self.listener, listener)
+        self._make = make
+        self._owned = owned
+
+    def arm(self) -> None:
+        """Have C make what comes next, if it can."""
+        doors = [(self.listener, self._door)]
+        _casting.have_cast(doors, self.roster, self._make, owned=self._owned)
+
+    def accept(self) -> Any:
+        """Return what comes: an entry, a socket and its peer where C leaves it, or None."""
+        return self._door.accept()
+
+    def accept_in_python(self) -> Any:
+        """Return an entry of what comes, made by Python alone."""
+        accepted = _accepting.Door(self.listener, 0).accept()
+        assert isinstance(accepted, tuple)
+        entry = self.roster.accepted(accepted[0], 0, accepted[1])
+        assert entry is not None
+        self._make(entry)
+        return entry
+
+
+def is_entry(made: object) -> bool:
+    """Return whether this is a connection that was made, not one that is left to be."""
+    return isinstance(made, _entry.Entry)
+
+
+def make_sync(entry: Any) -> None:
+    """Make the connection of an entry, as a sync worker does."""
+    entry.conn = conn = Connection(entry.sock, lease=entry.lease, hooks=entry.hooks)
+    _forking.disown(conn)
+
+
+def told_of_forks() -> list[Any]:
+    """Return references to the connections that are told of forks."""
+    return list(_forking.let_go_of()[0])
+
+
+def entry_of(sock: socket.socket, given: Leased) -> _entry.Entry:
+    """Return what a worker knows of a connection that it has leased so."""
+    return _entry.Entry(
+        0, cast("Any", given["hooks"].record), sock, given["lease"], given["hooks"], 0
+    )
+
+
+def inspected(handler: Any) -> _handlers.Handler:
+    """Return what a worker makes of a target."""
+    return _handlers.inspect_handler(handler)
 
 
 @contextmanager
 def a_place(
-    handler: Callable[[Any], object], model: WorkerModel, rows: int = 4, **options: Any
+    handler: Callable[[Any], object], model: Model, rows: int = 4, **options: Any
 ) -> Iterator[Place]:
     """Make an environment with one listener; options are those of `socketkeep serve`."""
-    ours, theirs = channel_pair()
-    memfd = create_memfd(rows, states=options.get("keep") == "crash")
+    ours, theirs = ends_of_a_channel()
+    memfd, board = make_board(rows, states=options.get("keep") == "crash")
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    environment = Environment(
-        config=ServeConfig(target="app:handle", **options),
-        handler=inspect_handler(handler),
+    environment = _environment.Environment(
+        config=configured(**options),
+        handler=inspected(handler),
         model=model,
         listeners=[listener],
         listener_names=["127.0.0.1:7000"],
-        channel=Channel(theirs),
-        scoreboard=Scoreboard(memfd),
+        channel=theirs,
+        scoreboard=board,
         wake=wake,
         boot=BOOT,
         generation=1,
         serial=9,
         slot=0,
     )
-    place = Place(environment, Channel(ours), Scoreboard(memfd))
+    place = Place(environment, ours, board_in(memfd))
     os.close(memfd)
     try:
         yield place

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
-import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from socketkeep import AsyncConnection, resumable
-from socketkeep._stream._lease import Order
-from socketkeep._wire._messages import Acknowledged, Attached, ConnectionDetached, Ready, Retire
 from socketkeep._worker._departures import WINDOW, MoveWindow
-from socketkeep._worker._template import runner
+from tests.harness.seam import How, order_to
 from tests.worker.fakes import Place, a_place
 
 
@@ -36,10 +33,10 @@ class Conn:
         self._name = name
         self._turns = turns
         self._departures = departures
-        self.orders: list[Order] = []
+        self.orders: list[Any] = []
         self.was_asked = asyncio.Event()
 
-    def ask(self, order: Order) -> None:
+    def ask(self, order: Any) -> None:
         self.was_asked.set()
         self.orders.append(order)
         if self._turns is not None:
@@ -65,8 +62,8 @@ class Scene:
     def asked(self) -> int:
         return sum(bool(conn.orders) for conn in self.conns)
 
-    def begin(self, how: str = "move", seconds: float = 60) -> Order:
-        order = Order("move" if how == "move" else "finish", time.monotonic() + seconds)
+    def begin(self, how: How = "move", seconds: float = 60) -> Any:
+        order = order_to(how, seconds)
         self.move_window.begin(order, self.conns)
         return order
 
@@ -160,9 +157,9 @@ def test_each_is_asked_once_whenever_the_others_leave(
     play(turns, scenario)
 
 
-def offered(place: Place) -> ConnectionDetached:
+def offered(place: Place) -> Any:
     """Return what the worker offers next; the keeper has it by its message alone."""
-    message, descriptors = place.wait_for(ConnectionDetached)
+    message, descriptors = place.wait_for("Detached")
     for fd in descriptors:
         os.close(fd)
     return message
@@ -177,13 +174,11 @@ async def answer(conn: AsyncConnection) -> None:
 def test_who_is_not_asked_yet_is_served() -> None:
     count = WINDOW + 2
     with a_place(answer, "async", rows=count) as place:
-        thread = threading.Thread(target=runner("async"), args=[place.environment], daemon=True)
-        thread.start()
-        place.wait_for(Ready)
+        thread = place.start()
         for number in range(count):
             place.attach(f"b007-1-{number + 1}")
-            place.wait_for(Attached)
-        place.send(Retire("move", time.monotonic() + 60))
+            place.wait_for("Attached")
+        place.retire("move", 60)
         leaving = [offered(place) for _ in range(WINDOW)]
         left = {int(each.id.rpartition("-")[2]) for each in leaving}
         others = [peer for number, peer in enumerate(place.peers, 1) if number not in left]
@@ -192,9 +187,9 @@ def test_who_is_not_asked_yet_is_served() -> None:
             assert peer.recv(100) == b"served"
         assert place.said() == [], "the window is full"
         for each in leaving:
-            place.send(Acknowledged(each.id, each.epoch, taken=True))
+            place.acknowledge(each, taken=True)
         for _ in others:
             each = offered(place)
-            place.send(Acknowledged(each.id, each.epoch, taken=True))
+            place.acknowledge(each, taken=True)
         thread.join(10)
         assert not thread.is_alive()

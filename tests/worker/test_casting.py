@@ -13,17 +13,18 @@ from weakref import ref
 import pytest
 
 from socketkeep import AsyncConnection, Connection, resumable
-from socketkeep._base._forking import disown, let_go_of
-from socketkeep._config._server_options import WorkerModel
 from socketkeep._native import core
-from socketkeep._stream import _record as record
-from socketkeep._wire._scoreboard import ACCEPTED, OPEN
-from socketkeep._worker._accepting import Door
-from socketkeep._worker._casting import have_cast
-from socketkeep._worker._entry import Entry
-from socketkeep._worker._reactor import make_reactor
-from socketkeep._worker._roster import Roster
-from tests.worker.fakes import Place, a_place
+from tests.harness.configuration import Model
+from tests.harness.seam import Row, counted
+from tests.worker.fakes import (
+    CastingDoor,
+    Place,
+    a_place,
+    is_entry,
+    make_reactor,
+    make_sync,
+    told_of_forks,
+)
 
 pytestmark = pytest.mark.skipif(core is None, reason="there is no compiled core")
 
@@ -35,12 +36,7 @@ def plain(conn: object) -> None: ...
 def kept(conn: object) -> None: ...
 
 
-def make(entry: Entry) -> None:
-    entry.conn = conn = Connection(entry.sock, lease=entry.lease, hooks=entry.hooks)
-    disown(conn)
-
-
-def make_async(entry: Entry) -> None:
+def make_async(entry: Any) -> None:
     entry.hooks.reactor = make_reactor()
     entry.conn = conn = AsyncConnection(entry.sock, lease=entry.lease, hooks=entry.hooks)
     conn.end_tending()
@@ -51,7 +47,7 @@ def slots(made: object) -> dict[str, Any]:
     return {name: getattr(made, name) for name in names if name != "__weakref__"}
 
 
-def shown(entry: Entry) -> dict[str, Any]:
+def shown(entry: Any) -> dict[str, Any]:
     """Return all that an entry and its connection are, but for what differs between two."""
     conn = entry.conn
     assert isinstance(conn, Connection | AsyncConnection)
@@ -65,13 +61,17 @@ def shown(entry: Entry) -> dict[str, Any]:
     assert conn.lease is entry.lease
     assert conn.hooks is entry.hooks
     assert conn.core.ledger.record is conn.core.record is entry.record is entry.hooks.record
-    assert entry.record[record.ENDED] == record.NOT_YET
+    assert Row(entry.record).ended == "not yet"
     buffer, life = conn.core.buffer, conn.core.life
     whole["buffer"] = buffer.size, buffer.untouched, buffer.overflowed
     whole["life"] = life.state, life.sends, life.over, life.peer_ended
     whole["lease"] = entry.lease._replace(id="", peer="", turn=0.0)
     whole["sock"] = entry.sock.gettimeout(), entry.sock.family, entry.sock.type, entry.sock.proto
-    whole["row"] = list(entry.record[record.WAITING : record.BYTES_OUT + 1])
+    whole["row"] = [
+        Row(entry.record).waiting,
+        Row(entry.record).bytes_in,
+        Row(entry.record).bytes_out,
+    ]
     if isinstance(conn, AsyncConnection):
         waiter = conn._waiter
         names = ("pending", "watching", "ordered", "claimed", "tended", "unwaited", "came", "_loop")
@@ -86,45 +86,30 @@ def shown(entry: Entry) -> dict[str, Any]:
     return whole
 
 
-class Scene:
+class Scene(CastingDoor):
     """One listener's door, by which C makes what comes."""
 
-    def __init__(self, place: Place, make_one: Any = make, *, owned: bool = True) -> None:
+    def __init__(self, place: Place, make_one: Any = make_sync, *, owned: bool = True) -> None:
+        super().__init__(place, make_one, owned=owned)
         self.place = place
-        self.make = make_one
-        self.listener = place.environment.listeners[0]
-        self.roster = Roster(place.environment, None)
-        self.door = Door(self.listener, 0)
-        self._owned = owned
 
-    def cast(self) -> Entry | tuple[socket.socket, str] | None:
-        have_cast([(self.listener, self.door)], self.roster, self.make, owned=self._owned)
-        return self.door.accept()
-
-    def enter(self) -> Entry:
-        """As in Python alone."""
-        accepted = Door(self.listener, 0).accept()
-        assert isinstance(accepted, tuple)
-        entry = self.roster.accepted(accepted[0], 0, accepted[1])
-        assert entry is not None
-        self.make(entry)
-        return entry
+    def cast(self) -> Any:
+        self.arm()
+        return self.accept()
 
 
 @contextmanager
-def a_scene(
-    handler: Any, model: WorkerModel, make_one: Any = make, **options: Any
-) -> Iterator[Any]:
+def a_scene(handler: Any, model: Model, make_one: Any = make_sync, **options: Any) -> Iterator[Any]:
     with a_place(handler, model, **options) as place:
         yield Scene(place, make_one, owned=model != "async")
 
 
-def both(scene: Scene) -> tuple[Entry, Entry]:
+def both(scene: Scene) -> tuple[Any, Any]:
     with socket.create_connection(scene.listener.getsockname()[:2]) as peer:
-        made = scene.enter()
+        made = scene.accept_in_python()
         with socket.create_connection(scene.listener.getsockname()[:2]) as second:
             cast = scene.cast()
-            assert isinstance(cast, Entry)
+            assert is_entry(cast)
             assert made.peer == "{}:{}".format(*peer.getsockname())
             assert cast.peer == cast.lease.peer == "{}:{}".format(*second.getsockname())
     return made, cast
@@ -132,21 +117,21 @@ def both(scene: Scene) -> tuple[Entry, Entry]:
 
 @pytest.mark.parametrize("model", ["prefork", "thread"])
 @pytest.mark.parametrize("handler", [plain, kept])
-def test_all_is_as_if_python_had_made_it(model: WorkerModel, handler: Any) -> None:
+def test_all_is_as_if_python_had_made_it(model: Model, handler: Any) -> None:
     with a_scene(handler, model, idle_timeout=7) as scene:
         made, cast = both(scene)
         assert shown(cast) == shown(made)
         assert (made.lease.id, cast.lease.id) == ("b007-9-1", "b007-9-2")
         assert cast.lease.turn == cast.row * (0.001 if model == "thread" else 0)
         board = scene.place.board
-        assert (board[ACCEPTED], board[OPEN]) == (2, 2)
+        assert (counted(board, "accepted"), counted(board, "open")) == (2, 2)
         assert board.peer(cast.row) == cast.peer
-        assert ref(cast.conn) in let_go_of()[0], "it is told of forks"
+        assert ref(cast.conn) in told_of_forks(), "it is told of forks"
         for entry in (made, cast):
             assert isinstance(entry.conn, Connection)
             entry.conn.close(linger=0)
             scene.roster.settle(entry)
-        assert board[OPEN] == 0
+        assert counted(board, "open") == 0
 
 
 def test_an_async_connection_is_too() -> None:
@@ -173,9 +158,9 @@ def test_what_one_does_the_next_does_not_have() -> None:
     with a_scene(plain, "prefork") as scene:
         address = scene.listener.getsockname()[:2]
         with socket.create_connection(address) as one, socket.create_connection(address) as other:
-            first, second = scene.cast(), scene.door.accept()
-            assert isinstance(first, Entry)
-            assert isinstance(second, Entry)
+            first, second = scene.cast(), scene.accept()
+            assert is_entry(first)
+            assert is_entry(second)
             assert isinstance(first.conn, Connection)
             assert isinstance(second.conn, Connection)
             one.sendall(b"one")
@@ -185,7 +170,7 @@ def test_what_one_does_the_next_does_not_have() -> None:
             assert first.conn.recv() == b"one"
             first.conn.send(b"1")
             assert (second.conn._gathered, second.hooks.refused) == (None, 0)
-            assert second.record[record.BYTES_IN] == 0
+            assert Row(second.record).bytes_in == 0
             first.conn.close(linger=0)
             other.sendall(b"other")
             assert second.conn.recv() == b"other"
@@ -197,12 +182,12 @@ def test_what_has_a_question_is_left_to_python() -> None:
         address = scene.listener.getsockname()[:2]
         assert scene.cast() is None, "nobody has come"
         with socket.create_connection(address), socket.create_connection(address):
-            first, second = scene.door.accept(), scene.door.accept()
-            assert isinstance(first, Entry)
+            first, second = scene.accept(), scene.accept()
+            assert is_entry(first)
             assert isinstance(second, tuple), "there is no row for it"
             second[0].close()
             first.sock.close()
-        assert scene.place.board[OPEN] == 1
+        assert counted(scene.place.board, "open") == 1
 
 
 @pytest.mark.parametrize("options", [{"login_timeout": 5}, {"keep": "crash"}])

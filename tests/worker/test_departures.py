@@ -8,18 +8,15 @@ import select
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from socketkeep import resumable
-from socketkeep._stream import _record as record
-from socketkeep._stream._lease import Handover
-from socketkeep._stream._record import Ended
-from socketkeep._wire._messages import Acknowledged, ConnectionDetached
 from socketkeep._worker._departures import Departures
-from socketkeep._worker._entry import Entry
-from socketkeep._worker._roster import Roster
+from tests.harness.seam import Row, handover
 from tests.wire.limits import out_of_descriptors
+from tests.wire.sending import message
 from tests.worker.conftest import Lines
 from tests.worker.fakes import Place, a_place
 
@@ -35,10 +32,10 @@ class Scene:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self.roster = Roster(place.environment, None)
-        self.settled: list[Entry] = []
+        self.roster = place.roster()
+        self.settled: list[Any] = []
         self._settlement = asyncio.Event()
-        self.served_on: list[Entry] = []
+        self.served_on: list[Any] = []
         self.departures = Departures(
             place.environment.channel,
             self.roster,
@@ -51,12 +48,12 @@ class Scene:
     def _gone(self) -> None:
         self.departures.give_up()
 
-    def detached(self, state: bytes) -> tuple[Entry, Handover]:
+    def detached(self, state: bytes) -> tuple[Any, Any]:
         """Return a connection that its handler has given up."""
         _, accepted = self.place.connection()
         entry = self.roster.accepted(accepted, 0)
         assert entry is not None
-        return entry, Handover(accepted, state, b"")
+        return entry, handover(accepted, state, b"")
 
     def offer(self, state: bytes = b"\x01") -> tuple[str, socket.socket]:
         """Offer a connection; return its id and its peer."""
@@ -66,8 +63,12 @@ class Scene:
 
     def next_offer(self) -> tuple[str, int]:
         """Return the id of the offer that reached the keeper, and the connection."""
-        message, (fd,) = self.place.wait_for(ConnectionDetached)
-        return message.id, fd
+        offer, (fd,) = self.place.wait_for("Detached")
+        return offer.id, fd
+
+    def answered(self, name: str, epoch: int, *, taken: bool) -> None:
+        """Hear the keeper's answer to an offer."""
+        self.departures.acknowledged(message("Acknowledged", name, epoch, taken=taken))
 
     async def arrival(self) -> None:
         """Wait until something has reached the keeper."""
@@ -83,7 +84,7 @@ class Scene:
         async with asyncio.timeout(10):
             await self._settlement.wait()
 
-    def _settle(self, entry: Entry) -> None:
+    def _settle(self, entry: Any) -> None:
         self.settled.append(entry)
         self._settlement.set()
 
@@ -109,7 +110,7 @@ def test_taken() -> None:
         got, fd = scene.next_offer()
         assert got == name
         assert len(scene.departures) == 1
-        scene.departures.acknowledged(Acknowledged(name, 1, taken=True))
+        scene.answered(name, 1, taken=True)
         assert len(scene.departures) == 0
         (entry,) = scene.settled
         assert entry.sock.fileno() == -1
@@ -127,12 +128,12 @@ def test_taken_by_a_keeper_that_died_before_its_answer_arrived() -> None:
         _, fd = scene.next_offer()
         os.close(fd)
         scene.offer()
-        message, (fd,) = scene.place.wait_for(ConnectionDetached)
+        offer, (fd,) = scene.place.wait_for("Detached")
         os.close(fd)
         board = scene.place.environment.scoreboard
-        board.record(message.row)[record.ENDED] = Ended.TAKEN
+        Row(board.record(offer.row)).ended = "taken"
         scene.departures.give_up()
-        assert [entry.lease.id for entry in scene.settled] == [message.id]
+        assert [entry.lease.id for entry in scene.settled] == [offer.id]
         assert scene.settled[0].sock.fileno() == -1
         (other,) = scene.served_on
         assert other.sock.fileno() >= 0
@@ -149,10 +150,10 @@ def test_not_taken_is_offered_again() -> None:
             got, fd = scene.next_offer()
             os.close(fd)
             assert got == name
-            scene.departures.acknowledged(Acknowledged(name, 1, taken=False))
+            scene.answered(name, 1, taken=False)
             await scene.arrival()
         _, fd = scene.next_offer()
-        scene.departures.acknowledged(Acknowledged(name, 1, taken=True))
+        scene.answered(name, 1, taken=True)
         os.close(fd)
         assert len(scene.settled) == 1
 
@@ -172,7 +173,7 @@ def test_an_answer_without_an_id_is_to_the_offer_that_waits_longest() -> None:
         second, _ = scene.offer(LARGE)
         for _ in range(2):
             os.close(scene.next_offer()[1])
-        lost = Acknowledged("", 0, taken=False)
+        lost = message("Acknowledged", "", 0, taken=False)
         scene.departures.acknowledged(lost)
         scene.departures.acknowledged(lost)
         offered = set()
@@ -181,7 +182,7 @@ def test_an_answer_without_an_id_is_to_the_offer_that_waits_longest() -> None:
             name, fd = scene.next_offer()
             os.close(fd)
             offered.add(name)
-            scene.departures.acknowledged(Acknowledged(name, 1, taken=True))
+            scene.answered(name, 1, taken=True)
         assert offered == {first, second}
         assert len(scene.settled) == 2
 
@@ -190,8 +191,8 @@ def test_an_answer_without_an_id_is_to_the_offer_that_waits_longest() -> None:
 
 def test_an_answer_to_nothing_is_nothing() -> None:
     async def scenario(scene: Scene) -> None:
-        scene.departures.acknowledged(Acknowledged("", 0, taken=False))
-        scene.departures.acknowledged(Acknowledged("9-9-9", 1, taken=True))
+        scene.answered("", 0, taken=False)
+        scene.answered("9-9-9", 1, taken=True)
         assert scene.settled == []
 
     play(scenario)
@@ -202,7 +203,7 @@ def test_not_taken_by_the_deadline_is_closed_in_an_orderly_way(log: Lines) -> No
         scene.departures.deadline = 0
         name, peer = scene.offer()
         os.close(scene.next_offer()[1])
-        scene.departures.acknowledged(Acknowledged(name, 1, taken=False))
+        scene.answered(name, 1, taken=False)
         assert len(scene.departures) == 1, "until it has been closed"
         peer.setblocking(False)
         loop = asyncio.get_running_loop()
@@ -225,7 +226,7 @@ def test_the_keeper_is_gone(noticed_by: str) -> None:
             # It was refused and is to be offered again, when the loop sees that nobody is there.
             name, fd = scene.next_offer()
             os.close(fd)
-            scene.departures.acknowledged(Acknowledged(name, 1, taken=False))
+            scene.answered(name, 1, taken=False)
         if noticed_by != "the send":
             scene.place.keeper.close()
             scene.departures.give_up()
@@ -253,6 +254,6 @@ def test_at_the_descriptor_limit_a_large_state_has_the_reserve_or_waits(reserve:
         name, fd = scene.next_offer()
         os.close(fd)
         assert name == entry.lease.id
-        scene.departures.acknowledged(Acknowledged(name, 1, taken=True))
+        scene.answered(name, 1, taken=True)
 
     play(scenario)

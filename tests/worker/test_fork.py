@@ -9,11 +9,10 @@ import pytest
 
 from socketkeep import resumable
 from socketkeep._net._children import Child
-from socketkeep._stream import _record as record
-from socketkeep._stream._record import Ended
 from socketkeep._worker._crew import Hand
 from socketkeep._worker._fork import ForkModel
 from socketkeep._worker._sync import SyncLoop
+from tests.harness.seam import Row
 from tests.worker.fakes import a_place
 
 
@@ -35,11 +34,11 @@ def test_who_serves_a_connection_is_seen_before_its_process_has_begun() -> None:
         entry = loop.roster.accepted(accepted, 0)
         assert entry is not None
         ((_, words),) = place.board.taken()
-        assert words[record.PID] == os.getpid()
+        assert Row(words).pid == os.getpid()
         pid = os.posix_spawn(sys.executable, [sys.executable, "-c", ""], os.environ)
         child = Child(pid, os.pidfd_open(pid), Hand(entry))
         models[0]._watch(child)
-        assert words[record.PID] == pid
+        assert Row(words).pid == pid
         models[0]._close_moulds()
         loop.gate.close()
         loop.reserve.spend()
@@ -68,8 +67,8 @@ def test_a_process_whose_worker_died_in_the_middle_of_the_fork_serves_nothing() 
             os._exit(7)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         ((_, words),) = place.board.taken()
-        assert words[record.PID] == pid, "published before it looked"
-        assert words[record.ENDED] == Ended.NOT_YET
+        assert Row(words).pid == pid, "published before it looked"
+        assert Row(words).ended == "not yet"
         peer.setblocking(False)
         with pytest.raises(BlockingIOError):
             peer.recv(1)

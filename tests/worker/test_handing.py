@@ -15,33 +15,26 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from socketkeep._stream._lease import Handover
-from socketkeep._stream._record import blank_record
-from socketkeep._wire._channel import Channel, ChannelClosed, Packet, channel_pair
-from socketkeep._wire._messages import ConnectionDetached
-from socketkeep._worker import _sync
-from socketkeep._worker._handing import Reserve, give_back, hand_over
-from tests.harness.seam import leased
+from socketkeep._worker import _handing, _sync
+from tests.harness.seam import Row, handover, leased
 from tests.wire.limits import out_of_descriptors
-from tests.wire.sending import bare
+from tests.wire.sending import CHANNEL_CLOSED, bare, ends_of_a_channel, kind_of, message, socket_of
 
-PARCEL = ConnectionDetached("1-2-3", 4, 0, "a peer", b"state", b"unread", 5, 6, 7)
+PARCEL = message("Detached", "1-2-3", 4, 0, "a peer", b"state", b"unread", 5, 6, 7)
 
 
 class Scene:
     """A connection to hand over, the channel to do it by, and a keeper that plays its part."""
 
     def __init__(self) -> None:
-        ours, theirs = channel_pair()
-        self.channel = Channel(ours)
-        self.reserve = Reserve()
-        self.keeper = Channel(theirs)
+        self.channel, self.keeper = ends_of_a_channel()
+        self.reserve = _handing.Reserve()
         self.peer, sock = socket.socketpair()
-        self.handover = Handover(sock, b"state", b"unread")
+        self.handover = handover(sock, b"state", b"unread")
         self.offers: list[object] = []
         self._threads: list[threading.Thread] = []
 
-    def keeper_does(self, *answers: Callable[[Packet], None]) -> None:
+    def keeper_does(self, *answers: Callable[[Any], None]) -> None:
         """Answer the offers in turn, in a thread."""
 
         def run() -> None:
@@ -49,7 +42,7 @@ class Scene:
                 assert select.select([self.keeper], [], [], 10)[0]
                 packet = self.keeper.receive()
                 assert packet is not None
-                assert isinstance(packet.message, ConnectionDetached)
+                assert kind_of(packet.message) == "Detached"
                 self.offers.append(bare(packet.message))
                 answer(packet)
 
@@ -59,7 +52,7 @@ class Scene:
     def hand_over(self, seconds: float = 10) -> bool:
         """Hand the connection over; return whether that was done."""
         deadline = time.monotonic() + seconds
-        done = hand_over(self.channel, self.reserve, PARCEL, self.handover, deadline)
+        done = _handing.hand_over(self.channel, self.reserve, PARCEL, self.handover, deadline)
         for thread in self._threads:
             thread.join(10)
         return done
@@ -79,17 +72,21 @@ def scene() -> Iterator[Scene]:
     made.close()
 
 
-def take(packet: Packet) -> None:
+def take(packet: Any) -> None:
     connection, pipe = packet.descriptors
     os.close(connection)
     os.write(pipe, b"\1")
     os.close(pipe)
 
 
+def refuse(packet: Any) -> None:
+    packet.close()
+
+
 def test_taken(scene: Scene) -> None:
     held: list[int] = []
 
-    def keep(packet: Packet) -> None:
+    def keep(packet: Any) -> None:
         held.append(os.dup(packet.descriptors[0]))
         take(packet)
 
@@ -108,7 +105,7 @@ def test_taken(scene: Scene) -> None:
 def test_the_handle_is_kept_until_the_keeper_has_one(scene: Scene) -> None:
     open_meanwhile: list[bool] = []
 
-    def look(packet: Packet) -> None:
+    def look(packet: Any) -> None:
         open_meanwhile.append(scene.handover.sock.fileno() >= 0)
         take(packet)
 
@@ -118,20 +115,20 @@ def test_the_handle_is_kept_until_the_keeper_has_one(scene: Scene) -> None:
 
 
 def test_not_taken_is_tried_again(scene: Scene) -> None:
-    scene.keeper_does(Packet.close, Packet.close, take)
+    scene.keeper_does(refuse, refuse, take)
     assert scene.hand_over()
     assert scene.offers == [PARCEL] * 3
 
 
 def test_not_taken_by_the_deadline(scene: Scene) -> None:
-    scene.keeper_does(Packet.close)
+    scene.keeper_does(refuse)
     assert not scene.hand_over(seconds=0)
     assert scene.handover.sock.fileno() >= 0, "it is the caller's to end"
 
 
 def test_no_keeper(scene: Scene) -> None:
     scene.keeper.close()
-    with pytest.raises(ChannelClosed):
+    with pytest.raises(CHANNEL_CLOSED):
         scene.hand_over()
     assert scene.handover.sock.fileno() >= 0
 
@@ -141,7 +138,7 @@ def test_a_keeper_that_dies_with_the_offer_unread(scene: Scene) -> None:
     scene.keeper_does()
     closing = threading.Timer(0.05, scene.keeper.close)
     closing.start()
-    with pytest.raises(ChannelClosed):
+    with pytest.raises(CHANNEL_CLOSED):
         scene.hand_over()
     closing.join()
     assert scene.handover.sock.fileno() >= 0
@@ -170,7 +167,7 @@ def test_out_of_descriptors_and_of_the_reserve(scene: Scene) -> None:
 
 def test_a_keeper_that_has_a_handle_gets_the_message_alone(scene: Scene) -> None:
     """The worker is rid of it at once, and the keeper's answer is not waited for."""
-    assert give_back(scene.channel, PARCEL, scene.handover, kept_by=1)
+    assert _handing.give_back(scene.channel, PARCEL, scene.handover, kept_by=1)
     assert scene.handover.sock.fileno() == -1
     packet = scene.keeper.receive()
     assert packet is not None
@@ -180,23 +177,23 @@ def test_a_keeper_that_has_a_handle_gets_the_message_alone(scene: Scene) -> None
 def test_what_needs_a_descriptor_of_its_own_does_not_go_alone(scene: Scene) -> None:
     """The message itself would be lost at a keeper's limit."""
     large = msgspec.structs.replace(PARCEL, unread=bytes(20_000))
-    assert not give_back(scene.channel, large, scene.handover, kept_by=1)
+    assert not _handing.give_back(scene.channel, large, scene.handover, kept_by=1)
     assert scene.handover.sock.fileno() >= 0
     assert scene.keeper.receive() is None
 
 
 def test_another_keeper_has_no_handle_of_it(scene: Scene) -> None:
     """It may have come while the message was being sent, and knows nothing of the connection."""
-    ours, theirs = channel_pair()
-    scene.channel.renew(ours)
-    with closing(Channel(theirs)):
-        assert not give_back(scene.channel, PARCEL, scene.handover, kept_by=1)
+    other, theirs = ends_of_a_channel()
+    scene.channel.renew(socket_of(other))
+    with closing(theirs):
+        assert not _handing.give_back(scene.channel, PARCEL, scene.handover, kept_by=1)
     assert scene.handover.sock.fileno() >= 0
 
 
 def test_nothing_goes_to_a_keeper_that_is_gone(scene: Scene) -> None:
     scene.keeper.close()
-    assert not give_back(scene.channel, PARCEL, scene.handover, kept_by=1)
+    assert not _handing.give_back(scene.channel, PARCEL, scene.handover, kept_by=1)
     assert scene.handover.sock.fileno() >= 0
 
 
@@ -204,11 +201,11 @@ def test_a_keeper_that_comes_when_the_other_has_gone_ends_nothing(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The channel is open again by then: the connection is served on, not closed as refused."""
-    ours, theirs = channel_pair()
+    other, theirs = ends_of_a_channel()
 
     def gone(*_: object) -> bool:
-        scene.channel.renew(ours)
-        raise ChannelClosed
+        scene.channel.renew(socket_of(other))
+        raise CHANNEL_CLOSED
 
     monkeypatch.setattr(_sync, "hand_over", gone)
     environment = SimpleNamespace(channel=scene.channel)
@@ -216,7 +213,7 @@ def test_a_keeper_that_comes_when_the_other_has_gone_ends_nothing(
     loop = SimpleNamespace(
         environment=environment, roster=roster, reserve=scene.reserve, rejoin=lambda: False
     )
-    entry = SimpleNamespace(**leased(), record=blank_record(), returns_to=0)
+    entry = SimpleNamespace(**leased(), record=Row().words, returns_to=0)
     with closing(theirs):
         assert not _sync._hand_over(cast("Any", loop), cast("Any", entry), scene.handover)
     assert scene.handover.sock.fileno() >= 0

@@ -8,10 +8,7 @@ import os
 import pytest
 
 from socketkeep import resumable
-from socketkeep._wire._messages import Keep
 from socketkeep._worker import _handle_backup
-from socketkeep._worker._handle_backup import HandleBackups
-from socketkeep._worker._roster import Roster
 from tests.worker.fakes import Place, a_place
 
 
@@ -27,7 +24,7 @@ async def next_offer(place: Place) -> tuple[str, list[int]]:
     async with asyncio.timeout(10):
         await arrived.wait()
     loop.remove_reader(place.keeper.fileno())
-    message, descriptors = place.wait_for(Keep)
+    message, descriptors = place.wait_for("Keep")
     return message.id, descriptors
 
 
@@ -36,8 +33,8 @@ def test_the_next_one_does_not_wait_for_the_answer(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(_handle_backup, "_SOON", 1000.0)
 
     async def offered(place: Place) -> None:
-        roster = Roster(place.environment, None)
-        offers = HandleBackups(lambda _entry: True)
+        roster = place.roster()
+        offers = _handle_backup.HandleBackups(lambda _entry: True)
         for _ in range(2):
             _, accepted = place.connection()
             entry = roster.accepted(accepted, 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import select
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,13 +12,10 @@ from dataclasses import dataclass
 import pytest
 
 from socketkeep import Connection
-from socketkeep._config._server_options import WorkerModel
 from socketkeep._stream import _closing
-from socketkeep._wire import _scoreboard as scoreboard
-from socketkeep._wire._messages import Ready, Retire, Seats
 from socketkeep._worker import _lingering
-from socketkeep._worker._lingering import Lingering
-from socketkeep._worker._template import runner
+from tests.harness.configuration import Model
+from tests.harness.seam import counted
 from tests.library.conftest import until
 from tests.worker.fakes import Place, a_place
 
@@ -62,18 +58,16 @@ def worker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     """A worker that waits very long for a peer's end."""
     monkeypatch.setattr(_closing, "QUIET", FAR)
     monkeypatch.setattr(_lingering, "LINGER", FAR)
-    model: WorkerModel = request.param
+    model: Model = request.param
     with ExitStack() as stack:
         rows = 1 if model == "prefork" else 2
         place = stack.enter_context(a_place(answer, model, rows=rows, threads=1))
-        thread = threading.Thread(target=runner(model), args=[place.environment], daemon=True)
-        thread.start()
-        place.wait_for(Ready)
-        place.send(Seats(1))
+        thread = place.start()
+        place.permit(1)
         worker = Worker(place, thread)
         yield worker
         if thread.is_alive():
-            place.send(Retire("finish", float("inf")))
+            place.retire("finish")
         for peer in place.peers:
             peer.close()
         assert worker.has_ended()
@@ -88,8 +82,8 @@ def test_the_next_is_served_before_the_peer_ends(worker: Worker) -> None:
     for peer in peers:
         assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
     board = worker.place.board
-    assert board[scoreboard.CLOSED] >= 3
-    assert board[scoreboard.OPEN] <= 1
+    assert counted(board, "closed") >= 3
+    assert counted(board, "open") <= 1
 
 
 def test_a_reply_outlives_what_the_peer_sends_after_it(worker: Worker) -> None:
@@ -116,7 +110,7 @@ def test_with_too_many_the_next_one_waits_for_its_peer(
 
 def test_a_retired_worker_ends_with_the_last_that_lingers(worker: Worker) -> None:
     peer = worker.asked()
-    worker.place.send(Retire("close", float("inf")))
+    worker.place.retire("close")
     worker.thread.join(0.1)
     assert worker.thread.is_alive()
     peer.sendall(MUCH)
@@ -127,8 +121,8 @@ def test_a_retired_worker_ends_with_the_last_that_lingers(worker: Worker) -> Non
 def test_the_end_of_the_graceful_time_ends_what_lingers(worker: Worker) -> None:
     worker.asked()
     # The reply and FIN are out before that, and who is still at it then is ended by force.
-    until(lambda: worker.place.board[scoreboard.OPEN] == 0)
-    worker.place.send(Retire("close", time.monotonic() - 1.0))
+    until(lambda: counted(worker.place.board, "open") == 0)
+    worker.place.retire("close", -1.0)
     assert worker.has_ended()
 
 
@@ -137,7 +131,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.watched: set[int] = set()
-        self.lingering = Lingering(self.watch, self.watched.remove)
+        self.lingering = _lingering.Lingering(self.watch, self.watched.remove)
 
     def watch(self, fd: int, _call: object) -> None:
         self.watched.add(fd)

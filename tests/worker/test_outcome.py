@@ -7,6 +7,7 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
 import pytest
 
@@ -24,25 +25,22 @@ from socketkeep import (
     TlsFailure,
     Unreachable,
 )
-from socketkeep._base import _log
-from socketkeep._stream import _record as record
 from socketkeep._worker import _outcome
-from socketkeep._worker._entry import Entry
-from socketkeep._worker._outcome import note_exception, note_tls, spoke_tls, was_detached
-from tests.harness.seam import leased
+from tests.harness.seam import Row, leased, shared_words
 from tests.worker.conftest import Lines
+from tests.worker.fakes import entry_of
 
 
 @pytest.fixture
-def served() -> Iterator[tuple[Connection, Entry]]:
+def served() -> Iterator[tuple[Connection, Any]]:
     """A connection, and its entry in the worker."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         peer = socket.create_connection(listener.getsockname())
         sock, _ = listener.accept()
-    words = memoryview(bytearray(8 * record.WORDS)).cast("Q")
+    words = shared_words()
     assignment = leased(id="1-2-3", record=words)
     conn = Connection(sock, **assignment)
-    yield conn, Entry(0, words, sock, assignment["lease"], assignment["hooks"], 0)
+    yield conn, entry_of(sock, assignment)
     sock.close()
     peer.close()
 
@@ -64,11 +62,11 @@ def raised(error: BaseException) -> BaseException:
     ],
 )
 def test_what_is_no_failure_is_not_mentioned(
-    served: tuple[Connection, Entry], error: BaseException, log: Lines
+    served: tuple[Connection, Any], error: BaseException, log: Lines
 ) -> None:
     conn, entry = served
-    note_exception(raised(error), conn, entry)
-    assert entry.record[record.HANDLER_ERRORS] == 0
+    _outcome.note_exception(raised(error), conn, entry)
+    assert Row(entry.record).handler_errors == 0
     assert log.events() == []
 
 
@@ -78,33 +76,35 @@ PEERS = [LimitExceeded, Malformed, TlsFailure, CertificateRefused]
 
 @pytest.mark.parametrize("kind", NETS)
 def test_what_befell_this_connection_is_no_failure_of_the_code(
-    served: tuple[Connection, Entry], kind: type[SocketkeepError], log: Lines
+    served: tuple[Connection, Any], kind: type[SocketkeepError], log: Lines
 ) -> None:
     conn, entry = served
-    note_exception(raised(kind(peer=conn.peer, address=conn.local)), conn, entry)
-    assert entry.record[record.HANDLER_ERRORS] == 0
+    _outcome.note_exception(raised(kind(peer=conn.peer, address=conn.local)), conn, entry)
+    assert Row(entry.record).handler_errors == 0
     assert log.events() == ["handler ended"]
     assert log.fields("handler ended")["id"] == "1-2-3"
 
 
-def test_a_group_of_it_is_none_either(served: tuple[Connection, Entry], log: Lines) -> None:
+def test_a_group_of_it_is_none_either(served: tuple[Connection, Any], log: Lines) -> None:
     """As a TaskGroup raises it whose tasks receive and send."""
     conn, entry = served
     parts = [PeerReset(peer=conn.peer, address=conn.local), Detached()]
-    note_exception(raised(BaseExceptionGroup("tasks", parts)), conn, entry)
-    assert entry.record[record.HANDLER_ERRORS] == 0
+    _outcome.note_exception(raised(BaseExceptionGroup("tasks", parts)), conn, entry)
+    assert Row(entry.record).handler_errors == 0
     assert log.events() == ["handler ended"]
 
 
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("kind", PEERS)
 def test_what_the_peer_does_wrong_is_one_line_at_info(
-    served: tuple[Connection, Entry], kind: type[SocketkeepError], grouped: bool, log: Lines
+    served: tuple[Connection, Any], kind: type[SocketkeepError], grouped: bool, log: Lines
 ) -> None:
     conn, entry = served
     error: Exception = kind(operation="recv", peer=conn.peer, address=conn.local)
-    note_exception(raised(ExceptionGroup("tasks", [error]) if grouped else error), conn, entry)
-    assert entry.record[record.HANDLER_ERRORS] == 0
+    _outcome.note_exception(
+        raised(ExceptionGroup("tasks", [error]) if grouped else error), conn, entry
+    )
+    assert Row(entry.record).handler_errors == 0
     assert entry.why == kind.peers_fault
     assert [(line.levelname, line.getMessage()) for line in log.records] == [
         ("INFO", "handler ended")
@@ -117,7 +117,7 @@ def test_tls_where_there_is_none_is_told_as_such(
     log: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once in a while, by the peer's first message, which the handler could not take."""
-    monkeypatch.setattr(_outcome, "_throttle", _log.Throttle())
+    monkeypatch.setattr(_outcome, "_throttle", type(_outcome._throttle)())
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     with pytest.raises(ssl.SSLWantReadError):
         ssl.create_default_context().wrap_bio(
@@ -125,19 +125,19 @@ def test_tls_where_there_is_none_is_told_as_such(
         ).do_handshake()
     hello = outgoing.read()
     for sent, told in ((hello, 1), (hello, 1), (b"plain" + hello, 1)):
-        words = memoryview(bytearray(8 * record.WORDS)).cast("Q")
+        words = shared_words()
         assignment = leased(id="1-2-3", record=words)
         ours, theirs = socket.socketpair()
         with ours, theirs:
             conn = Connection(ours, **assignment)
             theirs.sendall(sent)
             theirs.shutdown(socket.SHUT_WR)
-            entry = Entry(0, words, ours, assignment["lease"], assignment["hooks"], 0)
+            entry = entry_of(ours, assignment)
             with pytest.raises(PeerClosed) as caught:
                 conn.recv_exactly(100_000)
-            note_exception(caught.value, conn, entry)
-            assert spoke_tls(conn) == (sent is hello)
-            note_tls(conn, entry)
+            _outcome.note_exception(caught.value, conn, entry)
+            assert _outcome.spoke_tls(conn) == (sent is hello)
+            _outcome.note_tls(conn, entry)
         assert log.events().count("TLS on a plain listener") == told
         assert ("TLS" in entry.why) == (sent is hello)
 
@@ -154,16 +154,16 @@ def test_tls_that_a_handler_passes_on_is_not_told() -> None:
             theirs.sendall(more)
             theirs.close()
             conn.recv_exactly(len(more))
-            assert spoke_tls(conn) == told
+            assert _outcome.spoke_tls(conn) == told
 
 
 def test_a_message_of_its_own_that_is_too_long_is_the_handlers(
-    served: tuple[Connection, Entry], log: Lines
+    served: tuple[Connection, Any], log: Lines
 ) -> None:
     conn, entry = served
     error = LimitExceeded(operation="send_frame", peer=conn.peer, address=conn.local)
-    note_exception(raised(error), conn, entry)
-    assert entry.record[record.HANDLER_ERRORS] == 1
+    _outcome.note_exception(raised(error), conn, entry)
+    assert Row(entry.record).handler_errors == 1
     assert log.events() == ["handler failed"]
 
 
@@ -185,13 +185,13 @@ async def _limited_in_a_group() -> None:
     "handler", [_limited_by_timeout, _limited_by_wait_for, _limited_in_a_group]
 )
 def test_a_time_limit_of_the_handlers_is_one_line_at_info(
-    served: tuple[Connection, Entry], handler: Callable[[], Coroutine[None, None, None]], log: Lines
+    served: tuple[Connection, Any], handler: Callable[[], Coroutine[None, None, None]], log: Lines
 ) -> None:
     conn, entry = served
     with pytest.raises((TimeoutError, ExceptionGroup)) as caught:
         asyncio.run(handler())
-    note_exception(caught.value, conn, entry)
-    assert entry.record[record.HANDLER_ERRORS] == 0
+    _outcome.note_exception(caught.value, conn, entry)
+    assert Row(entry.record).handler_errors == 0
     assert entry.why == "the handler's time limit passed"
     assert [line.levelname for line in log.records] == ["INFO"]
     assert str(log.fields("handler ended")["at"]).startswith(f"{__file__}:")
@@ -199,11 +199,11 @@ def test_a_time_limit_of_the_handlers_is_one_line_at_info(
 
 @pytest.mark.parametrize("kind", NETS)
 def test_the_same_of_a_connection_of_its_own_is(
-    served: tuple[Connection, Entry], kind: type[SocketkeepError], log: Lines
+    served: tuple[Connection, Any], kind: type[SocketkeepError], log: Lines
 ) -> None:
     conn, entry = served
-    note_exception(raised(kind(peer="10.0.0.1:5432", address=conn.local)), conn, entry)
-    assert entry.record[record.HANDLER_ERRORS] == 1
+    _outcome.note_exception(raised(kind(peer="10.0.0.1:5432", address=conn.local)), conn, entry)
+    assert Row(entry.record).handler_errors == 1
     assert log.events() == ["handler failed"]
 
 
@@ -220,12 +220,12 @@ def test_the_same_of_a_connection_of_its_own_is(
     ],
 )
 def test_a_failure_is_logged_and_counted(
-    served: tuple[Connection, Entry], error: BaseException, log: Lines
+    served: tuple[Connection, Any], error: BaseException, log: Lines
 ) -> None:
     conn, entry = served
-    note_exception(raised(error), conn, entry)
-    note_exception(raised(error), conn, entry)
-    assert entry.record[record.HANDLER_ERRORS] == 2
+    _outcome.note_exception(raised(error), conn, entry)
+    _outcome.note_exception(raised(error), conn, entry)
+    assert Row(entry.record).handler_errors == 2
     assert log.events() == ["handler failed"] * 2
     fields = log.records[0].__dict__["fields"]
     assert fields["id"] == "1-2-3"
@@ -235,7 +235,7 @@ def test_a_failure_is_logged_and_counted(
 
 
 def test_detached_is_told_by_the_connection_not_by_the_exception(
-    served: tuple[Connection, Entry],
+    served: tuple[Connection, Any],
 ) -> None:
     conn, _ = served
-    assert not was_detached(conn)
+    assert not _outcome.was_detached(conn)

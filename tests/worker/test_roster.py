@@ -5,19 +5,15 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
 
 from socketkeep import resumable
-from socketkeep._config._server_options import WorkerModel
-from socketkeep._stream import _record as record
-from socketkeep._stream._lease import Handover
-from socketkeep._stream._record import Ended, Status
-from socketkeep._wire._messages import ABSENT, Attach
-from socketkeep._wire._scoreboard import OPEN
-from socketkeep._worker._entry import Entry
-from socketkeep._worker._roster import Roster
+from tests.harness.configuration import Model
+from tests.harness.seam import Row, all_counted, counted, handover
+from tests.wire.sending import ABSENT, message
 from tests.worker.conftest import Lines
 from tests.worker.fakes import Place, a_place
 
@@ -39,16 +35,18 @@ def sock() -> Iterator[socket.socket]:
         yield ours
 
 
-ATTACH = Attach("b007-3-10", 5, "reload", 0, "a peer", b"\x07", b"half", 123, 1000, 2000, ABSENT)
+ATTACH = message(
+    "Attach", "b007-3-10", 5, "reload", 0, "a peer", b"\x07", b"half", 123, 1000, 2000, ABSENT
+)
 
 
-def accepted(roster: Roster, sock: socket.socket) -> Entry:
+def accepted(roster: Any, sock: socket.socket) -> Any:
     entry = roster.accepted(sock, 0)
     assert entry is not None
     return entry
 
 
-def attached(roster: Roster, message: Attach, sock: socket.socket) -> Entry | None:
+def attached(roster: Any, message: Any, sock: socket.socket) -> Any | None:
     """Attach a duplicate of `sock`; what the entry then has is closed: it is only looked at."""
     entry = roster.attached(message, os.dup(sock.fileno()))
     if entry is not None:
@@ -57,17 +55,15 @@ def attached(roster: Roster, message: Attach, sock: socket.socket) -> Entry | No
 
 
 def counters(place: Place) -> dict[str, int]:
-    from socketkeep._wire._scoreboard import COUNTERS
-
-    return {name: place.board[word] for name, word in COUNTERS.items() if place.board[word]}
+    return all_counted(place.board)
 
 
 @pytest.mark.parametrize("model", ["fork", "prefork", "thread", "async"])
 def test_those_that_hear_of_an_order_at_once_leave_by_turns(
-    model: WorkerModel, sock: socket.socket
+    model: Model, sock: socket.socket
 ) -> None:
     with a_place(handle, model, rows=3) as place:
-        roster = Roster(place.environment, None)
+        roster = place.roster()
         turns = [accepted(roster, sock).lease.turn for _ in range(2)]
         last = attached(roster, ATTACH, sock)
         assert last is not None
@@ -80,7 +76,7 @@ def test_those_that_hear_of_an_order_at_once_leave_by_turns(
 
 
 def test_accepted(place: Place, sock: socket.socket) -> None:
-    roster = Roster(place.environment, None)
+    roster = place.roster()
     first, second = accepted(roster, sock), accepted(roster, sock)
     assert [entry.lease.id for entry in (first, second)] == ["b007-9-1", "b007-9-2"]
     assert first.lease.epoch == 1
@@ -88,40 +84,40 @@ def test_accepted(place: Place, sock: socket.socket) -> None:
     assert first.lease.resumable
     assert first.lease.idle_timeout == 7
     assert first.lease.listener == "127.0.0.1:7000"
-    assert {words[record.NUMBER] for _, words in place.board.taken()} == {1, 2}
-    assert first.record[record.PID] == os.getpid()
+    assert {Row(words).number for _, words in place.board.taken()} == {1, 2}
+    assert Row(first.record).pid == os.getpid()
     assert counters(place) == {"accepted": 2}
     assert roster.accepted(sock, 0) is None, "no row is left"
-    assert place.board[OPEN] == 2
+    assert counted(place.board, "open") == 2
     assert counters(place) == {"accepted": 2}
 
 
 def test_attached_goes_on_where_the_other_worker_was(place: Place, sock: socket.socket) -> None:
-    roster = Roster(place.environment, None)
+    roster = place.roster()
     entry = attached(roster, ATTACH, sock)
     assert entry is not None
     given = entry.lease
     assert (given.id, given.epoch, given.attached) == (ATTACH.id, 5, "reload")
     assert (given.state, given.unread) == (b"\x07", b"half")
     ((_, words),) = place.board.taken()
-    assert (words[record.MINTED_BY], words[record.NUMBER]) == (3, 0x10)
-    assert (words[record.BYTES_IN], words[record.BYTES_OUT]) == (1000, 2000)
-    assert (words[record.ACCEPTED_AT], words[record.EPOCH]) == (123, 5)
+    assert Row(words).named[1:] == (3, 0x10)
+    assert (Row(words).bytes_in, Row(words).bytes_out) == (1000, 2000)
+    assert (Row(words).accepted_at, Row(words).epoch) == (123, 5)
     assert counters(place) == {"attached_reload": 1}
 
 
 @pytest.mark.parametrize(
     ("redeliver", "message", "status"),
     [
-        (False, msgspec.structs.replace(ATTACH, unread=b""), Status.CLEAN),
-        (False, ATTACH, Status.READ),
-        (True, ATTACH, Status.BOUND),
-        (True, msgspec.structs.replace(ATTACH, unread=b"", redelivered=True), record.AGAIN),
-        (True, msgspec.structs.replace(ATTACH, unread=b""), Status.CLEAN),
+        (False, msgspec.structs.replace(ATTACH, unread=b""), "clean"),
+        (False, ATTACH, "read"),
+        (True, ATTACH, "bound"),
+        (True, msgspec.structs.replace(ATTACH, unread=b"", redelivered=True), "again"),
+        (True, msgspec.structs.replace(ATTACH, unread=b""), "clean"),
     ],
 )
 def test_attached_it_is_as_clean_as_it_was(
-    sock: socket.socket, redeliver: bool, message: Attach, status: int
+    sock: socket.socket, redeliver: bool, message: Any, status: str
 ) -> None:
     """Also before it is served: a worker that dies with it then must not be taken for innocent."""
 
@@ -129,13 +125,13 @@ def test_attached_it_is_as_clean_as_it_was(
     def handle(conn: object) -> None: ...
 
     with a_place(handle, "thread", keep="crash") as place:
-        entry = attached(Roster(place.environment, None), message, sock)
+        entry = attached(place.roster(), message, sock)
         assert entry is not None
-        assert entry.record[record.STATUS] == status
+        assert Row(entry.record).status == status
 
 
 def test_attached_without_room(place: Place, sock: socket.socket) -> None:
-    roster = Roster(place.environment, None)
+    roster = place.roster()
     for _ in range(2):
         accepted(roster, sock)
     assert attached(roster, ATTACH, sock) is None
@@ -143,12 +139,12 @@ def test_attached_without_room(place: Place, sock: socket.socket) -> None:
 
 
 def test_a_parcel_is_what_the_next_worker_is_told(place: Place, sock: socket.socket) -> None:
-    roster = Roster(place.environment, None)
+    roster = place.roster()
     entry = attached(roster, ATTACH, sock)
     assert entry is not None
     roster.introduce(entry, "the peer")
-    entry.record[record.BYTES_IN] += 5
-    parcel = roster.parcel(entry, Handover(sock, b"\x08", b"line"))
+    Row(entry.record).bytes_in += 5
+    parcel = roster.parcel(entry, handover(sock, b"\x08", b"line"))
     assert (parcel.id, parcel.epoch, parcel.listener) == (ATTACH.id, 5, 0)
     assert (parcel.state, parcel.unread, parcel.peer) == (b"\x08", b"line", "the peer")
     assert (parcel.accepted_at, parcel.bytes_in, parcel.bytes_out) == (123, 1005, 2000)
@@ -156,21 +152,21 @@ def test_a_parcel_is_what_the_next_worker_is_told(place: Place, sock: socket.soc
 
 
 def test_settled(place: Place, sock: socket.socket) -> None:
-    roster = Roster(place.environment, None)
+    roster = place.roster()
     entry = accepted(roster, sock)
-    entry.record[record.ENDED] = Ended.RESET
+    Row(entry.record).ended = "reset"
     roster.settle(entry)
-    assert place.board[OPEN] == 0
+    assert counted(place.board, "open") == 0
     assert counters(place) == {"accepted": 1, "reset": 1}
     assert accepted(roster, sock).lease.id == "b007-9-2", "a number is never used again"
 
 
 def test_the_access_log(place: Place, sock: socket.socket, log: Lines) -> None:
-    roster = Roster(place.environment, None)
+    roster = place.roster()
     entry = accepted(roster, sock)
     roster.introduce(entry, "the peer")
-    entry.record[record.BYTES_OUT] = 12
-    entry.record[record.ENDED] = Ended.CLOSED
+    Row(entry.record).bytes_out = 12
+    Row(entry.record).ended = "closed"
     entry.why = "the handler ended it"
     roster.log_end(entry)
     fields = log.fields("connection")
@@ -190,13 +186,13 @@ def test_the_access_log(place: Place, sock: socket.socket, log: Lines) -> None:
 
 def test_nothing_is_kept_where_that_is_asked_for(sock: socket.socket) -> None:
     with a_place(handle, "thread", keep="none") as place:
-        assert not accepted(Roster(place.environment, None), sock).lease.resumable
+        assert not accepted(place.roster(), sock).lease.resumable
 
 
 def test_what_cannot_be_entered_leaves_no_row(
     place: Place, sock: socket.socket, log: Lines
 ) -> None:
-    roster = Roster(place.environment, None)
+    roster = place.roster()
     assert roster.accepted(sock, 7) is None, "there is no such listener"
     for broken in (
         msgspec.structs.replace(ATTACH, id="none"),
@@ -205,7 +201,7 @@ def test_what_cannot_be_entered_leaves_no_row(
         msgspec.structs.replace(ATTACH, peer="\udcff"),
     ):
         assert attached(roster, broken, sock) is None
-    assert place.board[OPEN] == 0
+    assert counted(place.board, "open") == 0
     assert counters(place) == {"unserved": 5}
     assert log.events() == ["connections that cannot be served are closed"], "and no more"
     assert [accepted(roster, sock).row for _ in range(2)] == [0, 1]
@@ -213,20 +209,20 @@ def test_what_cannot_be_entered_leaves_no_row(
 
 def test_what_is_no_socket_is_not_entered(place: Place) -> None:
     fd = os.open(os.devnull, os.O_RDONLY)
-    assert Roster(place.environment, None).attached(ATTACH, fd) is None
+    assert place.roster().attached(ATTACH, fd) is None
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
-    assert place.board[OPEN] == 0
+    assert counted(place.board, "open") == 0
     assert counters(place) == {"unserved": 1}
 
 
 def test_what_cannot_be_served_is_closed(place: Place) -> None:
-    roster = Roster(place.environment, None)
+    roster = place.roster()
     ours, theirs = socket.socketpair()
     with theirs:
         entry = accepted(roster, ours)
         roster.cannot_serve(entry, LookupError("a bug"))
         assert theirs.recv(1) == b""
         roster.settle(entry)
-    assert place.board[OPEN] == 0
+    assert counted(place.board, "open") == 0
     assert counters(place) == {"accepted": 1, "closed": 1, "unserved": 1}

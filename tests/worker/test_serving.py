@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -18,26 +17,13 @@ from typing import Any
 import pytest
 
 from socketkeep import AsyncConnection, Connection, Service, resumable
-from socketkeep._config._server_options import WorkerModel
-from socketkeep._net._handlers import inspect_handler
-from socketkeep._wire import _scoreboard as scoreboard
-from socketkeep._wire._channel import Packet
-from socketkeep._wire._messages import (
-    Acknowledged,
-    Attach,
-    Attached,
-    AttachRefused,
-    ConnectionDetached,
-    Ready,
-    Retire,
-    Seats,
-    StartFailed,
-)
 from socketkeep._worker._accepting import Standing
 from socketkeep._worker._sync import IN_A_ROW
-from socketkeep._worker._template import runner
+from tests.harness.configuration import Model
+from tests.harness.seam import counted
 from tests.wire.limits import out_of_descriptors
-from tests.worker.fakes import Place, a_place
+from tests.wire.sending import message
+from tests.worker.fakes import Place, a_place, inspected
 
 
 @resumable
@@ -58,7 +44,7 @@ async def count_async(conn: AsyncConnection) -> None:
         conn.commit(number)
 
 
-HANDLERS: dict[WorkerModel, Any] = {"prefork": count, "thread": count, "async": count_async}
+HANDLERS: dict[Model, Any] = {"prefork": count, "thread": count, "async": count_async}
 
 
 @dataclass
@@ -73,7 +59,7 @@ class Running:
         return not self.thread.is_alive()
 
     def retire(self, how: Any, seconds: float = 30) -> None:
-        self.place.send(Retire(how, time.monotonic() + seconds))
+        self.place.retire(how, seconds)
 
     def connect(self) -> socket.socket:
         peer = socket.create_connection(self.place.environment.listeners[0].getsockname())
@@ -81,15 +67,15 @@ class Running:
         self.place.peers.append(peer)
         return peer
 
-    def take(self) -> ConnectionDetached:
+    def take(self) -> Any:
         """Take the connection that the worker offers next, and say so."""
-        message, (fd, *pipe) = self.place.wait_for(ConnectionDetached)
+        message, (fd, *pipe) = self.place.wait_for("Detached")
         os.close(fd)
         for end in pipe:
             os.write(end, b"\1")
             os.close(end)
         if not pipe:
-            self.place.send(Acknowledged(message.id, message.epoch, taken=True))
+            self.place.acknowledge(message, taken=True)
         return message
 
 
@@ -101,14 +87,13 @@ def ask(peer: socket.socket, text: bytes) -> bytes:
 @pytest.fixture(params=["prefork", "thread", "async"])
 def worker(request: pytest.FixtureRequest) -> Iterator[Running]:
     """A worker of each model, ready, with two rows (`prefork`: one)."""
-    model: WorkerModel = request.param
+    model: Model = request.param
     with ExitStack() as stack:
         rows = 1 if model == "prefork" else 2
         place = stack.enter_context(a_place(HANDLERS[model], model, rows=rows))
-        run = runner(model)
-        thread = threading.Thread(target=run, args=[place.environment], daemon=True)
+        thread = threading.Thread(target=place.run, daemon=True)
         thread.start()
-        ready, _ = place.wait_for(Ready)
+        ready, _ = place.wait_for("Ready")
         assert ready.pid == os.getpid()
         running = Running(place, thread)
         yield running
@@ -122,22 +107,22 @@ def test_nothing_is_accepted_before_it_is_allowed(worker: Running) -> None:
     peer = worker.connect()
     peer.sendall(b"hello\n")
     # The answer to this comes after the listener has been ready for as long.
-    worker.place.send(AttachRefused("nonsense", 0, "to be ignored"))
-    worker.place.send(Seats(0))
+    worker.place.send(message("Refused", "nonsense", 0, "to be ignored"))
+    worker.place.permit(0)
     moved, _ = worker.place.attach("b007-1-1")
-    worker.place.wait_for(Attached)
+    worker.place.wait_for("Attached")
     assert ask(moved, b"x\n") == b"1 reload x\n"
-    assert worker.place.board[scoreboard.ACCEPTED] == 0
+    assert counted(worker.place.board, "accepted") == 0
     moved.close()
-    worker.place.send(Seats(1))
+    worker.place.permit(1)
     assert peer.recv(100) == b"1 accepted hello\n"
-    assert worker.place.board[scoreboard.ACCEPTED] == 1
+    assert counted(worker.place.board, "accepted") == 1
 
 
 def test_an_attached_connection_goes_on_where_it_was(worker: Running) -> None:
     peer, attach = worker.place.attach("b007-1-1", state=b"\x07", unread=b"half a ")
-    message, _ = worker.place.wait_for(Attached)
-    assert (message.id, message.epoch) == (attach.id, attach.epoch)
+    told, _ = worker.place.wait_for("Attached")
+    assert (told.id, told.epoch) == (attach.id, attach.epoch)
     assert ask(peer, b"line\n") == b"8 reload half a line\n"
 
 
@@ -147,17 +132,15 @@ def test_connections_that_come_are_served_before_the_last_has_come() -> None:
 
     @resumable
     async def note(conn: AsyncConnection) -> None:
-        open_then.append(place.board[scoreboard.OPEN])
+        open_then.append(counted(place.board, "open"))
         await conn.recv()
 
     with a_place(note, "async", rows=100) as place:
         for number in range(100):
             place.attach(f"b007-1-{number + 1}")
-        thread = threading.Thread(target=runner("async"), args=[place.environment], daemon=True)
-        thread.start()
-        place.wait_for(Ready)
+        thread = place.start()
         for _ in range(100):
-            place.wait_for(Attached)
+            place.wait_for("Attached")
         place.keeper.close()
         for peer in place.peers:
             peer.close()
@@ -192,10 +175,10 @@ def test_listeners_take_turns_where_a_worker_is_ahead() -> None:
         other.show(0)
         for each in (first, second) * 20:
             place.peers.append(socket.create_connection(each.getsockname()))
-        thread = threading.Thread(target=runner("async"), args=[environment], daemon=True)
+        thread = threading.Thread(target=replace(place, environment=environment).run, daemon=True)
         thread.start()
-        place.wait_for(Ready)
-        place.send(Seats(100))
+        place.wait_for("Ready")
+        place.permit(100)
         assert all_served.wait(30), served
         for peer in place.peers:
             peer.close()
@@ -209,40 +192,53 @@ def test_no_seat(worker: Running) -> None:
     rows = worker.place.environment.scoreboard.rows
     for number in range(rows):
         worker.place.attach(f"b007-1-{number + 1}")
-        worker.place.wait_for(Attached)
+        worker.place.wait_for("Attached")
     peer, attach = worker.place.attach("b007-1-99")
-    message, _ = worker.place.wait_for(AttachRefused)
-    assert (message.id, message.epoch, message.reason) == (attach.id, attach.epoch, "no seat")
+    told, _ = worker.place.wait_for("Refused")
+    assert (told.id, told.epoch, told.reason) == (attach.id, attach.epoch, "no seat")
     assert peer.recv(1) == b"", "this process has no handle of it left"
-    assert worker.place.board[scoreboard.OPEN] == rows
+    assert counted(worker.place.board, "open") == rows
 
 
 def test_no_descriptor(worker: Running) -> None:
     peer, accepted = worker.place.connection()
     with accepted:
-        attach = Attach("b007-1-1", 2, "reload", 0, "a peer", None, b"", 0, 0, 0, accepted.fileno())
+        attach = message(
+            "Attach", "b007-1-1", 2, "reload", 0, "a peer", None, b"", 0, 0, 0, accepted.fileno()
+        )
         with out_of_descriptors():
             worker.place.send(attach)
-            message, _ = worker.place.wait_for(AttachRefused)
-    assert (message.id, message.reason) == (attach.id, "out of file descriptors")
+            told, _ = worker.place.wait_for("Refused")
+    assert (told.id, told.reason) == (attach.id, "out of file descriptors")
     assert peer.recv(1) == b""
 
 
 def test_a_message_that_did_not_arrive_is_refused_without_its_id(worker: Running) -> None:
     _, accepted = worker.place.connection()
     with accepted:
-        large = Attach(
-            "b007-1-1", 2, "reload", 0, "a peer", b"s" * 40_000, b"", 0, 0, 0, accepted.fileno()
+        large = message(
+            "Attach",
+            "b007-1-1",
+            2,
+            "reload",
+            0,
+            "a peer",
+            b"s" * 40_000,
+            b"",
+            0,
+            0,
+            0,
+            accepted.fileno(),
         )
         worker.place.keeper.enqueue(large)
         with out_of_descriptors():
             worker.place.keeper.flush()
-            message, _ = worker.place.wait_for(AttachRefused)
-    assert (message.id, message.reason) == ("", "out of file descriptors")
+            told, _ = worker.place.wait_for("Refused")
+    assert (told.id, told.reason) == ("", "out of file descriptors")
 
 
 def test_a_waiting_connection_moves_and_the_worker_ends(worker: Running) -> None:
-    worker.place.send(Seats(1))
+    worker.place.permit(1)
     peer = worker.connect()
     assert ask(peer, b"a\nhalf") == b"1 accepted a\n"
     worker.retire("move")
@@ -250,34 +246,34 @@ def test_a_waiting_connection_moves_and_the_worker_ends(worker: Running) -> None
     assert (message.state, message.unread) == (b"\x01", b"half")
     assert (message.epoch, message.bytes_in, message.bytes_out) == (1, 6, 13)
     assert worker.has_ended()
-    assert worker.place.board[scoreboard.DETACHED] == 1
-    assert worker.place.board[scoreboard.OPEN] == 0
+    assert counted(worker.place.board, "detached") == 1
+    assert counted(worker.place.board, "open") == 0
 
 
 def test_a_connection_that_moves_is_held_until_it_is_taken(worker: Running) -> None:
     """Though it could be parked by the message alone: it is served on should the keeper die."""
     worker.place.attach("b007-1-1", kept=True, returnable=True)
-    worker.place.wait_for(Attached)
+    worker.place.wait_for("Attached")
     worker.retire("move")
-    message, fds = worker.place.wait_for(ConnectionDetached)
+    message, fds = worker.place.wait_for("Detached")
     assert fds
     for fd in fds:
         os.close(fd)
     if len(fds) == 1:
-        worker.place.send(Acknowledged(message.id, message.epoch, taken=False))
+        worker.place.acknowledge(message, taken=False)
     worker.take()
     assert worker.has_ended()
 
 
 def test_not_taken_is_offered_again_and_nothing_is_lost(worker: Running) -> None:
     peer, _ = worker.place.attach("b007-1-1", state=b"\x05")
-    worker.place.wait_for(Attached)
+    worker.place.wait_for("Attached")
     worker.retire("move")
-    refused, fds = worker.place.wait_for(ConnectionDetached)
+    refused, fds = worker.place.wait_for("Detached")
     for fd in fds:
         os.close(fd)
     if len(fds) == 1:
-        worker.place.send(Acknowledged(refused.id, refused.epoch, taken=False))
+        worker.place.acknowledge(refused, taken=False)
     assert worker.take() == refused
     assert worker.has_ended()
     assert peer.recv(1) == b""
@@ -285,11 +281,11 @@ def test_not_taken_is_offered_again_and_nothing_is_lost(worker: Running) -> None
 
 def test_a_retired_worker_takes_no_more(worker: Running) -> None:
     peer, _ = worker.place.attach("b007-1-1")
-    worker.place.wait_for(Attached)
+    worker.place.wait_for("Attached")
     worker.retire("finish")
     worker.place.attach("b007-1-2")
-    message, _ = worker.place.wait_for(AttachRefused)
-    assert message.id == "b007-1-2"
+    told, _ = worker.place.wait_for("Refused")
+    assert told.id == "b007-1-2"
     assert ask(peer, b"x\n") == b"1 reload x\n"
     peer.close()
     assert worker.has_ended()
@@ -304,18 +300,18 @@ def test_a_retired_worker_lets_go_of_the_listeners(worker: Running) -> None:
 
 def test_told_to_close_it_closes_what_waits(worker: Running) -> None:
     peer, _ = worker.place.attach("b007-1-1")
-    worker.place.wait_for(Attached)
+    worker.place.wait_for("Attached")
     assert ask(peer, b"x\n") == b"1 reload x\n"
     worker.retire("close")
     assert peer.recv(1) == b""
     peer.close()
     assert worker.has_ended()
-    assert worker.place.board[scoreboard.CLOSED] == 1
+    assert counted(worker.place.board, "closed") == 1
 
 
 def test_what_is_left_at_the_deadline_is_closed(worker: Running) -> None:
     peer, _ = worker.place.attach("b007-1-1")
-    worker.place.wait_for(Attached)
+    worker.place.wait_for("Attached")
     worker.retire("finish", seconds=0.05)
     assert peer.recv(1) == b""
     peer.close()
@@ -324,7 +320,7 @@ def test_what_is_left_at_the_deadline_is_closed(worker: Running) -> None:
 
 def test_without_its_keeper_it_serves_what_is_open_and_ends(worker: Running) -> None:
     peer, _ = worker.place.attach("b007-1-1")
-    worker.place.wait_for(Attached)
+    worker.place.wait_for("Attached")
     worker.place.keeper.close()
     for number in (1, 2):
         assert ask(peer, b"x\n") == b"%d reload x\n" % number
@@ -339,7 +335,7 @@ def test_what_a_keeper_sent_before_it_died_is_served(
     channel, dead = worker.place.environment.channel, threading.Event()
     receive = channel.receive
 
-    def receive_late() -> Packet | None:
+    def receive_late() -> Any:
         dead.wait(10)
         return receive()
 
@@ -358,17 +354,17 @@ def test_a_worker_hears_its_order_while_connections_queue() -> None:
 
     def handle(conn: Connection) -> None:
         conn.send(b"x")
-        if place.board[scoreboard.ACCEPTED] == IN_A_ROW + 1:  # which is in the middle of a row
-            place.send(Retire("close", float("inf")))
+        if counted(place.board, "accepted") == IN_A_ROW + 1:  # which is in the middle of a row
+            place.retire("close")
 
     with a_place(handle, "prefork", rows=1) as place:
         for _ in range(6 * IN_A_ROW):
             peer = socket.create_connection(place.environment.listeners[0].getsockname())
             peer.shutdown(socket.SHUT_WR)
             place.peers.append(peer)
-        place.send(Seats(1))
-        runner("prefork")(place.environment)
-        assert IN_A_ROW < place.board[scoreboard.ACCEPTED] <= 3 * IN_A_ROW
+        place.permit(1)
+        place.run()
+        assert IN_A_ROW < counted(place.board, "accepted") <= 3 * IN_A_ROW
 
 
 class Broken:
@@ -381,11 +377,11 @@ class Broken:
 
 
 @pytest.mark.parametrize("model", ["prefork", "thread", "async"])
-def test_a_lifespan_that_fails_is_told(model: WorkerModel) -> None:
+def test_a_lifespan_that_fails_is_told(model: Model) -> None:
     with a_place(HANDLERS[model], model) as place:
-        service = inspect_handler(Service(HANDLERS[model], lifespan=Broken))
+        service = inspected(Service(HANDLERS[model], lifespan=Broken))
         environment = replace(place.environment, handler=service)
-        runner(model)(environment)
-        message, _ = place.wait_for(StartFailed)
-        assert message.error.startswith("the lifespan failed:\n")
-        assert message.error.endswith("OSError: no database")
+        replace(place, environment=environment).run()
+        told, _ = place.wait_for("StartFailed")
+        assert told.error.startswith("the lifespan failed:\n")
+        assert told.error.endswith("OSError: no database")

@@ -13,13 +13,13 @@ import pytest
 
 from socketkeep._base._mistakes import LoadError
 from socketkeep._base._tracebacks import users_traceback
-from socketkeep._config._server_options import ServeConfig, WorkerModel
-from socketkeep._net._handlers import Handler, inspect_handler
 from socketkeep._worker._target import (
     check_lifespan,
     choose_model,
     load_handler,
 )
+from tests.harness.configuration import Model, configured
+from tests.worker.fakes import inspected
 
 HANDLER = "def handle(conn):\n    pass\n"
 
@@ -37,8 +37,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.path_importer_cache.clear()
 
 
-def load(target: str, **options: Any) -> Handler:
-    return load_handler(ServeConfig(target=target, **options))
+def load(target: str, **options: Any) -> Any:
+    return load_handler(configured(target=target, **options))
 
 
 def failure(target: str, **options: Any) -> str:
@@ -283,7 +283,7 @@ async def async_handler(conn: object) -> None: ...
 def test_the_model_of_a_handler(
     handler: Callable[[object], object], wanted: str, model: str
 ) -> None:
-    assert choose_model(inspect_handler(handler), wanted) == model
+    assert choose_model(inspected(handler), wanted) == model
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_the_model_of_a_handler(
 )
 def test_a_model_that_does_not_fit(handler: Callable[[object], object], wanted: str) -> None:
     with pytest.raises(LoadError, match="use -k") as caught:
-        choose_model(inspect_handler(handler), wanted)
+        choose_model(inspected(handler), wanted)
     assert caught.value.exit_code == 2
     assert wanted in caught.value.text
 
@@ -313,7 +313,7 @@ def sync_lifespan() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("model", ["fork", "prefork", "thread"])
-def test_an_async_lifespan_needs_the_async_model(model: WorkerModel) -> None:
+def test_an_async_lifespan_needs_the_async_model(model: Model) -> None:
     check_lifespan(AsyncLifespan(), "async")
     check_lifespan(sync_lifespan(), model)
     check_lifespan(nullcontext(), model)
