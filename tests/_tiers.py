@@ -74,6 +74,7 @@ TIER_OF: Final = {
     "plugin": "process",
     "proxied": "system",
     "serve": "system",
+    "serve/test_channels.py": "unit",
     "serve/test_kept_reader.py": "unit",
     "serve/test_pump.py": "unit",
     "serve/test_socket_view.py": "unit",

@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("testing", ("_testing", "testing")),
     ("the guard", ("_guard",)),
     ("configuration", ("_config",)),
-    ("what others wrote", ("_serve", "adapters")),
+    ("what others wrote", ("_serve", "adapters", "channels")),
     ("wire", ("_wire",)),
     ("inspection", ("_inspect", "inspect")),
     ("experiments", ("_lab",)),

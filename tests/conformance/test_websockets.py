@@ -9,9 +9,10 @@ import asyncio
 import os
 import random
 import signal
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -248,6 +249,73 @@ def test_the_chat_of_channels_tutorial(tmp_path: Path) -> None:
 
     (tmp_path / "chat.py").write_text(_CHAT)
     with Server(tmp_path, "chat:application", "--asgi", "--ws-resume", "on") as server:
+        asyncio.run(main(server))
+
+
+#: A program that is no worker sends to the group, as a command of Django's does.
+_OUTSIDE: Final = """
+import sys
+from asgiref.sync import async_to_sync
+from socketkeep.channels import Layer
+
+layer = Layer(control=sys.argv[1])
+event = {"type": "chat.message", "message": "outside", "pid": 0}
+async_to_sync(layer.group_send)("chat_lobby", event)
+"""
+
+
+def test_channels_over_several_workers(tmp_path: Path) -> None:
+    """The same chat by the server's own layer: all hear all, once, and through a reload too."""
+    import json
+
+    number = 6
+
+    async def hear(client: ClientConnection, last: str) -> list[str]:
+        heard: list[str] = []
+        while last not in heard:
+            heard.append(json.loads(await asyncio.wait_for(client.recv(), 20))["message"])
+        return heard
+
+    async def main(server: Server) -> None:
+        uri = f"ws://{server.address}/ws/chat/lobby/"
+        async with AsyncExitStack() as stack:
+            clients = [
+                await stack.enter_async_context(
+                    connect(uri, origin="http://localhost")  # type: ignore[arg-type]
+                )
+                for _ in range(number)
+            ]
+            assert len({each["owner"] for each in server.connections()}) == 2
+            for _ in range(2):
+                # Whoever hears itself has joined, after a move too.
+                for each, client in enumerate(clients):
+                    await client.send(json.dumps({"message": f"joined {each}"}))
+                    await hear(client, f"joined {each}")
+                for client in clients[:-1]:
+                    await hear(client, f"joined {number - 1}")
+                said = [f"{each}{text}" for each in range(number) for text in "xyz"]
+                for text in said:
+                    await clients[int(text[0])].send(json.dumps({"message": text}))
+                for client in clients:
+                    heard = [json.loads(await client.recv())["message"] for _ in said]
+                    assert sorted(heard) == said
+                    for speaker in range(number):
+                        mine = [each for each in heard if each[0] == str(speaker)]
+                        assert mine == sorted(mine)
+                outside = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-c", _OUTSIDE, str(server.control))
+                )
+                assert await outside.wait() == 0
+                for client in clients:
+                    assert await hear(client, "outside") == ["outside"]
+                done = await asyncio.to_thread(server.cli, "reload")
+                assert done.exit_code == 0, done.stderr
+                await asyncio.to_thread(server.wait_clean)
+
+    layer = "socketkeep.channels.Layer"
+    (tmp_path / "chat.py").write_text(_CHAT.replace("channels.layers.InMemoryChannelLayer", layer))
+    options = ("--asgi", "--ws-resume", "on", "-w", "2")
+    with Server(tmp_path, "chat:application", *options) as server:
         asyncio.run(main(server))
 
 

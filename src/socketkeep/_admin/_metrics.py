@@ -281,7 +281,7 @@ METRICS: Final = (
     Metric(
         "socketkeep_connections_named",
         "gauge",
-        "Connections that have a name, a group or a label.",
+        "Connections that have a name, a group or a label; and the channel layers of workers.",
         _one(lambda report: report.status.connections.named),
     ),
     Metric(

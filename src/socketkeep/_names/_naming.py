@@ -15,6 +15,8 @@ from socketkeep._base._errors import LimitExceeded
 LONGEST: Final = 128
 MOST_GROUPS: Final = 64
 MOST_LABELS: Final = 16
+#: Endpoints of one worker, see `Office`.
+MOST_ENDPOINTS: Final = 64
 #: Bytes of a message that is pushed.
 MESSAGE_LIMIT: Final = 65536
 

@@ -7,13 +7,16 @@ What carries them out is the worker's own, see `Office`; a program that is no wo
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from socketkeep._base._errors import HandlerError
 from socketkeep._names._naming import check_message, check_text
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -96,11 +99,34 @@ class Pushing(Protocol[T_co]):
         """Wait, in sync code, for what becomes of it."""
 
 
+class Endpoint(Protocol):
+    """A place in a worker that is pushed to as a connection is, and is none."""
+
+    def call(self, name: str, groups: frozenset[str]) -> None:
+        """Give it this name and these groups, no others; with none of either it is no more."""
+
+
 class Office(Protocol):
-    """What carries out pushes for one process.  until: on the monotonic clock, in ns."""
+    """What carries out pushes for one process.  until: on the monotonic clock, in ns.
+
+    loop: in which it lives, None in sync models.
+    """
+
+    @property
+    def loop(self) -> AbstractEventLoop | None: ...
 
     def push(self, name: str, data: bytes, until: int) -> Pushing[Pushed]: ...
     def publish(self, group: str, data: bytes, until: int) -> Pushing[Published]: ...
+
+    def endpoint(
+        self, receive: Callable[[bytes], bool], lost: Callable[[], None] | None = None
+    ) -> Endpoint:
+        """Return a new endpoint; in the loop's thread.
+
+        receive: called with what is pushed to it; returns whether there was room for that.  lost:
+        called when another has its name now.  Raises HandlerError in sync models, and when it is
+        called something Busy where this worker has 64.
+        """
 
 
 class _Place(Generic[T_co]):
@@ -130,7 +156,7 @@ def push(
     HandlerError outside of a server's worker, and before the worker is ready.
     """
     name, data, until = check_text("a name", name), check_message(message), _until(timeout)
-    return _office("push").push(name, data, until)
+    return office_for("push").push(name, data, until)
 
 
 def publish(
@@ -142,10 +168,11 @@ def publish(
     connection that has joined gets its own messages, too.
     """
     group, data, until = check_text("a group", group), check_message(message), _until(timeout)
-    return _office("publish").publish(group, data, until)
+    return office_for("publish").publish(group, data, until)
 
 
-def _office(verb: str) -> Office:
+def office_for(verb: str) -> Office:
+    """Return the process's office.  Raises HandlerError where there is none."""
     if place.office is None:
         raise HandlerError(
             f"refused: {verb} is for the handlers of a server that runs: this process is no worker"

@@ -142,7 +142,8 @@ class AsyncWorker:
         # time.
         self.roster.refusals = Runaways(environment, self._give_up, spared=1)
         self._post = self.roster.registrar = AsyncPost(
-            self._channel, self._channel_lost, environment.handler.on_push
+            *(self._channel, self._channel_lost, self.roster.mint),
+            environment.handler.on_push,
         )
         self.given_up: list[asyncio.Task[None]] = []  # handlers that are never resumed
         self._loop = asyncio.get_running_loop()

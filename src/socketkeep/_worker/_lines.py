@@ -19,7 +19,7 @@ from typing import Any, Final, Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from socketkeep._base._errors import Busy, HandlerError, SocketkeepError, translate
-from socketkeep._names._pushing import Outcome, Published, Pushed, Pushing
+from socketkeep._names._pushing import Endpoint, Outcome, Published, Pushed, Pushing
 from socketkeep._stream import _record as record
 from socketkeep._stream._connection import Connection
 from socketkeep._stream._lease import Order, Retirement, handling
@@ -199,6 +199,12 @@ class SyncPost:
         self._number = 0
         self._asked: WeakValueDictionary[int, _BlockingPush[Any]] = WeakValueDictionary()
         self._hears = False  # a thread waits at the line
+        self.loop = None
+
+    def endpoint(
+        self, receive: Callable[[bytes], bool], lost: Callable[[], None] | None = None
+    ) -> Endpoint:
+        raise HandlerError("refused: an endpoint is for async workers: give -k async")
 
     # What the connections are called.
 

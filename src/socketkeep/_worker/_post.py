@@ -16,7 +16,8 @@ from typing import Any, Final, Generic, TypeVar
 
 from socketkeep._base._errors import Busy, HandlerError
 from socketkeep._base._passing import SURELY_INLINE
-from socketkeep._names._pushing import Outcome, Published, Pushed, Pushing, place
+from socketkeep._names._naming import MOST_ENDPOINTS
+from socketkeep._names._pushing import Endpoint, Outcome, Published, Pushed, Pushing, place
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import (
@@ -55,18 +56,91 @@ class Guest:
         self.letters = 0  # that wait for its peer
         self.bytes = 0
 
+    @property
+    def over(self) -> bool:
+        return self.conn.core.life.over
+
+    def registered(self) -> Registered:
+        """Return what the keeper is told of it."""
+        registration, lease = self.conn.registration, self.conn.lease
+        assert registration is not None
+        return Registered(
+            *(lease.id, lease.epoch, registration.name),
+            *(sorted(registration.groups), dict(registration.labels)),
+        )
+
+    def lose_name(self, name: str, *, close: bool) -> None:
+        self.conn.lose_name(name, close=close)
+
+    def take(self, message: bytes) -> bool | None:
+        """Have the user's code have a message; return whether there is room, None: send it."""
+        mail = self.conn.hooks.mail
+        if not isinstance(mail, Mailbox):
+            return None
+        if not mail.put(message):
+            return False
+        self.conn.nudge()
+        return True
+
+
+class _Endpoint(Guest):
+    """What is pushed to as a connection is, and is none."""
+
+    __slots__ = ("_lost", "_post", "_receive", "id", "name")
+
+    def __init__(
+        self,
+        post: AsyncPost,
+        receive: Callable[[bytes], bool],
+        lost: Callable[[], None] | None,
+        name: str,
+    ) -> None:
+        self.id = name
+        self._lost = lost
+        self.name = ""
+        self.groups = frozenset()
+        self._post = post
+        self._receive = receive
+
+    @property
+    def over(self) -> bool:
+        return False
+
+    def registered(self) -> Registered:
+        return Registered(self.id, 1, self.name, sorted(self.groups), {})
+
+    def lose_name(self, name: str, *, close: bool) -> None:
+        if self.name == name:
+            self._post.call(self, "", self.groups)
+            if self._lost is not None:
+                self._lost()
+
+    def take(self, message: bytes) -> bool:
+        return self._receive(message)
+
+    def call(self, name: str, groups: frozenset[str]) -> None:
+        self._post.call(self, name, groups)
+
 
 class AsyncPost:
     """The registrar of a worker's connections, and the office of its handlers."""
 
     def __init__(
-        self, channel: Channel, gone: Callable[[], None], on_push: OnPush | None = None
+        self,
+        channel: Channel,
+        gone: Callable[[], None],
+        mint: Callable[[], str],
+        on_push: OnPush | None = None,
     ) -> None:
-        """gone: called when the keeper has gone.  on_push: the service's."""
+        """gone: called when the keeper has gone.  mint: returns an id of no connection's.
+
+        on_push: the service's.
+        """
         self._channel = channel
         self._on_push = on_push
         self._gone = gone
-        self._loop = asyncio.get_running_loop()
+        self._mint = mint
+        self.loop: Final = asyncio.get_running_loop()
         self._guests: dict[str, Guest] = {}
         self._groups: dict[str, dict[str, Guest]] = {}
         self._letters: list[Letter] = []  # to be sent to the keeper
@@ -95,18 +169,31 @@ class AsyncPost:
                 "refused: what an async connection is called is set in the loop's thread, in the"
                 " worker's process"
             )
-        registration = conn.registration
-        assert registration is not None
         conn.hooks.registered = True
-        self._note(conn)
+        self._register(self._note(conn))
+
+    def _register(self, guest: Guest) -> None:
         self.flush()
-        lease = conn.lease
-        message = Registered(
-            *(lease.id, lease.epoch, registration.name),
-            *(sorted(registration.groups), dict(registration.labels)),
-        )
         with suppress(ChannelClosed):
-            self._channel.send_now(message)
+            self._channel.send_now(guest.registered())
+
+    def endpoint(
+        self, receive: Callable[[bytes], bool], lost: Callable[[], None] | None = None
+    ) -> Endpoint:
+        return _Endpoint(self, receive, lost, self._mint())
+
+    def call(self, endpoint: _Endpoint, name: str, groups: frozenset[str]) -> None:
+        """Have an endpoint be called so.  Raises Busy."""
+        if not (name or groups):
+            if self._guests.pop(endpoint.id, None) is None:
+                return
+        elif endpoint.id not in self._guests:
+            if sum(isinstance(each, _Endpoint) for each in self._guests.values()) >= MOST_ENDPOINTS:
+                raise Busy(f"refused: a worker has at most {MOST_ENDPOINTS} endpoints")
+            self._guests[endpoint.id] = endpoint
+        endpoint.name = name
+        self._enter_groups(endpoint.id, endpoint, groups)
+        self._register(endpoint)
 
     def attached(self, conn: AsyncConnection) -> None:
         """A connection that has names is served here from now on."""
@@ -123,9 +210,9 @@ class AsyncPost:
     def announce(self) -> None:
         """Tell another keeper what there is."""
         for guest in tuple(self._guests.values()):
-            self.changed(guest.conn)
+            self._register(guest)
 
-    def _note(self, conn: AsyncConnection) -> None:
+    def _note(self, conn: AsyncConnection) -> Guest:
         name = conn.lease.id
         guest = self._guests.get(name)
         if guest is None:
@@ -135,6 +222,7 @@ class AsyncPost:
             conn.hooks.mail = Mailbox(self._on_push)
         assert conn.registration is not None
         self._enter_groups(name, guest, conn.registration.groups)
+        return guest
 
     def _enter_groups(self, name: str, guest: Guest, groups: frozenset[str]) -> None:
         for group in guest.groups - groups:
@@ -164,11 +252,11 @@ class AsyncPost:
             case NameTaken(id=name, name=taken, close=close):
                 guest = self._guests.get(name)
                 if guest is not None:
-                    guest.conn.lose_name(taken, close=close)
+                    guest.lose_name(taken, close=close)
 
     def _deliver(self, letter: Letter) -> None:
         guest = self._guests.get(letter.to)
-        if guest is None or guest.conn.core.life.over:
+        if guest is None or guest.over:
             self._answer(letter.number, _GONE)
             return
         outcome = self._send(guest, letter, lambda sent: self._sent(letter, sent))
@@ -185,7 +273,7 @@ class AsyncPost:
     def _deliver_to_all(self, letter: Letter) -> None:
         delivered = failed = 0
         for guest in tuple(self._groups.get(letter.to, {}).values()):
-            if guest.conn.core.life.over:
+            if guest.over:
                 continue
             outcome = self._send(guest, letter, _nobody_asks)
             if outcome in (None, Outcome.DELIVERED):
@@ -198,13 +286,10 @@ class AsyncPost:
         """Send a letter to one peer; return what has become of it, None: `told` will be told."""
         if time.monotonic_ns() >= letter.until:
             return Outcome.TIMED_OUT
+        taken = guest.take(letter.data)
+        if taken is not None:
+            return Outcome.DELIVERED if taken else Outcome.FULL
         size = len(letter.data)
-        mail = guest.conn.hooks.mail
-        if isinstance(mail, Mailbox):
-            if not mail.put(letter.data):
-                return Outcome.FULL
-            guest.conn.nudge()
-            return Outcome.DELIVERED
         if guest.letters >= MOST_LETTERS or guest.bytes + size > MOST_BYTES:
             return Outcome.FULL
         at_once = True
@@ -252,14 +337,14 @@ class AsyncPost:
         if os.getpid() != self._pid:
             raise HandlerError("refused: a process that a handler has forked cannot push")
         if threading.get_ident() != self._thread:
-            return _FromThread(self._loop, lambda: self._post(letter, told, untold))
+            return _FromThread(self.loop, lambda: self._post(letter, told, untold))
         return self._post(letter, told, untold)
 
     def _post(self, letter: Letter, told: Callable[[LetterTold], T], untold: T) -> _AwaitedPush[T]:
         if len(self._asked) >= _MOST_ASKED:
             raise Busy(f"refused: {_MOST_ASKED} pushes of this worker are under way: wait for some")
         self._number = number = self._number + 1
-        self._asked[number] = asked = _AwaitedPush(self._loop, told, untold)
+        self._asked[number] = asked = _AwaitedPush(self.loop, told, untold)
         self._letters.append(Letter(number, letter.to, letter.data, letter.until, letter.group))
         self._size += len(letter.data)
         if self._size >= _BATCH:
@@ -273,7 +358,7 @@ class AsyncPost:
     def _flush_soon(self) -> None:
         if not self._soon:
             self._soon = True
-            self._loop.call_soon(self.flush)
+            self.loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Send what is to be said; first what has been delivered."""
@@ -284,7 +369,7 @@ class AsyncPost:
                 self._channel.send_now(Delivered(answers))
             self._send_letters()
         except ChannelClosed:
-            self._loop.call_soon(self._gone)
+            self.loop.call_soon(self._gone)
 
     def _send_letters(self) -> None:
         letters, self._letters = self._letters, []

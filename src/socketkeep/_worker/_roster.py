@@ -65,6 +65,8 @@ _new_lease: Final[Callable[[type[Lease], list[Any]], Lease]] = tuple.__new__
 
 #: Seconds between two lines of the log that say that a connection could not be served.
 _TOLD_EVERY: Final = 10.0
+#: Ids of endpoints begin here: no worker accepts so many connections.
+_FIRST_ENDPOINT: Final = 1 << 48
 
 #: Seconds from one connection's move to the next one's, where each hears by itself that it is to
 #: move: what a move takes, so that no more than a few are on their way at a time.
@@ -106,6 +108,7 @@ class Roster:
         if retirement is not None:
             self._orders = make_orders(retirement.wake_fd, environment.scoreboard.header)
         self._numbers = itertools.count(1)
+        self._endpoints = itertools.count(_FIRST_ENDPOINT)
         self._pid = os.getpid()
         config = environment.config
         resumable = environment.handler.resumable and config.keep != "none"
@@ -124,6 +127,10 @@ class Roster:
         self._leases = [list(self._lease_of(n, said)) for n, said in enumerate(settings)]
         self._throttle = _log.Throttle()
         self._doorkeeper = environment.doorkeeper
+
+    def mint(self) -> str:
+        """Return a new id, for an endpoint, which is no connection."""
+        return f"{self._series}{next(self._endpoints):x}"
 
     def accepted(self, sock: socket.socket, listener: int, peer: str = "") -> Entry | None:
         """Enter a new connection; None when that cannot be, and it is the caller's still.

@@ -39,6 +39,7 @@ from socketkeep._keeper.tables._state import (
 )
 from socketkeep._keeper.workers._screening import Nonsense, Screening
 from socketkeep._keeper.workers._workers import Worker
+from socketkeep._names._naming import MOST_ENDPOINTS
 from socketkeep._net._accept_errors import Exhausted
 from socketkeep._net._listener import Listener
 from socketkeep._stream import _record as record
@@ -442,7 +443,8 @@ class Connections:
                 return
         elif not self._screening.may_have(worker, message.id):
             raise Nonsense(f"{message.id} is no connection of its own")
-        if self.post.names.count_of(worker.serial) > worker.scoreboard.rows + worker.arriving:
+        most = worker.scoreboard.rows + worker.arriving + MOST_ENDPOINTS
+        if self.post.names.count_of(worker.serial) > most:
             raise Nonsense("it has more connections with names than connections")
         if message.line != ABSENT:
             self._open_line(worker, packet, message.line, message.id)

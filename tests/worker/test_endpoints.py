@@ -1,0 +1,105 @@
+"""Endpoints of an async worker: pushed to as connections are, and none."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from socketkeep import Busy
+from socketkeep._wire._channel import Channel, channel_pair
+from socketkeep._wire._messages import (
+    Deliver,
+    Delivered,
+    Letter,
+    LetterTold,
+    Message,
+    NameTaken,
+    Registered,
+)
+from socketkeep._worker._post import AsyncPost
+
+_FAR = 2**62
+
+
+@contextmanager
+def channels() -> Iterator[tuple[Channel, Channel]]:
+    ours, theirs = (Channel(sock) for sock in channel_pair())
+    try:
+        yield ours, theirs
+    finally:
+        ours.close()
+        theirs.close()
+
+
+def said(channel: Channel) -> list[Message]:
+    """Return what the worker has said so far."""
+    found: list[Message] = []
+    while (packet := channel.receive()) is not None:
+        assert packet.message is not None
+        found.append(packet.message)
+    return found
+
+
+def post(channel: Channel) -> AsyncPost:
+    numbers = itertools.count(1)
+    return AsyncPost(channel, lambda: None, lambda: f"1-1-{next(numbers):x}")
+
+
+def test_an_endpoint_is_pushed_to() -> None:
+    """By its name and its groups; it says whether it has room, and when it has lost its name."""
+
+    async def main() -> None:
+        with channels() as (ours, theirs):
+            office = post(ours)
+            got: list[bytes] = []
+            lost: list[bool] = []
+
+            def receive(message: bytes) -> bool:
+                got.append(message)
+                return message != b"too much"
+
+            endpoint = office.endpoint(receive, lambda: lost.append(True))
+            assert said(theirs) == []
+            endpoint.call("desk", frozenset({"room"}))
+            assert said(theirs) == [Registered("1-1-1", 1, "desk", ["room"], {})]
+            office.obey(Deliver([Letter(1, "1-1-1", b"a", _FAR)]))
+            office.obey(Deliver([Letter(2, "room", b"b", _FAR, group=True)]))
+            office.obey(Deliver([Letter(3, "1-1-1", b"too much", _FAR)]))
+            office.flush()
+            told = [LetterTold(1, 1), LetterTold(2, 1, "", 0, 1, 0), LetterTold(3, 4)]
+            assert said(theirs) == [Delivered(told)]
+            assert got == [b"a", b"b", b"too much"]
+            office.announce()  # to another keeper
+            assert said(theirs) == [Registered("1-1-1", 1, "desk", ["room"], {})]
+            office.obey(NameTaken("1-1-1", 1, "desk", close=True))
+            assert lost == [True]
+            assert said(theirs) == [Registered("1-1-1", 1, "", ["room"], {})]
+            endpoint.call("", frozenset())
+            endpoint.call("", frozenset())
+            assert said(theirs) == [Registered("1-1-1", 1, "", [], {})]
+            office.obey(Deliver([Letter(4, "1-1-1", b"late", _FAR)]))
+            assert got[-1] == b"too much"
+
+    asyncio.run(main())
+
+
+def test_a_worker_has_so_many_endpoints() -> None:
+    """More would be taken for connections that there cannot be."""
+
+    async def main() -> None:
+        with channels() as (ours, theirs):
+            office = post(ours)
+            made = [office.endpoint(bool) for _ in range(65)]
+            for number, endpoint in enumerate(made[:64]):
+                endpoint.call(str(number), frozenset())
+            with pytest.raises(Busy, match="a worker has at most 64 endpoints"):
+                made[64].call("64", frozenset())
+            made[0].call("", frozenset())
+            made[64].call("64", frozenset())
+            assert len(said(theirs)) == 66
+
+    asyncio.run(main())
