@@ -404,9 +404,10 @@ def test_commands_are_fast_to_start(cli: Cli) -> None:
 def test_a_server_loads_no_more_than_most_need() -> None:
     script = (
         "import sys; import socketkeep._cli.serve, socketkeep._admin._server;"
-        "import socketkeep._worker._template;"
+        "import socketkeep._worker._template, socketkeep._worker._fork;"
+        "import socketkeep._worker._prefork, socketkeep._worker._thread;"
         "print(*(name for name in ('asyncio', 'ssl', 'logging.handlers', 'subprocess', 'hashlib',"
-        " 'random', 'tomllib') if name in sys.modules))"
+        " 'random', 'termios', 'tomllib') if name in sys.modules))"
     )
     finished = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from tests.forking.support import PATIENCE
 from tests.harness import Server, connect
+from tests.server.support import PrefixedServer
 
 HANDLER = """
 import atexit, gc, json, logging, os, random, signal, ssl, subprocess, sys, threading, warnings
@@ -120,10 +122,12 @@ def ask(address: str) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.parametrize("alone", [False, True], ids=["one of two listeners", "alone"])
 @pytest.mark.parametrize("threaded", ["", "1"])
 def test_all_is_as_in_a_process_forked_by_the_standard_library(
-    tmp_path: Path, threaded: str
+    tmp_path: Path, threaded: str, alone: bool
 ) -> None:
+    """alone: C calls the handler, since there is one listener, and nothing to tell of an end."""
     path = tmp_path / "app.py"
     path.write_text(HANDLER)
     printed = tmp_path / "printed"
@@ -131,14 +135,15 @@ def test_all_is_as_in_a_process_forked_by_the_standard_library(
     server = Server(
         tmp_path,
         f"{path}:serve",
-        *("-k", "fork", "-w", "1", "--access-log"),
-        bind=["127.0.0.1:0", f"unix:{tmp_path}/listener"],
+        *("-k", "fork", "-w", "1", *([] if alone else ["--access-log"])),
+        bind=["127.0.0.1:0", *([] if alone else [f"unix:{tmp_path}/listener"])],
         environment=environment,
     )
     with server:
-        first, second, third = (ask(server.addresses[n]) for n in (0, 0, 1))
+        first, second, third = (ask(server.addresses[n]) for n in (0, 0, 0 if alone else 1))
         for told in first, second, third:
-            server.wait_event("connection", id=told["id"], peer=told["peer"], bytes_in=3)
+            if not alone:
+                server.wait_event("connection", id=told["id"], peer=told["peer"], bytes_in=3)
             assert told["order"][-2:] == ["before", "child"], "the program's hooks run"
             assert told["main"]
             assert told["count"] == 1
@@ -162,3 +167,31 @@ def test_all_is_as_in_a_process_forked_by_the_standard_library(
     for told in first, second:
         assert out.count(f"printed by {told['pid']}") == 1
         assert f"atexit in {told['pid']}" not in out
+
+
+UNTIL_THE_END = """
+import os
+def handle(conn):
+    while data := conn.recv():
+        conn.send(data)
+    print("served by", os.getpid(), end=";")
+"""
+
+
+def test_a_peer_that_ends_first(tmp_path: Path) -> None:
+    """The plain end: the peer gets FIN, what was printed is written, the connection is counted."""
+    path = tmp_path / "app.py"
+    path.write_text(UNTIL_THE_END)
+    out = tmp_path / "out"
+    prefix = ["env", "-u", "PYTHONUNBUFFERED", "sh", "-c", f'exec "$@" >{out}', "sh"]
+    with PrefixedServer(prefix, tmp_path, f"{path}:handle", "-k", "fork", "-w", "1") as server:
+        for _ in range(3):
+            with connect(server.address) as peer:
+                peer.sendall(b"1")
+                assert peer.recv(1) == b"1"
+                peer.shutdown(socket.SHUT_WR)
+                assert peer.recv(1) == b""
+        server.wait_until(lambda: server.status()["totals"]["closed"] == 3, "all are counted")
+    served = out.read_text().split(";")
+    assert len(set(served[:3])) == 3
+    assert served[3:] == [""]

@@ -45,6 +45,9 @@
 /* How many events are fetched at a time. */
 enum { EVENTS = 64 };
 
+/* Bytes of a connection's name: those that all of a worker have in common, and its number. */
+enum { SERIES_SIZE = 64, NUMBER_SIZE = 16 };
+
 /* Nanoseconds between attempts at a pidfd while other threads have all descriptors. */
 enum { RETRY = 10000000 };
 
@@ -71,6 +74,11 @@ typedef struct {
     PyObject *guarded;
     PyObject *moulds; /* by the listeners' numbers, None where there is none */
     PyObject *serve_made;
+    PyObject *handling; /* the context variable of `_stream/_lease.py` */
+    PyObject *handler;
+    PyObject *returned; /* told how the handler has ended, where the end is not as most are */
+    int alone;          /* a child has nothing to let go of but what C closes */
+    Py_ssize_t entry_row, entry_peer, conn_peer, conn_gathered; /* slots; 0: not looked for yet */
     int differing[3]; /* the items of a lease that differ: id, peer, turn */
     State *state;
     PyObject *closes; /* by which a child lets go of what is the worker's */
@@ -244,7 +252,7 @@ close_children(Server *server)
 
 /* `Mould` of `_worker/_mould.py`. */
 enum {
-    MOULD_FD, MOULD_NODELAY, MOULD_ENTRY, MOULD_CONN, MOULD_LEDGER, MOULD_RECORD, MOULD_LEASE,
+    MOULD_FD, MOULD_NODELAY, MOULD_ENTRY, MOULD_CONN, MOULD_CORE, MOULD_RECORD, MOULD_LEASE,
     MOULD_OWNED, MOULD_SERIES, MOULD_PACE, MOULD_SIZE,
 };
 
@@ -258,18 +266,67 @@ replace(PyObject *tuple, Py_ssize_t index, PyObject *item)
     Py_DECREF(before);
 }
 
+/* Write a slot. */
+static void
+put(PyObject *object, Py_ssize_t place, PyObject *value)
+{
+    PyObject **slot = (PyObject **)((char *)object + place), *before = *slot;
+
+    *slot = Py_NewRef(value);
+    Py_XDECREF(before);
+}
+
+/* Find the slots of entry and connection that are written or looked at; -1: an error is set. */
+static int
+find_slots(Server *server, PyObject *entry, PyObject *conn)
+{
+    PyObject *of_entry = (PyObject *)Py_TYPE(entry), *of_conn = (PyObject *)Py_TYPE(conn);
+
+    server->entry_row = slot_of(of_entry, "row");
+    server->entry_peer = server->entry_row ? slot_of(of_entry, "peer") : 0;
+    server->conn_peer = server->entry_peer ? slot_of(of_conn, "_peer") : 0;
+    server->conn_gathered = server->conn_peer ? slot_of(of_conn, "_gathered") : 0;
+    return server->conn_gathered ? 0 : -1;
+}
+
+/* The name of a connection.  Not by a format: the C library's and Python's touch ten pages. */
+static PyObject *
+name_of(PyObject *series, uint64_t number)
+{
+    char name[SERIES_SIZE + NUMBER_SIZE], digits[NUMBER_SIZE];
+    Py_ssize_t size;
+    int count = 0;
+    const char *text = PyUnicode_AsUTF8AndSize(series, &size);
+
+    if (!text || size > SERIES_SIZE) {
+        return PyErr_Format(PyExc_ValueError, "a series of names is at most %d bytes", SERIES_SIZE);
+    }
+    memcpy(name, text, (size_t)size);
+    do {
+        digits[count++] = "0123456789abcdef"[number & 15];
+        number >>= 4;
+    } while (number);
+    while (count) {
+        name[size++] = digits[--count];
+    }
+    return PyUnicode_FromStringAndSize(name, size);
+}
+
 /* Have the connection that was made before be this one, and return its entry, borrowed; NULL: an
    error is set.  The entry, its hooks and the connection's ledger have one record and one lease, which
    are changed in place: another part of the same memory, another name. */
 static PyObject *
 cast(Server *server, PyObject *mould, uint32_t row, int fd)
 {
-    PyObject *entry = PyTuple_GET_ITEM(mould, MOULD_ENTRY), *name, *peer, *turn, *number;
-    PyObject *lease = PyTuple_GET_ITEM(mould, MOULD_LEASE);
+    PyObject *entry = PyTuple_GET_ITEM(mould, MOULD_ENTRY), *conn = PyTuple_GET_ITEM(mould, MOULD_CONN);
+    PyObject *lease = PyTuple_GET_ITEM(mould, MOULD_LEASE), *name, *peer, *turn, *number;
+    Core *core = (Core *)PyTuple_GET_ITEM(mould, MOULD_CORE);
     int one = 1, to = (int)PyLong_AsLong(PyTuple_GET_ITEM(mould, MOULD_FD)), failed;
     uint64_t *words = board_row(&server->board, row);
-    char digits[24];
 
+    if (!server->conn_gathered && find_slots(server, entry, conn) < 0) {
+        return NULL;
+    }
     if (dup3(fd, to, O_CLOEXEC) < 0) {
         return PyErr_SetFromErrno(PyExc_OSError);
     }
@@ -278,9 +335,8 @@ cast(Server *server, PyObject *mould, uint32_t row, int fd)
         setsockopt(to, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     }
     PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(mould, MOULD_RECORD))->buf = words;
-    ledger_use(PyTuple_GET_ITEM(mould, MOULD_LEDGER), words);
-    snprintf(digits, sizeof digits, "%" PRIx64, words[NUMBER]);
-    name = PyUnicode_FromFormat("%U%s", PyTuple_GET_ITEM(mould, MOULD_SERIES), digits);
+    ledger_use(core->ledger, words);
+    name = name_of(PyTuple_GET_ITEM(mould, MOULD_SERIES), words[NUMBER]);
     peer = PyUnicode_FromString(server->newcomer.peer);
     turn = PyFloat_FromDouble(row * PyFloat_AS_DOUBLE(PyTuple_GET_ITEM(mould, MOULD_PACE)));
     number = PyLong_FromUnsignedLong(row);
@@ -291,16 +347,78 @@ cast(Server *server, PyObject *mould, uint32_t row, int fd)
         Py_XDECREF(number);
         return NULL;
     }
-    failed = PyObject_SetAttr(entry, server->state->names[ROW], number) < 0 ||
-             PyObject_SetAttr(entry, server->state->names[PEER], peer) < 0 ||
-             PyObject_SetAttr(PyTuple_GET_ITEM(mould, MOULD_CONN), server->state->names[OWN_PEER],
-                              peer) < 0 ||
-             PySet_Add(server->owners, PyTuple_GET_ITEM(mould, MOULD_OWNED)) < 0;
+    failed = PySet_Add(server->owners, PyTuple_GET_ITEM(mould, MOULD_OWNED)) < 0;
+    put(entry, server->entry_row, number);
+    put(entry, server->entry_peer, peer);
+    put(conn, server->conn_peer, peer);
     Py_DECREF(number);
     replace(lease, server->differing[0], name);
     replace(lease, server->differing[1], peer);
     replace(lease, server->differing[2], turn);
     return failed ? NULL : entry;
+}
+
+/* Whether a handler that has returned leaves nothing to do but to send FIN: the peer has ended. */
+static int
+is_plain_end(const Server *server, PyObject *conn, const Core *core)
+{
+    const Life *life = core_life(core);
+
+    return life && life->peer_ended && !life->over && !core->client_hello && core_is_plain(core) &&
+           *(PyObject **)((char *)conn + server->conn_gathered) == Py_None;
+}
+
+/* End a child as `leave` of `_base/_forking.py` does, when its connection has ended as most do. */
+static void
+leave_at_end(Server *server, Core *core)
+{
+    static const char *const STREAMS[] = {"stdout", "stderr"};
+    int fd = core_descriptor(core);
+    uint64_t before;
+
+    if (fd < 0 || ledger_word(core->plain_ledger, ENDED, &before) < 0 ||
+        (!before && ledger_store(core->plain_ledger, ENDED, ENDED_CLOSED) < 0)) {
+        PyErr_Clear();
+        return;
+    }
+    shutdown(fd, SHUT_WR); /* for whoever else holds it */
+    for (size_t each = 0; each < sizeof STREAMS / sizeof *STREAMS; each++) {
+        PyObject *stream = PySys_GetObject(STREAMS[each]);
+        PyObject *done = stream ? PyObject_CallMethodNoArgs(stream, server->state->names[FLUSH]) : NULL;
+
+        Py_XDECREF(done);
+        PyErr_Clear(); /* there is nothing left to tell it to */
+    }
+    _exit(0);
+}
+
+/* In the child: call the handler of a connection that was made before.  The frames and functions that
+   the worker has around a handler are some 60 pages, each of which would be copied. */
+static PyObject *
+call_handler(Server *server, PyObject *mould)
+{
+    PyObject *conn = PyTuple_GET_ITEM(mould, MOULD_CONN);
+    Core *core = (Core *)PyTuple_GET_ITEM(mould, MOULD_CORE);
+    PyObject *token = PyContextVar_Set(server->handling, conn), *returned, *kind, *error, *traceback;
+    pid_t pid = getpid();
+
+    if (!token) {
+        return NULL;
+    }
+    Py_DECREF(token);
+    returned = PyObject_CallOneArg(server->handler, conn);
+    if (returned == Py_None && getpid() == pid && is_plain_end(server, conn, core)) {
+        leave_at_end(server, core);
+    }
+    PyErr_Fetch(&kind, &error, &traceback);
+    if (kind) {
+        PyErr_NormalizeException(&kind, &error, &traceback);
+        if (traceback) {
+            PyException_SetTraceback(error, traceback);
+        }
+    }
+    return PyObject_CallFunction(server->returned, "OiOO", PyTuple_GET_ITEM(mould, MOULD_ENTRY), (int)pid,
+                                 returned ? returned : Py_None, error ? error : Py_None);
 }
 
 /* In the child: have the connection served, and end. */
@@ -321,7 +439,9 @@ become_child(Server *server, uint32_t row, int fd, pid_t parent, const sigset_t 
     pthread_sigmask(SIG_SETMASK, mask, NULL);
     if (mould != Py_None && server->newcomer.peer[0]) {
         PyObject *entry = cast(server, mould, row, fd);
-        served = entry ? PyObject_CallOneArg(server->serve_made, entry) : NULL;
+        served = !entry          ? NULL
+                 : server->alone ? call_handler(server, mould)
+                                 : PyObject_CallOneArg(server->serve_made, entry);
     } else {
         served = PyObject_CallFunction(server->serve, "Iiks", row, fd, server->newcomer.listener,
                                        server->newcomer.peer);
@@ -518,7 +638,7 @@ Server_poll(Server *server, PyObject *args)
     Py_ssize_t room;
     int count, code, back = 0;
 
-    if (!PyArg_ParseTuple(args, "On", &timeout, &room)) {
+    if (!PyArg_ParseTuple(args, "Onp", &timeout, &room, &server->alone)) {
         return NULL;
     }
     if (timeout != Py_None) {
@@ -600,7 +720,7 @@ Server_init(Server *server, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"epoll", "board", "doors", "boot", "serial", "claim", "serve", "ended",
                             "unforked", "exhausted", "known", "closes",
-                            "moulds", "serve_made", "differing", NULL};
+                            "moulds", "serve_made", "handler", "differing", NULL};
     PyObject *memory, *doors;
     unsigned long long boot, serial;
 
@@ -608,18 +728,20 @@ Server_init(Server *server, PyObject *args, PyObject *keywords)
         PyErr_SetString(PyExc_RuntimeError, "a fork server is set up once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "iOO!KKOOOOO(O!O!O!)O!O!O(iii)", names, &server->epoll, &memory,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "iOO!KKOOOOO(O!O!O!)O!O!O(OOO)(iii)", names, &server->epoll, &memory,
                                      &PyList_Type, &doors, &boot, &serial, &server->claim,
                                      &server->serve, &server->ended, &server->unforked,
                                      &server->exhausted, &PySet_Type, &server->owners,
                                      &PyList_Type, &server->crews, &PySet_Type, &server->guarded,
                                      &PyList_Type, &server->closes, &PyList_Type,
-                                     &server->moulds, &server->serve_made, &server->differing[0],
+                                     &server->moulds, &server->serve_made, &server->handling,
+                                     &server->handler, &server->returned, &server->differing[0],
                                      &server->differing[1], &server->differing[2])) {
         server->claim = server->serve = server->ended = NULL;
         server->unforked = server->exhausted = NULL;
         server->owners = server->crews = server->guarded = server->closes = NULL;
         server->moulds = server->serve_made = NULL;
+        server->handling = server->handler = server->returned = NULL;
         return -1;
     }
     server->state = PyType_GetModuleState(Py_TYPE(server));
@@ -634,6 +756,9 @@ Server_init(Server *server, PyObject *args, PyObject *keywords)
     Py_INCREF(server->closes);
     Py_INCREF(server->moulds);
     Py_INCREF(server->serve_made);
+    Py_INCREF(server->handling);
+    Py_INCREF(server->handler);
+    Py_INCREF(server->returned);
     server->door_count = PyList_GET_SIZE(doors);
     server->doors = PyMem_New(int, server->door_count ? server->door_count : 1);
     if (!server->doors) {
@@ -665,6 +790,9 @@ Server_traverse(Server *server, visitproc visit, void *arg)
     Py_VISIT(server->closes);
     Py_VISIT(server->moulds);
     Py_VISIT(server->serve_made);
+    Py_VISIT(server->handling);
+    Py_VISIT(server->handler);
+    Py_VISIT(server->returned);
     return 0;
 }
 
@@ -682,6 +810,9 @@ Server_clear(Server *server)
     Py_CLEAR(server->closes);
     Py_CLEAR(server->moulds);
     Py_CLEAR(server->serve_made);
+    Py_CLEAR(server->handling);
+    Py_CLEAR(server->handler);
+    Py_CLEAR(server->returned);
     return 0;
 }
 

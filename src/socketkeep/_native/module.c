@@ -73,6 +73,7 @@ static const char *const NAMED[NAMES] = {
     [TEND_TIMER] = "_tend_timer",
     [DEADLINE_TIMER] = "_deadline_timer",
     [END_ON] = "_end_on",
+    [FLUSH] = "flush",
 };
 
 /* Make a type, keep it in `*kept`, and give it its name in the module. */

@@ -7,12 +7,10 @@ the edge that counts.
 
 from __future__ import annotations
 
-import fcntl
 import socket
 import struct
 import sys
-import termios
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 _INFO_SIZE: Final = 256
 #: tcpi_bytes_acked and tcpi_bytes_received, behind the state and much else.
@@ -40,7 +38,7 @@ class Totals(NamedTuple):
 
 def waiting_in(sock: socket.socket) -> int:
     """Return how many bytes have come and are not taken.  Raises OSError."""
-    return _count(sock, termios.FIONREAD)
+    return _count(sock, "FIONREAD")
 
 
 def totals_of(sock: socket.socket) -> Totals | None:
@@ -51,8 +49,8 @@ def totals_of(sock: socket.socket) -> Totals | None:
         return None
     before = _passed(sock)
     for _ in range(_MOST_READS):
-        queued = _count(sock, termios.TIOCOUTQ)
-        waiting = _count(sock, termios.FIONREAD)
+        queued = _count(sock, "TIOCOUTQ")
+        waiting = _count(sock, "FIONREAD")
         now = _passed(sock)
         if now is None:
             return None
@@ -72,5 +70,9 @@ def _passed(sock: socket.socket) -> tuple[int, int, int] | None:
     return info[0], acknowledged, received
 
 
-def _count(sock: socket.socket, request: int) -> int:
+def _count(sock: socket.socket, what: Literal["FIONREAD", "TIOCOUTQ"]) -> int:
+    import fcntl  # for who asks: what a worker has mapped, each of its forks copies
+    import termios
+
+    request = getattr(termios, what)
     return int.from_bytes(fcntl.ioctl(sock, request, bytes(4)), sys.byteorder)

@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
 from dataclasses import replace
@@ -27,7 +28,7 @@ from socketkeep._native import core
 from socketkeep._net._children import Child, Children, exit_status, is_unknown, status_text
 from socketkeep._stream import _record as record
 from socketkeep._stream._connection import Connection
-from socketkeep._stream._lease import Hooks, Lease, Order
+from socketkeep._stream._lease import Hooks, Lease, Order, handling
 from socketkeep._stream._modes import Timeout
 from socketkeep._stream._record import Record
 from socketkeep._stream._shell import Shell
@@ -37,7 +38,7 @@ from socketkeep._worker._entry import Entry
 from socketkeep._worker._mould import DIFFERING, Mould, make_mould
 from socketkeep._worker._notices import BRIEFLY
 from socketkeep._worker._roster import Roster
-from socketkeep._worker._sync import SyncLoop, go_on_without, run_handler
+from socketkeep._worker._sync import SyncLoop, end_handler, go_on_without, run_handler
 
 if TYPE_CHECKING:
     from socketkeep._native._core import ForkServer
@@ -94,6 +95,7 @@ class ForkModel:
             closes=gate.closes(),
             moulds=self._moulds,
             serve_made=self._become_server,
+            handler=(handling, environment.handler.call, self._has_returned),
             differing=DIFFERING,
         )
         gate.poll = self._poll
@@ -123,7 +125,7 @@ class ForkModel:
             server.shut()
         before = server.running
         try:
-            return server.poll(timeout, loop.room)
+            return server.poll(timeout, loop.room, self._is_alone())
         finally:
             loop.open += server.running - before
 
@@ -169,10 +171,11 @@ class ForkModel:
         """In a child: end it."""
         status = 1
         try:
-            assert self._served is not None
-            if not go_on_without(self._loop, self._served, conn):
-                run_handler(self._loop, self._served)
-            self._has_left(self._served)
+            served = self._served or self._made()
+            served.conn = None
+            if not go_on_without(self._loop, served, conn):
+                run_handler(self._loop, served)
+            self._has_left(served)
             status = 0
         except BaseException:
             _log.error("connection's process failed", traceback=traceback.format_exc())
@@ -402,38 +405,61 @@ class ForkModel:
 
     def _become_child(self, row: int, fd: int, listener: int, peer: str) -> NoReturn:
         """Serve a connection in a child that C has forked, and end."""
-        status = 1
-        try:
-            sock = self._loop.gate.adopt(fd, listener)
-            self._close_moulds()
-            self._become_server(self._loop.roster.entered(row, sock, listener, peer))
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            leave(status)
+        _leave_after(self._serve_accepted, row, fd, listener, peer)
+
+    def _serve_accepted(self, row: int, fd: int, listener: int, peer: str) -> None:
+        sock = self._loop.gate.adopt(fd, listener)
+        self._close_moulds()
+        self._serve_made(self._loop.roster.entered(row, sock, listener, peer))
 
     def _become_server(self, entry: Entry) -> NoReturn:
         """The same, where entry and connection have been made."""
-        status = 1
-        try:
-            self._children.forget()
-            if len(self._moulds) > 1:
-                self._close_moulds(entry)
-            if not self._is_bare():
-                self._let_go()
-            self._serve(entry)
-            status = 0
-        except SystemExit as end:
-            status = exit_status(end)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            leave(status)
+        _leave_after(self._serve_made, entry)
+
+    def _serve_made(self, entry: Entry) -> None:
+        self._children.forget()
+        if len(self._moulds) > 1:
+            self._close_moulds(entry)
+        if not self._is_bare():
+            self._let_go()
+        self._serve(entry)
+
+    def _has_returned(
+        self, entry: Entry, pid: int, returned: object, error: BaseException | None
+    ) -> NoReturn:
+        """Go on where C has called the handler, unless the connection has ended as most do.
+
+        pid: of the process in which the handler was called; it may have forked.
+        """
+        _leave_after(self._end, entry, pid, returned, error)
+
+    def _end(self, entry: Entry, pid: int, returned: object, error: BaseException | None) -> None:
+        self._served = entry
+        conn, entry.conn = entry.conn, None
+        handling.set(None)
+        assert isinstance(conn, Connection)
+        end_handler(self._loop, entry, conn, pid, returned, error)
+        self._has_left(entry)
+
+    def _made(self) -> Entry:
+        """In a child whose handler C has called: return its entry."""
+        (mould,) = self._moulds
+        assert mould is not None
+        return mould.entry
 
     def _close_moulds(self, but: Entry | None = None) -> None:
         for mould in self._moulds:
             if mould is not None and mould.entry is not but:
                 mould.entry.sock.close()
+
+    def _is_alone(self) -> bool:
+        """Whether C may call the handler: a child need not know of any other, nor tell anything."""
+        return (
+            len(self._moulds) == 1
+            and not self._children
+            and not self._loop.environment.config.access_log
+            and self._is_bare()
+        )
 
     def _is_bare(self) -> bool:
         """Whether nothing is to be let go of but what C has closed."""
@@ -463,6 +489,20 @@ class ForkModel:
         """
         if entry.record[record.ENDED] == record.DETACHED:
             entry.record[record.ENDED] = record.TAKEN
+
+
+def _leave_after(work: Callable[..., None], *args: object) -> NoReturn:
+    """In a child that C has forked: do its work, and end it."""
+    status = 1
+    try:
+        work(*args)
+        status = 0
+    except SystemExit as end:
+        status = exit_status(end)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        leave(status)
 
 
 def _echo(conn: Connection) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
-import inspect
 from collections import deque
 from collections.abc import Callable
+from types import CoroutineType
 from typing import Any, Final
 
 from socketkeep._base import _log
@@ -63,13 +62,15 @@ class Mailbox:
 
     async def hear(self, conn: Any) -> None:
         """Call `on_push` with each, in tasks of their own where it is async."""
+        import asyncio  # which no sync worker loads
+
         while self._messages and not conn.core.life.over:
             message = self._next()
             context = contextvars.copy_context()
             context.run(handling.set, None)
             try:
                 returned = context.run(self._on_push, conn, message)
-                if inspect.iscoroutine(returned):
+                if isinstance(returned, CoroutineType):
                     loop = asyncio.get_running_loop()
                     await loop.create_task(returned, context=context)
             except Exception as error:

@@ -15,6 +15,7 @@ from weakref import ref
 from socketkeep._base._forking import Forkable, disown, exempt
 from socketkeep._base._originals import Socket
 from socketkeep._stream._connection import Connection
+from socketkeep._stream._core import Core
 from socketkeep._stream._lease import Lease
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._roster import Roster
@@ -30,7 +31,7 @@ class Mould(NamedTuple):
     nodelay: bool
     entry: Entry
     conn: Connection
-    ledger: object
+    core: Core
     record: memoryview
     lease: Lease
     owned: ref[Forkable]
@@ -50,13 +51,13 @@ def make_mould(
         exempt(sock)  # what is closed at a fork is no socket any more
         entry, series, pace = roster.mould(row, words, sock, index)
         lease = entry.lease
+        entry.hooks.keeping = entry.offer
         conn = entry.conn = Connection(sock, lease=lease, hooks=entry.hooks)
         owned = disown(conn)  # it is nothing to let go of, until a child has it
     except BaseException:
         sock.close()
         raise
     nodelay = lease.nodelay and listener.family in (socket.AF_INET, socket.AF_INET6)
-    ledger = conn.core.ledger
     return Mould(
-        sock.fileno(), nodelay, entry, conn, ledger, entry.record, lease, owned, series, pace
+        sock.fileno(), nodelay, entry, conn, conn.core, entry.record, lease, owned, series, pace
     )

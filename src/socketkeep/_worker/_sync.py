@@ -405,6 +405,26 @@ def run_handler(loop: SyncLoop, entry: Entry, lingering: Lingering | None = None
         loop.roster.log_end(entry)
 
 
+def end_handler(
+    loop: SyncLoop,
+    entry: Entry,
+    conn: Connection,
+    pid: int,
+    returned: object,
+    error: BaseException | None,
+) -> None:
+    """As the rest of `run_handler`, where somebody else has called the handler in process `pid`."""
+    try:
+        _note_end(loop, entry, conn, pid, returned, error)
+        if finish(loop, entry, conn):
+            return
+    except Exception as failure:
+        loop.roster.cannot_serve(entry, failure)
+        loop.roster.log_end(entry)
+    else:
+        run_handler(loop, entry)
+
+
 def finish(
     loop: SyncLoop, entry: Entry, conn: Connection, lingering: Lingering | None = None
 ) -> bool:
@@ -449,26 +469,44 @@ def go_on_without(loop: SyncLoop, entry: Entry, conn: Shell) -> bool:
 
 
 def _call_handler(loop: SyncLoop, entry: Entry, conn: Connection) -> None:
-    handler = loop.environment.handler
-    board = loop.environment.scoreboard
     pid = os.getpid()
+    returned, error = None, None
     token = handling.set(conn)
     try:
         if entry.lease.reply:
             conn.complete_reply()
-        returned = handler.call(conn)
-        if os.getpid() != pid:
-            end_forked(handler.name, board, None)
+        returned = loop.environment.handler.call(conn)
+    except BaseException as raised:
+        error = raised
+    try:
+        if error is not None or returned is not None or os.getpid() != pid:
+            _note_end(loop, entry, conn, pid, returned, error)
+    finally:
+        del error  # which leads to this frame, and so back to itself
+        handling.reset(token)
+
+
+def _note_end(
+    loop: SyncLoop,
+    entry: Entry,
+    conn: Connection,
+    pid: int,
+    returned: object,
+    error: BaseException | None,
+) -> None:
+    """Heed how a handler that was called in process `pid` has ended."""
+    handler = loop.environment.handler
+    if os.getpid() != pid:
+        end_forked(handler.name, loop.environment.scoreboard, error)
+    try:
+        if error is not None:
+            raise error
         if returned is not None:
             refuse_coroutine(returned, handler.name)
     except Unfit:
         raise  # it cannot be served
-    except BaseException as error:
-        if os.getpid() != pid:
-            end_forked(handler.name, board, error)
-        note_exception(error, conn, entry)
-    finally:
-        handling.reset(token)
+    except BaseException as failure:
+        note_exception(failure, conn, entry)
 
 
 def _linger(loop: SyncLoop, entry: Entry) -> float:
