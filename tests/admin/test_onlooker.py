@@ -10,7 +10,7 @@ import pytest
 from socketkeep._admin._control import Client, Commands
 from socketkeep._admin._guests import Guests
 from socketkeep._admin._protocol import Done, Request, decode_answer, encode
-from socketkeep._config._server_options import ServeConfig
+from tests.harness.configuration import configured
 from tests.keeper.fakes import Clock, SteppedReactor
 
 
@@ -19,7 +19,7 @@ def test_nothing_is_done_for_who_looks_on(command: str) -> None:
     """Also by the next version of the keeper, which takes over who has not asked yet."""
     reactor = SteppedReactor(Clock())
     guests: Guests[Client] = Guests(4, 4, 4)
-    keeper = SimpleNamespace(config=ServeConfig(target="shop:handle"))
+    keeper = SimpleNamespace(config=configured(target="shop:handle"))
     commands = Commands(keeper, "shop")  # type: ignore[arg-type]
     ours, theirs = socket.socketpair()
     with theirs:

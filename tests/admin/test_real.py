@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._cli import main
 from tests.admin.web import admin_pid, admin_port, fetch
 from tests.harness import ControlError, Server, connect, read_reply, write_handler
+from tests.harness.command import main
 from tests.harness.processes import wait_exit
 
 _SAME = "0123456789abcdef"

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from socketkeep._base._mistakes import LoadError
 from socketkeep._serve.asgi._application import handler_of, is_asgi, is_wsgi
-from tests.harness.configuration import configured
+from tests.harness.configuration import code_refused, configured
 
 
 async def asgi(scope: Any, receive: Any, send: Any) -> None: ...
@@ -82,5 +81,5 @@ def test_others_are_not_taken_for_wsgi(target: object) -> None:
     ],
 )
 def test_what_is_none_is_named_with_the_way(target: object, way: str) -> None:
-    with pytest.raises(LoadError, match=way):
+    with code_refused(way):
         handler_of(target, configured("a:b", asgi=True))

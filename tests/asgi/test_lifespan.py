@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from socketkeep._base._mistakes import LoadError
 from socketkeep._serve.asgi._lifespan import lifespan_of
 from tests.harness.asgi import Application, Receive, Scope, Send
+from tests.harness.configuration import code_refused
 
 
 async def live(app: Application, mode: str = "auto") -> dict[str, Any]:
@@ -37,7 +37,7 @@ def test_one_that_says_it_cannot_start_does_not() -> None:
         await receive()
         await send({"type": "lifespan.startup.failed", "message": "no database"})
 
-    with pytest.raises(LoadError, match="did not start: no database"):
+    with code_refused("did not start: no database"):
         asyncio.run(live(app))
 
 
@@ -55,7 +55,7 @@ def test_one_that_has_none_is_served_without(app: Application) -> None:
 
 
 def test_one_that_must_have_one_and_raises_does_not_start() -> None:
-    with pytest.raises(LoadError, match="only HTTP"):
+    with code_refused("only HTTP"):
         asyncio.run(live(refuses, "on"))
 
 

@@ -11,7 +11,6 @@ from typing import TypeAlias
 
 import pytest
 
-from socketkeep._native import PURE_VARIABLE
 from tests.harness.server import Finished
 
 Cli: TypeAlias = Callable[..., Finished]
@@ -21,7 +20,7 @@ Cli: TypeAlias = Callable[..., Finished]
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty runtime directory, and none of the user's own settings."""
     for variable in list(os.environ):
-        if variable.startswith("SOCKETKEEP_") and variable != PURE_VARIABLE:
+        if variable.startswith("SOCKETKEEP_") and variable != "SOCKETKEEP_PURE":
             monkeypatch.delenv(variable)
     path = tmp_path / "run"
     monkeypatch.setenv("SOCKETKEEP_RUNTIME_DIR", str(path))

@@ -22,9 +22,9 @@ from socketkeep._admin._reports import (
     WorkerReport,
     WorkersByState,
 )
-from socketkeep._cli import main
 from tests.cli.conftest import Cli
 from tests.cli.fake_server import FakeServer, done, progress
+from tests.harness.command import main
 
 STATUS = StatusReport(
     name="chat",

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from socketkeep._cli import lab as command
-from socketkeep._cli import main
 from socketkeep._lab._catalogue import EXPERIMENTS
 from socketkeep._lab._results import EndingPacket, Finding, LabReport, Observation, Step
 from tests.cli.conftest import Cli
+from tests.harness.command import main
 
 
 def test_all_hold_here_a_row_each(cli: Cli) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from socketkeep._base._mistakes import OptionError
 from socketkeep._cli._adopted import Adopted
 from socketkeep._config._listener_options import (
     LISTENER_OPTIONS,
@@ -19,14 +18,10 @@ from socketkeep._config._listener_options import (
     with_whole_paths,
 )
 from socketkeep._config._options_page import options_markdown
-from socketkeep._config._server_options import (
-    OPTIONS,
-    ServeConfig,
-    bound_addresses,
-    listener_settings,
-)
+from socketkeep._config._server_options import bound_addresses, listener_settings
 from socketkeep._config._settings import FlagValue, gather
 from socketkeep.inspect import BorrowedListener
+from tests.harness.configuration import OPTIONS, configured, option_refused
 
 
 @pytest.mark.parametrize(
@@ -138,7 +133,7 @@ def test_listeners(text: str, address: str, given: dict[str, Any]) -> None:
 )
 def test_mistakes(text: str, line: str) -> None:
     """One line names the listener, the option, and what would do."""
-    with pytest.raises(OptionError) as caught:
+    with option_refused() as caught:
         parse_listener(text)
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -171,17 +166,17 @@ def test_in_a_file(tmp_path: Path) -> None:
     assert bound_addresses(config) == [":7000", "unix:/run/a"]
     assert config.proxy_from == ["10.0.0.0/8"]
     path.write_text('target = "a:b"\nbind = ":7000,proxy=maybe"\n')
-    with pytest.raises(OptionError, match=r"line 2: bind: :7000,proxy=maybe: proxy: expected one"):
+    with option_refused(r"line 2: bind: :7000,proxy=maybe: proxy: expected one"):
         gather({}, {}, str(path))
 
 
 def test_a_mistake_at_the_flag() -> None:
     """The line begins with the option of the command line."""
-    with pytest.raises(OptionError, match=r"^--bind: :1,proxi=on: a listener has no option proxi"):
+    with option_refused(r"^--bind: :1,proxi=on: a listener has no option proxi"):
         gather({"target": "a:b", "bind": (":1,proxi=on",)}, {})
-    with pytest.raises(OptionError, match=r"^--proxy-from: expected a network .* got 'lan'$"):
+    with option_refused(r"^--proxy-from: expected a network .* got 'lan'$"):
         gather({"target": "a:b", "proxy_from": ("10.0.0.0/8,lan",)}, {})
-    with pytest.raises(OptionError, match=r"^--bind: :1 is given twice$"):
+    with option_refused(r"^--bind: :1 is given twice$"):
         gather({"target": "a:b", "bind": (":1", ":1,proxy=on")}, {})
 
 
@@ -201,7 +196,7 @@ def test_what_is_printed_can_be_read(tmp_path: Path) -> None:
 
 def test_settings_of_each_listener() -> None:
     """A listener has what is said of it, else the server's options; so has one that was passed."""
-    config = ServeConfig(
+    config = configured(
         target="a:b",
         bind=[":1", ":2,proxy=off", ":3,proxy-from=::1,proxy-from=10.0.0.0/8", "unix:/a"],
         proxy_protocol="optional",
@@ -220,7 +215,7 @@ def test_settings_of_each_listener() -> None:
 def test_tls_of_each_listener() -> None:
     """Keys belong to certificates by their order; without any they are in the same files."""
     pairs, alone, plain = listener_settings(
-        ServeConfig(target="a:b", bind=[":1,tls=a,key=b,tls=c,key=d", ":2,tls=e,alpn=h2", ":3"]), 3
+        configured(target="a:b", bind=[":1,tls=a,key=b,tls=c,key=d", ":2,tls=e,alpn=h2", ":3"]), 3
     )
     assert pairs.tls == TlsSettings(certificates=(("a", "b"), ("c", "d")))
     assert pairs.tls.files == ("a", "b", "c", "d")
@@ -233,7 +228,7 @@ def test_paths_of_a_listener_are_taken_from_a_directory() -> None:
     text = ":1,tls=a.pem,key=/k/a.key,alpn=h2"
     assert with_whole_paths(text, "/srv") == ":1,tls=/srv/a.pem,key=/k/a.key,alpn=h2"
     assert with_whole_paths("unix:/a,b", "/srv") == "unix:/a,b"
-    with pytest.raises(OptionError, match=r"tls: a path with a comma cannot be said: /a,b/a\.pem"):
+    with option_refused(r"tls: a path with a comma cannot be said: /a,b/a\.pem"):
         with_whole_paths(text, "/a,b")
 
 
@@ -242,9 +237,9 @@ def test_a_borrowed_listener_keeps_what_is_said_of_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         listener = BorrowedListener(1, 3, "[::]:7000", False, (), sock)
         adopted = Adopted(":7000", (listener,))
-        config = ServeConfig(target="a:b", bind=[":7000,proxy=on", ":7001"])
+        config = configured(target="a:b", bind=[":7000,proxy=on", ":7001"])
         assert adopted.bound(config).bind == ["[::]:7000,proxy=on", ":7001"]
-        assert adopted.bound(ServeConfig(target="a:b", bind=[])).bind == ["[::]:7000"]
+        assert adopted.bound(configured(target="a:b", bind=[])).bind == ["[::]:7000"]
 
 
 def test_each_option_has_its_default_and_its_place() -> None:

@@ -25,7 +25,13 @@ from socketkeep._config._options import (
 )
 from socketkeep._config._options_page import options_markdown
 from socketkeep._config._rights import account_to_become
-from socketkeep._config._server_options import OPTIONS, ServeConfig, option
+from tests.harness.configuration import (
+    OPTIONS,
+    configuration_in,
+    configured,
+    option,
+    option_refused,
+)
 
 
 @pytest.mark.parametrize(
@@ -164,34 +170,34 @@ def test_users_that_will_not_do(
 ) -> None:
     """One line names the option, and what would do."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    with pytest.raises(OptionError) as caught:
-        account_to_become(ServeConfig(target="a:b", **given))
+    with option_refused() as caught:
+        account_to_become(configured(target="a:b", **given))
     assert str(caught.value).startswith(line)
 
 
 def test_who_is_to_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     """A number without an account has its group alone; who one is already, one need not become."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert account_to_become(ServeConfig(target="a:b")) is None
-    config = ServeConfig(target="a:b", user="61234", group="61235")
+    assert account_to_become(configured(target="a:b")) is None
+    config = configured(target="a:b", user="61234", group="61235")
     assert account_to_become(config) == Account("61234", 61234, 61235, (61235,))
     monkeypatch.setattr(os, "geteuid", lambda: 61234)
     monkeypatch.setattr(os, "getegid", lambda: 61235)
     assert account_to_become(config) is None
     monkeypatch.setattr(os, "getegid", lambda: 1)
-    with pytest.raises(OptionError, match="only root can become 61234, and this is uid 61234"):
+    with option_refused("only root can become 61234, and this is uid 61234"):
         account_to_become(config)
 
 
 @pytest.mark.parametrize("umask", ["0700", "777"])
 def test_a_umask_that_shuts_the_server_out(umask: str) -> None:
-    with pytest.raises(OptionError, match="would keep the server from its own files"):
+    with option_refused("would keep the server from its own files"):
         option("umask").from_text(umask, "--umask")
 
 
 def test_the_fields_and_the_options_are_the_same() -> None:
     """Every field of ServeConfig declares an option, in the same order, with a unique spelling."""
-    assert [declared.key for declared in OPTIONS] == list(ServeConfig.__struct_fields__)
+    assert [declared.key for declared in OPTIONS] == list(configured().__struct_fields__)
     flags = [flag for declared in OPTIONS for flag in declared.flags]
     assert len(flags) == len(set(flags))
     for declared in OPTIONS:
@@ -200,7 +206,7 @@ def test_the_fields_and_the_options_are_the_same() -> None:
 
 def test_the_kind_of_an_option_is_the_type_of_its_field() -> None:
     """What the parser of an option returns is what the field is annotated to hold."""
-    hints = get_type_hints(ServeConfig)
+    hints = get_type_hints(type(configured()))
     for declared in OPTIONS:
         hint = hints[declared.key]
         held = str if declared.choices else getattr(hint, "__origin__", hint)
@@ -217,9 +223,9 @@ def test_defaults_are_valid() -> None:
 
 def test_the_configuration_travels_as_msgpack() -> None:
     """The template gets the configuration that the keeper has."""
-    config = ServeConfig(target="a:b", bind=["unix:/x", "[::1]:1"], graceful_timeout=0.5)
+    config = configured(target="a:b", bind=["unix:/x", "[::1]:1"], graceful_timeout=0.5)
     sent = msgspec.msgpack.encode(config)
-    assert msgspec.msgpack.decode(sent, type=ServeConfig) == config
+    assert configuration_in(sent) == config
 
 
 @given(st.integers(min_value=0, max_value=2**53))
@@ -284,7 +290,7 @@ def test_no_text_is_a_crash(text: str) -> None:
 def test_messages(key: str, text: str, message: str) -> None:
     """A refusal says which option, what was expected, and what was given."""
     declared = option(key)
-    with pytest.raises(OptionError) as caught:
+    with option_refused() as caught:
         declared.from_text(text, declared.long_flag)
     assert str(caught.value).startswith(message)
 

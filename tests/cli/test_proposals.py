@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._cli import main
 from socketkeep._cli._other_servers import HERE
-from socketkeep._config._listener_options import LISTENER_OPTIONS
-from socketkeep._config._server_options import OPTIONS
+from tests.harness.command import main
+from tests.harness.configuration import LISTENER_OPTIONS, OPTIONS
 
 FLAGS = {flag for declared in OPTIONS for flag in declared.flags}
 

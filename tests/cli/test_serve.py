@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from socketkeep._cli import main
-from socketkeep._config._server_options import OPTIONS, ServeConfig
 from tests.cli.conftest import Cli
+from tests.harness.command import main
+from tests.harness.configuration import OPTIONS, configured
 
 
 class ServeFailure(Exception):
@@ -28,11 +28,11 @@ class ServeFailure(Exception):
 
 
 @pytest.fixture
-def handed(monkeypatch: pytest.MonkeyPatch) -> list[ServeConfig]:
+def handed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A server that only takes down its configuration; it fails for the target bad:bad."""
-    configs: list[ServeConfig] = []
+    configs: list[Any] = []
 
-    def run(config: ServeConfig, _place: object, _adopted: object) -> None:
+    def run(config: Any, _place: object, _adopted: object) -> None:
         configs.append(config)
         if config.target == "bad:bad":
             raise ServeFailure("no worker became ready", 3)
@@ -44,7 +44,7 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> list[ServeConfig]:
     return configs
 
 
-def test_the_server_gets_the_configuration(handed: list[ServeConfig]) -> None:
+def test_the_server_gets_the_configuration(handed: list[Any]) -> None:
     """Flags become the configuration of the server, and 0 is its orderly end."""
     code = main(
         [
@@ -55,7 +55,7 @@ def test_the_server_gets_the_configuration(handed: list[ServeConfig]) -> None:
     )
     assert code == 0
     assert handed == [
-        ServeConfig(
+        configured(
             target="shop.chat:handle",
             bind=["127.0.0.1:0", "unix:/x"],
             workers=3,
@@ -68,14 +68,14 @@ def test_the_server_gets_the_configuration(handed: list[ServeConfig]) -> None:
     ]
 
 
-def test_a_server_that_fails(handed: list[ServeConfig], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_fails(handed: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     """What keeps a server from serving is one line, and its exit code the command's."""
     assert main(["serve", "bad:bad"]) == 3
     assert capsys.readouterr().err == "socketkeep: error: no worker became ready\n"
     assert len(handed) == 1
 
 
-def test_sockets_of_systemd(handed: list[ServeConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sockets_of_systemd(handed: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """LISTEN_FDS for this very process takes the place of the default address."""
     monkeypatch.setenv("LISTEN_FDS", "1")
     monkeypatch.setenv("LISTEN_PID", str(os.getpid() + 1))
@@ -167,7 +167,7 @@ def test_mistakes(cli: Cli, arguments: list[str], said: str) -> None:
 
 
 def test_a_missing_extra(
-    handed: list[ServeConfig],
+    handed: list[Any],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -182,7 +182,7 @@ def test_a_missing_extra(
 
 
 def test_too_few_descriptors(
-    handed: list[ServeConfig],
+    handed: list[Any],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._base._mistakes import OptionError
 from socketkeep._config._settings import FlagValue, gather
+from tests.harness.configuration import option_refused
 
 
 def toml(directory: Path, text: str) -> str:
@@ -18,7 +18,7 @@ def toml(directory: Path, text: str) -> str:
 
 
 def refusal(environment: dict[str, str] | None = None, path: str | None = None) -> str:
-    with pytest.raises(OptionError) as caught:
+    with option_refused() as caught:
         gather({"target": "a:b"}, environment or {}, path)
     return str(caught.value)
 
@@ -29,7 +29,7 @@ def test_defaults() -> None:
     assert "target" not in settings.by_key
     assert settings.by_key["workers"].value == 0
     assert {setting.source for setting in settings.by_key.values()} == {"default"}
-    with pytest.raises(OptionError, match="TARGET is missing"):
+    with option_refused("TARGET is missing"):
         settings.config()
 
 
@@ -171,7 +171,7 @@ def test_bad_values_in_toml(tmp_path: Path, line: str, message: str) -> None:
 
 def test_a_value_that_a_flag_overrides_is_checked_too(tmp_path: Path) -> None:
     """A mistake in the file does not wait for the day when the flag is dropped."""
-    with pytest.raises(OptionError, match="workers"):
+    with option_refused("workers"):
         gather({"workers": "1"}, {}, toml(tmp_path, "workers = -1"))
 
 
@@ -225,6 +225,6 @@ def test_a_configuration_without_target_can_be_printed() -> None:
     ],
 )
 def test_kinds_of_target_and_their_models(flags: dict[str, str | bool], message: str) -> None:
-    with pytest.raises(OptionError) as caught:
+    with option_refused() as caught:
         gather({"target": "app:x", **flags}, {}).config()
     assert message in str(caught.value)

@@ -22,11 +22,11 @@ import pytest
 from msgspec.structs import replace
 
 from socketkeep._admin._feed import Feed
-from socketkeep._cli import main
 from socketkeep._cli._top_screen import ASCII_MARKS, TopScreen
 from tests.admin.web import LIVE, STATUS, connection, worker
 from tests.cli.conftest import Cli
 from tests.cli.fake_server import FakeServer, done
+from tests.harness.command import main
 
 BOTH = replace(
     LIVE,

@@ -17,9 +17,7 @@ from socketkeep import Closed, Listener, SystemFailure, TlsFailure
 from socketkeep._base import _log, _prctl
 from socketkeep._base._accounts import Account
 from socketkeep._base._tls_facts import edge_tls, whole_header
-from socketkeep._config._server_options import ServeConfig
 from socketkeep._edge import _clients, _process
-from socketkeep._edge._process import Edge
 from socketkeep._keeper.connections._edges import Edges, RunningEdge
 from socketkeep._keeper.loop._reactor import READABLE
 from socketkeep._stream._edge_handshake import EdgeHandshake
@@ -27,6 +25,7 @@ from socketkeep._wire._census import NO_LANE, Census, create_memfd
 from socketkeep._wire._channel import Channel, Packet
 from socketkeep._wire._messages import BytesPassed, EdgeReady, Passed, Ready, StartTls, Taken
 from tests.edge.support import AUTHORITY, HOST, begin, client_context, issue
+from tests.harness.configuration import configured
 from tests.keeper.fakes import Clock, FakeSystem, SteppedReactor
 from tests.wire.sending import send_with
 
@@ -37,7 +36,7 @@ class EdgeSystem(FakeSystem):
     def __init__(self, clock: Clock) -> None:
         super().__init__()
         self.clock = clock
-        self.edges: list[tuple[SteppedReactor, Edge, Channel]] = []
+        self.edges: list[tuple[SteppedReactor, _process.Edge, Channel]] = []
 
     def spawn_edge(self, channel_fd: int) -> int:
         if self.no_process:
@@ -45,7 +44,7 @@ class EdgeSystem(FakeSystem):
         process = self.add("edge")
         reactor = SteppedReactor(self.clock)
         channel = Channel(socket.socket(fileno=os.dup(channel_fd)))
-        self.edges.append((reactor, Edge(reactor, channel), channel))
+        self.edges.append((reactor, _process.Edge(reactor, channel), channel))
         process.at_death.append(lambda: self._end(channel))
         return process.pid
 
@@ -64,7 +63,7 @@ class World:
         self.system = EdgeSystem(self.clock)
         self.listener = Listener.bind("127.0.0.1:0")
         self.listener.sock.setblocking(False)
-        self.config = ServeConfig(target="a:b", bind=[f"127.0.0.1:0,{self.files.text}"])
+        self.config = configured(target="a:b", bind=[f"127.0.0.1:0,{self.files.text}"])
         self.welcomed: list[tuple[Passed, socket.socket]] = []
         self.changes = 0
         self.edges = self.make()
@@ -85,7 +84,7 @@ class World:
         self.welcomed.append((message, sock))
 
     @property
-    def edge(self) -> Edge:
+    def edge(self) -> _process.Edge:
         return self.system.edges[-1][1]
 
     def step(self) -> None:
@@ -493,7 +492,7 @@ def test_an_unready_edge_is_told_when_it_is(world: World) -> None:
 def test_a_worker_asks_for_tls(world: World) -> None:
     """Hands are shaken for it, and it goes on over the pair; its death ends the handshake."""
     bind = f"{world.config.bind[0]},start-tls=on"
-    world.config = ServeConfig(target="a:b", bind=[bind])
+    world.config = configured(target="a:b", bind=[bind])
     world.edges = world.make()
     world.edges.start()
 
@@ -567,7 +566,7 @@ def test_a_worker_asks_for_tls(world: World) -> None:
 def test_the_rate_holds_the_accept(world: World) -> None:
     """Who comes faster stays in the queue, and is accepted when its time has come."""
     bind = [f"127.0.0.1:0,{world.files.text},accept-rate=1:2"]
-    world.config = ServeConfig(target="a:b", bind=bind)
+    world.config = configured(target="a:b", bind=bind)
     census = create_memfd(1)
     try:
         world.edges = Edges(

@@ -12,7 +12,6 @@ import pytest
 
 from socketkeep._guard import _sidecar
 from socketkeep._guard._program import Refused, Sidecar
-from socketkeep._guard._sidecar import GuardServer, listen
 
 
 class Scene:
@@ -20,8 +19,8 @@ class Scene:
 
     def __init__(self, path: str, most: int = 3) -> None:
         self.path = path
-        self.listener = listen(path)
-        self.server = GuardServer(self.listener, most)
+        self.listener = _sidecar.listen(path)
+        self.server = _sidecar.GuardServer(self.listener, most)
 
     def meet(self, name: str = "app") -> tuple[Sidecar, dict[str, int] | Exception]:
         """Have a server's guard open it; return that, and what it was given or how it was not."""
@@ -167,6 +166,6 @@ def test_what_is_no_server_is_refused(make: Callable[..., Scene], hello: bytes, 
 
 def test_a_path_is_taken_from_the_dead_alone(tmp_path: Path) -> None:
     path = str(tmp_path / "guard.sock")
-    listen(path).close()
-    with listen(path), pytest.raises(OSError, match="in use"):
-        listen(path)
+    _sidecar.listen(path).close()
+    with _sidecar.listen(path), pytest.raises(OSError, match="in use"):
+        _sidecar.listen(path)

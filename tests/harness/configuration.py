@@ -5,11 +5,33 @@ from __future__ import annotations
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
+import pytest
 
+from socketkeep._base import _mistakes
 from socketkeep._config import _listener_options, _server_options
 
 Model: TypeAlias = Literal["fork", "prefork", "thread", "async"]
 MODELS: Final[tuple[Model, ...]] = get_args(Model)
+
+
+#: All options of `serve`, and all that a listener may have behind its address, as declared.
+OPTIONS: Final = _server_options.OPTIONS
+LISTENER_OPTIONS: Final = _listener_options.LISTENER_OPTIONS
+
+
+def option(key: str) -> Any:
+    """Return the declaration of an option, by its name in a file."""
+    return _server_options.option(key)
+
+
+def option_refused(match: str | None = None) -> pytest.RaisesExc[_mistakes.OptionError]:
+    """Expect that an option is refused."""
+    return pytest.raises(_mistakes.OptionError, match=match)
+
+
+def code_refused(match: str | None = None) -> pytest.RaisesExc[_mistakes.LoadError]:
+    """Expect that the user's code is refused."""
+    return pytest.raises(_mistakes.LoadError, match=match)
 
 
 def configured(target: str = "app:handle", **options: Any) -> _server_options.ServeConfig:

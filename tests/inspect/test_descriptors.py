@@ -13,15 +13,12 @@ from typing import Any
 import pytest
 
 from socketkeep._inspect import _descriptors
-from socketkeep._inspect._descriptors import (
-    Descriptors,
-    look_everywhere,
-    look_in_python,
-    look_into,
-)
 from tests.native.cores import on_both
 
-pytestmark = [pytest.mark.usefixtures("chosen_look"), on_both("chosen", look_in_python, "look")]
+pytestmark = [
+    pytest.mark.usefixtures("chosen_look"),
+    on_both("chosen", _descriptors.look_in_python, "look"),
+]
 
 
 @pytest.fixture
@@ -56,15 +53,15 @@ def test_among_other_descriptors(
             if number % 13 == 12:
                 again = opened.enter_context(sock.dup())
                 expected[inode].append((os.getpid(), again.fileno()))
-        found = Descriptors()
-        look_everywhere(expected, found)
+        found = _descriptors.Descriptors()
+        _descriptors.look_everywhere(expected, found)
         assert {inode: sorted(several) for inode, several in found.of.items()} == expected
         assert found.nonblocking == modes
-        everything = Descriptors()
-        look_into(os.getpid(), None, everything)
+        everything = _descriptors.Descriptors()
+        _descriptors.look_into(os.getpid(), None, everything)
         assert {inode: everything.nonblocking[inode] for inode in modes} == modes
-        besides = Descriptors()
-        look_everywhere(expected, besides, besides=(os.getpid(),))
+        besides = _descriptors.Descriptors()
+        _descriptors.look_everywhere(expected, besides, besides=(os.getpid(),))
         assert not besides.of
 
 
@@ -75,8 +72,8 @@ def test_a_file_is_not_taken_for_the_socket_with_its_number(tmp_path: Path) -> N
         files = [opened.enter_context((tmp_path / str(each)).open("w")) for each in range(3)]
         number = os.fstat(sock.fileno()).st_ino
         inodes = {number, *(os.fstat(file.fileno()).st_ino for file in files)}
-        found = Descriptors()
-        look_into(os.getpid(), inodes, found)
+        found = _descriptors.Descriptors()
+        _descriptors.look_into(os.getpid(), inodes, found)
         assert found.of == {number: [(os.getpid(), sock.fileno())]}
 
 
@@ -95,8 +92,8 @@ def test_a_process_that_shares_them_and_one_that_has_ended() -> None:
             os._exit(0)
         try:
             inodes = {os.fstat(sock.fileno()).st_ino: sock.fileno() for sock in socks}
-            found = Descriptors()
-            look_everywhere(set(inodes), found)
+            found = _descriptors.Descriptors()
+            _descriptors.look_everywhere(set(inodes), found)
         finally:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
@@ -106,7 +103,7 @@ def test_a_process_that_shares_them_and_one_that_has_ended() -> None:
         assert list(found.nonblocking.values()).count(True) == 1
         assert len(found.nonblocking) == len(socks)
     with pytest.raises(FileNotFoundError):
-        look_into(child, None, Descriptors())
+        _descriptors.look_into(child, None, _descriptors.Descriptors())
 
 
 @pytest.mark.process
@@ -120,8 +117,8 @@ def test_what_is_not_to_be_seen(tmp_path: Path) -> None:
         if not child:
             os.setgid(61234)
             os.setuid(61234)
-            found = Descriptors()
-            look_everywhere({inode}, found, besides=(os.getpid(),))
+            found = _descriptors.Descriptors()
+            _descriptors.look_everywhere({inode}, found, besides=(os.getpid(),))
             os.write(tell, b"%d %d" % (parent in found.unreadable, len(found.of)))
             os._exit(0)
         os.waitpid(child, 0)

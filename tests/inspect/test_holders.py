@@ -14,7 +14,6 @@ import pytest
 from socketkeep._base._address import parse_bind
 from socketkeep._base._commands import command_of
 from socketkeep._inspect import _holders
-from socketkeep._inspect._holders import PortHolder, describe_holders, holders_of_port
 from tests.inspect.support import HOST
 
 HOLD = """
@@ -34,18 +33,18 @@ def test_this_process(host: str) -> None:
     """The listener of 127.0.0.1 is in the way of that address and of every interface."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = parse_bind(f"{host}:{listener.getsockname()[1]}")
-        (holder,) = holders_of_port(address)
+        (holder,) = _holders.holders_of_port(address)
         assert (holder.pid, holder.user, holder.fd) == (os.getpid(), me(), listener.fileno())
         assert "python" in holder.command or "pytest" in holder.command
-    assert holders_of_port(address) == []
+    assert _holders.holders_of_port(address) == []
 
 
 def test_another_address_of_the_port_is_not_in_the_way() -> None:
     """A listener of 127.0.0.1 does not hold 127.0.0.2; one of every interface does."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        assert holders_of_port(parse_bind(f"127.0.0.2:{listener.getsockname()[1]}")) == []
+        assert _holders.holders_of_port(parse_bind(f"127.0.0.2:{listener.getsockname()[1]}")) == []
     with socket.create_server(("", 0)) as listener:
-        (holder,) = holders_of_port(parse_bind(f"127.0.0.2:{listener.getsockname()[1]}"))
+        (holder,) = _holders.holders_of_port(parse_bind(f"127.0.0.2:{listener.getsockname()[1]}"))
         assert holder.pid == os.getpid()
 
 
@@ -61,10 +60,10 @@ def test_every_process_once() -> None:
         with child:
             assert child.stdout is not None
             assert child.stdout.readline() == b"ready\n"
-            holders = holders_of_port(parse_bind(f"127.0.0.1:{listener.getsockname()[1]}"))
+            holders = _holders.holders_of_port(parse_bind(f"127.0.0.1:{listener.getsockname()[1]}"))
             assert {holder.pid for holder in holders} == {os.getpid(), child.pid}
             assert len(holders) == 2
-            said = describe_holders(holders)
+            said = _holders.describe_holders(holders)
             assert f"process {child.pid} ({sys.executable} -c " in said
             assert "\n" not in said
             assert child.stdin is not None
@@ -78,12 +77,12 @@ def test_connections_are_named_only_without_a_listener() -> None:
         accepted, _ = listener.accept()
         with client, accepted:
             address = parse_bind(f"{HOST}:{listener.getsockname()[1]}")
-            (holder,) = holders_of_port(address)
+            (holder,) = _holders.holders_of_port(address)
             assert holder.fd == listener.fileno()
             listener.close()
-            (holder,) = holders_of_port(address)
+            (holder,) = _holders.holders_of_port(address)
             assert holder.fd == accepted.fileno()
-            (holder,) = holders_of_port(parse_bind(f"{HOST}:{client.getsockname()[1]}"))
+            (holder,) = _holders.holders_of_port(parse_bind(f"{HOST}:{client.getsockname()[1]}"))
             assert holder.fd == client.fileno()
 
 
@@ -94,18 +93,18 @@ def test_unix_sockets(tmp_path: Path, abstract: bool) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("\0" + name[1:] if abstract else name)
         listener.listen()
-        (holder,) = holders_of_port(parse_bind(f"unix:{name}"))
+        (holder,) = _holders.holders_of_port(parse_bind(f"unix:{name}"))
         assert (holder.pid, holder.fd) == (os.getpid(), listener.fileno())
-    assert holders_of_port(parse_bind(f"unix:{name}")) == []
+    assert _holders.holders_of_port(parse_bind(f"unix:{name}")) == []
 
 
 def test_a_process_that_cannot_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of another user's listener only the user is known, and that is said."""
     monkeypatch.setattr(_holders, "descriptors", lambda inodes: iter(()))
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        holders = holders_of_port(parse_bind(f"127.0.0.1:{listener.getsockname()[1]}"))
-    assert holders == [PortHolder(None, "", me(), None)]
-    assert describe_holders(holders) == f"held by a process of user {me()}"
+        holders = _holders.holders_of_port(parse_bind(f"127.0.0.1:{listener.getsockname()[1]}"))
+    assert holders == [_holders.PortHolder(None, "", me(), None)]
+    assert _holders.describe_holders(holders) == f"held by a process of user {me()}"
 
 
 def test_where_the_kernel_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,15 +114,15 @@ def test_where_the_kernel_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(_holders, "tcp_sockets", forbidden)
-    assert holders_of_port(parse_bind("127.0.0.1:1")) == []
-    assert holders_of_port(parse_bind("fd://3")) == []
-    assert describe_holders([]) == ""
+    assert _holders.holders_of_port(parse_bind("127.0.0.1:1")) == []
+    assert _holders.holders_of_port(parse_bind("fd://3")) == []
+    assert _holders.describe_holders([]) == ""
 
 
 def test_many_holders_are_cut() -> None:
     """A server with many workers does not fill the screen."""
-    many = [PortHolder(pid, "app", "web", 3) for pid in range(1, 9)]
-    said = describe_holders(many)
+    many = [_holders.PortHolder(pid, "app", "web", 3) for pid in range(1, 9)]
+    said = _holders.describe_holders(many)
     assert said.endswith("process 3 (app, user web) and 5 others")
 
 

@@ -13,10 +13,10 @@ import msgspec
 import pytest
 
 from socketkeep import SystemFailure
-from socketkeep._cli import main
 from socketkeep._inspect._waits import waits_of
 from socketkeep.inspect import Leaks, holders, leaks
 from tests.harness import Server, connect, read_reply, write_handler
+from tests.harness.command import main
 from tests.inspect.support import HOST, Actor, acting, wait_for
 
 _INTERVAL = 0.05

@@ -10,16 +10,15 @@ from pathlib import Path
 import pytest
 
 from socketkeep._inspect import _machine
-from socketkeep._inspect._machine import Finding, Machine, examine
 
-Make = Callable[..., Machine]
+Make = Callable[..., _machine.Machine]
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     """Return a machine with these settings, by names or paths under /proc and the cgroups."""
 
-    def made(descriptors: int = 65536, **files: str) -> Machine:
+    def made(descriptors: int = 65536, **files: str) -> _machine.Machine:
         proc, cgroups = tmp_path / "proc", tmp_path / "cgroup"
         (proc / "self/ns").mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
@@ -32,13 +31,13 @@ def make(tmp_path: Path) -> Make:
             (root / path).write_text(f"{text}\n")
         limits = {resource.RLIMIT_NOFILE: descriptors}
         infinite = resource.RLIM_INFINITY
-        return Machine(proc, cgroups, lambda each: (limits.get(each, infinite),) * 2)
+        return _machine.Machine(proc, cgroups, lambda each: (limits.get(each, infinite),) * 2)
 
     return made
 
 
-def found(machine: Machine, connections: int = 0) -> dict[str, Finding]:
-    return {each.name: each for each in examine(machine, connections, 2048)}
+def found(machine: _machine.Machine, connections: int = 0) -> dict[str, _machine.Finding]:
+    return {each.name: each for each in _machine.examine(machine, connections, 2048)}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from socketkeep._inspect import _queue
-from socketkeep._inspect._queue import ListenQueue, listen_drops, listen_queue
 
 
 @contextmanager
@@ -39,13 +38,13 @@ def test_the_queue_is_counted(
     monkeypatch.chdir(tmp_path)
     with ExitStack() as stack:
         listener = stack.enter_context(listening(family, address, 17))
-        assert listen_queue(listener) == ListenQueue(queued=0, backlog=17)
+        assert _queue.listen_queue(listener) == _queue.ListenQueue(queued=0, backlog=17)
         for count in range(1, 4):
             client = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
             client.connect(listener.getsockname())
-            assert listen_queue(listener) == ListenQueue(queued=count, backlog=17)
+            assert _queue.listen_queue(listener) == _queue.ListenQueue(queued=count, backlog=17)
         stack.enter_context(listener.accept()[0])
-        assert listen_queue(listener) == ListenQueue(queued=2, backlog=17)
+        assert _queue.listen_queue(listener) == _queue.ListenQueue(queued=2, backlog=17)
 
 
 def test_drops_are_counted() -> None:
@@ -53,27 +52,27 @@ def test_drops_are_counted() -> None:
     with ExitStack() as stack:
         listener = stack.enter_context(listening(socket.AF_INET, ("127.0.0.1", 0), 1))
         other = stack.enter_context(listening(socket.AF_INET, ("127.0.0.1", 0), 1))
-        assert listen_drops(listener) == 0
+        assert _queue.listen_drops(listener) == 0
         for _ in range(4):
             client = stack.enter_context(socket.socket())
             client.setblocking(False)
             assert client.connect_ex(listener.getsockname()) == errno.EINPROGRESS
-        assert listen_drops(listener)
-        assert listen_drops(other) == 0
+        assert _queue.listen_drops(listener)
+        assert _queue.listen_drops(other) == 0
         unix = stack.enter_context(listening(socket.AF_UNIX, "\0socketkeep-test-drops", 1))
-        assert listen_drops(unix) is None
-    assert listen_drops(listener) is None
+        assert _queue.listen_drops(unix) is None
+    assert _queue.listen_drops(listener) is None
 
 
 def test_what_has_no_queue() -> None:
     """A connected, an unbound and a datagram socket have none."""
     left, right = socket.socketpair()
     with left, right, socket.socket() as fresh:
-        assert listen_queue(left) is None
-        assert listen_queue(fresh) is None
+        assert _queue.listen_queue(left) is None
+        assert _queue.listen_queue(fresh) is None
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
-            assert listen_queue(datagram) is None
-    assert listen_queue(fresh) is None
+            assert _queue.listen_queue(datagram) is None
+    assert _queue.listen_queue(fresh) is None
 
 
 def test_where_netlink_is_forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,4 +83,4 @@ def test_where_netlink_is_forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(_queue, "unix_socket", forbidden)
     with listening(socket.AF_UNIX, str(tmp_path / "s"), 5) as listener:
-        assert listen_queue(listener) is None
+        assert _queue.listen_queue(listener) is None

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from socketkeep._inspect import _rights
-from socketkeep._inspect._rights import missing_right
 
 
 @pytest.mark.parametrize(
@@ -28,7 +27,7 @@ def test_of_ones_own_process(
     yama = tmp_path / "ptrace_scope"
     if scope is not None:
         yama.write_text(f"{scope}\n")
-    told = missing_right(os.getpid(), yama)
+    told = _rights.missing_right(os.getpid(), yama)
     assert told.startswith(f"no right to trace process {os.getpid()} (")
     assert expected in told
     assert "\n" not in told
@@ -36,15 +35,15 @@ def test_of_ones_own_process(
 
 def test_of_another_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 61234)
-    told = missing_right(os.getpid(), tmp_path / "none")
+    told = _rights.missing_right(os.getpid(), tmp_path / "none")
     assert "run this as root (sudo), which has CAP_SYS_PTRACE, or as user " in told
 
 
 def test_of_root_without_the_capability(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(_rights, "has_capability", lambda: False)
-    assert "docker run --cap-add SYS_PTRACE" in missing_right(os.getpid())
+    assert "docker run --cap-add SYS_PTRACE" in _rights.missing_right(os.getpid())
 
 
 def test_of_one_that_has_ended() -> None:
-    assert missing_right(4194303) == "there is no process 4194303 any more"
+    assert _rights.missing_right(4194303) == "there is no process 4194303 any more"

@@ -10,14 +10,6 @@ from pathlib import Path
 import pytest
 
 from socketkeep._inspect import _sock_diag
-from socketkeep._inspect._sock_diag import (
-    ESTABLISHED,
-    LISTEN,
-    inet_sockets,
-    tcp_sockets,
-    unix_socket,
-    unix_sockets,
-)
 from tests.inspect.support import HOST
 
 
@@ -37,14 +29,14 @@ def test_tcp_sockets_of_a_port() -> None:
             other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             other.bind(("::1", port))
             other.listen()
-            found = {entry.inode: entry for entry in tcp_sockets(port)}
+            found = {entry.inode: entry for entry in _sock_diag.tcp_sockets(port)}
             # At other addresses there may be other sockets of that port.
             assert set(found) >= {inode(listener), inode(accepted), inode(other)}
             assert inode(client) not in found
             assert found[inode(listener)].host == "127.0.0.1"
             assert found[inode(other)].host == "::1"
-            assert found[inode(listener)].state == LISTEN
-            assert found[inode(accepted)].state != LISTEN
+            assert found[inode(listener)].state == _sock_diag.LISTEN
+            assert found[inode(accepted)].state != _sock_diag.LISTEN
             assert {entry.uid for entry in found.values()} == {os.getuid()}
 
 
@@ -60,7 +52,9 @@ def test_a_port_at_either_end(family: socket.AddressFamily) -> None:
         listener.accept()[0] as accepted,
         other.accept()[0] as elsewhere,
     ):
-        found = {entry.inode for entry in inet_sockets(either_port=listener.getsockname()[1])}
+        found = {
+            entry.inode for entry in _sock_diag.inet_sockets(either_port=listener.getsockname()[1])
+        }
         assert found >= {inode(listener), inode(client), inode(accepted)}
         assert found.isdisjoint({inode(other), inode(stranger), inode(elsewhere)})
 
@@ -69,7 +63,7 @@ def test_attributes_stand_where_the_kernel_puts_them(monkeypatch: pytest.MonkeyP
     """Each answer is read for itself, whatever the one before it had, and where."""
 
     def answer(*attributes: tuple[int, bytes]) -> bytes:
-        fixed = bytes([socket.AF_INET, ESTABLISHED]) + bytes(70)
+        fixed = bytes([socket.AF_INET, _sock_diag.ESTABLISHED]) + bytes(70)
         return fixed + b"".join(
             struct.pack("=HH", 4 + len(content), kind) + content + bytes(-len(content) % 4)
             for kind, content in attributes
@@ -88,7 +82,7 @@ def test_attributes_stand_where_the_kernel_puts_them(monkeypatch: pytest.MonkeyP
         answer(shutdown): (2, b""),
     }
     monkeypatch.setattr(_sock_diag, "query", lambda *_, **__: iter(expected))
-    found = [(entry.shutdown, entry.info) for entry in inet_sockets(info=True)]
+    found = [(entry.shutdown, entry.info) for entry in _sock_diag.inet_sockets(info=True)]
     assert found == 2 * list(expected.values())  # of both families
 
 
@@ -99,11 +93,11 @@ def test_a_unix_socket_by_its_inode(tmp_path: Path) -> None:
         listener.bind(path)
         listener.listen(3)
         number = inode(listener)
-        found = unix_socket(number)
+        found = _sock_diag.unix_socket(number)
         assert found is not None
         assert (found.name, found.inode, found.queued, found.backlog) == (path, number, 0, 3)
-        assert number in {entry.inode for entry in unix_sockets()}
-    assert unix_socket(number) is None
+        assert number in {entry.inode for entry in _sock_diag.unix_sockets()}
+    assert _sock_diag.unix_socket(number) is None
 
 
 def test_names_of_unix_sockets(tmp_path: Path) -> None:
@@ -112,7 +106,7 @@ def test_names_of_unix_sockets(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("\0socketkeep-test-name")
         listener.listen()
-        names = {entry.inode: entry.name for entry in unix_sockets()}
+        names = {entry.inode: entry.name for entry in _sock_diag.unix_sockets()}
         assert names[inode(listener)] == "@socketkeep-test-name"
         for pair in pairs:
             for sock in pair:

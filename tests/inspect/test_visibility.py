@@ -12,7 +12,6 @@ import pytest
 
 from socketkeep import Connection
 from socketkeep._inspect import _rights
-from socketkeep._inspect._rights import why_unreadable
 from tests.inspect.support import HOST, acting
 from tests.server.support import as_other_user
 
@@ -91,7 +90,7 @@ def test_which_and_why(
     """Root is not told to run it as root."""
     monkeypatch.setattr(os, "geteuid", lambda: euid)
     monkeypatch.setattr(_rights, "has_capability", lambda: capable)
-    line = why_unreadable([1, os.getpid()] if os.getuid() == 0 else [1])
+    line = _rights.why_unreadable([1, os.getpid()] if os.getuid() == 0 else [1])
     assert line.startswith("process")
     assert " 1 (" in line
     assert reason in line

@@ -13,7 +13,6 @@ import pytest
 
 from socketkeep._keeper._inheritance import oldest_reader
 from socketkeep._keeper.tables import _state
-from socketkeep._keeper.tables._state import StateError, read_state, write_state
 from tests.harness.configuration import configured, listener_options, tls_settings
 from tests.keeper.bench import Bench
 from tests.keeper.fakes import real_system
@@ -45,7 +44,7 @@ def read() -> Iterator[Any]:
 
     def read(builtins: object) -> Any:
         opened.append(memfd_of(msgspec.msgpack.encode(builtins)))
-        return read_state(opened[-1])
+        return _state.read_state(opened[-1])
 
     yield read
     for fd in opened:
@@ -53,9 +52,9 @@ def read() -> Iterator[Any]:
 
 
 def test_what_is_written_is_read(state: Any) -> None:
-    memfd = write_state(state)
-    assert read_state(memfd) == state
-    assert read_state(memfd) == state, "also a second time"
+    memfd = _state.write_state(state)
+    assert _state.read_state(memfd) == state
+    assert _state.read_state(memfd) == state, "also a second time"
     seals = fcntl.fcntl(memfd, fcntl.F_GET_SEALS)
     assert seals & fcntl.F_SEAL_WRITE
     os.close(memfd)
@@ -94,7 +93,7 @@ def test_fields_that_an_older_version_lacks_have_defaults(state: Any, read: Any)
 def test_a_state_for_newer_readers_is_refused(state: Any, read: Any) -> None:
     builtins = msgspec.to_builtins(state, builtin_types=(bytes,))
     builtins |= {"format": 99, "readable_from": 98, "version": "9.9", "keeper": "quite different"}
-    with pytest.raises(StateError, match=r"version 9.9 .* format 98 or newer"):
+    with pytest.raises(_state.StateError, match=r"version 9.9 .* format 98 or newer"):
         read(builtins)
 
 
@@ -126,17 +125,17 @@ def test_a_state_that_is_too_old_is_refused(
     written = _state.FORMAT
     monkeypatch.setattr(_state, "OLDEST_READ", written + 1)
     line = f"in format {written}, and this version reads {written + 1} and newer"
-    with pytest.raises(StateError, match=line):
+    with pytest.raises(_state.StateError, match=line):
         read(msgspec.to_builtins(state, builtin_types=(bytes,)))
 
 
 def test_what_cannot_be_read_is_refused_in_one_line(state: Any, read: Any) -> None:
     builtins = msgspec.to_builtins(state, builtin_types=(bytes,))
     builtins["keeper"]["pool"]["workers"][0]["state"] = "hibernating"
-    with pytest.raises(StateError, match=r"workers\[0\].state|hibernating") as caught:
+    with pytest.raises(_state.StateError, match=r"workers\[0\].state|hibernating") as caught:
         read(builtins)
     assert "\n" not in str(caught.value)
-    with pytest.raises(StateError, match="no state of a server"):
+    with pytest.raises(_state.StateError, match="no state of a server"):
         read([1, 2, 3])
 
 

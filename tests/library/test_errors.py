@@ -10,7 +10,6 @@ import pytest
 
 from socketkeep import SocketkeepError, SystemFailure
 from socketkeep._base import _errors
-from socketkeep._base._errors import ANY, TABLE, Context, translate
 
 FAMILY = [
     kind
@@ -42,7 +41,7 @@ STANDARD: dict[str, type[BaseException]] = {
     "OutOfResources": OSError,
 }
 
-FULL: Context = {
+FULL: _errors.Context = {
     "operation": "recv_exactly",
     "address": "127.0.0.1:7000",
     "peer": "10.0.0.7:4242",
@@ -79,28 +78,32 @@ def test_each_survives_pickling(kind: type[SocketkeepError]) -> None:
 
 
 def test_a_translated_error_keeps_its_errno_when_pickled() -> None:
-    error = translate(OSError(errno.ENETUNREACH, "x"), **FULL)
+    error = _errors.translate(OSError(errno.ENETUNREACH, "x"), **FULL)
     assert pickle.loads(pickle.dumps(error)).errno == errno.ENETUNREACH
 
 
-@pytest.mark.parametrize(("code", "operation"), TABLE)
+@pytest.mark.parametrize(("code", "operation"), _errors.TABLE)
 def test_every_row_of_the_table_translates(code: int, operation: str) -> None:
-    named = "recv" if operation == ANY else operation
-    error = translate(OSError(code, "text"), operation=named, peer="10.0.0.7:1")
-    assert type(error) is TABLE[code, operation]
+    named = "recv" if operation == _errors.ANY else operation
+    error = _errors.translate(OSError(code, "text"), operation=named, peer="10.0.0.7:1")
+    assert type(error) is _errors.TABLE[code, operation]
     assert error.errno == code
     assert (error.operation, error.peer) == (named, "10.0.0.7:1")
 
 
 def test_a_row_of_one_operation_goes_before_the_common_one() -> None:
-    assert type(translate(OSError(errno.EINPROGRESS, ""), operation="connect")) is (
+    assert type(_errors.translate(OSError(errno.EINPROGRESS, ""), operation="connect")) is (
         _errors.WouldBlock
     )
-    assert type(translate(OSError(errno.EINPROGRESS, ""), operation="recv")) is SystemFailure
+    assert (
+        type(_errors.translate(OSError(errno.EINPROGRESS, ""), operation="recv")) is SystemFailure
+    )
 
 
 def test_what_is_not_in_the_table_says_what_the_system_said() -> None:
-    error = translate(OSError(errno.EINVAL, "Invalid argument"), operation="recv", peer="a:1")
+    error = _errors.translate(
+        OSError(errno.EINVAL, "Invalid argument"), operation="recv", peer="a:1"
+    )
     assert type(error) is SystemFailure
     assert error.errno == errno.EINVAL
     assert str(error) == "recv from a:1 failed: Invalid argument"

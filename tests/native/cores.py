@@ -10,6 +10,9 @@ from socketkeep._native import core
 
 Twin = TypeVar("Twin")
 
+#: The compiled core, where it runs.
+compiled: Any = core
+
 
 def both(twin: Twin, name: str) -> list[Twin]:
     """Return the twin, and what the compiled core has under this name, where that runs."""

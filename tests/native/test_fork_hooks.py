@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from socketkeep._native import core
+from tests.native.cores import compiled
 
-pytestmark = pytest.mark.skipif(core is None, reason="for the fork server in C")
+pytestmark = pytest.mark.skipif(compiled is None, reason="for the fork server in C")
 
 #: As a template begins: nothing else has been imported yet.
 PROGRAM = """

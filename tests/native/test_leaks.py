@@ -17,11 +17,10 @@ import pytest
 
 from socketkeep import AsyncConnection, Connection, TimedOut, Timeout, resumable
 from socketkeep._inspect._descriptors import look_in_python
-from socketkeep._native import core
 from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._core import core_of
 from tests.harness.seam import Row, leased, shared_words
-from tests.native.cores import both
+from tests.native.cores import both, compiled
 from tests.worker.fakes import CastingDoor, a_place, is_entry, make_reactor, make_sync
 
 _OPERATIONS: Final = 40_000
@@ -146,7 +145,7 @@ def casts(times: int) -> None:
         for number in range(times // 50):
             with socket.create_connection(door.listener.getsockname()[:2]) as peer:
                 entry = door.accept()
-                if core is None:
+                if compiled is None:
                     assert isinstance(entry, tuple)
                     entry[0].close()
                     continue
@@ -167,7 +166,7 @@ def test_nothing_grows(work: Callable[[int], None]) -> None:
     """What is held after very many operations is what was held after a few."""
     work(_OPERATIONS // 20)
     gc.collect()  # what other tests have left
-    shared = [core, True, False, None, *vars(core).values()] if core else []
+    shared = [compiled, True, False, None, *vars(compiled).values()] if compiled else []
     held, known = [], [sys.getrefcount(each) for each in shared]
     descriptors = os.listdir("/proc/self/fd")
     for _ in range(3):  # the interpreter's own caches fill for a while

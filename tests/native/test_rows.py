@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from socketkeep._native import core
 from socketkeep._stream import _record as record
-from socketkeep._stream._record import Ended
 from socketkeep._wire._scoreboard import (
     ACCEPTED,
     CLOSED,
@@ -20,7 +18,7 @@ from socketkeep._wire._scoreboard import (
     ROW_WORDS,
     Rows,
 )
-from tests.native.cores import on_both
+from tests.native.cores import compiled, on_both
 
 on_each = on_both("kind", Rows, "Rows")
 
@@ -54,11 +52,11 @@ def test_all_are_given_out_once_and_those_that_were_freed_again(kind: Any) -> No
 
 
 @on_each
-@pytest.mark.parametrize("ended", Ended)
-def test_it_is_settled_where_nobody_is_to_be_told(kind: Any, ended: Ended) -> None:
+@pytest.mark.parametrize("ended", record.Ended)
+def test_it_is_settled_where_nobody_is_to_be_told(kind: Any, ended: record.Ended) -> None:
     words = memory()
     rows = kind(words, _ROWS)
-    here = ended in (Ended.CLOSED, Ended.RESET, Ended.RELEASED)
+    here = ended in (record.Ended.CLOSED, record.Ended.RESET, record.Ended.RELEASED)
     for told, value in (("kept", 2), ("committed", 8), ("crowded", 1), ("", 0)):
         row = rows.claim(None)
         of = row_of(words, row)
@@ -73,14 +71,13 @@ def test_it_is_settled_where_nobody_is_to_be_told(kind: Any, ended: Ended) -> No
         assert any(of) is not settled
         if not settled:
             rows.release(row)
-    assert bool(words[CLOSED]) is (ended in (Ended.CLOSED, Ended.RELEASED))
+    assert bool(words[CLOSED]) is (ended in (record.Ended.CLOSED, record.Ended.RELEASED))
 
 
-@pytest.mark.skipif(core is None, reason="there is no compiled core")
+@pytest.mark.skipif(compiled is None, reason="there is no compiled core")
 def test_both_write_the_same_words() -> None:
-    assert core is not None
     drawn = random.Random(1)
-    both = [(words := memory(), kind(words, _ROWS)) for kind in (Rows, core.Rows)]
+    both = [(words := memory(), kind(words, _ROWS)) for kind in (Rows, compiled.Rows)]
     taken: list[int] = []
     for number in range(_STEPS):
         step = drawn.randrange(5)
@@ -91,7 +88,7 @@ def test_both_write_the_same_words() -> None:
                 taken.append(row)
             continue
         row = drawn.choice(taken)
-        end, errors = drawn.choice((*Ended, 6, 2**64 - 1)), drawn.choice((0, 1, 2**64 - 1))
+        end, errors = drawn.choice((*record.Ended, 6, 2**64 - 1)), drawn.choice((0, 1, 2**64 - 1))
         for words, _ in both:
             of = row_of(words, row)
             of[record.NUMBER], of[record.ENDED], of[record.HANDLER_ERRORS] = number, end, errors
@@ -111,10 +108,9 @@ def test_both_write_the_same_words() -> None:
         assert both[0][0] == both[1][0], f"step {number}: {step}"
 
 
-@pytest.mark.skipif(core is None, reason="there is no compiled core")
+@pytest.mark.skipif(compiled is None, reason="there is no compiled core")
 def test_there_is_no_row_and_no_word_beyond_the_memory() -> None:
-    assert core is not None
-    rows = core.Rows(memory(2), 2)
+    rows = compiled.Rows(memory(2), 2)
     for row in (2, 2**32, -1):
         with pytest.raises((IndexError, OverflowError)):
             rows.release(row)
@@ -125,16 +121,15 @@ def test_there_is_no_row_and_no_word_beyond_the_memory() -> None:
     with pytest.raises(IndexError):
         rows.claim(HEADER_WORDS)
     with pytest.raises(ValueError, match="words for all its rows"):
-        core.Rows(memory(2), 3)
+        compiled.Rows(memory(2), 3)
     with pytest.raises(ValueError, match="words for all its rows"):
-        core.Rows(memory(2), 2**32 - 1)
+        compiled.Rows(memory(2), 2**32 - 1)
 
 
-@pytest.mark.skipif(core is None, reason="there is no compiled core")
+@pytest.mark.skipif(compiled is None, reason="there is no compiled core")
 def test_a_row_that_is_freed_too_often_does_not_reach_beyond_the_memory() -> None:
     """By the keeper, of a worker that has written anything."""
-    assert core is not None
-    rows = core.Rows(memory(2), 2)
+    rows = compiled.Rows(memory(2), 2)
     for _ in range(100):
         rows.release(1)
     assert [rows.reserve() for _ in range(5)].count(None) == 1

@@ -20,9 +20,9 @@ import pytest
 import uvloop
 
 from socketkeep import AsyncConnection, Busy, PeerReset, fork
-from socketkeep._native import core as compiled
 from socketkeep._stream import _shell
 from tests.harness.seam import be_handler_of, leased, order_to, row_of, shared_words, without_times
+from tests.native.cores import compiled
 from tests.native.scripts import Shelf, in_python, piece
 from tests.native.seeds import seeds
 from tests.worker.fakes import make_reactor

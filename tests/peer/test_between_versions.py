@@ -13,7 +13,6 @@ from typing import Final
 
 import pytest
 
-from socketkeep._native import PURE_VARIABLE
 from tests.harness import FIRST_WHEEL, Load, Server, Versions, connect, read_reply
 from tests.peer.conftest import Site
 from tests.peer.test_reload_under_load import nothing_ended
@@ -28,7 +27,7 @@ PRESENT: Final = "2.0.present"
 @pytest.fixture
 def versions(tcp_site: Site, monkeypatch: pytest.MonkeyPatch) -> Versions:
     """The first version, which is installed, and the present one."""
-    monkeypatch.delenv(PURE_VARIABLE, raising=False)  # the first one does not know it
+    monkeypatch.delenv("SOCKETKEEP_PURE", raising=False)  # the first one does not know it
     made = Versions(tcp_site.directory / "versions")
     made.directory.mkdir()
     made.unpack(FIRST_WHEEL, FIRST)

@@ -14,7 +14,6 @@ from typing import Final
 
 import pytest
 
-from socketkeep._native import PURE_VARIABLE
 from tests.harness import Finished, Server, connect
 
 MODELS: Final = ("fork", "prefork", "thread", "async")
@@ -38,7 +37,7 @@ def run(
     inherited = {
         key: text
         for key, text in os.environ.items()
-        if key == PURE_VARIABLE or not key.startswith("SOCKETKEEP_")
+        if key == "SOCKETKEEP_PURE" or not key.startswith("SOCKETKEEP_")
     }
     done = subprocess.run(
         [*prefix, *SOCKETKEEP, *arguments],

@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from socketkeep._config._server_options import option
+from tests.harness.configuration import option
 
 UNITS: Final = Path(__file__).parents[2] / "contrib" / "systemd"
 SERVICE: Final = UNITS / "socketkeep@.service"

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._native import core
 from socketkeep._serve.websocket import _trim
-from socketkeep._serve.websocket._trim import Trimmer
+from tests.native.cores import compiled
 
 
 def test_all_who_ask_meanwhile_have_it_trimmed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,7 +17,7 @@ def test_all_who_ask_meanwhile_have_it_trimmed_once(monkeypatch: pytest.MonkeyPa
         loop = asyncio.get_running_loop()
         trimmed: list[asyncio.Future[None]] = [loop.create_future(), loop.create_future()]
         calls = iter(trimmed)
-        trimmer = Trimmer()
+        trimmer = _trim.Trimmer()
         monkeypatch.setattr(trimmer, "_trim", lambda: next(calls).set_result(None))
         for _ in range(5):
             trimmer.soon()
@@ -31,16 +30,15 @@ def test_all_who_ask_meanwhile_have_it_trimmed_once(monkeypatch: pytest.MonkeyPa
     asyncio.run(main())
 
 
-@pytest.mark.skipif(core is None, reason="Python alone cannot")
+@pytest.mark.skipif(compiled is None, reason="Python alone cannot")
 def test_the_compiled_core_trims() -> None:
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    assert core is not None
     blocks = [bytearray(b"x" * 8192) for _ in range(4000)]
     last = blocks[-1]  # the end of the heap, so that what is free lies before it
     blocks.clear()
     before = resident()
-    core.trim()
+    compiled.trim()
     assert before - resident() > 16 << 20
     assert len(last) == 8192

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from socketkeep._base import _log_file
-from socketkeep._base._log_file import LogFile
 
 
 def test_what_may_not_be_opened_anew_goes_on(
@@ -15,7 +14,7 @@ def test_what_may_not_be_opened_anew_goes_on(
 ) -> None:
     """The rotated file gets the lines until another one may be opened; asked for, it is told."""
     path, rotated = tmp_path / "server.log", tmp_path / "server.log.1"
-    file = LogFile(str(path))
+    file = _log_file.LogFile(str(path))
     file.current().write(b"one\n")
     path.rename(rotated)
     with monkeypatch.context() as patch:
@@ -33,7 +32,7 @@ def test_what_may_not_be_opened_anew_goes_on(
 def test_without_any_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_log_file, "file_sink", _not_permitted)
     with pytest.raises(PermissionError):
-        LogFile(str(tmp_path / "server.log")).current()
+        _log_file.LogFile(str(tmp_path / "server.log")).current()
 
 
 def _not_permitted(path: str) -> None:

@@ -13,29 +13,27 @@ from hypothesis import strategies as st
 
 from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Order
-from socketkeep._stream._record import Ended
 from socketkeep._wire import _scoreboard as scoreboard
-from socketkeep._wire._scoreboard import COUNTERS, OPEN, Scoreboard, create_memfd
 
 
-def make(rows: int = 4) -> Scoreboard:
-    fd = create_memfd(rows)
+def make(rows: int = 4) -> scoreboard.Scoreboard:
+    fd = scoreboard.create_memfd(rows)
     try:
-        return Scoreboard(fd)
+        return scoreboard.Scoreboard(fd)
     finally:
         os.close(fd)
 
 
-def make_two(rows: int = 4) -> tuple[Scoreboard, Scoreboard]:
+def make_two(rows: int = 4) -> tuple[scoreboard.Scoreboard, scoreboard.Scoreboard]:
     """Return two maps of one scoreboard, as the worker and the keeper have."""
-    fd = create_memfd(rows)
+    fd = scoreboard.create_memfd(rows)
     try:
-        return Scoreboard(fd), Scoreboard(fd)
+        return scoreboard.Scoreboard(fd), scoreboard.Scoreboard(fd)
     finally:
         os.close(fd)
 
 
-def claim(board: Scoreboard, number: int) -> int:
+def claim(board: scoreboard.Scoreboard, number: int) -> int:
     row = board.claim()
     assert row is not None
     board.record(row)[record.NUMBER] = number
@@ -46,9 +44,9 @@ def test_rows_are_given_out_once_until_they_are_exhausted() -> None:
     board = make(3)
     assert board.rows == 3
     assert sorted(claim(board, number) for number in (1, 2, 3)) == [0, 1, 2]
-    assert board[OPEN] == 3
+    assert board[scoreboard.OPEN] == 3
     assert board.claim() is None
-    assert board[OPEN] == 3
+    assert board[scoreboard.OPEN] == 3
 
 
 def test_a_freed_row_is_given_out_again_and_is_clear() -> None:
@@ -58,7 +56,7 @@ def test_a_freed_row_is_given_out_again_and_is_clear() -> None:
     words[record.BYTES_IN] = 5
     board.set_peer(row, "127.0.0.1:1")
     board.release(row)
-    assert board[OPEN] == 0
+    assert board[scoreboard.OPEN] == 0
     again = board.claim()
     assert again == row
     assert list(board.record(row)) == [0] * scoreboard.ROW_WORDS
@@ -68,25 +66,30 @@ def test_a_freed_row_is_given_out_again_and_is_clear() -> None:
 @pytest.mark.parametrize(
     ("ended", "counter"),
     [
-        (Ended.CLOSED, "closed"),
-        (Ended.RELEASED, "closed"),
-        (Ended.RESET, "reset"),
-        (Ended.DETACHED, "detached"),
-        (Ended.NOT_YET, "lost"),
+        (record.Ended.CLOSED, "closed"),
+        (record.Ended.RELEASED, "closed"),
+        (record.Ended.RESET, "reset"),
+        (record.Ended.DETACHED, "detached"),
+        (record.Ended.NOT_YET, "lost"),
     ],
 )
-def test_the_end_is_counted(ended: Ended, counter: str) -> None:
+def test_the_end_is_counted(ended: record.Ended, counter: str) -> None:
     board = make()
     row = claim(board, 1)
     board.record(row)[record.ENDED] = ended
     board.record(row)[record.HANDLER_ERRORS] = 2
     board.release(row)
-    counted = {name: board[word] for name, word in COUNTERS.items() if board[word]}
+    counted = {name: board[word] for name, word in scoreboard.COUNTERS.items() if board[word]}
     assert counted == {counter: 1, "handler_errors": 2}
 
 
 def test_the_counters_have_words_of_their_own() -> None:
-    words = [*COUNTERS.values(), OPEN, scoreboard.RETIRE_HOW, scoreboard.RETIRE_AT]
+    words = [
+        *scoreboard.COUNTERS.values(),
+        scoreboard.OPEN,
+        scoreboard.RETIRE_HOW,
+        scoreboard.RETIRE_AT,
+    ]
     assert len(set(words)) == len(words)
     assert max(words) < scoreboard.HEADER_WORDS
 
@@ -130,7 +133,7 @@ def test_the_open_rows_are_those_claimed_and_not_released(steps: list[bool]) -> 
                 rows.append(row)
         elif rows:
             worker.release(rows.pop(0))
-        assert keeper[OPEN] == len(rows)
+        assert keeper[scoreboard.OPEN] == len(rows)
         assert sorted(row for row, _ in keeper.taken()) == sorted(rows)
 
 
@@ -183,8 +186,8 @@ print(pid)
 
 @pytest.mark.process
 def test_what_a_worker_and_its_child_write_the_keeper_reads() -> None:
-    fd = create_memfd(4)
-    keeper = Scoreboard(fd)
+    fd = scoreboard.create_memfd(4)
+    keeper = scoreboard.Scoreboard(fd)
     done = subprocess.run(
         [sys.executable, "-c", _SERVES_IN_A_CHILD, str(fd)],
         pass_fds=[fd],
@@ -208,7 +211,7 @@ def test_threads_do_not_lose_each_others_counts() -> None:
         for _ in range(300):
             row = board.claim()
             assert row is not None
-            board.record(row)[record.ENDED] = Ended.CLOSED
+            board.record(row)[record.ENDED] = record.Ended.CLOSED
             board.release(row)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -216,7 +219,7 @@ def test_threads_do_not_lose_each_others_counts() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert board[OPEN] == 0
+    assert board[scoreboard.OPEN] == 0
     assert board[scoreboard.CLOSED] == 1200
 
 
@@ -233,7 +236,7 @@ def test_a_row_that_is_given_back_was_never_claimed() -> None:
     assert row is not None
     board.record(row)[record.BYTES_IN] = 5
     board.give_back(row, scoreboard.ACCEPTED)
-    assert (board[OPEN], board[scoreboard.ACCEPTED], board.balance) == (0, 0, 0)
+    assert (board[scoreboard.OPEN], board[scoreboard.ACCEPTED], board.balance) == (0, 0, 0)
     assert board.claim() == row
     assert list(board.record(row)) == [0] * scoreboard.ROW_WORDS
 

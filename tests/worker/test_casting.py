@@ -13,9 +13,9 @@ from weakref import ref
 import pytest
 
 from socketkeep import AsyncConnection, Connection, resumable
-from socketkeep._native import core
 from tests.harness.configuration import Model
 from tests.harness.seam import Row, counted
+from tests.native.cores import compiled
 from tests.worker.fakes import (
     CastingDoor,
     Place,
@@ -26,7 +26,7 @@ from tests.worker.fakes import (
     told_of_forks,
 )
 
-pytestmark = pytest.mark.skipif(core is None, reason="there is no compiled core")
+pytestmark = pytest.mark.skipif(compiled is None, reason="there is no compiled core")
 
 _OF_THE_CORE = ("committed", "failure", "client_hello", "_came", "_gone", "_receives", "_retains")
 

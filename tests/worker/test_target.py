@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 
-from socketkeep._base._mistakes import LoadError
 from socketkeep._base._tracebacks import users_traceback
 from socketkeep._worker._target import (
     check_lifespan,
     choose_model,
     load_handler,
 )
-from tests.harness.configuration import Model, configured
+from tests.harness.configuration import Model, code_refused, configured
 from tests.worker.fakes import inspected
 
 HANDLER = "def handle(conn):\n    pass\n"
@@ -42,7 +41,7 @@ def load(target: str, **options: Any) -> Any:
 
 
 def failure(target: str, **options: Any) -> str:
-    with pytest.raises(LoadError) as caught:
+    with code_refused() as caught:
         load(target, **options)
     assert caught.value.exit_code == 4
     return caught.value.text
@@ -296,7 +295,7 @@ def test_the_model_of_a_handler(
     ],
 )
 def test_a_model_that_does_not_fit(handler: Callable[[object], object], wanted: str) -> None:
-    with pytest.raises(LoadError, match="use -k") as caught:
+    with code_refused("use -k") as caught:
         choose_model(inspected(handler), wanted)
     assert caught.value.exit_code == 2
     assert wanted in caught.value.text
