@@ -75,6 +75,28 @@ def test_a_parked_connection_is_in_the_keeper_alone(bench: Bench) -> None:
     assert len(bench.keeper.connections.parking) == 1
 
 
+def test_what_waits_takes_little_memory(bench: Bench) -> None:
+    peer, _, _ = parked(bench)
+    (ours,) = bench.keeper.connections.parking
+    packed = ours.parcel
+    assert ours.parcel == packed
+    assert ours.parcel is not packed, "it is not kept as an object"
+    peer.send(b"hello")
+    arrival(bench)
+    assert ours.parcel is ours.parcel
+    assert ours.parcel == packed
+
+
+def test_what_has_unread_bytes_is_not_packed(bench: Bench) -> None:
+    parked(bench)
+    (ours,) = bench.keeper.connections.parking
+    ours.unpack()
+    ours.parcel = structs.replace(ours.parcel, unread=b"some")
+    ours.pack()
+    assert ours.parcel is ours.parcel
+    assert ours.unread_size == 4
+
+
 def test_bytes_wake_it(bench: Bench) -> None:
     peer, served, _ = parked(bench)
     peer.send(b"hello")

@@ -797,7 +797,7 @@ class Connections:
         size = len(parcel.unread)
         if size <= _FEW_UNREAD:
             return True
-        return size + sum(len(held.parcel.unread) for held in self.connection_table) <= _MOST_UNREAD
+        return size + sum(held.unread_size for held in self.connection_table) <= _MOST_UNREAD
 
     def _require_its_own(self, worker: Worker, name: str, connection: int) -> None:
         if not self._screening.may_have(worker, name):

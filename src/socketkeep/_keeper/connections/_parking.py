@@ -93,6 +93,7 @@ class Parking:
                 ]
                 heapify(self._deadlines)
             self._expect_deadline()
+        held.pack()
 
     def stop(self, *, close: bool) -> None:
         """The server stops: what waits with nothing under way is closed.
@@ -148,7 +149,8 @@ class Parking:
             count = 0
         else:
             parcel = held.parcel
-            structs.force_setattr(parcel, "bytes_out", parcel.bytes_out + count)
+            held.parcel = structs.replace(parcel, bytes_out=parcel.bytes_out + count)
+            held.pack()
             held.since = self._reactor.clock()
             self._parked[held.id] = self._parked.pop(held.id)  # those parked longest come first
         held.unsent = data[count:]
@@ -198,6 +200,7 @@ class Parking:
 
     def _take_out(self, held: HeldConnection) -> bool:
         """Watch it no longer; return whether it was parked."""
+        held.unpack()
         self._reactor.unregister(held.sock.fileno())
         return self._parked.pop(held.id, None) is not None
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
+import msgspec
+
 from socketkeep._keeper.tables._ownership import Ownership, OwnershipState
 from socketkeep._keeper.tables._records import ConnectionRecord, carried
 from socketkeep._keeper.tables._state import KeepOpen, SavedConnection
@@ -23,6 +25,9 @@ from socketkeep._wire._messages import ConnectionDetached, decode, encode
 #: In place of its row: it was sent to its owner, and is taken to have arrived.
 ON_ITS_WAY: Final = -2
 
+_pack: Final = msgspec.msgpack.Encoder().encode
+_unpack: Final = msgspec.msgpack.Decoder(ConnectionDetached).decode
+
 
 @dataclass(slots=True, eq=False)
 class HeldConnection(ConnectionRecord):
@@ -31,7 +36,7 @@ class HeldConnection(ConnectionRecord):
     parcel: what its last owner said of it; of an owned connection only what never changes counts.
     """
 
-    parcel: ConnectionDetached
+    _parcel: ConnectionDetached | bytes
     sock: socket.socket
     ownership: Ownership
     inode: int = (
@@ -44,6 +49,33 @@ class HeldConnection(ConnectionRecord):
 
     def __post_init__(self) -> None:
         self.id = self.parcel.id
+
+    @property
+    def parcel(self) -> ConnectionDetached:
+        parcel = self._parcel
+        return _unpack(parcel) if isinstance(parcel, bytes) else parcel
+
+    @parcel.setter
+    def parcel(self, parcel: ConnectionDetached) -> None:
+        self._parcel = parcel
+
+    @property
+    def unread_size(self) -> int:
+        """How many bytes came with it that no worker has dealt with."""
+        return 0 if isinstance(self._parcel, bytes) else len(self._parcel.unread)
+
+    def pack(self) -> None:
+        """Keep the parcel as bytes, which take a quarter of the memory: it may be for days.
+
+        One that has unread bytes is about to be given to a worker.
+        """
+        parcel = self._parcel
+        if not isinstance(parcel, bytes) and not parcel.unread:
+            self._parcel = _pack(parcel)
+
+    def unpack(self) -> None:
+        """Have the parcel at hand again."""
+        self._parcel = self.parcel
 
     def snapshot(self, keep: KeepOpen) -> SavedConnection:
         """Return what the next version of the keeper knows it by."""
