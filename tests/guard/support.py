@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -18,8 +19,17 @@ from tests.harness.processes import wait_exit
 class GuardedServer(Server):
     """A server whose `process` is the guard."""
 
-    def __init__(self, directory: Path, target: str, *options: str, guard: str = "on") -> None:
-        super().__init__(directory, target, *options, environment={"SOCKETKEEP_GUARD": guard})
+    def __init__(
+        self,
+        directory: Path,
+        target: str,
+        *options: str,
+        guard: str = "on",
+        bind: Sequence[str] = ("127.0.0.1:0",),
+    ) -> None:
+        super().__init__(
+            directory, target, *options, bind=bind, environment={"SOCKETKEEP_GUARD": guard}
+        )
 
     @property
     def keeper(self) -> int:
@@ -34,7 +44,12 @@ class GuardedServer(Server):
 
     def kill_all_but_guard(self) -> None:
         """Kill all of its processes at one instant but the guard; wait until it serves again."""
-        self._kill_and_wait([pid for pid in self.processes() if pid != self.pid])
+        self.kill_all_but()
+
+    def kill_all_but(self, *spared: int) -> None:
+        """Kill all of its processes at one instant but the guard and these; wait as above."""
+        spare = {self.pid, *spared}
+        self._kill_and_wait([pid for pid in self.processes() if pid not in spare])
 
     def kill_all(self) -> None:
         """Kill all of it at one instant, as the end of a container does."""

@@ -446,7 +446,11 @@ def _notify_manager(
     manager = "service manager" if guard is None else "guard"
 
     def new_store(names: Iterable[str] = ()) -> FdStore:
-        store = FdStore(reactor, notifier, keeper.boot, terms.store, names, manager=manager)
+        store = FdStore(
+            *(reactor, notifier, keeper.boot, terms.store, names),
+            manager=manager,
+            edges_stay=guard is not None,
+        )
         stack.callback(store.close)
         return store
 

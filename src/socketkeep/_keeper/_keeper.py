@@ -151,6 +151,7 @@ class Keeper:
             self._changed,
             self.lanes.memfd if self.lanes.paces else -1,
             screening.believe_maker,
+            boot,
         )
         self.connections.shake_hands = self.edges.shake_hands
         self.connections.ask_bytes = self.edges.ask_bytes

@@ -50,6 +50,7 @@ from socketkeep._stream._replies import checked
 from socketkeep._stream._totals import waiting_in
 from socketkeep._wire._census import Place
 from socketkeep._wire._channel import Packet
+from socketkeep._wire._descriptors import PLAIN_END, connection_place, pair_maker
 from socketkeep._wire._doorkeeper import Doorkeeper
 from socketkeep._wire._messages import (
     ABSENT,
@@ -256,6 +257,11 @@ class Connections:
                 moving.append(held)
         self.moves.restore(moving, waiting, saved.unanswered)
         self._reactor.call_soon(self._ask_edges)  # by then they are restored, too
+
+    def believe(self, sock: socket.socket) -> None:
+        """Take an end of a pair for an edge's, as the keeper has that has stored it."""
+        if connection_place(sock.fileno()) == PLAIN_END:
+            self._screening.believe_maker(pair_maker(sock.fileno()))
 
     def restore_unowned(self, saved: SavedConnection, sock: socket.socket, listener: int) -> None:
         """Take back from the service manager's store a connection that no worker had."""

@@ -62,6 +62,7 @@ _LONGEST_TEXT: Final = 4096
 _SECRET_SIZE: Final = 32
 #: Seconds for which keys of session tickets are for new ones; for as long they are still taken.
 SECRET_TIME: Final = 12 * 3600.0
+_MOST_OF_BOOT: Final = 20  # bits of the number of an edge
 _NEVER: Final = float("inf")
 #: Days before a certificate's expiry from which on it is warned of, and how often.
 WARNED_BEFORE: Final = 14
@@ -114,10 +115,11 @@ class Edges:
         changed: Callable[[], None],
         census: int = -1,
         known: Callable[[int], None] = lambda _pid: None,
+        boot: int = 0,
     ) -> None:
         """census: the memfd by which they hold the rates; -1: there are none to hold.
 
-        known: called with the pid of each.
+        known: called with the pid of each.  boot: the keeper's.
         """
         self._known = known
         self._reactor = reactor
@@ -139,7 +141,9 @@ class Edges:
         self._totals = EdgeReport()  # of those that have ended
         self._warned: dict[str, float] = {}  # by path of a certificate: when it was warned of
         self._throttle = _log.Throttle()
-        self._serials = self._question = 0
+        # No edge of another keeper, whose connections this one may have, has one of these.
+        self._serials = boot << _MOST_OF_BOOT
+        self._question = 0
         self._secrets = [os.urandom(_SECRET_SIZE)]
         self._secrets_since = reactor.clock()
         paths = [path for said in settings if said.tls for path in said.tls.files]

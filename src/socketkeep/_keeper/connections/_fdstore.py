@@ -3,10 +3,10 @@
 It is the service manager's, or the guard's (`_guard/_program.py`).
 
 Stored are the listeners, a handle of every connection that the keeper has one of (but for those of
-TLS, which end with their edge), with the PROXY header that it began with (`header`) and with what
-was said of it when no worker has it (`parcel`), and, where connections are kept through crashes,
-the scoreboards of the workers (`board`), in which stands how far each connection was.  The names
-say what is what.  The manager gives all of it to the next keeper, see `_restoring.py`.
+TLS, where edges end with the keeper), with the PROXY header that it began with (`header`) and with
+what was said of it when no worker has it (`parcel`), and, where connections are kept through
+crashes, the scoreboards of the workers (`board`), in which stands how far each connection was.  The
+names say what is what.  The manager gives all of it to the next keeper, see `_restoring.py`.
 """
 
 from __future__ import annotations
@@ -71,13 +71,15 @@ class FdStore:
         most: int,
         names: Iterable[str],
         manager: str = "service manager",
+        edges_stay: bool = False,
     ) -> None:
-        """manager: whose store it is, for the log."""
+        """manager: whose store it is, for the log.  edges_stay: whether they outlive the keeper."""
         self._reactor = reactor
         self._notifier = notifier
         self._boot = boot
         self.most: Final = most
         self._manager = manager
+        self._edges_stay = edges_stay
         self._names = set(names)
         # To be sent, in order: a name, and its descriptor, a copy; -1: to be removed.
         self._queue: deque[tuple[str, int]] = deque()
@@ -140,8 +142,8 @@ class FdStore:
 
     def put(self, held: HeldConnection) -> None:
         """The keeper has a handle of a connection, or its owner has changed."""
-        if held.parcel.proxy and connection_place(held.sock.fileno()) == PLAIN_END:
-            return  # its edge is of this unit, and does not outlive this process
+        if held.parcel.proxy and self._ends_with_edge(held):
+            return
         epoch = held.ownership.epoch
         if not held.stored_as:
             held.stored_as = epoch
@@ -176,6 +178,10 @@ class FdStore:
             self.remove(f"{HEADER}{held.id}.{held.header_as}")
             held.header_as = 0
         self._remove_parcel(held)
+
+    def _ends_with_edge(self, held: HeldConnection) -> bool:
+        """Whether it does not outlive this process: its edge is of the same unit."""
+        return not self._edges_stay and connection_place(held.sock.fileno()) == PLAIN_END
 
     def _remove_parcel(self, held: HeldConnection) -> None:
         if held.parcel_as:

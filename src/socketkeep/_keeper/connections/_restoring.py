@@ -7,6 +7,7 @@ none had it, in its parcel; of the two the later epoch counts.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -19,8 +20,10 @@ import msgspec
 from socketkeep._base import _log
 from socketkeep._base._address import format_address
 from socketkeep._base._admission import HEADER_LIMIT
+from socketkeep._base._errors import Malformed
 from socketkeep._base._passing import sealed_size
 from socketkeep._base._process_stat import STATE, has_ended, stat_fields
+from socketkeep._base._proxy_header import destination_text, read_header
 from socketkeep._base._visibility import exists
 from socketkeep._keeper.connections._connections import Connections
 from socketkeep._keeper.connections._fdstore import (
@@ -41,7 +44,7 @@ from socketkeep._keeper.workers._workers import Worker
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import SENT
 from socketkeep._wire._channel import LARGEST
-from socketkeep._wire._descriptors import connection_place, listener_place
+from socketkeep._wire._descriptors import PLAIN_END, connection_place, listener_place
 from socketkeep._wire._scoreboard import (
     LAST_BOOT,
     Scoreboard,
@@ -175,8 +178,10 @@ class Stored:
         listeners: Sequence[str],
     ) -> None:
         parcel = self._parcel(name)
+        header = self._header(name)[0]
+        connections.believe(sock)
         if row is not None and (parcel is None or row.epoch > parcel.epoch or row.serves_on):
-            number = _listener_of(sock, listeners)
+            number = _listener_of(sock, header, listeners)
             told = (row.worker, row.number, sock, number, _epoch_of(stored_as), *self._header(name))
             if row.alive and row.worker.adopted is not None:
                 connections.restore_living(*told)
@@ -186,7 +191,7 @@ class Stored:
             else:
                 connections.restore_owned(*told)
         elif parcel is not None:
-            number = _listener_of(sock, listeners)
+            number = _listener_of(sock, header, listeners)
             parcel.stored_as = _epoch_of(stored_as)
             parcel.parcel_as = _epoch_of(self._parcels[name][0])
             parcel.header_as = self._header(name)[1]
@@ -321,9 +326,16 @@ def _ghost(index: int, name: str, fd: int) -> Worker:
     )
 
 
-def _listener_of(sock: socket.socket, listeners: Sequence[str]) -> int:
-    """Return the number of the listener that accepted the connection, or of one like it."""
+def _listener_of(sock: socket.socket, header: bytes, listeners: Sequence[str]) -> int:
+    """Return the number of the listener that accepted the connection, or of one like it.
+
+    Of a plain end, which has no address, the edge's header tells it.
+    """
     own = format_address(sock.getsockname())
+    if connection_place(sock.fileno()) == PLAIN_END:
+        with contextlib.suppress(Malformed):
+            found = read_header(header, limit=HEADER_LIMIT)
+            own = destination_text(found[0]) if found is not None else own
     if own in listeners:
         return listeners.index(own)
     port = own.rpartition(":")[2]
