@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from socketkeep._net._socket import Socket
     from socketkeep._stream._aio import AsyncConnection
     from socketkeep._stream._connection import Connection
+    from socketkeep._stream._lease import Leaving
     from socketkeep._stream._lifecycle import Detached
     from socketkeep._stream._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
     from socketkeep._stream._tls import CertificateRefused, TlsFailure
@@ -66,6 +67,7 @@ __all__ = [
     "HandlerError",
     "Holder",
     "Holders",
+    "Leaving",
     "LimitExceeded",
     "ListenError",
     "Listener",
@@ -111,6 +113,7 @@ __all__ = [
 # half that it does not use, nor for asyncio, ssl or msgspec where it needs none of them.
 _MODULES = {
     "_stream._aio": ("AsyncConnection",),
+    "_stream._lease": ("Leaving",),
     "_stream._lifecycle": ("Detached",),
     "_net._async_connecting": ("open_connection",),
     "_net._connecting": (

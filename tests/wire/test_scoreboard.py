@@ -150,10 +150,12 @@ def test_the_peer_is_cut_at_64_bytes() -> None:
 @pytest.mark.parametrize("how", ["move", "close", "finish"])
 def test_the_order_to_retire_is_seen_in_the_other_map(how: str) -> None:
     keeper, handler = make_two()
-    assert handler.order is None
-    order = Order(how, 12.5)  # type: ignore[arg-type]
-    keeper.retire(order)
-    assert handler.order == order
+    before = handler.order
+    keeper.retire(Order(how, 12.5))  # type: ignore[arg-type]
+    told = handler.order
+    assert before is None
+    assert told is not None
+    assert (told.how, told.deadline) == (how, 12.5)
 
 
 def test_an_order_without_deadline_is_far_away() -> None:

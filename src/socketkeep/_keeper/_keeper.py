@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final, Literal
 
@@ -55,7 +56,7 @@ from socketkeep._keeper.workers._slots import Slots
 from socketkeep._keeper.workers._watchdog import Watchdog
 from socketkeep._keeper.workers._workers import Worker
 from socketkeep._net._listener import Listener
-from socketkeep._stream._lease import Order
+from socketkeep._stream._lease import Order, Why
 from socketkeep._version import VERSION
 from socketkeep._wire._channel import Channel
 from socketkeep._wire._messages import Began, Forked, ForkFailed, Stranded
@@ -377,7 +378,8 @@ class Keeper:
         deadline = self._reactor.clock() + self.config.graceful_timeout
         if self.order is not None:  # a drain becomes a stop, and has no more time for that
             deadline = min(deadline, self.order.deadline)
-        self.order = order = Order(how, deadline)
+        why: Why = "stop" if how == "close" else "drain"
+        self.order = order = Order(how, deadline, why)
         # First, so that nothing that fails from here on keeps the end from coming.
         self._reactor.call_at(deadline + LATE, self.stop_now)
         self._attempt_each(
@@ -480,9 +482,12 @@ class Keeper:
             if not resumes:
                 self.connections.wind_up(resumes=False)
             self.pool.close_listeners()
+            if self._has_last_word:
+                self._retire_all(order, staying=targets)
+                self.connections.parking.wake_all()
             self._drain.begin(until, self._nothing_is_open)
         elif order.how == "close":
-            self.connections.wind_up(resumes=resumes)
+            self.connections.wind_up(resumes=resumes, all_served=self._has_last_word)
             if self.connections.waiting:
                 self._retire_all(order, staying=targets)
                 self._drain.begin(until, self._nobody_waits)
@@ -490,6 +495,11 @@ class Keeper:
                 self._end(order)
         else:
             self._end(order)
+
+    @property
+    def _has_last_word(self) -> bool:
+        """Whether the service has something to say to each peer whose connection is to end."""
+        return self.current is not None and self.current.on_leaving
 
     def _nothing_is_open(self) -> bool:
         if any(worker.open or worker.arriving for worker in self.pool):
@@ -526,7 +536,7 @@ class Keeper:
         def retire(worker: Worker) -> None:
             if worker.state is not WorkerState.DEAD or worker.fork_children:
                 earlier = worker.order.deadline if worker.order else order.deadline
-                theirs = Order(order.how, min(earlier, order.deadline))
+                theirs = replace(order, deadline=min(earlier, order.deadline))
                 self.pool.retire(worker, theirs, more=worker in staying)
 
         self._attempt_each(*(partial(retire, worker) for worker in self.pool))
@@ -730,7 +740,7 @@ class Keeper:
         kept = self.config.keep != "none" and self.current is not None and self.current.resumable
         if worker.adopted is not None and not worker.adopted.moves:
             kept = False
-        self.pool.retire(worker, Order("move" if kept else "finish", deadline))
+        self.pool.retire(worker, Order("move" if kept else "finish", deadline, "reload"))
 
     def _serving(self) -> Generation | None:
         """Return the generation that new workers belong to; None when there are to be none."""

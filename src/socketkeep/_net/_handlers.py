@@ -37,12 +37,16 @@ class Service:
     on without a name.  on_push: called with the connection and the message for each push to one,
     between two messages of its handler, at a receive; sync, or with an async handler async, too.
     It sends what it makes of the message.  Without one a message is sent as it is.
+    on_leaving: called with the connection, why ("stop", "drain", "reload" or "disconnect") and the
+    `Deadline` by which it must be over, when the server is to end it: at a receive of its handler,
+    sync or async as `on_push`.  A connection that moves to another worker is not left.
     """
 
     handler: Callable[..., object]
     lifespan: Lifespan | Callable[..., Lifespan] | None = None
     on_taken: OnTaken = "close"
     on_push: Callable[[Any, bytes], object] | None = None
+    on_leaving: Callable[[Any, Any, Any], object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class Handler:
     lifespan: Callable[[], Lifespan] | None
     on_taken: OnTaken = "close"
     on_push: Callable[[Any, bytes], object] | None = None
+    on_leaving: Callable[[Any, Any, Any], object] | None = None
 
 
 @overload
@@ -148,20 +153,38 @@ def served_as(handler: Handler, target: object) -> Handler:
         return handler
     if target.on_taken not in get_args(OnTaken):
         raise HandlerError(f"on_taken is 'close' or 'keep', not {target.on_taken!r}")
-    on_push = target.on_push
-    if on_push is not None:
-        name = f"on_push, {_name(on_push)},"
-        if not callable(on_push):
-            raise HandlerError(f"{name} is not callable: give a function of connection and message")
-        try:
-            inspect.signature(on_push).bind(object(), b"")
-        except TypeError as error:
-            raise HandlerError(f"{name} takes a connection and a message: {error}") from None
-        except ValueError:
-            pass  # a builtin that tells nothing of its parameters; a wrong call will say so
-        if inspect.iscoroutinefunction(_body(on_push)) and not handler.is_async:
-            raise HandlerError(f"{name} is async, and the handler is not: make both so, or none")
-    return replace(handler, on_taken=target.on_taken, on_push=on_push)
+    hooks = (
+        ("on_push", target.on_push, (object(), b""), "a connection and a message"),
+        (
+            *("on_leaving", target.on_leaving, (object(), "stop", object())),
+            "a connection, why it is to end, and a deadline",
+        ),
+    )
+    for name, hook, arguments, what in hooks:
+        if hook is not None:
+            _check_hook(f"{name}, {_name(hook)},", hook, arguments, what, handler)
+    return replace(
+        handler,
+        on_taken=target.on_taken,
+        on_push=target.on_push,
+        on_leaving=target.on_leaving,
+    )
+
+
+def _check_hook(
+    name: str, hook: object, arguments: tuple[object, ...], what: str, handler: Handler
+) -> None:
+    """Raise HandlerError for what cannot be called beside the handler."""
+    if not callable(hook):
+        raise HandlerError(f"{name} is not callable: give a function of {what.replace('a ', '')}")
+    try:
+        inspect.signature(hook).bind(*arguments)
+    except TypeError as error:
+        raise HandlerError(f"{name} takes {what}: {error}") from None
+    except ValueError:
+        pass  # a builtin that tells nothing of its parameters; a wrong call will say so
+    if inspect.iscoroutinefunction(_body(hook)) and not handler.is_async:
+        raise HandlerError(f"{name} is async, and the handler is not: make both so, or none")
 
 
 def service_parts(target: object) -> tuple[object, Callable[[], Lifespan] | None]:

@@ -51,9 +51,9 @@ from socketkeep._stream._framing import (
     take_netstring,
     take_until,
 )
-from socketkeep._stream._lease import Hooks, Lease, Order, handling
+from socketkeep._stream._lease import Hooks, Lease, Leaving, Order, handling
 from socketkeep._stream._lifecycle import Detached, Event, State
-from socketkeep._stream._modes import Blocking, check_seconds
+from socketkeep._stream._modes import Blocking, Deadline, check_seconds
 from socketkeep._stream._record import ACTIVE_AT, WAITING
 from socketkeep._stream._shell import AT_ONCE, NAME_TAKEN, Data, Piece, Shell, Span, in_c
 from socketkeep._stream._waiting import Steps, Want, earlier, within
@@ -700,8 +700,8 @@ class AsyncConnection(Shell):
             self._obey(operation)
         self._waiter.claimed = True
         try:
-            if self.hooks.mail is not None:
-                await self._hear_mail()
+            if self.hooks.mail is not None or self._order is not None:
+                await self._hear_mail(operation)
             if core.buffer.size or wanted == 0:
                 data = take(bound)
                 if data is not None:
@@ -797,6 +797,8 @@ class AsyncConnection(Shell):
         if order is None:
             return None
         self._obey(operation)
+        if self._is_to_be_told(order):
+            return None  # it is told first
         ends = order.how in ("close", "end") if operation == "start_tls" else self._ends(order)
         return order if ends else None
 
@@ -845,11 +847,13 @@ class AsyncConnection(Shell):
                     if came == _TIMED_OUT and (span[1] is None or time.monotonic() < span[1]):
                         came = _LOOK_AGAIN
                 else:
-                    if self.hooks.mail is not None:
-                        await self._hear_mail()
-                    if not self._waiter.watching:
-                        self._watch()
-                    came = await self._wait(span[1])
+                    heard = self.hooks.mail is not None or self._order is not None
+                    if heard and await self._hear_mail(operation):
+                        came = _LOOK_AGAIN  # what was to be heard first may have kept it here
+                    else:
+                        if not self._waiter.watching:
+                            self._watch()
+                        came = await self._wait(span[1])
                 if came == _TIMED_OUT:
                     raise self._unfinished(operation, self.core.buffer.size, wanted, span)
                 want = steps.send(came == _READY)
@@ -959,11 +963,33 @@ class AsyncConnection(Shell):
         if self._waiter.pending:
             self._wake()
 
-    async def _hear_mail(self) -> None:
-        mail = self.hooks.mail
+    async def _hear_mail(self, operation: str) -> bool:
+        """Hear what is pushed, and say the service's last word; return whether there was any."""
+        mail, order = self.hooks.mail, self._order
+        heard = False
         if mail is not None and mail.waiting:
             await mail.hear(self)
             self._waiter.ordered = self._order is not None or self._inflow is not None
+            heard = True
+        if order is not None and self._is_to_be_told(order):
+            await self._say_goodbye(order)
+            heard = True
+        if heard and self.core.life.over:
+            raise self._refusal(operation)
+        return heard
+
+    async def _say_goodbye(self, order: Order) -> None:
+        """Have the service say its last word; it may receive meanwhile, and close."""
+        farewell = self.hooks.farewell
+        assert farewell is not None
+        self._told = order.why
+        self._saying = True
+        self._waiter.claimed = False
+        try:
+            await farewell.say_async(self, Leaving(order.why, Deadline(order.deadline)))
+        finally:
+            self._waiter.claimed = True
+            self._saying = False
 
     def lose_name(self, name: str, *, close: bool) -> None:
         """Another connection has this name now.  For the server."""
@@ -1075,6 +1101,9 @@ class AsyncConnection(Shell):
         else:
             self._unwatch()
 
+    def _given_order(self) -> Order | None:
+        return self._order
+
     @property
     def order(self) -> Order | None:
         """The server's order, if it has given one.  For our own protocols."""
@@ -1141,7 +1170,7 @@ class AsyncConnection(Shell):
             # At once, not when the task gets its turn: until then nothing may be sent or received.
             self._depart()
             self._wake()
-        elif self._ends(order):
+        elif self._ends(order) or self._is_to_be_told(order):
             self._wake()
 
     def _obey(self, operation: str) -> None:

@@ -38,7 +38,7 @@ from socketkeep._stream._framing import (
     take_netstring,
     take_until,
 )
-from socketkeep._stream._lease import Hooks, Lease, Mail, Order, Retirement, handling
+from socketkeep._stream._lease import Hooks, Lease, Leaving, Mail, Order, Retirement, handling
 from socketkeep._stream._lifecycle import Detached, Event, State
 from socketkeep._stream._modes import (
     Blocking,
@@ -742,7 +742,7 @@ class Connection(Shell):
         if not (self._reading.acquire(False) or self._reading.acquire(timeout=_MOMENT)):
             raise Busy(**self._context(operation))
         try:
-            ordered = self._order() is not None
+            ordered = self._given_order() is not None
             if ordered:
                 self._obey(operation)
             if core.buffer.size or wanted == 0:
@@ -867,7 +867,7 @@ class Connection(Shell):
             limit = self._limit
         return limit, (time.monotonic() + limit if limit else None)
 
-    def _order(self) -> Order | None:
+    def _given_order(self) -> Order | None:
         retirement = self.hooks.retirement
         if retirement is None:
             return None
@@ -968,7 +968,7 @@ class Connection(Shell):
         while True:
             self._obey(operation)
             until = earlier(want.until, span[1])
-            if (order := self._order()) is not None:
+            if (order := self._given_order()) is not None:
                 poller.ignore_wake()
                 until = earlier(until, order.deadline)
             found = poller.until(until)
@@ -1001,7 +1001,7 @@ class Connection(Shell):
         receiving = operation != "send"
         tended = receiving and (lease.park_after is not None or hooks.keeping is not None)
         # Not under an order: a peer that asks every moment would keep it from being obeyed.
-        if tended and self._order() is None and self._comes_soon(poller, span[0]):
+        if tended and self._given_order() is None and self._comes_soon(poller, span[0]):
             return
         if self._deadlines is not None:
             if (late := self._look_at_deadlines(operation)) is not None:
@@ -1015,7 +1015,7 @@ class Connection(Shell):
         self._waited = 0.0
         while True:
             until = span[1]
-            order = self._order()
+            order = self._given_order()
             if tended:
                 until = earlier(until, self._tend(since, parking=order is None))
             if order is not None:
@@ -1124,17 +1124,19 @@ class Connection(Shell):
             poller.ignore_wake()  # look from time to time whether the receiver has heard it
             return
         try:
-            if self._order() is None and poller.within(0) & WOKEN:
+            if self._given_order() is None and poller.within(0) & WOKEN:
                 retirement.woken()
         finally:
             self._reading.release()
 
     def _obey(self, operation: str) -> None:
         """Do as the server's order says, if there is one and this is the moment."""
-        order = self._order()
+        order = self._given_order()
         if order is None:
             return
         self._deliver()
+        if self._is_to_be_told(order):
+            self._say_goodbye(order, operation)
         left = min(order.deadline - time.monotonic(), threading.TIMEOUT_MAX)
         # A push in flight goes out whole; one that comes later finds the connection detached.
         moves = order.how == "move" and self._may_leave(left) and self._movable()
@@ -1146,6 +1148,21 @@ class Connection(Shell):
             raise Detached("the connection was detached from this worker")
         if time.monotonic() >= order.deadline:
             raise self._out_of_time(order, operation)
+
+    def _say_goodbye(self, order: Order, operation: str) -> None:
+        """Have the service say its last word; it may receive meanwhile, and close."""
+        farewell = self.hooks.farewell
+        assert farewell is not None
+        self._told = order.why
+        self._saying = True
+        self._reading.release()
+        try:
+            farewell.say(self, Leaving(order.why, Deadline(order.deadline)))
+        finally:
+            self._reading.acquire()
+            self._saying = False
+        if self.core.life.over:
+            raise self._refusal(operation)
 
     def _may_leave(self, left: float) -> bool:
         """Whether it is this connection's turn to obey an order to move, `left` seconds being left.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from socketkeep._names._naming import Registration
+from socketkeep._stream._modes import Deadline
 from socketkeep._stream._record import Record, blank_record
 from socketkeep._stream._waiting import Orders
 
@@ -69,6 +70,27 @@ class Order:
     how: Literal["move", "close", "end", "finish"]
     deadline: float
     why: Why = "stop"
+
+
+#: Why an order was given by who does not say it: a keeper or a worker of an earlier version.
+WHY_OF: Final[dict[str, Why]] = {"move": "reload", "close": "stop", "finish": "reload"}
+
+
+class Leaving(NamedTuple):
+    """That the server is to end a connection: why, and by when it must be over."""
+
+    why: Why
+    deadline: Deadline
+
+
+class Farewell(Protocol):
+    """What the service says to a peer whose connection is to end."""
+
+    def say(self, conn: Any, leaving: Leaving) -> None:
+        """Say it, in a receive of sync code."""
+
+    async def say_async(self, conn: Any, leaving: Leaving) -> None:
+        """Say it, in a receive of async code."""
 
 
 class Retirement(Protocol):
@@ -230,6 +252,7 @@ class Hooks:
     registrar: Registrar | None = None
     registered: bool = False  # the server has been told what it is called
     mail: Mail | None = None  # where it is called something
+    farewell: Farewell | None = None
     refusals: Refusals | None = None
     ordered: Callable[[Order], None] | None = None  # async: told of each order before it is obeyed
     refused: int = 0  # for `refusals` to count

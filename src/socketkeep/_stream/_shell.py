@@ -41,7 +41,16 @@ from socketkeep._stream._committed import pack_state, unpack_state
 from socketkeep._stream._core import ARRIVED, CHUNK, LARGE_CHUNK, NOTHING, Core, core_of
 from socketkeep._stream._deadlines import NEVER, Deadlines
 from socketkeep._stream._inflow import Inflow
-from socketkeep._stream._lease import Attached, Handover, Hooks, Lease, Order, Why, handling
+from socketkeep._stream._lease import (
+    Attached,
+    Handover,
+    Hooks,
+    Lease,
+    Leaving,
+    Order,
+    Why,
+    handling,
+)
 from socketkeep._stream._lifecycle import Detached, Event, State
 from socketkeep._stream._modes import Deadline
 from socketkeep._stream._record import (
@@ -142,7 +151,9 @@ class Shell(metaclass=ABCMeta):
         "_parked",
         "_peer",
         "_replies",
+        "_saying",
         "_sent_before",
+        "_told",
         "_unsent",
         "core",
         "hooks",
@@ -163,6 +174,8 @@ class Shell(metaclass=ABCMeta):
         self._unsent: tuple[Data, int] | None = None  # an unfinished send's data, and bytes gone
         self._gathered: bytearray | None = None  # what is to go out together; None: nothing is
         self._sent_before = self.core.record[BYTES_OUT]
+        self._saying = False  # the last word is being said, before which it does not end
+        self._told: Why | None = None  # why it is to end, as the peer has been told
         self._replies: Replies | None = None  # from the first that is to be on record
         self._deadlines: Deadlines | None = None
         if lease.deadline is not None or lease.first_bytes_timeout is not None:
@@ -337,6 +350,19 @@ class Shell(metaclass=ABCMeta):
         elif at is not None:
             self._deadlines = Deadlines(at, None, None)
         self._deadline_changed()
+
+    @property
+    def leaving(self) -> Leaving | None:
+        """Why the server is to end the connection, and by when; None: it is not, so far.
+
+        For a handler that is to see it by itself; ``Service(handler, on_leaving=f)`` has `f` called
+        at a receive.  What is sent until then still goes out.  A connection that moves to another
+        worker is not left.  In `prefork` it is known when the handler has come to a receive.
+        """
+        order = self._given_order()
+        if order is None or (order.how == "move" and self._moves_away()):
+            return None
+        return Leaving(order.why, Deadline(order.deadline))
 
     @property
     def name(self) -> str:
@@ -671,6 +697,16 @@ class Shell(metaclass=ABCMeta):
             return False
         return free and not core.ledger.sent and not core.buffer.overflowed
 
+    def _moves_away(self) -> bool:
+        """Whether an order to move will be obeyed, at one safe point or another."""
+        return self.lease.resumable and self.core.transport.moves
+
+    def _is_to_be_told(self, order: Order) -> bool:
+        """Whether the service has a last word for the peer, and this is the moment."""
+        if self.hooks.farewell is None or self._told == order.why or self.core.life.over:
+            return False
+        return order.how != "move" or not self._moves_away()
+
     def _check_parking(self, operation: str) -> bool:
         """Whether the handler, which stands at no receive, may have the connection parked.
 
@@ -690,6 +726,8 @@ class Shell(metaclass=ABCMeta):
 
     def _ends(self, order: Order) -> bool:
         """Whether an order is to end the connection, as it waits for input."""
+        if self._saying:
+            return False
         if order.how == "end" and not self.lease.resumable:
             return not self.core.buffer.size
         return order.how in ("close", "end") and self._closable()
@@ -1170,6 +1208,10 @@ class Shell(metaclass=ABCMeta):
             end_for_all(core.sock)
 
     # What each shell does in its own way.
+
+    @abstractmethod
+    def _given_order(self) -> Order | None:
+        """Return the server's order, if it has given one."""
 
     @abstractmethod
     def _order_to_end(self, operation: str) -> Order | None:

@@ -51,6 +51,7 @@ class Loaded(Message, frozen=True, tag="Loaded"):
     redeliver: bool = False
     on_taken: Literal["close", "keep"] = "close"  # what becomes of who loses its name
     on_push: bool = False  # pushes are for its code, not for the peer as they are
+    on_leaving: bool = False  # its code has a last word for a peer whose connection is to end
 
 
 class LoadFailed(Message, frozen=True, tag="LoadFailed"):
@@ -135,6 +136,7 @@ class Retire(Message, frozen=True, tag="Retire"):
     how: Literal["move", "close", "finish"]
     deadline: float
     more: bool = False  # but wait for another such word: connections are still to come, by `Attach`
+    why: Literal["", "stop", "drain", "reload"] = ""  # what peers are told; "": what `how` suggests
 
 
 class ConnectionDetached(Message, frozen=True, tag="Detached", gc=False):

@@ -26,7 +26,7 @@ from socketkeep import _native
 from socketkeep._base._admission import LIMITS, REASONS, Reason, counter_of
 from socketkeep._base._passing import Unfit, has_seals, sealed_size
 from socketkeep._stream import _record as record
-from socketkeep._stream._lease import Order
+from socketkeep._stream._lease import WHY_OF, Order
 from socketkeep._stream._record import Ended, Record
 from socketkeep._wire import _shelves, _unsealed
 from socketkeep._wire._shelves import StatePlace
@@ -318,7 +318,8 @@ class Scoreboard:
         how = self._words[RETIRE_HOW]
         if not how or how == _LOOK:
             return None
-        return Order(_HOW[how - 1], self._words[RETIRE_AT] / 1e9)
+        of_all = _HOW[how - 1]
+        return Order(of_all, self._words[RETIRE_AT] / 1e9, WHY_OF[of_all])
 
     @property
     def look(self) -> bool:

@@ -522,7 +522,8 @@ class _ScoreboardRetirement:
 
     @property
     def order(self) -> Order | None:
-        return self._scoreboard.order
+        order = self._scoreboard.order
+        return None if order is None else self._notices.explained(order)
 
     def asked(self, record: Record) -> Order | None:
         return self._notices.asked(record)

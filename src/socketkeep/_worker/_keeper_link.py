@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from socketkeep._base import _log
-from socketkeep._stream._lease import Order
+from socketkeep._stream._lease import WHY_OF, Order
 from socketkeep._wire._channel import ChannelClosed, Packet
 from socketkeep._wire._messages import (
     ABSENT,
@@ -159,8 +159,8 @@ class KeeperLink:
                 self._allowance.told(Seats(0))
                 self._loop.look()
                 self._close_listeners()
-            case Retire(how=how, deadline=deadline, more=more):
-                self.retire(Order(how, deadline), more=more)
+            case Retire(how=how, deadline=deadline, more=more, why=why):
+                self.retire(Order(how, deadline, why or WHY_OF[how]), more=more)
             case Attach() as message:
                 self._attach(message, packet)
             case Ping():

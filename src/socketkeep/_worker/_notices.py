@@ -1,4 +1,4 @@
-"""What sync handlers are told beyond the scoreboard: which of them are asked to leave alone.
+"""What sync handlers are told beyond the scoreboard: why, and which are asked to leave alone.
 
 In memory that a worker makes before it forks anything: its loop writes it, and the threads and
 processes that serve its connections read it.  The scoreboard has no place for it, which other
@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import time
+from dataclasses import replace
 from typing import Final
 
 from socketkeep._stream import _record as record
@@ -30,7 +31,11 @@ _HOWS: Final = ("move", "close", "end", "finish")
 _WHYS: Final[tuple[Why, ...]] = ("stop", "drain", "reload", "disconnect")
 _LATEST: Final = 2**63
 
-# The words of a place, behind one that tells how many places are in use.
+# The first words: how many places are in use; why there is an order for all, as its number and one.
+_IN_USE: Final = 0
+_WHY: Final = 1
+_PLACES: Final = 2
+# The words of a place.
 _NUMBER: Final = 0  # written last, and cleared first
 _MINTED_BY: Final = 1
 _EPOCH: Final = 2
@@ -40,17 +45,26 @@ _SIZE: Final = 5
 
 
 class Notices:
-    """The connections that are asked alone, by what their records have."""
+    """Why the worker has its order; and the connections that are asked alone."""
 
     def __init__(self) -> None:
-        size = (1 + MOST_ASKED * _SIZE) * 8
+        size = (_PLACES + MOST_ASKED * _SIZE) * 8
         self._words: Final = memoryview(mmap.mmap(-1, size)).cast("Q")
+
+    def explain(self, order: Order) -> None:
+        """Note what the scoreboard does not say of the order for all."""
+        self._words[_WHY] = _WHYS.index(order.why) + 1
+
+    def explained(self, order: Order) -> Order:
+        """Return the order that the scoreboard has, with that."""
+        why = self._words[_WHY]
+        return replace(order, why=_WHYS[why - 1]) if why else order
 
     def asked(self, words: Record) -> Order | None:
         """Return the order that is for this connection alone, if there is one."""
-        if not self._words[0]:
+        if not self._words[_IN_USE]:
             return None
-        for start in range(1, len(self._words), _SIZE):
+        for start in range(_PLACES, len(self._words), _SIZE):
             place = self._words[start : start + _SIZE]
             if place[_NUMBER] and _is_of(place, words):
                 how, why = divmod(place[_ORDER], len(_WHYS))
@@ -62,7 +76,7 @@ class Notices:
     def ask(self, words: Record, order: Order) -> bool:
         """Note an order for one connection, in place of an earlier one; return if there is room."""
         free = -1
-        for start in range(1, len(self._words), _SIZE):
+        for start in range(_PLACES, len(self._words), _SIZE):
             place = self._words[start : start + _SIZE]
             if not place[_NUMBER]:
                 free = start if free < 0 else free
@@ -72,15 +86,15 @@ class Notices:
         if free < 0:
             return False
         self._write(free, words, order)
-        self._words[0] += 1
+        self._words[_IN_USE] += 1
         return True
 
     def forget(self, words: tuple[int, int, int]) -> None:
         """Free the place of a connection that has gone: its number, who minted it, its epoch."""
-        for start in range(1, len(self._words), _SIZE):
+        for start in range(_PLACES, len(self._words), _SIZE):
             if tuple(self._words[start : start + _ORDER]) == words:
                 self._words[start + _NUMBER] = 0
-                self._words[0] -= 1
+                self._words[_IN_USE] -= 1
 
     def _write(self, start: int, words: Record, order: Order) -> None:
         place = self._words[start : start + _SIZE]

@@ -45,6 +45,7 @@ from socketkeep._wire._messages import ConnectionEnded as EndedMessage
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._front import EdgeOf
+from socketkeep._worker._goodbye import Goodbye
 from socketkeep._worker._handle_backup import HandleBackup
 from socketkeep._worker._reattach import ANOTHER_TRY, Patience
 
@@ -104,6 +105,8 @@ class Roster:
         self.registrar: Registrar | None = None
         self._environment = environment
         self._retirement = retirement
+        on_leaving = environment.handler.on_leaving
+        self._farewell = None if on_leaving is None else Goodbye(on_leaving)
         self._orders = None
         if retirement is not None:
             self._orders = make_orders(retirement.wake_fd, environment.scoreboard.header)
@@ -548,5 +551,6 @@ class Roster:
             retirement=self._retirement,
             orders=self._orders,
             registrar=self.registrar,
+            farewell=self._farewell,
             refusals=self.refusals,
         )

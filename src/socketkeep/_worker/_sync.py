@@ -335,6 +335,7 @@ class SyncLoop:
         self.gate.close_listeners()
 
     def retire(self, order: Order) -> None:
+        self.notices.explain(order)
         self.environment.scoreboard.retire(order)
         self._model.retire(order)
 

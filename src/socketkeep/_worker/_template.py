@@ -129,6 +129,7 @@ class Template:
                 *(self._model, handler.resumable, threads),
                 *(handler.on_crash, handler.redeliver, handler.on_taken),
                 handler.on_push is not None,
+                handler.on_leaving is not None,
             )
         )
         leave_to_keeper()

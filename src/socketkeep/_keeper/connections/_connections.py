@@ -190,20 +190,24 @@ class Connections:
         except Exhausted:
             self._out_of_descriptors()
 
-    def wind_up(self, *, resumes: bool) -> None:
+    def wind_up(self, *, resumes: bool, all_served: bool = False) -> None:
         """The server stops: close what no worker has, and what comes, but who has sent something.
 
         That, and those of the accept queues, workers are still to serve.  resumes: whether they can
-        go on with a connection that another worker has had.
+        go on with a connection that another worker has had.  all_served: they are to do so with
+        each of these.
         """
+        all_served = all_served and resumes
 
         def stays(held: HeldConnection) -> bool:
-            if held.why == "accepted":
+            if held.why == "accepted" or all_served:
                 return True
             return resumes and (bool(held.parcel.unread) or says_something(held.sock))
 
         self.porch.stop()
         self.moves.end(stays)
+        if all_served:
+            self.parking.wake_all()
         self.parking.stop(close=not resumes)
 
     def stop(self) -> None:

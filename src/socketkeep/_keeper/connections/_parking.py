@@ -132,6 +132,13 @@ class Parking:
             self._take_out(held)
             self._rouse(held, "pushed")
 
+    def wake_all(self) -> None:
+        """Give all that are parked to workers, which have something to say to their peers."""
+        for held in self:
+            if not held.unsent:
+                self._take_out(held)
+                self._rouse(held)
+
     def close(self, held: HeldConnection, why: str) -> bool:
         """End a connection, in an orderly way, if it is parked here; return whether it was."""
         if self._parked.get(held.id) is not held:

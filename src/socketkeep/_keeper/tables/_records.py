@@ -95,6 +95,7 @@ class GenerationRecord:
     policy: Policy = field(default_factory=Policy)
     on_taken: Literal["close", "keep"] = "close"
     on_push: bool = False
+    on_leaving: bool = False
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

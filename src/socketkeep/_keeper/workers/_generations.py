@@ -267,6 +267,7 @@ class Templates:
                 generation.policy = Policy(loaded.on_crash, loaded.redeliver)
                 generation.on_taken = loaded.on_taken
                 generation.on_push = loaded.on_push
+                generation.on_leaving = loaded.on_leaving
                 for name in threads[:_MOST_THREADS]:
                     _log.warning(
                         "the code started a thread at import; workers will not have it",

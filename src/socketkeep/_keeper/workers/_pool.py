@@ -308,7 +308,8 @@ class WorkerPool:
             self._tell_fork_children(worker, order)
         else:
             worker.state = WorkerState.DRAINING
-            worker.link.send(Retire(order.how, self._handlers_have(order), more))
+            why = order.why if order.why != "disconnect" else ""
+            worker.link.send(Retire(order.how, self._handlers_have(order), more, why))
         self._bound(worker, order)
 
     def allot(self, worker: Worker, accept_below: int, *, full: bool = False) -> None:
