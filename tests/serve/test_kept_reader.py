@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from socketkeep import AsyncConnection, PeerReset, StateNotEncodable
-from socketkeep._serve._streams import KeptReader, KeptWriter
-from socketkeep._serve._transport import ConnectionTransport
+from socketkeep._serve._streams import KeptReader, KeptWriter, StreamTransport
 from tests.harness.seam import Row, be_handler_of, leased
 
 Body = Callable[[KeptReader, KeptWriter, socket.socket], Awaitable[None]]
@@ -27,7 +27,7 @@ def with_streams(body: Body, **lease: Any) -> None:
         be_handler_of(conn)
         reader = KeptReader(conn)
         protocol = asyncio.StreamReaderProtocol(reader, loop=asyncio.get_running_loop())
-        transport = ConnectionTransport(conn, protocol)
+        transport = StreamTransport(conn, protocol)
         reader.connection_transport = transport
         protocol.connection_made(transport)
         writer = KeptWriter(transport, protocol, reader)
@@ -133,5 +133,18 @@ def test_two_readers_at_once_are_refused() -> None:
             await reader.read(1)
         peer.sendall(b"a line\n")
         assert await first == b"a line\n"
+
+    with_streams(body)
+
+
+def test_tls_by_the_loop_is_refused() -> None:
+    """Nobody reads for the protocol of a stream's TLS, so that it would wait for ever."""
+
+    async def body(reader: KeptReader, writer: KeptWriter, peer: socket.socket) -> None:
+        transport = writer.transport
+        with pytest.raises(TypeError, match="not supported by start_tls"):
+            await asyncio.get_running_loop().start_tls(
+                transport, transport.get_protocol(), ssl.create_default_context()
+            )
 
     with_streams(body)

@@ -116,8 +116,24 @@ def test_modes_are_timeouts(ends: Ends) -> None:
     view.setblocking(True)
     with pytest.raises(BlockingIOError):
         view.recv(1, socket.MSG_DONTWAIT)
+    with pytest.raises(BlockingIOError):
+        view.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     with pytest.raises(OSError, match="MSG_DONTWAIT"):
-        view.recv(1, socket.MSG_PEEK)
+        view.recv(1, socket.MSG_OOB)
+
+
+def test_what_is_peeked_at_stays_unread(ends: Ends) -> None:
+    view, peer = ends
+    peer.sendall(b"hello")
+    assert view.recv(2, socket.MSG_PEEK) == b"he"
+    peeked = bytearray(9)
+    assert view.recv_into(peeked, 3, socket.MSG_PEEK) == 3
+    assert peeked[:3] == b"hel"
+    assert view.recv(100, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b"hello"
+    assert view.recv(0, socket.MSG_PEEK) == b""
+    assert view.recv(100) == b"hello"
+    peer.shutdown(socket.SHUT_WR)
+    assert view.recv(1, socket.MSG_PEEK) == b""
 
 
 def test_a_file_that_reads_ahead_is_refused_where_it_would_be_lost(ends: Ends) -> None:

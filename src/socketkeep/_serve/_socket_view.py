@@ -129,13 +129,29 @@ class ConnectionSocket:
         self.conn.mode = Blocking() if flag else NonBlocking()
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
+        if flags & socket.MSG_PEEK:
+            return self._peek(size, flags & ~socket.MSG_PEEK)
         timeout = self._timeout_of(flags)
         return self.conn.recv(size, timeout=timeout) if size else b""
 
     def recv_into(self, buffer: WriteableBuffer, size: int = 0, flags: int = 0) -> int:
         view = memoryview(buffer).cast("B")
         view = view[:size] if size else view
+        if flags & socket.MSG_PEEK:
+            data = self._peek(view.nbytes, flags & ~socket.MSG_PEEK)
+            view[: len(data)] = data
+            return len(data)
         return self.conn.recv_into(view, timeout=self._timeout_of(flags)) if view.nbytes else 0
+
+    def _peek(self, size: int, flags: int) -> bytes:
+        """Return what the next receive will, and leave it unread."""
+        buffer = self.conn.core.buffer
+
+        def look(most: int) -> bytes | None:
+            return buffer.peek(most) if buffer.size else None
+
+        timeout = self._timeout_of(flags)
+        return self.conn.receive_by("recv", look, size, bytes, timeout) if size else b""
 
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
         self.sendall(data, flags)
@@ -221,7 +237,7 @@ class ConnectionSocket:
         if flags != socket.MSG_DONTWAIT:
             raise OSError(
                 errno.EOPNOTSUPP,
-                f"{os.strerror(errno.EOPNOTSUPP)}: flags other than MSG_DONTWAIT on a connection"
-                " of the server's",
+                f"{os.strerror(errno.EOPNOTSUPP)}: flags other than MSG_DONTWAIT and MSG_PEEK on a"
+                " connection of the server's",
             )
         return 0.0

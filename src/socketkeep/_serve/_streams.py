@@ -29,6 +29,12 @@ Callback: TypeAlias = Callable[
 ]
 
 
+class StreamTransport(ConnectionTransport):
+    """One on which nobody reads for a protocol: `loop.start_tls` would wait for ever."""
+
+    _start_tls_compatible = False
+
+
 class KeptReader(asyncio.StreamReader):
     """An `asyncio.StreamReader` whose bytes are the connection's until they are given out."""
 
@@ -150,7 +156,7 @@ def adapt_streams(target: object) -> Handler:
 async def _serve(conn: AsyncConnection, callback: Callback) -> None:
     reader = KeptReader(conn)
     protocol = asyncio.StreamReaderProtocol(reader, loop=asyncio.get_running_loop())
-    transport = ConnectionTransport(conn, protocol)
+    transport = StreamTransport(conn, protocol)
     reader.connection_transport = transport
     protocol.connection_made(transport)
     writer = KeptWriter(transport, protocol, reader)

@@ -770,6 +770,17 @@ class Connection(Shell):
 
     _receive = in_c("sync message")(_receive_slowly)
 
+    def receive_by(
+        self,
+        operation: str,
+        take: Callable[[int], bytes | None],
+        bound: int,
+        at_eof: Callable[[], bytes],
+        timeout: float | None = None,
+    ) -> bytes:
+        """As `AsyncConnection.receive_by`."""
+        return self._receive(operation, take, bound, None, timeout, at_eof)
+
     def _order_to_end(self, operation: str) -> Order | None:
         return None  # the order is heard where a receive waits
 
