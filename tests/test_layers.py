@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "src" / "socketkeep"
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "src" / "socketkeep"
 
 #: From the lowest to the uppermost; a module may import its own row and those above it in the
 #: table.  A part is a folder or a module; of two that fit, the longer one counts.  ``__init__`` is
@@ -43,6 +45,33 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 #: Folders that do not know each other, whatever their layers.
 STRANGERS = (frozenset({"_keeper", "_worker"}),)
+
+#: How often the tests of a folder name a private module, at the most; the folders that are not here
+#: may do so four times.  What a state machine or a parser does is tested at its own module.  All
+#: else is tested by public names, or by what the folder has in one place: `tests/harness/seam.py`
+#: (what a server lends to a connection, and its row), `tests/harness/configuration.py`,
+#: `tests/wire/sending.py` (messages, by their names on the wire), the `fakes.py`, `bench.py` or
+#: `support.py` of the folder.
+PRIVATE = {
+    "admin": 19,
+    "asgi": 8,
+    "cli": 24,
+    "edge": 16,
+    "guard": 9,
+    "harness": 12,
+    "inspect": 20,
+    "keeper": 42,
+    "lab": 12,
+    "library": 23,
+    "native": 16,
+    "serve": 7,
+    "server": 6,
+    "stream": 10,
+    "websocket": 9,
+    "wire": 23,
+    "worker": 32,
+}
+_OTHERS = 4
 
 LAYER_OF = {part: number for number, (_, parts) in enumerate(LAYERS) for part in parts}
 
@@ -82,6 +111,27 @@ def imports(
 
 def within(module: str) -> bool:
     return module == "socketkeep" or module.startswith("socketkeep.")
+
+
+def private_modules(source: str, known: Iterable[str]) -> list[str]:
+    """Return the private modules that a test imports, each as often as there is a statement.
+
+    known: all modules of the package.
+    """
+    if "socketkeep" not in source:
+        return []
+    statements = (
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    )
+    return [
+        module
+        for statement in statements
+        if "socketkeep" in statement
+        for module in sorted(set(imports("tests", statement, known, is_package=False)))
+        if "._" in module
+    ]
 
 
 def violations(module: str, source: str, *, is_package: bool) -> list[str]:
@@ -182,6 +232,36 @@ def test_the_check_sees(module: str, source: str, reason: str) -> None:
 )
 def test_the_check_lets_pass(module: str, source: str) -> None:
     assert violations(module, source, is_package=False) == []
+
+
+def test_the_tests_name_few_private_modules() -> None:
+    counts = Counter[str]()
+    known = [module for module, _ in modules()]
+    for path in sorted(TESTS.rglob("*.py")):
+        folder = path.relative_to(TESTS).parts[0]
+        counts[folder] += len(private_modules(path.read_text(), known))
+    too_many = [
+        f"tests/{folder} names private modules {count} times, and may {most} times: say it by a "
+        "public name, or have what the folder's tests share name it once"
+        for folder, count in sorted(counts.items())
+        if count > (most := PRIVATE.get(folder, _OTHERS))
+    ]
+    assert not too_many
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("import socketkeep\nfrom socketkeep import Connection, inspect, testing", 0),
+        ("from socketkeep._stream._core import CHUNK, EOF", 1),
+        ("def f():\n  from socketkeep._stream import _core, _lease", 2),
+        ("import socketkeep._net._listener\nfrom socketkeep import _native", 2),
+        ("from socketkeep._cli import main\nfrom socketkeep._cli import main", 2),
+        ('"from socketkeep._cli import main"', 0),
+    ],
+)
+def test_the_count(source: str, count: int) -> None:
+    assert len(private_modules(source, [module for module, _ in modules()])) == count
 
 
 def test_the_check_sees_a_circle() -> None:

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import os
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from socketkeep._admin import _snapshots
-from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper.tables._names import NameTable
 from socketkeep._keeper.tables._ownership import Ownership, OwnershipState
-from socketkeep._stream import _record as record
-from socketkeep._wire._scoreboard import Scoreboard, connection_id, create_memfd
+from tests.harness.seam import Row, connection_name, make_board
 
 
 def worker(serial: int, *rows: tuple[int, int]) -> Any:
     """Return a worker of pid 100 + serial that serves connections: their numbers and epochs."""
-    fd = create_memfd(64)
-    board = Scoreboard(fd)
+    fd, board = make_board(64)
     os.close(fd)
     for number, epoch in rows:
         row = board.claim()
         assert row is not None
-        words = board.record(row)
-        words[record.MINTED_BY] = words[record.BOOT] = 1
-        words[record.NUMBER], words[record.EPOCH] = number, epoch
+        record = Row(board.record(row))
+        record.name(1, 1, number)
+        record.epoch = epoch
     return SimpleNamespace(
         serial=serial,
         pid=100 + serial,
@@ -40,7 +37,7 @@ def worker(serial: int, *rows: tuple[int, int]) -> Any:
 def held(number: int, epoch: int, to: int | None) -> Any:
     """Return a connection that the keeper moves to the worker of that serial, if to one yet."""
     parcel = SimpleNamespace(
-        id=connection_id(1, 1, number),
+        id=connection_name(1, 1, number),
         peer="",
         listener=0,
         accepted_at=0,
@@ -52,13 +49,10 @@ def held(number: int, epoch: int, to: int | None) -> Any:
     )
 
 
-def keeper(workers: list[Any], moves: list[Any]) -> Keeper:
+def keeper(workers: list[Any], moves: list[Any]) -> Any:
     connections = SimpleNamespace(moves=moves, parking=[], post=SimpleNamespace(names=NameTable()))
     listeners = [SimpleNamespace(text="here")]
-    return cast(
-        "Keeper",
-        SimpleNamespace(pool=workers, connections=connections, listeners=listeners, current=None),
-    )
+    return SimpleNamespace(pool=workers, connections=connections, listeners=listeners, current=None)
 
 
 @pytest.mark.parametrize(
@@ -97,10 +91,10 @@ def test_one_that_goes_while_it_is_read() -> None:
     here = worker(1, (5, 1), (6, 1))
 
     def listener(number: int) -> int:
-        if here.scoreboard.record(0)[record.NUMBER]:
+        if Row(here.scoreboard.record(0)).number:
             here.scoreboard.release(0)
         return number
 
     here.listener = listener
     (report,) = _snapshots.connections(keeper([here], []))
-    assert report.id == connection_id(1, 1, 6)
+    assert report.id == connection_name(1, 1, 6)

@@ -15,8 +15,17 @@ from typing import Final
 
 import pytest
 
-from socketkeep._edge._clients import HANDSHAKE_TIME, MOST_SHAKING
-from tests.edge.support import ask, begin, client_context, crowd, edges, host_and_port, serving
+from tests.edge.support import (
+    HANDSHAKE_TIME,
+    MOST_SHAKING,
+    ask,
+    begin,
+    client_context,
+    crowd,
+    edges,
+    host_and_port,
+    serving,
+)
 
 _STAY: Final = 1000
 _HALF_DONE: Final = 10_000

@@ -16,9 +16,17 @@ from typing import Any, Final
 
 import trustme
 
+from socketkeep._base import _tls_facts
+from socketkeep._edge import _certificates, _clients, _flow
 from tests.harness import Server, read_reply
+from tests.harness.configuration import tls_settings
 from tests.harness.tellers import write_teller
 
+#: Seconds that a handshake may take, and how many are done at a time.
+HANDSHAKE_TIME: Final = _clients.HANDSHAKE_TIME
+MOST_SHAKING: Final = _clients.MOST_SHAKING
+#: As much of a connection's bytes as is moved at a time.
+CHUNK: Final = _flow.CHUNK
 AUTHORITY: Final = trustme.CA()
 HOST: Final = "keeper.example"
 _EACH_SECOND: Final = 600  # questions of a whole crowd, at most
@@ -67,6 +75,17 @@ class Files:
             new = path.with_suffix(".new")
             new.write_bytes(b"".join(blob.bytes() for blob in blobs))
             os.replace(new, path)
+
+
+def server_tls(*files: Files, wary: bool = True, shares: bool = False, **more: Any) -> Any:
+    """Return the TLS of a listener that has these certificates; more: what --bind may have."""
+    pairs = [(str(each.certificate), str(each.key)) for each in files]
+    return _certificates.ServerTls(tls_settings(*pairs, **more), wary=wary, shares=shares)
+
+
+def facts_in(header: bytes) -> Any:
+    """Return what the edge has told of a connection's TLS; None: nothing."""
+    return _tls_facts.edge_tls(_tls_facts.whole_header(header))
 
 
 def issue(directory: Path, *names: str, stem: str = "server", **more: Any) -> Files:

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import datetime as dt
 import ssl
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 
-from socketkeep._config._listener_options import TlsSettings
-from socketkeep._edge._certificates import BadTls, EdgeObject, ServerTls
-from tests.edge.support import AUTHORITY, Files, client_context, issue
+from socketkeep._edge._certificates import BadTls
+from tests.edge.support import AUTHORITY, Files, client_context, issue, server_tls
 
 PAST = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 
 
-def settings(*files: Files, **more: Any) -> TlsSettings:
-    pairs = tuple((str(each.certificate), str(each.key)) for each in files)
-    return TlsSettings(certificates=pairs, **more)
-
-
 def shake(
-    tls: ServerTls,
+    tls: Any,
     name: str | None,
     context: ssl.SSLContext | None = None,
     session: ssl.SSLSession | None = None,
-) -> tuple[ssl.SSLObject, EdgeObject]:
+) -> tuple[ssl.SSLObject, Any]:
     """Shake hands in memory; return both sides."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     context = context or client_context(check_hostname=False)
@@ -58,7 +53,7 @@ def test_the_name_chooses(tmp_path: Path) -> None:
     """A wildcard stands for one label; whose name none has gets the first."""
     one = issue(tmp_path, "one.example", stem="one")
     two = issue(tmp_path, "two.example", "*.two.example", stem="two")
-    tls = ServerTls(settings(one, two, alpn=("h2", "x")), wary=True)
+    tls = server_tls(one, two, alpn=("h2", "x"))
     for name, expected in (
         ("one.example", "one.example"),
         ("TWO.example", "two.example"),
@@ -75,7 +70,7 @@ def test_the_name_chooses(tmp_path: Path) -> None:
 
 def test_a_name_that_is_none(tmp_path: Path) -> None:
     """What a client sends in the place of a name goes no further, and it gets the first one."""
-    tls = ServerTls(settings(issue(tmp_path, "one.example")), wary=True)
+    tls = server_tls(issue(tmp_path, "one.example"))
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = client_context(check_hostname=False).wrap_bio(
         to_client, to_server, server_hostname="abcdefgh"
@@ -97,7 +92,7 @@ def test_tickets_outlive_certificates_and_not_their_keys(
     version: ssl.TLSVersion, tmp_path: Path
 ) -> None:
     files = issue(tmp_path, "one.example")
-    tls = ServerTls(settings(files), wary=True)
+    tls = server_tls(files)
     context = client_context(check_hostname=False, maximum_version=version)
     client, server = shake(tls, "one.example", context)
     assert not server.session_reused
@@ -122,12 +117,12 @@ def test_edges_take_each_others_tickets(version: ssl.TLSVersion, tmp_path: Path)
     context = client_context(check_hostname=False, maximum_version=version)
     AUTHORITY.issue_cert("device-7").configure_cert(context)
 
-    def edge(*secrets: bytes, **more: Any) -> ServerTls:
-        made = ServerTls(settings(files, **more), wary=True, shares=True)
+    def edge(*secrets: bytes, **more: Any) -> Any:
+        made = server_tls(files, **more, shares=True)
         made.use_secrets(secrets)
         return made
 
-    def resumes(tls: ServerTls, session: ssl.SSLSession | None) -> bool:
+    def resumes(tls: Any, session: ssl.SSLSession | None) -> bool:
         return bool(shake(tls, "one.example", context, session)[1].session_reused)
 
     client, _ = shake(edge(b"first"), "one.example", context)
@@ -140,7 +135,7 @@ def test_edges_take_each_others_tickets(version: ssl.TLSVersion, tmp_path: Path)
 
 def test_a_bad_one_changes_nothing(tmp_path: Path) -> None:
     files = issue(tmp_path, "one.example")
-    tls = ServerTls(settings(files), wary=True)
+    tls = server_tls(files)
     files.certificate.write_text("nothing")
     with pytest.raises(BadTls, match=r"^tls: .*server.pem"):
         tls.renew()
@@ -155,7 +150,7 @@ def test_whom_nobody_vouches_for_any_more_cannot_resume(tmp_path: Path) -> None:
     """New authorities are new keys of tickets: a session was of a client that they had signed."""
     authorities = tmp_path / "authorities.pem"
     AUTHORITY.cert_pem.write_to_path(str(authorities))
-    tls = ServerTls(settings(issue(tmp_path), client_ca=str(authorities)), wary=True)
+    tls = server_tls(issue(tmp_path), client_ca=str(authorities))
     context = client_context(check_hostname=False, maximum_version=ssl.TLSVersion.TLSv1_2)
     AUTHORITY.issue_cert("client.example").configure_cert(context)
     client, server = shake(tls, "one.example", context)
@@ -170,8 +165,8 @@ def test_what_has_expired_is_a_mistake_but_at_a_start_in_need(tmp_path: Path) ->
     """An edge that is started again has to serve with what there is."""
     files = issue(tmp_path, not_before=PAST, not_after=PAST + dt.timedelta(days=1))
     with pytest.raises(BadTls, match=r"server.pem: it has expired$"):
-        ServerTls(settings(files), wary=True)
-    assert [each.expires for each in ServerTls(settings(files), wary=False).certificates] == [0]
+        server_tls(files)
+    assert [each.expires for each in server_tls(files, wary=False).certificates] == [0]
 
 
 def test_mistakes(tmp_path: Path) -> None:
@@ -181,17 +176,32 @@ def test_mistakes(tmp_path: Path) -> None:
     nothing = Files(tmp_path / "nothing", good.key)
     alone = Files(good.certificate, good.certificate)
     for made, line in (
-        (settings(mixed), "good.pem, key .*other.key: the key does not fit the certificate"),
-        (settings(nothing), "^tls: cannot read .*nothing: No such file or directory"),
-        (settings(alone), "^tls: .*good.pem: no such PEM can be read there"),
-        (settings(good, other), "^tls: .*other.pem: .*good.pem is for keeper.example, too"),
-        (settings(good, ciphers="none-such"), "^ciphers: 'none-such': there is no such cipher"),
-        (settings(good, client_ca=str(good.key)), "^client-ca: .*good.key: "),
-        (settings(good, client_ca="/nonexistent"), "^client-ca: cannot read /nonexistent"),
-        (settings(good, key_password_file="/nonexistent"), "^key-password-file: cannot read"),
+        (
+            partial(server_tls, mixed),
+            "good.pem, key .*other.key: the key does not fit the certificate",
+        ),
+        (partial(server_tls, nothing), "^tls: cannot read .*nothing: No such file or directory"),
+        (partial(server_tls, alone), "^tls: .*good.pem: no such PEM can be read there"),
+        (
+            partial(server_tls, good, other),
+            "^tls: .*other.pem: .*good.pem is for keeper.example, too",
+        ),
+        (
+            partial(server_tls, good, ciphers="none-such"),
+            "^ciphers: 'none-such': there is no such cipher",
+        ),
+        (partial(server_tls, good, client_ca=str(good.key)), "^client-ca: .*good.key: "),
+        (
+            partial(server_tls, good, client_ca="/nonexistent"),
+            "^client-ca: cannot read /nonexistent",
+        ),
+        (
+            partial(server_tls, good, key_password_file="/nonexistent"),
+            "^key-password-file: cannot read",
+        ),
     ):
         with pytest.raises(BadTls, match=line) as caught:
-            ServerTls(made, wary=True)
+            made()
         assert "\n" not in str(caught.value)
 
 
@@ -210,9 +220,9 @@ def test_a_pass_phrase(tmp_path: Path) -> None:
     )
     phrase = tmp_path / "phrase"
     phrase.write_text("open sesame\n")
-    ServerTls(settings(files, key_password_file=str(phrase)), wary=True)
+    server_tls(files, key_password_file=str(phrase))
     phrase.write_text("close sesame\n")
     with pytest.raises(BadTls, match="not by that pass phrase"):
-        ServerTls(settings(files, key_password_file=str(phrase)), wary=True)
+        server_tls(files, key_password_file=str(phrase))
     with pytest.raises(BadTls, match="it has a pass phrase: give key-password-file=FILE"):
-        ServerTls(settings(files), wary=True)
+        server_tls(files)

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import select
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from socketkeep import Closed, Listener, SystemFailure, TlsFailure
 from socketkeep._base import _log, _prctl
 from socketkeep._base._accounts import Account
-from socketkeep._base._tls_facts import edge_tls, whole_header
 from socketkeep._edge import _clients, _process
-from socketkeep._keeper.connections._edges import Edges, RunningEdge
-from socketkeep._keeper.loop._reactor import READABLE
+from socketkeep._keeper.connections._edges import Edges
 from socketkeep._stream._edge_handshake import EdgeHandshake
 from socketkeep._wire._census import NO_LANE, Census, create_memfd
-from socketkeep._wire._channel import Channel, Packet
-from socketkeep._wire._messages import BytesPassed, EdgeReady, Passed, Ready, StartTls, Taken
-from tests.edge.support import AUTHORITY, HOST, begin, client_context, issue
+from tests.edge.support import AUTHORITY, HOST, begin, client_context, facts_in, issue
 from tests.harness.configuration import configured
 from tests.keeper.fakes import Clock, FakeSystem, SteppedReactor
-from tests.wire.sending import send_with
+from tests.wire.sending import channel_on, message, packet_of, send_with
 
 
 class EdgeSystem(FakeSystem):
@@ -36,19 +34,19 @@ class EdgeSystem(FakeSystem):
     def __init__(self, clock: Clock) -> None:
         super().__init__()
         self.clock = clock
-        self.edges: list[tuple[SteppedReactor, _process.Edge, Channel]] = []
+        self.edges: list[tuple[SteppedReactor, _process.Edge, Any]] = []
 
     def spawn_edge(self, channel_fd: int) -> int:
         if self.no_process:
             raise BlockingIOError(11, "Resource temporarily unavailable")
         process = self.add("edge")
         reactor = SteppedReactor(self.clock)
-        channel = Channel(socket.socket(fileno=os.dup(channel_fd)))
+        channel = channel_on(socket.socket(fileno=os.dup(channel_fd)))
         self.edges.append((reactor, _process.Edge(reactor, channel), channel))
         process.at_death.append(lambda: self._end(channel))
         return process.pid
 
-    def _end(self, channel: Channel) -> None:
+    def _end(self, channel: Any) -> None:
         if channel.fileno() >= 0:
             channel._sock.shutdown(socket.SHUT_RDWR)
 
@@ -64,7 +62,7 @@ class World:
         self.listener = Listener.bind("127.0.0.1:0")
         self.listener.sock.setblocking(False)
         self.config = configured(target="a:b", bind=[f"127.0.0.1:0,{self.files.text}"])
-        self.welcomed: list[tuple[Passed, socket.socket]] = []
+        self.welcomed: list[tuple[Any, socket.socket]] = []
         self.changes = 0
         self.edges = self.make()
 
@@ -78,10 +76,10 @@ class World:
     def _changed(self) -> None:
         self.changes += 1
 
-    def _welcome(self, packet: Packet, message: Passed) -> None:
-        sock = socket.socket(fileno=packet.take(message.connection))
+    def _welcome(self, packet: Any, passed: Any) -> None:
+        sock = socket.socket(fileno=packet.take(passed.connection))
         sock.settimeout(10)
-        self.welcomed.append((message, sock))
+        self.welcomed.append((passed, sock))
 
     @property
     def edge(self) -> _process.Edge:
@@ -156,10 +154,10 @@ def test_a_connection_is_passed_on(world: World) -> None:
     world.start()
     with shake(world) as client:
         world.until(lambda: bool(world.welcomed), "passed on")
-        ((message, plain),) = world.welcomed
+        ((passed, plain),) = world.welcomed
         host, port = client.getsockname()
-        assert message.peer == f"{host}:{port}"
-        told = edge_tls(whole_header(message.proxy))
+        assert passed.peer == f"{host}:{port}"
+        told = facts_in(passed.proxy)
         assert told is not None
         assert (told.server_hostname, told.version()) == (HOST, "TLSv1.3")
         assert (told.getpeercert(), told.getpeercert(True)) == (None, None)
@@ -179,37 +177,37 @@ def test_a_connection_is_passed_on(world: World) -> None:
 def test_the_bytes_that_have_passed_are_told(world: World) -> None:
     """Of a connection, by the facts that go with it; None once it has ended, or its edge."""
     world.start()
-    answers: list[BytesPassed | None] = []
+    answers: list[Any] = []
     with shake(world) as client:
         world.until(lambda: bool(world.welcomed), "passed on")
-        ((message, plain),) = world.welcomed
+        ((passed, plain),) = world.welcomed
         client.sendall(b"ping")
         plain.sendall(b"to be taken")
         world.pass_time(1.0)
         plain.sendall(b"waits")  # until the edge looks at what is ready
-        world.edges.ask_bytes(message.proxy, answers.append)
-        world.edge._hear(READABLE)
+        world.edges.ask_bytes(passed.proxy, answers.append)
+        world.edge._hear(select.EPOLLIN)
         world.until(lambda: bool(answers), "told")
         answer = answers.pop()
         assert answer is not None
         assert (answer.taken, answer.waiting, answer.given) == (11, 5, 4)
         send_with(world.system.edges[0][2], answer)  # as if to an earlier version of the keeper
         world.pass_time(1.0)
-        world.edges.ask_bytes(message.proxy, answers.append)
+        world.edges.ask_bytes(passed.proxy, answers.append)
         world.until(lambda: bool(answers), "told")
         answer = answers.pop()
         assert answer is not None
         assert (answer.taken, answer.waiting, answer.given) == (16, 0, 4)
     plain.close()
     world.until(lambda: not world.edge._clients, "ended")
-    world.edges.ask_bytes(message.proxy, answers.append)
+    world.edges.ask_bytes(passed.proxy, answers.append)
     world.until(lambda: bool(answers), "told")
     assert answers.pop() is None
     (edge,) = world.edges
-    world.edges.ask_bytes(message.proxy, answers.append)
+    world.edges.ask_bytes(passed.proxy, answers.append)
     world.system.processes[edge.pid].die(1)
     world.until(lambda: bool(answers), "told")
-    world.edges.ask_bytes(message.proxy, answers.append)
+    world.edges.ask_bytes(passed.proxy, answers.append)
     assert answers == [None, None]
 
 
@@ -218,11 +216,11 @@ def test_an_edge_that_hangs_is_not_waited_for(
 ) -> None:
     """After the orphan timeout nothing is known, and what it answers then is nobody's."""
     world.start()
-    answers: list[BytesPassed | None] = []
+    answers: list[Any] = []
     with shake(world):
         world.until(lambda: bool(world.welcomed), "passed on")
-        ((message, plain),) = world.welcomed
-        world.edges.ask_bytes(message.proxy, answers.append)
+        ((passed, plain),) = world.welcomed
+        world.edges.ask_bytes(passed.proxy, answers.append)
         world.clock.now += world.config.orphan_timeout - 0.1
         world.reactor.run_once(0.0)
         assert not answers
@@ -232,7 +230,7 @@ def test_an_edge_that_hangs_is_not_waited_for(
         assert "an edge does not answer" in caplog.text
         world.pass_time(0.0)
         assert answers == [None]
-        world.edges.ask_bytes(message.proxy, answers.append)
+        world.edges.ask_bytes(passed.proxy, answers.append)
         world.until(lambda: len(answers) == 2, "it has gone on")
         assert answers[1] is not None
     plain.close()
@@ -245,12 +243,12 @@ def test_one_that_could_not_be_taken_is_offered_again(
     refused: list[int] = []
     take = world.edges._passed
 
-    def refuse_once(edge: RunningEdge, packet: Packet, message: Passed) -> None:
+    def refuse_once(edge: Any, packet: Any, passed: Any) -> None:
         if refused:
-            take(edge, packet, message)
+            take(edge, packet, passed)
         else:
-            refused.append(message.number)
-            edge.link.send(Taken(message.number, False))
+            refused.append(passed.number)
+            edge.link.send(message("Taken", passed.number, False))
 
     monkeypatch.setattr(world.edges, "_passed", refuse_once)
     world.start()
@@ -347,7 +345,7 @@ def test_one_that_dies_or_says_nonsense_is_followed_by_another(world: World) -> 
     with shake(world):
         world.pass_time(1.0)
         world.pass_time(1.0)
-        send_with(world.system.edges[0][2], Ready(1))
+        send_with(world.system.edges[0][2], message("Ready", 1))
         world.until(lambda: not world.edges, "killed")
         assert world.changes == 1
         world.system.no_process = True
@@ -375,8 +373,8 @@ def test_what_an_edge_cannot_pass_on(world: World) -> None:
             one, other = socket.socketpair()
         else:
             one = other = socket.socket()
-        message = Passed(1, number, "peer", header, one.fileno())
-        send_with(world.system.edges[-1][2], message, (one.fileno(),))
+        passed = message("Passed", 1, number, "peer", header, one.fileno())
+        send_with(world.system.edges[-1][2], passed, (one.fileno(),))
         world.until(lambda: not world.edges, "killed")
         one.close()
         other.close()
@@ -485,7 +483,7 @@ def test_an_unready_edge_is_told_when_it_is(world: World) -> None:
     world.edges.admit(True)
     (edge,) = world.edges
     assert not edge.accepting
-    send_with(world.system.edges[0][2], EdgeReady())
+    send_with(world.system.edges[0][2], message("EdgeReady"))
     world.until(lambda: edge.accepting, "told")
 
 
@@ -501,9 +499,9 @@ def test_a_worker_asks_for_tls(world: World) -> None:
         accepted, _ = world.listener.sock.accept()
         plain, far = socket.socketpair()
         fds = [os.dup(each.fileno()) for each in (accepted, far)]
-        message = StartTls("7-1-1", 1, 0, "peer", b"", header, *fds)
-        packet = Packet(message, fds, False)
-        world.edges.shake_hands(packet, message)
+        asks = message("StartTls", "7-1-1", 1, 0, "peer", b"", header, *fds)
+        packet = packet_of(fds, asks)
+        world.edges.shake_hands(packet, asks)
         packet.close()
         far.close()
         return client, EdgeHandshake(accepted, plain)
@@ -524,7 +522,7 @@ def test_a_worker_asks_for_tls(world: World) -> None:
     shaken = shake_with(client)
     header = handshake.header()
     assert header is not None
-    told = edge_tls(whole_header(header))
+    told = facts_in(header)
     assert told is not None
     assert told.server_hostname == HOST
     assert world.welcomed == []

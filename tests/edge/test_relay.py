@@ -14,14 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._config._listener_options import TlsSettings
-from socketkeep._edge._certificates import ServerTls
-from socketkeep._edge._flow import CHUNK
+from socketkeep import Connection
 from socketkeep._edge._relay import Handshake, Relay
 from socketkeep._edge._relay_loop import _EVENTS
-from socketkeep._stream._closing import reset
 from socketkeep._stream._last_words import last_word
-from tests.edge.support import HOST, client_context, issue
+from tests.edge.support import CHUNK, HOST, client_context, issue, server_tls
 
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 BIG = bytes(range(256)) * 16384  # 4 MiB: more than all buffers on the way take
@@ -85,8 +82,7 @@ def version(request: pytest.FixtureRequest) -> ssl.TLSVersion:
 def shaken(tmp_path: Path, version: ssl.TLSVersion) -> Iterator[Shaken]:
     """Yields a client, the relay between, and the worker's end."""
     files = issue(tmp_path)
-    pair = str(files.certificate), str(files.key)
-    tls = ServerTls(TlsSettings(certificates=(pair,)), wary=True)
+    tls = server_tls(files)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         theirs = socket.create_connection(listener.getsockname(), timeout=20)
         ours, _ = listener.accept()
@@ -240,7 +236,7 @@ def test_the_workers_abort_is_a_reset(shaken: Shaken) -> None:
     """At once, also while the client takes nothing in."""
     client, run, worker = shaken
     fill(worker)
-    reset(worker)
+    Connection(worker).abort()
     run.wait_over()
     run.relay.close()
     with pytest.raises(ConnectionResetError):

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._edge._clients import MOST_SHAKING
 from tests.edge.support import (
     AUTHORITY,
     HOST,
+    MOST_SHAKING,
     ask,
     begin,
     client_context,

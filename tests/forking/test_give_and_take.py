@@ -32,11 +32,10 @@ from socketkeep import (
     WouldBlock,
     fork,
 )
-from socketkeep._stream._lease import Lease
 from socketkeep.proxy import InetAddress, ProxyHeader
 from tests.forking.conftest import Pair
 from tests.forking.support import Gate, child, tcp_pair
-from tests.harness.seam import row_of
+from tests.harness.seam import leased, row_of
 
 
 @pytest.fixture(params=["SOCK_SEQPACKET", "SOCK_STREAM"])
@@ -86,8 +85,8 @@ def test_the_client_behind_a_proxy_goes_along(pair: Pair, channel: Pair) -> None
     ours, peer = pair
     client = InetAddress("192.0.2.7", 40000)
     header = ProxyHeader(source=client, destination=InetAddress("192.0.2.1", 443), authority="x")
-    lease = Lease(peer=str(client), proxy=header.encode(), receive_rate=1000)
-    conn = Connection(ours, lease=lease)
+    given = leased(peer=str(client), proxy=header.encode(), receive_rate=1000)
+    conn = Connection(ours, **given)
     began = time.monotonic()
     peer.sendall(bytes(1000))
     assert len(conn.recv(timeout=5)) == 1000

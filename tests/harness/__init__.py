@@ -5,13 +5,11 @@
 versions of the package to serve it with.
 """
 
-from socketkeep._demo._clients import Load, parse_address
-from socketkeep._demo._tally import Tally
 from tests.harness.capture import Capture, Flags
 from tests.harness.control import ControlError, ask
 from tests.harness.flood import Flood
 from tests.harness.handlers import write_handler, write_source
-from tests.harness.peers import connect, read_reply, read_to_end
+from tests.harness.peers import Load, Tally, connect, parse_address, read_reply, read_to_end
 from tests.harness.server import Event, Finished, Server
 from tests.harness.storm import Storm, StormTally
 from tests.harness.versions import FIRST_WHEEL, Versions

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import socket
 
-from socketkeep._demo._clients import parse_address
+from socketkeep._demo import _clients, _tally
+
+#: The peers of the demo: many at once, what became of their lines, and how they read an address.
+Load = _clients.Load
+Tally = _tally.Tally
+parse_address = _clients.parse_address
 
 
 def connect(address: str, timeout: float = 10.0) -> socket.socket:

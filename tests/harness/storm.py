@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 
-from socketkeep._demo._clients import parse_address
+from tests.harness.peers import parse_address
 
 _REFUSED: Final = {errno.ECONNREFUSED, errno.ENOENT, errno.EAGAIN}
 

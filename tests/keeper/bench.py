@@ -31,6 +31,8 @@ from tests.keeper.fakes import (
 KILLS_AFTER = _pool.KILL_GRACE
 LATE_AFTER = _keeper.LATE
 LAST_RESORT_AFTER = _keeper.LAST_RESORT
+#: The oldest format whose readers may go on with a server of such listeners.
+oldest_reader = _inheritance.oldest_reader
 
 
 class Bench:

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from socketkeep._keeper.connections._edges import Edges
 from tests.harness.seam import STATUSES, parts_of_name, reply_record
 from tests.keeper.bench import Bench, end_of, is_alive, is_at_eof, open_descriptors
 from tests.keeper.conftest import MakeBench
@@ -333,7 +332,9 @@ def test_an_upgrade_asks_the_edge_again(bench: Bench, monkeypatch: pytest.Monkey
     """What the keeper before was answered, if it was, is lost."""
     _, second, peer, name = behind_tls(bench)
     asked: list[Callable[[Any], None]] = []
-    monkeypatch.setattr(Edges, "ask_bytes", lambda edges, header, told: asked.append(told))
+    monkeypatch.setattr(
+        type(bench.keeper.edges), "ask_bytes", lambda edges, header, told: asked.append(told)
+    )
     upgraded(bench)
     bench.settle()
     assert not second.arrived

@@ -11,10 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from socketkeep._keeper._inheritance import oldest_reader
 from socketkeep._keeper.tables import _state
 from tests.harness.configuration import configured, listener_options, tls_settings
-from tests.keeper.bench import Bench
+from tests.keeper.bench import Bench, oldest_reader
 from tests.keeper.fakes import real_system
 
 

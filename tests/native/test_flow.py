@@ -17,11 +17,9 @@ from typing import Any
 
 import pytest
 
-from socketkeep._config._listener_options import TlsSettings
-from socketkeep._edge._certificates import ServerTls
 from socketkeep._edge._flow import CHUNK, Flow
 from socketkeep._edge._relay_loop import RelayLoop
-from tests.edge.support import HOST, client_context, issue
+from tests.edge.support import HOST, client_context, issue, server_tls
 from tests.native.cores import both, on_both
 from tests.native.seeds import SECONDS, seeds
 
@@ -30,16 +28,15 @@ _STEPS = 60
 
 
 @pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> ServerTls:
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Any:
     files = issue(Path(tmp_path_factory.mktemp("tls")))
-    pair = str(files.certificate), str(files.key)
-    return ServerTls(TlsSettings(certificates=(pair,)), wary=True)
+    return server_tls(files)
 
 
 class Session:
     """A client's TLS, a flow behind it, and the worker's end; what the flow tells is in `told`."""
 
-    def __init__(self, base: type[Flow], tls: ServerTls, version: ssl.TLSVersion) -> None:
+    def __init__(self, base: type[Flow], tls: Any, version: ssl.TLSVersion) -> None:
         self.told: list[Any] = []
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         context = client_context(maximum_version=version)
@@ -157,7 +154,7 @@ def _telling(base: type[Flow], told: list[Any]) -> type[Flow]:
     return Telling
 
 
-def script(base: type[Flow], tls: ServerTls, seed: int) -> list[Any]:
+def script(base: type[Flow], tls: Any, seed: int) -> list[Any]:
     """Play what the seed says; return what could be seen, with all bytes in order."""
     draw = random.Random(seed)
     version = draw.choice((ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3))
@@ -221,14 +218,14 @@ def script(base: type[Flow], tls: ServerTls, seed: int) -> list[Any]:
         session.close()
 
 
-def test_scripts(tls: ServerTls) -> None:
+def test_scripts(tls: Any) -> None:
     """At random, and to the same end on both."""
     for seed in seeds() if SECONDS else islice(seeds(), _SCRIPTS):
         seen = [script(each, tls, seed) for each in both(Flow, "Flow")]
         assert all(each == seen[0] for each in seen), f"seed {seed}"
 
 
-def test_nothing_grows(tls: ServerTls) -> None:
+def test_nothing_grows(tls: Any) -> None:
     """Whatever a script comes to, what it took is given back."""
     kind = both(Flow, "Flow")[-1]
     drawn = list(islice(seeds(), 10))
@@ -243,7 +240,7 @@ def test_nothing_grows(tls: ServerTls) -> None:
 
 
 @on_both("kind", Flow, "Flow")
-def test_it_asks_for_plaintext_when_there_is_some(kind: type[Flow], tls: ServerTls) -> None:
+def test_it_asks_for_plaintext_when_there_is_some(kind: type[Flow], tls: Any) -> None:
     """However a record comes in pieces, OpenSSL has no error to make."""
     session = Session(kind, tls, ssl.TLSVersion.TLSv1_3)
     session.says(b"x" * CHUNK)
@@ -262,7 +259,7 @@ def test_it_asks_for_plaintext_when_there_is_some(kind: type[Flow], tls: ServerT
 
 
 @on_both("kind", Flow, "Flow")
-def test_what_has_been_closed_moves_nothing(kind: type[Flow], tls: ServerTls) -> None:
+def test_what_has_been_closed_moves_nothing(kind: type[Flow], tls: Any) -> None:
     """A descriptor of the same number may be somebody else's by then."""
     session = Session(kind, tls, ssl.TLSVersion.TLSv1_3)
     session.says(b"hello")
@@ -274,7 +271,7 @@ def test_what_has_been_closed_moves_nothing(kind: type[Flow], tls: ServerTls) ->
     session.close()
 
 
-def test_a_flow_begins_once(tls: ServerTls) -> None:
+def test_a_flow_begins_once(tls: Any) -> None:
     for kind in both(Flow, "Flow")[1:]:
         session = Session(kind, tls, ssl.TLSVersion.TLSv1_3)
         flow = session.flow
@@ -348,7 +345,7 @@ def test_the_loop_ends_by_what_is_no_bug(
 
 
 @pytest.mark.parametrize("pure", [True, False], ids=["python", "compiled"])
-def test_the_loop_moves(tls: ServerTls, pure: bool) -> None:
+def test_the_loop_moves(tls: Any, pure: bool) -> None:
     """Bytes pass by the loop alone; it tells the owner when there is more, and at the end."""
     flow_kind, loop_kind = both(Flow, "Flow"), both(RelayLoop, "RelayLoop")
     if not pure and len(flow_kind) == 1:

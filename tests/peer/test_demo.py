@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from socketkeep._demo._screen import table
-from socketkeep._demo._tally import Tally
+from tests.harness.peers import Tally
 from tests.harness.processes import session_processes
 
 _COMMAND = [sys.executable, "-m", "socketkeep", "demo"]

@@ -10,8 +10,8 @@ from typing import Final
 
 import pytest
 
-from socketkeep._demo._clients import parse_address
 from tests.harness import Server
+from tests.harness.peers import parse_address
 
 SEATS: Final = 4
 CLIENTS: Final = 28

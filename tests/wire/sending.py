@@ -74,9 +74,9 @@ def socket_of(channel: _channel.Channel) -> socket.socket:
     return channel._sock
 
 
-def packet_of(descriptors: list[int]) -> _channel.Packet:
-    """Return what has arrived that has these descriptors and no message that can be read."""
-    return _channel.Packet(None, descriptors, False)
+def packet_of(descriptors: list[int], message: Any = None) -> _channel.Packet:
+    """Return what has arrived that has these descriptors, without a message that can be read."""
+    return _channel.Packet(message, descriptors, False)
 
 
 def ends_of_a_channel(*, wary: bool = False) -> tuple[_channel.Channel, _channel.Channel]:
