@@ -52,7 +52,9 @@ def held(number: int, epoch: int, to: int | None) -> Any:
 def keeper(workers: list[Any], moves: list[Any]) -> Any:
     connections = SimpleNamespace(moves=moves, parking=[], post=SimpleNamespace(names=NameTable()))
     listeners = [SimpleNamespace(text="here")]
-    return SimpleNamespace(pool=workers, connections=connections, listeners=listeners, current=None)
+    return SimpleNamespace(
+        pool=workers, connections=connections, listeners=listeners, current=None, store=None
+    )
 
 
 @pytest.mark.parametrize(

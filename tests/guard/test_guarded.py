@@ -309,13 +309,30 @@ def test_a_keeper_that_never_served_is_not_started_again(tmp_path: Path) -> None
 
 
 def test_a_store_that_is_too_small(tmp_path: Path) -> None:
-    """Is told, and serving goes on."""
+    """Is told, and serving goes on; who leaves makes room; what it has no room for is not kept."""
     target = write_handler(tmp_path, "v0", is_async=True)
-    with (
-        GuardedServer(tmp_path, target, *KEEP, "--guard-store", "3") as server,
-        peers(server, 3) as clients,
-    ):
-        server.wait_event("the guard's store is full")
+    with ExitStack() as stack:
+        server = stack.enter_context(
+            GuardedServer(tmp_path, target, *KEEP, "--guard-store", "3")  # one with its listener
+        )
+        clients = [stack.enter_context(connect(server.address)) for _ in range(3)]
         for client in clients:
             assert ask(client, b"a") == b"1 a v0"
-        assert server.status()["guard"]["most"] == 3
+        server.wait_event("the guard's store is full")
+        server.wait_until(lambda: store(server) == (3, 3, 1, 2), "one to be stored, two not")
+        assert "1 of connections, 2 connections without room" in server.cli("status").stdout
+        (kept,) = [each["peer"] for each in server.connections() if each["stored"]]
+        clients.sort(key=lambda each: each.getsockname()[1] != int(kept.rpartition(":")[2]))
+        clients.pop(0).close()
+        server.wait_until(lambda: store(server) == (3, 3, 1, 1), "another to be stored")
+        (kept,) = [each["peer"] for each in server.connections() if each["stored"]]
+        clients.sort(key=lambda each: each.getsockname()[1] != int(kept.rpartition(":")[2]))
+        server.wait_clean()
+        server.kill_all_but_guard()
+        assert read_to_end(clients[1]) == b""
+        assert ask(clients[0], b"b") == b"2 b v0"
+
+
+def store(server: GuardedServer) -> tuple[int, int, int, int]:
+    guard = server.status()["guard"]
+    return guard["most"], guard["stored"], guard["connections"], guard["unheld"]

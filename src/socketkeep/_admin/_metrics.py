@@ -310,6 +310,12 @@ METRICS: Final = (
         _of_guard(lambda guard: guard.connections),
     ),
     Metric(
+        "socketkeep_guard_unheld_connections",
+        "gauge",
+        "Connections that have found no room in the guard, and end with the keeper.",
+        _of_guard(lambda guard: guard.unheld),
+    ),
+    Metric(
         "socketkeep_guard_room",
         "gauge",
         "How many descriptors the guard may hold.",

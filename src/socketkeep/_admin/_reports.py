@@ -171,9 +171,9 @@ class WaitReportByReason(msgspec.Struct, frozen=True, kw_only=True):
 class GuardReport(msgspec.Struct, frozen=True, kw_only=True):
     """The guard.
 
-    keeper: the pid of the keeper, its child.  starts: how often it has started another keeper.
+    keeper: the pid of the keeper.  starts: how often it has started another keeper.
     stored: the descriptors that it holds, `connections` of them of connections; most: how many it
-    may hold.
+    may hold.  unheld: connections that have found no room in it.
     """
 
     pid: int
@@ -182,6 +182,7 @@ class GuardReport(msgspec.Struct, frozen=True, kw_only=True):
     stored: int = 0
     connections: int = 0
     most: int = 0
+    unheld: int = 0
 
 
 class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,6 +245,7 @@ class ConnectionReport(msgspec.Struct, frozen=True, kw_only=True):
     idle: since bytes last passed.  busy: its handler is not waiting for input.
     worker: the pid of its worker, which is not its owner where the worker forks.
     slot: the worker's.  name, groups, labels: what its handler has called it.
+    stored: whether the guard, or the service manager's store, has a handle of it.
     """
 
     id: str
@@ -263,6 +265,7 @@ class ConnectionReport(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     groups: list[str] = []
     labels: dict[str, str] = {}
+    stored: bool = False
 
 
 class StayingReport(msgspec.Struct, frozen=True, kw_only=True):

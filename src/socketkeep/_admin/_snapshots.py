@@ -108,6 +108,7 @@ def _guard(keeper: Keeper) -> GuardReport | None:
         starts=keeper.guard.starts,
         stored=len(keeper.store),
         connections=sum(1 for each in keeper.connections.connection_table if each.stored_as),
+        unheld=keeper.store.unheld,
         most=keeper.store.most,
     )
 
@@ -281,6 +282,9 @@ def _connections(keeper: Keeper, step: int) -> list[ConnectionReport]:
             reports[name] = msgspec.structs.replace(
                 report, name=known.name, groups=sorted(known.groups), labels=dict(known.labels)
             )
+    for held in keeper.connections.connection_table if keeper.store is not None else ():
+        if held.stored_as and held.id in reports:
+            reports[held.id] = msgspec.structs.replace(reports[held.id], stored=True)
     return list(reports.values())
 
 

@@ -23,7 +23,7 @@ def _tables(reports: list[ConnectionReport]) -> list[Table]:
         Table(
             (
                 *("id", "peer", "listener", "state", "owner", "gen", "epoch"),
-                *("age", "idle", "in", "out", "busy", "name", "groups", "labels"),
+                *("age", "idle", "in", "out", "busy", "stored", "name", "groups", "labels"),
             ),
             [
                 (
@@ -39,6 +39,7 @@ def _tables(reports: list[ConnectionReport]) -> list[Table]:
                     size(report.bytes_in),
                     size(report.bytes_out),
                     "yes" if report.busy else "no",
+                    "yes" if report.stored else "no",
                     report.name,
                     " ".join(report.groups),
                     " ".join(f"{key}={value}" for key, value in report.labels.items()),

@@ -81,10 +81,11 @@ def _tables(report: StatusReport) -> list[Table]:
 def _guard(report: GuardReport | None) -> str:
     if report is None:
         return "none"
-    again = f", started {report.starts} times again" * (report.starts > 0)
+    again = f", the {report.starts + 1}. that was started" * (report.starts > 0)
+    unheld = f", {report.unheld} connections without room" * (report.unheld > 0)
     return (
-        f"holds {report.stored} of {report.most} descriptors, {report.connections} of connections;"
-        f" keeper {report.keeper}{again}"
+        f"holds {report.stored} of {report.most} descriptors, {report.connections} of connections"
+        f"{unheld}; keeper {report.keeper}{again}"
     )
 
 

@@ -429,6 +429,7 @@ class Keeper:
             self.connections.porch.stop,
             partial(self.edges.admit, False),
             *self._ends_of_beginnings(),
+            self.connections.end_unstored,
             partial(self._retire_all, order),
             self._changed,
         )

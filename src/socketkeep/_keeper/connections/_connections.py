@@ -224,6 +224,12 @@ class Connections:
             held.ownership.stopped()
             self._close(held, "closed", "the server stopped")
 
+    def end_unstored(self) -> None:
+        """The server leaves: end what is parked and was not stored, for want of room."""
+        for held in self.parking:
+            if not held.stored_as:
+                self.parking.close(held, "the server stopped")
+
     def snapshot(self, keep: KeepOpen) -> SavedConnections:
         """Return what the next version of the keeper goes on from."""
         parked = [*self.parking, *self.porch]

@@ -84,6 +84,7 @@ class FdStore:
         # To be sent, in order: a name, and its descriptor, a copy; -1: to be removed.
         self._queue: deque[tuple[str, int]] = deque()
         self._flushing = False
+        self._unheld: dict[str, HeldConnection] = {}  # connections that have found no room
         self._throttle = _log.Throttle()
 
     def __len__(self) -> int:
@@ -91,20 +92,26 @@ class FdStore:
         return len(self._names)
 
     @property
+    def unheld(self) -> int:
+        """How many connections are not stored, for want of room."""
+        return len(self._unheld)
+
+    @property
     def names(self) -> list[str]:
         """The names of all that is stored, or on its way there."""
         return sorted(self._names)
 
-    def add(self, name: str, fd: int) -> None:
-        """Store `fd`, unless something is stored by that name."""
+    def add(self, name: str, fd: int) -> bool:
+        """Store `fd`, unless something is stored by that name; return whether something is."""
         if name in self._names:
-            return
+            return True
         if len(self._names) >= self.most:
             self._throttle.warning(f"the {self._manager}'s store is full", most=self.most)
-            return
+            return False
         self._names.add(name)
         if self._queue or not self._send_add(name, fd):
             self._defer(name, fd)
+        return name in self._names
 
     def remove(self, name: str) -> None:
         """Store it no longer."""
@@ -144,18 +151,29 @@ class FdStore:
         """The keeper has a handle of a connection, or its owner has changed."""
         if held.parcel.proxy and self._ends_with_edge(held):
             return
+        if self._put_whole(held):
+            self._unheld.pop(held.id, None)
+        else:
+            self._unstore(held)
+            self._unheld[held.id] = held
+
+    def _put_whole(self, held: HeldConnection) -> bool:
+        """Store all that belongs to a connection; return whether there was room for it."""
         epoch = held.ownership.epoch
-        if not held.stored_as:
+        if not held.stored_as and self.add(f"{CONNECTION}{held.id}.{epoch}", held.sock.fileno()):
             held.stored_as = epoch
-            self.add(f"{CONNECTION}{held.id}.{epoch}", held.sock.fileno())
-        if held.parcel.proxy and not held.header_as:
+        if held.stored_as and held.parcel.proxy and not held.header_as:
             self._store_header(held)
+        if not held.stored_as or (held.parcel.proxy and not held.header_as):
+            return False
         unowned = held.ownership.state in _UNOWNED
         current = unowned and held.parcel_as in (epoch, held.ownership.next_epoch)
         if held.parcel_as and not current:
             self._remove_parcel(held)
         if unowned and not held.parcel_as:
             self._store_parcel(held, epoch)
+        # Without its parcel it would go on from where it was before.
+        return not unowned or bool(held.parcel_as)
 
     def woken(self, held: HeldConnection) -> None:
         """A parked connection is to be sent to a worker: its parcel says so before it is.
@@ -170,7 +188,20 @@ class FdStore:
                 self.remove(f"{PARCEL}{held.id}.{before}")
 
     def forget(self, held: HeldConnection) -> None:
-        """The keeper lets go of its handle."""
+        """The keeper lets go of its handle; another may have its room."""
+        self._unheld.pop(held.id, None)
+        self._unstore(held)
+        if self._unheld:
+            self._reactor.call_soon(self._fill)
+
+    def _fill(self) -> None:
+        """Store what had found no room, as far as there is some now."""
+        for held in tuple(self._unheld.values()):
+            if len(self._names) >= self.most:
+                return
+            self.put(held)
+
+    def _unstore(self, held: HeldConnection) -> None:
         if held.stored_as:
             self.remove(f"{CONNECTION}{held.id}.{held.stored_as}")
             held.stored_as = 0
@@ -205,9 +236,9 @@ class FdStore:
         except OSError as error:
             self._throttle.warning("cannot store a connection", error=error.strerror, **held.label)
             return False
-        self.add(name, memfd)
+        stored = self.add(name, memfd)
         os.close(memfd)
-        return True
+        return stored
 
     # Sending.
 
