@@ -9,13 +9,15 @@ Start it, and talk::
 Lines are said to the room.  ``/nick NAME``, ``/join ROOM``, ``/who`` and ``/quit`` are commands.
 
 A room is a group, to which the server publishes: its members may be in any worker, be parked, or be
-on their way to the next one.  Each message says first from whom it is, by the id of a connection,
-so that `on_push` spares who has said it; for that the connection's name is its id.  What a member
-must not lose, the nick and the room, is the committed state.
+on their way to the next one, and with ``--cluster nats://HOST`` they may be on any machine.  Each
+message says first from whom it is, by the name of a connection, which nobody else has anywhere, so
+that `on_push` spares who has said it.  What a member must not lose, the nick and the room, is the
+committed state.
 """
 
 from __future__ import annotations
 
+import secrets
 from typing import Final
 
 import msgspec
@@ -52,7 +54,7 @@ async def tell(conn: AsyncConnection, text: str) -> None:
 
 async def say(conn: AsyncConnection, seat: Seat, text: str) -> None:
     """Say a line to all the others in the member's room."""
-    await publish(seat.room, f"{conn.id}{FROM}{text}".encode())
+    await publish(seat.room, f"{conn.name}{FROM}{text}".encode())
 
 
 async def on_push(conn: AsyncConnection, message: bytes) -> None:
@@ -60,11 +62,11 @@ async def on_push(conn: AsyncConnection, message: bytes) -> None:
     speaker, _, text = message.decode(errors="replace").partition(FROM)
     if text == WHO:
         seat: Seat = conn.state
-        if speaker == conn.id:
+        if speaker == conn.name:
             await tell(conn, f"* {seat.nick} is in {seat.room}")
         else:
             push(speaker, f"{FROM}* {seat.nick} is in {seat.room}".encode())
-    elif speaker != conn.id:
+    elif speaker != conn.name:
         await tell(conn, text)
 
 
@@ -122,7 +124,7 @@ async def handle(conn: AsyncConnection) -> None:
     seat: Seat = conn.state or Seat(nick=f"guest-{conn.id[-6:]}")
     try:
         if conn.state is None:
-            conn.name = conn.id
+            conn.name = secrets.token_hex(8)
             conn.join(seat.room)
             await tell(conn, f"* you are {seat.nick} in {seat.room}")
             conn.commit(seat)

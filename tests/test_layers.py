@@ -39,6 +39,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("the keeper's connections", ("_keeper.connections",)),
     ("the keeper's rollout", ("_keeper.rollout",)),
     ("processes", ("_keeper", "_worker")),
+    ("the cluster", ("_cluster",)),
     ("administration", ("_admin",)),
     ("commands", ("__main__", "_cli", "_demo")),
 )

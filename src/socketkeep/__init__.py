@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from socketkeep._base._holding import Holder, Holders
     from socketkeep._base._tls_facts import TlsInfo
     from socketkeep._names._client import Client
-    from socketkeep._names._pushing import Published, Pushed, publish, push
+    from socketkeep._names._pushing import Presence, Present, Published, Pushed, publish, push, who
     from socketkeep._net._async_connecting import open_connection
     from socketkeep._net._connecting import Connecting, connect
     from socketkeep._net._forking_server import ForkingServer
@@ -78,6 +78,8 @@ __all__ = [
     "OutOfResources",
     "PeerClosed",
     "PeerReset",
+    "Presence",
+    "Present",
     "Published",
     "Pushed",
     "Refused",
@@ -106,6 +108,7 @@ __all__ = [
     "push",
     "resumable",
     "serve",
+    "who",
 ]
 
 
@@ -164,10 +167,13 @@ _MODULES = {
     "_base._tls_facts": ("TlsInfo",),
     "_names._client": ("Client",),
     "_names._pushing": (
+        "Presence",
+        "Present",
         "Published",
         "Pushed",
         "publish",
         "push",
+        "who",
     ),
     "_net._listener": ("Listener",),
     "_stream._modes": (

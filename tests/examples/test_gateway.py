@@ -10,15 +10,16 @@ from contextlib import closing
 from typing import Any
 
 from socketkeep import Connection, Timeout
-from tests.examples.conftest import Example, Serve
+from tests.examples.conftest import Serve
+from tests.harness import Server
 from tests.harness.peers import connect
 
 
 class Device:
     """A device, which speaks in frames."""
 
-    def __init__(self, example: Example, name: str, site: str) -> None:
-        sock: socket.socket = connect(example.server.address)
+    def __init__(self, server: Server, name: str, site: str) -> None:
+        sock: socket.socket = connect(server.address)
         self.conn = Connection(sock, mode=Timeout(20))
         self.answer = self.ask(login=name, secret="open sesame", site=site)
 
@@ -36,8 +37,8 @@ class Device:
 def test_devices_get_commands_through_a_reload_and_a_death(serve: Serve) -> None:
     example = serve("gateway", "--workers", "2", "--keep", "crash", "--keep-after", "0s")
     server = example.server
-    with closing(Device(example, "device-1", "north")) as one:
-        with closing(Device(example, "device-2", "north")) as two:
+    with closing(Device(example.server, "device-1", "north")) as one:
+        with closing(Device(example.server, "device-2", "north")) as two:
             assert (one.answer, two.answer) == ({"welcome": 0}, {"welcome": 0})
             assert one.ask(reading=21.5) == {"readings": 1}
             done = server.cli("push", "device-1", '{"set": "on"}')
@@ -59,8 +60,8 @@ def test_devices_get_commands_through_a_reload_and_a_death(serve: Serve) -> None
 def test_a_device_comes_back_before_it_has_gone(serve: Serve) -> None:
     example = serve("gateway", "--workers", "2")
     with (
-        closing(Device(example, "device-1", "north")) as before,
-        closing(Device(example, "device-1", "south")) as after,
+        closing(Device(example.server, "device-1", "north")) as before,
+        closing(Device(example.server, "device-1", "south")) as after,
     ):
         assert before.conn.recv() == b""
         assert example.server.cli("push", "device-1", '{"set": "on"}').exit_code == 0

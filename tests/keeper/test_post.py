@@ -21,7 +21,7 @@ from socketkeep._keeper.connections._post import MOST_LETTERS, Post
 from socketkeep._keeper.tables._names import NamedConnection, NameTable
 from socketkeep._names._pushing import Outcome
 from tests.keeper.fakes import Clock, SteppedReactor
-from tests.wire.sending import kind_of, letter, letter_told, message
+from tests.wire.sending import kind_of, letter, letter_told, message, presence_told
 
 GROUP = "room"
 _LONG = 10**15
@@ -338,6 +338,10 @@ def test_the_table_knows_each_by_all_that_it_is_called(
     steps: list[tuple[int, str, frozenset[str], int | None]],
 ) -> None:
     table = NameTable()
+    news: set[tuple[str, str]] = set()
+    table.watch(lambda name, group: news.add((name, group)))
+    known_names: dict[str, NamedConnection | None] = {}
+    known_groups: dict[str, bool] = {}
     model: dict[str, NamedConnection] = {}
     for number, name, groups, owner in steps:
         key = f"c{number}"
@@ -356,17 +360,104 @@ def test_the_table_knows_each_by_all_that_it_is_called(
         assert len(names) == sum(bool(each.name) for each in model.values())
         for text in ("a", "b"):
             assert table.named(text) is names.get(text)
+            if (text, "") in news:
+                known_names[text] = table.named(text)
+            assert known_names.get(text) is table.named(text)  # no change without news of it
         for group in ("g", "h"):
+            if ("", group) in news:
+                known_groups[group] = bool(table.members(group))
+            assert known_groups.get(group, False) is bool(table.members(group))
             found = {
                 (owner, each) for owner, members in table.members(group).items() for each in members
             }
             assert found == {(e.owner, e.id) for e in model.values() if group in e.groups}
+        news.clear()
         for serial in (1, 2):
             owned = {each.id for each in table.owned_by(serial)}
             assert owned == {each.id for each in model.values() if each.owner == serial}
     other = NameTable()
     other.restore(table.snapshot())
     assert other.snapshot() == table.snapshot()
+
+
+class OtherNodes:
+    """What is sent to other nodes, until the test says what has become of it there."""
+
+    label, cluster, pid = "here/a", "app", 1
+    state = message("ClusterTold", "connected")
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[Any, Callable[[Any], None]]] = []
+
+    def push(self, letter: Any, told: Callable[[Any], None]) -> None:
+        self.sent.append((letter, told))
+
+    def answer(self, **fields: Any) -> None:
+        """Answer the oldest, under a number of their own."""
+        self.sent.pop(0)[1](letter_told(77, **fields))
+
+
+@pytest.fixture
+def world() -> World:
+    made = World()
+    made.post.elsewhere = OtherNodes()
+    return made
+
+
+def nodes_of(world: World) -> OtherNodes:
+    assert isinstance(world.post.elsewhere, OtherNodes)
+    return world.post.elsewhere
+
+
+def test_a_name_that_nobody_has_here_goes_elsewhere(world: World) -> None:
+    letters = [letter(1, "name-c0", b"x", _LONG), letter(2, "far", b"y", _LONG)]
+    world.post.push(world, letters)
+    assert [sent for sent, _ in nodes_of(world).sent] == letters[1:]
+    nodes_of(world).answer(outcome=Outcome.DELIVERED, id="c9", epoch=4, node="there/b")
+    assert world.told[2] == letter_told(2, Outcome.DELIVERED, "c9", 4, node="there/b")
+
+
+def test_what_comes_from_elsewhere_goes_to_no_other_node(world: World) -> None:
+    letters = [letter(1, "far", b"y", _LONG), letter(2, "nobody's", b"y", _LONG, group=True)]
+    world.post.push(world, [*letters, letter(3, "far", b"", _LONG, asks=True)], here=True)
+    assert not nodes_of(world).sent
+    assert world.told[1].outcome == Outcome.NOT_CONNECTED
+    assert (world.told[2].delivered, world.told[3].found) == (0, [])
+
+
+def test_a_group_is_counted_over_all_nodes(world: World) -> None:
+    world.post.push(world, [letter(1, GROUP, b"x", _LONG, group=True)])
+    world.come_to_rest(random.Random(1))
+    assert 1 not in world.told
+    nodes_of(world).answer(outcome=Outcome.DELIVERED, delivered=5, failed=2)
+    told = world.told[1]
+    assert (told.delivered, told.failed) == (_CONNECTIONS + 5, 2)
+
+
+def test_who_is_asked_of_all_nodes(world: World) -> None:
+    world.post.push(world, [letter(1, GROUP, b"", _LONG, asks=True)])
+    there = presence_told("there/b", "c9", 1, "far", True)
+    nodes_of(world).answer(outcome=Outcome.DELIVERED, found=[there], silent=1)
+    told = world.told[1]
+    assert told.silent == 1
+    assert {(each.node, each.id) for each in told.found} == {
+        *(("", f"c{number}") for number in range(_CONNECTIONS)),
+        ("there/b", "c9"),
+    }
+    assert all(each.member for each in told.found)
+    world.post.push(world, [letter(2, "name-c0", b"", _LONG, asks=True)])
+    nodes_of(world).answer(outcome=Outcome.UNREACHABLE)
+    assert world.told[2].silent == 1  # nobody else could be asked
+    assert [(each.id, each.member) for each in world.told[2].found] == [("c0", False)]
+
+
+def test_a_name_that_another_node_has_now_is_lost_here(world: World) -> None:
+    world.post.taken_elsewhere("c0", "another")  # it has been renamed meanwhile
+    assert world.post.names.named("name-c0") is not None
+    world.post.taken_elsewhere("c0", "name-c0")
+    assert world.post.names.named("name-c0") is None
+    taken = [m for w in world.workers.values() for m in w.down if kind_of(m) == "NameTaken"]
+    assert [(each.id, each.name) for each in taken] == [("c0", "name-c0")]
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))

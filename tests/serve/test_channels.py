@@ -67,6 +67,9 @@ class FakeOffice:
         self.spread += len(members)
         return self._told(Published(sum(each.receive(data) for each in members)))
 
+    def who(self, text: str, until: int) -> Any:
+        raise NotImplementedError
+
     def _told(self, answer: object) -> Any:
         told = _Told(loop=asyncio.get_running_loop())
         told.set_result(answer)

@@ -56,7 +56,7 @@ def numbers(server: int) -> Counter[Role | None]:
 
 def test_who_is_whose_child_and_what_each_has(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(HANDLER)
-    options = ("--admin", "127.0.0.1:0", "-w", "2")
+    options = ("--admin", "127.0.0.1:0", "-w", "2", "--cluster", "nats://127.0.0.1:1")
     bind = [f"127.0.0.1:0,{issue(tmp_path).text}"]
     with Server(tmp_path, "app.py:handle", *options, "--guard", "on", bind=bind) as server:
         # The admin process takes its title when it has started, which the server does not wait for.

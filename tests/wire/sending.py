@@ -44,14 +44,21 @@ def changed(message: Any, **fields: Any) -> Any:
     return msgspec.structs.replace(message, **fields)
 
 
-def letter(number: int, to: str, data: bytes, until: int, *, group: bool = False) -> Any:
-    """Return one push, as several go in a message."""
-    return _messages.Letter(number, to, data, until, group=group)
+def letter(
+    number: int, to: str, data: bytes, until: int, *, group: bool = False, asks: bool = False
+) -> Any:
+    """Return one push, as several go in a message; asks: who is there, and nothing is pushed."""
+    return _messages.Letter(number, to, data, until, group=group, asks=asks)
 
 
-def letter_told(number: int, outcome: int, *more: Any) -> Any:
+def letter_told(number: int, outcome: int, *more: Any, **named: Any) -> Any:
     """Return what has become of one push, as several go in a message."""
-    return _messages.LetterTold(number, outcome, *more)
+    return _messages.LetterTold(number, outcome, *more, **named)
+
+
+def presence_told(node: str, name: str, *more: Any) -> Any:
+    """Return a connection, as an answer has it to who asks who is there."""
+    return _messages.PresenceTold(node, name, *more)
 
 
 def descriptors_in(message: Any) -> list[int]:

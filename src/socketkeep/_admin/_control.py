@@ -17,7 +17,13 @@ import msgspec
 from socketkeep._admin import _snapshots
 from socketkeep._admin._guests import Full, Guests
 from socketkeep._admin._protocol import MAX_REQUEST, Done, Progress, decode_request, encode
-from socketkeep._admin._reports import DisconnectReport, PublishReport, PushReport
+from socketkeep._admin._reports import (
+    DisconnectReport,
+    PresenceReport,
+    PresentReport,
+    PublishReport,
+    PushReport,
+)
 from socketkeep._base import _log
 from socketkeep._base._errors import ListenError
 from socketkeep._config._server_options import MOST_WORKERS
@@ -84,8 +90,10 @@ class ControlServer:
             )
             self._clients.enter(client, _credentials(sock)[0])
             client.restore(saved)
-            if client.command in ("push", "publish") and not saved.finished:
+            if client.command in ("push", "publish", "who") and not saved.finished:
                 error = "the server was upgraded meanwhile: it may have been delivered, or not"
+                if client.command == "who":
+                    error = "the server was upgraded meanwhile: ask again"
                 client.finish(Done(_EXIT_FAILED, error=error))
             elif client.command and not saved.finished:
                 waiting.append(client)
@@ -351,7 +359,7 @@ class Commands:
                 self._upgrade(client)
             case "scale":
                 self._scale(request.arguments, client)
-            case "push" | "publish" as command:
+            case "push" | "publish" | "who" as command:
                 self._push(command, request.arguments, client)
             case "disconnect":
                 self._disconnect(request.arguments, client)
@@ -485,20 +493,32 @@ class _Asker:
         self._client = client
 
     def tell(self, answer: LetterTold) -> None:
-        if self._client.command == "publish":
+        if self._client.command == "who":
+            found = [
+                PresenceReport(
+                    node=each.node,
+                    id=each.id,
+                    epoch=each.epoch,
+                    name=each.name,
+                    member=each.member,
+                )
+                for each in answer.found
+            ]
+            self._client.finish(_done(PresentReport(found=found, silent=answer.silent)))
+        elif self._client.command == "publish":
             report = PublishReport(delivered=answer.delivered, failed=answer.failed)
             self._client.finish(_done(report))
         else:
             outcome = Outcome(answer.outcome).text
-            told = PushReport(outcome=outcome, id=answer.id, epoch=answer.epoch)
+            told = PushReport(outcome=outcome, id=answer.id, epoch=answer.epoch, node=answer.node)
             self._client.finish(_done(told))
 
 
 def _letter(command: str, arguments: dict[str, Any]) -> Letter:
     """Return the letter that is asked for.  Raises TypeError, ValueError."""
-    what = "a name" if command == "push" else "a group"
+    what = "a group" if command == "publish" else "a name"
     to = check_text(what, arguments.get("to"))
-    encoded = arguments.get("data")
+    encoded = arguments.get("data", "" if command == "who" else None)
     if not isinstance(encoded, str):
         raise TypeError(f"data is base64, not {type(encoded).__name__}")
     try:
@@ -507,7 +527,8 @@ def _letter(command: str, arguments: dict[str, Any]) -> Letter:
         raise ValueError("data is base64, and this is not") from None
     timeout = _timeout(arguments, PATIENCE, LONGEST_PATIENCE)
     until = time.monotonic_ns() + int(timeout * 1e9)
-    return Letter(0, to, check_message(data), until, group=command == "publish")
+    asks = command == "who"
+    return Letter(0, to, check_message(data), until, group=command == "publish", asks=asks)
 
 
 def _timeout(arguments: dict[str, Any], usual: float, longest: float) -> float:

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from socketkeep._admin._reports import GuardReport, LiveReport, WaitReport, WorkerReport
+from socketkeep._admin._reports import (
+    ClusterReport,
+    GuardReport,
+    LiveReport,
+    WaitReport,
+    WorkerReport,
+)
 from socketkeep._base._printable import printable
 
 if TYPE_CHECKING:
@@ -58,6 +64,18 @@ def _of_guard(read: Callable[[GuardReport], int]) -> Callable[[LiveReport], Iter
     def samples(report: LiveReport) -> Iterator[Sample]:
         if report.status.guard is not None:
             yield (), read(report.status.guard)
+
+    return samples
+
+
+def _of_cluster(
+    read: Callable[[ClusterReport], Iterable[Sample]],
+) -> Callable[[LiveReport], Iterator[Sample]]:
+    """Return the samples of a node of a cluster, of another server none."""
+
+    def samples(report: LiveReport) -> Iterator[Sample]:
+        if report.status.cluster is not None:
+            yield from read(report.status.cluster)
 
     return samples
 
@@ -296,6 +314,43 @@ METRICS: Final = (
         "Messages pushed to a connection, by what has become of them.",
         _fields(lambda report: report.status.totals.pushes),
         ("outcome",),
+    ),
+    Metric(
+        "socketkeep_cluster_connected",
+        "gauge",
+        "1 while this node of a cluster has a broker and a lease, 0 while not.",
+        _of_cluster(lambda cluster: [((), int(cluster.state == "connected"))]),
+    ),
+    Metric(
+        "socketkeep_cluster_nodes",
+        "gauge",
+        "Nodes of the cluster, this one too; 0 while it is not connected.",
+        _of_cluster(lambda cluster: [((), len(cluster.nodes))]),
+    ),
+    Metric(
+        "socketkeep_cluster_joined_total",
+        "counter",
+        "How often this node has joined.",
+        _of_cluster(lambda cluster: [((), cluster.joined)]),
+    ),
+    Metric(
+        "socketkeep_cluster_pushes_total",
+        "counter",
+        "Pushes to names that nobody has on this machine, by what became of them.",
+        _of_cluster(lambda cluster: [((what,), n) for what, n in cluster.sent.items()]),
+        ("outcome",),
+    ),
+    Metric(
+        "socketkeep_cluster_received_total",
+        "counter",
+        "Pushes of other nodes to this one.",
+        _of_cluster(lambda cluster: [((), cluster.received)]),
+    ),
+    Metric(
+        "socketkeep_cluster_names_taken_total",
+        "counter",
+        "Names of this node that connections of other nodes have taken over.",
+        _of_cluster(lambda cluster: [((), cluster.taken)]),
     ),
     Metric(
         "socketkeep_guard_descriptors",

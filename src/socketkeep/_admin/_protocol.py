@@ -23,8 +23,8 @@ class Request(msgspec.Struct, frozen=True):
 
     `arguments` is empty for all but ``scale`` ({"workers": N}), ``live`` ({"most": N}), a
     ``reload`` that is to wait ({"wait": true}), and ``push`` and ``publish`` ({"to": a name or a
-    group, "data": base64, "timeout": seconds}), and ``disconnect`` ({"what": an id or a name,
-    "force": whether, "timeout": seconds}).
+    group, "data": base64, "timeout": seconds}), ``who`` (the same without "data"), and
+    ``disconnect`` ({"what": an id or a name, "force": whether, "timeout": seconds}).
     """
 
     command: str

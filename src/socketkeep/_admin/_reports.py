@@ -185,6 +185,32 @@ class GuardReport(msgspec.Struct, frozen=True, kw_only=True):
     unheld: int = 0
 
 
+class ClusterReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The cluster that this server is a node of.
+
+    state: "connected"; "connecting", at the start; "away": no broker, or not enough of JetStream;
+    "refused": by the broker, or since the cluster serves something else.  for_seconds: how long it
+    has been so.  broker: the address of the one that it is connected to.  error: why it is not.
+    pid: of the process that is in it, 0: it is being started again.  nodes: all that there are.
+    received: pushes of other nodes; sent: pushes to names that nobody has here, by what became of
+    them.  taken: names that went to another node.  joined: how often it has joined.
+    """
+
+    name: str
+    node: str
+    state: str
+    for_seconds: float = 0.0
+    broker: str = ""
+    error: str = ""
+    pid: int = 0
+    nodes: list[str] = []
+    received: int = 0
+    sent: dict[str, int] = {}
+    claims: int = 0
+    taken: int = 0
+    joined: int = 0
+
+
 class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to ``status``.
 
@@ -223,6 +249,7 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     child_requests: int = 1
     spare: int = 0
     guard: GuardReport | None = None
+    cluster: ClusterReport | None = None
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -323,11 +350,15 @@ class LiveReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PushReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to ``push``: outcome, and which connection it was for, "" and 0: there is none."""
+    """The answer to ``push``: outcome, and which connection it was for, "" and 0: there is none.
+
+    node: where that is, "" on this machine.
+    """
 
     outcome: str
     id: str = ""
     epoch: int = 0
+    node: str = ""
 
 
 class DisconnectReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -342,3 +373,23 @@ class PublishReport(msgspec.Struct, frozen=True, kw_only=True):
 
     delivered: int = 0
     failed: int = 0
+
+
+class PresenceReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A connection that has the name that was asked for, or is in that group (`member`).
+
+    node: where it is, "" on this machine.  name: its own.
+    """
+
+    node: str
+    id: str
+    epoch: int
+    name: str = ""
+    member: bool = False
+
+
+class PresentReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to ``who``.  silent: how many nodes of the cluster did not answer."""
+
+    found: list[PresenceReport] = []
+    silent: int = 0

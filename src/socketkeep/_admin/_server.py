@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from socketkeep._admin._control import CONTROL_BACKLOG, CONTROL_MODE, ControlServer
 from socketkeep._admin._file_watch import FileWatch
@@ -66,6 +66,9 @@ from socketkeep._keeper.tables._state import KeepOpen, SavedServer
 from socketkeep._net._binding import inherited_socket
 from socketkeep._net._listener import STORED, Listener, passed_descriptors
 from socketkeep._wire._rendezvous import KEEPER, directory_beside, leave
+
+if TYPE_CHECKING:
+    from socketkeep._cluster._process import ClusterProcess
 
 #: What a keeper that stays root has: to make the files of sockets anew wherever they are, and whose
 #: they were; to start, end and look at processes of another user.
@@ -154,6 +157,7 @@ def run(
         keeper.edges.open_files()
         _give_up_rights(account, config)
         server.watch_files()
+        server.join_cluster()
         if admin is not None:
             server.show(admin, path)
         guard = guard_of_this()
@@ -216,6 +220,7 @@ def resume(state: SavedServer) -> None:
         _log.info("upgraded", version=keeper.version, generation=saved.current, away=away)
         server.renew_guard()
         server.watch_files(instead_of=state.watcher)
+        server.join_cluster(instead_of=state.cluster_pid, node=state.node)
         if state.admin is not None:
             server.show(restored_listener(state.admin), path, instead_of=state.admin_pid)
         server.control.resume(state.control.clients)
@@ -259,6 +264,7 @@ class _Server:
         self._reactor = reactor
         self._reloader: FileWatch | None = None
         self._http: HttpProcess | None = None
+        self._cluster: ClusterProcess | None = None
         _log.when_dropped(lambda: reactor.call_later(_CATCH_UP, _log.catch_up))
         for listener in keeper.listeners:
             stack.callback(listener.close)
@@ -295,6 +301,20 @@ class _Server:
             )
             self._stack.callback(self._reloader.close)
 
+    def join_cluster(self, instead_of: int = 0, node: str = "") -> None:
+        """Be in a cluster, if that is wanted, and end an earlier process of it."""
+        keeper = self._keeper
+        if keeper.config.cluster:
+            from socketkeep._cluster._process import ClusterProcess  # for who has a cluster
+
+            self._cluster = ClusterProcess(
+                *(self._reactor, keeper.system, keeper.config, keeper.connections.post),
+                keeper.name,
+                instead_of=instead_of,
+                node=node,
+            )
+            self._stack.callback(self._cluster.close)
+
     def show(self, listener: Listener, control: str, instead_of: int = 0) -> None:
         """Have a process show the server over HTTP, and end an earlier one; takes the listener."""
         config = self._keeper.config
@@ -307,7 +327,10 @@ class _Server:
 
     def _snapshot(self, keep: KeepOpen) -> SavedServer:
         """Return the keeper's state, and what the next version needs of this."""
+        # First: senders are told what becomes of letters that are at other nodes.
+        node = self._cluster.snapshot() if self._cluster is not None else (0, "")
         state = snapshot(self._keeper, keep)
+        state.cluster_pid, state.node = node
         state.control = self.control.snapshot(keep)
         state.command, state.directory = self._command, self._directory
         if self._reloader is not None:

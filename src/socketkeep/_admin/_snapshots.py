@@ -14,6 +14,7 @@ import msgspec
 from socketkeep._admin._reports import (
     AttachedByReason,
     CertificateReport,
+    ClusterReport,
     ConnectionReport,
     ConnectionsByState,
     EdgesReport,
@@ -96,6 +97,30 @@ def status(keeper: Keeper, name: str) -> StatusReport:
         child_requests=keeper.config.child_requests,
         spare=keeper.config.spare,
         guard=_guard(keeper),
+        cluster=_cluster(keeper),
+    )
+
+
+def _cluster(keeper: Keeper) -> ClusterReport | None:
+    elsewhere = keeper.connections.post.elsewhere
+    if elsewhere is None:
+        return None
+    told = elsewhere.state
+    sent = {key.removeprefix("out "): n for key, n in told.counts.items() if key[:4] == "out "}
+    return ClusterReport(
+        name=elsewhere.cluster,
+        node=elsewhere.label,
+        state=told.state,
+        for_seconds=max(0.0, time.monotonic() - told.since),
+        broker=told.server,
+        error=told.error,
+        pid=elsewhere.pid,
+        nodes=told.nodes,
+        received=told.counts.get("in", 0),
+        sent=sent,
+        claims=told.counts.get("claims", 0),
+        taken=told.counts.get("taken", 0),
+        joined=told.counts.get("sessions", 0),
     )
 
 
@@ -350,7 +375,11 @@ def _totals(keeper: Keeper) -> Totals:
         proxy_refused=RefusedHeaders(**{why: counters[counter_of(why)] for why in REASONS}),
         over_limit=OverLimits(**{why: counters[counter_of(why)] for why in LIMITS}),
         pushes=PushesByOutcome(
-            **{each.name.lower(): counters[f"pushes {each.text}"] for each in Outcome}
+            **{
+                each.name.lower(): counters[f"pushes {each.text}"]
+                for each in Outcome
+                if each is not Outcome.UNREACHABLE  # it is for no connection of this server
+            }
         ),
     )
 

@@ -12,6 +12,7 @@ class Role(Enum):
     GUARD = "guard"
     KEEPER = "keeper"
     ADMIN = "admin"
+    CLUSTER = "cluster"
     EDGE = "edge"
     TEMPLATE = "template"
     WORKER = "worker"
@@ -64,6 +65,14 @@ PARTS: Final[dict[Role, Part]] = {
         Role.KEEPER,
         Role.KEEPER,
         ("serves metrics, health", "and the page; asks over", "the control socket"),
+        user_code=False,
+        listeners=False,
+    ),
+    Role.CLUSTER: Part(
+        "one with --cluster",
+        Role.KEEPER,
+        Role.KEEPER,
+        ("speaks to NATS brokers:", "pushes from and to other", "nodes, who has which name"),
         user_code=False,
         listeners=False,
     ),

@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "push": "Send something to the connection that has a name.",
     "publish": "Send something to each connection of a group.",
     "disconnect": "End one connection, by its id or name.",
+    "who": "Show who has a name, or is in a group, on all nodes of a cluster.",
     "drain": "Accept no more; end when the last connection has ended.",
     "stop": "Stop a server gracefully.",
     "doctor": "Tell whether this machine will do for a server, and what to change.",

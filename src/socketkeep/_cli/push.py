@@ -36,5 +36,7 @@ def push(
     if as_json:
         print_json(done.result)
     else:
-        say(f"{report.outcome}: {report.id} {report.epoch}" if report.id else report.outcome)
+        where = f" at {report.node}" if report.node else ""
+        told = f"{report.outcome}: {report.id} {report.epoch}" if report.id else report.outcome
+        say(told + where)
     return 0 if report.outcome == "delivered" else FAILED

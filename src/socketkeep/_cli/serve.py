@@ -37,6 +37,10 @@ _PATHS: Final = (
     "adopt_from",
     "allow_file",
     "deny_file",
+    "cluster_credentials",
+    "cluster_ca",
+    "cluster_certificate",
+    "cluster_key",
 )
 
 

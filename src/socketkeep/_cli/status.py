@@ -7,7 +7,7 @@ from typing import Final
 import click
 import msgspec
 
-from socketkeep._admin._reports import EdgesReport, GuardReport, StatusReport
+from socketkeep._admin._reports import ClusterReport, EdgesReport, GuardReport, StatusReport
 from socketkeep._cli._server import inspect, server_options
 from socketkeep._cli._table import Table, duration
 from socketkeep._cli._watching import watch_option
@@ -38,6 +38,7 @@ def _tables(report: StatusReport) -> list[Table]:
             ("uptime", str(duration(report.uptime))),
             ("pid", str(report.pid)),
             ("guard", _guard(report.guard)),
+            *(_cluster(report.cluster) if report.cluster is not None else ()),
             ("version", ", ".join(filter(None, version))),
         ],
     )
@@ -76,6 +77,17 @@ def _tables(report: StatusReport) -> list[Table]:
             ],
         ),
     ]
+
+
+def _cluster(report: ClusterReport) -> list[tuple[str, str]]:
+    """Return what there is to say of the cluster, in two lines."""
+    since = duration(report.for_seconds)
+    if report.state == "connected":
+        told = f"connected to {report.broker} since {since}"
+    else:
+        told = f"{report.state} since {since}: {report.error or 'no broker has answered yet'}"
+    nodes = ", ".join(report.nodes) or report.node
+    return [("cluster", f"{report.name}: {told}"), ("nodes", nodes)]
 
 
 def _guard(report: GuardReport | None) -> str:

@@ -192,6 +192,32 @@ def _check_admin_token(token: str) -> None:
         raise ValueError("expected 16 to 512 letters, digits or characters of ._~+/=-")
 
 
+def _check_cluster(servers: str) -> None:
+    if not servers:
+        return
+    from urllib.parse import urlsplit  # for who has a cluster
+
+    for url in servers.split(","):
+        scheme, slashes, rest = url.partition("://")
+        if scheme not in ("nats", "tls") or not slashes or not rest.rpartition("@")[2]:
+            # Not as it is: it may have a password.
+            raise ValueError(
+                "expected nats://HOST[:PORT] or tls://HOST[:PORT], several with commas, got"
+                f" {scheme}://… for one of them"
+                if slashes
+                else "expected nats://HOST[:PORT], several with commas: one has no nats:// in front"
+            )
+        try:
+            _ = urlsplit(url).port
+        except ValueError:
+            raise ValueError("expected a port of 1 to 65535 in each URL") from None
+
+
+def _check_cluster_name(name: str) -> None:
+    if name and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) is None:
+        raise ValueError(f"expected 1 to 64 letters, digits, dashes, underscores, got {name!r}")
+
+
 def _check_umask(umask: str) -> None:
     if umask and int(umask, 8) & 0o700:
         raise ValueError(f"{umask} would keep the server from its own files: begin with 0")
@@ -1036,6 +1062,70 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             PATH,
             ("--push-token-file",),
             "Read the token of pushes over HTTP from this file, such as a systemd credential.",
+        ),
+    ] = ""
+    cluster: Annotated[
+        str,
+        Option(
+            TEXT,
+            ("--cluster",),
+            "Join a cluster of servers, whose names and groups can be pushed to from each of them,"
+            " over these NATS servers with JetStream (needs the extra cluster).  Others on this"
+            " machine see the command line: give a password in the variable or the file.",
+            metavar="nats://HOST:PORT[,…]",
+            check=_check_cluster,
+            secret=True,
+        ),
+    ] = ""
+    cluster_name: Annotated[
+        str,
+        Option(
+            TEXT,
+            ("--cluster-name",),
+            "The cluster's name: all that serve it serve one target.  Default: made from TARGET.",
+            check=_check_cluster_name,
+        ),
+    ] = ""
+    cluster_lease: Annotated[
+        float,
+        Option(
+            DURATION,
+            ("--cluster-lease",),
+            "A node of which the brokers have heard nothing for so long has left: its names are"
+            " gone.  Whoever makes the cluster decides.",
+            minimum=2,
+        ),
+    ] = 10.0
+    cluster_credentials: Annotated[
+        str,
+        Option(
+            PATH,
+            ("--cluster-credentials",),
+            "Show the NATS servers the user of this file (.creds, or a seed of an NKey).",
+        ),
+    ] = ""
+    cluster_ca: Annotated[
+        str,
+        Option(
+            PATH,
+            ("--cluster-ca",),
+            "Trust the certificates of this file, and no others, for the NATS servers.",
+        ),
+    ] = ""
+    cluster_certificate: Annotated[
+        str,
+        Option(
+            PATH,
+            ("--cluster-certificate",),
+            "Show this certificate, with its chain, to the NATS servers.",
+        ),
+    ] = ""
+    cluster_key: Annotated[
+        str,
+        Option(
+            PATH,
+            ("--cluster-key",),
+            "The key of --cluster-certificate, where that file has none.",
         ),
     ] = ""
     adopt_from: Annotated[

@@ -17,6 +17,8 @@ from socketkeep._names._pushing import (
     DISCONNECT_PATIENCE,
     LONGEST_PATIENCE,
     PATIENCE,
+    Presence,
+    Present,
     Published,
     Pushed,
 )
@@ -51,7 +53,10 @@ class Client:
         """
         to = check_text("a name", name)
         result = self._ask("push", _letter(to, check_message(message)), timeout)
-        return Pushed(str(result["outcome"]), str(result["id"]), int(result["epoch"]))
+        return Pushed(
+            *(str(result["outcome"]), str(result["id"]), int(result["epoch"])),
+            str(result.get("node", "")),
+        )
 
     def publish(
         self, group: str, message: bytes | bytearray | memoryview, *, timeout: float = PATIENCE
@@ -63,6 +68,24 @@ class Client:
         data = check_message(message)
         result = self._ask("publish", _letter(check_text("a group", group), data), timeout)
         return Published(int(result["delivered"]), int(result["failed"]))
+
+    def who(self, text: str, *, timeout: float = PATIENCE) -> Present:
+        """Return who has this name, and who is in the group of this name.
+
+        As `socketkeep.who`.  Raises what `push` raises.
+        """
+        result = self._ask("who", {"to": check_text("a name", text)}, timeout)
+        found = (
+            Presence(
+                str(each["node"]),
+                str(each["id"]),
+                int(each["epoch"]),
+                str(each["name"]),
+                bool(each["member"]),
+            )
+            for each in result["found"]
+        )
+        return Present(tuple(found), not result["silent"])
 
     def disconnect(
         self, connection: str, *, force: bool = False, timeout: float = DISCONNECT_PATIENCE

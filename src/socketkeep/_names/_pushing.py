@@ -36,6 +36,7 @@ class Outcome(IntEnum):
     TIMED_OUT = 3
     FULL = 4
     UNCERTAIN = 5
+    UNREACHABLE = 7  # 6 says to the keeper alone that it has begun
 
     @property
     def text(self) -> str:
@@ -49,6 +50,7 @@ _TEXTS: Final = {
     Outcome.TIMED_OUT: "timed out",
     Outcome.FULL: "full",
     Outcome.UNCERTAIN: "uncertain",
+    Outcome.UNREACHABLE: "unreachable",
 }
 
 
@@ -61,13 +63,16 @@ class Pushed:
     "not connected": nobody has the name, or the connection has ended before.  "timed out": it was
     not handed over in time, and never will be.  "full": too much waits for the connection already.
     "uncertain": the worker has died with it, or does not answer; it may have been sent, and will
-    not be again.
+    not be again.  "unreachable": nobody on this machine has the name, and the cluster's other nodes
+    cannot be asked.
     id, epoch: of the connection that it was for, "" and 0 where there is none.
+    node: where that is, when it is another node of the cluster.
     """
 
     outcome: str
     id: str = ""
     epoch: int = 0
+    node: str = ""
 
     @property
     def delivered(self) -> bool:
@@ -79,11 +84,38 @@ class Pushed:
 class Published:
     """What has become of a message to a group.
 
-    delivered: to how many connections it was handed over.  failed: to how many it was not.
+    delivered: to how many connections it was handed over.  failed: to how many it was not; a node
+    of the cluster that does not answer counts for one.
     """
 
     delivered: int = 0
     failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """A connection that has the name that was asked for, or is in the group of that name.
+
+    node: where it is, "" on this machine.  epoch: the number of its worker's assignment.
+    name: its own, "" when it has none.  member: it is in the group.
+    """
+
+    node: str
+    id: str
+    epoch: int
+    name: str = ""
+    member: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """Who has a name, or is in a group, on all nodes.
+
+    found: at most 1000 of each node.  complete: whether all nodes of the cluster have answered.
+    """
+
+    found: tuple[Presence, ...] = ()
+    complete: bool = True
 
 
 class Pushing(Protocol[T_co]):
@@ -117,6 +149,7 @@ class Office(Protocol):
 
     def push(self, name: str, data: bytes, until: int) -> Pushing[Pushed]: ...
     def publish(self, group: str, data: bytes, until: int) -> Pushing[Published]: ...
+    def who(self, text: str, until: int) -> Pushing[Present]: ...
 
     def endpoint(
         self, receive: Callable[[bytes], bool], lost: Callable[[], None] | None = None
@@ -169,6 +202,16 @@ def publish(
     """
     group, data, until = check_text("a group", group), check_message(message), _until(timeout)
     return office_for("publish").publish(group, data, until)
+
+
+def who(text: str, *, timeout: float = PATIENCE) -> Pushing[Present]:
+    """Ask who has this name, and who is in the group of this name.
+
+    In a handler: ``present = await who("device-17")`` in async code, ``who("device-17").result()``
+    in sync code.  In a cluster its other nodes are asked, too; those that do not answer in time are
+    left out, and `complete` says so.  Raises what `push` raises.
+    """
+    return office_for("who").who(check_text("a name", text), _until(timeout))
 
 
 def office_for(verb: str) -> Office:

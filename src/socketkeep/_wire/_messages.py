@@ -498,7 +498,7 @@ class Letter(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     number: the sender's, by which it is answered.  to: from a worker a name or, with `group`, a
     group; from the keeper an id or a group.  until: CLOCK_MONOTONIC in ns; past it it is not to be
-    handed over.
+    handed over.  asks: nothing is handed over, it is told who has the name or is in the group.
     """
 
     number: int
@@ -506,6 +506,17 @@ class Letter(msgspec.Struct, array_like=True, frozen=True, gc=False):
     data: bytes
     until: int
     group: bool = False
+    asks: bool = False
+
+
+class PresenceTold(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A connection that has a name, or is in a group, and the node where it is."""
+
+    node: str
+    id: str
+    epoch: int
+    name: str
+    member: bool = False  # it is in the group that was asked for
 
 
 BEGUN: Final = 6
@@ -516,7 +527,8 @@ class LetterTold(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     outcome: one of `Outcome`; from a worker 0, it has no such connection any more, or `BEGUN`, it
     waits for room at the peer, and another answer follows.  id, epoch: of
-    the connection.  delivered, failed: of a group, how many.
+    the connection.  delivered, failed: of a group, how many.  node: of another machine, where that
+    was.  found: what was asked for by a letter that asks; silent: how many nodes did not answer.
     """
 
     number: int
@@ -525,6 +537,9 @@ class LetterTold(msgspec.Struct, array_like=True, frozen=True, gc=False):
     epoch: int = 0
     delivered: int = 0
     failed: int = 0
+    node: str = ""
+    found: list[PresenceTold] = []
+    silent: int = 0
 
 
 class Push(Message, frozen=True, tag="Push"):
@@ -560,6 +575,55 @@ class Disconnect(Message, frozen=True, tag="Disconnect"):
     id: str
     epoch: int
     force: bool = False
+
+
+class JoinCluster(Message, frozen=True, tag="JoinCluster"):
+    """Keeper to the cluster's process, first: join as this node, which people are told as `label`.
+
+    config: as JSON.  From here on letters (`Push`) and answers (`Told`) go both ways.
+    """
+
+    config: bytes
+    node: str
+    label: str
+    cluster: str
+
+
+class NamesTold(Message, frozen=True, tag="NamesTold"):
+    """Keeper to the cluster's process: what connections here are called, and are not any more.
+
+    names: name, id, epoch, and since when, in seconds of the system's clock, 0: not known.
+    """
+
+    names: list[tuple[str, str, int, float]]
+    gone: list[str]
+    groups: list[str]
+    groups_gone: list[str]
+
+
+class TakenElsewhere(Message, frozen=True, tag="TakenElsewhere"):
+    """The cluster's process to keeper: a connection of another node has this one's name now."""
+
+    id: str
+    name: str
+    node: str
+
+
+class ClusterTold(Message, frozen=True, tag="ClusterTold"):
+    """The cluster's process to keeper: how the cluster is.
+
+    state: "connecting", "connected", "away", or "refused": by the broker, or by the other nodes.
+    server: the broker's address.  error: why it is not connected.  since: when that began,
+    CLOCK_MONOTONIC in seconds.  nodes: the labels of all that there are, this one's too.
+    counts: since the process has started, as `COUNTS` in `_cluster/_node.py` has them.
+    """
+
+    state: str
+    server: str = ""
+    error: str = ""
+    since: float = 0.0
+    nodes: list[str] = []
+    counts: dict[str, int] = {}
 
 
 AnyMessage: TypeAlias = (
@@ -610,6 +674,10 @@ AnyMessage: TypeAlias = (
     | Delivered
     | Told
     | Disconnect
+    | JoinCluster
+    | NamesTold
+    | TakenElsewhere
+    | ClusterTold
 )
 
 

@@ -18,8 +18,10 @@ from functools import partial
 from typing import Any, Final, Generic, TypeVar
 from weakref import WeakValueDictionary
 
+import msgspec
+
 from socketkeep._base._errors import Busy, HandlerError, SocketkeepError, translate
-from socketkeep._names._pushing import Endpoint, Outcome, Published, Pushed, Pushing
+from socketkeep._names._pushing import Endpoint, Outcome, Present, Published, Pushed, Pushing
 from socketkeep._stream import _record as record
 from socketkeep._stream._connection import Connection
 from socketkeep._stream._lease import Order, Retirement, handling
@@ -39,6 +41,7 @@ from socketkeep._wire._messages import (
     Registered,
     Told,
 )
+from socketkeep._worker._answers import present, published, pushed
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._mail import Mailbox, OnPush
@@ -272,10 +275,13 @@ class SyncPost:
     # What handlers ask for.
 
     def push(self, name: str, data: bytes, until: int) -> Pushing[Pushed]:
-        return self._ask(Letter(0, name, data, until), _pushed)
+        return self._ask(Letter(0, name, data, until), pushed)
 
     def publish(self, group: str, data: bytes, until: int) -> Pushing[Published]:
-        return self._ask(Letter(0, group, data, until, group=True), _published)
+        return self._ask(Letter(0, group, data, until, group=True), published)
+
+    def who(self, text: str, until: int) -> Pushing[Present]:
+        return self._ask(Letter(0, text, b"", until, asks=True), present)
 
     def _ask(self, letter: Letter, told: Callable[[LetterTold], T]) -> Pushing[T]:
         self._stand_in()
@@ -286,8 +292,7 @@ class SyncPost:
             self._asked[number] = asked
             try:
                 self._take_answers(line)
-                message = Letter(number, letter.to, letter.data, letter.until, letter.group)
-                line.send_now(Push([message]))
+                line.send_now(Push([msgspec.structs.replace(letter, number=number)]))
             except ChannelClosed:
                 self._lose_line()
             except OSError as error:
@@ -398,11 +403,3 @@ class _BlockingPush(Generic[T]):
 
     def result(self) -> T:
         return self._told(self.answer or self._post.wait_for(self))
-
-
-def _pushed(answer: LetterTold) -> Pushed:
-    return Pushed(Outcome(answer.outcome).text, answer.id, answer.epoch)
-
-
-def _published(answer: LetterTold) -> Published:
-    return Published(answer.delivered, answer.failed)

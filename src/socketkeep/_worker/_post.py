@@ -14,10 +14,20 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
+import msgspec
+
 from socketkeep._base._errors import Busy, HandlerError
 from socketkeep._base._passing import SURELY_INLINE
 from socketkeep._names._naming import MOST_ENDPOINTS
-from socketkeep._names._pushing import Endpoint, Outcome, Published, Pushed, Pushing, place
+from socketkeep._names._pushing import (
+    Endpoint,
+    Outcome,
+    Present,
+    Published,
+    Pushed,
+    Pushing,
+    place,
+)
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import (
@@ -31,6 +41,7 @@ from socketkeep._wire._messages import (
     Registered,
     Told,
 )
+from socketkeep._worker._answers import present, published, pushed
 from socketkeep._worker._mail import MOST_BYTES, MOST_LETTERS, Mailbox, OnPush
 
 T = TypeVar("T")
@@ -43,6 +54,7 @@ _MOST_ASKED: Final = 65536
 _GONE: Final = 0
 _UNTOLD: Final = Pushed(Outcome.UNCERTAIN.text)
 _UNTOLD_OF_GROUP: Final = Published()
+_UNTOLD_WHO: Final = Present(complete=False)
 
 
 class Guest:
@@ -328,10 +340,13 @@ class AsyncPost:
     # What handlers ask for.
 
     def push(self, name: str, data: bytes, until: int) -> Pushing[Pushed]:
-        return self._ask(Letter(0, name, data, until), _pushed, _UNTOLD)
+        return self._ask(Letter(0, name, data, until), pushed, _UNTOLD)
 
     def publish(self, group: str, data: bytes, until: int) -> Pushing[Published]:
-        return self._ask(Letter(0, group, data, until, group=True), _published, _UNTOLD_OF_GROUP)
+        return self._ask(Letter(0, group, data, until, group=True), published, _UNTOLD_OF_GROUP)
+
+    def who(self, text: str, until: int) -> Pushing[Present]:
+        return self._ask(Letter(0, text, b"", until, asks=True), present, _UNTOLD_WHO)
 
     def _ask(self, letter: Letter, told: Callable[[LetterTold], T], untold: T) -> Pushing[T]:
         if os.getpid() != self._pid:
@@ -345,7 +360,7 @@ class AsyncPost:
             raise Busy(f"refused: {_MOST_ASKED} pushes of this worker are under way: wait for some")
         self._number = number = self._number + 1
         self._asked[number] = asked = _AwaitedPush(self.loop, told, untold)
-        self._letters.append(Letter(number, letter.to, letter.data, letter.until, letter.group))
+        self._letters.append(msgspec.structs.replace(letter, number=number))
         self._size += len(letter.data)
         if self._size >= _BATCH:
             self.flush()
@@ -435,14 +450,6 @@ class _FromThread(Generic[T]):
 
     def result(self) -> T:
         return self._future.result()
-
-
-def _pushed(answer: LetterTold) -> Pushed:
-    return Pushed(Outcome(answer.outcome).text, answer.id, answer.epoch)
-
-
-def _published(answer: LetterTold) -> Published:
-    return Published(answer.delivered, answer.failed)
 
 
 def _nobody_asks(_sent: bool) -> None:

@@ -42,6 +42,7 @@ _STATUS_OF: Final = {
     "timed out": 504,
     "full": 503,
     "uncertain": 502,
+    "unreachable": 502,
 }
 
 Headers = tuple[tuple[str, str], ...]
@@ -168,7 +169,12 @@ class Pages:
             return _refusal(503, f"not ready: {error}")
         if not status.accepting:
             return _refusal(503, f"not ready: {status.state}")
-        return Response(200, b"ready\n")
+        cluster = status.cluster
+        if cluster is None or cluster.state == "connected":
+            return Response(200, b"ready\n")
+        # It serves, and the machine's own names go on: it stays among the ready ones.
+        why = f"{cluster.state} since {cluster.for_seconds:.0f} s: {cluster.error}"
+        return Response(200, f"ready\ncluster {printable(why)}\n".encode())
 
     async def _metrics(self, accept: str) -> Response:
         try:

@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, islice
 from operator import itemgetter
 from typing import Final, Literal, Protocol
 
@@ -27,12 +28,14 @@ from socketkeep._names._pushing import Outcome
 from socketkeep._wire._channel import Channel, Packet
 from socketkeep._wire._messages import (
     BEGUN,
+    ClusterTold,
     ConnectionDetached,
     Deliver,
     Letter,
     LetterTold,
     Message,
     NameTaken,
+    PresenceTold,
     Registered,
     Told,
 )
@@ -42,6 +45,8 @@ MOST_LETTERS: Final = 1000
 MOST_BYTES: Final = 1 << 20
 MOST_LETTERS_IN_ALL: Final = 100_000
 MOST_BYTES_IN_ALL: Final = 1 << 26
+#: Members of one group that are told to who asks for them.
+MOST_FOUND: Final = 1000
 #: Seconds between two looks for letters whose time is over.
 _LOOK_EVERY: Final = 0.25
 #: Nanoseconds that a worker has to answer after a letter's time is over.
@@ -73,6 +78,25 @@ class ParkedPusher(Protocol):
 
     def is_held(self, name: str) -> bool:
         """Whether the keeper has a handle of it."""
+
+
+class Elsewhere(Protocol):
+    """The other nodes of a cluster.  label: of this node; pid: of the process that is in it."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def cluster(self) -> str: ...
+    @property
+    def state(self) -> ClusterTold: ...
+    @property
+    def pid(self) -> int: ...
+
+    def push(self, letter: Letter, told: Callable[[LetterTold], None]) -> None:
+        """Have a letter delivered to whoever has the name, or is in the group, there.
+
+        told: called once with what has become of it; its number is not the letter's.
+        """
 
 
 @dataclass(slots=True, eq=False)
@@ -210,6 +234,7 @@ class Post:
         on_taken: Callable[[], Literal["close", "keep"]],
     ) -> None:
         self.names: Final = NameTable()
+        self.elsewhere: Elsewhere | None = None
         self.totals: Counter[str] = Counter()
         self._reactor = reactor
         self._parked = parked
@@ -255,20 +280,59 @@ class Post:
             box.waiting.extendleft(reversed(missed))
         self._hand_over(known)
 
-    def push(self, sender: Sender, letters: Iterable[Letter]) -> None:
-        """Have letters delivered, in their order."""
+    def push(self, sender: Sender, letters: Iterable[Letter], *, here: bool = False) -> None:
+        """Have letters delivered, in their order.
+
+        here: they come from another node, and go to no other.
+        """
+        elsewhere = None if here else self.elsewhere
         for letter in letters:
+            if letter.asks:
+                self._tell_who(sender, letter, elsewhere)
+                continue
             if letter.group:
-                self._publish(sender, letter)
+                self._publish(sender, letter, elsewhere)
                 continue
             known = self.names.named(letter.to)
-            if known is None:
-                self.totals[Outcome.NOT_CONNECTED.text] += 1
-                sender.tell(LetterTold(letter.number, Outcome.NOT_CONNECTED))
-            else:
+            if known is not None:
                 self._deliver(
                     known, _Pending(known.id, letter.data, letter.until, sender, letter.number)
                 )
+            elif elsewhere is not None:
+                elsewhere.push(letter, partial(_tell_on, sender, letter.number))
+            else:
+                self.totals[Outcome.NOT_CONNECTED.text] += 1
+                sender.tell(LetterTold(letter.number, Outcome.NOT_CONNECTED))
+
+    def _tell_who(self, sender: Sender, letter: Letter, elsewhere: Elsewhere | None) -> None:
+        ours = self.present(letter.to)
+
+        def told(theirs: LetterTold) -> None:
+            found = [*ours, *theirs.found]
+            silent = max(theirs.silent, int(theirs.outcome != Outcome.DELIVERED))
+            sender.tell(LetterTold(letter.number, Outcome.DELIVERED, found=found, silent=silent))
+
+        if elsewhere is None:
+            told(LetterTold(0, Outcome.DELIVERED))
+        else:
+            elsewhere.push(letter, told)
+
+    def present(self, text: str) -> list[PresenceTold]:
+        """Return who has that name here, and who is in the group of that name."""
+        named = self.names.named(text)
+        members = self.names.members(text).values()
+        inside = list(islice(chain.from_iterable(each.values() for each in members), MOST_FOUND))
+        found = [PresenceTold("", each.id, each.epoch, each.name, True) for each in inside]
+        if named is not None and named not in inside:
+            found.insert(0, PresenceTold("", named.id, named.epoch, named.name))
+        return found
+
+    def taken_elsewhere(self, connection: str, name: str) -> None:
+        """A connection of another node has the name that this one had."""
+        known = self.names.get(connection)
+        if known is not None and known.name == name:
+            self.names.put(known, "", known.groups, known.labels)
+            self._take_name(known, name)
 
     def learn(self, worker: Worker, parcel: ConnectionDetached) -> None:
         """Note what a connection is called that another keeper's worker has given up."""
@@ -559,8 +623,11 @@ class Post:
 
     # Delivering.
 
-    def _publish(self, sender: Sender, letter: Letter) -> None:
+    def _publish(self, sender: Sender, letter: Letter, elsewhere: Elsewhere | None) -> None:
         publication = _Publication(sender, letter.number)
+        if elsewhere is not None:
+            publication.left += 1
+            elsewhere.push(letter, lambda told: publication.count(told.delivered, told.failed))
         for owner, members in tuple(self.names.members(letter.to).items()):
             port = None if owner is None else self._ports.get(owner)
             if port is None:
@@ -769,6 +836,10 @@ class Post:
         members = len(self.names.members(spread.group).get(port.serial, ()))
         self.totals[Outcome.UNCERTAIN.text] += members
         spread.publication.count(0, members)
+
+
+def _tell_on(sender: Sender, number: int, told: LetterTold) -> None:
+    sender.tell(LetterTold(number, told.outcome, told.id, told.epoch, node=told.node))
 
 
 def _nothing() -> None:

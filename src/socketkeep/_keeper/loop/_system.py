@@ -33,6 +33,7 @@ from socketkeep._wire._scoreboard import NAME
 TEMPLATE_CHANNEL_FD: Final = 3
 EDGE_CHANNEL_FD: Final = 3
 CHECK_STATE_FD: Final = 3
+CLUSTER_CHANNEL_FD: Final = 3
 ADMIN_LISTENER_FD: Final = 3
 ADMIN_DOOR_FD: Final = 4
 #: How often is looked when a process has gone between two looks.
@@ -129,6 +130,14 @@ class System:
         """Start an edge on its end of a channel, and return its pid.  Raises OSError."""
         actions = [(os.POSIX_SPAWN_DUP2, channel_fd, EDGE_CHANNEL_FD)]
         return self._serve(actions, "socketkeep._edge", str(EDGE_CHANNEL_FD))
+
+    def spawn_cluster(self, channel_fd: int) -> int:
+        """Start the process that is in a cluster, on its end of a channel, and return its pid.
+
+        Raises OSError.
+        """
+        actions = [(os.POSIX_SPAWN_DUP2, channel_fd, CLUSTER_CHANNEL_FD)]
+        return self._serve(actions, "socketkeep._cluster", str(CLUSTER_CHANNEL_FD))
 
     def spawn_check(self, state_fd: int, error_fd: int) -> int:
         """Start a process that sees whether the installed version can go on from a state.

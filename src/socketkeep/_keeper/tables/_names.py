@@ -5,7 +5,7 @@ By owner, since a message to a group goes once to each worker that has somebody 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -59,6 +59,11 @@ class NameTable:
         self._by_name: dict[str, NamedConnection] = {}
         self._groups: dict[str, Members] = {}
         self._by_owner: Members = {}
+        self._on_news: Callable[[str, str], None] | None = None
+
+    def watch(self, on_news: Callable[[str, str], None] | None) -> None:
+        """Call it with a name, or a group, when who has it changes, or whether anybody is in it."""
+        self._on_news = on_news
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -83,6 +88,14 @@ class NameTable:
         """Return who is in a group, by owner and id."""
         return self._groups.get(group, _NOBODY)
 
+    def all_names(self) -> list[str]:
+        """Return all names that connections have."""
+        return list(self._by_name)
+
+    def all_groups(self) -> list[str]:
+        """Return all groups that somebody is in."""
+        return list(self._groups)
+
     def owned_by(self, owner: int) -> list[NamedConnection]:
         """Return what a worker has."""
         return list(self._by_owner.get(owner, {}).values())
@@ -105,13 +118,16 @@ class NameTable:
         for group in known.groups - groups:
             self._leave(group, known)
         for group in groups - known.groups:
-            self._groups.setdefault(group, {}).setdefault(known.owner, {})[known.id] = known
+            self._enter(group, known.owner, known)
         known.groups = groups
         known.labels = labels
         if name == known.name:
             return None
         if known.name:
             del self._by_name[known.name]
+            self._tell(known.name, "")
+        if name:
+            self._tell(name, "")
         known.name = name
         before = self._by_name.get(name)
         if before is not None:
@@ -125,7 +141,7 @@ class NameTable:
         if owner != known.owner:
             for group in known.groups:
                 self._leave(group, known)
-                self._groups.setdefault(group, {}).setdefault(owner, {})[known.id] = known
+                self._enter(group, owner, known)
             self._disown(known)
             self._by_owner.setdefault(owner, {})[known.id] = known
             known.owner = owner
@@ -137,14 +153,26 @@ class NameTable:
             self._leave(group, known)
         if known.name:
             del self._by_name[known.name]
+            self._tell(known.name, "")
         self._disown(known)
         del self._by_id[known.id]
+
+    def _enter(self, group: str, owner: int | None, known: NamedConnection) -> None:
+        if group not in self._groups:
+            self._groups[group] = {}
+            self._tell("", group)
+        self._groups[group].setdefault(owner, {})[known.id] = known
 
     def _leave(self, group: str, known: NamedConnection) -> None:
         members = self._groups[group]
         _take_out(members, known)
         if not members:
             del self._groups[group]
+            self._tell("", group)
+
+    def _tell(self, name: str, group: str) -> None:
+        if self._on_news is not None:
+            self._on_news(name, group)
 
     def _disown(self, known: NamedConnection) -> None:
         _take_out(self._by_owner, known)

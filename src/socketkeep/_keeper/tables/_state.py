@@ -287,7 +287,8 @@ class SavedServer(msgspec.Struct, kw_only=True):
     """One server, whole.
 
     version: of the package that wrote it, at `written_at`.  watcher: pid of the one of `--reload`;
-    admin_pid: of the one of `--admin`.
+    admin_pid: of the one of `--admin`; cluster_pid: of the one of `--cluster`, and node: which node
+    of the cluster this server is.
     worker_descriptors: the soft limit of descriptors for the workers.  account: who they are.
     mask: the signals that were blocked before the upgrade.  descriptors: all that stay open.
     command: starts another keeper, in `directory`; a version without it says nothing of that.
@@ -310,6 +311,8 @@ class SavedServer(msgspec.Struct, kw_only=True):
     account: Account | None = None
     command: list[str] = []
     directory: str = ""
+    cluster_pid: int = 0
+    node: str = ""
 
 
 class _Formats(msgspec.Struct):
