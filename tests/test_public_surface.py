@@ -14,6 +14,7 @@ import pytest
 import socketkeep
 
 SOURCE = Path(socketkeep.__file__)
+HEADLESS = {"How", "What", "When", "Where", "Whether", "Which", "Who", "Whose", "Why"}
 
 
 def test_names_are_sorted_and_stand_once() -> None:
@@ -25,6 +26,19 @@ def test_name_exists_and_is_documented(name: str) -> None:
     value = getattr(socketkeep, name)
     if inspect.isclass(value) or inspect.isroutine(value):
         assert (value.__doc__ or "").strip(), f"socketkeep.{name} has no docstring"
+
+
+def test_docstrings_begin_with_what_they_are_about() -> None:
+    """Or with a verb: "What …" and "Whether …" are half a sentence."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [
+        f"{path}: {docstring.splitlines()[0]}"
+        for path in sorted(SOURCE.parent.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, kinds) and (docstring := ast.get_docstring(node))
+        if docstring.split()[0] in HEADLESS
+    ]
+    assert not found
 
 
 def test_type_checkers_see_each_name_imported_once() -> None:

@@ -1,3 +1,3 @@
-"""Which version of Socketkeep this is; what packs it reads it here, too."""
+"""The version of Socketkeep; what packs it reads it here, too."""
 
 VERSION = "0.1.0"

@@ -1,4 +1,4 @@
-"""What code that was not written for Socketkeep is given in the place of what it knows.
+"""Adapters, which code not written for Socketkeep is given in the place of what it knows.
 
 For annotations, and for tests of such code.  At run time the annotations of asyncio's and
 socketserver's own do as well.

@@ -322,7 +322,7 @@ class Client:
 
 
 class Commands:
-    """What can be asked of a keeper."""
+    """The commands that a keeper carries out."""
 
     def __init__(self, keeper: Keeper, name: str) -> None:
         self._keeper = keeper
@@ -373,7 +373,10 @@ class Commands:
                 client.finish(Done(_EXIT_USAGE, error=f"no command {request.command!r}"))
 
     def _for_onlookers(self, command: str) -> bool:
-        """Whether the process that shows the server may ask for it: it asks pushers for a token."""
+        """Return whether the process that shows the server may ask for it.
+
+        It asks pushers for a token.
+        """
         if command in {"push", "publish"}:
             return bool(self._keeper.config.push_token or self._keeper.config.push_token_file)
         return command == "live"

@@ -1,4 +1,4 @@
-"""What happens in a server, told from one look at it to the next: rates, and events in words.
+"""A server's news, from one look at it to the next: rates, and events in words.
 
 No I/O: whoever looks, and when, is the caller's.
 """

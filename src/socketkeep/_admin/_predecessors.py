@@ -1,4 +1,4 @@
-"""What a server that starts takes over from keepers that have died: their workers and listeners."""
+"""Taking over the workers and listeners of keepers that have died, when a server starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said over a server's control socket, and where that socket is.
+"""The protocol of a server's control socket, and the place of that socket.
 
 A Unix stream socket; each side writes JSON, a line a message.  The client sends one `Request`; the
 server answers with any number of `Progress` and then one `Done`, and closes.

@@ -1,4 +1,4 @@
-"""What the inspecting commands return, as their JSON has it.
+"""The results of the inspecting commands, as their JSON has them.
 
 The fields are a promise: they are only ever added to, with a default.  Times are seconds, sizes
 are bytes.
@@ -148,7 +148,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WaitReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How long connections that moved were with no worker, those of one reason.
+    """The times that connections which moved for one reason were with no worker.
 
     within: pairs of a time and of how many did not take longer.
     """

@@ -245,7 +245,7 @@ def _conclude(keeper: Keeper) -> None:
 
 
 class _Server:
-    """What a keeper needs around it: ears for people and the system.  Closed by `stack`."""
+    """The surroundings of a keeper: ears for people and the system.  Closed by `stack`."""
 
     def __init__(
         self,

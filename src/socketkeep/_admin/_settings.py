@@ -1,4 +1,4 @@
-"""What the process that shows a server over HTTP is told, and the token that it asks for."""
+"""The settings of the process that shows a server over HTTP, and the token that it asks for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from socketkeep._config._server_options import ServeConfig, option
 
 
 class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What is shown, and where it is asked for.
+    """The settings of the pages: what they show, and where.
 
     door: the descriptor over which the ends of connections to the keeper are sent; -1, from a
     keeper that has none: by the path of the control socket.

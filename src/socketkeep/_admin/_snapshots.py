@@ -1,4 +1,4 @@
-"""What the inspecting commands show: a keeper's present state, as reports."""
+"""The present state of a keeper, as the reports that the inspecting commands show."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class UnixAddress:
 
     @property
     def raw(self) -> str:
-        """What socket.bind and socket.connect take."""
+        """Return what socket.bind and socket.connect take."""
         return "\0" + self.path[1:] if self.abstract else self.path
 
 

@@ -1,4 +1,4 @@
-"""Why a connection is refused before any handler has it."""
+"""The reasons to refuse a connection before any handler has it."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _PARTICIPLES: Final = dict.fromkeys(_RECEIVES, "received") | {"send": "sent"}
 
 
 class Context(TypedDict, total=False):
-    """What an error knows of the operation that failed; the meanings stand in `SocketkeepError`."""
+    """The facts of an operation that failed; the meanings stand in `SocketkeepError`."""
 
     operation: str
     address: str
@@ -147,7 +147,7 @@ class LimitExceeded(SocketkeepError, ValueError):
 
 
 class Malformed(SocketkeepError, ValueError):
-    """What the peer sent is not a message of the kind asked for.  It is still unread."""
+    """The peer sent no message of the kind that was asked for.  The bytes are still unread."""
 
     default_reason = "failed: the message is malformed"
     peers_fault = "the peer's message is malformed"

@@ -1,4 +1,4 @@
-"""What becomes of sockets in a forked child: it keeps what it was given, and lets go of the rest.
+"""Sockets in a forked child: it keeps those that it was given, and lets go of the rest.
 
 fork(2) duplicates every descriptor, and a connection ends only with its last one: a child that does
 not know of a connection keeps it from ending.  So each of the library's sockets is known here by a
@@ -34,7 +34,7 @@ Fate: TypeAlias = Literal["none", "given", "shared"]
 
 
 class Forkable(Protocol):
-    """What the library's sockets have in common for this: connections and listeners."""
+    """A socket of the library's, as far as a fork concerns it: a connection or a listener."""
 
     def _after_fork(self, fate: Fate, why: Released) -> socket.socket | None:
         """In the child: let go, for `why`, or be fit for use and return the socket."""
@@ -47,7 +47,7 @@ class Forkable(Protocol):
 
 
 class _Giving(threading.local):
-    """What the fork that this thread is making gives, by id."""
+    """The sockets that the fork which this thread is making gives, by id."""
 
     given: frozenset[int] = frozenset()
     fate: Fate = "given"
@@ -119,7 +119,7 @@ def let_go_of() -> tuple[set[ref[Forkable]], list[Iterable[Forkable]], set[ref[s
 
 
 def is_guarded(sock: socket.socket) -> bool:
-    """Whether a child that is not given `sock` lets go of it."""
+    """Return whether a child that is not given `sock` lets go of it."""
     return ref(sock) in _guarded
 
 

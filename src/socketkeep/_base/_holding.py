@@ -1,4 +1,4 @@
-"""Who holds a socket: for connections and listeners, with what could not be seen."""
+"""The holders of a socket, for connections and listeners, with what could not be seen."""
 
 from __future__ import annotations
 
@@ -95,5 +95,5 @@ class Held:
 
     @property
     def handles(self) -> int:
-        """How many descriptors of this socket `holders` finds; each look counts anew."""
+        """Return how many descriptors of this socket `holders` finds; each look counts anew."""
         return len(self.holders())

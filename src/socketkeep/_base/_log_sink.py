@@ -1,4 +1,4 @@
-"""Where log lines go: written without waiting, whoever reads them or does not.
+"""Sinks for log lines, which are written without waiting, whoever reads them or does not.
 
 A process that waits for the reader of its log is stopped by whoever stops reading: a full pipe, a
 terminal at Ctrl-S, a socket of a collector that hangs.  O_NONBLOCK would help, but it is a property
@@ -65,7 +65,7 @@ class Sink:
 
     @property
     def lives(self) -> bool:
-        """Whether the number is still this sink's: the user's code may close what it likes.
+        """Return whether the number is still this sink's: the user's code may close what it likes.
 
         It may then be a connection's, which must not be sent a log.
         """

@@ -1,4 +1,4 @@
-"""What a user got wrong: a value that will not do, and a word that is near to another."""
+"""Mistakes of a user: a value that will not do, and a word that is near to another."""
 
 from __future__ import annotations
 

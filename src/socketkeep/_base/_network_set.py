@@ -27,6 +27,6 @@ class NetworkSet:
         return any(self._by_size.values())
 
     def __contains__(self, packed: bytes) -> bool:
-        """Whether an address, of 4 bytes or of 16, is in one of the networks."""
+        """Return whether an address, of 4 bytes or of 16, is in one of the networks."""
         number = int.from_bytes(packed)
         return any(number >> shift in known for shift, known in self._by_size[len(packed)])

@@ -66,7 +66,7 @@ def close_without_waiting(fd: int) -> None:
 
 
 class Received(NamedTuple):
-    """What one recvmsg(2) gave; `data` is empty at the end of what the other side sends.
+    """The result of one recvmsg(2); `data` is empty at the end of what the other side sends.
 
     `descriptors` belong to the receiver.  `truncated` tells that the kernel could not install all
     of those sent (MSG_CTRUNC: this process is at its limit): what is missing is lost for good here.
@@ -111,7 +111,7 @@ def pack(body: bytes, descriptors: Sequence[int]) -> tuple[bytes, list[int]]:
 
 
 def in_memfd(payload: bytes) -> bool:
-    """Whether the last descriptor is the message, which its sender closes when it has gone."""
+    """Return whether the last descriptor is the message; its sender closes it when it has gone."""
     return payload == _IN_MEMFD
 
 

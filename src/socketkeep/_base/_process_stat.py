@@ -23,5 +23,5 @@ def stat_fields(pid: int) -> list[bytes]:
 
 
 def has_ended(state: bytes) -> bool:
-    """Whether a process in this state only waits to be reaped, or is being removed."""
+    """Return whether a process in this state only waits to be reaped, or is being removed."""
     return state in (b"Z", b"X")

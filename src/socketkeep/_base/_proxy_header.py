@@ -65,7 +65,7 @@ _TLS_CERTIFICATE: Final = 0x28
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyTls:
-    """What a proxy tells of the TLS connection between the client and itself.
+    """The facts that a proxy tells of the TLS between the client and itself.
 
     over_tls: the client's connection was TLS; False: the proxy only says that it was not.
     version: "TLSv1.3".  cipher: its OpenSSL name.  common_name: of the client's certificate.
@@ -304,7 +304,7 @@ class _Tlvs:
                 self._read_vendor(kind, value)
 
     def _read_vendor(self, kind: int, value: bytes) -> None:
-        """What clouds give a type of the range for applications; others may have used it, too."""
+        """Note the fields of clouds in the range for applications; others may have used it, too."""
         if kind == _AWS and value[:1] == _AWS_VPC_ENDPOINT:
             self.aws = value[1:]
         elif kind == _AZURE and value[:1] == _AZURE_LINK and len(value) == 5:

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 
 class Role(Enum):
-    """What a process is; the value is the first word of its title."""
+    """The role of a process; the value is the first word of its title."""
 
     GUARD = "guard"
     KEEPER = "keeper"
@@ -19,7 +19,7 @@ class Role(Enum):
 
 
 class Part(NamedTuple):
-    """What a role is in.
+    """The part of a role in the server.
 
     number: how many there are.  parent: whose child it is; made_by: who forks or executes it.
     does: a few words, shortest first.  user_code: whether it has the user's code.  listeners:

@@ -33,7 +33,7 @@ class TlsInfo(Protocol):
 
     @property
     def session_reused(self) -> bool | None:
-        """Whether an earlier session was resumed."""
+        """Return whether an earlier session was resumed."""
 
     def version(self) -> str | None:
         """Return the version, such as "TLSv1.3"."""

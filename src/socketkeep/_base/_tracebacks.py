@@ -12,7 +12,7 @@ _OURS: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.
 
 
 def is_ours(frame: traceback.FrameSummary) -> bool:
-    """Whether the frame is of the server's own code."""
+    """Return whether the frame is of the server's own code."""
     return frame.filename.startswith(_OURS)
 
 

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 
 class Peer(Enum):
-    """What the peer sees, once it has read."""
+    """The end that the peer sees, once it has read."""
 
     EOF = "all that was sent, then EOF, at once"
     NOTHING = "nothing, while another handle lives; with the last one, EOF"
@@ -18,14 +18,14 @@ class Peer(Enum):
 
 
 class Descriptor(Enum):
-    """What becomes of this process's handle."""
+    """The fate of this process's handle."""
 
     FREED = "freed"
     OPEN = "open; `close` is still needed"
 
 
 class Others(Enum):
-    """What the other holders of the socket find."""
+    """The connection as the other holders of the socket find it."""
 
     ENDED = "the connection has ended for them"
     UNTOUCHED = "nothing has changed"
@@ -33,7 +33,7 @@ class Others(Enum):
 
 
 class Unread(Enum):
-    """What becomes of bytes that have come and were not received."""
+    """The fate of bytes that have come and were not received."""
 
     DROPPED = "dropped, and so is what still comes for a bounded time, that no reset cuts the reply"
     LEFT = "what lies in the kernel is left to the other holders; `unread` goes with this handle"

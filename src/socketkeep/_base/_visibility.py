@@ -1,4 +1,4 @@
-"""Which processes can be seen from here at all: /proc leaves some out without a word.
+"""The processes that can be seen from here at all: /proc leaves some out without a word.
 
 A process that is not listed may hold any socket, so "nobody holds it" may not be said there.
 """
@@ -36,7 +36,7 @@ def hidden_processes(proc: str = "/proc") -> str:
 
 
 def exists(pid: int) -> bool:
-    """Whether there is a process of that number, though /proc may not show it."""
+    """Return whether there is a process of that number, though /proc may not show it."""
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -47,7 +47,7 @@ def exists(pid: int) -> bool:
 
 
 def has_capability(number: int = _CAP_SYS_PTRACE) -> bool:
-    """Whether this process has a capability; by default the one to look into any process."""
+    """Return whether this process has a capability; by default the one to look into any process."""
     with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
         found = re.search(r"^CapEff:\s*([0-9a-f]+)", file.read(), re.MULTILINE)
     return found is None or bool(int(found[1], 16) >> number & 1)

@@ -1,4 +1,4 @@
-"""What `adopt` hands to `serve`: the listeners that it has borrowed."""
+"""The listeners that `adopt` has borrowed and hands to `serve`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a shell is told when it completes the value of an option or an argument."""
+"""Completion by a shell of the value of an option or an argument."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `fin` and `abort` share: what they would end, the question, and what became of it."""
+"""The common part of `fin` and `abort`: their choice, the question, and the outcome."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what wo
 
 
 class EndedSockets(Struct, frozen=True):
-    """What `fin` or `abort` did: to `chosen`, with `left` alone.
+    """The deeds of `fin` or `abort`: to `chosen`, with `left` alone.
 
     outcomes: of each that was chosen; empty with --dry-run.
     """

@@ -1,4 +1,4 @@
-"""What the server needs of the system, each tried: a sandbox or a limit may have taken it away."""
+"""The server's needs of the system, each tried: a sandbox or a limit may deny them."""
 
 from __future__ import annotations
 

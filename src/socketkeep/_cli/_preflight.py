@@ -1,4 +1,4 @@
-"""What would keep a server from working and can be known before it starts."""
+"""Checks for what would keep a server from working and can be known before it starts."""
 
 from __future__ import annotations
 

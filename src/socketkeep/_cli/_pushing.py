@@ -1,4 +1,4 @@
-"""What `push` and `publish` have in common: where the message is taken from."""
+"""The common part of `push` and `publish`: where the message is taken from."""
 
 from __future__ import annotations
 

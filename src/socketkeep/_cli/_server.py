@@ -1,4 +1,4 @@
-"""What all the commands to a running server share: finding it, asking it, showing the answer."""
+"""The common part of commands to a running server: finding it, asking, showing the answer."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _SGR: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What stands for a connection that waits, is at work, has just moved, or is parked."""
+    """The signs for a connection that waits, is at work, has just moved, or is parked."""
 
     waits: str = "●"
     works: str = "◉"

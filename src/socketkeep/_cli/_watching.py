@@ -1,4 +1,4 @@
-"""What all commands share that show something: once or again and again, for people or as JSON."""
+"""Showing something once or again and again, for people or as JSON: common to commands."""
 
 from __future__ import annotations
 

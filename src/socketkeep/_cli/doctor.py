@@ -17,7 +17,7 @@ _MARK = {"good": "good", "note": "note", "bad": "BAD "}
 
 
 class Examination(Struct, frozen=True):
-    """What `doctor` has found.
+    """The findings of `doctor`.
 
     connections: what was asked for, 0 for nothing.  good: whether nothing is bad.
     """

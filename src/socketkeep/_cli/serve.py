@@ -149,7 +149,7 @@ def serve(config_file: str | None, print_config: bool, check_config: bool, **fla
 
 
 def _is_guarded(config: ServeConfig, adopted: Adopted) -> bool:
-    """Whether this process is to become a guard, and its child the keeper.  Raises Failure."""
+    """Return whether this process is to become a guard, its child the keeper.  Raises Failure."""
     if guard_of_this() is not None or config.guard == "off":
         return False
     manager = os.environ.get("NOTIFY_SOCKET")

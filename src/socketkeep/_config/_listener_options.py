@@ -349,7 +349,7 @@ _BY_NAME: Final = {declared.name: declared for declared in LISTENER_OPTIONS}
 
 
 class TlsSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How TLS is spoken on one listener.
+    """The TLS of one listener.
 
     certificates: PEM files of a certificate and of its key, which may be the same; the first is for
     clients whose name none of them has.
@@ -372,7 +372,7 @@ class TlsSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How one listener is served; tls: None where its connections are plain.
+    """The options of one listener; tls: None where its connections are plain.
 
     mode, user, group: of the file of a Unix socket.  accepts_alone: its accept rate is its own, not
     its part in the server's.
@@ -402,7 +402,7 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def of_edges(self) -> bool:
-        """Whether edges accept from it, and not workers."""
+        """Return whether edges accept from it, and not workers."""
         return self.tls is not None and not self.tls.asked
 
 

@@ -1,4 +1,4 @@
-"""What an option is: where its value may come from, how it is read, checked and written.
+"""Options: where a value may come from, how it is read, checked and written.
 
 An option of `socketkeep serve` is declared once, as the annotation of its field in
 `_config.ServeConfig`: the field's name, type and default, and an `Option` with the rest.  The

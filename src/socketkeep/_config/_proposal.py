@@ -1,4 +1,4 @@
-"""Which target was meant by who gave a file or a module, without an attribute."""
+"""Proposals of a target, to who gave a file or a module without an attribute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose rights a server serves with: what --user and its companions come to."""
+"""The rights that a server serves with: what --user and its companions come to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a server's options come from: flag, then environment, then TOML file, then default."""
+"""The sources of a server's options: flag, then environment, then TOML file, then default."""
 
 from __future__ import annotations
 

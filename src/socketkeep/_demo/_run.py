@@ -92,7 +92,7 @@ def _tell(directory: Path, screen: ProgressScreen) -> int:
 
 
 class Story:
-    """What happens to the server, each told with how long those waited whom it concerned."""
+    """The story of the server, each event with how long those waited whom it concerned."""
 
     def __init__(self, server: DemoServer, load: Load, screen: ProgressScreen) -> None:
         self._server = server

@@ -1,4 +1,4 @@
-"""What the demo prints: one line for each thing that happens, and a table at the end."""
+"""The output of the demo: one line for each thing that happens, and a table at the end."""
 
 from __future__ import annotations
 

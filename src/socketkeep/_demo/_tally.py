@@ -1,4 +1,4 @@
-"""What clients have noticed, as numbers."""
+"""The observations of clients, as numbers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Tally:
 
     @property
     def clean(self) -> bool:
-        """Whether no client noticed anything at all."""
+        """Return whether no client noticed anything at all."""
         return not (self.disordered or self.unanswered or self.fin or self.reset)
 
     def latency(self, quantile: float) -> float:

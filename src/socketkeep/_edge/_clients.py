@@ -62,7 +62,7 @@ class Listening:
 
 @dataclass(slots=True, frozen=True)
 class HandshakeRequest:
-    """What a worker has asked for by `start_tls`.
+    """The request of a worker's `start_tls`.
 
     plain: the end of a pair over which it is answered, and the connection goes on.  unread: what it
     has received of the handshake.  proxied: the PROXY header that the connection began with.
@@ -97,7 +97,7 @@ class Client:
 
 @dataclass(slots=True)
 class Tally:
-    """How many handshakes there were, by version of TLS, and how many failed, by why."""
+    """The counts of handshakes, by version of TLS, and of failures, by reason."""
 
     handshakes: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
@@ -137,7 +137,7 @@ class Clients:
 
     @property
     def shaking(self) -> int:
-        """How many have not shaken hands yet."""
+        """Return how many have not shaken hands yet."""
         return len(self._shaking)
 
     def meet(self, listening: Listening, sock: socket.socket, address: Any) -> None:

@@ -46,7 +46,7 @@ _ciphertext: Final = memoryview(bytearray(_HEADER + _LONGEST))
 
 
 class Flow:
-    """What passes in both directions.
+    """The bytes that pass in both directions.
 
     incoming: what has come of the handshake's sequel.  unsent: ciphertext to be sent first.
 
@@ -115,17 +115,17 @@ class Flow:
 
     @property
     def held(self) -> int:
-        """How many bytes are held, of both directions, in whatever form."""
+        """Return how many bytes are held, of both directions, in whatever form."""
         return len(self._left) + len(self._cipher) + self._incoming.pending
 
     @property
     def unsent(self) -> int:
-        """How many bytes of ciphertext the client has no room for."""
+        """Return how many bytes of ciphertext the client has no room for."""
         return len(self._cipher)
 
     @property
     def over(self) -> bool:
-        """Whether nothing passes any more, in either direction."""
+        """Return whether nothing passes any more, in either direction."""
         return self.in_ended and self.out_ended
 
     def note_client(self, events: int) -> None:

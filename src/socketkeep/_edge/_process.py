@@ -245,7 +245,7 @@ class Edge:
 
     @property
     def accepting(self) -> bool:
-        """Whether connections are accepted, from whichever listener."""
+        """Return whether connections are accepted, from whichever listener."""
         return any(listening.watched for listening in self._listening.values())
 
     def _open_listeners(self) -> None:

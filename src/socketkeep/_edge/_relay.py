@@ -148,7 +148,7 @@ class Relay(FastFlow):
 
     @property
     def waiting(self) -> int:
-        """How many bytes the plain end's other side has sent that are not taken."""
+        """Return how many bytes the plain end's other side has sent that are not taken."""
         try:
             count = fcntl.ioctl(self.plain, termios.FIONREAD, bytes(4))
         except OSError:
@@ -235,7 +235,7 @@ class Relay(FastFlow):
 
 
 def _is_deserted(plain: socket.socket) -> bool:
-    """Whether nobody has the other end: its EOF may be met before epoll has told of it."""
+    """Return whether nobody has the other end: its EOF may be met before epoll has told of it."""
     poller = select.poll()
     poller.register(plain, select.POLLHUP)
     return bool(poller.poll(0))

@@ -61,7 +61,7 @@ _MOST_AT_ONCE = 16  # descriptors in a word; a keeper sends one
 
 
 class Plan:
-    """What a guard goes on from: when the options have been read, or as its own next version.
+    """The plan that a guard goes on from, once options are read or as its own next version.
 
     keeper: its pid, 0: there is none.  socket: where it hears the keeper.  most: how many
     descriptors it stores.  soft: the limit of descriptors that the server was started with.
@@ -192,7 +192,7 @@ class Sidecar:
 
     @property
     def pending(self) -> bool:
-        """Whether something is still to be sent."""
+        """Return whether something is still to be sent."""
         return self.socket is not None and bool(self._queue)
 
     def finish(self) -> None:
@@ -206,7 +206,7 @@ class Sidecar:
 
     @property
     def events(self) -> int:
-        """What to wait for."""
+        """Return what to wait for."""
         return select.POLLIN | (select.POLLOUT if self._queue else 0)
 
     def close(self, why: str) -> None:
@@ -343,7 +343,7 @@ class Guard:
             self._parent_ended()
 
     def _parent_ended(self) -> None:
-        """What it has ended like is told to its own parent alone."""
+        """Pass no end on: how it ended is told to its own parent alone."""
         self._hear()
         if self._pidfd >= 0:
             os.close(self._pidfd)

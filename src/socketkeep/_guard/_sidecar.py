@@ -33,7 +33,7 @@ _LATE: Final = 1.0  # seconds that a send to a guest may take
 
 @dataclass(eq=False)
 class _Guest:
-    """Who is connected; refused: why, which it is told once it has spoken; server: by its word."""
+    """A client; refused: why, which it is told once it has spoken; server: by its word."""
 
     sock: socket.socket
     refused: str = ""

@@ -15,7 +15,7 @@ _FIELDS: Final = 3  # before the cause, which may have spaces
 
 @dataclass(frozen=True, slots=True)
 class GuardTerms:
-    """What the guard says of itself to the keeper that it has started.
+    """The words of the guard about itself to the keeper that it has started.
 
     pid: of the guard.  soft: the limit of descriptors that the server was started with.  starts:
     how many keepers there were before.  cause: how the last one of them ended.

@@ -1,1 +1,1 @@
-"""What the kernel knows about sockets: their queues, and the processes that hold them."""
+"""Inspection of sockets, by what the kernel knows: their queues, and their holders."""

@@ -173,7 +173,7 @@ def _is_at(
 
 
 def _covers(sock: socket.socket, host: str, numeric: str) -> bool:
-    """Whether a listener of every interface serves a numeric address."""
+    """Return whether a listener of every interface serves a numeric address."""
     if host != _WILDCARDS[sock.family]:
         return False
     if sock.family == socket.AF_INET:

@@ -1,4 +1,4 @@
-"""Why a connection does not close, or does not move: a function a condition."""
+"""Diagnoses of a connection that does not close, or does not move: a function a condition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which socket each descriptor of a process is of, and its mode; made for very many of them."""
+"""The socket of each descriptor of a process, and its mode; made for very many of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FORBIDDEN: Final = (errno.EACCES, errno.EPERM)
 
 
 class Descriptors(Struct):
-    """What looks into processes have found.
+    """The findings of looks into processes.
 
     of: the descriptors of each socket, by inode.  nonblocking: whether O_NONBLOCK is set, by inode.
     A socket has one file description, whose flags all of its descriptors show.

@@ -1,4 +1,4 @@
-"""What `why` is made of: observed facts, and what one makes of them."""
+"""The parts of `why`: observed facts, and diagnoses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Diagnosis(Struct, frozen=True):
 
 
 class Facts(Struct, frozen=True):
-    """What was observed at one moment; the diagnoses are functions of it alone.
+    """The observations of one moment; the diagnoses are functions of them alone.
 
     address: what was asked for, as text, when it is an address; "" otherwise.
     sockets: the sockets in question.  others: the rest of what has that address, such as the other

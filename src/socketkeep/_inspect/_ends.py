@@ -23,7 +23,7 @@ _NEVER_CONNECTED: Final = frozenset({"CLOSED", "LISTEN", ""})
 
 
 class Outcome(Struct, frozen=True):
-    """What became of one socket.  reason: why it was not `done`, "" when it was."""
+    """The end of one socket.  reason: why it was not `done`, "" when it was."""
 
     subject: str
     done: bool
@@ -31,7 +31,7 @@ class Outcome(Struct, frozen=True):
 
 
 class Chosen(Struct, frozen=True):
-    """What a verb would act on, and what it would leave alone, with why."""
+    """The sockets that a verb would act on, and those that it would leave alone, with why."""
 
     sockets: tuple[HeldSocket, ...]
     left: tuple[Outcome, ...]

@@ -1,4 +1,4 @@
-"""Who holds an address: the processes with a descriptor of a socket that is bound to it."""
+"""The holders of an address: processes with a descriptor of a socket that is bound to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a process has a socket only because it was forked: what two looks at it amount to."""
+"""Judging by two looks whether a process has a socket only because it was forked."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Leak(Struct, frozen=True):
 
 
 class Seen(Struct, frozen=True):
-    """What was seen of a process at one moment.
+    """The sight of a process at one moment.
 
     sockets: by inode.  began: seconds since the system's start, before the kernel told of them.
     times: of TCP connections, when the last byte passed at the latest, and when they were made at
@@ -101,7 +101,7 @@ def _surely(leak: Leak) -> Leak:
 
 
 def _on_purpose(held: HeldSocket, process: Process, parent: Process, processes: Processes) -> bool:
-    """Whether a Socketkeep server has the socket, or the program was started with it."""
+    """Return whether a Socketkeep server has the socket, or the program was started with it."""
     for holder in held.holders:
         known = processes(holder.pid)
         if holder.how in ("kept", "serves") or (known is not None and known.is_keeper):

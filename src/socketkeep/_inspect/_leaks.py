@@ -24,7 +24,7 @@ from socketkeep._inspect._waits import ProcessWaits, waits_of
 
 
 class Leaks(Struct, frozen=True):
-    """What `leaks` found.
+    """The findings of `leaks`.
 
     looked_at: the processes.  unclear: sockets that may be leaks, or be used now and then: what was
     seen does not tell.  unreadable: descendants that this process may not look into.  hidden: what

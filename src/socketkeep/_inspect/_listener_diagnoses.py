@@ -1,4 +1,4 @@
-"""Why an address refuses, hangs or drops connections: a function a condition."""
+"""Diagnoses of an address that refuses, hangs or drops connections: a function a condition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine allows a server: limits, rights and the settings of the kernel that matter."""
+"""The machine's terms for a server: limits, rights and the kernel's settings that matter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a process came by a socket, as far as its relatives show it."""
+"""The origin of a process's socket, as far as its relatives show it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What /proc tells of the processes that hold sockets."""
+"""The processes that hold sockets, as /proc tells of them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def reader() -> Processes:
 
 
 def is_keeper(command: str) -> bool:
-    """Whether a command line is that of a Socketkeep keeper."""
+    """Return whether a command line is that of a Socketkeep keeper."""
     # The expression takes 3 ms to compile, and mostly there is no keeper.
     return "socketkeep" in command and re.match(_KEEPER, command) is not None
 

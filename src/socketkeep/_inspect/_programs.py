@@ -1,4 +1,4 @@
-"""What a process runs: a copy of its parent, or a program of its own."""
+"""The program of a process: its parent's, as a copy of that, or one of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PYTHON: Final = re.compile(r"(python|pypy)[0-9.]*( \(deleted\))?")
 
 
 def is_forked(pid: int, parent: int) -> bool:
-    """Whether a process is a copy of its parent, which has executed no program since the fork.
+    """Return whether a process is a copy of its parent: no program was executed since the fork.
 
     The memory of a program begins where it was executed: where the stack of a copy begins, too.
     """
@@ -21,7 +21,7 @@ def is_forked(pid: int, parent: int) -> bool:
 
 
 def is_python(pid: int) -> bool:
-    """Whether a process runs an interpreter of Python."""
+    """Return whether a process runs an interpreter of Python."""
     try:
         return bool(_PYTHON.fullmatch(os.path.basename(os.readlink(f"/proc/{pid}/exe"))))
     except OSError:
@@ -29,7 +29,7 @@ def is_python(pid: int) -> bool:
 
 
 def survives_exec(pid: int, fd: int) -> bool:
-    """Whether a descriptor is without the flag close-on-exec, so that a program can be given it."""
+    """Return whether a program can be given a descriptor: it has not the flag close-on-exec."""
     try:
         with open(f"/proc/{pid}/fdinfo/{fd}", encoding="ascii") as file:
             flags = next(line for line in file if line.startswith("flags:"))

@@ -1,4 +1,4 @@
-"""What inspection finds: frozen values, which are also the JSON that the commands print."""
+"""The results of inspection: frozen values, which are also the JSON that commands print."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Timer(Struct, frozen=True, gc=False):
 
 
 class TcpFacts(Struct, frozen=True, gc=False):
-    """What the kernel counts of a TCP connection (`struct tcp_info`); sizes in bytes.
+    """The kernel's counts of a TCP connection (`struct tcp_info`); sizes in bytes.
 
     acknowledged: of what was sent.  unsent: what waits to be sent, for want of the peer's window or
     of the network's.  retransmitted: segments sent again, in all.  window: what the peer will take
@@ -128,7 +128,7 @@ class HeldSockets(Struct, frozen=True):
 
     @property
     def incomplete(self) -> str:
-        """What could not be looked into, as a sentence; "" when there is nothing such."""
+        """Return what could not be looked into, as a sentence; "" when there is nothing such."""
         parts = []
         if self.unreadable:
             count = sum(self.unreadable.values())

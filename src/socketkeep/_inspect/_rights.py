@@ -1,4 +1,4 @@
-"""Which right is missing when a process may not be looked into, and how to get it."""
+"""The right that is missing when a process may not be looked into, and how to get it."""
 
 from __future__ import annotations
 

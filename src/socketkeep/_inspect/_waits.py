@@ -1,4 +1,4 @@
-"""What the threads of a process wait for: the descriptors that its system calls were given.
+"""The waits of a process's threads: the descriptors that its system calls were given.
 
 /proc/PID/task/TID/syscall shows the call that a thread sleeps in and its arguments (proc(5)); poll
 and select have their descriptors in the process's memory, epoll in the kernel, where fdinfo shows
@@ -34,7 +34,7 @@ _MOST: Final = 1 << 20
 
 
 class ProcessWaits(Struct, frozen=True):
-    """What a process waits for.
+    """The waits of a process.
 
     descriptors: those that a thread waits for; `accepting` of them by accept(2) itself.
     told: whether that is all: every thread was asleep in a call that tells what it waits for.

@@ -1,4 +1,4 @@
-"""What a command of inspection is asked about: an address, a process, or one of its descriptors."""
+"""The subject of an inspection: an address, a process, or one of its descriptors."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _NETSTAT = "/proc/net/netstat"
 
 
 class Explanation(Struct, frozen=True):
-    """What explains the sockets that were asked about.
+    """The explanation of the sockets that were asked about.
 
     what: what was asked for, as it was understood.  diagnoses: at least one; the one that nothing
     is wrong stands alone, and has the code "nothing-wrong".  incomplete: what could not be looked

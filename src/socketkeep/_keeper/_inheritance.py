@@ -1,4 +1,4 @@
-"""What the next version of the keeper gets of this one, gathered from its parts."""
+"""The inheritance of the next version of the keeper, gathered from this one's parts."""
 
 from __future__ import annotations
 

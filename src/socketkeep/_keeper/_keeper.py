@@ -318,7 +318,7 @@ class Keeper:
 
     @property
     def state(self) -> str:
-        """What the server as a whole is doing: "starting", "running", "reloading", …"""
+        """Return what the server as a whole is doing: "starting", "running", "reloading", …"""
         if self.order is not None:
             return "draining" if self.order.how == "finish" else "stopping"
         if self.current is None:
@@ -329,7 +329,7 @@ class Keeper:
 
     @property
     def accepting(self) -> bool:
-        """Whether new connections are served."""
+        """Return whether new connections are served."""
         if self.order is not None or self.current is None or self.paused:
             return False
         return any(worker.is_ready for worker in self.pool.of_generation(self.current.number))
@@ -435,7 +435,10 @@ class Keeper:
         )
 
     def _holds_nothing(self) -> bool:
-        """Whether nothing is served, or waits; one that leaves ends what is not stored in order."""
+        """Return whether nothing is served, or waits.
+
+        One that leaves ends what is not stored in order.
+        """
         if self._leaves and self.pool.empty:
             self.connections.moves.end(lambda held: bool(held.stored_as))
             return True
@@ -499,7 +502,7 @@ class Keeper:
 
     @property
     def _has_last_word(self) -> bool:
-        """Whether the service has something to say to each peer whose connection is to end."""
+        """Return whether the service has a word for each peer whose connection is to end."""
         return self.current is not None and self.current.on_leaving
 
     def _nothing_is_open(self) -> bool:

@@ -1,4 +1,4 @@
-"""What each signal asks of the keeper."""
+"""The signals of the keeper, and what each asks."""
 
 from __future__ import annotations
 

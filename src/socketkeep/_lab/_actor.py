@@ -24,7 +24,7 @@ _MOST: Final = 65536
 
 
 class CallOrder(Struct, frozen=True, array_like=True):
-    """What to call; with "fork" comes the descriptor of the child's channel."""
+    """The order for a call; with "fork" comes the descriptor of the child's channel."""
 
     call: str
     arguments: tuple[Any, ...] = ()
@@ -42,7 +42,7 @@ class Open(Struct, frozen=True, array_like=True):
 
 
 class CallReply(Struct, frozen=True, array_like=True):
-    """What came of it.
+    """The answer to it.
 
     error: the exception's name, "" for none; code: its errno, 0 for none.
     waits: how often the process gave up the processor, as the kernel counts it.

@@ -1,4 +1,4 @@
-"""Where an experiment is made: its processes, its record, and what it expects of that record."""
+"""The bench of an experiment: its processes, its record, and what it expects of that."""
 
 from __future__ import annotations
 

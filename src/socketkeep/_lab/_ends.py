@@ -1,4 +1,4 @@
-"""What the notes say of shutdown, and what they leave out of how a connection ends."""
+"""The notes on shutdown, and what they leave out of how a connection ends."""
 
 from __future__ import annotations
 

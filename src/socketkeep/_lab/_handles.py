@@ -1,4 +1,4 @@
-"""What the notes say of handles: fork duplicates them, close drops one, the last one ends it."""
+"""The notes on handles: fork duplicates them, close drops one, the last one ends it."""
 
 from __future__ import annotations
 

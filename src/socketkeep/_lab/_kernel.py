@@ -1,4 +1,4 @@
-"""What the kernel says of the sockets of an experiment, and of the processes that have them."""
+"""The kernel's word on the sockets of an experiment, and on the processes that have them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the notes say of the three modes."""
+"""The notes on the three modes."""
 
 from __future__ import annotations
 

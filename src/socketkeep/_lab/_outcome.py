@@ -1,4 +1,4 @@
-"""What comes of a call, and how that is written."""
+"""The outcome of a call, and how that is written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class CannotBeDone(Exception):
 
 
 class CallOutcome(Struct, frozen=True):
-    """What came of a call: `value`, or an error.
+    """The outcome of a call: `value`, or an error.
 
     text: the value as Python writes it, the error's name (of its errno where it has one), or
     "hangs".

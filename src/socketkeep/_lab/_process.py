@@ -101,7 +101,7 @@ class LabProcess:
             self._send(msgspec.msgpack.encode(CallOrder(call, arguments)))
 
     def has_returned(self) -> bool:
-        """Whether the call that was begun has an outcome."""
+        """Return whether the call that was begun has an outcome."""
         return bool(select.select([self._channel], [], [], 0)[0])
 
     def finish(self) -> CallOutcome:

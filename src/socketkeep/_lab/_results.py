@@ -1,4 +1,4 @@
-"""What the lab finds: frozen values, which are also its JSON."""
+"""The results of the lab: frozen values, which are also its JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Verdict: TypeAlias = Literal["holds", "does not hold", "could not be done"]
 
 
 class EndingPacket(Struct, frozen=True):
-    """What ended a connection, as the state shows of the end that received it.
+    """The packet that ended a connection, as the state of the receiving end shows.
 
     flag: "FIN" or "RST".  source, target: the names of the sockets at its two ends; "" for one
     that no process has accepted.
@@ -57,12 +57,12 @@ class Observation(Struct, frozen=True):
 
     @property
     def holds(self) -> bool:
-        """Whether it is as expected."""
+        """Return whether it is as expected."""
         return not self.expected or self.observed == self.expected
 
 
 class Finding(Struct, frozen=True):
-    """What came of one experiment.
+    """The outcome of one experiment.
 
     name: to ask for it by.  claim: what was tried.  notes: where that is said, in its own words.
     socketkeep: what the library makes of it.

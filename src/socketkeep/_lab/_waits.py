@@ -1,4 +1,4 @@
-"""What the notes say of waiting."""
+"""The notes on waiting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a connection may be called: its name, its groups, its labels; and their bounds.
+"""The names of a connection: its name, its groups, its labels; and their bounds.
 
 All of it stands in the keeper's memory and on people's terminals, and most of it a peer has chosen:
 so it is bounded, and can be printed.
@@ -22,7 +22,7 @@ MESSAGE_LIMIT: Final = 65536
 
 
 class Registration:
-    """What one connection is called."""
+    """The names of one connection."""
 
     __slots__ = ("groups", "labels", "name")
 
@@ -35,7 +35,7 @@ class Registration:
 
 
 def is_fit(text: str) -> bool:
-    """Whether it may be a name, a group or a part of a label."""
+    """Return whether it may be a name, a group or a part of a label."""
     return 0 < len(text) <= LONGEST and text.isprintable()
 
 

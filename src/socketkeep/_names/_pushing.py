@@ -29,7 +29,7 @@ LONGEST_PATIENCE: Final = 86400.0
 
 
 class Outcome(IntEnum):
-    """What has become of a push to one connection.  The numbers are the wire's: they stay."""
+    """The outcome of a push to one connection.  The numbers are the wire's: they stay."""
 
     DELIVERED = 1
     NOT_CONNECTED = 2
@@ -56,7 +56,7 @@ _TEXTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What has become of a push.
+    """The outcome of a push.
 
     outcome: "delivered": the owner of the connection has it: the system has taken all of its bytes,
     or `on_push` will be called.
@@ -76,13 +76,13 @@ class Pushed:
 
     @property
     def delivered(self) -> bool:
-        """Whether the owner of the connection has it."""
+        """Return whether the owner of the connection has it."""
         return self.outcome == "delivered"
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What has become of a message to a group.
+    """The outcome of a message to a group.
 
     delivered: to how many connections it was handed over.  failed: to how many it was not; a node
     of the cluster that does not answer counts for one.
@@ -139,7 +139,7 @@ class Endpoint(Protocol):
 
 
 class Office(Protocol):
-    """What carries out pushes for one process.  until: on the monotonic clock, in ns.
+    """The part that carries out pushes for one process.  until: on the monotonic clock, in ns.
 
     loop: in which it lives, None in sync models.
     """
@@ -163,7 +163,7 @@ class Office(Protocol):
 
 
 class _Place(Generic[T_co]):
-    """Where the process's office is, once it has one."""
+    """The place of the process's office, once it has one."""
 
     office: Office | None = None
 

@@ -1,1 +1,1 @@
-"""Where connections come from and go to."""
+"""Listening, connecting and serving."""

@@ -133,7 +133,7 @@ def exit_status(end: SystemExit) -> int:
 
 
 def is_unknown(ended: os.waitid_result) -> bool:
-    """Whether other code has reaped the process, and nobody here knows how it ended."""
+    """Return whether other code has reaped the process, and nobody here knows how it ended."""
     return ended.si_code == _UNKNOWN
 
 

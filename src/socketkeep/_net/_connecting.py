@@ -89,7 +89,10 @@ class Connecting:
 
     @property
     def wake_at(self) -> float | None:
-        """When, on time.monotonic(), to call `connect` again at the latest; None: not by time."""
+        """Return when `connect` is to be called again at the latest, on time.monotonic().
+
+        None: at no time, but when the descriptor is readable.
+        """
         return earlier(self._retry_at, None if self._race is None else self._race.next_at())
 
     def connect(self, *, timeout: float | None = None) -> Connection:
@@ -302,7 +305,7 @@ def connect(
 
 
 def _to_itself(sock: socket.socket) -> bool:
-    """Whether a free local port was chosen that happens to be the one connected to.
+    """Return whether a free local port was chosen that happens to be the one connected to.
 
     TCP's simultaneous open then joins the socket with itself; nobody listens there.
     """

@@ -57,7 +57,7 @@ _log: Final = logging.getLogger("socketkeep")
 
 
 class ServedListener(Forkable, Protocol):
-    """What is needed of a `Listener` here; it imports this module, not the reverse."""
+    """A `Listener` as far as it is needed here; it imports this module, not the reverse."""
 
     sock: socket.socket
     text: str
@@ -124,7 +124,7 @@ class ForkingServer:
 
     @property
     def children(self) -> int:
-        """How many children serve a connection now."""
+        """Return how many children serve a connection now."""
         return len(self._children)
 
     def run(self) -> None:
@@ -384,7 +384,7 @@ def stopped_by_signals(server: ForkingServer) -> Iterator[None]:
 
 
 def _is_of_the_net(error: BaseException, conn: Connection) -> bool:
-    """Whether it is what the peer, or the stop, did to this very connection."""
+    """Return whether it is what the peer, or the stop, did to this very connection."""
     if not isinstance(error, PeerReset | PeerClosed | Closed | TimedOut):
         return False
     return error.peer == conn.peer and error.address == conn.local

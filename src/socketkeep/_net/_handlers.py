@@ -1,4 +1,4 @@
-"""What a handler is: `resumable`, `Service`, and the inspection of what the user gave."""
+"""Handlers: `resumable`, `Service`, and the inspection of what the user gave."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """What is known of a handler: everything that a server needs to call it."""
+    """The facts of a handler: everything that a server needs to call it."""
 
     call: Callable[[Any], Any]
     name: str

@@ -56,9 +56,9 @@ class Race(Generic[T]):
         self._next_at = self._clock()
 
     def next_at(self) -> float | None:
-        """When, on the clock, the next candidate is due; None when there is none left."""
+        """Return when, on the clock, the next candidate is due; None when there is none left."""
         return self._next_at if self._waiting else None
 
     def lost(self) -> bool:
-        """Whether every attempt has failed."""
+        """Return whether every attempt has failed."""
         return not self._waiting and not self._running

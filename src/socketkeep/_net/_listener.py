@@ -138,7 +138,7 @@ class Listener(Held):
 
     @property
     def file_is_gone(self) -> bool:
-        """Whether no new peer finds this Unix socket: its file was removed or replaced."""
+        """Return whether no new peer finds this Unix socket: its file was removed or replaced."""
         if not self._path:
             return False
         try:

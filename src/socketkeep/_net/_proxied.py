@@ -38,7 +38,7 @@ class Arrival:
 
 
 class Reception:
-    """How the connections of one listener are met.
+    """The reception of one listener's connections.
 
     required: each must have a header; else those without one are served as they are.
     networks: the sources whose headers are believed, in CIDR notation.  A Unix socket's peers are

@@ -34,7 +34,7 @@ HANDSHAKE: Final = 10.0
 
 
 class Server:
-    """What `serve` returns: accepts within its ``async with`` block, and serves each in a task."""
+    """The result of `serve`: accepts within its ``async with`` block, serves each in a task."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Server:
 
     @property
     def connections(self) -> int:
-        """How many connections are being served."""
+        """Return how many connections are being served."""
         return len(self._tasks)
 
     async def __aenter__(self) -> Self:

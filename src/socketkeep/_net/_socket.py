@@ -67,7 +67,7 @@ class Socket(socket.socket):
 
     @property
     def mode(self) -> Mode:
-        """How operations wait: `Blocking`, `NonBlocking`, `Timeout` or `Deadline`.
+        """The way in which operations wait: `Blocking`, `NonBlocking`, `Timeout` or `Deadline`.
 
         It is the same fact as settimeout(), setblocking() and gettimeout() tell; a `Deadline` is to
         gettimeout() the seconds that are left.  Where an operation cannot wait any longer it
@@ -109,7 +109,9 @@ class Socket(socket.socket):
 
     @property
     def inherit(self) -> bool:
-        """Whether forked children keep the socket; what is accepted or duplicated has it the same.
+        """Return whether forked children keep the socket.
+
+        What is accepted or duplicated has it the same.
 
         True unless said otherwise, for so has the standard class, and programs made for it, such as
         socketserver's ForkingMixIn, serve in the child; `Connection` has it the other way round.

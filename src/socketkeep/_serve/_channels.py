@@ -440,7 +440,10 @@ def _checked(what: str, name: object, more: str = "") -> str:
 
 
 def _matches(pattern: object, channel: str) -> bool:
-    """Whether a channel has the capacity of a pattern: as Channels', with * and ?, or compiled."""
+    """Return whether a channel has the capacity of a pattern.
+
+    A pattern is as Channels has it, with * and ?, or compiled.
+    """
     if isinstance(pattern, re.Pattern):
         return pattern.match(channel) is not None
     from fnmatch import fnmatchcase

@@ -1,4 +1,4 @@
-"""Whether a TARGET is of a kind that a flag is for, and which: for the error that it is not."""
+"""Recognizing a TARGET of a kind that a flag is for, to name that flag in the error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def flag_for(target: object) -> str:
 
 
 def _takes(target: Callable[..., object], count: int) -> bool:
-    """Whether it can be called with so many arguments, and its parameters are known."""
+    """Return whether it can be called with so many arguments, and its parameters are known."""
     try:
         inspect.signature(target).bind(*(object() for _ in range(count)))
     except (TypeError, ValueError):
@@ -37,7 +37,7 @@ def _takes(target: Callable[..., object], count: int) -> bool:
 
 
 def _is_one(target: object, module: str, name: str) -> bool:
-    """Whether it is that class of an imported module, or one of its subclasses."""
+    """Return whether it is that class of an imported module, or one of its subclasses."""
     base = getattr(sys.modules.get(module), name, None)
     return inspect.isclass(target) and base is not None and issubclass(target, base)
 

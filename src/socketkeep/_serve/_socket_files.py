@@ -41,7 +41,7 @@ class _OfSocket(io.IOBase):
 
 
 class ConnectionReader(_OfSocket, io.BufferedIOBase):
-    """What ``makefile("rb")`` returns, with the methods of an `io.BufferedReader` but for peek."""
+    """The result of ``makefile("rb")``, with the methods of `io.BufferedReader` but for peek."""
 
     def readable(self) -> bool:
         return True
@@ -87,7 +87,7 @@ class ConnectionReader(_OfSocket, io.BufferedIOBase):
 
 
 class RawConnectionFile(_OfSocket, io.RawIOBase):
-    """What ``makefile("rb", 0)`` and ``makefile("wb", 0)`` return, and what lies under buffers."""
+    """The result of ``makefile("rb", 0)`` and ``makefile("wb", 0)``, which lies under buffers."""
 
     def __init__(
         self, conn: Connection, on_close: Callable[[], None], *, reads: bool, writes: bool

@@ -50,12 +50,12 @@ class ConnectionSocket:
 
     @property
     def state(self) -> Any:
-        """What the last commit left, None on a connection on which nothing was committed."""
+        """Return what the last commit left, None on a connection on which nothing was committed."""
         return self.conn.state
 
     @property
     def attached(self) -> Attached:
-        """Why the handler is called: "accepted", "reload", "parked", "upgrade" or "crash"."""
+        """The reason of the call: "accepted", "reload", "parked", "upgrade" or "crash"."""
         return self.conn.attached
 
     def commit(self, state: object = None) -> None:

@@ -88,7 +88,7 @@ class KeptReader(asyncio.StreamReader):
 
     @property
     def _ahead(self) -> bytearray:
-        """What is received and not given out."""
+        """Return what is received and not given out."""
         ahead: bytearray = self._buffer  # type: ignore[attr-defined]
         return ahead
 
@@ -108,12 +108,12 @@ class KeptWriter(asyncio.StreamWriter):
 
     @property
     def state(self) -> Any:
-        """What the last commit left, None on a connection on which nothing was committed."""
+        """Return what the last commit left, None on a connection on which nothing was committed."""
         return self._kept_transport.conn.state
 
     @property
     def attached(self) -> Attached:
-        """Why the callback is called: "accepted", "reload", "parked", "upgrade" or "crash"."""
+        """The reason of the call: "accepted", "reload", "parked", "upgrade" or "crash"."""
         return self._kept_transport.conn.attached
 
     def commit(self, state: object = None) -> None:

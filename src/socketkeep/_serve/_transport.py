@@ -28,7 +28,7 @@ _SILENT_WRITES: Final = 5
 
 
 class ConnectionTransport(asyncio.Transport):
-    """What a protocol writes to, and is told of: the methods of asyncio's socket transports.
+    """The transport that a protocol writes to, with the methods of asyncio's of sockets.
 
     conn: the connection.  It ends as `close` and `abort` of asyncio's do: with FIN, once what was
     written has gone out, or without that.  closed: done when `connection_lost` has been called, or

@@ -772,7 +772,7 @@ class AsyncConnection(Shell):
         return self._receive(operation, take, bound, None, timeout, at_eof)
 
     def _may_try(self) -> bool:
-        """Whether a receive has nothing to look at but whether bytes have come, and tries that."""
+        """Return whether a receive only has to see whether bytes have come, and tries that."""
         core = self.core
         return (
             self._order is None
@@ -1137,7 +1137,7 @@ class AsyncConnection(Shell):
 
     @property
     def stops(self) -> bool:
-        """Whether the server is stopping, so that the next wait for input ends the connection."""
+        """Return whether the server is stopping: the next wait for input ends the connection."""
         return self._order is not None and self._order.how in ("close", "end")
 
     def committed_beside_receive(self) -> None:
@@ -1149,12 +1149,12 @@ class AsyncConnection(Shell):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a receive or a send of it waits.  For the server."""
+        """Return whether a receive or a send of it waits.  For the server."""
         return self._waiter.pending or bool(self._out)
 
     @property
     def is_asked(self) -> bool:
-        """Whether the server has given an order.  For the server."""
+        """Return whether the server has given an order.  For the server."""
         return self._order is not None
 
     def leave_if_asked(self) -> None:
@@ -1235,7 +1235,10 @@ class AsyncConnection(Shell):
             self._tend_timer = call_at(self._loop, at, self._tend)
 
     def _parkable(self) -> bool:
-        """Whether a receive may end in parking: a safe point, and nothing else is to happen."""
+        """Return whether a receive may end in parking.
+
+        It is a safe point then, and nothing else is to happen.
+        """
         # Where it is not watched it is paused: what is there is not to be received yet.
         watched = self._waiter.watching
         return self._order is None and watched and not self._out and self._movable()
@@ -1331,7 +1334,7 @@ class _AsyncIteration:
 
 
 class Backlog:
-    """What an adapter sends without waiting: the kernel takes what it takes, the rest is here.
+    """The sends of an adapter, which does not wait: what the kernel does not take is here.
 
     went: called when some of it has gone.  ended: called with what has stopped it, None when all
     has gone; what was left is dropped.  Its length is what is left, in bytes, without a bound: who
@@ -1357,7 +1360,7 @@ class Backlog:
 
     @property
     def empty(self) -> bool:
-        """Whether all has gone, what TLS has made of it included."""
+        """Return whether all has gone, what TLS has made of it included."""
         return self._queued is None
 
     def write(self, data: Data) -> None:

@@ -1,4 +1,4 @@
-"""What a receiving task awaits: as a future, but that it resumes the task at once.
+"""The awaitable of a receiving task: as a future, but that it resumes the task at once.
 
 The callbacks of a future go through the loop's queue.  The task is then resumed a turn of the loop
 later, and each turn asks the system anew which descriptors are ready: for a receive that is as much
@@ -46,7 +46,7 @@ DONE: Final = _done()
 
 
 class Turn(tuple["Waiter"]):
-    """What is awaited: yields the waiter to the task, once.  In C, which is why it is a tuple."""
+    """The thing awaited: yields the waiter to the task, once.  A tuple, as in C."""
 
     __slots__ = ()
 
@@ -58,7 +58,7 @@ class Turn(tuple["Waiter"]):
 
 
 class Waiter:
-    """What one task at a time awaits; made once, and used again for each wait.
+    """An awaitable for one task at a time; made once, and used again for each wait.
 
     To wait, set `pending` and `_asyncio_future_blocking` and await its `Turn`; then `came` says
     what ended the wait.  `resume` and `context` are the task's.
@@ -142,7 +142,7 @@ class Waiter:
         return True
 
     def done(self) -> bool:
-        """Whether the wait has ended."""
+        """Return whether the wait has ended."""
         return not self.pending
 
     def result(self) -> None:

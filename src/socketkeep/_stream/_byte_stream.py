@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class _AsyncVerbs(Protocol):
-    """What is used here of an `AsyncConnection`."""
+    """An `AsyncConnection` as far as it is used here."""
 
     @property
     def core(self) -> Core: ...
@@ -40,7 +40,7 @@ class _AsyncVerbs(Protocol):
 
 
 class ConnectionByteStream(ByteStream):
-    """What `AsyncConnection.byte_stream` returns."""
+    """The result of `AsyncConnection.byte_stream`."""
 
     def __init__(self, conn: _AsyncVerbs) -> None:
         self._conn = conn

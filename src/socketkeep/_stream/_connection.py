@@ -160,7 +160,7 @@ class Connection(Shell):
 
     @property
     def mode(self) -> Mode:
-        """How operations wait: `Blocking`, `NonBlocking`, `Timeout` or `Deadline`."""
+        """The way in which operations wait: `Blocking`, `NonBlocking`, `Timeout` or `Deadline`."""
         return self._mode
 
     @mode.setter
@@ -1176,7 +1176,7 @@ class Connection(Shell):
             raise self._refusal(operation)
 
     def _may_leave(self, left: float) -> bool:
-        """Whether it is this connection's turn to obey an order to move, `left` seconds being left.
+        """Return whether it is this one's turn to obey an order to move, with `left` seconds left.
 
         All hear of the order at once.  If all left at once, the last would be served by nobody for
         as long as all the moves take together.

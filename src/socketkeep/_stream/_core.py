@@ -56,7 +56,7 @@ _warned: Final[set[str]] = set()
 
 
 class Core(Protocol):
-    """What the shells need of a core.
+    """A core as the shells need it.
 
     failure: what a receive has met and none has raised yet.  committed: the state, as msgpack.
     client_hello: how long the ClientHello of TLS is that came first of all, 0 where none did.

@@ -33,7 +33,7 @@ class Deadlines:
 
     @property
     def next(self) -> float | None:
-        """When to look again."""
+        """Return when to look again."""
         return earlier(self.at, self.first_by)
 
     def look(self, now: float, received: int) -> str:

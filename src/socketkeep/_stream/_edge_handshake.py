@@ -57,7 +57,7 @@ class EdgeHandshake(Transport):
 
     @property
     def broken(self) -> bool:  # type: ignore[override]
-        """Whether the handshake has failed, for good."""
+        """Return whether the handshake has failed, for good."""
         return self._failure is not None
 
     def recv(self, _size: int, /) -> Never:

@@ -1,4 +1,4 @@
-"""How messages are told apart in a stream of bytes, with a bound on each.  No I/O here.
+"""Framing: telling messages apart in a stream of bytes, with a bound on each.  No I/O here.
 
 Each function takes one message from the buffer or returns None when it is not yet whole; sync and
 async connections receive more and call it again.

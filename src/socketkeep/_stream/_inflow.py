@@ -1,4 +1,4 @@
-"""How fast bytes are received of one connection.
+"""The rate at which bytes are received of one connection.
 
 A bucket of tokens with room for one second's worth.  Where it is empty the receive waits: what
 comes meanwhile stays in the kernel, whose window then closes, so that the peer waits and nothing is
@@ -39,5 +39,5 @@ class Inflow:
 
     @property
     def next(self) -> float:
-        """When there will be room again."""
+        """Return when there will be room again."""
         return self.full_at - _BURST + self._helping / self._rate

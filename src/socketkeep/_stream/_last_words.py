@@ -1,4 +1,4 @@
-"""How an end of a Unix pair ended, where EOF alone does not tell it.
+"""The last word of an end of a Unix pair, where EOF alone does not tell how it ended.
 
 TCP has FIN and RST, TLS has close_notify and its absence; a Unix pair has EOF for all of them.
 Between the edge and a worker the end that was no orderly one is marked: the socket is given a name

@@ -1,4 +1,4 @@
-"""What passes between a connection and the server that serves it.
+"""The seam between a connection and the server that serves it.
 
 The library knows the server only through these types, so a `Connection` is the same class in a
 worker and in a plain script, where it is told nothing.
@@ -39,7 +39,7 @@ class Runaway(BaseException):
 
 
 class Refusals(Protocol):
-    """What a server does about operations on a connection that is over for its handler."""
+    """A server's answers to operations on a connection that is over for its handler."""
 
     def refused(self, conn: Any, operation: str, error: BaseException) -> BaseException:
         """Return what is raised: `error`, or what names the handler that does not end.
@@ -57,7 +57,7 @@ class Refusals(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """How a retiring worker's connections are to end, or one connection alone.
+    """An order how a retiring worker's connections are to end, or one connection alone.
 
     move: resumable connections detach at their next safe point, others go on until `deadline`.
     close: resumable connections that wait with nothing uncommitted are closed, others go on.
@@ -84,7 +84,7 @@ class Leaving(NamedTuple):
 
 
 class Farewell(Protocol):
-    """What the service says to a peer whose connection is to end."""
+    """The service's word to a peer whose connection is to end."""
 
     def say(self, conn: Any, leaving: Leaving) -> None:
         """Say it, in a receive of sync code."""
@@ -94,7 +94,7 @@ class Farewell(Protocol):
 
 
 class Retirement(Protocol):
-    """How a worker tells the sync handlers in it to let go of their connections.
+    """The way in which a worker tells its sync handlers to let go of their connections.
 
     A receive that waits polls `wake_fd` beside the connection.  When it is readable the receive
     calls `woken()` and looks at `order`.  Once `order` is not None, the receive no longer polls
@@ -113,24 +113,30 @@ class Retirement(Protocol):
 
     @property
     def crowded(self) -> bool:
-        """Whether others wait for a seat: who waits then parks at once, not after a while.
+        """Return whether others wait for a seat: who waits then parks at once, not after a while.
 
         `wake_fd` becomes readable when this becomes true.  Asked at each wait: it must be cheap.
         """
 
     @property
     def full(self) -> bool:
-        """Whether all seats are taken: others may come to wait for one.  It must be cheap, too."""
+        """Return whether all seats are taken.
+
+        Others may come to wait for one then.  It must be cheap, too.
+        """
 
     def is_awaited(self) -> bool:
-        """Whether others wait for a seat where only a system call tells; asked now and then."""
+        """Return whether others wait for a seat where only a system call tells.
+
+        It is asked now and then.
+        """
 
     def woken(self) -> None:
         """Read what made `wake_fd` readable, if anything did, and update `order`."""
 
 
 class Keeping(Protocol):
-    """How a connection is entrusted to the keeper, so that it outlives its worker's death.
+    """The way to entrust a connection to the keeper, so that it outlives its worker's death.
 
     A receive that is about to wait, at `at` on the monotonic clock or later, calls `offer`, and
     again at the moment that returns; None: never again.
@@ -142,7 +148,7 @@ class Keeping(Protocol):
 
 
 class Front(Protocol):
-    """How a server's edge is had to begin TLS on a connection that began in plain text."""
+    """The way to have an edge begin TLS on a connection that began in plain text."""
 
     def ask(self, sock: socket.socket, plain: socket.socket, unread: bytes) -> None:
         """Have the edge shake hands on `sock` and go on over `plain`, the other end of a pair.
@@ -155,14 +161,14 @@ class Front(Protocol):
 
 
 class Registrar(Protocol):
-    """How the server is told what a connection is called."""
+    """The way to tell the server what a connection is called."""
 
     def changed(self, conn: Any) -> None:
         """Tell it all of `conn.registration`, which has changed."""
 
 
 class Mail(Protocol):
-    """What is pushed to a connection, and waits for its handler to come to a receive.
+    """The pushes to a connection that wait for its handler to come to a receive.
 
     waiting: whether there is anything.  A connection does not leave its worker meanwhile.
     """
@@ -178,13 +184,13 @@ class Mail(Protocol):
 
 
 class Reader(Protocol):
-    """What waits for a descriptor: `_on_readable` is called whenever it is readable."""
+    """A reader of a descriptor: `_on_readable` is called whenever that is readable."""
 
     def _on_readable(self) -> None: ...
 
 
 class SharedReactor(Protocol):
-    """What an async worker's connections have in common, in place of the loop's own methods.
+    """The reactor that an async worker's connections share, in place of the loop's methods.
 
     Who gives it to them has them told of forks, too (`_forking.own_all`).
     """
@@ -198,7 +204,7 @@ class SharedReactor(Protocol):
 
 
 class Shelf(Protocol):
-    """Where a committed state is put so that the keeper finds it when this process has died.
+    """The place for a committed state, where the keeper finds it when this process has died.
 
     reply: the record of the reply that it follows, see `_replies`.
     """
@@ -240,7 +246,7 @@ class Lease(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Hooks:
-    """What a server does for one connection, or has it do."""
+    """The services of a server for one connection, and its demands."""
 
     record: Record = field(default_factory=blank_record)
     shelf: Shelf | None = None
@@ -263,7 +269,7 @@ class Hooks:
 
 @dataclass(slots=True)
 class Handover:
-    """What leaves a connection when it is detached: everything the next worker needs."""
+    """The load that a detached connection takes along: everything the next worker needs."""
 
     sock: socket.socket
     state: bytes | None

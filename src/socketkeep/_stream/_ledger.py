@@ -1,4 +1,4 @@
-"""What a connection's handler has done since its last commit, and what the record says of it.
+"""The ledger of a handler's doings since its last commit, and what the record says of them.
 
 The record's status is how the keeper knows, without a message, what a crash has left.  So each step
 that makes more uncertain is written before it is done: before bytes leave the kernel, before bytes
@@ -29,7 +29,7 @@ class Ledger:
 
     @property
     def status(self) -> int:
-        """What the record is to say."""
+        """Return what the record is to say."""
         if self.bound:
             return int(Status.BOUND)
         status = SENT if self.sent or self.pushes else READ if self.read else CLEAN

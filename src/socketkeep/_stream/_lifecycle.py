@@ -24,7 +24,7 @@ class Detached(BaseException):
 
 
 class State(Enum):
-    """Where a connection is in its life."""
+    """The stage of a connection's life."""
 
     __hash__ = object.__hash__  # an enumeration's own is a call of Python's, at each step
 
@@ -40,7 +40,7 @@ class State(Enum):
 
 
 class Event(Enum):
-    """What can happen to it."""
+    """An event in its life."""
 
     __hash__ = object.__hash__
 
@@ -99,7 +99,7 @@ _WHY: Final = {
 
 
 class Flags:
-    """What follows from the state that is asked most often, and its end; see `Lifecycle`."""
+    """The flags of the state that are asked most often, and its end; see `Lifecycle`."""
 
     __slots__ = ("_end", "_error", "over", "peer_ended", "sends", "write_ended")
 
@@ -129,7 +129,7 @@ class Lifecycle(_Flags):
 
     @property
     def state(self) -> State:
-        """Where it is."""
+        """Return where it is."""
         return self._end or _STILL_ALIVE[self.write_ended, self.peer_ended]
 
     def step(self, event: Event, error: SocketkeepError | None = None) -> bool:

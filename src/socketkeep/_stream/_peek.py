@@ -53,7 +53,7 @@ class PeekBufferFull(OSError):
 
 
 class Peeked(Transport):
-    """What is received is still in the kernel, but for `loose`, which the connection came with.
+    """A transport whose bytes stay in the kernel, but for `loose`, which it came with.
 
     kernel: how many of the uncommitted bytes are in the kernel.  taken: how many commits have taken
     from there.
@@ -330,7 +330,9 @@ def most_room() -> int:
 
 
 def peer_is_full(sock: socket.socket) -> bool | None:
-    """Whether the Unix peer cannot send until something is received; None where nobody tells.
+    """Return whether the Unix peer cannot send until something is received.
+
+    None where nobody tells.
 
     What waits in a Unix socket's receive queue is counted against the sender's buffer, so that a
     receiver which leaves it there has to look into the sender's account, in the kernel's table

@@ -47,7 +47,7 @@ NOT_KEPT: Final = 1 << 63  # what was offered was no connection: it is not to be
 
 
 class Status(IntEnum):
-    """What a connection's handler has done since its last commit."""
+    """The doings of a connection's handler since its last commit."""
 
     CLEAN = 0
     READ = 1
@@ -67,7 +67,7 @@ BOUND: Final = int(Status.BOUND)
 
 
 class Ended(IntEnum):
-    """Why a connection is no longer served by its worker."""
+    """The reason for which a connection is no longer served by its worker."""
 
     NOT_YET = 0
     CLOSED = 1

@@ -81,7 +81,7 @@ def checked(packed: bytes) -> bytes:
 
 
 class Left(NamedTuple):
-    """What a death has left of a reply.
+    """The rest of a reply that a death has left.
 
     data: what is to be sent.  answered: how many bytes are then to be taken from the kernel.
     """
@@ -118,7 +118,7 @@ class Replies:
 
     @property
     def received(self) -> int:
-        """How many bytes of input have been committed, since the connection's beginning."""
+        """Return how many bytes of input have been committed, since the connection's beginning."""
         transport = _peeked(self._core)
         return self._received + transport.taken - len(transport.loose)
 

@@ -1,4 +1,4 @@
-"""What a sync and an async connection have in common: all but the waiting.
+"""The common part of a sync and an async connection: all but the waiting.
 
 What the handler is told, why it is refused, whether the connection may be detached; and what takes
 several waits, as steps that each of the two goes through in its own way (see `_waiting`).
@@ -109,7 +109,7 @@ def in_c(name: str) -> Callable[[_Verb], _Verb]:
 
 
 class Piece:
-    """What is left of one send.
+    """The rest of one send.
 
     done: bytes gone.  push: it is not the handler's own.  waits: other sends go before it, and then
     it may have to go on record.  follows: the state that a reply is followed by, ... where it is
@@ -251,7 +251,7 @@ class Shell(metaclass=ABCMeta):
 
     @property
     def attached(self) -> Attached:
-        """Why the handler is called: "accepted", "reload", "parked", "pushed", "upgrade", "crash".
+        """The reason of the call: "accepted", "reload", "parked", "pushed", "upgrade", "crash".
 
         "parked" when something has come while it was parked, "pushed" when it was pushed to.
         """
@@ -259,7 +259,7 @@ class Shell(metaclass=ABCMeta):
 
     @property
     def redelivered(self) -> bool:
-        """Whether a worker died with the connection and what it had received comes again.
+        """Return whether a worker died with the connection and what it had received comes again.
 
         What is received then may have been dealt with already, in whole or in part, and some of the
         reply may be out.  True until all that the dead worker may have seen is committed.  Only
@@ -269,7 +269,7 @@ class Shell(metaclass=ABCMeta):
 
     @property
     def unacknowledged(self) -> int:
-        """How many bytes that were sent the peer's system has not acknowledged yet.
+        """Return how many bytes that were sent the peer's system has not acknowledged yet.
 
         The kernel's own count, whoever sent them: after a crash it tells what of the dead worker's
         reply is still on its way.  0: all that was sent has arrived in the peer's system; that its
@@ -288,7 +288,7 @@ class Shell(metaclass=ABCMeta):
 
     @property
     def state(self) -> Any:
-        """What the last commit left, a copy decoded to the type that the handler names.
+        """Return what the last commit left, a copy decoded to the type that the handler names.
 
         None on a connection on which nothing was committed.  Raises StateMismatch when what an
         earlier version of the code committed does not fit the type.
@@ -306,12 +306,12 @@ class Shell(metaclass=ABCMeta):
 
     @property
     def ended(self) -> Ended:
-        """How the connection ended for this process; `Ended.NOT_YET` while it is open."""
+        """Return how the connection ended for this process; `Ended.NOT_YET` while it is open."""
         return Ended(self.core.record[ENDED])
 
     @property
     def tls(self) -> TlsInfo | None:
-        """What is known of TLS (version, cipher, certificate, ALPN); None without it.
+        """Return what is known of TLS (version, cipher, certificate, ALPN); None without it.
 
         Of TLS that this process has it is the `ssl.SSLObject`, of a listener's (`tls=`) what the
         server's edge tells of it, by the same names, and the client's name for the server (SNI).
@@ -326,7 +326,7 @@ class Shell(metaclass=ABCMeta):
 
     @property
     def deadline(self) -> Deadline | None:
-        """When the connection ends, whatever passes over it; None: no such moment is set.
+        """Return when the connection ends, whatever passes over it; None: no such moment is set.
 
         Set it to ``Deadline.after(10)`` where the peer has ten seconds for something that takes
         several messages, such as a login, and to None when that is done.  A server's
@@ -353,7 +353,7 @@ class Shell(metaclass=ABCMeta):
 
     @property
     def leaving(self) -> Leaving | None:
-        """Why the server is to end the connection, and by when; None: it is not, so far.
+        """Return why the server is to end the connection, and by when; None: it is not, so far.
 
         For a handler that is to see it by itself; ``Service(handler, on_leaving=f)`` has `f` called
         at a receive.  What is sent until then still goes out.  A connection that moves to another
@@ -366,7 +366,9 @@ class Shell(metaclass=ABCMeta):
 
     @property
     def name(self) -> str:
-        """What `socketkeep.push` calls the connection, "" for nothing; set it once that is known.
+        """Return what `socketkeep.push` calls the connection, "" for nothing.
+
+        Set it once that is known.
 
         At most 128 printable characters.  One connection of a server has a name: a second one that
         is given it takes it over, and the first then has none, and is ended with
@@ -411,7 +413,7 @@ class Shell(metaclass=ABCMeta):
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """What people are told of the connection, by ``socketkeep connections`` and the page.
+        """Return what ``socketkeep connections`` and the page tell people of the connection.
 
         Set a new mapping of texts to texts: ``conn.labels = {"firmware": "2.1"}``; at most 16, of
         at most 128 printable characters each.  Raises TypeError, ValueError.
@@ -451,7 +453,7 @@ class Shell(metaclass=ABCMeta):
 
     @property
     def inherit(self) -> bool:
-        """Whether forked children keep the connection; by default they let go of it.
+        """Return whether forked children keep the connection; by default they let go of it.
 
         Where they do, each process has a handle, a mode and unread bytes of its own; the connection
         ends when one says `close` or all have let go.  A program that is executed has nothing of
@@ -477,14 +479,14 @@ class Shell(metaclass=ABCMeta):
 
     @property
     def handles(self) -> int:
-        """How many descriptors of this socket `holders` finds; each look counts anew."""
+        """Return how many descriptors of this socket `holders` finds; each look counts anew."""
         return len(self.holders())
 
     # Commits, and safe points.
 
     @property
     def received(self) -> int:
-        """How many bytes have been received and committed since the connection's beginning.
+        """Return how many bytes have been received and committed since the connection's beginning.
 
         With `id` it names the message at hand: ``f"{conn.id}-{conn.received}"``, asked before its
         commit, is the same when the message comes again, in whichever worker, and no other
@@ -596,7 +598,7 @@ class Shell(metaclass=ABCMeta):
             note_refusal(refusal, self.lease)
 
     def has_record_for(self, size: int) -> bool:
-        """Whether a reply that has so many bytes, its state included, is put on record.
+        """Return whether a reply that has so many bytes, its state included, is put on record.
 
         For our own protocols, to be asked when nothing is going out.
         """
@@ -683,7 +685,7 @@ class Shell(metaclass=ABCMeta):
             self._unsent = (data, piece.done)
 
     def _movable(self) -> bool:
-        """Whether this is a safe point, given that the handler stands at a receive.
+        """Return whether this is a safe point, given that the handler stands at a receive.
 
         To be asked last: an adapter commits when it is, and has then left.
         """
@@ -698,17 +700,17 @@ class Shell(metaclass=ABCMeta):
         return free and not core.ledger.sent and not core.buffer.overflowed
 
     def _moves_away(self) -> bool:
-        """Whether an order to move will be obeyed, at one safe point or another."""
+        """Return whether an order to move will be obeyed, at one safe point or another."""
         return self.lease.resumable and self.core.transport.moves
 
     def _is_to_be_told(self, order: Order) -> bool:
-        """Whether the service has a last word for the peer, and this is the moment."""
+        """Return whether the service has a last word for the peer, and this is the moment."""
         if self.hooks.farewell is None or self._told == order.why or self.core.life.over:
             return False
         return order.how != "move" or not self._moves_away()
 
     def _check_parking(self, operation: str) -> bool:
-        """Whether the handler, which stands at no receive, may have the connection parked.
+        """Return whether the handler, which stands at no receive, may have the connection parked.
 
         Raises NotCommitted where a commit is missing.
         """
@@ -720,12 +722,12 @@ class Shell(metaclass=ABCMeta):
         return not (core.buffer.size or core.life.peer_ended or core.failure)
 
     def _closable(self) -> bool:
-        """Whether nothing would be lost by closing, as far as this side knows."""
+        """Return whether nothing would be lost by closing, as far as this side knows."""
         core = self.core
         return self.lease.resumable and not core.ledger.sent and core.buffer.untouched
 
     def _ends(self, order: Order) -> bool:
-        """Whether an order is to end the connection, as it waits for input."""
+        """Return whether an order is to end the connection, as it waits for input."""
         if self._saying:
             return False
         if order.how == "end" and not self.lease.resumable:
@@ -733,7 +735,7 @@ class Shell(metaclass=ABCMeta):
         return order.how in ("close", "end") and self._closable()
 
     def _idle_at(self, since: float) -> float | None:
-        """When, on the monotonic clock, a wait that began at `since` will have been idle too long.
+        """Return when a wait that began at `since` is idle too long, on the monotonic clock.
 
         Not from the last byte on: a handler that worked for long before it waits is not idle.
         """
@@ -775,7 +777,7 @@ class Shell(metaclass=ABCMeta):
 
     @property
     def bytes_sent(self) -> int:
-        """How many bytes have gone out.  For the server."""
+        """Return how many bytes have gone out.  For the server."""
         return self.core.record[BYTES_OUT]
 
     def hand_over(self) -> Handover:
@@ -794,7 +796,7 @@ class Shell(metaclass=ABCMeta):
 
     @property
     def overdue(self) -> str:
-        """Which of its deadlines has ended it, in words; "": none has.  For the server."""
+        """Return which of its deadlines has ended it, in words; "": none has.  For the server."""
         return "" if self._deadlines is None else self._deadlines.passed
 
     def why_over(self) -> str:
@@ -959,7 +961,7 @@ class Shell(metaclass=ABCMeta):
             raise late
 
     def _is_over(self) -> bool:
-        """Whether a receive is refused: what came before a reset may still be read."""
+        """Return whether a receive is refused: what came before a reset may still be read."""
         life = self.core.life
         return life.over and not (life.state is State.RESET and self.core.buffer.size > 0)
 
@@ -1135,7 +1137,7 @@ class Shell(metaclass=ABCMeta):
         return peeked
 
     def _takes_uncommitted(self) -> bool:
-        """Whether bytes have been taken since the last commit, besides those that are unread."""
+        """Return whether bytes, besides the unread ones, were taken since the last commit."""
         buffer = self.core.buffer
         return buffer.overflowed or len(buffer.replay()) > buffer.size
 
@@ -1219,7 +1221,7 @@ class Shell(metaclass=ABCMeta):
 
     @abstractmethod
     def _tries(self) -> bool:
-        """Whether a receive looks for bytes before it waits."""
+        """Return whether a receive looks for bytes before it waits."""
 
     def _helped(self, size: int) -> None:  # noqa: B027 - one of the two has it
         """Note that so many bytes came to a receive that did not wait for them."""

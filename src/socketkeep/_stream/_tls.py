@@ -111,7 +111,7 @@ class Engine:
 
 
 class Tls(Transport):
-    """What goes over the socket is ciphertext.  established: the handshake is done."""
+    """A transport of ciphertext over the socket.  established: the handshake is done."""
 
     __slots__ = ("_broken", "_lock", "_pending", "engine", "established", "owed")
 
@@ -143,12 +143,12 @@ class Tls(Transport):
 
     @property
     def ended(self) -> bool:  # type: ignore[override]
-        """Whether the peer's close_notify has come."""
+        """Return whether the peer's close_notify has come."""
         return self.engine.ended
 
     @property
     def broken(self) -> bool:  # type: ignore[override]
-        """Whether TLS has failed, for good."""
+        """Return whether TLS has failed, for good."""
         return self._broken is not None
 
     def after_fork(self, *, kept: bool) -> None:

@@ -1,4 +1,4 @@
-"""How many bytes of a connection have passed, by the kernel's own counters (tcp(7), TCP_INFO).
+"""The bytes that have passed over a connection, by the kernel's counters (tcp(7), TCP_INFO).
 
 They outlive whoever has sent and received, so that after a death they tell what was done last.  A
 FIN counts as a byte, in both directions.  Only TCP has them; over the plain end of an edge it is
@@ -23,7 +23,7 @@ _MOST_READS: Final = 10_000
 
 
 class Totals(NamedTuple):
-    """Where a connection is: offsets in what was sent over it and received, since its beginning.
+    """The offsets of a connection in what was sent over it and received, since its beginning.
 
     written: bytes that the kernel has taken.  taken: bytes that have been taken from the kernel.
     waiting: how many more there are.  over: it has ended in both directions, and nothing can be

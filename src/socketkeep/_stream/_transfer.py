@@ -46,7 +46,7 @@ _KINDS: Final = (socket.SOCK_SEQPACKET, socket.SOCK_STREAM)
 
 
 class Parcel(msgspec.Struct, omit_defaults=True):
-    """What goes with the descriptor.  Fields are only ever appended: two versions can talk."""
+    """The load beside the descriptor.  Fields are only ever appended: two versions can talk."""
 
     mode: str = "blocking"
     seconds: float = 0.0  # of a Timeout; of a Deadline the moment, on the machine's one clock

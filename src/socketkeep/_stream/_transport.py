@@ -1,4 +1,4 @@
-"""Where a connection's bytes come from and go to, where that is the socket itself.
+"""The transport of a connection whose bytes come from the socket itself, and go there.
 
 Its subclasses are what may stand in between: TLS (`_tls`), and what only looks at bytes (`_peek`).
 Nothing here waits.
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # ssl is for who uses it
 
 
 class Source(Protocol):
-    """What bytes are received from and sent to."""
+    """The source that bytes are received from, and that they are sent to."""
 
     def recv(self, size: int, /) -> bytes:
         """Return what has come, up to `size` bytes; b"" at the peer's EOF.
@@ -62,7 +62,7 @@ class Transport:
 
     @property
     def source(self) -> Source:
-        """What `recv` and `send` are called on: where it is the socket, without a detour."""
+        """Return what `recv` and `send` are called on: where it is the socket, without a detour."""
         return self.sock
 
     @property

@@ -35,7 +35,7 @@ _LONGEST: Final = 2**31 - 1
 
 
 class Poller:
-    """What waits for one descriptor again and again.
+    """A poller that waits for one descriptor again and again.
 
     wake_fd: a second descriptor, which interrupts the wait; None when there is none.
     """
@@ -80,7 +80,7 @@ class Poller:
 
 
 class Orders:
-    """What a worker's connections look at before each receive: whether the worker has its order.
+    """The orders at which connections look before each receive: whether the worker has one.
 
     wake_fd: interrupts a wait for input, when there is more to look at.  header: of the scoreboard.
     """

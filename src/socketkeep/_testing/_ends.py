@@ -193,5 +193,5 @@ def run_sync(act: Coroutine[Any, Any, T]) -> T:
 
 
 def waits(mode: Mode) -> bool:
-    """Whether verbs wait in this mode."""
+    """Return whether verbs wait in this mode."""
     return not isinstance(mode, NonBlocking)

@@ -76,7 +76,7 @@ class SocketLeaks:
     def pytest_fixture_setup(
         self, fixturedef: pytest.FixtureDef[Any]
     ) -> Generator[None, object, object]:
-        """What a fixture for several tests opens is none of theirs."""
+        """Leave out what a fixture for several tests opens: it is none of theirs."""
         if fixturedef.scope == "function":
             return (yield)
         with self._tracer.for_nobody():
@@ -119,7 +119,7 @@ class SocketLeaks:
         return faults
 
     def _may_end(self, deadline: float) -> bool:
-        """Whether something that the test has started is still there, and may close what it has."""
+        """Return whether something that the test started is there still, and may close sockets."""
         started = _other_threads() - self._tracer.strangers or _descendants() - self._children
         return bool(started) and time.monotonic() < deadline
 

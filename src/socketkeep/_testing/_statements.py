@@ -57,7 +57,7 @@ class Statement:
     waiting: bool  # it is about waiting: not for NonBlocking()
 
     def applies(self, world: World, mode: Mode, features: Iterable[str]) -> bool:
-        """Whether it is to be run."""
+        """Return whether it is to be run."""
         if self.world not in (None, world) or (self.waiting and not waits(mode)):
             return False
         return self.needs <= frozenset(features)

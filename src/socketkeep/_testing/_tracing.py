@@ -1,4 +1,4 @@
-"""Where each socket was opened: `socket.socket` made to tell of each that is made and forgotten.
+"""Tracing where sockets are opened: `socket.socket` tells of each that is made and forgotten.
 
 By `__init__` come accept, socketpair, dup, create_connection, ssl, asyncio and this library; by
 `__del__` goes a socket that nobody has closed.  An audit hook would see as much of the first, but
@@ -33,7 +33,7 @@ class SourceLine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a socket was opened, the innermost frame first, and for whom (None: for no test)."""
+    """The place where a socket was opened, innermost frame first, and the test (None: no test)."""
 
     owner: str | None
     frames: tuple[SourceLine, ...]

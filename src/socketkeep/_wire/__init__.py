@@ -1,1 +1,1 @@
-"""How the processes of one server talk: messages, channels, the scoreboard."""
+"""The talk of one server's processes: messages, channels, the scoreboard."""

@@ -125,7 +125,7 @@ class Census:
         return min(sum(counts[index:end:_LANE_WORDS]) for index in place)
 
     def exceeds(self, place: Place, most: int) -> bool:
-        """Whether an address has more than `most` connections in all processes together."""
+        """Return whether an address has more than `most` connections in all processes together."""
         end = min(self._header[1], self.lanes) * _LANE_WORDS
         counts = self._counts
         return all(sum(counts[index:end:_LANE_WORDS]) > most for index in place)

@@ -48,7 +48,7 @@ class ChannelClosed(Exception):
 
 
 class Garbled(Exception):
-    """What arrived is no message, of this version or of a later one."""
+    """The bytes that arrived are no message, of this version or of a later one."""
 
 
 class Packet(NamedTuple):
@@ -107,12 +107,12 @@ class Channel:
 
     @property
     def waiting(self) -> int:
-        """How many packets are still to be sent."""
+        """Return how many packets are still to be sent."""
         return len(self._queue)
 
     @property
     def queued(self) -> list[Queued]:
-        """What is still to be sent."""
+        """Return what is still to be sent."""
         return list(self._queue)
 
     def enqueue(self, message: Message, *, close_after: bool = False) -> None:
@@ -197,7 +197,7 @@ class Channel:
 
     @property
     def closed(self) -> bool:
-        """Whether the other end has gone, or says that it sends no more."""
+        """Return whether the other end has gone, or says that it sends no more."""
         poller = select.poll()
         poller.register(self._sock, select.POLLRDHUP)
         return bool(poller.poll(0))

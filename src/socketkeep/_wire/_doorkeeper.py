@@ -25,7 +25,7 @@ _OF_A_NETWORK: Final = 8  # bytes of an IPv6 address: who has one has the /64
 
 
 def counts_by_address(config: ServeConfig, listeners: int) -> bool:
-    """Whether connections are counted by address, so that a census is needed."""
+    """Return whether connections are counted by address, so that a census is needed."""
     settings = listener_settings(config, listeners)
     return any(
         each.max_per_address or (each.accept_rate, each.accept_rate_per_address) != ("off", "off")
@@ -34,7 +34,7 @@ def counts_by_address(config: ServeConfig, listeners: int) -> bool:
 
 
 def has_lists(config: ServeConfig, listeners: int) -> bool:
-    """Whether it is looked at where connections come from."""
+    """Return whether it is looked at where connections come from."""
     settings = listener_settings(config, listeners)
     return bool(config.allow_file or config.deny_file) or any(
         each.allow or each.deny for each in settings
@@ -42,7 +42,7 @@ def has_lists(config: ServeConfig, listeners: int) -> bool:
 
 
 class Doorkeeper:
-    """What one process asks of each connection that it accepts.
+    """The questions that one process has for each connection that it accepts.
 
     census: None where nothing is counted.  lists: of the files of networks.
     """
@@ -95,7 +95,7 @@ class Doorkeeper:
 
     @property
     def paces(self) -> bool:
-        """Whether it is to be asked, by `wait`, before anything is accepted."""
+        """Return whether it is to be asked, by `wait`, before anything is accepted."""
         return any(self._paces)
 
     def wait(self, listener: int) -> float:

@@ -523,7 +523,7 @@ BEGUN: Final = 6
 
 
 class LetterTold(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What has become of a `Letter`.
+    """The outcome of a `Letter`.
 
     outcome: one of `Outcome`; from a worker 0, it has no such connection any more, or `BEGUN`, it
     waits for room at the peer, and another answer follows.  id, epoch: of
@@ -682,7 +682,7 @@ AnyMessage: TypeAlias = (
 
 
 class _Form(NamedTuple):
-    """How messages of one class pass that have descriptors: those stand side by side in it."""
+    """The form of messages that have descriptors: those stand side by side in it."""
 
     kind: type[Message]
     encoded: type[msgspec.Struct]  # the same without them
@@ -764,7 +764,7 @@ def split(message: Message) -> tuple[bytes, list[int]]:
 
 
 class Unreadable(Exception):
-    """What arrived is no message of this version; `tag` is its type as far as it has one."""
+    """The bytes that arrived are no message of this version; `tag` is their type, if any."""
 
     def __init__(self, tag: str, error: str) -> None:
         super().__init__(error)

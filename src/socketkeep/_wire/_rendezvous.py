@@ -1,4 +1,4 @@
-"""Where the workers of a keeper that has died, and a keeper that takes them over, find each other.
+"""The meeting place of a keeper and the workers that it takes over from one that has died.
 
 A directory beside the server's control socket, for the workers' user alone.  Where that is not the
 keeper's (`--user`) it has no way there by the path, which leads through directories of root's: the

@@ -136,7 +136,7 @@ def create_memfd(rows: int, *, states: bool = False) -> int:
 
 
 class Rows:
-    """Which rows are free, and how the header counts those that are not; from several threads.
+    """The free rows, and the counts of the others in the header; for several threads.
 
     words: of a scoreboard, from its first on.
     """
@@ -276,7 +276,7 @@ class Scoreboard:
             self._words[word] += amount
 
     def is_due(self, word: int, every: float) -> bool:
-        """Whether `every` seconds have passed since this was last true of the header's `word`.
+        """Return whether `every` seconds have passed since it was last true of a header's `word`.
 
         It bounds the rate at which a worker and the processes that it forks say something together.
         Two that ask in the same microsecond may both be told so.
@@ -294,7 +294,7 @@ class Scoreboard:
 
     @property
     def balance(self) -> int:
-        """How many connections the worker has accepted, less those that have ended in it.
+        """Return how many connections the worker has accepted, less those that have ended in it.
 
         What it was given and what was taken from it are not in it: the keeper counts those exactly.
         """
@@ -308,13 +308,13 @@ class Scoreboard:
 
     @property
     def attached(self) -> int:
-        """How many connections the worker has been given."""
+        """Return how many connections the worker has been given."""
         words = (ATTACHED_RELOAD, ATTACHED_PARKED, ATTACHED_CRASH, ATTACHED_UPGRADE)
         return sum(self.count(word) for word in words)
 
     @property
     def order(self) -> Order | None:
-        """How this worker is to give up its connections, once it is to."""
+        """Return how this worker is to give up its connections, once it is to."""
         how = self._words[RETIRE_HOW]
         if not how or how == _LOOK:
             return None
@@ -323,7 +323,7 @@ class Scoreboard:
 
     @property
     def look(self) -> bool:
-        """Whether some connection has an order of its own, which stands elsewhere."""
+        """Return whether some connection has an order of its own, which stands elsewhere."""
         return self._words[RETIRE_HOW] == _LOOK
 
     @look.setter
@@ -416,7 +416,7 @@ class Scoreboard:
 
     @property
     def crowded(self) -> bool:
-        """Whether connections wait for a seat, so that those which only wait should park."""
+        """Return whether connections wait for a seat, so that those which only wait should park."""
         return bool(self._words[CROWDED])
 
     @crowded.setter
@@ -429,7 +429,7 @@ class Scoreboard:
 
     @property
     def keeps_states(self) -> bool:
-        """Whether there is room for committed states."""
+        """Return whether there is room for committed states."""
         return self._shelves is not None
 
     def shelf(self, row: int) -> StatePlace:
@@ -498,7 +498,7 @@ class Scoreboard:
 
 
 def is_plausible(row: Record) -> bool:
-    """Whether a row can be what a worker writes of a connection."""
+    """Return whether a row can be what a worker writes of a connection."""
     most = (
         (record.EPOCH, LAST_EPOCH),
         (record.BOOT, LAST_BOOT),

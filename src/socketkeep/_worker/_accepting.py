@@ -160,12 +160,12 @@ class Gate:
 
     @property
     def has_listeners(self) -> bool:
-        """Whether there are listeners still."""
+        """Return whether there are listeners still."""
         return bool(self._listeners)
 
     @property
     def has_queues(self) -> bool:
-        """Whether there is another epoll to let go of."""
+        """Return whether there is another epoll to let go of."""
         return self._queues is not None
 
     def doors(self) -> list[int]:
@@ -232,7 +232,7 @@ class Gate:
         return -1 if door is None else (door.index - self._turn) % len(self._held)
 
     def queued(self) -> bool:
-        """Whether connections wait in the queue of a listener, a moment ago at the latest.
+        """Return whether connections wait in the queue of a listener, a moment ago at the latest.
 
         May be called from several threads.
         """
@@ -324,7 +324,7 @@ class Gate:
 
 
 class Allowance:
-    """What the keeper said last, and what has changed in this worker since.
+    """The keeper's last word on accepting, and what has changed in this worker since.
 
     With --max-connections a connection that is parked goes on counting, so that its seat is not
     for a new one: from its leaving on, and not only when the keeper's next word arrives.
@@ -353,7 +353,7 @@ class Allowance:
         self._scoreboard.hear(ACCEPTS_NO_MORE)
 
     def permits(self, serving: int) -> bool:
-        """Whether one more may be accepted beside those that are served."""
+        """Return whether one more may be accepted beside those that are served."""
         if self._limited:
             return serving < self._limit()
         return serving < self._seats.accept_below
@@ -363,7 +363,7 @@ class Allowance:
         return self._limit() - serving
 
     def wants_room(self, serving: int) -> bool:
-        """Whether a seat that became free would be for a new connection."""
+        """Return whether a seat that became free would be for a new connection."""
         return not self._seats.full and serving >= self._limit() > 0
 
     def _limit(self) -> int:
@@ -375,7 +375,7 @@ class Allowance:
 
 
 class Siblings:
-    """How many each worker of a generation serves, in memory that the template makes.
+    """The counts of what each worker of a generation serves, in memory that the template makes.
 
     Its workers inherit it, and one that is ahead of another leaves the queue to that one for some
     moments.  The other may be computing, stopped or dead: then it shows nothing new meanwhile, and
@@ -415,11 +415,11 @@ class Standing:
         self._accepts = serving is not None
 
     def is_ahead(self, serving: int) -> bool:
-        """Whether a worker with that many has more than another that accepts, beyond the leeway."""
+        """Return whether one with that many is ahead of one that accepts, beyond the leeway."""
         return self._is_ahead(serving, self._others())
 
     def leaves(self, serving: int) -> bool:
-        """Whether a connection that is queued is left to others for a moment."""
+        """Return whether a connection that is queued is left to others for a moment."""
         others = self._others() if self._words[_IN_USE] > 1 else []
         if not others or not self._is_ahead(serving, others):
             self._moments = 0

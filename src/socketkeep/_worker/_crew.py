@@ -45,7 +45,7 @@ class Given(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Hand:
-    """What a child was forked for, and what it is given.
+    """The task of a forked child, and what it is given.
 
     entry: what it serves; None: it waits.  ours, theirs: the ends of its pair; None: it serves one
     connection.  left: how many more it may be given.
@@ -76,7 +76,7 @@ class Hand:
         self.left -= 1
 
     def is_done(self) -> bool:
-        """Whether the child has said that its connection has ended."""
+        """Return whether the child has said that its connection has ended."""
         assert self.ours is not None
         with suppress(BlockingIOError):
             return self.ours.recv(1) == _DONE
@@ -117,7 +117,7 @@ class Hand:
 
 
 class Crew:
-    """Who of a worker's children waits.
+    """The children of a worker that wait.
 
     spare: so many wait before there is a connection.  requests: so many a child serves in turn.
     """
@@ -129,12 +129,12 @@ class Crew:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether any child is to serve more than what it was forked for."""
+        """Return whether any child is to serve more than what it was forked for."""
         return self.spare > 0 or self.requests > 1
 
     @property
     def missing(self) -> int:
-        """How many more are to wait."""
+        """Return how many more are to wait."""
         return self.spare - len(self._waiting)
 
     def hand(self, entry: Entry | None) -> Hand:

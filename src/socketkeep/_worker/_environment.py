@@ -1,4 +1,4 @@
-"""What a worker process has been given, whatever its model."""
+"""The environment of a worker process, whatever its model."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Environment:
 
     @property
     def pacer(self) -> Doorkeeper | None:
-        """Who is to be asked before anything is accepted; None: nobody."""
+        """Return who is to be asked before anything is accepted; None: nobody."""
         return self.doorkeeper if self.doorkeeper is not None and self.doorkeeper.paces else None
 
     def lingers_until(self, order: Order) -> float:

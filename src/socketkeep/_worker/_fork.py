@@ -131,7 +131,7 @@ class ForkModel:
 
     @property
     def busy(self) -> bool:
-        """Whether there are children that serve nothing any more, or nothing yet."""
+        """Return whether there are children that serve nothing any more, or nothing yet."""
         return bool(self._children)
 
     @property
@@ -453,7 +453,10 @@ class ForkModel:
                 mould.entry.sock.close()
 
     def _is_alone(self) -> bool:
-        """Whether C may call the handler: a child need not know of any other, nor tell anything."""
+        """Return whether C may call the handler.
+
+        A child need not know of any other, nor tell anything.
+        """
         return (
             len(self._moulds) == 1
             and not self._children
@@ -462,7 +465,7 @@ class ForkModel:
         )
 
     def _is_bare(self) -> bool:
-        """Whether nothing is to be let go of but what C has closed."""
+        """Return whether nothing is to be let go of but what C has closed."""
         return not (self._unforked or self._loop.has_waiting or self._loop.gate.has_queues)
 
     def _let_go(self, kept: Entry | None = None) -> None:

@@ -52,7 +52,7 @@ class WorkerLoop(Protocol):
     def unwatch(self, fd: int) -> None: ...
 
     def hears_more(self, heard: int) -> bool:
-        """Whether the next packet is to be read at once, after so many."""
+        """Return whether the next packet is to be read at once, after so many."""
 
     def attached(self, entry: Entry) -> None:
         """Serve a connection that the keeper has given."""
@@ -136,7 +136,10 @@ class KeeperLink:
         self._loop.look()
 
     def holds_listeners(self) -> bool:
-        """Whether what waits to be accepted waits for another keeper; if not, let go of it."""
+        """Return whether what waits to be accepted waits for another keeper.
+
+        If not, let go of it.
+        """
         if self.held_until and time.monotonic() + _EARLY >= self.held_until:
             self._close_listeners()
         return self.held_until > 0.0

@@ -104,7 +104,7 @@ class ConnectionLine:
 
     @property
     def channel(self) -> Channel:
-        """Where what is pushed comes."""
+        """Return the lines over which pushes come."""
         return self._channel
 
     def listen(self) -> None:

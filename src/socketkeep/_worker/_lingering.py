@@ -49,7 +49,7 @@ class Lingering:
 
     @property
     def has_room(self) -> bool:
-        """Whether one more may come."""
+        """Return whether one more may come."""
         return len(self._waiting) + len(self.added) < self._most
 
     def add(self, sock: socket.socket) -> None:

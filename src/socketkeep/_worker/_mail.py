@@ -1,4 +1,4 @@
-"""What is pushed to connections whose service has an `on_push`: it is called in their receives."""
+"""The mail of connections whose service has an `on_push`, which is called in their receives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sync handlers are told beyond the scoreboard: why, and which are asked to leave alone.
+"""Notices to sync handlers beyond the scoreboard: why, and which alone are asked to leave.
 
 In memory that a worker makes before it forks anything: its loop writes it, and the threads and
 processes that serve its connections read it.  The scoreboard has no place for it, which other
@@ -45,7 +45,7 @@ _SIZE: Final = 5
 
 
 class Notices:
-    """Why the worker has its order; and the connections that are asked alone."""
+    """The reason for the worker's order; and the connections that are asked alone."""
 
     def __init__(self) -> None:
         size = (_PLACES + MOST_ASKED * _SIZE) * 8
@@ -140,7 +140,7 @@ class Asking:
 
     @property
     def patience(self) -> float | None:
-        """How many seconds the loop may wait before it calls `tend`; None: as it likes."""
+        """Return how many seconds the loop may wait before it calls `tend`; None: as it likes."""
         if not self._asked and not self._rings_until:
             return None
         return max(0.0, (self._rings_until or self._next) - time.monotonic())

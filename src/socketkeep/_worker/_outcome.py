@@ -1,4 +1,4 @@
-"""What a handler's end means: which exceptions are failures of the code, which the net's."""
+"""The outcome of a handler: which exceptions are failures of the code, which the net's."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def note_exception(error: BaseException, conn: Shell, entry: Entry) -> None:
 
 
 def spoke_tls(conn: Shell) -> bool:
-    """Whether the peer began TLS, and nothing came of it.
+    """Return whether the peer began TLS, and nothing came of it.
 
     A handler may speak TLS by itself, or pass it on: then more comes than the alert by which a
     client gives up, RFC 8446, section 6.
@@ -136,7 +136,7 @@ def refuse_coroutine(returned: object, name: str) -> None:
 
 
 def was_detached(conn: Shell) -> bool:
-    """Whether the connection has left its handler, however the handler took it."""
+    """Return whether the connection has left its handler, however the handler took it."""
     return conn.core.record[record.ENDED] == record.DETACHED
 
 

@@ -96,7 +96,7 @@ class Guest:
 
 
 class _Endpoint(Guest):
-    """What is pushed to as a connection is, and is none."""
+    """An endpoint that is pushed to as a connection is, and is none."""
 
     __slots__ = ("_lost", "_post", "_receive", "id", "name")
 
@@ -453,4 +453,4 @@ class _FromThread(Generic[T]):
 
 
 def _nobody_asks(_sent: bool) -> None:
-    """Who has published is told of a letter when it is in the queue."""
+    """Tell nobody: who has published is told of a letter when it is in the queue."""

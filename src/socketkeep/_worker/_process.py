@@ -1,4 +1,4 @@
-"""What is the process's and the user's code may have changed: put right, or borne.
+"""The process's own settings that the user's code may have changed: put right, or borne.
 
 The code runs in the template when it is imported, and in the workers.  What it does to its own
 process is its right as long as the server's own work goes on; where a setting would keep that from

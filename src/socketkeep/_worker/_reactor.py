@@ -24,7 +24,7 @@ _AT_ONCE: Final = 256
 
 
 class EpollReactor:
-    """What the connections of a worker have in common; `_lease.SharedReactor`.
+    """The reactor that the connections of a worker share; `_lease.SharedReactor`.
 
     loop: the running one.  What a task is resumed with is for the twin in C, which resumes it.
     """

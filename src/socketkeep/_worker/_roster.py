@@ -83,7 +83,7 @@ def _keep_from_here(entry: Entry) -> None:
 
 
 class Accounts(TypedDict):
-    """What `Roster` enters connections in; minted: boot, serial, and the listener's number."""
+    """The accounts that `Roster` enters connections in; minted: boot, serial, listener number."""
 
     rows: object
     words: memoryview
@@ -178,7 +178,7 @@ class Roster:
             return None
 
     def makes_alike(self, listener: int) -> bool:
-        """Whether new connections of a listener differ by their rows and peers alone.
+        """Return whether new connections of a listener differ by their rows and peers alone.
 
         Not those with moments of their own, from when they come, nor those that are kept.
         """
@@ -212,7 +212,7 @@ class Roster:
 
     @property
     def asks(self) -> bool:
-        """Whether more is to be known of a connection, before it is served, than that it came."""
+        """Return whether more is to be known of a connection before it is served."""
         return self._doorkeeper is not None or any(self._receptions)
 
     def _uncount(self, place: Place | None) -> None:

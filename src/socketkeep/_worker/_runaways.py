@@ -110,7 +110,7 @@ class Runaways:
         )
 
     def _is_of_handler(self, conn: Shell, operation: str) -> bool:
-        """Whether it is the handler itself that asks, not a broadcast, nor a thread of its own."""
+        """Return whether the handler itself asks: no broadcast, and no thread of its own."""
         if handling.get() is conn:
             return True
         # An async handler that is not resumable has no context of its own; who receives is it.

@@ -49,7 +49,7 @@ _MOST_ROOM: Final = 2**31 - 1
 
 
 class SyncModel(Protocol):
-    """How the connections of one worker are served."""
+    """The model by which the connections of one worker are served."""
 
     @property
     def retirement(self) -> Retirement: ...
@@ -74,11 +74,11 @@ class SyncModel(Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether, with no connection open, something is still to end before the worker does."""
+        """Return whether something is to end before the worker, though no connection is open."""
 
     @property
     def patience(self) -> float | None:
-        """How many seconds the loop may wait before it calls `resume`; None: as it likes."""
+        """Return how many seconds the loop may wait before it calls `resume`; None: as it likes."""
 
     def rejoin(self) -> bool:
         """Find another keeper, in a process of its own that cannot wait for one; True: it has."""
@@ -122,7 +122,7 @@ class SyncLoop:
 
     @property
     def order(self) -> Order | None:
-        """How the worker is to end."""
+        """Return how the worker is to end."""
         return self.link.order
 
     def have_cast(self) -> None:
@@ -130,12 +130,12 @@ class SyncLoop:
         have_cast(self.gate.open_doors(), self.roster, _make, owned=True)
 
     def is_awaited(self) -> bool:
-        """Whether connections that wait in a listener's queue may come when a seat becomes free."""
+        """Return whether what waits in a listener's queue may come when a seat becomes free."""
         return self.is_full and self.gate.queued()
 
     @property
     def is_full(self) -> bool:
-        """Whether a seat that became free would be for a new connection."""
+        """Return whether a seat that became free would be for a new connection."""
         return self.order is None and self._allowance.wants_room(self.open)
 
     def watch(self, fd: int, call: Callable[[], None]) -> None:
@@ -180,7 +180,7 @@ class SyncLoop:
         self.gate.close()
 
     def _goes_on(self) -> bool:
-        """Whether a worker that has its order is to go on."""
+        """Return whether a worker that has its order is to go on."""
         busy = self.open or self._attached or self.lingering or self.link.more
         return self.link.holds_listeners() or bool(busy) or self._model.busy
 
@@ -194,7 +194,7 @@ class SyncLoop:
 
     @property
     def has_waiting(self) -> bool:
-        """Whether `let_go_of_waiting` has anything to do."""
+        """Return whether `let_go_of_waiting` has anything to do."""
         return bool(self._attached) or self.link.alone
 
     def let_go_of_waiting(self) -> None:
@@ -581,7 +581,7 @@ def _hand_over(loop: SyncLoop, entry: Entry, handover: Handover) -> bool:
 
 
 class LoopRetirement:
-    """What a retirement tells the connections in the loop's own process: what the loop knows."""
+    """The retirement of connections in the loop's own process: they know what the loop knows."""
 
     def __init__(self, loop: SyncLoop) -> None:
         self._loop = loop

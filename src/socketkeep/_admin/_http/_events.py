@@ -44,7 +44,10 @@ class Events:
 
     @property
     def has_room(self) -> bool:
-        """Whether one more may watch: they stay for as long as they like, and others must come."""
+        """Return whether one more may watch.
+
+        They stay for as long as they like, and others must come.
+        """
         return self._watchers < MOST_WATCHERS
 
     async def stream(self) -> AsyncGenerator[bytes, None]:

@@ -1,4 +1,4 @@
-"""What is answered to which request."""
+"""The answers of the pages, by request."""
 
 from __future__ import annotations
 

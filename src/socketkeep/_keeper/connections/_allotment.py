@@ -76,7 +76,7 @@ class Allotment:
             self._look_again()
 
     def admits(self, generation: Generation) -> bool:
-        """Whether the keeper may accept one more connection for a worker that has a free seat.
+        """Return whether the keeper may accept one more for a worker that has a free seat.
 
         Not where there are seats enough: there workers accept for themselves.  Nor in the place of
         one that is served by a retiring worker and needs a seat in those that stay.
@@ -90,7 +90,7 @@ class Allotment:
         return not most or self._coming() + sum(worker.bound for worker in workers) < most
 
     def has_room(self) -> bool:
-        """Whether one more may be served at the server's end, when workers accept nothing."""
+        """Return whether one more may be served at the end: workers accept nothing then."""
         most = self._config.max_connections
         if not most:
             return True
@@ -98,19 +98,19 @@ class Allotment:
         return waiting + sum(worker.load for worker in self._pool) < most
 
     def _is_scarce(self, generation: Generation) -> bool:
-        """Whether connections may have to wait for a seat."""
+        """Return whether connections may have to wait for a seat."""
         each = _seats.seats_of_model(generation.model, self._config.threads)
         return each != _seats.UNBOUNDED or self._config.max_connections > 0
 
     def _coming(self) -> int:
-        """How many connections have no seat, and are to have one before any new one."""
+        """Return how many connections have no seat, and are to have one before any new one."""
         coming = self._connections.moves.waiting + self._leaving()
         if self._config.max_connections:
             coming += len(self._connections.parking)
         return coming
 
     def _leaving(self) -> int:
-        """How many connections of retiring workers need a seat in those that stay."""
+        """Return how many connections of retiring workers need a seat in those that stay."""
         if self._config.max_connections:
             return sum(worker.bound for worker in self._pool if worker.state in _LEAVING)
         return sum(worker.load for worker in self._pool if worker.moves_its_connections)

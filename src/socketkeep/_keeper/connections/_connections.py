@@ -1,4 +1,4 @@
-"""What workers say of their connections, and what the keeper does with those it holds."""
+"""Connections as the keeper has them: what workers say of theirs, and those that it holds."""
 
 from __future__ import annotations
 
@@ -174,13 +174,13 @@ class Connections:
         self.porch: Final = Porch(reactor, self._reception, self._admit, self._refuse)
 
     def __len__(self) -> int:
-        """How many no worker serves now."""
+        """Return how many no worker serves now."""
         resting = len(self.parking) + len(self.porch) + len(self._asking)
         return len(self.moves) + resting + len(self._queues)
 
     @property
     def waiting(self) -> int:
-        """How many wait for a seat."""
+        """Return how many wait for a seat."""
         return self.moves.waiting + len(self._queues)
 
     def take_in(self, listeners: Collection[Listener], most: int) -> None:
@@ -809,7 +809,7 @@ class Connections:
         return held
 
     def _has_room(self, parcel: ConnectionDetached) -> bool:
-        """Whether the bytes that come with it are not too many, with those that are here."""
+        """Return whether the bytes that come with it are not too many, with those that are here."""
         size = len(parcel.unread)
         if size <= _FEW_UNREAD:
             return True
@@ -1010,7 +1010,7 @@ class Connections:
 
 
 def _edge_counts(held: HeldConnection) -> bool:
-    """Whether how much has passed is to be asked of an edge: nobody else has counted it."""
+    """Return whether how much has passed is to be asked of an edge: nobody else has counted it."""
     unknown = held.parcel.taken_in < 0
     return unknown and bool(held.parcel.proxy) and held.sock.family == socket.AF_UNIX
 

@@ -61,7 +61,7 @@ def board_name(boot: int, serial: int, policy: Policy) -> str:
 
 
 class FdStore:
-    """What is stored now.  Nothing waits for the manager: what it has no room for is sent later."""
+    """The store as it is now.  Nothing waits for the manager: without room it is sent later."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class FdStore:
         self._throttle = _log.Throttle()
 
     def __len__(self) -> int:
-        """How many descriptors are stored, or on their way there."""
+        """Return how many descriptors are stored, or on their way there."""
         return len(self._names)
 
     @property
@@ -211,7 +211,7 @@ class FdStore:
         self._remove_parcel(held)
 
     def _ends_with_edge(self, held: HeldConnection) -> bool:
-        """Whether it does not outlive this process: its edge is of the same unit."""
+        """Return whether it does not outlive this process: its edge is of the same unit."""
         return not self._edges_stay and connection_place(held.sock.fileno()) == PLAIN_END
 
     def _remove_parcel(self, held: HeldConnection) -> None:

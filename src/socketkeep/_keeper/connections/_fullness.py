@@ -42,7 +42,7 @@ class Fullness:
 
     @property
     def full(self) -> bool:
-        """Whether there are as many connections as there may be."""
+        """Return whether there are as many connections as there may be."""
         return self._most > 0 and not self._has_room()
 
     def start(self) -> None:
@@ -87,7 +87,7 @@ class _Spell:
 
 
 class _Overflow:
-    """What the kernel turns away from one listener."""
+    """The connections that the kernel turns away from one listener."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener

@@ -101,7 +101,7 @@ class Moves:
 
     @property
     def waiting(self) -> int:
-        """How many have been sent to no worker yet."""
+        """Return how many have been sent to no worker yet."""
         return len(self._waiting)
 
     def put(self, held: HeldConnection) -> None:
@@ -289,7 +289,7 @@ class Moves:
         self._drop(held, "closed", "the server stopped")
 
     def _go_on(self) -> None:
-        """What waits is given to a worker, or, when the server stops, closed."""
+        """Give what waits to a worker or, when the server stops, close it."""
         if self._stays_waiting is _nobody:
             self.stop()
         else:
@@ -361,7 +361,7 @@ class Moves:
         return True
 
     def _is_taken(self, held: HeldConnection) -> bool:
-        """Whether it is its worker's as soon as it has been sent.
+        """Return whether it is its worker's as soon as it has been sent.
 
         Not what may be in a memfd: at its limit a worker gets none, and cannot say what has come.
         """
@@ -371,7 +371,7 @@ class Moves:
         return len(parcel.unread) + len(parcel.state or b"") + len(parcel.proxy) <= SURELY_INLINE
 
     def _stays(self, held: HeldConnection) -> bool:
-        """Whether the handle stays here once a worker has attached."""
+        """Return whether the handle stays here once a worker has attached."""
         # The service manager, which stores handles for the next keeper, is told of less that way.
         return self._keeps or (held.why in _PARKED and self._connection_table.store is None)
 
@@ -437,5 +437,5 @@ def _nobody(_held: HeldConnection) -> bool:
 
 
 def _is_old(held: HeldConnection) -> bool:
-    """Whether a handler has had the connection, so that its peer is in the middle of something."""
+    """Return whether a handler has had it, so that its peer is in the middle of something."""
     return held.why != "accepted"

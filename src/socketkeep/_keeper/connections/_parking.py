@@ -271,14 +271,14 @@ class Parking:
 
 
 def says_something(sock: socket.socket) -> bool:
-    """Whether bytes, EOF or an error of the peer's are there."""
+    """Return whether bytes, EOF or an error of the peer's are there."""
     poller = select.poll()
     poller.register(sock, select.POLLIN)
     return bool(poller.poll(0))
 
 
 class _Arrival:
-    """What the reactor calls when something arrives.
+    """The call that the reactor makes when something arrives.
 
     Made by hand: a function takes 300 bytes with its cells, for each that is parked.
     """

@@ -59,13 +59,13 @@ _MOST_UNREAD: Final = 1024
 
 
 class Sender(Protocol):
-    """Who is told what becomes of letters."""
+    """A sender of letters, which is told what becomes of them."""
 
     def tell(self, answer: LetterTold) -> None: ...
 
 
 class ParkedPusher(Protocol):
-    """What sends to a connection that is parked."""
+    """The way to send to a connection that is parked."""
 
     def push(self, name: str, data: bytes, told: Callable[[bool], None]) -> bool | None:
         """Send it, if the connection is parked; return whether that has been done.
@@ -77,7 +77,7 @@ class ParkedPusher(Protocol):
         """End the connection, if no worker has it."""
 
     def is_held(self, name: str) -> bool:
-        """Whether the keeper has a handle of it."""
+        """Return whether the keeper has a handle of it."""
 
 
 class Elsewhere(Protocol):
@@ -698,7 +698,7 @@ class Post:
         self._look_soon()
 
     def _has_gone(self, known: NamedConnection, number: int, sent: bool) -> None:
-        """What waited for room at a parked connection has gone, or cannot."""
+        """Note that what waited for room at a parked connection has gone, or cannot."""
         box = self._boxes.get(known.id)
         pending = None if box is None else box.handed.pop(number, None)
         if box is not None and pending is not None:
@@ -762,7 +762,7 @@ class Post:
     # Sending, and time.
 
     def is_handed(self, port: Port, letter: Letter) -> bool:
-        """Whether a letter is still the port's to deliver."""
+        """Return whether a letter is still the port's to deliver."""
         if letter.group:
             return letter.number in port.spreads
         known = self._at.get(letter.number)
@@ -843,4 +843,4 @@ def _tell_on(sender: Sender, number: int, told: LetterTold) -> None:
 
 
 def _nothing() -> None:
-    """What is at the far end of the line is known already."""
+    """Do nothing: the far end of the line is known already."""

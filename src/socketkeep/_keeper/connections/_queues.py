@@ -66,7 +66,10 @@ class Queues:
         return self._accept_of(own)
 
     def has_somebody(self) -> bool:
-        """Whether `accept` will most likely find somebody: to try in vain costs an exception."""
+        """Return whether `accept` will most likely find somebody.
+
+        To try in vain costs an exception.
+        """
         return len(self) > 0 if self._ended else bool(self._readable())
 
     def occupied(self) -> list[Listener]:

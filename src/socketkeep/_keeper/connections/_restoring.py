@@ -1,4 +1,4 @@
-"""What a keeper gets back from the store, after another of it has been killed.
+"""Restoring what the store has, after another keeper of it has been killed.
 
 With the service manager's its workers are dead then, too; with a guard's they may live, and have
 been adopted.  What a connection was at stands in the row of the worker that had it last, or, when
@@ -70,7 +70,10 @@ class _Row:
 
     @property
     def serves_on(self) -> bool:
-        """Whether a worker that lives was giving it away and has it still: no answer has come."""
+        """Return whether a worker that lives was giving it away and has it still.
+
+        No answer has come.
+        """
         ended = self.worker.scoreboard.record(self.number)[record.ENDED]
         return self.alive and ended in (record.NOT_YET, record.DETACHED)
 
@@ -230,7 +233,7 @@ class Stored:
                 _log.warning("worker killed: it did not come to be taken over", pid=pid)
 
     def awaits(self, come: Container[int]) -> bool:
-        """Whether there is a worker that has not come, and would be ended for that.
+        """Return whether there is a worker that has not come, and would be ended for that.
 
         come: as `adopted` of `_fence`.
         """
@@ -343,7 +346,7 @@ def _listener_of(sock: socket.socket, header: bytes, listeners: Sequence[str]) -
 
 
 def _is_alive(pid: int, memfd: int) -> bool:
-    """Whether the process that a row names is alive, and is one of the scoreboard's."""
+    """Return whether the process that a row names is alive, and is one of the scoreboard's."""
     if not System().has_mapped(pid, memfd, child=True):
         return False
     try:

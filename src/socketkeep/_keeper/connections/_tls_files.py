@@ -21,7 +21,7 @@ class CannotOpen(Exception):
 
 
 class TlsFiles:
-    """What was opened last of some files."""
+    """The descriptors of some files, as they were opened last."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths: Final = paths

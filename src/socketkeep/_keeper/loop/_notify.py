@@ -30,7 +30,7 @@ _WORD_OF_STATE: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ManagerTerms:
-    """What the service manager has put in the environment.
+    """The service manager's terms, from the environment.
 
     address: of the socket it listens on, "" when there is no manager.  watchdog: seconds within
     which it wants to hear of this process, 0: never.  store: how many descriptors it keeps for it.

@@ -50,7 +50,7 @@ class Reaper(Generic[Exit]):
         return self._unclaimed.pop(pid, None)
 
     def remembers(self, pid: int) -> bool:
-        """Whether there is one to `claim`."""
+        """Return whether there is one to `claim`."""
         return pid in self._unclaimed
 
     @property

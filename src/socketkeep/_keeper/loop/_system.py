@@ -72,7 +72,7 @@ os.execv(command[0], command)
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a process ended: `status` is its exit code, or minus the signal that killed it.
+    """The end of a process: `status` is its exit code, or minus the signal that killed it.
 
     None: that is told to its parent alone, which this process is not.
     """
@@ -101,7 +101,7 @@ class System:
 
     @cached_property
     def reaper(self) -> Reaper[Exit]:
-        """What reaps the children; one for all that wait for some."""
+        """Return what reaps the children; one for all that wait for some."""
         return Reaper(self)
 
     def become_subreaper(self) -> None:
@@ -236,7 +236,7 @@ class System:
         return None if found is None else found.si_pid
 
     def is_child(self, pid: int) -> bool:
-        """Whether this process has such a child, ended or not."""
+        """Return whether this process has such a child, ended or not."""
         try:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
@@ -267,13 +267,13 @@ class System:
         return set(found.of), not (found.unreadable or hidden_processes())
 
     def has_ended(self, pidfd: int) -> bool:
-        """Whether a process that may be another's child has ended."""
+        """Return whether a process that may be another's child has ended."""
         poller = select.poll()
         poller.register(pidfd, select.POLLIN)
         return bool(poller.poll(0))
 
     def has_mapped(self, pid: int, memfd: int, *, child: bool) -> bool:
-        """Whether a process has the memory of `memfd` mapped: by that it shows whose it is.
+        """Return whether a process has the memory of `memfd` mapped: by that it shows whose it is.
 
         child: it is one of this process, and is believed where the system does not let it be
         seen.
@@ -288,7 +288,7 @@ class System:
             return False
 
     def is_forked_by(self, pid: int, template: int) -> bool:
-        """Whether a process is one that the template has forked, itself or by another.
+        """Return whether a process is one that the template has forked, itself or by another.
 
         The one between them may have exited, so that this process is its parent: then its group,
         which the template leads, tells it.
@@ -378,13 +378,15 @@ def _children_of(pid: int) -> set[int]:
 
 
 def _maps(line: str, inode: int) -> bool:
-    """Whether a line of /proc/PID/maps is of a scoreboard with that inode, proc_pid_maps(5)."""
+    """Return whether a line of /proc/PID/maps (proc_pid_maps(5)) is of that scoreboard."""
     words = line.split(maxsplit=5)
     return len(words) > 5 and words[4] == str(inode) and words[5].startswith(f"/memfd:{NAME}")
 
 
 def _is_below(pid: int, template: int) -> bool | None:
-    """Whether a process has the template above it, or its group; None when that cannot be told.
+    """Return whether a process has the template above it, or its group.
+
+    None when that cannot be told.
 
     The process between them exits at once, and may have gone after it was read that it is the
     parent: then another one is by now.
@@ -420,7 +422,7 @@ def _below(ancestor: int) -> dict[int, int]:
 
 
 def _lives(pid: int) -> bool:
-    """Whether a process has not ended; one that only waits to be reaped has."""
+    """Return whether a process has not ended; one that only waits to be reaped has."""
     try:
         return not has_ended(stat_fields(pid)[STATE])
     except OSError:

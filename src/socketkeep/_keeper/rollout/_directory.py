@@ -47,7 +47,7 @@ def place_of(wanted: str, shell: str | None) -> NamedDirectory:
 
 
 class WorkingDirectory:
-    """Where the server runs, and what is run there next.
+    """The directory in which the server runs, and what is run there next.
 
     `follow` enters what has the name now, and then either `stay` or `go_back` settles it.
     """

@@ -1,4 +1,4 @@
-"""What each generation finds anew: its working directory, and listeners that peers can find.
+"""The ground of each generation, found anew: a working directory, reachable listeners.
 
 The file of a Unix socket may have been removed while the server served, by hand or by what cleans
 /tmp: nobody can connect any more, and nothing tells the server.  A reload makes it anew.

@@ -30,7 +30,7 @@ _ATTEMPTS_AT_START: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class RolloutOutcome:
-    """How a reload ended: `exit_code` 0, or why the earlier generation serves on."""
+    """The end of a reload: `exit_code` 0, or why the earlier generation serves on."""
 
     exit_code: int
     generation: int
@@ -82,7 +82,7 @@ class Rollout:
 
     @property
     def begun(self) -> int:
-        """How many generations have been begun."""
+        """Return how many generations have been begun."""
         return self._number
 
     def resume(self, begun: int, completed: int) -> None:

@@ -1,4 +1,4 @@
-"""What becomes of the connections of code that another generation has replaced."""
+"""The fate of connections whose code another generation has replaced."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BEFORE_THE_END: Final = 0.1
 
 @dataclass(slots=True)
 class Fate:
-    """How many connections of a generation went on elsewhere, ended by themselves, or were cut.
+    """The counts of a generation's connections that moved, ended by themselves, or were cut.
 
     cut: by why they had stayed; those that were open when the time of handlers was as good as over.
     """

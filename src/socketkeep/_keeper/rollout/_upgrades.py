@@ -64,7 +64,7 @@ class Upgrades:
         self.completed = 0
 
     def __len__(self) -> int:
-        """How many processes it has."""
+        """Return how many processes it has."""
         return len(self._children)
 
     def request(self, done: Done | None = None) -> None:

@@ -61,7 +61,7 @@ class HeldConnection(ConnectionRecord):
 
     @property
     def unread_size(self) -> int:
-        """How many bytes came with it that no worker has dealt with."""
+        """Return how many bytes came with it that no worker has dealt with."""
         return 0 if isinstance(self._parcel, bytes) else len(self._parcel.unread)
 
     def pack(self) -> None:
@@ -154,7 +154,7 @@ class ConnectionTable:
         return self._held.get(name)
 
     def has_socket(self, fd: int) -> bool:
-        """Whether `fd` is of a connection that is held, under whatever id.
+        """Return whether `fd` is of a connection that is held, under whatever id.
 
         Without this a worker could have one connection held under as many ids as it likes.
         """

@@ -1,4 +1,4 @@
-"""What becomes of a connection whose owner died: pure, no I/O."""
+"""The crash policy, for a connection whose owner died: pure, no I/O."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Fate = Literal["resume", "redeliver", "close", "reset", "poison"]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the handler said is to be done with a connection that was not clean."""
+    """The handler's word on a connection that was not clean."""
 
     on_crash: OnCrash = "close"
     redeliver: bool = False

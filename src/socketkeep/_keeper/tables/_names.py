@@ -1,4 +1,4 @@
-"""What connections are called, and with whom each of those is: a store, no decisions.
+"""The names of connections, and who owns each of those: a store, no decisions.
 
 By owner, since a message to a group goes once to each worker that has somebody in it.
 """
@@ -13,7 +13,7 @@ import msgspec
 
 
 class SavedName(msgspec.Struct):
-    """What one connection is called, for the next version of the keeper."""
+    """The names of one connection, for the next version of the keeper."""
 
     id: str
     epoch: int
@@ -42,7 +42,7 @@ class NamedConnection:
 
     @property
     def has_any(self) -> bool:
-        """Whether it is called anything."""
+        """Return whether it is called anything."""
         return bool(self.name or self.groups or self.labels)
 
 
@@ -73,7 +73,7 @@ class NameTable:
 
     @property
     def groups(self) -> int:
-        """How many groups there are."""
+        """Return how many groups there are."""
         return len(self._groups)
 
     def get(self, name: str) -> NamedConnection | None:

@@ -1,4 +1,4 @@
-"""Who owns a connection: one table of transitions, no I/O.
+"""The ownership of a connection: one table of transitions, no I/O.
 
 The keeper knows of a connection from the moment its worker detaches it, or entrusts a handle of it
 to the keeper, until it has ended or another worker alone has it.  Each assignment has a new epoch,
@@ -15,7 +15,7 @@ from socketkeep._wire._scoreboard import LAST_EPOCH
 
 
 class OwnershipState(Enum):
-    """Where a connection is."""
+    """The place of a connection."""
 
     __hash__ = object.__hash__  # an enumeration's own is a call of Python's, at each step
 
@@ -28,7 +28,7 @@ class OwnershipState(Enum):
 
 
 class OwnershipEvent(Enum):
-    """What can happen to it."""
+    """An event in its life."""
 
     __hash__ = object.__hash__
 

@@ -19,7 +19,7 @@ from socketkeep._stream._lease import Attached, Order
 
 
 class WorkerState(Enum):
-    """Where a worker is in its life; it only moves down this list."""
+    """The stage of a worker's life; it only moves down this list."""
 
     STARTING = "starting"
     READY = "ready"
@@ -28,7 +28,7 @@ class WorkerState(Enum):
 
 
 class GenerationState(Enum):
-    """Where a generation is in its life."""
+    """The stage of a generation's life."""
 
     LOADING = "loading"
     STARTING = "starting"

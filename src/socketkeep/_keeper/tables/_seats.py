@@ -1,4 +1,4 @@
-"""How many connections each worker may accept: pure arithmetic, no I/O.
+"""The seats that each worker may fill by accepting: pure arithmetic, no I/O.
 
 A worker's seats are what its model has (one in `prefork`, `--threads` in `thread`), and its share
 of `--max-connections`.  While connections are on their way from one worker to another, seats are

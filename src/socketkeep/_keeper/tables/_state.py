@@ -250,7 +250,7 @@ class SavedControl(msgspec.Struct, kw_only=True):
 
 
 class SavedKeeper(msgspec.Struct, kw_only=True):
-    """What the keeper decides by."""
+    """The tables that the keeper decides by."""
 
     boot: int
     name: str
@@ -316,7 +316,7 @@ class SavedServer(msgspec.Struct, kw_only=True):
 
 
 class _Formats(msgspec.Struct):
-    """What is read first: whether the rest can be."""
+    """The fields that are read first: they say whether the rest can be."""
 
     format: int
     readable_from: int

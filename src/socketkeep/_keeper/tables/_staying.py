@@ -1,4 +1,4 @@
-"""Why a connection stays with the code that serves it, when that is replaced."""
+"""The reasons for which a connection stays with its code, when that is replaced."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Staying(Enum):
 
     @property
     def sentence(self) -> str:
-        """How people are told it, after the number of connections."""
+        """Return how people are told it, after the number of connections."""
         return _SENTENCES[self]
 
 

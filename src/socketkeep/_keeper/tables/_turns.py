@@ -1,4 +1,4 @@
-"""Whose turn it is when a seat becomes free: a policy without I/O.
+"""Turns for the seats that become free: a policy without I/O.
 
 Two lines wait for seats: connections that are served already and came back with something to say,
 and new ones in the kernel's accept queue.  Neither may be preferred for ever.  To merge them by

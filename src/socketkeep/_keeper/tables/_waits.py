@@ -1,4 +1,4 @@
-"""How long connections that moved were with no worker."""
+"""The times that connections which moved were with no worker."""
 
 from __future__ import annotations
 

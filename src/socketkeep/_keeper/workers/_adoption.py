@@ -39,7 +39,7 @@ _PATIENCE: Final = 10.0
 
 
 class Adopter(Protocol):
-    """Who becomes the keeper of the workers."""
+    """The keeper that takes the workers over."""
 
     pool: WorkerPool
 
@@ -48,7 +48,7 @@ class Adopter(Protocol):
 
 @dataclass(eq=False, slots=True)
 class _Visitor:
-    """Who has been met: a worker, or a process that a `fork` worker has forked."""
+    """A process that has been met: a worker, or one that a `fork` worker has forked."""
 
     channel: Channel
     pid: int

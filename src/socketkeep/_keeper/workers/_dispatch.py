@@ -1,4 +1,4 @@
-"""What workers say: each message to the one whom it concerns, and none of them further.
+"""Dispatch of workers' messages: each to the one whom it concerns, and none of them further.
 
 A message that makes no sense, or raises, changes nothing for anybody but the worker it is from.
 """
@@ -46,7 +46,7 @@ _LONGEST_ERROR: Final = 65536
 
 
 class Receiver(Protocol):
-    """Who is told of connections that workers give up and take over."""
+    """The part that is told of connections which workers give up and take over."""
 
     def take(self, worker: Worker, packet: Packet, parcel: ConnectionDetached | None) -> None: ...
     def attached(self, worker: Worker, message: Attached) -> None: ...
@@ -66,7 +66,7 @@ class Receiver(Protocol):
 
 
 class Judge(Protocol):
-    """Who is told of messages that were refused."""
+    """The part that is told of messages which were refused."""
 
     def refused(self, worker: Worker, why: str) -> None:
         """It is counted and logged, and no more."""
@@ -127,11 +127,11 @@ class Dispatch:
                 self._strike(worker, _STUMBLE)
 
     def garbled(self, worker: Worker, why: str) -> None:
-        """What a worker sent is no message."""
+        """Judge a worker that sent what is no message."""
         self._judge.condemn(worker, why)
 
     def _weight(self, worker: Worker, packet: Packet) -> float:
-        """What a wrong descriptor counts for: a connection is offered again and again."""
+        """Return what a wrong descriptor counts for: a connection is offered again and again."""
         match packet.message:
             case (ConnectionDetached() | Keep()) as message if message.id in worker.unfit:
                 return _AGAIN

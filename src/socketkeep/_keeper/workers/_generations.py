@@ -36,7 +36,7 @@ _LONGEST_TEXT: Final = 65536
 
 
 class GenerationEvent(Enum):
-    """What can happen to it."""
+    """An event in its life."""
 
     LOADED = "loaded"
     READY = "ready"  # all its workers are
@@ -57,14 +57,14 @@ TRANSITIONS: Final[dict[tuple[GenerationState, GenerationEvent], GenerationState
 
 @dataclass(frozen=True, slots=True)
 class LoadFailure:
-    """Why a generation cannot serve, and the exit code that says it."""
+    """The reason for which a generation cannot serve, and the exit code that says it."""
 
     exit_code: int
     error: str
 
 
 class TemplateEvents(Protocol):
-    """What templates tell the keeper."""
+    """The news that templates have for the keeper."""
 
     def generation_loaded(self, generation: Generation) -> None: ...
     def generation_failed(self, generation: Generation, failure: LoadFailure) -> None: ...

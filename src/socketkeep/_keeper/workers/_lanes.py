@@ -1,4 +1,4 @@
-"""Whose lane of the census is which: each worker counts its connections in one of its own."""
+"""The lanes of the census: each worker counts its connections in one of its own."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Lanes:
 
     @property
     def paces(self) -> bool:
-        """Whether there is a rate to hold at the accept."""
+        """Return whether there is a rate to hold at the accept."""
         return self.doorkeeper is not None and self.doorkeeper.paces
 
     def assign(self, workers: Iterable[Worker]) -> int:

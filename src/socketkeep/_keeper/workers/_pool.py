@@ -100,12 +100,12 @@ class WorkerPool:
 
     @property
     def empty(self) -> bool:
-        """Whether there is no worker and no process of one."""
+        """Return whether there is no worker and no process of one."""
         return not self._workers and not self._children
 
     @property
     def connections(self) -> int:
-        """How many connections the workers have, but for those that the keeper counts as moving.
+        """Return how many connections the workers have, less those that are counted as moving.
 
         One of those less where it has ended before the keeper has heard that it arrived.
         """
@@ -443,7 +443,7 @@ class WorkerPool:
             self.kill(worker)
 
     def _proves(self, worker: Worker, pid: int) -> bool:
-        """Whether a process is one of the worker's: it has its scoreboard mapped."""
+        """Return whether a process is one of the worker's: it has its scoreboard mapped."""
         return self._system.has_mapped(pid, worker.memfd, child=worker.adopted is None)
 
     def _open_proven(self, worker: Worker, pid: int) -> int | None:

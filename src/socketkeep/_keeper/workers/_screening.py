@@ -1,4 +1,4 @@
-"""What workers and templates say, looked at before it is believed.
+"""Screening of what workers and templates say, before it is believed.
 
 They run user code, which may say anything over their channels.  Each number that is an index, a
 count, an epoch or a time, each name, and each descriptor is checked here, before the keeper changes
@@ -182,7 +182,7 @@ class Screening:
                 raise Nonsense(f"{type(message).__name__} from who never says it")
 
     def may_have(self, worker: Worker, name: str) -> bool:
-        """Whether a connection that the keeper has no handle of can be with the worker.
+        """Return whether a connection that the keeper has no handle of can be with the worker.
 
         It has accepted it, or was given it.  One that another keeper has started has of that
         keeper's connections what nobody here knows of, and none of this one's.

@@ -24,7 +24,7 @@ _LONGEST_DELAY: Final = 5.0
 
 
 class Pacing:
-    """When to replace a worker that died: at once, later when those in its slot keep dying."""
+    """The pace at which dead workers are replaced: slower while those of a slot keep dying."""
 
     def __init__(self) -> None:
         self.deaths: dict[int, float] = {}  # by slot, less what was made up for

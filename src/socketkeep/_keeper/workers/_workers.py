@@ -72,7 +72,7 @@ class Link:
 
     @property
     def waiting(self) -> int:
-        """How many packets wait for room at the other end."""
+        """Return how many packets wait for room at the other end."""
         return self._channel.waiting
 
     def drain(self, most: int = _ALL_THAT_ARE_LEFT) -> None:
@@ -233,7 +233,7 @@ class Worker(WorkerRecord):
 
     @property
     def open(self) -> int:
-        """How many connections it serves, by what it says."""
+        """Return how many connections it serves, by what it says."""
         return min(self.scoreboard[OPEN], self.scoreboard.rows)
 
     @property
@@ -242,7 +242,9 @@ class Worker(WorkerRecord):
 
     @property
     def load(self) -> int:
-        """How many connections take its seats: those it serves, and those that were sent to it.
+        """Return how many connections take its seats.
+
+        These are those it serves, and those that were sent to it.
 
         What the keeper was given back counts until it has heard of it.  So each is counted once at
         any moment, whichever rows the worker has made or freed for them by now.
@@ -285,13 +287,13 @@ class Worker(WorkerRecord):
 
     @property
     def bound(self) -> int:
-        """How many connections it has, or may yet accept."""
+        """Return how many connections it has, or may yet accept."""
         may_have = self.may_have  # before `load`: what it accepted by an earlier word is in that
         return max(may_have, self.load)
 
     @property
     def moves_its_connections(self) -> bool:
-        """Whether what it serves is on its way to other workers."""
+        """Return whether what it serves is on its way to other workers."""
         return self.order is not None and self.order.how == "move" and self.resumable
 
     def snapshot(self, keep: KeepOpen) -> SavedWorker:

@@ -1,4 +1,4 @@
-"""What of an application can be told from outside: whether it is ASGI, WSGI or neither."""
+"""Telling from outside whether an application is ASGI, WSGI or neither."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def is_asgi(target: object) -> bool:
-    """Whether a target cannot be but an ASGI application: a coroutine function of three.
+    """Return whether a target cannot be but an ASGI application: a coroutine function of three.
 
     A handler takes one argument, so none is ever taken for it.
     """
@@ -22,7 +22,10 @@ def is_asgi(target: object) -> bool:
 
 
 def is_wsgi(target: Any) -> bool:
-    """Whether a target looks like a WSGI application: sync, and of environ and start_response."""
+    """Return whether a target looks like a WSGI application.
+
+    One is sync, and takes environ and start_response.
+    """
     if not callable(target) or inspect.isclass(target) or _is_async(target):
         return False
     try:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Next(Enum):
-    """What is to become of a connection when an application has ended."""
+    """The fate of a connection when an application has ended."""
 
     GO_ON = "it takes the next request"
     END = "it ends"
@@ -25,7 +25,7 @@ class Next(Enum):
 
 
 class Background:
-    """What runs beside one connection.
+    """The tasks that run beside one connection.
 
     running: how many.  uncommitted: the connection is between two requests, and this was not said.
     """

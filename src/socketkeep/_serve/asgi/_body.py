@@ -19,7 +19,7 @@ def _frames(trailer: bytes) -> bool:
 
 
 class Body(Protocol):
-    """What is left of a body.  over: all has been taken.  left: how much is known to come."""
+    """The rest of a body.  over: all has been taken.  left: how much is known to come."""
 
     over: bool
     left: int

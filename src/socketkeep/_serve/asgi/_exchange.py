@@ -171,7 +171,7 @@ class Exchange:
 
     @property
     def watches(self) -> bool:
-        """Whether somebody waits, or has waited, for the client's end."""
+        """Return whether somebody waits, or has waited, for the client's end."""
         return self._gone is not None
 
     async def end(self) -> None:

@@ -1,4 +1,4 @@
-"""What a proxy in front tells of its client, by X-Forwarded-For and X-Forwarded-Proto."""
+"""The client as a proxy in front tells of it, by X-Forwarded-For and X-Forwarded-Proto."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class TrustedProxies:
         self._networks = NetworkSet(each for each in networks if each not in ("*", "none"))
 
     def __contains__(self, host: str) -> bool:
-        """Whether the proxy with this address is believed; "" is one on a Unix socket."""
+        """Return whether the proxy with this address is believed; "" is one on a Unix socket."""
         if self._everyone:
             return True
         if not host:

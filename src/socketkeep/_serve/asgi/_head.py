@@ -89,7 +89,7 @@ def _too_large(bound: int) -> BadRequest:
 
 
 class Request:
-    """What the head of a request says.
+    """The head of a request.
 
     raw: the head itself.  target: as it came, for the log.  length: of the body, None when it is
     chunked.  headers: names in lower case.
@@ -280,5 +280,5 @@ class HeadCache:
 
 
 def is_websocket(request: Request) -> bool:
-    """Whether a request asks for a WebSocket."""
+    """Return whether a request asks for a WebSocket."""
     return request.upgrade == b"websocket" and request.method == "GET"

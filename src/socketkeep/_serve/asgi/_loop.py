@@ -88,7 +88,7 @@ async def _serve_http(site: Site, conn: AsyncConnection) -> Awaitable[None] | No
 
 
 def _commits_by_itself(state: Any) -> bool:
-    """Whether it is of a WebSocket whose application is to have a message again."""
+    """Return whether it is of a WebSocket whose application is to have a message again."""
     return isinstance(state, dict) and "websocket" in state and state["websocket"]["exact"]
 
 

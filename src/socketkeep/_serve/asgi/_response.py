@@ -228,7 +228,7 @@ class Response:
 
     @property
     def held(self) -> bool:
-        """Whether nothing of it has gone out, but for early hints."""
+        """Return whether nothing of it has gone out, but for early hints."""
         return self._head is not None or not self.begun
 
     def take(self, message: Message) -> bytes:

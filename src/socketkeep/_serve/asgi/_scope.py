@@ -33,7 +33,7 @@ _SHARED: Final = {
 
 
 class Origin:
-    """What is the same for all requests of a connection: the addresses, whether TLS, the task."""
+    """The same facts for all requests of a connection: the addresses, whether TLS, the task."""
 
     __slots__ = ("background", "client", "is_tls", "server", "task", "trusted")
 
@@ -51,7 +51,7 @@ class Origin:
 
 
 def _behind_tls(conn: AsyncConnection) -> bool:
-    """Whether a proxy says that it has ended the client's TLS."""
+    """Return whether a proxy says that it has ended the client's TLS."""
     return conn.proxy is not None and conn.proxy.tls is not None
 
 

@@ -25,7 +25,7 @@ class TooLarge(Exception):
 
 
 class Corrupt(Exception):
-    """What came is not what a compressor makes."""
+    """The bytes are none that a compressor makes."""
 
 
 class _Window:
@@ -78,7 +78,7 @@ class Deflate:
 
     @property
     def most_exported(self) -> int:
-        """How many bytes `export` may take, at most, when it is encoded."""
+        """Return how many bytes `export` may take, at most, when it is encoded."""
         return self._inbound.size + self._outbound.size + 64
 
     def export(self) -> tuple[int, int, bool, bool, bytes, bytes]:

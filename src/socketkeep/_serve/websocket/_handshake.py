@@ -40,7 +40,7 @@ class Refusal(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What a request asks for.
+    """The wishes of a request.
 
     accept: the answer to its key.  deflate: the compression that has been agreed on, and the words
     that tell the client; None and b"" without.

@@ -49,7 +49,7 @@ _decoder_of_utf8: Final = codecs.getincrementaldecoder("utf-8")
 
 
 class Kind(Enum):
-    """What has come, beside messages."""
+    """The kinds of what comes, beside messages."""
 
     PING = "ping"
     PONG = "pong"
@@ -124,12 +124,15 @@ class WebSocket:
 
     @property
     def between_messages(self) -> bool:
-        """Whether no message has begun to come, but for a part of a frame, which is `rest`."""
+        """Return whether no message has begun to come, but for `rest`, a part of a frame."""
         return not self._opcode
 
     @property
     def rest(self) -> bytes:
-        """What was fed and `next` has not dealt with: part of a frame when that returned None."""
+        """Return what was fed and `next` has not dealt with.
+
+        It is a part of a frame when that returned None.
+        """
         return bytes(memoryview(self._buffer)[self._position :])
 
     @property
@@ -139,7 +142,7 @@ class WebSocket:
 
     @property
     def message_waits(self) -> bool:
-        """Whether `next` would begin with the next message."""
+        """Return whether `next` would begin with the next message."""
         if self._opcode or self.over or self._position == len(self._buffer):
             return False
         return self._buffer[self._position] & 0x0F < _CLOSE

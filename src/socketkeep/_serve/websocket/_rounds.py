@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Called(Protocol):
-    """What is called when its time has come."""
+    """A call for when its time has come."""
 
     def _on_round(self) -> None: ...
 

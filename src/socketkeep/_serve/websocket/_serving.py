@@ -88,7 +88,7 @@ class Disconnected(OSError):
 
 
 class _Pushed(bytes):
-    """What was pushed, among what has come."""
+    """A push, among the messages that have come."""
 
 
 class _Phase(Enum):
@@ -604,7 +604,7 @@ class _Session:
             self._hold()  # until the application asks for more
 
     def _lacks_rest(self) -> bool:
-        """Whether nobody else has what was received and not looked at."""
+        """Return whether nobody else has what was received and not looked at."""
         core = self._conn.core
         return self._socket.rest_size > core.transport.kept + len(core.buffer.replay())
 
@@ -656,7 +656,7 @@ class _Session:
         return None
 
     def _has_no_room(self) -> bool:
-        """Whether a push must wait for the application."""
+        """Return whether a push must wait for the application."""
         if self._lazy:  # what it was given before may be on record with a reply
             return self._wanted is None or bool(self._inbox) or self._turn is not None
         return len(self._inbox) >= _MOST_AHEAD or self._ahead >= _MOST_BYTES_AHEAD
@@ -877,7 +877,7 @@ class _Session:
             self._reading = False
 
     def _holds_back(self) -> bool:
-        """Whether the next message is not to be looked at yet."""
+        """Return whether the next message is not to be looked at yet."""
         if self._gone is not None or not self._socket.message_waits:
             return False
         return self._wanted is None or bool(self._inbox) or self._turn is not None
@@ -1139,7 +1139,7 @@ def _log_request(site: Site, scope: Scope, head: bytes, status: int, size: int =
 
 
 def _tells_of_end(error: BaseException) -> bool:
-    """Whether it says no more than that the WebSocket has ended."""
+    """Return whether it says no more than that the WebSocket has ended."""
     if isinstance(error, BaseExceptionGroup):
         return all(_tells_of_end(each) for each in error.exceptions)
     return isinstance(error, Disconnected) or type(error).__name__ == "WebSocketDisconnect"

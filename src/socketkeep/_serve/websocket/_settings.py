@@ -1,4 +1,4 @@
-"""How WebSockets are served: what the options say."""
+"""The settings of WebSockets, by the options."""
 
 from __future__ import annotations
 
