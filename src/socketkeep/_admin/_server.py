@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from socketkeep._admin._agent_check import AgentCheck
 from socketkeep._admin._control import CONTROL_BACKLOG, CONTROL_MODE, ControlServer
 from socketkeep._admin._file_watch import FileWatch
 from socketkeep._admin._guarding import Guarding
@@ -135,7 +136,8 @@ def run(
         stack.callback(stored.close)
         listeners = _bind(config, predecessors, passed, stored, adopted)
         _tune(config, listeners)
-        admin = _bind_admin(config, predecessors)
+        admin = _bind_beside("--admin", config.admin, predecessors)
+        agent = _bind_beside("--agent-check", config.agent_check, predecessors)
         earlier = max(predecessors.latest_boot, stored.latest_boot)
         boot = max(int(time.time()), earlier + 1)
         keeper = Keeper(
@@ -160,6 +162,8 @@ def run(
         server.join_cluster()
         if admin is not None:
             server.show(admin, path)
+        if agent is not None:
+            server.answer_agents(agent)
         guard = guard_of_this()
         if guard is not None and guard.starts:
             _log.warning("keeper started again", cause=guard.cause, stored=len(stored.names))
@@ -168,6 +172,8 @@ def run(
         _log.info("control", name=name, path=path)
         if admin is not None:
             _log.info("admin", url=f"http://{admin.text}/")
+        if agent is not None:
+            _log.info("agent check", address=agent.text)
         here = os.getcwd()
         if place.name != here:
             _log.info("working directory", path=place.name, leads_to=here)
@@ -223,6 +229,8 @@ def resume(state: SavedServer) -> None:
         server.join_cluster(instead_of=state.cluster_pid, node=state.node)
         if state.admin is not None:
             server.show(restored_listener(state.admin), path, instead_of=state.admin_pid)
+        if state.agent is not None:
+            server.answer_agents(restored_listener(state.agent))
         server.control.resume(state.control.clients)
         reactor.run()
     _conclude(keeper)
@@ -265,6 +273,7 @@ class _Server:
         self._reloader: FileWatch | None = None
         self._http: HttpProcess | None = None
         self._cluster: ClusterProcess | None = None
+        self._agent: AgentCheck | None = None
         _log.when_dropped(lambda: reactor.call_later(_CATCH_UP, _log.catch_up))
         for listener in keeper.listeners:
             stack.callback(listener.close)
@@ -325,6 +334,11 @@ class _Server:
         )
         self._stack.callback(self._http.close)
 
+    def answer_agents(self, listener: Listener) -> None:
+        """Answer HAProxy's agent checks; takes the listener."""
+        self._agent = AgentCheck(self._keeper, self._reactor, listener)
+        self._stack.callback(self._agent.close)
+
     def _snapshot(self, keep: KeepOpen) -> SavedServer:
         """Return the keeper's state, and what the next version needs of this."""
         # First: senders are told what becomes of letters that are at other nodes.
@@ -337,6 +351,8 @@ class _Server:
             state.watcher = self._reloader.pid
         if self._http is not None:
             state.admin, state.admin_pid = self._http.snapshot(keep)
+        if self._agent is not None:
+            state.agent = self._agent.snapshot(keep)
         return state
 
 
@@ -434,14 +450,15 @@ def _bind(
     return listeners
 
 
-def _bind_admin(config: ServeConfig, predecessors: Predecessors) -> Listener | None:
-    if not config.admin:
+def _bind_beside(flag: str, address: str, predecessors: Predecessors) -> Listener | None:
+    """Bind what is no listener of connections, if it is wanted."""
+    if not address:
         return None
-    bind = partial(Listener.bind, config.admin, backlog=CONTROL_BACKLOG)
+    bind = partial(Listener.bind, address, backlog=CONTROL_BACKLOG)
     try:
-        return predecessors.listener(config.admin, bind)
+        return predecessors.listener(address, bind)
     except ListenError as error:
-        raise ServeFailure(f"--admin: {_with_holders(error, config.admin)}") from error
+        raise ServeFailure(f"{flag}: {_with_holders(error, address)}") from error
 
 
 def _notify_manager(

@@ -52,6 +52,7 @@ def _example(declared: Option) -> str:
         "target": 'target = "package.module:handle"',
         "name": 'name = "chat"',
         "admin": 'admin = "127.0.0.1:9000"',
+        "agent_check": 'agent_check = "127.0.0.1:9001"',
         "admin_token_file": 'admin_token_file = "/run/credentials/chat.service/admin-token"',
         "push_token_file": 'push_token_file = "/run/credentials/chat.service/push-token"',
         "control": 'control = "/run/chat/control.sock"',

@@ -1024,6 +1024,18 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             check=_check_admin,
         ),
     ] = ""
+    agent_check: Annotated[
+        str,
+        Option(
+            TEXT,
+            ("--agent-check",),
+            "Answer HAProxy's agent checks at this host:port: `up ready 75%`, by the seats that are"
+            " free, and `drain` once the server is to end.  The answer is no secret, and anybody"
+            " who reaches the address gets it.",
+            metavar="ADDRESS",
+            check=_check_admin,
+        ),
+    ] = ""
     admin_token: Annotated[
         str,
         Option(

@@ -313,6 +313,7 @@ class SavedServer(msgspec.Struct, kw_only=True):
     directory: str = ""
     cluster_pid: int = 0
     node: str = ""
+    agent: SavedListener | None = None
 
 
 class _Formats(msgspec.Struct):
