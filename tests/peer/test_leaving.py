@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import select
 import signal
 import socket
 import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 import pytest
+from click.testing import CliRunner
 
 from socketkeep import Client
+from socketkeep._cli.drain import drain
 from tests.harness import Server, connect
 
 _SOURCE: Final = """
@@ -165,3 +169,50 @@ def test_bad_input(tmp_path: Path, given: str, said: str) -> None:
     with Server(tmp_path, "app:service", wait_ready=False) as server:
         assert server.wait_exit() == 4
         assert any(said in line for line in server.stderr), server.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "clients", "pace"),
+    [("async", 30, 20), ("thread", 9, 6), ("prefork", 3, 2), ("fork", 6, 4)],
+)
+def test_drain_at_a_pace(tmp_path: Path, model: str, clients: int, pace: int) -> None:
+    """The connections end one after another, each with its goodbye."""
+    with serve(tmp_path, model, "--park-after", "off") as server, ExitStack() as stack:
+        peers = [stack.enter_context(connect(server.address)) for _ in range(clients)]
+        assert {ask(peer, b"x") for peer in peers} == {b"x\n"}
+        command = threading.Thread(target=server.cli, args=("drain", "--pace", f"{pace}/s"))
+        command.start()
+        ended = []
+        waiting = {peer.fileno(): peer for peer in peers}
+        while waiting:
+            ready, _, _ = select.select(list(waiting), [], [], 20)
+            assert ready
+            for fd in ready:
+                assert read(waiting.pop(fd)) == b"bye: drain\n"
+                ended.append(time.monotonic())
+        command.join()
+        assert server.wait_exit() == 0
+        took = (clients - 1) / pace
+        assert ended[-1] - ended[0] > took / 2, ended
+        # None ends sooner than the pace allows, but for the pieces of which it is made.
+        assert ended[clients // 3] - ended[0] > (clients // 3) / pace - 0.6, ended
+
+
+def test_drain_of_parked_at_a_pace(tmp_path: Path) -> None:
+    with serve(tmp_path, "async", "--park-after", "0.05s") as server, ExitStack() as stack:
+        peers = [stack.enter_context(connect(server.address)) for _ in range(6)]
+        assert {ask(peer, b"x") for peer in peers} == {b"x\n"}
+        server.wait_until(lambda: server.status()["connections"]["parked"] == 6, "parked")
+        begun = time.monotonic()
+        command = threading.Thread(target=server.cli, args=("drain", "--pace", "5/s"))
+        command.start()
+        assert [read(peer) for peer in peers] == [b"bye: drain\n"] * 6
+        assert time.monotonic() - begun > 0.8
+        command.join()
+        assert server.wait_exit() == 0
+
+
+@pytest.mark.parametrize("pace", ["0", "-1", "fast", "5/s:3", "1000000"])
+def test_bad_pace(pace: str) -> None:
+    done = CliRunner().invoke(drain, ["--pace", pace], standalone_mode=False)
+    assert "--pace: expected connections a second, as 500/s" in str(done.exception)

@@ -26,6 +26,7 @@ from socketkeep._admin._reports import (
 )
 from socketkeep._base import _log
 from socketkeep._base._errors import ListenError
+from socketkeep._config._options import MOST_PACE
 from socketkeep._config._server_options import MOST_WORKERS
 from socketkeep._keeper._inheritance import saved_listener
 from socketkeep._keeper._keeper import Keeper
@@ -54,6 +55,14 @@ CONTROL_BACKLOG: Final = 128
 CONTROL_MODE: Final = 0o600  # only this user may connect
 #: Connections in one answer for a view: more could not be told apart, and would take long.
 _MOST_LIVE: Final = 2000
+#: What is told to who waits for one of these while the server becomes another version.
+_NOT_AFTER_UPGRADE: Final = {
+    **dict.fromkeys(
+        ("push", "publish"),
+        "the server was upgraded meanwhile: it may have been delivered, or not",
+    ),
+    **dict.fromkeys(("who", "disconnect"), "the server was upgraded meanwhile: ask again"),
+}
 _PAUSE: Final = 1.0  # seconds without accepting, when the process is out of descriptors
 
 
@@ -90,11 +99,8 @@ class ControlServer:
             )
             self._clients.enter(client, _credentials(sock)[0])
             client.restore(saved)
-            if client.command in ("push", "publish", "who") and not saved.finished:
-                error = "the server was upgraded meanwhile: it may have been delivered, or not"
-                if client.command == "who":
-                    error = "the server was upgraded meanwhile: ask again"
-                client.finish(Done(_EXIT_FAILED, error=error))
+            if client.command in _NOT_AFTER_UPGRADE and not saved.finished:
+                client.finish(Done(_EXIT_FAILED, error=_NOT_AFTER_UPGRADE[client.command]))
             elif client.command and not saved.finished:
                 waiting.append(client)
         self._commands.finish_upgrade(waiting)
@@ -364,8 +370,7 @@ class Commands:
             case "disconnect":
                 self._disconnect(request.arguments, client)
             case "drain":
-                client.progress("draining: accepting nothing, serving what is open")
-                self._keeper.stop("finish")
+                self._drain(request.arguments, client)
             case "stop":
                 client.progress("stopping")
                 self._keeper.stop("close")
@@ -388,6 +393,19 @@ class Commands:
             client.finish(Done(_EXIT_USAGE, error=f"{command}: {error}"))
             return
         self._keeper.connections.post.push(_Asker(client), [letter])
+
+    def _drain(self, arguments: dict[str, Any], client: Client) -> None:
+        pace = arguments.get("pace", 0.0)
+        is_number = isinstance(pace, int | float) and not isinstance(pace, bool)
+        if not is_number or not 0 <= pace <= MOST_PACE:
+            error = f"drain takes a pace of connections a second, up to {MOST_PACE}, not {pace!r}"
+            client.finish(Done(_EXIT_USAGE, error=error))
+            return
+        if pace:
+            client.progress(f"draining: accepting nothing, ending {pace:g} connections a second")
+        else:
+            client.progress("draining: accepting nothing, serving what is open")
+        self._keeper.drain(pace)
 
     def _disconnect(self, arguments: dict[str, Any], client: Client) -> None:
         what, force = arguments.get("what"), arguments.get("force", False)

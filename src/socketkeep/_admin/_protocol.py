@@ -21,7 +21,8 @@ MAX_REQUEST: Final = 131072
 class Request(msgspec.Struct, frozen=True):
     """One command.
 
-    `arguments` is empty for all but ``scale`` ({"workers": N}), ``live`` ({"most": N}), a
+    `arguments` is empty for all but ``scale`` ({"workers": N}), ``drain`` at a pace ({"pace": how
+    many connections a second}), ``live`` ({"most": N}), a
     ``reload`` that is to wait ({"wait": true}), and ``push`` and ``publish`` ({"to": a name or a
     group, "data": base64, "timeout": seconds}), ``who`` (the same without "data"), and
     ``disconnect`` ({"what": an id or a name, "force": whether, "timeout": seconds}).

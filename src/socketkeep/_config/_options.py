@@ -20,6 +20,8 @@ from socketkeep._base._mistakes import OptionError, nearest
 _DURATION: Final = r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|h|d|)"
 _SECONDS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _RATE: Final = r"(\d+(?:\.\d*)?|\.\d+)(?:/([smh]))?(?::(\d{1,9}))?"
+#: How many connections a second may be ended or moved.
+MOST_PACE: Final = 100_000
 _LEAST_RATE: Final = 1e-5
 _MOST_RATE: Final = 10**6
 _SIZE: Final = r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?b)?"
@@ -140,6 +142,17 @@ def parse_rate(text: str) -> str:
     if not (_LEAST_RATE <= rate <= _MOST_RATE and 1 <= burst <= _MOST_RATE):
         raise ValueError(f"no rate that can be held: {text!r}")
     return f"{_number(rate)}:{burst}"
+
+
+def parse_pace(text: str) -> float:
+    """Return how many a second ``500/s``, ``500`` or ``30/m`` are.  Raises ValueError."""
+    match = re.fullmatch(_RATE, text.strip().lower(), re.ASCII)
+    if match is None or match[3]:
+        raise ValueError(f"not a pace: {text!r}")
+    pace = float(match[1]) / _SECONDS[match[2] or "s"]
+    if not _LEAST_RATE <= pace <= MOST_PACE:
+        raise ValueError(f"no pace that can be held: {text!r}")
+    return pace
 
 
 def parse_permissions(text: str) -> str:

@@ -199,6 +199,7 @@ class Keeper:
         )
         self._drain = Drain(reactor, self.connections.moves.dispatch, self._drained)
         self._at_once = False  # it ends without serving anybody
+        self._pace = 0.0  # how many connections a second a drain ends
         self._leaves = False  # it ends, and others go on with what it holds
         self._throttle = _log.Throttle()
         self._listening = {os.fstat(listener.fileno()).st_ino for listener in listeners}
@@ -373,9 +374,19 @@ class Keeper:
             return
         self._stop(how)
 
+    def drain(self, pace: float = 0.0) -> None:
+        """As `stop("finish")`, but so many connections a second are ended; 0: none by itself."""
+        if self.order is None:
+            self._pace = pace
+        self.stop("finish")
+
     def _stop(self, how: Literal["close", "finish"]) -> None:
         _log.info("stopping" if how == "close" else "draining")
         deadline = self._reactor.clock() + self.config.graceful_timeout
+        if how == "close":
+            self._pace = 0.0
+        elif self._pace:
+            deadline += (self.pool.connections + len(self.connections)) / self._pace
         if self.order is not None:  # a drain becomes a stop, and has no more time for that
             deadline = min(deadline, self.order.deadline)
         why: Why = "stop" if how == "close" else "drain"
@@ -482,6 +493,11 @@ class Keeper:
         until = order.deadline - closing_time(self.config)
         if not targets or self._at_once:
             self._end(order)
+        elif order.how == "finish" and self._pace:
+            if not resumes:
+                self.connections.wind_up(resumes=False)
+            self._retire_at_pace(order, targets)
+            self._drain.begin(until, self._nothing_is_open)
         elif order.how == "finish" and (resumes or self._queues):
             if not resumes:
                 self.connections.wind_up(resumes=False)
@@ -544,6 +560,25 @@ class Keeper:
                 self.pool.retire(worker, theirs, more=worker in staying)
 
         self._attempt_each(*(partial(retire, worker) for worker in self.pool))
+
+    def _retire_at_pace(self, order: Order, staying: Collection[Worker]) -> None:
+        """Have the connections be ended one after another, the parked ones among them."""
+        now, pace = self._reactor.clock(), self._pace
+        counts = {worker: worker.open for worker in self.pool}
+        parked = len(self.connections.parking)
+        total = sum(counts.values()) + parked
+
+        def retire(number: int, worker: Worker) -> None:
+            apart = total / (pace * max(1, counts[worker]))
+            theirs = replace(order, how="close", begins=now + number / pace, apart=apart)
+            self.pool.retire(worker, theirs, more=worker in staying)
+
+        alive = [each for each in self.pool if each.state is not WorkerState.DEAD]
+        self._attempt_each(*(partial(retire, number, each) for number, each in enumerate(alive)))
+        if parked:
+            self.connections.parking.end_slowly(
+                total / (pace * parked), "the server is drained", wake=self._has_last_word
+            )
 
     def _drained(self) -> None:
         assert self.order is not None

@@ -1146,7 +1146,7 @@ class Connection(Shell):
         if order is None:
             return
         self._deliver()
-        if self._is_to_be_told(order):
+        if self._is_to_be_told(order) and self._has_turn(order):
             self._say_goodbye(order, operation)
         left = min(order.deadline - time.monotonic(), threading.TIMEOUT_MAX)
         # A push in flight goes out whole; one that comes later finds the connection detached.
@@ -1186,10 +1186,17 @@ class Connection(Shell):
             self._leaves_at = now + min(self.lease.turn, left / 2)
         return now >= self._leaves_at
 
+    def _has_turn(self, order: Order) -> bool:
+        """Whether an order to close is this connection's to obey by now."""
+        if not order.apart:
+            return True
+        self._leaves_at = order.begins + self.lease.turn * order.apart
+        return time.monotonic() >= self._leaves_at
+
     def _obey_waiting(self, order: Order, poller: Poller, operation: str) -> None:
         if operation != "send":
             self._obey(operation)
-            if self._ends(order) and not poller.within(0) & READY:
+            if self._has_turn(order) and self._ends(order) and not poller.within(0) & READY:
                 raise self._stopping(order, operation)
         elif time.monotonic() >= order.deadline:
             raise self._out_of_time(order, operation)

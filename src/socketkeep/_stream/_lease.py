@@ -64,12 +64,15 @@ class Order:
     end: as close, and others are closed where they wait with nothing unread.
     finish: all go on.
     At `deadline` (seconds of the monotonic clock) what is left is closed in an orderly way.
-    why: what people are told.
+    why: what people are told.  begins, apart: from when on, and how many seconds after each other,
+    the worker's connections obey an order to close; a sync worker's rows stand for their turns.
     """
 
     how: Literal["move", "close", "end", "finish"]
     deadline: float
     why: Why = "stop"
+    begins: float = 0.0
+    apart: float = 0.0
 
 
 #: Why an order was given by who does not say it: a keeper or a worker of an earlier version.

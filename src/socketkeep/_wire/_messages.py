@@ -137,6 +137,10 @@ class Retire(Message, frozen=True, tag="Retire"):
     deadline: float
     more: bool = False  # but wait for another such word: connections are still to come, by `Attach`
     why: Literal["", "stop", "drain", "reload"] = ""  # what peers are told; "": what `how` suggests
+    # When the first of the worker's connections is to obey an order to close, on the monotonic
+    # clock, and how many seconds later each of the others; 0: all at once.
+    begins: float = 0.0
+    apart: float = 0.0
 
 
 class ConnectionDetached(Message, frozen=True, tag="Detached", gc=False):

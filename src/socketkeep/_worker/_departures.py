@@ -33,6 +33,10 @@ WINDOW: Final = 16
 #: The part of the time until the deadline after which all that is left is asked: the keeper takes
 #: none, and handlers need some of that time to come to a safe point.
 _PATIENCE: Final = 0.5
+#: At a pace: seconds between two looks who is next, and how many are asked in one.  A loop that was
+#: busy for long makes up for it, and not by all at once.
+_SHORTEST: Final = 0.02
+_MOST_AT_ONCE: Final = 64
 
 
 class Departures:
@@ -160,14 +164,19 @@ class MoveWindow:
         self._loop = asyncio.get_running_loop()
         self._order: Order | None = None
         self._unasked: deque[Asked] = deque()
+        self._asked = 0  # how many have been given this order
         self._soon = False  # it is gone on with in the loop's next turn
 
     def begin(self, order: Order, connections: Iterable[Asked]) -> None:
         """Give `order` to `connections`, in place of an earlier one and those it was for."""
         self._order = order
+        self._asked = 0
         self._unasked = deque(connections)
         if order.how != "move":
-            self._ask(len(self._unasked))
+            if order.apart:
+                self._ask_in_turn(order)
+            else:
+                self._ask(len(self._unasked))
             return
         self._ask_some()
         if self._unasked:
@@ -188,6 +197,16 @@ class MoveWindow:
             # are for others.
             self.go_on()
 
+    def _ask_in_turn(self, order: Order) -> None:
+        """Ask those whose turn it is by now, and the next when it is theirs."""
+        if order is not self._order or not self._unasked:
+            return
+        now = time.monotonic()
+        turns = (now - order.begins) / order.apart
+        self._ask(min(int(turns) + 1 - self._asked, _MOST_AT_ONCE) if turns >= 0 else 0)
+        again = order.begins + self._asked * order.apart
+        self._loop.call_later(max(_SHORTEST, again - now), self._ask_in_turn, order)
+
     def _ask_all(self, order: Order) -> None:
         if order is self._order:
             self._ask(len(self._unasked))
@@ -195,4 +214,5 @@ class MoveWindow:
     def _ask(self, count: int) -> None:
         assert self._order is not None
         for _ in range(min(count, len(self._unasked))):
+            self._asked += 1
             self._unasked.popleft().ask(self._order)

@@ -5,7 +5,6 @@ The connection is no handler's own in it: what is sent there is a push.
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import inspect
 from collections.abc import Callable
@@ -41,7 +40,9 @@ class Goodbye:
         try:
             returned = context.run(self._on_leaving, conn, leaving.why, leaving.deadline)
             if inspect.iscoroutine(returned):
-                loop = asyncio.get_running_loop()
+                from asyncio import get_running_loop  # sync workers do without
+
+                loop = get_running_loop()
                 await loop.create_task(returned, context=context)
         except Exception as error:
             _note_failure(conn, error)

@@ -162,8 +162,10 @@ class KeeperLink:
                 self._allowance.told(Seats(0))
                 self._loop.look()
                 self._close_listeners()
-            case Retire(how=how, deadline=deadline, more=more, why=why):
-                self.retire(Order(how, deadline, why or WHY_OF[how]), more=more)
+            case Retire(how=how, deadline=deadline, more=more) as message:
+                why = message.why or WHY_OF[how]
+                order = Order(how, deadline, why, message.begins, message.apart)
+                self.retire(order, more=more)
             case Attach() as message:
                 self._attach(message, packet)
             case Ping():

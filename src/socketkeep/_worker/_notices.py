@@ -34,7 +34,9 @@ _LATEST: Final = 2**63
 # The first words: how many places are in use; why there is an order for all, as its number and one.
 _IN_USE: Final = 0
 _WHY: Final = 1
-_PLACES: Final = 2
+_BEGINS: Final = 2
+_APART: Final = 3
+_PLACES: Final = 4
 # The words of a place.
 _NUMBER: Final = 0  # written last, and cleared first
 _MINTED_BY: Final = 1
@@ -53,12 +55,17 @@ class Notices:
 
     def explain(self, order: Order) -> None:
         """Note what the scoreboard does not say of the order for all."""
+        self._words[_BEGINS] = int(order.begins * 1e9)
+        self._words[_APART] = int(order.apart * 1e9)
         self._words[_WHY] = _WHYS.index(order.why) + 1
 
     def explained(self, order: Order) -> Order:
         """Return the order that the scoreboard has, with that."""
         why = self._words[_WHY]
-        return replace(order, why=_WHYS[why - 1]) if why else order
+        if not why:
+            return order
+        begins, apart = self._words[_BEGINS] / 1e9, self._words[_APART] / 1e9
+        return replace(order, why=_WHYS[why - 1], begins=begins, apart=apart)
 
     def asked(self, words: Record) -> Order | None:
         """Return the order that is for this connection alone, if there is one."""

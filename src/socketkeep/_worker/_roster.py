@@ -71,7 +71,7 @@ _FIRST_ENDPOINT: Final = 1 << 48
 
 #: Seconds from one connection's move to the next one's, where each hears by itself that it is to
 #: move: what a move takes, so that no more than a few are on their way at a time.
-_PACE: Final[dict[WorkerModel, float]] = {"thread": 0.001, "fork": 0.005}
+TURN: Final[dict[WorkerModel, float]] = {"thread": 0.001, "fork": 0.005}
 
 
 _NOTHING: Final = Registration()
@@ -119,7 +119,7 @@ class Roster:
         self._keeps = resumable and environment.scoreboard.keeps_states
         self._redeliver = self._keeps and environment.handler.redeliver
         self._series = scoreboard.connection_id(environment.boot, environment.serial, 0)[:-1]
-        self._pace = _PACE.get(environment.model, 0.0)
+        self._pace = TURN.get(environment.model, 0.0)
         self._park_after = park_after(config, environment.model) if resumable else None
         listeners = len(environment.listener_names)
         self._receptions = receptions(config, listeners)

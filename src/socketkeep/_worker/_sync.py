@@ -6,6 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, Protocol
 
 from socketkeep._base import _log
@@ -39,7 +40,7 @@ from socketkeep._worker._outcome import (
     was_detached,
 )
 from socketkeep._worker._process import end_forked
-from socketkeep._worker._roster import Roster
+from socketkeep._worker._roster import TURN, Roster
 from socketkeep._worker._runaways import Runaways
 
 #: So many connections are served before the loop looks at all else again, and so often one more is
@@ -335,6 +336,9 @@ class SyncLoop:
         self.gate.close_listeners()
 
     def retire(self, order: Order) -> None:
+        if order.apart:  # as it goes by a connection's turn
+            order = replace(order, apart=order.apart / TURN.get(self.environment.model, 1.0))
+            self.link.order = order
         self.notices.explain(order)
         self.environment.scoreboard.retire(order)
         self._model.retire(order)

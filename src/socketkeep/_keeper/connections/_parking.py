@@ -21,6 +21,8 @@ from socketkeep._keeper.loop._reactor import READABLE, WRITABLE, Reactor, Reacto
 from socketkeep._keeper.tables._connection_table import Close, HeldConnection
 from socketkeep._stream._deadlines import Deadlines
 
+#: Seconds between two steps of ending parked connections at a pace.
+_SHORTEST: Final = 0.02
 _RETRY: Final = 0.1
 #: Seconds that a peer may take nothing of a push that has begun to go out.
 _STALLED: Final = 30.0
@@ -138,6 +140,30 @@ class Parking:
             if not held.unsent:
                 self._take_out(held)
                 self._rouse(held)
+
+    def end_slowly(self, apart: float, why: str, *, wake: bool) -> None:
+        """End those that are parked, or give them to workers that do, so many seconds apart."""
+        begun = self._reactor.clock()
+        names = list(self._parked)
+        done = 0
+
+        def go_on() -> None:
+            nonlocal done
+            due = min(len(names), int((self._reactor.clock() - begun) / apart) + 1)
+            for name in names[done:due]:
+                held = self._parked.get(name)
+                if held is None or held.unsent:
+                    continue  # it is served, or its peer has still to take what was pushed
+                if wake or says_something(held.sock):
+                    self._take_out(held)
+                    self._rouse(held)
+                else:
+                    self.close(held, why)
+            done = due
+            if done < len(names) and not self._stopping:
+                self._reactor.call_later(max(_SHORTEST, apart), go_on)
+
+        go_on()
 
     def close(self, held: HeldConnection, why: str) -> bool:
         """End a connection, in an orderly way, if it is parked here; return whether it was."""

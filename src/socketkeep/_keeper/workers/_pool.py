@@ -309,7 +309,8 @@ class WorkerPool:
         else:
             worker.state = WorkerState.DRAINING
             why = order.why if order.why != "disconnect" else ""
-            worker.link.send(Retire(order.how, self._handlers_have(order), more, why))
+            pace = order.begins, order.apart
+            worker.link.send(Retire(order.how, self._handlers_have(order), more, why, *pace))
         self._bound(worker, order)
 
     def allot(self, worker: Worker, accept_below: int, *, full: bool = False) -> None:
