@@ -1,4 +1,4 @@
-"""How a broker is reached, and why one is not, in words."""
+"""The way to a broker, and the reasons for which one is not reached, in words."""
 
 from __future__ import annotations
 

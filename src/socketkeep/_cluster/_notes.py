@@ -1,4 +1,4 @@
-"""What nodes say to each other, and what they leave in the buckets.
+"""The notes that nodes send to each other, and those that they leave in the buckets.
 
 Fields are only ever appended, each with a default, so that nodes of several versions can talk.
 Notes are msgpack; what stands in the buckets is JSON, which people can read with the tools of NATS.
@@ -57,7 +57,7 @@ Note: TypeAlias = Parcel | Hello | Sent | Ask | Took
 
 
 class Answer(msgspec.Struct, array_like=True, frozen=True):
-    """What became of a parcel, or who was found.
+    """The fate of a parcel, or who was found.
 
     outcome: one of `Outcome`; 0: nobody has that name here, any more.
     """
@@ -81,7 +81,7 @@ class NodeEntry(msgspec.Struct, frozen=True):
 
 
 class NameEntry(msgspec.Struct, frozen=True):
-    """Who has a name.  at: since when, in seconds of that machine's clock.
+    """The holder of a name.  at: since when, in seconds of that machine's clock.
 
     The entry's revision is the claim's epoch: the later one has the name.
     """
@@ -94,7 +94,7 @@ class NameEntry(msgspec.Struct, frozen=True):
 
 
 class ClusterEntry(msgspec.Struct, frozen=True):
-    """What all nodes of the cluster serve."""
+    """The target that all nodes of the cluster serve."""
 
     target: str
 

@@ -53,7 +53,7 @@ _MOST_TRIES: Final = 20
 
 @dataclass(slots=True)
 class Claim:
-    """What this node has put under a name."""
+    """The notes that this node has put under a name."""
 
     revision: int
     id: str

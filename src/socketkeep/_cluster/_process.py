@@ -73,7 +73,7 @@ class _Asked:
 
 
 class _Answerer:
-    """Who is told what has become here of another node's letters."""
+    """The sender on another node, which is told what has become here of its letters."""
 
     def __init__(self, cluster: ClusterProcess) -> None:
         self._cluster = cluster
@@ -369,7 +369,7 @@ def _is_fit(letter: Letter) -> bool:
 
 
 def _is_believable(answer: LetterTold) -> bool:
-    """Whether an answer, which other nodes have made, can go on to workers and terminals."""
+    """Return whether an answer, which other nodes have made, can go on to workers and terminals."""
     amounts = (answer.epoch, answer.delivered, answer.failed, answer.silent)
     within = min(amounts) >= 0 and max(amounts) < _LARGEST
     texts = all(map(_is_text, (answer.id, answer.node)))

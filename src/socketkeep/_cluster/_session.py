@@ -81,7 +81,7 @@ class OwnName:
 
 
 class Home(Protocol):
-    """What a session is of: the node, which outlives it."""
+    """The node of a session, which outlives it."""
 
     names: dict[str, OwnName]
     groups: set[str]

@@ -1,4 +1,4 @@
-"""What things are called at the brokers: subjects, buckets and their keys.
+"""The names of things at the brokers: subjects, buckets and their keys.
 
 They stay: nodes of several versions meet there.
 """

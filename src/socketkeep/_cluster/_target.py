@@ -1,4 +1,4 @@
-"""What a server serves, and the name of its cluster, wherever its files are."""
+"""The target of a server, and the name of its cluster, wherever its files are."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class Presence:
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """Who has a name, or is in a group, on all nodes.
+    """The holders of a name, or the members of a group, on all nodes.
 
     found: at most 1000 of each node.  complete: whether all nodes of the cluster have answered.
     """

@@ -1,4 +1,4 @@
-"""What a handler is told of what became of a letter."""
+"""The answers to a handler of what became of a letter."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class FdStore:
 
     @property
     def unheld(self) -> int:
-        """How many connections are not stored, for want of room."""
+        """Return how many connections are not stored, for want of room."""
         return len(self._unheld)
 
     @property
