@@ -18,6 +18,7 @@ from tests.harness.seam import Row, make_board
 from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import adopted_worker, held_connection, sealed
+from tests.wire.sending import message
 
 ID = "7-2-1"
 
@@ -159,6 +160,57 @@ def test_a_parked_connection_is_parked(scene: Scene) -> None:
     peer.send(b"x")
     scene.bench.settle()
     assert scene.worker.arrived[0][0].attached == "parked"
+
+
+@pytest.mark.parametrize("where", ["moving", "parked", "with a worker"])
+def test_what_it_is_called_is_known_again(scene: Scene, where: str) -> None:
+    """Its next owner is told, a push finds it, and it is stored under the next version alone."""
+    peer = scene.connection()
+    if where == "with a worker":
+        write_row(scene.board(2), 3, b"\x01")
+    else:
+        scene.parcel(3, b"\x02", where)
+    saved = {
+        "id": ID,
+        "epoch": 3,
+        "owner": 2,
+        "version": 4,
+        "name": "bob",
+        "groups": ["room"],
+        "labels": {"firmware": "2"},
+    }
+    scene.passed.append(
+        (f"socketkeep.called.{ID}.4", sealed("called", msgspec.msgpack.encode(saved)))
+    )
+    scene.restore()
+    if where == "parked":
+        peer.send(b"x")
+        scene.bench.settle()
+    attach = scene.worker.arrived[0][0]
+    assert (attach.name, attach.groups, attach.labels) == ("bob", ["room"], {"firmware": "2"})
+    scene.attached(peer)
+    post = scene.bench.keeper.connections.post
+    known = post.names.named("bob")
+    assert known is not None
+    assert known.owner == scene.worker.serial
+    stored = [each for each in scene.manager.sent if "called" in each]
+    assert stored == []
+    scene.worker.send(message("Registered", ID, attach.epoch, "bob", ["room", "hall"], {}))
+    scene.bench.settle()
+    stored = [each for each in scene.manager.sent if "called" in each]
+    assert stored == [f"+called.{ID}.5", f"-called.{ID}.4"]
+    scene.worker.send(message("Registered", ID, attach.epoch, "", [], {}))
+    scene.bench.settle()
+    assert scene.manager.sent[-1] == f"-called.{ID}.5"
+
+
+def test_what_cannot_be_read_of_it_costs_its_names_alone(scene: Scene) -> None:
+    peer = scene.connection()
+    scene.parcel(3, b"\x02")
+    scene.passed.append((f"socketkeep.called.{ID}.1", sealed("called", b"\xc1")))
+    scene.restore()
+    assert scene.attached(peer) == ("reload", 4, b"\x02")
+    assert f"-called.{ID}.1" in scene.manager.sent
 
 
 def test_one_that_is_woken_is_stored_as_on_its_way_first(scene: Scene) -> None:

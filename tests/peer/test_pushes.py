@@ -16,6 +16,7 @@ import pytest
 
 from socketkeep import Client, Published, Pushed
 from tests.admin.web import admin_port, post_push
+from tests.guard.support import GuardedServer
 from tests.harness import Server
 from tests.harness.peers import connect
 
@@ -327,6 +328,37 @@ def test_pushes_from_outside(tmp_path: Path) -> None:
         assert post_push(port, "/push/nobody", b"x").status == 404
     with pytest.raises(OSError, match=r"control\.sock failed: No such file"):
         client.push("2", b"x")
+
+
+@pytest.mark.parametrize("model", ["async", "prefork"])
+def test_called_so_after_all_but_the_guard_are_killed(tmp_path: Path, model: str) -> None:
+    """The handlers do not set it again, and pushes find it, twice."""
+    source = _ASYNC if model == "async" else _SYNC
+    options = ("--model", model, "-w", "4", "--keep", "crash", "--keep-after", "0")
+    with (
+        GuardedServer(tmp_path, write(tmp_path, source), *options) as server,
+        peers(server, 3) as everybody,
+    ):
+        one, other, plain = everybody
+        assert plain.ask("x") == one.ask("name device-17") == "ok"
+        assert one.ask("join all") == other.ask("join all") == "ok"
+        for _ in range(2):
+            server.wait_clean()
+            server.wait_until(lambda: server.status()["guard"]["connections"] == 3, "stored")
+            server.wait_until(lambda: called(server) == 2, "what they are called is stored")
+            server.kill_all_but_guard()
+            assert one.ask("who").startswith("device-17 all ")
+            assert other.ask("who").startswith(" all ")
+            assert server.cli("push", "device-17", "on", "-n").exit_code == 0
+            assert one.hear() == "on"
+            assert server.cli("publish", "all", "noon", "-n").stdout == "delivered: 2\nfailed: 0\n"
+            assert (one.hear(), other.hear()) == ("noon", "noon")
+
+
+def called(server: GuardedServer) -> int:
+    """Return of how many connections the guard has what they are called."""
+    places = [Path(f"/proc/{server.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{server.pid}/fd")]
+    return sum("socketkeep-called" in os.readlink(place) for place in places)
 
 
 _ON_PUSH: Final = """

@@ -214,6 +214,7 @@ class Keeper:
         self.store = store
         if connections:
             self.pool.store = self.connections.connection_table.store = store
+            store.names_of = self.connections.post.names
         for address, listener in self._bound():
             store.add(listener_name(address), listener.fileno())
 
@@ -221,7 +222,7 @@ class Keeper:
         """Keep all of it in a store that has nothing yet, in the place of one that has gone."""
         table = self.connections.connection_table
         for held in table:
-            held.stored_as = held.header_as = held.parcel_as = 0
+            held.stored_as = held.header_as = held.parcel_as = held.called_as = 0
         self.use_store(store, connections=connections)
         if connections:
             for worker in self.pool:

@@ -30,6 +30,7 @@ from socketkeep._keeper.tables._connection_table import (
     HeldConnection,
 )
 from socketkeep._keeper.tables._crash_policy import judge
+from socketkeep._keeper.tables._names import SavedName
 from socketkeep._keeper.tables._ownership import Ownership, OwnershipState, Stale
 from socketkeep._keeper.tables._state import (
     KeepOpen,
@@ -170,6 +171,8 @@ class Connections:
         )
         self.post: Final = Post(reactor, _Unowned(self, on_push), on_taken)
         self.moves.post = self.post
+        self.post.on_called = self._called
+        self._renamed: dict[str, None] = {}
         self._receptions = receptions(config, len(listeners))
         self.porch: Final = Porch(reactor, self._reception, self._admit, self._refuse)
 
@@ -276,7 +279,10 @@ class Connections:
     def restore_unowned(self, saved: SavedConnection, sock: socket.socket, listener: int) -> None:
         """Take back from the service manager's store a connection that no worker had."""
         held = HeldConnection.restored(saved, sock)
-        held.parcel = msgspec.structs.replace(held.parcel, listener=listener)
+        held.parcel = parcel = msgspec.structs.replace(held.parcel, listener=listener)
+        if parcel.name or parcel.groups or parcel.labels:
+            called = parcel.name, parcel.groups, parcel.labels
+            self.post.learn_stored(SavedName(parcel.id, saved.epoch, None, *called, version=0))
         held.ownership.worker = None
         self.connection_table.put(held)
         if held.ownership.state is OwnershipState.PARKED:
@@ -449,6 +455,21 @@ class Connections:
             self.connection_table.disown(held, worker.serial)
             self.connection_table.forget(held)
             close_without_waiting(held.sock.detach())
+
+    def _called(self, name: str) -> None:
+        """A connection is called otherwise: have that stored, once for all that is said now."""
+        if self.connection_table.store is not None:
+            if not self._renamed:
+                self._reactor.call_soon(self._store_called)
+            self._renamed[name] = None
+
+    def _store_called(self) -> None:
+        renamed, self._renamed = self._renamed, {}
+        store = self.connection_table.store
+        for name in renamed:
+            held = self.connection_table.get(name)
+            if store is not None and held is not None:
+                store.call(held)
 
     def register(self, worker: Worker, packet: Packet, message: Registered) -> None:
         """A worker says what a connection that it serves is called."""

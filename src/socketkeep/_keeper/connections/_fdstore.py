@@ -3,10 +3,11 @@
 It is the service manager's, or the guard's (`_guard/_program.py`).
 
 Stored are the listeners, a handle of every connection that the keeper has one of (but for those of
-TLS, where edges end with the keeper), with the PROXY header that it began with (`header`) and with
-what was said of it when no worker has it (`parcel`), and, where connections are kept through
-crashes, the scoreboards of the workers (`board`), in which stands how far each connection was.  The
-names say what is what.  The manager gives all of it to the next keeper, see `_restoring.py`.
+TLS, where edges end with the keeper), with the PROXY header that it began with (`header`), with
+what was said of it when no worker has it (`parcel`), with what it is called (`called`), and, where
+connections are kept through crashes, the scoreboards of the workers (`board`), in which stands how
+far each connection was.  The names say what is what.  The manager gives all of it to the next
+keeper, see `_restoring.py`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from socketkeep._keeper.loop._notify import Notifier
 from socketkeep._keeper.loop._reactor import Reactor
 from socketkeep._keeper.tables._connection_table import HeldConnection
 from socketkeep._keeper.tables._crash_policy import Policy
+from socketkeep._keeper.tables._names import NameTable
 from socketkeep._keeper.tables._ownership import OwnershipState
 from socketkeep._keeper.tables._state import sealed_memfd
 from socketkeep._net._listener import STORED
@@ -35,6 +37,7 @@ BOARD: Final = STORED + "board."
 CONNECTION: Final = STORED + "connection."
 PARCEL: Final = STORED + "parcel."
 HEADER: Final = STORED + "header."
+CALLED: Final = STORED + "called."
 
 _RETRY: Final = 0.001  # the kernel lets ten wait, and who stores takes them at once
 _LAST: Final = 1.0
@@ -80,6 +83,7 @@ class FdStore:
         self.most: Final = most
         self._manager = manager
         self._edges_stay = edges_stay
+        self.names_of: NameTable | None = None  # what connections are called
         self._names = set(names)
         # To be sent, in order: a name, and its descriptor, a copy; -1: to be removed.
         self._queue: deque[tuple[str, int]] = deque()
@@ -166,6 +170,7 @@ class FdStore:
             self._store_header(held)
         if not held.stored_as or (held.parcel.proxy and not held.header_as):
             return False
+        self.call(held)
         unowned = held.ownership.state in _UNOWNED
         current = unowned and held.parcel_as in (epoch, held.ownership.next_epoch)
         if held.parcel_as and not current:
@@ -174,6 +179,21 @@ class FdStore:
             self._store_parcel(held, epoch)
         # Without its parcel it would go on from where it was before.
         return not unowned or bool(held.parcel_as)
+
+    def call(self, held: HeldConnection) -> None:
+        """What a connection is called may have changed."""
+        known = None if self.names_of is None else self.names_of.get(held.id)
+        version = 0 if known is None else known.version
+        before = held.called_as
+        if version == before or not held.stored_as:
+            return
+        name = f"{CALLED}{held.id}.{version}"
+        stored = known is not None and self._store_data(
+            held, name, msgspec.msgpack.encode(known.saved)
+        )
+        held.called_as = version if stored else 0
+        if before:  # what it was called before is worse than nothing
+            self.remove(f"{CALLED}{held.id}.{before}")
 
     def woken(self, held: HeldConnection) -> None:
         """A parked connection is to be sent to a worker: its parcel says so before it is.
@@ -208,6 +228,9 @@ class FdStore:
         if held.header_as:
             self.remove(f"{HEADER}{held.id}.{held.header_as}")
             held.header_as = 0
+        if held.called_as:
+            self.remove(f"{CALLED}{held.id}.{held.called_as}")
+            held.called_as = 0
         self._remove_parcel(held)
 
     def _ends_with_edge(self, held: HeldConnection) -> bool:
@@ -232,7 +255,7 @@ class FdStore:
 
     def _store_data(self, held: HeldConnection, name: str, data: bytes) -> bool:
         try:
-            memfd = sealed_memfd("socketkeep-parcel", data)
+            memfd = sealed_memfd(f"socketkeep-{name.split('.')[1]}", data)
         except OSError as error:
             self._throttle.warning("cannot store a connection", error=error.strerror, **held.label)
             return False

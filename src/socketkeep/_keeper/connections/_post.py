@@ -20,7 +20,7 @@ from typing import Final, Literal, Protocol
 from socketkeep._base import _log
 from socketkeep._base._passing import SURELY_INLINE
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
-from socketkeep._keeper.tables._names import NamedConnection, NameTable
+from socketkeep._keeper.tables._names import NamedConnection, NameTable, SavedName
 from socketkeep._keeper.tables._state import KeepOpen, SavedLetter, SavedLine, SavedPost
 from socketkeep._keeper.workers._screening import Nonsense
 from socketkeep._keeper.workers._workers import Link, Worker, restored_link
@@ -235,6 +235,7 @@ class Post:
     ) -> None:
         self.names: Final = NameTable()
         self.elsewhere: Elsewhere | None = None
+        self.on_called: Callable[[str], None] = _ignored  # with the id of what is called otherwise
         self.totals: Counter[str] = Counter()
         self._reactor = reactor
         self._parked = parked
@@ -265,7 +266,9 @@ class Post:
         before = self.names.put(
             known, message.name, frozenset(message.groups), dict(message.labels)
         )
+        self.on_called(known.id)
         if before is not None:
+            self.on_called(before.id)
             _log.info("name taken over", name=message.name, id=message.id, before=before.id)
             self._take_name(before, message.name)
         if not known.has_any:
@@ -342,6 +345,23 @@ class Post:
                 self.names.put(known, parcel.name, frozenset(parcel.groups), parcel.labels)
             else:
                 self.names.put(known, "", frozenset(parcel.groups), parcel.labels)
+
+    def learn_stored(self, saved: SavedName) -> None:
+        """Note what a connection is called of which nobody has been told yet who has it."""
+        known = self.names.get(saved.id)
+        if known is not None:  # its worker, which lives, has said it
+            known.version = max(known.version, saved.version + 1)
+            return
+        known = NamedConnection(saved.id, saved.epoch, None)
+        name = "" if self.names.named(saved.name) is not None else saved.name
+        self.names.put(known, name, frozenset(saved.groups), saved.labels)
+        known.version = max(known.version, saved.version)
+
+    def restored(self, name: str, owner: int | None, epoch: int) -> None:
+        """A connection was taken back from the store, and is with that worker."""
+        known = self.names.get(name)
+        if known is not None and known.owner is None:
+            self.names.move(known, owner, epoch)
 
     def answered(self, worker: Worker, answers: Iterable[LetterTold]) -> None:
         """A worker says what has become of letters that it has."""
@@ -840,6 +860,10 @@ class Post:
 
 def _tell_on(sender: Sender, number: int, told: LetterTold) -> None:
     sender.tell(LetterTold(number, told.outcome, told.id, told.epoch, node=told.node))
+
+
+def _ignored(_name: str) -> None:
+    """Nobody stores it."""
 
 
 def _nothing() -> None:

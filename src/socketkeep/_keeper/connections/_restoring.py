@@ -28,6 +28,7 @@ from socketkeep._base._visibility import exists
 from socketkeep._keeper.connections._connections import Connections
 from socketkeep._keeper.connections._fdstore import (
     BOARD,
+    CALLED,
     CONNECTION,
     HEADER,
     LISTENER,
@@ -37,6 +38,7 @@ from socketkeep._keeper.connections._fdstore import (
 )
 from socketkeep._keeper.loop._system import System
 from socketkeep._keeper.tables._crash_policy import OnCrash, Policy
+from socketkeep._keeper.tables._names import SavedName
 from socketkeep._keeper.tables._ownership import OwnershipState
 from socketkeep._keeper.tables._records import WorkerState
 from socketkeep._keeper.tables._state import SavedConnection
@@ -88,6 +90,7 @@ class Stored:
     _connections: dict[str, tuple[str, socket.socket]] = field(default_factory=dict)
     _parcels: dict[str, tuple[str, int]] = field(default_factory=dict)
     _headers: dict[str, tuple[str, int]] = field(default_factory=dict)
+    _called: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, passed: Sequence[tuple[str, int]]) -> Stored:
@@ -121,6 +124,9 @@ class Stored:
         elif name.startswith(HEADER):
             sealed_size(fd, fcntl.F_SEAL_WRITE)
             self._headers[_key(name)] = name, fd
+        elif name.startswith(CALLED):
+            sealed_size(fd, fcntl.F_SEAL_WRITE)
+            self._called[_key(name)] = name, fd
         else:
             os.close(fd)
 
@@ -149,6 +155,7 @@ class Stored:
         self._fence(known)
         rows = self._rows(known)
         for name, (stored_as, sock) in self._connections.items():
+            called_as = self._learn_called(connections, name)
             try:
                 self._restore_one(connections, rows.get(name), name, stored_as, sock, listeners)
             except Exception as error:
@@ -156,9 +163,19 @@ class Stored:
                 _log.error("cannot restore a connection", id=name, error=repr(error))
                 if name not in connections.connection_table:
                     connections.end(sock)
+            restored = connections.connection_table.get(name)
+            if restored is None:
+                connections.post.ended(name)
+            else:
+                at = restored.ownership
+                owner = at.worker if at.state is OwnershipState.OWNED else None
+                connections.post.restored(name, owner, at.epoch)
+                restored.called_as = called_as
+                store.call(restored)
         held = {f"{CONNECTION}{each.id}.{each.stored_as}" for each in connections.connection_table}
         held |= {f"{PARCEL}{each.id}.{each.parcel_as}" for each in connections.connection_table}
         held |= {f"{HEADER}{each.id}.{each.header_as}" for each in connections.connection_table}
+        held |= {f"{CALLED}{each.id}.{each.called_as}" for each in connections.connection_table}
         held |= {worker.board_as for worker in adopted}
         for name in self.names:
             if name not in held and not name.startswith(LISTENER):
@@ -207,13 +224,28 @@ class Stored:
         """Let go of what nobody took."""
         for sock in self._listeners.values():
             sock.close()
-        named = (*self._parcels.values(), *self._headers.values())
+        named = (*self._parcels.values(), *self._headers.values(), *self._called.values())
         for fd in (*self._boards.values(), *(fd for _, fd in named)):
             os.close(fd)
         self._listeners.clear()
         self._boards.clear()
         self._parcels.clear()
         self._headers.clear()
+        self._called.clear()
+
+    def _learn_called(self, connections: Connections, name: str) -> int:
+        """Have the post know what a connection is called; return as which version it is stored."""
+        if name not in self._called:
+            return 0
+        stored_as, fd = self._called[name]
+        data = os.pread(fd, min(os.fstat(fd).st_size, LARGEST), 0)
+        try:
+            saved = msgspec.msgpack.decode(data, type=SavedName)
+        except ValueError as error:
+            _log.error("cannot restore what a connection is called", id=name, error=str(error))
+            return 0
+        connections.post.learn_stored(saved)
+        return _epoch_of(stored_as)
 
     def _header(self, name: str) -> tuple[bytes, int]:
         """Return a connection's PROXY header, b"" when it has none, and what it is stored as."""

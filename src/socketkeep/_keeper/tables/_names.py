@@ -21,6 +21,7 @@ class SavedName(msgspec.Struct):
     name: str
     groups: list[str]
     labels: dict[str, str]
+    version: int = 1
 
 
 @dataclass(slots=True, eq=False)
@@ -29,7 +30,7 @@ class NamedConnection:
 
     owner: the serial number of the worker that has it, or that it was sent to; None: it waits with
     the keeper.  epoch: of the owner's, or the last one's, assignment.  given_at: the number of the
-    last letter before that, for the post.
+    last letter before that, for the post.  version: of what it is called, higher with each change.
     """
 
     id: str
@@ -39,6 +40,15 @@ class NamedConnection:
     groups: frozenset[str] = frozenset()
     labels: Mapping[str, str] = field(default_factory=dict)
     given_at: int = 0
+    version: int = 0
+
+    @property
+    def saved(self) -> SavedName:
+        """What another keeper goes on from."""
+        return SavedName(
+            *(self.id, self.epoch, self.owner, self.name),
+            *(sorted(self.groups), dict(self.labels), self.version),
+        )
 
     @property
     def has_any(self) -> bool:
@@ -121,6 +131,7 @@ class NameTable:
             self._enter(group, known.owner, known)
         known.groups = groups
         known.labels = labels
+        known.version += 1
         if name == known.name:
             return None
         if known.name:
@@ -132,6 +143,7 @@ class NameTable:
         before = self._by_name.get(name)
         if before is not None:
             before.name = ""
+            before.version += 1
         if name:
             self._by_name[name] = known
         return before
@@ -179,19 +191,14 @@ class NameTable:
 
     def snapshot(self) -> list[SavedName]:
         """Return what the next version of the keeper goes on from."""
-        return [
-            SavedName(
-                *(each.id, each.epoch, each.owner, each.name),
-                *(sorted(each.groups), dict(each.labels)),
-            )
-            for each in self
-        ]
+        return [each.saved for each in self]
 
     def restore(self, saved: list[SavedName]) -> None:
         """Go on from what an earlier version knew."""
         for each in saved:
             known = NamedConnection(each.id, each.epoch, each.owner)
             self.put(known, each.name, frozenset(each.groups), each.labels)
+            known.version = each.version
 
 
 def _take_out(members: Members, known: NamedConnection) -> None:

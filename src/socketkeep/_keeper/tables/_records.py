@@ -106,7 +106,8 @@ class ConnectionRecord:
     row: its row in the scoreboard of the worker that owns it.
     deaths: when owners of it died that were in the middle of a message of it.
     stored_as, parcel_as, header_as: the epochs by which the service manager's store has it, its
-    parcel and its PROXY header; 0: it has not.
+    parcel and its PROXY header; 0: it has not.  called_as: likewise, the version of what it is
+    called.
     """
 
     since: float
@@ -117,6 +118,7 @@ class ConnectionRecord:
     stored_as: int = 0
     parcel_as: int = 0
     header_as: int = 0
+    called_as: int = 0
 
 
 def carried(record: Any, kind: type) -> dict[str, Any]:
