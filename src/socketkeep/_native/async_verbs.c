@@ -337,13 +337,13 @@ static int
 claim(Awaitable *call)
 {
     State *state = call->verb->state;
-    PyObject *waiter = PyObject_GetAttr(call->conn, state->names[WAITER]), *core;
+    PyObject *waiter = verb_attribute(call->verb, call->conn, ITS_WAITER), *core;
     const Life *life;
 
     if (!waiter) {
         return -1;
     }
-    core = PyObject_GetAttr(call->conn, state->names[CORE]);
+    core = verb_attribute(call->verb, call->conn, ITS_CORE);
     if (!core) {
         Py_DECREF(waiter);
         return -1;
@@ -384,9 +384,8 @@ send_failed(Awaitable *call)
 static int
 sends_next(const Awaitable *call)
 {
-    const State *state = call->verb->state;
-    PyObject *queue = PyObject_GetAttr(call->conn, state->names[OUT]);
-    PyObject *unsent = queue ? PyObject_GetAttr(call->conn, state->names[UNSENT]) : NULL;
+    PyObject *queue = verb_attribute(call->verb, call->conn, ITS_OUT);
+    PyObject *unsent = queue ? verb_attribute(call->verb, call->conn, ITS_UNSENT) : NULL;
     int next = unsent == Py_None && core_life(call->core)->sends &&
                (queue == Py_None || (PyList_CheckExact(queue) && !PyList_GET_SIZE(queue)));
 
@@ -401,7 +400,7 @@ sends_next(const Awaitable *call)
 static int
 send_held(Awaitable *call)
 {
-    PyObject *held = PyObject_GetAttr(call->conn, call->verb->state->names[GATHERED]);
+    PyObject *held = verb_attribute(call->verb, call->conn, ITS_GATHERED);
     int sent = 1;
 
     if (!held) {
@@ -491,7 +490,7 @@ sends_at_once(Awaitable *call)
     if (!PyBytes_CheckExact(call->asked) || !PyBytes_GET_SIZE(call->asked)) {
         return 0;
     }
-    core = PyObject_GetAttr(call->conn, state->names[CORE]);
+    core = verb_attribute(call->verb, call->conn, ITS_CORE);
     if (!core) {
         return -1;
     }
@@ -504,8 +503,8 @@ sends_at_once(Awaitable *call)
     if (!life || !life->sends) {
         return 0;
     }
-    queue = PyObject_GetAttr(call->conn, state->names[OUT]);
-    unsent = queue ? PyObject_GetAttr(call->conn, state->names[UNSENT]) : NULL;
+    queue = verb_attribute(call->verb, call->conn, ITS_OUT);
+    unsent = queue ? verb_attribute(call->verb, call->conn, ITS_UNSENT) : NULL;
     if (!unsent) {
         Py_XDECREF(queue);
         return -1;
@@ -531,11 +530,11 @@ static int
 keep_back(Awaitable *call)
 {
     State *state = call->verb->state;
-    PyObject *held = PyObject_GetAttr(call->conn, state->names[GATHERED]), *waiter = NULL;
+    PyObject *held = verb_attribute(call->verb, call->conn, ITS_GATHERED), *waiter = NULL;
     int kept, may = 0;
 
     if (held && held != Py_None) {
-        waiter = PyObject_GetAttr(call->conn, state->names[WAITER]);
+        waiter = verb_attribute(call->verb, call->conn, ITS_WAITER);
         may = waiter && Py_TYPE(waiter) == state->waiter && !((Waiter *)waiter)->claimed;
     }
     kept = !held || (held != Py_None && !waiter) ? KEEP_FAILED
@@ -942,9 +941,9 @@ async_message(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names
 
 /* Whether an attribute is None; -1: an error is set. */
 static int
-is_none(PyObject *conn, PyObject *name)
+is_none(const Verb *verb, PyObject *conn, int slot)
 {
-    PyObject *value = PyObject_GetAttr(conn, name);
+    PyObject *value = verb_attribute(verb, conn, slot);
     int none = value == Py_None;
 
     Py_XDECREF(value);
@@ -953,8 +952,9 @@ is_none(PyObject *conn, PyObject *name)
 
 /* Let go of the loop: of the reader, and of the timers if there are any; -1: an error is set. */
 static int
-let_go_of_loop(const State *state, PyObject *conn, Waiter *waiter, int fd)
+let_go_of_loop(const Verb *verb, PyObject *conn, Waiter *waiter, int fd)
 {
+    const State *state = verb->state;
     Reactor *reactor;
     PyObject *done;
 
@@ -966,7 +966,7 @@ let_go_of_loop(const State *state, PyObject *conn, Waiter *waiter, int fd)
         reactor_unwatch(reactor, fd, waiter);
         Py_DECREF(reactor);
     }
-    if (is_none(conn, state->names[TEND_TIMER]) == 1 && is_none(conn, state->names[DEADLINE_TIMER]) == 1) {
+    if (is_none(verb, conn, ITS_TEND_TIMER) == 1 && is_none(verb, conn, ITS_DEADLINE_TIMER) == 1) {
         Py_CLEAR(waiter->resume);
         Py_CLEAR(waiter->context);
         return 0;
@@ -979,8 +979,9 @@ let_go_of_loop(const State *state, PyObject *conn, Waiter *waiter, int fd)
 /* The life of a connection that ends as most do: the peer has ended, nobody waits, nothing is to be sent.
    NULL: it is none. */
 static Life *
-ends_at_once(const State *state, PyObject *conn, PyObject *core, PyObject *waiter)
+ends_at_once(const Verb *verb, PyObject *conn, PyObject *core, PyObject *waiter)
 {
+    const State *state = verb->state;
     Reactor *reactor;
     Life *life;
 
@@ -989,8 +990,8 @@ ends_at_once(const State *state, PyObject *conn, PyObject *core, PyObject *waite
         return NULL;
     }
     life = core_life((Core *)core);
-    if (!life || life->over || !life->peer_ended || is_none(conn, state->names[OUT]) != 1 ||
-        is_none(conn, state->names[GATHERED]) != 1) {
+    if (!life || life->over || !life->peer_ended || is_none(verb, conn, ITS_OUT) != 1 ||
+        is_none(verb, conn, ITS_GATHERED) != 1) {
         return NULL;
     }
     reactor = reactor_of(state, conn);
@@ -1001,21 +1002,20 @@ ends_at_once(const State *state, PyObject *conn, PyObject *core, PyObject *waite
 PyObject *
 async_end(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
 {
-    State *state = verb->state;
     PyObject *conn = args[0], *core = NULL, *waiter = NULL, *done = NULL;
     Life *life = NULL;
     int fd = -1;
 
     if (!names && PyVectorcall_NARGS(flagged) == 1) {
-        core = PyObject_GetAttr(conn, state->names[CORE]);
-        waiter = core ? PyObject_GetAttr(conn, state->names[WAITER]) : NULL;
-        life = ends_at_once(state, conn, core, waiter);
+        core = verb_attribute(verb, conn, ITS_CORE);
+        waiter = core ? verb_attribute(verb, conn, ITS_WAITER) : NULL;
+        life = ends_at_once(verb, conn, core, waiter);
         fd = life ? core_descriptor((Core *)core) : -1;
         PyErr_Clear();
     }
     if (fd < 0) {
         done = verb_in_python(verb, args, flagged, names);
-    } else if (let_go_of_loop(state, conn, (Waiter *)waiter, fd) == 0 &&
+    } else if (let_go_of_loop(verb, conn, (Waiter *)waiter, fd) == 0 &&
                core_end((Core *)core, life, fd) >= 0) {
         done = Py_NewRef(Py_True);
     }

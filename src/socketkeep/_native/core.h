@@ -14,12 +14,11 @@
 /* Attributes that are asked for at each connection; their names stand in module.c. */
 enum {
     SOCK, RECORD, SHELF, STATE, RESUMABLE, UNREAD, DIRECT, PUT, SLOW_INIT, MAKE_LIFE,
-    CORE, WAITER, OUT, UNSENT, WATCH, ON_READABLE, SEND_FAILED, AT_END, RAISE, FILENO,
-    MOMENT, WAITED, CLOSE_SOCKET, REPLAY_LIMIT, TELLS_END, GATHERED,
-    ROW, PEER, OWN_PEER,
+    WAITER, WATCH, ON_READABLE, SEND_FAILED, AT_END, RAISE, FILENO,
+    MOMENT, WAITED, CLOSE_SOCKET, REPLAY_LIMIT, TELLS_END,
     READ_BYTES, WRITE, CUT, RESET_WORD, TRUNCATED_WORD, END_IN, READ_FAILED, WORKER_ENDED,
     FINISH_OUT,
-    CLOSED_STATE, HOOKS, REACTOR, CANCEL_TIMERS, TEND_TIMER, DEADLINE_TIMER,
+    CLOSED_STATE, HOOKS, REACTOR, CANCEL_TIMERS,
     END_ON, FLUSH,
     NAMES
 };
@@ -54,6 +53,8 @@ typedef struct {
     PyObject *spare[SPARE]; /* without references to anything, not tracked */
     int spares;
     PyObject *encode; /* what encodes a state, NULL before the first */
+    PyTypeObject *sockets; /* a class whose `fileno` is the C function that follows; NULL before the first */
+    PyCFunction fileno;
     PyObject *names[NAMES];
 } State;
 
@@ -422,7 +423,8 @@ typedef enum { RECV, SEND, MESSAGE, OTHER } Kind;
 /* What C looks at of a sync connection, which has it in slots. */
 enum {
     ITS_CORE, ITS_READING, ITS_SENDING, ITS_LIMIT, ITS_END, ITS_PATIENCE, ITS_ORDERS, ITS_WAITED,
-    ITS_UNSENT, ITS_GATHERED, ITS_REPLIES, ITS_DECODED, SLOTS
+    ITS_UNSENT, ITS_GATHERED, ITS_REPLIES, ITS_DECODED, ITS_WAITER, ITS_OUT, ITS_TEND_TIMER,
+    ITS_DEADLINE_TIMER, SLOTS
 };
 
 typedef struct {
@@ -443,6 +445,9 @@ extern PyType_Spec verb_spec;
 PyObject *verb_in_python(Verb *verb, PyObject *const *args, size_t given, PyObject *names);
 /* Read the arguments of `recv`: how many bytes at most; 0 where Python is to say what is wrong. */
 Py_ssize_t recv_most(PyObject *const *args, size_t flagged, PyObject *names);
+
+/* One of the attributes that the verb looks at; NULL: an error is set. */
+PyObject *verb_attribute(const Verb *verb, PyObject *conn, int slot);
 
 /* Where an instance of the class has a slot; 0: an error is set. */
 Py_ssize_t slot_of(PyObject *owner, const char *name);

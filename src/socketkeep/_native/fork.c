@@ -291,7 +291,7 @@ find_slots(Server *server, PyObject *entry, PyObject *conn)
 
 /* The name of a connection.  Not by a format: the C library's and Python's touch ten pages. */
 static PyObject *
-name_of(PyObject *series, uint64_t number)
+id_in(PyObject *series, uint64_t number)
 {
     char name[SERIES_SIZE + NUMBER_SIZE], digits[NUMBER_SIZE];
     Py_ssize_t size;
@@ -336,7 +336,7 @@ cast(Server *server, PyObject *mould, uint32_t row, int fd)
     }
     PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(mould, MOULD_RECORD))->buf = words;
     ledger_use(core->ledger, words);
-    name = name_of(PyTuple_GET_ITEM(mould, MOULD_SERIES), words[NUMBER]);
+    name = id_in(PyTuple_GET_ITEM(mould, MOULD_SERIES), words[NUMBER]);
     peer = PyUnicode_FromString(server->newcomer.peer);
     turn = PyFloat_FromDouble(row * PyFloat_AS_DOUBLE(PyTuple_GET_ITEM(mould, MOULD_PACE)));
     number = PyLong_FromUnsignedLong(row);

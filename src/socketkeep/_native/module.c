@@ -38,10 +38,7 @@ static const char *const NAMED[NAMES] = {
     [UNREAD] = "unread",       [DIRECT] = "direct", [PUT] = "put",
     [SLOW_INIT] = "_slow___init__",
     [MAKE_LIFE] = "_make_life",
-    [CORE] = "core",
     [WAITER] = "_waiter",
-    [OUT] = "_out",
-    [UNSENT] = "_unsent",
     [WATCH] = "_watch",
     [ON_READABLE] = "_on_readable",
     [SEND_FAILED] = "_send_failed",
@@ -50,13 +47,9 @@ static const char *const NAMED[NAMES] = {
     [FILENO] = "fileno",
     [MOMENT] = "_moment",
     [WAITED] = "_waited",
-    [ROW] = "row",
-    [PEER] = "peer",
-    [OWN_PEER] = "_peer",
     [CLOSE_SOCKET] = "close_socket",
     [REPLAY_LIMIT] = "replay_limit",
     [TELLS_END] = "tells_end",
-    [GATHERED] = "_gathered",
     [READ_BYTES] = "read",
     [WRITE] = "write",
     [CUT] = "cut",
@@ -70,8 +63,6 @@ static const char *const NAMED[NAMES] = {
     [HOOKS] = "hooks",
     [REACTOR] = "reactor",
     [CANCEL_TIMERS] = "_cancel_timers",
-    [TEND_TIMER] = "_tend_timer",
-    [DEADLINE_TIMER] = "_deadline_timer",
     [END_ON] = "_end_on",
     [FLUSH] = "flush",
 };
@@ -137,6 +128,7 @@ traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->fork_server);
     Py_VISIT(state->rows);
     Py_VISIT(state->encode);
+    Py_VISIT(state->sockets);
     Py_VISIT(state->caster);
     Py_VISIT(state->flow);
     Py_VISIT(state->relay_loop);
@@ -150,6 +142,7 @@ clear(PyObject *module)
 
     verbs_drop_spare(state);
     Py_CLEAR(state->encode);
+    Py_CLEAR(state->sockets);
     Py_CLEAR(state->buffer);
     Py_CLEAR(state->ledger);
     Py_CLEAR(state->core);

@@ -42,6 +42,27 @@ core_life(const Core *core)
     return core->life && PyObject_TypeCheck(core->life, core->state->life) ? (Life *)core->life : NULL;
 }
 
+/* Note the class of a socket, if it has the C function of `_socket` for its `fileno`. */
+static void
+note_class(State *state, PyObject *sock)
+{
+    PyObject *method = PyObject_GetAttr((PyObject *)Py_TYPE(sock), state->names[FILENO]);
+
+    if (!method) {
+        PyErr_Clear();
+        return;
+    }
+    if (Py_IS_TYPE(method, &PyMethodDescr_Type)) {
+        const PyMethodDef *function = ((PyMethodDescrObject *)method)->d_method;
+
+        if (function->ml_flags == METH_NOARGS) {
+            state->sockets = (PyTypeObject *)Py_NewRef(Py_TYPE(sock));
+            state->fileno = function->ml_meth;
+        }
+    }
+    Py_DECREF(method);
+}
+
 /* The descriptor, -1 once it is closed.  The socket knows: who closes it tells nobody else. */
 int
 core_descriptor(Core *core)
@@ -50,8 +71,14 @@ core_descriptor(Core *core)
     long fd = -1;
 
     if (sock && core->state) {
+        State *state = core->state;
+
         Py_INCREF(sock);
-        number = PyObject_CallMethodNoArgs(sock, core->state->names[FILENO]);
+        if (!state->sockets) {
+            note_class(state, sock);
+        }
+        number = Py_TYPE(sock) == state->sockets ? state->fileno(sock, NULL)
+                                                 : PyObject_CallMethodNoArgs(sock, state->names[FILENO]);
         Py_DECREF(sock);
     }
     if (number) {

@@ -59,13 +59,33 @@ static const char *const SLOT_NAMES[SLOTS] = {
     [ITS_LIMIT] = "_limit",      [ITS_END] = "_ends_at",     [ITS_PATIENCE] = "_patience",
     [ITS_ORDERS] = "_orders",    [ITS_WAITED] = "_waited",   [ITS_UNSENT] = "_unsent",
     [ITS_GATHERED] = "_gathered", [ITS_REPLIES] = "_replies", [ITS_DECODED] = "_decoded",
+    [ITS_WAITER] = "_waiter",    [ITS_OUT] = "_out",
+    [ITS_TEND_TIMER] = "_tend_timer", [ITS_DEADLINE_TIMER] = "_deadline_timer",
 };
 
-/* Of those, what C looks at of any connection, for a commit. */
+/* Whether a call looks at that slot: `commit` is of both kinds of connections. */
 static int
-is_anyones(int slot)
+looks_at(const Way *way, int slot)
 {
-    return slot == ITS_CORE || slot == ITS_GATHERED || slot == ITS_REPLIES || slot == ITS_DECODED;
+    int is_async = strncmp(way->name, "async ", 6) == 0;
+
+    switch (slot) {
+    case ITS_CORE:
+    case ITS_GATHERED:
+        return 1;
+    case ITS_REPLIES:
+    case ITS_DECODED:
+        return way->call == (vectorcallfunc)commit;
+    case ITS_WAITER:
+    case ITS_OUT:
+    case ITS_TEND_TIMER:
+    case ITS_DEADLINE_TIMER:
+        return is_async;
+    case ITS_UNSENT:
+        return way->call != (vectorcallfunc)commit;
+    default:
+        return way->call != (vectorcallfunc)commit && !is_async;
+    }
 }
 
 Py_ssize_t
@@ -83,6 +103,17 @@ slot_of(PyObject *owner, const char *name)
     return offset;
 }
 
+PyObject *
+verb_attribute(const Verb *verb, PyObject *conn, int slot)
+{
+    PyObject *value = NULL;
+
+    if (verb->owner && PyObject_TypeCheck(conn, verb->owner)) {
+        value = *(PyObject **)((char *)conn + verb->places[slot]);
+    }
+    return value ? Py_NewRef(value) : PyObject_GetAttrString(conn, SLOT_NAMES[slot]);
+}
+
 /* Called by Python when the class is made, and has its slots. */
 static PyObject *
 Verb_set_name(Verb *verb, PyObject *args)
@@ -93,10 +124,7 @@ Verb_set_name(Verb *verb, PyObject *args)
         return NULL;
     }
     for (int slot = 0; slot < SLOTS; slot++) {
-        int looks = verb->way->call == (vectorcallfunc)commit ? is_anyones(slot)
-                                                              : strncmp(verb->way->name, "sync ", 5) == 0;
-
-        if (looks) {
+        if (looks_at(verb->way, slot)) {
             verb->places[slot] = slot_of(owner, SLOT_NAMES[slot]);
             if (!verb->places[slot]) {
                 return NULL;
