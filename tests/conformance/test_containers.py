@@ -24,7 +24,7 @@ from tests.harness.network import Namespace, namespace
 
 ADDRESS: Final = ("127.0.0.1", 7000)
 CLIENTS: Final = 20
-ROLLOUTS: Final = 6
+ROLLOUTS: Final = 10
 #: Directories of the root that are a container's own, or not there.
 _ITS_OWN: Final = ("dev", "media", "mnt", "proc", "run", "sys", "tmp")
 HANDLER: Final = """
