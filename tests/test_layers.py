@@ -69,7 +69,7 @@ PRIVATE = {
     "server": 6,
     "stream": 10,
     "websocket": 9,
-    "wire": 23,
+    "wire": 24,
     "worker": 32,
 }
 _OTHERS = 4

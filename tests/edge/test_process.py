@@ -6,12 +6,13 @@ import datetime as dt
 import os
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -22,10 +23,18 @@ from socketkeep._edge import _clients, _process
 from socketkeep._keeper.connections._edges import Edges
 from socketkeep._stream._edge_handshake import EdgeHandshake
 from socketkeep._wire._census import NO_LANE, Census, create_memfd
+from socketkeep.proxy import InetAddress, ProxyHeader, read_header
 from tests.edge.support import AUTHORITY, HOST, begin, client_context, facts_in, issue
 from tests.harness.configuration import configured
 from tests.keeper.fakes import Clock, FakeSystem, SteppedReactor
 from tests.wire.sending import channel_on, message, packet_of, send_with
+
+
+class Passed(NamedTuple):
+    """What an edge has said of a connection that it has passed on."""
+
+    header: ProxyHeader
+    raw: bytes
 
 
 class EdgeSystem(FakeSystem):
@@ -62,24 +71,36 @@ class World:
         self.listener = Listener.bind("127.0.0.1:0")
         self.listener.sock.setblocking(False)
         self.config = configured(target="a:b", bind=[f"127.0.0.1:0,{self.files.text}"])
-        self.welcomed: list[tuple[Any, socket.socket]] = []
+        self.inlet, self.outlet = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        self.inlet.setblocking(False)
+        self.outlet.setblocking(False)
+        self.accepts = True  # as workers that have room
+        self.welcomed: list[tuple[Passed, socket.socket]] = []
         self.changes = 0
         self.edges = self.make()
 
     def make(self) -> Edges:
         return Edges(
             *(self.reactor, self.system, self.config, [self.listener], "name"),
-            self._welcome,
+            {0: self.outlet},
             self._changed,
         )
 
     def _changed(self) -> None:
         self.changes += 1
 
-    def _welcome(self, packet: Any, passed: Any) -> None:
-        sock = socket.socket(fileno=packet.take(passed.connection))
+    def _welcome(self) -> None:
+        try:
+            _, fds, _, _ = socket.recv_fds(self.inlet, 100, 1)
+        except BlockingIOError:
+            return
+        if not fds:
+            return
+        sock = socket.socket(fileno=fds[0])
         sock.settimeout(10)
-        self.welcomed.append((passed, sock))
+        found = read_header(sock.recv(8192, socket.MSG_PEEK))
+        assert found is not None
+        self.welcomed.append((Passed(found[0], sock.recv(found[1])), sock))
 
     @property
     def edge(self) -> _process.Edge:
@@ -90,6 +111,8 @@ class World:
         for reactor, _, _ in self.system.edges:
             if not reactor.stopped:
                 reactor.run_once(0.0)
+        if self.accepts:
+            self._welcome()
 
     def until(self, reached: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + 20
@@ -111,15 +134,18 @@ class World:
         self.edges.kill_all()
         for _, edge, channel in self.system.edges:
             edge._clients.cut_all()
-            for _, door in edge._doors():
+            for listening, door in edge._doors():
                 door.close()
+                assert listening.outlet is not None
+                listening.outlet.close()
             if channel.fileno() >= 0:
                 channel.close()
         for edge_of_keeper in self.edges:
             edge_of_keeper.link.close()
         for _, sock in self.welcomed:
             sock.close()
-        self.listener.close()
+        for each in (self.listener, self.inlet, self.outlet):
+            each.close()
         self.system.close()
         for reactor, _, _ in self.system.edges:
             reactor.close()
@@ -149,6 +175,25 @@ def shake(world: World) -> socket.socket:
     return made[0]
 
 
+def shake_both(world: World) -> list[socket.socket]:
+    """Have two clients shake hands that were both accepted before."""
+    made: list[socket.socket] = []
+
+    def shake_with(sock: socket.socket) -> None:
+        made.append(client_context().wrap_socket(sock, server_hostname=HOST))
+
+    address = world.listener.sock.getsockname()
+    socks = [socket.create_connection(address, timeout=20) for _ in range(2)]
+    world.until(lambda: world.edge._clients.shaking == 2, "accepted")
+    threads = [threading.Thread(target=shake_with, args=[sock]) for sock in socks]
+    for thread in threads:
+        thread.start()
+    world.until(lambda: len(made) == 2, "two handshakes")
+    for thread in threads:
+        thread.join(10)
+    return made
+
+
 def test_a_connection_is_passed_on(world: World) -> None:
     """With its facts, once; what it says reaches the plain end, and the other way."""
     world.start()
@@ -156,8 +201,8 @@ def test_a_connection_is_passed_on(world: World) -> None:
         world.until(lambda: bool(world.welcomed), "passed on")
         ((passed, plain),) = world.welcomed
         host, port = client.getsockname()
-        assert passed.peer == f"{host}:{port}"
-        told = facts_in(passed.proxy)
+        assert passed.header.source == InetAddress(host, port)
+        told = facts_in(passed.raw)
         assert told is not None
         assert (told.server_hostname, told.version()) == (HOST, "TLSv1.3")
         assert (told.getpeercert(), told.getpeercert(True)) == (None, None)
@@ -185,7 +230,7 @@ def test_the_bytes_that_have_passed_are_told(world: World) -> None:
         plain.sendall(b"to be taken")
         world.pass_time(1.0)
         plain.sendall(b"waits")  # until the edge looks at what is ready
-        world.edges.ask_bytes(passed.proxy, answers.append)
+        world.edges.ask_bytes(passed.raw, answers.append)
         world.edge._hear(select.EPOLLIN)
         world.until(lambda: bool(answers), "told")
         answer = answers.pop()
@@ -193,21 +238,21 @@ def test_the_bytes_that_have_passed_are_told(world: World) -> None:
         assert (answer.taken, answer.waiting, answer.given) == (11, 5, 4)
         send_with(world.system.edges[0][2], answer)  # as if to an earlier version of the keeper
         world.pass_time(1.0)
-        world.edges.ask_bytes(passed.proxy, answers.append)
+        world.edges.ask_bytes(passed.raw, answers.append)
         world.until(lambda: bool(answers), "told")
         answer = answers.pop()
         assert answer is not None
         assert (answer.taken, answer.waiting, answer.given) == (16, 0, 4)
     plain.close()
     world.until(lambda: not world.edge._clients, "ended")
-    world.edges.ask_bytes(passed.proxy, answers.append)
+    world.edges.ask_bytes(passed.raw, answers.append)
     world.until(lambda: bool(answers), "told")
     assert answers.pop() is None
     (edge,) = world.edges
-    world.edges.ask_bytes(passed.proxy, answers.append)
+    world.edges.ask_bytes(passed.raw, answers.append)
     world.system.processes[edge.pid].die(1)
     world.until(lambda: bool(answers), "told")
-    world.edges.ask_bytes(passed.proxy, answers.append)
+    world.edges.ask_bytes(passed.raw, answers.append)
     assert answers == [None, None]
 
 
@@ -220,7 +265,7 @@ def test_an_edge_that_hangs_is_not_waited_for(
     with shake(world):
         world.until(lambda: bool(world.welcomed), "passed on")
         ((passed, plain),) = world.welcomed
-        world.edges.ask_bytes(passed.proxy, answers.append)
+        world.edges.ask_bytes(passed.raw, answers.append)
         world.clock.now += world.config.orphan_timeout - 0.1
         world.reactor.run_once(0.0)
         assert not answers
@@ -230,37 +275,49 @@ def test_an_edge_that_hangs_is_not_waited_for(
         assert "an edge does not answer" in caplog.text
         world.pass_time(0.0)
         assert answers == [None]
-        world.edges.ask_bytes(passed.proxy, answers.append)
+        world.edges.ask_bytes(passed.raw, answers.append)
         world.until(lambda: len(answers) == 2, "it has gone on")
         assert answers[1] is not None
     plain.close()
     world.until(lambda: not world.edge._clients, "ended")
 
 
-def test_one_that_could_not_be_taken_is_offered_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    refused: list[int] = []
-    take = world.edges._passed
-
-    def refuse_once(edge: Any, packet: Any, passed: Any) -> None:
-        if refused:
-            take(edge, packet, passed)
-        else:
-            refused.append(passed.number)
-            edge.link.send(message("Taken", passed.number, False))
-
-    monkeypatch.setattr(world.edges, "_passed", refuse_once)
+def test_who_no_worker_has_room_for_waits(world: World) -> None:
+    """With its inlet full an edge accepts no more; each goes on once there is room, or ends."""
+    outlet = world.outlet
+    outlet.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 0)  # the least there is
+    with suppress(BlockingIOError):
+        while True:
+            outlet.send(b"without a descriptor")
+    world.accepts = False
     world.start()
-    with shake(world):
-        world.until(lambda: refused == [1], "refused")
-        world.pass_time(1.0)
-        world.until(lambda: len(world.welcomed) == 1, "offered again")
-        world.until(lambda: world.edge._clients._all[1].far is None, "answered")
-        for number in (1, 7):  # of which there is nothing to be taken any more
-            world.edge._clients.answered(number, False)
-        world.pass_time(2.0)
-        assert len(world.welcomed) == 1
+    second, third = shake_both(world)
+    world.until(lambda: world.edge._clients.waiting == 2, "two wait")
+    assert not world.edge.accepting
+    second.sendall(b"said while it waits")
+    world.pass_time(1.0)
+    assert world.edge._clients.waiting == 2
+    third.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    third.close()
+    world.until(lambda: len(world.edge._clients) == 1, "one has given up")
+    world.accepts = True
+    for _ in range(100):
+        world.pass_time(0.1)
+    assert [sock.recv(100) for _, sock in world.welcomed] == [b"said while it waits"]
+    assert (world.edge.accepting, len(world.edge._clients)) == (True, 1)
+    second.close()
+
+
+def test_a_server_that_ends_takes_none_that_shakes_hands(world: World) -> None:
+    """It has closed the inlet."""
+    world.start()
+    world.inlet.close()
+    world.accepts = False
+    with shake(world) as client:
+        world.until(lambda: not world.edge._clients, "ended")
+        client.settimeout(10)
+        with pytest.raises(OSError, match=r"reset|EOF"):
+            client.recv(1)
 
 
 def test_handshakes_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,27 +417,6 @@ def test_one_that_dies_or_says_nonsense_is_followed_by_another(world: World) -> 
         assert (totals.open, totals.handshakes) == (0, {"TLSv1.3": 1})
 
 
-def test_what_an_edge_cannot_pass_on(world: World) -> None:
-    """A listener without TLS, another socket, a connection without facts: it is ended."""
-    for number, family, header in (
-        (1, socket.AF_UNIX, b"x"),
-        (0, socket.AF_INET, b"x"),
-        (0, socket.AF_UNIX, b""),
-    ):
-        world.edges.start()
-        world.until(lambda: any(edge.ready for edge in world.edges), "ready")
-        if family == socket.AF_UNIX:
-            one, other = socket.socketpair()
-        else:
-            one = other = socket.socket()
-        passed = message("Passed", 1, number, "peer", header, one.fileno())
-        send_with(world.system.edges[-1][2], passed, (one.fileno(),))
-        world.until(lambda: not world.edges, "killed")
-        one.close()
-        other.close()
-    assert world.welcomed == []
-
-
 def test_a_bad_beginning_is_tried_again(world: World) -> None:
     """It says what is wrong with the files, and so does the keeper's log."""
     good = world.files.certificate.read_bytes()
@@ -417,7 +453,6 @@ def test_the_keepers_death(world: World) -> None:
     world.start()
     with shake(world):
         world.until(lambda: bool(world.welcomed), "passed on")
-        world.until(lambda: world.edge._clients._all[1].far is None, "answered")
         waiting = socket.create_connection(world.listener.sock.getsockname())
         world.until(lambda: len(world.edge._clients) == 2, "accepted")
         for edge in world.edges:
@@ -569,7 +604,7 @@ def test_the_rate_holds_the_accept(world: World) -> None:
     try:
         world.edges = Edges(
             *(world.reactor, world.system, world.config, [world.listener], "name"),
-            *(world._welcome, world._changed, census),
+            *({0: world.outlet}, world._changed, census),
         )
         world.start()
         with ExitStack() as stack:

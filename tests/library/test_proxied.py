@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from socketkeep._base._admission import HEADER_LIMIT, Refusal
 from socketkeep._base._proxy_header import destination_text, source_text
-from socketkeep._net._proxied import Arrival, Reception
+from socketkeep._net._proxied import Arrival, FromEdge, Reception
 from socketkeep.proxy import InetAddress, ProxyHeader, UnixAddress
 
 CLIENT, FRONT = InetAddress("192.0.2.7", 40000), InetAddress("192.0.2.1", 443)
@@ -76,7 +76,7 @@ def test_in_any_pieces(header: ProxyHeader, after: bytes, cuts: list[int]) -> No
                 theirs.sendall(piece)
             if not isinstance(found, Arrival):
                 found = reception.go_on(ours, PROXY, taken)
-            assert found == Arrival(header, raw)
+            assert found == Arrival(source_text(header), raw)
             assert rest(ours) == after
 
 
@@ -101,7 +101,7 @@ def test_what_is_no_header(data: bytes, cuts: list[int]) -> None:
             taken = found
         if not isinstance(found, Arrival):
             found = OPTIONAL.late(taken)  # the begin of the begin of a header
-        assert found.header is None
+        assert found.peer == found.raw.decode() == ""
         assert data.startswith(found.unread + rest(ours))
     if not any(start.startswith(data) for start in _STARTS):
         with pair() as (ours, theirs):
@@ -146,7 +146,7 @@ def test_who_is_believed(peer: str, networks: tuple[str, ...], believed: bool) -
             if believed:
                 found = reception.begin(ours, peer)
                 assert found is not None
-                assert found.header == HEADERS[0]
+                assert (found.peer, found.raw) == (source_text(HEADERS[0]), HEADERS[0].encode())
             else:
                 assert reason(reception.begin, ours, peer) == "not_allowed"
 
@@ -217,3 +217,24 @@ def test_addresses_as_text() -> None:
     assert (source_text(mapped), destination_text(mapped)) == ("192.0.2.7:1", "[2001:db8::1]:2")
     for nobody in (None, ProxyHeader(local=True)):
         assert (source_text(nobody), destination_text(nobody)) == ("", "")
+
+
+def test_what_an_edge_passes_on() -> None:
+    """Its header has come before; what has none, or is more than one, is no edge's."""
+    for client in (CLIENT, InetAddress("2001:db8::7", 40000)):
+        front = InetAddress("::1", 443) if ":" in client.host else FRONT
+        header = ProxyHeader(source=client, destination=front, authority="chat.example")
+        with pair() as (ours, theirs):
+            theirs.sendall(header.encode() + b"more")
+            found = FromEdge().begin(ours, "")
+            assert found == Arrival(source_text(header), header.encode())
+            assert rest(ours) == b"more"
+    for data, refused in ((b"", "cut"), (b"GET / HTTP/1.1", "missing")):
+        with pair() as (ours, theirs):
+            theirs.sendall(data)
+            assert reason(FromEdge().begin, ours, "") == refused
+    for header in HEADERS:
+        with pair() as (ours, theirs):
+            theirs.sendall(header.encode())
+            found = FromEdge().begin(ours, "")
+            assert found == Arrival(source_text(header), header.encode())

@@ -95,7 +95,7 @@ def test_another_users_process_is_not_heard(
     with rendezvous.listen(place, "17.sock") as listener:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
             stranger.connect(f"{place}/17.sock")
-            monkeypatch.setattr(rendezvous, "_credentials", lambda _: (1, 12345))
+            monkeypatch.setattr(rendezvous, "credentials_of", lambda _: (1, 12345))
             assert rendezvous.accept(listener) is None
         assert rendezvous.connect(place, "17.sock") is None
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as worker:

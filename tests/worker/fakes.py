@@ -192,6 +192,7 @@ def a_place(
         handler=inspected(handler),
         model=model,
         listeners=[listener],
+        doors=[listener],
         listener_names=["127.0.0.1:7000"],
         channel=theirs,
         scoreboard=board,

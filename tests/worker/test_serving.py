@@ -167,7 +167,10 @@ def test_listeners_take_turns_where_a_worker_is_ahead() -> None:
         second.setblocking(False)
         first = place.environment.listeners[0]
         environment = replace(
-            place.environment, listeners=[first, second], listener_names=["first", "second"]
+            place.environment,
+            listeners=[first, second],
+            doors=[first, second],
+            listener_names=["first", "second"],
         )
         for slot in (0, 1):
             environment.siblings.seat(slot)

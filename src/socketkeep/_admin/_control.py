@@ -6,7 +6,6 @@ import base64
 import contextlib
 import os
 import socket
-import struct
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -25,6 +24,7 @@ from socketkeep._admin._reports import (
     PushReport,
 )
 from socketkeep._base import _log
+from socketkeep._base._address import credentials_of
 from socketkeep._base._errors import ListenError
 from socketkeep._config._options import MOST_PACE
 from socketkeep._config._server_options import MOST_WORKERS
@@ -42,7 +42,6 @@ from socketkeep._wire._messages import Letter, LetterTold
 
 _EXIT_FAILED: Final = 1
 _EXIT_USAGE: Final = 2
-_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7): pid, uid, gid
 #: At once; of one process; and that wait for a command's end.
 _MOST_CLIENTS: Final = 64
 _MOST_OF_ONE: Final = 32
@@ -97,7 +96,7 @@ class ControlServer:
                 self._clients,
                 looks_only=saved.looks_only,
             )
-            self._clients.enter(client, _credentials(sock)[0])
+            self._clients.enter(client, credentials_of(sock)[0])
             client.restore(saved)
             if client.command in _NOT_AFTER_UPGRADE and not saved.finished:
                 client.finish(Done(_EXIT_FAILED, error=_NOT_AFTER_UPGRADE[client.command]))
@@ -146,7 +145,7 @@ class ControlServer:
             self._reactor.unregister(self._listener.fileno())
             self._paused = self._reactor.call_later(_PAUSE, self._resume)
             return
-        uid = _credentials(sock)[1]
+        uid = credentials_of(sock)[1]
         if uid in (0, os.geteuid()):
             self._enter(sock)
         else:
@@ -158,7 +157,7 @@ class ControlServer:
         self._enter(sock, looks_only=True)
 
     def _enter(self, sock: socket.socket, *, looks_only: bool = False) -> None:
-        pid = _credentials(sock)[0]
+        pid = credentials_of(sock)[0]
         try:
             silent = self._clients.make_room(pid)
         except Full:
@@ -173,13 +172,6 @@ class ControlServer:
 def _refuse(sock: socket.socket, why: str) -> None:
     with sock, contextlib.suppress(OSError):
         sock.send(encode(Done(_EXIT_FAILED, error=why)))
-
-
-def _credentials(sock: socket.socket) -> tuple[int, int]:
-    """Return the pid and the uid of who has connected."""
-    packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, _ = _CREDENTIALS.unpack(packed)
-    return pid, uid
 
 
 class Client:

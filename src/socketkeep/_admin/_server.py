@@ -57,6 +57,7 @@ from socketkeep._keeper._inheritance import restored_listener, snapshot
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper._signals import SIGNALS, SignalActions
 from socketkeep._keeper.connections._fdstore import FdStore
+from socketkeep._keeper.connections._inlets import Inlets
 from socketkeep._keeper.connections._restoring import Stored
 from socketkeep._keeper.loop._notify import Herald, ManagerTerms, Notifier
 from socketkeep._keeper.loop._reactor import Reactor, SignalQueue
@@ -210,6 +211,7 @@ def resume(state: SavedServer) -> None:
             rendezvous=directory_beside(path),
             census=saved.census,
             lists=saved.lists,
+            inlets=Inlets.restored(saved.inlets),
         )
         keeper.restore(saved)
         if any(worker.adopted is not None for worker in keeper.pool):

@@ -148,8 +148,13 @@ def peer_text(sock: socket.socket) -> str:
         raw = sock.getpeername()
         if raw or sock.family != socket.AF_UNIX:
             return format_address(raw)
-        packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return f"unix:pid={credentials_of(sock)[0]}"
     except OSError:
         return ""
-    pid: int = _CREDENTIALS.unpack(packed)[0]
-    return f"unix:pid={pid}"
+
+
+def credentials_of(sock: socket.socket) -> tuple[int, int]:
+    """Return the pid and the uid of who has connected to a Unix socket.  Raises OSError."""
+    packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(packed)
+    return pid, uid

@@ -218,7 +218,7 @@ def _encode_v1(header: ProxyHeader) -> bytes:
     bare = ProxyHeader(version=1, source=header.source, destination=header.destination)
     if header != bare:
         raise ValueError("version 1 of the PROXY protocol says nothing but two TCP addresses")
-    family, packed = _pack_addresses(header)
+    family, packed = _pack_addresses(header.source, header.destination)
     if family == _UNSPECIFIED:
         return b"PROXY UNKNOWN\r\n"
     if family == _UNIX:
@@ -403,23 +403,60 @@ def _encode_v2(header: ProxyHeader) -> bytes:
         if header != ProxyHeader(local=True):
             raise ValueError("a header that is `local` says nothing else")
         return _V2_FIXED.pack(_V2_START, 0x20 | _LOCAL, 0, 0)
-    family, addresses = _pack_addresses(header)
+    family, addresses = _pack_addresses(header.source, header.destination)
     if family == _UNSPECIFIED:
         if header != ProxyHeader():
             raise ValueError("a header without addresses says nothing else")
         return _V2_FIXED.pack(_V2_START, 0x20 | _PROXY, 0, 0)
-    tlvs = b"".join(_tlv(kind, value) for kind, value in _encoded_fields(header))
+    tlvs = encoded_fields(header)
     if header.checksum:
-        tlvs += _tlv(_CRC32C, bytes(4))
-    body = addresses + tlvs
-    if len(body) > _V2_MOST:
-        raise ValueError(f"a PROXY header of {len(body)} bytes: it can have {_V2_MOST}")
-    kind = family << 4 | _PROTOCOLS.index(header.protocol)
-    data = _V2_FIXED.pack(_V2_START, 0x20 | _PROXY, kind, len(body)) + body
+        tlvs += encoded_field(_CRC32C, bytes(4))
+    data = _joined(family, _PROTOCOLS.index(header.protocol), addresses, tlvs)
     return data[:-4] + crc32c(data).to_bytes(4, "big") if header.checksum else data
 
 
-def _encoded_fields(header: ProxyHeader) -> Iterator[tuple[int, bytes]]:
+def _joined(family: int, protocol: int, addresses: bytes, tlvs: bytes) -> bytes:
+    body = addresses + tlvs
+    if len(body) > _V2_MOST:
+        raise ValueError(f"a PROXY header of {len(body)} bytes: it can have {_V2_MOST}")
+    return _V2_FIXED.pack(_V2_START, 0x20 | _PROXY, family << 4 | protocol, len(body)) + body
+
+
+def between(source: Endpoint | None, destination: Endpoint | None, tlvs: bytes) -> bytes:
+    """Return a header of version 2 for a stream between two addresses, with fields as they are.
+
+    Raises ValueError for addresses that do not go together.
+    """
+    family, addresses = _pack_addresses(source, destination)
+    return _joined(family, _PROTOCOLS.index("stream"), addresses, tlvs)
+
+
+def encoded_fields(header: ProxyHeader) -> bytes:
+    """Return the fields of version 2 that stand behind the addresses, but for the checksum."""
+    return b"".join(encoded_field(kind, value) for kind, value in _fields(header))
+
+
+def source_of(data: bytes) -> tuple[str, int] | None:
+    """Return the source's IP address as text, and the header's size; nothing else is looked at.
+
+    None: `data` does not begin with a header of version 2 that is whole and has such addresses.
+    """
+    if len(data) < _V2_FIXED.size:
+        return None
+    start, what, kind, length = _V2_FIXED.unpack_from(data)
+    size = _V2_FIXED.size + length
+    if start != _V2_START or what != 0x20 | _PROXY or len(data) < size:
+        return None
+    if kind == _INET << 4 | 1 and length >= 12:
+        host = socket.inet_ntop(socket.AF_INET, data[16:20])
+        return f"{host}:{int.from_bytes(data[24:26], 'big')}", size
+    if kind == _INET6 << 4 | 1 and length >= 36:
+        host = socket.inet_ntop(socket.AF_INET6, data[16:32])
+        return f"[{host}]:{int.from_bytes(data[48:50], 'big')}", size
+    return None
+
+
+def _fields(header: ProxyHeader) -> Iterator[tuple[int, bytes]]:
     if header.alpn:
         yield _ALPN, header.alpn
     if header.authority:
@@ -450,19 +487,20 @@ def _encode_tls(tls: ProxyTls) -> bytes:
     value = _TLS.pack(client, 0 if tls.verified else 1)
     for kind, name in _TLS_TEXTS.items():
         if text := getattr(tls, name):
-            value += _tlv(kind, text.encode())
-    return value + (_tlv(_TLS_CERTIFICATE, tls.certificate) if tls.certificate else b"")
+            value += encoded_field(kind, text.encode())
+    return value + (encoded_field(_TLS_CERTIFICATE, tls.certificate) if tls.certificate else b"")
 
 
-def _tlv(kind: int, value: bytes) -> bytes:
+def encoded_field(kind: int, value: bytes) -> bytes:
+    """Return one field of version 2."""
     if not 0 <= kind <= 255 or len(value) > _V2_MOST:
         raise ValueError(f"a value of {len(value)} bytes of the type {kind} has no place")
     return _TLV.pack(kind, len(value)) + value
 
 
-def _pack_addresses(header: ProxyHeader) -> tuple[int, bytes]:
+def _pack_addresses(first: Endpoint | None, second: Endpoint | None) -> tuple[int, bytes]:
     """Return the family of the addresses, and how version 2 has them."""
-    match header.source, header.destination:
+    match first, second:
         case None, None:
             return _UNSPECIFIED, b""
         case UnixAddress(source), UnixAddress(destination):

@@ -14,10 +14,19 @@ from typing import Any, Final, Literal, Protocol, overload
 import msgspec
 
 from socketkeep._base._admission import HEADER_LIMIT
-from socketkeep._base._proxy_header import Endpoint, ProxyHeader, ProxyTls, read_header
+from socketkeep._base._proxy_header import (
+    Endpoint,
+    ProxyHeader,
+    ProxyTls,
+    between,
+    encoded_field,
+    encoded_fields,
+    read_header,
+)
 
 #: In the range 0xE0 to 0xEF of the specification, beside what clouds use of it.
 _KIND: Final = 0xE5
+_NUMBER: Final = 0xE6
 _MAGIC: Final = b"socketkeep-edge\0"
 
 
@@ -61,7 +70,6 @@ class _More(msgspec.Struct, frozen=True, omit_defaults=True):
     certificate: dict[str, Any] | None = None  # as `ssl` takes it apart
     proxied: bytes = b""
     edge: int = 0
-    number: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +117,27 @@ class EdgeTls:
 
         Raises ValueError when the client's certificate is too large for it.
         """
+        if self.certificate_der is None and not self.proxied:
+            fields = _alike(
+                *(self.server_hostname, self.session_reused, self.protocol, self.ciphers),
+                *(self.alpn, self.edge),
+            )
+        else:
+            fields = self._fields()
+        number = encoded_field(_NUMBER, self.number.to_bytes(8, "big"))
+        raw = between(source, destination, fields + number)
+        if len(raw) > HEADER_LIMIT:
+            raise ValueError(
+                f"the client's certificate is too large: what is told of the connection has"
+                f" {len(raw)} bytes, and {HEADER_LIMIT} have room"
+            )
+        return raw
+
+    def _fields(self) -> bytes:
+        """Return all but the number, which is another in each header."""
         name, defined_in, bits = self.ciphers or ("", "", 0)
         more = _More(
-            *(self.session_reused, defined_in, bits, self.certificate, self.proxied),
-            *(self.edge, self.number),
+            self.session_reused, defined_in, bits, self.certificate, self.proxied, self.edge
         )
         certified = self.certificate_der is not None
         tls = ProxyTls(
@@ -124,24 +149,39 @@ class EdgeTls:
             certificate_in_session=certified,
             certificate=self.certificate_der or b"",
         )
-        raw = ProxyHeader(
-            source=source,
-            destination=destination,
-            alpn=(self.alpn or "").encode(),
-            authority=self.server_hostname or "",
-            tls=tls,
-            others=((_KIND, _MAGIC + msgspec.json.encode(more)),),
-        ).encode()
-        if len(raw) > HEADER_LIMIT:
-            raise ValueError(
-                f"the client's certificate is too large: what is told of the connection has"
-                f" {len(raw)} bytes, and {HEADER_LIMIT} have room"
+        return encoded_fields(
+            ProxyHeader(
+                alpn=(self.alpn or "").encode(),
+                authority=self.server_hostname or "",
+                tls=tls,
+                others=((_KIND, _MAGIC + msgspec.json.encode(more)),),
             )
-        return raw
+        )
+
+
+@lru_cache(maxsize=64)
+def _alike(
+    server_hostname: str | None,
+    session_reused: bool,
+    protocol: str,
+    ciphers: tuple[str, str, int] | None,
+    alpn: str | None,
+    edge: int,
+) -> bytes:
+    """Return the fields that all headers have of clients without a certificate that speak so."""
+    return EdgeTls(
+        server_hostname=server_hostname,
+        session_reused=session_reused,
+        protocol=protocol,
+        ciphers=ciphers,
+        alpn=alpn,
+        edge=edge,
+    )._fields()
 
 
 def edge_tls(header: ProxyHeader) -> EdgeTls | None:
     """Return what the edge has told by this header; None: it is a proxy's."""
+    number = next((int.from_bytes(value, "big") for k, value in header.others if k == _NUMBER), 0)
     for kind, value in header.others:
         if kind == _KIND and value.startswith(_MAGIC) and header.tls is not None:
             more = msgspec.json.decode(value[len(_MAGIC) :], type=_More)
@@ -156,7 +196,7 @@ def edge_tls(header: ProxyHeader) -> EdgeTls | None:
                 certificate_der=tls.certificate or None,
                 proxied=more.proxied,
                 edge=more.edge,
-                number=more.number,
+                number=number,
             )
     return None
 

@@ -1242,12 +1242,14 @@ def listener_settings(config: ServeConfig, listeners: int) -> list[ListenerSetti
 def receptions(config: ServeConfig, listeners: int) -> list["Reception | None"]:
     """Return how the connections of so many listeners are met; None: no header is looked for."""
     settings = listener_settings(config, listeners)
-    if all(each.proxy == "off" for each in settings):
+    if all(each.proxy == "off" and not each.of_edges for each in settings):
         return [None] * listeners
-    from socketkeep._net._proxied import Reception  # for who is behind a proxy
+    from socketkeep._net._proxied import FromEdge, Reception  # for who is behind a proxy
 
     return [
-        None
+        FromEdge()
+        if each.of_edges
+        else None
         if each.proxy == "off"
         else Reception(required=each.proxy == "on", networks=each.proxy_from)
         for each in settings

@@ -266,6 +266,8 @@ def _context(settings: TlsSettings, files: Contents) -> ssl.SSLContext:
     context.minimum_version = _VERSIONS[settings.min_version]
     # One side could keep the other computing for ever by asking for new keys.
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    # OpenSSL makes two; most clients use one at most, and each takes as long as to make the record.
+    context.num_tickets = 1
     if settings.alpn:
         context.set_alpn_protocols(list(settings.alpn))
     if settings.ciphers:

@@ -1,10 +1,12 @@
-"""The connections of an edge: first they shake hands, then their plain end goes to the keeper."""
+"""The connections of an edge: first they shake hands, then a worker gets their plain end."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import select
 import socket
+import ssl
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,14 +23,17 @@ from socketkeep._edge._relay import Handshake, HandshakeFailed, Relay
 from socketkeep._edge._relay_loop import make_relay_loop
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._stream._edge_handshake import failed, secured
+from socketkeep._wire._inlets import pass_on
 from socketkeep._wire._messages import BytesPassed
 
 #: Seconds from accept(2) until hands must have been shaken, and how many may be at it at a time.
 #: One more sends the one away that has taken longest.
 HANDSHAKE_TIME: Final = 10.0
 MOST_SHAKING: Final = 4096
-#: Seconds until a plain end is offered again that the keeper had no descriptor for.
-_OFFER_AGAIN: Final = 1.0
+#: Seconds until it is looked again whether an inlet has room.
+_LOOK_AGAIN: Final = 0.05
+#: The server ends: no process has the other end of an outlet any more.
+_NOBODY_TAKES: Final = (errno.EPIPE, errno.ECONNRESET)
 #: Seconds in which a client whose worker has gone must take in some more of what was sent.
 _PATIENCE: Final = 60.0
 
@@ -36,15 +41,15 @@ _PATIENCE: Final = 60.0
 class Listening:
     """One listener with TLS.  Raises BadTls.
 
-    shares: as `ServerTls` has it.  sock: None where connections come from workers, which have
-    accepted them.
+    shares: as `ServerTls` has it.  ends: what is accepted from, and the outlet by which that is
+    passed on; None where connections come from workers, which have accepted them.
     """
 
     def __init__(
         self,
         number: int,
         text: str,
-        sock: socket.socket | None,
+        ends: tuple[socket.socket, socket.socket] | None,
         settings: ListenerSettings,
         *,
         shares: bool = False,
@@ -53,7 +58,10 @@ class Listening:
         assert settings.tls is not None
         self.number = number
         self.text = text
-        self.sock = sock
+        self.sock: socket.socket | None = None
+        self.outlet: socket.socket | None = None
+        if ends is not None:
+            self.sock, self.outlet = ends
         self.delays = not settings.tcp_nodelay
         self.tls = ServerTls(settings.tls, wary=False, shares=shares, read=read)
         self.watched = False
@@ -79,8 +87,8 @@ class Client:
     """One connection.
 
     until: when hands must have been shaken.  asked: by a worker, which has accepted it.  relay:
-    None as long as hands are not shaken.  header: what is told of it.  far: the worker's end, until
-    the keeper has it.
+    None as long as no worker can have it.  tls, header: its TLS and what is told of it, once hands
+    are shaken, and until a worker can.
     """
 
     number: int
@@ -91,8 +99,8 @@ class Client:
     handshake: Handshake
     asked: HandshakeRequest | None = None
     relay: Relay | None = None
+    tls: EdgeObject | None = None
     header: bytes = b""
-    far: socket.socket | None = None
 
 
 @dataclass(slots=True)
@@ -107,24 +115,25 @@ class Tally:
 class Clients:
     """All of an edge's.
 
-    `offer` is called with one whose plain end the keeper is to have, `gone` when one has ended.
+    `crowded` is called when `waiting` may have changed, `gone` when one has ended.
     """
 
     def __init__(
         self,
         reactor: Reactor,
-        offer: Callable[[Client], None],
+        crowded: Callable[[], None],
         gone: Callable[[], None],
         most_shaking: int = MOST_SHAKING,
     ) -> None:
         self.edge = 0  # its serial number, which is told of each connection
         self.tally: Final = Tally()
         self._reactor = reactor
-        self._offer = offer
+        self._crowded = crowded
         self._gone = gone
         self._most_shaking = most_shaking
         self._all: dict[int, Client] = {}
         self._shaking: dict[int, Client] = {}  # in the order in which their time is over
+        self._waiting: dict[int, Client] = {}  # for room in an inlet
         self._unfinished: dict[int, Client] = {}  # with more to move than they had a turn for
         self._numbers = 0
         self._expiry: ReactorTimer | None = None
@@ -139,6 +148,11 @@ class Clients:
     def shaking(self) -> int:
         """Return how many have not shaken hands yet."""
         return len(self._shaking)
+
+    @property
+    def waiting(self) -> int:
+        """How many have shaken hands, and wait until they can be passed on."""
+        return len(self._waiting)
 
     def meet(self, listening: Listening, sock: socket.socket, address: Any) -> None:
         """Begin with a connection that was accepted."""
@@ -173,17 +187,6 @@ class Clients:
         self._expect_expiry()
         return client
 
-    def answered(self, number: int, taken: bool) -> None:
-        """The keeper has a plain end that it was offered, or could not take it."""
-        client = self._all.get(number)
-        if client is None or client.far is None:
-            return
-        if taken:
-            client.far.close()
-            client.far = None
-        else:
-            self._reactor.call_later(_OFFER_AGAIN, partial(self._offer_again, client))
-
     def passed(self, question: int, number: int) -> BytesPassed:
         """Return how many bytes of a connection have passed."""
         client = self._all.get(number)
@@ -197,13 +200,6 @@ class Clients:
         for client in tuple(self._shaking.values()):
             self._end(client)
 
-    def keeper_gone(self) -> None:
-        """Nobody will take what has been offered."""
-        for client in tuple(self._all.values()):
-            if client.far is not None:
-                client.far.close()
-                client.far = None
-
     def cut_all(self) -> None:
         """End all that is left, at once."""
         for client in tuple(self._all.values()):
@@ -214,6 +210,10 @@ class Clients:
     # Shaking hands.
 
     def _client_ready(self, client: Client, events: int) -> None:
+        if client.tls is not None:
+            if events & select.EPOLLHUP:
+                self._end(client)
+            return  # what has come is heard of once it is passed on
         try:
             tls = client.handshake.go_on(events)
             if tls is not None:
@@ -251,16 +251,13 @@ class Clients:
         self._expect_expiry()
 
     def _pass(self, client: Client, tls: EdgeObject) -> None:
-        """Hands are shaken: have the keeper find a worker.  Raises HandshakeFailed."""
+        """Hands are shaken: let a worker have it.  Raises HandshakeFailed."""
         asked = client.asked
         facts = facts_of(tls, b"" if asked is None else asked.proxied, self.edge, client.number)
         try:
             client.header = facts.header(*_ends(client))
             if asked is not None:
                 asked.plain.send(secured(client.header))
-                plain = asked.plain
-            else:
-                plain, client.far = socket.socketpair()
         except ValueError as error:
             raise HandshakeFailed("certificate", str(error)) from None
         except OSError as error:
@@ -268,18 +265,49 @@ class Clients:
         del self._shaking[client.number]
         self.tally.handshakes[facts.protocol] += 1
         self.tally.resumed += facts.session_reused
+        client.tls = tls
+        if asked is not None:
+            self._carry(client, tls, asked.plain)
+        elif self._waiting or not self._pass_on(client, tls):
+            self._wait(client)
+
+    def _pass_on(self, client: Client, tls: EdgeObject) -> bool:
+        """Have a worker accept the connection; False: so many wait for that that it is to wait."""
+        outlet = client.listening.outlet
+        assert outlet is not None
+        try:
+            plain = pass_on(outlet, client.header)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in _NOBODY_TAKES:
+                self._throttle.warning("cannot pass a connection on", error=error.strerror)
+            self._end(client)
+            return True
+        self._loop.watch(plain.fileno(), partial(self._plain_ready, client))
+        self._carry(client, tls, plain)
+        return True
+
+    def _carry(self, client: Client, tls: EdgeObject, plain: socket.socket) -> None:
+        client.tls, client.header = None, b""
         client.relay = client.handshake.relay(tls, plain)
-        if client.far is not None:
-            for end in (plain, client.far):
-                end.setblocking(False)
-            self._loop.watch(plain.fileno(), partial(self._plain_ready, client))
-            self._offer(client)
         self._loop.carry(client.relay, client)
         self._move(client)
 
-    def _offer_again(self, client: Client) -> None:
-        if client.far is not None:
-            self._offer(client)
+    def _wait(self, client: Client) -> None:
+        if not self._waiting:
+            self._reactor.call_later(_LOOK_AGAIN, self._pass_on_waiting)
+        self._waiting[client.number] = client
+        self._crowded()
+
+    def _pass_on_waiting(self) -> None:
+        for client in tuple(self._waiting.values()):
+            assert client.tls is not None
+            if not self._pass_on(client, client.tls):
+                self._reactor.call_later(_LOOK_AGAIN, self._pass_on_waiting)
+                return
+            self._waiting.pop(client.number, None)
+        self._crowded()
 
     # Moving bytes.
 
@@ -334,11 +362,9 @@ class Clients:
     def _end(self, client: Client) -> None:
         del self._all[client.number]
         self._shaking.pop(client.number, None)
+        self._waiting.pop(client.number, None)
         self._unfinished.pop(client.number, None)
         self._loop.forget(client.sock.fileno())
-        if client.far is not None:
-            client.far.close()
-            client.far = None
         if client.relay is not None:
             self._loop.forget(client.relay.plain.fileno())
             client.relay.close()
@@ -352,14 +378,15 @@ class Clients:
 
 def facts_of(tls: EdgeObject, proxied: bytes, edge: int, number: int) -> EdgeTls:
     """Return what is told of a connection whose handshake is done; see `EdgeTls`."""
+    asks = tls.context.verify_mode is not ssl.CERT_NONE
     return EdgeTls(
         server_hostname=tls.asked_for,
         session_reused=bool(tls.session_reused),
         protocol=tls.version() or "",
         ciphers=tls.cipher(),
         alpn=tls.selected_alpn_protocol(),
-        certificate=tls.getpeercert() or None,
-        certificate_der=tls.getpeercert(True),
+        certificate=(tls.getpeercert() or None) if asks else None,
+        certificate_der=tls.getpeercert(True) if asks else None,
         proxied=proxied,
         edge=edge,
         number=number,

@@ -24,7 +24,7 @@ from socketkeep._base._titles import set_title
 from socketkeep._config._address_lists import NO_LISTS
 from socketkeep._config._server_options import ServeConfig, listener_settings
 from socketkeep._edge._certificates import BadTls, read_file, read_given
-from socketkeep._edge._clients import Client, Clients, HandshakeRequest, Listening
+from socketkeep._edge._clients import Clients, HandshakeRequest, Listening
 from socketkeep._edge._renewal import Renewal
 from socketkeep._edge._ticket_keys import can_be_set
 from socketkeep._keeper.loop._reactor import READABLE, WRITABLE, Reactor
@@ -40,13 +40,11 @@ from socketkeep._wire._messages import (
     EdgeReport,
     Message,
     Pace,
-    Passed,
     RenewCertificates,
     Retire,
     ServeTls,
     ShakeHands,
     StartFailed,
-    Taken,
     TicketSecrets,
     TlsFile,
 )
@@ -102,7 +100,7 @@ class Edge:
         self._admits = False  # connections are to be accepted
         self._paused = False  # but there is no descriptor for one
         self._ending = False
-        self._clients = Clients(reactor, self._offer, self._stop_if_done)
+        self._clients = Clients(reactor, self._open_listeners, self._stop_if_done)
         self._renewal: Renewal | None = None
         self._told = EdgeReport()
         self._given: dict[str, bytes | OSError] = {}  # files that this user may not open
@@ -136,8 +134,6 @@ class Edge:
             case Admit(accepting=accepting):
                 self._admits = accepting
                 self._open_listeners()
-            case Taken(number=number, taken=taken):
-                self._clients.answered(number, taken)
             case AskBytes(question=question, number=number):
                 self._send(self._clients.passed(question, number))
             case TicketSecrets(secrets=secrets):
@@ -166,14 +162,15 @@ class Edge:
         config = msgspec.msgpack.decode(message.config, type=ServeConfig)
         _log.configure(config.log_level, config.log_format, config.log_file)
         set_title(Role.EDGE, f"[{message.name}]" if message.name else "")
-        if packet.truncated or len(message.sockets) != len(message.numbers):
+        if packet.truncated or len(message.sockets) != 2 * len(message.numbers):
             self._fail("the listeners did not arrive: out of file descriptors")
             return
         self._config, self._names = config, message.listeners
         self._clients.edge = message.serial
         settings = listener_settings(config, len(message.listeners))
         socks = [socket.socket(fileno=packet.take(fd)) for fd in tuple(message.sockets)]
-        accepted_from = dict(zip(message.numbers, socks, strict=True))
+        ends = zip(socks[: len(message.numbers)], socks[len(message.numbers) :], strict=True)
+        accepted_from = dict(zip(message.numbers, ends, strict=True))
         for number, said in enumerate(settings):
             if said.tls is None:
                 continue
@@ -205,7 +202,7 @@ class Edge:
             _log.warning("the accept rate does not hold: out of descriptors", process="edge")
             return
         census = Census(message.census, NO_LANE)
-        self._pacer = Doorkeeper(self._config, len(self._names), census, NO_LISTS)
+        self._pacer = Doorkeeper(self._config, len(self._names), census, NO_LISTS, edge=True)
 
     def _read(self, path: str, option: str) -> bytes:
         """Return what is in a file, which may be one that the keeper has given.  Raises BadTls."""
@@ -226,7 +223,6 @@ class Edge:
         self._channel.close()
         if self._clients:
             _log.warning("the keeper has gone: no more is accepted", connections=len(self._clients))
-        self._clients.keeper_gone()
         self._stop_accepting()
         self._clients.stop_shaking()
 
@@ -239,6 +235,9 @@ class Edge:
 
     def _stop_if_done(self) -> None:
         if self._ending and not self._clients:
+            for listening in self._listening.values():
+                if listening.outlet is not None:
+                    listening.outlet.close()
             self._reactor.stop()
 
     # Accepting.
@@ -249,7 +248,7 @@ class Edge:
         return any(listening.watched for listening in self._listening.values())
 
     def _open_listeners(self) -> None:
-        able = self._admits and not self._paused and not self._ending
+        able = self._admits and not (self._paused or self._ending or self._clients.waiting)
         for listening, door in self._doors():
             wanted = able and not listening.held
             if wanted == listening.watched:
@@ -318,11 +317,6 @@ class Edge:
         self._clients.begin_for(self._listening[message.listener], sock, asked)
 
     # What the keeper is told.
-
-    def _offer(self, client: Client) -> None:
-        assert client.far is not None
-        number, listener = client.number, client.listening.number
-        self._send(Passed(number, listener, client.peer, client.header, client.far.fileno()))
 
     def _look_around(self) -> None:
         self._reactor.call_later(_REPORT, self._look_around)

@@ -55,6 +55,7 @@ def snapshot(keeper: Keeper, keep: KeepOpen) -> SavedServer:
             reloads_completed=keeper.reloads.completed,
             upgrades=keeper.upgrades.completed,
             listeners=[saved_listener(listener, keep) for listener in keeper.listeners],
+            inlets=keeper.inlets.snapshot(keep),
             generations=generations,
             current=current.number,
             templates=templates,

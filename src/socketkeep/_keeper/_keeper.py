@@ -28,6 +28,7 @@ from socketkeep._keeper.connections._disconnecting import Disconnecting
 from socketkeep._keeper.connections._edges import Edges
 from socketkeep._keeper.connections._fdstore import LISTENER, FdStore, listener_name
 from socketkeep._keeper.connections._fullness import Fullness
+from socketkeep._keeper.connections._inlets import Inlets
 from socketkeep._keeper.connections._queues import Queues
 from socketkeep._keeper.loop._children import ChildWatch
 from socketkeep._keeper.loop._closer import Closer
@@ -70,8 +71,6 @@ LATE: Final = KILL_GRACE + 1.0
 #: Seconds that the sudden end may take, from QUIT or from the moment above.
 LAST_RESORT: Final = 3.0
 _LONGEST: Final = 1000  # characters of a template's that are logged
-#: While so many connections wait for a worker the edges accept no more.
-_MOST_PASSED: Final = 1024
 _RETRY: Final = 1.0  # seconds until a template that has ended is started again
 #: How many can wait in the queue of a listener that others have made, if the system is as it comes.
 _USUAL_BACKLOG: Final = 4096
@@ -91,9 +90,11 @@ class Keeper:
         rendezvous: str = "",
         census: int = -1,
         lists: AddressLists = NO_LISTS,
+        inlets: Inlets | None = None,
     ) -> None:
         """Make a keeper that has yet to `start`, or to `restore` what an earlier version left.
 
+        inlets: those that this had; None: they are to be made.
         census: the memfd of the one that this had, -1: none.  lists: of the files of networks.
         """
         self.config: Final = config
@@ -112,10 +113,11 @@ class Keeper:
         self.grounds: Grounds | None = None
         settings = listener_settings(config, len(listeners))
         starts_tls = {n for n, said in enumerate(settings) if said.tls and said.tls.asked}
-        of_edges = {n for n, said in enumerate(settings) if said.of_edges}
-        screening = Screening(
-            boot, listeners, plain_ends=bool(of_edges or starts_tls), starts_tls=starts_tls
-        )
+        self.inlets: Final = Inlets.made_for(settings) if inlets is None else inlets
+        #: What connections are accepted from, by the listeners' numbers.
+        doors = [self.inlets.doors.get(n, listener) for n, listener in enumerate(listeners)]
+        plain_ends = bool(self.inlets.doors or starts_tls)
+        screening = Screening(boot, listeners, plain_ends=plain_ends, starts_tls=starts_tls)
         self.screening: Final = screening
         self.lanes: Final = Lanes(config, len(listeners), census, lists)
         self.lists = lists
@@ -124,7 +126,7 @@ class Keeper:
             *(screening, self.lanes),
         )
         self.closer = Closer(reactor)
-        self._queues = Queues(listeners, besides=of_edges)
+        self._queues = Queues(doors)
         self.connections = Connections(
             reactor,
             config,
@@ -148,16 +150,19 @@ class Keeper:
         self.connections.hear = self.pool.dispatch.hear_line
         self.edges = Edges(
             *(reactor, system, config, listeners, name),
-            self.connections.welcome,
+            self.inlets.outlets,
             self._changed,
-            self.lanes.memfd if self.lanes.paces else -1,
+            self.lanes.memfd
+            if any(settings[n].accept_rate != "off" for n in self.inlets.outlets)
+            else -1,
             screening.believe_maker,
             boot,
         )
         self.connections.shake_hands = self.edges.shake_hands
         self.connections.ask_bytes = self.edges.ask_bytes
         self.templates = Templates(
-            *(reactor, system, config, listeners, boot, name, rendezvous, self, screening)
+            *(reactor, system, config, listeners, boot, name, rendezvous, self, screening),
+            self.inlets.doors,
         )
         self.reloads = Rollout(
             reactor,
@@ -202,7 +207,9 @@ class Keeper:
         self._pace = 0.0  # how many connections a second a drain ends
         self._leaves = False  # it ends, and others go on with what it holds
         self._throttle = _log.Throttle()
-        self._listening = {os.fstat(listener.fileno()).st_ino for listener in listeners}
+        self._listening = {
+            os.fstat(each.fileno()).st_ino for each in (*listeners, *self.inlets.doors.values())
+        }
         self._left_over = ChildWatch(reactor, system)
         self._last_look: ReactorTimer | None = None
 
@@ -400,6 +407,7 @@ class Keeper:
             self._take_in_queues,
             partial(self.edges.admit, False),
             *(listener.close for listener in self.listeners),
+            self.inlets.close,
             lambda: self.store.remove_all(LISTENER) if self.store is not None else None,
             *self._ends_of_beginnings(),
             partial(self._begin_end, order),
@@ -479,6 +487,7 @@ class Keeper:
         inodes = {os.fstat(listener.fileno()).st_ino: listener for listener in listeners}
         others, all_seen = self.system.held_by_others(inodes)
         bound = [each for address, each in self._bound() if not address.startswith("fd://")]
+        bound += self.inlets.doors.values()
         mine = []
         for inode, listener in inodes.items():
             if inode in others or not (all_seen or listener in bound):
@@ -842,8 +851,7 @@ class Keeper:
     def _allot(self) -> None:
         if self.current is not None:
             self._allotment.share_out(self.current, len(self.slots), self.paused)
-            waiting = self.connections.moves.waiting
-            self.edges.admit(self.order is None and not self.paused and waiting < _MOST_PASSED)
+            self.edges.admit(self.order is None and not self.paused)
 
     def _changed(self) -> None:
         self.superseded.look()

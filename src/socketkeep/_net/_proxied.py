@@ -15,7 +15,7 @@ from typing import Final
 
 from socketkeep._base._admission import HEADER_LIMIT, HEADER_TIME, Reason, Refusal
 from socketkeep._base._errors import Malformed
-from socketkeep._base._proxy_header import ProxyHeader, begins_header, read_header, source_text
+from socketkeep._base._proxy_header import begins_header, read_header, source_of, source_text
 
 _LOOK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT
 
@@ -24,17 +24,13 @@ _LOOK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT
 class Arrival:
     """A connection whose begin is known: with its header, or, where that is optional, without.
 
-    raw: the header as it came.  unread: bytes that were taken from the socket and are no header.
+    peer: the client's address as text, "" where the header does not tell it.  raw: the header as it
+    came.  unread: bytes that were taken from the socket and are no header.
     """
 
-    header: ProxyHeader | None = None
+    peer: str = ""
     raw: bytes = b""
     unread: bytes = b""
-
-    @property
-    def peer(self) -> str:
-        """The client's address as text, "" where the header does not tell it."""
-        return source_text(self.header)
 
 
 class Reception:
@@ -101,7 +97,7 @@ class Reception:
             return data
         header, size = found
         _take(sock, size - len(taken))
-        return Arrival(header, data[:size])
+        return Arrival(source_text(header), data[:size])
 
     def _ended(self, taken: bytes) -> Arrival:
         if self._required or begins_header(taken):
@@ -116,6 +112,26 @@ class Reception:
             return _is_in(host, self._networks)
         except ValueError:
             return False  # a worker says who the peer is, and it says what is no address
+
+
+class FromEdge(Reception):
+    """How connections are met that an edge passes on: it has sent their header before."""
+
+    def __init__(self) -> None:
+        super().__init__(required=True, networks=())
+
+    def begin(self, sock: socket.socket, peer: str) -> Arrival | None:
+        """Look at it; see `Reception`.  Nothing is read of the header but the client's address."""
+        try:
+            data = sock.recv(HEADER_LIMIT, _LOOK)
+        except OSError as error:
+            raise Refusal("cut", f"it came without a header: {error.strerror}") from None
+        found = source_of(data)
+        if found is None:
+            return super().begin(sock, peer)
+        client, size = found
+        _take(sock, size)
+        return Arrival(client, data[:size])
 
 
 @lru_cache(maxsize=1024)

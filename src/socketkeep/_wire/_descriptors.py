@@ -14,13 +14,12 @@ import os
 import select
 import socket
 import stat
-import struct
 from collections.abc import Iterator
 from typing import Any, Final
 
+from socketkeep._base._address import credentials_of
 from socketkeep._base._passing import Unfit
 
-_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7): pid, uid, gid
 _EVENTFD: Final = "anon_inode:[eventfd]"
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 _IP_TRANSPARENT: Final = 19  # <linux/in.h>
@@ -52,9 +51,7 @@ def pair_maker(fd: int) -> int:
     The kernel noted it then, and whoever has an end since cannot change it.
     """
     with _socket(fd) as sock:
-        data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid: int = _CREDENTIALS.unpack(data)[0]
-    return pid
+        return credentials_of(sock)[0]
 
 
 def listener_place(fd: int) -> Place:

@@ -44,11 +44,18 @@ def has_lists(config: ServeConfig, listeners: int) -> bool:
 class Doorkeeper:
     """The questions that one process has for each connection that it accepts.
 
-    census: None where nothing is counted.  lists: of the files of networks.
+    census: None where nothing is counted.  lists: of the files of networks.  edge: it is one that
+    accepts, and no worker.
     """
 
     def __init__(
-        self, config: ServeConfig, listeners: int, census: Census | None, lists: AddressLists
+        self,
+        config: ServeConfig,
+        listeners: int,
+        census: Census | None,
+        lists: AddressLists,
+        *,
+        edge: bool = False,
     ) -> None:
         settings = listener_settings(config, listeners)
         self._settings = settings
@@ -58,7 +65,9 @@ class Doorkeeper:
         self.use(lists)
         self._most = [each.max_per_address for each in settings]
         self._census = census
-        self._paces = [_rate(each.accept_rate) for each in settings]
+        self._paces = [
+            _rate(each.accept_rate) if each.of_edges == edge else None for each in settings
+        ]
         self._accounts = [
             Census.account_of(number if each.accepts_alone else None)
             for number, each in enumerate(settings)

@@ -39,6 +39,9 @@ class LoadTarget(Message, frozen=True, tag="Load"):
     rendezvous: str = ""  # the directory where workers wait for another keeper; "": nowhere
     allow: list[str] = []  # of the files of networks: who is served
     deny: list[str] = []  # and who is not
+    inlets: list[
+        int
+    ] = []  # listeners that edges accept from; behind the `sockets` come their inlets
 
 
 class Loaded(Message, frozen=True, tag="Loaded"):
@@ -317,6 +320,7 @@ class ServeTls(Message, frozen=True, tag="ServeTls"):
     """Keeper to edge: speak TLS on these listeners, `sockets`, once `Admit` says so.
 
     numbers: those of the listeners, in the order of `sockets`, by which the configuration has them.
+    Behind the listeners come, in the same order, the outlets by which connections are passed on.
     """
 
     config: bytes
@@ -351,26 +355,6 @@ class Admit(Message, frozen=True, tag="Admit"):
     """Keeper to edge: accept connections, or leave them in the kernel's queue."""
 
     accepting: bool
-
-
-class Passed(Message, frozen=True, tag="Passed"):
-    """Edge to keeper: this is the plain end of a connection with which hands have been shaken.
-
-    number: the edge's own, by which it is answered (`Taken`).  proxy: what is told of it.
-    """
-
-    number: int
-    listener: int
-    peer: str
-    proxy: bytes
-    connection: Descriptor
-
-
-class Taken(Message, frozen=True, tag="Taken"):
-    """Keeper to edge: the plain end is held (or, at the fd limit, it is not)."""
-
-    number: int
-    taken: bool
 
 
 class TlsFile(Message, frozen=True, tag="TlsFile"):
@@ -660,8 +644,6 @@ AnyMessage: TypeAlias = (
     | Pace
     | EdgeReady
     | Admit
-    | Passed
-    | Taken
     | TlsFile
     | RenewCertificates
     | TicketSecrets

@@ -14,10 +14,10 @@ import contextlib
 import fcntl
 import os
 import socket
-import struct
 from collections.abc import Iterator
 from typing import Final
 
+from socketkeep._base._address import credentials_of
 from socketkeep._base._creating import check_directory, made_with, make_private_directory
 from socketkeep._base._originals import Socket, socket_of
 
@@ -29,7 +29,6 @@ HELD: Final = f"/proc/self/fd/{HELD_FD}/."
 _BACKLOG: Final = 4096
 _NO_LOW_NUMBER: Final = 16
 _PATIENCE: Final = 5.0  # seconds that a connect waits for room in the other's queue
-_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7): pid, uid, gid
 
 
 def directory_beside(control: str) -> str:
@@ -131,7 +130,7 @@ def connect(directory: str, name: str, owner: int | None = None) -> socket.socke
 
 def peer_pid(sock: socket.socket) -> int:
     """Return the pid of the process at the other end, as the kernel noted it."""
-    return _credentials(sock)[0]
+    return credentials_of(sock)[0]
 
 
 def leave(directory: str, name: str) -> None:
@@ -157,14 +156,8 @@ def _path(directory: str, name: str, owner: int | None) -> Iterator[str]:
 
 
 def _of_the_server(sock: socket.socket, owner: int | None) -> socket.socket | None:
-    if _credentials(sock)[1] not in (0, os.geteuid(), owner):
+    if credentials_of(sock)[1] not in (0, os.geteuid(), owner):
         sock.close()
         return None
     sock.setblocking(False)
     return sock
-
-
-def _credentials(sock: socket.socket) -> tuple[int, int]:
-    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, _ = _CREDENTIALS.unpack(data)
-    return pid, uid

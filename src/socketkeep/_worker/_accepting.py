@@ -12,7 +12,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -63,7 +63,7 @@ class Door:
         self.index = index
         self._accept: Callable[[], Any]
         # What `socket.accept` asks the listener each time is asked once.
-        kind = int(listener.type) | socket.SOCK_NONBLOCK  # so it is made, and need not be set
+        kind = int(socket.SOCK_STREAM) | socket.SOCK_NONBLOCK  # so it is made, and need not be set
         self._make = partial(Socket, int(listener.family), kind, listener.proto)
         if _native.core is not None and type(listener) is Socket:
             self._accept = partial(_native.core.accept, listener.fileno())
@@ -134,12 +134,15 @@ class Gate:
     does not wait, and takes no wake-up from the others.
     """
 
-    def __init__(self, listeners: Sequence[socket.socket], besides: Collection[int] = ()) -> None:
-        """besides: numbers of those that are others' to accept from."""
-        self._held = list(listeners)
-        own = [(n, each) for n, each in enumerate(listeners) if n not in besides]
-        self._listeners = {listener.fileno(): listener for _, listener in own}
-        self._doors = {listener.fileno(): Door(listener, index) for index, listener in own}
+    def __init__(
+        self, listeners: Sequence[socket.socket], besides: Sequence[socket.socket] = ()
+    ) -> None:
+        """besides: those that are held, too, and from which others accept."""
+        self._held = list(dict.fromkeys((*listeners, *besides)))
+        self._listeners = {listener.fileno(): listener for listener in listeners}
+        self._doors = {
+            listener.fileno(): Door(listener, index) for index, listener in enumerate(listeners)
+        }
         self._makers = {door.index: door.make for door in self._doors.values()}
         self._epoll = select.epoll()
         #: As that of `select.epoll`; a model that accepts by itself puts its own in its place.
@@ -169,9 +172,8 @@ class Gate:
         return self._queues is not None
 
     def doors(self) -> list[int]:
-        """Return the listeners' descriptors by their numbers, -1 for those that are others'."""
-        numbers = {door.index: fd for fd, door in self._doors.items()}
-        return [numbers.get(index, -1) for index in range(len(self._held))]
+        """Return the listeners' descriptors by their numbers."""
+        return list(self._doors)
 
     def watch(self, fd: int) -> None:
         """Report `fd` from `wait` when it is readable."""
@@ -229,7 +231,7 @@ class Gate:
     def _distance(self, fd: int) -> int:
         """Return how far a listener is from its turn."""
         door = self._doors.get(fd)
-        return -1 if door is None else (door.index - self._turn) % len(self._held)
+        return -1 if door is None else (door.index - self._turn) % len(self._doors)
 
     def queued(self) -> bool:
         """Return whether connections wait in the queue of a listener, a moment ago at the latest.

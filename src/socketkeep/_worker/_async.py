@@ -152,12 +152,7 @@ class AsyncWorker:
         config = environment.config
         self._access_log = config.access_log
         self._allowance = Allowance(environment.scoreboard, config.max_connections)
-        of_edges = environment.of_edges
-        self._doors = [
-            (one, Door(one, index))
-            for index, one in enumerate(environment.listeners)
-            if index not in of_edges
-        ]
+        self._doors = [(one, Door(one, index)) for index, one in enumerate(environment.doors)]
         self._tends = False  # connections that C makes
         self._turn = 0  # the number of the listener that is the first to be accepted from
         self._pacer = environment.pacer
@@ -235,7 +230,7 @@ class AsyncWorker:
             self._serving[entry].ask(self._link.order)
 
     def close_listeners(self) -> None:
-        for listener in self._environment.listeners:
+        for listener in (*self._environment.listeners, *self._environment.doors):
             listener.close()
 
     def answered(self, message: Acknowledged | None) -> None:
@@ -369,7 +364,7 @@ class AsyncWorker:
 
     def _hold_one(self, door: Door, seconds: float) -> None:
         """Accept nothing from one listener for so long."""
-        listener = self._environment.listeners[door.index]
+        listener = self._environment.doors[door.index]
 
         def resume() -> None:
             self._held.discard(door)

@@ -41,11 +41,11 @@ def have_cast(
     itself.
     """
     core = _native.core
-    if core is None or roster.asks:
+    if core is None:
         return
     for listener, door in doors:
-        alike = roster.makes_alike(door.index) and listener.family in _FAMILIES
-        if alike and type(listener) is Socket:
+        plain = roster.makes_alike(door.index) and not roster.asks(door.index)
+        if plain and listener.family in _FAMILIES and type(listener) is Socket:
             door.accept_by(_caster(core.Caster, listener, door.index, roster, make, owned).accept)
 
 

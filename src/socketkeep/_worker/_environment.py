@@ -11,7 +11,6 @@ from socketkeep._config._server_options import (
     ServeConfig,
     WorkerModel,
     closing_time,
-    listener_settings,
 )
 from socketkeep._net._handlers import Handler
 from socketkeep._stream._closing import LINGER
@@ -31,14 +30,17 @@ _CUT_OFF: Final = 0.75
 class Environment:
     """One worker's: what to serve, on which listeners, and how to reach the keeper.
 
-    `wake` is an eventfd that the keeper holds too; the handlers in fork children poll it.
-    `scoreboard_fd` and `rendezvous` are for another keeper, should this worker's die.
+    `doors` are what it accepts from, by the listeners' numbers: the listener, or where edges accept
+    from that, the inlet by which they pass on what they have.  `wake` is an eventfd that the keeper
+    holds too; the handlers in fork children poll it.  `scoreboard_fd` and `rendezvous` are for
+    another keeper, should this worker's die.
     """
 
     config: ServeConfig
     handler: Handler
     model: WorkerModel
     listeners: list[socket.socket]
+    doors: list[socket.socket]
     listener_names: list[str]
     channel: Channel
     scoreboard: Scoreboard
@@ -51,12 +53,6 @@ class Environment:
     rendezvous: str = ""
     siblings: Siblings = field(default_factory=Siblings)
     doorkeeper: Doorkeeper | None = None
-
-    @property
-    def of_edges(self) -> frozenset[int]:
-        """Numbers of the listeners from which edges accept, not workers."""
-        settings = listener_settings(self.config, len(self.listeners))
-        return frozenset(n for n, said in enumerate(settings) if said.of_edges)
 
     @property
     def pacer(self) -> Doorkeeper | None:

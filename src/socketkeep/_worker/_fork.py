@@ -77,13 +77,14 @@ class ForkModel:
     def take_over(self) -> None:
         """Have C accept, fork and reap, where nothing is asked before a connection is served."""
         environment = self._loop.environment
-        if core is None or self._loop.roster.asks or self._crew.is_wanted:
+        gate, board, roster = self._loop.gate, environment.scoreboard, self._loop.roster
+        doors = [-1 if roster.asks(n) else fd for n, fd in enumerate(gate.doors())]
+        if core is None or max(doors) < 0 or self._crew.is_wanted:
             return
-        gate, board = self._loop.gate, environment.scoreboard
         self._server = core.ForkServer(
             epoll=gate.fileno(),
             board=board.words,
-            doors=gate.doors(),
+            doors=doors,
             boot=environment.boot,
             serial=environment.serial,
             claim=board.places.reserve,
@@ -104,9 +105,13 @@ class ForkModel:
     def _make_moulds(self) -> None:
         """Have connections made before they are there, where all that come differ as C knows."""
         roster = self._loop.roster
-        listeners = self._loop.environment.listeners
+        listeners = self._loop.environment.doors
         self._moulds += [None] * len(listeners)
-        alike = [number for number in range(len(listeners)) if roster.makes_alike(number)]
+        alike = [
+            number
+            for number in range(len(listeners))
+            if roster.makes_alike(number) and not roster.asks(number)
+        ]
         board = self._loop.environment.scoreboard
         row = board.places.reserve() if alike else None
         if row is None:

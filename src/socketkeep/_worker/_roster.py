@@ -167,7 +167,8 @@ class Roster:
             entry = self._enter(row, sock, listener, (arrival and arrival.peer) or peer)
             entry.counted = place
             if arrival is not None:
-                entry.lease = entry.lease._replace(proxy=arrival.raw)
+                passed = (0, 0) if self._settings[listener].of_edges else None
+                entry.lease = entry.lease._replace(proxy=arrival.raw, passed=passed)
             elif reception is not None:
                 entry.header_by = time.monotonic_ns() + int(HEADER_TIME * 1e9)
             return entry
@@ -210,10 +211,9 @@ class Roster:
             "minted": (environment.boot, environment.serial, listener),
         }
 
-    @property
-    def asks(self) -> bool:
-        """Return whether more is to be known of a connection before it is served."""
-        return self._doorkeeper is not None or any(self._receptions)
+    def asks(self, listener: int) -> bool:
+        """Return whether more is to be known of its connections before they are served."""
+        return self._doorkeeper is not None or self._receptions[listener] is not None
 
     def _uncount(self, place: Place | None) -> None:
         if place is not None and self._doorkeeper is not None:

@@ -93,7 +93,7 @@ class SyncLoop:
 
     def __init__(self, environment: Environment, build: Callable[[SyncLoop], SyncModel]) -> None:
         self.environment = environment
-        self.gate = Gate(environment.listeners, environment.of_edges)
+        self.gate = Gate(environment.doors, environment.listeners)
         self._pacer = environment.pacer
         self.reserve = Reserve()
         self.open = 0

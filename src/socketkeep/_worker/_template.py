@@ -32,6 +32,7 @@ from socketkeep._net._handlers import Handler
 from socketkeep._wire._census import Census
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet
 from socketkeep._wire._doorkeeper import Doorkeeper
+from socketkeep._wire._inlets import inlet_of
 from socketkeep._wire._messages import (
     ABSENT,
     Began,
@@ -90,7 +91,7 @@ class Template:
         """Load the user's code.  Raises LoadError, and ChannelClosed when the keeper has gone."""
         load = packet.message
         assert isinstance(load, LoadTarget), load
-        if len(load.sockets) != len(load.listeners):
+        if len(load.sockets) != len(load.listeners) + len(load.inlets):
             raise LoadError("the listeners did not arrive: out of file descriptors")
         self._channel = channel
         self._load = load
@@ -101,7 +102,13 @@ class Template:
             resource.setrlimit(resource.RLIMIT_NOFILE, (load.descriptors, hard))
         self._suffix = f" [{load.name}]" if load.name else ""
         set_title(Role.TEMPLATE, f"generation {load.generation}{self._suffix}")
-        self._listeners = [socket_of(packet.take(fd)) for fd in load.sockets]
+        fds = [packet.take(fd) for fd in tuple(load.sockets)]
+        self._listeners = [socket_of(fd) for fd in fds[: len(load.listeners)]]
+        inlets = [inlet_of(fd) for fd in fds[len(load.listeners) :]]
+        self._held: list[socket.socket] = [*self._listeners, *inlets]
+        self._doors: list[socket.socket] = list(self._listeners)
+        for number, inlet in zip(load.inlets, inlets, strict=True):
+            self._doors[number] = inlet
         if load.rendezvous == HELD:
             os.set_inheritable(HELD_FD, False)
         pid, own = os.getpid(), self._descriptors()
@@ -141,7 +148,7 @@ class Template:
     def _descriptors(self) -> list[tuple[int, int] | None]:
         """Return what stands behind the numbers of the channel and the listeners."""
         found: list[tuple[int, int] | None] = []
-        for fd in (self._channel.fileno(), *(sock.fileno() for sock in self._listeners)):
+        for fd in (self._channel.fileno(), *(sock.fileno() for sock in self._held)):
             try:
                 status = os.fstat(fd)
             except OSError:
@@ -161,7 +168,7 @@ class Template:
         self._siblings.seat(message.slot)
         try:
             with signals_blocked():
-                pid = fork_keeping(self._listeners)
+                pid = fork_keeping(self._held)
                 if pid == 0:
                     self._fork_on(message)
         except OSError as error:
@@ -188,7 +195,7 @@ class Template:
     def _fork_on(self, message: ForkWorker) -> NoReturn:
         """Fork the worker and exit, so that the keeper, a subreaper, becomes its parent."""
         try:
-            pid = fork_keeping(self._listeners)
+            pid = fork_keeping(self._held)
             if pid == 0:
                 self._become_worker(message)
             self._channel.send_now(Forked(message.serial, pid))
@@ -208,13 +215,14 @@ class Template:
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             self._channel.close()
             channel = Channel(_exempt_socket(message.channel))
-            for listener in self._listeners:
+            for listener in self._held:
                 guard(listener)  # a process that a handler forks must not keep the port
             environment = Environment(
                 config=self._config,
                 handler=self._handler,
                 model=self._model,
                 listeners=self._listeners,
+                doors=self._doors,
                 listener_names=self._load.listeners,
                 channel=channel,
                 scoreboard=Scoreboard(message.scoreboard),

@@ -65,7 +65,6 @@ from socketkeep._wire._messages import (
     Keep,
     OpenLine,
     Orphaned,
-    Passed,
     Push,
     Registered,
     StartTls,
@@ -174,6 +173,8 @@ class Connections:
         self.post.on_called = self._called
         self._renamed: dict[str, None] = {}
         self._receptions = receptions(config, len(listeners))
+        settings = listener_settings(config, len(listeners))
+        self._of_edges = [each.of_edges for each in settings]
         self.porch: Final = Porch(reactor, self._reception, self._admit, self._refuse)
 
     def __len__(self) -> int:
@@ -598,31 +599,6 @@ class Connections:
                 return held
         return None
 
-    def welcome(self, packet: Packet, message: Passed) -> None:
-        """Hold what an edge has passed on, and find a worker for it.  Raises Nonsense."""
-        if self.connection_table.has_socket(message.connection):
-            raise Nonsense("it passes one connection on twice")
-        parcel = msgspec.structs.replace(
-            self._new_parcel(message.listener, message.peer),
-            proxy=message.proxy,
-            written=0,
-            taken_in=0,
-        )
-        held = HeldConnection(
-            parcel,
-            socket.socket(fileno=packet.take(message.connection)),
-            Ownership(OwnershipState.MOVING, 1, None),
-            since=self._reactor.clock(),
-            why="accepted",
-        )
-        self.totals["accepted"] += 1
-        if self._stopping:
-            held.ownership.stopped()
-            self.connection_table.put(held)
-            self._close(held, "closed", "the server stopped")
-        else:
-            self._admit(held)
-
     def _new_parcel(self, listener: int, peer: str) -> ConnectionDetached:
         """Return what is said of a connection that no worker has had."""
         # Workers count what they accept; this process counts by the clock, so that no number comes
@@ -673,6 +649,8 @@ class Connections:
         held = HeldConnection(
             parcel, sock, Ownership(state, 1, None), since=self._reactor.clock(), why="accepted"
         )
+        if arrival is not None:
+            self._count_along(held)
         held.counted = place
         self.totals["accepted"] += 1
         self.connection_table.put(held)
@@ -682,6 +660,11 @@ class Connections:
         return held
 
     # PROXY headers.
+
+    def _count_along(self, held: HeldConnection) -> None:
+        """Have it be known of what an edge passes on how many bytes have: none so far."""
+        if self._of_edges[held.parcel.listener]:
+            held.parcel = msgspec.structs.replace(held.parcel, written=0, taken_in=0)
 
     def _reception(self, listener: int) -> Reception:
         # Of a connection that waits for a header: the worker of another keeper may have said so.
@@ -707,6 +690,7 @@ class Connections:
 
     def _admit(self, held: HeldConnection) -> None:
         """A connection's header is there: a handler may have it, if its client may come in."""
+        self._count_along(held)
         try:
             held.counted = self._let_in(held.parcel.peer, held.parcel.listener)
         except Refusal as refusal:

@@ -10,9 +10,10 @@ the open internet: what it says is looked at, too.
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeAlias
@@ -28,7 +29,7 @@ from socketkeep._keeper.loop._children import ChildWatch
 from socketkeep._keeper.loop._reactor import Reactor
 from socketkeep._keeper.loop._system import Exit, System
 from socketkeep._keeper.tables._state import KeepOpen, SavedEdge, SavedEdges
-from socketkeep._keeper.workers._screening import Nonsense, check_passed
+from socketkeep._keeper.workers._screening import Nonsense
 from socketkeep._keeper.workers._workers import Link, restored_link
 from socketkeep._net._listener import Listener
 from socketkeep._wire._channel import Channel, Packet, channel_pair
@@ -40,14 +41,12 @@ from socketkeep._wire._messages import (
     EdgeReady,
     EdgeReport,
     Pace,
-    Passed,
     RenewCertificates,
     Retire,
     ServeTls,
     ShakeHands,
     StartFailed,
     StartTls,
-    Taken,
     TicketSecrets,
 )
 
@@ -100,8 +99,7 @@ class RunningEdge:
 class Edges:
     """Has as many running as there are to be; none where no listener has TLS.
 
-    `welcome` is called with what one passes on: the message, and the packet to take the plain end
-    from.  Raises Nonsense and Unfit.  `changed` is called when one has ended.
+    `changed` is called when one has ended.
     """
 
     def __init__(
@@ -111,13 +109,15 @@ class Edges:
         config: ServeConfig,
         listeners: Sequence[Listener],
         name: str,
-        welcome: Callable[[Packet, Passed], None],
+        outlets: Mapping[int, socket.socket],
         changed: Callable[[], None],
         census: int = -1,
         known: Callable[[int], None] = lambda _pid: None,
         boot: int = 0,
     ) -> None:
-        """census: the memfd by which they hold the rates; -1: there are none to hold.
+        """outlets: what they pass connections on by, by the listeners' numbers.
+
+        census: the memfd by which they hold the rates; -1: there are none to hold.
 
         known: called with the pid of each.  boot: the keeper's.
         """
@@ -127,12 +127,11 @@ class Edges:
         self._config = config
         self._listeners = listeners
         self._name = name
-        self._welcome = welcome
+        self._outlets = outlets
         self._changed = changed
         self._census = census
         settings = listener_settings(config, len(listeners))
         self.numbers: Final = frozenset(n for n, said in enumerate(settings) if said.tls)
-        self._accepts_from: Final = frozenset(n for n, said in enumerate(settings) if said.of_edges)
         self._children = ChildWatch(reactor, system)
         self._running: dict[int, RunningEdge] = {}  # by pid
         self._delays: dict[int, float] = {}  # by seat: until the next one is started there
@@ -345,13 +344,16 @@ class Edges:
         )
         self._watch(edge)
         self._files.tell(edge.link.send)
-        numbers = sorted(self._accepts_from)
+        numbers = sorted(self._outlets)
         edge.link.send(
             ServeTls(
                 config=msgspec.msgpack.encode(self._config),
                 listeners=[listener.text for listener in self._listeners],
                 numbers=numbers,
-                sockets=[self._listeners[number].fileno() for number in numbers],
+                sockets=[
+                    *(self._listeners[number].fileno() for number in numbers),
+                    *(self._outlets[number].fileno() for number in numbers),
+                ],
                 name=self._name,
                 secrets=self._secrets,
                 serial=edge.serial,
@@ -419,8 +421,6 @@ class Edges:
                 self._succeed(edge)
             case StartFailed(error=error):
                 edge.error = error[:_LONGEST_TEXT]
-            case Passed() as message:
-                self._passed(edge, packet, message)
             case BytesPassed() as message:
                 told = edge.asked.pop(message.question, None)
                 if told is not None:
@@ -432,16 +432,6 @@ class Edges:
                 pass  # it did not arrive
             case message:
                 raise Nonsense(f"{type(message).__name__} from who never says it")
-
-    def _passed(self, edge: RunningEdge, packet: Packet, message: Passed) -> None:
-        if packet.truncated:
-            self._throttle.warning(
-                "out of file descriptors", process="keeper", wanted="a connection"
-            )
-        else:
-            check_passed(message, self._accepts_from)
-            self._welcome(packet, message)
-        edge.link.send(Taken(message.number, not packet.truncated))
 
     def _ended(self, edge: RunningEdge, ended: Exit) -> None:
         edge.link.drain()

@@ -36,10 +36,8 @@ class Queues:
     then waits here; `len` is how many.
     """
 
-    def __init__(self, listeners: Sequence[Listener], besides: Collection[int] = ()) -> None:
-        """besides: numbers of those that are others' to accept from."""
+    def __init__(self, listeners: Sequence[Listener]) -> None:
         self._listeners = listeners
-        self._own = [each for n, each in enumerate(listeners) if n not in besides]
         self._first = 0  # whose turn it is
         self._polled: list[int] = []  # the descriptors that this has:
         self._poller = select.poll()
@@ -58,12 +56,7 @@ class Queues:
         """
         if self._ended:
             return self._next_taken_in()
-        own = self._own
-        if besides:
-            own = [
-                each for n, each in enumerate(self._listeners) if each in own and n not in besides
-            ]
-        return self._accept_of(own)
+        return self._accept_of([each for n, each in enumerate(self._listeners) if n not in besides])
 
     def has_somebody(self) -> bool:
         """Return whether `accept` will most likely find somebody.
@@ -75,11 +68,11 @@ class Queues:
     def occupied(self) -> list[Listener]:
         """Return the listeners in whose queues somebody waits."""
         readable = self._readable()
-        return [each for each in self._own if each.fileno() in readable]
+        return [each for each in self._listeners if each.fileno() in readable]
 
     def _readable(self) -> list[int]:
         """Return the descriptors of the listeners in whose queues somebody waits."""
-        fds = [fd for each in self._own if (fd := each.fileno()) >= 0]
+        fds = [fd for each in self._listeners if (fd := each.fileno()) >= 0]
         if fds != self._polled:
             self._polled, self._poller = fds, select.poll()
             for fd in fds:

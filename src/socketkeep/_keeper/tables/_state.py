@@ -249,6 +249,14 @@ class SavedControl(msgspec.Struct, kw_only=True):
     clients: list[SavedClient] = []
 
 
+class SavedInlet(msgspec.Struct):
+    """By what the connections of a listener come that edges accept from: both ends."""
+
+    listener: int
+    inlet: int
+    outlet: int
+
+
 class SavedKeeper(msgspec.Struct, kw_only=True):
     """The tables that the keeper decides by."""
 
@@ -274,6 +282,7 @@ class SavedKeeper(msgspec.Struct, kw_only=True):
     makers: list[int] = []  # pids of those whose plain ends are known for such
     place: int = -1  # the directory of the rendezvous, for workers of another user
     post: SavedPost = msgspec.field(default_factory=SavedPost)
+    inlets: list[SavedInlet] = []
 
 
 class SavedPlace(msgspec.Struct):

@@ -113,7 +113,9 @@ class Templates:
         rendezvous: str,
         events: TemplateEvents,
         screening: Screening,
+        inlets: Mapping[int, Listener],
     ) -> None:
+        self._inlets = inlets
         self._reactor = reactor
         self._system = system
         self._config = config
@@ -176,12 +178,13 @@ class Templates:
                 generation=generation.number,
                 boot=self._boot,
                 listeners=[listener.text for listener in self._listeners],
-                sockets=[listener.fileno() for listener in self._listeners],
+                sockets=[each.fileno() for each in (*self._listeners, *self._inlets.values())],
                 name=self._name,
                 descriptors=self._system.worker_descriptors,
                 rendezvous=HELD if place >= 0 else self._rendezvous,
                 allow=generation.lists.allow,
                 deny=generation.lists.deny,
+                inlets=list(self._inlets),
             )
         )
 

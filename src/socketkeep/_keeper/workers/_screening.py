@@ -43,7 +43,6 @@ from socketkeep._wire._messages import (
     Letter,
     OpenLine,
     Orphaned,
-    Passed,
     Push,
     Ready,
     Registered,
@@ -253,19 +252,6 @@ class Screening:
         if worker.adopted is None or maker == worker.pid:
             raise Unfit("a plain end of an edge was to come, not another pair")
         self.believe_maker(maker)  # an edge of the keeper before
-
-
-def check_passed(message: Passed, numbers: Collection[int]) -> None:
-    """Raise Nonsense for what no edge can have to say, Unfit for a wrong descriptor.
-
-    numbers: of the listeners that have TLS.
-    """
-    _require(message.listener in numbers, "listener with TLS", message.listener)
-    _require_peer(message.peer)
-    _require_header(message.proxy)
-    _require(bool(message.proxy), "plain end without facts:", message.number)
-    if connection_place(message.connection) != PLAIN_END:
-        raise Unfit("a plain end was to come, not another socket")
 
 
 def _require(holds: bool, what: str, value: object) -> None:
