@@ -59,7 +59,7 @@ def _check_extras(config: ServeConfig) -> None:
         ("--loop uvloop", config.loop == "uvloop", "uvloop", ("uvloop",)),
         ("--reload", config.reload, "watchfiles", ("watchfiles",)),
         ("--admin", bool(config.admin), "admin", ("h11", "prometheus_client")),
-        ("--cluster", bool(config.cluster), "cluster", ("nats",)),
+        ("--cluster", bool(config.cluster), "cluster", ("nats", "nkeys")),
     ):
         missing = [name for name in packages if importlib.util.find_spec(name) is None]
         if wanted and missing:

@@ -16,6 +16,7 @@ from socketkeep._config._server_options import ServeConfig
 
 _CONNECT: Final = 3  # seconds for one server
 _PATIENCE: Final = 15.0  # and for all of them
+_CLOSING: Final = 1.0
 
 
 class Unusable(Exception):
@@ -115,8 +116,10 @@ async def connect(
 
 
 async def _give_up(client: Client) -> None:
+    """Close a client that has not connected; after a failed handshake it would wait for ever."""
     try:
-        await client.close()
+        async with asyncio.timeout(_CLOSING):
+            await client.close()
     except Exception:  # whatever it is, the connection is of no use
         return
 

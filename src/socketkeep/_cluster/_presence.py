@@ -44,7 +44,7 @@ _NO_COPIES: Final = (10074, 10005)
 _OTHERWISE: Final = 10058  # the bucket has been made meanwhile, by another node
 _COPIES: Final = 3
 #: Seconds for one call to JetStream, and for one that reads all names.
-_CALL: Final = 5.0
+_CALL: Final = 3.0
 _READ_ALL: Final = 60.0
 #: Seconds after which the traces of names that are gone are dropped.
 _FORGET: Final = 3600
