@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
 
 from socketkeep import Detached
-from tests.asgi.support import WAIT, body, connected, echo, exchange, read_body, site_of, start
+from tests.asgi.support import (
+    WAIT,
+    Client,
+    body,
+    connected,
+    echo,
+    exchange,
+    read_body,
+    site_of,
+    start,
+)
 from tests.harness.asgi import Receive, Scope, Send
-from tests.harness.seam import order_to
+from tests.harness.seam import How, order_to
 
 END = b"Connection: close\r\nHost: x\r\n\r\n"
 
@@ -213,20 +225,27 @@ def test_who_waits_for_the_end_goes_on_when_the_response_is_over() -> None:
     assert came.count(b"whole") == 2
 
 
+@asynccontextmanager
+async def ordered(how: How, request: bytes) -> AsyncIterator[Client]:
+    """Have the server be told to close or to move while it answers a request."""
+    begun, enough = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.set()
+        await enough.wait()
+        await echo(scope, receive, send)
+
+    async with connected(site_of(app)) as client:
+        await client.send(request)
+        await begun.wait()
+        client.served.ask(order_to(how, float("inf")))
+        enough.set()
+        yield client
+
+
 def test_a_request_under_way_when_the_server_stops_is_the_last() -> None:
     async def run() -> None:
-        begun, enough = asyncio.Event(), asyncio.Event()
-
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            begun.set()
-            await enough.wait()
-            await echo(scope, receive, send)
-
-        async with connected(site_of(app)) as client:
-            await client.send(b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\n")
-            await begun.wait()
-            client.served.ask(order_to("close", float("inf")))
-            enough.set()
+        async with ordered("close", b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\n") as client:
             assert b"\r\nconnection: close\r\n" in await client.read_to_end()
 
     asyncio.run(run())
@@ -234,18 +253,8 @@ def test_a_request_under_way_when_the_server_stops_is_the_last() -> None:
 
 def test_a_deploy_is_not_told_to_the_client_and_what_is_unread_moves() -> None:
     async def run() -> None:
-        begun, enough = asyncio.Event(), asyncio.Event()
-
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            begun.set()
-            await enough.wait()
-            await echo(scope, receive, send)
-
-        async with connected(site_of(app)) as client:
-            await client.send(b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\nGET /2 HTTP/1.1\r\nHo")
-            await begun.wait()
-            client.served.ask(order_to("move", float("inf")))
-            enough.set()
+        request = b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\nGET /2 HTTP/1.1\r\nHo"
+        async with ordered("move", request) as client:
             answer = await client.read_until(b"GET /1 ")
             assert b"connection" not in answer
             await asyncio.wait([client.task])

@@ -9,12 +9,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import pytest
 import uvloop
 
-from tests.harness.seam import FakeRetirement
+from socketkeep import AsyncConnection, Connection
+from tests.harness.seam import FakeRetirement, Leased
 
 Pair: TypeAlias = tuple[socket.socket, socket.socket]
 Run: TypeAlias = Callable[[Callable[[], Coroutine[object, object, object]]], None]
@@ -131,6 +132,20 @@ def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         os.sched_yield()
+
+
+#: Run a test with a sync and with an async connection, of which `make` makes one.
+both = pytest.mark.parametrize("kind", ["sync", "async"])
+
+
+def make(kind: str, sock: socket.socket, given: Leased) -> Any:
+    """Return a connection of that kind."""
+    return (Connection if kind == "sync" else AsyncConnection)(sock, **given)
+
+
+async def done(result: object) -> Any:
+    """Return what a verb does, in either kind of connection."""
+    return await result if isinstance(result, Coroutine) else result
 
 
 @pytest.fixture(params=list(LOOPS))

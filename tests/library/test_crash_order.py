@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from socketkeep import AsyncConnection, Connection, StateTooLarge, TimedOut, WouldBlock
 from tests.harness.seam import Leased, Row, WatchedWords, be_handler_of, leased, left_of_reply
-from tests.library.conftest import KINDS, Pair
+from tests.library.conftest import KINDS, Pair, both, done, make
 
 
 class Scene:
@@ -176,44 +176,14 @@ def after_reply(scene: Scene, what: str) -> None:
     scene.step(what)
 
 
+@both
 @given(actions=REPLIES)
-def test_replies_at_each_instant(actions: list[tuple[str, Any]]) -> None:
-    ours, peer = KINDS["tcp"]()
-    scene = Scene(ours)
-    with peer, scene.sock:
-        conn = Connection(scene.sock, **scene.assignment(redeliver=True))
-        scene.points = (Point(0, None, b""),)
-        for action, value in [("reply", (b"", None)), *actions]:
-            if action == "peer":
-                peer.sendall(value)
-                continue
-            if action == "take":
-                with suppress(WouldBlock):
-                    conn.recv(value, timeout=0)
-                continue
-            if action == "most":
-                scene.most = value
-                continue
-            before_reply(scene, conn, value, action)
-            call = be_handler_of(None if action == "push" else conn)
-            if action == "push":
-                conn.send(value)
-            elif action == "commit":
-                conn.commit(value)
-            else:
-                conn.reply(*value)
-            call.end()
-            after_reply(scene, action)
-        assert peer_gets(peer, len(scene.out)) == scene.points[0].out
-
-
-@given(actions=REPLIES)
-def test_replies_at_each_instant_async(actions: list[tuple[str, Any]]) -> None:
+def test_replies_at_each_instant(kind: str, actions: list[tuple[str, Any]]) -> None:
     async def scenario() -> None:
         ours, peer = KINDS["tcp"]()
         scene = Scene(ours)
         with peer, scene.sock:
-            conn = AsyncConnection(scene.sock, **scene.assignment(redeliver=True))
+            conn = make(kind, scene.sock, scene.assignment(redeliver=True))
             scene.points = (Point(0, None, b""),)
             for action, value in [("reply", (b"", None)), *actions]:
                 if action == "peer":
@@ -221,7 +191,7 @@ def test_replies_at_each_instant_async(actions: list[tuple[str, Any]]) -> None:
                     continue
                 if action == "take":
                     with suppress(WouldBlock):
-                        await conn.recv(value, timeout=0)
+                        await done(conn.recv(value, timeout=0))
                     continue
                 if action == "most":
                     scene.most = value
@@ -229,14 +199,14 @@ def test_replies_at_each_instant_async(actions: list[tuple[str, Any]]) -> None:
                 before_reply(scene, conn, value, action)
                 be_handler_of(None if action == "push" else conn)
                 if action == "push":
-                    await conn.send(value)
+                    await done(conn.send(value))
                 elif action == "commit":
                     conn.commit(value)
                 else:
-                    await conn.reply(*value)
+                    await done(conn.reply(*value))
                 after_reply(scene, action)
             assert peer_gets(peer, len(scene.out)) == scene.points[0].out
-            await conn.abort()
+            await done(conn.abort())
 
     asyncio.run(scenario())
 
@@ -248,54 +218,25 @@ def peer_gets(peer: socket.socket, size: int) -> bytes:
 REDELIVERY: list[dict[str, bool]] = [{}, {"redeliver": True}]
 
 
-@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@both
+@pytest.mark.parametrize("net", ["tcp", "unix"])
 @pytest.mark.parametrize("fields", REDELIVERY)
 @given(actions=ACTIONS)
 def test_at_each_instant(
-    kind: str, fields: dict[str, bool], actions: list[tuple[str, Any]]
-) -> None:
-    ours, peer = KINDS[kind]()
-    scene = Scene(ours)
-    with peer, scene.sock:
-        conn = Connection(scene.sock, **scene.assignment(**fields))
-        for action, value in actions:
-            out = conn.bytes_sent
-            if action == "peer":
-                peer.sendall(value)
-            elif action == "take":
-                with suppress(WouldBlock):
-                    conn.recv(value, timeout=0)
-            elif action == "commit":
-                commit(scene, conn, value)
-                continue
-            elif action == "gather":
-                conn.gather()
-            else:
-                call = be_handler_of(conn if action == "send" else None)
-                conn.send(value)
-                call.end()
-            scene.uncommitted_send |= action != "push" and conn.bytes_sent > out
-            scene.step(action)
-
-
-@pytest.mark.parametrize("kind", ["tcp", "unix"])
-@pytest.mark.parametrize("fields", REDELIVERY)
-@given(actions=ACTIONS)
-def test_at_each_instant_async(
-    kind: str, fields: dict[str, bool], actions: list[tuple[str, Any]]
+    kind: str, net: str, fields: dict[str, bool], actions: list[tuple[str, Any]]
 ) -> None:
     async def scenario() -> None:
-        ours, peer = KINDS[kind]()
+        ours, peer = KINDS[net]()
         scene = Scene(ours)
         with peer, scene.sock:
-            conn = AsyncConnection(scene.sock, **scene.assignment(**fields))
+            conn = make(kind, scene.sock, scene.assignment(**fields))
             for action, value in actions:
                 out = conn.bytes_sent
                 if action == "peer":
                     peer.sendall(value)
                 elif action == "take":
                     with suppress(WouldBlock):
-                        await conn.recv(value, timeout=0)
+                        await done(conn.recv(value, timeout=0))
                 elif action == "commit":
                     commit(scene, conn, value)
                     continue
@@ -303,10 +244,10 @@ def test_at_each_instant_async(
                     conn.gather()
                 else:
                     be_handler_of(conn if action == "send" else None)
-                    await conn.send(value)
+                    await done(conn.send(value))
                 scene.uncommitted_send |= action != "push" and conn.bytes_sent > out
                 scene.step(action)
-            await conn.abort()
+            await done(conn.abort())
 
     asyncio.run(scenario())
 

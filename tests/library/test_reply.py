@@ -6,10 +6,11 @@ What is left at each instant is in `test_crash_order`.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
 import msgspec
@@ -29,7 +30,7 @@ from socketkeep._base._passing import Unfit
 from socketkeep._stream import _replies
 from socketkeep._stream._totals import totals_of
 from tests.harness.seam import WORDS, Leased, Row, be_handler_of, leased, reply_record
-from tests.library.conftest import KINDS, Pair, Run, tcp_pair, unix_pair, until
+from tests.library.conftest import KINDS, Pair, Run, both, done, make, tcp_pair, unix_pair, until
 
 Shells: TypeAlias = Connection | AsyncConnection
 
@@ -64,161 +65,155 @@ def next_lease(shelf: Shelf, **fields: Any) -> Leased:
     return recorded(Shelf(), state=shelf.state, reply=shelf.reply, **more)
 
 
-async def done(result: object) -> Any:
-    """Return what a verb does, in either kind of connection."""
-    return await result if isinstance(result, Coroutine) else result
-
-
-def make(kind: str, sock: socket.socket, lease: Leased) -> Any:
-    return (Connection if kind == "sync" else AsyncConnection)(sock, **lease)
-
-
-both = pytest.mark.parametrize("kind", ["sync", "async"])
-
-
 def go(scenario: Coroutine[Any, Any, None]) -> None:
     asyncio.run(scenario)
+
+
+def on_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a test that is a coroutine; what it has of sync connections waits for nobody."""
+
+    @functools.wraps(test)
+    def run(*arguments: Any, **named: Any) -> None:
+        asyncio.run(test(*arguments, **named))
+
+    return run
+
+
+def replying(kind: str, sock: socket.socket) -> tuple[Any, Shelf]:
+    """Return a connection whose replies are on record, in its handler, and where they are."""
+    shelf = Shelf()
+    conn = make(kind, sock, recorded(shelf))
+    be_handler_of(conn)
+    return conn, shelf
+
+
+async def asked(conn: Any, peer: socket.socket, line: bytes) -> None:
+    """Have the handler receive a line."""
+    peer.sendall(line + b"\n")
+    assert await done(conn.recv_until(b"\n", 10)) == line
 
 
 @both
 @pytest.mark.parametrize("net", list(KINDS))
 @pytest.mark.parametrize("redeliver", [False, True])
-def test_it_sends_and_commits(kind: str, net: str, redeliver: bool) -> None:
-    async def scenario() -> None:
-        ours, peer = KINDS[net]()
-        shelf, row = Shelf(), Row()
-        lease = leased(resumable=True, redeliver=redeliver, shelf=shelf, record=row.words)
-        with peer:
-            conn = make(kind, ours, lease)
-            be_handler_of(conn)
-            peer.sendall(b"one\ntwo\n")
-            for number in (1, 2):
-                assert await done(conn.recv_until(b"\n", 10)) == (b"one", b"two")[number - 1]
-                await done(conn.reply(b"%d\n" % number, state={"count": number}))
-                assert conn.state == shelf.decoded == {"count": number}
-                assert row.status == ("read", "clean")[number - 1]
-            assert peer.recv(10, socket.MSG_WAITALL | socket.MSG_DONTWAIT) == b"1\n2\n"
-            await done(conn.reply(b""))
-            assert (conn.state, shelf.state) == (None, None)
-            await done(conn.close())
-
-    go(scenario())
-
-
-@both
-def test_without_a_server_it_sends(kind: str, pair: Pair) -> None:
-    async def scenario() -> None:
-        conn = make(kind, pair[0], leased())
-        await done(conn.reply(b"hello", state=1))
-        assert pair[1].recv(10) == b"hello"
-        assert conn.state == 1
-        pair[1].close()
+@on_a_loop
+async def test_it_sends_and_commits(kind: str, net: str, redeliver: bool) -> None:
+    ours, peer = KINDS[net]()
+    shelf, row = Shelf(), Row()
+    lease = leased(resumable=True, redeliver=redeliver, shelf=shelf, record=row.words)
+    with peer:
+        conn = make(kind, ours, lease)
+        be_handler_of(conn)
+        peer.sendall(b"one\ntwo\n")
+        for number in (1, 2):
+            assert await done(conn.recv_until(b"\n", 10)) == (b"one", b"two")[number - 1]
+            await done(conn.reply(b"%d\n" % number, state={"count": number}))
+            assert conn.state == shelf.decoded == {"count": number}
+            assert row.status == ("read", "clean")[number - 1]
+        assert peer.recv(10, socket.MSG_WAITALL | socket.MSG_DONTWAIT) == b"1\n2\n"
+        await done(conn.reply(b""))
+        assert (conn.state, shelf.state) == (None, None)
         await done(conn.close())
 
-    go(scenario())
+
+@both
+@on_a_loop
+async def test_without_a_server_it_sends(kind: str, pair: Pair) -> None:
+    conn = make(kind, pair[0], leased())
+    await done(conn.reply(b"hello", state=1))
+    assert pair[1].recv(10) == b"hello"
+    assert conn.state == 1
+    pair[1].close()
+    await done(conn.close())
 
 
 @both
-def test_the_record_says_where_it_stands(kind: str, tcp: Pair) -> None:
-    async def scenario() -> None:
-        ours, peer = tcp
-        shelf = Shelf()
-        conn = make(kind, ours, recorded(shelf))
-        be_handler_of(conn)
-        for number, (asked, answer) in enumerate([(b"abc", b"12345"), (b"defgh", b"6")]):
-            peer.sendall(asked + b"\n")
-            await done(conn.recv_until(b"\n", 10))
-            await done(conn.reply(answer, number))
-            since, sent_at = ((0, 0), (4, 5))[number]
-            assert shelf.record == (since, since + len(asked) + 1, sent_at, answer)
-        await done(conn.abort())
-
-    go(scenario())
+@on_a_loop
+async def test_the_record_says_where_it_stands(kind: str, tcp: Pair) -> None:
+    ours, peer = tcp
+    conn, shelf = replying(kind, ours)
+    for number, (asked, answer) in enumerate([(b"abc", b"12345"), (b"defgh", b"6")]):
+        peer.sendall(asked + b"\n")
+        await done(conn.recv_until(b"\n", 10))
+        await done(conn.reply(answer, number))
+        since, sent_at = ((0, 0), (4, 5))[number]
+        assert shelf.record == (since, since + len(asked) + 1, sent_at, answer)
+    await done(conn.abort())
 
 
 @both
 @pytest.mark.parametrize("redelivers", [True, False])
-def test_the_next_worker_completes_it(kind: str, redelivers: bool, tcp: Pair) -> None:
+@on_a_loop
+async def test_the_next_worker_completes_it(kind: str, redelivers: bool, tcp: Pair) -> None:
     """Whatever of the reply had gone; a message that comes behind is delivered again."""
-
-    async def scenario() -> None:
-        ours, peer = tcp
-        peer.sendall(b"one\ntwo\n")
-        until(lambda: len(ours.recv(100, socket.MSG_PEEK)) == 8)
-        shelf = Shelf()
-        shelf.put(msgspec.msgpack.encode(1), reply_record(0, 4, 0, b"answer 1\n"))
-        ours.sendall(b"ans")  # and then it was killed
-        lease = next_lease(shelf)
-        if not redelivers:  # the code that it is replaced by
-            lease["lease"] = lease["lease"]._replace(redeliver=False)
-        conn = make(kind, ours, lease)
-        be_handler_of(conn)
-        kept = lease["hooks"].shelf
-        assert isinstance(kept, Shelf)
-        assert kept.reply == shelf.reply, "who completes it may die, too"
-        await done(conn.complete_reply())
-        assert peer.recv(100) == b"answer 1\n"
-        assert conn.state == 1
-        assert await done(conn.recv_until(b"\n", 10)) == b"two"
-        await done(conn.reply(b"answer 2\n", 2))
-        assert peer.recv(100) == b"answer 2\n"
-        totals = totals_of(ours)
-        assert totals is not None
-        assert totals.taken == 8
-        await done(conn.abort())
-
-    go(scenario())
+    ours, peer = tcp
+    peer.sendall(b"one\ntwo\n")
+    until(lambda: len(ours.recv(100, socket.MSG_PEEK)) == 8)
+    shelf = Shelf()
+    shelf.put(msgspec.msgpack.encode(1), reply_record(0, 4, 0, b"answer 1\n"))
+    ours.sendall(b"ans")  # and then it was killed
+    lease = next_lease(shelf)
+    if not redelivers:  # the code that it is replaced by
+        lease["lease"] = lease["lease"]._replace(redeliver=False)
+    conn = make(kind, ours, lease)
+    be_handler_of(conn)
+    kept = lease["hooks"].shelf
+    assert isinstance(kept, Shelf)
+    assert kept.reply == shelf.reply, "who completes it may die, too"
+    await done(conn.complete_reply())
+    assert peer.recv(100) == b"answer 1\n"
+    assert conn.state == 1
+    assert await done(conn.recv_until(b"\n", 10)) == b"two"
+    await done(conn.reply(b"answer 2\n", 2))
+    assert peer.recv(100) == b"answer 2\n"
+    totals = totals_of(ours)
+    assert totals is not None
+    assert totals.taken == 8
+    await done(conn.abort())
 
 
 @both
-def test_completing_waits_for_the_peer(kind: str, tcp: Pair) -> None:
-    async def scenario() -> None:
-        ours, peer = tcp
-        reply = b"z" * 60_000
-        ours.setblocking(False)
-        filled = 0
-        while True:
-            try:
-                filled += ours.send(bytes(60_000))
-            except BlockingIOError:
-                break
-        shelf = Shelf()
-        shelf.put(None, reply_record(0, 0, filled, reply))
-        conn = make(kind, ours, next_lease(shelf))
-        got: list[bytes] = []
+@on_a_loop
+async def test_completing_waits_for_the_peer(kind: str, tcp: Pair) -> None:
+    ours, peer = tcp
+    reply = b"z" * 60_000
+    ours.setblocking(False)
+    filled = 0
+    while True:
+        try:
+            filled += ours.send(bytes(60_000))
+        except BlockingIOError:
+            break
+    shelf = Shelf()
+    shelf.put(None, reply_record(0, 0, filled, reply))
+    conn = make(kind, ours, next_lease(shelf))
+    got: list[bytes] = []
 
-        def read() -> None:
-            while sum(map(len, got)) < filled + len(reply):
-                got.append(peer.recv(100_000))
+    def read() -> None:
+        while sum(map(len, got)) < filled + len(reply):
+            got.append(peer.recv(100_000))
 
-        reader = threading.Thread(target=read)
-        reader.start()
-        await done(conn.complete_reply())
-        reader.join()
-        assert b"".join(got) == bytes(filled) + reply
-        await done(conn.abort())
-
-    go(scenario())
+    reader = threading.Thread(target=read)
+    reader.start()
+    await done(conn.complete_reply())
+    reader.join()
+    assert b"".join(got) == bytes(filled) + reply
+    await done(conn.abort())
 
 
 @both
-def test_nothing_follows_from_a_record_that_is_done(kind: str, tcp: Pair) -> None:
-    async def scenario() -> None:
-        ours, peer = tcp
-        shelf = Shelf()
-        conn = make(kind, ours, recorded(shelf))
-        be_handler_of(conn)
-        peer.sendall(b"one\n")
-        await done(conn.recv_until(b"\n", 10))
-        await done(conn.reply(b"1\n", 1))
-        be_handler_of(None)
-        await done(conn.send(b"pushed\n"))
-        conn = make(kind, ours, next_lease(shelf))
-        await done(conn.complete_reply())
-        assert peer.recv(100) == b"1\npushed\n"
-        await done(conn.abort())
-
-    go(scenario())
+@on_a_loop
+async def test_nothing_follows_from_a_record_that_is_done(kind: str, tcp: Pair) -> None:
+    ours, peer = tcp
+    conn, shelf = replying(kind, ours)
+    await asked(conn, peer, b"one")
+    await done(conn.reply(b"1\n", 1))
+    be_handler_of(None)
+    await done(conn.send(b"pushed\n"))
+    conn = make(kind, ours, next_lease(shelf))
+    await done(conn.complete_reply())
+    assert peer.recv(100) == b"1\npushed\n"
+    await done(conn.abort())
 
 
 @both
@@ -226,18 +221,16 @@ def test_nothing_follows_from_a_record_that_is_done(kind: str, tcp: Pair) -> Non
     "reply",
     [b"garbage", reply_record(5, 9, 0, b"x"), reply_record(0, 0, 7, b"x")],
 )
-def test_a_record_that_cannot_be_is_not_believed(kind: str, reply: bytes, tcp: Pair) -> None:
-    async def scenario() -> None:
-        ours, peer = tcp
-        shelf = Shelf()
-        shelf.put(None, reply)
-        conn = make(kind, ours, next_lease(shelf))
-        with pytest.raises(Unfit):
-            await done(conn.complete_reply())
-        await done(conn.close(linger=0))
-        assert peer.recv(10) == b""
-
-    go(scenario())
+@on_a_loop
+async def test_a_record_that_cannot_be_is_not_believed(kind: str, reply: bytes, tcp: Pair) -> None:
+    ours, peer = tcp
+    shelf = Shelf()
+    shelf.put(None, reply)
+    conn = make(kind, ours, next_lease(shelf))
+    with pytest.raises(Unfit):
+        await done(conn.complete_reply())
+    await done(conn.close(linger=0))
+    assert peer.recv(10) == b""
 
 
 def test_a_record_with_a_connection_that_has_no_totals_is_not_believed() -> None:
@@ -251,24 +244,19 @@ def test_a_record_with_a_connection_that_has_no_totals_is_not_believed() -> None
 
 
 @both
-def test_what_is_pushed_is_completed_too(kind: str, tcp: Pair) -> None:
+@on_a_loop
+async def test_what_is_pushed_is_completed_too(kind: str, tcp: Pair) -> None:
     """From the first reply on; it answers nothing, and the state stays."""
-
-    async def scenario() -> None:
-        ours, peer = tcp
-        shelf = Shelf()
-        conn = make(kind, ours, recorded(shelf))
-        be_handler_of(conn)
-        peer.sendall(b"one\ntwo\n")
-        await done(conn.recv_until(b"\n", 10))
-        await done(conn.reply(b"1\n", "state"))
-        be_handler_of(None)
-        await done(conn.send(b"pushed\n"))
-        assert shelf.record == (4, 4, 2, b"pushed\n")
-        assert shelf.decoded == "state"
-        await done(conn.abort())
-
-    go(scenario())
+    ours, peer = tcp
+    conn, shelf = replying(kind, ours)
+    peer.sendall(b"one\ntwo\n")
+    await done(conn.recv_until(b"\n", 10))
+    await done(conn.reply(b"1\n", "state"))
+    be_handler_of(None)
+    await done(conn.send(b"pushed\n"))
+    assert shelf.record == (4, 4, 2, b"pushed\n")
+    assert shelf.decoded == "state"
+    await done(conn.abort())
 
 
 def test_async_pushes_behind_a_reply_that_waits_wait_for_its_commit(run: Run) -> None:
@@ -419,49 +407,45 @@ def test_without_the_keeper_it_is_send_and_commit(tcp: Pair) -> None:
 
 
 @both
-def test_over_a_plain_end_it_counts_along(kind: str) -> None:
-    async def scenario() -> None:
-        ours, peer = unix_pair()
-        with peer:
-            shelf = Shelf()
-            conn = make(kind, ours, recorded(shelf, passed=(100, 50), record=[7] * WORDS))
-            be_handler_of(conn)
-            peer.sendall(b"one\ntwo\n")
-            assert conn.received == 50
-            await done(conn.recv_until(b"\n", 10))
-            await done(conn.send(b"before "))
-            await done(conn.reply(b"reply", 1))
-            assert shelf.record == (50, 54, 107, b"reply")
-            await done(conn.recv_until(b"\n", 10))
-            assert conn.received == 54
-            assert conn.hand_over().passed == (112, 54)
-            await done(conn.abort())
-
-    go(scenario())
+@on_a_loop
+async def test_over_a_plain_end_it_counts_along(kind: str) -> None:
+    ours, peer = unix_pair()
+    with peer:
+        shelf = Shelf()
+        conn = make(kind, ours, recorded(shelf, passed=(100, 50), record=[7] * WORDS))
+        be_handler_of(conn)
+        peer.sendall(b"one\ntwo\n")
+        assert conn.received == 50
+        await done(conn.recv_until(b"\n", 10))
+        await done(conn.send(b"before "))
+        await done(conn.reply(b"reply", 1))
+        assert shelf.record == (50, 54, 107, b"reply")
+        await done(conn.recv_until(b"\n", 10))
+        assert conn.received == 54
+        assert conn.hand_over().passed == (112, 54)
+        await done(conn.abort())
 
 
 @both
 @pytest.mark.parametrize("redelivers", [True, False])
-def test_over_a_plain_end_it_is_completed(kind: str, redelivers: bool) -> None:
-    async def scenario() -> None:
-        ours, peer = unix_pair()
-        with peer:
-            shelf = Shelf()
-            shelf.put(msgspec.msgpack.encode(1), reply_record(50, 54, 100, b"reply"))
-            peer.sendall(b"one\ntwo\n")
-            lease = next_lease(shelf, passed=(103, 50))
-            if not redelivers:
-                lease["lease"] = lease["lease"]._replace(redeliver=False)
-            conn = make(kind, ours, lease)
-            be_handler_of(conn)
-            await done(conn.complete_reply())
-            assert peer.recv(10) == b"ly"
-            assert await done(conn.recv_until(b"\n", 10)) == b"two"
-            if redelivers:
-                assert conn.hand_over().passed == (105, 54)
-            await done(conn.abort())
-
-    go(scenario())
+@on_a_loop
+async def test_over_a_plain_end_it_is_completed(kind: str, redelivers: bool) -> None:
+    ours, peer = unix_pair()
+    with peer:
+        shelf = Shelf()
+        shelf.put(msgspec.msgpack.encode(1), reply_record(50, 54, 100, b"reply"))
+        peer.sendall(b"one\ntwo\n")
+        lease = next_lease(shelf, passed=(103, 50))
+        if not redelivers:
+            lease["lease"] = lease["lease"]._replace(redeliver=False)
+        conn = make(kind, ours, lease)
+        be_handler_of(conn)
+        await done(conn.complete_reply())
+        assert peer.recv(10) == b"ly"
+        assert await done(conn.recv_until(b"\n", 10)) == b"two"
+        if redelivers:
+            assert conn.hand_over().passed == (105, 54)
+        await done(conn.abort())
 
 
 # Replies that do not end.
@@ -594,31 +578,27 @@ def test_a_cancelled_reply_that_has_begun_goes_out_and_does_not_commit(run: Run)
 
 
 @both
-def test_a_state_that_is_refused_sends_nothing(kind: str, tcp: Pair) -> None:
-    async def scenario() -> None:
-        conn = make(kind, tcp[0], recorded(Shelf()))
-        with pytest.raises(StateTooLarge, match="reply: "):
-            await done(conn.reply(b"x", bytes(70_000)))
-        with pytest.raises(StateNotEncodable, match="reply: "):
-            await done(conn.reply(b"x", object()))
-        assert conn.bytes_sent == 0
-        tcp[1].close()
-        await done(conn.close())
-
-    go(scenario())
+@on_a_loop
+async def test_a_state_that_is_refused_sends_nothing(kind: str, tcp: Pair) -> None:
+    conn = make(kind, tcp[0], recorded(Shelf()))
+    with pytest.raises(StateTooLarge, match="reply: "):
+        await done(conn.reply(b"x", bytes(70_000)))
+    with pytest.raises(StateNotEncodable, match="reply: "):
+        await done(conn.reply(b"x", object()))
+    assert conn.bytes_sent == 0
+    tcp[1].close()
+    await done(conn.close())
 
 
 @both
-def test_on_a_closed_connection_it_is_refused(kind: str, tcp: Pair) -> None:
-    async def scenario() -> None:
-        shelf = Shelf()
-        conn = make(kind, tcp[0], recorded(shelf))
-        await done(conn.abort())
-        with pytest.raises(Closed):
-            await done(conn.reply(b"x", 1))
-        assert shelf.state is None
-
-    go(scenario())
+@on_a_loop
+async def test_on_a_closed_connection_it_is_refused(kind: str, tcp: Pair) -> None:
+    shelf = Shelf()
+    conn = make(kind, tcp[0], recorded(shelf))
+    await done(conn.abort())
+    with pytest.raises(Closed):
+        await done(conn.reply(b"x", 1))
+    assert shelf.state is None
 
 
 # Request ids.

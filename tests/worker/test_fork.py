@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -13,15 +15,16 @@ from socketkeep._worker._crew import Hand
 from socketkeep._worker._fork import ForkModel
 from socketkeep._worker._sync import SyncLoop
 from tests.harness.seam import Row
-from tests.worker.fakes import a_place
+from tests.worker.fakes import Place, a_place
 
 
 @resumable
 def handle(conn: object) -> None: ...
 
 
-def test_who_serves_a_connection_is_seen_before_its_process_has_begun() -> None:
-    """So that the keeper adopts it, though the worker dies this very moment."""
+@contextmanager
+def a_model() -> Iterator[tuple[Place, ForkModel, SyncLoop]]:
+    """Make a worker of the model, and its loop, which does not run."""
     with a_place(handle, "fork") as place:
         models: list[ForkModel] = []
 
@@ -30,6 +33,15 @@ def test_who_serves_a_connection_is_seen_before_its_process_has_begun() -> None:
             return models[-1]
 
         loop = SyncLoop(place.environment, build)
+        yield place, models[0], loop
+        models[0]._close_moulds()
+        loop.gate.close()
+        loop.reserve.spend()
+
+
+def test_who_serves_a_connection_is_seen_before_its_process_has_begun() -> None:
+    """So that the keeper adopts it, though the worker dies this very moment."""
+    with a_model() as (place, model, loop):
         _, accepted = place.connection()
         entry = loop.roster.accepted(accepted, 0)
         assert entry is not None
@@ -37,11 +49,8 @@ def test_who_serves_a_connection_is_seen_before_its_process_has_begun() -> None:
         assert Row(words).pid == os.getpid()
         pid = os.posix_spawn(sys.executable, [sys.executable, "-c", ""], os.environ)
         child = Child(pid, os.pidfd_open(pid), Hand(entry))
-        models[0]._watch(child)
+        model._watch(child)
         assert Row(words).pid == pid
-        models[0]._close_moulds()
-        loop.gate.close()
-        loop.reserve.spend()
         os.waitpid(pid, 0)
         os.close(child.pidfd)
         accepted.close()
@@ -49,21 +58,14 @@ def test_who_serves_a_connection_is_seen_before_its_process_has_begun() -> None:
 
 def test_a_process_whose_worker_died_in_the_middle_of_the_fork_serves_nothing() -> None:
     """The keeper may have given its connection to another: it must not touch it."""
-    with a_place(handle, "fork") as place:
-        models: list[ForkModel] = []
-
-        def build(loop: SyncLoop) -> ForkModel:
-            models.append(ForkModel(loop))
-            return models[-1]
-
-        loop = SyncLoop(place.environment, build)
+    with a_model() as (place, model, loop):
         peer, accepted = place.connection()
         entry = loop.roster.accepted(accepted, 0)
         assert entry is not None
-        models[0]._pid = 1  # not the parent of what is forked here
+        model._pid = 1  # not the parent of what is forked here
         pid = os.fork()
         if pid == 0:
-            models[0]._serve_in_child(Hand(entry))
+            model._serve_in_child(Hand(entry))
             os._exit(7)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         ((_, words),) = place.board.taken()
@@ -72,7 +74,4 @@ def test_a_process_whose_worker_died_in_the_middle_of_the_fork_serves_nothing() 
         peer.setblocking(False)
         with pytest.raises(BlockingIOError):
             peer.recv(1)
-        models[0]._close_moulds()
-        loop.gate.close()
-        loop.reserve.spend()
         accepted.close()
