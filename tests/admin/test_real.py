@@ -106,6 +106,8 @@ def test_keeper_that_is_stopped_and_killed(tmp_path: Path) -> None:
             ["--admin", ":9", "--admin-token-file", "/x", "--admin-token", "0123456789abcdef"],
             "give --admin-token or --admin-token-file, not both",
         ),
+        (["--metrics-label", "firmware=0"], "expected KEY or KEY=MOST, with 1 to 1000 values"),
+        (["--metrics-label", "=3"], "expected KEY or KEY=MOST, with 1 to 1000 values"),
         (["--push-token", "0123456789abcdef"], "--push-token is for pushes over HTTP, which need"),
         (
             *(["--admin", "[::1]:9", *("--push-token", _SAME), *("--admin-token", _SAME)],),

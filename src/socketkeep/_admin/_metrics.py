@@ -303,6 +303,15 @@ METRICS: Final = (
         _one(lambda report: report.status.connections.named),
     ),
     Metric(
+        "socketkeep_connections_by_label",
+        "gauge",
+        'Connections that have the label of --metrics-label, by its value; "" for the others.',
+        lambda report: [
+            ((value,), count) for value, count in report.status.connections.by_label.items()
+        ],
+        ("value",),
+    ),
+    Metric(
         "socketkeep_groups",
         "gauge",
         "Groups that a connection is in.",

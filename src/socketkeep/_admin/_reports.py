@@ -72,7 +72,8 @@ class ConnectionsByState(msgspec.Struct, frozen=True, kw_only=True):
     """Number of connections in each state.
 
     `open` is all of them, `kept` those that the keeper has a handle of.  awaiting_header: beside
-    those, accepted, and their PROXY header is still to come.
+    those, accepted, and their PROXY header is still to come.  by_label: by the values of the label
+    of --metrics-label, "" for all the others; empty without that.
     """
 
     open: int = 0
@@ -84,6 +85,7 @@ class ConnectionsByState(msgspec.Struct, frozen=True, kw_only=True):
     awaiting_header: int = 0
     named: int = 0
     groups: int = 0
+    by_label: dict[str, int] = {}
 
 
 class AttachedByReason(msgspec.Struct, frozen=True, kw_only=True):

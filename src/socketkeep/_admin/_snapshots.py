@@ -35,7 +35,7 @@ from socketkeep._admin._reports import (
     WorkersByState,
 )
 from socketkeep._base._admission import LIMITS, REASONS, counter_of
-from socketkeep._config._server_options import closing_time, listener_settings
+from socketkeep._config._server_options import closing_time, listener_settings, parse_metrics_label
 from socketkeep._inspect._queue import listen_drops, listen_queue
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper.rollout._superseded import Fate
@@ -82,6 +82,7 @@ def status(keeper: Keeper, name: str) -> StatusReport:
             awaiting_header=len(keeper.connections.porch),
             named=len(keeper.connections.post.names),
             groups=keeper.connections.post.names.groups,
+            by_label=_by_label(keeper),
         ),
         totals=_totals(keeper),
         accepting=keeper.accepting,
@@ -238,6 +239,14 @@ def _staying(counts: Counter[Staying]) -> list[StayingReport]:
     return [
         StayingReport(reason=why.value, connections=count) for why, count in counts.most_common()
     ]
+
+
+def _by_label(keeper: Keeper) -> dict[str, int]:
+    if not keeper.config.metrics_label:
+        return {}
+    return keeper.connections.post.names.count_label(
+        *parse_metrics_label(keeper.config.metrics_label)
+    )
 
 
 def live(keeper: Keeper, name: str, most: int) -> LiveReport:

@@ -54,6 +54,7 @@ def _example(declared: Option) -> str:
         "admin": 'admin = "127.0.0.1:9000"',
         "agent_check": 'agent_check = "127.0.0.1:9001"',
         "admin_token_file": 'admin_token_file = "/run/credentials/chat.service/admin-token"',
+        "metrics_label": 'metrics_label = "firmware=20"',
         "push_token_file": 'push_token_file = "/run/credentials/chat.service/push-token"',
         "control": 'control = "/run/chat/control.sock"',
         "rcvbuf": 'rcvbuf = "256K"',

@@ -230,6 +230,16 @@ def _check_control(path: str) -> None:
         )
 
 
+def parse_metrics_label(said: str) -> tuple[str, int]:
+    """Return the key of --metrics-label, and how many values have a series.  Raises ValueError."""
+    from socketkeep._names._naming import is_fit
+
+    key, mark, most = said.partition("=")
+    if said and (not is_fit(key) or (mark and not (most.isdecimal() and 1 <= int(most) <= 1000))):
+        raise ValueError(f"expected KEY or KEY=MOST, with 1 to 1000 values at most, got {said!r}")
+    return key, int(most) if mark else 20
+
+
 class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Every option of a server, checked.  Durations are seconds, sizes are bytes.
 
@@ -1054,6 +1064,17 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             PATH,
             ("--admin-token-file",),
             "Read the token of --admin from this file, such as a systemd credential.",
+        ),
+    ] = ""
+    metrics_label: Annotated[
+        str,
+        Option(
+            TEXT,
+            ("--metrics-label",),
+            "Count connections by the values of this label of theirs in /metrics: KEY, or KEY=MOST"
+            " for at most so many values (20); those of others are counted together.",
+            metavar="KEY[=MOST]",
+            check=parse_metrics_label,
         ),
     ] = ""
     push_token: Annotated[

@@ -28,6 +28,7 @@ class Entry:
     peer: str = ""
     why: str = ""  # it ended, for the access log
     name: str = ""  # that its handler has given it, likewise
+    labels: dict[str, str] | None = None  # likewise
     returns_to: int = 0  # to which of the channel's keepers, once parked, see `give_back`; 0: none
     offer: Keeping | None = None  # to be made to the keeper
     header_by: int = 0  # its PROXY header is still to come, as `ConnectionDetached` has it

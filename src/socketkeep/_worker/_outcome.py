@@ -120,7 +120,8 @@ def note_end(conn: Shell, entry: Entry) -> None:
 
     When its handler has ended.
     """
-    entry.name = conn.name
+    if conn.registration is not None:
+        entry.name, entry.labels = conn.name, dict(conn.labels)
     if not entry.why:
         entry.why = conn.why_over()
 

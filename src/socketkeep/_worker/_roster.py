@@ -477,6 +477,7 @@ class Roster:
                 ended=Ended(words[record.ENDED]).name.lower(),
                 why=entry.why,
                 **({"name": entry.name} if entry.name else {}),
+                **({"labels": entry.labels} if entry.labels else {}),
             )
 
     def orphan(self, entry: Entry) -> None:

@@ -121,5 +121,7 @@ def _row(connection: ConnectionReport) -> list[object]:
         round(connection.age, 1),
         connection.bytes_in,
         connection.bytes_out,
-        connection.name,
+        " ".join(
+            (connection.name, *(f"{key}={value}" for key, value in connection.labels.items()))
+        ),
     ]

@@ -968,6 +968,7 @@ class Connections:
             held.ownership.drained()
             self._changed()
 
+        known = self.post.names.get(held.id)
         self.post.ended(held.id)
         self.connection_table.forget(held)
         self.totals[counted] += 1
@@ -982,6 +983,8 @@ class Connections:
                 bytes_out=parcel.bytes_out,
                 ended="closed",
                 why=why,
+                **({"name": known.name} if known is not None and known.name else {}),
+                **({"labels": dict(known.labels)} if known is not None and known.labels else {}),
             )
         self._closer.close(held.sock, drained)
         self._changed()

@@ -69,6 +69,7 @@ class NameTable:
         self._by_name: dict[str, NamedConnection] = {}
         self._groups: dict[str, Members] = {}
         self._by_owner: Members = {}
+        self._counted: dict[str, None] = {}  # values of a label, those that were seen first
         self._on_news: Callable[[str, str], None] | None = None
 
     def watch(self, on_news: Callable[[str, str], None] | None) -> None:
@@ -85,6 +86,22 @@ class NameTable:
     def groups(self) -> int:
         """Return how many groups there are."""
         return len(self._groups)
+
+    def count_label(self, key: str, most: int) -> dict[str, int]:
+        """Return how many connections have each value of a label.
+
+        At most so many values are told apart, always the same ones; others are counted as "".
+        """
+        counts = dict.fromkeys((*self._counted, ""), 0)
+        for each in self._by_id.values():
+            value = each.labels.get(key)
+            if value is None:
+                continue
+            if value not in self._counted and len(self._counted) < most:
+                self._counted[value] = None
+                counts[value] = 0
+            counts[value if value in self._counted else ""] += 1
+        return counts
 
     def get(self, name: str) -> NamedConnection | None:
         """Return the connection of that id."""
