@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from socketkeep._keeper.tables._seats import (
     UNBOUNDED,
     accept_limits,
+    at_most,
     seats_of_model,
     shares,
+    surplus,
     within,
 )
 from tests.harness.configuration import Model
@@ -97,3 +99,25 @@ def test_seats_that_are_kept_stay_where_they_are(
     limits = accept_limits(seats, taken, coming)
     bounds = [max(limit, have) for limit, have in zip(limits, taken, strict=True)]
     assert accept_limits(seats, taken, coming, bounds) == limits
+
+
+@pytest.mark.parametrize(
+    ("loads", "leeway", "given"),
+    [
+        ([], 0, []),
+        ([7], 0, [0]),
+        ([80, 0, 0, 0], 6, [60, 0, 0, 0]),
+        ([23, 20, 17, 20], 6, [0, 0, 0, 0]),  # no more than the leeway
+        ([27, 20, 13, 20], 6, [7, 0, 0, 0]),
+        ([3, 0, 0], 1, [2, 0, 0]),
+        ([1, 0, 0], 1, [0, 0, 0]),
+        ([5, 5, 0], 1, [1, 1, 0]),
+    ],
+)
+def test_what_a_worker_has_too_many(loads: list[int], leeway: int, given: list[int]) -> None:
+    assert surplus(loads, leeway) == given
+
+
+def test_no_more_move_than_may() -> None:
+    assert at_most([5, 4, 3], 7) == [5, 2, 0]
+    assert at_most([5, 4, 3], 0) == [0, 0, 0]

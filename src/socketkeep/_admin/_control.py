@@ -60,7 +60,9 @@ _NOT_AFTER_UPGRADE: Final = {
         ("push", "publish"),
         "the server was upgraded meanwhile: it may have been delivered, or not",
     ),
-    **dict.fromkeys(("who", "disconnect"), "the server was upgraded meanwhile: ask again"),
+    **dict.fromkeys(
+        ("who", "disconnect", "rebalance"), "the server was upgraded meanwhile: ask again"
+    ),
 }
 _PAUSE: Final = 1.0  # seconds without accepting, when the process is out of descriptors
 
@@ -361,6 +363,8 @@ class Commands:
                 self._push(command, request.arguments, client)
             case "disconnect":
                 self._disconnect(request.arguments, client)
+            case "rebalance":
+                self._rebalance(client)
             case "drain":
                 self._drain(request.arguments, client)
             case "stop":
@@ -385,6 +389,16 @@ class Commands:
             client.finish(Done(_EXIT_USAGE, error=f"{command}: {error}"))
             return
         self._keeper.connections.post.push(_Asker(client), [letter])
+
+    def _rebalance(self, client: Client) -> None:
+        if why := self._keeper.cannot_balance():
+            client.finish(Done(_EXIT_FAILED, error=f"cannot rebalance: {why}"))
+            return
+
+        def done(loads: list[int]) -> None:
+            client.finish(Done(0, {"connections": loads}))
+
+        self._keeper.balancing.balance(done)
 
     def _drain(self, arguments: dict[str, Any], client: Client) -> None:
         pace = arguments.get("pace", 0.0)

@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "reload": "Load the handler's code anew; resumable connections are kept.",
     "upgrade": "Run the installed version in the server's place; connections are kept.",
     "scale": "Change the number of workers.",
+    "rebalance": "Have all workers serve as many connections, by moving idle ones.",
     "push": "Send something to the connection that has a name.",
     "publish": "Send something to each connection of a group.",
     "disconnect": "End one connection, by its id or name.",

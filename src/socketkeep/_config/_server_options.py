@@ -179,6 +179,14 @@ def _check_name(name: str) -> None:
         )
 
 
+def rate_of(text: str) -> tuple[float, int] | None:
+    """Return what an option of a rate says: how many a second, and how many at once; None: off."""
+    if text == "off":
+        return None
+    rate, _, burst = text.partition(":")
+    return float(rate), int(burst)
+
+
 def _check_admin(address: str) -> None:
     from socketkeep._base._address import InetAddress, parse_bind
 
@@ -748,6 +756,16 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             zero="no limit",
         ),
     ] = 0
+    rebalance: Annotated[
+        str,
+        Option(
+            RATE,
+            ("--rebalance",),
+            "How many idle connections a second may move to workers that have fewer, where the load"
+            " is uneven by a quarter; `off`: none do, until `socketkeep rebalance`.  In `async` and"
+            " `thread`, with a resumable handler.",
+        ),
+    ] = "100:100"
     accept_rate: Annotated[
         str,
         Option(

@@ -19,10 +19,12 @@ from socketkeep._config._server_options import (
     bound_addresses,
     closing_time,
     listener_settings,
+    rate_of,
     worker_timeout,
 )
 from socketkeep._guard._terms import GuardTerms
 from socketkeep._keeper.connections._allotment import Allotment
+from socketkeep._keeper.connections._balancing import Balancing
 from socketkeep._keeper.connections._connections import Connections
 from socketkeep._keeper.connections._disconnecting import Disconnecting
 from socketkeep._keeper.connections._edges import Edges
@@ -148,6 +150,7 @@ class Keeper:
             reactor, self.connections, self.pool, self.pool.kill
         )
         self.connections.hear = self.pool.dispatch.hear_line
+        self.balancing: Final = Balancing(reactor, self._balanced, rate_of(config.rebalance))
         self.edges = Edges(
             *(reactor, system, config, listeners, name),
             self.inlets.outlets,
@@ -267,6 +270,7 @@ class Keeper:
         self.edges.start()
         self._recycling.start()
         self.fullness.start()
+        self.balancing.start()
 
     def reload(self, done: Done | None = None) -> None:
         """Load the user's code anew and move the connections to it.
@@ -643,6 +647,7 @@ class Keeper:
         self.edges.restore(saved.edges)
         self._recycling.start()
         self.fullness.start()
+        self.balancing.start()
         for worker in self.pool:
             self._watchdog.start(worker.model)
         self._reactor.call_soon(self.system.reaper.reap)
@@ -829,6 +834,22 @@ class Keeper:
             and (worker.is_ready or (worker.more and worker.state is WorkerState.DRAINING))
             and not worker.killed
         ]
+
+    def cannot_balance(self) -> str:
+        """Return why connections cannot move from one worker to another for their load, or ""."""
+        if self.order is not None or self.current is None:
+            return f"the server is {self.state}"
+        if self.current.model not in ("async", "thread"):
+            return f"in the {self.current.model} model each connection has a process of its own"
+        if not self.current.resumable or self.config.keep == "none":
+            return "its connections cannot move: the handler is not resumable, or --keep is none"
+        return ""
+
+    def _balanced(self) -> list[Worker]:
+        """Return the workers whose load is to be even; none while others come or go."""
+        if self.cannot_balance() or self.paused or self.reloads.coming is not None:
+            return []
+        return self._hosts()
 
     def _hosts(self) -> list[Worker]:
         """Return the workers that new connections may be given to."""

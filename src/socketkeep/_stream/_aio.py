@@ -1147,6 +1147,14 @@ class AsyncConnection(Shell):
         """
         self._let_go()
 
+    def leave_if_idle(self) -> bool:
+        """Detach it for another worker, if its receive waits at a safe point.  For the server."""
+        if not (self._waiter.pending and self._parkable()):
+            return False
+        self._depart()
+        self._wake()
+        return True
+
     @property
     def is_waiting(self) -> bool:
         """Return whether a receive or a send of it waits.  For the server."""

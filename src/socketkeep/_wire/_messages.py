@@ -614,6 +614,15 @@ class ClusterTold(Message, frozen=True, tag="ClusterTold"):
     counts: dict[str, int] = {}
 
 
+class GiveUp(Message, frozen=True, tag="GiveUp"):
+    """Keeper to worker: detach so many of your connections that wait at a safe point, or fewer.
+
+    Others have room for them.
+    """
+
+    count: int
+
+
 AnyMessage: TypeAlias = (
     LoadTarget
     | Loaded
@@ -660,6 +669,7 @@ AnyMessage: TypeAlias = (
     | Delivered
     | Told
     | Disconnect
+    | GiveUp
     | JoinCluster
     | NamesTold
     | TakenElsewhere

@@ -50,7 +50,7 @@ from socketkeep._worker._departures import Departures, MoveWindow
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._handle_backup import HandleBackups
-from socketkeep._worker._keeper_link import KeeperLink
+from socketkeep._worker._keeper_link import IDLE, KeeperLink
 from socketkeep._worker._outcome import note_end, note_exception, note_tls, was_detached
 from socketkeep._worker._post import AsyncPost
 from socketkeep._worker._process import end_forked, mend_process
@@ -258,6 +258,19 @@ class AsyncWorker:
                 entry.why = _DISCONNECTED
                 entry.task.cancel(_DISCONNECTED)
             return
+
+    def give_up_idle(self, count: int) -> None:
+        now = time.monotonic()
+        latest = int((now - IDLE) * 1e9)
+        departures = self._departures
+        departures.deadline = max(
+            departures.deadline, now + self._environment.config.graceful_timeout
+        )
+        for entry, conn in tuple(self._serving.items()):
+            if count <= 0:
+                return
+            if entry.record[record.ACTIVE_AT] <= latest and conn.leave_if_idle():
+                count -= 1
 
     def met_keeper(self) -> None:
         self._post.announce()

@@ -23,6 +23,7 @@ from socketkeep._wire._messages import (
     CloseListeners,
     Deliver,
     Disconnect,
+    GiveUp,
     NameTaken,
     Ping,
     Ready,
@@ -39,6 +40,10 @@ from socketkeep._worker._roster import Roster
 
 #: A timer may be over so many seconds before its time.
 _EARLY: Final = 0.001
+
+
+#: Seconds after which a connection that waits is idle, as far as another worker may have it.
+IDLE: Final = 0.2
 
 
 class WorkerLoop(Protocol):
@@ -70,6 +75,9 @@ class WorkerLoop(Protocol):
 
     def disconnect(self, message: Disconnect) -> None:
         """End one connection, if it is served here."""
+
+    def give_up_idle(self, count: int) -> None:
+        """Detach up to so many connections that wait at a safe point, for other workers."""
 
     def met_keeper(self) -> None:
         """Another keeper has taken this worker over."""
@@ -176,6 +184,9 @@ class KeeperLink:
                 self._loop.obey_post(message)
             case Disconnect() as message:
                 self._loop.disconnect(message)
+            case GiveUp(count=count):
+                if self.order is None:
+                    self._loop.give_up_idle(count)
             case None:
                 self._refuse("", 0, "out of file descriptors")
 

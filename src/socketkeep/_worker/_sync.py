@@ -28,7 +28,7 @@ from socketkeep._worker._casting import have_cast
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._handing import Reserve, give_back, hand_over
-from socketkeep._worker._keeper_link import KeeperLink
+from socketkeep._worker._keeper_link import IDLE, KeeperLink
 from socketkeep._worker._lines import SyncPost
 from socketkeep._worker._lingering import Lingering
 from socketkeep._worker._notices import Asking, Notices
@@ -357,6 +357,21 @@ class SyncLoop:
                 if message.force:
                     self._model.cut(words)
                 return
+
+    def give_up_idle(self, count: int) -> None:
+        if self.environment.model != "thread":
+            return  # in the others each connection has a process of its own
+        now = time.monotonic()
+        latest = int((now - IDLE) * 1e9)
+        order = Order("move", now + self.environment.config.graceful_timeout, "reload")
+        for _, words in self.environment.scoreboard.taken():
+            if count <= 0:
+                return
+            rests = words[record.WAITING] and words[record.STATUS] == record.CLEAN
+            if rests and words[record.ACTIVE_AT] <= latest and not words[record.ENDED]:
+                if not self.asking.ask(words, order):
+                    return
+                count -= 1
 
     def met_keeper(self) -> None:
         """Nothing to do: handlers find it by themselves."""

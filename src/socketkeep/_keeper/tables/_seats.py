@@ -2,11 +2,13 @@
 
 A worker's seats are what its model has (one in `prefork`, `--threads` in `thread`), and its share
 of `--max-connections`.  While connections are on their way from one worker to another, seats are
-kept free for them: a new connection must not take the place of one that is already served.
+kept free for them: a new connection must not take the place of one that is already served.  And how
+many are to move, so that all workers have as many.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final, Literal
 
@@ -74,3 +76,20 @@ def within(limits: Sequence[int], bounds: Sequence[int], most: int) -> list[int]
         spare -= more
         permitted.append(min(limit, bound + more))
     return permitted
+
+
+def surplus(loads: Sequence[int], leeway: float) -> list[int]:
+    """Return how many connections each worker is to give up; none where two differ by `leeway`."""
+    if not loads or max(loads) - min(loads) <= leeway:
+        return [0] * len(loads)
+    fair = math.ceil(sum(loads) / len(loads))
+    return [max(0, load - fair) for load in loads]
+
+
+def at_most(wanted: Sequence[int], most: int) -> list[int]:
+    """Return `wanted`, lowered so that it is no more than `most` in all."""
+    given = []
+    for each in wanted:
+        given.append(min(each, most))
+        most -= given[-1]
+    return given
