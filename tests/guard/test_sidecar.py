@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -112,3 +113,48 @@ def test_an_address_that_is_none(tmp_path: Path, text: str) -> None:
     with one:
         assert one.wait_exit() == 2
     assert f"expected auto, on, off or unix:/PATH, got '{text}'" in one.stderr[-1]
+
+
+@pytest.mark.timeout(120)
+def test_what_cannot_be_read(tmp_path: Path) -> None:
+    """Its connection is closed in an orderly way, which the log says; the others go on."""
+    target = write_handler(tmp_path, "v0", is_async=False)
+    with ExitStack() as stack:
+        sidecar = stack.enter_context(Sidecar(tmp_path))
+        first = stack.enter_context(server(tmp_path, target, sidecar))
+        clients = [stack.enter_context(connect(first.address)) for _ in range(2)]
+        for client in clients:
+            assert ask(client, b"a") == b"1 a v0"
+        first.wait_until(lambda: held(first) == 2, "all to be stored")
+        first.signal(signal.SIGTERM)
+        assert first.wait_exit() == 0
+        spoil(sidecar.address, "socketkeep.parcel.")
+        second = stack.enter_context(server(tmp_path, target, sidecar))
+        closed = [client for client in clients if read_or_ask(client) == b""]
+        assert len(closed) == 1
+        assert "cannot restore a connection" in {event["event"] for event in second.events}
+        assert second.status()["guard"]["connections"] == 1
+
+
+def read_or_ask(client: socket.socket) -> bytes:
+    """Return the next reply, b"" where the connection has been closed, and was not reset."""
+    client.sendall(b"b\n")
+    return client.recv(100)
+
+
+def spoil(address: str, prefix: str) -> None:
+    """Put something else in the place of one thing that a sidecar holds for a server."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.connect(address.removeprefix("unix:"))
+        sock.send(b"HELLO=1\nSERVER=app")
+        names = []
+        while (words := socket.recv_fds(sock, 1000, 1))[0] != b"END=1":
+            names.append(words[0].decode().removeprefix("FDNAME="))
+            os.close(words[1][0])
+        name = next(name for name in names if name.startswith(prefix))
+        memfd = os.memfd_create("spoilt", os.MFD_ALLOW_SEALING)
+        os.write(memfd, b"\xc1" * 100)
+        fcntl.fcntl(memfd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK)
+        sock.send(f"FDSTOREREMOVE=1\nFDNAME={name}".encode())
+        socket.send_fds(sock, [f"FDSTORE=1\nFDNAME={name}".encode()], [memfd])
+        os.close(memfd)
