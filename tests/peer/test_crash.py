@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.harness import Server, read_reply
+from tests.harness import Server, connect, read_reply
 from tests.harness.processes import wait_exit
 from tests.peer.conftest import Site
 from tests.peer.told import Peers, name_of, told
@@ -199,3 +200,52 @@ def test_an_end_is_an_end_though_the_keeper_has_a_handle(some_site: Site) -> Non
             peers.socks[index].close()
         wait_kept(peers.server, 1)
         assert peers.ask(len(ends), "again") == ("accepted", False)
+
+
+_DEADLINES: Final = """
+import os
+from socketkeep import AsyncConnection, Connection, Deadline, resumable
+@resumable
+def handle(conn: Connection) -> None:
+    for line in conn.lines():
+        if line.startswith(b"in "):
+            conn.deadline = Deadline.after(float(line[3:]))
+        elif line == b"lift":
+            conn.deadline = None
+        conn.send(b"%d %s\\n" % (os.getpid(), conn.attached.encode()))
+        conn.commit()
+"""
+
+
+@pytest.mark.parametrize("model", ["fork", "async"])
+def test_a_deadline_outlives_the_worker(model: str, tmp_path: Path) -> None:
+    """It ends the connection in the next one, and the one after; what was lifted stays so."""
+    source = _DEADLINES
+    if model == "async":
+        source = source.replace("def handle(conn: ", "async def handle(conn: Async")
+        source = source.replace("for line", "async for line")
+        source = source.replace("conn.send", "await conn.send")
+    (tmp_path / "app.py").write_text(source)
+    with Server(tmp_path, "app.py:handle", "-k", model, *KEPT) as server, ExitStack() as stack:
+        timed, lifted = (stack.enter_context(connect(server.address)) for _ in range(2))
+        for line in (b"in 3600\n", b"in 6\n"):  # the last counts
+            began = time.monotonic()
+            for peer in (timed, lifted):
+                peer.sendall(line)
+                owner = int(read_reply(peer).split()[0])
+        lifted.sendall(b"lift\n")
+        assert read_reply(lifted).endswith(b"accepted")
+        for _ in range(2):
+            for peer in (timed, lifted):
+                peer.sendall(b"who\n")
+                owner = int(read_reply(peer).split()[0])
+                wait_kept(server, 2)
+                server.wait_clean()
+                with suppress(ProcessLookupError):  # in one worker both are
+                    os.kill(owner, signal.SIGKILL)
+                assert wait_exit(owner, 10.0)
+        assert timed.recv(1) == b""
+        assert 6 <= time.monotonic() - began < 12
+        server.wait_event("connection timed out", why="its deadline has passed")
+        lifted.sendall(b"who\n")
+        assert read_reply(lifted).endswith(b"crash")

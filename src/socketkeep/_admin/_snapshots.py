@@ -338,7 +338,7 @@ def _of_row(
     names: Sequence[str],
     now: int,
 ) -> ConnectionReport:
-    listener = worker.listener(words[record.LISTENER])
+    listener = worker.listener(record.listener_in(words))
     return ConnectionReport(
         id=id_of(words),
         peer=worker.scoreboard.peer(row),

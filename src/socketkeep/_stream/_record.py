@@ -32,7 +32,7 @@ BYTES_IN: Final = 6
 BYTES_OUT: Final = 7
 ACCEPTED_AT: Final = 8
 ACTIVE_AT: Final = 9
-LISTENER: Final = 10
+LISTENER: Final = 10  # by `listener_in`; above it when the connection ends, by `deadline_in`
 ENDED: Final = 11
 HANDLER_ERRORS: Final = 12
 KEEP: Final = 13  # NOT_OFFERED, OFFERED, NOT_KEPT, or the token of the keeper that has it
@@ -44,6 +44,28 @@ WORDS: Final = 16  # fields are only ever appended
 NOT_OFFERED: Final = 0
 OFFERED: Final = 1
 NOT_KEPT: Final = 1 << 63  # what was offered was no connection: it is not to be offered again
+
+
+_LISTENER_BITS: Final = 16
+_LISTENER_MASK: Final = (1 << _LISTENER_BITS) - 1
+_LAST_MOMENT: Final = (1 << 43) - 1  # so that its nanoseconds are a signed number, too
+_A_MILLISECOND: Final = 1_000_000  # in nanoseconds
+
+
+def listener_in(record: Record) -> int:
+    """Return the number of the listener that the connection has come by."""
+    return record[LISTENER] & _LISTENER_MASK
+
+
+def deadline_in(record: Record) -> int:
+    """Return when the connection is to end, 0: no such moment is set."""
+    return min(record[LISTENER] >> _LISTENER_BITS, _LAST_MOMENT) * _A_MILLISECOND
+
+
+def note_deadline(record: Record, at: float | None) -> None:
+    """Note when the connection is to end, in seconds, for who goes on after a crash."""
+    moment = 0 if at is None else min(max(1, int(at * 1000)), _LAST_MOMENT)
+    record[LISTENER] = moment << _LISTENER_BITS | listener_in(record)
 
 
 class Status(IntEnum):

@@ -60,6 +60,7 @@ from socketkeep._stream._record import (
     BYTES_OUT,
     ENDED,
     Ended,
+    note_deadline,
 )
 from socketkeep._stream._replies import REPLY_LIMIT, Left, Replies, ReplyRecord, note_refusal
 from socketkeep._stream._totals import Totals, totals_of, waiting_in
@@ -180,6 +181,7 @@ class Shell(metaclass=ABCMeta):
         self._deadlines: Deadlines | None = None
         if lease.deadline is not None or lease.first_bytes_timeout is not None:
             self._deadlines = self._deadlines_of(lease)
+            note_deadline(self.core.record, lease.deadline)
         self._inflow: Inflow | None = None
         if lease.receive_rate:
             received = self.core.record[BYTES_IN]
@@ -331,7 +333,7 @@ class Shell(metaclass=ABCMeta):
         Set it to ``Deadline.after(10)`` where the peer has ten seconds for something that takes
         several messages, such as a login, and to None when that is done.  A server's
         ``--login-timeout`` has set it when a connection is accepted.  It goes where the connection
-        goes, to the next worker and to wait with the keeper, but the worker's death takes it away.
+        goes: to the next worker, also after a crash, and to wait with the keeper.
 
         Once it has passed, the receive or send that waits raises `Closed`, as does each that comes
         after it, and a server closes the connection.  A handler that is busy with something else is
@@ -349,6 +351,7 @@ class Shell(metaclass=ABCMeta):
             self._deadlines.at = at
         elif at is not None:
             self._deadlines = Deadlines(at, None, None)
+        note_deadline(self.core.record, at)
         self._deadline_changed()
 
     @property

@@ -272,6 +272,7 @@ class Orphaned(Message, frozen=True, tag="Orphaned"):
     bytes_in: int
     bytes_out: int
     reply: bytes = b""  # the record that stands in front of the state
+    deadline: int = 0  # as `ConnectionDetached` has it
 
 
 class Free(Message, frozen=True, tag="Free"):

@@ -49,7 +49,6 @@ LAST_EPOCH: Final = 2**32
 #: The latest second that a keeper can have started in, the largest pid, and so on.
 LAST_BOOT: Final = 2**40
 _LAST_PID: Final = 2**22
-_LAST_LISTENER: Final = 2**16
 _LAST_TIME: Final = 2**63
 #: What a row has behind its first word, NUMBER, which is written by itself.
 _ROW: Final = struct.Struct(f"={record.WORDS - 1}Q{_PEER_WORDS * _WORD}s")
@@ -505,7 +504,6 @@ def is_plausible(row: Record) -> bool:
         (record.PID, _LAST_PID),
         (record.STATUS, record.BOUND | record.AGAIN),
         (record.ENDED, record.TAKEN),
-        (record.LISTENER, _LAST_LISTENER),
         (record.BYTES_IN, _LAST_TIME),
         (record.BYTES_OUT, _LAST_TIME),
         (record.ACCEPTED_AT, _LAST_TIME),

@@ -340,7 +340,7 @@ class ForkModel:
 
     def _told(self, row: int) -> tuple[int, str]:
         board = self._loop.environment.scoreboard
-        return board.record(row)[record.LISTENER], board.peer(row)
+        return record.listener_in(board.record(row)), board.peer(row)
 
     def _have_forked_later(self, row: int, fd: int, listener: int, peer: str, code: int) -> None:
         """The system has no process for a connection that C has accepted."""

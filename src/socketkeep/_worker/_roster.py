@@ -495,6 +495,7 @@ class Roster:
                     words[record.BYTES_IN],
                     words[record.BYTES_OUT],
                     self._environment.scoreboard.reply(entry.row),
+                    record.deadline_in(words),
                 )
             )
             words[record.ENDED] = Ended.DETACHED  # what becomes of it the keeper says

@@ -557,6 +557,7 @@ class Connections:
             parcel.accepted_at,
             message.bytes_in,
             message.bytes_out,
+            deadline=message.deadline,
             proxy=parcel.proxy,
             reply=reply,
         )
@@ -1010,6 +1011,7 @@ class Connections:
             bytes_in=min(row[record.BYTES_IN], _LARGEST),
             bytes_out=min(row[record.BYTES_OUT], _LARGEST),
             proxy=proxy,
+            deadline=record.deadline_in(row),
             reply=reply,
         )
 

@@ -69,7 +69,7 @@ class Lanes:
             return
         for row, words in worker.scoreboard.taken():
             if words[record.PID] in of and words[record.ENDED] == record.Ended.NOT_YET:
-                listener = worker.listener(words[record.LISTENER])
+                listener = worker.listener(record.listener_in(words))
                 if 0 <= listener < self._listeners:
                     peer = worker.scoreboard.peer(row)
                     self.doorkeeper.count(peer, listener, worker.lane)

@@ -158,7 +158,7 @@ class Screening:
                 _require(0 <= message.status <= BOUND | AGAIN, "status", message.status)
                 _require_state(message.state)
                 _require_state(message.reply)
-                _require_amount(message.bytes_in, message.bytes_out)
+                _require_amount(message.bytes_in, message.bytes_out, message.deadline)
             case Registered():
                 _require_id(message.id)
                 _require_epoch(message.epoch)
