@@ -1,6 +1,6 @@
 """Work (f): what a reload, a worker's death and an upgrade cost 1,000 clients.
 
-And what a reload costs 1,000 WebSockets.
+And what a reload and a worker's death cost 1,000 WebSockets.
 """
 
 from __future__ import annotations
@@ -78,12 +78,17 @@ def _own() -> Iterator[Change]:
     yield Change(subject("reload", "reload"), lambda server: _order(server, "reload"))
     yield Change(subject("crash", "crash"), _kill_worker)
     yield Change(subject("upgrade", "reload"), lambda server: _order(server, "upgrade"))
-    websockets = asgi(
-        "benchmarks.peers.web:websocket",
-        *("--ws-resume", "on", "--graceful-timeout", "5"),
-        name="Socketkeep ASGI: reload",
-    )
-    yield Change(websockets, lambda server: _order(server, "reload"), _WEBSOCKETS)
+
+    def websockets(name: str, keep: str) -> Subject:
+        return asgi(
+            "benchmarks.peers.web:websocket",
+            *("--ws-resume", "on", "--keep", keep, "--graceful-timeout", "5"),
+            name=f"Socketkeep ASGI: {name}",
+        )
+
+    reload = websockets("reload", "reload")
+    yield Change(reload, lambda server: _order(server, "reload"), _WEBSOCKETS)
+    yield Change(websockets("crash", "crash"), _kill_worker, _WEBSOCKETS)
 
 
 def _order(server: Running, command: str) -> None:

@@ -381,3 +381,51 @@ def test_max_connections_holds_through_a_reload_and_a_scale_up(make_bench: MakeB
         one.settle("closed")
     bench.advance(0.3)
     assert (new.accept_below, second.accept_below) == (2, 2)
+
+
+@pytest.fixture
+def many(bench: Bench) -> tuple[FarWorker, list[FarWorker]]:
+    """Return a worker that has given up 20 connections, and those that they go to."""
+    old, *others = reloaded(bench)
+    for _ in range(20):
+        _, served = bench.serve(old)
+        served.detach()
+    bench.settle()
+    return old, others
+
+
+def test_no_more_leave_than_arrive(bench: Bench, many: tuple[FarWorker, list[FarWorker]]) -> None:
+    """Else hundreds would wait here, served by nobody, for workers that take their time."""
+    old, others = many
+    assert len(old.acknowledged) == 16
+    for each in others:
+        for _ in range(3):
+            each.attach()
+    bench.settle()
+    assert len(old.acknowledged) == 18  # 14 are on their way: there is room for two more
+    for each in others:
+        while each.arrived:
+            each.attach()
+    bench.settle()
+    assert len(old.acknowledged) == 20
+
+
+def test_who_leaves_does_not_wait_for_long(
+    bench: Bench, many: tuple[FarWorker, list[FarWorker]]
+) -> None:
+    old, _ = many
+    bench.advance(0.2)
+    bench.settle()
+    assert len(old.acknowledged) == 20
+
+
+def test_threads_wait_for_no_one(bench: Bench) -> None:
+    bench.start("thread")
+    bench.reload()
+    bench.bring_up("thread")
+    old = bench.template.workers[0]
+    for _ in range(20):
+        _, served = bench.serve(old)
+        served.detach()
+    bench.settle()
+    assert len(old.acknowledged) == 20

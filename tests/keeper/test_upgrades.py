@@ -81,6 +81,19 @@ def test_everything_goes_on(bench: Bench) -> None:
     assert [a.attached for w in bench.template.workers for a, _ in w.arrived] == ["reload"]
 
 
+def test_whoever_waits_to_be_told_is_told_before(bench: Bench) -> None:
+    (old, _) = bench.start()
+    bench.reload()
+    bench.bring_up()
+    for _ in range(20):
+        _, served = bench.serve(old)
+        served.detach()
+    bench.settle()
+    assert len(old.acknowledged) < 20
+    upgraded(bench)
+    assert len(old.acknowledged) == 20
+
+
 def test_ten_in_a_row(bench: Bench) -> None:
     workers = bench.start()
     peer, served = bench.serve(workers[0])

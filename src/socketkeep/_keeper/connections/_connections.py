@@ -22,6 +22,7 @@ from socketkeep._keeper.connections._parking import Parking, says_something
 from socketkeep._keeper.connections._porch import Porch
 from socketkeep._keeper.connections._post import Port, Post
 from socketkeep._keeper.connections._queues import Queues
+from socketkeep._keeper.connections._receipts import Receipts
 from socketkeep._keeper.loop._closer import Closer
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._keeper.tables._connection_table import (
@@ -150,7 +151,7 @@ class Connections:
             targets,
             newcomer,
             queues.__len__,
-            changed,
+            self._moved,
             self._close,
             config.orphan_timeout,
             keeps=config.keep == "crash",
@@ -158,6 +159,7 @@ class Connections:
             # Where connections are counted each is with the keeper until its worker counts it.
             takes_for_attached=doorkeeper is None and not config.max_connections,
         )
+        self._receipts = Receipts(reactor, self.moves)
         settings = listener_settings(config, len(listeners))
         self._login_timeouts = [each.login_timeout for each in settings]
         self.parking: Final = Parking(
@@ -236,6 +238,7 @@ class Connections:
 
     def snapshot(self, keep: KeepOpen) -> SavedConnections:
         """Return what the next version of the keeper goes on from."""
+        self._receipts.give_all()
         parked = [*self.parking, *self.porch]
         others = [
             held
@@ -330,6 +333,10 @@ class Connections:
         """End a connection of which nobody holds the account any more."""
         self._closer.close(sock, self._changed)
 
+    def _moved(self) -> None:
+        self._receipts.go_on()
+        self._changed()
+
     # What workers say.
 
     def take(self, worker: Worker, packet: Packet, parcel: ConnectionDetached | None) -> None:
@@ -358,7 +365,7 @@ class Connections:
             with contextlib.suppress(OSError):
                 os.write(parcel.answer, _ACKNOWLEDGED)
         elif parcel.connection != ABSENT:
-            worker.link.send(Acknowledged(parcel.id, parcel.epoch, taken=True))
+            self._receipts.give(worker, parcel)
         # Of no use any more, and objects of its own in each that is parked.
         for name, value in _OF_NO_USE:
             msgspec.structs.force_setattr(parcel, name, value)
