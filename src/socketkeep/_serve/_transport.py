@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import sys
 from asyncio import trsock
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from socketkeep._base._errors import SocketkeepError
@@ -286,7 +287,7 @@ class ConnectionTransport(asyncio.Transport):
             self.left()
             return
         # Now, not when the handler ends: the peer waits for it.
-        self._closer = self._loop.create_task(self.conn.close())
+        self._closer = _begun(self._loop, self.conn.close())
         if not self.closed.done():
             self.closed.set_result(None)
         error = self.error
@@ -301,3 +302,17 @@ class ConnectionTransport(asyncio.Transport):
             raise
         if self._closer is not None:
             await self._closer
+
+
+def _begun(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]
+) -> asyncio.Task[None]:
+    """Return the task of a coroutine, with its first step taken where Python can do that.
+
+    The peer is told of the end in this turn of the loop then, as by asyncio's own transports: the
+    loop of a program that ends has no other.
+    """
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(coroutine, loop=loop, eager_start=True)
+    else:
+        return loop.create_task(coroutine)
