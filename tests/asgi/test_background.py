@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -95,3 +96,17 @@ def test_it_is_cancelled_with_its_handler() -> None:
                 await asyncio.wait(before - {asyncio.current_task()})
 
     asyncio.run(run())
+
+
+def test_a_connection_that_is_given_up_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        app = Works()
+        async with connected(site_of(app)) as client:
+            await client.send(b"GET /work HTTP/1.1\r\n" + END)
+            assert (await client.read_to_end()).endswith(b"/work")
+            client.task.cancel()  # as the server's end does, while it waits for the client's end
+            await asyncio.wait([client.task])
+
+    asyncio.run(run())
+    gc.collect()
+    assert not [each for each in caplog.records if each.name == "asyncio"]

@@ -58,6 +58,8 @@ class Background:
             if await serving is Next.LEFT:
                 return
             await self._conn.close()
+        except asyncio.CancelledError:
+            outcome.cancel()  # an exception that nobody asks for would be told at its end
         except BaseException as error:
             if not outcome.done():
                 outcome.set_exception(error)

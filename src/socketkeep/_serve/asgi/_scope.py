@@ -35,19 +35,26 @@ _SHARED: Final = {
 class Origin:
     """The same facts for all requests of a connection: the addresses, whether TLS, the task."""
 
-    __slots__ = ("background", "client", "is_tls", "server", "task", "trusted")
+    __slots__ = ("_proxies", "_trusted", "background", "client", "is_tls", "server", "task")
 
     def __init__(self, conn: AsyncConnection, proxies: TrustedProxies) -> None:
         self.task = asyncio.current_task()
         self.background = Background(conn)
         self.client = _pair(conn.peer)
-        #: The proxies, where the peer is one of them.
-        self.trusted = proxies if (self.client or ("",))[0] in proxies else None
+        self._proxies = proxies
+        self._trusted: bool | None = None  # None: nobody has asked yet, as most never do
         local = conn.local
         self.server: tuple[str, int | None] | None = (
             (local.removeprefix("unix:"), None) if local.startswith("unix:") else _pair(local)
         )
         self.is_tls = conn.tls is not None or _behind_tls(conn)
+
+    @property
+    def trusted(self) -> TrustedProxies | None:
+        """The proxies, where the peer is one of them."""
+        if self._trusted is None:
+            self._trusted = (self.client or ("",))[0] in self._proxies
+        return self._proxies if self._trusted else None
 
 
 def _behind_tls(conn: AsyncConnection) -> bool:
@@ -80,8 +87,8 @@ def http_scope(site: Site, origin: Origin, request: Request) -> Scope:
         "state": site.state.copy(),
         "extensions": {"http.response.pathsend": {}, "http.response.early_hint": {}},
     }
-    if request.forwarded and origin.trusted is not None:
-        _apply_forwarded(scope, request, origin.trusted)
+    if request.forwarded and (proxies := origin.trusted) is not None:
+        _apply_forwarded(scope, request, proxies)
     if request.takes_trailers:
         scope["extensions"]["http.response.trailers"] = {}
     if site.root_path:
