@@ -21,6 +21,7 @@ from typing import Any, Final, Self
 import pytest
 
 from tests.harness.network import Namespace, namespace
+from tests.harness.output import Output
 
 ADDRESS: Final = ("127.0.0.1", 7000)
 CLIENTS: Final = 20
@@ -48,41 +49,31 @@ class Container:
         self.name = f"socketkeep-{os.getpid()}-{bundle.name}"
         self._bundle = bundle
         bundle.mkdir()
-        self._log = bundle / "log"
         root = bundle / "root"
         config = _config(root, network, {**_root(root), **mounts}, command)
         (bundle / "config.json").write_text(json.dumps(config))
 
     def __enter__(self) -> Self:
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                ["runc", "run", "--bundle", str(self._bundle), self.name],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        self.process = subprocess.Popen(
+            ["runc", "run", "--bundle", str(self._bundle), self.name],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert self.process.stdout is not None
+        self.output = Output(self.process.stdout)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.stop("KILL")
         subprocess.run(["runc", "delete", "--force", self.name], capture_output=True, check=False)
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
+        self.output.close()
 
     def stop(self, signal: str) -> int:
         """Send its first process a signal; return its exit code."""
         subprocess.run(["runc", "kill", self.name, signal], check=True, capture_output=True)
         return self.process.wait(20.0)
-
-    def wait_log(self, text: str) -> None:
-        deadline = time.monotonic() + 30.0
-        while text not in self.log:
-            assert self.process.poll() is None, self.log
-            assert time.monotonic() < deadline, self.log
-            time.sleep(0.02)
 
 
 def _root(directory: Path) -> dict[str, Path]:
@@ -143,6 +134,8 @@ class Client:
         self._sock = sock
         self._stream = sock.makefile("rb")
         self._over = threading.Event()
+        self._changed = threading.Condition()
+        self._ended = False
         self.replies = 0
         self.versions: set[bytes] = set()
         self.fault = ""
@@ -159,10 +152,23 @@ class Client:
                     self.fault = f"reply {self.replies + 1} was {line!r}"
                     return
                 self.replies += 1
-                self.versions.add(version)
+                with self._changed:
+                    self.versions.add(version)
+                    self._changed.notify_all()
                 time.sleep(0.02)  # a load that a small machine can bear
         except OSError as error:
             self.fault = repr(error)
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def wait_version(self, version: bytes) -> None:
+        """Wait until it has had a reply of this version; what went wrong before is raised."""
+        with self._changed:
+            self._changed.wait_for(lambda: version in self.versions or self._ended, 30.0)
+        assert not self.fault
+        assert version in self.versions
 
     def close(self) -> None:
         self._over.set()
@@ -172,12 +178,9 @@ class Client:
 
 
 def wait_versions(clients: list[Client], version: bytes) -> None:
-    deadline = time.monotonic() + 30.0
-    while not all(version in client.versions for client in clients):
-        faults = [client.fault for client in clients if client.fault]
-        assert not faults
-        assert time.monotonic() < deadline, version
-        time.sleep(0.02)
+    """Wait until each has had a reply of this version."""
+    for client in clients:
+        client.wait_version(version)
 
 
 @pytest.mark.timeout(120)
@@ -192,7 +195,7 @@ def test_a_container_is_replaced_under_load(tmp_path: Path) -> None:
         listen = ("guard", "--listen", "unix:/mnt/guard.sock")
         shared = {"/mnt": keep}
         sidecar = stack.enter_context(Container(tmp_path / "guard", net, shared, *listen))
-        sidecar.wait_log("guarding")
+        sidecar.output.wait_for("guarding")
         clients: list[Client] = []
         previous: Container | None = None
         for number in range(ROLLOUTS + 1):
@@ -208,7 +211,7 @@ def test_a_container_is_replaced_under_load(tmp_path: Path) -> None:
                 *("--guard", "unix:/mnt/guard.sock", "--control", "/tmp/control.sock"),
             )
             stack.enter_context(container)
-            container.wait_log("ready generation")
+            container.output.wait_for("ready generation")
             previous = container
             if not clients:
                 clients = [Client(net.connect(ADDRESS)) for _ in range(CLIENTS)]

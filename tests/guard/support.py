@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 from tests.harness import Server
+from tests.harness.output import Output
 from tests.harness.processes import wait_exit
 
 
@@ -76,21 +76,18 @@ class Sidecar:
 
     def __init__(self, directory: Path) -> None:
         self.address = f"unix:{directory}/guard.sock"
-        self._log = directory / "guard.log"
 
     def __enter__(self) -> Self:
-        with self._log.open("a") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "socketkeep", "guard", "--listen", self.address], stderr=log
-            )
-        before = self._log.read_text().count("guarding")
-        deadline = time.monotonic() + 20.0
-        while self._log.read_text().count("guarding") == before:
-            assert self.process.poll() is None, self._log.read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "socketkeep", "guard", "--listen", self.address],
+            stderr=subprocess.PIPE,
+        )
+        assert self.process.stderr is not None
+        self._output = Output(self.process.stderr)
+        self._output.wait_for("guarding")
         return self
 
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
-        assert self.process.wait(10.0) in (0, -signal.SIGKILL), self._log.read_text()
+        assert self.process.wait(10.0) in (0, -signal.SIGKILL), self._output.text
+        self._output.close()

@@ -94,6 +94,7 @@ def test_what_cannot_be_served_ends_alone(unix_site: Site, error: str) -> None:
         server.wait_until(lambda: server.status()["connections"]["open"] == 1, "the others ended")
         totals = server.status()["totals"]
         assert (totals["worker_deaths"], totals["lost"], totals["unserved"]) == (0, 0, 12)
+        server.wait_event("connections that cannot be served are closed")
         said = server.find("connections that cannot be served are closed")
         assert 1 <= len(said) <= len(server.workers()), "at a bounded rate, each worker"
         assert said[0]["traceback"].splitlines()[-1].startswith(error.partition("(")[0])

@@ -59,8 +59,8 @@ def _asks(sock: socket.socket, word: bytes) -> bytes:
 
 def _check_tells(server: Server) -> None:
     """It is said, by name and place, and not once for each time it happens."""
+    server.wait_event(_TELLS)
     said = server.find(_TELLS)
-    assert said, "it is said"
     pids = {event["pid"] for event in server.find("worker ready")}
     assert len(said) <= len(pids), "at a bounded rate, each worker"
     assert said[0]["handler"].endswith(".handle")

@@ -85,7 +85,7 @@ def test_an_address_has_so_many(tmp_path: Path, model: str) -> None:
                 assert outcome(peer) == "reset"
         fill(server, mine, OTHER)
         assert over_limit(server)["max_per_address"] == 4
-        (event,) = server.find("connection refused", reason="max_per_address")[:1]
+        event = server.wait_event("connection refused", reason="max_per_address")
         assert event["peer"].startswith(f"{ONE}:")
         assert event["why"] == f"there are {MOST} connections from there"
         stack.close()
@@ -235,7 +235,7 @@ def test_the_rate_of_an_address(tmp_path: Path, model: str) -> None:
         assert outcomes == ["served"] * 5 + ["reset"] * 3
         assert outcome(stack.enter_context(come(server, OTHER))) == "served"
         assert over_limit(server)["rate_per_address"] == 3
-        (event,) = server.find("connection refused", reason="rate_per_address")[:1]
+        event = server.wait_event("connection refused", reason="rate_per_address")
         assert event["why"] == "too many have just come from there"
 
 
