@@ -151,7 +151,7 @@ class Clients:
 
     @property
     def waiting(self) -> int:
-        """How many have shaken hands, and wait until they can be passed on."""
+        """Return how many have shaken hands, and wait until they can be passed on."""
         return len(self._waiting)
 
     def meet(self, listening: Listening, sock: socket.socket, address: Any) -> None:

@@ -115,7 +115,7 @@ class Reception:
 
 
 class FromEdge(Reception):
-    """How connections are met that an edge passes on: it has sent their header before."""
+    """The reception of connections that an edge passes on: it has sent their header before."""
 
     def __init__(self) -> None:
         super().__init__(required=True, networks=())

@@ -1187,7 +1187,7 @@ class Connection(Shell):
         return now >= self._leaves_at
 
     def _has_turn(self, order: Order) -> bool:
-        """Whether an order to close is this connection's to obey by now."""
+        """Return whether an order to close is this connection's to obey by now."""
         if not order.apart:
             return True
         self._leaves_at = order.begins + self.lease.turn * order.apart

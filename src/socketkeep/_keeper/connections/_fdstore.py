@@ -181,7 +181,7 @@ class FdStore:
         return not unowned or bool(held.parcel_as)
 
     def call(self, held: HeldConnection) -> None:
-        """What a connection is called may have changed."""
+        """Store anew what a connection is called, which may have changed."""
         known = None if self.names_of is None else self.names_of.get(held.id)
         version = 0 if known is None else known.version
         before = held.called_as

@@ -12,7 +12,7 @@ from socketkeep._wire._inlets import Inlet, inlet_of, inlet_pair
 
 
 class Inlets:
-    """What workers accept from, and the edges' ends of it, by the listeners' numbers."""
+    """The inlets that workers accept from, and the edges' ends of them, by listeners' numbers."""
 
     def __init__(self, pairs: Mapping[int, tuple[Inlet, socket.socket]]) -> None:
         self.doors = {number: Listener(inlet) for number, (inlet, _) in pairs.items()}

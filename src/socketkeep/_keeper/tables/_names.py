@@ -44,7 +44,7 @@ class NamedConnection:
 
     @property
     def saved(self) -> SavedName:
-        """What another keeper goes on from."""
+        """Return what another keeper goes on from."""
         return SavedName(
             *(self.id, self.epoch, self.owner, self.name),
             *(sorted(self.groups), dict(self.labels), self.version),
