@@ -378,6 +378,19 @@ def test_a_sidecar_that_refuses(tmp_path: Path, program: list[str]) -> None:
     assert not told.exists()
 
 
+def test_a_sidecar_that_is_not_there(tmp_path: Path, program: list[str]) -> None:
+    command, told = keeper(tmp_path, REPORTING)
+    with planned(sidecar=f"{tmp_path}/none", name="app", starts=0) as plan:
+        done = start(program, plan, command)
+    _, said = done.communicate(timeout=20)
+    assert done.returncode == 1
+    assert said.decode() == (
+        f"socketkeep: guard: cannot use the guard at {tmp_path}/none: No such file or directory:"
+        " start it there first, by socketkeep guard --listen\n"
+    )
+    assert not told.exists()
+
+
 def accept(listener: socket.socket) -> socket.socket:
     sock, _ = listener.accept()
     sock.settimeout(20.0)

@@ -618,7 +618,11 @@ def main() -> None:
             plan.starts = -1  # the keeper that is started is the first one
             try:
                 plan.stored = sidecar.open()
-            except (OSError, Refused) as error:
+            except OSError as error:
+                hint = "start it there first, by socketkeep guard --listen"
+                _say(f"cannot use the guard at {plan.sidecar}: {error.strerror or error}: {hint}")
+                sys.exit(1)
+            except Refused as error:
                 _say(f"cannot use the guard at {plan.sidecar}: {error}")
                 sys.exit(1)
     Guard(plan, sys.argv[2:], sidecar).run()

@@ -440,7 +440,8 @@ static bool open_link(struct table *held, char *why)
         good = connect(link, (struct sockaddr *)&address, sizeof address) == 0
             && send(link, hello, (size_t)length, MSG_NOSIGNAL) == length;
         if (!good)
-            snprintf(why, LARGEST, "%s", strerror(errno));
+            snprintf(why, LARGEST, "%s: start it there first, by socketkeep guard --listen",
+                     strerror(errno));
     }
     if (good && take_held(link, held, why)) {
         fcntl(link, F_SETFL, O_NONBLOCK);
