@@ -70,7 +70,7 @@ def read(peer: socket.socket) -> bytes:
 
 @pytest.mark.parametrize(
     ("model", "parks"),
-    [("async", True), ("thread", True), ("thread", False), ("prefork", False), ("fork", False)],
+    [("async", True), ("thread", False), ("fork", False)],
 )
 def test_stop(tmp_path: Path, model: str, parks: bool) -> None:
     """Each peer hears it before the FIN, parked or not."""
@@ -102,11 +102,10 @@ def test_drain(tmp_path: Path, model: str) -> None:
         assert server.wait_exit() == 0
 
 
-@pytest.mark.parametrize("model", ["async", "prefork"])
-def test_reload_of_what_cannot_move(tmp_path: Path, model: str) -> None:
+def test_reload_of_what_cannot_move(tmp_path: Path) -> None:
     """The peer hears it when the new code serves, and is cut at the deadline."""
     with (
-        serve(tmp_path, model, "--graceful-timeout", "1.5", resumable=False) as server,
+        serve(tmp_path, "prefork", "--graceful-timeout", "1.5", resumable=False) as server,
         connect(server.address) as peer,
     ):
         assert ask(peer, b"x") == b"x\n"
@@ -124,11 +123,10 @@ def test_moved_is_not_left(tmp_path: Path) -> None:
         assert ask(peer, b"leaving") == b"None\n"
 
 
-@pytest.mark.parametrize("model", ["async", "thread"])
-def test_asks_for_an_answer(tmp_path: Path, model: str) -> None:
+def test_asks_for_an_answer(tmp_path: Path) -> None:
     """It may receive: here the peer's own last word."""
     with (
-        serve(tmp_path, model, resumable=False, asks=True) as server,
+        serve(tmp_path, "thread", resumable=False, asks=True) as server,
         connect(server.address) as peer,
     ):
         assert ask(peer, b"name") == b"name\n"
@@ -154,26 +152,20 @@ def test_fails(tmp_path: Path) -> None:
         assert server.wait_exit() == 0
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ("1", "is not callable"),
-        ("lambda conn: None", "takes a connection, why it is to end, and a deadline"),
-    ],
-)
-def test_bad_input(tmp_path: Path, given: str, said: str) -> None:
+def test_bad_input(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
         "from socketkeep import Service\n"
-        f"service = Service(lambda conn: None, on_leaving={given})\n"
+        "service = Service(lambda conn: None, on_leaving=lambda conn: None)\n"
     )
     with Server(tmp_path, "app:service", wait_ready=False) as server:
         assert server.wait_exit() == 4
+        said = "takes a connection, why it is to end, and a deadline"
         assert any(said in line for line in server.stderr), server.stderr
 
 
 @pytest.mark.parametrize(
     ("model", "clients", "pace"),
-    [("async", 30, 20), ("thread", 9, 6), ("prefork", 3, 2), ("fork", 6, 4)],
+    [("async", 30, 20), ("prefork", 3, 2), ("fork", 6, 4)],
 )
 def test_drain_at_a_pace(tmp_path: Path, model: str, clients: int, pace: int) -> None:
     """The connections end one after another, each with its goodbye."""
