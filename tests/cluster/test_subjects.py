@@ -11,7 +11,7 @@ from nats.js.kv import VALID_KEY_RE
 
 from socketkeep._cluster._subjects import Subjects, name_key, token
 from socketkeep._cluster._target import cluster_name, served
-from socketkeep._config._server_options import ServeConfig
+from tests.harness.configuration import configured
 
 
 def read(text: str) -> str:
@@ -43,5 +43,5 @@ def test_a_usual_name_can_be_read() -> None:
 )
 def test_what_is_served_wherever_it_is(target: str, same: str, cluster: str) -> None:
     assert served(target) == same
-    assert cluster_name(ServeConfig(target=target)) == cluster
-    assert cluster_name(ServeConfig(target=target, cluster_name="other")) == "other"
+    assert cluster_name(configured(target=target)) == cluster
+    assert cluster_name(configured(target=target, cluster_name="other")) == "other"
