@@ -92,6 +92,10 @@ docs: setup ## build the documentation, warnings being errors
 pytest: setup ## the tests alone; PYTEST_ARGS: some of them, and no coverage
 	@bash tests/run $(BIN)/python $(if $(PYTEST_ARGS),,--coverage) -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
+.PHONY: model
+model: setup packages ## the model of who owns a connection: that it holds, that the check can fail, real runs against it
+	@$(BIN)/python -m pytest -q -n 0 tests/model $(PYTEST_ARGS)
+
 # What the compiled core has a twin for.  PURE_TESTS: others, such as tests/peer, which CI adds.
 PURE_TESTS ?= tests/library tests/stream tests/worker tests/edge/test_relay.py
 

@@ -74,6 +74,8 @@ TIER_OF: Final = {
     "library/test_other_holders.py": "process",
     "library/test_reply_killed.py": "process",
     "peer": "system",
+    "model": "process",
+    "model/test_replay.py": "system",
     "native": "process",
     "plugin": "process",
     "proxied": "system",

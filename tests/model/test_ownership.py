@@ -1,0 +1,40 @@
+"""The model of who serves a connection and who holds it: it holds, and the check can fail."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+from socketkeep._keeper.tables._ownership import TRANSITIONS
+from tests.model.checking import MODEL, Model
+
+#: Two workers at a time, and a keeper that dies with one of them, are enough for every mutant.
+_BOUNDS: Final = {
+    "WORKERS": 2,
+    "KEEPERS": 2,
+    "WORKER_DEATHS": 1,
+    "GUARD_DEATHS": 0,
+    "LAST_EPOCH": 3,
+}
+_MUTANTS: Final = re.findall(r"^#define ([A-Z_]+) \d+ +/\*", MODEL.read_text(), re.MULTILINE)
+
+
+def test_the_model_has_the_table_of_the_code() -> None:
+    text = MODEL.read_text()
+    rows = re.findall(r":: state == (\w+) && event == (\w+) -> state = (\w+)", text)
+    code = {(old.value, event.name, new.value) for (old, event), new in TRANSITIONS.items()}
+    assert len(rows) == len(code)
+    assert set(rows) == code
+
+
+def test_there_are_never_two_owners_it_is_never_lost_and_the_check_can_fail(
+    tmp_path: Path,
+) -> None:
+    model = Model(tmp_path, **_BOUNDS)
+    checked = model.check()
+    assert not checked.failed
+    assert checked.states > 100_000, "it has been searched"
+    missed = [name for n, name in enumerate(_MUTANTS, 1) if not model.check(n).failed]
+    assert len(_MUTANTS) == 12
+    assert not missed
