@@ -61,12 +61,18 @@ def _measure(server: Running, seconds: float) -> dict[str, float]:
     _wait_served(server.port)
     cost = (cpu_seconds(server.pid) - used) / _CONNECTS
     refused = _refused(server) - refused
+    used = cpu_seconds(server.pid)
     alone = _short(server, seconds)
+    used = cpu_seconds(server.pid) - used
     with _flooding(server.port) as told:
         time.sleep(_FIRST)
+        used_then, refused_then = cpu_seconds(server.pid), _refused(server)
         meanwhile = _short(server, seconds)
+        used_then = cpu_seconds(server.pid) - used_then
+        refused_then = _refused(server) - refused_then
         reached = float(told.readline())
     _wait_served(server.port)
+    answered = meanwhile["answered"]
     return {
         "refused": refused,
         "flood_cpu_us": round(cost * 1e6, 1),
@@ -74,6 +80,9 @@ def _measure(server: Running, seconds: float) -> dict[str, float]:
         "alone": round(alone["per_second"]),
         "meanwhile": round(meanwhile["per_second"]),
         "left": round(meanwhile["per_second"] / alone["per_second"], 3),
+        "cpu_alone_us": round(used / alone["answered"] * 1e6, 1),
+        "cpu_meanwhile_us": round(used_then / answered * 1e6, 1),
+        "cpu_own_us": round((used_then - refused_then * cost) / answered * 1e6, 1),
         "p99_alone_ms": round(alone["p99"] * 1e3, 3),
         "p99_meanwhile_ms": round(meanwhile["p99"] * 1e3, 3),
     }

@@ -39,6 +39,9 @@ METRICS: Final = {
     "l": {
         "flood_cpu_us": "CPU time of one of the flood, µs",
         "flood_share": "the flood's part of the processor",
+        "cpu_alone_us": "CPU time of an answer without the flood, µs",
+        "cpu_meanwhile_us": "CPU time of all for each answer during it, µs",
+        "cpu_own_us": "that without the refused ones of the flood, µs",
         "alone": "the other's a second, alone",
         "meanwhile": "meanwhile",
         "left": "what is left",
