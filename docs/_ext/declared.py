@@ -91,7 +91,7 @@ def reports_markdown() -> str:
         ("leaks", _leaks.Leaks),
         ("leaks: its leaks", _judging.Leak),
         ("doctor", doctor.Examination),
-        ("doctor: its findings", _machine.Finding),
+        ("doctor: its findings", _machine.MachineFinding),
         ("fin, abort", _ending.EndedSockets),
         ("fin, abort: their outcomes", _ends.Outcome),
     ):

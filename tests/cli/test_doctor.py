@@ -9,7 +9,7 @@ import sys
 import msgspec
 
 from socketkeep._cli.doctor import Examination
-from socketkeep._inspect._machine import Finding
+from socketkeep._inspect._machine import MachineFinding
 from tests.cli.conftest import Cli
 
 DOCTOR = (sys.executable, "-m", "socketkeep", "doctor")
@@ -25,7 +25,7 @@ def limited(descriptors: int, *arguments: str) -> subprocess.CompletedProcess[st
 def test_the_fields_of_the_json() -> None:
     """What is promised to users: exactly these names."""
     assert Examination.__struct_fields__ == ("connections", "good", "findings")
-    assert Finding.__struct_fields__ == ("name", "level", "sentence", "remedy")
+    assert MachineFinding.__struct_fields__ == ("name", "level", "sentence", "remedy")
 
 
 def test_this_machine_will_do(cli: Cli) -> None:

@@ -36,7 +36,7 @@ def make(tmp_path: Path) -> Make:
     return made
 
 
-def found(machine: _machine.Machine, connections: int = 0) -> dict[str, _machine.Finding]:
+def found(machine: _machine.Machine, connections: int = 0) -> dict[str, _machine.MachineFinding]:
     return {each.name: each for each in _machine.examine(machine, connections, 2048)}
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from socketkeep._base._passing import Unfit
 from socketkeep._stream._replies import REPLY_LIMIT, Left, ReplyRecord, checked
-from socketkeep._stream._totals import Totals
+from socketkeep._stream._totals import ByteTotals
 
 OFFSETS = st.integers(0, 2**62)
 SIZES = st.integers(0, 300)
@@ -61,7 +61,7 @@ def test_whenever_it_dies_what_is_left_completes_the_reply(
     later = draw.draw(SIZES)  # more has come behind the message
     out = draw.draw(st.integers(0, len(data)))
     answered = draw.draw(st.integers(0, asked)) if out == len(data) else 0
-    totals = Totals(written + out, taken + answered, asked - answered + later)
+    totals = ByteTotals(written + out, taken + answered, asked - answered + later)
     left = record.left(totals)
     assert data[:out] + left.data == data
     assert answered + left.answered == asked
@@ -69,7 +69,7 @@ def test_whenever_it_dies_what_is_left_completes_the_reply(
     more = draw.draw(st.integers(0, len(left.data)))
     again = record.left(totals._replace(written=totals.written + more))
     assert again == Left(left.data[more:], left.answered)
-    done = Totals(written + len(data), taken + asked, later)
+    done = ByteTotals(written + len(data), taken + asked, later)
     assert record.left(done) == Left(b"", 0)
 
 
@@ -77,25 +77,25 @@ def test_whenever_it_dies_what_is_left_completes_the_reply(
 def test_nothing_is_left_of_a_reply_that_others_have_followed(sent: int, received: int) -> None:
     """Pushes and commits that are on no record come after it."""
     record = ReplyRecord(100, 200, 50, b"reply")
-    assert record.left(Totals(55 + sent, 200 + received, 0)) == Left(b"", 0)
+    assert record.left(ByteTotals(55 + sent, 200 + received, 0)) == Left(b"", 0)
 
 
 @pytest.mark.parametrize(
     "totals",
     [
-        Totals(written=49, taken=100, waiting=100),  # it begins where nothing has been sent
-        Totals(written=50, taken=99, waiting=101),  # and what was before it is not taken
-        Totals(written=50, taken=100, waiting=99),  # it answers what has not come
+        ByteTotals(written=49, taken=100, waiting=100),  # it begins where nothing has been sent
+        ByteTotals(written=50, taken=99, waiting=101),  # and what was before it is not taken
+        ByteTotals(written=50, taken=100, waiting=99),  # it answers what has not come
     ],
 )
-def test_a_record_of_another_connection_is_refused(totals: Totals) -> None:
+def test_a_record_of_another_connection_is_refused(totals: ByteTotals) -> None:
     with pytest.raises(Unfit, match="differ"):
         ReplyRecord(100, 200, 50, b"reply").left(totals)
 
 
 def test_nothing_is_left_to_do_for_a_connection_that_is_over() -> None:
     """A reset has emptied the kernel's queues, and nothing can be sent."""
-    assert ReplyRecord(100, 200, 50, b"reply").left(Totals(0, 0, 0, over=True)) == Left(b"", 0)
+    assert ReplyRecord(100, 200, 50, b"reply").left(ByteTotals(0, 0, 0, over=True)) == Left(b"", 0)
 
 
 def test_a_reply_and_a_state_have_the_room_of_a_state() -> None:

@@ -10,7 +10,7 @@ from socketkeep._cli._kernel import NEEDED, missing, wrong_system
 from socketkeep._cli._say import finding, say_blocks
 from socketkeep._cli._watching import json_option, print_json
 from socketkeep._config._server_options import ServeConfig
-from socketkeep._inspect._machine import LEVELS, Finding, Machine, examine
+from socketkeep._inspect._machine import LEVELS, Machine, MachineFinding, examine
 from socketkeep._native import CORE, core
 
 _MARK = {"good": "good", "note": "note", "bad": "BAD "}
@@ -24,7 +24,7 @@ class Examination(Struct, frozen=True):
 
     connections: int
     good: bool
-    findings: list[Finding]
+    findings: list[MachineFinding]
 
 
 @click.command()
@@ -55,24 +55,27 @@ def doctor(connections: int, as_json: bool) -> int:
     return DONE if examination.good else FAILED
 
 
-def _kernel() -> list[Finding]:
+def _kernel() -> list[MachineFinding]:
     wrong = wrong_system()
     if wrong:
-        return [Finding("system", "bad", f"{wrong[0].upper()}{wrong[1:]}.")]
+        return [MachineFinding("system", "bad", f"{wrong[0].upper()}{wrong[1:]}.")]
     found = [
-        Finding(each.what, "bad", f"It fails here: {each.reason}.", each.hint) for each in missing()
+        MachineFinding(each.what, "bad", f"It fails here: {each.reason}.", each.hint)
+        for each in missing()
     ]
     if not found:
         found = [
-            Finding("kernel", "good", f"What the server needs works here: {', '.join(NEEDED)}.")
+            MachineFinding(
+                "kernel", "good", f"What the server needs works here: {', '.join(NEEDED)}."
+            )
         ]
     if core is None:
         remedy = "install a C compiler, and then Socketkeep anew; SOCKETKEEP_PURE must not be set"
-        found.append(Finding("core", "note", f"{CORE} runs, which is slower.", remedy))
+        found.append(MachineFinding("core", "note", f"{CORE} runs, which is slower.", remedy))
     else:
-        found.append(Finding("core", "good", f"The {CORE} runs."))
+        found.append(MachineFinding("core", "good", f"The {CORE} runs."))
     return found
 
 
-def _line(found: Finding) -> str:
+def _line(found: MachineFinding) -> str:
     return finding(f"{_MARK[found.level]}  {found.name}: {found.sentence}", (), found.remedy)

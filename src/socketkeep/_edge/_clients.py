@@ -104,7 +104,7 @@ class Client:
 
 
 @dataclass(slots=True)
-class Tally:
+class HandshakeCounts:
     """The counts of handshakes, by version of TLS, and of failures, by reason."""
 
     handshakes: Counter[str] = field(default_factory=Counter)
@@ -126,7 +126,7 @@ class Clients:
         most_shaking: int = MOST_SHAKING,
     ) -> None:
         self.edge = 0  # its serial number, which is told of each connection
-        self.tally: Final = Tally()
+        self.tally: Final = HandshakeCounts()
         self._reactor = reactor
         self._crowded = crowded
         self._gone = gone

@@ -25,7 +25,7 @@ _HANDLES: Final = 2
 _CAP_NET_BIND_SERVICE: Final = 10
 
 
-class Finding(Struct, frozen=True):
+class MachineFinding(Struct, frozen=True):
     """One thing that was looked at.
 
     name: a stable name of it.  level: "good"; "note", the server runs, and under some load it will
@@ -106,7 +106,7 @@ class Machine:
                 yield from (each for each in group.parents if each.is_relative_to(self._cgroups))
 
 
-def examine(machine: Machine, connections: int, backlog: int) -> list[Finding]:
+def examine(machine: Machine, connections: int, backlog: int) -> list[MachineFinding]:
     """Return what of this machine matters to a server.
 
     connections: how many it is to hold at a time, 0 where that is not known.  backlog: the length
@@ -125,12 +125,12 @@ def examine(machine: Machine, connections: int, backlog: int) -> list[Finding]:
     ]
 
 
-def _descriptors(machine: Machine, connections: int) -> Iterator[Finding]:
+def _descriptors(machine: Machine, connections: int) -> Iterator[MachineFinding]:
     hard = machine.limits(resource.RLIMIT_NOFILE)[1]
     most = hard if hard != resource.RLIM_INFINITY else machine.number("fs.nr_open") or hard
     room = most - OTHER_DESCRIPTORS
     if connections > room:
-        yield Finding(
+        yield MachineFinding(
             "descriptors",
             "bad",
             f"A process may have {most} descriptors, and {connections} connections need"
@@ -138,14 +138,14 @@ def _descriptors(machine: Machine, connections: int) -> Iterator[Finding]:
             f"ulimit -Hn {connections + OTHER_DESCRIPTORS}, or LimitNOFILE= of the unit",
         )
     elif room < 1024 and not connections:
-        yield Finding(
+        yield MachineFinding(
             "descriptors",
             "note",
             f"A process may have {most} descriptors: room for {max(room, 0)} connections.",
             "ulimit -Hn 65536, or LimitNOFILE= of the unit",
         )
     else:
-        yield Finding(
+        yield MachineFinding(
             "descriptors",
             "good",
             f"A process may have {most} descriptors: room for {room} connections.",
@@ -154,7 +154,7 @@ def _descriptors(machine: Machine, connections: int) -> Iterator[Finding]:
     if len(open_files) == 3:
         left = open_files[2] - open_files[0]
         if _HANDLES * connections > left:
-            yield Finding(
+            yield MachineFinding(
                 "open files",
                 "bad",
                 f"This system may open {left} more files, and {connections} kept connections need"
@@ -163,7 +163,7 @@ def _descriptors(machine: Machine, connections: int) -> Iterator[Finding]:
             )
 
 
-def _processes(machine: Machine, connections: int) -> Iterator[Finding]:
+def _processes(machine: Machine, connections: int) -> Iterator[MachineFinding]:
     """Of the model `fork`, which has a process for each connection."""
     bounds = {
         "pids.max of its cgroup": machine.cgroup_room("pids"),
@@ -178,7 +178,7 @@ def _processes(machine: Machine, connections: int) -> Iterator[Finding]:
         return
     name = min(known, key=known.__getitem__)
     if connections > known[name]:
-        yield Finding(
+        yield MachineFinding(
             "processes",
             "note",
             f"There may be {known[name]} more processes, by {name}: too few for {connections}"
@@ -186,13 +186,15 @@ def _processes(machine: Machine, connections: int) -> Iterator[Finding]:
             f"raise {name}, or serve with -k prefork, thread or async",
         )
     else:
-        yield Finding("processes", "good", f"There may be {known[name]} more processes, by {name}.")
+        yield MachineFinding(
+            "processes", "good", f"There may be {known[name]} more processes, by {name}."
+        )
 
 
-def _watches(machine: Machine, connections: int) -> Iterator[Finding]:
+def _watches(machine: Machine, connections: int) -> Iterator[MachineFinding]:
     most = machine.number("fs.epoll.max_user_watches")
     if most is not None and _HANDLES * connections > most:
-        yield Finding(
+        yield MachineFinding(
             "epoll",
             "bad",
             f"A user may watch {most} descriptors by epoll, and {connections} connections need"
@@ -201,11 +203,11 @@ def _watches(machine: Machine, connections: int) -> Iterator[Finding]:
         )
 
 
-def _queues(machine: Machine, backlog: int) -> Iterator[Finding]:
+def _queues(machine: Machine, backlog: int) -> Iterator[MachineFinding]:
     most = machine.number("net.core.somaxconn")
     if most is not None:
         if most < backlog:
-            yield Finding(
+            yield MachineFinding(
                 "accept queue",
                 "note",
                 f"The kernel queues {most} connections for a listener, fewer than --backlog"
@@ -213,21 +215,21 @@ def _queues(machine: Machine, backlog: int) -> Iterator[Finding]:
                 f"sysctl -w net.core.somaxconn={backlog}",
             )
         else:
-            yield Finding(
+            yield MachineFinding(
                 "accept queue",
                 "good",
                 f"The kernel queues up to {most} connections for a listener (--backlog {backlog}).",
             )
     half_open = machine.number("net.ipv4.tcp_max_syn_backlog")
     if machine.number("net.ipv4.tcp_syncookies") == 0 and half_open is not None:
-        yield Finding(
+        yield MachineFinding(
             "SYN queue",
             "note",
             f"SYN cookies are off: {half_open} half-open connections keep all others out.",
             "sysctl -w net.ipv4.tcp_syncookies=1",
         )
     if machine.number("net.ipv4.tcp_abort_on_overflow"):
-        yield Finding(
+        yield MachineFinding(
             "full queue",
             "note",
             "Who comes when a queue is full is reset; otherwise that client would try again.",
@@ -235,7 +237,7 @@ def _queues(machine: Machine, backlog: int) -> Iterator[Finding]:
         )
     overflows = machine.queue_overflows()
     if overflows:
-        yield Finding(
+        yield MachineFinding(
             "overflows",
             "note",
             f"Queues of this network namespace were full {overflows} times since it began"
@@ -244,10 +246,10 @@ def _queues(machine: Machine, backlog: int) -> Iterator[Finding]:
         )
 
 
-def _ports(machine: Machine, connections: int) -> Iterator[Finding]:
+def _ports(machine: Machine, connections: int) -> Iterator[MachineFinding]:
     ports = machine.numbers("net.ipv4.ip_local_port_range")
     if len(ports) == 2 and connections > ports[1] - ports[0] + 1:
-        yield Finding(
+        yield MachineFinding(
             "local ports",
             "note",
             f"A client with one address, such as a proxy on this machine, has"
@@ -256,7 +258,7 @@ def _ports(machine: Machine, connections: int) -> Iterator[Finding]:
         )
     lowest = machine.number("net.ipv4.ip_unprivileged_port_start")
     if lowest and not has_capability(_CAP_NET_BIND_SERVICE):
-        yield Finding(
+        yield MachineFinding(
             "low ports",
             "note",
             f"This user may not listen on a port below {lowest}.",
@@ -265,13 +267,13 @@ def _ports(machine: Machine, connections: int) -> Iterator[Finding]:
         )
 
 
-def _tracked(machine: Machine, connections: int) -> Iterator[Finding]:
+def _tracked(machine: Machine, connections: int) -> Iterator[MachineFinding]:
     most = machine.number("net.netfilter.nf_conntrack_max")
     used = machine.number("net.netfilter.nf_conntrack_count")
     if most is None or not used:  # where nothing is tracked, no rule asks for it
         return
     if used + connections > most or used > 0.9 * most:
-        yield Finding(
+        yield MachineFinding(
             "tracked connections",
             "bad" if used + connections > most else "note",
             f"The firewall tracks {used} of at most {most} connections: packets of those beyond"
@@ -280,10 +282,10 @@ def _tracked(machine: Machine, connections: int) -> Iterator[Finding]:
         )
 
 
-def _memory(machine: Machine) -> Iterator[Finding]:
+def _memory(machine: Machine) -> Iterator[MachineFinding]:
     room = machine.cgroup_room("memory")
     if room is not None:
-        yield Finding(
+        yield MachineFinding(
             "memory",
             "good",
             f"The cgroup allows {room >> 20} MiB more; what the kernel buffers for connections"
@@ -291,23 +293,27 @@ def _memory(machine: Machine) -> Iterator[Finding]:
         )
 
 
-def _cpus(machine: Machine) -> Finding:
+def _cpus(machine: Machine) -> MachineFinding:
     cpus = machine.cpus()
-    return Finding("CPUs", "good", f"This process may use {cpus:g} CPUs: -w {max(1, round(cpus))}.")
+    return MachineFinding(
+        "CPUs", "good", f"This process may use {cpus:g} CPUs: -w {max(1, round(cpus))}."
+    )
 
 
-def _looking(machine: Machine) -> Finding:
+def _looking(machine: Machine) -> MachineFinding:
     hidden = hidden_processes(str(machine.proc))
     if hidden:
-        return Finding("other processes", "note", f"holders and why do not see all: {hidden}.")
+        return MachineFinding(
+            "other processes", "note", f"holders and why do not see all: {hidden}."
+        )
     if not has_capability():
-        return Finding(
+        return MachineFinding(
             "other processes",
             "note",
             "holders and why see what processes of this user hold, and not those of others.",
             "run these commands as root",
         )
-    return Finding("other processes", "good", "holders and why see what any process holds.")
+    return MachineFinding("other processes", "good", "holders and why see what any process holds.")
 
 
 def _numbers(path: Path) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from socketkeep._base._passing import Unfit
 from socketkeep._stream._committed import STATE_LIMIT
 from socketkeep._stream._record import BYTES_OUT
-from socketkeep._stream._totals import Totals
+from socketkeep._stream._totals import ByteTotals
 
 if TYPE_CHECKING:
     from socketkeep._stream._core import Core
@@ -62,7 +62,7 @@ class ReplyRecord(NamedTuple):
             raise Unfit("the record of a reply has offsets that cannot be")
         return cls(since, until, sent_at, packed[_HEAD.size :])
 
-    def left(self, totals: Totals) -> Left:
+    def left(self, totals: ByteTotals) -> Left:
         """Return what is still to be done for it.  Raises Unfit: it is not of this connection."""
         if totals.over:
             return Left(b"", 0)
@@ -95,7 +95,7 @@ class Replies:
 
     __slots__ = ("_core", "_received", "_sent", "_shelf", "_state_before", "refusal", "unfinished")
 
-    def __init__(self, core: Core, shelf: Shelf | None, totals: Totals | None) -> None:
+    def __init__(self, core: Core, shelf: Shelf | None, totals: ByteTotals | None) -> None:
         """To be made when all that was sent before has gone out.
 
         refusal: why there can be no record; "": there can.  unfinished: there is one, and not all

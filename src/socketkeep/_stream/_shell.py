@@ -63,7 +63,7 @@ from socketkeep._stream._record import (
     note_deadline,
 )
 from socketkeep._stream._replies import REPLY_LIMIT, Left, Replies, ReplyRecord, note_refusal
-from socketkeep._stream._totals import Totals, totals_of, waiting_in
+from socketkeep._stream._totals import ByteTotals, totals_of, waiting_in
 from socketkeep._stream._waiting import Steps, Want
 
 if TYPE_CHECKING:  # ssl is for who uses it
@@ -611,19 +611,19 @@ class Shell(metaclass=ABCMeta):
             self._replies = Replies(self.core, self.hooks.shelf, self._totals("send"))
         return not self._replies.refusal and size < REPLY_LIMIT
 
-    def _totals(self, operation: str) -> Totals | None:
+    def _totals(self, operation: str) -> ByteTotals | None:
         try:
             return totals_of(self.core.sock) or self._counted_along()
         except OSError as error:
             raise self._failed(error, operation) from error
 
-    def _counted_along(self) -> Totals | None:
+    def _counted_along(self) -> ByteTotals | None:
         """Return the totals of an edge's plain end; None: they are not known.  Raises OSError."""
         core, passed = self.core, self.lease.passed
         if passed is None or not core.transport.peeks:
             return None
         written = passed[0] + core.record[BYTES_OUT] - self._sent_before
-        return Totals(written, passed[1] + core.transport.taken, waiting_in(core.sock))
+        return ByteTotals(written, passed[1] + core.transport.taken, waiting_in(core.sock))
 
     def _left_of_reply(self) -> Left | None:
         """Return what a worker that died has left of its last reply, None: nothing.
@@ -634,7 +634,7 @@ class Shell(metaclass=ABCMeta):
             return None
         totals, passed = self._totals("send"), self.lease.passed
         if totals is None and passed is not None:
-            totals = Totals(*passed, waiting_in(self.core.sock))
+            totals = ByteTotals(*passed, waiting_in(self.core.sock))
         if totals is None:
             raise Unfit("the record of a reply came with a connection that has no totals")
         left = ReplyRecord.unpack(self.lease.reply).left(totals)

@@ -22,7 +22,7 @@ _CLOSED: Final = 7
 _MOST_READS: Final = 10_000
 
 
-class Totals(NamedTuple):
+class ByteTotals(NamedTuple):
     """The offsets of a connection in what was sent over it and received, since its beginning.
 
     written: bytes that the kernel has taken.  taken: bytes that have been taken from the kernel.
@@ -41,7 +41,7 @@ def waiting_in(sock: socket.socket) -> int:
     return _count(sock, "FIONREAD")
 
 
-def totals_of(sock: socket.socket) -> Totals | None:
+def totals_of(sock: socket.socket) -> ByteTotals | None:
     """Return the totals of a connection; None where nobody tells.  Raises OSError."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return None
@@ -57,7 +57,7 @@ def totals_of(sock: socket.socket) -> Totals | None:
         if now == before:
             state, acknowledged, received = now
             received -= state in _FIN_CAME
-            return Totals(acknowledged + queued, received - waiting, waiting, state == _CLOSED)
+            return ByteTotals(acknowledged + queued, received - waiting, waiting, state == _CLOSED)
         before = now
     return None
 

@@ -20,7 +20,7 @@ from _pytest.runner import runtestprotocol
 import socketkeep
 from socketkeep._base._commands import command_of
 from socketkeep._testing._tracing import (
-    Origin,
+    Opening,
     SocketDescriptor,
     SourceLine,
     Tracer,
@@ -123,10 +123,10 @@ class SocketLeaks:
         started = _other_threads() - self._tracer.strangers or _descendants() - self._children
         return bool(started) and time.monotonic() < deadline
 
-    def _is_mine(self, origin: Origin | None) -> bool:
+    def _is_mine(self, origin: Opening | None) -> bool:
         return origin is None or origin.owner == self._tracer.owner
 
-    def _left(self) -> list[tuple[Origin | None, str]]:
+    def _left(self) -> list[tuple[Opening | None, str]]:
         origins = self._tracer.origins
         return [
             (origins.get(handle), describe(handle.fd))
@@ -134,9 +134,9 @@ class SocketLeaks:
             if self._is_mine(origins.get(handle))
         ]
 
-    def _in_children(self) -> list[tuple[Origin | None, str]]:
+    def _in_children(self) -> list[tuple[Opening | None, str]]:
         by_inode = {handle.inode: origin for handle, origin in self._tracer.origins.items()}
-        found: list[tuple[Origin | None, str]] = []
+        found: list[tuple[Opening | None, str]] = []
         for pid in sorted(_descendants() - self._children):
             for fd, inode in _sockets_of(pid):
                 if inode in by_inode:
@@ -168,7 +168,9 @@ def _users(frames: tuple[SourceLine, ...]) -> SourceLine:
     return frames[0]
 
 
-def _grouped(found: Iterable[tuple[Origin | None, str]]) -> dict[tuple[SourceLine, ...], list[str]]:
+def _grouped(
+    found: Iterable[tuple[Opening | None, str]],
+) -> dict[tuple[SourceLine, ...], list[str]]:
     """Return those that were opened at one place together."""
     groups: dict[tuple[SourceLine, ...], list[str]] = {}
     for origin, told in found:

@@ -32,7 +32,7 @@ class SourceLine(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Opening:
     """The place where a socket was opened, innermost frame first, and the test (None: no test)."""
 
     owner: str | None
@@ -56,9 +56,9 @@ class Tracer:
     def __init__(self) -> None:
         self.owner: str | None = None
         self.strangers: frozenset[int] = frozenset()
-        self.origins: dict[SocketDescriptor, Origin] = {}
+        self.origins: dict[SocketDescriptor, Opening] = {}
         #: Those that were open when nobody had them any more: Python has closed them.
-        self.forgotten: list[tuple[Origin, str]] = []
+        self.forgotten: list[tuple[Opening, str]] = []
         self._replaced: list[Any] = []
 
     def install(self) -> None:
@@ -102,7 +102,7 @@ class Tracer:
         handle = _handle(sock)
         if handle is not None:
             owner = None if threading.get_ident() in self.strangers else self.owner
-            self.origins[handle] = Origin(owner, _frames())
+            self.origins[handle] = Opening(owner, _frames())
 
     def _lost(self, sock: socket.socket) -> None:
         handle = _handle(sock)

@@ -20,7 +20,7 @@ _TAIL: Final = b"\x00\x00\xff\xff"
 _SLACK: Final = 2
 
 
-class TooLarge(Exception):
+class InflatesTooFar(Exception):
     """A message inflates to more than it may."""
 
 
@@ -118,7 +118,7 @@ class Deflate:
     def decompress(self, data: bytes, final: bool, most: int) -> bytes:
         """Return the plain text of a frame's payload; `most` bytes at most.
 
-        Raises TooLarge and Corrupt; then the WebSocket is to be failed.
+        Raises InflatesTooFar and Corrupt; then the WebSocket is to be failed.
         """
         decompressor, window = self._decompressor, self._inbound
         if decompressor is None:
@@ -130,7 +130,7 @@ class Deflate:
             while True:
                 plain = decompressor.decompress(data, most + 1)
                 if len(plain) > most or decompressor.unconsumed_tail:
-                    raise TooLarge
+                    raise InflatesTooFar
                 parts.append(plain)
                 most -= len(plain)
                 if window.size:

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from websockets.exceptions import ProtocolError
 from websockets.frames import Close, CloseCode
 
-from socketkeep._serve.websocket._deflate import Corrupt, Deflate, TooLarge
+from socketkeep._serve.websocket._deflate import Corrupt, Deflate, InflatesTooFar
 
 try:
     from websockets.speedups import apply_mask
@@ -254,7 +254,7 @@ class WebSocket:
             assert self.deflate is not None
             try:
                 data = self.deflate.decompress(data, final, self.most - self._size)
-            except TooLarge:
+            except InflatesTooFar:
                 raise _Broken(
                     CloseCode.MESSAGE_TOO_BIG, f"a message may have {self.most} bytes"
                 ) from None
