@@ -19,6 +19,7 @@ from benchmarks import (
     _idle,
     _machine,
     _plots,
+    _pushing,
     _report,
     _starting,
     _throughput,
@@ -61,6 +62,7 @@ def parts() -> dict[str, Part]:
         "l": Part(_flood.TITLE, _flood.flood),
         "m": _compared(_throughput.web),
         "n": _compared(_throughput.websocket),
+        "o": Part(_pushing.TITLE, _pushing.pushes),
     }
 
 

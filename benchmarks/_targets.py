@@ -89,6 +89,7 @@ def targets() -> Iterator[Target]:
     yield Target("i", "i", "serve to the first reply", own, gunicorn, 0.7, False, "seconds")
     yield from _encrypted()
     yield from _web()
+    yield from _pushes()
     held = "10,000 sockets"
     yield Target("j", "j", held, "socketkeep.inspect.holders", "ss -p", 1.0, metric="faster")
     yield Target("j", "j", held, "socketkeep holders", "lsof -i", 1.0, metric="faster")
@@ -99,6 +100,13 @@ def _web() -> Iterator[Target]:
         yield Target("m", "m", case, "Socketkeep ASGI", "uvicorn", 1.2)
         yield Target("m", "m", case, "Socketkeep ASGI", "granian", 0.5)
         yield Target("n", "n", case, "Socketkeep ASGI", "uvicorn websockets-sansio", 1.3)
+
+
+def _pushes() -> Iterator[Target]:
+    yield Target("o", "o", "4 workers, 400 names", "Socketkeep push", "Redis pub/sub", 0.5)
+    mine = "Socketkeep publish"
+    yield Target("o", "o", "1000 members, 1 worker", mine, None, 1.5, False, "in_sends", "times")
+    yield Target("o", "o", "100 parked", "Socketkeep push, parked", None, 0, False, "woken")
 
 
 def _encrypted() -> Iterator[Target]:

@@ -925,28 +925,42 @@ class AsyncConnection(Shell):
             self.core.ledger.push_begins()
             self._put_in_queue(_Queued(piece, self._sending(piece), self._loop.create_future()))
 
-    def push(self, data: bytes, until: float, told: Callable[[bool], None]) -> None:
+    def push(self, data: bytes) -> Piece | None:
         """Send what comes from elsewhere, behind what is queued.  For the server.
 
-        told: called with True once the system has all of it, with False when none of it can be
-        sent, or, at `until`, has been: then none will be.  Before this returns where it does not
-        wait.  Raises OSError, and Busy when a send of the handler's is not finished.
+        Returns None when the system has all of it, else what is for `push_rest`.  Raises OSError,
+        and Busy when a send of the handler's is not finished.
         """
         if self._unsent is not None:
             raise Busy(**self._context("send"))
-        ledger, resumable = self.core.ledger, self.lease.resumable
+        core, resumable = self.core, self.lease.resumable
         if resumable:
-            ledger.push_begins()
+            core.ledger.push_begins()
         piece: Piece | None = None
         try:
-            piece = self._begin_send(data, True, waits=bool(self._out))
+            if self._out or self._replies is not None:
+                piece = self._begin_send(data, True, waits=bool(self._out))
+            else:  # as most are
+                count = core.send(data, True)
+                if count < len(data) or core.transport.pending:
+                    piece = Piece(memoryview(data)[count:], count, True)
+        except SocketkeepError:
+            raise
+        except OSError as error:
+            raise self._failed(error, "send", 0) from error
         finally:
             if piece is None and resumable:
-                ledger.push_ends()
-        if piece is None:
-            told(True)
-            return
-        piece.push = resumable
+                core.ledger.push_ends()
+        if piece is not None:
+            piece.push = resumable
+        return piece
+
+    def push_rest(self, piece: Piece, until: float, told: Callable[[bool], None]) -> None:
+        """Send the rest of what `push` has returned when there is room.  For the server.
+
+        told: called with True once the system has all of it, with False when none of it can be
+        sent, or, at `until`, has been: then none will be.
+        """
         telling = _Telling(told)
         self._put_in_queue(queued := _Queued(piece, self._sending(piece), telling))
 

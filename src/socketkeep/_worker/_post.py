@@ -52,6 +52,7 @@ _BATCH: Final = SURELY_INLINE
 _MOST_ASKED: Final = 65536
 
 _GONE: Final = 0
+_DELIVERED: Final = Outcome.DELIVERED  # a member is looked up in its class each time
 _UNTOLD: Final = Pushed(Outcome.UNCERTAIN.text)
 _UNTOLD_OF_GROUP: Final = Published()
 _UNTOLD_WHO: Final = Present(complete=False)
@@ -60,10 +61,12 @@ _UNTOLD_WHO: Final = Present(complete=False)
 class Guest:
     """A connection that the keeper knows by what it is called."""
 
-    __slots__ = ("bytes", "conn", "groups", "letters")
+    __slots__ = ("bytes", "conn", "groups", "letters", "receive")
 
     def __init__(self, conn: AsyncConnection) -> None:
         self.conn = conn
+        #: Has the user's code have a message, and returns whether there is room; None: it is sent.
+        self.receive: Callable[[bytes], bool] | None = None
         self.groups: frozenset[str] = frozenset()
         self.letters = 0  # that wait for its peer
         self.bytes = 0
@@ -84,12 +87,10 @@ class Guest:
     def lose_name(self, name: str, *, close: bool) -> None:
         self.conn.lose_name(name, close=close)
 
-    def take(self, message: bytes) -> bool | None:
-        """Have the user's code have a message; return whether there is room, None: send it."""
+    def put(self, message: bytes) -> bool:
+        """Have the message wait in the connection's mail; return whether there is room."""
         mail = self.conn.hooks.mail
-        if not isinstance(mail, Mailbox):
-            return None
-        if not mail.put(message):
+        if not isinstance(mail, Mailbox) or not mail.put(message):
             return False
         self.conn.nudge()
         return True
@@ -98,7 +99,7 @@ class Guest:
 class _Endpoint(Guest):
     """An endpoint that is pushed to as a connection is, and is none."""
 
-    __slots__ = ("_lost", "_post", "_receive", "id", "name")
+    __slots__ = ("_lost", "_post", "id", "name")
 
     def __init__(
         self,
@@ -112,7 +113,7 @@ class _Endpoint(Guest):
         self.name = ""
         self.groups = frozenset()
         self._post = post
-        self._receive = receive
+        self.receive = receive
 
     @property
     def over(self) -> bool:
@@ -126,9 +127,6 @@ class _Endpoint(Guest):
             self._post.call(self, "", self.groups)
             if self._lost is not None:
                 self._lost()
-
-    def take(self, message: bytes) -> bool:
-        return self._receive(message)
 
     def call(self, name: str, groups: frozenset[str]) -> None:
         self._post.call(self, name, groups)
@@ -232,6 +230,8 @@ class AsyncPost:
         guest.conn = conn
         if self._on_push is not None and conn.hooks.mail is None:
             conn.hooks.mail = Mailbox(self._on_push)
+        if self._on_push is not None:
+            guest.receive = guest.put
         assert conn.registration is not None
         self._enter_groups(name, guest, conn.registration.groups)
         return guest
@@ -271,6 +271,9 @@ class AsyncPost:
         if guest is None or guest.over:
             self._answer(letter.number, _GONE)
             return
+        if time.monotonic_ns() >= letter.until:
+            self._answer(letter.number, Outcome.TIMED_OUT)
+            return
         outcome = self._send(guest, letter, lambda sent: self._sent(letter, sent))
         # Where it waits for room and this process stands still, nobody can tell how much has gone.
         self._answer(letter.number, BEGUN if outcome is None else outcome)
@@ -284,11 +287,12 @@ class AsyncPost:
 
     def _deliver_to_all(self, letter: Letter) -> None:
         delivered = failed = 0
+        late = time.monotonic_ns() >= letter.until
         for guest in tuple(self._groups.get(letter.to, {}).values()):
             if guest.over:
                 continue
-            outcome = self._send(guest, letter, _nobody_asks)
-            if outcome in (None, Outcome.DELIVERED):
+            outcome = Outcome.TIMED_OUT if late else self._send(guest, letter, _nobody_asks)
+            if outcome is _DELIVERED or outcome is None:
                 delivered += 1
             else:
                 failed += 1
@@ -296,39 +300,31 @@ class AsyncPost:
 
     def _send(self, guest: Guest, letter: Letter, told: Callable[[bool], None]) -> Outcome | None:
         """Send a letter to one peer; return what has become of it, None: `told` will be told."""
-        if time.monotonic_ns() >= letter.until:
-            return Outcome.TIMED_OUT
-        taken = guest.take(letter.data)
-        if taken is not None:
-            return Outcome.DELIVERED if taken else Outcome.FULL
+        if guest.receive is not None:
+            return _DELIVERED if guest.receive(letter.data) else Outcome.FULL
         size = len(letter.data)
         if guest.letters >= MOST_LETTERS or guest.bytes + size > MOST_BYTES:
             return Outcome.FULL
-        at_once = True
-        outcome: Outcome | None = None
-
-        def done(sent: bool) -> None:
-            nonlocal outcome
-            if at_once:
-                outcome = Outcome.DELIVERED
-            else:
-                guest.letters -= 1
-                guest.bytes -= size
-                told(sent)
-
         try:
-            # To a group it is handed over when it is in the queue: it stays there.
-            until = float("inf") if letter.group else letter.until / 1e9
-            guest.conn.push(letter.data, until, done)
+            piece = guest.conn.push(letter.data)
         except Busy:
             return Outcome.FULL
         except OSError:
             return Outcome.NOT_CONNECTED
-        at_once = False
-        if outcome is None:
-            guest.letters += 1
-            guest.bytes += size
-        return outcome
+        if piece is None:
+            return _DELIVERED
+        guest.letters += 1
+        guest.bytes += size
+
+        def done(sent: bool) -> None:
+            guest.letters -= 1
+            guest.bytes -= size
+            told(sent)
+
+        # To a group it is handed over when it is in the queue: it stays there.
+        until = float("inf") if letter.group else letter.until / 1e9
+        guest.conn.push_rest(piece, until, done)
+        return None
 
     def _answer(self, number: int, outcome: int) -> None:
         self._put_answer(LetterTold(number, outcome))
