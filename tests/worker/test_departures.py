@@ -34,6 +34,7 @@ class Scene:
         self.place = place
         self.roster = place.roster()
         self.settled: list[Any] = []
+        self.left: list[int] = []  # at each settlement: how many are still here
         self._settlement = asyncio.Event()
         self.served_on: list[Any] = []
         self.departures = Departures(
@@ -86,6 +87,7 @@ class Scene:
 
     def _settle(self, entry: Any) -> None:
         self.settled.append(entry)
+        self.left.append(len(self.departures))
         self._settlement.set()
 
 
@@ -139,6 +141,24 @@ def test_taken_by_a_keeper_that_died_before_its_answer_arrived() -> None:
         assert other.sock.fileno() >= 0
         other.sock.close()
         assert len(scene.departures) == 0
+
+    play(scenario)
+
+
+def test_a_worker_has_what_it_is_to_serve_on_when_another_has_gone() -> None:
+    """Having nothing, it would end, and all that it serves with it."""
+
+    async def scenario(scene: Scene) -> None:
+        scene.offer()
+        offer, (fd,) = scene.place.wait_for("Detached")
+        os.close(fd)
+        Row(scene.place.environment.scoreboard.record(offer.row)).ended = "taken"
+        scene.offer()
+        os.close(scene.next_offer()[1])
+        scene.departures.give_up()
+        assert scene.left == [1]
+        (other,) = scene.served_on
+        other.sock.close()
 
     play(scenario)
 

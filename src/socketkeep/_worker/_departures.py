@@ -91,8 +91,9 @@ class Departures:
     def give_up(self) -> None:
         """The keeper is gone, and nobody will take them."""
         self._offered.clear()
-        held, self.held = self.held, {}
-        for entry, handover in held.values():
+        for name in tuple(self.held):
+            # One by one: a worker that has nothing more, as it would seem, ends.
+            entry, handover = self.held.pop(name)
             if entry.record[record.ENDED] == record.TAKEN:
                 # Its answer has gone with it, but another worker may be serving the connection.
                 self._let_go(entry, handover)
