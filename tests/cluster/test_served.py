@@ -244,7 +244,7 @@ def test_what_is_refused(tmp_path: Path, wrong: str) -> None:
             error = b.wait_event("cluster not joined")["error"]
             assert error.startswith(said)
             assert "wrong@" not in "\n".join(b.stderr)
-            assert cluster_of(b)["state"] == "refused"
+            b.wait_until(lambda: cluster_of(b)["state"] == "refused", "refused")
             with peer(b, "name beta") as beta, peer(b) as other:
                 assert other.ask("push beta x") == "delivered"
                 assert beta.hear() == "x"
