@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
+from socketkeep.proxy import InetAddress, ProxyHeader, ProxyTls
 from tests.harness.configuration import Model
 from tests.harness.seam import LAST_EPOCH, connection_name, parts_of_name
 from tests.keeper.bench import (
@@ -35,6 +36,13 @@ from tests.keeper.hostile import Hostile
 from tests.wire.sending import ABSENT, changed, letter, letter_told, message, send_raw
 
 STATE_LIMIT: Final = 65536
+#: A header that says it is an edge's, and goes on with what no edge says.
+NO_FACTS: Final = ProxyHeader(
+    source=InetAddress("127.0.0.1", 1),
+    destination=InetAddress("127.0.0.1", 2),
+    tls=ProxyTls(),
+    others=((0xE5, b"socketkeep-edge\0{"),),
+).encode()
 #: Where the ends of pairs of sockets are: they have no name.
 PLAIN_END: Final = ("unix", "")
 SECONDS: Final = float(os.environ.get("FUZZ_SECONDS", "24"))
@@ -94,6 +102,10 @@ NONSENSE: Final[dict[str, tuple[Callable[[Served, Served], Any], int]]] = {
     "taken": (lambda own, _: parcel(own, taken_in=2**63), 1),
     "reply": (lambda own, _: parcel(own, reply=b"a record"), 1),
     "peer": (lambda own, _: parcel(own, peer="x" * 10_000), 1),
+    "header": (lambda own, _: parcel(own, proxy=b"no header"), 1),
+    "header that is cut": (lambda own, _: parcel(own, proxy=b"PROXY TCP4 127.0.0.1"), 1),
+    "header and more": (lambda own, _: parcel(own, proxy=b"PROXY UNKNOWN\r\nmore"), 1),
+    "header of no edge": (lambda own, _: parcel(own, proxy=NO_FACTS), 1),
     "three handles": (lambda own, _: own.parcel(), 3),
     "253 handles": (lambda own, _: own.parcel(), 253),
     "Keep of another's id": (

@@ -159,7 +159,6 @@ TAKEN = {
     "Stranded": {2, 3},
     "ServeTls": {0, 1, 2, 3},
     "Pace": {1},
-    "Passed": {1},
     "StartTls": {2},
     "ShakeHands": {2},
     "TlsFile": {1},

@@ -13,7 +13,10 @@ from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Final
 
 from socketkeep._base._admission import HEADER_LIMIT
+from socketkeep._base._errors import Malformed
 from socketkeep._base._passing import Unfit
+from socketkeep._base._proxy_header import read_header
+from socketkeep._base._tls_facts import edge_tls
 from socketkeep._keeper.tables._records import WorkerState
 from socketkeep._keeper.workers._workers import Worker
 from socketkeep._names._naming import MESSAGE_LIMIT, MOST_GROUPS, MOST_LABELS, is_fit
@@ -274,7 +277,18 @@ def _require_peer(peer: str) -> None:
 
 
 def _require_header(header: bytes) -> None:
+    """A header is read when its connection moves, or its worker has died: all of it, or none."""
     _require(len(header) <= HEADER_LIMIT, "PROXY header of so many bytes:", len(header))
+    if not header:
+        return
+    try:
+        found = read_header(header, limit=HEADER_LIMIT)
+        if found is not None:
+            edge_tls(found[0])
+    except (Malformed, ValueError) as error:
+        raise Nonsense(f"a PROXY header that is none: {error}") from None
+    whole = found is not None and found[1] == len(header)
+    _require(whole, "PROXY header that is cut, or goes on after its end:", header[:20])
 
 
 def _require_state(state: bytes | None) -> None:
