@@ -118,7 +118,7 @@ def test_silent_clients(tmp_path: Path) -> None:
 class _Slow:
     """Commands that take long."""
 
-    def run(self, line: bytes, client: _control.Client) -> None:
+    def run(self, line: bytes, client: _control.ControlClient) -> None:
         client.command = line.decode()
 
 
@@ -126,10 +126,10 @@ def test_who_does_not_take_the_answer() -> None:
     """It may go when there is no room, and goes after a while; who takes it is not hurried."""
     clock = Clock()
     reactor = SteppedReactor(clock)
-    guests: Guests[_control.Client] = Guests(4, 4, 4)
+    guests: Guests[_control.ControlClient] = Guests(4, 4, 4)
     ours, theirs = socket.socketpair()
     with theirs:
-        client = _control.Client(ours, reactor, _Slow(), guests)  # type: ignore[arg-type]
+        client = _control.ControlClient(ours, reactor, _Slow(), guests)  # type: ignore[arg-type]
         guests.enter(client, 1)
         theirs.sendall(b"anything\n")
         reactor.settle()
@@ -154,17 +154,17 @@ def test_who_does_not_take_the_answer() -> None:
 class _Broken:
     """Commands that have a bug."""
 
-    def run(self, line: bytes, client: _control.Client) -> None:
+    def run(self, line: bytes, client: _control.ControlClient) -> None:
         raise LookupError(line)
 
 
 def test_a_command_that_raises_is_answered() -> None:
     """Who asked does not wait in vain, and the keeper's loop is told of the bug."""
     reactor = SteppedReactor(Clock())
-    guests: Guests[_control.Client] = Guests(4, 4, 4)
+    guests: Guests[_control.ControlClient] = Guests(4, 4, 4)
     ours, theirs = socket.socketpair()
     with theirs:
-        guests.enter(_control.Client(ours, reactor, _Broken(), guests), 1)  # type: ignore[arg-type]
+        guests.enter(_control.ControlClient(ours, reactor, _Broken(), guests), 1)  # type: ignore[arg-type]
         theirs.sendall(b"anything\n")
         with pytest.raises(LookupError):
             reactor.settle()
@@ -175,10 +175,10 @@ def test_a_command_that_raises_is_answered() -> None:
 def test_who_does_not_ask() -> None:
     clock = Clock()
     reactor = SteppedReactor(clock)
-    guests: Guests[_control.Client] = Guests(4, 4, 4)
+    guests: Guests[_control.ControlClient] = Guests(4, 4, 4)
     ours, theirs = socket.socketpair()
     with theirs:
-        guests.enter(_control.Client(ours, reactor, None, guests), 1)  # type: ignore[arg-type]
+        guests.enter(_control.ControlClient(ours, reactor, None, guests), 1)  # type: ignore[arg-type]
         theirs.sendall(b'{"command": "sta')
         reactor.settle()
         clock.now += 11
@@ -192,12 +192,12 @@ def test_answers_that_nobody_takes_are_bounded(monkeypatch: pytest.MonkeyPatch) 
     """In memory, all together: the oldest go."""
     monkeypatch.setattr(_control, "_MOST_UNREAD", 12_000_000)
     reactor = SteppedReactor(Clock())
-    guests: Guests[_control.Client] = Guests(9, 9, 9)
+    guests: Guests[_control.ControlClient] = Guests(9, 9, 9)
     with ExitStack() as stack:
         for number in range(4):
             ours, theirs = socket.socketpair()
             stack.enter_context(theirs)
-            client = _control.Client(ours, reactor, None, guests)  # type: ignore[arg-type]
+            client = _control.ControlClient(ours, reactor, None, guests)  # type: ignore[arg-type]
             guests.enter(client, number)
             client.finish(Done(0, "x" * 5_000_000))
         assert list(guests._peers.values()) == [2, 3]

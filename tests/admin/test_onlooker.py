@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from socketkeep._admin._control import Client, Commands
+from socketkeep._admin._control import Commands, ControlClient
 from socketkeep._admin._guests import Guests
 from socketkeep._admin._protocol import Done, Request, decode_answer, encode
 from tests.harness.configuration import configured
@@ -18,12 +18,12 @@ from tests.keeper.fakes import Clock, SteppedReactor
 def test_nothing_is_done_for_who_looks_on(command: str) -> None:
     """Also by the next version of the keeper, which takes over who has not asked yet."""
     reactor = SteppedReactor(Clock())
-    guests: Guests[Client] = Guests(4, 4, 4)
+    guests: Guests[ControlClient] = Guests(4, 4, 4)
     keeper = SimpleNamespace(config=configured(target="shop:handle"))
     commands = Commands(keeper, "shop")  # type: ignore[arg-type]
     ours, theirs = socket.socketpair()
     with theirs:
-        client = Client(ours, reactor, commands, guests, looks_only=True)
+        client = ControlClient(ours, reactor, commands, guests, looks_only=True)
         guests.enter(client, 1)
         saved = client.snapshot(lambda fd: fd)
         assert saved.looks_only

@@ -259,9 +259,9 @@ def test_a_deploy_is_not_told_to_the_client_and_what_is_unread_moves() -> None:
             assert b"connection" not in answer
             await asyncio.wait([client.task])
             assert isinstance(client.task.exception(), Detached)
-            handover = client.served.hand_over()
-            handover.sock.close()
-            assert handover.unread == b"GET /2 HTTP/1.1\r\nHo"
+            handoff = client.served.hand_over()
+            handoff.sock.close()
+            assert handoff.unread == b"GET /2 HTTP/1.1\r\nHo"
 
     with pytest.raises(Detached):
         asyncio.run(run())

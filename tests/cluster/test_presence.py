@@ -12,7 +12,7 @@ from nats.aio.client import Client
 
 from socketkeep._cluster._broker import Unusable
 from socketkeep._cluster._notes import NameEntry, NodeEntry
-from socketkeep._cluster._presence import Claim, Presence
+from socketkeep._cluster._presence import Claim, PresenceBucket
 from socketkeep._cluster._subjects import Subjects
 from tests.cluster.broker import Broker
 
@@ -25,11 +25,11 @@ class Nodes:
         self._clients: list[Client] = []
         self.live: dict[str, str] = {}
 
-    async def join(self, node: str, target: str = "app:handle") -> Presence:
+    async def join(self, node: str, target: str = "app:handle") -> PresenceBucket:
         client = Client()
         await client.connect(self._url)
         self._clients.append(client)
-        presence = Presence(client, Subjects("app"), node, NodeEntry(node.upper(), target))
+        presence = PresenceBucket(client, Subjects("app"), node, NodeEntry(node.upper(), target))
         self.live = await presence.join(10)
         return presence
 
@@ -43,7 +43,7 @@ def claim_of(nodes: Nodes) -> Callable[..., Coroutine[Any, Any, tuple[str, str]]
     claims: dict[str, Claim | None] = {}
 
     async def claim(
-        presence: Presence, node: str, connection: str, at: float, *, fresh: bool
+        presence: PresenceBucket, node: str, connection: str, at: float, *, fresh: bool
     ) -> tuple[str, str]:
         mine = NameEntry(node, node.upper(), connection, 1, at)
         before = claims.get(node)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from socketkeep._guard import _sidecar
-from socketkeep._guard._program import Refused, Sidecar
+from socketkeep._guard._program import ServerRefused, Sidecar
 
 
 class Scene:
@@ -101,7 +101,7 @@ def test_there_is_one_server_of_a_name(make: Callable[..., Scene]) -> None:
     scene = make()
     client, _ = scene.meet()
     _, refused = scene.meet()
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, ServerRefused)
     assert "a server named 'app' is connected" in str(refused)
     client.close("")
     scene.hear()
@@ -127,7 +127,7 @@ def test_another_user_is_refused(
     uid = os.geteuid()
     monkeypatch.setattr(_sidecar, "_UCRED", _Ucred(uid + 1))
     _, refused = scene.meet()
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, ServerRefused)
     assert f"it is of user {uid + 1}" in str(refused)
 
 

@@ -317,9 +317,9 @@ def buffer_of(given: Leased) -> _buffer.ReceiveBuffer:
     return _buffer.ReceiveBuffer(retain=lease.resumable, replay_limit=lease.replay_limit)
 
 
-def handover(sock: socket.socket, state: bytes | None, unread: bytes = b"") -> _lease.Handover:
+def handoff(sock: socket.socket, state: bytes | None, unread: bytes = b"") -> _lease.Handoff:
     """Return what leaves a connection when it is detached."""
-    return _lease.Handover(sock, state, unread)
+    return _lease.Handoff(sock, state, unread)
 
 
 def row_of(served: Any) -> Row:
@@ -359,7 +359,7 @@ def be_handler_of(conn: object) -> HandlerCall:
     return HandlerCall(conn)
 
 
-class FakeRetirement:
+class FakeDrainSignal:
     """How a worker tells its sync handlers to let go: an order arrives by a pipe."""
 
     def __init__(self) -> None:

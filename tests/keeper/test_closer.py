@@ -11,18 +11,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from socketkeep._keeper.loop._closer import Closer
+from socketkeep._keeper.loop._closer import LingeringCloser
 from tests.keeper.fakes import Clock, SteppedReactor
 from tests.wire.sending import packet_of
 
-Scene = tuple[SteppedReactor, Closer, socket.socket, list[str]]
+Scene = tuple[SteppedReactor, LingeringCloser, socket.socket, list[str]]
 
 
 @pytest.fixture
 def scene() -> Iterator[Scene]:
     """A closer at work on a TCP connection, its peer, and what it has said."""
     reactor = SteppedReactor(Clock())
-    closer = Closer(reactor)
+    closer = LingeringCloser(reactor)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         peer = socket.create_connection(listener.getsockname())
         sock, _ = listener.accept()
@@ -103,7 +103,7 @@ def test_a_reset_ends_it(scene: Scene) -> None:
 
 def test_a_connection_that_is_reset_already() -> None:
     reactor = SteppedReactor(Clock())
-    closer = Closer(reactor)
+    closer = LingeringCloser(reactor)
     said: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
         peer = socket.create_connection(listener.getsockname())
@@ -135,7 +135,7 @@ def test_at_the_sudden_end_nothing_is_waited_for(scene: Scene) -> None:
 def test_a_linger_of_the_users_is_not_waited_for(seconds: int) -> None:
     """SO_LINGER is the socket's; the close of the last handle would wait, the keeper with it."""
     reactor = SteppedReactor(Clock())
-    closer = Closer(reactor)
+    closer = LingeringCloser(reactor)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         peer = socket.create_connection(listener.getsockname())
         sock, _ = listener.accept()

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from socketkeep._keeper.connections._post import MOST_LETTERS, Post
 from socketkeep._keeper.tables._names import NamedConnection, NameTable
-from socketkeep._names._pushing import Outcome
+from socketkeep._names._pushing import PushOutcome
 from tests.keeper.fakes import Clock, SteppedReactor
 from tests.wire.sending import kind_of, letter, letter_told, message, presence_told
 
@@ -180,12 +180,14 @@ class World:
         if pushed.group:
             for name in worker.has:
                 self.got[name].append(pushed.data)
-            done = letter_told(pushed.number, Outcome.DELIVERED, "", 0, len(worker.has), 0)
+            done = letter_told(pushed.number, PushOutcome.DELIVERED, "", 0, len(worker.has), 0)
             worker.up.append(message("Delivered", [done]))
         elif pushed.to not in worker.has:
             worker.up.append(message("Delivered", [letter_told(pushed.number, 0)]))
         elif pushed.until <= self.clock.now * 1e9:
-            worker.up.append(message("Delivered", [letter_told(pushed.number, Outcome.TIMED_OUT)]))
+            worker.up.append(
+                message("Delivered", [letter_told(pushed.number, PushOutcome.TIMED_OUT)])
+            )
         else:
             self.got[pushed.to].append(pushed.data)
             if chance.random() < 0.3:
@@ -194,13 +196,13 @@ class World:
             else:
                 self.answer_slow(pushed.to)
                 worker.up.append(
-                    message("Delivered", [letter_told(pushed.number, Outcome.DELIVERED)])
+                    message("Delivered", [letter_told(pushed.number, PushOutcome.DELIVERED)])
                 )
 
     def answer_slow(self, name: str) -> None:
         for worker in self.workers.values():
             for number in worker.slow.pop(name, ()):
-                worker.up.append(message("Delivered", [letter_told(number, Outcome.DELIVERED)]))
+                worker.up.append(message("Delivered", [letter_told(number, PushOutcome.DELIVERED)]))
 
     def owner(self, name: str) -> FarEnd | None:
         return next((each for each in self.workers.values() if name in each.has), None)
@@ -284,12 +286,12 @@ def test_nothing_comes_twice_and_each_is_told(seed: int, steps: int) -> None:
         assert number in world.told, f"nothing was told of push {number}"
         outcome = world.told[number].outcome
         times = world.got[name].count(data)
-        if outcome == Outcome.DELIVERED:
+        if outcome == PushOutcome.DELIVERED:
             assert times == 1
-        elif outcome == Outcome.UNCERTAIN:
+        elif outcome == PushOutcome.UNCERTAIN:
             assert times <= 1
         else:
-            assert times == 0, (Outcome(outcome), name, data)
+            assert times == 0, (PushOutcome(outcome), name, data)
     for number, data in world.published.items():
         assert number in world.told, f"nothing was told of publication {number}"
         counts = [world.got[name].count(data) for name in world.epochs]
@@ -308,7 +310,7 @@ def test_too_much_for_one_connection_is_refused() -> None:
     world = World()
     for number in range(MOST_LETTERS + 5):
         world.post.push(world, [letter(number, "name-c0", b"x", _LONG)])
-    assert [each.outcome for each in world.told.values()] == [Outcome.FULL] * 5
+    assert [each.outcome for each in world.told.values()] == [PushOutcome.FULL] * 5
 
 
 def test_a_letter_waits_no_longer_than_it_may() -> None:
@@ -321,7 +323,7 @@ def test_a_letter_waits_no_longer_than_it_may() -> None:
         world.clock.now += 0.1
         world.reactor.run_once()
         assert 1 not in world.told or world.clock.now * 1e9 >= until
-    assert world.told[1].outcome == Outcome.TIMED_OUT
+    assert world.told[1].outcome == PushOutcome.TIMED_OUT
 
 
 @given(
@@ -413,15 +415,15 @@ def test_a_name_that_nobody_has_here_goes_elsewhere(world: World) -> None:
     letters = [letter(1, "name-c0", b"x", _LONG), letter(2, "far", b"y", _LONG)]
     world.post.push(world, letters)
     assert [sent for sent, _ in nodes_of(world).sent] == letters[1:]
-    nodes_of(world).answer(outcome=Outcome.DELIVERED, id="c9", epoch=4, node="there/b")
-    assert world.told[2] == letter_told(2, Outcome.DELIVERED, "c9", 4, node="there/b")
+    nodes_of(world).answer(outcome=PushOutcome.DELIVERED, id="c9", epoch=4, node="there/b")
+    assert world.told[2] == letter_told(2, PushOutcome.DELIVERED, "c9", 4, node="there/b")
 
 
 def test_what_comes_from_elsewhere_goes_to_no_other_node(world: World) -> None:
     letters = [letter(1, "far", b"y", _LONG), letter(2, "nobody's", b"y", _LONG, group=True)]
     world.post.push(world, [*letters, letter(3, "far", b"", _LONG, asks=True)], here=True)
     assert not nodes_of(world).sent
-    assert world.told[1].outcome == Outcome.NOT_CONNECTED
+    assert world.told[1].outcome == PushOutcome.NOT_CONNECTED
     assert (world.told[2].delivered, world.told[3].found) == (0, [])
 
 
@@ -429,7 +431,7 @@ def test_a_group_is_counted_over_all_nodes(world: World) -> None:
     world.post.push(world, [letter(1, GROUP, b"x", _LONG, group=True)])
     world.come_to_rest(random.Random(1))
     assert 1 not in world.told
-    nodes_of(world).answer(outcome=Outcome.DELIVERED, delivered=5, failed=2)
+    nodes_of(world).answer(outcome=PushOutcome.DELIVERED, delivered=5, failed=2)
     told = world.told[1]
     assert (told.delivered, told.failed) == (_CONNECTIONS + 5, 2)
 
@@ -437,7 +439,7 @@ def test_a_group_is_counted_over_all_nodes(world: World) -> None:
 def test_who_is_asked_of_all_nodes(world: World) -> None:
     world.post.push(world, [letter(1, GROUP, b"", _LONG, asks=True)])
     there = presence_told("there/b", "c9", 1, "far", True)
-    nodes_of(world).answer(outcome=Outcome.DELIVERED, found=[there], silent=1)
+    nodes_of(world).answer(outcome=PushOutcome.DELIVERED, found=[there], silent=1)
     told = world.told[1]
     assert told.silent == 1
     assert {(each.node, each.id) for each in told.found} == {
@@ -446,7 +448,7 @@ def test_who_is_asked_of_all_nodes(world: World) -> None:
     }
     assert all(each.member for each in told.found)
     world.post.push(world, [letter(2, "name-c0", b"", _LONG, asks=True)])
-    nodes_of(world).answer(outcome=Outcome.UNREACHABLE)
+    nodes_of(world).answer(outcome=PushOutcome.UNREACHABLE)
     assert world.told[2].silent == 1  # nobody else could be asked
     assert [(each.id, each.member) for each in world.told[2].found] == [("c0", False)]
 
@@ -460,6 +462,6 @@ def test_a_name_that_another_node_has_now_is_lost_here(world: World) -> None:
     assert [(each.id, each.name) for each in taken] == [("c0", "name-c0")]
 
 
-@pytest.mark.parametrize("outcome", list(Outcome))
-def test_each_outcome_has_a_text(outcome: Outcome) -> None:
+@pytest.mark.parametrize("outcome", list(PushOutcome))
+def test_each_outcome_has_a_text(outcome: PushOutcome) -> None:
     assert outcome.text

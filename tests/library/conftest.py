@@ -15,7 +15,7 @@ import pytest
 import uvloop
 
 from socketkeep import AsyncConnection, Connection
-from tests.harness.seam import FakeRetirement, Leased
+from tests.harness.seam import FakeDrainSignal, Leased
 
 Pair: TypeAlias = tuple[socket.socket, socket.socket]
 Run: TypeAlias = Callable[[Callable[[], Coroutine[object, object, object]]], None]
@@ -82,8 +82,8 @@ def tcp() -> Iterator[Pair]:
 
 
 @pytest.fixture
-def retirement() -> Iterator[FakeRetirement]:
-    made = FakeRetirement()
+def drain_signal() -> Iterator[FakeDrainSignal]:
+    made = FakeDrainSignal()
     yield made
     made.close()
 

@@ -325,7 +325,7 @@ def test_a_receive_that_finds_nothing_leaves_the_connection_clean_at_each_instan
 # Entrusting a connection to the keeper.
 
 
-class FakeKeeping:
+class FakeBackup:
     def __init__(self, *after: float | None) -> None:
         self.at = time.monotonic()
         self._after = list(after)
@@ -339,42 +339,42 @@ class FakeKeeping:
 
 
 def test_a_receive_that_waits_offers_until_it_is_told_to_stop(pair: Pair) -> None:
-    keeping = FakeKeeping(0.05, 0.05, None)
-    assignment = leased(resumable=True, keeping=keeping)
+    backup = FakeBackup(0.05, 0.05, None)
+    assignment = leased(resumable=True, backup=backup)
     conn = Connection(pair[0], **assignment)
     with pytest.raises(TimedOut):
         conn.recv(timeout=0.3)
-    assert len(keeping.offers) == 3
-    assert all(b - a >= 0.05 for a, b in zip(keeping.offers, keeping.offers[1:], strict=False))
-    assert assignment["hooks"].keeping is None
+    assert len(backup.offers) == 3
+    assert all(b - a >= 0.05 for a, b in zip(backup.offers, backup.offers[1:], strict=False))
+    assert assignment["hooks"].backup is None
 
 
 def test_no_offer_before_its_time(pair: Pair) -> None:
-    keeping = FakeKeeping(None)
-    keeping.at += 0.2
-    conn = Connection(pair[0], **leased(resumable=True, keeping=keeping))
+    backup = FakeBackup(None)
+    backup.at += 0.2
+    conn = Connection(pair[0], **leased(resumable=True, backup=backup))
     with pytest.raises(TimedOut):
         conn.recv(timeout=0.05)
-    assert keeping.offers == []
+    assert backup.offers == []
     with pytest.raises(TimedOut):
         conn.recv(timeout=0.3)
-    assert len(keeping.offers) == 1
-    assert keeping.offers[0] >= keeping.at
+    assert len(backup.offers) == 1
+    assert backup.offers[0] >= backup.at
 
 
 def test_no_offer_for_what_does_not_wait(pair: Pair) -> None:
-    keeping = FakeKeeping()
-    conn = Connection(pair[0], **leased(resumable=True, keeping=keeping))
+    backup = FakeBackup()
+    conn = Connection(pair[0], **leased(resumable=True, backup=backup))
     with pytest.raises(WouldBlock):
         conn.recv(timeout=0)
     conn.send(b"x")
-    assert keeping.offers == []
+    assert backup.offers == []
 
 
 def test_bytes_come_through_while_it_is_offered(pair: Pair) -> None:
-    keeping = FakeKeeping(60.0)
-    conn = Connection(pair[0], **leased(resumable=True, keeping=keeping))
+    backup = FakeBackup(60.0)
+    conn = Connection(pair[0], **leased(resumable=True, backup=backup))
     pair[1].sendall(b"x")
     assert conn.recv() == b"x"
-    assert len(keeping.offers) == 1
-    assert keeping.at > time.monotonic() + 50
+    assert len(backup.offers) == 1
+    assert backup.at > time.monotonic() + 50

@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from socketkeep import AsyncConnection, Connection, Detached, TimedOut, Timeout
-from tests.harness.seam import FakeRetirement, be_handler_of, leased, order_to, row_of
+from tests.harness.seam import FakeDrainSignal, be_handler_of, leased, order_to, row_of
 from tests.library.conftest import Pair, Run, until
 
 _LINES = b"".join(b"line %d\n" % number for number in range(16))
@@ -216,9 +216,9 @@ def test_who_sends_while_another_receives_waits_for_nobody(pair: Pair) -> None:
 
 
 def test_what_is_kept_back_was_never_sent_where_the_connection_moves(
-    pair: Pair, retirement: FakeRetirement
+    pair: Pair, drain_signal: FakeDrainSignal
 ) -> None:
-    conn = Connection(pair[0], **leased(resumable=True, retirement=retirement))
+    conn = Connection(pair[0], **leased(resumable=True, drain_signal=drain_signal))
     with be_handler_of(conn):
         conn.gather()
         pair[1].sendall(b"1\n2\n3\n")
@@ -229,7 +229,7 @@ def test_what_is_kept_back_was_never_sent_where_the_connection_moves(
         assert conn.recv_until(b"\n") == b"2"
         conn.send(b"two")
         assert row_of(conn).status == "read"
-        retirement.order = order_to("move")
+        drain_signal.order = order_to("move")
         with pytest.raises(Detached):
             conn.recv_until(b"\n")
         assert conn.hand_over().unread == b"2\n3\n"

@@ -14,7 +14,7 @@ import pytest
 
 from socketkeep import AsyncConnection, Connection, Detached, PeerReset, TimedOut, WouldBlock
 from socketkeep._stream._inflow import Inflow
-from tests.harness.seam import FakeRetirement, Leased, leased, order_to
+from tests.harness.seam import FakeDrainSignal, Leased, leased, order_to
 from tests.library.conftest import Pair, Run
 
 RATE = 100_000
@@ -92,16 +92,16 @@ def test_a_receive_waits(pair: Pair) -> None:
 
 
 @pytest.mark.usefixtures("sending")
-def test_limits_and_orders_hold_while_it_waits(pair: Pair, retirement: FakeRetirement) -> None:
+def test_limits_and_orders_hold_while_it_waits(pair: Pair, drain_signal: FakeDrainSignal) -> None:
     conn = Connection(
-        pair[0], **limited(resumable=True, replay_limit=1 << 20, retirement=retirement)
+        pair[0], **limited(resumable=True, replay_limit=1 << 20, drain_signal=drain_signal)
     )
     began = time.monotonic()
     with pytest.raises(TimedOut):
         conn.recv_exactly(len(DATA), timeout=0.1)
     with pytest.raises(WouldBlock):
         conn.recv_exactly(len(DATA), timeout=0)
-    threading.Timer(0.1, retirement.give, (order_to("move"),)).start()
+    threading.Timer(0.1, drain_signal.give, (order_to("move"),)).start()
     conn.commit()
     with pytest.raises(Detached):
         receive(conn, len(DATA))

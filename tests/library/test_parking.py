@@ -18,7 +18,7 @@ from socketkeep import (
     PeerClosed,
     TimedOut,
 )
-from tests.harness.seam import FakeRetirement, Leased, be_handler_of, leased, order_to, row_of
+from tests.harness.seam import FakeDrainSignal, Leased, be_handler_of, leased, order_to, row_of
 from tests.library.conftest import Pair, Run, until
 from tests.library.test_seam import exactly
 
@@ -127,17 +127,17 @@ def test_the_peers_end_is_no_wait(pair: Pair) -> None:
     assert conn.recv() == b""
 
 
-def test_an_order_to_move_goes_before(pair: Pair, retirement: FakeRetirement) -> None:
-    conn = Connection(pair[0], **parking(park_after=0.2, retirement=retirement))
-    threading.Timer(SOON, retirement.give, [order_to("move")]).start()
+def test_an_order_to_move_goes_before(pair: Pair, drain_signal: FakeDrainSignal) -> None:
+    conn = Connection(pair[0], **parking(park_after=0.2, drain_signal=drain_signal))
+    threading.Timer(SOON, drain_signal.give, [order_to("move")]).start()
     with pytest.raises(Detached):
         conn.recv()
     assert not conn.hand_over().parked
 
 
-def test_not_parked_while_draining(pair: Pair, retirement: FakeRetirement) -> None:
-    retirement.order = order_to("finish")
-    conn = Connection(pair[0], **parking(retirement=retirement))
+def test_not_parked_while_draining(pair: Pair, drain_signal: FakeDrainSignal) -> None:
+    drain_signal.order = order_to("finish")
+    conn = Connection(pair[0], **parking(drain_signal=drain_signal))
     with pytest.raises(TimedOut):
         conn.recv(timeout=3 * SOON)
 
@@ -147,11 +147,11 @@ def test_not_parked_while_draining(pair: Pair, retirement: FakeRetirement) -> No
 
 @pytest.mark.parametrize("full", [True, False])
 def test_where_there_are_seats_it_waits_its_time(
-    pair: Pair, retirement: FakeRetirement, full: bool
+    pair: Pair, drain_signal: FakeDrainSignal, full: bool
 ) -> None:
     """In one wait; what it has waited by then counts, and it is not parked before."""
-    retirement.full = full
-    conn = Connection(pair[0], **parking(park_after=0.15, retirement=retirement))
+    drain_signal.full = full
+    conn = Connection(pair[0], **parking(park_after=0.15, drain_signal=drain_signal))
     pair[1].sendall(b"x\n")
     assert conn.recv() == b"x\n"
     conn.commit()
@@ -162,9 +162,9 @@ def test_where_there_are_seats_it_waits_its_time(
     assert conn.hand_over().parked
 
 
-def test_crowded_means_at_once(pair: Pair, retirement: FakeRetirement) -> None:
-    retirement.crowded = True
-    conn = Connection(pair[0], **parking(park_after=60, retirement=retirement))
+def test_crowded_means_at_once(pair: Pair, drain_signal: FakeDrainSignal) -> None:
+    drain_signal.crowded = True
+    conn = Connection(pair[0], **parking(park_after=60, drain_signal=drain_signal))
     pair[1].sendall(b"x\n")
     lines = conn.lines(commit=True)
     assert next(lines) == b"x", "there was something to do"
@@ -173,9 +173,9 @@ def test_crowded_means_at_once(pair: Pair, retirement: FakeRetirement) -> None:
     assert conn.hand_over().parked
 
 
-def test_awaited_means_at_once(pair: Pair, retirement: FakeRetirement) -> None:
-    retirement.awaited = True
-    conn = Connection(pair[0], **parking(park_after=60, retirement=retirement))
+def test_awaited_means_at_once(pair: Pair, drain_signal: FakeDrainSignal) -> None:
+    drain_signal.awaited = True
+    conn = Connection(pair[0], **parking(park_after=60, drain_signal=drain_signal))
     pair[1].sendall(b"x\n")
     lines = conn.lines(commit=True)
     assert next(lines) == b"x", "there was something to do"
@@ -185,10 +185,10 @@ def test_awaited_means_at_once(pair: Pair, retirement: FakeRetirement) -> None:
 
 
 def test_a_peer_that_asks_every_moment_does_not_keep_an_order_out(
-    pair: Pair, retirement: FakeRetirement, monkeypatch: pytest.MonkeyPatch
+    pair: Pair, drain_signal: FakeDrainSignal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    retirement.order = order_to("close")
-    conn = Connection(pair[0], **parking(park_after=60, retirement=retirement))
+    drain_signal.order = order_to("close")
+    conn = Connection(pair[0], **parking(park_after=60, drain_signal=drain_signal))
 
     def comes_soon(*_: object) -> bool:
         pair[1].sendall(b"more")
@@ -199,13 +199,13 @@ def test_a_peer_that_asks_every_moment_does_not_keep_an_order_out(
         conn.recv()
 
 
-def test_who_waits_already_is_told_of_the_crowd(pair: Pair, retirement: FakeRetirement) -> None:
-    assignment = parking(park_after=60, retirement=retirement)
+def test_who_waits_already_is_told_of_the_crowd(pair: Pair, drain_signal: FakeDrainSignal) -> None:
+    assignment = parking(park_after=60, drain_signal=drain_signal)
     conn = Connection(pair[0], **assignment)
 
     def crowd() -> None:
         until(lambda: row_of(assignment).waiting)
-        retirement.crowd()
+        drain_signal.crowd()
 
     crowding = threading.Thread(target=crowd)
     crowding.start()
@@ -215,18 +215,18 @@ def test_who_waits_already_is_told_of_the_crowd(pair: Pair, retirement: FakeReti
     assert conn.hand_over().parked
 
 
-def test_a_crowd_does_not_part_a_message(pair: Pair, retirement: FakeRetirement) -> None:
-    retirement.crowded = True
-    conn = Connection(pair[0], **parking(park_after=60, retirement=retirement))
+def test_a_crowd_does_not_part_a_message(pair: Pair, drain_signal: FakeDrainSignal) -> None:
+    drain_signal.crowded = True
+    conn = Connection(pair[0], **parking(park_after=60, drain_signal=drain_signal))
     with be_handler_of(conn):
         conn.send(b"half")
         with pytest.raises(TimedOut):
             conn.recv(timeout=SOON)
 
 
-def test_crowded_without_parking_is_nothing(pair: Pair, retirement: FakeRetirement) -> None:
-    retirement.crowded = True
-    conn = Connection(pair[0], **parking(park_after=None, retirement=retirement))
+def test_crowded_without_parking_is_nothing(pair: Pair, drain_signal: FakeDrainSignal) -> None:
+    drain_signal.crowded = True
+    conn = Connection(pair[0], **parking(park_after=None, drain_signal=drain_signal))
     with pytest.raises(TimedOut):
         conn.recv(timeout=SOON)
 

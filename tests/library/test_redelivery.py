@@ -34,7 +34,7 @@ from socketkeep import (
     WouldBlock,
 )
 from socketkeep._stream import _peek
-from tests.harness.seam import FakeRetirement, Leased, be_handler_of, leased, order_to, row_of
+from tests.harness.seam import FakeDrainSignal, Leased, be_handler_of, leased, order_to, row_of
 from tests.library.conftest import KINDS, LOOPS, Pair, Run, tcp_pair, unix_pair, until
 
 
@@ -474,10 +474,10 @@ def test_a_wait_that_ends_by_its_limit_loses_nothing(ends: Pair) -> None:
 
 @pytest.mark.parametrize("park", [False, True])
 def test_what_is_detached_has_all_in_the_kernel(
-    ends: Pair, retirement: FakeRetirement, park: bool
+    ends: Pair, drain_signal: FakeDrainSignal, park: bool
 ) -> None:
     park_after = 0.05 if park else None
-    assignment = redelivering(retirement=retirement, park_after=park_after, replay_limit=2)
+    assignment = redelivering(drain_signal=drain_signal, park_after=park_after, replay_limit=2)
     conn = Connection(ends[0], **assignment)
     ends[1].sendall(b"done\nheader\nbo")
     lines = conn.lines()
@@ -485,7 +485,7 @@ def test_what_is_detached_has_all_in_the_kernel(
     conn.commit()
     assert next(lines) == b"header"
     if not park:
-        retirement.give(order_to("move"))
+        drain_signal.give(order_to("move"))
     with pytest.raises(Detached):
         conn.recv_exactly(4)
     left = conn.hand_over()
@@ -512,10 +512,10 @@ def test_a_task_that_is_detached_has_all_in_the_kernel(ends: Pair, run: Run) -> 
 
 
 def test_bytes_that_came_with_it_are_retained_until_the_commit(
-    ends: Pair, retirement: FakeRetirement
+    ends: Pair, drain_signal: FakeDrainSignal
 ) -> None:
     """From a worker of code that did not redeliver: they are in no kernel any more."""
-    assignment = redelivering(unread=b"a\nb\nc", retirement=retirement)
+    assignment = redelivering(unread=b"a\nb\nc", drain_signal=drain_signal)
     conn = Connection(ends[0], **assignment)
     assert row_of(assignment).status == "bound", "no other could go on"
     lines = conn.lines()
@@ -525,7 +525,7 @@ def test_bytes_that_came_with_it_are_retained_until_the_commit(
     ends[1].sendall(b"c\nd")
     assert next(lines) == b"cc"
     assert next_kernel_is(ends[0], b"c\nd")
-    retirement.give(order_to("move"))
+    drain_signal.give(order_to("move"))
     with pytest.raises(Detached):
         next(lines)
     assert (conn.hand_over().unread, in_kernel(ends[0])) == (b"b\nc", b"c\nd")
@@ -772,10 +772,10 @@ def test_redelivered_is_as_the_server_says(ends: Pair) -> None:
 
 @pytest.mark.parametrize("pipelined", [False, True])
 def test_what_a_dead_worker_may_have_seen_is_disputed_until_it_is_committed(
-    ends: Pair, retirement: FakeRetirement, pipelined: bool
+    ends: Pair, drain_signal: FakeDrainSignal, pipelined: bool
 ) -> None:
     ends[1].sendall(b"one\ntwo\n" if pipelined else b"one\n")
-    assignment = redelivering(redelivered=True, retirement=retirement)
+    assignment = redelivering(redelivered=True, drain_signal=drain_signal)
     row = row_of(assignment)
     conn = Connection(ends[0], **assignment)
     conn.commit()
@@ -789,30 +789,32 @@ def test_what_a_dead_worker_may_have_seen_is_disputed_until_it_is_committed(
     conn.commit()
     assert row.status == ("read" if pipelined else "clean")
     assert conn.redelivered == pipelined
-    retirement.give(order_to("move"))
+    drain_signal.give(order_to("move"))
     with pytest.raises(Detached):
         conn.recv_exactly(100)
     assert conn.hand_over().redelivered == pipelined
 
 
 def test_a_reply_of_a_dead_worker_is_disputed_though_nothing_came(
-    ends: Pair, retirement: FakeRetirement
+    ends: Pair, drain_signal: FakeDrainSignal
 ) -> None:
-    assignment = redelivering(redelivered=True, retirement=retirement)
+    assignment = redelivering(redelivered=True, drain_signal=drain_signal)
     conn = Connection(ends[0], **assignment)
     with pytest.raises(WouldBlock):
         conn.recv(timeout=0)
     assert row_of(assignment).status == "read again"
     conn.commit()
     assert row_of(assignment).status == "clean"
-    retirement.order = order_to("close")
+    drain_signal.order = order_to("close")
     with pytest.raises(Closed, match="stopping"):
         conn.recv()
 
 
-def test_a_stop_does_not_wait_for_what_is_disputed(ends: Pair, retirement: FakeRetirement) -> None:
-    retirement.order = order_to("close")
-    assignment = redelivering(redelivered=True, retirement=retirement)
+def test_a_stop_does_not_wait_for_what_is_disputed(
+    ends: Pair, drain_signal: FakeDrainSignal
+) -> None:
+    drain_signal.order = order_to("close")
+    assignment = redelivering(redelivered=True, drain_signal=drain_signal)
     with pytest.raises(Closed, match="stopping"):
         Connection(ends[0], **assignment).recv()
 

@@ -10,7 +10,7 @@ import pytest
 
 from socketkeep import Closed, Connection, Detached, Released
 from tests.harness.seam import (
-    FakeRetirement,
+    FakeDrainSignal,
     How,
     Leased,
     Row,
@@ -24,31 +24,33 @@ from tests.library.conftest import Pair, until
 MOVE = order_to("move", 3600)
 
 
-def ordered(retirement: FakeRetirement, how: How = "move", **fields: object) -> Leased:
-    retirement.order = order_to(how)
-    return assigned(retirement, **fields)
+def ordered(drain_signal: FakeDrainSignal, how: How = "move", **fields: object) -> Leased:
+    drain_signal.order = order_to(how)
+    return assigned(drain_signal, **fields)
 
 
-def assigned(retirement: FakeRetirement, **fields: object) -> Leased:
-    return leased(**({"resumable": True, "retirement": retirement} | fields))
+def assigned(drain_signal: FakeDrainSignal, **fields: object) -> Leased:
+    return leased(**({"resumable": True, "drain_signal": drain_signal} | fields))
 
 
 def test_a_waiting_receive_is_detached_when_the_order_comes(
-    pair: Pair, retirement: FakeRetirement
+    pair: Pair, drain_signal: FakeDrainSignal
 ) -> None:
     ours, _ = pair
-    conn = Connection(ours, **assigned(retirement))
-    threading.Timer(0.05, retirement.give, [MOVE]).start()
+    conn = Connection(ours, **assigned(drain_signal))
+    threading.Timer(0.05, drain_signal.give, [MOVE]).start()
     with pytest.raises(Detached):
         conn.recv()
     assert row_of(conn).ended == "detached"
 
 
-def test_bytes_that_are_ready_travel_in_the_kernel(pair: Pair, retirement: FakeRetirement) -> None:
+def test_bytes_that_are_ready_travel_in_the_kernel(
+    pair: Pair, drain_signal: FakeDrainSignal
+) -> None:
     ours, peer = pair
-    conn = Connection(ours, **assigned(retirement))
+    conn = Connection(ours, **assigned(drain_signal))
     peer.sendall(b"later")
-    retirement.give(MOVE)
+    drain_signal.give(MOVE)
     with pytest.raises(Detached):
         conn.recv()
     left = conn.hand_over()
@@ -57,16 +59,16 @@ def test_bytes_that_are_ready_travel_in_the_kernel(pair: Pair, retirement: FakeR
 
 
 def test_what_was_read_since_the_commit_is_pushed_back(
-    pair: Pair, retirement: FakeRetirement
+    pair: Pair, drain_signal: FakeDrainSignal
 ) -> None:
     ours, peer = pair
-    conn = Connection(ours, **assigned(retirement))
+    conn = Connection(ours, **assigned(drain_signal))
     peer.sendall(b"done\nheader\nbo")
     lines = conn.lines()
     assert next(lines) == b"done"
     conn.commit({"seen": 1})
     assert next(lines) == b"header"
-    retirement.give(MOVE)
+    drain_signal.give(MOVE)
     with pytest.raises(Detached):
         conn.recv_exactly(4)
     left = conn.hand_over()
@@ -78,22 +80,24 @@ def test_what_was_read_since_the_commit_is_pushed_back(
     assert (heir.recv_until(b"\n"), heir.recv_exactly(4)) == (b"header", b"body")
 
 
-def test_a_receive_from_the_buffer_alone_obeys_too(pair: Pair, retirement: FakeRetirement) -> None:
+def test_a_receive_from_the_buffer_alone_obeys_too(
+    pair: Pair, drain_signal: FakeDrainSignal
+) -> None:
     ours, peer = pair
-    conn = Connection(ours, **assigned(retirement))
+    conn = Connection(ours, **assigned(drain_signal))
     peer.sendall(b"a\nb\nc\n")
     lines = conn.lines(commit=True)
     assert next(lines) == b"a"
-    retirement.order = MOVE
+    drain_signal.order = MOVE
     with pytest.raises(Detached):
         next(lines)
     assert conn.hand_over().unread == b"b\nc\n"
 
 
-def test_until_its_turn_to_leave_it_is_served(pair: Pair, retirement: FakeRetirement) -> None:
+def test_until_its_turn_to_leave_it_is_served(pair: Pair, drain_signal: FakeDrainSignal) -> None:
     ours, peer = pair
-    conn = Connection(ours, **assigned(retirement, turn=60))
-    retirement.give(MOVE)
+    conn = Connection(ours, **assigned(drain_signal, turn=60))
+    drain_signal.give(MOVE)
     for _ in range(2):  # the first hears of the order, the second knows
         threading.Timer(0.05, peer.sendall, [b"ask"]).start()
         assert conn.recv() == b"ask"
@@ -102,31 +106,31 @@ def test_until_its_turn_to_leave_it_is_served(pair: Pair, retirement: FakeRetire
 
 @pytest.mark.parametrize(("turn", "deadline"), [(0.1, 3600), (3600, 0.2)])
 def test_its_turn_comes_well_before_the_deadline(
-    tcp: Pair, retirement: FakeRetirement, turn: float, deadline: float
+    tcp: Pair, drain_signal: FakeDrainSignal, turn: float, deadline: float
 ) -> None:
     ours, _ = tcp
-    conn = Connection(ours, **assigned(retirement, turn=turn))
+    conn = Connection(ours, **assigned(drain_signal, turn=turn))
     began = time.monotonic()
-    retirement.give(order_to("move", at=began + deadline))
+    drain_signal.give(order_to("move", at=began + deadline))
     with pytest.raises(Detached):
         conn.recv()
     assert time.monotonic() - began >= 0.09
 
 
 def test_while_it_waits_for_its_turn_the_server_may_stop(
-    tcp: Pair, retirement: FakeRetirement
+    tcp: Pair, drain_signal: FakeDrainSignal
 ) -> None:
     ours, _ = tcp
-    conn = Connection(ours, **assigned(retirement, turn=60))
-    retirement.give(MOVE)
-    threading.Timer(0.05, lambda: retirement.give(order_to("close"))).start()
+    conn = Connection(ours, **assigned(drain_signal, turn=60))
+    drain_signal.give(MOVE)
+    threading.Timer(0.05, lambda: drain_signal.give(order_to("close"))).start()
     with pytest.raises(Closed, match="the server is stopping"):
         conn.recv()
 
 
-def test_not_after_an_uncommitted_send(pair: Pair, retirement: FakeRetirement) -> None:
+def test_not_after_an_uncommitted_send(pair: Pair, drain_signal: FakeDrainSignal) -> None:
     ours, peer = pair
-    conn = Connection(ours, **ordered(retirement))
+    conn = Connection(ours, **ordered(drain_signal))
     with be_handler_of(conn):
         conn.send(b"half a reply")
         peer.sendall(b"more")
@@ -136,12 +140,14 @@ def test_not_after_an_uncommitted_send(pair: Pair, retirement: FakeRetirement) -
             conn.recv()
 
 
-def test_not_past_the_replay_limit_until_the_commit(pair: Pair, retirement: FakeRetirement) -> None:
+def test_not_past_the_replay_limit_until_the_commit(
+    pair: Pair, drain_signal: FakeDrainSignal
+) -> None:
     ours, peer = pair
-    conn = Connection(ours, **assigned(retirement, replay_limit=8))
+    conn = Connection(ours, **assigned(drain_signal, replay_limit=8))
     peer.sendall(b"123456789abc")
     assert conn.recv_exactly(9) == b"123456789"
-    retirement.order = MOVE
+    drain_signal.order = MOVE
     assert conn.recv_exactly(3) == b"abc"
     conn.commit()
     with pytest.raises(Detached):
@@ -149,19 +155,19 @@ def test_not_past_the_replay_limit_until_the_commit(pair: Pair, retirement: Fake
 
 
 def test_a_handler_that_is_not_resumable_is_left_alone(
-    pair: Pair, retirement: FakeRetirement
+    pair: Pair, drain_signal: FakeDrainSignal
 ) -> None:
     ours, peer = pair
-    conn = Connection(ours, **ordered(retirement, resumable=False))
+    conn = Connection(ours, **ordered(drain_signal, resumable=False))
     peer.sendall(b"x")
     assert conn.recv() == b"x"
 
 
 def test_after_detached_sends_are_refused_and_receives_say_it_again(
-    pair: Pair, retirement: FakeRetirement
+    pair: Pair, drain_signal: FakeDrainSignal
 ) -> None:
     ours, _ = pair
-    conn = Connection(ours, **ordered(retirement))
+    conn = Connection(ours, **ordered(drain_signal))
     with pytest.raises(Detached):
         conn.recv()
     with pytest.raises(Released, match="detached from this worker"):
@@ -172,10 +178,10 @@ def test_after_detached_sends_are_refused_and_receives_say_it_again(
 
 @pytest.mark.parametrize("verb", ["close", "release", "abort", "__exit__"])
 def test_a_finally_block_cannot_end_a_detached_connection(
-    pair: Pair, retirement: FakeRetirement, verb: str
+    pair: Pair, drain_signal: FakeDrainSignal, verb: str
 ) -> None:
     ours, peer = pair
-    conn = Connection(ours, **ordered(retirement))
+    conn = Connection(ours, **ordered(drain_signal))
     with pytest.raises(Detached):
         conn.recv()
     getattr(conn, verb)(*(None, None, None) if verb == "__exit__" else ())
@@ -183,47 +189,49 @@ def test_a_finally_block_cannot_end_a_detached_connection(
     assert peer.recv(9) == b"alive"
 
 
-def test_at_the_deadline_a_waiting_receive_ends(pair: Pair, retirement: FakeRetirement) -> None:
+def test_at_the_deadline_a_waiting_receive_ends(pair: Pair, drain_signal: FakeDrainSignal) -> None:
     ours, _ = pair
-    assignment = assigned(retirement, resumable=False)
+    assignment = assigned(drain_signal, resumable=False)
     conn = Connection(ours, **assignment)
-    retirement.give(order_to("finish", 0.1))
+    drain_signal.give(order_to("finish", 0.1))
     with pytest.raises(Closed, match="time for it to finish is over"):
         conn.recv()
     with pytest.raises(Closed):
         conn.send(b"x")
 
 
-def test_at_the_deadline_a_waiting_send_ends(pair: Pair, retirement: FakeRetirement) -> None:
+def test_at_the_deadline_a_waiting_send_ends(pair: Pair, drain_signal: FakeDrainSignal) -> None:
     ours, _ = pair
-    conn = Connection(ours, **assigned(retirement))
-    threading.Timer(0.05, lambda: retirement.give(order_to("move", 0.1))).start()
+    conn = Connection(ours, **assigned(drain_signal))
+    threading.Timer(0.05, lambda: drain_signal.give(order_to("move", 0.1))).start()
     with be_handler_of(conn), pytest.raises(Closed, match="time for it to finish is over"):
         conn.send(bytes(50_000_000))
 
 
-def test_close_ends_a_clean_connection_that_waits(pair: Pair, retirement: FakeRetirement) -> None:
+def test_close_ends_a_clean_connection_that_waits(
+    pair: Pair, drain_signal: FakeDrainSignal
+) -> None:
     ours, _ = pair
-    conn = Connection(ours, **assigned(retirement))
-    threading.Timer(0.05, lambda: retirement.give(order_to("close"))).start()
+    conn = Connection(ours, **assigned(drain_signal))
+    threading.Timer(0.05, lambda: drain_signal.give(order_to("close"))).start()
     with pytest.raises(Closed, match="the server is stopping"):
         conn.recv()
 
 
-def test_a_drain_becomes_a_stop(pair: Pair, retirement: FakeRetirement) -> None:
+def test_a_drain_becomes_a_stop(pair: Pair, drain_signal: FakeDrainSignal) -> None:
     """The second order is seen though the receive no longer polls the wake descriptor."""
     ours, _ = pair
-    conn = Connection(ours, **ordered(retirement, "finish"))
-    threading.Timer(0.05, lambda: retirement.give(order_to("close"))).start()
+    conn = Connection(ours, **ordered(drain_signal, "finish"))
+    threading.Timer(0.05, lambda: drain_signal.give(order_to("close"))).start()
     with pytest.raises(Closed, match="the server is stopping"):
         conn.recv()
 
 
 def test_close_leaves_what_is_in_the_kernel_to_be_answered(
-    pair: Pair, retirement: FakeRetirement
+    pair: Pair, drain_signal: FakeDrainSignal
 ) -> None:
     ours, peer = pair
-    conn = Connection(ours, **ordered(retirement, "close"))
+    conn = Connection(ours, **ordered(drain_signal, "close"))
     peer.sendall(b"ask\n")
     assert next(conn.lines()) == b"ask"
     with be_handler_of(conn):
@@ -233,26 +241,26 @@ def test_close_leaves_what_is_in_the_kernel_to_be_answered(
         conn.recv()
 
 
-def test_close_waits_for_the_rest_of_a_message(pair: Pair, retirement: FakeRetirement) -> None:
+def test_close_waits_for_the_rest_of_a_message(pair: Pair, drain_signal: FakeDrainSignal) -> None:
     ours, peer = pair
-    conn = Connection(ours, **assigned(retirement))
+    conn = Connection(ours, **assigned(drain_signal))
     peer.sendall(b"he")
     assert conn.recv() == b"he"
-    retirement.give(order_to("close"))
+    drain_signal.give(order_to("close"))
     threading.Timer(0.1, peer.sendall, [b"ad"]).start()
     assert conn.recv() == b"ad"
 
 
-def test_idle_for_too_long(pair: Pair, retirement: FakeRetirement) -> None:
+def test_idle_for_too_long(pair: Pair, drain_signal: FakeDrainSignal) -> None:
     ours, _ = pair
-    conn = Connection(ours, **assigned(retirement, idle_timeout=0.1))
+    conn = Connection(ours, **assigned(drain_signal, idle_timeout=0.1))
     with pytest.raises(Closed, match=r"idle for 0\.1 s"):
         conn.recv()
 
 
-def test_a_push_keeps_an_idle_connection(pair: Pair, retirement: FakeRetirement) -> None:
+def test_a_push_keeps_an_idle_connection(pair: Pair, drain_signal: FakeDrainSignal) -> None:
     ours, _ = pair
-    conn = Connection(ours, **assigned(retirement, idle_timeout=0.8))
+    conn = Connection(ours, **assigned(drain_signal, idle_timeout=0.8))
     started = time.monotonic()
     threading.Timer(0.3, conn.send, [b"push"]).start()
     with pytest.raises(Closed, match="idle"):
@@ -260,27 +268,27 @@ def test_a_push_keeps_an_idle_connection(pair: Pair, retirement: FakeRetirement)
     assert time.monotonic() - started > 1.0
 
 
-def test_a_push_leaves_the_point_safe(pair: Pair, retirement: FakeRetirement) -> None:
+def test_a_push_leaves_the_point_safe(pair: Pair, drain_signal: FakeDrainSignal) -> None:
     ours, peer = pair
-    assignment = assigned(retirement)
+    assignment = assigned(drain_signal)
     conn = Connection(ours, **assignment)
     conn.send(b"push")
     assert row_of(assignment).status == "clean"
     assert peer.recv(9) == b"push"
-    retirement.give(MOVE)
+    drain_signal.give(MOVE)
     with pytest.raises(Detached):
         conn.recv()
 
 
-def test_detaching_waits_for_a_push_in_flight(pair: Pair, retirement: FakeRetirement) -> None:
+def test_detaching_waits_for_a_push_in_flight(pair: Pair, drain_signal: FakeDrainSignal) -> None:
     ours, peer = pair
-    assignment = assigned(retirement)
+    assignment = assigned(drain_signal)
     conn = Connection(ours, **assignment)
     pushed = bytes(range(256)) * 40_000
     pusher = threading.Thread(target=conn.send, args=[pushed])
     pusher.start()
     until(lambda: row_of(assignment).status == "sent")
-    retirement.give(MOVE)
+    drain_signal.give(MOVE)
     got: list[bytes] = []
     reader = threading.Thread(target=lambda: got.append(exactly(peer, len(pushed))))
     threading.Timer(0.1, reader.start).start()
@@ -300,9 +308,9 @@ def exactly(sock: socket.socket, count: int) -> bytes:
     return bytes(data)
 
 
-def test_the_scoreboard_shows_each_step(pair: Pair, retirement: FakeRetirement) -> None:
+def test_the_scoreboard_shows_each_step(pair: Pair, drain_signal: FakeDrainSignal) -> None:
     ours, peer = pair
-    assignment = assigned(retirement)
+    assignment = assigned(drain_signal)
     record = assignment["hooks"].record
     conn = Connection(ours, **assignment)
     assert Row(record).status == "clean"
@@ -330,13 +338,13 @@ def test_the_scoreboard_shows_each_step(pair: Pair, retirement: FakeRetirement) 
 
 
 def test_unread_bytes_of_the_worker_before_are_not_clean(
-    pair: Pair, retirement: FakeRetirement
+    pair: Pair, drain_signal: FakeDrainSignal
 ) -> None:
     ours, _ = pair
-    assignment = assigned(retirement, unread=b"half")
+    assignment = assigned(drain_signal, unread=b"half")
     conn = Connection(ours, **assignment)
     assert row_of(assignment).status == "read"
-    retirement.give(MOVE)
+    drain_signal.give(MOVE)
     with pytest.raises(Detached):
         conn.recv_exactly(8)
     assert conn.hand_over().unread == b"half"

@@ -56,7 +56,7 @@ def retiring() -> Iterator[Retiring]:
 
 def served(sock: socket.socket, retiring: Retiring, header: memoryview) -> Connection:
     orders = make_orders(retiring.wake_fd, header)
-    return Connection(sock, **leased(record=shared_words(), retirement=retiring, orders=orders))
+    return Connection(sock, **leased(record=shared_words(), drain_signal=retiring, orders=orders))
 
 
 def _chat(conn: Connection, peer: socket.socket) -> None:

@@ -155,8 +155,8 @@ class Bench:
     async def move(self) -> None:
         """Have it leave at its next safe point, and serve it in the next worker."""
         self.conn.ask(order_to("move", 2 * PATIENCE))
-        handover = await self.left()
-        self.begin("reload", handover.state, handover.unread)
+        handoff = await self.left()
+        self.begin("reload", handoff.state, handoff.unread)
 
     async def crash(self) -> None:
         """Have its worker die when it is clean, and serve it in the next one."""

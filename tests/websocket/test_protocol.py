@@ -14,7 +14,7 @@ from websockets.frames import BINARY, CLOSE, PONG, TEXT, Frame
 from websockets.protocol import CLIENT, Protocol
 
 from socketkeep._serve.websocket._deflate import Deflate
-from socketkeep._serve.websocket._protocol import Control, Event, Kind, WebSocket
+from socketkeep._serve.websocket._protocol import Control, Event, FrameKind, WebSocket
 
 MASK = b"\x11\x22\x33\x44"
 
@@ -41,7 +41,7 @@ def failure(socket: WebSocket, data: bytes) -> Control:
     """Return how the bytes make the WebSocket fail, and see that its Close says it."""
     *_, last = all_of(socket, data)
     assert isinstance(last, Control)
-    assert last.kind is Kind.FAILED
+    assert last.kind is FrameKind.FAILED
     assert last.reply[0] == 0x88
     assert int.from_bytes(last.reply[2:4], "big") == last.code
     assert socket.over
@@ -247,7 +247,7 @@ def test_the_peers_close_is_answered_alike(data: bytes) -> None:
     socket = WebSocket(100)
     (came,) = all_of(socket, masked(0x88, data))
     assert isinstance(came, Control)
-    assert came.kind is Kind.CLOSED
+    assert came.kind is FrameKind.CLOSED
     assert came.reply == bytes((0x88, len(data))) + data
     assert came.code == (int.from_bytes(data[:2], "big") if data else 1005)
     assert came.reason == data[2:].decode()
@@ -263,7 +263,7 @@ def test_closing() -> None:
     assert frame.data == b"\x03\xf4restart"
     assert socket.close(1000) == b""
     came = all_of(socket, b"".join(client.data_to_send()))
-    assert came == [Control(Kind.CLOSED, code=1012, reason="restart")]
+    assert came == [Control(FrameKind.CLOSED, code=1012, reason="restart")]
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1006, ""), (999, ""), (5000, ""), (1000, "x" * 124)])

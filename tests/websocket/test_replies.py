@@ -176,8 +176,8 @@ def test_it_moves_after_its_reply_if_it_was_asked_before(kind: type[Bench]) -> N
             served.conn.ask(order_to("move", PATIENCE))
             app.let_on.release()
             assert await client.recv() == "1 a"
-            handover = await served.left()
-            served.begin("reload", handover.state, handover.unread)
+            handoff = await served.left()
+            served.begin("reload", handoff.state, handoff.unread)
             app.let_on.release()
             await client.send("b")
             assert await client.recv() == "2 b"

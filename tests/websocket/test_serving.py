@@ -285,9 +285,9 @@ def test_a_state_that_is_too_large_is_refused() -> None:
 
 async def woken(served: Bench, unread: bytes = b"") -> None:
     """Serve a parked one again."""
-    handover = await served.left()
-    assert handover.parked
-    served.begin("parked", handover.state, handover.unread + unread)
+    handoff = await served.left()
+    assert handoff.parked
+    served.begin("parked", handoff.state, handoff.unread + unread)
 
 
 def test_parked() -> None:

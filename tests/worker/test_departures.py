@@ -14,7 +14,7 @@ import pytest
 
 from socketkeep import resumable
 from socketkeep._worker._departures import Departures
-from tests.harness.seam import Row, handover
+from tests.harness.seam import Row, handoff
 from tests.wire.limits import out_of_descriptors
 from tests.wire.sending import message
 from tests.worker.conftest import Lines
@@ -41,7 +41,7 @@ class Scene:
             place.environment.channel,
             self.roster,
             self._settle,
-            lambda entry, _handover: self.served_on.append(entry),
+            lambda entry, _handoff: self.served_on.append(entry),
             self._gone,
         )
         self.departures.deadline = time.monotonic() + 10
@@ -54,12 +54,12 @@ class Scene:
         _, accepted = self.place.connection()
         entry = self.roster.accepted(accepted, 0)
         assert entry is not None
-        return entry, handover(accepted, state, b"")
+        return entry, handoff(accepted, state, b"")
 
     def offer(self, state: bytes = b"\x01") -> tuple[str, socket.socket]:
         """Offer a connection; return its id and its peer."""
-        entry, handover = self.detached(state)
-        self.departures.offer(entry, handover)
+        entry, handoff = self.detached(state)
+        self.departures.offer(entry, handoff)
         return entry.lease.id, self.place.peers[-1]
 
     def next_offer(self) -> tuple[str, int]:
@@ -264,11 +264,11 @@ def test_the_keeper_is_gone(noticed_by: str) -> None:
 @pytest.mark.parametrize("reserve", [True, False])
 def test_at_the_descriptor_limit_a_large_state_has_the_reserve_or_waits(reserve: bool) -> None:
     async def scenario(scene: Scene) -> None:
-        entry, handover = scene.detached(LARGE)
+        entry, handoff = scene.detached(LARGE)
         if not reserve:
             scene.departures._reserve.spend()
         with out_of_descriptors():
-            scene.departures.offer(entry, handover)
+            scene.departures.offer(entry, handoff)
             assert readable(scene) == reserve
         await scene.arrival()
         name, fd = scene.next_offer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import socket
@@ -16,7 +17,7 @@ import msgspec
 import pytest
 
 from socketkeep._worker import _handing, _sync
-from tests.harness.seam import Row, handover, leased
+from tests.harness.seam import Row, handoff, leased
 from tests.wire.limits import out_of_descriptors
 from tests.wire.sending import CHANNEL_CLOSED, bare, ends_of_a_channel, kind_of, message, socket_of
 
@@ -30,7 +31,7 @@ class Scene:
         self.channel, self.keeper = ends_of_a_channel()
         self.reserve = _handing.Reserve()
         self.peer, sock = socket.socketpair()
-        self.handover = handover(sock, b"state", b"unread")
+        self.handoff = handoff(sock, b"state", b"unread")
         self.offers: list[object] = []
         self._threads: list[threading.Thread] = []
 
@@ -52,7 +53,7 @@ class Scene:
     def hand_over(self, seconds: float = 10) -> bool:
         """Hand the connection over; return whether that was done."""
         deadline = time.monotonic() + seconds
-        done = _handing.hand_over(self.channel, self.reserve, PARCEL, self.handover, deadline)
+        done = _handing.hand_over(self.channel, self.reserve, PARCEL, self.handoff, deadline)
         for thread in self._threads:
             thread.join(10)
         return done
@@ -62,7 +63,7 @@ class Scene:
         self.reserve.spend()
         self.keeper.close()
         self.peer.close()
-        self.handover.sock.close()
+        self.handoff.sock.close()
 
 
 @pytest.fixture
@@ -91,10 +92,10 @@ def test_taken(scene: Scene) -> None:
         take(packet)
 
     scene.keeper_does(keep)
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     assert scene.hand_over()
     assert scene.offers == [PARCEL]
-    assert scene.handover.sock.fileno() == -1
+    assert scene.handoff.sock.fileno() == -1
     keepers = socket.socket(fileno=held[0])
     scene.peer.send(b"?")
     assert keepers.recv(1) == b"?"
@@ -106,7 +107,7 @@ def test_the_handle_is_kept_until_the_keeper_has_one(scene: Scene) -> None:
     open_meanwhile: list[bool] = []
 
     def look(packet: Any) -> None:
-        open_meanwhile.append(scene.handover.sock.fileno() >= 0)
+        open_meanwhile.append(scene.handoff.sock.fileno() >= 0)
         take(packet)
 
     scene.keeper_does(look)
@@ -123,14 +124,14 @@ def test_not_taken_is_tried_again(scene: Scene) -> None:
 def test_not_taken_by_the_deadline(scene: Scene) -> None:
     scene.keeper_does(refuse)
     assert not scene.hand_over(seconds=0)
-    assert scene.handover.sock.fileno() >= 0, "it is the caller's to end"
+    assert scene.handoff.sock.fileno() >= 0, "it is the caller's to end"
 
 
 def test_no_keeper(scene: Scene) -> None:
     scene.keeper.close()
     with pytest.raises(CHANNEL_CLOSED):
         scene.hand_over()
-    assert scene.handover.sock.fileno() >= 0
+    assert scene.handoff.sock.fileno() >= 0
 
 
 def test_a_keeper_that_dies_with_the_offer_unread(scene: Scene) -> None:
@@ -141,11 +142,17 @@ def test_a_keeper_that_dies_with_the_offer_unread(scene: Scene) -> None:
     with pytest.raises(CHANNEL_CLOSED):
         scene.hand_over()
     closing.join()
-    assert scene.handover.sock.fileno() >= 0
+    assert scene.handoff.sock.fileno() >= 0
+
+
+def open_descriptors() -> set[str]:
+    """Return those that are in use; what only waits to be collected, of another test, is closed."""
+    gc.collect()
+    return set(os.listdir("/proc/self/fd"))
 
 
 def test_at_the_descriptor_limit_the_reserve_is_used_and_filled_again(scene: Scene) -> None:
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     # One to spare is too few for a pipe; with the reserve the keeper, in this process, has two.
     with out_of_descriptors(spare=1):
         scene.keeper_does(take)
@@ -155,7 +162,7 @@ def test_at_the_descriptor_limit_the_reserve_is_used_and_filled_again(scene: Sce
 
 def test_out_of_descriptors_and_of_the_reserve(scene: Scene) -> None:
     scene.reserve.spend()
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for spare in (0, 1):
         with out_of_descriptors(spare):
             assert not scene.hand_over(seconds=0)
@@ -167,8 +174,8 @@ def test_out_of_descriptors_and_of_the_reserve(scene: Scene) -> None:
 
 def test_a_keeper_that_has_a_handle_gets_the_message_alone(scene: Scene) -> None:
     """The worker is rid of it at once, and the keeper's answer is not waited for."""
-    assert _handing.give_back(scene.channel, PARCEL, scene.handover, kept_by=1)
-    assert scene.handover.sock.fileno() == -1
+    assert _handing.give_back(scene.channel, PARCEL, scene.handoff, kept_by=1)
+    assert scene.handoff.sock.fileno() == -1
     packet = scene.keeper.receive()
     assert packet is not None
     assert (packet.message, packet.descriptors) == (PARCEL, [])
@@ -177,8 +184,8 @@ def test_a_keeper_that_has_a_handle_gets_the_message_alone(scene: Scene) -> None
 def test_what_needs_a_descriptor_of_its_own_does_not_go_alone(scene: Scene) -> None:
     """The message itself would be lost at a keeper's limit."""
     large = msgspec.structs.replace(PARCEL, unread=bytes(20_000))
-    assert not _handing.give_back(scene.channel, large, scene.handover, kept_by=1)
-    assert scene.handover.sock.fileno() >= 0
+    assert not _handing.give_back(scene.channel, large, scene.handoff, kept_by=1)
+    assert scene.handoff.sock.fileno() >= 0
     assert scene.keeper.receive() is None
 
 
@@ -187,14 +194,14 @@ def test_another_keeper_has_no_handle_of_it(scene: Scene) -> None:
     other, theirs = ends_of_a_channel()
     scene.channel.renew(socket_of(other))
     with closing(theirs):
-        assert not _handing.give_back(scene.channel, PARCEL, scene.handover, kept_by=1)
-    assert scene.handover.sock.fileno() >= 0
+        assert not _handing.give_back(scene.channel, PARCEL, scene.handoff, kept_by=1)
+    assert scene.handoff.sock.fileno() >= 0
 
 
 def test_nothing_goes_to_a_keeper_that_is_gone(scene: Scene) -> None:
     scene.keeper.close()
-    assert not _handing.give_back(scene.channel, PARCEL, scene.handover, kept_by=1)
-    assert scene.handover.sock.fileno() >= 0
+    assert not _handing.give_back(scene.channel, PARCEL, scene.handoff, kept_by=1)
+    assert scene.handoff.sock.fileno() >= 0
 
 
 def test_a_keeper_that_comes_when_the_other_has_gone_ends_nothing(
@@ -215,5 +222,5 @@ def test_a_keeper_that_comes_when_the_other_has_gone_ends_nothing(
     )
     entry = SimpleNamespace(**leased(), record=Row().words, returns_to=0)
     with closing(theirs):
-        assert not _sync._hand_over(cast("Any", loop), cast("Any", entry), scene.handover)
-    assert scene.handover.sock.fileno() >= 0
+        assert not _sync._hand_over(cast("Any", loop), cast("Any", entry), scene.handoff)
+    assert scene.handoff.sock.fileno() >= 0

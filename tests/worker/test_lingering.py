@@ -100,7 +100,7 @@ def test_a_reply_outlives_what_the_peer_sends_after_it(worker: Worker) -> None:
 def test_with_too_many_the_next_one_waits_for_its_peer(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_lingering.Lingering, "has_room", False)
+    monkeypatch.setattr(_lingering.LingeringCloses, "has_room", False)
     first = worker.asked()
     second = worker.connect()
     assert not select.select([second], [], [], 0.1)[0]
@@ -131,7 +131,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.watched: set[int] = set()
-        self.lingering = _lingering.Lingering(self.watch, self.watched.remove)
+        self.lingering = _lingering.LingeringCloses(self.watch, self.watched.remove)
 
     def watch(self, fd: int, _call: object) -> None:
         self.watched.add(fd)

@@ -12,7 +12,7 @@ import pytest
 
 from socketkeep import resumable
 from tests.harness.configuration import Model
-from tests.harness.seam import Row, all_counted, counted, handover
+from tests.harness.seam import Row, all_counted, counted, handoff
 from tests.wire.sending import ABSENT, message
 from tests.worker.conftest import Lines
 from tests.worker.fakes import Place, a_place
@@ -144,7 +144,7 @@ def test_a_parcel_is_what_the_next_worker_is_told(place: Place, sock: socket.soc
     assert entry is not None
     roster.introduce(entry, "the peer")
     Row(entry.record).bytes_in += 5
-    parcel = roster.parcel(entry, handover(sock, b"\x08", b"line"))
+    parcel = roster.parcel(entry, handoff(sock, b"\x08", b"line"))
     assert (parcel.id, parcel.epoch, parcel.listener) == (ATTACH.id, 5, 0)
     assert (parcel.state, parcel.unread, parcel.peer) == (b"\x08", b"line", "the peer")
     assert (parcel.accepted_at, parcel.bytes_in, parcel.bytes_out) == (123, 1005, 2000)

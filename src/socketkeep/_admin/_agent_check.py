@@ -10,7 +10,7 @@ from typing import Final
 from socketkeep._base import _log
 from socketkeep._keeper._inheritance import saved_listener
 from socketkeep._keeper._keeper import Keeper
-from socketkeep._keeper.loop._closer import Closer
+from socketkeep._keeper.loop._closer import LingeringCloser
 from socketkeep._keeper.loop._reactor import Reactor
 from socketkeep._keeper.tables import _seats
 from socketkeep._keeper.tables._state import KeepOpen, SavedListener
@@ -59,7 +59,7 @@ class AgentCheck:
         self._keeper = keeper
         self._reactor = reactor
         self._listener = listener
-        self._closer = Closer(reactor)
+        self._closer = LingeringCloser(reactor)
         self._open = True
         self._throttle = _log.Throttle()
         listener.sock.setblocking(False)

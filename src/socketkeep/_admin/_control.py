@@ -36,7 +36,7 @@ from socketkeep._keeper.rollout._rollout import RolloutOutcome
 from socketkeep._keeper.rollout._superseded import Fate
 from socketkeep._keeper.tables._state import KeepOpen, SavedClient, SavedControl
 from socketkeep._names._naming import check_message, check_text
-from socketkeep._names._pushing import DISCONNECT_PATIENCE, LONGEST_PATIENCE, PATIENCE, Outcome
+from socketkeep._names._pushing import DISCONNECT_PATIENCE, LONGEST_PATIENCE, PATIENCE, PushOutcome
 from socketkeep._net._listener import Listener
 from socketkeep._wire._messages import Letter, LetterTold
 
@@ -77,7 +77,7 @@ class ControlServer:
         self._reactor = reactor
         self._listener = listener
         self._commands = Commands(keeper, name)
-        self._clients: Guests[Client] = Guests(_MOST_CLIENTS, _MOST_OF_ONE, _MOST_WAITING)
+        self._clients: Guests[ControlClient] = Guests(_MOST_CLIENTS, _MOST_OF_ONE, _MOST_WAITING)
         self._paused: ReactorTimer | None = None
         reactor.register(listener.fileno(), self._accept)
 
@@ -91,7 +91,7 @@ class ControlServer:
         waiting = []
         for saved in clients:
             sock = socket.socket(fileno=saved.fd)
-            client = Client(
+            client = ControlClient(
                 sock,
                 self._reactor,
                 self._commands,
@@ -167,7 +167,9 @@ class ControlServer:
             return
         if silent is not None:
             silent.close()
-        client = Client(sock, self._reactor, self._commands, self._clients, looks_only=looks_only)
+        client = ControlClient(
+            sock, self._reactor, self._commands, self._clients, looks_only=looks_only
+        )
         self._clients.enter(client, pid)
 
 
@@ -176,7 +178,7 @@ def _refuse(sock: socket.socket, why: str) -> None:
         sock.send(encode(Done(_EXIT_FAILED, error=why)))
 
 
-class Client:
+class ControlClient:
     """One connection to the control socket: one request, its answers.
 
     looks_only: it may ask for what a view shows, and have nothing done but pushes, where the server
@@ -188,7 +190,7 @@ class Client:
         sock: socket.socket,
         reactor: Reactor,
         commands: Commands,
-        guests: Guests[Client],
+        guests: Guests[ControlClient],
         *,
         looks_only: bool = False,
     ) -> None:
@@ -328,7 +330,7 @@ class Commands:
         self._keeper = keeper
         self._name = name
 
-    def run(self, line: bytes, client: Client) -> None:
+    def run(self, line: bytes, client: ControlClient) -> None:
         """Do what a request asks for, and answer the client, now or when it is done."""
         try:
             request = decode_request(line)
@@ -382,7 +384,7 @@ class Commands:
             return bool(self._keeper.config.push_token or self._keeper.config.push_token_file)
         return command == "live"
 
-    def _push(self, command: str, arguments: dict[str, Any], client: Client) -> None:
+    def _push(self, command: str, arguments: dict[str, Any], client: ControlClient) -> None:
         try:
             letter = _letter(command, arguments)
         except (TypeError, ValueError) as error:
@@ -390,7 +392,7 @@ class Commands:
             return
         self._keeper.connections.post.push(_Asker(client), [letter])
 
-    def _rebalance(self, client: Client) -> None:
+    def _rebalance(self, client: ControlClient) -> None:
         if why := self._keeper.cannot_balance():
             client.finish(Done(_EXIT_FAILED, error=f"cannot rebalance: {why}"))
             return
@@ -400,7 +402,7 @@ class Commands:
 
         self._keeper.balancing.balance(done)
 
-    def _drain(self, arguments: dict[str, Any], client: Client) -> None:
+    def _drain(self, arguments: dict[str, Any], client: ControlClient) -> None:
         pace = arguments.get("pace", 0.0)
         is_number = isinstance(pace, int | float) and not isinstance(pace, bool)
         if not is_number or not 0 <= pace <= MOST_PACE:
@@ -413,7 +415,7 @@ class Commands:
             client.progress("draining: accepting nothing, serving what is open")
         self._keeper.drain(pace)
 
-    def _disconnect(self, arguments: dict[str, Any], client: Client) -> None:
+    def _disconnect(self, arguments: dict[str, Any], client: ControlClient) -> None:
         what, force = arguments.get("what"), arguments.get("force", False)
         try:
             what = check_text("an id or a name", what)
@@ -427,7 +429,7 @@ class Commands:
 
         self._keeper.disconnecting.disconnect(what, force=force is True, timeout=timeout, told=told)
 
-    def _live(self, arguments: dict[str, Any], client: Client) -> None:
+    def _live(self, arguments: dict[str, Any], client: ControlClient) -> None:
         most = arguments.get("most")
         if not isinstance(most, int) or isinstance(most, bool) or not 1 <= most <= _MOST_LIVE:
             error = f"live takes a number of connections, 1 to {_MOST_LIVE}, not {most!r}"
@@ -435,7 +437,7 @@ class Commands:
         else:
             client.finish(_done(_snapshots.live(self._keeper, self._name, most)))
 
-    def _reload(self, arguments: dict[str, Any], client: Client) -> None:
+    def _reload(self, arguments: dict[str, Any], client: ControlClient) -> None:
         if self._keeper.order is not None:
             client.finish(Done(_EXIT_FAILED, error="cannot reload: the server is stopping"))
             return
@@ -455,7 +457,7 @@ class Commands:
 
         self._keeper.reload(done)
 
-    def _upgrade(self, client: Client) -> None:
+    def _upgrade(self, client: ControlClient) -> None:
         if self._keeper.order is None:
             client.progress(
                 "an upgrade is under way: this one is the same"
@@ -470,7 +472,7 @@ class Commands:
 
         self._keeper.upgrade(refused)
 
-    def finish_upgrade(self, waiting: Sequence[Client]) -> None:
+    def finish_upgrade(self, waiting: Sequence[ControlClient]) -> None:
         """Have the workers follow the keeper, which is of a new version now; answer the clients."""
         version = self._keeper.version
         for client in waiting:
@@ -497,7 +499,7 @@ class Commands:
 
         self._keeper.finish_upgrade(done)
 
-    def _scale(self, arguments: dict[str, Any], client: Client) -> None:
+    def _scale(self, arguments: dict[str, Any], client: ControlClient) -> None:
         workers = arguments.get("workers")
         if (
             not isinstance(workers, int)
@@ -516,7 +518,7 @@ class Commands:
 class _Asker:
     """A client that waits to be told what becomes of its letter."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: ControlClient) -> None:
         self._client = client
 
     def tell(self, answer: LetterTold) -> None:
@@ -536,7 +538,7 @@ class _Asker:
             report = PublishReport(delivered=answer.delivered, failed=answer.failed)
             self._client.finish(_done(report))
         else:
-            outcome = Outcome(answer.outcome).text
+            outcome = PushOutcome(answer.outcome).text
             told = PushReport(outcome=outcome, id=answer.id, epoch=answer.epoch, node=answer.node)
             self._client.finish(_done(told))
 

@@ -44,7 +44,7 @@ from socketkeep._keeper.tables._records import WorkerState
 from socketkeep._keeper.tables._staying import Staying, why_it_stays
 from socketkeep._keeper.tables._waits import BOUNDS
 from socketkeep._keeper.workers._workers import Worker
-from socketkeep._names._pushing import Outcome
+from socketkeep._names._pushing import PushOutcome
 from socketkeep._native import CORE
 from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Attached
@@ -386,8 +386,8 @@ def _totals(keeper: Keeper) -> Totals:
         pushes=PushesByOutcome(
             **{
                 each.name.lower(): counters[f"pushes {each.text}"]
-                for each in Outcome
-                if each is not Outcome.UNREACHABLE  # it is for no connection of this server
+                for each in PushOutcome
+                if each is not PushOutcome.UNREACHABLE  # it is for no connection of this server
             }
         ),
     )

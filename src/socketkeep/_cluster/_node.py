@@ -24,7 +24,7 @@ from socketkeep._cluster._presence import Claim
 from socketkeep._cluster._session import OwnName, Session
 from socketkeep._cluster._target import served
 from socketkeep._config._server_options import ServeConfig
-from socketkeep._names._pushing import Outcome
+from socketkeep._names._pushing import PushOutcome
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import (
     ClusterTold,
@@ -195,19 +195,19 @@ class Node:
         left = letter.until / 1e9 - time.monotonic()
         patience = self._away_since + AWAITED - self._loop.time()
         if patience <= 0 or self._state.state == "refused":
-            self._unreachable(letter, Outcome.UNREACHABLE)
+            self._unreachable(letter, PushOutcome.UNREACHABLE)
             return
-        outcome = Outcome.TIMED_OUT if left <= patience else Outcome.UNREACHABLE
+        outcome = PushOutcome.TIMED_OUT if left <= patience else PushOutcome.UNREACHABLE
         self._letters[letter.number] = letter
         self._waiting[letter.number] = self._loop.call_later(
             min(left, patience), self._give_up, letter.number, outcome
         )
 
-    def _give_up(self, number: int, outcome: Outcome) -> None:
+    def _give_up(self, number: int, outcome: PushOutcome) -> None:
         del self._waiting[number]
         self._unreachable(self._letters.pop(number), outcome)
 
-    def _unreachable(self, letter: Letter, outcome: Outcome) -> None:
+    def _unreachable(self, letter: Letter, outcome: PushOutcome) -> None:
         self.count(f"out {outcome.text}")
         failed = int(letter.group)
         self.tell(LetterTold(letter.number, outcome, failed=failed, silent=int(letter.asks)))

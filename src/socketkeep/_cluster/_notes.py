@@ -13,7 +13,7 @@ import msgspec
 from socketkeep._wire._messages import PresenceTold
 
 
-class Parcel(msgspec.Struct, array_like=True, frozen=True, tag="Parcel"):
+class Envelope(msgspec.Struct, array_like=True, frozen=True, tag="Parcel"):
     """A pushed message, to whoever has a name or a group.
 
     left: nanoseconds in which it is to be handed over; machines do not share a clock.
@@ -53,7 +53,7 @@ class Took(msgspec.Struct, array_like=True, frozen=True, tag="Took"):
     label: str
 
 
-Note: TypeAlias = Parcel | Hello | Sent | Ask | Took
+Note: TypeAlias = Envelope | Hello | Sent | Ask | Took
 
 
 class Answer(msgspec.Struct, array_like=True, frozen=True):

@@ -59,7 +59,7 @@ class Claim:
     id: str
 
 
-class Presence:
+class PresenceBucket:
     """The buckets of one session, for one node."""
 
     def __init__(self, client: Client, subjects: Subjects, node: str, entry: NodeEntry) -> None:

@@ -32,7 +32,7 @@ from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._keeper.loop._system import Exit, System
 from socketkeep._keeper.workers._workers import Link
 from socketkeep._names._naming import MESSAGE_LIMIT, is_fit
-from socketkeep._names._pushing import Outcome
+from socketkeep._names._pushing import PushOutcome
 from socketkeep._wire._channel import Channel, Packet, channel_pair
 from socketkeep._wire._messages import (
     ClusterTold,
@@ -232,11 +232,11 @@ class ClusterProcess:
     def push(self, letter: Letter, told: Callable[[LetterTold], None]) -> None:
         """Have a letter delivered at another node, see `Elsewhere`."""
         if self._link is None:
-            told(_unheard(letter, Outcome.UNREACHABLE))
+            told(_unheard(letter, PushOutcome.UNREACHABLE))
             return
         size = len(letter.data)
         if len(self._asked) >= MOST_LETTERS_IN_ALL or self._bytes + size > MOST_BYTES_IN_ALL:
-            told(_unheard(letter, Outcome.FULL))
+            told(_unheard(letter, PushOutcome.FULL))
             return
         self._number += 1
         sent = msgspec.structs.replace(letter, number=self._number)
@@ -255,7 +255,7 @@ class ClusterProcess:
                 self._link.drain()  # this process may have stood still itself
             for number, each in tuple(self._asked.items()):
                 if each.letter.until <= late:
-                    self._settle(number, _unheard(each.letter, Outcome.UNCERTAIN))
+                    self._settle(number, _unheard(each.letter, PushOutcome.UNCERTAIN))
         if self._asked:
             self._look = self._reactor.call_later(_LOOK_EVERY, self._look_for_late)
 
@@ -269,7 +269,7 @@ class ClusterProcess:
         self._letters.clear()
         self._answers.clear()
         for number, each in tuple(self._asked.items()):
-            self._settle(number, _unheard(each.letter, Outcome.UNCERTAIN))
+            self._settle(number, _unheard(each.letter, PushOutcome.UNCERTAIN))
 
     # Letters of other nodes.
 
@@ -301,7 +301,7 @@ class ClusterProcess:
                 del letters[:count]
         except OSError:  # no descriptor for a large one: this process is at its limit
             for letter in letters:
-                self._settle(letter.number, _unheard(letter, Outcome.FULL))
+                self._settle(letter.number, _unheard(letter, PushOutcome.FULL))
 
     def _heard(self, packet: Packet) -> None:
         match packet.message:
@@ -358,7 +358,7 @@ class ClusterProcess:
             self._link.send(NamesTold(names, gone, there, left))
 
 
-def _unheard(letter: Letter, outcome: Outcome) -> LetterTold:
+def _unheard(letter: Letter, outcome: PushOutcome) -> LetterTold:
     return LetterTold(letter.number, outcome, failed=int(letter.group), silent=int(letter.asks))
 
 
@@ -374,7 +374,7 @@ def _is_believable(answer: LetterTold) -> bool:
     within = min(amounts) >= 0 and max(amounts) < _LARGEST
     texts = all(map(_is_text, (answer.id, answer.node)))
     found = len(answer.found) <= 10 * MOST_FOUND and all(map(_can_be, answer.found))
-    return within and texts and found and answer.outcome in Outcome.__members__.values()
+    return within and texts and found and answer.outcome in PushOutcome.__members__.values()
 
 
 def _can_be(found: PresenceTold) -> bool:

@@ -28,20 +28,20 @@ from socketkeep._cluster._notes import (
     NOTES,
     Answer,
     Ask,
+    Envelope,
     Hello,
     NameEntry,
     NodeEntry,
     Note,
-    Parcel,
     Sent,
     Took,
     packed,
 )
-from socketkeep._cluster._presence import Claim, Presence
+from socketkeep._cluster._presence import Claim, PresenceBucket
 from socketkeep._cluster._subjects import Subjects
 from socketkeep._config._server_options import ServeConfig
 from socketkeep._names._naming import MESSAGE_LIMIT, is_fit
-from socketkeep._names._pushing import LONGEST_PATIENCE, Outcome
+from socketkeep._names._pushing import LONGEST_PATIENCE, PushOutcome
 from socketkeep._version import VERSION
 from socketkeep._wire._messages import Letter, LetterTold, PresenceTold
 
@@ -102,7 +102,7 @@ class Home(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class _Asked:
+class _PushUnderWay:
     """A letter that is at other nodes.
 
     expects: the nodes that are to answer, of one to a group or one that asks.
@@ -126,12 +126,12 @@ class Session:
         self._subjects = Subjects(home.cluster)
         self._loop = asyncio.get_running_loop()
         self._client: Client
-        self._presence: Presence
+        self._presence: PresenceBucket
         self._inbox = ""
         self._number = 0
-        self._outbox: deque[tuple[str, bytes, str, _Asked | None]] = deque()
+        self._outbox: deque[tuple[str, bytes, str, _PushUnderWay | None]] = deque()
         self._to_send = asyncio.Event()
-        self._asked: dict[int, _Asked] = {}
+        self._asked: dict[int, _PushUnderWay] = {}
         self._told: dict[int, asyncio.Future[None]] = {}  # who was told that a name is taken
         self._replies: dict[int, str] = {}  # of letters that the keeper has, where the answer goes
         self._groups_seen: dict[str, None] = {}
@@ -174,7 +174,7 @@ class Session:
         home, url = self._home, self._client.connected_url
         self.server = address_of(url.geturl()) if url is not None else ""
         entry = NodeEntry(home.label, home.target, VERSION)
-        self._presence = Presence(self._client, self._subjects, home.id, entry)
+        self._presence = PresenceBucket(self._client, self._subjects, home.id, entry)
         try:
             self.nodes = await self._presence.join(home.config.cluster_lease)
             self._renewed_at = self._loop.time()
@@ -230,7 +230,7 @@ class Session:
         asked, self._asked = self._asked, {}
         for each in asked.values():
             if each.sent:
-                self._finish(each, Outcome.UNCERTAIN)
+                self._finish(each, PushOutcome.UNCERTAIN)
             else:
                 if each.timer is not None:
                     each.timer.cancel()
@@ -369,7 +369,7 @@ class Session:
 
     def push(self, letter: Letter) -> None:
         """Have a letter delivered at another node."""
-        number, asked = self._next(), _Asked(letter)
+        number, asked = self._next(), _PushUnderWay(letter)
         self._asked[number] = asked
         left = max(0.0, letter.until / 1e9 - time.monotonic())
         asked.timer = self._loop.call_later(left + GRACE, self._late, number)
@@ -387,16 +387,16 @@ class Session:
         if not asked.expects:
             asked.sent = True
             self._asked.pop(number)
-            self._finish(asked, Outcome.DELIVERED)
+            self._finish(asked, PushOutcome.DELIVERED)
 
-    async def _look_up(self, text: str, asked: _Asked, number: int) -> None:
+    async def _look_up(self, text: str, asked: _PushUnderWay, number: int) -> None:
         """Find who has a name, in case that node does not answer."""
         with suppress(*_FAILURES):
             there = await self._presence.holder(text)
             if there is not None and there.node in self.nodes and there.node != self._home.id:
                 asked.found.append(PresenceTold(there.label, there.id, there.epoch, text))
         if not asked.expects and self._asked.pop(number, None) is not None:
-            self._finish(asked, Outcome.DELIVERED)
+            self._finish(asked, PushOutcome.DELIVERED)
 
     def _late(self, number: int) -> None:
         asked = self._asked.pop(number, None)
@@ -404,19 +404,19 @@ class Session:
             return
         if asked.expects:
             asked.failed += len(asked.expects)
-            self._finish(asked, Outcome.DELIVERED)
+            self._finish(asked, PushOutcome.DELIVERED)
         else:
-            self._finish(asked, Outcome.UNCERTAIN if asked.sent else Outcome.TIMED_OUT)
+            self._finish(asked, PushOutcome.UNCERTAIN if asked.sent else PushOutcome.TIMED_OUT)
 
     def _finish(
-        self, asked: _Asked, outcome: int, name: str = "", epoch: int = 0, node: str = ""
+        self, asked: _PushUnderWay, outcome: int, name: str = "", epoch: int = 0, node: str = ""
     ) -> None:
         if asked.timer is not None:
             asked.timer.cancel()
         letter = asked.letter
         if letter.asks or letter.group:
             silent = len(asked.expects)
-            if outcome != Outcome.DELIVERED:
+            if outcome != PushOutcome.DELIVERED:
                 silent = max(1, silent)
                 asked.failed += silent
             found = _without_doubles(asked.found)
@@ -426,7 +426,7 @@ class Session:
             )
         else:
             told = LetterTold(letter.number, outcome, name, epoch, node=node)
-            self._home.count(f"out {Outcome(outcome).text}")
+            self._home.count(f"out {PushOutcome(outcome).text}")
         self._home.tell(told)
 
     async def _on_reply(self, msg: Msg) -> None:
@@ -443,7 +443,7 @@ class Session:
             del self._asked[number]
             of_one = not (asked.letter.group or asked.letter.asks)
             asked.expects.clear()
-            self._finish(asked, Outcome.NOT_CONNECTED if of_one else Outcome.DELIVERED)
+            self._finish(asked, PushOutcome.NOT_CONNECTED if of_one else PushOutcome.DELIVERED)
             return
         try:
             answer = ANSWERS.decode(msg.data)
@@ -461,15 +461,15 @@ class Session:
             self._loop.call_later(_TRY_AGAIN * asked.tries, self._try_again, number)
             return
         del self._asked[number]
-        if answer.outcome not in Outcome.__members__.values():
-            self._finish(asked, Outcome.NOT_CONNECTED)
+        if answer.outcome not in PushOutcome.__members__.values():
+            self._finish(asked, PushOutcome.NOT_CONNECTED)
         else:
             self._finish(asked, answer.outcome, answer.id, answer.epoch, answer.label)
 
     def _heard_of_group(
         self,
         number: int,
-        asked: _Asked,
+        asked: _PushUnderWay,
         node: str,
         delivered: int,
         failed: int,
@@ -483,7 +483,7 @@ class Session:
         if len(asked.found) < _MOST_FOUND:
             asked.found += found
         if not asked.expects and self._asked.pop(number, None) is not None:
-            self._finish(asked, Outcome.DELIVERED)
+            self._finish(asked, PushOutcome.DELIVERED)
 
     def _try_again(self, number: int) -> None:
         asked = self._asked.get(number)
@@ -501,7 +501,7 @@ class Session:
             self._home.count("unreadable")
             return
         match note:
-            case Parcel():
+            case Envelope():
                 self._deliver(note, msg.reply)
             case Hello(node=node, label=label):
                 if node not in self.nodes:
@@ -528,7 +528,7 @@ class Session:
         if reply not in self._groups_seen:
             self._put(reply, Answer(self._home.id, self._home.label))
 
-    def _deliver(self, parcel: Parcel, reply: str) -> None:
+    def _deliver(self, parcel: Envelope, reply: str) -> None:
         if not is_fit(parcel.to) or len(parcel.data) > MESSAGE_LIMIT:
             self._home.count("unreadable")
             return
@@ -552,7 +552,7 @@ class Session:
         if not reply:
             return
         outcome = told.outcome
-        if outcome == Outcome.NOT_CONNECTED and not told.id:
+        if outcome == PushOutcome.NOT_CONNECTED and not told.id:
             outcome = 0
         self._put(
             reply,
@@ -569,16 +569,16 @@ class Session:
         return self._number
 
     def _put(
-        self, subject: str, note: Note | Answer, reply: str = "", asked: _Asked | None = None
+        self, subject: str, note: Note | Answer, reply: str = "", asked: _PushUnderWay | None = None
     ) -> None:
         if subject:
             self._outbox.append((subject, packed(note), reply, asked))
             self._to_send.set()
 
-    def _put_parcel(self, subject: str, asked: _Asked, reply: str) -> None:
+    def _put_parcel(self, subject: str, asked: _PushUnderWay, reply: str) -> None:
         letter = asked.letter
         left = max(0, letter.until - time.monotonic_ns())
-        self._put(subject, Parcel(letter.to, letter.data, left, letter.group), reply, asked)
+        self._put(subject, Envelope(letter.to, letter.data, left, letter.group), reply, asked)
 
     async def _send(self) -> None:
         """Send what there is to send, in its order."""

@@ -83,7 +83,7 @@ class HandshakeRequest:
 
 
 @dataclass(slots=True, eq=False)
-class Client:
+class EdgeClient:
     """One connection.
 
     until: when hands must have been shaken.  asked: by a worker, which has accepted it.  relay:
@@ -131,10 +131,10 @@ class Clients:
         self._crowded = crowded
         self._gone = gone
         self._most_shaking = most_shaking
-        self._all: dict[int, Client] = {}
-        self._shaking: dict[int, Client] = {}  # in the order in which their time is over
-        self._waiting: dict[int, Client] = {}  # for room in an inlet
-        self._unfinished: dict[int, Client] = {}  # with more to move than they had a turn for
+        self._all: dict[int, EdgeClient] = {}
+        self._shaking: dict[int, EdgeClient] = {}  # in the order in which their time is over
+        self._waiting: dict[int, EdgeClient] = {}  # for room in an inlet
+        self._unfinished: dict[int, EdgeClient] = {}  # with more to move than they had a turn for
         self._numbers = 0
         self._expiry: ReactorTimer | None = None
         self._throttle = _log.Throttle()
@@ -173,11 +173,11 @@ class Clients:
 
     def _begin(
         self, listening: Listening, sock: socket.socket, peer: str, asked: HandshakeRequest | None
-    ) -> Client:
+    ) -> EdgeClient:
         self._numbers += 1
         until = self._reactor.clock() + HANDSHAKE_TIME
         handshake = Handshake(sock, listening.tls.begin)
-        client = Client(self._numbers, listening, sock, peer, until, handshake, asked)
+        client = EdgeClient(self._numbers, listening, sock, peer, until, handshake, asked)
         self._all[client.number] = self._shaking[client.number] = client
         if len(self._shaking) > self._most_shaking:
             oldest = next(iter(self._shaking.values()))
@@ -209,7 +209,7 @@ class Clients:
 
     # Shaking hands.
 
-    def _client_ready(self, client: Client, events: int) -> None:
+    def _client_ready(self, client: EdgeClient, events: int) -> None:
         if client.tls is not None:
             if events & select.EPOLLHUP:
                 self._end(client)
@@ -221,7 +221,7 @@ class Clients:
         except HandshakeFailed as failure:
             self._refuse(client, failure)
 
-    def _refuse(self, client: Client, failure: HandshakeFailed) -> None:
+    def _refuse(self, client: EdgeClient, failure: HandshakeFailed) -> None:
         self.tally.failed[failure.kind] += 1
         self._throttle.info(
             "TLS handshake failed",
@@ -250,7 +250,7 @@ class Clients:
             self._refuse(client, HandshakeFailed("late", why))
         self._expect_expiry()
 
-    def _pass(self, client: Client, tls: EdgeObject) -> None:
+    def _pass(self, client: EdgeClient, tls: EdgeObject) -> None:
         """Hands are shaken: let a worker have it.  Raises HandshakeFailed."""
         asked = client.asked
         facts = facts_of(tls, b"" if asked is None else asked.proxied, self.edge, client.number)
@@ -271,7 +271,7 @@ class Clients:
         elif self._waiting or not self._pass_on(client, tls):
             self._wait(client)
 
-    def _pass_on(self, client: Client, tls: EdgeObject) -> bool:
+    def _pass_on(self, client: EdgeClient, tls: EdgeObject) -> bool:
         """Have a worker accept the connection; False: so many wait for that that it is to wait."""
         outlet = client.listening.outlet
         assert outlet is not None
@@ -288,13 +288,13 @@ class Clients:
         self._carry(client, tls, plain)
         return True
 
-    def _carry(self, client: Client, tls: EdgeObject, plain: socket.socket) -> None:
+    def _carry(self, client: EdgeClient, tls: EdgeObject, plain: socket.socket) -> None:
         client.tls, client.header = None, b""
         client.relay = client.handshake.relay(tls, plain)
         self._loop.carry(client.relay, client)
         self._move(client)
 
-    def _wait(self, client: Client) -> None:
+    def _wait(self, client: EdgeClient) -> None:
         if not self._waiting:
             self._reactor.call_later(_LOOK_AGAIN, self._pass_on_waiting)
         self._waiting[client.number] = client
@@ -311,7 +311,7 @@ class Clients:
 
     # Moving bytes.
 
-    def _plain_ready(self, client: Client, events: int) -> None:
+    def _plain_ready(self, client: EdgeClient, events: int) -> None:
         relay = client.relay
         if relay is None:
             if events & select.EPOLLHUP:
@@ -323,12 +323,12 @@ class Clients:
         if relay.deserted and not had_been and not relay.over:
             self._be_patient(client.number, relay.progress)
 
-    def _move(self, client: Client) -> None:
+    def _move(self, client: EdgeClient) -> None:
         relay = client.relay
         assert relay is not None
         self._moved(client, relay.go_on())
 
-    def _moved(self, client: Client, more: bool) -> None:
+    def _moved(self, client: EdgeClient, more: bool) -> None:
         assert client.relay is not None
         if client.relay.over:
             self._end(client)
@@ -359,7 +359,7 @@ class Clients:
         else:
             self._be_patient(number, client.relay.progress)
 
-    def _end(self, client: Client) -> None:
+    def _end(self, client: EdgeClient) -> None:
         del self._all[client.number]
         self._shaking.pop(client.number, None)
         self._waiting.pop(client.number, None)
@@ -393,7 +393,7 @@ def facts_of(tls: EdgeObject, proxied: bytes, edge: int, number: int) -> EdgeTls
     )
 
 
-def _ends(client: Client) -> tuple[Endpoint | None, Endpoint | None]:
+def _ends(client: EdgeClient) -> tuple[Endpoint | None, Endpoint | None]:
     """Return the client's address, and the one that it connected to, as far as they are told.
 
     Raises ValueError: what a worker says of a PROXY header may be anything.

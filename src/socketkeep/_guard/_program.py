@@ -124,7 +124,7 @@ class Plan:
 _TABLES = ("passed", "stored")
 
 
-class Refused(Exception):
+class ServerRefused(Exception):
     """The sidecar does not serve this guard; the text says why."""
 
 
@@ -141,7 +141,7 @@ class Sidecar:
         self.socket: socket.socket | None = None
 
     def open(self) -> "dict[str, int]":
-        """Return what it holds for the server, by names.  Raises OSError, Refused."""
+        """Return what it holds for the server, by names.  Raises OSError, ServerRefused."""
         found: dict[str, int] = {}
         own = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -156,7 +156,7 @@ class Sidecar:
                 if "END" in words:
                     break
                 if not ancillary:
-                    raise Refused(words.get("REFUSED", "it has closed the connection"))
+                    raise ServerRefused(words.get("REFUSED", "it has closed the connection"))
                 found[words["FDNAME"]] = array.array("i", ancillary[0][2])[0]
         except BaseException:
             own.close()
@@ -221,7 +221,7 @@ class Sidecar:
         self._queue.clear()
 
 
-class Guard:
+class GuardProgram:
     """Holds, starts, passes signals on, reaps."""
 
     def __init__(self, plan: Plan, command: "list[str]", sidecar: Sidecar | None) -> None:
@@ -294,7 +294,7 @@ class Guard:
         self._reconnect_at = now + _RECONNECT
         try:
             theirs = sidecar.open()
-        except (OSError, Refused):
+        except (OSError, ServerRefused):
             return
         stored = self._plan.stored
         for name, fd in theirs.items():
@@ -622,10 +622,10 @@ def main() -> None:
                 hint = "start it there first, by socketkeep guard --listen"
                 _say(f"cannot use the guard at {plan.sidecar}: {error.strerror or error}: {hint}")
                 sys.exit(1)
-            except Refused as error:
+            except ServerRefused as error:
                 _say(f"cannot use the guard at {plan.sidecar}: {error}")
                 sys.exit(1)
-    Guard(plan, sys.argv[2:], sidecar).run()
+    GuardProgram(plan, sys.argv[2:], sidecar).run()
 
 
 if __name__ == "__main__":

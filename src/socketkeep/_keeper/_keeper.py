@@ -33,7 +33,7 @@ from socketkeep._keeper.connections._fullness import Fullness
 from socketkeep._keeper.connections._inlets import Inlets
 from socketkeep._keeper.connections._queues import Queues
 from socketkeep._keeper.loop._children import ChildWatch
-from socketkeep._keeper.loop._closer import Closer
+from socketkeep._keeper.loop._closer import LingeringCloser
 from socketkeep._keeper.loop._notify import Herald
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._keeper.loop._system import System
@@ -127,7 +127,7 @@ class Keeper:
             *(reactor, system, config, self._worker_ready, self._worker_died, self._changed),
             *(screening, self.lanes),
         )
-        self.closer = Closer(reactor)
+        self.closer = LingeringCloser(reactor)
         self._queues = Queues(doors)
         self.connections = Connections(
             reactor,

@@ -28,7 +28,7 @@ DISCONNECT_PATIENCE: Final = 10.0
 LONGEST_PATIENCE: Final = 86400.0
 
 
-class Outcome(IntEnum):
+class PushOutcome(IntEnum):
     """The outcome of a push to one connection.  The numbers are the wire's: they stay."""
 
     DELIVERED = 1
@@ -45,12 +45,12 @@ class Outcome(IntEnum):
 
 
 _TEXTS: Final = {
-    Outcome.DELIVERED: "delivered",
-    Outcome.NOT_CONNECTED: "not connected",
-    Outcome.TIMED_OUT: "timed out",
-    Outcome.FULL: "full",
-    Outcome.UNCERTAIN: "uncertain",
-    Outcome.UNREACHABLE: "unreachable",
+    PushOutcome.DELIVERED: "delivered",
+    PushOutcome.NOT_CONNECTED: "not connected",
+    PushOutcome.TIMED_OUT: "timed out",
+    PushOutcome.FULL: "full",
+    PushOutcome.UNCERTAIN: "uncertain",
+    PushOutcome.UNREACHABLE: "unreachable",
 }
 
 
@@ -162,13 +162,13 @@ class Office(Protocol):
         """
 
 
-class _Place(Generic[T_co]):
+class _SavedPlace(Generic[T_co]):
     """The place of the process's office, once it has one."""
 
     office: Office | None = None
 
 
-place: Final[_Place[None]] = _Place()
+place: Final[_SavedPlace[None]] = _SavedPlace()
 
 
 def push(

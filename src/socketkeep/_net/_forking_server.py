@@ -302,7 +302,7 @@ class ForkingServer:
             resumable=handler.resumable,
             state_type=handler.state_type,
         )
-        hooks = Hooks(retirement=self._orders)
+        hooks = Hooks(drain_signal=self._orders)
         conn = Connection(sock, mode=self._mode, lease=lease, hooks=hooks)
         handling.set(conn)
         try:
@@ -317,7 +317,7 @@ class ForkingServer:
 
 
 class _SharedOrder:
-    """The order to end, in memory that parent and children share; a `Retirement`."""
+    """The order to end, in memory that parent and children share; a `DrainSignal`."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, _MOMENT.size)

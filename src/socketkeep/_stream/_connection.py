@@ -38,7 +38,7 @@ from socketkeep._stream._framing import (
     take_netstring,
     take_until,
 )
-from socketkeep._stream._lease import Hooks, Lease, Leaving, Mail, Order, Retirement, handling
+from socketkeep._stream._lease import DrainSignal, Hooks, Lease, Leaving, Mail, Order, handling
 from socketkeep._stream._lifecycle import Detached, Event, State
 from socketkeep._stream._modes import (
     Blocking,
@@ -150,7 +150,7 @@ class Connection(Shell):
         self._patience = self._find_patience()
         # Where a server has none to look at, Python asks it each time.
         orders = self.hooks.orders
-        self._orders = False if orders is None and self.hooks.retirement is not None else orders
+        self._orders = False if orders is None and self.hooks.drain_signal is not None else orders
 
     def __enter__(self) -> Self:
         return self
@@ -302,10 +302,10 @@ class Connection(Shell):
             return None
         return self._end(NAME_TAKEN, "recv")
 
-    def use_line(self, mail: Mail | None, retirement: Retirement, orders: Orders | None) -> None:
+    def use_line(self, mail: Mail | None, drain_signal: DrainSignal, orders: Orders | None) -> None:
         """Be woken by that from here on.  For the server."""
         hooks = self.hooks
-        hooks.mail, hooks.retirement, hooks.orders = mail, retirement, orders
+        hooks.mail, hooks.drain_signal, hooks.orders = mail, drain_signal, orders
         self._orders = orders
         self._renew_waits()
 
@@ -879,14 +879,14 @@ class Connection(Shell):
         return limit, (time.monotonic() + limit if limit else None)
 
     def _given_order(self) -> Order | None:
-        retirement = self.hooks.retirement
-        if retirement is None:
+        drain_signal = self.hooks.drain_signal
+        if drain_signal is None:
             return None
-        return retirement.order or retirement.asked(self.core.record)
+        return drain_signal.order or drain_signal.asked(self.core.record)
 
     def _poller(self, fd: int, events: int) -> Poller:
-        retirement = self.hooks.retirement
-        return make_poller(fd, events, None if retirement is None else retirement.wake_fd)
+        drain_signal = self.hooks.drain_signal
+        return make_poller(fd, events, None if drain_signal is None else drain_signal.wake_fd)
 
     def _watch_input(self) -> Poller:
         self._readable = poller = self._poller(self.core.transport.input_fd, select.POLLIN)
@@ -928,16 +928,18 @@ class Connection(Shell):
         limit: of the wait in all, in seconds.
         """
         lease, hooks = self.lease, self.hooks
-        retirement = hooks.retirement
+        drain_signal = hooks.drain_signal
         longest = _LONG_MOMENT
-        if hooks.keeping is not None:
-            left = hooks.keeping.at - time.monotonic()
+        if hooks.backup is not None:
+            left = hooks.backup.at - time.monotonic()
             if left <= 0.0:
                 return None
             longest = min(longest, math.ceil(left * 1000))
-        if retirement is not None and lease.park_after is not None and retirement.crowded:
+        if drain_signal is not None and lease.park_after is not None and drain_signal.crowded:
             return 0
-        if (limit is not None and limit < _MUCH) or (retirement is not None and retirement.full):
+        if (limit is not None and limit < _MUCH) or (
+            drain_signal is not None and drain_signal.full
+        ):
             return _SHORT_MOMENT
         if lease.park_after is not None and lease.park_after < _MUCH:
             return _SHORT_MOMENT
@@ -957,7 +959,7 @@ class Connection(Shell):
             return _CAREFULLY
         if self._deadlines is not None or self._inflow is not None:
             return _CAREFULLY
-        if hooks.keeping is not None:
+        if hooks.backup is not None:
             return _UNOFFERED
         return _TO_THE_END if lease.park_after is None else _FOR_A_MOMENT
 
@@ -974,7 +976,7 @@ class Connection(Shell):
 
     def _pause(self, want: Want, operation: str, wanted: int | None, span: Span) -> bool:
         """Receive nothing for a time; return whether nobody is at the other end any more."""
-        retirement = self.hooks.retirement
+        drain_signal = self.hooks.drain_signal
         poller = self._poller(want.fd, 0)
         while True:
             self._obey(operation)
@@ -985,8 +987,8 @@ class Connection(Shell):
             found = poller.until(until)
             if found & READY:
                 return True
-            if found and retirement is not None:
-                retirement.woken()
+            if found and drain_signal is not None:
+                drain_signal.woken()
                 continue
             now = time.monotonic()
             if span[1] is not None and now >= span[1]:
@@ -1008,9 +1010,9 @@ class Connection(Shell):
     ) -> None:
         """Wait until the descriptor is ready; raise when a limit or the server's order is first."""
         lease, hooks = self.lease, self.hooks
-        retirement = hooks.retirement
+        drain_signal = hooks.drain_signal
         receiving = operation != "send"
-        tended = receiving and (lease.park_after is not None or hooks.keeping is not None)
+        tended = receiving and (lease.park_after is not None or hooks.backup is not None)
         # Not under an order: a peer that asks every moment would keep it from being obeyed.
         if tended and self._given_order() is None and self._comes_soon(poller, span[0]):
             return
@@ -1038,25 +1040,25 @@ class Connection(Shell):
                     until = earlier(until, min(self._leaves_at, now + _LOOK_AGAIN))
                 elif order.how == "finish":  # a drain may yet become a stop
                     until = earlier(until, now + _LOOK_AGAIN)
-            elif retirement is not None and poller.ignores_wake:
+            elif drain_signal is not None and poller.ignores_wake:
                 until = earlier(until, time.monotonic() + _MOMENT)
             if self._deadlines is not None:
                 until = earlier(until, self._deadlines.next)
             found = poller.until(earlier(until, self._idle_at(since)))
-            if found & WOKEN and retirement is not None:
+            if found & WOKEN and drain_signal is not None:
                 if receiving:
-                    retirement.woken()
+                    drain_signal.woken()
                     self._deliver()
                 else:
-                    self._hear_out(poller, retirement)
+                    self._hear_out(poller, drain_signal)
             elif found:
                 return
             else:
                 self._check_time(operation, done, wanted, span, since)
                 if tended and order is None:
                     self._park_idle(since)
-                if receiving and order is not None and retirement is not None:
-                    retirement.woken()
+                if receiving and order is not None and drain_signal is not None:
+                    drain_signal.woken()
                     self._deliver()
 
     def _deliver(self) -> None:
@@ -1083,17 +1085,17 @@ class Connection(Shell):
         Returns when to look again, or when a wait that began at `since` is to end in parking.
         """
         lease, hooks = self.lease, self.hooks
-        keeping = hooks.keeping
+        backup = hooks.backup
         at: float | None = None
-        if keeping is not None and self.core.transport.moves:
-            at = keeping.at
+        if backup is not None and self.core.transport.moves:
+            at = backup.at
             if time.monotonic() >= at:
-                at = keeping.offer()
+                at = backup.offer()
                 if at is None:
-                    hooks.keeping = None
+                    hooks.backup = None
                     self._patience = self._find_patience()
                 else:
-                    keeping.at = at
+                    backup.at = at
         if parking and lease.park_after is not None and self._movable():
             park_at = self._park_at(since)
             if self._sending_lock.locked():  # a push is going out
@@ -1103,8 +1105,8 @@ class Connection(Shell):
 
     def _park_at(self, since: float) -> float:
         lease, hooks = self.lease, self.hooks
-        retirement = hooks.retirement
-        if retirement is not None and (retirement.crowded or retirement.is_awaited()):
+        drain_signal = hooks.drain_signal
+        if drain_signal is not None and (drain_signal.crowded or drain_signal.is_awaited()):
             return since  # nothing is readable: that is enough
         return since + (lease.park_after or 0.0)
 
@@ -1125,7 +1127,7 @@ class Connection(Shell):
             self._sending_lock.release()
         raise Detached("the connection was detached from this worker, to be parked")
 
-    def _hear_out(self, poller: Poller, retirement: Retirement) -> None:
+    def _hear_out(self, poller: Poller, drain_signal: DrainSignal) -> None:
         """Hear, as a sender, what the server has to say, unless a receiver is there to hear it.
 
         Only who holds the receivers' lock calls `woken`: two threads that poll one descriptor would
@@ -1136,7 +1138,7 @@ class Connection(Shell):
             return
         try:
             if self._given_order() is None and poller.within(0) & WOKEN:
-                retirement.woken()
+                drain_signal.woken()
         finally:
             self._reading.release()
 

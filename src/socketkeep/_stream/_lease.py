@@ -96,7 +96,7 @@ class Farewell(Protocol):
         """Say it, in a receive of async code."""
 
 
-class Retirement(Protocol):
+class DrainSignal(Protocol):
     """The way in which a worker tells its sync handlers to let go of their connections.
 
     A receive that waits polls `wake_fd` beside the connection.  When it is readable the receive
@@ -138,7 +138,7 @@ class Retirement(Protocol):
         """Read what made `wake_fd` readable, if anything did, and update `order`."""
 
 
-class Keeping(Protocol):
+class Backup(Protocol):
     """The way to entrust a connection to the keeper, so that it outlives its worker's death.
 
     A receive that is about to wait, at `at` on the monotonic clock or later, calls `offer`, and
@@ -253,8 +253,8 @@ class Hooks:
 
     record: Record = field(default_factory=blank_record)
     shelf: Shelf | None = None
-    keeping: Keeping | None = None
-    retirement: Retirement | None = None  # sync models only; async workers call `ask()`
+    backup: Backup | None = None
+    drain_signal: DrainSignal | None = None  # sync models only; async workers call `ask()`
     orders: Orders | None = None  # beside it, where a word of shared memory tells of an order
     reactor: SharedReactor | None = None  # async workers only
     front: Front | None = None  # where the listener has TLS for `start_tls`
@@ -271,7 +271,7 @@ class Hooks:
 
 
 @dataclass(slots=True)
-class Handover:
+class Handoff:
     """The load that a detached connection takes along: everything the next worker needs."""
 
     sock: socket.socket

@@ -43,7 +43,7 @@ from socketkeep._stream._deadlines import NEVER, Deadlines
 from socketkeep._stream._inflow import Inflow
 from socketkeep._stream._lease import (
     Attached,
-    Handover,
+    Handoff,
     Hooks,
     Lease,
     Leaving,
@@ -783,7 +783,7 @@ class Shell(metaclass=ABCMeta):
         """Return how many bytes have gone out.  For the server."""
         return self.core.record[BYTES_OUT]
 
-    def hand_over(self) -> Handover:
+    def hand_over(self) -> Handoff:
         """Return all that the next worker needs.  For the server, after `Detached`."""
         core = self.core
         state, unread = core.export()
@@ -793,9 +793,7 @@ class Shell(metaclass=ABCMeta):
         known, passed = self.registration, None
         if self.lease.passed is not None and (totals := self._counted_along()) is not None:
             passed = totals.written, totals.taken
-        return Handover(
-            core.sock, state, unread, self._parked, disputed, at, full_at, known, passed
-        )
+        return Handoff(core.sock, state, unread, self._parked, disputed, at, full_at, known, passed)
 
     @property
     def overdue(self) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from socketkeep._names._pushing import Outcome, Presence, Present, Published, Pushed
+from socketkeep._names._pushing import Presence, Present, Published, Pushed, PushOutcome
 from socketkeep._wire._messages import LetterTold
 
 
 def pushed(answer: LetterTold) -> Pushed:
     """Return what became of a push."""
-    return Pushed(Outcome(answer.outcome).text, answer.id, answer.epoch, answer.node)
+    return Pushed(PushOutcome(answer.outcome).text, answer.id, answer.epoch, answer.node)
 
 
 def published(answer: LetterTold) -> Published:
@@ -21,5 +21,5 @@ def present(answer: LetterTold) -> Present:
     found = (
         Presence(each.node, each.id, each.epoch, each.name, each.member) for each in answer.found
     )
-    complete = answer.outcome == Outcome.DELIVERED and not answer.silent
+    complete = answer.outcome == PushOutcome.DELIVERED and not answer.silent
     return Present(tuple(found), complete)

@@ -26,7 +26,7 @@ from socketkeep._net._accept_errors import Exhausted
 from socketkeep._stream import _record as record
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._closing import LINGER
-from socketkeep._stream._lease import Handover, Order, handling
+from socketkeep._stream._lease import Handoff, Order, handling
 from socketkeep._stream._shell import Shell
 from socketkeep._wire._messages import (
     Acknowledged,
@@ -137,7 +137,7 @@ class AsyncWorker:
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
         self._channel = environment.channel
-        self.roster = Roster(environment, retirement=None)
+        self.roster = Roster(environment, drain_signal=None)
         # A receive that waits is woken by its connection's end, and is then refused for the first
         # time.
         self.roster.refusals = Runaways(environment, self._give_up, spared=1)
@@ -368,8 +368,8 @@ class AsyncWorker:
         """Have the keeper wait for the PROXY header of a connection that it has not sent yet."""
         entry.record[record.ENDED] = record.DETACHED  # as its handler's end would have done
         deadline = entry.lease.deadline
-        handover = Handover(entry.sock, None, b"", parked=True, deadline=deadline)
-        self._departures.offer(entry, handover)
+        handoff = Handoff(entry.sock, None, b"", parked=True, deadline=deadline)
+        self._departures.offer(entry, handoff)
 
     def _pause(self, error: str) -> None:
         self._throttle.warning("out of file descriptors", process="worker", error=error)
@@ -561,20 +561,20 @@ class AsyncWorker:
 
     def _hand_over(self, entry: Entry, conn: AsyncConnection) -> None:
         self._serving.pop(entry)
-        handover = conn.hand_over()
+        handoff = conn.hand_over()
         if entry.hooks.registered:
             self._post.left(entry.lease.id)
-        if not handover.parked:
+        if not handoff.parked:
             self.roster.log_end(entry)
-        self._departures.offer(entry, handover)
+        self._departures.offer(entry, handoff)
 
-    def _serve_on(self, entry: Entry, handover: Handover) -> None:
+    def _serve_on(self, entry: Entry, handoff: Handoff) -> None:
         """Serve a connection that left and that nobody takes: it must not end for that."""
         if entry.header_by:
             self.roster.refuse_waiting(entry)
             self._settle(entry)
             return
-        self.roster.again(entry, handover)
+        self.roster.again(entry, handoff)
         self._start(entry)
         if entry in self._serving and entry.hooks.registered:
             self._post.changed(self._serving[entry])  # what waits for it at the keeper may come

@@ -18,7 +18,7 @@ from msgspec import structs
 from socketkeep._base import _log
 from socketkeep._stream import _record as record
 from socketkeep._stream._aio import AsyncConnection
-from socketkeep._stream._lease import Handover, Order
+from socketkeep._stream._lease import Handoff, Order
 from socketkeep._stream._record import Ended
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import Acknowledged
@@ -53,7 +53,7 @@ class Departures:
         channel: Channel,
         roster: Roster,
         settled: Callable[[Entry], None],
-        serve_on: Callable[[Entry, Handover], None],
+        serve_on: Callable[[Entry, Handoff], None],
         gone: Callable[[], None],
     ) -> None:
         self.deadline = 0.0
@@ -64,16 +64,16 @@ class Departures:
         self._gone = gone
         self._reserve = Reserve()
         self._loop = asyncio.get_running_loop()
-        self.held: dict[str, tuple[Entry, Handover]] = {}
+        self.held: dict[str, tuple[Entry, Handoff]] = {}
         self._offered: deque[str] = deque()  # in the order in which the keeper answers
         self.closing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self.held) + len(self.closing)
 
-    def offer(self, entry: Entry, handover: Handover) -> None:
+    def offer(self, entry: Entry, handoff: Handoff) -> None:
         """Hand a connection to the keeper."""
-        self.held[entry.lease.id] = entry, handover
+        self.held[entry.lease.id] = entry, handoff
         self._send(entry.lease.id)
 
     def acknowledged(self, message: Acknowledged) -> None:
@@ -83,8 +83,8 @@ class Departures:
             return
         self._offered.remove(name)
         if message.taken:
-            entry, handover = self.held.pop(name)
-            self._let_go(entry, handover)
+            entry, handoff = self.held.pop(name)
+            self._let_go(entry, handoff)
         else:
             self._retry(name)
 
@@ -93,25 +93,25 @@ class Departures:
         self._offered.clear()
         for name in tuple(self.held):
             # One by one: a worker that has nothing more, as it would seem, ends.
-            entry, handover = self.held.pop(name)
+            entry, handoff = self.held.pop(name)
             if entry.record[record.ENDED] == record.TAKEN:
                 # Its answer has gone with it, but another worker may be serving the connection.
-                self._let_go(entry, handover)
+                self._let_go(entry, handoff)
             else:
-                self._serve_on(entry, handover)
+                self._serve_on(entry, handoff)
 
-    def _let_go(self, entry: Entry, handover: Handover) -> None:
-        handover.sock.close()
+    def _let_go(self, entry: Entry, handoff: Handoff) -> None:
+        handoff.sock.close()
         self._reserve.refill()
         self._settled(entry)
 
     def _send(self, name: str) -> None:
         if name not in self.held:
             return  # given up since
-        entry, handover = self.held[name]
+        entry, handoff = self.held[name]
         try:
-            parcel = self._roster.parcel(entry, handover)
-            connection = handover.sock.fileno()
+            parcel = self._roster.parcel(entry, handoff)
+            connection = handoff.sock.fileno()
             self._channel.send_now(structs.replace(parcel, connection=connection))
         except ChannelClosed:
             self._loop.call_soon(self._gone)
@@ -134,10 +134,10 @@ class Departures:
             self._close(name)
 
     def _close(self, name: str) -> None:
-        entry, handover = self.held.pop(name)
+        entry, handoff = self.held.pop(name)
         entry.record[record.ENDED] = Ended.CLOSED
         _log.warning("connection closed: the keeper did not take it", id=name, peer=entry.peer)
-        closing = self._loop.create_task(AsyncConnection(handover.sock).close())
+        closing = self._loop.create_task(AsyncConnection(handoff.sock).close())
         self.closing.add(closing)
 
         def closed(task: asyncio.Task[None]) -> None:

@@ -6,7 +6,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from socketkeep._stream._lease import Hooks, Keeping, Lease
+from socketkeep._stream._lease import Backup, Hooks, Lease
 from socketkeep._wire._census import Place
 
 if TYPE_CHECKING:  # asyncio is for workers that have a loop
@@ -30,7 +30,7 @@ class Entry:
     name: str = ""  # that its handler has given it, likewise
     labels: dict[str, str] | None = None  # likewise
     returns_to: int = 0  # to which of the channel's keepers, once parked, see `give_back`; 0: none
-    offer: Keeping | None = None  # to be made to the keeper
+    offer: Backup | None = None  # to be made to the keeper
     header_by: int = 0  # its PROXY header is still to come, as `ConnectionDetached` has it
     counted: Place | None = None  # by its address, until it ends or leaves
     conn: Shell | None = None  # made already, by C or for it

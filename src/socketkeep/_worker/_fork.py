@@ -60,7 +60,7 @@ class ForkModel:
 
     def __init__(self, loop: SyncLoop) -> None:
         self._loop = loop
-        self.retirement = _ScoreboardRetirement(loop)
+        self.drain_signal = _ScoreboardDrainSignal(loop)
         self._pid = os.getpid()
         self._children: Children[Hand] = Children()
         config = loop.environment.config
@@ -284,7 +284,7 @@ class ForkModel:
         handler = replace(of_ours.handler, call=_echo)
         config = structs.replace(of_ours.config, access_log=False)
         loop.environment = replace(of_ours, handler=handler, config=config)
-        loop.roster = Roster(loop.environment, self.retirement)
+        loop.roster = Roster(loop.environment, self.drain_signal)
         model = copy(self)
         model._loop = loop
         # As a row of the scoreboard is: bytecode is rewritten for the types that it meets.
@@ -302,7 +302,7 @@ class ForkModel:
                     words = entry.record
                 else:
                     lease = Lease(resumable=handler.resumable)
-                    hooks = Hooks(record=words, retirement=self.retirement)
+                    hooks = Hooks(record=words, drain_signal=self.drain_signal)
                     entry = Entry(0, words, ours, lease, hooks, 0, "nobody")
                 words[record.ENDED] = record.NOT_YET
                 model._serve(entry)
@@ -520,7 +520,7 @@ def _echo(conn: Connection) -> None:
         conn.commit()
 
 
-class _ScoreboardRetirement:
+class _ScoreboardDrainSignal:
     """The order as the parent, or the keeper for a parent that died, wrote it to the scoreboard."""
 
     def __init__(self, loop: SyncLoop) -> None:

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from socketkeep._base import _log
 from socketkeep._base._passing import SURELY_INLINE
-from socketkeep._stream._lease import Handover
+from socketkeep._stream._lease import Handoff
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import ConnectionDetached
 
@@ -48,9 +48,7 @@ class Reserve:
                 self._places.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
 
-def give_back(
-    channel: Channel, parcel: ConnectionDetached, handover: Handover, kept_by: int
-) -> bool:
+def give_back(channel: Channel, parcel: ConnectionDetached, handoff: Handoff, kept_by: int) -> bool:
     """Hand the connection to the keeper that has a handle of it, the channel's `kept_by`-th.
 
     Without a descriptor, and without waiting for an answer: nothing of it can be missing there.
@@ -65,7 +63,7 @@ def give_back(
         return False
     if channel.keepers != kept_by:
         return False  # another one may have got it, which knows nothing of the connection
-    handover.sock.close()
+    handoff.sock.close()
     return True
 
 
@@ -73,7 +71,7 @@ def hand_over(
     channel: Channel,
     reserve: Reserve,
     parcel: ConnectionDetached,
-    handover: Handover,
+    handoff: Handoff,
     deadline: float,
 ) -> bool:
     """Give the connection to the keeper and close this handle once the keeper holds it.
@@ -85,8 +83,8 @@ def hand_over(
     """
     while True:
         try:
-            if _offer(channel, parcel, handover.sock.fileno()):
-                handover.sock.close()
+            if _offer(channel, parcel, handoff.sock.fileno()):
+                handoff.sock.close()
                 reserve.refill()
                 return True
         except OSError as error:

@@ -16,7 +16,7 @@ from socketkeep._wire._scoreboard import keep_token
 if TYPE_CHECKING:
     import asyncio
 
-    from socketkeep._stream._lease import Keeping
+    from socketkeep._stream._lease import Backup
     from socketkeep._worker._entry import Entry
 
 #: How long the keeper has to acknowledge before the connection is offered again, in seconds.
@@ -79,12 +79,12 @@ class HandleBackups:
 
         self._loop = asyncio.get_running_loop()
         self._is_open = is_open
-        self._young: deque[tuple[Entry, Keeping]] = deque()  # by when they come of age
-        self._offered: deque[tuple[Entry, Keeping]] = deque()  # in the order of their offers
+        self._young: deque[tuple[Entry, Backup]] = deque()  # by when they come of age
+        self._offered: deque[tuple[Entry, Backup]] = deque()  # in the order of their offers
         self._timer: asyncio.TimerHandle | None = None
         self._looks_at = 0.0  # when the timer is over
 
-    def add(self, entry: Entry, offer: Keeping) -> None:
+    def add(self, entry: Entry, offer: Backup) -> None:
         """Offer the entry when it is old enough."""
         self._young.append((entry, offer))
         # The timer may be for an answer that is due later than this one.

@@ -21,10 +21,10 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from socketkeep._base._errors import Busy, HandlerError, SocketkeepError, translate
-from socketkeep._names._pushing import Endpoint, Outcome, Present, Published, Pushed, Pushing
+from socketkeep._names._pushing import Endpoint, Present, Published, Pushed, Pushing, PushOutcome
 from socketkeep._stream import _record as record
 from socketkeep._stream._connection import Connection
-from socketkeep._stream._lease import Order, Retirement, handling
+from socketkeep._stream._lease import DrainSignal, Order, handling
 from socketkeep._stream._record import Record
 from socketkeep._stream._waiting import make_orders
 from socketkeep._wire._channel import Channel, ChannelClosed, channel_pair
@@ -55,21 +55,21 @@ _MOMENT: Final = 0.01
 
 
 class ConnectionLine:
-    """The line of one connection, and its retirement: what wakes a receive, and what it then hears.
+    """The line of one connection, and its drain signal: what wakes a receive and is then heard.
 
     wake_fd: readable when the worker has its order, or something is pushed.
     """
 
     def __init__(
-        self, retirement: Retirement, channel: Channel, on_push: OnPush | None = None
+        self, drain_signal: DrainSignal, channel: Channel, on_push: OnPush | None = None
     ) -> None:
-        self.retirement = retirement
+        self.drain_signal = drain_signal
         self._mail = None if on_push is None else Mailbox(on_push)
         self.broken = False
         self._channel = channel
         self._letters: deque[Letter | NameTaken] = deque()
         self._poller = select.epoll()
-        self._poller.register(retirement.wake_fd, select.EPOLLIN)
+        self._poller.register(drain_signal.wake_fd, select.EPOLLIN)
         self._poller.register(channel.fileno(), select.EPOLLIN)
         self._bell = -1  # readable while there is mail that was taken outside of a receive
         if self._mail is not None:
@@ -82,24 +82,24 @@ class ConnectionLine:
 
     @property
     def order(self) -> Order | None:
-        return self.retirement.order
+        return self.drain_signal.order
 
     def asked(self, record: Record) -> Order | None:
-        return self.retirement.asked(record)
+        return self.drain_signal.asked(record)
 
     @property
     def crowded(self) -> bool:
-        return self.retirement.crowded
+        return self.drain_signal.crowded
 
     @property
     def full(self) -> bool:
-        return self.retirement.full
+        return self.drain_signal.full
 
     def is_awaited(self) -> bool:
-        return self.retirement.is_awaited()
+        return self.drain_signal.is_awaited()
 
     def woken(self) -> None:
-        self.retirement.woken()
+        self.drain_signal.woken()
         self.listen()
 
     @property
@@ -133,10 +133,10 @@ class ConnectionLine:
         if self._mail is None:
             self._letters.append(letter)
         elif time.monotonic_ns() >= letter.until:
-            self._answer(letter, Outcome.TIMED_OUT)
+            self._answer(letter, PushOutcome.TIMED_OUT)
         else:
             taken = self._mail.put(letter.data)
-            self._answer(letter, Outcome.DELIVERED if taken else Outcome.FULL)
+            self._answer(letter, PushOutcome.DELIVERED if taken else PushOutcome.FULL)
 
     def _answer(self, letter: Letter, outcome: int) -> None:
         with suppress(ChannelClosed, OSError):
@@ -154,16 +154,16 @@ class ConnectionLine:
                 if (error := conn.lose_name(letter.name, close=letter.close)) is not None:
                     return error
                 continue
-            outcome: int = Outcome.TIMED_OUT
+            outcome: int = PushOutcome.TIMED_OUT
             if time.monotonic_ns() < letter.until:
                 try:
                     begun = partial(self._answer, letter, BEGUN)
                     if conn.push(letter.data, letter.until / 1e9, begun):
-                        outcome = Outcome.DELIVERED
+                        outcome = PushOutcome.DELIVERED
                 except Busy:
-                    outcome = Outcome.FULL
+                    outcome = PushOutcome.FULL
                 except SocketkeepError:
-                    outcome = Outcome.NOT_CONNECTED  # its handler meets the error
+                    outcome = PushOutcome.NOT_CONNECTED  # its handler meets the error
             self._answer(letter, outcome)
         if self._mail is not None:
             with suppress(BlockingIOError):
@@ -239,7 +239,7 @@ class SyncPost:
     def left_line(self, conn: Connection) -> None:
         line = conn.hooks.mail
         if isinstance(line, ConnectionLine):
-            conn.use_line(None, line.retirement, self._orders(line.retirement))
+            conn.use_line(None, line.drain_signal, self._orders(line.drain_signal))
             line.close()
 
     def left(self, entry: Entry, conn: Connection) -> None:
@@ -255,12 +255,12 @@ class SyncPost:
         self.left_line(conn)
 
     def _open_line(self, conn: Connection, message: Registered) -> None:
-        retirement = conn.hooks.retirement
-        assert retirement is not None
+        drain_signal = conn.hooks.drain_signal
+        assert drain_signal is not None
         ours, theirs = channel_pair()
         with theirs:
             channel = Channel(ours)
-            line = ConnectionLine(retirement, channel, self._environment.handler.on_push)
+            line = ConnectionLine(drain_signal, channel, self._environment.handler.on_push)
             self._environment.channel.send_now(
                 Registered(
                     *(message.id, message.epoch, message.name, message.groups, message.labels),
@@ -269,8 +269,8 @@ class SyncPost:
             )
         conn.use_line(line, line, self._orders(line))
 
-    def _orders(self, retirement: Retirement) -> Any:
-        return make_orders(retirement.wake_fd, self._environment.scoreboard.header)
+    def _orders(self, drain_signal: DrainSignal) -> Any:
+        return make_orders(drain_signal.wake_fd, self._environment.scoreboard.header)
 
     # What handlers ask for.
 
@@ -338,7 +338,7 @@ class SyncPost:
         if line is not None:
             line.close()
         for asked in tuple(self._asked.values()):
-            asked.answer = LetterTold(asked.number, Outcome.UNCERTAIN)
+            asked.answer = LetterTold(asked.number, PushOutcome.UNCERTAIN)
         self._asked.clear()
 
     def wait_for(self, asked: _BlockingPush[Any]) -> LetterTold:
@@ -355,7 +355,7 @@ class SyncPost:
                 left = end - time.monotonic()
                 line = self._line
                 if left <= 0 or line is None:
-                    return LetterTold(asked.number, Outcome.UNCERTAIN)
+                    return LetterTold(asked.number, PushOutcome.UNCERTAIN)
                 if self._hears:
                     self._lock.wait(left if own is None else min(left, _MOMENT))
                     if own is not None:

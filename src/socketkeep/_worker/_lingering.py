@@ -24,7 +24,7 @@ from socketkeep._stream._waiting import Steps
 MOST: Final = 64
 
 
-class Lingering:
+class LingeringCloses:
     """Those of one worker.
 
     watch, unwatch: the loop's.  All is called in the loop's thread, but for `has_room` and `add`.

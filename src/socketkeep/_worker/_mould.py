@@ -51,7 +51,7 @@ def make_mould(
         exempt(sock)  # what is closed at a fork is no socket any more
         entry, series, pace = roster.mould(row, words, sock, index)
         lease = entry.lease
-        entry.hooks.keeping = entry.offer
+        entry.hooks.backup = entry.offer
         conn = entry.conn = Connection(sock, lease=lease, hooks=entry.hooks)
         owned = disown(conn)  # it is nothing to let go of, until a child has it
     except BaseException:

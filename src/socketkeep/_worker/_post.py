@@ -21,11 +21,11 @@ from socketkeep._base._passing import SURELY_INLINE
 from socketkeep._names._naming import MOST_ENDPOINTS
 from socketkeep._names._pushing import (
     Endpoint,
-    Outcome,
     Present,
     Published,
     Pushed,
     Pushing,
+    PushOutcome,
     place,
 )
 from socketkeep._stream._aio import AsyncConnection
@@ -52,8 +52,8 @@ _BATCH: Final = SURELY_INLINE
 _MOST_ASKED: Final = 65536
 
 _GONE: Final = 0
-_DELIVERED: Final = Outcome.DELIVERED  # a member is looked up in its class each time
-_UNTOLD: Final = Pushed(Outcome.UNCERTAIN.text)
+_DELIVERED: Final = PushOutcome.DELIVERED  # a member is looked up in its class each time
+_UNTOLD: Final = Pushed(PushOutcome.UNCERTAIN.text)
 _UNTOLD_OF_GROUP: Final = Published()
 _UNTOLD_WHO: Final = Present(complete=False)
 
@@ -272,7 +272,7 @@ class AsyncPost:
             self._answer(letter.number, _GONE)
             return
         if time.monotonic_ns() >= letter.until:
-            self._answer(letter.number, Outcome.TIMED_OUT)
+            self._answer(letter.number, PushOutcome.TIMED_OUT)
             return
         outcome = self._send(guest, letter, lambda sent: self._sent(letter, sent))
         # Where it waits for room and this process stands still, nobody can tell how much has gone.
@@ -280,10 +280,10 @@ class AsyncPost:
 
     def _sent(self, letter: Letter, sent: bool) -> None:
         if sent:
-            self._answer(letter.number, Outcome.DELIVERED)
+            self._answer(letter.number, PushOutcome.DELIVERED)
         else:
             late = time.monotonic_ns() >= letter.until
-            self._answer(letter.number, Outcome.TIMED_OUT if late else _GONE)
+            self._answer(letter.number, PushOutcome.TIMED_OUT if late else _GONE)
 
     def _deliver_to_all(self, letter: Letter) -> None:
         delivered = failed = 0
@@ -291,26 +291,28 @@ class AsyncPost:
         for guest in tuple(self._groups.get(letter.to, {}).values()):
             if guest.over:
                 continue
-            outcome = Outcome.TIMED_OUT if late else self._send(guest, letter, _nobody_asks)
+            outcome = PushOutcome.TIMED_OUT if late else self._send(guest, letter, _nobody_asks)
             if outcome is _DELIVERED or outcome is None:
                 delivered += 1
             else:
                 failed += 1
-        self._put_answer(LetterTold(letter.number, Outcome.DELIVERED, "", 0, delivered, failed))
+        self._put_answer(LetterTold(letter.number, PushOutcome.DELIVERED, "", 0, delivered, failed))
 
-    def _send(self, guest: Guest, letter: Letter, told: Callable[[bool], None]) -> Outcome | None:
+    def _send(
+        self, guest: Guest, letter: Letter, told: Callable[[bool], None]
+    ) -> PushOutcome | None:
         """Send a letter to one peer; return what has become of it, None: `told` will be told."""
         if guest.receive is not None:
-            return _DELIVERED if guest.receive(letter.data) else Outcome.FULL
+            return _DELIVERED if guest.receive(letter.data) else PushOutcome.FULL
         size = len(letter.data)
         if guest.letters >= MOST_LETTERS or guest.bytes + size > MOST_BYTES:
-            return Outcome.FULL
+            return PushOutcome.FULL
         try:
             piece = guest.conn.push(letter.data)
         except Busy:
-            return Outcome.FULL
+            return PushOutcome.FULL
         except OSError:
-            return Outcome.NOT_CONNECTED
+            return PushOutcome.NOT_CONNECTED
         if piece is None:
             return _DELIVERED
         guest.letters += 1
@@ -391,7 +393,7 @@ class AsyncPost:
             self._channel.send_now(Push(letters))
         except OSError:  # no memfd for a large one: this process is at its limit of descriptors
             for letter in letters:
-                self._asked.pop(letter.number).answer(LetterTold(letter.number, Outcome.FULL))
+                self._asked.pop(letter.number).answer(LetterTold(letter.number, PushOutcome.FULL))
 
     def keeper_gone(self) -> None:
         """Whoever was to tell what becomes of pushes has gone."""

@@ -13,7 +13,7 @@ from socketkeep._stream._lease import Order
 from socketkeep._stream._record import Record
 from socketkeep._stream._shell import Shell
 from socketkeep._worker._entry import Entry
-from socketkeep._worker._sync import LoopRetirement, SyncLoop, go_on_without, run_handler
+from socketkeep._worker._sync import LoopDrainSignal, SyncLoop, go_on_without, run_handler
 
 _LOOK_EVERY: Final = 1.0  # seconds, whether an order to finish has become another
 
@@ -24,7 +24,7 @@ class PreforkModel:
     def __init__(self, loop: SyncLoop) -> None:
         self._loop = loop
         self._entry: Entry | None = None  # which is being served
-        self.retirement = _ChannelRetirement(loop)
+        self.drain_signal = _ChannelDrainSignal(loop)
 
     @property
     def busy(self) -> bool:
@@ -74,7 +74,7 @@ class PreforkModel:
         """Nothing is open when the loop gets here; a handler that does not end, the keeper ends."""
 
 
-class _ChannelRetirement(LoopRetirement):
+class _ChannelDrainSignal(LoopDrainSignal):
     def __init__(self, loop: SyncLoop) -> None:
         super().__init__(loop)
         self.wake_fd = loop.environment.channel.fileno()

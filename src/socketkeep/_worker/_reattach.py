@@ -10,7 +10,7 @@ from typing import Final
 
 from socketkeep._base import _log
 from socketkeep._config._server_options import bound_addresses
-from socketkeep._stream._lease import Order, Retirement
+from socketkeep._stream._lease import DrainSignal, Order
 from socketkeep._stream._record import Record
 from socketkeep._wire import _rendezvous as rendezvous
 from socketkeep._wire._channel import ChannelClosed
@@ -103,41 +103,41 @@ class Reattach:
 
 
 class Patience:
-    """A retirement that for a while takes an order to move for one to finish.
+    """A drain signal that for a while takes an order to move for one to finish.
 
     For a connection that was to move when the keeper was gone: served on as before, it would leave
     again at its first receive, and never come to serve its peer.
     """
 
-    def __init__(self, retirement: Retirement) -> None:
-        self._retirement = retirement
+    def __init__(self, drain_signal: DrainSignal) -> None:
+        self._drain_signal = drain_signal
         self._until = time.monotonic() + ANOTHER_TRY
 
     @property
     def wake_fd(self) -> int:
-        return self._retirement.wake_fd
+        return self._drain_signal.wake_fd
 
     @property
     def order(self) -> Order | None:
-        order = self._retirement.order
+        order = self._drain_signal.order
         if order is not None and order.how == "move" and time.monotonic() < self._until:
             return replace(order, how="finish")
         return order
 
     def asked(self, record: Record) -> Order | None:
-        order = self._retirement.asked(record)
+        order = self._drain_signal.asked(record)
         return None if order is not None and order.how == "move" else order
 
     @property
     def crowded(self) -> bool:
-        return time.monotonic() >= self._until and self._retirement.crowded
+        return time.monotonic() >= self._until and self._drain_signal.crowded
 
     @property
     def full(self) -> bool:
-        return self._retirement.full
+        return self._drain_signal.full
 
     def is_awaited(self) -> bool:
-        return time.monotonic() >= self._until and self._retirement.is_awaited()
+        return time.monotonic() >= self._until and self._drain_signal.is_awaited()
 
     def woken(self) -> None:
-        self._retirement.woken()
+        self._drain_signal.woken()

@@ -27,12 +27,12 @@ from socketkeep._names._naming import Registration
 from socketkeep._stream import _record as record
 from socketkeep._stream._lease import (
     Attached,
-    Handover,
+    DrainSignal,
+    Handoff,
     Hooks,
     Lease,
     Refusals,
     Registrar,
-    Retirement,
 )
 from socketkeep._stream._record import Ended
 from socketkeep._stream._shell import Shell
@@ -79,7 +79,7 @@ _NOTHING: Final = Registration()
 
 def _keep_from_here(entry: Entry) -> None:
     """Have the handler's own waits offer the entry to the keeper."""
-    entry.hooks.keeping = entry.offer
+    entry.hooks.backup = entry.offer
 
 
 class Accounts(TypedDict):
@@ -100,16 +100,16 @@ def _registration_of(message: Attach) -> Registration | None:
 class Roster:
     """Makes an entry of each connection accepted or attached, and settles it at its end."""
 
-    def __init__(self, environment: Environment, retirement: Retirement | None) -> None:
+    def __init__(self, environment: Environment, drain_signal: DrainSignal | None) -> None:
         self.refusals: Refusals | None = None
         self.registrar: Registrar | None = None
         self._environment = environment
-        self._retirement = retirement
+        self._drain_signal = drain_signal
         on_leaving = environment.handler.on_leaving
         self._farewell = None if on_leaving is None else Goodbye(on_leaving)
         self._orders = None
-        if retirement is not None:
-            self._orders = make_orders(retirement.wake_fd, environment.scoreboard.header)
+        if drain_signal is not None:
+            self._orders = make_orders(drain_signal.wake_fd, environment.scoreboard.header)
         self._numbers = itertools.count(1)
         self._endpoints = itertools.count(_FIRST_ENDPOINT)
         self._pid = os.getpid()
@@ -334,34 +334,34 @@ class Roster:
             entry.counted = self._doorkeeper.count(message.peer, message.listener)
         return entry
 
-    def again(self, entry: Entry, handover: Handover) -> None:
+    def again(self, entry: Entry, handoff: Handoff) -> None:
         """Have an entry served anew here, since the connection that left could not be given away.
 
         Its handler is called from the top, as it would be in another worker.
         """
-        retirement = entry.hooks.retirement
+        drain_signal = entry.hooks.drain_signal
         park_after = None
-        if handover.parked and not self._environment.channel.closed:
+        if handoff.parked and not self._environment.channel.closed:
             # The keeper is out of descriptors, and may have one again.
             park_after = max(ANOTHER_TRY, entry.lease.park_after or 0.0)
-        entry.sock = handover.sock
+        entry.sock = handoff.sock
         entry.why = ""
         entry.record[record.ENDED] = Ended.NOT_YET
-        entry.record[record.STATUS] = record.READ if handover.unread else record.CLEAN
+        entry.record[record.STATUS] = record.READ if handoff.unread else record.CLEAN
         entry.lease = entry.lease._replace(
-            attached="parked" if handover.parked else "reload",
-            state=handover.state,
-            unread=handover.unread,
+            attached="parked" if handoff.parked else "reload",
+            state=handoff.state,
+            unread=handoff.unread,
             park_after=park_after,
             reply=b"",
-            passed=handover.passed,
-            deadline=handover.deadline,
-            inflow_full_at=handover.inflow_full_at,
-            registration=handover.registration,
+            passed=handoff.passed,
+            deadline=handoff.deadline,
+            inflow_full_at=handoff.inflow_full_at,
+            registration=handoff.registration,
         )
         entry.hooks = replace(
             entry.hooks,
-            retirement=None if retirement is None else Patience(retirement),
+            drain_signal=None if drain_signal is None else Patience(drain_signal),
             refused=0,
             spin=None,
             abandoned=False,
@@ -433,30 +433,30 @@ class Roster:
         entry.peer = peer
         self._environment.scoreboard.set_peer(entry.row, peer)
 
-    def parcel(self, entry: Entry, handover: Handover) -> ConnectionDetached:
+    def parcel(self, entry: Entry, handoff: Handoff) -> ConnectionDetached:
         """Return what is sent to the keeper with the connection's descriptor."""
         words = entry.record
-        known = handover.registration or _NOTHING
+        known = handoff.registration or _NOTHING
         return ConnectionDetached(
             id=entry.lease.id,
             epoch=entry.lease.epoch,
             listener=entry.listener,
             peer=entry.peer,
-            state=handover.state,
-            unread=handover.unread,
+            state=handoff.state,
+            unread=handoff.unread,
             accepted_at=words[record.ACCEPTED_AT],
             bytes_in=words[record.BYTES_IN],
             bytes_out=words[record.BYTES_OUT],
-            parked=handover.parked,
+            parked=handoff.parked,
             active_at=words[record.ACTIVE_AT],
-            redelivered=handover.redelivered,
+            redelivered=handoff.redelivered,
             row=entry.row,
             proxy=entry.lease.proxy,
             header_by=entry.header_by,
-            deadline=0 if handover.deadline is None else max(1, int(handover.deadline * 1e9)),
-            inflow_full_at=int(handover.inflow_full_at * 1e9),
-            written=handover.passed[0] if handover.passed else -1,
-            taken_in=handover.passed[1] if handover.passed else -1,
+            deadline=0 if handoff.deadline is None else max(1, int(handoff.deadline * 1e9)),
+            inflow_full_at=int(handoff.inflow_full_at * 1e9),
+            written=handoff.passed[0] if handoff.passed else -1,
+            taken_in=handoff.passed[1] if handoff.passed else -1,
             name=known.name,
             groups=sorted(known.groups),
             labels=dict(known.labels),
@@ -550,7 +550,7 @@ class Roster:
         return Hooks(
             words,
             shelf,
-            retirement=self._retirement,
+            drain_signal=self._drain_signal,
             orders=self._orders,
             registrar=self.registrar,
             farewell=self._farewell,

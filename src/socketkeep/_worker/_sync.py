@@ -16,7 +16,7 @@ from socketkeep._names._pushing import place
 from socketkeep._stream import _record as record
 from socketkeep._stream._closing import LINGER
 from socketkeep._stream._connection import Connection
-from socketkeep._stream._lease import Handover, Order, Retirement, handling
+from socketkeep._stream._lease import DrainSignal, Handoff, Order, handling
 from socketkeep._stream._record import Ended, Record
 from socketkeep._stream._shell import Shell
 from socketkeep._stream._waiting import earlier
@@ -30,7 +30,7 @@ from socketkeep._worker._environment import Environment
 from socketkeep._worker._handing import Reserve, give_back, hand_over
 from socketkeep._worker._keeper_link import IDLE, KeeperLink
 from socketkeep._worker._lines import SyncPost
-from socketkeep._worker._lingering import Lingering
+from socketkeep._worker._lingering import LingeringCloses
 from socketkeep._worker._notices import Asking, Notices
 from socketkeep._worker._outcome import (
     note_end,
@@ -53,7 +53,7 @@ class SyncModel(Protocol):
     """The model by which the connections of one worker are served."""
 
     @property
-    def retirement(self) -> Retirement: ...
+    def drain_signal(self) -> DrainSignal: ...
 
     def take_over(self) -> None:
         """Do by itself, where it can, what else the loop does; called when that is set up."""
@@ -101,7 +101,7 @@ class SyncLoop:
         self._queueing = False  # connections, as far as the last look has shown
         self.callbacks: dict[int, Callable[[], None]] = {}
         config = environment.config
-        self.lingering = Lingering(self.watch, self.unwatch)
+        self.lingering = LingeringCloses(self.watch, self.unwatch)
         self._allowance = Allowance(environment.scoreboard, config.max_connections)
         self.link = KeeperLink(environment, self._allowance, self)
         self._attached: deque[Entry] = deque()
@@ -114,9 +114,9 @@ class SyncLoop:
         self.post = SyncPost(environment)
         self.notices = Notices()
         self._model = build(self)
-        wake_fd = -1 if environment.model == "prefork" else self._model.retirement.wake_fd
+        wake_fd = -1 if environment.model == "prefork" else self._model.drain_signal.wake_fd
         self.asking = Asking(self.notices, environment.scoreboard, wake_fd)
-        self.roster = Roster(environment, self._model.retirement)
+        self.roster = Roster(environment, self._model.drain_signal)
         self.roster.refusals = Runaways(environment, self._model.give_up)
         self.roster.registrar = self.post
         self._model.take_over()
@@ -213,7 +213,7 @@ class SyncLoop:
         self.link.retire(Order("move", time.monotonic()))
         for entry in self._attached:
             lease = entry.lease
-            handover = Handover(
+            handoff = Handoff(
                 entry.sock,
                 lease.state,
                 lease.unread,
@@ -221,7 +221,7 @@ class SyncLoop:
                 deadline=lease.deadline,
             )
             entry.record[record.ENDED] = Ended.DETACHED
-            _hand_over(self, entry, handover)
+            _hand_over(self, entry, handoff)
             self.roster.settle(entry)
         self._attached.clear()
         while self.lingering:
@@ -311,11 +311,11 @@ class SyncLoop:
         Here it would take a seat, or, in `prefork`, wait for whoever is served meanwhile.
         """
         entry.record[record.ENDED] = Ended.DETACHED
-        handover = Handover(entry.sock, None, b"", parked=True, deadline=entry.lease.deadline)
-        parcel = self.roster.parcel(entry, handover)
+        handoff = Handoff(entry.sock, None, b"", parked=True, deadline=entry.lease.deadline)
+        parcel = self.roster.parcel(entry, handoff)
         try:
             taken = hand_over(
-                self.environment.channel, self.reserve, parcel, handover, time.monotonic()
+                self.environment.channel, self.reserve, parcel, handoff, time.monotonic()
             )
         except ChannelClosed:
             taken = False
@@ -401,7 +401,7 @@ def _make(entry: Entry) -> None:
     disown(conn)  # a pattern is nothing to let go of
 
 
-def run_handler(loop: SyncLoop, entry: Entry, lingering: Lingering | None = None) -> None:
+def run_handler(loop: SyncLoop, entry: Entry, lingering: LingeringCloses | None = None) -> None:
     """Call the handler on a connection, in this thread, and end or hand over the connection.
 
     lingering: where the peer's end is waited for, if not here; `SyncLoop.done` is to follow.
@@ -410,7 +410,7 @@ def run_handler(loop: SyncLoop, entry: Entry, lingering: Lingering | None = None
     try:
         ended = False
         while not ended:
-            entry.hooks.keeping = entry.offer
+            entry.hooks.backup = entry.offer
             conn, entry.conn = entry.conn, None
             if conn is None:
                 conn = Connection(entry.sock, lease=entry.lease, hooks=entry.hooks)
@@ -446,7 +446,7 @@ def end_handler(
 
 
 def finish(
-    loop: SyncLoop, entry: Entry, conn: Connection, lingering: Lingering | None = None
+    loop: SyncLoop, entry: Entry, conn: Connection, lingering: LingeringCloses | None = None
 ) -> bool:
     """End the connection or hand it over, when its handler has ended or was given up.
 
@@ -467,13 +467,13 @@ def finish(
         close(conn, entry, lingering, _linger(loop, entry))
         loop.post.left(entry, conn)
     else:
-        handover = conn.hand_over()
-        taken = _hand_over(loop, entry, handover)
+        handoff = conn.hand_over()
+        taken = _hand_over(loop, entry, handoff)
         loop.post.left(entry, conn)
         if not taken:
-            loop.roster.again(entry, handover)
+            loop.roster.again(entry, handoff)
             return False
-        if handover.parked:
+        if handoff.parked:
             return True  # that is no end, and comes too often to be told
     if logs:
         loop.roster.log_end(entry)
@@ -534,14 +534,14 @@ def _linger(loop: SyncLoop, entry: Entry) -> float:
     hooks = entry.hooks
     if hooks.orders is not None and not hooks.orders.given:
         return LINGER
-    order = hooks.retirement.order if hooks.retirement is not None else None
+    order = hooks.drain_signal.order if hooks.drain_signal is not None else None
     return LINGER if order is None else loop.environment.linger(order)
 
 
 def close(
     conn: Connection,
     entry: Entry | None = None,
-    lingering: Lingering | None = None,
+    lingering: LingeringCloses | None = None,
     linger: float = LINGER,
 ) -> None:
     """Close a connection in an orderly way when its handler has ended.
@@ -558,49 +558,49 @@ def close(
             note_exception(error, conn, entry)
 
 
-def _hand_over(loop: SyncLoop, entry: Entry, handover: Handover) -> bool:
+def _hand_over(loop: SyncLoop, entry: Entry, handoff: Handoff) -> bool:
     """Give the connection away, or end it; False when nobody takes it, and it is to be served on.
 
     That is so when the keeper is gone: a connection must not end for that.
     """
-    retirement = entry.hooks.retirement
-    order = (retirement.order or retirement.asked(entry.record)) if retirement else None
+    drain_signal = entry.hooks.drain_signal
+    order = (drain_signal.order or drain_signal.asked(entry.record)) if drain_signal else None
     deadline = order.deadline if order else time.monotonic()
-    parcel = loop.roster.parcel(entry, handover)
+    parcel = loop.roster.parcel(entry, handoff)
     channel = loop.environment.channel
     found = False
     # What only moves can be served on here, should the keeper die before it has read the message.
-    returns = handover.parked and entry.returns_to
-    if returns and give_back(channel, parcel, handover, entry.returns_to):
+    returns = handoff.parked and entry.returns_to
+    if returns and give_back(channel, parcel, handoff, entry.returns_to):
         return True
     while True:
         try:
-            if hand_over(channel, loop.reserve, parcel, handover, deadline):
+            if hand_over(channel, loop.reserve, parcel, handoff, deadline):
                 return True
             gone = channel.closed
         except ChannelClosed:
             gone = True  # the channel may lead to another one by now
         if entry.record[record.ENDED] == record.TAKEN:
             # Its answer has gone with it, but another worker may be serving the connection.
-            handover.sock.close()
+            handoff.sock.close()
             return True
         if not gone:
-            if handover.parked:
+            if handoff.parked:
                 return False
             _log.warning(
                 "connection closed: the keeper did not take it", id=parcel.id, peer=entry.peer
             )
             entry.record[record.ENDED] = Ended.CLOSED
             # A connection of its own, so that the close is the orderly one.
-            Connection(handover.sock).close()
+            Connection(handoff.sock).close()
             return True
         if found or not loop.rejoin():
             return False
         found = True
 
 
-class LoopRetirement:
-    """The retirement of connections in the loop's own process: they know what the loop knows."""
+class LoopDrainSignal:
+    """The drain signal of connections in the loop's own process: they know what the loop knows."""
 
     def __init__(self, loop: SyncLoop) -> None:
         self._loop = loop

@@ -19,7 +19,7 @@ from socketkeep._stream._shell import Shell
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._notices import BRIEFLY
 from socketkeep._worker._runaways import ENOUGH
-from socketkeep._worker._sync import LoopRetirement, SyncLoop, go_on_without, run_handler
+from socketkeep._worker._sync import LoopDrainSignal, SyncLoop, go_on_without, run_handler
 
 _NEVER: Final = threading.Event()
 
@@ -32,7 +32,7 @@ class ThreadModel:
 
     def __init__(self, loop: SyncLoop) -> None:
         self._loop = loop
-        self.retirement = _EventRetirement(loop)
+        self.drain_signal = _EventDrainSignal(loop)
         self._queue: SimpleQueue[Entry] = SimpleQueue()
         self._threads = 0
         self._serving: set[Entry] = set()
@@ -65,7 +65,7 @@ class ThreadModel:
             self._start_thread()
 
     def retire(self, order: Order) -> None:
-        os.eventfd_write(self.retirement.wake_fd, 1)
+        os.eventfd_write(self.drain_signal.wake_fd, 1)
 
     def rejoin(self) -> bool:
         return False  # the loop, in this process, does
@@ -138,7 +138,7 @@ class ThreadModel:
             self._loop.done(entry)
 
 
-class _EventRetirement(LoopRetirement):
+class _EventDrainSignal(LoopDrainSignal):
     """Threads that wait are not woken when others wait: their wait is short where it can park."""
 
     def __init__(self, loop: SyncLoop) -> None:

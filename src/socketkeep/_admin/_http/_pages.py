@@ -49,7 +49,7 @@ Headers = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
+class Page:
     """An answer; a body that is no bytes goes on until the client leaves."""
 
     status: int
@@ -72,7 +72,7 @@ class Pages:
         self._pushes = asyncio.Semaphore(_MOST_PUSHES)
         self._events = Events(source)
 
-    def room_for_body(self, request: h11.Request) -> int | Response:
+    def room_for_body(self, request: h11.Request) -> int | Page:
         """Return how long the body of a request may be, or what its head is refused with."""
         if request.method in {b"GET", b"HEAD"}:
             return 0
@@ -91,7 +91,7 @@ class Pages:
             )
         return MESSAGE_LIMIT
 
-    async def reply(self, request: h11.Request, body: bytes = b"") -> Response:
+    async def reply(self, request: h11.Request, body: bytes = b"") -> Page:
         """Return the answer to a request, to whose head `room_for_body` has said yes."""
         path, query = _parts(request.target.decode("ascii", "replace"))
         if request.method == b"POST":
@@ -111,7 +111,7 @@ class Pages:
         elif given and path == "/" and self._right(given.encode()):
             # Out of the address bar, the history and the sight of who looks over the shoulder.
             cookie = f"{_COOKIE}={given}; Path=/; HttpOnly; SameSite=Strict"
-            return Response(303, b"", _TEXT, (("location", "/"), ("set-cookie", cookie)))
+            return Page(303, b"", _TEXT, (("location", "/"), ("set-cookie", cookie)))
         elif not self._right(_token_of(headers) or given.encode()):
             asked = (("www-authenticate", 'Bearer realm="socketkeep"'),)
             return _refusal(401, "a token is needed: Authorization: Bearer, or /?token=", asked)
@@ -121,13 +121,13 @@ class Pages:
             case "/events" if not self._events.has_room:
                 return _refusal(503, f"{MOST_WATCHERS} watch already: close one of the pages")
             case "/events":
-                return Response(200, self._events.stream(), "text/event-stream")
+                return Page(200, self._events.stream(), "text/event-stream")
             case "/metrics":
                 return await self._metrics(headers.get("accept", b"").decode("ascii", "replace"))
             case _:
                 return _refusal(404, "there are /, /events, /metrics, /healthz and /readyz")
 
-    async def _push(self, path: str, query: str, message: bytes) -> Response:
+    async def _push(self, path: str, query: str, message: bytes) -> Page:
         _, command, encoded = [*path.split("/", 2), "", ""][:3]
         if command not in {"push", "publish"}:
             return _refusal(404, "there are POST /push/NAME and POST /publish/GROUP")
@@ -150,19 +150,19 @@ class Pages:
             self._pushes.release()
         status = _STATUS_OF.get(str(report.get("outcome", "delivered")), 502)
         text = msgspec.json.encode(report) + b"\n"
-        return Response(status, text, "application/json")
+        return Page(status, text, "application/json")
 
     def _right(self, token: bytes) -> bool:
         return hmac.compare_digest(token, self._token)
 
-    async def _health(self) -> Response:
+    async def _health(self) -> Page:
         try:
             await self._source.look(_FRESH)
         except KeeperUnreachable as error:
             return _refusal(503, str(error))
-        return Response(200, b"ok\n")
+        return Page(200, b"ok\n")
 
-    async def _readiness(self) -> Response:
+    async def _readiness(self) -> Page:
         try:
             status = (await self._source.look(_FRESH)).status
         except KeeperUnreachable as error:
@@ -171,21 +171,21 @@ class Pages:
             return _refusal(503, f"not ready: {status.state}")
         cluster = status.cluster
         if cluster is None or cluster.state == "connected":
-            return Response(200, b"ready\n")
+            return Page(200, b"ready\n")
         # It serves, and the machine's own names go on: it stays among the ready ones.
         why = f"{cluster.state} since {cluster.for_seconds:.0f} s: {cluster.error}"
-        return Response(200, f"ready\ncluster {printable(why)}\n".encode())
+        return Page(200, f"ready\ncluster {printable(why)}\n".encode())
 
-    async def _metrics(self, accept: str) -> Response:
+    async def _metrics(self, accept: str) -> Page:
         try:
             report = await self._source.look()
         except KeeperUnreachable as error:
             return _refusal(503, str(error))
         body, content_type = exposition(report, accept)
-        return Response(200, body, content_type)
+        return Page(200, body, content_type)
 
 
-def _page() -> Response:
+def _page() -> Page:
     nonce = secrets.token_urlsafe(16)
     text = resources.files(__package__).joinpath("page.html").read_text("utf-8")
     policy = (
@@ -193,7 +193,7 @@ def _page() -> Response:
         " connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none';"
         " frame-ancestors 'none'"
     )
-    return Response(
+    return Page(
         200,
         text.replace("{{nonce}}", nonce).encode(),
         "text/html; charset=utf-8",
@@ -201,8 +201,8 @@ def _page() -> Response:
     )
 
 
-def _refusal(status: int, text: str, more: Headers = ()) -> Response:
-    return Response(status, f"{printable(text)}\n".encode(), _TEXT, more)
+def _refusal(status: int, text: str, more: Headers = ()) -> Page:
+    return Page(status, f"{printable(text)}\n".encode(), _TEXT, more)
 
 
 def _parts(target: str) -> tuple[str, str]:

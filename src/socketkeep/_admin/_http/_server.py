@@ -17,7 +17,7 @@ from typing import Final
 import h11
 
 from socketkeep._admin._guests import Full, Guests
-from socketkeep._admin._http._pages import Pages, Response
+from socketkeep._admin._http._pages import Page, Pages
 from socketkeep._admin._http._source import ReportSource
 from socketkeep._base import _log
 
@@ -136,12 +136,12 @@ class _Conversation:
             except h11.RemoteProtocolError as error:
                 if self._http.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
                     text = f"{error}\n"
-                    await self._answer(Response(error.error_status_hint, text.encode()), None)
+                    await self._answer(Page(error.error_status_hint, text.encode()), None)
                 return
             if request is None:
                 return
             self._busy()
-            if isinstance(body, Response):
+            if isinstance(body, Page):
                 await self._answer(body, request)
                 return  # what it still sends is not waited for
             await self._answer(await self._pages.reply(request, body), request)
@@ -151,7 +151,7 @@ class _Conversation:
             self._idle()
             patience = _IDLE_TIMEOUT
 
-    async def _request(self) -> tuple[h11.Request | None, bytes | Response]:
+    async def _request(self) -> tuple[h11.Request | None, bytes | Page]:
         """Return the next request once it is whole, and its body; None at the end.
 
         Instead of the body the answer to what is refused for its head.
@@ -168,7 +168,7 @@ class _Conversation:
             elif isinstance(event, h11.Request):
                 request = event
                 room = self._pages.room_for_body(request)
-                if isinstance(room, Response):
+                if isinstance(room, Page):
                     return request, room
                 most = room
             elif isinstance(event, h11.EndOfMessage):
@@ -181,7 +181,7 @@ class _Conversation:
             else:
                 return None, b""
 
-    async def _answer(self, reply: Response, request: h11.Request | None) -> None:
+    async def _answer(self, reply: Page, request: h11.Request | None) -> None:
         headers = [*reply.headers]
         if not isinstance(reply.body, bytes):
             headers.append(("connection", "close"))

@@ -23,7 +23,7 @@ from socketkeep._keeper.connections._porch import Porch
 from socketkeep._keeper.connections._post import Port, Post
 from socketkeep._keeper.connections._queues import Queues
 from socketkeep._keeper.connections._receipts import Receipts
-from socketkeep._keeper.loop._closer import Closer
+from socketkeep._keeper.loop._closer import LingeringCloser
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._keeper.tables._connection_table import (
     ON_ITS_WAY,
@@ -110,7 +110,7 @@ class Connections:
         config: ServeConfig,
         listeners: Sequence[str],
         queues: Queues,
-        closer: Closer,
+        closer: LingeringCloser,
         targets: Callable[[], Iterable[Worker]],
         changed: Callable[[], None],
         screening: Screening,

@@ -24,7 +24,7 @@ from socketkeep._keeper.tables._names import NamedConnection, NameTable, SavedNa
 from socketkeep._keeper.tables._state import KeepOpen, SavedLetter, SavedLine, SavedPost
 from socketkeep._keeper.workers._screening import Nonsense
 from socketkeep._keeper.workers._workers import Link, Worker, restored_link
-from socketkeep._names._pushing import Outcome
+from socketkeep._names._pushing import PushOutcome
 from socketkeep._wire._channel import Channel, Packet
 from socketkeep._wire._messages import (
     BEGUN,
@@ -114,7 +114,9 @@ class _Publication:
         self.failed += failed
         self.left -= 1
         if self.left == 0 and self.sender is not None:
-            told = LetterTold(*(self.number, Outcome.DELIVERED, "", 0), self.delivered, self.failed)
+            told = LetterTold(
+                *(self.number, PushOutcome.DELIVERED, "", 0), self.delivered, self.failed
+            )
             self.sender.tell(told)
 
 
@@ -129,9 +131,9 @@ class _Pending:
     number: int
     publication: _Publication | None = None
 
-    def tell(self, outcome: Outcome, epoch: int) -> None:
+    def tell(self, outcome: PushOutcome, epoch: int) -> None:
         if self.publication is not None:
-            delivered = outcome is Outcome.DELIVERED
+            delivered = outcome is PushOutcome.DELIVERED
             self.publication.count(int(delivered), int(not delivered))
         elif self.sender is not None:
             self.sender.tell(LetterTold(self.number, outcome, self.to, epoch))
@@ -304,19 +306,21 @@ class Post:
             elif elsewhere is not None:
                 elsewhere.push(letter, partial(_tell_on, sender, letter.number))
             else:
-                self.totals[Outcome.NOT_CONNECTED.text] += 1
-                sender.tell(LetterTold(letter.number, Outcome.NOT_CONNECTED))
+                self.totals[PushOutcome.NOT_CONNECTED.text] += 1
+                sender.tell(LetterTold(letter.number, PushOutcome.NOT_CONNECTED))
 
     def _tell_who(self, sender: Sender, letter: Letter, elsewhere: Elsewhere | None) -> None:
         ours = self.present(letter.to)
 
         def told(theirs: LetterTold) -> None:
             found = [*ours, *theirs.found]
-            silent = max(theirs.silent, int(theirs.outcome != Outcome.DELIVERED))
-            sender.tell(LetterTold(letter.number, Outcome.DELIVERED, found=found, silent=silent))
+            silent = max(theirs.silent, int(theirs.outcome != PushOutcome.DELIVERED))
+            sender.tell(
+                LetterTold(letter.number, PushOutcome.DELIVERED, found=found, silent=silent)
+            )
 
         if elsewhere is None:
-            told(LetterTold(0, Outcome.DELIVERED))
+            told(LetterTold(0, PushOutcome.DELIVERED))
         else:
             elsewhere.push(letter, told)
 
@@ -370,8 +374,8 @@ class Post:
             number = answer.number
             spread = port.spreads.pop(number, None) if port is not None else None
             if spread is not None:
-                self.totals[Outcome.DELIVERED.text] += answer.delivered
-                self.totals[Outcome.FULL.text] += answer.failed
+                self.totals[PushOutcome.DELIVERED.text] += answer.delivered
+                self.totals[PushOutcome.FULL.text] += answer.failed
                 spread.publication.count(answer.delivered, answer.failed)
                 continue
             known = self._at.get(number)
@@ -386,7 +390,7 @@ class Post:
                 continue
             del self._at[number]
             box.begun.discard(number)
-            self._settle(known, box, box.handed.pop(number), Outcome(answer.outcome))
+            self._settle(known, box, box.handed.pop(number), PushOutcome(answer.outcome))
 
     # What becomes of the connections.
 
@@ -440,7 +444,7 @@ class Post:
         box.begun.clear()
         if uncertain:
             for pending in again:
-                self._settle(known, box, pending, Outcome.UNCERTAIN)
+                self._settle(known, box, pending, PushOutcome.UNCERTAIN)
         else:
             box.waiting.extendleft(reversed(again))
         self._look_soon()
@@ -463,7 +467,7 @@ class Post:
             for number in box.handed:
                 self._at.pop(number, None)
             for pending in (*box.handed.values(), *box.waiting):
-                self._settle(known, box, pending, Outcome.NOT_CONNECTED)
+                self._settle(known, box, pending, PushOutcome.NOT_CONNECTED)
             self._boxes.pop(name, None)
 
     def worker_died(self, serial: int) -> None:
@@ -670,7 +674,7 @@ class Post:
         full = box.letters >= MOST_LETTERS or box.bytes + size > MOST_BYTES
         if full or self._letters >= MOST_LETTERS_IN_ALL or self._bytes + size > MOST_BYTES_IN_ALL:
             self._drop_if_empty(known.id, box)
-            self._tell(pending, Outcome.FULL, known.epoch)
+            self._tell(pending, PushOutcome.FULL, known.epoch)
             return
         self._enter(box, pending)
         box.waiting.append(pending)
@@ -703,7 +707,7 @@ class Post:
             pending = box.waiting[0]
             if self._now() >= pending.until:
                 box.waiting.popleft()
-                self._settle(known, box, pending, Outcome.TIMED_OUT)
+                self._settle(known, box, pending, PushOutcome.TIMED_OUT)
                 continue
             number = self._next()
             told = partial(self._has_gone, known, number)
@@ -712,7 +716,7 @@ class Post:
                 break
             box.waiting.popleft()
             if sent:
-                self._settle(known, box, pending, Outcome.DELIVERED)
+                self._settle(known, box, pending, PushOutcome.DELIVERED)
             else:
                 box.handed[number] = pending
         self._look_soon()
@@ -722,7 +726,7 @@ class Post:
         box = self._boxes.get(known.id)
         pending = None if box is None else box.handed.pop(number, None)
         if box is not None and pending is not None:
-            outcome = Outcome.DELIVERED if sent else Outcome.UNCERTAIN
+            outcome = PushOutcome.DELIVERED if sent else PushOutcome.UNCERTAIN
             self._settle(known, box, pending, outcome)
             self._push_to_parked(known)
 
@@ -760,7 +764,7 @@ class Post:
         self._bytes += size
 
     def _settle(
-        self, known: NamedConnection, box: _Box, pending: _Pending, outcome: Outcome
+        self, known: NamedConnection, box: _Box, pending: _Pending, outcome: PushOutcome
     ) -> None:
         """Tell the sender, of a letter that is in neither list of the box any more."""
         size = len(pending.data)
@@ -775,7 +779,7 @@ class Post:
         if not box.letters:
             self._boxes.pop(name, None)
 
-    def _tell(self, pending: _Pending, outcome: Outcome, epoch: int) -> None:
+    def _tell(self, pending: _Pending, outcome: PushOutcome, epoch: int) -> None:
         self.totals[outcome.text] += 1
         pending.tell(outcome, epoch)
 
@@ -816,7 +820,7 @@ class Post:
                 late = [each for each in box.waiting if each.until <= now]
                 box.waiting = deque(each for each in box.waiting if each.until > now)
                 for pending in late:
-                    self._settle(known, box, pending, Outcome.TIMED_OUT)
+                    self._settle(known, box, pending, PushOutcome.TIMED_OUT)
             # Of one that is parked the rest is going out, and the connection ends if it cannot.
             late_handed = [
                 number
@@ -826,7 +830,7 @@ class Post:
             for number in late_handed:
                 del self._at[number]
                 # What an owner has not begun with in time it never does.
-                outcome = Outcome.UNCERTAIN if number in box.begun else Outcome.TIMED_OUT
+                outcome = PushOutcome.UNCERTAIN if number in box.begun else PushOutcome.TIMED_OUT
                 box.begun.discard(number)
                 if number in box.missed:
                     box.missed.remove(number)
@@ -854,7 +858,7 @@ class Post:
 
     def _give_up(self, port: Port, spread: _Spread) -> None:
         members = len(self.names.members(spread.group).get(port.serial, ()))
-        self.totals[Outcome.UNCERTAIN.text] += members
+        self.totals[PushOutcome.UNCERTAIN.text] += members
         spread.publication.count(0, members)
 
 

@@ -24,7 +24,7 @@ class _Ending:
     timer: ReactorTimer | None = None  # the end of the present wait
 
 
-class Closer:
+class LingeringCloser:
     """Closes connections so that no RST cuts what the peer has not read yet."""
 
     def __init__(self, reactor: Reactor) -> None:

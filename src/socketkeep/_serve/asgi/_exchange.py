@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from socketkeep._base._errors import SocketkeepError
 from socketkeep._serve.asgi._body import Body, Chunked, Sized
-from socketkeep._serve.asgi._head import BadRequest, Request
-from socketkeep._serve.asgi._response import CONTINUE, MessageError, Response, no_message
+from socketkeep._serve.asgi._head import BadRequest, RequestHead
+from socketkeep._serve.asgi._response import CONTINUE, AnswerInProgress, MessageError, no_message
 from socketkeep._serve.asgi._types import Message
 from socketkeep._stream._lifecycle import Detached
 
@@ -56,8 +56,8 @@ class Exchange:
     def __init__(
         self,
         conn: AsyncConnection,
-        request: Request,
-        response: Response,
+        request: RequestHead,
+        response: AnswerInProgress,
         task: asyncio.Task[Any] | None,
     ) -> None:
         self._conn = conn

@@ -88,7 +88,7 @@ def _too_large(bound: int) -> BadRequest:
     return BadRequest(431, f"the head of the request is larger than {bound} bytes")
 
 
-class Request:
+class RequestHead:
     """The head of a request.
 
     raw: the head itself.  target: as it came, for the log.  length: of the body, None when it is
@@ -133,7 +133,7 @@ class Request:
         self.headers.append((name.lower(), value.rstrip(b" \t")))
 
 
-def read_head(head: bytes, most_headers: int) -> Request | None:
+def read_head(head: bytes, most_headers: int) -> RequestHead | None:
     """Return what a head says; None when there are only empty lines.  Raises BadRequest."""
     while head.startswith(b"\r\n"):
         head = head[2:]
@@ -146,7 +146,7 @@ def read_head(head: bytes, most_headers: int) -> Request | None:
         raise BadRequest(431, f"the request has more than {most_headers} headers")
     if b"\r\n " in head or b"\r\n\t" in head:
         raise BadRequest(400, "a header goes on in a second line (obs-fold)")
-    request = Request(head)
+    request = RequestHead(head)
     request.http_version = _read_request_line(head.partition(b"\r\n")[0])
     parser = httptools.HttpRequestParser(request)
     try:
@@ -179,7 +179,7 @@ def _read_request_line(line: bytes) -> str:
     return version
 
 
-def _read_headers(request: Request) -> None:
+def _read_headers(request: RequestHead) -> None:
     """Read the headers that steer the connection.  Raises BadRequest."""
     length: bytes | None = None
     hosts = 0
@@ -238,7 +238,7 @@ def _read_headers(request: Request) -> None:
         request.length = int(length)
 
 
-def _read_target(request: Request) -> None:
+def _read_target(request: RequestHead) -> None:
     """Split the request's target into path and query.  Raises BadRequest."""
     target = request.target
     if not target.startswith(b"/"):
@@ -267,10 +267,10 @@ class HeadCache:
 
     def __init__(self, most_headers: int) -> None:
         self._head = b""
-        self._request: Request | None = None
+        self._request: RequestHead | None = None
         self._most_headers = most_headers
 
-    def read(self, head: bytes) -> Request | None:
+    def read(self, head: bytes) -> RequestHead | None:
         """As `read_head`."""
         if head == self._head:
             return self._request
@@ -279,6 +279,6 @@ class HeadCache:
         return request
 
 
-def is_websocket(request: Request) -> bool:
+def is_websocket(request: RequestHead) -> bool:
     """Return whether a request asks for a WebSocket."""
     return request.upgrade == b"websocket" and request.method == "GET"

@@ -24,13 +24,13 @@ from socketkeep._serve.asgi._head import (
     BadRequest,
     HeadCache,
     Incomplete,
-    Request,
+    RequestHead,
     is_websocket,
     read_head,
     take_head,
     take_rest_of_head,
 )
-from socketkeep._serve.asgi._response import Response, refusal
+from socketkeep._serve.asgi._response import AnswerInProgress, refusal
 from socketkeep._serve.asgi._scope import Origin, http_scope, websocket_scope
 from socketkeep._stream._lifecycle import Detached
 from socketkeep._stream._record import HANDLER_ERRORS
@@ -167,7 +167,7 @@ def note_bad_request(site: Site, conn: AsyncConnection, error: BadRequest) -> No
 
 
 def _websocket(
-    site: Site, conn: AsyncConnection, origin: Origin, request: Request
+    site: Site, conn: AsyncConnection, origin: Origin, request: RequestHead
 ) -> Awaitable[None]:
     """Return what serves a WebSocket; it has the connection from here on."""
     scope = websocket_scope(site, origin, request)
@@ -181,14 +181,14 @@ async def _serve_request(
     site: Site,
     conn: AsyncConnection,
     origin: Origin,
-    request: Request,
+    request: RequestHead,
     begun: dict[str, Any] | None = None,
 ) -> Next:
     """Have the application answer a request; return what becomes of the connection.
 
     begun: what other code has committed of the response.
     """
-    response = Response(
+    response = AnswerInProgress(
         request.method,
         request.http_version,
         keep_alive=request.keep_alive,
@@ -254,7 +254,7 @@ async def _go_on(site: Site, conn: AsyncConnection, origin: Origin, exchange: Ex
 async def _run(
     site: Site,
     conn: AsyncConnection,
-    request: Request,
+    request: RequestHead,
     exchange: Exchange,
     scope: Scope,
     waits: Callable[[], None],
@@ -300,7 +300,11 @@ async def _awaiting(called: Any) -> None:
 
 
 async def _end_failed(
-    site: Site, conn: AsyncConnection, request: Request, exchange: Exchange, error: BaseException
+    site: Site,
+    conn: AsyncConnection,
+    request: RequestHead,
+    exchange: Exchange,
+    error: BaseException,
 ) -> None:
     """Tell of an application that has raised, and answer what can be answered."""
     parts = list(_parts(error))
@@ -347,7 +351,7 @@ def _parts(error: BaseException) -> Iterator[BaseException]:
 
 
 async def _end_unfinished(
-    site: Site, conn: AsyncConnection, request: Request, exchange: Exchange
+    site: Site, conn: AsyncConnection, request: RequestHead, exchange: Exchange
 ) -> None:
     """End a connection whose request has no whole response."""
     if exchange.bad is not None:
@@ -361,7 +365,7 @@ async def _end_unfinished(
         await _answer_failure(site, conn, request, exchange, 500)
 
 
-def _note_failure(site: Site, conn: AsyncConnection, request: Request, reason: str) -> None:
+def _note_failure(site: Site, conn: AsyncConnection, request: RequestHead, reason: str) -> None:
     conn.core.record[HANDLER_ERRORS] += 1
     site.throttle.error(
         "application failed",
@@ -374,7 +378,7 @@ def _note_failure(site: Site, conn: AsyncConnection, request: Request, reason: s
 
 
 async def _answer_failure(
-    site: Site, conn: AsyncConnection, request: Request, exchange: Exchange, status: int
+    site: Site, conn: AsyncConnection, request: RequestHead, exchange: Exchange, status: int
 ) -> None:
     """Answer with a status if nothing has gone out yet, else let the client see that it is cut."""
     response = exchange.response

@@ -12,7 +12,7 @@ from socketkeep._base._log_sink import NoRoom, Sink, descriptor_sink
 from socketkeep._base._printable import printable
 
 if TYPE_CHECKING:
-    from socketkeep._serve.asgi._head import Request
+    from socketkeep._serve.asgi._head import RequestHead
     from socketkeep._serve.asgi._types import Scope
 
 _STDOUT: Final = 1
@@ -35,7 +35,7 @@ class RequestLog:
         self._at = -1
         self._time = ""
 
-    def note(self, scope: Scope, request: Request, status: int, size: int) -> None:
+    def note(self, scope: Scope, request: RequestHead, status: int, size: int) -> None:
         """Write the line of a request.  status: 0 where nothing has gone out."""
         try:
             self._current().write(self._line(scope, request, status, size).encode())
@@ -46,7 +46,7 @@ class RequestLog:
                 "request log cannot be written", kind="request log", error=str(error)
             )
 
-    def _line(self, scope: Scope, request: Request, status: int, size: int) -> str:
+    def _line(self, scope: Scope, request: RequestHead, status: int, size: int) -> str:
         now = int(time.time())
         if now != self._at:
             self._at = now

@@ -146,7 +146,7 @@ def _make_head(status: int, headers: Iterable[tuple[bytes, bytes]]) -> Head:
     return Head(joined, length, closes, has_date, has_server, content_type)
 
 
-class Response:
+class AnswerInProgress:
     """One response.
 
     keep_alive: whether the connection may go on after it.  begun: its head is there, and goes

@@ -10,7 +10,7 @@ from socketkeep._serve.asgi._forwarded import TrustedProxies, scheme
 from socketkeep._serve.asgi._types import SPEC_VERSION, Scope
 
 if TYPE_CHECKING:
-    from socketkeep._serve.asgi._head import Request
+    from socketkeep._serve.asgi._head import RequestHead
     from socketkeep._serve.asgi._site import Site
     from socketkeep._stream._aio import AsyncConnection
 
@@ -69,7 +69,7 @@ def _pair(address: str) -> tuple[str, int] | None:
     return host.strip("[]"), int(port)
 
 
-def http_scope(site: Site, origin: Origin, request: Request) -> Scope:
+def http_scope(site: Site, origin: Origin, request: RequestHead) -> Scope:
     """Return the scope of an HTTP request."""
     scope: dict[str, Any] = {
         "type": "http",
@@ -97,7 +97,7 @@ def http_scope(site: Site, origin: Origin, request: Request) -> Scope:
     return scope
 
 
-def _apply_forwarded(scope: Scope, request: Request, proxies: TrustedProxies) -> None:
+def _apply_forwarded(scope: Scope, request: RequestHead, proxies: TrustedProxies) -> None:
     """Have the scope say what the proxy says."""
     clients = b",".join(value for name, value in request.headers if name == b"x-forwarded-for")
     if clients and (client := proxies.client(clients)):
@@ -107,7 +107,7 @@ def _apply_forwarded(scope: Scope, request: Request, proxies: TrustedProxies) ->
             scope["scheme"] = told
 
 
-def websocket_scope(site: Site, origin: Origin, request: Request) -> Scope:
+def websocket_scope(site: Site, origin: Origin, request: RequestHead) -> Scope:
     """Return the scope of a request for a WebSocket."""
     scope = http_scope(site, origin, request)
     del scope["method"]

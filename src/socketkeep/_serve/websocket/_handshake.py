@@ -31,7 +31,7 @@ _OURS: Final = frozenset(
 )
 
 
-class Refusal(NamedTuple):
+class HandshakeRefusal(NamedTuple):
     """A request that is no opening handshake: what it is answered, and why."""
 
     status: int
@@ -39,7 +39,7 @@ class Refusal(NamedTuple):
     headers: Headers
 
 
-class Asked(NamedTuple):
+class Upgrade(NamedTuple):
     """The wishes of a request.
 
     accept: the answer to its key.  deflate: the compression that has been agreed on, and the words
@@ -51,7 +51,7 @@ class Asked(NamedTuple):
     extensions: bytes
 
 
-def ask(headers: Iterable[tuple[bytes, bytes]], window_bits: int) -> Asked | Refusal:
+def ask(headers: Iterable[tuple[bytes, bytes]], window_bits: int) -> Upgrade | HandshakeRefusal:
     """Return what a request for an upgrade to a WebSocket asks for, or why it is refused.
 
     headers: with names in lower case.  window_bits: of the compression in each direction, 0 for
@@ -64,7 +64,7 @@ def ask(headers: Iterable[tuple[bytes, bytes]], window_bits: int) -> Asked | Ref
     versions = found.get(b"sec-websocket-version", [])
     if versions != [_VERSION]:
         told = b", ".join(versions).decode("latin-1") or "none"
-        return Refusal(
+        return HandshakeRefusal(
             426,
             f"Sec-WebSocket-Version is {told}, and 13 is spoken here",
             [(b"upgrade", b"websocket"), (b"sec-websocket-version", _VERSION)],
@@ -72,7 +72,7 @@ def ask(headers: Iterable[tuple[bytes, bytes]], window_bits: int) -> Asked | Ref
     keys = found.get(b"sec-websocket-key", [])
     if len(keys) != 1 or not _is_key(keys[0]):
         told = "missing" if not keys else "given twice" if len(keys) > 1 else "not 16 bytes"
-        return Refusal(400, f"Sec-WebSocket-Key is {told}", [])
+        return HandshakeRefusal(400, f"Sec-WebSocket-Key is {told}", [])
     deflate, extensions = None, b""
     if window_bits:
         try:
@@ -81,9 +81,9 @@ def ask(headers: Iterable[tuple[bytes, bytes]], window_bits: int) -> Asked | Ref
                     if extension == _EXTENSION and deflate is None:
                         deflate, extensions = _agree(parameters, window_bits)
         except InvalidHandshake as error:
-            return Refusal(400, f"Sec-WebSocket-Extensions: {error}", [])
+            return HandshakeRefusal(400, f"Sec-WebSocket-Extensions: {error}", [])
     accept = accept_key(keys[0].decode("ascii")).encode()
-    return Asked(accept, deflate, extensions)
+    return Upgrade(accept, deflate, extensions)
 
 
 def _is_key(key: bytes) -> bool:
@@ -112,7 +112,7 @@ def _agree(
     return deflate, build_extension([(_EXTENSION, answer)]).encode()
 
 
-def accepted(asked: Asked, subprotocol: str | None, headers: Headers, defaults: bytes) -> bytes:
+def accepted(asked: Upgrade, subprotocol: str | None, headers: Headers, defaults: bytes) -> bytes:
     """Return the answer that opens the WebSocket.
 
     defaults: headers of every answer, as they are sent.  Raises MessageError for what cannot be.
@@ -128,7 +128,7 @@ def accepted(asked: Asked, subprotocol: str | None, headers: Headers, defaults: 
     return lines + defaults + header_lines(answer + _own(headers, _OURS)) + b"\r\n"
 
 
-def refused(refusal: Refusal, defaults: bytes) -> bytes:
+def refused(refusal: HandshakeRefusal, defaults: bytes) -> bytes:
     """Return the answer to a request that is refused."""
     body = f"{refusal.why}\n".encode("utf-8", "replace")
     headers = [(b"content-type", b"text/plain; charset=utf-8"), *refusal.headers]

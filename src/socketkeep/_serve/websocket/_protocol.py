@@ -48,7 +48,7 @@ _NO_UTF8: Final = "a text is not UTF-8"
 _decoder_of_utf8: Final = codecs.getincrementaldecoder("utf-8")
 
 
-class Kind(Enum):
+class FrameKind(Enum):
     """The kinds of what comes, beside messages."""
 
     PING = "ping"
@@ -64,7 +64,7 @@ class Control(NamedTuple):
     the end.
     """
 
-    kind: Kind
+    kind: FrameKind
     reply: bytes = b""
     payload: bytes = b""
     code: int = _NO_STATUS
@@ -291,9 +291,9 @@ class WebSocket:
     def _control(self, opcode: int, data: bytes) -> Control:
         if opcode == _PING:
             reply = b"" if self.closing else bytes((_FINAL | _PONG, len(data))) + data
-            return Control(Kind.PING, reply, data)
+            return Control(FrameKind.PING, reply, data)
         if opcode == _PONG:
-            return Control(Kind.PONG, payload=data)
+            return Control(FrameKind.PONG, payload=data)
         try:
             close = Close.parse(data)
         except UnicodeDecodeError:
@@ -302,12 +302,12 @@ class WebSocket:
             raise _broken("a Close has no code that may be sent") from None
         reply = b"" if self.closing else bytes((_FINAL | _CLOSE, len(data))) + data
         self.closing = self.over = True
-        return Control(Kind.CLOSED, reply, code=int(close.code), reason=close.reason)
+        return Control(FrameKind.CLOSED, reply, code=int(close.code), reason=close.reason)
 
     def _fail(self, code: int, reason: str) -> Control:
         reply = self.close(code, reason)
         self.over = True
-        return Control(Kind.FAILED, reply, code=code, reason=reason)
+        return Control(FrameKind.FAILED, reply, code=code, reason=reason)
 
     # What is sent.
 

@@ -29,17 +29,17 @@ from socketkeep._serve.asgi._response import MessageError, no_message
 from socketkeep._serve.asgi._types import Message, Scope
 from socketkeep._serve.websocket._deflate import Deflate
 from socketkeep._serve.websocket._handshake import (
-    Asked,
+    HandshakeRefusal,
     Headers,
-    Refusal,
+    Upgrade,
     accepted,
     ask,
     denied,
     refused,
 )
-from socketkeep._serve.websocket._protocol import Control, Kind, WebSocket
+from socketkeep._serve.websocket._protocol import Control, FrameKind, WebSocket
 from socketkeep._serve.websocket._rounds import Rounds
-from socketkeep._serve.websocket._settings import Settings
+from socketkeep._serve.websocket._settings import WebSocketSettings
 from socketkeep._serve.websocket._trim import Trimmer
 from socketkeep._stream._committed import STATE_LIMIT, pack_state, unpack_state
 from socketkeep._stream._core import CHUNK
@@ -102,7 +102,7 @@ class WebSockets:
     """All WebSockets of one application in one worker."""
 
     def __init__(self, options: ServeConfig) -> None:
-        self.settings = Settings.of(options)
+        self.settings = WebSocketSettings.of(options)
         self.rounds = Rounds(self.settings.ping_interval)
         self.trimmer = Trimmer()
         self.chores: set[asyncio.Task[None]] = set()  # the loop itself would forget them
@@ -130,7 +130,7 @@ class WebSockets:
             session.restore(saved)
             return session.serve()
         asked = ask(scope["headers"], settings.window_bits)
-        if isinstance(asked, Refusal):
+        if isinstance(asked, HandshakeRefusal):
             _note(conn, "handshake refused", asked.why)
             _log_request(site, scope, head, asked.status)
             return conn.send(refused(asked, site.default_headers()))
@@ -196,7 +196,7 @@ class _Session:
         head: bytes,
         socket: WebSocket,
     ) -> None:
-        self.asked: Asked | None = None
+        self.asked: Upgrade | None = None
         self._conn = conn
         self._site = site
         self._scope = scope
@@ -911,15 +911,15 @@ class _Session:
 
     async def _obey(self, control: Control) -> bool:
         """Do as something says that is no message; return whether the WebSocket goes on."""
-        if control.kind is Kind.PONG:
+        if control.kind is FrameKind.PONG:
             if self._pinged and control.payload == self._pinged:
                 self._pinged = b""
                 self._tick_later()
             return True
-        if control.kind is Kind.PING:
+        if control.kind is FrameKind.PING:
             await self._push(control.reply)
             return True
-        if control.kind is Kind.FAILED:
+        if control.kind is FrameKind.FAILED:
             _note(self._conn, f"code {control.code}", f"{control.code}: {control.reason}")
         self._hold()
         if self._lazy:

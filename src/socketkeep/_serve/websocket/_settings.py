@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 from socketkeep._config._server_options import ServeConfig
 
 
-class Settings(NamedTuple):
+class WebSocketSettings(NamedTuple):
     """The options, as they are needed.
 
     most: bytes of a message.  window_bits: of the compression, 0 for none.  ping_interval,
