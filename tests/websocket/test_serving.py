@@ -17,6 +17,7 @@ from socketkeep._stream import _core
 from tests.harness.asgi import Message, Scope
 from tests.harness.seam import Row, order_to, row_of
 from tests.websocket.bench import Bench, bench, dial, echo, run, until
+from tests.websocket.test_replies import OnRecord
 
 
 class Recorder:
@@ -440,6 +441,47 @@ def test_a_sender_that_is_cancelled_does_not_break_the_context() -> None:
             assert [await client.recv() == noise for _ in range(4)] == [True] * 4
             assert await client.recv() == "last"
             await last
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", [Bench, OnRecord])
+def test_the_servers_answers_among_the_applications_sends_keep_the_context(
+    kind: type[Bench],
+) -> None:
+    """The application sends in each turn of the loop, so also in the one of an answer."""
+
+    async def main() -> None:
+        answered = asyncio.Event()
+        sent: list[str] = []
+
+        async def app(scope: Scope, receive: Any, send: Any) -> None:
+            rng = random.Random(6)
+
+            async def tick() -> None:
+                while not answered.is_set():
+                    sent.append("".join(rng.choices("abcdef", k=200)))
+                    await send({"type": "websocket.send", "text": sent[-1]})
+                    await asyncio.sleep(0)
+
+            await receive()
+            await send({"type": "websocket.accept"})
+            ticking = asyncio.create_task(tick())
+            await receive()
+            await ticking
+
+        options = {"ws_auto_response": "marco=polo"}
+        async with bench(app, options=options, kind=kind) as served:
+            client = await dial(served, compression="deflate")
+            received: list[Any] = []
+            for asked in range(1, 51):
+                await client.send("marco")
+                while received.count("polo") < asked:
+                    received.append(await client.recv())
+            answered.set()
+            ticks = [each for each in received if each != "polo"]
+            assert ticks == sent[: len(ticks)]
+            assert len(ticks) > 50
 
     run(main())
 

@@ -727,7 +727,7 @@ class _Session:
         """Wait until nothing is going out.  Raises Disconnected."""
         while self._turn is not None:
             await asyncio.wait((self._turn,))
-        if self._phase is not _Phase.OPEN:
+        if self._phase is _Phase.OVER:
             raise Disconnected("the WebSocket has ended, or gone to another worker")
 
     # What the next worker goes on from.
@@ -988,24 +988,27 @@ class _Session:
                 self._hold()  # the committed state has not what was compressed
             self._conn.core.ledger.push_ends()
 
-    async def _push(self, data: bytes, *, stains: bool = False) -> None:
-        """Send what is no answer of the application's.  Raises SocketkeepError.
+    async def _push(self, data: bytes) -> None:
+        """Send what is no answer of the application's, and not compressed.
 
-        stains: the compression's context has it.
+        Raises SocketkeepError.
         """
         if data:
-            sending = self._send_elsewhere(data, stains)
+            sending = self._send_elsewhere(data)
             await self._loop.create_task(sending, context=_ELSEWHERE.copy())
 
     async def _answer_itself(self) -> None:
         """Answer what the application is not asked for."""
-        if self._turn is not None:
-            await self._until_turn()
-        await self._push(
-            self._socket.text(self._settings.response), stains=self._socket.deflate is not None
-        )
+        with suppress(Disconnected):  # the reader meets the end itself
+            if self._turn is not None:
+                await self._until_turn()
+            # Frames go out in the order in which they are compressed: nothing may come in between.
+            frame = self._socket.text(self._settings.response)
+            waits = _ELSEWHERE.copy().run(self._put, frame)
+            if waits is not None:
+                await waits
 
-    async def _send_elsewhere(self, data: bytes, stains: bool) -> None:
+    async def _send_elsewhere(self, data: bytes) -> None:
         if not self._lazy:
             await self._conn.send(data)
             return
@@ -1013,12 +1016,12 @@ class _Session:
             await asyncio.wait((self._turn,))
         self._turn = self._loop.create_future()
         self._sends += 1
-        self._begin_push(data, stains=stains)
+        self._begin_push(data, stains=False)
         try:
             await self._conn.send(data)
         finally:
             self._end_turn()
-            self._unbind(stains=stains)
+            self._unbind(stains=False)
             if self._wanted is not None:
                 self._settle()
 
