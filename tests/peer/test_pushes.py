@@ -398,3 +398,64 @@ def test_on_push_is_called_between_messages(tmp_path: Path, model: str) -> None:
             server.wait_until(lambda: server.status()["connections"]["parked"] == 3, "parked")
             assert server.cli("push", "2", "wake").exit_code == 0
             assert third.hear() == "<wake>"
+
+
+_PLAIN: Final = """
+def handle(conn):
+    for line in conn.lines():
+        verb, _, rest = line.decode().partition(" ")
+        if verb == "name":
+            conn.name = rest
+        elif verb == "join":
+            conn.join(rest)
+        conn.send(b"ok\\n")
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "keep"),
+    [
+        ("thread", "app:handle", "crash"),
+        ("prefork", "app:service", "reload"),
+        ("fork", "app:handle", "reload"),
+        ("fork", "app:service", "crash"),
+    ],
+)
+def test_pushed_to_in_its_receive_after_the_keeper_was_killed(
+    tmp_path: Path, model: str, target: str, keep: str
+) -> None:
+    """At no safe point it stays with its worker, and its handler does nothing for it."""
+    write(tmp_path, _PLAIN + _ON_PUSH)
+    options = ("--model", model, "-w", "2", "--park-after", "off", "--keep", keep)
+    with (
+        GuardedServer(tmp_path, target, *options, "--keep-after", "0s") as server,
+        peers(server, 1) as (peer,),
+    ):
+        assert peer.ask("name device-17") == peer.ask("join all") == "ok"
+        owner = owners(server)["device-17"]
+        for _ in range(2):
+            server.kill_keeper()
+            server.wait_until(
+                lambda: server.cli("push", "device-17", "on", "-n").exit_code == 0, "delivered"
+            )
+            assert peer.hear().strip("<>") == "on"
+            assert server.cli("publish", "all", "noon", "-n").stdout == "delivered: 1\nfailed: 0\n"
+            assert peer.hear().strip("<>") == "noon"
+        assert owners(server) == {"device-17": owner}
+
+
+@pytest.mark.parametrize(("model", "how"), [("thread", "reload"), ("fork", "upgrade")])
+def test_pushed_to_in_its_receive_while_it_cannot_move(
+    tmp_path: Path, model: str, how: str
+) -> None:
+    options = ("--model", model, "-w", "2", "--park-after", "off")
+    with (
+        Server(tmp_path, write(tmp_path, _PLAIN), *options) as server,
+        peers(server, 1) as (peer,),
+    ):
+        assert peer.ask("name device-17") == "ok"
+        owner = owners(server)["device-17"]
+        assert server.cli(how).exit_code == 0
+        assert server.cli("push", "device-17", "on", "-n").exit_code == 0
+        assert peer.hear() == "on"
+        assert owners(server) == {"device-17": owner}

@@ -1036,10 +1036,10 @@ class Connection(Shell):
                 self._obey_waiting(order, poller, operation)
                 until = earlier(until, order.deadline)
                 now = time.monotonic()
+                # A drain may yet become a stop, and what is pushed wakes nobody any more.
+                until = earlier(until, now + _LOOK_AGAIN)
                 if now < self._leaves_at:
-                    until = earlier(until, min(self._leaves_at, now + _LOOK_AGAIN))
-                elif order.how == "finish":  # a drain may yet become a stop
-                    until = earlier(until, now + _LOOK_AGAIN)
+                    until = earlier(until, self._leaves_at)
             elif drain_signal is not None and poller.ignores_wake:
                 until = earlier(until, time.monotonic() + _MOMENT)
             if self._deadlines is not None:

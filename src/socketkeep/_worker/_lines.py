@@ -20,6 +20,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
+from socketkeep._base import _log
 from socketkeep._base._errors import Busy, HandlerError, SocketkeepError, translate
 from socketkeep._names._pushing import Endpoint, Present, Published, Pushed, Pushing, PushOutcome
 from socketkeep._stream import _record as record
@@ -29,6 +30,7 @@ from socketkeep._stream._record import Record
 from socketkeep._stream._waiting import make_orders
 from socketkeep._wire._channel import Channel, ChannelClosed, channel_pair
 from socketkeep._wire._messages import (
+    ABSENT,
     BEGUN,
     ConnectionEnded,
     Deliver,
@@ -52,6 +54,8 @@ T = TypeVar("T")
 _GRACE: Final = 3.0
 #: Seconds after which a thread that waits for another one's look at the line looks at its own.
 _MOMENT: Final = 0.01
+#: Seconds after which a line is opened anew that is still broken, or again.
+_LOOK_AGAIN: Final = 0.5
 
 
 class ConnectionLine:
@@ -61,9 +65,16 @@ class ConnectionLine:
     """
 
     def __init__(
-        self, drain_signal: DrainSignal, channel: Channel, on_push: OnPush | None = None
+        self,
+        drain_signal: DrainSignal,
+        channel: Channel,
+        reopen: Callable[[ConnectionLine, Connection], None],
+        on_push: OnPush | None = None,
     ) -> None:
+        """reopen: called in a receive while the line is broken, to lead it to another keeper."""
         self.drain_signal = drain_signal
+        self._reopen = reopen
+        self._reopen_at = 0.0  # not before that, when it is broken
         self._mail = None if on_push is None else Mailbox(on_push)
         self.broken = False
         self._channel = channel
@@ -124,6 +135,13 @@ class ConnectionLine:
             self.broken = True
             self._poller.unregister(self._channel.fileno())
 
+    def lead_to(self, channel: Channel) -> None:
+        """Take what is pushed from that channel from here on: the one that there was is broken."""
+        self._channel.close()
+        self._channel = channel
+        self._poller.register(channel.fileno(), select.EPOLLIN)
+        self.broken = False
+
     @property
     def waiting(self) -> bool:
         return bool(self._letters) or (self._mail is not None and self._mail.waiting)
@@ -169,6 +187,10 @@ class ConnectionLine:
             with suppress(BlockingIOError):
                 os.eventfd_read(self._bell)
             self._mail.deliver(conn)
+        # What had come by it is answered first, by the number that its keeper gave it.
+        if self.broken and time.monotonic() >= self._reopen_at:
+            self._reopen_at = time.monotonic() + _LOOK_AGAIN
+            self._reopen(self, conn)
         return None
 
     def send_own(self, conn: Any) -> None:
@@ -194,8 +216,11 @@ class ConnectionLine:
 class SyncPost:
     """The registrar of a sync worker's connections, and the office of its handlers."""
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, has_keeper: Callable[[], bool]) -> None:
+        """has_keeper: returns whether there is one to speak to, and looks for another."""
         self._environment = environment
+        self._has_keeper = has_keeper
+        self._reopening = threading.Lock()
         self._pid = 0  # of the process that has what follows
         self._lock = threading.Condition()
         self._line: Channel | None = None
@@ -212,24 +237,19 @@ class SyncPost:
     # What the connections are called.
 
     def changed(self, conn: Connection) -> None:
-        hooks, lease, registration = conn.hooks, conn.lease, conn.registration
-        assert registration is not None
-        message = Registered(
-            *(lease.id, lease.epoch, registration.name),
-            *(sorted(registration.groups), dict(registration.labels)),
-        )
-        line = hooks.mail
+        line = conn.hooks.mail
         try:
-            if not isinstance(line, ConnectionLine) or line.broken:
-                self.left_line(conn)
-                self._open_line(conn, message)
+            if not isinstance(line, ConnectionLine):
+                self._open_line(conn)
+            elif line.broken:
+                self._reopen_line(line, conn)
             else:
-                self._environment.channel.send_now(message)
+                self._say(_registered(conn))
         except ChannelClosed:
-            pass  # it is said to the next keeper when the connection moves
+            pass  # it is said to the next keeper when the line is opened anew
         except OSError as error:
             raise translate(error, operation="name", peer=conn.peer) from error
-        hooks.registered = True
+        conn.hooks.registered = True
 
     def attached(self, conn: Connection) -> None:
         """A connection is served here from now on."""
@@ -254,20 +274,48 @@ class SyncPost:
                 )
         self.left_line(conn)
 
-    def _open_line(self, conn: Connection, message: Registered) -> None:
+    def _open_line(self, conn: Connection) -> None:
         drain_signal = conn.hooks.drain_signal
         assert drain_signal is not None
-        ours, theirs = channel_pair()
-        with theirs:
-            channel = Channel(ours)
-            line = ConnectionLine(drain_signal, channel, self._environment.handler.on_push)
-            self._environment.channel.send_now(
-                Registered(
-                    *(message.id, message.epoch, message.name, message.groups, message.labels),
-                    theirs.fileno(),
-                )
-            )
+        channel = self._register_by_line(conn)
+        on_push = self._environment.handler.on_push
+        line = ConnectionLine(drain_signal, channel, self._reopen_line, on_push)
         conn.use_line(line, line, self._orders(line))
+
+    def _reopen_line(self, line: ConnectionLine, conn: Connection) -> None:
+        """Lead a broken line to the keeper that there is now, if there is one."""
+        with self._reopening:
+            # Another thread of the handler's, which calls the connection otherwise, may be first.
+            if line.broken and self._has_keeper():
+                try:
+                    line.lead_to(self._register_by_line(conn))
+                except OSError as error:  # out of descriptors
+                    _log.debug("a line cannot be opened yet", id=conn.lease.id, error=error)
+
+    def _register_by_line(self, conn: Connection) -> Channel:
+        """Say what the connection is called; return this end of a line of its own.
+
+        It is broken already where there is no keeper.
+        """
+        ours, theirs = channel_pair()
+        channel = Channel(ours)
+        try:
+            with theirs, suppress(ChannelClosed):
+                self._say(_registered(conn, theirs.fileno()))
+        except OSError:
+            channel.close()
+            raise
+        return channel
+
+    def _say(self, message: Registered | OpenLine) -> None:
+        """Tell the keeper, or the next.  Raises ChannelClosed."""
+        channel = self._environment.channel
+        try:
+            channel.send_now(message)
+        except ChannelClosed:
+            if not self._has_keeper():
+                raise
+            channel.send_now(message)
 
     def _orders(self, drain_signal: DrainSignal) -> Any:
         return make_orders(drain_signal.wake_fd, self._environment.scoreboard.header)
@@ -315,7 +363,7 @@ class SyncPost:
         try:
             ours, theirs = channel_pair()
             with theirs:
-                self._environment.channel.send_now(OpenLine(theirs.fileno()))
+                self._say(OpenLine(theirs.fileno()))
         except ChannelClosed:
             pass  # what is sent finds nobody, and is told to be uncertain
         except OSError as error:
@@ -384,6 +432,15 @@ class SyncPost:
                     self._lose_line()
                 self._lock.notify_all()
             return asked.answer
+
+
+def _registered(conn: Connection, line: int = ABSENT) -> Registered:
+    lease, registration = conn.lease, conn.registration
+    assert registration is not None
+    return Registered(
+        *(lease.id, lease.epoch, registration.name),
+        *(sorted(registration.groups), dict(registration.labels), line),
+    )
 
 
 class _BlockingPush(Generic[T]):

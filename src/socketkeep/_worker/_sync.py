@@ -111,7 +111,7 @@ class SyncLoop:
             self._standing = Standing(environment.siblings, environment.slot)
         self._shown: int | None = None
         self._in_a_row = 0  # connections that were accepted, and none has ended meanwhile
-        self.post = SyncPost(environment)
+        self.post = SyncPost(environment, self.has_keeper)
         self.notices = Notices()
         self._model = build(self)
         wake_fd = -1 if environment.model == "prefork" else self._model.drain_signal.wake_fd
@@ -207,6 +207,12 @@ class SyncLoop:
     def rejoin(self) -> bool:
         """Find another keeper, for a handler whose own is gone; False: not here, or not yet."""
         return self._model.rejoin()
+
+    def has_keeper(self) -> bool:
+        """Return whether there is a keeper to speak to, for a handler; look for another."""
+        if self.environment.model == "fork":  # only the parent's link is told of its end
+            return not self.environment.channel.closed or self.rejoin()
+        return not self.link.alone
 
     def wind_up(self) -> None:
         """Serve nothing more, and wait for the peers that linger: a model ends this process."""

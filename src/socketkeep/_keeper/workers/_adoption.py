@@ -26,7 +26,7 @@ from socketkeep._keeper.workers._pool import WorkerPool
 from socketkeep._wire import _rendezvous as rendezvous
 from socketkeep._wire._channel import Channel, ChannelClosed, Garbled, Packet
 from socketkeep._wire._descriptors import listener_place, require_event
-from socketkeep._wire._messages import ConnectionDetached, Stranded
+from socketkeep._wire._messages import ConnectionDetached, OpenLine, Registered, Stranded
 from socketkeep._wire._scoreboard import LAST_BOOT, Scoreboard
 
 _LOOK_AGAIN: Final = 0.1
@@ -187,6 +187,9 @@ class Adoption:
         if packet is None:
             return
         try:
+            if isinstance(packet.message, Registered | OpenLine):
+                self._dismiss(visitor)  # it comes again, when its worker is known
+                return
             if not isinstance(packet.message, Stranded) or packet.truncated:
                 raise Unfit("it offers nothing")
             self._note(visitor, packet.message, packet)
@@ -271,6 +274,8 @@ class Adoption:
                         return
                     case ConnectionDetached():
                         self._take(visitor, packet)
+                    case Registered() | OpenLine():
+                        self._hear_forked(visitor, packet)
                     case _:
                         raise Unfit("it says what nobody says here")
             except (Unfit, OSError) as error:
@@ -297,6 +302,17 @@ class Adoption:
         if worker is None:
             raise Unfit("it serves no connection of a worker that is known")
         self._adopter.pool.dispatch.hear(worker, packet)
+
+    def _hear_forked(self, visitor: _Visitor, packet: Packet) -> None:
+        """Such a process says what its connection is called, or opens a line.
+
+        It comes again, at the end of the line that it was to have, until its worker is known.
+        """
+        worker = self._adopter.pool.serving_in(visitor.pid)
+        if worker is None:
+            self._dismiss(visitor)
+        else:
+            self._adopter.pool.dispatch.hear(worker, packet)
 
 
 def _check(offer: Stranded, pid: int) -> None:
