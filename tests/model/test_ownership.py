@@ -17,6 +17,8 @@ _BOUNDS: Final = {
     "GUARD_DEATHS": 0,
     "LAST_EPOCH": 3,
 }
+#: The guard may die, too, of a connection that moves less often.
+_WITH_GUARD: Final = {**_BOUNDS, "GUARD_DEATHS": 1, "LAST_EPOCH": 2}
 _MUTANTS: Final = re.findall(r"^#define ([A-Z_]+) \d+ +/\*", MODEL.read_text(), re.MULTILINE)
 
 
@@ -38,3 +40,9 @@ def test_there_are_never_two_owners_it_is_never_lost_and_the_check_can_fail(
     missed = [name for n, name in enumerate(_MUTANTS, 1) if not model.check(n).failed]
     assert len(_MUTANTS) == 12
     assert not missed
+
+
+def test_the_guard_may_die_as_well(tmp_path: Path) -> None:
+    checked = Model(tmp_path, **_WITH_GUARD).check()
+    assert not checked.failed
+    assert checked.states > 100_000, "it has been searched"
