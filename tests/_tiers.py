@@ -43,6 +43,7 @@ TIER_OF: Final = {
     "cli/test_top.py": "unit",
     "cluster": "unit",
     "cluster/test_examples.py": "system",
+    "cluster/test_node.py": "process",
     "cluster/test_presence.py": "process",
     "cluster/test_served.py": "system",
     "conformance": "system",

@@ -57,7 +57,7 @@ PRIVATE = {
     "admin": 19,
     "asgi": 8,
     "cli": 24,
-    "cluster": 9,
+    "cluster": 10,
     "edge": 16,
     "guard": 9,
     "harness": 12,

@@ -87,7 +87,7 @@ def test_the_fields_of_the_reports() -> None:
     )
     assert " ".join(status["workers"]) == "starting ready draining"
     assert " ".join(status["connections"]) == (
-        "open owned moving parked orphaned kept awaiting_header named groups"
+        "open owned moving parked orphaned kept awaiting_header named groups by_label"
     )
     assert " ".join(status["totals"]) == (
         "accepted closed reset detached attached lost reloads upgrades worker_deaths"
@@ -101,7 +101,7 @@ def test_the_fields_of_the_reports() -> None:
     assert " ".join(plain(WORKER)) == "slot pid generation state connections busy uptime rss"
     assert " ".join(plain(CONNECTION)) == (
         "id peer listener state owner generation epoch age idle bytes_in bytes_out busy worker slot"
-        " name groups labels"
+        " name groups labels stored"
     )
 
 
@@ -167,7 +167,7 @@ def test_connections(runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with FakeServer(runtime / "chat.sock", [done([plain(CONNECTION), orphan])]):
         assert main(["connections"]) == 0
     _, first, second = capsys.readouterr().out.splitlines()
-    row = "2f-1 [::1]:5555 [::1]:7000 owned 77 7 3 1m30s 0.2s 1.5K 10 no"
+    row = "2f-1 [::1]:5555 [::1]:7000 owned 77 7 3 1m30s 0.2s 1.5K 10 no no"
     assert first.split() == row.split()
     assert second.split()[3:5] == ["orphaned", "-"]
 

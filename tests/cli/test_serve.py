@@ -32,7 +32,7 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A server that only takes down its configuration; it fails for the target bad:bad."""
     configs: list[Any] = []
 
-    def run(config: Any, _place: object, _adopted: object) -> None:
+    def run(config: Any, *_: object) -> None:
         configs.append(config)
         if config.target == "bad:bad":
             raise ServeFailure("no worker became ready", 3)

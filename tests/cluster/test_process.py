@@ -10,11 +10,8 @@ from typing import Any
 
 import pytest
 
-from socketkeep._cluster._process import ClusterProcess
-from socketkeep._keeper.connections._post import Post
-from socketkeep._keeper.tables._names import NamedConnection
-from tests.harness.configuration import configured
-from tests.keeper.fakes import Clock, FakeSystem, SteppedReactor
+from tests.cluster.keepers import KeeperSide
+from tests.keeper.fakes import Clock, FakeSystem
 from tests.wire.sending import changed, channel_on, kind_of, letter, letter_told, message
 
 #: Outcomes, as they are numbered on the wire.
@@ -48,25 +45,15 @@ class Parked:
         return False
 
 
-class World:
+class World(KeeperSide):
     """A post, its way to other nodes, and the process at the other end of that."""
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.reactor = SteppedReactor(self.clock)
         self.system = ClusterSystem()
-        self.post = Post(self.reactor, Parked(), lambda: "keep")
-        self.call("c0", "before", {"g"})
-        self.told: dict[int, Any] = {}
-        config = configured(cluster="nats://127.0.0.1:1")
-        self.cluster = ClusterProcess(self.reactor, self.system, config, self.post, "a")
-
-    def call(self, connection: str, name: str, groups: set[str] = frozenset()) -> None:  # type: ignore[assignment]
-        known = self.post.names.get(connection) or NamedConnection(connection, 1, None)
-        self.post.names.put(known, name, frozenset(groups), {})
-
-    def tell(self, answer: Any) -> None:
-        self.told[answer.number] = answer
+        super().__init__(self.clock, self.system, Parked(), "a", cluster="nats://127.0.0.1:1")
+        self.call("c0", "before", frozenset({"g"}))
+        self.cluster = self.join()
 
     @property
     def until(self) -> int:
@@ -124,7 +111,7 @@ def test_it_is_told_what_there_is_and_what_changes(world: World) -> None:
     assert [each[:3] for each in names.names] == [("before", "c0", 1)]
     assert names.groups == ["g"]
     began = time.time()
-    world.call("c1", "after", {"g", "h"})
+    world.call("c1", "after", frozenset({"g", "h"}))
     world.call("c0", "")
     (news,) = world.heard()
     ((name, connection, _, at),) = news.names

@@ -141,7 +141,7 @@ def note(event, arguments):
         print(arguments[0])
 
 sys.addaudithook(note)
-from tests.harness.command import main
+from socketkeep._cli import main
 sys.argv[1:] = ["serve", "nowhere:handle", "--check-config"]
 main()
 """
