@@ -62,7 +62,7 @@ PRIVATE = {
     "guard": 9,
     "harness": 12,
     "inspect": 20,
-    "keeper": 42,
+    "keeper": 43,
     "lab": 12,
     "library": 23,
     "native": 16,
