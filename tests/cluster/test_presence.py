@@ -55,6 +55,33 @@ def claim_of(nodes: Nodes) -> Callable[..., Coroutine[Any, Any, tuple[str, str]]
     return claim
 
 
+def test_a_name_outlives_the_process_that_claimed_it(tmp_path: Path) -> None:
+    """A server whose processes were killed joins again, with the connections that were kept."""
+
+    async def run(url: str) -> None:
+        nodes = Nodes(url)
+        before, after, other = [await nodes.join(node) for node in ("a1", "a2", "b")]
+        assert set(nodes.live) == {"a1", "a2", "b"}, "the lease of the earlier one is not over"
+        first = NameEntry("a1", "A", "c1", 1, 10)
+        claim, lost = await before.claim("x", first, None, nodes.live, fresh=True)
+        assert claim is not None
+        again = NameEntry("a2", "A", "c1", 2, 5)  # as if it had been named earlier
+        claim, lost = await after.claim("x", again, None, nodes.live, fresh=False)
+        assert claim is not None
+        assert lost is None
+        holder = await other.holder("x")
+        assert (holder and holder.node) == "a2"
+        # A connection of that id at a node of another label is another one.
+        foreign = NameEntry("b", "B", "c1", 1, 1)
+        claim, lost = await other.claim("x", foreign, None, nodes.live, fresh=False)
+        assert claim is None
+        assert lost is not None
+        await nodes.close()
+
+    with Broker(tmp_path / "broker") as broker:
+        asyncio.run(run(broker.url))
+
+
 def test_who_has_a_name(tmp_path: Path) -> None:
     async def run(url: str) -> None:
         nodes = Nodes(url)

@@ -198,7 +198,10 @@ class PresenceBucket:
                     there = NameEntry("", "", "", 0)
                 if there.node == self._node and there.id == mine.id:
                     return Claim(revision, mine.id), None
-                of_another = there.node != self._node and there.node in live
+                # Of a process of this server that is gone, whose lease is not over yet: this
+                # connection was kept, and is the one that has the name.
+                itself = (there.label, there.id) == (mine.label, mine.id)
+                of_another = not itself and there.node != self._node and there.node in live
                 had = before is not None and before.id == mine.id
                 if of_another and not fresh and (had or there.at > mine.at):
                     return None, there
