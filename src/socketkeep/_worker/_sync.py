@@ -533,6 +533,8 @@ def _note_end(
         raise  # it cannot be served
     except BaseException as failure:
         note_exception(failure, conn, entry)
+    finally:
+        del error  # as where it was caught: its traceback leads here
 
 
 def _linger(loop: SyncLoop, entry: Entry) -> float:
