@@ -110,7 +110,7 @@ async def _compare(conn: AsyncConnection, members: int) -> tuple[float, float]:
 
 
 class _Bus:
-    """What one worker has of Redis."""
+    """The connections of one worker to Redis."""
 
     _here: _Bus | None = None
 

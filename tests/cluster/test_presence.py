@@ -1,4 +1,4 @@
-"""Who has a name, by the buckets of a real broker, with two nodes in this process."""
+"""The holder of a name, by the buckets of a real broker, with two nodes in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What names are called at a broker, and which servers are of one cluster."""
+"""The subjects of names at a broker, and the servers that are of one cluster."""
 
 from __future__ import annotations
 

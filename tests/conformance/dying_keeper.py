@@ -100,7 +100,7 @@ class DyingServer(GuardedServer):
 
 @dataclass
 class Result:
-    """What it has shown.
+    """The outcome of a run.
 
     wrong: what a client saw that it should not.  reloads: how many moved all connections.
     """

@@ -1,4 +1,4 @@
-"""What contrib/container has, by the schemas of those who read it; the image is built and runs.
+"""The files of contrib/container, by their readers' schemas; the image is built and runs.
 
 The build has no network: what the Dockerfile begins from is an image of this machine's directories,
 in which pip finds this project's wheel and nothing else.

@@ -31,7 +31,7 @@ from tests.wire.sending import channel_on, message, packet_of, send_with
 
 
 class Passed(NamedTuple):
-    """What an edge has said of a connection that it has passed on."""
+    """The words of an edge about a connection that it has passed on."""
 
     header: ProxyHeader
     raw: bytes

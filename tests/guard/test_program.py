@@ -156,7 +156,7 @@ tell("STOPPING=1")
 
 @pytest.fixture(params=PROGRAMS.values(), ids=[Path(name).name for name in PROGRAMS])
 def program(request: pytest.FixtureRequest) -> list[str]:
-    """What a guard is executed by."""
+    """The commands by which a guard is executed."""
     found: list[str] = request.param
     return found
 

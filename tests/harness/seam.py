@@ -72,7 +72,7 @@ class Row:
 
     @property
     def waiting(self) -> bool:
-        """Whether the handler waits for input."""
+        """Return whether the handler waits for input."""
         return bool(self.words[_record.WAITING])
 
     @property
