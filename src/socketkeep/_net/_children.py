@@ -69,7 +69,7 @@ class Children(Generic[Work]):
         try:
             pid = fork_keeping(() if sock is None else (sock,))
             if pid == 0:
-                self._run(body, prepare, mask)
+                leave_after(self._run, body, prepare, mask)
             # Before the pidfd: so the process has a descriptor for it.
             if sock is not None:
                 drop(sock)
@@ -110,21 +110,26 @@ class Children(Generic[Work]):
         body: Callable[[], None],
         prepare: Callable[[], None] | None,
         mask: set[int],
-    ) -> NoReturn:
-        status = 1
-        try:
-            self.forget()
-            if prepare is not None:
-                prepare()
-            restore_signals(mask)
-            body()
-            status = 0
-        except SystemExit as end:
-            status = exit_status(end)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            leave(status)
+    ) -> None:
+        self.forget()
+        if prepare is not None:
+            prepare()
+        restore_signals(mask)
+        body()
+
+
+def leave_after(work: Callable[..., None], *args: object) -> NoReturn:
+    """In a forked process: do its work, and end it."""
+    status = 1
+    try:
+        work(*args)
+        status = 0
+    except SystemExit as end:
+        status = exit_status(end)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        leave(status)
 
 
 def exit_status(end: SystemExit) -> int:

@@ -12,7 +12,6 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
 from dataclasses import replace
@@ -25,7 +24,7 @@ from socketkeep._base import _log
 from socketkeep._base._forking import drop, leave, let_go_of
 from socketkeep._base._originals import Socket, socket_pair
 from socketkeep._native import core
-from socketkeep._net._children import Child, Children, exit_status, is_unknown, status_text
+from socketkeep._net._children import Child, Children, is_unknown, leave_after, status_text
 from socketkeep._stream import _record as record
 from socketkeep._stream._connection import Connection
 from socketkeep._stream._lease import Hooks, Lease, Order, handling
@@ -410,7 +409,7 @@ class ForkModel:
 
     def _become_child(self, row: int, fd: int, listener: int, peer: str) -> NoReturn:
         """Serve a connection in a child that C has forked, and end."""
-        _leave_after(self._serve_accepted, row, fd, listener, peer)
+        leave_after(self._serve_accepted, row, fd, listener, peer)
 
     def _serve_accepted(self, row: int, fd: int, listener: int, peer: str) -> None:
         sock = self._loop.gate.adopt(fd, listener)
@@ -419,7 +418,7 @@ class ForkModel:
 
     def _become_server(self, entry: Entry) -> NoReturn:
         """The same, where entry and connection have been made."""
-        _leave_after(self._serve_made, entry)
+        leave_after(self._serve_made, entry)
 
     def _serve_made(self, entry: Entry) -> None:
         self._children.forget()
@@ -436,7 +435,7 @@ class ForkModel:
 
         pid: of the process in which the handler was called; it may have forked.
         """
-        _leave_after(self._end, entry, pid, returned, error)
+        leave_after(self._end, entry, pid, returned, error)
 
     def _end(self, entry: Entry, pid: int, returned: object, error: BaseException | None) -> None:
         self._served = entry
@@ -497,20 +496,6 @@ class ForkModel:
         """
         if entry.record[record.ENDED] == record.DETACHED:
             entry.record[record.ENDED] = record.TAKEN
-
-
-def _leave_after(work: Callable[..., None], *args: object) -> NoReturn:
-    """In a child that C has forked: do its work, and end it."""
-    status = 1
-    try:
-        work(*args)
-        status = 0
-    except SystemExit as end:
-        status = exit_status(end)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        leave(status)
 
 
 def _echo(conn: Connection) -> None:
