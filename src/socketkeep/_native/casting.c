@@ -33,8 +33,6 @@ enum {
     WRITTEN
 };
 
-enum { SERIES_SIZE = 64, NUMBER_SIZE = 16 };
-
 typedef struct {
     PyObject_HEAD
     State *state;
@@ -146,16 +144,8 @@ socket_of(Caster *caster, PyObject *number)
 static PyObject *
 id_of(Caster *caster, uint64_t number)
 {
-    char digits[NUMBER_SIZE], *end = caster->series + caster->series_size;
-    int count = 0;
+    const char *end = write_hexadecimal(caster->series + caster->series_size, number);
 
-    do {
-        digits[count++] = "0123456789abcdef"[number & 15];
-        number >>= 4;
-    } while (number);
-    while (count) {
-        *end++ = digits[--count];
-    }
     return PyUnicode_FromStringAndSize(caster->series, end - caster->series);
 }
 

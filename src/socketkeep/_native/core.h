@@ -519,6 +519,12 @@ typedef struct {
 
 extern PyType_Spec rows_spec;
 
+/* Bytes of a connection's name: those that all of a worker have in common, and its number. */
+enum { SERIES_SIZE = 64, NUMBER_SIZE = 16 };
+/* Write a connection's number as names have it; return where it ends.  Not by a format: the C library's
+   touches ten pages, each of which a forked child copies. */
+char *write_hexadecimal(char *at, uint64_t number);
+
 /* A free row's number; -1: there is none. */
 int64_t rows_take(Rows *rows);
 void rows_free(Rows *rows, uint32_t row);

@@ -45,9 +45,6 @@
 /* How many events are fetched at a time. */
 enum { EVENTS = 64 };
 
-/* Bytes of a connection's name: those that all of a worker have in common, and its number. */
-enum { SERIES_SIZE = 64, NUMBER_SIZE = 16 };
-
 /* Nanoseconds between attempts at a pidfd while other threads have all descriptors. */
 enum { RETRY = 10000000 };
 
@@ -289,27 +286,18 @@ find_slots(Server *server, PyObject *entry, PyObject *conn)
     return server->conn_gathered ? 0 : -1;
 }
 
-/* The name of a connection.  Not by a format: the C library's and Python's touch ten pages. */
 static PyObject *
 id_in(PyObject *series, uint64_t number)
 {
-    char name[SERIES_SIZE + NUMBER_SIZE], digits[NUMBER_SIZE];
+    char name[SERIES_SIZE + NUMBER_SIZE];
     Py_ssize_t size;
-    int count = 0;
     const char *text = PyUnicode_AsUTF8AndSize(series, &size);
 
     if (!text || size > SERIES_SIZE) {
         return PyErr_Format(PyExc_ValueError, "a series of names is at most %d bytes", SERIES_SIZE);
     }
     memcpy(name, text, (size_t)size);
-    do {
-        digits[count++] = "0123456789abcdef"[number & 15];
-        number >>= 4;
-    } while (number);
-    while (count) {
-        name[size++] = digits[--count];
-    }
-    return PyUnicode_FromStringAndSize(name, size);
+    return PyUnicode_FromStringAndSize(name, write_hexadecimal(name + size, number) - name);
 }
 
 /* Have the connection that was made before be this one, and return its entry, borrowed; NULL: an

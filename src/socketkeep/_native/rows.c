@@ -106,6 +106,22 @@ board_accept(int listener, char peer[PEER_SIZE])
     return fd;
 }
 
+char *
+write_hexadecimal(char *at, uint64_t number)
+{
+    char digits[NUMBER_SIZE];
+    int count = 0;
+
+    do {
+        digits[count++] = "0123456789abcdef"[number & 15];
+        number >>= 4;
+    } while (number);
+    while (count) {
+        *at++ = digits[--count];
+    }
+    return at;
+}
+
 void
 board_enter(const Board *board, uint32_t row, const Newcomer *new)
 {
