@@ -47,6 +47,7 @@ TIER_OF: Final = {
     "cluster/test_presence.py": "process",
     "cluster/test_served.py": "system",
     "conformance": "system",
+    "documentation": "system",
     "edge": "system",
     "edge/test_certificates.py": "unit",
     "edge/test_process.py": "unit",

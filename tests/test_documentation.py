@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,19 +9,15 @@ from pathlib import Path
 import pytest
 
 from socketkeep._net._handlers import inspect_handler
-
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+from tests.documentation.pages import blocks, name_of, pages
 
 #: The pages whose blocks are programs, some of which fork: each runs in a process of its own.
-PROGRAMS = ("modes-handles",)
+PROGRAMS = ("explained-modes-and-handles",)
 
 BLOCKS = {
-    f"{page.stem}_{number}": source
-    for page in PAGES
-    if "_build" not in page.parts
-    for number, source in enumerate(BLOCK.findall(page.read_text()))
+    f"{name_of(page).replace('/', '-')}_{number}": source
+    for page in pages()
+    for number, source in enumerate(blocks(name_of(page), "python"))
 }
 
 

@@ -17,7 +17,7 @@ from tests.examples.conftest import EXAMPLES, Talk
 from tests.examples.test_gateway import Device
 from tests.harness import Server
 
-PAGE = Path(__file__).parents[2] / "docs" / "cluster.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "cluster.md"
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TOKEN = "a-token-of-sixteen-letters"
 

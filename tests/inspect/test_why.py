@@ -88,7 +88,7 @@ def test_every_condition_is_documented_and_made_here() -> None:
         for code in re.findall(r'Diagnosis\(\s*"([a-z-]+)"', path.read_text())
     }
     assert len(found) >= 20
-    page = (root / "docs/inspect.md").read_text()
+    page = (root / "docs/how-to/inspect.md").read_text()
     tests = Path(__file__).read_text()
     for code in found:
         assert f"| `{code}` |" in page

@@ -14,8 +14,8 @@ from docs._ext.lab import RECORD, recorded
 from socketkeep._lab._catalogue import EXPERIMENTS
 from socketkeep._lab._results import Finding, LabReport
 
-PAGE = Path(__file__).parents[2] / "docs" / "notes-measured.md"
-RENEW = f"socketkeep lab --json > {RECORD.relative_to(PAGE.parents[1])}"
+PAGE = Path(__file__).parents[2] / "docs" / "explained" / "sockets-tried.md"
+RENEW = f"socketkeep lab --json > {RECORD.relative_to(PAGE.parents[2])}"
 
 
 def outline(finding: Finding) -> list[tuple[str, str]]:

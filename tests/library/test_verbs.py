@@ -110,7 +110,7 @@ def test_what_it_does_async(scene: Scene, verb: Verb, run: Run) -> None:
     run(scenario)
 
 
-@pytest.mark.parametrize("page", ["handlers.md", "modes-handles.md"])
+@pytest.mark.parametrize("page", ["how-to/receive-and-send.md", "explained/modes-and-handles.md"])
 def test_the_pages_have_the_table(page: str) -> None:
     assert "{{ declared: verbs }}" in (DOCS / page).read_text()
     for verb in VERBS:

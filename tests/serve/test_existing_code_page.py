@@ -1,4 +1,4 @@
-"""The programs of docs/existing-code.md, served as the page says."""
+"""The programs of docs/how-to/existing-code.md, served as the page says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.harness import Server, connect, read_reply
 from tests.serve.moved import reload_whole
 
-_PAGE: Final = Path(__file__).parents[2] / "docs/existing-code.md"
+_PAGE: Final = Path(__file__).parents[2] / "docs/how-to/existing-code.md"
 _BLOCK: Final = re.compile(
     r"^```python\n(\"\"\"(?:Number|The same).*?)^```$", re.MULTILINE | re.DOTALL
 )

@@ -13,7 +13,7 @@ from typing import Final
 from socketkeep._base import _prctl
 
 _MOST: Final = (1 << 32) - 2  # the largest there can be: the next one means "as it is"
-#: capabilities(7): what a keeper that stays root needs, see docs/running.md.
+#: capabilities(7): what a keeper that stays root needs, see docs/how-to/another-user.md.
 CAP_CHOWN: Final = 0
 CAP_DAC_OVERRIDE: Final = 1
 CAP_FOWNER: Final = 3

@@ -1,0 +1,1 @@
+"""The documentation's programs and commands, run as its readers run them."""
