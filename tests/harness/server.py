@@ -212,7 +212,10 @@ class Server:
 
     def wait_clean(self) -> None:
         """Wait until every handler has committed: an answer is out before its commit is made."""
-        self.wait_until(lambda: not any(each["busy"] for each in self.connections()), "all clean")
+        self.wait_until(
+            lambda: all(each["committed"] and not each["busy"] for each in self.connections()),
+            "all clean",
+        )
 
     def wait_until(self, reached: Callable[[], bool], what: str, timeout: float = 30.0) -> None:
         """Ask again and again until `reached()`; for what the server does not announce.

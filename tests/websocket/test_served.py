@@ -100,6 +100,49 @@ def test_through_reloads_kills_and_an_upgrade(tmp_path: Path) -> None:
         run(main(server))
 
 
+_BESIDE = """
+import asyncio
+
+done = asyncio.Event()
+
+async def app(scope, receive, send):
+    while True:
+        match await receive():
+            case {"type": "websocket.connect"}:
+                await send({"type": "websocket.accept"})
+            case {"type": "websocket.receive", "text": "done"}:
+                done.set()
+            case {"type": "websocket.receive"}:
+                await send({"type": "websocket.send", "text": "answer"})
+                await done.wait()
+            case {"type": "lifespan.startup"}:
+                await send({"type": "lifespan.startup.complete"})
+            case _:
+                return
+"""
+
+
+def test_what_is_answered_is_not_committed_before_the_application_asks_for_more(
+    tmp_path: Path,
+) -> None:
+    # The server's reader waits meanwhile, so that `busy` does not tell: a kill would cost it.
+    (tmp_path / "site_app.py").write_text(_BESIDE)
+
+    async def main(server: Server) -> None:
+        async with connect(f"ws://{server.address}/") as client:
+            await client.send("ask")
+            assert await client.recv() == "answer"
+            (row,) = await asyncio.to_thread(server.connections)
+            assert (row["busy"], row["committed"]) == (False, False)
+            async with connect(f"ws://{server.address}/") as other:
+                await other.send("done")
+                await asyncio.to_thread(server.wait_clean)
+
+    arguments = ("--ws-resume", "on", "--keep", "crash", "-w", "1")
+    with Server(tmp_path, "site_app:app", *arguments) as server:
+        run(main(server))
+
+
 async def _closed(client: ClientConnection) -> int:
     with pytest.raises(ConnectionClosed) as closed:
         await asyncio.wait_for(client.recv(), PATIENCE)

@@ -271,7 +271,10 @@ class ConnectionReport(msgspec.Struct, frozen=True, kw_only=True):
     """One connection.
 
     owner: the pid of the process that serves it; None when none does.
-    idle: since bytes last passed.  busy: its handler is not waiting for input.
+    idle: since bytes last passed.  busy: its handler is not waiting for input; that of a WebSocket
+    reads ahead of the application, and waits also while the application is at work.
+    committed: nothing was received or sent since its last commit, so that with ``--keep crash`` its
+    owner's death would not end it.
     worker: the pid of its worker, which is not its owner where the worker forks.
     slot: the worker's.  name, groups, labels: what its handler has called it.
     stored: whether the guard, or the service manager's store, has a handle of it.
@@ -295,6 +298,7 @@ class ConnectionReport(msgspec.Struct, frozen=True, kw_only=True):
     groups: list[str] = []
     labels: dict[str, str] = {}
     stored: bool = False
+    committed: bool = True
 
 
 class StayingReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -355,6 +355,7 @@ def _of_row(
         busy=not words[record.WAITING],
         worker=worker.pid,
         slot=worker.slot,
+        committed=words[record.STATUS] == record.CLEAN,
     )
 
 
