@@ -1,3 +1,3 @@
 """The version of Socketkeep; what packs it reads it here, too."""
 
-VERSION = "0.1.0"
+VERSION = "1.0.0rc1"
