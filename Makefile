@@ -197,6 +197,10 @@ bench: ## measure Socketkeep and its peers (BENCH_ARGS="--quick", "--only a,b", 
 	@$(MAKE) --no-print-directory setup VENV=.venv-bench LOCK=requirements/bench.txt
 	.venv-bench/bin/python -m benchmarks $(BENCH_ARGS)
 
+.PHONY: surface
+surface: setup ## record what is public of this version; look at what has changed
+	$(BIN)/python -m tests.surface
+
 .PHONY: lock
 lock: $(LOCKED:%=lock-%) ## resolve the dependencies anew (needs uv)
 

@@ -89,6 +89,7 @@ TIER_OF: Final = {
     "server": "system",
     "stdlib": "process",
     "stream": "unit",
+    "surface": "unit",
     "systemd": "system",
     "test_benchmarks.py": "process",
     "test_coverage.py": "unit",

@@ -1,18 +1,30 @@
-"""What ``import socketkeep`` gives: each name once, documented, and nothing besides."""
+"""What ``import socketkeep`` gives: each name once, documented, and nothing besides.
+
+And what earlier versions had of names, options, JSON, metrics, exit codes and signals: it is there.
+"""
 
 from __future__ import annotations
 
 import ast
 import inspect
+import os
+import re
 import subprocess
 import sys
+import zipfile
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 import socketkeep
+from socketkeep._version import VERSION
+from tests.harness import FIRST_WHEEL
+from tests.surface import collected, recorded
+from tests.surface.compared import Break, breaks, deprecated
 
+ROOT = Path(__file__).parents[1]
 SOURCE = Path(socketkeep.__file__)
 HEADLESS = {"How", "What", "When", "Where", "Whether", "Which", "Who", "Whose", "Why"}
 
@@ -99,3 +111,52 @@ for name in sys.argv[1:]:
 
 def test_the_package_is_marked_as_typed() -> None:
     assert SOURCE.with_name("py.typed").is_file()
+
+
+@cache
+def surface() -> collected.Surface:
+    """Return that of the present code."""
+    return collected.collect()
+
+
+@pytest.mark.parametrize("version", recorded.versions())
+def test_what_a_version_had_is_there(version: str) -> None:
+    earlier = recorded.read(version)
+    found = [each for each in breaks(earlier, surface()) if not may_break(version, earlier, each)]
+    how = "make surface" if version == VERSION else "docs/reference/stability.md says how"
+    assert not found, f"{version} had it ({how}):\n" + "\n".join(map(str, found))
+
+
+def may_break(version: str, earlier: collected.Surface, broken: Break) -> bool:
+    """Return whether it may be gone now: it was deprecated, and the changes name it."""
+    if version == VERSION or f"`{broken.name}`" not in changes_of(VERSION):
+        return False
+    then, now = (int(each.partition(".")[0]) for each in (version, VERSION))
+    return then == 0 or (now > then and deprecated(earlier, broken))
+
+
+def changes_of(version: str) -> str:
+    """Return the section of CHANGELOG.md on that version."""
+    text = (ROOT / "CHANGELOG.md").read_text()
+    found = re.search(rf"^## {re.escape(version)}, .*?(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found is not None, f"CHANGELOG.md has no section {version}"
+    return found[0]
+
+
+def test_the_changes_of_each_version_are_written_down() -> None:
+    assert all(changes_of(version).count("\n- ") for version in {*recorded.versions(), VERSION})
+
+
+@pytest.mark.process
+def test_the_record_of_the_last_version_is_what_its_wheel_has(tmp_path: Path) -> None:
+    with zipfile.ZipFile(FIRST_WHEEL) as archive:
+        archive.extractall(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.surface", "--check"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

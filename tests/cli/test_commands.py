@@ -375,7 +375,7 @@ def test_tables_of_rich(runtime: Path) -> None:
 @pytest.mark.system
 def test_version_and_help(cli: Cli) -> None:
     """--version is one line; the help lists every command, and each has its own."""
-    assert cli("--version").stdout.startswith("socketkeep 0.")
+    assert cli("--version").stdout.startswith("socketkeep 1.")
     assert cli("--version", SOCKETKEEP_PURE="1").stdout.endswith(" (pure Python)\n")
     listed = cli("--help").stdout
     assert cli() == cli("--help")

@@ -138,7 +138,10 @@ class Listener(Held):
 
     @property
     def file_is_gone(self) -> bool:
-        """Return whether no new peer finds this Unix socket: its file was removed or replaced."""
+        """Return whether no new peer finds this Unix socket: its file was removed or replaced.
+
+        For the server.
+        """
         if not self._path:
             return False
         try:
@@ -147,7 +150,10 @@ class Listener(Held):
             return False  # of who has given up the rights to see it
 
     def leave_file(self) -> None:
-        """Have the file of a Unix socket stay when this is closed: it is another process's now."""
+        """Have the file of a Unix socket stay when this is closed: it is another process's now.
+
+        For the server.
+        """
         self._path = ""
 
     def describe(self) -> str:

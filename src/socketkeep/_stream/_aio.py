@@ -1151,7 +1151,10 @@ class AsyncConnection(Shell):
 
     @property
     def stops(self) -> bool:
-        """Return whether the server is stopping: the next wait for input ends the connection."""
+        """Return whether the server is stopping: the next wait for input ends the connection.
+
+        For our own protocols.
+        """
         return self._order is not None and self._order.how in ("close", "end")
 
     def committed_beside_receive(self) -> None:

@@ -778,7 +778,7 @@ class Connection(Shell):
         at_eof: Callable[[], bytes],
         timeout: float | None = None,
     ) -> bytes:
-        """As `AsyncConnection.receive_by`."""
+        """As `AsyncConnection.receive_by`.  For our own protocols."""
         return self._receive(operation, take, bound, None, timeout, at_eof)
 
     def _order_to_end(self, operation: str) -> Order | None:
