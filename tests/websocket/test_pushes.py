@@ -111,6 +111,84 @@ def test_a_push_goes_to_the_peer_as_a_message(compression: str | None) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("to", ["text", "receive"])
+def test_nothing_is_pushed_behind_a_close(to: str) -> None:
+    """Ours, which the peer has not answered: what waits is dropped, and no more is taken."""
+
+    async def main() -> None:
+        received: list[Message] = []
+        close = asyncio.Event()
+
+        async def app(_scope: Scope, receive: Any, send: Any) -> None:
+            await receive()
+            await send({"type": "websocket.accept"})
+            await send({"type": "socketkeep.name", "name": "bob"})
+            await send({"type": "socketkeep.pushes", "to": to})
+            await send({"type": "websocket.send", "text": "called"})
+            await close.wait()
+            await send({"type": "websocket.close", "code": 4000})
+            received.append(await receive())
+
+        async with bench(app) as served:
+            reader, writer = await asyncio.open_connection(sock=served.client_sock)
+            writer.write(handshake())
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 101 ")
+            assert await reader.readexactly(8) == b"\x81\x06called"
+            close.set()
+            assert await reader.readexactly(4) == b"\x88\x02" + (4000).to_bytes(2, "big")
+            assert served.conn.hooks.deaf
+            mail = served.conn.hooks.mail
+            assert served.push(b"too late")
+            await until(lambda: mail is not None and not mail.waiting)
+            writer.write(b"\x88\x82\0\0\0\0" + (4000).to_bytes(2, "big"))
+            assert await reader.read() == b""
+            assert [each["type"] for each in received] == ["websocket.disconnect"]
+            writer.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("to", ["text", "receive"])
+def test_a_push_waits_for_the_accept(to: str) -> None:
+    """The answer to the handshake goes out first, however early a name is given."""
+
+    async def main() -> None:
+        accept = asyncio.Event()
+        called = asyncio.Event()
+
+        async def app(_scope: Scope, receive: Any, send: Any) -> None:
+            await receive()
+            await send({"type": "socketkeep.name", "name": "bob"})
+            await send({"type": "socketkeep.pushes", "to": to})
+            called.set()
+            await accept.wait()
+            await send({"type": "websocket.accept"})
+            message = await receive()
+            await send({"type": "websocket.send", "text": message["message"].decode()})
+
+        async with bench(app) as served:
+            reader, writer = await asyncio.open_connection(sock=served.client_sock)
+            writer.write(handshake())
+            await called.wait()
+            assert served.push(b"early")
+            for _ in range(10):
+                await asyncio.sleep(0)  # so that it could go out
+            accept.set()
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+            assert await reader.readexactly(7) == b"\x81\x05early"
+            writer.close()
+
+    run(main())
+
+
+def handshake() -> bytes:
+    return (
+        b"GET /path HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+        b"sec-websocket-version: 13\r\nsec-websocket-key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
+    )
+
+
 def test_what_waits_is_bounded() -> None:
     """An application that is busy gets 16 ahead, and the rest waits in the mail, which has an end;
     and what the client says behind them is not lost."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from socketkeep import Busy
+from socketkeep import AsyncConnection, Busy
 from socketkeep._wire._channel import Channel, channel_pair
 from socketkeep._wire._messages import (
     Deliver,
@@ -21,6 +22,7 @@ from socketkeep._wire._messages import (
     Registered,
 )
 from socketkeep._worker._post import AsyncPost
+from tests.harness.seam import leased
 
 _FAR = 2**62
 
@@ -83,6 +85,30 @@ def test_an_endpoint_is_pushed_to() -> None:
             assert said(theirs) == [Registered("1-1-1", 1, "", [], {})]
             office.obey(Deliver([Letter(4, "1-1-1", b"late", _FAR)]))
             assert got[-1] == b"too much"
+
+    asyncio.run(main())
+
+
+def test_who_has_said_its_last_word_is_not_connected() -> None:
+    """A WebSocket whose Close has gone out; alone and in a group, and told at once."""
+
+    async def main() -> None:
+        peer, sock = socket.socketpair()
+        with channels() as (ours, theirs), peer, sock:
+            office = post(ours)
+            conn = AsyncConnection(sock, **leased(id="1-1-7", registrar=office))
+            conn.name = "bob"
+            conn.join("room")
+            said(theirs)
+            conn.hooks.deaf = True
+            office.obey(Deliver([Letter(1, "1-1-7", b"a", _FAR)]))
+            office.obey(Deliver([Letter(2, "room", b"b", _FAR, group=True)]))
+            office.flush()
+            told = [LetterTold(1, 2), LetterTold(2, 1, "", 0, 0, 1)]
+            assert said(theirs) == [Delivered(told)]
+            peer.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                peer.recv(1)
 
     asyncio.run(main())
 

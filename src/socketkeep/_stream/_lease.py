@@ -270,6 +270,7 @@ class Hooks:
     abandoned: bool = False  # the server goes on without the handler, which is never resumed again
 
 
+    deaf: bool = False  # it has ended in the words of its protocol: nothing can be pushed to it
 @dataclass(slots=True)
 class Handoff:
     """The load that a detached connection takes along: everything the next worker needs."""

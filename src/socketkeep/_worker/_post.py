@@ -75,6 +75,10 @@ class Guest:
     def over(self) -> bool:
         return self.conn.core.life.over
 
+    @property
+    def deaf(self) -> bool:
+        return self.conn.hooks.deaf
+
     def registered(self) -> Registered:
         """Return what the keeper is told of it."""
         registration, lease = self.conn.registration, self.conn.lease
@@ -117,6 +121,10 @@ class _Endpoint(Guest):
 
     @property
     def over(self) -> bool:
+        return False
+
+    @property
+    def deaf(self) -> bool:
         return False
 
     def registered(self) -> Registered:
@@ -302,6 +310,8 @@ class AsyncPost:
         self, guest: Guest, letter: Letter, told: Callable[[bool], None]
     ) -> PushOutcome | None:
         """Send a letter to one peer; return what has become of it, None: `told` will be told."""
+        if guest.deaf:
+            return PushOutcome.NOT_CONNECTED
         if guest.receive is not None:
             return _DELIVERED if guest.receive(letter.data) else PushOutcome.FULL
         size = len(letter.data)

@@ -365,6 +365,7 @@ class Roster:
             refused=0,
             spin=None,
             abandoned=False,
+            deaf=False,
         )
 
     def cannot_serve(self, entry: Entry, error: Exception) -> None:

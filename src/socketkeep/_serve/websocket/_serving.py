@@ -393,6 +393,7 @@ class _Session:
             self._wake()
         self._opened()
 
+            self._conn.hooks.deaf = True
     # The application's ends.
 
     async def receive(self) -> Message:
@@ -673,7 +674,7 @@ class _Session:
         self._give(message)
 
     async def _pass_on(self, message: bytes) -> None:
-        """Send it as one message."""
+        """Send it as one message, unless a Close is on its way: nothing may follow that."""
         text = None
         if self._pushes_to == "text":
             with suppress(UnicodeDecodeError):
@@ -684,6 +685,8 @@ class _Session:
             frame = self._socket.binary(message) if text is None else self._socket.text(text)
             waits = self._put(frame)
             if waits is not None:
+            if self._socket.closing:
+                return
                 await waits
 
     # What goes out beside the record, so that nobody else can go on after a death meanwhile.
