@@ -20,7 +20,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:class", r"(anyio|asyncio|ssl|socketkeep\._\w+|socket|collections|contextlib|os)\..*"),
     # Aliases, where a signature cannot be resolved: `ssl` is imported for type checkers only.
-    ("py:class", r"Address|Attached|Mode|Why"),
+    ("py:class", r"Address|Attached|HowLeft|Mode|Why"),
 ]
 autodoc_preserve_defaults = True
 smartquotes = False

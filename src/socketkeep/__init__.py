@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from socketkeep._net._async_connecting import open_connection
     from socketkeep._net._connecting import Connecting, connect
     from socketkeep._net._forking_server import ForkingServer
-    from socketkeep._net._handlers import Service, resumable
+    from socketkeep._net._handlers import Service, WorkerInfo, resumable
     from socketkeep._net._listener import Listener
     from socketkeep._net._serving import Server, serve
     from socketkeep._net._socket import Socket
@@ -99,6 +99,7 @@ __all__ = [
     "Truncated",
     "Unreachable",
     "Unresolved",
+    "WorkerInfo",
     "WouldBlock",
     "connect",
     "fork",
@@ -157,6 +158,7 @@ _MODULES = {
     ),
     "_net._handlers": (
         "Service",
+        "WorkerInfo",
         "resumable",
     ),
     "_base._handles": ("Handle",),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
+from socketkeep import Service
 from socketkeep._serve.asgi._application import handler_of, is_asgi, is_wsgi
 from tests.harness.configuration import code_refused, configured
 
@@ -83,3 +86,25 @@ def test_others_are_not_taken_for_wsgi(target: object) -> None:
 def test_what_is_none_is_named_with_the_way(target: object, way: str) -> None:
     with code_refused(way):
         handler_of(target, configured("a:b", asgi=True))
+
+
+def test_a_service_of_one() -> None:
+    """It is served as the application is, and has what pushes to WebSockets need."""
+    served = handler_of(Service(asgi, on_taken="keep"), configured("a:b"))
+    assert served.resumable
+    assert served.on_push is not None
+
+
+@pytest.mark.parametrize(
+    ("service", "way"),
+    [
+        (Service(asgi, on_push=lambda conn, message: None), "on_push: .* socketkeep.push"),
+        (Service(asgi, on_leaving=lambda conn, why, by: None), "on_leaving: .* sends .* a Close"),
+        (Service(asgi, lifespan=nullcontext), "lifespan: .* one of its own"),
+    ],
+)
+def test_what_a_service_of_one_cannot_have(service: Service, way: str) -> None:
+    with code_refused() as caught:
+        handler_of(service, configured("a:b"))
+    assert re.search(f"a:b is a Service of an ASGI application, and has {way}", caught.value.text)
+    assert "\n" not in caught.value.text

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from socketkeep import Connection
+from socketkeep import Connection, Service
 from socketkeep._base import _forking
 from socketkeep._net import _handlers
 from socketkeep._worker import (
@@ -20,6 +20,7 @@ from socketkeep._worker import (
     _casting,
     _entry,
     _environment,
+    _hooked,
     _reactor,
     _roster,
     _template,
@@ -174,12 +175,12 @@ def entry_of(sock: socket.socket, given: Leased) -> _entry.Entry:
 
 def inspected(handler: Any) -> _handlers.Handler:
     """Return what a worker makes of a target."""
-    return _handlers.inspect_handler(handler)
+    return _hooked.hooked(_handlers.served_as(_handlers.inspect_handler(handler), handler))
 
 
 @contextmanager
 def a_place(
-    handler: Callable[[Any], object], model: Model, rows: int = 4, **options: Any
+    handler: Callable[[Any], object] | Service, model: Model, rows: int = 4, **options: Any
 ) -> Iterator[Place]:
     """Make an environment with one listener; options are those of `socketkeep serve`."""
     ours, theirs = ends_of_a_channel()

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, get_args, overload
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, cast, get_args, overload
 
 from socketkeep._base._errors import HandlerError
 
@@ -17,6 +17,16 @@ Lifespan: TypeAlias = AbstractContextManager[object] | AbstractAsyncContextManag
 F = TypeVar("F", bound=Callable[..., object])
 
 _MARK: Final = "__socketkeep_resumable__"
+#: The functions of a `Service`: how many arguments each takes, and which.
+_HOOKS: Final = {
+    "on_push": (2, "a connection and a message"),
+    "on_leaving": (3, "a connection, why it is to end, and a deadline"),
+    "on_start": (1, "a worker's information"),
+    "on_ready": (1, "a worker's information"),
+    "on_connect": (1, "a connection"),
+    "on_leave": (2, "a connection and how it leaves"),
+    "on_error": (2, "a connection and an exception"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +34,20 @@ class _Options:
     state_type: Any = Any
     on_crash: OnCrash = "close"
     redeliver: bool = False
+
+
+class WorkerInfo(NamedTuple):
+    """The worker that `Service`'s on_start and on_ready are called in.
+
+    server: the server's name.  generation: the load of the code, counted from 1.  slot: the
+    worker's seat, from 0 on, which the one that replaces it takes over.  model: "fork", "prefork",
+    "thread" or "async".
+    """
+
+    server: str
+    generation: int
+    slot: int
+    model: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +64,18 @@ class Service:
     on_leaving: called with the connection, why ("stop", "drain", "reload" or "disconnect") and the
     `Deadline` by which it must be over, when the server is to end it: at a receive of its handler,
     sync or async as `on_push`.  A connection that moves to another worker is not left.
+
+    on_start: called in each worker with its `WorkerInfo`, after the fork and before the lifespan is
+    entered.  Where it raises the worker does not start, and a reload is undone, as when the code
+    cannot be loaded.  on_ready: called likewise once the worker serves.  on_connect: called with
+    the connection before each call of the handler, in its task, thread or process: at the accept,
+    and each time when the connection comes from another worker or was parked (`conn.attached` says
+    which).  What it raises ends the connection as if the handler had raised it.  on_leave: called
+    with the connection and how it goes ("ended", "moved" or "parked") after each call of the
+    handler that followed an on_connect, before the connection is closed or given away; not where
+    its process has died.  These four are sync, or with an async handler async, too.
+    on_error: called with the connection and the exception for each failure that is logged of it: of
+    the handler, of one of these functions, of an ASGI application.  It is sync.
     """
 
     handler: Callable[..., object]
@@ -47,6 +83,11 @@ class Service:
     on_taken: OnTaken = "close"
     on_push: Callable[[Any, bytes], object] | None = None
     on_leaving: Callable[[Any, Any, Any], object] | None = None
+    on_start: Callable[[WorkerInfo], object] | None = None
+    on_ready: Callable[[WorkerInfo], object] | None = None
+    on_connect: Callable[[Any], object] | None = None
+    on_leave: Callable[[Any, Any], object] | None = None
+    on_error: Callable[[Any, BaseException], object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +105,11 @@ class Handler:
     on_taken: OnTaken = "close"
     on_push: Callable[[Any, bytes], object] | None = None
     on_leaving: Callable[[Any, Any, Any], object] | None = None
+    on_start: Callable[[WorkerInfo], object] | None = None
+    on_ready: Callable[[WorkerInfo], object] | None = None
+    on_connect: Callable[[Any], object] | None = None
+    on_leave: Callable[[Any, Any], object] | None = None
+    on_error: Callable[[Any, BaseException], object] | None = None
 
 
 @overload
@@ -153,32 +199,34 @@ def served_as(handler: Handler, target: object) -> Handler:
         return handler
     if target.on_taken not in get_args(OnTaken):
         raise HandlerError(f"on_taken is 'close' or 'keep', not {target.on_taken!r}")
-    hooks = (
-        ("on_push", target.on_push, (object(), b""), "a connection and a message"),
-        (
-            *("on_leaving", target.on_leaving, (object(), "stop", object())),
-            "a connection, why it is to end, and a deadline",
-        ),
-    )
-    for name, hook, arguments, what in hooks:
+    for name, (count, what) in _HOOKS.items():
+        hook = getattr(target, name)
         if hook is not None:
-            _check_hook(f"{name}, {_name(hook)},", hook, arguments, what, handler)
+            _check_hook(f"{name}, {_name(hook)},", hook, count, what, handler)
+    if inspect.iscoroutinefunction(_body(target.on_error)):
+        raise HandlerError(
+            f"on_error, {_name(target.on_error)}, is async, and is called where nothing can be"
+            " waited for: make it sync"
+        )
     return replace(
         handler,
         on_taken=target.on_taken,
-        on_push=target.on_push,
+        on_push=target.on_push or handler.on_push,
         on_leaving=target.on_leaving,
+        on_start=target.on_start,
+        on_ready=target.on_ready,
+        on_connect=target.on_connect,
+        on_leave=target.on_leave,
+        on_error=target.on_error,
     )
 
 
-def _check_hook(
-    name: str, hook: object, arguments: tuple[object, ...], what: str, handler: Handler
-) -> None:
+def _check_hook(name: str, hook: object, count: int, what: str, handler: Handler) -> None:
     """Raise HandlerError for what cannot be called beside the handler."""
     if not callable(hook):
         raise HandlerError(f"{name} is not callable: give a function of {what.replace('a ', '')}")
     try:
-        inspect.signature(hook).bind(*arguments)
+        inspect.signature(hook).bind(*(object() for _ in range(count)))
     except TypeError as error:
         raise HandlerError(f"{name} takes {what}: {error}") from None
     except ValueError:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:  # asyncio is for who uses it
 #: replaced, and cannot hand it over; somebody has asked for the end of this one.
 Why = Literal["stop", "drain", "reload", "disconnect"]
 Attached = Literal["accepted", "reload", "parked", "upgrade", "crash", "pushed"]
+#: How a connection leaves its handler: the handler has ended, or is called again, in another worker
+#: or when something comes.
+HowLeft = Literal["ended", "moved", "parked"]
 
 #: The connection whose handler runs in this context.  Tasks and threads that the handler starts by
 #: `asyncio` inherit it; a broadcast from another handler does not.  A send in another context than
@@ -267,10 +270,11 @@ class Hooks:
     refused: int = 0  # for `refusals` to count
     spin: Any = None  # for `refusals` to note receives at the peer's EOF
     yields: Callable[[], bool] | None = None  # an adapter's: commits to leave; False: not now
-    abandoned: bool = False  # the server goes on without the handler, which is never resumed again
-
-
     deaf: bool = False  # it has ended in the words of its protocol: nothing can be pushed to it
+    abandoned: bool = False  # the server goes on without the handler, which is never resumed again
+    on_error: Callable[[Any, BaseException], object] | None = None  # the service's
+
+
 @dataclass(slots=True)
 class Handoff:
     """The load that a detached connection takes along: everything the next worker needs."""

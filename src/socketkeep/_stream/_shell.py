@@ -45,6 +45,7 @@ from socketkeep._stream._lease import (
     Attached,
     Handoff,
     Hooks,
+    HowLeft,
     Lease,
     Leaving,
     Order,
@@ -794,6 +795,13 @@ class Shell(metaclass=ABCMeta):
         if self.lease.passed is not None and (totals := self._counted_along()) is not None:
             passed = totals.written, totals.taken
         return Handoff(core.sock, state, unread, self._parked, disputed, at, full_at, known, passed)
+
+    @property
+    def how_left(self) -> HowLeft:
+        """Return how it has left its handler, whose call is over.  For the server."""
+        if self.core.record[ENDED] != Ended.DETACHED:
+            return "ended"
+        return "parked" if self._parked else "moved"
 
     @property
     def overdue(self) -> str:

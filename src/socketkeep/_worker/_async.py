@@ -50,11 +50,13 @@ from socketkeep._worker._departures import Departures, MoveWindow
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._handle_backup import HandleBackups
+from socketkeep._worker._hooked import awaited
 from socketkeep._worker._keeper_link import IDLE, KeeperLink
 from socketkeep._worker._outcome import note_end, note_exception, note_tls, was_detached
 from socketkeep._worker._post import AsyncPost
 from socketkeep._worker._process import end_forked, mend_process
 from socketkeep._worker._reactor import make_reactor
+from socketkeep._worker._ready import tell_ready_async
 from socketkeep._worker._roster import Roster
 from socketkeep._worker._runaways import ENOUGH, Runaways
 from socketkeep._worker._target import check_replaced
@@ -80,8 +82,12 @@ def run_async(environment: Environment) -> None:
 
 async def _serve(environment: Environment) -> None:
     async with AsyncExitStack() as stack:
+        step = "on_start"
         try:
             pid = os.getpid()
+            if environment.handler.on_start is not None:
+                await awaited(environment.handler.on_start(environment.info))
+            step = "the lifespan"
             await _enter_lifespan(environment, stack)
             if os.getpid() != pid:
                 leave(0)  # it has forked, and this is its child: no second worker
@@ -91,7 +97,7 @@ async def _serve(environment: Environment) -> None:
             environment.channel.send_now(StartFailed(error.text))
             return
         except Exception as error:
-            text = f"the lifespan failed:\n{users_traceback(error)}"
+            text = f"{step} failed:\n{users_traceback(error)}"
             environment.channel.send_now(StartFailed(text))
             return
         worker = AsyncWorker(environment)
@@ -184,7 +190,12 @@ class AsyncWorker:
         self._post.open()
         own_all(self._crew)
         self._end_forks()
+        ready = None
+        if self._environment.handler.on_ready is not None:
+            ready = self._loop.create_task(tell_ready_async(self._environment), name="on_ready")
         await self._finished
+        if ready is not None:
+            ready.cancel()
         self._post.close()
         disown_all(self._crew)
         self._reactor.close()

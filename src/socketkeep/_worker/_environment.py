@@ -12,7 +12,7 @@ from socketkeep._config._server_options import (
     WorkerModel,
     closing_time,
 )
-from socketkeep._net._handlers import Handler
+from socketkeep._net._handlers import Handler, WorkerInfo
 from socketkeep._stream._closing import LINGER
 from socketkeep._stream._lease import Order
 from socketkeep._wire._channel import Channel
@@ -53,6 +53,12 @@ class Environment:
     rendezvous: str = ""
     siblings: Siblings = field(default_factory=Siblings)
     doorkeeper: Doorkeeper | None = None
+    server: str = ""  # its name
+
+    @property
+    def info(self) -> WorkerInfo:
+        """Return what the service's hooks are told of the worker."""
+        return WorkerInfo(self.server, self.generation, self.slot, self.model)
 
     @property
     def pacer(self) -> Doorkeeper | None:

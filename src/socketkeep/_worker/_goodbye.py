@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from socketkeep._base import _log
 from socketkeep._base._tracebacks import users_traceback
+from socketkeep._net._reporting import report_error
 from socketkeep._stream._lease import Leaving, handling
 
 OnLeaving: TypeAlias = Callable[[Any, Any, Any], object]
@@ -53,3 +54,4 @@ def _note_failure(conn: Any, error: Exception) -> None:
     if not (isinstance(error, OSError) and conn.core.life.over):
         text = users_traceback(error)
         _log.error("on_leaving failed", id=conn.id, peer=conn.peer, traceback=text)
+        report_error(conn, error)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from socketkeep._base import _log
 from socketkeep._base._tracebacks import users_traceback
+from socketkeep._net._reporting import report_error
 from socketkeep._stream._lease import handling
 
 OnPush = Callable[[Any, bytes], object]
@@ -80,3 +81,4 @@ class Mailbox:
 def note_failure(conn: Any, error: Exception) -> None:
     """Log that `on_push` has failed; the connection goes on."""
     _log.error("on_push failed", id=conn.id, peer=conn.peer, traceback=users_traceback(error))
+    report_error(conn, error)

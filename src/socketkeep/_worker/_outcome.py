@@ -68,6 +68,14 @@ def note_exception(error: BaseException, conn: Shell, entry: Entry) -> None:
     _log.error("handler failed", id=conn.id, peer=conn.peer, traceback=users_traceback(error))
 
 
+def is_failure(error: BaseException, conn: Shell) -> bool:
+    """Return whether it is an `Exception`, and what `note_exception` calls the code's failure."""
+    parts = [part for part in _parts(error) if isinstance(part, Exception)]
+    if spoke_tls(conn) and all(isinstance(part, SocketkeepError) for part in parts):
+        return False
+    return not all(_ordinary(part, conn) for part in parts)
+
+
 def spoke_tls(conn: Shell) -> bool:
     """Return whether the peer began TLS, and nothing came of it.
 

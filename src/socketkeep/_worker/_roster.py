@@ -556,4 +556,5 @@ class Roster:
             registrar=self.registrar,
             farewell=self._farewell,
             refusals=self.refusals,
+            on_error=self._environment.handler.on_error,
         )

@@ -40,6 +40,7 @@ from socketkeep._worker._outcome import (
     was_detached,
 )
 from socketkeep._worker._process import end_forked
+from socketkeep._worker._ready import tell_ready
 from socketkeep._worker._roster import TURN, Roster
 from socketkeep._worker._runaways import Runaways
 
@@ -152,6 +153,7 @@ class SyncLoop:
         """Serve until retired and empty.  Raises ChannelClosed when the keeper is gone already."""
         self.link.start()
         place.office = self.post
+        tell_ready(self.environment)
         while self.order is None or self._goes_on():
             if self._attached:
                 self._model.serve(self._attached.popleft())

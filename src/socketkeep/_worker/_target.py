@@ -20,9 +20,10 @@ from socketkeep._base._originals import replaced
 from socketkeep._base._tracebacks import users_traceback
 from socketkeep._config._kinds import kind_of
 from socketkeep._config._server_options import ServeConfig, WorkerModel
-from socketkeep._net._handlers import Handler, inspect_handler, served_as
+from socketkeep._net._handlers import Handler, Service, inspect_handler, served_as
 from socketkeep._serve._recognized import flag_for
 from socketkeep._serve.asgi._application import handler_of, is_asgi, is_wsgi, wsgi_way
+from socketkeep._worker._hooked import hooked
 from socketkeep._worker._shadowing import Names
 
 EXIT_USAGE: Final = 2
@@ -61,16 +62,17 @@ def load_handler(config: ServeConfig) -> Handler:
                 f"the factory {config.target} failed:\n{users_traceback(error)}"
             ) from error
     kind = kind_of(config)
-    if not kind and is_asgi(target):
+    served = target.handler if isinstance(target, Service) else target
+    if not kind and is_asgi(served):
         _log.info("served as ASGI, since it takes scope, receive, send", target=config.target)
         kind = "asgi"
     try:
-        return served_as(_handler_of(target, kind, config), target)
+        return hooked(served_as(_handler_of(target, kind, config), target))
     except HandlerError as error:
         told = str(error)
-        if is_wsgi(target):
+        if is_wsgi(served):
             raise LoadError(wsgi_way(config.target)) from error
-        flag = flag_for(target)
+        flag = flag_for(served)
         if flag and flag != f"--{kind}":
             instead = f" in place of --{kind}" if kind else ""
             told = f"give {flag}{instead} to serve it; {told}"

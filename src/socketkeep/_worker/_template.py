@@ -235,6 +235,7 @@ class Template:
                 rendezvous=self._load.rendezvous,
                 siblings=self._siblings,
                 doorkeeper=self._doorkeeper(message),
+                server=self._load.name,
             )
             self._run(environment)
             status = 0
@@ -291,18 +292,25 @@ def runner(model: WorkerModel) -> Callable[[Environment], None]:
 
 @contextmanager
 def _lifespan(environment: Environment) -> Iterator[bool]:
-    """Enter the service's lifespan; yields whether it could be, and tells the keeper why not."""
-    make = environment.handler.lifespan
+    """Enter the service's lifespan, after its `on_start`.
+
+    Yields whether that could be, and tells the keeper why not.
+    """
+    make, on_start = environment.handler.lifespan, environment.handler.on_start
+    step = "on_start"
     try:
+        pid = os.getpid()
+        if on_start is not None:
+            on_start(environment.info)
+        step = "the lifespan"
         manager = make() if make else nullcontext()
         check_lifespan(manager, environment.model)
         assert isinstance(manager, AbstractContextManager)
-        pid = os.getpid()
         manager.__enter__()
         if os.getpid() != pid:
             leave(0)  # it has forked, and this is its child: no second worker
     except Exception as error:
-        environment.channel.send_now(StartFailed(f"the lifespan failed:\n{users_traceback(error)}"))
+        environment.channel.send_now(StartFailed(f"{step} failed:\n{users_traceback(error)}"))
         yield False
         return
     try:

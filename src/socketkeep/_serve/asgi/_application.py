@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from socketkeep._base._mistakes import LoadError
-from socketkeep._net._handlers import Handler
+from socketkeep._net._handlers import Handler, Service
 
 if TYPE_CHECKING:
     from socketkeep._config._server_options import ServeConfig
+
+
+#: What a `Service` of an application does not have, and what an application has instead.
+_NOT_OF_APPLICATIONS: Final = {
+    "lifespan": "leave it out; the application has one of its own, with which it is called",
+    "on_push": "leave it out; a WebSocket receives what is pushed to it as messages, of the type"
+    " socketkeep.push",
+    "on_leaving": "leave it out; the server sends each WebSocket a Close, and other connections end"
+    " between two requests",
+}
 
 
 def is_asgi(target: object) -> bool:
@@ -75,7 +85,10 @@ def wsgi_way(name: str) -> str:
 
 
 def handler_of(target: Any, config: ServeConfig) -> Handler:
-    """Return the handler that serves an application.  Raises LoadError."""
+    """Return the handler that serves an application, or the `Service` of one.  Raises LoadError."""
+    if isinstance(target, Service):
+        _check_service(target, config.target)
+        target = target.handler
     check_application(target, config.target)
     try:
         from socketkeep._serve.asgi._loop import serve_connection  # httptools: for who serves ASGI
@@ -101,6 +114,13 @@ def handler_of(target: Any, config: ServeConfig) -> Handler:
         lifespan=site.lifespan,
         on_push=websockets.pushed,
     )
+
+
+def _check_service(service: Service, name: str) -> None:
+    """Raise LoadError, with the way, for what a `Service` of an application cannot have."""
+    for said, way in _NOT_OF_APPLICATIONS.items():
+        if getattr(service, said) is not None:
+            raise LoadError(f"{name} is a Service of an ASGI application, and has {said}: {way}")
 
 
 def _is_async(target: object) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from socketkeep._base import _log
 from socketkeep._base._errors import SocketkeepError, TimedOut
 from socketkeep._base._tracebacks import users_place, users_traceback
+from socketkeep._net._reporting import report_error
 from socketkeep._serve.asgi._background import Next
 from socketkeep._serve.asgi._context import run_in
 from socketkeep._serve.asgi._exchange import Exchange
@@ -339,6 +340,7 @@ async def _end_failed(
         request=f"{request.method} {request.target.decode('latin-1')}",
         traceback=users_traceback(error),
     )
+    report_error(conn, error)
     await _answer_failure(site, conn, request, exchange, 500)
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from socketkeep._base import _log
 from socketkeep._base._errors import SocketkeepError, StateTooLarge, WouldBlock
 from socketkeep._base._tracebacks import users_traceback
+from socketkeep._net._reporting import report_error
 from socketkeep._serve.asgi._head import read_head
 from socketkeep._serve.asgi._response import MessageError, no_message
 from socketkeep._serve.asgi._types import Message, Scope
@@ -335,14 +336,16 @@ class _Session:
         failed = False
         try:
             await self._site.app(self._scope, self.receive, self.send)
-        except SystemExit:
+        except SystemExit as error:
             failed = True  # of this WebSocket's application, not of the worker
             self._note_failure("it has raised SystemExit")
+            report_error(self._conn, error)
         except Exception as error:
             failed = True
             # Frameworks raise it where the application does not care that the peer has gone.
             if self._phase is not _Phase.OVER or not _tells_of_end(error):
                 self._note_failure("", traceback=users_traceback(error))
+                report_error(self._conn, error)
         if self._phase is _Phase.OVER:
             return
         if self._answer is None:
@@ -390,10 +393,10 @@ class _Session:
         if self._gone is None:
             self._phase = _Phase.OVER
             self._gone = {"type": "websocket.disconnect", "code": code, "reason": reason}
+            self._conn.hooks.deaf = True
             self._wake()
         self._opened()
 
-            self._conn.hooks.deaf = True
     # The application's ends.
 
     async def receive(self) -> Message:
@@ -682,11 +685,11 @@ class _Session:
         with suppress(Disconnected):
             if self._turn is not None:
                 await self._until_turn()
+            if self._socket.closing:
+                return
             frame = self._socket.binary(message) if text is None else self._socket.text(text)
             waits = self._put(frame)
             if waits is not None:
-            if self._socket.closing:
-                return
                 await waits
 
     # What goes out beside the record, so that nobody else can go on after a death meanwhile.
