@@ -30,6 +30,7 @@ RUN_BY: Final = {
     ("how-to/another-user", "socketkeep serve"): "tests/server/test_other_user.py",
     ("how-to/cluster", ""): "tests/cluster/test_examples.py",
     ("how-to/containers", "socketkeep guard"): "tests/conformance/test_contrib.py",
+    ("how-to/containers", "kubectl"): "tests/conformance/test_contrib.py",
     ("how-to/existing-code", ""): "tests/serve/test_existing_code_page.py",
     ("how-to/inspect", ""): "tests/inspect/test_why.py",
     ("how-to/socket-leaks-in-tests", "pytest"): "tests/plugin/test_socket_leaks.py",
@@ -146,6 +147,22 @@ def test_a_settings_file_is_good(number: int, place: Path) -> None:
     text = blocks("how-to/listen", "toml")[number].replace("/run/", f"{place}/run/")
     (place / "settings.toml").write_text(text)
     code, told = check_config(place, ["counter.py:handle", "-c", "settings.toml"])
+    assert code == 0, told
+
+
+@pytest.mark.parametrize(
+    ("file", "argument"),
+    [("kubernetes.yaml", r"^ {12}- (serve|\S+\.py:\S+|--\S+)$"), ("Dockerfile", r'"([^"]*)"')],
+)
+def test_a_container_could_start_so(
+    file: str, argument: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "contrib/container" / file).read_text()
+    if "SOCKETKEEP_ADMIN_TOKEN" in text:
+        monkeypatch.setenv("SOCKETKEEP_ADMIN_TOKEN", TOKEN)
+    serve, *arguments = re.findall(argument, text.partition("CMD")[2] or text, re.MULTILINE)
+    assert serve == "serve"
+    code, told = check_config(place, arguments)
     assert code == 0, told
 
 
