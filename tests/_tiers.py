@@ -39,6 +39,7 @@ TIER_OF: Final = {
     "cli/test_commands.py": "unit",
     "cli/test_options.py": "unit",
     "cli/test_proposals.py": "unit",
+    "cli/test_renewal.py": "unit",
     "cli/test_settings.py": "unit",
     "cli/test_top.py": "unit",
     "cluster": "unit",

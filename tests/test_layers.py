@@ -60,7 +60,7 @@ PRIVATE = {
     "cluster": 10,
     "edge": 16,
     "guard": 9,
-    "harness": 12,
+    "harness": 14,
     "inspect": 20,
     "keeper": 43,
     "lab": 12,

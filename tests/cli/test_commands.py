@@ -189,12 +189,14 @@ def test_an_answer_of_another_version(runtime: Path, capsys: pytest.CaptureFixtu
 
 def test_actions(runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Progress goes to stderr, the result to stdout."""
-    pieces = [progress("loading"), done({"generation": 8})]
+    pieces = [progress("loading"), done({"generation": 8, "target": "chat:f"})]
     with FakeServer(runtime / "chat.sock", pieces) as server:
         assert main(["reload"]) == 0
-        assert capsys.readouterr() == ("generation: 8\n", "loading\n")
+        said = "generation: 8\nchat:f: moving 0 connections to the new code\n"
+        assert capsys.readouterr() == (said, "loading\n")
         assert main(["scale", "3", "--json"]) == 0
-        assert capsys.readouterr() == ('{\n  "generation": 8\n}\n', "loading\n")
+        shown = '{\n  "generation": 8,\n  "target": "chat:f"\n}\n'
+        assert capsys.readouterr() == (shown, "loading\n")
         assert main(["drain"]) == 0
         assert main(["stop"]) == 0
     assert [asked["command"] for asked in server.requests] == ["reload", "scale", "drain", "stop"]
@@ -216,7 +218,7 @@ def test_what_a_reload_would_do(runtime: Path, capsys: pytest.CaptureFixture[str
     stays = [{"reason": "uncommitted", "connections": 2}, {"reason": "of-later", "connections": 1}]
     with FakeServer(runtime / "chat.sock", [done(FORECAST)]) as server:
         assert main(["reload", "--dry-run"]) == 0
-        said = "1 connection would move to the new code at the next receive\n"
+        said = "shop:handle: 1 connection would move to the new code at the next receive\n"
         assert capsys.readouterr() == (said, "")
         assert server.requests == [{"command": "reload-forecast", "arguments": {}}]
         server.pieces = [done({**FORECAST, "held": 2, "stays": stays})]
@@ -231,6 +233,63 @@ def test_what_a_reload_would_do(runtime: Path, capsys: pytest.CaptureFixture[str
         assert main(["reload", "--dry-run", "--json"]) == 1
         assert json.loads(capsys.readouterr().out)["stays"] == stays
     assert main(["reload", "--dry-run", "--wait"]) == 2
+
+
+LEFT: dict[str, Any] = {"slot": 1, "pid": 77, "generation": 7, "connections": 4, "seconds": 29.0}
+WORKERS: dict[str, Any] = {"option": "workers", "was": "1", "now": "2"}
+MODEL: dict[str, Any] = {"option": "model", "was": "fork", "now": "thread"}
+
+
+def test_workers_and_options_of_a_reload_to_come(
+    runtime: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A worker that does not answer is named, as is a settings file that would be refused."""
+    left = "1 connection of worker 1 (pid 77)"
+    earlier = {**LEFT, "connections": 1, "seconds": 2.5}
+    forecast = {**FORECAST, "earlier": [earlier], "changed": [WORKERS], "restart": [MODEL]}
+    with FakeServer(runtime / "chat.sock", [done(forecast)]) as server:
+        assert main(["reload", "--dry-run"]) == 0
+        assert capsys.readouterr().out.splitlines()[1:] == [
+            f"{left}: served by the code of generation 7 still, for 2.5 s at most",
+            "workers would change from 1 to 2",
+            "model stays fork: restart the server to make it thread",
+        ]
+        server.pieces = [done({**FORECAST, "silent": [LEFT]})]
+        assert main(["reload", "--dry-run"]) == 1
+        said = "4 connections of worker 1 (pid 77), which does not answer: moved when it does, for"
+        assert capsys.readouterr().out.splitlines()[1:] == [f"{said} 29 s at most"]
+        server.pieces = [done({**FORECAST, "error": "server.toml: not TOML: …"})]
+        assert main(["reload", "--dry-run"]) == 2
+        shown, told = capsys.readouterr()
+        assert (shown, "a reload would be refused: server.toml: not TOML" in told) == ("", True)
+        assert main(["reload", "--dry-run", "--json"]) == 2
+        assert json.loads(capsys.readouterr().out)["error"] == "server.toml: not TOML: …"
+
+
+def test_what_a_reload_costs(runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is told when the new code serves, and is no failure."""
+    result: dict[str, Any] = {
+        "generation": 8,
+        "target": "shop:handle",
+        "moves": 3,
+        "held": 1,
+        "seconds": 29.0,
+        "stays": [{"reason": "bound", "connections": 2}],
+        "changed": [WORKERS],
+        "restart": [MODEL],
+    }
+    with FakeServer(runtime / "chat.sock", [done(result)]):
+        assert main(["reload"]) == 0
+    why = "only its process can go on with it, such as with TLS begun by a handler"
+    bound = f"2 connections, {why}"
+    assert capsys.readouterr().out.splitlines() == [
+        "generation: 8",
+        "shop:handle: moving 3 connections to the new code",
+        "1 connection, parked or between workers, will wake in it",
+        f"{bound}: served by the old code until the end, for 29 s at most",
+        "workers is 2 now, and was 1",
+        "model stays fork: restart the server to make it thread",
+    ]
 
 
 def test_what_became_of_the_old_codes(runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:

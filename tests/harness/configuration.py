@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 import pytest
 
 from socketkeep._base import _mistakes
-from socketkeep._config import _listener_options, _server_options
+from socketkeep._config import _listener_options, _renewal, _server_options, _settings
 
 Model: TypeAlias = Literal["fork", "prefork", "thread", "async"]
 MODELS: Final[tuple[Model, ...]] = get_args(Model)
@@ -37,6 +39,31 @@ def code_refused(match: str | None = None) -> pytest.RaisesExc[_mistakes.LoadErr
 def configured(target: str = "app:handle", **options: Any) -> _server_options.ServeConfig:
     """Return what `socketkeep serve TARGET` goes by with these options."""
     return _server_options.ServeConfig(target=target, **options)
+
+
+def origins(
+    directory: Path, text: str | None, environment: Mapping[str, str] | None = None, **flags: Any
+) -> _renewal.Origins:
+    """Return where the options of a server come from that has `text` for its settings file.
+
+    That is server.toml in `directory`; None: there is no file.
+    """
+    path = directory / "server.toml"
+    if text is not None:
+        path.write_text(text)
+    named = path.name if text is not None else ""
+    given = {"target": "app:handle", **flags}
+    said = _settings.gather(given, environment or {}, str(path) if named else "").config()
+    return _renewal.origins_of(given, named, str(directory), str(directory), said)
+
+
+def renewed(
+    origins: _renewal.Origins,
+    running: _server_options.ServeConfig | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> _renewal.Renewal:
+    """Read the options of a running server anew."""
+    return _renewal.renew(origins, running or origins.told, environment or {})
 
 
 def configuration_in(encoded: bytes) -> _server_options.ServeConfig:

@@ -126,6 +126,7 @@ class Bench:
             state.keeper.name,
         )
         self._assemble()
+        self.keeper.origins = state.origins
         self.keeper.restore(state.keeper)
         for held in self.keeper.connections.connection_table:
             former = old.connections.connection_table.get(held.id)

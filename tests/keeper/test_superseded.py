@@ -10,8 +10,10 @@ import pytest
 from socketkeep._admin import _snapshots
 from socketkeep._keeper.tables._staying import Staying, why_it_stays
 from tests.harness.seam import STATUSES, status_word
+from tests.harness.seam import beat as show_beat
 from tests.keeper.bench import Bench
 from tests.keeper.conftest import MakeBench
+from tests.keeper.fakes import FarWorker
 
 
 def test_why_each_stays() -> None:
@@ -121,3 +123,38 @@ def test_all_of_it_stays(make_bench: MakeBench, keep: str) -> None:
     [stays] = _snapshots.reload_forecast(bench.keeper).stays
     assert stays.connections == 1
     assert stays.reason == ("keep-none" if keep == "none" else "not-resumable")
+
+
+def test_a_worker_that_does_not_answer_is_waited_for_a_second(bench: Bench) -> None:
+    """What it has is counted apart; one that an earlier reload has left is told with its time."""
+    old = bench.start()
+    bench.serve(old[0])[1].become("sent")
+    bench.serve(old[1])
+    rolls: list[Any] = []
+
+    def beat_each(*workers: FarWorker) -> None:
+        for worker in workers:
+            show_beat(worker.board, bench.clock.now + 0.001)
+
+    bench.keeper.call_roll(rolls.append)
+    bench.settle()
+    beat_each(old[0])
+    bench.advance(0.9)
+    assert rolls == []
+    bench.advance(0.2)
+    [[silent]] = rolls
+    assert silent.serial == old[1].serial
+    forecast = _snapshots.reload_forecast(bench.keeper, [silent])
+    assert (forecast.moves, [each.connections for each in forecast.stays]) == (0, [1])
+    [left] = forecast.silent
+    assert (left.slot, left.connections, left.seconds) == (silent.slot, 1, bench.handlers_have)
+    bench.keeper.call_roll(rolls.append)
+    beat_each(*old)
+    bench.advance(0.1)
+    assert rolls[1] == [], "nobody is waited for longer than needed"
+    bench.reload()
+    bench.bring_up()
+    assert [each.connections for each in _snapshots.reload_cost(bench.keeper, 2).stays] == [1]
+    forecast = _snapshots.reload_forecast(bench.keeper)
+    assert {each.connections for each in forecast.earlier} == {1}
+    assert forecast.stays == []

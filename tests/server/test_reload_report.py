@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 from tests.harness import Server, connect
@@ -38,9 +40,31 @@ def test_what_was_foretold_happens(tmp_path: Path) -> None:
                 "moved": 1,
                 "ended": 0,
                 "cut": [{"reason": "uncommitted", "connections": 1}],
+                "target": "app:handle",
+                "changed": [],
+                "restart": [],
             }
+            assert "of its connections 1 are to move, 1 to stay" in happened.stderr
             assert stays.recv(100) == b"", "FIN, at the end of its time"
             moves.sendall(b"on\n")
             assert moves.recv(100) == b"on\n"
             server.wait_event("earlier code gone", moved=1, cut_uncommitted=1)
+        assert server.cli("reload", "--dry-run").exit_code == 0
+
+
+def test_a_worker_that_hangs_is_named(tmp_path: Path) -> None:
+    """It is waited for a second, and what it has is counted apart."""
+    (tmp_path / "app.py").write_text(HANDLER)
+    with Server(tmp_path, "app:handle", "-k", "async") as server, connect(server.address) as peer:
+        peer.sendall(b"go\n")
+        assert peer.recv(100) == b"go\n"
+        [worker] = server.ask("workers")
+        os.kill(worker["pid"], signal.SIGSTOP)
+        try:
+            done = server.cli("reload", "--dry-run")
+        finally:
+            os.kill(worker["pid"], signal.SIGCONT)
+        assert done.exit_code == 1
+        said = f"1 connection of worker 0 (pid {worker['pid']}), which does not answer"
+        assert done.stdout.splitlines()[1].startswith(said)
         assert server.cli("reload", "--dry-run").exit_code == 0

@@ -22,6 +22,7 @@ from socketkeep._admin._reports import (
     PresentReport,
     PublishReport,
     PushReport,
+    ReloadCost,
 )
 from socketkeep._base import _log
 from socketkeep._base._address import credentials_of
@@ -35,6 +36,7 @@ from socketkeep._keeper.rollout._grounds import bind_anew
 from socketkeep._keeper.rollout._rollout import RolloutOutcome
 from socketkeep._keeper.rollout._superseded import Fate
 from socketkeep._keeper.tables._state import KeepOpen, SavedClient, SavedControl
+from socketkeep._keeper.workers._workers import Worker
 from socketkeep._names._naming import check_message, check_text
 from socketkeep._names._pushing import DISCONNECT_PATIENCE, LONGEST_PATIENCE, PATIENCE, PushOutcome
 from socketkeep._net._listener import Listener
@@ -61,7 +63,8 @@ _NOT_AFTER_UPGRADE: Final = {
         "the server was upgraded meanwhile: it may have been delivered, or not",
     ),
     **dict.fromkeys(
-        ("who", "disconnect", "rebalance"), "the server was upgraded meanwhile: ask again"
+        ("who", "disconnect", "rebalance", "reload-forecast"),
+        "the server was upgraded meanwhile: ask again",
     ),
 }
 _PAUSE: Final = 1.0  # seconds without accepting, when the process is out of descriptors
@@ -356,7 +359,7 @@ class Commands:
             case "reload":
                 self._reload(request.arguments, client)
             case "reload-forecast":
-                client.finish(_done(_snapshots.reload_forecast(self._keeper)))
+                self._forecast(client)
             case "upgrade":
                 self._upgrade(client)
             case "scale":
@@ -445,17 +448,33 @@ class Commands:
             client.progress("a reload is under way: this one follows it")
 
         def done(outcome: RolloutOutcome) -> None:
-            result = {"generation": outcome.generation} if not outcome.error else None
-            if result is not None and arguments.get("wait"):
-                client.progress(f"generation {outcome.generation} serves, waiting for the earlier")
-                self._keeper.superseded.when_gone(outcome.generation, partial(gone, outcome))
+            if outcome.error:
+                client.finish(Done(outcome.exit_code, None, outcome.error))
+                return
+            cost = _snapshots.reload_cost(self._keeper, outcome.generation)
+            if arguments.get("wait"):
+                stay = sum(each.connections for each in cost.stays)
+                client.progress(
+                    f"generation {cost.generation} serves; waiting for the earlier one,"
+                    f" {cost.seconds:g} s at most: of its connections {cost.moves} are to move,"
+                    f" {stay} to stay"
+                )
+                self._keeper.superseded.when_gone(outcome.generation, partial(gone, cost))
             else:
-                client.finish(Done(outcome.exit_code, result, outcome.error or None))
+                client.finish(_done(cost))
 
-        def gone(outcome: RolloutOutcome, fate: Fate) -> None:
-            client.finish(_done(_snapshots.reload_report(outcome.generation, fate)))
+        def gone(cost: ReloadCost, fate: Fate) -> None:
+            client.finish(_done(_snapshots.reload_report(cost, fate)))
 
         self._keeper.reload(done)
+
+    def _forecast(self, client: ControlClient) -> None:
+        keeper = self._keeper
+
+        def told(silent: list[Worker]) -> None:
+            client.finish(_done(_snapshots.reload_forecast(keeper, silent)))
+
+        keeper.call_roll(told)
 
     def _upgrade(self, client: ControlClient) -> None:
         if self._keeper.order is None:
@@ -487,15 +506,10 @@ class Commands:
             for client in waiting:
                 if outcome.error:
                     client.finish(Done(outcome.exit_code, None, error))
+                elif client.command == "upgrade":
+                    client.finish(Done(0, result))
                 else:
-                    client.finish(
-                        Done(
-                            0,
-                            result
-                            if client.command == "upgrade"
-                            else {"generation": outcome.generation},
-                        )
-                    )
+                    client.finish(_done(_snapshots.reload_cost(self._keeper, outcome.generation)))
 
         self._keeper.finish_upgrade(done)
 

@@ -311,6 +311,27 @@ class StayingReport(msgspec.Struct, frozen=True, kw_only=True):
     connections: int
 
 
+class OptionReport(msgspec.Struct, frozen=True, kw_only=True):
+    """An option that the settings file has another value for than before, by its key there."""
+
+    option: str
+    was: str
+    now: str
+
+
+class WorkerStayingReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker whose connections do not move with the others.
+
+    seconds: for how long it serves them at most.
+    """
+
+    slot: int
+    pid: int
+    generation: int
+    connections: int
+    seconds: float
+
+
 class ReloadForecast(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to ``reload --dry-run``: what a reload would do now.
 
@@ -318,6 +339,10 @@ class ReloadForecast(msgspec.Struct, frozen=True, kw_only=True):
     held: those that no worker has, most of them parked, which would wake in new code.
     stays: those that the old code would serve on, until they end, or a handler commits, or what
     handlers have of the graceful timeout is over (seconds).
+    silent: workers that have not answered within a second; theirs are counted nowhere else.
+    earlier: workers that an earlier reload has left, with what they still serve.
+    changed: options that would change; restart: those that would take a restart to change.
+    error: why the settings file would be refused, and the reload with it; "": it would not.
     """
 
     target: str
@@ -326,19 +351,45 @@ class ReloadForecast(msgspec.Struct, frozen=True, kw_only=True):
     held: int
     stays: list[StayingReport]
     seconds: float
+    silent: list[WorkerStayingReport] = []
+    earlier: list[WorkerStayingReport] = []
+    changed: list[OptionReport] = []
+    restart: list[OptionReport] = []
+    error: str = ""
+
+
+class ReloadCost(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to ``reload``, given when the new code serves.
+
+    target: the handler.  moves, held, stays, seconds, changed, restart: as `ReloadForecast` has
+    them, of this reload.
+    """
+
+    generation: int
+    target: str = ""
+    moves: int = 0
+    held: int = 0
+    stays: list[StayingReport] = []
+    seconds: float = 0.0
+    changed: list[OptionReport] = []
+    restart: list[OptionReport] = []
 
 
 class ReloadReport(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to ``reload --wait``: what became of the connections that the old code had.
 
-    moved: those that went on in new code, or were parked.  ended: by the peer or the handler.
-    cut: those that were still open when their time was over.
+    target: the handler.  moved: those that went on in new code, or were parked.  ended: by the peer
+    or the handler.  cut: those that were still open when their time was over.
+    changed, restart: options, as `ReloadForecast` has them.
     """
 
     generation: int
     moved: int
     ended: int
     cut: list[StayingReport]
+    target: str = ""
+    changed: list[OptionReport] = []
+    restart: list[OptionReport] = []
 
 
 class LiveReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -42,7 +42,9 @@ from socketkeep._base._mistakes import OptionError
 from socketkeep._base._roles import Role
 from socketkeep._base._titles import set_title
 from socketkeep._config._address_lists import read_lists
+from socketkeep._config._capacity import soft_limit
 from socketkeep._config._listener_options import unix_owner
+from socketkeep._config._renewal import Origins
 from socketkeep._config._rights import account_to_become
 from socketkeep._config._server_options import (
     ServeConfig,
@@ -85,8 +87,6 @@ _EXIT_USAGE: Final = 2
 _NAMES_TRIED: Final = 100
 #: Seconds until it is tried to say that log lines were dropped, when there is no other line.
 _CATCH_UP: Final = 1.0
-#: Beside its connections a process holds listeners, channels, logs and what the user's code opens.
-_OTHER_DESCRIPTORS: Final = 64
 
 
 class ServeFailure(Exception):
@@ -104,12 +104,14 @@ def run(
     adopted: Sequence[tuple[str, socket.socket]] = (),
     command: Sequence[str] = (),
     directory: str = "",
+    origins: Origins | None = None,
 ) -> None:
     """Serve until told to stop.  Raises ServeFailure when that cannot begin.
 
     place: the working directory, by the name that reloads follow.
     adopted: listening sockets for addresses of `config.bind`, by those; they are the server's from
-    then on.  command: starts another keeper, in `directory`.
+    then on.  command: starts another keeper, in `directory`.  origins: of `config`, which reloads
+    read anew.
     """
     gc.freeze()  # what is loaded stays: no collection need look at it
     hold_signals()
@@ -146,6 +148,7 @@ def run(
             rendezvous=directory_beside(path),
             lists=lists,
         )
+        keeper.origins = origins
         predecessors.wait_while(stored.awaits)
         predecessors.begin(reactor, keeper)
         server = _Server(
@@ -213,6 +216,7 @@ def resume(state: SavedServer) -> None:
             lists=saved.lists,
             inlets=Inlets.restored(saved.inlets),
         )
+        keeper.origins = state.origins
         keeper.restore(saved)
         if any(worker.adopted is not None for worker in keeper.pool):
             predecessors = _predecessors(path, False, config.adopt_from, account)
@@ -594,8 +598,4 @@ def _raise_descriptor_limit(max_connections: int) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if (guard := guard_of_this()) is not None:
         soft = guard.soft  # it has raised its own, with which another keeper begins
-    needed = max_connections + _OTHER_DESCRIPTORS
-    if soft == resource.RLIM_INFINITY:
-        return soft
-    wanted = max(soft, needed)
-    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    return soft_limit(soft, max_connections)

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import accumulate
 
 import msgspec
@@ -21,9 +21,11 @@ from socketkeep._admin._reports import (
     GuardReport,
     ListenerReport,
     LiveReport,
+    OptionReport,
     OverLimits,
     PushesByOutcome,
     RefusedHeaders,
+    ReloadCost,
     ReloadForecast,
     ReloadReport,
     StatusReport,
@@ -33,9 +35,17 @@ from socketkeep._admin._reports import (
     WaitReportByReason,
     WorkerReport,
     WorkersByState,
+    WorkerStayingReport,
 )
 from socketkeep._base._admission import LIMITS, REASONS, counter_of
-from socketkeep._config._server_options import closing_time, listener_settings, parse_metrics_label
+from socketkeep._base._mistakes import OptionError
+from socketkeep._config._renewal import Change, Renewal
+from socketkeep._config._server_options import (
+    ServeConfig,
+    closing_time,
+    listener_settings,
+    parse_metrics_label,
+)
 from socketkeep._inspect._queue import listen_drops, listen_queue
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper.rollout._superseded import Fate
@@ -205,34 +215,108 @@ def connections(keeper: Keeper) -> list[ConnectionReport]:
     return _connections(keeper, 1)
 
 
-def reload_forecast(keeper: Keeper) -> ReloadForecast:
-    """Return the answer to ``reload-forecast``."""
-    moves = 0
-    stays: Counter[Staying] = Counter()
-    for worker in keeper.pool:
-        if worker.order is not None:
-            continue  # what an earlier reload has left
-        for _, _, status in worker.scoreboard.columns(record.STATUS):
-            why = why_it_stays(worker.resumable, keeper.config.keep, status)
-            if why is None:
-                moves += 1
-            else:
-                stays[why] += 1
+def reload_forecast(keeper: Keeper, silent: Collection[Worker] = ()) -> ReloadForecast:
+    """Return the answer to ``reload-forecast``; silent: workers that do not answer."""
+    told = [worker for worker in keeper.pool if worker.order is None and worker not in silent]
+    moves, stays = _moves_and_stays(told, keeper.config.keep)
+    seconds = _handlers_have(keeper.config)
+    error = ""
+    try:
+        renewal = keeper.renewal()
+    except OptionError as wrong:
+        error, renewal = str(wrong), Renewal(keeper.config, None)
     return ReloadForecast(
         target=keeper.config.target,
         resumable=keeper.current is not None and keeper.current.resumable,
         moves=moves,
         held=len(keeper.connections),
         stays=_staying(stays),
-        seconds=keeper.config.graceful_timeout - closing_time(keeper.config),
+        seconds=seconds,
+        silent=[_left_with(worker, seconds) for worker in silent if worker.order is None],
+        earlier=[
+            _left_with(worker, max(0.0, worker.order.deadline - time.monotonic()))
+            for worker in keeper.pool
+            if worker.order is not None and worker.open
+        ],
+        changed=_options(renewal.applied),
+        restart=_options(renewal.waiting),
+        error=error,
     )
 
 
-def reload_report(generation: int, fate: Fate) -> ReloadReport:
+def reload_cost(keeper: Keeper, generation: int) -> ReloadCost:
+    """Return the answer to ``reload``, at the moment when this generation begins to serve."""
+    moves, stays = _moves_and_stays(keeper.superseded.workers_of(generation), keeper.config.keep)
+    renewal = _renewal_of(keeper, generation)
+    return ReloadCost(
+        generation=generation,
+        target=keeper.config.target,
+        moves=moves,
+        held=len(keeper.connections),
+        stays=_staying(stays),
+        seconds=_handlers_have(keeper.config),
+        changed=_options(renewal.applied),
+        restart=_options(renewal.waiting),
+    )
+
+
+def reload_report(cost: ReloadCost, fate: Fate) -> ReloadReport:
     """Return the end of ``reload`` that waited until the earlier code was gone."""
     return ReloadReport(
-        generation=generation, moved=fate.moved, ended=fate.ended, cut=_staying(fate.cut)
+        generation=cost.generation,
+        moved=fate.moved,
+        ended=fate.ended,
+        cut=_staying(fate.cut),
+        target=cost.target,
+        changed=cost.changed,
+        restart=cost.restart,
     )
+
+
+def _moves_and_stays(workers: Iterable[Worker], keep: str) -> tuple[int, Counter[Staying]]:
+    moves = 0
+    stays: Counter[Staying] = Counter()
+    for worker in workers:
+        found = Counter(status for _, _, status in worker.scoreboard.columns(record.STATUS))
+        for status, count in found.items():
+            why = why_it_stays(worker.resumable, keep, status)
+            if why is None:
+                moves += count
+            else:
+                stays[why] += count
+    return moves, stays
+
+
+def _left_with(worker: Worker, seconds: float) -> WorkerStayingReport:
+    return WorkerStayingReport(
+        slot=worker.slot,
+        pid=worker.pid,
+        generation=worker.generation,
+        connections=worker.open,
+        seconds=seconds,
+    )
+
+
+def _handlers_have(config: ServeConfig) -> float:
+    return config.graceful_timeout - closing_time(config)
+
+
+def _renewal_of(keeper: Keeper, generation: int) -> Renewal:
+    current = keeper.current
+    if current is None or current.number != generation or current.renewal is None:
+        return Renewal(keeper.config, None)
+    return current.renewal
+
+
+def _options(changes: Iterable[Change]) -> list[OptionReport]:
+    return [
+        OptionReport(
+            option=change.option.key,
+            was=change.option.shown(change.was),
+            now=change.option.shown(change.now),
+        )
+        for change in changes
+    ]
 
 
 def _staying(counts: Counter[Staying]) -> list[StayingReport]:

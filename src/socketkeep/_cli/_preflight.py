@@ -18,12 +18,11 @@ from socketkeep._base._mistakes import OptionError
 from socketkeep._cli._exit import DONE, FAILED, USAGE, Failure
 from socketkeep._cli._kernel import missing, wrong_system
 from socketkeep._config._address_lists import read_lists
+from socketkeep._config._capacity import check_descriptors
 from socketkeep._config._listener_options import parse_listener, tls_settings, unix_owner
 from socketkeep._config._rights import account_to_become
 from socketkeep._config._server_options import ServeConfig, listener_settings
 
-# Beside connections a process holds listeners, channels, a log, the scoreboard, an event loop.
-_OTHER_DESCRIPTORS: Final = 64
 #: With fewer than so many nothing is served at all.
 _FEWEST_DESCRIPTORS: Final = 32
 
@@ -43,7 +42,8 @@ def preflight(config: ServeConfig) -> None:
         _check_log_file(config.log_file)
     else:
         _as_user(account, partial(_check_as_user, account, config))
-    _check_descriptors(config.max_connections)
+    _check_some_descriptors()
+    check_descriptors(config.max_connections)
 
 
 def _check_system() -> None:
@@ -159,19 +159,11 @@ def _check_log_file(path: str, who: str = "") -> None:
         ) from None
 
 
-def _check_descriptors(max_connections: int) -> None:
-    """Check the hard limit; the soft one is the server's to raise."""
+def _check_some_descriptors() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard != resource.RLIM_INFINITY and hard < _FEWEST_DESCRIPTORS:
         raise Failure(
             f"a process may have {hard} file descriptors here, and the server needs"
             f" {_FEWEST_DESCRIPTORS} at least: raise the limit (ulimit -Hn, or"
             " LimitNOFILE= in a systemd unit)"
-        )
-    needed = max_connections + _OTHER_DESCRIPTORS
-    if max_connections and hard != resource.RLIM_INFINITY and hard < needed:
-        raise Failure(
-            f"--max-connections {max_connections} needs {needed} file descriptors, but the limit"
-            f" is {hard}: raise it (ulimit -Hn, or LimitNOFILE= in a systemd unit) or serve fewer",
-            USAGE,
         )

@@ -20,6 +20,7 @@ from socketkeep._cli._preflight import preflight
 from socketkeep._cli._say import say
 from socketkeep._config._listener_options import with_whole_paths
 from socketkeep._config._options import FLAG, Option
+from socketkeep._config._renewal import origins_of
 from socketkeep._config._rights import account_to_become
 from socketkeep._config._server_options import OPTIONS, ServeConfig
 from socketkeep._config._settings import CONFIG_VARIABLE, gather
@@ -126,7 +127,10 @@ def serve(config_file: str | None, print_config: bool, check_config: bool, **fla
     start = _enter("").name
     place = _enter(config.chdir)
     preflight(config)
-    config = _independent_of_directory(config, place)
+    directory = os.getcwd() if place.guessed else place.name
+    file = config_file if config_file is not None else os.environ.get(CONFIG_VARIABLE, "")
+    origins = origins_of(flags, file, start, directory, settings.config())
+    config = _independent_of_directory(config, directory)
     if check_config:
         account = account_to_become(config)
         if account is not None:
@@ -142,7 +146,7 @@ def serve(config_file: str | None, print_config: bool, check_config: bool, **fla
 
     gc.enable()
     try:
-        run(config, place, adopted.take(), command, start)
+        run(config, place, adopted.take(), command, start, origins)
     except ServeFailure as failure:
         raise Failure(failure.text, failure.exit_code) from None
     return DONE
@@ -191,12 +195,11 @@ def _enter(wanted: str) -> NamedDirectory:
     return place
 
 
-def _independent_of_directory(config: ServeConfig, place: NamedDirectory) -> ServeConfig:
+def _independent_of_directory(config: ServeConfig, directory: str) -> ServeConfig:
     """Return the configuration with absolute paths of the server's own files.
 
     A reload, for which the directory may be another, must not take them to other files.
     """
-    directory = os.getcwd() if place.guessed else place.name
     given = {key: getattr(config, key) for key in _PATHS if getattr(config, key)}
     absolute = {key: os.path.join(directory, path) for key, path in given.items()}
     try:

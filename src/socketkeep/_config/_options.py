@@ -276,6 +276,8 @@ class Option(msgspec.Struct, frozen=True):
     minimum: the least value; `zero` says what 0 stands for.
     check: raises ValueError for a value that is of the right kind and yet will not do.
     secret: its value is never printed.
+    at_reload: another value in the settings file is gone by from the next reload on; else it takes
+    a restart of the server.
     """
 
     kind: Kind
@@ -287,6 +289,7 @@ class Option(msgspec.Struct, frozen=True):
     zero: str = ""
     check: Callable[[Any], None] | None = None
     secret: bool = False
+    at_reload: bool = False
     key: str = ""
     default: Any = None
 
@@ -313,6 +316,14 @@ class Option(msgspec.Struct, frozen=True):
         if isinstance(self.default, list):
             return ", ".join(self.default)
         return str(self.default) if self.kind.python is str else self.kind.write(self.default)
+
+    def shown(self, value: Any) -> str:
+        """Return a value as people are told it."""
+        if self.secret:
+            return "(not shown)"
+        if isinstance(value, str):
+            return value or '""'
+        return self.kind.write(value)
 
     def from_text(self, text: str, source: str) -> Any:
         """Return the checked value of a text from the command line or the environment.

@@ -24,6 +24,7 @@ def _section(declared: Option) -> str:
         ("Default", _code(declared.default_text) if declared.flags else "none, it must be given"),
         ("Environment", _code(declared.variable)),
         ("TOML", _code(_example(declared))),
+        ("Changes at", "a reload, in the file" if declared.at_reload else "a restart"),
     ]
     facts = "".join(f"- {name}: {text}\n" for name, text in rows)
     anchor = f"(option-{declared.key.replace('_', '-')})=\n"

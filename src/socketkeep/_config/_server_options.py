@@ -311,6 +311,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "Whether an ASGI application has a lifespan: auto is yes, unless it raises when it is"
             " asked to; with on that is a failed start.",
             choices=("auto", "on", "off"),
+            at_reload=True,
         ),
     ] = "auto"
     root_path: Annotated[
@@ -321,6 +322,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "The path under which a proxy has an ASGI application, and which it cuts off, as /api.",
             metavar="PATH",
             check=_check_root_path,
+            at_reload=True,
         ),
     ] = ""
     forwarded_allow_ips: Annotated[
@@ -333,15 +335,16 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " connect to a Unix socket is believed, too.",
             metavar="CIDR,…",
             check=_check_forwarded_allow_ips,
+            at_reload=True,
         ),
     ] = msgspec.field(default_factory=lambda: ["127.0.0.1", "::1"])
     date_header: Annotated[
         bool,
-        Option(FLAG, ("--date-header",), "HTTP responses have a Date header."),
+        Option(FLAG, ("--date-header",), "HTTP responses have a Date header.", at_reload=True),
     ] = True
     server_header: Annotated[
         bool,
-        Option(FLAG, ("--server-header",), "HTTP responses have a Server header."),
+        Option(FLAG, ("--server-header",), "HTTP responses have a Server header.", at_reload=True),
     ] = True
     request_log: Annotated[
         RequestLog,
@@ -351,6 +354,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "Log each request of an ASGI application when it is over, in the common or the combined"
             " format of web servers; 499 stands for a client that went before the answer.",
             choices=("off", "common", "combined"),
+            at_reload=True,
         ),
     ] = "off"
     request_log_file: Annotated[
@@ -360,6 +364,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             ("--request-log-file",),
             "Append the log of requests to this file, opened anew when it was moved.  Default:"
             " standard output.",
+            at_reload=True,
         ),
     ] = ""
     limit_request_head: Annotated[
@@ -370,6 +375,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "How large the head of an HTTP request may be, its line and its headers together;"
             " larger ones get 431.",
             minimum=256,
+            at_reload=True,
         ),
     ] = 65536
     limit_request_fields: Annotated[
@@ -379,6 +385,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             ("--limit-request-fields",),
             "How many headers an HTTP request may have; more get 431.",
             minimum=1,
+            at_reload=True,
         ),
     ] = 100
     request_head_timeout: Annotated[
@@ -390,6 +397,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " 408.  How long a connection may be idle between requests is said by --idle-timeout.",
             minimum=0,
             zero="as long as it takes",
+            at_reload=True,
         ),
     ] = 30.0
     request_timeout: Annotated[
@@ -401,6 +409,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " and the client gets 503.",
             minimum=0,
             zero="as long as it takes",
+            at_reload=True,
         ),
     ] = 0.0
     ws_resume: Annotated[
@@ -414,6 +423,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " nothing.  off: they end with their worker, by a Close with 1012.  One that commits"
             " by the extension socketkeep is kept in any case.",
             choices=("off", "on", "silent"),
+            at_reload=True,
         ),
     ] = "off"
     ws_redeliver: Annotated[
@@ -425,6 +435,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " worker died with again, in the next worker, and an answer that goes out with its"
             " commit comes exactly once. What is received stays in the kernel until then, also of"
             " HTTP requests, which takes more time for each.",
+            at_reload=True,
         ),
     ] = False
     ws_max_size: Annotated[
@@ -435,6 +446,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "How large a message of a WebSocket may be, uncompressed; a larger one ends it with"
             " 1009.",
             minimum=1,
+            at_reload=True,
         ),
     ] = 16777216
     ws_ping_interval: Annotated[
@@ -445,6 +457,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "How often a WebSocket's peer is asked whether it is there.  Not while it is parked.",
             minimum=0,
             zero="never",
+            at_reload=True,
         ),
     ] = 20.0
     ws_ping_timeout: Annotated[
@@ -455,6 +468,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "How long it may take to answer; then the WebSocket is ended.",
             minimum=0,
             zero="as long as it takes",
+            at_reload=True,
         ),
     ] = 20.0
     ws_per_message_deflate: Annotated[
@@ -463,6 +477,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             FLAG,
             ("--ws-per-message-deflate",),
             "WebSockets are compressed where the client can do it.",
+            at_reload=True,
         ),
     ] = True
     ws_window_bits: Annotated[
@@ -474,6 +489,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " direction, which goes along when the WebSocket moves.",
             minimum=9,
             check=_check_window_bits,
+            at_reload=True,
         ),
     ] = 12
     ws_auto_response: Annotated[
@@ -485,6 +501,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " ping=pong: so it does not wake one that is parked.",
             metavar="REQUEST=RESPONSE",
             check=_check_auto_response,
+            at_reload=True,
         ),
     ] = ""
     chdir: Annotated[
@@ -574,6 +591,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             minimum=0,
             check=_check_workers,
             zero="the model's default (prefork 8, the others 1)",
+            at_reload=True,
         ),
     ] = 0
     threads: Annotated[
@@ -583,6 +601,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             ("--threads",),
             "Connections that a worker of the thread model serves at a time.",
             minimum=1,
+            at_reload=True,
         ),
     ] = 64
     child_requests: Annotated[
@@ -594,6 +613,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " ends; with more than 1 what a handler leaves behind in its process is there for the"
             " next connection.",
             minimum=1,
+            at_reload=True,
         ),
     ] = 1
     spare: Annotated[
@@ -605,6 +625,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " is forked while a client waits.",
             minimum=0,
             check=_check_spare,
+            at_reload=True,
         ),
     ] = 0
     loop: Annotated[
@@ -614,6 +635,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             ("--loop",),
             "Event loop of the async model; auto is uvloop where it is installed.",
             choices=("auto", "asyncio", "uvloop"),
+            at_reload=True,
         ),
     ] = "auto"
     keep: Annotated[
@@ -635,6 +657,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "How old a connection is when the keeper is given a handle of it (with --keep crash),"
             " so that short ones never cost that.",
             minimum=0,
+            at_reload=True,
         ),
     ] = 0.05
     park_after: Annotated[
@@ -645,6 +668,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "How long a resumable handler waits for input before its connection is parked: watched"
             " by the keeper until bytes arrive.  auto: 0.2 s in prefork and thread, off in fork and"
             " async.",
+            at_reload=True,
         ),
     ] = "auto"
     worker_timeout: Annotated[
@@ -654,6 +678,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             ("--worker-timeout",),
             "How long a worker's loop may make no progress before the worker is killed.  auto: 30 s"
             " in async, off in the models whose handlers may rightly block.",
+            at_reload=True,
         ),
     ] = "auto"
     poison_limit: Annotated[
@@ -664,6 +689,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "How many workers may die within 60 s in the middle of a message of one connection"
             " before it is taken for the cause and reset.",
             minimum=1,
+            at_reload=True,
         ),
     ] = 3
     graceful_timeout: Annotated[
@@ -676,6 +702,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " most, in which what is left is closed; what still runs at its end is killed.",
             minimum=0,
             zero="at once",
+            at_reload=True,
         ),
     ] = 30.0
     start_timeout: Annotated[
@@ -686,6 +713,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "How long workers may take to become ready; a reload that takes longer is rolled back.",
             minimum=0,
             zero="no limit",
+            at_reload=True,
         ),
     ] = 30.0
     idle_timeout: Annotated[
@@ -696,6 +724,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "Close a connection over which nothing has passed for so long.",
             minimum=0,
             zero="never",
+            at_reload=True,
         ),
     ] = 0.0
     first_bytes_timeout: Annotated[
@@ -708,6 +737,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " (first-bytes-timeout=).",
             minimum=0,
             zero="never",
+            at_reload=True,
         ),
     ] = 0.0
     login_timeout: Annotated[
@@ -720,6 +750,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " that does not say (login-timeout=).",
             minimum=0,
             zero="never",
+            at_reload=True,
         ),
     ] = 0.0
     orphan_timeout: Annotated[
@@ -730,6 +761,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "How long a connection waits for a worker that takes it before it is closed.",
             minimum=0,
             zero="at once",
+            at_reload=True,
         ),
     ] = 30.0
     max_connections: Annotated[
@@ -741,6 +773,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " (see --backlog).",
             minimum=0,
             zero="no limit",
+            at_reload=True,
         ),
     ] = 0
     max_per_address: Annotated[
@@ -764,6 +797,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "How many idle connections a second may move to workers that have fewer, where the load"
             " is uneven by a quarter; `off`: none do, until `socketkeep rebalance`.  In `async` and"
             " `thread`, with a resumable handler.",
+            at_reload=True,
         ),
     ] = "100:100"
     accept_rate: Annotated[
@@ -801,6 +835,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " does not say (receive-rate=).",
             minimum=0,
             zero="no limit",
+            at_reload=True,
         ),
     ] = 0
     allow: Annotated[
@@ -929,6 +964,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             ("--backlog",),
             "Connections that the kernel queues for a listener; net.core.somaxconn bounds it.",
             minimum=1,
+            at_reload=True,
         ),
     ] = 2048
     unix_mode: Annotated[
@@ -988,6 +1024,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "Replace a worker that has lived so long; its connections move or are drained.",
             minimum=0,
             zero="never",
+            at_reload=True,
         ),
     ] = 0.0
     worker_lifetime_jitter: Annotated[
@@ -999,6 +1036,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " replaced at once.",
             minimum=0,
             zero="none",
+            at_reload=True,
         ),
     ] = 0.0
     worker_max_rss: Annotated[
@@ -1009,6 +1047,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "Replace a worker whose resident memory has grown past this.",
             minimum=0,
             zero="never",
+            at_reload=True,
         ),
     ] = 0
     replay_limit: Annotated[
@@ -1019,6 +1058,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "How much of what a connection has received since its last commit is retained, so"
             " that it can be moved in the middle of a message.",
             minimum=0,
+            at_reload=True,
         ),
     ] = 65536
     name: Annotated[
@@ -1093,6 +1133,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " for at most so many values (20); those of others are counted together.",
             metavar="KEY[=MOST]",
             check=parse_metrics_label,
+            at_reload=True,
         ),
     ] = ""
     push_token: Annotated[
@@ -1226,6 +1267,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             ("--log-level",),
             "Log events of this level and above.",
             choices=("debug", "info", "warning", "error"),
+            at_reload=True,
         ),
     ] = "info"
     log_format: Annotated[
@@ -1235,6 +1277,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             ("--log-format",),
             "One line an event, for people or as JSON.",
             choices=("human", "json"),
+            at_reload=True,
         ),
     ] = "human"
     log_file: Annotated[
@@ -1251,6 +1294,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             FLAG,
             ("--access-log",),
             "Log each connection at its end: id, peer, duration, bytes, why it ended.",
+            at_reload=True,
         ),
     ] = False
 

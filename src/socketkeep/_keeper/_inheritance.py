@@ -43,6 +43,7 @@ def snapshot(keeper: Keeper, keep: KeepOpen) -> SavedServer:
         version=keeper.version,
         written_at=time.monotonic(),
         config=keeper.config,
+        origins=keeper.origins,
         worker_descriptors=keeper.system.worker_descriptors,
         account=keeper.system.account,
         place=SavedPlace(place.name, place.guessed) if place is not None else None,

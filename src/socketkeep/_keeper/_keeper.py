@@ -12,6 +12,7 @@ from typing import Final, Literal
 from socketkeep._base import _log
 from socketkeep._base._mistakes import OptionError
 from socketkeep._config._address_lists import NO_LISTS, AddressLists, read_lists
+from socketkeep._config._renewal import Origins, Renewal, renew
 from socketkeep._config._server_options import (
     DEFAULT_WORKERS,
     MOST_WORKERS,
@@ -46,6 +47,7 @@ from socketkeep._keeper.tables._connection_table import HeldConnection
 from socketkeep._keeper.tables._records import AdoptedWorker, WorkerState
 from socketkeep._keeper.tables._state import SavedKeeper
 from socketkeep._keeper.workers._generations import (
+    EXIT_LOAD_FAILED,
     Generation,
     GenerationEvent,
     LoadFailure,
@@ -54,6 +56,7 @@ from socketkeep._keeper.workers._generations import (
 from socketkeep._keeper.workers._lanes import Lanes
 from socketkeep._keeper.workers._pool import KILL_GRACE, WorkerPool
 from socketkeep._keeper.workers._recycling import Recycling
+from socketkeep._keeper.workers._roll_call import call_roll
 from socketkeep._keeper.workers._screening import Screening
 from socketkeep._keeper.workers._slots import Slots
 from socketkeep._keeper.workers._watchdog import Watchdog
@@ -66,6 +69,7 @@ from socketkeep._wire._messages import Began, Forked, ForkFailed, Stranded
 from socketkeep._wire._scoreboard import COUNTERS
 
 _EXIT_FAILED: Final = 1
+_EXIT_USAGE: Final = 2
 _LAST_LOOK: Final = 2.0  # seconds that a stop waits for processes that nobody knew to end
 #: Seconds after the graceful timeout until what is left is ended at once: each worker has been
 #: killed by then.
@@ -99,7 +103,8 @@ class Keeper:
         inlets: those that this had; None: they are to be made.
         census: the memfd of the one that this had, -1: none.  lists: of the files of networks.
         """
-        self.config: Final = config
+        self.config = config  # of the generation that serves
+        self.origins: Origins | None = None
         self.boot: Final = boot
         self.name: Final = name
         self.version: Final = VERSION
@@ -164,7 +169,7 @@ class Keeper:
         self.connections.shake_hands = self.edges.shake_hands
         self.connections.ask_bytes = self.edges.ask_bytes
         self.templates = Templates(
-            *(reactor, system, config, listeners, boot, name, rendezvous, self, screening),
+            *(reactor, system, listeners, boot, name, rendezvous, self, screening),
             self.inlets.doors,
         )
         self.reloads = Rollout(
@@ -203,7 +208,7 @@ class Keeper:
         )
         self.pool.dispatch.worn = self._recycling.ask
         self._watchdog = Watchdog(
-            reactor, self.pool, lambda model: worker_timeout(config, model), self.pool.kill
+            reactor, self.pool, lambda model: worker_timeout(self.config, model), self.pool.kill
         )
         self._drain = Drain(reactor, self.connections.moves.dispatch, self._drained)
         self._at_once = False  # it ends without serving anybody
@@ -634,7 +639,8 @@ class Keeper:
         self.reloads.resume(saved.reloads, saved.reloads_completed)
         generations = {each.number: Generation.restored(each) for each in saved.generations}
         self.current = current = generations[saved.current]
-        current.lists = self.lists
+        for generation in generations.values():
+            generation.config, generation.lists = self.config, self.lists
         self.templates.place = saved.place
         self.templates.restore(generations, saved.templates)
         self.pool.restore(saved.pool)
@@ -727,16 +733,64 @@ class Keeper:
 
     # What follows from it.
 
-    def _prepare(self, generation: Generation) -> str:
-        generation.lists = self.lists
+    def _prepare(self, generation: Generation) -> LoadFailure | None:
+        generation.config, generation.lists = self.config, self.lists
         # The first generation is where the server was started, on what it has just bound.
         if self.current is None:
-            return ""
+            return None
         try:
-            generation.lists = read_lists(self.config)
+            generation.renewal = self.renewal()
         except OptionError as error:
-            return str(error)
-        return "" if self.grounds is None else self.grounds.renew()
+            return LoadFailure(_EXIT_USAGE, str(error))
+        generation.config = generation.renewal.config
+        try:
+            generation.lists = read_lists(generation.config)
+        except OptionError as error:
+            return LoadFailure(EXIT_LOAD_FAILED, str(error))
+        why = "" if self.grounds is None else self.grounds.renew()
+        return LoadFailure(EXIT_LOAD_FAILED, why) if why else None
+
+    def renewal(self) -> Renewal:
+        """Return what a reload that began now would go by.  Raises OptionError."""
+        if self.origins is None:
+            return Renewal(self.config, None)
+        return renew(self.origins, self.config, os.environ)
+
+    def _go_by(self, renewal: Renewal, generation: Generation) -> None:
+        """Go by the options with which this generation, that serves now, has begun."""
+        self.origins = renewal.origins
+        for what, changes in (
+            (partial(_log.info, "options changed"), renewal.applied),
+            (partial(_log.warning, "options need a restart"), renewal.waiting),
+        ):
+            if changes:
+                what(**{change.option.key: change.text for change in changes})
+        changed = {change.option.key for change in renewal.applied}
+        if not changed:
+            return
+        self.config = config = renewal.config
+        self.pool.use(config)
+        self.connections.use(config)
+        self.edges.use(config)
+        self._allotment.use(config)
+        self._recycling.use(config)
+        self.balancing.use(rate_of(config.rebalance))
+        self.fullness.most = config.max_connections
+        self.reloads.start_timeout = self.upgrades.start_timeout = config.start_timeout
+        if self.grounds is not None:
+            self.grounds.use(config)
+        if changed & {"log_level", "log_format"}:
+            _log.configure(
+                config.log_level, config.log_format, config.log_file, self.system.account
+            )
+        if "backlog" in changed:
+            for _, listener in self._bound():
+                listener.sock.listen(config.backlog)
+        if "workers" in changed:
+            self.slots.scale(config.workers or DEFAULT_WORKERS[generation.model])
+        for worker in self.pool.of_generation(generation.number):  # they were ready before this
+            worker.expires_at = self._recycling.expiry()
+            self._watchdog.start(worker.model)
 
     def _switch(self, generation: Generation) -> None:
         self.lists = generation.lists
@@ -745,6 +799,8 @@ class Keeper:
         if self.grounds is not None:
             self.grounds.settle()
         old, self.current = self.current, generation
+        if generation.renewal is not None:
+            self._go_by(generation.renewal, generation)
         if generation.upgraded:
             self.connections.upgraded = generation.number
         self.paused = False
@@ -834,6 +890,10 @@ class Keeper:
             and (worker.is_ready or (worker.more and worker.state is WorkerState.DRAINING))
             and not worker.killed
         ]
+
+    def call_roll(self, told: Callable[[list[Worker]], None]) -> None:
+        """Tell which workers do not answer, within a second."""
+        call_roll(self._reactor, self.pool, told)
 
     def cannot_balance(self) -> str:
         """Return why connections cannot move from one worker to another for their load, or ""."""

@@ -28,6 +28,10 @@ class Allotment:
         self._config = config
         self._timer: ReactorTimer | None = None
 
+    def use(self, config: ServeConfig) -> None:
+        """Go by these options from now on."""
+        self._config = config
+
     def share_out(self, generation: Generation, slots: int, paused: bool) -> None:
         """Tell each worker of `generation` what it may accept; nothing while `paused`."""
         workers = [w for w in self._pool.of_generation(generation.number) if w.is_ready]

@@ -48,11 +48,18 @@ class Balancing:
         self._rate = rate
         self._credit = 0.0
         self._looked_at = 0.0
+        self._looks = False
         self._was_uneven = False
+
+    def use(self, rate: tuple[float, int] | None) -> None:
+        """Move so many from now on."""
+        self._rate = rate
+        self.start()
 
     def start(self) -> None:
         """Look from time to time, if that is wanted."""
-        if self._rate is not None:
+        if self._rate is not None and not self._looks:
+            self._looks = True
             self._looked_at = self._reactor.clock()
             self._reactor.call_later(_LOOK, self._look)
 
@@ -71,7 +78,9 @@ class Balancing:
         self._reactor.call_later(_STEP, lambda: self._step(left - 1, done))
 
     def _look(self) -> None:
-        assert self._rate is not None
+        if self._rate is None:
+            self._looks = False
+            return
         rate, burst = self._rate
         now = self._reactor.clock()
         self._credit = min(float(burst), self._credit + rate * (now - self._looked_at))

@@ -179,6 +179,18 @@ class Connections:
         self._of_edges = [each.of_edges for each in settings]
         self.porch: Final = Porch(reactor, self._reception, self._admit, self._refuse)
 
+    def use(self, config: ServeConfig) -> None:
+        """Go by these options from now on, with the connections that are here included."""
+        self._config = config
+        self._park_after = limit_seconds(config.park_after, 0.0) or 0.0
+        settings = listener_settings(config, len(self._listeners))
+        self._login_timeouts = [each.login_timeout for each in settings]
+        self.parking.use(config.idle_timeout, [each.first_bytes_timeout for each in settings])
+        self.moves.use(
+            config.orphan_timeout,
+            takes_for_attached=self._doorkeeper is None and not config.max_connections,
+        )
+
     def __len__(self) -> int:
         """Return how many no worker serves now."""
         resting = len(self.parking) + len(self.porch) + len(self._asking)

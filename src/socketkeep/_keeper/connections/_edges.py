@@ -167,6 +167,10 @@ class Edges:
             return False
         return True
 
+    def use(self, config: ServeConfig) -> None:
+        """Go by these options from now on, and edges that are started from now on."""
+        self._config = config
+
     def start(self) -> None:
         """Start those that are wanting."""
         if self.numbers and not self._ending:

@@ -23,7 +23,8 @@ _CALM: Final = 5.0
 class Fullness:
     """Looks, from `start` on, whether there is room.
 
-    most: connections, 0: there is no limit.  has_room: whether there is room for one more.
+    most: connections, 0: there is no limit; it may change.  has_room: whether there is room for one
+    more.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class Fullness:
     ) -> None:
         self._reactor = reactor
         self._listeners = listeners
-        self._most = most
+        self.most = most
         self._has_room = has_room
         self._full = _Spell()
         self._overflows = [_Overflow(each) for each in listeners]
@@ -43,7 +44,7 @@ class Fullness:
     @property
     def full(self) -> bool:
         """Return whether there are as many connections as there may be."""
-        return self._most > 0 and not self._has_room()
+        return self.most > 0 and not self._has_room()
 
     def start(self) -> None:
         """Begin to look."""
@@ -54,7 +55,7 @@ class Fullness:
         now = self._reactor.clock()
         match self._full.note(self.full, now):
             case "begins":
-                _log.warning("server is full: others wait in the accept queue", most=self._most)
+                _log.warning("server is full: others wait in the accept queue", most=self.most)
             case "ends":
                 _log.info("server has room again", full_for=round(self._full.lasted, 1))
         for overflow in self._overflows:

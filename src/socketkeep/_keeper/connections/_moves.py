@@ -392,6 +392,14 @@ class Moves:
         worker.arriving -= 1
         return held
 
+    def use(self, orphan_timeout: float, *, takes_for_attached: bool) -> None:
+        """Go by these options from now on, with those that wait included."""
+        self._orphan_timeout = orphan_timeout
+        self._takes_for_attached = takes_for_attached
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expect_expiry()
+
     def _tell_crowded(self, targets: Iterable[Worker]) -> None:
         """Have those that wait for input make room for those that wait for a seat."""
         self._crowded = crowded = bool(self._waiting or self._queued())

@@ -90,12 +90,20 @@ class Parking:
         if (due := self._due(held)[0]) is not None:
             heappush(self._deadlines, (due, held.id))
             if len(self._deadlines) > 2 * len(self._parked) + _FEW:
-                self._deadlines = [
-                    (at, each.id) for each in self if (at := self._due(each)[0]) is not None
-                ]
-                heapify(self._deadlines)
+                self._gather_deadlines()
             self._expect_deadline()
         held.pack()
+
+    def use(self, idle_timeout: float, first_bytes_timeouts: Sequence[float]) -> None:
+        """Go by these limits from now on, those that are parked included."""
+        if (idle_timeout, first_bytes_timeouts) == (self._idle_timeout, self._first_bytes_timeouts):
+            return
+        self._idle_timeout, self._first_bytes_timeouts = idle_timeout, first_bytes_timeouts
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        self._expect_idle()
+        self._gather_deadlines()
+        self._expect_deadline()
 
     def stop(self, *, close: bool) -> None:
         """The server stops: what waits with nothing under way is closed.
@@ -266,6 +274,10 @@ class Parking:
             deadlines.first_by = parcel.accepted_at / 1e9 + deadlines.patience
         due = deadlines.next
         return due, "" if due is None else deadlines.look(due, 0)
+
+    def _gather_deadlines(self) -> None:
+        self._deadlines = [(at, each.id) for each in self if (at := self._due(each)[0]) is not None]
+        heapify(self._deadlines)
 
     def _expect_deadline(self) -> None:
         if not self._deadlines:

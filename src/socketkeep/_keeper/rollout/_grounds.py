@@ -40,6 +40,10 @@ class Grounds:
         self._look_after_control = look_after_control
         self._earlier: list[tuple[Listener, socket.socket, _Identity]] = []
 
+    def use(self, config: ServeConfig) -> None:
+        """Go by these options from now on."""
+        self._config = config
+
     def renew(self) -> str:
         """Look all of it up anew; return why the generation cannot begin, "" when it can."""
         self._look_after_control()

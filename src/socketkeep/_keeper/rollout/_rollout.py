@@ -43,7 +43,7 @@ Done = Callable[[RolloutOutcome], None]
 class Rollout:
     """Brings up the next generation, and switches to it or rolls it back.
 
-    `prepare` is called before one begins and returns why it cannot, or ""; `switch` with the
+    `prepare` is called before one begins and returns why it cannot, or None; `switch` with the
     generation that is ready, `give_up` when it is rolled back, `ended` when no other follows.
     """
 
@@ -57,13 +57,13 @@ class Rollout:
         switch: Callable[[Generation], None],
         give_up: Callable[[Generation, LoadFailure], None],
         ended: Callable[[], None],
-        prepare: Callable[[Generation], str] = lambda _generation: "",
+        prepare: Callable[[Generation], LoadFailure | None],
     ) -> None:
         self._reactor = reactor
         self._templates = templates
         self._pool = pool
         self._slots = slots
-        self._start_timeout = start_timeout
+        self.start_timeout = start_timeout  # of those that begin from now on
         self._switch = switch
         self._give_up = give_up
         self._ended = ended
@@ -156,13 +156,13 @@ class Rollout:
         self._upgraded = False
         self.coming = generation
         _log.info("reload started" if self._number > 1 else "starting", generation=self._number)
-        if self._start_timeout:
+        if self.start_timeout:
             self._timer = self._reactor.call_later(
-                self._start_timeout, lambda: self._overdue(generation)
+                self.start_timeout, lambda: self._overdue(generation)
             )
-        why = self._prepare(generation)
-        if why:
-            self._cannot_begin(generation, LoadFailure(EXIT_LOAD_FAILED, why))
+        failure = self._prepare(generation)
+        if failure is not None:
+            self._cannot_begin(generation, failure)
             return
         try:
             self._templates.start(generation)
@@ -211,7 +211,7 @@ class Rollout:
                 generation,
                 LoadFailure(
                     EXIT_LOAD_FAILED if loading else EXIT_START_FAILED,
-                    f"{what} within {self._start_timeout:g} s (--start-timeout)",
+                    f"{what} within {self.start_timeout:g} s (--start-timeout)",
                 ),
             )
 

@@ -65,6 +65,15 @@ class Superseded:
             self._batches.append(batch)
             self._reactor.call_at(until - _BEFORE_THE_END, lambda: self._cut(batch))
 
+    def workers_of(self, generation: int) -> list[Worker]:
+        """Return those that `generation` has replaced and that are still there."""
+        return [
+            worker
+            for batch in self._batches
+            if batch.generation == generation
+            for worker in batch.workers
+        ]
+
     def when_gone(self, generation: int, told: Callable[[Fate], None]) -> None:
         """Call `told` once the last worker that `generation` has replaced has ended."""
         for batch in self._batches:

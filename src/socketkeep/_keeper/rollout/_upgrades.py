@@ -50,7 +50,7 @@ class Upgrades:
         self._reactor = reactor
         self._system = system
         self._reloads = reloads
-        self._start_timeout = start_timeout
+        self.start_timeout = start_timeout  # of the next one
         self._reload = reload
         self._changed = changed
         self._children = ChildWatch(reactor, system)
@@ -94,9 +94,9 @@ class Upgrades:
             self._fail("cannot check the new version", error)
             return
         self._children.watch(self._check.pid, self._checked)
-        if self._start_timeout:
+        if self.start_timeout:
             check = self._check
-            check.timer = self._reactor.call_later(self._start_timeout, lambda: self._late(check))
+            check.timer = self._reactor.call_later(self.start_timeout, lambda: self._late(check))
 
     def cancel(self) -> None:
         """The server stops."""
@@ -114,7 +114,7 @@ class Upgrades:
 
     def _late(self, check: _Check) -> None:
         if self._check is check:
-            check.error = f"the check took more than {self._start_timeout:g} s (--start-timeout)"
+            check.error = f"the check took more than {self.start_timeout:g} s (--start-timeout)"
             self._children.kill(check.pid)
 
     def _checked(self, ended: Exit) -> None:

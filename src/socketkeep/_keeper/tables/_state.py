@@ -21,6 +21,7 @@ import msgspec
 
 from socketkeep._base._accounts import Account
 from socketkeep._config._address_lists import NO_LISTS, AddressLists
+from socketkeep._config._renewal import Origins
 from socketkeep._config._server_options import ServeConfig
 from socketkeep._keeper.tables import _ownership
 from socketkeep._keeper.tables._names import SavedName
@@ -301,6 +302,7 @@ class SavedServer(msgspec.Struct, kw_only=True):
     worker_descriptors: the soft limit of descriptors for the workers.  account: who they are.
     mask: the signals that were blocked before the upgrade.  descriptors: all that stay open.
     command: starts another keeper, in `directory`; a version without it says nothing of that.
+    origins: of `config`; without them the settings file is not read anew.
     """
 
     format: int = FORMAT
@@ -323,6 +325,7 @@ class SavedServer(msgspec.Struct, kw_only=True):
     cluster_pid: int = 0
     node: str = ""
     agent: SavedListener | None = None
+    origins: Origins | None = None
 
 
 class _Formats(msgspec.Struct):

@@ -13,6 +13,8 @@ import msgspec
 
 from socketkeep._base import _log
 from socketkeep._config._address_lists import NO_LISTS, AddressLists
+from socketkeep._config._capacity import soft_limit
+from socketkeep._config._renewal import Renewal
 from socketkeep._config._server_options import ServeConfig
 from socketkeep._keeper.loop._children import ChildWatch
 from socketkeep._keeper.loop._reactor import Reactor
@@ -83,7 +85,9 @@ class Generation(GenerationRecord):
     pid: int = 0
     failure: LoadFailure | None = None
     upgraded: bool = False  # it came with a new version of the package
-    lists: AddressLists = NO_LISTS  # that its workers go by
+    config: ServeConfig = field(init=False)  # that its workers go by
+    lists: AddressLists = NO_LISTS  # and these
+    renewal: Renewal | None = None  # of the server's options, with which it begins
 
     def snapshot(self) -> SavedGeneration:
         """Return what the next version of the keeper knows it by."""
@@ -106,7 +110,6 @@ class Templates:
         self,
         reactor: Reactor,
         system: System,
-        config: ServeConfig,
         listeners: Sequence[Listener],
         boot: int,
         name: str,
@@ -118,7 +121,6 @@ class Templates:
         self._inlets = inlets
         self._reactor = reactor
         self._system = system
-        self._config = config
         self._listeners = listeners
         self._boot = boot
         self._name = name
@@ -172,15 +174,16 @@ class Templates:
             partial(self._condemn, generation, pid),
         )
         self._watch(generation, pid, link)
+        config, descriptors = generation.config, self._system.worker_descriptors
         link.send(
             LoadTarget(
-                config=msgspec.msgpack.encode(self._config),
+                config=msgspec.msgpack.encode(config),
                 generation=generation.number,
                 boot=self._boot,
                 listeners=[listener.text for listener in self._listeners],
                 sockets=[each.fileno() for each in (*self._listeners, *self._inlets.values())],
                 name=self._name,
-                descriptors=self._system.worker_descriptors,
+                descriptors=descriptors and soft_limit(descriptors, config.max_connections),
                 rendezvous=HELD if place >= 0 else self._rendezvous,
                 allow=generation.lists.allow,
                 deny=generation.lists.deny,

@@ -92,6 +92,10 @@ class WorkerPool:
         self._killing = False
         self._begun: dict[int, int] = {}  # pids of workers that said that they run, by serial
 
+    def use(self, config: ServeConfig) -> None:
+        """Go by these options from now on."""
+        self._config = config
+
     def __iter__(self) -> Iterator[Worker]:
         return iter(tuple(self._workers.values()))
 
@@ -118,13 +122,13 @@ class WorkerPool:
 
     def start(self, generation: Generation, slot: int, replaces: Worker | None = None) -> Worker:
         """Have the generation's template fork a worker into `slot`.  Raises OSError."""
-        states = self._config.keep == "crash"
+        config = generation.config
         worker, channel, message = new_worker(
             self._serial + 1,
             slot,
             generation,
-            _seats.rows_of_model(generation.model, self._config.threads),
-            states=states,
+            _seats.rows_of_model(generation.model, config.threads),
+            states=config.keep == "crash",
             census=self._lanes.memfd,
             lane=self._lanes.assign(self),
         )

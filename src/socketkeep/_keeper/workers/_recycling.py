@@ -35,19 +35,34 @@ class Recycling:
         self._config = config
         self._candidates = candidates
         self._replace = replace
-        self._limited = bool(config.worker_lifetime or config.worker_max_rss)
+        self._looks = False
         self._worn: dict[Worker, str] = {}  # with the reason that they gave
+
+    @property
+    def _limited(self) -> bool:
+        return bool(self._config.worker_lifetime or self._config.worker_max_rss)
 
     def start(self) -> None:
         """Begin to look, if there is a limit to look at."""
         if self._limited:
+            self._look_later()
+
+    def use(self, config: ServeConfig) -> None:
+        """Go by these options from now on; workers that are there live as long as they were to."""
+        self._config = config
+        self.start()
+
+    def _look_later(self) -> None:
+        if not self._looks:
+            self._looks = True
             self._reactor.call_later(_EVERY, self._look)
 
     def ask(self, worker: Worker, reason: str) -> None:
         """Have a worker that says that it is worn replaced when its turn comes."""
-        if not (self._worn or self._limited):
-            self._reactor.call_soon(self._look)
         self._worn[worker] = reason
+        if not self._looks:
+            self._looks = True
+            self._reactor.call_soon(self._look)
 
     def expiry(self) -> float:
         """Return when a worker that is ready now will have lived long enough."""
@@ -60,9 +75,10 @@ class Recycling:
         return self._reactor.clock() + lifetime + jitter
 
     def _look(self) -> None:
+        self._looks = False
         self._worn = {w: why for w, why in self._worn.items() if w.is_ready}
         if self._worn or self._limited:
-            self._reactor.call_later(_EVERY, self._look)
+            self._look_later()
         for worker in self._candidates():
             reason = self._reason(worker)
             if reason:

@@ -1,0 +1,144 @@
+"""A reload by a settings file that has changed."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from tests.harness.configuration import configuration_in, origins
+from tests.keeper.bench import Bench, is_at_eof
+from tests.keeper.conftest import MakeBench
+
+
+@pytest.fixture
+def bench(make_bench: MakeBench, tmp_path: Path) -> Bench:
+    """A keeper of two workers whose options stand in server.toml."""
+    bench = make_bench(workers=2, start_timeout=30.0, worker_timeout="off")
+    text = 'workers = 2\nstart_timeout = 30\nworker_timeout = "off"\n'
+    bench.keeper.origins = origins(tmp_path, text)
+    return bench
+
+
+def rewrite(directory: Path, text: str) -> None:
+    whole = f'start_timeout = 30\nworker_timeout = "off"\n{text}'
+    (directory / "server.toml").write_text(whole)
+
+
+def test_workers_times_and_limits(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "socketkeep")
+    old = bench.start()
+    _, served = bench.serve(old[0])
+    rewrite(
+        tmp_path,
+        "workers = 3\ngraceful_timeout = 5\nmax_connections = 7\nbacklog = 3\nthreads = 9\n"
+        'model = "thread"\n',
+    )
+    bench.reload()
+    new = bench.bring_up()
+    assert configuration_in(bench.template.load.config).threads == 9
+    assert bench.ended_rollouts == [(0, 2, "")]
+    new += bench.fork()
+    assert len(new) == 3, "one more, once the generation serves"
+    new[2].ready()
+    bench.settle()
+    assert sum(worker.accept_below for worker in new) == 6, "of seven, one is to come"
+    assert old[0].order.deadline < bench.clock.now + 5
+    config = bench.keeper.config
+    assert (config.graceful_timeout, config.model) == (5.0, "auto")
+    told = {record.getMessage(): record.fields for record in caplog.records}  # type: ignore[attr-defined]
+    assert told["options changed"]["workers"] == "2 -> 3"
+    assert told["options need a restart"] == {"model": "auto -> thread"}
+    served.detach()
+
+
+def test_a_wrong_file_leaves_all_as_it_was(bench: Bench, tmp_path: Path) -> None:
+    bench.start()
+    before = bench.keeper.config
+    rewrite(tmp_path, "workers = many\n")
+    bench.reload()
+    ((code, _, error),) = bench.ended_rollouts
+    assert code == 2
+    assert "server.toml" in error
+    assert len(bench.system.templates) == 1
+    assert bench.keeper.config is before
+    rewrite(tmp_path, "workers = 1\n")
+    bench.reload()
+    bench.bring_up()
+    assert bench.ended_rollouts[1:] == [(0, 3, "")]
+    assert len(bench.keeper.slots) == 1
+
+
+def test_code_that_cannot_be_loaded_takes_its_options_along(bench: Bench, tmp_path: Path) -> None:
+    """The present generation goes by its own, in a template that is started again, too."""
+    bench.start()
+    first = bench.template
+    rewrite(tmp_path, "workers = 3\nthreads = 9\n")
+    bench.reload()
+    bench.template.read()
+    assert configuration_in(bench.template.load.config).threads == 9
+    bench.template.load_failed("no such module")
+    bench.settle()
+    assert bench.keeper.config.threads == 64
+    assert len(bench.keeper.slots) == 2
+    first.die(1)
+    bench.advance(3)
+    assert bench.template is not first
+    assert configuration_in(bench.template.load.config).threads == 64
+
+
+def test_after_an_upgrade_too(bench: Bench, tmp_path: Path) -> None:
+    """The next version of the keeper has the sources of its options, and reads them anew."""
+    bench.start()
+    rewrite(tmp_path, "workers = 1\n")
+    bench.upgrade().passes()
+    bench.settle()
+    bench.bring_up()
+    assert bench.ended_rollouts == [(0, 2, "")]
+    assert len(bench.keeper.slots) == 1
+    rewrite(tmp_path, "workers = 2\n")
+    bench.reload()
+    bench.bring_up()
+    assert len(bench.keeper.slots) == 2
+
+
+def test_what_was_scaled_stays_so(bench: Bench, tmp_path: Path) -> None:
+    """Unless the file says another number than before."""
+    bench.start()
+    bench.keeper.scale(1)
+    bench.settle()
+    rewrite(tmp_path, "workers = 2\nthreads = 9\n")
+    bench.reload()
+    bench.bring_up()
+    assert len(bench.keeper.slots) == 1
+
+
+def test_a_parked_connection_goes_by_the_new_limit(bench: Bench, tmp_path: Path) -> None:
+    worker, _ = bench.start()
+    peer, served = bench.serve(worker)
+    served.park()
+    bench.settle()
+    served.settle()
+    rewrite(tmp_path, "workers = 2\nidle_timeout = 3\n")
+    bench.reload()
+    bench.bring_up()
+    assert not is_at_eof(peer)
+    bench.advance(3.1)
+    assert is_at_eof(peer)
+
+
+def test_workers_live_as_long_as_the_file_says_now(bench: Bench, tmp_path: Path) -> None:
+    bench.start()
+    rewrite(tmp_path, 'workers = 2\nworker_lifetime = 10\nrebalance = "off"\n')
+    bench.reload()
+    bench.bring_up()
+    forked = len(bench.fork())
+    bench.advance(9)
+    assert forked == len(bench.fork()) == 0
+    bench.advance(3)
+    assert len(bench.fork()) == 1, "one after another"
+    rewrite(tmp_path, "workers = 2\n")
+    assert bench.keeper.renewal().config.worker_lifetime == 0.0
