@@ -71,7 +71,7 @@ PRIVATE = {
     "stream": 10,
     "websocket": 9,
     "wire": 24,
-    "worker": 33,
+    "worker": 34,
 }
 _OTHERS = 4
 

@@ -68,3 +68,37 @@ def test_a_worker_that_hangs_is_named(tmp_path: Path) -> None:
         said = f"1 connection of worker 0 (pid {worker['pid']}), which does not answer"
         assert done.stdout.splitlines()[1].startswith(said)
         assert server.cli("reload", "--dry-run").exit_code == 0
+
+
+HANDLERS = """
+from socketkeep import Connection, resumable
+
+
+def plain(conn: Connection) -> None:
+    conn.recv(1)
+
+
+@resumable
+def forgetful(conn: Connection) -> None:
+    while data := conn.recv(100):
+        conn.send(data)
+"""
+
+
+def test_handlers_that_do_not_move_are_named_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(HANDLERS)
+    not_resumable = (
+        "the handler is not resumable: at a reload its connections stay with the old code"
+    )
+    with Server(tmp_path, "app:plain") as server:
+        server.wait_event(not_resumable, target="app:plain")
+    with Server(tmp_path, "app:plain", "--keep", "none") as server:
+        server.wait_event("ready")
+        assert not server.find(not_resumable)
+    with Server(tmp_path, "app:forgetful") as server:
+        server.wait_event(
+            "the handler answers and never commits: call conn.commit() where a message is dealt"
+            " with, or no reload moves its connections",
+            target="app:forgetful",
+            level="warning",
+        )

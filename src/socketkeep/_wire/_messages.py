@@ -55,6 +55,7 @@ class Loaded(Message, frozen=True, tag="Loaded"):
     on_taken: Literal["close", "keep"] = "close"  # what becomes of who loses its name
     on_push: bool = False  # pushes are for its code, not for the peer as they are
     on_leaving: bool = False  # its code has a last word for a peer whose connection is to end
+    never_commits: bool = False  # a resumable handler that is seen to answer and not to commit
 
 
 class LoadFailed(Message, frozen=True, tag="LoadFailed"):

@@ -47,6 +47,7 @@ from socketkeep._wire._messages import (
 from socketkeep._wire._rendezvous import HELD, HELD_FD
 from socketkeep._wire._scoreboard import Scoreboard
 from socketkeep._worker._accepting import Siblings
+from socketkeep._worker._commitless import never_commits
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._process import mend_process
 from socketkeep._worker._signals import leave_requests_to_keeper, leave_to_keeper
@@ -137,6 +138,7 @@ class Template:
                 *(handler.on_crash, handler.redeliver, handler.on_taken),
                 handler.on_push is not None,
                 handler.on_leaving is not None,
+                handler.resumable and never_commits(handler.call),
             )
         )
         leave_to_keeper()

@@ -280,6 +280,8 @@ class Templates:
                         thread=name,
                         generation=generation.number,
                     )
+                if generation.config.keep != "none":
+                    self._tell_what_stays(generation, loaded)
                 generation.step(GenerationEvent.LOADED)
                 self._events.generation_loaded(generation)
             case LoadFailed(error=error, exit_code=exit_code):
@@ -295,6 +297,23 @@ class Templates:
                 pass  # it did not arrive
             case message:
                 raise Nonsense(f"{type(message).__name__} from who never says it")
+
+    def _tell_what_stays(self, generation: Generation, loaded: Loaded) -> None:
+        """Say of a handler, before it serves, that reloads will not move its connections."""
+        if generation.state is not GenerationState.LOADING:
+            return  # it has been said
+        fields = {"target": generation.config.target, "generation": generation.number}
+        if not loaded.resumable:
+            _log.info(
+                "the handler is not resumable: at a reload its connections stay with the old code",
+                **fields,
+            )
+        elif loaded.never_commits:
+            _log.warning(
+                "the handler answers and never commits: call conn.commit() where a message is dealt"
+                " with, or no reload moves its connections",
+                **fields,
+            )
 
     def _ended(self, pid: int, generation: Generation, link: Link, ended: Exit) -> None:
         """Hear it out: what it forked last may be alive, and may not have said so yet.
