@@ -101,7 +101,7 @@ def test_the_fields_of_the_reports() -> None:
     assert " ".join(plain(WORKER)) == "slot pid generation state connections busy uptime rss"
     assert " ".join(plain(CONNECTION)) == (
         "id peer listener state owner generation epoch age idle bytes_in bytes_out busy worker slot"
-        " name groups labels stored"
+        " name groups labels stored committed"
     )
 
 
