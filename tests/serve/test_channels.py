@@ -219,6 +219,25 @@ def test_what_is_old_or_left_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> No
     run(main)
 
 
+@pytest.mark.parametrize(("age", "there"), [(60.0, True), (60.4, True), (60.6, False)])
+def test_a_message_goes_at_the_whole_second_behind_its_time(
+    monkeypatch: pytest.MonkeyPatch, age: float, there: bool
+) -> None:
+    now = 1000.5
+    monkeypatch.setattr(_channels, "_now", lambda: now)
+
+    async def main(office: FakeOffice) -> None:
+        nonlocal now
+        layer = Layer(expiry=60)
+        channel = await layer.new_channel()
+        await layer.send(channel, {"type": "old"})
+        now += age
+        await layer.send(channel, {"type": "new"})
+        assert (await layer.receive(channel) == {"type": "old"}) == there
+
+    run(main)
+
+
 @pytest.mark.parametrize("name", ["", "=+135!", "a b", "é", "n" * 100, "a!b!c", 7, None])
 def test_names_that_cannot_be(name: Any) -> None:
     """As Channels refuses them, and a channel that is another worker's to receive on."""

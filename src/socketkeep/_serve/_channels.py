@@ -296,7 +296,8 @@ class _Desk:
         try:
             while True:
                 at, data = await channel.messages.get()
-                if _now() < at + self._layer.expiry:
+                # By whole seconds, as channels_redis counts them: none goes before its time.
+                if int(_now()) < at + self._layer.expiry:
                     break
             left = False
         finally:
