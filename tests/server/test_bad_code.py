@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -76,7 +77,6 @@ def test_not_a_handler(tmp_path: Path, target: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("target", "source", "frames", "last"),
     [
-        ("broken:handle", "import missing_library", 1, "ModuleNotFoundError: No module named"),
         ("broken:handle", "def handle(conn:\n", 1, "SyntaxError: "),
         ("broken.py:handle", "def handle(conn:\n", 1, "SyntaxError: "),
         ("broken.py:handle", "def f():\n    return 1 / 0\nf()\n", 2, "ZeroDivisionError: "),
@@ -94,6 +94,29 @@ def test_code_that_fails_at_import(
     assert len(files) == frames
     assert all(line.startswith(f'File "{tmp_path}/broken.py", line ') for line in files)
     assert lines[-1].startswith(last)
+
+
+@pytest.mark.parametrize("source", ["import no_such", "import json\nfrom no_such.part import x"])
+def test_code_that_needs_what_is_not_installed(tmp_path: Path, source: str) -> None:
+    """One line says which module, where it is imported, and for which Python it is missing."""
+    (tmp_path / "broken.py").write_text(source)
+    line = source.count("\n") + 1
+    assert _refused(tmp_path, 4, "broken:handle") == (
+        f"broken cannot be imported: {tmp_path}/broken.py:{line} needs the module 'no_such', which"
+        f" is not installed for {sys.executable}: install it there, or serve by the Python that has"
+        " it"
+    )
+
+
+def test_a_traceback_of_many_lines(tmp_path: Path) -> None:
+    """It is no more than a screen: where it begins, and where it ends."""
+    source = "".join(f"def f{n}():\n    f{n + 1}()\n" for n in range(20))
+    (tmp_path / "broken.py").write_text(f"{source}def f20():\n    raise OSError('no')\nf0()\n")
+    lines = _refused(tmp_path, 4, "broken:handle").splitlines()
+    assert len(lines) == 20
+    assert lines[2].endswith("line 43, in <module>")
+    assert re.fullmatch(r"  \.\.\. \d+ lines, as Python itself would show them \.\.\.", lines[7])
+    assert lines[-1] == "OSError: no"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Final
 
 from socketkeep._base._importing import is_standard
 
+_SCREEN: Final = 18  # lines
 _OURS: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -21,6 +22,16 @@ def users_traceback(error: BaseException) -> str:
     lines = traceback.TracebackException.from_exception(error)
     _cut(lines, set())
     return "".join(lines.format()).rstrip()
+
+
+def brief_traceback(error: BaseException) -> str:
+    """Return `users_traceback`, what is beyond a screen left out of its middle."""
+    lines = users_traceback(error).splitlines()
+    if len(lines) > _SCREEN:
+        begin, end = _SCREEN // 3, _SCREEN - _SCREEN // 3
+        left_out = f"  ... {len(lines) - begin - end} lines, as Python itself would show them ..."
+        lines[begin:-end] = [left_out]
+    return "\n".join(lines)
 
 
 def users_place(error: BaseException) -> str:

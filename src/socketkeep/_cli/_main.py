@@ -74,9 +74,28 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            near = nearest(args[0], tuple(COMMANDS))
-            raise click.UsageError(f"there is no command {args[0]!r}{near}; see socketkeep --help")
+            raise click.UsageError(f"there is no command {args[0]!r}{_likely(args[0])}")
         return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise click.UsageError(
+                f"there is no option {error.option_name} before a command; an option of a server"
+                " stands behind socketkeep serve"
+            ) from None
+
+
+def _likely(word: str) -> str:
+    """Return the command that is likely meant by a word that is none, as a clause."""
+    from socketkeep._config._other_servers import COMMANDS as ELSEWHERE  # for who has mistyped
+
+    if word in ELSEWHERE:
+        return f": {ELSEWHERE[word]}"
+    if ":" in word or word.endswith(".py"):
+        return f": socketkeep serve {word} serves it"
+    return f"{nearest(word, tuple(COMMANDS))}; see socketkeep --help"
 
 
 @click.group(

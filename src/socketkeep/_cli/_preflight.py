@@ -63,11 +63,10 @@ def _check_extras(config: ServeConfig) -> None:
     ):
         missing = [name for name in packages if importlib.util.find_spec(name) is None]
         if wanted and missing:
+            from socketkeep._base._extras import install_extra  # for who lacks one
+
             named = missing[0].replace("_", "-")
-            raise Failure(
-                f"{flag} needs the package {named}: install the extra {extra!r} of socketkeep",
-                USAGE,
-            )
+            raise Failure(f"{flag} needs the package {named}: {install_extra(extra)}", USAGE)
 
 
 def _check_listeners(config: ServeConfig) -> None:

@@ -72,13 +72,14 @@ def _click_option(declared: Option) -> click.Option:
 
 class _Serve(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = tuple(args)  # click takes away what it has read
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            from socketkeep._cli._other_servers import HERE  # for who knows another server
+            from socketkeep._config._other_servers import instead_of  # for who knows another server
 
-            here = HERE.get(error.option_name)
-            if here is None:
+            here = instead_of(error.option_name, given)
+            if not here:
                 raise
             raise click.UsageError(f"there is no option {error.option_name}: {here}") from None
 

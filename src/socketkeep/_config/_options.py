@@ -275,6 +275,7 @@ class Option(msgspec.Struct, frozen=True):
     none_flag: for a flag, the spelling that says no.
     minimum: the least value; `zero` says what 0 stands for.
     check: raises ValueError for a value that is of the right kind and yet will not do.
+    elsewhere: returns what to tell of a value that is another server's, as a clause; "" for others.
     secret: its value is never printed.
     at_reload: another value in the settings file is gone by from the next reload on; else it takes
     a restart of the server.
@@ -288,6 +289,7 @@ class Option(msgspec.Struct, frozen=True):
     minimum: int | None = None
     zero: str = ""
     check: Callable[[Any], None] | None = None
+    elsewhere: Callable[[str], str] | None = None
     secret: bool = False
     at_reload: bool = False
     key: str = ""
@@ -370,7 +372,8 @@ class Option(msgspec.Struct, frozen=True):
         if self.kind in (DURATION, SIZE) and value < 0:
             raise self._wrong(given, source)
         if self.choices and value not in self.choices:
-            near = nearest(str(value), self.choices)
+            known = self.elsewhere(str(value)) if self.elsewhere is not None else ""
+            near = known or nearest(str(value), self.choices)
             raise OptionError(
                 f"{source}: expected one of {', '.join(self.choices)}, got {_shown(given)}{near}"
             )

@@ -87,6 +87,10 @@ def _check_workers(workers: int) -> None:
 
 def _check_target(target: str) -> None:
     module, colon, attribute = target.rpartition(":")
+    if attribute.endswith(")") and "(" in target:
+        named, _, given = target.partition("(")
+        without = "" if given == ")" else " (without arguments)"
+        raise ValueError(f"--factory calls it{without}: give {named} --factory, not {target!r}")
     if not (colon and module and attribute):
         from socketkeep._config._proposal import proposal  # for who has left it out
 
@@ -94,6 +98,12 @@ def _check_target(target: str) -> None:
             f"expected package.module:attribute or path/file.py:attribute, got {target!r}"
             f"{proposal(target)}"
         )
+
+
+def _worker_class(name: str) -> str:
+    from socketkeep._config._other_servers import worker_class  # for who knows another server
+
+    return worker_class(name)
 
 
 def _check_guard(text: str) -> None:
@@ -580,6 +590,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " connection after another), thread, async; auto is async for async handlers and"
             " fork for the others.",
             choices=("auto", "fork", "prefork", "thread", "async"),
+            elsewhere=_worker_class,
         ),
     ] = "auto"
     workers: Annotated[

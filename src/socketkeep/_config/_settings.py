@@ -166,7 +166,8 @@ def _from_file(path: str) -> dict[str, Setting]:
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise OptionError(f"{path}: not TOML: {error}") from None
+        python = "; options stand in TOML, and this is Python" if path.endswith(".py") else ""
+        raise OptionError(f"{path}: not TOML: {error}{python}") from None
     table = _table(path, document)
     by_key = {declared.key: declared for declared in OPTIONS}
     found: dict[str, Setting] = {}

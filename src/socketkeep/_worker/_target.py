@@ -17,7 +17,7 @@ from socketkeep._base._errors import HandlerError
 from socketkeep._base._importing import application_first
 from socketkeep._base._mistakes import LoadError
 from socketkeep._base._originals import replaced
-from socketkeep._base._tracebacks import users_traceback
+from socketkeep._base._tracebacks import brief_traceback, users_place
 from socketkeep._config._kinds import kind_of
 from socketkeep._config._server_options import ServeConfig, WorkerModel
 from socketkeep._net._handlers import Handler, Service, inspect_handler, served_as
@@ -59,7 +59,7 @@ def load_handler(config: ServeConfig) -> Handler:
             target = target()
         except Exception as error:
             raise LoadError(
-                f"the factory {config.target} failed:\n{users_traceback(error)}"
+                f"the factory {config.target} failed:\n{brief_traceback(error)}"
             ) from error
     kind = kind_of(config)
     served = target.handler if isinstance(target, Service) else target
@@ -161,7 +161,13 @@ def _load_module(place: str) -> ModuleType:
                 f"no module named {error.name!r}: expected package.module:attribute, found from "
                 f"{working}, or path/file.py:attribute"
             ) from error
-        raise LoadError(f"{place} cannot be imported:\n{users_traceback(error)}") from error
+        where = users_place(error)
+        if error.name is None or not where:
+            raise LoadError(f"{place} cannot be imported:\n{brief_traceback(error)}") from error
+        raise LoadError(
+            f"{place} cannot be imported: {where} needs the module {error.name!r}, which is not"
+            f" installed for {sys.executable}: install it there, or serve by the Python that has it"
+        ) from error
     except LoadError:
         raise
     except PermissionError as error:
@@ -169,9 +175,9 @@ def _load_module(place: str) -> ModuleType:
             raise LoadError(
                 f"{place} cannot be imported: {_user()} cannot read {error.filename}"
             ) from error
-        raise LoadError(f"{place} cannot be imported:\n{users_traceback(error)}") from error
+        raise LoadError(f"{place} cannot be imported:\n{brief_traceback(error)}") from error
     except (Exception, SystemExit) as error:
-        raise LoadError(f"{place} cannot be imported:\n{users_traceback(error)}") from error
+        raise LoadError(f"{place} cannot be imported:\n{brief_traceback(error)}") from error
 
 
 def _require_readable(directory: str, place: str) -> None:

@@ -97,8 +97,10 @@ def handler_of(target: Any, config: ServeConfig) -> Handler:
     except ModuleNotFoundError as error:
         if error.name not in ("httptools", "websockets"):
             raise
+        from socketkeep._base._extras import install_extra  # for who lacks it
+
         raise LoadError(
-            "an ASGI application needs the extra asgi: pip install 'socketkeep[asgi]'"
+            f"an ASGI application needs the package {error.name}: {install_extra('asgi')}"
         ) from None
     site = Site(target, config)
     websockets = WebSockets(config)
