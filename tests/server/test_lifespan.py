@@ -129,7 +129,7 @@ def test_lifespan(tmp_path: Path, service: str, model: str) -> None:
 
 
 def test_not_ready_before_the_lifespan_is_entered(tmp_path: Path) -> None:
-    """Nothing is accepted before: the connection waits, and is then served."""
+    """Nothing is accepted before, nor said to be: the connection waits, and is then served."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     target = write_source(
@@ -144,19 +144,22 @@ def test_not_ready_before_the_lifespan_is_entered(tmp_path: Path) -> None:
         "    conn.send(b'here\\n')\n"
         "handle = Service(answer, lifespan=lifespan)\n",
     )
-    with Server(tmp_path, target, "-w", "1", wait_ready=False) as server:
-        server.wait_event("listening")
-        with connect(server.address) as peer:
+    address = f"unix:{tmp_path}/listener"
+    with Server(tmp_path, target, "-w", "1", bind=[address], wait_ready=False) as server:
+        server.wait_event("control")
+        with connect(address) as peer:
             server.wait_until(
                 lambda: server.status()["workers"] == {"starting": 1, "ready": 0, "draining": 0},
                 "the worker in its lifespan",
             )
             assert server.status()["state"] == "starting"
             assert server.status()["listeners"][0]["queued"] == 1
+            assert not server.find("listening")
             with gate.open("w"):
                 pass
             assert read_reply(peer) == b"here"
             server.wait_event("ready")
+            assert server.addresses == [address]
 
 
 @pytest.mark.parametrize(("service", "model"), [("failing", "thread"), ("failing_async", "async")])

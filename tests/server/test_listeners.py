@@ -233,6 +233,7 @@ def test_socket_activation(tmp_path: Path, target: str) -> None:
         # The connection that starts the server waits for it.
         assert _ask(f"127.0.0.1:{port}")[0] == f"127.0.0.1:{port}"
         assert _ask(f"unix:{path}")[0] == f"unix:{path}"
+        server.wait_event("ready")
         assert [(event["address"], event["name"]) for event in server.find("listening")] == [
             (f"127.0.0.1:{port}", "web"),
             (f"unix:{path}", "local"),

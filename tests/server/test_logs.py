@@ -56,7 +56,8 @@ def test_every_line_is_json(tmp_path: Path, model: str) -> None:
         assert _TIME.fullmatch(event["time"]), event
         assert event["level"] in {"info", "warning", "error"}, event
     names = [event["event"] for event in server.events]
-    assert names[0] == "listening"
+    assert names[0] == "control"
+    assert names.index("listening") == names.index("ready") - 1
     assert names[-1] == "stopped"
 
 

@@ -171,8 +171,6 @@ def run(
         guard = guard_of_this()
         if guard is not None and guard.starts:
             _log.warning("keeper started again", cause=guard.cause, stored=len(stored.names))
-        for listener in listeners:
-            _log.info("listening", **_shown(listener))
         _log.info("control", name=name, path=path)
         if admin is not None:
             _log.info("admin", url=f"http://{admin.text}/")
@@ -523,16 +521,6 @@ def _signals() -> list[signal.Signals]:
     except OSError:
         return list(SIGNALS)
     return [number for number in SIGNALS if number != signal.SIGWINCH]
-
-
-def _shown(listener: Listener) -> dict[str, object]:
-    """Return the fields of a listener's log line."""
-    fields: dict[str, object] = {"address": listener.text}
-    if listener.dual_stack:
-        fields["serves"] = "IPv6 and IPv4"
-    if listener.name:
-        fields["name"] = listener.name
-    return fields
 
 
 def _with_holders(error: ListenError, address: str) -> str:

@@ -818,6 +818,8 @@ class Keeper:
             self._retire(worker)
         handlers_have = self.config.graceful_timeout - closing_time(self.config)
         self.superseded.watch(generation.number, replaced, self._reactor.clock() + handlers_have)
+        for listener in self.listeners if old is None else ():
+            _log.info("listening", **_shown(listener))
         _log.info(
             "ready" if old is None else "reload done",
             generation=generation.number,
@@ -962,3 +964,13 @@ class Keeper:
             self._left_over.kill(pid)
         if not self._left_over:
             self._reactor.stop()
+
+
+def _shown(listener: Listener) -> dict[str, object]:
+    """Return the fields of a listener's log line."""
+    fields: dict[str, object] = {"address": listener.text}
+    if listener.dual_stack:
+        fields["serves"] = "IPv6 and IPv4"
+    if listener.name:
+        fields["name"] = listener.name
+    return fields
