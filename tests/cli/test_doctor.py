@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 
@@ -51,6 +52,19 @@ def test_a_limit_that_will_do_for_so_many() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     assert hard > 364 or hard == resource.RLIM_INFINITY
     assert limited(364, "--connections", "300").returncode == 0
+
+
+def test_where_a_server_has_its_control_socket(cli: Cli, runtime: Path) -> None:
+    """The directory is not made for that."""
+    assert f"A server has its socket for commands in {runtime}." in cli("doctor").stdout
+    assert not runtime.exists()
+    runtime.write_text("")
+    finished = cli("doctor")
+    assert finished.exit_code == 1
+    assert finished.stdout.startswith(
+        f"BAD   control socket: A server cannot have its socket for commands in {runtime}:"
+        f" {runtime} is a file.\n  => give --control PATH"
+    )
 
 
 def test_a_number_that_is_none(cli: Cli) -> None:

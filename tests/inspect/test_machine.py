@@ -107,6 +107,15 @@ def found(machine: _machine.Machine, connections: int = 0) -> dict[str, _machine
             "ip_local_port_range",
         ),
         (
+            {"net.ipv4.tcp_max_orphans": "8192"},
+            10_000,
+            "closing connections",
+            "note",
+            "finishes 8192 connections",
+            "tcp_max_orphans=10000",
+        ),
+        ({"vm.overcommit_memory": "2"}, 0, "forks", "note", "the fork of a worker", "=0"),
+        (
             {"net.netfilter.nf_conntrack_max": "1000", "net.netfilter.nf_conntrack_count": "10"},
             991,
             "tracked connections",

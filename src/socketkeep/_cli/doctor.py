@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 from msgspec import Struct
 
+from socketkeep._admin._protocol import runtime_dir
 from socketkeep._cli._exit import DONE, FAILED
 from socketkeep._cli._kernel import NEEDED, missing, wrong_system
 from socketkeep._cli._say import finding, say_blocks
@@ -45,7 +48,11 @@ def doctor(connections: int, as_json: bool) -> int:
 
     The exit code is 1 when a server could not run, or not hold so many connections.
     """
-    found = [*_kernel(), *examine(Machine(), connections, ServeConfig(target="").backlog)]
+    found = [
+        *_kernel(),
+        _control(),
+        *examine(Machine(), connections, ServeConfig(target="").backlog),
+    ]
     found.sort(key=lambda each: LEVELS.index(each.level))
     examination = Examination(connections, all(each.level != "bad" for each in found), found)
     if as_json:
@@ -75,6 +82,27 @@ def _kernel() -> list[MachineFinding]:
     else:
         found.append(MachineFinding("core", "good", f"The {CORE} runs."))
     return found
+
+
+def _control() -> MachineFinding:
+    """Look whether a server could have its control socket; makes nothing."""
+    directory = place = runtime_dir()
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    usable = os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)
+    if usable and (place != directory or os.stat(place).st_uid == os.geteuid()):
+        return MachineFinding(
+            "control socket", "good", f"A server has its socket for commands in {directory}."
+        )
+    why = f"this user may not write to {place}" if os.path.isdir(place) else f"{place} is a file"
+    if usable:
+        why = "it is another user's"
+    return MachineFinding(
+        "control socket",
+        "bad",
+        f"A server cannot have its socket for commands in {directory}: {why}.",
+        "give --control PATH, or set SOCKETKEEP_RUNTIME_DIR to a directory of your own",
+    )
 
 
 def _line(found: MachineFinding) -> str:

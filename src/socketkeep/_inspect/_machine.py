@@ -23,6 +23,7 @@ OTHER_DESCRIPTORS: Final = 64
 #: A connection that is kept has a handle in its worker and one in the keeper.
 _HANDLES: Final = 2
 _CAP_NET_BIND_SERVICE: Final = 10
+_STRICT: Final = 2  # of vm.overcommit_memory, proc_sys_vm(5)
 
 
 class MachineFinding(Struct, frozen=True):
@@ -256,6 +257,15 @@ def _ports(machine: Machine, connections: int) -> Iterator[MachineFinding]:
             f" {ports[1] - ports[0] + 1} ports to connect from to one listener.",
             "sysctl -w net.ipv4.ip_local_port_range='1024 65535', or listen on several addresses",
         )
+    orphans = machine.number("net.ipv4.tcp_max_orphans")
+    if orphans is not None and connections > orphans:
+        yield MachineFinding(
+            "closing connections",
+            "note",
+            f"The kernel finishes {orphans} connections at a time that no process has any more; it"
+            " resets the others, and peers lose what was under way.",
+            f"sysctl -w net.ipv4.tcp_max_orphans={connections}",
+        )
     lowest = machine.number("net.ipv4.ip_unprivileged_port_start")
     if lowest and not has_capability(_CAP_NET_BIND_SERVICE):
         yield MachineFinding(
@@ -290,6 +300,14 @@ def _memory(machine: Machine) -> Iterator[MachineFinding]:
             "good",
             f"The cgroup allows {room >> 20} MiB more; what the kernel buffers for connections"
             " counts, too.",
+        )
+    if machine.number("vm.overcommit_memory") == _STRICT:
+        yield MachineFinding(
+            "forks",
+            "note",
+            "The kernel counts memory before it is used (vm.overcommit_memory is 2): it may refuse"
+            " the fork of a worker whose template is large.",
+            "sysctl -w vm.overcommit_memory=0",
         )
 
 
