@@ -48,6 +48,10 @@ $(STAMP): $(VENV)/.locked pyproject.toml hatch_build.py $(NATIVE)
 demo: setup ## change and kill a server under 250 connections, and count what was lost
 	$(BIN)/socketkeep demo
 
+.PHONY: man
+man: setup ## make the man pages and the completions of bash, zsh and fish, in build/share
+	$(BIN)/python scripts/shell_files.py build
+
 .PHONY: recording
 recording: setup ## record the demo, as the README shows it
 	$(BIN)/python scripts/record_demo.py

@@ -1,6 +1,7 @@
 """How the package is built: the compiled core goes into the wheel where it can be compiled.
 
-And the compiled guard beside it, a program of its own.
+And the compiled guard beside it, a program of its own; and man pages and the shells' completions,
+which are made from the options.
 
 Without a compiler, with SOCKETKEEP_PURE=1, and on a Python that it is not for, the wheel is one of
 Python alone, which does the same.  SOCKETKEEP_NATIVE=1 makes it an error not to have compiled it.
@@ -26,6 +27,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 _PACKAGE = Path("src", "socketkeep", "_native")
 _MODULE = "socketkeep._native._core"
 _GUARD = Path("src", "socketkeep", "_guard")
+_SHELL_FILES = Path("scripts", "shell_files.py")
 
 
 class NativeBuild(BuildHookInterface[Any]):
@@ -56,6 +58,9 @@ class NativeBuild(BuildHookInterface[Any]):
             build_data["infer_tag"] = True
             for folder, file in built.items():
                 build_data["force_include"][str(file)] = str(folder.relative_to("src") / file.name)
+        if version == "standard" and sys.platform.startswith("linux"):
+            share = _shell_files(Path(self.root), Path(self._made))
+            build_data["shared_data"][str(share)] = "share"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """Remove what was made on the way."""
@@ -71,6 +76,19 @@ def _not_here() -> str:
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         return "it is not for builds of Python without a global lock"
     return ""
+
+
+def _shell_files(root: Path, made: Path) -> Path:
+    """Return the folder, below `made`, of what goes to share/ where the package is installed."""
+    # Not by PYTHONPATH: it brings what the build needs, and an isolated build takes from the path
+    # what is installed around it, these very sources too where that is editable.
+    begin = (
+        f"import runpy, sys; sys.path.insert(0, {str(root / 'src')!r});"
+        f" runpy.run_path({str(root / _SHELL_FILES)!r}, run_name='__main__')"
+    )
+    command = [sys.executable, "-B", "-c", begin, str(made)]
+    subprocess.run(command, env={**os.environ, "SOCKETKEEP_PURE": "1"}, check=True)
+    return made / "share"
 
 
 def _compile(root: Path, made: Path) -> dict[Path, Path]:

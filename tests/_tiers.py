@@ -41,6 +41,7 @@ TIER_OF: Final = {
     "cli/test_proposals.py": "unit",
     "cli/test_renewal.py": "unit",
     "cli/test_settings.py": "unit",
+    "cli/test_shell_files.py": "unit",
     "cli/test_top.py": "unit",
     "cluster": "unit",
     "cluster/test_examples.py": "system",

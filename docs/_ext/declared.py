@@ -35,6 +35,7 @@ from socketkeep._config import _options_page
 from socketkeep._config import _server_options as _config
 from socketkeep._inspect import _diagnosis, _ends, _judging, _leaks, _machine, _why
 from socketkeep._inspect import _results as inspect_results
+from socketkeep._keeper import _signals
 from socketkeep._keeper.tables import _ownership
 from socketkeep._keeper.workers import _generations
 from socketkeep._lab import _results as lab_results
@@ -59,6 +60,12 @@ def commands_markdown() -> str:
         own = click.Context(command, info_name=name, parent=context, max_content_width=88)
         sections.append(f"## {name}\n\n```text\n{command.get_help(own)}\n```\n")
     return "\n".join(sections)
+
+
+def signals_markdown() -> str:
+    """Return the table of the signals that a server heeds."""
+    rows = (f"| {names} | {about} |\n" for names, about in _signals.MEANINGS)
+    return "| signal | what the server does |\n|---|---|\n" + "".join(rows)
 
 
 def reports_markdown() -> str:
@@ -204,6 +211,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "options": _options_page.options_markdown,
     "commands": commands_markdown,
     "reports": reports_markdown,
+    "signals": signals_markdown,
     "layers": layers_markdown,
     "metrics": _metrics.metrics_markdown,
     "errors": errors_markdown,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from socketkeep._admin import _snapshots
-from socketkeep._keeper.tables._names import NameTable
+from socketkeep._keeper.tables._names import NamedConnection, NameTable
 from socketkeep._keeper.tables._ownership import Ownership, OwnershipState
 from tests.harness.seam import Row, connection_name, make_board
 
@@ -100,3 +100,29 @@ def test_one_that_goes_while_it_is_read() -> None:
     here.listener = listener
     (report,) = _snapshots.connections(keeper([here], []))
     assert report.id == connection_name(1, 1, 6)
+
+
+def test_words_that_a_shell_completes() -> None:
+    """By how they begin; a connection that moves is one word, though two have it."""
+    moving = held(7, 2, None)
+    there = keeper([worker(1, (7, 1), (0x1A, 1)), worker(2, (0x1B, 1))], [moving])
+    names = there.connections.post.names
+    ids = [connection_name(1, 1, number) for number in (7, 0x1A, 0x1B)]
+    assert [word for word, _ in _snapshots.words(there, "id", "")] == ids
+    assert [word for word, _ in _snapshots.words(there, "id", "1-1-1")] == ids[1:]
+    assert _snapshots.words(there, "id", "2-") == []
+    names.put(NamedConnection(ids[0], 1, 1), "room:1", frozenset({"all"}), {})
+    names.put(NamedConnection(ids[1], 1, 1), "other", frozenset({"all", "few"}), {})
+    assert _snapshots.words(there, "name", "ro") == [("room:1", ids[0])]
+    assert _snapshots.words(there, "group", "") == [
+        ("all", "2 connections"),
+        ("few", "1 connection"),
+    ]
+    with pytest.raises(ValueError, match="one of id, name, group"):
+        _snapshots.words(there, "label", "")
+
+
+def test_no_more_words_than_can_be_looked_at() -> None:
+    many = keeper([worker(1, *((number, 1) for number in range(1, 60)))], [])
+    many.connections.moves = [held(number, 1, None) for number in range(1000, 1300)]
+    assert len(_snapshots.words(many, "id", "")) == _snapshots.MOST_WORDS

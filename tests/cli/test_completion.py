@@ -1,56 +1,78 @@
-"""What bash completes, asked of bash itself."""
+"""Completion in real shells: commands, options, values, targets, and what a server knows."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sysconfig
 from pathlib import Path
 
 import pytest
 
-from tests.cli.fake_server import FakeServer
+from tests.cli.fake_server import FakeServer, done
+from tests.cli.shells import bash, fish, zsh
 
-PROGRAM = f"{sysconfig.get_path('scripts')}/socketkeep"
-# `complete` tells bash what to call; a script calls it as bash would, and prints what it answers.
-SCRIPT = """
-eval "$(_SOCKETKEEP_COMPLETE=bash_source "$1")" || exit 1
-compopt() { COMPREPLY=("files"); }
-COMP_WORDS=("${@:2}") COMP_CWORD=$(($# - 2))
-_socketkeep_completion "$1" || exit 1
-printf '%s\\n' "${COMPREPLY[@]}"
-"""
-
-
-def completed(*words: str) -> list[str]:
-    done = subprocess.run(
-        ["bash", "-c", SCRIPT, "bash", PROGRAM, "socketkeep", *words],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.split()
+#: A line, and what its last word becomes.
+CASES = [
+    ("socketkeep doc", ["doctor"]),
+    ("socketkeep serve --mod", ["--model"]),
+    ("socketkeep serve --model f", ["fork"]),
+    ("socketkeep serve --model=f", ["--model=fork"]),
+    ("socketkeep serve app:handle -k f", ["fork"]),
+    ("socketkeep lab at-t", ["at-the-same-time"]),
+    ("socketkeep serve --log-file app.l", ["app.log"]),
+    ("socketkeep serve app", ["app.py:handle"]),
+    ("socketkeep serve app.py:", ["app.py:handle"]),
+    ("socketkeep serve shop/", ["shop/chat.py:talk"]),
+    ("socketkeep serve sh", ["shop/"]),
+    ("socketkeep reload --name ch", ["chat"]),
+    ("socketkeep disconnect --name chat 2f-", ["2f-1"]),
+    ("socketkeep push --name chat room:", ["room:1"]),
+]
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (("serve", "--mod"), ["--model"]),
-        (("serve", "--model", "f"), ["fork"]),
-        (("serve", "--log-file", "x"), ["files"]),
-        (("serve", "app"), ["files"]),
-        (("doc",), ["doctor"]),
-    ],
-)
-def test_a_command_an_option_a_value(words: tuple[str, ...], expected: list[str]) -> None:
-    assert completed(*words) == expected
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    directory = tmp_path / "place"
+    (directory / "shop").mkdir(parents=True)
+    (directory / "app.py").write_text("def handle(conn): ...\n")
+    (directory / "app.log").write_text("")
+    (directory / "shop" / "chat.py").write_text("def talk(conn): ...\n")
+    return directory
 
 
-def test_the_name_of_a_server_that_runs(runtime: Path) -> None:
+@pytest.fixture
+def servers(runtime: Path) -> tuple[FakeServer, FakeServer]:
     os.makedirs(runtime, mode=0o700)
-    with FakeServer(runtime / "shop.sock"), FakeServer(runtime / "chat.sock"):
-        assert completed("reload", "--name", "s") == ["shop"]
-        assert completed("reload", "--name", "") == ["chat", "shop"]
-    assert completed("reload", "--name", "s") == []
+    answer = [["2f-1", "127.0.0.1:5555"], ["room:1", "2f-1"], ["other", ""]]
+    return (
+        FakeServer(runtime / "chat.sock", [done(answer)]),
+        FakeServer(runtime / "shop.sock", [done([])]),
+    )
+
+
+def test_bash(place: Path, servers: tuple[FakeServer, FakeServer]) -> None:
+    chat, shop = servers
+    with chat, shop, bash(place) as shell:
+        for line, expected in CASES:
+            assert shell.completed(line)[-len(expected) :] == expected, line
+        assert shell.completed("socketkeep reload --name ") == ["reload", "--name", "chat", "shop"]
+        assert shell.completed("socketkeep disconnect ") == ["disconnect"]  # of which server?
+        assert "--dry-run" in shell.completed("FOO=1 socketkeep reload -")
+    asked = [each["arguments"] for each in chat.requests]
+    assert {"what": "id", "beginning": "2f-"} in asked
+    assert {"what": "name", "beginning": "room:"} in asked
+
+
+def test_zsh(place: Path, servers: tuple[FakeServer, FakeServer]) -> None:
+    chat, shop = servers
+    with chat, shop, zsh(place) as shell:
+        for line, expected in CASES[3::2]:
+            assert shell.completed(line)[-len(expected) :] == expected, line
+
+
+def test_fish(place: Path, servers: tuple[FakeServer, FakeServer]) -> None:
+    chat, shop = servers
+    with chat, shop:
+        for line, expected in CASES[1::6]:
+            assert [each.partition("\t")[0] for each in fish(place, line)] == expected, line
+        said = fish(place, "socketkeep disconnect --name chat 2f-")
+    assert said == ["2f-1\t127.0.0.1:5555"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._cli import _main
 from socketkeep._config._other_servers import COMMANDS, HERE, WORKER_CLASSES
+from tests.harness import command
 from tests.harness.command import main
 from tests.harness.configuration import LISTENER_OPTIONS, OPTIONS, option
 
@@ -152,13 +152,13 @@ def test_no_command(arguments: list[str], said: str, capsys: pytest.CaptureFixtu
 def test_what_is_proposed_is_there() -> None:
     """An option that is here, too, is none of another server's; what a text names exists."""
     assert not FLAGS & HERE.keys()
-    assert not COMMANDS.keys() & _main.COMMANDS.keys()
+    assert not COMMANDS.keys() & command.COMMANDS.keys()
     of_listeners = {declared.name for declared in LISTENER_OPTIONS}
-    words = _main.COMMANDS.keys() | option("model").choices
+    words = command.COMMANDS.keys() | option("model").choices
     for text in (*HERE.values(), *COMMANDS.values(), *WORKER_CLASSES.values()):
         named = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text))
         assert named <= FLAGS | {"--json", "--check-config"}, text
         assert set(re.findall(r"([a-z-]+)=", text)) <= of_listeners, text
-        assert set(re.findall(r"socketkeep (\w+)", text)) <= _main.COMMANDS.keys(), text
+        assert set(re.findall(r"socketkeep (\w+)", text)) <= command.COMMANDS.keys(), text
     for text in WORKER_CLASSES.values():
         assert text.partition(" ")[0] in {*words, "leave"}, text

@@ -33,6 +33,7 @@ RUN_BY: Final = {
     ("how-to/containers", "kubectl"): "tests/conformance/test_contrib.py",
     ("how-to/existing-code", ""): "tests/serve/test_existing_code_page.py",
     ("how-to/inspect", ""): "tests/inspect/test_why.py",
+    ("how-to/shell", "socketkeep disconnect"): "tests/cli/test_completion.py",
     ("how-to/socket-leaks-in-tests", "pytest"): "tests/plugin/test_socket_leaks.py",
     ("how-to/systemd", ""): "tests/systemd/real.py",
     ("how-to/take-over-a-port", ""): "tests/cli/test_adopt.py",

@@ -354,6 +354,8 @@ class Commands:
                 client.finish(_done(_snapshots.connections(self._keeper)))
             case "listeners":
                 client.finish(_done(_snapshots.listeners(self._keeper)))
+            case "words":
+                self._words(request.arguments, client)
             case "live":
                 self._live(request.arguments, client)
             case "reload":
@@ -431,6 +433,13 @@ class Commands:
             client.finish(_done(DisconnectReport(outcome=outcome, id=name)))
 
         self._keeper.disconnecting.disconnect(what, force=force is True, timeout=timeout, told=told)
+
+    def _words(self, arguments: dict[str, Any], client: ControlClient) -> None:
+        what, beginning = (str(arguments.get(key, "")) for key in ("what", "beginning"))
+        try:
+            client.finish(_done(_snapshots.words(self._keeper, what, beginning)))
+        except ValueError as error:
+            client.finish(Done(_EXIT_USAGE, error=f"words: {error}"))
 
     def _live(self, arguments: dict[str, Any], client: ControlClient) -> None:
         most = arguments.get("most")

@@ -6,8 +6,9 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import accumulate, islice
+from typing import Final
 
 import msgspec
 
@@ -58,8 +59,10 @@ from socketkeep._names._pushing import PushOutcome
 from socketkeep._native import CORE
 from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Attached
-from socketkeep._wire._scoreboard import id_of, parse_connection_id
+from socketkeep._wire._scoreboard import connection_id, id_of, parse_connection_id
 
+#: In one answer for a shell: more are of no use to who has typed so little.
+MOST_WORDS: Final = 200
 _SHOWN = (WorkerState.STARTING, WorkerState.READY, WorkerState.DRAINING)
 
 
@@ -487,3 +490,51 @@ def _waits(keeper: Keeper, why: Attached) -> WaitReport:
         longest=waits.longest,
         within=list(zip(BOUNDS, upto, strict=False)),
     )
+
+
+def words(keeper: Keeper, what: str, beginning: str) -> list[tuple[str, str]]:
+    """Return the words that begin so, each with a few about it: at most `MOST_WORDS`.
+
+    what: "id", "name" or "group".  Raises ValueError for others.
+    """
+    if what not in _WORDS_OF:
+        raise ValueError(f"what is one of {', '.join(_WORDS_OF)}, not {what!r}")
+    return list(islice(_WORDS_OF[what](keeper, beginning), MOST_WORDS))
+
+
+def _ids_of(keeper: Keeper, beginning: str) -> Iterator[tuple[str, str]]:
+    seen: set[str] = set()  # while it moves, two have one
+    for worker in keeper.pool:
+        columns = worker.scoreboard.columns(record.BOOT, record.MINTED_BY)
+        for row, number, boot, minted_by in columns:
+            word = connection_id(boot, minted_by, number)
+            if word.startswith(beginning) and word not in seen:
+                seen.add(word)
+                yield word, worker.scoreboard.peer(row)
+    for held in (*keeper.connections.moves, *keeper.connections.parking):
+        if held.parcel.id.startswith(beginning) and held.parcel.id not in seen:
+            seen.add(held.parcel.id)
+            yield held.parcel.id, held.parcel.peer
+
+
+def _names_of(keeper: Keeper, beginning: str) -> Iterator[tuple[str, str]]:
+    table = keeper.connections.post.names
+    for word in table.all_names():
+        known = table.named(word) if word.startswith(beginning) else None
+        if known is not None:
+            yield word, known.id
+
+
+def _groups_of(keeper: Keeper, beginning: str) -> Iterator[tuple[str, str]]:
+    table = keeper.connections.post.names
+    for word in table.all_groups():
+        if word.startswith(beginning):
+            count = sum(map(len, table.members(word).values()))
+            yield word, f"{count} connection{'' if count == 1 else 's'}"
+
+
+_WORDS_OF: Final[dict[str, Callable[[Keeper, str], Iterator[tuple[str, str]]]]] = {
+    "id": _ids_of,
+    "name": _names_of,
+    "group": _groups_of,
+}

@@ -19,6 +19,9 @@ from socketkeep._cli._exit import DONE, FAILED, INTERRUPTED, USAGE, Failure
 from socketkeep._native import CORE
 from socketkeep._version import VERSION
 
+PROGRAM: Final = "socketkeep"
+#: By which a shell asks for completions, as programs that are made with click have it.
+COMPLETE_VARIABLE: Final = "_SOCKETKEEP_COMPLETE"
 _PATIENCE: Final = 2000  # milliseconds, for room where an error is to be said
 
 #: Name of each command, which is its module's and its function's, and its line in the help.
@@ -118,8 +121,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one line on stderr, never a traceback.  No arguments at all ask for the help.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if COMPLETE_VARIABLE in os.environ:
+        from socketkeep._cli._shells import use_our_scripts  # for a shell that asks
+
+        use_our_scripts()
     try:
-        code = group.main(args=given or ["--help"], prog_name="socketkeep", standalone_mode=False)
+        code = group.main(
+            args=given or ["--help"],
+            prog_name=PROGRAM,
+            complete_var=COMPLETE_VARIABLE,
+            standalone_mode=False,
+        )
         sys.stdout.flush()
     except click.ClickException as error:
         return _say(error.format_message(), USAGE)

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from socketkeep._cli._completion import files
 from socketkeep._cli._exit import USAGE, Failure
 from socketkeep._names._naming import MESSAGE_LIMIT
 from socketkeep._names._pushing import LONGEST_PATIENCE, PATIENCE
@@ -17,7 +18,13 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OPTIONS: Final = (
     click.argument("text", nargs=-1),
-    click.option("--file", metavar="PATH", default="", help="Take the message from this file."),
+    click.option(
+        "--file",
+        metavar="PATH",
+        default="",
+        help="Take the message from this file.",
+        shell_complete=files,
+    ),
     click.option("-n", "--newline", is_flag=True, help="End the message with a newline."),
     click.option(
         "--timeout",

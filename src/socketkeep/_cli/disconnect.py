@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from socketkeep._admin._reports import DisconnectReport
+from socketkeep._cli._completion import known_to_server
 from socketkeep._cli._exit import FAILED, Failure
 from socketkeep._cli._say import say
 from socketkeep._cli._server import request, server_options, typed
@@ -13,7 +14,7 @@ from socketkeep._names._pushing import DISCONNECT_PATIENCE, LONGEST_PATIENCE
 
 
 @click.command()
-@click.argument("what", metavar="ID|NAME")
+@click.argument("what", metavar="ID|NAME", shell_complete=known_to_server("id", "name"))
 @click.option(
     "--force", is_flag=True, help="At once, in the middle of a message, whatever its handler does."
 )

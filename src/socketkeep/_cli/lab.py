@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from socketkeep._cli._completion import one_of
 from socketkeep._cli._exit import DONE, FAILED, Failure
 from socketkeep._cli._table import Table, show
 from socketkeep._cli._watching import json_option, print_json
@@ -19,7 +20,7 @@ from socketkeep._lab._text import at_length
 
 
 @click.command()
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=one_of(EXPERIMENTS))
 @json_option
 @click.option(
     "--svg",

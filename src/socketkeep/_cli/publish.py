@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from socketkeep._admin._reports import PublishReport
+from socketkeep._cli._completion import known_to_server
 from socketkeep._cli._exit import FAILED
 from socketkeep._cli._pushing import arguments_of, message_options
 from socketkeep._cli._say import say
@@ -13,7 +14,7 @@ from socketkeep._cli._watching import print_json
 
 
 @click.command()
-@click.argument("to", metavar="GROUP")
+@click.argument("to", metavar="GROUP", shell_complete=known_to_server("group"))
 @message_options
 @server_options
 def publish(

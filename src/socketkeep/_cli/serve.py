@@ -14,7 +14,7 @@ import msgspec
 from socketkeep._base._accounts import become
 from socketkeep._base._mistakes import OptionError
 from socketkeep._cli._adopted import Adopted
-from socketkeep._cli._completion import files, of_option
+from socketkeep._cli._completion import files, of_option, targets
 from socketkeep._cli._exit import DONE, USAGE, Failure
 from socketkeep._cli._preflight import preflight
 from socketkeep._cli._say import say
@@ -86,7 +86,7 @@ class _Serve(click.Command):
 
 def _with_options(command: Callable[..., int]) -> click.Command:
     parameters: list[click.Parameter] = [
-        click.Argument(["target"], required=False, shell_complete=files),
+        click.Argument(["target"], required=False, shell_complete=targets),
         *(_click_option(declared) for declared in OPTIONS if declared.flags),
         click.Option(
             ["-c", "--config", "config_file"],

@@ -7,6 +7,7 @@ import sys
 import click
 
 from socketkeep._admin._reports import PresentReport
+from socketkeep._cli._completion import known_to_server
 from socketkeep._cli._exit import FAILED
 from socketkeep._cli._server import request, server_options, typed
 from socketkeep._cli._table import Table, show
@@ -15,7 +16,7 @@ from socketkeep._names._pushing import LONGEST_PATIENCE, PATIENCE
 
 
 @click.command()
-@click.argument("text", metavar="NAME|GROUP")
+@click.argument("text", metavar="NAME|GROUP", shell_complete=known_to_server("name", "group"))
 @click.option(
     "--timeout",
     type=click.FloatRange(0, LONGEST_PATIENCE),

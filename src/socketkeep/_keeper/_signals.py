@@ -21,6 +21,21 @@ SIGNALS: Final = (
     signal.SIGCHLD,
 )
 
+_PAUSE: Final = (
+    "Accept nothing until the next reload; connections that are open go on. A server that runs in a"
+    " terminal does not heed it: the terminal sends it whenever its window changes."
+)
+#: What a user is told of them, by their names without SIG.
+MEANINGS: Final = (
+    ("TERM, INT", "Stop gracefully, as `socketkeep stop` does."),
+    ("QUIT, a second INT", "Stop at once."),
+    ("HUP", "Load the handler's code anew, as `socketkeep reload` does."),
+    ("TTIN, TTOU", "Serve with one worker more, with one fewer, as `socketkeep scale` does."),
+    ("WINCH", _PAUSE),
+    ("USR2", "Become the installed version of Socketkeep, as `socketkeep upgrade` does."),
+    ("USR1", "Open `--log-file` anew, after a rotation."),
+)
+
 
 class SignalActions:
     """Does what signals ask for; on the loop, never in a handler."""
