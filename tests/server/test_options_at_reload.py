@@ -37,6 +37,7 @@ def test_changed_options(tmp_path: Path) -> None:
         ]
         server.wait_event("options need a restart", keep="reload -> crash")
         server.wait_event("worker ready", count=3)
+        server.wait_event("earlier code gone", moved=1)
         assert server.status()["workers"]["ready"] == 2
         peer.sendall(b"2\n")
         assert read_reply(peer) == b"2 2 v1"
@@ -61,6 +62,7 @@ def test_changed_options(tmp_path: Path) -> None:
         mark = server.mark()
         server.signal(signal.SIGHUP)
         server.wait_event("options changed", since=mark, workers="2 -> 1")
+        server.wait_event("earlier code gone", since=mark)
         peer.sendall(b"4\n")
         assert read_reply(peer) == b"4 4 v2"
         assert server.status()["generation"] == 4
