@@ -54,7 +54,7 @@ STRANGERS = (frozenset({"_keeper", "_worker"}),)
 #: `tests/wire/sending.py` (messages, by their names on the wire), the `fakes.py`, `bench.py` or
 #: `support.py` of the folder.
 PRIVATE = {
-    "admin": 19,
+    "admin": 21,
     "asgi": 8,
     "cli": 24,
     "cluster": 10,

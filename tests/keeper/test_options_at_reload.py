@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,30 @@ def test_a_parked_connection_goes_by_the_new_limit(bench: Bench, tmp_path: Path)
     assert not is_at_eof(peer)
     bench.advance(3.1)
     assert is_at_eof(peer)
+
+
+def test_what_is_accepted_goes_by_what_the_kernel_is_told_now(bench: Bench, tmp_path: Path) -> None:
+    """And no more by what the file does not say any more."""
+    bench.start()
+    tcp = bench.listeners[1].sock
+
+    def told() -> tuple[int, ...]:
+        return (
+            tcp.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+            tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+            tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
+        )
+
+    idle = told()[1]
+    for text, expected in (
+        ('tcp_keepalive = "9:5:2"\ntcp_user_timeout = 1.5', (1, 9, 1500)),
+        ('tcp_keepalive = "off"', (0, 9, 0)),
+    ):
+        rewrite(tmp_path, f"workers = 2\n{text}\n")
+        bench.reload()
+        bench.bring_up()
+        assert told() == expected
+    assert idle != 9
 
 
 def test_workers_live_as_long_as_the_file_says_now(bench: Bench, tmp_path: Path) -> None:

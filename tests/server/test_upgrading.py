@@ -81,7 +81,12 @@ def test_to_a_version_with_added_fields_and_back(server: Server, versions: Versi
             versions.install(version)
             done = server.cli("upgrade", "--json")
             assert done.exit_code == 0, done
-            assert json.loads(done.stdout) == {"generation": number, "version": version}
+            assert json.loads(done.stdout) == {
+                "generation": number,
+                "version": version,
+                "changed": [],
+                "restart": [],
+            }
             status = server.status()
             assert (status["version"], status["pid"]) == (version, server.pid)
             assert ask(peer, "b") == f"{number} b v0"

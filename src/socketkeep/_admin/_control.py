@@ -8,7 +8,6 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -22,7 +21,6 @@ from socketkeep._admin._reports import (
     PresentReport,
     PublishReport,
     PushReport,
-    ReloadCost,
 )
 from socketkeep._base import _log
 from socketkeep._base._address import credentials_of
@@ -235,6 +233,11 @@ class ControlClient:
         self._write(saved.answer)
         if self._finished:
             self._take_in_time()
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Return those of the command that it has asked for."""
+        return decode_request(bytes(self._request.partition(b"\n")[0])).arguments
 
     def progress(self, text: str) -> None:
         """Tell the client of something on the way."""
@@ -460,22 +463,26 @@ class Commands:
             if outcome.error:
                 client.finish(Done(outcome.exit_code, None, outcome.error))
                 return
-            cost = _snapshots.reload_cost(self._keeper, outcome.generation)
-            if arguments.get("wait"):
-                stay = sum(each.connections for each in cost.stays)
-                client.progress(
-                    f"generation {cost.generation} serves; waiting for the earlier one,"
-                    f" {cost.seconds:g} s at most: of its connections {cost.moves} are to move,"
-                    f" {stay} to stay"
-                )
-                self._keeper.superseded.when_gone(outcome.generation, partial(gone, cost))
-            else:
-                client.finish(_done(cost))
-
-        def gone(cost: ReloadCost, fate: Fate) -> None:
-            client.finish(_done(_snapshots.reload_report(cost, fate)))
+            self._tell_cost(client, outcome.generation, waits=bool(arguments.get("wait")))
 
         self._keeper.reload(done)
+
+    def _tell_cost(self, client: ControlClient, generation: int, *, waits: bool) -> None:
+        """Tell what the reload to this generation costs, or has cost once the earlier has gone."""
+        cost = _snapshots.reload_cost(self._keeper, generation)
+        if not waits:
+            client.finish(_done(cost))
+            return
+        stay = sum(each.connections for each in cost.stays)
+        client.progress(
+            f"generation {generation} serves; waiting for the earlier one, {cost.seconds:g} s at"
+            f" most: of its connections {cost.moves} are to move, {stay} to stay"
+        )
+
+        def gone(fate: Fate) -> None:
+            client.finish(_done(_snapshots.reload_report(cost, fate)))
+
+        self._keeper.superseded.when_gone(generation, gone)
 
     def _forecast(self, client: ControlClient) -> None:
         keeper = self._keeper
@@ -507,7 +514,6 @@ class Commands:
             client.progress(f"the keeper is upgraded to {version}; its workers follow")
 
         def done(outcome: RolloutOutcome) -> None:
-            result = {"generation": outcome.generation, "version": version}
             error = (
                 f"the keeper is upgraded to {version}, but its workers are not, and serve on:"
                 f" {outcome.error}"
@@ -516,9 +522,10 @@ class Commands:
                 if outcome.error:
                     client.finish(Done(outcome.exit_code, None, error))
                 elif client.command == "upgrade":
-                    client.finish(Done(0, result))
+                    client.finish(_done(_snapshots.upgrade_report(self._keeper)))
                 else:
-                    client.finish(_done(_snapshots.reload_cost(self._keeper, outcome.generation)))
+                    waits = client.arguments.get("wait") is True
+                    self._tell_cost(client, outcome.generation, waits=waits)
 
         self._keeper.finish_upgrade(done)
 

@@ -392,6 +392,18 @@ class ReloadReport(msgspec.Struct, frozen=True, kw_only=True):
     restart: list[OptionReport] = []
 
 
+class UpgradeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to ``upgrade``: the generation that serves, of the version that runs now.
+
+    changed, restart: options, as `ReloadForecast` has them.
+    """
+
+    generation: int
+    version: str
+    changed: list[OptionReport] = []
+    restart: list[OptionReport] = []
+
+
 class LiveReport(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to ``live``: all that a view of the server shows, at one moment.
 

@@ -32,6 +32,7 @@ from socketkeep._admin._reports import (
     StatusReport,
     StayingReport,
     Totals,
+    UpgradeReport,
     WaitReport,
     WaitReportByReason,
     WorkerReport,
@@ -273,6 +274,18 @@ def reload_report(cost: ReloadCost, fate: Fate) -> ReloadReport:
         target=cost.target,
         changed=cost.changed,
         restart=cost.restart,
+    )
+
+
+def upgrade_report(keeper: Keeper) -> UpgradeReport:
+    """Return the answer to ``upgrade``, once a generation of this version serves."""
+    generation = keeper.current.number if keeper.current is not None else 0
+    renewal = _renewal_of(keeper, generation)
+    return UpgradeReport(
+        generation=generation,
+        version=keeper.version,
+        changed=_options(renewal.applied),
+        restart=_options(renewal.waiting),
     )
 
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 import click
 
 from socketkeep._admin._reports import (
-    OptionReport,
     ReloadCost,
     ReloadForecast,
     ReloadReport,
     StayingReport,
     WorkerStayingReport,
 )
+from socketkeep._cli._changes import changes_of
 from socketkeep._cli._exit import DONE, FAILED, USAGE, Failure
 from socketkeep._cli._say import say
 from socketkeep._cli._server import request, server_options, typed
@@ -81,7 +81,7 @@ def _foretold(report: ReloadForecast) -> Iterator[str]:
         )
     for option in report.changed:
         yield f"{option.option} would change from {option.was} to {option.now}"
-    yield from _needing_restart(report.restart)
+    yield from changes_of((), report.restart)
 
 
 def _cost(result: object, as_json: bool) -> int:
@@ -95,7 +95,7 @@ def _cost(result: object, as_json: bool) -> int:
         say(f"{_connections(report.held)}, parked or between workers, will wake in it")
     for line in _staying(report.stays):
         say(f"{line}: served by the old code until the end, for {report.seconds:g} s at most")
-    for line in (*_changed(report.changed), *_needing_restart(report.restart)):
+    for line in changes_of(report.changed, report.restart):
         say(line)
     return DONE
 
@@ -110,7 +110,7 @@ def _outcome(result: object, as_json: bool) -> int:
         say(f"{handler}{_connections(report.moved)} moved, {report.ended} ended")
         for line in _staying(report.cut):
             say(f"{line}: cut when the time was over")
-        for line in (*_changed(report.changed), *_needing_restart(report.restart)):
+        for line in changes_of(report.changed, report.restart):
             say(line)
     return FAILED if report.cut else DONE
 
@@ -119,16 +119,6 @@ def _staying(staying: Iterable[StayingReport]) -> Iterator[str]:
     sentences = {why.value: why.sentence for why in Staying}
     for each in staying:
         yield f"{_connections(each.connections)}, {sentences.get(each.reason, each.reason)}"
-
-
-def _changed(options: Iterable[OptionReport]) -> Iterator[str]:
-    for each in options:
-        yield f"{each.option} is {each.now} now, and was {each.was}"
-
-
-def _needing_restart(options: Iterable[OptionReport]) -> Iterator[str]:
-    for each in options:
-        yield f"{each.option} stays {each.was}: restart the server to make it {each.now}"
 
 
 def _connections(count: int) -> str:

@@ -909,6 +909,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " connection is over, for its handler and where it is parked; off: as the code sets it."
             "  For every listener that does not say (tcp-keepalive=).",
             metavar="IDLE:INTERVAL:COUNT",
+            at_reload=True,
         ),
     ] = TCP_KEEPALIVE
     tcp_user_timeout: Annotated[
@@ -921,6 +922,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " (tcp-user-timeout=).",
             minimum=0,
             zero="as the system has it, about 15 minutes",
+            at_reload=True,
         ),
     ] = 0.0
     tcp_nodelay: Annotated[
@@ -944,6 +946,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " net.ipv4.tcp_fastopen=3.  For every listener that does not say (tcp-fastopen=).",
             minimum=0,
             zero="off",
+            at_reload=True,
         ),
     ] = 0
     rcvbuf: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from typing import Final
 
@@ -26,10 +27,13 @@ def fastopen_disabled() -> str:
     return "" if text.isdigit() and int(text) & _SERVES else text
 
 
-def tune(listener: socket.socket, settings: ListenerSettings) -> None:
+def tune(
+    listener: socket.socket, settings: ListenerSettings, before: ListenerSettings | None = None
+) -> None:
     """Set a listener's options, which Linux gives to each socket that is accepted from it.
 
-    So no connection costs a system call for them, whichever process accepts it.
+    So no connection costs a system call for them, whichever process accepts it.  before: what was
+    set; what is not wanted any more is taken back, but for the sizes of buffers, which cannot be.
     """
     if listener.family not in _TCP_FAMILIES:
         return  # what is accepted from a Unix socket has nothing of it
@@ -46,8 +50,10 @@ def tune(listener: socket.socket, settings: ListenerSettings) -> None:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, count)
-    if settings.tcp_fastopen:
+    elif before is not None and before.tcp_keepalive != "off":
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
+    if settings.tcp_fastopen or (before is not None and before.tcp_fastopen):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, settings.tcp_fastopen)
-    if settings.tcp_user_timeout:
-        milliseconds = max(1, min(_MOST_MILLISECONDS, round(settings.tcp_user_timeout * 1000)))
+    if settings.tcp_user_timeout or (before is not None and before.tcp_user_timeout):
+        milliseconds = min(_MOST_MILLISECONDS, math.ceil(settings.tcp_user_timeout * 1000))
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)

@@ -23,6 +23,7 @@ from socketkeep._config._server_options import (
     rate_of,
     worker_timeout,
 )
+from socketkeep._config._tuning import tune
 from socketkeep._guard._terms import GuardTerms
 from socketkeep._keeper.connections._allotment import Allotment
 from socketkeep._keeper.connections._balancing import Balancing
@@ -768,7 +769,8 @@ class Keeper:
         changed = {change.option.key for change in renewal.applied}
         if not changed:
             return
-        self.config = config = renewal.config
+        before, config = self.config, renewal.config
+        self.config = config
         self.pool.use(config)
         self.connections.use(config)
         self.edges.use(config)
@@ -786,6 +788,14 @@ class Keeper:
         if "backlog" in changed:
             for _, listener in self._bound():
                 listener.sock.listen(config.backlog)
+        for listener, was, now in zip(
+            self.listeners,
+            listener_settings(before, len(self.listeners)),
+            listener_settings(config, len(self.listeners)),
+            strict=True,
+        ):
+            if now != was:
+                tune(listener.sock, now, was)
         if "workers" in changed:
             self.slots.scale(config.workers or DEFAULT_WORKERS[generation.model])
         for worker in self.pool.of_generation(generation.number):  # they were ready before this
