@@ -67,11 +67,11 @@ PRIVATE = {
     "library": 23,
     "native": 16,
     "serve": 7,
-    "server": 6,
+    "server": 7,
     "stream": 10,
     "websocket": 9,
     "wire": 24,
-    "worker": 34,
+    "worker": 37,
 }
 _OTHERS = 4
 

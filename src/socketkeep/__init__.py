@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from socketkeep._stream._connection import Connection
     from socketkeep._stream._lease import Leaving
     from socketkeep._stream._lifecycle import Detached
+    from socketkeep._stream._log_fields import log_fields
     from socketkeep._stream._modes import Blocking, Deadline, Mode, NonBlocking, Timeout
     from socketkeep._stream._tls import CertificateRefused, TlsFailure
 
@@ -104,6 +105,7 @@ __all__ = [
     "connect",
     "fork",
     "guard_forks",
+    "log_fields",
     "open_connection",
     "publish",
     "push",
@@ -119,6 +121,7 @@ _MODULES = {
     "_stream._aio": ("AsyncConnection",),
     "_stream._lease": ("Leaving",),
     "_stream._lifecycle": ("Detached",),
+    "_stream._log_fields": ("log_fields",),
     "_net._async_connecting": ("open_connection",),
     "_net._connecting": (
         "Connecting",

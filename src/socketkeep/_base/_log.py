@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from socketkeep._base._log_sink import (
@@ -49,7 +49,7 @@ class _HumanFormatter(logging.Formatter):
         fields = dict(getattr(record, "fields", {}))
         trailer = fields.pop("traceback", None) or fields.pop("error_text", None)
         text = f"{_timestamp(record)} {record.levelname.lower():7} {printable(record.getMessage())}"
-        text += "".join(f" {key}={_quoted(value)}" for key, value in fields.items())
+        text += "".join(f" {printable(key)}={_quoted(value)}" for key, value in fields.items())
         if record.exc_info:
             trailer = self.formatException(record.exc_info)
         if not trailer:
@@ -319,6 +319,14 @@ def _emit(level: int, event: str, fields: dict[str, object]) -> None:
     if logger.isEnabledFor(level):
         bounded = {key: _bounded(value) for key, value in fields.items()}
         logger.log(level, event, extra={"fields": bounded})
+
+
+def put(record: logging.LogRecord, fields: Mapping[str, object]) -> None:
+    """Write a record that is not the server's own as a line of the log, whatever its level."""
+    record.__dict__["fields"] = {key: _bounded(value) for key, value in fields.items()}
+    record.msg = str(_bounded(record.msg))
+    for handler in _handlers():
+        handler.handle(record)
 
 
 def _bounded(value: object) -> object:

@@ -65,6 +65,7 @@ HERE: Final = {
     "--daemon": _DAEMON,
     "--access-logfile": "--access-log writes to the same log as all else, see --log-file",
     "--error-logfile": "--log-file says where the log goes",
+    "--capture-output": "it is always so: what the code prints is in the log",
     "--log-config": _LOG,
     "--log-syslog": f"{_LOG}; under systemd the journal has it",
     "--reload-dir": _WATCHED,

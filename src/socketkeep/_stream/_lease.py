@@ -34,6 +34,15 @@ HowLeft = Literal["ended", "moved", "parked"]
 handling: Final[ContextVar[object]] = ContextVar("socketkeep_handling", default=None)
 
 
+class Aside(NamedTuple):
+    """In the place of a connection: the service's code runs for it, and is not its handler.
+
+    What is sent there is a push; what is logged there is about the connection all the same.
+    """
+
+    conn: Any
+
+
 class Runaway(BaseException):
     """The handler goes on, and its connection is over: the text names it and says why.
 

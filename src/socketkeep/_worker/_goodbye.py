@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from socketkeep._base import _log
 from socketkeep._base._tracebacks import users_traceback
 from socketkeep._net._reporting import report_error
-from socketkeep._stream._lease import Leaving, handling
+from socketkeep._stream._lease import Aside, Leaving, handling
 
 OnLeaving: TypeAlias = Callable[[Any, Any, Any], object]
 
@@ -26,7 +26,7 @@ class Goodbye:
 
     def say(self, conn: Any, leaving: Leaving) -> None:
         """Call it in this thread."""
-        token = handling.set(None)
+        token = handling.set(Aside(conn))
         try:
             self._on_leaving(conn, leaving.why, leaving.deadline)
         except Exception as error:
@@ -37,7 +37,7 @@ class Goodbye:
     async def say_async(self, conn: Any, leaving: Leaving) -> None:
         """Call it, in a task of its own where it is async, which ends with the one that waits."""
         context = contextvars.copy_context()
-        context.run(handling.set, None)
+        context.run(handling.set, Aside(conn))
         try:
             returned = context.run(self._on_leaving, conn, leaving.why, leaving.deadline)
             if inspect.iscoroutine(returned):

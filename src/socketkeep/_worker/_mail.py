@@ -11,7 +11,7 @@ from typing import Any, Final
 from socketkeep._base import _log
 from socketkeep._base._tracebacks import users_traceback
 from socketkeep._net._reporting import report_error
-from socketkeep._stream._lease import handling
+from socketkeep._stream._lease import Aside, handling
 
 OnPush = Callable[[Any, bytes], object]
 
@@ -53,7 +53,7 @@ class Mailbox:
         """Call `on_push` with each, in this thread."""
         while self._messages and not conn.core.life.over:
             message = self._next()
-            token = handling.set(None)
+            token = handling.set(Aside(conn))
             try:
                 self._on_push(conn, message)
             except Exception as error:
@@ -68,7 +68,7 @@ class Mailbox:
         while self._messages and not conn.core.life.over:
             message = self._next()
             context = contextvars.copy_context()
-            context.run(handling.set, None)
+            context.run(handling.set, Aside(conn))
             try:
                 returned = context.run(self._on_push, conn, message)
                 if isinstance(returned, CoroutineType):

@@ -113,7 +113,7 @@ class Runaways:
         """Return whether the handler itself asks: no broadcast, and no thread of its own."""
         if handling.get() is conn:
             return True
-        # An async handler that is not resumable has no context of its own; who receives is it.
+        # A thread or a task that an async handler has receive for it is it.
         return self._environment.model == "async" and operation != "send"
 
     def _tell(self, conn: Shell, operation: str, error: BaseException) -> None:

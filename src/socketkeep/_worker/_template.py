@@ -21,6 +21,7 @@ import msgspec
 from socketkeep._base import _log
 from socketkeep._base._forking import exempt, fork_keeping, guard, leave, signals_blocked
 from socketkeep._base._held_signals import let_signals_come
+from socketkeep._base._log_users import write_users_lines
 from socketkeep._base._mistakes import LoadError
 from socketkeep._base._originals import socket_of
 from socketkeep._base._roles import Role
@@ -29,6 +30,7 @@ from socketkeep._base._tracebacks import users_traceback
 from socketkeep._config._address_lists import AddressLists
 from socketkeep._config._server_options import ServeConfig, WorkerModel
 from socketkeep._net._handlers import Handler
+from socketkeep._stream._log_fields import log_fields
 from socketkeep._wire._census import Census
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet
 from socketkeep._wire._doorkeeper import Doorkeeper
@@ -98,6 +100,7 @@ class Template:
         self._load = load
         self._config = msgspec.msgpack.decode(load.config, type=ServeConfig)
         _log.configure(self._config.log_level, self._config.log_format, self._config.log_file)
+        write_users_lines(self._config.log_level, self._config.log_format, log_fields)
         if load.descriptors:
             hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
             resource.setrlimit(resource.RLIMIT_NOFILE, (load.descriptors, hard))
