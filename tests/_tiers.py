@@ -97,6 +97,7 @@ TIER_OF: Final = {
     "test_coverage.py": "unit",
     "test_documentation.py": "process",
     "test_errors_page.py": "unit",
+    "test_events.py": "unit",
     "test_layers.py": "unit",
     "test_leaks.py": "process",
     "test_public_surface.py": "unit",

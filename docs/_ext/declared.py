@@ -28,7 +28,7 @@ from sphinx.application import Sphinx
 
 import socketkeep
 from socketkeep._admin import _metrics, _reports
-from socketkeep._base import _errors
+from socketkeep._base import _errors, _events
 from socketkeep._base._verbs import VERBS
 from socketkeep._cli import _ending, _main, doctor
 from socketkeep._config import _options_page
@@ -216,6 +216,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "layers": layers_markdown,
     "metrics": _metrics.metrics_markdown,
     "errors": errors_markdown,
+    "events": _events.events_markdown,
     "errno": errno_markdown,
     "lab": lab_markdown,
     "verbs": verbs_markdown,
@@ -245,6 +246,7 @@ def fill(app: Sphinx, _docname: str, content: list[str]) -> None:
             for module in (
                 _config,
                 _errors,
+                _events,
                 _metrics,
                 _reports,
                 inspect_results,

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
 import struct
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from socketkeep._base._events import all_events
 from tests.harness import Server, connect, read_reply, read_to_end, write_handler, write_source
-from tests.server.support import PrefixedServer, accepts, seats
+from tests.server.support import accepts, seats
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -139,24 +144,176 @@ def test_full_disk(tmp_path: Path) -> None:
     assert server.stderr == [complaint] * 2  # keeper and worker
 
 
-def test_what_the_code_prints(tmp_path: Path) -> None:
-    """It goes to standard output at once, and once, however many processes are forked."""
-    target = write_source(
-        tmp_path,
-        "print('loaded')\ndef handle(conn):\n    print('called')\n    conn.send(conn.recv())\n",
-    )
-    out = tmp_path / "out"
-    prefix = ["env", "-u", "PYTHONUNBUFFERED", "sh", "-c", f'exec "$@" >{out}', "sh"]
-    with PrefixedServer(prefix, tmp_path, target, "-k", "fork", "-w", "2") as server:
-        assert out.read_text() == "loaded\n"
+_CHATTY = """
+import logging
+import os
+from socketkeep import resumable
+
+log = logging.getLogger("chat")
+print("loaded")
+
+RESUMABLE
+def handle(conn):
+    log.warning("called\\n")
+    for line in conn.lines(commit=True):
+        conn.name = line.decode()
+        print("got", line.decode(), end="")
+        print()
+        log.info("named", extra={"size": len(line)})
+        log.debug("too much")
+        os.write(2, b"by number 2\\n")
+        conn.send(line)
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "resumable"),
+    [("fork", False), ("prefork", True), ("thread", False), ("async", True), ("async", False)],
+)
+def test_what_the_code_logs_and_prints(tmp_path: Path, model: str, resumable: bool) -> None:
+    """Once each, as objects, with the connection, and its name from when it has one."""
+    source = _CHATTY.replace("RESUMABLE", "@resumable" if resumable else "")
+    if model == "async":
+        source = source.replace("def handle", "async def handle").replace("for l", "async for l")
+        source = source.replace("conn.send", "await conn.send")
+    with Server(tmp_path, write_source(tmp_path, source), *seats(model, 2)) as server:
+        for name in ("ada", "bob"):
+            with connect(server.address) as peer:
+                peer.sendall(f"{name}\n".encode())
+                assert peer.recv(10) == name.encode()
+                where = f"127.0.0.1:{peer.getsockname()[1]}"
+                called = server.wait_event("called\n", peer=where)
+                assert (called["level"], called["logger"]) == ("warning", "chat")
+                assert "name" not in called
+                printed = server.wait_event(f"got {name}", peer=where)
+                assert (printed["stream"], printed["id"]) == ("stdout", called["id"])
+                logged = server.wait_event("named", peer=where)
+                assert (logged["size"], logged["id"]) == (3, called["id"])
+                assert (printed["name"], logged["name"]) == (name, name)
+                assert read_to_end_of(peer) == b""
+        (loaded,) = server.find("loaded")
+        assert loaded["stream"] == "stdout"
+        assert not server.find("too much")
+        assert len([line for line in server.stderr if line == "by number 2"]) == 2
+    assert len(server.stderr) == len(server.events) + 2
+
+
+def read_to_end_of(peer: socket.socket) -> bytes:
+    peer.shutdown(socket.SHUT_WR)
+    return read_to_end(peer)
+
+
+_LAST_WORDS = """
+import faulthandler
+import os
+import sys
+
+faulthandler.enable()
+
+def handle(conn):
+    how = conn.recv(1)
+    print("printed before the end")
+    sys.stderr.write("half a line ")
+    sys.stderr.flush()
+    if how == b"c":
+        os.abort()
+    os.write(2, b"the very last words\\n")
+    os._exit(3)
+"""
+
+
+@pytest.mark.parametrize("model", ["fork", "thread"])
+def test_the_last_words_of_a_process_are_not_lost(tmp_path: Path, model: str) -> None:
+    """What was printed is there, and what C writes to standard error is as it was."""
+    with Server(tmp_path, write_source(tmp_path, _LAST_WORDS), *seats(model, 2)) as server:
+        for how in (b"c", b"e"):
+            with connect(server.address) as peer:
+                peer.sendall(how)
+                read_to_end(peer)
+        server.wait_until(
+            lambda: {"Fatal Python error: Aborted", "the very last words"} <= set(server.stderr),
+            "what was written to number 2",
+        )
+        server.wait_event("printed before the end", count=2, stream="stdout")
+        server.wait_event("half a line ", count=2, stream="stderr")
+
+
+@pytest.mark.parametrize("model", ["fork", "async"])
+def test_every_line_is_declared(tmp_path: Path, model: str) -> None:
+    """Of a server through a reload, a failure and a death: name, level and fields."""
+    target = write_handler(tmp_path, "v0", "fails", is_async=model == "async")
+    options = (*seats(model, 2), "--access-log", "--connect-log", "--log-level", "debug")
+    with Server(tmp_path, target, *options) as server:
+        for said in (b"fail\n", b"x" * 70_000):
+            with connect(server.address) as peer:
+                peer.sendall(said)
+                assert read_to_end(peer) == b""
+        server.reload()
         with connect(server.address) as peer:
-            server.wait_until(lambda: "called" in out.read_text(), "what the handler prints")
-            peer.sendall(b"1")
-            assert read_to_end(peer) == b"1"
-        with connect(server.address) as peer:
-            peer.sendall(b"1")
-            assert read_to_end(peer) == b"1"
-    assert out.read_text() == "loaded\ncalled\ncalled\n"
+            peer.sendall(b"1\n")
+            assert read_reply(peer)
+            os.kill(server.workers()[0]["pid"], signal.SIGKILL)
+            server.wait_event("worker exited", level="warning")
+    declared = all_events()
+    of_the_server = [e for e in server.events if not {"logger", "stream"} & e.keys()]
+    assert len(of_the_server) > 10
+    for event in of_the_server:
+        one = declared[event["event"]]
+        assert event["level"] in one.levels.split()
+        known = "|".join(re.escape(each).replace(r"\*", ".*") for each in one.fields.split())
+        for field in event.keys() - {"time", "level", "event", "repeated"}:
+            assert re.fullmatch(known, field), event
+
+
+@pytest.mark.parametrize("model", ["fork", "thread", "async"])
+def test_a_storm_of_moves_is_no_storm_of_lines(tmp_path: Path, model: str) -> None:
+    """A reload says in one line how many moved, and that they began and ended elsewhere."""
+    target = write_handler(tmp_path, "v0", is_async=model == "async")
+    options = (*seats(model, 20), "--access-log", "--connect-log", "--park-after", "off")
+    with ExitStack() as stack, Server(tmp_path, target, *options) as server:
+        peers = [stack.enter_context(connect(server.address)) for _ in range(20)]
+        for peer in peers:
+            peer.sendall(b"1\n")
+            assert read_reply(peer) == b"1 1 v0"
+        server.wait_event("connected", count=20)
+        server.wait_clean()
+        since = server.mark()
+        server.reload()
+        gone = server.wait_event("earlier code gone", since=since)
+        assert (gone["moved"], gone["ended"]) == (20, 0)
+        exited = server.find("worker exited", since)
+        assert sum(event["moved"] for event in exited) == 20
+        for peer in peers:
+            peer.sendall(b"2\n")
+            assert read_reply(peer) == b"2 2 v0"
+        told = server.events[since:]
+        assert not [e for e in told if e["event"] in ("connection", "connected")]
+
+
+def test_what_becomes_of_connections_after_a_death(tmp_path: Path) -> None:
+    """Resumed or lost, by reason, in one line; of those lost ten are named."""
+    target = write_handler(tmp_path, "v0", "asks back", is_async=False)
+    options = ("-k", "thread", "-w", "1", "--threads", "30", "--park-after", "off")
+    with (
+        ExitStack() as stack,
+        Server(tmp_path, target, *options, "--keep", "crash", "--keep-after", "0") as server,
+    ):
+        peers = [stack.enter_context(connect(server.address)) for _ in range(15)]
+        for peer in peers[:12]:  # each has a question out, and has committed nothing since
+            peer.sendall(b"1\n")
+            assert peer.recv(100)
+        server.wait_until(lambda: server.status()["connections"]["open"] == 15, "all served")
+        server.wait_until(
+            lambda: sum(each["committed"] for each in server.connections()) == 3, "the quiet ones"
+        )
+        (worker,) = server.workers()
+        os.kill(worker["pid"], signal.SIGKILL)
+        told = server.wait_event("connections after a death", pid=worker["pid"])
+        assert (told["resumed"], told["lost_uncommitted"]) == (3, 12)
+        named = server.find("connection lost", why="uncommitted")
+        assert len(named) == 10
+        lost = {f"127.0.0.1:{peer.getsockname()[1]}" for peer in peers[:12]}
+        assert {event["peer"] for event in named} <= lost
 
 
 def test_human_format(tmp_path: Path) -> None:
@@ -279,6 +436,7 @@ def test_why_a_connection_ended(tmp_path: Path, model: str) -> None:
             ]
             assert told == {
                 "the handler failed": ["error", "info"],
+                "the peer took too long": ["info", "info"],
                 "the peer's message is longer than its bound": ["info", "info"],
             }.get(expected, ["info"])
         with connect(server.address) as peer:
@@ -289,12 +447,11 @@ def test_why_a_connection_ended(tmp_path: Path, model: str) -> None:
             peer.sendall(b"x\n")
             assert peer.recv(1) == b"x"
             server.ask("reload")
-            assert why(port) == "moved to another worker"
             peer.sendall(b"x\n")
             assert peer.recv(1) == b"x"
             server.signal(signal.SIGTERM)
             assert read_to_end(peer) == b""
-        assert why(port, 2) == "the server is stopping"
+        assert why(port) == "the server is stopping"
 
 
 def test_no_access_log_unless_asked_for(tmp_path: Path) -> None:

@@ -2,40 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 
 import pytest
 
-
-class Lines(logging.Handler):
-    """Keeps what was logged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-    def events(self) -> list[str]:
-        return [record.getMessage() for record in self.records]
-
-    def fields(self, event: str) -> dict[str, object]:
-        """Return the fields of the only line of an event."""
-        (found,) = (record for record in self.records if record.getMessage() == event)
-        fields: dict[str, object] = found.__dict__["fields"]
-        return fields
+from tests.harness.lines import Lines, listening_to_the_log
 
 
 @pytest.fixture
 def log() -> Iterator[Lines]:
     """What socketkeep logs, from debug on."""
-    handler = Lines()
-    logger = logging.getLogger("socketkeep")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)
-    yield handler
-    logger.setLevel(level)
-    logger.removeHandler(handler)
+    with listening_to_the_log() as lines:
+        yield lines

@@ -15,7 +15,7 @@ import pytest
 
 from socketkeep._net._accept_errors import Exhausted
 from socketkeep._worker._accepting import PAUSE, BadAccept, Door, Gate
-from tests.worker.conftest import Lines
+from tests.harness.lines import Lines
 
 
 class Listener(socket.socket):

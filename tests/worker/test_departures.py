@@ -14,10 +14,10 @@ import pytest
 
 from socketkeep import resumable
 from socketkeep._worker._departures import Departures
+from tests.harness.lines import Lines
 from tests.harness.seam import Row, handoff
 from tests.wire.limits import out_of_descriptors
 from tests.wire.sending import message
-from tests.worker.conftest import Lines
 from tests.worker.fakes import Place, a_place
 
 LARGE = b"s" * 40_000

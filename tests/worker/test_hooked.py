@@ -14,8 +14,8 @@ import pytest
 
 from socketkeep import AsyncConnection, Connection, Detached, PeerReset, Service, WorkerInfo
 from tests.harness.configuration import Model
+from tests.harness.lines import Lines
 from tests.harness.seam import be_handler_of, leased, order_to
-from tests.worker.conftest import Lines
 from tests.worker.fakes import a_place, inspected
 
 Said = list[object]

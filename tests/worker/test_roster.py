@@ -12,9 +12,9 @@ import pytest
 
 from socketkeep import resumable
 from tests.harness.configuration import Model
+from tests.harness.lines import Lines
 from tests.harness.seam import Row, all_counted, counted, handoff
 from tests.wire.sending import ABSENT, message
-from tests.worker.conftest import Lines
 from tests.worker.fakes import Place, a_place
 
 
@@ -181,6 +181,29 @@ def test_the_access_log(place: Place, sock: socket.socket, log: Lines) -> None:
         "bytes_out": 12,
         "ended": "closed",
         "why": "the handler ended it",
+    }
+
+
+def test_a_move_is_no_end_but_at_debug(place: Place, sock: socket.socket, log: Lines) -> None:
+    roster = place.roster()
+    entry = accepted(roster, sock)
+    Row(entry.record).ended = "detached"
+    roster.log_end(entry)
+    (line,) = log.records
+    assert (line.levelname, line.getMessage()) == ("DEBUG", "connection")
+
+
+def test_only_what_is_new_begins(place: Place, sock: socket.socket, log: Lines) -> None:
+    roster = place.roster()
+    entry = accepted(roster, sock)
+    roster.introduce(entry, "the peer")
+    roster.log_begin(entry)
+    entry.lease = entry.lease._replace(attached="reload")
+    roster.log_begin(entry)
+    assert log.fields("connected") == {
+        "id": "b007-9-1",
+        "peer": "the peer",
+        "listener": "127.0.0.1:7000",
     }
 
 

@@ -125,7 +125,7 @@ def run(
         os.umask(int(config.umask, 8))
     _log.configure(config.log_level, config.log_format, config.log_file, account)
     for text in told:
-        _log.warning(text)
+        _log.warning("inherited, and put in order", what=text)
     system = System()
     system.account = account
     system.worker_descriptors = _raise_descriptor_limit(config.max_connections)

@@ -1311,6 +1311,14 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             at_reload=True,
         ),
     ] = False
+    connect_log: Annotated[
+        bool,
+        Option(
+            FLAG,
+            ("--connect-log",),
+            "Log each connection when its handler is first called: id, peer, listener.",
+        ),
+    ] = False
 
 
 OPTIONS: Final[tuple[Option, ...]] = options_of(ServeConfig)

@@ -393,7 +393,7 @@ class _Desk:
         try:
             return self._take_in(data)
         except msgspec.DecodeError as error:
-            self._throttle.warning("pushed to a layer, and no message", kind="", error=str(error))
+            self._throttle.warning("pushed to a layer, and no message", error=str(error))
             return True
 
     def _take_in(self, data: bytes) -> bool:
@@ -413,7 +413,6 @@ class _Desk:
         if full:
             self._throttle.warning(
                 "channels of a group are full",
-                kind="full",
                 group=group,
                 full=full,
                 members=len(members),

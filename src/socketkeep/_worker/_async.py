@@ -157,6 +157,7 @@ class AsyncWorker:
         self._finished: asyncio.Future[None] = self._loop.create_future()
         config = environment.config
         self._access_log = config.access_log
+        self._connect_log = config.connect_log
         self._allowance = Allowance(environment.scoreboard, config.max_connections)
         self._doors = [(one, Door(one, index)) for index, one in enumerate(environment.doors)]
         self._tends = False  # connections that C makes
@@ -435,6 +436,8 @@ class AsyncWorker:
             assert isinstance(conn, AsyncConnection)
             if self._tends:
                 conn.begin_tending()
+        if self._connect_log:
+            self.roster.log_begin(entry)
         entry.task = self._loop.create_task(self._handle(entry, conn), name=self._name)
         self._serving[entry] = conn
         if entry.offer is not None:
@@ -447,8 +450,7 @@ class AsyncWorker:
             self._offers.add(entry, entry.offer)
 
     async def _handle(self, entry: Entry, conn: AsyncConnection) -> None:
-        if entry.lease.resumable:  # who asks for it
-            handling.set(conn)
+        handling.set(conn)
         pid = os.getpid()
         try:
             try:

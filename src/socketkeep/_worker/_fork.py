@@ -71,6 +71,7 @@ class ForkModel:
         self._served: Entry | None = None  # in a child
         self._server: ForkServer | None = None  # in C, where connections come by it
         self._moulds: list[Mould | None] = []  # by the listeners' numbers
+        self._logs = config.access_log or config.connect_log
         self._rehearse(_REHEARSALS)
 
     def take_over(self) -> None:
@@ -281,7 +282,7 @@ class ForkModel:
         loop = copy(self._loop)
         of_ours = self._loop.environment
         handler = replace(of_ours.handler, call=_echo)
-        config = structs.replace(of_ours.config, access_log=False)
+        config = structs.replace(of_ours.config, access_log=False, connect_log=False)
         loop.environment = replace(of_ours, handler=handler, config=config)
         loop.roster = Roster(loop.environment, self.drain_signal)
         model = copy(self)
@@ -461,12 +462,7 @@ class ForkModel:
 
         A child need not know of any other, nor tell anything.
         """
-        return (
-            len(self._moulds) == 1
-            and not self._children
-            and not self._loop.environment.config.access_log
-            and self._is_bare()
-        )
+        return len(self._moulds) == 1 and not self._children and not self._logs and self._is_bare()
 
     def _is_bare(self) -> bool:
         """Return whether nothing is to be let go of but what C has closed."""

@@ -25,7 +25,7 @@ from socketkeep._worker._entry import Entry
 _throttle: Final = _log.Throttle()
 _ALERT: Final = 7  # bytes of a record with one
 #: What befalls a connection in the ordinary way: of no interest to whoever reads the log.
-_NETS: Final = (PeerReset, PeerClosed, Closed, TimedOut, Unreachable)
+_NETS: Final = (PeerReset, PeerClosed, Closed, Unreachable)
 
 
 def note_exception(error: BaseException, conn: Shell, entry: Entry) -> None:
@@ -48,8 +48,6 @@ def note_exception(error: BaseException, conn: Shell, entry: Entry) -> None:
         return  # `note_tls` says it better
     if all(isinstance(part, _NETS) and _is_about(part, conn) for part in parts):
         _log.debug("handler ended", id=conn.id, peer=conn.peer, error=str(parts[0]))
-        if isinstance(parts[0], TimedOut):
-            entry.why = "the peer took too long"
         return
     reasons = [_ordinary(part, conn) for part in parts]
     if all(reasons):
@@ -116,6 +114,8 @@ def _ordinary(error: BaseException, conn: Shell) -> str:
         # As asyncio.timeout, wait_for and their like raise it.  The system's own has an errno.
         return "the handler's time limit passed"
     if isinstance(error, SocketkeepError) and _is_about(error, conn):
+        if isinstance(error, TimedOut):
+            return "the peer took too long"
         if isinstance(error, _NETS):
             return conn.why_over()
         if not error.operation.startswith("send"):  # there it is the handler's own message

@@ -463,11 +463,23 @@ class Roster:
             labels=dict(known.labels),
         )
 
+    def log_begin(self, entry: Entry) -> None:
+        """Write the line of a connection that is new; called where its handler is."""
+        if entry.lease.attached == "accepted":
+            _log.info(
+                "connected", id=entry.lease.id, peer=entry.peer, listener=entry.lease.listener
+            )
+
     def log_end(self, entry: Entry) -> None:
-        """Write the access log's line; called in the process that served the entry."""
+        """Write the access log's line; called in the process that served the entry.
+
+        That it goes on in another worker is no end: a reload would write a line for each.
+        """
         if self._environment.config.access_log:
             words = entry.record
-            _log.info(
+            moves = words[record.ENDED] in (record.DETACHED, record.TAKEN)
+            log = _log.debug if moves else _log.info
+            log(
                 "connection",
                 id=entry.lease.id,
                 peer=entry.peer,

@@ -425,6 +425,8 @@ def run_handler(loop: SyncLoop, entry: Entry, lingering: LingeringCloses | None 
             assert isinstance(conn, Connection)
             if not entry.peer:
                 loop.roster.introduce(entry, conn.peer)
+            if loop.environment.config.connect_log:
+                loop.roster.log_begin(entry)
             loop.post.attached(conn)
             _call_handler(loop, entry, conn)
             ended = finish(loop, entry, conn, lingering)

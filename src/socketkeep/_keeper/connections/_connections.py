@@ -564,6 +564,7 @@ class Connections:
             reply = checked(message.reply)
         except Unfit:
             self._lose(worker, held)
+            worker.tell_fates()
             return
         parcel = held.parcel
         parcel = ConnectionDetached(
@@ -581,6 +582,7 @@ class Connections:
             reply=reply,
         )
         self._judge(worker, held, message.status, parcel)
+        worker.tell_fates()
 
     def seat_freed(self) -> None:
         """A worker has room for one of those that wait."""
@@ -877,7 +879,7 @@ class Connections:
 
     def _lose(self, worker: Worker, held: HeldConnection) -> None:
         """End a connection of which its worker has left no account that makes sense."""
-        _log.warning("connection lost", **held.label, **worker.label)
+        worker.note_lost("no_account", **held.label)
         self.connection_table.disown(held, worker.serial)
         if held.id in self.connection_table:
             self.post.ended(held.id)
@@ -918,12 +920,14 @@ class Connections:
         fate, held.deaths = judge(
             status, worker.policy, held.deaths, now, self._config.poison_limit
         )
+        because = "uncommitted"
         if self._config.keep != "crash":
             # The handle here is from when it was parked: no promise goes by it.
-            fate = "close"
+            fate, because = "close", "not_kept"
         if held.id in self.condemned:
-            fate = "close"
+            fate, because = "close", "told_to_end"
         if fate in ("resume", "redeliver") and not self._stopping:
+            worker.fates["redelivered" if fate == "redeliver" else "resumed"] += 1
             held.ownership.resumed()
             self.post.taken_back(held.id, uncertain=True)
             held.why = "crash"
@@ -941,8 +945,11 @@ class Connections:
         if fate == "poison":
             _log.error("poisoned", deaths=len(held.deaths), **held.label)
             self.totals["poisoned"] += 1
+            worker.fates["lost_poisoned"] += 1
+        elif fate in ("resume", "redeliver"):
+            worker.note_lost("stopping", **held.label)
         else:
-            _log.warning("connection lost", **held.label, **worker.label)
+            worker.note_lost(because, **held.label)
         if fate in ("poison", "reset"):
             self.totals["lost"] += 1
             self.connection_table.forget(held)

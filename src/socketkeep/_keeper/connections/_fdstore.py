@@ -110,7 +110,12 @@ class FdStore:
         if name in self._names:
             return True
         if len(self._names) >= self.most:
-            self._throttle.warning(f"the {self._manager}'s store is full", most=self.most)
+            self._throttle.warning(
+                "the guard's store is full"
+                if self._manager == "guard"
+                else "the service manager's store is full",
+                most=self.most,
+            )
             return False
         self._names.add(name)
         if self._queue or not self._send_add(name, fd):

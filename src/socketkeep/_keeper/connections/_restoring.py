@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import socket
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, cast, get_args
@@ -185,7 +186,11 @@ class Stored:
             _log.warning("listener dropped: it is not configured any more", address=address)
             store.remove(name)
         if self._connections:
-            _log.info("connections restored", connections=len(connections.connection_table))
+            fates: Counter[str] = Counter()
+            for dead in {row.worker.serial: row.worker for row in rows.values()}.values():
+                fates += dead.take_fates()
+            held_now = len(connections.connection_table)
+            _log.info("connections restored", connections=held_now, **fates)
         self.close()
 
     def _restore_one(

@@ -95,8 +95,12 @@ class ChildWatch:
             return
         except OSError as error:
             scarce = error.errno in (errno.EMFILE, errno.ENFILE)
-            event = "out of file descriptors" if scarce else "cannot watch a process"
-            self._throttle.warning(event, process="keeper", wanted="a pidfd", error=error.strerror)
+            self._throttle.warning(
+                "out of file descriptors" if scarce else "cannot watch a process",
+                process="keeper",
+                wanted="a pidfd",
+                error=error.strerror,
+            )
             self._reactor.call_later(_RETRY, lambda: self._open(child))
             return
         ended = self._system.reaper.claim(child.pid)

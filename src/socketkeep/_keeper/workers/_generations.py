@@ -23,7 +23,7 @@ from socketkeep._keeper.tables._crash_policy import Policy
 from socketkeep._keeper.tables._records import GenerationRecord, GenerationState, carried
 from socketkeep._keeper.tables._state import KeepOpen, SavedGeneration, SavedTemplate
 from socketkeep._keeper.workers._screening import Nonsense, Screening
-from socketkeep._keeper.workers._workers import Link, restored_link
+from socketkeep._keeper.workers._workers import Link, note_garbled, restored_link
 from socketkeep._net._listener import Listener
 from socketkeep._wire._channel import Channel, Packet, channel_pair
 from socketkeep._wire._messages import Began, Forked, ForkFailed, Loaded, LoadFailed, LoadTarget
@@ -205,7 +205,7 @@ class Templates:
         """Take over the templates of an earlier version."""
         for generation in generations.values():
             generation.link = restored_link(
-                self._reactor, None, Packet.close, lambda: None, _log.debug
+                self._reactor, None, Packet.close, lambda: None, note_garbled
             )
         for saved in templates:
             generation = generations[saved.generation]

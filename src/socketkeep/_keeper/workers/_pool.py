@@ -38,7 +38,7 @@ from socketkeep._wire._messages import (
     Seats,
     Stranded,
 )
-from socketkeep._wire._scoreboard import COUNTERS, id_of, is_plausible
+from socketkeep._wire._scoreboard import COUNTERS, DETACHED, id_of, is_plausible
 
 #: For so many seconds beyond its deadline a worker is believed to be ending by itself.
 KILL_GRACE: Final = 0.5
@@ -306,6 +306,8 @@ class WorkerPool:
         order.
         """
         assert order.how != "end"  # that is for one connection
+        if worker.order is None:
+            worker.detached_before = worker.scoreboard.count(DETACHED)
         worker.order = order
         worker.more = more
         if worker.state is WorkerState.DEAD:
@@ -416,6 +418,7 @@ class WorkerPool:
         attempt(partial(self.dispatch.receiver.worker_died, worker))
         attempt(partial(self._lanes.worker_died, worker, worker.fork_children))
         attempt(partial(self._settle_rows, worker, lambda pid: pid not in worker.fork_children))
+        worker.tell_fates()
         if not worker.fork_children:
             self._forget(worker)
         self._died(worker)
@@ -480,6 +483,7 @@ class WorkerPool:
         attempt(partial(self.dispatch.receiver.process_died, worker, pid))
         attempt(partial(self._lanes.worker_died, worker, worker.fork_children))
         attempt(partial(self._settle_rows, worker, pid.__eq__))
+        worker.tell_fates()
         if not worker.fork_children:
             self._forget(worker)
         self._changed()
@@ -517,7 +521,7 @@ class WorkerPool:
                 nonsense += 1
             elif words[record.ENDED] == record.Ended.NOT_YET:
                 peer = worker.scoreboard.peer(row)
-                _log.warning("connection lost", id=id_of(words), peer=peer, **worker.label)
+                worker.note_lost("not_kept", id=id_of(words), peer=peer)
             worker.scoreboard.release(row)
         if nonsense:
             _log.warning("rows that make no sense", rows=nonsense, **worker.label)
@@ -555,7 +559,9 @@ class WorkerPool:
         log = _log.info if expected else _log.warning
         if not expected:
             self.totals["worker_deaths"] += 1
-        fields = {"error_text": worker.error} if worker.error else {}
+        fields: dict[str, object] = {"error_text": worker.error} if worker.error else {}
+        if worker.detached_before is not None:
+            fields["moved"] = worker.scoreboard.count(DETACHED) - worker.detached_before
         log("worker exited", status=str(ended), **worker.label, **fields)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -26,11 +27,21 @@ from socketkeep._wire._scoreboard import (
 _RETRY: Final = 0.1
 _FIRST_CHECK: Final = 1024
 _MOST_PROMISES: Final = 64
+#: How many connections the log names that end by one death: a worker may have 50,000.
+_MOST_NAMED: Final = 10
 #: How many packets are read before others have their turn: who is answered may go on and on.
 PACKETS_AT_ONCE: Final = 16
 #: How many can have been left at the end: more than there is room for.  While a process that has
 #: the other end, too, sends as fast as this one reads, there is no last one.
 _ALL_THAT_ARE_LEFT: Final = 4096
+
+
+def note_garbled(why: str) -> None:
+    _log.warning("message ignored: it is none", error=why)
+
+
+def _ignore(_why: str) -> None:
+    """Say nothing of what a process says that nobody hears any more."""
 
 
 class Link:
@@ -42,7 +53,7 @@ class Link:
         channel: Channel,
         on_packet: Callable[[Packet], None],
         on_closed: Callable[[], None],
-        on_garbled: Callable[[str], None] = _log.warning,
+        on_garbled: Callable[[str], None] = note_garbled,
         at_once: int = PACKETS_AT_ONCE,
     ) -> None:
         """at_once: how many packets are read before others have their turn."""
@@ -130,7 +141,7 @@ class Link:
             # and its descriptor, would stay until a collection that the keeper may never need.
             self._on_packet = Packet.close
             self._on_closed = _nothing
-            self._on_garbled = _log.debug
+            self._on_garbled = _ignore
 
     def _ready(self, events: int) -> None:
         if events & WRITABLE:
@@ -203,6 +214,9 @@ class Worker(WorkerRecord):
     guests: set[str] | None = field(default_factory=set)
     guests_checked: int = _FIRST_CHECK  # how many there may be until it is looked who has ended
     timers: list[ReactorTimer] = field(default_factory=list)
+    detached_before: int | None = None  # connections that it gave away, when it was told to end
+    fates: Counter[str] = field(default_factory=Counter)  # of connections whose owner died
+    named: int = 0  # of those that were lost, in the log
     board_as: str = ""  # the store's name for its scoreboard, where an earlier keeper gave it one
     _words: int = field(init=False)  # how often it was told how many it may accept
 
@@ -316,6 +330,24 @@ class Worker(WorkerRecord):
             exit=None if saved.exit is None else Exit(saved.exit),
             **carried(saved, WorkerRecord),
         )
+
+    def note_lost(self, because: str, **connection: object) -> None:
+        """Count a connection that ends by a death; the log names the first ones of each death."""
+        if self.named < _MOST_NAMED:
+            self.named += 1
+            _log.warning("connection lost", **connection, why=because, **self.label)
+        self.fates[f"lost_{because}"] += 1
+
+    def take_fates(self) -> Counter[str]:
+        """Return what became of the connections whose owner has died, and count anew."""
+        fates, self.fates, self.named = self.fates, Counter(), 0
+        return fates
+
+    def tell_fates(self) -> None:
+        """Log in one line what became of the connections whose owner has died."""
+        fates = self.take_fates()
+        if fates:
+            _log.info("connections after a death", **fates, **self.label)
 
     @property
     def label(self) -> dict[str, object]:

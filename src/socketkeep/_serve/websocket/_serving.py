@@ -516,7 +516,6 @@ class _Session:
             self._keeps = False
             _throttle.warning(
                 "a WebSocket cannot be kept: its request's head is too large",
-                kind="head too large",
                 id=self._conn.id,
                 size=len(self._head),
             )
