@@ -114,6 +114,14 @@ conformance: ## what others wrote, run against the server while it reloads and i
 	@$(MAKE) --no-print-directory setup VENV=.venv-conformance LOCK=requirements/conformance.txt
 	@bash tests/run .venv-conformance/bin/python -n 2 tests/conformance $(PYTEST_ARGS)
 
+# With a report in build/soak; SOAK_ARGS="--seed 7" does the same again.
+SOAK_SECONDS ?= 3600
+SOAK_ARGS ?=
+
+.PHONY: soak
+soak: setup ## servers under all that happens to them in a year, for SOAK_SECONDS: nothing is lost, nothing rises
+	@$(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS) $(SOAK_ARGS)
+
 .PHONY: test-unit
 test-unit: setup ## the tests that start no process: for the inner loop, in less than a minute
 	@$(BIN)/python -m pytest -q -m unit -n $(PYTEST_WORKERS) $(PYTEST_ARGS)

@@ -89,6 +89,7 @@ TIER_OF: Final = {
     "serve/test_pump.py": "unit",
     "serve/test_socket_view.py": "unit",
     "server": "system",
+    "soak": "unit",
     "stdlib": "process",
     "stream": "unit",
     "surface": "unit",
