@@ -160,3 +160,43 @@ def metrics_markdown(figures: Figures, work: str, metrics: dict[str, str]) -> st
             cells = [_number(median(told[each])) if each in told else "" for each in metrics]
             rows.append(f"| {subject} | {case} | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+#: What one plans a server by: title, work, case, and metric of the benchmark; its digits.
+_CAPACITY: Final = (
+    (
+        "an idle connection, KiB",
+        "e",
+        "server_kib",
+        {"fork": "500 idle", "thread": "1000 idle", "async": "5000 idle"},
+    ),
+    ("a parked connection, KiB", "e", "server_kib", {"prefork": "5000 idle", "fork": "1000 idle"}),
+    (
+        "a message of 64 bytes, µs",
+        "b",
+        "cpu_us",
+        dict.fromkeys(("fork", "thread", "async"), "64 B, 64 connections"),
+    ),
+    (
+        "connect, message, close, µs",
+        "a",
+        "cpu_us",
+        dict.fromkeys(("prefork", "thread", "async"), "32 at once"),
+    ),
+    ("connect, message, close, µs", "d", "cpu_us", {"fork": "32 at once"}),
+)
+
+
+def capacity_markdown(figures: Figures) -> str:
+    """Return the table of what a connection and a message cost each model."""
+    titles = list(dict.fromkeys(title for title, *_ in _CAPACITY))
+    lines = [f"| model | {' | '.join(titles)} |", "|---|" + "---|" * len(titles)]
+    for model in ("fork", "prefork", "thread", "async"):
+        cells = dict.fromkeys(titles, "")
+        for title, work, metric, cases in _CAPACITY:
+            subject = f"Socketkeep {model}" + ", parked" * ("parked" in title)
+            if model in cases:
+                value = figures.middle(work, cases[model], subject, metric)
+                cells[title] = cells[title] or _number(value) if value is not None else ""
+        lines.append(f"| `{model}` | {' | '.join(cells.values())} |")
+    return "\n".join(lines) + "\n"

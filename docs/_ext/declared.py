@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 import msgspec
+import yaml
 from benchmarks import _figures as benchmark_figures
 from benchmarks import _report as benchmark_report
 from benchmarks import _results as benchmark_results
@@ -41,6 +42,7 @@ from socketkeep._keeper.workers import _generations
 from socketkeep._lab import _results as lab_results
 from socketkeep._stream import _lifecycle, _tls
 
+ALERTS: Final = Path(__file__).parents[2] / "contrib" / "prometheus" / "alerts.yml"
 #: What every error is, and need not be said.
 ROOTS: Final = (Exception, BaseException, object)
 
@@ -204,6 +206,19 @@ def _type_text(hint: Any) -> str:
     return "object" + or_null
 
 
+def alerts_markdown() -> str:
+    """Return the alerts of `contrib`, each with when it comes and what to do."""
+    rows = []
+    for group in yaml.safe_load(ALERTS.read_text())["groups"]:
+        for rule in group["rules"]:
+            if "alert" in rule:
+                when = f"`{' '.join(rule['expr'].split())}`".replace("|", "\\|")
+                during = f" for {rule['for']}" if "for" in rule else ""
+                urgent, todo = rule["labels"]["severity"], rule["annotations"]["description"]
+                rows.append(f"| `{rule['alert']}` | {when}{during} | {urgent} | {todo} |\n")
+    return f"| alert | when | how urgent | what to do |\n|---|---|---|---|\n{''.join(rows)}"
+
+
 def _measured(make: Callable[..., str], *arguments: Any) -> str:
     return make(benchmark_figures.read(benchmark_results.FIGURES), *arguments)
 
@@ -223,6 +238,8 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "processes": processes_svg,
     "ownership": partial(transitions_markdown, _ownership.TRANSITIONS),
     "measured where": partial(_measured, benchmark_report.environment_markdown),
+    "capacity": partial(_measured, benchmark_report.capacity_markdown),
+    "alerts": alerts_markdown,
     "measured targets": partial(_measured, benchmark_report.targets_markdown),
     **{
         f"measured {work}": partial(_measured, benchmark_report.peers_markdown, work)
@@ -256,7 +273,12 @@ def fill(app: Sphinx, _docname: str, content: list[str]) -> None:
                 _lifecycle,
             ):
                 app.env.note_dependency(inspect.getfile(module))
-            for file in (RECORD, benchmark_results.FIGURES, *Path(__file__).parent.glob("*.py")):
+            for file in (
+                RECORD,
+                ALERTS,
+                benchmark_results.FIGURES,
+                *Path(__file__).parent.glob("*.py"),
+            ):
                 app.env.note_dependency(str(file))
 
 

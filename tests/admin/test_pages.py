@@ -8,9 +8,8 @@ import subprocess
 import pytest
 from msgspec.structs import replace as replaced
 
-from socketkeep._admin import _metrics
 from socketkeep._admin._http import _server
-from tests.admin.web import LIVE, STATUS, FakeSource, exchange, get, pages, post
+from tests.admin.web import LIVE, METRICS, STATUS, FakeSource, exchange, exposed, get, pages, post
 
 TOKEN = "0123456789abcdef"
 PUSH_TOKEN = "fedcba9876543210"
@@ -237,17 +236,17 @@ def test_one_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.process
 def test_metrics_are_as_prometheus_has_them() -> None:
     """Checked by promtool, with a label to escape; each name that is declared is there."""
-    text, kind = _metrics.exposition(LIVE, "text/plain")
+    text, kind = exposed()
     assert kind.startswith("text/plain; version=")
     checked = subprocess.run(
-        ["promtool", "check", "metrics"], input=text, capture_output=True, check=False
+        ["promtool", "check", "metrics"], input=text, text=True, capture_output=True, check=False
     )
-    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
-    for metric in (*_metrics.METRICS, *_metrics.HISTOGRAMS):
-        assert f"# TYPE {metric.name} {metric.kind}\n" in text.decode()
-    assert b'socketkeep_worker_connections{slot="1"} 2.0' in text
-    waits = b'socketkeep_connection_wait_seconds_%s{%sreason="reload"} %s'
-    assert waits % (b"bucket", b'le="0.05",', b"2.0") in text
-    assert waits % (b"bucket", b'le="+Inf",', b"3.0") in text
-    assert waits % (b"sum", b"", b"0.15") in text
-    assert b"socketkeep_reloads_total 0.0" in text
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+    for metric in METRICS:
+        assert f"# TYPE {metric.name} {metric.kind}\n" in text
+    assert 'socketkeep_worker_connections{slot="1"} 2.0' in text
+    waits = 'socketkeep_connection_wait_seconds_%s{%sreason="reload"} %s'
+    assert waits % ("bucket", 'le="0.05",', "2.0") in text
+    assert waits % ("bucket", 'le="+Inf",', "3.0") in text
+    assert waits % ("sum", "", "0.15") in text
+    assert "socketkeep_reloads_total 0.0" in text

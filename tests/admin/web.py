@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from socketkeep._admin import _metrics
 from socketkeep._admin._http._server import HttpServer
 from socketkeep._admin._http._source import KeeperUnreachable, ReportSource
 from socketkeep._admin._reports import (
@@ -87,6 +88,8 @@ def connection(name: str, of: int | None, slot: int | None, **more: object) -> C
     return msgspec.structs.replace(plain, **more)
 
 
+#: All that is declared.
+METRICS = (*_metrics.METRICS, *_metrics.HISTOGRAMS)
 LIVE = LiveReport(status=STATUS, workers=[worker(0, 71), worker(1, 72)], connections=[])
 
 
@@ -140,6 +143,12 @@ async def exchange(port: int, request: str) -> str:
         return (await reader.read()).decode()
     finally:
         writer.close()
+
+
+def exposed() -> tuple[str, str]:
+    """Return the page of metrics, and its type."""
+    page, kind = _metrics.exposition(LIVE, "text/plain")
+    return page.decode(), kind
 
 
 def get(path: str, *headers: str, host: str = "127.0.0.1:9000") -> str:

@@ -39,6 +39,7 @@ RUN_BY: Final = {
     ("how-to/systemd", ""): "tests/systemd/real.py",
     ("how-to/take-over-a-port", ""): "tests/cli/test_adopt.py",
     ("how-to/asgi", "pip"): "Makefile",
+    ("operations", "socketkeep"): "tests/peer/test_between_versions.py",
     ("performance", "make bench"): "tests/test_benchmarks.py",
     ("tutorial/first-server", "python3 -m venv"): "Makefile",
     ("tutorial/first-server", "env/bin/pip"): "Makefile",
