@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from tests.asgi.differential import search
+from tests.documentation.pages import blocks
 from tests.harness import Server
 
 _RELOADS = 3  # that a test goes through
@@ -138,6 +139,7 @@ async def files(file: UploadFile):
     return {"size": len(await file.read()), "name": file.filename}
 """
 
+#: The response class is the page's.
 _EVENTS = """
 import asyncio
 from pathlib import Path
@@ -148,15 +150,7 @@ from starlette.responses import StreamingResponse
 ENOUGH = Path(__file__).with_name("enough")
 handle = FastAPI()
 
-class Committing(StreamingResponse):
-    async def stream_response(self, send):
-        start = {"type": "http.response.start", "status": self.status_code}
-        await send({**start, "headers": self.raw_headers})
-        async for number, chunk in self.body_iterator:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await send({"type": "socketkeep.commit", "state": number})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
+COMMITTING
 @handle.get("/events")
 async def events(request: Request):
     ours = request.scope["extensions"]["socketkeep"]
@@ -169,7 +163,7 @@ async def events(request: Request):
             await asyncio.sleep(0.005)
 
     return Committing(numbers(), media_type="text/event-stream")
-"""
+""".replace("COMMITTING", blocks("how-to/asgi", "text")[0])
 
 _MCP = """
 from mcp.server import MCPServer

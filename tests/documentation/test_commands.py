@@ -168,6 +168,29 @@ def test_a_container_could_start_so(
     assert code == 0, told
 
 
+def checked(*command: str) -> None:
+    """Have another program look at files that a page shows."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_files_of_prometheus_are_good(tmp_path: Path) -> None:
+    config, *rules = blocks("how-to/watch", "yaml")
+    (tmp_path / "prometheus.yml").write_text(config)
+    indented = "".join(f"    {line}\n" for rule in rules for line in rule.splitlines())
+    (tmp_path / "rules.yml").write_text(f"groups:\n- name: socketkeep\n  rules:\n{indented}")
+    # The token's file is not there.
+    checked("promtool", "check", "config", "--syntax-only", str(tmp_path / "prometheus.yml"))
+    checked("promtool", "check", "rules", str(tmp_path / "rules.yml"))
+
+
+def test_the_units_are_good(tmp_path: Path) -> None:
+    for unit in blocks("how-to/systemd", "ini"):
+        name = unit.partition("\n")[0].removeprefix("# ")
+        (tmp_path / name).write_text(unit.replace("/opt/app/bin/socketkeep", sys.executable))
+    checked("systemd-analyze", "verify", "--man=no", str(tmp_path / "app.socket"))
+
+
 # The commands for a running server.
 
 
