@@ -438,6 +438,8 @@ def test_version_and_help(cli: Cli) -> None:
     assert cli("--version", SOCKETKEEP_PURE="1").stdout.endswith(" (pure Python)\n")
     listed = cli("--help").stdout
     assert cli() == cli("--help")
+    for topic in ("Serve", "A running server", "Change a running server", "This machine"):
+        assert f"\n\n{topic}:\n  " in listed
     for command in ("serve", "status", "workers", "connections", "listeners", "reload"):
         assert f"\n  {command} " in listed
     for command in ("scale", "drain", "stop", "demo"):

@@ -27,10 +27,12 @@ from socketkeep._config._options_page import options_markdown
 from socketkeep._config._rights import account_to_become
 from tests.harness.configuration import (
     OPTIONS,
+    TOPICS,
     configuration_in,
     configured,
     option,
     option_refused,
+    topics,
 )
 
 
@@ -301,8 +303,21 @@ def test_nearest() -> None:
     assert nearest("xyzzy", ("workers", "threads")) == ""
 
 
+def test_every_option_has_one_topic() -> None:
+    """The help, the page and --print-config go by the topics, and have each option once."""
+    told = [key for keys in topics().values() for key in keys]
+    assert sorted(told) == sorted(declared.key for declared in OPTIONS)
+
+
+def test_an_option_without_a_topic_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever adds an option and no topic is told, before its users miss it."""
+    monkeypatch.setitem(TOPICS, "Log", ())
+    with pytest.raises(LookupError, match="log_level has no topic"):
+        topics()
+
+
 def test_the_reference_page_has_every_option() -> None:
-    """Each option has its section with flag, variable, key and default."""
+    """Each option has its section with flag, variable, key and default, under its topic."""
     page = options_markdown()
     for declared in OPTIONS:
         assert f"(option-{declared.key.replace('_', '-')})=" in page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import resource
 import sys
 import tomllib
@@ -15,7 +16,7 @@ import pytest
 
 from tests.cli.conftest import Cli
 from tests.harness.command import main
-from tests.harness.configuration import OPTIONS, configured
+from tests.harness.configuration import OPTIONS, configured, option, topics
 
 
 class ServeFailure(Exception):
@@ -87,15 +88,50 @@ def test_sockets_of_systemd(handed: list[Any], monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_every_option_has_its_flag_and_its_help(cli: Cli) -> None:
-    """The help names every flag and every variable."""
-    finished = cli("serve", "--help", COLUMNS="300")
+    """The help names every flag, each with a text, and says how variables and keys are called."""
+    finished = cli("serve", "--help", COLUMNS="80")
     assert finished.exit_code == 0
-    words = finished.stdout.replace(",", " ").replace("[", " ").replace("]", " ").split()
+    assert max(map(len, finished.stdout.splitlines())) <= 80
+    told = " ".join(finished.stdout.split())
     for declared in OPTIONS:
         if declared.flags:
-            assert {*declared.flags, declared.variable.rstrip(";")} <= {
-                word.rstrip(";") for word in words
-            }
+            begin = " ".join(declared.help.split()[:3])
+            assert re.search(rf" {', '.join(declared.flags)} \S.*? {re.escape(begin)}", told)
+    assert "--max-connections is SOCKETKEEP_MAX_CONNECTIONS, its key in the file" in told
+    assert option("max_connections").variable == "SOCKETKEEP_MAX_CONNECTIONS"
+
+
+def test_the_help_in_short_has_a_line_for_each_option(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """-h fits the terminal, by topic; what has no room for its text says so."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["serve", "-h"]) == 0
+    sections = {
+        lines[0]: lines[1:]
+        for lines in (part.splitlines() for part in capsys.readouterr().out.split("\n\n"))
+        if lines[0].endswith(":")
+    }
+    assert list(sections) == [f"{title}:" for title in (*topics(), "This command")]
+    assert sections["Log:"][0] == f"  {'--log-level':<27} Log events of this level and above."
+    assert sections["Rights:"][0].endswith(" …")
+    assert all(len(line) <= 80 for lines in sections.values() for line in lines)
+    for title, keys in topics().items():
+        flags = [", ".join(option(key).flags) for key in keys if option(key).flags]
+        assert [line[2:29].rstrip() for line in sections[f"{title}:"]] == flags
+
+
+def test_the_help_says_what_each_option_is_without_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also of one that is on, which its name does not say."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["serve", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "--tcp-nodelay / --no-tcp-nodelay Small sends" in told
+    assert "For every listener that does not say (tcp-nodelay=). [default: on]" in told
+    assert "[default: the model's default (prefork 8, the others 1)]" in told
+    assert "-c, --config FILE.toml Read options from this file" in told
 
 
 def test_print_config(cli: Cli, tmp_path: Path) -> None:
@@ -108,7 +144,8 @@ def test_print_config(cli: Cli, tmp_path: Path) -> None:
     assert (finished.exit_code, finished.stderr) == (0, "")
     printed = tomllib.loads(finished.stdout)
     assert (printed["workers"], printed["threads"], printed["backlog"]) == (4, 9, 5)
-    sources = {line.split()[0]: line.rpartition("# ")[2] for line in finished.stdout.splitlines()}
+    options = [line for line in finished.stdout.splitlines() if " = " in line]
+    sources = {line.split()[0]: line.rpartition("# ")[2] for line in options}
     assert sources["workers"] == "a.toml"
     assert sources["threads"] == "--threads"
     assert sources["backlog"] == "SOCKETKEEP_BACKLOG"

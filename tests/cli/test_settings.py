@@ -212,7 +212,8 @@ def test_the_printed_configuration_is_read_back(tmp_path: Path) -> None:
 def test_a_configuration_without_target_can_be_printed() -> None:
     """--print-config works before there is a target, and says that there is none."""
     printed = gather({}, {}).as_toml()
-    assert printed.startswith("# target =")
+    assert printed.startswith("# Handler\n# target =")
+    assert "\n\n# Listeners\nbind = " in printed
     assert tomllib.loads(printed)["workers"] == 0
 
 

@@ -19,11 +19,20 @@ MODELS: Final[tuple[Model, ...]] = get_args(Model)
 #: All options of `serve`, and all that a listener may have behind its address, as declared.
 OPTIONS: Final = _server_options.OPTIONS
 LISTENER_OPTIONS: Final = _listener_options.LISTENER_OPTIONS
+TOPICS: Final[dict[str, tuple[str, ...]]] = _server_options.TOPICS
 
 
 def option(key: str) -> Any:
     """Return the declaration of an option, by its name in a file."""
     return _server_options.option(key)
+
+
+def topics() -> dict[str, list[str]]:
+    """Return the options of each topic, by their names in a file."""
+    return {
+        title: [declared.key for declared in options]
+        for title, options in _server_options.by_topic().items()
+    }
 
 
 def option_refused(match: str | None = None) -> pytest.RaisesExc[_mistakes.OptionError]:

@@ -24,36 +24,51 @@ PROGRAM: Final = "socketkeep"
 COMPLETE_VARIABLE: Final = "_SOCKETKEEP_COMPLETE"
 _PATIENCE: Final = 2000  # milliseconds, for room where an error is to be said
 
-#: Name of each command, which is its module's and its function's, and its line in the help.
-#: Modules are imported when they are called for, so that `status` does not pay for `serve`.
+#: By topic the name of each command, which is its module's and its function's, and its line in the
+#: help.  Modules are imported when they are called for, so that `status` does not pay for `serve`.
+COMMANDS_BY_TOPIC: Final = {
+    "Serve": {
+        "serve": "Serve TCP and Unix-socket connections with a Python handler.",
+        "guard": "Hold what servers in other containers must not lose.",
+        "adopt": "Serve on the listener of a running server, any program's, beside it.",
+        "demo": "Reload a server under load before your eyes.",
+    },
+    "A running server": {
+        "status": "Show the state of a running server.",
+        "workers": "List the workers of a running server.",
+        "connections": "List the connections of a running server.",
+        "listeners": "List what a running server listens on.",
+        "top": "Show a running server live: seats, and connections on the move.",
+        "who": "Show who has a name, or is in a group, on all nodes of a cluster.",
+    },
+    "Change a running server": {
+        "reload": "Load the handler's code anew; resumable connections are kept.",
+        "upgrade": "Run the installed version in the server's place; connections are kept.",
+        "scale": "Change the number of workers.",
+        "rebalance": "Have all workers serve as many connections, by moving idle ones.",
+        "drain": "Accept no more; end when the last connection has ended.",
+        "stop": "Stop a server gracefully.",
+    },
+    "Connections of a running server": {
+        "push": "Send something to the connection that has a name.",
+        "publish": "Send something to each connection of a group.",
+        "disconnect": "End one connection, by its id or name.",
+    },
+    "The sockets of any process": {
+        "holders": "Show who holds a socket: of an address, a process, or one descriptor.",
+        "why": "Explain why a connection does not close, or why a port refuses or hangs.",
+        "leaks": "Find sockets that a process holds only because it was forked.",
+        "fin": "Send FIN on a connection of any process, whoever holds it.",
+        "abort": "Reset a connection of any process, whoever holds it.",
+        "release": "Refused: only a process itself can close its descriptors.",
+    },
+    "This machine": {
+        "doctor": "Tell whether this machine will do for a server, and what to change.",
+        "lab": "Try on this kernel what is said of sockets: modes, fork, close, shutdown.",
+    },
+}
 COMMANDS: Final = {
-    "serve": "Serve TCP and Unix-socket connections with a Python handler.",
-    "status": "Show the state of a running server.",
-    "workers": "List the workers of a running server.",
-    "connections": "List the connections of a running server.",
-    "listeners": "List what a running server listens on.",
-    "top": "Show a running server live: seats, and connections on the move.",
-    "reload": "Load the handler's code anew; resumable connections are kept.",
-    "upgrade": "Run the installed version in the server's place; connections are kept.",
-    "scale": "Change the number of workers.",
-    "rebalance": "Have all workers serve as many connections, by moving idle ones.",
-    "push": "Send something to the connection that has a name.",
-    "publish": "Send something to each connection of a group.",
-    "disconnect": "End one connection, by its id or name.",
-    "who": "Show who has a name, or is in a group, on all nodes of a cluster.",
-    "drain": "Accept no more; end when the last connection has ended.",
-    "stop": "Stop a server gracefully.",
-    "doctor": "Tell whether this machine will do for a server, and what to change.",
-    "guard": "Hold what servers in other containers must not lose.",
-    "holders": "Show who holds a socket: of an address, a process, or one descriptor.",
-    "why": "Explain why a connection does not close, or why a port refuses or hangs.",
-    "leaks": "Find sockets that a process holds only because it was forked.",
-    "fin": "Send FIN on a connection of any process, whoever holds it.",
-    "abort": "Reset a connection of any process, whoever holds it.",
-    "adopt": "Serve on the listener of a running server, any program's, beside it.",
-    "release": "Refused: only a process itself can close its descriptors.",
-    "lab": "Try on this kernel what is said of sockets: modes, fork, close, shutdown.",
-    "demo": "Reload a server under load before your eyes.",
+    name: line for commands in COMMANDS_BY_TOPIC.values() for name, line in commands.items()
 }
 
 
@@ -70,8 +85,10 @@ class _Commands(click.Group):
         return command
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        width = max(map(len, COMMANDS))  # the same column in each section
+        for topic, commands in COMMANDS_BY_TOPIC.items():
+            with formatter.section(topic):
+                formatter.write_dl([(f"{name:<{width}}", line) for name, line in commands.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -18,6 +18,7 @@ from socketkeep._cli._completion import files, of_option, targets
 from socketkeep._cli._exit import DONE, USAGE, Failure
 from socketkeep._cli._preflight import preflight
 from socketkeep._cli._say import say
+from socketkeep._cli._serve_help import default_of, metavar, write_in_short, write_whole
 from socketkeep._config._listener_options import with_whole_paths
 from socketkeep._config._options import FLAG, Option
 from socketkeep._config._renewal import origins_of
@@ -29,6 +30,7 @@ from socketkeep._guard._terms import guard_of_this
 from socketkeep._keeper.rollout._directory import NamedDirectory, place_of
 from socketkeep._net._listener import listeners_are_passed, listeners_passed
 
+_IN_SHORT: Final = "socketkeep.in_short"  # of a click.Context: -h was given
 _PATHS: Final = (
     "log_file",
     "request_log_file",
@@ -45,15 +47,9 @@ _PATHS: Final = (
 )
 
 
-def _metavar(declared: Option) -> str:
-    if declared.metavar:
-        return declared.metavar
-    return "|".join(declared.choices) if declared.choices else declared.kind.name.upper()
-
-
 def _click_option(declared: Option) -> click.Option:
     # Values stay text here: one parser serves the command line, the environment and TOML.
-    default = declared.default_text if declared.kind is not FLAG else ""
+    default = default_of(declared)
     text = f"{declared.help}  [{declared.variable}{'; default: ' if default else ''}{default}]"
     if declared.kind is FLAG:
         return click.Option(
@@ -64,13 +60,19 @@ def _click_option(declared: Option) -> click.Option:
         default=None,
         type=str,
         multiple=declared.kind.is_list,
-        metavar=_metavar(declared),
+        metavar=metavar(declared),
         help=text,
         shell_complete=of_option(declared),
     )
 
 
 class _Serve(click.Command):
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        declared = {option.key for option in OPTIONS}
+        others = [each for each in self.get_params(ctx) if each.name not in declared]
+        write = write_in_short if ctx.meta.get(_IN_SHORT) else write_whole
+        write(formatter, others)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         given = tuple(args)  # click takes away what it has read
         try:
@@ -82,6 +84,13 @@ class _Serve(click.Command):
             if not here:
                 raise
             raise click.UsageError(f"there is no option {error.option_name}: {here}") from None
+
+
+def _say_in_short(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> None:
+    if asked:
+        ctx.meta[_IN_SHORT] = True
+        click.echo(ctx.get_help())
+        ctx.exit()
 
 
 def _with_options(command: Callable[..., int]) -> click.Command:
@@ -105,9 +114,22 @@ def _with_options(command: Callable[..., int]) -> click.Command:
             is_flag=True,
             help="Check the options, load the handler's code, and exit without serving.",
         ),
+        click.Option(
+            ["-h", "_in_short"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_say_in_short,
+            help="Show a line for each option, and exit.",
+        ),
     ]
     return _Serve(
-        "serve", params=parameters, callback=command, help=command.__doc__, no_args_is_help=False
+        "serve",
+        params=parameters,
+        callback=command,
+        help=command.__doc__,
+        no_args_is_help=False,
+        context_settings={"help_option_names": ["--help"]},
     )
 
 
@@ -116,7 +138,8 @@ def serve(config_file: str | None, print_config: bool, check_config: bool, **fla
     """Serve connections with TARGET: package.module:attribute or path/file.py:attribute.
 
     An option comes from its flag, else its environment variable, else the TOML file, else its
-    default.
+    default.  The variable of --max-connections is SOCKETKEEP_MAX_CONNECTIONS, its key in the file
+    max_connections, and so with every other.  -h is this with a line for each.
     """
     settings = gather(flags, os.environ, config_file)
     if print_config:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from socketkeep._config._listener_options import listener_options_markdown
 from socketkeep._config._options import DURATION, FLAG, LISTENERS, PERMISSIONS, SIZE, Option
-from socketkeep._config._server_options import OPTIONS
+from socketkeep._config._server_options import by_topic
 
 
 def options_markdown() -> str:
-    """Return the reference of every option of `socketkeep serve`, a section each."""
-    return "\n".join(_section(declared) for declared in OPTIONS)
+    """Return the reference of every option of `socketkeep serve`, by topic, a section each."""
+    return "\n".join(
+        f"## {title}\n\n" + "\n".join(_section(declared) for declared in declared_there)
+        for title, declared_there in by_topic().items()
+    )
 
 
 def _section(declared: Option) -> str:
@@ -29,7 +32,7 @@ def _section(declared: Option) -> str:
     facts = "".join(f"- {name}: {text}\n" for name, text in rows)
     anchor = f"(option-{declared.key.replace('_', '-')})=\n"
     more = f"\n{listener_options_markdown()}" if declared.kind is LISTENERS else ""
-    return f"{anchor}## {title}\n\n{declared.help}\n\n{facts}{more}"
+    return f"{anchor}### {title}\n\n{declared.help}\n\n{facts}{more}"
 
 
 def _value(declared: Option) -> str:

@@ -1324,6 +1324,62 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
 OPTIONS: Final[tuple[Option, ...]] = options_of(ServeConfig)
 
 
+#: The options by topic, as the help and the page of options have them.
+TOPICS: Final[dict[str, tuple[str, ...]]] = {
+    "Handler": ("target", "factory", "asyncio", "protocol", "socketserver", "chdir", "reload"),
+    "Listeners": (
+        *("bind", "backlog", "unix_mode", "proxy_protocol", "proxy_from"),
+        *("edges", "edge_drain"),
+    ),
+    "Workers": (
+        *("model", "workers", "threads", "child_requests", "spare", "loop"),
+        *("start_timeout", "graceful_timeout", "worker_timeout"),
+        *("worker_lifetime", "worker_lifetime_jitter", "worker_max_rss"),
+    ),
+    "Keeping connections": (
+        *("keep", "keep_after", "park_after", "replay_limit", "poison_limit", "orphan_timeout"),
+        *("rebalance", "guard", "guard_store", "adopt_from"),
+    ),
+    "Limits and deadlines": (
+        *("max_connections", "max_per_address", "accept_rate", "accept_rate_per_address"),
+        *("receive_rate", "over_limit", "allow", "deny", "allow_file", "deny_file"),
+        *("idle_timeout", "first_bytes_timeout", "login_timeout"),
+    ),
+    "TCP": (
+        *("tcp_keepalive", "tcp_user_timeout", "tcp_nodelay", "tcp_fastopen", "rcvbuf", "sndbuf"),
+    ),
+    "HTTP": (
+        *("asgi", "lifespan", "root_path", "forwarded_allow_ips", "date_header", "server_header"),
+        *("request_log", "request_log_file", "limit_request_head", "limit_request_fields"),
+        *("request_head_timeout", "request_timeout"),
+    ),
+    "WebSockets": (
+        *("ws_resume", "ws_redeliver", "ws_max_size", "ws_ping_interval", "ws_ping_timeout"),
+        *("ws_per_message_deflate", "ws_window_bits", "ws_auto_response"),
+    ),
+    "Rights": ("user", "group", "rebind", "umask"),
+    "Control and metrics": (
+        *("name", "control", "admin", "admin_token", "admin_token_file", "metrics_label"),
+        *("push_token", "push_token_file", "agent_check"),
+    ),
+    "Cluster": (
+        *("cluster", "cluster_name", "cluster_lease", "cluster_credentials", "cluster_ca"),
+        *("cluster_certificate", "cluster_key"),
+    ),
+    "Log": ("log_level", "log_format", "log_file", "access_log"),
+}
+
+
+def by_topic() -> dict[str, list[Option]]:
+    """Return the options by the title of their topic.  Raises LookupError for one without."""
+    topics = {title: [option(key) for key in keys] for title, keys in TOPICS.items()}
+    told = {declared.key for found in topics.values() for declared in found}
+    for declared in OPTIONS:
+        if declared.key not in told:
+            raise LookupError(f"the option {declared.key} has no topic: add it to TOPICS")
+    return topics
+
+
 def option(key: str) -> Option:
     """Return the option of that key; raises KeyError when there is none."""
     for declared in OPTIONS:

@@ -12,12 +12,13 @@ import msgspec
 from socketkeep._base._mistakes import OptionError, nearest
 from socketkeep._config._kinds import check_kind
 from socketkeep._config._options import Option
-from socketkeep._config._server_options import OPTIONS, ServeConfig
+from socketkeep._config._server_options import OPTIONS, ServeConfig, by_topic
 from socketkeep._guard._program import GUARDED
 from socketkeep._native import PURE_VARIABLE
 
 PREFIX: Final = "SOCKETKEEP_"
 CONFIG_VARIABLE: Final = "SOCKETKEEP_CONFIG"
+_TOML_WIDTH: Final = 48  # of a line of --print-config, without its comment
 #: Variables that are ours and yet not options.
 OTHER_VARIABLES: Final = (CONFIG_VARIABLE, PURE_VARIABLE, "SOCKETKEEP_RUNTIME_DIR", GUARDED)
 
@@ -65,18 +66,21 @@ class Settings(msgspec.Struct, frozen=True):
 
     def as_toml(self) -> str:
         """Return a TOML file that sets every option to its value, the source as a comment."""
-        lines = []
-        for declared in OPTIONS:
-            setting = self.by_key.get(declared.key)
-            if setting is None:
-                lines.append((f'# {declared.key} = "package.module:attribute"', "not given"))
-            elif declared.secret and setting.value:
-                lines.append((f"# {declared.key} is not shown", setting.source))
-            else:
-                written = declared.kind.write(setting.value)
-                lines.append((f"{declared.key} = {written}", setting.source))
-        width = min(max(len(line) for line, _ in lines), 48)
-        return "".join(f"{line:<{width}}  # {source}\n" for line, source in lines)
+        parts = []
+        for title, options in by_topic().items():
+            lines = [self._toml_line(declared) for declared in options]
+            written = (f"{line:<{_TOML_WIDTH}}  # {source}\n" for line, source in lines)
+            parts.append(f"# {title}\n{''.join(written)}")
+        return "\n".join(parts)
+
+    def _toml_line(self, declared: Option) -> tuple[str, str]:
+        """Return the line that sets an option, and where its value comes from."""
+        setting = self.by_key.get(declared.key)
+        if setting is None:
+            return f'# {declared.key} = "package.module:attribute"', "not given"
+        if declared.secret and setting.value:
+            return f"# {declared.key} is not shown", setting.source
+        return f"{declared.key} = {declared.kind.write(setting.value)}", setting.source
 
 
 def gather(
