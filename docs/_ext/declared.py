@@ -23,8 +23,10 @@ from benchmarks import _figures as benchmark_figures
 from benchmarks import _report as benchmark_report
 from benchmarks import _results as benchmark_results
 from docs._ext.diagram import svg
+from docs._ext.docstrings import parted
 from docs._ext.lab import RECORD, lab_markdown
 from docs._ext.processes import svg as processes_svg
+from docs._ext.reference import topics_markdown
 from sphinx.application import Sphinx
 
 import socketkeep
@@ -51,16 +53,19 @@ E = TypeVar("E", bound=Enum)
 
 
 def commands_markdown() -> str:
-    """Return a section for each command of the command line, with its help."""
+    """Return a section for each command of the command line, by topic, with its help."""
     context = click.Context(_main.group, info_name="socketkeep", max_content_width=88)
     sections = []
-    for name in _main.COMMANDS:
-        command = _main.group.get_command(context, name)
-        assert command is not None
-        if name == "serve":
-            continue  # its options have a page of their own
-        own = click.Context(command, info_name=name, parent=context, max_content_width=88)
-        sections.append(f"## {name}\n\n```text\n{command.get_help(own)}\n```\n")
+    for topic, names in _main.COMMANDS_BY_TOPIC.items():
+        sections.append(f"## {topic}\n")
+        for name in names:
+            if name == "serve":
+                sections.append("### serve\n\nIts options are on [their own page](options.md).\n")
+                continue
+            command = _main.group.get_command(context, name)
+            assert command is not None
+            own = click.Context(command, info_name=name, parent=context, max_content_width=88)
+            sections.append(f"### {name}\n\n```text\n{command.get_help(own)}\n```\n")
     return "\n".join(sections)
 
 
@@ -109,12 +114,14 @@ def reports_markdown() -> str:
         ("fin, abort: their outcomes", _ends.Outcome),
     ):
         hints = get_type_hints(report)
+        about, meanings = parted(report)
+        names = [field.name for field in msgspec.structs.fields(report)]
         rows = "".join(
-            f"| `{field.name}` | {_type_text(hints[field.name])} |\n"
-            for field in msgspec.structs.fields(report)
+            f"| `{name}` | {_type_text(hints[name])} | {meanings.get(name, '')} |\n"
+            for name in names
         )
-        about = inspect.cleandoc(report.__doc__ or "")
-        sections.append(f"### {title}\n\n{about}\n\n| field | type |\n|---|---|\n{rows}")
+        head = "| field | type | |\n|---|---|---|\n"
+        sections.append(f"### {title}\n\n{about}\n\n{head}{rows}")
     return "\n".join(sections)
 
 
@@ -147,8 +154,9 @@ def errors_markdown() -> str:
         )
         about = " ".join((kind.__doc__ or "").split())
         sections.append(
-            f"### {kind.__name__}\n\n*Also:* {also}\n\n*Cause:* {about}\n\n"
-            f"*Remedy:* {kind.remedy}\n"
+            f"### {kind.__name__}\n\n"
+            f":::{{py:exception}} socketkeep.{kind.__name__}\n:no-contents-entry:\n\n"
+            f"*Also:* {also}\n\n*Cause:* {about}\n\n*Remedy:* {kind.remedy}\n:::\n"
         )
     return "\n".join(sections)
 
@@ -229,6 +237,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "reports": reports_markdown,
     "signals": signals_markdown,
     "layers": layers_markdown,
+    "topics": topics_markdown,
     "metrics": _metrics.metrics_markdown,
     "errors": errors_markdown,
     "events": _events.events_markdown,
@@ -292,5 +301,6 @@ def keep_backslashes(
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.connect("source-read", fill)
-    app.connect("autodoc-process-docstring", keep_backslashes)
+    # Before napoleon, whose own escapes are meant.
+    app.connect("autodoc-process-docstring", keep_backslashes, priority=100)
     return {"parallel_read_safe": True}

@@ -18,7 +18,12 @@ _FORMS: Final = "host:port, [ipv6]:port, :port, unix:/path or fd://N"
 
 @dataclass(frozen=True, slots=True)
 class InetAddress:
-    """A host and a port; host "" means every interface, by IPv6 and IPv4; port 0 a free one."""
+    """A host and a port.
+
+    Attributes:
+        host: A name or an IP address; "" means every interface, by IPv6 and IPv4.
+        port: The port, 0 for a free one.
+    """
 
     host: str
     port: int
@@ -29,7 +34,11 @@ class InetAddress:
 
 @dataclass(frozen=True, slots=True)
 class UnixAddress:
-    """A path in the file system, or with a leading "@" a name in Linux's abstract namespace."""
+    """The address of a Unix socket.
+
+    Attributes:
+        path: A path in the file system, or with a leading "@" a name in Linux's abstract namespace.
+    """
 
     path: str
 

@@ -30,15 +30,21 @@ class Context(TypedDict, total=False):
 class SocketkeepError(Exception):
     """Anything that Socketkeep itself raises, but for `Detached`.
 
-    operation: what was being done ("recv_exactly", "send", "listen", ...), "" when it was nothing
-    with a socket.  address: this side's address, peer: the other side's, both as text, "" when
-    not known.  elapsed: seconds since the operation began, limit: the seconds it was given, None
-    where time played no part.  bytes_done: how many bytes of the operation had been done; they are
-    not lost (what was received is still in the buffer, what was sent is sent).  bytes_wanted: how
-    many it was asked for, None when it has no fixed number.  remedy: what to do about errors of
-    this class, in Markdown.  peers_fault: what the peer has done, in words, where an error of this
-    class says nothing against the code that receives, else "".  Errors of this family can be
-    pickled.
+    Errors of this family can be pickled.
+
+    Attributes:
+        operation: The operation ("recv_exactly", "send", "listen", ...), "" when it was nothing
+            with a socket.
+        address: This side's address as text, "" when not known.
+        peer: The other side's address as text, "" when not known.
+        elapsed: Seconds since the operation began, None where time played no part.
+        limit: The seconds that it was given, None where time played no part.
+        bytes_done: The bytes of the operation that had been done.  They are not lost: what was
+            received is still in the buffer, what was sent is sent.
+        bytes_wanted: The bytes that it was asked for, None when it has no fixed number.
+        remedy: The thing to do about errors of this class, in Markdown.
+        peers_fault: The deed of the peer, in words, where an error of this class says nothing
+            against the code that receives, else "".
     """
 
     default_reason: ClassVar[str] = "failed"
@@ -213,7 +219,7 @@ class Unreachable(SystemFailure):
 
 
 class Unresolved(SystemFailure, socket.gaierror):
-    """The name has no address, or no name server could tell.  errno: a code of socket.EAI_*."""
+    """The name has no address, or no name server could tell.  `errno` is a code of socket.EAI_*."""
 
     default_reason = "failed: the name cannot be resolved"
     default_errno = socket.EAI_NONAME

@@ -136,19 +136,29 @@ def drop(sock: socket.socket) -> None:
 def fork(give: Iterable[Forkable | socket.socket] = (), *, keep: bool = False) -> int:
     """Fork; the child keeps of the library's sockets those in `give`, and this process lets go.
 
-    give: open connections, sync or async, listeners and plain sockets.  The child goes on with the
-    same objects, where the parent stood: mode, state and unread bytes are theirs as they were.  An
-    async connection is used there on a loop of the child's own (asyncio.run).  In the parent they
-    say `Released` from here on, so that each has one user; a plain socket is closed.  keep: the
-    parent keeps them too; each process then sees the bytes that it happens to receive.
+    The child goes on with the same objects, where the parent stood: mode, state and unread bytes
+    are theirs as they were.  An async connection is used there on a loop of the child's own
+    (asyncio.run).  In the parent they say `Released` from here on, so that each has one user; a
+    plain socket is closed.
 
-    Returns the child's pid, and 0 in the child, as os.fork does.  Signals are held back over the
-    fork, in both processes.  The child is not waited for: that is the caller's, as after os.fork.
+    Signals are held back over the fork, in both processes.  The child is not waited for: that is
+    the caller's, as after os.fork.  Not promised: that threads of the parent, or their locks, are
+    there in the child; os.fork has none of them either.  After an error nothing was forked and all
+    is as before.
 
-    Raises OutOfResources when the system has no process or memory for it, `Closed` or `Released`
-    for what is not open any more, and Busy for what another thread or task is receiving or sending
-    on; then nothing was forked and all is as before.  What is not promised: that threads of the
-    parent, or their locks, are there in the child; os.fork has none of them either.
+    Args:
+        give: Open connections, sync or async, listeners and plain sockets.
+        keep: The parent keeps them too; each process then sees the bytes that it happens to
+            receive.
+
+    Returns:
+        The child's pid, and 0 in the child, as os.fork does.
+
+    Raises:
+        OutOfResources: The system has no process or memory for it.
+        Closed: One of them is closed.
+        Released: This process has let go of one of them.
+        Busy: Another thread or task is receiving or sending on one of them.
     """
     given = list(give)
     with ExitStack() as claims:

@@ -76,15 +76,18 @@ def guard_forks(*, exempt: Iterable[socket.socket] = ()) -> Guard:
     """Have forked children let go of plain `socket.socket` objects, as of the library's own.
 
     Of those that are open now and those that are made later, ssl's included.  In the child the
-    object is closed (EBADF); the parent, and the peer, notice nothing.  exempt: sockets that the
-    children keep; `Guard.exempt` adds one later, and `socketkeep.fork` gives one to one child.
-    For a ``with`` block or, where the result is not used so, for good.
+    object is closed (EBADF); the parent, and the peer, notice nothing.  It is for a ``with`` block
+    or, where the result is not used so, for good.
 
-    It costs a microsecond a socket, and once a walk over the collector's objects.  What is not
-    promised: sockets that are no `socket.socket` object (uvloop's, those of C libraries such as
-    database drivers, bare descriptors) are not seen, nor those frozen by gc.freeze() before; and a
+    It costs a microsecond a socket, and once a walk over the collector's objects.  Not promised:
+    sockets that are no `socket.socket` object (uvloop's, those of C libraries such as database
+    drivers, bare descriptors) are not seen, nor those frozen by gc.freeze() before; and a
     `subprocess` with preexec_fn cannot be passed a guarded socket, for its fork is one like others.
     Programs executed otherwise get a socket by ``pass_fds`` as ever.
+
+    Args:
+        exempt: Sockets that the children keep.  `Guard.exempt` adds one later, and
+            `socketkeep.fork` gives one to one child.
     """
     made = Guard(exempt)
     made._start()

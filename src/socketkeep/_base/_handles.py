@@ -15,7 +15,12 @@ from socketkeep._base._errors import SystemFailure
 
 
 class Handle(NamedTuple):
-    """One descriptor of a socket: `fd` in the process `pid`."""
+    """One descriptor of a socket.
+
+    Attributes:
+        pid: The process.
+        fd: Its descriptor.
+    """
 
     pid: int
     fd: int

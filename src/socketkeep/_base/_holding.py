@@ -15,9 +15,12 @@ from socketkeep._base._visibility import hidden_processes
 
 @dataclass(frozen=True, slots=True, order=True)
 class Holder:
-    """A process's descriptor of a socket: `pid`, `fd`, and the process's `command` line.
+    """A process's descriptor of a socket.
 
-    The command is cut to 60 characters, and "?" when the process ended meanwhile.
+    Attributes:
+        pid: The process.
+        fd: Its descriptor.
+        command: Its command line, cut to 60 characters; "?" when the process ended meanwhile.
     """
 
     pid: int
@@ -32,9 +35,12 @@ class Holder:
 class Holders:
     """The holders of a socket, by pid and descriptor; iterating and len() go over them.
 
-    unreadable: how many processes of this system this one has no right to look into (other users',
-    or protected ones); each may hold the socket too.  0: all that are listed were seen.  hidden:
-    what hides processes, which then cannot even be counted; "": nothing.
+    Attributes:
+        holders: The holders.
+        unreadable: The number of processes of this system that this one has no right to look into
+            (other users', or protected ones); each may hold the socket too.  0: all that are listed
+            were seen.
+        hidden: The thing that hides processes, which then cannot even be counted; "": nothing.
     """
 
     holders: tuple[Holder, ...]
@@ -84,12 +90,14 @@ class Held:
     def holders(self) -> Holders:
         """Return every process and descriptor that holds this socket, this one among them.
 
-        The connection ends, and a listener stops listening, when the last of them is closed.  Reads
-        the descriptors of all processes in /proc: milliseconds, not microseconds.
+        The connection ends, and a listener stops listening, when the last of them is closed.  It
+        reads the descriptors of all processes in /proc: milliseconds, not microseconds.  Not seen
+        are processes that `Holders.unreadable` counts, those of another container (pid namespace),
+        and a descriptor that is on its way to a process.
 
-        Raises Closed when this process does not hold it any more, and SystemFailure (ENOSYS) where
-        there is no /proc.  What is not seen: processes that `Holders.unreadable` counts, those of
-        another container (pid namespace), and a descriptor that is on its way to a process.
+        Raises:
+            Closed: This process does not hold it any more.
+            SystemFailure: There is no /proc (ENOSYS).
         """
         return holders_of(self.fileno())
 

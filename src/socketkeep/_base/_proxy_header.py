@@ -67,15 +67,24 @@ _TLS_CERTIFICATE: Final = 0x28
 class ProxyTls:
     """The facts that a proxy tells of the TLS between the client and itself.
 
-    over_tls: the client's connection was TLS; False: the proxy only says that it was not.
-    version: "TLSv1.3".  cipher: its OpenSSL name.  common_name: of the client's certificate.
-    verified: the client presented a certificate, and the proxy found it good; without a certificate
-    False, whatever the proxy's word, since OpenSSL calls the absence of one a success.
-    certificate_now, certificate_in_session: the certificate was presented on this connection, or at
-    any time in the TLS session that it resumes.
-    signature_algorithm, key_algorithm: of the proxy's own certificate ("RSA-SHA256", "RSA2048").
-    group, signature_scheme: of the key exchange ("X25519MLKEM768") and of the client's signature.
-    certificate: the client's certificate, DER.  Texts are "" and the certificate b"" when absent.
+    Texts are "" and the certificate b"" when absent.
+
+    Attributes:
+        over_tls: The client's connection was TLS; False: the proxy only says that it was not.
+        version: "TLSv1.3".
+        cipher: The cipher's OpenSSL name.
+        common_name: The one of the client's certificate.
+        verified: The client presented a certificate, and the proxy found it good; without a
+            certificate False, whatever the proxy's word, since OpenSSL calls the absence of one a
+            success.
+        certificate_now: The certificate was presented on this connection.
+        certificate_in_session: It was presented at any time in the TLS session that this connection
+            resumes.
+        signature_algorithm: The one of the proxy's own certificate ("RSA-SHA256").
+        key_algorithm: The one of the proxy's own certificate ("RSA2048").
+        group: The group of the key exchange ("X25519MLKEM768").
+        signature_scheme: The scheme of the client's signature.
+        certificate: The client's certificate, DER.
     """
 
     over_tls: bool = True
@@ -96,20 +105,27 @@ class ProxyTls:
 class ProxyHeader:
     """A PROXY protocol header.
 
-    version: 1 (a line of text, only addresses) or 2 (binary).
-    source, destination: the client's address, and the one that it connected to; `InetAddress` or
-    `UnixAddress`.  Both None: the proxy does not know them, or `local`.
-    local: the proxy connected on its own account, a health check as a rule; the addresses are those
-    of the socket.
-    protocol: "stream" or "datagram", which the client spoke with the proxy.
+    Where nothing was said bytes and texts are empty, and numbers None.  From `alpn` on it is
+    version 2 alone.
 
-    The rest is version 2 alone.  alpn: the application protocol that TLS negotiated.  authority:
-    the host name that the client asked for, SNI with TLS.  unique_id: names the connection in the
-    proxy's logs, 128 bytes at most.  tls: what is known of TLS, None where the proxy does not say.
-    netns: the proxy's network namespace.  aws_vpc_endpoint: "vpce-…".  azure_private_endpoint: the
-    link id.  gcp_psc_connection: the Private Service Connect id.  others: types and values that
-    have no field here.  checksum: a CRC32C came with the header (and was right), or is to be
-    written.  bytes and texts are empty, numbers None, where nothing was said.
+    Attributes:
+        version: 1 (a line of text, only addresses) or 2 (binary).
+        source: The client's address, an `InetAddress` or a `UnixAddress`; None, like `destination`,
+            when the proxy does not know them, or `local`.
+        destination: The address that the client connected to.
+        local: The proxy connected on its own account, a health check as a rule; the addresses are
+            those of the socket.
+        protocol: "stream" or "datagram", which the client spoke with the proxy.
+        alpn: The application protocol that TLS negotiated.
+        authority: The host name that the client asked for, SNI with TLS.
+        unique_id: The connection's name in the proxy's logs, 128 bytes at most.
+        tls: The facts of TLS, None where the proxy does not say.
+        netns: The proxy's network namespace.
+        aws_vpc_endpoint: "vpce-…".
+        azure_private_endpoint: The link id.
+        gcp_psc_connection: The Private Service Connect id.
+        others: Types and values that have no field here.
+        checksum: A CRC32C came with the header (and was right), or is to be written.
     """
 
     version: Literal[1, 2] = 2
@@ -131,9 +147,10 @@ class ProxyHeader:
     def encode(self) -> bytes:
         """Return the header as bytes, to be sent before all else in one send.
 
-        Raises ValueError for what the version cannot say (Unix addresses, datagrams, or anything
-        but addresses in version 1), one address without the other or of another kind, a host that
-        is no IP address, and a value that is too long.
+        Raises:
+            ValueError: The version cannot say it (Unix addresses, datagrams, or anything but
+                addresses in version 1), one address is without the other or of another kind, a host
+                is no IP address, or a value is too long.
         """
         return _encode_v1(self) if self.version == 1 else _encode_v2(self)
 
@@ -141,7 +158,9 @@ class ProxyHeader:
 def begins_header(data: bytes) -> bool | None:
     """Return whether `data` begins with a PROXY header; None while too little came to tell.
 
-    Only the start is looked at: six bytes of version 1, twelve of version 2.
+    Args:
+        data: The bytes that came.  Only the start is looked at: six bytes of version 1, twelve of
+            version 2.
     """
     for start in (_V1_START, _V2_START):
         if data.startswith(start):
@@ -154,12 +173,16 @@ def begins_header(data: bytes) -> bool | None:
 def read_header(data: bytes, *, limit: int = DEFAULT_LIMIT) -> tuple[ProxyHeader, int] | None:
     """Return the header at the begin of `data` and how many bytes it takes; None: more is needed.
 
-    What follows the header is the connection's own.  limit: the longest header, in bytes, the fixed
-    part of version 2 (16) included.
+    What follows the header is the connection's own.  After Malformed the receiver is to close the
+    connection: its first byte cannot be found.
 
-    Raises Malformed, as soon as it is certain, for bytes that begin no header, and for a header
-    that breaks the specification, is longer than `limit`, or has a false checksum.  The receiver is
-    to close the connection then: its first byte cannot be found.
+    Args:
+        data: The bytes that came.
+        limit: The longest header, in bytes, the fixed part of version 2 (16) included.
+
+    Raises:
+        Malformed: As soon as it is certain, for bytes that begin no header, and for a header that
+            breaks the specification, is longer than `limit`, or has a false checksum.
     """
     match begins_header(data):
         case None:

@@ -32,11 +32,15 @@ _WILDCARDS: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 
 @dataclass(frozen=True, slots=True)
 class BorrowedListener:
-    """One more handle of a listening socket of a process: `pid`, by its descriptor `fd`.
+    """One more handle of a listening socket of a process.
 
-    sock: the handle, which is the caller's to close.  address: as people write it; of a Unix socket
-    its absolute path.  nonblocking: the socket's O_NONBLOCK flag, which all its holders share.
-    accepting: the processes that wait in accept(2) on it, of those that were looked into.
+    Attributes:
+        pid: The process.
+        fd: Its descriptor.
+        address: The address as people write it; of a Unix socket its absolute path.
+        nonblocking: The socket's O_NONBLOCK flag, which all its holders share.
+        accepting: The processes that wait in accept(2) on it, of those that were looked into.
+        sock: The handle, which is the caller's to close.
     """
 
     pid: int
@@ -54,16 +58,22 @@ class BorrowedListener:
 def borrow_listeners(address: str, pids: Sequence[int]) -> tuple[BorrowedListener, ...]:
     """Return the listening sockets for `address` of these processes and of their descendants.
 
-    address: ``127.0.0.1:8000``, ``:8000`` (all on that port), ``[::1]:8000``, ``unix:/path``,
-    ``unix:@name``.  A listener of every interface is taken for a numeric address, when there is
-    none of its own.  Several that share an address (SO_REUSEPORT) are all returned.
+    A listener of every interface is taken for a numeric address, when there is none of its own.
+    Several that share an address (SO_REUSEPORT) are all returned.
 
     Nothing changes in the processes.  The sockets go on listening until the last handle is closed.
-    Needs the right to trace the processes (pidfd_getfd(2)).  They may be in another network
+    It needs the right to trace the processes (pidfd_getfd(2)).  They may be in another network
     namespace.
 
-    Raises AddressError when it is no address, and SystemFailure: no such process, no right to look
-    into it, it does not listen there, or another process has a listener of its own there too.
+    Args:
+        address: ``127.0.0.1:8000``, ``:8000`` (all on that port), ``[::1]:8000``, ``unix:/path``,
+            ``unix:@name``.
+        pids: The processes.
+
+    Raises:
+        AddressError: It is no address.
+        SystemFailure: There is no such process, no right to look into it, it does not listen there,
+            or another process has a listener of its own there too.
     """
     wanted = parse_bind(address)
     if isinstance(wanted, FdAddress) or (isinstance(wanted, InetAddress) and not wanted.port):

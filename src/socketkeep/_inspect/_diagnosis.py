@@ -11,9 +11,12 @@ from socketkeep._inspect._results import HeldSocket
 class Diagnosis(Struct, frozen=True):
     """One thing that explains how a socket behaves.
 
-    code: a stable name of the condition; the documentation lists them.  subject: the socket.
-    sentence: what is the case.  evidence: what shows it.  remedy: what to do, as a command where
-    there is one; "" when there is nothing to do.
+    Attributes:
+        code: A stable name of the condition; the documentation lists them.
+        subject: The socket.
+        sentence: The condition in words.
+        evidence: The things that show it.
+        remedy: The thing to do, as a command where there is one; "" when there is nothing to do.
     """
 
     code: str

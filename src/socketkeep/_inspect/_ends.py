@@ -23,7 +23,13 @@ _NEVER_CONNECTED: Final = frozenset({"CLOSED", "LISTEN", ""})
 
 
 class Outcome(Struct, frozen=True):
-    """The end of one socket.  reason: why it was not `done`, "" when it was."""
+    """The end of one socket.
+
+    Attributes:
+        subject: The socket.
+        done: Whether it was ended.
+        reason: The reason why it was not, "" when it was.
+    """
 
     subject: str
     done: bool
@@ -31,7 +37,12 @@ class Outcome(Struct, frozen=True):
 
 
 class Chosen(Struct, frozen=True):
-    """The sockets that a verb would act on, and those that it would leave alone, with why."""
+    """The sockets that a verb would act on, and those that it would leave alone.
+
+    Attributes:
+        sockets: Those that it would act on.
+        left: Those that it would leave alone, with the reason.
+    """
 
     sockets: tuple[HeldSocket, ...]
     left: tuple[Outcome, ...]
@@ -41,7 +52,14 @@ def choose(what: str, verb: Verb) -> Chosen:
     """Return the connections that `what` names, as `holders` takes it, and that can be ended.
 
     Of an address those that have it as their own; if there are none, those whose peer has it.
-    Listeners are left alone, and what no process holds.  Raises what `holders` raises.
+    Listeners are left alone, and what no process holds.
+
+    Args:
+        what: An address, a pid, or ``pid:fd``.
+        verb: "fin" or "abort".
+
+    Raises:
+        SocketkeepError: What `holders` raises.
     """
     sockets, left = [], []
     for held in own_ends(parse_what(what), holders(what).sockets):
@@ -59,6 +77,9 @@ def fin(held: HeldSocket) -> Outcome:
     A handle is borrowed for it from a holder (pidfd_getfd(2)), which needs the right to trace that
     process: the same user, or root.  The holders keep their descriptors; a send in them fails with
     EPIPE, they can receive.  Never raises OSError: the outcome says why it was not done.
+
+    Args:
+        held: The socket, as `choose` has found it.
     """
     return _end(held, "fin")
 
@@ -68,6 +89,9 @@ def abort(held: HeldSocket) -> Outcome:
 
     On a Unix socket, which has no RST, the peer gets EOF.  The holders keep their descriptors, and
     find that the connection has ended.  Otherwise as `fin`.
+
+    Args:
+        held: The socket, as `choose` has found it.
     """
     return _end(held, "abort")
 

@@ -29,12 +29,18 @@ _SENTENCES: Final[dict[Code, str]] = {
 
 
 class Leak(Struct, frozen=True):
-    """A socket that process `pid` has, by descriptor `fd`, only because it was forked.
+    """A socket that a process has only because it was forked.
 
-    code: "peer-closed", "parent-closed" (no ancestor has it any more), or "never-used".
-    parent: the ancestor that it was inherited from, or that forked the process.
-    sentence: the case in words.  evidence: what shows it.  remedy: the line of Python that would
-    have prevented it, and where.
+    Attributes:
+        code: "peer-closed", "parent-closed" (no ancestor has it any more), or "never-used".
+        pid: The process.
+        fd: Its descriptor.
+        command: Its command line.
+        parent: The ancestor that it was inherited from, or that forked the process.
+        socket: The socket.
+        sentence: The case in words.
+        evidence: The things that show it.
+        remedy: The line of Python that would have prevented it, and where.
     """
 
     code: Code

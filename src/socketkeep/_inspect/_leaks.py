@@ -26,9 +26,12 @@ from socketkeep._inspect._waits import ProcessWaits, waits_of
 class Leaks(Struct, frozen=True):
     """The findings of `leaks`.
 
-    looked_at: the processes.  unclear: sockets that may be leaks, or be used now and then: what was
-    seen does not tell.  unreadable: descendants that this process may not look into.  hidden: what
-    hides processes, descendants maybe among them; "": nothing.
+    Attributes:
+        looked_at: The processes.
+        leaks: The leaks.
+        unclear: Sockets that may be leaks, or be used now and then: what was seen does not tell.
+        unreadable: Descendants that this process may not look into.
+        hidden: The thing that hides processes, descendants maybe among them; "": nothing.
     """
 
     looked_at: tuple[int, ...]
@@ -41,16 +44,21 @@ class Leaks(Struct, frozen=True):
 def leaks(*pids: int, interval: float = 0.5) -> Leaks:
     """Return the sockets that processes hold only because they, or their parents, were forked.
 
-    Of `pids` and all their descendants, each against its own ancestors.  interval: seconds between
-    the two looks: what a process waits for at either of them it uses.
+    A socket is a leak when the process waits for it at neither of two looks, and (1) an ancestor
+    does, or (2) no byte has passed since the process was forked, or (3) its peer has closed it.
+    What a Socketkeep keeper has is kept on purpose, and what an executed program has as its
+    standard streams was given to it: neither is a leak.  Not promised: a process that uses a socket
+    rarely and for a moment, having got it at the fork on purpose, is not told from one that leaks
+    it.
 
-    A socket is a leak when the process waits for it at neither, and (1) an ancestor does, or (2) no
-    byte has passed since the process was forked, or (3) its peer has closed it.  What a Socketkeep
-    keeper has is kept on purpose, and what an executed program has as its standard streams was
-    given to it: neither is a leak.  Not promised: a process that uses a socket rarely and for a
-    moment, having got it at the fork on purpose, is not told from one that leaks it.
+    Args:
+        pids: The processes; all their descendants are looked at too, each against its own
+            ancestors.
+        interval: Seconds between the two looks: what a process waits for at either of them it uses.
 
-    Raises SystemFailure: no such process, or no right to trace it; needs Linux and its /proc.
+    Raises:
+        SystemFailure: There is no such process, or no right to trace it; it needs Linux and its
+            /proc.
     """
     processes = reader()
     named = tuple(dict.fromkeys(pids))

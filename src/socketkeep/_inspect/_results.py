@@ -11,9 +11,11 @@ from msgspec import Struct
 class Timer(Struct, frozen=True, gc=False):
     """A timer that runs in the kernel for a TCP socket.
 
-    kind: "retransmission" (sent, not acknowledged), "keepalive", "time-wait", or "zero-window
-    probe" (the peer takes nothing more).  left: seconds until it fires.  fired: how often it has
-    since the peer last answered.
+    Attributes:
+        kind: "retransmission" (sent, not acknowledged), "keepalive", "time-wait", or "zero-window
+            probe" (the peer takes nothing more).
+        left: Seconds until it fires.
+        fired: How often it has since the peer last answered.
     """
 
     kind: str
@@ -24,10 +26,16 @@ class Timer(Struct, frozen=True, gc=False):
 class TcpFacts(Struct, frozen=True, gc=False):
     """The kernel's counts of a TCP connection (`struct tcp_info`); sizes in bytes.
 
-    acknowledged: of what was sent.  unsent: what waits to be sent, for want of the peer's window or
-    of the network's.  retransmitted: segments sent again, in all.  window: what the peer will take
-    now.  rtt: the round trip's time in seconds.  since_sent, since_received: seconds since data
-    passed; since the connection was made, while none has.
+    Attributes:
+        sent: The bytes that were sent.
+        received: The bytes that were received.
+        acknowledged: Those of the sent bytes that the peer has acknowledged.
+        unsent: The bytes that wait to be sent, for want of the peer's window or of the network's.
+        retransmitted: The segments that were sent again, in all.
+        window: The bytes that the peer will take now.
+        rtt: The round trip's time in seconds.
+        since_sent: Seconds since data was sent; since the connection was made, while none was.
+        since_received: Seconds since data was received, likewise.
     """
 
     sent: int
@@ -42,12 +50,18 @@ class TcpFacts(Struct, frozen=True, gc=False):
 
 
 class SocketHolder(Struct, frozen=True, gc=False):
-    """A descriptor of a socket: `fd` in process `pid`, with its `command` line and `user`.
+    """A descriptor of a socket.
 
-    how: how the process came by it, where that can be told: "inherited" (at a fork, from process
-    `of`; which may have closed its own since), "kept" (it is a Socketkeep keeper, and holds the
-    connection so that no worker's death ends it), "serves" (a worker of the keeper `of`), "" where
-    it cannot be told.  of: 0 where there is none.
+    Attributes:
+        pid: The process.
+        fd: Its descriptor.
+        command: Its command line.
+        user: The user that it runs as.
+        how: The way in which the process came by it, where that can be told: "inherited" (at a
+            fork, from process `of`; which may have closed its own since), "kept" (it is a
+            Socketkeep keeper, and holds the connection so that no worker's death ends it), "serves"
+            (a worker of the keeper `of`), "" where it cannot be told.
+        of: The other process of `how`, 0 where there is none.
     """
 
     pid: int
@@ -73,18 +87,26 @@ class SocketHolder(Struct, frozen=True, gc=False):
 class HeldSocket(Struct, frozen=True, gc=False):
     """A socket, and who holds it.
 
-    kind: "tcp", "udp", "unix", or the kernel's name of another protocol.
-    state: as ss(8) and netstat(8) name it, "" where the kernel does not say.
-    local, peer: the addresses as text; of a Unix socket's peer without a name its inode.
-    receive_queue, send_queue: bytes that wait to be read, and that the peer has not acknowledged;
-    of a listener the connections that wait to be accepted, and their bound.  None: not known.
-    nonblocking: the O_NONBLOCK flag, which all holders share.  None: not known.
-    age: seconds since the connection was made.  The kernel keeps it only while no data has passed
-    one of the two ways; None otherwise, and for what is no TCP connection.
-    shut: the directions in which this side has ended it: "", "receive", "send" or "both".
-    user: whose it is, "" when no process has it any more.  inode: 0 then, too.
-    cookie: the kernel's number of the socket, which is not used again.
-    holders: by pid and descriptor.  note: why there are none, or what could not be found out.
+    Attributes:
+        kind: "tcp", "udp", "unix", or the kernel's name of another protocol.
+        state: The state as ss(8) and netstat(8) name it, "" where the kernel does not say.
+        local: This side's address as text.
+        peer: The other side's address as text; of a Unix socket's peer without a name its inode.
+        receive_queue: The bytes that wait to be read; of a listener the connections that wait to be
+            accepted.  None: not known.
+        send_queue: The bytes that the peer has not acknowledged; of a listener the bound of its
+            queue.  None: not known.
+        timer: The timer that runs for it, None where none does.
+        nonblocking: The O_NONBLOCK flag, which all holders share.  None: not known.
+        age: Seconds since the connection was made.  The kernel keeps it only while no data has
+            passed one of the two ways; None otherwise, and for what is no TCP connection.
+        shut: The directions in which this side has ended it: "", "receive", "send" or "both".
+        user: The socket's owner, "" when no process has it any more.
+        inode: The socket's inode, 0 when no process has it any more.
+        cookie: The kernel's number of the socket, which is not used again.
+        tcp: The kernel's counts, None for what is no TCP connection.
+        holders: The holders, by pid and descriptor.
+        note: Why there are none, or what could not be found out.
     """
 
     kind: str
@@ -108,10 +130,13 @@ class HeldSocket(Struct, frozen=True, gc=False):
 class HeldSockets(Struct, frozen=True):
     """The sockets that were asked for, listeners first; iterating and len() go over them.
 
-    what: what was asked for, as it was understood.
-    unreadable: how many processes of each user this one has no right to look into.  Each may hold
-    any of the sockets; empty: all that are listed were seen.  why: which these are, and which right
-    is missing.  hidden: what hides processes, which then cannot even be counted; "": nothing.
+    Attributes:
+        what: The words that were asked for, as they were understood.
+        sockets: The sockets.
+        unreadable: The number of processes of each user that this one has no right to look into.
+            Each may hold any of the sockets; empty: all that are listed were seen.
+        why: Which these are, and which right is missing.
+        hidden: The thing that hides processes, which then cannot even be counted; "": nothing.
     """
 
     what: str

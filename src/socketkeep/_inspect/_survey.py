@@ -54,18 +54,23 @@ class _FoundSockets(Struct):
 def holders(what: str) -> HeldSockets:
     """Return the sockets that `what` names, and every process and descriptor that holds them.
 
-    what: an address (``127.0.0.1:7000``, ``:7000`` on any interface, ``[::1]:7000``,
-    ``unix:/path``, ``unix:@name``), a pid, or ``pid:fd``.  An address is that of either end, so
-    that of a port it returns the listener, the accepted connections, and the clients that are on
-    this machine.  The listeners of every interface serve each address, and are among them.
+    An address is that of either end, so that of a port it returns the listener, the accepted
+    connections, and the clients that are on this machine.  The listeners of every interface serve
+    each address, and are among them.
 
     It looks at one moment after the other: a socket that is opened or closed meanwhile may be
     missing, or without a holder.  It sees this network namespace; of the processes, those that this
     one has the right to look into (root: all of this pid namespace), and
     `HeldSockets.unreadable` counts the rest.
 
-    Raises AddressError when `what` is none of these, and SystemFailure: no such process or
-    descriptor, no right to look into the process, no /proc, or netlink is forbidden here.
+    Args:
+        what: An address (``127.0.0.1:7000``, ``:7000`` on any interface, ``[::1]:7000``,
+            ``unix:/path``, ``unix:@name``), a pid, or ``pid:fd``.
+
+    Raises:
+        AddressError: `what` is none of these.
+        SystemFailure: There is no such process or descriptor, no right to look into the process, no
+            /proc, or netlink is forbidden here.
     """
     if not os.path.isdir("/proc/self/fd"):
         raise _failure("needs Linux and a mounted /proc", errno.ENOSYS)

@@ -24,9 +24,11 @@ _NETSTAT = "/proc/net/netstat"
 class Explanation(Struct, frozen=True):
     """The explanation of the sockets that were asked about.
 
-    what: what was asked for, as it was understood.  diagnoses: at least one; the one that nothing
-    is wrong stands alone, and has the code "nothing-wrong".  incomplete: what could not be looked
-    into for want of rights, "" for nothing.
+    Attributes:
+        what: The words that were asked for, as they were understood.
+        diagnoses: At least one; the one that nothing is wrong stands alone, and has the code
+            "nothing-wrong".
+        incomplete: The things that could not be looked into for want of rights, "" for nothing.
     """
 
     what: str
@@ -37,11 +39,15 @@ class Explanation(Struct, frozen=True):
 def why(what: str) -> Explanation:
     """Explain why the sockets that `what` names do not close, refuse, hang or drop.
 
-    what: as `holders` takes it.  Of an address the sockets are explained that have it as theirs; if
-    there are none, those whose peer has it.
+    Of an address the sockets are explained that have it as theirs; if there are none, those whose
+    peer has it.  It looks at one moment.  The deeds of a firewall, the network or a peer on another
+    machine are not seen, and only guessed at from this side's state.
 
-    It looks at one moment.  What a firewall, the network or a peer on another machine does is not
-    seen, and only guessed at from this side's state.  Raises what `holders` raises.
+    Args:
+        what: As `holders` takes it.
+
+    Raises:
+        SocketkeepError: What `holders` raises.
     """
     facts, named, incomplete = _observe(what)
     return Explanation(named, diagnose(facts, named), incomplete)

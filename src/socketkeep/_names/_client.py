@@ -31,9 +31,12 @@ _LONGEST_ANSWER: Final = 1 << 20
 class Client:
     """Pushes to the connections of a server on this machine, and ends them.
 
-    control: the path of its control socket, which belongs to the server's user: nobody else but
-    root may push.  Each call has a connection of its own, so that threads may share a client; async
-    code calls it by `asyncio.to_thread`.
+    Each call has a connection of its own, so that threads may share a client; async code calls it
+    by `asyncio.to_thread`.
+
+    Args:
+        control: The path of the server's control socket, which belongs to the server's user: nobody
+            else but root may push.
     """
 
     def __init__(self, control: str | os.PathLike[str]) -> None:
@@ -47,9 +50,18 @@ class Client:
     ) -> Pushed:
         """Send `message` to the connection that has this name; return what has become of it.
 
-        As `socketkeep.push`.  Raises TypeError, ValueError for what cannot be a name, LimitExceeded
-        beyond 64 KiB, an OSError of the family when no server is there, TimedOut when it does not
-        answer, and SocketkeepError when it refuses.
+        Args:
+            name: The connection's name.
+            message: At most 64 KiB.
+            timeout: Seconds in which it is to be handed over.
+
+        Raises:
+            TypeError: The name is no text.
+            ValueError: It cannot be a name.
+            LimitExceeded: The message has more than 64 KiB.
+            TimedOut: The server does not answer.
+            SystemFailure: No server is there.
+            SocketkeepError: The server refuses.
         """
         to = check_text("a name", name)
         result = self._ask("push", _letter(to, check_message(message)), timeout)
@@ -63,7 +75,13 @@ class Client:
     ) -> Published:
         """Send `message` to each connection of this group; return to how many it was handed over.
 
-        As `socketkeep.publish`.  Raises what `push` raises.
+        Args:
+            group: The group's name.
+            message: At most 64 KiB.
+            timeout: Seconds in which it is to be handed over.
+
+        Raises:
+            SocketkeepError: What `push` raises.
         """
         data = check_message(message)
         result = self._ask("publish", _letter(check_text("a group", group), data), timeout)
@@ -72,7 +90,12 @@ class Client:
     def who(self, text: str, *, timeout: float = PATIENCE) -> Present:
         """Return who has this name, and who is in the group of this name.
 
-        As `socketkeep.who`.  Raises what `push` raises.
+        Args:
+            text: The name.
+            timeout: Seconds in which the nodes of a cluster are to answer.
+
+        Raises:
+            SocketkeepError: What `push` raises.
         """
         result = self._ask("who", {"to": check_text("a name", text)}, timeout)
         found = (
@@ -92,9 +115,16 @@ class Client:
     ) -> bool:
         """End the connection that has this id or name; return whether there was one.
 
-        It ends where its handler waits for input, at a safe point; with `force` at once, whatever
-        the handler does.  Raises TimedOut when it has not ended within `timeout` seconds: it ends
-        later, then.  Else as `push`.
+        It ends where its handler waits for input, at a safe point.
+
+        Args:
+            connection: Its id or name.
+            force: End it at once, whatever the handler does.
+            timeout: Seconds to wait for its end.
+
+        Raises:
+            TimedOut: It has not ended in time: it ends later, then.
+            SocketkeepError: What `push` raises.
         """
         arguments = {"what": check_text("an id or a name", connection), "force": force}
         outcome = self._ask("disconnect", arguments, timeout)["outcome"]

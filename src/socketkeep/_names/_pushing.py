@@ -58,15 +58,20 @@ _TEXTS: Final = {
 class Pushed:
     """The outcome of a push.
 
-    outcome: "delivered": the owner of the connection has it: the system has taken all of its bytes,
-    or `on_push` will be called.
-    "not connected": nobody has the name, or the connection has ended before.  "timed out": it was
-    not handed over in time, and never will be.  "full": too much waits for the connection already.
-    "uncertain": the worker has died with it, or does not answer; it may have been sent, and will
-    not be again.  "unreachable": nobody on this machine has the name, and the cluster's other nodes
-    cannot be asked.
-    id, epoch: of the connection that it was for, "" and 0 where there is none.
-    node: where that is, when it is another node of the cluster.
+    Attributes:
+        outcome: "delivered": the owner of the connection has it: the system has taken all of its
+            bytes, or `on_push` will be called.
+            "not connected": nobody has the name, or the connection has ended before.
+            "timed out": it was not handed over in time, and never will be.
+            "full": too much waits for the connection already.
+            "uncertain": the worker has died with it, or does not answer; it may have been sent, and
+            will not be again.
+            "unreachable": nobody on this machine has the name, and the cluster's other nodes cannot
+            be asked.
+        id: The id of the connection that it was for, "" where there is none.
+        epoch: The number of that connection's owner: each worker that takes a connection over has
+            the next one.  0 where there is none.
+        node: The node where that is, when it is another one of the cluster.
     """
 
     outcome: str
@@ -84,8 +89,10 @@ class Pushed:
 class Published:
     """The outcome of a message to a group.
 
-    delivered: to how many connections it was handed over.  failed: to how many it was not; a node
-    of the cluster that does not answer counts for one.
+    Attributes:
+        delivered: The number of connections that it was handed over to.
+        failed: The number of those that it was not; a node of the cluster that does not answer
+            counts for one.
     """
 
     delivered: int = 0
@@ -96,8 +103,12 @@ class Published:
 class Presence:
     """A connection that has the name that was asked for, or is in the group of that name.
 
-    node: where it is, "" on this machine.  epoch: the number of its worker's assignment.
-    name: its own, "" when it has none.  member: it is in the group.
+    Attributes:
+        node: The node where it is, "" on this machine.
+        id: The connection's id.
+        epoch: The number of its owner, as in `Pushed`.
+        name: Its own name, "" when it has none.
+        member: Whether it is in the group.
     """
 
     node: str
@@ -111,7 +122,9 @@ class Presence:
 class Present:
     """The holders of a name, or the members of a group, on all nodes.
 
-    found: at most 1000 of each node.  complete: whether all nodes of the cluster have answered.
+    Attributes:
+        found: The connections, at most 1000 of each node.
+        complete: Whether all nodes of the cluster have answered.
     """
 
     found: tuple[Presence, ...] = ()
@@ -178,15 +191,25 @@ def push(
 
     In a handler, sync or async: ``pushed = await push("device-17", b"on")`` in async code,
     ``pushed = push("device-17", b"on").result()`` in sync code.  It goes whether that is waited for
-    or not.  message: at most 64 KiB.  timeout: seconds in which it is to be handed over.  See
-    `Pushed` for what comes of it.  Where the service has an `on_push`, that is called with it;
-    otherwise it is sent to the peer as it is, between two sends of the handler.
+    or not.  Where the service has an `on_push`, that is called with it; otherwise it is sent to the
+    peer as it is, between two sends of the handler.
 
     Messages from one sender to one connection arrive in order, each at most once.  That the peer
     has read it is not promised.
 
-    Raises TypeError, ValueError for what cannot be a name, LimitExceeded for a longer message, and
-    HandlerError outside of a server's worker, and before the worker is ready.
+    Args:
+        name: The connection's name.
+        message: At most 64 KiB.
+        timeout: Seconds in which it is to be handed over.
+
+    Returns:
+        An awaitable, with a `result()` for sync code, of what has become of it: `Pushed`.
+
+    Raises:
+        TypeError: The name is no text.
+        ValueError: It cannot be a name.
+        LimitExceeded: The message is longer.
+        HandlerError: This is not in a server's worker, or before the worker is ready.
     """
     name, data, until = check_text("a name", name), check_message(message), _until(timeout)
     return office_for("push").push(name, data, until)
@@ -197,8 +220,19 @@ def publish(
 ) -> Pushing[Published]:
     """Send `message` to each connection that is in this `group` now.
 
-    As `push`, whose errors it raises too; to a group that nobody is in it is sent to nobody.  A
-    connection that has joined gets its own messages, too.
+    It goes as by `push`, and is waited for in the same way; to a group that nobody is in it is sent
+    to nobody.  A connection that has joined gets its own messages, too.
+
+    Args:
+        group: The group's name.
+        message: At most 64 KiB.
+        timeout: Seconds in which it is to be handed over.
+
+    Returns:
+        An awaitable, with a `result()` for sync code, of what has become of it: `Published`.
+
+    Raises:
+        SocketkeepError: What `push` raises.
     """
     group, data, until = check_text("a group", group), check_message(message), _until(timeout)
     return office_for("publish").publish(group, data, until)
@@ -209,7 +243,17 @@ def who(text: str, *, timeout: float = PATIENCE) -> Pushing[Present]:
 
     In a handler: ``present = await who("device-17")`` in async code, ``who("device-17").result()``
     in sync code.  In a cluster its other nodes are asked, too; those that do not answer in time are
-    left out, and `complete` says so.  Raises what `push` raises.
+    left out, and `complete` says so.
+
+    Args:
+        text: The name.
+        timeout: Seconds in which the nodes are to answer.
+
+    Returns:
+        An awaitable, with a `result()` for sync code, of the answer: `Present`.
+
+    Raises:
+        SocketkeepError: What `push` raises.
     """
     return office_for("who").who(check_text("a name", text), _until(timeout))
 

@@ -31,14 +31,26 @@ async def open_connection(
 ) -> AsyncConnection:
     """Return a connection to `address`, for asyncio and uvloop.
 
-    address: ``host:port``, ``[::1]:port``, ``unix:/path``, ``unix:@name``, or a host and a port in
-    a tuple; a name with several addresses goes by Happy Eyeballs, as `Connecting` tells.  timeout:
-    seconds for the whole of it, name resolution and all; None: as long as it takes.  tls,
-    server_hostname: as `Connecting` has them.  Cancelled, it leaves nothing open.
+    A name with several addresses goes by Happy Eyeballs, as `Connecting` tells.  Cancelled, it
+    leaves nothing open.
 
-    Raises TimedOut, Refused, Unreachable, Unresolved, OutOfResources or SystemFailure, whose text
-    tells of every address that was tried; TlsFailure and CertificateRefused; AddressError, a
-    ValueError, for an address that is not written well.
+    Args:
+        address: ``host:port``, ``[::1]:port``, ``unix:/path``, ``unix:@name``, or a host and a port
+            in a tuple.
+        timeout: Seconds for the whole of it, name resolution and all; None: as long as it takes.
+        tls: The context of its TLS, as for `Connecting`.
+        server_hostname: The host whose certificate is wanted, as for `Connecting`.
+
+    Raises:
+        TimedOut: It was not made in time.
+        Refused: Nobody listens there.
+        Unreachable: The network says that the peer cannot be reached.
+        Unresolved: The name has no address.
+        OutOfResources: There is no descriptor or memory for it.
+        SystemFailure: The system fails otherwise; the text tells of every address that was tried.
+        TlsFailure: The TLS handshake failed.
+        CertificateRefused: The peer's certificate will not do.
+        AddressError: The address is not written well.
     """
     begun = time.monotonic()
     with Connecting(address) as connecting:

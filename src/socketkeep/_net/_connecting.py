@@ -33,22 +33,27 @@ _RETRY: Final = 0.01
 
 
 class Connecting:
-    """A connection in the making: `connect` goes on with it, and returns it once it is made.
+    """A connection that is being made.
 
-    address: ``host:port``, ``[::1]:port``, ``unix:/path``, ``unix:@name`` (abstract), or a tuple of
-    a host and a port.  Where a name has several addresses they are tried by Happy Eyeballs (RFC
-    8305): the families take turns, 0.25 s apart, or as soon as one has failed; the first to succeed
-    is taken and the others are closed.  mode: how `connect` waits, and the mode of the connection.
-
-    tls: the connection then has TLS by this context, see `Connection.start_tls`; server_hostname:
-    whose certificate is wanted, the host of the address unless it is given.
+    Where a name has several addresses they are tried by Happy Eyeballs (RFC 8305): the families
+    take turns, 0.25 s apart, or as soon as one has failed; the first to succeed is taken and the
+    others are closed.
 
     For programs that do not wait: poll for `fileno` (asked anew each time) to become readable until
     `wake_at`, then call `connect` again.  Whoever waits anyhow calls `socketkeep.connect`.
 
     A context manager: its end closes what was not finished.  The connection that was returned is
-    the caller's.  For one thread.  Raises AddressError, a ValueError, for an address that is
-    not written well.
+    the caller's.  For one thread.
+
+    Args:
+        address: ``host:port``, ``[::1]:port``, ``unix:/path``, ``unix:@name`` (abstract), or a
+            tuple of a host and a port.
+        mode: The way in which `connect` waits, and the mode of the connection.
+        tls: The context by which the connection then has TLS, see `Connection.start_tls`.
+        server_hostname: The host whose certificate is wanted; None: that of the address.
+
+    Raises:
+        AddressError: The address is not written well.
     """
 
     def __init__(
@@ -98,14 +103,23 @@ class Connecting:
     def connect(self, *, timeout: float | None = None) -> Connection:
         """Go on, and return the connection.
 
-        timeout: seconds for this call, in place of the mode; 0 is as NonBlocking, None as the mode
-        says.
+        After WouldBlock and TimedOut calling it again goes on.  With several addresses the error's
+        text says what became of each, and it is raised from an ExceptionGroup of their errors; its
+        class is theirs if they have one in common, else SystemFailure.  With TLS it raises what
+        `Connection.start_tls` does, too.
 
-        Raises WouldBlock and TimedOut, after which calling it again goes on; Refused, Unreachable,
-        Unresolved, OutOfResources or SystemFailure when it cannot be made, and what
-        `Connection.start_tls` does.  With several addresses
-        the error's text says what became of each, and it is raised from an ExceptionGroup of their
-        errors; its class is theirs if they have one in common, else SystemFailure.
+        Args:
+            timeout: Seconds for this call, in place of the mode; 0 is as NonBlocking, None as the
+                mode says.
+
+        Raises:
+            WouldBlock: It cannot be made at once, and the mode says not to wait.
+            TimedOut: It was not made in time.
+            Refused: Nobody listens there.
+            Unreachable: The network says that the peer cannot be reached.
+            Unresolved: The name has no address.
+            OutOfResources: There is no descriptor or memory for it.
+            SystemFailure: The system fails otherwise.
         """
         begun = time.monotonic()
         limit = seconds_left(self._mode) if timeout is None else check_seconds(timeout)
@@ -135,7 +149,10 @@ class Connecting:
     # For the library.
 
     def advance(self) -> socket.socket | None:
-        """Do all that can be done now; return the connected socket once there is one."""
+        """Do all that can be done now; return the connected socket once there is one.
+
+        For the library.
+        """
         if self._over is not None:
             raise type(self._over)(self._over.reason, code=self._over.errno, **self._context())
         try:
@@ -149,7 +166,7 @@ class Connecting:
         return sock
 
     def unfinished(self, begun: float, limit: float | None) -> WouldBlock | TimedOut:
-        """Return the error for an attempt whose limit is over, or that may not wait."""
+        """Return the error for an attempt that may not wait, or no longer.  For the library."""
         context = self._context()
         if not limit:
             return WouldBlock(**context)
@@ -285,15 +302,22 @@ def connect(
     tls: ssl.SSLContext | None = None,
     server_hostname: str | None = None,
 ) -> Connection:
-    """Return a connection to `address`, whose mode is `mode`.
+    """Return a connection to `address`.
 
-    address: ``host:port``, ``[::1]:port``, ``unix:/path``, ``unix:@name``, or a host and a port in
-    a tuple.  timeout: seconds for the whole of it, name resolution and all; None: as the mode says.
-    tls, server_hostname: as `Connecting` has them.
+    Args:
+        address: ``host:port``, ``[::1]:port``, ``unix:/path``, ``unix:@name``, or a host and a port
+            in a tuple.
+        mode: The mode of the connection.
+        timeout: Seconds for the whole of it, name resolution and all; None: as the mode says.
+        tls: The context of its TLS, as for `Connecting`.
+        server_hostname: The host whose certificate is wanted, as for `Connecting`.
 
-    Raises what `Connecting.connect` does, whose errors tell of every address that was tried, and
-    AddressError.  ValueError for NonBlocking without a timeout: what cannot finish at once has to
-    be kept to go on with, and `Connecting` is what keeps it.
+    Raises:
+        AddressError: The address is not written well.
+        ValueError: NonBlocking without a timeout: what cannot finish at once has to be kept to go
+            on with, and `Connecting` is what keeps it.
+        SystemFailure: What `Connecting.connect` raises; the text tells of every address that was
+            tried.
     """
     if timeout == 0 or (timeout is None and isinstance(mode, NonBlocking)):
         raise ValueError(

@@ -68,19 +68,24 @@ class ServedListener(Forkable, Protocol):
 class ForkingServer:
     """Serves each connection of a listener in a process of its own.
 
-    listener: stays the caller's, and open.  handler: called in the child with the `Connection`,
-    which is closed in an orderly way when it returns or raises; not async.  max_children: how many
-    connections are served at once; at the limit more wait in the kernel's queue, up to the
-    listener's backlog.  graceful_timeout: seconds that connections may go on after `stop`.  mode:
-    of each connection.
-
     As a context manager it gives back at the end what it holds.  `run` serves, in the thread that
     calls it, until `stop` is called: by a signal handler, or another thread.  What the handler
     raises is logged (logger "socketkeep"), but for what the peer or the stop did to its own
     connection.  Children ignore SIGTERM and SIGINT, which a terminal or a service manager sends to
     them and to the parent alike; the parent tells them to end.
 
-    Raises HandlerError when the handler is none or is async, ValueError for a limit below 1.
+    Args:
+        listener: A `Listener`; it stays the caller's, and open.
+        handler: Called in the child with the `Connection`, which is closed in an orderly way when
+            it returns or raises; not async.
+        max_children: The connections that are served at once; at the limit more wait in the
+            kernel's queue, up to the listener's backlog.
+        graceful_timeout: Seconds that connections may go on after `stop`.
+        mode: The mode of each connection.
+
+    Raises:
+        HandlerError: The handler is none, or is async.
+        ValueError: A limit is below 1.
     """
 
     def __init__(
@@ -133,7 +138,8 @@ class ForkingServer:
         An exception, KeyboardInterrupt for one, stops it in the same way and is raised at the end;
         a second one ends the children at once.
 
-        Raises RuntimeError when it runs already, or has been stopped.
+        Raises:
+            RuntimeError: It runs already, or has been stopped.
         """
         if self._running or self._stopping:
             raise RuntimeError("a ForkingServer runs once: make another")

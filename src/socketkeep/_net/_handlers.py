@@ -39,9 +39,11 @@ class _Options:
 class WorkerInfo(NamedTuple):
     """The worker that `Service`'s on_start and on_ready are called in.
 
-    server: the server's name.  generation: the load of the code, counted from 1.  slot: the
-    worker's seat, from 0 on, which the one that replaces it takes over.  model: "fork", "prefork",
-    "thread" or "async".
+    Attributes:
+        server: The server's name.
+        generation: The load of the code, counted from 1.
+        slot: The worker's seat, from 0 on, which the one that replaces it takes over.
+        model: "fork", "prefork", "thread" or "async".
     """
 
     server: str
@@ -54,28 +56,36 @@ class WorkerInfo(NamedTuple):
 class Service:
     """A handler together with what each worker sets up for it.
 
-    handler: called for each connection.  lifespan: a context manager, sync or async, or a callable
-    that returns one and takes nothing or, as ASGI frameworks have it, the service.  It is entered
-    in each worker after the fork and before the worker is ready, and left when the worker ends.
-    on_taken: what becomes of a connection whose name another one takes: "close", or "keep": it goes
-    on without a name.  on_push: called with the connection and the message for each push to one,
-    between two messages of its handler, at a receive; sync, or with an async handler async, too.
-    It sends what it makes of the message.  Without one a message is sent as it is.
-    on_leaving: called with the connection, why ("stop", "drain", "reload" or "disconnect") and the
-    `Deadline` by which it must be over, when the server is to end it: at a receive of its handler,
-    sync or async as `on_push`.  A connection that moves to another worker is not left.
+    `on_start`, `on_ready`, `on_connect` and `on_leave` are sync; with an async handler they may be
+    async, too.
 
-    on_start: called in each worker with its `WorkerInfo`, after the fork and before the lifespan is
-    entered.  Where it raises the worker does not start, and a reload is undone, as when the code
-    cannot be loaded.  on_ready: called likewise once the worker serves.  on_connect: called with
-    the connection before each call of the handler, in its task, thread or process: at the accept,
-    and each time when the connection comes from another worker or was parked (`conn.attached` says
-    which).  What it raises ends the connection as if the handler had raised it.  on_leave: called
-    with the connection and how it goes ("ended", "moved" or "parked") after each call of the
-    handler that followed an on_connect, before the connection is closed or given away; not where
-    its process has died.  These four are sync, or with an async handler async, too.
-    on_error: called with the connection and the exception for each failure that is logged of it: of
-    the handler, of one of these functions, of an ASGI application.  It is sync.
+    Args:
+        handler: Called for each connection.
+        lifespan: A context manager, sync or async, or a callable that returns one and takes nothing
+            or, as ASGI frameworks have it, the service.  It is entered in each worker after the
+            fork and before the worker is ready, and left when the worker ends.
+        on_taken: The fate of a connection whose name another one takes: "close", or "keep": it goes
+            on without a name.
+        on_push: Called with the connection and the message for each push to one, between two
+            messages of its handler, at a receive; sync, or with an async handler async, too.  It
+            sends what it makes of the message.  Without one a message is sent as it is.
+        on_leaving: Called with the connection, why ("stop", "drain", "reload" or "disconnect") and
+            the `Deadline` by which it must be over, when the server is to end it: at a receive of
+            its handler, sync or async as `on_push`.  A connection that moves to another worker is
+            not left.
+        on_start: Called in each worker with its `WorkerInfo`, after the fork and before `lifespan`
+            is entered.  Where it raises the worker does not start, and a reload is undone, as when
+            the code cannot be loaded.
+        on_ready: Called likewise once the worker serves.
+        on_connect: Called with the connection before each call of the handler, in its task, thread
+            or process: at the accept, and each time when the connection comes from another worker
+            or was parked (`conn.attached` says which).  What it raises ends the connection as if
+            the handler had raised it.
+        on_leave: Called with the connection and how it goes ("ended", "moved" or "parked") after
+            each call of the handler that followed an on_connect, before the connection is closed or
+            given away; not where its process has died.
+        on_error: Called with the connection and the exception for each failure that is logged of
+            it: of the handler, of one of these functions, of an ASGI application.  It is sync.
     """
 
     handler: Callable[..., object]
@@ -128,12 +138,18 @@ def resumable(
 ) -> F | Callable[[F], F]:
     """Say that a handler may be called again, from the top, on a live connection.
 
-    Bare, or with options.  state: the type that `conn.state` is decoded to.  on_crash: what becomes
-    of a connection whose worker died when it had something uncommitted: "close" (FIN), "reset"
-    (RST) or "resume".  redeliver: bytes are taken from the kernel only by `commit`, so that after
-    a crash the next worker gets them again: at least once.
+    A decorator, bare or with options.
 
-    Raises HandlerError when `on_crash` is none of the three, or the object cannot be marked.
+    Args:
+        handler: The handler, where the decorator is bare.
+        state: The type that `conn.state` is decoded to.
+        on_crash: The fate of a connection whose worker died when it had something uncommitted:
+            "close" (FIN), "reset" (RST) or "resume".
+        redeliver: Bytes are taken from the kernel only by `commit`, so that after a crash the next
+            worker gets them again: at least once.
+
+    Raises:
+        HandlerError: `on_crash` is none of the three, or the object cannot be marked.
     """
     if on_crash not in get_args(OnCrash):
         raise HandlerError(f"on_crash is 'close', 'reset' or 'resume', not {on_crash!r}")

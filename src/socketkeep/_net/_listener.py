@@ -44,10 +44,16 @@ _BLOCKING: Final = Blocking()
 class Listener(Held):
     """A listening stream socket, non-blocking and not inherited by programs it starts.
 
-    Made by `bind` or `inherited_listeners`.  `sock` is the socket, `text` its address with the
-    real port, `name` the name that a service manager gave it, else "".  `inherit`: whether forked
-    children keep it; by default they let go of it, and it closes when this process closes it.
-    `mode`: how `accept` waits, `Blocking` until it is set.
+    `bind` makes one.
+
+    Attributes:
+        sock: The socket.
+        text: Its address, with the real port.
+        name: The name that a service manager gave it, else "".
+        dual_stack: Whether it serves IPv4 beside IPv6.
+        inherit: Whether forked children keep it; by default they let go of it, and it closes when
+            this process closes it.
+        mode: The way in which `accept` waits, `Blocking` until it is set.
     """
 
     __slots__ = (
@@ -102,17 +108,25 @@ class Listener(Held):
         ipv6_only: bool = False,
         inherit: bool = False,
     ) -> Self:
-        """Listen on `address`: ``host:port``, ``[::1]:port``, ``:port``, ``unix:/path``, ``fd://N``.
+        """Listen on `address`.
 
         A host name stands for the first address it resolves to; "" and "::" for every interface, by
-        IPv6 and IPv4.  backlog: connections that may wait to be accepted; the kernel bounds it by
-        net.core.somaxconn.  unix_mode: permissions of a Unix socket's file, by which others may
-        connect; it is made with them, whatever the umask is.  unix_owner: uid and gid of that file,
-        -1 for what it has anyway.  The file of a server that is gone is replaced.  ipv6_only: ""
-        and "::" leave IPv4 to others.  inherit: whether forked children keep the listener.
+        IPv6 and IPv4.  The file of a Unix socket's server that is gone is replaced.
 
-        Raises ListenError, one line that names the address and what is wrong with it, with the
-        system's `errno`; AddressError, a ValueError, when the address is not written well.
+        Args:
+            address: ``host:port``, ``[::1]:port``, ``:port``, ``unix:/path`` or ``fd://N``.
+            backlog: The connections that may wait to be accepted; the kernel bounds it by
+                net.core.somaxconn.
+            unix_mode: The permissions of a Unix socket's file, by which others may connect.  It is
+                made with them, whatever the umask is.
+            unix_owner: The uid and the gid of that file, -1 for what it has anyway.
+            ipv6_only: "" and "::" leave IPv4 to others.
+            inherit: Whether forked children keep the listener.
+
+        Raises:
+            ListenError: The address cannot be listened on.  One line names it and says what is
+                wrong with it, and `errno` is the system's.
+            AddressError: The address is not written well.
         """
         parsed = parse_bind(address) if isinstance(address, str) else address
         match parsed:
@@ -169,12 +183,19 @@ class Listener(Held):
     ) -> Connection:
         """Return the next connection, waiting for it as the listener's own `mode` says.
 
-        mode: of the connection, whatever the listener's is; inherit: whether forked children keep
-        it.  timeout: seconds to wait, in place of the listener's mode; 0 is as NonBlocking.
+        A connection whose peer has given up meanwhile is passed over.
 
-        Raises WouldBlock and TimedOut; OutOfResources when there is no descriptor for the
-        connection (it goes on waiting); Closed, and in a forked child that was not given the
-        listener Released.  A connection whose peer has given up meanwhile is passed over.
+        Args:
+            mode: The mode of the connection, whatever the listener's is.
+            timeout: Seconds to wait, in place of the listener's mode; 0 is as NonBlocking.
+            inherit: Whether forked children keep the connection.
+
+        Raises:
+            WouldBlock: There is none, and the mode says not to wait.
+            TimedOut: None came in time.
+            OutOfResources: There is no descriptor for the connection; it goes on waiting.
+            Closed: The listener is closed.
+            Released: This is a forked child that was not given the listener.
         """
         begun = time.monotonic()
         limit = seconds_left(self.mode) if timeout is None else check_seconds(timeout)
@@ -199,9 +220,11 @@ class Listener(Held):
     def accept_socket(self) -> tuple[socket.socket, Any]:
         """Return the next connection's socket, non-blocking, and its peer's raw address, at once.
 
-        Raises WouldBlock when none waits, OutOfResources when there is no descriptor for it (it
-        goes on waiting), PeerReset when its peer has given up meanwhile, Released in a forked
-        child that was not given the listener.
+        Raises:
+            WouldBlock: None waits.
+            OutOfResources: There is no descriptor for it; it goes on waiting.
+            PeerReset: Its peer has given up meanwhile.
+            Released: This is a forked child that was not given the listener.
         """
         self._check("accept")
         try:
@@ -245,13 +268,21 @@ class Listener(Held):
     ) -> None:
         """Serve each connection in a process of its own, until SIGTERM or SIGINT.
 
-        The arguments are those of `ForkingServer`, which is for who wants to stop it otherwise.
         The first signal ends it gracefully and this returns when the last connection has ended;
         the second ends it at once.  A signal for which the program has a handler of its own is left
-        to it, and outside the main thread both are.
+        to it, and outside the main thread both are.  In a program with threads Python 3.12 warns of
+        the fork (DeprecationWarning).  `ForkingServer` is for who wants to stop it otherwise.
 
-        Raises HandlerError, ValueError, and what accept(2) fails with when it is not for want of
-        resources; in a program with threads Python 3.12 warns of the fork (DeprecationWarning).
+        Args:
+            handler: Called in the child with the `Connection`; not async.
+            max_children: The connections that are served at once; more wait in the kernel's queue.
+            graceful_timeout: Seconds that connections may go on after the first signal.
+            mode: The mode of each connection.
+
+        Raises:
+            HandlerError: The handler is none, or is async.
+            ValueError: A limit is below 1.
+            SystemFailure: accept(2) fails, and not for want of resources.
         """
         from socketkeep._net._forking_server import ForkingServer, stopped_by_signals
 

@@ -61,7 +61,7 @@ class Server:
 
     @property
     def address(self) -> str:
-        """The address that is listened on, with the real port: ``127.0.0.1:7000``."""
+        """The address that is listened on, such as ``127.0.0.1:7000``, with the real port."""
         return self._listener.text
 
     @property
@@ -194,19 +194,25 @@ def serve(
 ) -> Server:
     """Serve an address with an async handler, within ``async with``, on asyncio or uvloop.
 
-    handler: called with each connection, in a task of its own; the connection is closed when it
-    returns.  A handler that fails is logged with its traceback, and the peer gets RST, so that it
-    does not take what it got for whole; one that lets PeerClosed or PeerReset pass has ended well.
-    address: as `Listener.bind` takes it, or a `Listener`, which stays open and is the caller's.
-    max_connections: further clients wait in the kernel's queue until one ends.  graceful_timeout:
-    seconds that handlers get to finish in when the block ends; then, or at once when it ends by an
-    exception or a cancellation, they are cancelled, and their peers get RST.  tls: with the
-    server's certificate: the handler gets each connection after its handshake, for which the client
-    has 10 s.
+    A handler that fails is logged with its traceback, and the peer gets RST, so that it does not
+    take what it got for whole; one that lets PeerClosed or PeerReset pass has ended well.  At the
+    limit of descriptors accepting pauses for 0.1 s at a time, which is logged once.
 
-    At the limit of descriptors accepting pauses for 0.1 s at a time, which is logged once.
+    Args:
+        handler: Called with each connection, in a task of its own; the connection is closed when it
+            returns.
+        address: As `Listener.bind` takes it, or a `Listener`, which stays open and is the caller's.
+        max_connections: Further clients wait in the kernel's queue until one ends.
+        graceful_timeout: Seconds that handlers get to finish in when the block ends; then, or at
+            once when it ends by an exception or a cancellation, they are cancelled, and their peers
+            get RST.
+        tls: A context with the server's certificate: the handler gets each connection after its
+            handshake, for which the client has 10 s.
 
-    Raises ListenError and AddressError as `Listener.bind` does, ValueError for a limit below 1.
+    Raises:
+        ListenError: The address cannot be listened on.
+        AddressError: The address is not written well.
+        ValueError: A limit is below 1.
     """
     return Server(
         handler,

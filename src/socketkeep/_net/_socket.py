@@ -33,8 +33,11 @@ class Socket(socket.socket):
     arguments, methods and the property described here are added.  Make one of a standard socket
     by ``Socket(fileno=sock.detach())``.
 
-    mode: how operations wait; None is as the standard class has it: socket.setdefaulttimeout().
-    inherit: whether forked children keep it, see `inherit`.
+    Args:
+        family: As for the standard class; so are `type`, `proto` and `fileno`.
+        mode: The way in which operations wait; None is as the standard class has it:
+            socket.setdefaulttimeout().
+        inherit: Whether forked children keep it, see `inherit`.
     """
 
     __slots__ = ("_deadline",)
@@ -67,7 +70,9 @@ class Socket(socket.socket):
 
     @property
     def mode(self) -> Mode:
-        """The way in which operations wait: `Blocking`, `NonBlocking`, `Timeout` or `Deadline`.
+        """The way in which operations wait.
+
+        It is `Blocking`, `NonBlocking`, `Timeout` or `Deadline`.
 
         It is the same fact as settimeout(), setblocking() and gettimeout() tell; a `Deadline` is to
         gettimeout() the seconds that are left.  Where an operation cannot wait any longer it
@@ -79,8 +84,10 @@ class Socket(socket.socket):
         here changes how whoever shares the socket, over fork or SCM_RIGHTS, waits; `Connection`
         has a mode of its own.
 
-        Setting raises TypeError when it is not a mode, OverflowError for a timeout too long for
-        the system, and OSError when the socket is closed.
+        Raises:
+            TypeError: It is set to what is no mode.
+            OverflowError: It is set to a timeout too long for the system.
+            OSError: It is set when the socket is closed.
         """
         if self._deadline is not None:
             return self._deadline
@@ -129,7 +136,7 @@ class Socket(socket.socket):
 
     @contextmanager
     def using(self, mode: Mode) -> Iterator[Self]:
-        """Set the mode for the length of a ``with`` block."""
+        """Set the `mode` for the length of a ``with`` block."""
         before = self.mode
         self.mode = mode
         try:
@@ -154,8 +161,10 @@ class Socket(socket.socket):
     def accept(self, *, mode: Mode | None = None) -> tuple[Socket, Any]:
         """Wait for a connection; return a `Socket` of it, and the address of the client.
 
-        mode: the accepted socket's.  It is never this one's: None is as the standard class has it,
-        socket.getdefaulttimeout(), that is to say `Blocking` unless the program has set another.
+        Args:
+            mode: The accepted socket's mode, which is never this one's.  None is as the standard
+                class has it, socket.getdefaulttimeout(), that is to say `Blocking` unless the
+                program has set another.
         """
         if self._deadline is not None:
             self._limit_to_deadline(self._deadline)
@@ -179,7 +188,10 @@ class Socket(socket.socket):
 
         The connection ends when the last of them is closed.  Of other users' processes only root
         sees the descriptors, and one that is on its way to a process (SCM_RIGHTS) nobody sees.
-        Raises OSError when the socket is closed, and `SystemFailure` where there is no /proc.
+
+        Raises:
+            OSError: The socket is closed.
+            SystemFailure: There is no /proc.
         """
         return handles_of(self.fileno())
 

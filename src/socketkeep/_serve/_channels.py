@@ -56,14 +56,19 @@ class Layer:
 
         CHANNEL_LAYERS = {"default": {"BACKEND": "socketkeep.channels.Layer"}}
 
-    control: path of the server's control socket; with it other programs on the machine, a command
-    of Django's or a task queue, may send to channels and groups, too.  prefix: of the names that it
-    uses at the server; layers of different prefixes know nothing of each other.  capacity,
-    channel_capacity, expiry, group_expiry: as Channels has them; a message that is too much for a
-    channel raises ChannelFull, of a group it is left out.
-
     A message is at most 64 KiB, and comes at most once: what waits in a worker that ends is lost.
     To a channel of any name, which nobody receives on yet, it waits in the worker that has sent it.
+
+    Args:
+        control: The path of the server's control socket; with it other programs on the machine, a
+            command of Django's or a task queue, may send to channels and groups, too.
+        prefix: The beginning of the names that it uses at the server; layers of different prefixes
+            know nothing of each other.
+        capacity: The messages that may wait for a channel, as Channels has it.  One that is too
+            much raises ChannelFull, of a group it is left out.
+        channel_capacity: The capacity of channels by their names, as Channels has it.
+        expiry: Seconds for which a message waits, as Channels has it.
+        group_expiry: Seconds for which a channel stays in a group, as Channels has it.
     """
 
     extensions: Final = ("groups", "flush")
@@ -91,7 +96,14 @@ class Layer:
         self._desk: _Desk | None = None
 
     async def new_channel(self, prefix: str = "specific") -> str:
-        """Return the name of a new channel of this worker's.  Raises HandlerError outside one."""
+        """Return the name of a new channel of this worker's.
+
+        Args:
+            prefix: The beginning of the name.
+
+        Raises:
+            HandlerError: This is no worker of a server.
+        """
 
         async def new() -> str:
             return (await self._open()).new_channel(prefix)
@@ -99,7 +111,11 @@ class Layer:
         return await self._at_home(new)
 
     async def send(self, channel: str, message: Mapping[str, Any]) -> None:
-        """Have whoever receives on a channel have a message.  Raises ChannelFull."""
+        """Have whoever receives on a `channel` have a `message`.
+
+        Raises:
+            ChannelFull: Too many wait for it already.
+        """
         name, data = self._address(channel), self._pack(_SEND, channel, message)
         outcome = await self._push(name, data)
         if outcome == "not connected" and "!" not in channel and place.office is not None:
@@ -113,7 +129,7 @@ class Layer:
             raise _channel_full(f"the channel {channel} is full")
 
     async def receive(self, channel: str) -> dict[str, Any]:
-        """Return the next message of a channel: of a worker's own, or of any name."""
+        """Return the next message of a `channel`: of a worker's own, or of any name."""
         self._address(channel)
 
         async def received() -> dict[str, Any]:
@@ -122,15 +138,15 @@ class Layer:
         return await self._at_home(received)
 
     async def group_add(self, group: str, channel: str) -> None:
-        """Have a channel be in a group, in whichever worker it is."""
+        """Have a `channel` be in a `group`, in whichever worker it is."""
         await self._join_or_leave(_JOIN, group, channel)
 
     async def group_discard(self, group: str, channel: str) -> None:
-        """Have a channel not be in a group."""
+        """Have a `channel` not be in a `group`."""
         await self._join_or_leave(_LEAVE, group, channel)
 
     async def group_send(self, group: str, message: Mapping[str, Any]) -> None:
-        """Have each channel of a group have a message, but for those that are full."""
+        """Have each channel of a `group` have a `message`, but for those that are full."""
         data = self._pack(_GROUP, _checked("group", group), message)
         await self._publish(self._share_of(group), data)
 
@@ -213,7 +229,7 @@ class Layer:
         return msgspec.msgpack.encode((what, to, message))
 
     def capacity_of(self, channel: str) -> int:
-        """Return how many messages may wait for a channel."""
+        """Return how many messages may wait for a channel.  For the library."""
         for pattern, most in self.channel_capacity.items():
             if _matches(pattern, channel):
                 return most

@@ -25,10 +25,12 @@ _MODES: Final = frozenset("rwb")
 class ConnectionSocket:
     """`request` and `connection` of a handler: the methods of a socket, over a `Connection`.
 
-    conn: the connection itself, with all of its verbs.  `commit`, `state` and `attached` are its.
-
     A timeout bounds the whole operation, not each system call of it.  `send` sends all.  Of recv's
     flags there is MSG_DONTWAIT alone.
+
+    Args:
+        conn: The connection itself, with all of its verbs.  `commit`, `state` and `attached` are
+            its.
     """
 
     def __init__(self, conn: Connection) -> None:
@@ -55,14 +57,22 @@ class ConnectionSocket:
 
     @property
     def attached(self) -> Attached:
-        """The reason of the call: "accepted", "reload", "parked", "upgrade" or "crash"."""
+        """The reason of the call.
+
+        It is "accepted", "reload", "parked", "upgrade" or "crash".
+        """
         return self.conn.attached
 
     def commit(self, state: object = None) -> None:
         """Say that all read so far is dealt with, and that `state` is what to go on from.
 
-        What has been written goes out first.  Raises what `Connection.commit` raises, and what a
-        send does.
+        What has been written goes out first.
+
+        Args:
+            state: The state, as for `Connection.commit`.
+
+        Raises:
+            SocketkeepError: What `Connection.commit` raises, and what a send does.
         """
         for writer in self._writers:
             if not writer.closed:
@@ -102,7 +112,10 @@ class ConnectionSocket:
         return sock.getsockopt(level, option, size) if size else sock.getsockopt(level, option)
 
     def setsockopt(self, level: int, option: int, value: Any, /) -> None:
-        """Set an option of the descriptor; those of TCP are the edge's where TLS ends there."""
+        """Set an option of the descriptor, by the arguments of `socket.socket.setsockopt`.
+
+        Those of TCP are the edge's where TLS ends there.
+        """
         sock = self.conn.core.sock
         if level == socket.IPPROTO_TCP and sock.family == socket.AF_UNIX and self.conn.tls:
             return
@@ -162,7 +175,7 @@ class ConnectionSocket:
         self.conn.send(memoryview(data).cast("B"), timeout=timeout)
 
     def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:
-        """Send a file, from `offset` on, `count` bytes or all; return how many they were."""
+        """Send `file`, from `offset` on, `count` bytes or all; return how many they were."""
         if offset:
             file.seek(offset)
         done = 0
@@ -192,10 +205,11 @@ class ConnectionSocket:
         errors: str | None = None,
         newline: str | None = None,
     ) -> Any:
-        """Return a file on the connection, as `socket.socket.makefile` does.
+        """Return a file on the connection, as `socket.socket.makefile` does, by the same arguments.
 
-        Raises HandlerError for one that reads ahead (text, or both directions in one) where the
-        handler is resumable: what it has read would not move with the connection.
+        Raises:
+            HandlerError: It reads ahead (text, or both directions in one), and the handler is
+                resumable: what it has read would not move with the connection.
         """
         if not _MODES.issuperset(mode):
             raise ValueError(f"invalid mode {mode!r} (only r, w, b allowed)")

@@ -80,7 +80,10 @@ class KeptReader(asyncio.StreamReader):
         self.connection_transport.commit(state, bytes(self._ahead))
 
     def give_back(self) -> None:
-        """Have the connection receive again what was not given out, as the beginning of TLS."""
+        """Have the connection receive again what was not given out, as the beginning of TLS.
+
+        For the library.
+        """
         buffer = self.conn.core.buffer
         if self._ahead:
             buffer.feed(bytes(self._ahead) + (buffer.take(buffer.size) or b""))
@@ -113,23 +116,36 @@ class KeptWriter(asyncio.StreamWriter):
 
     @property
     def attached(self) -> Attached:
-        """The reason of the call: "accepted", "reload", "parked", "upgrade" or "crash"."""
+        """The reason of the call.
+
+        It is "accepted", "reload", "parked", "upgrade" or "crash".
+        """
         return self._kept_transport.conn.attached
 
     def commit(self, state: object = None) -> None:
         """Say that all that was read is dealt with, and that `state` is what to go on from.
 
         What the reader has and has not given out is no part of it, and is read next, in whichever
-        worker.  What is written and has not gone out yet counts as on its way.  Raises
-        StateTooLarge or StateNotEncodable; then nothing is committed.
+        worker.  What is written and has not gone out yet counts as on its way.  After an error
+        nothing is committed.
+
+        Args:
+            state: The state, as for `Connection.commit`.
+
+        Raises:
+            StateTooLarge: It encodes to more than 64 KiB.
+            StateNotEncodable: It is not made of what msgspec encodes.
         """
         self._kept_reader.commit(state)
 
     async def start_tls(self, sslcontext: ssl.SSLContext | None, **options: Any) -> None:
-        """Go on by TLS, as the server; with None by that of the listener (``start-tls=on``).
+        """Go on by TLS, as the server.
 
-        Of asyncio's options `ssl_handshake_timeout` is heeded.  With a context of the code's own
-        the connection stays in this worker.
+        With a context of the code's own the connection stays in this worker.
+
+        Args:
+            sslcontext: The context; None: the TLS of the listener (``start-tls=on``).
+            options: Of asyncio's options `ssl_handshake_timeout` is heeded.
         """
         self._kept_reader.give_back()
         async with asyncio.timeout(options.get("ssl_handshake_timeout")):

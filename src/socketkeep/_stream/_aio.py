@@ -124,9 +124,7 @@ class _Queued:
 class AsyncConnection(Shell):
     """A connected stream socket, TCP or Unix, for async code.
 
-    sock: a connected socket; the connection owns it from here on, and makes it non-blocking.
-    inherit: whether forked children keep it, see `inherit`.  lease, hooks: given by a server.  To
-    be made, and used, in the thread of a running loop.
+    It is to be made, and used, in the thread of a running loop.
 
     Operations take `timeout`, seconds for the whole operation: None for as long as it takes, 0 not
     to wait.  When one raises `TimedOut` or `WouldBlock`, or is cancelled, no byte is lost: received
@@ -134,10 +132,21 @@ class AsyncConnection(Shell):
     unsent byte; a cancelled send of which a part has gone out is completed in the background, so
     that the stream is not torn, and one of which nothing has is forgotten.
 
-    Raised by every operation: `Closed` after `close` and when a limit of the server's ended the
-    connection, `Released` after `release`, `PeerReset`, `TimedOut`, `WouldBlock`; by a receive
-    `Busy` when another task receives, and `Detached` when the server moves the connection.  One
-    task may receive while others send: sends go out whole, in the order they were called.
+    One task may receive while others send: sends go out whole, in the order they were called.
+
+    Args:
+        sock: A connected socket.  The connection owns it from here on, and makes it non-blocking.
+        inherit: Whether forked children keep it, see `inherit`.
+
+    Raises:
+        Closed: By every operation, after `close` and when a limit of the server's ended the
+            connection.
+        Released: By every operation, after `release`.
+        PeerReset: By every operation, once the peer has reset the connection.
+        WouldBlock: By every operation that cannot finish at once, with `timeout` 0.
+        TimedOut: By every operation that does not finish in its time.
+        Busy: By a receive, when another task receives.
+        Detached: By a receive, when the server moves the connection.
     """
 
     __slots__ = (
@@ -193,7 +202,12 @@ class AsyncConnection(Shell):
 
     @in_c("async recv")
     def recv(self, max: int = CHUNK, *, timeout: float | None = None) -> Receiving:
-        """Return what has come, 1 to `max` bytes, waiting for the first; b"" at the peer's EOF."""
+        """Return what has come, waiting for the first byte; b"" at the peer's EOF.
+
+        Args:
+            max: The bytes that are returned at most.
+            timeout: Seconds, None for as long as it takes.
+        """
         if max < 1:
             check_bound(max)
         take = self.core.buffer.take
@@ -203,8 +217,15 @@ class AsyncConnection(Shell):
     async def send(self, data: Data, *, timeout: float | None = None) -> None:
         """Send all of `data`, waiting as long as the peer does not read.
 
-        Returns when the system has taken the last byte; that the peer has got it is not promised.
-        Raises PeerClosed when the peer takes no more.
+        It returns when the system has taken the last byte.  That the peer has got it is not
+        promised.
+
+        Args:
+            data: The bytes.
+            timeout: Seconds, None for as long as it takes.
+
+        Raises:
+            PeerClosed: The peer takes no more.
         """
         core = self.core
         if not core.life.sends:
@@ -234,9 +255,17 @@ class AsyncConnection(Shell):
     ) -> None:
         """Send `data` and commit, in one: all received so far is dealt with by this answer.
 
-        As `Connection.reply`, which says what is promised.  A reply that is cancelled when some of
-        it has gone is completed in the background, and the next commit or reply is to deal with the
+        `Connection.reply` says what is promised.  A reply that is cancelled when some of it has
+        gone is completed in the background, and the next commit or reply is to deal with the
         message.
+
+        Args:
+            data: The answer.  It may be empty: then it is a commit.
+            state: The state to go on from, as for `commit`.
+            timeout: Seconds, None for as long as it takes.
+
+        Raises:
+            SocketkeepError: What `send` and `commit` raise.
         """
         packed = None if state is None else pack_state(state, "reply")
         span = _FOR_EVER if timeout is None else self._span(timeout)
@@ -322,9 +351,9 @@ class AsyncConnection(Shell):
     ) -> None:
         """Go on by TLS: every verb from here on is of what TLS protects.
 
-        As `Connection.start_tls`, whose errors it raises too.  timeout: seconds, 0 not to wait;
-        after TimedOut, WouldBlock or a cancellation calling it again goes on with the handshake.
-        A send that is cancelled when some of it is encrypted is completed in the background.
+        As `Connection.start_tls`, whose arguments and errors it has.  After TimedOut, WouldBlock or
+        a cancellation calling it again goes on with the handshake.  A send that is cancelled when
+        some of it is encrypted is completed in the background.
         """
         with self._claimed("start_tls"):
             span = self._span(timeout)
@@ -339,7 +368,11 @@ class AsyncConnection(Shell):
         await self.shutdown(socket.SHUT_WR)
 
     async def shutdown(self, how: int) -> None:
-        """End a direction: socket.SHUT_RD, SHUT_WR or SHUT_RDWR, for every holder of the socket."""
+        """End a direction, for every holder of the socket.
+
+        Args:
+            how: socket.SHUT_RD, SHUT_WR or SHUT_RDWR.
+        """
         if self.core.life.over:
             raise self._refusal("shutdown")
         if how != socket.SHUT_RD:
@@ -363,12 +396,15 @@ class AsyncConnection(Shell):
         "parked" and the committed state; what it has received since the commit comes again.  Sends
         that are queued go out first.
 
-        Returns, and does nothing, where the connection cannot be parked: without a server, in a
+        It returns, and does nothing, where the connection cannot be parked: without a server, in a
         handler that is not resumable, with ``--keep none``, over TLS.  So it does when received
         bytes are unread or the peer's EOF has come: then there is nothing to wait for.
 
-        Raises NotCommitted when the handler has sent since its last commit, or received more than
-        the replay limit; Busy when another task receives.
+        Raises:
+            Detached: The connection is parked.
+            NotCommitted: The handler has sent since its last commit, or received more than the
+                replay limit.
+            Busy: Another task receives.
         """
         if self.core.life.over:
             await self._refuse("park")
@@ -393,9 +429,12 @@ class AsyncConnection(Shell):
         """End the connection in an orderly way, for every holder of the socket.
 
         The peer gets all that was sent, then EOF; never a reset, though it may still be sending:
-        what it sends is read and discarded until its EOF, for at most 1 s of silence and `linger`
-        seconds in all.  Unread bytes are dropped.  May be called again, and after any other end of
-        the connection.  Cancelled, it closes the descriptor at once.
+        what it sends is read and discarded until its EOF.  Unread bytes are dropped.  It may be
+        called again, and after any other end of the connection.  Cancelled, it closes the
+        descriptor at once.
+
+        Args:
+            linger: Seconds in all for what the peer still sends; 1 s of silence ends it before.
         """
         if self._is_finished():
             return
@@ -430,8 +469,10 @@ class AsyncConnection(Shell):
     async def release(self) -> None:
         """Let go of this process's handle; the connection lives on while another holds one.
 
-        Raises Busy when another task is receiving, or a send is not finished.  Unread bytes are
-        dropped: take `unread` along if another holder is to go on.
+        Unread bytes are dropped: take `unread` along if another holder is to go on.
+
+        Raises:
+            Busy: Another task is receiving, or a send is not finished.
         """
         if self._is_finished():
             return
@@ -461,7 +502,7 @@ class AsyncConnection(Shell):
     async def give(self, channel: socket.socket, *, timeout: float | None = None) -> None:
         """Pass the connection to the process that calls `take` at the other end of `channel`.
 
-        As `Connection.give`, whose errors it raises too; Busy when another task uses it.
+        As `Connection.give`, whose arguments and errors it has; Busy when another task uses it.
         Cancelled, the connection either was taken, and is `Released` here, or cannot be any more.
         """
         with self._claimed("give"):
@@ -477,7 +518,7 @@ class AsyncConnection(Shell):
     async def take(cls, channel: socket.socket, *, timeout: float | None = None) -> Self:
         """Return the next connection that another process gives over `channel`.
 
-        As `Connection.take`, whose errors it raises too, but for the mode, which it has none of.
+        As `Connection.take`, whose arguments and errors it has, but for the mode: there is none.
         """
         from socketkeep._stream._transfer import taking
 
@@ -488,9 +529,11 @@ class AsyncConnection(Shell):
 
         It has `receive`, `send`, `send_eof`, `aclose` and the typed attributes of anyio's socket
         streams, and raises anyio's errors: EndOfStream, ClosedResourceError, BrokenResourceError,
-        BusyResourceError.  Both may be used, by turns.  On asyncio and uvloop; not on trio.
+        BusyResourceError.  Both may be used, by turns.  It works on asyncio and uvloop, not on
+        trio.
 
-        Raises ModuleNotFoundError without anyio, which is no dependency of Socketkeep.
+        Raises:
+            ModuleNotFoundError: anyio is not installed; it is no dependency of Socketkeep.
         """
         from socketkeep._stream._byte_stream import ConnectionByteStream
 
@@ -513,7 +556,12 @@ class AsyncConnection(Shell):
     async def recv_into(
         self, buffer: bytearray | memoryview, *, timeout: float | None = None
     ) -> int:
-        """Receive into `buffer` as `recv` does; return the number of bytes, 0 at the peer's EOF."""
+        """Receive into `buffer` as `recv` does; return the number of bytes, 0 at the peer's EOF.
+
+        Args:
+            buffer: The place for the bytes; as many as it holds may come.
+            timeout: Seconds to wait for the first of them.
+        """
         view = memoryview(buffer).cast("B")
         check_bound(view.nbytes)
         take = self.core.buffer.take
@@ -524,7 +572,12 @@ class AsyncConnection(Shell):
     def recv_exactly(self, count: int, *, timeout: float | None = None) -> Receiving:
         """Return exactly `count` bytes.
 
-        Raises PeerClosed when the peer's EOF comes before; what did come is still unread.
+        Args:
+            count: The number of bytes.
+            timeout: Seconds for all of them.
+
+        Raises:
+            PeerClosed: The peer's EOF comes before; what did come is still unread.
         """
         if count < 0:
             raise ValueError(f"recv_exactly: a number of bytes >= 0, not {count}")
@@ -537,8 +590,16 @@ class AsyncConnection(Shell):
     ) -> Receiving:
         """Return the bytes before `separator`, which is received too, and dropped.
 
-        max: how many bytes they may be.  Raises LimitExceeded when they are more, and PeerClosed
-        when the peer's EOF comes before the separator; what did come is still unread.
+        After an error what did come is still unread.
+
+        Args:
+            separator: The bytes that end the message.
+            max: The bytes that may stand before it.
+            timeout: Seconds for all of them.
+
+        Raises:
+            LimitExceeded: There are more than `max`.
+            PeerClosed: The peer's EOF comes before the separator.
         """
         check_separator(separator, max)
         take = partial(take_until, self.core.buffer, separator)
@@ -555,11 +616,18 @@ class AsyncConnection(Shell):
     ) -> AsyncIterator[bytes]:
         r"""Iterate, with ``async for``, over the lines that come, until the peer's EOF.
 
-        A line ends with b"\n" or b"\r\n", which is not part of it unless `keepends`.  What stands
-        unterminated before EOF is a line too.  max: how many bytes a line may have before its
-        newline; LimitExceeded beyond.  commit: when the next line is asked for, `commit` the ones
-        before, without state.  timeout: seconds for each line.  After an error or a cancellation
+        A line ends with b"\n" or b"\r\n".  What stands unterminated before EOF is a line too.
+        After an error or a cancellation
         the same iterator goes on.
+
+        Args:
+            max: The bytes that a line may have before its newline.
+            keepends: Whether the newline is part of the line.
+            commit: When the next line is asked for, `commit` the ones before, without state.
+            timeout: Seconds for each line.
+
+        Raises:
+            LimitExceeded: A line is longer than `max`.
         """
         check_bound(max)
         take = line_taker(self.core.buffer, keepends)
@@ -576,10 +644,18 @@ class AsyncConnection(Shell):
     ) -> Receiving:
         """Return a message that stands behind its length.
 
-        prefix: what the length is, an unsigned integer: "u8", "u16", "u32" or "u64"; it does not
-        count itself.  byteorder: its order, "big" (network order) or "little".  max: how many bytes
-        the message may have.  Raises LimitExceeded as soon as a longer one is announced, and
-        PeerClosed when the peer's EOF comes before its end; what did come is still unread.
+        After an error what did come is still unread.
+
+        Args:
+            prefix: The kind of the length, an unsigned integer: "u8", "u16", "u32" or "u64".  It
+                does not count itself.
+            max: The bytes that the message may have.
+            byteorder: The order of the length's bytes, "big" (network order) or "little".
+            timeout: Seconds for the whole message.
+
+        Raises:
+            LimitExceeded: A longer message is announced.
+            PeerClosed: The peer's EOF comes before the message's end.
         """
         check_bound(max)
         size = prefix_size(prefix, byteorder)
@@ -598,7 +674,16 @@ class AsyncConnection(Shell):
     ) -> AsyncIterator[bytes]:
         """Iterate, with ``async for``, over messages as `recv_frame` receives them, until EOF.
 
-        PeerClosed when EOF comes in the middle of one.  commit, timeout: as for `lines`.
+        Args:
+            prefix: The kind of the length, as for `recv_frame`.
+            max: The bytes that a message may have.
+            byteorder: The order of the length's bytes, as for `recv_frame`.
+            commit: When the next message is asked for, `commit` the ones before, without state.
+            timeout: Seconds for each message.
+
+        Raises:
+            LimitExceeded: A longer message is announced.
+            PeerClosed: EOF comes in the middle of one.
         """
         check_bound(max)
         size = prefix_size(prefix, byteorder)
@@ -617,17 +702,31 @@ class AsyncConnection(Shell):
     ) -> None:
         """Send `data` behind its length, as `send` does.
 
-        prefix, byteorder: as for `recv_frame`.  max: how many bytes `data` may have, None for as
-        many as the prefix can say.  Raises LimitExceeded when it has more; nothing is sent then.
+        Args:
+            data: The message.
+            prefix: The kind of the length, as for `recv_frame`.
+            max: The bytes that `data` may have, None for as many as the prefix can say.
+            byteorder: The order of the length's bytes, as for `recv_frame`.
+            timeout: Seconds for the whole message.
+
+        Raises:
+            LimitExceeded: `data` has more; nothing is sent then.
         """
         await self.send(frame(data, prefix, byteorder, max), timeout=timeout)
 
     def recv_netstring(self, max: int = CHUNK, *, timeout: float | None = None) -> Receiving:
         """Return the content of a netstring, as in ``5:hello,``.
 
-        max: how many bytes it may have.  Raises LimitExceeded as soon as a longer one is announced,
-        Malformed for what is no netstring (a length with leading zeros is none), and PeerClosed
-        when the peer's EOF comes before its end; what did come is still unread.
+        After an error what did come is still unread.
+
+        Args:
+            max: The bytes that it may have.
+            timeout: Seconds for all of it.
+
+        Raises:
+            LimitExceeded: A longer one is announced.
+            Malformed: What comes is no netstring (a length with leading zeros is none).
+            PeerClosed: The peer's EOF comes before its end.
         """
         check_bound(max)
         take = partial(take_netstring, self.core.buffer)
@@ -639,7 +738,15 @@ class AsyncConnection(Shell):
     ) -> AsyncIterator[bytes]:
         """Iterate, with ``async for``, over netstrings as `recv_netstring` receives them, to EOF.
 
-        PeerClosed when EOF comes in the middle of one.  commit, timeout: as for `lines`.
+        Args:
+            max: The bytes that one may have.
+            commit: When the next one is asked for, `commit` the ones before, without state.
+            timeout: Seconds for each of them.
+
+        Raises:
+            LimitExceeded: A longer one is announced.
+            Malformed: What comes is no netstring.
+            PeerClosed: EOF comes in the middle of one.
         """
         check_bound(max)
         take = partial(take_netstring, self.core.buffer)
@@ -651,8 +758,13 @@ class AsyncConnection(Shell):
     ) -> None:
         """Send `data` as a netstring, as `send` does.
 
-        max: how many bytes `data` may have, None for any number.  Raises LimitExceeded when it has
-        more; nothing is sent then.
+        Args:
+            data: The content.
+            max: The bytes that `data` may have, None for any number.
+            timeout: Seconds for all of it.
+
+        Raises:
+            LimitExceeded: `data` has more; nothing is sent then.
         """
         await self.send(netstring(data, max), timeout=timeout)
 

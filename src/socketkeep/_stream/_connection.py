@@ -96,20 +96,29 @@ _LOOK_AGAIN: Final = 1.0
 class Connection(Shell):
     """A connected stream socket, TCP or Unix, for sync code.
 
-    sock: a connected socket; the connection owns it from here on, and sets its file description
-    non-blocking for good, whoever else holds it.  mode: how operations wait; it belongs to this
-    object alone, not to the description.  inherit: whether forked children keep it, see `inherit`.
-    lease, hooks: given by a server.
-
     Operations take `timeout`, seconds for the whole operation, in place of the mode; 0 is as
     NonBlocking, None as the mode says.  When one raises `WouldBlock` or `TimedOut` nothing is
     lost, and calling it again goes on: received bytes stay in the buffer, and a `send` of the same
     data continues with its first unsent byte.
 
-    Raised by every operation: `Closed` after `close` and when a limit of the server's ended the
-    connection, `Released` after `release`, `PeerReset`, `WouldBlock` and `TimedOut` by the mode; by
-    a receive `Busy` when another thread receives, and `Detached` when the server moves the
-    connection.  One thread may receive while others send: the bytes of each send stay together.
+    One thread may receive while others send: the bytes of each send stay together.
+
+    Args:
+        sock: A connected socket.  The connection owns it from here on, and sets its file
+            description non-blocking for good, whoever else holds it.
+        mode: The way in which operations wait.  It belongs to this object alone, not to the
+            description.
+        inherit: Whether forked children keep it, see `inherit`.
+
+    Raises:
+        Closed: By every operation, after `close` and when a limit of the server's ended the
+            connection.
+        Released: By every operation, after `release`.
+        PeerReset: By every operation, once the peer has reset the connection.
+        WouldBlock: By every operation that cannot finish at once, in NonBlocking.
+        TimedOut: By every operation that does not finish in its time.
+        Busy: By a receive, when another thread receives.
+        Detached: By a receive, when the server moves the connection.
     """
 
     __slots__ = (
@@ -171,7 +180,7 @@ class Connection(Shell):
 
     @contextmanager
     def using(self, mode: Mode) -> Iterator[Self]:
-        """Set the mode for the length of a ``with`` block."""
+        """Set the `mode` for the length of a ``with`` block."""
         before = self._mode
         self.mode = mode
         try:
@@ -181,7 +190,12 @@ class Connection(Shell):
 
     @in_c("sync recv")
     def recv(self, max: int = CHUNK, *, timeout: float | None = None) -> bytes:
-        """Return what has come, 1 to `max` bytes, waiting for the first; b"" at the peer's EOF."""
+        """Return what has come, waiting for the first byte; b"" at the peer's EOF.
+
+        Args:
+            max: The bytes that are returned at most.
+            timeout: Seconds, in place of the mode.
+        """
         if max < 1:
             check_bound(max)
         take = self.core.buffer.take
@@ -196,8 +210,15 @@ class Connection(Shell):
     def send(self, data: Data, *, timeout: float | None = None) -> None:
         """Send all of `data`, waiting as long as the peer does not read.
 
-        Returns when the system has taken the last byte; that the peer has got it is not promised.
-        Raises PeerClosed when the peer takes no more.
+        It returns when the system has taken the last byte.  That the peer has got it is not
+        promised.
+
+        Args:
+            data: The bytes.
+            timeout: Seconds, in place of the mode.
+
+        Raises:
+            PeerClosed: The peer takes no more.
         """
         if not self._sending_lock.acquire(False):
             self._claim_sending(memoryview(data).nbytes, self._span(timeout))
@@ -222,19 +243,26 @@ class Connection(Shell):
     def reply(self, data: Data, state: object = None, *, timeout: float | None = None) -> None:
         """Send `data` and commit, in one: all received so far is dealt with by this answer.
 
-        state: what to go on from, as for `commit`.  `data` may be empty: then it is a commit.
-
         Where the handler is ``@resumable(redeliver=True)``, the server runs with ``--keep crash``
         and the connection is TCP, or has its TLS in the server's edge, the peer gets the answer
         exactly once, though this process is killed at any instant: either nothing of it has gone
         out, and the message comes again, or what is missing of the answer is sent by the next
-        worker, which goes on from `state`.  Otherwise it is `send` and `commit`, and a death
-        between the two has the message come again (at least once); so, too, when data and state
-        together have more than 64 KiB (the log says so once), and where another process sends on
-        the same connection.
+        worker, which goes on from `state`.
 
-        After TimedOut or WouldBlock call it again with the same data and state.  Raises what `send`
-        and `commit` raise; after StateTooLarge or StateNotEncodable nothing has been sent.
+        Otherwise it is `send` and `commit`, and a death between the two has the message come again
+        (at least once).  So it is, too, when data and state together have more than 64 KiB (the log
+        says so once), and where another process sends on the same connection.
+
+        After TimedOut or WouldBlock call it again with the same data and state.  After
+        StateTooLarge or StateNotEncodable nothing has been sent.
+
+        Args:
+            data: The answer.  It may be empty: then it is a commit.
+            state: The state to go on from, as for `commit`.
+            timeout: Seconds, in place of the mode.
+
+        Raises:
+            SocketkeepError: What `send` and `commit` raise.
         """
         packed = None if state is None else pack_state(state, "reply")
         span = self._span(timeout)
@@ -327,26 +355,37 @@ class Connection(Shell):
     ) -> None:
         """Go on by TLS: every verb from here on is of what TLS protects.
 
-        context: says whom to trust, and on the server's side has the certificate.  None: the TLS of
-        the listener (``tls=…,start-tls=on``), for the client of a server.  The server's edge shakes
-        hands then, and has the keys, so that the connection is moved, parked and kept as before,
-        and `give` takes it.  A resumable handler commits first.  server_hostname:
-        whose certificate the peer is to show; a context that checks it needs it.  What was received
-        and is unread is taken for the beginning of the handshake, never for plaintext.  In
-        NonBlocking mode calling it again goes on with the handshake.
+        What was received and is unread is taken for the beginning of the handshake, never for
+        plaintext.  In NonBlocking mode calling it again goes on with the handshake.
 
-        From here on: EOF without the peer's close_notify is `Truncated`, a PeerClosed, at a
-        receive.  `send_eof` and `close` send close_notify, then FIN; after `send_eof` a peer of
-        TLS 1.3 may send on, one of TLS 1.2 usually takes it for the end of both directions.
-        `release` and `abort` send none.  What of a `send` that timed out is encrypted already goes
-        out before the next one.  The connection stays with this process: a server does not move
-        it, `give` refuses it, and of two processes that have it over a fork only one may use it.
+        From here on EOF without the peer's close_notify is `Truncated`, a PeerClosed, at a receive.
+        `send_eof` and `close` send close_notify, then FIN; after `send_eof` a peer of TLS 1.3 may
+        send on, one of TLS 1.2 usually takes it for the end of both directions.  `release` and
+        `abort` send none.  What of a `send` that timed out is encrypted already goes out before the
+        next one.  The connection stays with this process: a server does not move it, `give` refuses
+        it, and of two processes that have it over a fork only one may use it.
 
-        Raises TlsFailure, CertificateRefused, PeerClosed in the handshake (after these only
-        `close` and `abort` are of use), WouldBlock and TimedOut; Busy when another thread uses the
-        connection or a send is not finished; Closed when it has TLS already; ValueError by
-        the context.  Without one also HandlerError when the listener has no TLS, NotCommitted, and
-        SystemFailure when no edge is there, or it ends.
+        Without a context the TLS is the listener's (``tls=…,start-tls=on``), for the client of a
+        server.  The server's edge shakes hands then, and has the keys, so that the connection is
+        moved, parked and kept as before, and `give` takes it.  A resumable handler commits first.
+
+        Args:
+            context: Says whom to trust, and on the server's side has the certificate.
+            server_side: Whether this is the server's side of the handshake.
+            server_hostname: The host whose certificate the peer is to show.  A context that checks
+                it needs it.
+            timeout: Seconds, in place of the mode.
+
+        Raises:
+            TlsFailure: The handshake failed.  After this only `close` and `abort` are of use.
+            CertificateRefused: The peer's certificate will not do.  Likewise.
+            PeerClosed: The peer ended the connection in the handshake.  Likewise.
+            Busy: Another thread uses the connection, or a send is not finished.
+            Closed: It has TLS already.
+            ValueError: The context refuses the arguments.
+            HandlerError: Without a context: the listener has no TLS.
+            NotCommitted: Without a context: the handler has not committed.
+            SystemFailure: Without a context: no edge is there, or it ends.
         """
         with self._claimed("start_tls"):
             span = self._span(timeout)
@@ -361,7 +400,11 @@ class Connection(Shell):
         self.shutdown(socket.SHUT_WR)
 
     def shutdown(self, how: int) -> None:
-        """End a direction: socket.SHUT_RD, SHUT_WR or SHUT_RDWR, for every holder of the socket."""
+        """End a direction, for every holder of the socket.
+
+        Args:
+            how: socket.SHUT_RD, SHUT_WR or SHUT_RDWR.
+        """
         if self.core.life.over:
             raise self._refusal("shutdown")
         if how != socket.SHUT_RD:
@@ -387,12 +430,15 @@ class Connection(Shell):
         "parked" and the committed state; what it has received since the commit comes again.  Pushes
         that are going out go out first, as the mode says.
 
-        Returns, and does nothing, where the connection cannot be parked: without a server, in a
+        It returns, and does nothing, where the connection cannot be parked: without a server, in a
         handler that is not resumable, with ``--keep none``, over TLS.  So it does when received
         bytes are unread or the peer's EOF has come: then there is nothing to wait for.
 
-        Raises NotCommitted when the handler has sent since its last commit, or received more than
-        the replay limit; Busy when another thread receives.
+        Raises:
+            Detached: The connection is parked.
+            NotCommitted: The handler has sent since its last commit, or received more than the
+                replay limit.
+            Busy: Another thread receives.
         """
         if not self._reading.acquire(blocking=False):
             raise Busy(**self._context("park"))
@@ -412,13 +458,16 @@ class Connection(Shell):
         """End the connection in an orderly way, for every holder of the socket.
 
         The peer gets all that was sent, then EOF; never a reset, though it may still be sending:
-        what it sends is read and discarded until its EOF, for at most 1 s of silence and `linger`
-        seconds in all (in NonBlocking mode, no longer than at once).  Unread bytes are dropped.
-        May be called again, and after any other end of the connection.
+        what it sends is read and discarded until its EOF.  Unread bytes are dropped.  It may be
+        called again, and after any other end of the connection.
 
         Over TLS close_notify goes out first.  It cannot where the peer does not read, the buffers
         are full and there is no time to wait, as in NonBlocking mode: the peer then finds the
         stream truncated.  Who must not risk that closes in another mode, say ``Timeout(5)``.
+
+        Args:
+            linger: Seconds in all for what the peer still sends; 1 s of silence ends it before.  In
+                NonBlocking mode it takes no time.
         """
         self.end(0.0 if isinstance(self._mode, NonBlocking) else linger)
 
@@ -469,8 +518,10 @@ class Connection(Shell):
     def release(self) -> None:
         """Let go of this process's handle; the connection lives on while another holds one.
 
-        Raises Busy when another thread is receiving or sending.  Unread bytes are dropped: take
-        `unread` along if another holder is to go on.
+        Unread bytes are dropped: take `unread` along if another holder is to go on.
+
+        Raises:
+            Busy: Another thread is receiving or sending.
         """
         if self._is_finished():
             return
@@ -507,18 +558,25 @@ class Connection(Shell):
     def give(self, channel: socket.socket, *, timeout: float | None = None) -> None:
         """Pass the connection to the process that calls `take` at the other end of `channel`.
 
-        channel: a connected Unix socket, SOCK_SEQPACKET (several may then give and take at once) or
-        SOCK_STREAM (one giver and one taker), used for nothing else; its own mode is of no matter.
         The unread bytes, the committed state, the mode and what is left of an unfinished send go
-        along; the mode and `inherit` of this object do not matter to the wait.  Returns when the
+        along; the mode and `inherit` of this object do not matter to the wait.  It returns when the
         other process has taken it, which is when this one lets go: from here on it says `Released`.
-        timeout: seconds, None for as long as it takes.
 
-        Raises TimedOut when it was not taken in time, OutOfResources when the other process, or
-        this one, is at its limit of descriptors, PeerClosed when the other end has gone, Busy when
-        another thread uses the connection, ValueError for a channel of another kind.  After any of
-        them the connection is open here and was not taken; a stream channel is not fit for use
-        any more if the time was over in the middle of a message.
+        After an error the connection is open here and was not taken.  A stream channel is not fit
+        for use any more if the time was over in the middle of a message.
+
+        Args:
+            channel: A connected Unix socket, SOCK_SEQPACKET (several may then give and take at
+                once) or SOCK_STREAM (one giver and one taker), used for nothing else; its own mode
+                is of no matter.
+            timeout: Seconds, None for as long as it takes.
+
+        Raises:
+            TimedOut: It was not taken in time.
+            OutOfResources: The other process, or this one, is at its limit of descriptors.
+            PeerClosed: The other end has gone.
+            Busy: Another thread uses the connection.
+            ValueError: The channel is of another kind.
         """
         with self._claimed("give"):
             self.core.transport.absorb()
@@ -534,11 +592,18 @@ class Connection(Shell):
 
         It is as it was there: what had been received and not read is read next, `state` is what was
         committed last, decoded as plain data, and it has the same mode.  Whether the giver was sync
-        or async plays no part.  timeout: seconds, None for as long as it takes.
+        or async plays no part.
 
-        Raises TimedOut, PeerClosed when the other end has gone, OutOfResources when this process is
-        at its limit of descriptors (the giver has it still), SystemFailure (EPROTO) for a message
-        that `give` did not make, ValueError for a channel of another kind.
+        Args:
+            channel: The other end of the giver's.
+            timeout: Seconds, None for as long as it takes.
+
+        Raises:
+            TimedOut: None was given in time.
+            PeerClosed: The other end has gone.
+            OutOfResources: This process is at its limit of descriptors; the giver has it still.
+            SystemFailure: A message came that `give` did not make (EPROTO).
+            ValueError: The channel is of another kind.
         """
         from socketkeep._stream._transfer import taking
 
@@ -558,7 +623,12 @@ class Connection(Shell):
     # verbs: begin
 
     def recv_into(self, buffer: bytearray | memoryview, *, timeout: float | None = None) -> int:
-        """Receive into `buffer` as `recv` does; return the number of bytes, 0 at the peer's EOF."""
+        """Receive into `buffer` as `recv` does; return the number of bytes, 0 at the peer's EOF.
+
+        Args:
+            buffer: The place for the bytes; as many as it holds may come.
+            timeout: Seconds to wait for the first of them.
+        """
         view = memoryview(buffer).cast("B")
         check_bound(view.nbytes)
         take = self.core.buffer.take
@@ -569,7 +639,12 @@ class Connection(Shell):
     def recv_exactly(self, count: int, *, timeout: float | None = None) -> bytes:
         """Return exactly `count` bytes.
 
-        Raises PeerClosed when the peer's EOF comes before; what did come is still unread.
+        Args:
+            count: The number of bytes.
+            timeout: Seconds for all of them.
+
+        Raises:
+            PeerClosed: The peer's EOF comes before; what did come is still unread.
         """
         if count < 0:
             raise ValueError(f"recv_exactly: a number of bytes >= 0, not {count}")
@@ -582,8 +657,16 @@ class Connection(Shell):
     ) -> bytes:
         """Return the bytes before `separator`, which is received too, and dropped.
 
-        max: how many bytes they may be.  Raises LimitExceeded when they are more, and PeerClosed
-        when the peer's EOF comes before the separator; what did come is still unread.
+        After an error what did come is still unread.
+
+        Args:
+            separator: The bytes that end the message.
+            max: The bytes that may stand before it.
+            timeout: Seconds for all of them.
+
+        Raises:
+            LimitExceeded: There are more than `max`.
+            PeerClosed: The peer's EOF comes before the separator.
         """
         check_separator(separator, max)
         take = partial(take_until, self.core.buffer, separator)
@@ -600,11 +683,18 @@ class Connection(Shell):
     ) -> Iterator[bytes]:
         r"""Iterate over the lines that come, until the peer's EOF.
 
-        A line ends with b"\n" or b"\r\n", which is not part of it unless `keepends`.  What stands
-        unterminated before EOF is a line too.  max: how many bytes a line may have before its
-        newline; LimitExceeded beyond.  commit: when the next line is asked for, `commit` the ones
-        before, without state.  timeout: seconds for each line.  After `WouldBlock` or `TimedOut`
+        A line ends with b"\n" or b"\r\n".  What stands unterminated before EOF is a line too.
+        After `WouldBlock` or `TimedOut`
         the same iterator goes on.
+
+        Args:
+            max: The bytes that a line may have before its newline.
+            keepends: Whether the newline is part of the line.
+            commit: When the next line is asked for, `commit` the ones before, without state.
+            timeout: Seconds for each line.
+
+        Raises:
+            LimitExceeded: A line is longer than `max`.
         """
         check_bound(max)
         take = line_taker(self.core.buffer, keepends)
@@ -621,10 +711,18 @@ class Connection(Shell):
     ) -> bytes:
         """Return a message that stands behind its length.
 
-        prefix: what the length is, an unsigned integer: "u8", "u16", "u32" or "u64"; it does not
-        count itself.  byteorder: its order, "big" (network order) or "little".  max: how many bytes
-        the message may have.  Raises LimitExceeded as soon as a longer one is announced, and
-        PeerClosed when the peer's EOF comes before its end; what did come is still unread.
+        After an error what did come is still unread.
+
+        Args:
+            prefix: The kind of the length, an unsigned integer: "u8", "u16", "u32" or "u64".  It
+                does not count itself.
+            max: The bytes that the message may have.
+            byteorder: The order of the length's bytes, "big" (network order) or "little".
+            timeout: Seconds for the whole message.
+
+        Raises:
+            LimitExceeded: A longer message is announced.
+            PeerClosed: The peer's EOF comes before the message's end.
         """
         check_bound(max)
         size = prefix_size(prefix, byteorder)
@@ -643,7 +741,16 @@ class Connection(Shell):
     ) -> Iterator[bytes]:
         """Iterate over messages as `recv_frame` receives them, until EOF.
 
-        PeerClosed when EOF comes in the middle of one.  commit, timeout: as for `lines`.
+        Args:
+            prefix: The kind of the length, as for `recv_frame`.
+            max: The bytes that a message may have.
+            byteorder: The order of the length's bytes, as for `recv_frame`.
+            commit: When the next message is asked for, `commit` the ones before, without state.
+            timeout: Seconds for each message.
+
+        Raises:
+            LimitExceeded: A longer message is announced.
+            PeerClosed: EOF comes in the middle of one.
         """
         check_bound(max)
         size = prefix_size(prefix, byteorder)
@@ -662,17 +769,31 @@ class Connection(Shell):
     ) -> None:
         """Send `data` behind its length, as `send` does.
 
-        prefix, byteorder: as for `recv_frame`.  max: how many bytes `data` may have, None for as
-        many as the prefix can say.  Raises LimitExceeded when it has more; nothing is sent then.
+        Args:
+            data: The message.
+            prefix: The kind of the length, as for `recv_frame`.
+            max: The bytes that `data` may have, None for as many as the prefix can say.
+            byteorder: The order of the length's bytes, as for `recv_frame`.
+            timeout: Seconds for the whole message.
+
+        Raises:
+            LimitExceeded: `data` has more; nothing is sent then.
         """
         self.send(frame(data, prefix, byteorder, max), timeout=timeout)
 
     def recv_netstring(self, max: int = CHUNK, *, timeout: float | None = None) -> bytes:
         """Return the content of a netstring, as in ``5:hello,``.
 
-        max: how many bytes it may have.  Raises LimitExceeded as soon as a longer one is announced,
-        Malformed for what is no netstring (a length with leading zeros is none), and PeerClosed
-        when the peer's EOF comes before its end; what did come is still unread.
+        After an error what did come is still unread.
+
+        Args:
+            max: The bytes that it may have.
+            timeout: Seconds for all of it.
+
+        Raises:
+            LimitExceeded: A longer one is announced.
+            Malformed: What comes is no netstring (a length with leading zeros is none).
+            PeerClosed: The peer's EOF comes before its end.
         """
         check_bound(max)
         take = partial(take_netstring, self.core.buffer)
@@ -684,7 +805,15 @@ class Connection(Shell):
     ) -> Iterator[bytes]:
         """Iterate over netstrings as `recv_netstring` receives them, to EOF.
 
-        PeerClosed when EOF comes in the middle of one.  commit, timeout: as for `lines`.
+        Args:
+            max: The bytes that one may have.
+            commit: When the next one is asked for, `commit` the ones before, without state.
+            timeout: Seconds for each of them.
+
+        Raises:
+            LimitExceeded: A longer one is announced.
+            Malformed: What comes is no netstring.
+            PeerClosed: EOF comes in the middle of one.
         """
         check_bound(max)
         take = partial(take_netstring, self.core.buffer)
@@ -696,8 +825,13 @@ class Connection(Shell):
     ) -> None:
         """Send `data` as a netstring, as `send` does.
 
-        max: how many bytes `data` may have, None for any number.  Raises LimitExceeded when it has
-        more; nothing is sent then.
+        Args:
+            data: The content.
+            max: The bytes that `data` may have, None for any number.
+            timeout: Seconds for all of it.
+
+        Raises:
+            LimitExceeded: `data` has more; nothing is sent then.
         """
         self.send(netstring(data, max), timeout=timeout)
 

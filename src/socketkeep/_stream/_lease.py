@@ -92,7 +92,12 @@ WHY_OF: Final[dict[str, Why]] = {"move": "reload", "close": "stop", "finish": "r
 
 
 class Leaving(NamedTuple):
-    """That the server is to end a connection: why, and by when it must be over."""
+    """The word that the server is to end a connection.
+
+    Attributes:
+        why: "stop", "drain", "reload" or "disconnect".
+        deadline: The `Deadline` by which it must be over.
+    """
 
     why: Why
     deadline: Deadline

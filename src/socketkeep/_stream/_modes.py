@@ -22,7 +22,11 @@ class NonBlocking:
 class Timeout:
     """Each operation, as a whole, raises `TimedOut` after `seconds`.
 
-    Raises ValueError when `seconds` is negative or not a number.
+    Args:
+        seconds: How long an operation may take.
+
+    Raises:
+        ValueError: `seconds` is negative or not a number.
     """
 
     seconds: float
@@ -33,9 +37,12 @@ class Timeout:
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """All operations together raise `TimedOut` once time.monotonic() has reached `at`.
+    """All operations together raise `TimedOut` once the moment has come.
 
     ``Deadline.after(5)`` is the usual way to make one.
+
+    Args:
+        at: The moment, on the clock of time.monotonic().
     """
 
     at: float

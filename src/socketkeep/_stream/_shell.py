@@ -291,10 +291,13 @@ class Shell(metaclass=ABCMeta):
 
     @property
     def state(self) -> Any:
-        """Return what the last commit left, a copy decoded to the type that the handler names.
+        """The state that the last commit left, a copy decoded to the type that the handler names.
 
-        None on a connection on which nothing was committed.  Raises StateMismatch when what an
-        earlier version of the code committed does not fit the type.
+        It is None on a connection on which nothing was committed.
+
+        Raises:
+            StateMismatch: The state that an earlier version of the code committed does not fit the
+                type.
         """
         if isinstance(self._decoded, EllipsisType):
             packed = self.core.committed
@@ -329,7 +332,7 @@ class Shell(metaclass=ABCMeta):
 
     @property
     def deadline(self) -> Deadline | None:
-        """Return when the connection ends, whatever passes over it; None: no such moment is set.
+        """The moment at which the connection ends, whatever passes over it; None: none is set.
 
         Set it to ``Deadline.after(10)`` where the peer has ten seconds for something that takes
         several messages, such as a login, and to None when that is done.  A server's
@@ -338,7 +341,10 @@ class Shell(metaclass=ABCMeta):
 
         Once it has passed, the receive or send that waits raises `Closed`, as does each that comes
         after it, and a server closes the connection.  A handler that is busy with something else is
-        not interrupted.  Raises TypeError for what is no `Deadline`.
+        not interrupted.
+
+        Raises:
+            TypeError: It is no `Deadline`.
         """
         deadlines = self._deadlines
         return None if deadlines is None or deadlines.at is None else Deadline(deadlines.at)
@@ -370,17 +376,19 @@ class Shell(metaclass=ABCMeta):
 
     @property
     def name(self) -> str:
-        """Return what `socketkeep.push` calls the connection, "" for nothing.
+        """The name by which `socketkeep.push` finds the connection, "" for none.
 
-        Set it once that is known.
+        Set it once it is known, to at most 128 printable characters.  One connection of a server
+        has a name: a second one that is given it takes it over, and the first then has none, and is
+        ended with ``Service(handler, on_taken="close")``, as by default, or goes on with "keep".
+        Name, groups and labels go where the connection goes: to the next worker, to wait with the
+        keeper, through a crash and an upgrade.  Without a server they are noted here and nothing
+        more.
 
-        At most 128 printable characters.  One connection of a server has a name: a second one that
-        is given it takes it over, and the first then has none, and is ended with
-        ``Service(handler, on_taken="close")``, as by default, or goes on with "keep".  Name, groups
-        and labels go where the connection goes: to the next worker, to wait with the keeper,
-        through a crash and an upgrade.  Without a server they are noted here and nothing more.
-
-        Raises TypeError, ValueError for what cannot be a name, and why the connection is over.
+        Raises:
+            TypeError: It is no text.
+            ValueError: It cannot be a name.
+            Closed: The connection is over; so with the other errors that say why it is.
         """
         return "" if self.registration is None else self.registration.name
 
@@ -400,8 +408,13 @@ class Shell(metaclass=ABCMeta):
 
         There is a group as long as somebody is in it.  A connection is in 64 at most.
 
-        Raises TypeError, ValueError for what cannot be a name, or for one group too many, and why
-        the connection is over.
+        Args:
+            group: The group's name, at most 128 printable characters.
+
+        Raises:
+            TypeError: It is no text.
+            ValueError: It cannot be a name, or is one group too many.
+            Closed: The connection is over; so with the other errors that say why it is.
         """
         known = self._registration("join")
         groups = known.groups | {check_text("a group", group)}
@@ -410,17 +423,21 @@ class Shell(metaclass=ABCMeta):
         self._register(Registration(known.name, groups, known.labels))
 
     def leave(self, group: str) -> None:
-        """Be in a group no more; nothing happens where it was not in it."""
+        """Be in `group` no more; nothing happens where it was not in it."""
         known = self._registration("leave")
         if group in known.groups:
             self._register(Registration(known.name, known.groups - {group}, known.labels))
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """Return what ``socketkeep connections`` and the page tell people of the connection.
+        """The labels that ``socketkeep connections`` and the live page show.
 
         Set a new mapping of texts to texts: ``conn.labels = {"firmware": "2.1"}``; at most 16, of
-        at most 128 printable characters each.  Raises TypeError, ValueError.
+        at most 128 printable characters each.
+
+        Raises:
+            TypeError: It is no mapping of texts.
+            ValueError: There are too many, or one cannot be a label.
         """
         return MappingProxyType({} if self.registration is None else dict(self.registration.labels))
 
@@ -472,12 +489,14 @@ class Shell(metaclass=ABCMeta):
     def holders(self) -> Holders:
         """Return every process and descriptor that holds this socket, this one among them.
 
-        The connection ends when the last of them is closed.  Reads the descriptors of all processes
-        in /proc: milliseconds, not microseconds.
+        The connection ends when the last of them is closed.  It reads the descriptors of all
+        processes in /proc: milliseconds, not microseconds.  Not seen are processes that
+        `Holders.unreadable` counts, those of another container (pid namespace), and a descriptor
+        that is on its way to a process.
 
-        Raises Closed when this process does not hold it any more, and SystemFailure (ENOSYS) where
-        there is no /proc.  What is not seen: processes that `Holders.unreadable` counts, those of
-        another container (pid namespace), and a descriptor that is on its way to a process.
+        Raises:
+            Closed: This process does not hold it any more.
+            SystemFailure: There is no /proc (ENOSYS).
         """
         return holders_of(self.fileno())
 
@@ -490,7 +509,7 @@ class Shell(metaclass=ABCMeta):
 
     @property
     def received(self) -> int:
-        """Return how many bytes have been received and committed since the connection's beginning.
+        """The bytes that have been received and committed since the connection's beginning.
 
         With `id` it names the message at hand: ``f"{conn.id}-{conn.received}"``, asked before its
         commit, is the same when the message comes again, in whichever worker, and no other
@@ -501,8 +520,9 @@ class Shell(metaclass=ABCMeta):
         it may say more than has come, and a message that comes again then has another id.  Where
         the handler is not resumable every byte that a receive has returned counts.
 
-        Raises NotCommitted when more than the replay limit was received since the last commit, and
-        nobody knows how much.
+        Raises:
+            NotCommitted: More than the replay limit was received since the last commit, and nobody
+                knows how much.
         """
         core, buffer = self.core, self.core.buffer
         if self._replies is not None and not self._replies.refusal:
@@ -524,13 +544,16 @@ class Shell(metaclass=ABCMeta):
     def commit(self, state: object = None) -> None:
         """Say that all received so far is dealt with, and that `state` is what to go on from.
 
-        state: anything msgspec encodes, at most 64 KiB encoded.  It is encoded now: later changes
-        to the object do not count.  None, the default, leaves no state: `conn.state` is None in
-        the next call.
+        What is gathered goes out first, see `gather`.  After an error nothing is committed.
 
-        What is gathered goes out first, see `gather`.
+        Args:
+            state: Anything that msgspec encodes, at most 64 KiB encoded.  It is encoded now: later
+                changes to the object do not count.  None leaves no state: `conn.state` is None in
+                the next call.
 
-        Raises StateTooLarge or StateNotEncodable; then nothing is committed.
+        Raises:
+            StateTooLarge: It encodes to more than 64 KiB.
+            StateNotEncodable: It is not made of what msgspec encodes.
         """
         packed = None if state is None else pack_state(state)
         if self._gathered:

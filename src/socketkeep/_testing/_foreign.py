@@ -9,7 +9,8 @@ from anyio.abc import ByteStream
 class ByteStreamVerbs:
     """A stream of anyio's by the verbs of this library, as far as it has them: `BYTE_STREAM`.
 
-    stream: the stream, which the verbs are passed on to.
+    Args:
+        stream: The stream, which the verbs are passed on to.
     """
 
     def __init__(self, stream: ByteStream) -> None:

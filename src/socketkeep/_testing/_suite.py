@@ -107,16 +107,22 @@ def sync_checks(
 ) -> list[Check]:
     """Return the checks of what the verbs promise, for pairs of sync streams.
 
-    make: returns two connected streams, of the same kind; it is called once for each check, which
-    disposes of them.  modes: each check is run in each of them; for streams without a `mode` give
-    ``[Blocking()]``.  features: which verbs and promises the streams have, `FEATURES` by default;
-    a check that needs others is left out.  With pytest::
+    With pytest::
 
         @pytest.mark.parametrize("check", sync_checks(make_pair), ids=str)
         def test_conformance(check):
             check()
 
-    Raises ValueError for a feature that there is none of.
+    Args:
+        make: Returns two connected streams, of the same kind.  It is called once for each check,
+            which disposes of them.
+        modes: Each check is run in each of them; for streams without a `mode` give
+            ``[Blocking()]``.
+        features: The verbs and promises that the streams have, `FEATURES` by default; a check that
+            needs others is left out.
+
+    Raises:
+        ValueError: There is no such feature.
     """
     known = _known(features)
     return [
@@ -135,13 +141,17 @@ def async_checks(
 ) -> list[AsyncCheck]:
     """Return the checks of what the verbs promise, for pairs of async streams.
 
-    make: a coroutine function, otherwise as for `sync_checks`.  modes: how long each verb is given
-    by its `timeout`; for streams whose verbs take none give ``[Blocking()]``.  features: as there.
     A check's call is to be awaited, on asyncio or uvloop::
 
         @pytest.mark.parametrize("check", async_checks(make_pair), ids=str)
         def test_conformance(check):
             asyncio.run(check())
+
+    Args:
+        make: A coroutine function, otherwise as for `sync_checks`.
+        modes: How long each verb is given by its `timeout`; for streams whose verbs take none give
+            ``[Blocking()]``.
+        features: The verbs and promises that the streams have, as for `sync_checks`.
     """
     known = _known(features)
     return [
