@@ -72,9 +72,11 @@ check: setup ## all but the tests, side by side: lint, analyze, types, docs
 	@$(MAKE) --no-print-directory --jobs=$$(nproc) --output-sync=target lint analyze types docs
 
 .PHONY: lint
-lint: setup ## ruff: lint and format; the sync verbs are what is made of the async ones
+lint: setup ## ruff: lint and format; spelling and style; the sync verbs are what is made of the async ones
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/python scripts/prose.py --check
 	$(BIN)/python scripts/sync_verbs.py --check
 
 # By gcc, whose analyzer it is; once is enough, on the headers of one Python.
@@ -91,6 +93,10 @@ types: setup ## mypy
 .PHONY: docs
 docs: setup ## build the documentation, warnings being errors
 	$(BIN)/python -m sphinx -W -n -q --keep-going -b html docs docs/_build/html
+
+.PHONY: linkcheck
+linkcheck: setup ## ask for each link of the documentation that leads elsewhere (needs a network)
+	$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/linkcheck
 
 .PHONY: pytest
 pytest: setup ## the tests alone; PYTEST_ARGS: some of them, and no coverage
