@@ -9,6 +9,7 @@ import pytest
 
 from tests.cli.fake_server import FakeServer, done
 from tests.cli.shells import bash, fish, zsh
+from tests.harness import Server, connect, read_reply, write_source
 
 #: A line, and what its last word becomes.
 CASES = [
@@ -60,6 +61,18 @@ def test_bash(place: Path, servers: tuple[FakeServer, FakeServer]) -> None:
     asked = [each["arguments"] for each in chat.requests]
     assert {"what": "id", "beginning": "2f-"} in asked
     assert {"what": "name", "beginning": "room:"} in asked
+
+
+def test_of_a_real_server(tmp_path: Path) -> None:
+    """The ids and names of its connections, as fish shows them: each with what it belongs to."""
+    source = "def handle(conn):\n    for line in conn.lines():\n        conn.name = line.decode()\n"
+    target = write_source(tmp_path, f"{source}        conn.send(line + b'\\n')\n")
+    with Server(tmp_path, target) as server, connect(server.address) as peer:
+        peer.sendall(b"room:1\n")
+        assert read_reply(peer) == b"room:1"
+        (known,) = server.connections()
+        said = fish(tmp_path, f"socketkeep disconnect --control {server.control} ")
+    assert said == [f"{known['id']}\t{known['peer']}", f"room:1\t{known['id']}"]
 
 
 def test_zsh(place: Path, servers: tuple[FakeServer, FakeServer]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from socketkeep._base._tracebacks import users_traceback
+from socketkeep._base._tracebacks import brief_traceback, users_traceback
 from socketkeep._worker._target import (
     check_lifespan,
     choose_model,
@@ -121,7 +121,6 @@ def test_no_such_attribute(project: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "last"),
     [
-        ("import absent_module\n", "ModuleNotFoundError: No module named 'absent_module'"),
         ("1 / 0\n", "ZeroDivisionError: division by zero"),
         ("def f(:\n", "SyntaxError: "),
         ("raise SystemExit('stop')\n", "SystemExit: stop"),
@@ -137,6 +136,32 @@ def test_code_that_cannot_be_imported(project: Path, target: str, source: str, l
     assert 'app_bad.py", line 2' in text
     assert "socketkeep/" not in text, "our own frames are cut off"
     assert "importlib" not in text
+
+
+@pytest.mark.parametrize("target", ["app_bad:handle", "app_bad.py:handle"])
+def test_a_module_that_is_not_installed(project: Path, target: str) -> None:
+    (project / "app_bad.py").write_text("import json\nfrom absent.part import x\n")
+    place = target.partition(":")[0]
+    assert failure(target) == (
+        f"{place} cannot be imported: {project}/app_bad.py:2 needs the module 'absent', which is"
+        f" not installed for {sys.executable}: install it there, or serve by the Python that has it"
+    )
+
+
+def test_of_many_frames_the_first_and_the_last_are_shown() -> None:
+    def down(times: int) -> None:
+        further(times - 1) if times else int("deep")
+
+    def further(times: int) -> None:  # what calls itself again and again is shown once anyway
+        down(times)
+
+    with pytest.raises(ValueError, match="deep") as caught:
+        down(9)
+    whole, brief = users_traceback(caught.value), brief_traceback(caught.value)
+    assert "frames more" not in whole
+    assert brief.count("  File ") == 6
+    assert f"  ... {whole.count('  File ') - 6} frames more ..." in brief
+    assert brief.endswith("with base 10: 'deep'")
 
 
 def test_the_traceback_keeps_causes_and_groups(project: Path) -> None:

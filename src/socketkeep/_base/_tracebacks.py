@@ -8,7 +8,9 @@ from typing import Final
 
 from socketkeep._base._importing import is_standard
 
-_SCREEN: Final = 18  # lines
+#: Frames of a stack that are shown on a terminal.
+_OUTERMOST: Final = 2
+_INNERMOST: Final = 4
 _OURS: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -17,21 +19,31 @@ def is_ours(frame: traceback.FrameSummary) -> bool:
     return frame.filename.startswith(_OURS)
 
 
+class _Brief(traceback.StackSummary):
+    """A stack of which the outermost and the innermost frames are shown."""
+
+    def format(self, **how: object) -> list[str]:
+        frames = super().format(**how)
+        left_out = len(frames) - _OUTERMOST - _INNERMOST
+        if left_out > 1:
+            frames[_OUTERMOST:-_INNERMOST] = [f"  ... {left_out} frames more ...\n"]
+        return frames
+
+
 def users_traceback(error: BaseException) -> str:
     """Return the error with the frames of the user's code, ours and the importer's cut off."""
-    lines = traceback.TracebackException.from_exception(error)
-    _cut(lines, set())
-    return "".join(lines.format()).rstrip()
+    return _formatted(error, traceback.StackSummary)
 
 
 def brief_traceback(error: BaseException) -> str:
-    """Return `users_traceback`, what is beyond a screen left out of its middle."""
-    lines = users_traceback(error).splitlines()
-    if len(lines) > _SCREEN:
-        begin, end = _SCREEN // 3, _SCREEN - _SCREEN // 3
-        left_out = f"  ... {len(lines) - begin - end} lines, as Python itself would show them ..."
-        lines[begin:-end] = [left_out]
-    return "\n".join(lines)
+    """Return `users_traceback` for a terminal: of many frames only the first and the last."""
+    return _formatted(error, _Brief)
+
+
+def _formatted(error: BaseException, shown: type[traceback.StackSummary]) -> str:
+    lines = traceback.TracebackException.from_exception(error)
+    _cut(lines, shown, set())
+    return "".join(lines.format()).rstrip()
 
 
 def users_place(error: BaseException) -> str:
@@ -52,12 +64,13 @@ def _is_ours(frame: traceback.FrameSummary) -> bool:
     )
 
 
-def _cut(part: traceback.TracebackException, seen: set[int]) -> None:
+def _cut(
+    part: traceback.TracebackException, shown: type[traceback.StackSummary], seen: set[int]
+) -> None:
     if id(part) in seen:
         return
     seen.add(id(part))
-    kept = [frame for frame in part.stack if not _is_ours(frame)]
-    part.stack = traceback.StackSummary.from_list(kept)
+    part.stack = shown(frame for frame in part.stack if not _is_ours(frame))
     for related in (part.__cause__, part.__context__, *(part.exceptions or ())):
         if related is not None:
-            _cut(related, seen)
+            _cut(related, shown, seen)

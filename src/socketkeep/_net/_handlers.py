@@ -296,8 +296,9 @@ def check_arity(target: Callable[..., object], count: int, what: str) -> None:
     try:
         signature.bind(*(object() for _ in range(count)))
     except TypeError as error:
+        shown = signature if inspect.isroutine(target) or inspect.isclass(target) else ""
         raise HandlerError(
-            f"{_name(target)}{signature} cannot be called with {what}: {error}"
+            f"{_name(target)}{shown} cannot be called with {what}: {error}"
         ) from None
 
 

@@ -6,6 +6,10 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable
+from typing import Final
+
+#: Frameworks whose `Application` is served by a server of their own alone.
+_OWN_SERVERS: Final = ("aiohttp", "tornado")
 
 
 def flag_for(target: object) -> str:
@@ -24,6 +28,15 @@ def flag_for(target: object) -> str:
         return "--protocol"
     if callable(target) and _takes(target, 2):
         return "--asyncio"
+    return ""
+
+
+def framework_of(target: object) -> str:
+    """Return the framework whose application `target` is, where no flag serves it; "" else."""
+    for kind in type(target).__mro__:
+        framework = kind.__module__.partition(".")[0]
+        if kind.__name__ == "Application" and framework in _OWN_SERVERS:
+            return framework
     return ""
 
 

@@ -21,7 +21,7 @@ from socketkeep._base._tracebacks import brief_traceback, users_place
 from socketkeep._config._kinds import kind_of
 from socketkeep._config._server_options import ServeConfig, WorkerModel
 from socketkeep._net._handlers import Handler, Service, inspect_handler, served_as
-from socketkeep._serve._recognized import flag_for
+from socketkeep._serve._recognized import flag_for, framework_of
 from socketkeep._serve.asgi._application import handler_of, is_asgi, is_wsgi, wsgi_way
 from socketkeep._worker._hooked import hooked
 from socketkeep._worker._shadowing import Names
@@ -72,6 +72,9 @@ def load_handler(config: ServeConfig) -> Handler:
         told = str(error)
         if is_wsgi(served):
             raise LoadError(wsgi_way(config.target)) from error
+        framework = framework_of(served)
+        if framework:
+            told = f"{framework} has a server of its own for it; give an ASGI application"
         flag = flag_for(served)
         if flag and flag != f"--{kind}":
             instead = f" in place of --{kind}" if kind else ""
