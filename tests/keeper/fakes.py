@@ -395,7 +395,9 @@ class Template(Far):
         self.read()
         forked = []
         while self.unforked:
-            wanted, (channel_fd, memfd, wake) = self.unforked.pop(0)
+            wanted, (channel_fd, memfd, wake, *census) = self.unforked.pop(0)
+            for fd in census:
+                os.close(fd)
             worker = FarWorker(
                 self.system.add(f"worker {wanted.serial} in slot {wanted.slot}"),
                 channel_on(socket.socket(fileno=channel_fd)),
@@ -530,6 +532,7 @@ class FarWorker(Far):
         count_accepted(self.board)
         name = connection_name(BOOT, self.serial, self._numbers)
         served = Served(self, name, 1, row, sock)
+        served.peer = peer
         self.connections[name] = served
         return served
 
@@ -600,6 +603,7 @@ class Served:
     row: int
     sock: socket.socket
     attach: Any = None
+    peer: str = "a peer"
 
     @property
     def record(self) -> Row:
@@ -620,7 +624,7 @@ class Served:
     ) -> Any:
         return message(
             "Detached",
-            *(self.id, self.epoch, 0, "a peer", state, unread, 1, 2, 3, parked),
+            *(self.id, self.epoch, 0, self.peer, state, unread, 1, 2, 3, parked),
             int(active_at * 1e9),
             row=self.row,
         )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from tests.harness.configuration import origins
 from tests.keeper.bench import Bench
 from tests.keeper.conftest import MakeBench
 
@@ -25,9 +27,11 @@ def accepted(bench: Bench, tries: int) -> int:
     return sum(bench.keeper.connections.accept() is not None for _ in range(tries))
 
 
-def let_go(bench: Bench) -> None:
+def let_go(bench: Bench, but: str = "") -> None:
     """Close what no worker will come for."""
     for held in bench.keeper.connections.connection_table:
+        if held.id == but:
+            continue
         held.ownership.stopped()
         bench.keeper.connections._close(held, "closed", "the test has it so")
     bench.keeper.closer.finish_all()
@@ -72,3 +76,40 @@ def test_a_listener_with_its_own_rate(make_bench: MakeBench) -> None:
         assert accepted(bench, 5) == 4
         assert bench.keeper.connections._queues.occupied() == [bench.listeners[1]]
         let_go(bench)
+
+
+def test_limits_of_a_file_that_is_read_anew(make_bench: MakeBench, tmp_path: Path) -> None:
+    """They begin and end with a reload; who is parked by then counts."""
+    bench = make_bench(workers=1, start_timeout=0.0, worker_timeout="off", over_limit="close")
+    always = 'workers = 1\nstart_timeout = 0\nworker_timeout = "off"\nover_limit = "close"\n'
+    bench.keeper.origins = origins(tmp_path, always)
+    [worker] = bench.start()
+    _, sock = bench.connect(tcp=True)
+    served = worker.accept(sock, "127.0.0.1:5000")
+    served.park()
+    bench.settle()
+    served.settle()
+
+    def reload(text: str) -> None:
+        (tmp_path / "server.toml").write_text(always + text)
+        bench.reload()
+        bench.bring_up()
+
+    with ExitStack() as stack:
+        reload("max_per_address = 2")
+        come(bench, stack, 2)
+        assert accepted(bench, 2) == 1
+        let_go(bench, but=served.id)
+        reload("max_per_address = 3")
+        come(bench, stack, 3)
+        assert accepted(bench, 3) == 2
+        let_go(bench, but=served.id)
+        assert bench.keeper.counters()["limit_max_per_address"] == 2
+        reload('deny = ["127.0.0.1"]')
+        come(bench, stack)
+        assert accepted(bench, 1) == 0
+        assert bench.keeper.counters()["limit_denied"] == 1
+        reload("")
+        come(bench, stack, 4)
+        assert accepted(bench, 4) == 4
+        let_go(bench, but=served.id)

@@ -798,6 +798,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " (max-per-address=); the connections of those that have a limit are counted together.",
             minimum=0,
             zero="no limit",
+            at_reload=True,
         ),
     ] = 0
     rebalance: Annotated[
@@ -833,6 +834,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " comes faster is closed at once, see --over-limit.  For every listener that does not"
             " say (accept-rate-per-address=).",
             metavar="RATE[:BURST]",
+            at_reload=True,
         ),
     ] = "off"
     receive_rate: Annotated[
@@ -858,6 +860,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "  For every listener that does not say (allow=).  Default: from everywhere.",
             metavar="CIDR,…",
             check=check_networks,
+            at_reload=True,
         ),
     ] = []
     deny: Annotated[
@@ -869,6 +872,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " every listener that does not say (deny=).",
             metavar="CIDR,…",
             check=check_networks,
+            at_reload=True,
         ),
     ] = []
     allow_file: Annotated[
@@ -879,6 +883,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "More networks to serve connections from, at every listener: one a line, the rest"
             " behind a # is no matter.  Read anew by each reload, which fails, with everything as"
             " it was, if the file has a mistake.",
+            at_reload=True,
         ),
     ] = ""
     deny_file: Annotated[
@@ -887,6 +892,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             PATH,
             ("--deny-file",),
             "More networks to serve no connection from, as --allow-file has them.",
+            at_reload=True,
         ),
     ] = ""
     over_limit: Annotated[
@@ -897,6 +903,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "How a connection is ended at once that is over a limit of its address, or denied:"
             " reset (RST, after which nothing of it is left in the system) or close (FIN).",
             choices=("reset", "close"),
+            at_reload=True,
         ),
     ] = "reset"
     tcp_keepalive: Annotated[

@@ -49,6 +49,7 @@ from socketkeep._keeper.tables._records import AdoptedWorker, WorkerState
 from socketkeep._keeper.tables._state import SavedKeeper
 from socketkeep._keeper.workers._generations import (
     EXIT_LOAD_FAILED,
+    EXIT_START_FAILED,
     Generation,
     GenerationEvent,
     LoadFailure,
@@ -71,6 +72,13 @@ from socketkeep._wire._scoreboard import COUNTERS
 
 _EXIT_FAILED: Final = 1
 _EXIT_USAGE: Final = 2
+#: The options by which the keeper lets in connections that it accepts, and counts them.
+_BY_ADDRESS: Final = frozenset(
+    (
+        *("max_per_address", "accept_rate_per_address", "over_limit"),
+        *("allow", "deny", "allow_file", "deny_file"),
+    )
+)
 _LAST_LOOK: Final = 2.0  # seconds that a stop waits for processes that nobody knew to end
 #: Seconds after the graceful timeout until what is left is ended at once: each worker has been
 #: killed by then.
@@ -746,8 +754,13 @@ class Keeper:
         generation.config = generation.renewal.config
         try:
             generation.lists = read_lists(generation.config)
+            self.lanes.prepare(generation.config)
         except OptionError as error:
             return LoadFailure(EXIT_LOAD_FAILED, str(error))
+        except OSError as error:
+            return LoadFailure(
+                EXIT_START_FAILED, f"connections cannot be counted: {error.strerror}"
+            )
         why = "" if self.grounds is None else self.grounds.renew()
         return LoadFailure(EXIT_LOAD_FAILED, why) if why else None
 
@@ -772,7 +785,9 @@ class Keeper:
         before, config = self.config, renewal.config
         self.config = config
         self.pool.use(config)
-        self.connections.use(config)
+        if changed & _BY_ADDRESS:
+            self.lanes.use(config, self.lists)
+        self.connections.use(config, self.lanes.doorkeeper)
         self.edges.use(config)
         self._allotment.use(config)
         self._recycling.use(config)

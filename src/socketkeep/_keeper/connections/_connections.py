@@ -179,9 +179,12 @@ class Connections:
         self._of_edges = [each.of_edges for each in settings]
         self.porch: Final = Porch(reactor, self._reception, self._admit, self._refuse)
 
-    def use(self, config: ServeConfig) -> None:
+    def use(self, config: ServeConfig, doorkeeper: Doorkeeper | None) -> None:
         """Go by these options from now on, with the connections that are here included."""
         self._config = config
+        if doorkeeper is not self._doorkeeper:
+            self._doorkeeper = doorkeeper
+            self.connection_table.use(doorkeeper)
         self._park_after = limit_seconds(config.park_after, 0.0) or 0.0
         settings = listener_settings(config, len(self._listeners))
         self._login_timeouts = [each.login_timeout for each in settings]

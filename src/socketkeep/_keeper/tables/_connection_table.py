@@ -165,6 +165,13 @@ class ConnectionTable:
         """Return what a worker serves and the keeper has a handle of, too."""
         return list(self._owned.get(serial, {}).values())
 
+    def use(self, doorkeeper: Doorkeeper | None) -> None:
+        """Count by this one from now on, those that are here included."""
+        self._doorkeeper = doorkeeper
+        if doorkeeper is not None:
+            for held in self:
+                self._count(held, doorkeeper)
+
     def put(self, held: HeldConnection) -> None:
         """Hold a connection, or note that its owner has changed."""
         if held.id not in self._held:

@@ -29,16 +29,28 @@ class Lanes:
 
         Raises OSError.
         """
-        if memfd < 0 and counts_by_address(config, listeners):
-            workers = config.workers or max(DEFAULT_WORKERS.values())
-            memfd = create_memfd(max(_FEWEST, _BY_WORKER * workers))
-        self.memfd: Final = memfd
-        self._census = Census(self.memfd, KEEPERS_LANE) if self.memfd >= 0 else None
-        if self._census is not None:
-            self._census.clear(KEEPERS_LANE)  # what is held by then is counted anew
-        self.doorkeeper: Final = Doorkeeper.of(config, listeners, self._census, lists)
         self._listeners = listeners
         self._throttle = _log.Throttle()
+        self.memfd = memfd
+        self._census = Census(memfd, KEEPERS_LANE) if memfd >= 0 else None
+        if self._census is not None:
+            self._census.clear(KEEPERS_LANE)  # what is held by then is counted anew
+        self.prepare(config)
+        self.doorkeeper = Doorkeeper.of(config, listeners, self._census, lists)
+
+    def prepare(self, config: ServeConfig) -> None:
+        """Make a census if workers that go by these options need one, and there is none.
+
+        Raises OSError.
+        """
+        if self.memfd < 0 and counts_by_address(config, self._listeners):
+            workers = config.workers or max(DEFAULT_WORKERS.values())
+            self.memfd = create_memfd(max(_FEWEST, _BY_WORKER * workers))
+            self._census = Census(self.memfd, KEEPERS_LANE)
+
+    def use(self, config: ServeConfig, lists: AddressLists) -> None:
+        """Go by these options from now on; what has been counted stays so."""
+        self.doorkeeper = Doorkeeper.of(config, self._listeners, self._census, lists)
 
     @property
     def paces(self) -> bool:
