@@ -1373,18 +1373,16 @@ TOPICS: Final[dict[str, tuple[str, ...]]] = {
         *("cluster", "cluster_name", "cluster_lease", "cluster_credentials", "cluster_ca"),
         *("cluster_certificate", "cluster_key"),
     ),
-    "Log": ("log_level", "log_format", "log_file", "access_log"),
+    "Log": ("log_level", "log_format", "log_file", "access_log", "connect_log"),
 }
 
 
 def by_topic() -> dict[str, list[Option]]:
-    """Return the options by the title of their topic.  Raises LookupError for one without."""
+    """Return the options by the title of their topic; those that have none come last."""
     topics = {title: [option(key) for key in keys] for title, keys in TOPICS.items()}
     told = {declared.key for found in topics.values() for declared in found}
-    for declared in OPTIONS:
-        if declared.key not in told:
-            raise LookupError(f"the option {declared.key} has no topic: add it to TOPICS")
-    return topics
+    rest = [declared for declared in OPTIONS if declared.key not in told]
+    return {**topics, "Others": rest} if rest else topics
 
 
 def option(key: str) -> Option:
