@@ -62,7 +62,7 @@ PRIVATE = {
     "guard": 9,
     "harness": 14,
     "inspect": 20,
-    "keeper": 43,
+    "keeper": 44,
     "lab": 12,
     "library": 23,
     "native": 16,

@@ -13,9 +13,8 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
-import msgspec
-
 from socketkeep._keeper.tables._ownership import Ownership, OwnershipState
+from socketkeep._keeper.tables._packing import pack, unpack
 from socketkeep._keeper.tables._records import ConnectionRecord, carried
 from socketkeep._keeper.tables._state import KeepOpen, SavedConnection
 from socketkeep._wire._census import Place
@@ -24,9 +23,6 @@ from socketkeep._wire._messages import ConnectionDetached, decode, encode
 
 #: In place of its row: it was sent to its owner, and is taken to have arrived.
 ON_ITS_WAY: Final = -2
-
-_pack: Final = msgspec.msgpack.Encoder().encode
-_unpack: Final = msgspec.msgpack.Decoder(ConnectionDetached).decode
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +49,7 @@ class HeldConnection(ConnectionRecord):
     @property
     def parcel(self) -> ConnectionDetached:
         parcel = self._parcel
-        return _unpack(parcel) if isinstance(parcel, bytes) else parcel
+        return unpack(parcel) if isinstance(parcel, bytes) else parcel
 
     @parcel.setter
     def parcel(self, parcel: ConnectionDetached) -> None:
@@ -65,13 +61,13 @@ class HeldConnection(ConnectionRecord):
         return 0 if isinstance(self._parcel, bytes) else len(self._parcel.unread)
 
     def pack(self) -> None:
-        """Keep the parcel as bytes, which take a quarter of the memory: it may be for days.
+        """Keep the parcel as few bytes.
 
         One that has unread bytes is about to be given to a worker.
         """
         parcel = self._parcel
         if not isinstance(parcel, bytes) and not parcel.unread:
-            self._parcel = _pack(parcel)
+            self._parcel = pack(parcel)
 
     def unpack(self) -> None:
         """Have the parcel at hand again."""
