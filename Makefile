@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV ?= .venv
-LOCKED := dev bench fuzz conformance
+LOCKED := dev bench fuzz conformance package
 LOCK := requirements/dev.txt
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
@@ -215,6 +215,14 @@ bench: ## measure Socketkeep and its peers (BENCH_ARGS="--quick", "--only a,b", 
 	@$(MAKE) --no-print-directory setup VENV=.venv-bench LOCK=requirements/bench.txt
 	.venv-bench/bin/python -m benchmarks $(BENCH_ARGS)
 
+# Its environment knows nothing of this checkout, nor do the tests load what the others run under.
+.PHONY: package
+package: ## build what a release has into dist/, and try it where nothing else is installed
+	@bash tests/install-debian-packages package
+	@$(MAKE) --no-print-directory .venv-package/.locked VENV=.venv-package LOCK=requirements/package.txt
+	.venv-package/bin/python scripts/release.py dist
+	.venv-package/bin/python -m pytest -q --confcutdir tests/package tests/package $(PYTEST_ARGS)
+
 .PHONY: surface
 surface: setup ## record what is public of this version; look at what has changed
 	$(BIN)/python -m tests.surface
@@ -234,4 +242,4 @@ format: setup ## let ruff mend what it can
 
 .PHONY: clean
 clean: ## remove what the targets above made
-	rm -rf .venv .venv-3.* .venv-bench .venv-conformance .venv-fuzz benchmarks/build build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis .test-record
+	rm -rf .venv .venv-3.* .venv-bench .venv-conformance .venv-fuzz .venv-package benchmarks/build build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis .test-record

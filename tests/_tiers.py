@@ -77,6 +77,7 @@ TIER_OF: Final = {
     "library": "unit",
     "library/test_other_holders.py": "process",
     "library/test_reply_killed.py": "process",
+    "package": "system",
     "peer": "system",
     "model": "process",
     "model/test_replay.py": "system",

@@ -52,15 +52,15 @@ class SocketkeepError(Exception):
     peers_fault: ClassVar[str] = ""
 
     def __init__(self, reason: str = "", **context: Unpack[Context]) -> None:
-        self.reason = reason or self.default_reason
+        self.reason: str = reason or self.default_reason
         super().__init__(self.reason)
-        self.operation = context.get("operation", "")
-        self.address = context.get("address", "")
-        self.peer = context.get("peer", "")
-        self.elapsed = context.get("elapsed")
-        self.limit = context.get("limit")
-        self.bytes_done = context.get("bytes_done", 0)
-        self.bytes_wanted = context.get("bytes_wanted")
+        self.operation: str = context.get("operation", "")
+        self.address: str = context.get("address", "")
+        self.peer: str = context.get("peer", "")
+        self.elapsed: float | None = context.get("elapsed")
+        self.limit: float | None = context.get("limit")
+        self.bytes_done: int = context.get("bytes_done", 0)
+        self.bytes_wanted: int | None = context.get("bytes_wanted")
 
     def __str__(self) -> str:
         if not self.operation:
@@ -97,8 +97,8 @@ class SystemFailure(SocketkeepError, OSError):
         self, reason: str = "", *, code: int | None = None, **context: Unpack[Context]
     ) -> None:
         super().__init__(reason, **context)
-        self.errno = self.default_errno if code is None else code
-        self.strerror = self.reason
+        self.errno: int = self.default_errno if code is None else code
+        self.strerror: str = self.reason
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.reason, self.__dict__, self.errno)
@@ -109,7 +109,7 @@ def _rebuild(
 ) -> SocketkeepError:
     error = kind(reason)
     error.__dict__.update(fields)
-    if isinstance(error, SystemFailure):
+    if isinstance(error, SystemFailure) and code is not None:
         error.errno = code
     return error
 
@@ -121,7 +121,7 @@ class WouldBlock(SystemFailure, BlockingIOError):
     """The operation cannot finish now and the mode says not to wait.  Calling it again goes on."""
 
     default_reason = "would block"
-    default_errno = errno.EAGAIN
+    default_errno: ClassVar[int] = errno.EAGAIN
     remedy = (
         "Call it again when the socket is ready, or give it time: a `Timeout`, or `Blocking()`."
     )
@@ -131,7 +131,7 @@ class TimedOut(SystemFailure, TimeoutError):
     """The operation did not finish within its limit.  Calling it again goes on: nothing is lost."""
 
     default_reason = "timed out"
-    default_errno = errno.ETIMEDOUT
+    default_errno: ClassVar[int] = errno.ETIMEDOUT
     remedy = (
         "Call it again to go on, with more time if the peer is only slow; or `close` the "
         "connection."
@@ -167,7 +167,7 @@ class PeerClosed(SystemFailure, BrokenPipeError, EOFError):
     """The peer ended the connection where more was expected of it, or takes no more bytes."""
 
     default_reason = "failed: the peer closed the connection"
-    default_errno = errno.EPIPE
+    default_errno: ClassVar[int] = errno.EPIPE
     remedy = "Nothing more will come, or can be sent: deal with what is in `unread`, and `close`."
 
 
@@ -188,7 +188,7 @@ class PeerReset(SystemFailure, ConnectionResetError):
     """The peer, or something between, reset the connection.  Bytes on their way are lost."""
 
     default_reason = "failed: the peer reset the connection"
-    default_errno = errno.ECONNRESET
+    default_errno: ClassVar[int] = errno.ECONNRESET
     remedy = (
         "Connect anew, and do again what the peer has not confirmed. A peer resets when it "
         "dies, when it closes with unread bytes, and when a firewall has forgotten the "
@@ -200,7 +200,7 @@ class Refused(SystemFailure, ConnectionRefusedError):
     """Nobody listens at the address."""
 
     default_reason = "was refused: nobody listens there"
-    default_errno = errno.ECONNREFUSED
+    default_errno: ClassVar[int] = errno.ECONNREFUSED
     remedy = (
         "See whether the server runs, and listens at this address: `ss -ltn`, `socketkeep "
         "listeners`."
@@ -211,7 +211,7 @@ class Unreachable(SystemFailure):
     """The network says that the peer cannot be reached."""
 
     default_reason = "failed: the peer cannot be reached"
-    default_errno = errno.EHOSTUNREACH
+    default_errno: ClassVar[int] = errno.EHOSTUNREACH
     remedy = (
         "See whether the address is right, and whether there is a route to it: `ip route get "
         "ADDRESS`."
@@ -222,7 +222,7 @@ class Unresolved(SystemFailure, socket.gaierror):
     """The name has no address, or no name server could tell.  `errno` is a code of socket.EAI_*."""
 
     default_reason = "failed: the name cannot be resolved"
-    default_errno = socket.EAI_NONAME
+    default_errno: ClassVar[int] = socket.EAI_NONAME
     remedy = "See whether the name is written right, and what `getent ahosts NAME` says."
 
 
@@ -233,7 +233,7 @@ class Closed(SystemFailure):
     """This side has ended the connection: by `close` or `abort`, or a limit of the server's."""
 
     default_reason = "failed: the connection was closed by this side"
-    default_errno = errno.EBADF
+    default_errno: ClassVar[int] = errno.EBADF
     remedy = (
         "Do not use a connection after `close` or `abort`. If the text names a limit of the "
         "server's, raise that."
@@ -244,7 +244,7 @@ class Released(SystemFailure):
     """This process let go of the connection: by `release`, or because it was detached."""
 
     default_reason = "failed: this process has released the connection"
-    default_errno = errno.EBADF
+    default_errno: ClassVar[int] = errno.EBADF
     remedy = (
         "Do not use a connection after `release`, nor in a forked child that was not given "
         "it: `fork(give=[conn])`, or `inherit = True`."
@@ -316,7 +316,7 @@ class OutOfResources(SystemFailure):
     """The process or the system is out of descriptors or memory; the same call may work later."""
 
     default_reason = "failed: out of file descriptors or memory"
-    default_errno = errno.EMFILE
+    default_errno: ClassVar[int] = errno.EMFILE
     remedy = (
         "Close what is not needed, raise the limit (`ulimit -n`, `LimitNOFILE=`), and try "
         "again later."

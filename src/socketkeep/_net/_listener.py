@@ -81,10 +81,10 @@ class Listener(Held):
     ) -> None:
         sock.setblocking(False)
         sock.set_inheritable(False)
-        self.sock = sock
-        self.name = name
-        self.text = format_address(sock.getsockname())
-        self.dual_stack = sock.family == socket.AF_INET6 and not sock.getsockopt(
+        self.sock: socket.socket = sock
+        self.name: str = name
+        self.text: str = format_address(sock.getsockname())
+        self.dual_stack: bool = sock.family == socket.AF_INET6 and not sock.getsockopt(
             socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
         )
         self._path = path
@@ -93,8 +93,8 @@ class Listener(Held):
         with suppress(PermissionError):  # of who has given up the rights to see it
             self._identity = identity_of(path) if path else None
         self._over: Released | None = None  # why this process does not have it any more
-        self.inherit = inherit
-        self.mode = mode
+        self.inherit: bool = inherit
+        self.mode: Mode = mode
         own(self)
 
     @classmethod

@@ -87,10 +87,10 @@ class Layer:
             raise ValueError(
                 f"a prefix is 1 to {_LONGEST_PREFIX} letters, digits or ._-, not {prefix!r}"
             )
-        self.expiry = expiry
-        self.group_expiry = group_expiry
-        self.capacity = capacity
-        self.channel_capacity = dict(channel_capacity or {})
+        self.expiry: float = expiry
+        self.group_expiry: float = group_expiry
+        self.capacity: int = capacity
+        self.channel_capacity: dict[str, int] = dict(channel_capacity or {})
         self._prefix = prefix
         self._client = Client(control) if control else None
         self._desk: _Desk | None = None

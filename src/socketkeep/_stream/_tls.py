@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from socketkeep._base._errors import Closed, PeerClosed, SystemFailure, Truncated
 from socketkeep._stream._transport import Transport
@@ -24,7 +24,7 @@ class TlsFailure(SystemFailure, ssl.SSLError):
 
     default_reason = "failed: TLS"
     peers_fault = "TLS with the peer failed"
-    default_errno = ssl.SSLErrorNumber.SSL_ERROR_SSL
+    default_errno: ClassVar[int] = ssl.SSLErrorNumber.SSL_ERROR_SSL
     remedy = (
         "See in the text what failed. A wrong version or record: the other side speaks no TLS, or "
         "none at that moment. An alert: the other side's log says why."
