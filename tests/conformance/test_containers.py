@@ -6,28 +6,26 @@ have this machine's directories; /mnt is shared, with the guard's socket, and /m
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final
 
 import pytest
 
+from tests.conformance.containers import ITS_OWN, Container, runtime_config
 from tests.harness.network import Namespace, namespace
-from tests.harness.output import Output
 
 ADDRESS: Final = ("127.0.0.1", 7000)
 CLIENTS: Final = 20
 ROLLOUTS: Final = 10
 #: Directories of the root that are a container's own, or not there.
-_ITS_OWN: Final = ("dev", "media", "mnt", "proc", "run", "sys", "tmp")
+_ITS_OWN: Final = (*ITS_OWN, "media", "mnt", "run", "sys")
 HANDLER: Final = """
 from socketkeep import AsyncConnection, resumable
 
@@ -40,40 +38,20 @@ async def handle(conn: AsyncConnection) -> None:
 """
 
 
-class Container:
-    """``runc run`` of a command of this interpreter, as a context manager."""
-
-    def __init__(
-        self, bundle: Path, network: Namespace, mounts: dict[str, Path], *command: str
-    ) -> None:
-        self.name = f"socketkeep-{os.getpid()}-{bundle.name}"
-        self._bundle = bundle
-        bundle.mkdir()
-        root = bundle / "root"
-        config = _config(root, network, {**_root(root), **mounts}, command)
-        (bundle / "config.json").write_text(json.dumps(config))
-
-    def __enter__(self) -> Self:
-        self.process = subprocess.Popen(
-            ["runc", "run", "--bundle", str(self._bundle), self.name],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        assert self.process.stdout is not None
-        self.output = Output(self.process.stdout)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.stop("KILL")
-        subprocess.run(["runc", "delete", "--force", self.name], capture_output=True, check=False)
-        self.output.close()
-
-    def stop(self, signal: str) -> int:
-        """Send its first process a signal; return its exit code."""
-        subprocess.run(["runc", "kill", self.name, signal], check=True, capture_output=True)
-        return self.process.wait(20.0)
+def bundle(
+    directory: Path, network: Namespace, mounts: dict[str, Path], *command: str
+) -> Container:
+    """Return a container of a command of this interpreter."""
+    directory.mkdir()
+    root = directory / "root"
+    config = runtime_config(
+        root,
+        [sys.executable, "-m", "socketkeep", *command],
+        [f"PATH={os.environ['PATH']}", "PWD=/tmp"],
+        binds={**_root(root), **mounts},
+        network=network.path,
+    )
+    return Container(directory, config)
 
 
 def _root(directory: Path) -> dict[str, Path]:
@@ -88,43 +66,6 @@ def _root(directory: Path) -> dict[str, Path]:
     for name in (*(where.lstrip("/") for where in mounted), *_ITS_OWN):
         (directory / name).mkdir()
     return mounted
-
-
-def _config(
-    root: Path, network: Namespace, mounts: dict[str, Path], command: tuple[str, ...]
-) -> dict[str, Any]:
-    """Return what runc reads; see the runtime specification of the Open Container Initiative."""
-    bind = ["rbind", "rprivate"]
-    return {
-        "ociVersion": "1.0.2",
-        "process": {
-            "user": {"uid": 0, "gid": 0},
-            "args": [sys.executable, "-m", "socketkeep", *command],
-            "env": [f"PATH={os.environ['PATH']}", "PWD=/tmp"],
-            "cwd": "/tmp",
-            "noNewPrivileges": True,
-            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 4096, "soft": 1024}],
-        },
-        "root": {"path": str(root), "readonly": True},
-        "mounts": [
-            {"destination": "/proc", "type": "proc", "source": "proc"},
-            {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"},
-            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
-            *(
-                {"destination": where, "type": "bind", "source": str(what), "options": bind}
-                for where, what in mounts.items()
-            ),
-        ],
-        "linux": {
-            "namespaces": [
-                {"type": "pid"},
-                {"type": "ipc"},
-                {"type": "uts"},
-                {"type": "mount"},
-                {"type": "network", "path": str(network.path)},
-            ],
-        },
-    }
 
 
 class Client:
@@ -194,7 +135,7 @@ def test_a_container_is_replaced_under_load(tmp_path: Path) -> None:
         net = stack.enter_context(namespace())
         listen = ("guard", "--listen", "unix:/mnt/guard.sock")
         shared = {"/mnt": keep}
-        sidecar = stack.enter_context(Container(tmp_path / "guard", net, shared, *listen))
+        sidecar = stack.enter_context(bundle(tmp_path / "guard", net, shared, *listen))
         sidecar.output.wait_for("guarding")
         clients: list[Client] = []
         previous: Container | None = None
@@ -204,7 +145,7 @@ def test_a_container_is_replaced_under_load(tmp_path: Path) -> None:
             (release / "app.py").write_text(HANDLER.format(version=f"v{number}"))
             if previous is not None:
                 previous.stop("TERM" if number % 2 else "KILL")
-            container = Container(
+            container = bundle(
                 *(tmp_path / f"app{number}", net, {**shared, "/media": release}),
                 *("serve", "/media/app.py:handle", "--name", "app", "-k", "async", "-w", "1"),
                 *("--bind", f"{ADDRESS[0]}:{ADDRESS[1]}", "--keep", "crash", "--keep-after", "0"),

@@ -1,4 +1,6 @@
-"""The files of contrib/container, by their readers' schemas; the image is built and runs.
+"""The files of contrib/container, and the release workflow, by their readers' schemas; the image.
+
+It is built, and runc runs it.
 
 The build has no network: what the Dockerfile begins from is an image of this machine's directories,
 in which pip finds this project's wheel and nothing else.
@@ -6,22 +8,20 @@ in which pip finds this project's wheel and nothing else.
 
 from __future__ import annotations
 
+import json
 import os
 import re
-import signal
+import shutil
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from socketkeep._version import VERSION
-from tests._processes import all_processes, descendants
+from tests.conformance.containers import Container, runtime_config
 from tests.harness import connect, read_reply
 
 CONTRIB: Final = Path(__file__).parents[2] / "contrib" / "container"
@@ -78,6 +78,17 @@ def test_compose(tmp_path: Path, before: str, after: str, fits: bool) -> None:
     assert (done.returncode == 0) == fits, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "fits"), [("", "", True), ("runs-on: ubuntu", "runs_on: ubuntu", False)]
+)
+def test_release_workflow(tmp_path: Path, before: str, after: str, fits: bool) -> None:
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text()
+    file = tmp_path / "release.yml"
+    file.write_text(text.replace(before, after))
+    done = run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", str(file))
+    assert (done.returncode == 0) == fits, done.stdout + done.stderr
+
+
 def test_dockerfile() -> None:
     done = run("hadolint", str(CONTRIB / "Dockerfile"))
     assert (done.returncode, done.stdout) == (0, "")
@@ -90,10 +101,11 @@ class Image:
     def __init__(self, directory: Path) -> None:
         store = f"--root {directory}/store --runroot {directory}/run --storage-driver vfs"
         self._places = store.split()
-        self._volumes: list[str] = []
-        self.log = directory / "log"
-        for path in {"/usr", sys.base_prefix, sys.prefix, str(directory / "wheels")}:
-            self._volumes += ["--volume", f"{path}:{path}:ro"]
+        self._binds = {
+            path: Path(path)
+            for path in {"/usr", sys.base_prefix, sys.prefix, str(directory / "wheels")}
+        }
+        volumes = [word for path in self._binds for word in ("--volume", f"{path}:{path}:ro")]
         wheels = directory / "wheels"
         outer = {**os.environ, "SOCKETKEEP_NATIVE": "1"}
         build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(wheels)]
@@ -101,14 +113,14 @@ class Image:
         self._make_base(directory, wheels)
         context = directory / "context"
         context.mkdir()
+        (wheel,) = wheels.glob("socketkeep-*.whl")
+        shutil.copy(wheel, context)
         (context / "app.py").write_text(HANDLER)
         (context / "Dockerfile").write_bytes((CONTRIB / "Dockerfile").read_bytes())
-        self._buildah("bud", "--pull-never", *self._volumes, "-t", "app", str(context))
+        self._buildah("bud", "--pull-never", *volumes, "-t", "app", str(context))
         self._buildah("from", "--name", "app", "app")
-        text = (CONTRIB / "Dockerfile").read_text().replace("\\\n", "")
-        (entry,) = re.findall(r"^ENTRYPOINT (.*)$", text, re.MULTILINE)
-        (command,) = re.findall(r"^CMD (.*)$", text, re.MULTILINE)
-        self.entry, self.command = re.findall(r'"(.*?)"', entry), re.findall(r'"(.*?)"', command)
+        self.root = Path(self._buildah("mount", "app").strip())
+        self.config: dict[str, Any] = json.loads(self._buildah("inspect", "app"))["OCIv1"]["config"]
 
     def _make_base(self, directory: Path, wheels: Path) -> None:
         """Make what the Dockerfile begins from: this machine's commands, and its Python."""
@@ -137,7 +149,8 @@ class Image:
         (first, *_) = re.findall(r"^FROM (.*)$", (CONTRIB / "Dockerfile").read_text(), re.MULTILINE)
         self._buildah("bud", "-t", f"docker.io/library/{first}", str(directory))
 
-    def _buildah(self, command: str, *arguments: str) -> None:
+    def _buildah(self, command: str, *arguments: str) -> str:
+        """Run a command of buildah's; return what it printed."""
         done = subprocess.run(
             ["buildah", *self._places, command, *arguments],
             env={**os.environ, "BUILDAH_ISOLATION": "chroot"},
@@ -147,25 +160,23 @@ class Image:
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
-    @contextmanager
-    def running(self, keep: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a command of the image, with `keep` as the directory of the guard's socket."""
-        with self.log.open("a") as log:
-            process = subprocess.Popen(
-                [
-                    *("buildah", *self._places, "run", "--isolation", "chroot", *self._volumes),
-                    *("--volume", f"{keep}:/run/keep", "app", "--", *self.entry, *command),
-                ],
-                stdin=subprocess.DEVNULL,
-                stderr=log,
-            )
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                os.kill(first_process(process.pid), signal.SIGTERM)
-                process.wait(timeout=30)
+    def container(self, bundle: Path, keep: Path, *command: str) -> Container:
+        """Return a container of the image, with `keep` as the directory of the guard's socket.
+
+        command: in the place of the image's.
+        """
+        bundle.mkdir()
+        config = runtime_config(
+            self.root,
+            [*self.config["Entrypoint"], *command],
+            self.config["Env"],
+            user=int(self.config["User"]),
+            cwd=self.config["WorkingDir"],
+            binds={**self._binds, "/run/keep": keep},
+        )
+        return Container(bundle, config)
 
 
 @pytest.mark.timeout(120)
@@ -177,42 +188,21 @@ def test_the_image(tmp_path: Path) -> None:
     os.chown(keep, 10001, 10001)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [word.replace("0.0.0.0:7000", f"127.0.0.1:{port}") for word in image.command]
-    with image.running(keep, "guard", "--listen", "unix:/run/keep/guard.sock"):
-        wait_for_file(keep / "guard.sock")
+    command = [word.replace("0.0.0.0:7000", f"127.0.0.1:{port}") for word in image.config["Cmd"]]
+    guard = ("guard", "--listen", "unix:/run/keep/guard.sock")
+    with image.container(tmp_path / "guard", keep, *guard) as sidecar:
+        sidecar.output.wait_for("guarding")
         assert (keep / "guard.sock").stat().st_uid == 10001
-        with image.running(keep, *command, "--keep-after", "0") as first:
-            client = patient(f"127.0.0.1:{port}", image.log)
+        with image.container(tmp_path / "first", keep, *command, "--keep-after", "0") as first:
+            first.output.wait_for("ready generation")
+            client = connect(f"127.0.0.1:{port}")
             client.sendall(b"x\n")
             assert read_reply(client) == b"1"
-            os.kill(first_process(first.pid), signal.SIGTERM)
-            assert first.wait(30) == 0, image.log.read_text()
-        with client, image.running(keep, *command, "--keep-after", "0"):
+            assert first.stop("TERM") == 0
+        with (
+            client,
+            image.container(tmp_path / "second", keep, *command, "--keep-after", "0") as second,
+        ):
             client.sendall(b"x\n")
             assert read_reply(client) == b"2"
-
-
-def first_process(pid: int) -> int:
-    """Return the first process of a container that `pid` has started: buildah passes no signal."""
-    below = descendants(pid, all_processes())
-    ours = {pid, *(each.pid for each in below if each.command.startswith("buildah"))}
-    (first,) = (each.pid for each in below if each.pid not in ours and each.parent in ours)
-    return first
-
-
-def wait_for_file(path: Path) -> None:
-    deadline = time.monotonic() + 30.0
-    while not path.exists():
-        assert time.monotonic() < deadline, path
-        time.sleep(0.02)
-
-
-def patient(address: str, log: Path) -> socket.socket:
-    """Return a connection, once somebody listens."""
-    deadline = time.monotonic() + 30.0
-    while True:
-        try:
-            return connect(address)
-        except ConnectionRefusedError:
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.02)
+            assert second.stop("TERM") == 0
