@@ -1,9 +1,9 @@
 """Look for sentences in the documentation that are hard to read.
 
 `python scripts/prose.py` prints each with its place and the rule that it breaks, and how many there
-are of each rule.  With --check it prints only the rules of which there are more than `BOUNDS` has,
-with their sentences, and exits with 1 if there is one: a bound falls with each sentence that is
-mended, and never rises.
+are of each rule.  With --check it prints only those of rules that are broken more often than
+`BOUNDS` has it, and exits with 1 if there are any: a bound falls with each sentence that is mended,
+and never rises.
 
 The text is what a reader sees of Markdown: code, and what the code declares, is left out.
 """
@@ -25,12 +25,22 @@ ROOT: Final = Path(__file__).parents[1]
 MOST_WORDS: Final = 40
 MOST_PASSIVES: Final = 3
 
-#: How many sentences there may be yet that break a rule, by rule.
+#: The notes of those who work on the project; the other pages are for its users.
+NOTES: Final = ("docs/architecture.md", "docs/performance.md")
+
+
+class Bound(NamedTuple):
+    """How many sentences there may be yet that break a rule."""
+
+    in_notes: int
+    elsewhere: int
+
+
 BOUNDS: Final = {
-    "headless": 125,
-    "long": 65,
-    "passive": 22,
-    "word": 0,
+    "headless": Bound(46, 3),
+    "long": Bound(47, 3),
+    "passive": Bound(13, 3),
+    "word": Bound(0, 0),
 }
 
 #: Words that say nothing, or promise what the reader is to judge; and what to write instead.
@@ -103,6 +113,8 @@ def _text(inline: Token) -> str:
         match child.type:
             case "text":
                 parts.append(child.content)
+            case "link_open":  # a title of another page begins as it likes
+                parts.append("[")
             case "code_inline":
                 parts.append("`code`")
             case "softbreak" | "hardbreak":
@@ -126,10 +138,16 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", *(page for page in found if "_build" not in page.parts)]
 
 
-def too_many(found: list[Finding]) -> dict[str, list[Finding]]:
-    """Return, of each rule that is broken more often than its bound allows, where it is."""
-    by_rule = {rule: [each for each in found if each.rule == rule] for rule in RULES}
-    return {rule: there for rule, there in by_rule.items() if len(there) > BOUNDS[rule]}
+def too_many(found: list[Finding]) -> list[Finding]:
+    """Return where those rules are broken that are broken more often than their bounds allow."""
+    over: list[Finding] = []
+    for rule, bound in BOUNDS.items():
+        there = [each for each in found if each.rule == rule]
+        notes = [each for each in there if each.place.startswith(NOTES)]
+        elsewhere = [each for each in there if each not in notes]
+        over += notes if len(notes) > bound.in_notes else []
+        over += elsewhere if len(elsewhere) > bound.elsewhere else []
+    return over
 
 
 def main() -> int:
@@ -137,15 +155,15 @@ def main() -> int:
     found = [
         each for page in pages() for each in findings(page.read_text(), str(page.relative_to(ROOT)))
     ]
-    over = too_many(found)
-    shown = [each for there in over.values() for each in there] if "--check" in sys.argv else found
+    check = "--check" in sys.argv
+    shown = too_many(found) if check else found
     for each in shown:
         print(f"{each.place}: {each.rule}: {each.sentence}")
     for rule in RULES:
-        count = sum(each.rule == rule for each in found)
-        if rule in over or "--check" not in sys.argv:
-            print(f"{rule}: {count} sentences, {BOUNDS[rule]} at most", file=sys.stderr)
-    return 1 if over and "--check" in sys.argv else 0
+        count = sum(each.rule == rule for each in shown)
+        if count:
+            print(f"{rule}: {count} sentences", file=sys.stderr)
+    return 1 if check and shown else 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from scripts.prose import BOUNDS, RULES, WORDS, findings, main, sentences, too_many
+from scripts.prose import BOUNDS, NOTES, RULES, WORDS, Finding, findings, main, sentences, too_many
 
 LONG = "The server " + "moves and " * 20 + "stops."
 
@@ -14,6 +14,7 @@ LONG = "The server " + "moves and " * 20 + "stops."
         ("What is sent goes out.", "headless"),
         ("Whoever connects is served.", "headless"),
         ("What is a commit?", None),
+        ("[What a commit is] says more.", None),
         ("The server sends what is queued.", None),
         (LONG, "long"),
         (LONG.replace("moves and moves and ", ""), None),
@@ -50,10 +51,14 @@ def test_the_text_is_what_a_reader_sees() -> None:
     assert [each.place for each in findings(page, "p.md")] == ["p.md:12"]
 
 
-def test_more_than_the_bound_is_refused() -> None:
-    (found,) = findings("It is simply so.", "page")
-    assert too_many([found] * (BOUNDS["word"] + 1)) == {"word": [found] * (BOUNDS["word"] + 1)}
-    assert too_many([found] * BOUNDS["word"]) == {}
+@pytest.mark.parametrize("page", ["docs/performance.md", "docs/how-to/deploy.md"])
+@pytest.mark.parametrize("rule", BOUNDS)
+def test_more_than_the_bound_is_refused(page: str, rule: str) -> None:
+    """The notes of those who work on the project have a bound of their own."""
+    bound = BOUNDS[rule].in_notes if page in NOTES else BOUNDS[rule].elsewhere
+    found = [Finding(f"{page}:{line}", rule, "") for line in range(bound + 1)]
+    assert too_many(found) == found
+    assert too_many(found[:-1]) == []
 
 
 def test_the_documentation_keeps_the_style(
