@@ -56,6 +56,10 @@ man: setup ## make the man pages and the completions of bash, zsh and fish, in b
 recording: setup ## record the demo, as the README shows it
 	$(BIN)/python scripts/record_demo.py
 
+.PHONY: picture
+picture: setup packages ## take the picture of the live page during a reload
+	$(BIN)/python -m scripts.picture_live_view
+
 .PHONY: test
 test: setup packages check pytest pytest-pure ## all that CI runs, on one Python
 

@@ -103,6 +103,7 @@ TIER_OF: Final = {
     "test_layers.py": "unit",
     "test_leaks.py": "process",
     "test_links.py": "unit",
+    "test_pictures.py": "unit",
     "test_prose.py": "unit",
     "test_public_surface.py": "unit",
     "test_reference.py": "unit",
