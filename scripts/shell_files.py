@@ -17,6 +17,7 @@ import click
 
 from socketkeep._cli import _main, _shells
 from socketkeep._config._listener_options import LISTENER_OPTIONS
+from socketkeep._config._server_options import by_topic
 from socketkeep._keeper._signals import MEANINGS
 from socketkeep._version import VERSION
 
@@ -70,7 +71,7 @@ def _page_of_program(context: click.Context) -> Iterator[str]:
     )
     yield _section("SYNOPSIS", _synopsis(_main.group, context))
     yield _section("DESCRIPTION", _paragraphs(_main.group.help or ""))
-    yield _section("OPTIONS", _items(_options(_main.group, context)))
+    yield _section("OPTIONS", _options(_main.group, context))
     commands = (
         (f"{_main.PROGRAM}-{name}(1)", _sentence(about)) for name, about in _main.COMMANDS.items()
     )
@@ -86,7 +87,7 @@ def _page_of_command(command: click.Command, context: click.Context, about: str)
     yield _section("NAME", f"{roff(name)} \\- {roff(about.rstrip('.'))}\n")
     yield _section("SYNOPSIS", _synopsis(command, context))
     yield _section("DESCRIPTION", _paragraphs(command.help or ""))
-    yield _section("OPTIONS", _items(_options(command, context)))
+    yield _section("OPTIONS", _options(command, context))
     if context.info_name == "serve":
         of_listener = ((f"{each.name}=", _sentence(each.help)) for each in LISTENER_OPTIONS)
         yield _section(
@@ -113,11 +114,19 @@ def _synopsis(command: click.Command, context: click.Context) -> str:
     return f".B {roff(context.command_path)}\n{roff(pieces)}\n"
 
 
-def _options(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:
-    for parameter in command.get_params(context):
-        record = parameter.get_help_record(context)
-        if record is not None and record[1]:
-            yield record
+def _options(command: click.Command, context: click.Context) -> str:
+    """Return the options of a command, those of a server by topic and its own others first."""
+    records = {
+        parameter.name: record
+        for parameter in command.get_params(context)
+        if (record := parameter.get_help_record(context)) is not None and record[1]
+    }
+    topics = {
+        title: [records.pop(each.key) for each in declared if each.key in records]
+        for title, declared in (by_topic() if context.info_name == "serve" else {}).items()
+    }
+    parts = [f".SS {roff(title)}\n{_items(found)}" for title, found in topics.items() if found]
+    return "".join((_items(records.values()), *parts))
 
 
 def _items(items: Iterable[tuple[str, str]]) -> str:

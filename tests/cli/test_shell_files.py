@@ -33,6 +33,7 @@ def test_the_page_of_serve_has_every_option(made: Path) -> None:
     for declared in OPTIONS:
         for word in (*declared.flags, declared.variable if declared.flags else ""):
             assert shell_files.roff(word) in page
+    assert page.index(".SS Log\n") < page.index(shell_files.roff("--log-level"))
     for each in LISTENER_OPTIONS:
         assert f".B {shell_files.roff(each.name)}=\n" in page
 
