@@ -465,6 +465,7 @@ class FarWorker(Far):
         self.listens = True
         self.crowded = 0  # how often it was told
         self.pings = 0
+        self.to_end: list[Any] = []  # connections that it was told to end
         self.order: Any = None
         self.acknowledged: list[Any] = []
         self.arrived: list[tuple[Any, list[int]]] = []
@@ -492,6 +493,8 @@ class FarWorker(Far):
                     self.arrived.append((told, packet.descriptors))
                 case "Crowded":
                     self.crowded += 1
+                case "Disconnect":
+                    self.to_end.append(told)
                 case "Ping":
                     self.pings += 1
                 case None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Final
 import pytest
 
 from socketkeep import Client, TimedOut
-from tests.harness import Server, connect
+from tests.harness import Server, connect, read_to_end
 
 #: "name X" names it; "begin" leaves the handler in the middle of a message; "compute" away from it.
 _SOURCE: Final = """
@@ -96,6 +98,28 @@ def test_by_id_by_name_and_by_force(tmp_path: Path, model: str) -> None:
         done = server.cli("disconnect", "begun")
         assert (done.exit_code, done.stdout) == (1, "")
         assert "no connection has the id or name 'begun'" in done.stderr
+
+
+def test_on_its_way_to_a_worker(tmp_path: Path) -> None:
+    """It is there, though nobody has it yet, and ends when it has come to its worker."""
+    with (
+        serve(tmp_path, "async", "-w", "1", "--park-after", "0.05s") as server,
+        connect(server.address) as peer,
+    ):
+        client = Client(server.control)
+        assert ask(peer, b"name x") == b"name x\n"
+        server.wait_until(lambda: server.status()["connections"]["parked"] == 1, "parked")
+        (worker,) = server.workers()
+        os.kill(worker["pid"], signal.SIGSTOP)
+        try:
+            peer.sendall(b"woken\n")
+            server.wait_until(lambda: server.status()["connections"]["parked"] == 0, "sent")
+            with pytest.raises(TimedOut):
+                client.disconnect("x", timeout=0.1)
+        finally:
+            os.kill(worker["pid"], signal.SIGCONT)
+        assert read_to_end(peer) in (b"", b"woken\n")
+        server.wait_until(lambda: not client.disconnect("x"), "nobody is called so")
 
 
 def test_not_resumable(tmp_path: Path) -> None:

@@ -1,17 +1,19 @@
 """Ending single connections that somebody has asked to end, wherever they are, and seeing it done.
 
 A worker that ends a connection says nothing of it, unless the keeper has a handle: its rows tell.
-One that moves meanwhile is asked again where it comes to.
+One that moves meanwhile is asked again where it comes to; until then nobody has it, and it is open.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from socketkeep._keeper.connections._connections import Connections
 from socketkeep._keeper.loop._reactor import Reactor
+from socketkeep._keeper.tables._connection_table import ON_ITS_WAY
 from socketkeep._keeper.tables._ownership import OwnershipState
 from socketkeep._keeper.tables._records import WorkerState
 from socketkeep._keeper.workers._workers import Worker
@@ -33,11 +35,14 @@ Told: TypeAlias = Callable[[str, Outcome], None]
 
 
 class _Place(NamedTuple):
-    """A worker that serves a connection, under which epoch, and in which row."""
+    """A worker that has a connection, under which epoch.
+
+    leaves: it has given it up, and the keeper has not heard that yet.
+    """
 
     worker: Worker
     epoch: int
-    row: int
+    leaves: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +55,10 @@ class _Request:
     until: float
     told: Told
     asked: tuple[int, int] | None = None
+
+
+def _told_already(_name: str, _outcome: Outcome) -> None:
+    """Nobody waits for it any more."""
 
 
 class Disconnecting:
@@ -90,13 +99,17 @@ class Disconnecting:
         return known.id if known is not None and self._is_there(known.id) else ""
 
     def _is_there(self, name: str) -> bool:
+        return self._is_on_its_way(name) or self._place(name) is not None
+
+    def _is_on_its_way(self, name: str) -> bool:
+        """Return whether the keeper has it, or it was sent to a worker that may not have it yet."""
         held = self._connections.connection_table.get(name)
-        if held is not None and held.ownership.state is not OwnershipState.OWNED:
-            return True
-        return self._place(name) is not None
+        return held is not None and (
+            held.ownership.state is not OwnershipState.OWNED or held.row == ON_ITS_WAY
+        )
 
     def _place(self, name: str) -> _Place | None:
-        """Return where the connection is served; None: nowhere, or it has ended there."""
+        """Return who has the connection; None: nobody yet, or any more."""
         try:
             _, minted_by, number = parse_connection_id(name)
         except ValueError:
@@ -108,8 +121,9 @@ class Disconnecting:
                 if (found, minted) != (number, minted_by):
                     continue
                 words = worker.scoreboard.record(row)
-                if id_of(words) == name and words[record.ENDED] == Ended.NOT_YET:
-                    return _Place(worker, words[record.EPOCH], row)
+                ended = words[record.ENDED]
+                if id_of(words) == name and ended in (Ended.NOT_YET, Ended.DETACHED):
+                    return _Place(worker, words[record.EPOCH], ended == Ended.DETACHED)
         return None
 
     def _look(self) -> None:
@@ -123,19 +137,22 @@ class Disconnecting:
 
     def _look_at(self, request: _Request) -> None:
         now = self._reactor.clock()
-        held = self._connections.connection_table.get(request.id)
-        place = None
+        held, place = self._connections.connection_table.get(request.id), None
         if held is not None and held.ownership.state is not OwnershipState.OWNED:
             self._connections.close_unowned(request.id, _WHY)
-            held = self._connections.connection_table.get(request.id)
         else:
             place = self._place(request.id)
-        if place is None and (held is None or held.ownership.state is OwnershipState.OWNED):
+        if place is None and not self._is_on_its_way(request.id):
             self._settle(request, "disconnected")
             return
-        if place is not None:
+        if place is not None and not place.leaves:
             self._ask(request, place, now)
-        if now >= request.until:
+        if now < request.until:
+            return
+        if request.asked is None:  # it is to end all the same, once somebody can be asked
+            request.told(request.id, "still open")
+            request.told, request.until = _told_already, math.inf
+        else:
             self._settle(request, "still open")
 
     def _ask(self, request: _Request, place: _Place, now: float) -> None:
