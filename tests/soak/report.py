@@ -174,7 +174,7 @@ def _table(
 
 def picture(result: Result) -> str:
     """Return what the processes held over the time of the run, as SVG."""
-    parts, top = [], 30
+    parts, top = [], 48
     for number, (role, measure, title) in enumerate(_PANELS):
         of = [s for s in result.samples if s.role == role]
         parts.append(_panel(of, measure, title, top + number * (_HEIGHT + 34), result.seconds))

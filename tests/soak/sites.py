@@ -237,8 +237,13 @@ class SoakServer(GuardedServer):
         wait_exit(pid, SETTLES)
 
     def _template(self, _drawn: random.Random, _broker: Broker) -> None:
-        for pid in self.matching(("socketkeep: template", "_worker._template")):
+        before = self._templates()
+        for pid in before:
             _kill(pid)
+        self.wait_until(lambda: bool(self._templates() - before), "another template", SETTLES)
+
+    def _templates(self) -> set[int]:
+        return set(self.matching(("socketkeep: template", "_worker._template")))
 
     def _keeper(self, _drawn: random.Random, _broker: Broker) -> None:
         self.kill_keeper()
