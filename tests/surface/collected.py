@@ -192,7 +192,9 @@ def fact_of(value: Any, *, bound: bool = False) -> Fact:
         kind = "async iterator"
     else:
         kind = "function"
-    return _marked({"kind": kind, "parameters": _parameters(function, bound=bound)}, value)
+    # Of what is written in C some versions of Python tell the parameters, and others do not.
+    parameters = _parameters(function, bound=bound) if inspect.isfunction(function) else None
+    return _marked({"kind": kind, "parameters": parameters}, value)
 
 
 def _marked(fact: Fact, value: Any) -> Fact:
