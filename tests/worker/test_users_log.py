@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from socketkeep import Connection, log_fields
 from socketkeep._base import _log, _log_users
@@ -276,6 +277,34 @@ def test_a_console_as_rich_has_it_counts(users: Log, logger: logging.Logger) -> 
     logger.addHandler(RichHandler())
     logger.info("once")
     assert [line["event"] for line in users.lines()] == ["rich: once"]
+
+
+def test_structlog_hands_over_its_fields(users: Log) -> None:
+    """As the documentation sets it up."""
+    users.configure()
+    users.bound = CONNECTION
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.render_to_log_kwargs,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+    try:
+        structlog.get_logger("chat.structured").warning("joined", room="lobby", members=3)
+    finally:
+        structlog.reset_defaults()
+    assert users.said() == [
+        {
+            "level": "warning",
+            "event": "joined",
+            "logger": "chat.structured",
+            **CONNECTION,
+            "room": "lobby",
+            "members": 3,
+        }
+    ]
 
 
 # What is printed.
