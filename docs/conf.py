@@ -25,7 +25,10 @@ exclude_patterns = ["_build", "_ext", "_data"]
 nitpicky = True
 # Types in signatures: others' pages are not at hand, private ones have none.
 nitpick_ignore_regex = [
-    ("py:class", r"(anyio|asyncio|ssl|socketkeep\._\w+|socket|collections|contextlib|os)\..*"),
+    (
+        "py:class",
+        r"(anyio|asyncio|opentelemetry|ssl|socketkeep\._\w+|socket|collections|contextlib|os)\..*",
+    ),
     # Aliases, where a signature cannot be resolved: `ssl` is imported for type checkers only.
     ("py:class", r"Address|Attached|HowLeft|Mode|Why"),
     # Of Channels, which is not at hand.

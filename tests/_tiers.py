@@ -94,6 +94,8 @@ TIER_OF: Final = {
     "stdlib": "process",
     "stream": "unit",
     "surface": "unit",
+    "telemetry": "unit",
+    "telemetry/test_page.py": "system",
     "systemd": "system",
     "test_benchmarks.py": "process",
     "test_coverage.py": "unit",

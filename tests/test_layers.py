@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("processes", ("_keeper", "_worker")),
     ("the cluster", ("_cluster",)),
     ("administration", ("_admin",)),
+    ("telemetry", ("_telemetry", "otel")),
     ("commands", ("__main__", "_cli", "_demo")),
 )
 

@@ -32,6 +32,7 @@ RUN_BY: Final = {
     ("how-to/containers", "socketkeep guard"): "tests/conformance/test_contrib.py",
     ("how-to/containers", "kubectl"): "tests/conformance/test_contrib.py",
     ("how-to/deploy", ""): "tests/server/test_reload_report.py",
+    ("how-to/errors-and-traces", ""): "tests/telemetry/test_page.py",
     ("how-to/existing-code", ""): "tests/serve/test_existing_code_page.py",
     ("how-to/inspect", ""): "tests/inspect/test_why.py",
     ("how-to/shell", "socketkeep disconnect"): "tests/cli/test_completion.py",

@@ -102,6 +102,7 @@ NONSENSE: Final[dict[str, tuple[Callable[[Served, Served], Any], int]]] = {
     "taken": (lambda own, _: parcel(own, taken_in=2**63), 1),
     "reply": (lambda own, _: parcel(own, reply=b"a record"), 1),
     "peer": (lambda own, _: parcel(own, peer="x" * 10_000), 1),
+    "trace": (lambda own, _: parcel(own, trace="x" * 257), 1),
     "header": (lambda own, _: parcel(own, proxy=b"no header"), 1),
     "header that is cut": (lambda own, _: parcel(own, proxy=b"PROXY TCP4 127.0.0.1"), 1),
     "header and more": (lambda own, _: parcel(own, proxy=b"PROXY UNKNOWN\r\nmore"), 1),

@@ -18,13 +18,13 @@ Fact: TypeAlias = dict[str, Any]
 Surface: TypeAlias = dict[str, dict[str, Fact]]
 
 _PACKAGE: Final = "socketkeep"
-_MODULES: Final = ("", ".adapters", ".channels", ".inspect", ".proxy", ".testing")
+_MODULES: Final = ("", ".adapters", ".channels", ".inspect", ".otel", ".proxy", ".testing")
 
 #: Classes of which users have instances and make none.
 _MADE_FOR_USERS: Final = frozenset(
     f"{_PACKAGE}.{name}"
     for name in (
-        *("Detached", "Guard", "Server", "TlsInfo"),
+        *("Detached", "Guard", "Server", "TlsInfo", "WorkerInfo"),
         *("adapters.ConnectionSocket", "adapters.KeptReader", "adapters.KeptWriter"),
         *("testing.AsyncCheck", "testing.AsyncStream", "testing.Check", "testing.SyncStream"),
     )

@@ -748,6 +748,14 @@ EVENTS: Final[dict[str, tuple[Event, ...]]] = {
             "Mend the code at the end of `traceback`.",
         ),
         Event(
+            "no metrics",
+            "warning",
+            "error",
+            "The process that calls `otel.observe` cannot ask the server, as `error` says. It tells"
+            " so once a minute. Until it can there are no numbers.",
+            "Start the server, or give `otel.observe` its control socket.",
+        ),
+        Event(
             "lifespan failed",
             "error",
             "traceback",

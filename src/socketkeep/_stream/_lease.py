@@ -262,6 +262,7 @@ class Lease(NamedTuple):
     registration: Registration | None = None  # what the connection is called
     reply: bytes = b""  # the record of the last reply of a worker that died, see `_replies`
     passed: tuple[int, int] | None = None  # written and taken before, where the kernel has no count
+    trace: str = ""  # what the service's hooks have noted in `Hooks.trace` where it was before
 
 
 @dataclass(slots=True, eq=False)
@@ -287,6 +288,7 @@ class Hooks:
     deaf: bool = False  # it has ended in the words of its protocol: nothing can be pushed to it
     abandoned: bool = False  # the server goes on without the handler, which is never resumed again
     on_error: Callable[[Any, BaseException], object] | None = None  # the service's
+    trace: str = ""  # goes along when the connection is handed over
 
 
 @dataclass(slots=True)
@@ -302,3 +304,4 @@ class Handoff:
     inflow_full_at: float = 0.0  # likewise
     registration: Registration | None = None  # likewise
     passed: tuple[int, int] | None = None  # likewise
+    trace: str = ""  # likewise

@@ -817,7 +817,10 @@ class Shell(metaclass=ABCMeta):
         known, passed = self.registration, None
         if self.lease.passed is not None and (totals := self._counted_along()) is not None:
             passed = totals.written, totals.taken
-        return Handoff(core.sock, state, unread, self._parked, disputed, at, full_at, known, passed)
+        return Handoff(
+            *(core.sock, state, unread, self._parked, disputed, at, full_at, known, passed),
+            self.hooks.trace,
+        )
 
     @property
     def how_left(self) -> HowLeft:

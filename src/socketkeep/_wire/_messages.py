@@ -187,6 +187,7 @@ class ConnectionDetached(Message, frozen=True, tag="Detached", gc=False):
     # and taken from it by workers; -1: that is not known.
     written: int = -1
     taken_in: int = -1
+    trace: str = ""  # what the service's hooks have noted for those where it goes
 
 
 class Acknowledged(Message, frozen=True, tag="Acknowledged"):
@@ -224,6 +225,7 @@ class Attach(Message, frozen=True, tag="Attach"):
     reply: bytes = b""  # as `ConnectionDetached` has it
     written: int = -1  # likewise
     taken_in: int = -1  # likewise
+    trace: str = ""  # likewise
 
 
 class Attached(Message, frozen=True, tag="Attached"):

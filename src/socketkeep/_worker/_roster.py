@@ -320,6 +320,7 @@ class Roster:
             registration=_registration_of(message),
             reply=message.reply,
             passed=(message.written, message.taken_in) if message.taken_in >= 0 else None,
+            trace=message.trace,
         )
         hooks = self._hooks(row, words)
         if hooks.shelf is not None:
@@ -358,6 +359,7 @@ class Roster:
             deadline=handoff.deadline,
             inflow_full_at=handoff.inflow_full_at,
             registration=handoff.registration,
+            trace=handoff.trace,
         )
         entry.hooks = replace(
             entry.hooks,
@@ -366,6 +368,7 @@ class Roster:
             spin=None,
             abandoned=False,
             deaf=False,
+            trace="",
         )
 
     def cannot_serve(self, entry: Entry, error: Exception) -> None:
@@ -461,6 +464,7 @@ class Roster:
             name=known.name,
             groups=sorted(known.groups),
             labels=dict(known.labels),
+            trace=handoff.trace,
         )
 
     def log_begin(self, entry: Entry) -> None:

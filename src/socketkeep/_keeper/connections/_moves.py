@@ -320,6 +320,7 @@ class Moves:
             reply=parcel.reply,
             written=parcel.written,
             taken_in=parcel.taken_in,
+            trace=parcel.trace,
             kept=stays,
             # With the store a message that is unread when this process is killed costs a connection
             # that the next keeper would have had.

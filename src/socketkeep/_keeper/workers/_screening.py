@@ -58,6 +58,7 @@ from socketkeep._wire._scoreboard import LAST_BOOT, LAST_EPOCH, parse_connection
 #: As `connection_id` makes it.
 _ID: Final = re.compile(r"((0|[1-9a-f][0-9a-f]{0,15})-){2}[1-9a-f][0-9a-f]{0,15}")
 _LONGEST_PEER: Final = 1024
+_LONGEST_TRACE: Final = 256
 #: Times, in ns, and counts of bytes: below half of what a word holds, so that more can be added.
 _LARGEST: Final = 2**63
 #: Packets that wait for a worker which does not read, beyond those of its connections.
@@ -211,6 +212,8 @@ class Screening:
         _require(-1 <= message.row < worker.scoreboard.rows, "row", message.row)
         _require_header(message.proxy)
         _require_registration(message.name, message.groups, message.labels)
+        length = len(message.trace)
+        _require(length <= _LONGEST_TRACE, "trace of so many characters:", length)
         self._check_connection(worker, message.connection)
         # Last: a pipe for the answer is as it is only until something else is done.
         if message.answer != ABSENT:

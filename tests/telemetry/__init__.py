@@ -1,0 +1,1 @@
+"""Telemetry: what OpenTelemetry and Sentry are told."""
