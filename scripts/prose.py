@@ -37,9 +37,9 @@ class Bound(NamedTuple):
 
 
 BOUNDS: Final = {
-    "headless": Bound(46, 3),
-    "long": Bound(47, 3),
-    "passive": Bound(13, 3),
+    "headless": Bound(50, 3),
+    "long": Bound(50, 3),
+    "passive": Bound(15, 3),
     "word": Bound(0, 0),
 }
 
