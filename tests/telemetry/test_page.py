@@ -42,7 +42,7 @@ def test_sentry_is_told_of_failures(tmp_path: Path) -> None:
                 peer.sendall(b"0\n")
                 assert read_to_end(peer) == b""
             (event,) = collector.wait_for(collector.events, "event")
-            (told,) = server.find("handler failed")
+            told = server.wait_event("handler failed")
     (exception,) = event["exception"]["values"]
     assert exception["type"] == "ZeroDivisionError"
     assert exception["stacktrace"]["frames"][-1]["function"] == "handle"
