@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 from nats.aio.client import Client
+from nats.js.kv import KeyValue
 
 from socketkeep._cluster._broker import Unusable
 from socketkeep._cluster._notes import NameEntry, NodeEntry
-from socketkeep._cluster._presence import Claim, PresenceBucket
+from socketkeep._cluster._presence import COLLECT_AFTER, Claim, PresenceBucket
 from socketkeep._cluster._subjects import Subjects
 from tests.cluster.broker import Broker
 
@@ -127,6 +129,27 @@ def test_names_of_nodes_that_have_left_are_dropped(tmp_path: Path) -> None:
 
     with Broker(tmp_path) as broker:
         asyncio.run(run(broker.url))
+
+
+def test_what_is_left_of_renewals_is_collected(tmp_path: Path) -> None:
+    """The soak saw a node grow by 4 MB an hour: the collector had no other reason to come."""
+
+    async def run(url: str) -> int:
+        nodes = Nodes(url)
+        presence = await nodes.join("a")
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(COLLECT_AFTER + 20):
+                await presence.renew()
+                await presence.nodes()
+            return sum(isinstance(each, KeyValue.KeyWatcher) for each in gc.get_objects())
+        finally:
+            gc.enable()
+            await nodes.close()
+
+    with Broker(tmp_path) as broker:
+        assert asyncio.run(run(broker.url)) <= 25
 
 
 def test_a_cluster_serves_one_target(tmp_path: Path) -> None:

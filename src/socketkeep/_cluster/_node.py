@@ -7,6 +7,7 @@ It ends when its channel is closed: when the keeper has ended, or has executed i
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import socket
 import time
@@ -260,6 +261,7 @@ def main(fd: int) -> int:
     async def be() -> None:
         await Node(channel, packet).run()
 
+    gc.freeze()  # what is loaded stays: no collection need look at it
     try:
         asyncio.run(be())
     except Exception as error:

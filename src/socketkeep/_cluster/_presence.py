@@ -9,6 +9,7 @@ later, and the other learns of it.
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -49,6 +50,9 @@ _READ_ALL: Final = 60.0
 #: Seconds after which the traces of names that are gone are dropped.
 _FORGET: Final = 3600
 _MOST_TRIES: Final = 20
+#: Looks at the nodes after which to collect what the client leaves of them, which are cycles: so
+#: little else is made here that the collector would come by itself after an hour or more.
+COLLECT_AFTER: Final = 100
 
 
 @dataclass(slots=True)
@@ -69,6 +73,7 @@ class PresenceBucket:
         self._entry = entry
         self._names: KeyValue
         self._nodes: KeyValue
+        self._looks = 0
         self.lease = 0.0
 
     async def join(self, lease: float) -> dict[str, str]:
@@ -152,6 +157,9 @@ class PresenceBucket:
 
     async def nodes(self) -> dict[str, str]:
         """Return the nodes that have a lease, with their labels."""
+        self._looks += 1
+        if self._looks % COLLECT_AFTER == 0:
+            gc.collect()
         found = {}
         for key, (_, value) in (await _all(self._nodes, ">")).items():
             try:
