@@ -17,7 +17,7 @@ KINDS: Final = {
     "scale": "another number of workers",
     "certificate": "another certificate in the files of the TLS listener",
     "disconnect": "`socketkeep disconnect` of a named connection",
-    "broker": "SIGKILL of the NATS broker; it comes back some seconds later",
+    "broker": "SIGKILL of the NATS broker, which is started again",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import random
+import re
 import resource
 import time
 from collections import Counter, defaultdict
@@ -28,6 +29,8 @@ from tests.soak.trends import Sample, trends
 
 #: Seconds until a push that was told delivered has come.
 _ARRIVES: Final = 10.0
+#: How a line of the log names a connection.
+_ONE: Final = re.compile(r"connection \S+ on \S+")
 #: What no server may have counted.
 _NEVER: Final = (
     "handler_errors",
@@ -186,7 +189,7 @@ class Soak:
         result.tallies = dict(tallies)
         result.pushes = dict(sorted(self._pusher.told.items()))
         logs = Counter(
-            f"{event['level']}: {event['event']}"
+            f"{event['level']}: {_ONE.sub('a connection', event['event'])}"
             for server in self._servers.values()
             for event in server.events
             if event["level"] in ("warning", "error", "critical")
