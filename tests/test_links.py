@@ -89,11 +89,11 @@ def test_forms(target: str, good: bool) -> None:
     ("target", "good"),
     [
         ("README.md", True),
-        ("docs/running.md", True),
+        ("docs/how-to/deploy.md", True),
         ("docs/no-such.md", False),
         ("CONTRIBUTING.md#set-up", True),
         ("CONTRIBUTING.md#no-such", False),
-        ("/docs/running.md", False),
+        ("/docs/how-to/deploy.md", False),
     ],
 )
 def test_targets(target: str, good: bool) -> None:

@@ -36,8 +36,6 @@ RUN_BY: Final = {
     ("how-to/existing-code", ""): "tests/serve/test_existing_code_page.py",
     ("how-to/inspect", ""): "tests/inspect/test_why.py",
     ("how-to/shell", "socketkeep disconnect"): "tests/cli/test_completion.py",
-    ("how-to/shell", "socketkeep disconnect"): "tests/cli/test_completion.py",
-    ("operations", "socketkeep"): "tests/peer/test_between_versions.py",
     ("how-to/socket-leaks-in-tests", "pytest"): "tests/plugin/test_socket_leaks.py",
     ("how-to/systemd", "apt install"): "tests/package/test_debian.py",
     ("how-to/systemd", "contrib/debian/build"): "tests/package/test_debian.py",
