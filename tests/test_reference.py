@@ -8,6 +8,7 @@ import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from docs._ext.docstrings import parted
@@ -24,10 +25,18 @@ from docs._ext.reference import (
     verbs_on,
 )
 
+import socketkeep
 from socketkeep import AsyncConnection, Connection, SocketkeepError
 from socketkeep.inspect import HeldSocket
 
-MODULES = ("", ".adapters", ".channels", ".inspect", ".proxy", ".testing")
+MODULES = (
+    "",
+    *sorted(
+        f".{path.stem}"
+        for path in Path(socketkeep.__file__).parent.glob("*.py")
+        if not path.name.startswith("_")
+    ),
+)
 
 
 def module(name: str) -> types.ModuleType:

@@ -63,13 +63,15 @@ def observe(
 ) -> None:
     """Have the numbers of a server on this machine be metrics of OpenTelemetry.
 
-    control: the path of its control socket.  name: the server's name.  With neither it is the only
-    one that runs.  meter_provider: by default the one that is set.
-
     The metrics are those of ``--admin``, under the same names, but that OpenTelemetry's counters
     do without "_total", and that of a histogram there are its "_count" and its "_sum".  They are
     read when the provider's reader collects; while no server answers there are none.  Call it once,
     in a process of its own: the numbers are those of all workers.
+
+    Args:
+        control: The path of the server's control socket.
+        name: The server's name.  With neither it is the only one that runs.
+        meter_provider: By default the one that is set.
     """
     meter = metrics.get_meter("socketkeep", VERSION, meter_provider)
     numbers = _Numbers(os.fspath(control), name)

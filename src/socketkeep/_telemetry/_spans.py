@@ -209,15 +209,20 @@ def instrument(
 ) -> Service:
     """Return the service with a span for each stay of a connection in a worker, and each move.
 
-    target: a handler, or a `Service`, whose own functions are called as ever.  tracer_provider: by
-    default the one that is set when a connection comes.  Set it in the lifespan or in `on_start`:
-    in the template it would be too early, since threads do not come along in a fork.
-
     The span of a stay, "connection", begins when the handler is called with the connection, ends
     when that call does, and is the current one meanwhile.  Where the connection was in another
     worker before, or parked, the span is linked to that of the stay before, which gets a child,
     "move" or "parked", for the time in between.  What `on_error` is told is an event of the span,
     and its status.  After a crash there is a link to the last stay that had an end, if any.
+
+    Args:
+        target: A handler, or a `Service`, whose own functions are called as ever.
+        tracer_provider: By default the one that is set when a connection comes.  Set it in the
+            lifespan or in `on_start`: in the template it would be too early, since threads do not
+            come along in a fork.
+
+    Raises:
+        HandlerError: The service has spans already.
     """
     service = target if isinstance(target, Service) else Service(target)
     if getattr(service.on_connect, "__func__", None) is _Spans.on_connect:
@@ -278,6 +283,10 @@ def messages(
     As in ``for line in messages(conn.lines()):``.  A span begins when a message has come, and ends
     when the next one is asked for, or the handler's call is over.  It is a trace of its own,
     linked to the connection's span.  Without `instrument` there are no spans.
+
+    Args:
+        source: An iterator over messages, sync or async.
+        name: The name of each span.
     """
     if isinstance(source, AsyncIterable):
         return _AsyncMessages(source, name)
@@ -290,6 +299,9 @@ def message(name: str = "message") -> Iterator[None]:
 
     For a handler that receives its messages piece by piece.  Where the block raises, the span ends
     with the handler's call, or when the next message begins.
+
+    Args:
+        name: The name of the span.
     """
     stay = _current.get()
     if stay is not None:
