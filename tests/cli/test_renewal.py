@@ -123,5 +123,6 @@ def test_what_changes_at_a_reload_is_declared() -> None:
     """Who serves, where, and by whose rights takes a restart."""
     changing = {declared.key for declared in OPTIONS if declared.at_reload}
     assert {"workers", "graceful_timeout", "idle_timeout", "max_connections"} <= changing
+    assert {"max_per_address", "deny_file", "tcp_keepalive", "edge_drain"} <= changing
     assert {"log_level", "access_log", "limit_request_head", "ws_max_size"} <= changing
     assert not changing & {"target", "model", "bind", "keep", "user", "guard", "name", "control"}

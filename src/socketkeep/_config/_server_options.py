@@ -557,6 +557,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             " next one; then they are reset.",
             minimum=0,
             zero="until they end",
+            at_reload=True,
         ),
     ] = 0.0
     proxy_protocol: Annotated[
@@ -1324,6 +1325,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             FLAG,
             ("--connect-log",),
             "Log each connection when its handler is first called: id, peer, listener.",
+            at_reload=True,
         ),
     ] = False
 
