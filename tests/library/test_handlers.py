@@ -195,6 +195,17 @@ def test_an_on_push_that_cannot_be(on_push: Any, says: str) -> None:
         served_as(inspect_handler(service), service)
 
 
+async def _async_handler(conn: object) -> None:
+    """Never called."""
+
+
+@pytest.mark.parametrize("handler", [_sync_handler, _async_handler])
+def test_an_async_on_error_is_to_be_sync_beside_every_handler(handler: Any) -> None:
+    service = Service(handler, on_error=_async_on_push)  # type: ignore[arg-type]
+    with pytest.raises(HandlerError, match="is async, and is called where .*: make it sync"):
+        served_as(inspect_handler(service), service)
+
+
 def test_an_on_taken_that_cannot_be() -> None:
     service = Service(_sync_handler, on_taken="ignore")  # type: ignore[arg-type]
     with pytest.raises(HandlerError, match="on_taken is 'close' or 'keep', not 'ignore'"):

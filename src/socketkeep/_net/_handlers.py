@@ -215,15 +215,15 @@ def served_as(handler: Handler, target: object) -> Handler:
         return handler
     if target.on_taken not in get_args(OnTaken):
         raise HandlerError(f"on_taken is 'close' or 'keep', not {target.on_taken!r}")
-    for name, (count, what) in _HOOKS.items():
-        hook = getattr(target, name)
-        if hook is not None:
-            _check_hook(f"{name}, {_name(hook)},", hook, count, what, handler)
     if inspect.iscoroutinefunction(_body(target.on_error)):
         raise HandlerError(
             f"on_error, {_name(target.on_error)}, is async, and is called where nothing can be"
             " waited for: make it sync"
         )
+    for name, (count, what) in _HOOKS.items():
+        hook = getattr(target, name)
+        if hook is not None:
+            _check_hook(f"{name}, {_name(hook)},", hook, count, what, handler)
     return replace(
         handler,
         on_taken=target.on_taken,
