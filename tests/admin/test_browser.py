@@ -15,6 +15,7 @@ from tests.admin.browser import Browser
 from tests.admin.web import (
     LIVE,
     STATUS,
+    WITH_ALL,
     FakeSource,
     admin_pid,
     admin_port,
@@ -32,6 +33,7 @@ _DOTS = (
     ".map((dot) => [dot.dataset.id, Number(dot.dataset.pid)]))"
 )
 _SEATS = "[...document.querySelectorAll('.seat[data-pid]')].map((seat) => Number(seat.dataset.pid))"
+_FIRST = "document.querySelector('.generation h2').textContent"
 #: Whether each dot is drawn inside of the seat of its worker, once it has come to rest.
 _SEATED = """[...document.querySelectorAll('.dot:not(.gone)')].every((dot) => {
   const seat = document.querySelector(`.seat[data-pid="${dot.dataset.pid}"]`);
@@ -123,12 +125,13 @@ def test_hostile_names_keyboard_and_phone(browser: Browser) -> None:
             browser.press("Tab", 9)
         assert browser.value("document.activeElement.matches('.seat:focus-visible')")
         browser.press(" ", 32)
-        browser.wait("document.querySelector('.seat').ariaPressed === 'true'")
+        browser.wait("document.activeElement.ariaPressed === 'true'")
         assert evil in browser.value("document.getElementById('rows').innerText")
         assert browser.value("document.getElementById('name').textContent") == evil
         assert browser.value("document.querySelectorAll('img').length") == 0
         assert "1 of 3 connections are drawn" in browser.value("document.body.innerText")
         assert browser.value("document.documentElement.scrollWidth <= 390")
+        assert browser.value(_FIRST).startswith("Generation 2"), "the later code is on top"
         assert browser.value("document.getAnimations().length") == 0
 
     async def shown() -> None:
@@ -138,3 +141,36 @@ def test_hostile_names_keyboard_and_phone(browser: Browser) -> None:
 
     asyncio.run(shown())
     assert browser.complaints == []
+
+
+def test_edges_cluster_and_the_cost_of_moves(browser: Browser) -> None:
+    """The page says of each where it is; without any it says nothing of them."""
+    plain = replace(LIVE, workers=[worker(0, 71), worker(1, 72, 2)])
+    report = replace(plain, status=WITH_ALL)
+    browser.complaints.clear()
+
+    def look(port: int, *said: str) -> None:
+        browser.resize(1280, 900)
+        browser.open(f"http://127.0.0.1:{port}/")
+        browser.wait("document.querySelectorAll('.seat').length === 2")
+        assert browser.value(_FIRST).startswith("Generation 1"), "the earlier code is on the left"
+        shown = browser.value("document.body.innerText")
+        for text in said:
+            assert text in shown
+        assert ("TLS:" in shown, "Cluster" in shown) == (bool(said), bool(said))
+
+    async def shown() -> None:
+        async with pages(FakeSource(plain)) as port:
+            await asyncio.to_thread(look, port)
+        async with pages(FakeSource(report)) as port:
+            await asyncio.to_thread(
+                look,
+                port,
+                "waited 50 ms, at most 125 ms by reload; 250 ms, at most 300 ms by crash",
+                "TLS: 2 edges, 12 connections, 0 in a handshake",
+                "40 handshakes done, 7 resumed, 0 failed",
+                "Cluster chat: node a, away for 31 s, 2 nodes: no broker",
+            )
+
+    asyncio.run(shown())
+    assert [each for each in browser.complaints if "/events" not in each] == []

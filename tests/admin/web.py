@@ -18,8 +18,10 @@ from socketkeep._admin import _metrics
 from socketkeep._admin._http._server import HttpServer
 from socketkeep._admin._http._source import KeeperUnreachable, ReportSource
 from socketkeep._admin._reports import (
+    ClusterReport,
     ConnectionReport,
     ConnectionsByState,
+    EdgesReport,
     ListenerReport,
     LiveReport,
     StatusReport,
@@ -48,6 +50,18 @@ STATUS = StatusReport(
     totals=Totals(accepted=11),
     waits=WaitReportByReason(
         reload=WaitReport(count=3, seconds=0.15, longest=0.125, within=[(0.05, 2), (1.0, 3)])
+    ),
+)
+
+#: With edges, a cluster that it cannot reach, and moves by a crash.
+WITH_ALL = msgspec.structs.replace(
+    STATUS,
+    edges=EdgesReport(pids=[5, 6], connections=12, handshakes={"TLSv1.3": 40}, resumed=7),
+    cluster=ClusterReport(
+        name="chat", node="a", state="away", for_seconds=31.0, error="no broker", nodes=["a", "b"]
+    ),
+    waits=msgspec.structs.replace(
+        STATUS.waits, crash=WaitReport(count=2, seconds=0.5, longest=0.3, within=[])
     ),
 )
 
