@@ -202,7 +202,7 @@ async def _async_handler(conn: object) -> None:
 @pytest.mark.parametrize("handler", [_sync_handler, _async_handler])
 def test_an_async_on_error_is_to_be_sync_beside_every_handler(handler: Any) -> None:
     service = Service(handler, on_error=_async_on_push)  # type: ignore[arg-type]
-    with pytest.raises(HandlerError, match="is async, and is called where .*: make it sync"):
+    with pytest.raises(HandlerError, match=r"is async, and is called where .*: make it sync"):
         served_as(inspect_handler(service), service)
 
 

@@ -68,7 +68,7 @@ def _sections(result: Result) -> Iterator[str]:
     yield _clients(result)
     yield "## What the processes hold\n"
     yield _HOLDING
-    yield "![What keepers and guards held](plots/soak.svg)\n"
+    yield "![What keepers and guards held](soak.svg)\n"
     yield _trends(result.trends)
     yield "## What the servers logged\n"
     yield "Lines of the levels warning and above.\n"
