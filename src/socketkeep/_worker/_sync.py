@@ -179,6 +179,7 @@ class SyncLoop:
                     self._give_way()
             if hurry:
                 self._end_in_time()
+        place.office = None
         self.link.close()
         self.gate.close()
 
