@@ -9,14 +9,23 @@ from tests._processes import all_processes, descendants
 
 
 def descriptors(pid: int) -> tuple[int, int]:
-    """Return how many descriptors a process has, and how many its epolls watch."""
-    numbers = os.listdir(f"/proc/{pid}/fd")
-    watched = 0
-    for number in numbers:
-        if os.readlink(f"/proc/{pid}/fd/{number}") == "anon_inode:[eventpoll]":
-            told = Path(f"/proc/{pid}/fdinfo/{number}").read_text().splitlines()
-            watched += sum(line.startswith("tfd:") for line in told)
-    return len(numbers), watched
+    """Return how many descriptors a process has, and how many its epolls watch.
+
+    One that is closed meanwhile does not count.  Raises FileNotFoundError when the process has
+    ended.
+    """
+    count = watched = 0
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            of = os.readlink(f"/proc/{pid}/fd/{number}")
+            if of == "anon_inode:[eventpoll]":
+                told = Path(f"/proc/{pid}/fdinfo/{number}").read_text().splitlines()
+                watched += sum(line.startswith("tfd:") for line in told)
+        except FileNotFoundError:
+            continue
+        count += 1
+    os.stat(f"/proc/{pid}")
+    return count, watched
 
 
 def own_memory(pid: int) -> int:
