@@ -43,8 +43,7 @@ from socketkeep._base._admission import LIMITS, REASONS, counter_of
 from socketkeep._base._mistakes import OptionError
 from socketkeep._config._renewal import Change, Renewal
 from socketkeep._config._server_options import (
-    ServeConfig,
-    closing_time,
+    handlers_time,
     listener_settings,
     parse_metrics_label,
 )
@@ -223,7 +222,7 @@ def reload_forecast(keeper: Keeper, silent: Collection[Worker] = ()) -> ReloadFo
     """Return the answer to ``reload-forecast``; silent: workers that do not answer."""
     told = [worker for worker in keeper.pool if worker.order is None and worker not in silent]
     moves, stays = _moves_and_stays(told, keeper.config.keep)
-    seconds = _handlers_have(keeper.config)
+    seconds = handlers_time(keeper.config)
     error = ""
     try:
         renewal = keeper.renewal()
@@ -258,7 +257,7 @@ def reload_cost(keeper: Keeper, generation: int) -> ReloadCost:
         moves=moves,
         held=len(keeper.connections),
         stays=_staying(stays),
-        seconds=_handlers_have(keeper.config),
+        seconds=handlers_time(keeper.config),
         changed=_options(renewal.applied),
         restart=_options(renewal.waiting),
     )
@@ -311,10 +310,6 @@ def _left_with(worker: Worker, seconds: float) -> WorkerStayingReport:
         connections=worker.open,
         seconds=seconds,
     )
-
-
-def _handlers_have(config: ServeConfig) -> float:
-    return config.graceful_timeout - closing_time(config)
 
 
 def _renewal_of(keeper: Keeper, generation: int) -> Renewal:

@@ -1454,6 +1454,11 @@ def closing_time(config: ServeConfig) -> float:
     return min(1.0, config.graceful_timeout / 4)
 
 
+def handlers_time(config: ServeConfig) -> float:
+    """Return how many seconds of the graceful timeout handlers have."""
+    return config.graceful_timeout - closing_time(config)
+
+
 def worker_timeout(config: ServeConfig, model: str) -> float | None:
     """Return after how many seconds without progress a worker is killed; None: never."""
     return limit_seconds(config.worker_timeout, 30.0 if model == "async" else None)

@@ -19,6 +19,7 @@ from socketkeep._config._server_options import (
     ServeConfig,
     bound_addresses,
     closing_time,
+    handlers_time,
     listener_settings,
     rate_of,
     worker_timeout,
@@ -841,8 +842,8 @@ class Keeper:
         moving = sum(worker.open for worker in replaced)
         for worker in replaced:
             self._retire(worker)
-        handlers_have = self.config.graceful_timeout - closing_time(self.config)
-        self.superseded.watch(generation.number, replaced, self._reactor.clock() + handlers_have)
+        until = self._reactor.clock() + handlers_time(self.config)
+        self.superseded.watch(generation.number, replaced, until)
         for listener in self.listeners if old is None else ():
             _log.info("listening", **_shown(listener))
         _log.info(
