@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -232,8 +231,8 @@ class Client(ABC):
         crowd.say(self, f"cut {when}, after {self.count} questions: {error!r}")
 
 
-class Lines(Client):
-    """A client of the line protocol: a line, and the answer ``COUNT LINE``."""
+class _OnStreams(Client):
+    """A client on a reader and a writer of asyncio's."""
 
     def __init__(self, place: Place, opening: Opening) -> None:
         super().__init__(place)
@@ -246,8 +245,12 @@ class Lines(Client):
             yield
         finally:
             self._writer.close()
-            with suppress(OSError, ssl.SSLError):
+            with suppress(OSError):
                 await self._writer.wait_closed()
+
+
+class Lines(_OnStreams):
+    """A client of the line protocol: a line, and the answer ``COUNT LINE``."""
 
     async def answers(self) -> AsyncIterator[bytes]:
         while line := await self._reader.readline():
@@ -308,22 +311,8 @@ class Named(Lines):
                 yield line
 
 
-class Http(Client):
+class Http(_OnStreams):
     """A client of HTTP/1.1 on a connection that stays: what it posts comes back reversed."""
-
-    def __init__(self, place: Place, opening: Opening) -> None:
-        super().__init__(place)
-        self._opening = opening
-
-    @asynccontextmanager
-    async def connected(self) -> AsyncIterator[None]:
-        self._reader, self._writer = await self._opening()
-        try:
-            yield
-        finally:
-            self._writer.close()
-            with suppress(OSError):
-                await self._writer.wait_closed()
 
     async def answers(self) -> AsyncIterator[bytes]:
         while True:

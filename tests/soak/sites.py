@@ -44,6 +44,16 @@ class Kind:
     joins: bool = False
 
 
+#: What happens to a server of each kind, and how often beside the others.
+_USUAL: Final = {
+    "reload": 2,
+    "worker": 2,
+    "template": 1,
+    "keeper": 1,
+    "upgrade": 1,
+    "scale": 1,
+}
+
 KINDS: Final = {
     "async": Kind(
         "count",
@@ -72,15 +82,7 @@ KINDS: Final = {
         "count_blocking",
         f"-k thread -w 2 --threads 8 {_KEEP} 0.4 --cluster-lease 2",
         {"tcp": "127.0.0.1:0"},
-        {
-            "reload": 2,
-            "worker": 2,
-            "template": 1,
-            "keeper": 1,
-            "upgrade": 1,
-            "scale": 1,
-            "disconnect": 1,
-        },
+        {**_USUAL, "disconnect": 1},
         {"tcp": 4, "named": 2, "short": 1},
         joins=True,
     ),
@@ -88,21 +90,21 @@ KINDS: Final = {
         "count_blocking",
         f"-k prefork -w 3 {_KEEP} 0.4",
         {"tcp": "127.0.0.1:0"},
-        {"reload": 2, "worker": 2, "template": 1, "keeper": 1, "upgrade": 1, "scale": 1},
+        _USUAL,
         {"tcp": 5, "short": 1},
     ),
     "fork": Kind(
         "count_blocking",
         f"-k fork -w 1 {_KEEP} 0.4",
         {"tcp": "127.0.0.1:0"},
-        {"reload": 2, "worker": 2, "template": 1, "keeper": 1, "upgrade": 1, "scale": 1},
+        _USUAL,
         {"tcp": 3, "short": 1},
     ),
     "asgi": Kind(
         "site",
         f"--asgi -w 2 {_KEEP} 0.4 --ws-redeliver",
         {"tcp": "127.0.0.1:0"},
-        {"reload": 2, "worker": 2, "template": 1, "keeper": 1, "upgrade": 1, "scale": 1},
+        _USUAL,
         {"http": 4, "websocket": 4},
     ),
 }
