@@ -466,7 +466,6 @@ class FarWorker(Far):
         self.crowded = 0  # how often it was told
         self.pings = 0
         self.to_end: list[Any] = []  # connections that it was told to end
-        self.to_give_up = 0
         self.order: Any = None
         self.acknowledged: list[Any] = []
         self.arrived: list[tuple[Any, list[int]]] = []
@@ -497,7 +496,7 @@ class FarWorker(Far):
                 case "Disconnect":
                     self.to_end.append(told)
                 case "GiveUp":
-                    self.to_give_up += told.count  # of those that are idle: it has none of them
+                    pass  # those that are idle: it has none
                 case "Ping":
                     self.pings += 1
                 case None:
