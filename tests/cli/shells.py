@@ -130,7 +130,7 @@ def bash(directory: Path) -> Iterator[Shell]:
 def zsh(directory: Path) -> Iterator[Shell]:
     """Start zsh, without its user's files, with the first that completes put into the line."""
     begin = _ZSH.format(script=script_of("zsh", directory))
-    with _at_terminal(directory, begin, _need("zsh"), "-f", "-i") as shell:
+    with _at_terminal(directory, begin, need("zsh"), "-f", "-i") as shell:
         yield shell
 
 
@@ -138,7 +138,7 @@ def fish(directory: Path, line: str) -> list[str]:
     """Return what fish completes a line to, each with what it says about it behind a tab."""
     script = script_of("fish", directory)
     done = subprocess.run(
-        [_need("fish"), "--no-config", "-c", f"source {script}; complete -C '{line}'"],
+        [need("fish"), "--no-config", "-c", f"source {script}; complete -C '{line}'"],
         cwd=directory,
         env={**os.environ, "PATH": _path(), "HOME": str(directory)},
         capture_output=True,
@@ -150,8 +150,9 @@ def fish(directory: Path, line: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def _need(shell: str) -> str:
-    found = shutil.which(shell)
+def need(program: str) -> str:
+    """Return the path of a program, which `make test` installs; the test fails without it."""
+    found = shutil.which(program)
     if found is None:
-        pytest.skip(f"{shell} is not installed")
+        pytest.fail(f"{program} is not installed: bash tests/install-debian-packages")
     return found

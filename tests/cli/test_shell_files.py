@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from scripts import shell_files
 
+from tests.cli.shells import need
 from tests.harness.command import COMMANDS
 from tests.harness.configuration import LISTENER_OPTIONS, OPTIONS
 
@@ -62,8 +62,7 @@ def test_the_pages_are_rendered_without_a_complaint(made: Path) -> None:
     """By man and by mandoc, whose rules are stricter."""
     pages = sorted(map(str, (made / "share/man/man1").iterdir()))
     for name in ("man", "mandoc"):
-        if shutil.which(name) is None:
-            pytest.skip(f"{name} is not installed")
+        need(name)
     linted = subprocess.run(
         ["mandoc", "-T", "lint", "-W", "warning", *pages],
         capture_output=True,
