@@ -20,7 +20,7 @@ Ask = Callable[..., "Asker"]
 
 
 class Asker:
-    """Who has asked the keeper for something over its control socket."""
+    """A client that has asked the keeper for something over its control socket."""
 
     def __init__(self, bench: Bench, command: str, **arguments: object) -> None:
         ours, self._sock = socket.socketpair()
@@ -115,7 +115,7 @@ def test_a_file_that_is_wrong(bench: Bench, ask: Ask, tmp_path: Path) -> None:
 
 
 def test_an_upgrade_in_between(bench: Bench, ask: Ask, tmp_path: Path) -> None:
-    """Who waits for a reload's end does so for that of the reload which ends the upgrade."""
+    """A client waits for the end of the reload that ends the upgrade, in place of its own."""
     [old] = bench.start()
     (tmp_path / "server.toml").write_text("workers = 1\nspare = 2")
     bench.upgrade().passes()

@@ -37,7 +37,7 @@ def test_what_can_change_does_and_the_rest_is_named(tmp_path: Path) -> None:
 
 
 def test_the_same_file_changes_nothing(tmp_path: Path) -> None:
-    """What the server has otherwise, by a command say, stays."""
+    """A value that the server has from elsewhere, by a command say, stays."""
     origin = origins(tmp_path, "workers = 2")
     running = configured(workers=2, bind=["unix:/elsewhere"])
     assert renewed(origin, running).config is not None
@@ -120,7 +120,7 @@ def test_without_a_file(tmp_path: Path) -> None:
 
 
 def test_what_changes_at_a_reload_is_declared() -> None:
-    """Who serves, where, and by whose rights takes a restart."""
+    """The model, the addresses and the rights take a restart."""
     changing = {declared.key for declared in OPTIONS if declared.at_reload}
     assert {"workers", "graceful_timeout", "idle_timeout", "max_connections"} <= changing
     assert {"max_per_address", "deny_file", "tcp_keepalive", "edge_drain"} <= changing

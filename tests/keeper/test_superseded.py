@@ -126,7 +126,7 @@ def test_all_of_it_stays(make_bench: MakeBench, keep: str) -> None:
 
 
 def test_a_worker_that_does_not_answer_is_waited_for_a_second(bench: Bench) -> None:
-    """What it has is counted apart; one that an earlier reload has left is told with its time."""
+    """Its connections are counted apart; one that an earlier reload left is told with its time."""
     old = bench.start()
     bench.serve(old[0])[1].become("sent")
     bench.serve(old[1])

@@ -1,4 +1,4 @@
-"""What the log says of connections whose worker died, or that moved from one that was to end."""
+"""The log's lines of connections whose worker died, or that moved from one that was to end."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a release has, as its users get it: `make package`, without this checkout."""
+"""A release, as its users get it: `make package`, without this checkout."""

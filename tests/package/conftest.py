@@ -1,4 +1,4 @@
-"""What `scripts/release.py` has made."""
+"""The files that `scripts/release.py` has made."""
 
 from __future__ import annotations
 
