@@ -65,6 +65,13 @@ class Talk:
         assert self._process.stdout is not None
         return self._process.stdout.readline().rstrip("\n")
 
+    def hear_up_to(self, end: str) -> None:
+        """Read the lines that it prints up to one with this end; its own end fails."""
+        while line := self.hear():
+            if line.endswith(end):
+                return
+        pytest.fail(f"it ended without {end!r}")
+
     def ask(self, line: str) -> str:
         """Write a line, return the next."""
         self.say(line)

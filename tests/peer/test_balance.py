@@ -73,7 +73,6 @@ def answers(peers: list[socket.socket], seconds: float) -> dict[socket.socket, i
 @pytest.mark.parametrize(
     ("model", "workers", "clients", "come"),
     [
-        ("async", 4, 80, "together"),
         ("async", 4, 80, "while none accepts"),
         ("async", 4, 80, "one by one"),
         ("thread", 3, 60, "one by one"),
