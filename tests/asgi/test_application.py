@@ -98,7 +98,6 @@ def test_a_service_of_one() -> None:
 @pytest.mark.parametrize(
     ("service", "way"),
     [
-        (Service(asgi, on_push=lambda conn, message: None), "on_push: .* socketkeep.push"),
         (Service(asgi, on_leaving=lambda conn, why, by: None), "on_leaving: .* sends .* a Close"),
         (Service(asgi, lifespan=nullcontext), "lifespan: .* one of its own"),
     ],
@@ -108,3 +107,20 @@ def test_what_a_service_of_one_cannot_have(service: Service, way: str) -> None:
         handler_of(service, configured("a:b"))
     assert re.search(f"a:b is a Service of an ASGI application, and has {way}", caught.value.text)
     assert "\n" not in caught.value.text
+
+
+async def _of_a_connection(conn: object, message: bytes) -> None:
+    """An `on_push` as a handler's service has it."""
+
+
+@pytest.mark.parametrize(
+    ("on_push", "said"),
+    [
+        (_of_a_connection, "on_push, .*_of_a_connection, takes a scope, a message and send: "),
+        (lambda scope, message, send: None, "on_push, .*, is sync, .*: write async def"),
+        ("none", "on_push, .*, is not callable: give a function of scope, message and send"),
+    ],
+)
+def test_an_on_push_that_cannot_be(on_push: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        handler_of(Service(asgi, on_push=on_push), configured("a:b"))

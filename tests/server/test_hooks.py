@@ -157,7 +157,6 @@ service = Service(
     on_leave=lambda conn, how: note("leave", how),
     on_error=lambda conn, error: note("error", error),
 )
-pushed = Service(app, on_push=lambda conn, message: None)
 """
 
 

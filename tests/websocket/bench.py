@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from websockets.asyncio.client import ClientConnection, connect
 
@@ -18,6 +18,8 @@ from socketkeep._worker._mail import Mailbox
 from tests.harness.asgi import Application, Message, Scope
 from tests.harness.configuration import configured
 from tests.harness.seam import be_handler_of, leased, order_to, row_of
+
+OnPush: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
 
 PATIENCE = 10.0
 END = b"\r\n\r\n"
@@ -51,11 +53,11 @@ class RequestLog:
 class Site:
     """What the HTTP side tells of an application."""
 
-    def __init__(self, app: Application, options: Any) -> None:
+    def __init__(self, app: Application, options: Any, on_push: OnPush | None) -> None:
         self.app = app
         self.options = options
         self.request_log = RequestLog()
-        websockets = WebSockets(options)
+        websockets = WebSockets(options, on_push)
         self.serve = websockets.serve
         self.pushed = websockets.pushed
         self.leaving: set[asyncio.Task[None]] = set()
@@ -82,12 +84,17 @@ def scope_of(head: bytes) -> Scope:
 
 
 class Bench:
-    """The socket's server side.  crash_safe: as with ``--keep crash``."""
+    """The socket's server side.  crash_safe: as with ``--keep crash``; on_push: its service's."""
 
     def __init__(
-        self, app: Application, options: Any, crash_safe: bool, park_after: float | None
+        self,
+        app: Application,
+        options: Any,
+        crash_safe: bool,
+        park_after: float | None,
+        on_push: OnPush | None,
     ) -> None:
-        self.site = Site(app, options)
+        self.site = Site(app, options, on_push)
         self.shelf = Shelf() if crash_safe else None
         self.park_after = park_after
         self.client_sock, self._sock = socket.socketpair()
@@ -185,11 +192,12 @@ async def bench(
     park_after: float | None = None,
     options: dict[str, Any] | None = None,
     kind: type[Bench] = Bench,
+    on_push: OnPush | None = None,
 ) -> AsyncIterator[Bench]:
     """Serve an application on a pair, and see that all of it ends."""
     told: dict[str, Any] = {"ws_resume": "on", "ws_ping_interval": 0.0}
     told |= options or {}
-    served = kind(app, configured("app:app", **told), crash_safe, park_after)
+    served = kind(app, configured("app:app", **told), crash_safe, park_after, on_push)
     served.begin("accepted")
     try:
         yield served

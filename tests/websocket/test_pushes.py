@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from socketkeep._serve.asgi._response import MessageError
 from socketkeep._serve.asgi._types import Message, Scope
@@ -182,6 +183,120 @@ def test_a_push_waits_for_the_accept(to: str) -> None:
     run(main())
 
 
+async def framed(scope: Scope, message: bytes, send: Any) -> None:
+    """An `on_push` that sends its message twice, or does as that says."""
+    match message.split(b" "):
+        case [b"raise"]:
+            raise LookupError("as it was told")
+        case [b"say", kind, key, value]:
+            await send({"type": kind.decode(), key.decode(): value.decode()})
+        case [b"close"]:
+            await send({"type": "websocket.close", "code": 4001, "reason": "pushed off"})
+        case _:
+            for each in (b"", b"again "):
+                text = (each + message).decode()
+                await send({"type": "websocket.send", "text": f"{scope['path']}: {text}"})
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+@pytest.mark.parametrize("kind", [bench, on_record])
+def test_a_push_goes_through_the_services_function(kind: Any, compression: str | None) -> None:
+    """The application is not asked; likewise in the next worker, until it says else."""
+
+    async def main() -> None:
+        app = Called()
+        async with (
+            kind(app, on_push=framed) as served,
+            await dial(served, compression=compression) as peer,
+        ):
+            await peer.send("socketkeep.name name bob")
+            assert await peer.recv() == "ok"
+            path = app.scopes[0]["path"]
+            for said in ("é", "x" * 1000):
+                served.push(said.encode())
+                assert await peer.recv() == f"{path}: {said}"
+                assert await peer.recv() == f"{path}: again {said}"
+            await peer.send("between")
+            assert await peer.recv() == "between"
+            if kind is bench:
+                await served.move()
+                served.push(b"moved")
+                assert await peer.recv() == f"{path}: moved"
+                assert await peer.recv() == f"{path}: again moved"
+            await peer.send("socketkeep.pushes to receive")
+            assert await peer.recv() == "ok"
+            served.push(b"1")
+            assert await peer.recv() == "pushed 1"
+            await peer.send("socketkeep.pushes to on_push")
+            assert await peer.recv() == "ok"
+            served.push(b"2")
+            assert await peer.recv() == f"{path}: 2"
+            assert app.pushed == [b"1"]
+
+    run(main())
+
+
+def test_what_the_services_function_may_do(caplog: pytest.LogCaptureFixture) -> None:
+    """It names and closes; what it raises, and what is not its to send, ends nothing."""
+
+    async def main() -> None:
+        app = Called()
+        told: list[str] = []
+        async with bench(app, on_push=framed) as served, await dial(served) as peer:
+            served.conn.hooks.on_error = lambda conn, error: told.append(str(error))
+            await peer.send("socketkeep.name name bob")
+            assert await peer.recv() == "ok"
+            served.push(b"raise")
+            served.push(b"say socketkeep.commit state 1")
+            served.push(b"say websocket.accept subprotocol x")
+            served.push(b"say socketkeep.join group room")
+            served.push(b"x")
+            assert str(await peer.recv()).endswith(": x")
+            assert str(await peer.recv()).endswith(": again x")
+            assert served.conn.groups == {"room"}
+            assert told[0] == "as it was told"
+            beside = "on_push sends websocket.send, websocket.close and what names a WebSocket, not"
+            assert told[1:] == [f"{beside} socketkeep.commit", f"{beside} websocket.accept"]
+            served.push(b"close")
+            served.push(b"too late")
+            with pytest.raises(ConnectionClosed):
+                await peer.recv()
+            assert (peer.close_code, peer.close_reason) == (4001, "pushed off")
+        assert len(told) == 3
+
+    run(main())
+
+
+def test_it_does_not_leave_while_the_services_function_waits() -> None:
+    """Whatever that waits for: what is pushed is sent before the move, and once."""
+
+    async def main() -> None:
+        called, let_on = asyncio.Event(), asyncio.Event()
+
+        async def on_push(scope: Scope, message: bytes, send: Any) -> None:
+            called.set()
+            await let_on.wait()
+            await send({"type": "websocket.send", "bytes": message})
+
+        app = Called()
+        async with bench(app, on_push=on_push) as served, await dial(served) as peer:
+            await peer.send("socketkeep.name name bob")
+            assert await peer.recv() == "ok"
+            served.push(b"1")
+            await called.wait()
+            moving = asyncio.create_task(served.move())
+            for _ in range(10):
+                await asyncio.sleep(0)  # so that it could go
+            assert not served.task.done()
+            let_on.set()
+            assert await peer.recv() == b"1"
+            await moving
+            served.push(b"2")
+            assert await peer.recv() == b"2"
+
+    run(main())
+
+
 def handshake() -> bytes:
     return (
         b"GET /path HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
@@ -275,7 +390,11 @@ def test_a_push_waits_while_a_reply_is_made() -> None:
         ({"type": "socketkeep.name", "name": 7}, "a name is text, not int"),
         ({"type": "socketkeep.join", "group": ""}, "a group has at least one character"),
         ({"type": "socketkeep.labels", "labels": []}, "labels are a mapping of texts to texts"),
-        ({"type": "socketkeep.pushes", "to": "me"}, "to is one of receive, text, bytes, not 'me'"),
+        (
+            {"type": "socketkeep.pushes", "to": "me"},
+            "to is one of on_push, receive, text, bytes, not 'me'",
+        ),
+        ({"type": "socketkeep.pushes", "to": "on_push"}, "the application has no Service with one"),
     ],
 )
 def test_what_cannot_be_is_refused(message: Message, said: str) -> None:

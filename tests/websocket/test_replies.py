@@ -17,7 +17,7 @@ from socketkeep._stream import _peek
 from tests.harness.asgi import Application, Scope
 from tests.harness.seam import KeptRow, order_to
 from tests.library.conftest import tcp_pair
-from tests.websocket.bench import PATIENCE, Bench, bench, dial, echo, run, until
+from tests.websocket.bench import PATIENCE, Bench, OnPush, bench, dial, echo, run, until
 
 SAID = ["alpha beta gamma " * 9, "beta gamma alpha " * 9, "gamma alpha beta " * 9]
 
@@ -26,9 +26,14 @@ class OnRecord(Bench):
     """As with ``--ws-redeliver --keep crash``, over TCP."""
 
     def __init__(
-        self, app: Application, options: Any, crash_safe: bool, park_after: float | None
+        self,
+        app: Application,
+        options: Any,
+        crash_safe: bool,
+        park_after: float | None,
+        on_push: OnPush | None,
     ) -> None:
-        super().__init__(app, options, crash_safe, park_after)
+        super().__init__(app, options, crash_safe, park_after, on_push)
         for each in (self._sock, self.client_sock):
             each.close()
         self._sock, self.client_sock = tcp_pair()
@@ -67,8 +72,8 @@ class OnRecord(Bench):
 
 
 @asynccontextmanager
-async def on_record(app: Application) -> AsyncIterator[OnRecord]:
-    async with bench(app, kind=OnRecord) as served:
+async def on_record(app: Application, on_push: OnPush | None = None) -> AsyncIterator[OnRecord]:
+    async with bench(app, kind=OnRecord, on_push=on_push) as served:
         assert isinstance(served, OnRecord)
         yield served
 

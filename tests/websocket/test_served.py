@@ -256,6 +256,71 @@ def test_pushed_to(tmp_path: Path) -> None:
         run(main(server))
 
 
+_FRAMED = """
+import json
+from socketkeep import Service
+
+async def app(scope, receive, send):
+    if scope["type"] != "websocket":
+        return
+    while True:
+        match await receive():
+            case {"type": "websocket.connect"}:
+                await send({"type": "websocket.accept"})
+                if scope["extensions"]["socketkeep"]["attached"] == "accepted":
+                    await send({"type": "socketkeep.name", "name": "bob"})
+                await send({"type": "socketkeep.commit"})
+            case {"type": "websocket.disconnect"}:
+                return
+            case other:
+                raise ValueError(other)
+
+async def on_push(scope, message, send):
+    if message == b"bye":
+        await send({"type": "websocket.close", "code": 4001})
+    text = json.dumps({"VERSION": message.decode(), "path": scope["path"]})
+    await send({"type": "websocket.send", "text": text})
+
+service = Service(app, on_push=on_push)
+"""
+
+
+def test_pushed_to_through_the_services_function(tmp_path: Path) -> None:
+    """Parked, after its worker's death, and by the new code after a reload; it may close, too."""
+
+    def write(version: str) -> str:
+        (tmp_path / "site_app.py").write_text(_FRAMED.replace("VERSION", version))
+        return "site_app:service"
+
+    async def main(server: Server) -> None:
+        def parked() -> bool:
+            return bool(server.status()["connections"]["parked"] == 1)
+
+        async def push(message: str) -> None:
+            await asyncio.to_thread(server.wait_until, parked, "it is parked")
+            done = await asyncio.to_thread(server.cli, "push", "bob", message)
+            assert done.exit_code == 0, done.stderr
+
+        async with connect(f"ws://{server.address}/a") as bob:
+            await push("one")
+            assert await bob.recv() == '{"1": "one", "path": "/a"}'
+            (only,) = server.workers()
+            os.kill(only["pid"], signal.SIGKILL)
+            await push("two")
+            assert await bob.recv() == '{"1": "two", "path": "/a"}'
+            write("2")
+            assert (await asyncio.to_thread(server.reload)).exit_code == 0
+            await push("three")
+            assert await bob.recv() == '{"2": "three", "path": "/a"}'
+            await push("bye")
+            assert await _ended(bob) == 4001
+        assert not server.find("on_push failed")
+
+    options = ("--park-after", "0.05", "-w", "1", "--keep", "crash")
+    with Server(tmp_path, write("1"), *options) as server:
+        run(main(server))
+
+
 async def _ended(client: ClientConnection) -> int:
     await asyncio.wait_for(client.wait_closed(), PATIENCE)
     return client.close_code or 0

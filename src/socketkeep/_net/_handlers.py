@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, cast, get_args, overload
@@ -68,7 +68,9 @@ class Service:
             on without a name.
         on_push: Called with the connection and the message for each push to one, between two
             messages of its handler, at a receive; sync, or with an async handler async, too.  It
-            sends what it makes of the message.  Without one a message is sent as it is.
+            sends what it makes of the message.  Without one a message is sent as it is.  The one
+            of an ASGI application is async, and called with the WebSocket's scope, the message and
+            an ASGI `send`, by which it sends, closes and names.
         on_leaving: Called with the connection, why ("stop", "drain", "reload" or "disconnect") and
             the `Deadline` by which it must be over, when the server is to end it: at a receive of
             its handler, sync or async as `on_push`.  A connection that moves to another worker is
@@ -91,7 +93,7 @@ class Service:
     handler: Callable[..., object]
     lifespan: Lifespan | Callable[..., Lifespan] | None = None
     on_taken: OnTaken = "close"
-    on_push: Callable[[Any, bytes], object] | None = None
+    on_push: Callable[..., object] | None = None
     on_leaving: Callable[[Any, Any, Any], object] | None = None
     on_start: Callable[[WorkerInfo], object] | None = None
     on_ready: Callable[[WorkerInfo], object] | None = None
@@ -220,14 +222,16 @@ def served_as(handler: Handler, target: object) -> Handler:
             f"on_error, {_name(target.on_error)}, is async, and is called where nothing can be"
             " waited for: make it sync"
         )
-    for name, (count, what) in _HOOKS.items():
-        hook = getattr(target, name)
+    hooks = {name: getattr(target, name) for name in _HOOKS}
+    if handler.on_push is not None:  # an adapter's, which has taken the service's
+        hooks["on_push"] = None
+    for name, hook in hooks.items():
         if hook is not None:
-            _check_hook(f"{name}, {_name(hook)},", hook, count, what, handler)
+            _check_hook(f"{name}, {_name(hook)},", hook, *_HOOKS[name], handler)
     return replace(
         handler,
         on_taken=target.on_taken,
-        on_push=target.on_push or handler.on_push,
+        on_push=handler.on_push or target.on_push,
         on_leaving=target.on_leaving,
         on_start=target.on_start,
         on_ready=target.on_ready,
@@ -239,6 +243,13 @@ def served_as(handler: Handler, target: object) -> Handler:
 
 def _check_hook(name: str, hook: object, count: int, what: str, handler: Handler) -> None:
     """Raise HandlerError for what cannot be called beside the handler."""
+    _check_arguments(name, hook, count, what)
+    if inspect.iscoroutinefunction(_body(hook)) and not handler.is_async:
+        raise HandlerError(f"{name} is async, and the handler is not: make both so, or none")
+
+
+def _check_arguments(name: str, hook: object, count: int, what: str) -> None:
+    """Raise HandlerError for what cannot be called with so many arguments."""
     if not callable(hook):
         raise HandlerError(f"{name} is not callable: give a function of {what.replace('a ', '')}")
     try:
@@ -247,8 +258,15 @@ def _check_hook(name: str, hook: object, count: int, what: str, handler: Handler
         raise HandlerError(f"{name} takes {what}: {error}") from None
     except ValueError:
         pass  # a builtin that tells nothing of its parameters; a wrong call will say so
-    if inspect.iscoroutinefunction(_body(hook)) and not handler.is_async:
-        raise HandlerError(f"{name} is async, and the handler is not: make both so, or none")
+
+
+def checked_websocket_push(on_push: object) -> Callable[..., Awaitable[object]]:
+    """Return the `on_push` of an ASGI application's `Service`.  Raises HandlerError."""
+    name = f"on_push, {_name(on_push)},"
+    _check_arguments(name, on_push, 3, "a scope, a message and send")
+    if not inspect.iscoroutinefunction(_body(on_push)):
+        raise HandlerError(f"{name} is sync, and what it sends is awaited: write async def")
+    return cast("Callable[..., Awaitable[object]]", on_push)
 
 
 def service_parts(target: object) -> tuple[object, Callable[[], Lifespan] | None]:

@@ -7,7 +7,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, Final
 
 from socketkeep._base._mistakes import LoadError
-from socketkeep._net._handlers import Handler, Service
+from socketkeep._net._handlers import Handler, Service, checked_websocket_push
 
 if TYPE_CHECKING:
     from socketkeep._config._server_options import ServeConfig
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 #: What a `Service` of an application does not have, and what an application has instead.
 _NOT_OF_APPLICATIONS: Final = {
     "lifespan": "leave it out; the application has one of its own, with which it is called",
-    "on_push": "leave it out; a WebSocket receives what is pushed to it as messages, of the type"
-    " socketkeep.push",
     "on_leaving": "leave it out; the server sends each WebSocket a Close, and other connections end"
     " between two requests",
 }
@@ -85,9 +83,15 @@ def wsgi_way(name: str) -> str:
 
 
 def handler_of(target: Any, config: ServeConfig) -> Handler:
-    """Return the handler that serves an application, or the `Service` of one.  Raises LoadError."""
+    """Return the handler that serves an application, or the `Service` of one.
+
+    Raises LoadError, and HandlerError for a service's `on_push` that cannot be.
+    """
+    on_push = None
     if isinstance(target, Service):
         _check_service(target, config.target)
+        if target.on_push is not None:
+            on_push = checked_websocket_push(target.on_push)
         target = target.handler
     check_application(target, config.target)
     try:
@@ -103,7 +107,7 @@ def handler_of(target: Any, config: ServeConfig) -> Handler:
             f"an ASGI application needs the package {error.name}: {install_extra('asgi')}"
         ) from None
     site = Site(target, config)
-    websockets = WebSockets(config)
+    websockets = WebSockets(config, on_push)
     site.serve_websocket = websockets.serve
     return Handler(
         call=functools.partial(serve_connection, site),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Awaitable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from contextvars import Context
 from enum import Enum
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from socketkeep._serve.asgi._site import Site
     from socketkeep._stream._aio import AsyncConnection
 
+OnPush = Callable[..., Awaitable[object]]
+
 #: So much is read ahead of the application: as many messages, or as many bytes of them.
 _MOST_AHEAD: Final = 16
 _MOST_BYTES_AHEAD: Final = 65536
@@ -71,8 +73,8 @@ _CALLED: Final = {
     "socketkeep.labels": "labels",
     "socketkeep.pushes": "to",
 }
-#: Where pushes go: to the application's `receive`, or to the peer as they are.
-_PUSHES_TO: Final = ("receive", "text", "bytes")
+#: Where pushes go: to the service's function, the application's `receive`, or the peer as they are.
+_PUSHES_TO: Final = ("on_push", "receive", "text", "bytes")
 
 _NORMAL: Final = 1000
 _ABNORMAL: Final = 1006
@@ -100,10 +102,14 @@ class _Phase(Enum):
 
 
 class WebSockets:
-    """All WebSockets of one application in one worker."""
+    """All WebSockets of one application in one worker.
 
-    def __init__(self, options: ServeConfig) -> None:
+    on_push: the service's, called with a scope, the message and a `send`.
+    """
+
+    def __init__(self, options: ServeConfig, on_push: OnPush | None = None) -> None:
         self.settings = WebSocketSettings.of(options)
+        self.on_push = on_push
         self.rounds = Rounds(self.settings.ping_interval)
         self.trimmer = Trimmer()
         self.chores: set[asyncio.Task[None]] = set()  # the loop itself would forget them
@@ -214,7 +220,7 @@ class _Session:
         self._gone: Message | None = None  # what it is told at the end
         self._app: asyncio.Task[None] | None = None
 
-        self._pushes_to = "receive"
+        self._pushes_to: str | None = None  # as the application says
         self._inbox: list[str | bytes | _Pushed] = []
         self._ahead = 0  # bytes in it
         self._wanted: asyncio.Future[None] | None = None  # the application waits for a message
@@ -250,7 +256,7 @@ class _Session:
         self._answer = subprotocol, [(name, value) for name, value in headers]
         self._state = saved.get("state")
         self._exact = saved["exact"]
-        self._pushes_to = saved.get("pushes_to", "receive")
+        self._pushes_to = saved.get("pushes_to")
         self._keeps = self._keeps or self._exact
 
     # From the beginning to the end.
@@ -433,10 +439,7 @@ class _Session:
 
         Raises MessageError for what cannot be sent, and Disconnected when the WebSocket is over.
         """
-        try:
-            kind = message["type"]
-        except (KeyError, TypeError):
-            raise no_message(message) from None
+        kind = _kind(message)
         if kind in _CALLED:
             self._call(kind, message)
             return
@@ -636,6 +639,8 @@ class _Session:
                 conn.labels = said
             elif said not in _PUSHES_TO:
                 raise ValueError(f"to is one of {', '.join(_PUSHES_TO)}, not {said!r}")
+            elif said == "on_push" and self._all.on_push is None:
+                raise ValueError("to is on_push, and the application has no Service with one")
             else:
                 self._pushes_to = said
                 self._packed = None
@@ -650,8 +655,11 @@ class _Session:
             self._settle()
 
     def pushed(self, message: bytes) -> Awaitable[None] | None:
-        """Give a push to the application, or to the peer."""
-        if self._pushes_to != "receive":
+        """Give a push to the service's function, to the application, or to the peer."""
+        to, on_push = self._pushes_to, self._all.on_push
+        if on_push is not None and to in (None, "on_push"):
+            return self._have_sent(on_push, message)
+        if to in ("text", "bytes"):
             return self._pass_on(message)
         if self._has_no_room():
             return self._give_later(message)
@@ -690,6 +698,37 @@ class _Session:
             waits = self._put(frame)
             if waits is not None:
                 await waits
+
+    async def _have_sent(self, on_push: OnPush, message: bytes) -> None:
+        """Have the service's function send what it makes of a push, if no Close is on its way."""
+        if self._socket.closing:
+            return
+        self._sends += 1  # it does not leave meanwhile, whatever else the function waits for
+        try:
+            with suppress(Disconnected):
+                await on_push(self._scope, message, self._send_beside)
+        finally:
+            self._sends -= 1
+            if self._wanted is not None:
+                self._settle()
+
+    async def _send_beside(self, message: Message) -> None:
+        """Do what `on_push` says, which is not the application's to say.  Raises as `send` does."""
+        kind = _kind(message)
+        if kind in _CALLED:
+            self._call(kind, message)
+        elif kind == "websocket.close":
+            await self._close(message.get("code", _NORMAL), message.get("reason") or "")
+        elif kind == "websocket.send":
+            await self._until_turn()
+            waits = self._put(self._frame(message))
+            if waits is not None:
+                await waits
+        else:
+            raise MessageError(
+                f"on_push sends websocket.send, websocket.close and what names a WebSocket, not"
+                f" {kind}"
+            )
 
     # What goes out beside the record, so that nobody else can go on after a death meanwhile.
 
@@ -1155,6 +1194,14 @@ def _tells_of_end(error: BaseException) -> bool:
 
 def _headers(message: Message) -> Headers:
     return [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
+
+
+def _kind(message: Message) -> Any:
+    """Return a message's type.  Raises MessageError for what is no message."""
+    try:
+        return message["type"]
+    except (KeyError, TypeError):
+        raise no_message(message) from None
 
 
 def _out_of_order(kind: str) -> MessageError:
