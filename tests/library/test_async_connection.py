@@ -275,8 +275,8 @@ def test_without_a_receiver_the_bytes_stay_in_the_kernel(pair: Pair, run: Run) -
     """Back-pressure: a peer that sends without end is held up by the kernel, not buffered."""
 
     async def scenario() -> None:
-        assignment = leased()
-        conn = AsyncConnection(pair[0], **assignment)
+        lease = leased()
+        conn = AsyncConnection(pair[0], **lease)
         task = asyncio.ensure_future(conn.recv())
         await begun(conn)  # so that the loop watches the descriptor
         pair[1].sendall(b"1")
@@ -289,7 +289,7 @@ def test_without_a_receiver_the_bytes_stay_in_the_kernel(pair: Pair, run: Run) -
             except BlockingIOError:
                 break
             await asyncio.sleep(0)
-        assert row_of(assignment).bytes_in <= 1 + (1 << 16)
+        assert row_of(lease).bytes_in <= 1 + (1 << 16)
         assert len(await conn.recv_exactly(sent - 1)) == sent - 1
 
     run(scenario)
@@ -313,8 +313,8 @@ def test_two_receivers_are_refused(pair: Pair, run: Run) -> None:
 
 def test_sends_go_out_whole_in_the_order_they_were_called(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
-        assignment = leased()
-        conn = AsyncConnection(pair[0], **assignment)
+        lease = leased()
+        conn = AsyncConnection(pair[0], **lease)
         sends = [asyncio.ensure_future(conn.send(bytes([n]) * 100_000)) for n in range(8)]
         got = asyncio.ensure_future(in_thread(lambda: reads_all(pair[1])))
         await asyncio.gather(*sends)
@@ -324,7 +324,7 @@ def test_sends_go_out_whole_in_the_order_they_were_called(pair: Pair, run: Run) 
         tail = b"more\x01\x00\x02\x00"
         assert await got == b"".join(bytes([n]) * 100_000 for n in range(8)) + tail
         await conn.close()
-        assert row_of(assignment).bytes_out == 800_008
+        assert row_of(lease).bytes_out == 800_008
 
     run(scenario)
 

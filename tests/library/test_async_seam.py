@@ -26,19 +26,19 @@ async def peer_send(peer: socket.socket, data: bytes) -> None:
     await asyncio.get_running_loop().sock_sendall(peer, data)
 
 
-async def waiting(assignment: Leased) -> None:
+async def waiting(lease: Leased) -> None:
     """Return once the connection's handler waits for input."""
     async with asyncio.timeout(5):
-        while not row_of(assignment).waiting:  # noqa: ASYNC110 - a word of shared memory
+        while not row_of(lease).waiting:  # noqa: ASYNC110 - a word of shared memory
             await asyncio.sleep(0)
 
 
 def test_a_waiting_receive_is_detached_at_once(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
-        assignment = assigned()
-        conn = AsyncConnection(pair[0], **assignment)
+        lease = assigned()
+        conn = AsyncConnection(pair[0], **lease)
         task = asyncio.ensure_future(conn.recv())
-        await waiting(assignment)
+        await waiting(lease)
         conn.ask(order_to("move"))
         # Before the task has its turn, the connection is already out of reach of pushes.
         with pytest.raises(Released, match="detached from this worker"):
@@ -62,8 +62,8 @@ def test_what_a_detached_handler_had_is_freed_without_the_garbage_collector(
         pass
 
     async def scenario() -> None:
-        assignment = assigned()
-        conn = AsyncConnection(pair[0], **assignment)
+        lease = assigned()
+        conn = AsyncConnection(pair[0], **lease)
         freed: list[weakref.ref[Large]] = []
 
         async def handler() -> None:
@@ -75,7 +75,7 @@ def test_what_a_detached_handler_had_is_freed_without_the_garbage_collector(
         gc.disable()
         try:
             task = asyncio.ensure_future(handler())
-            await waiting(assignment)
+            await waiting(lease)
             conn.ask(order_to("move"))
             await task
             assert freed[0]() is None
@@ -88,15 +88,15 @@ def test_what_a_detached_handler_had_is_freed_without_the_garbage_collector(
 
 def test_what_was_read_since_the_commit_is_pushed_back(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
-        assignment = assigned()
-        conn = AsyncConnection(pair[0], **assignment)
+        lease = assigned()
+        conn = AsyncConnection(pair[0], **lease)
         pair[1].sendall(b"done\nheader\nbo")
         lines = conn.lines()
         assert await anext(lines) == b"done"
         conn.commit(["seen"])
         assert await anext(lines) == b"header"
         task = asyncio.ensure_future(conn.recv_exactly(4))
-        await waiting(assignment)
+        await waiting(lease)
         conn.ask(order_to("move"))
         with pytest.raises(Detached):
             await task
@@ -142,14 +142,14 @@ def test_a_commit_and_a_receive_that_waits_obey_an_earlier_order(pair: Pair, run
 
 def test_detaching_waits_for_queued_pushes(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
-        assignment = assigned()
-        conn = AsyncConnection(pair[0], **assignment)
+        lease = assigned()
+        conn = AsyncConnection(pair[0], **lease)
         task = asyncio.ensure_future(conn.recv())
-        await waiting(assignment)
+        await waiting(lease)
         pushed = bytes(range(256)) * 40_000
         push = asyncio.ensure_future(conn.send(pushed))
         await asyncio.sleep(0)
-        assert row_of(assignment).status == "sent"
+        assert row_of(lease).status == "sent"
         conn.ask(order_to("move"))
         await asyncio.sleep(0)
         assert not task.done()
@@ -161,17 +161,17 @@ def test_detaching_waits_for_queued_pushes(pair: Pair, run: Run) -> None:
         with pytest.raises(Detached):
             await task
         assert bytes(got) == pushed
-        assert row_of(assignment).status == "clean"
+        assert row_of(lease).status == "clean"
 
     run(scenario)
 
 
 def test_a_handler_that_is_not_resumable_ends_at_the_deadline(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
-        assignment = assigned(resumable=False)
-        conn = AsyncConnection(pair[0], **assignment)
+        lease = assigned(resumable=False)
+        conn = AsyncConnection(pair[0], **lease)
         task = asyncio.ensure_future(conn.recv())
-        await waiting(assignment)
+        await waiting(lease)
         conn.ask(order_to("move", 0.1))
         with pytest.raises(Closed, match="time for it to finish is over"):
             await task
@@ -192,10 +192,10 @@ def test_a_waiting_send_ends_at_the_deadline(pair: Pair, run: Run) -> None:
 
 def test_close_ends_a_clean_connection_that_waits(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
-        assignment = assigned()
-        conn = AsyncConnection(pair[0], **assignment)
+        lease = assigned()
+        conn = AsyncConnection(pair[0], **lease)
         task = asyncio.ensure_future(conn.recv())
-        await waiting(assignment)
+        await waiting(lease)
         conn.ask(order_to("close", FAR))
         with pytest.raises(Closed, match="the server is stopping"):
             await task
@@ -236,10 +236,10 @@ def test_idle_for_too_long_but_not_when_pushed_to(pair: Pair, run: Run) -> None:
 
 def test_a_receive_cancelled_when_it_was_detached_says_so_at_the_next(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
-        assignment = assigned()
-        conn = AsyncConnection(pair[0], **assignment)
+        lease = assigned()
+        conn = AsyncConnection(pair[0], **lease)
         task = asyncio.ensure_future(conn.recv())
-        await waiting(assignment)
+        await waiting(lease)
         conn.ask(order_to("move"))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -252,9 +252,9 @@ def test_a_receive_cancelled_when_it_was_detached_says_so_at_the_next(pair: Pair
 
 def test_the_scoreboard_shows_each_step(pair: Pair, run: Run) -> None:
     async def scenario() -> None:
-        assignment = assigned()
-        record = assignment["hooks"].record
-        conn = AsyncConnection(pair[0], **assignment)
+        lease = assigned()
+        record = lease["hooks"].record
+        conn = AsyncConnection(pair[0], **lease)
         be_handler_of(conn)
         assert Row(record).status == "clean"
         pair[1].sendall(b"one\ntwo\n")

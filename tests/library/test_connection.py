@@ -651,8 +651,8 @@ def test_one_that_was_parked_sends_as_its_handler_wished(attached: str) -> None:
 
 
 def test_what_the_server_says(pair: Pair) -> None:
-    assignment = leased(id="7.2", listener="[::]:7000", attached="reload")
-    conn = Connection(pair[0], **assignment)
+    lease = leased(id="7.2", listener="[::]:7000", attached="reload")
+    conn = Connection(pair[0], **lease)
     assert (conn.id, conn.listener, conn.attached) == ("7.2", "[::]:7000", "reload")
 
 
@@ -705,21 +705,21 @@ def test_a_state_that_cannot_be_kept_commits_nothing(pair: Pair) -> None:
 
 
 def test_bytes_are_counted(pair: Pair) -> None:
-    assignment = leased()
-    conn = Connection(pair[0], **assignment)
+    lease = leased()
+    conn = Connection(pair[0], **lease)
     pair[1].sendall(b"12345")
     conn.recv(2)
     conn.send(b"123")
-    assert (row_of(assignment).bytes_in, row_of(assignment).bytes_out) == (5, 3)
-    assert row_of(assignment).ended == "not yet"
+    assert (row_of(lease).bytes_in, row_of(lease).bytes_out) == (5, 3)
+    assert row_of(lease).ended == "not yet"
 
 
 def test_a_handler_that_never_commits_is_named_once(
     pair: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assignment = leased(resumable=True, id="7.2", listener=f"test:{time.monotonic_ns()}")
+    lease = leased(resumable=True, id="7.2", listener=f"test:{time.monotonic_ns()}")
     for _ in range(2):
-        conn = Connection(pair[0], **assignment)
+        conn = Connection(pair[0], **lease)
         call = be_handler_of(conn)
         for _ in range(1001):
             pair[1].sendall(b"x")
@@ -733,8 +733,8 @@ def test_a_handler_that_never_commits_is_named_once(
 
 
 def test_a_handler_that_commits_is_not(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
-    assignment = leased(resumable=True, listener=f"test:{time.monotonic_ns()}")
-    conn = Connection(pair[0], **assignment)
+    lease = leased(resumable=True, listener=f"test:{time.monotonic_ns()}")
+    conn = Connection(pair[0], **lease)
     call = be_handler_of(conn)
     conn.commit()
     for _ in range(1001):

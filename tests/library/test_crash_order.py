@@ -46,7 +46,7 @@ class Scene:
         self.most = 1 << 20  # that one send takes
         self.points: tuple[Point, ...] = ()  # where replies on record may leave it; none: not so
 
-    def assignment(self, **fields: Any) -> Leased:
+    def lease(self, **fields: Any) -> Leased:
         self.redelivers = "redeliver" in fields
         return leased(resumable=True, record=self.record, shelf=self.shelf, **fields)
 
@@ -183,7 +183,7 @@ def test_replies_at_each_instant(kind: str, actions: list[tuple[str, Any]]) -> N
         ours, peer = KINDS["tcp"]()
         scene = Scene(ours)
         with peer, scene.sock:
-            conn = make(kind, scene.sock, scene.assignment(redeliver=True))
+            conn = make(kind, scene.sock, scene.lease(redeliver=True))
             scene.points = (Point(0, None, b""),)
             for action, value in [("reply", (b"", None)), *actions]:
                 if action == "peer":
@@ -229,7 +229,7 @@ def test_at_each_instant(
         ours, peer = KINDS[net]()
         scene = Scene(ours)
         with peer, scene.sock:
-            conn = make(kind, scene.sock, scene.assignment(**fields))
+            conn = make(kind, scene.sock, scene.lease(**fields))
             for action, value in actions:
                 out = conn.bytes_sent
                 if action == "peer":
@@ -254,7 +254,7 @@ def test_at_each_instant(
 
 def test_the_state_is_put_before_the_status_and_only_when_it_changed(tcp: Pair) -> None:
     scene = Scene(tcp[0])
-    with Connection(scene.sock, **scene.assignment()) as conn:
+    with Connection(scene.sock, **scene.lease()) as conn:
         scene.row.status = "read"  # as if something had been received
         scene.steps.clear()
         for state in (1, 1, 2, None, None, 2):
@@ -268,7 +268,7 @@ def test_the_state_it_came_with_is_on_the_shelf_at_once(tcp: Pair) -> None:
     scene = Scene(tcp[0])
     state = msgspec.msgpack.encode("before")
     scene.committed = (None, state)
-    with Connection(scene.sock, **scene.assignment(state=state)) as conn:
+    with Connection(scene.sock, **scene.lease(state=state)) as conn:
         assert scene.put == [state]
         conn.commit("before")
         assert scene.put == [state]
@@ -277,7 +277,7 @@ def test_the_state_it_came_with_is_on_the_shelf_at_once(tcp: Pair) -> None:
 
 def test_a_state_that_is_refused_changes_nothing(tcp: Pair) -> None:
     scene = Scene(tcp[0])
-    with Connection(scene.sock, **scene.assignment()) as conn:
+    with Connection(scene.sock, **scene.lease()) as conn:
         commit(scene, conn, 1)
         with pytest.raises(StateTooLarge):
             conn.commit(bytes(70_000))
@@ -287,7 +287,7 @@ def test_a_state_that_is_refused_changes_nothing(tcp: Pair) -> None:
 
 def test_a_commit_while_a_push_goes_out_is_at_no_instant_clean(tcp: Pair) -> None:
     scene = Scene(tcp[0])
-    with Connection(scene.sock, **scene.assignment()) as conn:
+    with Connection(scene.sock, **scene.lease()) as conn:
         tcp[1].sendall(b"x")
         assert conn.recv() == b"x"
         conn.core.ledger.push_begins()  # as the thread that pushes does, before its bytes go out
@@ -306,7 +306,7 @@ def test_a_receive_that_finds_nothing_leaves_the_connection_clean_at_each_instan
 
     async def main() -> None:
         scene = Scene(pair[0])
-        conn = AsyncConnection(scene.sock, **scene.assignment())
+        conn = AsyncConnection(scene.sock, **scene.lease())
         for number in range(2):
             receiving = asyncio.create_task(conn.recv())
             await asyncio.sleep(0)
@@ -340,13 +340,13 @@ class FakeBackup:
 
 def test_a_receive_that_waits_offers_until_it_is_told_to_stop(pair: Pair) -> None:
     backup = FakeBackup(0.05, 0.05, None)
-    assignment = leased(resumable=True, backup=backup)
-    conn = Connection(pair[0], **assignment)
+    lease = leased(resumable=True, backup=backup)
+    conn = Connection(pair[0], **lease)
     with pytest.raises(TimedOut):
         conn.recv(timeout=0.3)
     assert len(backup.offers) == 3
     assert all(b - a >= 0.05 for a, b in zip(backup.offers, backup.offers[1:], strict=False))
-    assert assignment["hooks"].backup is None
+    assert lease["hooks"].backup is None
 
 
 def test_no_offer_before_its_time(pair: Pair) -> None:

@@ -200,11 +200,11 @@ def test_a_peer_that_asks_every_moment_does_not_keep_an_order_out(
 
 
 def test_who_waits_already_is_told_of_the_crowd(pair: Pair, drain_signal: FakeDrainSignal) -> None:
-    assignment = parking(park_after=60, drain_signal=drain_signal)
-    conn = Connection(pair[0], **assignment)
+    lease = parking(park_after=60, drain_signal=drain_signal)
+    conn = Connection(pair[0], **lease)
 
     def crowd() -> None:
-        until(lambda: row_of(assignment).waiting)
+        until(lambda: row_of(lease).waiting)
         drain_signal.crowd()
 
     crowding = threading.Thread(target=crowd)
@@ -292,11 +292,11 @@ def test_park_after_the_end_says_what_ended_it(pair: Pair) -> None:
 
 
 def test_park_while_another_thread_receives_is_refused(pair: Pair) -> None:
-    assignment = parking(park_after=None)
-    conn = Connection(pair[0], **assignment)
+    lease = parking(park_after=None)
+    conn = Connection(pair[0], **lease)
     waiter = threading.Thread(target=conn.recv)
     waiter.start()
-    until(lambda: row_of(assignment).waiting)
+    until(lambda: row_of(lease).waiting)
     with pytest.raises(Busy):
         conn.park()
     pair[1].sendall(b"x")
@@ -333,7 +333,7 @@ def test_a_busy_task_is_not_parked_and_has_one_timer(pair: Pair, run: Run) -> No
         for _ in range(8):
             loop.call_later(SOON, pair[1].sendall, b"x\n")
             assert await anext(lines) == b"x"
-            timers.append(conn._tend_timer)
+            timers.append(conn._check_timer)
         assert 1 < len(set(timers)) < 6, "moved on when it fires, and not with each wait"
         with pytest.raises(Detached):
             await anext(lines)

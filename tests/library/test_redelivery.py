@@ -278,9 +278,9 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Pair]:
 
 
 def test_the_commit_takes_what_was_given_and_leaves_the_read_ahead(ends: Pair) -> None:
-    assignment = redelivering()
-    conn = Connection(ends[0], **assignment)
-    row = row_of(assignment)
+    lease = redelivering()
+    conn = Connection(ends[0], **lease)
+    row = row_of(lease)
     ends[1].sendall(b"one\ntwo\nthr")
     lines = conn.lines()
     assert next(lines) == b"one"
@@ -477,8 +477,8 @@ def test_what_is_detached_has_all_in_the_kernel(
     ends: Pair, drain_signal: FakeDrainSignal, park: bool
 ) -> None:
     park_after = 0.05 if park else None
-    assignment = redelivering(drain_signal=drain_signal, park_after=park_after, replay_limit=2)
-    conn = Connection(ends[0], **assignment)
+    lease = redelivering(drain_signal=drain_signal, park_after=park_after, replay_limit=2)
+    conn = Connection(ends[0], **lease)
     ends[1].sendall(b"done\nheader\nbo")
     lines = conn.lines()
     assert next(lines) == b"done"
@@ -515,9 +515,9 @@ def test_bytes_that_came_with_it_are_retained_until_the_commit(
     ends: Pair, drain_signal: FakeDrainSignal
 ) -> None:
     """From a worker of code that did not redeliver: they are in no kernel any more."""
-    assignment = redelivering(unread=b"a\nb\nc", drain_signal=drain_signal)
-    conn = Connection(ends[0], **assignment)
-    assert row_of(assignment).status == "bound", "no other could go on"
+    lease = redelivering(unread=b"a\nb\nc", drain_signal=drain_signal)
+    conn = Connection(ends[0], **lease)
+    assert row_of(lease).status == "bound", "no other could go on"
     lines = conn.lines()
     assert next(lines) == b"a"
     conn.commit()
@@ -532,16 +532,16 @@ def test_bytes_that_came_with_it_are_retained_until_the_commit(
 
 
 def test_bytes_that_came_with_it_are_committed_first(ends: Pair) -> None:
-    assignment = redelivering(unread=b"a\nb")
-    conn = Connection(ends[0], **assignment)
+    lease = redelivering(unread=b"a\nb")
+    conn = Connection(ends[0], **lease)
     ends[1].sendall(b"b\nc\n")
     lines = conn.lines()
     assert next(lines) == b"a"
     conn.commit()
-    assert row_of(assignment).status == "bound"
+    assert row_of(lease).status == "bound"
     assert next(lines) == b"bb"
     conn.commit()
-    assert row_of(assignment).status == "read"
+    assert row_of(lease).status == "read"
     assert next_kernel_is(ends[0], b"c\n")
     assert next(lines) == b"c"
 
@@ -775,12 +775,12 @@ def test_what_a_dead_worker_may_have_seen_is_disputed_until_it_is_committed(
     ends: Pair, drain_signal: FakeDrainSignal, pipelined: bool
 ) -> None:
     ends[1].sendall(b"one\ntwo\n" if pipelined else b"one\n")
-    assignment = redelivering(redelivered=True, drain_signal=drain_signal)
-    row = row_of(assignment)
-    conn = Connection(ends[0], **assignment)
+    lease = redelivering(redelivered=True, drain_signal=drain_signal)
+    row = row_of(lease)
+    conn = Connection(ends[0], **lease)
     conn.commit()
     assert conn.redelivered, "nothing of it was dealt with"
-    conn = Connection(ends[0], **assignment)
+    conn = Connection(ends[0], **lease)
     assert row.status == "again", "a death before the first receive changes nothing"
     with pytest.raises(WouldBlock):
         conn.recv_exactly(100, timeout=0)
@@ -798,13 +798,13 @@ def test_what_a_dead_worker_may_have_seen_is_disputed_until_it_is_committed(
 def test_a_reply_of_a_dead_worker_is_disputed_though_nothing_came(
     ends: Pair, drain_signal: FakeDrainSignal
 ) -> None:
-    assignment = redelivering(redelivered=True, drain_signal=drain_signal)
-    conn = Connection(ends[0], **assignment)
+    lease = redelivering(redelivered=True, drain_signal=drain_signal)
+    conn = Connection(ends[0], **lease)
     with pytest.raises(WouldBlock):
         conn.recv(timeout=0)
-    assert row_of(assignment).status == "read again"
+    assert row_of(lease).status == "read again"
     conn.commit()
-    assert row_of(assignment).status == "clean"
+    assert row_of(lease).status == "clean"
     drain_signal.order = order_to("close")
     with pytest.raises(Closed, match="stopping"):
         conn.recv()
@@ -814,9 +814,9 @@ def test_a_stop_does_not_wait_for_what_is_disputed(
     ends: Pair, drain_signal: FakeDrainSignal
 ) -> None:
     drain_signal.order = order_to("close")
-    assignment = redelivering(redelivered=True, drain_signal=drain_signal)
+    lease = redelivering(redelivered=True, drain_signal=drain_signal)
     with pytest.raises(Closed, match="stopping"):
-        Connection(ends[0], **assignment).recv()
+        Connection(ends[0], **lease).recv()
 
 
 def test_unacknowledged(ends: Pair) -> None:
@@ -966,10 +966,10 @@ def test_after_a_kill_the_uncommitted_bytes_come_again_async(
 def test_a_commit_of_nothing_proves_nothing(ends: Pair) -> None:
     """A handler that commits when it is called may be killed by the same message all the same."""
     ends[1].sendall(b"one\n")
-    assignment = redelivering(redelivered=True)
-    conn = Connection(ends[0], **assignment)
+    lease = redelivering(redelivered=True)
+    conn = Connection(ends[0], **lease)
     conn.commit("called")
     assert conn.recv_exactly(4) == b"one\n"
-    assert row_of(assignment).status == "read again"
+    assert row_of(lease).status == "read again"
     conn.commit("answered")
-    assert row_of(assignment).status == "clean"
+    assert row_of(lease).status == "clean"

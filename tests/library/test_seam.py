@@ -191,8 +191,8 @@ def test_a_finally_block_cannot_end_a_detached_connection(
 
 def test_at_the_deadline_a_waiting_receive_ends(pair: Pair, drain_signal: FakeDrainSignal) -> None:
     ours, _ = pair
-    assignment = assigned(drain_signal, resumable=False)
-    conn = Connection(ours, **assignment)
+    lease = assigned(drain_signal, resumable=False)
+    conn = Connection(ours, **lease)
     drain_signal.give(order_to("finish", 0.1))
     with pytest.raises(Closed, match="time for it to finish is over"):
         conn.recv()
@@ -270,10 +270,10 @@ def test_a_push_keeps_an_idle_connection(pair: Pair, drain_signal: FakeDrainSign
 
 def test_a_push_leaves_the_point_safe(pair: Pair, drain_signal: FakeDrainSignal) -> None:
     ours, peer = pair
-    assignment = assigned(drain_signal)
-    conn = Connection(ours, **assignment)
+    lease = assigned(drain_signal)
+    conn = Connection(ours, **lease)
     conn.send(b"push")
-    assert row_of(assignment).status == "clean"
+    assert row_of(lease).status == "clean"
     assert peer.recv(9) == b"push"
     drain_signal.give(MOVE)
     with pytest.raises(Detached):
@@ -282,12 +282,12 @@ def test_a_push_leaves_the_point_safe(pair: Pair, drain_signal: FakeDrainSignal)
 
 def test_detaching_waits_for_a_push_in_flight(pair: Pair, drain_signal: FakeDrainSignal) -> None:
     ours, peer = pair
-    assignment = assigned(drain_signal)
-    conn = Connection(ours, **assignment)
+    lease = assigned(drain_signal)
+    conn = Connection(ours, **lease)
     pushed = bytes(range(256)) * 40_000
     pusher = threading.Thread(target=conn.send, args=[pushed])
     pusher.start()
-    until(lambda: row_of(assignment).status == "sent")
+    until(lambda: row_of(lease).status == "sent")
     drain_signal.give(MOVE)
     got: list[bytes] = []
     reader = threading.Thread(target=lambda: got.append(exactly(peer, len(pushed))))
@@ -298,7 +298,7 @@ def test_detaching_waits_for_a_push_in_flight(pair: Pair, drain_signal: FakeDrai
     pusher.join(5)
     reader.join(5)
     assert got == [pushed]
-    assert row_of(assignment).status == "clean"
+    assert row_of(lease).status == "clean"
 
 
 def exactly(sock: socket.socket, count: int) -> bytes:
@@ -310,9 +310,9 @@ def exactly(sock: socket.socket, count: int) -> bytes:
 
 def test_the_scoreboard_shows_each_step(pair: Pair, drain_signal: FakeDrainSignal) -> None:
     ours, peer = pair
-    assignment = assigned(drain_signal)
-    record = assignment["hooks"].record
-    conn = Connection(ours, **assignment)
+    lease = assigned(drain_signal)
+    record = lease["hooks"].record
+    conn = Connection(ours, **lease)
     assert Row(record).status == "clean"
     peer.sendall(b"one\ntwo\n")
     lines = conn.lines()
@@ -341,9 +341,9 @@ def test_unread_bytes_of_the_worker_before_are_not_clean(
     pair: Pair, drain_signal: FakeDrainSignal
 ) -> None:
     ours, _ = pair
-    assignment = assigned(drain_signal, unread=b"half")
-    conn = Connection(ours, **assignment)
-    assert row_of(assignment).status == "read"
+    lease = assigned(drain_signal, unread=b"half")
+    conn = Connection(ours, **lease)
+    assert row_of(lease).status == "read"
     drain_signal.give(MOVE)
     with pytest.raises(Detached):
         conn.recv_exactly(8)

@@ -26,7 +26,7 @@ from socketkeep._stream._core import (
     StreamCore,
     make_core,
 )
-from socketkeep._stream._lifecycle import Event, State
+from socketkeep._stream._lifecycle import LifecycleEvent, State
 from socketkeep._stream._transport import Transport
 from tests.harness.seam import WORDS, Row, buffer_of, leased
 
@@ -228,11 +228,11 @@ def test_it_begins_with_what_the_worker_before_left(make: Make) -> None:
 
 def test_its_ends_are_recorded_and_the_first_counts(make: Make) -> None:
     bench = Bench(make, Scripted())
-    bench.core.become(Event.STOP, Closed("ended: idle"))
+    bench.core.become(LifecycleEvent.STOP, Closed("ended: idle"))
     assert bench.row.ended == "not yet"
-    bench.core.become(Event.RESET_BY_PEER)
+    bench.core.become(LifecycleEvent.RESET_BY_PEER)
     assert bench.row.ended == "reset"
-    bench.core.become(Event.CLOSE)
+    bench.core.become(LifecycleEvent.CLOSE)
     assert bench.row.ended == "reset"
 
 
@@ -255,7 +255,7 @@ def test_a_forked_child_that_lets_go_writes_to_the_record_no_more(make: Make) ->
     bench = Bench(make, Scripted(b"x"))
     bench.core.drop_record()
     before = [bench.row.words[word] for word in range(WORDS)]
-    bench.core.become(Event.CLOSE)
+    bench.core.become(LifecycleEvent.CLOSE)
     assert [bench.row.words[word] for word in range(WORDS)] == before
 
 

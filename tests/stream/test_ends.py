@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from socketkeep import AsyncConnection, Closed, Connection
-from socketkeep._stream._lifecycle import Event, State
+from socketkeep._stream._lifecycle import LifecycleEvent, State
 from tests.harness.seam import leased, row_of, shared_words
 from tests.worker.fakes import make_reactor
 
@@ -93,7 +93,7 @@ def test_what_was_gathered_goes_out_first(pair: tuple[Connection, socket.socket]
 
 def test_what_has_ended_it_before_counts(pair: tuple[Connection, socket.socket]) -> None:
     conn, peer = pair
-    conn.core.become(Event.RESET_BY_PEER)
+    conn.core.become(LifecycleEvent.RESET_BY_PEER)
     peer.close()
     assert conn.end(_LINGER) is None
     assert conn.fileno() < 0
@@ -142,7 +142,7 @@ def test_an_async_one_ends_at_once_when_the_peer_has(lease: dict[str, float]) ->
         assert conn.end_at_once()
         assert is_closed(conn)
         assert not conn._waiter.watching
-        assert conn._tend_timer is None
+        assert conn._check_timer is None
         assert peer.recv(1) == b""
         assert not conn.end_at_once(), "it has ended"
 

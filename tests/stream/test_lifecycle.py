@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketkeep import Closed, Detached, PeerReset, Released, SocketkeepError
-from socketkeep._stream._lifecycle import RECORDED, TRANSITIONS, Event, Lifecycle, State
+from socketkeep._stream._lifecycle import RECORDED, TRANSITIONS, Lifecycle, LifecycleEvent, State
 from socketkeep._stream._record import Ended
 
 ALIVE: Final = {State.OPEN, State.WRITE_ENDED, State.PEER_ENDED, State.BOTH_ENDED}
@@ -29,18 +29,18 @@ REFUSED: Final[Mapping[State, tuple[type[BaseException] | None, type[BaseExcepti
     State.CLOSED: (Closed, Closed),
 }
 
-EVENTS: Final = st.lists(st.sampled_from(list(Event)), max_size=12)
+EVENTS: Final = st.lists(st.sampled_from(list(LifecycleEvent)), max_size=12)
 
 
-def step(life: Lifecycle, event: Event) -> bool:
-    errors: dict[Event, SocketkeepError] = {
-        Event.STOP: STOPPED_BY,
-        Event.RELEASE: Released("refused: given away"),
+def step(life: Lifecycle, event: LifecycleEvent) -> bool:
+    errors: dict[LifecycleEvent, SocketkeepError] = {
+        LifecycleEvent.STOP: STOPPED_BY,
+        LifecycleEvent.RELEASE: Released("refused: given away"),
     }
     return life.step(event, errors.get(event))
 
 
-def after(events: list[Event]) -> Lifecycle:
+def after(events: list[LifecycleEvent]) -> Lifecycle:
     life = Lifecycle()
     for event in events:
         step(life, event)
@@ -48,7 +48,7 @@ def after(events: list[Event]) -> Lifecycle:
 
 
 @given(EVENTS)
-def test_it_goes_where_the_table_says_and_nowhere_else(events: list[Event]) -> None:
+def test_it_goes_where_the_table_says_and_nowhere_else(events: list[LifecycleEvent]) -> None:
     life = Lifecycle()
     state = State.OPEN
     for event in events:
@@ -60,7 +60,7 @@ def test_it_goes_where_the_table_says_and_nowhere_else(events: list[Event]) -> N
 
 
 @given(EVENTS, EVENTS)
-def test_no_end_is_undone(before: list[Event], later: list[Event]) -> None:
+def test_no_end_is_undone(before: list[LifecycleEvent], later: list[LifecycleEvent]) -> None:
     life = after(before)
     over, sends = life.over, life.sends
     for event in later:
@@ -71,7 +71,7 @@ def test_no_end_is_undone(before: list[Event], later: list[Event]) -> None:
 
 
 @given(EVENTS)
-def test_what_is_refused_and_with_what(events: list[Event]) -> None:
+def test_what_is_refused_and_with_what(events: list[LifecycleEvent]) -> None:
     life = after(events)
     send, receive = REFUSED[life.state]
     for operation, kind in (("send", send), ("recv", receive), ("give", receive)):
@@ -81,11 +81,14 @@ def test_what_is_refused_and_with_what(events: list[Event]) -> None:
     assert life.over == (receive is not None)
 
 
-_ENDS = {event: {after for (_, by), after in TRANSITIONS.items() if by is event} for event in Event}
+_ENDS = {
+    event: {after for (_, by), after in TRANSITIONS.items() if by is event}
+    for event in LifecycleEvent
+}
 
 
 @given(EVENTS)
-def test_it_says_who_ended_it(events: list[Event]) -> None:
+def test_it_says_who_ended_it(events: list[LifecycleEvent]) -> None:
     life = after(events)
     recorded = next(
         (RECORDED[event] for event in RECORDED if life.state in _ENDS[event]), Ended.NOT_YET
@@ -100,10 +103,10 @@ def test_it_says_who_ended_it(events: list[Event]) -> None:
 
 
 def test_the_reasons_are_kept() -> None:
-    released = after([Event.PEER_EOF, Event.RELEASE]).refusal("recv")
+    released = after([LifecycleEvent.PEER_EOF, LifecycleEvent.RELEASE]).refusal("recv")
     assert isinstance(released, Released)
     assert released.reason == "refused: given away"
-    assert after([Event.STOP]).refusal("send") is STOPPED_BY
+    assert after([LifecycleEvent.STOP]).refusal("send") is STOPPED_BY
 
 
 @pytest.mark.parametrize("state", State)

@@ -966,7 +966,7 @@ let_go_of_loop(const Verb *verb, PyObject *conn, Waiter *waiter, int fd)
         reactor_unwatch(reactor, fd, waiter);
         Py_DECREF(reactor);
     }
-    if (is_none(verb, conn, ITS_TEND_TIMER) == 1 && is_none(verb, conn, ITS_DEADLINE_TIMER) == 1) {
+    if (is_none(verb, conn, ITS_CHECK_TIMER) == 1 && is_none(verb, conn, ITS_DEADLINE_TIMER) == 1) {
         Py_CLEAR(waiter->resume);
         Py_CLEAR(waiter->context);
         return 0;

@@ -60,7 +60,7 @@ static const char *const SLOT_NAMES[SLOTS] = {
     [ITS_ORDERS] = "_orders",    [ITS_WAITED] = "_waited",   [ITS_UNSENT] = "_unsent",
     [ITS_GATHERED] = "_gathered", [ITS_REPLIES] = "_replies", [ITS_DECODED] = "_decoded",
     [ITS_WAITER] = "_waiter",    [ITS_OUT] = "_out",
-    [ITS_TEND_TIMER] = "_tend_timer", [ITS_DEADLINE_TIMER] = "_deadline_timer",
+    [ITS_CHECK_TIMER] = "_check_timer", [ITS_DEADLINE_TIMER] = "_deadline_timer",
 };
 
 /* Whether a call looks at that slot: `commit` is of both kinds of connections. */
@@ -78,7 +78,7 @@ looks_at(const Way *way, int slot)
         return way->call == (vectorcallfunc)commit;
     case ITS_WAITER:
     case ITS_OUT:
-    case ITS_TEND_TIMER:
+    case ITS_CHECK_TIMER:
     case ITS_DEADLINE_TIMER:
         return is_async;
     case ITS_UNSENT:

@@ -52,7 +52,7 @@ from socketkeep._stream._framing import (
     take_until,
 )
 from socketkeep._stream._lease import Hooks, Lease, Leaving, Order, handling
-from socketkeep._stream._lifecycle import Detached, Event, State
+from socketkeep._stream._lifecycle import Detached, LifecycleEvent, State
 from socketkeep._stream._modes import Blocking, Deadline, check_seconds
 from socketkeep._stream._record import ACTIVE_AT, WAITING
 from socketkeep._stream._shell import AT_ONCE, NAME_TAKEN, Data, Piece, Shell, Span, in_c
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 
     import anyio.abc
 
-    from socketkeep._stream._transfer import Parcel
+    from socketkeep._stream._transfer import Transfer
 
 T = TypeVar("T")
 Receiving: TypeAlias = Coroutine[Any, Any, bytes]
@@ -150,12 +150,12 @@ class AsyncConnection(Shell):
     """
 
     __slots__ = (
+        "_check_timer",
         "_deadline_timer",
         "_expired",
         "_loop",
         "_order",
         "_out",
-        "_tend_timer",
         "_waiter",
     )
 
@@ -175,7 +175,7 @@ class AsyncConnection(Shell):
         self._order: Order | None = None
         self._expired = False  # the order's deadline has passed
         self._deadline_timer: asyncio.TimerHandle | None = None
-        self._tend_timer: asyncio.TimerHandle | None = None
+        self._check_timer: asyncio.TimerHandle | None = None
         self._waiter.ordered = self._inflow is not None
         self.begin_tending()
 
@@ -186,11 +186,11 @@ class AsyncConnection(Shell):
         if self._deadlines is not None:
             self._deadline_changed()
         elif first is not None:
-            self._tend_timer = self._loop.call_later(first, self._tend)
+            self._check_timer = self._loop.call_later(first, self._check_timers)
 
     def end_tending(self) -> bool:
         """Take `begin_tending` back; return whether there was anything to it.  For the server."""
-        tended = self._tend_timer is not None
+        tended = self._check_timer is not None
         self._cancel_timers()
         return tended
 
@@ -377,7 +377,7 @@ class AsyncConnection(Shell):
             raise self._refusal("shutdown")
         if how != socket.SHUT_RD:
             await self._send_gathered()
-            self.core.become(Event.END_WRITING)
+            self.core.become(LifecycleEvent.END_WRITING)
             await self._flush(None)
             self.core.transport.finish()
             await self._flush(None)
@@ -413,7 +413,7 @@ class AsyncConnection(Shell):
         self._waiter.claimed = True
         try:
             await self._send_gathered()
-            self._obey("park")
+            self._apply_order("park")
             while self._check_parking("park"):
                 if not self._out:
                     self._depart(parked=True)
@@ -421,7 +421,7 @@ class AsyncConnection(Shell):
                 await self._flush(None)
                 if self.core.life.over:
                     raise self._refusal("park")
-                self._obey("park")
+                self._apply_order("park")
         finally:
             self._waiter.claimed = False
 
@@ -438,7 +438,7 @@ class AsyncConnection(Shell):
         """
         if self._is_finished():
             return
-        self._finish(Event.CLOSE)
+        self._finish(LifecycleEvent.CLOSE)
         end = time.monotonic() + linger
         core = self.core
         ended = False
@@ -462,7 +462,7 @@ class AsyncConnection(Shell):
         ready = core.life.peer_ended and not core.life.over and core.transport.direct
         if not ready or self._out or self._gathered:
             return False
-        self._finish(Event.CLOSE)
+        self._finish(LifecycleEvent.CLOSE)
         core.hang_up()
         return True
 
@@ -483,7 +483,7 @@ class AsyncConnection(Shell):
         self._give_up()
 
     def _give_up(self, reason: str = "") -> None:
-        self._finish(Event.RELEASE, Released(reason))
+        self._finish(LifecycleEvent.RELEASE, Released(reason))
         self._let_go_of_loop()
         self.core.sock.close()
 
@@ -495,7 +495,7 @@ class AsyncConnection(Shell):
         """
         if self._is_finished():
             return
-        self._finish(Event.CLOSE)
+        self._finish(LifecycleEvent.CLOSE)
         self._let_go_of_loop()
         reset(self.core.sock)
 
@@ -508,9 +508,9 @@ class AsyncConnection(Shell):
         with self._claimed("give"):
             self._unwatch()
             self.core.transport.absorb()
-            from socketkeep._stream._transfer import Offer, parcel_of, settled
+            from socketkeep._stream._transfer import Offer, settled, transfer_of
 
-            offer = Offer(parcel_of(self, _BLOCKING), self.core.sock, channel)
+            offer = Offer(transfer_of(self, _BLOCKING), self.core.sock, channel)
             with settled(offer, self):
                 await drive(within(timeout, offer.steps(), "give"))
 
@@ -540,13 +540,13 @@ class AsyncConnection(Shell):
         return ConnectionByteStream(self)
 
     @classmethod
-    def _build(cls, sock: socket.socket, parcel: Parcel) -> Self:
+    def _build(cls, sock: socket.socket, transfer: Transfer) -> Self:
         from socketkeep._stream._transfer import lease_of
 
-        conn = cls(sock, lease=lease_of(parcel))
-        conn._unsent = parcel.unsent
-        if parcel.write_ended:
-            conn.core.become(Event.END_WRITING)
+        conn = cls(sock, lease=lease_of(transfer))
+        conn._unsent = transfer.unsent
+        if transfer.write_ended:
+            conn.core.become(LifecycleEvent.END_WRITING)
         return conn
 
     # The verbs for messages.  `Connection` has the same: scripts/sync_verbs.py makes its text of
@@ -809,7 +809,7 @@ class AsyncConnection(Shell):
         if self._waiter.claimed:
             raise Busy(**self._context(operation))
         if self._order is not None:
-            self._obey(operation)
+            self._apply_order(operation)
         self._waiter.claimed = True
         try:
             if self.hooks.mail is not None or self._order is not None:
@@ -908,7 +908,7 @@ class AsyncConnection(Shell):
         order = self._order
         if order is None:
             return None
-        self._obey(operation)
+        self._apply_order(operation)
         if self._is_to_be_told(order):
             return None  # it is told first
         ends = order.how in ("close", "end") if operation == "start_tls" else self._ends(order)
@@ -1201,7 +1201,7 @@ class AsyncConnection(Shell):
         self.hooks.reactor = None
         self._loop = cast("asyncio.AbstractEventLoop", _ChildsLoop(self))
         self._waiter = make_waiter(self._loop)
-        self._deadline_timer = self._tend_timer = None
+        self._deadline_timer = self._check_timer = None
         self._out = None
 
     def _watch(self) -> None:
@@ -1310,7 +1310,7 @@ class AsyncConnection(Shell):
         elif self._ends(order) or self._is_to_be_told(order):
             self._wake()
 
-    def _obey(self, operation: str) -> None:
+    def _apply_order(self, operation: str) -> None:
         """Do as the server's order says, at a receive that is not waiting yet."""
         order = self._order
         if order is not None and order.how == "move" and not self._out and self._movable():
@@ -1333,12 +1333,12 @@ class AsyncConnection(Shell):
         self._waiter.end_soon(_LOOK_AGAIN)
 
     def _deadline_changed(self) -> None:
-        if self._tend_timer is not None:
-            self._tend_timer.cancel()
+        if self._check_timer is not None:
+            self._check_timer.cancel()
         if not self.core.life.over:
-            self._tend()
+            self._check_timers()
 
-    def _tend(self) -> None:
+    def _check_timers(self) -> None:
         """End what has been idle for too long, or is past its deadline, park what may be, and see
         when to look again.
 
@@ -1369,7 +1369,7 @@ class AsyncConnection(Shell):
         if self._deadlines is not None and not self.core.life.over:
             at = earlier(at, self._deadlines.next)
         if at is not None:
-            self._tend_timer = call_at(self._loop, at, self._tend)
+            self._check_timer = call_at(self._loop, at, self._check_timers)
 
     def _parkable(self) -> bool:
         """Return whether a receive may end in parking.
@@ -1384,9 +1384,9 @@ class AsyncConnection(Shell):
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
             self._deadline_timer = None
-        if self._tend_timer is not None:
-            self._tend_timer.cancel()
-            self._tend_timer = None
+        if self._check_timer is not None:
+            self._check_timer.cancel()
+            self._check_timer = None
         if not self._waiter.pending:
             self._waiter.forget()
 
@@ -1401,7 +1401,7 @@ class AsyncConnection(Shell):
         # that closes the connection must not end it.  Closing already: the first call does it.
         return self.core.life.state in (State.DETACHED, State.CLOSED) or self.core.sock.fileno() < 0
 
-    def _finish(self, event: Event, why: Released | None = None) -> None:
+    def _finish(self, event: LifecycleEvent, why: Released | None = None) -> None:
         self.core.become(event, why)
         self._unwatch()
         self.core.transport.let_go()

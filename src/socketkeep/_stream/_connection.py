@@ -39,7 +39,7 @@ from socketkeep._stream._framing import (
     take_until,
 )
 from socketkeep._stream._lease import DrainSignal, Hooks, Lease, Leaving, Mail, Order, handling
-from socketkeep._stream._lifecycle import Detached, Event, State
+from socketkeep._stream._lifecycle import Detached, LifecycleEvent, State
 from socketkeep._stream._modes import (
     Blocking,
     Deadline,
@@ -67,7 +67,7 @@ from socketkeep._stream._waiting import (
 if TYPE_CHECKING:
     import ssl
 
-    from socketkeep._stream._transfer import Parcel
+    from socketkeep._stream._transfer import Transfer
 
 T = TypeVar("T")
 
@@ -411,7 +411,7 @@ class Connection(Shell):
             self._send_gathered(self._span(None))
         with self._sending_lock:  # not into the middle of another thread's send
             if how != socket.SHUT_RD:
-                self.core.become(Event.END_WRITING)
+                self.core.become(LifecycleEvent.END_WRITING)
             try:
                 if how != socket.SHUT_RD and self.core.transport.tls is not None:
                     self.core.transport.finish()
@@ -446,7 +446,7 @@ class Connection(Shell):
             if self.core.life.over:
                 raise self._refusal("park")
             self._send_gathered(self._span(None))
-            self._obey("park")
+            self._apply_order("park")
             if not self._check_parking("park"):
                 return
             self._claim_sending(0, self._span(None))
@@ -481,7 +481,7 @@ class Connection(Shell):
         if self._is_finished():
             return None
         core = self.core
-        core.become(Event.CLOSE)
+        core.become(LifecycleEvent.CLOSE)
         by = time.monotonic() + linger
         flushed = self._sending_lock.acquire(False) or self._sending_lock.acquire(timeout=linger)
         alone = flushed and self._reading.acquire(False)
@@ -534,7 +534,7 @@ class Connection(Shell):
         self._give_up()
 
     def _give_up(self, reason: str = "") -> None:
-        self.core.become(Event.RELEASE, Released(reason))
+        self.core.become(LifecycleEvent.RELEASE, Released(reason))
         self.core.transport.let_go()
         self.core.sock.close()
 
@@ -546,7 +546,7 @@ class Connection(Shell):
         """
         if self._is_finished():
             return
-        self.core.become(Event.CLOSE)
+        self.core.become(LifecycleEvent.CLOSE)
         self._evict(self._sending_lock.acquire(blocking=False))
         try:
             self.core.transport.let_go()
@@ -580,9 +580,9 @@ class Connection(Shell):
         """
         with self._claimed("give"):
             self.core.transport.absorb()
-            from socketkeep._stream._transfer import Offer, parcel_of, settled
+            from socketkeep._stream._transfer import Offer, settled, transfer_of
 
-            offer = Offer(parcel_of(self, self._mode), self.core.sock, channel)
+            offer = Offer(transfer_of(self, self._mode), self.core.sock, channel)
             with settled(offer, self):
                 drive(within(timeout, offer.steps(), "give"))
 
@@ -610,13 +610,13 @@ class Connection(Shell):
         return drive(within(timeout, taking(channel, cls._build), "take"))
 
     @classmethod
-    def _build(cls, sock: socket.socket, parcel: Parcel) -> Self:
+    def _build(cls, sock: socket.socket, transfer: Transfer) -> Self:
         from socketkeep._stream._transfer import lease_of, mode_of
 
-        conn = cls(sock, mode=mode_of(parcel), lease=lease_of(parcel))
-        conn._unsent = parcel.unsent
-        if parcel.write_ended:
-            conn.core.become(Event.END_WRITING)
+        conn = cls(sock, mode=mode_of(transfer), lease=lease_of(transfer))
+        conn._unsent = transfer.unsent
+        if transfer.write_ended:
+            conn.core.become(LifecycleEvent.END_WRITING)
         return conn
 
     # The verbs for messages: scripts/sync_verbs.py makes this text of that in `_aio.py`.
@@ -878,7 +878,7 @@ class Connection(Shell):
         try:
             ordered = self._given_order() is not None
             if ordered:
-                self._obey(operation)
+                self._apply_order(operation)
             if core.buffer.size or wanted == 0:
                 data = take(bound)
                 if data is not None:
@@ -1113,7 +1113,7 @@ class Connection(Shell):
         drain_signal = self.hooks.drain_signal
         poller = self._poller(want.fd, 0)
         while True:
-            self._obey(operation)
+            self._apply_order(operation)
             until = earlier(want.until, span[1])
             if (order := self._given_order()) is not None:
                 poller.ignore_wake()
@@ -1164,10 +1164,10 @@ class Connection(Shell):
             until = span[1]
             order = self._given_order()
             if tended:
-                until = earlier(until, self._tend(since, parking=order is None))
+                until = earlier(until, self._check_timers(since, parking=order is None))
             if order is not None:
                 poller.ignore_wake()
-                self._obey_waiting(order, poller, operation)
+                self._apply_order_in_wait(order, poller, operation)
                 until = earlier(until, order.deadline)
                 now = time.monotonic()
                 # A drain may yet become a stop, and what is pushed wakes nobody any more.
@@ -1213,7 +1213,7 @@ class Connection(Shell):
             return False
         return self._comes_within(moment, poller)
 
-    def _tend(self, since: float, *, parking: bool) -> float | None:
+    def _check_timers(self, since: float, *, parking: bool) -> float | None:
         """Entrust the connection to the keeper if it is time.
 
         Returns when to look again, or when a wait that began at `since` is to end in parking.
@@ -1276,7 +1276,7 @@ class Connection(Shell):
         finally:
             self._reading.release()
 
-    def _obey(self, operation: str) -> None:
+    def _apply_order(self, operation: str) -> None:
         """Do as the server's order says, if there is one and this is the moment."""
         order = self._given_order()
         if order is None:
@@ -1329,9 +1329,9 @@ class Connection(Shell):
         self._leaves_at = order.begins + self.lease.turn * order.apart
         return time.monotonic() >= self._leaves_at
 
-    def _obey_waiting(self, order: Order, poller: Poller, operation: str) -> None:
+    def _apply_order_in_wait(self, order: Order, poller: Poller, operation: str) -> None:
         if operation != "send":
-            self._obey(operation)
+            self._apply_order(operation)
             if self._has_turn(order) and self._ends(order) and not poller.within(0) & READY:
                 raise self._stopping(order, operation)
         elif time.monotonic() >= order.deadline:

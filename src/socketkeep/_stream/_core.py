@@ -18,7 +18,7 @@ from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._closing import draining, end_writing
 from socketkeep._stream._lease import Hooks, Lease
 from socketkeep._stream._ledger import Ledger
-from socketkeep._stream._lifecycle import RECORDED, Event, Lifecycle, State
+from socketkeep._stream._lifecycle import RECORDED, Lifecycle, LifecycleEvent, State
 from socketkeep._stream._record import (
     ACTIVE_AT,
     BYTES_IN,
@@ -102,7 +102,7 @@ class Core(Protocol):
     def export(self) -> tuple[bytes | None, bytes]:
         """Return the committed state and all bytes since the commit: what the next worker needs."""
 
-    def become(self, event: Event, error: SocketkeepError | None = None, /) -> None:
+    def become(self, event: LifecycleEvent, error: SocketkeepError | None = None, /) -> None:
         """Go on in the connection's life, and have the record tell of an end."""
 
     def use(self, transport: Transport, /) -> None:
@@ -229,7 +229,7 @@ class StreamCore:
             if self._receives == NEVER_COMMITTED:
                 self._warn_of_no_commit()
         if self.transport.ended:
-            self.life.step(Event.PEER_EOF)
+            self.life.step(LifecycleEvent.PEER_EOF)
         return data
 
     def _peer_ended(self) -> bool:
@@ -239,7 +239,7 @@ class StreamCore:
         except OSError as error:
             self.failure = error
             return False
-        self.life.step(Event.PEER_EOF)
+        self.life.step(LifecycleEvent.PEER_EOF)
         return True
 
     def _found_nothing(self) -> None:
@@ -251,7 +251,7 @@ class StreamCore:
         self._came += len(data)
         self.record[BYTES_IN] = self._came
         if self.transport.ended:
-            self.life.step(Event.PEER_EOF)
+            self.life.step(LifecycleEvent.PEER_EOF)
 
     def send(self, data: bytes | memoryview, push: bool, /) -> int:
         if not push and not self.ledger.sent:
@@ -285,10 +285,13 @@ class StreamCore:
     def export(self) -> tuple[bytes | None, bytes]:
         return self.committed, self.buffer.replay()
 
-    def become(self, event: Event, error: SocketkeepError | None = None, /) -> None:
+    def become(self, event: LifecycleEvent, error: SocketkeepError | None = None, /) -> None:
         if self.life.step(event, error):
             recorded = RECORDED.get(event)
-            first = event in (Event.CLOSE, Event.RELEASE)  # what ended it before counts
+            first = event in (
+                LifecycleEvent.CLOSE,
+                LifecycleEvent.RELEASE,
+            )  # what ended it before counts
             if recorded is not None and not (first and self.record[ENDED]):
                 self.record[ENDED] = recorded
 

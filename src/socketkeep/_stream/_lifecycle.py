@@ -39,7 +39,7 @@ class State(Enum):
     CLOSED = "closed"
 
 
-class Event(Enum):
+class LifecycleEvent(Enum):
     """An event in its life."""
 
     __hash__ = object.__hash__
@@ -62,26 +62,35 @@ _STILL_ALIVE: Final = {
 }
 _ALIVE: Final = tuple(_STILL_ALIVE.values())
 
-TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
-    (State.OPEN, Event.END_WRITING): State.WRITE_ENDED,
-    (State.OPEN, Event.PEER_EOF): State.PEER_ENDED,
-    (State.WRITE_ENDED, Event.PEER_EOF): State.BOTH_ENDED,
-    (State.PEER_ENDED, Event.END_WRITING): State.BOTH_ENDED,
-    **{(state, Event.STOP): State.STOPPED for state in (*_ALIVE, State.STOPPED, State.RESET)},
-    **{(state, Event.RESET_BY_PEER): State.RESET for state in (*_ALIVE, State.STOPPED)},
+TRANSITIONS: Final[dict[tuple[State, LifecycleEvent], State]] = {
+    (State.OPEN, LifecycleEvent.END_WRITING): State.WRITE_ENDED,
+    (State.OPEN, LifecycleEvent.PEER_EOF): State.PEER_ENDED,
+    (State.WRITE_ENDED, LifecycleEvent.PEER_EOF): State.BOTH_ENDED,
+    (State.PEER_ENDED, LifecycleEvent.END_WRITING): State.BOTH_ENDED,
+    **{
+        (state, LifecycleEvent.STOP): State.STOPPED
+        for state in (*_ALIVE, State.STOPPED, State.RESET)
+    },
+    **{(state, LifecycleEvent.RESET_BY_PEER): State.RESET for state in (*_ALIVE, State.STOPPED)},
     # What came before a reset can still be read, in the next worker as in this one.
-    **{(state, Event.DETACH): State.DETACHED for state in (*_ALIVE, State.RESET)},
-    **{(state, Event.RELEASE): State.RELEASED for state in (*_ALIVE, State.STOPPED, State.RESET)},
-    (State.DETACHED, Event.RELEASE): State.RELEASED,  # in a forked child
-    **{(state, Event.CLOSE): State.CLOSED for state in (*_ALIVE, State.STOPPED, State.RESET)},
+    **{(state, LifecycleEvent.DETACH): State.DETACHED for state in (*_ALIVE, State.RESET)},
+    **{
+        (state, LifecycleEvent.RELEASE): State.RELEASED
+        for state in (*_ALIVE, State.STOPPED, State.RESET)
+    },
+    (State.DETACHED, LifecycleEvent.RELEASE): State.RELEASED,  # in a forked child
+    **{
+        (state, LifecycleEvent.CLOSE): State.CLOSED
+        for state in (*_ALIVE, State.STOPPED, State.RESET)
+    },
 }
 
 #: What the connection's record says of what has happened.
-RECORDED: Final[dict[Event, Ended]] = {
-    Event.RESET_BY_PEER: Ended.RESET,
-    Event.DETACH: Ended.DETACHED,
-    Event.RELEASE: Ended.RELEASED,
-    Event.CLOSE: Ended.CLOSED,
+RECORDED: Final[dict[LifecycleEvent, Ended]] = {
+    LifecycleEvent.RESET_BY_PEER: Ended.RESET,
+    LifecycleEvent.DETACH: Ended.DETACHED,
+    LifecycleEvent.RELEASE: Ended.RELEASED,
+    LifecycleEvent.CLOSE: Ended.CLOSED,
 }
 
 _DETACHED: Final = "the connection was detached from this worker"
@@ -132,7 +141,7 @@ class Lifecycle(_Flags):
         """Return where it is."""
         return self._end or _STILL_ALIVE[self.write_ended, self.peer_ended]
 
-    def step(self, event: Event, error: SocketkeepError | None = None) -> bool:
+    def step(self, event: LifecycleEvent, error: SocketkeepError | None = None) -> bool:
         """Go where the table says; return False where it says nothing.
 
         error: what the operations that follow are refused with, a new one each time; needed with
@@ -142,9 +151,9 @@ class Lifecycle(_Flags):
         after = TRANSITIONS.get((state, event))
         if after is None:
             return False
-        if event is Event.PEER_EOF:
+        if event is LifecycleEvent.PEER_EOF:
             self.peer_ended = True
-        elif event is Event.END_WRITING:
+        elif event is LifecycleEvent.END_WRITING:
             self.write_ended = True
             self.sends = False
         else:

@@ -52,7 +52,7 @@ from socketkeep._stream._lease import (
     Why,
     handling,
 )
-from socketkeep._stream._lifecycle import Detached, Event, State
+from socketkeep._stream._lifecycle import Detached, LifecycleEvent, State
 from socketkeep._stream._modes import Deadline
 from socketkeep._stream._record import (
     ACCEPTED_AT,
@@ -798,7 +798,7 @@ class Shell(metaclass=ABCMeta):
         self._parked = parked
         self._gathered = None  # what it answers comes again
         self.core.transport.let_go()
-        self.core.become(Event.DETACH)
+        self.core.become(LifecycleEvent.DETACH)
 
     # For the server.
 
@@ -854,7 +854,7 @@ class Shell(metaclass=ABCMeta):
         The descriptor stays open: the server closes it in an orderly way when the handler is done.
         """
         error = Closed(reason)
-        self.core.become(Event.STOP, error)
+        self.core.become(LifecycleEvent.STOP, error)
         return Closed(error.reason, **self._context(operation))
 
     def _out_of_time(self, order: Order | None, operation: str) -> Closed:
@@ -869,9 +869,9 @@ class Shell(metaclass=ABCMeta):
         """Return the library's error for a system call's."""
         translated = translate(error, **self._context(operation, done))
         if isinstance(translated, PeerReset):
-            self.core.become(Event.RESET_BY_PEER)
+            self.core.become(LifecycleEvent.RESET_BY_PEER)
         elif self.core.transport.broken:
-            self.core.become(Event.STOP, type(translated)(translated.reason))
+            self.core.become(LifecycleEvent.STOP, type(translated)(translated.reason))
         return translated
 
     def _cut_short(self, operation: str, wanted: int | None) -> Never:
@@ -1302,7 +1302,7 @@ class Shell(metaclass=ABCMeta):
         else:
             drop(core.sock)
             core.drop_record()
-            core.life.step(Event.RELEASE, why)
+            core.life.step(LifecycleEvent.RELEASE, why)
         self._reset_after_fork()
         return core.sock if kept else None
 

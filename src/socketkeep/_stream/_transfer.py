@@ -45,7 +45,7 @@ _LENGTH: Final = 4
 _KINDS: Final = (socket.SOCK_SEQPACKET, socket.SOCK_STREAM)
 
 
-class Parcel(msgspec.Struct, omit_defaults=True):
+class Transfer(msgspec.Struct, omit_defaults=True):
     """The load beside the descriptor.  Fields are only ever appended: two versions can talk."""
 
     mode: str = "blocking"
@@ -66,9 +66,9 @@ class Parcel(msgspec.Struct, omit_defaults=True):
 class Offer:
     """One giving: `steps` sends and waits, `settle` says how it ended."""
 
-    def __init__(self, parcel: Parcel, sock: socket.socket, channel: socket.socket) -> None:
+    def __init__(self, transfer: Transfer, sock: socket.socket, channel: socket.socket) -> None:
         _check_channel(channel)
-        self._parcel = parcel
+        self._transfer = transfer
         self._sock = sock
         self._channel = channel
         self._answer: socket.socket | None = None
@@ -82,7 +82,7 @@ class Offer:
             raise translate(error, operation="give") from error
         self._answer = answer
         with theirs:
-            body = msgspec.msgpack.encode(self._parcel)
+            body = msgspec.msgpack.encode(self._transfer)
             yield from _send(self._channel, body, [theirs.fileno(), self._sock.fileno()])
         yield Want(answer.fileno(), "read")
 
@@ -138,7 +138,7 @@ def _locate(error: BaseException, conn: Shell) -> None:
         error.address, error.peer = conn.local, conn.peer
 
 
-def parcel_of(conn: Shell, mode: Mode) -> Parcel:
+def transfer_of(conn: Shell, mode: Mode) -> Transfer:
     """Return what goes with `conn`.  Raises SystemFailure for one that cannot go."""
     if conn.core.transport.tls is not None:
         raise SystemFailure(
@@ -151,7 +151,7 @@ def parcel_of(conn: Shell, mode: Mode) -> Parcel:
     match mode:
         case Timeout(seconds) | Deadline(seconds):
             pass
-    return Parcel(
+    return Transfer(
         mode=type(mode).__name__.lower(),
         seconds=seconds,
         state=core.committed,
@@ -168,34 +168,34 @@ def parcel_of(conn: Shell, mode: Mode) -> Parcel:
     )
 
 
-def lease_of(parcel: Parcel) -> Lease:
+def lease_of(transfer: Transfer) -> Lease:
     """Return what the connection is told where it was taken."""
     return Lease(
-        id=parcel.id,
-        listener=parcel.listener,
-        state=parcel.state,
-        unread=parcel.unread,
-        deadline=parcel.deadline,
-        peer=parcel.peer,
-        proxy=parcel.proxy,
-        receive_rate=parcel.receive_rate,
-        inflow_full_at=parcel.inflow_full_at,
+        id=transfer.id,
+        listener=transfer.listener,
+        state=transfer.state,
+        unread=transfer.unread,
+        deadline=transfer.deadline,
+        peer=transfer.peer,
+        proxy=transfer.proxy,
+        receive_rate=transfer.receive_rate,
+        inflow_full_at=transfer.inflow_full_at,
     )
 
 
-def mode_of(parcel: Parcel) -> Mode:
+def mode_of(transfer: Transfer) -> Mode:
     """Return the mode that came with the connection; `Blocking` for one not known here."""
-    match parcel.mode:
+    match transfer.mode:
         case "nonblocking":
             return NonBlocking()
         case "timeout":
-            return Timeout(parcel.seconds)
+            return Timeout(transfer.seconds)
         case "deadline":
-            return Deadline(parcel.seconds)
+            return Deadline(transfer.seconds)
     return Blocking()
 
 
-def taking(channel: socket.socket, build: Callable[[socket.socket, Parcel], F]) -> Steps[F]:
+def taking(channel: socket.socket, build: Callable[[socket.socket, Transfer], F]) -> Steps[F]:
     """Take the next connection that comes over `channel`, as `build` makes it.
 
     One whose giver has given up meanwhile is let go, and the next one waited for.
@@ -213,7 +213,7 @@ def taking(channel: socket.socket, build: Callable[[socket.socket, Parcel], F]) 
         with socket.socket(fileno=fds[0]) as answer:
             sock = socket.socket(fileno=fds[1])
             try:
-                conn = build(sock, msgspec.msgpack.decode(body, type=Parcel))
+                conn = build(sock, msgspec.msgpack.decode(body, type=Transfer))
             except BaseException:
                 sock.close()
                 raise
