@@ -1,4 +1,5 @@
-"""Lower layers never import upper ones, and no modules import each other in a circle.
+"""Lower layers never import upper ones, no modules import each other in a circle, and no classes
+have one name.
 
 `LAYERS` is the one statement of the layering.
 """
@@ -195,6 +196,16 @@ def test_no_modules_import_each_other() -> None:
         for module, path in modules()
     }
     assert circle(graph) == []
+
+
+def test_no_two_classes_have_one_name() -> None:
+    names = [
+        node.name
+        for _, path in modules()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
 
 
 @pytest.mark.parametrize(

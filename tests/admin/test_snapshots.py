@@ -36,7 +36,7 @@ def worker(serial: int, *rows: tuple[int, int]) -> Any:
 
 def held(number: int, epoch: int, to: int | None) -> Any:
     """Return a connection that the keeper moves to the worker of that serial, if to one yet."""
-    parcel = SimpleNamespace(
+    handoff = SimpleNamespace(
         id=connection_name(1, 1, number),
         peer="",
         listener=0,
@@ -45,7 +45,7 @@ def held(number: int, epoch: int, to: int | None) -> Any:
         bytes_out=0,
     )
     return SimpleNamespace(
-        parcel=parcel, ownership=Ownership(OwnershipState.MOVING, epoch, to), since=0.0
+        handoff=handoff, ownership=Ownership(OwnershipState.MOVING, epoch, to), since=0.0
     )
 
 

@@ -86,9 +86,9 @@ def held_connection(
     **more: Any,
 ) -> _connection_table.HeldConnection:
     """Return a connection that the keeper has and no worker, as its table does."""
-    parcel = message("Detached", name, epoch, 0, "a peer", state, b"", 0, 0, 0, **more)
+    handoff = message("Detached", name, epoch, 0, "a peer", state, b"", 0, 0, 0, **more)
     owned = _ownership.Ownership(_ownership.OwnershipState(where), epoch, None)
-    return _connection_table.HeldConnection(parcel, sock, owned, since=0.0)
+    return _connection_table.HeldConnection(handoff, sock, owned, since=0.0)
 
 
 def adopted_worker(listeners: tuple[int, ...]) -> _records.AdoptedWorker:
@@ -619,7 +619,7 @@ class Served:
         """Return whether the keeper has said that it has a handle of it."""
         return self.record.keep == "kept"
 
-    def parcel(
+    def handoff(
         self,
         state: bytes | None = None,
         unread: bytes = b"",
@@ -637,12 +637,12 @@ class Served:
     def detach(self, state: bytes | None = None, unread: bytes = b"", pipe: int = -1) -> None:
         """Offer it to the keeper; `pipe` is the write end for the answer, where it has one."""
         descriptors = (self.sock.fileno(), *((pipe,) if pipe >= 0 else ()))
-        self.worker.send(self.parcel(state, unread), descriptors)
+        self.worker.send(self.handoff(state, unread), descriptors)
 
     def park(self, state: bytes | None = None, active_at: float = 0.0) -> None:
         """Have the keeper watch it; `active_at` is when bytes last passed."""
-        parcel = self.parcel(state, parked=True, active_at=active_at)
-        self.worker.send(parcel, (self.sock.fileno(),))
+        handoff = self.handoff(state, parked=True, active_at=active_at)
+        self.worker.send(handoff, (self.sock.fileno(),))
 
     def hand_over(
         self, model: Model, state: bytes | None = None, *, parked: bool = False
@@ -652,16 +652,16 @@ class Served:
         A sync worker's thread or child waits for the keeper's word on a pipe, and needs no word for
         a connection that it had from the keeper, which keeps a handle, and that waits again.
         """
-        parcel = self.parcel(state, parked=parked)
+        handoff = self.handoff(state, parked=parked)
         if model == "async":
             told = len(self.worker.acknowledged)
-            self.worker.send(parcel, (self.sock.fileno(),))
+            self.worker.send(handoff, (self.sock.fileno(),))
             return lambda: [each.taken for each in self.worker.acknowledged[told:]] == [True]
         if parked and self.attach is not None and self.attach.returnable:
-            self.worker.send(parcel)
+            self.worker.send(handoff)
             return lambda: True
         read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.worker.send(parcel, (self.sock.fileno(), write))
+        self.worker.send(handoff, (self.sock.fileno(), write))
         os.close(write)
 
         def answered() -> bool:

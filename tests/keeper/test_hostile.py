@@ -55,8 +55,8 @@ def bench(make_bench: MakeBench) -> Bench:
     return make_bench(workers=2, keep="crash")
 
 
-def parcel(served: Served, **changes: Any) -> Any:
-    return changed(served.parcel(), **changes)
+def handoff(served: Served, **changes: Any) -> Any:
+    return changed(served.handoff(), **changes)
 
 
 def raw(worker: FarWorker, *parts: object, descriptors: Sequence[int] = ()) -> None:
@@ -67,8 +67,8 @@ def raw(worker: FarWorker, *parts: object, descriptors: Sequence[int] = ()) -> N
 #: By name: what a worker says of a connection of its own and of one of another's, and with how many
 #: handles of its own.
 NONSENSE: Final[dict[str, tuple[Callable[[Served, Served], Any], int]]] = {
-    "epoch too high": (lambda own, _: parcel(own, epoch=LAST_EPOCH + 1), 1),
-    "highest epoch": (lambda own, _: parcel(own, epoch=2**64 - 1), 1),
+    "epoch too high": (lambda own, _: handoff(own, epoch=LAST_EPOCH + 1), 1),
+    "highest epoch": (lambda own, _: handoff(own, epoch=2**64 - 1), 1),
     "name of another": (lambda _, other: message("Registered", other.id, 1, "x", [], {}), 0),
     "name too long": (lambda own, _: message("Registered", own.id, 1, "x" * 129, [], {}), 0),
     "name that is a line": (lambda own, _: message("Registered", own.id, 1, "x\ny", [], {}), 0),
@@ -84,31 +84,31 @@ NONSENSE: Final[dict[str, tuple[Callable[[Served, Served], Any], int]]] = {
     "push to nowhere": (lambda _own, _: message("Push", [letter(1, "", b"", 1)]), 0),
     "outcome": (lambda _own, _: message("Delivered", [letter_told(1, 77)]), 0),
     "negative number": (lambda _own, _: message("Delivered", [letter_told(-1, 1)]), 0),
-    "epoch 0": (lambda own, _: parcel(own, epoch=0), 1),
-    "no id": (lambda own, _: parcel(own, id="not an id"), 1),
-    "id too large": (lambda own, _: parcel(own, id="1-1-fffffffffffffffffffffff"), 1),
-    "id with zeros": (lambda own, _: parcel(own, id="01-1-1"), 1),
-    "another's id": (lambda _, other: other.parcel(), 1),
-    "listener": (lambda own, _: parcel(own, listener=999), 1),
-    "negative listener": (lambda own, _: parcel(own, listener=-1), 1),
-    "negative time": (lambda own, _: parcel(own, accepted_at=-5), 1),
-    "time": (lambda own, _: parcel(own, active_at=2**63), 1),
-    "bytes": (lambda own, _: parcel(own, bytes_in=2**64 - 1), 1),
-    "negative bytes": (lambda own, _: parcel(own, bytes_out=-1), 1),
-    "row": (lambda own, _: parcel(own, row=10**9), 1),
-    "negative row": (lambda own, _: parcel(own, row=-2), 1),
-    "state": (lambda own, _: parcel(own, state=b"s" * (STATE_LIMIT + 1)), 1),
-    "written": (lambda own, _: parcel(own, written=-2), 1),
-    "taken": (lambda own, _: parcel(own, taken_in=2**63), 1),
-    "reply": (lambda own, _: parcel(own, reply=b"a record"), 1),
-    "peer": (lambda own, _: parcel(own, peer="x" * 10_000), 1),
-    "trace": (lambda own, _: parcel(own, trace="x" * 257), 1),
-    "header": (lambda own, _: parcel(own, proxy=b"no header"), 1),
-    "header that is cut": (lambda own, _: parcel(own, proxy=b"PROXY TCP4 127.0.0.1"), 1),
-    "header and more": (lambda own, _: parcel(own, proxy=b"PROXY UNKNOWN\r\nmore"), 1),
-    "header of no edge": (lambda own, _: parcel(own, proxy=NO_FACTS), 1),
-    "three handles": (lambda own, _: own.parcel(), 3),
-    "253 handles": (lambda own, _: own.parcel(), 253),
+    "epoch 0": (lambda own, _: handoff(own, epoch=0), 1),
+    "no id": (lambda own, _: handoff(own, id="not an id"), 1),
+    "id too large": (lambda own, _: handoff(own, id="1-1-fffffffffffffffffffffff"), 1),
+    "id with zeros": (lambda own, _: handoff(own, id="01-1-1"), 1),
+    "another's id": (lambda _, other: other.handoff(), 1),
+    "listener": (lambda own, _: handoff(own, listener=999), 1),
+    "negative listener": (lambda own, _: handoff(own, listener=-1), 1),
+    "negative time": (lambda own, _: handoff(own, accepted_at=-5), 1),
+    "time": (lambda own, _: handoff(own, active_at=2**63), 1),
+    "bytes": (lambda own, _: handoff(own, bytes_in=2**64 - 1), 1),
+    "negative bytes": (lambda own, _: handoff(own, bytes_out=-1), 1),
+    "row": (lambda own, _: handoff(own, row=10**9), 1),
+    "negative row": (lambda own, _: handoff(own, row=-2), 1),
+    "state": (lambda own, _: handoff(own, state=b"s" * (STATE_LIMIT + 1)), 1),
+    "written": (lambda own, _: handoff(own, written=-2), 1),
+    "taken": (lambda own, _: handoff(own, taken_in=2**63), 1),
+    "reply": (lambda own, _: handoff(own, reply=b"a record"), 1),
+    "peer": (lambda own, _: handoff(own, peer="x" * 10_000), 1),
+    "trace": (lambda own, _: handoff(own, trace="x" * 257), 1),
+    "header": (lambda own, _: handoff(own, proxy=b"no header"), 1),
+    "header that is cut": (lambda own, _: handoff(own, proxy=b"PROXY TCP4 127.0.0.1"), 1),
+    "header and more": (lambda own, _: handoff(own, proxy=b"PROXY UNKNOWN\r\nmore"), 1),
+    "header of no edge": (lambda own, _: handoff(own, proxy=NO_FACTS), 1),
+    "three handles": (lambda own, _: own.handoff(), 3),
+    "253 handles": (lambda own, _: own.handoff(), 253),
     "Keep of another's id": (
         lambda own, other: message("Keep", other.id, 1, own.row, 0, "x", ABSENT),
         1,
@@ -179,7 +179,7 @@ def test_who_says_what_cannot_be_is_ended_and_nobody_else(bench: Bench, name: st
 def test_what_is_at_the_bound_is_taken(bench: Bench, size: int) -> None:
     hostile, own, innocent = scene(bench)
     hostile.send(
-        parcel(own, state=b"s" * size, epoch=LAST_EPOCH, bytes_in=2**63 - 1),
+        handoff(own, state=b"s" * size, epoch=LAST_EPOCH, bytes_in=2**63 - 1),
         (own.sock.fileno(),),
     )
     bench.settle()
@@ -187,7 +187,7 @@ def test_what_is_at_the_bound_is_taken(bench: Bench, size: int) -> None:
     (receiver,) = [one for one in bench.template.workers if one.arrived]
     attach = receiver.arrived[0][0]
     assert (attach.state, attach.bytes_in) == (b"s" * size, 2**63 - 1)
-    assert attach.epoch == 1, "the numbers of assignments begin anew"
+    assert attach.epoch == 1, "the numbers of leases begin anew"
     receiver.attach()
     bench.settle()
     require_untouched(bench, innocent)
@@ -206,7 +206,7 @@ def test_a_connection_that_was_given_may_be_named(make_bench: MakeBench) -> None
     bench.settle()
     assert served.id not in bench.keeper.connections.connection_table
     thief = second if receiver is not second else third
-    thief.send(again.parcel(), (again.sock.fileno(),))
+    thief.send(again.handoff(), (again.sock.fileno(),))
     bench.settle()
     assert thief.process.reaped, "it was not given to that one"
     bench.upgrade().passes()
@@ -224,7 +224,7 @@ def test_one_connection_is_held_under_one_id(bench: Bench, parked: bool) -> None
     hostile, own, innocent = scene(bench)
     for number in range(3):
         name = connection_name(BOOT, hostile.serial, 70 + number)
-        hostile.send(parcel(own, id=name, parked=parked, row=-1), (own.sock.fileno(),))
+        hostile.send(handoff(own, id=name, parked=parked, row=-1), (own.sock.fileno(),))
     bench.settle()
     assert hostile.process.reaped
     kept = sum(served.is_kept() for _, served in innocent)
@@ -242,7 +242,7 @@ def test_a_descriptor_that_a_handler_has_closed_is_not_the_workers_fault(
     if kind == "Keep":
         worker.send(own.keeping(ABSENT), (fd,))
     else:
-        worker.send(own.parcel(), (fd,))
+        worker.send(own.handoff(), (fd,))
     os.close(fd)
     bench.settle()
     assert worker.process.exit is None
@@ -256,7 +256,7 @@ def test_a_descriptor_that_a_handler_has_closed_is_not_the_workers_fault(
         # A worker that moves what it has offers it each tenth of a second.
         fd = os.open("/dev/null", os.O_RDONLY)
         name = own.id if again < 200 else connection_name(BOOT, worker.serial, again)
-        worker.send(parcel(own, id=name), (fd,))
+        worker.send(handoff(own, id=name), (fd,))
         os.close(fd)
         bench.settle()
         if worker.process.reaped:
@@ -328,7 +328,7 @@ def test_who_never_reads_and_asks_on_is_ended(bench: Bench) -> None:
     for _ in range(6000):
         if hostile.process.exit is not None:
             break
-        hostile.send(own.parcel())  # without a handle: it is told that nothing was taken
+        hostile.send(own.handoff())  # without a handle: it is told that nothing was taken
         bench.reactor.run_once()
     bench.settle()
     assert hostile.process.reaped

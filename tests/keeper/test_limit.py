@@ -126,7 +126,7 @@ class Traffic:
         if kept:
             served = self.random.choice(kept)
             parked = not served.worker.order
-            served.worker.send(served.parcel(parked=parked))
+            served.worker.send(served.handoff(parked=parked))
             served.settle()
             self.done["given back"] += 1
 

@@ -96,7 +96,7 @@ def test_a_receiver_that_acknowledged_before_it_died_had_it(bench: Bench) -> Non
     bench.keeper.pool.allot(bench.record_of(receiver), 1)  # a packet that it will not read
     receiver.die(-9)
     bench.settle()
-    assert [move.parcel.id for move in bench.keeper.connections.moves] == [unread.id]
+    assert [move.handoff.id for move in bench.keeper.connections.moves] == [unread.id]
     assert is_at_eof(peer), "served by a worker that died: lost, never served twice"
     assert bench.keeper.counters()["lost"] == 1
 

@@ -132,7 +132,7 @@ class OneConnection(RuleBasedStateMachine):
             return
         assert expected, "accepted, though it cannot be"
         if saying == "assigned":
-            assert answer == self.ledger.epoch, "each assignment has a new epoch"
+            assert answer == self.ledger.epoch, "each lease has a new epoch"
 
     @invariant()
     def one_has_it_and_no_more(self) -> None:

@@ -1,4 +1,4 @@
-"""The parcel of a parked connection, packed into few bytes."""
+"""The handoff of a parked connection, packed into few bytes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _HEAD = (
 
 @given(st.binary(max_size=2000), st.text(max_size=100), st.booleans())
 def test_it_comes_back_as_it_was(state: bytes, peer: str, parked: bool) -> None:
-    parcel = message("Detached", "1-2-3", 4, 0, peer, state, b"", 5, 6, 7, parked=parked)
-    assert unpack(pack(parcel)) == parcel
+    handoff = message("Detached", "1-2-3", 4, 0, peer, state, b"", 5, 6, 7, parked=parked)
+    assert unpack(pack(handoff)) == handoff
 
 
 def test_the_head_of_a_websocket_takes_less_than_half() -> None:
     state = msgpack.encode({"websocket": {"head": _HEAD, "answer": (None, []), "exact": True}})
-    parcel = message("Detached", "1-2-3", 4, 0, "a peer", state, b"", 5, 6, 7, parked=True)
-    assert len(pack(parcel)) * 2 < len(msgpack.encode(parcel))
+    handoff = message("Detached", "1-2-3", 4, 0, "a peer", state, b"", 5, 6, 7, parked=True)
+    assert len(pack(handoff)) * 2 < len(msgpack.encode(handoff))
 
 
 def test_what_cannot_be_compressed_takes_no_more_than_its_encoding() -> None:
     state = bytes(range(256)) * 2
-    parcel = message("Detached", "1-2-3", 4, 0, "a peer", state[::7] + state, b"", 5, 6, 7)
-    assert len(pack(parcel)) <= len(msgpack.encode(parcel))
+    handoff = message("Detached", "1-2-3", 4, 0, "a peer", state[::7] + state, b"", 5, 6, 7)
+    assert len(pack(handoff)) <= len(msgpack.encode(handoff))

@@ -26,7 +26,7 @@ def park(bench: Bench, served: Served, state: bytes | None = None, active_at: fl
 
 def give_back(bench: Bench, served: Served, state: bytes | None = None) -> None:
     """Park it as a worker does that knows of the keeper's handle."""
-    served.worker.send(served.parcel(state, parked=True))
+    served.worker.send(served.handoff(state, parked=True))
     served.settle()
     bench.settle()
     assert not served.worker.acknowledged
@@ -78,22 +78,22 @@ def test_a_parked_connection_is_in_the_keeper_alone(bench: Bench) -> None:
 def test_what_waits_takes_little_memory(bench: Bench) -> None:
     peer, _, _ = parked(bench)
     (ours,) = bench.keeper.connections.parking
-    packed = ours.parcel
-    assert ours.parcel == packed
-    assert ours.parcel is not packed, "it is not kept as an object"
+    packed = ours.handoff
+    assert ours.handoff == packed
+    assert ours.handoff is not packed, "it is not kept as an object"
     peer.send(b"hello")
     arrival(bench)
-    assert ours.parcel is ours.parcel
-    assert ours.parcel == packed
+    assert ours.handoff is ours.handoff
+    assert ours.handoff == packed
 
 
 def test_what_has_unread_bytes_is_not_packed(bench: Bench) -> None:
     parked(bench)
     (ours,) = bench.keeper.connections.parking
     ours.unpack()
-    ours.parcel = structs.replace(ours.parcel, unread=b"some")
+    ours.handoff = structs.replace(ours.handoff, unread=b"some")
     ours.pack()
-    assert ours.parcel is ours.parcel
+    assert ours.handoff is ours.handoff
     assert ours.unread_size == 4
 
 
@@ -195,7 +195,7 @@ def test_it_is_parked_and_woken_again_and_again(
             park(bench, served, b"%d" % number)
     assert served.epoch == 6
     (held,) = bench.keeper.connections.connection_table
-    assert (held.ownership.state.value, held.parcel.state) == ("parked", b"4")
+    assert (held.ownership.state.value, held.handoff.state) == ("parked", b"4")
     assert not is_at_eof(peer)
 
 
@@ -264,7 +264,7 @@ def test_a_row_of_an_earlier_giving_is_none(bench: Bench) -> None:
     peer.send(b"?")
     served = arrival(bench)
     after_question(served)
-    served.worker.send(served.parcel(parked=True))
+    served.worker.send(served.handoff(parked=True))
     bench.settle()
     peer.send(b"!")
     bench.settle()
@@ -339,7 +339,7 @@ def test_one_that_was_parked_moves_at_a_reload(bench: Bench) -> None:
     bench.reload()
     bench.bring_up()
     assert old.told() == "move"
-    old.send(served.parcel(b"\x07"))
+    old.send(served.handoff(b"\x07"))
     served.settle()
     again = arrival(bench)
     assert again.attach is not None
@@ -351,7 +351,7 @@ def test_one_that_was_parked_moves_at_a_reload(bench: Bench) -> None:
 def test_a_connection_that_nobody_has_a_handle_of_is_refused(bench: Bench) -> None:
     (worker, _) = bench.start()
     peer, served = bench.serve(worker)
-    worker.send(served.parcel(parked=True))
+    worker.send(served.handoff(parked=True))
     bench.settle()
     assert not worker.acknowledged.pop().taken
     assert not is_at_eof(peer)
@@ -410,10 +410,10 @@ def test_who_has_sent_nothing_is_closed(make_bench: MakeBench) -> None:
     peers = []
     for received in (0, 7):
         peer, served = bench.serve(worker)
-        parcel = structs.replace(
-            served.parcel(parked=True), accepted_at=accepted_at, bytes_in=received
+        handoff = structs.replace(
+            served.handoff(parked=True), accepted_at=accepted_at, bytes_in=received
         )
-        worker.send(parcel, (served.sock.fileno(),))
+        worker.send(handoff, (served.sock.fileno(),))
         bench.settle()
         served.settle()
         peers.append(peer)
@@ -433,7 +433,7 @@ def test_a_deadline_holds_while_parked(make_bench: MakeBench) -> None:
         peer, served = bench.serve(worker)
         deadline = int((bench.clock.now + seconds) * 1e9)
         worker.send(
-            structs.replace(served.parcel(parked=True), deadline=deadline), (served.sock.fileno(),)
+            structs.replace(served.handoff(parked=True), deadline=deadline), (served.sock.fileno(),)
         )
         bench.settle()
         served.settle()
@@ -456,7 +456,7 @@ def test_deadlines_of_those_that_come_and_go_are_forgotten(make_bench: MakeBench
     deadline = int((bench.clock.now + 1000) * 1e9)
     for number in range(200):
         worker.send(
-            structs.replace(served.parcel(parked=True), deadline=deadline + number),
+            structs.replace(served.handoff(parked=True), deadline=deadline + number),
             (served.sock.fileno(),),
         )
         bench.settle()

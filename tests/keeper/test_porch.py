@@ -39,10 +39,10 @@ def await_header(
     """Have a worker accept a peer that has sent so much of its header, and hand it over."""
     peer, served = bench.serve(worker, tcp=tcp)
     peer.sendall(RAW[:sent])
-    parcel = msgspec.structs.replace(
-        served.parcel(parked=True), header_by=int((bench.clock.now + by) * 1e9), peer=""
+    handoff = msgspec.structs.replace(
+        served.handoff(parked=True), header_by=int((bench.clock.now + by) * 1e9), peer=""
     )
-    worker.send(parcel, (served.sock.fileno(),))
+    worker.send(handoff, (served.sock.fileno(),))
     bench.settle()
     assert worker.acknowledged.pop().taken
     served.settle()
@@ -205,7 +205,7 @@ def test_the_keeper_accepts_in_a_workers_place(make_bench: MakeBench) -> None:
     whole = peers[1]
     found = [bench.keeper.connections.accept() for _ in range(3)]
     (held,) = [each for each in found if each is not None]
-    assert (held.parcel.proxy, held.parcel.peer) == (RAW, "192.0.2.7:40000")
+    assert (held.handoff.proxy, held.handoff.peer) == (RAW, "192.0.2.7:40000")
     assert len(bench.keeper.connections.porch) == 2
     bench.keeper.connections.moves.put(held)
     bench.settle()
@@ -248,8 +248,8 @@ def test_the_header_outlives_its_worker(make_bench: MakeBench) -> None:
     second = arrival(bench)
     assert second.attach is not None
     assert (second.attach.attached, second.attach.proxy) == ("crash", RAW)
-    parcel = msgspec.structs.replace(second.parcel(parked=True), proxy=RAW)
-    second.worker.send(parcel)
+    handoff = msgspec.structs.replace(second.handoff(parked=True), proxy=RAW)
+    second.worker.send(handoff)
     second.settle()
     bench.settle()
     waiting.peer.sendall(b"?")

@@ -59,7 +59,7 @@ class Scene:
         self.passed.append((f"socketkeep.connection.{ID}.{epoch}", accepted.detach()))
         return peer
 
-    def parcel(self, epoch: int, state: bytes, where: str = "moving") -> None:
+    def handoff(self, epoch: int, state: bytes, where: str = "moving") -> None:
         """Give it what was said of the connection when no worker had it."""
         with socket.socket() as sock:
             held = held_connection(sock, ID, epoch, state, where)
@@ -120,13 +120,13 @@ def test_a_clean_connection_goes_on_from_its_commit(scene: Scene) -> None:
     write_row(scene.board(2), 1, b"\x05")
     scene.restore()
     assert scene.attached(peer) == ("crash", 2, b"\x05")
-    parcel = f"parcel.{ID}.1"
+    handoff = f"parcel.{ID}.1"
     told = [each for each in scene.manager.sent if "board.9" not in each]
-    assert told == [f"+{parcel}", "-board.7-2-0.close.once", f"-{parcel}"]
+    assert told == [f"+{handoff}", "-board.7-2-0.close.once", f"-{handoff}"]
 
 
 @pytest.mark.parametrize("ended", ["detached", "taken"])
-def test_the_row_counts_when_its_parcel_was_not_stored_yet(scene: Scene, ended: str) -> None:
+def test_the_row_counts_when_its_handoff_was_not_stored_yet(scene: Scene, ended: str) -> None:
     """The worker had given it up, and the keeper perhaps said that it has it."""
     peer = scene.connection()
     write_row(scene.board(2), 1, b"\x05", ended=ended)
@@ -138,22 +138,22 @@ def test_the_row_of_the_later_owner_counts(scene: Scene) -> None:
     peer = scene.connection()
     write_row(scene.board(2), 1, b"\x01", ended="detached")
     write_row(scene.board(3), 4, b"\x04")
-    scene.parcel(1, b"\x02")
+    scene.handoff(1, b"\x02")
     scene.restore()
     assert scene.attached(peer) == ("crash", 5, b"\x04"), "its worker had attached it"
 
 
-def test_the_parcel_counts_when_no_worker_has_attached_it_since(scene: Scene) -> None:
+def test_the_handoff_counts_when_no_worker_has_attached_it_since(scene: Scene) -> None:
     peer = scene.connection()
     write_row(scene.board(2), 3, b"\x01", ended="detached")
-    scene.parcel(3, b"\x02")
+    scene.handoff(3, b"\x02")
     scene.restore()
     assert scene.attached(peer) == ("reload", 4, b"\x02")
 
 
 def test_a_parked_connection_is_parked(scene: Scene) -> None:
     peer = scene.connection()
-    scene.parcel(3, b"\x02", "parked")
+    scene.handoff(3, b"\x02", "parked")
     scene.restore()
     assert not scene.worker.arrived
     assert len(scene.bench.keeper.connections.parking) == 1
@@ -169,7 +169,7 @@ def test_what_it_is_called_is_known_again(scene: Scene, where: str) -> None:
     if where == "with a worker":
         write_row(scene.board(2), 3, b"\x01")
     else:
-        scene.parcel(3, b"\x02", where)
+        scene.handoff(3, b"\x02", where)
     saved = {
         "id": ID,
         "epoch": 3,
@@ -206,7 +206,7 @@ def test_what_it_is_called_is_known_again(scene: Scene, where: str) -> None:
 
 def test_what_cannot_be_read_of_it_costs_its_names_alone(scene: Scene) -> None:
     peer = scene.connection()
-    scene.parcel(3, b"\x02")
+    scene.handoff(3, b"\x02")
     scene.passed.append((f"socketkeep.called.{ID}.1", sealed("called", b"\xc1")))
     scene.restore()
     assert scene.attached(peer) == ("reload", 4, b"\x02")
@@ -216,7 +216,7 @@ def test_what_cannot_be_read_of_it_costs_its_names_alone(scene: Scene) -> None:
 def test_one_that_is_woken_is_stored_as_on_its_way_first(scene: Scene) -> None:
     """The next keeper has to know: a worker that hangs may have been sent it, and not read that."""
     peer = scene.connection()
-    scene.parcel(3, b"\x02", "parked")
+    scene.handoff(3, b"\x02", "parked")
     scene.restore()
     (held,) = scene.bench.keeper.connections.connection_table
     scene.manager.sent.clear()
@@ -230,7 +230,7 @@ def test_one_that_is_woken_is_stored_as_on_its_way_first(scene: Scene) -> None:
 
 def test_one_that_is_woken_and_refused_stays_stored(scene: Scene) -> None:
     peer = scene.connection()
-    scene.parcel(3, b"\x02", "parked")
+    scene.handoff(3, b"\x02", "parked")
     scene.restore()
     peer.send(b"x")
     scene.bench.settle()
@@ -250,7 +250,7 @@ def test_one_that_had_ended_is_closed(scene: Scene, case: str) -> None:
     if case == "ended":
         write_row(scene.board(2), 1, ended="closed")
     elif case == "unreadable":
-        scene.file(1, b"not a parcel")
+        scene.file(1, b"not a handoff")
     scene.restore()
     assert is_at_eof(peer)
     assert f"-connection.{ID}.1" in scene.manager.sent
@@ -269,7 +269,7 @@ def test_without_its_state_a_connection_cannot_go_on(scene: Scene) -> None:
     """It moved with --keep reload, and its next worker had attached it."""
     peer = scene.connection()
     write_row(scene.board(2, states=False), 2)
-    scene.parcel(1, b"\x02")
+    scene.handoff(1, b"\x02")
     scene.restore()
     assert is_at_eof(peer)
     assert scene.bench.keeper.counters()["lost"] == 1
@@ -306,7 +306,7 @@ def test_a_connection_of_an_adopted_worker_is_held_for_it(scene: Scene) -> None:
 def test_on_its_way_from_a_worker_that_lives(scene: Scene, ended: str) -> None:
     """The worker serves on unless its row says that the keeper had taken it."""
     peer = scene.connection()
-    scene.parcel(2, b"\x02")
+    scene.handoff(2, b"\x02")
     with socket.socket(fileno=os.dup(scene.passed[0][1])) as in_worker:
         write_row(scene.board(2), 1, ended=ended, pid=os.getpid())
         scene.restore()

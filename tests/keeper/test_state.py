@@ -23,7 +23,7 @@ def state(bench: Bench) -> Any:
     first, _ = bench.start()
     _, served = bench.serve(first)
     first.send(
-        msgspec.structs.replace(served.parcel(b"state"), parked=True), (served.sock.fileno(),)
+        msgspec.structs.replace(served.handoff(b"state"), parked=True), (served.sock.fileno(),)
     )
     bench.settle()
     served.settle()

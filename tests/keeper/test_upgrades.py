@@ -34,8 +34,8 @@ def kept(bench: Bench, served: Served) -> None:
 
 
 def park(bench: Bench, served: Served) -> None:
-    parcel = msgspec.structs.replace(served.parcel(b"state"), parked=True)
-    served.worker.send(parcel, (served.sock.fileno(),))
+    handoff = msgspec.structs.replace(served.handoff(b"state"), parked=True)
+    served.worker.send(handoff, (served.sock.fileno(),))
     bench.settle()
     assert served.worker.acknowledged.pop().taken
     served.settle()

@@ -27,14 +27,14 @@
 #define NOBODY WORKERS
 
 /* What is wrong in a mutant, each of which the check must reject. */
-#define IGNORES_EPOCHS 1  /* the next keeper goes by the parcel, though a row is of a later epoch */
+#define IGNORES_EPOCHS 1  /* the next keeper goes by the handoff, though a row is of a later epoch */
 #define CLOSES_EARLY 2    /* a worker lets go of its handle before the keeper says that it has one */
 #define FORGETS 3         /* the guard lets go of what it gives to a keeper */
 #define FENCES_NOT 4      /* workers that do not come to the next keeper live on */
 #define REAPS_NOT 5       /* a worker that hangs is taken for dead, and lives on */
 #define TWO_KEEPERS 6     /* the guard starts a keeper while another one lives */
 #define UNDOES_TAKEN 7    /* a worker without a keeper goes on with what its row says was taken */
-#define TAKES_UNSTORED 8  /* the row says that it was taken before the guard has the parcel */
+#define TAKES_UNSTORED 8  /* the row says that it was taken before the guard has the handoff */
 #define COMES_DEAF 9      /* a worker comes to the next keeper before it has read all */
 #define WAKES_UNTOLD 10   /* a parked connection is sent while it is stored as parked */
 #define JUDGES_LIVING 11  /* the next keeper takes workers that live for dead */
@@ -67,8 +67,8 @@ byte row_epoch[WORKERS];
 bool row_clean[WORKERS];
 
 /* The guard, and what it has of the connection. */
-bool guard_alive = true, stored, vowed, parcel_parked;  /* vowed: the keeper was told that it is stored */
-byte parcel;  /* its epoch; 0: there is none */
+bool guard_alive = true, stored, vowed, handoff_parked;  /* vowed: the keeper was told that it is stored */
+byte handoff;  /* its epoch; 0: there is none */
 
 /* Keepers, one after another; only the last one can be alive. */
 byte keepers = 1;
@@ -153,7 +153,7 @@ inline serve(worker) {
 }
 
 inline unstore() {
-    parcel = 0; vowed = false;
+    handoff = 0; vowed = false;
     if
     :: stored -> stored = false; drop()
     :: else
@@ -330,9 +330,9 @@ inline store_handle() {
 }
 
 /* What is said of it while no worker has it. */
-inline store_parcel() {
+inline store_handoff() {
     if
-    :: guard_alive -> parcel = epoch; parcel_parked = (state == parked)
+    :: guard_alive -> handoff = epoch; handoff_parked = (state == parked)
     :: else
     fi
 }
@@ -385,7 +385,7 @@ proctype Keeper(byte me) {
     /* One that has not come may have been sent the connection, and would read that some time. */
     atomic { runs ->
         if
-        :: parcel && !parcel_parked && MUTANT != FENCES_NOT ->
+        :: handoff && !handoff_parked && MUTANT != FENCES_NOT ->
             for (n : 0 .. WORKERS - 1) {
                 if
                 :: alive[n] && boss[n] != me -> kill(n)
@@ -396,7 +396,7 @@ proctype Keeper(byte me) {
         fi;
         n = 0;
         SAW(Began, 0, 0) }
-    /* The row of its last owner, or the parcel, whichever is of the later epoch. */
+    /* The row of its last owner, or the handoff, whichever is of the later epoch. */
     atomic { runs ->
         for (n : 0 .. WORKERS - 1) {
             if
@@ -407,7 +407,7 @@ proctype Keeper(byte me) {
         if
         :: who == NOBODY -> by_row = false
         :: else ->
-            by_row = !parcel || (MUTANT != IGNORES_EPOCHS && (number > parcel ||
+            by_row = !handoff || (MUTANT != IGNORES_EPOCHS && (number > handoff ||
                 (alive[who] && (row_ended[who] == live || row_ended[who] == gone))))
         fi;
         if
@@ -415,9 +415,9 @@ proctype Keeper(byte me) {
         :: stored && !by_row ->
             who = NOBODY;
             if
-            :: parcel ->
-                state = (parcel_parked -> parked : moving);
-                epoch = parcel; hold(); handles++
+            :: handoff ->
+                state = (handoff_parked -> parked : moving);
+                epoch = handoff; hold(); handles++
             :: else -> assert(ended); unstore()  /* its worker has ended it: there is no other way here */
             fi
         :: stored && by_row ->
@@ -438,8 +438,8 @@ proctype Keeper(byte me) {
         n = 0; number = 0; by_row = false }
     atomic { runs ->
         if
-        :: state == moving || state == parked -> store_parcel()
-        :: state == owned -> parcel = 0
+        :: state == moving || state == parked -> store_handoff()
+        :: state == owned -> handoff = 0
         :: else
         fi };
 
@@ -451,11 +451,11 @@ ready:
     EACH(HEAR)
     EACH(REAP)
     EACH(GIVE)
-    :: atomic { runs && MUTANT == REAPS_NOT && state == owned -> judge(); store_parcel() }
+    :: atomic { runs && MUTANT == REAPS_NOT && state == owned -> judge(); store_handoff() }
     :: atomic { runs && state == parked -> step(WOKEN) };
         atomic { runs ->
             if
-            :: parcel && MUTANT != WAKES_UNTOLD -> parcel_parked = false
+            :: handoff && MUTANT != WAKES_UNTOLD -> handoff_parked = false
             :: else
             fi }
     :: atomic { runs && FREE && state == parked -> step(IDLE) }
@@ -511,13 +511,13 @@ hear:
         known = false };
     if
     :: message == Keep -> atomic { runs -> store_handle() }
-    :: message == Attached -> atomic { runs -> store_handle(); parcel = 0 }
+    :: message == Attached -> atomic { runs -> store_handle(); handoff = 0 }
     :: message == Detached ->
         if
         :: MUTANT == TAKES_UNSTORED -> atomic { runs -> row_ended[from] = taken }
         :: else
         fi;
-        atomic { runs -> store_handle(); store_parcel() };
+        atomic { runs -> store_handle(); store_handoff() };
         atomic { runs -> row_ended[from] = (row_ended[from] == gone -> taken : row_ended[from]) };
         atomic { runs -> to_worker[from]!Taken, number }
     :: else
@@ -536,7 +536,7 @@ reap:
         fi };
     atomic { runs ->
         if
-        :: state == moving -> store_parcel()
+        :: state == moving -> store_handoff()
         :: else
         fi;
         from = 0 };
@@ -607,7 +607,7 @@ proctype Guard() {
     :: atomic { GOES_ON && guard_alive && keepers < KEEPERS && (!keeps[keepers] || MUTANT == TWO_KEEPERS) ->
         keepers++; keeps[keepers] = true; run Keeper(keepers) }
     :: atomic { GOES_ON && guard_alive && guard_deaths > 0 ->
-        guard_deaths--; guard_alive = false; parcel = 0; vowed = false;
+        guard_deaths--; guard_alive = false; handoff = 0; vowed = false;
         promised = keeps[keepers] && holds[keepers];
         if
         :: stored -> stored = false; drop()

@@ -33,9 +33,9 @@ def record(write: Callable[[str], object]) -> None:
     def say(event: str, worker: Any, connection: str, epoch: int) -> None:
         write(f"{event} {worker.pid} {connection} {epoch}")
 
-    def taken(_: Any, worker: Any, packet: Any, parcel: Any) -> None:
-        if parcel is not None and not packet.truncated:
-            say("Parks" if parcel.parked else "Detached", worker, parcel.id, parcel.epoch)
+    def taken(_: Any, worker: Any, packet: Any, handoff: Any) -> None:
+        if handoff is not None and not packet.truncated:
+            say("Parks" if handoff.parked else "Detached", worker, handoff.id, handoff.epoch)
 
     def ended(_: Any, worker: Any, message: Any) -> None:
         for connection, epoch in message.connections:

@@ -189,8 +189,8 @@ def test_a_message_takes_so_many_descriptors_and_no_others(kind: type[Message], 
 
 
 def test_descriptors_are_known_by_their_names() -> None:
-    parcel = ConnectionDetached("1-1-1", 1, 0, "peer", None, b"", 0, 0, 0, connection=5, answer=6)
-    assert descriptors_of(parcel) == [5, 6]
-    alone = decode(encode(parcel), [7])
+    handoff = ConnectionDetached("1-1-1", 1, 0, "peer", None, b"", 0, 0, 0, connection=5, answer=6)
+    assert descriptors_of(handoff) == [5, 6]
+    alone = decode(encode(handoff), [7])
     assert isinstance(alone, ConnectionDetached)
     assert (alone.connection, alone.answer) == (7, ABSENT)

@@ -21,7 +21,7 @@ from tests.harness.seam import Row, handoff, leased
 from tests.wire.limits import out_of_descriptors
 from tests.wire.sending import CHANNEL_CLOSED, bare, ends_of_a_channel, kind_of, message, socket_of
 
-PARCEL = message("Detached", "1-2-3", 4, 0, "a peer", b"state", b"unread", 5, 6, 7)
+DETACHED = message("Detached", "1-2-3", 4, 0, "a peer", b"state", b"unread", 5, 6, 7)
 
 
 class Scene:
@@ -53,7 +53,7 @@ class Scene:
     def hand_over(self, seconds: float = 10) -> bool:
         """Hand the connection over; return whether that was done."""
         deadline = time.monotonic() + seconds
-        done = _handing.hand_over(self.channel, self.reserve, PARCEL, self.handoff, deadline)
+        done = _handing.hand_over(self.channel, self.reserve, DETACHED, self.handoff, deadline)
         for thread in self._threads:
             thread.join(10)
         return done
@@ -94,7 +94,7 @@ def test_taken(scene: Scene) -> None:
     scene.keeper_does(keep)
     before = open_descriptors()
     assert scene.hand_over()
-    assert scene.offers == [PARCEL]
+    assert scene.offers == [DETACHED]
     assert scene.handoff.sock.fileno() == -1
     keepers = socket.socket(fileno=held[0])
     scene.peer.send(b"?")
@@ -118,7 +118,7 @@ def test_the_handle_is_kept_until_the_keeper_has_one(scene: Scene) -> None:
 def test_not_taken_is_tried_again(scene: Scene) -> None:
     scene.keeper_does(refuse, refuse, take)
     assert scene.hand_over()
-    assert scene.offers == [PARCEL] * 3
+    assert scene.offers == [DETACHED] * 3
 
 
 def test_not_taken_by_the_deadline(scene: Scene) -> None:
@@ -174,16 +174,16 @@ def test_out_of_descriptors_and_of_the_reserve(scene: Scene) -> None:
 
 def test_a_keeper_that_has_a_handle_gets_the_message_alone(scene: Scene) -> None:
     """The worker is rid of it at once, and the keeper's answer is not waited for."""
-    assert _handing.give_back(scene.channel, PARCEL, scene.handoff, kept_by=1)
+    assert _handing.give_back(scene.channel, DETACHED, scene.handoff, kept_by=1)
     assert scene.handoff.sock.fileno() == -1
     packet = scene.keeper.receive()
     assert packet is not None
-    assert (packet.message, packet.descriptors) == (PARCEL, [])
+    assert (packet.message, packet.descriptors) == (DETACHED, [])
 
 
 def test_what_needs_a_descriptor_of_its_own_does_not_go_alone(scene: Scene) -> None:
     """The message itself would be lost at a keeper's limit."""
-    large = msgspec.structs.replace(PARCEL, unread=bytes(20_000))
+    large = msgspec.structs.replace(DETACHED, unread=bytes(20_000))
     assert not _handing.give_back(scene.channel, large, scene.handoff, kept_by=1)
     assert scene.handoff.sock.fileno() >= 0
     assert scene.keeper.receive() is None
@@ -194,13 +194,13 @@ def test_another_keeper_has_no_handle_of_it(scene: Scene) -> None:
     other, theirs = ends_of_a_channel()
     scene.channel.renew(socket_of(other))
     with closing(theirs):
-        assert not _handing.give_back(scene.channel, PARCEL, scene.handoff, kept_by=1)
+        assert not _handing.give_back(scene.channel, DETACHED, scene.handoff, kept_by=1)
     assert scene.handoff.sock.fileno() >= 0
 
 
 def test_nothing_goes_to_a_keeper_that_is_gone(scene: Scene) -> None:
     scene.keeper.close()
-    assert not _handing.give_back(scene.channel, PARCEL, scene.handoff, kept_by=1)
+    assert not _handing.give_back(scene.channel, DETACHED, scene.handoff, kept_by=1)
     assert scene.handoff.sock.fileno() >= 0
 
 
@@ -216,7 +216,7 @@ def test_a_keeper_that_comes_when_the_other_has_gone_ends_nothing(
 
     monkeypatch.setattr(_sync, "hand_over", gone)
     environment = SimpleNamespace(channel=scene.channel)
-    roster = SimpleNamespace(parcel=lambda *_: PARCEL)
+    roster = SimpleNamespace(detached=lambda *_: DETACHED)
     loop = SimpleNamespace(
         environment=environment, roster=roster, reserve=scene.reserve, rejoin=lambda: False
     )

@@ -38,9 +38,9 @@ def served() -> Iterator[tuple[Connection, Any]]:
         peer = socket.create_connection(listener.getsockname())
         sock, _ = listener.accept()
     words = shared_words()
-    assignment = leased(id="1-2-3", record=words)
-    conn = Connection(sock, **assignment)
-    yield conn, entry_of(sock, assignment)
+    lease = leased(id="1-2-3", record=words)
+    conn = Connection(sock, **lease)
+    yield conn, entry_of(sock, lease)
     sock.close()
     peer.close()
 
@@ -126,13 +126,13 @@ def test_tls_where_there_is_none_is_told_as_such(
     hello = outgoing.read()
     for sent, told in ((hello, 1), (hello, 1), (b"plain" + hello, 1)):
         words = shared_words()
-        assignment = leased(id="1-2-3", record=words)
+        lease = leased(id="1-2-3", record=words)
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            conn = Connection(ours, **assignment)
+            conn = Connection(ours, **lease)
             theirs.sendall(sent)
             theirs.shutdown(socket.SHUT_WR)
-            entry = entry_of(ours, assignment)
+            entry = entry_of(ours, lease)
             with pytest.raises(PeerClosed) as caught:
                 conn.recv_exactly(100_000)
             _outcome.note_exception(caught.value, conn, entry)

@@ -138,16 +138,18 @@ def test_attached_without_room(place: Place, sock: socket.socket) -> None:
     assert counters(place) == {"accepted": 2}
 
 
-def test_a_parcel_is_what_the_next_worker_is_told(place: Place, sock: socket.socket) -> None:
+def test_what_is_detached_is_what_the_next_worker_is_told(
+    place: Place, sock: socket.socket
+) -> None:
     roster = place.roster()
     entry = attached(roster, ATTACH, sock)
     assert entry is not None
     roster.introduce(entry, "the peer")
     Row(entry.record).bytes_in += 5
-    parcel = roster.parcel(entry, handoff(sock, b"\x08", b"line"))
-    assert (parcel.id, parcel.epoch, parcel.listener) == (ATTACH.id, 5, 0)
-    assert (parcel.state, parcel.unread, parcel.peer) == (b"\x08", b"line", "the peer")
-    assert (parcel.accepted_at, parcel.bytes_in, parcel.bytes_out) == (123, 1005, 2000)
+    detached = roster.detached(entry, handoff(sock, b"\x08", b"line"))
+    assert (detached.id, detached.epoch, detached.listener) == (ATTACH.id, 5, 0)
+    assert (detached.state, detached.unread, detached.peer) == (b"\x08", b"line", "the peer")
+    assert (detached.accepted_at, detached.bytes_in, detached.bytes_out) == (123, 1005, 2000)
     assert place.board.peer(entry.row) == "the peer"
 
 

@@ -274,7 +274,7 @@ class _Server:
         self._stack = stack
         self._keeper = keeper
         self._reactor = reactor
-        self._reloader: FileWatch | None = None
+        self._file_watch: FileWatch | None = None
         self._http: HttpProcess | None = None
         self._cluster: ClusterProcess | None = None
         self._agent: AgentCheck | None = None
@@ -308,11 +308,11 @@ class _Server:
     def watch_files(self, instead_of: int = 0) -> None:
         """Begin to watch the source files, if that is wanted, and end an earlier watcher."""
         if self._keeper.config.reload:
-            self._reloader = FileWatch(
+            self._file_watch = FileWatch(
                 *(self._reactor, self._keeper.system, self._place.name),
                 *(self._keeper.config.target, self._keeper.reload, instead_of),
             )
-            self._stack.callback(self._reloader.close)
+            self._stack.callback(self._file_watch.close)
 
     def join_cluster(self, instead_of: int = 0, node: str = "") -> None:
         """Be in a cluster, if that is wanted, and end an earlier process of it."""
@@ -351,8 +351,8 @@ class _Server:
         state.cluster_pid, state.node = node
         state.control = self.control.snapshot(keep)
         state.command, state.directory = self._command, self._directory
-        if self._reloader is not None:
-            state.watcher = self._reloader.pid
+        if self._file_watch is not None:
+            state.watcher = self._file_watch.pid
         if self._http is not None:
             state.admin, state.admin_pid = self._http.snapshot(keep)
         if self._agent is not None:

@@ -385,23 +385,23 @@ def _connections(keeper: Keeper, step: int) -> list[ConnectionReport]:
             if other is None or other.epoch < report.epoch:
                 reports[report.id] = report
     for held in (*keeper.connections.moves, *keeper.connections.parking):
-        parcel = held.parcel
-        if parse_connection_id(parcel.id)[2] % step:
+        handoff = held.handoff
+        if parse_connection_id(handoff.id)[2] % step:
             continue
-        other = reports.get(parcel.id)
+        other = reports.get(handoff.id)
         if other is None or not _is_in_rows(held.ownership, other.epoch):
-            reports[parcel.id] = ConnectionReport(
-                id=parcel.id,
-                peer=parcel.peer,
-                listener=names[parcel.listener],
+            reports[handoff.id] = ConnectionReport(
+                id=handoff.id,
+                peer=handoff.peer,
+                listener=names[handoff.listener],
                 state=held.ownership.state.value,
                 owner=None,
                 generation=keeper.current.number if keeper.current else 0,
                 epoch=held.ownership.epoch,
-                age=(now - parcel.accepted_at) / 1e9,
+                age=(now - handoff.accepted_at) / 1e9,
                 idle=now / 1e9 - held.since,
-                bytes_in=parcel.bytes_in,
-                bytes_out=parcel.bytes_out,
+                bytes_in=handoff.bytes_in,
+                bytes_out=handoff.bytes_out,
                 busy=False,
             )
     names_of = keeper.connections.post.names
@@ -520,9 +520,9 @@ def _ids_of(keeper: Keeper, beginning: str) -> Iterator[tuple[str, str]]:
                 seen.add(word)
                 yield word, worker.scoreboard.peer(row)
     for held in (*keeper.connections.moves, *keeper.connections.parking):
-        if held.parcel.id.startswith(beginning) and held.parcel.id not in seen:
-            seen.add(held.parcel.id)
-            yield held.parcel.id, held.parcel.peer
+        if held.handoff.id.startswith(beginning) and held.handoff.id not in seen:
+            seen.add(held.handoff.id)
+            yield held.handoff.id, held.handoff.peer
 
 
 def _names_of(keeper: Keeper, beginning: str) -> Iterator[tuple[str, str]]:

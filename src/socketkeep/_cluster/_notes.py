@@ -14,7 +14,7 @@ from socketkeep._wire._messages import PresenceTold
 
 
 class Envelope(msgspec.Struct, array_like=True, frozen=True, tag="Parcel"):
-    """A pushed message, to whoever has a name or a group.
+    """A pushed message, to whoever has a name or a group; its tag is frozen, as all of these are.
 
     left: nanoseconds in which it is to be handed over; machines do not share a clock.
     """
@@ -57,7 +57,7 @@ Note: TypeAlias = Envelope | Hello | Sent | Ask | Took
 
 
 class Answer(msgspec.Struct, array_like=True, frozen=True):
-    """The fate of a parcel, or who was found.
+    """The fate of an envelope, or who was found.
 
     outcome: one of `Outcome`; 0: nobody has that name here, any more.
     """

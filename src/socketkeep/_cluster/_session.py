@@ -375,14 +375,14 @@ class Session:
         asked.timer = self._loop.call_later(left + GRACE, self._late, number)
         reply = f"{self._inbox}.{number}"
         if not letter.asks and not letter.group:
-            self._put_parcel(self._subjects.name(letter.to), asked, reply)
+            self._put_envelope(self._subjects.name(letter.to), asked, reply)
             return
         asked.expects = self.nodes.keys() - {self._home.id}
         if letter.asks:
             self._start(self._look_up(letter.to, asked, number))
             self._put(self._subjects.all_nodes, Ask(letter.to, int(left * 1e9)), reply, asked)
             return
-        self._put_parcel(self._subjects.group(letter.to), asked, reply)
+        self._put_envelope(self._subjects.group(letter.to), asked, reply)
         self._put(self._subjects.all_nodes, Sent(letter.to), reply, asked)
         if not asked.expects:
             asked.sent = True
@@ -490,7 +490,7 @@ class Session:
         if asked is not None:
             asked.sent = False
             subject = self._subjects.name(asked.letter.to)
-            self._put_parcel(subject, asked, f"{self._inbox}.{number}")
+            self._put_envelope(subject, asked, f"{self._inbox}.{number}")
 
     # What other nodes say.
 
@@ -528,18 +528,18 @@ class Session:
         if reply not in self._groups_seen:
             self._put(reply, Answer(self._home.id, self._home.label))
 
-    def _deliver(self, parcel: Envelope, reply: str) -> None:
-        if not is_fit(parcel.to) or len(parcel.data) > MESSAGE_LIMIT:
+    def _deliver(self, envelope: Envelope, reply: str) -> None:
+        if not is_fit(envelope.to) or len(envelope.data) > MESSAGE_LIMIT:
             self._home.count("unreadable")
             return
-        if parcel.group:
+        if envelope.group:
             self._groups_seen[reply] = None
             if len(self._groups_seen) > _MOST_SEEN:
                 del self._groups_seen[next(iter(self._groups_seen))]
         number = self._expect_answer(reply)
         self._home.count("in")
-        until = _until(parcel.left)
-        self._home.deliver(Letter(number, parcel.to, parcel.data, until, group=parcel.group))
+        until = _until(envelope.left)
+        self._home.deliver(Letter(number, envelope.to, envelope.data, until, group=envelope.group))
 
     def _expect_answer(self, reply: str) -> int:
         number = self._next()
@@ -575,7 +575,7 @@ class Session:
             self._outbox.append((subject, packed(note), reply, asked))
             self._to_send.set()
 
-    def _put_parcel(self, subject: str, asked: _PushUnderWay, reply: str) -> None:
+    def _put_envelope(self, subject: str, asked: _PushUnderWay, reply: str) -> None:
         letter = asked.letter
         left = max(0, letter.until - time.monotonic_ns())
         self._put(subject, Envelope(letter.to, letter.data, left, letter.group), reply, asked)

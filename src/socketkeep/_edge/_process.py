@@ -25,7 +25,7 @@ from socketkeep._config._address_lists import NO_LISTS
 from socketkeep._config._server_options import ServeConfig, listener_settings
 from socketkeep._edge._certificates import BadTls, read_file, read_given
 from socketkeep._edge._clients import Clients, HandshakeRequest, Listening
-from socketkeep._edge._renewal import Renewal
+from socketkeep._edge._renewal import CertificateRenewal
 from socketkeep._edge._ticket_keys import can_be_set
 from socketkeep._keeper.loop._reactor import READABLE, WRITABLE, Reactor
 from socketkeep._net._accept_errors import Exhausted, pass_over_given_up
@@ -101,7 +101,7 @@ class Edge:
         self._paused = False  # but there is no descriptor for one
         self._ending = False
         self._clients = Clients(reactor, self._open_listeners, self._stop_if_done)
-        self._renewal: Renewal | None = None
+        self._renewal: CertificateRenewal | None = None
         self._told = EdgeReport()
         self._given: dict[str, bytes | OSError] = {}  # files that this user may not open
         self._throttle = _log.Throttle()
@@ -121,11 +121,11 @@ class Edge:
             if packet is None:
                 return
             try:
-                self._obey(packet)
+                self._act_on(packet)
             finally:
                 packet.close()
 
-    def _obey(self, packet: Packet) -> None:
+    def _act_on(self, packet: Packet) -> None:
         match packet.message:
             case ServeTls() as message:
                 self._begin(message, packet)
@@ -192,7 +192,7 @@ class Edge:
                 self._fail(f"{text}: {error}")
                 return
             self._listening[number] = tls
-        self._renewal = Renewal(tuple(self._listening.values()), looks=not self._given)
+        self._renewal = CertificateRenewal(tuple(self._listening.values()), looks=not self._given)
         self._send(EdgeReady())
         self._report()
         self._reactor.call_later(_REPORT, self._look_around)

@@ -10,7 +10,7 @@ from socketkeep._edge._certificates import BadTls
 from socketkeep._edge._clients import Listening
 
 
-class Renewal:
+class CertificateRenewal:
     """Keeps what listeners read from files as it is there.
 
     What is no good when it is read anew is said once, and leaves all as it was.

@@ -68,7 +68,7 @@ from socketkeep._net._listener import Listener
 from socketkeep._stream._lease import Order, Why
 from socketkeep._version import VERSION
 from socketkeep._wire._channel import Channel
-from socketkeep._wire._messages import Began, Forked, ForkFailed, Stranded
+from socketkeep._wire._messages import Began, Forked, ForkFailed, ReattachOffer
 from socketkeep._wire._scoreboard import COUNTERS
 
 _EXIT_FAILED: Final = 1
@@ -256,7 +256,7 @@ class Keeper:
                 else:
                     store.add_board(worker.serial, worker.policy, worker.memfd)
             for held in table:
-                if not held.parcel.header_by:  # else it has not begun
+                if not held.handoff.header_by:  # else it has not begun
                     store.put(held)
 
     def use_no_store(self) -> None:
@@ -323,7 +323,7 @@ class Keeper:
         if self.herald is not None:
             self.herald.reload_asked()
 
-    def adopt(self, offer: Stranded, channel: Channel) -> None:
+    def adopt(self, offer: ReattachOffer, channel: Channel) -> None:
         """Take over a worker that another keeper started and left when it died.
 
         Its connections move to this keeper's workers once there are any.  When it serves another

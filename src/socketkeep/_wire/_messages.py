@@ -296,7 +296,7 @@ class Crowded(Message, frozen=True, tag="Crowded"):
     """Keeper to worker: others wait for a seat; the scoreboard's CROWDED word says until when."""
 
 
-class Stranded(Message, frozen=True, tag="Stranded"):
+class ReattachOffer(Message, frozen=True, tag="Stranded"):
     """Worker to a keeper that did not start it: mine has died, take me over.
 
     wake: the eventfd that wakes its handlers.  sockets: in the order of `listeners`, unless it has
@@ -652,7 +652,7 @@ AnyMessage: TypeAlias = (
     | Worn
     | Ping
     | Crowded
-    | Stranded
+    | ReattachOffer
     | ServeTls
     | Pace
     | EdgeReady

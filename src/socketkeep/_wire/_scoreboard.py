@@ -44,7 +44,7 @@ SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _MOST_ROWS: Final = 2**24
 #: Beyond it a counter was not counted up.
 _MOST_COUNTED: Final = 2**48
-#: The highest number of an assignment; after it they begin anew.
+#: The highest number of a lease; after it they begin anew.
 LAST_EPOCH: Final = 2**32
 #: The latest second that a keeper can have started in, the largest pid, and so on.
 LAST_BOOT: Final = 2**40

@@ -110,9 +110,9 @@ class Departures:
             return  # given up since
         entry, handoff = self.held[name]
         try:
-            parcel = self._roster.parcel(entry, handoff)
+            detached = self._roster.detached(entry, handoff)
             connection = handoff.sock.fileno()
-            self._channel.send_now(structs.replace(parcel, connection=connection))
+            self._channel.send_now(structs.replace(detached, connection=connection))
         except ChannelClosed:
             self._loop.call_soon(self._gone)
         except OSError as error:

@@ -48,17 +48,19 @@ class Reserve:
                 self._places.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
 
-def give_back(channel: Channel, parcel: ConnectionDetached, handoff: Handoff, kept_by: int) -> bool:
+def give_back(
+    channel: Channel, detached: ConnectionDetached, handoff: Handoff, kept_by: int
+) -> bool:
     """Hand the connection to the keeper that has a handle of it, the channel's `kept_by`-th.
 
     Without a descriptor, and without waiting for an answer: nothing of it can be missing there.
     Returns False, and the connection is still here, when it does not go like that.
     """
-    size = len(parcel.unread) + len(parcel.state or b"") + len(parcel.proxy)
-    if size > SURELY_INLINE or parcel.groups or parcel.labels:
+    size = len(detached.unread) + len(detached.state or b"") + len(detached.proxy)
+    if size > SURELY_INLINE or detached.groups or detached.labels:
         return False  # a memfd it would be, which a keeper at its limit does not get
     try:
-        channel.send_now(parcel)
+        channel.send_now(detached)
     except (ChannelClosed, OSError):
         return False
     if channel.keepers != kept_by:
@@ -70,7 +72,7 @@ def give_back(channel: Channel, parcel: ConnectionDetached, handoff: Handoff, ke
 def hand_over(
     channel: Channel,
     reserve: Reserve,
-    parcel: ConnectionDetached,
+    detached: ConnectionDetached,
     handoff: Handoff,
     deadline: float,
 ) -> bool:
@@ -83,24 +85,24 @@ def hand_over(
     """
     while True:
         try:
-            if _offer(channel, parcel, handoff.sock.fileno()):
+            if _offer(channel, detached, handoff.sock.fileno()):
                 handoff.sock.close()
                 reserve.refill()
                 return True
         except OSError as error:
             if reserve.spend():
                 continue
-            _log.debug("cannot hand over yet", id=parcel.id, error=error.strerror)
+            _log.debug("cannot hand over yet", id=detached.id, error=error.strerror)
         if time.monotonic() >= deadline:
             return False
         time.sleep(_RETRY)
 
 
-def _offer(channel: Channel, parcel: ConnectionDetached, fd: int) -> bool:
+def _offer(channel: Channel, detached: ConnectionDetached, fd: int) -> bool:
     answer, ours = os.pipe2(os.O_CLOEXEC)
     try:
         try:
-            channel.send_now(structs.replace(parcel, connection=fd, answer=ours))
+            channel.send_now(structs.replace(detached, connection=fd, answer=ours))
         finally:
             os.close(ours)
         # EOF without a byte: the descriptors did not arrive.

@@ -27,7 +27,7 @@ _SOON: Final = 0.01
 
 
 class HandleBackup:
-    """One connection that the keeper is to have a handle of, too; a `Keeping`."""
+    """One connection that the keeper is to have a handle of, too; a `Backup`."""
 
     __slots__ = ("_again_at", "_channel", "_entry", "at")
 

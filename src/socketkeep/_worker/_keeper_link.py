@@ -122,7 +122,7 @@ class KeeperLink:
         try:
             while (packet := self._channel.receive()) is not None:
                 try:
-                    self._obey(packet)
+                    self._act_on(packet)
                 finally:
                     packet.close()
                 heard += 1
@@ -161,7 +161,7 @@ class KeeperLink:
         if self._reattach is not None:
             self._reattach.close()
 
-    def _obey(self, packet: Packet) -> None:
+    def _act_on(self, packet: Packet) -> None:
         match packet.message:
             case Seats() as seats:
                 self._allowance.told(seats)

@@ -121,7 +121,7 @@ def _key(words: Record) -> tuple[int, int, int]:
     return words[record.NUMBER], words[record.MINTED_BY], words[record.EPOCH]
 
 
-class Asking:
+class NoticeDelivery:
     """Has single connections hear their order, for the loop of a sync worker.
 
     wake_fd: what wakes all the handlers, an eventfd that nobody else reads; -1: they hear without.
@@ -135,24 +135,24 @@ class Asking:
         self._rings_until = 0.0
         self._next = 0.0
 
-    def ask(self, words: Record, order: Order) -> bool:
+    def notify(self, words: Record, order: Order) -> bool:
         """Give a connection its order; return whether there is room for it."""
         if not self._notices.ask(words, order):
             return False
         self._asked[_key(words)] = words
         self._board.look = True
         self._next = 0.0
-        self.tend()
+        self.check()
         return True
 
     @property
     def patience(self) -> float | None:
-        """Return how many seconds the loop may wait before it calls `tend`; None: as it likes."""
+        """Return how many seconds the loop may wait before it calls `check`; None: as it likes."""
         if not self._asked and not self._rings_until:
             return None
         return max(0.0, (self._rings_until or self._next) - time.monotonic())
 
-    def tend(self, *, retired: bool = False) -> None:
+    def check(self, *, retired: bool = False) -> None:
         """Wake the handlers if it is time, and see who has gone.
 
         retired: they have an order all together, and stay awake.

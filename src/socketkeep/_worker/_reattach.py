@@ -14,7 +14,7 @@ from socketkeep._stream._lease import DrainSignal, Order
 from socketkeep._stream._record import Record
 from socketkeep._wire import _rendezvous as rendezvous
 from socketkeep._wire._channel import ChannelClosed
-from socketkeep._wire._messages import Stranded as Offer
+from socketkeep._wire._messages import ReattachOffer
 from socketkeep._worker._environment import Environment
 
 #: What is being served goes on: a keeper's death must end no connection.
@@ -82,7 +82,7 @@ class Reattach:
         environment = self._environment
         config, handler = environment.config, environment.handler
         passed = len(environment.listener_names) - len(config.bind)
-        offer = Offer(
+        offer = ReattachOffer(
             boot=environment.boot,
             serial=environment.serial,
             slot=environment.slot,

@@ -437,7 +437,7 @@ class Roster:
         entry.peer = peer
         self._environment.scoreboard.set_peer(entry.row, peer)
 
-    def parcel(self, entry: Entry, handoff: Handoff) -> ConnectionDetached:
+    def detached(self, entry: Entry, handoff: Handoff) -> ConnectionDetached:
         """Return what is sent to the keeper with the connection's descriptor."""
         words = entry.record
         known = handoff.registration or _NOTHING

@@ -31,7 +31,7 @@ from socketkeep._worker._handing import Reserve, give_back, hand_over
 from socketkeep._worker._keeper_link import IDLE, KeeperLink
 from socketkeep._worker._lines import SyncPost
 from socketkeep._worker._lingering import LingeringCloses
-from socketkeep._worker._notices import Asking, Notices
+from socketkeep._worker._notices import NoticeDelivery, Notices
 from socketkeep._worker._outcome import (
     note_end,
     note_exception,
@@ -116,7 +116,7 @@ class SyncLoop:
         self.notices = Notices()
         self._model = build(self)
         wake_fd = -1 if environment.model == "prefork" else self._model.drain_signal.wake_fd
-        self.asking = Asking(self.notices, environment.scoreboard, wake_fd)
+        self.notice_delivery = NoticeDelivery(self.notices, environment.scoreboard, wake_fd)
         self.roster = Roster(environment, self._model.drain_signal)
         self.roster.refusals = Runaways(environment, self._model.give_up)
         self.roster.registrar = self.post
@@ -161,8 +161,8 @@ class SyncLoop:
             if not self.gate.paused:
                 self._model.resume()
             self._open_gate()
-            self.asking.tend(retired=self.order is not None)
-            patience = earlier(self._model.patience, self.asking.patience)
+            self.notice_delivery.check(retired=self.order is not None)
+            patience = earlier(self._model.patience, self.notice_delivery.patience)
             hurry = self.order is not None or bool(self.lingering) or patience is not None
             doors = []
             for fd in self.gate.wait(self._patience(patience) if hurry else None):
@@ -321,10 +321,10 @@ class SyncLoop:
         """
         entry.record[record.ENDED] = Ended.DETACHED
         handoff = Handoff(entry.sock, None, b"", parked=True, deadline=entry.lease.deadline)
-        parcel = self.roster.parcel(entry, handoff)
+        detached = self.roster.detached(entry, handoff)
         try:
             taken = hand_over(
-                self.environment.channel, self.reserve, parcel, handoff, time.monotonic()
+                self.environment.channel, self.reserve, detached, handoff, time.monotonic()
             )
         except ChannelClosed:
             taken = False
@@ -362,7 +362,7 @@ class SyncLoop:
         for _, words in self.environment.scoreboard.taken():
             if id_of(words) == message.id and words[record.EPOCH] == message.epoch:
                 deadline = time.monotonic() if message.force else float("inf")
-                self.asking.ask(words, Order("end", deadline, "disconnect"))
+                self.notice_delivery.notify(words, Order("end", deadline, "disconnect"))
                 if message.force:
                     self._model.cut(words)
                 return
@@ -378,7 +378,7 @@ class SyncLoop:
                 return
             rests = words[record.WAITING] and words[record.STATUS] == record.CLEAN
             if rests and words[record.ACTIVE_AT] <= latest and not words[record.ENDED]:
-                if not self.asking.ask(words, order):
+                if not self.notice_delivery.notify(words, order):
                     return
                 count -= 1
 
@@ -579,16 +579,16 @@ def _hand_over(loop: SyncLoop, entry: Entry, handoff: Handoff) -> bool:
     drain_signal = entry.hooks.drain_signal
     order = (drain_signal.order or drain_signal.asked(entry.record)) if drain_signal else None
     deadline = order.deadline if order else time.monotonic()
-    parcel = loop.roster.parcel(entry, handoff)
+    detached = loop.roster.detached(entry, handoff)
     channel = loop.environment.channel
     found = False
     # What only moves can be served on here, should the keeper die before it has read the message.
     returns = handoff.parked and entry.returns_to
-    if returns and give_back(channel, parcel, handoff, entry.returns_to):
+    if returns and give_back(channel, detached, handoff, entry.returns_to):
         return True
     while True:
         try:
-            if hand_over(channel, loop.reserve, parcel, handoff, deadline):
+            if hand_over(channel, loop.reserve, detached, handoff, deadline):
                 return True
             gone = channel.closed
         except ChannelClosed:
@@ -601,7 +601,7 @@ def _hand_over(loop: SyncLoop, entry: Entry, handoff: Handoff) -> bool:
             if handoff.parked:
                 return False
             _log.warning(
-                "connection closed: the keeper did not take it", id=parcel.id, peer=entry.peer
+                "connection closed: the keeper did not take it", id=detached.id, peer=entry.peer
             )
             entry.record[record.ENDED] = Ended.CLOSED
             # A connection of its own, so that the close is the orderly one.

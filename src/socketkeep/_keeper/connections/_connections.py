@@ -81,7 +81,7 @@ _MOST_UNREAD: Final = 512 * 1024 * 1024
 _FEW_UNREAD: Final = 65536
 #: What a row's word may say of a time or an amount, so that the next worker can add to it.
 _LARGEST: Final = 2**63 - 1
-#: What a parcel says that is of no use once it has been taken.
+#: What a handoff says that is of no use once it has been taken.
 _OF_NO_USE: Final = (("row", -1), ("active_at", 0), ("connection", ABSENT), ("answer", ABSENT))
 #: In a connection's id, who accepted it: the serial number of no worker, of which none is 0 and
 #: none comes near to this.
@@ -223,7 +223,7 @@ class Connections:
         def stays(held: HeldConnection) -> bool:
             if held.why == "accepted" or all_served:
                 return True
-            return resumes and (bool(held.parcel.unread) or says_something(held.sock))
+            return resumes and (bool(held.handoff.unread) or says_something(held.sock))
 
         self.porch.stop()
         self.moves.end(stays)
@@ -298,10 +298,10 @@ class Connections:
     def restore_unowned(self, saved: SavedConnection, sock: socket.socket, listener: int) -> None:
         """Take back from the service manager's store a connection that no worker had."""
         held = HeldConnection.restored(saved, sock)
-        held.parcel = parcel = msgspec.structs.replace(held.parcel, listener=listener)
-        if parcel.name or parcel.groups or parcel.labels:
-            called = parcel.name, parcel.groups, parcel.labels
-            self.post.learn_stored(SavedName(parcel.id, saved.epoch, None, *called, version=0))
+        held.handoff = handoff = msgspec.structs.replace(held.handoff, listener=listener)
+        if handoff.name or handoff.groups or handoff.labels:
+            called = handoff.name, handoff.groups, handoff.labels
+            self.post.learn_stored(SavedName(handoff.id, saved.epoch, None, *called, version=0))
         held.ownership.worker = None
         self.connection_table.put(held)
         if held.ownership.state is OwnershipState.PARKED:
@@ -336,9 +336,9 @@ class Connections:
         """Take back a handle of a connection that an adopted worker serves, in its row `number`."""
         row = worker.scoreboard.record(number)
         peer = worker.scoreboard.peer(number)
-        parcel = self._parcel(id_of(row), row, listener, peer, None, header)
+        handoff = self._handoff(id_of(row), row, listener, peer, None, header)
         ownership = Ownership(OwnershipState.OWNED, row[record.EPOCH], worker.serial)
-        held = HeldConnection(parcel, sock, ownership, since=self._reactor.clock(), row=number)
+        held = HeldConnection(handoff, sock, ownership, since=self._reactor.clock(), row=number)
         held.stored_as = stored_as
         held.header_as = header_as
         self.connection_table.put(held)
@@ -354,7 +354,7 @@ class Connections:
 
     # What workers say.
 
-    def take(self, worker: Worker, packet: Packet, parcel: ConnectionDetached | None) -> None:
+    def take(self, worker: Worker, packet: Packet, handoff: ConnectionDetached | None) -> None:
         """A worker detached a connection: hold it, say so, and park it or find another worker.
 
         When not all of the descriptors arrived (this process is at its limit) the worker is told
@@ -363,29 +363,29 @@ class Connections:
         if packet.truncated:
             self._out_of_descriptors()
         held = None
-        if parcel is not None and not packet.truncated:
-            held = self._detached(worker, packet, parcel)
-        if parcel is None or held is None:
+        if handoff is not None and not packet.truncated:
+            held = self._detached(worker, packet, handoff)
+        if handoff is None or held is None:
             # One that waits at a pipe sees EOF there, once the packet is closed, and does not mind
             # this.
-            name, epoch = (parcel.id, parcel.epoch) if parcel else ("", 0)
+            name, epoch = (handoff.id, handoff.epoch) if handoff else ("", 0)
             worker.link.send(Acknowledged(name, epoch, taken=False))
             return
         worker.departures += 1
         # Who gave no descriptor knows that there is one here, and does not wait for an answer.
-        if parcel.connection != ABSENT and parcel.row >= 0:
-            worker.scoreboard.record(parcel.row)[record.ENDED] = End.TAKEN
-        if parcel.answer != ABSENT:
+        if handoff.connection != ABSENT and handoff.row >= 0:
+            worker.scoreboard.record(handoff.row)[record.ENDED] = End.TAKEN
+        if handoff.answer != ABSENT:
             # The sender died, or has filled the pipe meanwhile: it is held all the same.
             with contextlib.suppress(OSError):
-                os.write(parcel.answer, _ACKNOWLEDGED)
-        elif parcel.connection != ABSENT:
-            self._receipts.give(worker, parcel)
+                os.write(handoff.answer, _ACKNOWLEDGED)
+        elif handoff.connection != ABSENT:
+            self._receipts.give(worker, handoff)
         # Of no use any more, and objects of its own in each that is parked.
         for name, value in _OF_NO_USE:
-            msgspec.structs.force_setattr(parcel, name, value)
-        msgspec.structs.force_setattr(parcel, "id", held.id)
-        self.post.learn(worker, parcel)
+            msgspec.structs.force_setattr(handoff, name, value)
+        msgspec.structs.force_setattr(handoff, "id", held.id)
+        self.post.learn(worker, handoff)
         self.post.taken_back(held.id)
         if held.ownership.state is OwnershipState.PARKED:
             self._rest(held)
@@ -416,12 +416,12 @@ class Connections:
         if held is None:
             self._require_its_own(worker, name, message.connection)
             listener = worker.listener(message.listener)
-            parcel = self._parcel(name, row, listener, message.peer, None, message.proxy)
+            handoff = self._handoff(name, row, listener, message.peer, None, message.proxy)
             ownership = Ownership(OwnershipState.OWNED, message.epoch, worker.serial)
             sock = socket.socket(fileno=packet.take(message.connection))
             now = self._reactor.clock()
             self.connection_table.put(
-                HeldConnection(parcel, sock, ownership, since=now, row=message.row)
+                HeldConnection(handoff, sock, ownership, since=now, row=message.row)
             )
         elif held.ownership.worker != worker.serial:
             self._refuse_stale(worker, name, "not with this worker")
@@ -561,7 +561,7 @@ class Connections:
             held.ownership.epoch != message.epoch
             or held.ownership.state is not OwnershipState.OWNED
         ):
-            self._refuse_stale(worker, message.id, "of another assignment")
+            self._refuse_stale(worker, message.id, "of another lease")
             return
         try:
             reply = checked(message.reply)
@@ -569,22 +569,22 @@ class Connections:
             self._lose(worker, held)
             worker.tell_fates()
             return
-        parcel = held.parcel
-        parcel = ConnectionDetached(
-            parcel.id,
+        handoff = held.handoff
+        handoff = ConnectionDetached(
+            handoff.id,
             message.epoch,
-            parcel.listener,
-            parcel.peer,
+            handoff.listener,
+            handoff.peer,
             message.state,
             b"",
-            parcel.accepted_at,
+            handoff.accepted_at,
             message.bytes_in,
             message.bytes_out,
             deadline=message.deadline,
-            proxy=parcel.proxy,
+            proxy=handoff.proxy,
             reply=reply,
         )
-        self._judge(worker, held, message.status, parcel)
+        self._judge(worker, held, message.status, handoff)
         worker.tell_fates()
 
     def seat_freed(self) -> None:
@@ -624,7 +624,7 @@ class Connections:
                 return held
         return None
 
-    def _new_parcel(self, listener: int, peer: str) -> ConnectionDetached:
+    def _new_handoff(self, listener: int, peer: str) -> ConnectionDetached:
         """Return what is said of a connection that no worker has had."""
         # Workers count what they accept; this process counts by the clock, so that no number comes
         # twice, whichever version of the keeper goes on from here.
@@ -662,17 +662,20 @@ class Connections:
             self._note_refused(refusal, listener, (arrival and arrival.peer) or peer)
             self._turn_away(sock)
             return None
-        parcel = self._new_parcel(listener, peer)
+        handoff = self._new_handoff(listener, peer)
         state = OwnershipState.MOVING
         if arrival is not None:
-            parcel = msgspec.structs.replace(
-                parcel, peer=arrival.peer or peer, proxy=arrival.raw, unread=arrival.unread
+            handoff = msgspec.structs.replace(
+                handoff, peer=arrival.peer or peer, proxy=arrival.raw, unread=arrival.unread
             )
         elif reception is not None:
             latest = int((self._reactor.clock() + HEADER_TIME) * 1e9)
-            parcel, state = msgspec.structs.replace(parcel, header_by=latest), OwnershipState.PARKED
+            handoff, state = (
+                msgspec.structs.replace(handoff, header_by=latest),
+                OwnershipState.PARKED,
+            )
         held = HeldConnection(
-            parcel, sock, Ownership(state, 1, None), since=self._reactor.clock(), why="accepted"
+            handoff, sock, Ownership(state, 1, None), since=self._reactor.clock(), why="accepted"
         )
         if arrival is not None:
             self._count_along(held)
@@ -688,8 +691,8 @@ class Connections:
 
     def _count_along(self, held: HeldConnection) -> None:
         """Have it be known of what an edge passes on how many bytes have: none so far."""
-        if self._of_edges[held.parcel.listener]:
-            held.parcel = msgspec.structs.replace(held.parcel, written=0, taken_in=0)
+        if self._of_edges[held.handoff.listener]:
+            held.handoff = msgspec.structs.replace(held.handoff, written=0, taken_in=0)
 
     def _reception(self, listener: int) -> Reception:
         # Of a connection that waits for a header: the worker of another keeper may have said so.
@@ -702,7 +705,7 @@ class Connections:
 
     def _rest(self, held: HeldConnection) -> None:
         """Watch a connection that waits: for its header, or for anything."""
-        if held.parcel.header_by:
+        if held.handoff.header_by:
             held.why = "accepted"
             self.porch.put(held)
         else:
@@ -717,9 +720,9 @@ class Connections:
         """A connection's header is there: a handler may have it, if its client may come in."""
         self._count_along(held)
         try:
-            held.counted = self._let_in(held.parcel.peer, held.parcel.listener)
+            held.counted = self._let_in(held.handoff.peer, held.handoff.listener)
         except Refusal as refusal:
-            self._note_refused(refusal, held.parcel.listener, held.parcel.peer)
+            self._note_refused(refusal, held.handoff.listener, held.handoff.peer)
             held.ownership.stopped()
             self.totals["closed"] += 1
             self.connection_table.forget(held)
@@ -744,7 +747,7 @@ class Connections:
     def _refuse(self, held: HeldConnection, refusal: Refusal | None) -> None:
         """End a connection that no handler has had; None: the server stops."""
         if refusal is not None:
-            self._note_refused(refusal, held.parcel.listener, held.parcel.peer)
+            self._note_refused(refusal, held.handoff.listener, held.handoff.peer)
         self.totals["closed"] += 1
         self.connection_table.forget(held)
         close_without_waiting(held.sock.detach())
@@ -767,7 +770,7 @@ class Connections:
         self._throttle.info(
             "connection timed out",
             kind=why,
-            listener=self._listeners[held.parcel.listener],
+            listener=self._listeners[held.handoff.listener],
             why=why.removeprefix("ended: "),
             **held.label,
         )
@@ -798,49 +801,49 @@ class Connections:
                     row[record.ENDED] = End.DETACHED
 
     def _detached(
-        self, worker: Worker, packet: Packet, parcel: ConnectionDetached
+        self, worker: Worker, packet: Packet, handoff: ConnectionDetached
     ) -> HeldConnection | None:
         """Return the connection that the worker gave up; None when it was not the worker's."""
-        held = self.connection_table.get(parcel.id)
+        held = self.connection_table.get(handoff.id)
         now = self._reactor.clock()
-        if held is None and parcel.connection == ABSENT:
+        if held is None and handoff.connection == ABSENT:
             self._throttle.error(
                 "refused a connection without a descriptor",
                 kind="no descriptor",
-                id=parcel.id,
+                id=handoff.id,
                 **worker.label,
             )
             return None
-        if not self._has_room(parcel):
+        if not self._has_room(handoff):
             self._throttle.warning("no room for more unread bytes", most=_MOST_UNREAD)
             return None
         if held is None:
-            self._require_its_own(worker, parcel.id, parcel.connection)
-            ownership = Ownership(OwnershipState.OWNED, parcel.epoch, worker.serial)
-            sock = socket.socket(fileno=packet.take(parcel.connection))
-            held = HeldConnection(parcel, sock, ownership, since=now)
-            self._step_detached(held, parcel)
+            self._require_its_own(worker, handoff.id, handoff.connection)
+            ownership = Ownership(OwnershipState.OWNED, handoff.epoch, worker.serial)
+            sock = socket.socket(fileno=packet.take(handoff.connection))
+            held = HeldConnection(handoff, sock, ownership, since=now)
+            self._step_detached(held, handoff)
             if worker.guests:
-                worker.guests.discard(parcel.id)
+                worker.guests.discard(handoff.id)
         else:
             try:
                 if held.ownership.worker != worker.serial:
                     raise Stale("not with this worker")
-                self._step_detached(held, parcel)
+                self._step_detached(held, handoff)
             except Stale as error:
                 self._refuse_stale(worker, held.id, str(error))
                 return None
-            held.parcel = parcel
+            held.handoff = handoff
             self.connection_table.disown(held, worker.serial)
-        held.redelivered = parcel.redelivered
+        held.redelivered = handoff.redelivered
         self.connection_table.put(held)
         # Idle since it was active, or since its handler began to wait, whichever was later.
-        held.since = min(now, max(parcel.active_at / 1e9, now - self._park_after))
+        held.since = min(now, max(handoff.active_at / 1e9, now - self._park_after))
         return held
 
-    def _has_room(self, parcel: ConnectionDetached) -> bool:
+    def _has_room(self, handoff: ConnectionDetached) -> bool:
         """Return whether the bytes that come with it are not too many, with those that are here."""
-        size = len(parcel.unread)
+        size = len(handoff.unread)
         if size <= _FEW_UNREAD:
             return True
         return size + sum(held.unread_size for held in self.connection_table) <= _MOST_UNREAD
@@ -856,11 +859,11 @@ class Connections:
             "refused a stale message", kind="stale", id=name, error=error, **worker.label
         )
 
-    def _step_detached(self, held: HeldConnection, parcel: ConnectionDetached) -> None:
-        if parcel.parked:
-            held.ownership.parked(parcel.epoch)
+    def _step_detached(self, held: HeldConnection, handoff: ConnectionDetached) -> None:
+        if handoff.parked:
+            held.ownership.parked(handoff.epoch)
         else:
-            held.ownership.detached(parcel.epoch)
+            held.ownership.detached(handoff.epoch)
 
     def _owners_died(self, worker: Worker, of: Callable[[int], bool]) -> None:
         """Processes of a worker were reaped: judge what they owned, each by itself."""
@@ -900,25 +903,25 @@ class Connections:
             self.connection_table.forget(held)
             self._closer.close(held.sock, self._changed)
             return
-        parcel = self._parcel(
+        handoff = self._handoff(
             held.id,
             row,
-            held.parcel.listener,
-            held.parcel.peer,
+            held.handoff.listener,
+            held.handoff.peer,
             worker.scoreboard.state(held.row),
-            held.parcel.proxy,
+            held.handoff.proxy,
             checked(worker.scoreboard.reply(held.row)),
         )
-        self._judge(worker, held, row[record.STATUS], parcel)
+        self._judge(worker, held, row[record.STATUS], handoff)
         row[record.ENDED] = End.DETACHED  # settled here, whatever became of it
 
     def _judge(
-        self, worker: Worker, held: HeldConnection, status: int, parcel: ConnectionDetached
+        self, worker: Worker, held: HeldConnection, status: int, handoff: ConnectionDetached
     ) -> None:
         """Resume a connection whose owner died, or end it."""
         held.ownership.owner_died()
         self.connection_table.disown(held, worker.serial)
-        held.parcel = parcel
+        held.handoff = handoff
         now = self._reactor.clock()
         fate, held.deaths = judge(
             status, worker.policy, held.deaths, now, self._config.poison_limit
@@ -981,15 +984,15 @@ class Connections:
                 return
             del self._asking[held.id]
             if passed is not None and settled and passed.given >= before:
-                held.parcel = msgspec.structs.replace(
-                    held.parcel,
+                held.handoff = msgspec.structs.replace(
+                    held.handoff,
                     written=passed.taken + passed.waiting,
                     taken_in=passed.given - before,
                 )
             self.moves.put(held)
 
         before = waiting_in(held.sock)
-        self.ask_bytes(held.parcel.proxy, told)
+        self.ask_bytes(held.handoff.proxy, told)
 
     def _close(self, held: HeldConnection, counted: Literal["closed", "lost"], why: str) -> None:
         """End a connection that no worker has, in an orderly way."""
@@ -1003,14 +1006,14 @@ class Connections:
         self.connection_table.forget(held)
         self.totals[counted] += 1
         if self._config.access_log:
-            parcel = held.parcel
+            handoff = held.handoff
             _log.info(
                 "connection",
                 **held.label,
-                listener=self._listeners[parcel.listener],
-                duration=self._reactor.clock() - parcel.accepted_at / 1e9,
-                bytes_in=parcel.bytes_in,
-                bytes_out=parcel.bytes_out,
+                listener=self._listeners[handoff.listener],
+                duration=self._reactor.clock() - handoff.accepted_at / 1e9,
+                bytes_in=handoff.bytes_in,
+                bytes_out=handoff.bytes_out,
                 ended="closed",
                 why=why,
                 **({"name": known.name} if known is not None and known.name else {}),
@@ -1019,7 +1022,7 @@ class Connections:
         self._closer.close(held.sock, drained)
         self._changed()
 
-    def _parcel(
+    def _handoff(
         self,
         name: str,
         row: Record,
@@ -1050,8 +1053,8 @@ class Connections:
 
 def _edge_counts(held: HeldConnection) -> bool:
     """Return whether how much has passed is to be asked of an edge: nobody else has counted it."""
-    unknown = held.parcel.taken_in < 0
-    return unknown and bool(held.parcel.proxy) and held.sock.family == socket.AF_UNIX
+    unknown = held.handoff.taken_in < 0
+    return unknown and bool(held.handoff.proxy) and held.sock.family == socket.AF_UNIX
 
 
 class _Unowned:

@@ -4,7 +4,7 @@ It is the service manager's, or the guard's (`_guard/_program.py`).
 
 Stored are the listeners, a handle of every connection that the keeper has one of (but for those of
 TLS, where edges end with the keeper), with the PROXY header that it began with (`header`), with
-what was said of it when no worker has it (`parcel`), with what it is called (`called`), and, where
+what was said of it when no worker has it (`handoff`), with what it is called (`called`), and, where
 connections are kept through crashes, the scoreboards of the workers (`board`), in which stands how
 far each connection was.  The names say what is what.  The manager gives all of it to the next
 keeper, see `_restoring.py`.
@@ -35,7 +35,7 @@ from socketkeep._wire._scoreboard import connection_id
 LISTENER: Final = STORED + "listener."
 BOARD: Final = STORED + "board."
 CONNECTION: Final = STORED + "connection."
-PARCEL: Final = STORED + "parcel."
+HANDOFF: Final = STORED + "parcel."  # frozen, as all these names are: versions share a store
 HEADER: Final = STORED + "header."
 CALLED: Final = STORED + "called."
 
@@ -158,7 +158,7 @@ class FdStore:
 
     def put(self, held: HeldConnection) -> None:
         """The keeper has a handle of a connection, or its owner has changed."""
-        if held.parcel.proxy and self._ends_with_edge(held):
+        if held.handoff.proxy and self._ends_with_edge(held):
             return
         if self._put_whole(held):
             self._unheld.pop(held.id, None)
@@ -171,18 +171,18 @@ class FdStore:
         epoch = held.ownership.epoch
         if not held.stored_as and self.add(f"{CONNECTION}{held.id}.{epoch}", held.sock.fileno()):
             held.stored_as = epoch
-        if held.stored_as and held.parcel.proxy and not held.header_as:
+        if held.stored_as and held.handoff.proxy and not held.header_as:
             self._store_header(held)
-        if not held.stored_as or (held.parcel.proxy and not held.header_as):
+        if not held.stored_as or (held.handoff.proxy and not held.header_as):
             return False
         self.call(held)
         unowned = held.ownership.state in _UNOWNED
         current = unowned and held.parcel_as in (epoch, held.ownership.next_epoch)
         if held.parcel_as and not current:
-            self._remove_parcel(held)
+            self._remove_handoff(held)
         if unowned and not held.parcel_as:
-            self._store_parcel(held, epoch)
-        # Without its parcel it would go on from where it was before.
+            self._store_handoff(held, epoch)
+        # Without its handoff it would go on from where it was before.
         return not unowned or bool(held.parcel_as)
 
     def call(self, held: HeldConnection) -> None:
@@ -201,16 +201,16 @@ class FdStore:
             self.remove(f"{CALLED}{held.id}.{before}")
 
     def woken(self, held: HeldConnection) -> None:
-        """A parked connection is to be sent to a worker: its parcel says so before it is.
+        """A parked connection is to be sent to a worker: its handoff says so before it is.
 
         For the next keeper, which has then to do with who may have been sent it and has not read
         that.  Another is stored before this one is removed, so that there is one at any moment.
         """
         before = held.parcel_as
         if before:
-            self._store_parcel(held, held.ownership.next_epoch)
+            self._store_handoff(held, held.ownership.next_epoch)
             if held.parcel_as != before:
-                self.remove(f"{PARCEL}{held.id}.{before}")
+                self.remove(f"{HANDOFF}{held.id}.{before}")
 
     def forget(self, held: HeldConnection) -> None:
         """The keeper lets go of its handle; another may have its room."""
@@ -236,26 +236,26 @@ class FdStore:
         if held.called_as:
             self.remove(f"{CALLED}{held.id}.{held.called_as}")
             held.called_as = 0
-        self._remove_parcel(held)
+        self._remove_handoff(held)
 
     def _ends_with_edge(self, held: HeldConnection) -> bool:
         """Return whether it does not outlive this process: its edge is of the same unit."""
         return not self._edges_stay and connection_place(held.sock.fileno()) == PLAIN_END
 
-    def _remove_parcel(self, held: HeldConnection) -> None:
+    def _remove_handoff(self, held: HeldConnection) -> None:
         if held.parcel_as:
-            self.remove(f"{PARCEL}{held.id}.{held.parcel_as}")
+            self.remove(f"{HANDOFF}{held.id}.{held.parcel_as}")
             held.parcel_as = 0
 
-    def _store_parcel(self, held: HeldConnection, epoch: int) -> None:
-        parcel = msgspec.msgpack.encode(held.snapshot(_as_is))
-        if self._store_data(held, f"{PARCEL}{held.id}.{epoch}", parcel):
+    def _store_handoff(self, held: HeldConnection, epoch: int) -> None:
+        handoff = msgspec.msgpack.encode(held.snapshot(_as_is))
+        if self._store_data(held, f"{HANDOFF}{held.id}.{epoch}", handoff):
             held.parcel_as = epoch
 
     def _store_header(self, held: HeldConnection) -> None:
         """Store what stands in no row of a scoreboard; it stays the same, whoever has it."""
         epoch = held.ownership.epoch
-        if self._store_data(held, f"{HEADER}{held.id}.{epoch}", held.parcel.proxy):
+        if self._store_data(held, f"{HEADER}{held.id}.{epoch}", held.handoff.proxy):
             held.header_as = epoch
 
     def _store_data(self, held: HeldConnection, name: str, data: bytes) -> bool:

@@ -176,8 +176,8 @@ class Moves:
         if self._stays(held):
             held.row = message.row
             # The worker has them: of one that is owned they count no more.
-            msgspec.structs.force_setattr(held.parcel, "unread", b"")
-            msgspec.structs.force_setattr(held.parcel, "state", None)
+            msgspec.structs.force_setattr(held.handoff, "unread", b"")
+            msgspec.structs.force_setattr(held.handoff, "state", None)
             self._connection_table.put(held)
         else:
             self._connection_table.forget(held)
@@ -297,30 +297,30 @@ class Moves:
 
     def _give(self, held: HeldConnection, worker: Worker) -> bool:
         """Send it to the worker; return whether that could be done."""
-        parcel = held.parcel
+        handoff = held.handoff
         epoch = held.ownership.next_epoch
         stays = self._stays(held)
         taken = self._is_taken(held)
         attach = Attach(
-            id=parcel.id,
+            id=handoff.id,
             epoch=epoch,
             attached=held.why,
-            listener=parcel.listener,
-            peer=parcel.peer,
-            state=parcel.state,
-            unread=parcel.unread,
-            accepted_at=parcel.accepted_at,
-            bytes_in=parcel.bytes_in,
-            bytes_out=parcel.bytes_out,
+            listener=handoff.listener,
+            peer=handoff.peer,
+            state=handoff.state,
+            unread=handoff.unread,
+            accepted_at=handoff.accepted_at,
+            bytes_in=handoff.bytes_in,
+            bytes_out=handoff.bytes_out,
             connection=held.sock.fileno(),
             redelivered=held.redelivered,
-            proxy=parcel.proxy,
-            deadline=parcel.deadline,
-            inflow_full_at=parcel.inflow_full_at,
-            reply=parcel.reply,
-            written=parcel.written,
-            taken_in=parcel.taken_in,
-            trace=parcel.trace,
+            proxy=handoff.proxy,
+            deadline=handoff.deadline,
+            inflow_full_at=handoff.inflow_full_at,
+            reply=handoff.reply,
+            written=handoff.written,
+            taken_in=handoff.taken_in,
+            trace=handoff.trace,
             kept=stays,
             # With the store a message that is unread when this process is killed costs a connection
             # that the next keeper would have had.
@@ -346,19 +346,19 @@ class Moves:
             self._drop(held, "lost", "it could not be sent to a worker")
             return False
         held.ownership.assigned(worker.serial)
-        del self._waiting[parcel.id]
+        del self._waiting[handoff.id]
         worker.given += 1
         if self.post is not None and known is not None:
             self.post.given(held.id, worker, epoch)
         if taken:
             held.ownership.attached(epoch)
             held.row = ON_ITS_WAY
-            del self._moving[parcel.id]
+            del self._moving[handoff.id]
             self._count_wait(held)
             self._connection_table.put(held)
             return True
         worker.arriving += 1
-        self._unanswered.setdefault(worker.serial, {})[parcel.id] = None
+        self._unanswered.setdefault(worker.serial, {})[handoff.id] = None
         return True
 
     def _is_taken(self, held: HeldConnection) -> bool:
@@ -368,8 +368,8 @@ class Moves:
         """
         if held.why not in _PARKED or not self._takes_for_attached or self._connection_table.store:
             return False
-        parcel = held.parcel
-        return len(parcel.unread) + len(parcel.state or b"") + len(parcel.proxy) <= SURELY_INLINE
+        handoff = held.handoff
+        return len(handoff.unread) + len(handoff.state or b"") + len(handoff.proxy) <= SURELY_INLINE
 
     def _stays(self, held: HeldConnection) -> bool:
         """Return whether the handle stays here once a worker has attached."""

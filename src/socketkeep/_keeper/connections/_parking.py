@@ -189,8 +189,8 @@ class Parking:
         except BlockingIOError:
             count = 0
         else:
-            parcel = held.parcel
-            held.parcel = structs.replace(parcel, bytes_out=parcel.bytes_out + count)
+            handoff = held.handoff
+            held.handoff = structs.replace(handoff, bytes_out=handoff.bytes_out + count)
             held.pack()
             held.since = self._reactor.clock()
             self._parked[held.id] = self._parked.pop(held.id)  # those parked longest come first
@@ -264,14 +264,14 @@ class Parking:
 
     def _due(self, held: HeldConnection) -> tuple[float | None, str]:
         """Return when the connection is past the first of its deadlines, and why it is then."""
-        parcel = held.parcel
-        if not parcel.deadline and (parcel.bytes_in or not self._first_bytes_timeouts):
+        handoff = held.handoff
+        if not handoff.deadline and (handoff.bytes_in or not self._first_bytes_timeouts):
             return None, ""
-        deadlines = Deadlines(parcel.deadline / 1e9 if parcel.deadline else None, None, None)
+        deadlines = Deadlines(handoff.deadline / 1e9 if handoff.deadline else None, None, None)
         timeouts = self._first_bytes_timeouts
-        if not parcel.bytes_in and parcel.listener < len(timeouts) and timeouts[parcel.listener]:
-            deadlines.patience = timeouts[parcel.listener]
-            deadlines.first_by = parcel.accepted_at / 1e9 + deadlines.patience
+        if not handoff.bytes_in and handoff.listener < len(timeouts) and timeouts[handoff.listener]:
+            deadlines.patience = timeouts[handoff.listener]
+            deadlines.first_by = handoff.accepted_at / 1e9 + deadlines.patience
         due = deadlines.next
         return due, "" if due is None else deadlines.look(due, 0)
 

@@ -64,8 +64,8 @@ class Porch:
         """Wait for the rest of a parked connection's header: `header_by` says until when."""
         # A worker has said so, and may have said anything.
         latest = int((self._reactor.clock() + HEADER_TIME) * 1e9)
-        held.parcel = msgspec.structs.replace(
-            held.parcel, header_by=min(held.parcel.header_by, latest)
+        held.handoff = msgspec.structs.replace(
+            held.handoff, header_by=min(held.handoff.header_by, latest)
         )
         self._waiting[held.id] = held
         if self._stopping:
@@ -97,22 +97,22 @@ class Porch:
     def _look(self, held: HeldConnection) -> None:
         if held.id not in self._waiting:
             return
-        parcel = held.parcel
+        handoff = held.handoff
         try:
-            found = self._reception(parcel.listener).go_on(held.sock, parcel.peer, parcel.unread)
+            found = self._reception(handoff.listener).go_on(held.sock, handoff.peer, handoff.unread)
         except Refusal as refusal:
             self._turn_away(held, refusal)
             return
         if isinstance(found, bytes):
-            held.parcel = msgspec.structs.replace(parcel, unread=found)
+            held.handoff = msgspec.structs.replace(handoff, unread=found)
         else:
             self._let_in(held, found)
 
     def _let_in(self, held: HeldConnection, arrival: Arrival) -> None:
         self._take_out(held)
-        held.parcel = msgspec.structs.replace(
-            held.parcel,
-            peer=arrival.peer or held.parcel.peer,
+        held.handoff = msgspec.structs.replace(
+            held.handoff,
+            peer=arrival.peer or held.handoff.peer,
             proxy=arrival.raw,
             unread=arrival.unread,
             header_by=0,
@@ -133,15 +133,15 @@ class Porch:
         if self._timer is None or not self._timer.pending:
             first = next(iter(self._waiting.values()), None)
             if first is not None:
-                self._timer = self._reactor.call_at(first.parcel.header_by / 1e9, self._expire)
+                self._timer = self._reactor.call_at(first.handoff.header_by / 1e9, self._expire)
 
     def _expire(self) -> None:
         now = self._reactor.clock()
         for held in self:
-            if held.parcel.header_by / 1e9 > now:
+            if held.handoff.header_by / 1e9 > now:
                 break
             try:
-                arrival = self._reception(held.parcel.listener).late(held.parcel.unread)
+                arrival = self._reception(held.handoff.listener).late(held.handoff.unread)
             except Refusal as refusal:
                 self._turn_away(held, refusal)
             else:

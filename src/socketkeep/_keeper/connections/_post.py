@@ -341,14 +341,16 @@ class Post:
             self.names.put(known, "", known.groups, known.labels)
             self._take_name(known, name)
 
-    def learn(self, worker: Worker, parcel: ConnectionDetached) -> None:
+    def learn(self, worker: Worker, handoff: ConnectionDetached) -> None:
         """Note what a connection is called that another keeper's worker has given up."""
-        if self.names.get(parcel.id) is None and (parcel.name or parcel.groups or parcel.labels):
-            known = NamedConnection(parcel.id, parcel.epoch, worker.serial)
-            if parcel.name and self.names.named(parcel.name) is None:
-                self.names.put(known, parcel.name, frozenset(parcel.groups), parcel.labels)
+        if self.names.get(handoff.id) is None and (
+            handoff.name or handoff.groups or handoff.labels
+        ):
+            known = NamedConnection(handoff.id, handoff.epoch, worker.serial)
+            if handoff.name and self.names.named(handoff.name) is None:
+                self.names.put(known, handoff.name, frozenset(handoff.groups), handoff.labels)
             else:
-                self.names.put(known, "", frozenset(parcel.groups), parcel.labels)
+                self.names.put(known, "", frozenset(handoff.groups), handoff.labels)
 
     def learn_stored(self, saved: SavedName) -> None:
         """Note what a connection is called of which nobody has been told yet who has it."""

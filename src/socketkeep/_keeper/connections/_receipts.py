@@ -30,13 +30,13 @@ class Receipts:
         self._withheld: deque[tuple[Worker, str, int]] = deque()
         self._timer: ReactorTimer | None = None
 
-    def give(self, worker: Worker, parcel: ConnectionDetached) -> None:
+    def give(self, worker: Worker, handoff: ConnectionDetached) -> None:
         """Tell the worker that what it gave up is held, now or when others have arrived."""
-        paced = worker.model == "async" and not parcel.parked
+        paced = worker.model == "async" and not handoff.parked
         if not paced or not (self._withheld or len(self._moving) >= _MOST):
-            worker.link.send(Acknowledged(parcel.id, parcel.epoch, taken=True))
+            worker.link.send(Acknowledged(handoff.id, handoff.epoch, taken=True))
             return
-        self._withheld.append((worker, parcel.id, parcel.epoch))
+        self._withheld.append((worker, handoff.id, handoff.epoch))
         if self._timer is None or not self._timer.pending:
             self._timer = self._reactor.call_later(_PATIENCE, self.give_all)
 

@@ -2,7 +2,7 @@
 
 With the service manager's its workers are dead then, too; with a guard's they may live, and have
 been adopted.  What a connection was at stands in the row of the worker that had it last, or, when
-none had it, in its parcel; of the two the later epoch counts.
+none had it, in its handoff; of the two the later epoch counts.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from socketkeep._keeper.connections._fdstore import (
     BOARD,
     CALLED,
     CONNECTION,
+    HANDOFF,
     HEADER,
     LISTENER,
-    PARCEL,
     FdStore,
     listener_name,
 )
@@ -89,7 +89,7 @@ class Stored:
     _listeners: dict[str, socket.socket] = field(default_factory=dict)
     _boards: dict[str, int] = field(default_factory=dict)
     _connections: dict[str, tuple[str, socket.socket]] = field(default_factory=dict)
-    _parcels: dict[str, tuple[str, int]] = field(default_factory=dict)
+    _handoffs: dict[str, tuple[str, int]] = field(default_factory=dict)
     _headers: dict[str, tuple[str, int]] = field(default_factory=dict)
     _called: dict[str, tuple[str, int]] = field(default_factory=dict)
 
@@ -119,9 +119,9 @@ class Stored:
             key = _key(name)
             connection_place(fd)
             self._connections[key] = name, socket.socket(fileno=fd)
-        elif name.startswith(PARCEL):
+        elif name.startswith(HANDOFF):
             sealed_size(fd, fcntl.F_SEAL_WRITE)
-            self._parcels[_key(name)] = name, fd
+            self._handoffs[_key(name)] = name, fd
         elif name.startswith(HEADER):
             sealed_size(fd, fcntl.F_SEAL_WRITE)
             self._headers[_key(name)] = name, fd
@@ -174,7 +174,7 @@ class Stored:
                 restored.called_as = called_as
                 store.call(restored)
         held = {f"{CONNECTION}{each.id}.{each.stored_as}" for each in connections.connection_table}
-        held |= {f"{PARCEL}{each.id}.{each.parcel_as}" for each in connections.connection_table}
+        held |= {f"{HANDOFF}{each.id}.{each.parcel_as}" for each in connections.connection_table}
         held |= {f"{HEADER}{each.id}.{each.header_as}" for each in connections.connection_table}
         held |= {f"{CALLED}{each.id}.{each.called_as}" for each in connections.connection_table}
         held |= {worker.board_as for worker in adopted}
@@ -202,10 +202,10 @@ class Stored:
         sock: socket.socket,
         listeners: Sequence[str],
     ) -> None:
-        parcel = self._parcel(name)
+        handoff = self._handoff(name)
         header = self._header(name)[0]
         connections.believe(sock)
-        if row is not None and (parcel is None or row.epoch > parcel.epoch or row.serves_on):
+        if row is not None and (handoff is None or row.epoch > handoff.epoch or row.serves_on):
             number = _listener_of(sock, header, listeners)
             told = (row.worker, row.number, sock, number, _epoch_of(stored_as), *self._header(name))
             if row.alive and row.worker.adopted is not None:
@@ -215,12 +215,12 @@ class Stored:
                 sock.close()
             else:
                 connections.restore_owned(*told)
-        elif parcel is not None:
+        elif handoff is not None:
             number = _listener_of(sock, header, listeners)
-            parcel.stored_as = _epoch_of(stored_as)
-            parcel.parcel_as = _epoch_of(self._parcels[name][0])
-            parcel.header_as = self._header(name)[1]
-            connections.restore_unowned(parcel, sock, number)
+            handoff.stored_as = _epoch_of(stored_as)
+            handoff.parcel_as = _epoch_of(self._handoffs[name][0])
+            handoff.header_as = self._header(name)[1]
+            connections.restore_unowned(handoff, sock, number)
         else:
             # Its worker had ended it, and only the word of it did not come.
             connections.end(sock)
@@ -229,12 +229,12 @@ class Stored:
         """Let go of what nobody took."""
         for sock in self._listeners.values():
             sock.close()
-        named = (*self._parcels.values(), *self._headers.values(), *self._called.values())
+        named = (*self._handoffs.values(), *self._headers.values(), *self._called.values())
         for fd in (*self._boards.values(), *(fd for _, fd in named)):
             os.close(fd)
         self._listeners.clear()
         self._boards.clear()
-        self._parcels.clear()
+        self._handoffs.clear()
         self._headers.clear()
         self._called.clear()
 
@@ -278,8 +278,8 @@ class Stored:
 
     @property
     def _is_one_on_its_way(self) -> bool:
-        parcels = [self._parcel(name) for name in self._parcels]
-        return any(each is not None and each.state is OwnershipState.MOVING for each in parcels)
+        handoffs = [self._handoff(name) for name in self._handoffs]
+        return any(each is not None and each.state is OwnershipState.MOVING for each in handoffs)
 
     def _boards_without(self, come: Container[int]) -> list[int]:
         return [fd for fd in self._boards.values() if _inode(fd) not in come]
@@ -312,10 +312,10 @@ class Stored:
                     found[id_of(words)] = row
         return found
 
-    def _parcel(self, name: str) -> SavedConnection | None:
-        if name not in self._parcels:
+    def _handoff(self, name: str) -> SavedConnection | None:
+        if name not in self._handoffs:
             return None
-        fd = self._parcels[name][1]
+        fd = self._handoffs[name][1]
         data = os.pread(fd, min(os.fstat(fd).st_size, LARGEST), 0)
         try:
             return msgspec.msgpack.decode(data, type=SavedConnection)

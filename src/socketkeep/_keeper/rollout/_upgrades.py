@@ -42,14 +42,14 @@ class Upgrades:
         self,
         reactor: Reactor,
         system: System,
-        reloads: Rollout,
+        rollout: Rollout,
         start_timeout: float,
         reload: Callable[[Done | None], None],
         changed: Callable[[], None],
     ) -> None:
         self._reactor = reactor
         self._system = system
-        self._reloads = reloads
+        self._rollout = rollout
         self.start_timeout = start_timeout  # of the next one
         self._reload = reload
         self._changed = changed
@@ -85,7 +85,7 @@ class Upgrades:
 
     def go_on(self) -> None:
         """Begin, if one is to begin and no reload is under way."""
-        if not self.active or self._check is not None or self._reloads.coming is not None:
+        if not self.active or self._check is not None or self._rollout.coming is not None:
             return
         _log.info("upgrade started")
         try:

@@ -29,10 +29,10 @@ ON_ITS_WAY: Final = -2
 class HeldConnection(ConnectionRecord):
     """One connection that the keeper has a handle of.
 
-    parcel: what its last owner said of it; of an owned connection only what never changes counts.
+    handoff: what its last owner said of it; of an owned connection only what never changes counts.
     """
 
-    _parcel: ConnectionDetached | bytes
+    _handoff: ConnectionDetached | bytes
     sock: socket.socket
     ownership: Ownership
     inode: int = (
@@ -44,41 +44,41 @@ class HeldConnection(ConnectionRecord):
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.id = self.parcel.id
+        self.id = self.handoff.id
 
     @property
-    def parcel(self) -> ConnectionDetached:
-        parcel = self._parcel
-        return unpack(parcel) if isinstance(parcel, bytes) else parcel
+    def handoff(self) -> ConnectionDetached:
+        handoff = self._handoff
+        return unpack(handoff) if isinstance(handoff, bytes) else handoff
 
-    @parcel.setter
-    def parcel(self, parcel: ConnectionDetached) -> None:
-        self._parcel = parcel
+    @handoff.setter
+    def handoff(self, handoff: ConnectionDetached) -> None:
+        self._handoff = handoff
 
     @property
     def unread_size(self) -> int:
         """Return how many bytes came with it that no worker has dealt with."""
-        return 0 if isinstance(self._parcel, bytes) else len(self._parcel.unread)
+        return 0 if isinstance(self._handoff, bytes) else len(self._handoff.unread)
 
     def pack(self) -> None:
-        """Keep the parcel as few bytes.
+        """Keep the handoff as few bytes.
 
         One that has unread bytes is about to be given to a worker.
         """
-        parcel = self._parcel
-        if not isinstance(parcel, bytes) and not parcel.unread:
-            self._parcel = pack(parcel)
+        handoff = self._handoff
+        if not isinstance(handoff, bytes) and not handoff.unread:
+            self._handoff = pack(handoff)
 
     def unpack(self) -> None:
-        """Have the parcel at hand again."""
-        self._parcel = self.parcel
+        """Have the handoff at hand again."""
+        self._handoff = self.handoff
 
     def snapshot(self, keep: KeepOpen) -> SavedConnection:
         """Return what the next version of the keeper knows it by."""
         owner = self.ownership
         return SavedConnection(
             **carried(self, ConnectionRecord),
-            parcel=encode(self.parcel),
+            parcel=encode(self.handoff),
             fd=keep(self.sock.fileno()),
             state=owner.state,
             epoch=owner.epoch,
@@ -89,10 +89,10 @@ class HeldConnection(ConnectionRecord):
     @classmethod
     def restored(cls, saved: SavedConnection, sock: socket.socket | None = None) -> HeldConnection:
         """Make the record anew; sock: the connection, if it is not at the descriptor it was at."""
-        parcel = decode(saved.parcel)
-        assert isinstance(parcel, ConnectionDetached)
+        handoff = decode(saved.parcel)
+        assert isinstance(handoff, ConnectionDetached)
         return cls(
-            parcel,
+            handoff,
             sock or socket.socket(fileno=saved.fd),
             Ownership(saved.state, saved.epoch, saved.worker),
             unsent=saved.unsent,
@@ -102,7 +102,7 @@ class HeldConnection(ConnectionRecord):
     @property
     def label(self) -> dict[str, object]:
         """The fields by which log lines name it."""
-        return {"id": self.parcel.id, "peer": self.parcel.peer}
+        return {"id": self.handoff.id, "peer": self.handoff.peer}
 
 
 class Close(Protocol):
@@ -177,7 +177,7 @@ class ConnectionTable:
         owner = held.ownership.worker
         if held.ownership.state is OwnershipState.OWNED and owner is not None:
             self._owned.setdefault(owner, {})[held.id] = held
-        if self.store is not None and not held.parcel.header_by:  # else it has not begun
+        if self.store is not None and not held.handoff.header_by:  # else it has not begun
             self.store.put(held)
         if self._doorkeeper is not None:
             self._count(held, self._doorkeeper)
@@ -191,8 +191,8 @@ class ConnectionTable:
         """Count by its address what no worker has: workers count what they serve."""
         if held.ownership.state is OwnershipState.OWNED:
             self._uncount(held)
-        elif held.counted is None and not held.parcel.header_by:  # else it has not been let in
-            held.counted = doorkeeper.count(held.parcel.peer, held.parcel.listener)
+        elif held.counted is None and not held.handoff.header_by:  # else it has not been let in
+            held.counted = doorkeeper.count(held.handoff.peer, held.handoff.listener)
 
     def _uncount(self, held: HeldConnection) -> None:
         if held.counted is not None and self._doorkeeper is not None:

@@ -29,7 +29,7 @@ class NamedConnection:
     """A connection that is called something.
 
     owner: the serial number of the worker that has it, or that it was sent to; None: it waits with
-    the keeper.  epoch: of the owner's, or the last one's, assignment.  given_at: the number of the
+    the keeper.  epoch: of the owner's, or the last one's, lease.  given_at: the number of the
     last letter before that, for the post.  version: of what it is called, higher with each change.
     """
 

@@ -1,7 +1,7 @@
 """The ownership of a connection: one table of transitions, no I/O.
 
 The keeper knows of a connection from the moment its worker detaches it, or entrusts a handle of it
-to the keeper, until it has ended or another worker alone has it.  Each assignment has a new epoch,
+to the keeper, until it has ended or another worker alone has it.  Each lease has a new epoch,
 and what an older epoch says is refused: a slow message must never undo a newer decision.
 """
 
@@ -73,7 +73,7 @@ TRANSITIONS: Final[dict[tuple[OwnershipState, OwnershipEvent], OwnershipState]] 
 
 
 class Stale(Exception):
-    """A message speaks of an assignment that is over."""
+    """A message speaks of a lease that is over."""
 
 
 @dataclass(slots=True)
@@ -135,7 +135,7 @@ class Ownership:
 
     @property
     def next_epoch(self) -> int:
-        """The epoch of the next assignment."""
+        """The epoch of the next lease."""
         return self.epoch % LAST_EPOCH + 1
 
     def attached(self, epoch: int) -> None:

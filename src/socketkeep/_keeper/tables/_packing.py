@@ -1,9 +1,9 @@
-"""The parcel of a parked connection, packed into few bytes: it may be parked for days.
+"""The handoff of a parked connection, packed into few bytes: it may be parked for days.
 
 The object takes four times as much as its encoding.  Of a WebSocket most of that is the head of its
 request, half of which is the same for all clients of a kind: it is compressed, with the text that
 such heads have in common known beforehand.  This is the memory of one process; what goes to
-another, or to the next version, is the parcel itself.
+another, or to the next version, is the handoff itself.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(ConnectionDetached).decode
 
 
-def pack(parcel: ConnectionDetached) -> bytes:
-    """Return the parcel, without its descriptors, as bytes for `unpack`."""
-    packed = _encode(parcel)
+def pack(handoff: ConnectionDetached) -> bytes:
+    """Return the handoff, without its descriptors, as bytes for `unpack`."""
+    packed = _encode(handoff)
     if len(packed) < _WORTH_IT:
         return packed
     deflate = zlib.compressobj(wbits=_WINDOW, memLevel=_MEMORY, zdict=_COMMON)
@@ -55,7 +55,7 @@ def pack(parcel: ConnectionDetached) -> bytes:
 
 
 def unpack(packed: bytes) -> ConnectionDetached:
-    """Return the parcel that `pack` has made these bytes of."""
+    """Return the handoff that `pack` has made these bytes of."""
     if packed[0] == _FIRST_OF_COMPRESSED:
         inflate = zlib.decompressobj(_WINDOW, zdict=_COMMON)
         packed = inflate.decompress(packed)

@@ -106,8 +106,8 @@ class ConnectionRecord:
     row: its row in the scoreboard of the worker that owns it.
     deaths: when owners of it died that were in the middle of a message of it.
     stored_as, parcel_as, header_as: the epochs by which the service manager's store has it, its
-    parcel and its PROXY header; 0: it has not.  called_as: likewise, the version of what it is
-    called.
+    handoff (saved under its old name) and its PROXY header; 0: it has not.  called_as: likewise,
+    the version of what it is called.
     """
 
     since: float

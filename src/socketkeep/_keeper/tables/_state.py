@@ -193,7 +193,7 @@ class SavedClosing(msgspec.Struct):
 
 @dataclass(slots=True, kw_only=True)
 class SavedConnection(ConnectionRecord):
-    """A connection that the keeper has a handle of; `parcel` is an encoded `Detached`.
+    """A connection that the keeper has a handle of; `parcel` is its encoded handoff.
 
     unsent: of a push that is going out, to one that is parked.
     """

@@ -26,7 +26,7 @@ from socketkeep._keeper.workers._pool import WorkerPool
 from socketkeep._wire import _rendezvous as rendezvous
 from socketkeep._wire._channel import Channel, ChannelClosed, Garbled, Packet
 from socketkeep._wire._descriptors import listener_place, require_event
-from socketkeep._wire._messages import ConnectionDetached, OpenLine, Registered, Stranded
+from socketkeep._wire._messages import ConnectionDetached, OpenLine, ReattachOffer, Registered
 from socketkeep._wire._scoreboard import LAST_BOOT, Scoreboard
 
 _LOOK_AGAIN: Final = 0.1
@@ -43,7 +43,7 @@ class Adopter(Protocol):
 
     pool: WorkerPool
 
-    def adopt(self, offer: Stranded, channel: Channel) -> None: ...
+    def adopt(self, offer: ReattachOffer, channel: Channel) -> None: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -52,7 +52,7 @@ class _Visitor:
 
     channel: Channel
     pid: int
-    offer: Stranded | None = None  # of which it has the scoreboard and the event
+    offer: ReattachOffer | None = None  # of which it has the scoreboard and the event
     timer: ReactorTimer | None = None
 
     def rest(self) -> None:
@@ -190,7 +190,7 @@ class Adoption:
             if isinstance(packet.message, Registered | OpenLine):
                 self._dismiss(visitor)  # it comes again, when its worker is known
                 return
-            if not isinstance(packet.message, Stranded) or packet.truncated:
+            if not isinstance(packet.message, ReattachOffer) or packet.truncated:
                 raise Unfit("it offers nothing")
             self._note(visitor, packet.message, packet)
         except (Unfit, OSError) as error:
@@ -211,7 +211,7 @@ class Adoption:
         self._throttle.warning("a process was not taken over", pid=visitor.pid, error=error)
         self._dismiss(visitor)
 
-    def _note(self, visitor: _Visitor, offer: Stranded, packet: Packet) -> None:
+    def _note(self, visitor: _Visitor, offer: ReattachOffer, packet: Packet) -> None:
         """Take an offer whose every part is what it is to be.  Raises Unfit, OSError."""
         _check(offer, visitor.pid)
         Scoreboard(offer.scoreboard, wary=True)
@@ -268,7 +268,7 @@ class Adoption:
                 return
             try:
                 match packet.message:
-                    case Stranded() as offer if not packet.truncated:
+                    case ReattachOffer() as offer if not packet.truncated:
                         self._note(visitor, offer, packet)
                         self._give(visitor)
                         return
@@ -315,7 +315,7 @@ class Adoption:
             self._adopter.pool.dispatch.hear(worker, packet)
 
 
-def _check(offer: Stranded, pid: int) -> None:
+def _check(offer: ReattachOffer, pid: int) -> None:
     listeners = len(offer.listeners)
     if len(offer.sockets) not in (0, listeners):
         raise Unfit(f"it offers {len(offer.sockets)} sockets for {listeners} listeners")

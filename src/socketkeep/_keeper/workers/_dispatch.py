@@ -48,7 +48,7 @@ _LONGEST_ERROR: Final = 65536
 class Receiver(Protocol):
     """The part that is told of connections which workers give up and take over."""
 
-    def take(self, worker: Worker, packet: Packet, parcel: ConnectionDetached | None) -> None: ...
+    def take(self, worker: Worker, packet: Packet, handoff: ConnectionDetached | None) -> None: ...
     def attached(self, worker: Worker, message: Attached) -> None: ...
     def refused(self, worker: Worker, message: AttachRefused) -> None: ...
     def keep(self, worker: Worker, packet: Packet, message: Keep) -> None: ...
@@ -159,8 +159,8 @@ class Dispatch:
                     self._ready(worker)
             case StartFailed(error=error):
                 worker.error = error[:_LONGEST_ERROR]
-            case ConnectionDetached() as parcel:
-                self.take(worker, packet, parcel)
+            case ConnectionDetached() as handoff:
+                self.take(worker, packet, handoff)
             case None:
                 self.receiver.take(worker, packet, None)
             case Attached() as message:
@@ -188,12 +188,12 @@ class Dispatch:
             case Worn(reason=reason):
                 self.worn(worker, reason)
 
-    def take(self, worker: Worker, packet: Packet, parcel: ConnectionDetached) -> None:
+    def take(self, worker: Worker, packet: Packet, handoff: ConnectionDetached) -> None:
         """A worker, or a process that it forked, gives up a connection."""
         if worker.adopted is None:
-            self.receiver.take(worker, packet, parcel)
+            self.receiver.take(worker, packet, handoff)
         elif worker.adopted.moves:
-            known = msgspec.structs.replace(parcel, listener=worker.listener(parcel.listener))
+            known = msgspec.structs.replace(handoff, listener=worker.listener(handoff.listener))
             self.receiver.take(worker, packet, known)
         else:
-            worker.link.send(Acknowledged(parcel.id, parcel.epoch, taken=False))
+            worker.link.send(Acknowledged(handoff.id, handoff.epoch, taken=False))

@@ -34,9 +34,9 @@ from socketkeep._wire._messages import (
     CloseListeners,
     Forked,
     ForkFailed,
+    ReattachOffer,
     Retire,
     Seats,
-    Stranded,
 )
 from socketkeep._wire._scoreboard import COUNTERS, DETACHED, id_of, is_plausible
 
@@ -142,7 +142,7 @@ class WorkerPool:
         generation.link.send(message, close_after=True)
         return worker
 
-    def adopt(self, offer: Stranded, channel: Channel, adopted: AdoptedWorker) -> Worker:
+    def adopt(self, offer: ReattachOffer, channel: Channel, adopted: AdoptedWorker) -> Worker:
         """Take over a worker of a keeper that has died, which accepts no more.
 
         The channel, the scoreboard and the event are this pool's from here on.

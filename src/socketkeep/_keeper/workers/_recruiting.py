@@ -10,7 +10,7 @@ from socketkeep._keeper.tables._records import AdoptedWorker, WorkerState
 from socketkeep._keeper.workers._generations import Generation
 from socketkeep._keeper.workers._workers import Worker
 from socketkeep._wire._channel import Channel, channel_pair
-from socketkeep._wire._messages import ABSENT, ForkWorker, Stranded
+from socketkeep._wire._messages import ABSENT, ForkWorker, ReattachOffer
 from socketkeep._wire._scoreboard import DETACHED, Scoreboard, create_memfd
 
 
@@ -61,7 +61,7 @@ def new_worker(
     return worker, Channel(ours, wary=True), fork
 
 
-def adopted_worker(serial: int, offer: Stranded, adopted: AdoptedWorker) -> Worker:
+def adopted_worker(serial: int, offer: ReattachOffer, adopted: AdoptedWorker) -> Worker:
     """Return a worker of a keeper that has died, which accepts no more.
 
     Raises OSError, and Unfit when it offers no scoreboard.

@@ -859,7 +859,7 @@ class _Session:
                     self._end(_ABNORMAL)
                 socket.feed(data)
             elif isinstance(event, Control):
-                await self._obey(event)
+                await self._act_on(event)
             elif event == self._settings.request:
                 await self._answer_itself()
             else:
@@ -904,7 +904,7 @@ class _Session:
                     continue
                 self._moved_on = True
                 if isinstance(event, Control):
-                    if not await self._obey(event):
+                    if not await self._act_on(event):
                         return
                 elif socket.closing:
                     pass  # it is no more looked at
@@ -953,7 +953,7 @@ class _Session:
         if room is not None and not room.done():
             room.set_result(None)
 
-    async def _obey(self, control: Control) -> bool:
+    async def _act_on(self, control: Control) -> bool:
         """Do as something says that is no message; return whether the WebSocket goes on."""
         if control.kind is FrameKind.PONG:
             if self._pinged and control.payload == self._pinged:

@@ -289,7 +289,7 @@ def behind_tls(bench: Bench) -> tuple[FakeEdge, FarWorker, socket.socket, str]:
     peer, served = bench.kept(first)
     held = bench.keeper.connections.connection_table.get(served.id)
     assert held is not None
-    held.parcel = msgspec.structs.replace(held.parcel, proxy=b"facts")
+    held.handoff = msgspec.structs.replace(held.handoff, proxy=b"facts")
     served.become("sent")
     kill(bench, first)
     assert not second.arrived
