@@ -50,6 +50,7 @@ TIER_OF: Final = {
     "cluster/test_served.py": "system",
     "conformance": "system",
     "documentation": "system",
+    "documentation/test_architecture.py": "unit",
     "edge": "system",
     "edge/test_certificates.py": "unit",
     "edge/test_process.py": "unit",
