@@ -282,7 +282,7 @@ class FakeEdge:
         told(message("BytesPassed", 1, taken, waiting, given))
 
 
-def behind_tls(bench: Bench) -> tuple[FakeEdge, FarWorker, socket.socket, str]:
+def behind_tls(bench: Bench, reply: bytes = b"") -> tuple[FakeEdge, FarWorker, socket.socket, str]:
     """Kill a worker under a connection whose TLS is in an edge; return who is next."""
     edge = FakeEdge(bench)
     first, second = bench.start(redeliver=True)
@@ -291,6 +291,8 @@ def behind_tls(bench: Bench) -> tuple[FakeEdge, FarWorker, socket.socket, str]:
     assert held is not None
     held.handoff = msgspec.structs.replace(held.handoff, proxy=b"facts")
     served.become("sent")
+    if reply:
+        first.board.shelf(served.row).put(b"\x05", reply)
     kill(bench, first)
     assert not second.arrived
     return edge, second, peer, served.id
@@ -326,6 +328,17 @@ def test_where_no_edge_tells_nothing_is_known(bench: Bench) -> None:
     ((attach, _),) = second.arrived
     assert (attach.written, attach.taken_in) == (-1, -1)
     second.attach()
+
+
+def test_a_reply_on_its_way_ends_its_connection_where_no_edge_tells(bench: Bench) -> None:
+    """Half of it may be out."""
+    edge, second, peer, name = behind_tls(bench, RECORD)
+    (told,) = edge.asked
+    told(None)
+    bench.settle()
+    assert (second.arrived, is_at_eof(peer)) == ([], True)
+    assert name not in bench.keeper.connections.connection_table
+    assert bench.keeper.connections.totals["lost"] == 1
 
 
 def test_an_upgrade_asks_the_edge_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

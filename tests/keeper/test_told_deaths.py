@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.harness.lines import Lines, listening_to_the_log
+from tests.harness.seam import reply_record
 from tests.keeper.bench import Bench
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import FarWorker
@@ -53,6 +55,24 @@ def test_what_is_delivered_again_is_counted_as_such(make_bench: MakeBench, log: 
     kill(bench, first)
     assert told(log) == {"redelivered": 1}
     assert not log.all_fields("connection lost")
+
+
+def test_a_reply_of_which_no_edge_can_tell_is_counted_as_such(
+    make_bench: MakeBench, log: Lines
+) -> None:
+    bench = make_bench(workers=2, keep="crash")
+    first, second = bench.start(redeliver=True)
+    _, served = bench.kept(first)
+    held = bench.keeper.connections.connection_table.get(served.id)
+    assert held is not None
+    held.handoff = msgspec.structs.replace(held.handoff, proxy=b"facts")
+    bench.keeper.connections.ask_bytes = lambda header, told: told(None)
+    first.board.shelf(served.row).put(b"\x05", reply_record(10, 20, 30, b"half"))
+    served.become("sent")
+    kill(bench, first)
+    assert told(log) == {"lost_reply_unknown": 1}
+    assert log.all_fields("connection lost")[0]["why"] == "reply_unknown"
+    assert not second.arrived
 
 
 def test_what_is_poison_is_counted_as_such(make_bench: MakeBench, log: Lines) -> None:

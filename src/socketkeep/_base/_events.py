@@ -299,7 +299,9 @@ EVENTS: Final[dict[str, tuple[Event, ...]]] = {
             "What became of the connections of a worker, or of a process of it, that died: so many"
             " are `resumed` from their last commit, `redelivered` their last message, or lost, by"
             " reason: `lost_uncommitted`, `lost_not_kept` (not resumable, or `--keep` is not"
-            " `crash`), `lost_poisoned`, `lost_told_to_end`, `lost_stopping`, `lost_no_account`.",
+            " `crash`), `lost_reply_unknown` (a reply was on its way over an edge that cannot be"
+            " asked how much of it has gone out), `lost_poisoned`, `lost_told_to_end`,"
+            " `lost_stopping`, `lost_no_account`.",
             "Of those lost uncommitted: `commit` where a message is dealt with, or"
             " `redeliver=True`. Of those not kept: `--keep crash`.",
         ),

@@ -933,7 +933,6 @@ class Connections:
         if held.id in self.condemned:
             fate, because = "close", "told_to_end"
         if fate in ("resume", "redeliver") and not self._stopping:
-            worker.fates["redelivered" if fate == "redeliver" else "resumed"] += 1
             held.ownership.resumed()
             self.post.taken_back(held.id, uncertain=True)
             held.why = "crash"
@@ -944,6 +943,10 @@ class Connections:
                 self._ask_edge(held, _MOST_QUESTIONS)
             else:
                 self.moves.put(held)
+            if held.id not in self._asking and _is_reply_unknown(held):
+                worker.note_lost("reply_unknown", **held.label)
+            else:
+                worker.fates["redelivered" if fate == "redeliver" else "resumed"] += 1
             return
         held.ownership.condemned()
         self.post.taken_back(held.id, uncertain=True)
@@ -971,6 +974,7 @@ class Connections:
     def _ask_edge(self, held: HeldConnection, left: int) -> None:
         """Find out from the edge how much has passed, and then go on with the connection.
 
+        One whose reply was on its way cannot go on without that, and is ended.
         What waits here is looked at before and after: the same both times, it was as much when the
         edge answered, since nobody takes of it.
         """
@@ -989,6 +993,10 @@ class Connections:
                     written=passed.taken + passed.waiting,
                     taken_in=passed.given - before,
                 )
+            if _is_reply_unknown(held):
+                held.ownership.expired()
+                self._close(held, "lost", "how much of its reply has gone out is not known")
+                return
             self.moves.put(held)
 
         before = waiting_in(held.sock)
@@ -1055,6 +1063,11 @@ def _edge_counts(held: HeldConnection) -> bool:
     """Return whether how much has passed is to be asked of an edge: nobody else has counted it."""
     unknown = held.handoff.taken_in < 0
     return unknown and bool(held.handoff.proxy) and held.sock.family == socket.AF_UNIX
+
+
+def _is_reply_unknown(held: HeldConnection) -> bool:
+    """Return whether a reply was on its way of which no edge has told how much has gone out."""
+    return bool(held.handoff.reply) and _edge_counts(held)
 
 
 class _Unowned:
