@@ -17,7 +17,9 @@ from tests.harness.processes import wait_exit
 
 
 class GuardedServer(Server):
-    """A server whose `process` is the guard."""
+    """A server whose `process` is the guard, as long as that has not been killed."""
+
+    _second: int | None = None  # the guard that the keeper has started in place of the first
 
     def __init__(
         self,
@@ -32,11 +34,23 @@ class GuardedServer(Server):
         )
 
     @property
+    def guard(self) -> int:
+        """The pid of the guard that runs now."""
+        return self.pid if self._second is None else self._second
+
+    @property
     def keeper(self) -> int:
         """The pid of the keeper that runs now."""
         pid = self.status()["guard"]["keeper"]
         assert isinstance(pid, int)
         return pid
+
+    def kill_guard(self) -> None:
+        """Kill the guard alone, and wait until there is another."""
+        since = self.mark()
+        kill_together([self.guard])
+        self.wait_event("guarded again", since=since)
+        self._second = self.status()["pid"]
 
     def kill_keeper(self) -> None:
         """Kill the keeper alone, and wait until the next one serves."""
@@ -48,18 +62,27 @@ class GuardedServer(Server):
 
     def kill_all_but(self, *spared: int) -> None:
         """Kill all of its processes at one instant but the guard and these; wait as above."""
-        spare = {self.pid, *spared}
+        spare = {self.guard, *spared}
         self._kill_and_wait([pid for pid in self.processes() if pid not in spare])
 
     def kill_all(self) -> None:
         """Kill all of it at one instant, as the end of a container does."""
-        kill_together([*self.processes(), self.pid])
+        kill_together([*self.processes(), self.guard])
         self.process.wait(10.0)
 
     def _kill_and_wait(self, pids: list[int]) -> None:
         since = self.mark()
         kill_together(pids)
         self.wait_event("ready", since=since)
+
+    def _end(self) -> list[str]:
+        faults = []
+        if self._second is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._second, signal.SIGTERM)
+            if not wait_exit(self._second, 30.0):
+                faults.append("the second guard did not end at SIGTERM")
+        return faults + super()._end()
 
 
 def kill_together(pids: list[int]) -> None:

@@ -74,6 +74,7 @@ class Client(ABC):
 
     stays = True
     leaves = True
+    port: int | None = None  # of its end of the connection
 
     def __init__(self, place: Place) -> None:
         self.site = place.site
@@ -240,7 +241,10 @@ class _OnStreams(Client):
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
+        self.port = None
         self._reader, self._writer = await self._opening()
+        own = self._writer.get_extra_info("sockname")
+        self.port = own[1] if isinstance(own, tuple) else None
         try:
             yield
         finally:

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 #: Seconds by which a client may learn of an end later than it happened.
 SLACK: Final = 3.0
-_DEATHS: Final = frozenset({"worker", "keeper"})
+_DEATHS: Final = frozenset({"worker", "keeper", "all"})
 
 #: By the documentation: whose answers may come twice after which events, since the kernel does not
 #: count what passes over Unix sockets; and who may be cut, while an answer is owed (a request whose
@@ -28,13 +28,17 @@ _DEATHS: Final = frozenset({"worker", "keeper"})
 #: worker that does not come to the next one in time is killed.
 _MAY_REPEAT: Final = {"unix": _DEATHS}
 _MAY_BE_CUT_BUSY: Final = {"http": _DEATHS}
-_MAY_BE_CUT: Final = {"named": frozenset({"disconnect"})}
+_MAY_BE_CUT: Final = {
+    "named": frozenset({"disconnect"}),
+    "tls": frozenset({"edge", "all"}),
+}
 
 
 @dataclass(slots=True)
 class _Window:
     kind: str
     began: float
+    threatened: frozenset[int] | None  # the ports of those whom it may cut; None: all
     ended: float | None = None
 
 
@@ -78,9 +82,14 @@ class Crowd:
         self._do(self._begin(clients)).result(PATIENCE)
 
     @contextmanager
-    def happening(self, sites: Sequence[str], kind: str) -> Iterator[None]:
-        """Note that this happens to these servers until the end of the block."""
-        window = _Window(kind, time.monotonic())
+    def happening(
+        self, sites: Sequence[str], kind: str, threatened: frozenset[int] | None = None
+    ) -> Iterator[None]:
+        """Note that this happens to these servers until the end of the block.
+
+        threatened: the ports of those clients that it may cut, where only some may be.
+        """
+        window = _Window(kind, time.monotonic(), threatened)
         for site in sites:
             self._windows[site].append(window)
         try:
@@ -189,12 +198,14 @@ class Crowd:
             events |= _DEATHS
         if busy:
             events |= _MAY_BE_CUT_BUSY.get(client.kind, frozenset())
-        return self._just(client.site, events)
+        return self._just(client.site, events, None if young else client.port)
 
-    def _just(self, site: str, events: frozenset[str]) -> bool:
+    def _just(self, site: str, events: frozenset[str], port: int | None = None) -> bool:
         now = time.monotonic()
         return any(
-            window.kind in events and (window.ended is None or now - window.ended < SLACK)
+            window.kind in events
+            and (window.ended is None or now - window.ended < SLACK)
+            and (port is None or window.threatened is None or port in window.threatened)
             for window in self._windows[site]
         )
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from tests._processes import all_processes, descendants
+from tests._processes import all_processes
 
 
 def descriptors(pid: int) -> tuple[int, int]:
@@ -37,6 +38,27 @@ def own_memory(pid: int) -> int:
     return found
 
 
-def processes(pid: int) -> int:
-    """Return how many processes are below this one, those that nobody has waited for included."""
-    return len(descendants(pid, all_processes()))
+def processes(session: int) -> int:
+    """Return how many processes a session has, those that one of it has to wait for included.
+
+    Init's do not count: it waits for them when it likes.
+    """
+    found = {each.pid: each for each in all_processes() if _session(each.pid) == session}
+    return sum(each.alive or each.parent in found for each in found.values())
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return -1
+
+
+def clients_of(pid: int) -> set[int]:
+    """Return the ports from which TCP clients are connected to a process, over IPv4."""
+    held = set()
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            held.add(os.readlink(f"/proc/{pid}/fd/{number}"))
+    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return {int(row[2].partition(":")[2], 16) for row in rows if f"socket:[{row[9]}]" in held}

@@ -19,6 +19,7 @@ from tests.edge.support import AUTHORITY, HOST, Files, client_context, host_and_
 from tests.guard.support import GuardedServer
 from tests.harness.processes import wait_exit
 from tests.soak.clients import Client, Http, Lines, Named, Opening, Place, Short, Streams, WebSocket
+from tests.soak.looking import clients_of
 
 _ROOT: Final = Path(__file__).parents[2]
 #: Seconds until a server has to have settled after an event.
@@ -50,6 +51,8 @@ _USUAL: Final = {
     "worker": 2,
     "template": 1,
     "keeper": 1,
+    "guard": 1,
+    "all": 1,
     "upgrade": 1,
     "scale": 1,
 }
@@ -57,7 +60,7 @@ _USUAL: Final = {
 KINDS: Final = {
     "async": Kind(
         "count",
-        f"-k async -w 2 {_KEEP} 0.4 --admin 127.0.0.1:{{port}} --cluster-lease 2",
+        f"-k async -w 2 {_KEEP} 0.4 --admin 127.0.0.1:{{port}} --cluster-lease 2 --edges 2",
         {
             "tcp": "127.0.0.1:0",
             "unix": "unix:{directory}/app.sock",
@@ -69,6 +72,9 @@ KINDS: Final = {
             "worker": 3,
             "template": 1,
             "keeper": 1,
+            "guard": 1,
+            "all": 1,
+            "edge": 2,
             "upgrade": 1,
             "scale": 2,
             "certificate": 2,
@@ -196,7 +202,7 @@ class SoakServer(GuardedServer):
             and not workers["starting"] + workers["draining"]
             and workers["ready"] == (self.wanted or workers["ready"])
             and not open_["moving"] + open_["orphaned"]
-            and len(seen["edges"]["pids"]) == (self.files is not None)
+            and len(seen["edges"]["pids"]) == (2 if self.files else 0)
             and (cluster is None or (cluster["state"], len(cluster["nodes"])) == self.joined)
             and (
                 connections is None
@@ -212,6 +218,17 @@ class SoakServer(GuardedServer):
     joined: tuple[str, int] = ("connected", 1)
 
     # What happens to it.
+
+    def threatened(self, kind: str, drawn: random.Random) -> frozenset[int] | None:
+        """Prepare an event; return from which ports those are connected whom it may cut.
+
+        None: this does not tell.
+        """
+        if kind != "edge":
+            return None
+        self._chosen = drawn.choice(self.status()["edges"]["pids"])
+        os.kill(self._chosen, signal.SIGSTOP)  # so that it takes no more of them
+        return frozenset(clients_of(self._chosen))
 
     def happen(self, kind: str, drawn: random.Random, broker: Broker) -> None:
         """Have this event happen, and wait for what it announces."""
@@ -249,6 +266,18 @@ class SoakServer(GuardedServer):
 
     def _keeper(self, _drawn: random.Random, _broker: Broker) -> None:
         self.kill_keeper()
+
+    def _guard(self, _drawn: random.Random, _broker: Broker) -> None:
+        self.kill_guard()
+
+    def _all(self, _drawn: random.Random, _broker: Broker) -> None:
+        self.kill_all_but_guard()
+
+    def _edge(self, _drawn: random.Random, _broker: Broker) -> None:
+        since = self.mark()
+        _kill(self._chosen)
+        self.wait_event("edge ended, and its connections with it", since=since, pid=self._chosen)
+        self.wait_event("edge ready", since=since)
 
     def _certificate(self, _drawn: random.Random, _broker: Broker) -> None:
         assert self.files is not None

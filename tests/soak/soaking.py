@@ -115,7 +115,8 @@ class Soak:
         server, at = self._servers[happening.site], self._elapsed()
         others = [name for name, each in self._servers.items() if each.kind.joins]
         met = others if happening.kind == "broker" else [happening.site]
-        with self._crowd.happening(met, happening.kind):
+        threatened = server.threatened(happening.kind, self._drawn)
+        with self._crowd.happening(met, happening.kind, threatened):
             server.happen(happening.kind, self._drawn, self._broker)
             for name in met:
                 self._servers[name].settle()
@@ -123,7 +124,7 @@ class Soak:
         self.result.events.append(Done(at, happening.site, happening.kind, took))
         self._say(f"{at:8.1f} s  {happening.site:8} {happening.kind:12} settled after {took:.1f} s")
         self._happened[happening.site] += 1
-        if happening.kind in ("upgrade", "keeper"):
+        if happening.kind in ("upgrade", "keeper", "all"):
             self._upgraded[happening.site] += happening.kind == "upgrade"
             self._renewed[happening.site] = frozenset({"tls"})  # who is with an edge that leaves
         self._look(happening.site, happening.kind)
@@ -151,10 +152,9 @@ class Soak:
                 self.result.samples.append(
                     Sample(at, name, role, process, program, events, after, dict(held))
                 )
-            guard = status["pid"]
-            below = processes(guard) - status["workers"]["ready"]
+            count = processes(server.pid) - status["workers"]["ready"]
             self.result.samples.append(
-                Sample(at, name, "server", str(guard), "", events, after, {"processes": below})
+                Sample(at, name, "server", name, "", events, after, {"processes": count})
             )
 
     def _check_names(self, server: SoakServer) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 
 import pytest
 
-from tests.soak.looking import descriptors
+from tests.soak.looking import clients_of, descriptors, processes
 
 
 def test_descriptors_and_what_epolls_watch() -> None:
@@ -33,3 +34,20 @@ def test_one_that_is_closed_meanwhile_does_not_count(monkeypatch: pytest.MonkeyP
 def test_a_process_that_has_ended() -> None:
     with pytest.raises(FileNotFoundError):
         descriptors(2**22 + 1)
+
+
+def test_a_session_has_processes() -> None:
+    assert processes(os.getsid(0)) >= 1
+    assert processes(-1) == 0
+
+
+def test_the_clients_of_a_process_are_those_that_it_has_accepted() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = socket.create_connection(listener.getsockname())
+        port = peer.getsockname()[1]
+        assert port not in clients_of(os.getpid())
+        listener.accept()[0].close()
+        served = socket.create_connection(listener.getsockname())
+        accepted, (_, later) = listener.accept()
+        with peer, served, accepted:
+            assert later in clients_of(os.getpid())
