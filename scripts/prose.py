@@ -37,9 +37,9 @@ class Bound(NamedTuple):
 
 
 BOUNDS: Final = {
-    "headless": Bound(50, 3),
-    "long": Bound(50, 3),
-    "passive": Bound(15, 3),
+    "headless": Bound(12, 0),
+    "long": Bound(12, 0),
+    "passive": Bound(4, 0),
     "word": Bound(0, 0),
 }
 

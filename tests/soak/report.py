@@ -128,9 +128,9 @@ def _clients(result: Result) -> str:
             ),
             rows,
         )
-        + f"\nOf the pushes were told {told}. Each that was delivered came once, and in order; no"
-        " other came but those that were uncertain, or had failed, since the keeper that was asked"
-        " was killed.\n"
+        + f"\nThe outcomes of the pushes: {told}. Each delivered one came once, and in order."
+        " Others came only where their outcome was uncertain or failed, because a keeper was"
+        " killed.\n"
     )
 
 
