@@ -20,7 +20,7 @@ from socketkeep import Closed, Listener, SystemFailure, TlsFailure
 from socketkeep._base import _log, _prctl
 from socketkeep._base._accounts import Account
 from socketkeep._edge import _clients, _process
-from socketkeep._keeper.connections._edges import Edges
+from socketkeep._keeper.connections._edges import Edges, boot_of
 from socketkeep._stream._edge_handshake import EdgeHandshake
 from socketkeep._wire._census import NO_LANE, Census, create_memfd
 from socketkeep.proxy import InetAddress, ProxyHeader, read_header
@@ -594,6 +594,77 @@ def test_a_worker_asks_for_tls(world: World) -> None:
     for each in (handshake, late, dead, nobody):
         each.plain.close()
         each.sock.close()
+
+
+class Guard:
+    """A store that has what it was given, for the next keeper."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, int] = {}
+
+    def add(self, name: str, fd: int) -> bool:
+        self.held[name] = os.dup(fd)
+        return True
+
+    def remove(self, name: str) -> None:
+        os.close(self.held.pop(name))
+
+    def give(self) -> dict[str, socket.socket]:
+        """Return what a keeper is given at its start; it stays here, too."""
+        return {name: socket.socket(fileno=os.dup(fd)) for name, fd in self.held.items()}
+
+
+def test_an_edge_whose_keeper_has_died(world: World) -> None:
+    """It serves what it has; the next keeper has its channel, asks by it, and waits for its end."""
+    guard: Any = Guard()
+    world.edges.use_store(guard)
+    world.start()
+    (name,) = world.edges.stored
+    with shake(world) as client:
+        world.until(lambda: bool(world.welcomed), "passed on")
+        ((passed, plain),) = world.welcomed
+        client.sendall(b"some")
+        world.until(lambda: bool(select.select([plain], [], [], 0)[0]), "relayed")
+        assert plain.recv(10) == b"some"
+        (before,) = world.edges
+        before.link.close()  # the keeper has died; the guard has the end of the channel still
+        world.edges.use_store(None)
+        old = world.edge
+        old._keeper_ended()
+        assert not old.accepting
+        world.edges = world.make()
+        world.edges.use_store(guard)
+        world.edges.adopt(guard.give())
+        assert boot_of(name) == 0
+        assert world.edges.stored == {name}
+        assert [edge.leaves_by for edge in world.edges] == [float("inf")]
+        told: list[Any] = []
+        world.edges.ask_bytes(passed.raw, told.append)
+        world.until(lambda: bool(told), "told")
+        assert (told[0].taken, told[0].given) == (0, 4)
+        world.pass_time(1.0)
+        assert world.edges.totals().open == 1
+        assert world.edges.totals().certificates == []
+        world.edges.retire(world.clock.now + 5.0)
+        assert world.edges, "it is waited for"
+    world.until(lambda: world.edges.totals().open == 0, "its last connection has ended")
+    (adopted,) = world.edges
+    world.system.processes[adopted.pid].die(0)
+    world.until(lambda: not world.edges, "ended")
+    assert guard.held == {}
+
+
+def test_an_edge_that_has_died_with_its_keeper(world: World) -> None:
+    """What has its pid now is not it, and nothing is done to that."""
+    guard: Any = Guard()
+    world.edges.use_store(guard)
+    world.start()
+    (edge,) = world.edges
+    world.system.processes[edge.pid].die(1)
+    later = world.make()
+    later.adopt(guard.give())
+    assert not later
+    world.until(lambda: guard.held == {}, "stored no longer")
 
 
 def test_the_rate_holds_the_accept(world: World) -> None:

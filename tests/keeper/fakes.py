@@ -186,6 +186,9 @@ class FakeSystem(_system.System):
     def become_subreaper(self) -> None:
         self.subreaper = True
 
+    def born(self, pid: int) -> int:
+        return pid if pid in self.processes and self.processes[pid].exit is None else 0
+
     def spawn_template(self, channel_fd: int, place_fd: int = -1) -> int:
         if self.no_process:
             raise BlockingIOError(11, "Resource temporarily unavailable")

@@ -400,7 +400,7 @@ METRICS: Final = (
     Metric(
         "socketkeep_edges_leaving",
         "gauge",
-        "Edges of before an upgrade, which serve the connections that they have until they end.",
+        "Edges of an earlier keeper, which serve the connections that they have until they end.",
         _one(lambda report: len(report.status.edges.leaving)),
     ),
     Metric(

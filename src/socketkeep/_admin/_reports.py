@@ -44,10 +44,11 @@ class CertificateReport(msgspec.Struct, frozen=True, kw_only=True):
 class EdgesReport(msgspec.Struct, frozen=True, kw_only=True):
     """The edges, in which TLS ends, as they were a second ago.
 
-    pids: of those that accept connections.  leaving: of those of before an upgrade, which serve
-    what they have until it ends.  connections: that all have; shaking: those of them whose
-    handshake is under way.  handshakes: how many were done since the server started, by version;
-    resumed: how many of these resumed a session; failed: how many were not done, by why.
+    pids: of those that accept connections.  leaving: of those of before an upgrade, or of a
+    keeper that has died, which serve what they have until it ends.  connections: that all have;
+    shaking: those of them whose handshake is under way.  handshakes: how many were done since the
+    server started, by version; resumed: how many of these resumed a session; failed: how many were
+    not done, by why.
     """
 
     pids: list[int] = []

@@ -158,7 +158,8 @@ def run(
         if keeper.store is not None:
             texts = [each.text for each in listeners]
             alive = [worker for worker in keeper.pool if worker.adopted is not None]
-            stored.restore(keeper.connections, keeper.store, texts, alive)
+            keeper.edges.adopt(stored.take_edges())
+            stored.restore(keeper.connections, keeper.store, texts, alive, keeper.edges.stored)
         keeper.templates.open_place()
         keeper.edges.open_files()
         _give_up_rights(account, config)

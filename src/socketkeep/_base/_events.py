@@ -998,6 +998,12 @@ EVENTS: Final[dict[str, tuple[Event, ...]]] = {
             "pid connections",
             "An edge of before an upgrade serves what it has, until `--edge-drain`.",
         ),
+        Event(
+            "edge adopted",
+            "info",
+            "pid",
+            "An edge of a keeper that has died serves what it has, until `--edge-drain`.",
+        ),
         Event("edge has left", "info", "pid", "Its last connection has ended."),
         Event(
             "edge ended, and its connections with it",

@@ -3,12 +3,15 @@
 One thread, one epoll.  It runs no user code and lives as long as its connections: the keys of TLS
 are in its memory, and whoever serves a connection may change meanwhile.  An upgrade of the keeper
 leaves it as it is; the next version has its channel, and has it leave once an edge of that version
-accepts.  It then serves what it has until that ends, as it does when the keeper has died.
+accepts.  It then serves what it has until that ends, as it does when the keeper has died.  The
+guard, where there is one, has the keeper's end of the channel, too: so that end stays open, and the
+next keeper, which gets it, can ask.  That the keeper has died a pidfd tells.
 """
 
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import socket
 import sys
@@ -18,6 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from socketkeep._base import _log, _prctl
+from socketkeep._base._address import credentials_of
 from socketkeep._base._held_signals import REQUESTS, let_signals_come
 from socketkeep._base._roles import Role
 from socketkeep._base._titles import set_title
@@ -68,7 +72,9 @@ def main(channel_fd: int) -> int:
     let_signals_come()
     sys.unraisablehook = _say_unraisable
     reactor = Reactor()
-    edge = Edge(reactor, Channel(socket.socket(fileno=channel_fd)), shares=can_be_set())
+    sock = socket.socket(fileno=channel_fd)
+    edge = Edge(reactor, Channel(sock), shares=can_be_set())
+    edge.watch_keeper(credentials_of(sock)[0])
     reactor.run()
     return edge.exit_code
 
@@ -106,6 +112,21 @@ class Edge:
         self._given: dict[str, bytes | OSError] = {}  # files that this user may not open
         self._throttle = _log.Throttle()
         reactor.register(channel.fileno(), self._hear)
+
+    def watch_keeper(self, pid: int) -> None:
+        """Learn of the end of the keeper, which has made the channel."""
+
+        def ended(_events: int) -> None:
+            self._reactor.unregister(pidfd)
+            os.close(pidfd)
+            self._keeper_ended()
+
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:  # it has ended, or is in a namespace of its own: its end closes the channel
+            pidfd = -1
+        if pidfd >= 0:
+            self._reactor.register(pidfd, ended)
 
     # What the keeper says.
 
@@ -150,6 +171,7 @@ class Edge:
                     self._renewal.renew()
                 self._report()
             case Retire(how=how, deadline=deadline):
+                self._told = EdgeReport()  # it may be another keeper, which has been told nothing
                 self._stop_accepting()
                 if how != "move":  # in that case another edge goes on, and hands are still shaken
                     self._clients.stop_shaking()
@@ -221,7 +243,10 @@ class Edge:
     def _lose_keeper(self) -> None:
         self._reactor.unregister(self._channel.fileno())
         self._channel.close()
-        if self._clients:
+        self._keeper_ended()
+
+    def _keeper_ended(self) -> None:
+        if self._clients and not self._ending:
             _log.warning("the keeper has gone: no more is accepted", connections=len(self._clients))
         self._stop_accepting()
         self._clients.stop_shaking()
@@ -235,6 +260,7 @@ class Edge:
 
     def _stop_if_done(self) -> None:
         if self._ending and not self._clients:
+            self._report()
             for listening in self._listening.values():
                 if listening.outlet is not None:
                     listening.outlet.close()

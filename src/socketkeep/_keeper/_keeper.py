@@ -237,6 +237,8 @@ class Keeper:
         connections: those, too, and not listeners alone.
         """
         self.store = store
+        if store.edges_stay:
+            self.edges.use_store(store)
         if connections:
             self.pool.store = self.connections.connection_table.store = store
             store.names_of = self.connections.post.names
@@ -262,6 +264,7 @@ class Keeper:
     def use_no_store(self) -> None:
         """Nobody stores any more."""
         self.store = self.pool.store = self.connections.connection_table.store = None
+        self.edges.use_store(None)
 
     def listener_renewed(self, listener: Listener) -> None:
         """A listener has another socket: store that one."""

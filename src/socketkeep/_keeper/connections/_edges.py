@@ -2,9 +2,10 @@
 
 Each is started and watched as a template is, over a channel.  After an upgrade of the keeper the
 next version starts edges of its own; those that there were accept until these can, and then serve
-what they have until that ends: its keys are nowhere else.  What an edge passes on is a connection
-like any that the keeper has accepted itself.  It has no user code, but all that it reads is from
-the open internet: what it says is looked at, too.
+what they have until that ends: its keys are nowhere else.  So do those of a keeper that has died:
+the guard has had this end of the channel, and gives it to the next keeper.  What an edge passes on
+is a connection like any that the keeper has accepted itself.  It has no user code, but all that it
+reads is from the open internet: what it says is looked at, too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from socketkeep._base import _log
 from socketkeep._base._passing import Unfit, close_without_waiting
 from socketkeep._base._tls_facts import facts_in
 from socketkeep._config._server_options import ServeConfig, listener_settings
+from socketkeep._keeper.connections._fdstore import EDGE, FdStore
 from socketkeep._keeper.connections._tls_files import CannotOpen, TlsFiles
 from socketkeep._keeper.loop._children import ChildWatch
 from socketkeep._keeper.loop._reactor import Reactor
@@ -78,8 +80,9 @@ class RunningEdge:
     """One edge process.
 
     seat: which of the edges that there are to be it is.  earlier: an earlier version of the keeper
-    has started it.  leaves_by: it accepts no more, as `SavedEdge` has it.  serial: of all that
-    there have been, its number.  asked: who waits for `BytesPassed`, by question.
+    has started it, or an earlier keeper.  leaves_by: it accepts no more, as `SavedEdge` has it.
+    serial: of all that there have been, its number.  stored_as: the name of its channel in the
+    guard's store.  orphan: its keeper has died.  asked: who waits for `BytesPassed`, by question.
     """
 
     seat: int
@@ -90,6 +93,8 @@ class RunningEdge:
     earlier: bool = False
     leaves_by: float | None = None
     serial: int = 0
+    stored_as: str = ""
+    orphan: bool = False
     asked: dict[int, Told] = field(default_factory=dict)
     accepting: bool = False
     error: str = ""
@@ -137,6 +142,7 @@ class Edges:
         self._delays: dict[int, float] = {}  # by seat: until the next one is started there
         self._accepting = False
         self._ending = False
+        self._store: FdStore | None = None
         self._totals = EdgeReport()  # of those that have ended
         self._warned: dict[str, float] = {}  # by path of a certificate: when it was warned of
         self._throttle = _log.Throttle()
@@ -170,6 +176,42 @@ class Edges:
     def use(self, config: ServeConfig) -> None:
         """Go by these options from now on, and edges that are started from now on."""
         self._config = config
+
+    def use_store(self, store: FdStore | None) -> None:
+        """Have this end of each channel stored there; None: nobody stores any more."""
+        self._store = store
+        for edge in self:
+            self._put(edge)
+
+    @property
+    def stored(self) -> set[str]:
+        """The names of what is stored of those that run."""
+        return {edge.stored_as for edge in self if edge.stored_as}
+
+    def adopt(self, stored: Mapping[str, socket.socket]) -> None:
+        """Take over the edges of a keeper that has died, by its ends of their channels.
+
+        They accept no more, and serve what they have.  The ends of those that have died are closed.
+        """
+        by = self._leaves_by()
+        for name, ours in stored.items():
+            serial, seat, pid, born = map(int, name.removeprefix(EDGE).split("."))
+            if self._system.born(pid) != born:
+                ours.close()
+                continue
+            edge = RunningEdge(
+                *(seat, pid, self._reactor.clock()),
+                earlier=True,
+                leaves_by=by,
+                serial=serial,
+                stored_as=name,
+                orphan=True,
+            )
+            edge.link = self._link(edge, ours)
+            self._watch(edge)
+            edge.link.send(Retire("move", by))
+            self._kill_after(edge, by)
+            _log.info("edge adopted", pid=pid)
 
     def start(self) -> None:
         """Start those that are wanting."""
@@ -281,6 +323,8 @@ class Edges:
                 report=edge.report,
                 leaves_by=edge.leaves_by,
                 serial=edge.serial,
+                stored_as=edge.stored_as,
+                orphan=edge.orphan,
             )
             for edge in self
         ]
@@ -311,6 +355,8 @@ class Edges:
                 earlier=True,
                 leaves_by=each.leaves_by,
                 serial=each.serial,
+                stored_as=each.stored_as,
+                orphan=each.orphan,
                 report=each.report,
             )
             edge.link = restored_link(
@@ -339,14 +385,11 @@ class Edges:
             return
         self._serials += 1
         edge = RunningEdge(seat, pid, started_at=self._reactor.clock(), serial=self._serials)
-        edge.link = Link(
-            self._reactor,
-            Channel(ours, wary=True),
-            partial(self._heard, edge),
-            partial(self._hung_up, edge),
-            partial(self._condemn, edge),
-        )
+        edge.link = self._link(edge, ours)
+        born = self._system.born(pid)
+        edge.stored_as = f"{EDGE}{edge.serial}.{seat}.{pid}.{born}" if born else ""
         self._watch(edge)
+        self._put(edge)
         self._files.tell(edge.link.send)
         numbers = sorted(self._outlets)
         edge.link.send(
@@ -376,12 +419,28 @@ class Edges:
     def _watch(self, edge: RunningEdge) -> None:
         self._running[edge.pid] = edge
         self._known(edge.pid)
-        self._children.watch(edge.pid, partial(self._ended, edge))
+        self._children.watch(edge.pid, partial(self._ended, edge), adopted=edge.orphan)
+
+    def _link(self, edge: RunningEdge, ours: socket.socket) -> Link:
+        return Link(
+            self._reactor,
+            Channel(ours, wary=True),
+            partial(self._heard, edge),
+            partial(self._hung_up, edge),
+            partial(self._condemn, edge),
+        )
+
+    def _put(self, edge: RunningEdge) -> None:
+        if self._store is not None and edge.stored_as and edge.link.open:
+            self._store.add(edge.stored_as, edge.link.fileno())  # told where there is no room
+
+    def _leaves_by(self) -> float:
+        drain = self._config.edge_drain
+        return self._reactor.clock() + drain if drain else _NEVER
 
     def _succeed(self, edge: RunningEdge) -> None:
         """Have those leave that an earlier version had in the seat of one that is ready."""
-        drain = self._config.edge_drain
-        by = self._reactor.clock() + drain if drain else _NEVER
+        by = self._leaves_by()
         for other in self:
             if other.seat == edge.seat and other.earlier and other.leaves_by is None:
                 other.leaves_by = by
@@ -429,6 +488,9 @@ class Edges:
                 told = edge.asked.pop(message.question, None)
                 if told is not None:
                     told(message if message.taken >= 0 else None)
+            case EdgeReport() as report if edge.orphan:
+                # Of listeners that may be others now.
+                edge.report = msgspec.structs.replace(report, certificates=[])
             case EdgeReport() as report:
                 edge.report = report
                 self._warn_of_expiry(report)
@@ -441,11 +503,14 @@ class Edges:
         edge.link.drain()
         del self._running[edge.pid]
         edge.link.close()
+        if self._store is not None:
+            self._store.remove(edge.stored_as)
         asked, edge.asked = edge.asked, {}
         for told in asked.values():
             told(None)
         self._totals = _sum([self._totals, _past(edge.report)])
-        if edge.leaves_by is not None and ended.status == 0:
+        orderly = ended.status == 0 or (ended.status is None and not edge.report.open)
+        if edge.leaves_by is not None and orderly:
             _log.info("edge has left", pid=edge.pid)
         elif not self._ending:
             lived = self._reactor.clock() - edge.started_at
@@ -478,6 +543,11 @@ class Edges:
                     _log.error("certificate is not valid", path=told.path)
                 else:
                     _log.warning("certificate expires soon", path=told.path, days=int(days))
+
+
+def boot_of(name: str) -> int:
+    """Return the boot of the keeper that has started the edge which is stored by this name."""
+    return int(name.removeprefix(EDGE).partition(".")[0]) >> _MOST_OF_BOOT
 
 
 def _past(report: EdgeReport) -> EdgeReport:

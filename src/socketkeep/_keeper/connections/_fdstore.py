@@ -6,8 +6,9 @@ Stored are the listeners, a handle of every connection that the keeper has one o
 TLS, where edges end with the keeper), with the PROXY header that it began with (`header`), with
 what was said of it when no worker has it (`handoff`), with what it is called (`called`), and, where
 connections are kept through crashes, the scoreboards of the workers (`board`), in which stands how
-far each connection was.  The names say what is what.  The manager gives all of it to the next
-keeper, see `_restoring.py`.
+far each connection was.  A guard also has the keeper's end of each edge's channel (`edge`), since
+edges outlive the keeper there.  The names say what is what.  The manager gives all of it to the
+next keeper, see `_restoring.py`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ CONNECTION: Final = STORED + "connection."
 HANDOFF: Final = STORED + "parcel."  # frozen, as all these names are: versions share a store
 HEADER: Final = STORED + "header."
 CALLED: Final = STORED + "called."
+EDGE: Final = STORED + "edge."
 
 _RETRY: Final = 0.001  # the kernel lets ten wait, and who stores takes them at once
 _LAST: Final = 1.0
@@ -82,7 +84,7 @@ class FdStore:
         self._boot = boot
         self.most: Final = most
         self._manager = manager
-        self._edges_stay = edges_stay
+        self.edges_stay: Final = edges_stay
         self.names_of: NameTable | None = None  # what connections are called
         self._names = set(names)
         # To be sent, in order: a name, and its descriptor, a copy; -1: to be removed.
@@ -240,7 +242,7 @@ class FdStore:
 
     def _ends_with_edge(self, held: HeldConnection) -> bool:
         """Return whether it does not outlive this process: its edge is of the same unit."""
-        return not self._edges_stay and connection_place(held.sock.fileno()) == PLAIN_END
+        return not self.edges_stay and connection_place(held.sock.fileno()) == PLAIN_END
 
     def _remove_handoff(self, held: HeldConnection) -> None:
         if held.parcel_as:

@@ -12,7 +12,7 @@ import fcntl
 import os
 import socket
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, cast, get_args
 
@@ -27,10 +27,12 @@ from socketkeep._base._process_stat import STATE, has_ended, stat_fields
 from socketkeep._base._proxy_header import destination_text, read_header
 from socketkeep._base._visibility import exists
 from socketkeep._keeper.connections._connections import Connections
+from socketkeep._keeper.connections._edges import boot_of
 from socketkeep._keeper.connections._fdstore import (
     BOARD,
     CALLED,
     CONNECTION,
+    EDGE,
     HANDOFF,
     HEADER,
     LISTENER,
@@ -47,7 +49,12 @@ from socketkeep._keeper.workers._workers import Worker
 from socketkeep._stream import _record as record
 from socketkeep._stream._record import SENT
 from socketkeep._wire._channel import LARGEST
-from socketkeep._wire._descriptors import PLAIN_END, connection_place, listener_place
+from socketkeep._wire._descriptors import (
+    PLAIN_END,
+    connection_place,
+    listener_place,
+    require_line,
+)
 from socketkeep._wire._scoreboard import (
     LAST_BOOT,
     Scoreboard,
@@ -92,6 +99,7 @@ class Stored:
     _handoffs: dict[str, tuple[str, int]] = field(default_factory=dict)
     _headers: dict[str, tuple[str, int]] = field(default_factory=dict)
     _called: dict[str, tuple[str, int]] = field(default_factory=dict)
+    _edges: dict[str, socket.socket] = field(default_factory=dict)
 
     @classmethod
     def of(cls, passed: Sequence[tuple[str, int]]) -> Stored:
@@ -128,18 +136,28 @@ class Stored:
         elif name.startswith(CALLED):
             sealed_size(fd, fcntl.F_SEAL_WRITE)
             self._called[_key(name)] = name, fd
+        elif name.startswith(EDGE):
+            _serial, _seat, _pid, _born = map(int, name.removeprefix(EDGE).split("."))
+            require_line(fd)
+            self._edges[name] = socket.socket(fileno=fd)
         else:
             os.close(fd)
 
     @property
     def latest_boot(self) -> int:
-        """The latest boot of which a connection is; 0: there is none."""
-        boots = (parse_connection_id(name)[0] for name in self._connections)
+        """The latest boot of which a connection or an edge is; 0: there is none."""
+        boots = [parse_connection_id(name)[0] for name in self._connections]
+        boots += [boot_of(name) for name in self._edges]
         return max((boot for boot in boots if boot < LAST_BOOT), default=0)
 
     def take_listener(self, bound_as: str) -> socket.socket | None:
         """Return the listener that --bind names so; it is the caller's from then on."""
         return self._listeners.pop(listener_name(bound_as), None) if self._listeners else None
+
+    def take_edges(self) -> dict[str, socket.socket]:
+        """Return the keeper's ends of the edges' channels; they are the caller's from then on."""
+        edges, self._edges = self._edges, {}
+        return edges
 
     def restore(
         self,
@@ -147,10 +165,12 @@ class Stored:
         store: FdStore,
         listeners: Sequence[str],
         adopted: Iterable[Worker] = (),
+        edges: Collection[str] = (),
     ) -> None:
         """Give the connections to the keeper, and have the store keep only what is still held.
 
-        adopted: the workers that an earlier keeper has left, as far as they have come.
+        adopted: the workers that an earlier keeper has left, as far as they have come.  edges: the
+        names of those that were taken over.
         """
         known = {_inode(worker.memfd): worker for worker in adopted}
         self._fence(known)
@@ -178,6 +198,7 @@ class Stored:
         held |= {f"{HEADER}{each.id}.{each.header_as}" for each in connections.connection_table}
         held |= {f"{CALLED}{each.id}.{each.called_as}" for each in connections.connection_table}
         held |= {worker.board_as for worker in adopted}
+        held.update(edges)
         for name in self.names:
             if name not in held and not name.startswith(LISTENER):
                 store.remove(name)
@@ -227,12 +248,13 @@ class Stored:
 
     def close(self) -> None:
         """Let go of what nobody took."""
-        for sock in self._listeners.values():
+        for sock in (*self._listeners.values(), *self._edges.values()):
             sock.close()
         named = (*self._handoffs.values(), *self._headers.values(), *self._called.values())
         for fd in (*self._boards.values(), *(fd for _, fd in named)):
             os.close(fd)
         self._listeners.clear()
+        self._edges.clear()
         self._boards.clear()
         self._handoffs.clear()
         self._headers.clear()

@@ -21,7 +21,7 @@ from typing import Any, Final, NoReturn
 from socketkeep._base import _prctl
 from socketkeep._base._accounts import Account
 from socketkeep._base._held_signals import REQUESTS
-from socketkeep._base._process_stat import GROUP, PARENT, STATE, has_ended, stat_fields
+from socketkeep._base._process_stat import GROUP, PARENT, START, STATE, has_ended, stat_fields
 from socketkeep._base._visibility import hidden_processes
 from socketkeep._guard._program import GUARDED
 from socketkeep._guard._terms import guard_of_this
@@ -206,6 +206,16 @@ class System:
         The child cannot have been reaped before: only the keeper can.  Raises OSError.
         """
         return os.pidfd_open(pid)
+
+    def born(self, pid: int) -> int:
+        """Return when a process was started, which no later one of that pid was; 0: none is seen.
+
+        In clock ticks since the system's start.
+        """
+        try:
+            return int(stat_fields(pid)[START])
+        except OSError:
+            return 0
 
     def kill(self, pidfd: int, number: signal.Signals) -> None:
         """Send a signal; nothing happens when the process has ended already."""

@@ -105,7 +105,8 @@ class SavedEdge(msgspec.Struct, kw_only=True):
     """An edge process that has not been reaped yet.
 
     leaves_by: it accepts no more, and ends its connections then at the latest, on the monotonic
-    clock; None: it accepts.
+    clock; None: it accepts.  stored_as: the name of its channel in the guard's store, "": of none.
+    orphan: the keeper that has started it has died.
     """
 
     seat: int
@@ -116,6 +117,8 @@ class SavedEdge(msgspec.Struct, kw_only=True):
     report: EdgeReport = EdgeReport()
     leaves_by: float | None = None
     serial: int = 0
+    stored_as: str = ""
+    orphan: bool = False
 
 
 class SavedFile(msgspec.Struct):

@@ -81,6 +81,10 @@ class Link:
             for fd in descriptors_of(message):
                 os.close(fd)
 
+    def fileno(self) -> int:
+        """Return this end's descriptor."""
+        return self._channel.fileno()
+
     @property
     def waiting(self) -> int:
         """Return how many packets wait for room at the other end."""
