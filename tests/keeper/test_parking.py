@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -118,6 +119,8 @@ def test_with_a_store_it_comes_back_with_an_answer(make_bench: MakeBench) -> Non
         def woken(self, held: object) -> None: ...
         def call(self, held: object) -> None: ...
         def forget(self, held: object) -> None: ...
+        def when_sent(self, call: Callable[[], None]) -> None:
+            call()
 
     bench = make_bench(keep="crash")
     bench.keeper.connections.connection_table.store = Nowhere()

@@ -333,6 +333,56 @@ def test_what_finds_no_room_is_sent_in_order_later(scene: Scene) -> None:
     assert store.names == ["socketkeep.b", "socketkeep.c"]
 
 
+@pytest.mark.parametrize("model", ["thread", "async"])
+@pytest.mark.parametrize("stopped", [False, True])
+def test_nothing_is_promised_before_it_is_stored(
+    make_bench: MakeBench, model: Any, stopped: bool
+) -> None:
+    """What is still to be sent dies with the keeper: its worker would have let go of it, and the
+    next one could serve it beside another.  A store that is stopped keeps nobody waiting."""
+    bench = make_bench(keep="crash", workers=2)
+    manager = Recorder()
+    first, second = bench.start(model)
+    bench.keeper.use_store(_fdstore.FdStore(bench.reactor, manager, 9, 100, ()))
+    manager.has_room = False
+    _, served = bench.serve(first)
+    served.keep()
+    bench.settle()
+    assert not served.is_kept()
+    answered = served.hand_over(model)
+    bench.settle()
+    assert served.record.ended == "not yet"
+    assert not [*first.arrived, *second.arrived]
+    bench.advance(0.5)
+    assert not [*first.arrived, *second.arrived]
+    manager.has_room = not stopped
+    bench.advance(0.6)
+    assert served.record.ended == "taken"
+    assert answered()
+    assert len([*first.arrived, *second.arrived]) == 1
+    manager.has_room = True
+    bench.advance(0.1)
+    assert [word[0] for word in manager.sent if "parcel." in word] == ["+"]
+
+
+def test_an_upgrade_sends_what_is_left_first(make_bench: MakeBench) -> None:
+    bench = make_bench(keep="crash", workers=2)
+    manager = Recorder()
+    first, _ = bench.start()
+    bench.keeper.use_store(_fdstore.FdStore(bench.reactor, manager, 9, 100, ()))
+    manager.has_room = False
+    _, served = bench.serve(first)
+    served.keep()
+    bench.settle()
+    check = bench.upgrade()
+    assert "connection." not in " ".join(manager.sent)
+    manager.has_room = True
+    check.passes()
+    bench.settle()
+    assert served.is_kept()
+    assert "connection." in " ".join(manager.sent)
+
+
 def test_plain_ends_are_not_stored(scene: Scene, tmp_path: Path) -> None:
     """Their TLS ends with the edge, and the edge with the unit; the other Unix sockets' stay."""
     store = _fdstore.FdStore(scene.bench.reactor, scene.manager, 9, 100, ())

@@ -1165,6 +1165,16 @@ EVENTS: Final[dict[str, tuple[Event, ...]]] = {
             bounded=True,
         ),
         Event(
+            "what is to be stored is not taken",
+            "warning",
+            "waiting",
+            "The guard, or the service manager, has stored nothing for a second. Connections move"
+            " on without it, and those of which `waiting` is yet to be stored end with the keeper,"
+            " if it dies.",
+            "Look whether it is stopped, or has no processor time.",
+            bounded=True,
+        ),
+        Event(
             "the service manager's store is full",
             "warning",
             "most",

@@ -202,6 +202,7 @@ class Keeper:
             self.reload,
             self._changed,
         )
+        self.upgrades.settle = lambda: self.store.settle() if self.store is not None else None
         self._reactor = reactor
         self.system: Final = system
         self.slots: Final = Slots(reactor, self.pool, self._serving, self._retire)

@@ -8,6 +8,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
@@ -373,14 +374,10 @@ class Connections:
             return
         worker.departures += 1
         # Who gave no descriptor knows that there is one here, and does not wait for an answer.
-        if handoff.connection != ABSENT and handoff.row >= 0:
-            worker.scoreboard.record(handoff.row)[record.ENDED] = End.TAKEN
-        if handoff.answer != ABSENT:
-            # The sender died, or has filled the pipe meanwhile: it is held all the same.
-            with contextlib.suppress(OSError):
-                os.write(handoff.answer, _ACKNOWLEDGED)
-        elif handoff.connection != ABSENT:
-            self._receipts.give(worker, handoff)
+        if handoff.connection != ABSENT:
+            pipe = packet.take(handoff.answer) if handoff.answer != ABSENT else ABSENT
+            receipt = handoff.id, handoff.epoch, handoff.row, handoff.parked
+            self.connection_table.when_stored(partial(self._acknowledge, worker, pipe, *receipt))
         # Of no use any more, and objects of its own in each that is parked.
         for name, value in _OF_NO_USE:
             msgspec.structs.force_setattr(handoff, name, value)
@@ -393,7 +390,33 @@ class Connections:
             self._reactor.call_soon(self.moves.dispatch)  # its seat is free
         else:
             held.why = "upgrade" if worker.generation < self.upgraded else "reload"
-            self.moves.put(held)
+            self._move_on(held)
+
+    def _acknowledge(
+        self, worker: Worker, pipe: int, name: str, epoch: int, row: int, parked: bool
+    ) -> None:
+        """Tell the worker that what it gave up is held, also if this keeper dies now."""
+        if row >= 0 and worker.link.open:
+            words = worker.scoreboard.record(row)
+            if (id_of(words), words[record.EPOCH]) == (name, epoch):
+                words[record.ENDED] = End.TAKEN
+        if pipe == ABSENT:
+            self._receipts.give(worker, name, epoch, parked=parked)
+            return
+        # The sender died, or has filled the pipe meanwhile: it is held all the same.
+        with contextlib.suppress(OSError):
+            os.write(pipe, _ACKNOWLEDGED)
+        os.close(pipe)
+
+    def _move_on(self, held: HeldConnection) -> None:
+        """Give it to a worker once what is said of it is stored: two could go on with it else."""
+
+        def move_on() -> None:
+            same = self.connection_table.get(held.id) is held
+            if same and held.ownership.state is OwnershipState.MOVING:
+                self.moves.put(held)
+
+        self.connection_table.when_stored(move_on)
 
     def attached(self, worker: Worker, message: Attached) -> None:
         """A worker holds the connection that it was sent."""
@@ -426,7 +449,12 @@ class Connections:
         elif held.ownership.worker != worker.serial:
             self._refuse_stale(worker, name, "not with this worker")
             return
-        row[record.KEEP] = token
+
+        def kept() -> None:
+            if worker.link.open and keep_token(row) == token:
+                row[record.KEEP] = token
+
+        self.connection_table.when_stored(kept)
 
     def start_tls(self, worker: Worker, packet: Packet, message: StartTls) -> None:
         """A worker wants TLS on a connection: from here on it is the edge's.
@@ -714,7 +742,7 @@ class Connections:
     def _woken(self, held: HeldConnection) -> None:
         """Something has come for a parked connection: find a worker for it."""
         self.connection_table.woken(held)
-        self.moves.put(held)
+        self._move_on(held)
 
     def _admit(self, held: HeldConnection) -> None:
         """A connection's header is there: a handler may have it, if its client may come in."""
@@ -731,7 +759,7 @@ class Connections:
             self._changed()
             return
         self.connection_table.put(held)
-        self.moves.put(held)
+        self._move_on(held)
 
     def _let_in(self, peer: str, listener: int) -> Place | None:
         """Let in who is within the limits of its address.  Raises Refusal."""
@@ -942,7 +970,7 @@ class Connections:
                 self._asking[held.id] = held
                 self._ask_edge(held, _MOST_QUESTIONS)
             else:
-                self.moves.put(held)
+                self._move_on(held)
             if held.id not in self._asking and _is_reply_unknown(held):
                 worker.note_lost("reply_unknown", **held.label)
             else:
@@ -997,7 +1025,7 @@ class Connections:
                 held.ownership.expired()
                 self._close(held, "lost", "how much of its reply has gone out is not known")
                 return
-            self.moves.put(held)
+            self._move_on(held)
 
         before = waiting_in(held.sock)
         self.ask_bytes(held.handoff.proxy, told)

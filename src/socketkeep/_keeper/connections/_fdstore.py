@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -42,6 +42,7 @@ CALLED: Final = STORED + "called."
 EDGE: Final = STORED + "edge."
 
 _RETRY: Final = 0.001  # the kernel lets ten wait, and who stores takes them at once
+_PATIENCE: Final = 1.0  # seconds; who stores nothing for so long is not waited for
 _LAST: Final = 1.0
 _PAUSE: Final = 0.005
 _LONGEST: Final = 255
@@ -66,7 +67,11 @@ def board_name(boot: int, serial: int, policy: Policy) -> str:
 
 
 class FdStore:
-    """The store as it is now.  Nothing waits for the manager: without room it is sent later."""
+    """The store as it is now.  The loop never waits for it: without room it is sent later.
+
+    What is still to be sent dies with the keeper.  So what promises that it is stored, and what
+    lets others act on that, is said when it has been sent (`when_sent`).
+    """
 
     def __init__(
         self,
@@ -90,6 +95,9 @@ class FdStore:
         # To be sent, in order: a name, and its descriptor, a copy; -1: to be removed.
         self._queue: deque[tuple[str, int]] = deque()
         self._flushing = False
+        self._sent = 0  # of what was in the queue
+        # When and after how much of it was sent somebody is to be called.
+        self._calls: deque[tuple[float, int, Callable[[], None]]] = deque()
         self._unheld: dict[str, HeldConnection] = {}  # connections that have found no room
         self._throttle = _log.Throttle()
 
@@ -138,11 +146,28 @@ class FdStore:
         for name in [name for name in self._names if name.startswith(prefix)]:
             self.remove(name)
 
-    def close(self) -> None:
-        """Send what is left, for a moment at most, and then no more."""
+    def when_sent(self, call: Callable[[], None]) -> None:
+        """Call it once all that was given so far has been sent: at once if nothing waits.
+
+        And in any case before long: a store that is stopped keeps nobody waiting.
+        """
+        if self._queue:
+            self._calls.append((self._reactor.clock(), self._sent + len(self._queue), call))
+        else:
+            call()
+
+    def settle(self) -> None:
+        """Send what is left, for a moment at most, and call who waits for that."""
         deadline = time.monotonic() + _LAST
         while not self._send_queued() and time.monotonic() < deadline:
-            time.sleep(_PAUSE)  # the loop has ended, and nothing tells of room in the other's queue
+            time.sleep(_PAUSE)  # the loop does not run, and nothing else tells of room
+        while self._calls:
+            self._calls.popleft()[2]()
+
+    def close(self) -> None:
+        """Send what is left, for a moment at most, and then no more."""
+        self._calls.clear()
+        self.settle()
         for _, fd in self._queue:
             if fd >= 0:
                 os.close(fd)
@@ -296,6 +321,13 @@ class FdStore:
         self._flushing = False
         if not self._send_queued():
             self._flush_later()
+            until = self._reactor.clock() - _PATIENCE
+            if self._calls and self._calls[0][0] <= until:
+                self._throttle.warning(
+                    "what is to be stored is not taken", waiting=len(self._queue)
+                )
+            while self._calls and self._calls[0][0] <= until:
+                self._calls.popleft()[2]()
 
     def _send_queued(self) -> bool:
         while self._queue:
@@ -303,8 +335,11 @@ class FdStore:
             if not (self._send_remove(name) if fd < 0 else self._send_add(name, fd)):
                 return False
             self._queue.popleft()
+            self._sent += 1
             if fd >= 0:
                 os.close(fd)
+            while self._calls and self._calls[0][1] <= self._sent:
+                self._calls.popleft()[2]()
         return True
 
 

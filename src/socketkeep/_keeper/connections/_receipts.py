@@ -13,7 +13,7 @@ from typing import Final
 
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._keeper.workers._workers import Worker
-from socketkeep._wire._messages import Acknowledged, ConnectionDetached
+from socketkeep._wire._messages import Acknowledged
 
 #: How many may be on their way to the next workers for a receipt to be given at once.
 _MOST: Final = 16
@@ -30,13 +30,13 @@ class Receipts:
         self._withheld: deque[tuple[Worker, str, int]] = deque()
         self._timer: ReactorTimer | None = None
 
-    def give(self, worker: Worker, handoff: ConnectionDetached) -> None:
+    def give(self, worker: Worker, name: str, epoch: int, *, parked: bool) -> None:
         """Tell the worker that what it gave up is held, now or when others have arrived."""
-        paced = worker.model == "async" and not handoff.parked
+        paced = worker.model == "async" and not parked
         if not paced or not (self._withheld or len(self._moving) >= _MOST):
-            worker.link.send(Acknowledged(handoff.id, handoff.epoch, taken=True))
+            worker.link.send(Acknowledged(name, epoch, taken=True))
             return
-        self._withheld.append((worker, handoff.id, handoff.epoch))
+        self._withheld.append((worker, name, epoch))
         if self._timer is None or not self._timer.pending:
             self._timer = self._reactor.call_later(_PATIENCE, self.give_all)
 

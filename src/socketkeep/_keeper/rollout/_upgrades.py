@@ -58,6 +58,7 @@ class Upgrades:
         self._done: list[Done] = []
         self._reloads_asked: list[Done | None] = []
         self.act_on_signals: Callable[[], None] = lambda: None  # on those that were received
+        self.settle: Callable[[], None] = lambda: None  # what a next version would not know of
         self.snapshot: Callable[[KeepOpen], SavedServer]
         self.signals: Sequence[signal.Signals] = ()  # that are acted on
         self.active = False
@@ -148,6 +149,7 @@ class Upgrades:
             needed.add(fd)
             return fd
 
+        self.settle()
         state = self.snapshot(keep_open)
         state.mask = mask
         state.descriptors = sorted(needed)

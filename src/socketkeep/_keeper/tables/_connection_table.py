@@ -120,6 +120,7 @@ class Store(Protocol):
     def woken(self, held: HeldConnection) -> None: ...
     def call(self, held: HeldConnection) -> None: ...
     def forget(self, held: HeldConnection) -> None: ...
+    def when_sent(self, call: Callable[[], None]) -> None: ...
 
 
 class ConnectionTable:
@@ -186,6 +187,13 @@ class ConnectionTable:
         """Note that one that was parked is to be sent to a worker."""
         if self.store is not None:
             self.store.woken(held)
+
+    def when_stored(self, call: Callable[[], None]) -> None:
+        """Call it when all that was said here so far has been stored, where it is stored."""
+        if self.store is None:
+            call()
+        else:
+            self.store.when_sent(call)
 
     def _count(self, held: HeldConnection, doorkeeper: Doorkeeper) -> None:
         """Count by its address what no worker has: workers count what they serve."""
