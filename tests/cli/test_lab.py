@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
+from docs._ext.lab import recorded
 
 from socketkeep._cli import lab as command
-from socketkeep._lab._catalogue import EXPERIMENTS
-from socketkeep._lab._results import EndingPacket, Finding, LabReport, Observation, Step
 from tests.cli.conftest import Cli
 from tests.harness.command import main
+
+#: By name, what each experiment is to show.
+CLAIMS = {finding.name: finding.claim for finding in recorded().findings}
 
 
 def test_all_hold_here_a_row_each(cli: Cli) -> None:
@@ -20,9 +23,9 @@ def test_all_hold_here_a_row_each(cli: Cli) -> None:
     assert (finished.exit_code, finished.stderr) == (0, "")
     head, *rows, blank, where = finished.stdout.splitlines()
     assert head.split() == ["EXPERIMENT", "CLAIM", "HOLDS"]
-    assert [row.split()[0] for row in rows] == list(EXPERIMENTS)
-    for row, experiment in zip(rows, EXPERIMENTS.values(), strict=True):
-        assert experiment.claim in row
+    assert [row.split()[0] for row in rows] == list(CLAIMS)
+    for row, claim in zip(rows, CLAIMS.values(), strict=True):
+        assert claim in row
         assert row.endswith("  yes")
     assert blank == ""
     assert where.startswith(f"{len(rows)} of {len(rows)} hold on Linux ")
@@ -31,14 +34,14 @@ def test_all_hold_here_a_row_each(cli: Cli) -> None:
 def test_one_at_length_on_a_terminal_that_lacks_the_signs(cli: Cli) -> None:
     finished = cli("lab", "last-close", "timeout", PYTHONIOENCODING="latin-1")
     assert (finished.exit_code, finished.stderr) == (0, "")
-    assert f"last-close: {EXPERIMENTS['last-close'].claim}" in finished.stdout
-    assert f"timeout: {EXPERIMENTS['timeout'].claim}" in finished.stdout
+    assert f"last-close: {CLAIMS['last-close']}" in finished.stdout
+    assert f"timeout: {CLAIMS['timeout']}" in finished.stdout
     assert "recv(conn) ? TimeoutError" in finished.stdout
 
 
 def test_json_and_pictures(cli: Cli, tmp_path: Path) -> None:
     finished = cli("lab", "last-close", "close-with-unread-data", "--json", "--svg", "pictures")
-    report = msgspec.json.decode(finished.stdout, type=LabReport)
+    report = msgspec.json.decode(finished.stdout, type=type(recorded()))
     assert [each.name for each in report.findings] == ["last-close", "close-with-unread-data"]
     for finding in report.findings:
         assert finding.verdict == "holds"
@@ -49,33 +52,42 @@ def test_json_and_pictures(cli: Cli, tmp_path: Path) -> None:
     assert flags == [{"FIN"}, {"RST"}]
 
 
-def test_the_fields_of_the_json() -> None:
+def test_the_fields_of_the_json(cli: Cli) -> None:
     """What is promised to users: exactly these names."""
-    assert LabReport.__struct_fields__ == ("kernel", "machine", "python", "date", "findings")
-    assert Finding.__struct_fields__ == (
-        *("name", "claim", "notes", "socketkeep", "verdict", "reason"),
-        *("processes", "steps", "checks"),
-    )
-    assert Step.__struct_fields__ == (
-        *("process", "call", "result", "message", "seconds", "waits", "at"),
-        *("handles", "states", "packets"),
-    )
-    assert EndingPacket.__struct_fields__ == ("flag", "source", "target")
-    assert Observation.__struct_fields__ == ("what", "expected", "observed")
+    report = json.loads(cli("lab", "last-close", "--json").stdout)
+    (finding,) = report["findings"]
+    step, check = finding["steps"][-1], finding["checks"][0]
+    (packet,) = next(each["packets"] for each in finding["steps"] if each["packets"])
+    assert [tuple(each) for each in (report, finding, step, packet, check)] == [
+        ("kernel", "machine", "python", "date", "findings"),
+        (
+            *("name", "claim", "notes", "socketkeep", "verdict", "reason"),
+            *("processes", "steps", "checks"),
+        ),
+        (
+            *("process", "call", "result", "message", "seconds", "waits", "at"),
+            *("handles", "states", "packets"),
+        ),
+        ("flag", "source", "target"),
+        ("what", "expected", "observed"),
+    ]
 
 
 def test_what_does_not_hold_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def found(_names: object) -> LabReport:
-        return LabReport(
-            *("Linux 1", "m", "3", "2000-01-01"),
-            (
-                Finding("a", "A", "", "", "holds", "", (), (), ()),
-                Finding("b", "B", "", "", "does not hold", "x: expected 1, observed 2", (), (), ()),
-                Finding("c", "C", "", "", "could not be done", "EMFILE", (), (), ()),
-            ),
+    def found(_names: object) -> object:
+        outcomes = [
+            ("a", "holds", ""),
+            ("b", "does not hold", "x: expected 1, observed 2"),
+            ("c", "could not be done", "EMFILE"),
+        ]
+        one = recorded().findings[0]
+        findings = tuple(
+            msgspec.structs.replace(one, name=name, verdict=verdict, reason=reason)
+            for name, verdict, reason in outcomes
         )
+        return msgspec.structs.replace(recorded(), findings=findings)
 
     monkeypatch.setattr(command, "perform", found)
     assert main(["lab"]) == 1

@@ -9,19 +9,20 @@ from typing import Any
 import pytest
 
 from socketkeep._cli._adopted import Adopted
-from socketkeep._config._listener_options import (
-    LISTENER_OPTIONS,
-    PROXY_FROM,
-    ListenerSettings,
-    TlsSettings,
-    parse_listener,
-    with_whole_paths,
-)
-from socketkeep._config._options_page import options_markdown
-from socketkeep._config._server_options import bound_addresses, listener_settings
-from socketkeep._config._settings import FlagValue, gather
 from socketkeep.inspect import BorrowedListener
-from tests.harness.configuration import OPTIONS, configured, option_refused
+from tests.harness.configuration import (
+    LISTENER_OPTIONS,
+    OPTIONS,
+    configured,
+    gathered,
+    listener,
+    listener_in,
+    listener_options,
+    listeners,
+    option_refused,
+    reference_page,
+    tls_settings,
+)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ from tests.harness.configuration import OPTIONS, configured, option_refused
 )
 def test_listeners(text: str, address: str, given: dict[str, Any]) -> None:
     """Options stand behind the address, in any order; a list is the option given again."""
-    bound = parse_listener(text)
+    bound = listener(text)
     assert (bound.address, bound.given) == (address, given)
 
 
@@ -134,7 +135,7 @@ def test_listeners(text: str, address: str, given: dict[str, Any]) -> None:
 def test_mistakes(text: str, line: str) -> None:
     """One line names the listener, the option, and what would do."""
     with option_refused() as caught:
-        parse_listener(text)
+        listener(text)
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -152,7 +153,7 @@ def test_mistakes(text: str, line: str) -> None:
 )
 def test_in_the_variable(text: str, listeners: list[str]) -> None:
     """In the environment a comma begins another listener, or an option of the one before it."""
-    settings = gather({"target": "a:b"}, {"SOCKETKEEP_BIND": text})
+    settings = gathered({"target": "a:b"}, {"SOCKETKEEP_BIND": text})
     assert settings.config().bind == listeners
 
 
@@ -162,35 +163,35 @@ def test_in_a_file(tmp_path: Path) -> None:
     path.write_text(
         'target = "a:b"\nbind = [":7000,proxy=on", "unix:/run/a"]\nproxy_from = ["10.0.0.0/8"]\n'
     )
-    config = gather({}, {}, str(path)).config()
-    assert bound_addresses(config) == [":7000", "unix:/run/a"]
+    config = gathered({}, {}, str(path)).config()
+    assert config.bind == [":7000,proxy=on", "unix:/run/a"]
     assert config.proxy_from == ["10.0.0.0/8"]
     path.write_text('target = "a:b"\nbind = ":7000,proxy=maybe"\n')
     with option_refused(r"line 2: bind: :7000,proxy=maybe: proxy: expected one"):
-        gather({}, {}, str(path))
+        gathered({}, {}, str(path))
 
 
 def test_a_mistake_at_the_flag() -> None:
     """The line begins with the option of the command line."""
     with option_refused(r"^--bind: :1,proxi=on: a listener has no option proxi"):
-        gather({"target": "a:b", "bind": (":1,proxi=on",)}, {})
+        gathered({"target": "a:b", "bind": (":1,proxi=on",)}, {})
     with option_refused(r"^--proxy-from: expected a network .* got 'lan'$"):
-        gather({"target": "a:b", "proxy_from": ("10.0.0.0/8,lan",)}, {})
+        gathered({"target": "a:b", "proxy_from": ("10.0.0.0/8,lan",)}, {})
     with option_refused(r"^--bind: :1 is given twice$"):
-        gather({"target": "a:b", "bind": (":1", ":1,proxy=on")}, {})
+        gathered({"target": "a:b", "bind": (":1", ":1,proxy=on")}, {})
 
 
 def test_what_is_printed_can_be_read(tmp_path: Path) -> None:
     """--print-config writes the options of listeners so that they are read back."""
-    flags: dict[str, FlagValue] = {
+    flags: dict[str, str | bool | tuple[str, ...]] = {
         "target": "a:b",
         "bind": (":1,proxy=on,proxy-from=10.0.0.0/8", "unix:/a,b"),
         "proxy_from": ("10.0.0.0/8,192.0.2.0/24", "::1"),
     }
-    settings = gather(flags, {})
+    settings = gathered(flags, {})
     path = tmp_path / "printed.toml"
     path.write_text(settings.as_toml())
-    assert gather({}, {}, str(path)).config() == settings.config()
+    assert gathered({}, {}, str(path)).config() == settings.config()
     assert settings.config().proxy_from == ["10.0.0.0/8", "192.0.2.0/24", "::1"]
 
 
@@ -202,34 +203,34 @@ def test_settings_of_each_listener() -> None:
         proxy_protocol="optional",
         proxy_from=["192.0.2.1"],
     )
-    of_all = ListenerSettings(proxy="optional", proxy_from=("192.0.2.1",))
-    assert listener_settings(config, 5) == [
+    of_all = listener_options(proxy="optional", proxy_from=("192.0.2.1",))
+    assert listeners(config, 5) == [
         of_all,  # that was passed
         of_all,
-        ListenerSettings(proxy="off", proxy_from=("192.0.2.1",)),
-        ListenerSettings(proxy="optional", proxy_from=("::1", "10.0.0.0/8")),
+        listener_options(proxy="off", proxy_from=("192.0.2.1",)),
+        listener_options(proxy="optional", proxy_from=("::1", "10.0.0.0/8")),
         of_all,
     ]
 
 
 def test_tls_of_each_listener() -> None:
     """Keys belong to certificates by their order; without any they are in the same files."""
-    pairs, alone, plain = listener_settings(
+    pairs, alone, plain = listeners(
         configured(target="a:b", bind=[":1,tls=a,key=b,tls=c,key=d", ":2,tls=e,alpn=h2", ":3"]), 3
     )
-    assert pairs.tls == TlsSettings(certificates=(("a", "b"), ("c", "d")))
+    assert pairs.tls == tls_settings(("a", "b"), ("c", "d"))
     assert pairs.tls.files == ("a", "b", "c", "d")
-    assert alone.tls == TlsSettings(certificates=(("e", "e"),), alpn=("h2",))
+    assert alone.tls == tls_settings(("e", "e"), alpn=("h2",))
     assert plain.tls is None
 
 
 def test_paths_of_a_listener_are_taken_from_a_directory() -> None:
     """What is no path stays as it is; a path that would end at a comma is refused."""
     text = ":1,tls=a.pem,key=/k/a.key,alpn=h2"
-    assert with_whole_paths(text, "/srv") == ":1,tls=/srv/a.pem,key=/k/a.key,alpn=h2"
-    assert with_whole_paths("unix:/a,b", "/srv") == "unix:/a,b"
+    assert listener_in("/srv", text) == ":1,tls=/srv/a.pem,key=/k/a.key,alpn=h2"
+    assert listener_in("/srv", "unix:/a,b") == "unix:/a,b"
     with option_refused(r"tls: a path with a comma cannot be said: /a,b/a\.pem"):
-        with_whole_paths(text, "/a,b")
+        listener_in("/a,b", text)
 
 
 def test_a_borrowed_listener_keeps_what_is_said_of_it() -> None:
@@ -245,8 +246,8 @@ def test_a_borrowed_listener_keeps_what_is_said_of_it() -> None:
 def test_each_option_has_its_default_and_its_place() -> None:
     """Every option's default is an option of the server, and the reference page has it."""
     keys = {declared.key for declared in OPTIONS}
-    page = options_markdown()
-    plain = ListenerSettings()
+    page = reference_page()
+    plain = listener_options()
     for declared in LISTENER_OPTIONS:
         assert f"| `{declared.name}` |" in page
         if not declared.default:
@@ -255,4 +256,4 @@ def test_each_option_has_its_default_and_its_place() -> None:
         of_server = next(one.default for one in OPTIONS if one.key == declared.default)
         of_listener = getattr(plain, declared.name.replace("-", "_"))
         assert of_listener == (tuple(of_server) if isinstance(of_server, list) else of_server)
-    assert ListenerSettings().proxy_from == PROXY_FROM
+    assert plain.proxy_from == ("127.0.0.0/8", "::1/128"), "whoever is on this machine"

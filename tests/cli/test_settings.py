@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._config._settings import FlagValue, gather
-from tests.harness.configuration import option_refused
+from tests.harness.configuration import gathered, option_refused
 
 
 def toml(directory: Path, text: str) -> str:
@@ -19,13 +18,13 @@ def toml(directory: Path, text: str) -> str:
 
 def refusal(environment: dict[str, str] | None = None, path: str | None = None) -> str:
     with option_refused() as caught:
-        gather({"target": "a:b"}, environment or {}, path)
+        gathered({"target": "a:b"}, environment or {}, path)
     return str(caught.value)
 
 
 def test_defaults() -> None:
     """Without any source there are the defaults, and no target."""
-    settings = gather({}, {})
+    settings = gathered({}, {})
     assert "target" not in settings.by_key
     assert settings.by_key["workers"].value == 0
     assert {setting.source for setting in settings.by_key.values()} == {"default"}
@@ -39,7 +38,7 @@ def test_precedence(tmp_path: Path) -> None:
         tmp_path, 'target = "f:f"\nworkers = 1\nthreads = 1\nbacklog = 1\nlog_level="debug"'
     )
     environment = {"SOCKETKEEP_WORKERS": "2", "SOCKETKEEP_THREADS": "2", "SOCKETKEEP_TARGET": "e:e"}
-    settings = gather({"workers": "3", "target": None, "bind": ()}, environment, path)
+    settings = gathered({"workers": "3", "target": None, "bind": ()}, environment, path)
     config = settings.config()
     assert (config.workers, config.threads, config.backlog) == (3, 2, 1)
     assert (config.target, config.log_level, config.keep) == ("e:e", "debug", "reload")
@@ -53,40 +52,40 @@ def test_precedence(tmp_path: Path) -> None:
 def test_a_flag_can_say_no(tmp_path: Path) -> None:
     """--no-access-log overrides a file that says yes, and is told as the source."""
     path = toml(tmp_path, "access_log = true")
-    settings = gather({"access_log": False}, {}, path)
+    settings = gathered({"access_log": False}, {}, path)
     assert settings.by_key["access_log"].value is False
     assert settings.by_key["access_log"].source == "--no-access-log"
 
 
 def test_lists() -> None:
     """--bind is repeated on the command line and separated by commas in the environment."""
-    from_flags = gather({"target": "a:b", "bind": ("127.0.0.1:1", "unix:/a,b")}, {})
+    from_flags = gathered({"target": "a:b", "bind": ("127.0.0.1:1", "unix:/a,b")}, {})
     assert from_flags.config().bind == ["127.0.0.1:1", "unix:/a,b"]
-    from_environment = gather({"target": "a:b"}, {"SOCKETKEEP_BIND": "[::1]:1, unix:/x"})
+    from_environment = gathered({"target": "a:b"}, {"SOCKETKEEP_BIND": "[::1]:1, unix:/x"})
     assert from_environment.config().bind == ["[::1]:1", "unix:/x"]
 
 
 def test_lists_in_toml(tmp_path: Path) -> None:
     """A file may give one address as text or several as a list; a list of numbers is refused."""
-    one = gather({"target": "a:b"}, {}, toml(tmp_path, 'bind = "unix:/x"'))
+    one = gathered({"target": "a:b"}, {}, toml(tmp_path, 'bind = "unix:/x"'))
     assert one.config().bind == ["unix:/x"]
-    two = gather({"target": "a:b"}, {}, toml(tmp_path, 'bind = ["unix:/x", ":0"]'))
+    two = gathered({"target": "a:b"}, {}, toml(tmp_path, 'bind = ["unix:/x", ":0"]'))
     assert two.config().bind == ["unix:/x", ":0"]
     assert "bind: expected" in refusal(path=toml(tmp_path, "bind = [7000]"))
 
 
 def test_inherited_listeners_replace_the_default_address() -> None:
     """Sockets from systemd are not joined by the default address, but by one that was asked for."""
-    default = gather({"target": "a:b"}, {})
+    default = gathered({"target": "a:b"}, {})
     assert default.config(inherits_listeners=True).bind == []
-    asked = gather({"target": "a:b", "bind": (":1",)}, {})
+    asked = gathered({"target": "a:b", "bind": (":1",)}, {})
     assert asked.config(inherits_listeners=True).bind == [":1"]
 
 
 def test_the_table_socketkeep(tmp_path: Path) -> None:
     """Options may stand in [socketkeep], beside other programs' tables, but not outside of it."""
     path = toml(tmp_path, "[other]\nx = 1\n[socketkeep]\nworkers = 5\n")
-    assert gather({}, {}, path).by_key["workers"].value == 5
+    assert gathered({}, {}, path).by_key["workers"].value == 5
     path = toml(tmp_path, "workers = 4\n[socketkeep]\nthreads = 5\n")
     assert "workers stands outside of the table [socketkeep]" in refusal(path=path)
     assert "must be a table" in refusal(path=toml(tmp_path, "socketkeep = 1"))
@@ -95,22 +94,22 @@ def test_the_table_socketkeep(tmp_path: Path) -> None:
 def test_the_file_named_by_the_environment(tmp_path: Path) -> None:
     """SOCKETKEEP_CONFIG names the file when the command line does not."""
     path = toml(tmp_path, "workers = 5")
-    assert gather({}, {"SOCKETKEEP_CONFIG": path}).by_key["workers"].value == 5
+    assert gathered({}, {"SOCKETKEEP_CONFIG": path}).by_key["workers"].value == 5
     (tmp_path / "other.toml").write_text("workers = 6")
     other = str(tmp_path / "other.toml")
-    assert gather({}, {"SOCKETKEEP_CONFIG": path}, other).by_key["workers"].value == 6
+    assert gathered({}, {"SOCKETKEEP_CONFIG": path}, other).by_key["workers"].value == 6
 
 
 def test_unknown_variables() -> None:
     """A variable that no option has is refused with the nearest, unless it is another's."""
     assert refusal({"SOCKETKEEP_WORKER": "1"}).endswith("(did you mean SOCKETKEEP_WORKERS?)")
     assert refusal({"SOCKETKEEP_XYZZY": "1"}).endswith("has this environment variable")
-    gather({}, {"SOCKETKEEP_RUNTIME_DIR": "/x", "SOCKETKEEPER": "1", "_SOCKETKEEP_COMPLETE": "x"})
+    gathered({}, {"SOCKETKEEP_RUNTIME_DIR": "/x", "SOCKETKEEPER": "1", "_SOCKETKEEP_COMPLETE": "x"})
 
 
 def test_variables_of_kubernetes() -> None:
     """A service named socketkeep in the namespace does not keep the server from starting."""
-    gather(
+    gathered(
         {},
         {
             "SOCKETKEEP_SERVICE_HOST": "10.0.0.1",
@@ -125,7 +124,7 @@ def test_variables_of_kubernetes() -> None:
 
 def test_an_empty_variable_is_none() -> None:
     """A variable that is set to nothing leaves the default."""
-    assert gather({}, {"SOCKETKEEP_WORKERS": ""}).by_key["workers"].source == "default"
+    assert gathered({}, {"SOCKETKEEP_WORKERS": ""}).by_key["workers"].source == "default"
 
 
 def test_a_bad_variable_is_named() -> None:
@@ -172,7 +171,7 @@ def test_bad_values_in_toml(tmp_path: Path, line: str, message: str) -> None:
 def test_a_value_that_a_flag_overrides_is_checked_too(tmp_path: Path) -> None:
     """A mistake in the file does not wait for the day when the flag is dropped."""
     with option_refused("workers"):
-        gather({"workers": "1"}, {}, toml(tmp_path, "workers = -1"))
+        gathered({"workers": "1"}, {}, toml(tmp_path, "workers = -1"))
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -192,7 +191,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_the_printed_configuration_is_read_back(tmp_path: Path) -> None:
     """--print-config writes a file from which the same configuration comes."""
-    flags: dict[str, FlagValue] = {
+    flags: dict[str, str | bool | tuple[str, ...]] = {
         "target": "shop.chat:handle",
         "bind": ("127.0.0.1:1", 'unix:/with "quotes"'),
         "graceful_timeout": "1500ms",
@@ -201,9 +200,9 @@ def test_the_printed_configuration_is_read_back(tmp_path: Path) -> None:
         "unix_mode": "660",
         "name": "chat",
     }
-    settings = gather(flags, {})
+    settings = gathered(flags, {})
     printed = settings.as_toml()
-    assert gather({}, {}, toml(tmp_path, printed)).config() == settings.config()
+    assert gathered({}, {}, toml(tmp_path, printed)).config() == settings.config()
     assert tomllib.loads(printed)["graceful_timeout"] == 1.5
     (line,) = [line for line in printed.splitlines() if line.startswith("name ")]
     assert line.endswith("# --name")
@@ -211,7 +210,7 @@ def test_the_printed_configuration_is_read_back(tmp_path: Path) -> None:
 
 def test_a_configuration_without_target_can_be_printed() -> None:
     """--print-config works before there is a target, and says that there is none."""
-    printed = gather({}, {}).as_toml()
+    printed = gathered({}, {}).as_toml()
     assert printed.startswith("# Handler\n# target =")
     assert "\n\n# Listeners\nbind = " in printed
     assert tomllib.loads(printed)["workers"] == 0
@@ -227,5 +226,5 @@ def test_a_configuration_without_target_can_be_printed() -> None:
 )
 def test_kinds_of_target_and_their_models(flags: dict[str, str | bool], message: str) -> None:
     with option_refused() as caught:
-        gather({"target": "app:x", **flags}, {}).config()
+        gathered({"target": "app:x", **flags}, {}).config()
     assert message in str(caught.value)

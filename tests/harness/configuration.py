@@ -10,7 +10,14 @@ import msgspec
 import pytest
 
 from socketkeep._base import _mistakes
-from socketkeep._config import _listener_options, _renewal, _server_options, _settings
+from socketkeep._config import (
+    _listener_options,
+    _options_page,
+    _renewal,
+    _rights,
+    _server_options,
+    _settings,
+)
 
 Model: TypeAlias = Literal["fork", "prefork", "thread", "async"]
 MODELS: Final[tuple[Model, ...]] = get_args(Model)
@@ -25,6 +32,17 @@ TOPICS: Final[dict[str, tuple[str, ...]]] = _server_options.TOPICS
 def option(key: str) -> Any:
     """Return the declaration of an option, by its name in a file."""
     return _server_options.option(key)
+
+
+def read(key: str, text: str) -> Any:
+    """Return the value that a text has for an option, at the command line or in a variable."""
+    declared = option(key)
+    return declared.from_text(text, declared.long_flag)
+
+
+def reference_page() -> str:
+    """Return the page that is made of the declarations."""
+    return _options_page.options_markdown()
 
 
 def topics() -> dict[str, list[str]]:
@@ -48,6 +66,21 @@ def code_refused(match: str | None = None) -> pytest.RaisesExc[_mistakes.LoadErr
 def configured(target: str = "app:handle", **options: Any) -> _server_options.ServeConfig:
     """Return what `socketkeep serve TARGET` goes by with these options."""
     return _server_options.ServeConfig(target=target, **options)
+
+
+def gathered(
+    flags: Mapping[str, _settings.FlagValue] | None = None,
+    environment: Mapping[str, str] | None = None,
+    path: str | None = None,
+) -> _settings.Settings:
+    """Return what a command line, an environment and a file say together."""
+    return _settings.gather(flags or {}, environment or {}, path)
+
+
+def user_to_become(config: _server_options.ServeConfig) -> tuple[str, int, int, tuple[int, ...]]:
+    """Return name, user, group and further groups of who is to serve; no name: who it is."""
+    account = _rights.account_to_become(config)
+    return (account.name, account.uid, account.gid, account.groups) if account else ("", 0, 0, ())
 
 
 def origins(
@@ -83,6 +116,21 @@ def configuration_in(encoded: bytes) -> _server_options.ServeConfig:
 def tls_settings(*pairs: tuple[str, str], **more: Any) -> _listener_options.TlsSettings:
     """Return the TLS of a listener that has these certificates and keys."""
     return _listener_options.TlsSettings(certificates=pairs, **more)
+
+
+def listener(text: str) -> _listener_options.Bound:
+    """Return what a text says of a listener: its address, and the options behind it."""
+    return _listener_options.parse_listener(text)
+
+
+def listeners(config: _server_options.ServeConfig, count: int) -> list[Any]:
+    """Return what each of `count` listeners has, those first that were passed to the server."""
+    return _server_options.listener_settings(config, count)
+
+
+def listener_in(directory: str, text: str) -> str:
+    """Return a listener's text with the paths of its options taken from a directory."""
+    return _listener_options.with_whole_paths(text, directory)
 
 
 def listener_options(**options: Any) -> _listener_options.ListenerSettings:

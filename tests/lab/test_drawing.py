@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
 from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
+from docs._ext.lab import recorded
 
-from socketkeep._lab._results import EndingPacket, Finding, Observation, Step
 from socketkeep._lab._svg import svg
 from socketkeep._lab._text import at_length
 
@@ -20,40 +21,54 @@ def step(
     result: str,
     handles: dict[str, int],
     state: str,
-    packets: tuple[EndingPacket, ...] = (),
-) -> Step:
+    *packets: dict[str, str],
+) -> dict[str, Any]:
     """A step of a connection that `handles` are of, and whose state is the one of its peer."""
-    return Step(
-        process,
-        call,
-        result,
-        "Resource temporarily unavailable" if result == "EAGAIN" else "",
-        0.0,
-        0,
-        0.0,
-        {"conn": handles, "client": {"peer": 1}},
-        {"client": state},
-        packets,
-    )
+    return {
+        "process": process,
+        "call": call,
+        "result": result,
+        "message": "Resource temporarily unavailable" if result == "EAGAIN" else "",
+        "seconds": 0.0,
+        "waits": 0,
+        "at": 0.0,
+        "handles": {"conn": handles, "client": {"peer": 1}},
+        "states": {"client": state},
+        "packets": packets,
+    }
 
 
-FOUND = Finding(
-    "an-end",
-    "a <claim>",
-    "Somebody said so.",
-    "conn.close()",
-    "does not hold",
-    "recv: expected 1, observed 2",
-    ("server", "child", "peer"),
-    (
+FIN: Final = {"flag": "FIN", "source": "conn", "target": "client"}
+#: As `lab --json` has it.
+_FOUND: Final = {
+    "name": "an-end",
+    "claim": "a <claim>",
+    "notes": "Somebody said so.",
+    "socketkeep": "conn.close()",
+    "verdict": "does not hold",
+    "reason": "recv: expected 1, observed 2",
+    "processes": ("server", "child", "peer"),
+    "steps": (
         step("peer", "connect(client)", "None", {}, "ESTABLISHED"),
         step("server", "recv(conn)", "EAGAIN", {"server": 1}, "ESTABLISHED"),
         step("server", "fork()", "child", {"server": 1, "child": 1}, "ESTABLISHED"),
         step("server", "close(conn)", "None", {"child": 1}, "ESTABLISHED"),
-        step("child", "exit()", "", {}, "CLOSE_WAIT", (EndingPacket("FIN", "conn", "client"),)),
+        step(
+            "child",
+            "exit()",
+            "",
+            {},
+            "CLOSE_WAIT",
+            {"flag": "FIN", "source": "conn", "target": "client"},
+        ),
     ),
-    (Observation("recv", "1", "2"), Observation("send", "3", "3"), Observation("filled", "", "4")),
-)
+    "checks": (
+        {"what": "recv", "expected": "1", "observed": "2"},
+        {"what": "send", "expected": "3", "observed": "3"},
+        {"what": "filled", "expected": "", "observed": "4"},
+    ),
+}
+FOUND: Final = msgspec.convert(_FOUND, type(recorded().findings[0]))
 
 TIMELINE = """\
   server                 child       peer               handles; state
