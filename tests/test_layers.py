@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -89,6 +90,11 @@ def part_of(module: str) -> str | None:
     return None
 
 
+@cache
+def tree_of(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
 def imports(
     module: str, source: str, known: Iterable[str] = (), *, is_package: bool
 ) -> Iterator[str]:
@@ -99,7 +105,7 @@ def imports(
     """
     modules = {f"socketkeep.{part}" for part in LAYER_OF} | set(known)
     package = module if is_package else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree_of(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if within(alias.name))
         elif isinstance(node, ast.ImportFrom):
@@ -202,7 +208,7 @@ def test_no_two_classes_have_one_name() -> None:
     names = [
         node.name
         for _, path in modules()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path.read_text()))
         if isinstance(node, ast.ClassDef)
     ]
     assert [name for name, count in Counter(names).items() if count > 1] == []

@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from socketkeep._admin._http import _events, _server
-from socketkeep._admin._reports import LiveReport
-from tests.admin.web import LIVE, FakeSource, connection, get, pages
+from tests.admin.web import LIVE, FakeSource, bound_pages, connection, get, pages, show_every
 
 
 class Counting(FakeSource):
@@ -21,7 +19,7 @@ class Counting(FakeSource):
 
     looks = 0
 
-    async def look(self, max_age: float = 0.0) -> LiveReport:
+    async def look(self, max_age: float = 0.0) -> Any:
         self.looks += 1
         return await super().look(max_age)
 
@@ -48,7 +46,7 @@ async def events(port: int, number: int) -> list[tuple[str, Any]]:
 
 def test_what_a_frame_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that the page shows; a keeper that does not answer is an event of its own."""
-    monkeypatch.setattr(_events, "_INTERVAL", 0.01)
+    show_every(monkeypatch, 0.01)
     rows = [
         connection("1-1-1", 71, 0, busy=True),
         connection("1-1-2", None, None, state="parked"),
@@ -77,7 +75,7 @@ def test_what_a_frame_has(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nobody_asks_while_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two who watch cost one look each time; when both have left, none."""
-    monkeypatch.setattr(_events, "_INTERVAL", 0.05)
+    show_every(monkeypatch, 0.05)
     source = Counting()
 
     async def watched() -> int:
@@ -98,8 +96,8 @@ def test_nobody_asks_while_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_one_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is dropped, and holds up nobody."""
-    monkeypatch.setattr(_events, "_INTERVAL", 0.005)
-    monkeypatch.setattr(_server, "_WRITE_TIMEOUT", 0.3)
+    show_every(monkeypatch, 0.005)
+    bound_pages(monkeypatch, write_timeout=0.3)
     many = [connection(f"1-1-{n:x}", 71, 0) for n in range(2000)]
 
     async def watched() -> None:

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
-from socketkeep._admin._feed import Feed, Frame
-from socketkeep._admin._reports import AttachedByReason, LiveReport, Totals
-from tests.admin.web import LIVE, STATUS, connection, worker
+from socketkeep._admin._feed import Feed
+from tests.admin.web import LIVE, STATUS, connection, totals, worker
 
 
-def totals(**counts: int) -> LiveReport:
+def counting(**counts: int) -> Any:
     """Return a report with these totals."""
-    return replace(LIVE, status=replace(STATUS, totals=replace(Totals(), **counts)))
+    return replace(LIVE, status=replace(STATUS, totals=totals(**counts)))
 
 
-def told(frame: Frame) -> list[tuple[str, str]]:
+def told(frame: Any) -> list[tuple[str, str]]:
     return [(happening.kind, happening.text) for happening in frame.happenings]
 
 
 def test_rates_over_a_window() -> None:
     """Differences over the last seconds, whatever came before them."""
     feed = Feed()
-    assert feed.look(totals(accepted=1000), 0.0).rates.accepted == 0
-    assert feed.look(totals(accepted=1010, closed=4, reset=2), 2.0).rates.accepted == 5
-    frame = feed.look(totals(accepted=1010, closed=4, reset=2), 4.0)
+    assert feed.look(counting(accepted=1000), 0.0).rates.accepted == 0
+    assert feed.look(counting(accepted=1010, closed=4, reset=2), 2.0).rates.accepted == 5
+    frame = feed.look(counting(accepted=1010, closed=4, reset=2), 4.0)
     assert (frame.rates.accepted, frame.rates.ended) == (2.5, 1.5)
-    assert feed.look(totals(accepted=1010, closed=4, reset=2), 8.0).rates.accepted == 0
+    assert feed.look(counting(accepted=1010, closed=4, reset=2), 8.0).rates.accepted == 0
 
 
 def test_bytes_of_connections() -> None:
@@ -51,12 +52,10 @@ def test_reload_and_death_are_told() -> None:
     coming = [worker(0, 71), worker(1, 72), worker(0, 81, 2), worker(1, 82, 2, state="starting")]
     reloading = replace(STATUS, state="reloading")
     feed.look(replace(LIVE, status=reloading, workers=coming), 0.2)
-    serving = replace(
-        STATUS, generation=2, last_reload=0.5, totals=Totals(attached=AttachedByReason(reload=2))
-    )
+    serving = replace(STATUS, generation=2, last_reload=0.5, totals=totals(attached={"reload": 2}))
     workers = [worker(0, 71, state="draining"), worker(0, 81, 2), worker(1, 82, 2)]
     feed.look(replace(LIVE, status=serving, workers=workers), 0.4)
-    ended = replace(serving, totals=Totals(attached=AttachedByReason(reload=5)))
+    ended = replace(serving, totals=totals(attached={"reload": 5}))
     frame = feed.look(replace(LIVE, status=ended, workers=workers[1:]), 0.6)
     assert told(frame) == [
         ("state", "the server is reloading"),
@@ -67,7 +66,7 @@ def test_reload_and_death_are_told() -> None:
         ("moved", "connections moved by the reload: 5"),
     ]
     died = replace(
-        ended, totals=Totals(worker_deaths=1, lost=1, attached=AttachedByReason(reload=5, crash=3))
+        ended, totals=totals(worker_deaths=1, lost=1, attached={"reload": 5, "crash": 3})
     )
     frame = feed.look(replace(LIVE, status=died, workers=[worker(0, 81, 2), worker(1, 90, 2)]), 20)
     assert told(frame)[6:] == [

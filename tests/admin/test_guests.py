@@ -6,62 +6,61 @@ import http.client
 import socket
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep._admin import _control
-from socketkeep._admin._guests import Full, Guests
-from socketkeep._admin._protocol import Done
+from tests.admin.control import FULL, answered, bound_unread, client, guests
 from tests.admin.web import admin_pid, admin_port
 from tests.harness import Server, connect, write_handler
 from tests.keeper.fakes import Clock, SteppedReactor
 
 
 def test_the_oldest_idle_one_goes() -> None:
-    guests: Guests[int] = Guests(4, 3, 3)
+    room = guests(4, 3, 3)
     for guest, peer in ((1, "a"), (2, "a"), (3, "b"), (4, "c")):
-        assert guests.make_room(peer) is None
-        guests.enter(guest, peer)
-    assert guests.make_room("b") == 1  # of the peer that has most
-    guests.busy(1)
-    assert guests.make_room("b") == 2
-    guests.busy(2)
-    assert guests.make_room("b") == 3
-    guests.busy(3)
-    with pytest.raises(Full):
-        guests.busy(4)
-    assert guests.make_room("b") == 4
-    guests.leave(4)
-    guests.enter(5, "a")
-    assert guests.make_room("a") == 5  # its share is full
-    guests.leave(5)
-    assert guests.make_room("b") is None
+        assert room.make_room(peer) is None
+        room.enter(guest, peer)
+    assert room.make_room("b") == 1  # of the peer that has most
+    room.busy(1)
+    assert room.make_room("b") == 2
+    room.busy(2)
+    assert room.make_room("b") == 3
+    room.busy(3)
+    with pytest.raises(FULL):
+        room.busy(4)
+    assert room.make_room("b") == 4
+    room.leave(4)
+    room.enter(5, "a")
+    assert room.make_room("a") == 5  # its share is full
+    room.leave(5)
+    assert room.make_room("b") is None
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["busy", "idle", "leave", ""]))))
 def test_bounds_hold(steps: list[tuple[int, str]]) -> None:
     """Whoever comes and does what: no more than there is room for, and a peer not its share."""
-    guests: Guests[int] = Guests(6, 3, 5)
+    room = guests(6, 3, 5)
     peers: dict[int, int] = {}
     for number, (peer, what) in enumerate(steps):
         try:
-            gone = guests.make_room(peer)
-        except Full:
+            gone = room.make_room(peer)
+        except FULL:
             continue
         if gone is not None:
-            guests.leave(gone)
+            room.leave(gone)
             del peers[gone]
-        guests.enter(number, peer)
+        room.enter(number, peer)
         peers[number] = peer
-        assert set(guests) == peers.keys()
+        assert set(room) == peers.keys()
         assert len(peers) <= 6
         assert max(list(peers.values()).count(each) for each in range(4)) <= 3
         try:
             if what:
-                getattr(guests, what)(number)
-        except Full:
+                getattr(room, what)(number)
+        except FULL:
             pass
         if what == "leave":
             del peers[number]
@@ -118,7 +117,7 @@ def test_silent_clients(tmp_path: Path) -> None:
 class _Slow:
     """Commands that take long."""
 
-    def run(self, line: bytes, client: _control.ControlClient) -> None:
+    def run(self, line: bytes, client: Any) -> None:
         client.command = line.decode()
 
 
@@ -126,25 +125,24 @@ def test_who_does_not_take_the_answer() -> None:
     """It may go when there is no room, and goes after a while; who takes it is not hurried."""
     clock = Clock()
     reactor = SteppedReactor(clock)
-    guests: Guests[_control.ControlClient] = Guests(4, 4, 4)
+    room = guests(4, 4, 4)
     ours, theirs = socket.socketpair()
     with theirs:
-        client = _control.ControlClient(ours, reactor, _Slow(), guests)  # type: ignore[arg-type]
-        guests.enter(client, 1)
+        slow = client(ours, reactor, _Slow(), room)
         theirs.sendall(b"anything\n")
         reactor.settle()
         clock.now += 3600
         reactor.settle()
-        assert len(guests) == 1  # a command that takes long
-        client.finish(Done(0, "x" * 5_000_000))
-        guests.most = 1
-        assert guests.make_room(2) is client
+        assert len(room) == 1  # a command that takes long
+        slow.finish(answered("x" * 5_000_000))
+        room.most = 1
+        assert room.make_room(2) is slow
         clock.now += 29
         reactor.settle()
-        assert len(guests) == 1
+        assert len(room) == 1
         clock.now += 2
         reactor.settle()
-        assert len(guests) == 0
+        assert len(room) == 0
         theirs.settimeout(5)
         while theirs.recv(1 << 20):
             pass
@@ -154,17 +152,17 @@ def test_who_does_not_take_the_answer() -> None:
 class _Broken:
     """Commands that have a bug."""
 
-    def run(self, line: bytes, client: _control.ControlClient) -> None:
+    def run(self, line: bytes, client: Any) -> None:
         raise LookupError(line)
 
 
 def test_a_command_that_raises_is_answered() -> None:
     """Who asked does not wait in vain, and the keeper's loop is told of the bug."""
     reactor = SteppedReactor(Clock())
-    guests: Guests[_control.ControlClient] = Guests(4, 4, 4)
+    room = guests(4, 4, 4)
     ours, theirs = socket.socketpair()
     with theirs:
-        guests.enter(_control.ControlClient(ours, reactor, _Broken(), guests), 1)  # type: ignore[arg-type]
+        client(ours, reactor, _Broken(), room)
         theirs.sendall(b"anything\n")
         with pytest.raises(LookupError):
             reactor.settle()
@@ -175,32 +173,31 @@ def test_a_command_that_raises_is_answered() -> None:
 def test_who_does_not_ask() -> None:
     clock = Clock()
     reactor = SteppedReactor(clock)
-    guests: Guests[_control.ControlClient] = Guests(4, 4, 4)
+    room = guests(4, 4, 4)
     ours, theirs = socket.socketpair()
     with theirs:
-        guests.enter(_control.ControlClient(ours, reactor, None, guests), 1)  # type: ignore[arg-type]
+        client(ours, reactor, None, room)
         theirs.sendall(b'{"command": "sta')
         reactor.settle()
         clock.now += 11
         reactor.settle()
-        assert len(guests) == 0
+        assert len(room) == 0
         assert theirs.recv(1) == b""
     reactor.close()
 
 
 def test_answers_that_nobody_takes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """In memory, all together: the oldest go."""
-    monkeypatch.setattr(_control, "_MOST_UNREAD", 12_000_000)
+    bound_unread(monkeypatch, 12_000_000)
     reactor = SteppedReactor(Clock())
-    guests: Guests[_control.ControlClient] = Guests(9, 9, 9)
+    room = guests(9, 9, 9)
     with ExitStack() as stack:
         for number in range(4):
             ours, theirs = socket.socketpair()
             stack.enter_context(theirs)
-            client = _control.ControlClient(ours, reactor, None, guests)  # type: ignore[arg-type]
-            guests.enter(client, number)
-            client.finish(Done(0, "x" * 5_000_000))
-        assert list(guests._peers.values()) == [2, 3]
-        for client in guests:
-            client.close()
+            late = client(ours, reactor, None, room, peer=number)
+            late.finish(answered("x" * 5_000_000))
+        assert list(room._peers.values()) == [2, 3]
+        for late in room:
+            late.close()
     reactor.close()

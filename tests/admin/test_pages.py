@@ -8,8 +8,18 @@ import subprocess
 import pytest
 from msgspec.structs import replace as replaced
 
-from socketkeep._admin._http import _server
-from tests.admin.web import LIVE, METRICS, STATUS, FakeSource, exchange, exposed, get, pages, post
+from tests.admin.web import (
+    LIVE,
+    METRICS,
+    STATUS,
+    FakeSource,
+    bound_pages,
+    exchange,
+    exposed,
+    get,
+    pages,
+    post,
+)
 
 TOKEN = "0123456789abcdef"
 PUSH_TOKEN = "fedcba9876543210"
@@ -214,8 +224,7 @@ def test_what_is_not_http() -> None:
 
 def test_one_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is let go in time, and at once when there is no room for another."""
-    monkeypatch.setattr(_server, "_HEAD_TIMEOUT", 1.0)
-    monkeypatch.setattr(_server, "_MOST_CLIENTS", 1)
+    bound_pages(monkeypatch, head_timeout=1.0, most_clients=1)
 
     async def said() -> None:
         async with pages(FakeSource()) as port:
@@ -223,7 +232,7 @@ def test_one_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
             writer.write(b"GET / HTTP")
             assert await reader.read() == b""
             writer.close()
-            monkeypatch.setattr(_server, "_HEAD_TIMEOUT", 60.0)
+            bound_pages(monkeypatch, head_timeout=60.0)
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET / HTTP")
             assert status_of(await exchange(port, get("/healthz"))) == 200

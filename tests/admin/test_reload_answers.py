@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from socketkeep._admin._control import Commands, ControlClient
-from socketkeep._admin._guests import Guests
+from tests.admin.control import client, commands_of, guests, request
 from tests.harness.configuration import origins
 from tests.keeper.bench import Bench
 
@@ -26,12 +25,8 @@ class Asker:
         ours, self._sock = socket.socketpair()
         self._sock.setblocking(False)
         self._bench = bench
-        guests: Guests[ControlClient] = Guests(4, 4, 4)
-        self.client = ControlClient(ours, bench.reactor, Commands(bench.keeper, "shop"), guests)
-        guests.enter(self.client, 1)
-        self._sock.sendall(
-            json.dumps({"command": command, "arguments": arguments}).encode() + b"\n"
-        )
+        self.client = client(ours, bench.reactor, commands_of(bench.keeper), guests(4, 4, 4))
+        self._sock.sendall(request(command, **arguments))
         bench.settle()
 
     def heard(self) -> list[Any]:
@@ -123,7 +118,7 @@ def test_an_upgrade_in_between(bench: Bench, ask: Ask, tmp_path: Path) -> None:
     upgrade, waits = ask("upgrade"), ask("reload", wait=True)
     for asker in (upgrade, waits):
         asker.heard()
-    Commands(bench.keeper, "shop").finish_upgrade([upgrade.client, waits.client])
+    commands_of(bench.keeper).finish_upgrade([upgrade.client, waits.client])
     bench.bring_up()
     bench.bring_up()
     progress, (code, told) = upgrade.heard()

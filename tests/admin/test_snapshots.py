@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from socketkeep._admin import _snapshots
-from socketkeep._keeper.tables._names import NamedConnection, NameTable
-from socketkeep._keeper.tables._ownership import Ownership, OwnershipState
 from tests.harness.seam import Row, connection_name, make_board
+from tests.keeper.fakes import name_table, named, owned
 
 
 def worker(serial: int, *rows: tuple[int, int]) -> Any:
@@ -44,13 +43,11 @@ def held(number: int, epoch: int, to: int | None) -> Any:
         bytes_in=0,
         bytes_out=0,
     )
-    return SimpleNamespace(
-        handoff=handoff, ownership=Ownership(OwnershipState.MOVING, epoch, to), since=0.0
-    )
+    return SimpleNamespace(handoff=handoff, ownership=owned("moving", epoch, to), since=0.0)
 
 
 def keeper(workers: list[Any], moves: list[Any]) -> Any:
-    connections = SimpleNamespace(moves=moves, parking=[], post=SimpleNamespace(names=NameTable()))
+    connections = SimpleNamespace(moves=moves, parking=[], post=SimpleNamespace(names=name_table()))
     listeners = [SimpleNamespace(text="here")]
     return SimpleNamespace(
         pool=workers, connections=connections, listeners=listeners, current=None, store=None
@@ -111,8 +108,8 @@ def test_words_that_a_shell_completes() -> None:
     assert [word for word, _ in _snapshots.words(there, "id", "")] == ids
     assert [word for word, _ in _snapshots.words(there, "id", "1-1-1")] == ids[1:]
     assert _snapshots.words(there, "id", "2-") == []
-    names.put(NamedConnection(ids[0], 1, 1), "room:1", frozenset({"all"}), {})
-    names.put(NamedConnection(ids[1], 1, 1), "other", frozenset({"all", "few"}), {})
+    names.put(named(ids[0], 1, 1), "room:1", frozenset({"all"}), {})
+    names.put(named(ids[1], 1, 1), "other", frozenset({"all", "few"}), {})
     assert _snapshots.words(there, "name", "ro") == [("room:1", ids[0])]
     assert _snapshots.words(there, "group", "") == [
         ("all", "2 connections"),

@@ -11,13 +11,15 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from socketkeep._admin import _metrics
-from socketkeep._admin._http._server import HttpServer
+from socketkeep._admin._http import _events, _server
 from socketkeep._admin._http._source import KeeperUnreachable, ReportSource
 from socketkeep._admin._reports import (
+    AttachedByReason,
     ClusterReport,
     ConnectionReport,
     ConnectionsByState,
@@ -107,6 +109,23 @@ METRICS = (*_metrics.METRICS, *_metrics.HISTOGRAMS)
 LIVE = LiveReport(status=STATUS, workers=[worker(0, 71), worker(1, 72)], connections=[])
 
 
+def show_every(patch: Any, seconds: float) -> None:
+    """Have those who watch see a frame so often."""
+    patch.setattr(_events, "_INTERVAL", seconds)
+
+
+def bound_pages(patch: Any, **bounds: float) -> None:
+    """Set bounds for clients: `head_timeout`, `write_timeout`, `most_clients`."""
+    for name, bound in bounds.items():
+        patch.setattr(_server, f"_{name.upper()}", bound)
+
+
+def totals(**counts: Any) -> Totals:
+    """Return the totals of a server; attached: by why they moved."""
+    attached = AttachedByReason(**counts.pop("attached", {}))
+    return Totals(attached=attached, **counts)
+
+
 class FakeSource(ReportSource):
     """A keeper that says what the test has it say; None: it does not answer."""
 
@@ -139,7 +158,9 @@ async def pages(source: ReportSource, token: str = "", for_pushes: str = "") -> 
         os.fdopen(theirs, "rb", buffering=0) as lifeline,
         os.fdopen(ours, "wb", buffering=0) as end,
     ):
-        serving = asyncio.create_task(HttpServer(source, token, for_pushes).run(listener, lifeline))
+        serving = asyncio.create_task(
+            _server.HttpServer(source, token, for_pushes).run(listener, lifeline)
+        )
         try:
             yield listener.getsockname()[1]
         finally:

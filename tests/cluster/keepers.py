@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from socketkeep._cluster._process import ClusterProcess
-from socketkeep._keeper.connections._post import Post
-from socketkeep._keeper.tables._names import NamedConnection
 from tests.harness.configuration import configured
-from tests.keeper.fakes import Clock, FakeSystem, SteppedReactor
+from tests.keeper.fakes import Clock, FakeSystem, SteppedReactor, make_post, named
 
 
 class KeeperSide:
@@ -22,7 +20,7 @@ class KeeperSide:
         self, clock: Clock, system: FakeSystem, parked: Any, label: str, **options: Any
     ) -> None:
         self.reactor = SteppedReactor(clock)
-        self.post = Post(self.reactor, parked, lambda: "keep")
+        self.post = make_post(self.reactor, parked)
         self.told: dict[int, Any] = {}
         self._options = options
         self._system = system
@@ -35,7 +33,7 @@ class KeeperSide:
 
     def call(self, connection: str, name: str, groups: frozenset[str] = frozenset()) -> None:
         """Have a connection called so, and in these groups."""
-        known = self.post.names.get(connection) or NamedConnection(connection, 1, None)
+        known = self.post.names.get(connection) or named(connection, 1, None)
         self.post.names.put(known, name, groups, {})
 
     def tell(self, answer: Any) -> None:

@@ -359,6 +359,11 @@ def be_handler_of(conn: object) -> HandlerCall:
     return HandlerCall(conn)
 
 
+def begin_handler(conn: Any, *, aside: bool = False) -> Token[Any]:
+    """Have the context be that of a connection's handler; aside: of one beside it, as on_push."""
+    return _lease.handling.set(_lease.Aside(conn) if aside else conn)
+
+
 class FakeDrainSignal:
     """How a worker tells its sync handlers to let go: an order arrives by a pipe."""
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from socketkeep import Listener
+from socketkeep._admin import _snapshots
 from socketkeep._keeper import _inheritance, _keeper, _signals
 from socketkeep._keeper.workers import _pool
 from tests.harness.configuration import Model, closing_seconds, configured
@@ -80,6 +81,14 @@ class Bench:
             self.clock.now = min(end, self.clock.now + 0.05)
             self._run()
         self.settle()
+
+    def forecast(self, *silent: Any) -> Any:
+        """Return what a reload would do; silent: the workers that have not said what they have."""
+        return _snapshots.reload_forecast(self.keeper, list(silent))
+
+    def cost(self, generation: int) -> Any:
+        """Return what the reload that brought this generation has done."""
+        return _snapshots.reload_cost(self.keeper, generation)
 
     def _assemble(self) -> None:
         self.act_on_signal = _signals.SignalActions(self.keeper).act

@@ -15,8 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NoReturn
 
-from socketkeep._keeper.loop import _reactor, _system
-from socketkeep._keeper.tables import _connection_table, _ownership, _records, _state
+from socketkeep._keeper.connections import _fdstore, _post
+from socketkeep._keeper.loop import _notify, _reactor, _system
+from socketkeep._keeper.tables import _connection_table, _names, _ownership, _records, _state
 from socketkeep._worker import _accepting
 from tests.harness.configuration import Model, configuration_in
 from tests.harness.seam import (
@@ -87,8 +88,27 @@ def held_connection(
 ) -> _connection_table.HeldConnection:
     """Return a connection that the keeper has and no worker, as its table does."""
     handoff = message("Detached", name, epoch, 0, "a peer", state, b"", 0, 0, 0, **more)
-    owned = _ownership.Ownership(_ownership.OwnershipState(where), epoch, None)
-    return _connection_table.HeldConnection(handoff, sock, owned, since=0.0)
+    return _connection_table.HeldConnection(handoff, sock, owned(where, epoch), since=0.0)
+
+
+def owned(where: str, epoch: int, worker: int | None = None) -> _ownership.Ownership:
+    """Return who has a connection; where: its state, as the page of states names it."""
+    return _ownership.Ownership(_ownership.OwnershipState(where), epoch, worker)
+
+
+def name_table() -> _names.NameTable:
+    """Return a table of what connections are called, in which nothing stands yet."""
+    return _names.NameTable()
+
+
+def named(connection: str, epoch: int, owner: int | None) -> _names.NamedConnection:
+    """Return a connection that can be called something; owner: the serial of its worker."""
+    return _names.NamedConnection(connection, epoch, owner)
+
+
+def make_post(reactor: _reactor.Reactor, unowned: Any) -> _post.Post:
+    """Return the post of a server that asks senders to wait for who is on the move."""
+    return _post.Post(reactor, unowned, lambda: "keep")
 
 
 def adopted_worker(listeners: tuple[int, ...]) -> _records.AdoptedWorker:
@@ -104,6 +124,31 @@ def real_system() -> _system.System:
 def sealed(name: str, data: bytes) -> int:
     """Return a descriptor of memory that has these bytes for good."""
     return _state.sealed_memfd(name, data)
+
+
+def listener_stored_as(address: str) -> str:
+    """Return the name by which a listener is in a store."""
+    return _fdstore.listener_name(address)
+
+
+class ServiceManager(_notify.Notifier):
+    """Notes what is given to its store and taken back, in the order in which it is told."""
+
+    def __init__(self) -> None:
+        super().__init__("/nowhere")
+        self.sent: list[str] = []
+        self.has_room = True
+
+    def send(self, *words: str, descriptors: Collection[int] = (), again: bool = False) -> bool:
+        if self.has_room:
+            assert len(descriptors) == ("FDSTORE=1" in words)
+            sign = "+" if descriptors else "-"
+            self.sent.append(sign + words[-1].removeprefix("FDNAME=socketkeep."))
+        return self.has_room
+
+    def store(self, reactor: _reactor.Reactor, names: Collection[str] = ()) -> _fdstore.FdStore:
+        """Return the keeper's view of its store, in which these are."""
+        return _fdstore.FdStore(reactor, self, 9, 100, names)
 
 
 @dataclass(eq=False)

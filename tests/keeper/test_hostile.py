@@ -45,7 +45,7 @@ NO_FACTS: Final = ProxyHeader(
 ).encode()
 #: Where the ends of pairs of sockets are: they have no name.
 PLAIN_END: Final = ("unix", "")
-SECONDS: Final = float(os.environ.get("FUZZ_SECONDS", "24"))
+SECONDS: Final = float(os.environ.get("FUZZ_SECONDS", "9"))
 SEED: Final = os.environ["FUZZ_SEED"]  # of the run: tests/conftest.py
 
 

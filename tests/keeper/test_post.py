@@ -17,10 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from socketkeep._keeper.connections._post import MOST_LETTERS, Post
-from socketkeep._keeper.tables._names import NamedConnection, NameTable
 from socketkeep._names._pushing import PushOutcome
-from tests.keeper.fakes import Clock, SteppedReactor
+from tests.keeper.fakes import Clock, SteppedReactor, make_post, name_table, named
 from tests.wire.sending import kind_of, letter, letter_told, message, presence_told
 
 GROUP = "room"
@@ -58,7 +56,7 @@ class World:
     def __init__(self) -> None:
         self.clock = Clock()
         self.reactor = SteppedReactor(self.clock)
-        self.post = Post(self.reactor, self, lambda: "keep")
+        self.post = make_post(self.reactor, self)
         self.workers = {n: FarEnd(n) for n in range(1, _WORKERS + 1)}  # by slot
         self.serial = _WORKERS
         for each in self.workers.values():
@@ -308,7 +306,7 @@ def test_nothing_comes_twice_and_each_is_told(seed: int, steps: int) -> None:
 
 def test_too_much_for_one_connection_is_refused() -> None:
     world = World()
-    for number in range(MOST_LETTERS + 5):
+    for number in range(1000 + 5):
         world.post.push(world, [letter(number, "name-c0", b"x", _LONG)])
     assert [each.outcome for each in world.told.values()] == [PushOutcome.FULL] * 5
 
@@ -339,17 +337,17 @@ def test_a_letter_waits_no_longer_than_it_may() -> None:
 def test_the_table_knows_each_by_all_that_it_is_called(
     steps: list[tuple[int, str, frozenset[str], int | None]],
 ) -> None:
-    table = NameTable()
+    table = name_table()
     news: set[tuple[str, str]] = set()
     table.watch(lambda name, group: news.add((name, group)))
-    known_names: dict[str, NamedConnection | None] = {}
+    known_names: dict[str, Any] = {}
     known_groups: dict[str, bool] = {}
-    model: dict[str, NamedConnection] = {}
+    model: dict[str, Any] = {}
     for number, name, groups, owner in steps:
         key = f"c{number}"
         known = model.get(key)
         if known is None:
-            known = NamedConnection(key, 1, owner)
+            known = named(key, 1, owner)
         else:
             table.move(known, owner, known.epoch + 1)
         table.put(known, name, groups, {})
@@ -377,7 +375,7 @@ def test_the_table_knows_each_by_all_that_it_is_called(
         for serial in (1, 2):
             owned = {each.id for each in table.owned_by(serial)}
             assert owned == {each.id for each in model.values() if each.owner == serial}
-    other = NameTable()
+    other = name_table()
     other.restore(table.snapshot())
     assert other.snapshot() == table.snapshot()
 

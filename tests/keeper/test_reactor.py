@@ -11,7 +11,6 @@ from functools import partial
 
 import pytest
 
-from socketkeep._base import _log
 from socketkeep._keeper.loop._reactor import (
     FAILURES,
     PAUSE,
@@ -20,6 +19,7 @@ from socketkeep._keeper.loop._reactor import (
     Reactor,
     SignalQueue,
 )
+from tests.harness.lines import Lines, listening_to_the_log
 from tests.keeper.fakes import Clock
 
 
@@ -206,16 +206,9 @@ def test_a_flood_of_signals_does_not_block(reactor: Reactor) -> None:
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object]]]:
-    """What is logged: level and fields, the event among them."""
-    lines: list[tuple[str, dict[str, object]]] = []
-    for level in ("warning", "error"):
-
-        def note(event: str, level: str = level, **fields: object) -> None:
-            lines.append((level, {"event": event, **fields}))
-
-        monkeypatch.setattr(_log, level, note)
-    return lines
+def log() -> Iterator[Lines]:
+    with listening_to_the_log() as lines:
+        yield lines
 
 
 def fail(_events: int = 0) -> None:
@@ -223,7 +216,7 @@ def fail(_events: int = 0) -> None:
 
 
 def test_a_failing_call_is_logged_and_the_others_are_made(
-    reactor: Reactor, clock: Clock, log: list[tuple[str, dict[str, object]]]
+    reactor: Reactor, clock: Clock, log: Lines
 ) -> None:
     """Whichever kind of call it is; and the same failure again soon is not logged again."""
     made: list[str] = []
@@ -238,14 +231,15 @@ def test_a_failing_call_is_logged_and_the_others_are_made(
         reactor.run_once()
         reactor.unregister(ours.fileno())
     assert made == ["timer", "soon"]
-    ((level, line),) = log
-    assert level == "error"
+    (record,) = log.records
+    assert record.levelname == "ERROR"
+    line = log.fields(record.getMessage())
     assert "RuntimeError: a bug" in str(line["traceback"])
     assert "in fail" in str(line["traceback"])
 
 
 def test_a_descriptor_that_fails_each_time_is_left_alone_for_a_while(
-    reactor: Reactor, log: list[tuple[str, dict[str, object]]]
+    reactor: Reactor, log: Lines
 ) -> None:
     calls: list[int] = []
 
@@ -261,7 +255,7 @@ def test_a_descriptor_that_fails_each_time_is_left_alone_for_a_while(
             reactor.run_once()
         assert len(calls) == FAILURES
         told = "descriptor left alone for a second: its callback keeps failing"
-        assert log[-1][1]["event"] == told
+        assert log.events()[-1] == told
         # Its owner does not know, and may go on as if it were watched.
         reactor.modify(ours.fileno(), READABLE | WRITABLE)
         reactor.unregister(ours.fileno())
@@ -272,9 +266,7 @@ def test_a_descriptor_that_fails_each_time_is_left_alone_for_a_while(
 
 
 @pytest.mark.parametrize("let_go", [False, True])
-def test_a_descriptor_that_was_left_alone_is_watched_again(
-    log: list[tuple[str, dict[str, object]]], let_go: bool
-) -> None:
+def test_a_descriptor_that_was_left_alone_is_watched_again(log: Lines, let_go: bool) -> None:
     """What it is for may be the server's end.  One that its owner has let go of is not."""
     clock = Clock()
     reactor = Reactor(clock)
@@ -302,9 +294,7 @@ def test_a_descriptor_that_was_left_alone_is_watched_again(
     reactor.close()
 
 
-def test_a_descriptor_that_fails_now_and_then_is_not_given_up(
-    reactor: Reactor, log: list[tuple[str, dict[str, object]]]
-) -> None:
+def test_a_descriptor_that_fails_now_and_then_is_not_given_up(reactor: Reactor, log: Lines) -> None:
     calls: list[int] = []
 
     def fail_often(_events: int) -> None:
@@ -320,11 +310,11 @@ def test_a_descriptor_that_fails_now_and_then_is_not_given_up(
             reactor.run_once()
         assert len(calls) == FAILURES * 3
         reactor.unregister(ours.fileno())
-    assert len(log) == 1
+    assert len(log.records) == 1
 
 
 def test_a_signal_whose_call_fails_does_not_take_the_others_along(
-    reactor: Reactor, log: list[tuple[str, dict[str, object]]]
+    reactor: Reactor, log: Lines
 ) -> None:
     got: list[int] = []
 
@@ -339,7 +329,7 @@ def test_a_signal_whose_call_fails_does_not_take_the_others_along(
     reactor.run_once(5)
     queue.close()
     assert sorted(got) == [signal.SIGHUP, signal.SIGUSR1]
-    assert len(log) == 1
+    assert len(log.records) == 1
 
 
 def test_what_ends_a_program_ends_the_loop(reactor: Reactor) -> None:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Any
 
 import pytest
 
-from socketkeep._keeper.loop import _children, _system
+from socketkeep._keeper.loop import _children
 from tests.keeper.bench import Bench
-from tests.keeper.fakes import Clock, SteppedReactor
+from tests.keeper.fakes import Clock, SteppedReactor, real_system
 
 
 @pytest.mark.process
 def test_each_is_reaped_by_who_waits_for_it() -> None:
     """With real processes, in whatever order they end; nothing is left, no status is lost."""
-    system = _system.System()
+    system = real_system()
     reactor = SteppedReactor(Clock())
     children = _children.ChildWatch(reactor, system)
-    exits: dict[int, _system.Exit] = {}
+    exits: dict[int, Any] = {}
     pids = [os.posix_spawn("/bin/sh", ["sh", "-c", f"exit {n}"], {}) for n in range(6)]
     for pid in pids[::2]:
         children.watch(pid, lambda ended, pid=pid: exits.__setitem__(pid, ended))  # type: ignore[misc]
@@ -32,17 +33,17 @@ def test_each_is_reaped_by_who_waits_for_it() -> None:
     # One that had ended before it was known: its status is not lost.
     children.watch(pids[1], lambda ended: exits.__setitem__(pids[1], ended))
     reactor.settle()
-    assert exits[pids[1]] == _system.Exit(1)
+    assert exits[pids[1]].status == 1
     reactor.close()
 
 
 @pytest.mark.process
 def test_a_pid_that_has_been_given_away_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has it now is not ours, is not killed, and the end of ours is told."""
-    system = _system.System()
+    system = real_system()
     reactor = SteppedReactor(Clock())
     children = _children.ChildWatch(reactor, system)
-    exits: list[_system.Exit] = []
+    exits: list[Any] = []
     pid = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 7"], {})
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     system.reaper.reap()
@@ -51,7 +52,7 @@ def test_a_pid_that_has_been_given_away_meanwhile(monkeypatch: pytest.MonkeyPatc
     children.watch(pid, exits.append)
     children.kill(pid)
     reactor.settle()
-    assert exits == [_system.Exit(7)]
+    assert [ended.status for ended in exits] == [7]
     assert not children
     reactor.close()
 
@@ -106,15 +107,3 @@ def test_a_stop_ends_who_has_the_port(bench: Bench) -> None:
     assert bench.has_stopped()
     daemon.die()
     bench.act_on_signal(signal.SIGCHLD)
-
-
-def test_whose_fork_it_is_while_the_one_between_exits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The parent that was read may have gone at the next look; then the group tells."""
-    keeper, template, between, worker = os.getpid(), 50, 51, 52
-    looks = iter([(between, template), (0, 0), (keeper, template)])
-    monkeypatch.setattr(_system, "_parent_and_group", lambda _pid: next(looks))
-    assert _system.System().is_forked_by(worker, template)
-    looks = iter([(between, template), (0, 0), (keeper, 49)])
-    assert not _system.System().is_forked_by(worker, template)
-    looks = iter([(0, 0)])
-    assert not _system.System().is_forked_by(worker, template)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,31 +12,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from socketkeep._keeper.connections import _fdstore, _restoring
-from socketkeep._keeper.loop import _notify
+from socketkeep._keeper.connections import _restoring
 from tests.harness.seam import Row, make_board
 from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
-from tests.keeper.fakes import adopted_worker, held_connection, sealed
+from tests.keeper.fakes import (
+    ServiceManager,
+    adopted_worker,
+    held_connection,
+    listener_stored_as,
+    sealed,
+)
 from tests.wire.sending import message
 
 ID = "7-2-1"
-
-
-class Recorder(_notify.Notifier):
-    """A manager that has room or not."""
-
-    def __init__(self) -> None:
-        super().__init__("/nowhere")
-        self.sent: list[str] = []
-        self.has_room = True
-
-    def send(self, *words: str, descriptors: Sequence[int] = (), again: bool = False) -> bool:
-        if self.has_room:
-            assert len(descriptors) == ("FDSTORE=1" in words)
-            sign = "+" if descriptors else "-"
-            self.sent.append(sign + words[-1].removeprefix("FDNAME=socketkeep."))
-        return self.has_room
 
 
 @dataclass
@@ -44,7 +33,7 @@ class Scene:
     """A keeper that starts, and what it is given."""
 
     bench: Bench
-    manager: Recorder
+    manager: ServiceManager
     passed: list[tuple[str, int]] = field(default_factory=list)
 
     def board(self, serial: int, *, states: bool = True) -> Any:
@@ -74,7 +63,7 @@ class Scene:
         """Let the keeper take it, and start."""
         stored = _restoring.Stored.of(self.passed)
         keeper = self.bench.keeper
-        store = _fdstore.FdStore(self.bench.reactor, self.manager, 9, 100, stored.names)
+        store = self.manager.store(self.bench.reactor, stored.names)
         keeper.use_store(store)
         assert stored.latest_boot == 7
         stored.restore(keeper.connections, store, [self.bench.listener.text], adopted)
@@ -92,7 +81,7 @@ class Scene:
 @pytest.fixture
 def scene(make_bench: MakeBench) -> Iterator[Scene]:
     bench = make_bench(workers=1, keep="crash", bind=[])
-    manager = Recorder()
+    manager = ServiceManager()
     yield Scene(bench, manager)
     manager.close()
 
@@ -319,7 +308,7 @@ def test_on_its_way_from_a_worker_that_lives(scene: Scene, ended: str) -> None:
 
 
 def test_what_finds_no_room_is_sent_in_order_later(scene: Scene) -> None:
-    store = _fdstore.FdStore(scene.bench.reactor, scene.manager, 9, 100, ())
+    store = scene.manager.store(scene.bench.reactor)
     scene.manager.has_room = False
     with socket.socket() as one:
         store.add("socketkeep.a", one.fileno())
@@ -385,7 +374,7 @@ def test_an_upgrade_sends_what_is_left_first(make_bench: MakeBench) -> None:
 
 def test_plain_ends_are_not_stored(scene: Scene, tmp_path: Path) -> None:
     """Their TLS ends with the edge, and the edge with the unit; the other Unix sockets' stay."""
-    store = _fdstore.FdStore(scene.bench.reactor, scene.manager, 9, 100, ())
+    store = scene.manager.store(scene.bench.reactor)
     path = tmp_path / "accepted"
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
         listener.bind(str(path))
@@ -404,8 +393,8 @@ def test_plain_ends_are_not_stored(scene: Scene, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:7000", "unix:/" + "ü" * 53])
 def test_names_are_as_systemd_wants_them(address: str) -> None:
-    name = _fdstore.listener_name(address)
+    name = listener_stored_as(address)
     assert name.isascii()
     assert ":" not in name
     assert len(name) <= 255
-    assert name != _fdstore.listener_name(address + "1")
+    assert name != listener_stored_as(address + "1")

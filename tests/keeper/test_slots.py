@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep._admin._control import Commands
 from socketkeep._keeper.workers._slots import Slots
+from tests.admin.control import commands_of
 from tests.keeper.bench import Bench
 
 
@@ -68,6 +68,6 @@ def test_a_bound(bench: Bench, workers: object) -> None:
     """Beyond it the command is refused in one line, and nothing has changed."""
     client = _Client()
     request = json.dumps({"command": "scale", "arguments": {"workers": workers}}).encode()
-    Commands(bench.keeper, "name").run(request, client)  # type: ignore[arg-type]
+    commands_of(bench.keeper).run(request, client)
     assert client.done.exit == 2
     assert client.done.error == (f"scale takes a number of workers, 1 to 1000, not {workers!r}")

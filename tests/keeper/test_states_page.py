@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 from docs._ext.declared import PAGES
 
-from socketkeep._keeper.tables import _ownership
-from socketkeep._keeper.workers import _generations
-from socketkeep._stream import _lifecycle
 
-S = TypeVar("S", bound=Enum)
-E = TypeVar("E", bound=Enum)
-
-
-def _words(transitions: Mapping[tuple[S, E], S]) -> list[tuple[str, str, str]]:
+def _words(name: str) -> list[tuple[str, str, str]]:
+    """Return the transitions of a table from which the page is made."""
+    page = PAGES[name]
+    assert isinstance(page, partial)
+    (transitions,) = page.args
     return [
         (state.value, event.value, following.value)
         for (state, event), following in transitions.items()
@@ -26,11 +21,7 @@ def _words(transitions: Mapping[tuple[S, E], S]) -> list[tuple[str, str, str]]:
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "states.md"
-TABLES = {
-    "ownership": _words(_ownership.TRANSITIONS),
-    "generations": _words(_generations.TRANSITIONS),
-    "lifecycle": _words(_lifecycle.TRANSITIONS),
-}
+TABLES = {name: _words(name) for name in ("ownership", "generations", "lifecycle")}
 
 
 @pytest.mark.parametrize("name", TABLES)

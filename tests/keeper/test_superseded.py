@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from socketkeep._admin import _snapshots
 from socketkeep._keeper.tables._staying import Staying, why_it_stays
 from tests.harness.seam import STATUSES, status_word
 from tests.harness.seam import beat as show_beat
@@ -45,7 +44,7 @@ def test_a_forecast(bench: Bench) -> None:
     waiting.park()
     bench.settle()
     waiting.settle()
-    forecast = _snapshots.reload_forecast(bench.keeper)
+    forecast = bench.forecast()
     assert (forecast.moves, forecast.held, forecast.resumable) == (2, 1, True)
     assert [(each.reason, each.connections) for each in forecast.stays] == [
         ("uncommitted", 2),
@@ -120,7 +119,7 @@ def test_all_of_it_stays(make_bench: MakeBench, keep: str) -> None:
     [worker] = bench.start(resumable=False)
     bench.serve(worker)
     bench.settle()
-    [stays] = _snapshots.reload_forecast(bench.keeper).stays
+    [stays] = bench.forecast().stays
     assert stays.connections == 1
     assert stays.reason == ("keep-none" if keep == "none" else "not-resumable")
 
@@ -144,7 +143,7 @@ def test_a_worker_that_does_not_answer_is_waited_for_a_second(bench: Bench) -> N
     bench.advance(0.2)
     [[silent]] = rolls
     assert silent.serial == old[1].serial
-    forecast = _snapshots.reload_forecast(bench.keeper, [silent])
+    forecast = bench.forecast(silent)
     assert (forecast.moves, [each.connections for each in forecast.stays]) == (0, [1])
     [left] = forecast.silent
     assert (left.slot, left.connections, left.seconds) == (silent.slot, 1, bench.handlers_have)
@@ -154,7 +153,7 @@ def test_a_worker_that_does_not_answer_is_waited_for_a_second(bench: Bench) -> N
     assert rolls[1] == [], "nobody is waited for longer than needed"
     bench.reload()
     bench.bring_up()
-    assert [each.connections for each in _snapshots.reload_cost(bench.keeper, 2).stays] == [1]
-    forecast = _snapshots.reload_forecast(bench.keeper)
+    assert [each.connections for each in bench.cost(2).stays] == [1]
+    forecast = bench.forecast()
     assert {each.connections for each in forecast.earlier} == {1}
     assert forecast.stays == []

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from socketkeep._keeper.loop._system import System
+from socketkeep._keeper.loop import _system
 from tests.harness.seam import make_board
 
 _MAPS: str = """
@@ -44,7 +44,7 @@ def test_whose_a_process_is_its_maps_show() -> None:
     (memfd, _), (other, _) = make_board(4), make_board(4)
     plain = os.memfd_create("not-a-scoreboard")
     os.ftruncate(plain, 4096)
-    system = System()
+    system = _system.System()
     try:
         with mapping(memfd) as pid, mapping(plain) as stranger:
             assert system.has_mapped(pid, memfd, child=False)
@@ -61,9 +61,9 @@ def test_whose_a_process_is_its_maps_show() -> None:
 _TREE: str = """
 import os, sys, time
 from socketkeep._base import _prctl
-from socketkeep._keeper.loop._system import System
+from socketkeep._keeper.loop import _system
 _prctl.set_child_subreaper()
-system, pid = System(), os.getpid
+system, pid = _system.System(), os.getpid
 def child(then):
     read, write = os.pipe()
     found = os.fork()
@@ -141,12 +141,12 @@ for each in (one, two, below): print(os.waitstatus_to_exitcode(os.waitpid(each, 
 def test_a_process_that_ends_meanwhile_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait(10)
-    assert not System().is_forked_by(process.pid, os.getpid())
+    assert not _system.System().is_forked_by(process.pid, os.getpid())
 
 
 _HOLDING: str = """
 import os, socket, subprocess, sys
-from socketkeep._keeper.loop._system import System
+from socketkeep._keeper.loop import _system
 fd = int(sys.argv[1])
 inode = os.fstat(fd).st_ino
 child = subprocess.Popen(
@@ -155,7 +155,7 @@ child = subprocess.Popen(
 )
 child.stdout.readline()
 for _ in sys.stdin:
-    others, _ = System().held_by_others({inode, 1})
+    others, _ = _system.System().held_by_others({inode, 1})
     print(others == {inode}, others == set(), flush=True)
 child.communicate()
 """
@@ -179,3 +179,15 @@ def test_who_holds_a_listener_besides_this_process_and_those_below_it() -> None:
                 assert process.stdout.readline().strip() == answer
                 listener.close()
             process.stdin.close()
+
+
+def test_whose_fork_it_is_while_the_one_between_exits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent that was read may have gone at the next look; then the group tells."""
+    keeper, template, between, worker = os.getpid(), 50, 51, 52
+    looks = iter([(between, template), (0, 0), (keeper, template)])
+    monkeypatch.setattr(_system, "_parent_and_group", lambda _pid: next(looks))
+    assert _system.System().is_forked_by(worker, template)
+    looks = iter([(between, template), (0, 0), (keeper, 49)])
+    assert not _system.System().is_forked_by(worker, template)
+    looks = iter([(0, 0)])
+    assert not _system.System().is_forked_by(worker, template)

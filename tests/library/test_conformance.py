@@ -35,7 +35,7 @@ def add_plain(kind: str) -> None:
     ASYNC_PAIRS[kind] = make_async
 
 
-for name in ("tcp", "unix"):
+for name in KINDS:
     add_plain(name)
 
 

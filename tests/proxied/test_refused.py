@@ -6,12 +6,10 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from socketkeep._admin._metrics import exposition
-from socketkeep._admin._reports import LiveReport
 from socketkeep.proxy import ProxyHeader
+from tests.admin.web import admin_port, fetch
 from tests.harness import connect
 from tests.proxied.support import CLIENT, PLAIN, RICH, ask, begin, refusals, refused, serving
 from tests.server.support import MODELS
@@ -136,14 +134,13 @@ def test_a_flood_of_halves(tmp_path: Path) -> None:
 
 def test_figures_of_the_refused(tmp_path: Path) -> None:
     """They are in the table that `status` prints, and among the metrics, by reason."""
-    with serving(tmp_path, "thread") as server:
+    with serving(tmp_path, "thread", "--admin", "127.0.0.1:0") as server:
         with begin(server.address, b"hello\n") as sock:
             assert refused(sock)
         printed = server.cli("status").stdout
         assert "PROXY header refused: missing" in printed
         assert server.status()["listeners"][0]["proxy"] == "on"
-        report = msgspec.convert(server.ask("live", most=10), LiveReport)
-        metrics = exposition(report, "text/plain")[0].decode()
+        metrics = fetch(admin_port(server), "/metrics").text
         assert 'socketkeep_connections_refused_total{reason="missing"} 1.0' in metrics
         assert 'socketkeep_connections_refused_total{reason="late"} 0.0' in metrics
         assert "socketkeep_connections_awaiting_header 0.0" in metrics

@@ -23,6 +23,7 @@ from socketkeep._worker import (
     _hooked,
     _reactor,
     _roster,
+    _sync,
     _template,
 )
 from tests.harness.configuration import Model, configured
@@ -30,6 +31,8 @@ from tests.harness.seam import How, Leased, board_in, make_board
 from tests.wire.sending import bare, ends_of_a_channel, kind_of, message, send_with
 
 BOOT = 0xB007
+#: So many connections a sync worker accepts before it looks at its orders.
+IN_A_ROW = _sync.IN_A_ROW
 
 
 @dataclass
@@ -153,6 +156,11 @@ class CastingDoor:
 def is_entry(made: object) -> bool:
     """Return whether this is a connection that was made, not one that is left to be."""
     return isinstance(made, _entry.Entry)
+
+
+def standing(environment: _environment.Environment, slot: int) -> _accepting.Standing:
+    """Return what the worker in a slot shows to those beside it."""
+    return _accepting.Standing(environment.siblings, slot)
 
 
 def make_sync(entry: Any) -> None:

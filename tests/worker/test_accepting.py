@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from socketkeep._net._accept_errors import Exhausted
-from socketkeep._worker._accepting import PAUSE, BadAccept, Door, Gate
+from socketkeep._worker import _accepting
 from tests.harness.lines import Lines
 
 
@@ -40,8 +40,8 @@ def listener() -> Iterator[Listener]:
 
 
 @pytest.fixture
-def gate(listener: Listener) -> Iterator[Gate]:
-    made = Gate([listener])
+def gate(listener: Listener) -> Iterator[_accepting.Gate]:
+    made = _accepting.Gate([listener])
     yield made
     made.close()
 
@@ -51,14 +51,14 @@ def connect(listener: socket.socket) -> socket.socket:
 
 
 def test_nothing_to_accept(listener: Listener) -> None:
-    assert Door(listener, 0).accept() is None
+    assert _accepting.Door(listener, 0).accept() is None
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
 def test_no_room_for_a_connection(listener: Listener, code: int) -> None:
     listener.code = code
     with pytest.raises(Exhausted, match=os.strerror(code)):
-        Door(listener, 0).accept()
+        _accepting.Door(listener, 0).accept()
 
 
 @pytest.mark.parametrize(
@@ -66,17 +66,19 @@ def test_no_room_for_a_connection(listener: Listener, code: int) -> None:
 )
 def test_what_befell_the_connection_itself_is_passed_over(listener: Listener, code: int) -> None:
     listener.code = code
-    assert Door(listener, 0).accept() is None
+    assert _accepting.Door(listener, 0).accept() is None
 
 
 @pytest.mark.parametrize("code", [errno.EBADF, errno.EINVAL, errno.ENOTSOCK])
 def test_a_listener_that_is_none_is_an_error(listener: Listener, code: int) -> None:
     listener.code = code
     with pytest.raises(OSError, match=os.strerror(code)):
-        Door(listener, 0).accept()
+        _accepting.Door(listener, 0).accept()
 
 
-def test_a_closed_gate_leaves_connections_in_the_queue(gate: Gate, listener: Listener) -> None:
+def test_a_closed_gate_leaves_connections_in_the_queue(
+    gate: _accepting.Gate, listener: Listener
+) -> None:
     with connect(listener) as peer:
         assert gate.wait(0) == []
         gate.open(True)
@@ -97,7 +99,7 @@ def test_a_closed_gate_leaves_connections_in_the_queue(gate: Gate, listener: Lis
 def test_each_listener_has_its_number(listener: Listener) -> None:
     with socket.create_server(("127.0.0.1", 0)) as second:
         second.setblocking(False)
-        gate = Gate([listener, second])
+        gate = _accepting.Gate([listener, second])
         gate.open(True)
         with connect(second):
             (fd,) = gate.wait(5)
@@ -112,7 +114,7 @@ def test_listeners_take_turns(listener: Listener) -> None:
     """Where one connection at a time is accepted the second listener is no worse off."""
     with socket.create_server(("127.0.0.1", 0)) as second, ExitStack() as stack:
         second.setblocking(False)
-        gate = Gate([listener, second])
+        gate = _accepting.Gate([listener, second])
         gate.open(True)
         for _ in range(3):
             stack.enter_context(connect(listener))
@@ -127,7 +129,7 @@ def test_listeners_take_turns(listener: Listener) -> None:
         gate.close()
 
 
-def test_another_worker_took_the_connection(gate: Gate, listener: Listener) -> None:
+def test_another_worker_took_the_connection(gate: _accepting.Gate, listener: Listener) -> None:
     gate.open(True)
     with connect(listener):
         (fd,) = gate.wait(5)
@@ -136,12 +138,12 @@ def test_another_worker_took_the_connection(gate: Gate, listener: Listener) -> N
         assert not gate.paused
 
 
-def test_what_is_no_listener_is_not_accepted_from(gate: Gate) -> None:
+def test_what_is_no_listener_is_not_accepted_from(gate: _accepting.Gate) -> None:
     assert gate.accept(0) is None
 
 
 def test_out_of_descriptors_pauses_says_so_once_and_goes_on(
-    gate: Gate, listener: Listener, log: Lines
+    gate: _accepting.Gate, listener: Listener, log: Lines
 ) -> None:
     gate.open(True)
     with connect(listener):
@@ -152,7 +154,7 @@ def test_out_of_descriptors_pauses_says_so_once_and_goes_on(
             gate.open(True)
             begun = time.monotonic()
             assert gate.wait(None) == [], "paused, though a connection waits: it does not spin"
-            assert time.monotonic() - begun >= PAUSE * 0.1
+            assert time.monotonic() - begun >= _accepting.PAUSE * 0.1
             while gate.paused:
                 gate.wait(None)
             gate.open(True)
@@ -166,7 +168,7 @@ def test_out_of_descriptors_pauses_says_so_once_and_goes_on(
 
 
 def test_a_pause_does_not_keep_other_descriptors_from_being_reported(
-    gate: Gate, listener: Listener
+    gate: _accepting.Gate, listener: Listener
 ) -> None:
     read, write = os.pipe()
     gate.watch(read)
@@ -178,7 +180,7 @@ def test_a_pause_does_not_keep_other_descriptors_from_being_reported(
     os.close(write)
 
 
-def test_listeners_are_watched_exclusively(gate: Gate, listener: Listener) -> None:
+def test_listeners_are_watched_exclusively(gate: _accepting.Gate, listener: Listener) -> None:
     """So that a connection wakes one of the workers that wait, not all."""
     gate.open(True)
     lines = Path(f"/proc/self/fdinfo/{gate._epoll.fileno()}").read_text().splitlines()
@@ -192,7 +194,7 @@ def test_listeners_are_watched_exclusively(gate: Gate, listener: Listener) -> No
 
 
 def test_a_forked_child_that_forgets_takes_nothing_from_its_parent(listener: Listener) -> None:
-    gate = Gate([listener])
+    gate = _accepting.Gate([listener])
     gate.open(True)
     # What a fork gives the parent: handles of its own of the same epoll and the same listener.
     epoll = select.epoll.fromfd(os.dup(gate._epoll.fileno()))
@@ -206,7 +208,7 @@ def test_a_forked_child_that_forgets_takes_nothing_from_its_parent(listener: Lis
 
 def test_closing_the_listeners_closes_these_handles_alone(listener: Listener) -> None:
     keepers = listener.dup()
-    gate = Gate([listener])
+    gate = _accepting.Gate([listener])
     gate.open(True)
     gate.close_listeners()
     gate.close_listeners()
@@ -217,7 +219,7 @@ def test_closing_the_listeners_closes_these_handles_alone(listener: Listener) ->
     gate.close()
 
 
-def test_queued_tells_of_connections_that_wait(listener: Listener, gate: Gate) -> None:
+def test_queued_tells_of_connections_that_wait(listener: Listener, gate: _accepting.Gate) -> None:
     assert not gate.queued()
     with connect(listener):
         deadline = time.monotonic() + 5
@@ -226,7 +228,7 @@ def test_queued_tells_of_connections_that_wait(listener: Listener, gate: Gate) -
             select.select([listener], [], [], 1)
 
 
-def test_a_gate_that_is_closed_has_no_queue(listener: Listener, gate: Gate) -> None:
+def test_a_gate_that_is_closed_has_no_queue(listener: Listener, gate: _accepting.Gate) -> None:
     with connect(listener):
         gate.close_listeners()
         assert not gate.queued()
@@ -241,13 +243,13 @@ def test_whatever_raises_of_one_connection_ends_it_alone(
 
     with monkeypatch.context() as broken:
         broken.setattr(f"socketkeep._worker._accepting.{part}", fail)
-        door = Door(listener, 0)
+        door = _accepting.Door(listener, 0)
         with connect(listener) as peer:
-            with pytest.raises(BadAccept):
+            with pytest.raises(_accepting.BadAccept):
                 door.accept()
             peer.settimeout(10)
             assert peer.recv(1) == b"", "its descriptor is closed"
     with connect(listener) as peer:
-        accepted = Door(listener, 0).accept()
+        accepted = _accepting.Door(listener, 0).accept()
         assert isinstance(accepted, tuple)
         accepted[0].close()

@@ -7,29 +7,21 @@ import itertools
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
 from socketkeep import AsyncConnection, Busy
-from socketkeep._wire._channel import Channel, channel_pair
-from socketkeep._wire._messages import (
-    Deliver,
-    Delivered,
-    Letter,
-    LetterTold,
-    Message,
-    NameTaken,
-    Registered,
-)
 from socketkeep._worker._post import AsyncPost
 from tests.harness.seam import leased
+from tests.wire.sending import ends_of_a_channel, letter, letter_told, message
 
 _FAR = 2**62
 
 
 @contextmanager
-def channels() -> Iterator[tuple[Channel, Channel]]:
-    ours, theirs = (Channel(sock) for sock in channel_pair())
+def channels() -> Iterator[tuple[Any, Any]]:
+    ours, theirs = ends_of_a_channel()
     try:
         yield ours, theirs
     finally:
@@ -37,16 +29,16 @@ def channels() -> Iterator[tuple[Channel, Channel]]:
         theirs.close()
 
 
-def said(channel: Channel) -> list[Message]:
+def said(channel: Any) -> list[Any]:
     """Return what the worker has said so far."""
-    found: list[Message] = []
+    found: list[Any] = []
     while (packet := channel.receive()) is not None:
         assert packet.message is not None
         found.append(packet.message)
     return found
 
 
-def post(channel: Channel) -> AsyncPost:
+def post(channel: Any) -> AsyncPost:
     numbers = itertools.count(1)
     return AsyncPost(channel, lambda: None, lambda: f"1-1-{next(numbers):x}")
 
@@ -67,23 +59,23 @@ def test_an_endpoint_is_pushed_to() -> None:
             endpoint = office.endpoint(receive, lambda: lost.append(True))
             assert said(theirs) == []
             endpoint.call("desk", frozenset({"room"}))
-            assert said(theirs) == [Registered("1-1-1", 1, "desk", ["room"], {})]
-            office.obey(Deliver([Letter(1, "1-1-1", b"a", _FAR)]))
-            office.obey(Deliver([Letter(2, "room", b"b", _FAR, group=True)]))
-            office.obey(Deliver([Letter(3, "1-1-1", b"too much", _FAR)]))
+            assert said(theirs) == [message("Registered", "1-1-1", 1, "desk", ["room"], {})]
+            office.obey(message("Deliver", [letter(1, "1-1-1", b"a", _FAR)]))
+            office.obey(message("Deliver", [letter(2, "room", b"b", _FAR, group=True)]))
+            office.obey(message("Deliver", [letter(3, "1-1-1", b"too much", _FAR)]))
             office.flush()
-            told = [LetterTold(1, 1), LetterTold(2, 1, "", 0, 1, 0), LetterTold(3, 4)]
-            assert said(theirs) == [Delivered(told)]
+            told = [letter_told(1, 1), letter_told(2, 1, "", 0, 1, 0), letter_told(3, 4)]
+            assert said(theirs) == [message("Delivered", told)]
             assert got == [b"a", b"b", b"too much"]
             office.announce()  # to another keeper
-            assert said(theirs) == [Registered("1-1-1", 1, "desk", ["room"], {})]
-            office.obey(NameTaken("1-1-1", 1, "desk", close=True))
+            assert said(theirs) == [message("Registered", "1-1-1", 1, "desk", ["room"], {})]
+            office.obey(message("NameTaken", "1-1-1", 1, "desk", close=True))
             assert lost == [True]
-            assert said(theirs) == [Registered("1-1-1", 1, "", ["room"], {})]
+            assert said(theirs) == [message("Registered", "1-1-1", 1, "", ["room"], {})]
             endpoint.call("", frozenset())
             endpoint.call("", frozenset())
-            assert said(theirs) == [Registered("1-1-1", 1, "", [], {})]
-            office.obey(Deliver([Letter(4, "1-1-1", b"late", _FAR)]))
+            assert said(theirs) == [message("Registered", "1-1-1", 1, "", [], {})]
+            office.obey(message("Deliver", [letter(4, "1-1-1", b"late", _FAR)]))
             assert got[-1] == b"too much"
 
     asyncio.run(main())
@@ -101,11 +93,11 @@ def test_who_has_said_its_last_word_is_not_connected() -> None:
             conn.join("room")
             said(theirs)
             conn.hooks.deaf = True
-            office.obey(Deliver([Letter(1, "1-1-7", b"a", _FAR)]))
-            office.obey(Deliver([Letter(2, "room", b"b", _FAR, group=True)]))
+            office.obey(message("Deliver", [letter(1, "1-1-7", b"a", _FAR)]))
+            office.obey(message("Deliver", [letter(2, "room", b"b", _FAR, group=True)]))
             office.flush()
-            told = [LetterTold(1, 2), LetterTold(2, 1, "", 0, 0, 1)]
-            assert said(theirs) == [Delivered(told)]
+            told = [letter_told(1, 2), letter_told(2, 1, "", 0, 0, 1)]
+            assert said(theirs) == [message("Delivered", told)]
             peer.setblocking(False)
             with pytest.raises(BlockingIOError):
                 peer.recv(1)

@@ -17,13 +17,11 @@ from typing import Any
 import pytest
 
 from socketkeep import AsyncConnection, Connection, Service, resumable
-from socketkeep._worker._accepting import Standing
-from socketkeep._worker._sync import IN_A_ROW
 from tests.harness.configuration import Model
 from tests.harness.seam import counted
 from tests.wire.limits import out_of_descriptors
 from tests.wire.sending import message
-from tests.worker.fakes import Place, a_place, inspected
+from tests.worker.fakes import IN_A_ROW, Place, a_place, inspected, standing
 
 
 @resumable
@@ -174,7 +172,7 @@ def test_listeners_take_turns_where_a_worker_is_ahead() -> None:
         )
         for slot in (0, 1):
             environment.siblings.seat(slot)
-        other = Standing(environment.siblings, 1)
+        other = standing(environment, 1)
         other.show(0)
         for each in (first, second) * 20:
             place.peers.append(socket.create_connection(each.getsockname()))

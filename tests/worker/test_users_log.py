@@ -20,8 +20,7 @@ import structlog
 
 from socketkeep import Connection, log_fields
 from socketkeep._base import _log, _log_users
-from socketkeep._stream._lease import Aside, handling
-from tests.harness.seam import leased
+from tests.harness.seam import begin_handler, leased
 
 CONNECTION = {"id": "1-2-3", "peer": "127.0.0.1:9"}
 
@@ -390,16 +389,16 @@ def test_the_fields_are_of_the_connection_whose_handler_runs() -> None:
     ours, theirs = socket.socketpair()
     with theirs, Connection(ours, **leased(id="1-2-3")) as conn:
         context = contextvars.copy_context()
-        context.run(handling.set, conn)
+        context.run(begin_handler, conn)
         fields = {"id": "1-2-3", "peer": conn.peer}
         assert context.run(log_fields) == fields
         conn.name = "ada"
         assert context.run(log_fields) == {**fields, "name": "ada"}
-        context.run(handling.set, Aside(conn))  # in on_push, say
+        context.run(lambda: begin_handler(conn, aside=True))  # in on_push, say
         assert context.run(log_fields)["name"] == "ada"
 
         async def in_tasks() -> list[dict[str, str]]:
-            handling.set(conn)
+            begin_handler(conn)
             task = asyncio.create_task(asyncio.to_thread(log_fields))
             return [log_fields(), await task]
 
