@@ -27,6 +27,10 @@ HEADER_WORDS: Final = _scoreboard.HEADER_WORDS
 ROW_WORDS: Final = _scoreboard.ROW_WORDS
 #: How often a connection can have been given to a worker, at the most.
 LAST_EPOCH: Final = _scoreboard.LAST_EPOCH
+#: The word of a row that says how often its connection has been given to a worker.
+EPOCH: Final = _record.EPOCH
+#: What nobody may do with the memory of a scoreboard.
+BOARD_SEALS: Final = _scoreboard.SEALS
 #: All that a connection may have done since its last commit.
 STATUSES: Final = ("clean", "read", "sent", "bound")
 #: All the ends that a row may tell of, the first of them none.
@@ -97,6 +101,19 @@ class Row:
     def handler_errors(self) -> int:
         """How often its handler has failed."""
         return self.words[_record.HANDLER_ERRORS]
+
+    @handler_errors.setter
+    def handler_errors(self, count: int) -> None:
+        self.words[_record.HANDLER_ERRORS] = count
+
+    @property
+    def state_at(self) -> int:
+        """The word that says where its committed state stands."""
+        return self.words[_record.STATE]
+
+    @state_at.setter
+    def state_at(self, word: int) -> None:
+        self.words[_record.STATE] = word
 
     @property
     def pid(self) -> int:
@@ -222,9 +239,9 @@ def all_counted(board: _scoreboard.Scoreboard) -> dict[str, int]:
     return {name: board[word] for name, word in _scoreboard.COUNTERS.items() if board[word]}
 
 
-def board_in(fd: int) -> _scoreboard.Scoreboard:
-    """Return the scoreboard that is in this memory."""
-    return _scoreboard.Scoreboard(fd)
+def board_in(fd: int, *, wary: bool = False) -> _scoreboard.Scoreboard:
+    """Return the scoreboard that is in this memory.  wary: of who made it, as the keeper is."""
+    return _scoreboard.Scoreboard(fd, wary=wary)
 
 
 def count_accepted(board: _scoreboard.Scoreboard) -> None:

@@ -20,6 +20,8 @@ KINDS: Final = sorted(_messages.TAGS)
 LARGE: Final = _passing.PAYLOAD_LIMIT
 SEALS: Final = _passing._SEALS
 CHANNEL_CLOSED: Final = _channel.ChannelClosed
+#: What who is wary raises of what is no message.
+GARBLED: Final = _channel.Garbled
 
 _KIND_OF: Final = {kind.__struct_config__.tag: kind for kind in _messages.Message.__subclasses__()}
 
@@ -71,9 +73,14 @@ def encoded(message: Any) -> bytes:
     return b"\0" + _messages.encode(message)
 
 
-def channel_on(sock: socket.socket) -> _channel.Channel:
-    """Return a channel's end that has this socket."""
-    return _channel.Channel(sock)
+def channel_on(sock: socket.socket, *, wary: bool = False) -> _channel.Channel:
+    """Return a channel's end that has this socket.  wary: it believes nothing, as the keeper's."""
+    return _channel.Channel(sock, wary=wary)
+
+
+def sockets_of_a_channel() -> tuple[socket.socket, socket.socket]:
+    """Return the sockets of both ends of a channel."""
+    return _channel.channel_pair()
 
 
 def socket_of(channel: _channel.Channel) -> socket.socket:
@@ -89,7 +96,7 @@ def packet_of(descriptors: list[int], message: Any = None) -> _channel.Packet:
 def ends_of_a_channel(*, wary: bool = False) -> tuple[_channel.Channel, _channel.Channel]:
     """Return two ends of a channel.  wary: the second believes nothing, as the keeper's."""
     ours, theirs = _channel.channel_pair()
-    return _channel.Channel(ours), _channel.Channel(theirs, wary=wary)
+    return channel_on(ours), channel_on(theirs, wary=wary)
 
 
 def send_raw(channel: _channel.Channel, payload: bytes, descriptors: Sequence[int] = ()) -> None:
@@ -101,7 +108,12 @@ def send_with(channel: _channel.Channel, message: Any, descriptors: Sequence[int
     if not descriptors:
         channel.send_now(message)
         return
-    payload, fds = _passing.pack(_messages.encode(message), descriptors)
+    send_body(channel, _messages.encode(message), descriptors)
+
+
+def send_body(channel: _channel.Channel, body: bytes, descriptors: Sequence[int]) -> None:
+    """Send what may be no message, of any size, as one is sent."""
+    payload, fds = _passing.pack(body, descriptors)
     send_raw(channel, payload, fds)
     if _passing.in_memfd(payload):
         os.close(fds[-1])

@@ -6,14 +6,17 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep._stream import _record as record
-from socketkeep._stream._lease import Order
 from socketkeep._wire import _scoreboard as scoreboard
+from tests.harness.seam import EPOCH, How, Row, order_to
+
+#: From where a process can import the tests.
+ROOT = Path(__file__).parents[2]
 
 
 def make(rows: int = 4) -> scoreboard.Scoreboard:
@@ -36,7 +39,7 @@ def make_two(rows: int = 4) -> tuple[scoreboard.Scoreboard, scoreboard.Scoreboar
 def claim(board: scoreboard.Scoreboard, number: int) -> int:
     row = board.claim()
     assert row is not None
-    board.record(row)[record.NUMBER] = number
+    Row(board.record(row)).number = number
     return row
 
 
@@ -53,7 +56,7 @@ def test_a_freed_row_is_given_out_again_and_is_clear() -> None:
     board = make(1)
     row = claim(board, 7)
     words = board.record(row)
-    words[record.BYTES_IN] = 5
+    Row(words).bytes_in = 5
     board.set_peer(row, "127.0.0.1:1")
     board.release(row)
     assert board[scoreboard.OPEN] == 0
@@ -66,18 +69,18 @@ def test_a_freed_row_is_given_out_again_and_is_clear() -> None:
 @pytest.mark.parametrize(
     ("ended", "counter"),
     [
-        (record.Ended.CLOSED, "closed"),
-        (record.Ended.RELEASED, "closed"),
-        (record.Ended.RESET, "reset"),
-        (record.Ended.DETACHED, "detached"),
-        (record.Ended.NOT_YET, "lost"),
+        ("closed", "closed"),
+        ("released", "closed"),
+        ("reset", "reset"),
+        ("detached", "detached"),
+        ("not yet", "lost"),
     ],
 )
-def test_the_end_is_counted(ended: record.Ended, counter: str) -> None:
+def test_the_end_is_counted(ended: str, counter: str) -> None:
     board = make()
     row = claim(board, 1)
-    board.record(row)[record.ENDED] = ended
-    board.record(row)[record.HANDLER_ERRORS] = 2
+    Row(board.record(row)).ended = ended
+    Row(board.record(row)).handler_errors = 2
     board.release(row)
     counted = {name: board[word] for name, word in scoreboard.COUNTERS.items() if board[word]}
     assert counted == {counter: 1, "handler_errors": 2}
@@ -100,7 +103,7 @@ def test_taken_are_those_with_a_number() -> None:
     first, second, third = (claim(worker, number) for number in (11, 12, 13))
     worker.release(second)
     assert worker.claim() == second, "claimed, and not yet entered"
-    assert [(row, words[record.NUMBER]) for row, words in keeper.taken()] == [
+    assert [(row, Row(words).number) for row, words in keeper.taken()] == [
         (first, 11),
         (third, 13),
     ]
@@ -113,10 +116,10 @@ def test_columns_are_the_words_of_those_that_are_taken() -> None:
     for row in rows[::3]:
         worker.release(row)
     for row, words in worker.taken():
-        words[record.EPOCH] = row + 7
-    expected = [(row, words[record.NUMBER], row + 7) for row, words in keeper.taken()]
+        Row(words).epoch = row + 7
+    expected = [(row, Row(words).number, row + 7) for row, words in keeper.taken()]
     assert len(expected) == 1000
-    assert list(keeper.columns(record.EPOCH)) == expected
+    assert list(keeper.columns(EPOCH)) == expected
 
 
 @given(st.lists(st.booleans(), max_size=30))
@@ -129,7 +132,7 @@ def test_the_open_rows_are_those_claimed_and_not_released(steps: list[bool]) -> 
             assert (row is None) == (len(rows) == 5)
             if row is not None:
                 assert row not in rows
-                worker.record(row)[record.NUMBER] = number
+                Row(worker.record(row)).number = number
                 rows.append(row)
         elif rows:
             worker.release(rows.pop(0))
@@ -144,14 +147,14 @@ def test_the_peer_is_cut_at_64_bytes() -> None:
     board.set_peer(first, "x" * 63 + "é" + "y" * 100)
     assert board.peer(first) == "x" * 63 + "\N{REPLACEMENT CHARACTER}"
     assert board.peer(second) == "[::1]:65535", "the next row is untouched"
-    assert board.record(second)[record.NUMBER] == 2
+    assert Row(board.record(second)).number == 2
 
 
 @pytest.mark.parametrize("how", ["move", "close", "finish"])
-def test_the_order_to_retire_is_seen_in_the_other_map(how: str) -> None:
+def test_the_order_to_retire_is_seen_in_the_other_map(how: How) -> None:
     keeper, handler = make_two()
     before = handler.order
-    keeper.retire(Order(how, 12.5))  # type: ignore[arg-type]
+    keeper.retire(order_to(how, at=12.5))
     told = handler.order
     assert before is None
     assert told is not None
@@ -160,25 +163,23 @@ def test_the_order_to_retire_is_seen_in_the_other_map(how: str) -> None:
 
 def test_an_order_without_deadline_is_far_away() -> None:
     board = make()
-    board.retire(Order("finish", float("inf")))
+    board.retire(order_to("finish", at=float("inf")))
     assert board.order is not None
     assert board.order.deadline > 1e9
 
 
 _SERVES_IN_A_CHILD = """
 import os, sys
-from socketkeep._stream import _record as record
-from socketkeep._stream._record import Ended
-from socketkeep._wire._scoreboard import ACCEPTED, Scoreboard
-board = Scoreboard(int(sys.argv[1]))
+from tests.harness.seam import Row, board_in, count_accepted
+board = board_in(int(sys.argv[1]))
 row = board.claim()
 words = board.record(row)
-words[record.NUMBER] = 42
-board.add(ACCEPTED)
+Row(words).number = 42
+count_accepted(board)
 pid = os.fork()
 if pid == 0:
-    words[record.BYTES_IN] += 1000
-    words[record.PID] = os.getpid()
+    Row(words).bytes_in += 1000
+    Row(words).pid = os.getpid()
     board.set_peer(row, "a peer")
     os._exit(0)
 os.waitpid(pid, 0)
@@ -192,6 +193,7 @@ def test_what_a_worker_and_its_child_write_the_keeper_reads() -> None:
     keeper = scoreboard.Scoreboard(fd)
     done = subprocess.run(
         [sys.executable, "-c", _SERVES_IN_A_CHILD, str(fd)],
+        cwd=ROOT,
         pass_fds=[fd],
         check=True,
         capture_output=True,
@@ -199,9 +201,9 @@ def test_what_a_worker_and_its_child_write_the_keeper_reads() -> None:
     )
     os.close(fd)
     ((row, words),) = keeper.taken()
-    assert words[record.NUMBER] == 42
-    assert words[record.BYTES_IN] == 1000
-    assert words[record.PID] == int(done.stdout)
+    assert Row(words).number == 42
+    assert Row(words).bytes_in == 1000
+    assert Row(words).pid == int(done.stdout)
     assert keeper.peer(row) == "a peer"
     assert keeper[scoreboard.ACCEPTED] == 1
 
@@ -213,7 +215,7 @@ def test_threads_do_not_lose_each_others_counts() -> None:
         for _ in range(300):
             row = board.claim()
             assert row is not None
-            board.record(row)[record.ENDED] = record.Ended.CLOSED
+            Row(board.record(row)).ended = "closed"
             board.release(row)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -236,7 +238,7 @@ def test_a_row_that_is_given_back_was_never_claimed() -> None:
     board = make(1)
     row = board.claim(scoreboard.ACCEPTED)
     assert row is not None
-    board.record(row)[record.BYTES_IN] = 5
+    Row(board.record(row)).bytes_in = 5
     board.give_back(row, scoreboard.ACCEPTED)
     assert (board[scoreboard.OPEN], board[scoreboard.ACCEPTED], board.balance) == (0, 0, 0)
     assert board.claim() == row

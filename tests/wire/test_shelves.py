@@ -10,19 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep._base._passing import Unfit
-from socketkeep._stream import _record as record
-from socketkeep._stream._committed import STATE_LIMIT
-from socketkeep._wire._scoreboard import Scoreboard, create_memfd
+from tests.harness.seam import Row, board_in, make_board
 
 ROWS = 3
+#: The largest state that may be committed.
+STATE_LIMIT = 64 * 1024
 
 
 @pytest.fixture
-def board() -> Iterator[Scoreboard]:
-    fd = create_memfd(ROWS, states=True)
+def board() -> Iterator[Any]:
+    fd, made = make_board(ROWS, states=True)
     try:
-        yield Scoreboard(fd)
+        yield made
     finally:
         os.close(fd)
 
@@ -32,15 +31,14 @@ def pages(fd: int) -> int:
 
 
 def test_a_board_without_states_has_none() -> None:
-    fd = create_memfd(ROWS)
-    board = Scoreboard(fd)
+    fd, board = make_board(ROWS)
     os.close(fd)
     assert not board.keeps_states
     assert board.rows == ROWS
     assert board.state(0) is None
 
 
-def test_nothing_put_is_no_state(board: Scoreboard) -> None:
+def test_nothing_put_is_no_state(board: Any) -> None:
     assert board.keeps_states
     assert board.rows == ROWS
     assert board.state(1) is None
@@ -55,8 +53,8 @@ def test_nothing_put_is_no_state(board: Scoreboard) -> None:
     )
 )
 def test_each_row_has_what_was_put_last(puts: list[tuple[int, bytes | None]]) -> None:
-    fd = create_memfd(ROWS, states=True)
-    writer, reader = Scoreboard(fd), Scoreboard(fd)
+    fd, writer = make_board(ROWS, states=True)
+    reader = board_in(fd)
     os.close(fd)
     last: dict[int, bytes | None] = {}
     for row, state in puts:
@@ -65,19 +63,18 @@ def test_each_row_has_what_was_put_last(puts: list[tuple[int, bytes | None]]) ->
         assert {each: reader.state(each) for each in last} == last
 
 
-def test_a_new_state_does_not_touch_the_one_that_counts(board: Scoreboard) -> None:
+def test_a_new_state_does_not_touch_the_one_that_counts(board: Any) -> None:
     """A writer that dies before it has written the word has left the earlier state whole."""
     for size in (10, STATE_LIMIT, 500, 513):
         board.shelf(0).put(b"a" * size)
-        word = board.record(0)[record.STATE]
+        word = Row(board.record(0)).state_at
         board.shelf(0).put(b"b" * size)
-        board.record(0)[record.STATE] = word
+        Row(board.record(0)).state_at = word
         assert board.state(0) == b"a" * size
 
 
 def test_a_released_row_gives_the_memory_of_large_states_back() -> None:
-    fd = create_memfd(ROWS, states=True)
-    board = Scoreboard(fd)
+    fd, board = make_board(ROWS, states=True)
     row = board.claim()
     assert row is not None
     before = pages(fd)
@@ -102,8 +99,8 @@ def test_a_released_row_gives_the_memory_of_large_states_back() -> None:
     )
 )
 def test_state_and_reply_count_together(puts: list[tuple[int | None, int]]) -> None:
-    fd = create_memfd(ROWS, states=True)
-    writer, reader = Scoreboard(fd), Scoreboard(fd)
+    fd, writer = make_board(ROWS, states=True)
+    reader = board_in(fd)
     os.close(fd)
     shelf, other = writer.shelf(1), writer.shelf(2)
     other.put(b"other", b"another")
@@ -118,7 +115,7 @@ def test_state_and_reply_count_together(puts: list[tuple[int | None, int]]) -> N
 
 
 @pytest.mark.parametrize("room", [512, STATE_LIMIT])
-def test_what_fits_exactly(board: Scoreboard, room: int) -> None:
+def test_what_fits_exactly(board: Any, room: int) -> None:
     for reply in (b"r" * (room - 1), b"r" * 32):
         state = b"s" * (room - len(reply))
         board.shelf(0).put(state, reply)
@@ -126,7 +123,7 @@ def test_what_fits_exactly(board: Scoreboard, room: int) -> None:
 
 
 def test_a_writer_that_dies_at_any_store_has_left_the_earlier_or_the_later(
-    board: Scoreboard,
+    board: Any,
 ) -> None:
     """Both at once: never the state of one and the reply of the other."""
 
@@ -178,12 +175,11 @@ class Watched:
 
 @given(st.integers(0, 2**64 - 1))
 def test_a_word_of_a_hostile_worker_names_a_place_of_the_board_or_none(word: int) -> None:
-    fd = create_memfd(ROWS, states=True)
-    board = Scoreboard(fd)
+    fd, board = make_board(ROWS, states=True)
     os.close(fd)
-    board.record(0)[record.STATE] = word
+    Row(board.record(0)).state_at = word
     try:
         state, reply = board.state(0), board.reply(0)
-    except Unfit:
+    except ValueError:
         return
     assert len(reply) + len(state or b"") <= 2 * STATE_LIMIT
