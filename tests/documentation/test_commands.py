@@ -412,12 +412,13 @@ def test_a_connection_that_does_not_close(
         client = asked(port)
         who = told(holders, 0, ("7070", port))
         job = int(re.findall(r"(\d+):3 \w+ python app.py, inherited at a fork", who)[0])
-        states = re.compile(r"^tcp +(\w+)", re.MULTILINE)
+        # Of the program alone: by chance another's connection has the number, at its own end.
+        states = re.compile(r"^tcp +(\w+).* python app\.py", re.MULTILINE)
         assert states.findall(who) == states.findall(holders.output)
         assert f"{job}:4 " in who
         assert shape(told(leaks, 1, ("28661", server))) == shape(leaks.output)
         client.close()
-        assert shape(told(why, 0, ("7070", port))) == shape(why.output)
+        assert shape(why.output) in shape(told(why, 0, ("7070", port)))
         assert shape(told(fin, 0, ("28679", job))) == shape(fin.output)
     with program(tmp_path, after) as (server, port):
         with asked(port) as client:
