@@ -330,9 +330,9 @@ def test_nothing_is_promised_before_it_is_stored(
     """What is still to be sent dies with the keeper: its worker would have let go of it, and the
     next one could serve it beside another.  A store that is stopped keeps nobody waiting."""
     bench = make_bench(keep="crash", workers=2)
-    manager = Recorder()
+    manager = ServiceManager()
     first, second = bench.start(model)
-    bench.keeper.use_store(_fdstore.FdStore(bench.reactor, manager, 9, 100, ()))
+    bench.keeper.use_store(manager.store(bench.reactor))
     manager.has_room = False
     _, served = bench.serve(first)
     served.keep()
@@ -356,9 +356,9 @@ def test_nothing_is_promised_before_it_is_stored(
 
 def test_an_upgrade_sends_what_is_left_first(make_bench: MakeBench) -> None:
     bench = make_bench(keep="crash", workers=2)
-    manager = Recorder()
+    manager = ServiceManager()
     first, _ = bench.start()
-    bench.keeper.use_store(_fdstore.FdStore(bench.reactor, manager, 9, 100, ()))
+    bench.keeper.use_store(manager.store(bench.reactor))
     manager.has_room = False
     _, served = bench.serve(first)
     served.keep()
