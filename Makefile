@@ -37,7 +37,7 @@ $(VENV)/.locked: $(LOCK)
 
 # The compiled core stands beside its sources, a file for each Python, and so does the guard; what a
 # user is only warned of is an error here.
-NATIVE := $(wildcard src/socketkeep/_native/*.[ch]) src/socketkeep/_guard/guard.c
+NATIVE := $(wildcard src/socketkeep/_native/*.[ch] src/socketkeep/_guard/*.[ch])
 
 $(STAMP): $(VENV)/.locked pyproject.toml hatch_build.py $(NATIVE)
 	CFLAGS=-Werror SOCKETKEEP_NATIVE=1 \
@@ -142,7 +142,7 @@ SANITIZED := build/sanitized
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g
 SANITIZE_ARGS ?= $(addprefix tests/native/test_,traces.py leaks.py claim.py rows.py sync_verbs.py flow.py) tests/stream \
 	tests/inspect/test_descriptors.py $(addprefix tests/worker/test_,fork.py casting.py) \
-	$(addprefix tests/edge/test_,relay.py process.py) tests/guard/test_program.py \
+	$(addprefix tests/edge/test_,relay.py process.py) $(addprefix tests/guard/test_,program.py sidecar.py) \
 	$(addprefix tests/library/test_,buffer.py framing.py crash_order.py)
 
 .PHONY: test-sanitize

@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from tests.harness import Server
 from tests.harness.output import Output
 from tests.harness.processes import wait_exit
+
+#: The first word of a server's guard to a sidecar.
+HELLO: Final = b"HELLO=1\nSERVER=app"
 
 
 class GuardedServer(Server):
@@ -95,15 +99,34 @@ def kill_together(pids: list[int]) -> None:
 
 
 class Sidecar:
-    """``socketkeep guard`` at a path in `directory`, as a context manager."""
+    """``socketkeep guard`` at a path in `directory`, as a context manager.
 
-    def __init__(self, directory: Path) -> None:
+    pure: in Python, also where it is compiled.  options: more of it.
+    """
+
+    def __init__(self, directory: Path, *options: str, pure: bool = False) -> None:
         self.address = f"unix:{directory}/guard.sock"
+        self._options = options
+        self._environment = {**os.environ, "SOCKETKEEP_PURE": "1"} if pure else None
+
+    def wait_said(self, word: str) -> None:
+        """Wait until it has logged that."""
+        self._output.wait_for(word)
+
+    def connect(self, hello: bytes | None) -> socket.socket:
+        """Connect as a server's guard does, and say that, or nothing yet."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.settimeout(10.0)
+        sock.connect(self.address.removeprefix("unix:"))
+        if hello is not None:
+            sock.send(hello)
+        return sock
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "socketkeep", "guard", "--listen", self.address],
+            [sys.executable, "-m", "socketkeep", "guard", "--listen", self.address, *self._options],
             stderr=subprocess.PIPE,
+            env=self._environment,
         )
         assert self.process.stderr is not None
         self._output = Output(self.process.stderr)
@@ -114,3 +137,23 @@ class Sidecar:
         self.process.terminate()
         assert self.process.wait(10.0) in (0, -signal.SIGKILL), self._output.text
         self._output.close()
+
+
+def given(sock: socket.socket) -> dict[bytes, bytes]:
+    """Return the contents of what a sidecar gives, by names."""
+    found = {}
+    while (words := socket.recv_fds(sock, 1000, 1))[0] != b"END=1":
+        (fd,) = words[1]
+        found[words[0].removeprefix(b"FDNAME=")] = os.pread(fd, 100, 0)
+        os.close(fd)
+    return found
+
+
+def store_at(sock: socket.socket, words: bytes, *contents: bytes) -> None:
+    """Say words, with memory of these contents."""
+    fds = [os.memfd_create("stored") for _ in contents]
+    for fd, content in zip(fds, contents, strict=True):
+        os.write(fd, content)
+    socket.send_fds(sock, [words], fds)
+    for fd in fds:
+        os.close(fd)

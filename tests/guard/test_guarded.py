@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 
 from socketkeep._guard._becoming import COMPILED, guard_installed
-from tests.guard.support import GuardedServer, kill_together
+from tests.guard.support import HELLO, GuardedServer, Sidecar, given, kill_together, store_at
 from tests.guard.test_program import REPORTING, keeper, planned, report, start
 from tests.harness import Capture, connect, read_reply, read_to_end, write_handler
 from tests.harness.processes import wait_exit
@@ -257,6 +257,21 @@ def test_it_is_small(tmp_path: Path) -> None:
     guard.communicate(timeout=10)
     resident = pages * os.sysconf("SC_PAGE_SIZE")
     assert resident < (1 << 20 if program == [COMPILED] else 16 << 20)
+
+
+def test_the_sidecar_is_small(tmp_path: Path) -> None:
+    """Compiled it has less than 1 MiB resident, however many it holds."""
+    with Sidecar(tmp_path) as sidecar, sidecar.connect(HELLO) as app:
+        assert given(app) == {}
+        for number in range(1000):
+            store_at(app, b"FDSTORE=1\nFDNAME=socketkeep.connection.%d.1" % number, b"")
+        app.send(b"HELLO=1")
+        with sidecar.connect(b"HELLO=1\nSERVER=last") as last:
+            assert given(last) == {}
+        pages = int(Path(f"/proc/{sidecar.process.pid}/statm").read_text().split()[1])
+    program = guard_installed()
+    resident = pages * os.sysconf("SC_PAGE_SIZE")
+    assert resident < (1 << 20 if program == [COMPILED] else 32 << 20)
 
 
 def test_told_to_end_while_there_is_no_keeper(tmp_path: Path) -> None:

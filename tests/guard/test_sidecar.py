@@ -13,9 +13,10 @@ from typing import Final
 
 import pytest
 
-from tests.guard.support import GuardedServer, Sidecar
+from tests.guard.support import HELLO, GuardedServer, Sidecar, given, store_at
 from tests.guard.test_guarded import KEEP, ask, held
 from tests.harness import Capture, connect, read_reply, write_handler
+from tests.harness.command import main
 from tests.server.support import seats
 
 CLIENTS: Final = 3
@@ -104,6 +105,85 @@ def test_refused(tmp_path: Path) -> None:
             assert newer.recv(1000) == b"REFUSED=it speaks version '9', and the guard 1"
             assert newer.recv(1000) == b""
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o600, "no other user can connect"
+
+
+@pytest.mark.parametrize("pure", [False, True])
+def test_what_is_said_to_it(tmp_path: Path, pure: bool) -> None:
+    """Compiled or in Python: what is stored, what has no room, who is refused, how it ends."""
+    with Sidecar(tmp_path, "--store", "3", pure=pure) as sidecar:
+        with sidecar.connect(HELLO) as app, sidecar.connect(b"HELLO=1\nSERVER=other") as other:
+            assert given(app) == given(other) == {}
+            for name in (b"a", b"b"):
+                store_at(app, b"FDSTORE=1\nFDPOLL=0\nFDNAME=" + name, name)
+            store_at(app, b"FDSTORE=1\nFDNAME=a", b"another")
+            store_at(app, b"FDSTORE=1\nFDNAME=c")
+            store_at(app, b"FDSTORE=1\nFDNAME=", b"no name")
+            store_at(app, b"FDSTORE=1\nFDNAME=" + b"x" * 256, b"too long")
+            store_at(app, b"\xff\0=\n==\n", b"", b"", b"")
+            app.send(b"FDSTOREREMOVE=1\nFDNAME=b")
+            app.send(b"FDSTOREREMOVE=1\nFDNAME=none")
+            store_at(app, b"FDSTORE=1\nFDNAME=d", b"d", b"not stored")
+            with sidecar.connect(HELLO) as second:
+                assert second.recv(1000).startswith(b"REFUSED=a server named 'app' is connected")
+                assert second.recv(1000) == b""
+            store_at(other, b"FDSTORE=1\nFDNAME=e", b"e")
+            sidecar.wait_said("server was refused")
+            store_at(other, b"FDSTORE=1\nFDNAME=f", b"f")
+            sidecar.wait_said("the guard is full")
+        for hello, why in (
+            (b"HELLO=2\nSERVER=app", b"it speaks version '2', and the guard 1"),
+            (b"\xff\xfe", b"it speaks version None, and the guard 1"),
+            (b"HELLO=1\nSERVER=", b"a server has a name of 1 to 255 characters"),
+            (b"HELLO=1\nSERVER=" + b"x" * 256, b"a server has a name of 1 to 255 characters"),
+        ):
+            with sidecar.connect(hello) as refused:
+                assert refused.recv(1000) == b"REFUSED=" + why
+                assert refused.recv(1000) == b""
+        with sidecar.connect(HELLO) as again:
+            assert given(again) == {b"a": b"a", b"d": b"d"}
+            sidecar.process.send_signal(signal.SIGTERM)
+            assert sidecar.process.wait(10.0) == 0
+            assert again.recv(1000) == b""
+
+
+def test_more_guests_than_it_has_room_for(tmp_path: Path) -> None:
+    """Who is too much is told so, and those that were there go on; so is one server too many."""
+    with Sidecar(tmp_path) as sidecar, ExitStack() as stack:
+        guests = [
+            stack.enter_context(sidecar.connect(b"HELLO=1\nSERVER=%d" % number))
+            for number in range(256)
+        ]
+        for guest in guests[:64]:
+            assert given(guest) == {}
+        for guest in guests[64:]:
+            assert guest.recv(1000) == b"REFUSED=64 servers are known"
+        silent = [stack.enter_context(sidecar.connect(None)) for _ in range(256 - 64)]
+        with sidecar.connect(HELLO) as late:
+            assert late.recv(1000) == b"REFUSED=256 are connected"
+        for guest in silent:
+            guest.send(b"")
+            assert guest.recv(1000) == b""
+        store_at(guests[0], b"FDSTORE=1\nFDNAME=a", b"a")
+        guests[0].close()
+        sidecar.wait_said("server gone")
+        with sidecar.connect(b"HELLO=1\nSERVER=0") as again:
+            assert given(again) == {b"a": b"a"}
+
+
+def test_a_path_that_will_not_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line that says why, and what to do about it."""
+    taken = f"unix:{tmp_path}/taken"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as other:
+        other.bind(f"{tmp_path}/taken")
+        other.listen()
+        for listen, code, said in (
+            ("relative", 2, "relative: expected unix:/PATH"),
+            ("unix:/none/guard", 1, "No such file or directory: make its directory first"),
+            (taken, 1, "Address already in use: a guard listens there already"),
+        ):
+            assert main(["guard", "--listen", listen]) == code
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line.endswith(f"--listen {said}" if code == 2 else f"--listen {listen}: {said}")
 
 
 @pytest.mark.parametrize("text", ["unix:", "unix:relative", "yes"])

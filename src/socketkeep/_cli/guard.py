@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import resource
+import errno
+from typing import Final
 
 import click
 
 from socketkeep._cli._exit import USAGE, Failure
 from socketkeep._guard._becoming import store_room
 from socketkeep._guard._sidecar import serve
+
+_HINTS: Final = {
+    errno.EADDRINUSE: ": a guard listens there already",
+    errno.ENOENT: ": make its directory first",
+}
 
 
 @click.command()
@@ -33,10 +39,8 @@ def guard(listen: str, store: int | None) -> int:
     """
     if not listen.startswith("unix:/"):
         raise Failure(f"--listen {listen}: expected unix:/PATH", USAGE)
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    most = store_room(store or 0)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
-        serve(listen.removeprefix("unix:"), most)
+        serve(listen.removeprefix("unix:"), store_room(store or 0))
     except OSError as error:
-        raise Failure(f"--listen {listen}: {error.strerror or error}") from None
+        hint = _HINTS.get(error.errno or 0, "")
+        raise Failure(f"--listen {listen}: {error.strerror or error}{hint}") from None

@@ -2,7 +2,7 @@
 
 A server's own guard is its client (`Sidecar` in `_program.py`).  One connection stands for one
 server: while it is there nobody else is the server of that name, and what it says is believed; when
-it ends, what it has stored waits for the next one.
+it ends, what it has stored waits for the next one.  `sidecar.c` is its twin.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ from __future__ import annotations
 import array
 import contextlib
 import os
+import resource
 import select
 import signal
 import socket
 import stat
 import struct
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
 from socketkeep._base import _log
 from socketkeep._base._printable import printable
+from socketkeep._guard._becoming import COMPILED, guard_installed
 from socketkeep._guard._program import SIDECAR_VERSION
 
 _LARGEST: Final = 4096
@@ -29,6 +32,7 @@ _MOST_SERVERS: Final = 64
 _LONGEST: Final = 255  # characters of a name
 _UCRED: Final = struct.Struct("3i")
 _LATE: Final = 1.0  # seconds that a send to a guest may take
+_PAUSE: Final = 0.1  # seconds without accepting, when there was no descriptor for one more
 
 
 @dataclass(eq=False)
@@ -49,6 +53,7 @@ class GuardServer:
     stored: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.listener.setblocking(False)
         self._guests: dict[int, _Guest] = {}
         self._throttle = _log.Throttle()
 
@@ -59,7 +64,11 @@ class GuardServer:
         while True:
             for fd, _ in poller.poll():
                 if fd == self.listener.fileno():
-                    guest = self._accept()
+                    try:
+                        guest = self._accept()
+                    except OSError:  # it has gone, or there is no descriptor for it
+                        time.sleep(_PAUSE)
+                        continue
                     self._guests[guest.sock.fileno()] = guest
                     poller.register(guest.sock.fileno(), select.POLLIN)
                 elif not self._hear(self._guests[fd]):
@@ -194,9 +203,16 @@ def _is_served(path: str) -> bool:
 
 def serve(path: str, most: int) -> NoReturn:
     """Guard the servers that connect at `path`.  Raises OSError."""
+    listener = listen(path)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     _log.configure("info", "human", "")
-    listener = listen(path)
     _log.info("guarding", path=path, most=most)
+    program = guard_installed()
+    if program == [COMPILED]:
+        listener.set_inheritable(True)
+        with contextlib.suppress(OSError):  # a file for another machine, say
+            os.execv(COMPILED, [COMPILED, "--listen", str(listener.fileno()), str(most)])
     GuardServer(listener, most).run()

@@ -1,25 +1,23 @@
 /* The guard, compiled: what `_program.py` is, of which it is the twin, in a twentieth of the memory.
  *
  *     guard PLAN COMMAND...
+ *     guard --listen LISTENER MOST
  *     guard --check
  *
- * It owns the descriptors that the keeper has had it store, the pid of the keeper, and the
- * connection to a sidecar.  Why it does what it does is said there; what is spoken, and the plan,
+ * It owns the descriptors that the keeper has had it store, and the pid of the keeper; link.c has
+ * the connection to a sidecar, and sidecar.c is that (--listen).  Why it does what it does is said there; what is spoken, and the plan,
  * are the same, so that either goes on where the other was.  Signals are blocked for good and read
  * from a descriptor, so that none is lost when it executes its next version.
  */
 
-#define _GNU_SOURCE
+#include "link.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stddef.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -31,47 +29,24 @@
 #include <sys/time.h>
 #include <sys/un.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #define NAMES "socketkeep.names"
-#define SIDECAR_VERSION "1"
 #define SILENCE 60.0          /* seconds without a word of the keeper's, after which it is killed */
 #define SHORTEST 0.1          /* seconds until one that ends again and again is started, doubled */
 #define LONGEST 5.0
 #define SETTLED 10.0          /* seconds after which one that ends is none of those */
-#define PATIENCE 5.0          /* seconds for a sidecar to answer */
-#define RECONNECT 1.0         /* seconds from one attempt to find it again to the next */
 #define FIRST_PASSED 3        /* SD_LISTEN_FDS_START of sd_listen_fds(3) */
-#define LARGEST 4096          /* bytes of a word */
-#define MOST_AT_ONCE 16       /* descriptors in a word; a keeper sends one */
 
 static const int FORWARDED[] = {
     SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU, SIGWINCH,
 };
 
-/* Descriptors under names: the stored ones sorted by these, the passed ones as they came. */
-struct held {
-    char *name;
-    int fd;
-};
-struct table {
-    struct held *rows;
-    size_t count, room;
-};
-
-/* What waits until the sidecar has room for it. */
-struct unsent {
-    struct unsent *next;
-    int fd; /* -1: none */
-    size_t length;
-    char words[];
-};
-
 static struct {
     /* The plan, as `Plan` has it. */
     int keeper, socket, most, soft, starts, ready;
-    char directory[PATH_MAX], cause[64], sidecar[PATH_MAX], name[NAME_MAX + 1];
+    char directory[PATH_MAX], cause[64];
+    struct link link; /* to the sidecar, of which the plan has address and name */
     struct table passed, stored;
     /* What begins anew in each version. */
     char **command; /* starts the keeper */
@@ -79,138 +54,16 @@ static struct {
     char *next_text;
     pid_t renewal;
     int signals, pidfd; /* pidfd: of a keeper that is no child; -1: it is one */
-    int link;           /* to the sidecar; -1: there is none */
-    struct unsent *first, **last;
     bool ending, speaks;
     sigset_t owed;
-    double started_at, heard_at, start_at, delay, reconnect_at;
+    double started_at, heard_at, start_at, delay;
 } guard;
 
 /* Small things. */
 
-static double now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
-}
-
-/* Say a line, if there is room for it: who reads the log must not keep the guard waiting. */
-__attribute__((format(printf, 1, 2))) static void say(const char *format, ...)
-{
-    struct pollfd log = {.fd = 2, .events = POLLOUT};
-    if (poll(&log, 1, 0) != 1 || !(log.revents & POLLOUT))
-        return;
-    char line[LARGEST] = "socketkeep: guard: ";
-    size_t begun = strlen(line);
-    va_list values;
-    va_start(values, format);
-    int length = vsnprintf(line + begun, sizeof line - begun - 1, format, values);
-    va_end(values);
-    if (length < 0)
-        return;
-    line[strlen(line)] = '\n';
-    ssize_t written = write(2, line, strlen(line));
-    (void)written;
-}
-
-static _Noreturn void fail(const char *what)
-{
-    say("%s: %s", what, strerror(errno));
-    exit(1);
-}
-
-static void *need(void *memory)
-{
-    if (!memory)
-        fail("cannot go on");
-    return memory;
-}
-
 static void set_inheritable(int fd, bool inheritable)
 {
     fcntl(fd, F_SETFD, inheritable ? 0 : FD_CLOEXEC);
-}
-
-/* Return what a line KEY=VALUE of the text says, NULL if there is none; the text ends with NUL. */
-static char *word(char *text, const char *key, char *value, size_t room)
-{
-    size_t length = strlen(key);
-    for (char *line = text; line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
-        if (strncmp(line, key, length) == 0 && line[length] == '=') {
-            size_t size = strcspn(line + length + 1, "\n");
-            if (size >= room)
-                return NULL;
-            memcpy(value, line + length + 1, size);
-            value[size] = 0;
-            return value;
-        }
-    }
-    return NULL;
-}
-
-/* Tables. */
-
-/* Return where a name is, or belongs. */
-static size_t place_of(const struct table *table, const char *name, bool *found)
-{
-    size_t low = 0, high = table->count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        int order = strcmp(table->rows[middle].name, name);
-        if (order == 0) {
-            *found = true;
-            return middle;
-        }
-        if (order < 0)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    *found = false;
-    return low;
-}
-
-/* The analyzer does not follow a name into memory that was moved. */
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wpragmas"
-#pragma GCC diagnostic ignored "-Wanalyzer-malloc-leak"
-static void insert(struct table *table, size_t place, const char *name, int fd)
-{
-    if (table->count == table->room) {
-        table->room = table->room ? 2 * table->room : 16;
-        table->rows = need(reallocarray(table->rows, table->room, sizeof *table->rows));
-    }
-    struct held *row = &table->rows[place];
-    memmove(row + 1, row, (table->count - place) * sizeof *row);
-    *row = (struct held){need(strdup(name)), fd};
-    table->count++;
-}
-#pragma GCC diagnostic pop
-
-/* Put a descriptor under a name, unless there is one; return whether it is kept. */
-static bool put(struct table *table, const char *name, int fd)
-{
-    bool found;
-    size_t place = place_of(table, name, &found);
-    if (!found)
-        insert(table, place, name, fd);
-    return !found;
-}
-
-/* Close what is under a name; return whether there was something. */
-static bool drop(struct table *table, const char *name)
-{
-    bool found;
-    size_t place = place_of(table, name, &found);
-    if (found) {
-        struct held *row = &table->rows[place];
-        close(row->fd);
-        free(row->name);
-        table->count--;
-        memmove(row, row + 1, (table->count - place) * sizeof *row);
-    }
-    return found;
 }
 
 /* The plan. */
@@ -229,8 +82,8 @@ static struct {
     {"ready", &guard.ready, NULL, 0},
     {"directory", NULL, guard.directory, sizeof guard.directory},
     {"cause", NULL, guard.cause, sizeof guard.cause},
-    {"sidecar", NULL, guard.sidecar, sizeof guard.sidecar},
-    {"name", NULL, guard.name, sizeof guard.name},
+    {"sidecar", NULL, guard.link.sidecar, sizeof guard.link.sidecar},
+    {"name", NULL, guard.link.name, sizeof guard.link.name},
 };
 #define FIELD_COUNT (sizeof FIELDS / sizeof *FIELDS)
 
@@ -299,199 +152,6 @@ static int write_plan(void)
     write_rows(fd, "stored", &guard.stored);
     set_inheritable(guard.socket, true);
     return fd;
-}
-
-/* The sidecar. */
-
-static void forget_unsent(void)
-{
-    struct unsent *each = guard.first;
-    guard.first = each->next;
-    if (!guard.first)
-        guard.last = &guard.first;
-    if (each->fd >= 0)
-        close(each->fd);
-    free(each);
-}
-
-static void close_link(const char *why)
-{
-    say("the guard at %s is gone: %s", guard.sidecar, why);
-    close(guard.link);
-    guard.link = -1;
-    while (guard.first)
-        forget_unsent();
-}
-
-/* Send the sidecar what there is room for. */
-static void flush(void)
-{
-    while (guard.first && guard.link >= 0) {
-        struct unsent *each = guard.first;
-        union {
-            struct cmsghdr head;
-            char room[CMSG_SPACE(sizeof(int))];
-        } rights = {.head = {CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS}};
-        memcpy(CMSG_DATA(&rights.head), &each->fd, sizeof(int));
-        struct iovec text = {each->words, each->length};
-        struct msghdr message = {.msg_iov = &text, .msg_iovlen = 1};
-        if (each->fd >= 0) {
-            message.msg_control = &rights;
-            message.msg_controllen = sizeof rights.room;
-        }
-        if (sendmsg(guard.link, &message, MSG_NOSIGNAL) < 0) {
-            if (errno != EAGAIN)
-                close_link(strerror(errno));
-            return;
-        }
-        forget_unsent();
-    }
-}
-
-/* Have the sidecar do what the keeper has asked this guard for; fd: what goes with it, or -1. */
-static void tell(const char *what, const char *name, int fd)
-{
-    if (guard.link < 0)
-        return;
-    size_t room = strlen(what) + strlen(name) + sizeof "=1\nFDNAME=";
-    struct unsent *each = need(malloc(sizeof *each + room));
-    each->next = NULL;
-    each->fd = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
-    each->length = (size_t)snprintf(each->words, room, "%s=1\nFDNAME=%s", what, name);
-    *guard.last = each;
-    guard.last = &each->next;
-    flush();
-}
-
-/* Receive a word into `text`, with NUL behind it; return its length, or -1.  fds: as many as there
- * are in *count; who: the pid of the sender, where the socket has it told. */
-static ssize_t receive(int from, char *text, int *fds, size_t *count, pid_t *who)
-{
-    union {
-        struct cmsghdr head;
-        char room[CMSG_SPACE(sizeof(struct ucred)) + CMSG_SPACE(MOST_AT_ONCE * sizeof(int))];
-    } ancillary;
-    struct iovec room = {text, LARGEST};
-    struct msghdr message = {
-        .msg_iov = &room, .msg_iovlen = 1,
-        .msg_control = &ancillary, .msg_controllen = sizeof ancillary,
-    };
-    ssize_t length = recvmsg(from, &message, MSG_CMSG_CLOEXEC);
-    *count = 0;
-    *who = 0;
-    if (length < 0)
-        return -1;
-    text[length] = 0;
-    for (struct cmsghdr *each = CMSG_FIRSTHDR(&message); each; each = CMSG_NXTHDR(&message, each)) {
-        size_t size = each->cmsg_len - CMSG_LEN(0);
-        if (each->cmsg_level == SOL_SOCKET && each->cmsg_type == SCM_RIGHTS) {
-            *count = size / sizeof(int);
-            memcpy(fds, CMSG_DATA(each), *count * sizeof(int));
-        } else if (each->cmsg_level == SOL_SOCKET && each->cmsg_type == SCM_CREDENTIALS) {
-            struct ucred credentials;
-            memcpy(&credentials, CMSG_DATA(each), sizeof credentials);
-            *who = credentials.pid;
-        }
-    }
-    return length;
-}
-
-/* Take from the sidecar what it holds for the server, until it says that this is all. */
-static bool take_held(int link, struct table *held, char *why)
-{
-    char text[LARGEST + 1], value[LARGEST];
-    int fds[MOST_AT_ONCE];
-    size_t count;
-    pid_t who;
-    while (true) {
-        ssize_t length = receive(link, text, fds, &count, &who);
-        if (length < 0) {
-            snprintf(why, LARGEST, "%s", strerror(errno));
-            return false;
-        }
-        if (word(text, "END", value, sizeof value))
-            return true;
-        bool kept = count && word(text, "FDNAME", value, sizeof value) && put(held, value, fds[0]);
-        for (size_t each = kept; each < count; each++)
-            close(fds[each]);
-        if (!count) {
-            bool told = word(text, "REFUSED", value, sizeof value);
-            snprintf(why, LARGEST, "%s", told ? value : "it has closed the connection");
-            return false;
-        }
-    }
-}
-
-/* Connect to the sidecar, and get what it holds for the server; why: what has hindered it. */
-static bool open_link(struct table *held, char *why)
-{
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    struct timeval patience = {.tv_sec = (time_t)PATIENCE};
-    char hello[LARGEST];
-    int link = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    int length = snprintf(hello, sizeof hello, "HELLO=" SIDECAR_VERSION "\nSERVER=%s", guard.name);
-    snprintf(why, LARGEST, "its name is too long");
-    bool good = link >= 0 && strlen(guard.sidecar) < sizeof address.sun_path
-        && length < (int)sizeof hello;
-    if (good) {
-        strcpy(address.sun_path, guard.sidecar);
-        setsockopt(link, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-        setsockopt(link, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
-        good = connect(link, (struct sockaddr *)&address, sizeof address) == 0
-            && send(link, hello, (size_t)length, MSG_NOSIGNAL) == length;
-        if (!good)
-            snprintf(why, LARGEST, "%s: start it there first, by socketkeep guard --listen",
-                     strerror(errno));
-    }
-    if (good && take_held(link, held, why)) {
-        fcntl(link, F_SETFL, O_NONBLOCK);
-        guard.link = link;
-        return true;
-    }
-    while (held->count)
-        drop(held, held->rows[held->count - 1].name);
-    free(held->rows);
-    *held = (struct table){0};
-    if (link >= 0)
-        close(link);
-    return false;
-}
-
-/* Find the sidecar again, and have it hold what this holds. */
-static void reconnect(void)
-{
-    char why[LARGEST];
-    struct table theirs = {0};
-    guard.reconnect_at = now() + RECONNECT;
-    if (!open_link(&theirs, why))
-        return;
-    for (size_t each = 0; each < guard.stored.count; each++) {
-        bool found;
-        place_of(&theirs, guard.stored.rows[each].name, &found);
-        if (!found)
-            tell("FDSTORE", guard.stored.rows[each].name, guard.stored.rows[each].fd);
-    }
-    while (theirs.count) {
-        bool found;
-        const char *name = theirs.rows[theirs.count - 1].name;
-        place_of(&guard.stored, name, &found);
-        if (!found)
-            tell("FDSTOREREMOVE", name, -1);
-        drop(&theirs, name);
-    }
-    free(theirs.rows);
-    say("the guard of %s holds it again: %zu descriptors", guard.name, guard.stored.count);
-}
-
-/* Have the sidecar hear what has ended; it keeps the rest for the next server. */
-static void finish_link(void)
-{
-    double deadline = now() + PATIENCE;
-    while (guard.link >= 0 && guard.first && now() < deadline) {
-        struct pollfd link = {.fd = guard.link, .events = POLLOUT};
-        poll(&link, 1, (int)((deadline - now()) * 1000) + 1);
-        flush();
-    }
 }
 
 /* Starting the keeper. */
@@ -689,13 +349,13 @@ static bool act(char *text, int fd)
         return false;
     if (word(text, "FDSTOREREMOVE", value, sizeof value)) {
         if (drop(&guard.stored, name))
-            tell("FDSTOREREMOVE", name, -1);
+            tell(&guard.link, "FDSTOREREMOVE", name, -1);
         return false;
     }
     bool kept = word(text, "FDSTORE", value, sizeof value) && fd >= 0
         && guard.stored.count < (size_t)guard.most && put(&guard.stored, name, fd);
     if (kept)
-        tell("FDSTORE", name, fd);
+        tell(&guard.link, "FDSTORE", name, fd);
     return kept;
 }
 
@@ -738,7 +398,7 @@ static void keeper_ended(int code, bool known)
     bool final = known && (code == 0 || code == 2 || code == 3 || code == 4);
     guard.keeper = 0;
     if (guard.ending || !guard.ready || final) {
-        finish_link();
+        finish_link(&guard.link);
         exit_as(code);
     }
     const char *how = !known ? "not known" : code < 0 ? "killed by signal %d" : "exit code %d";
@@ -837,8 +497,8 @@ static void watch_parent(void)
 static int patience(void)
 {
     double until = guard.start_at > 0 ? guard.start_at : guard.heard_at + SILENCE;
-    if (*guard.sidecar && guard.link < 0 && guard.reconnect_at < until)
-        until = guard.reconnect_at;
+    if (is_lost(&guard.link) && guard.link.reconnect_at < until)
+        until = guard.link.reconnect_at;
     double left = until - now();
     return left < 0 ? 1 : (int)(left * 1000) + 1;
 }
@@ -851,7 +511,7 @@ static _Noreturn void run(void)
         struct pollfd fds[] = {
             {.fd = guard.signals, .events = POLLIN},
             {.fd = guard.socket, .events = POLLIN},
-            {.fd = guard.link, .events = (short)(guard.first ? POLLIN | POLLOUT : POLLIN)},
+            {.fd = guard.link.fd, .events = guard.link.first ? POLLIN | POLLOUT : POLLIN},
             {.fd = guard.pidfd, .events = POLLIN},
         };
         poll(fds, 4, patience());
@@ -859,15 +519,12 @@ static _Noreturn void run(void)
             take_signals();
         if (fds[1].revents)
             hear();
-        if (fds[2].revents && guard.link >= 0) {
-            flush();
-            if (guard.link >= 0 && fds[2].revents & ~POLLOUT) /* it says nothing more: it has ended */
-                close_link("it has ended");
-        }
+        if (fds[2].revents)
+            look_after(&guard.link, fds[2].revents);
         if (fds[3].revents)
             parent_ended();
-        if (*guard.sidecar && guard.link < 0 && now() >= guard.reconnect_at)
-            reconnect();
+        if (is_lost(&guard.link) && now() >= guard.link.reconnect_at)
+            reconnect(&guard.link, &guard.stored);
         if (guard.start_at > 0) {
             if (now() >= guard.start_at)
                 start_keeper();
@@ -902,14 +559,16 @@ static void set_up(void)
     guard.signals = signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC);
     if (guard.signals < 0)
         fail("cannot hear signals");
-    guard.pidfd = guard.link = -1;
-    guard.last = &guard.first;
+    guard.pidfd = guard.link.fd = -1;
+    guard.link.last = &guard.link.first;
 }
 
 int main(int count, char **arguments)
 {
     if (count > 1 && strcmp(arguments[1], "--check") == 0)
         return 0;
+    if (count == 4 && strcmp(arguments[1], "--listen") == 0)
+        serve_sidecar(atoi(arguments[2]), (size_t)atol(arguments[3]));
     if (count < 3) {
         fprintf(stderr, "usage: guard PLAN COMMAND...: it is started by socketkeep serve\n");
         return 2;
@@ -919,11 +578,11 @@ int main(int count, char **arguments)
     fcntl(guard.socket, F_SETFL, O_NONBLOCK);
     guard.command = arguments + 2;
     guard.started_at = guard.heard_at = now();
-    if (*guard.sidecar && !guard.starts && !guard.keeper) {
+    if (*guard.link.sidecar && !guard.starts && !guard.keeper) {
         char why[LARGEST];
         guard.starts = -1; /* the keeper that is started is the first one */
-        if (!open_link(&guard.stored, why)) {
-            say("cannot use the guard at %s: %s", guard.sidecar, why);
+        if (!open_link(&guard.link, &guard.stored, why)) {
+            say("cannot use the guard at %s: %s", guard.link.sidecar, why);
             return 1;
         }
     }
