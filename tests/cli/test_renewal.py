@@ -10,7 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.harness.configuration import OPTIONS, configured, option_refused, origins, renewed
+from tests.harness.configuration import (
+    OPTIONS,
+    configured,
+    option_refused,
+    origins,
+    read_origins,
+    renewed,
+)
 
 
 def rewrite(directory: Path, text: str) -> None:
@@ -126,3 +133,25 @@ def test_what_changes_at_a_reload_is_declared() -> None:
     assert {"max_per_address", "deny_file", "tcp_keepalive", "edge_drain"} <= changing
     assert {"log_level", "access_log", "limit_request_head", "ws_max_size"} <= changing
     assert not changing & {"target", "model", "bind", "keep", "user", "guard", "name", "control"}
+
+
+def test_sources_go_by_way_of_the_store(tmp_path: Path) -> None:
+    """To a server that is started in the same way, and to no other."""
+    flags: dict[str, Any] = {"target": "app:handle", "workers": "2", "allow": ("10.0.0.0/8",)}
+    origin = origins(tmp_path, "threads = 3", **flags)
+    again = read_origins(origin.encoded())
+    assert again is not None
+    assert again == origin
+    assert again.are_of({**flags, "keep": None}, "server.toml")
+    assert not again.are_of(flags, "other.toml")
+    assert not again.are_of({**flags, "workers": "3"}, "server.toml")
+    assert not origins(tmp_path, None, **flags).are_of(flags, ""), "there is no file to be wrong"
+    assert read_origins(b"of another version") is None
+
+
+def test_the_default_address_is_not_bound_beside_what_is_passed(tmp_path: Path) -> None:
+    origin = origins(tmp_path, "")
+    assert origin.config(inherits_listeners=False) == origin.told
+    assert origin.config(inherits_listeners=True).bind == []
+    given = origins(tmp_path, "", bind=("127.0.0.1:1",))
+    assert given.config(inherits_listeners=True).bind == ["127.0.0.1:1"]

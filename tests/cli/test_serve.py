@@ -16,7 +16,8 @@ import pytest
 
 from tests.cli.conftest import Cli
 from tests.harness.command import main
-from tests.harness.configuration import OPTIONS, configured, option, topics
+from tests.harness.configuration import OPTIONS, configured, option, origins, topics
+from tests.keeper.fakes import sealed
 
 
 class ServeFailure(Exception):
@@ -43,6 +44,69 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     server.ServeFailure = ServeFailure
     monkeypatch.setitem(sys.modules, "socketkeep._admin._server", server)
     return configs
+
+
+def leave_in_store(monkeypatch: pytest.MonkeyPatch, data: bytes, starts: int | None) -> None:
+    """Have this process be one that a guard, or else a manager, has started with these settings."""
+    fd = sealed("settings", data)
+    monkeypatch.setattr("socketkeep._net._listener._FIRST_INHERITED", fd)
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    monkeypatch.setenv("LISTEN_FDNAMES", "socketkeep.settings.1")
+    if starts is not None:
+        monkeypatch.setenv("SOCKETKEEP_GUARDED", f"{os.getppid()} 1024 {starts} killed")
+
+
+@pytest.mark.parametrize(
+    ("starts", "text", "code"),
+    [
+        (1, "[[[", 0),
+        (1, "wokers = 1", 0),
+        (1, 'threads = "many"', 0),
+        (1, 'chdir = "/proc"\nlog_file = "no/such"', 0),
+        (1, None, 0),
+        (None, "[[[", 0),
+        (0, "[[[", 2),
+    ],
+)
+def test_a_keeper_that_is_started_again_needs_no_good_settings_file(
+    handed: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    starts: int | None,
+    text: str | None,
+    code: int,
+) -> None:
+    """It goes by those of the keeper before it, and only then."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PWD", str(tmp_path))
+    before = origins(tmp_path, "workers = 3", target="shop:handle")
+    leave_in_store(monkeypatch, before.encoded(), starts)
+    if text is None:
+        (tmp_path / "server.toml").unlink()
+    else:
+        (tmp_path / "server.toml").write_text(text)
+    serve = ("serve", "shop:handle", "-c", "server.toml")
+    assert main([*serve, "--workers", "2"]) == 2, "another server"
+    assert main([*serve, "--check-config"]) == 2
+    assert not handed
+    assert main([*serve]) == code
+    assert [config.workers for config in handed] == ([] if code else [3])
+    assert Path.cwd() == tmp_path
+
+
+def test_settings_of_before_that_will_not_do_either(
+    handed: list[Any], cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mistake in the file is told, and not theirs."""
+    monkeypatch.chdir(tmp_path)
+    before = origins(tmp_path, 'admin = "0.0.0.0:1"', target="shop:handle")
+    leave_in_store(monkeypatch, before.encoded(), 1)
+    (tmp_path / "server.toml").write_text("[[[")
+    done = cli("serve", "shop:handle", "-c", "server.toml")
+    assert done.exit_code == 2
+    assert "server.toml: not TOML" in done.stderr
+    assert not handed
 
 
 def test_the_server_gets_the_configuration(handed: list[Any]) -> None:

@@ -170,6 +170,40 @@ def started(pid: int) -> bytes:
     return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19]
 
 
+def test_the_settings_file_is_wrong_by_then(tmp_path: Path) -> None:
+    """The next keeper goes by the settings of the dead one, until the file is mended."""
+    target = write_handler(tmp_path, "v0", is_async=True)
+    settings = tmp_path / "server.toml"
+    settings.write_text("workers = 1\n")
+    with GuardedServer(tmp_path, target, *KEEP, "-c", "server.toml") as server:
+        with connect(server.address) as client:
+            assert ask(client, b"a") == b"1 a v0"
+            server.wait_clean()
+            server.wait_until(lambda: held(server) == 1, "it to be stored")
+            settings.write_text("workers = 1\nwokers = 2\n")
+            server.kill_keeper()
+            (told,) = server.find("settings not read: those before stay")
+            assert told["level"] == "error"
+            assert "server.toml, line 2: unknown key wokers" in told["error"]
+            assert ask(client, b"b") == b"2 b v0"
+            done = server.cli("reload")
+            assert (done.exit_code, "line 2: unknown key" in done.stderr) == (2, True)
+
+            settings.write_text("workers = 2\n")
+            done = server.reload()
+            assert "workers is 2 now, and was 1" in done.stdout
+            server.wait_clean()
+            server.wait_until(lambda: held(server) == 1, "it to be stored")
+            settings.unlink()
+            server.kill_all_but_guard()
+            assert ask(client, b"c") == b"3 c v0"
+            assert server.status()["workers"]["ready"] == 2
+            settings.write_text("workers = 1\n")
+            assert "workers is 1 now, and was 2" in server.reload().stdout
+        server.signal(signal.SIGTERM)
+        assert server.wait_exit() == 0
+
+
 def test_the_guard_is_killed(tmp_path: Path) -> None:
     """The keeper goes on, says so once, and starts another, which is given all anew."""
     target = write_handler(tmp_path, "v0", is_async=True)

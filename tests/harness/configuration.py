@@ -108,6 +108,11 @@ def renewed(
     return _renewal.renew(origins, running or origins.told, environment or {})
 
 
+def read_origins(encoded: bytes) -> _renewal.Origins | None:
+    """Return the sources that a keeper has left in the store."""
+    return _renewal.read_origins(encoded)
+
+
 def configuration_in(encoded: bytes) -> _server_options.ServeConfig:
     """Return what one process of a server has sent to another."""
     return msgspec.msgpack.decode(encoded, type=_server_options.ServeConfig)

@@ -131,6 +131,11 @@ def listener_stored_as(address: str) -> str:
     return _fdstore.listener_name(address)
 
 
+def stored_settings(passed: Collection[tuple[str, int]]) -> bytes | None:
+    """Return the settings among what a store gives to a keeper."""
+    return _fdstore.stored_settings(passed)
+
+
 class ServiceManager(_notify.Notifier):
     """Notes what is given to its store and taken back, in the order in which it is told."""
 

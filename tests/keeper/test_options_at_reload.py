@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from tests.harness.configuration import configuration_in, origins
 from tests.keeper.bench import Bench, is_at_eof
 from tests.keeper.conftest import MakeBench
+from tests.keeper.fakes import ServiceManager, sealed, stored_settings
 
 
 @pytest.fixture
@@ -54,6 +57,56 @@ def test_workers_times_and_limits(
     assert told["options changed"]["workers"] == "2 -> 3"
     assert told["options need a restart"] == {"model": "auto -> thread"}
     served.detach()
+
+
+def test_the_store_has_the_settings_that_are_gone_by(bench: Bench, tmp_path: Path) -> None:
+    """From the first on, those of a reload once it is done; not those that were refused."""
+    with closing(ServiceManager()) as manager:
+        store = manager.store(bench.reactor)
+        bench.keeper.use_store(store, connections=False)
+
+        def stored() -> list[str]:
+            return [name for name in store.names if "listener" not in name]
+
+        bench.start()
+        assert stored() == ["socketkeep.settings.1"]
+        rewrite(tmp_path, "workers = 3\n")
+        bench.reload()
+        assert stored() == ["socketkeep.settings.1"]
+        bench.bring_up()
+        assert stored() == ["socketkeep.settings.2"]
+        rewrite(tmp_path, "wokers = 3\n")
+        bench.reload()
+        assert stored() == ["socketkeep.settings.2"]
+
+
+def test_the_latest_settings_are_stored(bench: Bench) -> None:
+    """They take the place of those of before, where there is room for both in between."""
+    with closing(ServiceManager()) as manager:
+        store = manager.store(bench.reactor, ["socketkeep.settings.7"])
+        store.put_settings(b"a")
+        store.put_settings(b"b")
+        assert store.names == ["socketkeep.settings.9"]
+        assert manager.sent == ["+settings.8", "-settings.7", "+settings.9", "-settings.8"]
+
+        full = manager.store(bench.reactor, [f"socketkeep.{n}" for n in range(99)])
+        full.put_settings(b"a")
+        full.put_settings(b"b")
+        assert [name for name in full.names if "settings" in name] == ["socketkeep.settings.1"]
+
+
+def test_the_latest_settings_are_gone_on_from() -> None:
+    """Others, and what is not sealed, are left alone."""
+    passed = [(f"socketkeep.settings.{n}", sealed("settings", b"%d" % n)) for n in (8, 10, 9)]
+    writable = os.memfd_create("settings")
+    others = [("socketkeep.settings.x", writable), ("socketkeep.connection.1-1-1.1", writable)]
+    try:
+        assert stored_settings([*passed, *others]) == b"10"
+        assert stored_settings([("socketkeep.settings.1", writable)]) is None
+        assert stored_settings(others) is None
+    finally:
+        for _, fd in (*passed, others[0]):
+            os.close(fd)
 
 
 def test_a_wrong_file_leaves_all_as_it_was(bench: Bench, tmp_path: Path) -> None:

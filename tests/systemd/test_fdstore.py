@@ -57,6 +57,29 @@ def witness(server: ManagedServer, sockets: list[socket.socket]) -> Iterator[Cal
         yield check
 
 
+def test_a_settings_file_that_is_wrong_by_then(tmp_path: Path) -> None:
+    """The next keeper goes by the settings of the dead one."""
+    target = write_handler(tmp_path, "v0", is_async=True)
+    settings = tmp_path / "server.toml"
+    settings.write_text("workers = 1\n")
+    options = (*KEEP, "-c", "server.toml")
+    with (
+        Manager(tmp_path) as manager,
+        ManagedServer(manager, tmp_path, target, *options) as first,
+        connect(first.address) as client,
+    ):
+        assert ask(client, b"a") == b"1 a v0"
+        manager.wait_stored(lambda names: len(of("connection", names)) == 1, "kept")
+        first.wait_clean()
+        settings.write_text("workers\n")
+        first.kill_all()
+        with ManagedServer(manager, tmp_path, target, *options) as second:
+            second.wait_event("settings not read: those before stay")
+            assert ask(client, b"b") == b"2 b v0"
+            assert len(of("settings", manager.store)) == 1
+            assert second.cli("reload").exit_code == 2
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_peers_see_nothing_of_it(tmp_path: Path, model: str) -> None:
     """Keeper and workers killed: the next keeper has the listener and every connection."""

@@ -105,13 +105,14 @@ def run(
     command: Sequence[str] = (),
     directory: str = "",
     origins: Origins | None = None,
+    wrong: str = "",
 ) -> None:
     """Serve until told to stop.  Raises ServeFailure when that cannot begin.
 
     place: the working directory, by the name that reloads follow.
     adopted: listening sockets for addresses of `config.bind`, by those; they are the server's from
     then on.  command: starts another keeper, in `directory`.  origins: of `config`, which reloads
-    read anew.
+    read anew.  wrong: the mistake in the settings file, where `config` is the keeper's of before.
     """
     gc.freeze()  # what is loaded stays: no collection need look at it
     hold_signals()
@@ -172,6 +173,8 @@ def run(
         guard = guard_of_this()
         if guard is not None and guard.starts:
             _log.warning("keeper started again", cause=guard.cause, stored=len(stored.names))
+        if wrong:
+            _log.error("settings not read: those before stay", error=wrong)
         _log.info("control", name=name, path=path)
         if admin is not None:
             _log.info("admin", url=f"http://{admin.text}/")

@@ -1114,6 +1114,14 @@ EVENTS: Final[dict[str, tuple[Event, ...]]] = {
             "`cause` names the signal; look for it in the system's log.",
         ),
         Event(
+            "settings not read: those before stay",
+            "error",
+            "error",
+            "The keeper was started again, and the settings file has a mistake by now. It goes by"
+            " the settings of the keeper before it, whose connections it keeps.",
+            "`error` names the file and the place. Mend it, then `socketkeep reload`.",
+        ),
+        Event(
             "the guard has ended: another is started, and holds all anew",
             "error",
             "",

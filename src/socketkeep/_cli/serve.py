@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import click
@@ -21,7 +22,7 @@ from socketkeep._cli._say import say
 from socketkeep._cli._serve_help import default_of, metavar, write_in_short, write_whole
 from socketkeep._config._listener_options import with_whole_paths
 from socketkeep._config._options import FLAG, Option
-from socketkeep._config._renewal import origins_of
+from socketkeep._config._renewal import Origins, origins_of, read_origins
 from socketkeep._config._rights import account_to_become
 from socketkeep._config._server_options import OPTIONS, ServeConfig
 from socketkeep._config._settings import CONFIG_VARIABLE, gather
@@ -141,20 +142,19 @@ def serve(config_file: str | None, print_config: bool, check_config: bool, **fla
     default.  The variable of --max-connections is SOCKETKEEP_MAX_CONNECTIONS, its key in the file
     max_connections, and so with every other.  -h is this with a line for each.
     """
-    settings = gather(flags, os.environ, config_file)
     if print_config:
-        click.echo(settings.as_toml(), nl=False)
+        click.echo(gather(flags, os.environ, config_file).as_toml(), nl=False)
         return DONE
     adopted: Adopted = click.get_current_context().obj or Adopted()
-    passed = listeners_are_passed() or bool(adopted.listeners)
-    config = adopted.bound(settings.config(inherits_listeners=passed))
-    start = _enter("").name
-    place = _enter(config.chdir)
-    preflight(config)
-    directory = os.getcwd() if place.guessed else place.name
-    file = config_file if config_file is not None else os.environ.get(CONFIG_VARIABLE, "")
-    origins = origins_of(flags, file, start, directory, settings.config())
-    config = _independent_of_directory(config, directory)
+    wrong = ""
+    try:
+        ready = _ready(flags, config_file, adopted)
+    except (OptionError, Failure) as error:
+        again = None if check_config else _ready_as_before(flags, config_file, error)
+        if again is None:
+            raise
+        ready, wrong = again, str(error)
+    config, place, start, origins = ready.config, ready.place, ready.start, ready.origins
     if check_config:
         account = account_to_become(config)
         if account is not None:
@@ -170,10 +170,76 @@ def serve(config_file: str | None, print_config: bool, check_config: bool, **fla
 
     gc.enable()
     try:
-        run(config, place, adopted.take(), command, start, origins)
+        run(config, place, adopted.take(), command, start, origins, wrong)
     except ServeFailure as failure:
         raise Failure(failure.text, failure.exit_code) from None
     return DONE
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A server that can be started: how, in which place, from which directory."""
+
+    config: ServeConfig
+    place: NamedDirectory
+    start: str
+    origins: Origins
+
+
+def _ready(flags: dict[str, Any], config_file: str | None, adopted: Adopted) -> _Ready:
+    """Read the options, and look whether a server can be started so.  Raises as `serve`."""
+    settings = gather(flags, os.environ, config_file)
+    passed = listeners_are_passed() or bool(adopted.listeners)
+    config = adopted.bound(settings.config(inherits_listeners=passed))
+    start, place = _enter_checked(config)
+    directory = os.getcwd() if place.guessed else place.name
+    origins = origins_of(flags, _named(config_file), start, directory, settings.config())
+    return _Ready(_independent_of_directory(config, directory), place, start, origins)
+
+
+def _named(config_file: str | None) -> str:
+    return config_file if config_file is not None else os.environ.get(CONFIG_VARIABLE, "")
+
+
+def _ready_as_before(
+    flags: dict[str, Any], config_file: str | None, error: OptionError | Failure
+) -> _Ready | None:
+    """Return how the keeper was started that has died, where the settings file will not do now.
+
+    None where none has died, or it was started otherwise: then this is the user's to mend.
+    """
+    guard = guard_of_this()
+    if (guard is not None and not guard.starts) or getattr(error, "code", USAGE) != USAGE:
+        return None
+    from socketkeep._keeper.connections._fdstore import stored_settings  # for who needs it
+
+    data = stored_settings(listeners_passed())
+    origins = read_origins(data) if data else None
+    if origins is None or not origins.are_of(flags, _named(config_file)):
+        return None
+    config = origins.config(inherits_listeners=listeners_are_passed())
+    try:
+        start, place = _enter_checked(config)
+    except (OptionError, Failure):
+        return None
+    return _Ready(_independent_of_directory(config, origins.directory), place, start, origins)
+
+
+def _enter_checked(config: ServeConfig) -> tuple[str, NamedDirectory]:
+    """Go to the server's directory and check that it can work there.
+
+    Returns the directory that this was started in, and that one.  Raises as `preflight`, and is
+    where it was then.
+    """
+    start = _enter("").name
+    place = _enter(config.chdir)
+    try:
+        preflight(config)
+    except (OptionError, Failure):
+        if config.chdir:
+            _enter(start)
+        raise
+    return start, place
 
 
 def _is_guarded(config: ServeConfig, adopted: Adopted) -> bool:

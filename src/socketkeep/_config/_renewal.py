@@ -18,7 +18,7 @@ from socketkeep._base._mistakes import OptionError
 from socketkeep._config._capacity import check_descriptors
 from socketkeep._config._kinds import check_kind
 from socketkeep._config._options import PATH, Option
-from socketkeep._config._server_options import OPTIONS, ServeConfig
+from socketkeep._config._server_options import OPTIONS, ServeConfig, option
 from socketkeep._config._settings import FlagValue, gather
 
 #: The keeper reads it between two looks at its connections.
@@ -29,14 +29,34 @@ class Origins(msgspec.Struct, frozen=True, kw_only=True):
     """The sources of a server's options, from which they can be read anew.
 
     told: what the sources said, as far as it is gone by.  flags: what the command line gave, by
-    key.  file: the settings file, "" where there is none.  directory: that relative paths are taken
-    from.
+    key.  file: the settings file, "" where there is none that can be read again.  directory: that
+    relative paths are taken from.  path: of the settings file as it was given, "" where none was.
     """
 
     told: ServeConfig
     flags: dict[str, str | bool | list[str]] = {}
     file: str = ""
     directory: str = ""
+    path: str = ""
+
+    def encoded(self) -> bytes:
+        """Return them for the store, which the next keeper has them from."""
+        return msgspec.msgpack.encode(self)
+
+    def config(self, *, inherits_listeners: bool) -> ServeConfig:
+        """Return what a server is started by that goes on from them.
+
+        inherits_listeners: as of `Settings.config`.
+        """
+        bind = option("bind")
+        unsaid = bind.key not in self.flags and self.told.bind == bind.default
+        if inherits_listeners and unsaid:
+            return msgspec.structs.replace(self.told, bind=[])
+        return self.told
+
+    def are_of(self, flags: Mapping[str, FlagValue], path: str) -> bool:
+        """Return whether a server that is started so is the one that had these sources."""
+        return bool(path) and path == self.path and _given(flags) == self.flags
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +92,26 @@ def origins_of(
 
     path: of the settings file, "" for none, from the directory `started_in`.
     """
-    given = {
+    file = os.path.join(started_in, path) if path else ""
+    if not os.path.isfile(file):
+        file = ""  # a pipe has been read, and has nothing more
+    return Origins(told=told, flags=_given(flags), file=file, directory=directory, path=path)
+
+
+def read_origins(data: bytes) -> Origins | None:
+    """Return what `Origins.encoded` made; None: another version did, and this cannot read it."""
+    try:
+        return msgspec.msgpack.decode(data, type=Origins)
+    except ValueError:
+        return None
+
+
+def _given(flags: Mapping[str, FlagValue]) -> dict[str, str | bool | list[str]]:
+    return {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in flags.items()
         if value is not None and value != ()
     }
-    file = os.path.join(started_in, path) if path else ""
-    if not os.path.isfile(file):
-        file = ""  # a pipe has been read, and has nothing more
-    return Origins(told=told, flags=given, file=file, directory=directory)
 
 
 def renew(origins: Origins, running: ServeConfig, environment: Mapping[str, str]) -> Renewal:

@@ -245,6 +245,7 @@ class Keeper:
             store.names_of = self.connections.post.names
         for address, listener in self._bound():
             store.add(listener_name(address), listener.fileno())
+        self._store_settings()
 
     def store_anew(self, store: FdStore, *, connections: bool) -> None:
         """Keep all of it in a store that has nothing yet, in the place of one that has gone."""
@@ -261,6 +262,10 @@ class Keeper:
             for held in table:
                 if not held.handoff.header_by:  # else it has not begun
                     store.put(held)
+
+    def _store_settings(self) -> None:
+        if self.store is not None and self.origins is not None and self.origins.path:
+            self.store.put_settings(self.origins.encoded())
 
     def use_no_store(self) -> None:
         """Nobody stores any more."""
@@ -777,7 +782,9 @@ class Keeper:
 
     def _go_by(self, renewal: Renewal, generation: Generation) -> None:
         """Go by the options with which this generation, that serves now, has begun."""
-        self.origins = renewal.origins
+        if renewal.origins != self.origins:
+            self.origins = renewal.origins
+            self._store_settings()
         for what, changes in (
             (partial(_log.info, "options changed"), renewal.applied),
             (partial(_log.warning, "options need a restart"), renewal.waiting),

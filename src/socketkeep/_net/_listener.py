@@ -344,12 +344,11 @@ def listeners_are_passed() -> bool:
 
 
 def listeners_passed() -> list[tuple[str, int]]:
-    """Return what is passed to this process, with names; it stays to be taken."""
-    kept = {key: text for key, text in os.environ.items() if key.startswith("LISTEN_")}
-    try:
-        return passed_descriptors()
-    finally:
-        os.environ.update(kept)
+    """Return what is passed to this process, with names; it stays to be taken.
+
+    Raises ListenError as `passed_descriptors` does.
+    """
+    return [each for each in _passed() if each[0] != _NAMES]
 
 
 def passed_descriptors() -> list[tuple[str, int]]:
@@ -359,9 +358,22 @@ def passed_descriptors() -> list[tuple[str, int]]:
     process; LISTEN_FDNAMES names them.  The variables are removed, so that programs this one starts
     do not take them for their own.  Raises ListenError when LISTEN_FDS is not a number.
     """
-    pid = os.environ.pop("LISTEN_PID", "")
-    count = os.environ.pop("LISTEN_FDS", "")
-    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    try:
+        passed = _passed()
+    finally:
+        for variable in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+            os.environ.pop(variable, None)
+    for name, fd in passed:
+        if name == _NAMES:
+            os.close(fd)
+    return [each for each in passed if each[0] != _NAMES]
+
+
+def _passed() -> list[tuple[str, int]]:
+    """Return all that is passed, the names of what is behind them included."""
+    pid = os.environ.get("LISTEN_PID", "")
+    count = os.environ.get("LISTEN_FDS", "")
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
     if pid != str(os.getpid()) or not count:
         return []
     if not count.isdecimal():
@@ -370,11 +382,9 @@ def passed_descriptors() -> list[tuple[str, int]]:
         names += _names_in(_FIRST_INHERITED + len(names) - 1)
     names += [""] * int(count)
     numbers = range(int(count))
-    return [(names[n], _FIRST_INHERITED + n) for n in numbers if names[n] != _NAMES]
+    return [(names[n], _FIRST_INHERITED + n) for n in numbers]
 
 
 def _names_in(fd: int) -> list[str]:
-    """Return the names that are in a descriptor, which is closed."""
     text = os.pread(fd, os.fstat(fd).st_size, 0).decode()
-    os.close(fd)
     return text.split("\0") if text else []

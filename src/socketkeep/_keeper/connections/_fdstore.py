@@ -7,12 +7,14 @@ TLS, where edges end with the keeper), with the PROXY header that it began with 
 what was said of it when no worker has it (`handoff`), with what it is called (`called`), and, where
 connections are kept through crashes, the scoreboards of the workers (`board`), in which stands how
 far each connection was.  A guard also has the keeper's end of each edge's channel (`edge`), since
-edges outlive the keeper there.  The names say what is what.  The manager gives all of it to the
-next keeper, see `_restoring.py`.
+edges outlive the keeper there.  And there are the settings that the keeper goes by (`settings`),
+for one that finds a mistake in the settings file.  The names say what is what.  The manager gives
+all of it to the next keeper, see `_restoring.py`.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections import deque
@@ -22,6 +24,7 @@ from typing import Final
 import msgspec
 
 from socketkeep._base import _log
+from socketkeep._base._passing import sealed_size
 from socketkeep._keeper.loop._notify import Notifier
 from socketkeep._keeper.loop._reactor import Reactor
 from socketkeep._keeper.tables._connection_table import HeldConnection
@@ -40,6 +43,7 @@ HANDOFF: Final = STORED + "parcel."  # frozen, as all these names are: versions 
 HEADER: Final = STORED + "header."
 CALLED: Final = STORED + "called."
 EDGE: Final = STORED + "edge."
+SETTINGS: Final = STORED + "settings."
 
 _RETRY: Final = 0.001  # the kernel lets ten wait, and who stores takes them at once
 _PATIENCE: Final = 1.0  # seconds; who stores nothing for so long is not waited for
@@ -64,6 +68,22 @@ def board_name(boot: int, serial: int, policy: Policy) -> str:
     """Return the name for a worker's scoreboard."""
     redeliver = "redeliver" if policy.redeliver else "once"
     return f"{BOARD}{connection_id(boot, serial, 0)}.{policy.on_crash}.{redeliver}"
+
+
+def settings_number(name: str) -> int:
+    """Return the number of stored settings, of which the highest are the latest; -1: of others."""
+    number = name.removeprefix(SETTINGS)
+    return int(number) if number != name and number.isdecimal() else -1
+
+
+def stored_settings(passed: Iterable[tuple[str, int]]) -> bytes | None:
+    """Return the settings that a keeper before this one went by, of what the store gave back."""
+    found = {settings_number(name): fd for name, fd in passed if name.startswith(SETTINGS)}
+    fd = found.get(max(found, default=-1), -1)
+    try:
+        return os.pread(fd, sealed_size(fd, fcntl.F_SEAL_WRITE), 0) if fd >= 0 else None
+    except (OSError, ValueError):
+        return None
 
 
 class FdStore:
@@ -172,6 +192,20 @@ class FdStore:
             if fd >= 0:
                 os.close(fd)
         self._queue.clear()
+
+    def put_settings(self, data: bytes) -> None:
+        """Store the settings that are gone by, in the place of those of before."""
+        before = [name for name in self._names if name.startswith(SETTINGS)]
+        number = 1 + max((settings_number(name) for name in before), default=0)
+        try:
+            memfd = sealed_memfd("socketkeep-settings", data)
+        except OSError as error:
+            self._throttle.warning("cannot store a descriptor", error=error.strerror)
+            return
+        stored = self.add(f"{SETTINGS}{number}", memfd)
+        os.close(memfd)
+        for name in before if stored else ():
+            self.remove(name)
 
     def add_board(self, serial: int, policy: Policy, memfd: int) -> None:
         """Store the scoreboard of a worker."""

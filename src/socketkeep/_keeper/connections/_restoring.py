@@ -36,6 +36,7 @@ from socketkeep._keeper.connections._fdstore import (
     HANDOFF,
     HEADER,
     LISTENER,
+    SETTINGS,
     FdStore,
     listener_name,
 )
@@ -200,7 +201,7 @@ class Stored:
         held |= {worker.board_as for worker in adopted}
         held.update(edges)
         for name in self.names:
-            if name not in held and not name.startswith(LISTENER):
+            if name not in held and not name.startswith((LISTENER, SETTINGS)):
                 store.remove(name)
         for name, sock in self._listeners.items():
             address = format_address(sock.getsockname())
