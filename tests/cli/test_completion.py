@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from tests.cli.fake_server import FakeServer, done
-from tests.cli.shells import bash, fish, zsh
+from tests.cli.shells import Shell, bash, fish, zsh
 from tests.harness import Server, connect, read_reply, write_source
+from tests.harness.command import proposed
 
 #: A line, and what its last word becomes.
 CASES = [
@@ -73,6 +77,53 @@ def test_of_a_real_server(tmp_path: Path) -> None:
         (known,) = server.connections()
         said = fish(tmp_path, f"socketkeep disconnect --control {server.control} ")
     assert said == [f"{known['id']}\t{known['peer']}", f"room:1\t{known['id']}"]
+
+
+@pytest.fixture
+def listener(tmp_path: Path) -> Iterator[tuple[socket.socket, str]]:
+    """A listener of this process, and what it is as WHAT."""
+    path = tmp_path / "listener"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        sock.listen()
+        yield sock, f"unix:{path}"
+
+
+@pytest.mark.parametrize("shell", [bash, zsh])
+def test_what_an_inspection_is_for(
+    place: Path,
+    listener: tuple[socket.socket, str],
+    shell: Callable[[Path], AbstractContextManager[Shell]],
+) -> None:
+    sock, name = listener
+    descriptor = f"{os.getpid()}:{sock.fileno()}"
+    with shell(place) as typed:
+        for command in ("holders", "why", "fin", "abort"):
+            assert typed.completed(f"socketkeep {command} {name[:-3]}") == [command, name]
+        for command in ("holders", "fin"):
+            assert descriptor in typed.completed(f"socketkeep {command} {descriptor}")
+
+
+def test_each_thing_that_what_may_be(listener: tuple[socket.socket, str]) -> None:
+    """Addresses at once, hosts and processes once they are begun, sockets behind a process."""
+    sock, name = listener
+    pid = os.getpid()
+    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.create_server(("", 0)) as wide:
+        port, any_port = tcp.getsockname()[1], wide.getsockname()[1]
+        at_once = proposed("why", "")
+        assert {f":{port}", f":{any_port}", name} <= at_once.keys()
+        assert all(word.startswith((":", "unix:")) for word in at_once)
+        hosts = proposed("holders", "127.0.0.1:")
+        assert hosts[f"127.0.0.1:{port}"] == "listened on"
+        assert f"127.0.0.1:{any_port}" not in hosts
+        assert proposed("adopt", f":{port}") == {f":{port}": "listened on"}
+        of_process = proposed("fin", f"{pid}:")
+        assert of_process[f"{pid}:{tcp.fileno()}"] == f"tcp LISTEN 127.0.0.1:{port}"
+        assert of_process[f"{pid}:{sock.fileno()}"] == f"unix LISTEN {name}"
+    assert str(pid) in proposed("leaks", str(pid))
+    assert str(pid) in proposed("abort", str(pid))
+    assert proposed("holders", f"{1 << 22}:") == {}
+    assert proposed("holders", "nothing like it") == {}
 
 
 def test_zsh(place: Path, servers: tuple[FakeServer, FakeServer]) -> None:

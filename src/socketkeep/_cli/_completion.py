@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -19,6 +20,8 @@ Complete = Callable[[click.Context, click.Parameter, str], list["CompletionItem[
 _PATIENCE: Final = 1.0
 #: Files that are read for what they have to serve.
 _MOST_FILES: Final = 50
+#: More words than fit on a screen help nobody.
+_MOST_WORDS: Final = 200
 
 
 def of_option(declared: Option) -> Complete | None:
@@ -73,6 +76,33 @@ def known_to_server(*kinds: str) -> Complete:
     return complete
 
 
+def inspected(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Complete WHAT of an inspection: an address that is listened on, a pid, or pid:fd."""
+    from socketkeep._inspect._subjects import subjects
+
+    return _told(subjects(incomplete))
+
+
+def addresses(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Complete an address that is listened on."""
+    from socketkeep._inspect._subjects import addresses as there
+
+    return _told(each for each in there() if each[0].startswith(incomplete))
+
+
+def processes(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Complete the number of a process."""
+    from socketkeep._inspect._subjects import processes as there
+
+    return _told(there(incomplete))
+
+
 def targets(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete path/file.py:attribute by what a file has to serve; its code is read, not run."""
     from socketkeep._config._proposal import servable
@@ -122,6 +152,12 @@ def _groups(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> li
     import grp
 
     return _items((each.gr_name for each in grp.getgrall()), incomplete)
+
+
+def _told(words: Iterable[tuple[str, str]]) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(word, help=about) for word, about in islice(words, _MOST_WORDS)]
 
 
 _ACCOUNTS: Final[dict[str, Complete]] = {"user": _users, "group": _groups}

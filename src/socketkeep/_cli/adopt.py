@@ -6,6 +6,7 @@ import click
 
 from socketkeep._base._address import parse_bind
 from socketkeep._cli._adopted import Adopted
+from socketkeep._cli._completion import addresses, processes
 from socketkeep._cli._exit import USAGE, Failure
 from socketkeep._cli.holders import failures
 from socketkeep._cli.serve import serve
@@ -13,7 +14,7 @@ from socketkeep._inspect._adopting import BorrowedListener, borrow_listeners
 
 
 @click.command(options_metavar="--from PID [OPTIONS]")
-@click.argument("address")
+@click.argument("address", shell_complete=addresses)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- serve TARGET [OPTIONS]")
 @click.option(
     "--from",
@@ -22,6 +23,7 @@ from socketkeep._inspect._adopting import BorrowedListener, borrow_listeners
     multiple=True,
     required=True,
     metavar="PID",
+    shell_complete=processes,
     help="The server's process; those that it has started are looked into as well. Repeatable.",
 )
 @click.option(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from socketkeep._cli._completion import inspected
 from socketkeep._cli._ending import dry_run_option, end, yes_option
 from socketkeep._cli._watching import json_option
 
 
 @click.command()
-@click.argument("what")
+@click.argument("what", shell_complete=inspected)
 @yes_option
 @dry_run_option
 @json_option

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from socketkeep._base._errors import AddressError, SystemFailure
+from socketkeep._cli._completion import inspected
 from socketkeep._cli._exit import FAILED, USAGE, Failure
 from socketkeep._cli._table import Measure, Table, duration, size
 from socketkeep._cli._watching import json_option, present, watch_option
@@ -50,7 +51,7 @@ def _uncollected() -> Iterator[None]:
 
 
 @click.command()
-@click.argument("what")
+@click.argument("what", shell_complete=inspected)
 @json_option
 @watch_option
 def holders(what: str, as_json: bool, watch: bool) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import click
 
 from socketkeep._base._printable import printable
+from socketkeep._cli._completion import processes
 from socketkeep._cli._exit import DONE, FAILED
 from socketkeep._cli._say import finding, say_blocks
 from socketkeep._cli._watching import json_option, print_json
@@ -22,7 +23,14 @@ _EXAMPLES = 3
 
 
 @click.command()
-@click.argument("pids", metavar="PID...", nargs=-1, required=True, type=click.IntRange(min=1))
+@click.argument(
+    "pids",
+    metavar="PID...",
+    nargs=-1,
+    required=True,
+    type=click.IntRange(min=1),
+    shell_complete=processes,
+)
 @click.option(
     "--interval",
     type=click.FloatRange(min=0, max=3600),

@@ -6,6 +6,7 @@ from collections import Counter
 
 import click
 
+from socketkeep._cli._completion import inspected
 from socketkeep._cli._say import finding, say_blocks
 from socketkeep._cli._watching import json_option, print_json
 from socketkeep._cli.holders import failures
@@ -17,7 +18,7 @@ _EXAMPLES = 3
 
 
 @click.command()
-@click.argument("what")
+@click.argument("what", shell_complete=inspected)
 @json_option
 def why(what: str, as_json: bool) -> int:
     """Explain why WHAT does not close, refuses, hangs or drops: what is so, what shows it, what to

@@ -109,18 +109,21 @@ def inet_sockets(
     port: int = 0,
     either_port: int = 0,
     inodes: Container[int] | None = None,
+    listening: bool = False,
     info: bool = False,
 ) -> Iterator[InetSocket]:
     """Yield the sockets of IPv4 and IPv6; raises OSError.
 
     port: only those with this port; either_port: with it at one of the two ends; 0 for all.
-    inodes: only those.  info: with their `struct tcp_info`.
+    inodes, listening: only those.  info: with their `struct tcp_info`.
     """
     wanted = 1 << (_INET_DIAG_INFO - 1) if info else 0
     # The kernel filters a dump by the port of the request (be16, first in the id).
     identity = struct.pack("!H", port) + bytes(46)
     # No process has what is in TIME_WAIT, and of that there may be more than of all the others.
     states = _ALL_STATES if inodes is None else _ALL_STATES & ~(1 << TIME_WAIT)
+    if listening:
+        states = 1 << LISTEN
     for family in (socket.AF_INET, socket.AF_INET6):
         request = _INET_REQUEST.pack(family, protocol, wanted, states, identity)
         if either_port:
