@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from docs._ext.declared import PAGES as DECLARED
 from docs._ext.docstrings import parted
 from docs._ext.reference import (
     ERRORS,
@@ -170,3 +171,10 @@ def test_the_attributes_of_a_docstring() -> None:
     assert meanings["shut"].startswith("The directions in which this side has ended it")
     assert list(meanings) == list(HeldSocket.__struct_fields__)
     assert parted(int)[1] == {}
+
+
+def test_each_field_of_a_report_has_a_meaning() -> None:
+    """So that nobody has to guess it from the name."""
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*) \|$", DECLARED["reports"](), re.MULTILINE)
+    assert len(rows) > 200
+    assert [name for name, _, meaning in rows if not meaning] == []

@@ -12,13 +12,14 @@ import msgspec
 class ListenerReport(msgspec.Struct, frozen=True, kw_only=True):
     """One listener.
 
-    address: as bound, with the port that was chosen when 0 was asked for.
-    proxy: whether its connections begin with a PROXY header: "off", "on" or "optional".
-    tls: whether its connections are TLS.
-    backlog: the bound of its queue, as the kernel has it.
-    queued: connections that wait to be accepted; None when the kernel does not say.
-    dropped: how many packets of clients the kernel has dropped since there was no room in the
-    queue; each client tries again, and is dropped again.  None when it does not say.
+    Attributes:
+        address: The address as bound, with the port that was chosen when 0 was asked for.
+        backlog: The bound of its queue, as the kernel has it.
+        queued: The connections that wait to be accepted; None when the kernel does not say.
+        proxy: Whether its connections begin with a PROXY header: "off", "on" or "optional".
+        tls: Whether its connections are TLS.
+        dropped: The packets of clients that the kernel has dropped for want of room in the queue;
+            each client tries again, and is dropped again.  None when it does not say.
     """
 
     address: str
@@ -32,7 +33,11 @@ class ListenerReport(msgspec.Struct, frozen=True, kw_only=True):
 class CertificateReport(msgspec.Struct, frozen=True, kw_only=True):
     """A certificate that the edges have.
 
-    names: of hosts.  expires_in: seconds; negative, or 0 where that is not known: it has.
+    Attributes:
+        path: Its file.
+        listener: The address of the listener that it is for.
+        names: The hosts that it is for.
+        expires_in: Seconds until it expires; negative when it has, 0 where that is not known.
     """
 
     path: str
@@ -44,11 +49,16 @@ class CertificateReport(msgspec.Struct, frozen=True, kw_only=True):
 class EdgesReport(msgspec.Struct, frozen=True, kw_only=True):
     """The edges, in which TLS ends, as they were a second ago.
 
-    pids: of those that accept connections.  leaving: of those of before an upgrade, or of a
-    keeper that has died, which serve what they have until it ends.  connections: that all have;
-    shaking: those of them whose handshake is under way.  handshakes: how many were done since the
-    server started, by version; resumed: how many of these resumed a session; failed: how many were
-    not done, by why.
+    Attributes:
+        pids: The processes that accept connections.
+        connections: The connections that all edges have.
+        shaking: Those whose handshake is under way.
+        handshakes: The handshakes done since the server started, by version of TLS.
+        resumed: Those that resumed a session.
+        failed: The handshakes that were not done, by reason.
+        certificates: The certificates.
+        leaving: The edges of before an upgrade, or of a keeper that has died; they serve their
+            connections to the end.
     """
 
     pids: list[int] = []
@@ -62,7 +72,13 @@ class EdgesReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkersByState(msgspec.Struct, frozen=True, kw_only=True):
-    """Number of workers in each state."""
+    """Number of workers in each state.
+
+    Attributes:
+        starting: Workers that are not ready yet.
+        ready: Workers that serve.
+        draining: Workers that accept nothing more, and end with their connections.
+    """
 
     starting: int = 0
     ready: int = 0
@@ -72,9 +88,18 @@ class WorkersByState(msgspec.Struct, frozen=True, kw_only=True):
 class ConnectionsByState(msgspec.Struct, frozen=True, kw_only=True):
     """Number of connections in each state.
 
-    `open` is all of them, `kept` those that the keeper has a handle of.  awaiting_header: beside
-    those, accepted, and their PROXY header is still to come.  by_label: by the values of the label
-    of --metrics-label, "" for all the others; empty without that.
+    Attributes:
+        open: Those that are owned, moving or parked.
+        owned: Those that a worker serves.
+        moving: Those on their way to a worker.
+        parked: Those that the keeper watches until bytes arrive.
+        orphaned: Those whose worker has died, before it is decided what becomes of them.
+        kept: Those that the keeper has a handle of.
+        awaiting_header: Those accepted, beside `open`, whose PROXY header is still to come.
+        named: Those that have a name or are in a group.
+        groups: The groups that there are.
+        by_label: The connections by the values of the label of --metrics-label, "" for all the
+            others; empty without that.
     """
 
     open: int = 0
@@ -90,7 +115,15 @@ class ConnectionsByState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttachedByReason(msgspec.Struct, frozen=True, kw_only=True):
-    """Number of times that connections were given to a worker, by why."""
+    """Number of times that connections were given to a worker, by why.
+
+    Attributes:
+        accepted: They were new.
+        reload: A reload, or fewer workers, moved them.
+        parked: Bytes arrived for them.
+        crash: Their worker had died.
+        upgrade: An upgrade moved them.
+    """
 
     accepted: int = 0
     reload: int = 0
@@ -100,7 +133,16 @@ class AttachedByReason(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RefusedHeaders(msgspec.Struct, frozen=True, kw_only=True):
-    """Number of connections that were refused for their PROXY header, by why."""
+    """Number of connections that were refused for their PROXY header, by why.
+
+    Attributes:
+        not_allowed: Their sender may send none (--proxy-from).
+        missing: There was none.
+        malformed: It was no header.
+        cut: It ended too early.
+        late: It was not whole in time.
+        no_room: Too many waited for theirs.
+    """
 
     not_allowed: int = 0
     missing: int = 0
@@ -111,7 +153,13 @@ class RefusedHeaders(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OverLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Number of connections that were closed at once for a limit, by which."""
+    """Number of connections that were closed at once for a limit, by which.
+
+    Attributes:
+        max_per_address: --max-per-address.
+        denied: --allow and --deny.
+        rate_per_address: --accept-rate-per-address.
+    """
 
     max_per_address: int = 0
     denied: int = 0
@@ -119,7 +167,15 @@ class OverLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PushesByOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """Number of pushes to one connection each, by what has become of them."""
+    """Number of pushes to one connection each, by what has become of them.
+
+    Attributes:
+        delivered: The connection's worker took them.
+        not_connected: Nobody had the name.
+        timed_out: They did not arrive in time.
+        full: Too much waited for the connection.
+        uncertain: A process died before it had answered.
+    """
 
     delivered: int = 0
     not_connected: int = 0
@@ -129,7 +185,27 @@ class PushesByOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts since the server started."""
+    """Counts since the server started.
+
+    Attributes:
+        accepted: Connections that were accepted.
+        closed: Connections that ended in order.
+        reset: Connections that ended by a reset.
+        detached: Times that one was taken from a worker, to go on in another.
+        attached: Times that one was given to a worker, by why.
+        lost: Connections that ended because of the server: their worker died, or none took them.
+        reloads: Reloads that were not rolled back.
+        upgrades: Upgrades.
+        worker_deaths: Workers that ended without being told to.
+        handler_errors: Handlers that raised.
+        poisoned: Connections that were reset after too many deaths of their workers.
+        unserved: Connections that were closed because no handler could be called on them.
+        refused_messages: Messages of workers and templates that made no sense.
+        proxy_refused: Connections refused for their PROXY header, by why.
+        over_limit: Connections closed at once for a limit, by which.
+        overdue: Connections that their deadline ended.
+        pushes: Pushes, by outcome.
+    """
 
     accepted: int = 0
     closed: int = 0
@@ -153,7 +229,11 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
 class WaitReport(msgspec.Struct, frozen=True, kw_only=True):
     """The times that connections which moved for one reason were with no worker.
 
-    within: pairs of a time and of how many did not take longer.
+    Attributes:
+        count: How many there were.
+        seconds: Their sum.
+        longest: The longest.
+        within: Pairs of a time and of how many did not take longer.
     """
 
     count: int = 0
@@ -163,7 +243,14 @@ class WaitReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WaitReportByReason(msgspec.Struct, frozen=True, kw_only=True):
-    """Waits by why the connections were given to a worker."""
+    """Waits by why the connections were given to a worker.
+
+    Attributes:
+        reload: After a reload, or with fewer workers.
+        parked: When bytes arrived for what was parked.
+        crash: After their worker's death.
+        upgrade: After an upgrade.
+    """
 
     reload: WaitReport = WaitReport()
     parked: WaitReport = WaitReport()
@@ -174,9 +261,14 @@ class WaitReportByReason(msgspec.Struct, frozen=True, kw_only=True):
 class GuardReport(msgspec.Struct, frozen=True, kw_only=True):
     """The guard.
 
-    keeper: the pid of the keeper.  starts: how often it has started another keeper.
-    stored: the descriptors that it holds, `connections` of them of connections; most: how many it
-    may hold.  unheld: connections that have found no room in it.
+    Attributes:
+        pid: Its process.
+        keeper: The process of the keeper.
+        starts: How often it has started another keeper.
+        stored: The descriptors that it holds.
+        connections: Those of them that are connections.
+        most: How many descriptors it may hold.
+        unheld: Connections that have found no room in it.
     """
 
     pid: int
@@ -191,12 +283,21 @@ class GuardReport(msgspec.Struct, frozen=True, kw_only=True):
 class ClusterReport(msgspec.Struct, frozen=True, kw_only=True):
     """The cluster that this server is a node of.
 
-    state: "connected"; "connecting", at the start; "away": no broker, or not enough of JetStream;
-    "refused": by the broker, or since the cluster serves something else.  for_seconds: how long it
-    has been so.  broker: the address of the one that it is connected to.  error: why it is not.
-    pid: of the process that is in it, 0: it is being started again.  nodes: all that there are.
-    received: pushes of other nodes; sent: pushes to names that nobody has here, by what became of
-    them.  taken: names that went to another node.  joined: how often it has joined.
+    Attributes:
+        name: The cluster's name.
+        node: This node's.
+        state: "connected"; "connecting", at the start; "away": no broker, or not enough of
+            JetStream; "refused": by the broker, or because the cluster serves something else.
+        for_seconds: How long it has been so.
+        broker: The address of the broker that it is connected to.
+        error: Why it is not.
+        pid: The process that is in the cluster; 0: it is being started again.
+        nodes: All nodes.
+        received: Pushes of other nodes.
+        sent: Pushes to names that nobody has here, by what became of them.
+        claims: How often it has claimed a name.
+        taken: Names that went to another node.
+        joined: How often it has joined.
     """
 
     name: str
@@ -217,16 +318,35 @@ class ClusterReport(msgspec.Struct, frozen=True, kw_only=True):
 class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to ``status``.
 
-    pid: of the process that is to be sent signals, the guard's where there is one.
-    python: its version.  core: "compiled core" or "pure Python"; "" where the version has but one.
-    state: "starting", "running", "reloading", "upgrading", "draining" or "stopping".
-    generation: the one that serves new connections.
-    accepting: whether new connections are served: a worker is ready, and nothing is being ended or
-    paused.  last_reload: how long the last reload took that was not rolled back, from its start to
-    the moment when the new generation served.  waits: from when the keeper took a connection, or
-    woke it, until a worker had it.  full: there are as many connections as --max-connections says,
-    and others wait in the accept queues.  child_requests, spare: as the options have them, for the
-    model fork.
+    Attributes:
+        name: The server's name.
+        pid: The process to send signals to: the guard where there is one.
+        version: The version of Socketkeep.
+        python: The version of Python.
+        uptime: Seconds since the server started.
+        state: "starting", "running", "reloading", "upgrading", "draining" or "stopping".
+        target: TARGET.
+        model: The model that serves.
+        keep: The level of --keep.
+        generation: The generation that serves new connections.
+        listeners: The listeners.
+        workers: Workers by state.
+        connections: Connections by state.
+        totals: Counts since the start.
+        accepting: Whether new connections are served: a worker is ready, and nothing is being ended
+            or paused.
+        last_reload: Seconds that the last reload took which was not rolled back, from its start
+            until the new generation served.
+        waits: Times without a worker: from when the keeper took a connection, or woke it, until a
+            worker had it.
+        core: "compiled core" or "pure Python"; "" where the version has but one.
+        edges: The edges, in which TLS ends.
+        full: Whether there are as many connections as --max-connections allows, and others wait in
+            the accept queues.
+        child_requests: The option, for the model fork.
+        spare: The option, for the model fork.
+        guard: The guard; None where there is none.
+        cluster: The cluster; None where it is in none.
     """
 
     name: str
@@ -256,7 +376,18 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker; `busy` of its connections are not waiting for input."""
+    """One worker.
+
+    Attributes:
+        slot: Its seat, which outlives it.
+        pid: Its process.
+        generation: The generation of its code.
+        state: "starting", "ready", "draining" or "dead".
+        connections: The connections that it serves.
+        busy: Those of them that do not wait for input.
+        uptime: Seconds since it started.
+        rss: Its resident memory.
+    """
 
     slot: int
     pid: int
@@ -271,14 +402,28 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
 class ConnectionReport(msgspec.Struct, frozen=True, kw_only=True):
     """One connection.
 
-    owner: the pid of the process that serves it; None when none does.
-    idle: since bytes last passed.  busy: its handler is not waiting for input; that of a WebSocket
-    reads ahead of the application, and waits also while the application is at work.
-    committed: nothing was received or sent since its last commit, so that with ``--keep crash`` its
-    owner's death would not end it.
-    worker: the pid of its worker, which is not its owner where the worker forks.
-    slot: the worker's.  name, groups, labels: what its handler has called it.
-    stored: whether the guard, or the service manager's store, has a handle of it.
+    Attributes:
+        id: Its id, which no other connection of the server ever has.
+        peer: The peer's address.
+        listener: The address that it came to.
+        state: "owned", "moving", "parked", "orphaned", or "closing".
+        owner: The process that serves it; None when none does.
+        generation: The generation of the code that serves it, or served it last.
+        epoch: How often it has been given to a worker, counted from 1.
+        age: Seconds since it was accepted.
+        idle: Seconds since bytes last passed.
+        bytes_in: Bytes received.
+        bytes_out: Bytes sent.
+        busy: Whether its handler is not waiting for input.  That of a WebSocket reads ahead of the
+            application, and waits also while the application is at work.
+        worker: The process of its worker, which is not its owner where the worker forks.
+        slot: The worker's seat.
+        name: What its handler has called it, "" for nothing.
+        groups: The groups that it is in.
+        labels: Its labels.
+        stored: Whether the guard, or the service manager's store, has a handle of it.
+        committed: Whether nothing was received or sent since its last commit, so that with ``--keep
+            crash`` its owner's death would not end it.
     """
 
     id: str
@@ -305,7 +450,9 @@ class ConnectionReport(msgspec.Struct, frozen=True, kw_only=True):
 class StayingReport(msgspec.Struct, frozen=True, kw_only=True):
     """Connections that a reload does not move.
 
-    reason: ``not-resumable``, ``keep-none``, ``uncommitted``, ``bound`` or ``busy``.
+    Attributes:
+        reason: ``not-resumable``, ``keep-none``, ``uncommitted``, ``bound`` or ``busy``.
+        connections: How many.
     """
 
     reason: str
@@ -313,7 +460,13 @@ class StayingReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OptionReport(msgspec.Struct, frozen=True, kw_only=True):
-    """An option that the settings file has another value for than before, by its key there."""
+    """An option that the settings file has another value for than before.
+
+    Attributes:
+        option: Its key in the file.
+        was: The value before.
+        now: The value in the file.
+    """
 
     option: str
     was: str
@@ -323,7 +476,12 @@ class OptionReport(msgspec.Struct, frozen=True, kw_only=True):
 class WorkerStayingReport(msgspec.Struct, frozen=True, kw_only=True):
     """A worker whose connections do not move with the others.
 
-    seconds: for how long it serves them at most.
+    Attributes:
+        slot: Its seat.
+        pid: Its process.
+        generation: The generation of its code.
+        connections: The connections that it serves.
+        seconds: For how long it serves them at most.
     """
 
     slot: int
@@ -336,14 +494,19 @@ class WorkerStayingReport(msgspec.Struct, frozen=True, kw_only=True):
 class ReloadForecast(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to ``reload --dry-run``: what a reload would do now.
 
-    target: the handler.  moves: connections that would go on in new code at their next receive.
-    held: those that no worker has, most of them parked, which would wake in new code.
-    stays: those that the old code would serve on, until they end, or a handler commits, or what
-    handlers have of the graceful timeout is over (seconds).
-    silent: workers that have not answered within a second; theirs are counted nowhere else.
-    earlier: workers that an earlier reload has left, with what they still serve.
-    changed: options that would change; restart: those that would take a restart to change.
-    error: why the settings file would be refused, and the reload with it; "": it would not.
+    Attributes:
+        target: The handler.
+        resumable: Whether the handler is.
+        moves: Connections that go on in new code at their next receive.
+        held: Those that no worker has, most of them parked, which wake in new code.
+        stays: Those that the old code serves on, by reason.
+        seconds: For how long it does at most: what handlers have of the graceful timeout.  They may
+            end sooner, and a handler that commits moves.
+        silent: Workers that have not answered within a second; theirs are counted nowhere else.
+        earlier: Workers that an earlier reload has left, with what they still serve.
+        changed: Options that change.
+        restart: Options that take a restart to change.
+        error: Why the settings file would be refused, and the reload with it; "": it would not.
     """
 
     target: str
@@ -362,8 +525,16 @@ class ReloadForecast(msgspec.Struct, frozen=True, kw_only=True):
 class ReloadCost(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to ``reload``, given when the new code serves.
 
-    target: the handler.  moves, held, stays, seconds, changed, restart: as `ReloadForecast` has
-    them, of this reload.
+    Attributes:
+        generation: The new generation.
+        target: The handler.
+        moves: Connections that go on in new code at their next receive.
+        held: Those that no worker has, most of them parked, which wake in new code.
+        stays: Those that the old code serves on, by reason.
+        seconds: For how long it does at most: what handlers have of the graceful timeout.  They may
+            end sooner, and a handler that commits moves.
+        changed: Options that change.
+        restart: Options that take a restart to change.
     """
 
     generation: int
@@ -379,9 +550,14 @@ class ReloadCost(msgspec.Struct, frozen=True, kw_only=True):
 class ReloadReport(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to ``reload --wait``: what became of the connections that the old code had.
 
-    target: the handler.  moved: those that went on in new code, or were parked.  ended: by the peer
-    or the handler.  cut: those that were still open when their time was over.
-    changed, restart: options, as `ReloadForecast` has them.
+    Attributes:
+        generation: The new generation.
+        moved: Those that went on in new code, or were parked.
+        ended: Those that the peer or the handler ended.
+        cut: Those that were still open when their time was over, by reason.
+        target: The handler.
+        changed: Options that change.
+        restart: Options that take a restart to change.
     """
 
     generation: int
@@ -394,9 +570,13 @@ class ReloadReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UpgradeReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to ``upgrade``: the generation that serves, of the version that runs now.
+    """The answer to ``upgrade``.
 
-    changed, restart: options, as `ReloadForecast` has them.
+    Attributes:
+        generation: The generation that serves.
+        version: The version that runs now.
+        changed: Options that change.
+        restart: Options that take a restart to change.
     """
 
     generation: int
@@ -420,9 +600,13 @@ class LiveReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PushReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to ``push``: outcome, and which connection it was for, "" and 0: there is none.
+    """The answer to ``push``.
 
-    node: where that is, "" on this machine.
+    Attributes:
+        outcome: "delivered", "not connected", "timed out", "full", "uncertain" or "unreachable".
+        id: The connection that it was for; "": there is none.
+        epoch: That connection's epoch; 0: there is none.
+        node: The node where that is, "" on this machine.
     """
 
     outcome: str
@@ -432,23 +616,39 @@ class PushReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DisconnectReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to ``disconnect``: outcome, and which connection it was, "": there is none."""
+    """The answer to ``disconnect``.
+
+    Attributes:
+        outcome: "disconnected", "not connected": there is none, "still open", or "busy": too many
+            are being ended.
+        id: The connection that it was; "": there is none.
+    """
 
     outcome: str
     id: str = ""
 
 
 class PublishReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to ``publish``: how many connections it was handed over to, and how many not."""
+    """The answer to ``publish``.
+
+    Attributes:
+        delivered: How many connections it was handed over to.
+        failed: How many it was not handed over to.
+    """
 
     delivered: int = 0
     failed: int = 0
 
 
 class PresenceReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A connection that has the name that was asked for, or is in that group (`member`).
+    """A connection that has the name that was asked for, or is in that group.
 
-    node: where it is, "" on this machine.  name: its own.
+    Attributes:
+        node: The node where it is, "" on this machine.
+        id: Its id.
+        epoch: Its epoch.
+        name: Its own name.
+        member: Whether it is in the group of that name.
     """
 
     node: str
@@ -459,7 +659,12 @@ class PresenceReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PresentReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to ``who``.  silent: how many nodes of the cluster did not answer."""
+    """The answer to ``who``.
+
+    Attributes:
+        found: The connections.
+        silent: How many nodes of the cluster did not answer.
+    """
 
     found: list[PresenceReport] = []
     silent: int = 0

@@ -29,9 +29,15 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what wo
 
 
 class EndedSockets(Struct, frozen=True):
-    """The deeds of `fin` or `abort`: to `chosen`, with `left` alone.
+    """The deeds of `fin` or `abort`.
 
-    outcomes: of each that was chosen; empty with --dry-run.
+    Attributes:
+        what: What was asked for.
+        verb: "fin" or "abort".
+        dry_run: Whether nothing was done.
+        chosen: The sockets that were to be ended.
+        left: Those that were left alone, and why.
+        outcomes: What became of each that was chosen; empty with --dry-run.
     """
 
     what: str

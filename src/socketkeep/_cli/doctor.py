@@ -22,7 +22,10 @@ _MARK = {"good": "good", "note": "note", "bad": "BAD "}
 class Examination(Struct, frozen=True):
     """The findings of `doctor`.
 
-    connections: what was asked for, 0 for nothing.  good: whether nothing is bad.
+    Attributes:
+        connections: What was asked for, 0 for nothing.
+        good: Whether nothing is bad.
+        findings: The findings.
     """
 
     connections: int

@@ -29,9 +29,12 @@ _STRICT: Final = 2  # of vm.overcommit_memory, proc_sys_vm(5)
 class MachineFinding(Struct, frozen=True):
     """One thing that was looked at.
 
-    name: a stable name of it.  level: "good"; "note", the server runs, and under some load it will
-    not do; "bad", it cannot run, or not with the connections that were asked for.  sentence: what
-    is the case.  remedy: what to do, "" where there is nothing.
+    Attributes:
+        name: A stable name of it.
+        level: "good"; "note": the server runs, but will not do under some load; "bad": it cannot
+            run, or not with the connections that were asked for.
+        sentence: What is the case.
+        remedy: What to do, "" where there is nothing.
     """
 
     name: str

@@ -12,8 +12,10 @@ Verdict: TypeAlias = Literal["holds", "does not hold", "could not be done"]
 class EndingPacket(Struct, frozen=True):
     """The packet that ended a connection, as the state of the receiving end shows.
 
-    flag: "FIN" or "RST".  source, target: the names of the sockets at its two ends; "" for one
-    that no process has accepted.
+    Attributes:
+        flag: "FIN" or "RST".
+        source: The name of the socket that sent it; "" for one that no process has accepted.
+        target: The name of the one that got it, likewise.
     """
 
     flag: str
@@ -24,13 +26,18 @@ class EndingPacket(Struct, frozen=True):
 class Step(Struct, frozen=True):
     """One call, and what the kernel said of the experiment's sockets after it.
 
-    process: the name of the one that made it.  call: as it would be written.  result: what it
-    returned, or the name of the errno or exception.  message: what the system says of that error.
-    seconds: how long the call took.  waits: how often the process gave up the processor in it.
-    at: seconds since the experiment began.
-    handles: of each socket the number of handles in each process that has one.
-    states: of each TCP socket, as ss(8) names them; "gone" when the kernel has it no longer.
-    packets: those whose arrival was seen between the step before and this one.
+    Attributes:
+        process: The name of the process that made it.
+        call: The call as it would be written.
+        result: What it returned, or the name of the errno or exception.
+        message: What the system says of that error.
+        seconds: How long the call took.
+        waits: How often the process gave up the processor in it.
+        at: Seconds since the experiment began.
+        handles: Of each socket the number of handles in each process that has one.
+        states: Of each TCP socket its state, as ss(8) names it; "gone" when the kernel has it no
+            longer.
+        packets: The packets whose arrival was seen between the step before and this one.
     """
 
     process: str
@@ -48,7 +55,11 @@ class Step(Struct, frozen=True):
 class Observation(Struct, frozen=True):
     """An observation against what the claim makes one expect.
 
-    expected: "" for an observation that is shown and decides nothing.
+    Attributes:
+        what: What was looked at.
+        expected: What the claim makes one expect; "" for an observation that is shown and decides
+            nothing.
+        observed: What was seen.
     """
 
     what: str
@@ -64,10 +75,16 @@ class Observation(Struct, frozen=True):
 class Finding(Struct, frozen=True):
     """The outcome of one experiment.
 
-    name: to ask for it by.  claim: what was tried.  notes: where that is said, in its own words.
-    socketkeep: what the library makes of it.
-    verdict: "holds", "does not hold", or "could not be done", for `reason`.
-    reason: of the first check that failed, or why it could not be done; "" when it holds.
+    Attributes:
+        name: The name to ask for it by.
+        claim: What was tried.
+        notes: What the notes say of that, in their own words.
+        socketkeep: What the library makes of it.
+        verdict: "holds", "does not hold", or "could not be done".
+        reason: The first check that failed, or why it could not be done; "" when it holds.
+        processes: The names of its processes.
+        steps: The calls, in their order.
+        checks: The observations.
     """
 
     name: str
@@ -82,7 +99,15 @@ class Finding(Struct, frozen=True):
 
 
 class LabReport(Struct, frozen=True):
-    """All findings, and where they were made.  date: of the day, in UTC, as ISO 8601 has it."""
+    """All findings, and where they were made.
+
+    Attributes:
+        kernel: The kernel's version.
+        machine: The machine's architecture.
+        python: The version of Python.
+        date: The day, in UTC, as ISO 8601 has it.
+        findings: The findings.
+    """
 
     kernel: str
     machine: str
