@@ -5,7 +5,8 @@ are of each rule.  With --check it prints only those of rules that are broken mo
 `BOUNDS` has it, and exits with 1 if there are any: a bound falls with each sentence that is mended,
 and never rises.
 
-The text is what a reader sees of Markdown: code, and what the code declares, is left out.
+The text is what a reader sees of Markdown: code, and what the code declares, is left out.  The help
+of the commands and of their options is looked at where it is declared.
 """
 
 from __future__ import annotations
@@ -17,8 +18,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import click
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+
+from socketkeep._cli._main import group
+from socketkeep._config._listener_options import LISTENER_OPTIONS
+from socketkeep._config._server_options import OPTIONS
 
 ROOT: Final = Path(__file__).parents[1]
 #: More words have a reader go back to the beginning.
@@ -138,6 +144,22 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", *(page for page in found if "_build" not in page.parts)]
 
 
+def helps() -> Iterator[tuple[str, str]]:
+    """Yield what the help says of each command and each of its options, with whose it is."""
+    for declared in OPTIONS:
+        yield declared.long_flag, declared.help
+    for of_listener in LISTENER_OPTIONS:
+        yield f"--bind {of_listener.name}=", of_listener.help
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield name, command.help or ""
+        for each in command.params:
+            if isinstance(each, click.Option) and each.help and name != "serve":
+                yield f"{name} {each.opts[-1]}", each.help
+
+
 def too_many(found: list[Finding]) -> list[Finding]:
     """Return where those rules are broken that are broken more often than their bounds allow."""
     over: list[Finding] = []
@@ -155,6 +177,7 @@ def main() -> int:
     found = [
         each for page in pages() for each in findings(page.read_text(), str(page.relative_to(ROOT)))
     ]
+    found += [each for place, text in helps() for each in findings(text, place)]
     check = "--check" in sys.argv
     shown = too_many(found) if check else found
     for each in shown:

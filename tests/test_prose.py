@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from scripts.prose import BOUNDS, NOTES, RULES, WORDS, Finding, findings, main, sentences, too_many
+from scripts.prose import (
+    BOUNDS,
+    NOTES,
+    RULES,
+    WORDS,
+    Finding,
+    findings,
+    helps,
+    main,
+    sentences,
+    too_many,
+)
 
 LONG = "The server " + "moves and " * 20 + "stops."
 
@@ -67,3 +78,9 @@ def test_the_documentation_keeps_the_style(
     monkeypatch.setattr("sys.argv", ["prose.py", "--check"])
     assert main() == 0
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_help_of_each_command_and_option_is_looked_at() -> None:
+    told = dict(helps())
+    assert {"serve", "holders", "--threads", "--bind allow=", "disconnect --force"} <= told.keys()
+    assert all(told.values())

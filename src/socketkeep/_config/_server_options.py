@@ -269,8 +269,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
         Option(
             TEXT,
             (),
-            "What serves the connections: package.module:attribute or path/file.py:attribute,"
-            " a function of one connection, sync or async, or a Service.",
+            "The code that serves the connections: package.module:attribute or"
+            " path/file.py:attribute, a function of one connection, sync or async, or a Service.",
             check=_check_target,
         ),
     ]
@@ -427,11 +427,11 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
         Option(
             TEXT,
             ("--ws-resume",),
-            "Whether WebSockets of ASGI applications that know nothing of it are kept, as --keep"
-            " says: the application is called again in the next worker, and what it accepts is"
-            " swallowed; in the old one it is told websocket.disconnect with 1012, with silent"
-            " nothing.  off: they end with their worker, by a Close with 1012.  One that commits"
-            " by the extension socketkeep is kept in any case.",
+            "Whether WebSockets of ASGI applications that know nothing of it go on, as --keep says."
+            "  With on the next worker calls the application again, and swallows its accept.  In"
+            " the old worker it receives websocket.disconnect with 1012; with silent it receives"
+            " nothing.  With off they end with their worker, by a Close with 1012.  One that"
+            " commits by the extension socketkeep is kept in any case.",
             choices=("off", "on", "silent"),
             at_reload=True,
         ),
@@ -443,8 +443,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             ("--ws-redeliver",),
             "With --keep crash: a WebSocket whose application commits has the message that its"
             " worker died with again, in the next worker, and an answer that goes out with its"
-            " commit comes exactly once. What is received stays in the kernel until then, also of"
-            " HTTP requests, which takes more time for each.",
+            " commit comes exactly once.  Received bytes stay in the kernel until then, those of"
+            " HTTP requests too, which takes more time for each.",
             at_reload=True,
         ),
     ] = False
@@ -655,9 +655,9 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
         Option(
             TEXT,
             ("--keep",),
-            "What keeps the connections of resumable handlers: reload (they outlive reloads,"
-            " upgrades and scaling down), crash (and the death of their worker) or none (they are"
-            " drained).",
+            "How long connections of resumable handlers are kept: through reloads, upgrades and"
+            " scaling down (reload), through the death of their worker too (crash), or not at all:"
+            " they are drained (none).",
             choices=("none", "reload", "crash"),
         ),
     ] = "reload"
@@ -794,8 +794,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             NUMBER,
             ("--max-per-address",),
             "Serve at most so many connections of one address at a time, in all workers together;"
-            " IPv6 addresses count by their /64, behind a proxy the client's address counts.  What"
-            " is over it is closed at once, see --over-limit.  For every listener that does not say"
+            " IPv6 addresses count by their /64, behind a proxy the client's address counts.  More"
+            " are closed at once, see --over-limit.  For every listener that does not say"
             " (max-per-address=); the connections of those that have a limit are counted together.",
             minimum=0,
             zero="no limit",
@@ -819,7 +819,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             RATE,
             ("--accept-rate",),
             "Accept so many connections a second, in all workers together; after a pause BURST may"
-            " come at once, by default those of one second.  What comes faster waits in the"
+            " come at once, by default those of one second.  Others wait in the"
             " kernel's queue (see --backlog).  For all listeners together that do not say"
             " (accept-rate=).",
             metavar="RATE[:BURST]",
@@ -831,8 +831,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             RATE,
             ("--accept-rate-per-address",),
             "Serve so many new connections a second of one address, counted as --max-per-address"
-            " counts; after a pause BURST may come at once, by default those of one second.  What"
-            " comes faster is closed at once, see --over-limit.  For every listener that does not"
+            " counts; after a pause BURST may come at once, by default those of one second.  Others"
+            " are closed at once, see --over-limit.  For every listener that does not"
             " say (accept-rate-per-address=).",
             metavar="RATE[:BURST]",
             at_reload=True,
@@ -844,8 +844,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             SIZE,
             ("--receive-rate",),
             "Receive so many bytes a second of each connection; after a pause as many as in one"
-            " second may come at once.  What comes faster waits: the receive returns later, and the"
-            " client, once the system's buffers are full, cannot send.  For every listener that"
+            " second may come at once.  Faster bytes wait: the receive returns later, and once the"
+            " system's buffers are full the client cannot send.  For every listener that"
             " does not say (receive-rate=).",
             minimum=0,
             zero="no limit",
@@ -912,10 +912,10 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
         Option(
             KEEPALIVE,
             ("--tcp-keepalive",),
-            "When a peer over TCP that has said nothing is asked by the kernel whether it is there:"
-            " after how long, how often again, and after how many questions without an answer the"
-            " connection is over, for its handler and where it is parked; off: as the code sets it."
-            "  For every listener that does not say (tcp-keepalive=).",
+            "When the kernel asks a silent peer over TCP whether it is there: after how long, how"
+            " often again, and after how many questions without an answer the connection is over,"
+            " with its handler or parked.  With off it is as the code sets it.  For every listener"
+            " that does not say (tcp-keepalive=).",
             metavar="IDLE:INTERVAL:COUNT",
             at_reload=True,
         ),
@@ -1131,7 +1131,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
         Option(
             TEXT,
             ("--admin-token",),
-            "Who does not give this token gets no more than /healthz and /readyz.  Others on this"
+            "Without this token there is no more than /healthz and /readyz.  Others on this"
             " machine see the command line: better set the variable, or give --admin-token-file.",
             metavar="TOKEN",
             check=_check_admin_token,
@@ -1163,7 +1163,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
         Option(
             TEXT,
             ("--push-token",),
-            "Who gives this token may push over the HTTP of --admin: POST /push/NAME and"
+            "With this token one may push over the HTTP of --admin: POST /push/NAME and"
             " /publish/GROUP.  Better set the variable, or give --push-token-file.",
             metavar="TOKEN",
             check=_check_admin_token,
@@ -1206,7 +1206,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             DURATION,
             ("--cluster-lease",),
             "A node of which the brokers have heard nothing for so long has left: its names are"
-            " gone.  Whoever makes the cluster decides.",
+            " gone.  The first node of a cluster decides.",
             minimum=2,
         ),
     ] = 10.0
@@ -1257,9 +1257,10 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             TEXT,
             ("--guard",),
             "Whether a guard holds what must outlive the keeper, and starts another one when it has"
-            " died: on, off, or auto: where no service manager does (NOTIFY_SOCKET).  unix:/PATH:"
-            " it has the guard that listens there (socketkeep guard), in another container, hold"
-            " all that, too, and at TERM leaves listeners and connections to the next server.",
+            " died: on, off, or auto: where no service manager does (NOTIFY_SOCKET).  With"
+            " unix:/PATH the guard that listens there (socketkeep guard), in another container,"
+            " holds all that too.  At TERM the server then leaves listeners and connections to the"
+            " next one.",
             metavar="auto|on|off|unix:/PATH",
             check=_check_guard,
         ),
