@@ -37,6 +37,7 @@ TIER_OF: Final = {
     "cli": "system",
     "cli/test_client.py": "unit",
     "cli/test_commands.py": "unit",
+    "cli/test_needs.py": "unit",
     "cli/test_options.py": "unit",
     "cli/test_proposals.py": "unit",
     "cli/test_renewal.py": "unit",

@@ -108,7 +108,7 @@ def test_keeper_that_is_stopped_and_killed(tmp_path: Path) -> None:
         ),
         (["--metrics-label", "firmware=0"], "expected KEY or KEY=MOST, with 1 to 1000 values"),
         (["--metrics-label", "=3"], "expected KEY or KEY=MOST, with 1 to 1000 values"),
-        (["--push-token", "0123456789abcdef"], "--push-token is for pushes over HTTP, which need"),
+        (["--push-token", "0123456789abcdef"], "--push-token does nothing without --admin ADDRESS"),
         (
             *(["--admin", "[::1]:9", *("--push-token", _SAME), *("--admin-token", _SAME)],),
             "--push-token is the token of --admin: who looks on is not to push",

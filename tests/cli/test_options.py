@@ -149,11 +149,6 @@ def test_what_is_no_umask(text: str) -> None:
         ),
         ({"user": "root"}, "--user: root is who gives up rights: name another user"),
         ({"user": "0"}, "--user: root is who gives up rights: name another user"),
-        ({"group": "0"}, "--group: it is a group for --user, which is not given"),
-        (
-            {"rebind": False},
-            "--no-rebind means nothing without --user: no rights are given up",
-        ),
     ],
 )
 def test_users_that_will_not_do(

@@ -54,22 +54,23 @@ def test_the_same_file_changes_nothing(tmp_path: Path) -> None:
 def test_the_command_line_and_the_environment_go_before(tmp_path: Path) -> None:
     environment = {"SOCKETKEEP_THREADS": "3"}
     origin = origins(tmp_path, "", environment, workers="2", allow=("10.0.0.0/8",))
-    rewrite(tmp_path, "workers = 9\nthreads = 9\nspare = 9\nallow = ['::1']")
+    rewrite(tmp_path, "workers = 9\nthreads = 9\nbacklog = 9\nallow = ['::1']")
     renewal = renewed(origin, environment=environment)
-    assert keys(renewal.applied) == ["spare"]
+    assert keys(renewal.applied) == ["backlog"]
     assert renewal.waiting == ()
     assert (renewal.config.workers, renewal.config.threads) == (2, 3)
 
 
 def test_paths_stay_those_of_the_start(tmp_path: Path) -> None:
     origin = origins(tmp_path, "")
-    rewrite(tmp_path, 'request_log_file = "requests.log"')
+    rewrite(tmp_path, 'request_log = "common"\nrequest_log_file = "requests.log"')
     assert renewed(origin).config.request_log_file == f"{tmp_path}/requests.log"
 
 
 def test_secrets_are_not_told(tmp_path: Path) -> None:
-    origin = origins(tmp_path, f'admin_token = "{"a" * 16}"')
-    rewrite(tmp_path, f'admin_token = "{"b" * 16}"')
+    admin = 'admin = "127.0.0.1:9000"'
+    origin = origins(tmp_path, f'{admin}\nadmin_token = "{"a" * 16}"')
+    rewrite(tmp_path, f'{admin}\nadmin_token = "{"b" * 16}"')
     (change,) = renewed(origin).waiting
     assert change.text == "(not shown) -> (not shown)"
 

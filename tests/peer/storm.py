@@ -152,8 +152,9 @@ def storm(site: Site, size: Size, *, redeliver: bool, seed: int) -> Outcome:
     connection = "AsyncConnection" if site.is_async else "Connection"
     target = site.write("v0", tail=_MARKED.format(connection=connection, redeliver=redeliver))
     options = (
-        *("--keep", "crash", "--keep-after", "0", "--poison-limit", "1000000", "--threads"),
-        *(str(size.connections), "-w", str(WORKERS)),
+        *("--keep", "crash", "--keep-after", "0", "--poison-limit", "1000000"),
+        *("-w", str(WORKERS)),
+        *(("--threads", str(size.connections)) if site.model == "thread" else ()),
     )
     with site.serve(target, *options, clients=WORKERS) as server:
         server.wait_until(lambda: server.status()["workers"]["ready"] == WORKERS, "all ready")

@@ -157,10 +157,10 @@ def test_pushes_through_reload_and_upgrade(tmp_path: Path, model: str, parks: bo
 
 def test_the_process_of_a_sync_handler_is_killed(tmp_path: Path) -> None:
     """With --keep crash the connection has its name in the next one; without it nobody has."""
-    for keep in ("crash", "reload"):
+    for keep, after in (("crash", ("--keep-after", "0s")), ("reload", ())):
         directory = tmp_path / keep
         directory.mkdir()
-        options = ("--model", "fork", "--workers", "2", "--keep", keep, "--keep-after", "0s")
+        options = ("--model", "fork", "--workers", "2", "--keep", keep, *after)
         with (
             Server(directory, write(directory, _SYNC), *options, "--park-after", "off") as server,
             peers(server, 8) as everybody,
@@ -426,9 +426,10 @@ def test_pushed_to_in_its_receive_after_the_keeper_was_killed(
 ) -> None:
     """At no safe point it stays with its worker, and its handler does nothing for it."""
     write(tmp_path, _PLAIN + _ON_PUSH)
-    options = ("--model", model, "-w", "2", "--park-after", "off", "--keep", keep)
+    after = ("--keep-after", "0s") if keep == "crash" else ()
+    options = ("--model", model, "-w", "2", "--park-after", "off", "--keep", keep, *after)
     with (
-        GuardedServer(tmp_path, target, *options, "--keep-after", "0s") as server,
+        GuardedServer(tmp_path, target, *options) as server,
         peers(server, 1) as (peer,),
     ):
         assert peer.ask("name device-17") == peer.ask("join all") == "ok"

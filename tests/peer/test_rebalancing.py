@@ -60,7 +60,7 @@ def is_even(server: Server, total: int, workers: int) -> bool:
 
 @pytest.mark.parametrize("model", ["async", "thread"])
 def test_new_workers_get_their_share(tmp_path: Path, model: str) -> None:
-    with serve(tmp_path, model, 1, "--threads", "64") as server, ExitStack() as stack:
+    with serve(tmp_path, model, 1) as server, ExitStack() as stack:
         peers = [stack.enter_context(connect(server.address)) for _ in range(40)]
         assert {ask(peer)[1] for peer in peers} == {1}
         server.scale(4)

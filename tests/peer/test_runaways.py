@@ -67,6 +67,11 @@ def _check_tells(server: Server) -> None:
     assert "handlers.py:" in said[0]["at"]
 
 
+def one_seat(model: str) -> tuple[str, ...]:
+    """Options of a server whose one worker serves, if by threads, by one."""
+    return ("-k", model, "-w", "1", *(("--threads", "1") if model == "thread" else ()))
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_a_reload(tmp_path: Path, model: str) -> None:
     """Its connections move, with their state, and the old workers end at once."""
@@ -93,9 +98,8 @@ def test_a_reload(tmp_path: Path, model: str) -> None:
 @pytest.mark.parametrize("model", ["prefork", "thread", "async"])
 def test_parking(tmp_path: Path, model: str) -> None:
     """It is parked whenever it waits; its seat is for others."""
-    seats = ("-w", "1", "--threads", "1") if model != "async" else ("-w", "1")
     target = _write(tmp_path, model)
-    with Server(tmp_path, target, "-k", model, *seats, "--park-after", "0.1") as server:
+    with Server(tmp_path, target, *one_seat(model), "--park-after", "0.1") as server:
         with connect(server.address) as sock:
             for number in (1, 2, 3):
                 assert _asks(sock, b"a") == b"%d a v1" % number
@@ -112,7 +116,7 @@ def test_parking(tmp_path: Path, model: str) -> None:
 def test_others_wait_for_its_seat(tmp_path: Path, model: str) -> None:
     """With default options: who waits for input makes room, and is served again."""
     target = _write(tmp_path, model)
-    with Server(tmp_path, target, "-k", model, "-w", "1", "--threads", "1") as server:
+    with Server(tmp_path, target, *one_seat(model)) as server:
         clients = [connect(server.address) for _ in range(3)]
         try:
             for number in (1, 2):
@@ -144,7 +148,7 @@ def test_a_stop(tmp_path: Path, model: str, plain: bool) -> None:
 def test_a_peer_that_resets(tmp_path: Path, model: str) -> None:
     """`except Exception` in a loop takes a reset for an error like others."""
     target = _write(tmp_path, model, swallow="except Exception", plain=True)
-    with Server(tmp_path, target, "-k", model, "-w", "1", "--threads", "1") as server:
+    with Server(tmp_path, target, *one_seat(model)) as server:
         for _ in range(2):
             with connect(server.address) as sock:
                 assert _asks(sock, b"a") == b"1 a v1"
@@ -168,7 +172,7 @@ def handle(conn):
 def test_an_end_that_is_not_looked_at(tmp_path: Path, model: str) -> None:
     """The classic: an echo that takes the peer's EOF for no bytes, and sends none, for ever."""
     target = write_source(tmp_path, _as_async(_ENDLESS) if model == "async" else _ENDLESS)
-    with Server(tmp_path, target, "-k", model, "-w", "1", "--threads", "1") as server:
+    with Server(tmp_path, target, *one_seat(model)) as server:
         for _ in range(2):
             with connect(server.address) as sock:
                 sock.sendall(b"x")
@@ -208,7 +212,7 @@ async def handle(conn):
 def test_many_in_one_worker(tmp_path: Path, model: str) -> None:
     """Each that is given up keeps memory: after some the worker is replaced, and nobody notices."""
     target = _write(tmp_path, model)
-    options = ("-w", "1", "--threads", "20", "--park-after", "0.1")
+    options = ("-w", "1", "--park-after", "0.1")
     with Server(tmp_path, target, "-k", model, *options) as server:
         clients = [connect(server.address) for _ in range(17)]
         try:

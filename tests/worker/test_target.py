@@ -343,3 +343,58 @@ def test_an_async_lifespan_needs_the_async_model(model: Model) -> None:
     check_lifespan(nullcontext(), model)
     with pytest.raises(TypeError, match=model):
         check_lifespan(AsyncLifespan(), model)
+
+
+ASYNC_HANDLER = "async def handle(conn):\n    pass\n"
+APPLICATION = "async def app(scope, receive, send):\n    pass\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "served", "needed"),
+    [
+        (
+            "handle",
+            {"ws_resume": "on"},
+            "served by the async model",
+            "an ASGI application (--asgi)",
+        ),
+        ("handle", {"spare": 2}, "served by the async model", "--model fork"),
+        ("plain", {"loop": "asyncio"}, "served by the fork model", "--model async"),
+        ("app", {"child_requests": 9}, "an ASGI application", "--model fork"),
+    ],
+)
+def test_an_option_that_does_nothing_for_the_code(
+    project: Path, target: str, options: dict[str, Any], served: str, needed: str
+) -> None:
+    (project / "app_idle.py").write_text(
+        ASYNC_HANDLER + APPLICATION + HANDLER.replace("handle", "plain")
+    )
+    with code_refused() as caught:
+        load(f"app_idle:{target}", **options)
+    (key,) = options
+    assert caught.value.exit_code == 2
+    assert caught.value.text == (
+        f"--{key.replace('_', '-')} does nothing for app_idle:{target}, which is {served}:"
+        f" it needs {needed}; leave it out"
+    )
+
+
+def test_threads_and_an_async_handler(project: Path) -> None:
+    """The model of threads may be of --threads' choosing, and then that is what to mend."""
+    (project / "app_threads.py").write_text(ASYNC_HANDLER)
+    with code_refused() as caught:
+        load("app_threads:handle", model="thread", threads=4)
+    assert caught.value.exit_code == 2
+    assert caught.value.text == (
+        "app_threads.handle is async, and the thread model, which --threads selects, calls sync"
+        " handlers: use -k async without --threads, or a plain function"
+    )
+
+
+def test_options_that_do_something_for_the_code(project: Path) -> None:
+    (project / "app_busy.py").write_text(
+        ASYNC_HANDLER + APPLICATION + HANDLER.replace("handle", "plain")
+    )
+    assert load("app_busy:app", ws_resume="on", loop="asyncio").is_async
+    assert load("app_busy:handle", loop="asyncio", keep="crash", keep_after=1.0).is_async
+    assert not load("app_busy:plain", spare=2, child_requests=9).is_async

@@ -452,7 +452,7 @@ def parse_listener(text: str) -> Bound:
             known = near or f" ({', '.join(_BY_NAME)} are known)"
             raise OptionError(f"{text}: a listener has no option {name}{known}")
         texts.setdefault(name, []).append(value)
-    sort = _sort_of(address)
+    sort = sort_of(address)
     for name in texts:
         declared = _BY_NAME[name]
         if sort not in declared.sorts:
@@ -527,7 +527,8 @@ def _split_path(text: str) -> tuple[str, list[str]]:
         text = rest
 
 
-def _sort_of(address: str) -> Sort:
+def sort_of(address: str) -> Sort:
+    """Return what sort of a listener an address of --bind makes."""
     if address.startswith("unix:"):
         return "Unix"
     return "descriptor" if address.startswith("fd://") else "TCP"

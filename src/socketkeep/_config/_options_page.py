@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from socketkeep._config._listener_options import listener_options_markdown
+from socketkeep._config._needs import needs_of
 from socketkeep._config._options import DURATION, FLAG, LISTENERS, PERMISSIONS, SIZE, Option
 from socketkeep._config._server_options import by_topic
 
@@ -28,6 +29,7 @@ def _section(declared: Option) -> str:
         ("Environment", _code(declared.variable)),
         ("TOML", _code(_example(declared))),
         ("Changes at", "a reload, in the file" if declared.at_reload else "a restart"),
+        *(("Does nothing without", need) for need in needs_of(declared.key)),
     ]
     facts = "".join(f"- {name}: {text}\n" for name, text in rows)
     anchor = f"(option-{declared.key.replace('_', '-')})=\n"

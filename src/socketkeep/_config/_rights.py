@@ -12,10 +12,6 @@ from socketkeep._config._server_options import ServeConfig
 def account_to_become(config: ServeConfig) -> Account | None:
     """Return who is to serve; None: who this process is already.  Raises OptionError."""
     if not config.user:
-        if config.group:
-            raise OptionError("--group: it is a group for --user, which is not given")
-        if not config.rebind:
-            raise OptionError("--no-rebind means nothing without --user: no rights are given up")
         return None
     try:
         if config.group:

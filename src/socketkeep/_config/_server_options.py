@@ -611,7 +611,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
         Option(
             NUMBER,
             ("--threads",),
-            "Connections that a worker of the thread model serves at a time.",
+            "Connections that a worker of the thread model serves at a time.  With no --model but"
+            " auto it selects that model.",
             minimum=1,
             at_reload=True,
         ),

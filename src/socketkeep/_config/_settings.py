@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from socketkeep._base._mistakes import OptionError, nearest
-from socketkeep._config._kinds import check_kind
+from socketkeep._config._kinds import check_kind, kind_of
+from socketkeep._config._needs import check_needs
 from socketkeep._config._options import Option
 from socketkeep._config._server_options import OPTIONS, ServeConfig, by_topic
 from socketkeep._guard._program import GUARDED
@@ -50,7 +51,10 @@ class Settings(msgspec.Struct, frozen=True):
         inherits_listeners: sockets were passed by the parent (LISTEN_FDS), so that the default
         address is not listened on beside them.
 
-        Raises OptionError when there is no TARGET, and for options that exclude each other.
+        Whoever says how many threads there are means the model of threads, as with gunicorn.
+
+        Raises OptionError when there is no TARGET, for options that exclude each other, and for one
+        that does nothing without another.
         """
         target = self.by_key.get("target")
         if target is None:
@@ -61,8 +65,29 @@ class Settings(msgspec.Struct, frozen=True):
         if inherits_listeners and self.by_key["bind"].source == "default":
             values["bind"] = []
         config = ServeConfig(**values)
+        given = dict(self._given())
+        sync = kind_of(config) in ("", "socketserver")
+        if config.model == "auto" and "threads" in given and sync:
+            config = msgspec.structs.replace(config, model="thread")
         check_kind(config)
+        check_needs(config, given.items(), inherits_listeners=inherits_listeners)
         return config
+
+    def _given(self) -> Iterator[tuple[str, str]]:
+        """Yield the key of each option that somebody gave, and where.
+
+        A default that a variable or a file repeats is not taken for given: --print-config writes
+        all of them.  Nor is a value that asks for nothing, such as off.
+        """
+        for key, setting in self.by_key.items():
+            option, source = setting.option, setting.source
+            nothing = setting.value == "off" or (option.zero and not setting.value)
+            if not option.flags or nothing:
+                continue
+            if source in (option.long_flag, option.no_flag):
+                yield key, source
+            elif setting.value != option.default:
+                yield key, source if source == option.variable else f"{source}: {key}"
 
     def as_toml(self) -> str:
         """Return a TOML file that sets every option to its value, the source as a comment."""

@@ -19,6 +19,7 @@ from socketkeep._base._mistakes import LoadError
 from socketkeep._base._originals import replaced
 from socketkeep._base._tracebacks import brief_traceback, users_place
 from socketkeep._config._kinds import kind_of
+from socketkeep._config._needs import without_effect
 from socketkeep._config._server_options import ServeConfig, WorkerModel
 from socketkeep._net._handlers import Handler, Service, inspect_handler, served_as
 from socketkeep._serve._recognized import flag_for, framework_of
@@ -67,7 +68,7 @@ def load_handler(config: ServeConfig) -> Handler:
         _log.info("served as ASGI, since it takes scope, receive, send", target=config.target)
         kind = "asgi"
     try:
-        return hooked(served_as(_handler_of(target, kind, config), target))
+        handler = hooked(served_as(_handler_of(target, kind, config), target))
     except HandlerError as error:
         told = str(error)
         if is_wsgi(served):
@@ -80,6 +81,10 @@ def load_handler(config: ServeConfig) -> Handler:
             instead = f" in place of --{kind}" if kind else ""
             told = f"give {flag}{instead} to serve it; {told}"
         raise LoadError(f"{config.target} cannot be a handler: {told}") from error
+    model = choose_model(handler, config.model)
+    if idle := without_effect(config, model, asgi=kind == "asgi"):
+        raise LoadError(idle, EXIT_USAGE)
+    return handler
 
 
 def _handler_of(target: object, kind: str, config: ServeConfig) -> Handler:
@@ -109,12 +114,14 @@ def files_passed_over() -> list[str]:
 
 def choose_model(handler: Handler, wanted: str) -> WorkerModel:
     """Return the model that serves `handler`.  Raises LoadError when `wanted` does not fit it."""
+    threads = wanted == "thread"
     if wanted == "auto":
         return "async" if handler.is_async else "fork"
     if handler.is_async and wanted != "async":
+        by, without = (", which --threads selects,", " without --threads") if threads else ("", "")
         raise LoadError(
-            f"{handler.name} is async, and the {wanted} model calls sync handlers: "
-            "use -k async, or a plain function",
+            f"{handler.name} is async, and the {wanted} model{by} calls sync handlers: use -k async"
+            f"{without}, or a plain function",
             EXIT_USAGE,
         )
     if not handler.is_async and wanted == "async":
