@@ -17,6 +17,8 @@ from tests.harness.seam import Row, make_board
 from tests.keeper.bench import Bench, is_alive, is_at_eof
 from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import (
+    FarWorker,
+    Served,
     ServiceManager,
     adopted_worker,
     held_connection,
@@ -398,3 +400,127 @@ def test_names_are_as_systemd_wants_them(address: str) -> None:
     assert ":" not in name
     assert len(name) <= 255
     assert name != listener_stored_as(address + "1")
+
+
+@pytest.fixture
+def storing(make_bench: MakeBench) -> Iterator[tuple[Bench, ServiceManager]]:
+    """A keeper of one worker that stores, and the manager."""
+    bench = make_bench(workers=1, keep="crash", bind=[])
+    manager = ServiceManager()
+    bench.keeper.use_store(manager.store(bench.reactor))
+    yield bench, manager
+    manager.close()
+
+
+def successors(bench: Bench) -> list[FarWorker]:
+    """Have the dead worker's slot be filled, and what waits be given."""
+    bench.advance(6)
+    forked = bench.fork()
+    for worker in forked:
+        worker.ready()
+        bench.settle()
+    return forked
+
+
+def killed(bench: Bench, served: Served, worker: FarWorker) -> None:
+    """Have a worker die that has committed a state."""
+    served.commit(b"\x05")
+    worker.die(-9)
+    bench.settle()
+
+
+def test_after_a_death_the_row_tells_until_another_has_the_connection(
+    storing: tuple[Bench, ServiceManager],
+) -> None:
+    """A handoff for each of thousands would keep them waiting."""
+    bench, manager = storing
+    (worker,) = bench.start()
+    peer, served = bench.kept(worker)
+    manager.sent.clear()
+    killed(bench, served, worker)
+    assert bench.keeper.pool.totals["detached"] == 1, "it is counted as it would be"
+    (heir,) = successors(bench)
+    told = [each for each in manager.sent if each.startswith("-") or "parcel" in each]
+    assert told == []
+    assert is_alive(peer, heir.attach().sock)
+    bench.settle()
+    assert manager.sent[-1] == f"-board.9-{worker.serial}-0.close.once"
+    assert not any("parcel" in each for each in manager.sent)
+    assert bench.keeper.pool.totals["detached"] == 1
+
+
+def test_a_guard_that_is_new_has_no_row_and_gets_the_handoff(
+    storing: tuple[Bench, ServiceManager],
+) -> None:
+    bench, _ = storing
+    (worker,) = bench.start()
+    peer, served = bench.kept(worker)
+    killed(bench, served, worker)
+    other = ServiceManager()
+    bench.keeper.store_anew(other.store(bench.reactor), connections=True)
+    name = f"parcel.{served.id}.1"
+    assert f"+{name}" in other.sent
+    (heir,) = successors(bench)
+    assert is_alive(peer, heir.attach().sock)
+    bench.settle()
+    assert f"-{name}" in other.sent
+    other.close()
+
+
+def test_an_upgrade_stores_what_a_row_tells(storing: tuple[Bench, ServiceManager]) -> None:
+    """The next version knows nothing of the row."""
+    bench, manager = storing
+    (worker,) = bench.start()
+    peer, served = bench.kept(worker)
+    killed(bench, served, worker)
+    bench.upgrade().passes()
+    bench.settle()
+    board = f"-board.9-{worker.serial}-0.close.once"
+    assert manager.sent.index(f"+parcel.{served.id}.1") < manager.sent.index(board)
+    (held,) = bench.keeper.connections.connection_table
+    assert is_alive(peer, held.sock)
+
+
+def test_one_that_ends_before_another_has_it_leaves_no_row(
+    storing: tuple[Bench, ServiceManager],
+) -> None:
+    bench, manager = storing
+    (worker,) = bench.start()
+    peer, served = bench.kept(worker)
+    killed(bench, served, worker)
+    bench.keeper.connections.close_unowned(served.id, "it was asked for")
+    bench.settle()
+    assert is_at_eof(peer)
+    assert f"-board.9-{worker.serial}-0.close.once" in manager.sent
+
+
+def test_without_its_scoreboard_in_the_store_a_handoff_tells(
+    storing: tuple[Bench, ServiceManager],
+) -> None:
+    bench, manager = storing
+    (worker,) = bench.start()
+    _, served = bench.kept(worker)
+    assert bench.keeper.store is not None
+    bench.keeper.store.remove(f"socketkeep.board.9-{worker.serial}-0.close.once")
+    killed(bench, served, worker)
+    assert f"+parcel.{served.id}.1" in manager.sent
+
+
+@pytest.mark.parametrize(("ended", "awaited"), [("detached", True), ("not yet", False)])
+def test_whoever_may_have_been_sent_what_a_row_tells_is_awaited(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, ended: str, awaited: bool
+) -> None:
+    """The keeper that died had judged it, and perhaps given it to a worker that has not come."""
+
+    class Siblings:
+        def siblings(self, memfds: list[int]) -> set[int]:
+            return {1} if memfds else set()
+
+        def has_mapped(self, *_: object, **__: object) -> bool:
+            return False
+
+    monkeypatch.setattr(_restoring, "System", Siblings)
+    write_row(scene.board(2), 1, b"\x05", ended=ended, pid=2**22 - 1)
+    stored = _restoring.Stored.of(scene.passed)
+    assert stored.awaits(()) is awaited
+    stored.close()

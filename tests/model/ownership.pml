@@ -39,6 +39,7 @@
 #define WAKES_UNTOLD 10   /* a parked connection is sent while it is stored as parked */
 #define JUDGES_LIVING 11  /* the next keeper takes workers that live for dead */
 #define DROPS_UNSAID 12   /* a worker lets go of what it cannot say that it has */
+#define FREES_EARLY 13    /* a dead worker's row is freed before another has the connection */
 #define MUTANT mutant
 byte mutant;  /* which one this is, by the environment variable MUTANT; 0: none */
 
@@ -81,17 +82,23 @@ mtype:where where_is[KEEPERS + 1];  /* the connection, as each knows it */
 #define state where_is[me]
 
 #define SERVED_BY(n) (alive[n] && does[n] == serving)
+#define LEFT_BY(n) (!alive[n] && row_ended[n] == gone)
 #if WORKERS == 2
 #define EACH(what) what(0) what(1)
+#define LEFT_BY_THE_DEAD (LEFT_BY(0) || LEFT_BY(1))
 #define SERVED (SERVED_BY(0) || SERVED_BY(1))
 #elif WORKERS == 3
 #define EACH(what) what(0) what(1) what(2)
+#define LEFT_BY_THE_DEAD (LEFT_BY(0) || LEFT_BY(1) || LEFT_BY(2))
 #define SERVED (SERVED_BY(0) || SERVED_BY(1) || SERVED_BY(2))
 #elif WORKERS == 4
 #define EACH(what) what(0) what(1) what(2) what(3)
+#define LEFT_BY_THE_DEAD (LEFT_BY(0) || LEFT_BY(1) || LEFT_BY(2) || LEFT_BY(3))
 #define SERVED (SERVED_BY(0) || SERVED_BY(1) || SERVED_BY(2) || SERVED_BY(3))
 #else
 #define EACH(what) what(0) what(1) what(2) what(3) what(4) what(5)
+#define LEFT_BY_THE_DEAD (LEFT_BY(0) || LEFT_BY(1) || LEFT_BY(2) || LEFT_BY(3) || LEFT_BY(4) || \
+                          LEFT_BY(5))
 #define SERVED (SERVED_BY(0) || SERVED_BY(1) || SERVED_BY(2) || SERVED_BY(3) || SERVED_BY(4) || \
                 SERVED_BY(5))
 #endif
@@ -295,8 +302,16 @@ inline step(event) {
     fi
 }
 
+/* Another has the connection, or it has ended: nobody goes by the row that a dead owner left. */
+inline free_row() {
+    if
+    :: told != NOBODY -> row_ended[told] = free; told = NOBODY
+    :: else
+    fi
+}
+
 inline forget() {
-    unstore();
+    unstore(); free_row();
     if
     :: holds[me] -> holds[me] = false; drop()
     :: else
@@ -364,7 +379,7 @@ inline store_handoff() {
         SAW(Attach, n, epoch) }
 
 proctype Keeper(byte me) {
-    byte epoch, who = NOBODY;
+    byte epoch, who = NOBODY, told = NOBODY;  /* told: whose row says how far it is */
     bool reaped[WORKERS], by_row, known;
     mtype:said message;
     byte number, from, n;
@@ -385,7 +400,7 @@ proctype Keeper(byte me) {
     /* One that has not come may have been sent the connection, and would read that some time. */
     atomic { runs ->
         if
-        :: handoff && !handoff_parked && MUTANT != FENCES_NOT ->
+        :: ((handoff && !handoff_parked) || LEFT_BY_THE_DEAD) && MUTANT != FENCES_NOT ->
             for (n : 0 .. WORKERS - 1) {
                 if
                 :: alive[n] && boss[n] != me -> kill(n)
@@ -511,7 +526,7 @@ hear:
         known = false };
     if
     :: message == Keep -> atomic { runs -> store_handle() }
-    :: message == Attached -> atomic { runs -> store_handle(); handoff = 0 }
+    :: message == Attached -> atomic { runs -> store_handle(); handoff = 0; free_row() }
     :: message == Detached ->
         if
         :: MUTANT == TAKES_UNSTORED -> atomic { runs -> row_ended[from] = taken }
@@ -531,12 +546,21 @@ reap:
         SAW(Reaped, from, 0);
         if
         :: who == from && state == moving -> step(RECEIVER_DIED); who = NOBODY; row_ended[from] = free
-        :: who == from && state == owned -> judge()
+        :: who == from && state == owned ->
+            judge();
+            if
+            :: state == moving && stored -> told = from; row_ended[from] = gone
+            :: else
+            fi;
+            if
+            :: MUTANT == FREES_EARLY -> free_row()
+            :: else
+            fi
         :: else
         fi };
     atomic { runs ->
         if
-        :: state == moving -> store_handoff()
+        :: state == moving && told == NOBODY && MUTANT != FREES_EARLY -> store_handoff()
         :: else
         fi;
         from = 0 };

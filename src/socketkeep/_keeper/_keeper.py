@@ -161,6 +161,8 @@ class Keeper:
             lambda: self.current is not None and self.current.on_push,
         )
         self.pool.dispatch.receiver = self.connections
+        self.connections.keep_row = self.pool.keep_row
+        self.connections.let_go_of_row = self.pool.let_go_of_row
         self.disconnecting: Final = Disconnecting(
             reactor, self.connections, self.pool, self.pool.kill
         )
@@ -202,7 +204,7 @@ class Keeper:
             self.reload,
             self._changed,
         )
-        self.upgrades.settle = lambda: self.store.settle() if self.store is not None else None
+        self.upgrades.settle = self._settle_store
         self._reactor = reactor
         self.system: Final = system
         self.slots: Final = Slots(reactor, self.pool, self._serving, self._retire)
@@ -250,6 +252,7 @@ class Keeper:
     def store_anew(self, store: FdStore, *, connections: bool) -> None:
         """Keep all of it in a store that has nothing yet, in the place of one that has gone."""
         table = self.connections.connection_table
+        table.store_told()
         for held in table:
             held.stored_as = held.header_as = held.parcel_as = held.called_as = 0
         self.use_store(store, connections=connections)
@@ -266,6 +269,12 @@ class Keeper:
     def _store_settings(self) -> None:
         if self.store is not None and self.origins is not None and self.origins.path:
             self.store.put_settings(self.origins.encoded())
+
+    def _settle_store(self) -> None:
+        """This version is about to be replaced: have all be stored that the next one goes by."""
+        self.connections.connection_table.store_told()
+        if self.store is not None:
+            self.store.settle()
 
     def use_no_store(self) -> None:
         """Nobody stores any more."""

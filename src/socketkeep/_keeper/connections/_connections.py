@@ -98,12 +98,15 @@ class Connections:
 
     `shake_hands` is called with what a worker wants of an edge, and the packet to take it from,
     `ask_bytes` with the facts of a connection, to be told how much of it has passed there;
-    `hear` with what comes by a line of the post's.
+    `hear` with what comes by a line of the post's.  `keep_row` and `let_go_of_row` are called with
+    a worker that has died, and a row of it by which a connection goes on.
     """
 
     shake_hands: Callable[[Packet, StartTls], None]
     ask_bytes: Callable[[bytes, Callable[[BytesPassed | None], None]], None]
     hear: Callable[[Worker, Packet, Port], None]
+    keep_row: Callable[[Worker, int], bool]
+    let_go_of_row: Callable[[Worker, int], None]
 
     def __init__(
         self,
@@ -940,13 +943,22 @@ class Connections:
             held.handoff.proxy,
             checked(worker.scoreboard.reply(held.row)),
         )
-        self._judge(worker, held, row[record.STATUS], handoff)
-        row[record.ENDED] = End.DETACHED  # settled here, whatever became of it
+        row[record.ENDED] = End.DETACHED  # settled here, whatever becomes of it
+        self._judge(worker, held, row[record.STATUS], handoff, in_row=True)
 
     def _judge(
-        self, worker: Worker, held: HeldConnection, status: int, handoff: ConnectionDetached
+        self,
+        worker: Worker,
+        held: HeldConnection,
+        status: int,
+        handoff: ConnectionDetached,
+        *,
+        in_row: bool = False,
     ) -> None:
-        """Resume a connection whose owner died, or end it."""
+        """Resume a connection whose owner died, or end it.
+
+        in_row: the owner was the worker, and what it had of it stands in its row.
+        """
         held.ownership.owner_died()
         self.connection_table.disown(held, worker.serial)
         held.handoff = handoff
@@ -965,6 +977,9 @@ class Connections:
             self.post.taken_back(held.id, uncertain=True)
             held.why = "crash"
             held.redelivered = fate == "redeliver"
+            row = held.row
+            if in_row and self.keep_row(worker, row):
+                self.connection_table.tell_by_row(held, lambda: self.let_go_of_row(worker, row))
             self.connection_table.put(held)
             if worker.policy.redeliver and _edge_counts(held):
                 self._asking[held.id] = held

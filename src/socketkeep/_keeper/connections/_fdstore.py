@@ -6,10 +6,12 @@ Stored are the listeners, a handle of every connection that the keeper has one o
 TLS, where edges end with the keeper), with the PROXY header that it began with (`header`), with
 what was said of it when no worker has it (`handoff`), with what it is called (`called`), and, where
 connections are kept through crashes, the scoreboards of the workers (`board`), in which stands how
-far each connection was.  A guard also has the keeper's end of each edge's channel (`edge`), since
-edges outlive the keeper there.  And there are the settings that the keeper goes by (`settings`),
-for one that finds a mistake in the settings file.  The names say what is what.  The manager gives
-all of it to the next keeper, see `_restoring.py`.
+far each connection was.  When a worker has died, its scoreboard stays until others have all that
+goes on of it: a handoff for each of some thousands would cost more than all else that is to be done
+for them.  A guard also has the keeper's end of each edge's channel (`edge`), since edges outlive
+the keeper there.  And there are the settings that the keeper goes by (`settings`), for one that
+finds a mistake in the settings file.  The names say what is what.  The manager gives all of it to
+the next keeper, see `_restoring.py`.
 """
 
 from __future__ import annotations
@@ -217,17 +219,24 @@ class FdStore:
 
     # What the connection table tells.
 
-    def put(self, held: HeldConnection) -> None:
-        """The keeper has a handle of a connection, or its owner has changed."""
+    def has_board(self, serial: int, policy: Policy) -> bool:
+        """Return whether the scoreboard of that worker is stored."""
+        return board_name(self._boot, serial, policy) in self._names
+
+    def put(self, held: HeldConnection, *, told: bool = False) -> None:
+        """The keeper has a handle of a connection, or its owner has changed.
+
+        told: a row of a scoreboard that is stored says how far it is, so that it needs no handoff.
+        """
         if held.handoff.proxy and self._ends_with_edge(held):
             return
-        if self._put_whole(held):
+        if self._put_whole(held, told):
             self._unheld.pop(held.id, None)
         else:
             self._unstore(held)
             self._unheld[held.id] = held
 
-    def _put_whole(self, held: HeldConnection) -> bool:
+    def _put_whole(self, held: HeldConnection, told: bool) -> bool:
         """Store all that belongs to a connection; return whether there was room for it."""
         epoch = held.ownership.epoch
         if not held.stored_as and self.add(f"{CONNECTION}{held.id}.{epoch}", held.sock.fileno()):
@@ -237,7 +246,7 @@ class FdStore:
         if not held.stored_as or (held.handoff.proxy and not held.header_as):
             return False
         self.call(held)
-        unowned = held.ownership.state in _UNOWNED
+        unowned = held.ownership.state in _UNOWNED and not told
         current = unowned and held.parcel_as in (epoch, held.ownership.next_epoch)
         if held.parcel_as and not current:
             self._remove_handoff(held)

@@ -302,7 +302,9 @@ class Stored:
     @property
     def _is_one_on_its_way(self) -> bool:
         handoffs = [self._handoff(name) for name in self._handoffs]
-        return any(each is not None and each.state is OwnershipState.MOVING for each in handoffs)
+        if any(each is not None and each.state is OwnershipState.MOVING for each in handoffs):
+            return True
+        return any(_tells_of_one_on_its_way(fd) for fd in self._boards.values())
 
     def _boards_without(self, come: Container[int]) -> list[int]:
         return [fd for fd in self._boards.values() if _inode(fd) not in come]
@@ -345,6 +347,21 @@ class Stored:
         except ValueError as error:
             _log.error("cannot restore a connection", id=name, error=str(error))
             return None
+
+
+def _tells_of_one_on_its_way(memfd: int) -> bool:
+    """Return whether a row of a worker that has died is of a connection that it gave up.
+
+    The keeper leaves one so, and stores no handoff, as long as no other worker has the connection.
+    """
+    alive: dict[int, bool] = {}
+    for _, _, pid, ended in Scoreboard(memfd, wary=True).columns(record.PID, record.ENDED):
+        if ended == record.DETACHED:
+            if pid not in alive:
+                alive[pid] = _is_alive(pid, memfd)
+            if not alive[pid]:
+                return True
+    return False
 
 
 def _inode(fd: int) -> int:

@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Literal, Protocol
 
 from socketkeep._keeper.tables._ownership import Ownership, OwnershipState
@@ -116,7 +117,9 @@ class Close(Protocol):
 class Store(Protocol):
     """Keeps copies of the handles where they outlive the keeper."""
 
-    def put(self, held: HeldConnection) -> None: ...
+    def put(self, held: HeldConnection, *, told: bool = False) -> None:
+        """Told: what is said of it stands elsewhere in the store."""
+
     def woken(self, held: HeldConnection) -> None: ...
     def call(self, held: HeldConnection) -> None: ...
     def forget(self, held: HeldConnection) -> None: ...
@@ -132,6 +135,9 @@ class ConnectionTable:
         self._held: dict[str, HeldConnection] = {}
         self._owned: dict[int, dict[str, HeldConnection]] = {}
         self._inodes: set[int] = set()
+        #: Of those that go on after a death, by id: what is done when the row of the dead owner
+        #: need not be read any more.
+        self._told_by_rows: dict[str, Callable[[], None]] = {}
 
     def __len__(self) -> int:
         return len(self._held)
@@ -179,9 +185,30 @@ class ConnectionTable:
         if held.ownership.state is OwnershipState.OWNED and owner is not None:
             self._owned.setdefault(owner, {})[held.id] = held
         if self.store is not None and not held.handoff.header_by:  # else it has not begun
-            self.store.put(held)
+            self.store.put(held, told=held.id in self._told_by_rows)
+        if self._told_by_rows and held.ownership.state is not OwnershipState.MOVING:
+            self._is_told(held.id)
         if self._doorkeeper is not None:
             self._count(held, self._doorkeeper)
+
+    def tell_by_row(self, held: HeldConnection, done: Callable[[], None]) -> None:
+        """Note that the row which its dead owner has left says how far it is, and is stored.
+
+        `done` is called when it has another owner, has ended, or is stored itself.
+        """
+        self._told_by_rows[held.id] = done
+
+    def store_told(self) -> None:
+        """Store what rows of dead owners say, and need these no more."""
+        for name in tuple(self._told_by_rows):
+            if self.store is not None:
+                self.store.put(self._held[name])
+            self.when_stored(partial(self._is_told, name))
+
+    def _is_told(self, name: str) -> None:
+        done = self._told_by_rows.pop(name, None)
+        if done is not None:
+            done()
 
     def woken(self, held: HeldConnection) -> None:
         """Note that one that was parked is to be sent to a worker."""
@@ -219,6 +246,8 @@ class ConnectionTable:
         """Hold it no longer; whoever has its socket closes it."""
         if self.store is not None:
             self.store.forget(held)
+        if self._told_by_rows:
+            self._is_told(held.id)
         self._uncount(held)
         del self._held[held.id]
         self._inodes.discard(held.inode)

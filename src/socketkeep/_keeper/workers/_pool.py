@@ -53,6 +53,7 @@ class Boards(Protocol):
     """Keeps the scoreboards where they outlive the keeper."""
 
     def add_board(self, serial: int, policy: Policy, memfd: int) -> None: ...
+    def has_board(self, serial: int, policy: Policy) -> bool: ...
     def remove_board(self, serial: int, policy: Policy) -> None: ...
     def remove(self, name: str) -> None: ...
 
@@ -494,16 +495,38 @@ class WorkerPool:
         self._forget(worker)
         self._died(worker)
 
+    def keep_row(self, worker: Worker, row: int) -> bool:
+        """Leave a row of a worker that has died as it is, in the store; return whether that goes.
+
+        By it the next keeper would go on with a connection that is on its way to another worker.
+        """
+        boards = self.store
+        if boards is None or worker.board_as or not worker.scoreboard.keeps_states:
+            return False
+        if boards.has_board(worker.serial, worker.policy):
+            worker.telling.add(row)
+        return row in worker.telling
+
+    def let_go_of_row(self, worker: Worker, row: int) -> None:
+        """Free a row that was left as it is: nobody goes by it any more."""
+        worker.telling.discard(row)
+        worker.scoreboard.release(row)
+        forgotten = worker.serial not in self._workers
+        if forgotten and not worker.telling and self.store is not None:
+            self.store.remove_board(worker.serial, worker.policy)
+
     def _forget(self, worker: Worker) -> None:
         self._drop(worker)
         self._reactor.attempt(partial(self._settle_rows, worker, lambda _pid: True))
         for name, word in COUNTERS.items():
             self.totals[name] += worker.scoreboard.count(word)
+        self.totals["detached"] += len(worker.telling)
 
     def _drop(self, worker: Worker) -> None:
         del self._workers[worker.serial]
         if self.store is not None:
-            self.store.remove_board(worker.serial, worker.policy)
+            if not worker.telling:
+                self.store.remove_board(worker.serial, worker.policy)
             self.store.remove(worker.board_as)
         worker.link.close()
         os.close(worker.wake)
@@ -515,7 +538,7 @@ class WorkerPool:
         """Count the connections of processes that have ended."""
         nonsense = 0
         for row, words in worker.scoreboard.taken():
-            if not of(words[record.PID]):
+            if not of(words[record.PID]) or row in worker.telling:
                 continue
             if not is_plausible(words):
                 nonsense += 1

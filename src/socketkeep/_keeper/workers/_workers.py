@@ -222,6 +222,7 @@ class Worker(WorkerRecord):
     fates: Counter[str] = field(default_factory=Counter)  # of connections whose owner died
     named: int = 0  # of those that were lost, in the log
     board_as: str = ""  # the store's name for its scoreboard, where an earlier keeper gave it one
+    telling: set[int] = field(default_factory=set)  # rows that `WorkerPool.keep_row` has left
     _words: int = field(init=False)  # how often it was told how many it may accept
 
     def __post_init__(self) -> None:
@@ -252,7 +253,7 @@ class Worker(WorkerRecord):
     @property
     def open(self) -> int:
         """Return how many connections it serves, by what it says."""
-        return min(self.scoreboard[OPEN], self.scoreboard.rows)
+        return max(0, min(self.scoreboard[OPEN], self.scoreboard.rows) - len(self.telling))
 
     @property
     def free_seats(self) -> int:
