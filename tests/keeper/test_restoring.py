@@ -317,11 +317,20 @@ def test_what_finds_no_room_is_sent_in_order_later(scene: Scene) -> None:
         store.add("socketkeep.b", one.fileno())
     store.remove("socketkeep.a")
     scene.manager.has_room = True
-    store.add("socketkeep.c", 1)
     assert scene.manager.sent == []
-    scene.bench.advance(0.1)
+    store.add("socketkeep.c", 1)
     assert scene.manager.sent == ["+a", "+b", "-a", "+c"]
-    assert store.names == ["socketkeep.b", "socketkeep.c"]
+    scene.manager.has_room = False
+    store.remove("socketkeep.b")
+    called: list[bool] = []
+    store.when_sent(lambda: called.append(store.add("socketkeep.d", 1)))
+    scene.bench.advance(0.1)
+    assert not called
+    scene.manager.has_room = True
+    scene.bench.advance(0.1)
+    assert called == [True]
+    assert scene.manager.sent[4:] == ["-b", "+d"]
+    assert store.names == ["socketkeep.c", "socketkeep.d"]
 
 
 @pytest.mark.parametrize("model", ["thread", "async"])

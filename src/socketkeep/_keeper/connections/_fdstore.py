@@ -118,8 +118,10 @@ class FdStore:
         self._queue: deque[tuple[str, int]] = deque()
         self._flushing = False
         self._sent = 0  # of what was in the queue
-        # When and after how much of it was sent somebody is to be called.
-        self._calls: deque[tuple[float, int, Callable[[], None]]] = deque()
+        self._progress_at = 0.0  # when the last of it was sent, or the first came to wait
+        self._sending = False
+        # Who is to be called, and after how much of it was sent.
+        self._calls: deque[tuple[int, Callable[[], None]]] = deque()
         self._unheld: dict[str, HeldConnection] = {}  # connections that have found no room
         self._throttle = _log.Throttle()
 
@@ -150,7 +152,7 @@ class FdStore:
             )
             return False
         self._names.add(name)
-        if self._queue or not self._send_add(name, fd):
+        if not self._send_queued() or not self._send_add(name, fd):
             self._defer(name, fd)
         return name in self._names
 
@@ -159,9 +161,8 @@ class FdStore:
         if name not in self._names:
             return
         self._names.discard(name)
-        if self._queue or not self._send_remove(name):
-            self._queue.append((name, -1))
-            self._flush_later()
+        if not self._send_queued() or not self._send_remove(name):
+            self._wait(name, -1)
 
     def remove_all(self, prefix: str) -> None:
         """Store nothing any longer whose name begins so."""
@@ -171,10 +172,11 @@ class FdStore:
     def when_sent(self, call: Callable[[], None]) -> None:
         """Call it once all that was given so far has been sent: at once if nothing waits.
 
-        And in any case before long: a store that is stopped keeps nobody waiting.
+        And in any case when nothing was sent for a second: a store that is stopped keeps nobody
+        waiting.
         """
         if self._queue:
-            self._calls.append((self._reactor.clock(), self._sent + len(self._queue), call))
+            self._calls.append((self._sent + len(self._queue), call))
         else:
             call()
 
@@ -184,7 +186,7 @@ class FdStore:
         while not self._send_queued() and time.monotonic() < deadline:
             time.sleep(_PAUSE)  # the loop does not run, and nothing else tells of room
         while self._calls:
-            self._calls.popleft()[2]()
+            self._call_first()
 
     def close(self) -> None:
         """Send what is left, for a moment at most, and then no more."""
@@ -349,10 +351,17 @@ class FdStore:
 
     def _defer(self, name: str, fd: int) -> None:
         try:
-            self._queue.append((name, os.dup(fd)))
+            copy = os.dup(fd)
         except OSError as error:
             self._names.discard(name)
             self._throttle.warning("cannot store a descriptor", error=error.strerror)
+            return
+        self._wait(name, copy)
+
+    def _wait(self, name: str, fd: int) -> None:
+        if not self._queue:
+            self._progress_at = self._reactor.clock()
+        self._queue.append((name, fd))
         self._flush_later()
 
     def _flush_later(self) -> None:
@@ -364,25 +373,38 @@ class FdStore:
         self._flushing = False
         if not self._send_queued():
             self._flush_later()
-            until = self._reactor.clock() - _PATIENCE
-            if self._calls and self._calls[0][0] <= until:
-                self._throttle.warning(
-                    "what is to be stored is not taken", waiting=len(self._queue)
-                )
-            while self._calls and self._calls[0][0] <= until:
-                self._calls.popleft()[2]()
+            if self._calls and self._reactor.clock() - self._progress_at >= _PATIENCE:
+                left = len(self._queue)
+                self._throttle.warning("what is to be stored is not taken", waiting=left)
+                while self._calls:
+                    self._call_first()
+
+    def _call_first(self) -> None:
+        _, call = self._calls.popleft()
+        try:
+            call()
+        except Exception as error:  # a mistake, which keeps nothing from being sent
+            self._reactor.failed(error)
 
     def _send_queued(self) -> bool:
-        while self._queue:
-            name, fd = self._queue[0]
-            if not (self._send_remove(name) if fd < 0 else self._send_add(name, fd)):
-                return False
-            self._queue.popleft()
-            self._sent += 1
-            if fd >= 0:
-                os.close(fd)
-            while self._calls and self._calls[0][1] <= self._sent:
-                self._calls.popleft()[2]()
+        """Send what there is room for, and call who waits for that; return whether that was all."""
+        if self._sending:  # by one of these calls
+            return not self._queue
+        self._sending = True
+        try:
+            while self._queue:
+                name, fd = self._queue[0]
+                if not (self._send_remove(name) if fd < 0 else self._send_add(name, fd)):
+                    return False
+                self._queue.popleft()
+                self._sent += 1
+                self._progress_at = self._reactor.clock()
+                if fd >= 0:
+                    os.close(fd)
+                while self._calls and self._calls[0][0] <= self._sent:
+                    self._call_first()
+        finally:
+            self._sending = False
         return True
 
 
