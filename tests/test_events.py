@@ -15,7 +15,7 @@ import pytest
 import socketkeep
 from socketkeep._base._events import EVENTS, Event, all_events, events_markdown
 from socketkeep._cli import _main
-from socketkeep._config._server_options import OPTIONS
+from tests.harness.configuration import OPTIONS
 
 PACKAGE = Path(socketkeep.__file__).parent
 LEVELS = ("debug", "info", "warning", "error")

@@ -10,13 +10,13 @@ import random
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import h11
 
 from socketkeep._serve.asgi._body import Body, Chunked, Sized
 from socketkeep._serve.asgi._head import BadRequest, Incomplete, read_head, take_head
-from socketkeep._stream._buffer import ReceiveBuffer
+from tests.harness.seam import buffer as make_buffer
 
 _BOUND: Final = 65536
 
@@ -116,7 +116,7 @@ def _mutate(stream: bytes, rng: random.Random) -> bytes:
 def ours(stream: bytes, cuts: list[int]) -> Seen:
     """Return what our parser sees in the stream, which comes in parts."""
     seen = Seen()
-    buffer = ReceiveBuffer()
+    buffer = make_buffer()
     parts = [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
     reader = _reader(buffer, seen)
     for part in parts:
@@ -132,7 +132,7 @@ def ours(stream: bytes, cuts: list[int]) -> Seen:
     return seen
 
 
-def _reader(buffer: ReceiveBuffer, seen: Seen) -> Iterator[bool]:
+def _reader(buffer: Any, seen: Seen) -> Iterator[bool]:
     """Read what is there each time that it is asked; yields whether the stream is at its end."""
     while True:
         head = None

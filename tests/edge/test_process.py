@@ -19,12 +19,20 @@ import pytest
 from socketkeep import Closed, Listener, SystemFailure, TlsFailure
 from socketkeep._base import _log, _prctl
 from socketkeep._base._accounts import Account
-from socketkeep._edge import _clients, _process
+from socketkeep._edge import _process
 from socketkeep._keeper.connections._edges import Edges, boot_of
 from socketkeep._stream._edge_handshake import EdgeHandshake
 from socketkeep._wire._census import NO_LANE, Census, create_memfd
 from socketkeep.proxy import InetAddress, ProxyHeader, read_header
-from tests.edge.support import AUTHORITY, HOST, begin, client_context, facts_in, issue
+from tests.edge.support import (
+    AUTHORITY,
+    HANDSHAKE_TIME,
+    HOST,
+    begin,
+    client_context,
+    facts_in,
+    issue,
+)
 from tests.harness.configuration import configured
 from tests.keeper.fakes import Clock, FakeSystem, SteppedReactor
 from tests.wire.sending import channel_on, message, packet_of, send_with
@@ -328,7 +336,7 @@ def test_handshakes_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -
     world.until(lambda: world.edge._clients.shaking == 2, "two")
     assert socks[0].recv(1) == b""
     socks[1].sendall(b"\x16\x03\x01\x02\x00\x01")
-    world.pass_time(_clients.HANDSHAKE_TIME)
+    world.pass_time(HANDSHAKE_TIME)
     world.pass_time(1.0)
     assert [sock.recv(1) for sock in socks[1:]] == [b"", b""]
     failed = world.edge._clients.tally.failed
@@ -577,7 +585,7 @@ def test_a_worker_asks_for_tls(world: World) -> None:
     world.until(lambda: world.edge._clients.shaking == 1, "shaking")
     with pytest.raises(Closed, match="call start_tls again"):
         late.send(b"x")
-    world.pass_time(_clients.HANDSHAKE_TIME)
+    world.pass_time(HANDSHAKE_TIME)
     with pytest.raises(TlsFailure, match="no handshake within 10 s"):
         late.header()
     third, dead = ask()

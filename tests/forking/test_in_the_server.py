@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._base._address import parse_bind
-from socketkeep._inspect._holders import holders_of_port
+from socketkeep import inspect
 from tests.forking.support import PATIENCE
 from tests.harness import Server, connect
 
@@ -51,10 +50,11 @@ def test_a_handlers_child_keeps_neither_connection_nor_port(
         peer.sendall(b"fork\n")
         pidfd = os.pidfd_open(pid := int(peer.makefile("rb").readline()))
         try:
-            address = parse_bind(server.address)
+            port = server.address.rpartition(":")[2]
 
             def is_the_servers_alone() -> bool:
-                return pid not in [holder.pid for holder in holders_of_port(address)]
+                listener, *_ = inspect.holders(f":{port}").sockets
+                return pid not in [holder.pid for holder in listener.holders]
 
             server.wait_until(is_the_servers_alone, "the listener is not the child's")
             peer.sendall(b"release\n")

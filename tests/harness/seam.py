@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextvars import Token
 from typing import Any, Final, Literal, Self, TypedDict
 
-from socketkeep._stream import _buffer, _lease, _record, _replies, _totals
+from socketkeep._stream import _buffer, _core, _lease, _record, _replies, _totals
 from socketkeep._wire import _scoreboard
 
 How = Literal["move", "close", "finish"]
@@ -27,6 +27,10 @@ HEADER_WORDS: Final = _scoreboard.HEADER_WORDS
 ROW_WORDS: Final = _scoreboard.ROW_WORDS
 #: How often a connection can have been given to a worker, at the most.
 LAST_EPOCH: Final = _scoreboard.LAST_EPOCH
+#: What the record of a reply and its bytes may have beside the state.
+REPLY_LIMIT: Final = _replies.REPLY_LIMIT
+#: So many receives without a commit are warned of.
+NEVER_COMMITTED: Final = _core.NEVER_COMMITTED
 #: The word of a row that says how often its connection has been given to a worker.
 EPOCH: Final = _record.EPOCH
 #: What nobody may do with the memory of a scoreboard.
@@ -298,6 +302,37 @@ class KeptRow:
         """Return the same for the worker after one that has died."""
         left = {"state": self.state, "reply": self.reply}
         return self.leased(attached="crash", redelivered=True, **left, **fields)
+
+
+def buffer(**options: Any) -> _buffer.ReceiveBuffer:
+    """Return the buffer of a connection that has received nothing yet."""
+    return _buffer.ReceiveBuffer(**options)
+
+
+def core_on(sock: socket.socket, given: Leased) -> Any:
+    """Return the core, compiled where that runs, of a connection that is leased so."""
+    return _core.core_of(sock, given["lease"], given["hooks"])
+
+
+def forget_warnings() -> None:
+    """Have all be told anew that was told once: of no commits, and of replies without a record."""
+    _core._warned.clear()
+    _replies._told.clear()
+
+
+def totals_of(sock: socket.socket) -> _totals.ByteTotals | None:
+    """Return how much the kernel has moved of a connection; None: it does not count."""
+    return _totals.totals_of(sock)
+
+
+def totals(written: int, taken: int, waiting: int, *, over: bool = False) -> _totals.ByteTotals:
+    """Return such totals: sent and acknowledged or queued, taken from the kernel, and yet to be."""
+    return _totals.ByteTotals(written, taken, waiting, over)
+
+
+def reply_in(packed: bytes) -> _replies.ReplyRecord:
+    """Return what stands beside a state for a reply.  Raises ValueError where that is none."""
+    return _replies.ReplyRecord.unpack(packed)
 
 
 def reply_record(since: int, answered: int, sent_at: int, data: bytes) -> bytes:

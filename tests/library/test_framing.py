@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from socketkeep import LimitExceeded, Malformed
-from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._framing import (
     ByteOrder,
     Prefix,
@@ -24,6 +24,7 @@ from socketkeep._stream._framing import (
     take_netstring,
     take_until,
 )
+from tests.harness.seam import buffer as make_buffer
 
 PREFIXES: tuple[Prefix, ...] = ("u8", "u16", "u32", "u64")
 ORDERS: tuple[ByteOrder, ...] = ("big", "little")
@@ -37,9 +38,9 @@ def split(stream: bytes, cuts: Iterable[int]) -> list[bytes]:
 
 
 def messages(
-    chunks: Iterable[bytes], take: Callable[[ReceiveBuffer], bytes | None], retain: bool = True
+    chunks: Iterable[bytes], take: Callable[[Any], bytes | None], retain: bool = True
 ) -> tuple[list[bytes], bytes]:
-    buffer = ReceiveBuffer(retain=retain)
+    buffer = make_buffer(retain=retain)
     found = []
     for chunk in chunks:
         buffer.feed(chunk)
@@ -59,7 +60,7 @@ def test_lines(stream: bytes, cuts: list[int], retain: bool) -> None:
 
 
 def test_many_lines_keep_to_the_bound() -> None:
-    buffer = ReceiveBuffer()
+    buffer = make_buffer()
     buffer.feed(b"x\n" * 200 + b"y" * 50 + b"\n")
     assert [take_line(buffer, False, 49) for _ in range(200)] == [b"x"] * 200
     with pytest.raises(LimitExceeded):
@@ -80,7 +81,7 @@ def test_the_bound_holds_wherever_the_stream_is_split(separator: bytes, size: in
     """`bound` bytes pass; one more is refused, byte by byte as at once, and stays unread."""
     stream = b"x" * size + separator
     for step in (1, 2, len(stream)):
-        buffer = ReceiveBuffer()
+        buffer = make_buffer()
         outcome: bytes | str | None = None
         for start in range(0, len(stream), step):
             buffer.feed(stream[start : start + step])
@@ -97,7 +98,7 @@ def test_the_bound_holds_wherever_the_stream_is_split(separator: bytes, size: in
 
 
 def test_the_beginning_of_a_separator_does_not_count_against_the_bound() -> None:
-    buffer = ReceiveBuffer()
+    buffer = make_buffer()
     buffer.feed(b"12345\r")
     assert take_until(buffer, b"\r\n", 5) is None
     buffer.feed(b"x")
@@ -106,7 +107,7 @@ def test_the_beginning_of_a_separator_does_not_count_against_the_bound() -> None
 
 
 def test_a_line_over_the_bound_is_refused_even_when_it_is_whole() -> None:
-    buffer = ReceiveBuffer()
+    buffer = make_buffer()
     buffer.feed(b"123456\n")
     with pytest.raises(LimitExceeded) as caught:
         take_line(buffer, False, 5)
@@ -121,7 +122,7 @@ def test_senseless_bounds_are_refused() -> None:
         check_bound(0)
 
 
-def at_every_point(stream: bytes, take: Callable[[ReceiveBuffer], bytes | None]) -> list[object]:
+def at_every_point(stream: bytes, take: Callable[[Any], bytes | None]) -> list[object]:
     """Return what the stream comes to, having seen it to be the same wherever it is split.
 
     In two pieces, at every point; byte by byte; and at once.  An error is the last entry, as type.
@@ -130,7 +131,7 @@ def at_every_point(stream: bytes, take: Callable[[ReceiveBuffer], bytes | None])
     splits += [[stream[:at], stream[at:]] for at in range(1, len(stream))]
     outcomes = []
     for chunks in splits:
-        buffer = ReceiveBuffer(retain=True)
+        buffer = make_buffer(retain=True)
         found: list[object] = []
         taken = 0
         try:
@@ -211,7 +212,7 @@ def test_a_frame_is_refused_as_soon_as_its_length_is_there(
     prefix: Prefix, byteorder: ByteOrder
 ) -> None:
     size = prefix_size(prefix, byteorder)
-    buffer = ReceiveBuffer()
+    buffer = make_buffer()
     head = frame(b"123456", prefix, byteorder, None)[:size]
     buffer.feed(head)
     with pytest.raises(LimitExceeded, match="a frame of 6 bytes or more is announced, 5 are the"):

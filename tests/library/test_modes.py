@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 import re
 import socket
-import time
 from typing import Any
 
 import pytest
 
 from socketkeep import Blocking, Connection, Deadline, NonBlocking, Timeout
-from socketkeep._stream._modes import seconds_left
 
 
 def test_equal_modes_are_equal() -> None:
@@ -25,16 +23,6 @@ def test_no_negative_timeouts(seconds: float) -> None:
         Timeout(seconds)
     with pytest.raises(ValueError, match="a timeout is a number of seconds >= 0"):
         Deadline.after(seconds)
-
-
-def test_how_long_an_operation_may_wait() -> None:
-    assert seconds_left(Blocking()) is None
-    assert seconds_left(NonBlocking()) == 0
-    assert seconds_left(Timeout(2.5)) == 2.5
-    left = seconds_left(Deadline.after(10))
-    assert left is not None
-    assert 9 < left <= 10
-    assert seconds_left(Deadline(time.monotonic() - 1)) == 0
 
 
 @pytest.mark.parametrize("wrong", [None, 2.5, Blocking, "blocking", True])

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from socketkeep._stream._totals import ByteTotals, totals_of
+from tests.harness.seam import totals, totals_of
 from tests.library.conftest import KINDS, Pair, tcp_pair, unix_pair, until
 
 
@@ -63,7 +63,7 @@ def test_a_connection_that_was_reset_is_over(tcp: Pair) -> None:
     ours, peer = tcp
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     peer.close()
-    until(lambda: (totals_of(ours) or ByteTotals(0, 0, 0)).over)
+    until(lambda: (totals_of(ours) or totals(0, 0, 0)).over)
 
 
 def test_only_tcp_tells() -> None:

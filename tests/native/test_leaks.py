@@ -18,8 +18,7 @@ import pytest
 from socketkeep import AsyncConnection, Connection, TimedOut, Timeout, resumable
 from socketkeep._inspect._descriptors import look_in_python
 from socketkeep._stream._buffer import ReceiveBuffer
-from socketkeep._stream._core import core_of
-from tests.harness.seam import Row, leased, shared_words
+from tests.harness.seam import Row, core_on, leased, shared_words
 from tests.native.cores import both, compiled
 from tests.worker.fakes import CastingDoor, a_place, is_entry, make_reactor, make_sync
 
@@ -53,7 +52,7 @@ def connections(times: int) -> None:
     for number in range(times // 100):
         mine, peer = socket.socketpair()
         given = leased(resumable=number % 2 == 0, record=shared_words())
-        made = core_of(mine, given["lease"], given["hooks"])
+        made = core_on(mine, given)
         for _ in range(8):
             peer.send(b"ab\n" * 30)
             made.receive(10)

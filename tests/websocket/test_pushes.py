@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
 from socketkeep._serve.asgi._response import MessageError
-from socketkeep._serve.asgi._types import Message, Scope
 from tests.websocket.bench import bench, dial, run, until
 from tests.websocket.test_replies import on_record
 
@@ -18,15 +18,15 @@ class Called:
     """An application that does as its client says, and tells what it is pushed."""
 
     def __init__(self) -> None:
-        self.scopes: list[Scope] = []
+        self.scopes: list[MutableMapping[str, Any]] = []
         self.pushed: list[bytes] = []
         self.free = asyncio.Event()
         self.free.set()
 
-    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         self.scopes.append(scope)
         while True:
-            message: Message = await receive()
+            message: MutableMapping[str, Any] = await receive()
             match message:
                 case {"type": "websocket.connect"}:
                     await send({"type": "websocket.accept"})
@@ -117,10 +117,10 @@ def test_nothing_is_pushed_behind_a_close(to: str) -> None:
     """Ours, which the peer has not answered: what waits is dropped, and no more is taken."""
 
     async def main() -> None:
-        received: list[Message] = []
+        received: list[MutableMapping[str, Any]] = []
         close = asyncio.Event()
 
-        async def app(_scope: Scope, receive: Any, send: Any) -> None:
+        async def app(_scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
             await receive()
             await send({"type": "websocket.accept"})
             await send({"type": "socketkeep.name", "name": "bob"})
@@ -158,7 +158,7 @@ def test_a_push_waits_for_the_accept(to: str) -> None:
         accept = asyncio.Event()
         called = asyncio.Event()
 
-        async def app(_scope: Scope, receive: Any, send: Any) -> None:
+        async def app(_scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
             await receive()
             await send({"type": "socketkeep.name", "name": "bob"})
             await send({"type": "socketkeep.pushes", "to": to})
@@ -183,7 +183,7 @@ def test_a_push_waits_for_the_accept(to: str) -> None:
     run(main())
 
 
-async def framed(scope: Scope, message: bytes, send: Any) -> None:
+async def framed(scope: MutableMapping[str, Any], message: bytes, send: Any) -> None:
     """An `on_push` that sends its message twice, or does as that says."""
     match message.split(b" "):
         case [b"raise"]:
@@ -273,7 +273,7 @@ def test_it_does_not_leave_while_the_services_function_waits() -> None:
     async def main() -> None:
         called, let_on = asyncio.Event(), asyncio.Event()
 
-        async def on_push(scope: Scope, message: bytes, send: Any) -> None:
+        async def on_push(scope: MutableMapping[str, Any], message: bytes, send: Any) -> None:
             called.set()
             await let_on.wait()
             await send({"type": "websocket.send", "bytes": message})
@@ -337,7 +337,7 @@ def test_a_push_waits_while_a_reply_is_made() -> None:
         received: list[object] = []
         let_on = asyncio.Semaphore(0)
 
-        async def app(scope: Scope, receive: Any, send: Any) -> None:
+        async def app(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
             count = scope["extensions"]["socketkeep"]["state"] or 0
             while True:
                 message = await receive()
@@ -397,13 +397,13 @@ def test_a_push_waits_while_a_reply_is_made() -> None:
         ({"type": "socketkeep.pushes", "to": "on_push"}, "the application has no Service with one"),
     ],
 )
-def test_what_cannot_be_is_refused(message: Message, said: str) -> None:
+def test_what_cannot_be_is_refused(message: MutableMapping[str, Any], said: str) -> None:
     """Where it is said, and the WebSocket goes on."""
 
     async def main() -> None:
         raised: list[str] = []
 
-        async def app(_scope: Scope, receive: Any, send: Any) -> None:
+        async def app(_scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
             await receive()
             await send({"type": "websocket.accept"})
             try:

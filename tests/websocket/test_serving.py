@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from socketkeep._stream import _core
 from tests.harness.asgi import Message, Scope
-from tests.harness.seam import Row, order_to, row_of
+from tests.harness.seam import NEVER_COMMITTED, Row, forget_warnings, order_to, row_of
 from tests.websocket.bench import Bench, bench, dial, echo, run, until
 from tests.websocket.test_replies import OnRecord
 
@@ -195,11 +194,11 @@ def test_nobody_is_told_that_a_commit_is_missing(caplog: pytest.LogCaptureFixtur
             bench(echo, options={"ws_resume": "off"}) as served,
             await dial(served) as client,
         ):
-            for _ in range(_core.NEVER_COMMITTED + 10):
+            for _ in range(NEVER_COMMITTED + 10):
                 await client.send(b"x")
                 await client.recv()
 
-    _core._warned.clear()
+    forget_warnings()
     run(main())
     assert caplog.text == ""
 
