@@ -1,9 +1,7 @@
 """Look for sentences in the documentation that are hard to read.
 
 `python scripts/prose.py` prints each with its place and the rule that it breaks, and how many there
-are of each rule.  With --check it prints only those of rules that are broken more often than
-`BOUNDS` has it, and exits with 1 if there are any: a bound falls with each sentence that is mended,
-and never rises.
+are of each rule.  With --check it exits with 1 if there are any.
 
 The text is what a reader sees of Markdown: code, and what the code declares, is left out.  The help
 of the commands and of their options is looked at where it is declared.
@@ -30,24 +28,6 @@ ROOT: Final = Path(__file__).parents[1]
 #: More words have a reader go back to the beginning.
 MOST_WORDS: Final = 40
 MOST_PASSIVES: Final = 3
-
-#: The notes of those who work on the project; the other pages are for its users.
-NOTES: Final = ("docs/architecture.md", "docs/performance.md")
-
-
-class Bound(NamedTuple):
-    """How many sentences there may be yet that break a rule."""
-
-    in_notes: int
-    elsewhere: int
-
-
-BOUNDS: Final = {
-    "headless": Bound(12, 0),
-    "long": Bound(12, 0),
-    "passive": Bound(4, 0),
-    "word": Bound(0, 0),
-}
 
 #: Words that say nothing, or promise what the reader is to judge; and what to write instead.
 WORDS: Final = {
@@ -160,33 +140,19 @@ def helps() -> Iterator[tuple[str, str]]:
                 yield f"{name} {each.opts[-1]}", each.help
 
 
-def too_many(found: list[Finding]) -> list[Finding]:
-    """Return where those rules are broken that are broken more often than their bounds allow."""
-    over: list[Finding] = []
-    for rule, bound in BOUNDS.items():
-        there = [each for each in found if each.rule == rule]
-        notes = [each for each in there if each.place.startswith(NOTES)]
-        elsewhere = [each for each in there if each not in notes]
-        over += notes if len(notes) > bound.in_notes else []
-        over += elsewhere if len(elsewhere) > bound.elsewhere else []
-    return over
-
-
 def main() -> int:
     """Print what there is."""
     found = [
         each for page in pages() for each in findings(page.read_text(), str(page.relative_to(ROOT)))
     ]
     found += [each for place, text in helps() for each in findings(text, place)]
-    check = "--check" in sys.argv
-    shown = too_many(found) if check else found
-    for each in shown:
+    for each in found:
         print(f"{each.place}: {each.rule}: {each.sentence}")
     for rule in RULES:
-        count = sum(each.rule == rule for each in shown)
+        count = sum(each.rule == rule for each in found)
         if count:
             print(f"{rule}: {count} sentences", file=sys.stderr)
-    return 1 if check and shown else 0
+    return 1 if found and "--check" in sys.argv else 0
 
 
 if __name__ == "__main__":

@@ -1,20 +1,11 @@
-"""The style of the documentation: what each rule finds, and that no more is found than was."""
+"""The style of the documentation and the help: what each rule finds, and that nothing is found."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from scripts.prose import (
-    BOUNDS,
-    NOTES,
-    RULES,
-    WORDS,
-    Finding,
-    findings,
-    helps,
-    main,
-    sentences,
-    too_many,
-)
+from scripts.prose import RULES, WORDS, findings, helps, main, sentences
 
 LONG = "The server " + "moves and " * 20 + "stops."
 
@@ -62,14 +53,21 @@ def test_the_text_is_what_a_reader_sees() -> None:
     assert [each.place for each in findings(page, "p.md")] == ["p.md:12"]
 
 
-@pytest.mark.parametrize("page", ["docs/performance.md", "docs/how-to/deploy.md"])
-@pytest.mark.parametrize("rule", BOUNDS)
-def test_more_than_the_bound_is_refused(page: str, rule: str) -> None:
-    """The notes of those who work on the project have a bound of their own."""
-    bound = BOUNDS[rule].in_notes if page in NOTES else BOUNDS[rule].elsewhere
-    found = [Finding(f"{page}:{line}", rule, "") for line in range(bound + 1)]
-    assert too_many(found) == found
-    assert too_many(found[:-1]) == []
+def test_a_finding_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("What is sent goes out.\n")
+    monkeypatch.setattr("scripts.prose.ROOT", tmp_path)
+    monkeypatch.setattr("scripts.prose.pages", lambda: [page])
+    monkeypatch.setattr("sys.argv", ["prose.py", "--check"])
+    assert main() == 1
+    assert capsys.readouterr() == (
+        "page.md:1: headless: What is sent goes out.\n",
+        "headless: 1 sentences\n",
+    )
+    monkeypatch.setattr("sys.argv", ["prose.py"])
+    assert main() == 0
 
 
 def test_the_documentation_keeps_the_style(
