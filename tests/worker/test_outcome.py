@@ -31,6 +31,13 @@ from tests.harness.seam import Row, leased, shared_words
 from tests.worker.fakes import entry_of
 
 
+@pytest.fixture(autouse=True)
+def _nothing_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the lines of the tests before."""
+    fresh = type(_outcome._ended_throttle)(most=10)
+    monkeypatch.setattr(_outcome, "_ended_throttle", fresh)
+
+
 @pytest.fixture
 def served() -> Iterator[tuple[Connection, Any]]:
     """A connection, and its entry in the worker."""
@@ -92,6 +99,18 @@ def test_a_group_of_it_is_none_either(served: tuple[Connection, Any], log: Lines
     _outcome.note_exception(raised(BaseExceptionGroup("tasks", parts)), conn, entry)
     assert Row(entry.record).handler_errors == 0
     assert log.events() == ["handler ended"]
+
+
+def test_a_storm_of_peers_faults_is_a_few_lines(served: tuple[Connection, Any], log: Lines) -> None:
+    """Each reason has its own."""
+    conn, entry = served
+    for _ in range(100):
+        error: Exception = LimitExceeded(operation="recv", peer=conn.peer, address=conn.local)
+        _outcome.note_exception(raised(error), conn, entry)
+    assert 1 <= len(log.events()) <= 10
+    error = TimedOut(operation="recv", peer=conn.peer, address=conn.local)
+    _outcome.note_exception(raised(error), conn, entry)
+    assert log.all_fields("handler ended")[-1]["error"] == str(error)
 
 
 @pytest.mark.parametrize("grouped", [False, True])

@@ -681,8 +681,10 @@ EVENTS: Final[dict[str, tuple[Event, ...]]] = {
             "info debug",
             f"{_CONNECTION} error at",
             "At info by what the peer did wrong (too long a message, a malformed one, no TLS) or by"
-            " a time limit that the handler let pass; at debug by the connection's own end.",
+            " a time limit that the handler let pass, ten lines in ten seconds for each reason; at"
+            " debug by the connection's own end. `--access-log` has each connection.",
             "Nothing, if peers may do that; else catch the error at `at`, and tell the peer.",
+            bounded=True,
         ),
         Event(
             "handler goes on without its connection",

@@ -346,7 +346,7 @@ def place_of(error: BaseException) -> str:
 
 
 class Throttle:
-    """Lets one line of a kind through in `every` seconds, and counts those it held back.
+    """Lets `most` lines of a kind through in `every` seconds, and counts those it held back.
 
     A server that runs out of something meets the same failure thousands of times a second; the log
     must say so without filling the disk.  A kind is a place in the code, never what a peer sent:
@@ -354,9 +354,11 @@ class Throttle:
     the same, and what finds no room in it is one kind together.
     """
 
-    def __init__(self, every: float = 10.0) -> None:
+    def __init__(self, every: float = 10.0, most: int = 1) -> None:
         self._every = every
-        self._last: dict[str, float] = {}
+        self._most = most
+        self._last: dict[str, float] = {}  # when the first of those was let through
+        self._let: dict[str, int] = {}
         self._held: dict[str, int] = {}
 
     def info(self, event: str, *, kind: str, **fields: object) -> None:
@@ -377,9 +379,12 @@ class Throttle:
         if kind not in self._last and len(self._last) >= _MOST_KINDS:
             kind = ""
         if now - self._last.get(kind, float("-inf")) < self._every:
-            self._held[kind] = self._held.get(kind, 0) + 1
-            return
-        self._last[kind] = now
+            if self._let[kind] >= self._most:
+                self._held[kind] = self._held.get(kind, 0) + 1
+                return
+            self._let[kind] += 1
+        else:
+            self._last[kind], self._let[kind] = now, 1
         held = self._held.pop(kind, 0)
         if held:
             fields["repeated"] = held

@@ -23,6 +23,9 @@ from socketkeep._stream._shell import Shell
 from socketkeep._worker._entry import Entry
 
 _throttle: Final = _log.Throttle()
+#: Of peers that are turned away again and again each reason is told, but not each peer: as with
+#: nginx and its like the log of all connections is another one.
+_ended_throttle: Final = _log.Throttle(most=10)
 _ALERT: Final = 7  # bytes of a record with one
 #: What befalls a connection in the ordinary way: of no interest to whoever reads the log.
 _NETS: Final = (PeerReset, PeerClosed, Closed, Unreachable)
@@ -34,8 +37,8 @@ def note_exception(error: BaseException, conn: Shell, entry: Entry) -> None:
     What the peer or the server did to this very connection (reset, EOF, timeout, too long a
     message, no TLS, the end of the graceful time) is no failure of the handler; the same about a
     connection of its own is.  A time limit of the handler's own that it lets pass is its way to
-    end.  Of the peer's faults and of such limits one line is told, at info: a scanner would fill
-    the log with errors that nobody can mend.
+    end.  Of the peer's faults and of such limits one line is told, at info and at a bounded rate: a
+    scanner would fill the log with errors that nobody can mend.
     """
     if isinstance(error, SystemExit | Detached):
         return  # sys.exit() in a handler ends that handler
@@ -53,8 +56,9 @@ def note_exception(error: BaseException, conn: Shell, entry: Entry) -> None:
     if all(reasons):
         told = next(n for n, part in enumerate(parts) if not isinstance(part, _NETS))
         entry.why = reasons[told]
-        _log.info(
+        _ended_throttle.info(
             "handler ended",
+            kind=reasons[told],
             id=conn.id,
             peer=conn.peer,
             error=str(parts[told]) or reasons[told],
