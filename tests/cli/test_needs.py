@@ -125,6 +125,7 @@ def test_listeners_that_are_inherited_may_be_of_any_sort() -> None:
     with option_refused("--unix-mode does nothing without a Unix socket to listen on"):
         settings.config()
     assert settings.config(inherits_listeners=True).bind == []
+    assert settings.config(inherits_listeners=None).bind == ["127.0.0.1:7000"]
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,9 @@ def _ready(flags: dict[str, Any], config_file: str | None, adopted: Adopted) -> 
     config = adopted.bound(settings.config(inherits_listeners=passed))
     start, place = _enter_checked(config)
     directory = os.getcwd() if place.guessed else place.name
-    origins = origins_of(flags, _named(config_file), start, directory, settings.config())
+    origins = origins_of(
+        flags, _named(config_file), start, directory, settings.config(inherits_listeners=None)
+    )
     return _Ready(_independent_of_directory(config, directory), place, start, origins)
 
 

@@ -126,7 +126,7 @@ def renew(origins: Origins, running: ServeConfig, environment: Mapping[str, str]
         key: tuple(value) if isinstance(value, list) else value
         for key, value in origins.flags.items()
     }
-    said = gather(flags, environment, origins.file).config()
+    said = gather(flags, environment, origins.file).config(inherits_listeners=None)
     changes = [
         Change(declared, was, now)
         for declared in OPTIONS

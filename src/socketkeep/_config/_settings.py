@@ -45,11 +45,12 @@ class Settings(msgspec.Struct, frozen=True):
 
     by_key: Mapping[str, Setting]
 
-    def config(self, *, inherits_listeners: bool = False) -> ServeConfig:
+    def config(self, *, inherits_listeners: bool | None = False) -> ServeConfig:
         """Return the configuration.
 
         inherits_listeners: sockets were passed by the parent (LISTEN_FDS), so that the default
-        address is not listened on beside them.
+        address is not listened on beside them.  None: there may be some, and the sources' word
+        stands.
 
         Whoever says how many threads there are means the model of threads, as with gunicorn.
 
@@ -70,7 +71,7 @@ class Settings(msgspec.Struct, frozen=True):
         if config.model == "auto" and "threads" in given and sync:
             config = msgspec.structs.replace(config, model="thread")
         check_kind(config)
-        check_needs(config, given.items(), inherits_listeners=inherits_listeners)
+        check_needs(config, given.items(), inherits_listeners=inherits_listeners is not False)
         return config
 
     def _given(self) -> Iterator[tuple[str, str]]:
