@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import signal
 from pathlib import Path
@@ -44,6 +45,12 @@ def test_whole_life(tmp_path: Path) -> None:
             peer.sendall(b"1\n")
             assert read_reply(peer) == b"1 1 v0"
             assert 'socketkeep_connections{state="owned"} 1.0' in fetch(port, "/metrics").text
+            table = json.loads(fetch(port, "/connections?filter=epoch%3D1&sort=peer").text)
+            (row,), (told,) = table.pop("connections"), server.ask("connections")
+            assert table["complete"]
+            assert (table["open"], table["matching"]) == (1, 1)
+            changing = {"age": 0, "idle": 0}
+            assert {**row, **changing} == {**told, **changing}
             with pytest.raises(ControlError, match="live takes a number of connections, 1 to"):
                 server.ask("live", most=0)
             first = admin_pid(server)

@@ -43,14 +43,24 @@ def held(number: int, epoch: int, to: int | None) -> Any:
         bytes_in=0,
         bytes_out=0,
     )
-    return SimpleNamespace(handoff=handoff, ownership=owned("moving", epoch, to), since=0.0)
+    return SimpleNamespace(
+        id=handoff.id, handoff=handoff, ownership=owned("moving", epoch, to), since=0.0
+    )
+
+
+class Pool(list[Any]):
+    """The workers, and how many connections they have."""
+
+    @property
+    def connections(self) -> int:
+        return sum(len(list(each.scoreboard.columns())) for each in self)
 
 
 def keeper(workers: list[Any], moves: list[Any]) -> Any:
     connections = SimpleNamespace(moves=moves, parking=[], post=SimpleNamespace(names=name_table()))
     listeners = [SimpleNamespace(text="here")]
     return SimpleNamespace(
-        pool=workers, connections=connections, listeners=listeners, current=None, store=None
+        pool=Pool(workers), connections=connections, listeners=listeners, current=None, store=None
     )
 
 
@@ -83,6 +93,20 @@ def test_some_of_many() -> None:
     some = {each.id for each in _snapshots._connections(state, 4)}
     assert len(some) == 10
     assert some == {each.id for each in _snapshots._connections(moved, 4)}
+
+
+@pytest.mark.parametrize("parts", [1, 2, 16, 64, 256, 4096])
+def test_each_is_in_one_part(parts: int) -> None:
+    """By its id alone, whether a worker has it or the keeper."""
+    numbers = (1, 5, 15, 16, 0x105, 0xFFF, 0x1005, 0x12345)
+    served = keeper([worker(1, *((number, 1) for number in numbers))], [])
+    on_the_way = keeper([], [held(number, 1, None) for number in numbers])
+    for part in {each % parts for each in (*numbers, 3)}:
+        wanted = sorted(connection_name(1, 1, each) for each in numbers if each % parts == part)
+        for there in (served, on_the_way):
+            answer = _snapshots.connections_part(there, part, parts)
+            assert sorted(each.id for each in answer.connections) == wanted
+            assert answer.open == len(numbers)
 
 
 def test_one_that_goes_while_it_is_read() -> None:

@@ -23,6 +23,7 @@ from socketkeep._admin._reports import (
     ClusterReport,
     ConnectionReport,
     ConnectionsByState,
+    ConnectionsPart,
     EdgesReport,
     ListenerReport,
     LiveReport,
@@ -83,7 +84,7 @@ def worker(slot: int, pid: int, generation: int = 1, **more: object) -> WorkerRe
     return msgspec.structs.replace(plain, **more)
 
 
-def connection(name: str, of: int | None, slot: int | None, **more: object) -> ConnectionReport:
+def connection(name: str, of: int | None, slot: int | None, /, **more: object) -> ConnectionReport:
     """Return the report of a connection in the worker of pid `of`."""
     plain = ConnectionReport(
         id=name,
@@ -147,6 +148,13 @@ class FakeSource(ReportSource):
         if self.report is None:
             raise KeeperUnreachable("the keeper does not answer")
         return self.report
+
+    async def part(self, part: int, parts: int) -> ConnectionsPart:
+        if self.report is None:
+            raise KeeperUnreachable("the keeper does not answer")
+        every = self.report.connections
+        theirs = [each for each in every if int(each.id.rpartition("-")[2], 16) % parts == part]
+        return ConnectionsPart(connections=theirs, open=len(every), cost=0.0)
 
 
 @asynccontextmanager

@@ -185,6 +185,7 @@ def test_the_scoreboard_of_an_earlier_version_is_not_mapped(make: Makers) -> Non
     theirs.shelf(row).put(b"state")
     assert (ours[0], ours.rows, ours.peer(row), ours.state(row)) == (1, 4, "a peer", b"state")
     assert list(ours.columns(1)) == [(row, 3, 2)]
+    assert list(ours.rows_of_part(2, 1)) == [(row, 3)]
     ours.record(row)[5] = 9
     ours.crowded = True
     assert (words[5], theirs.crowded) == (9, True)

@@ -120,6 +120,9 @@ def test_columns_are_the_words_of_those_that_are_taken() -> None:
     expected = [(row, Row(words).number, row + 7) for row, words in keeper.taken()]
     assert len(expected) == 1000
     assert list(keeper.columns(EPOCH)) == expected
+    plain = [(row, number) for row, number, _ in expected]
+    assert list(keeper.rows_of_part(1, 0)) == plain
+    assert list(keeper.rows_of_part(64, 5)) == [each for each in plain if each[1] % 64 == 5]
 
 
 @given(st.lists(st.booleans(), max_size=30))

@@ -54,6 +54,9 @@ CONTROL_BACKLOG: Final = 128
 CONTROL_MODE: Final = 0o600  # only this user may connect
 #: Connections in one answer for a view: more could not be told apart, and would take long.
 _MOST_LIVE: Final = 2000
+_MOST_PARTS: Final = 65536
+#: The commands of the process that shows the server.
+_FOR_ONLOOKERS: Final = frozenset(("live", "connections-part"))
 #: What is told to who waits for one of these while the server becomes another version.
 _NOT_AFTER_UPGRADE: Final = {
     **dict.fromkeys(
@@ -355,6 +358,8 @@ class Commands:
                 client.finish(_done(_snapshots.workers(self._keeper)))
             case "connections":
                 client.finish(_done(_snapshots.connections(self._keeper)))
+            case "connections-part":
+                self._connections_part(request.arguments, client)
             case "listeners":
                 client.finish(_done(_snapshots.listeners(self._keeper)))
             case "words":
@@ -390,7 +395,7 @@ class Commands:
         """
         if command in {"push", "publish"}:
             return bool(self._keeper.config.push_token or self._keeper.config.push_token_file)
-        return command == "live"
+        return command in _FOR_ONLOOKERS
 
     def _push(self, command: str, arguments: dict[str, Any], client: ControlClient) -> None:
         try:
@@ -451,6 +456,16 @@ class Commands:
             client.finish(Done(_EXIT_USAGE, error=error))
         else:
             client.finish(_done(_snapshots.live(self._keeper, self._name, most)))
+
+    def _connections_part(self, arguments: dict[str, Any], client: ControlClient) -> None:
+        try:
+            part, parts = _part_in(arguments)
+            if _snapshots.open_connections(self._keeper) > parts * _MOST_LIVE:
+                raise ValueError(f"{parts} parts are too few: one has {_MOST_LIVE} at the most")
+        except ValueError as error:
+            client.finish(Done(_EXIT_USAGE, error=f"connections-part: {error}"))
+        else:
+            client.finish(_done(_snapshots.connections_part(self._keeper, part, parts)))
 
     def _reload(self, arguments: dict[str, Any], client: ControlClient) -> None:
         if self._keeper.order is not None:
@@ -590,6 +605,16 @@ def _letter(command: str, arguments: dict[str, Any]) -> Letter:
     return Letter(0, to, check_message(data), until, group=command == "publish", asks=asks)
 
 
+def _part_in(arguments: dict[str, Any]) -> tuple[int, int]:
+    """Return which part of how many is asked for.  Raises ValueError."""
+    part, parts = arguments.get("part"), arguments.get("parts")
+    if type(parts) is not int or not 1 <= parts <= _MOST_PARTS or parts.bit_count() != 1:
+        raise ValueError(f"parts is a power of two, 1 to {_MOST_PARTS}, not {parts!r}")
+    if type(part) is not int or not 0 <= part < parts:
+        raise ValueError(f"part is a number from 0 to {parts - 1}, not {part!r}")
+    return part, parts
+
+
 def _timeout(arguments: dict[str, Any], usual: float, longest: float) -> float:
     """Return how many seconds a client waits.  Raises TypeError, ValueError."""
     timeout = arguments.get("timeout", usual)
@@ -601,4 +626,4 @@ def _timeout(arguments: dict[str, Any], usual: float, longest: float) -> float:
 
 
 def _done(result: object) -> Done:
-    return Done(0, msgspec.to_builtins(result))
+    return Done(0, result)

@@ -22,11 +22,11 @@ class Request(msgspec.Struct, frozen=True):
     """One command.
 
     `arguments` is empty for all but ``scale`` ({"workers": N}), ``drain`` at a pace ({"pace": how
-    many connections a second}), ``live`` ({"most": N}), ``words`` ({"what": "id", "name" or
-    "group", "beginning": text}), a ``reload`` that is to wait ({"wait": true}), and ``push`` and
-    ``publish`` ({"to": a name or a group, "data": base64, "timeout": seconds}), ``who`` (the same
-    without "data"), and ``disconnect`` ({"what": an id or a name, "force": whether, "timeout":
-    seconds}).
+    many connections a second}), ``live`` ({"most": N}), ``connections-part`` ({"part": from 0 on,
+    "parts": how many, a power of two}), ``words`` ({"what": "id", "name" or "group", "beginning":
+    text}), a ``reload`` that is to wait ({"wait": true}), and ``push`` and ``publish`` ({"to": a
+    name or a group, "data": base64, "timeout": seconds}), ``who`` (the same without "data"), and
+    ``disconnect`` ({"what": an id or a name, "force": whether, "timeout": seconds}).
     """
 
     command: str

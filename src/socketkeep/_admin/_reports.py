@@ -447,6 +447,18 @@ class ConnectionReport(msgspec.Struct, frozen=True, kw_only=True):
     committed: bool = True
 
 
+class ConnectionsPart(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to ``connections-part``: one of the parts in which a view asks for them all.
+
+    open: how many connections there are in all parts.  cost: the processor time that the answer
+    took the keeper.
+    """
+
+    connections: list[ConnectionReport]
+    open: int = 0
+    cost: float = 0.0
+
+
 class StayingReport(msgspec.Struct, frozen=True, kw_only=True):
     """Connections that a reload does not move.
 

@@ -18,6 +18,7 @@ from socketkeep._admin._reports import (
     ClusterReport,
     ConnectionReport,
     ConnectionsByState,
+    ConnectionsPart,
     EdgesReport,
     GuardReport,
     ListenerReport,
@@ -50,6 +51,7 @@ from socketkeep._config._server_options import (
 from socketkeep._inspect._queue import listen_drops, listen_queue
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper.rollout._superseded import Fate
+from socketkeep._keeper.tables._connection_table import HeldConnection
 from socketkeep._keeper.tables._ownership import Ownership
 from socketkeep._keeper.tables._records import WorkerState
 from socketkeep._keeper.tables._staying import Staying, why_it_stays
@@ -87,7 +89,7 @@ def status(keeper: Keeper, name: str) -> StatusReport:
         listeners=listeners(keeper),
         workers=WorkersByState(**{state.value: states.count(state) for state in _SHOWN}),
         connections=ConnectionsByState(
-            open=owned + moving + parked,
+            open=open_connections(keeper),
             owned=max(0, owned),
             moving=moving,
             parked=parked,
@@ -215,7 +217,28 @@ def workers(keeper: Keeper) -> list[WorkerReport]:
 
 def connections(keeper: Keeper) -> list[ConnectionReport]:
     """Return the answer to ``connections``: those in workers, then those that none has."""
-    return _connections(keeper, 1)
+    return _connections(keeper)
+
+
+def connections_part(keeper: Keeper, part: int, parts: int) -> ConnectionsPart:
+    """Return the answer to ``connections-part``: one of so many parts of the connections.
+
+    The part that a connection is in depends on its id alone: it is in no other, wherever it moves
+    from one answer to the next.
+    """
+    began = time.thread_time()
+    reports = _connections(keeper, parts, part)
+    return ConnectionsPart(
+        connections=reports,
+        open=open_connections(keeper),
+        cost=time.thread_time() - began,
+    )
+
+
+def open_connections(keeper: Keeper) -> int:
+    """Return how many connections there are, wherever they are."""
+    held = len(keeper.connections.moves) + len(keeper.connections.parking)
+    return keeper.pool.connections + held
 
 
 def reload_forecast(keeper: Keeper, silent: Collection[Worker] = ()) -> ReloadForecast:
@@ -367,15 +390,13 @@ def live(keeper: Keeper, name: str, most: int) -> LiveReport:
     )
 
 
-def _connections(keeper: Keeper, step: int) -> list[ConnectionReport]:
-    """Return every `step`-th connection."""
+def _connections(keeper: Keeper, parts: int = 1, part: int = 0) -> list[ConnectionReport]:
+    """Return one of so many parts of the connections: those whose numbers leave that remainder."""
     now = time.monotonic_ns()
     names = [listener.text for listener in keeper.listeners]
     reports: dict[str, ConnectionReport] = {}
     for worker in keeper.pool:
-        for row, number in worker.scoreboard.columns():
-            if number % step:
-                continue
+        for row, number in worker.scoreboard.rows_of_part(parts, part):
             words = worker.scoreboard.record(row)
             report = _of_row(worker, row, words, names, now)
             if words[record.NUMBER] != number:
@@ -384,10 +405,8 @@ def _connections(keeper: Keeper, step: int) -> list[ConnectionReport]:
             # The row where it was is freed a moment after it has another one.
             if other is None or other.epoch < report.epoch:
                 reports[report.id] = report
-    for held in (*keeper.connections.moves, *keeper.connections.parking):
+    for held in _of_part((*keeper.connections.moves, *keeper.connections.parking), parts, part):
         handoff = held.handoff
-        if parse_connection_id(handoff.id)[2] % step:
-            continue
         other = reports.get(handoff.id)
         if other is None or not _is_in_rows(held.ownership, other.epoch):
             reports[handoff.id] = ConnectionReport(
@@ -411,10 +430,28 @@ def _connections(keeper: Keeper, step: int) -> list[ConnectionReport]:
             reports[name] = msgspec.structs.replace(
                 report, name=known.name, groups=sorted(known.groups), labels=dict(known.labels)
             )
-    for held in keeper.connections.connection_table if keeper.store is not None else ():
-        if held.stored_as and held.id in reports:
-            reports[held.id] = msgspec.structs.replace(reports[held.id], stored=True)
+    for name, report in reports.items() if keeper.store is not None else ():
+        there = keeper.connections.connection_table.get(name)
+        if there is not None and there.stored_as:
+            reports[name] = msgspec.structs.replace(report, stored=True)
     return list(reports.values())
+
+
+def _of_part(held: Iterable[HeldConnection], parts: int, part: int) -> Iterable[HeldConnection]:
+    """Return those of a part, by the number at the end of their ids.
+
+    By its last two digits first: they are read of each of many thousands, at each look.
+    """
+    if parts == 1:
+        return held
+    step = min(parts, 256)
+    ends = {f"{number:02x}" for number in range(part % step, 256, step)}
+    ends |= {f"-{number:x}" for number in range(part % step, 16, step)}
+    return [
+        each
+        for each in held
+        if each.id[-2:] in ends and parse_connection_id(each.id)[2] % parts == part
+    ]
 
 
 def _busy(worker: Worker) -> int:

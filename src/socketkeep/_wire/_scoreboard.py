@@ -481,6 +481,26 @@ class Scoreboard:
                     left -= 1
                     yield found
 
+    def rows_of_part(self, parts: int, part: int) -> Iterator[tuple[int, int]]:
+        """Yield row and number of each connection whose number, divided by `parts`, leaves `part`.
+
+        parts: a power of two.
+        """
+        left, mask = self._words[OPEN], parts - 1
+        for first in range(0, self.rows, _CHUNK):
+            if left <= 0:
+                return
+            start, end = (
+                HEADER_WORDS + row * ROW_WORDS for row in (first, min(first + _CHUNK, self.rows))
+            )
+            numbers = self._words[start + record.NUMBER : end : ROW_WORDS].tolist()
+            left -= len(numbers) - numbers.count(0)
+            yield from [
+                (row, number)
+                for row, number in enumerate(numbers, first)
+                if number & mask == part and number
+            ]
+
     def taken(self) -> Iterator[tuple[int, Record]]:
         """Yield the number and the words of each row in use.
 

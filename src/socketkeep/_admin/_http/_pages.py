@@ -15,10 +15,12 @@ import h11
 import msgspec
 
 from socketkeep._admin._http._events import MOST_WATCHERS, Events
+from socketkeep._admin._http._reader import TableReader
 from socketkeep._admin._http._source import KeeperUnreachable, ReportSource
+from socketkeep._admin._http._table import Query
 from socketkeep._admin._metrics import exposition
 from socketkeep._admin._settings import is_loopback
-from socketkeep._base._printable import printable
+from socketkeep._base._printable import printable, printable_data
 from socketkeep._names._naming import MESSAGE_LIMIT, check_text
 from socketkeep._names._pushing import LONGEST_PATIENCE, PATIENCE
 
@@ -26,6 +28,11 @@ _COOKIE: Final = "socketkeep-admin"
 #: Answers this young do for probes, so that many of them cost the keeper no more.
 _FRESH: Final = 0.5
 _TEXT: Final = "text/plain; charset=utf-8"
+_PATHS: Final = "there are /, /connections, /events, /metrics, /healthz and /readyz"
+_NEEDS_TOKEN: Final = (
+    "a token is needed, that of --admin-token or --admin-token-file: open /?token=TOKEN once, or"
+    " send Authorization: Bearer TOKEN"
+)
 _ALWAYS: Final = (
     ("cache-control", "no-store"),
     ("x-content-type-options", "nosniff"),
@@ -63,7 +70,7 @@ class Page:
 
 
 class Pages:
-    """The page, its events, the metrics, the two probes, and pushes."""
+    """The page, its events and table, the metrics, the two probes, and pushes."""
 
     def __init__(self, source: ReportSource, token: str, for_pushes: str = "") -> None:
         self._source = source
@@ -71,6 +78,7 @@ class Pages:
         self._for_pushes = for_pushes.encode()
         self._pushes = asyncio.Semaphore(_MOST_PUSHES)
         self._events = Events(source)
+        self._table = TableReader(source)
 
     def room_for_body(self, request: h11.Request) -> int | Page:
         """Return how long the body of a request may be, or what its head is refused with."""
@@ -114,7 +122,7 @@ class Pages:
             return Page(303, b"", _TEXT, (("location", "/"), ("set-cookie", cookie)))
         elif not self._right(_token_of(headers) or given.encode()):
             asked = (("www-authenticate", 'Bearer realm="socketkeep"'),)
-            return _refusal(401, "a token is needed: Authorization: Bearer, or /?token=", asked)
+            return _refusal(401, _NEEDS_TOKEN, asked)
         match path:
             case "/":
                 return _page()
@@ -122,10 +130,12 @@ class Pages:
                 return _refusal(503, f"{MOST_WATCHERS} watch already: close one of the pages")
             case "/events":
                 return Page(200, self._events.stream(), "text/event-stream")
+            case "/connections":
+                return await self._connections(query)
             case "/metrics":
                 return await self._metrics(headers.get("accept", b"").decode("ascii", "replace"))
             case _:
-                return _refusal(404, "there are /, /events, /metrics, /healthz and /readyz")
+                return _refusal(404, _PATHS)
 
     async def _push(self, path: str, query: str, message: bytes) -> Page:
         _, command, encoded = [*path.split("/", 2), "", ""][:3]
@@ -175,6 +185,18 @@ class Pages:
         # It serves, and the machine's own names go on: it stays among the ready ones.
         why = f"{cluster.state} since {cluster.for_seconds:.0f} s: {cluster.error}"
         return Page(200, f"ready\ncluster {printable(why)}\n".encode())
+
+    async def _connections(self, query: str) -> Page:
+        try:
+            asked = Query.parse(query)
+        except ValueError as error:
+            return _refusal(400, str(error))
+        try:
+            window = await self._table.window(asked)
+        except KeeperUnreachable as error:
+            return _refusal(503, str(error))
+        text = msgspec.json.encode(printable_data(msgspec.to_builtins(window))) + b"\n"
+        return Page(200, text, "application/json")
 
     async def _metrics(self, accept: str) -> Page:
         try:

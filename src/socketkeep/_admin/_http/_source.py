@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from socketkeep._admin._protocol import Done, Request, decode_answer, encode
-from socketkeep._admin._reports import LiveReport
+from socketkeep._admin._reports import ConnectionsPart, LiveReport
 from socketkeep._base import _passing
 
 #: Connections on the page; more dots than that are a grey area.
@@ -48,6 +48,17 @@ class ReportSource:
                     self._report = None
                     self._report = await self._ask()
                 return self._report
+        except TimeoutError:
+            raise KeeperUnreachable("the keeper does not answer") from None
+        except (OSError, msgspec.MsgspecError, ValueError) as error:
+            raise KeeperUnreachable(f"the keeper cannot be asked: {error}") from None
+
+    async def part(self, part: int, parts: int) -> ConnectionsPart:
+        """Return one of so many parts of the connections.  Raises Unreachable."""
+        request = Request("connections-part", {"part": part, "parts": parts})
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                return msgspec.convert(await self._done(request), ConnectionsPart)
         except TimeoutError:
             raise KeeperUnreachable("the keeper does not answer") from None
         except (OSError, msgspec.MsgspecError, ValueError) as error:
