@@ -141,6 +141,7 @@ class AsyncWorker:
     """
 
     def __init__(self, environment: Environment) -> None:
+        self._pid = os.getpid()  # here: a number of its own for each connection takes memory
         self._environment = environment
         self._channel = environment.channel
         self.roster = Roster(environment, drain_signal=None)
@@ -451,18 +452,17 @@ class AsyncWorker:
 
     async def _handle(self, entry: Entry, conn: AsyncConnection) -> None:
         handling.set(conn)
-        pid = os.getpid()
         try:
             try:
                 if entry.lease.reply:
                     await conn.complete_reply()
                 await self._call(conn)
-                if os.getpid() != pid:
+                if os.getpid() != self._pid:
                     end_forked(self._name, self._environment.scoreboard, None)
             except Unfit:
                 raise  # it cannot be served
             except BaseException as error:
-                if os.getpid() != pid:
+                if os.getpid() != self._pid:
                     end_forked(self._name, self._environment.scoreboard, error)
                 if self._serving.get(entry) is not conn:
                     return

@@ -59,9 +59,10 @@ _COUNTER_OF_REASON: Final[dict[Attached, int | None]] = {
 }
 
 # Where a lease has what differs between the connections of one listener, and how it is made of all.
-_ID: Final = Lease._fields.index("id")
-_PEER: Final = Lease._fields.index("peer")
-_TURN: Final = Lease._fields.index("turn")
+_PLACES: Final = {field: place for place, field in enumerate(Lease._fields)}
+_ID: Final = _PLACES["id"]
+_PEER: Final = _PLACES["peer"]
+_TURN: Final = _PLACES["turn"]
 _new_lease: Final[Callable[[type[Lease], list[Any]], Lease]] = tuple.__new__
 
 #: Seconds between two lines of the log that say that a connection could not be served.
@@ -543,8 +544,9 @@ class Roster:
         values[_ID] = name
         values[_PEER] = peer
         values[_TURN] = row * self._pace
-        lease = _new_lease(Lease, values)
-        return lease._replace(**more) if more else lease
+        for field, value in more.items():
+            values[_PLACES[field]] = value
+        return _new_lease(Lease, values)
 
     def _lease_of(self, listener: int, said: ListenerSettings) -> Lease:
         """Return what all connections of a listener are told alike."""
