@@ -104,8 +104,8 @@ def test_an_edge_that_hangs_keeps_nobody_waiting(tmp_path: Path) -> None:
             for worker in server.workers():
                 os.kill(worker["pid"], signal.SIGKILL)
             assert server.wait_event("an edge does not answer")["pid"] == edge
-            server.wait_until(lambda: server.status()["totals"]["unserved"] == 1, "ended")
-            server.wait_until(lambda: server.status()["totals"]["attached"]["crash"] == 2, "on")
+            server.wait_until(lambda: server.status()["totals"]["lost"] == 1, "ended")
+            server.wait_until(lambda: server.status()["totals"]["attached"]["crash"] == 1, "on")
         finally:
             os.kill(edge, signal.SIGCONT)
         with pytest.raises(ssl.SSLEOFError):  # cut short, which the client can tell

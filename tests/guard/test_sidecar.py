@@ -126,9 +126,8 @@ def test_what_is_said_to_it(tmp_path: Path, pure: bool) -> None:
             with sidecar.connect(HELLO) as second:
                 assert second.recv(1000).startswith(b"REFUSED=a server named 'app' is connected")
                 assert second.recv(1000) == b""
-            store_at(other, b"FDSTORE=1\nFDNAME=e", b"e")
-            sidecar.wait_said("server was refused")
-            store_at(other, b"FDSTORE=1\nFDNAME=f", b"f")
+            for name in (b"e", b"f"):
+                store_at(app, b"FDSTORE=1\nFDNAME=" + name, name)
             sidecar.wait_said("the guard is full")
         for hello, why in (
             (b"HELLO=2\nSERVER=app", b"it speaks version '2', and the guard 1"),
@@ -140,7 +139,7 @@ def test_what_is_said_to_it(tmp_path: Path, pure: bool) -> None:
                 assert refused.recv(1000) == b"REFUSED=" + why
                 assert refused.recv(1000) == b""
         with sidecar.connect(HELLO) as again:
-            assert given(again) == {b"a": b"a", b"d": b"d"}
+            assert given(again) == {b"a": b"a", b"d": b"d", b"e": b"e"}
             sidecar.process.send_signal(signal.SIGTERM)
             assert sidecar.process.wait(10.0) == 0
             assert again.recv(1000) == b""

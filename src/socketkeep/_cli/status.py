@@ -114,7 +114,7 @@ def _edges(report: EdgesReport) -> list[Table]:
     """Return the tables of the edges: their counts, and the certificates that they have."""
     rows: list[tuple[str, int]] = [
         ("running", len(report.pids)),
-        ("leaving, since an upgrade", len(report.leaving)),
+        ("leaving, of an earlier keeper", len(report.leaving)),
         ("connections", report.connections),
         ("in the handshake", report.shaking),
         *((f"handshakes: {version}", count) for version, count in report.handshakes.items()),

@@ -53,12 +53,12 @@ class GuardServer:
     stored: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.listener.setblocking(False)
         self._guests: dict[int, _Guest] = {}
         self._throttle = _log.Throttle()
 
     def run(self) -> NoReturn:
         """Serve until the process ends."""
+        self.listener.setblocking(False)  # who has come may have gone
         poller = select.poll()
         poller.register(self.listener.fileno(), select.POLLIN)
         while True:

@@ -47,6 +47,7 @@ from socketkeep._net._accept_errors import Exhausted
 from socketkeep._net._listener import Listener
 from socketkeep._stream import _record as record
 from socketkeep._stream._closing import reset
+from socketkeep._stream._last_words import mark
 from socketkeep._stream._record import Ended as End
 from socketkeep._stream._record import Record
 from socketkeep._stream._replies import checked
@@ -1038,6 +1039,7 @@ class Connections:
                 )
             if _is_reply_unknown(held):
                 held.ownership.expired()
+                mark(held.sock, "reset")  # its client is not to take it for an orderly end
                 self._close(held, "lost", "how much of its reply has gone out is not known")
                 return
             self._move_on(held)
