@@ -386,8 +386,8 @@ def test_threads_and_an_async_handler(project: Path) -> None:
         load("app_threads:handle", model="thread", threads=4)
     assert caught.value.exit_code == 2
     assert caught.value.text == (
-        "app_threads.handle is async, and the thread model, which --threads selects, calls sync"
-        " handlers: use -k async without --threads, or a plain function"
+        "app_threads.handle is async, and the thread model calls sync handlers: use -k async"
+        " without --threads, or a plain function"
     )
 
 

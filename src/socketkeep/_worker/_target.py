@@ -114,13 +114,12 @@ def files_passed_over() -> list[str]:
 
 def choose_model(handler: Handler, wanted: str) -> WorkerModel:
     """Return the model that serves `handler`.  Raises LoadError when `wanted` does not fit it."""
-    threads = wanted == "thread"
     if wanted == "auto":
         return "async" if handler.is_async else "fork"
     if handler.is_async and wanted != "async":
-        by, without = (", which --threads selects,", " without --threads") if threads else ("", "")
+        without = " without --threads" if wanted == "thread" else ""
         raise LoadError(
-            f"{handler.name} is async, and the {wanted} model{by} calls sync handlers: use -k async"
+            f"{handler.name} is async, and the {wanted} model calls sync handlers: use -k async"
             f"{without}, or a plain function",
             EXIT_USAGE,
         )
