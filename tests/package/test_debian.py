@@ -13,6 +13,8 @@ import pytest
 
 from tests.package.conftest import ROOT
 
+#: The core of the wheel that was built, as `make package` has it, or the release workflow.
+CORE: Final = "pure Python" if os.environ.get("SOCKETKEEP_PURE") else "compiled core"
 #: Runs a script over this machine's root, of which nothing is changed.
 IN_A_ROOT: Final = """
 mount -t tmpfs tmpfs "$1"
@@ -112,7 +114,7 @@ def test_it_is_installed_used_and_removed(package: Path, tmp_path: Path, version
     assert (done.returncode, done.stdout.splitlines(), done.stderr) == (
         0,
         [
-            f"socketkeep {version} (compiled core)",
+            f"socketkeep {version} ({CORE})",
             *(
                 "socketkeep",
                 "/usr/share/man/man1/socketkeep-serve.1.gz",
