@@ -47,8 +47,8 @@ def _sections(result: Result) -> Iterator[str]:
         f" {len(result.plan.sites)} servers, {answers:,} answers to {clients} clients on"
         f" {visits:,} connections, and {pushes:,} pushes. {where['system']},"
         f" {where['processors']} processors, Python {where['python']}, Socketkeep"
-        f" {where['version']}; seed {result.plan.seed}; {load:.0f} % of one processor for all of"
-        " it, clients included.\n"
+        f" {where['version']}; seed {result.plan.seed}; the clients took {load:.0f} % of one"
+        " processor.\n"
     )
     if result.faults:
         yield "**It failed:**\n"

@@ -38,7 +38,7 @@ def test_one_that_went_well() -> None:
     text = page(run())
     assert "20 minutes on 2026-11-30: 2 events on 1 servers, 5,090 answers to 5 clients" in text
     assert "Nothing was lost" in text
-    assert "20 % of one processor" in text
+    assert "the clients took 20 % of one processor" in text
     assert "| reload: the code is loaded anew | 2 | 1.2 s |" in text
     assert "| async | unix | 2 | 2 | 90 | 0.0 s | 0 | 1 |  |" in text
     assert "| async | keeper | memory, KiB | 10 in 1 | 20,480 to 20,480 |" in text
