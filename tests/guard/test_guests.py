@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ class Scene:
 
         thread = threading.Thread(target=run)
         thread.start()
+        assert select.select([self.listener], [], [], 10.0)[0], "it does not come"
         guest = self.server._accept()
         self.server._guests[guest.sock.fileno()] = guest
         self.hear()
