@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from socketkeep import Connection
+from socketkeep._edge._openssl import call_openssl, call_ssl
 from socketkeep._edge._relay import Handshake, Relay
 from socketkeep._edge._relay_loop import _EVENTS
 from socketkeep._stream._last_words import last_word
@@ -76,6 +77,15 @@ Shaken = tuple[ssl.SSLSocket, Run, socket.socket]
 def version(request: pytest.FixtureRequest) -> ssl.TLSVersion:
     found: ssl.TLSVersion = request.param
     return found
+
+
+@pytest.fixture(params=("ssl", "OpenSSL"), autouse=True)
+def called(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What a relay calls: the methods of Python's `ssl`, or OpenSSL itself."""
+    if request.param == "OpenSSL" and not call_openssl(lambda works: works()):
+        pytest.skip("OpenSSL itself is called by the compiled core, where it can be found")
+    yield request.param
+    call_ssl()
 
 
 @pytest.fixture

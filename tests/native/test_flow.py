@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from socketkeep._edge._flow import CHUNK, Flow
+from socketkeep._edge._openssl import call_openssl, call_ssl
 from socketkeep._edge._relay_loop import RelayLoop
 from tests.edge.support import HOST, client_context, issue, server_tls
 from tests.native.cores import both, on_both
@@ -25,6 +26,22 @@ from tests.native.seeds import SECONDS, seeds
 
 _SCRIPTS = 60  # each shakes hands, which takes longer than the rest
 _STEPS = 60
+
+#: A flow, and whether it calls OpenSSL itself.
+Way = tuple[type[Flow], bool]
+
+
+def _ways() -> dict[str, Way]:
+    kinds = both(Flow, "Flow")
+    found = {name: (kind, False) for name, kind in zip(("python", "compiled"), kinds, strict=False)}
+    if call_openssl(lambda works: works()):
+        call_ssl()
+        found["OpenSSL"] = kinds[-1], True
+    return found
+
+
+WAYS = _ways()
+on_all_ways = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +53,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Any:
 class Session:
     """A client's TLS, a flow behind it, and the worker's end; what the flow tells is in `told`."""
 
-    def __init__(self, base: type[Flow], tls: Any, version: ssl.TLSVersion) -> None:
+    def __init__(self, way: Way, tls: Any, version: ssl.TLSVersion) -> None:
         self.told: list[Any] = []
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         context = client_context(maximum_version=version)
@@ -62,7 +79,11 @@ class Session:
             sock.setblocking(False)
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 sock.setsockopt(socket.SOL_SOCKET, option, 40_000)
+        base, calls_openssl = way
+        if calls_openssl:
+            assert call_openssl(lambda works: works())
         self.flow = _telling(base, self.told)(ours, server, incoming, outgoing, plain, b"")
+        call_ssl()
 
     def close(self) -> None:
         self.flow.close()
@@ -122,6 +143,9 @@ class Session:
         return flow.taken, flow.given, flow.held, flow.unsent, flow.in_ended, flow.out_ended
 
 
+_ASKED_IN_VAIN = "OpenSSL has no plaintext"
+
+
 def _telling(base: type[Flow], told: list[Any]) -> type[Flow]:
     """Return a flow that notes what else there was, and ends by that."""
 
@@ -135,11 +159,19 @@ def _telling(base: type[Flow], told: list[Any]) -> type[Flow]:
             self.in_ended = True
 
         def _read_failed(self, error: OSError) -> bool:
-            told.append(type(error).__name__)
             if isinstance(error, ssl.SSLWantReadError):
+                told.append(_ASKED_IN_VAIN)
                 return True
-            self.in_ended = True
+            if isinstance(error, ssl.SSLZeroReturnError):
+                self._end_in(None)
+            else:
+                self._refuse()
             return False
+
+        def _refuse(self) -> None:
+            told.append("refused")
+            self.in_ended = True
+            self._flush()
 
         def _worker_ended(self) -> None:
             told.append("worker ended")
@@ -154,11 +186,11 @@ def _telling(base: type[Flow], told: list[Any]) -> type[Flow]:
     return Telling
 
 
-def script(base: type[Flow], tls: Any, seed: int) -> list[Any]:
+def script(way: Way, tls: Any, seed: int) -> list[Any]:
     """Play what the seed says; return what could be seen, with all bytes in order."""
     draw = random.Random(seed)
     version = draw.choice((ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3))
-    session = Session(base, tls, version)
+    session = Session(way, tls, version)
     trace: list[Any] = []
     said, taken, given, heard = bytearray(), bytearray(), bytearray(), bytearray()
 
@@ -213,36 +245,37 @@ def script(base: type[Flow], tls: Any, seed: int) -> list[Any]:
         if how == 4:
             assert bytes(taken) == bytes(said)
             assert session.told[:1] == [("in", None)]
-        return [*trace, *session.told, bytes(taken), bytes(heard)]
+        told = [each for each in session.told if each != _ASKED_IN_VAIN]
+        return [*trace, *told, bytes(taken), bytes(heard)]
     finally:
         session.close()
 
 
 def test_scripts(tls: Any) -> None:
-    """At random, and to the same end on both."""
+    """At random, and to the same end by all ways."""
     for seed in seeds() if SECONDS else islice(seeds(), _SCRIPTS):
-        seen = [script(each, tls, seed) for each in both(Flow, "Flow")]
+        seen = [script(each, tls, seed) for each in WAYS.values()]
         assert all(each == seen[0] for each in seen), f"seed {seed}"
 
 
-def test_nothing_grows(tls: Any) -> None:
+@on_all_ways
+def test_nothing_grows(way: Way, tls: Any) -> None:
     """Whatever a script comes to, what it took is given back."""
-    kind = both(Flow, "Flow")[-1]
     drawn = list(islice(seeds(), 10))
     held = []
     for _ in range(4):
         for seed in drawn:
-            script(kind, tls, seed)
+            script(way, tls, seed)
         gc.collect()
         held.append(sys.getallocatedblocks())
     assert held[3] - held[2] < 50
     assert held[3] - held[1] < 100
 
 
-@on_both("kind", Flow, "Flow")
-def test_it_asks_for_plaintext_when_there_is_some(kind: type[Flow], tls: Any) -> None:
+@on_all_ways
+def test_it_asks_for_plaintext_when_there_is_some(way: Way, tls: Any) -> None:
     """However a record comes in pieces, OpenSSL has no error to make."""
-    session = Session(kind, tls, ssl.TLSVersion.TLSv1_3)
+    session = Session(way, tls, ssl.TLSVersion.TLSv1_3)
     session.says(b"x" * CHUNK)
     session.says(b"y")
     total = len(session.unsent)
@@ -258,10 +291,10 @@ def test_it_asks_for_plaintext_when_there_is_some(kind: type[Flow], tls: Any) ->
     session.close()
 
 
-@on_both("kind", Flow, "Flow")
-def test_what_has_been_closed_moves_nothing(kind: type[Flow], tls: Any) -> None:
+@on_all_ways
+def test_what_has_been_closed_moves_nothing(way: Way, tls: Any) -> None:
     """A descriptor of the same number may be somebody else's by then."""
-    session = Session(kind, tls, ssl.TLSVersion.TLSv1_3)
+    session = Session(way, tls, ssl.TLSVersion.TLSv1_3)
     session.says(b"hello")
     session.send(1000)
     session.flow.close()
@@ -273,12 +306,10 @@ def test_what_has_been_closed_moves_nothing(kind: type[Flow], tls: Any) -> None:
 
 def test_a_flow_begins_once(tls: Any) -> None:
     for kind in both(Flow, "Flow")[1:]:
-        session = Session(kind, tls, ssl.TLSVersion.TLSv1_3)
+        session = Session((kind, False), tls, ssl.TLSVersion.TLSv1_3)
         flow = session.flow
         with pytest.raises(TypeError, match="once"):
-            flow.__init__(  # type: ignore[misc]
-                flow.sock, flow._tls, flow._incoming, flow._outgoing, flow.plain, b""
-            )
+            flow.__init__(flow.sock, None, None, None, flow.plain, b"")  # type: ignore[misc]
         with pytest.raises(TypeError):
             kind(1, 2, 3)  # type: ignore[call-arg, arg-type]
         session.close()
@@ -351,7 +382,7 @@ def test_the_loop_moves(tls: Any, pure: bool) -> None:
     if not pure and len(flow_kind) == 1:
         pytest.skip("there is no compiled core")
     which = 0 if pure else -1
-    session = Session(flow_kind[which], tls, ssl.TLSVersion.TLSv1_3)
+    session = Session((flow_kind[which], False), tls, ssl.TLSVersion.TLSv1_3)
     moved: list[tuple[object, bool]] = []
     failed: list[Exception] = []
     gone: list[int] = []
@@ -381,5 +412,35 @@ def test_the_loop_moves(tls: Any, pure: bool) -> None:
     assert gone[0] & select.EPOLLHUP
     for sock in (flow.sock, flow.plain):
         loop.forget(sock.fileno())
+    loop.close()
+    session.close()
+
+
+@on_all_ways
+def test_the_loop_tells_of_room(way: Way, tls: Any) -> None:
+    """A worker that was slow gets the rest as it reads, however often that is."""
+    loop_kind = both(RelayLoop, "RelayLoop")[0 if way[0] is Flow else -1]
+    session = Session(way, tls, ssl.TLSVersion.TLSv1_3)
+    failed: list[Exception] = []
+    loop = loop_kind(lambda *_: None, failed.append)
+    flow = session.flow
+    for sock in (flow.sock, flow.plain):
+        loop.watch(sock.fileno(), lambda _events: None)
+    loop.carry(flow, object())
+    data = random.Random(1).randbytes(400_000)
+    session.says(data)
+    found, stalled = b"", 0
+    for _ in range(2000):
+        if not session.send(CHUNK):  # nobody on the way takes any more
+            stalled += bool(session.unsent)
+            with contextlib.suppress(BlockingIOError):
+                while more := session.worker.recv(CHUNK):
+                    found += more
+        loop.run()
+        flow.go_on()
+        if len(found) == len(data):
+            break
+    assert (found == data, failed) == (True, [])
+    assert stalled > 1
     loop.close()
     session.close()

@@ -18,6 +18,7 @@ read from this one.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import ssl
@@ -308,6 +309,14 @@ class Flow:
         if self._cipher:
             self._client_takes = False
         return not self._cipher
+
+    def _notify(self) -> None:
+        """Make the close_notify.  What the client has sent is held back meanwhile."""
+        held_back = self._incoming.read()
+        with contextlib.suppress(ssl.SSLError):  # it wants the client's, which comes when it comes
+            self._tls.unwrap()
+        if held_back:
+            self._incoming.write(held_back)
 
     if TYPE_CHECKING:
         # What a relay makes of the rest.

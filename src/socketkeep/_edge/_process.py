@@ -29,6 +29,7 @@ from socketkeep._config._address_lists import NO_LISTS
 from socketkeep._config._server_options import ServeConfig, listener_settings
 from socketkeep._edge._certificates import BadTls, read_file, read_given
 from socketkeep._edge._clients import Clients, HandshakeRequest, Listening
+from socketkeep._edge._openssl import call_openssl
 from socketkeep._edge._renewal import CertificateRenewal
 from socketkeep._edge._ticket_keys import can_be_set
 from socketkeep._keeper.loop._reactor import READABLE, WRITABLE, Reactor
@@ -71,6 +72,7 @@ def main(channel_fd: int) -> int:
         signal.signal(number, signal.SIG_IGN)
     let_signals_come()
     sys.unraisablehook = _say_unraisable
+    call_openssl()
     reactor = Reactor()
     sock = socket.socket(fileno=channel_fd)
     edge = Edge(reactor, Channel(sock), shares=can_be_set())

@@ -5,7 +5,6 @@ Here it begins, and here is what becomes of its ends; the bytes between are `_fl
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import select
 import socket
@@ -181,11 +180,14 @@ class Relay(FastFlow):
         if isinstance(error, ssl.SSLZeroReturnError):
             self._end_in(None)
             return False
-        # A record that is none: the client gets the alert that was made, and no more.
+        self._refuse()
+        return False
+
+    def _refuse(self) -> None:
+        """End with a record that is none: the client gets the alert that was made, and no more."""
         self._end_in("reset")
         self._flush()
         self._finish_out()
-        return False
 
     def _end_in(self, word: LastWord | None) -> None:
         if not self.in_ended:
@@ -211,14 +213,6 @@ class Relay(FastFlow):
             # Who had it has died, or let go of it without a word: nobody reads there either.
             self.in_ended = True
             self._finish_out()
-
-    def _notify(self) -> None:
-        """Make the close_notify.  What the client has sent is held back meanwhile."""
-        held_back = self._incoming.read()
-        with contextlib.suppress(ssl.SSLError):  # it wants the client's, which comes when it comes
-            self._tls.unwrap()
-        if held_back:
-            self._incoming.write(held_back)
 
     def _finish_out(self) -> None:
         self.out_ended = True

@@ -1,9 +1,8 @@
 """The keys of session tickets, the same in all edges.
 
 OpenSSL makes keys at random for each context.  It has a way to set them, and Python's `ssl` has
-none: so they are set through the OpenSSL that `_ssl` is linked with, in the context that lies
-behind the Python object.  Where it lies is CPython's own business.  Whether it is still there is
-tried in a process apart, which ends badly if it is not; then each edge has keys of its own.
+none: so they are set in the context that lies behind the Python object (`_openssl`).  Where that
+cannot be, each edge has keys of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +11,8 @@ import hmac
 import os
 import ssl
 from typing import Final
+
+from socketkeep._edge._openssl import context_address, library, tried_apart
 
 #: As OpenSSL has them: the key's name, which stands in each ticket, and two keys.
 NAME_SIZE: Final = 16
@@ -38,15 +39,8 @@ def set_keys(context: ssl.SSLContext, keys: bytes) -> None:
 
 
 def can_be_set() -> bool:
-    """Return whether `set_keys` does what it says, tried in a process of its own."""
-    child = os.fork()
-    if not child:
-        works = False
-        try:
-            works = _works()
-        finally:
-            os._exit(0 if works else 1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    """Return whether `set_keys` does what it says."""
+    return tried_apart(_works)
 
 
 def _works() -> bool:
@@ -65,28 +59,19 @@ def _works() -> bool:
 
 
 def _options(context: ssl.SSLContext) -> int:
-    import _ssl
     import ctypes
 
-    function = ctypes.CDLL(_ssl.__file__).SSL_CTX_get_options
+    function = library().SSL_CTX_get_options
     function.restype, function.argtypes = ctypes.c_uint64, [ctypes.c_void_p]
-    options: int = function(_pointer(context))
+    options: int = function(context_address(context))
     return options
 
 
 def _ctrl(context: ssl.SSLContext, command: int, size: int, data: object) -> int:
-    import _ssl
     import ctypes
 
-    function = ctypes.CDLL(_ssl.__file__).SSL_CTX_ctrl
+    function = library().SSL_CTX_ctrl
     function.restype = ctypes.c_long
     function.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]
-    done: int = function(_pointer(context), command, size, data)
+    done: int = function(context_address(context), command, size, data)
     return done
-
-
-def _pointer(context: ssl.SSLContext) -> int | None:
-    """Return the address of OpenSSL's context: the first field behind the object's head."""
-    import ctypes
-
-    return ctypes.c_void_p.from_address(id(context) + object.__basicsize__).value

@@ -16,8 +16,8 @@ enum {
     SOCK, RECORD, SHELF, STATE, RESUMABLE, UNREAD, DIRECT, PUT, SLOW_INIT, MAKE_LIFE,
     WAITER, WATCH, ON_READABLE, SEND_FAILED, AT_END, RAISE, FILENO,
     MOMENT, WAITED, CLOSE_SOCKET, REPLAY_LIMIT, TELLS_END,
-    READ_BYTES, WRITE, CUT, RESET_WORD, TRUNCATED_WORD, END_IN, READ_FAILED, WORKER_ENDED,
-    FINISH_OUT,
+    READ_BYTES, WRITE, UNWRAP, CUT, RESET_WORD, TRUNCATED_WORD, END_IN, READ_FAILED, REFUSE,
+    WORKER_ENDED, FINISH_OUT,
     CLOSED_STATE, HOOKS, REACTOR, CANCEL_TIMERS,
     END_ON, FLUSH,
     NAMES
@@ -283,28 +283,47 @@ int reactor_watch(Reactor *reactor, int fd, Waiter *waiter);
 void reactor_unwatch(Reactor *reactor, int fd, Waiter *waiter);
 
 /* flow.c */
+/* Bytes that wait: `size` of them, from `at` on. */
+typedef struct {
+    char *data; /* NULL: none */
+    Py_ssize_t at;
+    Py_ssize_t size;
+} Held;
+
+/* The TLS itself; both are NULL where it is reached by the methods of Python's objects. */
+typedef struct {
+    void *ssl; /* that object's */
+    void *bio;
+} Tls;
+
 typedef struct {
     PyObject_HEAD
     PyObject *sock;
     PyObject *plain;
-    PyObject *tls;
-    PyObject *incoming;
+    PyObject *object;   /* the TLS, as Python has it */
+    PyObject *incoming; /* its buffers, and two of its methods; NULL where OpenSSL itself is called */
     PyObject *outgoing;
-    PyObject *read;   /* the methods of the TLS */
+    PyObject *read;
     PyObject *write;
-    PyObject *left;   /* plaintext that the worker's end has no room for, NULL: none */
-    PyObject *cipher; /* ciphertext that the client's has no room for, NULL: none */
-    State *state;     /* NULL before it has begun */
+    State *state; /* NULL before it has begun */
+    Tls tls;
+    const char *fresh; /* ciphertext that has come in this turn and that OpenSSL has not taken */
+    Py_ssize_t fresh_size;
+    Held rest;   /* ciphertext that came before */
+    Held left;   /* plaintext that the worker's end has no room for */
+    Held cipher; /* ciphertext that the client's has no room for */
     unsigned long long taken;
     unsigned long long given;
     Py_ssize_t missing; /* of the body of the record that comes */
-    Py_ssize_t tail;    /* how much of `incoming` is of that record */
+    Py_ssize_t tail;    /* how much of it has come */
     int client_fd;      /* -1 once it is closed */
     int plain_fd;
-    int whole; /* how many records of `incoming` are */
+    int epoll; /* of the loop that carries it, which is to tell of room on its plain end; -1: it does */
+    int whole; /* how many records that have come are whole */
     int begun; /* how many bytes of a header have come */
     unsigned char header[5];
     char framed; /* the lengths make sense */
+    char lost;   /* nothing can be sent to the client */
     char in_ended;
     char out_ended;
     char notified;
@@ -321,14 +340,39 @@ extern PyType_Spec flow_spec;
 
 /* Make what all flows share; -1: an error is set. */
 int flow_prepare(State *state);
+/* Have a loop carry it; -1: an error is set. */
+int flow_carry(Flow *flow, int epoll);
 /* Note what one of its descriptors is ready for. */
 void flow_note(Flow *flow, int fd, uint32_t events);
 /* Move what can be moved: whether there is more; -1: an error is set. */
 int flow_go_on(Flow *flow);
 /* Whether nothing passes any more. */
 int flow_is_over(const Flow *flow);
+/* For OpenSSL, without the global lock: take ciphertext that has come; how much that was. */
+Py_ssize_t flow_take_cipher(Flow *flow, char *data, Py_ssize_t size);
+/* The same: send ciphertext, or hold it; -1: the client is lost. */
+int flow_send_cipher(Flow *flow, const char *data, Py_ssize_t size);
+
+/* openssl.c */
+enum { TLS_WANTS_MORE = 0, TLS_HAS_ENDED = -1, TLS_HAS_FAILED = -2 };
+
+/* Of the module: have the flows to come call OpenSSL itself; or not, by a place below 0. */
+PyObject *openssl_speak_with(PyObject *module, PyObject *args);
+int openssl_is_spoken_with(void);
+/* Have an object of `ssl` read from a flow and write to it; -1: an error is set. */
+int openssl_begin(Tls *tls, PyObject *object, Flow *flow);
+/* The flow ends, whatever becomes of the object. */
+void openssl_end(Tls *tls);
+/* Read plaintext: how much, or one of the words above. */
+Py_ssize_t openssl_read(const Tls *tls, char *data, int size);
+/* Write plaintext, all of it; -1: that has failed. */
+int openssl_write(const Tls *tls, const char *data, Py_ssize_t size);
+/* Send the close_notify. */
+void openssl_notify(const Tls *tls);
 
 /* relay_loop.c */
+/* Have a loop tell of all that a descriptor is ready for, or of all but room. */
+int relay_loop_watch(int epoll, int fd, int room);
 extern PyType_Spec relay_loop_spec;
 
 /* stream_core.c */

@@ -1,8 +1,9 @@
 /* The bytes of one connection in the edge, both ways: the twin of `_edge/_flow.Flow`.
 
-   It owns references to both sockets, the TLS and its two buffers, and what one side has sent that the
-   other has no room for.  OpenSSL is reached by Python's `ssl` alone.  What is not a byte that passes
-   goes to methods of the subclass, which say what becomes of it. */
+   It owns references to both sockets and the TLS, and what one side has sent that the other has no room
+   for.  OpenSSL is called itself, which receives from here and sends by itself (`openssl.c`), or by the
+   methods of Python's `ssl` and two buffers.  What is not a byte that passes goes to methods of the
+   subclass, which say what becomes of it. */
 
 #define _GNU_SOURCE
 
@@ -42,10 +43,57 @@ is_over(const Flow *flow)
     return flow->in_ended && flow->out_ended;
 }
 
-static Py_ssize_t
-size_of(const PyObject *bytes)
+/* Add to what is held; -1: there is no memory.  The global lock is not asked for. */
+static int
+hold(Held *held, const char *data, Py_ssize_t size)
 {
-    return bytes ? PyBytes_GET_SIZE(bytes) : 0;
+    char *joined;
+
+    if (!size) {
+        return 0;
+    }
+    joined = PyMem_RawMalloc((size_t)(held->size + size));
+    if (!joined) {
+        return -1;
+    }
+    if (held->size) {
+        memcpy(joined, held->data + held->at, (size_t)held->size);
+    }
+    memcpy(joined + held->size, data, (size_t)size);
+    PyMem_RawFree(held->data);
+    *held = (Held){joined, 0, held->size + size};
+    return 0;
+}
+
+/* Hold so many less, from the first on. */
+static void
+let_go(Held *held, Py_ssize_t count)
+{
+    held->at += count;
+    held->size -= count;
+    if (!held->size) {
+        PyMem_RawFree(held->data);
+        *held = (Held){NULL, 0, 0};
+    }
+}
+
+static int
+no_memory(void)
+{
+    PyErr_NoMemory();
+    return -1;
+}
+
+/* Send what there is room for: how much that was; -1: nobody is there any more. */
+static Py_ssize_t
+send_some(int fd, const char *data, Py_ssize_t size)
+{
+    Py_ssize_t count;
+
+    do {
+        count = send(fd, data, (size_t)size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    } while (count < 0 && errno == EINTR);
+    return count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) ? 0 : count;
 }
 
 /* Have a method of the subclass say what becomes of the connection. */
@@ -73,27 +121,7 @@ cut(Flow *flow)
     return tell_word(flow, CUT, name_of(flow, RESET_WORD));
 }
 
-/* Have `*bytes`, of which `count` have gone, be what is left of it. */
-static int
-shorten(PyObject **bytes, Py_ssize_t count)
-{
-    PyObject *before = *bytes;
-    Py_ssize_t size = PyBytes_GET_SIZE(before) - count;
-
-    if (size) {
-        *bytes = PyBytes_FromStringAndSize(PyBytes_AS_STRING(before) + count, size);
-        if (!*bytes) {
-            *bytes = before;
-            return -1;
-        }
-    } else {
-        *bytes = NULL;
-    }
-    Py_DECREF(before);
-    return 0;
-}
-
-/* Note how many records are whole with what is added to `incoming`. */
+/* Note how many records are whole with what has come. */
 static void
 note_records(Flow *flow, const char *data, Py_ssize_t size)
 {
@@ -142,17 +170,74 @@ called_with(PyObject *call, PyObject *of, const char *data, Py_ssize_t size)
     return done;
 }
 
+/* Have OpenSSL find what has come; it stays where it is until the end of the turn. */
 static int
 put(Flow *flow, const char *data, Py_ssize_t size)
 {
-    PyObject *done = called_with(name_of(flow, WRITE), flow->incoming, data, size);
+    if (flow->tls.ssl) {
+        flow->fresh = data;
+        flow->fresh_size = size;
+    } else {
+        PyObject *done = called_with(name_of(flow, WRITE), flow->incoming, data, size);
 
-    if (!done) {
-        return -1;
+        if (!done) {
+            return -1;
+        }
+        Py_DECREF(done);
     }
-    Py_DECREF(done);
     note_records(flow, data, size);
     return 0;
+}
+
+/* Have what OpenSSL has not taken be there in the next turn. */
+static int
+hold_fresh(Flow *flow)
+{
+    int failed = hold(&flow->rest, flow->fresh, flow->fresh_size);
+
+    flow->fresh_size = 0;
+    return failed ? no_memory() : 0;
+}
+
+Py_ssize_t
+flow_take_cipher(Flow *flow, char *data, Py_ssize_t size)
+{
+    Py_ssize_t count;
+
+    if (flow->rest.size) {
+        count = size < flow->rest.size ? size : flow->rest.size;
+        memcpy(data, flow->rest.data + flow->rest.at, (size_t)count);
+        let_go(&flow->rest, count);
+    } else {
+        count = size < flow->fresh_size ? size : flow->fresh_size;
+        if (count) {
+            memcpy(data, flow->fresh, (size_t)count);
+            flow->fresh += count;
+            flow->fresh_size -= count;
+        }
+    }
+    return count;
+}
+
+int
+flow_send_cipher(Flow *flow, const char *data, Py_ssize_t size)
+{
+    Py_ssize_t count = 0;
+
+    if (flow->lost || flow->client_fd < 0) {
+        return -1;
+    }
+    if (!flow->cipher.size) {
+        count = send_some(flow->client_fd, data, size);
+        if (count < 0) {
+            flow->lost = 1;
+            return -1;
+        }
+        if (count < size) {
+            flow->client_takes = 0;
+        }
+    }
+    return hold(&flow->cipher, data + count, size - count);
 }
 
 /* Each of the following returns whether to go on; -1: an error is set. */
@@ -163,8 +248,11 @@ feed(Flow *flow)
 {
     Py_ssize_t room = (Py_ssize_t)sizeof(ciphertext) - flow->tail, count;
 
-    if (!flow->client_says || size_of(flow->cipher) > MOST_UNSENT) {
+    if (!flow->client_says || flow->cipher.size > MOST_UNSENT) {
         return 0;
+    }
+    if (hold_fresh(flow) < 0) {
+        return -1;
     }
     do {
         count = recv(flow->client_fd, ciphertext, (size_t)room, MSG_DONTWAIT);
@@ -185,40 +273,41 @@ feed(Flow *flow)
     return put(flow, ciphertext, count) < 0 ? -1 : 1;
 }
 
-/* Give plaintext to the worker; what is left of it is in `*left`. */
-static int
-give(Flow *flow, const char *data, Py_ssize_t size, Py_ssize_t *left)
+/* Give plaintext to the worker: how much it has taken; -1: nobody reads there any more. */
+static Py_ssize_t
+give(Flow *flow, const char *data, Py_ssize_t size)
 {
-    Py_ssize_t count;
+    Py_ssize_t count = send_some(flow->plain_fd, data, size);
 
-    do {
-        count = send(flow->plain_fd, data, (size_t)size, MSG_DONTWAIT | MSG_NOSIGNAL);
-    } while (count < 0 && errno == EINTR);
     if (count < 0) {
-        if (errno != EAGAIN && errno != EWOULDBLOCK) {
-            /* Nobody reads there any more.  What is still sent to the client is heard of by its EOF. */
-            *left = 0;
-            flow->in_ended = 1;
-            flow->plain_says = 1;
-            return 0;
-        }
-        count = 0;
+        /* What is still sent to the client is heard of by its EOF. */
+        flow->in_ended = 1;
+        flow->plain_says = 1;
+        return -1;
     }
     flow->given += (unsigned long long)count;
-    *left = size - count;
-    if (*left) {
+    if (count < size) {
         flow->plain_takes = 0;
+        if (flow->epoll >= 0) {
+            /* From now on: who has once been slow may be so again. */
+            int epoll = flow->epoll;
+
+            flow->epoll = -1;
+            if (relay_loop_watch(epoll, flow->plain_fd, 1) < 0) {
+                flow->plain_takes = 1; /* rather try in vain than never again */
+            }
+        }
     }
-    return !*left;
+    return count;
 }
 
 static int
 give_left(Flow *flow)
 {
-    Py_ssize_t size = PyBytes_GET_SIZE(flow->left), left;
-    int all = give(flow, PyBytes_AS_STRING(flow->left), size, &left);
+    Py_ssize_t count = give(flow, flow->left.data + flow->left.at, flow->left.size);
 
-    return shorten(&flow->left, size - left) < 0 ? -1 : all;
+    let_go(&flow->left, count < 0 ? flow->left.size : count);
+    return count >= 0 && !flow->left.size;
 }
 
 /* What comes of an error of OpenSSL's: whether it may have plaintext when more has come. */
@@ -242,42 +331,70 @@ read_failed(Flow *flow)
     return more;
 }
 
+/* What comes of it when OpenSSL, called itself, has no plaintext. */
+static int
+has_no_plaintext(Flow *flow, Py_ssize_t word)
+{
+    if (flow->lost) {
+        return cut(flow); /* it had an answer to send */
+    }
+    switch (word) {
+    case TLS_WANTS_MORE: return feed(flow);
+    case TLS_HAS_ENDED: return tell_word(flow, END_IN, Py_None);
+    default: return tell(flow, REFUSE);
+    }
+}
+
+/* Take plaintext of one record in, by the methods of the TLS: how much. */
+static Py_ssize_t
+read_by_method(Flow *flow)
+{
+    Py_ssize_t count;
+    PyObject *told = PyObject_Vectorcall(
+        flow->read, (PyObject *[]){flow->state->record_size, flow->state->plaintext}, 2, NULL);
+
+    if (!told) {
+        return -1;
+    }
+    count = PyLong_AsSsize_t(told);
+    Py_DECREF(told);
+    if ((count < 0 || count > MOST) && !PyErr_Occurred()) {
+        PyErr_SetString(PyExc_SystemError, "more was read than there is room for");
+    }
+    return count > MOST ? -1 : count;
+}
+
 /* Take plaintext of one record in. */
 static int
 decrypt(Flow *flow)
 {
-    Py_ssize_t count, left;
-    PyObject *told;
+    Py_ssize_t count, given;
 
     if (!flow->whole) {
         return feed(flow);
     }
-    told = PyObject_Vectorcall(
-        flow->read, (PyObject *[]){flow->state->record_size, flow->state->plaintext}, 2, NULL);
-    if (!told) {
-        int more = read_failed(flow);
+    if (flow->tls.ssl) {
+        count = openssl_read(&flow->tls, plaintext, MOST);
+        if (count <= 0) {
+            flow->whole = 0; /* they were of another kind */
+            return has_no_plaintext(flow, count);
+        }
+    } else {
+        count = read_by_method(flow);
+        if (count < 0) {
+            int more = read_failed(flow);
 
-        flow->whole = 0; /* they were of another kind */
-        return more > 0 ? feed(flow) : more;
+            flow->whole = 0;
+            return more > 0 ? feed(flow) : more;
+        }
     }
     flow->whole -= flow->framed;
-    count = PyLong_AsSsize_t(told);
-    Py_DECREF(told);
-    if (count < 0 || count > MOST) {
-        if (!PyErr_Occurred()) {
-            PyErr_SetString(PyExc_SystemError, "more was read than there is room for");
-        }
-        return -1;
-    }
     if (!count) {
         return tell_word(flow, END_IN, Py_None) < 0 ? -1 : 1;
     }
-    (void)give(flow, plaintext, count, &left);
-    if (left) {
-        flow->left = PyBytes_FromStringAndSize(plaintext + count - left, left);
-        if (!flow->left) {
-            return -1;
-        }
+    given = give(flow, plaintext, count);
+    if (given >= 0 && hold(&flow->left, plaintext + given, count - given) < 0) {
+        return no_memory();
     }
     return 1;
 }
@@ -288,7 +405,7 @@ inward(Flow *flow)
     for (int turn = 0; turn < IN_A_ROW; turn++) {
         int more;
 
-        if (flow->left) {
+        if (flow->left.size) {
             more = flow->plain_takes ? give_left(flow) : 0;
         } else {
             more = flow->in_ended ? 0 : decrypt(flow);
@@ -300,11 +417,12 @@ inward(Flow *flow)
     return 1;
 }
 
-/* Have what OpenSSL has made be among what is to be sent. */
+/* Have what OpenSSL has made for its buffer be among what is to be sent. */
 static int
 collect(Flow *flow)
 {
     PyObject *made = PyObject_CallMethodNoArgs(flow->outgoing, name_of(flow, READ_BYTES));
+    int failed;
 
     if (!made) {
         return -1;
@@ -314,17 +432,9 @@ collect(Flow *flow)
         PyErr_SetString(PyExc_TypeError, "a buffer of OpenSSL's has bytes");
         return -1;
     }
-    if (!PyBytes_GET_SIZE(made)) {
-        Py_DECREF(made);
-    } else if (!flow->cipher) {
-        flow->cipher = made;
-    } else {
-        PyBytes_ConcatAndDel(&flow->cipher, made);
-        if (!flow->cipher) {
-            return -1;
-        }
-    }
-    return 0;
+    failed = hold(&flow->cipher, PyBytes_AS_STRING(made), PyBytes_GET_SIZE(made));
+    Py_DECREF(made);
+    return failed ? no_memory() : 0;
 }
 
 /* Send ciphertext; whether none is left. */
@@ -333,29 +443,42 @@ flush(Flow *flow)
 {
     Py_ssize_t count;
 
-    if (collect(flow) < 0) {
+    if (!flow->tls.ssl && collect(flow) < 0) {
         return -1;
     }
-    if (!flow->cipher) {
-        return 1;
+    if (!flow->cipher.size) {
+        return flow->lost ? cut(flow) : 1;
     }
-    do {
-        count = send(flow->client_fd, PyBytes_AS_STRING(flow->cipher), (size_t)size_of(flow->cipher),
-                     MSG_DONTWAIT | MSG_NOSIGNAL);
-    } while (count < 0 && errno == EINTR);
+    count = send_some(flow->client_fd, flow->cipher.data + flow->cipher.at, flow->cipher.size);
     if (count < 0) {
-        if (errno != EAGAIN && errno != EWOULDBLOCK) {
-            return cut(flow);
-        }
-        count = 0;
+        return cut(flow);
     }
-    if (shorten(&flow->cipher, count) < 0) {
-        return -1;
-    }
-    if (flow->cipher) {
+    let_go(&flow->cipher, count);
+    if (flow->cipher.size) {
         flow->client_takes = 0;
     }
-    return !flow->cipher;
+    return !flow->cipher.size;
+}
+
+/* Have plaintext be ciphertext; whether the connection goes on. */
+static int
+encipher(Flow *flow, const char *data, Py_ssize_t size)
+{
+    PyObject *done;
+
+    if (flow->tls.ssl) {
+        return openssl_write(&flow->tls, data, size) < 0 ? cut(flow) : 1;
+    }
+    done = called_with(flow->write, NULL, data, size);
+    if (done) {
+        Py_DECREF(done);
+        return 1;
+    }
+    if (!PyErr_ExceptionMatches(PyExc_OSError)) {
+        return -1;
+    }
+    PyErr_Clear();
+    return cut(flow);
 }
 
 /* Take what the worker has sent. */
@@ -363,7 +486,7 @@ static int
 encrypt(Flow *flow)
 {
     Py_ssize_t count;
-    PyObject *done;
+    int more;
 
     if (!flow->plain_says) {
         return 0;
@@ -382,16 +505,11 @@ encrypt(Flow *flow)
         flow->plain_says = 0;
     }
     flow->taken += (unsigned long long)count;
-    done = called_with(flow->write, NULL, plaintext, count);
-    if (!done) {
-        if (!PyErr_ExceptionMatches(PyExc_OSError)) {
-            return -1;
-        }
-        PyErr_Clear();
-        return cut(flow);
+    more = encipher(flow, plaintext, count);
+    if (more <= 0) {
+        return more;
     }
-    Py_DECREF(done);
-    return flush(flow);
+    return flow->tls.ssl ? !flow->cipher.size : flush(flow);
 }
 
 static int
@@ -400,7 +518,7 @@ outward(Flow *flow)
     for (int turn = 0; turn < IN_A_ROW; turn++) {
         int more = 1;
 
-        if (flow->cipher) {
+        if (flow->cipher.size) {
             more = flow->client_takes ? flush(flow) : 0;
         }
         if (more > 0 && flow->notified) {
@@ -414,6 +532,21 @@ outward(Flow *flow)
         }
     }
     return 1;
+}
+
+int
+flow_carry(Flow *flow, int epoll)
+{
+    if (!flow->plain_takes) {
+        return 0;
+    }
+    /* A Unix socket tells of room with each read of its other end, and most have room at all times. */
+    if (relay_loop_watch(epoll, flow->plain_fd, 0) < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    flow->epoll = epoll;
+    return 0;
 }
 
 void
@@ -442,15 +575,15 @@ flow_go_on(Flow *flow)
     if (flow->client_fd < 0) {
         return 0;
     }
-    if (flow->plain_says || flow->cipher || flow->notified) {
+    if (flow->plain_says || flow->cipher.size || flow->notified) {
         out = outward(flow);
         if (out < 0) {
             return -1;
         }
     }
-    if (flow->client_says || flow->left || flow->whole) {
+    if (flow->client_says || flow->left.size || flow->whole) {
         in = inward(flow);
-        if (in < 0) {
+        if (hold_fresh(flow) < 0 || in < 0) {
             return -1;
         }
     }
@@ -482,6 +615,37 @@ Flow_flush(Flow *flow, PyObject *Py_UNUSED(ignored))
     return all < 0 ? NULL : PyBool_FromLong(all);
 }
 
+/* Have the close_notify made by a method.  What the client has sent is held back meanwhile. */
+static int
+notify_by_method(Flow *flow)
+{
+    PyObject *held = PyObject_CallMethodNoArgs(flow->incoming, name_of(flow, READ_BYTES));
+    PyObject *done = held ? PyObject_CallMethodNoArgs(flow->object, name_of(flow, UNWRAP)) : NULL;
+
+    if (held && !done && PyErr_ExceptionMatches(PyExc_OSError)) {
+        PyErr_Clear(); /* it wants the client's, which comes when it comes */
+        done = Py_NewRef(Py_None);
+    }
+    if (done && PyObject_IsTrue(held)) {
+        Py_DECREF(done);
+        done = PyObject_CallMethodOneArg(flow->incoming, name_of(flow, WRITE), held);
+    }
+    Py_XDECREF(held);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
+}
+
+static PyObject *
+Flow_notify(Flow *flow, PyObject *Py_UNUSED(ignored))
+{
+    if (flow->tls.ssl) {
+        openssl_notify(&flow->tls);
+    } else if (flow->state && notify_by_method(flow) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 noted(Flow *flow, int fd, PyObject *given)
 {
@@ -511,7 +675,7 @@ Flow_close(Flow *flow, PyObject *Py_UNUSED(ignored))
 {
     PyObject *client, *plain;
 
-    flow->client_fd = flow->plain_fd = -1;
+    flow->client_fd = flow->plain_fd = flow->epoll = -1;
     client = PyObject_CallMethod(flow->sock, "close", NULL);
     plain = client ? PyObject_CallMethod(flow->plain, "close", NULL) : NULL;
     Py_XDECREF(client);
@@ -522,17 +686,21 @@ Flow_close(Flow *flow, PyObject *Py_UNUSED(ignored))
 static PyObject *
 Flow_held(Flow *flow, void *Py_UNUSED(closure))
 {
-    PyObject *pending = PyObject_GetAttrString(flow->incoming, "pending");
-    Py_ssize_t size = pending ? PyLong_AsSsize_t(pending) : -1;
+    Py_ssize_t size = flow->rest.size;
 
-    Py_XDECREF(pending);
-    return size < 0 ? NULL : PyLong_FromSsize_t(size_of(flow->left) + size_of(flow->cipher) + size);
+    if (flow->incoming) {
+        PyObject *pending = PyObject_GetAttrString(flow->incoming, "pending");
+
+        size = pending ? PyLong_AsSsize_t(pending) : -1;
+        Py_XDECREF(pending);
+    }
+    return size < 0 ? NULL : PyLong_FromSsize_t(flow->left.size + flow->cipher.size + size);
 }
 
 static PyObject *
 Flow_unsent(Flow *flow, void *Py_UNUSED(closure))
 {
-    return PyLong_FromSsize_t(size_of(flow->cipher));
+    return PyLong_FromSsize_t(flow->cipher.size);
 }
 
 static PyObject *
@@ -541,24 +709,52 @@ Flow_over(Flow *flow, void *Py_UNUSED(closure))
     return PyBool_FromLong(is_over(flow));
 }
 
-/* Have what has come of the handshake's sequel be noted. */
+/* Have what a buffer of the handshake has be where the flow has it. */
 static int
-note_first(Flow *flow)
+take_over(Flow *flow, PyObject *buffer, int (*have)(Flow *, const char *, Py_ssize_t))
 {
-    PyObject *first = PyObject_CallMethodNoArgs(flow->incoming, name_of(flow, READ_BYTES));
-    int failed;
+    PyObject *data = PyObject_CallMethodNoArgs(buffer, name_of(flow, READ_BYTES));
+    int failed = -1;
 
-    if (!first) {
+    if (data && !PyBytes_CheckExact(data)) {
+        PyErr_SetString(PyExc_TypeError, "a buffer of OpenSSL's has bytes");
+    } else if (data) {
+        failed = have(flow, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data));
+    }
+    Py_XDECREF(data);
+    return failed;
+}
+
+static int
+have_come(Flow *flow, const char *data, Py_ssize_t size)
+{
+    return put(flow, data, size) < 0 || hold_fresh(flow) < 0 ? -1 : 0;
+}
+
+static int
+have_unsent(Flow *flow, const char *data, Py_ssize_t size)
+{
+    return hold(&flow->cipher, data, size) < 0 ? no_memory() : 0;
+}
+
+/* Have Python's methods be called, or OpenSSL itself. */
+static int
+begin_tls(Flow *flow, PyObject *incoming, PyObject *outgoing)
+{
+    if (openssl_is_spoken_with()) {
+        return take_over(flow, outgoing, have_unsent) < 0 ||
+                       openssl_begin(&flow->tls, flow->object, flow) < 0
+                   ? -1
+                   : take_over(flow, incoming, have_come);
+    }
+    flow->read = PyObject_GetAttrString(flow->object, "read");
+    flow->write = flow->read ? PyObject_GetAttr(flow->object, name_of(flow, WRITE)) : NULL;
+    if (!flow->write) {
         return -1;
     }
-    failed = PyBytes_CheckExact(first)
-                 ? put(flow, PyBytes_AS_STRING(first), PyBytes_GET_SIZE(first))
-                 : -1;
-    Py_DECREF(first);
-    if (failed && !PyErr_Occurred()) {
-        PyErr_SetString(PyExc_TypeError, "a buffer of OpenSSL's has bytes");
-    }
-    return failed;
+    flow->incoming = Py_NewRef(incoming);
+    flow->outgoing = Py_NewRef(outgoing);
+    return take_over(flow, incoming, have_come);
 }
 
 static int
@@ -583,25 +779,20 @@ Flow_init(Flow *flow, PyObject *args, PyObject *keywords)
     if (plain_fd < 0) {
         return -1;
     }
-    flow->read = PyObject_GetAttrString(tls, "read");
-    flow->write = flow->read ? PyObject_GetAttrString(tls, "write") : NULL;
-    if (!flow->write) {
-        Py_CLEAR(flow->read);
-        return -1;
-    }
     flow->state = PyModule_GetState(PyType_GetModuleByDef(Py_TYPE(flow), &core_module));
-    flow->client_fd = client_fd;
-    flow->plain_fd = plain_fd;
     flow->sock = Py_NewRef(sock);
-    flow->tls = Py_NewRef(tls);
-    flow->incoming = Py_NewRef(incoming);
-    flow->outgoing = Py_NewRef(outgoing);
     flow->plain = Py_NewRef(plain);
-    flow->cipher = PyBytes_GET_SIZE(unsent) ? Py_NewRef(unsent) : NULL;
+    flow->object = Py_NewRef(tls);
     flow->client_says = flow->plain_says = 1;
     flow->client_takes = flow->plain_takes = 1;
     flow->framed = 1;
-    return note_first(flow);
+    if (have_unsent(flow, PyBytes_AS_STRING(unsent), PyBytes_GET_SIZE(unsent)) < 0 ||
+        begin_tls(flow, incoming, outgoing) < 0) {
+        return -1;
+    }
+    flow->client_fd = client_fd;
+    flow->plain_fd = plain_fd;
+    return 0;
 }
 
 static PyObject *
@@ -610,7 +801,7 @@ Flow_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(keyw
     Flow *flow = (Flow *)type->tp_alloc(type, 0);
 
     if (flow) {
-        flow->client_fd = flow->plain_fd = -1; /* until it has begun, it has nothing to move */
+        flow->client_fd = flow->plain_fd = flow->epoll = -1; /* until it has begun, it has nothing to move */
     }
     return (PyObject *)flow;
 }
@@ -621,7 +812,7 @@ Flow_traverse(Flow *flow, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(flow));
     Py_VISIT(flow->sock);
     Py_VISIT(flow->plain);
-    Py_VISIT(flow->tls);
+    Py_VISIT(flow->object);
     Py_VISIT(flow->incoming);
     Py_VISIT(flow->outgoing);
     Py_VISIT(flow->read);
@@ -632,16 +823,18 @@ Flow_traverse(Flow *flow, visitproc visit, void *arg)
 static int
 Flow_clear(Flow *flow)
 {
-    flow->client_fd = flow->plain_fd = -1;
+    flow->client_fd = flow->plain_fd = flow->epoll = -1;
     Py_CLEAR(flow->sock);
     Py_CLEAR(flow->plain);
-    Py_CLEAR(flow->tls);
+    openssl_end(&flow->tls);
+    Py_CLEAR(flow->object);
     Py_CLEAR(flow->incoming);
     Py_CLEAR(flow->outgoing);
     Py_CLEAR(flow->read);
     Py_CLEAR(flow->write);
-    Py_CLEAR(flow->left);
-    Py_CLEAR(flow->cipher);
+    let_go(&flow->rest, flow->rest.size);
+    let_go(&flow->left, flow->left.size);
+    let_go(&flow->cipher, flow->cipher.size);
     return 0;
 }
 
@@ -661,6 +854,7 @@ static PyMethodDef methods[] = {
     {"note_plain", (PyCFunction)Flow_note_plain, METH_O, "Note what the worker's side is ready for."},
     {"go_on", (PyCFunction)Flow_go_on, METH_NOARGS, "Move what can be moved; whether there is more."},
     {"close", (PyCFunction)Flow_close, METH_NOARGS, "Let go of both sides."},
+    {"_notify", (PyCFunction)Flow_notify, METH_NOARGS, "Make the close_notify."},
     {"_flush", (PyCFunction)Flow_flush, METH_NOARGS, "Send ciphertext; whether none is left."},
     {NULL, NULL, 0, NULL},
 };
@@ -668,9 +862,6 @@ static PyMethodDef methods[] = {
 static PyMemberDef members[] = {
     {"sock", T_OBJECT_EX, offsetof(Flow, sock), READONLY, "The client's side."},
     {"plain", T_OBJECT_EX, offsetof(Flow, plain), READONLY, "The worker's side."},
-    {"_tls", T_OBJECT_EX, offsetof(Flow, tls), READONLY, NULL},
-    {"_incoming", T_OBJECT_EX, offsetof(Flow, incoming), READONLY, NULL},
-    {"_outgoing", T_OBJECT_EX, offsetof(Flow, outgoing), READONLY, NULL},
     {"taken", T_ULONGLONG, offsetof(Flow, taken), READONLY, "Bytes that came from the plain end."},
     {"given", T_ULONGLONG, offsetof(Flow, given), READONLY, "Bytes that went to it."},
     {"in_ended", T_BOOL, offsetof(Flow, in_ended), 0, "Nothing comes from the client any more."},

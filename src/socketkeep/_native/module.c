@@ -29,6 +29,8 @@ static PyMethodDef functions[] = {
     {"withholdable", core_withholdable, METH_VARARGS,
      "Return the hook as one that a fork of the fork server may withhold."},
     {"accept", door_accept, METH_O, "Return a descriptor and its peer, None: there is none."},
+    {"speak_with_openssl", openssl_speak_with, METH_VARARGS,
+     "Have flows call the OpenSSL of that library; return whether it has all that they call."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -52,11 +54,13 @@ static const char *const NAMED[NAMES] = {
     [TELLS_END] = "tells_end",
     [READ_BYTES] = "read",
     [WRITE] = "write",
+    [UNWRAP] = "unwrap",
     [CUT] = "cut",
     [RESET_WORD] = "reset",
     [TRUNCATED_WORD] = "truncated",
     [END_IN] = "_end_in",
     [READ_FAILED] = "_read_failed",
+    [REFUSE] = "_refuse",
     [WORKER_ENDED] = "_worker_ended",
     [FINISH_OUT] = "_finish_out",
     [CLOSED_STATE] = "closed_state",

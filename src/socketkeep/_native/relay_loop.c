@@ -72,6 +72,14 @@ have_room(RelayLoop *loop, int fd)
     return 0;
 }
 
+int
+relay_loop_watch(int epoll, int fd, int room)
+{
+    struct epoll_event event = {.events = room ? WATCHED : WATCHED & ~EPOLLOUT, .data.fd = fd};
+
+    return epoll_ctl(epoll, EPOLL_CTL_MOD, fd, &event);
+}
+
 static PyObject *
 RelayLoop_watch(RelayLoop *loop, PyObject *const *args, Py_ssize_t given)
 {
@@ -115,6 +123,9 @@ RelayLoop_carry(RelayLoop *loop, PyObject *const *args, Py_ssize_t given)
             PyErr_SetString(PyExc_ValueError, "one of its sides is not watched");
             return NULL;
         }
+    }
+    if (flow_carry(flow, loop->epoll) < 0) {
+        return NULL;
     }
     for (int each = 0; each < 2; each++) {
         Watched *watched = &loop->watched[fds[each]];
