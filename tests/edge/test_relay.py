@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from socketkeep import Connection
-from socketkeep._edge._openssl import call_openssl, call_ssl
 from socketkeep._edge._relay import Handshake, Relay
 from socketkeep._edge._relay_loop import _EVENTS
 from socketkeep._stream._last_words import last_word
+from tests.edge.spoken import call_openssl, call_ssl
 from tests.edge.support import CHUNK, HOST, client_context, issue, server_tls
 
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
@@ -82,7 +82,7 @@ def version(request: pytest.FixtureRequest) -> ssl.TLSVersion:
 @pytest.fixture(params=("ssl", "OpenSSL"), autouse=True)
 def called(request: pytest.FixtureRequest) -> Iterator[str]:
     """What a relay calls: the methods of Python's `ssl`, or OpenSSL itself."""
-    if request.param == "OpenSSL" and not call_openssl(lambda works: works()):
+    if request.param == "OpenSSL" and not call_openssl():
         pytest.skip("OpenSSL itself is called by the compiled core, where it can be found")
     yield request.param
     call_ssl()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -96,6 +97,33 @@ def test_run_ends_when_told(clock: Clock) -> None:
     reactor.call_later(0.02, reactor.stop)
     reactor.run()
     assert time.monotonic() - begun >= 0.02
+    reactor.close()
+
+
+def _hear(heard: list[str], name: str, sock: socket.socket, _events: int) -> None:
+    heard.append(name + sock.recv(9).decode())
+
+
+def test_another_loop_waits_in_its_place() -> None:
+    """It wakes by what is ready here, by its own, and when a call is due."""
+    reactor = Reactor()
+    outer = Reactor()
+    reactor.wait_in(lambda fd: outer.register(fd, lambda _events: None), outer.run_once)
+    heard: list[str] = []
+    with contextlib.ExitStack() as stack:
+        for name, watch in (("reactor", reactor.register), ("outer", outer.register)):
+            ours, theirs = (stack.enter_context(each) for each in socket.socketpair())
+            watch(ours.fileno(), partial(_hear, heard, name, ours))
+            theirs.send(b"!")
+            reactor.run_once(20)
+        assert heard == ["reactor!", "outer!"]
+        begun = time.monotonic()
+        reactor.run_once(0.02)
+        assert time.monotonic() - begun >= 0.02
+        reactor.run_once(0)
+        reactor.call_later(0.02, reactor.stop)
+        reactor.run()
+    outer.close()
     reactor.close()
 
 

@@ -10,6 +10,7 @@ import select
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -18,8 +19,8 @@ from typing import Any
 import pytest
 
 from socketkeep._edge._flow import CHUNK, Flow
-from socketkeep._edge._openssl import call_openssl, call_ssl
 from socketkeep._edge._relay_loop import RelayLoop
+from tests.edge.spoken import call_openssl, call_ssl
 from tests.edge.support import HOST, client_context, issue, server_tls
 from tests.native.cores import both, on_both
 from tests.native.seeds import SECONDS, seeds
@@ -34,7 +35,7 @@ Way = tuple[type[Flow], bool]
 def _ways() -> dict[str, Way]:
     kinds = both(Flow, "Flow")
     found = {name: (kind, False) for name, kind in zip(("python", "compiled"), kinds, strict=False)}
-    if call_openssl(lambda works: works()):
+    if call_openssl():
         call_ssl()
         found["OpenSSL"] = kinds[-1], True
     return found
@@ -81,7 +82,7 @@ class Session:
                 sock.setsockopt(socket.SOL_SOCKET, option, 40_000)
         base, calls_openssl = way
         if calls_openssl:
-            assert call_openssl(lambda works: works())
+            assert call_openssl()
         self.flow = _telling(base, self.told)(ours, server, incoming, outgoing, plain, b"")
         call_ssl()
 
@@ -349,6 +350,20 @@ def test_the_loop(kind: type[RelayLoop], pipes: list[tuple[int, int]]) -> None:
     assert told == [pipes[0][0], pipes[2][0]]
     loop.run()  # edge-triggered
     assert len(told) == 2
+    begun = time.monotonic()
+    loop.run(0.02)
+    assert time.monotonic() - begun >= 0.02
+    other, into = pipes[1]
+    with select.epoll() as reactor:
+        reactor.register(other, select.EPOLLIN)
+        loop.watch_reactor(reactor.fileno())
+        loop.run(None)
+        os.read(other, 1)
+        os.write(into, b"y")
+        loop.run(20)
+        assert len(told) == 2
+    with pytest.raises(TypeError):
+        loop.run("soon")  # type: ignore[arg-type]
     with pytest.raises(FileExistsError):
         loop.watch(pipes[0][0], lambda events: None)
     loop.forget(pipes[0][0])

@@ -139,7 +139,8 @@ class Clients:
         self._expiry: ReactorTimer | None = None
         self._throttle = _log.Throttle()
         self._loop = make_relay_loop(self._moved, reactor.failed)
-        reactor.register(self._loop.fileno(), self._loop.run)
+        # In this order: of what bytes come to, epoll tells once, and the reactor looks on.
+        reactor.wait_in(self._loop.watch_reactor, self._loop.run)
 
     def __len__(self) -> int:
         return len(self._all)

@@ -1,4 +1,6 @@
-"""One epoll for all that an edge relays, which the edge's reactor watches as one descriptor.
+"""One epoll for all that an edge relays, and the edge's reactor as one descriptor.
+
+Not the other way round: the system would then tell two epolls of all bytes that come.
 
 Its twin in C (`_native/relay_loop.c`) moves the bytes of a whole round without a frame of Python's
 in between.  It is edge-triggered, as a flow needs it: an event that is dropped does not come again,
@@ -52,6 +54,10 @@ class RelayLoop:
         self._epoll.register(fd, _EVENTS)
         self._callbacks[fd] = callback
 
+    def watch_reactor(self, fd: int) -> None:
+        """Wait no longer when something is ready in another epoll.  Raises OSError."""
+        self._epoll.register(fd, select.EPOLLIN)
+
     def carry(self, flow: Flow, owner: object) -> None:
         """Move what a flow's sides are ready for, which both are watched.
 
@@ -67,9 +73,9 @@ class RelayLoop:
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
-    def run(self, _events: int = 0) -> None:
-        """Serve what is ready."""
-        for fd, events in self._epoll.poll(0, _AT_ONCE):
+    def run(self, timeout: float | None = 0.0) -> None:
+        """Wait up to `timeout` seconds (None: without bound), and serve what is ready."""
+        for fd, events in self._epoll.poll(timeout, _AT_ONCE):
             callback = self._callbacks.get(fd)
             if callback is None:
                 continue  # one of those before has ended it

@@ -106,6 +106,21 @@ RelayLoop_watch(RelayLoop *loop, PyObject *const *args, Py_ssize_t given)
 }
 
 static PyObject *
+RelayLoop_watch_reactor(RelayLoop *loop, PyObject *number)
+{
+    struct epoll_event event = {.events = EPOLLIN};
+
+    event.data.fd = PyObject_AsFileDescriptor(number);
+    if (event.data.fd < 0) {
+        return NULL;
+    }
+    if (epoll_ctl(loop->epoll, EPOLL_CTL_ADD, event.data.fd, &event) < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 RelayLoop_carry(RelayLoop *loop, PyObject *const *args, Py_ssize_t given)
 {
     Flow *flow;
@@ -211,14 +226,38 @@ tell_of_error(RelayLoop *loop)
     return done ? 0 : -1;
 }
 
+/* In milliseconds, -1: without bound; -2: an error is set. */
+static int
+milliseconds(PyObject *seconds)
+{
+    double timeout = seconds == Py_None ? -1 : PyFloat_AsDouble(seconds) * 1e3;
+
+    if (timeout < 0) {
+        return PyErr_Occurred() ? -2 : -1;
+    }
+    /* Not too early, or it would be looked at the clock in vain. */
+    return timeout > 1e9 ? 1000000000 : (int)timeout + ((int)timeout < timeout);
+}
+
 static PyObject *
-RelayLoop_run(RelayLoop *loop, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(given))
+RelayLoop_run(RelayLoop *loop, PyObject *const *args, Py_ssize_t given)
 {
     struct epoll_event events[AT_ONCE];
-    int count = epoll_wait(loop->epoll, events, AT_ONCE, 0);
+    int timeout = given ? milliseconds(args[0]) : 0, count;
 
+    if (timeout < -1) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    count = epoll_wait(loop->epoll, events, AT_ONCE, timeout);
+    Py_END_ALLOW_THREADS
     if (count < 0) {
-        return PyErr_SetFromErrno(PyExc_OSError);
+        if (errno != EINTR) {
+            return PyErr_SetFromErrno(PyExc_OSError);
+        }
+        if (PyErr_CheckSignals() < 0) {
+            return NULL;
+        }
     }
     for (int each = 0; each < count; each++) {
         int fd = events[each].data.fd, failed;
@@ -351,7 +390,9 @@ static PyMethodDef methods[] = {
     {"carry", (PyCFunction)(void (*)(void))RelayLoop_carry, METH_FASTCALL,
      "Move what a flow's sides are ready for."},
     {"forget", (PyCFunction)RelayLoop_forget, METH_O, "Watch a descriptor no more."},
-    {"run", (PyCFunction)(void (*)(void))RelayLoop_run, METH_FASTCALL, "Serve what is ready."},
+    {"watch_reactor", (PyCFunction)RelayLoop_watch_reactor, METH_O,
+     "Wait no longer when something is ready in another epoll."},
+    {"run", (PyCFunction)(void (*)(void))RelayLoop_run, METH_FASTCALL, "Wait, and serve what is ready."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -75,6 +75,18 @@ class Reactor:
         self._paused: dict[int, Callback] = {}
         self._throttle = _log.Throttle()
         self._stopped = False
+        self._wait: Callable[[float | None], object] | None = None
+
+    def wait_in(
+        self, watch: Callable[[int], object], wait: Callable[[float | None], object]
+    ) -> None:
+        """Have another loop wait in place of this one, each time before this one's calls.
+
+        watch: has that loop watch the descriptor that tells that something is ready here.  wait:
+        waits, at most for so many seconds, and makes that loop's calls.
+        """
+        watch(self._epoll.fileno())
+        self._wait = wait
 
     def register(self, fd: int, callback: Callback, events: int = READABLE) -> None:
         self._epoll.register(fd, events)
@@ -121,6 +133,9 @@ class Reactor:
 
     def run_once(self, timeout: float | None = 0.0) -> None:
         """Wait up to `timeout` seconds (None: without bound) and make the calls that are due."""
+        if self._wait is not None:
+            self._wait(timeout)
+            timeout = 0.0
         for fd, events in self._epoll.poll(timeout):
             # An earlier callback of this round may have unregistered it.
             callback = self._callbacks.get(fd)
