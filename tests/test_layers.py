@@ -82,7 +82,7 @@ EXCEPTIONS: Final = {
     "cluster/test_presence.py": 4,
     "cluster/test_subjects.py": 2,
     "edge/test_process.py": 7,
-    "edge/test_relay.py": 3,
+    "edge/test_relay.py": 2,
     "guard/test_guests.py": 2,
     "guard/test_plan.py": 4,
     "guard/test_program.py": 2,

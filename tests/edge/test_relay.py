@@ -16,12 +16,13 @@ import pytest
 
 from socketkeep import Connection
 from socketkeep._edge._relay import Handshake, Relay
-from socketkeep._edge._relay_loop import _EVENTS
 from socketkeep._stream._last_words import last_word
 from tests.edge.spoken import call_openssl, call_ssl
 from tests.edge.support import CHUNK, HOST, client_context, issue, server_tls
 
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
+#: What an edge watches both sides for.
+_EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 BIG = bytes(range(256)) * 16384  # 4 MiB: more than all buffers on the way take
 
 
