@@ -87,8 +87,8 @@ def test_a_life_of_the_unit(manager: RealManager, tmp_path: Path, model: str) ->
             assert "NoNewPrivs:\t1\n" in status
             assert "Seccomp:\t2\n" in status
         for number in (2, 3):
-            # One listener, four scoreboards, three connections.
-            manager.wait(UNIT, "NFileDescriptorStore", "8")
+            # The settings, one listener, four scoreboards, three connections.
+            manager.wait(UNIT, "NFileDescriptorStore", "9")
             os.kill(int(manager.show(UNIT, "MainPID")), signal.SIGKILL)
             manager.wait(UNIT, "NRestarts", str(number - 1))
             manager.wait(UNIT, "ActiveState", "active")
