@@ -9,6 +9,7 @@ of the commands and of their options is looked at where it is declared.
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -134,7 +135,7 @@ def helps() -> Iterator[tuple[str, str]]:
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None
-        yield name, command.help or ""
+        yield name, inspect.cleandoc(command.help or "")  # as CPython has it since 3.13
         for each in command.params:
             if isinstance(each, click.Option) and each.help and name != "serve":
                 yield f"{name} {each.opts[-1]}", each.help

@@ -38,8 +38,8 @@ def adopt(address: str, command: tuple[str, ...], pids: tuple[int, ...], force: 
     (pidfd_getfd), so that both accept, each a share of the connections, until you stop the old one.
     The address is never without a listener: no connection is refused in between.
 
-    What follows -- is as you would start the server otherwise, its options and TARGET. ADDRESS need
-    not be among them; where it is, the borrowed listener stands for it.
+    Behind -- stands the command by which you would start the server otherwise, with its options and
+    TARGET. ADDRESS need not be among them; where it is, the borrowed listener stands for it.
 
     It needs the right to trace the process: to be its user, where ptrace is not restricted (Yama),
     or root.

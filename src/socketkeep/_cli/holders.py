@@ -61,8 +61,9 @@ def holders(what: str, as_json: bool, watch: bool) -> int:
     pid:fd, a descriptor of a process. Any process's, not only a Socketkeep server's. An address is
     that of either end: of a port the listener, its connections, and the clients on this machine.
 
-    Of a listener, recv is how many connections wait to be accepted, and send how many may. What
-    there was no right to look into is said below; the exit code is 1 when nothing was found.
+    Of a listener, recv is how many connections wait to be accepted, and send how many may.
+    Processes that you have no right to look into are named below. The exit code is 1 when nothing
+    was found.
     """
     with failures(), nullcontext() if watch else _uncollected():
         found = present(lambda: look(what), as_json, watch, _tables)

@@ -44,8 +44,8 @@ def leaks(pids: tuple[int, ...], interval: float, as_json: bool) -> int:
     """Find sockets that processes hold only because they were forked: PID and its descendants.
 
     Each with what shows it (-), and the line of Python that would have prevented it (=>). Sockets
-    of which what was seen does not tell are listed as unclear. What a Socketkeep server keeps on
-    purpose is no leak.
+    of which what was seen does not tell are listed as unclear. Sockets that a Socketkeep server
+    keeps on purpose are no leak.
 
     The exit code is 1 when leaks were found, and 0 when there are none, whatever is unclear.
     """

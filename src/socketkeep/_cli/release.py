@@ -12,8 +12,8 @@ from socketkeep._cli._exit import Failure
 def release(what: str) -> int:
     """Refused: no process can close a descriptor of another one.
 
-    A borrowed handle is one more, and closing it closes only that. What can be done from outside:
-    fin and abort end the connection, whoever holds it; the end of a process frees all that it has.
+    A borrowed handle is one more, and closing it closes only that. From outside, fin and abort end
+    the connection, whoever holds it. The end of a process frees all that it has.
     """
     pid = what.partition(":")[0]
     raise Failure(
