@@ -90,7 +90,13 @@ class GuardedServer(Server):
 
 
 def kill_together(pids: list[int]) -> None:
-    for number in (signal.SIGSTOP, signal.SIGKILL):  # none of them may act on another's end
+    """Kill processes of which none may act on another's end.
+
+    The youngest go first: the kernel continues whoever is stopped when the last parent outside of
+    its process group ends (setpgid(2)).
+    """
+    pids = sorted(pids, reverse=True)
+    for number in (signal.SIGSTOP, signal.SIGKILL):
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)

@@ -143,8 +143,10 @@ class Story:
         self._let_run()
         pids = self._server.all_but_guard()
         self._load.mark()
-        for number in (signal.SIGSTOP, signal.SIGKILL):  # so that none acts on another's end
-            for pid in pids:
+        # None is to act on another's end.  The youngest go first: the kernel continues whoever is
+        # stopped when the last parent outside of its process group ends.
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in sorted(pids, reverse=True):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
         self._server.wait_started(2, PATIENCE)
