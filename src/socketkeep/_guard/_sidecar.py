@@ -17,7 +17,6 @@ import socket
 import stat
 import struct
 import sys
-import time
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
@@ -32,7 +31,7 @@ _MOST_SERVERS: Final = 64
 _LONGEST: Final = 255  # characters of a name
 _UCRED: Final = struct.Struct("3i")
 _LATE: Final = 1.0  # seconds that a send to a guest may take
-_PAUSE: Final = 0.1  # seconds without accepting, when there was no descriptor for one more
+_PAUSE: Final = 100.0  # milliseconds without accepting, when there was no descriptor for one more
 
 
 @dataclass(eq=False)
@@ -61,13 +60,21 @@ class GuardServer:
         self.listener.setblocking(False)  # who has come may have gone
         poller = select.poll()
         poller.register(self.listener.fileno(), select.POLLIN)
+        pauses = False
         while True:
-            for fd, _ in poller.poll():
+            ready = poller.poll(_PAUSE if pauses else None)
+            if pauses:
+                poller.modify(self.listener.fileno(), select.POLLIN)
+                pauses = False
+            for fd, _ in ready:
                 if fd == self.listener.fileno():
                     try:
                         guest = self._accept()
-                    except OSError:  # it has gone, or there is no descriptor for it
-                        time.sleep(_PAUSE)
+                    except (BlockingIOError, ConnectionAbortedError):
+                        continue  # it has gone
+                    except OSError:  # there is no descriptor for it
+                        poller.modify(fd, 0)
+                        pauses = True
                         continue
                     self._guests[guest.sock.fileno()] = guest
                     poller.register(guest.sock.fileno(), select.POLLIN)
