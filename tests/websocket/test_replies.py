@@ -25,15 +25,8 @@ SAID = ["alpha beta gamma " * 9, "beta gamma alpha " * 9, "gamma alpha beta " * 
 class OnRecord(Bench):
     """As with ``--ws-redeliver --keep crash``, over TCP."""
 
-    def __init__(
-        self,
-        app: Application,
-        options: Any,
-        crash_safe: bool,
-        park_after: float | None,
-        on_push: OnPush | None,
-    ) -> None:
-        super().__init__(app, options, crash_safe, park_after, on_push)
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
         for each in (self._sock, self.client_sock):
             each.close()
         self._sock, self.client_sock = tcp_pair()

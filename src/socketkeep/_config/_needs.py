@@ -186,11 +186,11 @@ def check_needs(
         inherits_listeners,
     )
     for key, source in given:
-        for need in NEEDS:
-            if key in need.options and not need.is_met(setup):
-                raise OptionError(
-                    f"{source} does nothing without {need.what}: add that, or leave it out"
-                )
+        need = _unmet(setup, key)
+        if need is not None:
+            raise OptionError(
+                f"{source} does nothing without {need.what}: add that, or leave it out"
+            )
 
 
 def without_effect(config: ServeConfig, model: str, *, asgi: bool) -> str:
@@ -202,11 +202,16 @@ def without_effect(config: ServeConfig, model: str, *, asgi: bool) -> str:
     for declared in OPTIONS:
         if getattr(config, declared.key) == declared.default:
             continue
-        for need in NEEDS:
-            if declared.key in need.options and not need.is_met(setup):
-                served = "an ASGI application" if asgi else f"served by the {model} model"
-                return (
-                    f"{declared.long_flag} does nothing for {config.target}, which is {served}:"
-                    f" it needs {need.what}; leave it out"
-                )
+        need = _unmet(setup, declared.key)
+        if need is not None:
+            served = "an ASGI application" if asgi else f"served by the {model} model"
+            return (
+                f"{declared.long_flag} does nothing for {config.target}, which is {served}:"
+                f" it needs {need.what}; leave it out"
+            )
     return ""
+
+
+def _unmet(setup: Setup, key: str) -> Need | None:
+    """Return the first need of an option that is not met."""
+    return next((need for need in NEEDS if key in need.options and not need.is_met(setup)), None)

@@ -288,10 +288,8 @@ class StreamCore:
     def become(self, event: LifecycleEvent, error: SocketkeepError | None = None, /) -> None:
         if self.life.step(event, error):
             recorded = RECORDED.get(event)
-            first = event in (
-                LifecycleEvent.CLOSE,
-                LifecycleEvent.RELEASE,
-            )  # what ended it before counts
+            # Of these what ended it before counts.
+            first = event in (LifecycleEvent.CLOSE, LifecycleEvent.RELEASE)
             if recorded is not None and not (first and self.record[ENDED]):
                 self.record[ENDED] = recorded
 

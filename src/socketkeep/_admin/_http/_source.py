@@ -6,6 +6,8 @@ import asyncio
 import base64
 import socket
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
@@ -41,28 +43,18 @@ class ReportSource:
     async def look(self, max_age: float = 0.0) -> LiveReport:
         """Return the state as it was at most `max_age` seconds ago.  Raises Unreachable."""
         wanted = time.monotonic() - max_age
-        try:
-            async with asyncio.timeout(_TIMEOUT), self._lock:
-                if self._report is None or self._asked_at < wanted:
-                    self._asked_at = time.monotonic()
-                    self._report = None
-                    self._report = await self._ask()
-                return self._report
-        except TimeoutError:
-            raise KeeperUnreachable("the keeper does not answer") from None
-        except (OSError, msgspec.MsgspecError, ValueError) as error:
-            raise KeeperUnreachable(f"the keeper cannot be asked: {error}") from None
+        async with _in_time(_TIMEOUT), self._lock:
+            if self._report is None or self._asked_at < wanted:
+                self._asked_at = time.monotonic()
+                self._report = None
+                self._report = await self._ask()
+            return self._report
 
     async def part(self, part: int, parts: int) -> ConnectionsPart:
         """Return one of so many parts of the connections.  Raises Unreachable."""
         request = Request("connections-part", {"part": part, "parts": parts})
-        try:
-            async with asyncio.timeout(_TIMEOUT):
-                return msgspec.convert(await self._done(request), ConnectionsPart)
-        except TimeoutError:
-            raise KeeperUnreachable("the keeper does not answer") from None
-        except (OSError, msgspec.MsgspecError, ValueError) as error:
-            raise KeeperUnreachable(f"the keeper cannot be asked: {error}") from None
+        async with _in_time(_TIMEOUT):
+            return msgspec.convert(await self._done(request), ConnectionsPart)
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._door is None:
@@ -83,14 +75,9 @@ class ReportSource:
         """Have the keeper push or publish; return its report.  Raises Unreachable."""
         data = base64.b64encode(message).decode()
         request = Request(command, {"to": to, "data": data, "timeout": timeout})
-        try:
-            async with asyncio.timeout(timeout + _TIMEOUT):
-                report: dict[str, Any] = await self._done(request)
-        except TimeoutError:
-            raise KeeperUnreachable("the keeper does not answer: it may have gone out") from None
-        except (OSError, msgspec.MsgspecError, ValueError) as error:
-            raise KeeperUnreachable(f"the keeper cannot be asked: {error}") from None
-        return report
+        async with _in_time(timeout + _TIMEOUT, "the keeper does not answer: it may have gone out"):
+            report: dict[str, Any] = await self._done(request)
+            return report
 
     async def _done(self, request: Request) -> Any:
         reader, writer = await self._connect()
@@ -102,3 +89,15 @@ class ReportSource:
         if not isinstance(answer, Done) or answer.error:
             raise KeeperUnreachable(f"the keeper says no: {getattr(answer, 'error', answer)}")
         return answer.result
+
+
+@asynccontextmanager
+async def _in_time(seconds: float, late: str = "the keeper does not answer") -> AsyncIterator[None]:
+    """Bound the time of a question; raises KeeperUnreachable for all that keeps its answer away."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise KeeperUnreachable(late) from None
+    except (OSError, msgspec.MsgspecError, ValueError) as error:
+        raise KeeperUnreachable(f"the keeper cannot be asked: {error}") from None

@@ -232,7 +232,7 @@ def _sorted(rows: list[_ShownRow], field: str, *, descending: bool) -> list[_Sho
     if field == "age":
         # By when it began: their ages were read at different times.
         return sorted(rows, key=lambda row: row.began, reverse=not descending)
-    value = _text_in if field in _TEXTS else getattr
+    value = text_of if field in _TEXTS else getattr
     valued, without = [], []
     for row in rows:
         there = value(row.report, field)
@@ -242,10 +242,6 @@ def _sorted(rows: list[_ShownRow], field: str, *, descending: bool) -> list[_Sho
             valued.append((there, row))
     valued.sort(key=lambda pair: pair[0], reverse=descending)
     return [row for _, row in valued] + without
-
-
-def _text_in(report: ConnectionReport, field: str) -> str:
-    return text_of(report, field)
 
 
 def _number(given: dict[str, str], name: str, usual: int, most: int) -> int:

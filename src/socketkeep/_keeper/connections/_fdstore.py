@@ -381,10 +381,7 @@ class FdStore:
 
     def _call_first(self) -> None:
         _, call = self._calls.popleft()
-        try:
-            call()
-        except Exception as error:  # a mistake, which keeps nothing from being sent
-            self._reactor.failed(error)
+        self._reactor.attempt(call)  # a mistake in it keeps nothing from being sent
 
     def _send_queued(self) -> bool:
         """Send what there is room for, and call who waits for that; return whether that was all."""

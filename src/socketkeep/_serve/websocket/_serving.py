@@ -689,15 +689,10 @@ class _Session:
         if self._pushes_to == "text":
             with suppress(UnicodeDecodeError):
                 text = message.decode()
+        if self._socket.closing:
+            return
         with suppress(Disconnected):
-            if self._turn is not None:
-                await self._until_turn()
-            if self._socket.closing:
-                return
-            frame = self._socket.binary(message) if text is None else self._socket.text(text)
-            waits = self._put(frame)
-            if waits is not None:
-                await waits
+            await self._send_in_turn({"bytes": message} if text is None else {"text": text})
 
     async def _have_sent(self, on_push: OnPush, message: bytes) -> None:
         """Have the service's function send what it makes of a push, if no Close is on its way."""
@@ -720,15 +715,19 @@ class _Session:
         elif kind == "websocket.close":
             await self._close(message.get("code", _NORMAL), message.get("reason") or "")
         elif kind == "websocket.send":
-            await self._until_turn()
-            waits = self._put(self._frame(message))
-            if waits is not None:
-                await waits
+            await self._send_in_turn(message)
         else:
             raise MessageError(
                 f"on_push sends websocket.send, websocket.close and what names a WebSocket, not"
                 f" {kind}"
             )
+
+    async def _send_in_turn(self, message: Message) -> None:
+        """Send a message once nothing else is going out.  Raises as `send` does."""
+        await self._until_turn()
+        waits = self._put(self._frame(message))
+        if waits is not None:
+            await waits
 
     # What goes out beside the record, so that nobody else can go on after a death meanwhile.
 
