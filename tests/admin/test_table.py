@@ -134,7 +134,7 @@ def test_pages_of_many() -> None:
 
 
 def test_more_and_fewer() -> None:
-    """What was read stays in the table when the parts become more or fewer; it is never twice."""
+    """A row that was read stays when the parts become more or fewer, and is never there twice."""
     many = [connection(f"1-1-{n:x}", 71, 0) for n in range(1, 5001)]
     made = table(many[:100], at=0.0)
     before = 100

@@ -663,7 +663,7 @@ def test_an_edge_whose_keeper_has_died(world: World) -> None:
 
 
 def test_an_edge_that_has_died_with_its_keeper(world: World) -> None:
-    """What has its pid now is not it, and nothing is done to that."""
+    """Another process has its pid now, and nothing is done to that."""
     guard: Any = Guard()
     world.edges.use_store(guard)
     world.start()

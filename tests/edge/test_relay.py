@@ -82,7 +82,7 @@ def version(request: pytest.FixtureRequest) -> ssl.TLSVersion:
 
 @pytest.fixture(params=("ssl", "OpenSSL"), autouse=True)
 def called(request: pytest.FixtureRequest) -> Iterator[str]:
-    """What a relay calls: the methods of Python's `ssl`, or OpenSSL itself."""
+    """A relay calls the methods of Python's `ssl`, or OpenSSL itself."""
     if request.param == "OpenSSL" and not call_openssl():
         pytest.skip("OpenSSL itself is called by the compiled core, where it can be found")
     yield request.param

@@ -146,7 +146,7 @@ def test_what_is_said_to_it(tmp_path: Path, pure: bool) -> None:
 
 
 def test_more_guests_than_it_has_room_for(tmp_path: Path) -> None:
-    """Who is too much is told so, and those that were there go on; so is one server too many."""
+    """A guest too many is told so, and those that were there go on; so is a server too many."""
     with Sidecar(tmp_path) as sidecar, ExitStack() as stack:
         guests = [
             stack.enter_context(sidecar.connect(b"HELLO=1\nSERVER=%d" % number))

@@ -338,8 +338,11 @@ def test_what_finds_no_room_is_sent_in_order_later(scene: Scene) -> None:
 def test_nothing_is_promised_before_it_is_stored(
     make_bench: MakeBench, model: Any, stopped: bool
 ) -> None:
-    """What is still to be sent dies with the keeper: its worker would have let go of it, and the
-    next one could serve it beside another.  A store that is stopped keeps nobody waiting."""
+    """The queue of the store dies with the keeper, so no worker lets go before that.
+
+    Else the next keeper could have it served beside another.  A store that is stopped keeps nobody
+    waiting.
+    """
     bench = make_bench(keep="crash", workers=2)
     manager = ServiceManager()
     first, second = bench.start(model)
