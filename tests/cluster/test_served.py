@@ -180,7 +180,8 @@ def test_a_life_of_three_nodes(tmp_path: Path) -> None:
                     assert here.hear() == ""
                     answers(alpha, "push here now", "delivered b", a)
                     assert there.hear() == "now"
-                assert fetch(port, "/readyz").text == "ready\n"
+                # The cluster's process tells the keeper, and that the page's: a moment later.
+                a.wait_until(lambda: fetch(port, "/readyz").text == "ready\n", "it is back")
                 assert "socketkeep_cluster_connected 1.0" in fetch(port, "/metrics").text
                 taken = "socketkeep_cluster_names_taken_total 1.0"
                 a.wait_until(lambda: taken in fetch(port, "/metrics").text, taken)
