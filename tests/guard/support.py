@@ -56,28 +56,28 @@ class GuardedServer(Server):
         self.wait_event("guarded again", since=since)
         self._second = self.status()["pid"]
 
-    def kill_keeper(self) -> None:
-        """Kill the keeper alone, and wait until the next one serves."""
-        self._kill_and_wait([self.keeper])
+    def kill_keeper(self, until: str = "ready") -> None:
+        """Kill the keeper alone, and wait for an event of the next one's: that it serves."""
+        self._kill_and_wait([self.keeper], until)
 
-    def kill_all_but_guard(self) -> None:
-        """Kill all of its processes at one instant but the guard; wait until it serves again."""
-        self.kill_all_but()
+    def kill_all_but_guard(self, until: str = "ready") -> None:
+        """Kill all of its processes at one instant but the guard; wait as above."""
+        self.kill_all_but(until=until)
 
-    def kill_all_but(self, *spared: int) -> None:
+    def kill_all_but(self, *spared: int, until: str = "ready") -> None:
         """Kill all of its processes at one instant but the guard and these; wait as above."""
         spare = {self.guard, *spared}
-        self._kill_and_wait([pid for pid in self.processes() if pid not in spare])
+        self._kill_and_wait([pid for pid in self.processes() if pid not in spare], until)
 
     def kill_all(self) -> None:
         """Kill all of it at one instant, as the end of a container does."""
         kill_together([*self.processes(), self.guard])
         self.process.wait(10.0)
 
-    def _kill_and_wait(self, pids: list[int]) -> None:
+    def _kill_and_wait(self, pids: list[int], until: str) -> None:
         since = self.mark()
         kill_together(pids)
-        self.wait_event("ready", since=since)
+        self.wait_event(until, since=since)
 
     def _end(self) -> list[str]:
         faults = []

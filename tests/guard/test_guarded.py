@@ -58,15 +58,10 @@ def test_peers_see_nothing_of_it(tmp_path: Path, model: str, park_after: str) ->
     with GuardedServer(tmp_path, target, *options) as server:
         assert server.keeper != server.pid
         with peers(server, CLIENTS) as clients:
-            for number, kill in enumerate(
-                (
-                    lambda: None,
-                    server.kill_keeper,
-                    server.kill_all_but_guard,
-                    server.kill_all_but_guard,
-                ),
-                1,
-            ):
+            for client in clients:
+                assert ask(client, b"x") == b"1 x v0"
+            all_but_guard = server.kill_all_but_guard
+            for number, kill in enumerate((server.kill_keeper, all_but_guard, all_but_guard), 2):
                 settle(server, park_after)
                 kill()
                 for client in clients:

@@ -80,6 +80,8 @@ if starts == "0":
     os.wait()
     tell("READY=1")
     os.kill(os.getpid(), signal.SIGKILL)
+if starts == "1":
+    sys.exit(2)  # it cannot even begin, and what the one before it has left stays
 
 given = os.environ["LISTEN_FDNAMES"].split(":")
 found = stored()
@@ -90,6 +92,7 @@ report(
     pid=os.environ["LISTEN_PID"] == str(os.getpid()), cwd=os.getcwd(),
     passed=os.pread(3, 100, 0).decode(),
 )
+tell("STOPPING=1")
 sys.exit(3)
 """
 )
@@ -218,8 +221,8 @@ def test_it_gives_back_what_it_was_given(tmp_path: Path, program: list[str]) -> 
         "given": ["http", NAMES],
         "names": 2000,
         "right": 2000,
-        "starts": "1",
-        "cause": "killed by signal 9",
+        "starts": "2",
+        "cause": "exit code 2",
         "soft": "99",
         "foreign": False,
         "pid": True,

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 #: A value, and its labels' in their order.
 Sample = tuple[tuple[str, ...], float]
 
-STATES: Final = ("starting", "running", "reloading", "upgrading", "draining", "stopping")
+STATES: Final = (
+    *("starting", "holding", "running", "reloading", "upgrading"),
+    *("draining", "stopping"),
+)
 
 
 @dataclass(frozen=True, slots=True)

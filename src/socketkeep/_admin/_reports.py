@@ -324,7 +324,7 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
         version: The version of Socketkeep.
         python: The version of Python.
         uptime: Seconds since the server started.
-        state: "starting", "running", "reloading", "upgrading", "draining" or "stopping".
+        state: "starting", "holding", "running", "reloading", "upgrading", "draining" or "stopping".
         target: TARGET.
         model: The model that serves.
         keep: The level of --keep.
@@ -347,6 +347,7 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
         spare: The option, for the model fork.
         guard: The guard; None where there is none.
         cluster: The cluster; None where it is in none.
+        holding: Why no code could be loaded, where the state is "holding".
     """
 
     name: str
@@ -373,6 +374,7 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     spare: int = 0
     guard: GuardReport | None = None
     cluster: ClusterReport | None = None
+    holding: str = ""
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -114,6 +114,7 @@ def status(keeper: Keeper, name: str) -> StatusReport:
         spare=keeper.config.spare,
         guard=_guard(keeper),
         cluster=_cluster(keeper),
+        holding=keeper.holding.why,
     )
 
 

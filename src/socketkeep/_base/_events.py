@@ -167,6 +167,14 @@ EVENTS: Final[dict[str, tuple[Event, ...]]] = {
             "Mend what `error_text` says, and reload again.",
         ),
         Event(
+            "no code to serve by: what is held waits",
+            "error",
+            "error_text connections again",
+            "An earlier keeper has left connections or workers, and this one cannot load the code."
+            " It keeps them, and loads the code again after `again` seconds.",
+            "Mend what `error_text` says. A reload tries it at once.",
+        ),
+        Event(
             "options changed",
             "info",
             "*",

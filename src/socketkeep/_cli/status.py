@@ -30,7 +30,7 @@ def _tables(report: StatusReport) -> list[Table]:
         (),
         [
             ("server", report.name),
-            ("state", report.state),
+            ("state", _state(report)),
             ("target", report.target),
             ("model", _model(report)),
             ("keep", report.keep),
@@ -77,6 +77,14 @@ def _tables(report: StatusReport) -> list[Table]:
             ],
         ),
     ]
+
+
+def _state(report: StatusReport) -> str:
+    """Return the state; of one that holds, why: the first line of the error, and its last."""
+    lines = report.holding.splitlines()
+    return ": ".join(
+        [report.state, *(line.removesuffix(":") for line in lines[:1]), *lines[1:][-1:]]
+    )
 
 
 def _cluster(report: ClusterReport) -> list[tuple[str, str]]:

@@ -48,8 +48,6 @@ FORWARDED = (
 )
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _CAUGHT = (*FORWARDED, signal.SIGCHLD)
-#: How a keeper ends that another one would end like: done, usage, no workers, no code.
-_FINAL = (0, 2, 3, 4)
 _FIRST_PASSED = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 _SHORTEST, _LONGEST = 0.1, 5.0  # seconds until a keeper that ends again and again is started
 _SETTLED = 10.0  # seconds after which one that ends is none of those
@@ -373,7 +371,9 @@ class GuardProgram:
     def _ended(self, code: "int | None") -> None:
         plan = self._plan
         plan.keeper = 0
-        if self._ending or not plan.ready or code in _FINAL:
+        # One that cannot even begin, in the place of one that served, is no reason to let go of
+        # what that one has left: its files may be whole again soon.
+        if self._ending or not plan.ready or code == 0:
             self._say_last()
             _exit_as(code or 0)
         self._speaks = False

@@ -395,9 +395,10 @@ static _Noreturn void exit_as(int code)
 /* known: it was a child of this, so that `code` is how it ended. */
 static void keeper_ended(int code, bool known)
 {
-    bool final = known && (code == 0 || code == 2 || code == 3 || code == 4);
     guard.keeper = 0;
-    if (guard.ending || !guard.ready || final) {
+    /* One that cannot even begin, in the place of one that served, is no reason to let go of what
+     * that one has left: its files may be whole again soon. */
+    if (guard.ending || !guard.ready || (known && code == 0)) {
         finish_link(&guard.link);
         exit_as(code);
     }

@@ -42,6 +42,7 @@ from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._keeper.loop._system import System
 from socketkeep._keeper.rollout._drain import Drain
 from socketkeep._keeper.rollout._grounds import Grounds
+from socketkeep._keeper.rollout._holding import Holding
 from socketkeep._keeper.rollout._rollout import Done, Rollout, RolloutOutcome
 from socketkeep._keeper.rollout._superseded import Superseded
 from socketkeep._keeper.rollout._upgrades import Upgrades
@@ -122,6 +123,7 @@ class Keeper:
         self.started_at = reactor.clock()
         self.current: Generation | None = None
         self.failure: LoadFailure | None = None
+        self.holding: Final = Holding(reactor, self._load_again)
         self.order: Order | None = None
         self.paused = False
         self.herald: Herald | None = None
@@ -333,6 +335,11 @@ class Keeper:
             if done is not None:
                 done(RolloutOutcome(_EXIT_FAILED, 0, "cannot upgrade: the server is stopping"))
             return
+        if self.holding:
+            if done is not None:
+                why = f"no code is loaded ({self.holding.why}): mend it, and reload"
+                done(RolloutOutcome(_EXIT_FAILED, 0, f"cannot upgrade: {why}"))
+            return
         self.upgrades.request(done)
 
     def finish_upgrade(self, done: Done) -> None:
@@ -368,7 +375,7 @@ class Keeper:
         if self.order is not None:
             return "draining" if self.order.how == "finish" else "stopping"
         if self.current is None:
-            return "starting"
+            return "holding" if self.holding else "starting"
         if self.reloads.coming is not None:
             return "reloading"
         return "upgrading" if self.upgrades.active else "running"
@@ -441,6 +448,7 @@ class Keeper:
         self._attempt_each(
             partial(self.closer.end_by, deadline),
             self._drain.cancel,
+            self.holding.end,
             self._take_in_queues,
             partial(self.edges.admit, False),
             *(listener.close for listener in self.listeners),
@@ -476,7 +484,11 @@ class Keeper:
         _log.info("leaving: what is stored waits for the next server")
         self._leaves = True
         deadline = self._reactor.clock() + self.config.graceful_timeout
-        resumes = self.current is not None and self.current.resumable
+        self.holding.end()
+        if self.current is None:  # what there is, an earlier keeper has left
+            resumes = all(worker.resumable for worker in self.pool)
+        else:
+            resumes = self.current.resumable
         self.order = order = Order("move" if resumes else "close", deadline)
         self._reactor.call_at(deadline + LATE, self.stop_now)
         for listener in self.listeners:
@@ -845,6 +857,7 @@ class Keeper:
         if self.grounds is not None:
             self.grounds.settle()
         old, self.current = self.current, generation
+        self.holding.end()
         if generation.renewal is not None:
             self._go_by(generation.renewal, generation)
         if generation.upgraded:
@@ -881,10 +894,29 @@ class Keeper:
         if self.current is not None:
             _log.error("reload failed", generation=generation.number, error_text=failure.error)
             return
-        if self.order is None:
-            self.failure = failure
-            self.pool.let_go_of_adopted()  # they serve on; this server never came to be
-            self.stop("close")
+        if self.order is not None:
+            return
+        if self.connections or (self.guard is not None and self.guard.starts):
+            self._hold(failure)
+            return
+        self.failure = failure
+        self.pool.let_go_of_adopted()  # they serve on; this server never came to be
+        self.stop("close")
+
+    def _hold(self, failure: LoadFailure) -> None:
+        """Stay with what an earlier keeper has left: it would be closed with this one."""
+        again = self.holding.go_on(failure.error)
+        _log.error(
+            "no code to serve by: what is held waits",
+            error_text=failure.error,
+            connections=len(self.connections) + self.pool.connections,
+            again=again,
+        )
+        self._changed()
+
+    def _load_again(self) -> None:
+        if self.reloads.coming is None:
+            self.reloads.request()
 
     def _reload_ended(self) -> None:
         self.upgrades.go_on()

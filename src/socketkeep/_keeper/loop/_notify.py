@@ -22,6 +22,7 @@ _STATUS_EVERY: Final = 5.0  # seconds; workers do not say when they accept or cl
 
 _WORD_OF_STATE: Final = {
     "running": "READY=1",
+    "holding": "READY=1",  # else its signals would be kept from it until it is
     "reloading": "RELOADING=1",
     "draining": "STOPPING=1",
     "stopping": "STOPPING=1",
