@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep._net._handlers import inspect_handler
 from tests.documentation.pages import blocks, name_of, pages
+from tests.worker.fakes import inspected
 
 #: The pages whose blocks are programs, some of which fork: each runs in a process of its own.
 PROGRAMS = ("explained-modes-and-handles",)
@@ -38,7 +38,7 @@ def test_block_runs_and_its_handler_is_one(name: str) -> None:
     names: dict[str, object] = {"__name__": name}
     exec(compile(BLOCKS[name], name, "exec"), names)
     if "handle" in names:
-        inspect_handler(names["handle"])
+        inspected(names["handle"])
 
 
 def test_blocks_pass_the_type_checker(tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ import shutil
 import socket
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from socketkeep._version import VERSION
 from tests.conformance.containers import Container, runtime_config
 from tests.harness import connect, read_reply
 
@@ -92,7 +92,7 @@ def test_release_workflow(tmp_path: Path, before: str, after: str, fits: bool) -
 def test_dockerfile() -> None:
     done = run("hadolint", str(CONTRIB / "Dockerfile"))
     assert (done.returncode, done.stdout) == (0, "")
-    assert f"ARG SOCKETKEEP={VERSION}\n" in (CONTRIB / "Dockerfile").read_text()
+    assert f"ARG SOCKETKEEP={version('socketkeep')}\n" in (CONTRIB / "Dockerfile").read_text()
 
 
 class Image:

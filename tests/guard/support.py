@@ -12,10 +12,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
 
+from socketkeep._guard import _becoming
 from tests.harness import Server
 from tests.harness.output import Output
 from tests.harness.processes import wait_exit
 
+#: The command of the guard, in each language, by its program.  The installed one is the first;
+#: where nothing is compiled it is the one in Python.
+PROGRAMS: Final = {
+    program[0]: program for program in (_becoming.guard_installed(), _becoming.guard_in_python())
+}
+#: The command of the installed one.
+INSTALLED: Final = _becoming.guard_installed()
+IS_COMPILED: Final = INSTALLED == [_becoming.COMPILED]
 #: The first word of a server's guard to a sidecar.
 HELLO: Final = b"HELLO=1\nSERVER=app"
 

@@ -12,8 +12,16 @@ from typing import Final
 
 import pytest
 
-from socketkeep._guard._becoming import COMPILED, guard_installed
-from tests.guard.support import HELLO, GuardedServer, Sidecar, given, kill_together, store_at
+from tests.guard.support import (
+    HELLO,
+    INSTALLED,
+    IS_COMPILED,
+    GuardedServer,
+    Sidecar,
+    given,
+    kill_together,
+    store_at,
+)
 from tests.guard.test_program import REPORTING, keeper, planned, report, start
 from tests.harness import Capture, connect, read_reply, read_to_end, write_handler
 from tests.harness.processes import wait_exit
@@ -277,15 +285,14 @@ def test_signals_reach_the_keeper(tmp_path: Path) -> None:
 def test_it_is_small(tmp_path: Path) -> None:
     """Compiled it has less than 1 MiB resident, in Python as much as an interpreter takes."""
     command, told = keeper(tmp_path, REPORTING + "signal.pause()\n")
-    program = guard_installed()
     with planned() as plan:
-        guard = start(program, plan, command)
+        guard = start(INSTALLED, plan, command)
     report(told)
     pages = int(Path(f"/proc/{guard.pid}/statm").read_text().split()[1])
     guard.terminate()
     guard.communicate(timeout=10)
     resident = pages * os.sysconf("SC_PAGE_SIZE")
-    assert resident < (1 << 20 if program == [COMPILED] else 16 << 20)
+    assert resident < (1 << 20 if IS_COMPILED else 16 << 20)
 
 
 def test_the_sidecar_is_small(tmp_path: Path) -> None:
@@ -298,9 +305,8 @@ def test_the_sidecar_is_small(tmp_path: Path) -> None:
         with sidecar.connect(b"HELLO=1\nSERVER=last") as last:
             assert given(last) == {}
         pages = int(Path(f"/proc/{sidecar.process.pid}/statm").read_text().split()[1])
-    program = guard_installed()
     resident = pages * os.sysconf("SC_PAGE_SIZE")
-    assert resident < (1 << 20 if program == [COMPILED] else 32 << 20)
+    assert resident < (1 << 20 if IS_COMPILED else 32 << 20)
 
 
 def test_told_to_end_while_there_is_no_keeper(tmp_path: Path) -> None:

@@ -18,11 +18,8 @@ from typing import Any, Final
 
 import pytest
 
-from socketkeep._guard._becoming import guard_in_python, guard_installed
 from socketkeep._guard._program import APART, NAMES, RENEW, SIDECAR_VERSION, Plan
-
-#: The installed one first; where nothing is compiled it is the one in Python.
-PROGRAMS: Final = {program[0]: program for program in (guard_installed(), guard_in_python())}
+from tests.guard.support import PROGRAMS
 
 #: Every keeper's: it is told what it is, and can tell the guard.
 BEGINNING: Final = """

@@ -47,3 +47,24 @@ def test_of_root_without_the_capability(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_of_one_that_has_ended() -> None:
     assert _rights.missing_right(4194303) == "there is no process 4194303 any more"
+
+
+@pytest.mark.parametrize(
+    ("euid", "capable", "reason"),
+    [
+        (0, True, "refused though this has CAP_SYS_PTRACE: a security module"),
+        (0, False, "this is root without CAP_SYS_PTRACE, as in a container"),
+        (61234, False, "it is of user root: run this as that user, or as root"),
+    ],
+)
+def test_which_and_why(
+    euid: int, capable: bool, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root is not told to run it as root."""
+    monkeypatch.setattr(os, "geteuid", lambda: euid)
+    monkeypatch.setattr(_rights, "has_capability", lambda: capable)
+    line = _rights.why_unreadable([1, os.getpid()] if os.getuid() == 0 else [1])
+    assert line.startswith("process")
+    assert " 1 (" in line
+    assert reason in line
+    assert "\n" not in line

@@ -11,7 +11,6 @@ import sys
 import pytest
 
 from socketkeep import Connection
-from socketkeep._inspect import _rights
 from tests.inspect.support import HOST, acting
 from tests.server.support import as_other_user
 
@@ -74,27 +73,6 @@ def test_a_proc_of_another_namespace() -> None:
     command = apart("--pid", "--fork", mount="true", prefix=[])
     seen = run(command, "why", f"{os.getpid()}")
     assert "/proc is of another pid namespace" in seen.stdout + seen.stderr
-
-
-@pytest.mark.parametrize(
-    ("euid", "capable", "reason"),
-    [
-        (0, True, "refused though this has CAP_SYS_PTRACE: a security module"),
-        (0, False, "this is root without CAP_SYS_PTRACE, as in a container"),
-        (61234, False, "it is of user root: run this as that user, or as root"),
-    ],
-)
-def test_which_and_why(
-    euid: int, capable: bool, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Root is not told to run it as root."""
-    monkeypatch.setattr(os, "geteuid", lambda: euid)
-    monkeypatch.setattr(_rights, "has_capability", lambda: capable)
-    line = _rights.why_unreadable([1, os.getpid()] if os.getuid() == 0 else [1])
-    assert line.startswith("process")
-    assert " 1 (" in line
-    assert reason in line
-    assert "\n" not in line
 
 
 def test_the_librarys_holders_say_so() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import socket
@@ -10,12 +11,13 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from socketkeep import Listener, ListenError, OutOfResources, WouldBlock
-from socketkeep._net._listener import inherited_listeners
+from socketkeep._net import _listener
 
 
 def connects(address: str | tuple[str, int], family: int = socket.AF_INET) -> bool:
@@ -249,7 +251,50 @@ def test_a_count_that_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     monkeypatch.setenv("LISTEN_FDS", "many")
     with pytest.raises(ListenError, match="LISTEN_FDS is 'many'"):
-        inherited_listeners()
+        _listener.inherited_listeners()
+
+
+@pytest.fixture
+def fd() -> Iterator[int]:
+    """A descriptor."""
+    found = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    yield found
+    os.close(found)
+
+
+@pytest.mark.parametrize("given", [[], ["http"]])
+def test_names_that_are_in_a_descriptor(
+    monkeypatch: pytest.MonkeyPatch, given: list[str], fd: int
+) -> None:
+    """They are of those behind it, and a store's alone are no listeners."""
+    stored = [f"socketkeep.connection.a-1-{n}.1" for n in range(5000)]
+    memfd = os.memfd_create("names")
+    os.write(memfd, "\0".join(stored).encode())
+    # In a row, where nobody has a number.
+    before = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 900)
+    names = fcntl.fcntl(memfd, fcntl.F_DUPFD_CLOEXEC, before + 1)
+    os.close(memfd)
+    assert names == before + 1
+    monkeypatch.setattr(_listener, "_FIRST_INHERITED", names - len(given))
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", str(len(given) + 1 + len(stored)))
+    monkeypatch.setenv("LISTEN_FDNAMES", ":".join([*given, "socketkeep.names"]))
+    assert _listener.listeners_are_passed() == bool(given)
+    passed = _listener.passed_descriptors()
+    assert [name for name, _ in passed] == given + stored
+    assert [fd for _, fd in passed[len(given) :]] == list(range(names + 1, names + 5001))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(names)
+    os.close(before)
+
+
+def test_who_looks_what_is_passed_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    monkeypatch.setenv("LISTEN_FDNAMES", "http")
+    assert _listener.listeners_passed() == [("http", 3)]
+    assert _listener.listeners_passed() == _listener.passed_descriptors()
+    assert _listener.passed_descriptors() == []
 
 
 def test_out_of_descriptors_is_an_error_of_its_own_and_the_connection_waits() -> None:

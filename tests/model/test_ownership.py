@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Final
 
-from socketkeep._keeper.tables._ownership import TRANSITIONS
+from docs._ext.declared import PAGES
+
 from tests.model.checking import MODEL, Model
 
 #: Two workers at a time, and a keeper that dies with one of them, are enough for every mutant.
@@ -25,9 +26,9 @@ _MUTANTS: Final = re.findall(r"^#define ([A-Z_]+) \d+ +/\*", MODEL.read_text(), 
 def test_the_model_has_the_table_of_the_code() -> None:
     text = MODEL.read_text()
     rows = re.findall(r":: state == (\w+) && event == (\w+) -> state = (\w+)", text)
-    code = {(old.value, event.name, new.value) for (old, event), new in TRANSITIONS.items()}
+    _head, *code = re.findall(r"^\| (.*) \| (.*) \| (.*) \|$", PAGES["ownership"](), re.MULTILINE)
     assert len(rows) == len(code)
-    assert set(rows) == code
+    assert set(rows) == {(old, event.upper().replace(" ", "_"), new) for old, event, new in code}
 
 
 def test_there_are_never_two_owners_and_it_is_never_lost(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import sys
 
 import atheris
 
-from socketkeep import _native
+from tests.native.cores import compiled
 from tests.native.scripts import SCRIPTS
 
 
@@ -38,7 +38,7 @@ def try_one(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    if _native.core is None:
+    if compiled is None:
         sys.exit("the compiled core is not here, and nothing else is fuzzed")
     atheris.Setup(sys.argv, try_one)
     atheris.Fuzz()

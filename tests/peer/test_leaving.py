@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from click.testing import CliRunner
 
 from socketkeep import Client
-from socketkeep._cli.drain import drain
 from tests.harness import Server, connect
+from tests.harness.command import main
 
 _SOURCE: Final = """
 import time
@@ -205,6 +204,6 @@ def test_drain_of_parked_at_a_pace(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pace", ["0", "-1", "fast", "5/s:3", "1000000"])
-def test_bad_pace(pace: str) -> None:
-    done = CliRunner().invoke(drain, ["--pace", pace], standalone_mode=False)
-    assert "--pace: expected connections a second, as 500/s" in str(done.exception)
+def test_bad_pace(pace: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["drain", "--pace", pace]) == 2
+    assert "--pace: expected connections a second, as 500/s" in capsys.readouterr().err

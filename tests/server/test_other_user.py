@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import pwd
 import signal
 import socket
 import ssl
@@ -13,7 +14,6 @@ from typing import Any, Final
 
 import pytest
 
-from socketkeep._base._accounts import account_of
 from tests.admin.web import admin_port, fetch
 from tests.edge.support import AUTHORITY, HOST, begin, issue
 from tests.harness import Server, connect, read_reply, write_source
@@ -221,9 +221,9 @@ def test_who_is_not_root_becomes_nobody_else() -> None:
     with plain_users_directory() as directory:
         prefix = as_plain_user()
         finished = run(directory, "serve", "app:handle", "--user", "nobody", prefix=prefix)
-        uid = OTHER_UID if prefix else os.geteuid()
+        uid, nobody = OTHER_UID if prefix else os.geteuid(), pwd.getpwnam("nobody").pw_uid
         assert complaint(finished, 2) == (
-            f"--user: only root can become {account_of('nobody', '').text}, and this is uid {uid}:"
+            f"--user: only root can become nobody (uid {nobody}), and this is uid {uid}:"
             " start the server as root, or as that user without --user"
         )
 

@@ -9,10 +9,10 @@ from xml.etree import ElementTree as ET
 from docs._ext.declared import PAGES
 
 from socketkeep._base._roles import PARTS, Role
-from socketkeep._guard._becoming import guard_installed
 from socketkeep.inspect import holders
 from tests._processes import Process, all_processes, descendants
 from tests.edge.support import issue
+from tests.guard.support import INSTALLED
 from tests.harness import Server
 from tests.inspect.support import wait_for
 
@@ -37,8 +37,7 @@ def role_of(pid: int) -> Role | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     title = command.rstrip(b"\0").decode()
-    program = guard_installed()
-    if title.split("\0")[: len(program)] == program:
+    if title.split("\0")[: len(INSTALLED)] == INSTALLED:
         return Role.GUARD  # which loads nothing that would give it a title
     word = title.removeprefix("socketkeep: ").split()[0] if title.startswith("socketkeep: ") else ""
     return next((role for role in Role if role.value == word), None)

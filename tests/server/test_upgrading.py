@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
-from socketkeep._keeper.tables._state import FORMAT
 from tests.harness import (
     Server,
     Versions,
@@ -21,6 +22,17 @@ from tests.harness import (
     write_handler,
     write_source,
 )
+from tests.harness.versions import PACKAGE
+
+
+def _format() -> int:
+    """Return the format in which this version writes a keeper's tables."""
+    source = (PACKAGE / "_keeper/tables/_state.py").read_text()
+    (said,) = re.findall(r"^FORMAT: Final = (\d+)$", source, re.MULTILINE)
+    return int(said)
+
+
+FORMAT: Final = _format()
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from socketkeep._version import VERSION
 from tests.admin.web import fetch
 from tests.cluster.broker import Broker
 from tests.soak.clients import Named, Tally
@@ -204,7 +204,7 @@ class Soak:
 def _where() -> dict[str, str]:
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "version": VERSION,
+        "version": version("socketkeep"),
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "processors": str(os.cpu_count()),
         "python": platform.python_version(),

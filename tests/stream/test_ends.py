@@ -9,8 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from socketkeep import AsyncConnection, Closed, Connection
-from socketkeep._stream._lifecycle import LifecycleEvent, State
+from socketkeep import AsyncConnection, Closed, Connection, PeerReset
 from tests.harness.seam import leased, row_of, shared_words
 from tests.worker.fakes import make_reactor
 
@@ -27,7 +26,7 @@ def pair() -> tuple[Connection, socket.socket]:
 def is_closed(conn: Connection | AsyncConnection) -> bool:
     return (
         conn.fileno() < 0
-        and conn.core.life.state is State.CLOSED
+        and conn.core.life.state.value == "closed"
         and not conn.core.life.sends
         and row_of(conn).ended == "closed"
     )
@@ -93,8 +92,10 @@ def test_what_was_gathered_goes_out_first(pair: tuple[Connection, socket.socket]
 
 def test_what_has_ended_it_before_counts(pair: tuple[Connection, socket.socket]) -> None:
     conn, peer = pair
-    conn.core.become(LifecycleEvent.RESET_BY_PEER)
+    conn.send(b"unread")
     peer.close()
+    with pytest.raises(PeerReset):
+        conn.recv()
     assert conn.end(_LINGER) is None
     assert conn.fileno() < 0
     assert row_of(conn).ended == "reset"
@@ -157,7 +158,7 @@ def test_an_async_one_does_not_while_there_is_something_to_wait_for() -> None:
         peer.shutdown(socket.SHUT_WR)
         assert await conn.recv() == b""
         assert not conn.end_at_once(), "a send is on its way"
-        assert conn.core.life.state is State.PEER_ENDED
+        assert conn.core.life.state.value == "peer ended"
         sending.cancel()
         await conn.abort()
 

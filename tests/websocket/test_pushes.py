@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from socketkeep._serve.asgi._response import MessageError
 from tests.websocket.bench import bench, dial, run, until
 from tests.websocket.test_replies import on_record
 
@@ -408,7 +407,7 @@ def test_what_cannot_be_is_refused(message: MutableMapping[str, Any], said: str)
             await send({"type": "websocket.accept"})
             try:
                 await send(message)
-            except MessageError as error:
+            except RuntimeError as error:
                 raised.append(str(error))
             await send({"type": "websocket.send", "text": "on"})
             await receive()
