@@ -12,65 +12,43 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
-from socketkeep._admin._reports import (
-    ConnectionReport,
-    ConnectionsByState,
-    ListenerReport,
-    StatusReport,
-    Totals,
-    WorkerReport,
-    WorkersByState,
-)
+from tests.admin import web
 from tests.cli.conftest import Cli
 from tests.cli.fake_server import FakeServer, done, progress
 from tests.harness.command import main
 
-STATUS = StatusReport(
-    name="chat",
+STATUS = replace(
+    web.STATUS,
     pid=4321,
-    version="0.1.0",
-    python="3.11.7",
     core="compiled core",
     uptime=3725.0,
-    state="running",
-    target="shop.chat:handle",
     model="fork",
     keep="reload",
     generation=7,
-    listeners=[ListenerReport(address="127.0.0.1:7000", backlog=2048, queued=3, dropped=12)],
-    workers=WorkersByState(ready=2),
-    connections=ConnectionsByState(open=5, owned=4, moving=1),
-    totals=Totals(accepted=11),
+    listeners=[replace(web.STATUS.listeners[0], address="127.0.0.1:7000", dropped=12)],
+    connections=replace(web.STATUS.connections, open=5, owned=4, moving=1),
 )
-WORKER = WorkerReport(
-    slot=0,
-    pid=77,
-    generation=7,
-    state="ready",
-    connections=5,
-    busy=1,
-    uptime=12.5,
-    rss=15 * 2**20,
-)
-CONNECTION = ConnectionReport(
-    id="2f-1",
+WORKER = web.worker(0, 77, 7, connections=5, uptime=12.5, rss=15 * 2**20)
+CONNECTION = web.connection(
+    "2f-1",
+    77,
+    None,
     peer="[::1]:5555",
     listener="[::1]:7000",
-    state="owned",
-    owner=77,
     generation=7,
     epoch=3,
     age=90.0,
     idle=0.25,
     bytes_in=1536,
     bytes_out=10,
-    busy=False,
+    worker=None,
 )
 
 
 def plain(report: Any) -> Any:
-    return msgspec.to_builtins(report)
+    return msgspec.json.decode(msgspec.json.encode(report))
 
 
 def test_the_fields_of_the_reports() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import socket
 import subprocess
@@ -16,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkeep._base import _log
 from socketkeep._base._printable import printable, printable_lines
 from tests.cli.conftest import Cli
 from tests.harness import Server, connect, read_to_end, write_source
@@ -76,20 +74,6 @@ _FORGES = """
 def handle(conn):
     raise RuntimeError("\\x1b[2J\\r\\u202e\\n2026-01-01T00:00:00.000Z error   forged a=b\\x7f")
 """
-
-
-def test_json_that_strict_readers_take() -> None:
-    """A byte that was no UTF-8 is no half of a pair in it; a character beyond 16 bits is one."""
-    record = logging.LogRecord("x", logging.INFO, "", 0, "event", (), None)
-    record.__dict__["fields"] = {
-        "peer": "unix:\udcff",
-        "face": "\U0001f600",
-        "count": 3,
-        "no": None,
-    }
-    line = msgspec.json.decode(_log._JsonFormatter().format(record))
-    assert line["peer"] == "unix:\\udcff"
-    assert (line["face"], line["count"], line["no"]) == ("\U0001f600", 3, None)
 
 
 @pytest.mark.parametrize("form", ["human", "json"])

@@ -25,6 +25,8 @@ from tests.harness.tellers import write_teller
 #: Seconds that a handshake may take, and how many are done at a time.
 HANDSHAKE_TIME: Final = _clients.HANDSHAKE_TIME
 MOST_SHAKING: Final = _clients.MOST_SHAKING
+#: A listener's TLS cannot be had from its files.
+BadTls: Final = _certificates.BadTls
 #: As much of a connection's bytes as is moved at a time.
 CHUNK: Final = _flow.CHUNK
 AUTHORITY: Final = trustme.CA()

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import trustme
 
-from socketkeep._edge._certificates import BadTls
-from tests.edge.support import AUTHORITY, Files, client_context, issue, server_tls
+from tests.edge.support import AUTHORITY, BadTls, Files, client_context, issue, server_tls
 
 PAST = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 

@@ -18,7 +18,6 @@ import pytest
 
 from socketkeep import Closed, Listener, SystemFailure, TlsFailure
 from socketkeep._base import _log, _prctl
-from socketkeep._base._accounts import Account
 from socketkeep._edge import _process
 from socketkeep._keeper.connections._edges import Edges, boot_of
 from socketkeep._stream._edge_handshake import EdgeHandshake
@@ -709,7 +708,7 @@ def expiry(world: World) -> int:
 
 def test_files_that_the_edge_may_not_open(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """The keeper gives them, looks at them, and has them for the next edge and the next keeper."""
-    world.system.account = Account("shop", 61234, 61234, (61234,))
+    world.system.serve_as("shop", 61234)
     world.edges = world.make()
     assert world.edges.open_files()
     for path in (world.files.certificate, world.files.key):

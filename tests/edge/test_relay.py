@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from socketkeep import Connection
+from socketkeep import Connection, PeerReset, Truncated
 from socketkeep._edge._relay import Handshake, Relay
-from socketkeep._stream._last_words import last_word
+from socketkeep.proxy import ProxyHeader
 from tests.edge.spoken import call_openssl, call_ssl
 from tests.edge.support import CHUNK, HOST, client_context, issue, server_tls
+from tests.harness.seam import leased
 
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 #: What an edge watches both sides for.
@@ -87,6 +88,19 @@ def called(request: pytest.FixtureRequest) -> Iterator[str]:
         pytest.skip("OpenSSL itself is called by the compiled core, where it can be found")
     yield request.param
     call_ssl()
+
+
+def ended(worker: socket.socket) -> str:
+    """Return how the end of the client is told to the handler: as EOF, or by an error's name."""
+    own = socket.socket(fileno=os.dup(worker.fileno()))
+    conn = Connection(own, **leased(id="1-1-1", proxy=ProxyHeader().encode()))
+    try:
+        assert conn.recv() == b""
+    except (PeerReset, Truncated) as error:
+        return type(error).__name__
+    finally:
+        conn.release()
+    return "EOF"
 
 
 @pytest.fixture
@@ -200,7 +214,7 @@ def test_the_clients_end_is_the_workers_eof(shaken: Shaken) -> None:
         client.unwrap()  # its own close_notify is out, and it waits for the other
     client.settimeout(20)
     assert read_all(worker.recv) == b"last"
-    assert last_word(worker) is None
+    assert ended(worker) == "EOF"
     worker.sendall(b"reply")
     assert client.recv(100) == b"reply"
     worker.shutdown(socket.SHUT_WR)
@@ -228,7 +242,7 @@ def test_truncated(shaken: Shaken) -> None:
     client.sendall(b"half")
     socket.socket.shutdown(client, socket.SHUT_WR)
     assert read_all(worker.recv) == b"half"
-    assert last_word(worker) == "truncated"
+    assert ended(worker) == "Truncated"
     worker.close()
     run.wait_over()
 
@@ -238,9 +252,8 @@ def test_the_clients_reset_is_told(shaken: Shaken) -> None:
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     client.close()
     run.wait_over()
-    assert last_word(worker) == "reset"
     run.relay.close()
-    assert worker.recv(1) == b""
+    assert ended(worker) == "PeerReset"
 
 
 def test_the_workers_abort_is_a_reset(shaken: Shaken) -> None:

@@ -82,3 +82,21 @@ def test_they_read_well() -> None:
         "CAP_SYS_PTRACE, which root has outside of containers and sandboxes"
     )
     assert _commands.command_of(2**22 + 1) == "?"
+
+
+def test_a_command_line_is_one_printable_line() -> None:
+    """What a process has written into its command line cannot break the message."""
+    script = "import sys\nprint('ready', flush=True); sys.stdin.read()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, "\x1b[31m" + "x" * 100],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        said = _commands.command_of(child.pid)
+        assert said.isprintable()
+        assert len(said) == 60
+        assert child.stdin is not None
+        child.stdin.close()

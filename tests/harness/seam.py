@@ -314,6 +314,12 @@ def core_on(sock: socket.socket, given: Leased) -> Any:
     return _core.core_of(sock, given["lease"], given["hooks"])
 
 
+def core_in_python(sock: socket.socket, given: Leased) -> Any:
+    """Return the core that Python alone makes of a connection that is leased so."""
+    transport = _core.core_of(sock, **leased()).transport
+    return _core.StreamCore(transport, buffer_of(given), given["lease"], given["hooks"])
+
+
 def forget_warnings() -> None:
     """Have all be told anew that was told once: of no commits, and of replies without a record."""
     _core._warned.clear()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
+
+import pytest
 
 
 def own_host() -> str:
@@ -99,3 +102,15 @@ def acting(*prefix: str, pass_fds: tuple[int, ...] = ()) -> Iterator[Actor]:
             assert process.wait(10) == 0
         finally:
             process.kill()
+
+
+def without_netlink(patch: pytest.MonkeyPatch) -> None:
+    """Have the kernel refuse netlink sockets, as in a sandbox."""
+    make = socket.socket
+
+    def refused(family: int = -1, *rest: Any, **more: Any) -> socket.socket:
+        if family == socket.AF_NETLINK:
+            raise PermissionError(1, "Operation not permitted")
+        return make(family, *rest, **more)
+
+    patch.setattr(socket, "socket", refused)

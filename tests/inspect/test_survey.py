@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from socketkeep import AddressError, SystemFailure
-from socketkeep._inspect import _descriptors, _survey
-from socketkeep._inspect._processes import reader
+from socketkeep._inspect import _descriptors
 from socketkeep.inspect import HeldSocket, HeldSockets, holders
+from tests._processes import read_process
 from tests.harness import Server, connect
 from tests.harness.handlers import write_handler
-from tests.inspect.support import HOST, Actor, acting, wait_for
+from tests.inspect.support import HOST, Actor, acting, wait_for, without_netlink
 
 
 def me() -> str:
@@ -44,9 +44,10 @@ def listeners(address: str) -> list[HeldSocket]:
 
 
 def age_of(pid: int) -> float:
-    process = reader()(pid)
+    process = read_process(pid)
     assert process is not None
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - process.started
+    started = process.started / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 
 def test_a_port_has_a_listener_connections_and_clients() -> None:
@@ -347,9 +348,6 @@ def test_what_cannot_be_answered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     with pytest.raises(AddressError):
         holders("nonsense")
 
-    def forbidden(**_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(_survey, "inet_sockets", forbidden)
+    without_netlink(monkeypatch)
     with pytest.raises(SystemFailure, match=r"netlink\): Operation not permitted"):
         holders(":7000")

@@ -47,6 +47,16 @@ def told(command: list[str], hidden: str) -> None:
                 assert "othing is wrong" not in seen.stdout
                 assert "Who holds it cannot be seen from here" in seen.stdout
                 assert hidden in seen.stdout
+            # No process is counted that was not seen, and no command named that lacks its
+            # descriptor.
+            here, there = (
+                "{}:{}".format(*client.getpeername()),
+                "{}:{}".format(*client.getsockname()),
+            )
+            client.close()
+            seen = run(command, "why", here)
+            assert "still open (by whom cannot be seen)" in seen.stdout
+            assert f"from outside: ss -K src {here} dst {there}   (as root)" in seen.stdout
 
 
 def test_hidepid() -> None:

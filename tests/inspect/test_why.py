@@ -11,12 +11,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from msgspec import structs
 
-from socketkeep._inspect._connection_diagnoses import not_closed_here
-from socketkeep._inspect._diagnosis import Facts, reset_command
-from socketkeep._inspect._rows import UNSEEN
-from socketkeep.inspect import Diagnosis, holders, why
+from socketkeep.inspect import Diagnosis, why
 from tests.harness import Server, connect
 from tests.harness.handlers import write_handler
 from tests.inspect.support import HOST, Actor, acting, wait_for
@@ -116,18 +112,6 @@ def test_our_side_has_not_closed(actor: Actor, client: socket.socket) -> None:
     assert any(f"held by {its_end(actor)} " in line for line in diagnosis.evidence)
     assert "close it when recv returns b''" in diagnosis.remedy
     assert f"socketkeep fin {its_end(actor)}" in diagnosis.remedy
-
-
-def test_our_side_has_not_closed_and_cannot_be_seen(actor: Actor, client: socket.socket) -> None:
-    """No process is counted that was not seen, and no command named that lacks its descriptor."""
-    client.close()
-    told(its_end(actor), "not-closed-here")
-    (held,) = holders(its_end(actor)).sockets
-    unseen = structs.replace(held, holders=(), note=UNSEEN)
-    diagnosis = not_closed_here(unseen, Facts("", (unseen,), (), {}, 0, 0, {}))
-    assert diagnosis is not None
-    assert "still open (by whom cannot be seen)" in diagnosis.sentence
-    assert diagnosis.remedy.endswith(f"from outside: {reset_command(unseen)}")
 
 
 def test_the_peer_has_not_closed(actor: Actor, client: socket.socket) -> None:

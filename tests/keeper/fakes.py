@@ -13,7 +13,8 @@ import socket
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NoReturn
+from types import SimpleNamespace
+from typing import Any, Final, Literal, NoReturn, cast
 
 from socketkeep._keeper.connections import _fdstore, _post
 from socketkeep._keeper.loop import _notify, _reactor, _system
@@ -227,6 +228,10 @@ class FakeSystem(_system.System):
         self.others_have: set[int] = set()  # inodes
         self.sees_all = True
         self._of_pidfd: dict[int, Process] = {}
+
+    def serve_as(self, user: str, uid: int) -> None:
+        """Have what is started to serve be of this user."""
+        self.account = cast("Any", SimpleNamespace(name=user, uid=uid, gid=uid, groups=(uid,)))
 
     def add(self, name: str) -> Process:
         process = Process(1001 + len(self.processes), name)

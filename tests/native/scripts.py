@@ -12,11 +12,16 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Final
 
-from socketkeep._stream._buffer import ReceiveBuffer
-from socketkeep._stream._core import Core, StreamCore, core_of
 from socketkeep._stream._ledger import Ledger
-from socketkeep._stream._transport import Transport
-from tests.harness.seam import Row, buffer_of, leased, shared_words, without_times
+from tests.harness.seam import (
+    Row,
+    buffer,
+    core_in_python,
+    core_on,
+    leased,
+    shared_words,
+    without_times,
+)
 from tests.native.cores import both
 
 _STEPS: Final = 60
@@ -67,7 +72,7 @@ def left(buffer: Any) -> object:
 def buffers(drawn: random.Random) -> None:
     """Take one script through a buffer of each core."""
     retain, limit = drawn.random() < 0.6, drawn.choice((0, 4, 64, 100, 65536))
-    kinds: list[Any] = both(ReceiveBuffer, "ReceiveBuffer")
+    kinds: list[Any] = both(buffer, "ReceiveBuffer")
     cores = [kind(retain=retain, replay_limit=limit) for kind in kinds]
     for step in range(_STEPS):
         name, arguments = buffer_call(drawn, cores[0].size, retain)
@@ -119,22 +124,15 @@ class Shelf:
         self.states.append(state)
 
 
-def in_python(sock: socket.socket, lease: Any, hooks: Any) -> Core:
-    """Return what `core_of` does where Python alone runs."""
-    sock.setblocking(False)
-    buffer = buffer_of({"lease": lease, "hooks": hooks})
-    return StreamCore(Transport(sock), buffer, lease, hooks)
-
-
 class Side:
     """One core on one end of a pair of sockets, and the peer's end."""
 
-    def __init__(self, make: Callable[..., Core], lease: dict[str, Any]) -> None:
+    def __init__(self, make: Callable[..., Any], lease: dict[str, Any]) -> None:
         self.mine, self.peer = socket.socketpair()
         self.peer.setblocking(False)
         self.shelf = Shelf()
         given = leased(record=shared_words(), shelf=self.shelf, **lease)
-        self.core = make(self.mine, given["lease"], given["hooks"])
+        self.core = make(self.mine, given)
         self.here = (self.mine, self.peer)
 
     def act(self, step: int, drawn: random.Random) -> object:
@@ -188,7 +186,7 @@ def cores(drawn: random.Random) -> None:
         "state": drawn.choice((None, b"1")),
     }
     with ExitStack() as stack:
-        sides = [Side(make, lease) for make in (in_python, core_of)]
+        sides = [Side(make, lease) for make in (core_in_python, core_on)]
         for side in sides:
             for sock in side.here:
                 stack.enter_context(sock)

@@ -17,8 +17,7 @@ import pytest
 
 from socketkeep import AsyncConnection, Connection, TimedOut, Timeout, resumable
 from socketkeep._inspect._descriptors import look_in_python
-from socketkeep._stream._buffer import ReceiveBuffer
-from tests.harness.seam import Row, core_on, leased, shared_words
+from tests.harness.seam import Row, buffer, core_on, leased, shared_words
 from tests.native.cores import both, compiled
 from tests.worker.fakes import CastingDoor, a_place, is_entry, make_reactor, make_sync
 
@@ -29,22 +28,22 @@ pytestmark = pytest.mark.timeout(180)
 
 def buffers(times: int) -> None:
     """Every way through a buffer, with large and small pieces."""
-    kind = both(ReceiveBuffer, "ReceiveBuffer")[-1]
+    kind = both(buffer, "ReceiveBuffer")[-1]
     for number in range(times // 20):
-        buffer = kind(retain=number % 2 == 0, replay_limit=50)
+        made = kind(retain=number % 2 == 0, replay_limit=50)
         for data in (b"a\nb\r\n", b"x" * (number % 3000)):
-            buffer.feed(data)
-            buffer.find(b"b\r")
-            buffer.take_line(False, 10)
-            buffer.take_until(b"\r\n", 10, 1)
-            buffer.peek(3)
-            buffer.take(2)
-            buffer.take_exactly(1)
+            made.feed(data)
+            made.find(b"b\r")
+            made.take_line(False, 10)
+            made.take_until(b"\r\n", 10, 1)
+            made.peek(3)
+            made.take(2)
+            made.take_exactly(1)
             with pytest.raises(IndexError):
-                buffer.byte_at(10**9)
-        if not buffer.overflowed and number % 2 == 0:
-            buffer.replay()
-        buffer.commit()
+                made.byte_at(10**9)
+        if not made.overflowed and number % 2 == 0:
+            made.replay()
+        made.commit()
 
 
 def connections(times: int) -> None:

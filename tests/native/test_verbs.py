@@ -21,9 +21,17 @@ import uvloop
 
 from socketkeep import AsyncConnection, Busy, PeerReset, fork
 from socketkeep._stream import _shell
-from tests.harness.seam import be_handler_of, leased, order_to, row_of, shared_words, without_times
+from tests.harness.seam import (
+    be_handler_of,
+    core_in_python,
+    leased,
+    order_to,
+    row_of,
+    shared_words,
+    without_times,
+)
 from tests.native.cores import compiled
-from tests.native.scripts import Shelf, in_python, piece
+from tests.native.scripts import Shelf, piece
 from tests.native.seeds import seeds
 from tests.worker.fakes import make_reactor
 
@@ -375,7 +383,10 @@ async def _script(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     reactor = make_reactor() if drawn.random() < 0.7 else None
     sides = [Side(fields, reactor)]
     with monkeypatch.context() as patched:
-        patched.setattr(_shell, "core_of", in_python)
+        patched.setattr(
+            *(_shell, "core_of"),
+            lambda sock, lease, hooks: core_in_python(sock, {"lease": lease, "hooks": hooks}),
+        )
         sides.append(Side(fields, reactor))
     assert compiled is None or isinstance(sides[0].conn.core, compiled.FastCore)
     try:

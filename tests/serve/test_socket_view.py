@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 
 from socketkeep import Connection, HandlerError, WouldBlock
-from socketkeep._serve._peer_names import family_of, name_of
 from socketkeep._serve._socket_view import ConnectionSocket
 from tests.harness.seam import leased
 
@@ -173,5 +172,8 @@ def test_text_and_both_directions_where_nothing_moves() -> None:
     ],
 )
 def test_names_are_those_of_sockets(text: str, name: object, family: socket.AddressFamily) -> None:
-    assert name_of(text) == name
-    assert family_of(text) is family
+    ours, peer = socket.socketpair()
+    with peer, Connection(ours, **leased(peer=text)) as conn:
+        view = ConnectionSocket(conn)
+        assert view.getpeername() == name
+        assert view.family is family

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from hypothesis import given
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from socketkeep import Closed, Detached, PeerReset, Released, SocketkeepError
 from socketkeep._stream._lifecycle import RECORDED, TRANSITIONS, Lifecycle, LifecycleEvent, State
-from socketkeep._stream._record import Ended
+from tests.harness.seam import ENDS
 
 ALIVE: Final = {State.OPEN, State.WRITE_ENDED, State.PEER_ENDED, State.BOTH_ENDED}
 STOPPED_BY: Final = Closed("ended: idle for 5 s")
@@ -90,13 +90,11 @@ _ENDS = {
 @given(EVENTS)
 def test_it_says_who_ended_it(events: list[LifecycleEvent]) -> None:
     life = after(events)
-    recorded = next(
-        (RECORDED[event] for event in RECORDED if life.state in _ENDS[event]), Ended.NOT_YET
-    )
+    recorded: Any = next((RECORDED[event] for event in RECORDED if life.state in _ENDS[event]), 0)
     why = life.why_over(recorded)
     if life.state is State.STOPPED:
         assert why == "idle for 5 s"
-    elif recorded in (Ended.NOT_YET, Ended.CLOSED):
+    elif ENDS[recorded] in ("not yet", "closed"):
         assert why == ("the peer ended it" if life.peer_ended else "the handler ended it")
     else:
         assert why in ("reset by the peer", "moved to another worker", "released by the handler")

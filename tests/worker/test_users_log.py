@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
 
@@ -404,3 +405,13 @@ def test_the_fields_are_of_the_connection_whose_handler_runs() -> None:
 
         assert asyncio.run(in_tasks()) == [{**fields, "name": "ada"}] * 2
         assert log_fields() == outside
+
+
+def test_json_that_strict_readers_take(users: Log) -> None:
+    """A byte that was no UTF-8 is no half of a pair in it; a character beyond 16 bits is one."""
+    users.configure()
+    fields = {"peer": "unix:\udcff", "face": "\U0001f600", "count": 3, "no": None}
+    logging.getLogger("socketkeep").info("event", extra={"fields": fields})
+    line = msgspec.json.decode(users.text())
+    assert line["peer"] == "unix:\\udcff"
+    assert (line["face"], line["count"], line["no"]) == ("\U0001f600", 3, None)
