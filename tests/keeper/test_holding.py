@@ -65,6 +65,22 @@ def test_an_upgrade_is_refused(holding: Bench) -> None:
     assert "no code is loaded (SyntaxError: no)" in told[0].error
 
 
+def test_an_upgrade_waits_for_the_attempt_that_is_under_way(holding: Bench) -> None:
+    """It is refused if that fails, and follows if that brings code."""
+    told: list[Any] = []
+    holding.reload()
+    holding.keeper.upgrade(told.append)
+    assert not told
+    holding.template.load_failed("SyntaxError: still")
+    holding.settle()
+    assert [each.exit_code for each in told] == [1]
+    holding.reload()
+    holding.keeper.upgrade(told.append)
+    holding.bring_up()
+    assert len(told) == 1
+    assert len(holding.system.checks) == 1, "the new version is looked at"
+
+
 @pytest.mark.parametrize("how", ["close", "finish"])
 def test_it_ends_when_it_is_told_to(holding: Bench, how: str) -> None:
     holding.keeper.stop("close" if how == "close" else "finish")

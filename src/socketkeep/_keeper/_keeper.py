@@ -207,6 +207,7 @@ class Keeper:
             self._changed,
         )
         self.upgrades.settle = self._settle_store
+        self.upgrades.obstacle = self._obstacle_to_upgrade
         self._reactor = reactor
         self.system: Final = system
         self.slots: Final = Slots(reactor, self.pool, self._serving, self._retire)
@@ -334,11 +335,6 @@ class Keeper:
         if self.order is not None:
             if done is not None:
                 done(RolloutOutcome(_EXIT_FAILED, 0, "cannot upgrade: the server is stopping"))
-            return
-        if self.holding:
-            if done is not None:
-                why = f"no code is loaded ({self.holding.why}): mend it, and reload"
-                done(RolloutOutcome(_EXIT_FAILED, 0, f"cannot upgrade: {why}"))
             return
         self.upgrades.request(done)
 
@@ -913,6 +909,12 @@ class Keeper:
             again=again,
         )
         self._changed()
+
+    def _obstacle_to_upgrade(self) -> str:
+        """Return why the next version would have no generation to go on with; "": it has."""
+        if not self.holding:
+            return ""
+        return f"cannot upgrade: no code is loaded ({self.holding.why}): mend it, and reload"
 
     def _load_again(self) -> None:
         if self.reloads.coming is None:

@@ -59,6 +59,7 @@ class Upgrades:
         self._reloads_asked: list[Done | None] = []
         self.act_on_signals: Callable[[], None] = lambda: None  # on those that were received
         self.settle: Callable[[], None] = lambda: None  # what a next version would not know of
+        self.obstacle: Callable[[], str] = lambda: ""  # why there can be none now
         self.snapshot: Callable[[KeepOpen], SavedServer]
         self.signals: Sequence[signal.Signals] = ()  # that are acted on
         self.active = False
@@ -87,6 +88,9 @@ class Upgrades:
     def go_on(self) -> None:
         """Begin, if one is to begin and no reload is under way."""
         if not self.active or self._check is not None or self._rollout.coming is not None:
+            return
+        if obstacle := self.obstacle():
+            self._refuse(obstacle)
             return
         _log.info("upgrade started")
         try:
