@@ -131,7 +131,8 @@ plan.keeper, plan.socket, plan.most, plan.ready = os.getpid(), own.fileno(), 10,
 plan.directory = os.getcwd()
 stored = os.memfd_create("stored")
 os.write(stored, b"from before")
-plan.stored = {"one": stored}
+plan.stored = {"one": stored, "two": os.dup(stored)}
+plan.sidecar, plan.name = sys.argv[2:] or ("", "")
 fd = plan.write()
 pid = os.fork()
 if pid == 0:
@@ -297,12 +298,40 @@ def test_one_that_is_the_keepers_child(tmp_path: Path, program: list[str], stops
         assert not told.exists()
     else:
         assert report(told) == {
-            "stored": {"one": "from before"},
+            "stored": {"one": "from before", "two": "from before"},
             "starts": "1",
             "cause": "not known",
             "guard": str(guard),
             "parent": guard,
         }
+
+
+def test_a_keeper_that_dies_at_once_with_a_sidecar(tmp_path: Path, program: list[str]) -> None:
+    """Its guard, which it has started in the place of another, has had no time to say anything.
+
+    The next keeper gets all; the sidecar keeps what it has until it has all that the guard has.
+    """
+    command, told = keeper(tmp_path, REPORTING)
+    path = str(tmp_path / "sidecar.sock")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(path)
+        listener.listen()
+        listener.settimeout(20.0)
+        parent = subprocess.Popen(
+            [sys.executable, "-c", PARENT, json.dumps([program, command]), path, "app"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        with parent, accept(listener) as sidecar:
+            assert sidecar.recv(1000) == f"HELLO={SIDECAR_VERSION}\nSERVER=app".encode()
+            parent.kill()
+            parent.wait(10)
+            for name in ("earlier", "two"):
+                hand(sidecar, name)
+            sidecar.send(b"END=1")
+            assert hear(sidecar) == ("FDSTORE=1\nFDNAME=one", "from before")
+            assert hear(sidecar) == ("FDSTOREREMOVE=1\nFDNAME=earlier", "")
+            assert report(told)["stored"] == {"one": "from before", "two": "from before"}
 
 
 def test_a_sidecar(tmp_path: Path, program: list[str]) -> None:
@@ -343,9 +372,12 @@ signal.pause()
             for name in ("stale", "kept"):
                 hand(sidecar, name)
             sidecar.send(b"END=1")
-            assert sorted([hear(sidecar), hear(sidecar)]) == [
+            # It has all before what is stale goes, and all that had found no room afterwards.
+            assert [hear(sidecar) for _ in range(4)] == [
                 ("FDSTORE=1\nFDNAME=new", "new"),
                 ("FDSTOREREMOVE=1\nFDNAME=stale", ""),
+                ("FDSTORE=1\nFDNAME=kept", "kept"),
+                ("FDSTORE=1\nFDNAME=new", "new"),
             ]
             done.terminate()
             _, said = done.communicate(timeout=20)

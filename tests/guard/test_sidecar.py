@@ -7,13 +7,13 @@ import os
 import signal
 import socket
 import stat
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.guard.support import HELLO, GuardedServer, Sidecar, given, store_at
+from tests.guard.support import HELLO, GuardedServer, Sidecar, given, kill_together, store_at
 from tests.guard.test_guarded import KEEP, ask, held
 from tests.harness import Capture, connect, read_reply, write_handler
 from tests.harness.command import main
@@ -21,6 +21,7 @@ from tests.server.support import seats
 
 CLIENTS: Final = 3
 NAME: Final = ("--name", "app")
+AGAIN: Final = "holds it again"
 
 
 def server(directory: Path, target: str, sidecar: Sidecar) -> GuardedServer:
@@ -79,12 +80,55 @@ def test_the_sidecar_is_started_again(tmp_path: Path) -> None:
         sidecar.process.wait()
         assert ask(client, b"b") == b"2 b v0"
         again = stack.enter_context(Sidecar(tmp_path))
-        said = "holds it again"
-        first.wait_until(lambda: any(said in line for line in first.stderr), said)
+        first.wait_until(lambda: any(AGAIN in line for line in first.stderr), AGAIN)
         first.wait_clean()
         first.kill_all()
         stack.enter_context(server(tmp_path, target, again))
         assert ask(client, b"c") == b"3 c v0"
+
+
+@pytest.mark.timeout(120)
+def test_guard_and_keeper_die_one_after_the_other(tmp_path: Path) -> None:
+    """The guard's successor has not reached the sidecar when all but these two is killed.
+
+    Nothing tells it anything any more, and yet it has all.  Then it is killed, too: so has the
+    sidecar.
+    """
+    target = write_handler(tmp_path, "v0", is_async=False)
+    with ExitStack() as stack:
+        sidecar = stack.enter_context(Sidecar(tmp_path))
+        first = stack.enter_context(server(tmp_path, target, sidecar))
+        clients = [stack.enter_context(connect(first.address)) for _ in range(CLIENTS)]
+        capture = None if Capture.missing() else stack.enter_context(Capture(first.port))
+        for number in (1, 2):
+            for client in clients:
+                assert ask(client, b"a") == b"%d a v0" % number
+            first.wait_until(lambda: handoffs(sidecar) == CLIENTS, "all of them to be parked")
+            sidecar.process.send_signal(signal.SIGSTOP)
+            first.kill_guard()
+            others = [pid for pid in first.processes() if pid != first.guard]
+            since = first.mark()
+            kill_together(others if number == 1 else [*others, first.guard])
+            sidecar.process.send_signal(signal.SIGCONT)
+            if number == 1:
+                first.wait_event("ready", since=since)
+                first.wait_until(lambda: any(AGAIN in line for line in first.stderr), AGAIN)
+        second = stack.enter_context(server(tmp_path, target, sidecar))
+        for client in clients:
+            assert ask(client, b"b") == b"3 b v0"
+        assert second.status()["totals"]["lost"] == 0
+        if capture is not None:
+            assert capture.stop().to({each.getsockname()[1] for each in clients}) == (0, 0)
+
+
+def handoffs(sidecar: Sidecar) -> int:
+    """Return how many connections the sidecar has as such that no worker serves."""
+    place = f"/proc/{sidecar.process.pid}/fd"
+    found = 0
+    for fd in os.listdir(place):
+        with suppress(FileNotFoundError):
+            found += os.readlink(f"{place}/{fd}").startswith("/memfd:socketkeep-parcel")
+    return found
 
 
 def test_refused(tmp_path: Path) -> None:

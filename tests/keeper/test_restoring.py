@@ -309,6 +309,19 @@ def test_on_its_way_from_a_worker_that_lives(scene: Scene, ended: str) -> None:
             assert f"-parcel.{ID}.2" in scene.manager.sent
 
 
+def test_of_two_handoffs_the_later_counts(scene: Scene) -> None:
+    """The keeper has died that had stored one, and not yet removed the other; names are sorted."""
+    peer = scene.connection()
+    scene.handoff(10, b"\x0a")
+    scene.handoff(9, b"\x09")
+    scene.passed.append((f"socketkeep.connection.{ID}.8", os.dup(scene.passed[0][1])))
+    scene.restore()
+    assert f"-parcel.{ID}.9" in scene.manager.sent
+    assert f"-connection.{ID}.8" not in scene.manager.sent
+    assert f"-connection.{ID}.1" in scene.manager.sent
+    assert scene.attached(peer) == ("reload", 11, b"\x0a")
+
+
 def test_what_finds_no_room_is_sent_in_order_later(scene: Scene) -> None:
     store = scene.manager.store(scene.bench.reactor)
     scene.manager.has_room = False

@@ -7,6 +7,7 @@ by a pidfd, and is from then on what the first one was: the next keeper's parent
 from __future__ import annotations
 
 import _socket as socket
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 _SHORTEST: Final = 0.1
 _LONGEST: Final = 30.0
 _SETTLED: Final = 10.0
+_SPARE: Final = 4  # descriptors that it takes to start one
 _VARIABLES: Final = ("NOTIFY_SOCKET", "FDSTORE", "WATCHDOG_USEC", "WATCHDOG_PID", GUARDED)
 _INHERITED: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 _DEFAULTED: Final = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
@@ -85,45 +87,72 @@ class Guarding:
         self._notifier.send(f"{RENEW}={APART.join(guard_installed())}")
 
     def _ended(self) -> None:
-        """Go on without a guard, as a keeper that never had one, until there is another."""
+        """Have another guard at once, or go on as a keeper that never had one until there is."""
         keeper = self._keeper
         lived = self._reactor.clock() - self._started_at
         self._delay = min(max(self._delay * 2, _SHORTEST), _LONGEST) if lived < _SETTLED else 0.0
         keeper.guard = None
-        keeper.use_no_store()
         self._notifier.pause()
         for name in _VARIABLES:
             os.environ.pop(name, None)
         if self._closed:
+            self._leave_store()
             return
         # What has no rights any more could start none that another keeper could begin from.
         unable = keeper.system.account is not None and os.geteuid() != 0
         if keeper.order is not None or unable or not self._command:
+            self._leave_store()
             _log.error("the guard has ended: what the keeper holds nobody else holds from here on")
             return
         _log.error("the guard has ended: another is started, and holds all anew")
-        self._again = self._reactor.call_later(self._delay, self._start)
+        if self._delay:
+            self._leave_store()
+            self._again = self._reactor.call_later(self._delay, self._start)
+        else:
+            self._start()
+
+    def _leave_store(self, before: FdStore | None = None) -> None:
+        """Store nothing from here on; before: one in whose place the present one was to come."""
+        stores = before, self._keeper.store
+        self._keeper.use_no_store()
+        for store in stores:
+            if store is not None:
+                store.abandon()
 
     def _start(self) -> None:
+        """Start a guard that begins with all that there is to be stored.
+
+        Were it told of one thing after another, what it was not told yet would end with a keeper
+        that dies meanwhile, and what a sidecar has would be taken for stale.
+        """
+        self._again = None
+        keeper = self._keeper
+        before, store = keeper.store, self._store()
+        store.gather()
         try:
-            pid = self._spawn()
+            with contextlib.ExitStack() as room:  # that all there is to be stored leaves for it
+                for _ in range(_SPARE):
+                    room.callback(os.close, os.memfd_create("room"))
+                keeper.store_anew(store, connections=keeper.config.keep == "crash")
+            pid = self._spawn(store.gathered)
         except OSError as error:
+            self._leave_store(before)
             _log.error("no guard can be started", error=error.strerror)
             self._delay = min(max(self._delay * 2, _SHORTEST), _LONGEST)
             self._again = self._reactor.call_later(self._delay, self._start)
             return
-        self._again = None
         self._started_at = self._reactor.clock()
         self._children.watch(pid, lambda _ended: self._ended())
-        keeper = self._keeper
         keeper.guard = GuardTerms(pid, self._terms.soft, self._terms.starts, self._terms.cause)
-        keeper.store_anew(self._store(), connections=keeper.config.keep == "crash")
+        store.begun()
+        if before is not None:
+            before.abandon()
         if keeper.herald is not None:
             keeper.herald.tell_anew()
-        _log.info("guarded again", guard=pid, stored=len(keeper.store or ()))
+        _log.info("guarded again", guard=pid, stored=len(store))
 
-    def _spawn(self) -> int:
-        """Start a guard that holds nothing yet; return its pid.  Raises OSError."""
+    def _spawn(self, stored: dict[str, int]) -> int:
+        """Start a guard that holds these; return its pid.  Raises OSError."""
         keeper = self._keeper
         config = keeper.config
         passed = keeper.listeners[: len(keeper.listeners) - len(config.bind)]
@@ -137,6 +166,7 @@ class Guarding:
             plan.soft, plan.starts, plan.ready = self._terms.soft, self._terms.starts, 1
             plan.directory, plan.cause = self._directory, self._terms.cause
             plan.passed = {each.fileno(): each.name for each in passed}
+            plan.stored = dict(sorted(stored.items()))  # as the compiled guard has them
             if ":" in config.guard:
                 plan.sidecar = config.guard.removeprefix("unix:")
                 plan.name = config.name or config.target

@@ -138,8 +138,11 @@ class Sidecar:
         self._queue: list[tuple[bytes, int]] = []  # words, and a descriptor of this list's; -1
         self.socket: socket.socket | None = None
 
-    def open(self) -> "dict[str, int]":
-        """Return what it holds for the server, by names.  Raises OSError, ServerRefused."""
+    def open(self, names_only: bool = False) -> "dict[str, int]":
+        """Return what it holds for the server, by names.  Raises OSError, ServerRefused.
+
+        names_only: by -1s, since there may be no room for the descriptors.
+        """
         found: dict[str, int] = {}
         own = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -153,13 +156,20 @@ class Sidecar:
                 words = dict(line.partition("=")[::2] for line in os.fsdecode(data).split("\n"))
                 if "END" in words:
                     break
-                if not ancillary:
+                fd = array.array("i", ancillary[0][2])[0] if ancillary else -1
+                if names_only and fd >= 0:
+                    os.close(fd)
+                    fd = -1
+                if "FDNAME" not in words:
                     raise ServerRefused(words.get("REFUSED", "it has closed the connection"))
-                found[words["FDNAME"]] = array.array("i", ancillary[0][2])[0]
+                if not (names_only or ancillary):
+                    raise ServerRefused("what it holds has no room: raise the limit of descriptors")
+                found[words["FDNAME"]] = fd
         except BaseException:
             own.close()
             for fd in found.values():
-                os.close(fd)
+                if fd >= 0:
+                    os.close(fd)
             raise
         own.setblocking(False)
         self.socket = own
@@ -167,9 +177,21 @@ class Sidecar:
 
     def tell(self, words: str, fd: int = -1) -> None:
         """Have it do what the keeper has asked this guard for."""
-        if self.socket is not None:
-            self._queue.append((os.fsencode(words), os.dup(fd) if fd >= 0 else -1))
-            self.flush()
+        if self.socket is None:
+            return
+        try:
+            copy = os.dup(fd) if fd >= 0 else -1
+        except OSError as error:  # it is told when this has connected again
+            self.close(str(error.strerror))
+            return
+        self._queue.append((os.fsencode(words), copy))
+        self.flush()
+
+    def tell_all(self, stored: "dict[str, int]", but: "dict[str, int]") -> None:
+        """Have it store these, by names, except for those in `but`."""
+        for name, fd in stored.items():
+            if name not in but:
+                self.tell(f"FDSTORE=1\nFDNAME={name}", fd)
 
     def flush(self) -> None:
         """Send what there is room for."""
@@ -291,17 +313,17 @@ class GuardProgram:
             return
         self._reconnect_at = now + _RECONNECT
         try:
-            theirs = sidecar.open()
+            theirs = sidecar.open(names_only=True)
         except (OSError, ServerRefused):
             return
         stored = self._plan.stored
-        for name, fd in theirs.items():
-            os.close(fd)
-            if name not in stored:
-                sidecar.tell(f"FDSTOREREMOVE=1\nFDNAME={name}")
-        for name, fd in stored.items():
-            if name not in theirs:
-                sidecar.tell(f"FDSTORE=1\nFDNAME={name}", fd)
+        # Before what is stale goes: it may be of the same connections.
+        sidecar.tell_all(stored, theirs)
+        stale = [name for name in theirs if name not in stored]
+        for name in stale:
+            sidecar.tell(f"FDSTOREREMOVE=1\nFDNAME={name}")
+        if stale:
+            sidecar.tell_all(stored, {})  # what had no room there may have some now
         _say(f"the guard of {self._plan.name} holds it again: {len(stored)} descriptors")
 
     # Signals and ends.

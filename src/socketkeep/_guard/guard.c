@@ -582,7 +582,7 @@ int main(int count, char **arguments)
     if (*guard.link.sidecar && !guard.starts && !guard.keeper) {
         char why[LARGEST];
         guard.starts = -1; /* the keeper that is started is the first one */
-        if (!open_link(&guard.link, &guard.stored, why)) {
+        if (!open_link(&guard.link, &guard.stored, false, why)) {
             say("cannot use the guard at %s: %s", guard.link.sidecar, why);
             return 1;
         }

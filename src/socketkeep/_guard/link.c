@@ -65,14 +65,20 @@ void tell(struct link *link, const char *what, const char *name, int fd)
     struct unsent *each = need(malloc(sizeof *each + room));
     each->next = NULL;
     each->fd = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (each->fd < 0 && fd >= 0) { /* it is told when this has connected again */
+        free(each);
+        close_link(link, strerror(errno));
+        return;
+    }
     each->length = (size_t)snprintf(each->words, room, "%s=1\nFDNAME=%s", what, name);
     *link->last = each;
     link->last = &each->next;
     flush(link);
 }
 
-/* Take from the sidecar what it holds for the server, until it says that this is all. */
-static bool take_held(int fd, struct table *held, char *why)
+/* Take from the sidecar what it holds for the server, until it says that this is all.  names_only:
+ * by -1s, since there may be no room for the descriptors. */
+static bool take_held(int fd, struct table *held, bool names_only, char *why)
 {
     char text[LARGEST + 1], value[LARGEST];
     int fds[MOST_AT_ONCE];
@@ -86,18 +92,23 @@ static bool take_held(int fd, struct table *held, char *why)
         }
         if (word(text, "END", value, sizeof value))
             return true;
-        bool kept = count && word(text, "FDNAME", value, sizeof value) && put(held, value, fds[0]);
+        bool named = word(text, "FDNAME", value, sizeof value);
+        bool kept = named && count && !names_only && put(held, value, fds[0]);
         for (size_t each = kept; each < count; each++)
             close(fds[each]);
-        if (!count) {
-            bool told = word(text, "REFUSED", value, sizeof value);
-            snprintf(why, LARGEST, "%s", told ? value : "it has closed the connection");
-            return false;
-        }
+        if (named && names_only)
+            put(held, value, -1);
+        if (named && (count || names_only))
+            continue;
+        bool told = word(text, "REFUSED", value, sizeof value);
+        snprintf(why, LARGEST, "%s",
+                 told ? value : named ? "what it holds has no room: raise the limit of descriptors"
+                                      : "it has closed the connection");
+        return false;
     }
 }
 
-bool open_link(struct link *link, struct table *held, char *why)
+bool open_link(struct link *link, struct table *held, bool names_only, char *why)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     struct timeval patience = {.tv_sec = (time_t)PATIENCE};
@@ -117,7 +128,7 @@ bool open_link(struct link *link, struct table *held, char *why)
             snprintf(why, LARGEST, "%s: start it there first, by socketkeep guard --listen",
                      strerror(errno));
     }
-    if (good && take_held(fd, held, why)) {
+    if (good && take_held(fd, held, names_only, why)) {
         fcntl(fd, F_SETFL, O_NONBLOCK);
         link->fd = fd;
         return true;
@@ -131,28 +142,37 @@ bool open_link(struct link *link, struct table *held, char *why)
     return false;
 }
 
-void reconnect(struct link *link, const struct table *stored)
+static void tell_all(struct link *link, const struct table *stored, const struct table *but)
 {
-    char why[LARGEST];
-    struct table theirs = {0};
-    link->reconnect_at = now() + RECONNECT;
-    if (!open_link(link, &theirs, why))
-        return;
     for (size_t each = 0; each < stored->count; each++) {
         bool found;
-        place_of(&theirs, stored->rows[each].name, &found);
+        place_of(but, stored->rows[each].name, &found);
         if (!found)
             tell(link, "FDSTORE", stored->rows[each].name, stored->rows[each].fd);
     }
+}
+
+void reconnect(struct link *link, const struct table *stored)
+{
+    char why[LARGEST];
+    struct table theirs = {0}, none = {0};
+    link->reconnect_at = now() + RECONNECT;
+    if (!open_link(link, &theirs, true, why))
+        return;
+    tell_all(link, stored, &theirs); /* before what is stale goes: of the same connections, it may be */
+    bool removed = false;
     while (theirs.count) {
         bool found;
         const char *name = theirs.rows[theirs.count - 1].name;
         place_of(stored, name, &found);
         if (!found)
             tell(link, "FDSTOREREMOVE", name, -1);
+        removed |= !found;
         drop(&theirs, name);
     }
     free(theirs.rows);
+    if (removed)
+        tell_all(link, stored, &none); /* what had no room there may have some now */
     say("the guard of %s holds it again: %zu descriptors", link->name, stored->count);
 }
 

@@ -18,8 +18,8 @@ struct link {
     double reconnect_at;
 };
 
-/* Connect, and get what it holds for the server; why: what has hindered it. */
-bool open_link(struct link *link, struct table *held, char *why);
+/* Connect, and get what it holds for the server, or the names alone; why: what has hindered it. */
+bool open_link(struct link *link, struct table *held, bool names_only, char *why);
 /* Have it do what the keeper has asked this guard for; fd: what goes with it, or -1. */
 void tell(struct link *link, const char *what, const char *name, int fd);
 /* Do what poll(2) has said of it. */

@@ -229,6 +229,7 @@ class Keeper:
         self._drain = Drain(reactor, self.connections.moves.dispatch, self._drained)
         self._at_once = False  # it ends without serving anybody
         self._pace = 0.0  # how many connections a second a drain ends
+        self._settings_stored = 0  # their number, which the next ones exceed
         self._leaves = False  # it ends, and others go on with what it holds
         self._throttle = _log.Throttle()
         self._listening = {
@@ -254,10 +255,6 @@ class Keeper:
 
     def store_anew(self, store: FdStore, *, connections: bool) -> None:
         """Keep all of it in a store that has nothing yet, in the place of one that has gone."""
-        table = self.connections.connection_table
-        table.store_told()
-        for held in table:
-            held.stored_as = held.header_as = held.parcel_as = held.called_as = 0
         self.use_store(store, connections=connections)
         if connections:
             for worker in self.pool:
@@ -265,13 +262,16 @@ class Keeper:
                     store.add(worker.board_as, worker.memfd)
                 else:
                     store.add_board(worker.serial, worker.policy, worker.memfd)
+            table = self.connections.connection_table
             for held in table:
                 if not held.handoff.header_by:  # else it has not begun
-                    store.put(held)
+                    store.put_anew(held)
+            table.store_told()  # the rows may go once that is stored
 
     def _store_settings(self) -> None:
         if self.store is not None and self.origins is not None and self.origins.path:
-            self.store.put_settings(self.origins.encoded())
+            encoded = self.origins.encoded()
+            self._settings_stored = self.store.put_settings(encoded, self._settings_stored)
 
     def _settle_store(self) -> None:
         """This version is about to be replaced: have all be stored that the next one goes by."""

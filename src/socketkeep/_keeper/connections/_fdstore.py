@@ -120,6 +120,7 @@ class FdStore:
         self._sent = 0  # of what was in the queue
         self._progress_at = 0.0  # when the last of it was sent, or the first came to wait
         self._sending = False
+        self._gathering = False  # until who stores begins with what is in the queue
         # Who is to be called, and after how much of it was sent.
         self._calls: deque[tuple[int, Callable[[], None]]] = deque()
         self._unheld: dict[str, HeldConnection] = {}  # connections that have found no room
@@ -192,24 +193,66 @@ class FdStore:
         """Send what is left, for a moment at most, and then no more."""
         self._calls.clear()
         self.settle()
+        self._clear_queue()
+
+    # A guard that begins with what there is to be stored, and one that has gone.
+
+    def gather(self) -> None:
+        """Send nothing: another guard is started, and begins with what is given until then."""
+        self._gathering = True
+
+    @property
+    def gathered(self) -> dict[str, int]:
+        """The descriptors that the guard is to begin with, by names; they stay this store's."""
+        found: dict[str, int] = {}
+        for name, fd in self._queue:
+            if fd < 0:
+                found.pop(name, None)
+            else:
+                found[name] = fd
+        return found
+
+    def begun(self) -> None:
+        """The guard has begun with that; it is sent the rest, for which there was no descriptor."""
+        self._gathering = False
+        self._sent += len(self._queue)
+        self._clear_queue()
+        while self._calls:
+            self._call_first()
+        self._fill()
+
+    def abandon(self) -> None:
+        """Nobody stores this any more: send nothing, and call who waits."""
+        self._gathering = False
+        self._clear_queue()
+        self._names.clear()
+        self._unheld.clear()
+        while self._calls:
+            self._call_first()
+
+    def _clear_queue(self) -> None:
         for _, fd in self._queue:
             if fd >= 0:
                 os.close(fd)
         self._queue.clear()
 
-    def put_settings(self, data: bytes) -> None:
-        """Store the settings that are gone by, in the place of those of before."""
+    def put_settings(self, data: bytes, earlier: int = 0) -> int:
+        """Store the settings that are gone by, in the place of those of before.
+
+        earlier: the number of those that a store before this one had.  Returns theirs.
+        """
         before = [name for name in self._names if name.startswith(SETTINGS)]
-        number = 1 + max((settings_number(name) for name in before), default=0)
+        number = 1 + max((settings_number(name) for name in before), default=earlier)
         try:
             memfd = sealed_memfd("socketkeep-settings", data)
         except OSError as error:
             self._throttle.warning("cannot store a descriptor", error=error.strerror)
-            return
+            return earlier
         stored = self.add(f"{SETTINGS}{number}", memfd)
         os.close(memfd)
         for name in before if stored else ():
             self.remove(name)
+        return number
 
     def add_board(self, serial: int, policy: Policy, memfd: int) -> None:
         """Store the scoreboard of a worker."""
@@ -238,19 +281,33 @@ class FdStore:
             self._unstore(held)
             self._unheld[held.id] = held
 
+    def put_anew(self, held: HeldConnection) -> None:
+        """Store a connection as `put` does, by the names that an earlier guard had it by.
+
+        By these a sidecar may have it still, which then needs room for it once.
+        """
+        connection, header, handoff = held.stored_as, held.header_as, held.parcel_as
+        held.stored_as = held.header_as = held.parcel_as = held.called_as = 0
+        if connection and self.add(f"{CONNECTION}{held.id}.{connection}", held.sock.fileno()):
+            held.stored_as = connection
+            if header:
+                self._store_header(held, header)
+            if _tells(held, handoff):
+                self._store_handoff(held, handoff)
+        self.put(held)
+
     def _put_whole(self, held: HeldConnection, told: bool) -> bool:
         """Store all that belongs to a connection; return whether there was room for it."""
         epoch = held.ownership.epoch
         if not held.stored_as and self.add(f"{CONNECTION}{held.id}.{epoch}", held.sock.fileno()):
             held.stored_as = epoch
         if held.stored_as and held.handoff.proxy and not held.header_as:
-            self._store_header(held)
+            self._store_header(held, epoch)
         if not held.stored_as or (held.handoff.proxy and not held.header_as):
             return False
         self.call(held)
         unowned = held.ownership.state in _UNOWNED and not told
-        current = unowned and held.parcel_as in (epoch, held.ownership.next_epoch)
-        if held.parcel_as and not current:
+        if held.parcel_as and (told or not _tells(held, held.parcel_as)):
             self._remove_handoff(held)
         if unowned and not held.parcel_as:
             self._store_handoff(held, epoch)
@@ -324,9 +381,8 @@ class FdStore:
         if self._store_data(held, f"{HANDOFF}{held.id}.{epoch}", handoff):
             held.parcel_as = epoch
 
-    def _store_header(self, held: HeldConnection) -> None:
+    def _store_header(self, held: HeldConnection, epoch: int) -> None:
         """Store what stands in no row of a scoreboard; it stays the same, whoever has it."""
-        epoch = held.ownership.epoch
         if self._store_data(held, f"{HEADER}{held.id}.{epoch}", held.handoff.proxy):
             held.header_as = epoch
 
@@ -385,6 +441,8 @@ class FdStore:
 
     def _send_queued(self) -> bool:
         """Send what there is room for, and call who waits for that; return whether that was all."""
+        if self._gathering:
+            return False
         if self._sending:  # by one of these calls
             return not self._queue
         self._sending = True
@@ -403,6 +461,12 @@ class FdStore:
         finally:
             self._sending = False
         return True
+
+
+def _tells(held: HeldConnection, epoch: int) -> bool:
+    """Return whether a handoff stored as of that epoch says how far the connection is."""
+    at = held.ownership
+    return at.state in _UNOWNED and epoch in (at.epoch, at.next_epoch)
 
 
 def _as_is(fd: int) -> int:

@@ -96,7 +96,7 @@ class Stored:
     names: list[str] = field(default_factory=list)
     _listeners: dict[str, socket.socket] = field(default_factory=dict)
     _boards: dict[str, int] = field(default_factory=dict)
-    _connections: dict[str, tuple[str, socket.socket]] = field(default_factory=dict)
+    _connections: dict[str, tuple[str, int]] = field(default_factory=dict)
     _handoffs: dict[str, tuple[str, int]] = field(default_factory=dict)
     _headers: dict[str, tuple[str, int]] = field(default_factory=dict)
     _called: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -125,18 +125,17 @@ class Stored:
             Scoreboard(fd, wary=True)
             self._boards[name] = fd
         elif name.startswith(CONNECTION):
-            key = _key(name)
             connection_place(fd)
-            self._connections[key] = name, socket.socket(fileno=fd)
+            _put_latest(self._connections, name, fd)
         elif name.startswith(HANDOFF):
             sealed_size(fd, fcntl.F_SEAL_WRITE)
-            self._handoffs[_key(name)] = name, fd
+            _put_latest(self._handoffs, name, fd)
         elif name.startswith(HEADER):
             sealed_size(fd, fcntl.F_SEAL_WRITE)
-            self._headers[_key(name)] = name, fd
+            _put_latest(self._headers, name, fd)
         elif name.startswith(CALLED):
             sealed_size(fd, fcntl.F_SEAL_WRITE)
-            self._called[_key(name)] = name, fd
+            _put_latest(self._called, name, fd)
         elif name.startswith(EDGE):
             _serial, _seat, _pid, _born = map(int, name.removeprefix(EDGE).split("."))
             require_line(fd)
@@ -176,7 +175,9 @@ class Stored:
         known = {_inode(worker.memfd): worker for worker in adopted}
         self._fence(known)
         rows = self._rows(known)
-        for name, (stored_as, sock) in self._connections.items():
+        stored, self._connections = self._connections, {}
+        for name, (stored_as, fd) in stored.items():
+            sock = socket.socket(fileno=fd)
             called_as = self._learn_called(connections, name)
             try:
                 self._restore_one(connections, rows.get(name), name, stored_as, sock, listeners)
@@ -207,7 +208,7 @@ class Stored:
             address = format_address(sock.getsockname())
             _log.warning("listener dropped: it is not configured any more", address=address)
             store.remove(name)
-        if self._connections:
+        if stored:
             fates: Counter[str] = Counter()
             for dead in {row.worker.serial: row.worker for row in rows.values()}.values():
                 fates += dead.take_fates()
@@ -251,15 +252,14 @@ class Stored:
         """Let go of what nobody took."""
         for sock in (*self._listeners.values(), *self._edges.values()):
             sock.close()
-        named = (*self._handoffs.values(), *self._headers.values(), *self._called.values())
-        for fd in (*self._boards.values(), *(fd for _, fd in named)):
+        named = self._connections, self._handoffs, self._headers, self._called
+        for fd in (*self._boards.values(), *(fd for each in named for _, fd in each.values())):
             os.close(fd)
         self._listeners.clear()
         self._edges.clear()
         self._boards.clear()
-        self._handoffs.clear()
-        self._headers.clear()
-        self._called.clear()
+        for each in named:
+            each.clear()
 
     def _learn_called(self, connections: Connections, name: str) -> int:
         """Have the post know what a connection is called; return as which version it is stored."""
@@ -378,6 +378,21 @@ def _key(name: str) -> str:
     if parse_connection_id(key)[0] > LAST_BOOT:
         raise ValueError(f"there can be no connection {key}")
     return key
+
+
+def _put_latest(found: dict[str, tuple[str, int]], name: str, fd: int) -> None:
+    """Put what is stored by that name of a connection, unless there is some of a later epoch.
+
+    There are two where a keeper has died that had stored one and not yet removed the other.  Raises
+    ValueError.
+    """
+    key = _key(name)
+    earlier = found.get(key)
+    if earlier is None or _epoch_of(earlier[0]) < _epoch_of(name):
+        found[key] = name, fd
+        fd = -1 if earlier is None else earlier[1]
+    if fd >= 0:
+        os.close(fd)
 
 
 def _epoch_of(name: str) -> int:
