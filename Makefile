@@ -132,9 +132,14 @@ SOAK_ARGS ?=
 soak: setup ## servers under all that happens to them in a year, for SOAK_SECONDS: nothing is lost, nothing rises
 	@$(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS) $(SOAK_ARGS)
 
+# One for each core: each collects all of the tests.  Neighbours run in one process and share what
+# their file has made.  Fewer random examples than in `make test`: see tests/conftest.py.
+UNIT_WORKERS ?= 2
+
 .PHONY: test-unit
 test-unit: setup ## the tests that start no process: for the inner loop, in less than a minute
-	@$(BIN)/python -m pytest -q -m unit -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+	@FUZZ_SECONDS=1 $(BIN)/python -m pytest -q -m unit -n $(UNIT_WORKERS) --dist worksteal \
+		--hypothesis-profile inner-loop $(PYTEST_ARGS)
 
 # The compiled core with gcc's sanitizers, in a directory of its own, and the tests that come near it.
 # What the interpreter itself leaves at its end is no leak of ours; tests/native looks for those.

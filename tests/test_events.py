@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -58,9 +59,16 @@ def levels_of(node: ast.expr) -> set[str]:
     """Return the levels that a function may log at: ``_log.info if … else _log.warning``."""
     if isinstance(node, ast.IfExp):
         return levels_of(node.body) | levels_of(node.orelse)
-    if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "_log":
+    if isinstance(node, ast.Attribute) and last_name(node.value) == "_log":
         return {node.attr}
     return set()
+
+
+def last_name(node: ast.expr) -> str:
+    """Return the last name of a dotted one; empty: it is another expression."""
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def fields_behind(node: ast.expr) -> tuple[str, ...] | None:
@@ -81,13 +89,17 @@ def calls(source: str) -> Iterator[tuple[int, ast.expr, set[str], list[ast.keywo
     for scope in ast.walk(ast.parse(source)):
         if not isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
+        inside = list(ast.walk(scope))
         chosen = {
-            ast.unparse(node.targets[0]): levels_of(node.value)
-            for node in ast.walk(scope)
-            if isinstance(node, ast.Assign)
+            ast.unparse(node.targets[0]): may
+            for node in inside
+            if isinstance(node, ast.Assign) and (may := levels_of(node.value))
         }
-        for node in ast.walk(scope):
-            if not (isinstance(node, ast.Call) and node.args):
+        # Of the many other calls the text is not made: that would take seconds.
+        may_log = {*LEVELS, "partial", "_record", "pause"}
+        may_log |= {name.rpartition(".")[2] for name in chosen}
+        for node in inside:
+            if not (isinstance(node, ast.Call) and node.args and last_name(node.func) in may_log):
                 continue
             called = ast.unparse(node.func)
             owner, _, verb = called.rpartition(".")
@@ -106,7 +118,9 @@ def calls(source: str) -> Iterator[tuple[int, ast.expr, set[str], list[ast.keywo
                 yield node.lineno, node.args[0], {"warning"}, told, True
 
 
+@cache
 def logged() -> dict[str, Logged]:
+    """Return what the package logs, by event."""
     found: dict[str, Logged] = defaultdict(Logged)
     for path in sorted(PACKAGE.rglob("*.py")):
         place = path.relative_to(PACKAGE).as_posix()
@@ -140,7 +154,6 @@ DUE = {
 #: Where the event is handed on: who hands it over has it as a literal.
 DYNAMIC = {("_worker/_accepting.py", "event"), ("_base/_log.py", "event")}
 
-LOGGED = logged()
 DECLARED = all_events()
 
 
@@ -149,17 +162,17 @@ def test_each_event_is_declared_once() -> None:
 
 
 def test_what_is_logged_is_declared() -> None:
-    undeclared = {name: one.places for name, one in LOGGED.items() if name not in DECLARED}
+    undeclared = {name: one.places for name, one in logged().items() if name not in DECLARED}
     assert not undeclared, "declare it in _base/_events.py: what it means and what to do"
 
 
 def test_what_is_declared_is_logged() -> None:
-    assert not DECLARED.keys() - LOGGED.keys()
+    assert not DECLARED.keys() - logged().keys()
 
 
 @pytest.mark.parametrize("event", DECLARED.values(), ids=DECLARED)
 def test_levels_and_fields_are_as_declared(event: Event) -> None:
-    one, declared = LOGGED[event.name], set(event.fields.split())
+    one, declared = logged()[event.name], set(event.fields.split())
     assert set(event.levels.split()) == one.levels, one.places
     assert one.fields <= declared, one.places
     assert one.any_fields or declared == one.fields, one.places
