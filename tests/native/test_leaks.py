@@ -13,12 +13,14 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
+import msgspec
 import pytest
 
 from socketkeep import AsyncConnection, Connection, TimedOut, Timeout, resumable
 from socketkeep._inspect._descriptors import look_in_python
 from tests.harness.seam import Row, buffer, core_on, leased, shared_words
 from tests.native.cores import both, compiled
+from tests.wire.sending import ABSENT, message
 from tests.worker.fakes import CastingDoor, a_place, is_entry, make_reactor, make_sync
 
 _OPERATIONS: Final = 40_000
@@ -159,7 +161,26 @@ def casts(times: int) -> None:
                 door.roster.settle(entry)
 
 
-@pytest.mark.parametrize("work", [buffers, connections, sync_verbs, looks, awaits, casts])
+def attaches(times: int) -> None:
+    """What C makes of connections that are given, some of which cannot be made."""
+    with a_place(handle, "thread", rows=2, keep="crash") as place:
+        door = CastingDoor(place, make_sync)
+        door.arm()
+        told = message("Attach", "b-3-a", 5, "crash", 0, "peer", b"\7", b"", 1, 2, 3, ABSENT)
+        broken = msgspec.structs.replace(told, id="b-3")
+        for number in range(times // 50):
+            peer, given = place.connection()
+            entry = door.roster.attached(broken if number % 3 == 2 else told, given.detach())
+            if entry is not None:
+                assert compiled is None or isinstance(entry.conn, Connection)
+                entry.sock.close()
+                Row(entry.record).ended = "closed"
+                door.roster.settle(entry)
+            place.peers.remove(peer)
+            peer.close()
+
+
+@pytest.mark.parametrize("work", [buffers, connections, sync_verbs, looks, awaits, casts, attaches])
 def test_nothing_grows(work: Callable[[int], None]) -> None:
     """What is held after very many operations is what was held after a few."""
     work(_OPERATIONS // 20)

@@ -131,13 +131,13 @@ class CastingDoor:
         self.roster = place.roster()
         self.listener = place.environment.listeners[listener]
         self._door = _accepting.Door(self.listener, listener)
-        self._make = make
+        self.make = make
         self._owned = owned
 
     def arm(self) -> None:
         """Have C make what comes next, if it can."""
         doors = [(self.listener, self._door)]
-        _casting.have_cast(doors, self.roster, self._make, owned=self._owned)
+        _casting.have_cast(doors, self.roster, self.make, owned=self._owned)
 
     def accept(self) -> Any:
         """Return what comes: an entry, a socket and its peer where C leaves it, or None."""
@@ -149,7 +149,7 @@ class CastingDoor:
         assert isinstance(accepted, tuple)
         entry = self.roster.accepted(accepted[0], 0, accepted[1])
         assert entry is not None
-        self._make(entry)
+        self.make(entry)
         return entry
 
 

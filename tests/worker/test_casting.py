@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +11,14 @@ from dataclasses import fields
 from typing import Any
 from weakref import ref
 
+import msgspec
 import pytest
 
 from socketkeep import AsyncConnection, Connection, resumable
 from tests.harness.configuration import Model
 from tests.harness.seam import Row, counted
 from tests.native.cores import compiled
+from tests.wire.sending import ABSENT, message
 from tests.worker.fakes import (
     CastingDoor,
     Place,
@@ -152,6 +155,137 @@ def test_an_async_connection_is_too() -> None:
                 reactor.close()
 
     asyncio.run(body())
+
+
+GIVEN = message(
+    *("Attach", "b007-3-10", 5, "parked", 0, "10.0.0.7:4242"),
+    *(b"\x07", b"", 123, 1000, 2000, ABSENT),
+    kept=True,
+    returnable=True,
+)
+
+
+@contextmanager
+def accepted_by(scene: Scene) -> Iterator[int]:
+    """Yield a descriptor of a connection that somebody else has accepted, and who has it blocks."""
+    with socket.create_connection(scene.listener.getsockname()[:2]):
+        scene.listener.settimeout(10)
+        accepted, _ = scene.listener.accept()
+        scene.listener.settimeout(0)
+        with accepted:
+            accepted.setblocking(True)
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 7)
+            yield os.dup(accepted.fileno())
+
+
+def given(scene: Scene, told: Any) -> Any:
+    """Have the roster be given a connection; return its entry, and all that is the same in it."""
+    with accepted_by(scene) as fd:
+        entry: Any = scene.roster.attached(told, fd)
+        assert is_entry(entry)
+        if entry.conn is None:
+            scene.make(entry)
+        whole = shown(entry)
+        whole["sock"] = whole["sock"][:3]  # but for the protocol, which Python asks the kernel for
+        shelf = whole.pop("hooks.shelf")
+        whole["committed"] = shelf is not None, scene.place.board.state(entry.row)
+        row = Row(entry.record)
+        whole["told"] = row.named, row.epoch, row.status, row.pid, row.accepted_at, row.keep
+        options = (
+            (socket.SOL_SOCKET, socket.SO_RCVLOWAT),
+            (socket.IPPROTO_TCP, socket.TCP_NODELAY),
+        )
+        whole["options"] = [entry.sock.getsockopt(*option) for option in options]
+        whole["blocks"] = os.get_blocking(entry.sock.fileno())
+        whole["peer"] = entry.peer, entry.lease.peer, scene.place.board.peer(entry.row)
+        whole["id"] = entry.lease.id
+        return entry, whole
+
+
+@pytest.mark.parametrize("model", ["prefork", "thread"])
+@pytest.mark.parametrize("keep", ["reload", "crash"])
+@pytest.mark.parametrize("why", ["parked", "reload", "crash"])
+@pytest.mark.parametrize("state", [None, b"\x07"])
+def test_what_is_given_is_as_if_python_had_made_it(
+    model: Model, keep: str, why: str, state: bytes | None
+) -> None:
+    told = msgspec.structs.replace(GIVEN, attached=why, state=state)
+    with a_scene(kept, model, keep=keep) as scene:
+        made, by_python = given(scene, told)
+        scene.arm()
+        cast, by_c = given(scene, told)
+        lowat = by_python["options"][0], by_c["options"][0]
+        if why != "crash":  # C says it anew of all that was not parked
+            by_python["options"][0] = by_c["options"][0]
+        assert by_c == by_python
+        assert lowat == (7 if why != "crash" else 1, 7 if why == "parked" else 1)
+        assert by_c["peer"] == ("10.0.0.7:4242",) * 3
+        assert cast.conn.state == (None if state is None else 7)
+        assert ref(cast.conn) in told_of_forks()
+        for entry in (made, cast):
+            entry.conn.close(linger=0)
+            scene.roster.settle(entry)
+        assert counted(scene.place.board, "open") == 0
+
+
+def test_an_async_connection_that_is_given_is_too() -> None:
+    async def body() -> None:
+        with a_scene(kept, "async", make_async, keep="crash") as scene:
+            made, by_python = given(scene, GIVEN)
+            scene.arm()
+            cast, by_c = given(scene, GIVEN)
+            reactors = [whole.pop("hooks.reactor") for whole in (by_python, by_c)]
+            assert by_c == by_python
+            for entry in (made, cast):
+                await entry.conn.close(linger=0)
+            for reactor in reactors:
+                reactor.close()
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"unread": b"half"},
+        {"deadline": 2**62},
+        {"name": "a name"},
+        {"trace": "a trace"},
+        {"taken_in": 3, "written": 4},
+    ],
+)
+def test_what_has_more_from_before_python_makes(fields: dict[str, Any]) -> None:
+    with a_scene(kept, "prefork") as scene, accepted_by(scene) as fd:
+        scene.arm()
+        entry: Any = scene.roster.attached(msgspec.structs.replace(GIVEN, **fields), fd)
+        assert is_entry(entry)
+        assert entry.conn is None
+        entry.sock.close()
+
+
+@pytest.mark.parametrize("wrong", [{"id": "b007-3"}, {"id": "none"}, {"epoch": -1}])
+def test_what_cannot_be_made_leaves_nothing(wrong: dict[str, Any]) -> None:
+    with a_scene(kept, "prefork") as scene:
+        scene.arm()
+        with accepted_by(scene) as fd:
+            assert scene.roster.attached(msgspec.structs.replace(GIVEN, **wrong), fd) is None
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(fd)
+        board = scene.place.board
+        assert (counted(board, "open"), counted(board, "attached_parked")) == (0, 0)
+        assert list(board.taken()) == []
+        assert counted(board, "unserved") == 1
+
+
+def test_a_descriptor_that_is_none_leaves_nothing() -> None:
+    with a_scene(kept, "prefork") as scene:
+        scene.arm()
+        read, write = os.pipe()
+        os.close(write)
+        assert scene.roster.attached(GIVEN, read) is None
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(read)
+        assert counted(scene.place.board, "open") == 0
 
 
 def test_what_one_does_the_next_does_not_have() -> None:

@@ -162,6 +162,23 @@ class Caster:
         owned: tuple[set[Any] | None, Any],
     ) -> None: ...
     def accept(self) -> Any: ...
+    def attach(
+        self,
+        fd: int,
+        row: int,
+        name: str,
+        epoch: int,
+        attached: str,
+        peer: str,
+        state: bytes | None,
+        accepted_at: int,
+        bytes_in: int,
+        bytes_out: int,
+        kept: bool,
+        tuned: bool,
+        shelf: Any,
+        /,
+    ) -> Any: ...
 
 class ForkServer:
     running: int

@@ -1,6 +1,7 @@
-/* Making what a worker has of a connection that it accepts: socket, lease, hooks, core, `Connection` or
-   `AsyncConnection`, and the entry that holds them.  The twin of what `_worker/_roster.py` and the
-   constructors do, for connections that differ by their row, name and peer alone.
+/* Making what a worker has of a connection that it accepts, or that it is given: socket, lease, hooks, core,
+   `Connection` or `AsyncConnection`, and the entry that holds them.  The twin of what `_worker/_roster.py`
+   and the constructors do, for connections that differ by their row, name and peer alone, and, where they
+   are given, by what the last worker has left.
 
    It owns a pattern for each listener: those objects, made once by the constructors.  What is accepted
    gets copies of them.  Of a copy the slots that differ are written, and those that each connection has
@@ -13,8 +14,10 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 #include <structmember.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 /* An object, and where its class has slots. */
@@ -26,12 +29,15 @@ typedef struct {
 
 /* The slots that are written, by what they are of. */
 enum {
-    CONN_CORE, CONN_LEASE, CONN_HOOKS, CONN_PEER, CONN_READING, CONN_SENDING, CONN_WAITER,
-    HOOKS_RECORD,
+    CONN_CORE, CONN_LEASE, CONN_HOOKS, CONN_PEER, CONN_SENT_BEFORE, CONN_READING, CONN_SENDING, CONN_WAITER,
+    HOOKS_RECORD, HOOKS_SHELF,
     ENTRY_ROW, ENTRY_RECORD, ENTRY_SOCK, ENTRY_LEASE, ENTRY_HOOKS, ENTRY_PEER, ENTRY_CONN,
     TRANSPORT_SOCK, TRANSPORT_FD,
     WRITTEN
 };
+
+/* The items of a lease that differ. */
+enum { LEASE_ID, LEASE_PEER, LEASE_TURN, LEASE_EPOCH, LEASE_ATTACHED, LEASE_STATE, DIFFERING };
 
 typedef struct {
     PyObject_HEAD
@@ -44,7 +50,7 @@ typedef struct {
     PyObject *numbers; /* an iterator over those of connections */
     Newcomer newcomer; /* what all have in common, and what the last had */
     double pace;
-    int differing[3]; /* the items of a lease that differ: id, peer, turn */
+    int differing[DIFFERING];
     char series[SERIES_SIZE + NUMBER_SIZE];
     size_t series_size;
     PyObject *lease;
@@ -149,48 +155,44 @@ id_of(Caster *caster, uint64_t number)
     return PyUnicode_FromStringAndSize(caster->series, end - caster->series);
 }
 
-static PyObject *
-lease_of(Caster *caster, PyObject *peer)
+/* Write an item of a lease that nobody has seen yet. */
+static void
+put_item(const Caster *caster, PyObject *lease, int which, PyObject *item)
 {
-    PyObject *pattern = caster->lease;
-    Py_ssize_t size = PyTuple_GET_SIZE(pattern);
-    PyObject *id = id_of(caster, caster->newcomer.number), *lease = NULL;
+    Py_ssize_t place = caster->differing[which];
+    PyObject *before = PyTuple_GET_ITEM(lease, place);
 
-    if (id) {
-        lease = Py_TYPE(pattern)->tp_alloc(Py_TYPE(pattern), size);
-    }
+    PyTuple_SET_ITEM(lease, place, Py_NewRef(item));
+    Py_DECREF(before);
+}
+
+/* The lease of the connection in a row. */
+static PyObject *
+lease_of(const Caster *caster, uint32_t row, PyObject *id, PyObject *peer)
+{
+    PyObject *pattern = caster->lease, *lease, *turn;
+    Py_ssize_t size = PyTuple_GET_SIZE(pattern);
+
+    lease = Py_TYPE(pattern)->tp_alloc(Py_TYPE(pattern), size);
     if (!lease) {
-        Py_XDECREF(id);
         return NULL;
     }
     for (Py_ssize_t each = 0; each < size; each++) {
-        PyObject *item = each == caster->differing[0]   ? id
-                         : each == caster->differing[1] ? peer
-                                                        : PyTuple_GET_ITEM(pattern, each);
-
-        PyTuple_SET_ITEM(lease, each, Py_NewRef(item));
+        PyTuple_SET_ITEM(lease, each, Py_NewRef(PyTuple_GET_ITEM(pattern, each)));
     }
-    Py_DECREF(id);
-    return lease;
-}
-
-/* Have the lease say when its connection's turn to move is. */
-static int
-take_turn(Caster *caster, PyObject *lease, uint32_t row)
-{
-    PyObject *turn, *before;
-
+    put_item(caster, lease, LEASE_ID, id);
+    put_item(caster, lease, LEASE_PEER, peer);
     if (caster->pace == 0.0) {
-        return 0;
+        return lease;
     }
     turn = PyFloat_FromDouble(row * caster->pace);
     if (!turn) {
-        return -1;
+        Py_DECREF(lease);
+        return NULL;
     }
-    before = PyTuple_GET_ITEM(lease, caster->differing[2]);
-    PyTuple_SET_ITEM(lease, caster->differing[2], turn);
-    Py_DECREF(before);
-    return 0;
+    put_item(caster, lease, LEASE_TURN, turn);
+    Py_DECREF(turn);
+    return lease;
 }
 
 static int
@@ -235,12 +237,13 @@ add_own(Caster *caster, PyObject *conn)
 
 /* The entry of a connection that has its row; NULL: an error is set, and the descriptor is closed. */
 static PyObject *
-cast(Caster *caster, uint32_t row, int fd)
+cast(Caster *caster, uint32_t row, int fd, PyObject *lease)
 {
     const Py_ssize_t *written = caster->written;
     Py_ssize_t start = HEADER_WORDS + (Py_ssize_t)row * ROW_WORDS;
     PyObject *number = PyLong_FromLong(fd), *sock = number ? socket_of(caster, number) : NULL;
-    PyObject *peer, *record, *lease, *hooks, *transport, *conn, *entry, *index;
+    PyObject *peer = PyTuple_GET_ITEM(lease, caster->differing[LEASE_PEER]);
+    PyObject *record, *hooks, *transport, *conn, *entry, *index;
     PyObject *core = NULL;
 
     if (!sock) {
@@ -248,16 +251,13 @@ cast(Caster *caster, uint32_t row, int fd)
         Py_XDECREF(number);
         return NULL;
     }
-    peer = PyUnicode_FromString(caster->newcomer.peer);
     record = PySequence_GetSlice(caster->words, start, start + ROW_WORDS);
-    lease = peer ? lease_of(caster, peer) : NULL;
     hooks = copy_of(&caster->hooks);
     transport = copy_of(&caster->transport);
     conn = copy_of(&caster->conn);
     entry = copy_of(&caster->entry);
     index = PyLong_FromUnsignedLong(row);
-    if (record && lease && hooks && transport && conn && entry && index &&
-        take_turn(caster, lease, row) == 0) {
+    if (record && hooks && transport && conn && entry && index) {
         put(transport, written[TRANSPORT_SOCK], Py_NewRef(sock));
         put(transport, written[TRANSPORT_FD], Py_NewRef(number));
         core = core_like(caster->core, sock, transport, lease, record);
@@ -281,15 +281,26 @@ cast(Caster *caster, uint32_t row, int fd)
     }
     Py_DECREF(number);
     Py_DECREF(sock);
-    Py_XDECREF(peer);
     Py_XDECREF(record);
-    Py_XDECREF(lease);
     Py_XDECREF(hooks);
     Py_XDECREF(transport);
     Py_XDECREF(conn);
     Py_XDECREF(index);
     Py_XDECREF(core);
     return entry;
+}
+
+/* The lease of what was accepted last. */
+static PyObject *
+newcomers_lease(Caster *caster, uint32_t row)
+{
+    PyObject *id = id_of(caster, caster->newcomer.number);
+    PyObject *peer = id ? PyUnicode_FromString(caster->newcomer.peer) : NULL;
+    PyObject *lease = peer ? lease_of(caster, row, id, peer) : NULL;
+
+    Py_XDECREF(id);
+    Py_XDECREF(peer);
+    return lease;
 }
 
 /* The number of the next connection; -1: an error is set. */
@@ -314,7 +325,7 @@ Caster_accept(Caster *caster, PyObject *Py_UNUSED(ignored))
 {
     struct sockaddr_storage address;
     socklen_t size;
-    PyObject *entry;
+    PyObject *lease, *entry;
     int64_t row;
     int fd, one = 1;
 
@@ -336,10 +347,161 @@ Caster_accept(Caster *caster, PyObject *Py_UNUSED(ignored))
     if (caster->nodelay) {
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one); /* as far as it can be had */
     }
-    entry = cast(caster, (uint32_t)row, fd);
+    lease = newcomers_lease(caster, (uint32_t)row);
+    if (lease) {
+        entry = cast(caster, (uint32_t)row, fd, lease);
+        Py_DECREF(lease);
+    } else {
+        close(fd);
+        entry = NULL;
+    }
     if (!entry) {
         rows_withdraw(caster->rows, (uint32_t)row);
     }
+    return entry;
+}
+
+/* The arguments of `attach`. */
+enum {
+    GIVEN_FD, GIVEN_ROW, GIVEN_ID, GIVEN_EPOCH, GIVEN_WHY, GIVEN_PEER, GIVEN_STATE, GIVEN_ACCEPTED_AT,
+    GIVEN_BYTES_IN, GIVEN_BYTES_OUT, GIVEN_KEPT, GIVEN_TUNED, GIVEN_SHELF,
+    ARGUMENTS
+};
+
+/* Read a connection's id; -1: it is none, and an error is set. */
+static int
+read_id(Newcomer *guest, PyObject *id)
+{
+    uint64_t *parts[] = {&guest->boot, &guest->minted_by, &guest->number};
+    const char *text = PyUnicode_AsUTF8(id);
+    char *end;
+
+    for (int each = 0; text && each < 3; each++) {
+        *parts[each] = strtoull(text, &end, 16);
+        text = end > text && *end == (each < 2 ? '-' : 0) ? end + 1 : NULL;
+    }
+    if (!text && !PyErr_Occurred()) {
+        PyErr_Format(PyExc_ValueError, "%R is no id of a connection", id);
+    }
+    return text ? 0 : -1;
+}
+
+/* Read what the row of a connection that was given is to tell; -1: an error is set. */
+static int
+read_guest(Newcomer *guest, PyObject *const *args)
+{
+    Py_ssize_t size = 0;
+    const char *peer = PyUnicode_AsUTF8AndSize(args[GIVEN_PEER], &size);
+    int kept = PyObject_IsTrue(args[GIVEN_KEPT]);
+
+    if (!peer || kept < 0 || read_id(guest, args[GIVEN_ID]) < 0) {
+        return -1;
+    }
+    memset(guest->peer, 0, sizeof guest->peer);
+    memcpy(guest->peer, peer, (size_t)(size < PEER_SIZE ? size : PEER_SIZE));
+    guest->epoch = PyLong_AsUnsignedLongLong(args[GIVEN_EPOCH]);
+    guest->accepted_at = PyLong_AsUnsignedLongLong(args[GIVEN_ACCEPTED_AT]);
+    guest->bytes_in = PyLong_AsUnsignedLongLong(args[GIVEN_BYTES_IN]);
+    guest->bytes_out = PyLong_AsUnsignedLongLong(args[GIVEN_BYTES_OUT]);
+    guest->keep = kept ? board_keep_token(guest) : 0;
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* Enter a connection that was given in its row; -1: an error is set. */
+static int
+enter_guest(Caster *caster, uint32_t row, const Newcomer *guest, PyObject *const *args)
+{
+    PyObject *shelf = args[GIVEN_SHELF], *state = args[GIVEN_STATE];
+
+    board_prepare(&caster->rows->board, row, guest);
+    if (shelf != Py_None && state != Py_None) {
+        PyObject *put = PyObject_CallMethodOneArg(shelf, caster->state->names[PUT], state);
+
+        if (!put) {
+            return -1;
+        }
+        Py_DECREF(put);
+    }
+    board_publish(&caster->rows->board, row, guest->number);
+    return 0;
+}
+
+static PyObject *
+guests_lease(const Caster *caster, uint32_t row, PyObject *const *args)
+{
+    PyObject *lease = lease_of(caster, row, args[GIVEN_ID], args[GIVEN_PEER]);
+
+    if (lease) {
+        put_item(caster, lease, LEASE_EPOCH, args[GIVEN_EPOCH]);
+        put_item(caster, lease, LEASE_ATTACHED, args[GIVEN_WHY]);
+        put_item(caster, lease, LEASE_STATE, args[GIVEN_STATE]);
+    }
+    return lease;
+}
+
+/* Have the description be as a worker wants it, as far as it can be had.  tuned: its options are as its
+   handler has left them. */
+static void
+prepare_description(const Caster *caster, int fd, int tuned)
+{
+    int one = 1;
+
+    ioctl(fd, FIONBIO, &one); /* whoever had it may have let it block */
+    if (tuned) {
+        return;
+    }
+    if (caster->nodelay) {
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    }
+    setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof one); /* who died with it may have raised it */
+}
+
+static PyObject *
+Caster_attach(Caster *caster, PyObject *const *args, Py_ssize_t given)
+{
+    const Py_ssize_t *written = caster->written;
+    Newcomer guest = caster->newcomer;
+    PyObject *lease, *entry = NULL, *conn, *hooks;
+    unsigned long row;
+    int tuned;
+    long fd;
+
+    if (given != ARGUMENTS) {
+        return PyErr_Format(PyExc_TypeError, "attach() takes %d arguments (%zd given)", ARGUMENTS, given);
+    }
+    fd = PyLong_AsLong(args[GIVEN_FD]);
+    if (fd < 0 || fd > INT_MAX) {
+        PyErr_SetString(PyExc_ValueError, "there is no such descriptor");
+        return NULL;
+    }
+    row = PyLong_AsUnsignedLong(args[GIVEN_ROW]);
+    tuned = PyObject_IsTrue(args[GIVEN_TUNED]);
+    if (PyErr_Occurred()) {
+        close((int)fd);
+        return NULL;
+    }
+    if (row >= caster->rows->count) {
+        PyErr_SetString(PyExc_IndexError, "there is no such row");
+        close((int)fd);
+        return NULL;
+    }
+    lease = guests_lease(caster, (uint32_t)row, args);
+    if (!lease || read_guest(&guest, args) < 0 || enter_guest(caster, (uint32_t)row, &guest, args) < 0) {
+        close((int)fd);
+    } else {
+        prepare_description(caster, (int)fd, tuned);
+        entry = cast(caster, (uint32_t)row, (int)fd, lease);
+    }
+    Py_XDECREF(lease);
+    if (!entry) {
+        return NULL;
+    }
+    conn = *slot(entry, written[ENTRY_CONN]);
+    hooks = *slot(entry, written[ENTRY_HOOKS]);
+    core_go_on((Core *)*slot(conn, written[CONN_CORE]), guest.bytes_in, guest.bytes_out,
+               args[GIVEN_STATE], args[GIVEN_SHELF]);
+    put(conn, written[CONN_SENT_BEFORE], Py_NewRef(args[GIVEN_BYTES_OUT]));
+    put(hooks, written[HOOKS_SHELF], Py_NewRef(args[GIVEN_SHELF]));
     return entry;
 }
 
@@ -368,7 +530,9 @@ find_written(Caster *caster)
         {CONN_LEASE, "lease", offsetof(Caster, conn)},
         {CONN_HOOKS, "hooks", offsetof(Caster, conn)},
         {CONN_PEER, "_peer", offsetof(Caster, conn)},
+        {CONN_SENT_BEFORE, "_sent_before", offsetof(Caster, conn)},
         {HOOKS_RECORD, "record", offsetof(Caster, hooks)},
+        {HOOKS_SHELF, "shelf", offsetof(Caster, hooks)},
         {ENTRY_ROW, "row", offsetof(Caster, entry)},
         {ENTRY_RECORD, "record", offsetof(Caster, entry)},
         {ENTRY_SOCK, "sock", offsetof(Caster, entry)},
@@ -449,10 +613,11 @@ Caster_init(Caster *caster, PyObject *args, PyObject *keywords)
     }
     caster->state = PyType_GetModuleState(Py_TYPE(caster));
     if (!PyArg_ParseTupleAndKeywords(
-            args, keywords, "Oi(OOO)O!O!O(KKk)s#d(iii)p(OO):Caster", names, &entry, &caster->listener,
+            args, keywords, "Oi(OOO)O!O!O(KKk)s#d(iiiiii)p(OO):Caster", names, &entry, &caster->listener,
             &family, &kind, &proto, caster->state->rows, &rows, &PyMemoryView_Type, &words, &numbers,
             &boot, &serial, &index, &series, &size, &caster->pace, &caster->differing[0],
-            &caster->differing[1], &caster->differing[2], &nodelay, &owners, &forget)) {
+            &caster->differing[1], &caster->differing[2], &caster->differing[3], &caster->differing[4],
+            &caster->differing[5], &nodelay, &owners, &forget)) {
         return -1;
     }
     if (size >= SERIES_SIZE || !PyIter_Check(numbers) || (owners != Py_None && !PySet_Check(owners))) {
@@ -463,7 +628,7 @@ Caster_init(Caster *caster, PyObject *args, PyObject *keywords)
     caster->series_size = (size_t)size;
     caster->nodelay = (char)nodelay;
     caster->newcomer = (Newcomer){
-        .boot = boot, .minted_by = serial, .pid = (uint64_t)getpid(), .listener = index,
+        .boot = boot, .minted_by = serial, .pid = (uint64_t)getpid(), .epoch = 1, .listener = index,
     };
     caster->rows = (Rows *)Py_NewRef(rows);
     caster->words = Py_NewRef(words);
@@ -535,6 +700,9 @@ static PyMethodDef methods[] = {
     {"accept", (PyCFunction)Caster_accept, METH_NOARGS,
      "Return the entry of the next connection; a descriptor and its peer, where there is a question; "
      "None: there is none."},
+    {"attach", (PyCFunction)(void (*)(void))Caster_attach, METH_FASTCALL,
+     "Return the entry of a connection that was given, in a row that is claimed; see `_core.pyi`.  The "
+     "descriptor is closed when that fails."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -544,7 +712,7 @@ static PyType_Slot slots[] = {
     {Py_tp_dealloc, Caster_dealloc},
     {Py_tp_traverse, Caster_traverse},
     {Py_tp_methods, methods},
-    {Py_tp_doc, "Its twin is `_worker._roster.Roster.accepted`, with the constructors."},
+    {Py_tp_doc, "Its twins are `accepted` and `attached` of `_worker._roster.Roster`, with the constructors."},
     {0, NULL},
 };
 

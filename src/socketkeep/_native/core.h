@@ -440,6 +440,9 @@ int core_end(Core *core, Life *life, int fd);
 /* A new core, as one that is plain and on which nothing was received, sent or committed. */
 PyObject *core_like(const Core *pattern, PyObject *sock, PyObject *transport, PyObject *lease,
                     PyObject *record);
+/* Have such a core go on from what the last worker has left: the counts of its record, a state, and where
+   that is put, None for neither. */
+void core_go_on(Core *core, uint64_t came, uint64_t gone, PyObject *committed, PyObject *shelf);
 
 /* Where it is in its life, NULL before it is known, and where it is no object of C's. */
 Life *core_life(const Core *core);
@@ -528,11 +531,12 @@ typedef struct {
     uint64_t *words;
 } Board;
 
-/* A connection that was accepted, as its row tells of it. */
+/* A connection that comes to a worker, as its row tells of it.  `accepted_at` is 0 for now; `keep` is the
+   word by which the keeper says that it has a handle, 0: it has none. */
 typedef struct {
-    uint64_t boot, minted_by, number, pid;
+    uint64_t boot, minted_by, number, pid, epoch, accepted_at, bytes_in, bytes_out, keep;
     unsigned long listener;
-    char peer[PEER_SIZE];
+    char peer[PEER_SIZE]; /* to the first 0, where there is one */
 } Newcomer;
 
 /* Use that memory; -1: an error is set. */
@@ -544,8 +548,13 @@ uint64_t *board_row(const Board *board, uint32_t row);
 int board_accept(int listener, char peer[PEER_SIZE]);
 /* Write an address as `_base/_address.format_address` has it; nothing where it takes more. */
 void board_peer(char peer[PEER_SIZE], const struct sockaddr_storage *address);
-/* Count the newcomer and write its row, which is free and ours. */
+/* Count the newcomer as accepted and write its row, which is free and ours. */
 void board_enter(const Board *board, uint32_t row, const Newcomer *newcomer);
+/* Write the row but for NUMBER, without which the keeper does not read it, and then NUMBER. */
+void board_prepare(const Board *board, uint32_t row, const Newcomer *newcomer);
+void board_publish(const Board *board, uint32_t row, uint64_t number);
+/* `token_of` of `_wire/_scoreboard.py`. */
+uint64_t board_keep_token(const Newcomer *newcomer);
 /* A process serves the row's connection from here on. */
 void board_served_by(const Board *board, uint32_t row, uint64_t pid);
 /* Count how the row's connection ended and blank the row.  0: there is more to its end than that,

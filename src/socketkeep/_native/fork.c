@@ -759,7 +759,8 @@ Server_init(Server *server, PyObject *args, PyObject *keywords)
             return -1;
         }
     }
-    server->newcomer = (Newcomer){.boot = boot, .minted_by = serial, .pid = (uint64_t)getpid()};
+    server->newcomer =
+        (Newcomer){.boot = boot, .minted_by = serial, .pid = (uint64_t)getpid(), .epoch = 1};
     return board_map(&server->board, memory);
 }
 

@@ -123,24 +123,44 @@ write_hexadecimal(char *at, uint64_t number)
 }
 
 void
-board_enter(const Board *board, uint32_t row, const Newcomer *new)
+board_prepare(const Board *board, uint32_t row, const Newcomer *new)
 {
     uint64_t *words = board_row(board, row);
     uint64_t now = core_now_ns();
-    size_t size = strlen(new->peer);
 
-    board->words[OPEN]++;
-    board->words[ACCEPTED]++;
     memset(words, 0, ROW_WORDS * sizeof *words);
     words[MINTED_BY] = new->minted_by;
-    words[EPOCH] = 1;
+    words[EPOCH] = new->epoch;
     words[PID] = new->pid;
-    words[ACCEPTED_AT] = words[ACTIVE_AT] = now;
+    words[BYTES_IN] = new->bytes_in;
+    words[BYTES_OUT] = new->bytes_out;
+    words[ACCEPTED_AT] = new->accepted_at ? new->accepted_at : now;
+    words[ACTIVE_AT] = now;
     words[LISTENER] = new->listener;
+    words[KEEP] = new->keep;
     words[BOOT] = new->boot;
-    memcpy(words + WORDS, new->peer, size);
-    /* Last: a row with a number is one that the keeper reads. */
-    __atomic_store_n(&words[NUMBER], new->number, __ATOMIC_RELEASE);
+    memcpy(words + WORDS, new->peer, strnlen(new->peer, PEER_SIZE));
+}
+
+uint64_t
+board_keep_token(const Newcomer *new)
+{
+    return ((new->minted_by << 40 ^ new->number << 12 ^ new->epoch) & INT64_MAX) | 2;
+}
+
+void
+board_publish(const Board *board, uint32_t row, uint64_t number)
+{
+    __atomic_store_n(&board_row(board, row)[NUMBER], number, __ATOMIC_RELEASE);
+}
+
+void
+board_enter(const Board *board, uint32_t row, const Newcomer *new)
+{
+    board->words[OPEN]++;
+    board->words[ACCEPTED]++;
+    board_prepare(board, row, new);
+    board_publish(board, row, new->number);
 }
 
 void

@@ -862,6 +862,15 @@ core_like(const Core *pattern, PyObject *sock, PyObject *transport, PyObject *le
     return (PyObject *)core;
 }
 
+void
+core_go_on(Core *core, uint64_t came, uint64_t gone, PyObject *committed, PyObject *shelf)
+{
+    core->came = came;
+    core->gone = gone;
+    Py_SETREF(core->committed, Py_NewRef(committed));
+    Py_SETREF(core->shelf, Py_NewRef(shelf));
+}
+
 static PyMethodDef methods[] = {
     {"receive", (PyCFunction)Core_receive, METH_O,
      "Return up to so many bytes, b\"\" at EOF; None: nothing is there, or `failure` is set."},

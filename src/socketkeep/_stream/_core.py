@@ -16,7 +16,7 @@ from socketkeep import _native
 from socketkeep._base._errors import SocketkeepError
 from socketkeep._stream._buffer import ReceiveBuffer
 from socketkeep._stream._closing import draining, end_writing
-from socketkeep._stream._lease import Hooks, Lease
+from socketkeep._stream._lease import PARKED, Hooks, Lease
 from socketkeep._stream._ledger import Ledger
 from socketkeep._stream._lifecycle import RECORDED, Lifecycle, LifecycleEvent, State
 from socketkeep._stream._record import (
@@ -349,9 +349,11 @@ def core_of(sock: socket.socket, lease: Lease, hooks: Hooks) -> Core:
     """Return a core on a connected socket, whose description is non-blocking from here on."""
     if not lease.id or sock.gettimeout() != 0.0:  # a server has made it so
         sock.setblocking(False)
-    # What was parked has it, or not, as its handler wished.
-    was_parked = lease.attached in ("parked", "pushed")
-    if lease.nodelay and not was_parked and _family_of(sock) in _FAMILIES_WITH_NODELAY:
+    if (
+        lease.nodelay
+        and lease.attached not in PARKED
+        and _family_of(sock) in _FAMILIES_WITH_NODELAY
+    ):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if lease.redeliver:
         from socketkeep._stream._peek import Peeked, PeekedBuffer  # for who asks for it

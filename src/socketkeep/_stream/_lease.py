@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # asyncio is for who uses it
 #: replaced, and cannot hand it over; somebody has asked for the end of this one.
 Why = Literal["stop", "drain", "reload", "disconnect"]
 Attached = Literal["accepted", "reload", "parked", "upgrade", "crash", "pushed"]
+#: Of these the last handler has left the options of the socket as it wished.
+PARKED: Final = ("parked", "pushed")
 #: How a connection leaves its handler: the handler has ended, or is called again, in another worker
 #: or when something comes.
 HowLeft = Literal["ended", "moved", "parked"]

@@ -2,8 +2,10 @@
 
 Entry, lease, hooks and `Connection` of a newcomer are the same as those of the one before it, but
 for its row, its name and its peer.  To make them anew in Python takes more than to serve a short
-connection; C copies them (`_native/casting.c`).  Where more differs, or something is asked of a
-connection before it is served, they are made as ever (`Roster.accepted`).
+connection; C copies them (`_native/casting.c`).  So it does with one that another worker has had,
+or the keeper while it was parked, which differs by its state and its counts, too.  Where more
+differs, or something is asked of a connection before it is served, they are made as ever
+(`Roster.accepted`, `Roster.attached`).
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from socketkeep import _native
 from socketkeep._base._forking import owners_of
 from socketkeep._base._originals import Socket
 from socketkeep._stream import _record as record
+from socketkeep._stream._lease import Lease
 from socketkeep._worker._accepting import Door
 from socketkeep._worker._entry import Entry
-from socketkeep._worker._mould import DIFFERING
 from socketkeep._worker._roster import Roster
 
 if TYPE_CHECKING:
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 
 #: Of the others the peer's name is the peer's own to choose, or it has none.
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
+#: Where a lease has what differs, in the order in which `casting.c` has it.
+_DIFFERING: Final = tuple(
+    map(Lease._fields.index, ("id", "peer", "turn", "epoch", "attached", "state"))
+)
 
 
 def have_cast(
@@ -37,6 +43,8 @@ def have_cast(
 ) -> None:
     """Have what comes by these doors be made in C, where there is no more to it than that.
 
+    That includes what the keeper gives of their connections.
+
     make: gives the entry of the pattern its connection.  owned: each is to be told of forks by
     itself.
     """
@@ -44,9 +52,12 @@ def have_cast(
     if core is None:
         return
     for listener, door in doors:
-        plain = roster.makes_alike(door.index) and not roster.asks(door.index)
-        if plain and listener.family in _FAMILIES and type(listener) is Socket:
-            door.accept_by(_caster(core.Caster, listener, door.index, roster, make, owned).accept)
+        plain = listener.family in _FAMILIES and type(listener) is Socket
+        if plain and roster.has_pattern(door.index):
+            caster = _caster(core.Caster, listener, door.index, roster, make, owned)
+            roster.attach_by(door.index, caster.attach)
+            if roster.makes_alike(door.index) and not roster.asks(door.index):
+                door.accept_by(caster.accept)
 
 
 def _caster(
@@ -68,7 +79,7 @@ def _caster(
         made=(int(listener.family), int(listener.type) | socket.SOCK_NONBLOCK, listener.proto),
         series=series,
         pace=pace,
-        differing=DIFFERING,
+        differing=_DIFFERING,
         nodelay=entry.lease.nodelay,
         owned=owners_of() if owned else (None, None),
         **roster.accounts(index),

@@ -26,6 +26,7 @@ from socketkeep._config._server_options import (
 from socketkeep._names._naming import Registration
 from socketkeep._stream import _record as record
 from socketkeep._stream._lease import (
+    PARKED,
     Attached,
     DrainSignal,
     Handoff,
@@ -92,6 +93,22 @@ class Accounts(TypedDict):
     minted: tuple[int, int, int]
 
 
+def _is_plain(message: Attach) -> bool:
+    """Return whether a connection has no more than its state and its counts from before."""
+    return message.taken_in < 0 and not (
+        message.unread
+        or message.proxy
+        or message.deadline
+        or message.inflow_full_at
+        or message.redelivered
+        or message.reply
+        or message.name
+        or message.groups
+        or message.labels
+        or message.trace
+    )
+
+
 def _registration_of(message: Attach) -> Registration | None:
     if not (message.name or message.groups or message.labels):
         return None
@@ -131,6 +148,7 @@ class Roster:
         self._leases = [list(self._lease_of(n, said)) for n, said in enumerate(settings)]
         self._throttle = _log.Throttle()
         self._doorkeeper = environment.doorkeeper
+        self._casts: dict[int, Callable[..., Entry]] = {}  # by listener
 
     def mint(self) -> str:
         """Return a new id, for an endpoint, which is no connection."""
@@ -184,9 +202,20 @@ class Roster:
 
         Not those with moments of their own, from when they come, nor those that are kept.
         """
+        return self.has_pattern(listener) and not self._keeps
+
+    def has_pattern(self, listener: int) -> bool:
+        """Return whether connections of a listener differ by no more than `attach_by` allows."""
         said = self._settings[listener]
         timed = said.login_timeout or said.receive_rate or said.first_bytes_timeout
-        return not (self._keeps or self._redeliver or timed or listener in self._starts_tls)
+        return not (self._redeliver or timed or listener in self._starts_tls)
+
+    def attach_by(self, listener: int, attach: Callable[..., Entry]) -> None:
+        """Have C make what the keeper gives of a listener's connections, where it is plain.
+
+        attach: as `Caster.attach`; the row is claimed, and the state is put on its shelf there.
+        """
+        self._casts[listener] = attach
 
     def mould(
         self, row: int, words: memoryview, sock: socket.socket, listener: int
@@ -267,24 +296,47 @@ class Roster:
 
         fd: the connection, as far as the keeper knows.
         """
-        try:
-            sock = stream_of(fd)
-        except OSError as error:
-            os.close(fd)
-            self.note_unserved(error, message.peer)
-            return None
         board = self._environment.scoreboard
         counter = _COUNTER_OF_REASON[message.attached]
         row = board.claim(counter)
+        if row is None:
+            os.close(fd)
+            return None
+        cast = self._casts.get(message.listener)
         try:
-            if row is not None:
-                return self._enter_again(row, message, sock)
+            if cast is not None and _is_plain(message):
+                return self._cast_again(cast, row, message, fd)
+            return self._make_again(row, message, fd)
         except Exception as error:
-            assert row is not None
             board.give_back(row, counter)
             self.note_unserved(error, message.peer)
-        sock.close()
         return None
+
+    def _cast_again(self, cast: Callable[..., Entry], row: int, message: Attach, fd: int) -> Entry:
+        environment = self._environment
+        entry = cast(
+            *(fd, row, message.id, message.epoch, message.attached, message.peer),
+            *(message.state, message.accepted_at, message.bytes_in, message.bytes_out),
+            *(message.kept, message.attached in PARKED),
+            environment.scoreboard.shelf(row) if self._keeps else None,
+        )
+        if message.returnable:
+            entry.returns_to = environment.channel.keepers
+        if self._doorkeeper is not None:
+            entry.counted = self._doorkeeper.count(message.peer, message.listener)
+        return entry
+
+    def _make_again(self, row: int, message: Attach, fd: int) -> Entry:
+        try:
+            sock = stream_of(fd)
+        except OSError:
+            os.close(fd)
+            raise
+        try:
+            return self._enter_again(row, message, sock)
+        except BaseException:
+            sock.close()
+            raise
 
     def _enter_again(self, row: int, message: Attach, sock: socket.socket) -> Entry:
         environment = self._environment
