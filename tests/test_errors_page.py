@@ -1,8 +1,7 @@
-"""The page of errors has every public error and every row of the table, and says what to do."""
+"""The page of errors has every public error, and says what to do."""
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ from docs._ext.declared import PAGES
 
 import socketkeep
 from socketkeep import SocketkeepError
-from socketkeep._base._errors import TABLE
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "errors.md"
 PUBLIC = [
@@ -43,16 +41,3 @@ def test_the_standard_exceptions_are_named_as_one_writes_them() -> None:
     page = PAGES["errors"]()
     for also in ("`TimeoutError`, `OSError`", "`socket.gaierror`, `OSError`", "`ssl.SSLError`"):
         assert f"*Also:* {also}" in page
-
-
-def test_every_row_of_the_table_is_on_it() -> None:
-    rows = [line.split(" | ") for line in PAGES["errno"]().splitlines()[2:]]
-    stated = {
-        (code.strip("|` "), operation.strip("`"), name.partition("`")[2].partition("`")[0])
-        for codes, operation, name in rows
-        for code in codes.split(", ")
-    }
-    assert stated == {
-        (errno.errorcode[code], "any" if operation == "*" else operation, kind.__name__)
-        for (code, operation), kind in TABLE.items()
-    }

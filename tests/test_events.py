@@ -15,7 +15,7 @@ import pytest
 
 import socketkeep
 from socketkeep._base._events import EVENTS, Event, all_events, events_markdown
-from socketkeep._cli import _main
+from tests.harness.command import option_flags
 from tests.harness.configuration import OPTIONS
 
 PACKAGE = Path(socketkeep.__file__).parent
@@ -181,10 +181,7 @@ def test_levels_and_fields_are_as_declared(event: Event) -> None:
 
 def test_options_that_remedies_name_exist() -> None:
     known = {flag for option in OPTIONS for flag in option.flags}
-    for name in _main.COMMANDS:
-        command = _main.group.get_command(None, name)  # type: ignore[arg-type]
-        assert command is not None
-        known |= {flag for parameter in command.params for flag in parameter.opts}
+    known |= option_flags()
     for event in DECLARED.values():
         named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", event.meaning + " " + event.remedy))
         assert named - {"--pid"} <= known, event.name  # py-spy's

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 
 import pytest
 
 from socketkeep._admin import _client
-from socketkeep._admin._protocol import (
-    control_path,
-    default_name,
-    make_runtime_dir,
-    runtime_dir,
-)
 from tests.cli.fake_server import FakeServer, done, progress
 
 
@@ -149,11 +142,11 @@ def test_a_dead_server(runtime: Path) -> None:
 def test_which_option_finds_it(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """--control, else --name; the variables only without both; not two options."""
     monkeypatch.setenv("SOCKETKEEP_NAME", "env")
-    assert _client.find_control() == control_path("env")
-    assert _client.find_control(name="flag") == control_path("flag")
+    assert _client.find_control() == str(runtime / "env.sock")
+    assert _client.find_control(name="flag") == str(runtime / "flag.sock")
     monkeypatch.setenv("SOCKETKEEP_CONTROL", "/run/env")
     assert _client.find_control() == "/run/env"
-    assert _client.find_control(name="flag") == control_path("flag")
+    assert _client.find_control(name="flag") == str(runtime / "flag.sock")
     assert _client.find_control(control="/run/flag") == "/run/flag"
     with pytest.raises(_client.ControlError) as caught:
         _client.find_control("a", "b")
@@ -192,47 +185,3 @@ def test_is_live(runtime: Path) -> None:
     assert not _client.is_live(str(dead_socket(runtime / "dead.sock")))
     with FakeServer(runtime / "live.sock") as server:
         assert _client.is_live(str(server.path))
-
-
-def test_the_runtime_directory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first that is set: our own variable, the session's, the system's."""
-    monkeypatch.setenv("SOCKETKEEP_RUNTIME_DIR", "/a")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
-    assert runtime_dir() == "/a"
-    monkeypatch.delenv("SOCKETKEEP_RUNTIME_DIR")
-    assert runtime_dir() == "/run/user/7/socketkeep"
-    monkeypatch.delenv("XDG_RUNTIME_DIR")
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert runtime_dir() == "/run/socketkeep"
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert runtime_dir() == "/tmp/socketkeep-1000"
-
-
-def test_making_the_runtime_directory(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is private when made, kept when there, refused when it is another user's or a file."""
-    assert make_runtime_dir() == str(runtime)
-    assert runtime.stat().st_mode & 0o777 == 0o700
-    assert make_runtime_dir() == str(runtime)
-    owner = runtime.stat().st_uid
-    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
-    with pytest.raises(PermissionError, match=f"belongs to uid {owner}"):
-        make_runtime_dir()
-    runtime.rmdir()
-    runtime.touch()
-    with pytest.raises(NotADirectoryError, match="not a directory"):
-        make_runtime_dir()
-
-
-@pytest.mark.parametrize(
-    ("target", "name"),
-    [
-        ("chat:handle", "chat"),
-        ("shop.chat:handle", "chat"),
-        ("examples/chat.py:handle", "chat"),
-        ("./my app.py:handle", "my_app"),
-        ("../x/.py:handle", "server"),
-    ],
-)
-def test_default_names(target: str, name: str) -> None:
-    """A server without a name is called after its module or file."""
-    assert default_name(target) == name

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from docs._ext.lab import recorded
 
-from socketkeep._cli import lab as command
 from tests.cli.conftest import Cli
 from tests.harness.command import main
+from tests.lab.shown import found
 
 #: By name, what each experiment is to show.
 CLAIMS = {finding.name: finding.claim for finding in recorded().findings}
@@ -76,20 +76,17 @@ def test_the_fields_of_the_json(cli: Cli) -> None:
 def test_what_does_not_hold_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def found(_names: object) -> object:
-        outcomes = [
-            ("a", "holds", ""),
-            ("b", "does not hold", "x: expected 1, observed 2"),
-            ("c", "could not be done", "EMFILE"),
-        ]
-        one = recorded().findings[0]
-        findings = tuple(
-            msgspec.structs.replace(one, name=name, verdict=verdict, reason=reason)
-            for name, verdict, reason in outcomes
-        )
-        return msgspec.structs.replace(recorded(), findings=findings)
-
-    monkeypatch.setattr(command, "perform", found)
+    outcomes = [
+        ("a", "holds", ""),
+        ("b", "does not hold", "x: expected 1, observed 2"),
+        ("c", "could not be done", "EMFILE"),
+    ]
+    one = recorded().findings[0]
+    findings = [
+        msgspec.structs.replace(one, name=name, verdict=verdict, reason=reason)
+        for name, verdict, reason in outcomes
+    ]
+    found(monkeypatch, *findings)
     assert main(["lab"]) == 1
     printed = capsys.readouterr()
     assert [line.split()[-1] for line in printed.out.splitlines()[1:4]] == ["yes", "NO", "done"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from click import Context
 from click.shell_completion import BashComplete
 
 from socketkeep._cli import _main
@@ -22,3 +23,10 @@ def proposed(command: str, typed: str) -> dict[str, str | None]:
     """Return the words that a shell is told for an argument of a command, with their help."""
     asked = BashComplete(_main.group, {}, "socketkeep", "_SOCKETKEEP_COMPLETE")
     return {each.value: each.help for each in asked.get_completions([command], typed)}
+
+
+def option_flags() -> set[str]:
+    """Return the flags of all commands."""
+    context = Context(_main.group)
+    commands = [_main.group.get_command(context, name) for name in COMMANDS]
+    return {flag for each in commands if each for option in each.params for flag in option.opts}

@@ -13,7 +13,6 @@ import msgspec
 import pytest
 
 from socketkeep._keeper.workers._adoption import Adoption
-from socketkeep._wire import _rendezvous as rendezvous
 from tests.harness.seam import make_board
 from tests.keeper.bench import is_alive, open_descriptors
 from tests.keeper.conftest import MakeBench
@@ -33,7 +32,10 @@ class Visit:
         self.wake = self._keep(os.eventfd(0, os.EFD_NONBLOCK))
         self.listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         self.text = "{}:{}".format(*self.listener.getsockname())
-        self.socket = stack.enter_context(rendezvous.listen(directory, "1.sock"))
+        self.socket = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        self.socket.bind(f"{directory}/1.sock")
+        self.socket.listen()
         self.descriptors = [self.board, self.wake, self.listener.fileno()]
 
     def _keep(self, fd: int) -> int:
@@ -165,13 +167,14 @@ def test_silent_ones_are_let_go(directory: str, make_bench: MakeBench) -> None:
     adoption.open()
     adoption.begin(bench.reactor, bench.keeper)
     assert isinstance(bench.clock, Clock)
-    made = [rendezvous.connect(directory, rendezvous.KEEPER) for _ in range(40)]
+    made = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(40)]
+    for sock in made:
+        sock.connect(f"{directory}/keeper.sock")
     bench.settle()
     assert len(adoption._visitors) == 40
     bench.advance(10.1)
     assert not adoption._visitors
     assert is_alive(peer, served.sock)
     for sock in made:
-        assert sock is not None
         sock.close()
     adoption.close()

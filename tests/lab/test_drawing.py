@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
+from docs._ext.declared import PAGES
 from docs._ext.lab import recorded
 
-from socketkeep._lab._svg import svg
-from socketkeep._lab._text import at_length
+from tests.harness.command import main
+from tests.lab.shown import found
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -83,12 +86,37 @@ TIMELINE = """\
 """
 
 
-def test_the_timeline_in_a_terminal() -> None:
-    assert TIMELINE in at_length(FOUND)
+class Shown(NamedTuple):
+    """What is shown of a finding: in the terminal, and as a picture."""
+
+    text: str
+    picture: str
 
 
-def test_every_observation_and_the_verdict_are_told() -> None:
-    lines = [line.strip() for line in at_length(FOUND).splitlines()]
+@pytest.fixture
+def show(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[[Any], Shown]:
+    def shown(finding: Any) -> Shown:
+        found(monkeypatch, finding)
+        assert main(["lab", "last-close", "--svg", str(tmp_path)]) == 1
+        picture = (tmp_path / f"{finding.name}.svg").read_text()
+        return Shown(capsys.readouterr().out, picture)
+
+    return shown
+
+
+@pytest.fixture
+def shown(show: Callable[[Any], Shown]) -> Shown:
+    return show(FOUND)
+
+
+def test_the_timeline_in_a_terminal(shown: Shown) -> None:
+    assert TIMELINE in shown.text
+
+
+def test_every_observation_and_the_verdict_are_told(shown: Shown) -> None:
+    lines = [line.strip() for line in shown.text.splitlines()]
     assert lines[0] == "an-end: a <claim>"
     assert "“Somebody said so.”" in lines
     assert "In Socketkeep: conn.close()" in lines
@@ -96,9 +124,8 @@ def test_every_observation_and_the_verdict_are_told() -> None:
     assert lines[-1] == "does not hold: recv: expected 1, observed 2"
 
 
-@pytest.mark.parametrize("alone", [True, False])
-def test_the_picture_says_the_same(alone: bool) -> None:
-    tree = ET.fromstring(svg(FOUND, alone=alone))
+def test_the_picture_says_the_same(shown: Shown) -> None:
+    tree = ET.fromstring(shown.picture)
     texts = ["".join(element.itertext()) for element in tree.iter(f"{SVG}text")]
     assert texts == [
         "server",
@@ -113,8 +140,8 @@ def test_the_picture_says_the_same(alone: bool) -> None:
     ]
 
 
-def test_the_picture_can_be_heard() -> None:
-    tree = ET.fromstring(svg(FOUND))
+def test_the_picture_can_be_heard(shown: Shown) -> None:
+    tree = ET.fromstring(shown.picture)
     assert tree.get("role") == "img"
     title, description = tree.find(f"{SVG}title"), tree.find(f"{SVG}desc")
     assert title is not None
@@ -127,29 +154,31 @@ def test_the_picture_can_be_heard() -> None:
     )
 
 
-def test_the_picture_has_its_own_colours_only_as_a_file() -> None:
+def test_the_picture_has_its_own_colours_only_as_a_file(shown: Shown) -> None:
     """In a page it has those of the text around it, in light and dark."""
-    assert "prefers-color-scheme:dark" in svg(FOUND)
-    assert "<style>" not in svg(FOUND, alone=False)
+    assert "prefers-color-scheme:dark" in shown.picture
+    page = PAGES["lab"]()
+    assert page.count("<svg ") == len(recorded().findings)
+    assert "<style>" not in page
 
 
-def test_a_handle_of_the_lane_is_drawn_as_a_bar() -> None:
+def test_a_handle_of_the_lane_is_drawn_as_a_bar(shown: Shown) -> None:
     """Thick while the process has one: the server's until its close, the child's until its exit."""
-    paths = [element.attrib for element in ET.fromstring(svg(FOUND)).iter(f"{SVG}path")]
+    paths = [element.attrib for element in ET.fromstring(shown.picture).iter(f"{SVG}path")]
     lanes = [path["d"].partition(",")[0] for path in paths if "stroke-width" in path]
     server, child, peer = (
         f"M{element.get('cx')}"
         for number, element in sorted(
             {
                 float(circle.get("cx", "")): circle
-                for circle in ET.fromstring(svg(FOUND)).iter(f"{SVG}circle")
+                for circle in ET.fromstring(shown.picture).iter(f"{SVG}circle")
             }.items()
         )
     )
     assert (lanes.count(server), lanes.count(child), lanes.count(peer)) == (2, 2, 5)
 
 
-def test_a_picture_of_nothing_can_be_drawn() -> None:
-    nothing = msgspec.structs.replace(FOUND, processes=(), steps=(), checks=())
-    ET.fromstring(svg(nothing))
-    assert "does not hold" in at_length(nothing)
+def test_a_picture_of_nothing_can_be_drawn(show: Callable[[Any], Shown]) -> None:
+    shown = show(msgspec.structs.replace(FOUND, processes=(), steps=(), checks=()))
+    ET.fromstring(shown.picture)
+    assert "does not hold" in shown.text

@@ -7,6 +7,7 @@ import pickle
 import socket
 
 import pytest
+from docs._ext.declared import PAGES
 
 from socketkeep import SocketkeepError, SystemFailure
 from socketkeep._base import _errors
@@ -129,3 +130,16 @@ def test_what_is_not_in_the_table_says_what_the_system_said() -> None:
 )  # fmt: skip
 def test_messages_read_well(error: SocketkeepError, text: str) -> None:
     assert str(error) == text
+
+
+def test_every_row_of_the_table_is_on_the_page_of_errors() -> None:
+    rows = [line.split(" | ") for line in PAGES["errno"]().splitlines()[2:]]
+    stated = {
+        (code.strip("|` "), operation.strip("`"), name.partition("`")[2].partition("`")[0])
+        for codes, operation, name in rows
+        for code in codes.split(", ")
+    }
+    assert stated == {
+        (errno.errorcode[code], "any" if operation == "*" else operation, kind.__name__)
+        for (code, operation), kind in _errors.TABLE.items()
+    }

@@ -19,7 +19,7 @@ from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2
 
 from socketkeep import Malformed
-from socketkeep._base._proxy_header import crc32c
+from socketkeep._base._proxy_header import crc32c, destination_text, source_text
 from socketkeep.proxy import (
     DEFAULT_LIMIT,
     InetAddress,
@@ -385,3 +385,15 @@ def test_changed_headers_are_read_the_same_or_refused() -> None:
             assert other == mine, (seed, changed)
             both += 1
     assert both > 1000
+
+
+def test_addresses_as_text() -> None:
+    """They are written as those of any connection are."""
+    unix = ProxyHeader(source=UnixAddress("/run/c\x1b"), destination=UnixAddress("@front"))
+    assert (source_text(unix), destination_text(unix)) == ("unix:/run/c\\x1b", "unix:@front")
+    mapped = ProxyHeader(
+        source=InetAddress("::ffff:192.0.2.7", 1), destination=InetAddress("2001:db8::1", 2)
+    )
+    assert (source_text(mapped), destination_text(mapped)) == ("192.0.2.7:1", "[2001:db8::1]:2")
+    for nobody in (None, ProxyHeader(local=True)):
+        assert (source_text(nobody), destination_text(nobody)) == ("", "")

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from socketkeep._base._events import all_events
 from tests.harness import Server, connect, read_reply, read_to_end, write_handler, write_source
 from tests.server.support import accepts, seats
+from tests.test_events import DECLARED
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -255,11 +255,10 @@ def test_every_line_is_declared(tmp_path: Path, model: str) -> None:
             assert read_reply(peer)
             os.kill(server.workers()[0]["pid"], signal.SIGKILL)
             server.wait_event("worker exited", level="warning")
-    declared = all_events()
     of_the_server = [e for e in server.events if not {"logger", "stream"} & e.keys()]
     assert len(of_the_server) > 10
     for event in of_the_server:
-        one = declared[event["event"]]
+        one = DECLARED[event["event"]]
         assert event["level"] in one.levels.split()
         known = "|".join(re.escape(each).replace(r"\*", ".*") for each in one.fields.split())
         for field in event.keys() - {"time", "level", "event", "repeated"}:

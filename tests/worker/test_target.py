@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from socketkeep._base._tracebacks import brief_traceback, users_traceback
 from socketkeep._worker._target import (
     check_lifespan,
     choose_model,
@@ -148,22 +147,6 @@ def test_a_module_that_is_not_installed(project: Path, target: str) -> None:
     )
 
 
-def test_of_many_frames_the_first_and_the_last_are_shown() -> None:
-    def down(times: int) -> None:
-        further(times - 1) if times else int("deep")
-
-    def further(times: int) -> None:  # what calls itself again and again is shown once anyway
-        down(times)
-
-    with pytest.raises(ValueError, match="deep") as caught:
-        down(9)
-    whole, brief = users_traceback(caught.value), brief_traceback(caught.value)
-    assert "frames more" not in whole
-    assert brief.count("  File ") == 6
-    assert f"  ... {whole.count('  File ') - 6} frames more ..." in brief
-    assert brief.endswith("with base 10: 'deep'")
-
-
 def test_the_traceback_keeps_causes_and_groups(project: Path) -> None:
     (project / "app_inner.py").write_text(
         "raise ExceptionGroup('several', [ValueError('inner')])\n"
@@ -184,13 +167,6 @@ def test_the_traceback_keeps_causes_and_groups(project: Path) -> None:
     assert "_handlers.py" not in text, "our own frames are cut off there, too"
     assert 'app_inner.py", line 1' in text
     assert "importlib" not in text
-
-
-def test_a_traceback_that_ends_in_itself() -> None:
-    error = ValueError("round")
-    other = KeyError("about")
-    error.__context__, other.__context__ = other, error
-    assert "ValueError: round" in users_traceback(error)
 
 
 def test_no_handler(project: Path) -> None:
