@@ -61,7 +61,6 @@ TIER_OF: Final = {
     "forking": "process",
     "guard": "system",
     "guard/test_guests.py": "unit",
-    "guard/test_plan.py": "unit",
     "guard/test_program.py": "process",
     "guard/test_siblings.py": "process",
     "guard/test_terms.py": "unit",

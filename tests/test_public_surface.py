@@ -19,13 +19,13 @@ from pathlib import Path
 import pytest
 
 import socketkeep
-from socketkeep._version import VERSION
 from tests.harness import FIRST_WHEEL
 from tests.surface import collected, recorded
 from tests.surface.compared import Break, breaks, deprecated
 
 ROOT = Path(__file__).parents[1]
 SOURCE = Path(socketkeep.__file__)
+VERSION = collected.version()
 HEADLESS = {"How", "What", "When", "Where", "Whether", "Which", "Who", "Whose", "Why"}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from docs._ext.declared import PAGES
 
 from socketkeep._cli._adopted import Adopted
 from socketkeep.inspect import BorrowedListener
@@ -20,7 +21,6 @@ from tests.harness.configuration import (
     listener_options,
     listeners,
     option_refused,
-    reference_page,
     tls_settings,
 )
 
@@ -246,7 +246,7 @@ def test_a_borrowed_listener_keeps_what_is_said_of_it() -> None:
 def test_each_option_has_its_default_and_its_place() -> None:
     """Every option's default is an option of the server, and the reference page has it."""
     keys = {declared.key for declared in OPTIONS}
-    page = reference_page()
+    page = PAGES["options"]()
     plain = listener_options()
     for declared in LISTENER_OPTIONS:
         assert f"| `{declared.name}` |" in page

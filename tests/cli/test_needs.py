@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from docs._ext.declared import PAGES
 
 from tests.harness.configuration import (
     gathered,
     option,
     option_refused,
-    reference_page,
 )
 
 Flags = dict[str, Any]
@@ -84,7 +84,7 @@ BESIDE: Final[dict[str, tuple[Any, Flags, Flags]]] = {
 
 def test_each_need_is_tried_and_told() -> None:
     """The reference says of each option what it does nothing without, and of no other."""
-    _, *sections = re.split(r"^\(option-([a-z-]+)\)=$", reference_page(), flags=re.MULTILINE)
+    _, *sections = re.split(r"^\(option-([a-z-]+)\)=$", PAGES["options"](), flags=re.MULTILINE)
     texts = dict(zip(sections[::2], sections[1::2], strict=True))
     told = {name for name, text in texts.items() if "\n- Does nothing without: " in text}
     assert {name.replace("-", "_") for name in told} == BESIDE.keys()

@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 import pytest
+from docs._ext.declared import PAGES
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +20,6 @@ from tests.harness.configuration import (
     option,
     option_refused,
     read,
-    reference_page,
     topics,
     user_to_become,
 )
@@ -295,7 +295,7 @@ def test_an_option_without_a_topic_is_told_all_the_same(monkeypatch: pytest.Monk
 
 def test_the_reference_page_has_every_option() -> None:
     """Each option has its section with flag, variable, key and default, under its topic."""
-    page = reference_page()
+    page = PAGES["options"]()
     for declared in OPTIONS:
         assert f"(option-{declared.key.replace('_', '-')})=" in page
         assert f"`{declared.variable}`" in page

@@ -17,18 +17,18 @@ from typing import Any, Final
 import trustme
 
 from socketkeep._base import _tls_facts
-from socketkeep._edge import _certificates, _clients, _flow
+from socketkeep._edge import _certificates
 from tests.harness import Server, read_reply
 from tests.harness.configuration import tls_settings
 from tests.harness.tellers import write_teller
 
 #: Seconds that a handshake may take, and how many are done at a time.
-HANDSHAKE_TIME: Final = _clients.HANDSHAKE_TIME
-MOST_SHAKING: Final = _clients.MOST_SHAKING
+HANDSHAKE_TIME: Final = 10.0
+MOST_SHAKING: Final = 4096
 #: A listener's TLS cannot be had from its files.
 BadTls: Final = _certificates.BadTls
 #: As much of a connection's bytes as is moved at a time.
-CHUNK: Final = _flow.CHUNK
+CHUNK: Final = 16384
 AUTHORITY: Final = trustme.CA()
 HOST: Final = "keeper.example"
 _EACH_SECOND: Final = 600  # questions of a whole crowd, at most

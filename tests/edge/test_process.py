@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime as dt
 import os
 import select
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from socketkeep import Closed, Listener, SystemFailure, TlsFailure
-from socketkeep._base import _log, _prctl
+from socketkeep._base import _log
 from socketkeep._edge import _process
 from socketkeep._keeper.connections._edges import Edges, boot_of
 from socketkeep._stream._edge_handshake import EdgeHandshake
@@ -35,6 +36,8 @@ from tests.edge.support import (
 from tests.harness.configuration import configured
 from tests.keeper.fakes import Clock, FakeSystem, SteppedReactor
 from tests.wire.sending import channel_on, message, packet_of, send_with
+
+_PR_SET_DUMPABLE = 4  # prctl(2)
 
 
 class Passed(NamedTuple):
@@ -166,10 +169,10 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
     monkeypatch.setattr(_process, "set_title", nothing)
     monkeypatch.setattr(_log, "configure", nothing)
-    monkeypatch.setattr(_prctl, "set_dumpable", nothing)
     made = World(tmp_path)
     yield made
     made.close()
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def shake(world: World) -> socket.socket:

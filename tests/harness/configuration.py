@@ -12,7 +12,6 @@ import pytest
 from socketkeep._base import _mistakes
 from socketkeep._config import (
     _listener_options,
-    _options_page,
     _renewal,
     _rights,
     _server_options,
@@ -38,11 +37,6 @@ def read(key: str, text: str) -> Any:
     """Return the value that a text has for an option, at the command line or in a variable."""
     declared = option(key)
     return declared.from_text(text, declared.long_flag)
-
-
-def reference_page() -> str:
-    """Return the page that is made of the declarations."""
-    return _options_page.options_markdown()
 
 
 def topics() -> dict[str, list[str]]:

@@ -12,7 +12,6 @@ from typing import Any
 from socketkeep import Listener
 from socketkeep._admin import _snapshots
 from socketkeep._keeper import _inheritance, _keeper, _signals
-from socketkeep._keeper.workers import _pool
 from tests.harness.configuration import Model, closing_seconds, configured
 from tests.keeper.fakes import (
     BOOT,
@@ -29,7 +28,7 @@ from tests.keeper.fakes import (
 
 #: Seconds after which the keeper takes the next step of a stop, whatever became of the one before:
 #: a worker is killed, what is late is ended, and at last all is.
-KILLS_AFTER = _pool.KILL_GRACE
+KILLS_AFTER = 0.5
 LATE_AFTER = _keeper.LATE
 LAST_RESORT_AFTER = _keeper.LAST_RESORT
 #: The oldest format whose readers may go on with a server of such listeners.

@@ -145,7 +145,9 @@ class OneConnection(RuleBasedStateMachine):
     @invariant()
     def the_table_says_the_same(self) -> None:
         ledger = self.ledger
-        assert self.ownership == Ownership(ledger.state, ledger.epoch, ledger.worker)
+        assert self.ownership == Ownership(
+            OwnershipState(ledger.state), ledger.epoch, ledger.worker
+        )
 
 
 TestOneConnection = OneConnection.TestCase

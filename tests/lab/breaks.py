@@ -8,6 +8,7 @@ left behind.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import sys
@@ -16,13 +17,12 @@ from typing import Final
 import msgspec
 
 from socketkeep import Socket, fork
-from socketkeep._base import _prctl
-from socketkeep._lab import _bench as bench
 from socketkeep._lab._calls import Calls
 from socketkeep._lab._catalogue import EXPERIMENTS
 
 #: Seconds: what does not come is waited for as long; no other wait takes any time to speak of.
 PATIENCE: Final = 1.5
+_PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
 
 
 class TimeoutsDoNothing(Calls):
@@ -227,11 +227,11 @@ def _sockets() -> set[str]:
 
 def main(broken: str, *names: str) -> None:
     """Perform the experiments with the class of that name."""
-    _prctl.set_child_subreaper()
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     before = _sockets()
     calls: type[Calls] = globals()[broken]
-    patience = bench.PATIENCE if issubclass(calls, OfSocketkeep) else PATIENCE
-    findings = [EXPERIMENTS[name].perform(calls, patience) for name in names]
+    bounds = () if issubclass(calls, OfSocketkeep) else (PATIENCE,)
+    findings = [EXPERIMENTS[name].perform(calls, *bounds) for name in names]
     assert _sockets() == before, "a socket is left open"
     try:
         left = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)

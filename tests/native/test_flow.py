@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from socketkeep._edge._flow import CHUNK, Flow
+from socketkeep._edge._flow import Flow
 from socketkeep._edge._relay_loop import RelayLoop
 from tests.edge.spoken import call_openssl, call_ssl
-from tests.edge.support import HOST, client_context, issue, server_tls
+from tests.edge.support import CHUNK, HOST, client_context, issue, server_tls
 from tests.native.cores import both, on_both
 from tests.native.seeds import SECONDS, seeds
 
