@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from socketkeep._wire._inlets import inlet_pair, pass_on
+from tests.wire.inlets import inlet_pair, pass_on
 
 
 def test_a_connection_comes_with_what_is_told_of_it() -> None:

@@ -28,6 +28,7 @@ from socketkeep._worker import (
 )
 from tests.harness.configuration import Model, configured
 from tests.harness.seam import How, Leased, board_in, make_board
+from tests.wire.inlets import inlet_pair, pass_on
 from tests.wire.sending import bare, ends_of_a_channel, kind_of, message, send_with
 
 BOOT = 0xB007
@@ -43,6 +44,7 @@ class Place:
     keeper: Any
     board: Any
     peers: list[socket.socket] = field(default_factory=list)
+    outlet: socket.socket | None = None  # by which an edge passes connections on
 
     def send(self, sent: Any, descriptors: tuple[int, ...] = ()) -> None:
         send_with(self.keeper, sent, descriptors)
@@ -129,7 +131,7 @@ class CastingDoor:
         self, place: Place, make: Callable[[Any], None], *, listener: int = 0, owned: bool = True
     ) -> None:
         self.roster = place.roster()
-        self.listener = place.environment.listeners[listener]
+        self.listener = place.environment.doors[listener]
         self._door = _accepting.Door(self.listener, listener)
         self.make = make
         self._owned = owned
@@ -156,6 +158,12 @@ class CastingDoor:
 def is_entry(made: object) -> bool:
     """Return whether this is a connection that was made, not one that is left to be."""
     return isinstance(made, _entry.Entry)
+
+
+def passed_on(place: Place, header: bytes) -> socket.socket:
+    """Pass a connection on as an edge does; return the edge's end."""
+    assert place.outlet is not None
+    return pass_on(place.outlet, header)
 
 
 def standing(environment: _environment.Environment, slot: int) -> _accepting.Standing:
@@ -188,20 +196,32 @@ def inspected(handler: Any) -> _handlers.Handler:
 
 @contextmanager
 def a_place(
-    handler: Callable[[Any], object] | Service, model: Model, rows: int = 4, **options: Any
+    handler: Callable[[Any], object] | Service,
+    model: Model,
+    rows: int = 4,
+    *,
+    edge: bool = False,
+    **options: Any,
 ) -> Iterator[Place]:
-    """Make an environment with one listener; options are those of `socketkeep serve`."""
+    """Make an environment with one listener; options are those of `socketkeep serve`.
+
+    edge: an edge accepts from it.
+    """
     ours, theirs = ends_of_a_channel()
     memfd, board = make_board(rows, states=options.get("keep") == "crash")
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
+    door, outlet = listener, None
+    if edge:
+        door, outlet = inlet_pair()
+        options["bind"] = ("127.0.0.1:7000,tls=none.pem",)
     wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     environment = _environment.Environment(
         config=configured(**options),
         handler=inspected(handler),
         model=model,
         listeners=[listener],
-        doors=[listener],
+        doors=[door],
         listener_names=["127.0.0.1:7000"],
         channel=theirs,
         scoreboard=board,
@@ -211,7 +231,7 @@ def a_place(
         serial=9,
         slot=0,
     )
-    place = Place(environment, ours, board_in(memfd))
+    place = Place(environment, ours, board_in(memfd), outlet=outlet)
     os.close(memfd)
     try:
         yield place
@@ -220,6 +240,7 @@ def a_place(
             peer.close()
         place.keeper.close()
         environment.channel.close()
-        listener.close()
+        for each in filter(None, (listener, door, outlet)):
+            each.close()
         with suppress(OSError):
             os.close(wake)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ from weakref import ref
 import msgspec
 import pytest
 
-from socketkeep import AsyncConnection, Connection, resumable
+from socketkeep import AsyncConnection, Connection, Truncated, resumable
+from socketkeep.proxy import InetAddress, ProxyHeader, ProxyTls
 from tests.harness.configuration import Model
 from tests.harness.seam import Row, counted
 from tests.native.cores import compiled
@@ -26,6 +28,7 @@ from tests.worker.fakes import (
     is_entry,
     make_reactor,
     make_sync,
+    passed_on,
     told_of_forks,
 )
 
@@ -333,3 +336,119 @@ def test_where_more_differs_python_makes_it(options: dict[str, Any]) -> None:
         accepted = scene.cast()
         assert isinstance(accepted, tuple)
         accepted[0].close()
+
+
+def header(host: str, *, tls: ProxyTls | None = None) -> bytes:
+    told = ProxyHeader(source=InetAddress(host, 4242), destination=InetAddress(host, 7000), tls=tls)
+    return told.encode()
+
+
+FOUR = header("10.0.0.7", tls=ProxyTls(version="TLSv1.3"))
+SIX = header("2001:db8::7")
+
+
+def of_edge(scene: Scene, first: bytes, second: bytes) -> Iterator[Any]:
+    with passed_on(scene.place, first), passed_on(scene.place, second) as near:
+        yield scene.accept_in_python()
+        near.sendall(b"after it")
+        made = scene.cast()
+        assert is_entry(made)
+        yield made
+
+
+def test_so_it_is_with_what_an_edge_passes_on() -> None:
+    with a_scene(plain, "thread", edge=True) as scene:
+        entries = of_edge(scene, FOUR, FOUR)
+        made, cast = next(entries), next(entries)
+        assert shown(cast) == shown(made)
+        assert cast.lease.proxy == FOUR
+        assert (cast.peer, scene.place.board.peer(cast.row)) == ("10.0.0.7:4242",) * 2
+        assert isinstance(cast.conn, Connection)
+        assert cast.conn.local == "10.0.0.7:7000"
+        assert cast.conn.recv() == b"after it"
+        assert not list(entries)
+        made.conn.close(linger=0)
+        cast.conn.close(linger=0)
+
+
+def test_each_has_its_own_header() -> None:
+    with a_scene(plain, "prefork", edge=True) as scene:
+        scene.arm()
+        with passed_on(scene.place, FOUR), passed_on(scene.place, SIX):
+            four, six = scene.accept(), scene.accept()
+        assert (four.lease.proxy, six.lease.proxy) == (FOUR, SIX)
+        assert (four.peer, six.peer) == ("10.0.0.7:4242", "[2001:db8::7]:4242")
+        for each in (four, six):
+            each.conn.close(linger=0)
+
+
+@pytest.mark.parametrize(
+    "began",
+    [
+        b"",
+        FOUR[:10],
+        FOUR[:-1],
+        b"x" + FOUR,
+        ProxyHeader().encode(),
+        ProxyHeader(local=True).encode(),
+    ],
+    ids=["none", "begun", "cut", "another", "unknown", "local"],
+)
+def test_of_another_header_python_is_asked(began: bytes) -> None:
+    with a_scene(plain, "prefork", edge=True) as scene, passed_on(scene.place, began):
+        made = scene.cast()
+        assert isinstance(made, tuple)
+        sock, peer = made
+        assert peer == ""
+        with sock:
+            assert (sock.gettimeout(), sock.family) == (0.0, socket.AF_UNIX)
+            if began:
+                assert sock.recv(100) == began[:100], "nothing of it has been taken"
+
+
+def test_what_no_row_is_for_has_its_header_still() -> None:
+    with a_scene(plain, "prefork", rows=1, edge=True) as scene:
+        scene.arm()
+        with passed_on(scene.place, FOUR), passed_on(scene.place, FOUR):
+            first, second = scene.accept(), scene.accept()
+        assert is_entry(first)
+        with second[0]:
+            assert second[0].recv(len(FOUR)) == FOUR
+        first.conn.close(linger=0)
+
+
+def test_the_end_of_an_edge_and_what_is_no_connection() -> None:
+    with a_scene(plain, "prefork", edge=True) as scene:
+        assert scene.cast() is None, "nobody has come"
+        scene.place.outlet.send(b"none")
+        assert scene.accept() is None
+        with passed_on(scene.place, FOUR) as near:
+            made = scene.accept()
+            near.bind(b"\0socketkeep/truncated/%d" % os.getpid())
+        with pytest.raises(Truncated):
+            made.conn.recv()
+        made.conn.abort()
+
+
+@contextmanager
+def no_descriptor() -> Iterator[None]:
+    """Have this process be at its limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    spare = os.dup(0)
+    os.close(spare)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (spare, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_for_want_of_a_descriptor_it_waits() -> None:
+    with a_scene(plain, "prefork", edge=True) as scene:
+        scene.arm()
+        with passed_on(scene.place, FOUR):
+            with no_descriptor(), pytest.raises(Exception, match="Too many open files"):
+                scene.accept()
+            made = scene.accept()
+        assert is_entry(made)
+        made.conn.close(linger=0)

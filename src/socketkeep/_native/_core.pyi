@@ -158,6 +158,7 @@ class Caster:
         series: str,
         pace: float,
         differing: tuple[int, ...],
+        headed: bool,
         nodelay: bool,
         owned: tuple[set[Any] | None, Any],
     ) -> None: ...

@@ -1,7 +1,7 @@
 /* Making what a worker has of a connection that it accepts, or that it is given: socket, lease, hooks, core,
    `Connection` or `AsyncConnection`, and the entry that holds them.  The twin of what `_worker/_roster.py`
-   and the constructors do, for connections that differ by their row, name and peer alone, and, where they
-   are given, by what the last worker has left.
+   and the constructors do, for connections that differ by their row, name and peer alone, by the header that
+   an edge has sent before, and, where they are given, by what the last worker has left.
 
    It owns a pattern for each listener: those objects, made once by the constructors.  What is accepted
    gets copies of them.  Of a copy the slots that differ are written, and those that each connection has
@@ -37,12 +37,16 @@ enum {
 };
 
 /* The items of a lease that differ. */
-enum { LEASE_ID, LEASE_PEER, LEASE_TURN, LEASE_EPOCH, LEASE_ATTACHED, LEASE_STATE, DIFFERING };
+enum {
+    LEASE_ID, LEASE_PEER, LEASE_TURN, LEASE_EPOCH, LEASE_ATTACHED, LEASE_STATE, LEASE_PROXY,
+    DIFFERING
+};
 
 typedef struct {
     PyObject_HEAD
     State *state;
     int listener;
+    char headed; /* the listener is an inlet, and each connection begins with a header */
     char nodelay;
     char is_async;
     Rows *rows;
@@ -320,16 +324,37 @@ count_one(Caster *caster)
     return PyErr_Occurred() ? -1 : 0;
 }
 
+/* Have the header be in a lease that nobody has seen yet. */
+static int
+put_header(const Caster *caster, PyObject *lease, const unsigned char *header, Py_ssize_t size)
+{
+    PyObject *bytes = PyBytes_FromStringAndSize((const char *)header, size);
+
+    if (!bytes) {
+        return -1;
+    }
+    put_item(caster, lease, LEASE_PROXY, bytes);
+    Py_DECREF(bytes);
+    return 0;
+}
+
 static PyObject *
 Caster_accept(Caster *caster, PyObject *Py_UNUSED(ignored))
 {
+    static unsigned char header[HEADER_MOST]; /* the interpreter's lock is held */
     struct sockaddr_storage address;
-    socklen_t size;
+    Py_ssize_t header_size = 0;
+    socklen_t size = 0;
     PyObject *lease, *entry;
     int64_t row;
     int fd, one = 1;
 
-    fd = door_take(caster->listener, &address, &size);
+    if (caster->headed) {
+        fd = inlet_take(caster->listener);
+        header_size = fd < 0 ? 0 : inlet_header(fd, header, &address);
+    } else {
+        fd = door_take(caster->listener, &address, &size);
+    }
     if (fd < 0) {
         return core_done(fd == DOOR_FAILED);
     }
@@ -338,7 +363,7 @@ Caster_accept(Caster *caster, PyObject *Py_UNUSED(ignored))
     if (row < 0) {
         return door_told(fd, &address, size); /* there is a question, which is Python's to answer */
     }
-    if (count_one(caster) < 0) {
+    if (count_one(caster) < 0 || (header_size && inlet_take_header(fd, header, header_size) < 0)) {
         rows_free(caster->rows, (uint32_t)row);
         close(fd);
         return NULL;
@@ -348,6 +373,9 @@ Caster_accept(Caster *caster, PyObject *Py_UNUSED(ignored))
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one); /* as far as it can be had */
     }
     lease = newcomers_lease(caster, (uint32_t)row);
+    if (lease && header_size && put_header(caster, lease, header, header_size) < 0) {
+        Py_CLEAR(lease);
+    }
     if (lease) {
         entry = cast(caster, (uint32_t)row, fd, lease);
         Py_DECREF(lease);
@@ -599,13 +627,13 @@ static int
 Caster_init(Caster *caster, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"entry", "listener", "made", "rows", "words", "numbers", "minted", "series",
-                            "pace", "differing", "nodelay", "owned", NULL};
+                            "pace", "differing", "headed", "nodelay", "owned", NULL};
     PyObject *entry, *rows, *words, *numbers, *family, *kind, *proto, *owners, *forget;
     unsigned long long boot, serial;
     unsigned long index;
     const char *series;
     Py_ssize_t size;
-    int nodelay;
+    int headed, nodelay;
 
     if (caster->state) {
         PyErr_SetString(PyExc_RuntimeError, "a caster is set up once");
@@ -613,11 +641,11 @@ Caster_init(Caster *caster, PyObject *args, PyObject *keywords)
     }
     caster->state = PyType_GetModuleState(Py_TYPE(caster));
     if (!PyArg_ParseTupleAndKeywords(
-            args, keywords, "Oi(OOO)O!O!O(KKk)s#d(iiiiii)p(OO):Caster", names, &entry, &caster->listener,
+            args, keywords, "Oi(OOO)O!O!O(KKk)s#d(iiiiiii)pp(OO):Caster", names, &entry, &caster->listener,
             &family, &kind, &proto, caster->state->rows, &rows, &PyMemoryView_Type, &words, &numbers,
             &boot, &serial, &index, &series, &size, &caster->pace, &caster->differing[0],
             &caster->differing[1], &caster->differing[2], &caster->differing[3], &caster->differing[4],
-            &caster->differing[5], &nodelay, &owners, &forget)) {
+            &caster->differing[5], &caster->differing[6], &headed, &nodelay, &owners, &forget)) {
         return -1;
     }
     if (size >= SERIES_SIZE || !PyIter_Check(numbers) || (owners != Py_None && !PySet_Check(owners))) {
@@ -626,6 +654,7 @@ Caster_init(Caster *caster, PyObject *args, PyObject *keywords)
     }
     memcpy(caster->series, series, (size_t)size);
     caster->series_size = (size_t)size;
+    caster->headed = (char)headed;
     caster->nodelay = (char)nodelay;
     caster->newcomer = (Newcomer){
         .boot = boot, .minted_by = serial, .pid = (uint64_t)getpid(), .epoch = 1, .listener = index,

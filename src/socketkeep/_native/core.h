@@ -182,6 +182,19 @@ int door_take(int listener, struct sockaddr_storage *address, socklen_t *size);
 /* A descriptor, which is closed when that fails, and its peer, for Python. */
 PyObject *door_told(int fd, const struct sockaddr_storage *address, socklen_t size);
 
+/* inlet.c */
+
+/* `HEADER_LIMIT` of `_base/_admission.py`. */
+enum { HEADER_MOST = 8192 };
+
+/* Accept what an edge has passed on, without a wait; as `door_take`. */
+int inlet_take(int inlet);
+/* Look at the header that came before all else, and whose it says the connection is: its size.
+   0: it is not whole, or says that in a way which is for Python. */
+Py_ssize_t inlet_header(int fd, unsigned char header[HEADER_MOST], struct sockaddr_storage *source);
+/* Take the header that was looked at; -1: it is not there any more, and an error is set. */
+int inlet_take_header(int fd, unsigned char header[HEADER_MOST], Py_ssize_t size);
+
 /* poller.c */
 typedef struct {
     PyObject_HEAD

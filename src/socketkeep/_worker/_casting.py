@@ -1,11 +1,11 @@
 """Connections that C makes when it accepts them, by the pattern of one that was made before.
 
 Entry, lease, hooks and `Connection` of a newcomer are the same as those of the one before it, but
-for its row, its name and its peer.  To make them anew in Python takes more than to serve a short
-connection; C copies them (`_native/casting.c`).  So it does with one that another worker has had,
-or the keeper while it was parked, which differs by its state and its counts, too.  Where more
-differs, or something is asked of a connection before it is served, they are made as ever
-(`Roster.accepted`, `Roster.attached`).
+for its row, its name and its peer, and for the header that an edge has sent before it.  To make
+them anew in Python takes more than to serve a short connection; C copies them
+(`_native/casting.c`).  So it does with one that another worker has had, or the keeper while it was
+parked, which differs by its state and its counts, too.  Where more differs, or something is asked
+of a connection before it is served, they are made as ever (`Roster.accepted`, `Roster.attached`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from socketkeep._base._forking import owners_of
 from socketkeep._base._originals import Socket
 from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Lease
+from socketkeep._wire._inlets import Inlet
 from socketkeep._worker._accepting import Door
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._roster import Roster
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 #: Where a lease has what differs, in the order in which `casting.c` has it.
 _DIFFERING: Final = tuple(
-    map(Lease._fields.index, ("id", "peer", "turn", "epoch", "attached", "state"))
+    map(Lease._fields.index, ("id", "peer", "turn", "epoch", "attached", "state", "proxy"))
 )
 
 
@@ -52,11 +53,13 @@ def have_cast(
     if core is None:
         return
     for listener, door in doors:
+        headed = type(listener) is Inlet
         plain = listener.family in _FAMILIES and type(listener) is Socket
-        if plain and roster.has_pattern(door.index):
+        if (plain or headed) and roster.has_pattern(door.index):
             caster = _caster(core.Caster, listener, door.index, roster, make, owned)
-            roster.attach_by(door.index, caster.attach)
-            if roster.makes_alike(door.index) and not roster.asks(door.index):
+            if plain:
+                roster.attach_by(door.index, caster.attach)
+            if roster.makes_alike(door.index) and not roster.asks(door.index, headed=headed):
                 door.accept_by(caster.accept)
 
 
@@ -68,7 +71,9 @@ def _caster(
     make: Callable[[Entry], None],
     owned: bool,
 ) -> Caster:
-    sock = Socket(listener.family, listener.type, listener.proto)
+    headed = type(listener) is Inlet
+    stream = int(socket.SOCK_STREAM)  # an inlet is of another type
+    sock = Socket(listener.family, stream, listener.proto)
     words = memoryview(bytearray(8 * record.WORDS)).cast("Q")
     entry, series, pace = roster.mould(0, words, sock, index)
     make(entry)
@@ -76,11 +81,12 @@ def _caster(
     return kind(
         entry=entry,
         listener=listener.fileno(),
-        made=(int(listener.family), int(listener.type) | socket.SOCK_NONBLOCK, listener.proto),
+        made=(int(listener.family), stream | socket.SOCK_NONBLOCK, listener.proto),
         series=series,
         pace=pace,
         differing=_DIFFERING,
-        nodelay=entry.lease.nodelay,
+        headed=headed,
+        nodelay=entry.lease.nodelay and not headed,
         owned=owners_of() if owned else (None, None),
         **roster.accounts(index),
     )

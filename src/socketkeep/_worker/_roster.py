@@ -109,6 +109,11 @@ def _is_plain(message: Attach) -> bool:
     )
 
 
+def _of_edge(lease: Lease, header: bytes) -> Lease:
+    """Return the lease of a plain end, whose bytes the kernel does not count."""
+    return lease._replace(proxy=header, passed=(0, 0))
+
+
 def _registration_of(message: Attach) -> Registration | None:
     if not (message.name or message.groups or message.labels):
         return None
@@ -185,9 +190,10 @@ class Roster:
         try:
             entry = self._enter(row, sock, listener, (arrival and arrival.peer) or peer)
             entry.counted = place
-            if arrival is not None:
-                passed = (0, 0) if self._settings[listener].of_edges else None
-                entry.lease = entry.lease._replace(proxy=arrival.raw, passed=passed)
+            if arrival is not None and self._settings[listener].of_edges:
+                entry.lease = _of_edge(entry.lease, arrival.raw)
+            elif arrival is not None:
+                entry.lease = entry.lease._replace(proxy=arrival.raw)
             elif reception is not None:
                 entry.header_by = time.monotonic_ns() + int(HEADER_TIME * 1e9)
             return entry
@@ -228,6 +234,8 @@ class Roster:
             words[word] = 0
         # With texts of its own: they are replaced in place.
         lease = self._lease(row, f"{self._series}0", listener, "nobody")
+        if self._settings[listener].of_edges:
+            lease = _of_edge(lease, b"a header")
         entry = Entry(row, words, sock, lease, self._hooks(row, words), listener, "nobody")
         return entry, self._series, self._pace
 
@@ -241,9 +249,13 @@ class Roster:
             "minted": (environment.boot, environment.serial, listener),
         }
 
-    def asks(self, listener: int) -> bool:
-        """Return whether more is to be known of its connections before they are served."""
-        return self._doorkeeper is not None or self._receptions[listener] is not None
+    def asks(self, listener: int, *, headed: bool = False) -> bool:
+        """Return whether more is to be known of its connections before they are served.
+
+        headed: who asks takes the header itself that an edge has sent before.
+        """
+        received = self._receptions[listener] is not None and not headed
+        return self._doorkeeper is not None or received
 
     def _uncount(self, place: Place | None) -> None:
         if place is not None and self._doorkeeper is not None:
